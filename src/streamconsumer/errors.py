@@ -1,0 +1,45 @@
+"""Every error that this package raises on purpose. The class says what to do about it.
+
+StreamConsumerError
+├── InvalidSettings       what we were told cannot be used; nothing changes until somebody edits it
+│   ├── InvalidResource   a StreamConsumer that the operator cannot act on
+│   └── HandlerUnusable   the handler cannot be imported or called
+├── UndecodableEntry      one entry's bytes are not what `encoding` promised; only this entry fails
+├── AlreadyListening      start_listening() while listening
+├── NameTaken             a child's name belongs to an object that is not ours
+└── ServerUnavailable     no Redis answers (`streamconsumer dev`)
+
+A message names the object, what was found, what was expected and what to do.
+"""
+
+
+class StreamConsumerError(Exception):
+    """The root: catch it to catch all of ours and nothing else."""
+
+
+class InvalidSettings(StreamConsumerError):
+    """Settings that cannot be used; retrying without an edit is pointless."""
+
+
+class InvalidResource(InvalidSettings):
+    """A StreamConsumer that got past the API server and still cannot be acted on."""
+
+
+class HandlerUnusable(InvalidSettings):
+    """The handler's module or function is missing, or is not something to call."""
+
+
+class UndecodableEntry(StreamConsumerError):
+    """An entry's field is not text although `encoding` is utf-8."""
+
+
+class AlreadyListening(StreamConsumerError):
+    """`start_listening()` was called twice."""
+
+
+class NameTaken(StreamConsumerError):
+    """An object of the child's name exists and belongs to somebody else: it is never adopted."""
+
+
+class ServerUnavailable(StreamConsumerError):
+    """No Redis answers and none can be started."""

@@ -1,0 +1,141 @@
+"""The CustomResourceDefinition, computed from the models. Pure.
+
+Pydantic's JSON schema is not yet structural in Kubernetes' sense: references are inlined, `anyOf [X, null]` is
+folded into X, titles and everything the API server does not know are dropped. Scalars carry their default, so
+that `kubectl explain` and `kubectl get` show it; nested objects carry none (absent means default).
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema
+
+from streamconsumer.model import names
+from streamconsumer.model.fields import format_duration, rules
+from streamconsumer.model.spec import NAME_LENGTH, SHORT_NAME, StreamConsumerSpec
+from streamconsumer.model.status import Status
+
+Schema = dict[str, Any]
+
+_KEPT = [
+    *("type", "format", "pattern", "enum", "required"),
+    *("minimum", "maximum", "minLength", "maxLength", "maxItems", "maxProperties"),
+    *("x-kubernetes-validations", "x-kubernetes-list-type", "x-kubernetes-list-map-keys"),
+]
+
+PRINTER_COLUMNS = [
+    ("Stream", "string", ".spec.stream", 0, "The stream that is read"),
+    ("Group", "string", ".spec.consumerGroup", 0, "The consumer group it is read as"),
+    ("Desired", "integer", ".spec.replicas", 0, "How many pods are wanted"),
+    ("Ready", "integer", ".status.readyReplicas", 0, "How many pods read the stream"),
+    ("Status", "string", '.status.conditions[?(@.type=="Ready")].reason', 0, "Why it is ready or not"),
+    ("Age", "date", ".metadata.creationTimestamp", 0, ""),
+    ("Image", "string", ".spec.image", 1, "The image that holds the handler"),
+    ("Message", "string", '.status.conditions[?(@.type=="Ready")].message', 1, "The reason in a sentence"),
+]
+
+
+def custom_resource_definition() -> Schema:
+    """The whole manifest, in the order in which people read one."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{names.PLURAL}.{names.GROUP}"},
+        "spec": {
+            "group": names.GROUP,
+            "names": {
+                "kind": names.KIND,
+                "listKind": f"{names.KIND}List",
+                "plural": names.PLURAL,
+                "singular": names.SINGULAR,
+                "shortNames": [names.SHORT_NAME],
+                "categories": [names.CATEGORY],
+            },
+            "scope": "Namespaced",
+            "versions": [_version()],
+        },
+    }
+
+
+def structural(kind: type[BaseModel]) -> Schema:
+    """The structural schema of one model."""
+    schema = kind.model_json_schema(by_alias=True, schema_generator=_DurationsAsText)
+    return _structural(schema, schema.get("$defs", {}))
+
+
+class _DurationsAsText(GenerateJsonSchema):
+    def encode_default(self, dft: Any) -> Any:
+        return format_duration(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
+
+
+def _version() -> Schema:
+    return {
+        "name": names.VERSION,
+        "served": True,
+        "storage": True,
+        "additionalPrinterColumns": [_column(*column) for column in PRINTER_COLUMNS],
+        "subresources": {
+            "status": {},
+            "scale": {
+                "specReplicasPath": ".spec.replicas",
+                "statusReplicasPath": ".status.replicas",
+                "labelSelectorPath": ".status.selector",
+            },
+        },
+        "schema": {"openAPIV3Schema": _root()},
+    }
+
+
+def _root() -> Schema:
+    return {
+        "description": "A Redis stream, a consumer group, and the function that handles each message.",
+        "type": "object",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": structural(StreamConsumerSpec),
+            "status": structural(Status),
+        },
+        **rules((f"self.metadata.name.size() <= {NAME_LENGTH}", SHORT_NAME)),
+    }
+
+
+def _column(name: str, kind: str, path: str, priority: int, description: str) -> Schema:
+    optional = {"priority": priority} if priority else {}
+    described = {"description": description} if description else {}
+    return {"name": name, "type": kind, "jsonPath": path, **optional, **described}
+
+
+def _structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
+    schema, nullable = _folded(schema, definitions)
+    result: Schema = {}
+    if "description" in schema:
+        result["description"] = " ".join(schema["description"].split())
+    result.update({word: schema[word] for word in _KEPT if word in schema})
+    if isinstance(schema.get("default"), str | int):
+        result["default"] = schema["default"]
+        if nullable:  # null survives defaulting only where it is allowed: it means "leave it alone"
+            result["nullable"] = True
+    if "properties" in schema:
+        result["properties"] = {name: _structural(inner, definitions) for name, inner in schema["properties"].items()}
+    if "items" in schema:
+        result["items"] = _structural(schema["items"], definitions)
+    if isinstance(schema.get("additionalProperties"), dict):
+        result["additionalProperties"] = _structural(schema["additionalProperties"], definitions)
+    return result
+
+
+def _folded(schema: Schema, definitions: dict[str, Schema]) -> tuple[Schema, bool]:
+    """The schema with its reference inlined and `or null` taken out; whether null was allowed."""
+    nullable = False
+    if "anyOf" in schema:
+        (kind,) = [option for option in schema["anyOf"] if option != {"type": "null"}]
+        nullable = True
+        schema = {**kind, **{key: value for key, value in schema.items() if key != "anyOf"}}
+    if "$ref" in schema:
+        target = definitions[schema["$ref"].rpartition("/")[2]]
+        schema = {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
+    return schema, nullable

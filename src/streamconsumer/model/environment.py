@@ -1,0 +1,79 @@
+"""Settings as environment variables, by one rule in both directions.
+
+The path of a field, in upper case, joined by `_`, behind STREAMCONSUMER_: `delivery.min_idle` is
+STREAMCONSUMER_DELIVERY_MIN_IDLE. Fields at their default are not written: what a newer operator adds does not
+change the pods of an older one.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any, TypeGuard, TypeVar
+
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic.alias_generators import to_snake
+
+from streamconsumer.errors import InvalidSettings
+from streamconsumer.model import names
+from streamconsumer.model.fields import format_duration, sentences
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def variable(*path: str | int) -> str:
+    """The variable of a field: `variable("redis", "url")` is STREAMCONSUMER_REDIS_URL."""
+    return names.ENVIRONMENT_PREFIX + "_".join(to_snake(str(part)) for part in path).upper()
+
+
+def to_env(settings: BaseModel) -> dict[str, str]:
+    """Every field that is not at its default, as a pod's environment. A secret is written in the clear."""
+    return {variable(*path): text for path, text in _leaves(settings.model_dump(exclude_defaults=True))}
+
+
+def from_env(kind: type[Settings], environ: Mapping[str, str]) -> Settings:
+    """The inverse. Raises InvalidSettings with a line for each variable that is missing or wrong."""
+    try:
+        return kind.model_validate(_nested(kind, environ, ()))
+    except ValidationError as error:
+        raise InvalidSettings("; ".join(sentences(error, lambda where: variable(*where)))) from None
+
+
+def paths(kind: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every leaf field, in the order of declaration."""
+    for name, field in kind.model_fields.items():
+        if _is_model(field.annotation):
+            yield from paths(field.annotation, (*above, name))
+        else:
+            yield (*above, name)
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, (*path, name))
+    elif value is not None:
+        yield path, _text(value)
+
+
+def _text(value: Any) -> str:
+    match value:
+        case timedelta():
+            return format_duration(value)
+        case SecretStr():
+            return value.get_secret_value()
+    return str(value)
+
+
+def _nested(kind: type[BaseModel], environ: Mapping[str, str], above: tuple[str, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():
+        if _is_model(field.annotation):
+            inner = _nested(field.annotation, environ, (*above, name))
+            if inner or field.is_required():
+                found[name] = inner
+        elif (text := environ.get(variable(*above, name))) is not None:
+            found[name] = text
+    return found
+
+
+def _is_model(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -1,0 +1,91 @@
+"""The kinds of field that a StreamConsumer is made of: the strict model, durations, rules, and errors in sentences."""
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
+
+
+class Model(BaseModel):
+    """Frozen, strict about unknown fields, camelCase on the wire; a field's docstring is its description."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
+
+
+def parse_duration(value: object) -> timedelta:
+    """`1m30s`, `500ms`, `2h` → timedelta: Go's and Kubernetes' spelling. A timedelta passes through."""
+    if isinstance(value, timedelta):
+        return value
+    if not isinstance(value, str) or not re.match(DURATION_PATTERN, value):
+        raise ValueError("must be a duration such as 500ms, 30s or 1m30s")
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", value)
+    return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+def format_duration(value: timedelta) -> str:
+    """The inverse of parse_duration, in the largest unit that divides it: 90 s is `90s`, an hour `1h`."""
+    milliseconds = round(value / timedelta(milliseconds=1))
+    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
+        if milliseconds and milliseconds % size == 0:
+            return f"{milliseconds // size}{unit}"
+    return f"{milliseconds}ms"
+
+
+class Between:
+    """`Annotated[timedelta, Between("1s", "1h")]`: a duration field with its bounds, which the API server checks as
+    CEL and we check again."""
+
+    def __init__(self, least: str, most: str) -> None:
+        self.least, self.most = least, most
+        self.sentence = f"must be {least} to {most}"
+
+    def check(self, value: timedelta) -> timedelta:
+        if not parse_duration(self.least) <= value <= parse_duration(self.most):
+            raise ValueError(self.sentence)
+        return value
+
+    def __get_pydantic_core_schema__(self, source: type[timedelta], handler: GetCoreSchemaHandler) -> CoreSchema:
+        parsed = core_schema.no_info_before_validator_function(parse_duration, handler(source))
+        return core_schema.no_info_after_validator_function(self.check, parsed)
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        bounds = f"duration(self) >= duration('{self.least}') && duration(self) <= duration('{self.most}')"
+        return {"type": "string", "pattern": DURATION_PATTERN, "maxLength": 32, **rules((bounds, self.sentence))}
+
+
+def rules(*rule: tuple[str, str]) -> dict[str, Any]:
+    """CEL rules for the API server, each with the sentence that a user reads when it says no."""
+    return {"x-kubernetes-validations": [{"rule": cel, "message": message} for cel, message in rule]}
+
+
+def sentences(error: ValidationError, name: Callable[[Sequence[str | int]], str]) -> list[str]:
+    """One line per problem: where (as `name` spells it), what was found, what was expected."""
+    return [_sentence(name(problem["loc"]), problem) for problem in error.errors()]
+
+
+def _sentence(where: str, problem: ErrorDetails) -> str:
+    expected = re.sub(r"^(Input|String) should ", "must ", problem["msg"]).removeprefix("Value error, ")
+    match problem["type"]:
+        case "missing":
+            return f"{where} is missing; it is required"
+        case "extra_forbidden":
+            return f"{where} is not a field; check its spelling"
+    found = problem["input"]
+    if not isinstance(found, str | int | float | None) or "@" in str(found):
+        return f"{where}: {expected}"  # a whole object, or a URL with credentials: not for logs and conditions
+    return f"{where} is {found!r:.80}: {expected}"

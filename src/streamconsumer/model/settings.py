@@ -1,0 +1,134 @@
+"""What a processor pod is told: which entries to read, how, and with what patience.
+
+`Processing` is what the resource and the pod say alike. A field here is, by itself, a property of the CRD, an
+environment variable of the pod and a row of docs/reference.md: name, type, unit, bound, default and sentence stand
+once. A default never changes within an API version: pods would restart on an operator upgrade.
+"""
+
+from datetime import timedelta
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from streamconsumer.model import names
+from streamconsumer.model.fields import Between, Model, rules
+
+HANDLER_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
+HandlerPath = Annotated[str, Field(pattern=HANDLER_PATTERN, max_length=253)]
+
+DELAYS_IN_ORDER = "minDelay must not be longer than maxDelay"
+
+
+class Reconnect(
+    Model,
+    json_schema_extra=rules(
+        (
+            "!has(self.minDelay) || !has(self.maxDelay) || duration(self.minDelay) <= duration(self.maxDelay)",
+            DELAYS_IN_ORDER,
+        )
+    ),
+):
+    """The pause after Redis failed: doubled with each failure in a row, drawn at random below that (full jitter)."""
+
+    min_delay: Annotated[timedelta, Between("1ms", "1m")] = timedelta(milliseconds=50)
+    """The bound of the first pause."""
+
+    max_delay: Annotated[timedelta, Between("1ms", "5m")] = timedelta(seconds=5)
+    """The bound that the pauses grow to."""
+
+    @model_validator(mode="after")
+    def _delays_in_order(self) -> Self:
+        if self.min_delay > self.max_delay:
+            raise ValueError(DELAYS_IN_ORDER)
+        return self
+
+
+class Delivery(Model):
+    """What becomes of entries that were delivered and not acknowledged."""
+
+    min_idle: Annotated[timedelta, Between("1s", "24h")] = timedelta(seconds=30)
+    """How long a delivered entry may show no sign of life before any consumer of the group takes it over: the wait
+    before a failed message is tried again, and before the messages of a dead pod run elsewhere. Messages that are
+    being handled are renewed and never count as idle, however long they take."""
+
+
+class Processing(Model):
+    """What the resource and the pod say alike."""
+
+    stream: str = Field(
+        min_length=1,
+        max_length=512,
+        json_schema_extra=rules(
+            ("self == oldSelf", "stream is immutable: create another StreamConsumer for another stream")
+        ),
+    )
+    """The key of the Redis stream to read. It is created, empty, where it does not exist."""
+
+    consumer_group: str = Field(
+        min_length=1,
+        max_length=512,
+        json_schema_extra=rules(
+            ("self == oldSelf", "consumerGroup is immutable: create another StreamConsumer for another group")
+        ),
+    )
+    """The consumer group to read as. Every entry goes to one consumer of the group."""
+
+    start_from: str = Field("0", pattern=r"^(0|\$|[0-9]+(-[0-9]+)?)$", max_length=41)
+    """Where a group that does not exist yet begins: `0` is the oldest entry, `$` only entries added after the group
+    was created, an entry id everything after that entry. An existing group goes on where it was."""
+
+    batch_count: int = Field(10, ge=1, le=1000)
+    """How many entries one read asks for at most."""
+
+    poll_interval: Annotated[timedelta, Between("100ms", "1m")] = timedelta(seconds=5)
+    """How long a read waits in Redis for entries before it is asked again. A new entry ends the wait at once, and
+    so does stopping: a long interval costs no latency."""
+
+    concurrency: int = Field(1, ge=1, le=1000)
+    """How many messages one pod handles at the same time. With 1, one after another in the order read."""
+
+    encoding: Literal["utf-8", "bytes"] = "utf-8"
+    """What the handler receives as field names and values: text, or the bytes as they are."""
+
+    delivery: Delivery = Delivery()
+    """What becomes of entries that were delivered and not acknowledged."""
+
+    reconnect: Reconnect = Reconnect()
+    """The pause after Redis failed."""
+
+    drain_timeout: Annotated[timedelta, Between("1s", "1h")] = timedelta(seconds=25)
+    """How long a pod that is asked to stop goes on with the messages it has begun. The pod's grace period is
+    computed from it."""
+
+
+class RedisAccess(Model):
+    """How a pod reaches Redis. Credentials come from Secrets and are never printed."""
+
+    url: str = Field(pattern=r"^(redis|rediss|unix)://", max_length=2048, repr=False)
+    username: str | None = None
+    password: SecretStr | None = None
+
+
+class PodHandler(Model):
+    """The function that handles a message."""
+
+    python: HandlerPath
+    """`package.module:function`."""
+
+
+class ProcessorSettings(Processing):
+    """Everything a pod reads from its environment at start."""
+
+    redis: RedisAccess
+    handler: PodHandler
+
+    consumer_name: str = Field(min_length=1)
+    """The consumer's name in the group: the pod's name."""
+
+    http_port: int = Field(names.HTTP_PORT, ge=0, le=65535)
+    """Where /livez, /readyz and /metrics answer; 0 takes a free port."""
+
+    http_host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes the pod's own address
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "text"] = "json"
+    termination_log: str = names.TERMINATION_LOG

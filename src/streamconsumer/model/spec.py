@@ -1,0 +1,192 @@
+"""What a user writes: the StreamConsumer resource, its rules, and how it is parsed.
+
+`StreamConsumerSpec` is `Processing` (which the pod says alike) and what only the cluster needs to know.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from streamconsumer.errors import InvalidResource
+from streamconsumer.model import names
+from streamconsumer.model.fields import Model, rules, sentences
+from streamconsumer.model.settings import HandlerPath, Processing
+
+NAME_LENGTH = 50
+"""The longest name of a StreamConsumer: children add a suffix, and labels end at 63 characters."""
+
+ONE_URL = "give exactly one of redis.url and redis.urlSecretRef"
+ONE_HANDLER = "give exactly one kind of handler: handler.python or handler.source"
+NO_CREDENTIALS = "keep credentials out of redis.url: use usernameSecretRef and passwordSecretRef, or urlSecretRef"
+RESERVED_VARIABLE = "names that begin with STREAMCONSUMER_ are set by the operator: use the field of spec instead"
+SHORT_NAME = f"the name of a StreamConsumer must have at most {NAME_LENGTH} characters"
+
+Quantity = Annotated[
+    str,
+    Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", coerce_numbers_to_str=True),
+]
+
+
+class SecretKeyRef(Model):
+    """A key of a Secret in the namespace of the StreamConsumer. The operator never reads it: the kubelet does."""
+
+    name: str = Field(min_length=1, max_length=253)
+    """The Secret's name."""
+
+    key: str = Field(min_length=1, max_length=253)
+    """The key in the Secret."""
+
+
+class Redis(
+    Model,
+    json_schema_extra=rules(
+        ("has(self.url) != has(self.urlSecretRef)", ONE_URL),
+        ("!has(self.url) || !self.url.contains('@')", NO_CREDENTIALS),
+    ),
+):
+    """The Redis or Valkey server that holds the stream."""
+
+    url: str | None = Field(None, pattern=r"^(redis|rediss)://", max_length=2048)
+    """`redis://host:port/database`, or `rediss://` for TLS."""
+
+    url_secret_ref: SecretKeyRef | None = None
+    """The whole URL, with its credentials, from a Secret."""
+
+    username_secret_ref: SecretKeyRef | None = None
+    """The ACL user's name from a Secret."""
+
+    password_secret_ref: SecretKeyRef | None = None
+    """The password from a Secret."""
+
+    @model_validator(mode="after")
+    def _one_url_without_credentials(self) -> Self:
+        if (self.url is None) == (self.url_secret_ref is None):
+            raise ValueError(ONE_URL)
+        if self.url is not None and "@" in self.url:
+            raise ValueError(NO_CREDENTIALS)
+        return self
+
+
+class Handler(
+    Model, json_schema_extra=rules(("(has(self.python) ? 1 : 0) + (has(self.source) ? 1 : 0) == 1", ONE_HANDLER))
+):
+    """What is called with each message."""
+
+    python: HandlerPath | None = None
+    """`package.module:function` in the image: `async def handle(data)` or a plain function, which runs in a thread."""
+
+    source: str | None = Field(None, min_length=1, max_length=262_144)
+    """The text of a Python module that defines `handle`, for demos and small jobs: mounted from a ConfigMap, with
+    the packages of the image and no others. Editing it rolls the pods."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.python is None) == (self.source is None):
+            raise ValueError(ONE_HANDLER)
+        return self
+
+
+class EnvironmentVariable(
+    Model, json_schema_extra=rules((f"!self.name.startsWith('{names.ENVIRONMENT_PREFIX}')", RESERVED_VARIABLE))
+):
+    """One variable for the handler. Wins over what the operator sets, such as OTEL_ variables."""
+
+    name: str = Field(min_length=1, max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """The variable's name."""
+
+    value: str = Field("", max_length=32_768)
+    """Its value."""
+
+    @model_validator(mode="after")
+    def _not_reserved(self) -> Self:
+        if self.name.startswith(names.ENVIRONMENT_PREFIX):
+            raise ValueError(RESERVED_VARIABLE)
+        return self
+
+
+class Resources(Model):
+    """What one pod asks for and may use, as in any container."""
+
+    requests: dict[str, Quantity] = Field({}, max_length=8)
+    """What the scheduler reserves, such as `cpu: 100m`."""
+
+    limits: dict[str, Quantity] = Field({}, max_length=8)
+    """What the pod may not exceed, such as `memory: 256Mi`."""
+
+
+class Telemetry(Model):
+    """Where traces go."""
+
+    endpoint: str | None = Field(None, pattern=r"^https?://", max_length=2048)
+    """The OTLP endpoint (HTTP, protobuf) of an OpenTelemetry Collector, such as `http://collector:4318`. Left out:
+    the operator's default; without one, no tracing and no cost."""
+
+
+class StreamConsumerSpec(Processing):
+    """This handler reads that stream as a member of that consumer group."""
+
+    redis: Redis
+    """The Redis or Valkey server that holds the stream."""
+
+    handler: Handler
+    """What is called with each message."""
+
+    image: str | None = Field(None, min_length=1, max_length=1024)
+    """An image built FROM streamconsumer-processor that holds the handler. Left out: the stock processor image."""
+
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    """When the kubelet pulls the image. Left out: Kubernetes' own rule."""
+
+    replicas: int | None = Field(1, ge=0, le=1000)
+    """How many pods. Scale it by hand, by an HPA or by KEDA through the scale subresource of the StreamConsumer.
+    null: the operator states no replicas, for something that scales the Deployment itself."""
+
+    env: list[EnvironmentVariable] = Field(
+        [],
+        max_length=256,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    """Variables for the handler."""
+
+    resources: Resources = Resources()
+    """What one pod asks for and may use."""
+
+    telemetry: Telemetry = Telemetry()
+    """Where traces go."""
+
+
+class StreamConsumer(Model):
+    """A parsed, trusted StreamConsumer: below the edge nobody looks into dicts again."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    spec: StreamConsumerSpec
+
+    @classmethod
+    def parse(cls, manifest: dict[str, Any]) -> Self:
+        """A manifest as the API server or a file gives it. Raises InvalidResource with a sentence per problem."""
+        metadata = manifest.get("metadata") or {}
+        name, namespace = str(metadata.get("name") or ""), str(metadata.get("namespace") or "default")
+        _refuse_other_kinds(manifest, name)
+        problems = [] if 0 < len(name) <= NAME_LENGTH else [SHORT_NAME]
+        try:
+            spec = StreamConsumerSpec.model_validate(manifest.get("spec") or {})
+        except ValidationError as error:
+            problems += sentences(error, lambda where: ".".join(["spec", *map(str, where)]))
+        if problems:
+            raise InvalidResource(f"{namespace}/{name}: {'; '.join(problems)}")
+        return cls(
+            name=name,
+            namespace=namespace,
+            uid=str(metadata.get("uid") or ""),
+            generation=int(metadata.get("generation") or 0),
+            spec=spec,
+        )
+
+
+def _refuse_other_kinds(manifest: dict[str, Any], name: str) -> None:
+    found = f"{manifest.get('apiVersion')} {manifest.get('kind')}"
+    if found != f"{names.API_VERSION} {names.KIND}":
+        raise InvalidResource(f"{name or 'document'}: is {found}; expected {names.API_VERSION} {names.KIND}")

@@ -1,0 +1,91 @@
+"""The Deployment of the processor image: its pods are members of the consumer group."""
+
+from datetime import timedelta
+
+from streamconsumer.model import names
+from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.operator.manifests.environment import environment
+from streamconsumer.operator.manifests.identity import Manifest, child_name, digest, labels, metadata, selector
+from streamconsumer.operator.settings import OperatorSettings
+
+AFTER_THE_DRAIN = timedelta(seconds=5)
+"""What a pod gets beyond `drainTimeout` before it is killed: acknowledging, and up to 3 s of flushing telemetry."""
+
+
+def deployment(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
+    replicas = consumer.spec.replicas  # left out when null: what we do not state we do not own
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata(consumer, child_name(consumer)),
+        "spec": {
+            **({"replicas": replicas} if replicas is not None else {}),
+            "revisionHistoryLimit": 3,
+            "selector": {"matchLabels": selector(consumer)},
+            "template": _template(consumer, settings),
+        },
+    }
+
+
+def _template(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
+    source = consumer.spec.handler.source
+    annotations = {"annotations": {names.ANNOTATION_SOURCE: digest(source)}} if source else {}
+    return {"metadata": {"labels": labels(consumer), **annotations}, "spec": _pod(consumer, settings)}
+
+
+def _pod(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
+    grace = consumer.spec.drain_timeout + AFTER_THE_DRAIN
+    return {
+        "serviceAccountName": child_name(consumer),
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": round(grace.total_seconds()),
+        "securityContext": {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(consumer, settings)],
+        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}, *_source_volume(consumer)],
+    }
+
+
+def _container(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
+    spec = consumer.spec
+    policy = spec.image_pull_policy or settings.processor_image_pull_policy
+    return {
+        "name": names.CONTAINER,
+        "image": spec.image or settings.processor_image,
+        **({"imagePullPolicy": policy} if policy else {}),
+        "command": ["streamconsumer", "processor"],
+        "env": environment(consumer, settings),
+        "ports": [{"name": "http", "containerPort": names.HTTP_PORT}],
+        # The first read is done within a second or two; asking often then costs little and shows a ready pod early.
+        "startupProbe": {**_probe("/livez"), "periodSeconds": 1, "failureThreshold": 60},
+        "readinessProbe": {**_probe("/readyz"), "periodSeconds": 2, "failureThreshold": 3},
+        "livenessProbe": {**_probe("/livez"), "periodSeconds": 10, "failureThreshold": 3},
+        **({"resources": resources} if (resources := _resources(consumer)) else {}),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePath": names.TERMINATION_LOG,
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *_source_mount(consumer)],  # noqa: S108 - a mount of its own
+    }
+
+
+def _probe(path: str) -> Manifest:
+    return {"httpGet": {"path": path, "port": "http"}, "timeoutSeconds": 2}
+
+
+def _resources(consumer: StreamConsumer) -> Manifest:
+    return consumer.spec.resources.model_dump(exclude_defaults=True)
+
+
+def _source_volume(consumer: StreamConsumer) -> list[Manifest]:
+    return [{"name": "source", "configMap": {"name": child_name(consumer)}}] if consumer.spec.handler.source else []
+
+
+def _source_mount(consumer: StreamConsumer) -> list[Manifest]:
+    mount = {"name": "source", "mountPath": names.SOURCE_FOLDER, "readOnly": True}
+    return [mount] if consumer.spec.handler.source else []

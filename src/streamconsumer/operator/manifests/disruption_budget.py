@@ -1,0 +1,15 @@
+"""The PodDisruptionBudget: a node drain takes one pod at a time. None for one replica, which it would only block."""
+
+from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.operator.manifests.identity import Manifest, child_name, metadata, selector
+
+
+def disruption_budget(consumer: StreamConsumer) -> Manifest | None:
+    if consumer.spec.replicas is not None and consumer.spec.replicas <= 1:
+        return None
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(consumer, child_name(consumer)),
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(consumer)}},
+    }

@@ -1,0 +1,77 @@
+"""The environment of a pod: settings by the one rule, credentials by reference, and who it is for telemetry."""
+
+from streamconsumer.model import names
+from streamconsumer.model.environment import to_env, variable
+from streamconsumer.model.settings import PodHandler, Processing
+from streamconsumer.model.spec import Redis, SecretKeyRef, StreamConsumer
+from streamconsumer.operator.manifests.identity import Manifest, child_name
+from streamconsumer.operator.settings import OperatorSettings
+
+SOURCE_HANDLER = f"{names.SOURCE_MODULE}:{names.SOURCE_FUNCTION}"
+
+
+def environment(consumer: StreamConsumer, settings: OperatorSettings) -> list[Manifest]:
+    """The user's own variables win over ours of the same name, except over settings, which have fields."""
+    users = [_literal(variable.name, variable.value) for variable in consumer.spec.env]
+    taken = {variable["name"] for variable in users}
+    ours = [*_settings(consumer), *_identity(), *_telemetry(consumer, settings)]
+    last = _resource_attributes(consumer)  # refers to variables above it: the kubelet expands only earlier ones
+    return [*users, *(each for each in [*ours, last] if each["name"] not in taken)]
+
+
+def _settings(consumer: StreamConsumer) -> list[Manifest]:
+    spec = consumer.spec
+    shared = {name: getattr(spec, name) for name in Processing.model_fields}
+    handler = PodHandler(python=spec.handler.python or SOURCE_HANDLER)
+    literals = to_env(Processing.model_construct(**shared)) | {variable("handler", "python"): handler.python}
+    return [*(_literal(name, value) for name, value in literals.items()), *_redis(spec.redis)]
+
+
+def _redis(redis: Redis) -> list[Manifest]:
+    """`url` is a literal; a field `<name>SecretRef` gives the variable of `<name>` from the Secret."""
+    literal = [_literal(variable("redis", "url"), redis.url)] if redis.url else []
+    references = {"url": redis.url_secret_ref, "username": redis.username_secret_ref, "password": redis.password_secret_ref}
+    return [*literal, *(_secret(variable("redis", name), ref) for name, ref in references.items() if ref)]
+
+
+def _identity() -> list[Manifest]:
+    return [
+        _pod_field(variable("consumer_name"), "metadata.name"),
+        _pod_field("OTEL_RESOURCE_ATTRIBUTES_POD_NAME", "metadata.name"),
+        _pod_field("OTEL_RESOURCE_ATTRIBUTES_POD_UID", "metadata.uid"),
+        _pod_field("OTEL_RESOURCE_ATTRIBUTES_NODE_NAME", "spec.nodeName"),
+    ]
+
+
+def _telemetry(consumer: StreamConsumer, settings: OperatorSettings) -> list[Manifest]:
+    endpoint = consumer.spec.telemetry.endpoint or settings.telemetry_endpoint
+    where = [_literal("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)] if endpoint else []
+    return [*where, _literal("OTEL_SERVICE_NAME", consumer.name)]
+
+
+def _resource_attributes(consumer: StreamConsumer) -> Manifest:
+    """Named as the OpenTelemetry operator names them, so that both can live in one cluster."""
+    pod = "$(OTEL_RESOURCE_ATTRIBUTES_POD_NAME)"
+    attributes = {
+        "service.namespace": consumer.namespace,
+        "service.instance.id": f"{consumer.namespace}.{pod}.{names.CONTAINER}",
+        "k8s.namespace.name": consumer.namespace,
+        "k8s.deployment.name": child_name(consumer),
+        "k8s.container.name": names.CONTAINER,
+        "k8s.pod.name": pod,
+        "k8s.pod.uid": "$(OTEL_RESOURCE_ATTRIBUTES_POD_UID)",
+        "k8s.node.name": "$(OTEL_RESOURCE_ATTRIBUTES_NODE_NAME)",
+    }
+    return _literal("OTEL_RESOURCE_ATTRIBUTES", ",".join(f"{key}={value}" for key, value in attributes.items()))
+
+
+def _literal(name: str, value: str) -> Manifest:
+    return {"name": name, "value": value}
+
+
+def _pod_field(name: str, path: str) -> Manifest:
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def _secret(name: str, reference: SecretKeyRef) -> Manifest:
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": reference.key}}}

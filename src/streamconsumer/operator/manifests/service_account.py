@@ -1,0 +1,13 @@
+"""The ServiceAccount of the pods: an identity without rights, its token never mounted."""
+
+from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.operator.manifests.identity import Manifest, child_name, metadata
+
+
+def service_account(consumer: StreamConsumer) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": metadata(consumer, child_name(consumer)),
+        "automountServiceAccountToken": False,
+    }
