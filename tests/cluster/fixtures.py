@@ -1,0 +1,87 @@
+"""The bench's door for tests: `pytest_plugins = ["tests.cluster.fixtures"]` in the root conftest.
+
+A missing tool skips the test loudly on a person's machine and fails it where CI is set, because a
+skip that nobody reads is a test that nobody has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster.collector import Collector
+from tests.cluster.errors import MissingTool
+from tests.cluster.redis_servers import FLAVOURS, REDIS, Flavour, Options, RedisServer, StartRedis
+
+SKIPPED = "MISSING TOOL: "
+
+
+@contextlib.contextmanager
+def needing_tools(config: pytest.Config) -> Iterator[None]:
+    """Turn a missing tool into a skip or, in CI, a failure; show the progress of first builds."""
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        try:
+            yield
+        except MissingTool as missing:
+            if os.environ.get("CI"):
+                pytest.fail(f"{SKIPPED}{missing} (CI is set, so this is a failure)", pytrace=False)
+            pytest.skip(f"{SKIPPED}{missing}")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say at the end of the run, once a tool, what was not tested for lack of it."""
+    reasons = [str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])]
+    missing = [reason.partition(SKIPPED)[2] for reason in reasons if SKIPPED in reason]
+    if missing:
+        terminalreporter.section("tests not run for want of a tool", sep="!", red=True)
+    for reason in dict.fromkeys(missing):
+        terminalreporter.write_line(f"{missing.count(reason)} not run: {reason}", red=True)
+
+
+@pytest.fixture
+def start_redis(pytestconfig: pytest.Config) -> Iterator[StartRedis]:
+    """Start servers with options of the test's choice: `start_redis({"requirepass": "x"})`."""
+    servers: list[RedisServer] = []
+
+    def start(options: Options | None = None, flavour: Flavour = REDIS) -> RedisServer:
+        with needing_tools(pytestconfig):
+            server = RedisServer(options, flavour)
+        servers.append(server)
+        return server.start()
+
+    yield start
+    for server in servers:
+        server.remove()
+
+
+@pytest.fixture
+def redis_server(start_redis: StartRedis) -> RedisServer:
+    """A fresh Redis 7.0."""
+    return start_redis()
+
+
+@pytest.fixture(params=FLAVOURS, ids=lambda flavour: flavour.name)
+def any_redis(request: pytest.FixtureRequest, start_redis: StartRedis) -> RedisServer:
+    """A fresh server of each kind and age that the product works with, one after the other."""
+    return start_redis(flavour=request.param)
+
+
+@pytest.fixture(scope="session")
+def collector_process(pytestconfig: pytest.Config) -> Iterator[Collector]:
+    """The collector that all tests of this process share; tests take `collector` instead."""
+    with needing_tools(pytestconfig):
+        running = Collector().start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def collector(collector_process: Collector) -> Collector:
+    """The collector, showing only what arrives from now on."""
+    collector_process.forget()
+    return collector_process

