@@ -1,0 +1,83 @@
+"""`streamconsumer …`, also installed as kubectl-streamconsumer. A room is imported only inside the command that
+needs it: a pod never loads kopf, the operator never loads redis."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from streamconsumer import __version__
+from streamconsumer.errors import StreamConsumerError
+
+
+class _Group(click.Group):
+    """Turns our own errors into one line and exit code 2; a bug still shows its traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except StreamConsumerError as error:
+            click.echo(f"streamconsumer: {type(error).__name__}: {error}", err=True)
+            sys.exit(2)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="streamconsumer")
+def main() -> None:
+    """Run Python functions as Redis Streams consumers on Kubernetes."""
+
+
+@main.command()
+def processor() -> None:
+    """Read the stream that the STREAMCONSUMER_ variables name, until SIGTERM (what a pod runs)."""
+    from streamconsumer.processor.main import run
+
+    sys.exit(run())
+
+
+@main.command()
+def operator() -> None:
+    """Reconcile StreamConsumers until SIGTERM (what the operator's pod runs)."""
+    from streamconsumer.operator.main import run
+
+    run()
+
+
+@main.command()
+def crd() -> None:
+    """Print the CustomResourceDefinition."""
+    from streamconsumer.cli.documents import to_yaml
+    from streamconsumer.model.crd import custom_resource_definition
+
+    click.echo(to_yaml([custom_resource_definition()]), nl=False)
+
+
+_FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+
+
+@main.command()
+@_FILES
+@click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
+def render(files: tuple[Path, ...], output: str) -> None:
+    """Print exactly what the operator would apply for the StreamConsumers in FILES (- reads standard input).
+
+    What would be refused is refused here, with the reason, and the exit code is 2; the others are printed.
+    """
+    from streamconsumer.cli.render import render_files
+
+    sys.exit(render_files(files, output))
+
+
+@main.command()
+@_FILES
+@click.option("--replicas", type=click.IntRange(0, 64), help="Run this many processes a StreamConsumer instead.")
+@click.option("--spans/--no-spans", default=True, help="Show traces as trees.", show_default=True)
+def dev(files: tuple[Path, ...], replicas: int | None, *, spans: bool) -> None:
+    """Run the StreamConsumers in FILES on this machine, without Docker or a cluster. Ctrl-C drains.
+
+    Starts an embedded Valkey unless the resource's own Redis answers, runs the Deployment that the operator would
+    apply as local processes with the same environment, and shows their logs and traces.
+    """
+    from streamconsumer.cli.dev import run_files
+
+    sys.exit(run_files(files, replicas=replicas, show_spans=spans))

@@ -1,0 +1,154 @@
+"""The only user of the Kubernetes API: reads, server-side apply, delete, status, events. Manifests in, manifests out.
+
+Requests go through the request method of `kubernetes.aio`'s dynamic client and nothing else of it: every path is
+known here, so nothing is discovered, and no model classes are built.
+"""
+
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import ConfigException
+from kubernetes.aio.dynamic import DynamicClient
+from kubernetes.aio.dynamic.exceptions import NotFoundError
+
+from streamconsumer.model import names
+from streamconsumer.model.status import Status
+from streamconsumer.operator.manifests import Manifest
+
+REQUEST_TIMEOUT_SECONDS = 30
+_PLURALS = {
+    "ServiceAccount": "serviceaccounts",
+    "ConfigMap": "configmaps",
+    "Deployment": "deployments",
+    "PodDisruptionBudget": "poddisruptionbudgets",
+    "Pod": "pods",
+    "Event": "events",
+    names.KIND: names.PLURAL,
+}
+
+
+class Cluster:
+    """A connection to one API server."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._request = DynamicClient(client).request  # type: ignore[no-untyped-call] # ships no types
+
+    async def get(self, api_version: str, kind: str, namespace: str, name: str) -> Manifest | None:
+        """The object, or None where there is none."""
+        with suppress(NotFoundError):
+            return await self._call("get", _path(api_version, kind, namespace, name))
+        return None
+
+    async def list(self, api_version: str, kind: str, namespace: str | None, selector: str = "") -> list[Manifest]:
+        """Every object of the kind, in one namespace or in all. Items carry their apiVersion and kind."""
+        found = await self._call("get", _path(api_version, kind, namespace), label_selector=selector or None)
+        return [{"apiVersion": api_version, "kind": kind, **item} for item in found["items"]]
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        """Server-side apply as our field manager. What we state is ours; a field somebody else changed comes back."""
+        return await self._apply(manifest, _path_of(manifest))
+
+    async def apply_status(self, namespace: str, name: str, status: Status) -> None:
+        """One write of the whole status. An object that is gone needs none."""
+        manifest = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"namespace": namespace, "name": name},
+            "status": status.model_dump(by_alias=True),
+        }
+        with suppress(NotFoundError):
+            await self._apply(manifest, f"{_path_of(manifest)}/status")
+
+    async def delete(self, manifest: Manifest) -> None:
+        """Delete in the background what this manifest names, and only that very object; gone already is fine."""
+        only = {"preconditions": {"uid": manifest["metadata"]["uid"]}, "propagationPolicy": "Background"}
+        with suppress(NotFoundError):
+            await self._call("delete", _path_of(manifest), body=only)
+
+    async def record(self, about: Manifest, *, reason: str, message: str, warning: bool) -> None:
+        """An Event on the StreamConsumer, for kubectl describe. Its namespace may be going away: then none."""
+        metadata = about["metadata"]
+        event = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": f"{metadata['name']}.{uuid.uuid4().hex[:16]}", "namespace": metadata["namespace"]},
+            "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "type": "Warning" if warning else "Normal",
+            "reason": reason,
+            "action": "Reconcile",
+            "note": message[:1000],
+            "reportingController": names.FIELD_MANAGER,
+            "reportingInstance": names.FIELD_MANAGER,
+            "regarding": {
+                "apiVersion": names.API_VERSION,
+                "kind": names.KIND,
+                "name": metadata["name"],
+                "namespace": metadata["namespace"],
+                "uid": metadata.get("uid", ""),
+            },
+        }
+        await self._call("post", _path("events.k8s.io/v1", "Event", metadata["namespace"]), body=event)
+
+    async def _apply(self, manifest: Manifest, path: str) -> Manifest:
+        return await self._call(
+            "patch",
+            path,
+            body=manifest,
+            content_type="application/apply-patch+yaml",
+            field_manager=names.FIELD_MANAGER,
+            force_conflicts=True,
+        )
+
+    async def _call(self, method: str, path: str, **arguments: Any) -> Manifest:
+        # The client keeps `query_params` in a shared default list unless it is given one.
+        answer: Manifest = await self._request(
+            method,
+            path,
+            query_params=[],
+            header_params={},
+            serializer=lambda _client, data: data,
+            _request_timeout=REQUEST_TIMEOUT_SECONDS,
+            **arguments,
+        )
+        return answer
+
+
+@asynccontextmanager
+async def connected(kubeconfig: str | None = None) -> AsyncIterator[Cluster]:
+    """A Cluster by the pod's service account, or else by the kubeconfig file that kubectl would take."""
+    configuration = Configuration()
+    try:
+        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    except ConfigException:
+        await config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)  # type: ignore[no-untyped-call]
+    async with ApiClient(configuration) as client:
+        yield Cluster(client)
+
+
+async def everything(
+    cluster: Cluster, kinds: Iterable[tuple[str, str]], namespaces: Iterable[str], selector: str = ""
+) -> list[Manifest]:
+    """Every object of these kinds, in these namespaces or, without any, in all."""
+    places: list[str | None] = [*namespaces] or [None]
+    return [
+        manifest
+        for api_version, kind in kinds
+        for place in places
+        for manifest in await cluster.list(api_version, kind, place, selector)
+    ]
+
+
+def _path(api_version: str, kind: str, namespace: str | None, name: str = "") -> str:
+    root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
+    place = f"/namespaces/{namespace}" if namespace else ""
+    return f"{root}{place}/{_PLURALS[kind]}" + (f"/{name}" if name else "")
+
+
+def _path_of(manifest: Manifest) -> str:
+    metadata = manifest["metadata"]
+    return _path(manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"])

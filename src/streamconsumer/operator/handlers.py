@@ -1,0 +1,59 @@
+"""What kopf is used for: watching. Every event goes into the store and wakes the StreamConsumer it concerns.
+
+`on.event` only: it stores nothing on the objects, needs no finalizers and no timers, and is level-triggered.
+"""
+
+from typing import Any
+
+import kopf
+
+from streamconsumer.model import names
+from streamconsumer.operator.manifests import KINDS
+from streamconsumer.operator.queue import KeyedQueue
+from streamconsumer.operator.store import Store
+
+OWNED = [*KINDS, ("v1", "Pod")]
+SELECTOR = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER},{names.LABEL_CONSUMER}"
+"""The children and pods that the operator watches: the API server sends no others."""
+
+
+def watch(store: Store, queue: KeyedQueue) -> kopf.OperatorRegistry:
+    """A registry whose handlers feed the store and the queue."""
+    registry = kopf.OperatorRegistry()
+
+    async def seen(event: kopf.RawEvent, resource: kopf.Resource, **_: Any) -> None:
+        api_version = f"{resource.group}/{resource.version}" if resource.group else resource.version
+        manifest = {"apiVersion": api_version, "kind": resource.kind, **event["object"]}
+        key = store.drop(manifest) if event["type"] == "DELETED" else store.put(manifest)
+        if key:
+            queue.add(key)
+
+    kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, id="seen", registry=registry)(seen)
+    for api_version, kind in OWNED:
+        group, _, version = api_version.rpartition("/")
+        kopf.on.event(group, version, kind, id="seen", registry=registry)(seen)
+
+    @kopf.on.login(registry=registry)
+    def login(**arguments: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+
+    return registry
+
+
+def watching() -> kopf.OperatorSettings:
+    """kopf's settings. Each timeout is there because a watch without it was seen to die silently (kopf#955, #957)."""
+    settings = kopf.OperatorSettings()
+    settings.watching.connect_timeout = 5
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 330
+    settings.watching.inactivity_timeout = 70
+    settings.networking.request_timeout = 30
+    settings.networking.enforce_retry_after = True
+    settings.posting.enabled = False  # events are ours, with fixed reasons
+    settings.peering.standalone = True  # a foreign peering object must not freeze us (kopf#734)
+    settings.scanning.disabled = True  # no right to list CRDs or namespaces is needed
+    settings.queueing.idle_timeout = 1  # a worker task per object that changed: let it go soon
+    for api_version, kind in OWNED:
+        group, _, version = api_version.rpartition("/")
+        settings.watching.label_selectors[group, version, kind] = SELECTOR
+    return settings

@@ -1,0 +1,76 @@
+"""/livez, /readyz and /metrics of the operator.
+
+Alive means that events are being worked off: a queue that holds work while no reconcile has ended for long is not.
+"""
+
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+STUCK_AFTER = timedelta(minutes=5)
+
+
+@dataclass
+class Health:
+    """What the probes answer from. Written by the operator's loop."""
+
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    synced: bool = False
+    waiting: int = 0
+    last_progress: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.reconciles = Counter(
+            "streamconsumer_operator_reconciles",
+            "How many reconciles ended, by outcome",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.duration = Histogram(
+            "streamconsumer_operator_reconcile_duration_seconds",
+            "How long a reconcile took",
+            registry=self.registry,
+        )
+        Gauge(
+            "streamconsumer_operator_queue_depth",
+            "How many StreamConsumers wait for a reconcile or are in one",
+            registry=self.registry,
+        ).set_function(lambda: self.waiting)
+
+    def reconciled(self, outcome: str, seconds: float) -> None:
+        """A reconcile ended."""
+        self.last_progress = time.monotonic()
+        self.reconciles.labels(outcome).inc()
+        self.duration.observe(seconds)
+
+    @property
+    def alive(self) -> bool:
+        idle = self.waiting == 0
+        return idle or time.monotonic() - self.last_progress < STUCK_AFTER.total_seconds()
+
+
+async def serve(health: Health, host: str, port: int) -> web.AppRunner:
+    """Answer probes until the runner is cleaned up."""
+    app = web.Application()
+    app.add_routes(
+        [
+            web.get("/livez", lambda _: _answer(healthy=health.alive, otherwise="no reconcile has ended for 5 minutes")),
+            web.get("/readyz", lambda _: _answer(healthy=health.synced, otherwise="the first lists are not in yet")),
+            web.get("/metrics", lambda _: _metrics(health)),
+        ]
+    )
+    runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, host, port).start()
+    return runner
+
+
+async def _answer(*, healthy: bool, otherwise: str) -> web.Response:
+    return web.Response(text="ok\n") if healthy else web.Response(status=503, text=f"{otherwise}\n")
+
+
+async def _metrics(health: Health) -> web.Response:
+    return web.Response(body=generate_latest(health.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

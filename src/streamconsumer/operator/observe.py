@@ -1,0 +1,96 @@
+"""From what the cluster holds to what is said of it. Pure: a Deployment and its pods in, a Verdict out."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.model.status import Reason, Verdict
+from streamconsumer.operator.manifests import Manifest
+
+_OWN_WORDS = re.compile(r"^(HandlerUnusable|InvalidSettings): (.*)", re.DOTALL)
+_IMAGE_REASONS = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+_CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff"}
+
+Trouble = tuple[Reason, str]
+
+
+def verdict(consumer: StreamConsumer, deployment: Manifest | None, pods: Iterable[Manifest]) -> Verdict:
+    """Ready when as many pods read as are wanted, all of the newest kind; otherwise the most telling reason."""
+    if deployment is None:
+        return Verdict(ready=False, reason=Reason.PODS_STARTING, message="The Deployment is being created.", reconciling=True)
+    spec, status = deployment.get("spec", {}), deployment.get("status", {})
+    wanted = spec.get("replicas", 1)
+    counts = {key: status.get(key, 0) for key in ("replicas", "updatedReplicas", "availableReplicas")}
+    current = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+    if current and set(counts.values()) == {wanted}:
+        return _settled(consumer, wanted)
+    progress = f"{counts['availableReplicas']} of {wanted} pods ready, {counts['updatedReplicas']} of the newest kind."
+    if trouble := _trouble(status, pods):
+        reason, message = trouble
+        stalled = reason is not Reason.UNSCHEDULABLE
+        return Verdict(ready=False, reason=reason, message=message, reconciling=not stalled, stalled=stalled)
+    if counts["availableReplicas"] >= wanted and wanted:
+        return Verdict(ready=True, reason=Reason.ROLLING_OUT, message=progress, reconciling=True)
+    return Verdict(ready=False, reason=Reason.PODS_STARTING, message=progress, reconciling=True)
+
+
+def _settled(consumer: StreamConsumer, wanted: int) -> Verdict:
+    if wanted == 0:
+        return Verdict(ready=True, reason=Reason.SCALED_TO_ZERO, message="No pods are wanted; the group keeps its place.")
+    reads = f"{wanted} {'pod reads' if wanted == 1 else 'pods read'} {consumer.spec.stream!r}"
+    return Verdict(ready=True, reason=Reason.ALL_PODS_READY, message=f"{reads} as {consumer.spec.consumer_group!r}.")
+
+
+def _trouble(status: Manifest, pods: Iterable[Manifest]) -> Trouble | None:
+    """What keeps pods from being ready, the cause nearest to the user's own doing first."""
+    found = [trouble for pod in pods if (trouble := _trouble_of(pod))]
+    found += [trouble for condition in status.get("conditions", []) if (trouble := _trouble_in(condition))]
+    order = list(Reason)
+    return min(found, key=lambda trouble: _URGENCY.get(trouble[0], order.index(trouble[0]) + 10), default=None)
+
+
+_URGENCY = {Reason.HANDLER_UNUSABLE: 0, Reason.INVALID_SETTINGS: 1, Reason.IMAGE_UNAVAILABLE: 2, Reason.POD_CRASHING: 3}
+
+
+def _trouble_in(condition: dict[str, Any]) -> Trouble | None:
+    message = condition.get("message", "")
+    match condition.get("type"), condition.get("status"), condition.get("reason"):
+        case "ReplicaFailure", "True", _:
+            return Reason.PODS_REFUSED, message
+        case "Progressing", "False", "ProgressDeadlineExceeded":
+            return Reason.ROLLOUT_TIMED_OUT, message
+    return None
+
+
+def _trouble_of(pod: Manifest) -> Trouble | None:
+    status, name = pod.get("status", {}), pod["metadata"]["name"]
+    for condition in status.get("conditions", []):
+        if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
+            return Reason.UNSCHEDULABLE, f"Pod {name}: {condition.get('message', '')}"
+    for container in status.get("containerStatuses", []):
+        if trouble := _trouble_of_container(container):
+            reason, message = trouble
+            return reason, f"Pod {name}: {message}"
+    return None
+
+
+def _trouble_of_container(container: dict[str, Any]) -> Trouble | None:
+    if container.get("ready"):
+        return None
+    waiting = container.get("state", {}).get("waiting", {})
+    ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
+    if waiting.get("reason") in _IMAGE_REASONS:
+        return Reason.IMAGE_UNAVAILABLE, waiting.get("message") or waiting["reason"]
+    if words := _OWN_WORDS.match(ended.get("message") or ""):
+        return Reason(words[1]), words[2].strip()
+    if ended.get("exitCode") or waiting.get("reason") in _CONFIG_REASONS:
+        return Reason.POD_CRASHING, _last_words(ended, waiting)
+    return None
+
+
+def _last_words(ended: dict[str, Any], waiting: dict[str, Any]) -> str:
+    if not ended:
+        return str(waiting.get("message") or waiting["reason"])
+    words = ended.get("message") or ended.get("reason") or "no message"
+    return f"exited with code {ended.get('exitCode')} ({words.strip()}); see kubectl logs --previous"

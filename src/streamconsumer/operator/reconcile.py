@@ -1,0 +1,165 @@
+"""Make the cluster hold what one StreamConsumer asks for, and report what it holds.
+
+Level-triggered: whatever woke us, everything is compared and only differences are written. The children are
+server-side applied; what belongs to somebody else is never touched; one status write, and none when nothing changed.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from streamconsumer.errors import InvalidResource, NameTaken
+from streamconsumer.model import names
+from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.model.status import Condition, Reason, Status, Verdict, conditions
+from streamconsumer.operator.cluster import Cluster
+from streamconsumer.operator.drift import holds
+from streamconsumer.operator.manifests import Manifest, desired
+from streamconsumer.operator.manifests.identity import child_name
+from streamconsumer.operator.observe import verdict
+from streamconsumer.operator.queue import Key
+from streamconsumer.operator.settings import OperatorSettings
+from streamconsumer.operator.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One write to a child: what was done, to what, and why as an Event's reason."""
+
+    reason: str
+    sentence: str
+
+
+@dataclass
+class Reconciler:
+    """Reads the store, writes the cluster."""
+
+    cluster: Cluster
+    store: Store
+    settings: OperatorSettings
+
+    async def reconcile(self, key: Key) -> None:
+        """Bring one StreamConsumer up to date. Raises what the API raised; the queue tries again."""
+        manifest = self.store.consumers.get(key)
+        if manifest is None or manifest["metadata"].get("deletionTimestamp"):
+            return  # Kubernetes deletes the children by their owner references
+        try:
+            consumer = StreamConsumer.parse(manifest)
+            changes = await self._converge(key, consumer)
+        except InvalidResource as error:
+            await self._report(manifest, _stalled(Reason.INVALID_SPEC, str(error)), [])
+            return
+        except NameTaken as error:
+            await self._report(manifest, _stalled(Reason.NAME_TAKEN, str(error)), [])
+            return
+        deployment = self.store.child(key, "Deployment", child_name(consumer))
+        await self._report(manifest, verdict(consumer, deployment, self.store.pods(key)), changes)
+
+    async def _converge(self, key: Key, consumer: StreamConsumer) -> list[Change]:
+        wanted = desired(consumer, self.settings)
+        changes = [change for child in wanted if (change := await self._ensure(key, consumer, child))]
+        return [*changes, *await self._prune(key, consumer, wanted)]
+
+    async def _ensure(self, key: Key, consumer: StreamConsumer, wanted: Manifest) -> Change | None:
+        """Apply one child if it is missing, outdated or drifted."""
+        kind, name = wanted["kind"], wanted["metadata"]["name"]
+        live = self.store.child(key, kind, name)
+        if live is None:  # not in the store: there is none, or it is somebody else's and lacks our label
+            live = await self.cluster.get(wanted["apiVersion"], kind, consumer.namespace, name)
+        if live is not None and not _owned_by(consumer, live):
+            raise NameTaken(
+                f"{kind} {consumer.namespace}/{name} exists and does not belong to this StreamConsumer; "
+                "delete or rename it, or give the StreamConsumer another name"
+            )
+        if live is not None and holds(live, wanted):
+            self.store.put({"apiVersion": wanted["apiVersion"], "kind": kind, **live})
+            return None
+        self.store.put(await self.cluster.apply(wanted))
+        return _change(live, wanted)
+
+    async def _prune(self, key: Key, consumer: StreamConsumer, wanted: list[Manifest]) -> list[Change]:
+        """Delete the children that are ours and no longer wanted."""
+        kept = {(child["kind"], child["metadata"]["name"]) for child in wanted}
+        gone = [
+            child
+            for child in self.store.children(key)
+            if (child["kind"], child["metadata"]["name"]) not in kept and _owned_by(consumer, child)
+        ]
+        for child in gone:
+            await self.cluster.delete(child)
+            self.store.drop(child)
+        return [Change("Pruned", f"{child['kind']} {child['metadata']['name']} is no longer wanted") for child in gone]
+
+    async def _report(self, manifest: Manifest, found: Verdict, changes: list[Change]) -> None:
+        """Write the status if it differs, and events for what changed."""
+        metadata = manifest["metadata"]
+        before = _previous(manifest.get("status") or {})
+        status = self._status((metadata["namespace"], metadata["name"]), manifest, found, before.conditions)
+        if status != before:
+            await self.cluster.apply_status(metadata["namespace"], metadata["name"], status)
+            self.store.put({**manifest, "status": status.model_dump(by_alias=True)})
+        for reason in dict.fromkeys(change.reason for change in changes):
+            sentence = "; ".join(change.sentence for change in changes if change.reason == reason)
+            await self._record(manifest, reason, sentence, warning=reason == "DriftRepaired")
+        if found.stalled and _ready_message(status) != _ready_message(before):
+            await self._record(manifest, found.reason, found.message, warning=True)
+
+    def _status(self, key: Key, manifest: Manifest, found: Verdict, before: list[Condition]) -> Status:
+        name, generation = key[1], manifest["metadata"].get("generation", 0)
+        deployments = [child for child in self.store.children(key) if child["kind"] == "Deployment"]
+        counts = deployments[0].get("status", {}) if deployments else {}
+        return Status(
+            observed_generation=generation,
+            conditions=conditions(found, generation, before, datetime.now(UTC)),
+            replicas=counts.get("replicas", 0),
+            ready_replicas=counts.get("readyReplicas", 0),
+            selector=f"{names.LABEL_CONSUMER}={name}",
+        )
+
+    async def _record(self, manifest: Manifest, reason: str, message: str, *, warning: bool) -> None:
+        """An event is a courtesy: that it cannot be written must not fail the reconcile."""
+        log.log(logging.WARNING if warning else logging.INFO, message, extra=_about(manifest, reason))
+        try:
+            await self.cluster.record(manifest, reason=reason, message=message, warning=warning)
+        except Exception:  # the namespace may be going away, the right to write events may be missing
+            log.warning("event not written", exc_info=True, extra=_about(manifest, reason))
+
+
+def _owned_by(consumer: StreamConsumer, live: Manifest) -> bool:
+    owners = live["metadata"].get("ownerReferences", [])
+    return any(owner.get("uid") == consumer.uid for owner in owners)
+
+
+def _change(live: Manifest | None, wanted: Manifest) -> Change:
+    what = f"{wanted['kind']} {wanted['metadata']['name']}"
+    if live is None:
+        return Change("Created", f"{what} created")
+    stamps = [each["metadata"].get("annotations", {}).get(names.ANNOTATION_APPLIED) for each in (live, wanted)]
+    if stamps[0] == stamps[1]:
+        return Change("DriftRepaired", f"{what} was changed by somebody else and is put right")
+    return Change("Updated", f"{what} updated")
+
+
+def _stalled(reason: Reason, message: str) -> Verdict:
+    return Verdict(ready=False, reason=reason, message=message, stalled=True)
+
+
+def _previous(status: dict[str, Any]) -> Status:
+    """The status as it stands; one that somebody else garbled counts as none."""
+    try:
+        return Status.model_validate(status)
+    except ValidationError:
+        return Status()
+
+
+def _ready_message(status: Status) -> str:
+    return next((f"{each.reason} {each.message}" for each in status.conditions if each.type == "Ready"), "")
+
+
+def _about(manifest: Manifest, reason: str) -> dict[str, str]:
+    return {"namespace": manifest["metadata"]["namespace"], "consumer": manifest["metadata"]["name"], "reason": reason}

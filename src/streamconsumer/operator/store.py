@@ -1,0 +1,77 @@
+"""What the watch has seen last: StreamConsumers, their children, their pods. Reconciling reads here, not the API."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from streamconsumer.model import names
+from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.queue import Key
+
+
+class Store:
+    """Filled by lists at start and by watch events and our own writes from then on."""
+
+    def __init__(self) -> None:
+        self.consumers: dict[Key, Manifest] = {}
+        self._owned: defaultdict[Key, dict[tuple[str, str], Manifest]] = defaultdict(dict)
+
+    def put(self, manifest: Manifest) -> Key | None:
+        """Remember the manifest unless it is older than what is known. Returns the StreamConsumer it concerns."""
+        key = _concerns(manifest)
+        if key and manifest["kind"] == names.KIND:
+            self.consumers[key] = _newer(self.consumers.get(key), manifest)
+        elif key:
+            owned = self._owned[key]
+            owned[_identity(manifest)] = _newer(owned.get(_identity(manifest)), manifest)
+        return key
+
+    def drop(self, manifest: Manifest) -> Key | None:
+        """Forget the manifest. Returns the StreamConsumer it concerned."""
+        key = _concerns(manifest)
+        if key and manifest["kind"] == names.KIND:
+            self.consumers.pop(key, None)
+        elif key and key in self._owned:
+            self._owned[key].pop(_identity(manifest), None)
+            if not self._owned[key]:
+                del self._owned[key]
+        return key
+
+    def child(self, key: Key, kind: str, name: str) -> Manifest | None:
+        """One child, or None."""
+        return self._owned[key].get((kind, name)) if key in self._owned else None
+
+    def children(self, key: Key) -> list[Manifest]:
+        """Every child that is not a pod."""
+        return [manifest for (kind, _), manifest in self._of(key) if kind != "Pod"]
+
+    def pods(self, key: Key) -> list[Manifest]:
+        """Every pod."""
+        return [manifest for (kind, _), manifest in self._of(key) if kind == "Pod"]
+
+    def _of(self, key: Key) -> Iterable[tuple[tuple[str, str], Manifest]]:
+        return list(self._owned[key].items()) if key in self._owned else []
+
+
+def _newer(known: Manifest | None, manifest: Manifest) -> Manifest:
+    """A watch may still bring the state from before our own write; resource versions of one object are in order."""
+    return known if known and _same_life(known, manifest) and _version(known) > _version(manifest) else manifest
+
+
+def _same_life(one: Manifest, other: Manifest) -> bool:
+    return bool(one["metadata"].get("uid") == other["metadata"].get("uid"))
+
+
+def _version(manifest: Manifest) -> int:
+    return int(manifest["metadata"].get("resourceVersion", 0))
+
+
+def _identity(manifest: Manifest) -> tuple[str, str]:
+    return manifest["kind"], manifest["metadata"]["name"]
+
+
+def _concerns(manifest: Manifest) -> Key | None:
+    metadata = manifest["metadata"]
+    if manifest["kind"] == names.KIND:
+        return metadata["namespace"], metadata["name"]
+    name = metadata.get("labels", {}).get(names.LABEL_CONSUMER)
+    return (metadata["namespace"], name) if name else None
