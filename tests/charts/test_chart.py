@@ -1,0 +1,270 @@
+"""What the chart's values do to what is installed."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from kubernetes_validate import validate
+
+from streamconsumer.operator.settings import PREFIX, OperatorSettings
+from tests.charts.rendering import (
+    CHART,
+    KUBERNETES,
+    NAMESPACE,
+    Helm,
+    Manifest,
+    container,
+    environment,
+    of_kind,
+    pod_template,
+)
+
+DIGEST = f"sha256:{'0123456789abcdef' * 4}"
+EVERYTHING: Manifest = {
+    "global": {"anything": "goes"},
+    "enabled": True,
+    "image": {"registry": "registry.example.com:5000/mirror", "tag": "1.2.3", "pullPolicy": "Always"},
+    "processor": {"image": {"digest": DIGEST, "pullPolicy": "Never"}},
+    "imagePullSecrets": [{"name": "registry"}],
+    "watchNamespaces": ["shop", "billing"],
+    "telemetry": {"endpoint": "http://collector:4318"},
+    "logLevel": "DEBUG",
+    "serviceAccount": {"name": "runner", "annotations": {"who": "me"}, "labels": {"team": "streams"}},
+    "podAnnotations": {"note": "yes"},
+    "podLabels": {"cost": "42"},
+    "priorityClassName": "system-cluster-critical",
+    "nodeSelector": {"kubernetes.io/os": "linux"},
+    "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+    "topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
+    ],
+    "extraEnv": [{"name": "STREAMCONSUMER_OPERATOR_WORKERS", "value": "2"}],
+    "extraArgs": ["--one", "--two"],
+    "extraObjects": [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-extra"}},
+        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {{ .Chart.Name }}-extra\n",
+    ],
+    "commonLabels": {"owner": "platform"},
+}
+
+
+@pytest.fixture
+def everything(helm: Helm, tmp_path: Path) -> list[Manifest]:
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump(EVERYTHING))
+    return helm.template("--values", str(values))
+
+
+def test_both_helms_find_nothing_to_complain_about(helm: Helm) -> None:
+    done = helm.run("lint", "--strict", str(CHART), "--kube-version", KUBERNETES)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("kubernetes", ["1.30", "1.37"])
+def test_kubernetes_knows_every_field_of_what_is_installed(
+    helm: Helm, everything: list[Manifest], kubernetes: str
+) -> None:
+    for manifest in [*helm.template(), *everything]:
+        validate(manifest, kubernetes, strict=True)
+
+
+def test_every_optional_value_reaches_its_place(everything: list[Manifest]) -> None:
+    template, operator = pod_template(everything), container(everything)
+    pod = template["spec"]
+    for name in ("imagePullSecrets", "priorityClassName", "nodeSelector", "tolerations", "affinity"):
+        assert pod[name] == EVERYTHING[name]
+    assert pod["topologySpreadConstraints"] == EVERYTHING["topologySpreadConstraints"]
+    assert pod["serviceAccountName"] == "runner"
+    assert template["metadata"]["annotations"] == {"note": "yes"}
+    assert template["metadata"]["labels"]["cost"] == "42"
+    assert operator["args"] == ["--one", "--two"]
+    assert operator["image"] == "registry.example.com:5000/mirror/streamconsumer-operator:1.2.3"
+    assert operator["imagePullPolicy"] == "Always"
+    (account,) = of_kind("ServiceAccount", everything)
+    assert account["metadata"]["annotations"] == {"who": "me"}
+    assert account["metadata"]["labels"]["team"] == "streams"
+
+
+def test_extra_objects_are_mappings_or_strings_with_templates_in_them(everything: list[Manifest]) -> None:
+    (config_map,), (secret,) = of_kind("ConfigMap", everything), of_kind("Secret", everything)
+    assert config_map["metadata"]["name"] == "streamconsumer-operator-extra"
+    assert secret["metadata"]["name"] == "streamconsumer-operator-extra"
+
+
+def test_common_labels_are_on_all_the_chart_makes_but_in_no_selector(everything: list[Manifest]) -> None:
+    foreign = {"CustomResourceDefinition", "ConfigMap", "Secret"}
+    ours = [manifest for manifest in everything if manifest["kind"] not in foreign]
+    assert all(manifest["metadata"]["labels"]["owner"] == "platform" for manifest in ours)
+    (deployment,) = of_kind("Deployment", everything)
+    assert set(deployment["spec"]["selector"]["matchLabels"]) == {
+        "app.kubernetes.io/name",
+        "app.kubernetes.io/instance",
+    }
+
+
+def test_the_operator_understands_every_variable_that_the_chart_sets(everything: list[Manifest]) -> None:
+    variables = {name: value for name, value in environment(everything).items() if name.startswith(PREFIX)}
+    assert {name.removeprefix(PREFIX).lower() for name in variables} <= set(OperatorSettings.model_fields)
+    settings = OperatorSettings.from_env(variables)
+    assert settings.watch_namespaces == ["shop", "billing"]
+    assert settings.processor_image == f"streamconsumer-processor@{DIGEST}"
+    assert settings.processor_image_pull_policy == "Never"
+    assert settings.telemetry_endpoint == "http://collector:4318"
+    assert settings.log_level == "DEBUG"
+    assert settings.workers == 2
+
+
+def test_by_default_the_operator_is_told_what_it_would_assume_anyway(helm: Helm) -> None:
+    assert OperatorSettings.from_env(environment(helm.template())) == OperatorSettings()
+
+
+def test_all_namespaces_are_watched_with_rights_in_all(helm: Helm) -> None:
+    objects = helm.template()
+    assert environment(objects)[f"{PREFIX}WATCH_NAMESPACES"] == ""
+    assert of_kind("ClusterRole", objects)
+    assert of_kind("ClusterRoleBinding", objects)
+    assert not of_kind("Role", objects) + of_kind("RoleBinding", objects)
+
+
+def test_some_namespaces_are_watched_with_rights_in_these_alone(helm: Helm) -> None:
+    objects = helm.template("--set", "watchNamespaces={shop,billing}")
+    assert environment(objects)[f"{PREFIX}WATCH_NAMESPACES"] == "shop,billing"
+    assert not of_kind("ClusterRole", objects) + of_kind("ClusterRoleBinding", objects)
+    for kind in ("Role", "RoleBinding"):
+        assert {found["metadata"]["namespace"] for found in of_kind(kind, objects)} == {"shop", "billing"}
+    for binding in of_kind("RoleBinding", objects):
+        assert binding["roleRef"]["kind"] == "Role"
+        assert [subject["namespace"] for subject in binding["subjects"]] == [NAMESPACE]
+
+
+def test_one_role_serves_both_kinds_of_installation(helm: Helm) -> None:
+    (everywhere,) = [
+        role
+        for role in of_kind("ClusterRole", helm.template())
+        if role["metadata"]["name"] == "streamconsumer-operator"
+    ]
+    (here,) = of_kind("Role", helm.template("--set", "watchNamespaces={shop}"))
+    assert here["rules"] == everywhere["rules"]
+
+
+def test_the_operator_has_the_rights_it_needs_and_no_others(helm: Helm) -> None:
+    reads, keeps = {"get", "list", "watch"}, {"get", "list", "watch", "create", "patch", "delete"}
+    (role,) = of_kind("Role", helm.template("--set", "watchNamespaces={shop}"))
+    given = {
+        f"{group}/{resource}": set(rule["verbs"])
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert given == {
+        "streamconsumer.dev/streamconsumers": reads,
+        "streamconsumer.dev/streamconsumers/status": {"patch"},
+        "streamconsumer.dev/streamconsumers/finalizers": {"update"},
+        "apps/deployments": keeps,
+        "/configmaps": keeps,
+        "/serviceaccounts": keeps,
+        "policy/poddisruptionbudgets": keeps,
+        "/pods": reads,
+        "/events": {"create", "patch"},
+        "events.k8s.io/events": {"create", "patch"},
+    }
+
+
+def test_no_role_has_a_wildcard_or_reads_secrets(helm: Helm) -> None:
+    for role in of_kind("ClusterRole", helm.template()):
+        for rule in role["rules"]:
+            words = {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
+            assert not words & {"*", "secrets"}
+
+
+def test_people_get_the_rights_that_are_asked_for_them(helm: Helm) -> None:
+    prefix = "rbac.authorization.k8s.io/aggregate-to-"
+    roles = of_kind("ClusterRole", helm.template("--set", "rbac.aggregateToEdit=false"))
+    given = {
+        role["metadata"]["name"].removeprefix("streamconsumer-operator").lstrip("-"): {
+            label.removeprefix(prefix) for label in role["metadata"]["labels"] if label.startswith(prefix)
+        }
+        for role in roles
+    }
+    assert given == {"": set(), "view": {"view", "admin"}, "edit": {"admin"}}
+
+
+def test_without_rbac_no_role_is_made(helm: Helm) -> None:
+    kinds = {manifest["kind"] for manifest in helm.template("--set", "rbac.create=false")}
+    assert kinds == {"CustomResourceDefinition", "Deployment", "ServiceAccount"}
+
+
+def test_a_service_account_of_the_users_own_is_used_and_not_made(helm: Helm) -> None:
+    named = helm.template("--set", "serviceAccount.create=false,serviceAccount.name=mine")
+    unnamed = helm.template("--set", "serviceAccount.create=false")
+    assert not of_kind("ServiceAccount", named)
+    assert pod_template(named)["spec"]["serviceAccountName"] == "mine"
+    assert pod_template(unnamed)["spec"]["serviceAccountName"] == "default"
+
+
+def test_the_definition_survives_an_uninstall_unless_told_otherwise(helm: Helm) -> None:
+    (kept,) = of_kind("CustomResourceDefinition", helm.template())
+    (dropped,) = of_kind("CustomResourceDefinition", helm.template("--set", "crds.keep=false"))
+    assert kept["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    assert "helm.sh/resource-policy" not in dropped["metadata"].get("annotations", {})
+
+
+def test_the_definition_can_be_left_to_somebody_else(helm: Helm) -> None:
+    assert not of_kind("CustomResourceDefinition", helm.template("--set", "crds.enabled=false"))
+
+
+def test_a_digest_wins_over_a_tag(helm: Helm) -> None:
+    objects = helm.template("--set", f"image.tag=1.2.3,image.digest={DIGEST}")
+    assert container(objects)["image"] == f"streamconsumer-operator@{DIGEST}"
+
+
+def test_the_pod_keeps_to_the_restricted_pod_security_standard(helm: Helm) -> None:
+    objects = helm.template()
+    pod, operator = pod_template(objects)["spec"], container(objects)
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert operator["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert [set(volume) for volume in pod["volumes"]] == [{"name", "emptyDir"}]
+    assert pod["enableServiceLinks"] is False
+
+
+def test_two_operators_never_run_at_once(helm: Helm) -> None:
+    (deployment,) = of_kind("Deployment", helm.template())
+    assert deployment["spec"]["replicas"] == 1
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_a_new_chart_alone_restarts_nothing(helm: Helm) -> None:
+    assert "helm.sh/chart" not in pod_template(helm.template())["metadata"]["labels"]
+
+
+@pytest.mark.parametrize(
+    ("release", "name"),
+    [
+        ("streamconsumer-operator", "streamconsumer-operator"),
+        ("streamconsumer", "streamconsumer-operator"),
+        ("my-streamconsumer-operator", "my-streamconsumer-operator"),
+        ("demo", "demo-streamconsumer-operator"),
+        ("stream", "stream-streamconsumer-operator"),
+    ],
+)
+def test_objects_are_named_after_the_release_without_stammering(helm: Helm, release: str, name: str) -> None:
+    (deployment,) = of_kind("Deployment", helm.template(release=release))
+    assert deployment["metadata"]["name"] == name
+
+
+@pytest.mark.parametrize("override", ["", "nameOverride=", "fullnameOverride="])
+def test_no_name_is_too_long_for_a_label(helm: Helm, override: str) -> None:
+    arguments = ("--set", override + "x" * 90) if override else ()
+    for manifest in helm.template(*arguments, release="r" * 53):
+        names = [manifest["metadata"]["name"], *manifest["metadata"].get("labels", {}).values()]
+        assert all(len(name) <= 63 and not name.endswith("-") for name in names)

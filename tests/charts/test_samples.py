@@ -1,0 +1,25 @@
+"""The samples are what users copy: each is a StreamConsumer that we accept."""
+
+from pathlib import Path
+
+import pytest
+
+from streamconsumer.model import names
+from streamconsumer.model.spec import StreamConsumer
+from tests.charts.rendering import ROOT, Manifest, of_kind, parsed
+
+SAMPLES = sorted((ROOT / "k8s" / "samples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.stem)
+def test_a_sample_is_a_valid_stream_consumer(sample: Path) -> None:
+    (manifest,) = of_kind(names.KIND, parsed(sample.read_text()))
+    StreamConsumer.parse(manifest)
+
+
+def test_the_secret_holds_the_key_that_its_consumer_names() -> None:
+    objects = parsed((ROOT / "k8s" / "samples" / "secret.yaml").read_text())
+    (secret,), (consumer,) = of_kind("Secret", objects), of_kind(names.KIND, objects)
+    reference: Manifest = consumer["spec"]["redis"]["urlSecretRef"]
+    assert reference["name"] == secret["metadata"]["name"]
+    assert reference["key"] in secret["stringData"]

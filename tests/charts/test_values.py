@@ -1,0 +1,92 @@
+"""The values as a user meets them: values.yaml, values.schema.json and README.md say the same."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.charts.rendering import CHART, Helm, Manifest, container, of_kind
+
+README = (CHART / "README.md").read_text()
+VALUES_TEXT = (CHART / "values.yaml").read_text()
+VALUES: Manifest = yaml.safe_load(VALUES_TEXT)
+SCHEMA: Manifest = json.loads((CHART / "values.schema.json").read_text())
+ONLY_FOR_PARENT_CHARTS = {"global", "enabled"}
+
+
+def leaves(schema: Manifest, values: Manifest, path: str = "") -> Iterator[tuple[str, str, Any]]:
+    """(path, description, default) of each value that has no described values below it."""
+    for name, value in values.items():
+        property_ = schema["properties"][name]
+        below = property_.get("properties", {})
+        if any("description" in deeper or "properties" in deeper for deeper in below.values()):
+            yield from leaves(property_, value, f"{path}{name}.")
+        else:
+            yield path + name, property_["description"], value
+
+
+def test_the_readme_has_a_row_for_each_value_and_none_for_others() -> None:
+    rows = [line for line in README.splitlines() if line.startswith("| `")]
+    assert rows == [
+        f"| `{path}` | {description} | `{json.dumps(default)}` |"
+        for path, description, default in leaves(SCHEMA, VALUES)
+    ]
+
+
+def test_each_value_is_explained_on_the_line_above_it() -> None:
+    lines = [line.strip() for line in VALUES_TEXT.splitlines()]
+    for path, description, _ in leaves(SCHEMA, VALUES):
+        after = lines[lines.index(f"# {description}") + 1]
+        assert after.startswith(f"{path.split('.')[-1]}:")
+
+
+def test_the_schema_knows_no_value_that_the_chart_does_not_have() -> None:
+    assert set(SCHEMA["properties"]) - set(VALUES) == ONLY_FOR_PARENT_CHARTS
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "watchNamespace=shop",
+        "image.name=x",
+        "watchNamespaces=shop",
+        "watchNamespaces={Shop}",
+        "watchNamespaces={shop,shop}",
+        "image.digest=sha256:abc",
+        "image.repository=https://example.com/x",
+        "image.pullPolicy=Sometimes",
+        "telemetry.endpoint=collector:4317",
+        "logLevel=verbose",
+        "fullnameOverride=Not_A_Name",
+        "crds.keep=maybe",
+        "extraEnv[0].name=POD_NAME",
+        "extraEnv[0].name=STREAMCONSUMER_OPERATOR_LOG_LEVEL",
+    ],
+)
+def test_a_slip_is_refused(helm: Helm, values: str) -> None:
+    assert "specifications of the schema" in helm.refusal("--set", values)
+
+
+def test_no_extra_variable_can_come_twice(helm: Helm) -> None:
+    arguments = "telemetry.endpoint=http://collector:4318,processor.image.pullPolicy=Always"
+    set_by_the_chart = [variable["name"] for variable in container(helm.template("--set", arguments))["env"]]
+    refused = SCHEMA["properties"]["extraEnv"]["items"]["properties"]["name"]["not"]["enum"]
+    assert set(refused) == set(set_by_the_chart)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_chart_works_as_a_subchart_that_can_be_switched_off(
+    helm: Helm, tmp_path: Path, enabled: bool
+) -> None:
+    parent = tmp_path / "parent"
+    (parent / "charts").mkdir(parents=True)
+    (parent / "charts" / CHART.name).symlink_to(CHART)
+    dependency = {"name": CHART.name, "version": "0.1.0", "condition": f"{CHART.name}.enabled"}
+    chart = {"apiVersion": "v2", "name": "parent", "version": "1.0.0", "dependencies": [dependency]}
+    (parent / "Chart.yaml").write_text(yaml.safe_dump(chart))
+    values = {"global": {"registry": "example.com"}, CHART.name: {"enabled": enabled}}
+    (parent / "values.yaml").write_text(yaml.safe_dump(values))
+    assert bool(of_kind("Deployment", helm.template(chart=parent))) is enabled
