@@ -13,8 +13,12 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.api_server import ApiServer
+from tests.cluster.binaries import find
 from tests.cluster.collector import Collector
+from tests.cluster.control_plane import ControlPlane
 from tests.cluster.errors import MissingTool
+from tests.cluster.namespaces import fresh_namespace
 from tests.cluster.redis_servers import FLAVOURS, REDIS, Flavour, Options, RedisServer, StartRedis
 
 SKIPPED = "MISSING TOOL: "
@@ -23,14 +27,22 @@ SKIPPED = "MISSING TOOL: "
 @contextlib.contextmanager
 def needing_tools(config: pytest.Config) -> Iterator[None]:
     """Turn a missing tool into a skip or, in CI, a failure; show the progress of first builds."""
-    capture: Any = config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-        try:
+    try:
+        with uncaptured(config):
             yield
-        except MissingTool as missing:
-            if os.environ.get("CI"):
-                pytest.fail(f"{SKIPPED}{missing} (CI is set, so this is a failure)", pytrace=False)
-            pytest.skip(f"{SKIPPED}{missing}")
+    except MissingTool as missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"{SKIPPED}{missing} (CI is set, so this is a failure)", pytrace=False)
+        pytest.skip(f"{SKIPPED}{missing}")
+
+
+def uncaptured(config: pytest.Config) -> contextlib.AbstractContextManager[None]:
+    """Let what is printed reach the terminal."""
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    shown: contextlib.AbstractContextManager[None] = (
+        capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
+    )
+    return shown
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -41,6 +53,55 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.section("tests not run for want of a tool", sep="!", red=True)
     for reason in dict.fromkeys(missing):
         terminalreporter.write_line(f"{missing.count(reason)} not run: {reason}", red=True)
+
+
+BINARIES_OF = {
+    "api_server": ("etcd", "kube-apiserver", "kubectl"),
+    "control_plane": ("kube-controller-manager", "kube-scheduler"),
+    "collector_process": ("otelcol",),
+}
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build what the collected tests need before the first one runs, and its time-out with it."""
+    if session.config.option.collectonly:
+        return
+    wanted = {fixture for item in session.items for fixture in getattr(item, "fixturenames", ())}
+    with contextlib.suppress(MissingTool), uncaptured(session.config):
+        for name in dict.fromkeys(name for each in wanted for name in BINARIES_OF.get(each, ())):
+            find(name)
+
+
+@pytest.fixture(scope="session")
+def api_server(pytestconfig: pytest.Config) -> Iterator[ApiServer]:
+    """etcd and kube-apiserver, shared by all tests of this process."""
+    with needing_tools(pytestconfig):
+        server = ApiServer().start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
+    """An API server with controllers and scheduler, shared by all tests of this process."""
+    with needing_tools(pytestconfig):
+        cluster = ControlPlane().start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def namespace(api_server: ApiServer) -> Iterator[str]:
+    """The name of a fresh namespace on `api_server`."""
+    with fresh_namespace(api_server) as name:
+        yield name
+
+
+@pytest.fixture
+def control_plane_namespace(control_plane: ControlPlane) -> Iterator[str]:
+    """The name of a fresh namespace on `control_plane`."""
+    with fresh_namespace(control_plane) as name:
+        yield name
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,14 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
+from tests.cluster.api_server import ApiServer
 from tests.cluster.collector import Collector
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.errors import BenchError, ProgramFailed
+from tests.cluster.namespaces import fresh_namespace
+from tests.cluster.processes import Program
 from tests.cluster.redis_servers import RedisServer, StartRedis
-from tests.cluster.runs import runs_directory, started_at
+from tests.cluster.runs import runs_directory, started_at, wait_until
 from tests.cluster.spans import parse_spans
 
 pytest_plugins = ["tests.cluster.fixtures"]
@@ -131,3 +137,60 @@ def test_a_line_that_is_still_being_written_is_not_parsed() -> None:
 
 def test_running_state_lies_in_the_projects_own_cache() -> None:
     assert runs_directory().parent.name == "streamconsumer"
+
+
+CONFIG_MAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kept"}, "data": {"a": "1"}}
+
+
+def test_the_api_server_keeps_objects_and_forgets_them_with_their_namespace(
+    api_server: ApiServer,
+) -> None:
+    with fresh_namespace(api_server) as name:
+        held = {"name": "held", "namespace": name, "finalizers": ["example.com/never"]}
+        api_server.apply({**CONFIG_MAP, "metadata": held})
+        assert api_server.get("configmap", "held", "--namespace", name)["data"] == {"a": "1"}
+    assert name not in api_server.kubectl("get", "namespaces")
+    assert name not in api_server.kubectl("get", "configmaps", "--all-namespaces")
+
+
+def test_what_kubectl_complains_about_is_in_the_error(api_server: ApiServer, namespace: str) -> None:
+    with pytest.raises(BenchError, match=r'configmaps "absent" not found'):
+        api_server.get("configmap", "absent", "--namespace", namespace)
+
+
+def test_two_api_servers_run_side_by_side(api_server: ApiServer, namespace: str) -> None:
+    with ApiServer() as other:
+        assert other.url != api_server.url
+        assert namespace not in other.kubectl("get", "namespaces")
+
+
+def test_an_api_server_starts_within_seconds_and_starts_again_after_a_stop() -> None:
+    server = ApiServer()
+    for _ in range(2):
+        began = time.monotonic()
+        server.start()
+        assert time.monotonic() - began < 30
+        assert "default" in server.kubectl("get", "namespaces")
+        directory = server.directory
+        server.stop()
+        assert not directory.exists()
+
+
+def test_a_program_that_does_not_start_shows_the_end_of_its_log(
+    api_server: ApiServer, tmp_path: Path
+) -> None:
+    confused = Program("etcd", [*api_server.programs["etcd"].command, "--no-such-flag"], tmp_path)
+    confused.start()
+    with pytest.raises(ProgramFailed, match="no-such-flag"):
+        confused.wait_until(lambda: False, patience=20)
+
+
+def test_a_deployment_on_the_control_plane_makes_pending_pods(
+    control_plane: ControlPlane, control_plane_namespace: str
+) -> None:
+    there = ("--namespace", control_plane_namespace)
+    control_plane.kubectl("create", "deployment", "web", "--image=web", "--replicas=2", *there)
+    control_plane.kubectl("wait", "--for=create", "pod", "--selector=app=web", "--timeout=20s", *there)
+    assert wait_until(lambda: len(control_plane.get("pods", *there)["items"]) == 2, patience=20)
+    pods = control_plane.get("pods", *there)["items"]
+    assert [pod["status"]["phase"] for pod in pods] == ["Pending", "Pending"]
