@@ -11,6 +11,13 @@ HELMS_OWN_LABELS = ("helm.sh/chart", "app.kubernetes.io/managed-by")
 HELMS_OWN_ANNOTATION = "helm.sh/resource-policy"
 
 
+class PlainDumper(yaml.SafeDumper):
+    """Writes what is used twice twice: anchors are no difference."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
 def without_helms_marks(manifest: Manifest) -> Manifest:
     metadata = dict(manifest["metadata"])
     for field, own in (("labels", HELMS_OWN_LABELS), ("annotations", (HELMS_OWN_ANNOTATION,))):
@@ -21,7 +28,7 @@ def without_helms_marks(manifest: Manifest) -> Manifest:
 
 def printed(objects: list[Manifest]) -> list[str]:
     """Each object's lines, the objects in one order, whatever order they came in."""
-    documents = [yaml.safe_dump(manifest) for manifest in objects]
+    documents = [yaml.dump(manifest, Dumper=PlainDumper) for manifest in objects]
     return "---\n".join(sorted(documents)).splitlines()
 
 
