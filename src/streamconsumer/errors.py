@@ -5,7 +5,6 @@ StreamConsumerError
 │   ├── InvalidResource   a StreamConsumer that the operator cannot act on
 │   └── HandlerUnusable   the handler cannot be imported or called
 ├── UndecodableEntry      one entry's bytes are not what `encoding` promised; only this entry fails
-├── AlreadyListening      start_listening() while listening
 ├── NameTaken             a child's name belongs to an object that is not ours
 └── ServerUnavailable     no Redis answers (`streamconsumer dev`)
 
@@ -31,10 +30,6 @@ class HandlerUnusable(InvalidSettings):
 
 class UndecodableEntry(StreamConsumerError):
     """An entry's field is not text although `encoding` is utf-8."""
-
-
-class AlreadyListening(StreamConsumerError):
-    """`start_listening()` was called twice."""
 
 
 class NameTaken(StreamConsumerError):

@@ -1,0 +1,11 @@
+"""What runs in a pod: one consumer of one consumer group.
+
+processor (the loop) asks an intake for entries; stream (the only user of redis) is the intake of a Redis, polling
+that of a user's own manager. handler, telemetry, metrics, health and logs are one concern each; main wires them.
+"""
+
+from streamconsumer.processor.message import Message, current_message
+from streamconsumer.processor.processor import RedisStreamProcessor
+from streamconsumer.processor.stream import StreamManager
+
+__all__ = ["Message", "RedisStreamProcessor", "StreamManager", "current_message"]

@@ -1,0 +1,50 @@
+"""What an error of the server means and what to do about it, in one table. Pure: works on the error's words.
+
+Redis names its errors by their first word. A lost group has two names: a blocked reader on Redis 7.0 is told
+UNBLOCKED, everybody else NOGROUP.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An error in the loop, told to people."""
+
+    code: str
+    sentence: str
+    group_lost: bool = False
+
+
+_TABLE = {
+    "NOGROUP": "the consumer group is gone; it is created again at the last known position",
+    "UNBLOCKED": "the stream or its consumer group went while waiting for entries; it is created again",
+    "WRONGTYPE": "the key is not a stream; rename one of the two, or correct `stream`",
+    "WRONGPASS": "the user name or the password is wrong; correct the Secret",
+    "NOAUTH": "the server wants a password; set redis.passwordSecretRef",
+    "NOPERM": "the user lacks a permission; grant it with ACL SETUSER",
+    "READONLY": "this is a replica; waiting until the address leads to the primary",
+    "LOADING": "the server is loading its data; waiting",
+    "MASTERDOWN": "the replica has lost its primary; waiting",
+    "CLUSTERDOWN": "the cluster is down; waiting",
+    "TRYAGAIN": "the slot is moving; waiting",
+    "BUSY": "the server is busy with a script; waiting",
+    "OOM": "the server is out of memory; free some or raise maxmemory",
+    "MISCONF": "the server cannot persist and refuses writes; look at its disk",
+}
+_LOST = {"NOGROUP", "UNBLOCKED"}
+
+
+def fault(error: BaseException, where: str) -> Fault:
+    """The fault behind an error; `where` names the stream, the group and the server without credentials."""
+    words = " ".join(str(error).split())
+    code = next((code for code in _TABLE if words.startswith(code) or f" {code} " in words[:40]), "")
+    if not code and ("invalid username-password" in words or "Authentication" in type(error).__name__):
+        code = "WRONGPASS" if "required" not in words else "NOAUTH"
+    if not code and "NoPermission" in type(error).__name__:
+        code = "NOPERM"
+    if not code and "ReadOnly" in type(error).__name__:
+        code = "READONLY"
+    if not code:
+        return Fault(type(error).__name__, f"{where}: {words or type(error).__name__}")
+    return Fault(code, f"{where}: {_TABLE[code]} ({words})", group_lost=code in _LOST)

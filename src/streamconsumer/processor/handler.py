@@ -1,0 +1,85 @@
+"""The user's function: found by `package.module:function`, called as a coroutine whatever kind it is."""
+
+import asyncio
+import contextvars
+import importlib
+import inspect
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from streamconsumer.errors import HandlerUnusable
+
+Handler = Callable[[dict[Any, Any]], Any]
+AsyncHandler = Callable[[dict[Any, Any]], Awaitable[Any]]
+
+
+class Threads:
+    """Threads for plain functions, as many as run at the same time. They start when the first one is needed."""
+
+    def __init__(self, most: int) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=most, thread_name_prefix="handler")
+        self.running = 0
+
+    async def call(self, handler: Handler, data: dict[Any, Any]) -> Any:
+        """Run the handler in a thread with the caller's context variables."""
+        run = contextvars.copy_context().run
+        future = self._pool.submit(run, handler, data)
+        self.running += 1
+        loop = asyncio.get_running_loop()
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._ended))
+        return await asyncio.wrap_future(future)
+
+    def _ended(self) -> None:
+        self.running -= 1
+
+
+def load(path: str) -> Handler:
+    """Import the handler. Raises HandlerUnusable with one line that says what is missing."""
+    module_name, _, name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = f"module {error.name!r} not found" if error.name else str(error)
+        raise HandlerUnusable(f"handler {path!r}: {missing}; is it in the image and on PYTHONPATH?") from None
+    except Exception as error:
+        raise HandlerUnusable(f"handler {path!r}: importing it failed: {type(error).__name__}: {error}") from error
+    handler = getattr(module, name, None)
+    if handler is None:
+        there = ", ".join(public) if (public := _functions(module)) else "no functions"
+        raise HandlerUnusable(f"handler {path!r}: module {module_name!r} has no {name!r}; it has {there}")
+    return checked(handler, path)
+
+
+def checked(handler: Any, path: str) -> Handler:
+    """The handler, if it can be called with a message's data. Raises HandlerUnusable."""
+    if not callable(handler):
+        raise HandlerUnusable(f"handler {path!r} is {type(handler).__name__}; expected a function that takes one dict")
+    try:
+        inspect.signature(handler).bind({})
+    except TypeError:
+        raise HandlerUnusable(
+            f"handler {path!r} takes {inspect.signature(handler)}; expected one argument, the message's data"
+        ) from None
+    except ValueError:  # a builtin that tells nothing of its arguments
+        pass
+    return handler  # type: ignore[no-any-return] # callable() narrows it no further
+
+
+def as_coroutine(handler: Handler, threads: Threads) -> AsyncHandler:
+    """A coroutine function is called as it is; a plain function runs in a thread."""
+    called = getattr(handler, "__call__", None)  # noqa: B004 - an object may have an async __call__
+    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(called):
+        return handler
+
+    async def in_thread(data: dict[Any, Any]) -> Any:
+        result = await threads.call(handler, data)
+        return await result if inspect.isawaitable(result) else result
+
+    return in_thread
+
+
+def _functions(module: Any) -> list[str]:
+    return [
+        name for name, member in vars(module).items() if inspect.isfunction(member) and not name.startswith("_")
+    ]

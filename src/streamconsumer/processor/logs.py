@@ -1,0 +1,53 @@
+"""Logs to standard output: JSON for machines, one short line for people, both with the ids of the current trace."""
+
+import logging
+import sys
+
+from pythonjsonlogger.json import JsonFormatter
+
+from streamconsumer.processor.message import current_message
+from streamconsumer.processor.telemetry import current_trace
+
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class _Correlated(logging.Filter):
+    """Adds the ids of the message and of the trace that the line was logged in."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        for name, value in current_trace().items():
+            setattr(record, name, value)
+        if not hasattr(record, "message_id"):
+            try:
+                record.message_id = current_message().message_id
+            except LookupError:
+                pass
+        return True
+
+
+class _Text(logging.Formatter):
+    """`WARNING message failed and stays pending  message_id=… error=…`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        extras = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        for noise in ("span_id", "trace_flags"):
+            extras.pop(noise, None)
+        if record.exc_info and "error" in extras:  # the one line says it; the stack is for machines
+            record.exc_info, record.exc_text = None, None
+        line = super().format(record)
+        fields = " ".join(f"{name}={value}" for name, value in extras.items())
+        return f"{line}  {fields}" if fields else line
+
+
+def configure(level: str, log_format: str) -> None:
+    """Send every logger to standard output."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.addFilter(_Correlated())
+    if log_format == "json":
+        renamed = {"levelname": "level", "name": "logger"}
+        handler.setFormatter(
+            JsonFormatter("%(message)s%(levelname)s%(name)s", rename_fields=renamed, timestamp="time")
+        )
+    else:
+        handler.setFormatter(_Text("%(levelname)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -1,0 +1,143 @@
+"""A pod's process: environment → settings → processor; a signal → stop_listening → flush → exit.
+
+Exit code 0 after a drain, 78 (configuration) when it cannot begin: the one line that says why goes to the log and to
+the termination log, from where the operator lifts it into the StreamConsumer's condition.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from streamconsumer.errors import InvalidSettings
+from streamconsumer.model import names
+from streamconsumer.model.environment import from_env
+from streamconsumer.model.settings import ProcessorSettings
+from streamconsumer.processor import logs
+from streamconsumer.processor.handler import Handler, load
+from streamconsumer.processor.health import Endpoint, Health
+from streamconsumer.processor.metrics import Metrics, registry
+from streamconsumer.processor.processor import RedisStreamProcessor
+from streamconsumer.processor.stream import StreamManager, without_credentials
+from streamconsumer.processor.telemetry import Telemetry, provider_from_env
+
+EXIT_CONFIGURATION = 78
+"""EX_CONFIG of sysexits.h."""
+
+log = logging.getLogger(__name__)
+
+
+def run() -> int:
+    """Run one processor from its environment until a signal ends it. Returns the exit code."""
+    logs.configure("INFO", os.environ.get("STREAMCONSUMER_LOG_FORMAT", "json"))
+    try:
+        settings = from_env(ProcessorSettings, os.environ)
+        logs.configure(settings.log_level, settings.log_format)
+        sys.path[:0] = [path for path in (os.getcwd(), names.SOURCE_FOLDER) if path not in sys.path]
+        handler = load(settings.handler.python)
+    except InvalidSettings as error:
+        return _give_up(error)
+
+    import uvloop  # noqa: PLC0415 - only this process runs on it
+
+    telemetry = _telemetry(settings)
+    stuck = uvloop.run(_serve(settings, handler, telemetry))
+    if telemetry and not telemetry.shutdown():
+        log.warning("the collector did not take the last spans in time; they are lost")
+    logging.shutdown()
+    if stuck:  # a thread that runs a handler cannot be ended; Python would wait for it
+        os._exit(0)
+    return 0
+
+
+def _give_up(error: InvalidSettings) -> int:
+    line = f"{type(error).__name__}: {error}"
+    log.critical(line)
+    path = os.environ.get("STREAMCONSUMER_TERMINATION_LOG", names.TERMINATION_LOG)
+    with suppress(OSError):  # there is none outside a pod
+        Path(path).write_text(line[:4096])
+    return EXIT_CONFIGURATION
+
+
+async def _serve(settings: ProcessorSettings, handler: Handler, telemetry: Telemetry | None) -> bool:
+    """Startup, listening, shutdown. True if handlers in threads are still running."""
+    metrics, health = Metrics(), Health()
+    labels = {"stream": settings.stream, "consumer_group": settings.consumer_group}
+    endpoint = Endpoint(health, registry(metrics, labels), settings.http_host, settings.http_port)
+    endpoint.start()
+    manager = _manager(settings)
+    processor = RedisStreamProcessor(
+        manager,
+        settings.stream,
+        settings.consumer_group,
+        settings.consumer_name,
+        settings.batch_count,
+        settings.poll_interval.total_seconds(),
+        concurrency=settings.concurrency,
+        drain_timeout=settings.drain_timeout,
+        reconnect=settings.reconnect,
+        telemetry=telemetry,
+        metrics=metrics,
+        health=health,
+    )
+    processor.set_message_callback(handler)
+    stop = _signalled(processor)
+    await processor.start_listening()
+    log.info(
+        "processor started",
+        extra={
+            "redis": without_credentials(settings.redis.url),
+            "handler": settings.handler.python,
+            "http_port": endpoint.port,
+            "tracing": telemetry is not None,
+        },
+    )
+    await stop.wait()
+    await processor.stop_listening()
+    await manager.aclose()
+    endpoint.stop()
+    return processor.has_stuck_threads
+
+
+def _manager(settings: ProcessorSettings) -> StreamManager:
+    password = settings.redis.password
+    return StreamManager.from_url(
+        settings.redis.url,
+        username=settings.redis.username,
+        password=password.get_secret_value() if password else None,
+        start_from=settings.start_from,
+        encoding=settings.encoding,
+        min_idle=settings.delivery.min_idle,
+    )
+
+
+def _telemetry(settings: ProcessorSettings) -> Telemetry | None:
+    provider = provider_from_env(os.environ)
+    if provider is None:
+        return None
+    return Telemetry(
+        stream=settings.stream,
+        consumer_group=settings.consumer_group,
+        consumer=settings.consumer_name,
+        server=_manager(settings).address,
+        provider=provider,
+    )
+
+
+def _signalled(processor: RedisStreamProcessor) -> asyncio.Event:
+    """The first SIGTERM or SIGINT sets the event; a second one hurries the drain."""
+    stop = asyncio.Event()
+
+    def signalled(number: int) -> None:
+        log.info("received %s", signal.Signals(number).name)
+        if stop.is_set():
+            processor.hurry()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled, number)
+    return stop

@@ -1,0 +1,387 @@
+"""The heart: read a batch, handle each message, acknowledge. One consumer of one consumer group.
+
+Redis failing is the loop's affair (`_recover`: pause and go on); a handler failing is the message's affair
+(`_process_single_message`: log, do not acknowledge). Nothing else ends the loop than `stop_listening`.
+Policies stand beside the loop: decoding in message, talking to Redis in stream, tracing in telemetry.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Coroutine
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+from streamconsumer.errors import InvalidSettings, UndecodableEntry
+from streamconsumer.model.settings import Reconnect
+from streamconsumer.processor.faults import fault
+from streamconsumer.processor.handler import AsyncHandler, Handler, Threads, as_coroutine
+from streamconsumer.processor.health import Health
+from streamconsumer.processor.intake import Intake, Manager, PolledIntake
+from streamconsumer.processor.message import Entry, Message, handling
+from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.stream import StreamManager
+from streamconsumer.processor.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+LAST_WORDS = timedelta(seconds=2)
+"""What the last commands of a drain may take: a Redis that does not answer must not eat the grace period."""
+
+
+class RedisStreamProcessor:
+    """Reads a stream as a member of a consumer group and calls a function with each message.
+
+    `stream_manager` is a `StreamManager`, or anything with its three coroutines: then the processor polls it, waits
+    `poll_interval` seconds when a read returns nothing, and neither renews nor takes over entries.
+    """
+
+    def __init__(
+        self,
+        stream_manager: Manager,
+        stream_name: str,
+        consumer_group_name: str,
+        consumer_name: str,
+        batch_count: int = 10,
+        poll_interval: float = 1.0,
+        *,
+        concurrency: int = 1,
+        drain_timeout: timedelta = timedelta(seconds=25),
+        reconnect: Reconnect | None = None,
+        telemetry: Telemetry | None = None,
+        metrics: Metrics | None = None,
+        health: Health | None = None,
+    ) -> None:
+        self.stream_manager = stream_manager
+        self.stream_name = stream_name
+        self.consumer_group_name = consumer_group_name
+        self.consumer_name = consumer_name
+        self.batch_count = batch_count
+        self.poll_interval = poll_interval
+        self.concurrency = concurrency
+        self.drain_timeout = drain_timeout
+        self.reconnect = reconnect or Reconnect()
+        self.metrics = metrics or Metrics()
+        self.health = health or Health()
+        self._telemetry = telemetry
+        self._threads = Threads(concurrency)
+        self._callback: AsyncHandler | None = None
+        self._where = f"stream {stream_name!r}, group {consumer_group_name!r}"
+        self._intake: Intake = self._new_intake()
+        self._loop_task: asyncio.Task[None] | None = None
+        self._stop_task: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._room = asyncio.Event()
+        self._in_flight: dict[str, Entry] = {}
+        """Every entry taken in and not ended: the only gate. What is in it is never taken in again."""
+        self._ready: deque[Entry] = deque()
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._lost: set[str] = set()
+        self._faults_in_a_row = 0
+
+    # -- the user's interface ----------------------------------------------------------------------------------
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the processor listens or is draining."""
+        return self._loop_task is not None
+
+    @property
+    def has_stuck_threads(self) -> bool:
+        """Whether a plain function still runs in a thread although its drain is over: threads cannot be ended."""
+        return self._threads.running > 0
+
+    def set_message_callback(self, callback: Handler) -> None:
+        """The function to call with each message's data; a plain function runs in a thread."""
+        self._callback = as_coroutine(callback, self._threads)
+
+    async def start_listening(self) -> None:
+        """Create the group and start the loop as a task. While listening, a second start does nothing.
+
+        A Redis that does not answer is no error here: the loop goes on trying. Raises InvalidSettings without a
+        callback.
+        """
+        if self._callback is None:
+            raise InvalidSettings("no message callback; call set_message_callback() before start_listening()")
+        if self.is_running:
+            log.warning("already listening", extra={"stream": self.stream_name})
+            return
+        self._intake = self._new_intake()
+        self._stop_task = None
+        for event in (self._stopping, self._hurry):
+            event.clear()
+        self._loop_task = asyncio.create_task(self._listen(), name=f"consume {self.stream_name}")
+        log.info("listening", extra={"stream": self.stream_name, "group": self.consumer_group_name})
+
+    async def stop_listening(self) -> None:
+        """Stop reading at once, finish what runs within `drain_timeout`, hand the rest back.
+
+        Safe to call twice and from several places; returns when all is done.
+        """
+        if self._loop_task is None:
+            return
+        if self._stop_task is None:
+            self._stop_task = asyncio.create_task(self._stop(self._loop_task), name="drain")
+        await asyncio.shield(self._stop_task)
+
+    def hurry(self) -> None:
+        """End a drain now: what still runs is cancelled and stays pending for a peer."""
+        self._hurry.set()
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        """The loop, and beside it whoever looks after what is pending; the latter outlives the loop."""
+        care = asyncio.create_task(self._look_after_pending(), name="renew and claim")
+        try:
+            await self._consume_loop()
+            await self._drain()
+        finally:
+            care.cancel()
+            await asyncio.gather(care, return_exceptions=True)
+
+    async def _consume_loop(self) -> None:
+        """Read and begin until told to stop. Survives every error."""
+        opened = False
+        while not self._stopping.is_set():
+            try:
+                if not opened:
+                    await self._intake.open()
+                    opened = True
+                await self._turn()
+            except Exception as error:
+                await self._recover(error)
+
+    async def _turn(self) -> None:
+        """Wait for room, read one batch, begin its messages."""
+        self.health.beat()
+        if not self._room.is_set():
+            self._advance()
+            await self._room.wait()
+        if self._stopping.is_set():
+            return
+        entries = await self._intake.read(self.batch_count)
+        self._recovered()
+        for entry in entries:
+            self._take_in(entry)
+        if not entries and not self._intake.blocks:
+            await self._pause(self.poll_interval)
+
+    def _take_in(self, entry: Entry) -> None:
+        """One entry is never in two handlers of one process, whichever way it came."""
+        if entry.message_id in self._in_flight:
+            return
+        self._in_flight[entry.message_id] = entry
+        self._ready.append(entry)
+        self.metrics.delivered += 1
+        self._advance()
+
+    def _advance(self) -> None:
+        """Begin what is ready while slots are free, and say whether there is room to read more."""
+        while self._ready and len(self._running) < self.concurrency and not self._stopping.is_set():
+            entry = self._ready.popleft()
+            task = asyncio.create_task(self._run(entry))
+            self._running[entry.message_id] = task
+            task.add_done_callback(lambda _, message_id=entry.message_id: self._ended(message_id))  # type: ignore[misc] # mypy cannot infer a lambda with a default
+        self.metrics.in_flight = len(self._running)
+        if not self._ready and len(self._running) < self.concurrency:
+            self._room.set()
+        else:
+            self._room.clear()
+
+    def _ended(self, message_id: str) -> None:
+        self._running.pop(message_id, None)
+        self._in_flight.pop(message_id, None)
+        self._lost.discard(message_id)
+        self._advance()
+
+    # -- one message ---------------------------------------------------------------------------------------------
+
+    async def _run(self, entry: Entry) -> None:
+        try:
+            data = entry.data(self._intake.encoding)
+        except UndecodableEntry as error:
+            self.metrics.failed += 1
+            log.error("message cannot be decoded and stays pending", extra={"error": str(error)})  # noqa: TRY400 - the stack is ours and says nothing
+            return
+        await self._process_single_message(entry.message_id, data)
+
+    async def _process_single_message(self, message_id: str, data: dict[Any, Any]) -> None:
+        """Call the handler, then acknowledge. A failure is logged and not acknowledged: the entry stays pending."""
+        entry = self._in_flight.get(message_id)
+        message = Message(
+            message_id=message_id,
+            stream=self.stream_name,
+            consumer_group=self.consumer_group_name,
+            consumer=self.consumer_name,
+            deliveries=entry.deliveries if entry else 1,
+            data=data,
+        )
+        with handling(message):
+            succeeded = await self._handle(message)
+        if succeeded and message_id not in self._lost:
+            await self._acknowledge(message_id)
+
+    async def _handle(self, message: Message) -> bool:
+        started = time.perf_counter()
+        try:
+            if self._telemetry is None:
+                await self._call(message)
+            else:
+                with self._telemetry.processing(message):
+                    await self._call(message)
+        except (Exception, SystemExit) as error:
+            self.metrics.failed += 1
+            log.exception(
+                "message failed and stays pending",
+                extra={
+                    "message_id": message.message_id,
+                    "stream": self.stream_name,
+                    "deliveries": message.deliveries,
+                    "error": f"{type(error).__name__}: {error}",
+                },
+            )
+            return False
+        else:
+            return True
+        finally:
+            self.metrics.handled(time.perf_counter() - started)
+
+    async def _call(self, message: Message) -> None:
+        if self._callback is None:
+            raise InvalidSettings("no message callback; call set_message_callback() first")
+        await self._callback(dict(message.data))
+
+    async def _acknowledge(self, message_id: str) -> None:
+        try:
+            if self.is_running:
+                await self._intake.acknowledge(message_id)
+            else:  # somebody calls _process_single_message without the loop: nothing would carry it
+                await self.stream_manager.ack_event(self.stream_name, self.consumer_group_name, message_id)
+        except Exception as error:
+            self._note(error, "acknowledgement failed; the entry stays pending and will be handled again")
+
+    # -- when Redis fails ------------------------------------------------------------------------------------------
+
+    async def _recover(self, error: Exception) -> None:
+        """Say what happened, and pause: at random below a bound that doubles, so that pods do not march in step."""
+        self.metrics.faults += 1
+        self._faults_in_a_row += 1
+        found = fault(error, self._where)
+        self.health.not_ready(found.sentence)
+        if self._faults_in_a_row.bit_count() == 1:  # the 1st, 2nd, 4th, 8th … in a row
+            log.warning(found.sentence, extra={"code": found.code, "in_a_row": self._faults_in_a_row})
+        bound = min(self.reconnect.min_delay * 2 ** min(self._faults_in_a_row, 20), self.reconnect.max_delay)
+        await self._pause(bound.total_seconds() * random.uniform(0.5, 1))  # noqa: S311 - spreads pods, guards nothing
+        self.health.beat()
+
+    def _recovered(self) -> None:
+        if self._faults_in_a_row:
+            log.info("reading again", extra={"stream": self.stream_name, "faults": self._faults_in_a_row})
+        self._faults_in_a_row = 0
+        self.health.ready()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, or be stopped."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    # -- what is pending -------------------------------------------------------------------------------------------
+
+    async def _look_after_pending(self) -> None:
+        """Renew what runs here, take over what shows no sign of life; during the drain too."""
+        if self._intake.min_idle is None:
+            log.warning("this stream manager cannot renew or take over entries: those of a dead consumer stay pending")
+            return
+        interval, turn = self._intake.min_idle.total_seconds() / 4, 0
+        while True:
+            await asyncio.sleep(interval * random.uniform(0.75, 1))  # noqa: S311 - spreads pods, guards nothing
+            if not self._room.is_set():
+                self.health.beat()  # the loop rightly waits for handlers; this task shows that time goes on
+            try:
+                await self._renew()
+                if turn % 2 == 0:
+                    await self._claim()
+            except Exception as error:
+                self._note(error, "looking after pending entries failed; it will be tried again")
+            turn += 1
+
+    async def _renew(self) -> None:
+        if not self._in_flight:
+            return
+        for message_id in await self._intake.renew(list(self._in_flight)):
+            if task := self._running.get(message_id):
+                self.metrics.lost_ownership += 1
+                self._lost.add(message_id)
+                task.cancel()
+                log.warning("another consumer took the message over; it is cancelled", extra={"message_id": message_id})
+
+    async def _claim(self) -> None:
+        if self._stopping.is_set() or self._ready or self._faults_in_a_row:
+            return
+        for entry in await self._intake.claim(self.batch_count):
+            self._take_in(entry)
+
+    # -- stopping --------------------------------------------------------------------------------------------------
+
+    async def _stop(self, loop_task: asyncio.Task[None]) -> None:
+        log.info("draining", extra={"running": len(self._running), "unbegun": len(self._ready)})
+        self.health.not_ready("draining")
+        self._stopping.set()
+        self._room.set()
+        await self._intake.wake()
+        await loop_task
+        self._loop_task = None
+        log.info("stopped", extra={"stream": self.stream_name})
+
+    async def _drain(self) -> None:
+        """Finish what runs, hand back what was not begun, then leave. Renewal goes on until the end."""
+        unbegun = [entry.message_id for entry in self._ready]
+        self._ready.clear()
+        self.metrics.released += len(unbegun)
+        await self._last_word(self._intake.release(unbegun))
+        await self._finish_running()
+        for task in list(self._running.values()):
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await self._last_word(self._intake.close())
+        self._in_flight.clear()
+
+    async def _finish_running(self) -> None:
+        if not self._running:
+            return
+        hurry = asyncio.create_task(self._hurry.wait())
+        done = asyncio.create_task(_all_done(list(self._running.values())))
+        await asyncio.wait(
+            {hurry, done}, timeout=self.drain_timeout.total_seconds(), return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in (hurry, done):
+            task.cancel()
+        if left := len(self._running) - sum(task.done() for task in self._running.values()):
+            log.warning("drain ended with messages running; they stay pending", extra={"messages": left})
+
+    async def _last_word(self, command: Coroutine[Any, Any, None]) -> None:
+        try:
+            await asyncio.wait_for(command, LAST_WORDS.total_seconds())
+        except Exception as error:
+            self._note(error, "draining goes on without Redis")
+
+    # -- small things ------------------------------------------------------------------------------------------------
+
+    def _new_intake(self) -> Intake:
+        manager, who = self.stream_manager, (self.stream_name, self.consumer_group_name, self.consumer_name)
+        if isinstance(manager, StreamManager):
+            return manager.intake(*who, timedelta(seconds=self.poll_interval), self.metrics)
+        return PolledIntake(manager, *who)
+
+    def _note(self, error: Exception, what: str) -> None:
+        found = fault(error, self._where)
+        log.warning(what, extra={"code": found.code, "error": found.sentence})
+
+
+async def _all_done(tasks: list[asyncio.Task[None]]) -> None:
+    await asyncio.wait(tasks)
