@@ -73,6 +73,7 @@ class ApiServer(Cluster):
             self._run = Run.keep(self.kind) if self.keep else Run.begin(self.kind)
             try:
                 self._start()
+                self._wait()
             except BaseException:
                 lost_a_port = any(program.lost_its_port for program in self.programs.values())
                 self.stop()
@@ -99,11 +100,18 @@ class ApiServer(Cluster):
 
     def _start(self) -> None:
         binaries = {name: find(name) for name in ("etcd", "kube-apiserver", "kubectl")}
-        etcd_port, peer_port, self.port = free_port(), free_port(), free_port()
+        etcd_port, peer_port, self.port = self._ports()
         self._start_etcd(binaries["etcd"], etcd_port, peer_port)
         self.credentials.write()
         self.kubeconfig = self._write_kubeconfig()
         self._start_api_server(binaries["kube-apiserver"], etcd_port)
+
+    def _ports(self) -> tuple[int, int, int]:
+        """For etcd, its peers and the API server."""
+        return free_port(), free_port(), free_port()
+
+    def _wait(self) -> None:
+        """Wait for what was started last and together."""
 
     def _write_kubeconfig(self) -> Path:
         return self.credentials.write_kubeconfig(self.directory / "kubeconfig", self.url, ADMIN)
@@ -152,9 +160,9 @@ class ApiServer(Cluster):
             "disable-admission-plugins": self.disabled_admission,
         }
 
-    def _launch(self, binary: Path, flags: Flags) -> Program:
+    def _launch(self, binary: Path, flags: Flags, environment: Mapping[str, str] | None = None) -> Program:
         command: list[str | Path] = [binary, *(f"--{name}={value}" for name, value in flags.items())]
-        program = Program(binary.name, self._placed(command), self.directory)
+        program = Program(binary.name, self._placed(command), self.directory, environment)
         self.programs[program.name] = program
         program.start()
         return program

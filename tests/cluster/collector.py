@@ -14,7 +14,7 @@ from tests.cluster.processes import Program, free_port, listens
 from tests.cluster.runs import Run
 from tests.cluster.spans import Span, parse_spans
 
-SIGNALS = ("traces", "metrics", "logs")
+FILES = {"traces": "spans.json", "metrics": "metrics.json", "logs": "logs.json"}
 PORT_TRIES = 3
 START_PATIENCE = 15.0
 
@@ -25,7 +25,8 @@ def configuration(grpc: str, http: str, folder: str, batch: str = "100ms") -> di
     The files stay open with their offset kept, so they are never truncated while it runs.
     """
     exporters = {
-        f"file/{signal}": {"path": f"{folder}/{signal}.json", "flush_interval": "200ms"} for signal in SIGNALS
+        f"file/{signal}": {"path": f"{folder}/{file}", "flush_interval": "200ms"}
+        for signal, file in FILES.items()
     }
     pipelines = {
         signal: {
@@ -33,7 +34,7 @@ def configuration(grpc: str, http: str, folder: str, batch: str = "100ms") -> di
             "processors": ["batch"],
             "exporters": [f"file/{signal}"],
         }
-        for signal in SIGNALS
+        for signal in FILES
     }
     return {
         "receivers": {"otlp": {"protocols": {"grpc": {"endpoint": grpc}, "http": {"endpoint": http}}}},
@@ -51,7 +52,7 @@ class Collector:
         self.http_port = 0
         self._run: Run | None = None
         self._program: Program | None = None
-        self._offsets = dict.fromkeys(SIGNALS, 0)
+        self._offsets = dict.fromkeys(FILES, 0)
 
     @property
     def http_endpoint(self) -> str:
@@ -93,7 +94,7 @@ class Collector:
                 self._run.end()
                 raise
             self._program = program
-            self._offsets = dict.fromkeys(SIGNALS, 0)
+            self._offsets = dict.fromkeys(FILES, 0)
             break
         return self
 
@@ -125,7 +126,7 @@ class Collector:
 
     def forget(self) -> None:
         """From here on, only show what arrives later."""
-        for signal in SIGNALS:
+        for signal in FILES:
             file = self._file(signal)
             self._offsets[signal] = file.stat().st_size if file.exists() else 0
 
@@ -156,7 +157,7 @@ class Collector:
     def _file(self, signal: str) -> Path:
         if self._run is None:
             raise RuntimeError("this Collector is not running: call start() first")
-        return self._run.path / f"{signal}.json"
+        return self._run.path / FILES[signal]
 
 
 def _at_least(count: int) -> Callable[[list[Span]], bool]:

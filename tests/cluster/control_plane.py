@@ -49,8 +49,7 @@ class ControlPlane(ApiServer):
             "kube-api-qps": "500",
             "kube-api-burst": "1000",
         }
-        manager = self._launch(binary, flags)
-        manager.wait_until(self._controllers_work, START_PATIENCE)
+        self._launch(binary, flags)
 
     def _start_scheduler(self, binary: Path) -> None:
         flags: Flags = {
@@ -60,6 +59,9 @@ class ControlPlane(ApiServer):
             "profiling": "false",
         }
         self._launch(binary, flags)
+
+    def _wait(self) -> None:
+        self.programs["kube-controller-manager"].wait_until(self._controllers_work, START_PATIENCE)
 
     def _kubeconfig_for(self, user: User, name: str) -> Path:
         return self.credentials.write_kubeconfig(self.directory / f"{name}.kubeconfig", self.url, user)

@@ -14,6 +14,7 @@ from tests.cluster.errors import MissingTool, ProgramFailed
 SERVICE_NETWORK = "10.96.0.0/16"
 KUBERNETES_SERVICE = "10.96.0.1"
 NODE_NAME = "node1"
+CONTEXT = "streamconsumer-test"
 
 # Elliptic keys take milliseconds; RSA keys take a noticeable part of the whole start.
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc")
@@ -83,7 +84,7 @@ class Credentials:
     def write_kubeconfig(self, path: Path, url: str, user: User) -> Path:
         """A kubeconfig that needs no other file, so that it can be copied anywhere."""
         authority = base64.b64encode(self.ca.read_bytes()).decode()
-        name = "streamconsumer-test"
+        name = CONTEXT
         path.write_text(
             json.dumps(
                 {

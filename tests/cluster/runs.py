@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from tests.cluster import cgroups
+from tests.cluster.errors import BenchError
 
 OWNER_LOCK = "owner.lock"
 KEPT_MARK = "kept"
@@ -70,6 +71,14 @@ class Run:
             path.mkdir()
             (path / KEPT_MARK).touch()
             return cls(path, None)
+
+    @classmethod
+    def kept(cls, name: str) -> Run:
+        """The folder of a kept run that another process began."""
+        path = runs_directory() / name
+        if not (path / KEPT_MARK).exists():
+            raise BenchError(f"no kept {name} in {path}: python -m tests.cluster up --size {name}")
+        return cls(path, None)
 
     def end(self) -> None:
         """End every process of this run and remove its folder."""

@@ -1,0 +1,3 @@
+module streamconsumer.dev/tests/cluster/go/pause
+
+go 1.21

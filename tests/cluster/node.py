@@ -1,0 +1,363 @@
+"""The whole size: one node that runs pods, in namespaces of its own.
+
+One process, the first of a new PID namespace, holds a network, a mount and a PID namespace, and
+everything else is started inside them. Killing that one process ends all the others, pods
+included, and with them go the mounts, the network and the interfaces: there is nothing to undo.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.cluster import cgroups, images
+from tests.cluster.api_server import START_PATIENCE, Flags
+from tests.cluster.binaries import find
+from tests.cluster.control_plane import POD_NETWORK, ControlPlane
+from tests.cluster.credentials import ADMIN, CONTEXT, KUBELET, NODE_NAME, PROXY
+from tests.cluster.errors import BenchError, MissingTool, ProgramFailed
+from tests.cluster.processes import Program
+from tests.cluster.runs import Run, record_process, recorded_pid, wait_until
+
+DNS_SERVICE = "10.96.0.10"
+NODE_PODS = "10.244.0.0/24"
+CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
+CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
+PROGRAMS = ("runc", "conntrack", "iptables", "ip", "nsenter", "unshare", "openssl", "podman", "buildah")
+PACKAGES = "runc containernetworking-plugins conntrack iptables iproute2 openssl podman buildah mmdebstrap"
+NETWORKS = range(1, 250)
+
+# Programs write below these whatever they are told; on a node they see an empty folder instead.
+PRIVATE_FOLDERS = ("/run", "/var/log", "/var/lib/kubelet", "/var/lib/cni")
+
+
+class Node(ControlPlane):
+    """A control plane with containerd, kubelet, kube-proxy and CoreDNS; needs root."""
+
+    kind = "node"
+    node_name = NODE_NAME
+
+    def __init__(self, keep: bool = False) -> None:
+        super().__init__(keep)
+        self._loaded: dict[str, str] = {}
+
+    @classmethod
+    def kept(cls) -> Node:
+        """The node that `python -m tests.cluster up --size node` left running."""
+        node = cls(keep=True)
+        node._run = Run.kept(cls.kind)
+        node.kubeconfig = node.directory / "kubeconfig"
+        node.address = (node.directory / "address").read_text()
+        return node
+
+    # -- what tests do with it -------------------------------------------------------------------
+
+    def load_image(self, reference: str) -> None:
+        """Bring an image of this machine's podman to the node; pods must not ask to pull it."""
+        identity = images.identity(reference)
+        if self._loaded.get(reference) == identity:
+            return
+        save = ["podman", "save", "--quiet", "--format=docker-archive", images.full_reference(reference)]
+        saving = subprocess.Popen(save, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        imported = self._containerd("images", "import", "-", stdin=saving.stdout)
+        if saving.wait() or imported.returncode:
+            said = (saving.stderr.read() if saving.stderr else b"") + imported.stderr
+            raise BenchError(f"loading {reference} into the node failed: {said.decode()[-2000:]}")
+        self._loaded[reference] = identity
+
+    def inside(self, *command: str | Path) -> list[str | Path]:
+        """The command line that runs a program of this machine within the node's namespaces."""
+        return ["nsenter", f"--target={self.first_pid}", "--net", "--mount", "--pid", "--", *command]
+
+    def container_pid(self, namespace: str, pod: str, container: str | None = None) -> int:
+        """The container's first process, by its number on this machine."""
+        identity = self._container_id(namespace, pod, container)
+        for pid, numbers in _processes_of(identity):
+            if numbers[-1] == "1":
+                return pid
+        raise ProgramFailed(f"no process of {namespace}/{pod} runs here: wait until it is Running")
+
+    def kill_container(self, namespace: str, pod: str, container: str | None = None) -> None:
+        """kill -9 its first process: no signal handler, no preStop, no grace."""
+        os.kill(self.container_pid(namespace, pod, container), signal.SIGKILL)
+
+    @property
+    def first_pid(self) -> int:
+        """The process that holds the node's namespaces."""
+        pid = recorded_pid(self.directory / "first.pid")
+        if pid is None:
+            raise ProgramFailed("the node's first process is gone: start the node again")
+        return pid
+
+    def _container_id(self, namespace: str, pod: str, container: str | None) -> str:
+        statuses = self.get("pod", pod, "--namespace", namespace)["status"].get("containerStatuses", [])
+        for status in statuses:
+            if container in (None, status["name"]) and status.get("containerID"):
+                return str(status["containerID"]).removeprefix("containerd://")
+        raise ProgramFailed(f"pod {namespace}/{pod} has no container {container or ''} yet: wait for it")
+
+    def _containerd(self, *arguments: str, stdin: Any = None) -> subprocess.CompletedProcess[bytes]:
+        client = self.inside(find("ctr"), "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io")
+        return subprocess.run([*client, *arguments], stdin=stdin, capture_output=True, check=False)
+
+    # -- how it starts ---------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        _check_machine()
+        nodes_own = [find(name) for name in ("containerd", "kubelet", "kube-proxy", "coredns", "ctr")]
+        pause = images.pause()
+        self._open_namespaces()
+        containerd, kubelet, proxy, coredns, _ = nodes_own
+        self._start_containerd(containerd)
+        super()._start()
+        self._start_kubelet(kubelet)
+        self._start_proxy(proxy)
+        self._start_dns(coredns)
+        self.load_image(pause)
+
+    def _ports(self) -> tuple[int, int, int]:
+        return 2379, 2380, 6443
+
+    def _serving_flags(self) -> Flags:
+        # Or `kubectl logs` looks the node's name up in a DNS that does not know it.
+        return {"kubelet-preferred-address-types": "InternalIP"}
+
+    def _placed(self, command: list[str | Path]) -> list[str | Path]:
+        return self.inside(*command)
+
+    def _open_namespaces(self) -> None:
+        cgroups.create(self.directory.name)
+        folders = " ".join(PRIVATE_FOLDERS)
+        script = f"mkdir -p {folders} && for f in {folders}; do mount -t tmpfs tmpfs $f; done && exec $0"
+        namespaces = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        first = ("--propagation=private", "sh", "-ec", script, str(find("pause")))
+        program = Program("namespaces", ["unshare", *namespaces, *first], self.directory)
+        self.programs[program.name] = program
+        program.start()
+        program.wait_until(lambda: _has_become("pause", _only_child(program.pid)), START_PATIENCE)
+        record_process(self.directory / "first.pid", _only_child(program.pid))
+        self._connect()
+
+    def _connect(self) -> None:
+        """A pair of interfaces between this machine and the node, on a network nobody has yet."""
+        for number in NETWORKS:
+            outer = f"scnode{number}"
+            pair = ("type", "veth", "peer", "name", "eth0", "netns", str(self.first_pid))
+            if _ip("link", "add", outer, *pair):
+                break
+        else:
+            raise ProgramFailed("every network from 10.98.1.0 to 10.98.249.0 has a node: end some")
+        gateway, self.address = f"10.98.{number}.1", f"10.98.{number}.2"
+        (self.directory / "address").write_text(self.address)
+        _ip("addr", "add", f"{gateway}/24", "dev", outer)
+        _ip("link", "set", outer, "up")
+        for command in (
+            ("link", "set", "lo", "up"),
+            ("addr", "add", f"{self.address}/24", "dev", "eth0"),
+            ("link", "set", "eth0", "up"),
+            ("route", "add", "default", "via", gateway),
+        ):
+            subprocess.run(self.inside("ip", *command), check=True)
+
+    def _start_containerd(self, binary: Path) -> None:
+        cni = self.directory / "cni"
+        cni.mkdir()
+        (cni / "10-pods.conflist").write_text(json.dumps(POD_NETWORKING))
+        config = self.directory / "containerd.toml"
+        config.write_text(_containerd_config(self.directory, cni))
+        shim = find("containerd-shim-runc-v2").parent
+        self._launch(binary, {"config": config}, {"PATH": f"{shim}:{os.environ['PATH']}"})
+
+    def _start_kubelet(self, binary: Path) -> None:
+        config = self.directory / "kubelet.json"
+        config.write_text(json.dumps(_kubelet_config(self.directory)))
+        flags: Flags = {
+            "config": config,
+            "kubeconfig": self._kubeconfig_for(KUBELET, "kubelet"),
+            "hostname-override": NODE_NAME,
+            "node-ip": self.address,
+            "root-dir": self.directory / "kubelet",
+            "cert-dir": self.directory / "kubelet-pki",
+        }
+        self._launch(binary, flags)
+
+    def _start_proxy(self, binary: Path) -> None:
+        flags: Flags = {
+            "kubeconfig": self._kubeconfig_for(PROXY, "proxy"),
+            "hostname-override": NODE_NAME,
+            "proxy-mode": "iptables",
+            "cluster-cidr": POD_NETWORK,
+            # These would set the connection tracking of the machine, not of the node.
+            "conntrack-max-per-core": "0",
+            "conntrack-tcp-timeout-established": "0s",
+            "conntrack-tcp-timeout-close-wait": "0s",
+        }
+        self._launch(binary, flags)
+
+    def _start_dns(self, binary: Path) -> None:
+        """CoreDNS as a process of the node, behind the Service that pods ask."""
+        corefile = self.directory / "Corefile"
+        kubeconfig = self._kubeconfig_for(ADMIN, "dns")
+        corefile.write_text(
+            f".:53 {{\n errors\n bind {self.address}\n cache 5\n kubernetes cluster.local in-addr.arpa {{\n"
+            f"  kubeconfig {kubeconfig} {CONTEXT}\n }}\n}}\n"
+        )
+        self._launch(binary, {"conf": corefile})
+        self.apply(*_dns_service(self.address))
+
+    def _wait(self) -> None:
+        super()._wait()
+        if not wait_until(self._node_is_ready, START_PATIENCE, pause=0.1):
+            raise self.programs["kubelet"].failure("did not bring the node to Ready")
+
+    def _node_is_ready(self) -> bool:
+        try:
+            status = self.request("GET", f"/api/v1/nodes/{NODE_NAME}").get("status", {})
+        except (OSError, BenchError):
+            return False
+        return any(each["type"] == "Ready" and each["status"] == "True" for each in status["conditions"])
+
+
+def _check_machine() -> None:
+    if os.geteuid() != 0:
+        raise MissingTool(
+            "a node needs root for its namespaces and this is user "
+            f"{os.geteuid()}: run as root, or point KUBECONFIG at a cluster of your own"
+        )
+    missing = [program for program in PROGRAMS if not shutil.which(program)]
+    if not any((folder / "bridge").exists() for folder in CNI_FOLDERS):
+        missing.append("the CNI plugins")
+    if missing:
+        raise MissingTool(f"a node needs {', '.join(missing)}: apt-get install {PACKAGES}")
+
+
+def _only_child(pid: int) -> int:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return 0
+    return int(children[0]) if children else 0
+
+
+def _has_become(name: str, pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() == name
+    except FileNotFoundError:
+        return False
+
+
+def _processes_of(container: str) -> Iterator[tuple[int, list[str]]]:
+    """The processes in the container's control group, each with its number in every namespace."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if container not in (process / "cgroup").read_text():
+                continue
+            status = (process / "status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        numbers = next(line for line in status.splitlines() if line.startswith("NSpid:"))
+        yield int(process.name), numbers.split()[1:]
+
+
+def _ip(*arguments: str) -> bool:
+    """Whether ip did it; it refuses a name or address that is taken."""
+    return not subprocess.run(["ip", *arguments], capture_output=True, check=False).returncode
+
+
+POD_NETWORKING: dict[str, Any] = {
+    "cniVersion": "1.0.0",
+    "name": "pods",
+    "plugins": [
+        {
+            "type": "bridge",
+            "bridge": "cni0",
+            "isGateway": True,
+            "ipMasq": True,
+            "hairpinMode": True,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": NODE_PODS}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+            },
+        },
+        {"type": "portmap", "capabilities": {"portMappings": True}},
+    ],
+}
+
+
+def _containerd_config(directory: Path, cni: Path) -> str:
+    plugins = next(folder for folder in CNI_FOLDERS if (folder / "bridge").exists())
+    return f"""
+version = 3
+root = "{directory}/containerd"
+state = "/run/containerd"
+[grpc]
+  address = "{CONTAINERD_SOCKET}"
+[plugins.'io.containerd.internal.v1.opt']
+  path = "{directory}/opt"
+[plugins.'io.containerd.cri.v1.images']
+  snapshotter = "overlayfs"
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = "{images.PAUSE}"
+[plugins.'io.containerd.cri.v1.runtime']
+  restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+  bin_dirs = ["{plugins}"]
+  conf_dir = "{cni}"
+"""
+
+
+def _kubelet_config(directory: Path) -> dict[str, Any]:
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
+        "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
+        "authorization": {"mode": "AlwaysAllow"},
+        "clusterDNS": [DNS_SERVICE],
+        "clusterDomain": "cluster.local",
+        "resolvConf": "",
+        "podLogsDir": f"{directory}/pod-logs",
+        "volumePluginDir": f"{directory}/volume-plugins",
+        # The machine is a guest here: whatever its control groups, swap and disk are like, pods run.
+        "cgroupRoot": f"/{directory.name}",
+        "cgroupDriver": "cgroupfs",
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        "oomScoreAdj": 0,
+        "enforceNodeAllocatable": ["none"],
+        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
+        # Nobody could pull an image again that was collected.
+        "imageGCHighThresholdPercent": 100,
+        "kubeAPIQPS": 200,
+        "kubeAPIBurst": 400,
+    }
+
+
+def _dns_service(address: str) -> list[dict[str, Any]]:
+    name, ports = "kube-dns", [("dns", "UDP"), ("dns-tcp", "TCP")]
+    numbered = [{"name": port, "port": 53, "protocol": protocol} for port, protocol in ports]
+    labels = {"kubernetes.io/service-name": name}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name, "namespace": "kube-system"},
+            "spec": {"clusterIP": DNS_SERVICE, "ports": numbered},
+        },
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": f"{name}-node", "namespace": "kube-system", "labels": labels},
+            "addressType": "IPv4",
+            "ports": numbered,
+            "endpoints": [{"addresses": [address]}],
+        },
+    ]
