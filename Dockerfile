@@ -1,0 +1,70 @@
+# One file, two images. Both start from a Debian whose own Python runs them; nothing compiles and nothing is
+# downloaded that locks/ does not pin by hash.
+#
+#   docker build --target processor -t streamconsumer-processor:0.1.0 .
+#   docker build --target operator  -t streamconsumer-operator:0.1.0  .
+ARG BASE=debian:trixie-slim
+
+FROM ${BASE} AS python
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends ca-certificates python3 \
+ && rm -rf /var/lib/apt/lists/*
+
+FROM python AS build
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends python3-venv \
+ && rm -rf /var/lib/apt/lists/*
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /build
+COPY locks/build.txt locks/
+RUN python3 -m venv /build/tools && /build/tools/bin/pip install --quiet --require-hashes -r locks/build.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY src src
+RUN /build/tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+FROM build AS build-processor
+COPY locks/processor.txt locks/
+# pip stays in: an image built FROM this one adds the packages of its handler with it.
+RUN python3 -m venv /opt/streamconsumer \
+ && /opt/streamconsumer/bin/pip install --quiet --require-hashes -r locks/processor.txt \
+ && /opt/streamconsumer/bin/pip install --quiet --no-deps dist/*.whl \
+ && python3 -m compileall -q /opt/streamconsumer
+
+FROM build AS build-operator
+COPY locks/operator.txt locks/
+RUN python3 -m venv --without-pip /opt/streamconsumer \
+ && /build/tools/bin/pip --python /opt/streamconsumer/bin/python install --quiet --require-hashes -r locks/operator.txt \
+ && /build/tools/bin/pip --python /opt/streamconsumer/bin/python install --quiet --no-deps dist/*.whl \
+ && python3 -m compileall -q /opt/streamconsumer
+
+FROM python AS base
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+ENV PATH=/opt/streamconsumer/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONFAULTHANDLER=1
+LABEL org.opencontainers.image.title="StreamConsumer" \
+      org.opencontainers.image.description="Python functions as Redis Streams consumers on Kubernetes" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.source="https://github.com/streamconsumer/streamconsumer" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+# A number, so that the kubelet can see that it is not root. Nothing is written but /tmp.
+USER 65532:65532
+
+FROM base AS operator
+COPY --from=build-operator /opt/streamconsumer /opt/streamconsumer
+EXPOSE 8080
+ENTRYPOINT ["streamconsumer"]
+CMD ["operator"]
+
+# The last stage is what `docker build .` builds.
+FROM base AS processor
+COPY --from=build-processor /opt/streamconsumer /opt/streamconsumer
+# Where an image built FROM this one puts its handler.
+WORKDIR /app
+ENV PYTHONPATH=/app
+EXPOSE 8080
+ENTRYPOINT ["streamconsumer"]
+CMD ["processor"]

@@ -1,0 +1,63 @@
+# Each command does all its own set-up, in .venv beside this file and in the user's cache for built programs.
+#
+#   make demo       the orders example on an embedded Valkey, without Docker or a cluster
+#   make test       unit tests, and tests on real Redis, Valkey, a collector and a Kubernetes API server
+#   make e2e        a whole single-node Kubernetes: images, chart, pods (root, Debian packages; see tests/cluster)
+#   make bench      throughput beside a bare loop and FastStream, into benchmarks/RESULTS.md
+#   make check      linters, types, import contracts, generated files
+#   make generate   what is computed from the models: CRD, docs/reference.md
+#   make lock       pin dependencies anew (UPGRADE=1 takes newer ones); needs uv
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+PYTHON ?= $(firstword $(foreach v,python3 python3.14 python3.13 python3.12 python3.11,$(shell $(v) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(v))))
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+
+help:
+	@sed -n 's/^#   make/make/p' Makefile
+
+.venv/made:
+	@test -n "$(PYTHON)" || { echo 'no Python 3.11 or newer on PATH; name one: make PYTHON=/path/to/python3' >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	@touch $@
+
+.venv/dev: .venv/made locks/dev.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/development: .venv/dev locks/development.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/development.txt
+	@touch $@
+
+demo: .venv/dev
+	$(BIN)/python examples/demo.py
+
+test: .venv/development
+	$(PYTEST) -n 2 --dist loadgroup -m 'not e2e' tests
+
+e2e: .venv/development
+	$(PYTEST) -m e2e -s tests
+
+bench: .venv/development
+	$(BIN)/python benchmarks/throughput.py
+
+generate: .venv/development
+	$(BIN)/python -m tools.generate
+
+check: .venv/development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tools.generate --check
+	$(BIN)/hadolint --ignore DL3008 --ignore DL3013 Dockerfile examples/orders/Dockerfile
+
+lock:
+	sh tools/lock.sh
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+
+.PHONY: help demo test e2e bench generate check lock clean

@@ -1,0 +1,17 @@
+#!/bin/sh
+# Pin every dependency with its hashes, for every Python that is supported. `make lock` runs this; it needs uv.
+# The development lock comes first and binds the others: one version of everything.
+set -eu
+cd "$(dirname "$0")/.."
+lock() { # NAME, then what to lock
+    name=$1; shift
+    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
+        --no-emit-find-links --custom-compile-command 'make lock' --output-file "locks/$name.txt" ${UPGRADE:+--upgrade} "$@"
+}
+lock development pyproject.toml --extra processor --extra operator --extra dev \
+    --group test --group check --group bench --group build
+lock dev pyproject.toml --extra dev --group build --constraint locks/development.txt
+for image in processor operator; do
+    lock "$image" pyproject.toml --extra "$image" --constraint locks/development.txt
+done
+lock build --group build --constraint locks/development.txt
