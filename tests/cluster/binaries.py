@@ -88,8 +88,8 @@ BINARIES = {
         *_containerd(
             [
                 ("containerd", "2 minutes"),
-                ("containerd-shim-runc-v2", "seconds"),
-                ("ctr", "seconds"),
+                ("containerd-shim-runc-v2", "some seconds"),
+                ("ctr", "some seconds"),
             ]
         ),
         Binary(
@@ -110,7 +110,9 @@ BINARIES = {
             ("version",),
             program="helm",
         ),
-        Binary("pause", "pause", ".", "", "seconds", own_version="v3.10", program="streamconsumer-pause"),
+        Binary(
+            "pause", "pause", ".", "", "some seconds", own_version="v3.10", program="streamconsumer-pause"
+        ),
         Binary("otelcol", "otelcol", ".", "go.opentelemetry.io/collector/otelcol", "2 minutes"),
     )
 }

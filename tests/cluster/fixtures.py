@@ -19,30 +19,41 @@ from tests.cluster.collector import Collector
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.errors import MissingTool
 from tests.cluster.namespaces import fresh_namespace
+from tests.cluster.node import Node
+from tests.cluster.own_cluster import OwnCluster
 from tests.cluster.redis_servers import FLAVOURS, REDIS, Flavour, Options, RedisServer, StartRedis
 
 SKIPPED = "MISSING TOOL: "
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    with skipping_what_lacks_a_tool():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    with skipping_what_lacks_a_tool():
+        return (yield)
+
+
 @contextlib.contextmanager
-def needing_tools(config: pytest.Config) -> Iterator[None]:
-    """Turn a missing tool into a skip or, in CI, a failure; show the progress of first builds."""
+def skipping_what_lacks_a_tool() -> Iterator[None]:
     try:
-        with uncaptured(config):
-            yield
+        yield
     except MissingTool as missing:
         if os.environ.get("CI"):
             pytest.fail(f"{SKIPPED}{missing} (CI is set, so this is a failure)", pytrace=False)
         pytest.skip(f"{SKIPPED}{missing}")
 
 
-def uncaptured(config: pytest.Config) -> contextlib.AbstractContextManager[None]:
-    """Let what is printed reach the terminal."""
+@contextlib.contextmanager
+def uncaptured(config: pytest.Config) -> Iterator[None]:
+    """Let the progress of first builds reach the terminal."""
     capture: Any = config.pluginmanager.getplugin("capturemanager")
-    shown: contextlib.AbstractContextManager[None] = (
-        capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
-    )
-    return shown
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -55,9 +66,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"{missing.count(reason)} not run: {reason}", red=True)
 
 
+NODE = ("containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "kube-proxy", "coredns")
+CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
 BINARIES_OF = {
     "api_server": ("etcd", "kube-apiserver", "kubectl"),
-    "control_plane": ("kube-controller-manager", "kube-scheduler"),
+    "control_plane": CONTROL_PLANE,
+    "node": (*CONTROL_PLANE, *NODE, "pause"),
     "collector_process": ("otelcol",),
 }
 
@@ -72,10 +86,18 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             find(name)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give all tests on the node to one worker under `--dist loadgroup`: one node is enough."""
+    for item in items:
+        if "node" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("node"))
+
+
 @pytest.fixture(scope="session")
 def api_server(pytestconfig: pytest.Config) -> Iterator[ApiServer]:
     """etcd and kube-apiserver, shared by all tests of this process."""
-    with needing_tools(pytestconfig):
+    with uncaptured(pytestconfig):
         server = ApiServer().start()
     yield server
     server.stop()
@@ -84,10 +106,30 @@ def api_server(pytestconfig: pytest.Config) -> Iterator[ApiServer]:
 @pytest.fixture(scope="session")
 def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
     """An API server with controllers and scheduler, shared by all tests of this process."""
-    with needing_tools(pytestconfig):
+    with uncaptured(pytestconfig):
         cluster = ControlPlane().start()
     yield cluster
     cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def node(pytestconfig: pytest.Config) -> Iterator[Node | OwnCluster]:
+    """A cluster that runs pods: the bench's own node or, where KUBECONFIG is set, that cluster."""
+    own = OwnCluster.from_environment()
+    if own:
+        yield own
+        return
+    with uncaptured(pytestconfig):
+        started = Node().start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def node_namespace(node: Node | OwnCluster) -> Iterator[str]:
+    """The name of a fresh namespace on `node`."""
+    with fresh_namespace(node) as name:
+        yield name
 
 
 @pytest.fixture
@@ -105,13 +147,12 @@ def control_plane_namespace(control_plane: ControlPlane) -> Iterator[str]:
 
 
 @pytest.fixture
-def start_redis(pytestconfig: pytest.Config) -> Iterator[StartRedis]:
+def start_redis() -> Iterator[StartRedis]:
     """Start servers with options of the test's choice: `start_redis({"requirepass": "x"})`."""
     servers: list[RedisServer] = []
 
     def start(options: Options | None = None, flavour: Flavour = REDIS) -> RedisServer:
-        with needing_tools(pytestconfig):
-            server = RedisServer(options, flavour)
+        server = RedisServer(options, flavour)
         servers.append(server)
         return server.start()
 
@@ -135,7 +176,7 @@ def any_redis(request: pytest.FixtureRequest, start_redis: StartRedis) -> RedisS
 @pytest.fixture(scope="session")
 def collector_process(pytestconfig: pytest.Config) -> Iterator[Collector]:
     """The collector that all tests of this process share; tests take `collector` instead."""
-    with needing_tools(pytestconfig):
+    with uncaptured(pytestconfig):
         running = Collector().start()
     yield running
     running.stop()

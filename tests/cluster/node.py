@@ -64,10 +64,10 @@ class Node(ControlPlane):
         if self._loaded.get(reference) == identity:
             return
         save = ["podman", "save", "--quiet", "--format=docker-archive", images.full_reference(reference)]
-        saving = subprocess.Popen(save, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        imported = self._containerd("images", "import", "-", stdin=saving.stdout)
-        if saving.wait() or imported.returncode:
-            said = (saving.stderr.read() if saving.stderr else b"") + imported.stderr
+        with subprocess.Popen(save, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as saving:
+            imported = self._containerd("images", "import", "-", stdin=saving.stdout)
+            said = imported.stderr + (saving.stderr.read() if saving.stderr else b"")
+        if saving.returncode or imported.returncode:
             raise BenchError(f"loading {reference} into the node failed: {said.decode()[-2000:]}")
         self._loaded[reference] = identity
 
@@ -192,6 +192,8 @@ class Node(ControlPlane):
             "kubeconfig": self._kubeconfig_for(PROXY, "proxy"),
             "hostname-override": NODE_NAME,
             "proxy-mode": "iptables",
+            # A Service follows its pods at once, where a large cluster gathers changes for a second.
+            "iptables-min-sync-period": "100ms",
             "cluster-cidr": POD_NETWORK,
             # These would set the connection tracking of the machine, not of the node.
             "conntrack-max-per-core": "0",

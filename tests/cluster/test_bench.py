@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -15,14 +18,17 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
+from tests.cluster import cgroups, images
 from tests.cluster.api_server import ApiServer
 from tests.cluster.collector import Collector
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.errors import BenchError, ProgramFailed
 from tests.cluster.namespaces import fresh_namespace
+from tests.cluster.node import Node
+from tests.cluster.own_cluster import OwnCluster
 from tests.cluster.processes import Program
 from tests.cluster.redis_servers import RedisServer, StartRedis
-from tests.cluster.runs import runs_directory, started_at, wait_until
+from tests.cluster.runs import remove_dead_runs, runs_directory, started_at, wait_until
 from tests.cluster.spans import parse_spans
 
 pytest_plugins = ["tests.cluster.fixtures"]
@@ -194,3 +200,138 @@ def test_a_deployment_on_the_control_plane_makes_pending_pods(
     assert wait_until(lambda: len(control_plane.get("pods", *there)["items"]) == 2, patience=20)
     pods = control_plane.get("pods", *there)["items"]
     assert [pod["status"]["phase"] for pod in pods] == ["Pending", "Pending"]
+
+
+def redis_deployment() -> list[dict[str, Any]]:
+    """A Redis with a Service, under the settings that a restricted namespace demands."""
+    labels = {"app": "redis"}
+    container = {
+        "name": "redis",
+        "image": images.REDIS,
+        "imagePullPolicy": "IfNotPresent",
+        "ports": [{"containerPort": 6379}],
+        "readinessProbe": {"tcpSocket": {"port": 6379}, "periodSeconds": 1},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+    pod = {
+        "containers": [container],
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "terminationGracePeriodSeconds": 2,
+    }
+    template = {"metadata": {"labels": labels}, "spec": pod}
+    return [
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "redis", "labels": labels},
+            "spec": {"selector": {"matchLabels": labels}, "template": template},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "redis"},
+            "spec": {"selector": labels, "ports": [{"port": 6379}]},
+        },
+    ]
+
+
+@pytest.mark.e2e
+def test_a_pod_on_the_node_runs_is_found_by_name_and_restarts_after_kill_9(
+    node: Node | OwnCluster, node_namespace: str
+) -> None:
+    there = ("--namespace", node_namespace)
+    node.load_image(images.redis())
+    node.apply(
+        *(
+            {**each, "metadata": {**each["metadata"], "namespace": node_namespace}}
+            for each in redis_deployment()
+        )
+    )
+    node.kubectl("rollout", "status", "deployment/redis", "--timeout=60s", *there)
+    pod = node.get("pods", *there)["items"][0]["metadata"]["name"]
+
+    asked = ("redis-cli", "-h", "redis", "PING")
+    assert wait_until(lambda: answer(node, pod, there, asked) == "PONG", patience=10, pause=0.2)
+    assert "Ready to accept connections" in node.kubectl("logs", pod, *there)
+
+    node.kill_container(node_namespace, pod, "redis")
+    assert wait_until(lambda: restarts(node, node_namespace, pod) == 1, patience=30, pause=0.2)
+
+
+def answer(node: Node | OwnCluster, pod: str, there: Sequence[str], asked: Sequence[str]) -> str:
+    """What the command in the pod says, also on failure: a Service needs a moment to find its pods."""
+    try:
+        return node.kubectl("exec", pod, *there, "--", *asked).strip()
+    except BenchError as refused:
+        return str(refused)
+
+
+def restarts(node: Node | OwnCluster, namespace: str, pod: str) -> int:
+    status = node.get("pod", pod, "--namespace", namespace)["status"]
+    return int(status["containerStatuses"][0]["restartCount"])
+
+
+@pytest.mark.e2e
+def test_spans_are_read_back_from_the_collector_in_a_pod(
+    node: Node | OwnCluster, node_namespace: str
+) -> None:
+    there = ("--namespace", node_namespace)
+    node.load_image(images.collector())
+    node.kubectl(
+        "run", "collector", f"--image={images.COLLECTOR}", "--image-pull-policy=IfNotPresent", *there
+    )
+    node.kubectl("wait", "--for=condition=Ready", "pod/collector", "--timeout=60s", *there)
+    request = {"resourceSpans": [{"scopeSpans": [{"spans": [A_SPAN]}]}]}
+    # Debian's base has no HTTP client, and bash speaks well enough for one request.
+    send = (
+        "exec 3<>/dev/tcp/127.0.0.1/4318; printf 'POST /v1/traces HTTP/1.0\\r\\n"
+        'Content-Type: application/json\\r\\nContent-Length: %d\\r\\n\\r\\n%s\' ${#1} "$1" >&3; cat <&3'
+    )
+    node.kubectl("exec", "collector", *there, "--", "bash", "-c", send, "send", json.dumps(request))
+
+    def read() -> list[str]:
+        text = node.kubectl("exec", "collector", *there, "--", "cat", "/data/spans.json")
+        return [span.name for span in parse_spans(text)]
+
+    assert wait_until(lambda: read() == ["process orders"], patience=10, pause=0.2)
+
+
+A_SPAN = {
+    "traceId": "5b8efff798038103d269b633813fc60c",
+    "spanId": "eee19b7ec3c1b174",
+    "name": "process orders",
+    "kind": 5,
+    "startTimeUnixNano": "1544712660000000000",
+    "endTimeUnixNano": "1544712661000000000",
+}
+
+
+@pytest.mark.e2e
+def test_a_second_node_runs_beside_the_first_and_leaves_nothing(node: Node | OwnCluster) -> None:
+    with Node() as other:
+        assert "Ready" in other.kubectl("get", "nodes")
+        assert "Ready" in node.kubectl("get", "nodes")
+        name, directory = other.directory.name, other.directory
+    assert not directory.exists()
+    assert not [group for root in cgroups.hierarchies() for group in root.glob(name)]
+
+
+@pytest.mark.e2e
+def test_a_node_whose_test_process_was_killed_is_gone_with_the_next_start() -> None:
+    script = (
+        "import os, signal; from tests.cluster.node import Node\n"
+        "node = Node().start(); print(node.first_pid, node.directory, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    first, directory = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    ).stdout.split()
+    assert started_at(int(first))
+    remove_dead_runs()
+    assert not started_at(int(first))
+    assert not Path(directory).exists()
+    assert not [group for root in cgroups.hierarchies() for group in root.glob(Path(directory).name)]
