@@ -1,0 +1,3 @@
+"""Every test may use the bench of real servers."""
+
+pytest_plugins = ["tests.cluster.fixtures"]

@@ -1,0 +1,107 @@
+import pytest
+from hypothesis import given
+
+from streamconsumer.errors import InvalidSettings
+from streamconsumer.model.environment import from_env, paths, to_env, variable
+from streamconsumer.model.settings import Processing, ProcessorSettings
+from tests.model import strategies
+
+SMALLEST = {
+    "STREAMCONSUMER_STREAM": "orders",
+    "STREAMCONSUMER_CONSUMER_GROUP": "billing",
+    "STREAMCONSUMER_REDIS_URL": "redis://redis:6379/0",
+    "STREAMCONSUMER_HANDLER_PYTHON": "shop.orders:handle",
+    "STREAMCONSUMER_CONSUMER_NAME": "orders-consumer-1",
+}
+
+
+@given(strategies.settings)
+def test_what_is_written_to_the_environment_is_read_back(settings: ProcessorSettings) -> None:
+    assert from_env(ProcessorSettings, to_env(settings)) == settings
+
+
+@given(strategies.settings)
+def test_every_variable_belongs_to_us(settings: ProcessorSettings) -> None:
+    assert all(name.startswith("STREAMCONSUMER_") for name in to_env(settings))
+
+
+def test_no_two_fields_share_a_variable() -> None:
+    variables = [variable(*path) for path in paths(ProcessorSettings)]
+    assert len(set(variables)) == len(variables)
+
+
+def test_every_field_of_every_model_is_generated() -> None:
+    """A field that is added and not generated would not be covered by the round trip."""
+    generated = {name for name in ProcessorSettings.model_fields if name in strategies.FIELDS}
+    assert generated == set(ProcessorSettings.model_fields)
+
+
+def test_the_pod_reads_all_that_the_resource_says() -> None:
+    assert set(paths(Processing)) <= set(paths(ProcessorSettings))
+
+
+def test_a_field_at_its_default_is_not_written() -> None:
+    settings = from_env(ProcessorSettings, SMALLEST)
+    assert to_env(settings) == SMALLEST
+
+
+def test_the_variable_of_a_nested_field_is_its_path() -> None:
+    settings = from_env(ProcessorSettings, {**SMALLEST, "STREAMCONSUMER_DELIVERY_MIN_IDLE": "1m30s"})
+    assert settings.delivery.min_idle.total_seconds() == 90
+
+
+def test_other_variables_are_not_looked_at() -> None:
+    assert from_env(ProcessorSettings, {**SMALLEST, "PATH": "/bin", "STREAM": "other"}).stream == "orders"
+
+
+@pytest.mark.parametrize("missing", sorted(SMALLEST))
+def test_a_missing_variable_is_named(missing: str) -> None:
+    environ = {name: value for name, value in SMALLEST.items() if name != missing}
+    with pytest.raises(InvalidSettings) as caught:
+        from_env(ProcessorSettings, environ)
+    assert str(caught.value) == f"{missing} is missing; it is required"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("STREAMCONSUMER_BATCH_COUNT", "0", "is '0': must be greater than or equal to 1"),
+        ("STREAMCONSUMER_BATCH_COUNT", "ten", "is 'ten': must be a valid integer"),
+        ("STREAMCONSUMER_POLL_INTERVAL", "5", "is '5': must be a duration such as 500ms, 30s or 1m30s"),
+        ("STREAMCONSUMER_POLL_INTERVAL", "2m", "is '2m': must be 100ms to 1m"),
+        ("STREAMCONSUMER_DELIVERY_MIN_IDLE", "1ms", "is '1ms': must be 1s to 24h"),
+        ("STREAMCONSUMER_ENCODING", "latin-1", "is 'latin-1': must be 'utf-8' or 'bytes'"),
+        ("STREAMCONSUMER_HANDLER_PYTHON", "shop", "is 'shop': must match pattern"),
+        ("STREAMCONSUMER_RECONNECT_MIN_DELAY", "1m", "STREAMCONSUMER_RECONNECT: minDelay must not be longer"),
+    ],
+)
+def test_a_wrong_variable_is_named_with_what_was_found_and_expected(
+    name: str, value: str, sentence: str
+) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        from_env(ProcessorSettings, {**SMALLEST, name: value})
+    assert sentence in str(caught.value)
+    assert str(caught.value).startswith(name.removesuffix("_MIN_DELAY"))
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        from_env(ProcessorSettings, {"STREAMCONSUMER_BATCH_COUNT": "0"})
+    told = str(caught.value).split("; ")
+    assert sum("STREAMCONSUMER_" in line for line in told) == len(SMALLEST) + 1
+
+
+def test_credentials_are_never_told() -> None:
+    wrong = {**SMALLEST, "STREAMCONSUMER_REDIS_URL": "http://billing:hunter2@redis"}
+    with pytest.raises(InvalidSettings) as caught:
+        from_env(ProcessorSettings, wrong)
+    assert "hunter2" not in str(caught.value)
+    right = from_env(
+        ProcessorSettings,
+        {
+            **SMALLEST,
+            "STREAMCONSUMER_REDIS_URL": "redis://billing:hunter2@redis",
+            "STREAMCONSUMER_REDIS_PASSWORD": "hunter2",
+        },
+    )
+    assert "hunter2" not in repr(right)
