@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
@@ -23,7 +24,9 @@ class Model(BaseModel):
     )
 
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS = {"h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1_000}
+"""In microseconds, which is what a timedelta counts: no rounding on the way there or back."""
+
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
 
 
@@ -31,19 +34,20 @@ def parse_duration(value: object) -> timedelta:
     """`1m30s`, `500ms`, `2h` → timedelta: Go's and Kubernetes' spelling. A timedelta passes through."""
     if isinstance(value, timedelta):
         return value
-    if not isinstance(value, str) or not re.match(DURATION_PATTERN, value):
+    if not isinstance(value, str) or not re.fullmatch(DURATION_PATTERN, value):
         raise ValueError("must be a duration such as 500ms, 30s or 1m30s")
     parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", value)
-    return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+    microseconds = int(sum(Decimal(number) * _UNITS[unit] for number, unit in parts))
+    return timedelta(microseconds=min(microseconds, timedelta.max // timedelta(microseconds=1)))
 
 
 def format_duration(value: timedelta) -> str:
     """The inverse of parse_duration, in the largest unit that divides it: 90 s is `90s`, an hour `1h`."""
-    milliseconds = round(value / timedelta(milliseconds=1))
-    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
-        if milliseconds and milliseconds % size == 0:
-            return f"{milliseconds // size}{unit}"
-    return f"{milliseconds}ms"
+    microseconds = value // timedelta(microseconds=1)
+    for unit, size in _UNITS.items():
+        if microseconds and microseconds % size == 0:
+            return f"{microseconds // size}{unit}"
+    return f"{Decimal(microseconds) / 1000:f}ms"
 
 
 class Between:
