@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
@@ -21,9 +22,16 @@ def create(name: str) -> None:
         (hierarchy / name).mkdir(exist_ok=True)
 
 
-def remove(name: str) -> None:
-    """Remove the tree; the kernel allows it only after the last process in it has gone."""
+def remove(name: str, patience: float = 5.0) -> None:
+    """Remove the tree; the kernel lets a group go a moment after its last process has gone."""
+    deadline = time.monotonic() + patience
+    while not _removed(name) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _removed(name: str) -> bool:
     for hierarchy in hierarchies():
         for group in sorted((hierarchy / name).glob("**/"), reverse=True):
             with contextlib.suppress(OSError):
                 group.rmdir()
+    return not any((hierarchy / name).exists() for hierarchy in hierarchies())

@@ -16,6 +16,15 @@ KUBERNETES_SERVICE = "10.96.0.1"
 NODE_NAME = "node1"
 CONTEXT = "streamconsumer-test"
 
+VALIDITY = ("-days", "3650")
+SERVER_EXTENSIONS = """\
+basicConstraints=critical,CA:FALSE
+keyUsage=critical,digitalSignature
+extendedKeyUsage=serverAuth
+subjectKeyIdentifier=hash
+authorityKeyIdentifier=keyid
+"""
+
 # Elliptic keys take milliseconds; RSA keys take a noticeable part of the whole start.
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc")
 
@@ -64,22 +73,26 @@ class Credentials:
         )
 
     def _write_ca(self) -> None:
+        # Python from 3.13 on refuses an authority that does not say what its key is for.
+        usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
         files = ("-keyout", str(self.ca_key), "-out", str(self.ca))
-        self._openssl("req", "-x509", *NEW_KEY, "-days", "3650", "-subj", "/CN=test-bench-ca", *files)
+        self._openssl("req", "-x509", *NEW_KEY, *VALIDITY, "-subj", "/CN=test-bench-ca", *usage, *files)
 
     def _write_certificate(self) -> None:
-        names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"]
-        names.append("kubernetes.default.svc.cluster.local")
-        addresses = {"127.0.0.1", KUBERNETES_SERVICE, self.address}
-        subjects = [f"DNS:{name}" for name in names] + [f"IP:{each}" for each in sorted(addresses)]
-        extensions = (f"subjectAltName={','.join(subjects)}", "basicConstraints=critical,CA:FALSE")
-        with_extensions = [part for extension in extensions for part in ("-addext", extension)]
-        request = self.folder / "api.csr"
+        request, extensions = self.folder / "api.csr", self.folder / "api.extensions"
+        extensions.write_text(f"subjectAltName={','.join(self._names())}\n{SERVER_EXTENSIONS}")
         key = ("-keyout", str(self.key), "-out", str(request))
-        self._openssl("req", *NEW_KEY, "-subj", "/CN=kube-apiserver", *with_extensions, *key)
-        signer = ("-CA", str(self.ca), "-CAkey", str(self.ca_key), "-copy_extensions", "copyall")
+        self._openssl("req", *NEW_KEY, "-subj", "/CN=kube-apiserver", *key)
+        signer = ("-CA", str(self.ca), "-CAkey", str(self.ca_key), "-extfile", str(extensions))
         files = ("-in", str(request), "-out", str(self.certificate))
-        self._openssl("x509", "-req", *files, *signer, "-days", "3650")
+        self._openssl("x509", "-req", *files, *signer, *VALIDITY)
+
+    def _names(self) -> list[str]:
+        """Everything that clients call the API server, on this machine and in pods."""
+        names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+        names.append("kubernetes.default.svc.cluster.local")
+        addresses = sorted({"127.0.0.1", KUBERNETES_SERVICE, self.address})
+        return [f"DNS:{name}" for name in names] + [f"IP:{address}" for address in addresses]
 
     def write_kubeconfig(self, path: Path, url: str, user: User) -> Path:
         """A kubeconfig that needs no other file, so that it can be copied anywhere."""

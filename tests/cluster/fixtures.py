@@ -20,7 +20,7 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.errors import MissingTool
 from tests.cluster.namespaces import fresh_namespace
 from tests.cluster.node import Node
-from tests.cluster.own_cluster import OwnCluster
+from tests.cluster.own_cluster import OwnCluster, named_cluster
 from tests.cluster.redis_servers import FLAVOURS, REDIS, Flavour, Options, RedisServer, StartRedis
 
 SKIPPED = "MISSING TOOL: "
@@ -115,9 +115,9 @@ def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
 @pytest.fixture(scope="session")
 def node(pytestconfig: pytest.Config) -> Iterator[Node | OwnCluster]:
     """A cluster that runs pods: the bench's own node or, where KUBECONFIG is set, that cluster."""
-    own = OwnCluster.from_environment()
-    if own:
-        yield own
+    named = named_cluster()
+    if named:
+        yield named
         return
     with uncaptured(pytestconfig):
         started = Node().start()

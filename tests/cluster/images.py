@@ -143,6 +143,8 @@ def exists(reference: str) -> bool:
 
 def identity(reference: str) -> str:
     """The image's id, which changes exactly when its content does."""
+    if not exists(full_reference(reference)):
+        raise BenchError(f"podman has no image {full_reference(reference)}: build or pull it first")
     return run("podman", "image", "inspect", "--format={{.Id}}", full_reference(reference)).strip()
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tests.cluster.clusters import Cluster
 from tests.cluster.errors import MissingTool
+from tests.cluster.node import Node
+from tests.cluster.runs import runs_directory
 
 IMAGES = "STREAMCONSUMER_TEST_IMAGES"
 
@@ -35,3 +37,11 @@ class OwnCluster(Cluster):
 
     def kill_container(self, namespace: str, pod: str, container: str | None = None) -> None:
         self.container_pid(namespace, pod, container)
+
+
+def named_cluster() -> Node | OwnCluster | None:
+    """The cluster that KUBECONFIG names; of a node that the bench keeps up, more is known."""
+    own = OwnCluster.from_environment()
+    if own and own.kubeconfig == runs_directory() / Node.kind / "kubeconfig":
+        return Node.kept()
+    return own

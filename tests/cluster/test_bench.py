@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -18,20 +20,20 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-from tests.cluster import cgroups, images
+from tests.cluster import binaries, cgroups, images
 from tests.cluster.api_server import ApiServer
 from tests.cluster.collector import Collector
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.errors import BenchError, ProgramFailed
+from tests.cluster.errors import BenchError, MissingTool, ProgramFailed
 from tests.cluster.namespaces import fresh_namespace
 from tests.cluster.node import Node
-from tests.cluster.own_cluster import OwnCluster
+from tests.cluster.own_cluster import OwnCluster, named_cluster
 from tests.cluster.processes import Program
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.cluster.runs import remove_dead_runs, runs_directory, started_at, wait_until
 from tests.cluster.spans import parse_spans
 
-pytest_plugins = ["tests.cluster.fixtures"]
+pytest_plugins = ["tests.cluster.fixtures", "pytester"]
 
 
 def test_each_redis_starts_and_says_its_version(any_redis: RedisServer) -> None:
@@ -162,6 +164,16 @@ def test_the_api_server_keeps_objects_and_forgets_them_with_their_namespace(
 def test_what_kubectl_complains_about_is_in_the_error(api_server: ApiServer, namespace: str) -> None:
     with pytest.raises(BenchError, match=r'configmaps "absent" not found'):
         api_server.get("configmap", "absent", "--namespace", namespace)
+
+
+def test_the_api_servers_certificates_satisfy_the_strictest_python(api_server: ApiServer) -> None:
+    strict = ssl.create_default_context(cafile=api_server.ca)
+    strict.verify_flags |= ssl.VERIFY_X509_STRICT
+    with (
+        socket.create_connection((api_server.address, api_server.port)) as connection,
+        strict.wrap_socket(connection, server_hostname="localhost") as secured,
+    ):
+        assert secured.version() == "TLSv1.3"
 
 
 def test_two_api_servers_run_side_by_side(api_server: ApiServer, namespace: str) -> None:
@@ -335,3 +347,97 @@ def test_a_node_whose_test_process_was_killed_is_gone_with_the_next_start() -> N
     assert not started_at(int(first))
     assert not Path(directory).exists()
     assert not [group for root in cgroups.hierarchies() for group in root.glob(Path(directory).name)]
+
+
+def program_that_says(folder: Path, name: str, said: str) -> Path:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\necho '{said}'\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "taken"),
+    [
+        ("etcd", "etcd Version: 3.4.23", False),
+        ("etcd", "etcd Version: 3.6.1", True),
+        ("kubectl", "Client Version: v1.32.4", False),
+        ("kubectl", "Client Version: v1.37.0", True),
+        ("kube-apiserver", "Kubernetes v1.37.9", True),
+        ("helm3", "v4.3.1+g1", False),
+    ],
+)
+def test_a_program_on_path_is_taken_only_in_the_pinned_minor_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str, taken: bool
+) -> None:
+    binary = binaries.BINARIES[name]
+    program = program_that_says(tmp_path, binary.program or name, said)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(binaries, "build", lambda binary: Path("/built"))
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    assert binaries.find.__wrapped__(name) == (program if taken else Path("/built"))
+
+
+def test_a_program_in_kubebuilder_assets_comes_before_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = program_that_says(tmp_path, "etcd", "etcd Version: 3.4.0")
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
+    assert binaries.find.__wrapped__("etcd") == program
+
+
+def test_without_go_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(MissingTool, match="install Go"):
+        binaries.build(binaries.BINARIES["etcd"])
+
+
+LACKS_A_TOOL = """
+from tests.cluster.errors import MissingTool
+def test_needing_a_tool():
+    raise MissingTool("a screwdriver is needed: buy one")
+"""
+
+
+def test_a_missing_tool_skips_loudly_on_a_persons_machine(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    pytester.makepyfile(LACKS_A_TOOL)
+    ran = pytester.runpytest_inprocess("-p", "tests.cluster.fixtures", "-p", "no:asyncio")
+    ran.assert_outcomes(skipped=1)
+    ran.stdout.fnmatch_lines(["*tests not run for want of a tool*", "1 not run: a screwdriver*"])
+
+
+def test_a_missing_tool_fails_in_ci(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+    pytester.makepyfile(LACKS_A_TOOL)
+    ran = pytester.runpytest_inprocess("-p", "tests.cluster.fixtures", "-p", "no:asyncio")
+    ran.assert_outcomes(failed=1)
+
+
+def test_an_own_cluster_wants_to_hear_that_the_images_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    own = named_cluster()
+    assert isinstance(own, OwnCluster)
+    monkeypatch.delenv("STREAMCONSUMER_TEST_IMAGES", raising=False)
+    with pytest.raises(MissingTool, match="STREAMCONSUMER_TEST_IMAGES=loaded"):
+        own.load_image("shop:1")
+    monkeypatch.setenv("STREAMCONSUMER_TEST_IMAGES", "loaded")
+    own.load_image("shop:1")
+
+
+@pytest.mark.parametrize(
+    ("tag", "reference"),
+    [
+        ("shop:1", "docker.io/library/shop:1"),
+        ("team/shop:1", "docker.io/team/shop:1"),
+        ("localhost/shop:1", "localhost/shop:1"),
+        ("ghcr.io/team/shop:1", "ghcr.io/team/shop:1"),
+    ],
+)
+def test_an_image_gets_the_full_name_that_kubernetes_reads_into_a_short_one(tag: str, reference: str) -> None:
+    assert images.full_reference(tag) == reference
