@@ -16,6 +16,7 @@ from kubernetes.aio.config import ConfigException
 from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import NotFoundError
 
+from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
 from streamconsumer.model.status import Status
 from streamconsumer.operator.manifests import Manifest
@@ -122,12 +123,24 @@ class Cluster:
 async def connected(kubeconfig: str | None = None) -> AsyncIterator[Cluster]:
     """A Cluster by the pod's service account, or else by the kubeconfig file that kubectl would take."""
     configuration = Configuration()
+    # Chain and name are verified. What Python 3.13 asks beyond that of a certificate's form, the authorities of many
+    # clusters do not have.
+    configuration.disable_strict_ssl_verification = True
     try:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except ConfigException:
-        await config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)  # type: ignore[no-untyped-call]
+        await _load_kubeconfig(kubeconfig, configuration)
     async with ApiClient(configuration) as client:
         yield Cluster(client)
+
+
+async def _load_kubeconfig(file: str | None, configuration: Configuration) -> None:
+    try:
+        await config.load_kube_config(config_file=file, client_configuration=configuration)  # type: ignore[no-untyped-call]
+    except ConfigException as error:
+        raise InvalidSettings(
+            f"no Kubernetes to speak to: not in a pod, and no usable kubeconfig ({error}); set KUBECONFIG"
+        ) from None
 
 
 async def everything(

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import kopf
+from kopf._core.engines.peering import Identity
 
 from streamconsumer.model import names
 from streamconsumer.operator.cluster import Cluster, connected, everything
@@ -101,6 +102,8 @@ class Operator:
         await kopf.operator(
             registry=watch(self.store, self.queue),
             settings=watching(),
+            # kopf would derive one from the user name, and a numeric user of a container has none.
+            identity=Identity(names.FIELD_MANAGER),
             standalone=True,
             clusterwide=not self.settings.watch_namespaces,
             namespaces=self.settings.watch_namespaces,
