@@ -1,0 +1,209 @@
+"""`make demo`: orders are published, handled by two pods on this machine, one fails and is tried again.
+
+No Docker, no cluster: `streamconsumer dev` in this process, an embedded Valkey, a producer in another one.
+Ends by itself; the exit code is 1 if an order was lost or is stuck.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from streamconsumer.cli.dev.figures import Backlog
+from streamconsumer.cli.dev.log_lines import LogLine
+from streamconsumer.cli.dev.session import ENDPOINT, Running, Session
+from streamconsumer.cli.dev.terminal import Terminal
+from streamconsumer.cli.dev.traces import MESSAGE_ID, Span, in_order
+from streamconsumer.cli.dev.workload import load
+
+ORDERS = Path(__file__).parent / "orders"
+COUNT, RATE, PODS = 600, 120, 2
+DEADLINE_SECONDS = 45
+
+
+class Audience(Terminal):
+    """Shows one failure and one whole trace of a retry, and keeps every span for the summary."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.sent: list[Span] = []
+        self.handled: dict[str, list[Span]] = defaultdict(list)
+        """The spans of the handler by the message they are about."""
+
+        self._failure = ""
+        self._trace_shown = False
+
+    def line(self, pod: str, line: LogLine, folder: Path) -> None:
+        if line.level in ("", "INFO"):
+            return
+        if line.fields.get("message_id") and not self._failure:
+            self._failure = str(line.fields["message_id"])
+        if line.fields.get("message_id", self._failure) == self._failure:
+            super().line(pod, line, folder)
+
+    def spans(self, spans: Iterable[Span], now: float) -> None:  # noqa: ARG002 - nothing here waits for its turn
+        for span in spans:
+            if message_id := span.attributes.get(MESSAGE_ID):
+                self.handled[message_id].append(span)
+            else:
+                self.sent.append(span)
+        self._show_the_retry()
+
+    def tick(self, now: float) -> None:
+        """Only the one trace is shown."""
+
+    def _show_the_retry(self) -> None:
+        attempts = self.handled.get(self._failure, [])
+        whole = [
+            *(span for span in self.sent if attempts and span.trace_id == attempts[0].trace_id),
+            *attempts,
+        ]
+        if (
+            not self._trace_shown
+            and attempts
+            and not in_order(attempts)[-1].failed
+            and len(whole) > len(attempts)
+        ):
+            self._trace_shown = True
+            self.say("\nthe whole journey of that order, as OpenTelemetry saw it:", "bold")
+            self.trace(whole)
+            self.say("")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What happened, for the table and the exit code."""
+
+    published: int
+    left: Backlog
+    done: Counter[str]
+    attempts: list[list[Span]]
+
+    @property
+    def good(self) -> bool:
+        lost = self.published != self.done["acknowledged"] or self.published != COUNT
+        return not lost and self.left.empty
+
+    @property
+    def succeeded(self) -> list[int]:
+        """How often each message was handled with success; more than once is a duplicate."""
+        return [sum(not span.failed for span in spans) for spans in self.attempts]
+
+    @property
+    def at_once(self) -> list[Span]:
+        """The handler's spans of the messages that needed no second attempt."""
+        return [spans[0] for spans in self.attempts if not spans[0].failed]
+
+    def latencies_ms(self) -> list[float]:
+        """XADD → handled."""
+        return sorted(span.end_ns / 1e6 - _added_ms(span) for span in self.at_once)
+
+    def throughput(self) -> float:
+        """From the first XADD to the last message handled, those tried again aside."""
+        began, ended = min(map(_added_ms, self.at_once)), max(span.end_ns / 1e6 for span in self.at_once)
+        return 1000 * len(self.at_once) / (ended - began)
+
+    def retried_after(self) -> list[float]:
+        return sorted((b.start_ns - a.end_ns) / 1e9 for spans in self.attempts for a, b in pairwise(spans))
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        latencies, retries = self.latencies_ms(), self.retried_after()
+        yield "published", str(self.published)
+        yield "handled", f"{sum(count > 0 for count in self.succeeded)} in {PODS} pods"
+        yield "acknowledged", str(self.done["acknowledged"])
+        yield (
+            "failed and tried again",
+            f"{self.done['failed']}" + (f", after {retries[0]:.1f} s or more" if retries else ""),
+        )
+        yield "handled twice", str(sum(count > 1 for count in self.succeeded))
+        yield "pending", str(self.left.pending)
+        yield "lag", str(self.left.lag)
+        if latencies:
+            yield "throughput", f"{self.throughput():.0f}/s (published at {RATE}/s)"
+            yield (
+                "XADD → handled",
+                f"p50 {_quantile(latencies, 50):.1f} ms, p99 {_quantile(latencies, 99):.1f} ms",
+            )
+
+
+def main() -> int:
+    began = time.monotonic()
+    console = Console(highlight=False, soft_wrap=True)
+    result = asyncio.run(_demo(console))
+    table = Table(show_header=False, title="orders", title_justify="left", title_style="bold")
+    for row in result.rows():
+        table.add_row(*row)
+    console.print(table)
+    verdict = (
+        ("nothing lost, nothing stuck", "bold green")
+        if result.good
+        else ("LOST OR STUCK", "bold white on red")
+    )
+    console.print(Text.assemble(verdict, f", {time.monotonic() - began:.0f} s"))
+    return 0 if result.good else 1
+
+
+async def _demo(console: Console) -> Result:
+    audience = Audience(console)
+    audience.say(
+        f"{COUNT} orders, {RATE} a second, for the StreamConsumer in examples/orders/consumer.yaml", "bold"
+    )
+    workloads, _ = load([ORDERS / "consumer.yaml"])
+    async with Session(workloads, audience, replicas=PODS, isolated=True) as session:
+        (orders,) = session.running
+        await asyncio.gather(*(pod.started.wait() for pod in orders.pods))
+        producer = await _producer(session, orders)
+        left = await _watched(session, orders, producer, audience)
+        published = left.length if await producer.wait() == 0 else 0
+    return Result(published, left, orders.done, [in_order(spans) for spans in audience.handled.values()])
+
+
+async def _producer(session: Session, orders: Running) -> asyncio.subprocess.Process:
+    assert session.receiver
+    arguments = ("--url", orders.url, "--count", str(COUNT), "--rate", str(RATE))
+    environment = {**os.environ, ENDPOINT: session.receiver.endpoint}
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, str(ORDERS / "publish.py"), *arguments), env=environment
+    )
+
+
+async def _watched(
+    session: Session, orders: Running, producer: asyncio.subprocess.Process, audience: Audience
+) -> Backlog:
+    """Say every second how far it is, until all is done or the deadline has come."""
+    before, began = 0, time.monotonic()
+    while True:
+        await asyncio.sleep(1)
+        await session.measure()
+        left, done = await orders.backlog(), orders.done
+        seconds, rate = time.monotonic() - began, done["acknowledged"] - before
+        audience.say(
+            f"{seconds:3.0f} s  {left.length:4} published  {done['acknowledged']:4} acknowledged"
+            f"  {rate:4}/s  lag {left.lag}, pending {left.pending}",
+            "dim",
+        )
+        if (producer.returncode is not None and left.empty) or seconds > DEADLINE_SECONDS:
+            return left
+        before = done["acknowledged"]
+
+
+def _added_ms(span: Span) -> int:
+    """Redis puts the moment of XADD into the id of an entry."""
+    return int(str(span.attributes[MESSAGE_ID]).partition("-")[0])
+
+
+def _quantile(ordered: list[float], percent: int) -> float:
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

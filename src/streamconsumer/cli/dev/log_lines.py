@@ -1,0 +1,75 @@
+"""A pod's output, a line at a time: JSON in, what a person wants to read out. Pure."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+_LEVELS = {
+    "DEBUG": "dim",
+    "INFO": "dim",
+    "WARNING": "yellow",
+    "ERROR": "red",
+    "CRITICAL": "bold white on red",
+}
+_UNSAID = {"time", "span_id", "trace_flags", "stream", "group", "taskName"}
+"""The prefix names the consumer, and the rest is for machines."""
+
+_FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """What a pod said: logged, or just printed (then it has no level)."""
+
+    message: str
+    level: str = ""
+    logger: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    stack: str = ""
+
+
+def parse(text: str) -> LogLine:
+    """A line of the JSON log, or whatever else the handler printed."""
+    try:
+        found = json.loads(text) if text.startswith("{") else None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or "message" not in found or "level" not in found:
+        return LogLine(text)
+    message, level, logger = (str(found.pop(name, "")) for name in ("message", "level", "logger"))
+    stack = str(found.pop("exc_info", None) or found.pop("stack_info", None) or "")
+    return LogLine(message, level, logger, found, stack)
+
+
+def rendered(line: LogLine, folder: Path) -> list[Text]:
+    """`ERROR message failed and stays pending  message_id=…  error=…`; the stack where nothing else tells."""
+    if not line.level:
+        return [Text(line.message)]
+    first = Text.assemble((f"{line.level:<8}", _LEVELS.get(line.level, "")), line.message)
+    for name, value in _told(line, folder):
+        first.append(f"  {name}=", "dim").append(str(value))
+    untold = [] if "error" in line.fields else line.stack.splitlines()
+    return [first, *(Text(each, "dim") for each in untold)]
+
+
+def _told(line: LogLine, folder: Path) -> list[tuple[str, Any]]:
+    """The fields worth reading, the error and where it was raised last."""
+    told = {name: value for name, value in line.fields.items() if name not in _UNSAID}
+    if trace_id := told.pop("trace_id", ""):
+        told["trace"] = str(trace_id)[:8]
+    if error := told.pop("error", ""):
+        told["error"] = error
+        if place := place_in(line.stack, folder):
+            told["at"] = place
+    return list(told.items())
+
+
+def place_in(stack: str, folder: Path) -> str:
+    """The innermost frame in the user's own folder, as `orders.py:12`."""
+    frames = [found for found in _FRAME.finditer(stack) if Path(found["file"]).is_relative_to(folder)]
+    return f"{Path(frames[-1]['file']).relative_to(folder)}:{frames[-1]['line']}" if frames else ""

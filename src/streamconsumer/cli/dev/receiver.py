@@ -1,0 +1,122 @@
+"""A small OTLP receiver: HTTP and protobuf on a free loopback port, in a thread of its own.
+
+It takes traces; metrics and logs it accepts and throws away.
+"""
+
+import gzip
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped] # ships no types
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from streamconsumer.cli.dev.traces import INSTANCE, Span
+
+PROTOBUF = "application/x-protobuf"
+_STATUS_ERROR = 2
+
+
+class Receiver:
+    """Calls `take` with the spans of each request, in one of its own threads."""
+
+    def __init__(self, take: Callable[[list[Span]], None]) -> None:
+        self._server = _Server(("127.0.0.1", 0), _handler(take))
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.1,), name="spans", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """An exporter that went away in the middle is not news."""
+
+
+def _handler(take: Callable[[list[Span]], None]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 60
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if self.path.rstrip("/") != "/v1/traces":
+                return self._answer(200)
+            if not self.headers.get("Content-Type", "").startswith(PROTOBUF):
+                return self._answer(415)
+            try:
+                spans = spans_of(_unpacked(body, self.headers.get("Content-Encoding", "")))
+            except (DecodeError, OSError, EOFError, zlib.error):
+                return self._answer(400)
+            take(spans)
+            return self._answer(200)
+
+        def _answer(self, status: int) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", PROTOBUF)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+            """Requests are not news."""
+
+    return Handler
+
+
+def _unpacked(body: bytes, encoding: str) -> bytes:
+    match encoding:
+        case "gzip":
+            return gzip.decompress(body)
+        case "deflate":
+            return zlib.decompress(body)
+    return body
+
+
+def spans_of(body: bytes) -> list[Span]:
+    """The spans of an ExportTraceServiceRequest. Raises DecodeError."""
+    request = ExportTraceServiceRequest()
+    request.ParseFromString(body)
+    return list(_spans(request))
+
+
+def _spans(request: Any) -> Iterator[Span]:
+    for of_resource in request.resource_spans:
+        pod = str(_attributes(of_resource.resource.attributes).get(INSTANCE, ""))
+        for of_scope in of_resource.scope_spans:
+            for span in of_scope.spans:
+                yield _span(span, pod)
+
+
+def _span(span: Any, pod: str) -> Span:
+    attributes = _attributes(span.attributes)
+    failed = span.status.code == _STATUS_ERROR
+    kind = attributes.get("error.type", "")
+    return Span(
+        trace_id=span.trace_id.hex(),
+        span_id=span.span_id.hex(),
+        parent_id=span.parent_span_id.hex(),
+        name=span.name,
+        start_ns=span.start_time_unix_nano,
+        end_ns=span.end_time_unix_nano,
+        failed=failed,
+        error=": ".join(each for each in (kind, span.status.message) if each) if failed else "",
+        attributes=attributes,
+        links=[link.trace_id.hex() for link in span.links],
+        pod=pod,
+    )
+
+
+def _attributes(pairs: Any) -> dict[str, Any]:
+    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "string_value") for pair in pairs}

@@ -1,0 +1,295 @@
+"""A session: an embedded server where none answers, a receiver of spans, the pods; all of it ended together.
+
+Order of the end: pods drain first, while Redis and the receiver still stand; then the summary is asked for;
+then the rest goes.
+"""
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+from redis.exceptions import RedisError
+
+from streamconsumer.cli.dev import figures
+from streamconsumer.cli.dev.environment import of_this_machine
+from streamconsumer.cli.dev.figures import Backlog
+from streamconsumer.cli.dev.guard import Guard
+from streamconsumer.cli.dev.pods import LocalPod
+from streamconsumer.cli.dev.receiver import Receiver
+from streamconsumer.cli.dev.server import EmbeddedServer, answers
+from streamconsumer.cli.dev.terminal import Terminal
+from streamconsumer.cli.dev.traces import Span
+from streamconsumer.cli.dev.workload import Workload
+from streamconsumer.model.environment import variable
+from streamconsumer.processor.stream import StreamManager, without_credentials
+
+URL, USERNAME, PASSWORD = (variable("redis", name) for name in ("url", "username", "password"))
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+
+Environment = dict[str, str | None]
+
+_CONNECT_SECONDS = 1.0
+_ASK_SECONDS = 2.0
+_TICK_SECONDS = 0.25
+_MEASURE_SECONDS = 1.0
+_LAST_SPANS_SECONDS = 0.2
+"""After the pods have flushed, what the receiver's threads still hold arrives within this."""
+
+
+def run(workloads: Sequence[Workload], *, replicas: int | None, show_spans: bool) -> int:
+    """Run until SIGINT or SIGTERM; a second one kills. The exit code."""
+    return asyncio.run(_run(workloads, replicas, show_spans))
+
+
+async def _run(workloads: Sequence[Workload], replicas: int | None, show_spans: bool) -> int:
+    session = Session(workloads, Terminal(), replicas=replicas, show_spans=show_spans)
+    stop = _signalled(session.hurry)
+    async with session:
+        await stop.wait()
+    return 0
+
+
+def _signalled(hurry: asyncio.Event) -> asyncio.Event:
+    """The first signal sets the event returned, a second one `hurry`."""
+    stop = asyncio.Event()
+
+    def signalled() -> None:
+        if stop.is_set():
+            hurry.set()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, signalled)
+    return stop
+
+
+class Running:
+    """One workload with its pods and the Redis they really use."""
+
+    def __init__(self, workload: Workload, environment: Environment) -> None:
+        self.workload = workload
+        self.environment = environment
+        """What is decided for all its pods, over what each resolves for itself. None takes one away."""
+
+        self.pods: list[LocalPod] = []
+
+    @property
+    def url(self) -> str:
+        url = self.environment[URL]
+        assert url
+        return url
+
+    @property
+    def done(self) -> Counter[str]:
+        return sum((pod.done for pod in self.pods), Counter[str]())
+
+    async def backlog(self) -> Backlog:
+        """What is left; nothing known where Redis does not say."""
+        spec = self.workload.consumer.spec
+        password = self.environment.get(PASSWORD)
+        manager = StreamManager.from_url(self.url, username=self.environment.get(USERNAME), password=password)
+        try:
+            async with asyncio.timeout(_ASK_SECONDS):
+                return await figures.backlog(manager, spec.stream, spec.consumer_group)
+        except (RedisError, OSError, TimeoutError):
+            return Backlog()
+        finally:
+            await manager.aclose()
+
+
+class Session:
+    """`async with Session(…)`: everything runs inside, nothing is left after.
+
+    `isolated` does not even look whether the manifest's own Redis and collector answer.
+    """
+
+    def __init__(
+        self,
+        workloads: Sequence[Workload],
+        terminal: Terminal,
+        *,
+        replicas: int | None = None,
+        show_spans: bool = True,
+        isolated: bool = False,
+    ) -> None:
+        self.hurry = asyncio.Event()
+        self.running: list[Running] = []
+        self.receiver: Receiver | None = None
+        self._workloads, self._terminal = workloads, terminal
+        self._replicas, self._show_spans, self._isolated = replicas, show_spans, isolated
+        self._server: EmbeddedServer | None = None
+        self._said: set[str] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ends = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with self._ends:
+            self._guard = await Guard.start()
+            self._ends.push_async_callback(self._guard.stop)
+            if self._show_spans:
+                self._receive()
+            for workload in self._workloads:
+                self.running.append(await self._prepared(workload))
+            self._ends.push_async_callback(self._stop_pods)
+            self._start_pods()
+            self._ends = self._ends.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._ends.aclose()
+
+    # -- start -----------------------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def take(spans: list[Span]) -> None:
+            with suppress(RuntimeError):  # the loop is closed: a last request after the end
+                loop.call_soon_threadsafe(lambda: self._terminal.spans(spans, loop.time()))
+
+        self.receiver = Receiver(take)
+        self._ends.callback(self.receiver.stop)
+
+    async def _prepared(self, workload: Workload) -> Running:
+        """Decide what the pods get instead of what the manifest says."""
+        said = workload.environment("pod")
+        environment = await self._redis(said) | await self._endpoint(said)
+        return Running(workload, environment)
+
+    async def _redis(self, said: dict[str, str]) -> Environment:
+        """The manifest's own Redis where it answers, else the embedded one, which knows no users."""
+        url, username, password = said[URL], said.get(USERNAME), said.get(PASSWORD)
+        if not self._isolated and await answers(url, username, password):
+            self._say_once(f"{without_credentials(url)} answers and is used")
+            return {name: said[name] for name in (URL, USERNAME, PASSWORD) if name in said}
+        if self._server is None:
+            self._server = await EmbeddedServer.start(self._guard)
+            self._ends.push_async_callback(self._server.stop)
+        own = self._server.url(url)
+        why = "" if self._isolated else f"{without_credentials(url)} does not answer; "
+        self._say_once(
+            f"{why}an embedded Valkey stands in for it: {own}" if why else f"embedded Valkey: {own}"
+        )
+        return {URL: own, USERNAME: None, PASSWORD: None}
+
+    async def _endpoint(self, said: dict[str, str]) -> Environment:
+        """The manifest's own collector where it answers, else our receiver, or none."""
+        wanted = said.get(ENDPOINT, "")
+        if wanted and not self._isolated and await _listens(wanted):
+            self._say_once(f"traces go to {wanted}, which answers, and are not shown here")
+            return {ENDPOINT: wanted}
+        if self.receiver is None:
+            return {ENDPOINT: None}
+        why = f"{wanted} does not answer; " if wanted and not self._isolated else ""
+        self._say_once(f"{why}traces are shown here: {ENDPOINT}={self.receiver.endpoint}")
+        return {ENDPOINT: self.receiver.endpoint}
+
+    def _start_pods(self) -> None:
+        for running in self.running:
+            workload = running.workload
+            count = workload.replicas if self._replicas is None else self._replicas
+            running.pods = [self._pod(running) for _ in range(count)]
+            spec = workload.consumer.spec
+            self._terminal.say(
+                f"{workload.name}: stream {spec.stream}, group {spec.consumer_group}, "
+                f"{spec.handler.python or 'handler.source'}, {_plural(count, 'pod')}"
+            )
+        pods = [pod for running in self.running for pod in running.pods]
+        self._terminal.expect(pod.name for pod in pods)
+        self._tasks = [asyncio.create_task(pod.run(self._guard)) for pod in pods]
+        self._tasks += [asyncio.create_task(self._tick()), asyncio.create_task(self._measure())]
+
+    def _pod(self, running: Running) -> LocalPod:
+        workload = running.workload
+        name = workload.pod_name()
+        room = self._guard.folder / name
+        room.mkdir()
+        termination_log = room / "termination-log"
+        environment: Environment = {
+            **of_this_machine(os.environ, [*_written(workload, room), workload.folder]),
+            **workload.environment(name),
+            **running.environment,
+            variable("http_port"): "0",
+            variable("http_host"): "127.0.0.1",
+            variable("log_format"): "json",
+            variable("termination_log"): str(termination_log),
+        }
+        given = {key: value for key, value in environment.items() if value is not None}
+        return LocalPod(name, given, workload.folder, termination_log, self._terminal)
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._terminal.say(text)
+
+    # -- while it runs ---------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            self._terminal.tick(asyncio.get_running_loop().time())
+
+    async def _measure(self) -> None:
+        while True:
+            await asyncio.sleep(_MEASURE_SECONDS)
+            await self.measure()
+
+    async def measure(self) -> None:
+        """Bring every pod's figures up to date."""
+        await asyncio.gather(*(pod.measure() for running in self.running for pod in running.pods))
+
+    # -- end -------------------------------------------------------------------------------------------------
+
+    async def _stop_pods(self) -> None:
+        await asyncio.gather(
+            *(
+                pod.stop(running.workload.grace, self.hurry)
+                for running in self.running
+                for pod in running.pods
+            )
+        )
+        if self.receiver:
+            await asyncio.sleep(_LAST_SPANS_SECONDS)
+        *pods, ticking, measuring = self._tasks
+        ticking.cancel()
+        measuring.cancel()
+        await asyncio.gather(*pods, ticking, measuring, return_exceptions=True)
+        self._terminal.finish()
+        for running in self.running:
+            self._terminal.say(
+                figures.summary(running.workload.name, running.done, await running.backlog()), "bold"
+            )
+
+
+async def _listens(endpoint: str) -> bool:
+    """Whether something accepts connections there."""
+    parts = urlsplit(endpoint)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(parts.hostname, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+def _written(workload: Workload, room: Path) -> list[Path]:
+    """The folder that the ConfigMap of `handler.source` is written to, if there is one."""
+    if not workload.source:
+        return []
+    folder = room / "source"
+    folder.mkdir()
+    for name, text in workload.source.items():
+        (folder / name).write_text(text)
+    return [folder]
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,75 @@
+"""What a session shows, in one place: the pods' lines behind their names, traces, and dev's own words."""
+
+import os
+import signal
+from collections.abc import Iterable
+from itertools import cycle
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from streamconsumer.cli.dev import log_lines, traces
+from streamconsumer.cli.dev.log_lines import LogLine
+from streamconsumer.cli.dev.traces import Span, TraceBoard
+
+_COLOURS = ("cyan", "magenta", "blue", "green", "bright_cyan", "bright_magenta")
+
+
+class Terminal:
+    """Plain lines, coloured only where somebody looks: rich minds NO_COLOR and pipes."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._board = TraceBoard()
+        self._styles: dict[str, str] = {}
+        self._colours = cycle(_COLOURS)
+        self._width = 0
+
+    def expect(self, pods: Iterable[str]) -> None:
+        """The pods to come, so that their lines align."""
+        for pod in pods:
+            self._styles[pod] = next(self._colours)
+            self._width = max(self._width, len(pod))
+
+    def say(self, text: str, style: str = "") -> None:
+        """Dev's own words."""
+        self.print(Text(text, style))
+
+    def line(self, pod: str, line: LogLine, folder: Path) -> None:
+        """A pod said something."""
+        for text in log_lines.rendered(line, folder):
+            self.behind(pod, text)
+
+    def ended(self, pod: str, what: str, *, prominent: bool) -> None:
+        """A pod ended although nobody asked it to."""
+        self.behind(pod, Text(what, "bold white on red" if prominent else "red"))
+
+    def spans(self, spans: Iterable[Span], now: float) -> None:
+        """Spans arrived; `tick` shows them when it is time."""
+        self._board.add(spans, now)
+
+    def tick(self, now: float) -> None:
+        """Show the trace whose turn it is."""
+        if showing := self._board.due(now):
+            self.trace(showing.spans)
+            if others := traces.told_of_others(showing):
+                self.say(f"   {others}", "dim")
+
+    def finish(self) -> None:
+        """Say how many traces were never shown."""
+        if others := traces.told_of_others(self._board.rest()):
+            self.say(others.removeprefix("and ") + " not shown", "dim")
+
+    def trace(self, spans: Iterable[Span]) -> None:
+        for text in traces.rendered(list(spans)):
+            self.print(text)
+
+    def behind(self, pod: str, text: Text) -> None:
+        self.print(Text.assemble((f"{pod:<{self._width}} │ ", self._styles.get(pod, "")), text))
+
+    def print(self, text: Text) -> None:
+        try:
+            self._console.print(text)
+        except SystemExit:  # rich, when nobody reads any more (`… | head`): drain as for a signal
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,199 @@
+"""Spans → trees worth reading, and which of them to show when a thousand come by in a second.
+
+Pure: the clock is an argument.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.text import Text
+
+QUIET_SECONDS = 1.0
+"""A trace is shown when it has not grown for so long."""
+
+INTERVAL_SECONDS = 2.0
+"""One trace is shown in so long; the others are counted."""
+
+PATIENCE_SECONDS = 10.0
+"""How long a trace with an error waits for its turn before it is only counted."""
+
+MOST_TRACES = 10_000
+"""How many are remembered, so that a retry finds the trace of its first attempt."""
+
+MESSAGE_ID = "messaging.message.id"
+DELIVERY_COUNT = "streamconsumer.delivery.count"
+INSTANCE = "k8s.pod.name"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One finished span; ids in hexadecimal, `parent_id` empty for a root."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str
+    name: str
+    start_ns: int
+    end_ns: int
+    failed: bool = False
+    error: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    links: Sequence[str] = ()
+    """The ids of the traces it is linked to."""
+
+    pod: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Showing:
+    """A trace to show now, and how many are not."""
+
+    spans: Sequence[Span] = ()
+    others: int = 0
+    others_failed: int = 0
+
+
+@dataclass(slots=True)
+class _Trace:
+    grown_at: float
+    spans: dict[str, Span] = field(default_factory=dict)
+    shown: bool = False
+    counted: bool = False
+
+    @property
+    def failed(self) -> bool:
+        return any(span.failed for span in self.spans.values())
+
+    @property
+    def rank(self) -> tuple[bool, bool, float]:
+        """What is shown first: a failure, then what was not shown yet, then what waits longest."""
+        return self.failed, not self.shown, -self.grown_at
+
+
+class TraceBoard:
+    """Takes spans as they come and says what to show."""
+
+    def __init__(self) -> None:
+        self._traces: OrderedDict[str, _Trace] = OrderedDict()
+        self._waiting: dict[str, _Trace] = {}
+        self._shown_at = float("-inf")
+
+    def add(self, spans: Iterable[Span], now: float) -> None:
+        for span in spans:
+            trace = self._traces.setdefault(span.trace_id, _Trace(now))
+            self._traces.move_to_end(span.trace_id)
+            trace.spans[span.span_id] = span
+            trace.grown_at = now
+            if trace.failed or not trace.counted:
+                self._waiting[span.trace_id] = trace
+        while len(self._traces) > MOST_TRACES:
+            self._traces.popitem(last=False)
+
+    def due(self, now: float) -> Showing | None:
+        """The trace whose turn it is, if it is anybody's turn."""
+        if now - self._shown_at < INTERVAL_SECONDS:
+            return None
+        quiet = {key: trace for key, trace in self._waiting.items() if now - trace.grown_at >= QUIET_SECONDS}
+        if not quiet:
+            return None
+        chosen = max(quiet, key=lambda key: quiet[key].rank)
+        trace = quiet.pop(chosen)
+        del self._waiting[chosen]
+        trace.shown = trace.counted = True
+        self._shown_at = now
+        return Showing(in_order(trace.spans.values()), *self._count(quiet, now))
+
+    def rest(self) -> Showing:
+        """What never had its turn."""
+        return Showing((), *self._count(dict(self._waiting), float("inf")))
+
+    def _count(self, quiet: Mapping[str, _Trace], now: float) -> tuple[int, int]:
+        """Those that are passed over. One with an error keeps waiting for a while."""
+        passed = {
+            key: trace
+            for key, trace in quiet.items()
+            if not trace.failed or now - trace.grown_at > PATIENCE_SECONDS
+        }
+        fresh = [trace for trace in passed.values() if not trace.counted]
+        for key, trace in passed.items():
+            trace.counted = True
+            del self._waiting[key]
+        return len(fresh), sum(trace.failed for trace in fresh)
+
+
+def in_order(spans: Iterable[Span]) -> list[Span]:
+    return sorted(spans, key=lambda span: (span.start_ns, span.span_id))
+
+
+def tree(spans: Sequence[Span]) -> Iterator[tuple[str, Span]]:
+    """Each span behind the branch it sits on, parents first. A parent that is not here leaves a root."""
+    known = {span.span_id for span in spans}
+    children: dict[str, list[Span]] = {}
+    for span in in_order(spans):
+        children.setdefault(span.parent_id if span.parent_id in known else "", []).append(span)
+    for root in children.get("", []):
+        yield "", root
+        yield from _below(root, children, "")
+
+
+def _below(parent: Span, children: Mapping[str, Sequence[Span]], indent: str) -> Iterator[tuple[str, Span]]:
+    siblings = children.get(parent.span_id, [])
+    for number, span in enumerate(siblings, 1):
+        here, further = ("└─ ", "   ") if number == len(siblings) else ("├─ ", "│  ")
+        yield indent + here, span
+        yield from _below(span, children, indent + further)
+
+
+def rendered(spans: Sequence[Span]) -> list[Text]:
+    """A trace as lines: a heading, then a line a span."""
+    began, ended = min(span.start_ns for span in spans), max(span.end_ns for span in spans)
+    count = "1 span" if len(spans) == 1 else f"{len(spans)} spans"
+    heading = Text.assemble(
+        (f"trace {spans[0].trace_id[:8]}", "bold"), (f"  {count}, {duration(ended - began)}", "dim")
+    )
+    rows = list(tree(spans))
+    width = max(len(branch) + len(span.name) for branch, span in rows)
+    return [heading, *(_row(branch, span, began, width) for branch, span in rows)]
+
+
+def _row(branch: str, span: Span, began: int, width: int) -> Text:
+    mark, style = ("✗", "red") if span.failed else ("✓", "green")
+    row = Text.assemble((branch, "dim"), span.name.ljust(width - len(branch)), " ", (mark, style))
+    row.append(f" {duration(span.end_ns - span.start_ns):>7}")
+    row.append(f" {'+' + duration(span.start_ns - began) if span.start_ns > began else '':>8}", "dim")
+    for part in _told(span):
+        row.append(f"  {part}", "dim")
+    if span.error:
+        row.append(f"  {span.error}", style)
+    row.rstrip()
+    return row
+
+
+def _told(span: Span) -> Iterator[str]:
+    if message_id := span.attributes.get(MESSAGE_ID):
+        yield str(message_id)
+    if deliveries := span.attributes.get(DELIVERY_COUNT):
+        yield f"delivery {deliveries}"
+    if span.pod:
+        yield span.pod
+    for other in dict.fromkeys(each for each in span.links if each != span.trace_id):
+        yield f"linked to trace {other[:8]}"
+
+
+def told_of_others(showing: Showing) -> str:
+    """`and 57 more traces, 2 of them with errors`."""
+    if not showing.others:
+        return ""
+    more = "1 more trace" if showing.others == 1 else f"{showing.others} more traces"
+    failed = f", {showing.others_failed} of them with errors" if showing.others_failed else ""
+    return f"and {more}{failed}"
+
+
+def duration(nanoseconds: int) -> str:
+    """`0.4ms`, `12ms`, `3.04s`."""
+    milliseconds = nanoseconds / 1e6
+    if milliseconds < 10:
+        return f"{milliseconds:.1f}ms"
+    return f"{milliseconds:.0f}ms" if milliseconds < 1000 else f"{milliseconds / 1000:.2f}s"

@@ -1,0 +1,136 @@
+"""Files → what to run: each StreamConsumer with the Deployment that the operator would apply for it."""
+
+import base64
+import binascii
+import os
+import secrets
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from streamconsumer.cli.dev.environment import Secrets, resolve
+from streamconsumer.cli.documents import Document, read
+from streamconsumer.cli.render import parse
+from streamconsumer.errors import InvalidSettings
+from streamconsumer.model import names
+from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.operator.manifests import Manifest, desired
+from streamconsumer.operator.settings import OperatorSettings
+
+_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+"""Kubernetes' own for the ends of names: no vowels, so no words."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One StreamConsumer, ready to run here."""
+
+    consumer: StreamConsumer
+    folder: Path
+    """Of the manifest: where the handler's module is looked for."""
+
+    children: Sequence[Manifest]
+    secrets: Secrets
+
+    @property
+    def name(self) -> str:
+        return self.consumer.name
+
+    @property
+    def deployment(self) -> Manifest:
+        return next(child for child in self.children if child["kind"] == "Deployment")
+
+    @property
+    def pod(self) -> dict[str, Any]:
+        spec: dict[str, Any] = self.deployment["spec"]["template"]["spec"]
+        return spec
+
+    @property
+    def replicas(self) -> int:
+        return int(self.deployment["spec"].get("replicas", 1))
+
+    @property
+    def grace(self) -> timedelta:
+        """What a pod gets between SIGTERM and SIGKILL."""
+        return timedelta(seconds=self.pod["terminationGracePeriodSeconds"])
+
+    @property
+    def source(self) -> Mapping[str, str]:
+        """The files of the ConfigMap that carries `handler.source`."""
+        return next((child["data"] for child in self.children if child["kind"] == "ConfigMap"), {})
+
+    def pod_name(self) -> str:
+        """Another one at each call."""
+        return f"{self.deployment['metadata']['name']}-{''.join(secrets.choice(_ALPHABET) for _ in range(5))}"
+
+    def environment(self, pod_name: str) -> dict[str, str]:
+        """The container's. Raises InvalidSettings where a Secret is missing."""
+        fields = {
+            "metadata.name": pod_name,
+            "metadata.namespace": self.consumer.namespace,
+            "metadata.uid": str(uuid.uuid4()),
+            "spec.nodeName": "localhost",
+        }
+        (container,) = self.pod["containers"]
+        return resolve(container["env"], fields, self.secrets, self.consumer.namespace)
+
+
+def load(files: Iterable[Path]) -> tuple[list[Workload], list[str]]:
+    """What can run, and why the rest cannot. Raises InvalidSettings for a file that cannot be read at all."""
+    found = [(folder_of(file), document) for file in files for document in read([file])]
+    settings = OperatorSettings.from_env(os.environ)
+    given = secrets_of(document for _, document in found)
+    workloads: dict[tuple[str, str], Workload] = {}
+    refusals: list[str] = []
+    for folder, document in found:
+        consumers, refused = parse([document] if document.get("kind") == names.KIND else [])
+        refusals += refused
+        for consumer in consumers:
+            workload = Workload(consumer, folder, desired(consumer, settings), given)
+            if problem := _problem(workload, workloads):
+                refusals.append(problem)
+            else:
+                workloads[consumer.namespace, consumer.name] = workload
+    return list(workloads.values()), refusals
+
+
+def folder_of(file: Path) -> Path:
+    """Where a handler beside the file is looked for; of standard input, the current folder."""
+    return (file if file.is_dir() else file.parent).absolute()
+
+
+def secrets_of(documents: Iterable[Document]) -> Secrets:
+    """The Secrets among the documents; stringData wins over data, as on the API server."""
+    values: dict[tuple[str, str, str], str] = {}
+    for document in documents:
+        if document.get("kind") != "Secret":
+            continue
+        metadata = document.get("metadata") or {}
+        where = str(metadata.get("namespace") or "default"), str(metadata.get("name") or "")
+        texts = {key: _decoded(where, key, value) for key, value in (document.get("data") or {}).items()}
+        texts |= {key: str(value) for key, value in (document.get("stringData") or {}).items()}
+        values |= {(*where, key): text for key, text in texts.items()}
+    return Secrets(values)
+
+
+def _decoded(where: tuple[str, str], key: str, value: object) -> str:
+    try:
+        return base64.b64decode(str(value), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        raise InvalidSettings(
+            f"Secret {'/'.join(where)}, data.{key}: is not text in base64; write it plainly under stringData"
+        ) from None
+
+
+def _problem(workload: Workload, others: Mapping[tuple[str, str], Workload]) -> str:
+    where = workload.consumer.namespace, workload.consumer.name
+    if where in others:
+        return f"{'/'.join(where)}: is given twice; the first one is used"
+    try:
+        workload.environment("pod")
+    except InvalidSettings as error:
+        return f"{'/'.join(where)}: {error}"
+    return ""
