@@ -21,7 +21,8 @@ Schema = dict[str, Any]
 _KEPT = [
     *("type", "format", "pattern", "enum", "required"),
     *("minimum", "maximum", "minLength", "maxLength", "maxItems", "maxProperties"),
-    *("x-kubernetes-validations", "x-kubernetes-list-type", "x-kubernetes-list-map-keys"),
+    *("x-kubernetes-validations", "x-kubernetes-int-or-string"),
+    *("x-kubernetes-list-type", "x-kubernetes-list-map-keys"),
 ]
 
 PRINTER_COLUMNS = [
@@ -110,15 +111,13 @@ def _column(name: str, kind: str, path: str, priority: int, description: str) ->
 
 
 def _structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
-    schema, nullable = _folded(schema, definitions)
+    schema = _folded(schema, definitions)
     result: Schema = {}
     if "description" in schema:
         result["description"] = " ".join(schema["description"].split())
     result.update({word: schema[word] for word in _KEPT if word in schema})
     if isinstance(schema.get("default"), str | int):
         result["default"] = schema["default"]
-        if nullable:  # null survives defaulting only where it is allowed: it means "leave it alone"
-            result["nullable"] = True
     if "properties" in schema:
         result["properties"] = {name: _structural(inner, definitions) for name, inner in schema["properties"].items()}
     if "items" in schema:
@@ -128,14 +127,12 @@ def _structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
     return result
 
 
-def _folded(schema: Schema, definitions: dict[str, Schema]) -> tuple[Schema, bool]:
-    """The schema with its reference inlined and `or null` taken out; whether null was allowed."""
-    nullable = False
+def _folded(schema: Schema, definitions: dict[str, Schema]) -> Schema:
+    """The schema with its reference inlined and `or null` taken out: the API server drops a null by itself."""
     if "anyOf" in schema:
         (kind,) = [option for option in schema["anyOf"] if option != {"type": "null"}]
-        nullable = True
         schema = {**kind, **{key: value for key, value in schema.items() if key != "anyOf"}}
     if "$ref" in schema:
         target = definitions[schema["$ref"].rpartition("/")[2]]
         schema = {**target, **{key: value for key, value in schema.items() if key != "$ref"}}
-    return schema, nullable
+    return schema

@@ -89,6 +89,8 @@ def _sentence(where: str, problem: ErrorDetails) -> str:
             return f"{where} is missing; it is required"
         case "extra_forbidden":
             return f"{where} is not a field; check its spelling"
+        case "model_type":
+            return f"{where} must be an object"
     found = problem["input"]
     if not isinstance(found, str | int | float | None) or "@" in str(found):
         return f"{where}: {expected}"  # a whole object, or a URL with credentials: not for logs and conditions

@@ -3,9 +3,10 @@
 `StreamConsumerSpec` is `Processing` (which the pod says alike) and what only the cluster needs to know.
 """
 
+import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
@@ -21,9 +22,16 @@ NO_CREDENTIALS = "keep credentials out of redis.url: use usernameSecretRef and p
 RESERVED_VARIABLE = "names that begin with STREAMCONSUMER_ are set by the operator: use the field of spec instead"
 SHORT_NAME = f"the name of a StreamConsumer must have at most {NAME_LENGTH} characters"
 
+QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+"""`100m`, `0.5`, `256Mi`; a whole number may also be written as a number, as in any manifest: `cpu: 1`."""
+
 Quantity = Annotated[
     str,
-    Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", coerce_numbers_to_str=True),
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+    Field(max_length=32, pattern=QUANTITY_PATTERN),
+    WithJsonSchema(
+        {"x-kubernetes-int-or-string": True, "pattern": QUANTITY_PATTERN, "maxLength": 32, "minimum": 0}
+    ),
 ]
 
 
@@ -104,6 +112,14 @@ class EnvironmentVariable(
         return self
 
 
+def _each_once(variables: list[EnvironmentVariable]) -> list[EnvironmentVariable]:
+    """What `x-kubernetes-list-type: map` asks of the API server."""
+    given = [variable.name for variable in variables]
+    if twice := sorted({name for name in given if given.count(name) > 1}):
+        raise ValueError(f"gives {', '.join(twice)} more than once")
+    return variables
+
+
 class Resources(Model):
     """What one pod asks for and may use, as in any container."""
 
@@ -137,11 +153,11 @@ class StreamConsumerSpec(Processing):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """When the kubelet pulls the image. Left out: Kubernetes' own rule."""
 
-    replicas: int | None = Field(1, ge=0, le=1000)
-    """How many pods. Scale it by hand, by an HPA or by KEDA through the scale subresource of the StreamConsumer.
-    null: the operator states no replicas, for something that scales the Deployment itself."""
+    replicas: int = Field(1, ge=0, le=1000)
+    """How many pods. Scale it by hand, by an HPA or by KEDA through the scale subresource of the StreamConsumer,
+    not of the Deployment, which follows it."""
 
-    env: list[EnvironmentVariable] = Field(
+    env: Annotated[list[EnvironmentVariable], AfterValidator(_each_once)] = Field(
         [],
         max_length=256,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
@@ -167,12 +183,13 @@ class StreamConsumer(Model):
     @classmethod
     def parse(cls, manifest: dict[str, Any]) -> Self:
         """A manifest as the API server or a file gives it. Raises InvalidResource with a sentence per problem."""
-        metadata = manifest.get("metadata") or {}
+        metadata = manifest.get("metadata")
+        metadata = metadata if isinstance(metadata, dict) else {}
         name, namespace = str(metadata.get("name") or ""), str(metadata.get("namespace") or "default")
         _refuse_other_kinds(manifest, name)
-        problems = [] if 0 < len(name) <= NAME_LENGTH else [SHORT_NAME]
+        problems = _problems_of_name(name)
         try:
-            spec = StreamConsumerSpec.model_validate(manifest.get("spec") or {})
+            spec = StreamConsumerSpec.model_validate_json(_json(manifest.get("spec") or {}), strict=True)
         except ValidationError as error:
             problems += sentences(error, lambda where: ".".join(["spec", *map(str, where)]))
         if problems:
@@ -184,6 +201,26 @@ class StreamConsumer(Model):
             generation=int(metadata.get("generation") or 0),
             spec=spec,
         )
+
+
+def _problems_of_name(name: str) -> list[str]:
+    if not name:
+        return ["metadata.name is missing; it is required"]
+    return [SHORT_NAME] if len(name) > NAME_LENGTH else []
+
+
+def _json(spec: Any) -> str:
+    """As the API server takes a manifest: null is left out, a date that YAML found is text."""
+    return json.dumps(_without_nulls(spec), default=str)
+
+
+def _without_nulls(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+        case list():
+            return [_without_nulls(inner) for inner in value]
+    return value
 
 
 def _refuse_other_kinds(manifest: dict[str, Any], name: str) -> None:

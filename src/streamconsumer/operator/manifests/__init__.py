@@ -10,7 +10,12 @@ from streamconsumer.operator.settings import OperatorSettings
 
 __all__ = ["KINDS", "Manifest", "desired"]
 
-KINDS = [("v1", "ServiceAccount"), ("v1", "ConfigMap"), ("apps/v1", "Deployment"), ("policy/v1", "PodDisruptionBudget")]
+KINDS = [
+    ("v1", "ServiceAccount"),
+    ("v1", "ConfigMap"),
+    ("apps/v1", "Deployment"),
+    ("policy/v1", "PodDisruptionBudget"),
+]
 """Every kind that can be a child, in the order in which they are applied: what others refer to comes first."""
 
 

@@ -5,7 +5,14 @@ from datetime import timedelta
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests.environment import environment
-from streamconsumer.operator.manifests.identity import Manifest, child_name, digest, labels, metadata, selector
+from streamconsumer.operator.manifests.identity import (
+    Manifest,
+    child_name,
+    digest,
+    labels,
+    metadata,
+    selector,
+)
 from streamconsumer.operator.settings import OperatorSettings
 
 AFTER_THE_DRAIN = timedelta(seconds=5)
@@ -13,13 +20,12 @@ AFTER_THE_DRAIN = timedelta(seconds=5)
 
 
 def deployment(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
-    replicas = consumer.spec.replicas  # left out when null: what we do not state we do not own
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": metadata(consumer, child_name(consumer)),
         "spec": {
-            **({"replicas": replicas} if replicas is not None else {}),
+            "replicas": consumer.spec.replicas,
             "revisionHistoryLimit": 3,
             "selector": {"matchLabels": selector(consumer)},
             "template": _template(consumer, settings),
@@ -83,7 +89,11 @@ def _resources(consumer: StreamConsumer) -> Manifest:
 
 
 def _source_volume(consumer: StreamConsumer) -> list[Manifest]:
-    return [{"name": "source", "configMap": {"name": child_name(consumer)}}] if consumer.spec.handler.source else []
+    return (
+        [{"name": "source", "configMap": {"name": child_name(consumer)}}]
+        if consumer.spec.handler.source
+        else []
+    )
 
 
 def _source_mount(consumer: StreamConsumer) -> list[Manifest]:

@@ -15,7 +15,9 @@ def environment(consumer: StreamConsumer, settings: OperatorSettings) -> list[Ma
     users = [_literal(variable.name, variable.value) for variable in consumer.spec.env]
     taken = {variable["name"] for variable in users}
     ours = [*_settings(consumer), *_identity(), *_telemetry(consumer, settings)]
-    last = _resource_attributes(consumer)  # refers to variables above it: the kubelet expands only earlier ones
+    last = _resource_attributes(
+        consumer
+    )  # refers to variables above it: the kubelet expands only earlier ones
     return [*users, *(each for each in [*ours, last] if each["name"] not in taken)]
 
 
@@ -30,7 +32,11 @@ def _settings(consumer: StreamConsumer) -> list[Manifest]:
 def _redis(redis: Redis) -> list[Manifest]:
     """`url` is a literal; a field `<name>SecretRef` gives the variable of `<name>` from the Secret."""
     literal = [_literal(variable("redis", "url"), redis.url)] if redis.url else []
-    references = {"url": redis.url_secret_ref, "username": redis.username_secret_ref, "password": redis.password_secret_ref}
+    references = {
+        "url": redis.url_secret_ref,
+        "username": redis.username_secret_ref,
+        "password": redis.password_secret_ref,
+    }
     return [*literal, *(_secret(variable("redis", name), ref) for name, ref in references.items() if ref)]
 
 
@@ -62,7 +68,9 @@ def _resource_attributes(consumer: StreamConsumer) -> Manifest:
         "k8s.pod.uid": "$(OTEL_RESOURCE_ATTRIBUTES_POD_UID)",
         "k8s.node.name": "$(OTEL_RESOURCE_ATTRIBUTES_NODE_NAME)",
     }
-    return _literal("OTEL_RESOURCE_ATTRIBUTES", ",".join(f"{key}={value}" for key, value in attributes.items()))
+    return _literal(
+        "OTEL_RESOURCE_ATTRIBUTES", ",".join(f"{key}={value}" for key, value in attributes.items())
+    )
 
 
 def _literal(name: str, value: str) -> Manifest:
