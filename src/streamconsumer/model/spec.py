@@ -18,8 +18,12 @@ NAME_LENGTH = 50
 
 ONE_URL = "give exactly one of redis.url and redis.urlSecretRef"
 ONE_HANDLER = "give exactly one kind of handler: handler.python or handler.source"
-NO_CREDENTIALS = "keep credentials out of redis.url: use usernameSecretRef and passwordSecretRef, or urlSecretRef"
-RESERVED_VARIABLE = "names that begin with STREAMCONSUMER_ are set by the operator: use the field of spec instead"
+NO_CREDENTIALS = (
+    "keep credentials out of redis.url: use usernameSecretRef and passwordSecretRef, or urlSecretRef"
+)
+RESERVED_VARIABLE = (
+    "names that begin with STREAMCONSUMER_ are set by the operator: use the field of spec instead"
+)
 SHORT_NAME = f"the name of a StreamConsumer must have at most {NAME_LENGTH} characters"
 
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
@@ -76,7 +80,8 @@ class Redis(
 
 
 class Handler(
-    Model, json_schema_extra=rules(("(has(self.python) ? 1 : 0) + (has(self.source) ? 1 : 0) == 1", ONE_HANDLER))
+    Model,
+    json_schema_extra=rules(("(has(self.python) ? 1 : 0) + (has(self.source) ? 1 : 0) == 1", ONE_HANDLER)),
 ):
     """What is called with each message."""
 
@@ -95,7 +100,8 @@ class Handler(
 
 
 class EnvironmentVariable(
-    Model, json_schema_extra=rules((f"!self.name.startsWith('{names.ENVIRONMENT_PREFIX}')", RESERVED_VARIABLE))
+    Model,
+    json_schema_extra=rules((f"!self.name.startsWith('{names.ENVIRONMENT_PREFIX}')", RESERVED_VARIABLE)),
 ):
     """One variable for the handler. Wins over what the operator sets, such as OTEL_ variables."""
 

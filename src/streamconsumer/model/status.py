@@ -77,7 +77,9 @@ class Verdict(Model):
     stalled: bool = False
 
 
-def conditions(verdict: Verdict, generation: int, previous: list[Condition], now: datetime) -> list[Condition]:
+def conditions(
+    verdict: Verdict, generation: int, previous: list[Condition], now: datetime
+) -> list[Condition]:
     """Ready, Reconciling and Stalled. A condition that keeps its status keeps its lastTransitionTime."""
     since = {(condition.type, condition.status): condition.last_transition_time for condition in previous}
     moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")

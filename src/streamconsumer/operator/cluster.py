@@ -45,7 +45,9 @@ class Cluster:
             return await self._call("get", _path(api_version, kind, namespace, name))
         return None
 
-    async def list(self, api_version: str, kind: str, namespace: str | None, selector: str = "") -> list[Manifest]:
+    async def list(
+        self, api_version: str, kind: str, namespace: str | None, selector: str = ""
+    ) -> list[Manifest]:
         """Every object of the kind, in one namespace or in all. Items carry their apiVersion and kind."""
         found = await self._call("get", _path(api_version, kind, namespace), label_selector=selector or None)
         return [{"apiVersion": api_version, "kind": kind, **item} for item in found["items"]]
@@ -77,7 +79,10 @@ class Cluster:
         event = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"name": f"{metadata['name']}.{uuid.uuid4().hex[:16]}", "namespace": metadata["namespace"]},
+            "metadata": {
+                "name": f"{metadata['name']}.{uuid.uuid4().hex[:16]}",
+                "namespace": metadata["namespace"],
+            },
             "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "type": "Warning" if warning else "Normal",
             "reason": reason,

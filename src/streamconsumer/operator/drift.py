@@ -22,7 +22,9 @@ def holds(live: Any, applied: Any) -> bool:
     """Whether `live` has everything that `applied` states."""
     match applied:
         case dict():
-            return isinstance(live, dict) and all(holds(live.get(key), value) for key, value in applied.items())
+            return isinstance(live, dict) and all(
+                holds(live.get(key), value) for key, value in applied.items()
+            )
         case list():
             return isinstance(live, list) and _holds_list(live, applied)
         case str():
@@ -31,7 +33,9 @@ def holds(live: Any, applied: Any) -> bool:
 
 
 def _holds_list(live: list[Any], applied: list[Any]) -> bool:
-    key = next((key for key in _KEYS if all(isinstance(item, dict) and key in item for item in applied)), None)
+    key = next(
+        (key for key in _KEYS if all(isinstance(item, dict) and key in item for item in applied)), None
+    )
     if key is None:
         return len(live) == len(applied) and all(map(holds, live, applied))
     by_key = {item.get(key): item for item in live if isinstance(item, dict)}

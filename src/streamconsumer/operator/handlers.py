@@ -38,7 +38,9 @@ def watch(store: Store, queue: KeyedQueue) -> kopf.OperatorRegistry:
     @kopf.on.login(registry=registry)
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
         found = kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
-        return Connection(**{each.name: getattr(found, each.name) for each in fields(found)}) if found else None
+        return (
+            Connection(**{each.name: getattr(found, each.name) for each in fields(found)}) if found else None
+        )
 
     return registry
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 
 STUCK_AFTER = timedelta(minutes=5)
 
@@ -57,8 +64,14 @@ async def serve(health: Health, host: str, port: int) -> web.AppRunner:
     app = web.Application()
     app.add_routes(
         [
-            web.get("/livez", lambda _: _answer(healthy=health.alive, otherwise="no reconcile has ended for 5 minutes")),
-            web.get("/readyz", lambda _: _answer(healthy=health.synced, otherwise="the first lists are not in yet")),
+            web.get(
+                "/livez",
+                lambda _: _answer(healthy=health.alive, otherwise="no reconcile has ended for 5 minutes"),
+            ),
+            web.get(
+                "/readyz",
+                lambda _: _answer(healthy=health.synced, otherwise="the first lists are not in yet"),
+            ),
             web.get("/metrics", lambda _: _metrics(health)),
         ]
     )

@@ -82,7 +82,11 @@ class Operator:
         self.health.synced = True
         log.info(
             "operator started",
-            extra={"consumers": len(consumers), "children": len(children), "namespaces": self.settings.watch_namespaces},
+            extra={
+                "consumers": len(consumers),
+                "children": len(children),
+                "namespaces": self.settings.watch_namespaces,
+            },
         )
 
     @asynccontextmanager

@@ -9,8 +9,19 @@ from streamconsumer.model.status import Reason, Verdict
 from streamconsumer.operator.manifests import Manifest
 
 _OWN_WORDS = re.compile(r"^(HandlerUnusable|InvalidSettings): (.*)", re.DOTALL)
-_IMAGE_REASONS = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
-_CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff"}
+_IMAGE_REASONS = {
+    "ImagePullBackOff",
+    "ErrImagePull",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ImageInspectError",
+}
+_CONFIG_REASONS = {
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+    "CrashLoopBackOff",
+}
 
 Trouble = tuple[Reason, str]
 
@@ -18,7 +29,12 @@ Trouble = tuple[Reason, str]
 def verdict(consumer: StreamConsumer, deployment: Manifest | None, pods: Iterable[Manifest]) -> Verdict:
     """Ready when as many pods read as are wanted, all of the newest kind; otherwise the most telling reason."""
     if deployment is None:
-        return Verdict(ready=False, reason=Reason.PODS_STARTING, message="The Deployment is being created.", reconciling=True)
+        return Verdict(
+            ready=False,
+            reason=Reason.PODS_STARTING,
+            message="The Deployment is being created.",
+            reconciling=True,
+        )
     spec, status = deployment.get("spec", {}), deployment.get("status", {})
     wanted = spec.get("replicas", 1)
     counts = {key: status.get(key, 0) for key in ("replicas", "updatedReplicas", "availableReplicas")}
@@ -37,9 +53,13 @@ def verdict(consumer: StreamConsumer, deployment: Manifest | None, pods: Iterabl
 
 def _settled(consumer: StreamConsumer, wanted: int) -> Verdict:
     if wanted == 0:
-        return Verdict(ready=True, reason=Reason.SCALED_TO_ZERO, message="No pods are wanted; the group keeps its place.")
+        return Verdict(
+            ready=True, reason=Reason.SCALED_TO_ZERO, message="No pods are wanted; the group keeps its place."
+        )
     reads = f"{wanted} {'pod reads' if wanted == 1 else 'pods read'} {consumer.spec.stream!r}"
-    return Verdict(ready=True, reason=Reason.ALL_PODS_READY, message=f"{reads} as {consumer.spec.consumer_group!r}.")
+    return Verdict(
+        ready=True, reason=Reason.ALL_PODS_READY, message=f"{reads} as {consumer.spec.consumer_group!r}."
+    )
 
 
 def _trouble(status: Manifest, pods: Iterable[Manifest]) -> Trouble | None:
@@ -47,10 +67,17 @@ def _trouble(status: Manifest, pods: Iterable[Manifest]) -> Trouble | None:
     found = [trouble for pod in pods if (trouble := _trouble_of(pod))]
     found += [trouble for condition in status.get("conditions", []) if (trouble := _trouble_in(condition))]
     order = list(Reason)
-    return min(found, key=lambda trouble: _URGENCY.get(trouble[0], order.index(trouble[0]) + 10), default=None)
+    return min(
+        found, key=lambda trouble: _URGENCY.get(trouble[0], order.index(trouble[0]) + 10), default=None
+    )
 
 
-_URGENCY = {Reason.HANDLER_UNUSABLE: 0, Reason.INVALID_SETTINGS: 1, Reason.IMAGE_UNAVAILABLE: 2, Reason.POD_CRASHING: 3}
+_URGENCY = {
+    Reason.HANDLER_UNUSABLE: 0,
+    Reason.INVALID_SETTINGS: 1,
+    Reason.IMAGE_UNAVAILABLE: 2,
+    Reason.POD_CRASHING: 3,
+}
 
 
 def _trouble_in(condition: dict[str, Any]) -> Trouble | None:
@@ -79,7 +106,9 @@ def _trouble_of_container(container: dict[str, Any]) -> Trouble | None:
     if container.get("ready"):
         return None
     waiting = container.get("state", {}).get("waiting", {})
-    ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
+    ended = (
+        container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
+    )
     if waiting.get("reason") in _IMAGE_REASONS:
         return Reason.IMAGE_UNAVAILABLE, waiting.get("message") or waiting["reason"]
     if words := _OWN_WORDS.match(ended.get("message") or ""):

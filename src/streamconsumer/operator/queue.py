@@ -75,7 +75,12 @@ class KeyedQueue:
         log.warning(
             "reconcile failed; it will be tried again",
             exc_info=True,
-            extra={"namespace": key[0], "consumer": key[1], "failures": failures, "pause_seconds": pause.total_seconds()},
+            extra={
+                "namespace": key[0],
+                "consumer": key[1],
+                "failures": failures,
+                "pause_seconds": pause.total_seconds(),
+            },
         )
         if key not in self._waiting and key not in self._timers:
             loop = asyncio.get_running_loop()

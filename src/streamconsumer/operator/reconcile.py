@@ -93,7 +93,10 @@ class Reconciler:
         for child in gone:
             await self.cluster.delete(child)
             self.store.drop(child)
-        return [Change("Pruned", f"{child['kind']} {child['metadata']['name']} is no longer wanted") for child in gone]
+        return [
+            Change("Pruned", f"{child['kind']} {child['metadata']['name']} is no longer wanted")
+            for child in gone
+        ]
 
     async def _report(self, manifest: Manifest, found: Verdict, changes: list[Change]) -> None:
         """Write the status if it differs, and events for what changed."""
@@ -139,7 +142,9 @@ def _change(live: Manifest | None, wanted: Manifest) -> Change:
     what = f"{wanted['kind']} {wanted['metadata']['name']}"
     if live is None:
         return Change("Created", f"{what} created")
-    stamps = [each["metadata"].get("annotations", {}).get(names.ANNOTATION_APPLIED) for each in (live, wanted)]
+    stamps = [
+        each["metadata"].get("annotations", {}).get(names.ANNOTATION_APPLIED) for each in (live, wanted)
+    ]
     if stamps[0] == stamps[1]:
         return Change("DriftRepaired", f"{what} was changed by somebody else and is put right")
     return Change("Updated", f"{what} updated")
@@ -162,4 +167,8 @@ def _ready_message(status: Status) -> str:
 
 
 def _about(manifest: Manifest, reason: str) -> dict[str, str]:
-    return {"namespace": manifest["metadata"]["namespace"], "consumer": manifest["metadata"]["name"], "reason": reason}
+    return {
+        "namespace": manifest["metadata"]["namespace"],
+        "consumer": manifest["metadata"]["name"],
+        "reason": reason,
+    }

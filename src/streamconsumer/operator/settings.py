@@ -53,7 +53,11 @@ class OperatorSettings(Model):
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "OperatorSettings":
         """Raises InvalidSettings with a line for each variable that is wrong."""
-        found = {name: environ[PREFIX + name.upper()] for name in cls.model_fields if PREFIX + name.upper() in environ}
+        found = {
+            name: environ[PREFIX + name.upper()]
+            for name in cls.model_fields
+            if PREFIX + name.upper() in environ
+        }
         try:
             return cls.model_validate(found)
         except ValidationError as error:
