@@ -99,6 +99,7 @@ async def _serve(settings: ProcessorSettings, handler: Handler, telemetry: Telem
     await processor.stop_listening()
     await manager.aclose()
     endpoint.stop()
+    log.info("processor stopped", extra=metrics.counters())  # what the last scrape missed
     return processor.has_stuck_threads
 
 

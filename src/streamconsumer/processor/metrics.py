@@ -46,6 +46,11 @@ class Metrics:
         self.duration_counts[bisect_left(BUCKETS_SECONDS, seconds)] += 1
         self.duration_sum_seconds += seconds
 
+    def counters(self) -> dict[str, int]:
+        """Every counter by its name."""
+        names = [each.name for each in fields(self) if "description" in each.metadata]
+        return {name: getattr(self, name) for name in names}
+
 
 class Exposition:
     """Metrics as a Prometheus collector, under fixed labels."""
