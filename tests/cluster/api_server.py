@@ -162,14 +162,14 @@ class ApiServer(Cluster):
 
     def _launch(self, binary: Path, flags: Flags, environment: Mapping[str, str] | None = None) -> Program:
         command: list[str | Path] = [binary, *(f"--{name}={value}" for name, value in flags.items())]
-        program = Program(binary.name, self._placed(command), self.directory, environment)
+        program = self._program(binary.name, command, environment or {})
         self.programs[program.name] = program
         program.start()
         return program
 
-    def _placed(self, command: list[str | Path]) -> list[str | Path]:
+    def _program(self, name: str, command: list[str | Path], environment: Mapping[str, str]) -> Program:
         """The command as it is started from here; a node starts it inside its namespaces."""
-        return command
+        return Program(name, command, self.directory, environment)
 
     def _is_ready(self) -> bool:
         try:
@@ -187,10 +187,12 @@ class ApiServer(Cluster):
         namespace["spec"]["finalizers"] = []
         self.request("PUT", f"{path}/finalize", namespace)
 
-    def request(self, method: str, path: str, body: Any = None, accept: str = "application/json") -> Any:
+    def request(
+        self, method: str, path: str, body: Any = None, accept: str = "application/json", timeout: float = 10
+    ) -> Any:
         """One request as the administrator, for what kubectl has no word or is too slow for."""
         connection = http.client.HTTPSConnection(
-            self.address, self.port, timeout=10, context=ssl.create_default_context(cafile=self.ca)
+            self.address, self.port, timeout=timeout, context=ssl.create_default_context(cafile=self.ca)
         )
         headers = {
             "Authorization": f"Bearer {self.token}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -68,10 +68,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 NODE = ("containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "kube-proxy", "coredns")
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
+ON_ANY_CLUSTER = ("kubectl", "helm", "helm3", "otelcol")
 BINARIES_OF = {
     "api_server": ("etcd", "kube-apiserver", "kubectl"),
     "control_plane": CONTROL_PLANE,
-    "node": (*CONTROL_PLANE, *NODE, "pause"),
+    "node": (*CONTROL_PLANE, *NODE, "pause", *ON_ANY_CLUSTER),
     "collector_process": ("otelcol",),
 }
 
@@ -80,10 +81,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Build what the collected tests need before the first one runs, and its time-out with it."""
     if session.config.option.collectonly:
         return
-    wanted = {fixture for item in session.items for fixture in getattr(item, "fixturenames", ())}
+    fixtures = {fixture for item in session.items for fixture in getattr(item, "fixturenames", ())}
     with contextlib.suppress(MissingTool), uncaptured(session.config):
-        for name in dict.fromkeys(name for each in wanted for name in BINARIES_OF.get(each, ())):
+        for name in sorted({name for fixture in fixtures for name in binaries_of(fixture)}):
             find(name)
+
+
+def binaries_of(fixture: str) -> Sequence[str]:
+    if fixture == "node" and OwnCluster.from_environment():
+        return ON_ANY_CLUSTER
+    return BINARIES_OF.get(fixture, ())
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tests.cluster.binaries import find
 from tests.cluster.control_plane import POD_NETWORK, ControlPlane
 from tests.cluster.credentials import ADMIN, CONTEXT, KUBELET, NODE_NAME, PROXY
 from tests.cluster.errors import BenchError, MissingTool, ProgramFailed
-from tests.cluster.processes import Program
+from tests.cluster.processes import Program, only_child
 from tests.cluster.runs import Run, record_process, recorded_pid, wait_until
 
 DNS_SERVICE = "10.96.0.10"
@@ -128,8 +128,8 @@ class Node(ControlPlane):
         # Or `kubectl logs` looks the node's name up in a DNS that does not know it.
         return {"kubelet-preferred-address-types": "InternalIP"}
 
-    def _placed(self, command: list[str | Path]) -> list[str | Path]:
-        return self.inside(*command)
+    def _program(self, name: str, command: list[str | Path], environment: Mapping[str, str]) -> Program:
+        return Program(name, self.inside(*command), self.directory, environment, entered=True)
 
     def _open_namespaces(self) -> None:
         cgroups.create(self.directory.name)
@@ -140,8 +140,8 @@ class Node(ControlPlane):
         program = Program("namespaces", ["unshare", *namespaces, *first], self.directory)
         self.programs[program.name] = program
         program.start()
-        program.wait_until(lambda: _has_become("pause", _only_child(program.pid)), START_PATIENCE)
-        record_process(self.directory / "first.pid", _only_child(program.pid))
+        program.wait_until(lambda: _has_become("pause", only_child(program.pid)), START_PATIENCE)
+        record_process(self.directory / "first.pid", only_child(program.pid))
         self._connect()
 
     def _connect(self) -> None:
@@ -237,14 +237,6 @@ def _check_machine() -> None:
         missing.append("the CNI plugins")
     if missing:
         raise MissingTool(f"a node needs {', '.join(missing)}: apt-get install {PACKAGES}")
-
-
-def _only_child(pid: int) -> int:
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except FileNotFoundError:
-        return 0
-    return int(children[0]) if children else 0
 
 
 def _has_become(name: str, pid: int) -> bool:

@@ -17,7 +17,10 @@ PORT_TAKEN = "address already in use"
 
 
 class Program:
-    """One server: its command line, its log file and, while it runs, its process."""
+    """One server: its command line, its log file and, while it runs, its process.
+
+    `entered` says that the command is nsenter, which waits outside for the server inside.
+    """
 
     def __init__(
         self,
@@ -25,10 +28,13 @@ class Program:
         command: Sequence[str | Path],
         directory: Path,
         environment: Mapping[str, str] | None = None,
+        *,
+        entered: bool = False,
     ) -> None:
         self.name = name
         self.command = [str(part) for part in command]
         self.environment = dict(environment or {})
+        self.entered = entered
         self.log = directory / f"{name}.log"
         self.record = directory / f"{name}.pid"
         self._process: subprocess.Popen[bytes] | None = None
@@ -38,6 +44,11 @@ class Program:
         if self._process is None:
             raise ProgramFailed(f"{self.name} has no process: start it before asking for its pid")
         return self._process.pid
+
+    @property
+    def server_pid(self) -> int:
+        """The server's own process, 0 while there is none."""
+        return only_child(self.pid) if self.entered else self.pid
 
     @property
     def running(self) -> bool:
@@ -71,6 +82,8 @@ class Program:
     def kill(self) -> None:
         """kill -9."""
         self.signal(signal.SIGKILL)
+        # nsenter was stopped together with the server inside, and has to see it end.
+        self.resume()
         if self._process is not None:
             self._process.wait()
         self._process = None
@@ -84,8 +97,12 @@ class Program:
         self.signal(signal.SIGCONT)
 
     def signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self.running:
-            self._process.send_signal(number)
+        if not self.running:
+            return
+        server = self.server_pid or self.pid
+        for pid in {server, self.pid} if number == signal.SIGCONT else {server}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def wait_until(self, ready: Callable[[], bool], patience: float) -> None:
         """Wait for it to become ready; its end or a time-out raises with the log's last lines."""
@@ -105,6 +122,15 @@ class Program:
     def lost_its_port(self) -> bool:
         """Whether it ended because another process took its port first."""
         return not self.running and PORT_TAKEN in last_lines(self.log).lower()
+
+
+def only_child(pid: int) -> int:
+    """The child of a process that has one, 0 while it has none."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return 0
+    return int(children[0]) if children else 0
 
 
 def last_lines(log: Path, count: int = 15) -> str:

@@ -148,8 +148,9 @@ def started_at(pid: int) -> str:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return ""
-    state, start = fields[0], fields[19]
-    return "" if state in "ZX" else start
+    state, threads, start = fields[0], int(fields[17]), fields[19]
+    # The first thread waits as a zombie for the others, which still hold files and ports.
+    return "" if state in "ZX" and threads <= 1 else start
 
 
 def _started_at_by_ps(pid: int) -> str:

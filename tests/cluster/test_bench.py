@@ -33,6 +33,8 @@ from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.cluster.runs import remove_dead_runs, runs_directory, started_at, wait_until
 from tests.cluster.spans import parse_spans
 
+REPOSITORY = Path(__file__).parents[2]
+
 pytest_plugins = ["tests.cluster.fixtures", "pytester"]
 
 
@@ -93,7 +95,7 @@ def test_a_redis_whose_test_process_was_killed_ends_with_the_next_start(
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     orphan, directory = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=REPOSITORY
     ).stdout.split()
     start_redis()
     assert not started_at(int(orphan))
@@ -282,6 +284,32 @@ def answer(node: Node | OwnCluster, pod: str, there: Sequence[str], asked: Seque
         return str(refused)
 
 
+@pytest.mark.e2e
+def test_an_api_server_on_the_node_can_be_frozen_and_killed_and_comes_back(
+    node: Node | OwnCluster,
+) -> None:
+    if isinstance(node, OwnCluster):
+        pytest.skip("the processes of an own cluster are not the bench's")
+    server = node.programs["kube-apiserver"]
+    server.pause()
+    with pytest.raises(TimeoutError):
+        node.request("GET", "/readyz", timeout=0.5)
+    server.resume()
+    assert node.request("GET", "/readyz") == "ok"
+    server.kill()
+    with pytest.raises(ConnectionRefusedError):
+        node.request("GET", "/readyz")
+    server.start()
+    assert wait_until(lambda: "node1" in listed_nodes(node), patience=30, pause=0.2)
+
+
+def listed_nodes(node: Node | OwnCluster) -> str:
+    try:
+        return node.kubectl("get", "nodes")
+    except BenchError as refused:
+        return str(refused)
+
+
 def restarts(node: Node | OwnCluster, namespace: str, pod: str) -> int:
     status = node.get("pod", pod, "--namespace", namespace)["status"]
     return int(status["containerStatuses"][0]["restartCount"])
@@ -340,7 +368,7 @@ def test_a_node_whose_test_process_was_killed_is_gone_with_the_next_start() -> N
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     first, directory = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=REPOSITORY
     ).stdout.split()
     assert started_at(int(first))
     remove_dead_runs()
