@@ -1,0 +1,108 @@
+from typing import Any
+
+from streamconsumer.model import names
+from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.store import Store
+from tests.model.examples import manifest, stored
+
+KEY = ("shop", "orders")
+
+
+def child(kind: str = "Deployment", version: int = 1, uid: str = "d-1", **fields: Any) -> Manifest:
+    metadata = {
+        "namespace": "shop",
+        "name": "orders-consumer",
+        "uid": uid,
+        "resourceVersion": str(version),
+        "labels": {names.LABEL_CONSUMER: "orders"},
+    }
+    return {"apiVersion": "apps/v1", "kind": kind, "metadata": metadata, **fields}
+
+
+def consumer(version: int = 1, uid: str = "c-1") -> Manifest:
+    found = stored(manifest(), uid=uid)
+    found["metadata"]["resourceVersion"] = str(version)
+    return found
+
+
+def test_what_is_put_is_found_again() -> None:
+    store = Store()
+    assert store.put(consumer()) == store.put(child()) == KEY
+    assert store.consumers == {KEY: consumer()}
+    assert store.child(KEY, "Deployment", "orders-consumer") == child()
+
+
+def test_pods_are_kept_apart_from_children() -> None:
+    store = Store()
+    store.put(child())
+    store.put(child("Pod"))
+    assert [each["kind"] for each in store.children(KEY)] == ["Deployment"]
+    assert [each["kind"] for each in store.pods(KEY)] == ["Pod"]
+
+
+def test_an_older_version_does_not_overwrite_a_newer_one() -> None:
+    """A watch may still bring what was before our own write. Versions are numbers: 9 is older than 10."""
+    store = Store()
+    for version in (10, 9):
+        store.put(child(version=version))
+        store.put(consumer(version))
+    (kept,) = store.children(KEY)
+    assert kept["metadata"]["resourceVersion"] == "10"
+    assert store.consumers[KEY]["metadata"]["resourceVersion"] == "10"
+
+
+def test_the_same_version_may_be_told_again() -> None:
+    store = Store()
+    store.put(child(version=1))
+    store.put(child(version=1, status={"replicas": 1}))
+    assert store.children(KEY) == [child(version=1, status={"replicas": 1})]
+
+
+def test_a_new_life_of_the_same_name_counts_whatever_its_version() -> None:
+    store = Store()
+    store.put(child(version=10, uid="d-1"))
+    store.put(child(version=2, uid="d-2"))
+    assert store.children(KEY) == [child(version=2, uid="d-2")]
+
+
+def test_what_is_dropped_is_forgotten() -> None:
+    store = Store()
+    store.put(consumer())
+    store.put(child())
+    assert store.drop(child()) == store.drop(consumer()) == KEY
+    assert not store.consumers
+    assert store.children(KEY) == []
+    assert store.child(KEY, "Deployment", "orders-consumer") is None
+
+
+def test_the_end_of_an_old_life_does_not_end_the_new_one() -> None:
+    """The answer to our own write may come before the watch tells that its predecessor was deleted."""
+    store = Store()
+    store.put(child(uid="d-2", version=5))
+    store.put(consumer(uid="c-2"))
+    store.drop(child(uid="d-1", version=4))
+    store.drop(consumer(uid="c-1"))
+    assert store.children(KEY) == [child(uid="d-2", version=5)]
+    assert KEY in store.consumers
+
+
+def test_dropping_what_is_unknown_is_fine() -> None:
+    store = Store()
+    assert store.drop(child()) == store.drop(consumer()) == KEY
+
+
+def test_what_bears_no_label_of_ours_concerns_nobody() -> None:
+    stranger = child()
+    del stranger["metadata"]["labels"]
+    store = Store()
+    assert store.put(stranger) is None
+    assert store.drop(stranger) is None
+
+
+def test_asking_leaves_no_trace() -> None:
+    """A key that is only asked for must not grow the store: names come and go for months."""
+    store = Store()
+    store.children(KEY), store.pods(KEY), store.child(KEY, "Deployment", "x")
+    store.put(child())
+    store.drop(child())
+    assert not store._owned
