@@ -70,12 +70,15 @@ def _reference() -> str:
         "## The environment of a pod\n\nThe operator sets these from the spec. They work the same without a cluster:\n"
         "`streamconsumer processor` reads them.\n\n" + _variables(),
         "## The environment of the operator\n\nThe chart sets these.\n\n" + _operator_variables(),
-        "## Metrics of a pod\n\nAt `/metrics`, with the labels `stream` and `consumer_group`.\n\n" + _metrics(),
+        "## Metrics of a pod\n\nAt `/metrics`, with the labels `stream` and `consumer_group`.\n\n"
+        + _metrics(),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _rows(schema: Schema, path: str = "", required: tuple[str, ...] = ()) -> Iterator[tuple[str, str, str, str]]:
+def _rows(
+    schema: Schema, path: str = "", required: tuple[str, ...] = ()
+) -> Iterator[tuple[str, str, str, str]]:
     for name, field in schema.get("properties", {}).items():
         here = f"{path}.{name}".strip(".")
         kind = field["items"] if field["type"] == "array" else field
@@ -132,7 +135,10 @@ def _metrics() -> str:
     rows = [(f"`{METRIC_PREFIX}_{name}_total`", text) for name, text in described.items()]
     rows += [
         (f"`{METRIC_PREFIX}_in_flight`", "How many messages are being handled"),
-        (f"`{METRIC_PREFIX}_process_duration_seconds`", "How long a handler took with one message (histogram)"),
+        (
+            f"`{METRIC_PREFIX}_process_duration_seconds`",
+            "How long a handler took with one message (histogram)",
+        ),
     ]
     return "\n".join(_line(row) for row in [("Metric", "Meaning"), ("---", "---"), *rows])
 

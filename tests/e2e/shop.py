@@ -1,0 +1,134 @@
+"""The shop of the end-to-end tests: one namespace with Redis, a collector and publishers, and questions to ask it."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.cluster import images
+from tests.cluster.node import Node
+from tests.cluster.own_cluster import OwnCluster
+from tests.cluster.spans import Span, parse_spans
+
+ROOT = Path(__file__).parent.parent.parent
+CHART = ROOT / "charts/streamconsumer-operator"
+ORDERS = ROOT / "examples/orders"
+NAMESPACE = "shop"
+SYSTEM = "streamconsumer-system"
+TOOLS_IMAGE = "streamconsumer-test/orders-tools:test"
+
+
+def eventually(what: str, holds: Callable[[], Any], seconds: float = 60) -> Any:
+    """The first true answer of `holds`; a failure that says what was waited for otherwise."""
+    deadline, answer = time.monotonic() + seconds, None
+    while time.monotonic() < deadline:
+        if answer := holds():
+            return answer
+        time.sleep(0.2)  # the far side is another machine as far as we know: there is nothing to await
+    raise AssertionError(f"not within {seconds:g} s: {what}; last answer: {answer!r}")
+
+
+def build_images() -> list[str]:
+    """Everything that pods of these tests run, by its reference."""
+    processor = images.build(ROOT, ROOT / "Dockerfile", "streamconsumer-processor:0.1.0", target="processor")
+    operator = images.build(ROOT, ROOT / "Dockerfile", "streamconsumer-operator:0.1.0", target="operator")
+    orders = images.build(ORDERS, ORDERS / "Dockerfile", "orders:0.1.0", build_args={"PROCESSOR": processor})
+    with tempfile.TemporaryDirectory() as folder:
+        for file in [*(ROOT / "tests/e2e/image").iterdir(), ORDERS / "publish.py"]:
+            shutil.copy2(file, folder)
+        tools = images.build(
+            Path(folder), Path(folder) / "Dockerfile", TOOLS_IMAGE, build_args={"ORDERS": orders}
+        )
+    return [processor, operator, orders, tools, images.redis(), images.collector()]
+
+
+@dataclass
+class Shop:
+    """Asks and tells the cluster, always in the shop's namespace."""
+
+    cluster: Node | OwnCluster
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        return self.cluster.kubectl("--namespace", NAMESPACE, *arguments, input=stdin)
+
+    def get(self, *arguments: str) -> Any:
+        return self.cluster.get(*arguments, "--namespace", NAMESPACE)
+
+    def apply(self, manifest: str) -> None:
+        self.kubectl("apply", "-f", "-", stdin=manifest)
+
+    def redis(self, *command: str) -> str:
+        return self.kubectl("exec", "deploy/redis", "--", "redis-cli", "--raw", *command).strip()
+
+    def publish(self, name: str, count: int, rate: int) -> None:
+        """A pod that publishes orders with traces of their own; see `published`."""
+        url, endpoint = "redis://redis:6379/0", "http://collector:4318"
+        publisher = ("python3", "publish.py", "--url", url, "--count", str(count), "--rate", str(rate))
+        environment = (f"--env=OTEL_EXPORTER_OTLP_ENDPOINT={endpoint}", "--env=OTEL_BSP_MAX_QUEUE_SIZE=65536")
+        run = ("run", name, f"--image={TOOLS_IMAGE}", "--restart=Never", "--image-pull-policy=IfNotPresent")
+        # `python3` of the image's environment, not Debian's: the first on the image's PATH.
+        self.kubectl(*run, *environment, "--command", "--", *publisher)
+
+    def published(self, name: str) -> bool:
+        phase = self.get("pod", name)["status"]["phase"]
+        assert phase != "Failed", self.kubectl("logs", name)
+        return bool(phase == "Succeeded")
+
+    def group(self, stream: str = "orders") -> dict[str, int]:
+        """The figures of the stream's only group: pending, lag, consumers."""
+        flat = self.redis("XINFO", "GROUPS", stream).splitlines()
+        found = dict(zip(flat[::2], flat[1::2], strict=True))
+        return {name: int(found[name] or -1) for name in ("pending", "lag", "consumers", "entries-read")}
+
+    def drained(self, stream: str = "orders") -> bool:
+        """Whether every entry was delivered and acknowledged."""
+        group = self.group(stream)
+        return group["lag"] == 0 and group["pending"] == 0
+
+    def consumer(self, name: str = "orders") -> Any:
+        return self.get("stc", name)
+
+    def condition(self, name: str, kind: str = "Ready") -> dict[str, Any]:
+        """A condition of a StreamConsumer; an empty one where there is none yet."""
+        conditions: list[dict[str, Any]] = self.consumer(name).get("status", {}).get("conditions", [])
+        return next((each for each in conditions if each["type"] == kind), {})
+
+    def pods(self, name: str = "orders") -> list[Any]:
+        """The StreamConsumer's pods that are not on their way out."""
+        found = self.get("pods", "--selector", f"streamconsumer.dev/name={name}")["items"]
+        return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
+
+    def ready_pods(self, name: str = "orders") -> list[str]:
+        statuses = {
+            pod["metadata"]["name"]: pod["status"].get("containerStatuses", []) for pod in self.pods(name)
+        }
+        return [
+            pod
+            for pod, containers in statuses.items()
+            if containers and all(each["ready"] for each in containers)
+        ]
+
+    def wait_ready(self, name: str = "orders", seconds: int = 60) -> float:
+        """How long `kubectl wait --for=condition=Ready` took."""
+        begin = time.monotonic()
+        self.kubectl("wait", "--for=condition=Ready", f"stc/{name}", f"--timeout={seconds}s")
+        return time.monotonic() - begin
+
+    def settled(self, name: str, replicas: int) -> bool:
+        """Whether the spec as it stands is rolled out, with so many pods ready and no others left."""
+        consumer = self.consumer(name)
+        status = consumer.get("status", {})
+        return bool(
+            status.get("observedGeneration") == consumer["metadata"]["generation"]
+            and status.get("readyReplicas") == status.get("replicas") == replicas
+            and self.condition(name, "Reconciling").get("status") == "False"
+            and len(self.ready_pods(name)) == replicas
+        )
+
+    def spans(self, name: str) -> list[Span]:
+        """Every span of this name that the collector has written."""
+        text = self.kubectl("exec", "deploy/collector", "--", "cat", "/data/spans.json")
+        return [span for span in parse_spans(text) if span.name == name]

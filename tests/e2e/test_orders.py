@@ -1,0 +1,303 @@
+"""The journey of the README, then everything that happens to a running consumer. The tests build on each other, in
+the order in which they stand: `make e2e` stops at the first that fails."""
+
+import json
+import os
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster.node import Node
+from tests.e2e.shop import CHART, NAMESPACE, ORDERS, SYSTEM, TOOLS_IMAGE, Shop, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+FIRST_RUN = 10_000
+UNDER_FAULTS, RATE = 15_000, 150
+
+
+def _inline(name: str, stream: str, source: str, **spec: object) -> str:
+    manifest = {
+        "apiVersion": "streamconsumer.dev/v1alpha1",
+        "kind": "StreamConsumer",
+        "metadata": {"name": name},
+        "spec": {
+            "redis": {"url": "redis://redis:6379/0"},
+            "stream": stream,
+            "consumerGroup": "tests",
+            "handler": {"source": source},
+            "telemetry": {"endpoint": "http://collector:4318"},
+            **spec,
+        },
+    }
+    return yaml.safe_dump(manifest)
+
+
+def test_the_chart_installs_with_helm_4(shop: Shop) -> None:
+    begin = time.monotonic()
+    shop.cluster.helm(
+        *("install", "streamconsumer", str(CHART), "--namespace", SYSTEM, "--create-namespace", "--wait"),
+        *("--timeout", "90s"),
+    )
+    print(f"\nhelm install --wait: {time.monotonic() - begin:.1f} s")
+
+
+def test_the_orders_example_becomes_ready_and_counts_entries_that_were_there_before_it(shop: Shop) -> None:
+    shop.publish("publish-first", FIRST_RUN, 2000)
+    eventually("the publisher begins", lambda: shop.redis("EXISTS", "orders") == "1")
+    shop.kubectl("apply", "-f", str(ORDERS))
+    print(f"\nkubectl apply to Ready: {shop.wait_ready():.1f} s")
+    columns = shop.kubectl("get", "stc")
+    print(columns)
+    header, row = (line.split() for line in columns.splitlines())
+    assert header == ["NAME", "STREAM", "GROUP", "DESIRED", "READY", "STATUS", "AGE"]
+    assert row[:6] == ["orders", "orders", "billing", "1", "1", "AllPodsReady"]
+    shop.kubectl("get", "stc", "orders", "-o", "wide")
+
+
+def test_ten_thousand_orders_are_handled_acknowledged_and_traced(shop: Shop) -> None:
+    eventually("all published", lambda: shop.published("publish-first"), 120)
+    eventually("all acknowledged", shop.drained, 180)
+    assert shop.group()["entries-read"] == FIRST_RUN
+    eventually("all spans written", lambda: len(shop.spans("process orders")) >= FIRST_RUN, 30)
+
+    sent = {(span.trace_id, span.span_id) for span in shop.spans("send orders")}
+    processed = shop.spans("process orders")
+    succeeded = {(span.trace_id, span.parent_span_id) for span in processed if span.status_code != "ERROR"}
+    assert len(sent) == FIRST_RUN
+    assert sent <= succeeded, (
+        f"{len(sent - succeeded)} orders have no successful span in their producer's trace"
+    )
+    span = processed[0]
+    assert span.kind == "CONSUMER"
+    assert [(link.trace_id, link.span_id) for link in span.links] == [(span.trace_id, span.parent_span_id)]
+    assert span.attributes["messaging.system"] == "redis"
+    assert span.attributes["messaging.consumer.group.name"] == "billing"
+    assert span.resource["service.name"] == "orders"
+    assert span.resource["k8s.namespace.name"] == NAMESPACE
+    assert span.resource["k8s.pod.name"] == span.attributes["messaging.client.id"]
+    assert span.resource["k8s.node.name"]
+
+
+def test_orders_that_failed_were_tried_again_in_the_same_trace(shop: Shop) -> None:
+    spans = shop.spans("process orders")
+    failed = [span for span in spans if span.status_code == "ERROR"]
+    again = {span.trace_id for span in spans if span.attributes.get("streamconsumer.delivery.count") == 2}
+    assert len(failed) == FIRST_RUN // 50
+    assert {span.trace_id for span in failed} == again
+    assert {span.attributes["error.type"] for span in failed} == {"TimeoutError"}
+    print(f"\n{len(spans)} process spans, {len(failed)} of them failed attempts that were tried again")
+
+
+def test_nothing_is_lost_while_everything_happens_to_a_consumer(shop: Shop, node: Node) -> None:
+    """Scaled, rolled, deleted, killed, edited by hand, its operator restarted: while orders keep coming."""
+    ledger = {"spec": {"image": TOOLS_IMAGE, "handler": {"python": "ledger:handle"}, "concurrency": 4}}
+    _patch(shop, ledger)
+    eventually("the ledger is rolled out", lambda: shop.settled("orders", 1))
+    before = shop.redis("XINFO", "STREAM", "orders").splitlines()
+    last_before = before[before.index("last-generated-id") + 1]
+
+    shop.publish("publish-second", UNDER_FAULTS, RATE)
+    shop.kubectl("scale", "stc/orders", "--replicas=3")
+    eventually("three pods read", lambda: shop.settled("orders", 3))
+    assert shop.get("poddisruptionbudget", "orders-consumer")["spec"]["maxUnavailable"] == 1
+
+    _patch(shop, {"spec": {"batchCount": 20}})
+    eventually("the new configuration is rolled out", lambda: shop.settled("orders", 3), 90)
+
+    victim = shop.ready_pods()[0]
+    shop.kubectl("delete", "pod", victim, "--wait=false")
+    eventually(
+        "the deleted pod is replaced", lambda: shop.settled("orders", 3) and victim not in shop.ready_pods()
+    )
+
+    victim = shop.ready_pods()[0]
+    node.kill_container(NAMESPACE, victim)
+    eventually("the killed container is restarted", lambda: _restarts(shop, victim) == 1)
+
+    _edit_by_hand(shop)
+    _restart_operator(shop)
+
+    eventually("all published", lambda: shop.published("publish-second"), 180)
+    eventually("all acknowledged", shop.drained, 120)
+    counts = _ledger(shop)
+    ids = set(re.findall(r"^\d+-\d+$", shop.redis("XRANGE", "orders", f"({last_before}", "+"), re.MULTILINE))
+    assert len(ids) == UNDER_FAULTS
+    assert ids == counts.keys(), f"lost: {sorted(ids - counts.keys())[:5]}"
+    print(
+        f"\npublished {len(ids)}, handled {len(counts)}, pending 0, handled more than once: "
+        f"{sum(count > 1 for count in counts.values())}"
+    )
+
+
+def test_an_idle_pod_exits_0_within_a_second_of_sigterm(shop: Shop, node: Node) -> None:
+    shop.kubectl("scale", "stc/orders", "--replicas=1")
+    eventually("one pod is left", lambda: shop.settled("orders", 1))
+    pod = shop.ready_pods()[0]
+    seconds = _terminate(node, pod)
+    ended = eventually("the kubelet notices", lambda: _last_end(shop, pod))
+    print(f"\nSIGTERM to exit, idle: {seconds * 1000:.0f} ms")
+    assert ended["exitCode"] == 0
+    assert seconds < 1
+
+
+def test_a_busy_pod_finishes_its_message_and_its_span_arrives(shop: Shop, node: Node) -> None:
+    slow = "import asyncio\n\nasync def handle(data):\n    await asyncio.sleep(4)\n"
+    shop.apply(_inline("slow", "slow", slow, drainTimeout="20s"))
+    shop.wait_ready("slow")
+    pod = shop.ready_pods("slow")[0]
+    shop.redis("XADD", "slow", "*", "number", "1")
+    eventually("it is being handled", lambda: shop.group("slow")["pending"] == 1)
+    seconds = _terminate(node, pod)
+    ended = eventually("the kubelet notices", lambda: _last_end(shop, pod))
+    print(f"\nSIGTERM to exit, with 4 s of work: {seconds:.1f} s")
+    assert ended["exitCode"] == 0
+    assert 2 < seconds < 20
+    assert shop.drained("slow")
+    eventually("its span is in the collector", lambda: shop.spans("process slow"), 10)
+    assert len(shop.spans("process slow")) == 1
+    shop.kubectl("delete", "stc", "slow")
+
+
+def test_a_missing_handler_is_told_by_the_pod_and_by_the_condition(shop: Shop) -> None:
+    broken = yaml.safe_load(_inline("broken", "broken", "x"))
+    broken["spec"]["handler"] = {"python": "shop.billing:handle"}
+    shop.apply(yaml.safe_dump(broken))
+    ready = eventually(
+        "the condition says it",
+        lambda: (c := shop.condition("broken")).get("reason") == "HandlerUnusable" and c,
+    )
+    assert "module 'shop' not found" in ready["message"]
+    assert shop.condition("broken", "Stalled")["status"] == "True"
+    logged = shop.kubectl("logs", "deploy/broken-consumer").splitlines()
+    assert len(logged) == 1
+    assert "HandlerUnusable" in json.loads(logged[0])["message"]
+    described = shop.kubectl("describe", "stc", "broken")
+    assert re.search(r"Warning\s+HandlerUnusable", described)
+    print("\n" + shop.kubectl("get", "stc", "broken", "-o", "wide"))
+    shop.kubectl("delete", "stc", "broken")
+
+
+def test_a_wrong_resource_is_refused_with_a_sentence(shop: Shop) -> None:
+    wrong = yaml.safe_load((ORDERS / "consumer.yaml").read_text())
+    wrong["spec"]["stream"] = "other"
+    with pytest.raises(
+        Exception, match="stream is immutable: create another StreamConsumer for another stream"
+    ):
+        shop.apply(yaml.safe_dump(wrong))
+
+
+def test_editing_the_inline_source_rolls_the_pods(shop: Shop) -> None:
+    says = "import redis, os\nasync def handle(data):\n    r = redis.Redis.from_url(os.environ['STREAMCONSUMER_REDIS_URL'])\n    r.set('said', '{}')\n"
+    shop.apply(_inline("inline", "inline", says.format("first")))
+    shop.wait_ready("inline")
+    shop.redis("XADD", "inline", "*", "a", "1")
+    eventually("the first source ran", lambda: shop.redis("GET", "said") == "first")
+    shop.apply(_inline("inline", "inline", says.format("second")))
+    eventually("the second source is rolled out", lambda: shop.settled("inline", 1))
+    shop.redis("XADD", "inline", "*", "a", "2")
+    eventually("the second source ran", lambda: shop.redis("GET", "said") == "second")
+
+
+def test_deleting_the_resource_removes_its_children_and_keeps_the_group(shop: Shop) -> None:
+    shop.kubectl("delete", "stc", "inline")
+
+    def children() -> list[object]:
+        kinds = "deployment,serviceaccount,configmap,poddisruptionbudget,pod"
+        found = shop.get(kinds, "--selector", "streamconsumer.dev/name=inline")["items"]
+        return list(found)
+
+    eventually("the children are gone", lambda: not children())
+    assert shop.group("inline") == {"pending": 0, "lag": 0, "consumers": 0, "entries-read": 2}
+
+
+def test_uninstalling_keeps_crd_and_resources_and_reinstalling_with_helm_3_restarts_nothing(
+    shop: Shop,
+) -> None:
+    pods = {pod["metadata"]["uid"] for pod in shop.pods()}
+    version = shop.consumer()["metadata"]["resourceVersion"]
+    shop.cluster.helm("uninstall", "streamconsumer", "--namespace", SYSTEM, "--wait")
+    assert shop.consumer()["metadata"]["resourceVersion"] == version
+    assert shop.ready_pods(), "the pods go on without the operator"
+    shop.cluster.helm(
+        *("install", "streamconsumer", str(CHART), "--namespace", SYSTEM, "--wait", "--timeout", "90s"),
+        version=3,
+    )
+    _patch(shop, {"metadata": {"annotations": {"test": "seen"}}})
+    shop.apply(_inline("after", "after", "async def handle(data): pass\n"))
+    shop.wait_ready("after")  # the new operator works
+    assert {pod["metadata"]["uid"] for pod in shop.pods()} == pods
+    assert shop.settled("orders", 1)
+
+
+# -- what the tests do to the cluster --------------------------------------------------------------------------------
+
+
+def _patch(shop: Shop, change: Mapping[str, object]) -> None:
+    shop.kubectl("patch", "stc", "orders", "--type=merge", "--patch", json.dumps(change))
+
+
+def _restarts(shop: Shop, pod: str) -> int:
+    statuses = shop.get("pod", pod)["status"]["containerStatuses"]
+    return int(statuses[0]["restartCount"]) if statuses[0]["ready"] else 0
+
+
+def _last_end(shop: Shop, pod: str) -> dict[str, int]:
+    status = shop.get("pod", pod)["status"]["containerStatuses"][0]
+    ended: dict[str, int] = status["state"].get("terminated") or status["lastState"].get("terminated") or {}
+    return ended
+
+
+def _edit_by_hand(shop: Shop) -> None:
+    """Put right within 5 s, image, variables and replicas alike."""
+    edit = {
+        "spec": {
+            "replicas": 1,
+            "template": {"spec": {"containers": [{"name": "processor", "image": "nothing:1"}]}},
+        }
+    }
+    shop.kubectl("patch", "deployment", "orders-consumer", "--patch", json.dumps(edit))
+    begin = time.monotonic()
+
+    def put_right() -> bool:
+        spec = shop.get("deployment", "orders-consumer")["spec"]
+        image = spec["template"]["spec"]["containers"][0]["image"]
+        return bool(spec["replicas"] == 3 and image == TOOLS_IMAGE)
+
+    eventually("the edit is put right", put_right, 5)
+    print(f"\nhand edit put right after {time.monotonic() - begin:.1f} s")
+    eventually("all is calm again", lambda: shop.settled("orders", 3))
+    assert "DriftRepaired" in shop.kubectl("describe", "stc", "orders")
+
+
+def _restart_operator(shop: Shop) -> None:
+    pods = {pod["metadata"]["uid"] for pod in shop.pods()}
+    shop.cluster.kubectl("rollout", "restart", "deployment", "--namespace", SYSTEM)
+    shop.cluster.kubectl(
+        "rollout", "status", "deployment/streamconsumer-operator", "--namespace", SYSTEM, "--timeout=60s"
+    )
+    shop.kubectl("scale", "stc/orders", "--replicas=2")
+    eventually("the new operator acts", lambda: shop.settled("orders", 2))
+    assert {pod["metadata"]["uid"] for pod in shop.pods()} <= pods, "an operator restart restarts no pod"
+
+
+def _ledger(shop: Shop) -> Counter[str]:
+    flat = shop.redis("HGETALL", "handled").splitlines()
+    return Counter({message_id: int(count) for message_id, count in zip(flat[::2], flat[1::2], strict=True)})
+
+
+def _terminate(node: Node, pod: str) -> float:
+    """SIGTERM to the pod's first process, as the kubelet does. How long it took to be gone, in seconds."""
+    pid = node.container_pid(NAMESPACE, pod)
+    os.kill(pid, signal.SIGTERM)
+    begin = time.monotonic()
+    while Path(f"/proc/{pid}").exists():
+        time.sleep(0.005)
+        assert time.monotonic() - begin < 60, f"{pod} does not end"
+    return time.monotonic() - begin
