@@ -20,17 +20,22 @@ from tests.cluster import cgroups, images
 from tests.cluster.api_server import START_PATIENCE, Flags
 from tests.cluster.binaries import find
 from tests.cluster.control_plane import POD_NETWORK, ControlPlane
-from tests.cluster.credentials import ADMIN, CONTEXT, KUBELET, NODE_NAME, PROXY
+from tests.cluster.credentials import ADMIN, KUBELET, NODE_NAME, PROXY
 from tests.cluster.errors import BenchError, MissingTool, ProgramFailed
+from tests.cluster.node_configuration import (
+    CONTAINERD_SOCKET,
+    PACKAGES,
+    POD_NETWORKING,
+    cni_plugins,
+    containerd_config,
+    corefile,
+    dns_service,
+    kubelet_config,
+)
 from tests.cluster.processes import Program, only_child
 from tests.cluster.runs import Run, record_process, recorded_pid, wait_until
 
-DNS_SERVICE = "10.96.0.10"
-NODE_PODS = "10.244.0.0/24"
-CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
-CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 PROGRAMS = ("runc", "conntrack", "iptables", "ip", "nsenter", "unshare", "openssl", "podman", "buildah")
-PACKAGES = "runc containernetworking-plugins conntrack iptables iproute2 openssl podman buildah mmdebstrap"
 NETWORKS = range(1, 250)
 
 # Programs write below these whatever they are told; on a node they see an empty folder instead.
@@ -170,13 +175,13 @@ class Node(ControlPlane):
         cni.mkdir()
         (cni / "10-pods.conflist").write_text(json.dumps(POD_NETWORKING))
         config = self.directory / "containerd.toml"
-        config.write_text(_containerd_config(self.directory, cni))
+        config.write_text(containerd_config(self.directory, cni))
         shim = find("containerd-shim-runc-v2").parent
         self._launch(binary, {"config": config}, {"PATH": f"{shim}:{os.environ['PATH']}"})
 
     def _start_kubelet(self, binary: Path) -> None:
         config = self.directory / "kubelet.json"
-        config.write_text(json.dumps(_kubelet_config(self.directory)))
+        config.write_text(json.dumps(kubelet_config(self.directory)))
         flags: Flags = {
             "config": config,
             "kubeconfig": self._kubeconfig_for(KUBELET, "kubelet"),
@@ -204,14 +209,10 @@ class Node(ControlPlane):
 
     def _start_dns(self, binary: Path) -> None:
         """CoreDNS as a process of the node, behind the Service that pods ask."""
-        corefile = self.directory / "Corefile"
-        kubeconfig = self._kubeconfig_for(ADMIN, "dns")
-        corefile.write_text(
-            f".:53 {{\n errors\n bind {self.address}\n cache 5\n kubernetes cluster.local in-addr.arpa {{\n"
-            f"  kubeconfig {kubeconfig} {CONTEXT}\n }}\n}}\n"
-        )
-        self._launch(binary, {"conf": corefile})
-        self.apply(*_dns_service(self.address))
+        written = self.directory / "Corefile"
+        written.write_text(corefile(self.address, self._kubeconfig_for(ADMIN, "dns")))
+        self._launch(binary, {"conf": written})
+        self.apply(*dns_service(self.address))
 
     def _wait(self) -> None:
         super()._wait()
@@ -233,10 +234,9 @@ def _check_machine() -> None:
             f"{os.geteuid()}: run as root, or point KUBECONFIG at a cluster of your own"
         )
     missing = [program for program in PROGRAMS if not shutil.which(program)]
-    if not any((folder / "bridge").exists() for folder in CNI_FOLDERS):
-        missing.append("the CNI plugins")
     if missing:
         raise MissingTool(f"a node needs {', '.join(missing)}: apt-get install {PACKAGES}")
+    cni_plugins()
 
 
 def _has_become(name: str, pid: int) -> bool:
@@ -262,96 +262,3 @@ def _processes_of(container: str) -> Iterator[tuple[int, list[str]]]:
 def _ip(*arguments: str) -> bool:
     """Whether ip did it; it refuses a name or address that is taken."""
     return not subprocess.run(["ip", *arguments], capture_output=True, check=False).returncode
-
-
-POD_NETWORKING: dict[str, Any] = {
-    "cniVersion": "1.0.0",
-    "name": "pods",
-    "plugins": [
-        {
-            "type": "bridge",
-            "bridge": "cni0",
-            "isGateway": True,
-            "ipMasq": True,
-            "hairpinMode": True,
-            "ipam": {
-                "type": "host-local",
-                "ranges": [[{"subnet": NODE_PODS}]],
-                "routes": [{"dst": "0.0.0.0/0"}],
-            },
-        },
-        {"type": "portmap", "capabilities": {"portMappings": True}},
-    ],
-}
-
-
-def _containerd_config(directory: Path, cni: Path) -> str:
-    plugins = next(folder for folder in CNI_FOLDERS if (folder / "bridge").exists())
-    return f"""
-version = 3
-root = "{directory}/containerd"
-state = "/run/containerd"
-[grpc]
-  address = "{CONTAINERD_SOCKET}"
-[plugins.'io.containerd.internal.v1.opt']
-  path = "{directory}/opt"
-[plugins.'io.containerd.cri.v1.images']
-  snapshotter = "overlayfs"
-[plugins.'io.containerd.cri.v1.images'.pinned_images]
-  sandbox = "{images.PAUSE}"
-[plugins.'io.containerd.cri.v1.runtime']
-  restrict_oom_score_adj = true
-  netns_mounts_under_state_dir = true
-[plugins.'io.containerd.cri.v1.runtime'.cni]
-  bin_dirs = ["{plugins}"]
-  conf_dir = "{cni}"
-"""
-
-
-def _kubelet_config(directory: Path) -> dict[str, Any]:
-    return {
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
-        "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
-        "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
-        "authorization": {"mode": "AlwaysAllow"},
-        "clusterDNS": [DNS_SERVICE],
-        "clusterDomain": "cluster.local",
-        "resolvConf": "",
-        "podLogsDir": f"{directory}/pod-logs",
-        "volumePluginDir": f"{directory}/volume-plugins",
-        # The machine is a guest here: whatever its control groups, swap and disk are like, pods run.
-        "cgroupRoot": f"/{directory.name}",
-        "cgroupDriver": "cgroupfs",
-        "failCgroupV1": False,
-        "failSwapOn": False,
-        "oomScoreAdj": 0,
-        "enforceNodeAllocatable": ["none"],
-        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
-        # Nobody could pull an image again that was collected.
-        "imageGCHighThresholdPercent": 100,
-        "kubeAPIQPS": 200,
-        "kubeAPIBurst": 400,
-    }
-
-
-def _dns_service(address: str) -> list[dict[str, Any]]:
-    name, ports = "kube-dns", [("dns", "UDP"), ("dns-tcp", "TCP")]
-    numbered = [{"name": port, "port": 53, "protocol": protocol} for port, protocol in ports]
-    labels = {"kubernetes.io/service-name": name}
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": name, "namespace": "kube-system"},
-            "spec": {"clusterIP": DNS_SERVICE, "ports": numbered},
-        },
-        {
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {"name": f"{name}-node", "namespace": "kube-system", "labels": labels},
-            "addressType": "IPv4",
-            "ports": numbered,
-            "endpoints": [{"addresses": [address]}],
-        },
-    ]
