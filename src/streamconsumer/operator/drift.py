@@ -8,8 +8,13 @@ import re
 from decimal import Decimal
 from typing import Any
 
-_KEYS = ("name", "containerPort", "mountPath", "uid")
-_QUANTITY = re.compile(r"^([0-9.]+)(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")
+_KEYS = ("uid", "mountPath", "containerPort", "name")
+"""What identifies an item of a list: the most telling first, for a volume may be mounted twice under its name."""
+
+_AMOUNTS = ("limits", "requests", "sizeLimit")
+"""Where quantities stand. Elsewhere `1000m` and `1` are different texts."""
+
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|Ki|M|Mi|G|Gi|T|Ti)?")
 _SCALE: dict[str | None, Decimal] = {
     None: Decimal(1),
     "m": Decimal("0.001"),
@@ -18,35 +23,31 @@ _SCALE: dict[str | None, Decimal] = {
 }
 
 
-def holds(live: Any, applied: Any) -> bool:
+def holds(live: Any, applied: Any, *, amounts: bool = False) -> bool:
     """Whether `live` has everything that `applied` states."""
     match applied:
         case dict():
             return isinstance(live, dict) and all(
-                holds(live.get(key), value) for key, value in applied.items()
+                holds(live.get(key), value, amounts=amounts or key in _AMOUNTS) for key, value in applied.items()
             )
         case list():
             return isinstance(live, list) and _holds_list(live, applied)
-        case str():
-            return bool(live == applied or _same_quantity(live, applied))
+        case "":
+            return live in (None, "")  # the API server leaves out what is empty
+        case str() if amounts:
+            return bool(_amount(live) == _amount(applied))
     return bool(live == applied)
 
 
 def _holds_list(live: list[Any], applied: list[Any]) -> bool:
-    key = next(
-        (key for key in _KEYS if all(isinstance(item, dict) and key in item for item in applied)), None
-    )
+    key = next((key for key in _KEYS if all(isinstance(item, dict) and key in item for item in applied)), None)
     if key is None:
         return len(live) == len(applied) and all(map(holds, live, applied))
     by_key = {item.get(key): item for item in live if isinstance(item, dict)}
     return all(holds(by_key.get(item[key]), item) for item in applied)
 
 
-def _same_quantity(live: Any, applied: str) -> bool:
-    """The API server writes `1000m` as `1` and `1024Mi` as `1Gi`."""
-    ours, theirs = _QUANTITY.match(applied), _QUANTITY.match(live) if isinstance(live, str) else None
-    return bool(ours and theirs) and _amount(ours) == _amount(theirs)
-
-
-def _amount(quantity: re.Match[str] | None) -> Decimal | None:
-    return Decimal(quantity[1]) * _SCALE[quantity[2]] if quantity else None
+def _amount(quantity: Any) -> Any:
+    """What a quantity amounts to: the API server writes `1000m` as `1` and `1024Mi` as `1Gi`."""
+    parts = _QUANTITY.fullmatch(str(quantity))
+    return Decimal(parts[1]) * _SCALE[parts[2]] if parts else quantity
