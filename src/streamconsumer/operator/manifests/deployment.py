@@ -1,5 +1,6 @@
 """The Deployment of the processor image: its pods are members of the consumer group."""
 
+import math
 from datetime import timedelta
 
 from streamconsumer.model import names
@@ -45,7 +46,7 @@ def _pod(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
         "serviceAccountName": child_name(consumer),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": round(grace.total_seconds()),
+        "terminationGracePeriodSeconds": math.ceil(grace.total_seconds()),
         "securityContext": {
             "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},
@@ -89,11 +90,7 @@ def _resources(consumer: StreamConsumer) -> Manifest:
 
 
 def _source_volume(consumer: StreamConsumer) -> list[Manifest]:
-    return (
-        [{"name": "source", "configMap": {"name": child_name(consumer)}}]
-        if consumer.spec.handler.source
-        else []
-    )
+    return [{"name": "source", "configMap": {"name": child_name(consumer)}}] if consumer.spec.handler.source else []
 
 
 def _source_mount(consumer: StreamConsumer) -> list[Manifest]:

@@ -1,5 +1,7 @@
 """The environment of a pod: settings by the one rule, credentials by reference, and who it is for telemetry."""
 
+import re
+
 from streamconsumer.model import names
 from streamconsumer.model.environment import to_env, variable
 from streamconsumer.model.settings import PodHandler, Processing
@@ -15,9 +17,7 @@ def environment(consumer: StreamConsumer, settings: OperatorSettings) -> list[Ma
     users = [_literal(variable.name, variable.value) for variable in consumer.spec.env]
     taken = {variable["name"] for variable in users}
     ours = [*_settings(consumer), *_identity(), *_telemetry(consumer, settings)]
-    last = _resource_attributes(
-        consumer
-    )  # refers to variables above it: the kubelet expands only earlier ones
+    last = _resource_attributes(consumer)  # refers to variables above it: the kubelet expands only earlier ones
     return [*users, *(each for each in [*ours, last] if each["name"] not in taken)]
 
 
@@ -26,12 +26,12 @@ def _settings(consumer: StreamConsumer) -> list[Manifest]:
     shared = {name: getattr(spec, name) for name in Processing.model_fields}
     handler = PodHandler(python=spec.handler.python or SOURCE_HANDLER)
     literals = to_env(Processing.model_construct(**shared)) | {variable("handler", "python"): handler.python}
-    return [*(_literal(name, value) for name, value in literals.items()), *_redis(spec.redis)]
+    return [*(_exact(name, value) for name, value in literals.items()), *_redis(spec.redis)]
 
 
 def _redis(redis: Redis) -> list[Manifest]:
     """`url` is a literal; a field `<name>SecretRef` gives the variable of `<name>` from the Secret."""
-    literal = [_literal(variable("redis", "url"), redis.url)] if redis.url else []
+    literal = [_exact(variable("redis", "url"), redis.url)] if redis.url else []
     references = {
         "url": redis.url_secret_ref,
         "username": redis.username_secret_ref,
@@ -68,9 +68,12 @@ def _resource_attributes(consumer: StreamConsumer) -> Manifest:
         "k8s.pod.uid": "$(OTEL_RESOURCE_ATTRIBUTES_POD_UID)",
         "k8s.node.name": "$(OTEL_RESOURCE_ATTRIBUTES_NODE_NAME)",
     }
-    return _literal(
-        "OTEL_RESOURCE_ATTRIBUTES", ",".join(f"{key}={value}" for key, value in attributes.items())
-    )
+    return _literal("OTEL_RESOURCE_ATTRIBUTES", ",".join(f"{key}={value}" for key, value in attributes.items()))
+
+
+def _exact(name: str, value: str) -> Manifest:
+    """A value that the process gets as it is: the kubelet would expand `$(NAME)` and make `$$` one dollar sign."""
+    return _literal(name, re.sub(r"\$(?=[$(])", "$$", value))
 
 
 def _literal(name: str, value: str) -> Manifest:
