@@ -26,15 +26,23 @@ class Store:
         return key
 
     def drop(self, manifest: Manifest) -> Key | None:
-        """Forget the manifest. Returns the StreamConsumer it concerned."""
+        """Forget the manifest, unless another of its name has come meanwhile. Returns whom it concerned."""
         key = _concerns(manifest)
-        if key and manifest["kind"] == names.KIND:
-            self.consumers.pop(key, None)
-        elif key and key in self._owned:
-            self._owned[key].pop(_identity(manifest), None)
-            if not self._owned[key]:
-                del self._owned[key]
+        if key and self.knows(manifest):
+            if manifest["kind"] == names.KIND:
+                del self.consumers[key]
+            else:
+                self._forget(key, _identity(manifest))
         return key
+
+    def knows(self, manifest: Manifest) -> bool:
+        """Whether this very object, in any version, is remembered."""
+        key = _concerns(manifest)
+        if key is None:
+            return False
+        is_child = manifest["kind"] != names.KIND
+        known = self.child(key, *_identity(manifest)) if is_child else self.consumers.get(key)
+        return known is not None and _same_life(known, manifest)
 
     def child(self, key: Key, kind: str, name: str) -> Manifest | None:
         """One child, or None."""
@@ -48,15 +56,18 @@ class Store:
         """Every pod."""
         return [manifest for (kind, _), manifest in self._of(key) if kind == "Pod"]
 
+    def _forget(self, key: Key, identity: tuple[str, str]) -> None:
+        del self._owned[key][identity]
+        if not self._owned[key]:
+            del self._owned[key]
+
     def _of(self, key: Key) -> Iterable[tuple[tuple[str, str], Manifest]]:
         return list(self._owned[key].items()) if key in self._owned else []
 
 
 def _newer(known: Manifest | None, manifest: Manifest) -> Manifest:
     """A watch may still bring the state from before our own write; resource versions of one object are in order."""
-    return (
-        known if known and _same_life(known, manifest) and _version(known) > _version(manifest) else manifest
-    )
+    return known if known and _same_life(known, manifest) and _version(known) > _version(manifest) else manifest
 
 
 def _same_life(one: Manifest, other: Manifest) -> bool:
