@@ -36,21 +36,11 @@ OUR_RULES = [
     _spec("a password in the URL", "redis", NO_CREDENTIALS, redis={"url": "redis://:hunter2@redis"}),
     _spec("two handlers", "handler", ONE_HANDLER, handler={"python": "shop:handle", "source": "x = 1"}),
     _spec("no handler", "handler", ONE_HANDLER, handler={}),
-    _spec(
-        "a reserved variable", "env", RESERVED_VARIABLE, env=[{"name": "STREAMCONSUMER_STREAM", "value": "x"}]
-    ),
-    _spec(
-        "delays out of order", "reconnect", DELAYS_IN_ORDER, reconnect={"minDelay": "2s", "maxDelay": "1s"}
-    ),
-    _spec(
-        "a first delay above the default's last", "reconnect", DELAYS_IN_ORDER, reconnect={"minDelay": "6s"}
-    ),
-    _spec(
-        "a last delay below the default's first", "reconnect", DELAYS_IN_ORDER, reconnect={"maxDelay": "49ms"}
-    ),
-    _spec(
-        "a first delay of nothing", "reconnect.minDelay", "must be 1ms to 1m", reconnect={"minDelay": "0ms"}
-    ),
+    _spec("a reserved variable", "env", RESERVED_VARIABLE, env=[{"name": "STREAMCONSUMER_STREAM", "value": "x"}]),
+    _spec("delays out of order", "reconnect", DELAYS_IN_ORDER, reconnect={"minDelay": "2s", "maxDelay": "1s"}),
+    _spec("a first delay above the default's last", "reconnect", DELAYS_IN_ORDER, reconnect={"minDelay": "6s"}),
+    _spec("a last delay below the default's first", "reconnect", DELAYS_IN_ORDER, reconnect={"maxDelay": "49ms"}),
+    _spec("a first delay of nothing", "reconnect.minDelay", "must be 1ms to 1m", reconnect={"minDelay": "0ms"}),
     _spec("a last delay too long", "reconnect.maxDelay", "must be 1ms to 5m", reconnect={"maxDelay": "6m"}),
     _spec("too short a poll", "pollInterval", "must be 100ms to 1m", pollInterval="99ms"),
     _spec("too long a poll", "pollInterval", "must be 100ms to 1m", pollInterval="61s"),
@@ -115,9 +105,7 @@ RIGHT = {
     "a source": manifest(handler={"source": "def handle(data): ..."}, image=...),
     "delays alike": manifest(reconnect={"minDelay": "1s", "maxDelay": "1s"}),
     "a first delay at the default's last": manifest(reconnect={"minDelay": "5s"}),
-    "durations at their bounds": manifest(
-        pollInterval="100ms", drainTimeout="1h", delivery={"minIdle": "1440m"}
-    ),
+    "durations at their bounds": manifest(pollInterval="100ms", drainTimeout="1h", delivery={"minIdle": "1440m"}),
     "a duration of several units": manifest(drainTimeout="1m30s500ms"),
     "an empty group of settings": manifest(delivery={}, reconnect={}, resources={}, telemetry={}),
     "starting at an id": manifest(startFrom="1526919030474-55"),

@@ -56,9 +56,7 @@ def test_every_schema_is_structural(path: str) -> None:
     assert schema.get("type") in {"object", "array", "string", "integer", "boolean"} or schema.get(
         "x-kubernetes-int-or-string"
     )
-    assert not {"$ref", "$defs", "title", "anyOf", "allOf", "oneOf", "const", "exclusiveMinimum"} & set(
-        schema
-    )
+    assert not {"$ref", "$defs", "title", "anyOf", "allOf", "oneOf", "const", "exclusiveMinimum"} & set(schema)
     assert schema.get("type") != "array" or "items" in schema
 
 
@@ -123,17 +121,13 @@ def defaults(kind: type[BaseModel], path: str) -> Iterator[tuple[str, Any]]:
             yield where, format_duration(default)
 
 
-@pytest.mark.parametrize(
-    ("path", "default"), [*defaults(StreamConsumerSpec, ".spec"), *defaults(Status, ".status")]
-)
+@pytest.mark.parametrize(("path", "default"), [*defaults(StreamConsumerSpec, ".spec"), *defaults(Status, ".status")])
 def test_the_schema_and_the_model_have_the_same_defaults(path: str, default: Any) -> None:
     assert ALL[path]["default"] == default
 
 
 def test_a_nested_object_has_no_default() -> None:
-    assert not [
-        path for path, schema in ALL.items() if schema.get("type") == "object" and "default" in schema
-    ]
+    assert not [path for path, schema in ALL.items() if schema.get("type") == "object" and "default" in schema]
 
 
 def cel_rules() -> list[tuple[str, str, str]]:

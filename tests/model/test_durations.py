@@ -47,9 +47,7 @@ def test_a_duration_is_written_in_the_largest_unit_that_divides_it(duration: tim
     assert format_duration(duration) == text
 
 
-@pytest.mark.parametrize(
-    "wrong", ["", "5", "s", "5 s", "-5s", "5S", "1d", "5s\n", "1h-5m", "s5", ".5s", "٣s", 5, None]
-)
+@pytest.mark.parametrize("wrong", ["", "5", "s", "5 s", "-5s", "5S", "1d", "5s\n", "1h-5m", "s5", ".5s", "٣s", 5, None])
 def test_what_is_no_duration_is_refused_with_an_example(wrong: object) -> None:
     with pytest.raises(ValueError, match="must be a duration such as 500ms, 30s or 1m30s"):
         parse_duration(wrong)

@@ -75,9 +75,7 @@ def test_a_missing_variable_is_named(missing: str) -> None:
         ("STREAMCONSUMER_RECONNECT_MIN_DELAY", "1m", "STREAMCONSUMER_RECONNECT: minDelay must not be longer"),
     ],
 )
-def test_a_wrong_variable_is_named_with_what_was_found_and_expected(
-    name: str, value: str, sentence: str
-) -> None:
+def test_a_wrong_variable_is_named_with_what_was_found_and_expected(name: str, value: str, sentence: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
         from_env(ProcessorSettings, {**SMALLEST, name: value})
     assert sentence in str(caught.value)

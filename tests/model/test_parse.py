@@ -33,9 +33,7 @@ def test_what_has_the_wrong_shape_is_refused_and_the_field_is_named(case: Case) 
 
 
 def test_a_refusal_names_the_object_what_was_found_and_what_was_expected() -> None:
-    assert refusal(manifest(batchCount=0)) == (
-        "shop/orders: spec.batchCount is 0: must be greater than or equal to 1"
-    )
+    assert refusal(manifest(batchCount=0)) == ("shop/orders: spec.batchCount is 0: must be greater than or equal to 1")
 
 
 def test_a_missing_field_is_named() -> None:
@@ -43,9 +41,7 @@ def test_a_missing_field_is_named() -> None:
 
 
 def test_a_misspelt_field_is_named() -> None:
-    assert (
-        refusal(manifest(batchcount=1)) == "shop/orders: spec.batchcount is not a field; check its spelling"
-    )
+    assert refusal(manifest(batchcount=1)) == "shop/orders: spec.batchcount is not a field; check its spelling"
 
 
 def test_every_problem_is_told_at_once() -> None:

@@ -1,0 +1,59 @@
+from datetime import UTC, datetime, timedelta
+
+from streamconsumer.model.status import Condition, Reason, Status, Verdict, conditions
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+LATER = NOON + timedelta(minutes=5)
+
+STARTING = Verdict(ready=False, reason=Reason.PODS_STARTING, message="0 of 1 pods ready.", reconciling=True)
+READY = Verdict(ready=True, reason=Reason.ALL_PODS_READY, message="1 pod reads 'orders'.")
+STUCK = Verdict(ready=False, reason=Reason.HANDLER_UNUSABLE, message="no module named shop", stalled=True)
+
+
+def by_type(found: list[Condition]) -> dict[str, Condition]:
+    return {each.type: each for each in found}
+
+
+def test_there_are_three_conditions_of_kstatus() -> None:
+    assert [each.type for each in conditions(READY, 1, [], NOON)] == ["Ready", "Reconciling", "Stalled"]
+
+
+def test_only_the_condition_that_holds_tells_why() -> None:
+    told = by_type(conditions(STUCK, 1, [], NOON))
+    assert {kind: (each.status, each.reason) for kind, each in told.items()} == {
+        "Ready": ("False", "HandlerUnusable"),
+        "Reconciling": ("False", "Settled"),
+        "Stalled": ("True", "HandlerUnusable"),
+    }
+    assert told["Stalled"].message == "no module named shop"
+
+
+def test_a_condition_is_dated_when_its_status_changes() -> None:
+    before = conditions(STARTING, 1, [], NOON)
+    after = by_type(conditions(READY, 1, before, LATER))
+    assert after["Ready"].last_transition_time == after["Reconciling"].last_transition_time == "2026-11-24T12:05:00Z"
+    assert after["Stalled"].last_transition_time == "2026-11-24T12:00:00Z"
+
+
+def test_another_reason_or_message_alone_is_no_transition() -> None:
+    before = conditions(STARTING, 1, [], NOON)
+    other = Verdict(ready=False, reason=Reason.UNSCHEDULABLE, message="no node", reconciling=True)
+    after = by_type(conditions(other, 2, before, LATER))["Ready"]
+    assert (after.reason, after.last_transition_time) == ("Unschedulable", "2026-11-24T12:00:00Z")
+
+
+def test_saying_the_same_again_gives_the_same() -> None:
+    before = conditions(READY, 1, [], NOON)
+    assert conditions(READY, 1, before, LATER) == before
+
+
+def test_every_condition_says_of_which_generation_it_speaks() -> None:
+    assert {each.observed_generation for each in conditions(READY, 7, [], NOON)} == {7}
+
+
+def test_a_status_that_a_newer_operator_wrote_is_still_read() -> None:
+    """After a downgrade the definition and its fields stay: not to know one must not make us forget all."""
+    written = Status(conditions=conditions(READY, 1, [], NOON)).model_dump(by_alias=True)
+    written["lag"] = 5
+    written["conditions"][0]["severity"] = "Info"
+    assert Status.model_validate(written).conditions == conditions(READY, 1, [], NOON)

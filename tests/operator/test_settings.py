@@ -1,0 +1,52 @@
+from datetime import timedelta
+
+import pytest
+
+from streamconsumer import __version__
+from streamconsumer.errors import InvalidSettings
+from streamconsumer.operator.settings import PREFIX, OperatorSettings
+
+
+def test_nothing_need_be_told() -> None:
+    settings = OperatorSettings.from_env({})
+    assert settings == OperatorSettings()
+    assert settings.processor_image == f"streamconsumer-processor:{__version__}"
+
+
+def test_every_field_has_a_variable() -> None:
+    told = {
+        "watch_namespaces": "shop, warehouse,",
+        "processor_image": "registry.example/processor:2",
+        "processor_image_pull_policy": "Always",
+        "telemetry_endpoint": "http://collector:4318",
+        "http_port": "0",
+        "http_host": "::",
+        "workers": "2",
+        "resync_interval": "30s",
+        "log_level": "DEBUG",
+        "log_format": "text",
+    }
+    assert set(told) == set(OperatorSettings.model_fields)
+    settings = OperatorSettings.from_env({PREFIX + name.upper(): text for name, text in told.items()})
+    assert settings.watch_namespaces == ["shop", "warehouse"]
+    assert (settings.http_port, settings.resync_interval) == (0, timedelta(seconds=30))
+    assert all(getattr(settings, name) != getattr(OperatorSettings(), name) for name in told)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("workers", "0", "is '0': must be greater than or equal to 1"),
+        ("log_level", "loud", "is 'loud': must be 'DEBUG'"),
+        ("resync_interval", "1s", "is '1s': must be 10s to 24h"),
+        ("http_port", "http", "is 'http': must be a valid integer"),
+    ],
+)
+def test_a_wrong_variable_is_named(name: str, value: str, expected: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        OperatorSettings.from_env({PREFIX + name.upper(): value})
+    assert str(caught.value).startswith(f"{PREFIX}{name.upper()} {expected}")
+
+
+def test_the_pods_variables_are_none_of_the_operators() -> None:
+    assert OperatorSettings.from_env({"STREAMCONSUMER_HTTP_PORT": "1"}) == OperatorSettings()
