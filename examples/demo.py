@@ -4,12 +4,13 @@ No Docker, no cluster: `streamconsumer dev` in this process, an embedded Valkey,
 Ends by itself; the exit code is 1 if an order was lost or is stuck.
 """
 
+import argparse
 import asyncio
 import os
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +27,7 @@ from streamconsumer.cli.dev.traces import MESSAGE_ID, Span, in_order
 from streamconsumer.cli.dev.workload import load
 
 ORDERS = Path(__file__).parent / "orders"
-COUNT, RATE, PODS = 600, 120, 2
+RATE, PODS = 120, 2
 DEADLINE_SECONDS = 45
 
 
@@ -42,13 +43,13 @@ class Audience(Terminal):
         self._failure = ""
         self._trace_shown = False
 
-    def line(self, pod: str, line: LogLine, folder: Path) -> None:
+    def line(self, pod: str, line: LogLine, folders: Sequence[Path]) -> None:
         if line.level in ("", "INFO"):
             return
         if line.fields.get("message_id") and not self._failure:
             self._failure = str(line.fields["message_id"])
         if line.fields.get("message_id", self._failure) == self._failure:
-            super().line(pod, line, folder)
+            super().line(pod, line, folders)
 
     def spans(self, spans: Iterable[Span], now: float) -> None:  # noqa: ARG002 - nothing here waits for its turn
         for span in spans:
@@ -67,12 +68,7 @@ class Audience(Terminal):
             *(span for span in self.sent if attempts and span.trace_id == attempts[0].trace_id),
             *attempts,
         ]
-        if (
-            not self._trace_shown
-            and attempts
-            and not in_order(attempts)[-1].failed
-            and len(whole) > len(attempts)
-        ):
+        if not self._trace_shown and attempts and not in_order(attempts)[-1].failed and len(whole) > len(attempts):
             self._trace_shown = True
             self.say("\nthe whole journey of that order, as OpenTelemetry saw it:", "bold")
             self.trace(whole)
@@ -83,6 +79,7 @@ class Audience(Terminal):
 class Result:
     """What happened, for the table and the exit code."""
 
+    wanted: int
     published: int
     left: Backlog
     done: Counter[str]
@@ -90,7 +87,7 @@ class Result:
 
     @property
     def good(self) -> bool:
-        lost = self.published != self.done["acknowledged"] or self.published != COUNT
+        lost = self.published != self.done["acknowledged"] or self.published != self.wanted
         return not lost and self.left.empty
 
     @property
@@ -136,40 +133,37 @@ class Result:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="Publish orders, handle them, count.")
+    parser.add_argument("--count", type=int, default=600, help="how many orders")
+    arguments = parser.parse_args()
     began = time.monotonic()
     console = Console(highlight=False, soft_wrap=True)
-    result = asyncio.run(_demo(console))
+    result = asyncio.run(_demo(console, arguments.count))
     table = Table(show_header=False, title="orders", title_justify="left", title_style="bold")
     for row in result.rows():
         table.add_row(*row)
     console.print(table)
-    verdict = (
-        ("nothing lost, nothing stuck", "bold green")
-        if result.good
-        else ("LOST OR STUCK", "bold white on red")
-    )
+    verdict = ("nothing lost, nothing stuck", "bold green") if result.good else ("LOST OR STUCK", "bold white on red")
     console.print(Text.assemble(verdict, f", {time.monotonic() - began:.0f} s"))
     return 0 if result.good else 1
 
 
-async def _demo(console: Console) -> Result:
+async def _demo(console: Console, count: int) -> Result:
     audience = Audience(console)
-    audience.say(
-        f"{COUNT} orders, {RATE} a second, for the StreamConsumer in examples/orders/consumer.yaml", "bold"
-    )
+    audience.say(f"{count} orders, {RATE} a second, for the StreamConsumer in examples/orders/consumer.yaml", "bold")
     workloads, _ = load([ORDERS / "consumer.yaml"])
     async with Session(workloads, audience, replicas=PODS, isolated=True) as session:
         (orders,) = session.running
         await asyncio.gather(*(pod.started.wait() for pod in orders.pods))
-        producer = await _producer(session, orders)
+        producer = await _producer(session, orders, count)
         left = await _watched(session, orders, producer, audience)
         published = left.length if await producer.wait() == 0 else 0
-    return Result(published, left, orders.done, [in_order(spans) for spans in audience.handled.values()])
+    return Result(count, published, left, orders.done, [in_order(spans) for spans in audience.handled.values()])
 
 
-async def _producer(session: Session, orders: Running) -> asyncio.subprocess.Process:
+async def _producer(session: Session, orders: Running, count: int) -> asyncio.subprocess.Process:
     assert session.receiver
-    arguments = ("--url", orders.url, "--count", str(COUNT), "--rate", str(RATE))
+    arguments = ("--url", orders.url, "--count", str(count), "--rate", str(RATE))
     environment = {**os.environ, ENDPOINT: session.receiver.endpoint}
     return await asyncio.create_subprocess_exec(
         *(sys.executable, str(ORDERS / "publish.py"), *arguments), env=environment

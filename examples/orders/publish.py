@@ -6,6 +6,7 @@ Needs redis. Traces are sent where OpenTelemetry is installed and OTEL_EXPORTER_
 import argparse
 import os
 import random
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -23,6 +24,10 @@ def main() -> None:
     tracing, flush = _tracing(arguments.stream)
     server = redis.Redis.from_url(arguments.url)
     begin = time.monotonic()
+    try:
+        server.ping()
+    except redis.ConnectionError as error:
+        sys.exit(f"no Redis answers at {arguments.url}: {error}")
     for number in range(arguments.count):
         time.sleep(max(0.0, begin + number / arguments.rate - time.monotonic()))
         order: Fields = {"id": number, "item": random.choice(ITEMS), "amount": random.randint(1, 99)}

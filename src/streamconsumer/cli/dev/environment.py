@@ -33,8 +33,7 @@ class Secrets:
         keys = sorted(each[2] for each in self.values if each[:2] == (namespace, name))
         there = f"has {', '.join(keys)}" if keys else "is not in the files given"
         raise InvalidSettings(
-            f"Secret {namespace}/{name}, key {key!r}: the Secret {there}; "
-            "`dev` takes Secrets only from its FILES"
+            f"Secret {namespace}/{name}, key {key!r}: the Secret {there}; `dev` takes Secrets only from its FILES"
         )
 
 

@@ -58,11 +58,11 @@ async def scrape(port: int) -> Counter[str] | None:
 
 
 def summary(name: str, done: Mapping[str, int], left: Backlog) -> str:
-    """`orders: 300 acknowledged, 6 failed, 6 redelivered, 0 pending, lag 0`."""
+    """`orders: 300 acknowledged, 6 failed, 6 redelivered, pending 0, lag 0`."""
     redelivered = done.get("redelivered", 0) + done.get("claimed", 0)
     return (
         f"{name}: {done.get('acknowledged', 0)} acknowledged, {done.get('failed', 0)} failed, "
-        f"{redelivered} redelivered, {_known(left.pending)} pending, lag {_known(left.lag)}"
+        f"{redelivered} redelivered, pending {_known(left.pending)}, lag {_known(left.lag)}"
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,30 +46,35 @@ def parse(text: str) -> LogLine:
     return LogLine(message, level, logger, found, stack)
 
 
-def rendered(line: LogLine, folder: Path) -> list[Text]:
+def rendered(line: LogLine, folders: Sequence[Path]) -> list[Text]:
     """`ERROR message failed and stays pending  message_id=…  error=…`; the stack where nothing else tells."""
     if not line.level:
         return [Text(line.message)]
     first = Text.assemble((f"{line.level:<8}", _LEVELS.get(line.level, "")), line.message)
-    for name, value in _told(line, folder):
+    for name, value in _told(line, folders):
         first.append(f"  {name}=", "dim").append(str(value))
     untold = [] if "error" in line.fields else line.stack.splitlines()
     return [first, *(Text(each, "dim") for each in untold)]
 
 
-def _told(line: LogLine, folder: Path) -> list[tuple[str, Any]]:
+def _told(line: LogLine, folders: Sequence[Path]) -> list[tuple[str, Any]]:
     """The fields worth reading, the error and where it was raised last."""
     told = {name: value for name, value in line.fields.items() if name not in _UNSAID}
+    if told.get("deliveries") == 1:  # worth a word only when there were more
+        del told["deliveries"]
     if trace_id := told.pop("trace_id", ""):
         told["trace"] = str(trace_id)[:8]
     if error := told.pop("error", ""):
         told["error"] = error
-        if place := place_in(line.stack, folder):
+        if place := place_in(line.stack, folders):
             told["at"] = place
     return list(told.items())
 
 
-def place_in(stack: str, folder: Path) -> str:
-    """The innermost frame in the user's own folder, as `orders.py:12`."""
-    frames = [found for found in _FRAME.finditer(stack) if Path(found["file"]).is_relative_to(folder)]
-    return f"{Path(frames[-1]['file']).relative_to(folder)}:{frames[-1]['line']}" if frames else ""
+def place_in(stack: str, folders: Sequence[Path]) -> str:
+    """The innermost frame in the user's own folders, as `orders.py:12`."""
+    for found in reversed(list(_FRAME.finditer(stack))):
+        for folder in folders:
+            if (file := Path(found["file"])).is_relative_to(folder):
+                return f"{file.relative_to(folder)}:{found['line']}"
+    return ""

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ from streamconsumer.cli.dev.log_lines import LogLine
 from streamconsumer.cli.dev.terminal import Terminal
 from streamconsumer.processor.main import EXIT_CONFIGURATION
 
+TERMINATION_LOG = "termination-log"
 LONGEST_DELAY = timedelta(seconds=30)
 STABLE_AFTER = timedelta(minutes=1)
 """A pod that ran so long begins again with the shortest delay."""
@@ -39,16 +40,17 @@ class LocalPod:
         self,
         name: str,
         environment: Mapping[str, str],
-        folder: Path,
-        termination_log: Path,
+        folders: Sequence[Path],
+        room: Path,
         terminal: Terminal,
     ) -> None:
+        """`folders` are where handlers are looked for, the last one to work in; `room` is the pod's own."""
         self.name = name
         self.started = asyncio.Event()
         """Set when it reads its stream for the first time."""
 
-        self._environment, self._folder, self._terminal = environment, folder, terminal
-        self._termination_log = termination_log
+        self._environment, self._folders, self._terminal = environment, folders, terminal
+        self._termination_log = room / TERMINATION_LOG
         self._process: asyncio.subprocess.Process | None = None
         self._port = 0
         self._stopping = asyncio.Event()
@@ -89,9 +91,7 @@ class LocalPod:
         tasks = [asyncio.create_task(each) for each in (process.wait(), hurry.wait(), self._follow())]
         await asyncio.wait(tasks[:2], timeout=grace.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
         if process.returncode is None:
-            why = (
-                "killed" if hurry.is_set() else f"killed: it did not end within {grace.total_seconds():.0f} s"
-            )
+            why = "killed" if hurry.is_set() else f"killed: it did not end within {grace.total_seconds():.0f} s"
             self._terminal.ended(self.name, why, prominent=False)
             with suppress(ProcessLookupError):
                 process.kill()
@@ -112,7 +112,7 @@ class LocalPod:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "streamconsumer", "processor"),
             env=self._environment,
-            cwd=self._folder,
+            cwd=self._folders[-1],
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -147,13 +147,12 @@ class LocalPod:
             self._port = int(line.fields.get("http_port", 0))
             self.started.set()
         if line.message == _STOPPED:  # its last figures, which no scrape catches
-            self._current = Counter(
-                {name: count for name, count in line.fields.items() if isinstance(count, int)}
-            )
-            line = LogLine(line.message, line.level)
+            counts = {name: count for name, count in line.fields.items() if isinstance(count, int)}
+            self._current = Counter(counts)
+            return
         if line.level == "CRITICAL" and line.logger.startswith("streamconsumer."):
             return  # the same line is in the termination log, and is shown when the process has ended
-        self._terminal.line(self.name, line, self._folder)
+        self._terminal.line(self.name, line, self._folders)
 
     async def _follow(self) -> None:
         """Measure often, up to the end."""

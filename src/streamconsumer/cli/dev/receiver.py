@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from streamconsumer.cli.dev.traces import INSTANCE, Span
 
 PROTOBUF = "application/x-protobuf"
-_STATUS_ERROR = 2
+_PRODUCER, _STATUS_ERROR = 4, 2
 
 
 class Receiver:
@@ -24,9 +24,7 @@ class Receiver:
 
     def __init__(self, take: Callable[[list[Span]], None]) -> None:
         self._server = _Server(("127.0.0.1", 0), _handler(take))
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="spans", daemon=True
-        )
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="spans", daemon=True)
         self._thread.start()
 
     @property
@@ -102,7 +100,6 @@ def _spans(request: Any) -> Iterator[Span]:
 def _span(span: Any, pod: str) -> Span:
     attributes = _attributes(span.attributes)
     failed = span.status.code == _STATUS_ERROR
-    kind = attributes.get("error.type", "")
     return Span(
         trace_id=span.trace_id.hex(),
         span_id=span.span_id.hex(),
@@ -110,12 +107,19 @@ def _span(span: Any, pod: str) -> Span:
         name=span.name,
         start_ns=span.start_time_unix_nano,
         end_ns=span.end_time_unix_nano,
+        producer=span.kind == _PRODUCER,
         failed=failed,
-        error=": ".join(each for each in (kind, span.status.message) if each) if failed else "",
+        error=_error(str(attributes.get("error.type", "")), span.status.message) if failed else "",
         attributes=attributes,
         links=[link.trace_id.hex() for link in span.links],
         pod=pod,
     )
+
+
+def _error(kind: str, message: str) -> str:
+    """`ValueError: no`, whether or not the message already says its kind."""
+    said = not kind or message.startswith((f"{kind}:", f"{kind.rpartition('.')[2]}:"))
+    return message if said else f"{kind}: {message}".removesuffix(": ")
 
 
 def _attributes(pairs: Any) -> dict[str, Any]:

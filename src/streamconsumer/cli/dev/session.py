@@ -20,7 +20,7 @@ from streamconsumer.cli.dev import figures
 from streamconsumer.cli.dev.environment import of_this_machine
 from streamconsumer.cli.dev.figures import Backlog
 from streamconsumer.cli.dev.guard import Guard
-from streamconsumer.cli.dev.pods import LocalPod
+from streamconsumer.cli.dev.pods import TERMINATION_LOG, LocalPod
 from streamconsumer.cli.dev.receiver import Receiver
 from streamconsumer.cli.dev.server import EmbeddedServer, answers
 from streamconsumer.cli.dev.terminal import Terminal
@@ -126,6 +126,7 @@ class Session:
         self._server: EmbeddedServer | None = None
         self._said: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        self._watching: list[asyncio.Task[None]] = []
         self._ends = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -173,9 +174,7 @@ class Session:
             self._ends.push_async_callback(self._server.stop)
         own = self._server.url(url)
         why = "" if self._isolated else f"{without_credentials(url)} does not answer; "
-        self._say_once(
-            f"{why}an embedded Valkey stands in for it: {own}" if why else f"embedded Valkey: {own}"
-        )
+        self._say_once(f"{why}an embedded Valkey stands in for it: {own}" if why else f"embedded Valkey: {own}")
         return {URL: own, USERNAME: None, PASSWORD: None}
 
     async def _endpoint(self, said: dict[str, str]) -> Environment:
@@ -203,25 +202,25 @@ class Session:
         pods = [pod for running in self.running for pod in running.pods]
         self._terminal.expect(pod.name for pod in pods)
         self._tasks = [asyncio.create_task(pod.run(self._guard)) for pod in pods]
-        self._tasks += [asyncio.create_task(self._tick()), asyncio.create_task(self._measure())]
+        self._watching = [asyncio.create_task(each) for each in (self._tick(), self._measure())]
 
     def _pod(self, running: Running) -> LocalPod:
         workload = running.workload
         name = workload.pod_name()
         room = self._guard.folder / name
         room.mkdir()
-        termination_log = room / "termination-log"
+        folders = [*_written(workload, room), workload.folder]
         environment: Environment = {
-            **of_this_machine(os.environ, [*_written(workload, room), workload.folder]),
+            **of_this_machine(os.environ, folders),
             **workload.environment(name),
             **running.environment,
             variable("http_port"): "0",
             variable("http_host"): "127.0.0.1",
             variable("log_format"): "json",
-            variable("termination_log"): str(termination_log),
+            variable("termination_log"): str(room / TERMINATION_LOG),
         }
         given = {key: value for key, value in environment.items() if value is not None}
-        return LocalPod(name, given, workload.folder, termination_log, self._terminal)
+        return LocalPod(name, given, folders, room, self._terminal)
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:
@@ -248,23 +247,16 @@ class Session:
 
     async def _stop_pods(self) -> None:
         await asyncio.gather(
-            *(
-                pod.stop(running.workload.grace, self.hurry)
-                for running in self.running
-                for pod in running.pods
-            )
+            *(pod.stop(running.workload.grace, self.hurry) for running in self.running for pod in running.pods)
         )
         if self.receiver:
             await asyncio.sleep(_LAST_SPANS_SECONDS)
-        *pods, ticking, measuring = self._tasks
-        ticking.cancel()
-        measuring.cancel()
-        await asyncio.gather(*pods, ticking, measuring, return_exceptions=True)
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._watching, return_exceptions=True)
         self._terminal.finish()
         for running in self.running:
-            self._terminal.say(
-                figures.summary(running.workload.name, running.done, await running.backlog()), "bold"
-            )
+            self._terminal.say(figures.summary(running.workload.name, running.done, await running.backlog()), "bold")
 
 
 async def _listens(endpoint: str) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -36,9 +36,9 @@ class Terminal:
         """Dev's own words."""
         self.print(Text(text, style))
 
-    def line(self, pod: str, line: LogLine, folder: Path) -> None:
+    def line(self, pod: str, line: LogLine, folders: Sequence[Path]) -> None:
         """A pod said something."""
-        for text in log_lines.rendered(line, folder):
+        for text in log_lines.rendered(line, folders):
             self.behind(pod, text)
 
     def ended(self, pod: str, what: str, *, prominent: bool) -> None:
@@ -59,7 +59,7 @@ class Terminal:
     def finish(self) -> None:
         """Say how many traces were never shown."""
         if others := traces.told_of_others(self._board.rest()):
-            self.say(others.removeprefix("and ") + " not shown", "dim")
+            self.say(f"not shown: {others.removeprefix('and ')}", "dim")
 
     def trace(self, spans: Iterable[Span]) -> None:
         for text in traces.rendered(list(spans)):

@@ -13,6 +13,9 @@ from rich.text import Text
 QUIET_SECONDS = 1.0
 """A trace is shown when it has not grown for so long."""
 
+UNREAD_SECONDS = 5.0
+"""How long a trace of nothing but a producer waits for its consumer."""
+
 INTERVAL_SECONDS = 2.0
 """One trace is shown in so long; the others are counted."""
 
@@ -37,6 +40,7 @@ class Span:
     name: str
     start_ns: int
     end_ns: int
+    producer: bool = False
     failed: bool = False
     error: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict)
@@ -67,9 +71,14 @@ class _Trace:
         return any(span.failed for span in self.spans.values())
 
     @property
-    def rank(self) -> tuple[bool, bool, float]:
-        """What is shown first: a failure, then what was not shown yet, then what waits longest."""
-        return self.failed, not self.shown, -self.grown_at
+    def rank(self) -> tuple[bool, bool, bool, float]:
+        """What is shown first: a failure, a whole story, what was not shown yet, what waits longest."""
+        whole = not max(self.spans.values(), key=lambda span: span.start_ns).failed
+        return self.failed, whole, not self.shown, -self.grown_at
+
+    def quiet(self, now: float) -> bool:
+        read = not all(span.producer for span in self.spans.values())
+        return now - self.grown_at >= (QUIET_SECONDS if read else UNREAD_SECONDS)
 
 
 class TraceBoard:
@@ -95,7 +104,7 @@ class TraceBoard:
         """The trace whose turn it is, if it is anybody's turn."""
         if now - self._shown_at < INTERVAL_SECONDS:
             return None
-        quiet = {key: trace for key, trace in self._waiting.items() if now - trace.grown_at >= QUIET_SECONDS}
+        quiet = {key: trace for key, trace in self._waiting.items() if trace.quiet(now)}
         if not quiet:
             return None
         chosen = max(quiet, key=lambda key: quiet[key].rank)
@@ -112,9 +121,7 @@ class TraceBoard:
     def _count(self, quiet: Mapping[str, _Trace], now: float) -> tuple[int, int]:
         """Those that are passed over. One with an error keeps waiting for a while."""
         passed = {
-            key: trace
-            for key, trace in quiet.items()
-            if not trace.failed or now - trace.grown_at > PATIENCE_SECONDS
+            key: trace for key, trace in quiet.items() if not trace.failed or now - trace.grown_at > PATIENCE_SECONDS
         }
         fresh = [trace for trace in passed.values() if not trace.counted]
         for key, trace in passed.items():
@@ -147,22 +154,23 @@ def _below(parent: Span, children: Mapping[str, Sequence[Span]], indent: str) ->
 
 
 def rendered(spans: Sequence[Span]) -> list[Text]:
-    """A trace as lines: a heading, then a line a span."""
+    """A trace as lines: a heading, then a line a span; of one span, one line."""
     began, ended = min(span.start_ns for span in spans), max(span.end_ns for span in spans)
-    count = "1 span" if len(spans) == 1 else f"{len(spans)} spans"
-    heading = Text.assemble(
-        (f"trace {spans[0].trace_id[:8]}", "bold"), (f"  {count}, {duration(ended - began)}", "dim")
-    )
+    heading = Text(f"trace {spans[0].trace_id[:8]}  ", "bold")
+    if len(spans) == 1:
+        return [heading + _row("", spans[0], None, 0)]
+    heading.append(f"{len(spans)} spans, {duration(ended - began)}", "not bold dim")
     rows = list(tree(spans))
-    width = max(len(branch) + len(span.name) for branch, span in rows)
+    width = max(len(branch) + len(span.name) for branch, span in rows) if rows else 0
     return [heading, *(_row(branch, span, began, width) for branch, span in rows)]
 
 
-def _row(branch: str, span: Span, began: int, width: int) -> Text:
+def _row(branch: str, span: Span, began: int | None, width: int) -> Text:
     mark, style = ("✗", "red") if span.failed else ("✓", "green")
     row = Text.assemble((branch, "dim"), span.name.ljust(width - len(branch)), " ", (mark, style))
-    row.append(f" {duration(span.end_ns - span.start_ns):>7}")
-    row.append(f" {'+' + duration(span.start_ns - began) if span.start_ns > began else '':>8}", "dim")
+    row.append(f" {duration(span.end_ns - span.start_ns):>{7 if width else 0}}")
+    if began is not None:
+        row.append(f" {'+' + duration(span.start_ns - began) if span.start_ns > began else '':>8}", "dim")
     for part in _told(span):
         row.append(f"  {part}", "dim")
     if span.error:

@@ -1,0 +1,33 @@
+"""StreamConsumers as users write them."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def consumer(name: str = "orders", **spec: Any) -> dict[str, Any]:
+    """The smallest one, with `spec` over it. Nobody listens at port 1."""
+    smallest = {
+        "redis": {"url": "redis://127.0.0.1:1/0"},
+        "stream": "orders",
+        "consumerGroup": "billing",
+        "handler": {"python": "orders:handle"},
+    }
+    return {
+        "apiVersion": "streamconsumer.dev/v1alpha1",
+        "kind": "StreamConsumer",
+        "metadata": {"name": name},
+        "spec": smallest | spec,
+    }
+
+
+def secret(name: str, **texts: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": texts}
+
+
+def written(folder: Path, *documents: dict[str, Any]) -> Path:
+    """The documents as a file in the folder."""
+    path = folder / "consumer.yaml"
+    path.write_text(yaml.safe_dump_all(documents))
+    return path

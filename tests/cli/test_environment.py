@@ -1,0 +1,123 @@
+"""A container's environment as the kubelet makes it, and where Secrets come from."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from streamconsumer.cli import main
+from streamconsumer.cli.dev.environment import Secrets, expand, of_this_machine, resolve
+from streamconsumer.cli.dev.workload import load, secrets_of
+from streamconsumer.errors import InvalidSettings
+from tests.cli.manifests import consumer, secret, written
+
+NONE = Secrets({})
+
+
+@pytest.mark.parametrize(
+    ("text", "expanded"),
+    [
+        ("a $(POD) b", "a orders-x b"),
+        ("$(POD)$(POD)", "orders-xorders-x"),
+        ("$(UNKNOWN)", "$(UNKNOWN)"),
+        ("$$(POD)", "$(POD)"),
+        ("$$$(POD)", "$orders-x"),
+        ("$POD ${POD} $", "$POD ${POD} $"),
+        ("$(POD", "$(POD"),
+    ],
+)
+def test_references_are_expanded_as_kubernetes_does(text: str, expanded: str) -> None:
+    assert expand(text, {"POD": "orders-x"}) == expanded
+
+
+def test_a_variable_sees_only_those_above_it() -> None:
+    entries = [
+        {"name": "EARLY", "value": "$(LATE)"},
+        {"name": "LATE", "value": "late"},
+        {"name": "LAST", "value": "$(LATE)"},
+    ]
+    found = resolve(entries, {}, NONE, "default")
+    assert found == {"EARLY": "$(LATE)", "LATE": "late", "LAST": "late"}
+
+
+def test_a_field_reference_gives_the_pods_own_facts() -> None:
+    entry = {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+    assert resolve([entry], {"metadata.name": "orders-x"}, NONE, "default") == {"POD": "orders-x"}
+
+
+def test_what_dev_cannot_resolve_is_an_error_and_not_an_empty_variable() -> None:
+    entry = {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}
+    with pytest.raises(InvalidSettings, match="CPU"):
+        resolve([entry], {}, NONE, "default")
+
+
+def test_a_pod_sees_nothing_of_the_shell_but_what_a_process_needs() -> None:
+    shell = {"PATH": "/bin", "AWS_SECRET_ACCESS_KEY": "x", "OTEL_SDK_DISABLED": "true", "PYTHONPATH": "lib"}
+    found = of_this_machine(shell, [Path("/orders")])
+    assert found["PATH"] == "/bin"
+    assert not {"AWS_SECRET_ACCESS_KEY", "OTEL_SDK_DISABLED"} & found.keys()
+    assert found["PYTHONPATH"] == f"/orders:{Path('lib').absolute()}"
+
+
+def test_the_pods_environment_is_the_deployments(tmp_path: Path) -> None:
+    ((workload,), _) = load([written(tmp_path, consumer(concurrency=4))])
+    found = workload.environment("orders-consumer-x7k2p")
+    assert found["STREAMCONSUMER_CONCURRENCY"] == "4"
+    assert found["STREAMCONSUMER_CONSUMER_NAME"] == "orders-consumer-x7k2p"
+    assert "k8s.pod.name=orders-consumer-x7k2p,k8s.pod.uid=" in found["OTEL_RESOURCE_ATTRIBUTES"]
+    assert found["OTEL_RESOURCE_ATTRIBUTES"].endswith("k8s.node.name=localhost")
+
+
+def test_a_pod_is_named_as_kubernetes_names_it(tmp_path: Path) -> None:
+    ((workload,), _) = load([written(tmp_path, consumer())])
+    assert workload.pod_name().startswith("orders-consumer-")
+    assert len(workload.pod_name()) == len("orders-consumer-x7k2p")
+    assert workload.pod_name() != workload.pod_name()
+
+
+def test_secrets_come_from_the_same_files(tmp_path: Path) -> None:
+    reference = {"urlSecretRef": {"name": "orders-redis", "key": "url"}}
+    file = written(tmp_path, consumer(redis=reference), secret("orders-redis", url="redis://u:p@redis/3"))
+    ((workload,), refusals) = load([file])
+    assert not refusals
+    assert workload.environment("pod")["STREAMCONSUMER_REDIS_URL"] == "redis://u:p@redis/3"
+
+
+def test_string_data_wins_over_data_and_data_is_base64() -> None:
+    encoded = {key: base64.b64encode(text.encode()).decode() for key, text in {"a": "1", "b": "2"}.items()}
+    found = secrets_of([secret("s", b="3") | {"data": encoded}])
+    assert [found.value("default", "s", key) for key in "ab"] == ["1", "3"]
+
+
+def test_data_that_is_not_base64_is_named() -> None:
+    with pytest.raises(InvalidSettings, match=r"default/s, data\.url"):
+        secrets_of([{"kind": "Secret", "metadata": {"name": "s"}, "data": {"url": "plain!"}}])
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ([], "Secret default/orders-redis, key 'url': the Secret is not in the files given"),
+        ([secret("orders-redis", uri="x")], "Secret default/orders-redis, key 'url': the Secret has uri"),
+    ],
+)
+def test_a_missing_secret_is_refused_with_its_name_and_key(tmp_path: Path, given: list[Any], sentence: str) -> None:
+    reference = {"urlSecretRef": {"name": "orders-redis", "key": "url"}}
+    file = written(tmp_path, consumer(redis=reference), *given)
+    result = CliRunner().invoke(main, ["dev", str(file)])
+    assert result.exit_code == 2
+    assert f"refused: default/orders: {sentence}" in result.stderr
+
+
+def test_dev_refuses_what_the_operator_would_refuse(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["dev", str(written(tmp_path, consumer(batchCount=0)))])
+    assert result.exit_code == 2
+    assert "refused: default/orders: spec.batchCount is 0" in result.stderr
+
+
+def test_a_streamconsumer_given_twice_runs_once(tmp_path: Path) -> None:
+    workloads, refusals = load([written(tmp_path, consumer(), consumer())])
+    assert len(workloads) == 1
+    assert refusals == ["default/orders: is given twice; the first one is used"]

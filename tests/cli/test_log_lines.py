@@ -1,0 +1,58 @@
+"""A pod's output as people read it."""
+
+import json
+from pathlib import Path
+
+from streamconsumer.cli.dev.log_lines import parse, place_in, rendered
+
+HERE = [Path("/home/me/orders")]
+STACK = """Traceback (most recent call last):
+  File "/lib/streamconsumer/processor.py", line 300, in _call
+    await self._callback(data)
+  File "/home/me/orders/shop/orders.py", line 12, in handle
+    return pay(order)
+  File "/lib/payments.py", line 3, in pay
+    raise ValueError
+ValueError"""
+
+
+def shown(**logged: object) -> list[str]:
+    return [text.plain for text in rendered(parse(json.dumps(logged)), HERE)]
+
+
+def test_a_logged_line_shows_level_message_and_fields_but_nothing_for_machines() -> None:
+    line = shown(
+        message="message failed",
+        level="WARNING",
+        logger="shop",
+        time="2026-01-01T00:00:00Z",
+        trace_id="4bf92f3577b34da6a3ce929d0e0e4736",
+        span_id="00f067aa0ba902b7",
+        trace_flags="01",
+        message_id="1-0",
+        deliveries=2,
+    )
+    assert line == ["WARNING message failed  message_id=1-0  deliveries=2  trace=4bf92f35"]
+
+
+def test_an_error_comes_last_with_the_line_of_the_users_code() -> None:
+    line = shown(message="failed", level="ERROR", error="ValueError: no", message_id="1-0", exc_info=STACK)
+    assert line == ["ERROR   failed  message_id=1-0  error=ValueError: no  at=shop/orders.py:12"]
+
+
+def test_the_place_is_the_innermost_frame_of_the_users_folder() -> None:
+    assert place_in(STACK, HERE) == "shop/orders.py:12"
+    assert place_in(STACK, [Path("/elsewhere")]) == ""
+
+
+def test_a_stack_is_shown_where_no_error_field_tells_of_it() -> None:
+    assert shown(message="oh", level="ERROR", exc_info="Traceback\nValueError") == [
+        "ERROR   oh",
+        "Traceback",
+        "ValueError",
+    ]
+
+
+def test_what_a_handler_prints_is_shown_as_it_is() -> None:
+    for text in ("hello [bold]", "", '{"json": "but no log line"}', "{broken", "[1, 2]"):
+        assert [each.plain for each in rendered(parse(text), HERE)] == [text]
