@@ -1,10 +1,9 @@
-import asyncio
+import time
 from datetime import timedelta
 
 import aiohttp
 import pytest
 
-from streamconsumer.operator import health as module
 from streamconsumer.operator.health import STUCK_AFTER, Health, serve
 
 
@@ -13,7 +12,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
     def advance(self, by: timedelta) -> None:
         self.now += by.total_seconds()
@@ -74,4 +73,3 @@ async def test_probes_and_metrics_answer() -> None:
         await runner.cleanup()
     assert 'streamconsumer_operator_reconciles_total{outcome="success"} 1.0' in metrics
     assert "streamconsumer_operator_queue_depth 3.0" in metrics
-    await asyncio.sleep(0)

@@ -1,11 +1,11 @@
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
 
-from streamconsumer.operator import queue as module
 from streamconsumer.operator.queue import Key, KeyedQueue
 
 A, B, C = ("shop", "a"), ("shop", "b"), ("shop", "c")
@@ -62,7 +62,7 @@ class Timers:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.set: list[tuple[float, Callable[[], None]]] = []
         monkeypatch.setattr(asyncio.get_running_loop(), "call_later", self._call_later)
-        monkeypatch.setattr(module.random, "uniform", lambda low, high: (low + high) / 2)
+        monkeypatch.setattr(random, "uniform", lambda low, high: (low + high) / 2)
 
     def _call_later(self, delay: float, act: Callable[..., None], *arguments: object) -> asyncio.TimerHandle:
         loop = asyncio.get_running_loop()
@@ -196,7 +196,12 @@ async def test_a_success_makes_the_pauses_short_again(monkeypatch: pytest.Monkey
 async def test_pauses_are_spread_so_that_not_all_come_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     queue, work, timers = KeyedQueue(), Work(), Timers(monkeypatch)
     asked = []
-    monkeypatch.setattr(module.random, "uniform", lambda low, high: asked.append((low, high)) or 1.0)
+
+    def uniform(low: float, high: float) -> float:
+        asked.append((low, high))
+        return 1.0
+
+    monkeypatch.setattr(random, "uniform", uniform)
     async with working(queue, work):
         queue.add(A)
         work.end(A, OSError())

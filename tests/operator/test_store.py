@@ -106,3 +106,32 @@ def test_asking_leaves_no_trace() -> None:
     store.put(child())
     store.drop(child())
     assert not store._owned
+
+
+def test_a_list_tells_what_was_deleted_while_nobody_watched() -> None:
+    store = Store()
+    store.put(consumer())
+    store.put(child())
+    store.put(child("Pod", uid="p-1"))
+    assert store.correct(store.everything(), [consumer(2), child()]) == {KEY}
+    assert store.pods(KEY) == []
+    assert store.children(KEY) == [child()]
+    assert store.consumers[KEY]["metadata"]["resourceVersion"] == "2"
+
+
+def test_a_list_does_not_undo_what_was_heard_of_since_it_was_asked_for() -> None:
+    store = Store()
+    store.put(child(version=1))
+    before = store.everything()
+    store.put(child(version=2))
+    store.put(consumer())
+    store.correct(before, [])
+    assert store.children(KEY) == [child(version=2)]
+    assert KEY in store.consumers
+
+
+def test_everyone_whom_a_list_concerns_is_looked_at() -> None:
+    store, gone = Store(), child()
+    gone["metadata"]["labels"] = {names.LABEL_CONSUMER: "returns"}
+    store.put(gone)
+    assert store.correct(store.everything(), [consumer()]) == {KEY, ("shop", "returns")}

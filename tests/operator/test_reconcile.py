@@ -1,0 +1,187 @@
+"""What happens between two requests, which the real API server of test_operator.py cannot be made to time."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from streamconsumer.model import names
+from streamconsumer.model.status import Status
+from streamconsumer.operator.cluster import Cluster
+from streamconsumer.operator.manifests import Manifest, desired
+from streamconsumer.operator.reconcile import Reconciler
+from streamconsumer.operator.settings import OperatorSettings
+from streamconsumer.operator.store import Store
+from tests.model.examples import consumer, manifest, stored
+
+KEY = ("shop", "orders")
+SETTINGS = OperatorSettings()
+
+
+class Scripted(Cluster):
+    """Keeps what is applied, writes down what is asked, and lets a test act in the middle of a request."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.objects: dict[tuple[str, str], Manifest] = {}
+        self.before_status: Callable[[], None] = lambda: None
+        self.there = True
+
+    async def get(self, api_version: str, kind: str, namespace: str, name: str) -> Manifest | None:
+        return self.objects.get((kind, name))
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        kind, name = manifest["kind"], manifest["metadata"]["name"]
+        self.asked.append(f"apply {kind}")
+        metadata = {**manifest["metadata"], "uid": f"{kind}-1", "resourceVersion": "1"}
+        self.objects[kind, name] = {**manifest, "metadata": metadata}
+        return self.objects[kind, name]
+
+    async def apply_status(self, namespace: str, name: str, status: Status) -> bool:
+        self.asked.append("apply status")
+        self.before_status()
+        return self.there
+
+    async def delete(self, manifest: Manifest) -> None:
+        self.asked.append(f"delete {manifest['kind']}")
+
+    async def record(self, about: Manifest, *, reason: str, message: str, warning: bool) -> None:
+        self.asked.append(f"event {reason}")
+
+
+class Setting:
+    """A reconciler, what it knows, and what it speaks to."""
+
+    def __init__(self, given: Manifest | None = None) -> None:
+        self.store, self.cluster = Store(), Scripted()
+        self.reconciler = Reconciler(self.cluster, self.store, SETTINGS)
+        self.manifest = stored(given or manifest())
+        self.store.put(self.manifest)
+
+    async def reconcile(self) -> timedelta | None:
+        self.cluster.asked = []
+        return await self.reconciler.reconcile(KEY)
+
+
+def ready(told: Manifest) -> dict[str, Any]:
+    (found,) = [each for each in told["status"]["conditions"] if each["type"] == "Ready"]
+    return dict(found)
+
+
+async def test_a_first_look_makes_the_children_and_says_so_once() -> None:
+    setting = Setting()
+    await setting.reconcile()
+    assert setting.cluster.asked == ["apply ServiceAccount", "apply Deployment", "apply status", "event Created"]
+
+
+async def test_a_second_look_asks_nothing() -> None:
+    setting = Setting()
+    await setting.reconcile()
+    await setting.reconcile()
+    assert setting.cluster.asked == []
+
+
+async def test_a_status_that_others_added_to_is_not_written_again_and_again() -> None:
+    """Another tool's condition, or a field of a newer operator's, is none of our business."""
+    setting = Setting()
+    await setting.reconcile()
+    await setting.reconcile()
+    told = setting.store.consumers[KEY]
+    foreign = {**ready(told), "type": "Synced", "reason": "ArgoCD"}
+    status = {**told["status"], "lag": 3, "conditions": [*told["status"]["conditions"], foreign]}
+    setting.store.put({**told, "status": status})
+    await setting.reconcile()
+    assert setting.cluster.asked == []
+
+
+async def test_a_streamconsumer_that_is_deleted_while_its_status_is_written_stays_forgotten() -> None:
+    """Otherwise its children would be made again, for Kubernetes to delete again, for ever."""
+    setting = Setting()
+    setting.cluster.before_status = lambda: setting.store.drop(setting.manifest) and None
+    await setting.reconcile()
+    assert setting.store.consumers == {}
+    await setting.reconcile()
+    assert setting.cluster.asked == []
+
+
+async def test_a_streamconsumer_that_turns_out_to_be_gone_is_forgotten() -> None:
+    """Its deletion was missed: the watch was broken."""
+    setting = Setting()
+    setting.cluster.there = False
+    await setting.reconcile()
+    assert setting.store.consumers == {}
+
+
+async def test_a_streamconsumer_on_its_way_out_is_left_alone() -> None:
+    setting = Setting()
+    setting.manifest["metadata"]["deletionTimestamp"] = "2026-11-24T12:00:00Z"
+    await setting.reconcile()
+    assert setting.cluster.asked == []
+
+
+async def test_a_child_that_somebody_deleted_is_made_again_as_a_repair() -> None:
+    setting = Setting()
+    await setting.reconcile()
+    (deployment,) = [each for each in setting.store.children(KEY) if each["kind"] == "Deployment"]
+    setting.store.drop(deployment)
+    setting.cluster.objects.clear()
+    await setting.reconcile()
+    assert [each for each in setting.cluster.asked if each != "apply status"] == [
+        "apply Deployment",
+        "event DriftRepaired",
+    ]
+
+
+async def test_a_child_that_comes_back_with_the_configuration_is_no_repair() -> None:
+    setting = Setting(manifest(replicas=2))
+    await setting.reconcile()
+    for generation, replicas in ((2, 1), (3, 2)):
+        setting.manifest = stored(manifest(replicas=replicas), generation=generation)
+        setting.store.put(setting.manifest)
+        setting.cluster.objects.pop(("PodDisruptionBudget", "orders-consumer"), None)
+        await setting.reconcile()
+    assert "event Created" in setting.cluster.asked
+    assert "event DriftRepaired" not in setting.cluster.asked
+
+
+async def test_the_children_of_a_deleted_namesake_are_waited_for_and_not_touched() -> None:
+    """kubectl delete and apply in one breath: Kubernetes has not collected the old Deployment yet."""
+    setting = Setting()
+    for child in desired(consumer(), SETTINGS):
+        metadata = {**child["metadata"], "uid": "old", "resourceVersion": "1"}
+        owner = {**metadata["ownerReferences"][0], "uid": "an-earlier-life"}
+        setting.store.put({**child, "metadata": {**metadata, "ownerReferences": [owner]}})
+    await setting.reconcile()
+    assert setting.cluster.asked == ["apply status"]
+    told = ready(setting.store.consumers[KEY])
+    assert told["status"], told["reason"] == ("False", "PodsStarting")
+    assert "Deployment orders-consumer" in told["message"]
+
+
+async def test_a_name_that_is_taken_is_looked_at_again_for_no_watch_will_tell() -> None:
+    setting = Setting()
+    foreign = {"kind": "Deployment", "metadata": {"name": "orders-consumer", "uid": "x", "namespace": "shop"}}
+    setting.cluster.objects["Deployment", "orders-consumer"] = foreign
+    again = await setting.reconcile()
+    assert again is not None
+    assert timedelta() < again <= timedelta(seconds=30)
+    assert ready(setting.store.consumers[KEY])["reason"] == "NameTaken"
+    assert setting.cluster.objects["Deployment", "orders-consumer"] is foreign
+
+
+async def test_a_trouble_that_lasts_is_told_once() -> None:
+    setting = Setting({**manifest(), "spec": {"stream": "orders"}})
+    await setting.reconcile()
+    assert setting.cluster.asked == ["apply status", "event InvalidSpec"]
+    await setting.reconcile()
+    assert setting.cluster.asked == []
+
+
+async def test_an_event_that_cannot_be_written_fails_nothing() -> None:
+    setting = Setting()
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError("events is forbidden")
+
+    setting.cluster.record = refuse  # type: ignore[method-assign]
+    await setting.reconcile()
+    assert names.LABEL_CONSUMER in setting.store.consumers[KEY]["status"]["selector"]
