@@ -8,9 +8,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from streamconsumer.model.fields import Model
+
+
+CONDITIONS = ("Ready", "Reconciling", "Stalled")
 
 
 class Reason(StrEnum):
@@ -32,7 +35,13 @@ class Reason(StrEnum):
     ROLLOUT_TIMED_OUT = "RolloutTimedOut"
 
 
-class Condition(Model):
+class Told(Model):
+    """What stands in a status. A newer operator may have said more: that is no reason to forget the rest."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Condition(Told):
     """One fact with its reason, as metav1.Condition."""
 
     type: str = Field(max_length=316)
@@ -49,7 +58,7 @@ class Condition(Model):
     """The generation of the spec that this was said of."""
 
 
-class Status(Model):
+class Status(Told):
     """What the operator last saw."""
 
     observed_generation: int = 0
@@ -77,9 +86,7 @@ class Verdict(Model):
     stalled: bool = False
 
 
-def conditions(
-    verdict: Verdict, generation: int, previous: list[Condition], now: datetime
-) -> list[Condition]:
+def conditions(verdict: Verdict, generation: int, previous: list[Condition], now: datetime) -> list[Condition]:
     """Ready, Reconciling and Stalled. A condition that keeps its status keeps its lastTransitionTime."""
     since = {(condition.type, condition.status): condition.last_transition_time for condition in previous}
     moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")

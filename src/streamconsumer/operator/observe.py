@@ -42,11 +42,11 @@ def verdict(consumer: StreamConsumer, deployment: Manifest | None, pods: Iterabl
     if current and set(counts.values()) == {wanted}:
         return _settled(consumer, wanted)
     progress = f"{counts['availableReplicas']} of {wanted} pods ready, {counts['updatedReplicas']} of the newest kind."
-    if trouble := _trouble(status, pods):
+    if current and (trouble := _trouble(status, pods)):  # what went before an edit is not held against it
         reason, message = trouble
         stalled = reason is not Reason.UNSCHEDULABLE
         return Verdict(ready=False, reason=reason, message=message, reconciling=not stalled, stalled=stalled)
-    if counts["availableReplicas"] >= wanted and wanted:
+    if counts["availableReplicas"] >= wanted:
         return Verdict(ready=True, reason=Reason.ROLLING_OUT, message=progress, reconciling=True)
     return Verdict(ready=False, reason=Reason.PODS_STARTING, message=progress, reconciling=True)
 
@@ -57,19 +57,16 @@ def _settled(consumer: StreamConsumer, wanted: int) -> Verdict:
             ready=True, reason=Reason.SCALED_TO_ZERO, message="No pods are wanted; the group keeps its place."
         )
     reads = f"{wanted} {'pod reads' if wanted == 1 else 'pods read'} {consumer.spec.stream!r}"
-    return Verdict(
-        ready=True, reason=Reason.ALL_PODS_READY, message=f"{reads} as {consumer.spec.consumer_group!r}."
-    )
+    return Verdict(ready=True, reason=Reason.ALL_PODS_READY, message=f"{reads} as {consumer.spec.consumer_group!r}.")
 
 
 def _trouble(status: Manifest, pods: Iterable[Manifest]) -> Trouble | None:
     """What keeps pods from being ready, the cause nearest to the user's own doing first."""
-    found = [trouble for pod in pods if (trouble := _trouble_of(pod))]
+    staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    found = [trouble for pod in staying if (trouble := _trouble_of(pod))]
     found += [trouble for condition in status.get("conditions", []) if (trouble := _trouble_in(condition))]
     order = list(Reason)
-    return min(
-        found, key=lambda trouble: _URGENCY.get(trouble[0], order.index(trouble[0]) + 10), default=None
-    )
+    return min(found, key=lambda trouble: _URGENCY.get(trouble[0], order.index(trouble[0]) + 10), default=None)
 
 
 _URGENCY = {
@@ -106,9 +103,7 @@ def _trouble_of_container(container: dict[str, Any]) -> Trouble | None:
     if container.get("ready"):
         return None
     waiting = container.get("state", {}).get("waiting", {})
-    ended = (
-        container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
-    )
+    ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
     if waiting.get("reason") in _IMAGE_REASONS:
         return Reason.IMAGE_UNAVAILABLE, waiting.get("message") or waiting["reason"]
     if words := _OWN_WORDS.match(ended.get("message") or ""):
