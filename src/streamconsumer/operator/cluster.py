@@ -45,9 +45,7 @@ class Cluster:
             return await self._call("get", _path(api_version, kind, namespace, name))
         return None
 
-    async def list(
-        self, api_version: str, kind: str, namespace: str | None, selector: str = ""
-    ) -> list[Manifest]:
+    async def list(self, api_version: str, kind: str, namespace: str | None, selector: str = "") -> list[Manifest]:
         """Every object of the kind, in one namespace or in all. Items carry their apiVersion and kind."""
         found = await self._call("get", _path(api_version, kind, namespace), label_selector=selector or None)
         return [{"apiVersion": api_version, "kind": kind, **item} for item in found["items"]]
@@ -56,8 +54,8 @@ class Cluster:
         """Server-side apply as our field manager. What we state is ours; a field somebody else changed comes back."""
         return await self._apply(manifest, _path_of(manifest))
 
-    async def apply_status(self, namespace: str, name: str, status: Status) -> None:
-        """One write of the whole status. An object that is gone needs none."""
+    async def apply_status(self, namespace: str, name: str, status: Status) -> bool:
+        """One write of the whole status. Returns whether the object is still there."""
         manifest = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
@@ -66,6 +64,8 @@ class Cluster:
         }
         with suppress(NotFoundError):
             await self._apply(manifest, f"{_path_of(manifest)}/status")
+            return True
+        return False
 
     async def delete(self, manifest: Manifest) -> None:
         """Delete in the background what this manifest names, and only that very object; gone already is fine."""

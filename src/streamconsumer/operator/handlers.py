@@ -4,6 +4,7 @@
 """
 
 import ssl
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -19,8 +20,8 @@ SELECTOR = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER},{names.LABEL_CONSUME
 """The children and pods that the operator watches: the API server sends no others."""
 
 
-def watch(store: Store, queue: KeyedQueue) -> kopf.OperatorRegistry:
-    """A registry whose handlers feed the store and the queue."""
+def watch(store: Store, queue: KeyedQueue, listed: Callable[[], None]) -> kopf.OperatorRegistry:
+    """A registry whose handlers feed the store and the queue, and say when kopf had to list."""
     registry = kopf.OperatorRegistry()
 
     async def seen(event: kopf.RawEvent, resource: kopf.Resource, **_: Any) -> None:
@@ -29,6 +30,8 @@ def watch(store: Store, queue: KeyedQueue) -> kopf.OperatorRegistry:
         key = store.drop(manifest) if event["type"] == "DELETED" else store.put(manifest)
         if key:
             queue.add(key)
+        if event["type"] is None:
+            listed()
 
     kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, id="seen", registry=registry)(seen)
     for api_version, kind in OWNED:
@@ -38,9 +41,7 @@ def watch(store: Store, queue: KeyedQueue) -> kopf.OperatorRegistry:
     @kopf.on.login(registry=registry)
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
         found = kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
-        return (
-            Connection(**{each.name: getattr(found, each.name) for each in fields(found)}) if found else None
-        )
+        return Connection(**{each.name: getattr(found, each.name) for each in fields(found)}) if found else None
 
     return registry
 

@@ -4,6 +4,7 @@ Alive means that events are being worked off: a queue that holds work while no r
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -24,12 +25,14 @@ STUCK_AFTER = timedelta(minutes=5)
 class Health:
     """What the probes answer from. Written by the operator's loop."""
 
+    waiting: Callable[[], int]
+    """How many StreamConsumers wait for a reconcile or are in one."""
+
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     synced: bool = False
-    waiting: int = 0
-    last_progress: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
+        self._last_progress = time.monotonic()
         self.reconciles = Counter(
             "streamconsumer_operator_reconciles",
             "How many reconciles ended, by outcome",
@@ -45,45 +48,41 @@ class Health:
             "streamconsumer_operator_queue_depth",
             "How many StreamConsumers wait for a reconcile or are in one",
             registry=self.registry,
-        ).set_function(lambda: self.waiting)
+        ).set_function(self.waiting)
 
     def reconciled(self, outcome: str, seconds: float) -> None:
         """A reconcile ended."""
-        self.last_progress = time.monotonic()
+        self._last_progress = time.monotonic()
         self.reconciles.labels(outcome).inc()
         self.duration.observe(seconds)
 
     @property
     def alive(self) -> bool:
-        idle = self.waiting == 0
-        return idle or time.monotonic() - self.last_progress < STUCK_AFTER.total_seconds()
+        if self.waiting() == 0:
+            self._last_progress = time.monotonic()
+        return time.monotonic() - self._last_progress < STUCK_AFTER.total_seconds()
 
 
 async def serve(health: Health, host: str, port: int) -> web.AppRunner:
     """Answer probes until the runner is cleaned up."""
+
+    async def livez(_: web.Request) -> web.Response:
+        return _answer(healthy=health.alive, otherwise="no reconcile has ended for 5 minutes")
+
+    async def readyz(_: web.Request) -> web.Response:
+        return _answer(healthy=health.synced, otherwise="the first lists are not in yet")
+
+    async def metrics(_: web.Request) -> web.Response:
+        text = generate_latest(health.registry)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
     app = web.Application()
-    app.add_routes(
-        [
-            web.get(
-                "/livez",
-                lambda _: _answer(healthy=health.alive, otherwise="no reconcile has ended for 5 minutes"),
-            ),
-            web.get(
-                "/readyz",
-                lambda _: _answer(healthy=health.synced, otherwise="the first lists are not in yet"),
-            ),
-            web.get("/metrics", lambda _: _metrics(health)),
-        ]
-    )
+    app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", metrics)])
     runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, host, port).start()
     return runner
 
 
-async def _answer(*, healthy: bool, otherwise: str) -> web.Response:
+def _answer(*, healthy: bool, otherwise: str) -> web.Response:
     return web.Response(text="ok\n") if healthy else web.Response(status=503, text=f"{otherwise}\n")
-
-
-async def _metrics(health: Health) -> web.Response:
-    return web.Response(body=generate_latest(health.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

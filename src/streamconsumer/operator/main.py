@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 import kopf
@@ -21,6 +21,9 @@ from streamconsumer.operator.queue import Key, KeyedQueue
 from streamconsumer.operator.reconcile import Reconciler
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
+
+LISTS_SETTLE_SECONDS = 2
+"""kopf lists one kind after the other; one look after the last of them is enough."""
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +59,14 @@ class Operator:
         self.settings = settings
         self.store = Store()
         self.queue = KeyedQueue()
-        self.health = Health()
+        self.health = Health(waiting=self.queue.__len__)
         self.reconciler = Reconciler(cluster, self.store, settings)
+        self._listed = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Startup, main loop, shutdown."""
         runner = await serve(self.health, self.settings.http_host, self.settings.http_port)
+        self.port = runner.addresses[0][1]
         try:
             await self._startup()
             async with self._working():
@@ -72,22 +77,19 @@ class Operator:
 
     async def _startup(self) -> None:
         """Know everything before the first reconcile: what is missing from the store is missing from the cluster."""
-        kinds = [(names.API_VERSION, names.KIND)]
-        consumers = await everything(self.cluster, kinds, self.settings.watch_namespaces)
-        children = await everything(self.cluster, OWNED, self.settings.watch_namespaces, SELECTOR)
-        for manifest in [*children, *consumers]:
-            self.store.put(manifest)
-        for key in self.store.consumers:
-            self.queue.add(key)
+        await self._look()
         self.health.synced = True
-        log.info(
-            "operator started",
-            extra={
-                "consumers": len(consumers),
-                "children": len(children),
-                "namespaces": self.settings.watch_namespaces,
-            },
-        )
+        counts = {"consumers": len(self.store.consumers), "objects": len(self.store.everything())}
+        told = {"namespaces": self.settings.watch_namespaces, "http_port": self.port}
+        log.info("operator started", extra={**counts, **told})
+
+    async def _look(self) -> None:
+        """Make the store what the cluster holds, and reconcile everything."""
+        before, namespaces = self.store.everything(), self.settings.watch_namespaces
+        children = await everything(self.cluster, OWNED, namespaces, SELECTOR)
+        consumers = await everything(self.cluster, [(names.API_VERSION, names.KIND)], namespaces)
+        for key in self.store.correct(before, [*children, *consumers]):
+            self.queue.add(key)
 
     @asynccontextmanager
     async def _working(self) -> AsyncIterator[None]:
@@ -104,7 +106,7 @@ class Operator:
 
     async def _watch_until(self, stop: asyncio.Event) -> None:
         await kopf.operator(
-            registry=watch(self.store, self.queue),
+            registry=watch(self.store, self.queue, self._listed.set),
             settings=watching(),
             # kopf would derive one from the user name, and a numeric user of a container has none.
             identity=Identity(names.FIELD_MANAGER),
@@ -114,21 +116,28 @@ class Operator:
             stop_flag=stop,
         )
 
-    async def _reconcile(self, key: Key) -> None:
+    async def _reconcile(self, key: Key) -> timedelta | None:
         started, outcome = time.monotonic(), "error"
         try:
-            await self.reconciler.reconcile(key)
+            again = await self.reconciler.reconcile(key)
             outcome = "success"
         finally:
-            self.health.waiting = len(self.queue)
             self.health.reconciled(outcome, time.monotonic() - started)
+        return again
 
     async def _resync(self) -> None:
-        """Look at everything now and then although nothing happened: a watch may have missed something."""
+        """Look at everything after kopf had to list: it does not tell what was deleted while its watch was broken.
+        And now and then although nothing happened."""
         while True:
-            await asyncio.sleep(_jittered(self.settings.resync_interval))
-            for key in list(self.store.consumers):
-                self.queue.add(key)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._listed.wait(), _jittered(self.settings.resync_interval))
+            self._listed.clear()
+            await asyncio.sleep(LISTS_SETTLE_SECONDS)
+            try:
+                await self._look()
+            except Exception as error:  # noqa: BLE001 - the API server may be away; the watch outlives that too
+                log.warning("cannot list; will be tried again", extra={"error": str(error)})
+                self._listed.set()
 
 
 def _jittered(interval: timedelta) -> float:

@@ -1,7 +1,8 @@
 """The keyed work queue between the watch and the workers.
 
 A key waits once however often it is added; it is never with two workers; what is added while a worker has it is
-done once more after. A failure comes back after a pause that doubles and is forgotten at the first success.
+done once more after. A failure comes back after a pause that doubles and is forgotten at the first success; what is
+no failure and cannot be finished yet may ask to be looked at again.
 """
 
 import asyncio
@@ -16,6 +17,9 @@ Key = tuple[str, str]
 
 FIRST_PAUSE = timedelta(milliseconds=200)
 LONGEST_PAUSE = timedelta(minutes=2)
+
+Act = Callable[[Key], Awaitable[timedelta | None]]
+"""What is done for a key. Returns after how long it wants to be looked at again, if at all."""
 
 log = logging.getLogger(__name__)
 
@@ -40,21 +44,23 @@ class KeyedQueue:
         self._waiting[key] = None
         self._something.set()
 
-    async def work(self, act: Callable[[Key], Awaitable[None]], workers: int) -> None:
+    async def work(self, act: Act, workers: int) -> None:
         """Serve the queue with this many workers, until cancelled."""
         async with asyncio.TaskGroup() as group:
             for _ in range(workers):
                 group.create_task(self._worker(act))
 
-    async def _worker(self, act: Callable[[Key], Awaitable[None]]) -> None:
+    async def _worker(self, act: Act) -> None:
         while True:
             key = await self._next()
             try:
-                await act(key)
-            except Exception:  # whatever one object causes stays with that object
-                self._retry(key)
+                again = await act(key)
+            except Exception:  # noqa: BLE001 - whatever one object causes stays with that object
+                self._add_later(key, self._after_failure(key))
             else:
                 self._failures.pop(key, None)
+                if again:
+                    self._add_later(key, again)
             finally:
                 self._working.discard(key)
                 self._something.set()  # it may have been added again meanwhile
@@ -69,12 +75,12 @@ class KeyedQueue:
             self._something.clear()
             await self._something.wait()
 
-    def _retry(self, key: Key) -> None:
+    def _after_failure(self, key: Key) -> timedelta:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        pause = min(FIRST_PAUSE * 2 ** min(failures - 1, 20), LONGEST_PAUSE) * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
+        pause: timedelta = min(FIRST_PAUSE * 2 ** min(failures - 1, 20), LONGEST_PAUSE) * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
         log.warning(
             "reconcile failed; it will be tried again",
-            exc_info=True,
+            exc_info=True,  # noqa: LOG014 - called where it is handled
             extra={
                 "namespace": key[0],
                 "consumer": key[1],
@@ -82,6 +88,9 @@ class KeyedQueue:
                 "pause_seconds": pause.total_seconds(),
             },
         )
+        return pause
+
+    def _add_later(self, key: Key, pause: timedelta) -> None:
         if key not in self._waiting and key not in self._timers:
             loop = asyncio.get_running_loop()
             self._timers[key] = loop.call_later(pause.total_seconds(), self.add, key)

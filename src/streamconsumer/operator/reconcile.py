@@ -5,8 +5,8 @@ server-side applied; what belongs to somebody else is never touched; one status 
 """
 
 import logging
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from streamconsumer.errors import InvalidResource, NameTaken
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import Condition, Reason, Status, Verdict, conditions
+from streamconsumer.model.status import CONDITIONS, Condition, Reason, Status, Verdict, conditions
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.drift import holds
 from streamconsumer.operator.manifests import Manifest, desired
@@ -23,6 +23,9 @@ from streamconsumer.operator.observe import verdict
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
+
+LOOK_AGAIN = timedelta(seconds=15)
+"""No watch tells when a name becomes free: the object that has it does not bear our labels."""
 
 log = logging.getLogger(__name__)
 
@@ -42,23 +45,35 @@ class Reconciler:
     cluster: Cluster
     store: Store
     settings: OperatorSettings
+    made: dict[Key, set[tuple[str, str]]] = field(default_factory=dict)
+    """The kinds and owners of children that were there once: when one is missing, somebody deleted it."""
 
-    async def reconcile(self, key: Key) -> None:
-        """Bring one StreamConsumer up to date. Raises what the API raised; the queue tries again."""
+    async def reconcile(self, key: Key) -> timedelta | None:
+        """Bring one StreamConsumer up to date. Raises what the API raised; the queue tries again. Returns after how
+        long to look again at what no watch will tell of."""
         manifest = self.store.consumers.get(key)
         if manifest is None or manifest["metadata"].get("deletionTimestamp"):
-            return  # Kubernetes deletes the children by their owner references
+            self.made.pop(key, None)
+            return None  # Kubernetes deletes the children by their owner references
         try:
             consumer = StreamConsumer.parse(manifest)
+            if leftovers := self._leftovers(key, consumer):
+                await self._report(manifest, _waiting_for(leftovers), [])
+                return None
             changes = await self._converge(key, consumer)
         except InvalidResource as error:
             await self._report(manifest, _stalled(Reason.INVALID_SPEC, str(error)), [])
-            return
+            return None
         except NameTaken as error:
             await self._report(manifest, _stalled(Reason.NAME_TAKEN, str(error)), [])
-            return
+            return LOOK_AGAIN
         deployment = self.store.child(key, "Deployment", child_name(consumer))
         await self._report(manifest, verdict(consumer, deployment, self.store.pods(key)), changes)
+        return None
+
+    def _leftovers(self, key: Key, consumer: StreamConsumer) -> list[Manifest]:
+        """Children of a deleted StreamConsumer of this name, which Kubernetes is about to delete too."""
+        return [child for child in self.store.children(key) if _of_a_namesake(consumer, child)]
 
     async def _converge(self, key: Key, consumer: StreamConsumer) -> list[Change]:
         wanted = desired(consumer, self.settings)
@@ -76,11 +91,15 @@ class Reconciler:
                 f"{kind} {consumer.namespace}/{name} exists and does not belong to this StreamConsumer; "
                 "delete or rename it, or give the StreamConsumer another name"
             )
+        made, identity = self.made.setdefault(key, set()), (kind, consumer.uid)
         if live is not None and holds(live, wanted):
             self.store.put({"apiVersion": wanted["apiVersion"], "kind": kind, **live})
+            made.add(identity)
             return None
         self.store.put(await self.cluster.apply(wanted))
-        return _change(live, wanted)
+        change = _deleted(wanted) if live is None and identity in made else _change(live, wanted)
+        made.add(identity)
+        return change
 
     async def _prune(self, key: Key, consumer: StreamConsumer, wanted: list[Manifest]) -> list[Change]:
         """Delete the children that are ours and no longer wanted."""
@@ -93,10 +112,8 @@ class Reconciler:
         for child in gone:
             await self.cluster.delete(child)
             self.store.drop(child)
-        return [
-            Change("Pruned", f"{child['kind']} {child['metadata']['name']} is no longer wanted")
-            for child in gone
-        ]
+            self.made[key].discard((child["kind"], consumer.uid))
+        return [Change("Pruned", f"{child['kind']} {child['metadata']['name']} is no longer wanted") for child in gone]
 
     async def _report(self, manifest: Manifest, found: Verdict, changes: list[Change]) -> None:
         """Write the status if it differs, and events for what changed."""
@@ -104,7 +121,10 @@ class Reconciler:
         before = _previous(manifest.get("status") or {})
         status = self._status((metadata["namespace"], metadata["name"]), manifest, found, before.conditions)
         if status != before:
-            await self.cluster.apply_status(metadata["namespace"], metadata["name"], status)
+            if not await self.cluster.apply_status(metadata["namespace"], metadata["name"], status):
+                self.store.drop(manifest)  # deleted, and the watch has not said so yet
+            if not self.store.knows(manifest):
+                return
             self.store.put({**manifest, "status": status.model_dump(by_alias=True)})
         for reason in dict.fromkeys(change.reason for change in changes):
             sentence = "; ".join(change.sentence for change in changes if change.reason == reason)
@@ -138,13 +158,22 @@ def _owned_by(consumer: StreamConsumer, live: Manifest) -> bool:
     return any(owner.get("uid") == consumer.uid for owner in owners)
 
 
+def _of_a_namesake(consumer: StreamConsumer, live: Manifest) -> bool:
+    owners = live["metadata"].get("ownerReferences", [])
+    mine = [owner for owner in owners if (owner.get("kind"), owner.get("name")) == (names.KIND, consumer.name)]
+    return bool(mine) and all(owner.get("uid") != consumer.uid for owner in mine)
+
+
+def _deleted(wanted: Manifest) -> Change:
+    what = f"{wanted['kind']} {wanted['metadata']['name']}"
+    return Change("DriftRepaired", f"{what} was deleted by somebody else and is made again")
+
+
 def _change(live: Manifest | None, wanted: Manifest) -> Change:
     what = f"{wanted['kind']} {wanted['metadata']['name']}"
     if live is None:
         return Change("Created", f"{what} created")
-    stamps = [
-        each["metadata"].get("annotations", {}).get(names.ANNOTATION_APPLIED) for each in (live, wanted)
-    ]
+    stamps = [each["metadata"].get("annotations", {}).get(names.ANNOTATION_APPLIED) for each in (live, wanted)]
     if stamps[0] == stamps[1]:
         return Change("DriftRepaired", f"{what} was changed by somebody else and is put right")
     return Change("Updated", f"{what} updated")
@@ -154,12 +183,19 @@ def _stalled(reason: Reason, message: str) -> Verdict:
     return Verdict(ready=False, reason=reason, message=message, stalled=True)
 
 
+def _waiting_for(leftovers: list[Manifest]) -> Verdict:
+    what = ", ".join(f"{child['kind']} {child['metadata']['name']}" for child in leftovers)
+    message = f"Waiting until Kubernetes has deleted what belonged to an earlier StreamConsumer of this name: {what}."
+    return Verdict(ready=False, reason=Reason.PODS_STARTING, message=message, reconciling=True)
+
+
 def _previous(status: dict[str, Any]) -> Status:
-    """The status as it stands; one that somebody else garbled counts as none."""
+    """Our part of the status as it stands; one that somebody else garbled counts as none."""
     try:
-        return Status.model_validate(status)
+        found = Status.model_validate(status)
     except ValidationError:
         return Status()
+    return found.model_copy(update={"conditions": [each for each in found.conditions if each.type in CONDITIONS]})
 
 
 def _ready_message(status: Status) -> str:

@@ -24,7 +24,7 @@ class OperatorSettings(Model):
 
     model_config = ConfigDict(alias_generator=None)
 
-    watch_namespaces: Annotated[list[str], BeforeValidator(_split)] = []
+    watch_namespaces: Annotated[list[str], BeforeValidator(_split)] = Field([])
     """The namespaces to serve, comma-separated; empty serves all."""
 
     processor_image: str = f"streamconsumer-processor:{__version__}"
@@ -53,11 +53,7 @@ class OperatorSettings(Model):
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "OperatorSettings":
         """Raises InvalidSettings with a line for each variable that is wrong."""
-        found = {
-            name: environ[PREFIX + name.upper()]
-            for name in cls.model_fields
-            if PREFIX + name.upper() in environ
-        }
+        found = {name: environ[PREFIX + name.upper()] for name in cls.model_fields if PREFIX + name.upper() in environ}
         try:
             return cls.model_validate(found)
         except ValidationError as error:

@@ -1,7 +1,7 @@
 """What the watch has seen last: StreamConsumers, their children, their pods. Reconciling reads here, not the API."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from streamconsumer.model import names
 from streamconsumer.operator.manifests import Manifest
@@ -34,6 +34,22 @@ class Store:
             else:
                 self._forget(key, _identity(manifest))
         return key
+
+    def everything(self) -> list[Manifest]:
+        """All that is remembered."""
+        owned = [manifest for each in self._owned.values() for manifest in each.values()]
+        return [*self.consumers.values(), *owned]
+
+    def correct(self, before: Iterable[Manifest], found: Sequence[Manifest]) -> set[Key]:
+        """Believe a list: `found` is there, and what was remembered `before` the list was asked for and is not in it
+        is gone, unless it was heard of since. Returns whom that concerns."""
+        concerned = {self.put(manifest) for manifest in found}
+        there = {manifest["metadata"]["uid"] for manifest in found}
+        current = {id(manifest) for manifest in self.everything()}
+        for manifest in before:
+            if manifest["metadata"]["uid"] not in there and id(manifest) in current:
+                concerned.add(self.drop(manifest))
+        return {key for key in concerned if key}
 
     def knows(self, manifest: Manifest) -> bool:
         """Whether this very object, in any version, is remembered."""
