@@ -1,0 +1,156 @@
+"""One consumer group on a real server: what a test puts in, starts, and looks at."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from redis.asyncio import Redis
+
+from streamconsumer.processor import RedisStreamProcessor, StreamManager
+from streamconsumer.processor.handler import Handler
+from tests.cluster.redis_servers import RedisServer
+from tests.processor.eventually import eventually
+
+STREAM, GROUP = "orders", "billing"
+_ONLY_LOOKING = {"info", "config", "monitor", "client"}
+
+
+@dataclass(frozen=True)
+class Pending:
+    message_id: str
+    consumer: str
+    idle_ms: int
+    deliveries: int
+
+
+class Group:
+    """The group `billing` of the stream `orders`, and the processors that read as its members."""
+
+    def __init__(self, server: RedisServer, url: str | None = None) -> None:
+        self.server = server
+        self.url = url or server.url
+        self.client: Redis = Redis.from_url(server.url, decode_responses=True)
+        self.processors: list[RedisStreamProcessor] = []
+        self._managers: list[StreamManager] = []
+
+    # -- starting ----------------------------------------------------------------------------------------------
+
+    def manager(self, url: str | None = None, min_idle: float = 30.0, **options: Any) -> StreamManager:
+        manager = StreamManager.from_url(url or self.url, min_idle=timedelta(seconds=min_idle), **options)
+        self._managers.append(manager)
+        return manager
+
+    def processor(
+        self,
+        handler: Handler,
+        name: str = "pod-a",
+        *,
+        batch: int = 10,
+        poll: float = 2.0,
+        drain: float = 5.0,
+        manager: Any = None,
+        min_idle: float = 30.0,
+        settings: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> RedisStreamProcessor:
+        """A processor that has not been started; `options` are the manager's, `settings` the processor's."""
+        processor = RedisStreamProcessor(
+            manager or self.manager(min_idle=min_idle, **options),
+            STREAM,
+            GROUP,
+            name,
+            batch,
+            poll,
+            drain_timeout=timedelta(seconds=drain),
+            **settings or {},
+        )
+        processor.set_message_callback(handler)
+        self.processors.append(processor)
+        return processor
+
+    async def start(
+        self, handler: Handler, name: str = "pod-a", *, concurrency: int = 1, **arguments: Any
+    ) -> RedisStreamProcessor:
+        """A processor that listens."""
+        settings = {"concurrency": concurrency, **arguments.pop("settings", {})}
+        processor = self.processor(handler, name, settings=settings, **arguments)
+        await processor.start_listening()
+        return processor
+
+    async def close(self) -> None:
+        self.server.resume()
+        for processor in self.processors:
+            processor.hurry()
+            await processor.stop_listening()
+        for manager in self._managers:
+            await manager.aclose()
+        await self.client.aclose()
+
+    # -- putting in --------------------------------------------------------------------------------------------
+
+    async def add(self, count: int = 1, fields: dict[Any, Any] | None = None) -> list[str]:
+        """Add so many entries, `{"n": "0"}` and so on unless `fields` are given. Returns their ids."""
+        pipeline = self.client.pipeline(transaction=False)
+        for number in range(count):
+            pipeline.xadd(STREAM, fields or {"n": str(number)})
+        return [str(each) for each in await pipeline.execute()]
+
+    async def create(self, start: str = "0") -> None:
+        await self.client.xgroup_create(STREAM, GROUP, start, mkstream=True)
+
+    async def read_as(self, consumer: str, count: int = 10) -> list[str]:
+        """Read like a consumer that dies before it handles anything."""
+        reply = await self.client.xreadgroup(GROUP, consumer, {STREAM: ">"}, count)
+        return [message_id for message_id, _ in reply[0][1]] if reply else []
+
+    async def take(self, message_ids: list[str], consumer: str, *, idle_ms: int = 0) -> None:
+        """Take entries over by hand, whoever has them."""
+        await self.client.xclaim(STREAM, GROUP, consumer, 0, message_ids, idle=idle_ms, justid=True)
+
+    # -- looking at --------------------------------------------------------------------------------------------
+
+    async def pending(self) -> int:
+        return int((await self.client.xpending(STREAM, GROUP))["pending"])
+
+    async def entries(self) -> list[Pending]:
+        found = await self.client.xpending_range(STREAM, GROUP, "-", "+", 10_000)
+        return [
+            Pending(e["message_id"], e["consumer"], e["time_since_delivered"], e["times_delivered"])
+            for e in found
+        ]
+
+    async def consumers(self) -> set[str]:
+        return {each["name"] for each in await self.client.xinfo_consumers(STREAM, GROUP)}
+
+    async def exists(self) -> bool:
+        if not await self.client.exists(STREAM):
+            return False
+        return GROUP in {each["name"] for each in await self.client.xinfo_groups(STREAM)}
+
+    async def settled(self, within: float = 5.0) -> None:
+        """Wait until nothing is pending."""
+
+        async def nothing_pending() -> bool:
+            return await self.pending() == 0
+
+        await eventually(nothing_pending, within)
+
+    async def is_reading(self, name: str = "pod-a", within: float = 5.0) -> None:
+        """Wait until the processor is a blocked reader: from here on it costs nothing and hears everything."""
+
+        async def blocked() -> bool:
+            return int((await self.client.info("clients"))["blocked_clients"]) >= len(self.processors)
+
+        await eventually(blocked, within)
+
+    async def forget_commands(self) -> None:
+        await self.client.config_resetstat()
+
+    async def commands(self) -> dict[str, int]:
+        """How often each command was executed since, those inside scripts included."""
+        stats = await self.client.info("commandstats")
+        calls = {
+            name.removeprefix("cmdstat_").partition("|")[0]: int(stat["calls"])
+            for name, stat in stats.items()
+        }
+        return {name: count for name, count in calls.items() if name not in _ONLY_LOOKING}

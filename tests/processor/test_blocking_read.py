@@ -1,0 +1,102 @@
+"""Reading waits in Redis: it costs nothing while idle, hears a new entry at once and can be ended at once."""
+
+import asyncio
+import time
+
+import pytest
+
+from streamconsumer.processor import current_message
+from tests.processor.eventually import eventually
+from tests.processor.group import Group
+from tests.processor.recorder import Recorder
+
+
+async def test_stopping_an_idle_processor_does_not_wait_for_the_end_of_the_block(any_group: Group) -> None:
+    processor = await any_group.start(Recorder(), poll=60)
+    await any_group.is_reading()
+    begun = time.monotonic()
+    await processor.stop_listening()
+    assert time.monotonic() - begun < 1
+
+
+async def test_entries_that_come_while_it_stops_are_not_stranded(any_group: Group) -> None:
+    """Each is either handled, or in the group for the next one: at no moment of the stop does one get lost."""
+    handled: list[str] = []
+
+    async def handle(data: dict[str, str]) -> None:
+        handled.append(current_message().message_id)
+
+    async def produce() -> list[str]:
+        ids = []
+        while not stopped.is_set():
+            ids += await any_group.add()
+        return ids
+
+    added: list[str] = []
+    for _ in range(10):
+        stopped = asyncio.Event()
+        processor = await any_group.start(handle, poll=60, min_idle=1)
+        await any_group.is_reading()
+        any_group.processors.clear()
+        producing = asyncio.create_task(produce())
+        await asyncio.sleep(0.01)
+        await processor.stop_listening()
+        stopped.set()
+        added += await producing
+    await any_group.start(handle, "pod-b", min_idle=1)
+    await eventually(lambda: set(handled) >= set(added))
+    await any_group.settled()
+    assert len(handled) == len(added)
+
+
+async def test_a_new_entry_ends_the_block_at_once(group: Group) -> None:
+    handler = Recorder()
+    await group.start(handler, poll=60)
+    await group.is_reading()
+    begun = time.monotonic()
+    await group.add()
+    await handler.has_finished(1)
+    assert time.monotonic() - begun < 0.5
+
+
+async def test_the_last_acknowledgement_does_not_wait_for_the_next_message(group: Group) -> None:
+    handler = Recorder()
+    await group.start(handler, poll=60)
+    await group.add()
+    await handler.has_finished(1)
+    await group.settled(within=1)
+
+
+async def test_an_idle_processor_sends_at_most_0_3_commands_a_second(group: Group) -> None:
+    """With the default settings, 50 times faster: what is counted in 3 s is what happens in 150."""
+    faster, default_poll, default_min_idle = 50, 5.0, 30.0
+    await group.start(Recorder(), poll=default_poll / faster, min_idle=default_min_idle / faster)
+    await group.is_reading()
+    await group.forget_commands()
+    begun = time.monotonic()
+    await asyncio.sleep(3)
+    commands = await group.commands()
+    at_default_settings = sum(commands.values()) / ((time.monotonic() - begun) * faster)
+    assert 0.1 < at_default_settings <= 0.3, commands
+
+
+async def test_acknowledgements_ride_with_reads(any_group: Group) -> None:
+    """One read and one acknowledgement for ten messages, in one round trip."""
+    await any_group.add(1000)
+    handler = Recorder()
+    await any_group.forget_commands()
+    await any_group.start(handler, batch=10)
+    await handler.has_finished(1000)
+    await any_group.settled()
+    commands = await any_group.commands()
+    assert (commands["xack"] + commands["xreadgroup"]) / 1000 <= 0.25, commands
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+async def test_every_batch_size_handles_all_in_order(group: Group, batch: int) -> None:
+    ids = await group.add(2500)
+    handler = Recorder()
+    await group.start(handler, batch=batch)
+    await handler.has_finished(2500, within=15)
+    await group.settled()
+    assert handler.ids == ids

@@ -1,0 +1,93 @@
+"""So many handlers at once as was asked for, and never one message in two of them."""
+
+import asyncio
+import time
+
+import pytest
+
+from streamconsumer.processor import current_message
+from tests.processor.eventually import eventually
+from tests.processor.group import Group
+from tests.processor.recorder import Recorder
+
+
+@pytest.mark.parametrize(("concurrency", "batch"), [(1, 10), (8, 10), (30, 10), (3, 1)])
+async def test_that_many_handlers_run_at_once_and_never_more(
+    group: Group, concurrency: int, batch: int
+) -> None:
+    handler = Recorder(gate=False)
+    await group.start(handler, concurrency=concurrency, batch=batch)
+    await group.add(100)
+    await handler.has_seen(concurrency)
+    await asyncio.sleep(0.05)
+    assert handler.running == concurrency
+    handler.gate.set()
+    await handler.has_finished(100)
+    await group.settled()
+    assert handler.most_running == concurrency
+
+
+async def test_a_processor_takes_no_more_than_it_has_room_for(group: Group) -> None:
+    """What one pod buffers, its peers cannot have."""
+    handler = Recorder(gate=False)
+    await group.start(handler, concurrency=4, batch=10)
+    await group.add(100)
+    await handler.has_seen(4)
+    await asyncio.sleep(0.1)
+    assert await group.pending() <= 4 + 10
+
+
+async def test_a_slow_message_does_not_keep_the_others_waiting(group: Group) -> None:
+    slow, *_ = await group.add(50)
+    release = asyncio.Event()
+    finished: list[str] = []
+
+    async def handle(data: dict[str, str]) -> None:
+        if current_message().message_id == slow:
+            await release.wait()
+        finished.append(current_message().message_id)
+
+    await group.start(handle, concurrency=2)
+    await eventually(lambda: len(finished) == 49)
+    release.set()
+    await group.settled()
+    assert finished[-1] == slow
+
+
+async def test_a_message_that_is_delivered_again_while_it_runs_is_not_run_twice(any_group: Group) -> None:
+    """It comes again as idle (claim) and, with the connection lost, as pending (replay)."""
+    handler = Recorder(gate=False)
+    ids = await any_group.add(6)
+    processor = await any_group.start(handler, min_idle=1, concurrency=8)
+    await handler.has_seen(6)
+    for _ in range(10):
+        await any_group.take(ids, "pod-a", idle_ms=3_600_000)
+        await any_group.client.client_kill_filter(_type="normal", skipme=True)
+        await asyncio.sleep(0.1)
+    await eventually(lambda: processor.metrics.redelivered)
+    while not processor.metrics.claimed:
+        await any_group.take(ids, "pod-a", idle_ms=3_600_000)
+        await asyncio.sleep(0.01)
+    assert handler.running == 6
+    handler.gate.set()
+    await handler.has_finished(6)
+    await any_group.settled()
+    assert handler.ids == ids
+
+
+async def test_a_handler_that_blocks_the_loop_for_long_is_not_run_again_by_its_own_process(
+    group: Group,
+) -> None:
+    """Nothing could be renewed meanwhile; what is done but not acknowledged yet must not be claimed back."""
+    handled: list[str] = []
+
+    async def handle(data: dict[str, str]) -> None:
+        time.sleep(0.7)  # noqa: ASYNC251 - the mistake that this is about
+        handled.append(current_message().message_id)
+
+    await group.start(handle, min_idle=0.4, concurrency=2)
+    ids = await group.add(4)
+    await eventually(lambda: len(handled) >= 4)
+    await group.settled()
+    await asyncio.sleep(0.5)
+    assert handled == ids

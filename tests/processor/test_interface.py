@@ -1,0 +1,382 @@
+"""What users call, exactly as they were promised it."""
+
+import asyncio
+import logging
+import threading
+from typing import Any
+from unittest.mock import AsyncMock
+
+import pytest
+from redis.asyncio import Redis
+
+from streamconsumer.errors import InvalidSettings
+from streamconsumer.processor import Message, RedisStreamProcessor, StreamManager, current_message
+from tests.cluster.redis_servers import RedisServer
+from tests.processor.eventually import eventually
+from tests.processor.group import GROUP, STREAM, Group
+from tests.processor.recorder import Recorder, always, once
+
+
+async def test_a_message_is_handled_and_acknowledged(any_group: Group) -> None:
+    handler = Recorder()
+    await any_group.start(handler)
+    [message_id] = await any_group.add(fields={"id": "7", "total": "9.50"})
+    await handler.has_finished(1)
+    await any_group.settled()
+    assert handler.seen == [Message(message_id, STREAM, GROUP, "pod-a", 1, {"id": "7", "total": "9.50"})]
+
+
+async def test_starting_creates_the_stream_and_the_group(any_group: Group) -> None:
+    await any_group.start(Recorder())
+    await eventually(any_group.exists)
+
+
+async def test_a_group_that_starts_from_0_handles_what_was_added_before(group: Group) -> None:
+    ids = await group.add(25)
+    handler = Recorder()
+    await group.start(handler)
+    await handler.has_finished(25)
+    assert handler.ids == ids
+
+
+async def test_a_group_that_starts_from_the_dollar_handles_only_what_is_added_later(group: Group) -> None:
+    await group.add(5)
+    handler = Recorder()
+    await group.start(handler, start_from="$")
+    await group.is_reading()
+    later = await group.add(5)
+    await handler.has_finished(5)
+    await group.settled()
+    assert handler.ids == later
+
+
+async def test_a_group_that_exists_goes_on_where_it_was(group: Group) -> None:
+    await group.add(3)
+    await group.create("$")
+    later = await group.add(2)
+    handler = Recorder()
+    await group.start(handler)
+    await handler.has_finished(2)
+    assert handler.ids == later
+
+
+async def test_starting_twice_starts_once(group: Group, caplog: pytest.LogCaptureFixture) -> None:
+    handler = Recorder()
+    processor = await group.start(handler)
+    await processor.start_listening()
+    await group.is_reading()
+    await group.add(20)
+    await handler.has_finished(20)
+    await group.settled()
+    assert max(handler.times.values()) == 1
+    assert int((await group.client.info("clients"))["blocked_clients"]) == 1
+    assert "already listening" in caplog.text
+
+
+async def test_starting_without_a_callback_is_refused(group: Group) -> None:
+    processor = RedisStreamProcessor(group.manager(), STREAM, GROUP, "pod-a")
+    with pytest.raises(InvalidSettings, match="set_message_callback"):
+        await processor.start_listening()
+    assert not processor.is_running
+
+
+async def test_stopping_works_before_the_start_twice_and_from_two_tasks(group: Group) -> None:
+    processor = group.processor(Recorder())
+    await processor.stop_listening()
+    await processor.start_listening()
+    await group.is_reading()
+    assert processor.is_running
+    await asyncio.gather(processor.stop_listening(), processor.stop_listening())
+    await processor.stop_listening()
+    assert not processor.is_running
+
+
+async def test_a_caller_of_stop_who_gives_up_does_not_stop_the_stopping(group: Group) -> None:
+    handler = Recorder(gate=False)
+    processor = await group.start(handler)
+    await group.add()
+    await handler.has_seen(1)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(processor.stop_listening(), 0.1)
+    handler.gate.set()
+    await processor.stop_listening()
+    assert await group.pending() == 0
+    assert not processor.is_running
+
+
+async def test_a_processor_starts_again_after_a_stop(any_group: Group) -> None:
+    handler = Recorder()
+    processor = await any_group.start(handler)
+    for rounds in (1, 2, 3):
+        await any_group.add()
+        await handler.has_finished(rounds)
+        await processor.stop_listening()
+        assert await any_group.pending() == 0
+        await processor.start_listening()
+    assert len(handler.seen) == 3
+
+
+async def test_a_handler_may_stop_its_own_processor(group: Group) -> None:
+    stops: list[asyncio.Task[None]] = []
+
+    async def handle(data: dict[str, Any]) -> None:
+        stops.append(asyncio.create_task(processor.stop_listening()))
+
+    processor = await group.start(handle)
+    await group.add(5)
+    await eventually(lambda: stops and stops[0].done())
+    assert not processor.is_running
+    assert await group.pending() == 5 - len(stops)
+
+
+# -- failures -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_failed_message_is_logged_and_tried_again_after_min_idle(
+    any_group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = Recorder(once(RuntimeError("no such customer")))
+    processor = await any_group.start(handler, min_idle=1)
+    [message_id] = await any_group.add()
+    await handler.has_seen(1)
+    await asyncio.sleep(0)
+    assert [(each.message_id, each.deliveries) for each in await any_group.entries()] == [(message_id, 1)]
+    await handler.has_finished(1)
+    await any_group.settled()
+    assert [message.deliveries for message in handler.seen] == [1, 2]
+    assert processor.metrics.failed == 1
+    [record] = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert record.message_id == message_id  # type: ignore[attr-defined] # an extra of the record
+    assert "RuntimeError: no such customer" in caplog.text
+
+
+async def test_one_failing_message_does_not_keep_the_others_waiting(group: Group) -> None:
+    first, *others = await group.add(30)
+    handler = Recorder(lambda message: RuntimeError("bad") if message.message_id == first else None)
+    await group.start(handler)
+    await handler.has_finished(29)
+    await eventually(lambda: group.pending())
+    assert handler.finished == others
+    assert [each.message_id for each in await group.entries()] == [first]
+
+
+class OwnCancellation:
+    """What a handler does that awaits something which somebody else cancelled."""
+
+    async def __call__(self, data: dict[str, Any]) -> None:
+        inner = asyncio.create_task(asyncio.sleep(60))
+        inner.cancel()
+        await inner
+
+
+def exit_of_a_library(data: dict[str, Any]) -> None:
+    raise SystemExit(3)
+
+
+def leaked_stop_iteration(data: dict[str, Any]) -> None:
+    next(iter([]))
+
+
+class _Unprintable(Exception):  # noqa: N818 - never seen by a user
+    def __str__(self) -> str:
+        raise ValueError("even its text fails")
+
+
+async def unprintable(data: dict[str, Any]) -> None:
+    raise _Unprintable
+
+
+@pytest.mark.parametrize(
+    "handler", [OwnCancellation(), exit_of_a_library, leaked_stop_iteration, unprintable]
+)
+async def test_whatever_a_handler_ends_with_is_a_failure_of_that_message(
+    group: Group, caplog: pytest.LogCaptureFixture, handler: Any
+) -> None:
+    processor = await group.start(handler)
+    await group.add(2)
+    await eventually(lambda: processor.metrics.failed == 2)
+    assert await group.pending() == 2
+    assert caplog.text.count("message failed and stays pending") == 2
+    assert processor.is_running
+
+
+async def test_a_failed_message_is_tried_again_while_the_backlog_goes_on(group: Group) -> None:
+    """The buffer is hardly ever empty under load; what is pending must not wait for that."""
+    bad, *_ = await group.add(3000)
+
+    async def slow(data: dict[str, Any]) -> None:
+        tried.append(current_message().message_id)
+        await asyncio.sleep(0.005)
+        if current_message().message_id == bad and tried.count(bad) == 1:
+            raise RuntimeError("once")
+
+    tried: list[str] = []
+    await group.start(slow, min_idle=1, batch=100)
+    await eventually(lambda: tried.count(bad) == 2, within=6)
+    assert await group.client.xlen(STREAM) > len(tried)
+
+
+# -- kinds of handlers ------------------------------------------------------------------------------------------------
+
+
+async def test_plain_functions_run_in_threads_side_by_side(group: Group) -> None:
+    together = threading.Barrier(4, timeout=5)
+    names: list[tuple[str, str]] = []
+
+    def handle(data: dict[str, Any]) -> None:
+        together.wait()  # passes only if four run at the same time
+        names.append((threading.current_thread().name, current_message().message_id))
+
+    await group.start(handle, concurrency=4)
+    ids = await group.add(8)
+    await eventually(lambda: len(names) == 8)
+    await group.settled()
+    assert {message_id for _, message_id in names} == set(ids)
+    assert threading.main_thread().name not in {name for name, _ in names}
+
+
+async def test_a_plain_function_that_returns_a_coroutine_has_it_awaited(group: Group) -> None:
+    handler = Recorder()
+    await group.start(lambda data: handler(data))
+    await group.add()
+    await handler.has_finished(1)
+    await group.settled()
+
+
+async def test_current_message_is_right_in_every_task_and_nowhere_else(group: Group) -> None:
+    handler = Recorder(gate=False)
+    await group.start(handler, concurrency=5)
+    ids = await group.add(5)
+    await handler.has_seen(5)
+    handler.gate.set()
+    await handler.has_finished(5)
+    assert sorted(handler.finished) == sorted(handler.ids) == sorted(ids)
+    assert [message.data["n"] for message in handler.seen] == ["0", "1", "2", "3", "4"]
+    with pytest.raises(LookupError):
+        current_message()
+
+
+# -- the user's own manager ---------------------------------------------------------------------------------------------
+
+
+class OwnManager:
+    """Just the three coroutines, over the user's own client."""
+
+    def __init__(self, url: str) -> None:
+        self.client: Redis = Redis.from_url(url, decode_responses=True)
+        self.reads = 0
+
+    async def create_group(self, stream_name: str, group_name: str) -> None:
+        await self.client.xgroup_create(stream_name, group_name, "0", mkstream=True)
+
+    async def read_events(
+        self, stream_name: str, group_name: str, consumer_name: str, count: int
+    ) -> list[tuple[str, dict[str, Any]]]:
+        self.reads += 1
+        reply = await self.client.xreadgroup(group_name, consumer_name, {stream_name: ">"}, count)
+        return list(reply[0][1]) if reply else []
+
+    async def ack_event(self, stream_name: str, group_name: str, message_id: str) -> None:
+        await self.client.xack(stream_name, group_name, message_id)
+
+
+async def test_a_users_own_manager_of_three_coroutines_is_enough(any_group: Group) -> None:
+    manager = OwnManager(any_group.url)
+    handler = Recorder(lambda message: RuntimeError("bad") if message.data["n"] == "3" else None)
+    ids = await any_group.add(25)
+    processor = await any_group.start(handler, manager=manager, poll=0.05)
+    await handler.has_finished(24)
+    await eventually(any_group.pending)
+    assert handler.ids == ids
+    assert [each.message_id for each in await any_group.entries()] == [ids[3]]
+    await processor.stop_listening()
+    await manager.client.aclose()
+
+
+async def test_a_users_own_manager_is_polled_with_the_interval_between_empty_reads(group: Group) -> None:
+    manager = OwnManager(group.url)
+    await group.start(Recorder(), manager=manager, poll=60)
+    await eventually(lambda: manager.reads == 1)
+    await asyncio.sleep(0.05)
+    assert manager.reads == 1
+    await manager.client.aclose()
+
+
+async def test_a_mocked_manager_is_called_as_documented() -> None:
+    manager = AsyncMock()
+    manager.read_events.side_effect = [[("1-0", {"id": "7"})], [], *[[]] * 1000]
+    handler = Recorder()
+    processor = RedisStreamProcessor(manager, "orders", "billing", "pod-a", batch_count=3, poll_interval=0.01)
+    processor.set_message_callback(handler)
+    await processor.start_listening()
+    await eventually(lambda: manager.ack_event.await_count)
+    await processor.stop_listening()
+    manager.create_group.assert_awaited_once_with("orders", "billing")
+    manager.read_events.assert_awaited_with("orders", "billing", "pod-a", 3)
+    manager.ack_event.assert_awaited_once_with("orders", "billing", "1-0")
+    assert handler.seen[0].data == {"id": "7"}
+
+
+async def test_a_users_own_manager_that_fails_is_asked_again() -> None:
+    manager = AsyncMock()
+    manager.create_group.side_effect = [ConnectionError("away"), None]
+    manager.read_events.side_effect = [OSError("away"), [("1-0", {})], *[[]] * 1000]
+    handler = Recorder()
+    processor = RedisStreamProcessor(manager, "orders", "billing", "pod-a", poll_interval=0.01)
+    processor.set_message_callback(handler)
+    await processor.start_listening()
+    await handler.has_finished(1)
+    await processor.stop_listening()
+    assert processor.metrics.faults == 2
+
+
+async def test_processing_one_message_directly_acknowledges_at_once(group: Group) -> None:
+    await group.create()
+    await group.add()
+    [message_id] = await group.read_as("pod-a")
+    handler = Recorder()
+    await group.processor(handler)._process_single_message(message_id, {"n": "0"})
+    assert handler.finished == [message_id]
+    assert await group.pending() == 0
+
+
+async def test_a_message_that_fails_when_processed_directly_stays_pending(group: Group) -> None:
+    await group.create()
+    await group.add()
+    [message_id] = await group.read_as("pod-a")
+    await group.processor(Recorder(always(ValueError("no"))))._process_single_message(message_id, {"n": "0"})
+    assert await group.pending() == 1
+
+
+# -- StreamManager by itself ----------------------------------------------------------------------------------------------
+
+
+async def test_the_stream_manager_creates_reads_and_acknowledges(any_group: Group) -> None:
+    manager = any_group.manager()
+    await manager.create_group(STREAM, GROUP)
+    await manager.create_group(STREAM, GROUP)
+    assert await manager.read_events(STREAM, GROUP, "pod-a", 10) == []
+    ids = await any_group.add(3)
+    events = await manager.read_events(STREAM, GROUP, "pod-a", 2)
+    assert events == [(ids[0], {"n": "0"}), (ids[1], {"n": "1"})]
+    assert await manager.ack_event(STREAM, GROUP, ids[0]) is True
+    assert await manager.ack_event(STREAM, GROUP, ids[0]) is False
+    assert await any_group.pending() == 1
+
+
+@pytest.mark.parametrize("options", [{"decode_responses": True}, {"protocol": 3}, {"protocol": 2}, {"db": 3}])
+async def test_any_redis_client_can_be_given_to_the_stream_manager(
+    redis_server: RedisServer, options: dict[str, Any]
+) -> None:
+    client: Redis = Redis(host=redis_server.host, port=redis_server.port, **options)
+    manager = StreamManager(client)
+    handler = Recorder()
+    processor = RedisStreamProcessor(manager, STREAM, GROUP, "pod-a")
+    processor.set_message_callback(handler)
+    await processor.start_listening()
+    await client.xadd(STREAM, {"n": "0"})
+    await handler.has_finished(1)
+    await processor.stop_listening()
+    await manager.aclose()
+    assert await client.ping(), "the client that was given stays open"
+    await client.aclose()
