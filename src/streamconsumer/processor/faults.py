@@ -5,6 +5,7 @@ UNBLOCKED, everybody else NOGROUP.
 """
 
 from dataclasses import dataclass
+from traceback import TracebackException
 
 
 @dataclass(frozen=True)
@@ -48,3 +49,9 @@ def fault(error: BaseException, where: str) -> Fault:
     if not code:
         return Fault(type(error).__name__, f"{where}: {words or type(error).__name__}")
     return Fault(code, f"{where}: {_TABLE[code]} ({words})", group_lost=code in _LOST)
+
+
+def told(error: BaseException) -> str:
+    """`Type: text` in what UTF-8 can carry. A handler's exception may fail even at telling what it is."""
+    text = str(TracebackException.from_exception(error, limit=0))
+    return f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()

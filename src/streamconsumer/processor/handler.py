@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from streamconsumer.errors import HandlerUnusable
+from streamconsumer.processor.message import current_message
 
 Handler = Callable[[dict[Any, Any]], Any]
 AsyncHandler = Callable[[dict[Any, Any]], Awaitable[Any]]
@@ -19,19 +20,17 @@ class Threads:
 
     def __init__(self, most: int) -> None:
         self._pool = ThreadPoolExecutor(max_workers=most, thread_name_prefix="handler")
-        self.running = 0
+        self.busy: set[str] = set()
+        """The messages that threads are at. Whoever awaits one may be cancelled; the thread goes on."""
 
     async def call(self, handler: Handler, data: dict[Any, Any]) -> Any:
         """Run the handler in a thread with the caller's context variables."""
+        message_id = current_message().message_id
         run = contextvars.copy_context().run
-        future = self._pool.submit(run, handler, data)
-        self.running += 1
-        loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._ended))
+        future = self._pool.submit(run, _contained, handler, data)
+        self.busy.add(message_id)
+        future.add_done_callback(lambda _: self.busy.discard(message_id))
         return await asyncio.wrap_future(future)
-
-    def _ended(self) -> None:
-        self.running -= 1
 
 
 def load(path: str) -> Handler:
@@ -43,7 +42,9 @@ def load(path: str) -> Handler:
         missing = f"module {error.name!r} not found" if error.name else str(error)
         raise HandlerUnusable(f"handler {path!r}: {missing}; is it in the image and on PYTHONPATH?") from None
     except Exception as error:
-        raise HandlerUnusable(f"handler {path!r}: importing it failed: {type(error).__name__}: {error}") from error
+        raise HandlerUnusable(
+            f"handler {path!r}: importing it failed: {type(error).__name__}: {error}"
+        ) from error
     handler = getattr(module, name, None)
     if handler is None:
         there = ", ".join(public) if (public := _functions(module)) else "no functions"
@@ -54,7 +55,9 @@ def load(path: str) -> Handler:
 def checked(handler: Any, path: str) -> Handler:
     """The handler, if it can be called with a message's data. Raises HandlerUnusable."""
     if not callable(handler):
-        raise HandlerUnusable(f"handler {path!r} is {type(handler).__name__}; expected a function that takes one dict")
+        raise HandlerUnusable(
+            f"handler {path!r} is {type(handler).__name__}; expected a function that takes one dict"
+        )
     try:
         inspect.signature(handler).bind({})
     except TypeError:
@@ -79,7 +82,17 @@ def as_coroutine(handler: Handler, threads: Threads) -> AsyncHandler:
     return in_thread
 
 
+def _contained(handler: Handler, data: dict[Any, Any]) -> Any:
+    """A StopIteration, as from a bare next(), cannot pass through a future: whoever awaits it would wait for ever."""
+    try:
+        return handler(data)
+    except StopIteration as error:
+        raise RuntimeError("the handler let a StopIteration out") from error
+
+
 def _functions(module: Any) -> list[str]:
     return [
-        name for name, member in vars(module).items() if inspect.isfunction(member) and not name.startswith("_")
+        name
+        for name, member in vars(module).items()
+        if inspect.isfunction(member) and not name.startswith("_")
     ]

@@ -18,6 +18,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from streamconsumer import __version__
+from streamconsumer.processor.faults import told
 from streamconsumer.processor.message import Message
 
 if TYPE_CHECKING:
@@ -118,7 +119,10 @@ class Telemetry:
 
 def provider_from_env(environ: Mapping[str, str]) -> "TracerProvider | None":
     """An SDK that exports over OTLP/HTTP where the OTEL_ variables name an endpoint; None, and no SDK, otherwise."""
-    off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
+    off = (
+        environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+        or environ.get("OTEL_TRACES_EXPORTER") == "none"
+    )
     if off or not any(environ.get(name) for name in ENDPOINT_VARIABLES):
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -170,4 +174,4 @@ def _fail(span: Span, error: BaseException) -> None:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     span.set_attribute(ERROR_TYPE, name)
-    span.set_status(Status(StatusCode.ERROR, str(error)[:500]))
+    span.set_status(Status(StatusCode.ERROR, told(error)[:500]))
