@@ -100,7 +100,7 @@ async def _serve(settings: ProcessorSettings, handler: Handler, telemetry: Telem
     await manager.aclose()
     endpoint.stop()
     log.info("processor stopped", extra=metrics.counters())  # what the last scrape missed
-    return processor.has_stuck_threads
+    return processor.has_stuck_handlers
 
 
 def _manager(settings: ProcessorSettings) -> StreamManager:

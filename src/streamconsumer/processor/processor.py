@@ -10,14 +10,14 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
 from streamconsumer.errors import InvalidSettings, UndecodableEntry
 from streamconsumer.model.settings import Reconnect
-from streamconsumer.processor.faults import fault
+from streamconsumer.processor.faults import fault, told
 from streamconsumer.processor.handler import AsyncHandler, Handler, Threads, as_coroutine
 from streamconsumer.processor.health import Health
 from streamconsumer.processor.intake import Intake, Manager, PolledIntake
@@ -28,8 +28,10 @@ from streamconsumer.processor.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
-LAST_WORDS = timedelta(seconds=2)
-"""What the last commands of a drain may take: a Redis that does not answer must not eat the grace period."""
+LAST_WORDS = timedelta(seconds=1)
+"""What each last command of a drain may take: a Redis that does not answer must not eat the grace period."""
+
+HEARTBEAT = timedelta(seconds=1)
 
 
 class RedisStreamProcessor:
@@ -72,7 +74,9 @@ class RedisStreamProcessor:
         self._where = f"stream {stream_name!r}, group {consumer_group_name!r}"
         self._intake: Intake = self._new_intake()
         self._loop_task: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[None] | None = None
         self._stop_task: asyncio.Task[None] | None = None
+        self._over = False
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._room = asyncio.Event()
@@ -91,9 +95,9 @@ class RedisStreamProcessor:
         return self._loop_task is not None
 
     @property
-    def has_stuck_threads(self) -> bool:
-        """Whether a plain function still runs in a thread although its drain is over: threads cannot be ended."""
-        return self._threads.running > 0
+    def has_stuck_handlers(self) -> bool:
+        """Whether a handler goes on although the drain is over: a thread cannot be ended, a coroutine may refuse."""
+        return bool(self._threads.busy or self._running)
 
     def set_message_callback(self, callback: Handler) -> None:
         """The function to call with each message's data; a plain function runs in a thread."""
@@ -136,13 +140,17 @@ class RedisStreamProcessor:
 
     async def _listen(self) -> None:
         """The loop, and beside it whoever looks after what is pending; the latter outlives the loop."""
-        care = asyncio.create_task(self._look_after_pending(), name="renew and claim")
+        self._over = False
+        beside = [asyncio.create_task(each) for each in (self._look_after_pending(), self._beat())]
+        self._reading = asyncio.create_task(self._consume_loop(), name=f"read {self.stream_name}")
         try:
-            await self._consume_loop()
+            await asyncio.wait([self._reading])
             await self._drain()
         finally:
-            care.cancel()
-            await asyncio.gather(care, return_exceptions=True)
+            self._over = True  # redis-py loses a cancellation now and then
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
     async def _consume_loop(self) -> None:
         """Read and begin until told to stop. Survives every error."""
@@ -158,7 +166,6 @@ class RedisStreamProcessor:
 
     async def _turn(self) -> None:
         """Wait for room, read one batch, begin its messages."""
-        self.health.beat()
         if not self._room.is_set():
             self._advance()
             await self._room.wait()
@@ -173,7 +180,7 @@ class RedisStreamProcessor:
 
     def _take_in(self, entry: Entry) -> None:
         """One entry is never in two handlers of one process, whichever way it came."""
-        if entry.message_id in self._in_flight:
+        if entry.message_id in self._in_flight or entry.message_id in self._threads.busy:
             return
         self._in_flight[entry.message_id] = entry
         self._ready.append(entry)
@@ -188,7 +195,7 @@ class RedisStreamProcessor:
             self._running[entry.message_id] = task
             task.add_done_callback(lambda _, message_id=entry.message_id: self._ended(message_id))  # type: ignore[misc] # mypy cannot infer a lambda with a default
         self.metrics.in_flight = len(self._running)
-        if not self._ready and len(self._running) < self.concurrency:
+        if self._stopping.is_set() or (not self._ready and len(self._running) < self.concurrency):
             self._room.set()
         else:
             self._room.clear()
@@ -234,7 +241,9 @@ class RedisStreamProcessor:
             else:
                 with self._telemetry.processing(message):
                     await self._call(message)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            if _cancelled_by_us(error):
+                raise
             self.metrics.failed += 1
             log.exception(
                 "message failed and stays pending",
@@ -242,7 +251,7 @@ class RedisStreamProcessor:
                     "message_id": message.message_id,
                     "stream": self.stream_name,
                     "deliveries": message.deliveries,
-                    "error": f"{type(error).__name__}: {error}",
+                    "error": told(error),
                 },
             )
             return False
@@ -257,13 +266,11 @@ class RedisStreamProcessor:
         await self._callback(dict(message.data))
 
     async def _acknowledge(self, message_id: str) -> None:
-        try:
+        with self._noting("acknowledgement failed; the entry stays pending and will be handled again"):
             if self.is_running:
                 await self._intake.acknowledge(message_id)
             else:  # somebody calls _process_single_message without the loop: nothing would carry it
                 await self.stream_manager.ack_event(self.stream_name, self.consumer_group_name, message_id)
-        except Exception as error:
-            self._note(error, "acknowledgement failed; the entry stays pending and will be handled again")
 
     # -- when Redis fails ------------------------------------------------------------------------------------------
 
@@ -277,7 +284,6 @@ class RedisStreamProcessor:
             log.warning(found.sentence, extra={"code": found.code, "in_a_row": self._faults_in_a_row})
         bound = min(self.reconnect.min_delay * 2 ** min(self._faults_in_a_row, 20), self.reconnect.max_delay)
         await self._pause(bound.total_seconds() * random.uniform(0.5, 1))  # noqa: S311 - spreads pods, guards nothing
-        self.health.beat()
 
     def _recovered(self) -> None:
         if self._faults_in_a_row:
@@ -295,36 +301,51 @@ class RedisStreamProcessor:
     async def _look_after_pending(self) -> None:
         """Renew what runs here, take over what shows no sign of life; during the drain too."""
         if self._intake.min_idle is None:
-            log.warning("this stream manager cannot renew or take over entries: those of a dead consumer stay pending")
+            log.warning(
+                "this stream manager cannot renew or take over entries: those of a dead consumer stay pending"
+            )
             return
-        interval, turn = self._intake.min_idle.total_seconds() / 4, 0
-        while True:
-            await asyncio.sleep(interval * random.uniform(0.75, 1))  # noqa: S311 - spreads pods, guards nothing
-            if not self._room.is_set():
-                self.health.beat()  # the loop rightly waits for handlers; this task shows that time goes on
-            try:
-                await self._renew()
-                if turn % 2 == 0:
-                    await self._claim()
-            except Exception as error:
-                self._note(error, "looking after pending entries failed; it will be tried again")
-            turn += 1
+        seconds = self._intake.min_idle.total_seconds()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._again_and_again(self._renew, seconds / 4))
+            group.create_task(self._again_and_again(self._claim, seconds / 2))
+
+    async def _again_and_again(self, act: Callable[[], Awaitable[None]], seconds: float) -> None:
+        while not self._over:
+            await asyncio.sleep(seconds * random.uniform(0.75, 1))  # noqa: S311 - spreads pods, guards nothing
+            with self._noting("looking after pending entries failed; it will be tried again"):
+                await act()
 
     async def _renew(self) -> None:
-        if not self._in_flight:
+        if self._in_flight:
+            for message_id in await self._intake.renew(list(self._in_flight)):
+                self._lose(message_id)
+
+    def _lose(self, message_id: str) -> None:
+        """Another consumer has it: what runs is cancelled, what has not begun never will."""
+        entry = self._in_flight.get(message_id)
+        if entry is None or message_id in self._lost:
             return
-        for message_id in await self._intake.renew(list(self._in_flight)):
-            if task := self._running.get(message_id):
-                self.metrics.lost_ownership += 1
-                self._lost.add(message_id)
-                task.cancel()
-                log.warning("another consumer took the message over; it is cancelled", extra={"message_id": message_id})
+        self.metrics.lost_ownership += 1
+        log.warning("another consumer took the message over", extra={"message_id": message_id})
+        if task := self._running.get(message_id):
+            self._lost.add(message_id)
+            task.cancel()
+        else:
+            self._ready.remove(entry)
+            self._ended(message_id)
 
     async def _claim(self) -> None:
-        if self._stopping.is_set() or self._ready or self._faults_in_a_row:
-            return
-        for entry in await self._intake.claim(self.batch_count):
-            self._take_in(entry)
+        """As long as claims come back full, go on as soon as there is room."""
+        full = True
+        while full and not self._faults_in_a_row:
+            await self._room.wait()
+            if self._stopping.is_set():
+                return
+            entries = await self._intake.claim(self.batch_count)
+            full = len(entries) == self.batch_count
+            for entry in entries:
+                self._take_in(entry)
 
     # -- stopping --------------------------------------------------------------------------------------------------
 
@@ -333,42 +354,55 @@ class RedisStreamProcessor:
         self.health.not_ready("draining")
         self._stopping.set()
         self._room.set()
-        await self._intake.wake()
+        await self._end_reading()
         await loop_task
         self._loop_task = None
         log.info("stopped", extra={"stream": self.stream_name})
 
+    async def _end_reading(self) -> None:
+        """A read is woken, not cancelled: its outcome would be unknown. Unless the server does not answer."""
+        try:
+            await asyncio.wait_for(self._intake.wake(), LAST_WORDS.total_seconds())
+        except TimeoutError:
+            if self._reading:
+                self._reading.cancel()
+
     async def _drain(self) -> None:
         """Finish what runs, hand back what was not begun, then leave. Renewal goes on until the end."""
-        unbegun = [entry.message_id for entry in self._ready]
-        self._ready.clear()
-        self.metrics.released += len(unbegun)
-        await self._last_word(self._intake.release(unbegun))
-        await self._finish_running()
-        for task in list(self._running.values()):
-            task.cancel()
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        deadline = time.monotonic() + self.drain_timeout.total_seconds()
+        await self._hand_back()
+        await self._finish_running(deadline)
+        await self._hand_back()  # what a claim brought that was under way
         await self._last_word(self._intake.close())
         self._in_flight.clear()
 
-    async def _finish_running(self) -> None:
-        if not self._running:
-            return
+    async def _hand_back(self) -> None:
+        unbegun = [entry.message_id for entry in self._ready]
+        self._ready.clear()
+        for message_id in unbegun:  # not renewed any more either
+            del self._in_flight[message_id]
+        self.metrics.released += len(unbegun)
+        await self._last_word(self._intake.release(unbegun))
+
+    async def _finish_running(self, deadline: float) -> None:
+        """Wait for the handlers, until the deadline or until hurried; then cancel them."""
         hurry = asyncio.create_task(self._hurry.wait())
-        done = asyncio.create_task(_all_done(list(self._running.values())))
-        await asyncio.wait(
-            {hurry, done}, timeout=self.drain_timeout.total_seconds(), return_when=asyncio.FIRST_COMPLETED
-        )
-        for task in (hurry, done):
-            task.cancel()
-        if left := len(self._running) - sum(task.done() for task in self._running.values()):
-            log.warning("drain ended with messages running; they stay pending", extra={"messages": left})
+        while self._running and not hurry.done() and (left := deadline - time.monotonic()) > 0:
+            await asyncio.wait(
+                {hurry, *self._running.values()}, timeout=left, return_when=asyncio.FIRST_COMPLETED
+            )
+        hurry.cancel()
+        if running := set(self._running.values()):
+            log.warning(
+                "drain ended with messages running; they stay pending", extra={"messages": len(running)}
+            )
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running, timeout=LAST_WORDS.total_seconds())
 
     async def _last_word(self, command: Coroutine[Any, Any, None]) -> None:
-        try:
+        with self._noting("draining goes on without Redis"):
             await asyncio.wait_for(command, LAST_WORDS.total_seconds())
-        except Exception as error:
-            self._note(error, "draining goes on without Redis")
 
     # -- small things ------------------------------------------------------------------------------------------------
 
@@ -378,10 +412,23 @@ class RedisStreamProcessor:
             return manager.intake(*who, timedelta(seconds=self.poll_interval), self.metrics)
         return PolledIntake(manager, *who)
 
-    def _note(self, error: Exception, what: str) -> None:
-        found = fault(error, self._where)
-        log.warning(what, extra={"code": found.code, "error": found.sentence})
+    async def _beat(self) -> None:
+        """The event loop turns: while it does, a handler may take its time and Redis may be away."""
+        while True:
+            self.health.beat()
+            await asyncio.sleep(HEARTBEAT.total_seconds())
+
+    @contextmanager
+    def _noting(self, what: str) -> Iterator[None]:
+        """Go on after an error, and say so."""
+        try:
+            yield
+        except Exception as error:
+            found = fault(error, self._where)
+            log.warning(what, extra={"code": found.code, "error": found.sentence})
 
 
-async def _all_done(tasks: list[asyncio.Task[None]]) -> None:
-    await asyncio.wait(tasks)
+def _cancelled_by_us(error: BaseException) -> bool:
+    """Whether the message's task was cancelled; a handler may also await something that somebody cancelled."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

@@ -13,8 +13,8 @@ The bargains, each measured on Redis 6.2, 7.0 and Valkey:
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -25,6 +25,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
+from streamconsumer.processor import scripts
 from streamconsumer.processor.message import Encoding, Entry
 from streamconsumer.processor.metrics import Metrics
 
@@ -39,36 +40,8 @@ LINGER_SECONDS = 0.005
 PAGE = 200
 """How many of its own pending entries a consumer reads at a time."""
 
-_RENEW = """
-local lost, mine = {}, {}
-for i = 3, #ARGV do
-  if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2]) == 1
-  then mine[#mine + 1] = ARGV[i] else lost[#lost + 1] = ARGV[i] end
-end
-if #mine > 0 then redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(mine), 'JUSTID') end
-return lost
-"""
-"""Owner and renewal in one step: a renewal that does not ask first would steal entries back from a new owner."""
-
-_RELEASE = """
-for i = 4, #ARGV do
-  local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])
-  if #held == 1 then
-    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i],
-               'IDLE', ARGV[3], 'RETRYCOUNT', math.max(held[1][4] - 1, 0), 'JUSTID')
-  end
-end
-return 0
-"""
-"""Entries that were read and not begun look idle for long, so that the next claim of a peer takes them; the
-delivery that came to nothing is not counted."""
-
-_LEAVE = """
-if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) == 0
-then return redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2]) end
-return -1
-"""
-"""Deleting a consumer deletes its pending entries with it: only ever in the step that sees that there are none."""
+SWEEP = 100
+"""How many XAUTOCLAIMs in a row look for idle entries; each looks at ten times as many as it may claim."""
 
 _NOT_FOR_A_COPY = {"himport_registry", "event_dispatcher", "maint_notifications_config", "client_name"}
 
@@ -105,10 +78,14 @@ class StreamManager:
         self.control.response_callbacks.clear()  # raw replies: redis-py's shapes drop what we need of XAUTOCLAIM
 
     @classmethod
-    def from_url(cls, url: str, *, username: str | None = None, password: str | None = None, **options: Any) -> Self:
+    def from_url(
+        cls, url: str, *, username: str | None = None, password: str | None = None, **options: Any
+    ) -> Self:
         """`redis://host:port/db`, `rediss://…` or `unix://…`; options as for the class. Nothing connects yet."""
         given: dict[str, Any] = {"username": username, "password": password}
-        pool = ConnectionPool.from_url(url, **{key: value for key, value in given.items() if value is not None})
+        pool = ConnectionPool.from_url(
+            url, **{key: value for key, value in given.items() if value is not None}
+        )
         return cls(Redis(connection_pool=pool), **options)
 
     async def ask(self, *command: Any) -> Any:
@@ -123,7 +100,17 @@ class StreamManager:
         self, stream_name: str, group_name: str, consumer_name: str, count: int
     ) -> list[tuple[str, dict[str, Any]]]:
         """At most `count` entries that no consumer has seen yet, as (message id, data); none if there are none."""
-        command = ("XREADGROUP", "GROUP", group_name, consumer_name, "COUNT", count, "STREAMS", stream_name, ">")
+        command = (
+            "XREADGROUP",
+            "GROUP",
+            group_name,
+            consumer_name,
+            "COUNT",
+            count,
+            "STREAMS",
+            stream_name,
+            ">",
+        )
         reply = await self.ask(*command)
         return [(entry.message_id, entry.data(self.encoding)) for entry in _entries(_of_stream(reply))]
 
@@ -131,7 +118,9 @@ class StreamManager:
         """Acknowledge one entry. False: it was not pending (any more)."""
         return bool(await self.ask("XACK", stream_name, group_name, message_id))
 
-    def intake(self, stream: str, group: str, consumer: str, block: timedelta, metrics: Metrics) -> "RedisIntake":
+    def intake(
+        self, stream: str, group: str, consumer: str, block: timedelta, metrics: Metrics
+    ) -> "RedisIntake":
         """The full intake for one consumer."""
         return RedisIntake(self, stream, group, consumer, block, metrics)
 
@@ -161,20 +150,34 @@ class StreamManager:
     async def recreate_group(self, stream: str, group: str, position: str) -> str:
         """Create a group that was lost where it last was: `position`, or 0 where the stream has a new life."""
         try:
-            info = await self.ask("XINFO", "STREAM", stream)
-            last = _pairs(info)[b"last-generated-id"].decode()
+            last = _pairs(await self.ask("XINFO", "STREAM", stream))[b"last-generated-id"].decode()
         except ResponseError:  # no such key
             last = "0-0"
-        begin = position if "-" in position and _order(last) >= _order(position) else "0"
-        await self._create_group(stream, group, begin if "-" in position else position)
+        begin = position if _order(last) >= _order(position) else "0"
+        await self._create_group(stream, group, begin)
         return begin
+
+    async def position(self, stream: str, group: str) -> str:
+        """The id of the last entry that the group was given."""
+        groups = [_pairs(each) for each in await self.ask("XINFO", "GROUPS", stream)]
+        return next(each[b"last-delivered-id"].decode() for each in groups if each[b"name"] == group.encode())
+
+    async def forget_connections(self) -> None:
+        """Connect anew from here on: after a failover the address may lead elsewhere."""
+        await self.control.connection_pool.disconnect(inuse_connections=False)
 
 
 class RedisIntake:
     """One consumer's side of a consumer group."""
 
     def __init__(
-        self, manager: StreamManager, stream: str, group: str, consumer: str, block: timedelta, metrics: Metrics
+        self,
+        manager: StreamManager,
+        stream: str,
+        group: str,
+        consumer: str,
+        block: timedelta,
+        metrics: Metrics,
     ) -> None:
         self._manager, self._metrics = manager, metrics
         self._stream, self._group, self._consumer = stream, group, consumer
@@ -195,46 +198,52 @@ class RedisIntake:
         self._replay_from: str | None = "0"  # a restarted consumer first finishes what it had begun
         self._sweep_from = "0-0"
         self._unsettled: dict[str, float] = {}
-        self._last_read = manager.start_from
+        self._listeners: list[set[str]] = []
+        self._position = "0-0"
 
     # -- reading -----------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Connect, and create the group where it does not exist."""
-        await self._manager.create_group(self._stream, self._group)
-        await self._connect()
+        with self._busy():
+            await self._manager.create_group(self._stream, self._group)
+            self._position = await self._manager.position(self._stream, self._group)
+            await self._connect()
 
     async def read(self, count: int) -> list[Entry]:
         """New entries, waiting up to the block for one; before those, what this consumer never acknowledged."""
-        self._idle.clear()
-        try:
-            await self._connect()
-            if self._replay_from is not None:
-                return await self._replay()
-            return self._fresh(await self._exchange(count))
-        except BaseException as error:
-            if not isinstance(error, ResponseError):  # the outcome is unknown
+        with self._busy():
+            try:
+                await self._connect()
+                if self._replay_from is not None:
+                    return await self._replay()
+                return self._fresh(await self._exchange(count))
+            except BaseException as error:
+                if isinstance(error, ResponseError) and str(error).startswith(("NOGROUP", "UNBLOCKED")):
+                    await self._recover_group()
+                    return []
+                # What was read is unknown, and what stands in the connection too: begin anew, with what is pending.
                 self._replay_from = "0"
                 await self._reader.disconnect(nowait=True)
-            if isinstance(error, ResponseError) and str(error).startswith(("NOGROUP", "UNBLOCKED")):
-                await self._recover_group()
-                return []
-            raise
-        finally:
-            self._idle.set()
+                await self._manager.forget_connections()
+                raise
 
     async def wake(self) -> None:
         """End the read that waits. Between two commands UNBLOCK does nothing, so it is repeated until one ends."""
-        for attempt in range(50):
-            if self._idle.is_set():
-                return
+        while not self._idle.is_set():
             if self._client_id is not None and self._reading.is_set():
                 with suppress(RedisError, OSError):
                     await self._manager.ask("CLIENT", "UNBLOCK", self._client_id)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), 0.005 * min(attempt + 1, 10))
-        await self._reader.disconnect(nowait=True)  # the server does not answer; what it delivered stays pending
-        await self._idle.wait()
+                await asyncio.wait_for(self._idle.wait(), 0.01)
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._idle.set()
 
     async def _connect(self) -> None:
         if self._reader.is_connected:
@@ -258,26 +267,32 @@ class RedisIntake:
             await self._reader.send_packed_command(self._reader.pack_commands(commands))
             if acks:
                 self._settled(acks, await self._reader.read_response())
-                acks = []
             self._reading.set()
             return _entries(_of_stream(await self._reader.read_response()))
         finally:
             self._reading.clear()
             self._metrics.reads += 1
-            self._acks.update(dict.fromkeys(acks))  # not known to have arrived: sent again, which does no harm
+            self._keep_unsettled(acks)
 
     async def _replay(self) -> list[Entry]:
         """One page of this consumer's own pending entries."""
         after = self._replay_from or "0"
-        command = ("XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", PAGE, "STREAMS", self._stream, after)
-        found = _of_stream(await self._command(*command))
+        command = (
+            "XREADGROUP",
+            "GROUP",
+            self._group,
+            self._consumer,
+            "COUNT",
+            PAGE,
+            "STREAMS",
+            self._stream,
+            after,
+        )
+        with self._acknowledged() as done:
+            found = _of_stream(await self._command(*command))
+            entries = [entry for entry in _entries(found) if entry.message_id not in done]
         self._replay_from = found[-1][0].decode() if len(found) == PAGE else None
-        if not found:
-            return []
-        gone = [message_id.decode() for message_id, fields in found if fields is None]
-        await self._lost_to_trimming(gone)
-        done = self._acks.keys() | self._sending
-        entries = [entry for entry in _entries(found) if entry.message_id not in done]
+        await self._lost_to_trimming([message_id.decode() for message_id, fields in found if fields is None])
         await self._count_deliveries(entries)
         self._metrics.redelivered += len(entries)
         return self._delivered(entries)
@@ -288,7 +303,7 @@ class RedisIntake:
 
     def _fresh(self, entries: list[Entry]) -> list[Entry]:
         if entries:
-            self._last_read = entries[-1].message_id
+            self._position = entries[-1].message_id
         return self._delivered(entries)
 
     def _delivered(self, entries: list[Entry]) -> list[Entry]:
@@ -302,23 +317,30 @@ class RedisIntake:
     async def acknowledge(self, message_id: str) -> None:
         """The next read carries it, or after a few milliseconds a command of its own."""
         self._acks[message_id] = None
+        for done in self._listeners:
+            done.add(message_id)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._flush_soon)
+
+    @contextmanager
+    def _acknowledged(self) -> Iterator[set[str]]:
+        """What may still stand in the reply to a question asked in this context although it is done with here."""
+        done = {*self._acks, *self._sending}
+        self._listeners.append(done)
+        try:
+            yield done
+        finally:
+            self._listeners = [each for each in self._listeners if each is not done]
 
     async def flush(self) -> None:
         """Send what has not been sent. Raises what Redis raised, and keeps what has not arrived."""
         acks = self._take_acks()
         if not acks:
             return
-        self._sending.update(acks)
         try:
-            reply = await self._manager.ask("XACK", self._stream, self._group, *acks)
-        except BaseException:
-            self._acks.update(dict.fromkeys(acks))
-            raise
+            self._settled(acks, await self._manager.ask("XACK", self._stream, self._group, *acks))
         finally:
-            self._sending.difference_update(acks)
-        self._settled(acks, reply)
+            self._keep_unsettled(acks)
 
     def _flush_soon(self) -> None:
         self._timer = None
@@ -336,11 +358,18 @@ class RedisIntake:
             self._timer = None
         acks = list(self._acks)
         self._acks.clear()
+        self._sending.update(acks)
         return acks
+
+    def _keep_unsettled(self, acks: Sequence[str]) -> None:
+        """Those not known to have arrived are sent again, which does no harm."""
+        self._acks.update(dict.fromkeys(self._sending.intersection(acks)))
+        self._sending.difference_update(acks)
 
     def _settled(self, acks: Sequence[str], confirmed: int) -> None:
         self._metrics.acknowledged += confirmed
         self._metrics.acknowledgements_lost += len(acks) - confirmed
+        self._sending.difference_update(acks)
         for message_id in acks:
             self._unsettled.pop(message_id, None)
 
@@ -349,16 +378,26 @@ class RedisIntake:
     async def claim(self, count: int) -> list[Entry]:
         """Take over entries that show no sign of life: of dead consumers, and failed ones whose wait is over."""
         self._forget_old()
-        command = ("XAUTOCLAIM", self._stream, self._group, self._consumer, _milliseconds(self._lifetime))
-        reply = await self._manager.ask(*command, self._sweep_from, "COUNT", count)
-        self._sweep_from = reply[0].decode()
-        found = [each for each in reply[1] if each is not None]
-        gone = [each.decode() for each in reply[2]] if len(reply) > 2 else []  # Redis 6.2 does not tell
-        self._metrics.lost_to_trimming += len(gone)
-        entries = _entries(found)
+        entries: list[Entry] = []
+        with self._acknowledged() as done:
+            for _ in range(SWEEP):
+                found = await self._sweep(count - len(entries))
+                entries += [entry for entry in found if entry.message_id not in done]
+                if len(entries) >= count or self._sweep_from == "0-0":
+                    break
         await self._count_deliveries(entries)
         self._metrics.claimed += len(entries)
         return self._delivered(entries)
+
+    async def _sweep(self, count: int) -> list[Entry]:
+        command = ("XAUTOCLAIM", self._stream, self._group, self._consumer, _milliseconds(self._lifetime))
+        cursor, found, *gone = await self._manager.ask(*command, self._sweep_from, "COUNT", count)
+        self._sweep_from = cursor.decode()
+        if gone:
+            self._metrics.lost_to_trimming += len(gone[0])
+        elif None in found:  # Redis 6.2 claims what was trimmed without saying which; reading it tells
+            self._replay_from = "0"
+        return _entries(found)
 
     async def renew(self, message_ids: Collection[str]) -> list[str]:
         """Show a sign of life. Returns the ids that belong to another consumer by now."""
@@ -366,7 +405,9 @@ class RedisIntake:
         ids = list(message_ids)
         for begin in range(0, len(ids), PAGE):
             page = ids[begin : begin + PAGE]
-            reply = await self._manager.ask("EVAL", _RENEW, 1, self._stream, self._group, self._consumer, *page)
+            reply = await self._manager.ask(
+                "EVAL", scripts.RENEW, 1, self._stream, self._group, self._consumer, *page
+            )
             lost += [each.decode() for each in reply]
         now = time.monotonic()
         self._unsettled.update({message_id: now for message_id in ids if message_id in self._unsettled})
@@ -379,13 +420,13 @@ class RedisIntake:
         long_idle = 10 * _milliseconds(self._lifetime)
         arguments = (self._stream, self._group, self._consumer, long_idle, *message_ids)
         if message_ids:
-            await self._manager.ask("EVAL", _RELEASE, 1, *arguments)
+            await self._manager.ask("EVAL", scripts.RELEASE, 1, *arguments)
 
     async def close(self) -> None:
         """Acknowledge what is left, leave the group if nothing is pending here, disconnect."""
         try:
             await self.flush()
-            await self._manager.ask("EVAL", _LEAVE, 1, self._stream, self._group, self._consumer)
+            await self._manager.ask("EVAL", scripts.LEAVE, 1, self._stream, self._group, self._consumer)
         except (RedisError, OSError) as error:
             log.warning("left without a last word to Redis", extra={"error": str(error)})
         finally:
@@ -398,7 +439,8 @@ class RedisIntake:
         if not entries:
             return
         first, last = entries[0].message_id, entries[-1].message_id
-        command = ("XPENDING", self._stream, self._group, first, last, PAGE * 2, self._consumer)
+        most = len(self._unsettled) + len(entries) + PAGE
+        command = ("XPENDING", self._stream, self._group, first, last, most, self._consumer)
         counts = {each[0].decode(): int(each[3]) for each in await self._manager.ask(*command)}
         for entry in entries:
             entry.deliveries = counts.get(entry.message_id, entry.deliveries)
@@ -410,10 +452,13 @@ class RedisIntake:
             self._metrics.lost_to_trimming += len(message_ids)
 
     async def _recover_group(self) -> None:
-        """The group is gone. Everything since the oldest entry that is not settled here is delivered again."""
-        oldest = min(self._unsettled, key=_order, default=None)
-        position = _before(oldest) if oldest else self._last_read
-        begin = await self._manager.recreate_group(self._stream, self._group, position)
+        """The group is gone: create it where it was, with what is not settled here pending as it was."""
+        begin = await self._manager.recreate_group(self._stream, self._group, self._position)
+        unsettled = list(self._unsettled)
+        for first in range(0, len(unsettled), PAGE):
+            page = unsettled[first : first + PAGE]
+            command = ("XCLAIM", self._stream, self._group, self._consumer, 0, *page, "FORCE", "JUSTID")
+            await self._manager.ask(*command)
         self._metrics.groups_recreated += 1
         log.warning(
             "consumer group was gone and is created again",
@@ -450,13 +495,5 @@ def _order(message_id: str) -> tuple[int, int]:
     return int(milliseconds), int(sequence or 0)
 
 
-def _before(message_id: str) -> str:
-    """The greatest id below this one."""
-    milliseconds, sequence = _order(message_id)
-    return f"{milliseconds}-{sequence - 1}" if sequence else f"{max(milliseconds - 1, 0)}-{2**64 - 1}"
-
-
 def _milliseconds(duration: timedelta) -> int:
     return round(duration / timedelta(milliseconds=1))
-
-
