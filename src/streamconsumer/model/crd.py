@@ -119,9 +119,7 @@ def _structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
     if isinstance(schema.get("default"), str | int):
         result["default"] = schema["default"]
     if "properties" in schema:
-        result["properties"] = {
-            name: _structural(inner, definitions) for name, inner in schema["properties"].items()
-        }
+        result["properties"] = {name: _structural(inner, definitions) for name, inner in schema["properties"].items()}
     if "items" in schema:
         result["items"] = _structural(schema["items"], definitions)
     if isinstance(schema.get("additionalProperties"), dict):

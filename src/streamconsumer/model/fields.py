@@ -63,15 +63,11 @@ class Between:
             raise ValueError(self.sentence)
         return value
 
-    def __get_pydantic_core_schema__(
-        self, source: type[timedelta], handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: type[timedelta], handler: GetCoreSchemaHandler) -> CoreSchema:
         parsed = core_schema.no_info_before_validator_function(parse_duration, handler(source))
         return core_schema.no_info_after_validator_function(self.check, parsed)
 
-    def __get_pydantic_json_schema__(
-        self, _schema: CoreSchema, _handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         bounds = f"duration(self) >= duration('{self.least}') && duration(self) <= duration('{self.most}')"
         return {
             "type": "string",
@@ -102,7 +98,5 @@ def _sentence(where: str, problem: ErrorDetails) -> str:
             return f"{where} must be an object"
     found = problem["input"]
     if not isinstance(found, str | int | float | None) or "@" in str(found):
-        return (
-            f"{where}: {expected}"  # a whole object, or a URL with credentials: not for logs and conditions
-        )
+        return f"{where}: {expected}"  # a whole object, or a URL with credentials: not for logs and conditions
     return f"{where} is {found!r:.80}: {expected}"

@@ -18,12 +18,8 @@ NAME_LENGTH = 50
 
 ONE_URL = "give exactly one of redis.url and redis.urlSecretRef"
 ONE_HANDLER = "give exactly one kind of handler: handler.python or handler.source"
-NO_CREDENTIALS = (
-    "keep credentials out of redis.url: use usernameSecretRef and passwordSecretRef, or urlSecretRef"
-)
-RESERVED_VARIABLE = (
-    "names that begin with STREAMCONSUMER_ are set by the operator: use the field of spec instead"
-)
+NO_CREDENTIALS = "keep credentials out of redis.url: use usernameSecretRef and passwordSecretRef, or urlSecretRef"
+RESERVED_VARIABLE = "names that begin with STREAMCONSUMER_ are set by the operator: use the field of spec instead"
 SHORT_NAME = f"the name of a StreamConsumer must have at most {NAME_LENGTH} characters"
 
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
@@ -33,9 +29,7 @@ Quantity = Annotated[
     str,
     BeforeValidator(lambda value: str(value) if type(value) is int else value),
     Field(max_length=32, pattern=QUANTITY_PATTERN),
-    WithJsonSchema(
-        {"x-kubernetes-int-or-string": True, "pattern": QUANTITY_PATTERN, "maxLength": 32, "minimum": 0}
-    ),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": QUANTITY_PATTERN, "maxLength": 32, "minimum": 0}),
 ]
 
 

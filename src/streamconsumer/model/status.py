@@ -12,7 +12,6 @@ from pydantic import ConfigDict, Field
 
 from streamconsumer.model.fields import Model
 
-
 CONDITIONS = ("Ready", "Reconciling", "Stalled")
 
 
