@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from streamconsumer.cli.documents import read, to_json, to_yaml
 from streamconsumer.errors import InvalidSettings
 
-# mypy: disable-error-code="arg-type"
 _text = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n"), max_size=20)
 _scalars = st.none() | st.booleans() | st.integers() | _text
-_values = st.recursive(_scalars, lambda inner: st.lists(inner) | st.dictionaries(_text, inner), max_leaves=8)
+_values: st.SearchStrategy[Any] = st.recursive(
+    _scalars, lambda inner: st.lists(inner) | st.dictionaries(_text, inner), max_leaves=8
+)
 
 
 @given(st.lists(st.dictionaries(_text, _values), max_size=3))
@@ -24,7 +25,7 @@ def test_documents_survive_the_way_to_yaml_and_back(documents: list[dict[str, An
 
 
 def test_documents_survive_the_way_through_a_file(tmp_path: Path) -> None:
-    documents = [{"kind": "A", "text": "two\nlines\n"}, {"kind": "B", "list": [1, None, "on"]}]
+    documents: list[dict[str, Any]] = [{"kind": "A", "text": "two\nlines\n"}, {"kind": "B", "list": [1, None, "on"]}]
     file = tmp_path / "both.yaml"
     file.write_text(to_yaml(documents))
     assert read([file]) == documents

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -38,18 +39,19 @@ async def answers(url: str, username: str | None, password: str | None) -> bool:
 class EmbeddedServer:
     """A Valkey of one's own, on a free loopback port."""
 
-    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, port: int, lost: Callable[[], None]) -> None:
         self.port = port
-        self._process = process
+        self._process, self._lost = process, lost
         self.last_words: deque[str] = deque(maxlen=5)
+        self._stopping = False
         self._output: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, guard: Guard) -> Self:
-        """Raises ServerUnavailable with the server's own last words."""
+    async def start(cls, guard: Guard, lost: Callable[[], None]) -> Self:
+        """Calls `lost` when it ends unasked. Raises ServerUnavailable with the server's own last words."""
         words = ""
         for _ in range(_ATTEMPTS):  # somebody may take the port between our look and its bind
-            server = await cls._spawned(guard)
+            server = await cls._spawned(guard, lost)
             if await server.is_ready():
                 return server
             words = " / ".join(server.last_words)
@@ -57,7 +59,7 @@ class EmbeddedServer:
         raise ServerUnavailable(f"the embedded Valkey does not start: {words}")
 
     @classmethod
-    async def _spawned(cls, guard: Guard) -> Self:
+    async def _spawned(cls, guard: Guard, lost: Callable[[], None]) -> Self:
         port = _free_port()
         folder = guard.folder / "valkey"
         folder.mkdir(exist_ok=True)
@@ -71,7 +73,7 @@ class EmbeddedServer:
             start_new_session=True,  # the terminal's Ctrl-C is for us: it goes last
         )
         guard.add(process.pid)
-        return cls(process, port)
+        return cls(process, port, lost)
 
     async def is_ready(self) -> bool:
         with suppress(TimeoutError):
@@ -85,6 +87,8 @@ class EmbeddedServer:
     async def _listen(self) -> None:
         while await self._line():
             pass
+        if not self._stopping:
+            self._lost()
 
     async def _line(self) -> bytes:
         line = await self._process.stdout.readline() if self._process.stdout else b""
@@ -92,6 +96,7 @@ class EmbeddedServer:
         return line
 
     async def stop(self) -> None:
+        self._stopping = True
         with suppress(ProcessLookupError):
             self._process.kill()  # it holds nothing that anybody wants to keep
         await self._process.wait()

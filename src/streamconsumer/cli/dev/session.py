@@ -48,10 +48,12 @@ def run(workloads: Sequence[Workload], *, replicas: int | None, show_spans: bool
 
 
 async def _run(workloads: Sequence[Workload], replicas: int | None, show_spans: bool) -> int:
-    session = Session(workloads, Terminal(), replicas=replicas, show_spans=show_spans)
+    terminal = Terminal()
+    session = Session(workloads, terminal, replicas=replicas, show_spans=show_spans)
     stop = _signalled(session.hurry)
     async with session:
         await stop.wait()
+        terminal.say("draining; a second signal kills", "bold")
     return 0
 
 
@@ -170,7 +172,7 @@ class Session:
             self._say_once(f"{without_credentials(url)} answers and is used")
             return {name: said[name] for name in (URL, USERNAME, PASSWORD) if name in said}
         if self._server is None:
-            self._server = await EmbeddedServer.start(self._guard)
+            self._server = await EmbeddedServer.start(self._guard, self._server_lost)
             self._ends.push_async_callback(self._server.stop)
         own = self._server.url(url)
         why = "" if self._isolated else f"{without_credentials(url)} does not answer; "
@@ -188,6 +190,9 @@ class Session:
         why = f"{wanted} does not answer; " if wanted and not self._isolated else ""
         self._say_once(f"{why}traces are shown here: {ENDPOINT}={self.receiver.endpoint}")
         return {ENDPOINT: self.receiver.endpoint}
+
+    def _server_lost(self) -> None:
+        self._terminal.say("the embedded Valkey is gone, and what it held with it: start again", "bold red")
 
     def _start_pods(self) -> None:
         for running in self.running:
