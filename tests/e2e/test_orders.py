@@ -175,7 +175,8 @@ def test_a_missing_handler_is_told_by_the_pod_and_by_the_condition(shop: Shop) -
     )
     assert "module 'shop' not found" in ready["message"]
     assert shop.condition("broken", "Stalled")["status"] == "True"
-    logged = shop.kubectl("logs", "deploy/broken-consumer").splitlines()
+    pod = shop.pods("broken")[0]["metadata"]["name"]  # between two tries it has said nothing yet
+    logged = eventually("the pod's one line", lambda: shop.kubectl("logs", pod).splitlines())
     assert len(logged) == 1
     assert "HandlerUnusable" in json.loads(logged[0])["message"]
     described = shop.kubectl("describe", "stc", "broken")
@@ -194,7 +195,11 @@ def test_a_wrong_resource_is_refused_with_a_sentence(shop: Shop) -> None:
 
 
 def test_editing_the_inline_source_rolls_the_pods(shop: Shop) -> None:
-    says = "import redis, os\nasync def handle(data):\n    r = redis.Redis.from_url(os.environ['STREAMCONSUMER_REDIS_URL'])\n    r.set('said', '{}')\n"
+    says = (
+        "import os, redis\n"
+        "server = redis.Redis.from_url(os.environ['STREAMCONSUMER_REDIS_URL'])\n"
+        "def handle(data):\n    server.set('said', '{}')\n"
+    )
     shop.apply(_inline("inline", "inline", says.format("first")))
     shop.wait_ready("inline")
     shop.redis("XADD", "inline", "*", "a", "1")
