@@ -1,0 +1,74 @@
+"""A TCP proxy between a processor and its server, which can lose what a lost network loses."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from tests.cluster.redis_servers import RedisServer
+
+
+class Proxy:
+    """Hands bytes on to `target`, which may be changed; cuts a connection where told to."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.target = (server.host, server.port)
+        self.cuts = 0
+        self._cut: Callable[[bytes], int | None] = lambda _: None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._handlers: set[asyncio.Task[None]] = set()
+        self._listener: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        assert self._listener
+        return f"redis://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}/0"
+
+    def cut_replies(self, where: Callable[[bytes], int | None]) -> None:
+        """From now on: `where(reply)` says after how many bytes of it the connection is cut; None lets it pass."""
+        self._cut = where
+
+    def cut_now(self) -> None:
+        """Cut every connection."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Proxy"]:
+        self._listener = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        try:
+            yield self
+        finally:
+            self._listener.close()
+            self.cut_now()
+            await asyncio.gather(*self._handlers, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._handlers.add(task)
+        with suppress(OSError):
+            to_reader, to_writer = await asyncio.open_connection(*self.target)
+            both = {writer, to_writer}
+            self._writers |= both
+            await asyncio.gather(self._hand_on(reader, to_writer), self._hand_back(to_reader, writer))
+            self._writers -= both
+            for each in both:
+                each.transport.abort()
+        self._handlers.discard(task)
+
+    async def _hand_on(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(1 << 16):
+                target.write(data)
+        target.transport.abort()
+
+    async def _hand_back(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(1 << 16):
+                if (after := self._cut(data)) is not None:
+                    self.cuts += 1
+                    target.write(data[:after])
+                    await target.drain()
+                    break
+                target.write(data)
+        target.close()

@@ -1,0 +1,196 @@
+"""The server is away, restarted, frozen or demoted, or the network loses its replies: nothing is lost."""
+
+import asyncio
+import random
+import time
+from datetime import timedelta
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from streamconsumer.model.settings import Reconnect
+from streamconsumer.processor import current_message
+from tests.cluster.redis_servers import RedisServer, StartRedis
+from tests.processor.eventually import eventually
+from tests.processor.group import STREAM, Group
+from tests.processor.proxy import Proxy
+from tests.processor.recorder import Recorder
+
+
+QUICKLY = Reconnect(min_delay=timedelta(milliseconds=1), max_delay=timedelta(milliseconds=5))
+
+
+class Producer:
+    """Adds entries as fast as the server takes them, and remembers those whose addition it confirmed."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.confirmed: list[str] = []
+        self._client: Redis = Redis.from_url(server.url, decode_responses=True, retry=None, socket_timeout=30)
+        self._task = asyncio.create_task(self._produce())
+
+    async def _produce(self) -> None:
+        while True:
+            try:
+                self.confirmed.append(str(await self._client.xadd(STREAM, {"n": "1"})))
+                await asyncio.sleep(0.002)
+            except (OSError, RedisError):
+                await asyncio.sleep(0.02)
+
+    async def stop(self) -> list[str]:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._client.aclose()
+        return self.confirmed
+
+
+async def handle_briefly(data: dict[str, str]) -> None:
+    handled.append(current_message().message_id)
+    await asyncio.sleep(0.001)
+
+
+handled: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_handled_yet() -> None:
+    handled.clear()
+
+
+async def test_nothing_is_lost_when_the_server_restarts_under_load(
+    any_redis: RedisServer, start_redis: StartRedis
+) -> None:
+    server = start_redis({"appendonly": "yes", "appendfsync": "always"}, any_redis.flavour)
+    group = Group(server)
+    for name in ("pod-a", "pod-b"):
+        await group.start(handle_briefly, name, min_idle=1, concurrency=4)
+    producer = Producer(server)
+    for _ in range(2):
+        await eventually(lambda: len(producer.confirmed) > 100)
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        before = len(producer.confirmed)
+        await eventually(lambda before=before: len(producer.confirmed) > before + 100)  # type: ignore[misc] # a lambda with a default
+    added = await producer.stop()
+    await eventually(lambda: set(handled) >= set(added), within=10)
+    await group.settled(within=10)
+    await group.close()
+
+
+async def test_nothing_is_lost_when_the_server_freezes_under_load(any_group: Group) -> None:
+    for name in ("pod-a", "pod-b"):
+        await any_group.start(handle_briefly, name, min_idle=1, poll=0.2, concurrency=4)
+    producer = Producer(any_group.server)
+    for _ in range(2):
+        await eventually(lambda: len(producer.confirmed) > 100)
+        any_group.server.pause()
+        await asyncio.sleep(0.7)
+        any_group.server.resume()
+        await asyncio.sleep(0.2)
+    added = await producer.stop()
+    await eventually(lambda: set(handled) >= set(added), within=10)
+    await any_group.settled(within=10)
+
+
+async def test_a_read_that_never_answers_is_given_up(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A half-open connection: nobody says that it is gone."""
+    monkeypatch.setattr("streamconsumer.processor.stream.READ_MARGIN", timedelta(seconds=0.2))
+    handler = Recorder()
+    processor = await group.start(handler, poll=0.3)
+    await group.is_reading()
+    group.server.pause()
+    await eventually(lambda: processor.metrics.faults)
+    assert not processor.health.readiness()[0]
+    group.server.resume()
+    await group.add(3)
+    await handler.has_finished(3)
+    assert processor.health.readiness()[0]
+
+
+async def test_stopping_does_not_wait_for_a_frozen_server(group: Group) -> None:
+    handler = Recorder(gate=False)
+    processor = await group.start(handler, poll=60, concurrency=2)
+    await group.add()
+    await handler.has_seen(1)
+    await group.is_reading()
+    group.server.pause()
+    handler.gate.set()
+    begun = time.monotonic()
+    await processor.stop_listening()
+    assert time.monotonic() - begun < 4
+    group.server.resume()
+
+
+async def test_stopping_does_not_wait_for_a_server_that_cannot_be_reached(group: Group) -> None:
+    group.server.pause()  # takes connections and does not answer
+    processor = await group.start(Recorder())
+    await asyncio.sleep(0.1)
+    begun = time.monotonic()
+    await processor.stop_listening()
+    assert time.monotonic() - begun < 4
+    group.server.resume()
+
+
+class Cut:
+    """Cuts some of the replies that bring entries, anywhere from before the first byte to before the last."""
+
+    def __init__(self, chance: float) -> None:
+        self._chance, self._random = chance, random.Random(7)
+
+    def __call__(self, reply: bytes) -> int | None:
+        if STREAM.encode() not in reply or self._random.random() > self._chance:
+            return None
+        return self._random.choice([0, 1, len(reply) // 2, len(reply) - 1])
+
+
+async def test_entries_of_a_reply_that_was_lost_are_handled(any_group: Group) -> None:
+    """The server has delivered them, the client never saw them: only reading the own pending entries tells."""
+    async with Proxy(any_group.server).running() as proxy:
+        proxy.cut_replies(lambda reply: 40 if STREAM.encode() in reply and proxy.cuts == 0 else None)
+        ids = await any_group.add(10)
+        handler = Recorder()
+        await any_group.start(handler, manager=any_group.manager(proxy.url))
+        await handler.has_finished(10)
+        await any_group.settled()
+        assert proxy.cuts == 1
+        assert handler.ids == ids
+        await any_group.close()
+
+
+async def test_nothing_is_lost_or_stuck_through_a_hundred_lost_replies(group: Group) -> None:
+    async with Proxy(group.server).running() as proxy:
+        proxy.cut_replies(Cut(0.3))
+        manager = group.manager(proxy.url)
+        processor = await group.start(
+            handle_briefly, manager=manager, concurrency=3, settings={"reconnect": QUICKLY}
+        )
+        ids = []
+        while proxy.cuts < 100:
+            ids += await group.add(5)
+            await asyncio.sleep(0.005)
+        proxy.cut_replies(lambda _: None)
+        await eventually(lambda: set(handled) == set(ids))
+        await group.settled()
+        assert processor.metrics.claimed == 0, "without waiting for min_idle"
+        await group.close()
+
+
+async def test_after_a_failover_the_address_is_followed_to_the_new_primary(start_redis: StartRedis) -> None:
+    """The old primary stays up as a replica, and its connections stay open: they must be given up."""
+    old, new = start_redis(), start_redis()
+    async with Proxy(old).running() as proxy:
+        group = Group(old, proxy.url)
+        handler = Recorder()
+        processor = await group.start(handler, poll=0.3)
+        await group.add()
+        await handler.has_finished(1)
+        await group.client.replicaof(new.host, new.port)
+        await eventually(lambda: processor.metrics.faults)
+        assert "replica" in processor.health.readiness()[1]
+        proxy.target = (new.host, new.port)
+        promoted = Group(new)
+        await promoted.add(3)
+        await handler.has_finished(4)
+        await promoted.settled()
+        await promoted.close()
+        await group.close()
