@@ -425,14 +425,15 @@ class RedisIntake:
     async def close(self) -> None:
         """Acknowledge what is left, leave the group if nothing is pending here, disconnect."""
         try:
+            await asyncio.gather(*self._flushing)
             await self.flush()
             await self._manager.ask("EVAL", scripts.LEAVE, 1, self._stream, self._group, self._consumer)
         except (RedisError, OSError) as error:
             log.warning("left without a last word to Redis", extra={"error": str(error)})
         finally:
-            for task in list(self._flushing):
-                await asyncio.gather(task, return_exceptions=True)
-            await self._reader.disconnect()
+            for task in self._flushing:
+                task.cancel()
+            await self._reader.disconnect(nowait=True)
 
     async def _count_deliveries(self, entries: list[Entry]) -> None:
         """Redis counts deliveries where a restarted process cannot; only redelivered entries pay for asking."""
