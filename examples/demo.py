@@ -156,7 +156,11 @@ async def _demo(console: Console, count: int) -> Result:
         (orders,) = session.running
         await asyncio.gather(*(pod.started.wait() for pod in orders.pods))
         producer = await _producer(session, orders, count)
-        left = await _watched(session, orders, producer, audience)
+        try:
+            left = await _watched(session, orders, producer, audience)
+        finally:
+            if producer.returncode is None:
+                producer.terminate()
         published = left.length if await producer.wait() == 0 else 0
     return Result(count, published, left, orders.done, [in_order(spans) for spans in audience.handled.values()])
 
@@ -200,4 +204,7 @@ def _quantile(ordered: list[float], percent: int) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -80,4 +80,7 @@ def _tracing(stream: str) -> tuple[Tracing, Callable[[], object]]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -3,8 +3,13 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import pytest
+
+from examples.demo import Result
+from streamconsumer.cli.dev.figures import Backlog
 from tests.cli.dev_process import SOURCES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -23,3 +28,19 @@ def test_the_demo_shows_a_retry_and_one_whole_trace_and_loses_nothing(tmp_path: 
     assert ["│", "acknowledged", "│", "100", "│"] in lines
     assert ["│", "handled", "twice", "│", "0", "│"] in lines
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("published", "acknowledged", "left", "good"),
+    [
+        (100, 100, Backlog(100, pending=0, lag=0), True),
+        (100, 99, Backlog(100, pending=0, lag=0), False),
+        (99, 99, Backlog(99, pending=0, lag=0), False),
+        (100, 100, Backlog(100, pending=1, lag=0), False),
+        (100, 100, Backlog(100, pending=0, lag=None), False),
+    ],
+)
+def test_the_demo_succeeds_only_if_nothing_is_lost_or_stuck(
+    published: int, acknowledged: int, left: Backlog, *, good: bool
+) -> None:
+    assert Result(100, published, left, Counter(acknowledged=acknowledged), []).good is good

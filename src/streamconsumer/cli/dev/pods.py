@@ -102,7 +102,8 @@ class LocalPod:
 
     async def measure(self) -> None:
         """Ask the process for its counters; one that does not answer keeps its last."""
-        if self._port and (found := await figures.scrape(self._port)):
+        port = self._port
+        if port and (found := await figures.scrape(port)) and port == self._port:
             self._current = found
 
     # -- one process -----------------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ class LocalPod:
             self.started.set()
         if line.message == _STOPPED:  # its last figures, which no scrape catches
             counts = {name: count for name, count in line.fields.items() if isinstance(count, int)}
-            self._current = Counter(counts)
+            self._current, self._port = Counter(counts), 0
             return
         if line.level == "CRITICAL" and line.logger.startswith("streamconsumer."):
             return  # the same line is in the termination log, and is shown when the process has ended
