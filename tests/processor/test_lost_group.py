@@ -1,0 +1,140 @@
+"""The group goes while it is read: it is created again and nothing that Redis still holds is lost."""
+
+import asyncio
+
+import pytest
+
+from streamconsumer.processor import current_message
+from tests.processor.eventually import eventually
+from tests.processor.group import GROUP, STREAM, Group
+from tests.processor.recorder import Recorder, once
+
+WAYS = {
+    "XGROUP DESTROY": ("XGROUP", "DESTROY", STREAM, GROUP),
+    "DEL": ("DEL", STREAM),
+    "FLUSHALL": ("FLUSHALL",),
+}
+by_every_way = pytest.mark.parametrize("way", list(WAYS))
+
+
+@by_every_way
+async def test_a_group_that_goes_while_its_reader_waits_is_created_again(any_group: Group, way: str) -> None:
+    handler = Recorder()
+    processor = await any_group.start(handler, poll=1)
+    await any_group.add(3)
+    await handler.has_finished(3)
+    await any_group.settled()
+    await any_group.is_reading()
+    await any_group.client.execute_command(*WAYS[way])  # type: ignore[no-untyped-call] # ships no types for it
+    later = await any_group.add(3)
+    await handler.has_finished(6, within=3)
+    await any_group.settled()
+    assert handler.ids[3:] == later, "and what had been handled before is not handled again"
+    assert processor.metrics.groups_recreated == 1
+    assert processor.metrics.faults == 0
+
+
+@by_every_way
+async def test_a_group_that_goes_while_a_message_is_handled_is_created_again(any_group: Group, way: str) -> None:
+    handler = Recorder(gate=False)
+    await any_group.start(handler, poll=1)
+    await any_group.add(1)
+    await handler.has_seen(1)
+    await any_group.client.execute_command(*WAYS[way])  # type: ignore[no-untyped-call] # ships no types for it
+    handler.gate.set()
+    later = await any_group.add(3)
+    await handler.has_finished(4, within=3)
+    await any_group.settled()
+    assert handler.ids[1:] == later
+
+
+async def test_what_is_in_flight_when_the_group_is_destroyed_stays_pending_until_it_is_done(any_group: Group) -> None:
+    handler = Recorder(gate=False)
+    ids = await any_group.add(5)
+    processor = await any_group.start(handler, concurrency=8, min_idle=1)
+    await handler.has_seen(5)
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+
+    async def pending_again() -> bool:
+        return await any_group.exists() and [each.message_id for each in await any_group.entries()] == ids
+
+    await eventually(pending_again)
+    await asyncio.sleep(1.5)
+    handler.gate.set()
+    await handler.has_finished(5)
+    await any_group.settled()
+    assert handler.ids == ids
+    assert processor.metrics.lost_ownership == 0
+
+
+async def test_what_failed_before_the_group_is_destroyed_is_tried_again(any_group: Group) -> None:
+    """It is pending nowhere any more: only this process knows of it."""
+    handler = Recorder(once(RuntimeError("not yet")))
+    bad, *_ = await any_group.add(1)
+    await any_group.start(handler, min_idle=1)
+    await handler.has_seen(1)
+    await any_group.is_reading()
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    await handler.has_finished(1)
+    await any_group.settled()
+    assert handler.finished == [bad]
+
+
+async def test_every_consumer_keeps_its_own_when_the_group_is_destroyed(any_group: Group) -> None:
+    """Whoever comes first creates the group where it was for itself; the others had gone further, or less far."""
+    first, second = Recorder(once(RuntimeError("a"))), Recorder(once(RuntimeError("b")))
+    for handler, name in ((first, "pod-a"), (second, "pod-b")):
+        await any_group.start(handler, name, min_idle=1, poll=0.5)
+        await any_group.is_reading()
+    ids = await any_group.add(1)
+    await eventually(lambda: len(first.seen) + len(second.seen) == 1)
+    ids += await any_group.add(40)
+    await eventually(lambda: len(first.seen) + len(second.seen) == 41)
+    await any_group.is_reading()
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    await eventually(lambda: sorted(first.finished + second.finished) == sorted(ids), within=8)
+    await any_group.settled()
+
+
+async def test_a_group_that_began_at_the_dollar_is_not_created_there_again(any_group: Group) -> None:
+    handler = Recorder()
+    await any_group.add(3)
+    await any_group.start(handler, start_from="$", poll=1)
+    await any_group.is_reading()
+    async with any_group.client.pipeline(transaction=True) as together:
+        together.xgroup_destroy(STREAM, GROUP)
+        together.xadd(STREAM, {"n": "after"})
+        await together.execute()
+    await handler.has_finished(1, within=3)
+    assert [message.data for message in handler.seen] == [{"n": "after"}]
+
+
+async def test_a_restarted_consumer_that_has_read_nothing_yet_knows_where_the_group_was(group: Group) -> None:
+    await group.create()
+    await group.add(50)
+    for message_id in await group.read_as("before", 50):
+        await group.client.xack(STREAM, GROUP, message_id)
+    handler = Recorder()
+    await group.start(handler)
+    await group.is_reading()
+    await group.client.xgroup_destroy(STREAM, GROUP)
+    later = await group.add(2)
+    await handler.has_finished(2)
+    assert handler.ids == later
+
+
+async def test_a_stream_that_is_flushed_again_and_again_under_load_is_followed(group: Group) -> None:
+    handled: list[str] = []
+
+    async def handle(data: dict[str, str]) -> None:
+        handled.append(current_message().message_id)
+        await asyncio.sleep(0.001)
+
+    await group.start(handle, concurrency=3)
+    for _ in range(10):
+        await group.add(30)
+        await asyncio.sleep(0.02)
+        await group.client.flushall()
+    last = await group.add(30)
+    await eventually(lambda: set(handled) >= set(last), within=3)
+    await group.settled()
