@@ -6,9 +6,16 @@ Each case is a name, a spec that is wrong in one place, and the sentence that a 
 from dataclasses import dataclass
 from typing import Any
 
+from streamconsumer.model.fields import DURATION_FORM
 from streamconsumer.model.settings import DELAYS_IN_ORDER
 from streamconsumer.model.spec import NO_CREDENTIALS, ONE_HANDLER, ONE_URL, RESERVED_VARIABLE, SHORT_NAME
 from tests.model.examples import Manifest, manifest
+
+REDIS_URL = "must be redis://host:port/database, or rediss:// for TLS"
+FUNCTION = "must name a function as package.module:function"
+START = "must be 0 (the oldest entry), $ (only new entries) or the id of an entry"
+VARIABLE = "must be letters, digits and _, and not begin with a digit"
+ENDPOINT = "must begin with http:// or https://"
 
 SECRET = {"name": "redis", "key": "url"}
 
@@ -47,6 +54,16 @@ OUR_RULES = [
     _spec("too short an idle time", "delivery.minIdle", "must be 1s to 24h", delivery={"minIdle": "999ms"}),
     _spec("too short a drain", "drainTimeout", "must be 1s to 1h", drainTimeout="0s"),
     _spec("too long a drain", "drainTimeout", "must be 1s to 1h", drainTimeout="1h1ms"),
+    _spec("another kind of URL", "redis.url", REDIS_URL, redis={"url": "http://redis"}),
+    _spec("a socket", "redis.url", REDIS_URL, redis={"url": "unix:///run/redis"}),
+    _spec("a function without a module", "handler.python", FUNCTION, handler={"python": "handle"}),
+    _spec("a function with a line feed", "handler.python", FUNCTION, handler={"python": "shop:handle\n"}),
+    _spec("no duration", "drainTimeout", DURATION_FORM, drainTimeout="30"),
+    _spec("a duration with a line feed", "drainTimeout", DURATION_FORM, drainTimeout="30s\n"),
+    _spec("a duration in days", "drainTimeout", DURATION_FORM, drainTimeout="1d"),
+    _spec("a wrong start", "startFrom", START, startFrom="yesterday"),
+    _spec("a variable that is no name", "env", VARIABLE, env=[{"name": "1ST", "value": "x"}]),
+    _spec("a collector without http", "telemetry.endpoint", ENDPOINT, telemetry={"endpoint": "collector:4318"}),
     Case("a name of 51 characters", manifest("o" * 51), "", SHORT_NAME),
 ]
 """Refused by a rule that has a sentence."""
@@ -58,18 +75,10 @@ SHAPES = [
     _spec("no handler at all", "handler", handler=...),
     _spec("an empty stream", "stream", stream=""),
     _spec("a stream too long", "stream", stream="x" * 513),
-    _spec("another kind of URL", "redis.url", redis={"url": "http://redis"}),
-    _spec("a socket", "redis.url", redis={"url": "unix:///run/redis"}),
     _spec("half a Secret", "redis.urlSecretRef.key", redis={"urlSecretRef": {"name": "redis"}}),
-    _spec("a function without a module", "handler.python", handler={"python": "handle"}),
-    _spec("a function with a line feed", "handler.python", handler={"python": "shop:handle\n"}),
     _spec("an empty source", "handler.source", handler={"source": ""}),
-    _spec("no duration", "drainTimeout", drainTimeout="30"),
-    _spec("a duration with a line feed", "drainTimeout", drainTimeout="30s\n"),
     _spec("a number for a duration", "drainTimeout", drainTimeout=30),
     _spec("an absurd duration", "drainTimeout", drainTimeout="9999999999999999999999999999h"),
-    _spec("a duration in days", "drainTimeout", drainTimeout="1d"),
-    _spec("a wrong start", "startFrom", startFrom="yesterday"),
     _spec("no entries", "batchCount", batchCount=0),
     _spec("too many entries", "batchCount", batchCount=1001),
     _spec("text for a number", "batchCount", batchCount="10"),
@@ -81,7 +90,6 @@ SHAPES = [
     _spec("an empty image", "image", image=""),
     _spec("fewer than no pods", "replicas", replicas=-1),
     _spec("too many pods", "replicas", replicas=1001),
-    _spec("a variable that is no name", "env", env=[{"name": "1ST", "value": "x"}]),
     _spec("a variable that is a number", "env", env=[{"name": "FIRST", "value": 1}]),
     _spec("one variable twice", "env", env=[{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]),
     _spec("variables as an object", "env", env={"A": "1"}),
@@ -89,10 +97,9 @@ SHAPES = [
     _spec("a quantity below nothing", "resources.limits.cpu", resources={"limits": {"cpu": -1}}),
     _spec("a quantity as a fraction", "resources.limits.cpu", resources={"limits": {"cpu": 0.5}}),
     _spec("a quantity as yes", "resources.limits.cpu", resources={"limits": {"cpu": True}}),
-    _spec("a collector without http", "telemetry.endpoint", telemetry={"endpoint": "collector:4318"}),
     _spec("a string for Redis", "redis", redis="redis://redis"),
 ]
-"""Refused by type, bound or pattern, each side in its own words."""
+"""Refused by type or bound, each side in its own words."""
 
 RIGHT = {
     "the smallest": manifest(),

@@ -18,6 +18,7 @@ from streamconsumer.model.settings import (
 # What an environment variable cannot hold is no setting: NUL, and half a surrogate pair.
 text = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=60)
 some_text = text.filter(bool)
+unspaced = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=60)
 words = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
 
 
@@ -39,7 +40,7 @@ def models(kind: type[T], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy
 
 accesses = models(
     RedisAccess,
-    url=st.builds("{}://{}".format, st.sampled_from(["redis", "rediss", "unix"]), text),
+    url=st.builds("{}://{}".format, st.sampled_from(["redis", "rediss", "unix"]), unspaced),
     username=st.none() | text,
     password=st.none() | text,
 )

@@ -71,7 +71,7 @@ def test_a_missing_variable_is_named(missing: str) -> None:
         ("STREAMCONSUMER_POLL_INTERVAL", "2m", "is '2m': must be 100ms to 1m"),
         ("STREAMCONSUMER_DELIVERY_MIN_IDLE", "1ms", "is '1ms': must be 1s to 24h"),
         ("STREAMCONSUMER_ENCODING", "latin-1", "is 'latin-1': must be 'utf-8' or 'bytes'"),
-        ("STREAMCONSUMER_HANDLER_PYTHON", "shop", "is 'shop': must match pattern"),
+        ("STREAMCONSUMER_HANDLER_PYTHON", "shop", "is 'shop': must name a function"),
         ("STREAMCONSUMER_RECONNECT_MIN_DELAY", "1m", "STREAMCONSUMER_RECONNECT: minDelay must not be longer"),
     ],
 )

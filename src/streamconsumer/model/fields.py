@@ -27,7 +27,8 @@ class Model(BaseModel):
 _UNITS = {"h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1_000}
 """In microseconds, which is what a timedelta counts: no rounding on the way there or back."""
 
-DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
+DURATION_PATTERN = r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+"
+DURATION_FORM = "must be a duration such as 500ms, 30s or 1m30s"
 
 
 def parse_duration(value: object) -> timedelta:
@@ -35,7 +36,7 @@ def parse_duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
         return value
     if not isinstance(value, str) or not re.fullmatch(DURATION_PATTERN, value):
-        raise ValueError("must be a duration such as 500ms, 30s or 1m30s")
+        raise ValueError(DURATION_FORM)
     parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", value)
     microseconds = int(sum(Decimal(number) * _UNITS[unit] for number, unit in parts))
     return timedelta(microseconds=min(microseconds, timedelta.max // timedelta(microseconds=1)))
@@ -68,13 +69,33 @@ class Between:
         return core_schema.no_info_after_validator_function(self.check, parsed)
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        form = _matches(DURATION_PATTERN)
         bounds = f"duration(self) >= duration('{self.least}') && duration(self) <= duration('{self.most}')"
-        return {
-            "type": "string",
-            "pattern": DURATION_PATTERN,
-            "maxLength": 32,
-            **rules((bounds, self.sentence)),
-        }
+        told = rules((form, DURATION_FORM), (f"!{form} || ({bounds})", self.sentence))
+        return {"type": "string", "maxLength": 32, **told}
+
+
+class Matching:
+    """`Annotated[str, Matching(r"[a-z]+", "must be …")]`: text of a form that people are told in a sentence. The whole
+    text must match; the pattern must mean the same to Python and to RE2, and hold no quotes."""
+
+    def __init__(self, pattern: str, sentence: str) -> None:
+        self.pattern, self.sentence = pattern, sentence
+
+    def check(self, value: str) -> str:
+        if not re.fullmatch(self.pattern, value):
+            raise ValueError(self.sentence)
+        return value
+
+    def __get_pydantic_core_schema__(self, source: type[str], handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), **rules((_matches(self.pattern), self.sentence))}
+
+
+def _matches(pattern: str) -> str:
+    return f"self.matches(r'^(?:{pattern})$')"
 
 
 def rules(*rule: tuple[str, str]) -> dict[str, Any]:

@@ -11,10 +11,19 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from streamconsumer.model import names
-from streamconsumer.model.fields import Between, Model, rules
+from streamconsumer.model.fields import Between, Matching, Model, rules
 
-HANDLER_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
-HandlerPath = Annotated[str, Field(pattern=HANDLER_PATTERN, max_length=253)]
+_WORD = "[A-Za-z_][A-Za-z0-9_]*"
+HandlerPath = Annotated[
+    str,
+    Field(max_length=253),
+    Matching(rf"{_WORD}(\.{_WORD})*:{_WORD}", "must name a function as package.module:function"),
+]
+StartFrom = Annotated[
+    str,
+    Field(max_length=41),
+    Matching(r"0|\$|[0-9]+(-[0-9]+)?", "must be 0 (the oldest entry), $ (only new entries) or the id of an entry"),
+]
 
 DELAYS_IN_ORDER = "minDelay must not be longer than maxDelay"
 
@@ -73,7 +82,7 @@ class Processing(Model):
     )
     """The consumer group to read as. Every entry goes to one consumer of the group."""
 
-    start_from: str = Field("0", pattern=r"^(0|\$|[0-9]+(-[0-9]+)?)$", max_length=41)
+    start_from: StartFrom = "0"
     """Where a group that does not exist yet begins: `0` is the oldest entry, `$` only entries added after the group
     was created, an entry id everything after that entry. An existing group goes on where it was."""
 
@@ -104,7 +113,9 @@ class Processing(Model):
 class RedisAccess(Model):
     """How a pod reaches Redis. Credentials come from Secrets and are never printed."""
 
-    url: str = Field(pattern=r"^(redis|rediss|unix)://", max_length=2048, repr=False)
+    url: Annotated[str, Matching(r"(redis|rediss|unix)://\S+", "must begin with redis://, rediss:// or unix://")] = (
+        Field(max_length=2048, repr=False)
+    )
     username: str | None = None
     password: SecretStr | None = None
 

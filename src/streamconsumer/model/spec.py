@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Wi
 
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
-from streamconsumer.model.fields import Model, rules, sentences
+from streamconsumer.model.fields import Matching, Model, rules, sentences
 from streamconsumer.model.settings import HandlerPath, Processing
 
 NAME_LENGTH = 50
@@ -33,6 +33,19 @@ Quantity = Annotated[
 ]
 
 
+RedisUrl = Annotated[
+    str,
+    Field(max_length=2048),
+    Matching(r"rediss?://\S+", "must be redis://host:port/database, or rediss:// for TLS"),
+]
+VariableName = Annotated[
+    str,
+    Field(max_length=253),
+    Matching("[A-Za-z_][A-Za-z0-9_]*", "must be letters, digits and _, and not begin with a digit"),
+]
+Endpoint = Annotated[str, Field(max_length=2048), Matching(r"https?://\S+", "must begin with http:// or https://")]
+
+
 class SecretKeyRef(Model):
     """A key of a Secret in the namespace of the StreamConsumer. The operator never reads it: the kubelet does."""
 
@@ -52,7 +65,7 @@ class Redis(
 ):
     """The Redis or Valkey server that holds the stream."""
 
-    url: str | None = Field(None, pattern=r"^(redis|rediss)://", max_length=2048)
+    url: RedisUrl | None = None
     """`redis://host:port/database`, or `rediss://` for TLS."""
 
     url_secret_ref: SecretKeyRef | None = None
@@ -99,7 +112,7 @@ class EnvironmentVariable(
 ):
     """One variable for the handler. Wins over what the operator sets, such as OTEL_ variables."""
 
-    name: str = Field(min_length=1, max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    name: VariableName
     """The variable's name."""
 
     value: str = Field("", max_length=32_768)
@@ -133,7 +146,7 @@ class Resources(Model):
 class Telemetry(Model):
     """Where traces go."""
 
-    endpoint: str | None = Field(None, pattern=r"^https?://", max_length=2048)
+    endpoint: Endpoint | None = None
     """The OTLP endpoint (HTTP, protobuf) of an OpenTelemetry Collector, such as `http://collector:4318`. Left out:
     the operator's default; without one, no tracing and no cost."""
 
