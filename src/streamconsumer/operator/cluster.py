@@ -4,6 +4,7 @@ Requests go through the request method of `kubernetes.aio`'s dynamic client and 
 known here, so nothing is discovered, and no model classes are built.
 """
 
+import json
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -159,6 +160,13 @@ async def everything(
         for place in places
         for manifest in await cluster.list(api_version, kind, place, selector)
     ]
+
+
+def what_was_said(error: Exception) -> str:
+    """The API server's own sentence, where the error is its answer; without headers and tracebacks."""
+    with suppress(TypeError, ValueError, KeyError):
+        return str(json.loads(getattr(error, "body", None))["message"])  # type: ignore[arg-type] # None is a TypeError
+    return f"{type(error).__name__}: {error}"
 
 
 def _path(api_version: str, kind: str, namespace: str | None, name: str = "") -> str:

@@ -1,4 +1,4 @@
-"""The operator's process: lists once, then watches; workers reconcile; SIGTERM ends it between two reconciles."""
+"""The operator's process: lists once, then watches; workers reconcile; SIGTERM ends it between two requests."""
 
 import asyncio
 import logging
@@ -6,15 +6,15 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import kopf
 from kopf._core.engines.peering import Identity
 
 from streamconsumer.model import names
-from streamconsumer.operator.cluster import Cluster, connected, everything
+from streamconsumer.operator.cluster import Cluster, connected, everything, what_was_said
 from streamconsumer.operator.handlers import OWNED, SELECTOR, watch, watching
 from streamconsumer.operator.health import Health, serve
 from streamconsumer.operator.queue import Key, KeyedQueue
@@ -22,8 +22,7 @@ from streamconsumer.operator.reconcile import Reconciler
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
 
-LISTS_SETTLE_SECONDS = 2
-"""kopf lists one kind after the other; one look after the last of them is enough."""
+RETRY_SECONDS = 2
 
 log = logging.getLogger(__name__)
 
@@ -65,23 +64,34 @@ class Operator:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Startup, main loop, shutdown."""
-        runner = await serve(self.health, self.settings.http_host, self.settings.http_port)
-        self.port = runner.addresses[0][1]
+        self._runner = await serve(self.health, self.settings.http_host, self.settings.http_port)
+        self._working = asyncio.create_task(self._startup())
         try:
-            await self._startup()
-            async with self._working():
+            await _first_of(self._working, stop)
+            if not stop.is_set():
+                self._working = asyncio.create_task(self._main_loop())
                 await self._watch_until(stop)
         finally:
-            await runner.cleanup()
+            await self._shutdown()
         log.info("operator stopped")
 
     async def _startup(self) -> None:
         """Know everything before the first reconcile: what is missing from the store is missing from the cluster."""
-        await self._look()
+        while not await self._looked():  # noqa: ASYNC110 - nobody would set an event
+            await asyncio.sleep(RETRY_SECONDS)
         self.health.synced = True
         counts = {"consumers": len(self.store.consumers), "objects": len(self.store.everything())}
-        told = {"namespaces": self.settings.watch_namespaces, "http_port": self.port}
+        told = {"namespaces": self.settings.watch_namespaces, "http_port": self._runner.addresses[0][1]}
         log.info("operator started", extra={**counts, **told})
+
+    async def _looked(self) -> bool:
+        """Whether the cluster could be looked at: the API server may be away, a definition only just be there."""
+        try:
+            await self._look()
+        except Exception as error:  # noqa: BLE001 - without a look there is nothing to do but to try again
+            log.warning("cannot list; will be tried again", extra={"error": what_was_said(error)})
+            return False
+        return True
 
     async def _look(self) -> None:
         """Make the store what the cluster holds, and reconcile everything."""
@@ -91,22 +101,28 @@ class Operator:
         for key in self.store.correct(before, [*children, *consumers]):
             self.queue.add(key)
 
-    @asynccontextmanager
-    async def _working(self) -> AsyncIterator[None]:
-        tasks = [
-            asyncio.create_task(self.queue.work(self._reconcile, self.settings.workers)),
-            asyncio.create_task(self._resync()),
-        ]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    async def _main_loop(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.queue.work(self._reconcile, self.settings.workers))
+            group.create_task(self._resync())
+
+    async def _shutdown(self) -> None:
+        """Between two requests, and at once: whatever was begun is found and ended by the next operator."""
+        self._working.cancel()
+        await asyncio.gather(self._working, return_exceptions=True)
+        await self._runner.cleanup()
 
     async def _watch_until(self, stop: asyncio.Event) -> None:
+        registry = watch(self.store, self.queue, self._listed.set)
+
+        async def cleanup(**_: Any) -> None:
+            """kopf takes the signals over, and at the end waits 5 s for tasks that still run: ours and its own."""
+            stop.set()
+            await self._shutdown()
+
+        kopf.on.cleanup(registry=registry)(cleanup)
         await kopf.operator(
-            registry=watch(self.store, self.queue, self._listed.set),
+            registry=registry,
             settings=watching(),
             # kopf would derive one from the user name, and a numeric user of a container has none.
             identity=Identity(names.FIELD_MANAGER),
@@ -130,14 +146,21 @@ class Operator:
         And now and then although nothing happened."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._listed.wait(), _jittered(self.settings.resync_interval))
+                async with asyncio.timeout(_jittered(self.settings.resync_interval)):
+                    await self._listed.wait()
+            await asyncio.sleep(RETRY_SECONDS)  # kopf lists one kind after the other: one look after the last will do
             self._listed.clear()
-            await asyncio.sleep(LISTS_SETTLE_SECONDS)
-            try:
-                await self._look()
-            except Exception as error:  # noqa: BLE001 - the API server may be away; the watch outlives that too
-                log.warning("cannot list; will be tried again", extra={"error": str(error)})
+            if not await self._looked():
                 self._listed.set()
+
+
+async def _first_of(task: asyncio.Task[None], stop: asyncio.Event) -> None:
+    """Wait for the task, but no longer than until stop is set. Raises what the task raised."""
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if task.done():
+        task.result()
 
 
 def _jittered(interval: timedelta) -> float:
