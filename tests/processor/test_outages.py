@@ -26,11 +26,12 @@ class Producer:
 
     def __init__(self, server: RedisServer) -> None:
         self.confirmed: list[str] = []
+        self._stopped = False
         self._client: Redis = Redis.from_url(server.url, decode_responses=True, retry=None, socket_timeout=30)
         self._task = asyncio.create_task(self._produce())
 
     async def _produce(self) -> None:
-        while True:
+        while not self._stopped:
             try:
                 self.confirmed.append(str(await self._client.xadd(STREAM, {"n": "1"})))
                 await asyncio.sleep(0.002)
@@ -38,8 +39,8 @@ class Producer:
                 await asyncio.sleep(0.02)
 
     async def stop(self) -> list[str]:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        self._stopped = True
+        await self._task
         await self._client.aclose()
         return self.confirmed
 
