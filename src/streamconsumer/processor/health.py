@@ -17,7 +17,8 @@ STUCK_AFTER = timedelta(seconds=60)
 class Health:
     """What the loop says of itself. Written by the loop, read by the thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, stuck_after: timedelta = STUCK_AFTER) -> None:
+        self._stuck_after = stuck_after
         self._beat = time.monotonic()
         self._reason = "starting"
 
@@ -35,7 +36,7 @@ class Health:
 
     def liveness(self) -> tuple[bool, str]:
         silent = time.monotonic() - self._beat
-        if silent < STUCK_AFTER.total_seconds():
+        if silent < self._stuck_after.total_seconds():
             return True, "ok"
         return False, f"the loop has not turned for {silent:.0f} s; does the handler block the event loop?"
 

@@ -157,10 +157,13 @@ class StreamManager:
         await self._create_group(stream, group, begin)
         return begin
 
-    async def position(self, stream: str, group: str) -> str:
-        """The id of the last entry that the group was given."""
-        groups = [_pairs(each) for each in await self.ask("XINFO", "GROUPS", stream)]
-        return next(each[b"last-delivered-id"].decode() for each in groups if each[b"name"] == group.encode())
+    async def position(self, stream: str, group: str) -> str | None:
+        """The id of the last entry that the group was given; None where there is no such group, or no telling."""
+        with suppress(ResponseError):
+            for each in await self.ask("XINFO", "GROUPS", stream):
+                if _pairs(each)[b"name"] == group.encode():
+                    return str(_pairs(each)[b"last-delivered-id"].decode())
+        return None
 
     async def forget_connections(self) -> None:
         """Connect anew from here on: after a failover the address may lead elsewhere."""
@@ -206,8 +209,11 @@ class RedisIntake:
     async def open(self) -> None:
         """Connect, and create the group where it does not exist."""
         with self._busy():
-            await self._manager.create_group(self._stream, self._group)
-            self._position = await self._manager.position(self._stream, self._group)
+            position = await self._manager.position(self._stream, self._group)
+            if position is None:  # a server out of memory refuses to create even what exists
+                await self._manager.create_group(self._stream, self._group)
+                position = await self._manager.position(self._stream, self._group)
+            self._position = position or self._position
             await self._connect()
 
     async def read(self, count: int) -> list[Entry]:
