@@ -1,0 +1,69 @@
+from collections.abc import Iterator
+
+import pytest
+
+from streamconsumer.model import names
+from streamconsumer.model.crd import custom_resource_definition
+from tests.cluster.api_server import ApiServer
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.errors import ProgramFailed
+from tests.cluster.namespaces import fresh_namespace
+from tests.operator.operators import OperatorProcess, running
+from tests.operator.places import Place, eventually
+
+
+def define(cluster: ApiServer) -> None:
+    """Apply the definition, and wait until StreamConsumers can be listed."""
+    cluster.apply(custom_resource_definition())
+
+    def served() -> None:
+        try:
+            cluster.request("GET", f"/apis/{names.API_VERSION}/{names.PLURAL}")
+        except ProgramFailed as failure:
+            raise AssertionError(str(failure)) from None
+
+    eventually(served, within=20)
+
+
+@pytest.fixture(scope="session")
+def api(api_server: ApiServer) -> ApiServer:
+    """An API server that knows StreamConsumers. Nothing moves there but what a test starts."""
+    define(api_server)
+    return api_server
+
+
+@pytest.fixture(scope="session")
+def plane(control_plane: ControlPlane) -> ControlPlane:
+    """The same with Kubernetes' own controllers: Deployments make pods, owners take their children along."""
+    define(control_plane)
+    return control_plane
+
+
+@pytest.fixture
+def on_api(api: ApiServer) -> Iterator[Place]:
+    """A fresh namespace on `api`."""
+    with fresh_namespace(api) as name:
+        yield Place(api, name)
+
+
+@pytest.fixture
+def on_plane(plane: ControlPlane) -> Iterator[Place]:
+    """A fresh namespace on `plane`, for tests that start an operator of their own."""
+    with fresh_namespace(plane) as name:
+        yield Place(plane, name)
+
+
+@pytest.fixture(scope="module")
+def operator(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
+    """The operator that serves `served`."""
+    with (
+        fresh_namespace(plane) as name,
+        running(plane.kubeconfig, tmp_path_factory.mktemp("operator"), watch_namespaces=name) as operator,
+    ):
+        yield operator
+
+
+@pytest.fixture
+def served(operator: OperatorProcess, plane: ControlPlane) -> Place:
+    """The namespace that `operator` serves. Tests share it: each gives its StreamConsumers names of its own."""
+    return Place(plane, operator.environment["STREAMCONSUMER_OPERATOR_WATCH_NAMESPACES"])

@@ -1,0 +1,113 @@
+"""The operator as its pod runs it: a process of its own, told by its environment, judged by its log and its end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from streamconsumer.operator.settings import PREFIX
+from tests.operator.places import eventually
+
+Line = dict[str, Any]
+
+
+class OperatorProcess:
+    """`python -m streamconsumer operator`."""
+
+    def __init__(self, kubeconfig: Path, folder: Path, **settings: object) -> None:
+        told = {"http_port": 0, "http_host": "127.0.0.1", **settings}
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("KUBERNETES_")},
+            **{PREFIX + name.upper(): str(value) for name, value in told.items()},
+            "KUBECONFIG": str(kubeconfig),
+            "HOME": str(folder),
+        }
+        self.log = folder / f"operator-{time.monotonic_ns()}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
+    def start(self) -> Self:
+        command = [sys.executable, "-m", "streamconsumer", "operator"]
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+        return self
+
+    def wait_until_started(self, within: float = 20) -> Self:
+        """Until it has listed all there is."""
+
+        def started() -> None:
+            assert self.ended is None, f"the operator ended:\n{self.log.read_text()}"
+            assert self.said("operator started"), f"the operator did not start:\n{self.log.read_text()}"
+
+        eventually(started, within)
+        return self
+
+    @property
+    def ended(self) -> int | None:
+        """The exit code, once it has ended."""
+        assert self._process
+        return self._process.poll()
+
+    def stop(self) -> tuple[int, float]:
+        """SIGTERM. The exit code, and how many seconds it took."""
+        assert self._process
+        began = time.monotonic()
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(timeout=20), time.monotonic() - began
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
+    def lines(self) -> list[Line]:
+        """What it has logged. A line that is not JSON is noise, and shown as such."""
+        return [_line(text) for text in self.log.read_text().splitlines()]
+
+    def said(self, message: str) -> list[Line]:
+        return [line for line in self.lines() if line["message"] == message]
+
+    def noise(self) -> list[Line]:
+        """What a person would be alarmed by."""
+        return [line for line in self.lines() if line.get("severity") not in ("debug", "info")]
+
+    def metrics(self) -> str:
+        (started,) = self.said("operator started")
+        with urllib.request.urlopen(f"http://127.0.0.1:{started['http_port']}/metrics") as answer:
+            return str(answer.read().decode())
+
+    def resident_mebibytes(self) -> float:
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _line(text: str) -> Line:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"message": text, "severity": "noise"}
+
+
+@contextmanager
+def running(kubeconfig: Path, folder: Path, **settings: object) -> Iterator[OperatorProcess]:
+    """An operator that has started, for the length of a block."""
+    operator = OperatorProcess(kubeconfig, folder, **settings)
+    try:
+        yield operator.start().wait_until_started()
+    finally:
+        operator.kill()

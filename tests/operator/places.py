@@ -1,0 +1,124 @@
+"""A namespace on a real API server, as tests of the operator speak to it: objects in, objects out."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from streamconsumer.model import names
+from tests.cluster.api_server import ApiServer
+from tests.cluster.errors import ProgramFailed
+from tests.model.examples import Manifest
+
+PREFIXES = {
+    "StreamConsumer": f"/apis/{names.API_VERSION}/namespaces/{{}}/{names.PLURAL}",
+    "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
+    "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
+    "ConfigMap": "/api/v1/namespaces/{}/configmaps",
+    "Pod": "/api/v1/namespaces/{}/pods",
+    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
+    "Event": "/apis/events.k8s.io/v1/namespaces/{}/events",
+}
+T = TypeVar("T")
+
+CHILDREN = ("ServiceAccount", "ConfigMap", "Deployment", "PodDisruptionBudget")
+LABELLED = f"?labelSelector={names.LABEL_CONSUMER}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One namespace, and requests without the cost of a kubectl each."""
+
+    cluster: ApiServer
+    namespace: str
+
+    def kubectl(self, *arguments: str) -> str:
+        return self.cluster.kubectl(*arguments, "--namespace", self.namespace)
+
+    def path(self, kind: str, name: str = "") -> str:
+        return PREFIXES[kind].format(self.namespace) + (f"/{name}" if name else "")
+
+    def create(self, manifest: Manifest) -> Manifest:
+        """The manifest, in this namespace whatever it says."""
+        metadata = {**manifest["metadata"], "namespace": self.namespace}
+        created: Manifest = self.cluster.request(
+            "POST", self.path(manifest["kind"]), {**manifest, "metadata": metadata}
+        )
+        return created
+
+    def patch(self, kind: str, name: str, change: Manifest, subresource: str = "") -> Manifest:
+        """A merge patch: null takes a field out."""
+        patched: Manifest = self.cluster.request("PATCH", self.path(kind, name) + subresource, change)
+        return patched
+
+    def edit(self, name: str, **spec: Any) -> Manifest:
+        """Change fields of a StreamConsumer's spec."""
+        return self.patch("StreamConsumer", name, {"spec": spec})
+
+    def find(self, kind: str, name: str) -> Manifest | None:
+        try:
+            found: Manifest = self.cluster.request("GET", self.path(kind, name))
+        except ProgramFailed as failure:
+            if "answered 404" in str(failure):
+                return None
+            raise
+        return found
+
+    def get(self, kind: str, name: str) -> Manifest:
+        found = self.find(kind, name)
+        assert found, f"there is no {kind} {name}"
+        return found
+
+    def every(self, kind: str, query: str = "") -> list[Manifest]:
+        items: list[Manifest] = self.cluster.request("GET", self.path(kind) + query)["items"]
+        return items
+
+    def delete(self, kind: str, name: str) -> None:
+        self.cluster.request("DELETE", self.path(kind, name))
+
+    def children(self, name: str) -> dict[str, Manifest]:
+        """By kind."""
+        query = f"{LABELLED}={name}"
+        return {kind: item for kind in CHILDREN for item in self.every(kind, query)}
+
+    def conditions(self, name: str) -> dict[str, Manifest]:
+        """By type; none where there is no status yet."""
+        status = self.get("StreamConsumer", name).get("status", {})
+        return {each["type"]: each for each in status.get("conditions", [])}
+
+    def reason(self, name: str) -> str:
+        return str(self.conditions(name).get("Ready", {}).get("reason", ""))
+
+    def events(self, name: str) -> list[tuple[str, str]]:
+        """Reasons and notes of the events about a StreamConsumer, oldest first."""
+        mine = [each for each in self.every("Event") if each.get("regarding", {}).get("kind") == names.KIND]
+        about = [each for each in mine if each["regarding"]["name"] == name]
+        return [(each["reason"], each["note"]) for each in sorted(about, key=lambda each: each["eventTime"])]
+
+    def versions(self) -> dict[str, str]:
+        """The resource version of every object that the operator might write: it changes with each write."""
+        found = [*self.every("StreamConsumer"), *(item for kind in CHILDREN for item in self.every(kind, LABELLED))]
+        return {each["metadata"]["uid"]: each["metadata"]["resourceVersion"] for each in found}
+
+
+def eventually(look: Callable[[], T], within: float = 5.0) -> T:
+    """Call until it no longer fails an assertion; then what it returned."""
+    end = time.monotonic() + within
+    while True:
+        try:
+            return look()
+        except AssertionError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.05)
+
+
+def settled(place: Place, seconds: float = 1.0) -> dict[str, str]:
+    """The versions of all objects, once none has changed for so long."""
+    before, since = place.versions(), time.monotonic()
+    while time.monotonic() - since < seconds:
+        time.sleep(0.1)
+        now = place.versions()
+        if now != before:
+            before, since = now, time.monotonic()
+    return before

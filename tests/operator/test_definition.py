@@ -1,0 +1,264 @@
+"""The definition on a real API server: it is accepted, refuses what pydantic refuses, and reads well."""
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from streamconsumer.errors import InvalidResource
+from streamconsumer.model import names
+from streamconsumer.model.crd import custom_resource_definition
+from streamconsumer.model.spec import StreamConsumer
+from tests.cluster.api_server import ApiServer
+from tests.cluster.binaries import find
+from tests.cluster.clusters import KubectlFailed
+from tests.cluster.errors import ProgramFailed
+from tests.model.examples import Manifest, manifest
+from tests.model.rules import OUR_RULES, RIGHT, SHAPES, Case
+from tests.operator.places import Place
+
+TRY = f"/apis/{names.API_VERSION}/namespaces/default/{names.PLURAL}?dryRun=All&fieldValidation=Strict"
+
+
+def in_default(given: Manifest) -> Manifest:
+    return {**given, "metadata": {**given["metadata"], "namespace": "default"}}
+
+
+def accepted(api: ApiServer, given: Manifest) -> Manifest:
+    """As it would be stored."""
+    stored: Manifest = api.request("POST", TRY, in_default(given))
+    return stored
+
+
+def refusal(api: ApiServer, given: Manifest) -> str:
+    with pytest.raises(ProgramFailed) as caught:
+        accepted(api, given)
+    text = str(caught.value)
+    assert "answered 4" in text
+    return text
+
+
+def test_the_definition_is_accepted_without_a_warning(api: ApiServer) -> None:
+    told = subprocess.run(
+        [find("kubectl"), "apply", "--server-side", "--dry-run=server", "-f", "-"],
+        input=json.dumps(custom_resource_definition()),
+        env=api.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stderr == ""
+
+
+def test_the_schema_is_structural(api: ApiServer) -> None:
+    stored = api.get("crd", f"{names.PLURAL}.{names.GROUP}")
+    conditions = {each["type"]: each["status"] for each in stored["status"]["conditions"]}
+    assert conditions["Established"] == conditions["NamesAccepted"] == "True"
+    assert "NonStructuralSchema" not in conditions
+
+
+def test_the_definition_changes_nothing_when_it_is_stored(api: ApiServer) -> None:
+    """What the API server defaults or drops, users of GitOps see as a difference that never goes away."""
+    sent, stored = custom_resource_definition(), api.get("crd", f"{names.PLURAL}.{names.GROUP}")
+    assert stored["spec"]["versions"] == sent["spec"]["versions"]
+
+
+@pytest.mark.parametrize("right", RIGHT.values(), ids=RIGHT)
+def test_what_is_right_is_accepted(api: ApiServer, right: Manifest) -> None:
+    assert StreamConsumer.parse(accepted(api, right)).name == right["metadata"]["name"]
+
+
+@pytest.mark.parametrize("case", OUR_RULES, ids=str)
+def test_what_breaks_a_rule_is_refused_with_the_same_sentence(api: ApiServer, case: Case) -> None:
+    told = refusal(api, case.wrong)
+    assert case.sentence in told
+    assert case.field in told
+
+
+@pytest.mark.parametrize("case", SHAPES, ids=str)
+def test_what_has_the_wrong_shape_is_refused(api: ApiServer, case: Case) -> None:
+    assert case.field in refusal(api, case.wrong)
+
+
+def test_a_misspelt_field_is_refused_by_kubectl(on_api: Place) -> None:
+    with pytest.raises(KubectlFailed, match=r"unknown field \"spec.batchcount\""):
+        on_api.cluster.kubectl(
+            "create", "-f", "-", "--namespace", on_api.namespace, input=json.dumps(unplaced(batchcount=5))
+        )
+
+
+def unplaced(name: str = "orders", **spec: Any) -> Manifest:
+    given = manifest(name, **spec)
+    del given["metadata"]["namespace"]
+    return given
+
+
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "batchCount": st.sampled_from([0, 1, 10, 1000, 1001, "10", True, None, -1]),
+    "replicas": st.sampled_from([0, 1, 1000, 1001, "1", None]),
+    "startFrom": st.sampled_from(["0", "$", "1-1", "1-", "-1", "$0", "00", "", None, 0]),
+    "encoding": st.sampled_from(["utf-8", "bytes", "UTF-8", "", None]),
+    "drainTimeout": st.sampled_from(
+        ["1s", "3600s", "1h0.001ms", "1.5m", "1e1s", "0.9s", "+5s", "5", "1h1s", "60m", "0h1s", "1µs", None, 5]
+    ),
+    "pollInterval": st.sampled_from(["100ms", "99.999ms", "0.1s", "1m", "1m0s1ms", ""]),
+    "reconnect": st.fixed_dictionaries(
+        {},
+        optional={
+            "minDelay": st.sampled_from(["1ms", "50ms", "5s", "6s", "1m", "61s", "0.5ms", None]),
+            "maxDelay": st.sampled_from(["1ms", "49ms", "5s", "5m", "301s", None]),
+        },
+    ),
+    "redis": st.fixed_dictionaries(
+        {},
+        optional={
+            "url": st.sampled_from(["redis://r", "rediss://r/1", "http://r", "redis://a@r", "redis:/r", "", None]),
+            "urlSecretRef": st.sampled_from([{"name": "a", "key": "b"}, {"name": "a"}, {"name": "", "key": "b"}, None]),
+        },
+    ),
+    "handler": st.fixed_dictionaries(
+        {},
+        optional={
+            "python": st.sampled_from(["a:b", "a.b.c:d", "a", "a:b:c", "1a:b", "a.:b", "a:b\n", "é:b", "", None]),
+            "source": st.sampled_from(["x = 1", "", " ", None]),
+        },
+    ),
+    "env": st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "name": st.sampled_from(["A", "B", "STREAMCONSUMER_A", "STREAMCONSUMER", "1", "A-B", ""]),
+                "value": st.sampled_from(["", "x", None]),
+            },
+        ),
+        max_size=3,
+    ),
+    "resources": st.fixed_dictionaries(
+        {},
+        optional={
+            "limits": st.dictionaries(
+                st.sampled_from(["cpu", "memory"]),
+                st.sampled_from([1, 0, -1, "1", "0.5", ".5", "1Ki", "1ki", "1e3", "-1", "1 ", "", True]),
+                max_size=2,
+            )
+        },
+    ),
+    "telemetry": st.sampled_from([{}, {"endpoint": "http://c"}, {"endpoint": "c"}, {"endpoint": None}, None]),
+}
+
+
+@given(spec=st.fixed_dictionaries({}, optional=VALUES))
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_pydantic_and_the_api_server_agree(api: ApiServer, spec: dict[str, Any]) -> None:
+    """What `render` and `dev` accept, the cluster accepts, and the other way round."""
+    tried = manifest(**spec)
+    try:
+        StreamConsumer.parse(tried)
+    except InvalidResource as error:
+        refusal(api, tried), str(error)
+    else:
+        accepted(api, tried)
+
+
+def test_defaults_are_written_down_when_a_resource_is_stored(api: ApiServer) -> None:
+    spec = accepted(api, manifest(delivery={}, reconnect={}, env=[{"name": "A"}]))["spec"]
+    assert {name: spec[name] for name in ("replicas", "batchCount", "concurrency", "startFrom", "encoding")} == {
+        "replicas": 1,
+        "batchCount": 10,
+        "concurrency": 1,
+        "startFrom": "0",
+        "encoding": "utf-8",
+    }
+    assert (spec["pollInterval"], spec["drainTimeout"]) == ("5s", "25s")
+    assert (spec["delivery"], spec["reconnect"]) == ({"minIdle": "30s"}, {"minDelay": "50ms", "maxDelay": "5s"})
+    assert spec["env"] == [{"name": "A", "value": ""}]
+
+
+@pytest.mark.parametrize("field", ["stream", "consumerGroup"])
+def test_who_reads_what_never_changes(on_api: Place, field: str) -> None:
+    on_api.create(manifest())
+    with pytest.raises(ProgramFailed, match=f"{field} is immutable: create another StreamConsumer"):
+        on_api.edit("orders", **{field: "other"})
+    assert on_api.edit("orders", batchCount=20)["spec"]["batchCount"] == 20
+
+
+def test_a_status_cannot_be_written_with_the_spec(on_api: Place) -> None:
+    stored = on_api.create({**manifest(), "status": {"replicas": 5}})
+    assert "status" not in stored
+    assert stored["metadata"]["generation"] == 1
+
+
+def test_writing_the_status_is_no_new_generation(on_api: Place) -> None:
+    on_api.create(manifest())
+    status = {"replicas": 2, "readyReplicas": 1, "selector": f"{names.LABEL_CONSUMER}=orders"}
+    told = on_api.patch("StreamConsumer", "orders", {"status": status}, "/status")
+    assert told["metadata"]["generation"] == 1
+    assert told["status"]["readyReplicas"] == 1
+
+
+def test_explain_reads_like_documentation(api: ApiServer) -> None:
+    told = api.kubectl("explain", "stc.spec.redis")
+    assert "The Redis or Valkey server that holds the stream." in " ".join(told.split())
+    assert "`redis://host:port/database`, or `rediss://` for TLS." in " ".join(told.split())
+    assert "<empty>" not in told
+
+
+def test_explain_describes_every_field(api: ApiServer) -> None:
+    told = api.kubectl("explain", "streamconsumer", "--recursive", "--output", "plaintext-openapiv2")
+    assert all(field in told for field in ("pollInterval", "minIdle", "urlSecretRef", "lastTransitionTime"))
+    assert "<no description>" not in api.kubectl("explain", "stc.spec")
+
+
+def test_the_short_name_and_the_category_lead_to_it(on_api: Place) -> None:
+    on_api.create(manifest())
+    for word in ("stc", "streamconsumer", "streams"):
+        assert on_api.kubectl("get", word, "--output", "name") == "streamconsumer.streamconsumer.dev/orders\n"
+
+
+def test_get_shows_what_one_asks_first(on_api: Place) -> None:
+    on_api.create(manifest(replicas=3))
+    told = {"type": "Ready", "status": "False", "reason": "PodsStarting", "message": "1 of 3 pods ready."}
+    condition = {**told, "lastTransitionTime": "2026-11-24T12:00:00Z", "observedGeneration": 1}
+    status = {"status": {"readyReplicas": 1, "conditions": [condition]}}
+    on_api.patch("StreamConsumer", "orders", status, "/status")
+    head, row = on_api.kubectl("get", "stc").splitlines()
+    assert head.split() == ["NAME", "STREAM", "GROUP", "DESIRED", "READY", "STATUS", "AGE"]
+    assert row.split()[:6] == ["orders", "orders", "billing", "3", "1", "PodsStarting"]
+    wide = on_api.kubectl("get", "stc", "--output", "wide")
+    assert "shop:1.4" in wide
+    assert "1 of 3 pods ready." in wide
+
+
+def test_a_status_with_a_garbled_condition_is_refused(on_api: Place) -> None:
+    on_api.create(manifest())
+    with pytest.raises(ProgramFailed, match=r"status.conditions\[0\]"):
+        on_api.patch("StreamConsumer", "orders", {"status": {"conditions": [{"type": "Ready"}]}}, "/status")
+
+
+def test_it_scales_like_a_deployment(on_api: Place) -> None:
+    on_api.create(manifest())
+    on_api.kubectl("scale", "stc/orders", "--replicas=3")
+    assert on_api.get("StreamConsumer", "orders")["spec"]["replicas"] == 3
+    status = {"status": {"replicas": 2, "selector": f"{names.LABEL_CONSUMER}=orders"}}
+    on_api.patch("StreamConsumer", "orders", status, "/status")
+    scale = on_api.cluster.request("GET", on_api.path("StreamConsumer", "orders") + "/scale")
+    assert scale["spec"] == {"replicas": 3}
+    assert scale["status"] == {"replicas": 2, "selector": "streamconsumer.dev/name=orders"}
+
+
+@pytest.mark.parametrize("replicas", [-1, 1001])
+def test_it_scales_only_within_its_bounds(on_api: Place, replicas: int) -> None:
+    on_api.create(manifest())
+    with pytest.raises(ProgramFailed):
+        on_api.patch("StreamConsumer", "orders", {"spec": {"replicas": replicas}}, "/scale")
+
+
+def test_the_samples_are_accepted_as_they_are(api: ApiServer, pytestconfig: pytest.Config) -> None:
+    for path in sorted((pytestconfig.rootpath / "k8s" / "samples").glob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            if document["kind"] == "StreamConsumer":
+                accepted(api, document)
