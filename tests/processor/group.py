@@ -114,10 +114,7 @@ class Group:
 
     async def entries(self) -> list[Pending]:
         found = await self.client.xpending_range(STREAM, GROUP, "-", "+", 10_000)
-        return [
-            Pending(e["message_id"], e["consumer"], e["time_since_delivered"], e["times_delivered"])
-            for e in found
-        ]
+        return [Pending(e["message_id"], e["consumer"], e["time_since_delivered"], e["times_delivered"]) for e in found]
 
     async def consumers(self) -> set[str]:
         return {each["name"] for each in await self.client.xinfo_consumers(STREAM, GROUP)}
@@ -149,8 +146,5 @@ class Group:
     async def commands(self) -> dict[str, int]:
         """How often each command was executed since, those inside scripts included."""
         stats = await self.client.info("commandstats")
-        calls = {
-            name.removeprefix("cmdstat_").partition("|")[0]: int(stat["calls"])
-            for name, stat in stats.items()
-        }
+        calls = {name.removeprefix("cmdstat_").partition("|")[0]: int(stat["calls"]) for name, stat in stats.items()}
         return {name: count for name, count in calls.items() if name not in _ONLY_LOOKING}

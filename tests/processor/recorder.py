@@ -12,9 +12,7 @@ from tests.processor.eventually import eventually
 class Recorder:
     """Remembers each message; goes no further while `gate` is closed; then raises what `failing` says, if anything."""
 
-    def __init__(
-        self, failing: Callable[[Message], BaseException | None] | None = None, *, gate: bool = True
-    ) -> None:
+    def __init__(self, failing: Callable[[Message], BaseException | None] | None = None, *, gate: bool = True) -> None:
         self.seen: list[Message] = []
         self.finished: list[str] = []
         self.cancelled: list[str] = []

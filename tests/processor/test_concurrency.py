@@ -12,9 +12,7 @@ from tests.processor.recorder import Recorder
 
 
 @pytest.mark.parametrize(("concurrency", "batch"), [(1, 10), (8, 10), (30, 10), (3, 1)])
-async def test_that_many_handlers_run_at_once_and_never_more(
-    group: Group, concurrency: int, batch: int
-) -> None:
+async def test_that_many_handlers_run_at_once_and_never_more(group: Group, concurrency: int, batch: int) -> None:
     handler = Recorder(gate=False)
     await group.start(handler, concurrency=concurrency, batch=batch)
     await group.add(100)

@@ -186,9 +186,7 @@ async def unprintable(data: dict[str, Any]) -> None:
     raise _Unprintable
 
 
-@pytest.mark.parametrize(
-    "handler", [OwnCancellation(), exit_of_a_library, leaked_stop_iteration, unprintable]
-)
+@pytest.mark.parametrize("handler", [OwnCancellation(), exit_of_a_library, leaked_stop_iteration, unprintable])
 async def test_whatever_a_handler_ends_with_is_a_failure_of_that_message(
     group: Group, caplog: pytest.LogCaptureFixture, handler: Any
 ) -> None:

@@ -162,9 +162,7 @@ async def test_nothing_is_lost_or_stuck_through_a_hundred_lost_replies(group: Gr
     async with Proxy(group.server).running() as proxy:
         proxy.cut_replies(Cut(0.3))
         manager = group.manager(proxy.url)
-        processor = await group.start(
-            handle_briefly, manager=manager, concurrency=3, settings={"reconnect": QUICKLY}
-        )
+        processor = await group.start(handle_briefly, manager=manager, concurrency=3, settings={"reconnect": QUICKLY})
         ids = []
         while proxy.cuts < 100:
             ids += await group.add(5)

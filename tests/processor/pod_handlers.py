@@ -1,0 +1,44 @@
+"""What the processors that tests start as processes run."""
+
+import asyncio
+import logging
+import sys
+import time
+from typing import Any
+
+log = logging.getLogger("shop")
+
+
+async def note(data: dict[str, Any]) -> None:
+    log.info("handled", extra={"n": data.get("n")})
+
+
+async def slow(data: dict[str, Any]) -> None:
+    log.info("begun")
+    await asyncio.sleep(float(data["seconds"]))
+    log.info("handled")
+
+
+def slow_thread(data: dict[str, Any]) -> None:
+    log.info("begun")
+    time.sleep(float(data["seconds"]))
+    log.info("handled")
+
+
+async def stubborn(data: dict[str, Any]) -> None:
+    log.info("begun")
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            log.info("refused")
+
+
+async def failing(data: dict[str, Any]) -> None:
+    raise ConnectionResetError("the bank hung up")
+
+
+async def stack(data: dict[str, Any]) -> None:
+    """Say what is loaded that should not be."""
+    heavy = ("opentelemetry.sdk.trace", "opentelemetry.exporter", "kopf", "kubernetes", "aiohttp")
+    log.info("loaded", extra={"heavy": [name for name in heavy if name in sys.modules]})

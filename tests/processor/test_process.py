@@ -1,0 +1,279 @@
+"""The process in a pod: starts or says why not, ends on a signal in time, loses nothing when it is killed."""
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.processor.eventually import eventually
+from tests.processor.group import Group
+from tests.processor.pod import Pod
+
+NewPod = Callable[..., Pod]
+
+
+@pytest.fixture
+async def new_pod(tmp_path: Path, group: Group) -> AsyncIterator[NewPod]:
+    """Pods over `group`'s server: `new_pod("pod_handlers:note", drain_timeout="3s")`."""
+    pods: list[Pod] = []
+
+    def new(handler: str, **settings: str) -> Pod:
+        folder = tmp_path / f"pod-{len(pods)}"
+        folder.mkdir()
+        pods.append(Pod(folder, group.url, handler, **settings))
+        return pods[-1]
+
+    yield new
+    for pod in pods:
+        pod.remove()
+
+
+# -- ending ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_an_idle_pod_ends_within_a_second(group: Group, new_pod: NewPod, number: signal.Signals) -> None:
+    pod = new_pod("pod_handlers:note", poll_interval="1m").start()
+    await pod.says("processor started")
+    await eventually(group.exists)
+    begun = time.monotonic()
+    pod.signal(number)
+    assert await pod.ended() == 0
+    assert time.monotonic() - begun < 1
+    assert await group.consumers() == set()
+
+
+async def test_a_busy_pod_finishes_its_message_and_hands_the_others_back(group: Group, new_pod: NewPod) -> None:
+    running, *others = await group.add(5, {"seconds": "1"})
+    pod = new_pod("pod_handlers:slow").start()
+    await pod.says("begun")
+    pod.signal(signal.SIGTERM)
+    assert await pod.ended() == 0
+    assert [line["message_id"] for line in pod.said("handled")] == [running]
+    left = await group.entries()
+    assert [each.message_id for each in left] == others
+    assert all(each.idle_ms >= 30_000 for each in left)
+
+
+@pytest.mark.parametrize("handler", ["slow", "slow_thread", "stubborn"])
+async def test_a_pod_ends_at_its_drain_time_out_whatever_the_handler_does(
+    group: Group, new_pod: NewPod, handler: str
+) -> None:
+    await group.add(1, {"seconds": "30"})
+    pod = new_pod(f"pod_handlers:{handler}", drain_timeout="1s").start()
+    await pod.says("begun")
+    begun = time.monotonic()
+    pod.signal(signal.SIGTERM)
+    assert await pod.ended() == 0
+    assert 0.9 < time.monotonic() - begun < 1 + 2.5
+    assert await group.pending() == 1
+
+
+async def test_a_second_signal_ends_the_drain(group: Group, new_pod: NewPod) -> None:
+    await group.add(1, {"seconds": "30"})
+    pod = new_pod("pod_handlers:slow").start()
+    await pod.says("begun")
+    pod.signal(signal.SIGTERM)
+    await pod.says("draining")
+    pod.signal(signal.SIGTERM)
+    assert await pod.ended(within=2) == 0
+    assert await group.pending() == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root may make a PID namespace")
+@pytest.mark.parametrize("moment", ["importing", "idle", "busy"])
+async def test_a_pod_ends_as_process_1_too(group: Group, new_pod: NewPod, moment: str) -> None:
+    """The kernel gives process 1 no default: a signal that nobody handles is as if it had never been sent."""
+    pod = new_pod({"busy": "pod_handlers:slow", "importing": "slow_import:handle"}.get(moment, "pod_handlers:note"))
+    (pod.folder / "slow_import.py").write_text("print('importing', flush=True)\nimport time; time.sleep(60)\n")
+    await group.add(1, {"seconds": "1", "n": "1"})
+    pod.start(under=["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"])
+    if moment == "importing":
+        await eventually(lambda: {"text": "importing"} in pod.lines)
+    else:
+        await pod.says("begun" if moment == "busy" else "handled")
+    assert pod.process
+    [first] = Path(f"/proc/{pod.process.pid}/task/{pod.process.pid}/children").read_text().split()
+    pod.signal(signal.SIGTERM, int(first))
+    assert await pod.ended() == 0
+    if moment != "importing":
+        assert await group.pending() == 0
+
+
+async def test_a_pod_that_never_reached_its_server_ends_in_time(new_pod: NewPod, group: Group) -> None:
+    group.server.pause()
+    pod = new_pod("pod_handlers:note").start()
+    await pod.says("processor started")
+    begun = time.monotonic()
+    pod.signal(signal.SIGTERM)
+    assert await pod.ended() == 0
+    assert time.monotonic() - begun < 4
+    group.server.resume()
+
+
+async def test_a_pod_that_is_killed_and_started_again_handles_everything(group: Group, new_pod: NewPod) -> None:
+    ids = await group.add(300, {"seconds": "0.005"})
+    pod = new_pod("pod_handlers:slow", concurrency="4")
+    for killed in range(3):
+        pod.start()
+        await pod.says("handled", times=40 * (killed + 1))
+        pod.signal(signal.SIGKILL)
+        assert await pod.ended() == -signal.SIGKILL
+    pod.start()
+    await eventually(lambda: {line["message_id"] for line in pod.said("handled")} == set(ids), within=15)
+    await group.settled()
+    twice = len(pod.said("handled")) - len(ids)
+    assert twice <= 3 * (4 + 10), "a kill repeats at most what was running or not acknowledged yet"
+
+
+# -- not beginning --------------------------------------------------------------------------------------------------
+
+BROKEN_MODULES = {
+    "raises.py": "raise RuntimeError('no\\nlicence')",
+    "exits.py": "import sys; sys.exit(3)",
+    "syntax.py": "def handle(data)\n",
+    "inner.py": "import not_installed",
+    "shop.py": """
+import functools
+number = 7
+def nothing(): ...
+def two(data, more): ...
+def generator(data): yield
+async def async_generator(data): yield
+def keyword(*, data): ...
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("handler", "sentence"),
+    [
+        ("nowhere:handle", "module 'nowhere' not found"),
+        ("nowhere.deep.er:handle", "module 'nowhere' not found"),
+        ("inner:handle", "module 'not_installed' not found"),
+        ("raises:handle", "importing it failed: RuntimeError: no licence"),
+        ("exits:handle", "importing it failed: SystemExit: 3"),
+        ("syntax:handle", "importing it failed: SyntaxError"),
+        ("shop:missing", "module 'shop' has no 'missing'; it has nothing, two, generator"),
+        ("shop:number", "is int; expected a function that takes one dict"),
+        ("shop:nothing", "takes (); expected one argument, the message's data"),
+        ("shop:two", "takes (data, more); expected one argument"),
+        ("shop:keyword", "takes (*, data); expected one argument"),
+        ("shop:generator", "is a generator: calling it would run none of it"),
+        ("shop:async_generator", "is a generator: calling it would run none of it"),
+        ("not a path", "STREAMCONSUMER_HANDLER_PYTHON is 'not a path'"),
+    ],
+)
+async def test_a_handler_that_cannot_be_used_is_told_in_one_line(new_pod: NewPod, handler: str, sentence: str) -> None:
+    pod = new_pod(handler)
+    for name, text in BROKEN_MODULES.items():
+        (pod.folder / name).write_text(text)
+    assert await pod.start().ended() == 78
+    [line] = pod.lines
+    assert sentence in line["message"]
+    assert line["level"] == "CRITICAL"
+    assert pod.termination_log.read_text() == line["message"]
+    assert "\n" not in line["message"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentences"),
+    [
+        ({"STREAMCONSUMER_STREAM": None}, ["STREAMCONSUMER_STREAM is missing; it is required"]),
+        (
+            {"STREAMCONSUMER_STREAM": None, "STREAMCONSUMER_REDIS_URL": None},
+            ["STREAMCONSUMER_STREAM is missing", "STREAMCONSUMER_REDIS_URL is missing"],
+        ),
+        ({"STREAMCONSUMER_BATCH_COUNT": "many"}, ["STREAMCONSUMER_BATCH_COUNT is 'many'"]),
+        ({"STREAMCONSUMER_POLL_INTERVAL": "1 day"}, ["STREAMCONSUMER_POLL_INTERVAL is '1 day'"]),
+        ({"STREAMCONSUMER_REDIS_URL": "http://:s3cret@redis"}, ["STREAMCONSUMER_REDIS_URL"]),
+        ({"STREAMCONSUMER_REDIS_URL": "redis://:s3cret/x@redis:6379/0"}, ["STREAMCONSUMER_REDIS_URL"]),
+        ({"STREAMCONSUMER_REDIS_URL": "redis://:s3cret@redis:port/0"}, ["STREAMCONSUMER_REDIS_URL"]),
+        ({"STREAMCONSUMER_HTTP_PORT": "99999"}, ["STREAMCONSUMER_HTTP_PORT is '99999'"]),
+    ],
+)
+async def test_variables_that_are_missing_or_wrong_are_told_in_one_line(
+    new_pod: NewPod, environment: dict[str, str | None], sentences: list[str]
+) -> None:
+    pod = new_pod("pod_handlers:note")
+    for name, value in environment.items():
+        pod.environment.pop(name, None)
+        if value is not None:
+            pod.environment[name] = value
+    assert await pod.start().ended() == 78
+    [line] = pod.lines
+    assert all(sentence in line["message"] for sentence in sentences)
+    assert "s3cret" not in pod.output.read_text() + pod.termination_log.read_text()
+
+
+async def test_a_port_that_is_taken_is_told_in_one_line(new_pod: NewPod, group: Group) -> None:
+    pod = new_pod("pod_handlers:note", http_port=str(group.server.port))
+    assert await pod.start().ended() == 78
+    [line] = pod.lines
+    assert f"STREAMCONSUMER_HTTP_PORT is {group.server.port}" in line["message"]
+    assert "in use" in line["message"]
+
+
+async def test_a_password_is_never_printed(new_pod: NewPod, group: Group) -> None:
+    pod = new_pod("pod_handlers:note", redis_password="s3cret", log_level="DEBUG")
+    pod.environment["STREAMCONSUMER_REDIS_URL"] = f"redis://:s3cret@127.0.0.1:{group.server.port}/0?password=s3cret"
+    pod.start()
+    port = await pod.port()
+    await eventually(lambda: any("password" in str(line.get("message")) for line in pod.lines))
+    await asyncio.sleep(0.2)
+    pod.signal(signal.SIGTERM)
+    assert await pod.ended() == 0
+    assert port
+    assert "s3cret" not in pod.output.read_text()
+
+
+# -- running --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_pod_answers_its_probes_and_metrics_and_logs_json(group: Group, new_pod: NewPod) -> None:
+    ids = await group.add(3)
+    pod = new_pod("pod_handlers:note").start()
+    await pod.says("handled", times=3)
+    await group.settled()
+    port = await pod.port()
+
+    def get(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    assert await asyncio.to_thread(get, "/livez") == "ok\n"
+    assert await asyncio.to_thread(get, "/readyz") == "ok\n"
+    families = text_string_to_metric_families(await asyncio.to_thread(get, "/metrics"))
+    found = {sample.name: sample for family in families for sample in family.samples}
+    assert found["streamconsumer_acknowledged_total"].value == 3
+    assert found["streamconsumer_delivered_total"].labels == {"stream": "orders", "consumer_group": "billing"}
+    assert [line["message_id"] for line in pod.said("handled")] == ids
+    assert {(line["level"], line["logger"], line["n"]) for line in pod.said("handled")} == {
+        ("INFO", "shop", str(number)) for number in range(3)
+    }
+    assert all("time" in line for line in pod.lines)
+    pod.signal(signal.SIGTERM)
+    assert await pod.ended() == 0
+
+
+async def test_logs_for_people_are_one_line_a_failure(group: Group, new_pod: NewPod) -> None:
+    [message_id] = await group.add()
+    pod = new_pod("pod_handlers:failing", log_format="text").start()
+    told = f"message_id={message_id} stream=orders deliveries=1 error=ConnectionResetError: the bank hung up"
+    await eventually(lambda: told in pod.output.read_text(), within=15)
+    assert "Traceback" not in pod.output.read_text()
+
+
+async def test_without_an_endpoint_no_telemetry_sdk_and_no_operator_is_loaded(group: Group, new_pod: NewPod) -> None:
+    await group.add()
+    pod = new_pod("pod_handlers:stack").start()
+    [line] = await pod.says("loaded")
+    assert line["heavy"] == [], "redis-py itself loads the SDK's metrics where they are installed, no more than that"
+    assert "trace_id" not in line
