@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from streamconsumer.errors import HandlerUnusable
+from streamconsumer.processor.faults import told
 from streamconsumer.processor.message import current_message
 
 Handler = Callable[[dict[Any, Any]], Any]
@@ -41,10 +42,8 @@ def load(path: str) -> Handler:
     except ModuleNotFoundError as error:
         missing = f"module {error.name!r} not found" if error.name else str(error)
         raise HandlerUnusable(f"handler {path!r}: {missing}; is it in the image and on PYTHONPATH?") from None
-    except Exception as error:
-        raise HandlerUnusable(
-            f"handler {path!r}: importing it failed: {type(error).__name__}: {error}"
-        ) from error
+    except (Exception, SystemExit) as error:
+        raise HandlerUnusable(f"handler {path!r}: importing it failed: {told(error)}") from error
     handler = getattr(module, name, None)
     if handler is None:
         there = ", ".join(public) if (public := _functions(module)) else "no functions"
@@ -55,9 +54,9 @@ def load(path: str) -> Handler:
 def checked(handler: Any, path: str) -> Handler:
     """The handler, if it can be called with a message's data. Raises HandlerUnusable."""
     if not callable(handler):
-        raise HandlerUnusable(
-            f"handler {path!r} is {type(handler).__name__}; expected a function that takes one dict"
-        )
+        raise HandlerUnusable(f"handler {path!r} is {type(handler).__name__}; expected a function that takes one dict")
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        raise HandlerUnusable(f"handler {path!r} is a generator: calling it would run none of it; take `yield` out")
     try:
         inspect.signature(handler).bind({})
     except TypeError:
@@ -91,8 +90,4 @@ def _contained(handler: Handler, data: dict[Any, Any]) -> Any:
 
 
 def _functions(module: Any) -> list[str]:
-    return [
-        name
-        for name, member in vars(module).items()
-        if inspect.isfunction(member) and not name.startswith("_")
-    ]
+    return [name for name, member in vars(module).items() if inspect.isfunction(member) and not name.startswith("_")]

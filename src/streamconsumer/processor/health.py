@@ -50,9 +50,7 @@ class Endpoint:
     def __init__(self, health: Health, registry: CollectorRegistry, host: str, port: int) -> None:
         self._server = _Server((host, port), _handler(health, registry))
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="health", daemon=True
-        )
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -77,9 +75,7 @@ def _handler(health: Health, registry: CollectorRegistry) -> type[BaseHTTPReques
                 case "/metrics":
                     self._answer(200, generate_latest(registry), CONTENT_TYPE_LATEST)
                 case _:
-                    self._verdict(
-                        good=False, text="not found; try /livez, /readyz or /metrics", otherwise=404
-                    )
+                    self._verdict(good=False, text="not found; try /livez, /readyz or /metrics", otherwise=404)
 
         def _verdict(self, good: bool, text: str, otherwise: int = 503) -> None:
             self._answer(200 if good else otherwise, f"{text}\n".encode(), "text/plain; charset=utf-8")

@@ -45,9 +45,7 @@ def configure(level: str, log_format: str) -> None:
     handler.addFilter(_Correlated())
     if log_format == "json":
         renamed = {"levelname": "level", "name": "logger"}
-        handler.setFormatter(
-            JsonFormatter("%(message)s%(levelname)s%(name)s", rename_fields=renamed, timestamp="time")
-        )
+        handler.setFormatter(JsonFormatter("%(message)s%(levelname)s%(name)s", rename_fields=renamed, timestamp="time"))
     else:
         handler.setFormatter(_Text("%(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
-from streamconsumer.model.environment import from_env
+from streamconsumer.model.environment import from_env, variable
 from streamconsumer.model.settings import ProcessorSettings
 from streamconsumer.processor import logs
 from streamconsumer.processor.handler import Handler, load
@@ -33,28 +33,33 @@ log = logging.getLogger(__name__)
 def run() -> int:
     """Run one processor from its environment until a signal ends it. Returns the exit code."""
     logs.configure("INFO", os.environ.get("STREAMCONSUMER_LOG_FORMAT", "json"))
+    # Until there is something to drain, a signal just ends it: process 1 has no such default.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:
         settings = from_env(ProcessorSettings, os.environ)
         logs.configure(settings.log_level, settings.log_format)
-        sys.path[:0] = [path for path in (os.getcwd(), names.SOURCE_FOLDER) if path not in sys.path]
-        handler = load(settings.handler.python)
+        sys.path[:0] = [path for path in (str(Path.cwd()), names.SOURCE_FOLDER) if path not in sys.path]
+        _run_until_signalled(settings, load(settings.handler.python))
     except InvalidSettings as error:
         return _give_up(error)
-
-    import uvloop  # noqa: PLC0415 - only this process runs on it
-
-    telemetry = _telemetry(settings)
-    stuck = uvloop.run(_serve(settings, handler, telemetry))
-    if telemetry and not telemetry.shutdown():
-        log.warning("the collector did not take the last spans in time; they are lost")
-    logging.shutdown()
-    if stuck:  # a thread that runs a handler cannot be ended; Python would wait for it
-        os._exit(0)
     return 0
 
 
+def _run_until_signalled(settings: ProcessorSettings, handler: Handler) -> None:
+    import uvloop  # noqa: PLC0415 - only this process runs on it
+
+    telemetry = _telemetry(settings)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        stuck = runner.run(_serve(settings, handler, telemetry))
+        if telemetry and not telemetry.shutdown():
+            log.warning("the collector did not take the last spans in time; they are lost")
+        if stuck:  # closing the loop would wait for a coroutine that refuses to end, leaving Python for a thread
+            logging.shutdown()
+            os._exit(0)
+
+
 def _give_up(error: InvalidSettings) -> int:
-    line = f"{type(error).__name__}: {error}"
+    line = " ".join(f"{type(error).__name__}: {error}".split())
     log.critical(line)
     path = os.environ.get("STREAMCONSUMER_TERMINATION_LOG", names.TERMINATION_LOG)
     with suppress(OSError):  # there is none outside a pod
@@ -63,12 +68,15 @@ def _give_up(error: InvalidSettings) -> int:
 
 
 async def _serve(settings: ProcessorSettings, handler: Handler, telemetry: Telemetry | None) -> bool:
-    """Startup, listening, shutdown. True if handlers in threads are still running."""
+    """Startup, listening, shutdown. True if handlers are still running."""
     metrics, health = Metrics(), Health()
     labels = {"stream": settings.stream, "consumer_group": settings.consumer_group}
-    endpoint = Endpoint(health, registry(metrics, labels), settings.http_host, settings.http_port)
-    endpoint.start()
     manager = _manager(settings)
+    try:
+        endpoint = Endpoint(health, registry(metrics, labels), settings.http_host, settings.http_port)
+    except OSError as error:
+        raise InvalidSettings(f"{variable('http_port')} is {settings.http_port}: {error.strerror}") from None
+    endpoint.start()
     processor = RedisStreamProcessor(
         manager,
         settings.stream,
@@ -105,14 +113,20 @@ async def _serve(settings: ProcessorSettings, handler: Handler, telemetry: Telem
 
 def _manager(settings: ProcessorSettings) -> StreamManager:
     password = settings.redis.password
-    return StreamManager.from_url(
-        settings.redis.url,
-        username=settings.redis.username,
-        password=password.get_secret_value() if password else None,
-        start_from=settings.start_from,
-        encoding=settings.encoding,
-        min_idle=settings.delivery.min_idle,
-    )
+    try:
+        return StreamManager.from_url(
+            settings.redis.url,
+            username=settings.redis.username,
+            password=password.get_secret_value() if password else None,
+            start_from=settings.start_from,
+            encoding=settings.encoding,
+            min_idle=settings.delivery.min_idle,
+        )
+    except ValueError:  # whose text may quote the password
+        raise InvalidSettings(
+            f"{variable('redis', 'url')} is no redis://[user:password@]host[:port][/db]; "
+            "in a password, write / as %2F, # as %23 and ? as %3F"
+        ) from None
 
 
 def _telemetry(settings: ProcessorSettings) -> Telemetry | None:

@@ -30,9 +30,7 @@ class Metrics:
     redelivered: int = _counter("How many entries this consumer had begun before and was given again")
     claimed: int = _counter("How many entries were taken over because they showed no sign of life")
     acknowledged: int = _counter("How many entries Redis confirmed as acknowledged")
-    acknowledgements_lost: int = _counter(
-        "How many acknowledgements found nothing pending: the group was gone"
-    )
+    acknowledgements_lost: int = _counter("How many acknowledgements found nothing pending: the group was gone")
     failed: int = _counter("How many messages failed in the handler or could not be decoded")
     lost_ownership: int = _counter("How many messages another consumer took over while they ran here")
     lost_to_trimming: int = _counter("How many entries were trimmed from the stream while pending")
@@ -63,23 +61,17 @@ class Exposition:
     def collect(self) -> Iterator[Metric]:
         for each in fields(Metrics):
             if "description" in each.metadata:
-                counter = CounterMetricFamily(
-                    f"{PREFIX}_{each.name}", each.metadata["description"], labels=self._names
-                )
+                counter = CounterMetricFamily(f"{PREFIX}_{each.name}", each.metadata["description"], labels=self._names)
                 counter.add_metric(self._values, getattr(self._metrics, each.name))
                 yield counter
-        gauge = GaugeMetricFamily(
-            f"{PREFIX}_in_flight", "How many messages are being handled", labels=self._names
-        )
+        gauge = GaugeMetricFamily(f"{PREFIX}_in_flight", "How many messages are being handled", labels=self._names)
         gauge.add_metric(self._values, self._metrics.in_flight)
         yield gauge
         yield self._durations()
 
     def _durations(self) -> Metric:
         cumulative, buckets = 0, []
-        for bound, count in zip(
-            [*map(str, BUCKETS_SECONDS), "+Inf"], self._metrics.duration_counts, strict=True
-        ):
+        for bound, count in zip([*map(str, BUCKETS_SECONDS), "+Inf"], self._metrics.duration_counts, strict=True):
             cumulative += count
             buckets.append((bound, float(cumulative)))
         histogram = HistogramMetricFamily(

@@ -301,9 +301,7 @@ class RedisStreamProcessor:
     async def _look_after_pending(self) -> None:
         """Renew what runs here, take over what shows no sign of life; during the drain too."""
         if self._intake.min_idle is None:
-            log.warning(
-                "this stream manager cannot renew or take over entries: those of a dead consumer stay pending"
-            )
+            log.warning("this stream manager cannot renew or take over entries: those of a dead consumer stay pending")
             return
         seconds = self._intake.min_idle.total_seconds()
         async with asyncio.TaskGroup() as group:
@@ -388,14 +386,10 @@ class RedisStreamProcessor:
         """Wait for the handlers, until the deadline or until hurried; then cancel them."""
         hurry = asyncio.create_task(self._hurry.wait())
         while self._running and not hurry.done() and (left := deadline - time.monotonic()) > 0:
-            await asyncio.wait(
-                {hurry, *self._running.values()}, timeout=left, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait({hurry, *self._running.values()}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         if running := set(self._running.values()):
-            log.warning(
-                "drain ended with messages running; they stay pending", extra={"messages": len(running)}
-            )
+            log.warning("drain ended with messages running; they stay pending", extra={"messages": len(running)})
             for task in running:
                 task.cancel()
             await asyncio.wait(running, timeout=LAST_WORDS.total_seconds())

@@ -78,14 +78,10 @@ class StreamManager:
         self.control.response_callbacks.clear()  # raw replies: redis-py's shapes drop what we need of XAUTOCLAIM
 
     @classmethod
-    def from_url(
-        cls, url: str, *, username: str | None = None, password: str | None = None, **options: Any
-    ) -> Self:
+    def from_url(cls, url: str, *, username: str | None = None, password: str | None = None, **options: Any) -> Self:
         """`redis://host:port/db`, `rediss://…` or `unix://…`; options as for the class. Nothing connects yet."""
         given: dict[str, Any] = {"username": username, "password": password}
-        pool = ConnectionPool.from_url(
-            url, **{key: value for key, value in given.items() if value is not None}
-        )
+        pool = ConnectionPool.from_url(url, **{key: value for key, value in given.items() if value is not None})
         return cls(Redis(connection_pool=pool), **options)
 
     async def ask(self, *command: Any) -> Any:
@@ -118,9 +114,7 @@ class StreamManager:
         """Acknowledge one entry. False: it was not pending (any more)."""
         return bool(await self.ask("XACK", stream_name, group_name, message_id))
 
-    def intake(
-        self, stream: str, group: str, consumer: str, block: timedelta, metrics: Metrics
-    ) -> "RedisIntake":
+    def intake(self, stream: str, group: str, consumer: str, block: timedelta, metrics: Metrics) -> "RedisIntake":
         """The full intake for one consumer."""
         return RedisIntake(self, stream, group, consumer, block, metrics)
 
@@ -411,9 +405,7 @@ class RedisIntake:
         ids = list(message_ids)
         for begin in range(0, len(ids), PAGE):
             page = ids[begin : begin + PAGE]
-            reply = await self._manager.ask(
-                "EVAL", scripts.RENEW, 1, self._stream, self._group, self._consumer, *page
-            )
+            reply = await self._manager.ask("EVAL", scripts.RENEW, 1, self._stream, self._group, self._consumer, *page)
             lost += [each.decode() for each in reply]
         now = time.monotonic()
         self._unsettled.update({message_id: now for message_id in ids if message_id in self._unsettled})

@@ -119,10 +119,7 @@ class Telemetry:
 
 def provider_from_env(environ: Mapping[str, str]) -> "TracerProvider | None":
     """An SDK that exports over OTLP/HTTP where the OTEL_ variables name an endpoint; None, and no SDK, otherwise."""
-    off = (
-        environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
-        or environ.get("OTEL_TRACES_EXPORTER") == "none"
-    )
+    off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
     if off or not any(environ.get(name) for name in ENDPOINT_VARIABLES):
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
