@@ -41,7 +41,7 @@ e2e: .venv/development
 	$(PYTEST) -m e2e -s tests
 
 bench: .venv/development
-	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python -m benchmarks.throughput
 
 generate: .venv/development
 	$(BIN)/python -m tools.generate

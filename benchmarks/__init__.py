@@ -1,0 +1,1 @@
+"""How fast the processor is, side by side with others in one run. `make bench` runs `throughput`."""
