@@ -95,27 +95,27 @@ def report(table: list[Row], server: str) -> str:
     facts = (
         f"CPython {platform.python_version()}, {server} on loopback, {os.cpu_count()} cores, {ROUNDS} rounds in turns"
     )
-    lines = [
-        f"{facts}; medians, in brackets the least and the most.",
-        "",
-        "| batch | who | messages a second | × the naive loop | × the pipelined loop | CPU µs a message | commands a message "
-        "| peak MiB |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    head = ["batch", "who", "messages a second", "to the naive loop", "to the pipelined loop"]
+    head += ["CPU µs a message", "commands a message", "peak MiB"]
+    lines = [f"{facts}; medians, in brackets the least and the most.", "", line(head), line(["---"] * len(head))]
     for row in table:
         peers = {each.name: each for each in table if each.batch == row.batch}
         cells = [
             str(row.batch),
             row.told,
-            f"{statistics.median(row.per_second):,.0f} ({min(row.per_second):,.0f} – {max(row.per_second):,.0f})",
+            f"{statistics.median(row.per_second):,.0f} ({min(row.per_second):,.0f} to {max(row.per_second):,.0f})",
             ratio(row, peers["naive"]),
             ratio(row, peers["pipelined"]),
             f"{statistics.median(row.cpu_microseconds):.1f}",
             f"{statistics.median(row.commands):.3f}",
             f"{statistics.median(row.megabytes):.0f}",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(line(cells))
     return "\n".join(lines)
+
+
+def line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def ratio(row: Row, to: Row) -> str:
