@@ -1,0 +1,349 @@
+"""The operator's own life: started, restarted, stopped, with few rights, and when the API server goes away."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from streamconsumer.model import names
+from streamconsumer.model.crd import custom_resource_definition
+from tests.cluster.api_server import ApiServer
+from tests.cluster.errors import ProgramFailed
+from tests.cluster.namespaces import fresh_namespace
+from tests.cluster.processes import free_port
+from tests.model.examples import Manifest, manifest
+from tests.operator.conftest import define
+from tests.operator.operators import OperatorProcess, running
+from tests.operator.places import Place, eventually, settled
+
+QUICK = 5.0
+"""Seconds: well inside any pod's grace period."""
+
+
+def reconciled(place: Place, name: str, within: float = 10.0, **expected: Any) -> Manifest:
+    """The Deployment, once the status speaks of the newest generation."""
+
+    def told() -> Manifest:
+        found = place.get("StreamConsumer", name)
+        assert found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
+        live = place.get("Deployment", f"{name}-consumer")
+        assert {key: live["spec"][key] for key in expected} == expected
+        return live
+
+    return eventually(told, within)
+
+
+def test_an_operator_that_is_asked_to_end_ends_at_once(on_api: Place, tmp_path: Path) -> None:
+    with running(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.namespace) as operator:
+        on_api.create(manifest())
+        reconciled(on_api, "orders")
+        code, seconds = operator.stop()
+    print(f"\nended after {seconds:.2f} s")
+    assert code == 0
+    assert seconds < QUICK
+    assert operator.said("operator stopped")
+
+
+def test_a_life_without_incidents_is_a_quiet_one(on_api: Place, tmp_path: Path) -> None:
+    """Not a line of kopf's, none that is not JSON, and none that alarms."""
+    with running(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.namespace) as operator:
+        on_api.create(manifest(replicas=2))
+        reconciled(on_api, "orders", replicas=2)
+        on_api.edit("orders", replicas=1, batchCount=20)
+        reconciled(on_api, "orders", replicas=1)
+        on_api.delete("StreamConsumer", "orders")
+        settled(on_api, 0.5)
+        operator.stop()
+    assert operator.noise() == []
+    assert {line["message"].split()[0] for line in operator.lines()} == {
+        *("operator", "ServiceAccount", "Deployment", "PodDisruptionBudget"),
+    }
+
+
+def test_a_restart_writes_nothing(on_api: Place, tmp_path: Path) -> None:
+    """Nor does an upgrade, which is a restart: what is right is left alone."""
+    for name, spec in {
+        "plain": manifest("plain"),
+        "full": manifest(
+            "full",
+            handler={"source": "x = 1"},
+            replicas=3,
+            env=[{"name": "EMPTY"}],
+            resources={"limits": {"cpu": "1000m", "memory": "1024Mi"}, "requests": {"cpu": 1}},
+        ),
+        "refused": manifest("refused", stream="$$(x)"),
+    }.items():
+        on_api.create({**spec, "metadata": {"name": name}})
+    told = {"watch_namespaces": on_api.namespace}
+    with running(on_api.cluster.kubeconfig, tmp_path, **told) as first:
+        for name in ("plain", "full", "refused"):
+            reconciled(on_api, name)
+        before = settled(on_api)
+        first.stop()
+    with running(on_api.cluster.kubeconfig, tmp_path, **told) as second:
+        eventually(lambda: check_all_seen(second, 3))
+        assert settled(on_api, 2) == before
+    assert {reason for name in ("plain", "full", "refused") for reason, _ in on_api.events(name)} == {"Created"}
+
+
+def check_all_seen(operator: OperatorProcess, consumers: int) -> None:
+    counted = [
+        line for line in operator.metrics().splitlines() if line.startswith("streamconsumer_operator_reconciles_total")
+    ]
+    assert sum(float(line.split()[-1]) for line in counted) >= consumers
+
+
+def test_only_the_namespaces_that_are_named_are_served(on_api: Place, tmp_path: Path) -> None:
+    with (
+        fresh_namespace(on_api.cluster) as second,
+        fresh_namespace(on_api.cluster) as other,
+        running(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=f"{on_api.namespace}, {second}"),
+    ):
+        places = [Place(on_api.cluster, name) for name in (on_api.namespace, second, other)]
+        for place in places:
+            place.create(manifest())
+        for place in places[:2]:
+            reconciled(place, "orders")
+        assert "status" not in places[2].get("StreamConsumer", "orders")
+        assert places[2].children("orders") == {}
+
+
+def restricted(place: Place, folder: Path, *, clusterwide: bool) -> Path:
+    """A kubeconfig with exactly the rights of the ClusterRole that the chart and kustomize install."""
+    role = yaml.safe_load((Path(__file__).parents[2] / "k8s" / "base" / "clusterrole.yaml").read_text())
+    prefix = "Cluster" if clusterwide else ""
+    kind, name = f"{prefix}Role", f"operator-{place.namespace}"
+    here = {} if clusterwide else {"namespace": place.namespace}
+    subject = {"kind": "ServiceAccount", "name": "operator", "namespace": place.namespace}
+    place.cluster.apply(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator", "namespace": place.namespace}},
+        {**role, "kind": kind, "metadata": {"name": name, **here}},
+        {
+            "apiVersion": role["apiVersion"],
+            "kind": f"{kind}Binding",
+            "metadata": {"name": name, **here},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name},
+            "subjects": [subject],
+        },
+    )
+    config = json.loads(place.cluster.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": place.kubectl("create", "token", "operator").strip()}
+    path = folder / "restricted.kubeconfig"
+    path.write_text(json.dumps(config))
+    return path
+
+
+@pytest.mark.parametrize("clusterwide", [True, False], ids=["in the cluster", "in one namespace"])
+def test_the_rights_that_are_installed_are_enough(on_api: Place, tmp_path: Path, clusterwide: bool) -> None:
+    kubeconfig = restricted(on_api, tmp_path, clusterwide=clusterwide)
+    served = {} if clusterwide else {"watch_namespaces": on_api.namespace}
+    with running(kubeconfig, tmp_path, **served) as operator:
+        on_api.create(manifest(handler={"source": "x = 1"}, replicas=2))
+        reconciled(on_api, "orders")
+        on_api.edit("orders", handler={"source": None, "python": "shop:handle"}, replicas=1)
+        reconciled(on_api, "orders", replicas=1)
+        eventually(lambda: check_children(on_api, "ServiceAccount", "Deployment"))
+        on_api.patch("Deployment", "orders-consumer", {"spec": {"replicas": 4}})
+        reconciled(on_api, "orders", replicas=1)
+        on_api.delete("Deployment", "orders-consumer")
+        reconciled(on_api, "orders")
+        eventually(lambda: check_reasons(on_api, "Created", "Updated", "Pruned", "DriftRepaired"))
+        assert operator.stop()[0] == 0
+    assert [line for line in operator.noise() if line.get("reason") != "DriftRepaired"] == []
+    assert "forbidden" not in operator.log.read_text()
+
+
+def check_children(place: Place, *kinds: str) -> None:
+    assert set(place.children("orders")) == set(kinds)
+
+
+def check_reasons(place: Place, *reasons: str) -> None:
+    assert {reason for reason, _ in place.events("orders")} == set(reasons)
+
+
+@pytest.fixture
+def own(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
+    """An API server that a test may break. It knows no StreamConsumers yet."""
+    with ApiServer() as server:
+        yield server
+
+
+def test_an_operator_that_starts_before_its_definition_waits_for_it(own: ApiServer, tmp_path: Path) -> None:
+    operator = OperatorProcess(own.kubeconfig, tmp_path).start()
+    try:
+        eventually(lambda: check_said(operator, "cannot list; will be tried again"), within=10)
+        assert operator.ended is None
+        define(own)
+        operator.wait_until_started(within=10)
+        place = Place(own, "default")
+        place.create(manifest())
+        reconciled(place, "orders")
+    finally:
+        operator.kill()
+
+
+def check_said(operator: OperatorProcess, message: str) -> None:
+    assert operator.said(message)
+
+
+def test_an_operator_without_an_api_server_waits_and_still_ends_at_once(own: ApiServer, tmp_path: Path) -> None:
+    config = json.loads(own.kubeconfig.read_text())
+    config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{free_port()}"
+    nowhere = tmp_path / "nowhere.kubeconfig"
+    nowhere.write_text(json.dumps(config))
+    operator = OperatorProcess(nowhere, tmp_path).start()
+    try:
+        eventually(lambda: check_said(operator, "cannot list; will be tried again"), within=10)
+        code, seconds = operator.stop()
+        assert code == 0
+        assert seconds < QUICK
+    finally:
+        operator.kill()
+
+
+def test_what_happens_while_the_watch_is_broken_is_made_up_for(own: ApiServer, tmp_path: Path) -> None:
+    """No watch tells afterwards what was deleted meanwhile: a new API server knows no history."""
+    define(own)
+    place = Place(own, "default")
+    with running(own.kubeconfig, tmp_path) as operator:
+        for name in ("changed", "robbed", "deleted"):
+            place.create(manifest(name))
+        for name in ("changed", "robbed", "deleted"):
+            reconciled(place, name)
+        settled(place, 0.5)
+        with blind(operator):
+            restart(own)
+            place.edit("changed", batchCount=20)
+            for kind, name in (
+                ("Deployment", "robbed-consumer"),
+                ("StreamConsumer", "deleted"),
+                ("Deployment", "deleted-consumer"),
+                ("ServiceAccount", "deleted-consumer"),
+            ):
+                place.delete(kind, name)
+        reconciled(place, "changed", within=30)
+        reconciled(place, "robbed", within=30)
+        settled(place, 3)
+        assert place.find("Deployment", "deleted-consumer") is None
+        place.create(manifest("deleted"))
+        reconciled(place, "deleted")
+        assert operator.stop()[0] == 0
+
+
+def test_an_operator_outlives_its_api_server(own: ApiServer, tmp_path: Path) -> None:
+    define(own)
+    place = Place(own, "default")
+    with running(own.kubeconfig, tmp_path) as operator:
+        place.create(manifest())
+        reconciled(place, "orders")
+        restart(own)
+        place.edit("orders", replicas=0)
+        reconciled(place, "orders", within=30, replicas=0)
+        assert operator.ended is None
+
+
+@contextmanager
+def blind(operator: OperatorProcess) -> Iterator[None]:
+    """Whatever happens in the block, the operator is not running."""
+    os.kill(operator.pid, signal.SIGSTOP)
+    yield
+    os.kill(operator.pid, signal.SIGCONT)
+
+
+def restart(server: ApiServer) -> None:
+    """kill -9, and the same again over the same etcd."""
+    program = server.programs["kube-apiserver"]
+    program.kill()
+    program.start()
+    program.wait_until(server._is_ready, 30)
+
+
+def test_what_got_past_validation_stalls_itself_and_nobody_else(own: ApiServer, tmp_path: Path) -> None:
+    """A definition that somebody loosened, or one of another version, lets through what cannot be acted on."""
+    loosened = custom_resource_definition()
+    loosened["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = {
+        "type": "object",
+        "x-kubernetes-preserve-unknown-fields": True,
+    }
+    define(own)
+    own.apply(loosened)
+    place = Place(own, "default")
+    with running(own.kubeconfig, tmp_path) as operator:
+
+        def create() -> None:
+            place.create(manifest("wrong", batchCount="many", redis={"url": "redis://:hunter2@redis"}))
+
+        eventually_without_errors(create)
+        place.create(manifest("right", replicas=2))
+        reconciled(place, "right", replicas=2)
+
+        def stalled() -> dict[str, Manifest]:
+            assert place.reason("wrong") == "InvalidSpec"
+            return place.conditions("wrong")
+
+        found = eventually(stalled)
+        assert {kind: each["status"] for kind, each in found.items()} == {
+            "Ready": "False",
+            "Reconciling": "False",
+            "Stalled": "True",
+        }
+        assert "spec.batchCount is 'many': must be a valid integer" in found["Stalled"]["message"]
+        assert "hunter2" not in json.dumps(place.get("StreamConsumer", "wrong")["status"]) + operator.log.read_text()
+        assert place.children("wrong") == {}
+        assert [reason for reason, _ in place.events("wrong")] == ["InvalidSpec"]
+        place.edit("wrong", batchCount=5, redis={"url": "redis://redis"})
+        reconciled(place, "wrong")
+        place.patch("Deployment", "right-consumer", {"spec": {"replicas": 7}})
+        reconciled(place, "right", replicas=2)
+
+
+def eventually_without_errors(act: Any) -> None:
+    def tried() -> None:
+        try:
+            act()
+        except ProgramFailed as failure:
+            raise AssertionError(str(failure)) from None
+
+    eventually(tried, within=10)
+
+
+def test_a_status_that_somebody_garbled_is_put_right(on_api: Place, tmp_path: Path) -> None:
+    with running(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.namespace):
+        on_api.create(manifest())
+        reconciled(on_api, "orders")
+        settled(on_api, 0.5)
+        on_api.patch("StreamConsumer", "orders", {"status": None}, "/status")
+
+        def told() -> None:
+            assert set(on_api.conditions("orders")) == {"Ready", "Reconciling", "Stalled"}
+
+        eventually(told)
+        before = settled(on_api)
+        foreign = {
+            "type": "Synced",
+            "status": "True",
+            "reason": "ByTool",
+            "message": "",
+            "lastTransitionTime": "2026-11-24T12:00:00Z",
+        }
+        mine = list(on_api.conditions("orders").values())
+        on_api.patch("StreamConsumer", "orders", {"status": {"conditions": [*mine, foreign]}}, "/status")
+        after = settled(on_api)
+        changed = [uid for uid in after if after[uid] != before[uid]]
+        assert changed == [on_api.get("StreamConsumer", "orders")["metadata"]["uid"]]
+        assert set(on_api.conditions("orders")) == {"Ready", "Reconciling", "Stalled", "Synced"}
+
+
+def test_the_selector_of_the_status_is_the_one_of_the_deployment(on_api: Place, tmp_path: Path) -> None:
+    with running(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.namespace):
+        on_api.create(manifest())
+        live = reconciled(on_api, "orders")
+        (label,) = live["spec"]["selector"]["matchLabels"].items()
+        assert on_api.get("StreamConsumer", "orders")["status"]["selector"] == "=".join(label)
+        assert label == (names.LABEL_CONSUMER, "orders")
