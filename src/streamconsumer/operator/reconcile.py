@@ -24,7 +24,7 @@ from streamconsumer.operator.queue import Key
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
 
-LOOK_AGAIN = timedelta(seconds=15)
+LOOK_AGAIN = timedelta(seconds=5)
 """No watch tells when a name becomes free: the object that has it does not bear our labels."""
 
 log = logging.getLogger(__name__)
