@@ -100,12 +100,12 @@ class Group:
 
     async def read_as(self, consumer: str, count: int = 10) -> list[str]:
         """Read like a consumer that dies before it handles anything."""
-        reply = await self.client.xreadgroup(GROUP, consumer, {STREAM: ">"}, count)
+        reply: Any = await self.client.xreadgroup(GROUP, consumer, {STREAM: ">"}, count)
         return [message_id for message_id, _ in reply[0][1]] if reply else []
 
     async def take(self, message_ids: list[str], consumer: str, *, idle_ms: int = 0) -> None:
         """Take entries over by hand, whoever has them."""
-        await self.client.xclaim(STREAM, GROUP, consumer, 0, message_ids, idle=idle_ms, justid=True)
+        await self.client.xclaim(STREAM, GROUP, consumer, 0, [*message_ids], idle=idle_ms, justid=True)
 
     # -- looking at --------------------------------------------------------------------------------------------
 
@@ -113,7 +113,7 @@ class Group:
         return int((await self.client.xpending(STREAM, GROUP))["pending"])
 
     async def entries(self) -> list[Pending]:
-        found = await self.client.xpending_range(STREAM, GROUP, "-", "+", 10_000)
+        found: Any = await self.client.xpending_range(STREAM, GROUP, "-", "+", 10_000)
         return [Pending(e["message_id"], e["consumer"], e["time_since_delivered"], e["times_delivered"]) for e in found]
 
     async def consumers(self) -> set[str]:

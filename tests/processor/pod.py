@@ -69,6 +69,12 @@ class Pod:
             self.process.wait()
 
     @property
+    def only_child(self) -> int:
+        assert self.process
+        [pid] = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(pid)
+
+    @property
     def lines(self) -> list[dict[str, Any]]:
         """Its log so far. What is no JSON is shown as `{"text": …}`."""
         text = self.output.read_text() if self.output.exists() else ""

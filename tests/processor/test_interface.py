@@ -129,7 +129,7 @@ async def test_a_handler_may_stop_its_own_processor(group: Group) -> None:
     assert await group.pending() == 5 - len(stops)
 
 
-# -- failures -------------------------------------------------------------------------------------------------------
+# -- failures -----------------------------------------------------------------------------------------------------
 
 
 async def test_a_failed_message_is_logged_and_tried_again_after_min_idle(
@@ -155,7 +155,7 @@ async def test_one_failing_message_does_not_keep_the_others_waiting(group: Group
     handler = Recorder(lambda message: RuntimeError("bad") if message.message_id == first else None)
     await group.start(handler)
     await handler.has_finished(29)
-    await eventually(lambda: group.pending())
+    await eventually(group.pending)
     assert handler.finished == others
     assert [each.message_id for each in await group.entries()] == [first]
 
@@ -177,7 +177,7 @@ def leaked_stop_iteration(data: dict[str, Any]) -> None:
     next(iter([]))
 
 
-class _Unprintable(Exception):  # noqa: N818 - never seen by a user
+class _Unprintable(Exception):
     def __str__(self) -> str:
         raise ValueError("even its text fails")
 
@@ -214,7 +214,7 @@ async def test_a_failed_message_is_tried_again_while_the_backlog_goes_on(group: 
     assert await group.client.xlen(STREAM) > len(tried)
 
 
-# -- kinds of handlers ------------------------------------------------------------------------------------------------
+# -- kinds of handlers --------------------------------------------------------------------------------------------
 
 
 async def test_plain_functions_run_in_threads_side_by_side(group: Group) -> None:
@@ -235,7 +235,7 @@ async def test_plain_functions_run_in_threads_side_by_side(group: Group) -> None
 
 async def test_a_plain_function_that_returns_a_coroutine_has_it_awaited(group: Group) -> None:
     handler = Recorder()
-    await group.start(lambda data: handler(data))
+    await group.start(lambda data: handler(dict(data)))
     await group.add()
     await handler.has_finished(1)
     await group.settled()
@@ -254,7 +254,7 @@ async def test_current_message_is_right_in_every_task_and_nowhere_else(group: Gr
         current_message()
 
 
-# -- the user's own manager ---------------------------------------------------------------------------------------------
+# -- the user's own manager ---------------------------------------------------------------------------------------
 
 
 class OwnManager:
@@ -271,7 +271,7 @@ class OwnManager:
         self, stream_name: str, group_name: str, consumer_name: str, count: int
     ) -> list[tuple[str, dict[str, Any]]]:
         self.reads += 1
-        reply = await self.client.xreadgroup(group_name, consumer_name, {stream_name: ">"}, count)
+        reply: Any = await self.client.xreadgroup(group_name, consumer_name, {stream_name: ">"}, count)
         return list(reply[0][1]) if reply else []
 
     async def ack_event(self, stream_name: str, group_name: str, message_id: str) -> None:
@@ -346,7 +346,7 @@ async def test_a_message_that_fails_when_processed_directly_stays_pending(group:
     assert await group.pending() == 1
 
 
-# -- StreamManager by itself ----------------------------------------------------------------------------------------------
+# -- StreamManager by itself --------------------------------------------------------------------------------------
 
 
 async def test_the_stream_manager_creates_reads_and_acknowledges(any_group: Group) -> None:

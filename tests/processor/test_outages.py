@@ -17,7 +17,6 @@ from tests.processor.group import STREAM, Group
 from tests.processor.proxy import Proxy
 from tests.processor.recorder import Recorder
 
-
 QUICKLY = Reconnect(min_delay=timedelta(milliseconds=1), max_delay=timedelta(milliseconds=5))
 
 

@@ -107,7 +107,7 @@ async def test_a_message_that_was_taken_before_it_began_is_not_begun(group: Grou
     handler.gate.set()
     await handler.has_finished(2)
     assert handler.ids == [first, last]
-    await eventually(lambda: group.pending())
+    await eventually(group.pending)
     assert [(each.message_id, each.consumer) for each in await group.entries()] == [(taken, "pod-b")]
 
 

@@ -99,9 +99,7 @@ async def test_a_pod_ends_as_process_1_too(group: Group, new_pod: NewPod, moment
         await eventually(lambda: {"text": "importing"} in pod.lines)
     else:
         await pod.says("begun" if moment == "busy" else "handled")
-    assert pod.process
-    [first] = Path(f"/proc/{pod.process.pid}/task/{pod.process.pid}/children").read_text().split()
-    pod.signal(signal.SIGTERM, int(first))
+    pod.signal(signal.SIGTERM, pod.only_child)
     assert await pod.ended() == 0
     if moment != "importing":
         assert await group.pending() == 0

@@ -1,0 +1,287 @@
+"""Spans as they reach a real collector."""
+
+import asyncio
+import dataclasses
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from streamconsumer.processor import Message, current_message
+from streamconsumer.processor.telemetry import Telemetry, provider_from_env
+from tests.cluster.collector import Collector
+from tests.cluster.spans import Span
+from tests.processor.eventually import eventually
+from tests.processor.group import GROUP, STREAM, Group
+from tests.processor.pod import Pod
+from tests.processor.recorder import Recorder, once
+
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
+
+
+@pytest.fixture
+def telemetry(collector: Collector, group: Group, monkeypatch: pytest.MonkeyPatch) -> Iterator[Telemetry]:
+    """What a pod's telemetry is when the OTEL_ variables name the collector."""
+    for name, value in collector.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(trace, "set_tracer_provider", lambda _: None)  # a process may do it once
+    provider = provider_from_env(collector.environment)
+    assert isinstance(provider, TracerProvider)
+    made = Telemetry(
+        stream=STREAM,
+        consumer_group=GROUP,
+        consumer="pod-a",
+        server=group.manager().address,
+        provider=provider,
+    )
+    yield made
+    assert made.shutdown()
+
+
+async def spans_of(
+    group: Group, telemetry: Telemetry, collector: Collector, handler: Any, *messages: dict[str, Any], **options: Any
+) -> list[Span]:
+    """Handle the messages and fetch their spans."""
+    for fields in messages:
+        await group.add(fields=fields)
+    handler = handler or Recorder()
+    processor = await group.start(handler, settings={"telemetry": telemetry}, **options)
+    await eventually(
+        lambda: processor.metrics.duration_counts and sum(processor.metrics.duration_counts) >= len(messages)
+    )
+    await processor.stop_listening()
+    assert isinstance(telemetry._provider, TracerProvider)
+    await asyncio.to_thread(telemetry._provider.force_flush)
+    return await asyncio.to_thread(collector.wait_for_spans, len(messages))
+
+
+async def test_a_message_is_one_consumer_span_under_its_producer_and_linked_to_it(
+    group: Group, telemetry: Telemetry, collector: Collector
+) -> None:
+    handler = Recorder()
+    fields = {"id": "7", "traceparent": SAMPLED, "tracestate": "shop=eu"}
+    [span] = await spans_of(group, telemetry, collector, handler, fields)
+    assert (span.name, span.kind) == ("process orders", "CONSUMER")
+    assert (span.trace_id, span.parent_span_id) == (TRACE, PARENT)
+    assert [(link.trace_id, link.span_id) for link in span.links] == [(TRACE, PARENT)]
+    assert span.attributes == {
+        "messaging.system": "redis",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": "orders",
+        "messaging.consumer.group.name": "billing",
+        "messaging.message.id": handler.ids[0],
+        "messaging.client.id": "pod-a",
+        "server.address": "127.0.0.1",
+        "server.port": group.server.port,
+    }
+    assert (span.status_code, span.events) == ("UNSET", ())
+    assert span.scope_name == "streamconsumer"
+    assert span.schema_url == "https://opentelemetry.io/schemas/1.44.0"
+
+
+async def test_a_message_without_a_producers_context_begins_a_trace(
+    group: Group, telemetry: Telemetry, collector: Collector
+) -> None:
+    first, second = await spans_of(group, telemetry, collector, None, {"n": "1"}, {"traceparent": "garbage"})
+    for span in (first, second):
+        assert (span.parent_span_id, span.links) == ("", ())
+    assert first.trace_id != second.trace_id
+
+
+async def test_the_traces_of_concurrent_messages_do_not_mix(
+    group: Group, telemetry: Telemetry, collector: Collector
+) -> None:
+    tracer = trace.get_tracer("shop", tracer_provider=telemetry._provider)
+
+    async def handle(data: dict[str, Any]) -> None:
+        await asyncio.sleep(0.01)
+        with tracer.start_as_current_span(current_message().message_id):
+            await asyncio.sleep(0.01)
+
+    messages = [{"traceparent": f"00-{number:032x}-{number:016x}-01"} for number in range(1, 21)]
+    await spans_of(group, telemetry, collector, handle, *messages, concurrency=10)
+    spans = await asyncio.to_thread(collector.wait_for_spans, 40)
+    outer = {span.attributes["messaging.message.id"]: span for span in spans if span.kind == "CONSUMER"}
+    inner = [span for span in spans if span.kind == "INTERNAL"]
+    assert sorted(int(span.trace_id, 16) for span in outer.values()) == list(range(1, 21))
+    assert len(inner) == 20
+    for span in inner:
+        assert (span.trace_id, span.parent_span_id) == (outer[span.name].trace_id, outer[span.name].span_id)
+
+
+async def test_what_a_plain_function_traces_is_in_its_messages_trace(
+    group: Group, telemetry: Telemetry, collector: Collector
+) -> None:
+    def handle(data: dict[str, Any]) -> None:
+        trace.get_tracer("shop", tracer_provider=telemetry._provider).start_span("charge").end()
+
+    await spans_of(group, telemetry, collector, handle, {"traceparent": SAMPLED})
+    inner, outer = sorted(await asyncio.to_thread(collector.wait_for_spans, 2), key=lambda span: span.name)
+    assert (inner.name, inner.parent_span_id) == ("charge", outer.span_id)
+
+
+async def test_a_message_that_its_producer_did_not_sample_is_not_exported(
+    group: Group, telemetry: Telemetry, collector: Collector
+) -> None:
+    messages = [{"traceparent": NOT_SAMPLED}, {"traceparent": SAMPLED}]
+    for fields in messages:
+        await group.add(fields=fields)
+    handler = Recorder()
+    await group.start(handler, settings={"telemetry": telemetry})
+    await handler.has_finished(2)
+    assert isinstance(telemetry._provider, TracerProvider)
+    await asyncio.to_thread(telemetry._provider.force_flush)
+    [span] = await asyncio.to_thread(collector.wait_for_spans, 1)
+    assert span.attributes["messaging.message.id"] == handler.ids[1]
+
+
+class CardDeclined(Exception):
+    pass
+
+
+async def test_a_failure_is_an_error_with_its_type_and_without_events(
+    group: Group, telemetry: Telemetry, collector: Collector
+) -> None:
+    handler = Recorder(lambda message: CardDeclined("no funds") if message.data["n"] == "1" else ValueError("x"))
+    own, builtin = await spans_of(group, telemetry, collector, handler, {"n": "1"}, {"n": "2"})
+    assert (own.status_code, own.status_message) == ("ERROR", "CardDeclined: no funds")
+    assert own.attributes["error.type"] == f"{__name__}.CardDeclined"
+    assert builtin.attributes["error.type"] == "ValueError"
+    assert own.events == builtin.events == ()
+
+
+async def test_an_error_text_that_is_not_utf_8_does_not_cost_the_batch_of_spans_that_it_is_in(
+    telemetry: Telemetry, collector: Collector
+) -> None:
+    with suppress(CardDeclined), telemetry.processing(Message("1-0", STREAM, GROUP, "pod-a", 1, {})):
+        raise CardDeclined("no funds \udcff")
+    assert isinstance(telemetry._provider, TracerProvider)
+    await asyncio.to_thread(telemetry._provider.force_flush)
+    [span] = await asyncio.to_thread(collector.wait_for_spans, 1)
+    assert span.status_message == "CardDeclined: no funds \\udcff"
+
+
+async def test_a_retry_is_a_span_of_its_own_that_tells_the_delivery(
+    group: Group, telemetry: Telemetry, collector: Collector
+) -> None:
+    handler = Recorder(once(RuntimeError("once")))
+    await group.add(fields={"traceparent": SAMPLED})
+    processor = await group.start(handler, min_idle=1, settings={"telemetry": telemetry})
+    await handler.has_finished(1)
+    await processor.stop_listening()
+    first, second = sorted(await asyncio.to_thread(collector.wait_for_spans, 2), key=lambda span: span.start_ns)
+    assert first.trace_id == second.trace_id == TRACE
+    assert (first.status_code, second.status_code) == ("ERROR", "UNSET")
+    assert "streamconsumer.delivery.count" not in first.attributes
+    assert second.attributes["streamconsumer.delivery.count"] == 2
+
+
+async def test_a_handler_cancelled_at_the_end_of_a_drain_is_no_success(
+    group: Group, telemetry: Telemetry, collector: Collector
+) -> None:
+    handler = Recorder(gate=False)
+    await group.add()
+    processor = await group.start(handler, drain=0.05, settings={"telemetry": telemetry})
+    await handler.has_seen(1)
+    await processor.stop_listening()
+    [span] = await asyncio.to_thread(collector.wait_for_spans, 1)
+    assert (span.status_code, span.attributes["error.type"]) == ("ERROR", "asyncio.exceptions.CancelledError")
+
+
+async def test_idling_makes_no_spans(group: Group, telemetry: Telemetry, collector: Collector) -> None:
+    processor = await group.start(Recorder(), poll=0.05, min_idle=0.2, settings={"telemetry": telemetry})
+    await eventually(lambda: processor.metrics.reads > 20)
+    await processor.stop_listening()
+    assert telemetry.shutdown()
+    await asyncio.sleep(0.4)  # the collector's own delays
+    assert collector.spans() == []
+
+
+# -- in a process -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def new_pod(tmp_path: Path, group: Group) -> AsyncIterator[Callable[..., Pod]]:
+    pods: list[Pod] = []
+
+    def new(handler: str, **settings: str) -> Pod:
+        pods.append(Pod(tmp_path, group.url, handler, **settings))
+        return pods[-1]
+
+    yield new
+    for pod in pods:
+        pod.remove()
+
+
+async def test_the_last_spans_arrive_after_sigterm_and_log_lines_carry_their_ids(
+    group: Group, collector: Collector, new_pod: Callable[..., Pod]
+) -> None:
+    await group.add(fields={"n": "1", "traceparent": SAMPLED})
+    resource = {"OTEL_SERVICE_NAME": "orders", "OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=pod-a"}
+    late = {"OTEL_BSP_SCHEDULE_DELAY": "3600000"}  # nothing is exported before the end
+    pod = new_pod("pod_handlers:note").start(environment={**collector.environment, **resource, **late})
+    [line] = await pod.says("handled")
+    begun = time.monotonic()
+    pod.signal(signal.SIGTERM)
+    assert await pod.ended() == 0
+    assert time.monotonic() - begun < 2
+    [span] = await asyncio.to_thread(collector.wait_for_spans, 1)
+    assert (line["trace_id"], line["span_id"], line["trace_flags"]) == (TRACE, span.span_id, "01")
+    assert line["message_id"] == span.attributes["messaging.message.id"]
+    assert (span.resource["service.name"], span.resource["k8s.pod.name"]) == ("orders", "pod-a")
+
+
+async def test_the_log_line_of_a_failure_carries_the_ids_too(
+    group: Group, collector: Collector, new_pod: Callable[..., Pod]
+) -> None:
+    [message_id] = await group.add(fields={"n": "1", "traceparent": SAMPLED})
+    pod = new_pod("pod_handlers:failing").start(environment=collector.environment)
+    [line] = await pod.says("message failed and stays pending")
+    assert (line["message_id"], line["level"]) == (message_id, "ERROR")
+    assert "ConnectionResetError: the bank hung up" in line["exc_info"]
+    assert line["trace_id"] == TRACE
+
+
+@dataclasses.dataclass
+class BlackHole:
+    """Takes connections and never answers."""
+
+    listener: socket.socket
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def black_hole() -> Iterator[BlackHole]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield BlackHole(listener)
+
+
+@pytest.mark.parametrize("kind", ["refuses", "never answers"])
+async def test_a_dead_collector_costs_no_message_and_little_time_at_the_end(
+    group: Group, black_hole: BlackHole, new_pod: Callable[..., Pod], kind: str
+) -> None:
+    if kind == "refuses":
+        endpoint = black_hole.endpoint
+        black_hole.listener.close()
+    else:
+        endpoint = black_hole.endpoint
+    await group.add(1000)
+    pod = new_pod("pod_handlers:note").start(environment={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+    await pod.says("handled", times=1000)
+    await group.settled()
+    begun = time.monotonic()
+    pod.signal(signal.SIGTERM)
+    assert await pod.ended() == 0
+    assert time.monotonic() - begun <= 3.5
