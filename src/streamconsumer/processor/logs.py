@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import suppress
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -18,10 +19,8 @@ class _Correlated(logging.Filter):
         for name, value in current_trace().items():
             setattr(record, name, value)
         if not hasattr(record, "message_id"):
-            try:
+            with suppress(LookupError):
                 record.message_id = current_message().message_id
-            except LookupError:
-                pass
         return True
 
 

@@ -17,7 +17,7 @@ BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2
 """The bounds that OpenTelemetry advises for messaging.process.duration."""
 
 
-def _counter(description: str) -> Any:  # noqa: ANN401 - a dataclass field stands for its value
+def _counter(description: str) -> Any:
     return field(default=0, metadata={"description": description})
 
 

@@ -11,7 +11,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -41,7 +41,7 @@ class RedisStreamProcessor:
     `poll_interval` seconds when a read returns nothing, and neither renews nor takes over entries.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the first six are the users' own words
         self,
         stream_manager: Manager,
         stream_name: str,
@@ -109,8 +109,7 @@ class RedisStreamProcessor:
         A Redis that does not answer is no error here: the loop goes on trying. Raises InvalidSettings without a
         callback.
         """
-        if self._callback is None:
-            raise InvalidSettings("no message callback; call set_message_callback() before start_listening()")
+        self._handler()
         if self.is_running:
             log.warning("already listening", extra={"stream": self.stream_name})
             return
@@ -161,7 +160,7 @@ class RedisStreamProcessor:
                     await self._intake.open()
                     opened = True
                 await self._turn()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a user's own manager may raise anything
                 await self._recover(error)
 
     async def _turn(self) -> None:
@@ -236,24 +235,11 @@ class RedisStreamProcessor:
     async def _handle(self, message: Message) -> bool:
         started = time.perf_counter()
         try:
-            if self._telemetry is None:
+            with self._telemetry.processing(message) if self._telemetry else nullcontext():
                 await self._call(message)
-            else:
-                with self._telemetry.processing(message):
-                    await self._call(message)
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             if _cancelled_by_us(error):
                 raise
-            self.metrics.failed += 1
-            log.exception(
-                "message failed and stays pending",
-                extra={
-                    "message_id": message.message_id,
-                    "stream": self.stream_name,
-                    "deliveries": message.deliveries,
-                    "error": told(error),
-                },
-            )
             return False
         else:
             return True
@@ -261,9 +247,23 @@ class RedisStreamProcessor:
             self.metrics.handled(time.perf_counter() - started)
 
     async def _call(self, message: Message) -> None:
+        """What the handler raises is logged here, where the line still gets the ids of the span."""
+        try:
+            await self._handler()(dict(message.data))
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            if not _cancelled_by_us(error):
+                self._failed(message, error)
+            raise
+
+    def _handler(self) -> AsyncHandler:
         if self._callback is None:
             raise InvalidSettings("no message callback; call set_message_callback() first")
-        await self._callback(dict(message.data))
+        return self._callback
+
+    def _failed(self, message: Message, error: BaseException) -> None:
+        self.metrics.failed += 1
+        about = {"message_id": message.message_id, "stream": self.stream_name, "deliveries": message.deliveries}
+        log.error("message failed and stays pending", exc_info=error, extra={**about, "error": told(error)})
 
     async def _acknowledge(self, message_id: str) -> None:
         with self._noting("acknowledgement failed; the entry stays pending and will be handled again"):
@@ -403,7 +403,7 @@ class RedisStreamProcessor:
     def _new_intake(self) -> Intake:
         manager, who = self.stream_manager, (self.stream_name, self.consumer_group_name, self.consumer_name)
         if isinstance(manager, StreamManager):
-            return manager.intake(*who, timedelta(seconds=self.poll_interval), self.metrics)
+            return manager.intake(*who, block=timedelta(seconds=self.poll_interval), metrics=self.metrics)
         return PolledIntake(manager, *who)
 
     async def _beat(self) -> None:
@@ -417,7 +417,7 @@ class RedisStreamProcessor:
         """Go on after an error, and say so."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told
             found = fault(error, self._where)
             log.warning(what, extra={"code": found.code, "error": found.sentence})
 

@@ -114,9 +114,9 @@ class StreamManager:
         """Acknowledge one entry. False: it was not pending (any more)."""
         return bool(await self.ask("XACK", stream_name, group_name, message_id))
 
-    def intake(self, stream: str, group: str, consumer: str, block: timedelta, metrics: Metrics) -> "RedisIntake":
+    def intake(self, stream: str, group: str, consumer: str, *, block: timedelta, metrics: Metrics) -> "RedisIntake":
         """The full intake for one consumer."""
-        return RedisIntake(self, stream, group, consumer, block, metrics)
+        return RedisIntake(self, stream, group, consumer, block=block, metrics=metrics)
 
     def reader(self, block: timedelta) -> AbstractConnection:
         """A connection of its own for blocking reads: no retries, patient for longer than the block."""
@@ -173,6 +173,7 @@ class RedisIntake:
         stream: str,
         group: str,
         consumer: str,
+        *,
         block: timedelta,
         metrics: Metrics,
     ) -> None:
