@@ -25,6 +25,14 @@ def define(cluster: ApiServer) -> None:
     eventually(served, within=20)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of one server to one worker under `--dist loadgroup`: one server of each kind is enough."""
+    for item in items:
+        for server in {"api", "plane"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(server))
+
+
 @pytest.fixture(scope="session")
 def api(api_server: ApiServer) -> ApiServer:
     """An API server that knows StreamConsumers. Nothing moves there but what a test starts."""
