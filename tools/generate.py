@@ -52,9 +52,7 @@ def main() -> int:
 
 def _for_chart(crd: str) -> str:
     name = f"  name: {names.PLURAL}.{names.GROUP}\n"
-    keep = (
-        '  {{- if .Values.crds.keep }}\n  annotations:\n    "helm.sh/resource-policy": keep\n  {{- end }}\n'
-    )
+    keep = '  {{- if .Values.crds.keep }}\n  annotations:\n    "helm.sh/resource-policy": keep\n  {{- end }}\n'
     body = crd.replace("{{", "{{ `{{` }}").replace(name, name + keep, 1)
     return f"{{{{- /* {NOTICE} */}}}}\n{{{{- if .Values.crds.enabled }}}}\n{body}{{{{- end }}}}\n"
 
@@ -70,15 +68,12 @@ def _reference() -> str:
         "## The environment of a pod\n\nThe operator sets these from the spec. They work the same without a cluster:\n"
         "`streamconsumer processor` reads them.\n\n" + _variables(),
         "## The environment of the operator\n\nThe chart sets these.\n\n" + _operator_variables(),
-        "## Metrics of a pod\n\nAt `/metrics`, with the labels `stream` and `consumer_group`.\n\n"
-        + _metrics(),
+        "## Metrics of a pod\n\nAt `/metrics`, with the labels `stream` and `consumer_group`.\n\n" + _metrics(),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _rows(
-    schema: Schema, path: str = "", required: tuple[str, ...] = ()
-) -> Iterator[tuple[str, str, str, str]]:
+def _rows(schema: Schema, path: str = "", required: tuple[str, ...] = ()) -> Iterator[tuple[str, str, str, str]]:
     for name, field in schema.get("properties", {}).items():
         here = f"{path}.{name}".strip(".")
         kind = field["items"] if field["type"] == "array" else field

@@ -76,6 +76,4 @@ def container(objects: list[Manifest]) -> Manifest:
 
 def environment(objects: list[Manifest]) -> dict[str, str]:
     """The operator's variables that have a plain value."""
-    return {
-        variable["name"]: variable["value"] for variable in container(objects)["env"] if "value" in variable
-    }
+    return {variable["name"]: variable["value"] for variable in container(objects)["env"] if "value" in variable}

@@ -36,9 +36,7 @@ def printed(objects: list[Manifest]) -> list[str]:
     ("overlay", "arguments"),
     [("cluster", ()), ("namespace", ("--set", "watchNamespaces={default}"))],
 )
-def test_helm_and_kustomize_install_the_same_objects(
-    helm: Helm, overlay: str, arguments: tuple[str, ...]
-) -> None:
+def test_helm_and_kustomize_install_the_same_objects(helm: Helm, overlay: str, arguments: tuple[str, ...]) -> None:
     by_helm = [without_helms_marks(manifest) for manifest in helm.template(*arguments)]
     # `helm install --create-namespace` makes the Namespace, outside of the chart.
     by_kustomize = [found for found in kustomize(f"overlays/{overlay}") if found["kind"] != "Namespace"]

@@ -78,9 +78,7 @@ def test_no_extra_variable_can_come_twice(helm: Helm) -> None:
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_the_chart_works_as_a_subchart_that_can_be_switched_off(
-    helm: Helm, tmp_path: Path, enabled: bool
-) -> None:
+def test_the_chart_works_as_a_subchart_that_can_be_switched_off(helm: Helm, tmp_path: Path, enabled: bool) -> None:
     parent = tmp_path / "parent"
     (parent / "charts").mkdir(parents=True)
     (parent / "charts" / CHART.name).symlink_to(CHART)

@@ -54,8 +54,7 @@ class Binary:
 
 def _kubernetes(names: Iterable[tuple[str, str]]) -> list[Binary]:
     return [
-        Binary(name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", "k8s.io/kubernetes", time)
-        for name, time in names
+        Binary(name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", "k8s.io/kubernetes", time) for name, time in names
     ]
 
 
@@ -110,9 +109,7 @@ BINARIES = {
             ("version",),
             program="helm",
         ),
-        Binary(
-            "pause", "pause", ".", "", "some seconds", own_version="v3.10", program="streamconsumer-pause"
-        ),
+        Binary("pause", "pause", ".", "", "some seconds", own_version="v3.10", program="streamconsumer-pause"),
         Binary("otelcol", "otelcol", ".", "go.opentelemetry.io/collector/otelcol", "2 minutes"),
     )
 }

@@ -14,7 +14,7 @@ from tests.cluster.binaries import find
 from tests.cluster.errors import BenchError
 
 
-class KubectlFailed(BenchError):  # noqa: N818 -- it names what happened
+class KubectlFailed(BenchError):
     """kubectl ended with an error; the message holds what it said."""
 
 
@@ -70,9 +70,7 @@ class Cluster:
     def helm(self, *arguments: str, version: int = 4) -> str:
         """What helm prints; `version=3` asks for the older one."""
         program = find("helm" if version == 4 else "helm3")
-        ran = subprocess.run(
-            [program, *arguments], env=self.environment, capture_output=True, text=True, check=False
-        )
+        ran = subprocess.run([program, *arguments], env=self.environment, capture_output=True, text=True, check=False)
         if ran.returncode:
             raise BenchError(f"helm {' '.join(arguments)} failed:\n{ran.stderr.strip()}")
         return ran.stdout

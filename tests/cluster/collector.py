@@ -25,8 +25,7 @@ def configuration(grpc: str, http: str, folder: str, batch: str = "100ms") -> di
     The files stay open with their offset kept, so they are never truncated while it runs.
     """
     exporters = {
-        f"file/{signal}": {"path": f"{folder}/{file}", "flush_interval": "200ms"}
-        for signal, file in FILES.items()
+        f"file/{signal}": {"path": f"{folder}/{file}", "flush_interval": "200ms"} for signal, file in FILES.items()
     }
     pipelines = {
         signal: {
@@ -142,9 +141,7 @@ class Collector:
     def spans(self) -> list[Span]:
         return parse_spans(self.text())
 
-    def wait_for_spans(
-        self, wanted: int | Callable[[list[Span]], bool] = 1, timeout: float = 10.0
-    ) -> list[Span]:
+    def wait_for_spans(self, wanted: int | Callable[[list[Span]], bool] = 1, timeout: float = 10.0) -> list[Span]:
         """The spans, once there are so many of them or they satisfy the condition."""
         enough = _at_least(wanted) if isinstance(wanted, int) else wanted
         deadline = time.monotonic() + timeout

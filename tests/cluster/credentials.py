@@ -67,9 +67,7 @@ class Credentials:
         out = ("-out", str(self.service_account_key))
         self._openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", *out)
         self.tokens.write_text(
-            "".join(
-                f'{user.token},{user.name},{number},"{user.group}"\n' for number, user in enumerate(USERS)
-            )
+            "".join(f'{user.token},{user.name},{number},"{user.group}"\n' for number, user in enumerate(USERS))
         )
 
     def _write_ca(self) -> None:
@@ -103,9 +101,7 @@ class Credentials:
                 {
                     "apiVersion": "v1",
                     "kind": "Config",
-                    "clusters": [
-                        {"name": name, "cluster": {"server": url, "certificate-authority-data": authority}}
-                    ],
+                    "clusters": [{"name": name, "cluster": {"server": url, "certificate-authority-data": authority}}],
                     "users": [{"name": user.name, "user": {"token": user.token}}],
                     "contexts": [{"name": name, "context": {"cluster": name, "user": user.name}}],
                     "current-context": name,
@@ -119,8 +115,6 @@ class Credentials:
     def _openssl(self, *arguments: str) -> None:
         if not shutil.which("openssl"):
             raise MissingTool("openssl 3 is needed to make certificates: apt-get install openssl")
-        made = subprocess.run(
-            ["openssl", *arguments], cwd=self.folder, capture_output=True, text=True, check=False
-        )
+        made = subprocess.run(["openssl", *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
         if made.returncode:
             raise ProgramFailed(f"openssl {' '.join(arguments)} failed:\n{made.stderr}")

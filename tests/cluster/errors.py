@@ -14,9 +14,9 @@ class BenchError(Exception):
     """The bench could not do what it was asked for."""
 
 
-class MissingTool(BenchError):  # noqa: N818 -- it names what happened
+class MissingTool(BenchError):
     """A program that this part of the bench needs is not on this machine."""
 
 
-class ProgramFailed(BenchError):  # noqa: N818 -- it names what happened
+class ProgramFailed(BenchError):
     """A program that the bench started ended, hung or refused."""

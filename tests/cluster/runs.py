@@ -154,9 +154,7 @@ def started_at(pid: int) -> str:
 
 
 def _started_at_by_ps(pid: int) -> str:
-    shown = subprocess.run(
-        ["ps", "-o", "state=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
+    shown = subprocess.run(["ps", "-o", "state=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     state, _, start = shown.stdout.strip().partition(" ")
     return "" if state.startswith("Z") else start.strip()
 

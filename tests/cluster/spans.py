@@ -77,9 +77,7 @@ def _span(span: dict[str, Any], resource: dict[str, Any], scope: str, schema_url
         span_id=span["spanId"],
         parent_span_id=span.get("parentSpanId", ""),
         attributes=_attributes(span),
-        links=tuple(
-            Link(link["traceId"], link["spanId"], _attributes(link)) for link in span.get("links", [])
-        ),
+        links=tuple(Link(link["traceId"], link["spanId"], _attributes(link)) for link in span.get("links", [])),
         events=tuple(
             Event(event.get("name", ""), _attributes(event), int(event.get("timeUnixNano", 0)))
             for event in span.get("events", [])

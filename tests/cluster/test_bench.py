@@ -196,9 +196,7 @@ def test_an_api_server_starts_within_seconds_and_starts_again_after_a_stop() -> 
         assert not directory.exists()
 
 
-def test_a_program_that_does_not_start_shows_the_end_of_its_log(
-    api_server: ApiServer, tmp_path: Path
-) -> None:
+def test_a_program_that_does_not_start_shows_the_end_of_its_log(api_server: ApiServer, tmp_path: Path) -> None:
     confused = Program("etcd", [*api_server.programs["etcd"].command, "--no-such-flag"], tmp_path)
     confused.start()
     with pytest.raises(ProgramFailed, match="no-such-flag"):
@@ -260,10 +258,7 @@ def test_a_pod_on_the_node_runs_is_found_by_name_and_restarts_after_kill_9(
     there = ("--namespace", node_namespace)
     node.load_image(images.redis())
     node.apply(
-        *(
-            {**each, "metadata": {**each["metadata"], "namespace": node_namespace}}
-            for each in redis_deployment()
-        )
+        *({**each, "metadata": {**each["metadata"], "namespace": node_namespace}} for each in redis_deployment())
     )
     node.kubectl("rollout", "status", "deployment/redis", "--timeout=60s", *there)
     pod = node.get("pods", *there)["items"][0]["metadata"]["name"]
@@ -316,14 +311,10 @@ def restarts(node: Node | OwnCluster, namespace: str, pod: str) -> int:
 
 
 @pytest.mark.e2e
-def test_spans_are_read_back_from_the_collector_in_a_pod(
-    node: Node | OwnCluster, node_namespace: str
-) -> None:
+def test_spans_are_read_back_from_the_collector_in_a_pod(node: Node | OwnCluster, node_namespace: str) -> None:
     there = ("--namespace", node_namespace)
     node.load_image(images.collector())
-    node.kubectl(
-        "run", "collector", f"--image={images.COLLECTOR}", "--image-pull-policy=IfNotPresent", *there
-    )
+    node.kubectl("run", "collector", f"--image={images.COLLECTOR}", "--image-pull-policy=IfNotPresent", *there)
     node.kubectl("wait", "--for=condition=Ready", "pod/collector", "--timeout=60s", *there)
     request = {"resourceSpans": [{"scopeSpans": [{"spans": [A_SPAN]}]}]}
     # Debian's base has no HTTP client, and bash speaks well enough for one request.

@@ -39,9 +39,7 @@ def build_images() -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         for file in [*(ROOT / "tests/e2e/image").iterdir(), ORDERS / "publish.py"]:
             shutil.copy2(file, folder)
-        tools = images.build(
-            Path(folder), Path(folder) / "Dockerfile", TOOLS_IMAGE, build_args={"ORDERS": orders}
-        )
+        tools = images.build(Path(folder), Path(folder) / "Dockerfile", TOOLS_IMAGE, build_args={"ORDERS": orders})
     return [processor, operator, orders, tools, images.redis(), images.collector()]
 
 
@@ -102,14 +100,8 @@ class Shop:
         return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
 
     def ready_pods(self, name: str = "orders") -> list[str]:
-        statuses = {
-            pod["metadata"]["name"]: pod["status"].get("containerStatuses", []) for pod in self.pods(name)
-        }
-        return [
-            pod
-            for pod, containers in statuses.items()
-            if containers and all(each["ready"] for each in containers)
-        ]
+        statuses = {pod["metadata"]["name"]: pod["status"].get("containerStatuses", []) for pod in self.pods(name)}
+        return [pod for pod, containers in statuses.items() if containers and all(each["ready"] for each in containers)]
 
     def wait_ready(self, name: str = "orders", seconds: int = 60) -> float:
         """How long `kubectl wait --for=condition=Ready` took."""

@@ -71,9 +71,7 @@ def test_ten_thousand_orders_are_handled_acknowledged_and_traced(shop: Shop) -> 
     processed = shop.spans("process orders")
     succeeded = {(span.trace_id, span.parent_span_id) for span in processed if span.status_code != "ERROR"}
     assert len(sent) == FIRST_RUN
-    assert sent <= succeeded, (
-        f"{len(sent - succeeded)} orders have no successful span in their producer's trace"
-    )
+    assert sent <= succeeded, f"{len(sent - succeeded)} orders have no successful span in their producer's trace"
     span = processed[0]
     assert span.kind == "CONSUMER"
     assert [(link.trace_id, link.span_id) for link in span.links] == [(span.trace_id, span.parent_span_id)]
@@ -113,9 +111,7 @@ def test_nothing_is_lost_while_everything_happens_to_a_consumer(shop: Shop, node
 
     victim = shop.ready_pods()[0]
     shop.kubectl("delete", "pod", victim, "--wait=false")
-    eventually(
-        "the deleted pod is replaced", lambda: shop.settled("orders", 3) and victim not in shop.ready_pods()
-    )
+    eventually("the deleted pod is replaced", lambda: shop.settled("orders", 3) and victim not in shop.ready_pods())
 
     victim = shop.ready_pods()[0]
     node.kill_container(NAMESPACE, victim)
@@ -188,9 +184,7 @@ def test_a_missing_handler_is_told_by_the_pod_and_by_the_condition(shop: Shop) -
 def test_a_wrong_resource_is_refused_with_a_sentence(shop: Shop) -> None:
     wrong = yaml.safe_load((ORDERS / "consumer.yaml").read_text())
     wrong["spec"]["stream"] = "other"
-    with pytest.raises(
-        Exception, match="stream is immutable: create another StreamConsumer for another stream"
-    ):
+    with pytest.raises(Exception, match="stream is immutable: create another StreamConsumer for another stream"):
         shop.apply(yaml.safe_dump(wrong))
 
 
