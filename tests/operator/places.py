@@ -101,7 +101,7 @@ class Place:
         return {each["metadata"]["uid"]: each["metadata"]["resourceVersion"] for each in found}
 
 
-def eventually(look: Callable[[], T], within: float = 5.0) -> T:
+def eventually(look: Callable[[], T], within: float = 5.0, pause: float = 0.1) -> T:
     """Call until it no longer fails an assertion; then what it returned."""
     end = time.monotonic() + within
     while True:
@@ -110,14 +110,14 @@ def eventually(look: Callable[[], T], within: float = 5.0) -> T:
         except AssertionError:
             if time.monotonic() > end:
                 raise
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 def settled(place: Place, seconds: float = 1.0) -> dict[str, str]:
     """The versions of all objects, once none has changed for so long."""
     before, since = place.versions(), time.monotonic()
     while time.monotonic() - since < seconds:
-        time.sleep(0.1)
+        time.sleep(0.2)
         now = place.versions()
         if now != before:
             before, since = now, time.monotonic()

@@ -13,11 +13,13 @@ from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.model.crd import custom_resource_definition
 from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.operator.manifests import desired
+from streamconsumer.operator.settings import OperatorSettings
 from tests.cluster.api_server import ApiServer
 from tests.cluster.binaries import find
 from tests.cluster.clusters import KubectlFailed
 from tests.cluster.errors import ProgramFailed
-from tests.model.examples import Manifest, manifest
+from tests.model.examples import Manifest, consumer, manifest
 from tests.model.rules import OUR_RULES, RIGHT, SHAPES, Case
 from tests.operator.places import Place
 
@@ -262,3 +264,17 @@ def test_the_samples_are_accepted_as_they_are(api: ApiServer, pytestconfig: pyte
         for document in yaml.safe_load_all(path.read_text()):
             if document["kind"] == "StreamConsumer":
                 accepted(api, document)
+
+
+@pytest.mark.parametrize("spec", [{}, {"handler": {"source": "x = 1"}, "image": ...}], ids=["image", "source"])
+def test_pods_are_admitted_where_only_restricted_ones_are(on_api: Place, spec: dict[str, Any]) -> None:
+    """By the API server's own Pod Security admission."""
+    on_api.cluster.kubectl("label", "namespace", on_api.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    (deployment,) = [each for each in desired(consumer(**spec), OperatorSettings()) if each["kind"] == "Deployment"]
+    template = deployment["spec"]["template"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "tried"}, "spec": template["spec"]}
+    assert on_api.create(pod)["spec"]["securityContext"]["runAsNonRoot"] is True
+    free: Manifest = json.loads(json.dumps({**pod, "metadata": {"name": "free"}}))
+    del free["spec"]["containers"][0]["securityContext"]
+    with pytest.raises(ProgramFailed, match="violates PodSecurity"):
+        on_api.create(free)

@@ -28,6 +28,10 @@ def made(place: Place, name: str, *kinds: str) -> dict[str, Manifest]:
     return eventually(complete, SOON)
 
 
+def check_told(place: Place, name: str, event: tuple[str, str]) -> None:
+    assert event in place.events(name)
+
+
 def container(deployment: Manifest) -> dict[str, Any]:
     (found,) = deployment["spec"]["template"]["spec"]["containers"]
     return dict(found)
@@ -79,7 +83,8 @@ def test_a_source_is_carried_by_a_config_map_until_the_handler_changes(served: P
     assert children["ConfigMap"]["data"] == {"handler_source.py": "def handle(data): ..."}
     served.edit("source", handler={"source": None, "python": "shop.orders:handle"})
     made(served, "source", "ServiceAccount", "Deployment")
-    assert ("Pruned", "ConfigMap source-consumer is no longer wanted") in served.events("source")
+    pruned = ("Pruned", "ConfigMap source-consumer is no longer wanted")
+    eventually(lambda: check_told(served, "source", pruned), SOON)
 
 
 def test_editing_the_source_rolls_the_pods(served: Place) -> None:
@@ -294,9 +299,9 @@ def test_a_deployment_of_somebody_else_is_never_adopted(served: Place) -> None:
 
     def ours() -> None:
         assert container(served.get("Deployment", "taken-consumer"))["image"] == "shop:1.4"
+        assert [reason for reason, _ in served.events("taken")] == ["NameTaken", "Created"]
 
     eventually(ours, within=10)
-    assert [reason for reason, _ in served.events("taken")] == ["NameTaken", "Created"]
 
 
 def test_deleting_a_streamconsumer_takes_its_children_along(served: Place) -> None:
@@ -324,6 +329,7 @@ def test_deleted_and_applied_in_one_breath_it_comes_back_without_alarm(served: P
         assert set(served.children("reborn")) == {"ServiceAccount", "Deployment"}
 
     eventually(back, within=15)
+    settled(served, 0.5)
     assert {reason for reason, _ in served.events("reborn")} == {"Created"}
 
 

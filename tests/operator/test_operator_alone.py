@@ -296,6 +296,7 @@ def test_what_got_past_validation_stalls_itself_and_nobody_else(own: ApiServer, 
         assert "spec.batchCount is 'many': must be a valid integer" in found["Stalled"]["message"]
         assert "hunter2" not in json.dumps(place.get("StreamConsumer", "wrong")["status"]) + operator.log.read_text()
         assert place.children("wrong") == {}
+        settled(place, 0.5)
         assert [reason for reason, _ in place.events("wrong")] == ["InvalidSpec"]
         place.edit("wrong", batchCount=5, redis={"url": "redis://redis"})
         reconciled(place, "wrong")

@@ -64,6 +64,13 @@ def told(place: Place, name: str, reason: str) -> dict[str, Manifest]:
     return eventually(look)
 
 
+def told_of(place: Place, name: str, reason: str) -> list[str]:
+    """The notes of the events with this reason."""
+    notes = [note for found, note in place.events(name) if found == reason]
+    assert notes
+    return notes
+
+
 def test_kubectl_wait_returns_when_the_pods_read(served: Place) -> None:
     deployed(served, "awaited", replicas=2)
     told(served, "awaited", "PodsStarting")
@@ -100,7 +107,8 @@ def test_a_handler_that_cannot_be_imported_stalls(served: Place) -> None:
     assert found["Stalled"]["status"] == "True"
     assert found["Ready"]["message"] == f"Pod {name}: shop.orders: no module named 'shop'"
     served.kubectl("wait", "--for=condition=Stalled", "stc/unusable", "--timeout=1s")
-    assert served.events("unusable")[-1] == ("HandlerUnusable", found["Ready"]["message"])
+    (event,) = eventually(lambda: told_of(served, "unusable", "HandlerUnusable"))
+    assert event == found["Ready"]["message"]
 
 
 def test_a_trouble_that_goes_away_is_forgotten(served: Place) -> None:
