@@ -35,7 +35,7 @@ demo: .venv/dev
 	$(BIN)/python examples/demo.py
 
 test: .venv/development
-	$(PYTEST) -n 2 --dist loadgroup -m 'not e2e' tests
+	$(PYTEST) -n 2 --dist loadfile -m 'not e2e' tests
 
 e2e: .venv/development
 	$(PYTEST) -m e2e -s tests

@@ -4,8 +4,13 @@ Redis names its errors by their first word. A lost group has two names: a blocke
 UNBLOCKED, everybody else NOGROUP.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from traceback import TracebackException
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,3 +60,13 @@ def told(error: BaseException) -> str:
     """`Type: text` in what UTF-8 can carry. A handler's exception may fail even at telling what it is."""
     text = str(TracebackException.from_exception(error, limit=0))
     return f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
+
+
+@contextmanager
+def noting(what: str, where: str) -> Iterator[None]:
+    """Go on after an error, and say so."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+        found = fault(error, where)
+        log.warning(what, extra={"code": found.code, "error": found.sentence})

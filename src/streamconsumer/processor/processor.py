@@ -2,27 +2,29 @@
 
 Redis failing is the loop's affair (`_recover`: pause and go on); a handler failing is the message's affair
 (`_process_single_message`: log, do not acknowledge). Nothing else ends the loop than `stop_listening`.
-Policies stand beside the loop: decoding in message, talking to Redis in stream, tracing in telemetry.
+Policies stand beside the loop: which entries and slots in in_flight, renewal and take-over in pending, talking to
+Redis in stream, tracing in telemetry.
 """
 
 import asyncio
 import logging
 import random
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Coroutine
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from typing import Any
 
 from streamconsumer.errors import InvalidSettings, UndecodableEntry
 from streamconsumer.model.settings import Reconnect
-from streamconsumer.processor.faults import fault, told
+from streamconsumer.processor.faults import fault, noting, told
 from streamconsumer.processor.handler import AsyncHandler, Handler, Threads, as_coroutine
 from streamconsumer.processor.health import Health
+from streamconsumer.processor.in_flight import InFlight
 from streamconsumer.processor.intake import Intake, Manager, PolledIntake
 from streamconsumer.processor.message import Entry, Message, handling
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.pending import PendingCare
 from streamconsumer.processor.stream import StreamManager
 from streamconsumer.processor.telemetry import Telemetry
 
@@ -32,6 +34,9 @@ LAST_WORDS = timedelta(seconds=1)
 """What each last command of a drain may take: a Redis that does not answer must not eat the grace period."""
 
 HEARTBEAT = timedelta(seconds=1)
+
+OVERDUE = timedelta(seconds=30)
+"""A read that is out this long beyond `poll_interval` is stuck: the connection's own limit is far below."""
 
 
 class RedisStreamProcessor:
@@ -76,15 +81,11 @@ class RedisStreamProcessor:
         self._loop_task: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
         self._stop_task: asyncio.Task[None] | None = None
-        self._over = False
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._room = asyncio.Event()
-        self._in_flight: dict[str, Entry] = {}
-        """Every entry taken in and not ended: the only gate. What is in it is never taken in again."""
-        self._ready: deque[Entry] = deque()
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._lost: set[str] = set()
+        self._in_flight = self._new_table()
+        self._care = self._new_care()
+        self._reading_since: float | None = None
         self._faults_in_a_row = 0
 
     # -- the user's interface ----------------------------------------------------------------------------------
@@ -97,7 +98,7 @@ class RedisStreamProcessor:
     @property
     def has_stuck_handlers(self) -> bool:
         """Whether a handler goes on although the drain is over: a thread cannot be ended, a coroutine may refuse."""
-        return bool(self._threads.busy or self._running)
+        return bool(self._threads.busy or self._in_flight.running)
 
     def set_message_callback(self, callback: Handler) -> None:
         """The function to call with each message's data; a plain function runs in a thread."""
@@ -113,7 +114,8 @@ class RedisStreamProcessor:
         if self.is_running:
             log.warning("already listening", extra={"stream": self.stream_name})
             return
-        self._intake = self._new_intake()
+        self._intake, self._in_flight = self._new_intake(), self._new_table()
+        self._care = self._new_care()
         self._stop_task = None
         for event in (self._stopping, self._hurry):
             event.clear()
@@ -139,14 +141,13 @@ class RedisStreamProcessor:
 
     async def _listen(self) -> None:
         """The loop, and beside it whoever looks after what is pending; the latter outlives the loop."""
-        self._over = False
-        beside = [asyncio.create_task(each) for each in (self._look_after_pending(), self._beat())]
+        beside = [asyncio.create_task(each) for each in (self._care.look_after(), self._beat())]
         self._reading = asyncio.create_task(self._consume_loop(), name=f"read {self.stream_name}")
         try:
             await asyncio.wait([self._reading])
             await self._drain()
         finally:
-            self._over = True  # redis-py loses a cancellation now and then
+            self._care.over = True
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
@@ -165,45 +166,18 @@ class RedisStreamProcessor:
 
     async def _turn(self) -> None:
         """Wait for room, read one batch, begin its messages."""
-        if not self._room.is_set():
-            self._advance()
-            await self._room.wait()
+        await self._in_flight.room.wait()
         if self._stopping.is_set():
             return
-        entries = await self._intake.read(self.batch_count)
+        self._reading_since = time.monotonic()
+        try:
+            entries = await self._intake.read(self.batch_count)
+        finally:
+            self._reading_since = None
         self._recovered()
-        for entry in entries:
-            self._take_in(entry)
+        self._in_flight.take_in(entries)
         if not entries and not self._intake.blocks:
             await self._pause(self.poll_interval)
-
-    def _take_in(self, entry: Entry) -> None:
-        """One entry is never in two handlers of one process, whichever way it came."""
-        if entry.message_id in self._in_flight or entry.message_id in self._threads.busy:
-            return
-        self._in_flight[entry.message_id] = entry
-        self._ready.append(entry)
-        self.metrics.delivered += 1
-        self._advance()
-
-    def _advance(self) -> None:
-        """Begin what is ready while slots are free, and say whether there is room to read more."""
-        while self._ready and len(self._running) < self.concurrency and not self._stopping.is_set():
-            entry = self._ready.popleft()
-            task = asyncio.create_task(self._run(entry))
-            self._running[entry.message_id] = task
-            task.add_done_callback(lambda _, message_id=entry.message_id: self._ended(message_id))  # type: ignore[misc] # mypy cannot infer a lambda with a default
-        self.metrics.in_flight = len(self._running)
-        if self._stopping.is_set() or (not self._ready and len(self._running) < self.concurrency):
-            self._room.set()
-        else:
-            self._room.clear()
-
-    def _ended(self, message_id: str) -> None:
-        self._running.pop(message_id, None)
-        self._in_flight.pop(message_id, None)
-        self._lost.discard(message_id)
-        self._advance()
 
     # -- one message ---------------------------------------------------------------------------------------------
 
@@ -218,18 +192,17 @@ class RedisStreamProcessor:
 
     async def _process_single_message(self, message_id: str, data: dict[Any, Any]) -> None:
         """Call the handler, then acknowledge. A failure is logged and not acknowledged: the entry stays pending."""
-        entry = self._in_flight.get(message_id)
         message = Message(
             message_id=message_id,
             stream=self.stream_name,
             consumer_group=self.consumer_group_name,
             consumer=self.consumer_name,
-            deliveries=entry.deliveries if entry else 1,
+            deliveries=self._in_flight.deliveries(message_id),
             data=data,
         )
         with handling(message):
             succeeded = await self._handle(message)
-        if succeeded and message_id not in self._lost:
+        if succeeded and not self._in_flight.is_lost(message_id):
             await self._acknowledge(message_id)
 
     async def _handle(self, message: Message) -> bool:
@@ -266,7 +239,7 @@ class RedisStreamProcessor:
         log.error("message failed and stays pending", exc_info=error, extra={**about, "error": told(error)})
 
     async def _acknowledge(self, message_id: str) -> None:
-        with self._noting("acknowledgement failed; the entry stays pending and will be handled again"):
+        with noting("acknowledgement failed; the entry stays pending and will be handled again", self._where):
             if self.is_running:
                 await self._intake.acknowledge(message_id)
             else:  # somebody calls _process_single_message without the loop: nothing would carry it
@@ -296,62 +269,14 @@ class RedisStreamProcessor:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
 
-    # -- what is pending -------------------------------------------------------------------------------------------
-
-    async def _look_after_pending(self) -> None:
-        """Renew what runs here, take over what shows no sign of life; during the drain too."""
-        if self._intake.min_idle is None:
-            log.warning("this stream manager cannot renew or take over entries: those of a dead consumer stay pending")
-            return
-        seconds = self._intake.min_idle.total_seconds()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._again_and_again(self._renew, seconds / 4))
-            group.create_task(self._again_and_again(self._claim, seconds / 2))
-
-    async def _again_and_again(self, act: Callable[[], Awaitable[None]], seconds: float) -> None:
-        while not self._over:
-            await asyncio.sleep(seconds * random.uniform(0.75, 1))  # noqa: S311 - spreads pods, guards nothing
-            with self._noting("looking after pending entries failed; it will be tried again"):
-                await act()
-
-    async def _renew(self) -> None:
-        if self._in_flight:
-            for message_id in await self._intake.renew(list(self._in_flight)):
-                self._lose(message_id)
-
-    def _lose(self, message_id: str) -> None:
-        """Another consumer has it: what runs is cancelled, what has not begun never will."""
-        entry = self._in_flight.get(message_id)
-        if entry is None or message_id in self._lost:
-            return
-        self.metrics.lost_ownership += 1
-        log.warning("another consumer took the message over", extra={"message_id": message_id})
-        if task := self._running.get(message_id):
-            self._lost.add(message_id)
-            task.cancel()
-        else:
-            self._ready.remove(entry)
-            self._ended(message_id)
-
-    async def _claim(self) -> None:
-        """As long as claims come back full, go on as soon as there is room."""
-        full = True
-        while full and not self._faults_in_a_row:
-            await self._room.wait()
-            if self._stopping.is_set():
-                return
-            entries = await self._intake.claim(self.batch_count)
-            full = len(entries) == self.batch_count
-            for entry in entries:
-                self._take_in(entry)
-
     # -- stopping --------------------------------------------------------------------------------------------------
 
     async def _stop(self, loop_task: asyncio.Task[None]) -> None:
-        log.info("draining", extra={"running": len(self._running), "unbegun": len(self._ready)})
+        log.info("draining", extra={"running": self._in_flight.running, "unbegun": self._in_flight.waiting})
         self.health.not_ready("draining")
         self._stopping.set()
-        self._room.set()
+        self._care.claims = False
+        self._in_flight.close()
         await self._end_reading()
         await loop_task
         self._loop_task = None
@@ -369,33 +294,17 @@ class RedisStreamProcessor:
         """Finish what runs, hand back what was not begun, then leave. Renewal goes on until the end."""
         deadline = time.monotonic() + self.drain_timeout.total_seconds()
         await self._hand_back()
-        await self._finish_running(deadline)
+        await self._in_flight.finish(deadline, self._hurry)
         await self._hand_back()  # what a claim brought that was under way
         await self._last_word(self._intake.close())
-        self._in_flight.clear()
 
     async def _hand_back(self) -> None:
-        unbegun = [entry.message_id for entry in self._ready]
-        self._ready.clear()
-        for message_id in unbegun:  # not renewed any more either
-            del self._in_flight[message_id]
+        unbegun = self._in_flight.hand_over()
         self.metrics.released += len(unbegun)
         await self._last_word(self._intake.release(unbegun))
 
-    async def _finish_running(self, deadline: float) -> None:
-        """Wait for the handlers, until the deadline or until hurried; then cancel them."""
-        hurry = asyncio.create_task(self._hurry.wait())
-        while self._running and not hurry.done() and (left := deadline - time.monotonic()) > 0:
-            await asyncio.wait({hurry, *self._running.values()}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        if running := set(self._running.values()):
-            log.warning("drain ended with messages running; they stay pending", extra={"messages": len(running)})
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running, timeout=LAST_WORDS.total_seconds())
-
     async def _last_word(self, command: Coroutine[Any, Any, None]) -> None:
-        with self._noting("draining goes on without Redis"):
+        with noting("draining goes on without Redis", self._where):
             await asyncio.wait_for(command, LAST_WORDS.total_seconds())
 
     # -- small things ------------------------------------------------------------------------------------------------
@@ -406,20 +315,22 @@ class RedisStreamProcessor:
             return manager.intake(*who, block=timedelta(seconds=self.poll_interval), metrics=self.metrics)
         return PolledIntake(manager, *who)
 
-    async def _beat(self) -> None:
-        """The event loop turns: while it does, a handler may take its time and Redis may be away."""
-        while True:
-            self.health.beat()
-            await asyncio.sleep(HEARTBEAT.total_seconds())
+    def _new_table(self) -> InFlight:
+        return InFlight(self._run, concurrency=self.concurrency, metrics=self.metrics, busy=self._threads.busy)
 
-    @contextmanager
-    def _noting(self, what: str) -> Iterator[None]:
-        """Go on after an error, and say so."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told
-            found = fault(error, self._where)
-            log.warning(what, extra={"code": found.code, "error": found.sentence})
+    def _new_care(self) -> PendingCare:
+        return PendingCare(
+            self._intake, self._in_flight, batch_count=self.batch_count, where=self._where, metrics=self.metrics
+        )
+
+    async def _beat(self) -> None:
+        """Alive while the event loop turns and no read is stuck: a handler may take its time, Redis may be away."""
+        limit = self.poll_interval + OVERDUE.total_seconds()
+        while True:
+            if self._reading_since is None or time.monotonic() - self._reading_since < limit:
+                self.health.beat()
+            self._care.claims = not self._faults_in_a_row and not self._stopping.is_set()
+            await asyncio.sleep(HEARTBEAT.total_seconds())
 
 
 def _cancelled_by_us(error: BaseException) -> bool:

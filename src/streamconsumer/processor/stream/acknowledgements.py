@@ -1,0 +1,102 @@
+"""Acknowledgements on their way: collected here until the next read carries them, or a command of their own.
+
+None is forgotten before Redis has answered: what is not known to have arrived is sent again, which does no harm.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from redis.exceptions import RedisError
+
+from streamconsumer.processor.metrics import Metrics
+
+LINGER_SECONDS = 0.005
+"""How long an acknowledgement waits for the next read to carry it before it travels alone."""
+
+
+class Acknowledgements:
+    """`send` takes ids to Redis by themselves and returns how many it confirmed; `settled` is told what arrived."""
+
+    def __init__(
+        self,
+        send: Callable[[Sequence[str]], Awaitable[int]],
+        settled: Callable[[Sequence[str]], None],
+        metrics: Metrics,
+    ) -> None:
+        self._send, self._told, self._metrics = send, settled, metrics
+        self._waiting: dict[str, None] = {}
+        self._sending: set[str] = set()
+        self._listeners: list[set[str]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._flushing: set[asyncio.Task[None]] = set()
+
+    def add(self, message_id: str) -> None:
+        """The next read carries it, or after a few milliseconds a command of its own."""
+        self._waiting[message_id] = None
+        for done in self._listeners:
+            done.add(message_id)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._flush_soon)
+
+    def take(self) -> list[str]:
+        """All that wait, for somebody who sends them, and then says `settle` or at least `give_back`."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        acks = list(self._waiting)
+        self._waiting.clear()
+        self._sending.update(acks)
+        return acks
+
+    def settle(self, acks: Sequence[str], confirmed: int) -> None:
+        """They have arrived. Fewer confirmed than sent: somebody else acknowledged them, or the group was gone."""
+        self._metrics.acknowledged += confirmed
+        self._metrics.acknowledgements_lost += len(acks) - confirmed
+        self._sending.difference_update(acks)
+        self._told(acks)
+
+    def give_back(self, acks: Sequence[str]) -> None:
+        """Those of them that are not settled wait again."""
+        self._waiting.update(dict.fromkeys(self._sending.intersection(acks)))
+        self._sending.difference_update(acks)
+
+    @contextmanager
+    def done(self) -> Iterator[set[str]]:
+        """What may still stand in the reply to a question asked in this context although it is done with here."""
+        done = {*self._waiting, *self._sending}
+        self._listeners.append(done)
+        try:
+            yield done
+        finally:
+            self._listeners = [each for each in self._listeners if each is not done]
+
+    async def flush(self) -> None:
+        """Send what waits, by itself. Raises what Redis raised, and keeps what has not arrived."""
+        acks = self.take()
+        if not acks:
+            return
+        try:
+            self.settle(acks, await self._send(acks))
+        finally:
+            self.give_back(acks)
+
+    async def last(self) -> None:
+        """Flush for the last time, after those under way."""
+        await asyncio.gather(*self._flushing)
+        await self.flush()
+
+    def cancel(self) -> None:
+        """Give up what is under way."""
+        for task in self._flushing:
+            task.cancel()
+
+    def _flush_soon(self) -> None:
+        self._timer = None
+        task = asyncio.create_task(self._flush_quietly())
+        self._flushing.add(task)
+        task.add_done_callback(self._flushing.discard)
+
+    async def _flush_quietly(self) -> None:
+        with suppress(RedisError, OSError):  # they are kept, and travel with the first read that succeeds
+            await self.flush()

@@ -1,0 +1,146 @@
+"""The StreamManager: what users name, and where connections come from."""
+
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
+
+from streamconsumer.processor.message import Encoding
+from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.stream import replies
+from streamconsumer.processor.stream.intake import RedisIntake
+
+READ_MARGIN = timedelta(seconds=5)
+"""A read that has not answered this long after its own end is taken for a dead connection."""
+
+_NOT_FOR_A_COPY = {"himport_registry", "event_dispatcher", "maint_notifications_config", "client_name"}
+
+
+class StreamManager:
+    """Redis Streams as a user's code sees them: create a group, read from it, acknowledge.
+
+    Give it a URL or a `redis.asyncio.Redis`. `RedisStreamProcessor` asks it for more than these three coroutines:
+    blocking reads, renewal, take-over.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        *,
+        start_from: str = "0",
+        encoding: Encoding = "utf-8",
+        min_idle: timedelta = timedelta(seconds=30),
+    ) -> None:
+        self.start_from, self.encoding, self.min_idle = start_from, encoding, min_idle
+        pool = client.connection_pool
+        given = {key: value for key, value in pool.connection_kwargs.items() if key not in _NOT_FOR_A_COPY}
+        self._kind: type[AbstractConnection] = pool.connection_class
+        self._arguments = {
+            **{key: value for key, value in given.items() if not key.startswith(("maint_", "orig_", "oss_"))},
+            "decode_responses": False,
+            "protocol": 2,
+            # redis-py 8 would send a command up to eleven times, reads included; trying again is the loop's affair.
+            "retry": Retry(NoBackoff(), 0),
+        }
+        self.control: Redis = Redis(
+            connection_pool=ConnectionPool(connection_class=self._kind, max_connections=8, **self._arguments)
+        )
+        self.control.response_callbacks.clear()  # raw replies: redis-py's shapes drop what we need of XAUTOCLAIM
+
+    @classmethod
+    def from_url(cls, url: str, *, username: str | None = None, password: str | None = None, **options: Any) -> Self:
+        """`redis://host:port/db`, `rediss://…` or `unix://…`; options as for the class. Nothing connects yet."""
+        given: dict[str, Any] = {"username": username, "password": password}
+        pool = ConnectionPool.from_url(url, **{key: value for key, value in given.items() if value is not None})
+        return cls(Redis(connection_pool=pool), **options)
+
+    async def ask(self, *command: Any) -> Any:
+        """One command on the control connection, its raw reply. Sent once: trying again is the caller's affair."""
+        return await self.control.execute_command(*command)  # type: ignore[no-untyped-call] # ships no types for it
+
+    async def create_group(self, stream_name: str, group_name: str) -> None:
+        """Create the group, and the stream where it does not exist. A group that exists stays as it is."""
+        await self._create_group(stream_name, group_name, self.start_from)
+
+    async def read_events(
+        self, stream_name: str, group_name: str, consumer_name: str, count: int
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """At most `count` entries that no consumer has seen yet, as (message id, data); none if there are none."""
+        command = (
+            "XREADGROUP",
+            "GROUP",
+            group_name,
+            consumer_name,
+            "COUNT",
+            count,
+            "STREAMS",
+            stream_name,
+            ">",
+        )
+        reply = await self.ask(*command)
+        return [(entry.message_id, entry.data(self.encoding)) for entry in replies.entries(replies.of_stream(reply))]
+
+    async def ack_event(self, stream_name: str, group_name: str, message_id: str) -> bool:
+        """Acknowledge one entry. False: it was not pending (any more)."""
+        return bool(await self.ask("XACK", stream_name, group_name, message_id))
+
+    def intake(self, stream: str, group: str, consumer: str, *, block: timedelta, metrics: Metrics) -> RedisIntake:
+        """The full intake for one consumer."""
+        return RedisIntake(self, stream, group, consumer, block=block, metrics=metrics)
+
+    def reader(self, block: timedelta) -> AbstractConnection:
+        """A connection of its own for blocking reads: no retries, patient for longer than the block."""
+        patience = (block + READ_MARGIN).total_seconds()
+        return self._kind(**{**self._arguments, "socket_timeout": patience, "health_check_interval": 0})
+
+    @property
+    def address(self) -> tuple[str, int | None]:
+        """Host and port for telemetry; a socket's path and None."""
+        arguments = self._arguments
+        return str(arguments.get("host") or arguments.get("path") or "localhost"), arguments.get("port")
+
+    async def aclose(self) -> None:
+        """Close what this manager opened; a client that was given stays open."""
+        await self.control.aclose()
+        await self.control.connection_pool.disconnect()
+
+    async def _create_group(self, stream: str, group: str, position: str) -> None:
+        try:
+            await self.ask("XGROUP", "CREATE", stream, group, position, "MKSTREAM")
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+
+    async def recreate_group(self, stream: str, group: str, position: str) -> str:
+        """Create a group that was lost where it last was: `position`, or 0 where the stream has a new life."""
+        try:
+            last = replies.pairs(await self.ask("XINFO", "STREAM", stream))[b"last-generated-id"].decode()
+        except ResponseError:  # no such key
+            last = "0-0"
+        begin = position if replies.order(last) >= replies.order(position) else "0"
+        await self._create_group(stream, group, begin)
+        return begin
+
+    async def position(self, stream: str, group: str) -> str | None:
+        """The id of the last entry that the group was given; None where there is no such group, or no telling."""
+        with suppress(ResponseError):
+            for each in await self.ask("XINFO", "GROUPS", stream):
+                if replies.pairs(each)[b"name"] == group.encode():
+                    return str(replies.pairs(each)[b"last-delivered-id"].decode())
+        return None
+
+    async def forget_connections(self) -> None:
+        """Connect anew from here on: after a failover the address may lead elsewhere."""
+        await self.control.connection_pool.disconnect(inuse_connections=False)
+
+
+def without_credentials(url: str) -> str:
+    """The URL as it may be printed."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

@@ -1,0 +1,28 @@
+"""Redis' raw replies (RESP 2), read."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from streamconsumer.processor.message import Entry
+
+
+def of_stream(reply: Any) -> list[Any]:
+    return reply[0][1] if reply else []
+
+
+def entries(found: Sequence[Any]) -> list[Entry]:
+    return [Entry(each[0].decode(), each[1]) for each in found if each is not None and each[1] is not None]
+
+
+def pairs(flat: Sequence[Any]) -> dict[bytes, Any]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def order(message_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = message_id.partition("-")
+    return int(milliseconds), int(sequence or 0)
+
+
+def milliseconds(duration: timedelta) -> int:
+    return round(duration / timedelta(milliseconds=1))
