@@ -284,4 +284,5 @@ async def test_a_dead_collector_costs_no_message_and_little_time_at_the_end(
     begun = time.monotonic()
     pod.signal(signal.SIGTERM)
     assert await pod.ended() == 0
-    assert time.monotonic() - begun <= 3.5
+    # 3 s for the last spans, and the way out of a process on a busy machine; the SDK alone would take 30 s.
+    assert time.monotonic() - begun <= 10

@@ -62,11 +62,16 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
 
 
+def note(what: str, where: str, error: Exception) -> None:
+    """Say that something failed that is gone on after."""
+    found = fault(error, where)
+    log.warning(what, extra={"code": found.code, "error": found.sentence})
+
+
 @contextmanager
 def noting(what: str, where: str) -> Iterator[None]:
     """Go on after an error, and say so."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told
-        found = fault(error, where)
-        log.warning(what, extra={"code": found.code, "error": found.sentence})
+        note(what, where, error)

@@ -11,18 +11,18 @@ import logging
 import random
 import time
 from collections.abc import Coroutine
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 from streamconsumer.errors import InvalidSettings, UndecodableEntry
 from streamconsumer.model.settings import Reconnect
-from streamconsumer.processor.faults import fault, noting, told
+from streamconsumer.processor.faults import fault, note, noting, told
 from streamconsumer.processor.handler import AsyncHandler, Handler, Threads, as_coroutine
 from streamconsumer.processor.health import Health
 from streamconsumer.processor.in_flight import InFlight
 from streamconsumer.processor.intake import Intake, Manager, PolledIntake
-from streamconsumer.processor.message import Entry, Message, handling
+from streamconsumer.processor.message import Entry, Handling, Message
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pending import PendingCare
 from streamconsumer.processor.stream import StreamManager
@@ -200,7 +200,7 @@ class RedisStreamProcessor:
             deliveries=self._in_flight.deliveries(message_id),
             data=data,
         )
-        with handling(message):
+        with Handling(message):
             succeeded = await self._handle(message)
         if succeeded and not self._in_flight.is_lost(message_id):
             await self._acknowledge(message_id)
@@ -208,8 +208,11 @@ class RedisStreamProcessor:
     async def _handle(self, message: Message) -> bool:
         started = time.perf_counter()
         try:
-            with self._telemetry.processing(message) if self._telemetry else nullcontext():
+            if self._telemetry is None:
                 await self._call(message)
+            else:
+                with self._telemetry.processing(message):
+                    await self._call(message)
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             if _cancelled_by_us(error):
                 raise
@@ -239,11 +242,13 @@ class RedisStreamProcessor:
         log.error("message failed and stays pending", exc_info=error, extra={**about, "error": told(error)})
 
     async def _acknowledge(self, message_id: str) -> None:
-        with noting("acknowledgement failed; the entry stays pending and will be handled again", self._where):
+        try:
             if self.is_running:
                 await self._intake.acknowledge(message_id)
             else:  # somebody calls _process_single_message without the loop: nothing would carry it
                 await self.stream_manager.ack_event(self.stream_name, self.consumer_group_name, message_id)
+        except Exception as error:  # noqa: BLE001 - a user's own manager may raise anything
+            note("acknowledgement failed; the entry stays pending and will be handled again", self._where, error)
 
     # -- when Redis fails ------------------------------------------------------------------------------------------
 
