@@ -225,7 +225,7 @@ def test_get_shows_what_one_asks_first(on_api: Place) -> None:
     on_api.create(manifest(replicas=3))
     told = {"type": "Ready", "status": "False", "reason": "PodsStarting", "message": "1 of 3 pods ready."}
     condition = {**told, "lastTransitionTime": "2026-11-24T12:00:00Z", "observedGeneration": 1}
-    status = {"status": {"readyReplicas": 1, "conditions": [condition]}}
+    status = {"status": {"desiredReplicas": 3, "readyReplicas": 1, "conditions": [condition]}}
     on_api.patch("StreamConsumer", "orders", status, "/status")
     head, row = on_api.kubectl("get", "stc").splitlines()
     assert head.split() == ["NAME", "STREAM", "GROUP", "DESIRED", "READY", "STATUS", "AGE"]

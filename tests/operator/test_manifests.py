@@ -62,6 +62,12 @@ def test_children_come_in_the_order_in_which_they_refer_to_each_other() -> None:
     assert kinds(everything) == [kind for _, kind in KINDS]
 
 
+def test_replicas_are_not_stated_where_somebody_else_manages_them() -> None:
+    children = {child["kind"]: child for child in desired(consumer(manageReplicas=False, replicas=1), SETTINGS)}
+    assert "replicas" not in children["Deployment"]["spec"]
+    assert "PodDisruptionBudget" in children, "there may be many pods"
+
+
 @pytest.mark.parametrize(("replicas", "budget"), [(0, False), (1, False), (2, True), (1000, True)])
 def test_a_disruption_budget_comes_with_the_second_pod(replicas: int, budget: bool) -> None:
     assert ("PodDisruptionBudget" in kinds(consumer(replicas=replicas))) is budget
@@ -120,9 +126,9 @@ def test_a_pod_writes_only_to_its_own_folder_and_has_no_rights_in_the_cluster() 
 
 
 @pytest.mark.parametrize(
-    ("drain", "grace"), [("25s", 30), ("1s", 6), ("1h", 3605), ("1500ms", 7), ("1001ms", 7), ("2.5s", 8)]
+    ("drain", "grace"), [("25s", 33), ("1s", 9), ("1h", 3608), ("1500ms", 10), ("1001ms", 10), ("2.5s", 11)]
 )
-def test_a_pod_has_five_seconds_more_than_it_drains(drain: str, grace: int) -> None:
+def test_a_pod_has_eight_seconds_more_than_it_drains(drain: str, grace: int) -> None:
     assert template(consumer(drainTimeout=drain))["spec"]["terminationGracePeriodSeconds"] == grace
 
 

@@ -126,6 +126,36 @@ def test_kubectl_scale_reaches_the_deployment_and_its_pods(served: Place) -> Non
     assert len(served.every("Pod", f"?labelSelector={scale['status']['selector']}")) == 3
 
 
+def test_replicas_that_somebody_else_manages_keep_the_number_and_are_left_alone(served: Place) -> None:
+    served.create(manifest("others", replicas=3))
+    made(served, "others", "ServiceAccount", "Deployment", "PodDisruptionBudget")
+    served.edit("others", manageReplicas=False)
+
+    def handed_over(replicas: int) -> None:
+        deployment = served.get("Deployment", "others-consumer")
+        stated = [
+            "f:replicas" in each["fieldsV1"].get("f:spec", {})
+            for each in deployment["metadata"]["managedFields"]
+            if each["manager"] == names.FIELD_MANAGER and each["operation"] == "Apply"
+        ]
+        assert stated == [False]
+        assert deployment["spec"]["replicas"] == replicas
+        assert served.get("StreamConsumer", "others")["status"]["desiredReplicas"] == replicas
+
+    eventually(lambda: handed_over(3), SOON)
+    served.kubectl("scale", "deployment/others-consumer", "--replicas=5")
+    eventually(lambda: handed_over(5), SOON)
+    served.edit("others", batchCount=20)
+    eventually(lambda: check_told(served, "others", ("Updated", "Deployment others-consumer updated")), SOON)
+    handed_over(5)
+    served.edit("others", manageReplicas=True)
+
+    def taken_back() -> None:
+        assert served.get("Deployment", "others-consumer")["spec"]["replicas"] == 3
+
+    eventually(taken_back, SOON)
+
+
 def test_scaled_to_zero_is_ready(served: Place) -> None:
     served.create(manifest("zero", replicas=0))
 
@@ -237,7 +267,7 @@ def test_a_change_of_configuration_is_one_change_of_the_deployment(served: Place
 
     live = eventually(rolled, SOON)
     assert live["metadata"]["generation"] == before + 1
-    assert live["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 45
+    assert live["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 48
     replica_sets = served.cluster.request("GET", f"/apis/apps/v1/namespaces/{served.namespace}/replicasets")["items"]
     assert len([each for each in replica_sets if each["metadata"]["name"].startswith("changed-")]) == 2
 

@@ -28,7 +28,7 @@ _KEPT = [
 PRINTER_COLUMNS = [
     ("Stream", "string", ".spec.stream", 0, "The stream that is read"),
     ("Group", "string", ".spec.consumerGroup", 0, "The consumer group it is read as"),
-    ("Desired", "integer", ".spec.replicas", 0, "How many pods are wanted"),
+    ("Desired", "integer", ".status.desiredReplicas", 0, "How many pods are wanted"),
     ("Ready", "integer", ".status.readyReplicas", 0, "How many pods read the stream"),
     ("Status", "string", '.status.conditions[?(@.type=="Ready")].reason', 0, "Why it is ready or not"),
     ("Age", "date", ".metadata.creationTimestamp", 0, ""),

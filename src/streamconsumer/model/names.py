@@ -15,6 +15,9 @@ ENVIRONMENT_PREFIX = "STREAMCONSUMER_"
 FIELD_MANAGER = "streamconsumer-operator"
 """Who owns the fields that the operator applies."""
 
+REPLICAS_KEEPER = "streamconsumer-operator-handover"
+"""Who owns `replicas` between the operator that no longer states it and whoever scales from then on."""
+
 LABEL_CONSUMER = f"{GROUP}/name"
 """On every child: the StreamConsumer it belongs to. The only label a selector holds, so it never changes."""
 

@@ -170,6 +170,10 @@ class StreamConsumerSpec(Processing):
     """How many pods. Scale it by hand, by an HPA or by KEDA through the scale subresource of the StreamConsumer,
     not of the Deployment, which follows it."""
 
+    manage_replicas: bool = True
+    """Whether the Deployment has `replicas` pods. false: the operator states no number, for something that scales the
+    Deployment itself, and keeps the number that it finds; `replicas` then counts for nothing."""
+
     env: Annotated[list[EnvironmentVariable], AfterValidator(_each_once)] = Field(
         [],
         max_length=256,

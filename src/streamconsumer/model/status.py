@@ -67,6 +67,8 @@ class Status(Told):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     """Ready, Reconciling and Stalled."""
+    desired_replicas: int = 0
+    """How many pods are wanted, by whoever scales."""
     replicas: int = 0
     """How many pods there are."""
     ready_replicas: int = 0

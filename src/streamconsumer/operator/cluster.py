@@ -55,6 +55,18 @@ class Cluster:
         """Server-side apply as our field manager. What we state is ours; a field somebody else changed comes back."""
         return await self._apply(manifest, _path_of(manifest))
 
+    async def keep_replicas(self, deployment: Manifest) -> None:
+        """Let the number of replicas outlive our statement of it, which the next apply withdraws: a field that nobody
+        owns any more falls back to its default, one pod."""
+        metadata = {name: deployment["metadata"][name] for name in ("namespace", "name")}
+        kept = {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": metadata,
+            "spec": {"replicas": deployment["spec"]["replicas"]},
+        }
+        await self._apply(kept, _path_of(kept), manager=names.REPLICAS_KEEPER)
+
     async def apply_status(self, namespace: str, name: str, status: Status) -> bool:
         """One write of the whole status. Returns whether the object is still there."""
         manifest = {
@@ -101,13 +113,13 @@ class Cluster:
         }
         await self._call("post", _path("events.k8s.io/v1", "Event", metadata["namespace"]), body=event)
 
-    async def _apply(self, manifest: Manifest, path: str) -> Manifest:
+    async def _apply(self, manifest: Manifest, path: str, manager: str = names.FIELD_MANAGER) -> Manifest:
         return await self._call(
             "patch",
             path,
             body=manifest,
             content_type="application/apply-patch+yaml",
-            field_manager=names.FIELD_MANAGER,
+            field_manager=manager,
             force_conflicts=True,
         )
 

@@ -16,7 +16,7 @@ from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import CONDITIONS, Condition, Reason, Status, Verdict, conditions
 from streamconsumer.operator.cluster import Cluster
-from streamconsumer.operator.drift import holds
+from streamconsumer.operator.drift import gives_replicas_up, holds
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.manifests.identity import child_name
 from streamconsumer.operator.observe import verdict
@@ -96,6 +96,8 @@ class Reconciler:
             self.store.put({"apiVersion": wanted["apiVersion"], "kind": kind, **live})
             made.add(identity)
             return None
+        if live is not None and gives_replicas_up(live, wanted):
+            await self.cluster.keep_replicas(live)
         self.store.put(await self.cluster.apply(wanted))
         change = _deleted(wanted) if live is None and identity in made else _change(live, wanted)
         made.add(identity)
@@ -139,6 +141,7 @@ class Reconciler:
         return Status(
             observed_generation=generation,
             conditions=conditions(found, generation, before, datetime.now(UTC)),
+            desired_replicas=deployments[0]["spec"].get("replicas", 1) if deployments else 0,
             replicas=counts.get("replicas", 0),
             ready_replicas=counts.get("readyReplicas", 0),
             selector=f"{names.LABEL_CONSUMER}={name}",

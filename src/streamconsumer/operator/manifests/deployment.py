@@ -16,8 +16,9 @@ from streamconsumer.operator.manifests.identity import (
 )
 from streamconsumer.operator.settings import OperatorSettings
 
-AFTER_THE_DRAIN = timedelta(seconds=5)
-"""What a pod gets beyond `drainTimeout` before it is killed: acknowledging, and up to 3 s of flushing telemetry."""
+AFTER_THE_DRAIN = timedelta(seconds=8)
+"""What a pod gets beyond `drainTimeout` before it is killed. At worst: 1 s each for ending the read, handing
+back, handlers that were cancelled, and leaving, if the server does not answer; and 3 s for the last spans."""
 
 
 def deployment(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
@@ -26,7 +27,8 @@ def deployment(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest
         "kind": "Deployment",
         "metadata": metadata(consumer, child_name(consumer)),
         "spec": {
-            "replicas": consumer.spec.replicas,
+            # What we do not state we do not own.
+            **({"replicas": consumer.spec.replicas} if consumer.spec.manage_replicas else {}),
             "revisionHistoryLimit": 3,
             "selector": {"matchLabels": selector(consumer)},
             "template": _template(consumer, settings),

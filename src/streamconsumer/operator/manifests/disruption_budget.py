@@ -5,7 +5,7 @@ from streamconsumer.operator.manifests.identity import Manifest, child_name, met
 
 
 def disruption_budget(consumer: StreamConsumer) -> Manifest | None:
-    if consumer.spec.replicas <= 1:
+    if consumer.spec.manage_replicas and consumer.spec.replicas <= 1:
         return None
     return {
         "apiVersion": "policy/v1",
