@@ -12,8 +12,9 @@ from redis.exceptions import RedisError, ResponseError
 
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.stream import replies, scripts
+from streamconsumer.processor.stream import replies
 from streamconsumer.processor.stream.acknowledgements import Acknowledgements
+from streamconsumer.processor.stream.ownership import Ownership
 
 if TYPE_CHECKING:
     from streamconsumer.processor.stream.manager import StreamManager
@@ -52,6 +53,7 @@ class RedisIntake:
         self._reading = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._ownership = Ownership(manager.ask, stream, group, consumer)
         self._acks = Acknowledgements(self._send_acks, self._settled, metrics)
         self._replay_from: str | None = "0"  # a restarted consumer first finishes what it had begun
         self._sweep_from = "0-0"
@@ -220,9 +222,7 @@ class RedisIntake:
         lost: list[str] = []
         ids = list(message_ids)
         for begin in range(0, len(ids), PAGE):
-            page = ids[begin : begin + PAGE]
-            reply = await self._manager.ask("EVAL", scripts.RENEW, 1, self._stream, self._group, self._consumer, *page)
-            lost += [each.decode() for each in reply]
+            lost += await self._ownership.renew(ids[begin : begin + PAGE])
         now = time.monotonic()
         self._unsettled.update({message_id: now for message_id in ids if message_id in self._unsettled})
         for message_id in lost:
@@ -231,16 +231,14 @@ class RedisIntake:
 
     async def release(self, message_ids: Collection[str]) -> None:
         """Hand back what was read and not begun: a peer's next claim takes it."""
-        long_idle = 10 * replies.milliseconds(self._lifetime)
-        arguments = (self._stream, self._group, self._consumer, long_idle, *message_ids)
         if message_ids:
-            await self._manager.ask("EVAL", scripts.RELEASE, 1, *arguments)
+            await self._ownership.release(list(message_ids), 10 * self._lifetime)
 
     async def close(self) -> None:
         """Acknowledge what is left, leave the group if nothing is pending here, disconnect."""
         try:
             await self._acks.last()
-            await self._manager.ask("EVAL", scripts.LEAVE, 1, self._stream, self._group, self._consumer)
+            await self._ownership.leave()
         except (RedisError, OSError) as error:
             log.warning("left without a last word to Redis", extra={"error": str(error)})
         finally:
