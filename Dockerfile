@@ -40,6 +40,7 @@ RUN python3 -m venv --without-pip /opt/streamconsumer \
 FROM python AS base
 ARG VERSION=0.1.0
 ARG REVISION=unknown
+ARG SOURCE=unknown
 ENV PATH=/opt/streamconsumer/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -47,7 +48,7 @@ ENV PATH=/opt/streamconsumer/bin:$PATH \
 LABEL org.opencontainers.image.title="StreamConsumer" \
       org.opencontainers.image.description="Python functions as Redis Streams consumers on Kubernetes" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.source="https://github.com/streamconsumer/streamconsumer" \
+      org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 # A number, so that the kubelet can see that it is not root. Nothing is written but /tmp.
