@@ -25,7 +25,7 @@ from streamconsumer.processor.intake import Intake, Manager, PolledIntake
 from streamconsumer.processor.message import Entry, Handling, Message
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pending import PendingCare
-from streamconsumer.processor.stream import StreamManager
+from streamconsumer.processor.stream import RedisIntake, StreamManager
 from streamconsumer.processor.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -317,7 +317,7 @@ class RedisStreamProcessor:
     def _new_intake(self) -> Intake:
         manager, who = self.stream_manager, (self.stream_name, self.consumer_group_name, self.consumer_name)
         if isinstance(manager, StreamManager):
-            return manager.intake(*who, block=timedelta(seconds=self.poll_interval), metrics=self.metrics)
+            return RedisIntake(manager, *who, block=timedelta(seconds=self.poll_interval), metrics=self.metrics)
         return PolledIntake(manager, *who)
 
     def _new_table(self) -> InFlight:

@@ -11,6 +11,7 @@ The bargains, each measured on Redis 6.2, 7.0 and Valkey:
 - XACK answers 0, not an error, when the group is gone or another consumer acknowledged: the replies are counted.
 """
 
+from streamconsumer.processor.stream.intake import RedisIntake
 from streamconsumer.processor.stream.manager import StreamManager, without_credentials
 
-__all__ = ["StreamManager", "without_credentials"]
+__all__ = ["RedisIntake", "StreamManager", "without_credentials"]

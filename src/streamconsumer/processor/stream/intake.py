@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
@@ -14,10 +14,8 @@ from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.stream import replies
 from streamconsumer.processor.stream.acknowledgements import Acknowledgements
+from streamconsumer.processor.stream.manager import StreamManager
 from streamconsumer.processor.stream.ownership import Ownership
-
-if TYPE_CHECKING:
-    from streamconsumer.processor.stream.manager import StreamManager
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +31,7 @@ class RedisIntake:
 
     def __init__(
         self,
-        manager: "StreamManager",
+        manager: StreamManager,
         stream: str,
         group: str,
         consumer: str,

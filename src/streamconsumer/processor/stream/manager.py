@@ -12,9 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
 from streamconsumer.processor.message import Encoding
-from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.stream import replies
-from streamconsumer.processor.stream.intake import RedisIntake
 
 READ_MARGIN = timedelta(seconds=5)
 """A read that has not answered this long after its own end is taken for a dead connection."""
@@ -89,10 +87,6 @@ class StreamManager:
     async def ack_event(self, stream_name: str, group_name: str, message_id: str) -> bool:
         """Acknowledge one entry. False: it was not pending (any more)."""
         return bool(await self.ask("XACK", stream_name, group_name, message_id))
-
-    def intake(self, stream: str, group: str, consumer: str, *, block: timedelta, metrics: Metrics) -> RedisIntake:
-        """The full intake for one consumer."""
-        return RedisIntake(self, stream, group, consumer, block=block, metrics=metrics)
 
     def reader(self, block: timedelta) -> AbstractConnection:
         """A connection of its own for blocking reads: no retries, patient for longer than the block."""
