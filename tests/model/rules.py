@@ -41,6 +41,7 @@ OUR_RULES = [
     _spec("two URLs", "redis", ONE_URL, redis={"url": "redis://redis", "urlSecretRef": SECRET}),
     _spec("no URL", "redis", ONE_URL, redis={}),
     _spec("a password in the URL", "redis", NO_CREDENTIALS, redis={"url": "redis://:hunter2@redis"}),
+    _spec("a password as an option", "redis", NO_CREDENTIALS, redis={"url": "redis://redis?password=hunter2"}),
     _spec("two handlers", "handler", ONE_HANDLER, handler={"python": "shop:handle", "source": "x = 1"}),
     _spec("no handler", "handler", ONE_HANDLER, handler={}),
     _spec("a reserved variable", "env", RESERVED_VARIABLE, env=[{"name": "STREAMCONSUMER_STREAM", "value": "x"}]),

@@ -118,6 +118,6 @@ def _sentence(where: str, problem: ErrorDetails) -> str:
         case "model_type":
             return f"{where} must be an object"
     found = problem["input"]
-    if not isinstance(found, str | int | float | None) or "@" in str(found):
+    if not isinstance(found, str | int | float | None) or re.search("@|password=", str(found)):
         return f"{where}: {expected}"  # a whole object, or a URL with credentials: not for logs and conditions
     return f"{where} is {found!r:.80}: {expected}"

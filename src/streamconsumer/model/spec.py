@@ -60,7 +60,7 @@ class Redis(
     Model,
     json_schema_extra=rules(
         ("has(self.url) != has(self.urlSecretRef)", ONE_URL),
-        ("!has(self.url) || !self.url.contains('@')", NO_CREDENTIALS),
+        ("!has(self.url) || !(self.url.contains('@') || self.url.contains('password='))", NO_CREDENTIALS),
     ),
 ):
     """The Redis or Valkey server that holds the stream."""
@@ -81,7 +81,7 @@ class Redis(
     def _one_url_without_credentials(self) -> Self:
         if (self.url is None) == (self.url_secret_ref is None):
             raise ValueError(ONE_URL)
-        if self.url is not None and "@" in self.url:
+        if self.url is not None and ("@" in self.url or "password=" in self.url):
             raise ValueError(NO_CREDENTIALS)
         return self
 
