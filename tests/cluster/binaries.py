@@ -87,8 +87,8 @@ BINARIES = {
         *_containerd(
             [
                 ("containerd", "2 minutes"),
-                ("containerd-shim-runc-v2", "some seconds"),
-                ("ctr", "some seconds"),
+                ("containerd-shim-runc-v2", "10 seconds"),
+                ("ctr", "10 seconds"),
             ]
         ),
         Binary(
@@ -109,7 +109,7 @@ BINARIES = {
             ("version",),
             program="helm",
         ),
-        Binary("pause", "pause", ".", "", "some seconds", own_version="v3.10", program="streamconsumer-pause"),
+        Binary("pause", "pause", ".", "", "10 seconds", own_version="v3.10", program="streamconsumer-pause"),
         Binary("otelcol", "otelcol", ".", "go.opentelemetry.io/collector/otelcol", "2 minutes"),
     )
 }
