@@ -6,6 +6,7 @@ StreamConsumerError
 │   └── HandlerUnusable   the handler cannot be imported or called
 ├── UndecodableEntry      one entry's bytes are not what `encoding` promised; only this entry fails
 ├── NameTaken             a child's name belongs to an object that is not ours
+├── ChildRefused          the API server does not want a child as it is
 └── ServerUnavailable     no Redis answers (`streamconsumer dev`)
 
 A message names the object, what was found, what was expected and what to do.
@@ -34,6 +35,10 @@ class UndecodableEntry(StreamConsumerError):
 
 class NameTaken(StreamConsumerError):
     """An object of the child's name exists and belongs to somebody else: it is never adopted."""
+
+
+class ChildRefused(StreamConsumerError):
+    """The API server, a quota or an admission policy refused a child: nothing changes until somebody edits."""
 
 
 class ServerUnavailable(StreamConsumerError):

@@ -182,7 +182,7 @@ TABLE: dict[str, tuple[Manifest | None, list[Manifest], Reason, bool, str]] = {
     "a Secret that is not there": (
         deployment(),
         [pod(waiting("CreateContainerConfigError", 'secret "redis" not found'))],
-        Reason.POD_CRASHING,
+        Reason.POD_INVALID,
         False,
         "stalled",
     ),
@@ -242,8 +242,8 @@ def test_what_is_seen_has_a_reason(
 
 
 def test_every_reason_is_reached() -> None:
-    """The other three are found before a Deployment is looked at, or say that nothing is wrong."""
-    elsewhere = {Reason.SETTLED, Reason.INVALID_SPEC, Reason.NAME_TAKEN}
+    """The other four are found before a Deployment is looked at, or say that nothing is wrong."""
+    elsewhere = {Reason.SETTLED, Reason.INVALID_SPEC, Reason.NAME_TAKEN, Reason.CHILD_REFUSED}
     assert {row[2] for row in TABLE.values()} == set(Reason) - elsewhere
 
 

@@ -156,6 +156,21 @@ def test_replicas_that_somebody_else_manages_keep_the_number_and_are_left_alone(
     eventually(taken_back, SOON)
 
 
+def test_a_child_that_the_api_server_refuses_is_told_on_the_resource(served: Place) -> None:
+    served.create(manifest("greedy", resources={"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}))
+
+    def told() -> None:
+        assert served.reason("greedy") == "ChildRefused"
+        ready = served.conditions("greedy")
+        assert "must be less than or equal to memory limit" in ready["Ready"]["message"]
+        assert ready["Stalled"]["status"] == "True"
+
+    eventually(told, SOON)
+    eventually(lambda: served.kubectl("describe", "stc", "greedy").index("ChildRefused"), SOON)
+    served.edit("greedy", resources={"limits": {"memory": "2Gi"}})
+    made(served, "greedy", "ServiceAccount", "Deployment")
+
+
 def test_scaled_to_zero_is_ready(served: Place) -> None:
     served.create(manifest("zero", replicas=0))
 

@@ -173,3 +173,34 @@ async def test_a_rolling_update_loses_nothing_and_handles_nothing_twice(group: G
     await eventually(lambda: sum(len(handler.finished) for handler in handlers) >= len(ids), within=15)
     await group.settled()
     assert sorted(message_id for handler in handlers for message_id in handler.ids) == sorted(ids)
+
+
+async def test_a_handler_that_swallows_its_cancellation_has_not_handled_its_message(any_group: Group) -> None:
+    begun = asyncio.Event()
+
+    async def handle(_data: dict[str, Any]) -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            return
+
+    await any_group.add()
+    processor = await any_group.start(handle, drain=0.2)
+    await begun.wait()
+    await processor.stop_listening()
+    assert await any_group.pending() == 1
+
+
+async def test_a_pod_that_drains_is_not_ready_although_its_read_ended_well(any_group: Group) -> None:
+    handler = Recorder(gate=False)
+    processor = await any_group.start(handler, concurrency=2)
+    await any_group.add()
+    await handler.has_seen(1)
+    await any_group.is_reading()
+    stopping = asyncio.create_task(processor.stop_listening())
+    await eventually(lambda: not processor.health.readiness()[0])
+    await asyncio.sleep(0.1)
+    assert processor.health.readiness() == (False, "draining")
+    handler.gate.set()
+    await stopping

@@ -122,8 +122,8 @@ async def test_a_handler_may_stop_its_own_processor(group: Group) -> None:
     async def handle(data: dict[str, Any]) -> None:
         stops.append(asyncio.create_task(processor.stop_listening()))
 
-    processor = await group.start(handle)
     await group.add(5)
+    processor = await group.start(handle)
     await eventually(lambda: stops and stops[0].done())
     assert not processor.is_running
     assert await group.pending() == 5 - len(stops)

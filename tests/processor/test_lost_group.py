@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from streamconsumer.processor import current_message
+from streamconsumer.processor import Message, current_message
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder, once
@@ -42,6 +42,7 @@ async def test_a_group_that_goes_while_a_message_is_handled_is_created_again(any
     await handler.has_seen(1)
     await any_group.client.execute_command(*WAYS[way])  # type: ignore[no-untyped-call] # ships no types for it
     handler.gate.set()
+    await asyncio.sleep(0.002)  # a new stream in the same millisecond would give out the same id again
     later = await any_group.add(3)
     await handler.has_finished(4, within=3)
     await any_group.settled()
@@ -138,3 +139,37 @@ async def test_a_stream_that_is_flushed_again_and_again_under_load_is_followed(g
     last = await group.add(30)
     await eventually(lambda: set(handled) >= set(last), within=3)
     await group.settled()
+
+
+async def test_a_message_in_flight_is_kept_when_a_peer_creates_the_group_again(any_group: Group) -> None:
+    busy, idle = Recorder(gate=False), Recorder()
+    [running] = await any_group.add()
+    await any_group.start(busy, min_idle=1)
+    await busy.has_seen(1)
+    await any_group.start(idle, "pod-b", poll=0.2, min_idle=1)
+    [beyond] = await any_group.add()
+    await idle.has_finished(1)
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    await eventually(any_group.exists)  # the idle one created it again, behind what the busy one holds
+    await asyncio.sleep(1)  # several renewals
+    assert not busy.cancelled
+    busy.gate.set()
+    await busy.has_finished(1)
+    await any_group.settled()
+    assert (busy.ids, idle.ids) == ([running], [beyond])
+
+
+async def test_a_failed_message_is_tried_again_although_a_peer_created_the_group_again(any_group: Group) -> None:
+    def first_time(message: Message) -> BaseException | None:
+        return RuntimeError("not yet") if message.deliveries == 1 and message.data["n"] == "0" else None
+
+    failing, idle = Recorder(first_time), Recorder(gate=False)
+    [failed] = await any_group.add()
+    await any_group.start(failing, min_idle=2)
+    await failing.has_seen(1)
+    await any_group.start(idle, "pod-b", poll=0.2, min_idle=60)
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    await any_group.client.xgroup_create(STREAM, GROUP, "$")
+    await failing.has_seen(2)
+    assert failing.ids == [failed, failed]
+    assert not idle.seen

@@ -59,9 +59,11 @@ _FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_t
 @_FILES
 @click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
 def render(files: tuple[Path, ...], output: str) -> None:
-    """Print exactly what the operator would apply for the StreamConsumers in FILES (- reads standard input).
+    """Print what the operator would apply for the StreamConsumers in FILES (- reads standard input).
 
-    What would be refused is refused here, with the reason, and the exit code is 2; the others are printed.
+    All but the owner references, which only a stored StreamConsumer can have, and with the STREAMCONSUMER_OPERATOR_
+    variables of this shell for what an installation sets. What the rules of the resource refuse is refused here,
+    with the reason, and the exit code is 2; the others are printed.
     """
     from streamconsumer.cli.render import render_files
 

@@ -116,8 +116,11 @@ class RedisAccess(Model):
     url: Annotated[str, Matching(r"(redis|rediss|unix)://\S+", "must begin with redis://, rediss:// or unix://")] = (
         Field(max_length=2048, repr=False)
     )
+    """The server; with its credentials where those do not come by themselves."""
     username: str | None = None
+    """The ACL user, from a Secret."""
     password: SecretStr | None = None
+    """The password, from a Secret."""
 
 
 class PodHandler(Model):
@@ -140,6 +143,10 @@ class ProcessorSettings(Processing):
     """Where /livez, /readyz and /metrics answer; 0 takes a free port."""
 
     http_host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes the pod's own address
+    """The address to answer on."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """What is logged: DEBUG, INFO, WARNING or ERROR and what is graver."""
     log_format: Literal["json", "text"] = "json"
+    """`json` for machines, `text` for people."""
     termination_log: str = names.TERMINATION_LOG
+    """Where the one line goes that says why the process could not begin."""

@@ -25,11 +25,13 @@ class Reason(StrEnum):
     SETTLED = "Settled"
     INVALID_SPEC = "InvalidSpec"
     NAME_TAKEN = "NameTaken"
+    CHILD_REFUSED = "ChildRefused"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
     UNSCHEDULABLE = "Unschedulable"
     PODS_REFUSED = "PodsRefused"
     HANDLER_UNUSABLE = "HandlerUnusable"
     INVALID_SETTINGS = "InvalidSettings"
+    POD_INVALID = "PodInvalid"
     POD_CRASHING = "PodCrashing"
     ROLLOUT_TIMED_OUT = "RolloutTimedOut"
 

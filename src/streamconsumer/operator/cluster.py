@@ -15,14 +15,15 @@ from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException
 from kubernetes.aio.dynamic import DynamicClient
-from kubernetes.aio.dynamic.exceptions import NotFoundError
+from kubernetes.aio.dynamic.exceptions import DynamicApiError, NotFoundError
 
-from streamconsumer.errors import InvalidSettings
+from streamconsumer.errors import ChildRefused, InvalidSettings
 from streamconsumer.model import names
 from streamconsumer.model.status import Status
 from streamconsumer.operator.manifests import Manifest
 
 REQUEST_TIMEOUT_SECONDS = 30
+REFUSALS = (400, 403, 422)
 _PLURALS = {
     "ServiceAccount": "serviceaccounts",
     "ConfigMap": "configmaps",
@@ -52,8 +53,14 @@ class Cluster:
         return [{"apiVersion": api_version, "kind": kind, **item} for item in found["items"]]
 
     async def apply(self, manifest: Manifest) -> Manifest:
-        """Server-side apply as our field manager. What we state is ours; a field somebody else changed comes back."""
-        return await self._apply(manifest, _path_of(manifest))
+        """Server-side apply as our field manager. What we state is ours; a field somebody else changed comes back.
+        Raises ChildRefused where trying again without an edit is pointless: invalid, forbidden, against a policy."""
+        try:
+            return await self._apply(manifest, _path_of(manifest))
+        except DynamicApiError as error:
+            if error.status not in REFUSALS:
+                raise
+            raise ChildRefused(f"{manifest['kind']} {manifest['metadata']['name']}: {what_was_said(error)}") from None
 
     async def keep_replicas(self, deployment: Manifest) -> None:
         """Let the number of replicas outlive our statement of it, which the next apply withdraws: a field that nobody

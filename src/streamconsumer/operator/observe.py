@@ -16,12 +16,7 @@ _IMAGE_REASONS = {
     "ErrImageNeverPull",
     "ImageInspectError",
 }
-_CONFIG_REASONS = {
-    "CreateContainerConfigError",
-    "CreateContainerError",
-    "RunContainerError",
-    "CrashLoopBackOff",
-}
+_CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
 Trouble = tuple[Reason, str]
 
@@ -48,7 +43,17 @@ def verdict(consumer: StreamConsumer, deployment: Manifest | None, pods: Iterabl
         return Verdict(ready=False, reason=reason, message=message, reconciling=not stalled, stalled=stalled)
     if counts["availableReplicas"] >= wanted:
         return Verdict(ready=True, reason=Reason.ROLLING_OUT, message=progress, reconciling=True)
-    return Verdict(ready=False, reason=Reason.PODS_STARTING, message=progress, reconciling=True)
+    return Verdict(ready=False, reason=Reason.PODS_STARTING, message=progress + _who_knows(pods), reconciling=True)
+
+
+def _who_knows(pods: Iterable[Manifest]) -> str:
+    """The pod to ask when one runs and does not get ready: what keeps it, such as Redis, stands in its log."""
+    for pod in pods:
+        for container in pod.get("status", {}).get("containerStatuses", []):
+            if container.get("started") and not container.get("ready"):
+                name = pod["metadata"]["name"]
+                return f" Pod {name} runs and cannot read yet; kubectl logs {name} says why."
+    return ""
 
 
 def _settled(consumer: StreamConsumer, wanted: int) -> Verdict:
@@ -73,7 +78,8 @@ _URGENCY = {
     Reason.HANDLER_UNUSABLE: 0,
     Reason.INVALID_SETTINGS: 1,
     Reason.IMAGE_UNAVAILABLE: 2,
-    Reason.POD_CRASHING: 3,
+    Reason.POD_INVALID: 3,
+    Reason.POD_CRASHING: 4,
 }
 
 
@@ -108,7 +114,9 @@ def _trouble_of_container(container: dict[str, Any]) -> Trouble | None:
         return Reason.IMAGE_UNAVAILABLE, waiting.get("message") or waiting["reason"]
     if words := _OWN_WORDS.match(ended.get("message") or ""):
         return Reason(words[1]), words[2].strip()
-    if ended.get("exitCode") or waiting.get("reason") in _CONFIG_REASONS:
+    if waiting.get("reason") in _CONFIG_REASONS:  # never started: a Secret or one of its keys is missing, for example
+        return Reason.POD_INVALID, waiting.get("message") or waiting["reason"]
+    if ended.get("exitCode") or waiting.get("reason") == "CrashLoopBackOff":
         return Reason.POD_CRASHING, _last_words(ended, waiting)
     return None
 

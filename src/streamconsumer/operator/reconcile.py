@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from streamconsumer.errors import InvalidResource, NameTaken
+from streamconsumer.errors import ChildRefused, InvalidResource, NameTaken
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import CONDITIONS, Condition, Reason, Status, Verdict, conditions
@@ -23,6 +23,9 @@ from streamconsumer.operator.observe import verdict
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
+
+ASK_AGAIN = timedelta(minutes=1)
+"""After how long a child that was refused is applied again: a quota or a policy may have changed."""
 
 LOOK_AGAIN = timedelta(seconds=5)
 """No watch tells when a name becomes free: the object that has it does not bear our labels."""
@@ -67,6 +70,9 @@ class Reconciler:
         except NameTaken as error:
             await self._report(manifest, _stalled(Reason.NAME_TAKEN, str(error)), [])
             return LOOK_AGAIN
+        except ChildRefused as error:
+            await self._report(manifest, _stalled(Reason.CHILD_REFUSED, f"The API server refused {error}"), [])
+            return ASK_AGAIN
         deployment = self.store.child(key, "Deployment", child_name(consumer))
         await self._report(manifest, verdict(consumer, deployment, self.store.pods(key)), changes)
         return None
@@ -131,7 +137,7 @@ class Reconciler:
         for reason in dict.fromkeys(change.reason for change in changes):
             sentence = "; ".join(change.sentence for change in changes if change.reason == reason)
             await self._record(manifest, reason, sentence, warning=reason == "DriftRepaired")
-        if found.stalled and _ready_message(status) != _ready_message(before):
+        if found.stalled and _told(status) != _told(before):
             await self._record(manifest, found.reason, found.message, warning=True)
 
     def _status(self, key: Key, manifest: Manifest, found: Verdict, before: list[Condition]) -> Status:
@@ -201,8 +207,10 @@ def _previous(status: dict[str, Any]) -> Status:
     return found.model_copy(update={"conditions": [each for each in found.conditions if each.type in CONDITIONS]})
 
 
-def _ready_message(status: Status) -> str:
-    return next((f"{each.reason} {each.message}" for each in status.conditions if each.type == "Ready"), "")
+def _told(status: Status) -> tuple[str, int]:
+    """What an event is about: its words may differ from one look to the next, as the kubelet's do about an image."""
+    ready = next((each for each in status.conditions if each.type == "Ready"), None)
+    return (ready.reason, ready.observed_generation) if ready else ("", 0)
 
 
 def _about(manifest: Manifest, reason: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,14 +49,20 @@ def run() -> int:
 def _run_until_signalled(settings: ProcessorSettings, handler: Handler) -> None:
     import uvloop  # noqa: PLC0415 - only this process runs on it
 
-    telemetry = _telemetry(settings)
+    manager = _manager(settings)
+    telemetry = _telemetry(settings, manager)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        stuck = runner.run(_serve(settings, handler, telemetry))
+        stuck = runner.run(_serve(settings, handler, manager, telemetry))
         if telemetry and not telemetry.shutdown():
             log.warning("the collector did not take the last spans in time; they are lost")
-        if stuck:  # closing the loop would wait for a coroutine that refuses to end, leaving Python for a thread
+        if stuck or _threads_left():  # closing the loop waits for coroutines and its threads, Python for all threads
             logging.shutdown()
             os._exit(0)
+
+
+def _threads_left() -> bool:
+    """Threads that Python would wait for, such as those of a handler's own `asyncio.to_thread`."""
+    return any(each is not threading.main_thread() and not each.daemon for each in threading.enumerate())
 
 
 def _give_up(error: InvalidSettings) -> int:
@@ -67,11 +74,12 @@ def _give_up(error: InvalidSettings) -> int:
     return EXIT_CONFIGURATION
 
 
-async def _serve(settings: ProcessorSettings, handler: Handler, telemetry: Telemetry | None) -> bool:
+async def _serve(
+    settings: ProcessorSettings, handler: Handler, manager: StreamManager, telemetry: Telemetry | None
+) -> bool:
     """Startup, listening, shutdown. True if handlers are still running."""
     metrics, health = Metrics(), Health()
     labels = {"stream": settings.stream, "consumer_group": settings.consumer_group}
-    manager = _manager(settings)
     try:
         endpoint = Endpoint(health, registry(metrics, labels), settings.http_host, settings.http_port)
     except OSError as error:
@@ -129,7 +137,7 @@ def _manager(settings: ProcessorSettings) -> StreamManager:
         ) from None
 
 
-def _telemetry(settings: ProcessorSettings) -> Telemetry | None:
+def _telemetry(settings: ProcessorSettings, manager: StreamManager) -> Telemetry | None:
     provider = provider_from_env(os.environ)
     if provider is None:
         return None
@@ -137,7 +145,7 @@ def _telemetry(settings: ProcessorSettings) -> Telemetry | None:
         stream=settings.stream,
         consumer_group=settings.consumer_group,
         consumer=settings.consumer_name,
-        server=_manager(settings).address,
+        server=manager.address,
         provider=provider,
     )
 

@@ -50,9 +50,7 @@ class PendingCare:
                 await act()
 
     async def _renew(self) -> None:
-        if not (held := self._in_flight.ids()):
-            return
-        for message_id in await self._intake.renew(held):
+        for message_id in await self._intake.renew(self._in_flight.ids()):
             if self._in_flight.lose(message_id):
                 self._metrics.lost_ownership += 1
                 log.warning("another consumer took the message over", extra={"message_id": message_id})

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 LAST_WORDS = timedelta(seconds=1)
 """What each last command of a drain may take: a Redis that does not answer must not eat the grace period."""
 
+FIRST_TRY = timedelta(seconds=2)
+"""How long `start_listening` waits for the group to be created."""
+
 HEARTBEAT = timedelta(seconds=1)
 
 OVERDUE = timedelta(seconds=30)
@@ -83,6 +86,7 @@ class RedisStreamProcessor:
         self._stop_task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._tried = asyncio.Event()
         self._in_flight = self._new_table()
         self._care = self._new_care()
         self._reading_since: float | None = None
@@ -107,8 +111,8 @@ class RedisStreamProcessor:
     async def start_listening(self) -> None:
         """Create the group and start the loop as a task. While listening, a second start does nothing.
 
-        A Redis that does not answer is no error here: the loop goes on trying. Raises InvalidSettings without a
-        callback.
+        Returns when the group is there. A Redis that does not answer is no error: the loop goes on trying, and this
+        returns after the first try. Raises InvalidSettings without a callback.
         """
         self._handler()
         if self.is_running:
@@ -117,10 +121,12 @@ class RedisStreamProcessor:
         self._intake, self._in_flight = self._new_intake(), self._new_table()
         self._care = self._new_care()
         self._stop_task = None
-        for event in (self._stopping, self._hurry):
+        for event in (self._stopping, self._hurry, self._tried):
             event.clear()
         self._loop_task = asyncio.create_task(self._listen(), name=f"consume {self.stream_name}")
         log.info("listening", extra={"stream": self.stream_name, "group": self.consumer_group_name})
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._tried.wait(), FIRST_TRY.total_seconds())
 
     async def stop_listening(self) -> None:
         """Stop reading at once, finish what runs within `drain_timeout`, hand the rest back.
@@ -158,11 +164,17 @@ class RedisStreamProcessor:
         while not self._stopping.is_set():
             try:
                 if not opened:
-                    await self._intake.open()
-                    opened = True
+                    opened = await self._open()
                 await self._turn()
             except Exception as error:  # noqa: BLE001 - a user's own manager may raise anything
                 await self._recover(error)
+
+    async def _open(self) -> bool:
+        try:
+            await self._intake.open()
+        finally:
+            self._tried.set()
+        return True
 
     async def _turn(self) -> None:
         """Wait for room, read one batch, begin its messages."""
@@ -202,7 +214,8 @@ class RedisStreamProcessor:
         )
         with Handling(message):
             succeeded = await self._handle(message)
-        if succeeded and not self._in_flight.is_lost(message_id):
+        # A handler may return although it was cancelled, at the end of a drain or for a peer: that is no success.
+        if succeeded and not _cancelled() and not self._in_flight.is_lost(message_id):
             await self._acknowledge(message_id)
 
     async def _handle(self, message: Message) -> bool:
@@ -267,7 +280,8 @@ class RedisStreamProcessor:
         if self._faults_in_a_row:
             log.info("reading again", extra={"stream": self.stream_name, "faults": self._faults_in_a_row})
         self._faults_in_a_row = 0
-        self.health.ready()
+        if not self._stopping.is_set():
+            self.health.ready()
 
     async def _pause(self, seconds: float) -> None:
         """Wait, or be stopped."""
@@ -340,5 +354,9 @@ class RedisStreamProcessor:
 
 def _cancelled_by_us(error: BaseException) -> bool:
     """Whether the message's task was cancelled; a handler may also await something that somebody cancelled."""
+    return isinstance(error, asyncio.CancelledError) and _cancelled()
+
+
+def _cancelled() -> bool:
     task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+    return task is not None and task.cancelling() > 0

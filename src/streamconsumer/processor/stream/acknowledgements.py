@@ -5,7 +5,7 @@ None is forgotten before Redis has answered: what is not known to have arrived i
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from redis.exceptions import RedisError
 
@@ -13,6 +13,9 @@ from streamconsumer.processor.metrics import Metrics
 
 LINGER_SECONDS = 0.005
 """How long an acknowledgement waits for the next read to carry it before it travels alone."""
+
+AGAIN_SECONDS = 0.5
+"""How long after a failure they are sent again."""
 
 
 class Acknowledgements:
@@ -98,5 +101,8 @@ class Acknowledgements:
         task.add_done_callback(self._flushing.discard)
 
     async def _flush_quietly(self) -> None:
-        with suppress(RedisError, OSError):  # they are kept, and travel with the first read that succeeds
+        try:
             await self.flush()
+        except (RedisError, OSError):  # they are kept; a read may carry them, but while handlers run there is none
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._flush_soon)

@@ -57,6 +57,8 @@ class RedisIntake:
         self._sweep_from = "0-0"
         self._unsettled: dict[str, float] = {}
         self._position = "0-0"
+        self._group_lost = False
+        """Set from the moment the group is missed until everything unsettled is pending again."""
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -75,6 +77,8 @@ class RedisIntake:
         with self._busy():
             try:
                 await self._connect()
+                if self._group_lost:
+                    await self._bring_back()
                 if self._replay_from is not None:
                     return await self._replay()
                 return self._fresh(await self._exchange(count))
@@ -150,10 +154,11 @@ class RedisIntake:
         )
         with self._acks.done() as done:
             found = replies.of_stream(await self._command(*command))
-            entries = [entry for entry in replies.entries(found) if entry.message_id not in done]
+            await self._lost_to_trimming([message_id.decode() for message_id, fields in found if fields is None])
+            entries = replies.entries(found)
+            await self._count_deliveries(entries)
         self._replay_from = found[-1][0].decode() if len(found) == PAGE else None
-        await self._lost_to_trimming([message_id.decode() for message_id, fields in found if fields is None])
-        await self._count_deliveries(entries)
+        entries = [entry for entry in entries if entry.message_id not in done]
         self._metrics.redelivered += len(entries)
         return self._delivered(entries)
 
@@ -201,7 +206,8 @@ class RedisIntake:
                 entries += [entry for entry in found if entry.message_id not in done]
                 if len(entries) >= count or self._sweep_from == "0-0":
                     break
-        await self._count_deliveries(entries)
+            await self._count_deliveries(entries)
+        entries = [entry for entry in entries if entry.message_id not in done]
         self._metrics.claimed += len(entries)
         return self._delivered(entries)
 
@@ -225,7 +231,20 @@ class RedisIntake:
         self._unsettled.update({message_id: now for message_id in ids if message_id in self._unsettled})
         for message_id in lost:
             self._unsettled.pop(message_id, None)
+        await self._restore_failed(set(ids))
         return lost
+
+    async def _restore_failed(self, in_flight: set[str]) -> None:
+        """What failed here and waits, no peer can have taken yet: if it is nobody's, the group was lost meanwhile."""
+        horizon = time.monotonic() - self._lifetime.total_seconds()
+        with self._acks.done() as done:
+            waiting = [
+                message_id
+                for message_id, since in self._unsettled.items()
+                if since > horizon and message_id not in in_flight and message_id not in done
+            ]
+        for begin in range(0, len(waiting), PAGE):
+            await self._ownership.restore(waiting[begin : begin + PAGE])
 
     async def release(self, message_ids: Collection[str]) -> None:
         """Hand back what was read and not begun: a peer's next claim takes it."""
@@ -262,17 +281,22 @@ class RedisIntake:
 
     async def _recover_group(self) -> None:
         """The group is gone: create it where it was, with what is not settled here pending as it was."""
+        self._group_lost = True
         begin = await self._manager.recreate_group(self._stream, self._group, self._position)
-        unsettled = list(self._unsettled)
-        for first in range(0, len(unsettled), PAGE):
-            page = unsettled[first : first + PAGE]
-            command = ("XCLAIM", self._stream, self._group, self._consumer, 0, *page, "FORCE", "JUSTID")
-            await self._manager.ask(*command)
         self._metrics.groups_recreated += 1
         log.warning(
             "consumer group was gone and is created again",
             extra={"stream": self._stream, "group": self._group, "position": begin},
         )
+        await self._bring_back()
+
+    async def _bring_back(self) -> None:
+        unsettled = list(self._unsettled)
+        for first in range(0, len(unsettled), PAGE):
+            page = unsettled[first : first + PAGE]
+            command = ("XCLAIM", self._stream, self._group, self._consumer, 0, *page, "FORCE", "JUSTID")
+            await self._manager.ask(*command)
+        self._group_lost = False
 
     def _forget_old(self) -> None:
         """What somebody else took over long ago no longer holds the position of this consumer back."""

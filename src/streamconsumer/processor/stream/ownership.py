@@ -26,13 +26,18 @@ class Ownership:
         self._in_one_step = True
 
     async def renew(self, message_ids: Sequence[str]) -> list[str]:
-        """A sign of life for those that are this consumer's. Returns those that are another's by now."""
+        """A sign of life for those that are not another consumer's. Returns those that are."""
         if (lost := await self._evaluate(scripts.RENEW, *message_ids)) is not None:
             return [each.decode() for each in lost]
         held = await self._held(message_ids)
-        if held:
-            await self._ask("XCLAIM", self._stream, self._group, self._consumer, 0, *held, "JUSTID")
-        return [message_id for message_id in message_ids if message_id not in held and await self._is_lost(message_id)]
+        others = [each for each in message_ids if each not in held and await self._is_pending(each)]
+        await self._own([each for each in message_ids if each not in others])
+        return others
+
+    async def restore(self, message_ids: Sequence[str]) -> None:
+        """Put back those that are nobody's: the group was lost and a peer created it again."""
+        if await self._evaluate(scripts.RESTORE, *message_ids) is None:
+            await self._own([each for each in message_ids if not await self._is_pending(each)])
 
     async def release(self, message_ids: Sequence[str], idle: timedelta) -> None:
         """Make entries look idle for so long, and take back the delivery that came to nothing."""
@@ -69,8 +74,10 @@ class Ownership:
             held.update({each[0].decode(): int(each[3]) for each in await self._ask(*question)})
         return held
 
-    async def _is_lost(self, message_id: str) -> bool:
-        """Whether another holds it, or has even acknowledged it; what was trimmed is lost to nobody."""
-        if await self._ask("XPENDING", self._stream, self._group, message_id, message_id, 1):
-            return True
-        return bool(await self._ask("XRANGE", self._stream, message_id, message_id))
+    async def _is_pending(self, message_id: str) -> bool:
+        return bool(await self._ask("XPENDING", self._stream, self._group, message_id, message_id, 1))
+
+    async def _own(self, message_ids: Sequence[str]) -> None:
+        if message_ids:
+            claim = ("XCLAIM", self._stream, self._group, self._consumer, 0, *message_ids, "FORCE", "JUSTID")
+            await self._ask(*claim)

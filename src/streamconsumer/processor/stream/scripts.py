@@ -8,18 +8,29 @@ local lost, mine = {}, {}
 local function pending(id, ...) return #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1, ...) == 1 end
 for i = 3, #ARGV do
   local id = ARGV[i]
-  if pending(id, ARGV[2]) then mine[#mine + 1] = id
-  elseif pending(id) or #redis.call('XRANGE', KEYS[1], id, id) == 1 then lost[#lost + 1] = id end
+  if not pending(id, ARGV[2]) and pending(id) then lost[#lost + 1] = id else mine[#mine + 1] = id end
 end
 if #mine > 0 then
-  mine[#mine + 1] = 'JUSTID'  -- in the table: anything behind unpack() would cut it to one
+  mine[#mine + 1] = 'FORCE'  -- in the table: anything behind unpack() would cut it to one
+  mine[#mine + 1] = 'JUSTID'
   redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(mine))
 end
 return lost
 """
-"""A sign of life for the entries that are still this consumer's. Returns those that another consumer took, or has
-even acknowledged; one that nobody holds because it was trimmed is lost to nobody. Redis 7 forgets a trimmed entry
-at XCLAIM. A renewal that did not ask first would steal entries back from their new owner."""
+"""A sign of life for the entries that are not another consumer's. Returns those that are. One that is nobody's was
+pending with a group that is gone and was created again by a peer: it is put back, if the stream still has it. (Or a
+peer took it over and acknowledged it already: then it has been handled twice anyway.) A renewal that did not ask
+first would steal entries back from their new owner."""
+
+RESTORE = """
+for i = 3, #ARGV do
+  if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1) == 0 then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'FORCE', 'JUSTID')
+  end
+end
+return 0
+"""
+"""Puts back what is nobody's, for entries that must be somebody's: see RENEW."""
 
 RELEASE = """
 for i = 4, #ARGV do
