@@ -397,6 +397,6 @@ def test_the_operator_tells_how_it_fares(served: Place, operator: OperatorProces
 
 
 def test_nothing_alarming_was_logged_by_all_of_this(operator: OperatorProcess) -> None:
-    """What is put right, and whose name is taken, is told once as a warning; nothing else is."""
-    expected = {"DriftRepaired", "NameTaken"}
+    """What is put right, refused, or has its name taken, is told once as a warning; nothing else is."""
+    expected = {"DriftRepaired", "NameTaken", "ChildRefused"}
     assert [line for line in operator.noise() if line.get("reason") not in expected] == []
