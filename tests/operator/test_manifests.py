@@ -82,7 +82,8 @@ def test_only_a_source_needs_a_config_map() -> None:
 @pytest.mark.parametrize("index", range(4))
 def test_every_child_belongs_to_its_streamconsumer(index: int) -> None:
     metadata = desired(consumer(handler={"source": "x = 1"}, replicas=2), SETTINGS)[index]["metadata"]
-    assert (metadata["namespace"], metadata["name"]) == ("shop", "orders-consumer")
+    assert metadata["namespace"] == "shop"
+    assert metadata["name"].startswith("orders-consumer")
     assert metadata["labels"][names.LABEL_CONSUMER] == "orders"
     assert metadata["labels"][names.LABEL_MANAGED_BY] == "streamconsumer-operator"
     assert metadata["ownerReferences"] == [
@@ -159,7 +160,8 @@ def test_a_change_of_configuration_rolls_the_pods(change: dict[str, Any]) -> Non
 
 
 def test_a_change_of_the_source_rolls_the_pods() -> None:
-    """The pod template itself does not hold it, so its hash must stand there."""
+    """The pod template itself does not hold it, but the name of its ConfigMap, which is another one each time: under
+    one name a kubelet could give a new pod the text of the running one (seen on a node)."""
     before, after = (consumer(handler={"source": f"x = {number}"}) for number in (1, 2))
     assert template(before) != template(after)
 

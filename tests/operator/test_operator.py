@@ -81,20 +81,24 @@ def test_a_source_is_carried_by_a_config_map_until_the_handler_changes(served: P
     served.create(manifest("source", handler={"source": "def handle(data): ..."}))
     children = made(served, "source", "ServiceAccount", "ConfigMap", "Deployment")
     assert children["ConfigMap"]["data"] == {"handler_source.py": "def handle(data): ..."}
+    name = children["ConfigMap"]["metadata"]["name"]
     served.edit("source", handler={"source": None, "python": "shop.orders:handle"})
     made(served, "source", "ServiceAccount", "Deployment")
-    pruned = ("Pruned", "ConfigMap source-consumer is no longer wanted")
+    pruned = ("Pruned", f"ConfigMap {name} is no longer wanted")
     eventually(lambda: check_told(served, "source", pruned), SOON)
 
 
 def test_editing_the_source_rolls_the_pods(served: Place) -> None:
     served.create(manifest("rolled", handler={"source": "def handle(data): ..."}))
-    before = made(served, "rolled", "ServiceAccount", "ConfigMap", "Deployment")["Deployment"]["spec"]["template"]
+    children = made(served, "rolled", "ServiceAccount", "ConfigMap", "Deployment")
+    old, before = children["ConfigMap"]["metadata"]["name"], children["Deployment"]["spec"]["template"]
     served.edit("rolled", handler={"source": "def handle(data): print(data)"})
 
     def rolled() -> None:
-        assert "print" in served.get("ConfigMap", "rolled-consumer")["data"]["handler_source.py"]
-        assert served.get("Deployment", "rolled-consumer")["spec"]["template"] != before
+        after = made(served, "rolled", "ServiceAccount", "ConfigMap", "Deployment")
+        assert "print" in after["ConfigMap"]["data"]["handler_source.py"]
+        assert after["ConfigMap"]["metadata"]["name"] != old, "or a kubelet may give new pods the old text"
+        assert after["Deployment"]["spec"]["template"] != before
 
     eventually(rolled, SOON)
 
@@ -238,12 +242,13 @@ def test_a_child_that_is_deleted_is_made_again(served: Place, kind: str) -> None
     served.create(manifest(name, handler={"source": "def handle(data): ..."}, replicas=2))
     made(served, name, "ServiceAccount", "ConfigMap", "Deployment", "PodDisruptionBudget")
     settled(served, 0.5)
-    before = served.get(kind, f"{name}-consumer")
-    served.delete(kind, f"{name}-consumer")
+    before = served.children(name)[kind]
+    child = before["metadata"]["name"]
+    served.delete(kind, child)
 
     def made_again() -> None:
-        assert served.get(kind, f"{name}-consumer")["metadata"]["uid"] != before["metadata"]["uid"]
-        note = f"{kind} {name}-consumer was deleted by somebody else and is made again"
+        assert served.get(kind, child)["metadata"]["uid"] != before["metadata"]["uid"]
+        note = f"{kind} {child} was deleted by somebody else and is made again"
         assert ("DriftRepaired", note) in served.events(name)
 
     eventually(made_again, SOON)

@@ -185,3 +185,24 @@ async def test_an_event_that_cannot_be_written_fails_nothing() -> None:
     setting.cluster.record = refuse  # type: ignore[method-assign]
     await setting.reconcile()
     assert names.LABEL_CONSUMER in setting.store.consumers[KEY]["status"]["selector"]
+
+
+async def test_a_source_stays_while_a_running_pod_holds_it() -> None:
+    """A container of that pod that is restarted reads it again."""
+    setting = Setting(manifest(handler={"source": "x = 1"}))
+    await setting.reconcile()
+    (old,) = [name for kind, name in setting.cluster.objects if kind == "ConfigMap"]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "one", "namespace": "shop", "labels": {names.LABEL_CONSUMER: "orders"}, "uid": "p"},
+        "spec": {"volumes": [{"name": "source", "configMap": {"name": old}}]},
+        "status": {"phase": "Running"},
+    }
+    setting.store.put(pod)
+    setting.store.put(stored(manifest(handler={"source": "x = 2"})))
+    await setting.reconcile()
+    assert "delete ConfigMap" not in setting.cluster.asked
+    setting.store.drop(pod)
+    await setting.reconcile()
+    assert setting.cluster.asked.count("delete ConfigMap") == 1

@@ -25,9 +25,6 @@ LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 ANNOTATION_APPLIED = f"{GROUP}/applied"
 """On every child: the hash of what was applied last. Differs: somebody changed the StreamConsumer."""
 
-ANNOTATION_SOURCE = f"{GROUP}/source"
-"""On the pod template: the hash of `handler.source`, so that editing the source rolls the pods."""
-
 CONTAINER = "processor"
 HTTP_PORT = 8080
 TERMINATION_LOG = "/dev/termination-log"

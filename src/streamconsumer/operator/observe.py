@@ -56,6 +56,13 @@ def _who_knows(pods: Iterable[Manifest]) -> str:
     return ""
 
 
+def mounted(pods: Iterable[Manifest]) -> set[str]:
+    """The ConfigMaps that running pods hold: a container of theirs that is restarted reads its source again."""
+    running = [pod for pod in pods if pod.get("status", {}).get("phase") == "Running"]
+    volumes = [volume for pod in running for volume in pod.get("spec", {}).get("volumes", [])]
+    return {volume["configMap"]["name"] for volume in volumes if "configMap" in volume}
+
+
 def _settled(consumer: StreamConsumer, wanted: int) -> Verdict:
     if wanted == 0:
         return Verdict(

@@ -19,7 +19,7 @@ from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.drift import gives_replicas_up, holds
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.manifests.identity import child_name
-from streamconsumer.operator.observe import verdict
+from streamconsumer.operator.observe import mounted, verdict
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
@@ -48,8 +48,8 @@ class Reconciler:
     cluster: Cluster
     store: Store
     settings: OperatorSettings
-    made: dict[Key, set[tuple[str, str]]] = field(default_factory=dict)
-    """The kinds and owners of children that were there once: when one is missing, somebody deleted it."""
+    made: dict[Key, set[tuple[str, str, str]]] = field(default_factory=dict)
+    """The kinds, names and owners of children that were there once: when one is missing, somebody deleted it."""
 
     async def reconcile(self, key: Key) -> timedelta | None:
         """Bring one StreamConsumer up to date. Raises what the API raised; the queue tries again. Returns after how
@@ -97,7 +97,7 @@ class Reconciler:
                 f"{kind} {consumer.namespace}/{name} exists and does not belong to this StreamConsumer; "
                 "delete or rename it, or give the StreamConsumer another name"
             )
-        made, identity = self.made.setdefault(key, set()), (kind, consumer.uid)
+        made, identity = self.made.setdefault(key, set()), (kind, name, consumer.uid)
         if live is not None and holds(live, wanted):
             self.store.put({"apiVersion": wanted["apiVersion"], "kind": kind, **live})
             made.add(identity)
@@ -110,8 +110,9 @@ class Reconciler:
         return change
 
     async def _prune(self, key: Key, consumer: StreamConsumer, wanted: list[Manifest]) -> list[Change]:
-        """Delete the children that are ours and no longer wanted."""
+        """Delete the children that are ours, no longer wanted, and in no running pod's use."""
         kept = {(child["kind"], child["metadata"]["name"]) for child in wanted}
+        kept |= {("ConfigMap", name) for name in mounted(self.store.pods(key))}
         gone = [
             child
             for child in self.store.children(key)
@@ -120,7 +121,7 @@ class Reconciler:
         for child in gone:
             await self.cluster.delete(child)
             self.store.drop(child)
-            self.made[key].discard((child["kind"], consumer.uid))
+            self.made[key].discard((child["kind"], child["metadata"]["name"], consumer.uid))
         return [Change("Pruned", f"{child['kind']} {child['metadata']['name']} is no longer wanted") for child in gone]
 
     async def _report(self, manifest: Manifest, found: Verdict, changes: list[Change]) -> None:

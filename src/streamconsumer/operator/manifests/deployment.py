@@ -9,11 +9,11 @@ from streamconsumer.operator.manifests.environment import environment
 from streamconsumer.operator.manifests.identity import (
     Manifest,
     child_name,
-    digest,
     labels,
     metadata,
     selector,
 )
+from streamconsumer.operator.manifests.source import source_name
 from streamconsumer.operator.settings import OperatorSettings
 
 AFTER_THE_DRAIN = timedelta(seconds=8)
@@ -37,9 +37,7 @@ def deployment(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest
 
 
 def _template(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
-    source = consumer.spec.handler.source
-    annotations = {"annotations": {names.ANNOTATION_SOURCE: digest(source)}} if source else {}
-    return {"metadata": {"labels": labels(consumer), **annotations}, "spec": _pod(consumer, settings)}
+    return {"metadata": {"labels": labels(consumer)}, "spec": _pod(consumer, settings)}
 
 
 def _pod(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
@@ -92,7 +90,8 @@ def _resources(consumer: StreamConsumer) -> Manifest:
 
 
 def _source_volume(consumer: StreamConsumer) -> list[Manifest]:
-    return [{"name": "source", "configMap": {"name": child_name(consumer)}}] if consumer.spec.handler.source else []
+    text = consumer.spec.handler.source
+    return [{"name": "source", "configMap": {"name": source_name(consumer, text)}}] if text else []
 
 
 def _source_mount(consumer: StreamConsumer) -> list[Manifest]:
