@@ -1,7 +1,13 @@
 """Whose message it is: dead consumers lose theirs, live ones keep them, and who has lost one stops."""
 
 import asyncio
+from datetime import timedelta
+from typing import Any
 
+import pytest
+
+from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.stream import RedisIntake
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder
@@ -177,3 +183,33 @@ async def test_deliveries_are_told_right_however_many_entries_are_pending_here(g
     await group.start(handler, min_idle=0.5, batch=1000)
     await handler.has_finished(900)
     assert {message.deliveries for message in handler.seen} == {7}
+
+
+async def test_a_renewal_that_meets_an_acknowledgement_on_its_way_does_not_bring_the_entry_back(
+    any_group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The renewal was asked for while the message ran; Redis hears of it after the acknowledgement."""
+    manager = any_group.manager()
+    asked, may_go, ask = asyncio.Event(), asyncio.Event(), manager.ask
+
+    async def slow(*command: Any) -> Any:
+        if command[0] == "EVAL":
+            asked.set()
+            await may_go.wait()
+        return await ask(*command)
+
+    monkeypatch.setattr(manager, "ask", slow)
+    intake = RedisIntake(manager, STREAM, GROUP, "pod-a", block=timedelta(seconds=1), metrics=Metrics())
+    await intake.open()
+    [message_id] = await any_group.add()
+    while not await intake.read(1):
+        pass
+    renewing = asyncio.create_task(intake.renew([message_id]))
+    await asked.wait()
+    await intake.acknowledge(message_id)
+    await intake.flush()
+    may_go.set()
+    assert await renewing == []
+    await intake.flush()
+    assert await any_group.pending() == 0
+    await intake.close()

@@ -42,6 +42,10 @@ class Acknowledgements:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._flush_soon)
 
+    def waits(self, message_id: str) -> bool:
+        """Whether it has not been sent yet, or must be sent again."""
+        return message_id in self._waiting
+
     def take(self) -> list[str]:
         """All that wait, for somebody who sends them, and then says `settle` or at least `give_back`."""
         if self._timer is not None:

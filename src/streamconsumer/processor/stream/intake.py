@@ -225,14 +225,21 @@ class RedisIntake:
         """Show a sign of life. Returns the ids that belong to another consumer by now."""
         lost: list[str] = []
         ids = list(message_ids)
-        for begin in range(0, len(ids), PAGE):
-            lost += await self._ownership.renew(ids[begin : begin + PAGE])
+        with self._acks.done() as done:
+            for begin in range(0, len(ids), PAGE):
+                lost += await self._ownership.renew(ids[begin : begin + PAGE])
+            await self._acknowledge_again([each for each in ids if each in done and each not in lost])
         now = time.monotonic()
         self._unsettled.update({message_id: now for message_id in ids if message_id in self._unsettled})
         for message_id in lost:
             self._unsettled.pop(message_id, None)
         await self._restore_failed(set(ids))
         return lost
+
+    async def _acknowledge_again(self, message_ids: list[str]) -> None:
+        """A renewal puts back what is nobody's, and so also what Redis heard acknowledged before it."""
+        if settled := [each for each in message_ids if not self._acks.waits(each)]:
+            await self._send_acks(settled)
 
     async def _restore_failed(self, in_flight: set[str]) -> None:
         """What failed here and waits, no peer can have taken yet: if it is nobody's, the group was lost meanwhile."""
