@@ -2,12 +2,12 @@
 
 The path of a field, in upper case, joined by `_`, behind STREAMCONSUMER_: `delivery.min_idle` is
 STREAMCONSUMER_DELIVERY_MIN_IDLE. Fields at their default are not written: what a newer operator adds does not
-change the pods of an older one.
+change the pods of an older one. The items of a list are separated by commas.
 """
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.alias_generators import to_snake
@@ -24,9 +24,10 @@ def variable(*path: str | int) -> str:
     return names.ENVIRONMENT_PREFIX + "_".join(to_snake(str(part)) for part in path).upper()
 
 
-def to_env(settings: BaseModel) -> dict[str, str]:
-    """Every field that is not at its default, as a pod's environment. A secret is written in the clear."""
-    return {variable(*path): text for path, text in _leaves(settings.model_dump(exclude_defaults=True))}
+def to_env(settings: BaseModel, *above: str) -> dict[str, str]:
+    """Every field that is not at its default, as a pod's environment. A secret is written in the clear. `above` is the
+    path of these settings in larger ones."""
+    return {variable(*path): text for path, text in _leaves(settings.model_dump(exclude_defaults=True), above)}
 
 
 def from_env(kind: type[Settings], environ: Mapping[str, str]) -> Settings:
@@ -60,6 +61,8 @@ def _text(value: Any) -> str:
             return format_duration(value)
         case SecretStr():
             return value.get_secret_value()
+        case list():
+            return ",".join(map(_text, value))
     return str(value)
 
 
@@ -71,8 +74,12 @@ def _nested(kind: type[BaseModel], environ: Mapping[str, str], above: tuple[str,
             if inner or field.is_required():
                 found[name] = inner
         elif (text := environ.get(variable(*above, name))) is not None:
-            found[name] = text
+            found[name] = text.split(",") if _is_list(field.annotation) else text
     return found
+
+
+def _is_list(annotation: Any) -> bool:
+    return get_origin(annotation) is list
 
 
 def _is_model(annotation: Any) -> TypeGuard[type[BaseModel]]:

@@ -19,6 +19,11 @@ HandlerPath = Annotated[
     Field(max_length=253),
     Matching(rf"{_WORD}(\.{_WORD})*:{_WORD}", "must name a function as package.module:function"),
 ]
+ErrorName = Annotated[
+    str,
+    Field(max_length=253),
+    Matching(rf"{_WORD}(\.{_WORD})*", "must name an exception, such as ValueError or package.module.Error"),
+]
 StartFrom = Annotated[
     str,
     Field(max_length=41),
@@ -52,13 +57,97 @@ class Reconnect(
         return self
 
 
+class Backoff(
+    Model,
+    json_schema_extra=rules(
+        (
+            "!has(self.minDelay) || !has(self.maxDelay) || duration(self.minDelay) <= duration(self.maxDelay)",
+            DELAYS_IN_ORDER,
+        )
+    ),
+):
+    """The wait before a failed message is tried again: doubled with each attempt, drawn at random below that (full
+    jitter)."""
+
+    min_delay: Annotated[timedelta, Between("1ms", "1h")] = timedelta(seconds=1)
+    """The bound of the first wait."""
+
+    max_delay: Annotated[timedelta, Between("1ms", "24h")] = timedelta(minutes=5)
+    """The bound that the waits grow to."""
+
+    @model_validator(mode="after")
+    def _delays_in_order(self) -> Self:
+        if self.min_delay > self.max_delay:
+            raise ValueError(DELAYS_IN_ORDER)
+        return self
+
+
+class Breaker(Model):
+    """When whatever the handler depends on is away, a backlog must not use its attempts up against it: after so many
+    failures in a row nothing new is begun, and one message at a time is tried until one succeeds. A failed trial does
+    not count as an attempt."""
+
+    failures: int = Field(20, ge=0, le=100_000)
+    """How many messages must fail in a row; 0 never pauses."""
+
+    min_pause: Annotated[timedelta, Between("10ms", "1h")] = timedelta(seconds=1)
+    """How long the first pause is; it doubles while trials fail."""
+
+    max_pause: Annotated[timedelta, Between("10ms", "1h")] = timedelta(minutes=1)
+    """The longest pause."""
+
+
 class Delivery(Model):
     """What becomes of entries that were delivered and not acknowledged."""
 
     min_idle: Annotated[timedelta, Between("1s", "24h")] = timedelta(seconds=30)
-    """How long a delivered entry may show no sign of life before any consumer of the group takes it over: the wait
-    before a failed message is tried again, and before the messages of a dead pod run elsewhere. Messages that are
-    being handled are renewed and never count as idle, however long they take."""
+    """How long an entry may show no sign of life before it is taken over although nobody knows that its consumer is
+    dead: one of another program in the group, for instance. Our own dead pods are known within seconds, and messages
+    that are being handled or wait are renewed and never count as idle, however long they take."""
+
+    max_deliveries: int = Field(10, ge=1, le=1000)
+    """How many times a message is begun at most. Then it goes to the dead letters, with what it failed of."""
+
+    timeout: Annotated[timedelta, Between("10ms", "24h")] | None = None
+    """How long the handler may take with one message; then it is cancelled and the message has failed. Left out: as
+    long as it takes. A plain function's thread cannot be ended: it goes on, its outcome does not count."""
+
+    backoff: Backoff = Backoff()
+    """The wait before a failed message is tried again."""
+
+    terminal_errors: list[ErrorName] = Field([], max_length=64)
+    """Exceptions that trying again will not mend, by their names such as `ValueError` or `shop.errors.Unknown`, with
+    what inherits from them: such a message goes to the dead letters at once."""
+
+    max_entry_bytes: int = Field(16_777_216, ge=1024, le=536_870_912)
+    """The names and values of an entry may be so many bytes together; a larger one goes to the dead letters at once."""
+
+    dead_letter_stream: str | None = Field(None, min_length=1, max_length=512)
+    """The key of the stream of dead letters. Left out: `{stream}:consumerGroup:dead-letters`, braces included, which
+    keep it in the stream's slot of a cluster."""
+
+    dead_letter_max_length: int = Field(100_000, ge=1, le=100_000_000)
+    """About how many dead letters are kept; the oldest go."""
+
+    breaker: Breaker = Breaker()
+    """When to stop burning attempts."""
+
+
+class Retention(Model):
+    """Which entries the processors trim from the stream. Left out: none. What any group of the stream has not
+    acknowledged is never trimmed, unless `allowLoss`."""
+
+    max_age: Annotated[timedelta, Between("1s", "8760h")] | None = None
+    """Entries older than this go."""
+
+    max_length: int | None = Field(None, ge=1, le=1_000_000_000)
+    """The oldest go, until about so many are left."""
+
+    acknowledged: bool = False
+    """Entries go as soon as every group has acknowledged them and all before them."""
+
+    allow_loss: bool = False
+    """Whether age and length count for entries too that a group has not acknowledged: those are lost, and counted."""
 
 
 class Processing(Model):
@@ -96,11 +185,19 @@ class Processing(Model):
     concurrency: int = Field(1, ge=1, le=1000)
     """How many messages one pod handles at the same time. With 1, one after another in the order read."""
 
+    ordering_key: str | None = Field(None, min_length=1, max_length=512)
+    """A field of the entries, such as `customer`: within one pod, entries with the same value in it are handled one
+    after another, in order, the next only once the one before is done with; others go on in parallel. Entries without
+    the field have no order."""
+
     encoding: Literal["utf-8", "bytes"] = "utf-8"
     """What the handler receives as field names and values: text, or the bytes as they are."""
 
     delivery: Delivery = Delivery()
     """What becomes of entries that were delivered and not acknowledged."""
+
+    retention: Retention = Retention()
+    """Which entries are trimmed from the stream."""
 
     reconnect: Reconnect = Reconnect()
     """The pause after Redis failed."""
@@ -128,6 +225,9 @@ class PodHandler(Model):
 
     python: HandlerPath
     """`package.module:function`."""
+
+    batch: bool = False
+    """Whether the function takes a list of messages' data instead of one."""
 
 
 class ProcessorSettings(Processing):

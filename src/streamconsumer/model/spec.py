@@ -99,6 +99,9 @@ class Handler(
     """The text of a Python module that defines `handle`, for demos and small jobs: mounted from a ConfigMap, with
     the packages of the image and no others. Editing it rolls the pods."""
 
+    batch: bool = False
+    """Whether the function takes a list of at most `batchCount` messages' data instead of one."""
+
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if (self.python is None) == (self.source is None):

@@ -24,8 +24,8 @@ def environment(consumer: StreamConsumer, settings: OperatorSettings) -> list[Ma
 def _settings(consumer: StreamConsumer) -> list[Manifest]:
     spec = consumer.spec
     shared = {name: getattr(spec, name) for name in Processing.model_fields}
-    handler = PodHandler(python=spec.handler.python or SOURCE_HANDLER)
-    literals = to_env(Processing.model_construct(**shared)) | {variable("handler", "python"): handler.python}
+    handler = PodHandler(python=spec.handler.python or SOURCE_HANDLER, batch=spec.handler.batch)
+    literals = to_env(Processing.model_construct(None, **shared)) | to_env(handler, "handler")
     return [*(_exact(name, value) for name, value in literals.items()), *_redis(spec.redis)]
 
 
