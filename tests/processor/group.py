@@ -6,12 +6,16 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from streamconsumer.model.settings import Backoff, Delivery
 from streamconsumer.processor import RedisStreamProcessor, StreamManager
 from streamconsumer.processor.handler import Handler
 from tests.cluster.redis_servers import RedisServer
 from tests.processor.eventually import eventually
 
 STREAM, GROUP = "orders", "billing"
+SOON = Delivery(backoff=Backoff(min_delay=timedelta(milliseconds=50), max_delay=timedelta(milliseconds=500)))
+"""What failed is tried again while a test looks on."""
+
 _ONLY_LOOKING = {"info", "config", "monitor", "client"}
 
 
@@ -36,6 +40,7 @@ class Group:
     # -- starting ----------------------------------------------------------------------------------------------
 
     def manager(self, url: str | None = None, min_idle: float = 30.0, **options: Any) -> StreamManager:
+        options = {"delivery": SOON, **options}
         manager = StreamManager.from_url(url or self.url, min_idle=timedelta(seconds=min_idle), **options)
         self._managers.append(manager)
         return manager

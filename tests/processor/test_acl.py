@@ -9,11 +9,14 @@ from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder
 
 SMALLEST = [
-    *("+xreadgroup", "+xack", "+xclaim", "+xautoclaim", "+xpending", "+xrange"),
-    *("+xgroup|create", "+xgroup|delconsumer", "+xinfo|stream", "+xinfo|groups"),
+    *("+xreadgroup", "+xack", "+xclaim", "+xpending", "+xrange", "+xadd"),
+    *("+xgroup|create", "+xgroup|delconsumer", "+xinfo|stream", "+xinfo|groups", "+xinfo|consumers"),
+    *("+hset", "+hmget", "+hdel", "+zadd", "+zrem", "+zrange", "+zrangebyscore", "+zscore", "+time"),
     *("+eval", "+client|id", "+client|unblock"),
 ]
-"""As in docs/redis.md, on the key of the stream alone."""
+"""As in docs/redis.md, on these keys."""
+
+KEYS = (f"~{STREAM}", f"~{{{STREAM}}}:{GROUP}:*")
 
 WITHOUT_EVAL = [right for right in SMALLEST if right not in ("+eval", "+xgroup|delconsumer")]
 
@@ -21,7 +24,7 @@ WITHOUT_EVAL = [right for right in SMALLEST if right not in ("+eval", "+xgroup|d
 @pytest.fixture(params=[SMALLEST, WITHOUT_EVAL], ids=["the smallest rights", "without EVAL"])
 async def restricted(request: pytest.FixtureRequest, any_group: Group) -> Group:
     """The group, whose processors may do only this."""
-    user = ("ACL", "SETUSER", "shop", "on", ">pw", f"~{STREAM}", "-@all")
+    user = ("ACL", "SETUSER", "shop", "on", ">pw", *KEYS, "-@all")
     await any_group.client.execute_command(*user, *request.param)  # type: ignore[no-untyped-call] # ships no types
     any_group.url = f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0"
     return any_group
@@ -89,7 +92,7 @@ async def test_a_group_that_is_destroyed_is_created_again(restricted: Group) -> 
 
 
 async def test_the_processor_says_what_it_lacks(any_group: Group, caplog: pytest.LogCaptureFixture) -> None:
-    user = ("ACL", "SETUSER", "shop", "on", ">pw", f"~{STREAM}", "-@all")
+    user = ("ACL", "SETUSER", "shop", "on", ">pw", *KEYS, "-@all")
     await any_group.client.execute_command(*user, *WITHOUT_EVAL)  # type: ignore[no-untyped-call] # ships no types
     any_group.url = f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0"
     handler = Recorder(gate=False)

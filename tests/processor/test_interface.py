@@ -192,9 +192,9 @@ async def test_whatever_a_handler_ends_with_is_a_failure_of_that_message(
 ) -> None:
     processor = await group.start(handler)
     await group.add(2)
-    await eventually(lambda: processor.metrics.failed == 2)
+    await eventually(lambda: processor.metrics.failed >= 2)
     assert await group.pending() == 2
-    assert caplog.text.count("message failed and stays pending") == 2
+    assert caplog.text.count("message failed and stays pending") >= 2
     assert processor.is_running
 
 

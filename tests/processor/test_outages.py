@@ -94,7 +94,7 @@ async def test_nothing_is_lost_when_the_server_freezes_under_load(any_group: Gro
 
 async def test_a_read_that_never_answers_is_given_up(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     """A half-open connection: nobody says that it is gone."""
-    monkeypatch.setattr("streamconsumer.processor.stream.manager.READ_MARGIN", timedelta(seconds=0.2))
+    monkeypatch.setattr("streamconsumer.processor.stream.intake.READ_MARGIN", timedelta(seconds=0.2))
     handler = Recorder()
     processor = await group.start(handler, poll=0.3)
     await group.is_reading()

@@ -1,15 +1,14 @@
 """Whose message it is: dead consumers lose theirs, live ones keep them, and who has lost one stops."""
 
 import asyncio
-from datetime import timedelta
+import threading
 from typing import Any
 
 import pytest
 
-from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.stream import RedisIntake
+from streamconsumer.processor import StreamManager
 from tests.processor.eventually import eventually
-from tests.processor.group import GROUP, STREAM, Group
+from tests.processor.group import STREAM, Group
 from tests.processor.recorder import Recorder
 
 
@@ -189,27 +188,24 @@ async def test_a_renewal_that_meets_an_acknowledgement_on_its_way_does_not_bring
     any_group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The renewal was asked for while the message ran; Redis hears of it after the acknowledgement."""
-    manager = any_group.manager()
-    asked, may_go, ask = asyncio.Event(), asyncio.Event(), manager.ask
+    asked, may_go, ask = threading.Event(), threading.Event(), StreamManager.ask
 
-    async def slow(*command: Any) -> Any:
-        if command[0] == "EVAL":
+    async def slow(self: StreamManager, *command: Any) -> Any:
+        if command[0] == "EVAL" and "FORCE" in command[1] and len(command) == 7:
             asked.set()
-            await may_go.wait()
-        return await ask(*command)
+            await asyncio.to_thread(may_go.wait)
+        return await ask(self, *command)
 
-    monkeypatch.setattr(manager, "ask", slow)
-    intake = RedisIntake(manager, STREAM, GROUP, "pod-a", block=timedelta(seconds=1), metrics=Metrics())
-    await intake.open()
-    [message_id] = await any_group.add()
-    while not await intake.read(1):
-        pass
-    renewing = asyncio.create_task(intake.renew([message_id]))
-    await asked.wait()
-    await intake.acknowledge(message_id)
-    await intake.flush()
-    may_go.set()
-    assert await renewing == []
-    await intake.flush()
+    monkeypatch.setattr(StreamManager, "ask", slow)
+    handler = Recorder(gate=False)
+    processor = await any_group.start(handler)
+    await any_group.add()
+    await handler.has_seen(1)
+    await eventually(asked.is_set)
+    handler.gate.set()
+    await eventually(lambda: processor.metrics.acknowledged)
     assert await any_group.pending() == 0
-    await intake.close()
+    may_go.set()
+    await processor.stop_listening()
+    assert await any_group.pending() == 0
+    assert len(handler.seen) == 1

@@ -5,7 +5,17 @@ that of a user's own manager. handler, telemetry, metrics, health and logs are o
 """
 
 from streamconsumer.processor.message import Message, current_message
+from streamconsumer.processor.outcomes import BatchFailed, Defer, Reject, Retry
 from streamconsumer.processor.processor import RedisStreamProcessor
 from streamconsumer.processor.stream import StreamManager
 
-__all__ = ["Message", "RedisStreamProcessor", "StreamManager", "current_message"]
+__all__ = [
+    "BatchFailed",
+    "Defer",
+    "Message",
+    "RedisStreamProcessor",
+    "Reject",
+    "Retry",
+    "StreamManager",
+    "current_message",
+]

@@ -1,28 +1,52 @@
 """The in-flight table: the only gate for entries, and the slots in which they are handled.
 
-An entry is in the table from being taken in until its handling has ended, whichever way it came: read, replayed or
-claimed. What is in it is never taken in again, so one entry is never in two handlers of one process.
+An entry is in the table from being taken in until it is done with here, whichever way it came: read, replayed, taken
+over or due again. What is in it is never taken in again, so one entry is never in two handlers of one process.
+
+A slot is a task that handles one message after another: a task for each message would cost as much as all the rest
+(1.6 of 3 microseconds). What a handler leaves behind in context variables must not reach the next message: then the
+slot ends, and a new one begins.
 """
 
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Coroutine
+from contextvars import copy_context
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.ready import Ready
 
 log = logging.getLogger(__name__)
 
 AFTER_CANCELLING = timedelta(seconds=1)
 """How long a handler that was cancelled is waited for."""
 
+MOST_HELD = 1000
+"""How many entries may stand behind others of their ordering key, or wait to be tried again, before no more is read."""
+
+BUSY_SECONDS = 0.1
+"""How long a message waits again whose thread is still at the attempt before."""
+
+
+class Gate(Protocol):
+    """Whether anything may begin: a circuit breaker."""
+
+    def allows(self) -> bool:
+        """Whether a message may begin now."""
+
+    def begun(self) -> bool:
+        """One that was allowed begins. Returns whether it is a trial for the others."""
+
+    def undecided(self, trial: bool) -> None:
+        """It ended in a way that tells nothing."""
+
 
 class InFlight:
-    """Entries that wait for a slot and entries that have one. `run` handles one; at most `concurrency` at a time."""
+    """Entries that wait for a slot, have one, or wait to be tried again. `run` handles one and raises nothing."""
 
     def __init__(
         self,
@@ -31,74 +55,104 @@ class InFlight:
         concurrency: int,
         metrics: Metrics,
         busy: Collection[str] = (),
+        ordering_key: str | None = None,
+        timeout: timedelta | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._run, self._concurrency, self._metrics = run, concurrency, metrics
         self._busy = busy
         """Messages that a thread is still at although whoever awaited it was cancelled."""
+        self._timeout_seconds = timeout.total_seconds() if timeout else None
+        self._gate = gate
         self._entries: dict[str, Entry] = {}
-        self._ready: deque[Entry] = deque()
+        self._ready = Ready(ordering_key)
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._lost: set[str] = set()
+        self._waiting: dict[str, asyncio.TimerHandle] = {}
+        self._slots: set[asyncio.Task[None]] = set()
+        self._resting: list[asyncio.Future[None]] = []
+        """One for each slot that has nothing to do."""
+        self._overdue_timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self.ahead = 0
+        """How many entries may wait for a slot while more are read: 0 where handlers are slow, for what one pod
+        buffers its peers cannot have."""
         self.room = asyncio.Event()
-        """Set while a slot is free and nothing waits for one: time to read more. Set for good once closed."""
+        """Set while it is time to read more. Set for good once closed."""
         self.room.set()
 
     @property
     def waiting(self) -> int:
-        return len(self._ready)
+        """How many have not begun, or wait to be tried again."""
+        return len(self._entries) - len(self._running)
 
     @property
     def running(self) -> int:
         return len(self._running)
 
     def ids(self) -> list[str]:
-        """Everything in flight, oldest first."""
+        """Everything in flight, oldest first. Another thread may ask."""
         return list(self._entries)
 
-    def deliveries(self, message_id: str) -> int:
-        """How often the entry was delivered; 1 for one that is not in flight."""
-        entry = self._entries.get(message_id)
-        return entry.deliveries if entry else 1
+    def __contains__(self, message_id: str) -> bool:
+        return message_id in self._entries
 
-    def is_lost(self, message_id: str) -> bool:
-        """Whether another consumer took it while it ran here: its outcome is not ours to commit."""
-        return message_id in self._lost
+    def get(self, message_id: str) -> Entry | None:
+        """The entry, if it is in flight."""
+        return self._entries.get(message_id)
 
     def take_in(self, entries: Collection[Entry]) -> None:
         """Take in what is not in flight already, and begin what there are slots for."""
+        table, busy, put = self._entries, self._busy, self._ready.put
+        before = len(table)
         for entry in entries:
-            if entry.message_id not in self._entries and entry.message_id not in self._busy:
-                self._entries[entry.message_id] = entry
-                self._ready.append(entry)
-                self._metrics.delivered += 1
-        self._advance()
+            if entry.message_id not in table and entry.message_id not in busy:
+                table[entry.message_id] = entry
+                put(entry)
+        self._metrics.delivered += len(table) - before
+        self.advance()
 
     def lose(self, message_id: str) -> bool:
         """Another consumer has it: what runs is cancelled, what has not begun never will. False: not in flight."""
         entry = self._entries.get(message_id)
-        if entry is None or message_id in self._lost:
+        if entry is None or entry.fate == "lost":
             return False
+        entry.fate = "lost"
         if task := self._running.get(message_id):
-            self._lost.add(message_id)
             task.cancel()
+            return True
+        del self._entries[message_id]
+        if timer := self._waiting.pop(message_id, None):
+            timer.cancel()
+            self._ready.done(entry)
         else:
             self._ready.remove(entry)
-            self._end(message_id)
+        self.advance()
         return True
+
+    def wait(self, entry: Entry, seconds: float) -> None:
+        """To be said of one that runs: when it has ended, it stays in flight and begins again after so long."""
+        entry.fate = "waits"
+        entry.is_counted = False
+        self._waiting[entry.message_id] = asyncio.get_running_loop().call_later(seconds, self._again, entry)
 
     def close(self) -> None:
         """Begin nothing any more."""
         self._closed = True
         self.room.set()
+        self._wake(len(self._resting))
 
-    def hand_over(self) -> list[str]:
-        """The ids of what was not begun; forgotten here, and so not renewed any more either."""
-        unbegun = [entry.message_id for entry in self._ready]
-        self._ready.clear()
-        for message_id in unbegun:
-            del self._entries[message_id]
-        return unbegun
+    def hand_over(self) -> list[tuple[Entry, float]]:
+        """What has not begun, and in how many seconds it should; forgotten here, and so not renewed any more either."""
+        now = asyncio.get_running_loop().time()
+        left = [(entry, 0.0) for entry in self._ready.clear()]
+        for message_id, timer in list(self._waiting.items()):
+            if message_id not in self._running:
+                timer.cancel()
+                del self._waiting[message_id]
+                left.append((self._entries[message_id], max(0.0, timer.when() - now)))
+        for entry, _ in left:
+            del self._entries[entry.message_id]
+        return left
 
     async def finish(self, deadline: float, hurry: asyncio.Event) -> None:
         """Wait for what runs until the deadline (monotonic seconds) or until hurried; then cancel it."""
@@ -111,22 +165,118 @@ class InFlight:
             for task in running:
                 task.cancel()
             await asyncio.wait(running, timeout=AFTER_CANCELLING.total_seconds())
+        if self._overdue_timer:
+            self._overdue_timer.cancel()
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
         """Begin what is ready while slots are free, and say whether there is room to read more."""
-        while self._ready and len(self._running) < self._concurrency and not self._closed:
-            entry = self._ready.popleft()
-            task = asyncio.create_task(self._run(entry))
-            self._running[entry.message_id] = task
-            task.add_done_callback(lambda _, message_id=entry.message_id: self._end(message_id))  # type: ignore[misc] # mypy cannot infer a lambda with a default
-        self._metrics.in_flight = len(self._running)
-        if self._closed or (not self._ready and len(self._running) < self._concurrency):
+        if not self._closed and (ready := len(self._ready)):
+            ready -= self._wake(ready)
+            for _ in range(min(ready, self._concurrency - len(self._slots))):
+                task = asyncio.create_task(self._slot(), name="slot")
+                self._slots.add(task)
+        self._tell_room()
+
+    # -- slots -----------------------------------------------------------------------------------------------------
+
+    async def _slot(self) -> None:
+        """Handle one message after another."""
+        task = asyncio.current_task()
+        assert task
+        pristine = copy_context()
+        try:
+            while not self._closed:
+                entry = self._ready.take() if self._may_begin() else None
+                if entry is None:
+                    await self._rest()
+                    continue
+                self._begin(entry, task)
+                if not len(self._ready):
+                    self._tell_room()
+                try:
+                    await self._run(entry)
+                finally:
+                    self._ended(entry)
+                if task.cancelling() or copy_context() != pristine:
+                    break
+        finally:
+            self._slots.discard(task)
+            self.advance()
+
+    async def _rest(self) -> None:
+        """Until there is something to do."""
+        self._tell_room()
+        waiter = asyncio.get_running_loop().create_future()
+        self._resting.append(waiter)
+        await waiter
+
+    def _wake(self, most: int) -> int:
+        """Wake so many slots that rest; returns how many there were."""
+        woken = self._resting[:most]
+        del self._resting[:most]
+        for waiter in woken:
+            waiter.set_result(None)
+        return len(woken)
+
+    def _may_begin(self) -> bool:
+        return self._gate is None or self._gate.allows()
+
+    def _tell_room(self) -> None:
+        ready = len(self._ready)
+        held = self._ready.blocked + len(self._waiting)
+        has_slot = not ready and len(self._running) < self._concurrency
+        if self._closed or (
+            (has_slot or ready <= self.ahead > 0) and held < MOST_HELD and (self._gate is None or self._gate.allows())
+        ):
             self.room.set()
         else:
             self.room.clear()
 
-    def _end(self, message_id: str) -> None:
-        self._running.pop(message_id, None)
-        self._entries.pop(message_id, None)
-        self._lost.discard(message_id)
-        self._advance()
+    def _begin(self, entry: Entry, task: asyncio.Task[None]) -> None:
+        self._running[entry.message_id] = task
+        self._metrics.in_flight = len(self._running)
+        if self._gate is not None:
+            entry.trial = self._gate.begun()
+        if self._timeout_seconds is not None:
+            loop = asyncio.get_running_loop()
+            entry.started_seconds = loop.time()
+            if self._overdue_timer is None:
+                self._overdue_timer = loop.call_later(self._timeout_seconds, self._end_overdue)
+
+    def _ended(self, entry: Entry) -> None:
+        del self._running[entry.message_id]
+        self._metrics.in_flight = len(self._running)
+        if entry.trial and self._gate is not None:
+            entry.trial = False
+            self._gate.undecided(trial=True)
+        if entry.message_id in self._waiting:
+            self._ready.rest(entry)
+        else:
+            self._entries.pop(entry.message_id, None)
+            self._ready.done(entry)
+
+    def _again(self, entry: Entry) -> None:
+        """Its wait is over."""
+        if entry.message_id in self._busy or entry.message_id in self._running:
+            timer = asyncio.get_running_loop().call_later(BUSY_SECONDS, self._again, entry)
+            self._waiting[entry.message_id] = timer
+            return
+        del self._waiting[entry.message_id]
+        entry.fate = ""
+        self._ready.again(entry)
+        self.advance()
+
+    def _end_overdue(self) -> None:
+        """One timer for all: they begin in order and have the same time, so the first is the first to be late."""
+        assert self._timeout_seconds is not None
+        loop = asyncio.get_running_loop()
+        self._overdue_timer = None
+        for message_id, task in list(self._running.items()):
+            entry = self._entries[message_id]
+            left = entry.started_seconds + self._timeout_seconds - loop.time()
+            if left > 0:
+                self._overdue_timer = loop.call_later(left, self._end_overdue)
+                return
+            if not entry.fate:
+                entry.fate = "timeout"
+                task.cancel()

@@ -4,10 +4,12 @@
 three coroutines: it polls, acknowledges one by one, and can neither renew nor take over.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Protocol, runtime_checkable
 
+from streamconsumer.errors import InvalidSettings
+from streamconsumer.processor.effects import Effects
 from streamconsumer.processor.message import Encoding, Entry
 
 
@@ -24,6 +26,32 @@ class Manager(Protocol):
     async def ack_event(self, stream_name: str, group_name: str, message_id: str) -> Any: ...
 
 
+Claim = Callable[[int], Awaitable[list[Entry]]]
+"""Takes over at most so many entries; fewer: there are no more."""
+
+
+class Caring(Protocol):
+    """Looking after pending entries: what only a whole StreamManager can do."""
+
+    min_idle: timedelta
+    """How long an entry may show no sign of life, whosever it is."""
+
+    def show_life(
+        self, *, held: Callable[[], list[str]], lost: Callable[[list[str]], None], alive: Callable[[], bool]
+    ) -> Callable[[], Awaitable[None]]:
+        """Begin to show signs of life for what is held; `lost` is told what belongs to another consumer by now.
+        Returns how to end it."""
+
+    async def seconds_to_turn(self) -> float:
+        """Until this consumer's turn to look after the others."""
+
+    async def look(self) -> Sequence[Claim]:
+        """Entries of dead consumers, and postponed ones that are due."""
+
+    async def sweep(self) -> Sequence[Claim]:
+        """Entries of anybody that show no sign of life."""
+
+
 class Intake(Protocol):
     """What the loop needs. Every method but `wake` may raise whatever the server's client raises."""
 
@@ -33,8 +61,9 @@ class Intake(Protocol):
     encoding: Encoding
     """How entries are decoded."""
 
-    min_idle: timedelta | None
-    """How long an entry may show no sign of life; None: signs of life and take-over are not to be had."""
+    caring: Caring | None
+    """None: signs of life, take-over, dead letters and waits that survive are not to be had: what fails stays
+    pending."""
 
     async def open(self) -> None:
         """Connect, and create the group where it does not exist."""
@@ -51,17 +80,23 @@ class Intake(Protocol):
     async def flush(self) -> None:
         """Send the acknowledgements that have not been sent."""
 
-    async def claim(self, count: int) -> list[Entry]:
-        """Entries that were delivered to somebody and show no sign of life."""
+    async def begin(self, message_id: str, deliveries: int) -> int:
+        """Count that an entry begins again. 1: it may; 0: another consumer has it; -1: it was trimmed."""
 
-    async def renew(self, message_ids: Collection[str]) -> list[str]:
-        """Show a sign of life for these. Returns those that belong to another consumer by now."""
+    async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> None:
+        """Let entries (id, deliveries so far, delay) be due for any consumer after their delays."""
 
-    async def release(self, message_ids: Collection[str]) -> None:
-        """Hand entries that were read and not begun back to the group."""
+    async def bury(self, message_id: str, fields: Sequence[bytes]) -> bool:
+        """Write the dead letter and acknowledge, in one step. False: another consumer has the entry."""
+
+    async def commit(self, message_id: str, effects: Effects) -> bool:
+        """Apply effects and acknowledge, in one step. False: another consumer has the entry."""
 
     async def close(self) -> None:
         """Leave the group, if nothing is pending here, and disconnect."""
+
+
+_NEEDS_MORE = "{} need a StreamManager; a user's own manager has only the three coroutines"
 
 
 class PolledIntake:
@@ -71,7 +106,7 @@ class PolledIntake:
         self._manager, self._stream, self._group, self._consumer = manager, stream, group, consumer
         self.blocks = False
         self.encoding: Encoding = "utf-8"
-        self.min_idle: timedelta | None = None
+        self.caring: Caring | None = None
 
     async def open(self) -> None:
         await self._manager.create_group(self._stream, self._group)
@@ -89,14 +124,17 @@ class PolledIntake:
     async def flush(self) -> None:
         """Nothing is held back."""
 
-    async def claim(self, count: int) -> list[Entry]:  # noqa: ARG002 - not among the three coroutines
-        return []
+    async def begin(self, message_id: str, deliveries: int) -> int:  # noqa: ARG002 - not among the three coroutines
+        return 1
 
-    async def renew(self, message_ids: Collection[str]) -> list[str]:  # noqa: ARG002 - not among the three coroutines
-        return []
-
-    async def release(self, message_ids: Collection[str]) -> None:
+    async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> None:
         """They stay pending: handing back is not among the three coroutines."""
+
+    async def bury(self, message_id: str, fields: Sequence[bytes]) -> bool:  # noqa: ARG002 - not among the three coroutines
+        raise InvalidSettings(_NEEDS_MORE.format("dead letters"))
+
+    async def commit(self, message_id: str, effects: Effects) -> bool:  # noqa: ARG002 - not among the three coroutines
+        raise InvalidSettings(_NEEDS_MORE.format("effects"))
 
     async def close(self) -> None:
         """The manager is the user's to close."""
@@ -104,8 +142,6 @@ class PolledIntake:
 
 class ManagedEntry(Entry):
     """An entry that a user's own manager has decoded in its own way."""
-
-    __slots__ = ("_data",)
 
     def __init__(self, message_id: str, data: Mapping[Any, Any]) -> None:
         super().__init__(message_id, ())

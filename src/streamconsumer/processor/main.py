@@ -93,6 +93,7 @@ async def _serve(
         settings.batch_count,
         settings.poll_interval.total_seconds(),
         concurrency=settings.concurrency,
+        ordering_key=settings.ordering_key,
         drain_timeout=settings.drain_timeout,
         reconnect=settings.reconnect,
         telemetry=telemetry,
@@ -128,7 +129,7 @@ def _manager(settings: ProcessorSettings) -> StreamManager:
             password=password.get_secret_value() if password else None,
             start_from=settings.start_from,
             encoding=settings.encoding,
-            min_idle=settings.delivery.min_idle,
+            delivery=settings.delivery,
         )
     except ValueError:  # whose text may quote the password
         raise InvalidSettings(

@@ -10,16 +10,54 @@ from streamconsumer.errors import UndecodableEntry
 Encoding = Literal["utf-8", "bytes"]
 
 
-@dataclass(slots=True)
 class Entry:
-    """One entry as Redis gave it: bytes, decoded only when its turn comes, so that a bad one fails alone."""
+    """One entry as Redis gave it: bytes, decoded only when its turn comes, so that a bad one fails alone.
 
-    message_id: str
-    fields: Sequence[bytes]
-    """Names and values in turn, as they stand in the reply."""
+    What stands in the class is what is so for nearly every entry: it costs nothing until it is different.
+    """
 
     deliveries: int = 1
-    """How often Redis has delivered it, this time included."""
+    """How often it was begun, this time included, as Redis counts; before a redelivered one begins, without this time.
+    One that was read and never begun counts as begun once, for nobody can tell."""
+
+    is_counted = True
+    """Whether Redis knows that it begins. What comes again must be counted first."""
+
+    may_be_large = False
+    """Whether its size must be looked at."""
+
+    trial = False
+    """Whether it began while the circuit breaker was open."""
+
+    verdict: Any = None
+    """Why it goes to the dead letters, where that could not be done yet."""
+
+    suspect = False
+    """Whether its consumers died more than once while it may have run."""
+
+    fate: Literal["", "lost", "timeout", "waits"] = ""
+    """What became of it apart from what its handler says: another consumer has it; it took too long; it waits to be
+    tried again."""
+
+    lane: bytes | None = None
+    """The value of its ordering key."""
+
+    started_seconds = 0.0
+    """When its handler was called, on the loop's clock; where somebody needs to know."""
+
+    def __init__(self, message_id: str, fields: Sequence[bytes]) -> None:
+        self.message_id = message_id
+        self.fields = fields
+        """Names and values in turn, as they stand in the reply."""
+
+    def value(self, name: bytes) -> bytes | None:
+        """The value of a field."""
+        names = self.fields[::2]
+        return self.fields[2 * names.index(name) + 1] if name in names else None
+
+    def size_bytes(self) -> int:
+        """Names and values together."""
+        return sum(map(len, self.fields))
 
     def data(self, encoding: Encoding) -> dict[Any, Any]:
         """Field names to values. A name that occurs twice keeps its last value. Raises UndecodableEntry."""

@@ -32,6 +32,9 @@ class Metrics:
     acknowledged: int = _counter("How many entries Redis confirmed as acknowledged")
     acknowledgements_lost: int = _counter("How many acknowledgements found nothing pending: the group was gone")
     failed: int = _counter("How many messages failed in the handler or could not be decoded")
+    retried: int = _counter("How many failures will be tried again")
+    dead_lettered: int = _counter("How many messages became dead letters")
+    breaker_opened: int = _counter("How many times so many messages failed in a row that no more were begun")
     lost_ownership: int = _counter("How many messages another consumer took over while they ran here")
     lost_to_trimming: int = _counter("How many entries were trimmed from the stream while pending")
     released: int = _counter("How many entries were handed back unbegun")
@@ -40,11 +43,13 @@ class Metrics:
     in_flight: int = 0
     duration_counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_SECONDS) + 1))
     duration_sum_seconds: float = 0.0
+    handled_count: int = 0
 
     def handled(self, seconds: float) -> None:
         """A handler returned or raised after so long."""
         self.duration_counts[bisect_left(BUCKETS_SECONDS, seconds)] += 1
         self.duration_sum_seconds += seconds
+        self.handled_count += 1
 
     def counters(self) -> dict[str, int]:
         """Every counter by its name."""

@@ -1,67 +1,105 @@
-"""Beside the loop: renewing what is in flight here, and taking over what shows no sign of life.
+"""Beside the loop: signs of life for what is in flight here, and taking over what is due although nobody reads it.
 
-That is how a message that failed is tried again, how the messages of a dead consumer run elsewhere, and why those of
-a live one are left alone however long they take. It goes on through the drain.
+That is how the messages of a dead consumer run elsewhere within seconds, how a postponed one comes back, and why those
+of a live one are left alone however long they take. Signs of life go on through the drain.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from streamconsumer.processor.faults import noting
 from streamconsumer.processor.in_flight import InFlight
-from streamconsumer.processor.intake import Intake
+from streamconsumer.processor.intake import Caring, Claim, Intake
 from streamconsumer.processor.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-RENEWALS = 4
-"""How often an entry shows a sign of life before it would count as idle."""
-
-CLAIMS = 2
+SWEEPS = 2
 """How often idle entries are looked for in the time after which they are idle."""
+
+FIRST_LOOK_SECONDS = 0.05
+"""What a pod handed back a moment ago, its successor takes at once."""
+
+RETRY_SECONDS = 1.0
+"""While Redis does not answer."""
+
+PATIENCE_SECONDS = 0.5
+"""How long a claim waits for room; then the next turn goes on with it."""
 
 
 class PendingCare:
     """Looks after the pending entries of one consumer, until told that it is over."""
 
-    def __init__(self, intake: Intake, in_flight: InFlight, *, batch_count: int, where: str, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        in_flight: InFlight,
+        *,
+        may_claim: Callable[[], bool],
+        batch_count: int,
+        where: str,
+        metrics: Metrics,
+    ) -> None:
         self._intake, self._in_flight, self._metrics = intake, in_flight, metrics
-        self._batch_count, self._where = batch_count, where
-        self.claims = True
+        self._may_claim = may_claim
         """Whether to take entries over; not while Redis fails the loop or the drain has begun."""
+        self._batch_count, self._where = batch_count, where
         self.over = False
 
-    async def look_after(self) -> None:
-        """Renew and claim, again and again."""
-        if self._intake.min_idle is None:
+    async def look_after(self, is_alive: Callable[[], bool]) -> None:
+        """Renew and claim, again and again. `is_alive` says whether the process still deserves its entries."""
+        caring = self._intake.caring
+        if caring is None:
             log.warning("this stream manager cannot renew or take over entries: those of a dead consumer stay pending")
             return
-        seconds = self._intake.min_idle.total_seconds()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._again_and_again(self._renew, seconds / RENEWALS))
-            group.create_task(self._again_and_again(self._claim, seconds / CLAIMS))
+        stop = caring.show_life(held=self._in_flight.ids, lost=self._lost, alive=is_alive)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._watch(caring))
+                group.create_task(self._sweep(caring))
+        finally:
+            await stop()
 
-    async def _again_and_again(self, act: Callable[[], Awaitable[None]], seconds: float) -> None:
+    async def _watch(self, caring: Caring) -> None:
+        seconds = FIRST_LOOK_SECONDS
         while not self.over:  # redis-py loses a cancellation now and then
-            await asyncio.sleep(seconds * random.uniform(0.75, 1))  # noqa: S311 - spreads pods, guards nothing
-            with noting("looking after pending entries failed; it will be tried again", self._where):
-                await act()
+            await asyncio.sleep(seconds)
+            seconds = RETRY_SECONDS
+            await self._act(caring.look)
+            if self._may_claim():
+                with noting("the server does not tell the time", self._where):
+                    seconds = await caring.seconds_to_turn()
 
-    async def _renew(self) -> None:
-        for message_id in await self._intake.renew(self._in_flight.ids()):
+    async def _sweep(self, caring: Caring) -> None:
+        while not self.over:
+            spread = random.uniform(0.75, 1)  # noqa: S311 - spreads pods, guards nothing
+            await asyncio.sleep(caring.min_idle.total_seconds() / SWEEPS * spread)
+            await self._act(caring.sweep)
+
+    async def _act(self, look: Callable[[], Awaitable[Sequence[Claim]]]) -> None:
+        if not self._may_claim():
+            return
+        with noting("looking after pending entries failed; it will be tried again", self._where):
+            for claim in await look():
+                await self._claim(claim)
+
+    async def _claim(self, claim: Claim) -> None:
+        """As long as claims come back full, go on as soon as there is room."""
+        full = True
+        while full and self._may_claim():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._in_flight.room.wait(), PATIENCE_SECONDS)
+            if not self._in_flight.room.is_set() or not self._may_claim():
+                return
+            entries = await claim(self._batch_count)
+            full = len(entries) == self._batch_count
+            self._in_flight.take_in(entries)
+
+    def _lost(self, message_ids: list[str]) -> None:
+        for message_id in message_ids:
             if self._in_flight.lose(message_id):
                 self._metrics.lost_ownership += 1
                 log.warning("another consumer took the message over", extra={"message_id": message_id})
-
-    async def _claim(self) -> None:
-        """As long as claims come back full, go on as soon as there is room."""
-        full = True
-        while full and self.claims:
-            await self._in_flight.room.wait()
-            if not self.claims:
-                return
-            entries = await self._intake.claim(self._batch_count)
-            full = len(entries) == self._batch_count
-            self._in_flight.take_in(entries)

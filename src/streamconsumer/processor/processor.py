@@ -2,8 +2,8 @@
 
 Redis failing is the loop's affair (`_recover`: pause and go on); a handler failing is the message's affair
 (`_process_single_message`: log, do not acknowledge). Nothing else ends the loop than `stop_listening`.
-Policies stand beside the loop: which entries and slots in in_flight, renewal and take-over in pending, talking to
-Redis in stream, tracing in telemetry.
+Policies stand beside the loop: which entries and slots in in_flight, what becomes of a message in settling, signs of
+life and take-over in pending, talking to Redis in stream, tracing in telemetry.
 """
 
 import asyncio
@@ -16,8 +16,9 @@ from datetime import timedelta
 from typing import Any
 
 from streamconsumer.errors import InvalidSettings, UndecodableEntry
-from streamconsumer.model.settings import Reconnect
-from streamconsumer.processor.faults import fault, note, noting, told
+from streamconsumer.model.settings import Delivery, Reconnect
+from streamconsumer.processor.breaker import CircuitBreaker
+from streamconsumer.processor.faults import fault, noting
 from streamconsumer.processor.handler import AsyncHandler, Handler, Threads, as_coroutine
 from streamconsumer.processor.health import Health
 from streamconsumer.processor.in_flight import InFlight
@@ -25,7 +26,8 @@ from streamconsumer.processor.intake import Intake, Manager, PolledIntake
 from streamconsumer.processor.message import Entry, Handling, Message
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pending import PendingCare
-from streamconsumer.processor.stream import RedisIntake, StreamManager
+from streamconsumer.processor.settling import Settling
+from streamconsumer.processor.stream import StreamManager, caring_intake
 from streamconsumer.processor.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,9 @@ FIRST_TRY = timedelta(seconds=2)
 """How long `start_listening` waits for the group to be created."""
 
 HEARTBEAT = timedelta(seconds=1)
+
+NO_TIME_SECONDS = 0.05
+"""What a batch may take for the next one to be read ahead: what one pod buffers, its peers cannot have."""
 
 OVERDUE = timedelta(seconds=30)
 """A read that is out this long beyond `poll_interval` is stuck: the connection's own limit is far below."""
@@ -59,6 +64,8 @@ class RedisStreamProcessor:
         poll_interval: float = 1.0,
         *,
         concurrency: int = 1,
+        ordering_key: str | None = None,
+        delivery: Delivery | None = None,
         drain_timeout: timedelta = timedelta(seconds=25),
         reconnect: Reconnect | None = None,
         telemetry: Telemetry | None = None,
@@ -72,6 +79,10 @@ class RedisStreamProcessor:
         self.batch_count = batch_count
         self.poll_interval = poll_interval
         self.concurrency = concurrency
+        self.ordering_key = ordering_key
+        self.delivery = delivery or (
+            stream_manager.delivery if isinstance(stream_manager, StreamManager) else Delivery()
+        )
         self.drain_timeout = drain_timeout
         self.reconnect = reconnect or Reconnect()
         self.metrics = metrics or Metrics()
@@ -80,17 +91,16 @@ class RedisStreamProcessor:
         self._threads = Threads(concurrency)
         self._callback: AsyncHandler | None = None
         self._where = f"stream {stream_name!r}, group {consumer_group_name!r}"
-        self._intake: Intake = self._new_intake()
         self._loop_task: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
         self._stop_task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._tried = asyncio.Event()
-        self._in_flight = self._new_table()
-        self._care = self._new_care()
         self._reading_since: float | None = None
         self._faults_in_a_row = 0
+        self._handled_before = (0, 0.0)
+        self._begin_anew()
 
     # -- the user's interface ----------------------------------------------------------------------------------
 
@@ -118,8 +128,7 @@ class RedisStreamProcessor:
         if self.is_running:
             log.warning("already listening", extra={"stream": self.stream_name})
             return
-        self._intake, self._in_flight = self._new_intake(), self._new_table()
-        self._care = self._new_care()
+        self._begin_anew()
         self._stop_task = None
         for event in (self._stopping, self._hurry, self._tried):
             event.clear()
@@ -147,7 +156,8 @@ class RedisStreamProcessor:
 
     async def _listen(self) -> None:
         """The loop, and beside it whoever looks after what is pending; the latter outlives the loop."""
-        beside = [asyncio.create_task(each) for each in (self._care.look_after(), self._beat())]
+        care = self._care.look_after(lambda: self.health.liveness()[0])
+        beside = [asyncio.create_task(each) for each in (care, self._beat())]
         self._reading = asyncio.create_task(self._consume_loop(), name=f"read {self.stream_name}")
         try:
             await asyncio.wait([self._reading])
@@ -160,21 +170,20 @@ class RedisStreamProcessor:
 
     async def _consume_loop(self) -> None:
         """Read and begin until told to stop. Survives every error."""
-        opened = False
         while not self._stopping.is_set():
             try:
-                if not opened:
-                    opened = await self._open()
+                if not self._opened:
+                    await self._open()
                 await self._turn()
             except Exception as error:  # noqa: BLE001 - a user's own manager may raise anything
                 await self._recover(error)
 
-    async def _open(self) -> bool:
+    async def _open(self) -> None:
         try:
             await self._intake.open()
+            self._opened = True
         finally:
             self._tried.set()
-        return True
 
     async def _turn(self) -> None:
         """Wait for room, read one batch, begin its messages."""
@@ -187,81 +196,94 @@ class RedisStreamProcessor:
         finally:
             self._reading_since = None
         self._recovered()
+        self._in_flight.ahead = self._read_ahead()
         self._in_flight.take_in(entries)
-        if not entries and not self._intake.blocks:
+        if len(entries) == self.batch_count:
+            return  # there is more: the next read is under way while these are handled
+        if entries:
+            await asyncio.sleep(0)  # what is handled at once rides with the next read
+        elif not self._intake.blocks:
             await self._pause(self.poll_interval)
+
+    def _read_ahead(self) -> int:
+        """How many entries may be buffered: a batch if it is handled in no time, else none."""
+        count, seconds = self.metrics.handled_count, self.metrics.duration_sum_seconds
+        count_before, seconds_before = self._handled_before
+        if count == count_before:
+            return self._in_flight.ahead
+        self._handled_before = count, seconds
+        each = (seconds - seconds_before) / (count - count_before)
+        return self.batch_count if each * self.batch_count / self.concurrency < NO_TIME_SECONDS else 0
 
     # -- one message ---------------------------------------------------------------------------------------------
 
     async def _run(self, entry: Entry) -> None:
+        """Handle one entry, and raise nothing but what ends its slot."""
+        if (not entry.is_counted or entry.may_be_large) and not await self._settling.may_begin(entry):
+            return
         try:
             data = entry.data(self._intake.encoding)
         except UndecodableEntry as error:
-            self.metrics.failed += 1
-            log.error("message cannot be decoded and stays pending", extra={"error": str(error)})  # noqa: TRY400 - the stack is ours and says nothing
+            await self._settling.undecodable(entry, error)
             return
         await self._process_single_message(entry.message_id, data)
 
     async def _process_single_message(self, message_id: str, data: dict[Any, Any]) -> None:
-        """Call the handler, then acknowledge. A failure is logged and not acknowledged: the entry stays pending."""
-        message = Message(
-            message_id=message_id,
-            stream=self.stream_name,
-            consumer_group=self.consumer_group_name,
-            consumer=self.consumer_name,
-            deliveries=self._in_flight.deliveries(message_id),
-            data=data,
-        )
-        with Handling(message):
-            succeeded = await self._handle(message)
-        # A handler may return although it was cancelled, at the end of a drain or for a peer: that is no success.
-        if succeeded and not _cancelled() and not self._in_flight.is_lost(message_id):
-            await self._acknowledge(message_id)
-
-    async def _handle(self, message: Message) -> bool:
+        """Call the handler, then acknowledge. A failure is logged and not acknowledged: the entry stays pending until
+        it is tried again, or is a dead letter."""
+        entry = self._in_flight.get(message_id) or Entry(message_id, ())
+        who = (self.stream_name, self.consumer_group_name, self.consumer_name)
+        message = Message(message_id, *who, entry.deliveries, data)
+        result, verdict = None, None
         started = time.perf_counter()
-        try:
-            if self._telemetry is None:
-                await self._call(message)
-            else:
-                with self._telemetry.processing(message):
-                    await self._call(message)
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
-            if _cancelled_by_us(error):
-                raise
-            return False
-        else:
-            return True
-        finally:
-            self.metrics.handled(time.perf_counter() - started)
+        with Handling(message):
+            try:
+                attempt = self._attempt if self._telemetry is None else self._traced
+                result = await attempt(entry, message)
+            except (Exception, SystemExit, asyncio.CancelledError):
+                verdict = entry.verdict
+                if verdict is None:  # cancelled: for a peer, or at the end of a drain
+                    raise
+            finally:
+                self.metrics.handled(time.perf_counter() - started)
+        if message_id not in self._in_flight:
+            if verdict is None:  # somebody calls this without the loop: nothing would carry it
+                await self._acknowledge_directly(message_id)
+        elif verdict is not None:
+            await self._settling.settle(entry)
+        # A handler may return although it was cancelled, at the end of a drain or for a peer: that is no success.
+        elif not entry.fate and not _cancelled():
+            await self._settling.succeeded(entry, result)
 
-    async def _call(self, message: Message) -> None:
-        """What the handler raises is logged here, where the line still gets the ids of the span."""
+    async def _traced(self, entry: Entry, message: Message) -> Any:
+        assert self._telemetry
+        with self._telemetry.processing(message):
+            return await self._attempt(entry, message)
+
+    async def _attempt(self, entry: Entry, message: Message) -> Any:
+        """What the handler returns. What it raises is judged here, where the log line still has the span's ids."""
         try:
-            await self._handler()(dict(message.data))
+            result = await self._handler()(message.data)  # type: ignore[arg-type] # a dict, which others get to see as a Mapping
         except (Exception, SystemExit, asyncio.CancelledError) as error:
-            if not _cancelled_by_us(error):
-                self._failed(message, error)
-            raise
+            if entry.fate != "timeout":
+                if not (isinstance(error, asyncio.CancelledError) and _cancelled()):
+                    self._settling.judge(entry, error)
+                raise
+        else:
+            if entry.fate != "timeout":
+                return result
+        late = TimeoutError(f"the handler took longer than delivery.timeout, {self.delivery.timeout}")
+        self._settling.judge(entry, late)
+        raise late
 
     def _handler(self) -> AsyncHandler:
         if self._callback is None:
             raise InvalidSettings("no message callback; call set_message_callback() first")
         return self._callback
 
-    def _failed(self, message: Message, error: BaseException) -> None:
-        self.metrics.failed += 1
-        about = {"message_id": message.message_id, "stream": self.stream_name, "deliveries": message.deliveries}
-        log.error("message failed and stays pending", exc_info=error, extra={**about, "error": told(error)})
-
-    async def _acknowledge(self, message_id: str) -> None:
-        try:
-            if self.is_running:
-                await self._intake.acknowledge(message_id)
-            else:  # somebody calls _process_single_message without the loop: nothing would carry it
-                await self.stream_manager.ack_event(self.stream_name, self.consumer_group_name, message_id)
-        except Exception as error:  # noqa: BLE001 - a user's own manager may raise anything
-            note("acknowledgement failed; the entry stays pending and will be handled again", self._where, error)
+    async def _acknowledge_directly(self, message_id: str) -> None:
+        with noting("acknowledgement failed; the entry stays pending and will be handled again", self._where):
+            await self.stream_manager.ack_event(self.stream_name, self.consumer_group_name, message_id)
 
     # -- when Redis fails ------------------------------------------------------------------------------------------
 
@@ -294,7 +316,6 @@ class RedisStreamProcessor:
         log.info("draining", extra={"running": self._in_flight.running, "unbegun": self._in_flight.waiting})
         self.health.not_ready("draining")
         self._stopping.set()
-        self._care.claims = False
         self._in_flight.close()
         await self._end_reading()
         await loop_task
@@ -318,9 +339,7 @@ class RedisStreamProcessor:
         await self._last_word(self._intake.close())
 
     async def _hand_back(self) -> None:
-        unbegun = self._in_flight.hand_over()
-        self.metrics.released += len(unbegun)
-        await self._last_word(self._intake.release(unbegun))
+        await self._last_word(self._settling.hand_back(self._in_flight.hand_over()))
 
     async def _last_word(self, command: Coroutine[Any, Any, None]) -> None:
         with noting("draining goes on without Redis", self._where):
@@ -328,19 +347,41 @@ class RedisStreamProcessor:
 
     # -- small things ------------------------------------------------------------------------------------------------
 
-    def _new_intake(self) -> Intake:
-        manager, who = self.stream_manager, (self.stream_name, self.consumer_group_name, self.consumer_name)
+    def _begin_anew(self) -> None:
+        """Everything that belongs to one time of listening."""
+        self._opened = False
+        who = (self.stream_name, self.consumer_group_name, self.consumer_name)
+        policy = self.delivery.breaker
+        breaker = CircuitBreaker(policy.failures, policy.min_pause, policy.max_pause)
+        self._in_flight = InFlight(
+            self._run,
+            concurrency=self.concurrency,
+            metrics=self.metrics,
+            busy=self._threads.busy,
+            ordering_key=self.ordering_key,
+            timeout=self.delivery.timeout,
+            gate=breaker if policy.failures else None,
+        )
+        self._intake = self._new_intake(who)
+        self._care = PendingCare(
+            self._intake,
+            self._in_flight,
+            may_claim=self._may_claim,
+            batch_count=self.batch_count,
+            where=self._where,
+            metrics=self.metrics,
+        )
+        self._settling = Settling(self._intake, self._in_flight, self.delivery, breaker, who=who, metrics=self.metrics)
+
+    def _new_intake(self, who: tuple[str, str, str]) -> Intake:
+        manager = self.stream_manager
         if isinstance(manager, StreamManager):
-            return RedisIntake(manager, *who, block=timedelta(seconds=self.poll_interval), metrics=self.metrics)
+            block = timedelta(seconds=self.poll_interval)
+            return caring_intake(manager, who, block=block, metrics=self.metrics, held=self._in_flight.ids)
         return PolledIntake(manager, *who)
 
-    def _new_table(self) -> InFlight:
-        return InFlight(self._run, concurrency=self.concurrency, metrics=self.metrics, busy=self._threads.busy)
-
-    def _new_care(self) -> PendingCare:
-        return PendingCare(
-            self._intake, self._in_flight, batch_count=self.batch_count, where=self._where, metrics=self.metrics
-        )
+    def _may_claim(self) -> bool:
+        return self._opened and not self._faults_in_a_row and not self._stopping.is_set()
 
     async def _beat(self) -> None:
         """Alive while the event loop turns and no read is stuck: a handler may take its time, Redis may be away."""
@@ -348,13 +389,7 @@ class RedisStreamProcessor:
         while True:
             if self._reading_since is None or time.monotonic() - self._reading_since < limit:
                 self.health.beat()
-            self._care.claims = not self._faults_in_a_row and not self._stopping.is_set()
             await asyncio.sleep(HEARTBEAT.total_seconds())
-
-
-def _cancelled_by_us(error: BaseException) -> bool:
-    """Whether the message's task was cancelled; a handler may also await something that somebody cancelled."""
-    return isinstance(error, asyncio.CancelledError) and _cancelled()
 
 
 def _cancelled() -> bool:

@@ -168,6 +168,12 @@ def current_trace() -> dict[str, str]:
     }
 
 
+def current_traceparent() -> str:
+    """The current span in the form in which it travels; empty outside of one."""
+    found = trace.get_current_span().get_span_context()
+    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}" if found.is_valid else ""
+
+
 def _fail(span: Span, error: BaseException) -> None:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,17 +1,42 @@
-"""The only room that speaks to Redis: the StreamManager that users name (manager), and behind it one consumer's side
-of a group (intake), with its acknowledgements on their way and the Lua that must be one step (scripts).
+"""The only room that speaks to Redis.
+
+manager is the StreamManager that users name. Behind it, one consumer's side of a group: intake reads and acknowledges
+over a wire of its own; acknowledgements are those on their way; ownership, with its Lua in scripts, is what may be done
+with an entry only by whom it belongs to; pending looks into the pending entries list; watch says who is dead, claims
+takes over, heart shows that this one lives. dead_letters, effects and retention are one concern each.
 
 The bargains, each measured on Redis 6.2, 7.0 and Valkey:
 - The outcome of a failed read is unknown: entries may have been delivered to a reply that was lost. The reader's
   connection therefore never retries by itself (redis-py 8 would, and strand them), and after any error the own
-  pending entries are read again from the start.
+  pending entries are looked at again.
 - A blocked read is never cancelled, which could strand entries too: CLIENT UNBLOCK ends it with an empty reply.
 - XACK of the last batch and XREADGROUP of the next travel together, without MULTI, which would not block and which
   Redis 7.0 refuses at maxmemory: one round trip a batch.
 - XACK answers 0, not an error, when the group is gone or another consumer acknowledged: the replies are counted.
+- Nothing but a handler's beginning raises a delivery count: XREADGROUP from `0` and XCLAIM would raise it for entries
+  that were only moved, and a message that kills its process would take its whole batch to the dead letters.
 """
 
+from collections.abc import Callable, Collection
+from datetime import timedelta
+
+from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.stream.claims import Claims
 from streamconsumer.processor.stream.intake import RedisIntake
 from streamconsumer.processor.stream.manager import StreamManager, without_credentials
 
-__all__ = ["RedisIntake", "StreamManager", "without_credentials"]
+__all__ = ["RedisIntake", "StreamManager", "caring_intake", "without_credentials"]
+
+
+def caring_intake(
+    manager: StreamManager,
+    who: tuple[str, str, str],
+    *,
+    block: timedelta,
+    metrics: Metrics,
+    held: Callable[[], Collection[str]],
+) -> RedisIntake:
+    """The intake of one consumer (stream, group, name), with everything that looks after pending entries."""
+    intake = RedisIntake(manager, *who, block=block, metrics=metrics, held=held)
+    intake.caring = Claims(intake, metrics)
+    return intake

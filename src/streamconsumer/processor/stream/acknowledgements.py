@@ -19,15 +19,14 @@ AGAIN_SECONDS = 0.5
 
 
 class Acknowledgements:
-    """`send` takes ids to Redis by themselves and returns how many it confirmed; `settled` is told what arrived."""
+    """`send` takes ids to Redis by themselves and returns how many it confirmed."""
 
     def __init__(
         self,
         send: Callable[[Sequence[str]], Awaitable[int]],
-        settled: Callable[[Sequence[str]], None],
         metrics: Metrics,
     ) -> None:
-        self._send, self._told, self._metrics = send, settled, metrics
+        self._send, self._metrics = send, metrics
         self._waiting: dict[str, None] = {}
         self._sending: set[str] = set()
         self._listeners: list[set[str]] = []
@@ -61,7 +60,6 @@ class Acknowledgements:
         self._metrics.acknowledged += confirmed
         self._metrics.acknowledgements_lost += len(acks) - confirmed
         self._sending.difference_update(acks)
-        self._told(acks)
 
     def give_back(self, acks: Sequence[str]) -> None:
         """Those of them that are not settled wait again."""

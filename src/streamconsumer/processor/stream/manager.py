@@ -1,6 +1,7 @@
 """The StreamManager: what users name, and where connections come from."""
 
 from contextlib import suppress
+from copy import copy
 from datetime import timedelta
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -11,11 +12,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
+from streamconsumer.model.settings import Delivery
 from streamconsumer.processor.message import Encoding
 from streamconsumer.processor.stream import replies
-
-READ_MARGIN = timedelta(seconds=5)
-"""A read that has not answered this long after its own end is taken for a dead connection."""
 
 _NOT_FOR_A_COPY = {"himport_registry", "event_dispatcher", "maint_notifications_config", "client_name"}
 
@@ -33,9 +32,12 @@ class StreamManager:
         *,
         start_from: str = "0",
         encoding: Encoding = "utf-8",
-        min_idle: timedelta = timedelta(seconds=30),
+        min_idle: timedelta | None = None,
+        delivery: Delivery | None = None,
     ) -> None:
-        self.start_from, self.encoding, self.min_idle = start_from, encoding, min_idle
+        self.start_from, self.encoding = start_from, encoding
+        self.delivery = delivery or Delivery()
+        self.min_idle = min_idle or self.delivery.min_idle
         pool = client.connection_pool
         given = {key: value for key, value in pool.connection_kwargs.items() if key not in _NOT_FOR_A_COPY}
         self._kind: type[AbstractConnection] = pool.connection_class
@@ -46,10 +48,19 @@ class StreamManager:
             # redis-py 8 would send a command up to eleven times, reads included; trying again is the loop's affair.
             "retry": Retry(NoBackoff(), 0),
         }
-        self.control: Redis = Redis(
-            connection_pool=ConnectionPool(connection_class=self._kind, max_connections=8, **self._arguments)
-        )
-        self.control.response_callbacks.clear()  # raw replies: redis-py's shapes drop what we need of XAUTOCLAIM
+        self.control = self._new_control()
+
+    def _new_control(self) -> Redis:
+        pool = ConnectionPool(connection_class=self._kind, max_connections=8, **self._arguments)
+        control: Redis = Redis(connection_pool=pool)
+        control.response_callbacks.clear()  # raw replies: redis-py's shapes drop what we need
+        return control
+
+    def twin(self) -> Self:
+        """The same with connections of its own, for another thread's event loop."""
+        other = copy(self)
+        other.control = self._new_control()
+        return other
 
     @classmethod
     def from_url(cls, url: str, *, username: str | None = None, password: str | None = None, **options: Any) -> Self:
@@ -88,10 +99,11 @@ class StreamManager:
         """Acknowledge one entry. False: it was not pending (any more)."""
         return bool(await self.ask("XACK", stream_name, group_name, message_id))
 
-    def reader(self, block: timedelta) -> AbstractConnection:
-        """A connection of its own for blocking reads: no retries, patient for longer than the block."""
-        patience = (block + READ_MARGIN).total_seconds()
-        return self._kind(**{**self._arguments, "socket_timeout": patience, "health_check_interval": 0})
+    async def connect(self) -> AbstractConnection:
+        """A connection of its own, its handshake done, that never retries by itself."""
+        connection = self._kind(**{**self._arguments, "health_check_interval": 0})
+        await connection.connect()  # type: ignore[no-untyped-call] # ships no types for it
+        return connection
 
     @property
     def address(self) -> tuple[str, int | None]:

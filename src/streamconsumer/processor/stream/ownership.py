@@ -6,12 +6,15 @@ and then runs in two places. It needs a peer's claim within that round trip, of 
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
+from streamconsumer.processor.message import Entry
 from streamconsumer.processor.stream import replies, scripts
+from streamconsumer.processor.stream.keys import POSTPONED, companion
 
 log = logging.getLogger(__name__)
 
@@ -23,42 +26,94 @@ class Ownership:
 
     def __init__(self, ask: Ask, stream: str, group: str, consumer: str) -> None:
         self._ask, self._stream, self._group, self._consumer = ask, stream, group, consumer
+        self._schedule = companion(stream, group, "postponed")
+        self._consumers = companion(stream, group, "consumers")
         self._in_one_step = True
+
+    async def enter(self) -> None:
+        """Be known as one of ours: peers then take this consumer for dead within seconds of its last sign of life. A
+        server that is out of memory refuses: then they wait `min_idle`, as for any stranger."""
+        with suppress(ResponseError):
+            await self._ask("HSET", self._consumers, self._consumer, 1)
+
+    async def ours(self, consumers: Sequence[str]) -> list[str]:
+        """Those of these consumers that are known as ours."""
+        known = await self._ask("HMGET", self._consumers, *consumers) if consumers else []
+        return [name for name, found in zip(consumers, known, strict=True) if found]
 
     async def renew(self, message_ids: Sequence[str]) -> list[str]:
         """A sign of life for those that are not another consumer's. Returns those that are."""
-        if (lost := await self._evaluate(scripts.RENEW, *message_ids)) is not None:
+        in_order = sorted(message_ids, key=replies.order)
+        if (lost := await self._evaluate(scripts.RENEW, [], *in_order)) is not None:
             return [each.decode() for each in lost]
         held = await self._held(message_ids)
         others = [each for each in message_ids if each not in held and await self._is_pending(each)]
         await self._own([each for each in message_ids if each not in others])
         return others
 
-    async def restore(self, message_ids: Sequence[str]) -> None:
-        """Put back those that are nobody's: the group was lost and a peer created it again."""
-        if await self._evaluate(scripts.RESTORE, *message_ids) is None:
-            await self._own([each for each in message_ids if not await self._is_pending(each)])
+    async def begin(self, message_id: str, deliveries: int) -> int:
+        """Count that an entry begins again. 1: it may; 0: another consumer has it; -1: it is trimmed, and settled."""
+        begun = await self._evaluate(scripts.BEGIN, [], message_id, deliveries)
+        if begun is not None:
+            return int(begun)
+        if not await self._held([message_id]) and await self._is_pending(message_id):
+            return 0
+        if not await self._ask("XRANGE", self._stream, message_id, message_id):
+            await self._ask("XACK", self._stream, self._group, message_id)
+            return -1
+        await self._claim(self._consumer, message_id, "RETRYCOUNT", deliveries, "FORCE", "JUSTID")
+        return 1
 
-    async def release(self, message_ids: Sequence[str], idle: timedelta) -> None:
-        """Make entries look idle for so long, and take back the delivery that came to nothing."""
-        milliseconds = replies.milliseconds(idle)
-        if await self._evaluate(scripts.RELEASE, milliseconds, *message_ids) is not None:
+    async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> None:
+        """Let entries (id, deliveries, delay) be due for any consumer after their delays."""
+        flat = [part for each in entries for part in (each[0], each[1], replies.milliseconds(each[2]))]
+        if await self._evaluate(scripts.POSTPONE, [self._schedule], POSTPONED, *flat) is not None:
             return
-        for message_id, deliveries in (await self._held(message_ids)).items():
-            looks = ("IDLE", milliseconds, "RETRYCOUNT", max(deliveries - 1, 0), "JUSTID")
-            await self._ask("XCLAIM", self._stream, self._group, self._consumer, 0, message_id, *looks)
+        for message_id, deliveries, delay in entries:
+            if await self._held([message_id]):
+                due = await self._now_milliseconds() + replies.milliseconds(delay)
+                await self._ask("ZADD", self._schedule, due, message_id)
+                await self._claim(POSTPONED, message_id, "RETRYCOUNT", deliveries, "JUSTID")
 
-    async def leave(self) -> None:
-        """Delete the consumer if nothing is pending with it. In two steps that could delete what comes in between,
-        so then its name stays behind."""
-        await self._evaluate(scripts.LEAVE)
+    async def due(self, count: int) -> tuple[int, list[Entry]]:
+        """Take postponed entries that are due. How many were trimmed, and the entries."""
+        found = await self._evaluate(scripts.DUE, [self._schedule], POSTPONED, count)
+        if found is not None:
+            return int(found[0]), [replies.redelivered(each[0], each[1], int(each[2])) for each in found[1]]
+        entries = []
+        now = await self._now_milliseconds()
+        for each in await self._ask("ZRANGEBYSCORE", self._schedule, "-inf", now, "LIMIT", 0, count):
+            message_id = each.decode()
+            if not await self._ask("ZREM", self._schedule, message_id):
+                continue  # a peer was faster
+            [held] = await self._pending_range(message_id) or [None]
+            if held is None or held[1] == POSTPONED.encode():
+                count = int(held[3]) if held else 0
+                claimed = await self._claim(self._consumer, message_id, "RETRYCOUNT", count, "FORCE")
+                entries += [replies.redelivered(each, found[1], count) for found in claimed if found]
+        return 0, entries
 
-    async def _evaluate(self, script: str, *arguments: Any) -> Any | None:
+    async def adopt(self, idle: timedelta) -> None:
+        """Postponed entries whose due time was lost are due now. Without EVAL they wait for somebody who may."""
+        await self._evaluate(scripts.ADOPT, [self._schedule], POSTPONED, replies.milliseconds(idle))
+
+    async def bring_back_postponed(self) -> None:
+        """After the group was lost, what was postponed is pending again."""
+        await self._evaluate(scripts.BRING_BACK, [self._schedule], POSTPONED)
+
+    async def leave(self, consumer: str | None = None) -> bool:
+        """Delete this or another consumer if nothing is pending with it. In two steps that could delete what comes in
+        between, so then its name stays behind."""
+        name = self._consumer if consumer is None else consumer
+        return await self._evaluate(scripts.LEAVE, [self._consumers], consumer=name) not in (None, -1)
+
+    async def _evaluate(self, script: str, keys: list[str], *arguments: Any, consumer: str = "") -> Any | None:
         """The script's reply; None where scripts are forbidden."""
         if not self._in_one_step:
             return None
+        who = (self._group, consumer or self._consumer)
         try:
-            return await self._ask("EVAL", script, 1, self._stream, self._group, self._consumer, *arguments)
+            return await self._ask("EVAL", script, 1 + len(keys), self._stream, *keys, *who, *arguments)
         except NoPermissionError as error:
             if "'eval'" not in str(error):
                 raise
@@ -70,14 +125,27 @@ class Ownership:
         """Those of these that are this consumer's, and how often each was delivered."""
         held: dict[str, int] = {}
         for message_id in message_ids:
-            question = ("XPENDING", self._stream, self._group, message_id, message_id, 1, self._consumer)
-            held.update({each[0].decode(): int(each[3]) for each in await self._ask(*question)})
+            for each in await self._pending_range(message_id, self._consumer):
+                held[message_id] = int(each[3])
         return held
 
     async def _is_pending(self, message_id: str) -> bool:
-        return bool(await self._ask("XPENDING", self._stream, self._group, message_id, message_id, 1))
+        return bool(await self._pending_range(message_id))
+
+    async def _pending_range(self, message_id: str, *consumer: str) -> list[Any]:
+        found: list[Any] = await self._ask("XPENDING", self._stream, self._group, message_id, message_id, 1, *consumer)
+        return found
+
+    async def _claim(self, consumer: str, message_id: str, *options: Any) -> list[Any]:
+        claim = ("XCLAIM", self._stream, self._group, consumer, 0, message_id, *options)
+        claimed: list[Any] = await self._ask(*claim)
+        return claimed
 
     async def _own(self, message_ids: Sequence[str]) -> None:
         if message_ids:
             claim = ("XCLAIM", self._stream, self._group, self._consumer, 0, *message_ids, "FORCE", "JUSTID")
             await self._ask(*claim)
+
+    async def _now_milliseconds(self) -> int:
+        seconds, microseconds = await self._ask("TIME")
+        return int(seconds) * 1000 + int(microseconds) // 1000

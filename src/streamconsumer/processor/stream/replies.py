@@ -15,6 +15,13 @@ def entries(found: Sequence[Any]) -> list[Entry]:
     return [Entry(each[0].decode(), each[1]) for each in found if each is not None and each[1] is not None]
 
 
+def redelivered(message_id: bytes, fields: Sequence[bytes], deliveries: int) -> Entry:
+    """An entry that somebody was given before: its next beginning must be counted."""
+    entry = Entry(message_id.decode(), fields)
+    entry.deliveries, entry.is_counted, entry.may_be_large = deliveries, False, True
+    return entry
+
+
 def pairs(flat: Sequence[Any]) -> dict[bytes, Any]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 

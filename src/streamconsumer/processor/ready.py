@@ -1,0 +1,89 @@
+"""Which entry may begin next. Pure: no clock, no Redis.
+
+Entries begin in the order in which they came, with two exceptions. With an ordering key, entries of one key stand in a
+lane behind the one that has its turn, until that one is done for good. And suspects, entries whose consumer died more
+than once while they were begun, begin one at a time: whichever kills this process too then takes no other with it.
+"""
+
+from collections import deque
+
+from streamconsumer.processor.message import Entry
+
+
+class Ready:
+    """Entries that have not begun."""
+
+    def __init__(self, ordering_key: str | None = None) -> None:
+        self._key = ordering_key.encode() if ordering_key else None
+        self._free: deque[Entry] = deque()
+        self._suspects: deque[Entry] = deque()
+        self._suspect: Entry | None = None
+        """The suspect that has its turn."""
+        self._lanes: dict[bytes, deque[Entry]] = {}
+        """By key, what stands behind the entry that has its turn."""
+        self.blocked = 0
+        """How many stand in lanes."""
+
+    def __len__(self) -> int:
+        """How many could begin if there were slots; not those that stand behind another."""
+        return len(self._free) + len(self._suspects)
+
+    def put(self, entry: Entry) -> None:
+        """A new one, last in its order."""
+        if self._key is not None and (key := entry.value(self._key)) is not None:
+            entry.lane = key
+            if key in self._lanes:
+                self._lanes[key].append(entry)
+                self.blocked += 1
+                return
+            self._lanes[key] = deque()
+        self.again(entry)
+
+    def again(self, entry: Entry) -> None:
+        """One that has its turn in its lane, or needs none."""
+        (self._suspects if entry.suspect else self._free).append(entry)
+
+    def take(self) -> Entry | None:
+        """The next one, if any may begin."""
+        if self._suspects and self._suspect is None:
+            self._suspect = self._suspects.popleft()
+            return self._suspect
+        return self._free.popleft() if self._free else None
+
+    def rest(self, entry: Entry) -> None:
+        """It runs no more, and keeps its turn in its lane."""
+        if entry is self._suspect:
+            self._suspect = None
+
+    def done(self, entry: Entry) -> None:
+        """It is done for good: whoever stands behind it has the turn."""
+        self.rest(entry)
+        if entry.lane is None:
+            return
+        lane = self._lanes[entry.lane]
+        if lane:
+            self.blocked -= 1
+            self.again(lane.popleft())
+        else:
+            del self._lanes[entry.lane]
+
+    def remove(self, entry: Entry) -> None:
+        """It is another consumer's now, and was not begun here."""
+        for queue in (self._free, self._suspects):
+            if entry in queue:
+                queue.remove(entry)
+                self.done(entry)
+                return
+        if entry.lane is not None and entry in (lane := self._lanes[entry.lane]):
+            lane.remove(entry)
+            self.blocked -= 1
+
+    def clear(self) -> list[Entry]:
+        """Everything that has not begun, for a peer."""
+        left = [*self._suspects, *self._free, *(entry for lane in self._lanes.values() for entry in lane)]
+        self._suspects.clear()
+        self._free.clear()
+        for lane in self._lanes.values():
+            lane.clear()
+        self.blocked = 0
+        return left

@@ -1,0 +1,225 @@
+"""What becomes of a message once its handler has ended: acknowledged, tried again, or buried with the dead letters.
+
+Which of them is decided in decision.py; here it is done. Whatever fails on the way leaves the entry pending: it is
+tried again, and lost in no case.
+"""
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from streamconsumer.errors import UndecodableEntry
+from streamconsumer.model.settings import Delivery
+from streamconsumer.processor.breaker import CircuitBreaker
+from streamconsumer.processor.dead_letters import DeadLetterReason, Evidence, fields
+from streamconsumer.processor.decision import Bury, Decision, TryAgain, decide
+from streamconsumer.processor.effects import Effects
+from streamconsumer.processor.faults import note, told
+from streamconsumer.processor.in_flight import InFlight
+from streamconsumer.processor.intake import Intake
+from streamconsumer.processor.message import Entry
+from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.telemetry import current_traceparent
+
+log = logging.getLogger(__name__)
+
+SHORT = timedelta(seconds=2)
+"""A wait up to this long is spent in this process; a longer one is written down in Redis, and survives the pod."""
+
+AGAIN_SECONDS = 1.0
+"""How soon what Redis refused is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was decided, and on what evidence."""
+
+    decision: Decision
+    error: BaseException
+    traceparent: str = ""
+
+
+class Settling:
+    """Ends messages. One for each start of a processor."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        in_flight: InFlight,
+        policy: Delivery,
+        breaker: CircuitBreaker,
+        *,
+        who: tuple[str, str, str],
+        metrics: Metrics,
+    ) -> None:
+        self._intake, self._in_flight, self._policy, self._breaker = intake, in_flight, policy, breaker
+        self._stream, self._group, self._consumer = who
+        self._where = f"stream {self._stream!r}, group {self._group!r}"
+        self._metrics = metrics
+
+    # -- before it begins ----------------------------------------------------------------------------------------------
+
+    async def may_begin(self, entry: Entry) -> bool:
+        """Whether a redelivered or a large entry may be handled; otherwise it is settled in another way."""
+        try:
+            if entry.verdict is not None:
+                await self.settle(entry)
+                return False
+            if entry.may_be_large and entry.size_bytes() > self._policy.max_entry_bytes:
+                await self._too_large(entry)
+                return False
+            return entry.is_counted or await self._begins_again(entry)
+        except Exception as error:  # noqa: BLE001 - whatever the server's client raises
+            note("a message could not begin; it will be tried again", self._where, error)
+            self._in_flight.wait(entry, AGAIN_SECONDS)
+            return False
+
+    async def _begins_again(self, entry: Entry) -> bool:
+        if entry.deliveries >= self._policy.max_deliveries:
+            error = RuntimeError(
+                f"begun {entry.deliveries} times and never ended: does handling it kill the process? "
+                f"maxDeliveries is {self._policy.max_deliveries}"
+            )
+            await self._bury(entry, Verdict(Bury(DeadLetterReason.CRASHED), error))
+            return False
+        begun = await self._intake.begin(entry.message_id, entry.deliveries + 1)
+        if begun == 1:
+            entry.deliveries += 1
+            entry.is_counted = True
+            return True
+        if begun == 0:
+            self._metrics.lost_ownership += 1
+        else:
+            self._metrics.lost_to_trimming += 1
+        return False
+
+    # -- after it ended ------------------------------------------------------------------------------------------------
+
+    async def succeeded(self, entry: Entry, result: Any) -> None:
+        """Acknowledge; with what the handler returned to be done in the same step, if it did."""
+        try:
+            if isinstance(result, Effects):
+                await self._commit(entry, result)
+            else:
+                await self._intake.acknowledge(entry.message_id)
+        except Exception as error:  # noqa: BLE001 - a user's own manager may raise anything
+            note("acknowledgement failed; the entry stays pending and will be handled again", self._where, error)
+        self._breaker.succeeded(entry.trial)
+        entry.trial = False
+
+    async def _commit(self, entry: Entry, effects: Effects) -> None:
+        try:
+            if not await self._intake.commit(entry.message_id, effects):
+                self._metrics.lost_ownership += 1
+                log.warning("another consumer has the message; its effects were not applied")
+        except Exception as error:  # noqa: BLE001 - wrong types, missing rights, no server: the message has failed
+            self.judge(entry, error)
+            await self.settle(entry)
+
+    def judge(self, entry: Entry, error: BaseException) -> None:
+        """Decide what becomes of a message that failed, and say so."""
+        dice = random.random()  # noqa: S311 - spreads retries, guards nothing
+        decision = decide(error, entry.deliveries, self._policy, dice=dice, trial=entry.trial)
+        entry.verdict = Verdict(decision, error, current_traceparent())
+        if entry.trial or (isinstance(decision, TryAgain) and decision.counts):
+            self._breaker_failed(entry)
+        self._tell(entry, error, decision)
+
+    async def settle(self, entry: Entry) -> None:
+        """Do what was decided. A user's own manager can do neither: it stays pending, and nobody knows more."""
+        verdict: Verdict = entry.verdict
+        if self._intake.caring is None:
+            return
+        if isinstance(verdict.decision, Bury):
+            await self._bury(entry, verdict)
+        else:
+            entry.verdict = None
+            await self._try_again(entry, verdict.decision)
+
+    async def undecodable(self, entry: Entry, error: UndecodableEntry) -> None:
+        """Trying again would not mend it."""
+        self._metrics.failed += 1
+        log.error("message cannot be decoded", extra={"error": str(error)})
+        if self._intake.caring is not None:
+            await self._bury(entry, Verdict(Bury(DeadLetterReason.UNDECODABLE), error))
+
+    async def hand_back(self, entries: list[tuple[Entry, float]]) -> None:
+        """What was not begun, for a peer; what waits to be tried again, when its time comes."""
+        self._metrics.released += len(entries)
+        given = [
+            (entry.message_id, entry.deliveries - (1 if entry.is_counted else 0), timedelta(seconds=seconds))
+            for entry, seconds in entries
+        ]
+        if given and self._intake.caring:
+            await self._intake.postpone(given)
+
+    async def _try_again(self, entry: Entry, decision: TryAgain) -> None:
+        if not decision.counts:
+            entry.deliveries -= 1
+        self._metrics.retried += 1
+        if decision.delay > SHORT and entry.lane is None:
+            try:
+                await self._intake.postpone([(entry.message_id, entry.deliveries, decision.delay)])
+            except Exception as error:  # noqa: BLE001 - whatever the server's client raises
+                note("a wait could not be written down; it is spent here", self._where, error)
+            else:
+                return
+        self._in_flight.wait(entry, decision.delay.total_seconds())
+
+    async def _too_large(self, entry: Entry) -> None:
+        self._metrics.failed += 1
+        error = ValueError(f"{entry.size_bytes()} bytes; delivery.maxEntryBytes is {self._policy.max_entry_bytes}")
+        log.error("message is too large", extra={"message_id": entry.message_id, "error": str(error)})
+        await self._bury(entry, Verdict(Bury(DeadLetterReason.OVERSIZED), error))
+
+    async def _bury(self, entry: Entry, verdict: Verdict) -> None:
+        assert isinstance(verdict.decision, Bury)
+        reason, error = verdict.decision.reason, verdict.error
+        evidence = Evidence.of(
+            error,
+            reason=reason,
+            stream=self._stream,
+            consumer_group=self._group,
+            consumer=self._consumer,
+            message_id=entry.message_id,
+            deliveries=entry.deliveries,
+            traceparent=verdict.traceparent,
+        )
+        about = {"message_id": entry.message_id, "reason": str(reason), "deliveries": entry.deliveries}
+        try:
+            if await self._intake.bury(entry.message_id, fields(entry.fields, evidence)):
+                self._metrics.dead_lettered += 1
+                log.error("message is a dead letter", extra={**about, "error": told(error)})
+            else:
+                self._metrics.lost_ownership += 1
+        except Exception as refused:  # noqa: BLE001 - whatever the server's client raises
+            note("a dead letter could not be written; the message stays pending", self._where, refused)
+            entry.verdict = verdict
+            self._in_flight.wait(entry, AGAIN_SECONDS)
+
+    def _breaker_failed(self, entry: Entry) -> None:
+        was_open = self._breaker.is_open
+        self._breaker.failed(entry.trial)
+        entry.trial = False
+        seconds = self._breaker.seconds_until_trial()
+        if seconds is None:
+            return
+        asyncio.get_running_loop().call_later(seconds, self._in_flight.advance)
+        self._metrics.breaker_opened += not was_open
+        if not was_open:
+            log.warning(
+                "too many messages failed in a row: no more are begun until one succeeds",
+                extra={"failures": self._policy.breaker.failures, "pause_seconds": seconds},
+            )
+
+    def _tell(self, entry: Entry, error: BaseException, decision: Decision) -> None:
+        self._metrics.failed += 1
+        about = {"message_id": entry.message_id, "stream": self._stream, "deliveries": entry.deliveries}
+        what = "message failed and is a dead letter"
+        if isinstance(decision, TryAgain):
+            what = "message failed and stays pending"
+            about["again_after_seconds"] = round(decision.delay.total_seconds(), 3)
+        log.error(what, exc_info=error, extra={**about, "error": told(error)})

@@ -1,0 +1,107 @@
+"""Entries that are due here although nobody reads them: of dead consumers, of strangers that show no sign of life, and
+those whose wait is over. Each is taken in portions, as there is room."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from streamconsumer.processor.intake import Claim
+from streamconsumer.processor.message import Entry
+from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.stream import replies, watch
+from streamconsumer.processor.stream.heart import Heart
+from streamconsumer.processor.stream.intake import RedisIntake
+from streamconsumer.processor.stream.keys import POSTPONED
+from streamconsumer.processor.stream.watch import Consumer
+
+
+class Claims:
+    """What one consumer may take over."""
+
+    def __init__(self, intake: RedisIntake, metrics: Metrics) -> None:
+        self._intake, self._metrics = intake, metrics
+        self._ask, self.min_idle = intake.manager.ask, intake.manager.min_idle
+        self._stream, self._group, self._me = intake.who
+        self._consumers: list[Consumer] = []
+        self._clock_offset_seconds: float | None = None
+
+    def show_life(
+        self, *, held: Callable[[], list[str]], lost: Callable[[list[str]], None], alive: Callable[[], bool]
+    ) -> Callable[[], Awaitable[None]]:
+        """Begin to show signs of life for what is held; `lost` is told what belongs to another consumer by now."""
+        heart = Heart(self._intake.manager, self._intake.who, self._intake.acks, held=held, lost=lost, alive=alive)
+        heart.start()
+        return heart.stop
+
+    async def seconds_to_turn(self) -> float:
+        """Until this consumer looks again."""
+        loop = asyncio.get_running_loop()
+        if self._clock_offset_seconds is None:
+            seconds, microseconds = await self._ask("TIME")
+            self._clock_offset_seconds = int(seconds) + int(microseconds) / 1e6 - loop.time()
+        return watch.seconds_to_turn(loop.time() + self._clock_offset_seconds, self._consumers, self._me)
+
+    async def look(self) -> list[Claim]:
+        """The watch's turn: one command, unless somebody is silent or something is postponed."""
+        self._consumers = await self._inspect()
+        claims: list[Claim] = [partial(self._take_over, name) for name in await self._dead()]
+        if any(each.name == POSTPONED and each.pending for each in self._consumers):
+            claims.append(self._take_due)
+        for name in await self._intake.ownership.ours(watch.gone(self._consumers, self._me, POSTPONED)):
+            await self._intake.ownership.leave(name)
+        return claims
+
+    async def sweep(self) -> list[Claim]:
+        """Whatever shows no sign of life, of whomever; our own entries that went astray included."""
+        consumers = await self._inspect()
+        if any(each.name == POSTPONED and each.pending for each in consumers):
+            await self._intake.ownership.adopt(self.min_idle)
+        return [partial(self._take_idle, each.name) for each in consumers if each.pending and each.name != POSTPONED]
+
+    async def _dead(self) -> list[str]:
+        before = watch.silent(self._consumers, self._me, POSTPONED)
+        ours = await self._intake.ownership.ours(list(before))
+        if not ours:
+            return []
+        await asyncio.sleep(watch.PROOF.total_seconds())
+        now = watch.silent(await self._inspect(), self._me, POSTPONED)
+        return [name for name in watch.proven(before, now) if name in ours]
+
+    async def _take_over(self, name: str, count: int) -> list[Entry]:
+        return self._intake.suspected(await self._take(name, count, watch.SILENCE))
+
+    async def _take_idle(self, name: str, count: int) -> list[Entry]:
+        return self._intake.suspected(await self._take(name, count, self.min_idle))
+
+    async def _take(self, name: str, count: int, idle: timedelta) -> list[Entry]:
+        with self._intake.acks.done() as done:
+            held = await self._intake.pending.page(name, count, idle=idle)
+            known = {*done, *self._intake.held()}
+            entries = await self._intake.take([each for each in held if each.message_id not in known], idle)
+        return self._claimed([entry for entry in entries if entry.message_id not in done])
+
+    async def _take_due(self, count: int) -> list[Entry]:
+        trimmed, entries = await self._intake.ownership.due(count)
+        self._metrics.lost_to_trimming += trimmed
+        return self._claimed(entries)
+
+    def _claimed(self, entries: list[Entry]) -> list[Entry]:
+        self._metrics.claimed += len(entries)
+        return entries
+
+    async def _inspect(self) -> list[Consumer]:
+        try:
+            found = await self._ask("XINFO", "CONSUMERS", self._stream, self._group)
+        except ResponseError as error:
+            if str(error).startswith(("NOGROUP", "no such key", "ERR no such key")):
+                return []  # whoever reads sees it too, and creates the group again
+            raise
+        return [_consumer(replies.pairs(each)) for each in found]
+
+
+def _consumer(line: dict[bytes, Any]) -> Consumer:
+    return Consumer(line[b"name"].decode(), int(line[b"pending"]), timedelta(milliseconds=int(line[b"idle"])))

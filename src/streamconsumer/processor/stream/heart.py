@@ -1,0 +1,101 @@
+"""Signs of life, from a thread of its own: a handler that blocks the event loop must not cost its message."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import cycle, islice
+
+from redis.exceptions import RedisError
+
+from streamconsumer.processor.stream.acknowledgements import Acknowledgements
+from streamconsumer.processor.stream.manager import StreamManager
+from streamconsumer.processor.stream.ownership import Ownership
+from streamconsumer.processor.stream.watch import HEARTBEAT
+
+log = logging.getLogger(__name__)
+
+PAGE = 200
+"""How many entries one command renews: 2 ms of the server."""
+
+FAREWELL_SECONDS = 0.5
+
+BEATS = 4
+"""How often an entry is renewed, at least, before it would count as idle."""
+
+
+class Heart:
+    """Renews what is in flight. `lost` is told, in the loop's thread, which entries are another consumer's by now."""
+
+    def __init__(
+        self,
+        manager: StreamManager,
+        who: tuple[str, str, str],
+        acks: Acknowledgements,
+        *,
+        held: Callable[[], list[str]],
+        lost: Callable[[list[str]], None],
+        alive: Callable[[], bool],
+    ) -> None:
+        self._manager, self._who, self._acks = manager, who, acks
+        self._held, self._lost, self._alive = held, lost, alive
+        self._every = min(HEARTBEAT, manager.min_idle / BEATS)
+        self._loop = asyncio.get_running_loop()
+        self._end: Callable[[], object] = lambda: None
+        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
+        self._next = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """No more signs of life. Does not wait for a server that does not answer."""
+        self._end()
+        await asyncio.to_thread(self._thread.join, FAREWELL_SECONDS)
+
+    def _run(self) -> None:
+        with suppress(asyncio.CancelledError):
+            asyncio.run(self._beat())
+
+    async def _beat(self) -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task
+        self._end = lambda: loop.is_closed() or loop.call_soon_threadsafe(task.cancel)
+        twin = self._manager.twin()
+        ownership = Ownership(twin.ask, *self._who)
+        try:
+            while True:
+                await asyncio.sleep(self._every.total_seconds())
+                if self._alive() and (ids := self._turn(self._held())):
+                    await self._renew(twin, ownership, ids)
+        finally:
+            await twin.aclose()
+
+    async def _renew(self, twin: StreamManager, ownership: Ownership, ids: list[str]) -> None:
+        lost: list[str] = []
+        try:
+            with self._acks.done() as done:
+                for begin in range(0, len(ids), PAGE):
+                    lost += await ownership.renew(ids[begin : begin + PAGE])
+                await self._acknowledge_again(twin, [each for each in ids if each in done and each not in lost])
+        except (RedisError, OSError) as error:
+            log.debug("no sign of life", extra={"error": str(error)})
+        if lost:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._lost, lost)
+
+    async def _acknowledge_again(self, twin: StreamManager, message_ids: list[str]) -> None:
+        """A renewal puts back what is nobody's, and so also what Redis heard acknowledged before it."""
+        if settled := [each for each in message_ids if not self._acks.waits(each)]:
+            stream, group, _ = self._who
+            await twin.ask("XACK", stream, group, *settled)
+
+    def _turn(self, ids: list[str]) -> list[str]:
+        """Those that are renewed now. Of very many, a part each time: all of them several times within `min_idle`."""
+        share = max(PAGE, round(len(ids) * BEATS * (self._every / self._manager.min_idle)))
+        if len(ids) <= share:
+            return ids
+        begin = self._next % len(ids)
+        self._next = begin + share
+        return list(islice(cycle(ids), begin, begin + share))
