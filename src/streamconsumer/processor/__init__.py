@@ -4,8 +4,9 @@ processor (the loop) asks an intake for entries; stream (the only user of redis)
 that of a user's own manager. handler, telemetry, metrics, health and logs are one concern each; main wires them.
 """
 
+from streamconsumer.processor.effects import Effects
 from streamconsumer.processor.message import Message, current_message
 from streamconsumer.processor.processor import RedisStreamProcessor
 from streamconsumer.processor.stream import StreamManager
 
-__all__ = ["Message", "RedisStreamProcessor", "StreamManager", "current_message"]
+__all__ = ["Effects", "Message", "RedisStreamProcessor", "StreamManager", "current_message"]

@@ -114,7 +114,7 @@ class Look:
 
 class Retention:
     """Trims one stream as a StreamConsumer asks for. One pod a group calls `enforce` every few seconds; several that
-    do it at the same time do no harm, but the first look of each trims nothing."""
+    do it at the same time do no harm. For the first look of each nothing is safe yet."""
 
     def __init__(self, ask: Ask, stream: str, group: str, wanted: settings.Retention) -> None:
         self._ask, self._stream, self._group, self._wanted = ask, stream, group.encode(), wanted
@@ -174,26 +174,26 @@ class Retention:
             return None, True
         if most <= min(excess, WALK):
             newest = await self._count("XREVRANGE", "+", "-", most)
-            return (newest[-1] if len(newest) == most else None), True
+            return (order(newest[-1]) if len(newest) == most else None), True
         bound = "+" if self._wanted.allow_loss else f"({text(safe)}"
         if bound == f"({text(NOTHING)}":
             return None, True
         oldest = await self._count("XRANGE", "-", bound, min(excess, WALK))
         # Asked again: whatever went in the meantime, by a peer or a producer, goes only once.
         goes = min(len(oldest), int(await self._ask("XLEN", self._stream)) - most)
-        return (after(oldest[goes - 1]) if goes > 0 else None), goes < WALK
+        return (after(order(oldest[goes - 1])) if goes > 0 else None), goes < WALK
 
-    async def _count(self, command: str, begin: str, end: str, count: int) -> list[Id]:
+    async def _count(self, command: str, begin: str, end: str, count: int) -> list[bytes]:
         """The ids of so many entries, in pages that begin small, because entries may be large."""
-        found: list[Id] = []
+        found: list[bytes] = []
         page = 1
         while len(found) < count:
             entries = await self._ask(command, self._stream, begin, end, "COUNT", min(page, count - len(found)))
             if not entries:
                 break
-            found += [order(message_id) for message_id, _ in entries]
-            begin = f"({text(found[-1])}"
-            size = sum(len(each) for _, fields in entries for each in fields) / len(entries)
+            found += [message_id for message_id, _ in entries]
+            begin = f"({found[-1].decode()}"
+            size = sum([sum(map(len, fields)) for _, fields in entries]) / len(entries)
             page = max(1, min(10 * page, PAGE, int(PAGE_BYTES / (size + 1))))
         return found
 
