@@ -5,6 +5,7 @@ StreamConsumerError
 │   ├── InvalidResource   a StreamConsumer that the operator cannot act on
 │   └── HandlerUnusable   the handler cannot be imported or called
 ├── UndecodableEntry      one entry's bytes are not what `encoding` promised; only this entry fails
+├── EffectsRefused        what a handler returned cannot be done as it is; none of it was, and the message has failed
 ├── NameTaken             a child's name belongs to an object that is not ours
 ├── ChildRefused          the API server does not want a child as it is
 └── ServerUnavailable     no Redis answers (`streamconsumer dev`)
@@ -31,6 +32,10 @@ class HandlerUnusable(InvalidSettings):
 
 class UndecodableEntry(StreamConsumerError):
     """An entry's field is not text although `encoding` is utf-8."""
+
+
+class EffectsRefused(StreamConsumerError):
+    """A handler's effects do not fit what is in Redis, or do not fit together. Nothing of them was applied."""
 
 
 class NameTaken(StreamConsumerError):

@@ -4,6 +4,7 @@ processor (the loop) asks an intake for entries; stream (the only user of redis)
 that of a user's own manager. handler, telemetry, metrics, health and logs are one concern each; main wires them.
 """
 
+from streamconsumer.processor.effects import Effects
 from streamconsumer.processor.message import Message, current_message
 from streamconsumer.processor.outcomes import BatchFailed, Defer, Reject, Retry
 from streamconsumer.processor.processor import RedisStreamProcessor
@@ -12,6 +13,7 @@ from streamconsumer.processor.stream import StreamManager
 __all__ = [
     "BatchFailed",
     "Defer",
+    "Effects",
     "Message",
     "RedisStreamProcessor",
     "Reject",

@@ -1,0 +1,86 @@
+"""A circuit breaker around the handler: when whatever it depends on is away, a backlog must not use its attempts up.
+
+```
+           failures in a row                pause over, one message begun
+  closed ───────────────────→ open (pause) ──────────────────────────────→ trial
+    ↑                           ↑  the pause doubles, up to its bound        │ │
+    │                           └────────────────── failed ──────────────────┘ │
+    └────────────────────────────────── succeeded ─────────────────────────────┘
+```
+
+Pure but for the clock. Only what says something of the dependency counts: a handler that returned or that raised. A
+message that was rejected, put off, cancelled or taken over is `undecided`.
+"""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+
+class CircuitBreaker:
+    """For every message: `allows()`, then `trial = begun()`, and at its end one of `succeeded(trial)`,
+    `failed(trial)` and `undecided(trial)`. `failures=0` never opens."""
+
+    def __init__(
+        self,
+        failures: int,
+        min_pause: timedelta,
+        max_pause: timedelta,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._failures, self._clock = failures, clock
+        self._max_pause = max_pause.total_seconds()
+        self._min_pause = min(min_pause.total_seconds(), self._max_pause)
+        self._in_a_row = 0
+        self._pause = 0.0
+        self._ends: float | None = None
+        """When the pause ends or ended; None while closed."""
+        self._trial = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the backlog waits, for the end of a pause or of a trial."""
+        return self._ends is not None
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether a message runs as the trial. Should it fail, that is no attempt of its own: it stood in for all."""
+        return self._trial
+
+    def allows(self) -> bool:
+        """Whether a message may be begun now."""
+        return self._ends is None or (not self._trial and self._clock() >= self._ends)
+
+    def seconds_until_trial(self) -> float | None:
+        """How long until a message may be begun; None where no time tells: it is closed, or a trial runs."""
+        if self._ends is None or self._trial:
+            return None
+        return max(0.0, self._ends - self._clock())
+
+    def begun(self) -> bool:
+        """A message that was allowed begins. Returns whether it is the trial: its end must say so."""
+        trial = self._ends is not None and self.allows()
+        self._trial = self._trial or trial
+        return trial
+
+    def succeeded(self, trial: bool = False) -> None:
+        """The handler returned. While open only the trial's word counts: what was begun before the dependency went
+        may well be finished after."""
+        if trial or self._ends is None:
+            self._in_a_row, self._ends, self._trial = 0, None, False
+
+    def failed(self, trial: bool = False) -> None:
+        """The handler raised. While open only the trial's word counts: the others were begun before, together."""
+        if trial:
+            self._open(min(2 * self._pause, self._max_pause))
+        elif self._ends is None and self._failures:
+            self._in_a_row += 1
+            if self._in_a_row >= self._failures:
+                self._open(self._min_pause)
+
+    def undecided(self, trial: bool = False) -> None:
+        """It ended in a way that says nothing of the dependency. If it was the trial, the next message is."""
+        self._trial = self._trial and not trial
+
+    def _open(self, pause: float) -> None:
+        self._pause, self._ends, self._trial = pause, self._clock() + pause, False

@@ -1,0 +1,43 @@
+"""A consumer that commits effects, for tests that kill it: URL, stream, group, and where it stops ("never")."""
+
+import asyncio
+import sys
+from typing import Any
+
+from streamconsumer.processor import StreamManager
+from streamconsumer.processor.effects import Effects
+from streamconsumer.processor.stream import replies
+from streamconsumer.processor.stream.effects import commit
+
+URL, STREAM, GROUP, STOP_AT = sys.argv[1:]
+
+
+async def reach(point: str) -> None:
+    if point == STOP_AT:
+        print(point, flush=True)
+        await asyncio.sleep(3600)
+
+
+async def consume(manager: StreamManager) -> None:
+    for begin in ("0", ">"):  # first what it had begun before it was killed
+        while found := await read(manager, begin):
+            for entry in found:
+                effects = Effects().add("out", {"from": entry.message_id}).increment("count")
+                await reach("before")
+                assert await commit(manager.ask, STREAM, GROUP, "pod-a", entry.message_id, effects)
+                await reach("after")
+
+
+async def read(manager: StreamManager, begin: str) -> Any:
+    question = ("XREADGROUP", "GROUP", GROUP, "pod-a", "COUNT", 10, "STREAMS", STREAM, begin)
+    return replies.entries(replies.of_stream(await manager.ask(*question)))
+
+
+async def main() -> None:
+    manager = StreamManager.from_url(URL)
+    await consume(manager)
+    print("done", flush=True)
+    await manager.aclose()
+
+
+asyncio.run(main())
