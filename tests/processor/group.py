@@ -34,13 +34,14 @@ class Group:
         self.server = server
         self.url = url or server.url
         self.client: Redis = Redis.from_url(server.url, decode_responses=True)
+        self.delivery = SOON
         self.processors: list[RedisStreamProcessor] = []
         self._managers: list[StreamManager] = []
 
     # -- starting ----------------------------------------------------------------------------------------------
 
     def manager(self, url: str | None = None, min_idle: float = 30.0, **options: Any) -> StreamManager:
-        options = {"delivery": SOON, **options}
+        options = {"delivery": self.delivery, **options}
         manager = StreamManager.from_url(url or self.url, min_idle=timedelta(seconds=min_idle), **options)
         self._managers.append(manager)
         return manager

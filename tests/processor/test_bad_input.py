@@ -171,7 +171,7 @@ async def test_an_entry_that_is_not_text_fails_alone_and_says_what_to_do(
     await any_group.settled()
     assert handler.ids == before + after
     assert processor.metrics.failed == processor.metrics.dead_lettered == 1
-    [told] = [each.error for each in caplog.records if each.message == "message cannot be decoded"]
+    [told] = [vars(each)["error"] for each in caplog.records if each.message == "message cannot be decoded"]
     assert told == f"entry {binary}: b'\\xff\\xfe\\x00' is not UTF-8; set `encoding: bytes` to receive bytes"
 
 

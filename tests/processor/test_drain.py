@@ -29,7 +29,7 @@ async def test_what_runs_is_finished_and_acknowledged(any_group: Group) -> None:
 
 
 async def test_what_has_not_begun_is_handed_back_at_once(any_group: Group) -> None:
-    """Whoever looks next takes it, and the delivery that came to nothing is not counted: also while the drain goes on."""
+    """Whoever looks next takes it, also while the drain goes on. The delivery that came to nothing is not counted."""
     handler = Recorder(gate=False)
     running, *unbegun = await any_group.add(8)
     processor = await any_group.start(handler, min_idle=2)

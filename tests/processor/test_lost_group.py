@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from streamconsumer.model.settings import Breaker, Delivery
 from streamconsumer.processor import Message, Retry, current_message
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
@@ -85,6 +86,7 @@ async def test_what_failed_before_the_group_is_destroyed_is_tried_again(any_grou
 async def test_every_consumer_keeps_its_own_when_the_group_is_destroyed(any_group: Group) -> None:
     """Whoever comes first creates the group where it was for itself; the others had gone further, or less far."""
     later = timedelta(seconds=1.5)
+    any_group.delivery = Delivery(breaker=Breaker(failures=0))
     first, second = Recorder(once(Retry("a", after=later))), Recorder(once(Retry("b", after=later)))
     for handler, name in ((first, "pod-a"), (second, "pod-b")):
         await any_group.start(handler, name, min_idle=1, poll=0.5)

@@ -8,7 +8,7 @@ import pytest
 
 from streamconsumer.processor import StreamManager
 from tests.processor.eventually import eventually
-from tests.processor.group import STREAM, Group
+from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder
 
 

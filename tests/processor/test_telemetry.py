@@ -14,6 +14,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
+from streamconsumer.model.settings import Delivery
 from streamconsumer.processor import Message, current_message
 from streamconsumer.processor.telemetry import Telemetry, provider_from_env
 from tests.cluster.collector import Collector
@@ -152,6 +153,7 @@ async def test_a_failure_is_an_error_with_its_type_and_without_events(
     group: Group, telemetry: Telemetry, collector: Collector
 ) -> None:
     handler = Recorder(lambda message: CardDeclined("no funds") if message.data["n"] == "1" else ValueError("x"))
+    group.delivery = Delivery(terminal_errors=["Exception"])
     own, builtin = await spans_of(group, telemetry, collector, handler, {"n": "1"}, {"n": "2"})
     assert (own.status_code, own.status_message) == ("ERROR", "CardDeclined: no funds")
     assert own.attributes["error.type"] == f"{__name__}.CardDeclined"

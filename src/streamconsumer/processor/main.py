@@ -130,6 +130,7 @@ def _manager(settings: ProcessorSettings) -> StreamManager:
             start_from=settings.start_from,
             encoding=settings.encoding,
             delivery=settings.delivery,
+            retention=settings.retention,
         )
     except ValueError:  # whose text may quote the password
         raise InvalidSettings(

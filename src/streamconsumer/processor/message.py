@@ -30,7 +30,7 @@ class Entry:
     """Whether it began while the circuit breaker was open."""
 
     verdict: Any = None
-    """Why it goes to the dead letters, where that could not be done yet."""
+    """What was decided of it and could not be done yet."""
 
     suspect = False
     """Whether its consumers died more than once while it may have run."""

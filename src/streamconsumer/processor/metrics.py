@@ -37,6 +37,7 @@ class Metrics:
     breaker_opened: int = _counter("How many times so many messages failed in a row that no more were begun")
     lost_ownership: int = _counter("How many messages another consumer took over while they ran here")
     lost_to_trimming: int = _counter("How many entries were trimmed from the stream while pending")
+    trimmed: int = _counter("How many entries the retention trimmed from the stream")
     released: int = _counter("How many entries were handed back unbegun")
     groups_recreated: int = _counter("How many times the consumer group was gone and created again")
     faults: int = _counter("How many times Redis failed the loop")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from streamconsumer.errors import UndecodableEntry
+from streamconsumer.errors import EffectsRefused, UndecodableEntry
 from streamconsumer.model.settings import Delivery
 from streamconsumer.processor.breaker import CircuitBreaker
 from streamconsumer.processor.dead_letters import DeadLetterReason, Evidence, fields
@@ -108,16 +108,22 @@ class Settling:
         except Exception as error:  # noqa: BLE001 - a user's own manager may raise anything
             note("acknowledgement failed; the entry stays pending and will be handled again", self._where, error)
         self._breaker.succeeded(entry.trial)
-        entry.trial = False
+        if entry.trial:
+            entry.trial = False
+            self._in_flight.advance()
 
     async def _commit(self, entry: Entry, effects: Effects) -> None:
         try:
             if not await self._intake.commit(entry.message_id, effects):
                 self._metrics.lost_ownership += 1
                 log.warning("another consumer has the message; its effects were not applied")
-        except Exception as error:  # noqa: BLE001 - wrong types, missing rights, no server: the message has failed
+        except EffectsRefused as error:
             self.judge(entry, error)
             await self.settle(entry)
+        except Exception as error:  # noqa: BLE001 - the server's fault, not the message's: it is not handled again
+            note("effects could not be committed; they will be", self._where, error)
+            entry.verdict = effects
+            self._in_flight.wait(entry, AGAIN_SECONDS)
 
     def judge(self, entry: Entry, error: BaseException) -> None:
         """Decide what becomes of a message that failed, and say so."""
@@ -130,8 +136,12 @@ class Settling:
 
     async def settle(self, entry: Entry) -> None:
         """Do what was decided. A user's own manager can do neither: it stays pending, and nobody knows more."""
-        verdict: Verdict = entry.verdict
+        verdict: Verdict | Effects = entry.verdict
         if self._intake.caring is None:
+            return
+        if isinstance(verdict, Effects):
+            entry.verdict = None
+            await self._commit(entry, verdict)
             return
         if isinstance(verdict.decision, Bury):
             await self._bury(entry, verdict)
@@ -201,19 +211,27 @@ class Settling:
             self._in_flight.wait(entry, AGAIN_SECONDS)
 
     def _breaker_failed(self, entry: Entry) -> None:
-        was_open = self._breaker.is_open
-        self._breaker.failed(entry.trial)
+        was_open, trial = self._breaker.is_open, entry.trial
         entry.trial = False
+        self._breaker.failed(trial)
         seconds = self._breaker.seconds_until_trial()
-        if seconds is None:
+        if seconds is None or (was_open and not trial):
             return
-        asyncio.get_running_loop().call_later(seconds, self._in_flight.advance)
+        self._wait_for_trial()
         self._metrics.breaker_opened += not was_open
         if not was_open:
             log.warning(
                 "too many messages failed in a row: no more are begun until one succeeds",
                 extra={"failures": self._policy.breaker.failures, "pause_seconds": seconds},
             )
+
+    def _wait_for_trial(self) -> None:
+        """Timers may come a little early."""
+        seconds = self._breaker.seconds_until_trial()
+        if seconds:
+            asyncio.get_running_loop().call_later(seconds, self._wait_for_trial)
+        else:
+            self._in_flight.advance()
 
     def _tell(self, entry: Entry, error: BaseException, decision: Decision) -> None:
         self._metrics.failed += 1

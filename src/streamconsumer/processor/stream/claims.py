@@ -16,7 +16,10 @@ from streamconsumer.processor.stream import replies, watch
 from streamconsumer.processor.stream.heart import Heart
 from streamconsumer.processor.stream.intake import RedisIntake
 from streamconsumer.processor.stream.keys import POSTPONED
+from streamconsumer.processor.stream.retention import Retention
 from streamconsumer.processor.stream.watch import Consumer
+
+TRIM_EVERY = timedelta(seconds=10)
 
 
 class Claims:
@@ -27,6 +30,8 @@ class Claims:
         self._ask, self.min_idle = intake.manager.ask, intake.manager.min_idle
         self._stream, self._group, self._me = intake.who
         self._consumers: list[Consumer] = []
+        self._retention = Retention(self._ask, self._stream, self._group, intake.manager.retention)
+        self._trim_at_seconds = 0.0
         self._clock_offset_seconds: float | None = None
 
     def show_life(
@@ -51,9 +56,23 @@ class Claims:
         claims: list[Claim] = [partial(self._take_over, name) for name in await self._dead()]
         if any(each.name == POSTPONED and each.pending for each in self._consumers):
             claims.append(self._take_due)
-        for name in await self._intake.ownership.ours(watch.gone(self._consumers, self._me, POSTPONED)):
+        for name in await self._intake.ownership.ours(watch.gone(self._consumers, self._me)):
             await self._intake.ownership.leave(name)
+        await self.trim()
         return claims
+
+    async def trim(self) -> None:
+        """Enforce the retention, now and then: the first of the consumers does it for all."""
+        now = asyncio.get_running_loop().time()
+        if not self._retention.is_wanted or now < self._trim_at_seconds or not self._is_first():
+            return
+        self._trim_at_seconds = now + TRIM_EVERY.total_seconds()
+        trimmed = await self._retention.enforce()
+        self._metrics.trimmed += trimmed.count
+        self._metrics.lost_to_trimming += trimmed.lost
+
+    def _is_first(self) -> bool:
+        return watch.there(self._consumers, self._me)[0] == self._me
 
     async def sweep(self) -> list[Claim]:
         """Whatever shows no sign of life, of whomever; our own entries that went astray included."""
@@ -63,12 +82,12 @@ class Claims:
         return [partial(self._take_idle, each.name) for each in consumers if each.pending and each.name != POSTPONED]
 
     async def _dead(self) -> list[str]:
-        before = watch.silent(self._consumers, self._me, POSTPONED)
+        before = watch.silent(self._consumers, self._me)
         ours = await self._intake.ownership.ours(list(before))
         if not ours:
             return []
         await asyncio.sleep(watch.PROOF.total_seconds())
-        now = watch.silent(await self._inspect(), self._me, POSTPONED)
+        now = watch.silent(await self._inspect(), self._me)
         return [name for name in watch.proven(before, now) if name in ours]
 
     async def _take_over(self, name: str, count: int) -> list[Entry]:

@@ -160,23 +160,32 @@ class RedisIntake:
 
     async def _exchange(self, wire: Wire, count: int) -> list[Any]:
         """Acknowledge what is done and read what is new: one write, two replies."""
-        acks = self.acks.take()
+        acks, refused = self.acks.take(), []
+
+        def acknowledged(reply: Any) -> None:
+            if isinstance(reply, Exception):
+                refused.append(reply)
+            else:
+                self.acks.settle(acks, reply)
+
         read = self._reads.get(count) or self._packed_read(count)
         packed = packed_command("XACK", self._stream, self._group, *acks) + read if acks else read
         patience = self._block_seconds + READ_MARGIN.total_seconds()
         out_of_patience = asyncio.get_running_loop().call_later(patience, wire.give_up)
         self._reading.set()
         try:
-            *confirmed, found = await wire.exchange(packed, 2 if acks else 1)
-            if confirmed:
-                self.acks.settle(acks, _or_raise(confirmed[0]))
+            found = await wire.exchange(packed, acknowledged if acks else None)
         finally:
             self._reading.clear()
             out_of_patience.cancel()
             self._metrics.reads += 1
             if acks:
                 self.acks.give_back(acks)
-        return replies.of_stream(_or_raise(found))
+        if refused:
+            raise refused[0]
+        if isinstance(found, Exception):
+            raise found
+        return replies.of_stream(found)
 
     def _packed_read(self, count: int) -> bytes:
         milliseconds = max(1, round(self._block_seconds * 1000))
@@ -282,9 +291,3 @@ class RedisIntake:
         await self.ownership.bring_back_postponed()
         await self.ownership.enter()
         self._group_lost = False
-
-
-def _or_raise(reply: Any) -> Any:
-    if isinstance(reply, Exception):
-        raise reply
-    return reply

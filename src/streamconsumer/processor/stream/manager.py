@@ -12,7 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
-from streamconsumer.model.settings import Delivery
+from streamconsumer.model.settings import Delivery, Retention
 from streamconsumer.processor.message import Encoding
 from streamconsumer.processor.stream import replies
 
@@ -34,9 +34,10 @@ class StreamManager:
         encoding: Encoding = "utf-8",
         min_idle: timedelta | None = None,
         delivery: Delivery | None = None,
+        retention: Retention | None = None,
     ) -> None:
         self.start_from, self.encoding = start_from, encoding
-        self.delivery = delivery or Delivery()
+        self.delivery, self.retention = delivery or Delivery(), retention or Retention()
         self.min_idle = min_idle or self.delivery.min_idle
         pool = client.connection_pool
         given = {key: value for key, value in pool.connection_kwargs.items() if key not in _NOT_FOR_A_COPY}

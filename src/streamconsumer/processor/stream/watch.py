@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+from streamconsumer.processor.stream.keys import POSTPONED
+
 HEARTBEAT = timedelta(milliseconds=750)
 SILENCE = timedelta(milliseconds=1750)
 PROOF = timedelta(milliseconds=900)
@@ -32,12 +34,12 @@ class Consumer:
     """Since its last sign of life, by the server's clock."""
 
 
-def silent(consumers: Iterable[Consumer], me: str, nobody: str) -> dict[str, timedelta]:
+def silent(consumers: Iterable[Consumer], me: str) -> dict[str, timedelta]:
     """Who may be dead: holds entries, and shows no sign of life."""
     return {
         each.name: each.idle
         for each in consumers
-        if each.pending and each.idle > SILENCE and each.name not in (me, nobody)
+        if each.pending and each.idle > SILENCE and each.name not in (me, POSTPONED)
     }
 
 
@@ -46,16 +48,23 @@ def proven(before: Mapping[str, timedelta], now: Mapping[str, timedelta]) -> lis
     return [name for name, idle in now.items() if name in before and idle >= before[name] + PROOF * 0.5]
 
 
+def there(consumers: Collection[Consumer], me: str) -> list[str]:
+    """Who takes turns, in their order."""
+    return sorted({me, *(each.name for each in consumers if each.idle < ABSENT)} - {POSTPONED})
+
+
 def seconds_to_turn(now_seconds: float, consumers: Collection[Consumer], me: str) -> float:
     """Until this consumer looks again: every n seconds among n that are there. One turn lasts a second."""
-    there = sorted({me, *(each.name for each in consumers if each.idle < ABSENT)})
-    turns, mine = len(there), there.index(me)
+    order = there(consumers, me)
+    turns, mine = len(order), order.index(me)
     wait = (mine - now_seconds) % turns
     return wait if wait > 0.1 else wait + turns
 
 
-def gone(consumers: Iterable[Consumer], me: str, nobody: str) -> list[str]:
+def gone(consumers: Iterable[Consumer], me: str) -> list[str]:
     """Whose name only is left."""
     return [
-        each.name for each in consumers if not each.pending and each.idle > FORGOTTEN and each.name not in (me, nobody)
+        each.name
+        for each in consumers
+        if not each.pending and each.idle > FORGOTTEN and each.name not in (me, POSTPONED)
     ]

@@ -7,6 +7,7 @@ here retries, and a wire that has failed once is never used again.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import hiredis
@@ -24,8 +25,7 @@ class Wire(asyncio.Protocol):
         writer: Any = connection._writer  # noqa: SLF001 - there is no public way to it
         self._transport: asyncio.Transport = writer.transport
         self._parser = hiredis.Reader(replyError=ResponseError, notEnoughData=_MORE)
-        self._asked: deque[tuple[asyncio.Future[list[Any]], int]] = deque()
-        self._replies: list[Any] = []
+        self._asked: deque[tuple[asyncio.Future[Any], Callable[[Any], None] | None]] = deque()
         self._lost: Exception | None = None
         self.bytes_received = 0
         self._transport.set_protocol(self)
@@ -34,19 +34,20 @@ class Wire(asyncio.Protocol):
     def is_usable(self) -> bool:
         return self._lost is None and not self._transport.is_closing()
 
-    def exchange(self, packed: bytes, replies: int) -> asyncio.Future[list[Any]]:
-        """Send packed commands in one write; the future holds so many replies."""
+    def exchange(self, packed: bytes, before: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
+        """Send a packed command; the future holds its reply. With `before`, two commands in one write: it is told the
+        reply to the first as soon as that comes, although the second may wait."""
         future = asyncio.get_running_loop().create_future()
         if not self.is_usable:
             future.set_exception(self._lost or RedisConnectionError("the connection is closed"))
             return future
-        self._asked.append((future, replies))
+        self._asked.append((future, before))
         self._transport.write(packed)
         return future
 
     async def ask(self, *command: Any) -> Any:
         """One command, its reply; an error is raised."""
-        [reply] = await self.exchange(packed_command(*command), 1)
+        reply = await self.exchange(packed_command(*command))
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -80,13 +81,14 @@ class Wire(asyncio.Protocol):
     def _answered(self, reply: Any) -> None:
         if not self._asked:  # nobody asked: a push, or a server gone mad
             return
-        future, expected = self._asked[0]
-        self._replies.append(reply)
-        if len(self._replies) == expected:
-            self._asked.popleft()
-            replies, self._replies = self._replies, []
-            if not future.done():
-                future.set_result(replies)
+        future, before = self._asked[0]
+        if before is not None:
+            self._asked[0] = (future, None)
+            before(reply)
+            return
+        self._asked.popleft()
+        if not future.done():
+            future.set_result(reply)
 
     def _fail(self, error: Exception) -> None:
         self._lost = self._lost or error
