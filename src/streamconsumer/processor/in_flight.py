@@ -35,6 +35,10 @@ BUSY_SECONDS = 0.1
 class Gate(Protocol):
     """Whether anything may begin: a circuit breaker."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has anything to say."""
+
     def allows(self) -> bool:
         """Whether a message may begin now."""
 
@@ -79,6 +83,7 @@ class InFlight:
         self.room = asyncio.Event()
         """Set while it is time to read more. Set for good once closed."""
         self.room.set()
+        metrics.count_in_flight = self._running.__len__
 
     @property
     def waiting(self) -> int:
@@ -162,6 +167,8 @@ class InFlight:
         hurried.cancel()
         if running := set(self._running.values()):
             log.warning("drain ended with messages running; they stay pending", extra={"messages": len(running)})
+            for message_id in self._running:
+                self._entries[message_id].fate = "drained"
             for task in running:
                 task.cancel()
             await asyncio.wait(running, timeout=AFTER_CANCELLING.total_seconds())
@@ -219,7 +226,7 @@ class InFlight:
         return len(woken)
 
     def _may_begin(self) -> bool:
-        return self._gate is None or self._gate.allows()
+        return self._gate is None or not self._gate.is_open or self._gate.allows()
 
     def _tell_room(self) -> None:
         ready = len(self._ready)
@@ -234,8 +241,7 @@ class InFlight:
 
     def _begin(self, entry: Entry, task: asyncio.Task[None]) -> None:
         self._running[entry.message_id] = task
-        self._metrics.in_flight = len(self._running)
-        if self._gate is not None:
+        if self._gate is not None and self._gate.is_open:
             entry.trial = self._gate.begun()
         if self._timeout_seconds is not None:
             loop = asyncio.get_running_loop()
@@ -245,7 +251,6 @@ class InFlight:
 
     def _ended(self, entry: Entry) -> None:
         del self._running[entry.message_id]
-        self._metrics.in_flight = len(self._running)
         if entry.trial and self._gate is not None:
             entry.trial = False
             self._gate.undecided(trial=True)

@@ -23,6 +23,8 @@ class Entry:
     is_counted = True
     """Whether Redis knows that it begins. What comes again must be counted first."""
 
+    is_alone = False
+
     may_be_large = False
     """Whether its size must be looked at."""
 
@@ -35,9 +37,9 @@ class Entry:
     suspect = False
     """Whether its consumers died more than once while it may have run."""
 
-    fate: Literal["", "lost", "timeout", "waits"] = ""
-    """What became of it apart from what its handler says: another consumer has it; it took too long; it waits to be
-    tried again."""
+    fate: Literal["", "lost", "timeout", "drained", "waits"] = ""
+    """What became of it apart from what its handler says: another consumer has it; it took too long; the drain was over;
+    it waits to be tried again."""
 
     lane: bytes | None = None
     """The value of its ordering key."""
@@ -50,6 +52,13 @@ class Entry:
         self.fields = fields
         """Names and values in turn, as they stand in the reply."""
 
+    @classmethod
+    def alone(cls, message_id: str) -> "Entry":
+        """One that did not come through the in-flight table: somebody calls `_process_single_message` by himself."""
+        entry = cls(message_id, ())
+        entry.is_alone = True
+        return entry
+
     def value(self, name: bytes) -> bytes | None:
         """The value of a field."""
         names = self.fields[::2]
@@ -61,11 +70,11 @@ class Entry:
 
     def data(self, encoding: Encoding) -> dict[Any, Any]:
         """Field names to values. A name that occurs twice keeps its last value. Raises UndecodableEntry."""
-        names, values = self.fields[::2], self.fields[1::2]
         if encoding == "bytes":
-            return dict(zip(names, values, strict=True))
+            return dict(zip(self.fields[::2], self.fields[1::2], strict=True))
         try:
-            return {name.decode(): value.decode() for name, value in zip(names, values, strict=True)}
+            in_turn = map(bytes.decode, self.fields)
+            return dict(zip(in_turn, in_turn, strict=True))
         except UnicodeDecodeError as error:
             raise UndecodableEntry(
                 f"entry {self.message_id}: {bytes(error.object[:40])!r} is not UTF-8; "
@@ -95,16 +104,5 @@ def current_message() -> Message:
     return _current.get()
 
 
-class Handling:
-    """`with Handling(message):` makes `current_message()` answer with this message."""
-
-    __slots__ = ("_message", "_token")
-
-    def __init__(self, message: Message) -> None:
-        self._message = message
-
-    def __enter__(self) -> None:
-        self._token = _current.set(self._message)
-
-    def __exit__(self, *_: object) -> None:
-        _current.reset(self._token)
+enter, leave = _current.set, _current.reset
+"""`token = enter(message)` makes `current_message()` answer with this message, until `leave(token)`."""

@@ -5,7 +5,7 @@ would cost more than the loop.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -41,10 +41,15 @@ class Metrics:
     released: int = _counter("How many entries were handed back unbegun")
     groups_recreated: int = _counter("How many times the consumer group was gone and created again")
     faults: int = _counter("How many times Redis failed the loop")
-    in_flight: int = 0
+    count_in_flight: Callable[[], int] = field(default=int)
     duration_counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_SECONDS) + 1))
     duration_sum_seconds: float = 0.0
     handled_count: int = 0
+
+    @property
+    def in_flight(self) -> int:
+        """How many messages are being handled."""
+        return self.count_in_flight()
 
     def handled(self, seconds: float) -> None:
         """A handler returned or raised after so long."""

@@ -23,7 +23,7 @@ from streamconsumer.processor.handler import AsyncHandler, Handler, Threads, as_
 from streamconsumer.processor.health import Health
 from streamconsumer.processor.in_flight import InFlight
 from streamconsumer.processor.intake import Intake, Manager, PolledIntake
-from streamconsumer.processor.message import Entry, Handling, Message
+from streamconsumer.processor.message import Entry, Message, enter, leave
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pending import PendingCare
 from streamconsumer.processor.settling import Settling
@@ -231,28 +231,28 @@ class RedisStreamProcessor:
     async def _process_single_message(self, message_id: str, data: dict[Any, Any]) -> None:
         """Call the handler, then acknowledge. A failure is logged and not acknowledged: the entry stays pending until
         it is tried again, or is a dead letter."""
-        entry = self._in_flight.get(message_id) or Entry(message_id, ())
+        entry = self._in_flight.get(message_id) or Entry.alone(message_id)
         who = (self.stream_name, self.consumer_group_name, self.consumer_name)
         message = Message(message_id, *who, entry.deliveries, data)
         result, verdict = None, None
-        started = time.perf_counter()
-        with Handling(message):
-            try:
-                attempt = self._attempt if self._telemetry is None else self._traced
-                result = await attempt(entry, message)
-            except (Exception, SystemExit, asyncio.CancelledError):
-                verdict = entry.verdict
-                if verdict is None:  # cancelled: for a peer, or at the end of a drain
-                    raise
-            finally:
-                self.metrics.handled(time.perf_counter() - started)
-        if message_id not in self._in_flight:
+        token, started = enter(message), time.perf_counter()
+        try:
+            attempt = self._attempt if self._telemetry is None else self._traced
+            result = await attempt(entry, message)
+        except (Exception, SystemExit, asyncio.CancelledError):
+            verdict = entry.verdict
+            if verdict is None:  # cancelled: for a peer, or at the end of a drain
+                raise
+        finally:
+            self.metrics.handled(time.perf_counter() - started)
+            leave(token)
+        if entry.is_alone:
             if verdict is None:  # somebody calls this without the loop: nothing would carry it
                 await self._acknowledge_directly(message_id)
         elif verdict is not None:
             await self._settling.settle(entry)
         # A handler may return although it was cancelled, at the end of a drain or for a peer: that is no success.
-        elif not entry.fate and not _cancelled():
+        elif not entry.fate:
             await self._settling.succeeded(entry, result)
 
     async def _traced(self, entry: Entry, message: Message) -> Any:
@@ -362,7 +362,7 @@ class RedisStreamProcessor:
             timeout=self.delivery.timeout,
             gate=breaker if policy.failures else None,
         )
-        self._intake = self._new_intake(who)
+        self._intake: Intake = self._new_intake(who)
         self._care = PendingCare(
             self._intake,
             self._in_flight,
