@@ -409,3 +409,17 @@ async def test_a_server_out_of_memory_is_told_and_keeps_the_letter(group: Group)
     assert "the server is out of memory; free some or raise maxmemory" in ran.err
     await group.client.config_set("maxmemory", "0")
     assert await group.client.xlen(KEY) == 1
+
+
+async def test_the_rights_in_the_documentation_are_enough(group: Group) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "dead-letters.md").read_text()
+    [line] = [line for line in text.splitlines() if line.startswith("ACL SETUSER clerk")]
+    await command(group, *line.split())
+    url = f"redis://clerk:password@{group.server.host}:{group.server.port}/0"
+    assert (await run("list", url=url)).code == 0
+    first, *_ = await buried(group, 3)
+    assert (await run("show", first, url=url)).code == 0
+    assert (await run("list", "--newer-than", "1h", url=url)).code == 0
+    ran = await run("replay", first, url=url)
+    assert (ran.out, ran.err) == ("replayed 1 dead letter\n", "")
+    assert (await run("drop", "--all", "--yes", url=url)).out == "dropped 2 dead letters\n"

@@ -43,7 +43,7 @@ def details(letter: DeadLetter, now: datetime) -> Iterator[str]:
         "first added": f"{_when(letter.added_at, now)} as {letter.origin_id}",
         "deliveries": str(evidence.deliveries),
         "replays": str(letter.replays),
-        "traceparent": evidence.traceparent,
+        "last attempt": evidence.traceparent,
     }
     for name, text in known.items():
         if text:
