@@ -40,6 +40,8 @@ POD = ("redis", "opentelemetry")
         ("streamconsumer.model.crd", (*CLUSTER, *POD, "click", "asyncio")),
         ("streamconsumer.cli", (*CLUSTER, *POD)),
         ("streamconsumer.cli.render", (*CLUSTER, *POD)),
+        ("streamconsumer.cli.dead_letters", (*CLUSTER, *POD)),
+        ("streamconsumer.cli.dead_letters.work", (*CLUSTER, "rich")),
         ("streamconsumer.processor", CLUSTER),
         ("streamconsumer.processor.main", CLUSTER),
         ("streamconsumer.operator", (*CLUSTER, *POD)),

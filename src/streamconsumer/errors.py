@@ -8,7 +8,7 @@ StreamConsumerError
 ├── EffectsRefused        what a handler returned cannot be done as it is; none of it was, and the message has failed
 ├── NameTaken             a child's name belongs to an object that is not ours
 ├── ChildRefused          the API server does not want a child as it is
-└── ServerUnavailable     no Redis answers (`streamconsumer dev`)
+└── ServerUnavailable     Redis does not answer a command line tool, or refuses what it asks for
 
 A message names the object, what was found, what was expected and what to do.
 """
@@ -47,4 +47,4 @@ class ChildRefused(StreamConsumerError):
 
 
 class ServerUnavailable(StreamConsumerError):
-    """No Redis answers and none can be started."""
+    """Redis does not answer and none can be started, or it refuses what a command line tool asks for."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from streamconsumer import __version__
+from streamconsumer.cli.dead_letters import dead_letters
 from streamconsumer.errors import StreamConsumerError
 
 
@@ -83,3 +84,6 @@ def dev(files: tuple[Path, ...], replicas: int | None, *, spans: bool) -> None:
     from streamconsumer.cli.dev import run_files
 
     sys.exit(run_files(files, replicas=replicas, show_spans=spans))
+
+
+main.add_command(dead_letters)

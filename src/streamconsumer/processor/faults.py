@@ -5,6 +5,7 @@ UNBLOCKED, everybody else NOGROUP.
 """
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,18 +40,23 @@ _TABLE = {
     "MISCONF": "the server cannot persist and refuses writes; look at its disk",
 }
 _LOST = {"NOGROUP", "UNBLOCKED"}
+_BY_TYPE = {"NoPermission": "NOPERM", "ReadOnly": "READONLY", "OutOfMemory": "OOM"}
+"""Where the server's client takes the first word away and makes a class of it."""
+
+_NOT_IN_A_SCRIPT = ("can't run this command", "ACL failure in script")
+_OF_A_SCRIPT = re.compile(r"^(ERR )?Error running script .*?: (@user_script: ?\d+: )+-?")
+"""What Redis 6.2 puts before the error of a command in Lua. Later ones put it behind."""
 
 
 def fault(error: BaseException, where: str) -> Fault:
     """The fault behind an error; `where` names the stream, the group and the server without credentials."""
-    words = " ".join(str(error).split())
+    words = _OF_A_SCRIPT.sub("", " ".join(str(error).split()))
     code = next((code for code in _TABLE if words.startswith(code) or f" {code} " in words[:40]), "")
     if not code and ("invalid username-password" in words or "Authentication" in type(error).__name__):
         code = "WRONGPASS" if "required" not in words else "NOAUTH"
-    if not code and "NoPermission" in type(error).__name__:
+    code = code or next((code for kind, code in _BY_TYPE.items() if kind in type(error).__name__), "")
+    if not code and any(each in words for each in _NOT_IN_A_SCRIPT):
         code = "NOPERM"
-    if not code and "ReadOnly" in type(error).__name__:
-        code = "READONLY"
     if not code:
         return Fault(type(error).__name__, f"{where}: {words or type(error).__name__}")
     return Fault(code, f"{where}: {_TABLE[code]} ({words})", group_lost=code in _LOST)

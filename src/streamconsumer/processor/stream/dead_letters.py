@@ -1,0 +1,52 @@
+"""Burying: the dead letter is written and the entry acknowledged, in this order and, by Lua, in one step.
+
+A letter that cannot be written (no memory, a key of another type, a right that lacks) leaves the entry pending. Where
+the ACL forbids EVAL, and for entries of more than 3500 fields, these are two commands. Without MULTI: a transaction
+does not stop at a command that fails, and would acknowledge what it could not write. So nothing is lost in this case
+either; a process that dies between the two leaves a letter behind and the message pending: handled once more, and
+perhaps buried twice.
+"""
+
+from collections.abc import Sequence
+
+from streamconsumer.processor.stream.one_step import Ask, OneStep
+
+BURY = """
+if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return 0 end
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, 5))
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+return 1
+"""
+"""KEYS: the stream, the dead letters. ARGV: group, consumer, entry, how many letters are kept, then the letter's
+fields. Lua takes nothing back, but it ends at the first command that fails: XADD goes first. 0: not this consumer's."""
+
+
+class DeadLetters:
+    """Where one consumer group's dead letters go."""
+
+    def __init__(self, ask: Ask, stream: str, group: str, key: str, max_length: int) -> None:
+        self._ask, self._stream, self._group, self._key, self._max_length = ask, stream, group, key, max_length
+        self._one_step = OneStep(ask, stream, key)
+        self._written: set[str] = set()
+        """Entries whose letter is written, and whose acknowledgement is not known to have arrived."""
+
+    async def bury(self, consumer: str, message_id: str, fields: Sequence[bytes]) -> bool:
+        """Write the letter and acknowledge the entry. False: it is not pending with this consumer (any more). Raises
+        what Redis raised, and then the entry is still pending."""
+        arguments = (self._group, consumer, message_id, self._max_length)
+        buried = await self._one_step.run(BURY, *arguments, unpacked=fields)
+        if buried is None:
+            return await self._bury_in_two(consumer, message_id, fields)
+        return bool(buried)
+
+    async def _bury_in_two(self, consumer: str, message_id: str, fields: Sequence[bytes]) -> bool:
+        held = await self._ask("XPENDING", self._stream, self._group, message_id, message_id, 1, consumer)
+        if not held:
+            self._written.discard(message_id)
+            return False
+        if message_id not in self._written:
+            await self._ask("XADD", self._key, "MAXLEN", "~", self._max_length, "*", *fields)
+            self._written.add(message_id)
+        await self._ask("XACK", self._stream, self._group, message_id)
+        self._written.discard(message_id)
+        return True

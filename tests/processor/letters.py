@@ -1,0 +1,68 @@
+"""Dead letters for tests: messages that failed, buried as a processor buries them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from streamconsumer.processor.dead_letters import DeadLetterReason, Evidence, fields
+from streamconsumer.processor.stream.dead_letter_office import DeadLetterOffice
+from streamconsumer.processor.stream.dead_letters import DeadLetters
+from streamconsumer.processor.stream.keys import companion
+from tests.processor.group import GROUP, STREAM, Group
+
+KEY = companion(STREAM, GROUP, "dead-letters")
+FIELDS = (b"n", b"\xff\x00", b"n", b"twice", b"traceparent", b"00-aa-bb-01")
+
+
+def evidence(message_id: str, reason: DeadLetterReason = DeadLetterReason.MAX_DELIVERIES, **told: Any) -> Evidence:
+    about = {"stream": STREAM, "consumer_group": GROUP, "consumer": "pod-a", "deliveries": 10}
+    error = told.pop("error", ValueError("no such customer"))
+    return Evidence.of(error, reason=reason, message_id=message_id, **{**about, **told})
+
+
+def letters(group: Group, key: str = KEY, max_length: int = 100_000) -> DeadLetters:
+    return DeadLetters(group.manager().ask, STREAM, GROUP, key, max_length)
+
+
+def office(group: Group, key: str = KEY) -> DeadLetterOffice:
+    return DeadLetterOffice(group.manager().ask, STREAM, GROUP, key)
+
+
+async def failed(group: Group, original: Sequence[bytes] = FIELDS, consumer: str = "pod-a") -> str:
+    """A message that is pending with the consumer. Its id."""
+    message_id = str(await command(group, "XADD", STREAM, "*", *original))
+    await read_as(group, consumer)
+    return message_id
+
+
+async def read_as(group: Group, consumer: str) -> list[str]:
+    """As the group's own, of entries that are no text."""
+    reply = await _raw(group, "XREADGROUP", "GROUP", GROUP, consumer, "STREAMS", STREAM, ">")
+    return [message_id.decode() for message_id, _ in reply[0][1]] if reply else []
+
+
+async def buried(group: Group, count: int, key: str = KEY, **about: Any) -> list[str]:
+    """The ids of so many dead letters of as many messages, `{"n": "0"}` and so on, written all at once."""
+    pipeline = group.client.pipeline(transaction=False)
+    for number in range(count):
+        original = [b"n", str(number).encode()]
+        pipeline.execute_command("XADD", key, "*", *fields(original, evidence(f"{number + 1}-0", **about)))
+    return [str(each) for each in await pipeline.execute()]
+
+
+async def raw(group: Group, key: str) -> list[tuple[str, list[bytes]]]:
+    """The stream's entries, their fields in order and as bytes."""
+    return [(message_id.decode(), entry) for message_id, entry in await _raw(group, "XRANGE", key, "-", "+")]
+
+
+async def _raw(group: Group, *words: Any) -> Any:
+    return await group.manager(group.server.url).ask(*words)
+
+
+async def command(group: Group, *words: Any) -> Any:
+    return await group.client.execute_command(*words)  # type: ignore[no-untyped-call] # ships no types
+
+
+async def restrict(group: Group, *rights: str, keys: Sequence[str] = (f"~{STREAM}", f"~{KEY}")) -> None:
+    """From here on the group's managers may do only this."""
+    await command(group, "ACL", "SETUSER", "shop", "on", ">pw", *keys, "-@all", *rights)
+    group.url = f"redis://shop:pw@{group.server.host}:{group.server.port}/0"

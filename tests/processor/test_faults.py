@@ -1,0 +1,49 @@
+"""What errors of real servers mean, of a command by itself and of one in Lua: each server words them in its own way."""
+
+import pytest
+from redis.exceptions import RedisError
+
+from streamconsumer.processor.faults import Fault, fault
+from tests.processor.group import GROUP, STREAM, Group
+from tests.processor.letters import restrict
+
+IN_LUA = "return redis.call(unpack(ARGV))"
+
+
+@pytest.fixture(params=["by itself", "in Lua"])
+def in_lua(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param == "in Lua")
+
+
+async def of(group: Group, *command: str, in_lua: bool) -> Fault:
+    """The fault that the command ends in."""
+    words = ("EVAL", IN_LUA, 1, STREAM, *command) if in_lua else command
+    with pytest.raises(RedisError) as caught:
+        await group.manager().ask(*words)
+    return fault(caught.value, "here")
+
+
+async def test_a_group_that_is_gone_is_lost(any_group: Group, in_lua: bool) -> None:
+    found = await of(any_group, "XPENDING", STREAM, GROUP, in_lua=in_lua)
+    assert (found.code, found.group_lost) == ("NOGROUP", True)
+
+
+async def test_a_key_of_another_type_is_told(any_group: Group, in_lua: bool) -> None:
+    await any_group.client.set(STREAM, "mine")
+    found = await of(any_group, "XADD", STREAM, "*", "n", "1", in_lua=in_lua)
+    assert found.code == "WRONGTYPE"
+    assert found.sentence.startswith("here: the key is not a stream")
+
+
+async def test_a_server_without_memory_is_told(any_group: Group, in_lua: bool) -> None:
+    await any_group.client.config_set("maxmemory", "1")
+    found = await of(any_group, "XADD", STREAM, "*", "n", "1", in_lua=in_lua)
+    assert found.code == "OOM"
+    assert found.sentence.startswith("here: the server is out of memory")
+
+
+async def test_a_right_that_lacks_is_told(any_group: Group, in_lua: bool) -> None:
+    await restrict(any_group, "+eval")
+    found = await of(any_group, "XADD", STREAM, "*", "n", "1", in_lua=in_lua)
+    assert found.code == "NOPERM"
+    assert found.sentence.startswith("here: the user lacks a permission")
