@@ -1,7 +1,7 @@
-"""With an ordering key: one after another within a key, side by side otherwise, and a failing key blocks only itself."""
+"""With an ordering key: one after another within a key, side by side otherwise; a failing key blocks only itself."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import timedelta
 
 from streamconsumer.model.settings import Backoff, Delivery
@@ -18,7 +18,8 @@ async def _add(group: Group, customers: str) -> list[str]:
 
 
 async def test_entries_of_one_key_are_handled_in_order_and_never_at_the_same_time(any_group: Group) -> None:
-    order, running, most = defaultdict(list), defaultdict(int), 0
+    order: dict[str, list[int]] = defaultdict(list)
+    running, most = Counter[str](), 0
 
     async def handle(data: dict[str, str]) -> None:
         nonlocal most
@@ -71,7 +72,8 @@ async def test_after_a_dead_letter_the_key_goes_on(group: Group) -> None:
 
 
 async def test_entries_without_the_key_have_no_order(group: Group) -> None:
-    release, handled = asyncio.Event(), []
+    release = asyncio.Event()
+    handled: list[str] = []
 
     async def handle(data: dict[str, str]) -> None:
         if data["n"] == "0":
@@ -86,7 +88,8 @@ async def test_entries_without_the_key_have_no_order(group: Group) -> None:
 
 
 async def test_what_stands_behind_a_running_message_is_handed_back_when_stopping(group: Group) -> None:
-    begun, release, handled = asyncio.Event(), asyncio.Event(), []
+    begun, release = asyncio.Event(), asyncio.Event()
+    handled: list[str] = []
 
     async def handle(data: dict[str, str]) -> None:
         begun.set()

@@ -77,6 +77,8 @@ class InFlight:
         """One for each slot that has nothing to do."""
         self._overdue_timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._pristine = copy_context()
+        """What every message finds in context variables."""
         self.ahead = 0
         """How many entries may wait for a slot while more are read: 0 where handlers are slow, for what one pod
         buffers its peers cannot have."""
@@ -180,7 +182,7 @@ class InFlight:
         if not self._closed and (ready := len(self._ready)):
             ready -= self._wake(ready)
             for _ in range(min(ready, self._concurrency - len(self._slots))):
-                task = asyncio.create_task(self._slot(), name="slot")
+                task = asyncio.create_task(self._slot(), name="slot", context=self._pristine.copy())
                 self._slots.add(task)
         self._tell_room()
 
@@ -190,7 +192,6 @@ class InFlight:
         """Handle one message after another."""
         task = asyncio.current_task()
         assert task
-        pristine = copy_context()
         try:
             while not self._closed:
                 entry = self._ready.take() if self._may_begin() else None
@@ -204,7 +205,7 @@ class InFlight:
                     await self._run(entry)
                 finally:
                     self._ended(entry)
-                if task.cancelling() or copy_context() != pristine:
+                if task.cancelling() or copy_context() != self._pristine:
                     break
         finally:
             self._slots.discard(task)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from streamconsumer.errors import UndecodableEntry
+from streamconsumer.processor.dead_letters import strip
 
 Encoding = Literal["utf-8", "bytes"]
 
@@ -25,6 +26,9 @@ class Entry:
 
     is_alone = False
 
+    is_replay = False
+    """Whether it was a dead letter, and carries marks that the handler does not get to see."""
+
     may_be_large = False
     """Whether its size must be looked at."""
 
@@ -38,8 +42,8 @@ class Entry:
     """Whether its consumers died more than once while it may have run."""
 
     fate: Literal["", "lost", "timeout", "drained", "waits"] = ""
-    """What became of it apart from what its handler says: another consumer has it; it took too long; the drain was over;
-    it waits to be tried again."""
+    """What became of it apart from what its handler says: another consumer has it; it took too long; the drain was
+    over; it waits to be tried again."""
 
     lane: bytes | None = None
     """The value of its ordering key."""
@@ -70,10 +74,11 @@ class Entry:
 
     def data(self, encoding: Encoding) -> dict[Any, Any]:
         """Field names to values. A name that occurs twice keeps its last value. Raises UndecodableEntry."""
+        fields = strip(self.fields) if self.is_replay else self.fields
         if encoding == "bytes":
-            return dict(zip(self.fields[::2], self.fields[1::2], strict=True))
+            return dict(zip(fields[::2], fields[1::2], strict=True))
         try:
-            in_turn = map(bytes.decode, self.fields)
+            in_turn = map(bytes.decode, fields)
             return dict(zip(in_turn, in_turn, strict=True))
         except UnicodeDecodeError as error:
             raise UndecodableEntry(

@@ -18,6 +18,7 @@ from typing import Any
 from streamconsumer.errors import InvalidSettings, UndecodableEntry
 from streamconsumer.model.settings import Delivery, Reconnect
 from streamconsumer.processor.breaker import CircuitBreaker
+from streamconsumer.processor.dead_letters import is_replay
 from streamconsumer.processor.faults import fault, noting
 from streamconsumer.processor.handler import AsyncHandler, Handler, Threads, as_coroutine
 from streamconsumer.processor.health import Health
@@ -219,7 +220,11 @@ class RedisStreamProcessor:
 
     async def _run(self, entry: Entry) -> None:
         """Handle one entry, and raise nothing but what ends its slot."""
-        if (not entry.is_counted or entry.may_be_large) and not await self._settling.may_begin(entry):
+        if is_replay(entry.fields):
+            entry.is_replay = True
+        if (not entry.is_counted or entry.may_be_large or entry.is_replay) and not await self._settling.may_begin(
+            entry
+        ):
             return
         try:
             data = entry.data(self._intake.encoding)

@@ -14,7 +14,7 @@ from typing import Any
 from streamconsumer.errors import EffectsRefused, UndecodableEntry
 from streamconsumer.model.settings import Delivery
 from streamconsumer.processor.breaker import CircuitBreaker
-from streamconsumer.processor.dead_letters import DeadLetterReason, Evidence, fields
+from streamconsumer.processor.dead_letters import DeadLetterReason, Evidence, fields, is_for_another
 from streamconsumer.processor.decision import Bury, Decision, TryAgain, decide
 from streamconsumer.processor.effects import Effects
 from streamconsumer.processor.faults import note, told
@@ -67,6 +67,9 @@ class Settling:
         try:
             if entry.verdict is not None:
                 await self.settle(entry)
+                return False
+            if entry.is_replay and is_for_another(entry.fields, self._group.encode()):
+                await self._intake.acknowledge(entry.message_id)
                 return False
             if entry.may_be_large and entry.size_bytes() > self._policy.max_entry_bytes:
                 await self._too_large(entry)
