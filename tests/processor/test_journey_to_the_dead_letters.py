@@ -1,0 +1,38 @@
+"""A message that cannot be handled, from its handler to the dead letters and back."""
+
+from streamconsumer.model.settings import Delivery
+from streamconsumer.processor.dead_letters import Filter
+from streamconsumer.processor.outcomes import Reject
+from tests.processor.eventually import eventually
+from tests.processor.group import Group
+from tests.processor.letters import KEY, office
+from tests.processor.recorder import Recorder
+
+
+async def test_what_a_handler_refuses_is_buried_and_handled_once_it_is_replayed(any_group: Group) -> None:
+    mended, recorder = False, Recorder()
+
+    async def handle(data: dict[str, str]) -> None:
+        if not mended:
+            raise Reject(f"no customer {data['n']}")
+        await recorder(data)
+
+    [message_id] = await any_group.add()
+    await any_group.start(handle, delivery=Delivery())
+
+    async def is_buried() -> bool:
+        return bool(await any_group.client.xlen(KEY))
+
+    await eventually(is_buried)
+    await any_group.settled()
+    at = office(any_group)
+    [letter] = [letter async for letter in at.find(Filter())]
+    told = letter.evidence
+    assert (told.reason, told.error_message, told.message_id) == ("Rejected", "no customer 0", message_id)
+    assert told.error_type == "streamconsumer.processor.outcomes.Reject"
+    assert told.at.startswith("test_journey_to_the_dead_letters.py:")
+    mended = True
+    new = await at.replay(letter)
+    await recorder.has_finished(1)
+    await any_group.settled()
+    assert recorder.ids == [new]
