@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,10 @@ class Pod:
 
     async def port(self) -> int:
         return int((await self.says("processor started"))[0]["http_port"])
+
+
+NewPod = Callable[..., Pod]
+"""What the fixture `new_pod` gives."""
 
 
 def _parsed(line: str) -> dict[str, Any]:

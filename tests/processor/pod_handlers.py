@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import signal
 import sys
 import time
 from typing import Any
@@ -42,3 +44,16 @@ async def stack(data: dict[str, Any]) -> None:
     """Say what is loaded that should not be."""
     heavy = ("opentelemetry.sdk.trace", "opentelemetry.exporter", "kopf", "kubernetes", "aiohttp")
     log.info("loaded", extra={"heavy": [name for name in heavy if name in sys.modules]})
+
+
+async def blocking(data: dict[str, Any]) -> None:
+    log.info("begun")
+    time.sleep(float(data["seconds"]))  # noqa: ASYNC251 - the mistake that this is about
+    log.info("handled")
+
+
+async def mortal(data: dict[str, Any]) -> None:
+    if "kills" in data:
+        os.kill(os.getpid(), signal.SIGKILL)
+    await asyncio.sleep(float(data["seconds"]))
+    log.info("handled")

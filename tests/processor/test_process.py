@@ -7,8 +7,6 @@ import shutil
 import signal
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,26 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from streamconsumer.processor.stream.keys import POSTPONED
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
-from tests.processor.pod import Pod
-
-NewPod = Callable[..., Pod]
-
-
-@pytest.fixture
-async def new_pod(tmp_path: Path, group: Group) -> AsyncIterator[NewPod]:
-    """Pods over `group`'s server: `new_pod("pod_handlers:note", drain_timeout="3s")`."""
-    pods: list[Pod] = []
-
-    def new(handler: str, **settings: str) -> Pod:
-        folder = tmp_path / f"pod-{len(pods)}"
-        folder.mkdir()
-        pods.append(Pod(folder, group.url, handler, **settings))
-        return pods[-1]
-
-    yield new
-    for pod in pods:
-        pod.remove()
-
+from tests.processor.pod import NewPod
 
 # -- ending ---------------------------------------------------------------------------------------------------------
 

@@ -88,6 +88,8 @@ class Settling:
             )
             await self._bury(entry, Verdict(Bury(DeadLetterReason.CRASHED), error))
             return False
+        if entry.suspect:  # if it kills this process, what is done shall be known to be done
+            await self._intake.flush()
         begun = await self._intake.begin(entry.message_id, entry.deliveries + 1)
         if begun == 1:
             entry.deliveries += 1

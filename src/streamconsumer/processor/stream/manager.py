@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -52,7 +52,7 @@ class StreamManager:
         self.control = self._new_control()
 
     def _new_control(self) -> Redis:
-        pool = ConnectionPool(connection_class=self._kind, max_connections=8, **self._arguments)
+        pool = BlockingConnectionPool(connection_class=self._kind, max_connections=8, **self._arguments)
         control: Redis = Redis(connection_pool=pool)
         control.response_callbacks.clear()  # raw replies: redis-py's shapes drop what we need
         return control

@@ -13,8 +13,8 @@ from datetime import timedelta
 
 from streamconsumer.processor.stream.keys import POSTPONED
 
-HEARTBEAT = timedelta(milliseconds=750)
-SILENCE = timedelta(milliseconds=1750)
+HEARTBEAT = timedelta(milliseconds=500)
+SILENCE = timedelta(milliseconds=1250)
 PROOF = timedelta(milliseconds=900)
 
 FORGOTTEN = timedelta(minutes=10)
@@ -50,7 +50,8 @@ def proven(before: Mapping[str, timedelta], now: Mapping[str, timedelta]) -> lis
 
 def there(consumers: Collection[Consumer], me: str) -> list[str]:
     """Who takes turns, in their order."""
-    return sorted({me, *(each.name for each in consumers if each.idle < ABSENT)} - {POSTPONED})
+    dead = silent(consumers, me)
+    return sorted({me, *(each.name for each in consumers if each.idle < ABSENT)} - {POSTPONED, *dead})
 
 
 def seconds_to_turn(now_seconds: float, consumers: Collection[Consumer], me: str) -> float:

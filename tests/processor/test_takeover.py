@@ -1,0 +1,150 @@
+"""Who is dead is known within seconds; who is alive is left alone. And a message that kills its process ends as a dead
+letter, without taking others with it."""
+
+import asyncio
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from streamconsumer.processor.stream import watch
+from streamconsumer.processor.stream.keys import POSTPONED, companion
+from streamconsumer.processor.stream.watch import ABSENT, FORGOTTEN, PROOF, SILENCE, Consumer
+from tests.processor.eventually import eventually
+from tests.processor.group import GROUP, STREAM, Group
+from tests.processor.pod import NewPod
+from tests.processor.recorder import Recorder
+
+DEAD_LETTERS = companion(STREAM, GROUP, "dead-letters")
+
+
+@pytest.mark.parametrize("handler", ["slow", "slow_thread"])
+async def test_the_messages_of_a_killed_pod_run_elsewhere_within_five_seconds(
+    group: Group,
+    new_pod: NewPod,
+    handler: str,
+) -> None:
+    """At the defaults: `minIdle` is for strangers."""
+    ids = await group.add(100, {"seconds": "60"})
+    pod = new_pod(f"pod_handlers:{handler}", batch_count="100", concurrency="100").start()
+    await pod.says("begun", times=100)
+    peer = Recorder()
+    await group.start(peer, "pod-b", concurrency=10)
+    await group.is_reading()
+    await asyncio.sleep(1)
+    pod.signal(signal.SIGKILL)
+    killed = time.monotonic()
+    await peer.has_finished(100, within=8)
+    print(f"\nkill -9 to the last of 100 taken over: {time.monotonic() - killed:.2f} s")
+    assert time.monotonic() - killed < 6
+    assert sorted(peer.ids) == sorted(ids)
+    await group.settled()
+
+
+async def test_a_handler_that_blocks_the_event_loop_keeps_its_message(group: Group, new_pod: NewPod) -> None:
+    """Signs of life come from a thread."""
+    await group.add(1, {"seconds": "6"})
+    pod = new_pod("pod_handlers:blocking").start()
+    await pod.says("begun")
+    peer = Recorder()
+    await group.start(peer, "pod-b")
+    await pod.says("handled")
+    assert not peer.seen
+    await group.settled()
+
+
+async def test_after_an_outage_nobody_is_taken_for_dead_who_lives(group: Group) -> None:
+    """All were silent. Whoever lives says so before the second look."""
+    handler, peer = Recorder(gate=False), Recorder()
+    await group.add(3)
+    await group.start(handler, concurrency=4)
+    await handler.has_seen(3)
+    await group.start(peer, "pod-b")
+    await group.is_reading()
+    group.server.pause()
+    await asyncio.sleep(4)
+    group.server.resume()
+    await asyncio.sleep(4)
+    assert not peer.seen
+    assert not handler.cancelled
+    handler.gate.set()
+    await group.settled()
+
+
+async def test_a_message_that_kills_its_process_is_a_dead_letter_and_the_others_are_handled(
+    group: Group,
+    new_pod: NewPod,
+) -> None:
+    ids = await group.add(20, {"seconds": "0.05"})
+    [killer] = await group.add(1, {"kills": "yes"})
+    ids += await group.add(20, {"seconds": "0.05"})
+    pod = new_pod("pod_handlers:mortal", batch_count="100", concurrency="10", delivery_max_deliveries="4")
+
+    async def over() -> bool:
+        if pod.process is None or pod.process.poll() is not None:
+            pod.start()  # as a kubelet does
+        return bool(await group.client.xlen(DEAD_LETTERS)) and await group.pending() == 0
+
+    await eventually(over, within=60)
+    letters: Any = await group.client.xrange(DEAD_LETTERS)
+    assert [fields["streamconsumer.message-id"] for _, fields in letters] == [killer]
+    assert letters[0][1]["streamconsumer.reason"] == "Crashed"
+    handled = {line["message_id"] for line in pod.said("handled")}
+    assert handled == set(ids)
+    pod.signal(signal.SIGTERM)
+    assert await pod.ended() == 0
+
+
+async def test_a_strangers_entries_are_left_alone_for_min_idle(any_group: Group) -> None:
+    """Another program in the group shows no signs of life: nobody knows that it is dead."""
+    await any_group.create()
+    await any_group.add(1)
+    await any_group.read_as("stranger")
+    handler = Recorder()
+    await any_group.start(handler, min_idle=4)
+    await asyncio.sleep(3.3)
+    assert not handler.seen
+    await handler.has_finished(1, within=5)
+
+
+# -- the decisions ---------------------------------------------------------------------------------------------------
+
+
+def _consumer(name: str, pending: int, idle: Any) -> Consumer:
+    return Consumer(name, pending, idle)
+
+
+def test_only_who_holds_entries_and_is_silent_may_be_dead() -> None:
+    consumers = [
+        _consumer("me", 1, SILENCE * 2),
+        _consumer("busy", 1, SILENCE / 2),
+        _consumer("idle", 0, SILENCE * 2),
+        _consumer("gone", 1, SILENCE * 2),
+        _consumer(POSTPONED, 9, SILENCE * 2),
+    ]
+    assert watch.silent(consumers, "me") == {"gone": SILENCE * 2}
+
+
+def test_a_sign_of_life_between_two_looks_proves_that_nobody_is_dead() -> None:
+    before = {"dead": SILENCE, "alive": SILENCE * 2}
+    now = {"dead": SILENCE + PROOF, "alive": SILENCE * 1.1, "new": SILENCE * 2}
+    assert watch.proven(before, now) == ["dead"]
+
+
+def test_consumers_look_in_turns_one_each_second() -> None:
+    consumers = [_consumer(name, 0, SILENCE) for name in "abc"] + [_consumer("absent", 0, ABSENT * 2)]
+    turns = {name: watch.seconds_to_turn(7.25, consumers, name) for name in "abc"}
+    assert turns == {"a": 1.75, "b": 2.75, "c": 0.75}
+    assert watch.seconds_to_turn(7.95, consumers, "c") == pytest.approx(3.05), "this turn is nearly over"
+
+
+def test_a_name_goes_when_it_has_been_silent_for_long_and_holds_nothing() -> None:
+    consumers = [
+        _consumer("me", 0, FORGOTTEN * 2),
+        _consumer("old", 0, FORGOTTEN * 2),
+        _consumer("holding", 1, FORGOTTEN * 2),
+        _consumer("reading", 0, FORGOTTEN / 2),
+        _consumer(POSTPONED, 0, FORGOTTEN * 2),
+    ]
+    assert watch.gone(consumers, "me") == ["old"]
