@@ -72,7 +72,7 @@ async def test_what_is_in_flight_when_the_group_is_destroyed_stays_pending_until
 
 async def test_what_failed_before_the_group_is_destroyed_is_tried_again(any_group: Group) -> None:
     """It is pending nowhere any more: only this process knows of it."""
-    handler = Recorder(once(RuntimeError("not yet")))
+    handler = Recorder(once(Retry("not yet", after=timedelta(seconds=1))))
     bad, *_ = await any_group.add(1)
     await any_group.start(handler, min_idle=1)
     await handler.has_seen(1)

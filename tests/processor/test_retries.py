@@ -28,9 +28,6 @@ async def test_a_failed_message_is_tried_again_and_redis_counts_it(any_group: Gr
     handler = Recorder(lambda message: ValueError("not yet") if message.deliveries < 4 else None)
     [message_id] = await any_group.add()
     processor = await any_group.start(handler)
-    await handler.has_seen(3)
-    [held] = await any_group.entries()
-    assert held.deliveries in (2, 3)
     await handler.has_finished(1)
     await any_group.settled()
     assert [message.deliveries for message in handler.seen] == [1, 2, 3, 4]
