@@ -1,4 +1,4 @@
-"""Adds entries at a steady rate, each with the time at which it was sent: `python -m benchmarks.producer URL RATE COUNT`.
+"""`python -m benchmarks.producer URL RATE COUNT` adds entries at a steady rate, each with the time it was sent at.
 
 An open loop: the next entry is due when it is due, however long the server took with the last one.
 """

@@ -17,6 +17,7 @@ import redis
 
 from benchmarks.contenders import Contender
 from benchmarks.contenders.course import GROUP, STREAM, Job
+from tests.cluster.errors import BenchError
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 120
@@ -47,6 +48,8 @@ class Lane:
     """Microseconds a message, all threads of the process, from the first message to the last acknowledgement."""
     commands: list[float] = field(default_factory=list)
     mebibytes: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
+    """Which part of their time the slots of `concurrency` were taken by a handler, where handlers take time."""
     delays: list[list[float]] = field(default_factory=list)
     """Milliseconds of each message, a list for each round."""
 
@@ -54,7 +57,7 @@ class Lane:
         return [str(self.batch), self.who.told]
 
 
-def rounds(lanes: Sequence[Lane], number: int, run: Callable[[Lane], None]) -> None:
+def rounds(lanes: Sequence[Lane], number: int, run: Callable[[Lane], object]) -> None:
     """Everybody once, again and again."""
     for each in range(number):
         for lane in lanes:
@@ -63,20 +66,20 @@ def rounds(lanes: Sequence[Lane], number: int, run: Callable[[Lane], None]) -> N
             print(f"round {each + 1}: {said}", file=sys.stderr, flush=True)
 
 
-def race(lane: Lane, url: str, *, handler: Any = "noop") -> None:
-    """The whole backlog is there when the contender starts."""
+def race(lane: Lane, url: str, *, handler: Any = "noop") -> dict[str, Any]:
+    """The whole backlog is there when the contender starts. Returns what the contender said."""
     with redis.Redis.from_url(url) as client:
         fresh(client)
         fill(client, lane.count)
-        _run(lane, client, Job(url, lane.count, lane.batch, lane.concurrency, handler), nullcontext())
+        return _run(lane, client, Job(url, lane.count, lane.batch, lane.concurrency, handler), nullcontext())
 
 
-def live(lane: Lane, url: str, producer: Beside, *, skip: int) -> None:
-    """Entries come while the contender waits for them."""
+def live(lane: Lane, url: str, producer: Beside, *, skip: int) -> dict[str, Any]:
+    """Entries come while the contender waits for them. Returns what the contender said."""
     with redis.Redis.from_url(url) as client:
         fresh(client)
         job = Job(url, lane.count, lane.batch, lane.concurrency, "stamp", skip)
-        _run(lane, client, job, producer(client))
+        return _run(lane, client, job, producer(client))
 
 
 def fresh(client: redis.Redis, *streams: str) -> None:
@@ -98,22 +101,25 @@ def calls(client: redis.Redis) -> int:
     return sum(each["calls"] for name, each in stats.items() if name.removeprefix("cmdstat_") not in OURS)
 
 
-def _run(lane: Lane, client: redis.Redis, job: Job, beside: AbstractContextManager[object]) -> None:
+def _run(lane: Lane, client: redis.Redis, job: Job, beside: AbstractContextManager[object]) -> dict[str, Any]:
     client.config_resetstat()
-    child = subprocess.Popen(
-        lane.who.command(job), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    with child, beside:
-        try:
+    child = subprocess.Popen(lane.who.command(job), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        with beside:
             said, complained = child.communicate(timeout=PATIENCE)
-        finally:
-            child.kill()
+    except BaseException:
+        child.kill()
+        said, complained = child.communicate()
+        print(f"{lane.who.name} said:\n{(said + complained)[-3000:]}", file=sys.stderr)
+        raise
     if child.returncode:
-        raise RuntimeError(f"{lane.who.name} ended with {child.returncode}; it said:\n{(said + complained)[-3000:]}")
-    _note(lane, json.loads(said.splitlines()[-1]), calls(client))
+        raise BenchError(f"{lane.who.name} ended with {child.returncode}; it said:\n{(said + complained)[-3000:]}")
+    result: dict[str, Any] = json.loads(said.splitlines()[-1])
+    _note(lane, result, calls(client))
     found: Any = client.xpending(STREAM, GROUP)
     if found["pending"]:
-        raise RuntimeError(f"{lane.who.name}: {found['pending']} entries are still pending; each must be acknowledged")
+        raise BenchError(f"{lane.who.name}: {found['pending']} entries are still pending; each must be acknowledged")
+    return result
 
 
 def _note(lane: Lane, result: dict[str, Any], commands: int) -> None:
@@ -122,4 +128,5 @@ def _note(lane: Lane, result: dict[str, Any], commands: int) -> None:
     lane.cpu.append(result["cpu_seconds"] / measured * 1e6)
     lane.commands.append((commands - result["polls"]) / lane.count)
     lane.mebibytes.append(result["mebibytes"])
+    lane.busy.append(result.get("handlers_seconds", 0) / lane.concurrency / result["seconds"])
     lane.delays.append(result["delays"] or [])

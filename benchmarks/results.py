@@ -45,6 +45,7 @@ class Section:
     rows: Sequence[Sequence[str]] = ()
     goals: Sequence[Goal] = field(default_factory=list)
     notes: Sequence[str] = ()
+    after: Sequence[str] = ()
 
     def text(self) -> str:
         parts = [f"{_machine()}; {self.facts}", *self.notes]
@@ -52,7 +53,7 @@ class Section:
             parts.append(table(self.head, self.rows))
         if self.goals:
             parts.append(table(["to reach", "bound", "measured", "met"], [goal.row() for goal in self.goals]))
-        return "\n\n".join(parts)
+        return "\n\n".join([*parts, *self.after])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -44,11 +44,13 @@ class Moment:
 
     wall: float
     cpu: float
+    system: float
+    """The part of `cpu` that went into the kernel."""
 
     @classmethod
     def now(cls) -> Self:
         usage = resource.getrusage(resource.RUSAGE_SELF)  # all threads of the process
-        return cls(time.perf_counter(), usage.ru_utime + usage.ru_stime)
+        return cls(time.perf_counter(), usage.ru_utime + usage.ru_stime, usage.ru_stime)
 
 
 class Course:
@@ -61,19 +63,28 @@ class Course:
         self.all_seen: Callable[[], object] = lambda: None
         """Called once when the last message is handled, not yet acknowledged."""
         self.handle = {"noop": self._noop, "wait": self._wait, "stamp": self._stamp}[job.handler]
-        self._began = self._ended = Moment(0, 0)
+        self._began = self._ended = Moment(0, 0, 0)
+        self.handlers_seconds = 0.0
+        self.samples: dict[str, int] = {}
 
     @property
     def over(self) -> bool:
         return self.seen >= self.job.count
 
+    @property
+    def running(self) -> bool:
+        """Whether the clock runs."""
+        return bool(self._began.wall) and not self._ended.wall
+
     async def _noop(self, _data: Any) -> None:
         self._count()
 
     async def _wait(self, _data: Any) -> None:
-        if not self.seen and not self._began.wall:
+        began = time.perf_counter()
+        if not self._began.wall:
             self._began = Moment.now()
         await asyncio.sleep(WAIT_SECONDS)
+        self.handlers_seconds += time.perf_counter() - began
         self.seen += 1
         if self.seen == self.job.count:
             self.all_seen()
@@ -118,9 +129,12 @@ class Course:
         return {
             "seconds": self._ended.wall - self._began.wall,
             "cpu_seconds": self._ended.cpu - self._began.cpu,
+            "system_seconds": self._ended.system - self._began.system,
+            "handlers_seconds": self.handlers_seconds,
             "mebibytes": peak("self"),
             "polls": self.polls,  # of our own: no commands of the contender
             "delays": self.delays,
+            "samples": self.samples,
         }
 
 

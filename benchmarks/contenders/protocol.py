@@ -1,7 +1,8 @@
 """As little as Python can do: an asyncio.Protocol, hiredis, one write for XACK and the next read. No redis-py."""
 
 import asyncio
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import hiredis
@@ -23,8 +24,7 @@ class Wire(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's own is no subclass
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -38,17 +38,27 @@ class Wire(asyncio.Protocol):
         return found
 
 
+def pack_command(command: Sequence[str | bytes]) -> bytes:
+    """What goes over the wire."""
+    packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type] # its types know one argument only
+    return packed
+
+
 async def _run(course: Course) -> None:
     job, address = course.job, urlsplit(course.job.url)
-    _, wire = await asyncio.get_running_loop().create_connection(Wire, address.hostname, address.port)
-    read = hiredis.pack_command((
-        *("XREADGROUP", "GROUP", job.group, CONSUMER, "COUNT", str(job.batch)),
-        *("BLOCK", "1000", "STREAMS", job.stream, ">"),
-    ))
+    _, wire = await asyncio.get_running_loop().create_connection(
+        Wire, address.hostname or "localhost", address.port or 6379
+    )
+    read = pack_command(
+        (
+            *("XREADGROUP", "GROUP", job.group, CONSUMER, "COUNT", str(job.batch)),
+            *("BLOCK", "1000", "STREAMS", job.stream, ">"),
+        )
+    )
     done: list[bytes] = []
     while not course.over:
         if done:
-            wire.transport.write(hiredis.pack_command(("XACK", job.stream, job.group, *done)) + read)
+            wire.transport.write(pack_command(("XACK", job.stream, job.group, *done)) + read)
             await wire.reply()
         else:
             wire.transport.write(read)
@@ -58,7 +68,7 @@ async def _run(course: Course) -> None:
             for message_id, fields in entries:
                 await course.handle(dict(zip(fields[::2], fields[1::2], strict=True)))
                 done.append(message_id)
-    wire.transport.write(hiredis.pack_command(("XACK", job.stream, job.group, *done)))
+    wire.transport.write(pack_command(("XACK", job.stream, job.group, *done)))
     await wire.reply()
     course.end()
     wire.transport.close()

@@ -3,21 +3,20 @@
 import os
 import signal
 import threading
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from benchmarks.contenders.course import CONSUMER, Course
 from benchmarks.pods import environment
 from streamconsumer.processor import main
 
-
-async def handle(data: dict[str, Any]) -> None:
-    """What the environment names; replaced by the course's own before the pod looks for it."""
-    raise NotImplementedError
+handle: Callable[[Any], Coroutine[Any, Any, None]]
+"""What the environment names: the course's own, put here before the pod looks for it."""
 
 
 def run(course: Course) -> None:
     job = course.job
-    global handle  # noqa: PLW0603 - a pod finds its handler by name; this is how the shared one gets one
+    global handle  # noqa: PLW0603 - a pod finds its handler by a name in a module
     handle = course.handle
     os.environ |= environment(
         job.url,

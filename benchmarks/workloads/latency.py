@@ -12,7 +12,7 @@ import redis
 
 from benchmarks.contenders import FASTSTREAM, PIPELINED, PROTOCOL, STREAMCONSUMER
 from benchmarks.figures import median, percentile
-from benchmarks.races import ROOT, Lane, live, rounds
+from benchmarks.races import ROOT, Beside, Lane, live, rounds
 from benchmarks.results import Goal, Section
 from tests.cluster.errors import BenchError
 from tests.cluster.redis_servers import RedisServer
@@ -31,7 +31,7 @@ def measure(number: int) -> Section:
     """Each contender waits for the producer."""
     lanes = [Lane(who, COUNT, BATCH) for who in (STREAMCONSUMER, PROTOCOL, PIPELINED, FASTSTREAM)]
     with RedisServer() as server:
-        rounds(lanes, number, lambda lane: live(lane, server.url, _producing, skip=SKIP))
+        rounds(lanes, number, lambda lane: live(lane, server.url, producing(RATE, COUNT), skip=SKIP))
         facts = (
             f"Redis {server.version} on loopback, {RATE:,} messages a second from a process of its own, "
             f"{(COUNT - SKIP) / RATE:.0f} s, {number} rounds in turns; medians, in brackets least and most."
@@ -44,18 +44,23 @@ def measure(number: int) -> Section:
     return Section("latency", facts, HEAD, [_row(lane) for lane in lanes], goals)
 
 
-@contextmanager
-def _producing(client: redis.Redis) -> Iterator[None]:
-    """Produce as soon as the contender waits for entries."""
-    arguments: Any = client.connection_pool.connection_kwargs
-    url = f"redis://{arguments['host']}:{arguments['port']}"
-    if not wait_until(lambda: client.info("clients")["blocked_clients"] > 0, 15, 0.001):
-        raise BenchError("the contender does not wait for entries")
-    with subprocess.Popen([sys.executable, "-m", "benchmarks.producer", url, str(RATE), str(COUNT)], cwd=ROOT) as child:
-        try:
-            yield
-        finally:
-            child.kill()
+def producing(rate: int, count: int) -> Beside:
+    """A producer that begins as soon as the contender waits for entries."""
+
+    @contextmanager
+    def beside(client: redis.Redis) -> Iterator[None]:
+        arguments: Any = client.connection_pool.connection_kwargs
+        url = f"redis://{arguments['host']}:{arguments['port']}"
+        if not wait_until(lambda: client.info("clients")["blocked_clients"] > 0, 15, 0.001):
+            raise BenchError("the contender does not wait for entries")
+        command = [sys.executable, "-m", "benchmarks.producer", url, str(rate), str(count)]
+        with subprocess.Popen(command, cwd=ROOT) as child:
+            try:
+                yield
+            finally:
+                child.kill()
+
+    return beside
 
 
 def _each(lane: Lane, percent: float) -> list[float]:
