@@ -15,18 +15,14 @@ from typing import Any
 
 import redis
 
-from benchmarks.contenders import Contender
+from benchmarks.contenders import ENTRY, Contender
 from benchmarks.contenders.course import GROUP, STREAM, Job
 from tests.cluster.errors import BenchError
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 120
 
-FILL = """
-for _ = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'id', ARGV[2], 'item', ARGV[3], 'amount', ARGV[4]) end
-"""
-FIELDS = ("1234567", "a" * 60, "b" * 40)
-"""Three fields, a hundred bytes of payload and a number."""
+FILL = "for _ = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2)) end"
 
 OURS = ("info", "config|resetstat")
 """Commands of the harness; its looks at what is pending are counted by whoever takes them."""
@@ -70,7 +66,7 @@ def race(lane: Lane, url: str, *, handler: Any = "noop") -> dict[str, Any]:
     """The whole backlog is there when the contender starts. Returns what the contender said."""
     with redis.Redis.from_url(url) as client:
         fresh(client)
-        fill(client, lane.count)
+        fill(client, lane.count, entry=lane.who.entry)
         return _run(lane, client, Job(url, lane.count, lane.batch, lane.concurrency, handler), nullcontext())
 
 
@@ -89,10 +85,11 @@ def fresh(client: redis.Redis, *streams: str) -> None:
         client.xgroup_create(stream, GROUP, "0", mkstream=True)
 
 
-def fill(client: redis.Redis, count: int, stream: str = STREAM) -> None:
+def fill(client: redis.Redis, count: int, stream: str = STREAM, entry: dict[str, str] = ENTRY) -> None:
     """Entries, made inside the server: a client would take ten times as long."""
+    fields = [each for pair in entry.items() for each in pair]
     for begin in range(0, count, 10_000):
-        client.eval(FILL, 1, stream, min(10_000, count - begin), *FIELDS)
+        client.eval(FILL, 1, stream, min(10_000, count - begin), *fields)
 
 
 def calls(client: redis.Redis) -> int:

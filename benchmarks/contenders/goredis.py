@@ -7,11 +7,9 @@ import hashlib
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.contenders import Contender
-from benchmarks.contenders.course import Job
 from tests.cluster.errors import BenchError, MissingTool
 from tests.cluster.runs import cache_directory, locked
 
@@ -19,24 +17,14 @@ MODULE = Path(__file__).parents[1] / "go"
 SOURCES = ("go.mod", "go.sum", "main.go")
 
 
-@dataclass(frozen=True)
-class GoRedis(Contender):
-    """A program instead of a module."""
-
-    program: Path
-
-    def command(self, job: Job) -> list[str]:
-        return [str(self.program), job.to_json()]
-
-
-def goredis() -> GoRedis:
+def goredis() -> Contender:
     """The contender, built into the project's cache. Raises MissingTool without Go."""
     text = b"".join((MODULE / name).read_bytes() for name in SOURCES)
     program = cache_directory() / "bin" / f"goredis-{hashlib.sha256(text).hexdigest()[:12]}"
     with locked(program.with_name(".goredis.lock")):
         if not program.exists():
             _build(program)
-    return GoRedis("goredis", "go-redis, bare loop, XACK and next read in one pipeline", program)
+    return Contender("goredis", "go-redis, bare loop, XACK and next read in one pipeline", program=program)
 
 
 def _build(program: Path) -> None:

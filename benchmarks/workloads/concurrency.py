@@ -2,7 +2,7 @@
 
 import statistics
 
-from benchmarks.contenders import FASTSTREAM, SEMAPHORE, STREAMCONSUMER, TIMERS
+from benchmarks.contenders import FASTSTREAM, SEMAPHORE, STREAMCONSUMER, TASKIQ, TIMERS
 from benchmarks.contenders.course import WAIT_SECONDS
 from benchmarks.figures import median, ratio
 from benchmarks.races import Lane, race, rounds
@@ -26,7 +26,7 @@ def measure(number: int) -> Section:
         Lane(STREAMCONSUMER, ENTRIES, BATCH, CONCURRENCY),
         Lane(TIMERS, ENTRIES_ONE_BY_ONE, BATCH, CONCURRENCY),
         Lane(SEMAPHORE, ENTRIES, BATCH, CONCURRENCY),
-        Lane(FASTSTREAM, ENTRIES_ONE_BY_ONE, BATCH, CONCURRENCY),
+        *(Lane(who, ENTRIES_ONE_BY_ONE, BATCH, CONCURRENCY) for who in (FASTSTREAM, TASKIQ)),
     ]
     with RedisServer() as server:
         rounds(lanes, number, lambda lane: race(lane, server.url, handler="wait"))

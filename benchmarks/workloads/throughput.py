@@ -3,7 +3,7 @@
 import statistics
 import sys
 
-from benchmarks.contenders import FASTSTREAM, NAIVE, PIPELINED, STREAMCONSUMER
+from benchmarks.contenders import FASTSTREAM, NAIVE, PIPELINED, STREAMCONSUMER, TASKIQ
 from benchmarks.contenders.goredis import goredis
 from benchmarks.figures import median, ratio
 from benchmarks.races import Lane, race, rounds
@@ -39,7 +39,7 @@ def _lanes() -> tuple[list[Lane], list[str]]:
         print(f"go-redis is left out: {missing}", file=sys.stderr, flush=True)
     lanes = [Lane(who, ENTRIES, batch) for batch in (10, 100) for who in (STREAMCONSUMER, *compiled, PIPELINED)]
     # One command a message: the batch makes no difference to these.
-    return [*lanes, *(Lane(who, ENTRIES_ONE_BY_ONE, 100) for who in (NAIVE, FASTSTREAM))], notes
+    return [*lanes, *(Lane(who, ENTRIES_ONE_BY_ONE, 100) for who in (NAIVE, FASTSTREAM, TASKIQ))], notes
 
 
 def _row(lane: Lane, lanes: list[Lane]) -> list[str]:
