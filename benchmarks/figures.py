@@ -19,3 +19,8 @@ def percentile(values: Sequence[float], percent: float) -> float:
     """The least value that so many percent of all do not exceed."""
     ranked = sorted(values)
     return ranked[max(0, -int(-len(ranked) * percent // 100) - 1)]
+
+
+def in_turns(number: int) -> str:
+    """How often everybody ran."""
+    return "one round" if number == 1 else f"{number} rounds in turns; medians, in brackets the least and the most"

@@ -4,7 +4,7 @@ import statistics
 
 from benchmarks.contenders import FASTSTREAM, SEMAPHORE, STREAMCONSUMER, TASKIQ, TIMERS
 from benchmarks.contenders.course import WAIT_SECONDS
-from benchmarks.figures import median, ratio
+from benchmarks.figures import in_turns, median, ratio
 from benchmarks.races import Lane, race, rounds
 from benchmarks.results import Goal, Section
 from tests.cluster.redis_servers import RedisServer
@@ -30,10 +30,7 @@ def measure(number: int) -> Section:
     ]
     with RedisServer() as server:
         rounds(lanes, number, lambda lane: race(lane, server.url, handler="wait"))
-        facts = (
-            f"Redis {server.version} on loopback, {CONCURRENCY} at the same time, {number} rounds in turns; "
-            "medians, in brackets least and most."
-        )
+        facts = f"Redis {server.version} on loopback, {CONCURRENCY} at the same time, {in_turns(number)}."
     ours, timers = lanes[0], lanes[1]
     ideal = statistics.median(ours.per_second) / IDEAL * 100
     goals = [

@@ -11,7 +11,7 @@ from typing import Any
 import redis
 
 from benchmarks.contenders import FASTSTREAM, PIPELINED, PROTOCOL, STREAMCONSUMER
-from benchmarks.figures import median, percentile
+from benchmarks.figures import in_turns, median, percentile
 from benchmarks.races import ROOT, Beside, Lane, live, rounds
 from benchmarks.results import Goal, Section
 from tests.cluster.errors import BenchError
@@ -20,8 +20,8 @@ from tests.cluster.runs import wait_until
 
 ROUNDS = 3
 RATE = 1_000
-SKIP, COUNT = 500, 5_500
-"""Half a second warms up, five are measured."""
+SKIP, COUNT = 500, 4_500
+"""Half a second warms up, four are measured."""
 BATCH = 100
 
 HEAD = ["who", "p50 ms", "p99 ms", "most ms", "CPU µs a message", "commands a message"]
@@ -34,7 +34,7 @@ def measure(number: int) -> Section:
         rounds(lanes, number, lambda lane: live(lane, server.url, producing(RATE, COUNT), skip=SKIP))
         facts = (
             f"Redis {server.version} on loopback, {RATE:,} messages a second from a process of its own, "
-            f"{(COUNT - SKIP) / RATE:.0f} s, {number} rounds in turns; medians, in brackets least and most."
+            f"{(COUNT - SKIP) / RATE:.0f} s, {in_turns(number)}."
         )
     ours = lanes[0]
     goals = [

@@ -15,7 +15,7 @@ from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 1
 BACKLOG = 400_000
-LIVE_SECONDS, SKIP = 12, 500
+LIVE_SECONDS, SKIP = 8, 500
 SHOWN = 0.015
 """Functions with a smaller share in every run are summed up in one row."""
 

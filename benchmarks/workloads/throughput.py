@@ -5,7 +5,7 @@ import sys
 
 from benchmarks.contenders import FASTSTREAM, NAIVE, PIPELINED, STREAMCONSUMER, TASKIQ
 from benchmarks.contenders.goredis import goredis
-from benchmarks.figures import median, ratio
+from benchmarks.figures import in_turns, median, ratio
 from benchmarks.races import Lane, race, rounds
 from benchmarks.results import Goal, Section
 from tests.cluster.errors import MissingTool
@@ -26,7 +26,7 @@ def measure(number: int) -> Section:
     lanes, notes = _lanes()
     with RedisServer() as server:
         rounds(lanes, number, lambda lane: race(lane, server.url))
-        facts = f"Redis {server.version} on loopback, {number} rounds in turns; medians, in brackets least and most."
+        facts = f"Redis {server.version} on loopback, {in_turns(number)}."
     return Section("throughput", facts, HEAD, [_row(lane, lanes) for lane in lanes], _goals(lanes), notes)
 
 
