@@ -14,7 +14,8 @@ from benchmarks.contenders.course import CONSUMER, Course
 
 
 def run(course: Course) -> None:
-    uvloop.run(_run(course))
+    # Not uvloop.run: that cancels the worker and waits for it, and now and then the worker goes on instead.
+    uvloop.new_event_loop().run_until_complete(_run(course))
 
 
 async def _run(course: Course) -> None:
@@ -37,4 +38,4 @@ async def _run(course: Course) -> None:
     receiving = asyncio.create_task(run_receiver_task(broker, max_async_tasks=job.concurrency))
     await over.wait()
     await course.settled()
-    receiving.cancel()
+    assert not receiving.done()
