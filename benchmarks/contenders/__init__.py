@@ -45,4 +45,4 @@ PROTOCOL = Contender("protocol", "bare asyncio.Protocol and hiredis, XACK and ne
 FASTSTREAM = Contender("faststream", "FastStream")
 TASKIQ = Contender("taskiq", "taskiq-redis", wrapped=True)
 TIMERS = Contender("timers", "no Redis: the handlers alone, what the loop's timers allow")
-SAMPLED = Contender("sampled", "StreamConsumer, looked at every millisecond")
+SAMPLED = Contender("sampled", "StreamConsumer, sampled")

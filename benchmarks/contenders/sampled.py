@@ -1,4 +1,4 @@
-"""StreamConsumer while a timer interrupts it for each millisecond of CPU that it used, and notes what it was at.
+"""StreamConsumer while a timer interrupts it every few milliseconds of CPU, and notes what it was at.
 
 A profiler that is called with every function would distort what it measures: here most functions cost less than the
 call of the profiler. What the loop does in C counts for the Python function that it calls next.
@@ -14,6 +14,7 @@ from benchmarks.contenders import streamconsumer as pod
 from benchmarks.contenders.course import Course
 
 EVERY_SECONDS = 0.001
+"""The kernel looks only at its own ticks, mostly every 4 ms."""
 OURS = f"{Path(streamconsumer.__file__).parent}/"
 HANDLER = str(Path(__file__).with_name("course.py"))
 
@@ -50,5 +51,7 @@ def _library(path: str) -> str:
     """A distribution's package, or a module of Python's own; dataclasses write their functions into a string."""
     if path == "<string>":
         return "dataclass"
+    if path.endswith("_weakrefset.py"):  # asyncio's list of all tasks
+        return "asyncio"
     name = path.rpartition("site-packages/")[2] if "site-packages/" in path else path.rpartition("/lib/python")[2]
     return next((part for part in name.split("/") if part and not part[0].isdigit()), "").removesuffix(".py")

@@ -8,54 +8,48 @@ import redis
 
 from benchmarks.contenders import SAMPLED
 from benchmarks.parts import prices
-from benchmarks.races import Lane, live, race
+from benchmarks.races import Lane, race
 from benchmarks.results import Section, table
-from benchmarks.workloads.latency import RATE, producing
 from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 1
-BACKLOG = 400_000
-LIVE_SECONDS, SKIP = 8, 500
+ENTRIES = {100: 400_000, 10: 200_000, 1: 40_000}
+"""At 1 a read every message pays for a round trip of its own, as it does at a low rate."""
 SHOWN = 0.015
 """Functions with a smaller share in every run are summed up in one row."""
 
-RUNS = ("a backlog, 100 a read", "a backlog, 10 a read", f"{RATE:,} a second")
+HEAD = [f"{batch} a read" for batch in ENTRIES]
 
 
 def measure(number: int) -> Section:
-    """Three runs of the same pod. `number` makes them longer."""
+    """A backlog for the same pod, with three batch counts. `number` makes it longer."""
     with RedisServer() as server, redis.Redis.from_url(server.url) as client:
-        runs = [
-            _Run(client, Lane(SAMPLED, BACKLOG * number, 100), lambda lane: race(lane, server.url)),
-            _Run(client, Lane(SAMPLED, BACKLOG * number // 2, 10), lambda lane: race(lane, server.url)),
-            _Run(
-                client,
-                Lane(SAMPLED, RATE * LIVE_SECONDS * number + SKIP, 100),
-                lambda lane: live(lane, server.url, producing(RATE, lane.count), skip=SKIP),
-            ),
-        ]
-        facts = f"Redis {server.version} on loopback, one run each; microseconds a message."
+        runs = [_Run(client, Lane(SAMPLED, ENTRIES[batch] * number, batch), server.url) for batch in ENTRIES]
+        facts = f"Redis {server.version} on loopback, a backlog, one run each; microseconds a message."
+    most, _, least = runs
+    trip = (least.cpu - most.cpu) / (1 / 1 - 1 / 100)
     rows = [
         ["**from message to message**", *(f"**{run.wall:.2f}**" for run in runs)],
         ["Redis' own time: XREADGROUP, XACK", *(f"{run.server:.2f}" for run in runs)],
         ["waiting: for Redis, for the kernel", *(f"{max(0, run.wall - run.cpu):.2f}" for run in runs)],
         ["CPU of the pod", *(f"{run.cpu:.2f}" for run in runs)],
         ["… of it in the kernel", *(f"{run.system:.2f}" for run in runs)],
+        ["… of it for round trips", *(f"{trip / run.batch:.2f}" for run in runs)],
     ]
-    functions = table(["CPU of the pod, by function with what it calls in libraries", *RUNS], _functions(runs))
+    functions = table(["CPU of the pod, by function with what it calls in libraries", *HEAD], _functions(runs))
     steps = [[told, f"{price:.2f}"] for told, price in prices()]
-    notes = [functions, table(["single steps, each in a loop of its own, in batches of 100", "µs a message"], steps)]
-    return Section("profile", facts, ["", *RUNS], rows, after=notes)
+    after = [functions, table(["single steps, each in a loop of its own, in batches of 100", "µs a message"], steps)]
+    return Section("profile", facts, ["", *HEAD], rows, after=after)
 
 
 class _Run:
     """One run, everything as microseconds a message."""
 
-    def __init__(self, client: redis.Redis, lane: Lane, run: Any) -> None:
-        result = run(lane)
-        count = len(result["delays"]) or lane.count
-        self.wall = result["seconds"] / count * 1e6
-        self.cpu, self.system = lane.cpu[-1], result["system_seconds"] / count * 1e6
+    def __init__(self, client: redis.Redis, lane: Lane, url: str) -> None:
+        result = race(lane, url)
+        self.batch = lane.batch
+        self.wall = result["seconds"] / lane.count * 1e6
+        self.cpu, self.system = lane.cpu[-1], result["system_seconds"] / lane.count * 1e6
         stats: Any = client.info("commandstats")
         self.server = sum(stats[f"cmdstat_{name}"]["usec"] for name in ("xreadgroup", "xack")) / lane.count
         found: dict[str, int] = result["samples"]

@@ -26,7 +26,10 @@ def measure(number: int) -> Section:
     lanes, notes = _lanes()
     with RedisServer() as server:
         rounds(lanes, number, lambda lane: race(lane, server.url))
-        facts = f"Redis {server.version} on loopback, {in_turns(number)}."
+        facts = (
+            f"Redis {server.version} on loopback, {ENTRIES:,} entries ({ENTRIES_ONE_BY_ONE:,} where each "
+            f"is acknowledged by itself), {in_turns(number)}."
+        )
     return Section("throughput", facts, HEAD, [_row(lane, lanes) for lane in lanes], _goals(lanes), notes)
 
 
