@@ -3,7 +3,7 @@
 #   make demo       the orders example on an embedded Valkey, without Docker or a cluster
 #   make test       unit tests, and tests on real Redis, Valkey, a collector and a Kubernetes API server
 #   make e2e        a whole single-node Kubernetes: images, chart, pods (root, Debian packages; see tests/cluster)
-#   make bench      throughput beside a bare loop and FastStream, into benchmarks/RESULTS.md
+#   make bench      speed beside bare loops, go-redis, FastStream and taskiq, into benchmarks/RESULTS.md (6 minutes)
 #   make check      linters, types, import contracts, generated files
 #   make generate   what is computed from the models: CRD, docs/reference.md
 #   make lock       pin dependencies anew (UPGRADE=1 takes newer ones); needs uv
@@ -41,7 +41,7 @@ e2e: .venv/development
 	$(PYTEST) -m e2e -s tests
 
 bench: .venv/development
-	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks
 
 generate: .venv/development
 	$(BIN)/python -m tools.generate

@@ -1,0 +1,48 @@
+"""Who runs in the races. Each is a process of its own: `python -m benchmarks.contenders NAME JOB` prints one line."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.contenders.course import Job
+
+ENTRY = {"id": "1234567", "item": "a" * 60, "amount": "b" * 40}
+"""Three fields, a hundred bytes of payload and a number."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`name` is its module here, unless it is a program."""
+
+    name: str
+    told: str
+    """What the tables call it."""
+    wrapped: bool = False
+    """Whether its entries have a form of its own."""
+    program: Path | None = None
+
+    @property
+    def entry(self) -> dict[str, str]:
+        """What its stream is filled with."""
+        if not self.wrapped:
+            return ENTRY
+        task = {"task_id": "1", "task_name": "handle", "labels": {}, "args": [ENTRY], "kwargs": {}}
+        return {"data": json.dumps(task)}
+
+    def command(self, job: Job) -> list[str]:
+        """What runs it as a process of its own."""
+        if self.program:
+            return [str(self.program), job.to_json()]
+        return [sys.executable, "-m", "benchmarks.contenders", self.name, job.to_json()]
+
+
+STREAMCONSUMER = Contender("streamconsumer", "StreamConsumer")
+PIPELINED = Contender("pipelined", "bare redis-py loop, XACK and next read in one pipeline")
+NAIVE = Contender("naive", "bare redis-py loop, XACK for each message")
+SEMAPHORE = Contender("semaphore", "bare redis-py loop, task a message, semaphore, one XACK for what is done")
+PROTOCOL = Contender("protocol", "bare asyncio.Protocol and hiredis, XACK and next read in one write")
+FASTSTREAM = Contender("faststream", "FastStream")
+TASKIQ = Contender("taskiq", "taskiq-redis", wrapped=True)
+TIMERS = Contender("timers", "no Redis: the handlers alone, what the loop's timers allow")
+SAMPLED = Contender("sampled", "StreamConsumer, sampled")

@@ -1,0 +1,144 @@
+"""What all contenders share: the job, the handler, and the clock from the first message to the last acknowledgement."""
+
+import asyncio
+import json
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import redis
+
+STREAM, GROUP, CONSUMER = "bench", "bench", "one"
+WAIT_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a contender is told, as one argument of JSON; benchmarks/go reads the same."""
+
+    url: str
+    count: int
+    batch: int
+    concurrency: int = 1
+    handler: Literal["noop", "wait", "stamp"] = "noop"
+    """Nothing; 10 ms of waiting; noting how long ago the entry was sent."""
+    skip: int = 0
+    """So many messages warm up: they are handled and not measured."""
+    stream: str = STREAM
+    group: str = GROUP
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls(**json.loads(text))
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Two clocks read together."""
+
+    wall: float
+    cpu: float
+    system: float
+    """The part of `cpu` that went into the kernel."""
+
+    @classmethod
+    def now(cls) -> Self:
+        usage = resource.getrusage(resource.RUSAGE_SELF)  # all threads of the process
+        return cls(time.perf_counter(), usage.ru_utime + usage.ru_stime, usage.ru_stime)
+
+
+class Course:
+    """The handler that all share, in the kind that the job asks for, and what it saw."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.seen = self.polls = 0
+        self.delays: list[float] = []
+        self.all_seen: Callable[[], object] = lambda: None
+        """Called once when the last message is handled, not yet acknowledged."""
+        self.handle = {"noop": self._noop, "wait": self._wait, "stamp": self._stamp}[job.handler]
+        self._began = self._ended = Moment(0, 0, 0)
+        self.handlers_seconds = 0.0
+        self.samples: dict[str, int] = {}
+
+    @property
+    def over(self) -> bool:
+        return self.seen >= self.job.count
+
+    @property
+    def running(self) -> bool:
+        """Whether the clock runs."""
+        return bool(self._began.wall) and not self._ended.wall
+
+    async def _noop(self, _data: Any) -> None:
+        self._count()
+
+    async def _wait(self, _data: Any) -> None:
+        began = time.perf_counter()
+        if not self._began.wall:
+            self._began = Moment.now()
+        await asyncio.sleep(WAIT_SECONDS)
+        self.handlers_seconds += time.perf_counter() - began
+        self.seen += 1
+        if self.seen == self.job.count:
+            self.all_seen()
+
+    async def _stamp(self, data: Any) -> None:
+        now = time.time_ns()
+        self._count()
+        if self.seen > self.job.skip:
+            self.delays.append((now - int(data.get("sent") or data[b"sent"])) / 1e6)
+
+    def _count(self) -> None:
+        if self.seen == self.job.skip:
+            self._began = Moment.now()
+        self.seen += 1
+        if self.seen == self.job.count:
+            self.all_seen()
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Every acknowledgement has arrived."""
+        self._ended = Moment.now()
+
+    async def settled(self) -> None:
+        """For whoever cannot know by itself: wait until Redis holds nothing pending."""
+        await asyncio.to_thread(self.wait_until_settled)
+
+    def wait_until_settled(self) -> None:
+        """The same for threads."""
+        with redis.Redis.from_url(self.job.url) as client:
+            while self._pending(client):
+                time.sleep(0.001)
+        self.end()
+
+    def _pending(self, client: redis.Redis) -> int:
+        self.polls += 1
+        found: Any = client.xpending(self.job.stream, self.job.group)
+        return int(found["pending"])
+
+    def result(self) -> dict[str, Any]:
+        """One line of JSON."""
+        return {
+            "seconds": self._ended.wall - self._began.wall,
+            "cpu_seconds": self._ended.cpu - self._began.cpu,
+            "system_seconds": self._ended.system - self._began.system,
+            "handlers_seconds": self.handlers_seconds,
+            "mebibytes": peak("self"),
+            "polls": self.polls,  # of our own: no commands of the contender
+            "delays": self.delays,
+            "samples": self.samples,
+        }
+
+
+def peak(pid: int | str) -> float:
+    """The greatest resident size of a process so far, in MiB; getrusage would count what it was forked from."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024

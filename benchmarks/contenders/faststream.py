@@ -1,0 +1,32 @@
+"""FastStream's Redis broker: its logs off, on uvloop, as many entries a read as the others; acknowledges each message
+by itself."""
+
+import asyncio
+from typing import Any
+
+import uvloop
+from faststream.redis import RedisBroker, StreamSub
+
+from benchmarks.contenders.course import CONSUMER, Course
+
+
+def run(course: Course) -> None:
+    uvloop.run(_run(course))
+
+
+async def _run(course: Course) -> None:
+    job = course.job
+    over = asyncio.Event()
+    course.all_seen = over.set
+    broker = RedisBroker(job.url, logger=None)  # type: ignore[arg-type] # None is how its documentation turns logs off
+    # With workers it names its consumer itself and refuses another name.
+    subscription = StreamSub(job.stream, group=job.group, consumer=CONSUMER, max_records=job.batch)
+
+    @broker.subscriber(stream=subscription, max_workers=job.concurrency)
+    async def handle(message: dict[str, Any]) -> None:
+        await course.handle(message)
+
+    await broker.start()
+    await over.wait()
+    await course.settled()
+    await broker.stop()

@@ -1,0 +1,25 @@
+"""The loop of the tutorials: a read, then an acknowledgement for each message."""
+
+from typing import Any
+
+import uvloop
+from redis.asyncio import Redis
+
+from benchmarks.contenders.course import CONSUMER, Course
+
+
+def run(course: Course) -> None:
+    uvloop.run(_run(course))
+
+
+async def _run(course: Course) -> None:
+    job = course.job
+    client = Redis.from_url(job.url)
+    while not course.over:
+        reply: Any = await client.xreadgroup(job.group, CONSUMER, {job.stream: ">"}, count=job.batch, block=1000)
+        for _, entries in reply:
+            for message_id, data in entries:
+                await course.handle(data)
+                await client.xack(job.stream, job.group, message_id)
+    course.end()
+    await client.aclose()

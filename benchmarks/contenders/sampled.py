@@ -1,0 +1,57 @@
+"""StreamConsumer while a timer interrupts it every few milliseconds of CPU, and notes what it was at.
+
+A profiler that is called with every function would distort what it measures: here most functions cost less than the
+call of the profiler. What the loop does in C counts for the Python function that it calls next.
+"""
+
+import signal
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+
+import streamconsumer
+from benchmarks.contenders import streamconsumer as pod
+from benchmarks.contenders.course import Course
+
+EVERY_SECONDS = 0.001
+"""The kernel looks only at its own ticks, mostly every 4 ms."""
+OURS = f"{Path(streamconsumer.__file__).parent}/"
+HANDLER = str(Path(__file__).with_name("course.py"))
+
+
+def run(course: Course) -> None:
+    samples: Counter[str] = Counter()
+
+    def sample(_number: int, frame: FrameType | None) -> None:
+        if course.running:
+            samples[_whose(frame)] += 1
+
+    signal.signal(signal.SIGPROF, sample)
+    signal.setitimer(signal.ITIMER_PROF, EVERY_SECONDS, EVERY_SECONDS)
+    pod.run(course)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    course.samples = dict(samples)
+
+
+def _whose(frame: FrameType | None) -> str:
+    """`file: function|library`: the innermost function of ours, and what it had called outside."""
+    library = ""
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename.startswith(HANDLER):
+            return "the handler itself|"
+        if code.co_filename.startswith(OURS) and not code.co_filename.endswith("/main.py"):
+            return f"{code.co_filename.removeprefix(OURS)}: {code.co_qualname}|{library}"
+        library = library or _library(code.co_filename)
+        frame = frame.f_back
+    return f"the event loop between our functions|{library}"
+
+
+def _library(path: str) -> str:
+    """A distribution's package, or a module of Python's own; dataclasses write their functions into a string."""
+    if path == "<string>":
+        return "dataclass"
+    if path.endswith("_weakrefset.py"):  # asyncio's list of all tasks
+        return "asyncio"
+    name = path.rpartition("site-packages/")[2] if "site-packages/" in path else path.rpartition("/lib/python")[2]
+    return next((part for part in name.split("/") if part and not part[0].isdigit()), "").removesuffix(".py")

@@ -1,0 +1,30 @@
+"""What the pods of the workloads run."""
+
+import asyncio
+import os
+import time
+from typing import Any
+
+from streamconsumer.processor import current_message
+
+
+async def nothing(_data: dict[str, Any]) -> None:
+    pass
+
+
+async def hold(_data: dict[str, Any]) -> None:
+    """Never done: what this pod was given, it holds."""
+    await asyncio.Event().wait()
+
+
+async def note(_data: dict[str, Any]) -> None:
+    """Say when the message was begun."""
+    os.write(1, f"begun {current_message().message_id} {time.time()}\n".encode())
+
+
+async def wait_10ms(_data: dict[str, Any]) -> None:
+    await asyncio.sleep(0.01)
+
+
+async def wait_100ms(_data: dict[str, Any]) -> None:
+    await asyncio.sleep(0.1)

@@ -1,0 +1,129 @@
+"""One contender on a fresh stream, as a child process, and what came of it by its own clock and by Redis' counters.
+
+Rounds are interleaved: in each, everybody runs once, so that a slow minute of the machine hits all alike. A run that
+leaves an entry pending is an error: whoever does not acknowledge is not in the race.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from benchmarks.contenders import ENTRY, Contender
+from benchmarks.contenders.course import GROUP, STREAM, Job
+from tests.cluster.errors import BenchError
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 120
+
+FILL = "for _ = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2)) end"
+
+OURS = ("info", "config|resetstat")
+"""Commands of the harness; its looks at what is pending are counted by whoever takes them."""
+
+Beside = Callable[[redis.Redis], AbstractContextManager[object]]
+"""What goes on while the contender runs, such as a producer."""
+
+
+@dataclass
+class Lane:
+    """One contender with one job, and what its rounds gave."""
+
+    who: Contender
+    count: int
+    batch: int
+    concurrency: int = 1
+    per_second: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    """Microseconds a message, all threads of the process, from the first message to the last acknowledgement."""
+    commands: list[float] = field(default_factory=list)
+    mebibytes: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
+    """Which part of their time the slots of `concurrency` were taken by a handler, where handlers take time."""
+    delays: list[list[float]] = field(default_factory=list)
+    """Milliseconds of each message, a list for each round."""
+
+    def cells(self) -> list[str]:
+        return [str(self.batch), self.who.told]
+
+
+def rounds(lanes: Sequence[Lane], number: int, run: Callable[[Lane], object]) -> None:
+    """Everybody once, again and again."""
+    for each in range(number):
+        for lane in lanes:
+            run(lane)
+            said = f"{lane.who.name} at {lane.batch}: {lane.per_second[-1]:,.0f}/s, {lane.cpu[-1]:.1f} µs"
+            print(f"round {each + 1}: {said}", file=sys.stderr, flush=True)
+
+
+def race(lane: Lane, url: str, *, handler: Any = "noop") -> dict[str, Any]:
+    """The whole backlog is there when the contender starts. Returns what the contender said."""
+    with redis.Redis.from_url(url) as client:
+        fresh(client)
+        fill(client, lane.count, entry=lane.who.entry)
+        return _run(lane, client, Job(url, lane.count, lane.batch, lane.concurrency, handler), nullcontext())
+
+
+def live(lane: Lane, url: str, producer: Beside, *, skip: int) -> dict[str, Any]:
+    """Entries come while the contender waits for them. Returns what the contender said."""
+    with redis.Redis.from_url(url) as client:
+        fresh(client)
+        job = Job(url, lane.count, lane.batch, lane.concurrency, "stamp", skip)
+        return _run(lane, client, job, producer(client))
+
+
+def fresh(client: redis.Redis, *streams: str) -> None:
+    """An empty server with a group on each stream."""
+    client.flushall()
+    for stream in streams or (STREAM,):
+        client.xgroup_create(stream, GROUP, "0", mkstream=True)
+
+
+def fill(client: redis.Redis, count: int, stream: str = STREAM, entry: dict[str, str] = ENTRY) -> None:
+    """Entries, made inside the server: a client would take ten times as long."""
+    fields = [each for pair in entry.items() for each in pair]
+    for begin in range(0, count, 10_000):
+        client.eval(FILL, 1, stream, min(10_000, count - begin), *fields)
+
+
+def calls(client: redis.Redis) -> int:
+    """How many commands the server has run since its counters were reset, those inside scripts included."""
+    stats: Any = client.info("commandstats")
+    return sum(each["calls"] for name, each in stats.items() if name.removeprefix("cmdstat_") not in OURS)
+
+
+def _run(lane: Lane, client: redis.Redis, job: Job, beside: AbstractContextManager[object]) -> dict[str, Any]:
+    client.config_resetstat()
+    child = subprocess.Popen(lane.who.command(job), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        with beside:
+            said, complained = child.communicate(timeout=PATIENCE)
+    except BaseException:
+        child.kill()
+        said, complained = child.communicate()
+        print(f"{lane.who.name} said:\n{(said + complained)[-3000:]}", file=sys.stderr)
+        raise
+    if child.returncode:
+        raise BenchError(f"{lane.who.name} ended with {child.returncode}; it said:\n{(said + complained)[-3000:]}")
+    result: dict[str, Any] = json.loads(said.splitlines()[-1])
+    _note(lane, result, calls(client))
+    found: Any = client.xpending(STREAM, GROUP)
+    if found["pending"]:
+        raise BenchError(f"{lane.who.name}: {found['pending']} entries are still pending; each must be acknowledged")
+    return result
+
+
+def _note(lane: Lane, result: dict[str, Any], commands: int) -> None:
+    measured = len(result["delays"] or ()) or lane.count
+    lane.per_second.append(measured / result["seconds"])
+    lane.cpu.append(result["cpu_seconds"] / measured * 1e6)
+    lane.commands.append((commands - result["polls"]) / lane.count)
+    lane.mebibytes.append(result["mebibytes"])
+    lane.busy.append(result.get("handlers_seconds", 0) / lane.concurrency / result["seconds"])
+    lane.delays.append(result["delays"] or [])

@@ -1,0 +1,76 @@
+"""The one writer of RESULTS.md: each workload's tables between its markers; what people wrote around them stays."""
+
+import operator
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+COMPARE = {"at least": operator.ge, "at most": operator.le, "under": operator.lt}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A promise about a figure, and what it was this time."""
+
+    what: str
+    bound: str
+    """`at least`, `at most` or `under`."""
+    limit: float
+    measured: float
+    digits: int = 2
+    unit: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Judged as it is printed: nobody can read more digits."""
+        return bool(COMPARE[self.bound](round(self.measured, self.digits), self.limit))
+
+    def row(self) -> list[str]:
+        limit, measured = f"{self.limit:,.10g}", f"{self.measured:,.{self.digits}f}"
+        unit = f" {self.unit}" if self.unit else ""
+        return [self.what, f"{self.bound} {limit}{unit}", f"{measured}{unit}", "yes" if self.met else "**no**"]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one workload found out."""
+
+    name: str
+    facts: str
+    """How it was measured, one sentence."""
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    goals: Sequence[Goal] = field(default_factory=list)
+    notes: Sequence[str] = ()
+    after: Sequence[str] = ()
+
+    def text(self) -> str:
+        parts = [f"{_machine()}; {self.facts}", *self.notes]
+        if self.rows:
+            parts.append(table(self.head, self.rows))
+        if self.goals:
+            parts.append(table(["to reach", "bound", "measured", "met"], [goal.row() for goal in self.goals]))
+        return "\n\n".join([*parts, *self.after])
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def write(section: Section, path: Path = RESULTS) -> None:
+    """Put the section between its markers; one without markers gets them at the end."""
+    begin, end = f"<!-- begin {section.name} -->", f"<!-- end {section.name} -->"
+    text = path.read_text()
+    if begin not in text:
+        text = f"{text.rstrip()}\n\n{begin}\n{end}\n"
+    before, _, rest = text.partition(begin)
+    after = rest.partition(end)[2]
+    path.write_text(f"{before}{begin}\n{section.text()}\n{end}{after}")
+
+
+def _machine() -> str:
+    return f"CPython {platform.python_version()}, {os.cpu_count()} cores"

@@ -1,0 +1,60 @@
+"""A handler that waits 10 ms, a hundred at the same time: how near to the ideal of 10,000 a second."""
+
+import statistics
+
+from benchmarks.contenders import FASTSTREAM, SEMAPHORE, STREAMCONSUMER, TASKIQ, TIMERS
+from benchmarks.contenders.course import WAIT_SECONDS
+from benchmarks.figures import in_turns, median, ratio
+from benchmarks.races import Lane, race, rounds
+from benchmarks.results import Goal, Section
+from tests.cluster.redis_servers import RedisServer
+
+ROUNDS = 3
+CONCURRENCY = BATCH = 100
+IDEAL = CONCURRENCY / WAIT_SECONDS
+ENTRIES, ENTRIES_ONE_BY_ONE = 30_000, 6_000
+
+HEAD = [
+    *("batch", "who", "messages a second", "of the ideal", "to the timers alone", "slots busy"),
+    *("CPU µs a message", "commands a message", "peak MiB"),
+]
+
+
+def measure(number: int) -> Section:
+    """From the first handler's start to the last acknowledgement."""
+    lanes = [
+        Lane(STREAMCONSUMER, ENTRIES, BATCH, CONCURRENCY),
+        Lane(TIMERS, ENTRIES_ONE_BY_ONE, BATCH, CONCURRENCY),
+        Lane(SEMAPHORE, ENTRIES, BATCH, CONCURRENCY),
+        *(Lane(who, ENTRIES_ONE_BY_ONE, BATCH, CONCURRENCY) for who in (FASTSTREAM, TASKIQ)),
+    ]
+    with RedisServer() as server:
+        rounds(lanes, number, lambda lane: race(lane, server.url, handler="wait"))
+        facts = f"Redis {server.version} on loopback, {CONCURRENCY} at the same time, {in_turns(number)}."
+    ours, timers = lanes[0], lanes[1]
+    ideal = statistics.median(ours.per_second) / IDEAL * 100
+    goals = [
+        Goal("of the ideal 10,000 a second", "at least", 95, ideal, 1, "%"),
+        Goal(
+            "of what the loop's timers reach alone",
+            "at least",
+            95,
+            ratio(ours.per_second, timers.per_second) * 100,
+            1,
+            "%",
+        ),
+    ]
+    return Section("concurrency", facts, HEAD, [_row(lane, timers) for lane in lanes], goals)
+
+
+def _row(lane: Lane, timers: Lane) -> list[str]:
+    return [
+        *lane.cells(),
+        median(lane.per_second),
+        f"{statistics.median(lane.per_second) / IDEAL:.1%}",
+        f"{ratio(lane.per_second, timers.per_second):.2f}",
+        f"{statistics.median(lane.busy):.1%}",
+        f"{statistics.median(lane.cpu):.1f}",
+        f"{statistics.median(lane.commands):.3f}",
+        f"{statistics.median(lane.mebibytes):.0f}",
+    ]

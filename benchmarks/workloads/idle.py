@@ -1,0 +1,74 @@
+"""Pods with nothing to do: what they cost Redis and the node."""
+
+import time
+from contextlib import ExitStack
+from typing import Any
+
+import redis
+
+from benchmarks.contenders.course import GROUP, STREAM
+from benchmarks.contenders.course import peak as resident
+from benchmarks.pods import Pod
+from benchmarks.races import OURS, calls, fresh
+from benchmarks.results import Goal, Section
+from tests.cluster.redis_servers import RedisServer
+
+ROUNDS = 1
+SECONDS = 30
+SETTLES_AFTER = 3.0
+"""What a start costs is none of it."""
+PODS = (1, 4)
+"""Two groups on servers of their own: their difference is what a further pod costs."""
+
+HEAD = ["pods in the group", "commands a second", "which", "CPU ms a second and pod", "peak MiB a pod"]
+
+
+def measure(number: int) -> Section:
+    """A group of one and a group of several, at the same time; each round goes on where the last one ended."""
+    with ExitStack() as stack:
+        groups = [_Group(stack, pods) for pods in PODS]
+        time.sleep(SETTLES_AFTER)
+        began = time.monotonic()
+        for group in groups:
+            group.begin()
+        time.sleep(SECONDS * number)
+        rows = [group.end(time.monotonic() - began) for group in groups]
+        version = groups[0].server.version
+    few, many = (group.per_second for group in groups)
+    pod = (many - few) / (PODS[1] - PODS[0])
+    goals = [
+        Goal("commands a second for a further pod", "at most", 0.3, pod),
+        Goal("commands a second for the group's watch", "at most", 1, few - pod),
+    ]
+    facts = f"Redis {version} on loopback, pods at their defaults, {SECONDS * number} s of nothing to do."
+    return Section("idle", facts, HEAD, rows, goals)
+
+
+class _Group:
+    def __init__(self, stack: ExitStack, size: int) -> None:
+        self.per_second = 0.0
+        self.server = stack.enter_context(RedisServer())
+        self._client = stack.enter_context(redis.Redis.from_url(self.server.url))
+        fresh(self._client)
+        settings = {"stream": STREAM, "consumer_group": GROUP}
+        self._pods = [
+            stack.enter_context(Pod(self.server.url, "nothing", f"pod-{each}", **settings)) for each in range(size)
+        ]
+        for pod in self._pods:
+            pod.listening()
+
+    def begin(self) -> None:
+        self._client.config_resetstat()
+        self._cpu = sum(pod.cpu_seconds() for pod in self._pods)
+
+    def end(self, seconds: float) -> list[str]:
+        cpu = (sum(pod.cpu_seconds() for pod in self._pods) - self._cpu) / seconds / len(self._pods)
+        self.per_second = calls(self._client) / seconds
+        memory = max(resident(pod.process.pid) for pod in self._pods)
+        return [str(len(self._pods)), f"{self.per_second:.2f}", self._which(), f"{cpu * 1000:.1f}", f"{memory:.0f}"]
+
+    def _which(self) -> str:
+        stats: Any = self._client.info("commandstats")
+        counts = {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats.items()}
+        ranked = sorted(counts.items(), key=lambda each: -each[1])
+        return ", ".join(f"{name.upper().replace('|', ' ')} {count}" for name, count in ranked if name not in OURS)

@@ -1,0 +1,76 @@
+"""A steady thousand a second: how long from XADD to the start of the handler, and what a message costs when batches
+shrink to one."""
+
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+
+from benchmarks.contenders import FASTSTREAM, PIPELINED, PROTOCOL, STREAMCONSUMER
+from benchmarks.figures import in_turns, median, percentile
+from benchmarks.races import ROOT, Beside, Lane, live, rounds
+from benchmarks.results import Goal, Section
+from tests.cluster.errors import BenchError
+from tests.cluster.redis_servers import RedisServer
+from tests.cluster.runs import wait_until
+
+ROUNDS = 3
+RATE = 1_000
+SKIP, COUNT = 500, 4_500
+"""Half a second warms up, four are measured."""
+BATCH = 100
+
+HEAD = ["who", "p50 ms", "p99 ms", "most ms", "CPU µs a message", "commands a message"]
+
+
+def measure(number: int) -> Section:
+    """Each contender waits for the producer."""
+    lanes = [Lane(who, COUNT, BATCH) for who in (STREAMCONSUMER, PROTOCOL, PIPELINED, FASTSTREAM)]
+    with RedisServer() as server:
+        rounds(lanes, number, lambda lane: live(lane, server.url, producing(RATE, COUNT), skip=SKIP))
+        facts = (
+            f"Redis {server.version} on loopback, {RATE:,} messages a second from a process of its own, "
+            f"{(COUNT - SKIP) / RATE:.0f} s, {in_turns(number)}."
+        )
+    ours = lanes[0]
+    goals = [
+        Goal("p99 from XADD to the handler's start", "under", 2, statistics.median(_each(ours, 99)), 2, "ms"),
+        Goal("CPU a message at 1,000 a second", "under", 150, statistics.median(ours.cpu), 0, "µs"),
+    ]
+    return Section("latency", facts, HEAD, [_row(lane) for lane in lanes], goals)
+
+
+def producing(rate: int, count: int) -> Beside:
+    """A producer that begins as soon as the contender waits for entries."""
+
+    @contextmanager
+    def beside(client: redis.Redis) -> Iterator[None]:
+        arguments: Any = client.connection_pool.connection_kwargs
+        url = f"redis://{arguments['host']}:{arguments['port']}"
+        if not wait_until(lambda: client.info("clients")["blocked_clients"] > 0, 15, 0.001):
+            raise BenchError("the contender does not wait for entries")
+        command = [sys.executable, "-m", "benchmarks.producer", url, str(rate), str(count)]
+        with subprocess.Popen(command, cwd=ROOT) as child:
+            try:
+                yield
+            finally:
+                child.kill()
+
+    return beside
+
+
+def _each(lane: Lane, percent: float) -> list[float]:
+    return [percentile(delays, percent) for delays in lane.delays]
+
+
+def _row(lane: Lane) -> list[str]:
+    return [
+        lane.who.told,
+        *(median(_each(lane, percent), 2) for percent in (50, 99, 100)),
+        median(lane.cpu),
+        f"{statistics.median(lane.commands) - 1:.2f}",  # without the producer's XADD
+    ]

@@ -1,0 +1,80 @@
+"""A backlog that is much larger than a pod: how large the pod gets."""
+
+import time
+from dataclasses import dataclass
+
+import redis
+
+from benchmarks.contenders.course import GROUP, STREAM, peak
+from benchmarks.pods import Pod
+from benchmarks.races import fill, fresh
+from benchmarks.results import Goal, Section
+from tests.cluster.redis_servers import RedisServer
+
+ROUNDS = 1
+SECONDS = 5
+BASE = 64
+"""MiB that a pod may have whatever it reads."""
+
+LARGE = "for _ = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'item', string.rep('x', ARGV[2])) end"
+
+HEAD = ["backlog", "batchCount", "concurrency", "handler", "peak MiB", "stated bound MiB"]
+
+
+@dataclass(frozen=True)
+class _Case:
+    told: str
+    entries: int
+    mebibytes: float
+    """Of an entry."""
+    batch: int
+    concurrency: int
+    handler: str
+
+    @property
+    def bound(self) -> float:
+        """What is read and not yet done, as bytes, as text, and on its way through the socket's buffers."""
+        return BASE + 2 * self.mebibytes * (self.batch + self.concurrency)
+
+
+CASES = (
+    _Case("1,000,000 entries of 100 bytes", 1_000_000, 0.0001, 10, 1, "wait_10ms"),
+    _Case("1,000,000 entries of 100 bytes", 1_000_000, 0.0001, 1000, 1000, "wait_10ms"),
+    _Case("400 entries of 1 MB", 400, 1, 10, 10, "wait_100ms"),
+    _Case("400 entries of 1 MB", 400, 1, 100, 1, "wait_100ms"),
+)
+
+
+def measure(number: int) -> Section:
+    """Each backlog for some seconds; it is never used up."""
+    with RedisServer() as server:
+        peaks = [max(_peak(server.url, case) for _ in range(number)) for case in CASES]
+        facts = f"Redis {server.version} on loopback; a pod's greatest resident size within {SECONDS} s of a backlog."
+    rows = [
+        [each.told, str(each.batch), str(each.concurrency), each.handler, f"{mebibytes:.0f}", f"{each.bound:.0f}"]
+        for each, mebibytes in zip(CASES, peaks, strict=True)
+    ]
+    goals = [
+        Goal(f"{each.told}, batchCount {each.batch}", "under", round(each.bound), mebibytes, 0, "MiB")
+        for each, mebibytes in zip(CASES, peaks, strict=True)
+    ]
+    return Section("memory", facts, HEAD, rows, goals)
+
+
+def _peak(url: str, case: _Case) -> float:
+    settings = {
+        "stream": STREAM,
+        "consumer_group": GROUP,
+        "batch_count": str(case.batch),
+        "concurrency": str(case.concurrency),
+    }
+    with redis.Redis.from_url(url) as client:
+        fresh(client)
+        if case.mebibytes < 0.1:
+            fill(client, case.entries)
+        else:
+            client.eval(LARGE, 1, STREAM, case.entries, 1_000_000)
+        with Pod(url, case.handler, "one", **settings) as pod:
+            pod.listening()
+            time.sleep(SECONDS)
+            return peak(pod.process.pid)

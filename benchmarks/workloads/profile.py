@@ -1,0 +1,87 @@
+"""Where each microsecond goes: the real run, looked at every millisecond of CPU, and the prices of single steps."""
+
+import sys
+from collections import Counter
+from typing import Any
+
+import redis
+
+from benchmarks.contenders import SAMPLED
+from benchmarks.parts import prices
+from benchmarks.races import Lane, race
+from benchmarks.results import Section, table
+from tests.cluster.redis_servers import RedisServer
+
+ROUNDS = 1
+ENTRIES = {100: 400_000, 10: 200_000, 1: 40_000}
+"""At 1 a read every message pays for a round trip of its own, as it does at a low rate."""
+SHOWN = 0.015
+"""Functions with a smaller share in every run are summed up in one row."""
+
+HEAD = [f"{batch} a read" for batch in ENTRIES]
+
+
+def measure(number: int) -> Section:
+    """A backlog for the same pod, with three batch counts. `number` makes it longer."""
+    with RedisServer() as server, redis.Redis.from_url(server.url) as client:
+        runs = [_Run(client, Lane(SAMPLED, ENTRIES[batch] * number, batch), server.url) for batch in ENTRIES]
+        facts = f"Redis {server.version} on loopback, a backlog, one run each; microseconds a message."
+    most, _, least = runs
+    trip = (least.cpu - most.cpu) / (1 / 1 - 1 / 100)
+    rows = [
+        ["**from message to message**", *(f"**{run.wall:.2f}**" for run in runs)],
+        ["Redis' own time: XREADGROUP, XACK", *(f"{run.server:.2f}" for run in runs)],
+        ["waiting: for Redis, for the kernel", *(f"{max(0, run.wall - run.cpu):.2f}" for run in runs)],
+        ["CPU of the pod", *(f"{run.cpu:.2f}" for run in runs)],
+        ["… of it in the kernel", *(f"{run.system:.2f}" for run in runs)],
+        ["… of it for round trips", *(f"{trip / run.batch:.2f}" for run in runs)],
+    ]
+    functions = table(["CPU of the pod, by function with what it calls in libraries", *HEAD], _functions(runs))
+    steps = [[told, f"{price:.2f}"] for told, price in prices()]
+    after = [functions, table(["single steps, each in a loop of its own, in batches of 100", "µs a message"], steps)]
+    return Section("profile", facts, ["", *HEAD], rows, after=after)
+
+
+class _Run:
+    """One run, everything as microseconds a message."""
+
+    def __init__(self, client: redis.Redis, lane: Lane, url: str) -> None:
+        result = race(lane, url)
+        self.batch = lane.batch
+        self.wall = result["seconds"] / lane.count * 1e6
+        self.cpu, self.system = lane.cpu[-1], result["system_seconds"] / lane.count * 1e6
+        stats: Any = client.info("commandstats")
+        self.server = sum(stats[f"cmdstat_{name}"]["usec"] for name in ("xreadgroup", "xack")) / lane.count
+        found: dict[str, int] = result["samples"]
+        self.samples = sum(found.values())
+        self.functions: Counter[str] = Counter()
+        self.libraries: dict[str, Counter[str]] = {}
+        for name, times in found.items():
+            function, _, library = name.partition("|")
+            self.functions[function] += times
+            if library:
+                self.libraries.setdefault(function, Counter())[library] += times
+        print(
+            f"{lane.who.name} at {lane.batch}: {self.cpu:.1f} µs, {self.samples} samples", file=sys.stderr, flush=True
+        )
+
+    def microseconds(self, function: str) -> float:
+        return self.functions[function] / self.samples * self.cpu
+
+
+def _functions(runs: list[_Run]) -> list[list[str]]:
+    """The dearest at 100 a read first."""
+    names = {name for run in runs for name in run.functions}
+    shown = [name for name in names if any(run.microseconds(name) >= SHOWN * run.cpu for run in runs)]
+    shown.sort(key=lambda name: [-run.microseconds(name) for run in runs])
+    rows = [[_told(name, runs), *(f"{run.microseconds(name):.2f}" for run in runs)] for name in shown]
+    rest = [f"{sum(run.microseconds(name) for name in names.difference(shown)):.2f}" for run in runs]
+    return [*rows, ["everything else", *rest]]
+
+
+def _told(name: str, runs: list[_Run]) -> str:
+    libraries: Counter[str] = sum((run.libraries.get(name, Counter()) for run in runs), Counter())
+    total = sum(run.functions[name] for run in runs)
+    worth = [library for library, times in libraries.most_common(2) if times > total * 0.2]
+    told = name if ":" not in name else f"`{name}`"
+    return f"{told} ({', '.join(worth)})" if worth else told

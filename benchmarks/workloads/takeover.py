@@ -1,0 +1,80 @@
+"""kill -9 of a pod that holds a hundred entries, at the defaults: how long until another pod has begun each of them."""
+
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import redis
+
+from benchmarks.contenders.course import GROUP
+from benchmarks.figures import percentile
+from benchmarks.pods import Pod
+from benchmarks.races import fill, fresh
+from benchmarks.results import Goal, Section
+from tests.cluster.errors import BenchError
+from tests.cluster.redis_servers import RedisServer
+from tests.cluster.runs import wait_until
+
+ROUNDS = 5
+PAIRS = 4
+"""So many streams at a time, each with a pod that dies and one that lives."""
+HELD = 100
+SETTLES_WITHIN = 20.0
+PATIENCE = 120.0
+
+HEAD = ["kills", "entries held", "p50 s", "p99 s", "most s", "p99 of the first entry s", "begun more than once"]
+
+
+def measure(number: int) -> Section:
+    """Kills at random moments, several pairs at a time."""
+    streams = [f"bench-{pair}" for pair in range(PAIRS)]
+    kills: list[_Kill] = []
+    with RedisServer() as server, redis.Redis.from_url(server.url) as client, ThreadPoolExecutor(PAIRS) as threads:
+        for _ in range(number):
+            fresh(client, *streams)
+            kills += threads.map(lambda stream: _Kill(server.url, stream), streams)
+        version = server.version
+    delays = [each for kill in kills for each in kill.delays]
+    row = [
+        *(str(len(kills)), str(HELD)),
+        *(f"{percentile(delays, percent):.2f}" for percent in (50, 99, 100)),
+        f"{percentile([min(kill.delays) for kill in kills], 99):.2f}",
+        str(sum(kill.twice for kill in kills)),
+    ]
+    facts = (
+        f"Redis {version} on loopback, delivery at its defaults, from just before the kill to the handler's start in "
+        f"the other pod, over all entries of {len(kills)} kills, {PAIRS} at a time."
+    )
+    goal = Goal("p99 from kill -9 to begun elsewhere", "under", 5, percentile(delays, 99), 2, "s")
+    return Section("takeover", facts, HEAD, [row], [goal])
+
+
+class _Kill:
+    """One pair, and what became of the entries that the dead one held."""
+
+    def __init__(self, url: str, stream: str) -> None:
+        held = {"batch_count": str(HELD), "concurrency": str(HELD)}
+        settings = {"stream": stream, "consumer_group": GROUP, **held}
+        with redis.Redis.from_url(url) as client, ExitStack() as stack:
+            victim = stack.enter_context(Pod(url, "hold", "dies", **settings)).listening()
+            fill(client, HELD, stream)
+            _wait(lambda: _pending(client, stream) == HELD, SETTLES_WITHIN, "the pod that dies does not hold them")
+            peer = stack.enter_context(Pod(url, "note", "lives", **settings)).listening()
+            time.sleep(random.uniform(1, 3))
+            killed = victim.kill()
+            _wait(lambda: _pending(client, stream) == 0, PATIENCE, "the pod that lives has not taken all over")
+            begun = [line.split() for line in peer.output.read_text().splitlines() if line.startswith("begun ")]
+        self.delays = [float(at) - killed for _, _, at in begun]
+        self.twice = len(begun) - len({message_id for _, message_id, _ in begun})
+
+
+def _pending(client: redis.Redis, stream: str) -> int:
+    found: Any = client.xpending(stream, GROUP)
+    return int(found["pending"])
+
+
+def _wait(true: Any, patience: float, otherwise: str) -> None:
+    if not wait_until(true, patience, pause=0.05):
+        raise BenchError(f"{otherwise}; waited {patience:.0f} s")
