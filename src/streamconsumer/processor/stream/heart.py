@@ -42,6 +42,7 @@ class Heart:
         self._held, self._lost, self._alive = held, lost, alive
         self._every = min(HEARTBEAT, manager.min_idle / BEATS)
         self._loop = asyncio.get_running_loop()
+        self._stopped = asyncio.Event()
         self._end: Callable[[], object] = lambda: None
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
         self._next = 0
@@ -52,11 +53,14 @@ class Heart:
     async def stop(self) -> None:
         """No more signs of life. Does not wait for a server that does not answer."""
         self._end()
-        await asyncio.to_thread(self._thread.join, FAREWELL_SECONDS)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), FAREWELL_SECONDS)
 
     def _run(self) -> None:
         with suppress(asyncio.CancelledError):
             asyncio.run(self._beat())
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._stopped.set)
 
     async def _beat(self) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
