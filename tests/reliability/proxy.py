@@ -126,7 +126,8 @@ class Proxy:
         link = _Link(self, writer, to_writer)
         self._links.add(link)
         try:
-            await asyncio.gather(link.requests(reader), link.replies(to_reader))
+            with suppress(asyncio.CancelledError):  # asyncio's streams would log it as an error
+                await asyncio.gather(link.requests(reader), link.replies(to_reader))
         finally:
             self._links.discard(link)
             link.cut()

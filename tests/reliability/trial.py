@@ -67,6 +67,8 @@ class Trial:
         self.folder.mkdir()
         self.ledger = Ledger(self.stream, self.folder / "ledger")
         self.pods: list[Pod] = []
+        self.begun: set[str] = set()
+        """What a pod knew to be its own when the group was destroyed."""
 
     def pod(self, name: str, url: str | None = None, **environment: str) -> Pod:
         """Start one. `environment` is beside its settings."""
@@ -92,6 +94,7 @@ class Trial:
         """What comes while it runs: a group that goes, more messages, and SIGTERM while it is busy."""
         if not self._noted("done", 8, victim):
             return
+        self.begun = {line[1] for line in self.ledger.lines("begun")}
         self.ledger.destroy_group(self.client)
         self.ledger.add(self.client, {"fails": "1"})
         self._noted("done", 11, victim)
