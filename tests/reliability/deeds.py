@@ -7,9 +7,10 @@ import asyncio
 import os
 import random
 import time
+from datetime import timedelta
 from typing import Any
 
-from streamconsumer.processor import current_message
+from streamconsumer.processor import Retry, current_message
 
 _file = -1
 _running: set[str] = set()
@@ -28,11 +29,15 @@ def _outcome(data: dict[str, Any]) -> None:
     if data.get("poison") or current_message().deliveries <= int(data.get("fails", 0)):
         _note("failed", data)
         raise ConnectionResetError("the bank hung up")
+    if "later" in data and current_message().deliveries == 1:
+        _note("failed", data)
+        raise Retry(after=timedelta(seconds=float(data["later"])))
     _note("done", data)
 
 
 async def handle(data: dict[str, Any]) -> None:
-    """Notes the begin; takes `ms` milliseconds; fails as often as `fails` says, always for `poison`; notes the end."""
+    """Notes the begin; takes `ms` milliseconds; fails as often as `fails` says, always for `poison`, once
+    and for so many seconds for `later`; notes the end."""
     message_id = current_message().message_id
     _note("twice-at-once" if message_id in _running else "begun", data)
     _running.add(message_id)

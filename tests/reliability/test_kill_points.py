@@ -28,7 +28,7 @@ def recorded(new_trial: NewTrial, times: int = 1) -> list[Death]:
         trial.begin()
         trial.go_on(trial.pod("pod-a", **{RECORD: str(record)}))
         trial.pod("pod-b")
-        assert not trial.end().orphaned
+        assert not trial.end().orphaned & trial.begun
         hits |= {(point, hit) for point, hit in map(json.loads, record.read_text().splitlines())}
     return sorted((point, moment, hit) for point, hit in hits for moment in MOMENTS)
 

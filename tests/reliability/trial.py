@@ -3,7 +3,6 @@
 The same course is gone through again and again, with a different thing going wrong each time.
 """
 
-import inspect
 import itertools
 import signal
 from dataclasses import dataclass, field
@@ -12,15 +11,11 @@ from typing import Any
 
 from redis import Redis
 
-from streamconsumer import processor
 from tests.cluster.runs import wait_until
 from tests.reliability.ledger import GROUP, Account, Ledger
 from tests.reliability.nursery import Nursery, Pod
 
 PATIENCE = 25.0
-
-HAS_DEAD_LETTERS = "delivery" in inspect.signature(processor.RedisStreamProcessor).parameters
-"""Without them, a message that always fails would be pending for ever."""
 
 _numbers = itertools.count()
 
@@ -77,27 +72,28 @@ class Trial:
         return self.pods[-1]
 
     def begin(self) -> None:
-        """A backlog, in which there is everything: what a dead stranger holds, what fails once, what fails always."""
+        """A backlog, in which there is everything: what a dead stranger holds, what fails once, what
+        waits for so long that it is laid aside, what fails always."""
         self.client.xgroup_create(self.stream, GROUP, "0", mkstream=True)
         for _ in range(2):
             self.ledger.add(self.client)
         reply: Any = self.client.xreadgroup(GROUP, "stranger", {self.stream: ">"}, 2)
         self.client.xclaim(self.stream, GROUP, "stranger", 0, [each[0] for each in reply[0][1]], idle=60_000)
         self.ledger.add(self.client, {"fails": "1"})
-        if HAS_DEAD_LETTERS:
-            self.ledger.add(self.client, {"poison": "1"})
+        self.ledger.add(self.client, {"later": "2.1"})
+        self.ledger.add(self.client, {"poison": "1"})
         for _ in range(6):
             self.ledger.add(self.client)
         self.ledger.add(self.client, {"ms": "100"})
 
     def go_on(self, victim: Pod) -> None:
         """What comes while it runs: a group that goes, more messages, and SIGTERM while it is busy."""
-        if not self._noted("done", 8, victim):
+        if not self._noted("done", 10, victim):
             return
         self.begun = {line[1] for line in self.ledger.lines("begun")}
         self.ledger.destroy_group(self.client)
         self.ledger.add(self.client, {"fails": "1"})
-        self._noted("done", 11, victim)
+        self._noted("done", 12, victim)
         begun = len(self.ledger.lines("begun"))
         for milliseconds in (150, 150, 150, 0, 0, 0, 0):
             self.ledger.add(self.client, {"ms": str(milliseconds)})
