@@ -30,7 +30,7 @@ class Pod:
     def __init__(self, pid: int, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
         self._fd = os.pidfd_open(pid)
-        self.is_frozen = False
+        self._lock = threading.Lock()
 
     @property
     def output(self) -> str:
@@ -49,15 +49,17 @@ class Pod:
         return bool(poll.poll(within * 1000))
 
     def signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._fd, number)
-        self.is_frozen = number == signal.SIGSTOP or (self.is_frozen and number != signal.SIGCONT)
+        """To one that has ended, nothing."""
+        with self._lock, contextlib.suppress(ProcessLookupError):
+            if self._fd >= 0:
+                signal.pidfd_send_signal(self._fd, number)
 
     def remove(self) -> None:
-        if self._fd >= 0:
-            self.signal(signal.SIGKILL)
-            self.ended(10)
-            os.close(self._fd)
+        self.signal(signal.SIGKILL)
+        self.ended(10)
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
             self._fd = -1
 
 
