@@ -25,6 +25,7 @@ from tests.reliability.faults import Harms, Servers, servers
 from tests.reliability.ledger import DELETE, FLUSH, GROUP, TRIM, Account, Ledger
 from tests.reliability.nursery import Nursery, Pod
 from tests.reliability.proxy import Harm
+from tests.reliability.traffic import Traffic
 from tests.reliability.trial import settings
 
 STREAMS = 3
@@ -43,13 +44,12 @@ class Shop:
         self.ledger = Ledger(stream, self.folder / "ledger")
         self.pods: list[Pod] = []
         self._born = 0
-        self._closed = threading.Event()
-        self._producer = threading.Thread(target=self._produce, name=f"producer of {stream}")
+        self._traffic = Traffic(self.ledger, lambda: world.client, random.Random(dice.random()), replicas=1)
 
     def open(self) -> None:
         for _ in range(PODS):
             self.start_pod()
-        self._producer.start()
+        self._traffic.start()
 
     def start_pod(self, name: str = "") -> None:
         """A new one, or one with the name of another: what that had not finished is its own."""
@@ -75,16 +75,9 @@ class Shop:
         pod.signal(signal.SIGSTOP)
         threading.Timer(seconds, pod.signal, (signal.SIGCONT,)).start()
 
-    def _produce(self) -> None:
-        dice = random.Random(self._dice.random())
-        while not self._closed.wait(dice.uniform(0, 0.06)):
-            if self.ledger.add(self._world.client, _errand(dice), replicas=1) is None:
-                self._closed.wait(0.1)
-
     def close(self) -> None:
         """No more messages, and enough healthy pods."""
-        self._closed.set()
-        self._producer.join()
+        self._traffic.stop()
         for pod in self.pods:
             pod.signal(signal.SIGCONT)
         self.pods = [pod for pod in self.pods if pod.runs]
@@ -93,12 +86,6 @@ class Shop:
 
     def settle(self) -> Account:
         return self.ledger.settle(self._world.client, PATIENCE)
-
-
-def _errand(dice: random.Random) -> dict[str, str]:
-    """Most messages are quick; some fail, take long, wait long, can never be handled."""
-    kinds = ({}, {"ms": "200"}, {"ms": "2000"}, {"fails": "1"}, {"fails": "3"}, {"later": "2.5"}, {"poison": "1"})
-    return dict(dice.choices(kinds, (85, 5, 1, 5, 1, 1, 2))[0])
 
 
 class Chaos:

@@ -99,9 +99,11 @@ class Ledger:
 
     def forget_what_is_gone(self, client: "Redis[Any]") -> None:
         """After the server came back without its newest entries: what it does not hold any more was its own loss."""
+        with self._lock:
+            known = set(self.produced)
         held = {fields["n"] for _, fields in client.xrange(self.stream)}
         with self._lock:
-            self.gone |= self.produced - held
+            self.gone |= known - held
 
     # -- reading the books -----------------------------------------------------------------------------------------
 
