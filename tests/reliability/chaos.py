@@ -1,0 +1,202 @@
+"""Thousands of random faults against several groups of pods at once, and the ledger at the end.
+
+    python -m tests.reliability.chaos --faults 10000 --seconds 900 [--seed N]
+
+Exit code 0: everything that was produced is accounted for and nothing is pending. The seed gives the same choices again,
+not the same interleaving: what the machine does meanwhile is part of the test.
+"""
+
+import argparse
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from tests.reliability.faults import Harms, Servers, servers
+from tests.reliability.ledger import DELETE, FLUSH, GROUP, TRIM, Account, Ledger
+from tests.reliability.nursery import Nursery, Pod
+from tests.reliability.proxy import Harm
+from tests.reliability.traffic import Traffic
+from tests.reliability.trial import settings
+
+STREAMS = 3
+PODS = 3
+PATIENCE = 90.0
+SETTINGS = {"DELIVERY_MAX_DELIVERIES": "10", "CONCURRENCY": "4", "BATCH_COUNT": "10"}
+
+
+class Shop:
+    """One stream: a producer that never rests, and pods that are killed, frozen, asked to stop and replaced."""
+
+    def __init__(self, stream: str, world: Servers, nursery: Nursery, folder: Path, dice: random.Random) -> None:
+        self.stream, self._world, self._nursery, self._dice = stream, world, nursery, dice
+        self.folder = folder / stream
+        self.folder.mkdir()
+        self.ledger = Ledger(stream, self.folder / "ledger")
+        self.pods: list[Pod] = []
+        self._born = 0
+        self._traffic = Traffic(self.ledger, lambda: world.client, random.Random(dice.random()), replicas=1)
+
+    def open(self) -> None:
+        for _ in range(PODS):
+            self.start_pod()
+        self._traffic.start()
+
+    def start_pod(self, name: str = "") -> None:
+        """A new one, or one with the name of another: what that had not finished is its own."""
+        self._born += 1
+        name = name or f"{self.stream}-pod-{self._born}"
+        handler = "tests.reliability.deeds:handle" + ("_in_thread" if self._born % 4 == 0 else "")
+        environment = settings(
+            self.stream, self._world.proxy.url, name, self.ledger, **SETTINGS, HANDLER_PYTHON=handler
+        )
+        self.pods.append(self._nursery.start(name, self.folder, environment))
+
+    def replace(self, pod: Pod, number: signal.Signals) -> None:
+        """End one by a signal; another comes, under the same name or a new one."""
+        self.pods.remove(pod)
+        pod.signal(number)
+        if number == signal.SIGKILL:
+            pod.remove()
+        else:
+            threading.Timer(8, pod.remove).start()
+        self.start_pod(pod.name if number == signal.SIGKILL and self._dice.random() < 0.5 else "")
+
+    def freeze(self, pod: Pod, seconds: float) -> None:
+        pod.signal(signal.SIGSTOP)
+        threading.Timer(seconds, pod.signal, (signal.SIGCONT,)).start()
+
+    def close(self) -> None:
+        """No more messages, and enough healthy pods."""
+        self._traffic.stop()
+        for pod in self.pods:
+            pod.signal(signal.SIGCONT)
+        self.pods = [pod for pod in self.pods if pod.runs]
+        for _ in range(PODS - len(self.pods)):
+            self.start_pod()
+
+    def settle(self) -> Account:
+        return self.ledger.settle(self._world.client, PATIENCE)
+
+
+class Chaos:
+    """Chooses what goes wrong next."""
+
+    def __init__(self, world: Servers, shops: list[Shop], dice: random.Random) -> None:
+        self._world, self._shops, self._dice = world, shops, dice
+        self._harms = Harms(random.Random(dice.random()))
+        world.proxy.plan = self._harms
+        self._done: Counter[str] = Counter()
+        self._kinds: list[tuple[float, str, Callable[[Shop], None]]] = [
+            (30, "kill -9 of a pod", lambda shop: shop.replace(self._a_pod(shop), signal.SIGKILL)),
+            (8, "SIGTERM to a pod", lambda shop: shop.replace(self._a_pod(shop), signal.SIGTERM)),
+            (8, "a pod is frozen", lambda shop: shop.freeze(self._a_pod(shop), self._dice.uniform(0.1, 4))),
+            (45, "a command is harmed", lambda _: self._harms.want(self._dice.choice(list(Harm)))),
+            (2, "all connections are cut", lambda _: self._world.proxy.cut_all()),
+            (2, "a stranger reads and dies", self._stranger),
+            (1, "entries are trimmed", self._trim),
+            (1, "an entry is deleted", self._delete),
+            (0.7, "the group is destroyed", lambda shop: shop.ledger.destroy_group(self._world.client)),
+            (0.2, "the keys are flushed", lambda shop: shop.ledger.remove(self._world.client, FLUSH)),
+            (0.6, "the server is killed", lambda _: self._on_servers(self._world.restart)),
+            (0.6, "the server is frozen", lambda _: self._world.freeze(self._dice.uniform(0.1, 1.5))),
+            (0.6, "the replica is promoted", lambda _: self._on_servers(self._world.promote)),
+        ]
+
+    @property
+    def faults(self) -> Counter[str]:
+        """How often each has happened. What was asked for and hit no command has not."""
+        harms = {f"a command: {harm}": count for harm, count in self._harms.happened.items()}
+        return Counter({**self._done, **harms})
+
+    def strike(self) -> None:
+        """One fault."""
+        _, name, act = self._dice.choices(self._kinds, [weight for weight, *_ in self._kinds])[0]
+        try:
+            act(self._dice.choice(self._shops))
+        except (RedisError, OSError):  # the server is away just now
+            return
+        if name != "a command is harmed":
+            self._done[name] += 1
+
+    def end(self) -> None:
+        self._harms.nothing_more()
+        for server in (self._world.primary, self._world.replica):
+            server.resume()
+
+    def _a_pod(self, shop: Shop) -> Pod:
+        return self._dice.choice(shop.pods)
+
+    def _on_servers(self, act: Callable[[], None]) -> None:
+        if not self._world.in_step:
+            raise OSError("the replica is not in step: what was confirmed by both would be lost")
+        act()
+
+    def _stranger(self, shop: Shop) -> None:
+        self._world.client.xreadgroup(GROUP, f"stranger-{self._dice.random()}", {shop.stream: ">"}, 3)
+
+    def _trim(self, shop: Shop) -> None:
+        newest: Any = self._world.client.xrevrange(shop.stream, count=20)
+        if newest:
+            shop.ledger.remove(self._world.client, TRIM, newest[-1][0])
+
+    def _delete(self, shop: Shop) -> None:
+        newest: Any = self._world.client.xrevrange(shop.stream, count=5)
+        if newest:
+            shop.ledger.remove(self._world.client, DELETE, self._dice.choice(newest)[0])
+
+
+def run(faults: int, seconds: float, seed: int, folder: Path, *, pace: float = 40) -> tuple[Chaos, list[Account]]:
+    """So many faults, or as many as the time allows. Raises AssertionError if the books do not balance."""
+    dice = random.Random(seed)
+    with servers() as world, Nursery() as nursery:
+        shops = [Shop(f"orders-{number}", world, nursery, folder, dice) for number in range(STREAMS)]
+        for shop in shops:
+            shop.open()
+        chaos = Chaos(world, shops, dice)
+        try:
+            deadline = time.monotonic() + seconds
+            while chaos.faults.total() < faults and time.monotonic() < deadline:
+                chaos.strike()
+                time.sleep(dice.expovariate(pace))
+        finally:
+            chaos.end()
+            for shop in shops:
+                shop.close()
+        return chaos, [shop.settle() for shop in shops]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("--faults", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=900)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    given = parser.parse_args()
+    print(f"seed {given.seed}: {given.faults} faults or {given.seconds:.0f} s", flush=True)
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    begun = time.monotonic()
+    try:
+        chaos, accounts = run(given.faults, given.seconds, given.seed, folder)
+    except AssertionError as error:
+        print(f"{error}\nledgers and logs are in {folder}", file=sys.stderr)
+        return 1
+    for name, count in chaos.faults.most_common():
+        print(f"{count:7}  {name}")
+    print(f"{chaos.faults.total():7}  faults in {time.monotonic() - begun:.0f} s")
+    for account in accounts:
+        print(account)
+    shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

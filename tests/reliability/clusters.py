@@ -1,0 +1,90 @@
+"""Servers that know of each other: a Sentinel that watches a primary, and a Redis Cluster of two."""
+
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+
+from tests.cluster.processes import Program, free_port
+from tests.cluster.redis_servers import RedisServer
+from tests.cluster.runs import wait_until
+
+SLOTS = 16384
+
+
+class Sentinel(RedisServer):
+    """One Sentinel, whose word is enough."""
+
+    def __init__(self, primary: RedisServer) -> None:
+        super().__init__()
+        self._primary = primary
+
+    def _lines(self, directory: Path) -> list[str]:
+        return [
+            f"bind {self.host}",
+            f"port {self.port}",
+            f"dir {directory}",
+            f"sentinel monitor shop {self._primary.host} {self._primary.port} 1",
+            "sentinel down-after-milliseconds shop 300",
+            "sentinel failover-timeout shop 3000",
+        ]
+
+    def _configured(self, directory: Path) -> Program:
+        configuration = directory / "sentinel.conf"
+        configuration.write_text("\n".join(self._lines(directory)) + "\n")
+        return Program("sentinel", [self.binary, configuration, "--sentinel"], directory)
+
+    @property
+    def client(self) -> "Redis[Any]":
+        return Redis.from_url(self.url, decode_responses=True)
+
+    def knows_a_replica(self) -> bool:
+        found: Any = self.client.execute_command("SENTINEL", "MASTER", "shop")
+        about = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
+        return int(about["num-slaves"]) > 0
+
+    def primary(self) -> tuple[str, int]:
+        host, port = self.client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop")
+        return str(host), int(port)
+
+
+class Cluster:
+    """Two nodes; the first has all slots, until they are moved."""
+
+    def __init__(self) -> None:
+        self.nodes = [self._node().start() for _ in range(2)]
+        self.clients: list[Redis[Any]] = [Redis.from_url(node.url, decode_responses=True) for node in self.nodes]
+        first, second = self.clients
+        first.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
+        port, bus = self.nodes[1].port, self.nodes[1].options["cluster-port"]
+        first.execute_command("CLUSTER", "MEET", self.nodes[1].host, port, bus)
+        assert wait_until(lambda: all(self._is_ready(each) for each in (first, second)), 15)
+
+    @staticmethod
+    def _node() -> RedisServer:
+        return RedisServer({"cluster-enabled": "yes", "cluster-port": str(free_port())})
+
+    @staticmethod
+    def _is_ready(client: "Redis[Any]") -> bool:
+        about: Any = client.execute_command("CLUSTER", "INFO")
+        told = about if isinstance(about, dict) else dict(line.split(":") for line in about.split())
+        return told["cluster_state"] == "ok" and told["cluster_known_nodes"] == "2"
+
+    def move_slot_of(self, key: str) -> None:
+        """Move the slot of a key, with all its keys, from the first node to the second while both serve."""
+        first, second = self.clients
+        slot = first.execute_command("CLUSTER", "KEYSLOT", key)
+        ids = [each.execute_command("CLUSTER", "MYID") for each in self.clients]
+        second.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        first.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        address = (self.nodes[1].host, self.nodes[1].port)
+        while keys := first.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1):
+            first.execute_command("MIGRATE", *address, "", 0, 5000, "KEYS", *keys)
+        for client in (second, first):
+            client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+
+    def remove(self) -> None:
+        for client in self.clients:
+            client.close()
+        for node in self.nodes:
+            node.remove()

@@ -1,0 +1,104 @@
+"""What can go wrong, one class a scale: a pod, the pair of servers, the network before them."""
+
+import contextlib
+import random
+import threading
+from collections import Counter
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from tests.cluster.redis_servers import RedisServer
+from tests.cluster.runs import wait_until
+from tests.reliability.proxy import Harm, Proxy
+
+DURABLE = {"appendonly": "yes", "appendfsync": "always"}
+"""What was confirmed survives kill -9 of the server."""
+
+
+class Servers:
+    """A primary with a replica; which of the two is which changes. Behind a proxy, as behind a Service."""
+
+    def __init__(self) -> None:
+        self.primary, self.replica = RedisServer(DURABLE).start(), RedisServer(DURABLE).start()
+        self.client = self._client_of(self.primary)
+        self._follow()
+        self.proxy = Proxy(self.primary.host, self.primary.port).start()
+
+    def close(self) -> None:
+        self.proxy.stop()
+        self.client.close()
+        for server in (self.primary, self.replica):
+            server.resume()
+            server.remove()
+
+    @property
+    def in_step(self) -> bool:
+        """Whether the replica has all that the primary has, or soon will: time for the next misfortune."""
+        try:
+            about: Any = self._client_of(self.replica).info("replication")
+        except (RedisError, OSError):
+            return False
+        return about.get("master_link_status") == "up"
+
+    def restart(self) -> None:
+        """kill -9, and up again with what it had confirmed."""
+        self.primary.kill()
+        self.primary.start()
+
+    def freeze(self, seconds: float) -> None:
+        """It answers nobody for a while."""
+        self.primary.pause()
+        threading.Timer(seconds, self.primary.resume).start()
+
+    def promote(self) -> None:
+        """The replica becomes the primary; what it had not yet been told is gone. The old one follows it."""
+        self.replica, self.primary = self.primary, self.replica
+        self.client = self._client_of(self.primary)
+        self.client.replicaof("NO", "ONE")
+        self.proxy.lead_to(self.primary.host, self.primary.port)
+        self._follow()
+
+    def _follow(self) -> None:
+        self._client_of(self.replica).replicaof(self.primary.host, self.primary.port)
+        wait_until(lambda: self.in_step, 10)
+
+    @staticmethod
+    def _client_of(server: RedisServer) -> "Redis[Any]":
+        return Redis.from_url(server.url, decode_responses=True, retry=None, socket_timeout=5)
+
+
+class Harms:
+    """A proxy's plan: what was asked for befalls the next commands, whichever they are."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self._dice, self._lock = dice, threading.Lock()
+        self._wanted: list[Harm] = []
+        self.happened: Counter[Harm] = Counter()
+
+    def want(self, harm: Harm) -> None:
+        with self._lock:
+            self._wanted.append(harm)
+
+    def nothing_more(self) -> None:
+        with self._lock:
+            self._wanted.clear()
+
+    def __call__(self, _label: str) -> Harm | None:
+        with self._lock:
+            if not self._wanted or self._dice.random() > 0.2:
+                return None
+            harm = self._wanted.pop()
+            self.happened[harm] += 1
+            return harm
+
+
+@contextlib.contextmanager
+def servers() -> Any:
+    """A pair that is gone afterwards."""
+    pair = Servers()
+    try:
+        yield pair
+    finally:
+        pair.close()

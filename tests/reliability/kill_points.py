@@ -1,0 +1,152 @@
+"""Every point at which a pod's own code waits, found while it runs; and kill -9 at one of them.
+
+A task is stepped through a wrapper: each time its coroutine is suspended, the chain of frames of `streamconsumer` that
+wait for one another, outermost first, *is* the await point: `processor.py:201 _turn > stream/intake.py:99 read`. Nobody
+keeps a list of them: code that comes later is found when it first runs.
+
+A process dies at three moments of an await:
+
+    suspended   what it asked for may not have left the process
+    sent        the loop has turned once since: what was asked for is on its way
+    resumed     the answer is there and nothing has been made of it
+"""
+
+import asyncio
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import streamconsumer
+
+MOMENTS = ("suspended", "sent", "resumed")
+LATER = 3
+"""A point is tried at its first hit and, if it has so many, at this one."""
+
+RECORD, KILL = "KILL_POINTS_RECORD", "KILL_POINTS_KILL"
+_HOME = str(Path(streamconsumer.__file__).parent / "processor") + os.sep
+
+
+def install() -> None:
+    """In a pod: what its environment asks for. `RECORD` is a file, `KILL` is [point, moment, hit] as JSON."""
+    if record := os.environ.get(RECORD):
+        _step_through(Recorder(record))
+    if kill := os.environ.get(KILL):
+        _step_through(Killer(*json.loads(kill)))
+
+
+class Recorder:
+    """Writes down each point when it is first hit, and again when it is hit often enough to be tried later."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._hits: Counter[str] = Counter()
+
+    def suspended(self, point: str) -> None:
+        self._hits[point] += 1
+        if self._hits[point] in {1, LATER}:
+            os.write(self._file, (json.dumps([point, self._hits[point]]) + "\n").encode())
+
+    def resumed(self, point: str) -> None:
+        pass
+
+
+class Killer:
+    """kill -9 at one moment of one hit of one point."""
+
+    def __init__(self, point: str, moment: str, hit: int) -> None:
+        self._point, self._moment, self._left = point, moment, hit
+
+    def suspended(self, point: str) -> None:
+        if point != self._point:
+            return
+        self._left -= 1
+        if self._left == 0 and self._moment == "suspended":
+            _die()
+        if self._left == 0 and self._moment == "sent":
+            asyncio.get_running_loop().call_soon(_die)
+
+    def resumed(self, point: str) -> None:
+        if self._left == 0 and point == self._point and self._moment == "resumed":
+            _die()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Stepped(Coroutine[Any, Any, Any]):
+    """A task's coroutine, of which every suspension is told to `watcher`."""
+
+    def __init__(self, inner: Coroutine[Any, Any, Any], watcher: Recorder | Killer) -> None:
+        self._inner, self._watcher, self._point = inner, watcher, ""
+        self.__name__ = getattr(inner, "__name__", "stepped")
+        self.__qualname__ = getattr(inner, "__qualname__", "stepped")
+
+    def send(self, value: Any) -> Any:
+        self._before()
+        found = self._inner.send(value)
+        self._after()
+        return found
+
+    def throw(self, *error: Any) -> Any:
+        self._before()
+        found = self._inner.throw(*error)
+        self._after()
+        return found
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def __await__(self) -> Any:
+        return self._inner.__await__()
+
+    def _before(self) -> None:
+        if self._point:
+            self._watcher.resumed(self._point)
+
+    def _after(self) -> None:
+        self._point = " > ".join(frames_of(self._inner))
+        if self._point:
+            self._watcher.suspended(self._point)
+
+
+def frames_of(coroutine: Any) -> list[str]:
+    """The frames of the processor that wait, outermost first: `stream/intake.py:99 read`."""
+    found = []
+    while coroutine is not None:
+        frame: FrameType | None = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "ag_frame", None)
+        if frame is not None and frame.f_code.co_filename.startswith(_HOME):
+            found.append(f"{frame.f_code.co_filename[len(_HOME) :]}:{frame.f_lineno} {frame.f_code.co_name}")
+        coroutine = next(
+            (
+                awaited
+                for name in ("cr_await", "ag_await", "gi_yieldfrom")
+                if (awaited := getattr(coroutine, name, None)) is not None
+            ),
+            None,
+        )
+    return found
+
+
+def _step_through(watcher: Recorder | Killer) -> None:
+    """From now on, every task of every new loop: uvloop's, and those of threads with loops of their own."""
+    import uvloop
+
+    for module in (uvloop, asyncio.events):
+        setattr(module, "new_event_loop", _stepping(module.new_event_loop, watcher))
+
+
+def _stepping(new_event_loop: Callable[[], Any], watcher: Recorder | Killer) -> Callable[[], Any]:
+    def new_loop() -> Any:
+        loop = new_event_loop()
+        loop.set_task_factory(
+            lambda loop, coroutine, **options: asyncio.Task(Stepped(coroutine, watcher), loop=loop, **options)
+        )
+        return loop
+
+    return new_loop

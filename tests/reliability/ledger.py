@@ -1,0 +1,226 @@
+"""The ledger: what was put in, and what became of each of it.
+
+    produced = acknowledged + dead-lettered + lost to trimming,   and nothing pending
+
+A message is known by its own number `n`, not by its id: a server that lost its newest entries gives their ids again.
+Who produces and trims writes it down here; handlers write into a file (deeds.py); the rest is asked of the server.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from streamconsumer.processor.stream.keys import companion
+from tests.cluster.runs import wait_until
+
+GROUP = "billing"
+
+
+@dataclass
+class Account:
+    """Where the messages of one stream are."""
+
+    produced: set[str]
+    acknowledged: set[str]
+    dead: set[str]
+    trimmed: set[str]
+    """Gone from the stream before anybody handled them: trimmed, flushed, or forgotten by a server."""
+    orphaned: set[str]
+    """Pending with a group that was destroyed, and then the process died that alone knew of them."""
+    pending: int
+    unread: int
+    begun: Counter[str]
+    twice_at_once: list[str]
+    handled_again: int = 0
+    """How many times a message was handled that had been handled: the price of at least once."""
+    missing: set[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.missing = self.produced - self.acknowledged - self.dead - self.trimmed - self.orphaned
+
+    @property
+    def settled(self) -> bool:
+        return not (self.pending or self.unread or self.missing)
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.produced)} produced = {len(self.acknowledged)} acknowledged + {len(self.dead)} dead-lettered + "
+            f"{len(self.trimmed)} lost to trimming + {len(self.orphaned)} lost with group and process + "
+            f"{len(self.missing)} MISSING; "
+            f"{self.pending} pending, {self.unread} unread, {self.handled_again} handled again"
+        )
+
+
+class Ledger:
+    """The books of one stream and the group `billing` on it."""
+
+    def __init__(self, stream: str, handled: Path) -> None:
+        self.stream, self.handled = stream, handled
+        self.produced: set[str] = set()
+        self.gone: set[str] = set()
+        self.without_group: set[str] = set()
+        self._lock = threading.Lock()
+
+    def add(self, client: "Redis[Any]", fields: dict[str, Any] | None = None, *, replicas: int = 0) -> str | None:
+        """Produce one message, and count it once the server, or that many replicas, confirmed it. Returns its id."""
+        n = f"{len(self.produced)}-{time.monotonic_ns()}"
+        pipeline = client.pipeline(transaction=False)
+        pipeline.xadd(self.stream, {"n": n, **(fields or {})})
+        if replicas:
+            pipeline.execute_command("WAIT", replicas, 1000)
+        try:
+            message_id, *copies = pipeline.execute()
+        except (RedisError, OSError):
+            return None
+        if not replicas or copies[0] >= replicas:
+            with self._lock:
+                self.produced.add(n)
+        return str(message_id)
+
+    def remove(self, client: "Redis[Any]", act: str, *arguments: str) -> None:
+        """Trim or flush by Lua (`TRIM`, `FLUSH`), and write down in the same step what that takes away."""
+        taken = client.eval(act, 1, self.stream, *arguments)
+        with self._lock:
+            self.gone.update(taken)
+
+    def destroy_group(self, client: "Redis[Any]") -> None:
+        """Destroy the group, and write down what was pending with it: if the processes that hold it die before they
+        have put it back, nobody is left who knows of it."""
+        orphaned = client.eval(DESTROY, 1, self.stream, GROUP)
+        with self._lock:
+            self.without_group.update(orphaned)
+
+    def forget_what_is_gone(self, client: "Redis[Any]") -> None:
+        """After the server came back without its newest entries: what it does not hold any more was its own loss."""
+        with self._lock:
+            known = set(self.produced)
+        held = {fields["n"] for _, fields in client.xrange(self.stream)}
+        with self._lock:
+            self.gone |= known - held
+
+    # -- reading the books -----------------------------------------------------------------------------------------
+
+    def lines(self, kind: str = "") -> list[list[str]]:
+        """The handlers' lines: kind, n, message id, consumer, deliveries, time."""
+        text = self.handled.read_text() if self.handled.exists() else ""
+        found = [line.split(" ") for line in text[: text.rfind("\n") + 1].splitlines()]
+        return [line for line in found if not kind or line[0] == kind]
+
+    def account(self, client: "Redis[Any]") -> Account:
+        """Where everything is now."""
+        lines = self.lines()
+        done = Counter(line[1] for line in lines if line[0] == "done")
+        dead = {fields["n"] for _, fields in client.xrange(companion(self.stream, GROUP, "dead-letters"))}
+        handled = set(done)
+        trimmed = (self.produced & self.gone) - handled - dead
+        return Account(
+            produced=set(self.produced),
+            acknowledged=self.produced & handled,
+            dead=(self.produced & dead) - handled,
+            trimmed=trimmed,
+            orphaned=(self.produced & self.without_group) - handled - dead - trimmed,
+            pending=_pending(client, self.stream),
+            unread=_unread(client, self.stream),
+            begun=Counter(line[1] for line in lines if line[0] == "begun"),
+            twice_at_once=[" ".join(line) for line in lines if line[0] == "twice-at-once"],
+            handled_again=sum(count - 1 for count in done.values()),
+        )
+
+    def settle(self, client: "Redis[Any]", within: float, why: Callable[[], str] = str) -> Account:
+        """The account once nothing is pending, unread or missing. Raises AssertionError, with `why`, if that is not
+        so in time, or if a message ever was in two handlers of one process at once."""
+        found: list[Account] = []
+
+        def settled() -> bool:
+            try:
+                found[:] = [self.account(client)]
+            except (RedisError, OSError):
+                return False
+            return found[0].settled
+
+        balanced = wait_until(settled, within, pause=0.1)
+        assert found, f"{self.stream}: no server answered in {within} s"
+        account = found[0]
+        assert balanced, f"{self.stream}: {account} after {within} s\n{self._loose_ends(client, account)}\n{why()}"
+        assert not account.twice_at_once, f"in two handlers of one process: {account.twice_at_once}\n{why()}"
+        return account
+
+    def _loose_ends(self, client: "Redis[Any]", account: Account) -> str:
+        """What whoever looks for the mistake wants to see first."""
+        pending: Any = client.xpending_range(self.stream, GROUP, "-", "+", 20)
+        missing = [" ".join(line) for line in self.lines() if line[1] in account.missing]
+        held = [entry for entry in client.xrange(self.stream) if entry[1]["n"] in account.missing]
+        told = [f"pending: {pending}", f"missing: {sorted(account.missing)[:20]}", f"still in the stream: {held[:20]}"]
+        return "\n".join([*told, "its lines:", *missing[:40]])
+
+
+def _pending(client: "Redis[Any]", stream: str) -> int:
+    try:
+        found: Any = client.xpending(stream, GROUP)
+    except ResponseError:  # the group is gone: whatever was pending must become so again
+        return 1
+    return int(found["pending"])
+
+
+def _unread(client: "Redis[Any]", stream: str) -> int:
+    try:
+        groups: Any = client.xinfo_groups(stream)
+    except ResponseError:
+        return 1
+    for each in groups:
+        if each["name"] == GROUP:
+            return len(client.xrange(stream, f"({each['last-delivered-id']}", "+", 1000))
+    return 1
+
+
+_NUMBERS = """
+local function numbers(entries)
+  local found = {}
+  for _, entry in ipairs(entries) do
+    for i = 1, #entry[2], 2 do if entry[2][i] == 'n' then found[#found + 1] = entry[2][i + 1] end end
+  end
+  return found
+end
+"""
+
+TRIM = f"""{_NUMBERS}
+local gone = numbers(redis.call('XRANGE', KEYS[1], '-', '(' .. ARGV[1]))
+redis.call('XTRIM', KEYS[1], 'MINID', ARGV[1])
+return gone
+"""
+"""Everything older than an id."""
+
+DELETE = f"""{_NUMBERS}
+local gone = numbers(redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]))
+redis.call('XDEL', KEYS[1], ARGV[1])
+return gone
+"""
+"""One entry."""
+
+DESTROY = f"""{_NUMBERS}
+local gone = {{}}
+if redis.call('EXISTS', KEYS[1]) == 0 then return gone end
+local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], '-', '+', 10000)
+if pending.err then return gone end
+for _, each in ipairs(pending) do
+  for _, n in ipairs(numbers(redis.call('XRANGE', KEYS[1], each[1], each[1]))) do gone[#gone + 1] = n end
+end
+redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
+return gone
+"""
+"""The group, and with it what it knows of its pending entries."""
+
+FLUSH = f"""{_NUMBERS}
+local gone = numbers(redis.call('XRANGE', KEYS[1], '-', '+'))
+for _, key in ipairs(redis.call('KEYS', '{' .. KEYS[1] .. '}:*')) do redis.call('DEL', key) end
+redis.call('DEL', KEYS[1])
+return gone
+"""
+"""The stream with all that stands beside it, as FLUSHALL takes it."""

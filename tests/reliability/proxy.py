@@ -1,0 +1,200 @@
+"""A TCP proxy that knows which command passes, and does to it what networks do.
+
+It runs in a thread with a loop of its own: the tests are plain functions, the pods processes.
+"""
+
+import asyncio
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from enum import StrEnum
+from typing import Any
+
+from tests.reliability import resp
+
+SLOW_SECONDS = 0.3
+
+
+class Harm(StrEnum):
+    """What can happen to one command on its way."""
+
+    CUT_BEFORE = "cut before the request"
+    """The server never hears of it."""
+    CUT_AFTER = "cut after the request"
+    """The server has done it; nobody hears of that."""
+    CUT_IN_REPLY = "cut in mid-reply"
+    DELAY = "delay"
+    HALVES = "halves"
+    """Request and reply come in two pieces, with a pause between."""
+    BLACK_HOLE = "black hole"
+    """Taken in, done, never answered; the connection stays open and swallows all that follows."""
+
+
+Plan = Callable[[str], Harm | None]
+"""What is to be done to a command with this label."""
+
+
+class Once:
+    """One harm, at one occurrence of one command."""
+
+    def __init__(self, label: str, harm: Harm, occurrence: int = 1) -> None:
+        self._label, self._harm, self._left = label, harm, occurrence
+
+    def __call__(self, label: str) -> Harm | None:
+        self._left -= label == self._label
+        if label != self._label or self._left != 0:
+            return None
+        return self._harm
+
+    @property
+    def done(self) -> bool:
+        return self._left <= 0
+
+
+class Proxy:
+    """Hands commands on to `target`, which may be changed; does what `plan` says."""
+
+    def __init__(self, host: str, port: int, plan: Plan = lambda _: None) -> None:
+        self.target = (host, port)
+        self.plan = plan
+        self.seen: Counter[str] = Counter()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+        self._links: set[_Link] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> "Proxy":
+        self._thread.start()
+        self._listener = self._wait_for(self._listen())
+        return self
+
+    def stop(self) -> None:
+        self._wait_for(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> "Proxy":
+        return self.start()
+
+    def __exit__(self, *raised: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}/0"
+
+    def cut_all(self) -> None:
+        """Cut every connection."""
+        self._loop.call_soon_threadsafe(self._cut_all)
+
+    def lead_to(self, host: str, port: int) -> None:
+        """As a Service does whose endpoint has moved: new connections lead elsewhere, old ones end."""
+        self.target = (host, port)
+        self.cut_all()
+
+    # -- in the thread -------------------------------------------------------------------------------------------
+
+    def _wait_for(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _listen(self) -> asyncio.Server:
+        return await asyncio.start_server(self._connected, "127.0.0.1", 0)
+
+    async def _close(self) -> None:
+        self._listener.close()
+        self._cut_all()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _cut_all(self) -> None:
+        for link in list(self._links):
+            link.cut()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            to_reader, to_writer = await asyncio.open_connection(*self.target)
+        except OSError:
+            writer.transport.abort()
+            return
+        link = _Link(self, writer, to_writer)
+        self._links.add(link)
+        try:
+            with suppress(asyncio.CancelledError):  # asyncio's streams would log it as an error
+                await asyncio.gather(link.requests(reader), link.replies(to_reader))
+        finally:
+            self._links.discard(link)
+            link.cut()
+
+
+class _Link:
+    """One connection on each side."""
+
+    def __init__(self, proxy: Proxy, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        self._proxy, self._client, self._server = proxy, client, server
+        self._expected: deque[Harm | None] = deque()
+        self._swallows = False
+
+    def cut(self) -> None:
+        self._client.transport.abort()
+        self._server.transport.abort()
+
+    async def requests(self, source: asyncio.StreamReader) -> None:
+        with suppress(OSError):
+            async for request in _values(source):
+                label = resp.label_of(resp.words_of(request))
+                self._proxy.seen[label] += 1
+                harm = self._proxy.plan(label)
+                if harm is Harm.CUT_BEFORE:
+                    break
+                self._expected.append(harm)
+                await _hand_on(request, self._server, in_halves=harm is Harm.HALVES)
+        self.cut()
+
+    async def replies(self, source: asyncio.StreamReader) -> None:
+        with suppress(OSError):
+            async for reply in _values(source):
+                harm = self._expected.popleft() if self._expected and not reply.startswith(b">") else None
+                if harm is Harm.CUT_AFTER:
+                    break
+                if harm is Harm.CUT_IN_REPLY:
+                    self._client.write(reply[: len(reply) // 2])
+                    await self._client.drain()
+                    break
+                if harm is Harm.DELAY:
+                    await asyncio.sleep(SLOW_SECONDS)
+                self._swallows |= harm is Harm.BLACK_HOLE
+                if not self._swallows:
+                    await _hand_on(reply, self._client, in_halves=harm is Harm.HALVES)
+        if self._client.transport.is_closing() or not self._swallows:
+            # What stands in the buffer still leaves: half a reply is half a reply.
+            self._client.close()
+            self._server.transport.abort()
+
+
+async def _hand_on(data: bytes, target: asyncio.StreamWriter, *, in_halves: bool) -> None:
+    if in_halves:
+        target.write(data[: len(data) // 2])
+        await target.drain()
+        await asyncio.sleep(SLOW_SECONDS)
+        data = data[len(data) // 2 :]
+    target.write(data)
+    await target.drain()
+
+
+async def _values(source: asyncio.StreamReader) -> Any:
+    """Whole requests or replies, one after another."""
+    data = bytearray()
+    while more := await source.read(1 << 16):
+        data += more
+        begin = 0
+        while begin < len(data) and (end := resp.end_of(data, begin)) is not None:
+            yield bytes(data[begin:end])
+            begin = end
+        del data[:begin]

@@ -1,0 +1,70 @@
+"""kill -9 at every await point of reading, handling, acknowledging, retrying, dead-lettering, taking over, draining."""
+
+import json
+import random
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.kill_points import KILL, MOMENTS, RECORD
+from tests.reliability.trial import Trial
+
+NewTrial = Callable[..., Trial]
+AT_ONCE = 12
+SAMPLE = 24
+
+Death = tuple[str, str, int]
+"""A point, a moment, and at which hit."""
+
+
+def recorded(new_trial: NewTrial, times: int = 1) -> list[Death]:
+    """Every way to die that a pod offers in a trial in which nothing goes wrong."""
+    hits: set[tuple[str, int]] = set()
+    for _ in range(times):
+        trial = new_trial()
+        record = trial.folder / "points"
+        trial.begin()
+        trial.go_on(trial.pod("pod-a", **{RECORD: str(record)}))
+        trial.pod("pod-b")
+        assert not trial.end().orphaned & trial.begun
+        hits |= {(point, hit) for point, hit in map(json.loads, record.read_text().splitlines())}
+    return sorted((point, moment, hit) for point, hit in hits for moment in MOMENTS)
+
+
+def die(trial: Trial, death: Death) -> bool:
+    """A pod dies so, another one finishes everything. Returns whether the pod came to that point at all."""
+    trial.begin()
+    victim = trial.pod("pod-a", **{KILL: json.dumps(death)})
+    trial.go_on(victim)
+    died = '"processor stopped"' not in victim.output
+    victim.remove()
+    trial.pod("pod-b")
+    account = trial.end()
+    assert died or not account.orphaned, account
+    return died
+
+
+def all_survived(new_trial: NewTrial, deaths: Iterable[Death]) -> tuple[int, dict[Death, str]]:
+    """How many pods died as they should, and what went wrong after which death."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        futures = {death: pool.submit(die, new_trial(), death) for death in deaths}
+    wrong = {death: str(future.exception()) for death, future in futures.items() if future.exception()}
+    return sum(future.exception() is None and future.result() for future in futures.values()), wrong
+
+
+def test_after_a_kill_at_a_sample_of_the_await_points_a_peer_finishes_everything(new_trial: NewTrial) -> None:
+    deaths = recorded(new_trial)
+    died, wrong = all_survived(new_trial, random.Random().sample(deaths, SAMPLE))
+    assert not wrong, "\n\n".join(f"after kill -9 at {death}: {what}" for death, what in wrong.items())
+    assert died > SAMPLE // 2
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_after_a_kill_at_any_await_point_a_peer_finishes_everything(new_trial: NewTrial, tmp_path: Path) -> None:
+    deaths = recorded(new_trial, 3)
+    died, wrong = all_survived(new_trial, deaths)
+    print(f"{len({point for point, _, _ in deaths})} points, {len(deaths)} ways to die, {died} died, {len(wrong)} wrong")
+    assert not wrong, "\n\n".join(f"after kill -9 at {death}: {what}" for death, what in wrong.items())

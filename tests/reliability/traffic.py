@@ -1,0 +1,50 @@
+"""A producer that never rests: adds messages, counts those that were confirmed, and goes on through every outage."""
+
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from redis import Redis
+
+from tests.reliability.ledger import Ledger
+
+MOST_PAUSE_SECONDS = 0.06
+
+
+class Traffic:
+    """`client` is asked for anew each time: the primary may be another one by now."""
+
+    def __init__(self, ledger: Ledger, client: "Callable[[], Redis[Any]]", dice: random.Random, *, replicas: int = 0):
+        self._ledger, self._client, self._dice, self._replicas = ledger, client, dice, replicas
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._produce, name=f"producer of {ledger.stream}")
+
+    def start(self) -> "Traffic":
+        self._thread.start()
+        return self
+
+    def alone(self) -> None:
+        """There is no replica any more that could confirm."""
+        self._replicas = 0
+
+    def stop(self) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def __enter__(self) -> "Traffic":
+        return self.start()
+
+    def __exit__(self, *raised: object) -> None:
+        self.stop()
+
+    def _produce(self) -> None:
+        while not self._closed.wait(self._dice.uniform(0, MOST_PAUSE_SECONDS)):
+            if self._ledger.add(self._client(), errand(self._dice), replicas=self._replicas) is None:
+                self._closed.wait(0.1)
+
+
+def errand(dice: random.Random) -> dict[str, str]:
+    """Most messages are quick; some fail, take long, wait long, can never be handled."""
+    kinds = ({}, {"ms": "200"}, {"ms": "2000"}, {"fails": "1"}, {"fails": "3"}, {"later": "2.5"}, {"poison": "1"})
+    return dict(dice.choices(kinds, (85, 5, 1, 5, 1, 1, 2))[0])
