@@ -36,11 +36,10 @@ class CircuitBreaker:
         self._ends: float | None = None
         """When the pause ends or ended; None while closed."""
         self._trial = False
-
-    @property
-    def is_open(self) -> bool:
+        self.is_open = False
         """Whether the backlog waits, for the end of a pause or of a trial."""
-        return self._ends is not None
+        self.is_calm = True
+        """Whether nothing has failed since the last success: then one more success is no news."""
 
     @property
     def is_trial(self) -> bool:
@@ -68,9 +67,11 @@ class CircuitBreaker:
         may well be finished after."""
         if trial or self._ends is None:
             self._in_a_row, self._ends, self._trial = 0, None, False
+            self.is_open, self.is_calm = False, True
 
     def failed(self, trial: bool = False) -> None:
         """The handler raised. While open only the trial's word counts: the others were begun before, together."""
+        self.is_calm = False
         if trial:
             self._open(min(2 * self._pause, self._max_pause))
         elif self._ends is None and self._failures:
@@ -84,3 +85,4 @@ class CircuitBreaker:
 
     def _open(self, pause: float) -> None:
         self._pause, self._ends, self._trial = pause, self._clock() + pause, False
+        self.is_open = True

@@ -35,9 +35,8 @@ BUSY_SECONDS = 0.1
 class Gate(Protocol):
     """Whether anything may begin: a circuit breaker."""
 
-    @property
-    def is_open(self) -> bool:
-        """Whether it has anything to say."""
+    is_open: bool
+    """Whether it has anything to say."""
 
     def allows(self) -> bool:
         """Whether a message may begin now."""

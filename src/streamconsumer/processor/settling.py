@@ -112,10 +112,11 @@ class Settling:
                 await self._intake.acknowledge(entry.message_id)
         except Exception as error:  # noqa: BLE001 - a user's own manager may raise anything
             note("acknowledgement failed; the entry stays pending and will be handled again", self._where, error)
-        self._breaker.succeeded(entry.trial)
-        if entry.trial:
-            entry.trial = False
-            self._in_flight.advance()
+        if not self._breaker.is_calm:
+            self._breaker.succeeded(entry.trial)
+            if entry.trial:
+                entry.trial = False
+                self._in_flight.advance()
 
     async def _commit(self, entry: Entry, effects: Effects) -> None:
         try:

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -90,7 +90,8 @@ class RedisIntake:
 
     async def open(self) -> None:
         """Connect, and create the group where it does not exist."""
-        with self._busy():
+        self._idle.clear()
+        try:
             position = await self.manager.position(self._stream, self._group)
             if position is None:  # a server out of memory refuses to create even what exists
                 await self.manager.create_group(self._stream, self._group)
@@ -98,18 +99,22 @@ class RedisIntake:
             self._position = position or self._position
             await self._connected()
             await self.ownership.enter()
+        finally:
+            self._idle.set()
 
     async def read(self, count: int) -> list[Entry]:
         """New entries, waiting up to the block for one; before those, what this consumer never acknowledged."""
-        with self._busy():
-            try:
-                return await self._read_or_recover(count)
-            except BaseException:
-                # What was read is unknown, and what stands in the connection too: begin anew, with what is pending.
-                self._replay_from = ""
-                await self._hang_up()
-                await self.manager.forget_connections()
-                raise
+        self._idle.clear()
+        try:
+            return await self._read_or_recover(count)
+        except BaseException:
+            # What was read is unknown, and what stands in the connection too: begin anew, with what is pending.
+            self._replay_from = ""
+            await self._hang_up()
+            await self.manager.forget_connections()
+            raise
+        finally:
+            self._idle.set()
 
     async def _read_or_recover(self, count: int) -> list[Entry]:
         try:
@@ -133,14 +138,6 @@ class RedisIntake:
                     await self.manager.ask("CLIENT", "UNBLOCK", self._client_id)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), 0.01)
-
-    @contextmanager
-    def _busy(self) -> Iterator[None]:
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._idle.set()
 
     async def _connected(self) -> Wire:
         if self._wire is not None and self._wire.is_usable:
