@@ -10,8 +10,15 @@ from tests.processor.recorder import Recorder
 
 SMALLEST = [
     *("+xreadgroup", "+xack", "+xclaim", "+xpending", "+xrange", "+xadd"),
-    *("+xgroup|create", "+xgroup|delconsumer", "+xinfo|stream", "+xinfo|groups", "+xinfo|consumers"),
-    *("+hset", "+hmget", "+hdel", "+zadd", "+zrem", "+zrange", "+zrangebyscore", "+zscore", "+time"),
+    *(
+        "+xgroup|create",
+        "+xgroup|createconsumer",
+        "+xgroup|delconsumer",
+        "+xinfo|stream",
+        "+xinfo|groups",
+        "+xinfo|consumers",
+    ),
+    *("+hset", "+hgetall", "+hdel", "+zadd", "+zrem", "+zrange", "+zrangebyscore", "+zscore", "+time"),
     *("+eval", "+client|id", "+client|unblock"),
 ]
 """As in docs/redis.md, on these keys."""

@@ -214,7 +214,7 @@ class AnyOrder(RuleBasedStateMachine):
         seconds = self.breaker.seconds_until_trial()
         assert (seconds is None) == (self.pause is None or self.trials == 1)
         if seconds is not None:
-            assert 0 <= seconds <= MAX_PAUSE
+            assert 0 <= seconds <= MAX_PAUSE + 1e-9  # sums of fractions are rounded
             assert (seconds == 0) == self.breaker.allows()
 
 

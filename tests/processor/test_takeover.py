@@ -10,7 +10,7 @@ import pytest
 
 from streamconsumer.processor.stream import watch
 from streamconsumer.processor.stream.keys import POSTPONED, companion
-from streamconsumer.processor.stream.watch import ABSENT, FORGOTTEN, PROOF, SILENCE, Consumer
+from streamconsumer.processor.stream.watch import ABSENT, FORGOTTEN, PROOF, SILENCE, TURN, Consumer
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod
@@ -108,6 +108,18 @@ async def test_a_strangers_entries_are_left_alone_for_min_idle(any_group: Group)
     await handler.has_finished(1, within=5)
 
 
+async def test_however_many_pods_a_group_has_it_is_looked_at_once_a_second(group: Group) -> None:
+    for number in range(4):
+        await group.start(Recorder(), f"pod-{number}", poll=30)
+    await group.is_reading()
+    await asyncio.sleep(3)  # until all have seen each other
+    await group.forget_commands()
+    await asyncio.sleep(8)
+    commands = await group.commands()
+    assert set(commands) <= {"xinfo", "hgetall", "hset"}, "and nothing else is asked while nothing happens"
+    assert 4 <= commands["xinfo"] + commands.get("hgetall", 0) <= 8 + 1
+
+
 # -- the decisions ---------------------------------------------------------------------------------------------------
 
 
@@ -132,19 +144,19 @@ def test_a_sign_of_life_between_two_looks_proves_that_nobody_is_dead() -> None:
     assert watch.proven(before, now) == ["dead"]
 
 
-def test_consumers_look_in_turns_one_each_second() -> None:
-    consumers = [_consumer(name, 0, SILENCE) for name in "abc"] + [_consumer("absent", 0, ABSENT * 2)]
-    turns = {name: watch.seconds_to_turn(7.25, consumers, name) for name in "abc"}
-    assert turns == {"a": 1.75, "b": 2.75, "c": 0.75}
-    assert watch.seconds_to_turn(7.95, consumers, "c") == pytest.approx(3.05), "this turn is nearly over"
+def test_consumers_look_in_turns() -> None:
+    now = 1000.0 * TURN.total_seconds() * 3
+    members = {"a": now, "b": now, "c": now, "absent": now - ABSENT.total_seconds() * 2, "dead": now}
+    order = watch.there(members, ["dead"], "c", now)
+    assert order == ["a", "b", "c"]
+    turns = {name: watch.seconds_to_turn(now + 0.25, order, name) for name in order}
+    turn = TURN.total_seconds()
+    assert turns == pytest.approx({"a": 3 * turn - 0.25, "b": turn - 0.25, "c": 2 * turn - 0.25})
+    assert watch.seconds_to_turn(now + turn - 0.05, order, "b") == pytest.approx(3 * turn + 0.05), "its turn has begun"
 
 
-def test_a_name_goes_when_it_has_been_silent_for_long_and_holds_nothing() -> None:
-    consumers = [
-        _consumer("me", 0, FORGOTTEN * 2),
-        _consumer("old", 0, FORGOTTEN * 2),
-        _consumer("holding", 1, FORGOTTEN * 2),
-        _consumer("reading", 0, FORGOTTEN / 2),
-        _consumer(POSTPONED, 0, FORGOTTEN * 2),
-    ]
-    assert watch.gone(consumers, "me") == ["old"]
+def test_a_name_goes_when_it_has_been_away_for_long_and_holds_nothing() -> None:
+    names = ("me", "old", "holding", "reading", "stranger")
+    consumers = [_consumer(name, int(name == "holding"), SILENCE) for name in names]
+    members = {"me": 0.0, "old": 0.0, "holding": 0.0, "reading": 900.0}
+    assert watch.gone(consumers, members, "me", FORGOTTEN.total_seconds() + 1) == ["old"]

@@ -138,7 +138,7 @@ def _step_through(watcher: Recorder | Killer) -> None:
     import uvloop
 
     for module in (uvloop, asyncio.events):
-        setattr(module, "new_event_loop", _stepping(module.new_event_loop, watcher))
+        module.new_event_loop = _stepping(module.new_event_loop, watcher)
 
 
 def _stepping(new_event_loop: Callable[[], Any], watcher: Recorder | Killer) -> Callable[[], Any]:

@@ -219,7 +219,7 @@ return gone
 
 FLUSH = f"""{_NUMBERS}
 local gone = numbers(redis.call('XRANGE', KEYS[1], '-', '+'))
-for _, key in ipairs(redis.call('KEYS', '{' .. KEYS[1] .. '}:*')) do redis.call('DEL', key) end
+for _, key in ipairs(redis.call('KEYS', '{" .. KEYS[1] .. "}:*')) do redis.call('DEL', key) end
 redis.call('DEL', KEYS[1])
 return gone
 """

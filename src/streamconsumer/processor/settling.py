@@ -243,7 +243,8 @@ class Settling:
         self._metrics.failed += 1
         about = {"message_id": entry.message_id, "stream": self._stream, "deliveries": entry.deliveries}
         what = "message failed and is a dead letter"
-        if isinstance(decision, TryAgain):
+        if isinstance(decision, TryAgain) or self._intake.caring is None:
             what = "message failed and stays pending"
+        if isinstance(decision, TryAgain) and self._intake.caring is not None:
             about["again_after_seconds"] = round(decision.delay.total_seconds(), 3)
         log.error(what, exc_info=error, extra={**about, "error": told(error)})

@@ -2,7 +2,7 @@
 those whose wait is over. Each is taken in portions, as there is room."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -19,6 +19,9 @@ from streamconsumer.processor.stream.keys import POSTPONED
 from streamconsumer.processor.stream.retention import Retention
 from streamconsumer.processor.stream.watch import Consumer
 
+MEMBERS_EVERY = 10
+"""After so many looks it is asked anew who is there, though nothing tells that somebody has come or gone."""
+
 TRIM_EVERY = timedelta(seconds=10)
 
 
@@ -32,6 +35,10 @@ class Claims:
         self._consumers: list[Consumer] = []
         self._retention = Retention(self._ask, self._stream, self._group, intake.manager.retention)
         self._trim_at_seconds = 0.0
+        self._members: watch.Members = {}
+        self._silent: Collection[str] = ()
+        self._looks = 0
+        self._present_at_seconds = 0.0
         self._clock_offset_seconds: float | None = None
 
     def show_life(
@@ -44,35 +51,51 @@ class Claims:
 
     async def seconds_to_turn(self) -> float:
         """Until this consumer looks again."""
+        now = await self._now_seconds()
+        return watch.seconds_to_turn(now, self._order(now), self._me)
+
+    async def look(self) -> list[Claim]:
+        """The watch's turn: one command, unless somebody is silent or something is postponed."""
+        now = await self._now_seconds()
+        await self._look_around(now)
+        claims: list[Claim] = [partial(self._take_over, name) for name in await self._dead()]
+        if any(each.name == POSTPONED and each.pending for each in self._consumers):
+            claims.append(self._take_due)
+        for name in watch.gone(self._consumers, self._members, self._me, now):
+            await self._intake.ownership.leave(name)
+        await self._trim(now)
+        return claims
+
+    async def _look_around(self, now: float) -> None:
+        """Who is there is asked anew when names have come or gone, and now and then."""
+        names = {each.name for each in self._consumers}
+        self._consumers = await self._inspect()
+        if now > self._present_at_seconds:
+            await self._intake.ownership.be_present(now)
+            self._present_at_seconds = now + watch.PRESENT_EVERY.total_seconds()
+        if self._looks % MEMBERS_EVERY == 0 or names != {each.name for each in self._consumers}:
+            self._members = await self._intake.ownership.members()
+        self._looks += 1
+
+    def _order(self, now: float) -> list[str]:
+        return watch.there(self._members, self._silent, self._me, now)
+
+    async def _now_seconds(self) -> float:
+        """The server's clock, asked once."""
         loop = asyncio.get_running_loop()
         if self._clock_offset_seconds is None:
             seconds, microseconds = await self._ask("TIME")
             self._clock_offset_seconds = int(seconds) + int(microseconds) / 1e6 - loop.time()
-        return watch.seconds_to_turn(loop.time() + self._clock_offset_seconds, self._consumers, self._me)
+        return loop.time() + self._clock_offset_seconds
 
-    async def look(self) -> list[Claim]:
-        """The watch's turn: one command, unless somebody is silent or something is postponed."""
-        self._consumers = await self._inspect()
-        claims: list[Claim] = [partial(self._take_over, name) for name in await self._dead()]
-        if any(each.name == POSTPONED and each.pending for each in self._consumers):
-            claims.append(self._take_due)
-        for name in await self._intake.ownership.ours(watch.gone(self._consumers, self._me)):
-            await self._intake.ownership.leave(name)
-        await self.trim()
-        return claims
-
-    async def trim(self) -> None:
+    async def _trim(self, now: float) -> None:
         """Enforce the retention, now and then: the first of the consumers does it for all."""
-        now = asyncio.get_running_loop().time()
-        if not self._retention.is_wanted or now < self._trim_at_seconds or not self._is_first():
+        if not self._retention.is_wanted or now < self._trim_at_seconds or self._order(now)[0] != self._me:
             return
         self._trim_at_seconds = now + TRIM_EVERY.total_seconds()
         trimmed = await self._retention.enforce()
         self._metrics.trimmed += trimmed.count
         self._metrics.lost_to_trimming += trimmed.lost
-
-    def _is_first(self) -> bool:
-        return watch.there(self._consumers, self._me)[0] == self._me
 
     async def sweep(self) -> list[Claim]:
         """Whatever shows no sign of life, of whomever; our own entries that went astray included."""
@@ -83,12 +106,12 @@ class Claims:
 
     async def _dead(self) -> list[str]:
         before = watch.silent(self._consumers, self._me)
-        ours = await self._intake.ownership.ours(list(before))
-        if not ours:
+        self._silent = before.keys() & self._members.keys()
+        if not self._silent:
             return []
         await asyncio.sleep(watch.PROOF.total_seconds())
         now = watch.silent(await self._inspect(), self._me)
-        return [name for name in watch.proven(before, now) if name in ours]
+        return [name for name in watch.proven(before, now) if name in self._silent]
 
     async def _take_over(self, name: str, count: int) -> list[Entry]:
         return self._intake.suspected(await self._take(name, count, watch.SILENCE))

@@ -46,6 +46,7 @@ class Heart:
         self._end: Callable[[], object] = lambda: None
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
         self._next = 0
+        self._before: set[str] = set()
 
     def start(self) -> None:
         self._thread.start()
@@ -71,7 +72,7 @@ class Heart:
         try:
             while True:
                 await asyncio.sleep(self._every.total_seconds())
-                if self._alive() and (ids := self._turn(self._held())):
+                if self._alive() and (ids := self._turn(self._that_stay(self._held()))):
                     await self._renew(twin, ownership, ids)
         finally:
             await twin.aclose()
@@ -94,6 +95,12 @@ class Heart:
         if settled := [each for each in message_ids if not self._acks.waits(each)]:
             stream, group, _ = self._who
             await twin.ask("XACK", stream, group, *settled)
+
+    def _that_stay(self, ids: list[str]) -> list[str]:
+        """What was in flight a beat ago too. What comes and goes between two beats needs no other sign of life."""
+        stay = [each for each in ids if each in self._before]
+        self._before = set(ids)
+        return stay
 
     def _turn(self, ids: list[str]) -> list[str]:
         """Those that are renewed now. Of very many, a part each time: all of them several times within `min_idle`."""

@@ -34,12 +34,17 @@ class Ownership:
         """Be known as one of ours: peers then take this consumer for dead within seconds of its last sign of life. A
         server that is out of memory refuses: then they wait `min_idle`, as for any stranger."""
         with suppress(ResponseError):
-            await self._ask("HSET", self._consumers, self._consumer, 1)
+            await self._ask("XGROUP", "CREATECONSUMER", self._stream, self._group, self._consumer)
+            await self.be_present(await self._now_milliseconds() / 1000)
 
-    async def ours(self, consumers: Sequence[str]) -> list[str]:
-        """Those of these consumers that are known as ours."""
-        known = await self._ask("HMGET", self._consumers, *consumers) if consumers else []
-        return [name for name, found in zip(consumers, known, strict=True) if found]
+    async def be_present(self, now_seconds: float) -> None:
+        """Say that this consumer is there; by the server's clock."""
+        await self._ask("HSET", self._consumers, self._consumer, round(now_seconds))
+
+    async def members(self) -> dict[str, float]:
+        """Consumers of ours, and when they last said that they are there."""
+        flat = await self._ask("HGETALL", self._consumers)
+        return {name.decode(): float(seen) for name, seen in replies.pairs(flat).items()}
 
     async def renew(self, message_ids: Sequence[str]) -> list[str]:
         """A sign of life for those that are not another consumer's. Returns those that are."""

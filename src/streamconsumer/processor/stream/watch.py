@@ -4,7 +4,8 @@ A consumer of ours that has anything in flight shows a sign of life every `HEART
 that holds entries and has been silent for `SILENCE` at two looks, `PROOF` apart, is dead. Two, because after an outage
 of the server all have been silent: whoever lives says so before the second.
 
-One look a second for each group is enough, however many consumers it has: they look in turns, by the server's clock.
+One look in `TURN` is enough for a group, however many consumers it has: they look in turns, by the server's clock. Who
+is there stands in a hash beside the stream, for Redis before 7.2 does not notice a consumer that waits for entries.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -13,15 +14,22 @@ from datetime import timedelta
 
 from streamconsumer.processor.stream.keys import POSTPONED
 
-HEARTBEAT = timedelta(milliseconds=500)
-SILENCE = timedelta(milliseconds=1250)
+HEARTBEAT = timedelta(milliseconds=400)
+SILENCE = timedelta(milliseconds=1100)
 PROOF = timedelta(milliseconds=900)
+TURN = timedelta(milliseconds=1200)
+
+PRESENT_EVERY = timedelta(seconds=20)
+"""How often a consumer writes down that it is there."""
+
+ABSENT = timedelta(seconds=65)
+"""Who has not done so for so long takes no turns."""
 
 FORGOTTEN = timedelta(minutes=10)
-"""A consumer of ours that has been silent for so long reads no more (a read waits a minute at most): its name goes."""
+"""Who has not done so for so long, and holds nothing, is gone: its name goes too."""
 
-ABSENT = timedelta(seconds=70)
-"""One that has been silent for so long takes no turns."""
+Members = Mapping[str, float]
+"""Consumers of ours, and when they last said that they are there, in seconds of the server's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +56,21 @@ def proven(before: Mapping[str, timedelta], now: Mapping[str, timedelta]) -> lis
     return [name for name, idle in now.items() if name in before and idle >= before[name] + PROOF * 0.5]
 
 
-def there(consumers: Collection[Consumer], me: str) -> list[str]:
+def there(members: Members, dead: Collection[str], me: str, now_seconds: float) -> list[str]:
     """Who takes turns, in their order."""
-    dead = silent(consumers, me)
-    return sorted({me, *(each.name for each in consumers if each.idle < ABSENT)} - {POSTPONED, *dead})
+    since = now_seconds - ABSENT.total_seconds()
+    return sorted({me, *(name for name, seen in members.items() if seen > since)} - set(dead) - {POSTPONED})
 
 
-def seconds_to_turn(now_seconds: float, consumers: Collection[Consumer], me: str) -> float:
-    """Until this consumer looks again: every n seconds among n that are there. One turn lasts a second."""
-    order = there(consumers, me)
-    turns, mine = len(order), order.index(me)
-    wait = (mine - now_seconds) % turns
-    return wait if wait > 0.1 else wait + turns
+def seconds_to_turn(now_seconds: float, order: list[str], me: str) -> float:
+    """Until this consumer looks again: every n turns among n."""
+    turn = TURN.total_seconds()
+    wait = (order.index(me) * turn - now_seconds) % (len(order) * turn)
+    return wait if wait > turn / 10 else wait + len(order) * turn
 
 
-def gone(consumers: Iterable[Consumer], me: str) -> list[str]:
-    """Whose name only is left."""
-    return [
-        each.name
-        for each in consumers
-        if not each.pending and each.idle > FORGOTTEN and each.name not in (me, POSTPONED)
-    ]
+def gone(consumers: Iterable[Consumer], members: Members, me: str, now_seconds: float) -> list[str]:
+    """Of whom only the name is left."""
+    before = now_seconds - FORGOTTEN.total_seconds()
+    empty = [each.name for each in consumers if not each.pending and each.name != me]
+    return [name for name in empty if members.get(name, now_seconds) < before]
