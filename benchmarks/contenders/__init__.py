@@ -1,4 +1,4 @@
-"""Who runs in the races. Each is a process of its own: `python -m benchmarks.contenders NAME JOB` prints one line."""
+"""Who runs in the races. Each is a process of its own: `python -m benchmarks.contenders NAME JOB` prints JSON."""
 
 import json
 import sys

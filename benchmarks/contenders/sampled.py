@@ -20,7 +20,7 @@ HANDLER = str(Path(__file__).with_name("course.py"))
 
 
 def run(course: Course) -> None:
-    samples: Counter[str] = Counter()
+    samples = course.samples = Counter()
 
     def sample(_number: int, frame: FrameType | None) -> None:
         if course.running:
@@ -29,8 +29,6 @@ def run(course: Course) -> None:
     signal.signal(signal.SIGPROF, sample)
     signal.setitimer(signal.ITIMER_PROF, EVERY_SECONDS, EVERY_SECONDS)
     pod.run(course)
-    signal.setitimer(signal.ITIMER_PROF, 0)
-    course.samples = dict(samples)
 
 
 def _whose(frame: FrameType | None) -> str:

@@ -88,7 +88,8 @@ func run(ctx context.Context, client *redis.Client, the *course) error {
 		return fmt.Errorf("%d entries are still pending; each must be acknowledged", pending.Count)
 	}
 	return json.NewEncoder(os.Stdout).Encode(map[string]any{
-		"seconds": seconds, "cpu_seconds": cpu, "mebibytes": peak(), "polls": 1, "delays": the.delays,
+		"seconds": seconds, "cpu_seconds": cpu, "mebibytes": peak(), "handlers_seconds": 0, "polls": 1,
+		"delays": the.delays,
 	})
 }
 

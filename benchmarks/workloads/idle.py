@@ -4,12 +4,10 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-import redis
-
 from benchmarks.contenders.course import GROUP, STREAM
 from benchmarks.contenders.course import peak as resident
 from benchmarks.pods import Pod
-from benchmarks.races import OURS, calls, fresh
+from benchmarks.races import OURS, calls, connected, fresh
 from benchmarks.results import Goal, Section
 from tests.cluster.redis_servers import RedisServer
 
@@ -48,7 +46,7 @@ class _Group:
     def __init__(self, stack: ExitStack, size: int) -> None:
         self.per_second = 0.0
         self.server = stack.enter_context(RedisServer())
-        self._client = stack.enter_context(redis.Redis.from_url(self.server.url))
+        self._client = stack.enter_context(connected(self.server.url))
         fresh(self._client)
         settings = {"stream": STREAM, "consumer_group": GROUP}
         self._pods = [

@@ -3,11 +3,9 @@
 import time
 from dataclasses import dataclass
 
-import redis
-
 from benchmarks.contenders.course import GROUP, STREAM, peak
 from benchmarks.pods import Pod
-from benchmarks.races import fill, fresh
+from benchmarks.races import connected, fill, fresh
 from benchmarks.results import Goal, Section
 from tests.cluster.redis_servers import RedisServer
 
@@ -15,8 +13,6 @@ ROUNDS = 1
 SECONDS = 5
 BASE = 64
 """MiB that a pod may have whatever it reads."""
-
-LARGE = "for _ = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'item', string.rep('x', ARGV[2])) end"
 
 HEAD = ["backlog", "batchCount", "concurrency", "handler", "peak MiB", "stated bound MiB"]
 
@@ -68,12 +64,13 @@ def _peak(url: str, case: _Case) -> float:
         "batch_count": str(case.batch),
         "concurrency": str(case.concurrency),
     }
-    with redis.Redis.from_url(url) as client:
+    with connected(url) as client:
         fresh(client)
         if case.mebibytes < 0.1:
             fill(client, case.entries)
         else:
-            client.eval(LARGE, 1, STREAM, case.entries, 1_000_000)
+            for _ in range(case.entries):
+                client.xadd(STREAM, {"item": b"x" * 1_000_000})
         with Pod(url, case.handler, "one", **settings) as pod:
             pod.listening()
             time.sleep(SECONDS)

@@ -8,7 +8,7 @@ import redis
 
 from benchmarks.contenders import SAMPLED
 from benchmarks.parts import prices
-from benchmarks.races import Lane, race
+from benchmarks.races import Lane, connected, race
 from benchmarks.results import Section, table
 from tests.cluster.redis_servers import RedisServer
 
@@ -23,7 +23,7 @@ HEAD = [f"{batch} a read" for batch in ENTRIES]
 
 def measure(number: int) -> Section:
     """A backlog for the same pod, with three batch counts. `number` makes it longer."""
-    with RedisServer() as server, redis.Redis.from_url(server.url) as client:
+    with RedisServer() as server, connected(server.url) as client:
         runs = [_Run(client, Lane(SAMPLED, ENTRIES[batch] * number, batch), server.url) for batch in ENTRIES]
         facts = f"Redis {server.version} on loopback, a backlog, one run each; microseconds a message."
     most, _, least = runs

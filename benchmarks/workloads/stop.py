@@ -4,14 +4,13 @@ import asyncio
 import random
 from contextlib import ExitStack
 
-import redis
 import uvloop
 
 from benchmarks.contenders.course import CONSUMER, GROUP, STREAM
 from benchmarks.figures import percentile
 from benchmarks.handlers import nothing
 from benchmarks.pods import Pod
-from benchmarks.races import fresh
+from benchmarks.races import connected, fresh
 from benchmarks.results import Goal, Section
 from streamconsumer.processor import RedisStreamProcessor, StreamManager
 from tests.cluster.redis_servers import RedisServer
@@ -27,7 +26,7 @@ HEAD = ["what", "times", "p50 ms", "p99 ms", "most ms"]
 def measure(number: int) -> Section:
     """`stop_listening` in a process that goes on, and SIGTERM to the end of a pod's process."""
     with RedisServer() as server:
-        with redis.Redis.from_url(server.url) as client:
+        with connected(server.url) as client:
             fresh(client)
         listening = uvloop.run(_stops(server.url, STOPS * number))
         pods = [took for _ in range(number) for took in _ends(server.url)]

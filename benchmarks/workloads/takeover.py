@@ -11,7 +11,7 @@ import redis
 from benchmarks.contenders.course import GROUP
 from benchmarks.figures import percentile
 from benchmarks.pods import Pod
-from benchmarks.races import fill, fresh
+from benchmarks.races import connected, fill, fresh
 from benchmarks.results import Goal, Section
 from tests.cluster.errors import BenchError
 from tests.cluster.redis_servers import RedisServer
@@ -31,7 +31,7 @@ def measure(number: int) -> Section:
     """Kills at random moments, several pairs at a time."""
     streams = [f"bench-{pair}" for pair in range(PAIRS)]
     kills: list[_Kill] = []
-    with RedisServer() as server, redis.Redis.from_url(server.url) as client, ThreadPoolExecutor(PAIRS) as threads:
+    with RedisServer() as server, connected(server.url) as client, ThreadPoolExecutor(PAIRS) as threads:
         for _ in range(number):
             fresh(client, *streams)
             kills += threads.map(lambda stream: _Kill(server.url, stream), streams)
@@ -57,7 +57,7 @@ class _Kill:
     def __init__(self, url: str, stream: str) -> None:
         held = {"batch_count": str(HELD), "concurrency": str(HELD)}
         settings = {"stream": stream, "consumer_group": GROUP, **held}
-        with redis.Redis.from_url(url) as client, ExitStack() as stack:
+        with connected(url) as client, ExitStack() as stack:
             victim = stack.enter_context(Pod(url, "hold", "dies", **settings)).listening()
             fill(client, HELD, stream)
             _wait(lambda: _pending(client, stream) == HELD, SETTLES_WITHIN, "the pod that dies does not hold them")
