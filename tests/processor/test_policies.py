@@ -1,0 +1,81 @@
+"""Effects, retention and forgotten names, as a running processor has them."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from streamconsumer.model.settings import Retention
+from streamconsumer.processor import Effects
+from streamconsumer.processor.stream import claims, watch
+from tests.processor.eventually import eventually
+from tests.processor.group import GROUP, STREAM, Group
+from tests.processor.recorder import Recorder
+
+
+async def test_what_a_handler_returns_is_done_with_the_acknowledgement(any_group: Group) -> None:
+    async def total(data: dict[str, Any]) -> Effects:
+        return Effects().increment("total", int(data["amount"])).add("invoices", {"amount": data["amount"]})
+
+    for amount in range(1, 6):
+        await any_group.add(fields={"amount": str(amount)})
+    await any_group.start(total)
+    await eventually(lambda: any_group.client.get("total"))
+
+    async def all_done() -> bool:
+        return await any_group.client.get("total") == "15"
+
+    await eventually(all_done)
+    await any_group.settled()
+    assert await any_group.client.xlen("invoices") == 5
+
+
+async def test_effects_that_cannot_be_done_fail_their_message_and_leave_nothing_behind(group: Group) -> None:
+    async def count(_data: dict[str, Any]) -> Effects:
+        return Effects().increment("counter").add("list", {"a": "1"})
+
+    await group.client.rpush("list", "somebody's own")
+    await group.add()
+    processor = await group.start(count)
+    await eventually(lambda: processor.metrics.failed)
+    assert await group.client.exists("counter") == 0
+    await group.client.delete("list")
+    await eventually(lambda: group.client.exists("counter"))
+    await group.settled()
+    assert await group.client.get("counter") == "1"
+
+
+async def test_acknowledged_entries_are_trimmed_and_no_others(
+    any_group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "TRIM_EVERY", timedelta(milliseconds=100))
+    handler = Recorder()
+    await any_group.create()
+    await any_group.client.xgroup_create(STREAM, "others", "0")
+    await any_group.add(5)
+    processor = await any_group.start(handler, retention=Retention(acknowledged=True))
+    await handler.has_finished(5)
+    await any_group.settled()
+    reply: Any = await any_group.client.xreadgroup("others", "one", {STREAM: ">"}, 10)
+    seen = [message_id for message_id, _ in reply[0][1]]
+    await any_group.client.xack(STREAM, "others", *seen[:3])
+    await eventually(lambda: processor.metrics.trimmed == 3, within=8)
+    assert await any_group.client.xlen(STREAM) == 2
+    assert processor.metrics.lost_to_trimming == 0
+
+
+async def test_the_name_of_a_pod_that_is_long_gone_is_removed_and_never_its_entries(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed while idle."""
+    monkeypatch.setattr(watch, "FORGOTTEN", timedelta(seconds=2))
+    await group.create()
+    await group.client.xgroup_createconsumer(STREAM, GROUP, "killed")
+    await group.client.hset(f"{{{STREAM}}}:{GROUP}:consumers", "killed", "1")
+    await group.client.xgroup_createconsumer(STREAM, GROUP, "stranger")
+    await group.start(Recorder())
+
+    async def gone() -> bool:
+        return await group.consumers() == {"pod-a", "stranger"}
+
+    await eventually(gone, within=6)
