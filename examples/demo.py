@@ -119,7 +119,7 @@ class Result:
         yield "acknowledged", str(self.done["acknowledged"])
         yield (
             "failed and tried again",
-            f"{self.done['failed']}" + (f", after {retries[0]:.1f} s or more" if retries else ""),
+            f"{self.done['failed']}" + (f", after {retries[0]:.1f} to {retries[-1]:.1f} s" if retries else ""),
         )
         yield "handled twice", str(sum(count > 1 for count in self.succeeded))
         yield "pending", str(self.left.pending)

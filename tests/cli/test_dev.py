@@ -55,26 +55,41 @@ async def test_a_handler_beside_its_manifest_handles_drains_and_leaves_nothing_b
         assert await dev.ended() == 0
         await gone(family)
         assert dev.left_behind() == []
-    assert dev.lines[-1] == "orders: 1 acknowledged, 0 failed, 0 redelivered, pending 0, lag 0"
+    assert dev.lines[-1] == "orders: 1 acknowledged, 0 failed, 0 retried, 0 dead-lettered, pending 0, lag 0"
 
 
 async def test_a_handler_in_the_resource_fails_is_tried_again_and_its_trace_is_shown(
     dev: DevProcess, tmp_path: Path
 ) -> None:
     source = f"{HANDLE}    if current_message().deliveries == 1: raise ValueError('not yet')\n"
-    written(tmp_path, consumer(handler={"source": source}, delivery={"minIdle": "1s"}))
+    written(tmp_path, consumer(handler={"source": source}, delivery={"backoff": {"minDelay": "10ms"}}))
+    async with dev:
+        url = await dev.redis_url()
+        await dev.line("processor started")
+        async with client(url) as redis:
+            await redis.xadd("orders", {"id": 1, "traceparent": f"00-{'4b' * 16}-{'a3' * 8}-01"})
+            failed = await dev.line("message failed")
+            assert failed.endswith("error=ValueError: not yet  at=handler_source.py:6")
+            await dev.line("process orders ✓ .* delivery 2")
+            assert any(re.search("process orders ✗ .* ValueError: not yet$", line) for line in dev.lines)
+        dev.signal(signal.SIGTERM)
+        assert await dev.ended() == 0
+    assert dev.lines[-1] == "orders: 1 acknowledged, 1 failed, 1 retried, 0 dead-lettered, pending 0, lag 0"
+
+
+async def test_a_message_that_is_rejected_is_told_of_as_a_dead_letter(dev: DevProcess, tmp_path: Path) -> None:
+    refuse = "from streamconsumer.processor import Reject\n\ndef handle(order):\n    raise Reject('no such customer')\n"
+    written(tmp_path, consumer(handler={"source": refuse}))
     async with dev:
         url = await dev.redis_url()
         await dev.line("processor started")
         async with client(url) as redis:
             await redis.xadd("orders", {"id": 1})
-            failed = await dev.line("message failed")
-            assert failed.endswith("error=ValueError: not yet  at=handler_source.py:6")
-            await dev.line("process orders ✓")
-            assert any(re.search("process orders ✗ .* ValueError: not yet$", line) for line in dev.lines)
+            told = await dev.line("message is a dead letter")
+            assert "reason=Rejected  error=Reject: no such customer" in told
         dev.signal(signal.SIGTERM)
         assert await dev.ended() == 0
-    assert dev.lines[-1] == "orders: 1 acknowledged, 1 failed, 1 redelivered, pending 0, lag 0"
+    assert dev.lines[-1] == "orders: 0 acknowledged, 1 failed, 0 retried, 1 dead-lettered, pending 0, lag 0"
 
 
 async def test_a_missing_handler_is_shown_and_found_once_it_is_there(dev: DevProcess, tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
 """The smallest rights that a processor works with, and what remains without Lua."""
 
 import asyncio
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from streamconsumer.processor import Message, Reject, Retry
+from streamconsumer.processor.stream import effects
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder
@@ -21,11 +25,14 @@ SMALLEST = [
     *("+hset", "+hgetall", "+hdel", "+zadd", "+zrem", "+zrange", "+zrangebyscore", "+zscore", "+time"),
     *("+eval", "+client|id", "+client|unblock"),
 ]
-"""As in docs/redis.md, on these keys."""
+"""On these keys; docs/redis.md says the same."""
 
 KEYS = (f"~{STREAM}", f"~{{{STREAM}}}:{GROUP}:*")
 
 WITHOUT_EVAL = [right for right in SMALLEST if right not in ("+eval", "+xgroup|delconsumer")]
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs/redis.md"
 
 
 @pytest.fixture(params=[SMALLEST, WITHOUT_EVAL], ids=["the smallest rights", "without EVAL"])
@@ -108,3 +115,41 @@ async def test_the_processor_says_what_it_lacks(any_group: Group, caplog: pytest
     await handler.has_seen(1)
     await eventually(lambda: "grant +eval" in caplog.text)
     handler.gate.set()
+
+
+async def test_without_the_keys_beside_the_stream_waits_are_spent_in_the_pod_and_nothing_is_lost(
+    any_group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    user = ("ACL", "SETUSER", "shop", "on", ">pw", f"~{STREAM}", "-@all")
+    await any_group.client.execute_command(*user, *SMALLEST)  # type: ignore[no-untyped-call] # ships no types
+    any_group.url = f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0"
+
+    def fails(message: Message) -> BaseException | None:
+        if message.data["n"] == "0":
+            return Reject("no such customer")
+        return Retry(after=timedelta(seconds=2.1)) if message.deliveries == 1 else None
+
+    handler = Recorder(fails)
+    rejected, retried = await any_group.add(2)
+    await any_group.start(handler)
+    await handler.has_finished(1)
+    assert handler.finished == [retried]
+
+    async def only_the_rejected_one_is_pending() -> bool:
+        return [each.message_id for each in await any_group.entries()] == [rejected]
+
+    await eventually(only_the_rejected_one_is_pending)
+    for told in ("a wait could not be written down; it is spent here", "a dead letter could not be written"):
+        assert told in caplog.text
+
+
+def test_the_document_names_these_rights_and_no_others() -> None:
+    text = DOCUMENT.read_text()
+    [told] = [line.split() for line in text.splitlines() if line.startswith("ACL SETUSER")]
+    assert [word for word in told if word.startswith("+")] == SMALLEST
+    assert [word for word in told if word.startswith("~")] == list(KEYS)
+    [more] = [line for line in text.splitlines() if line.startswith("| handlers that return")]
+    needed = effects.RIGHTS.split()
+    assert [right for right in needed if right not in SMALLEST] == [
+        right for right in more.replace("`", " ").split() if right.startswith("+")
+    ]

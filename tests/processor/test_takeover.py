@@ -72,6 +72,19 @@ async def test_after_an_outage_nobody_is_taken_for_dead_who_lives(group: Group) 
     await group.settled()
 
 
+async def test_a_server_out_of_memory_does_not_keep_the_messages_of_a_dead_pod(any_group: Group) -> None:
+    """It refuses to be told who is there."""
+    await any_group.create()
+    ids = await any_group.add(3)
+    await any_group.read_as("pod-a")
+    await any_group.client.hset(companion(STREAM, GROUP, "consumers"), "pod-a", "1")
+    await any_group.client.config_set("maxmemory", "1")
+    peer = Recorder()
+    await any_group.start(peer, "pod-b", min_idle=60)
+    await peer.has_finished(3, within=8)
+    assert peer.ids == ids
+
+
 async def test_a_message_that_kills_its_process_is_a_dead_letter_and_the_others_are_handled(
     group: Group,
     new_pod: NewPod,

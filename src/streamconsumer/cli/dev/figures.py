@@ -10,6 +10,9 @@ from streamconsumer.processor.stream import StreamManager
 
 _ANSWER_SECONDS = 1.0
 
+_TOLD = {"acknowledged": "acknowledged", "failed": "failed", "retried": "retried", "dead_lettered": "dead-lettered"}
+"""What a summary says of the counters."""
+
 
 @dataclass(frozen=True)
 class Backlog:
@@ -58,12 +61,9 @@ async def scrape(port: int) -> Counter[str] | None:
 
 
 def summary(name: str, done: Mapping[str, int], left: Backlog) -> str:
-    """`orders: 300 acknowledged, 6 failed, 6 redelivered, pending 0, lag 0`."""
-    redelivered = done.get("redelivered", 0) + done.get("claimed", 0)
-    return (
-        f"{name}: {done.get('acknowledged', 0)} acknowledged, {done.get('failed', 0)} failed, "
-        f"{redelivered} redelivered, pending {_known(left.pending)}, lag {_known(left.lag)}"
-    )
+    """`orders: 300 acknowledged, 6 failed, 6 retried, 0 dead-lettered, pending 0, lag 0`."""
+    counts = (f"{done.get(counter, 0)} {word}" for counter, word in _TOLD.items())
+    return f"{name}: {', '.join(counts)}, pending {_known(left.pending)}, lag {_known(left.lag)}"
 
 
 def _known(number: int | None) -> str:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.stream import replies, scripts
@@ -38,8 +38,10 @@ class Ownership:
             await self.be_present(await self._now_milliseconds() / 1000)
 
     async def be_present(self, now_seconds: float) -> None:
-        """Say that this consumer is there; by the server's clock."""
-        await self._ask("HSET", self._consumers, self._consumer, round(now_seconds))
+        """Say that this consumer is there; by the server's clock. Out of memory, the server refuses to hear it: then the
+        others take it for absent and look more often than they need to."""
+        with suppress(OutOfMemoryError):
+            await self._ask("HSET", self._consumers, self._consumer, round(now_seconds))
 
     async def members(self) -> dict[str, float]:
         """Consumers of ours, and when they last said that they are there."""
