@@ -137,8 +137,9 @@ def _step_through(watcher: Recorder | Killer) -> None:
     """From now on, every task of every new loop: uvloop's, and those of threads with loops of their own."""
     import uvloop
 
+    module: Any
     for module in (uvloop, asyncio.events):
-        setattr(module, "new_event_loop", _stepping(module.new_event_loop, watcher))
+        module.new_event_loop = _stepping(module.new_event_loop, watcher)
 
 
 def _stepping(new_event_loop: Callable[[], Any], watcher: Recorder | Killer) -> Callable[[], Any]:

@@ -66,5 +66,7 @@ def test_after_a_kill_at_a_sample_of_the_await_points_a_peer_finishes_everything
 def test_after_a_kill_at_any_await_point_a_peer_finishes_everything(new_trial: NewTrial, tmp_path: Path) -> None:
     deaths = recorded(new_trial, 3)
     died, wrong = all_survived(new_trial, deaths)
-    print(f"{len({point for point, _, _ in deaths})} points, {len(deaths)} ways to die, {died} died, {len(wrong)} wrong")
+    print(
+        f"{len({point for point, _, _ in deaths})} points, {len(deaths)} ways to die, {died} died, {len(wrong)} wrong"
+    )
     assert not wrong, "\n\n".join(f"after kill -9 at {death}: {what}" for death, what in wrong.items())
