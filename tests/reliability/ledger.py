@@ -68,11 +68,12 @@ class Ledger:
         self.without_group: set[str] = set()
         self._lock = threading.Lock()
 
-    def add(self, client: Redis, fields: dict[str, Any] | None = None, *, replicas: int = 0) -> str | None:
+    def add(self, client: Redis, fields: dict[str, str] | None = None, *, replicas: int = 0) -> str | None:
         """Produce one message, and count it once the server, or that many replicas, confirmed it. Returns its id."""
         n = f"{len(self.produced)}-{time.monotonic_ns()}"
+        entry: dict[Any, Any] = {**(fields or {}), "n": n}
         pipeline = client.pipeline(transaction=False)
-        pipeline.xadd(self.stream, dict(fields or {}) | {"n": n})
+        pipeline.xadd(self.stream, entry)
         if replicas:
             pipeline.execute_command("WAIT", replicas, 1000)  # type: ignore[no-untyped-call] # ships no types for it
         try:
