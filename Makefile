@@ -3,6 +3,7 @@
 #   make demo       the orders example on an embedded Valkey, without Docker or a cluster
 #   make test       unit tests, and tests on real Redis, Valkey, a collector and a Kubernetes API server
 #   make e2e        a whole single-node Kubernetes: images, chart, pods (root, Debian packages; see tests/cluster)
+#   make chaos      kill, cut, freeze and flush everything, FAULTS times or for SECONDS, and count (docs/reliability.md)
 #   make bench      speed beside bare loops, go-redis, FastStream and taskiq, into benchmarks/RESULTS.md (6 minutes)
 #   make check      linters, types, import contracts, generated files
 #   make generate   what is computed from the models: CRD, docs/reference.md
@@ -35,10 +36,16 @@ demo: .venv/dev
 	$(BIN)/python examples/demo.py
 
 test: .venv/development
-	$(PYTEST) -n 2 --dist loadfile -m 'not e2e' tests
+	$(PYTEST) -n 2 --dist loadfile -m 'not e2e and not chaos' tests
 
 e2e: .venv/development
 	$(PYTEST) -m e2e -s tests
+
+FAULTS ?= 10000
+SECONDS ?= 1800
+chaos: .venv/development
+	$(PYTEST) -m chaos -s tests/reliability
+	$(BIN)/python -m tests.reliability.chaos --faults $(FAULTS) --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 bench: .venv/development
 	$(BIN)/python -m benchmarks
@@ -60,4 +67,4 @@ lock:
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
 
-.PHONY: help demo test e2e bench generate check lock clean
+.PHONY: help demo test e2e chaos bench generate check lock clean

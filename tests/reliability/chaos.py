@@ -2,8 +2,8 @@
 
     python -m tests.reliability.chaos --faults 10000 --seconds 900 [--seed N]
 
-Exit code 0: everything that was produced is accounted for and nothing is pending. The seed gives the same choices again,
-not the same interleaving: what the machine does meanwhile is part of the test.
+Exit code 0: everything that was produced is accounted for and nothing is pending. The seed gives the same choices
+again, not the same interleaving: what the machine does meanwhile is part of the test.
 """
 
 import argparse

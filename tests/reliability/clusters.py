@@ -12,6 +12,11 @@ from tests.cluster.runs import wait_until
 SLOTS = 16384
 
 
+def say(client: Redis, *words: Any) -> Any:
+    """One command."""
+    return client.execute_command(*words)  # type: ignore[no-untyped-call] # ships no types for it
+
+
 class Sentinel(RedisServer):
     """One Sentinel, whose word is enough."""
 
@@ -35,16 +40,16 @@ class Sentinel(RedisServer):
         return Program("sentinel", [self.binary, configuration, "--sentinel"], directory)
 
     @property
-    def client(self) -> "Redis[Any]":
+    def client(self) -> Redis:
         return Redis.from_url(self.url, decode_responses=True)
 
     def knows_a_replica(self) -> bool:
-        found: Any = self.client.execute_command("SENTINEL", "MASTER", "shop")
+        found: Any = say(self.client, "SENTINEL", "MASTER", "shop")
         about = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
         return int(about["num-slaves"]) > 0
 
     def primary(self) -> tuple[str, int]:
-        host, port = self.client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop")
+        host, port = say(self.client, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop")
         return str(host), int(port)
 
 
@@ -53,11 +58,11 @@ class Cluster:
 
     def __init__(self) -> None:
         self.nodes = [self._node().start() for _ in range(2)]
-        self.clients: list[Redis[Any]] = [Redis.from_url(node.url, decode_responses=True) for node in self.nodes]
+        self.clients: list[Redis] = [Redis.from_url(node.url, decode_responses=True) for node in self.nodes]
         first, second = self.clients
-        first.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
+        say(first, "CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
         port, bus = self.nodes[1].port, self.nodes[1].options["cluster-port"]
-        first.execute_command("CLUSTER", "MEET", self.nodes[1].host, port, bus)
+        say(first, "CLUSTER", "MEET", self.nodes[1].host, port, bus)
         assert wait_until(lambda: all(self._is_ready(each) for each in (first, second)), 15)
 
     @staticmethod
@@ -65,23 +70,23 @@ class Cluster:
         return RedisServer({"cluster-enabled": "yes", "cluster-port": str(free_port())})
 
     @staticmethod
-    def _is_ready(client: "Redis[Any]") -> bool:
-        about: Any = client.execute_command("CLUSTER", "INFO")
+    def _is_ready(client: Redis) -> bool:
+        about: Any = say(client, "CLUSTER", "INFO")
         told = about if isinstance(about, dict) else dict(line.split(":") for line in about.split())
-        return told["cluster_state"] == "ok" and told["cluster_known_nodes"] == "2"
+        return bool(told["cluster_state"] == "ok" and told["cluster_known_nodes"] == "2")
 
     def move_slot_of(self, key: str) -> None:
         """Move the slot of a key, with all its keys, from the first node to the second while both serve."""
         first, second = self.clients
-        slot = first.execute_command("CLUSTER", "KEYSLOT", key)
-        ids = [each.execute_command("CLUSTER", "MYID") for each in self.clients]
-        second.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
-        first.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        slot = say(first, "CLUSTER", "KEYSLOT", key)
+        ids = [say(each, "CLUSTER", "MYID") for each in self.clients]
+        say(second, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        say(first, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
         address = (self.nodes[1].host, self.nodes[1].port)
-        while keys := first.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1):
-            first.execute_command("MIGRATE", *address, "", 0, 5000, "KEYS", *keys)
+        while keys := say(first, "CLUSTER", "GETKEYSINSLOT", slot, 1):
+            say(first, "MIGRATE", *address, "", 0, 5000, "KEYS", *keys)
         for client in (second, first):
-            client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+            say(client, "CLUSTER", "SETSLOT", slot, "NODE", ids[1])
 
     def remove(self) -> None:
         for client in self.clients:

@@ -21,14 +21,14 @@ def nursery() -> Iterator[Nursery]:
 
 
 @pytest.fixture
-def client(redis_server: RedisServer) -> Iterator["Redis[Any]"]:
+def client(redis_server: RedisServer) -> Iterator[Redis]:
     ours = Redis.from_url(redis_server.url, decode_responses=True)
     yield ours
     ours.close()
 
 
 @pytest.fixture
-def new_trial(nursery: Nursery, client: "Redis[Any]", redis_server: RedisServer, tmp_path: Path) -> Iterator[Any]:
+def new_trial(nursery: Nursery, client: Redis, redis_server: RedisServer, tmp_path: Path) -> Iterator[Any]:
     """Trials on one server: `new_trial()`, each with a stream of its own."""
     trials: list[Trial] = []
 

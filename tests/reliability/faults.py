@@ -35,12 +35,18 @@ class Servers:
 
     @property
     def in_step(self) -> bool:
-        """Whether the replica has all that the primary has, or soon will: time for the next misfortune."""
+        """Whether both have everything, on disk too: time for the next misfortune. A replica that has just got all its
+        data keeps them in memory alone until it has written its append-only file anew."""
         try:
-            about: Any = self._client_of(self.replica).info("replication")
+            about: list[Any] = [self._client_of(each).info() for each in (self.primary, self.replica)]
         except (RedisError, OSError):
             return False
-        return about.get("master_link_status") == "up"
+        writing = any(each["aof_rewrite_in_progress"] or each["aof_rewrite_scheduled"] for each in about)
+        return about[1].get("master_link_status") == "up" and not writing
+
+    def wait(self) -> None:
+        """Until both are in step."""
+        assert wait_until(lambda: self.in_step, 20), "the replica has not come into step in 20 s"
 
     def restart(self) -> None:
         """kill -9, and up again with what it had confirmed."""
@@ -62,10 +68,10 @@ class Servers:
 
     def _follow(self) -> None:
         self._client_of(self.replica).replicaof(self.primary.host, self.primary.port)
-        wait_until(lambda: self.in_step, 10)
+        self.wait()
 
     @staticmethod
-    def _client_of(server: RedisServer) -> "Redis[Any]":
+    def _client_of(server: RedisServer) -> Redis:
         return Redis.from_url(server.url, decode_responses=True, retry=None, socket_timeout=5)
 
 

@@ -11,12 +11,13 @@ A process dies at three moments of an await:
     resumed     the answer is there and nothing has been made of it
 """
 
+import ast
 import asyncio
 import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -133,10 +134,34 @@ def frames_of(coroutine: Any) -> list[str]:
     return found
 
 
+def never_waited(points: Iterable[str]) -> list[str]:
+    """The awaits in the processor's sources that none of these points passes through."""
+    passed = {tuple(step.split(" ")[0].rsplit(":", 1)) for point in points for step in point.split(" > ")}
+    lines: dict[str, set[int]] = {}
+    for file, line in passed:
+        lines.setdefault(file, set()).add(int(line))
+    return [
+        f"{file}:{begin}"
+        for file, begin, end in _awaits()
+        if not lines.get(file, set()).intersection(range(begin, end + 1))
+    ]
+
+
+def _awaits() -> Iterator[tuple[str, int, int]]:
+    """File, first and last line of every await."""
+    for path in sorted(Path(_HOME).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Await | ast.AsyncFor):
+                yield str(path.relative_to(_HOME)), node.lineno, node.end_lineno or node.lineno
+            if isinstance(node, ast.AsyncWith):
+                yield str(path.relative_to(_HOME)), node.lineno, node.lineno
+
+
 def _step_through(watcher: Recorder | Killer) -> None:
     """From now on, every task of every new loop: uvloop's, and those of threads with loops of their own."""
     import uvloop
 
+    module: Any
     for module in (uvloop, asyncio.events):
         module.new_event_loop = _stepping(module.new_event_loop, watcher)
 

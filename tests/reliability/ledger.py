@@ -68,13 +68,14 @@ class Ledger:
         self.without_group: set[str] = set()
         self._lock = threading.Lock()
 
-    def add(self, client: "Redis[Any]", fields: dict[str, Any] | None = None, *, replicas: int = 0) -> str | None:
+    def add(self, client: Redis, fields: dict[str, str] | None = None, *, replicas: int = 0) -> str | None:
         """Produce one message, and count it once the server, or that many replicas, confirmed it. Returns its id."""
         n = f"{len(self.produced)}-{time.monotonic_ns()}"
+        entry: dict[Any, Any] = {**(fields or {}), "n": n}
         pipeline = client.pipeline(transaction=False)
-        pipeline.xadd(self.stream, {"n": n, **(fields or {})})
+        pipeline.xadd(self.stream, entry)
         if replicas:
-            pipeline.execute_command("WAIT", replicas, 1000)
+            pipeline.execute_command("WAIT", replicas, 1000)  # type: ignore[no-untyped-call] # ships no types for it
         try:
             message_id, *copies = pipeline.execute()
         except (RedisError, OSError):
@@ -84,24 +85,24 @@ class Ledger:
                 self.produced.add(n)
         return str(message_id)
 
-    def remove(self, client: "Redis[Any]", act: str, *arguments: str) -> None:
+    def remove(self, client: Redis, act: str, *arguments: str) -> None:
         """Trim or flush by Lua (`TRIM`, `FLUSH`), and write down in the same step what that takes away."""
         taken = client.eval(act, 1, self.stream, *arguments)
         with self._lock:
             self.gone.update(taken)
 
-    def destroy_group(self, client: "Redis[Any]") -> None:
+    def destroy_group(self, client: Redis) -> None:
         """Destroy the group, and write down what was pending with it: if the processes that hold it die before they
         have put it back, nobody is left who knows of it."""
         orphaned = client.eval(DESTROY, 1, self.stream, GROUP)
         with self._lock:
             self.without_group.update(orphaned)
 
-    def forget_what_is_gone(self, client: "Redis[Any]") -> None:
+    def forget_what_is_gone(self, client: Redis) -> None:
         """After the server came back without its newest entries: what it does not hold any more was its own loss."""
         with self._lock:
             known = set(self.produced)
-        held = {fields["n"] for _, fields in client.xrange(self.stream)}
+        held = {fields["n"] for _, fields in entries(client, self.stream)}
         with self._lock:
             self.gone |= known - held
 
@@ -113,11 +114,11 @@ class Ledger:
         found = [line.split(" ") for line in text[: text.rfind("\n") + 1].splitlines()]
         return [line for line in found if not kind or line[0] == kind]
 
-    def account(self, client: "Redis[Any]") -> Account:
+    def account(self, client: Redis) -> Account:
         """Where everything is now."""
         lines = self.lines()
         done = Counter(line[1] for line in lines if line[0] == "done")
-        dead = {fields["n"] for _, fields in client.xrange(companion(self.stream, GROUP, "dead-letters"))}
+        dead = {fields["n"] for _, fields in entries(client, companion(self.stream, GROUP, "dead-letters"))}
         handled = set(done)
         trimmed = (self.produced & self.gone) - handled - dead
         return Account(
@@ -133,7 +134,19 @@ class Ledger:
             handled_again=sum(count - 1 for count in done.values()),
         )
 
-    def settle(self, client: "Redis[Any]", within: float, why: Callable[[], str] = str) -> Account:
+    def vanished(self, client: Redis) -> set[str]:
+        """What the group was given, nobody handled, and nothing holds any more: lost, at this moment already.
+
+        The server is asked first and the handlers' lines are read after that: a handler writes before it returns, and
+        only then comes the acknowledgement, so whatever is no longer pending must stand in the lines.
+        """
+        with self._lock:
+            known = set(self.produced)
+        let_go = set(client.eval(LET_GO, 1, self.stream, GROUP))
+        account = self.account(client)
+        return (known & let_go) - account.acknowledged - account.dead - self.gone - self.without_group
+
+    def settle(self, client: Redis, within: float, why: Callable[[], str] = str) -> Account:
         """The account once nothing is pending, unread or missing. Raises AssertionError, with `why`, if that is not
         so in time, or if a message ever was in two handlers of one process at once."""
         found: list[Account] = []
@@ -152,16 +165,22 @@ class Ledger:
         assert not account.twice_at_once, f"in two handlers of one process: {account.twice_at_once}\n{why()}"
         return account
 
-    def _loose_ends(self, client: "Redis[Any]", account: Account) -> str:
+    def _loose_ends(self, client: Redis, account: Account) -> str:
         """What whoever looks for the mistake wants to see first."""
         pending: Any = client.xpending_range(self.stream, GROUP, "-", "+", 20)
         missing = [" ".join(line) for line in self.lines() if line[1] in account.missing]
-        held = [entry for entry in client.xrange(self.stream) if entry[1]["n"] in account.missing]
+        held = [entry for entry in entries(client, self.stream) if entry[1]["n"] in account.missing]
         told = [f"pending: {pending}", f"missing: {sorted(account.missing)[:20]}", f"still in the stream: {held[:20]}"]
         return "\n".join([*told, "its lines:", *missing[:40]])
 
 
-def _pending(client: "Redis[Any]", stream: str) -> int:
+def entries(client: Redis, key: str, first: str = "-") -> list[tuple[str, dict[str, str]]]:
+    """What a stream holds, from an id on."""
+    found: Any = client.xrange(key, first)
+    return [(message_id, fields) for message_id, fields in found]
+
+
+def _pending(client: Redis, stream: str) -> int:
     try:
         found: Any = client.xpending(stream, GROUP)
     except ResponseError:  # the group is gone: whatever was pending must become so again
@@ -169,14 +188,14 @@ def _pending(client: "Redis[Any]", stream: str) -> int:
     return int(found["pending"])
 
 
-def _unread(client: "Redis[Any]", stream: str) -> int:
+def _unread(client: Redis, stream: str) -> int:
     try:
         groups: Any = client.xinfo_groups(stream)
     except ResponseError:
         return 1
     for each in groups:
         if each["name"] == GROUP:
-            return len(client.xrange(stream, f"({each['last-delivered-id']}", "+", 1000))
+            return len(entries(client, stream, f"({each['last-delivered-id']}"))
     return 1
 
 
@@ -204,6 +223,23 @@ return gone
 """
 """One entry."""
 
+LET_GO = f"""{_NUMBERS}
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+local last = nil
+if not groups.err then
+  for _, each in ipairs(groups) do if each[2] == ARGV[1] then last = each[8] end end
+end
+if not last then return {{}} end
+local held = {{}}
+for _, each in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 10000)) do held[each[1]] = true end
+local free = {{}}
+for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', last)) do
+  if not held[entry[1]] then free[#free + 1] = entry end
+end
+return numbers(free)
+"""
+"""What the group was given and does not hold any more."""
+
 DESTROY = f"""{_NUMBERS}
 local gone = {{}}
 if redis.call('EXISTS', KEYS[1]) == 0 then return gone end
@@ -219,7 +255,7 @@ return gone
 
 FLUSH = f"""{_NUMBERS}
 local gone = numbers(redis.call('XRANGE', KEYS[1], '-', '+'))
-for _, key in ipairs(redis.call('KEYS', '{" .. KEYS[1] .. "}:*')) do redis.call('DEL', key) end
+for _, key in ipairs(redis.call('KEYS', '{{' .. KEYS[1] .. '}}:*')) do redis.call('DEL', key) end
 redis.call('DEL', KEYS[1])
 return gone
 """

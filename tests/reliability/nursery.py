@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Self
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +89,7 @@ class Nursery:
     def close(self) -> None:
         self._process.communicate()
 
-    def __enter__(self) -> "Nursery":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:

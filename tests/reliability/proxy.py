@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from tests.reliability import resp
 
@@ -64,7 +64,7 @@ class Proxy:
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self) -> "Proxy":
+    def start(self) -> Self:
         self._thread.start()
         self._listener = self._wait_for(self._listen())
         return self
@@ -75,7 +75,7 @@ class Proxy:
         self._thread.join()
         self._loop.close()
 
-    def __enter__(self) -> "Proxy":
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *raised: object) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.kill_points import KILL, MOMENTS, RECORD
+from tests.reliability.kill_points import KILL, MOMENTS, RECORD, never_waited
 from tests.reliability.trial import Trial
 
 NewTrial = Callable[..., Trial]
@@ -66,7 +66,7 @@ def test_after_a_kill_at_a_sample_of_the_await_points_a_peer_finishes_everything
 def test_after_a_kill_at_any_await_point_a_peer_finishes_everything(new_trial: NewTrial, tmp_path: Path) -> None:
     deaths = recorded(new_trial, 3)
     died, wrong = all_survived(new_trial, deaths)
-    print(
-        f"{len({point for point, _, _ in deaths})} points, {len(deaths)} ways to die, {died} died, {len(wrong)} wrong"
-    )
+    points = {point for point, _, _ in deaths}
+    print(f"{len(points)} points, {len(deaths)} ways to die, {died} died, {len(wrong)} wrong")
+    print("awaits at which no pod waited:", *never_waited(points), sep="\n  ")
     assert not wrong, "\n\n".join(f"after kill -9 at {death}: {what}" for death, what in wrong.items())

@@ -3,7 +3,7 @@
 import random
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Self
 
 from redis import Redis
 
@@ -15,12 +15,12 @@ MOST_PAUSE_SECONDS = 0.06
 class Traffic:
     """`client` is asked for anew each time: the primary may be another one by now."""
 
-    def __init__(self, ledger: Ledger, client: "Callable[[], Redis[Any]]", dice: random.Random, *, replicas: int = 0):
+    def __init__(self, ledger: Ledger, client: Callable[[], Redis], dice: random.Random, *, replicas: int = 0) -> None:
         self._ledger, self._client, self._dice, self._replicas = ledger, client, dice, replicas
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._produce, name=f"producer of {ledger.stream}")
 
-    def start(self) -> "Traffic":
+    def start(self) -> Self:
         self._thread.start()
         return self
 
@@ -32,7 +32,7 @@ class Traffic:
         self._closed.set()
         self._thread.join()
 
-    def __enter__(self) -> "Traffic":
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *raised: object) -> None:
@@ -46,5 +46,6 @@ class Traffic:
 
 def errand(dice: random.Random) -> dict[str, str]:
     """Most messages are quick; some fail, take long, wait long, can never be handled."""
-    kinds = ({}, {"ms": "200"}, {"ms": "2000"}, {"fails": "1"}, {"fails": "3"}, {"later": "2.5"}, {"poison": "1"})
-    return dict(dice.choices(kinds, (85, 5, 1, 5, 1, 1, 2))[0])
+    kinds = ("", "ms=200", "ms=2000", "fails=1", "fails=3", "later=2.5", "poison=1")
+    name, _, value = dice.choices(kinds, (85, 5, 1, 5, 1, 1, 2))[0].partition("=")
+    return {name: value} if name else {}

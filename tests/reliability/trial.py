@@ -49,7 +49,7 @@ class Trial:
     """A stream of its own on a server that trials share."""
 
     nursery: Nursery
-    client: "Redis[Any]"
+    client: Redis
     url: str
     folder: Path
     more: dict[str, str] = field(default_factory=dict)
