@@ -38,8 +38,8 @@ class Ownership:
             await self.be_present(await self._now_milliseconds() / 1000)
 
     async def be_present(self, now_seconds: float) -> None:
-        """Say that this consumer is there; by the server's clock. Out of memory, the server refuses to hear it: then the
-        others take it for absent and look more often than they need to."""
+        """Say that this consumer is there; by the server's clock. A server that is out of memory refuses to hear it:
+        then the others take it for absent, and look more often than they need to."""
         with suppress(OutOfMemoryError):
             await self._ask("HSET", self._consumers, self._consumer, round(now_seconds))
 
