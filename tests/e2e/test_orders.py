@@ -86,11 +86,13 @@ def test_ten_thousand_orders_are_handled_acknowledged_and_traced(shop: Shop) -> 
 def test_orders_that_failed_were_tried_again_in_the_same_trace(shop: Shop) -> None:
     spans = shop.spans("process orders")
     failed = [span for span in spans if span.status_code == "ERROR"]
-    again = {span.trace_id for span in spans if span.attributes.get("streamconsumer.delivery.count") == 2}
+    again = {span.trace_id: span for span in spans if span.attributes.get("streamconsumer.delivery.count") == 2}
     assert len(failed) == FIRST_RUN // 50
-    assert {span.trace_id for span in failed} == again
+    assert {span.trace_id for span in failed} == again.keys()
     assert {span.attributes["error.type"] for span in failed} == {"TimeoutError"}
-    print(f"\n{len(spans)} process spans, {len(failed)} of them failed attempts that were tried again")
+    waits = sorted((again[span.trace_id].start_ns - span.end_ns) / 1e9 for span in failed)
+    print(f"\n{len(spans)} spans, {len(failed)} of them failed, tried again after {waits[0]:.1f} to {waits[-1]:.1f} s")
+    assert waits[-1] < 10, "the example's back-off is 2 s at most"
 
 
 def test_nothing_is_lost_while_everything_happens_to_a_consumer(shop: Shop, node: Node) -> None:
@@ -159,6 +161,20 @@ def test_a_busy_pod_finishes_its_message_and_its_span_arrives(shop: Shop, node: 
     eventually("its span is in the collector", lambda: shop.spans("process slow"), 10)
     assert len(shop.spans("process slow")) == 1
     shop.kubectl("delete", "stc", "slow")
+
+
+def test_what_a_handler_rejects_is_a_dead_letter_that_its_pod_can_list(shop: Shop) -> None:
+    refuse = "from streamconsumer.processor import Reject\n\ndef handle(data):\n    raise Reject('no such customer')\n"
+    shop.apply(_inline("refusing", "refusing", refuse))
+    shop.wait_ready("refusing")
+    message_id = shop.redis("XADD", "refusing", "*", "customer", "4711")
+    eventually("it is settled", lambda: shop.drained("refusing"))
+    listing = ("streamconsumer", "dead-letters", "list", "-o", "json")
+    [letter] = json.loads(shop.kubectl("exec", "deploy/refusing-consumer", "--", *listing))["deadLetters"]
+    assert (letter["reason"], letter["messageId"], letter["deliveries"]) == ("Rejected", message_id, 1)
+    assert letter["error"]["message"] == "no such customer"
+    assert letter["fields"] == [{"name": "customer", "value": "4711"}]
+    shop.kubectl("delete", "stc", "refusing")
 
 
 def test_a_missing_handler_is_told_by_the_pod_and_by_the_condition(shop: Shop) -> None:
