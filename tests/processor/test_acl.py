@@ -153,3 +153,16 @@ def test_the_document_names_these_rights_and_no_others() -> None:
     assert [right for right in needed if right not in SMALLEST] == [
         right for right in more.replace("`", " ").split() if right.startswith("+")
     ]
+
+
+async def test_without_the_keys_beside_the_stream_a_lost_group_is_created_again(any_group: Group) -> None:
+    user = ("ACL", "SETUSER", "shop", "on", ">pw", f"~{STREAM}", "-@all")
+    await any_group.client.execute_command(*user, *SMALLEST)  # type: ignore[no-untyped-call] # ships no types
+    any_group.url = f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0"
+    handler = Recorder()
+    await any_group.start(handler, poll=0.5)
+    await any_group.is_reading()
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    ids = await any_group.add(3)
+    await handler.has_finished(3)
+    assert handler.ids == ids

@@ -242,7 +242,7 @@ class Settling:
     def _tell(self, entry: Entry, error: BaseException, decision: Decision) -> None:
         self._metrics.failed += 1
         about = {"message_id": entry.message_id, "stream": self._stream, "deliveries": entry.deliveries}
-        what = "message failed and is a dead letter"
+        what = "message failed and goes to the dead letters"
         if isinstance(decision, TryAgain) or self._intake.caring is None:
             what = "message failed and stays pending"
         if isinstance(decision, TryAgain) and self._intake.caring is not None:

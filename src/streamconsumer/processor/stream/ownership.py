@@ -105,8 +105,9 @@ class Ownership:
         await self._evaluate(scripts.ADOPT, [self._schedule], POSTPONED, replies.milliseconds(idle))
 
     async def bring_back_postponed(self) -> None:
-        """After the group was lost, what was postponed is pending again."""
-        await self._evaluate(scripts.BRING_BACK, [self._schedule], POSTPONED)
+        """What was postponed when the group was lost is pending again. Who may not use the key has postponed nothing."""
+        with suppress(NoPermissionError):
+            await self._evaluate(scripts.BRING_BACK, [self._schedule], POSTPONED)
 
     async def leave(self, consumer: str | None = None) -> bool:
         """Delete this or another consumer if nothing is pending with it. In two steps that could delete what comes in

@@ -72,5 +72,5 @@ def seconds_to_turn(now_seconds: float, order: list[str], me: str) -> float:
 def gone(consumers: Iterable[Consumer], members: Members, me: str, now_seconds: float) -> list[str]:
     """Of whom only the name is left."""
     before = now_seconds - FORGOTTEN.total_seconds()
-    empty = [each.name for each in consumers if not each.pending and each.name != me]
-    return [name for name in empty if members.get(name, now_seconds) < before]
+    holding = {each.name for each in consumers if each.pending}
+    return [name for name, seen in members.items() if seen < before and name not in holding and name != me]
