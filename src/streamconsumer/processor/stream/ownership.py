@@ -105,7 +105,7 @@ class Ownership:
         await self._evaluate(scripts.ADOPT, [self._schedule], POSTPONED, replies.milliseconds(idle))
 
     async def bring_back_postponed(self) -> None:
-        """What was postponed when the group was lost is pending again. Who may not use the key has postponed nothing."""
+        """What was postponed is pending again after the group was lost. Who may not use the key has postponed none."""
         with suppress(NoPermissionError):
             await self._evaluate(scripts.BRING_BACK, [self._schedule], POSTPONED)
 
