@@ -96,8 +96,12 @@ class Shop:
 
     def pods(self, name: str = "orders") -> list[Any]:
         """The StreamConsumer's pods that are not on their way out."""
-        found = self.get("pods", "--selector", f"streamconsumer.dev/name={name}")["items"]
-        return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
+        return [pod for pod in self.all_pods(name) if not pod["metadata"].get("deletionTimestamp")]
+
+    def all_pods(self, name: str = "orders") -> list[Any]:
+        """The StreamConsumer's pods, those on their way out included."""
+        found: list[Any] = self.get("pods", "--selector", f"streamconsumer.dev/name={name}")["items"]
+        return found
 
     def ready_pods(self, name: str = "orders") -> list[str]:
         statuses = {pod["metadata"]["name"]: pod["status"].get("containerStatuses", []) for pod in self.pods(name)}

@@ -216,6 +216,8 @@ def test_editing_the_inline_source_rolls_the_pods(shop: Shop) -> None:
     eventually("the first source ran", lambda: shop.redis("GET", "said") == "first")
     shop.apply(_inline("inline", "inline", says.format("second")))
     eventually("the second source is rolled out", lambda: shop.settled("inline", 1))
+    # A pod that is going reads on until the kubelet has told it, and as the longest waiting it would be served first.
+    eventually("the first pod is gone", lambda: len(shop.all_pods("inline")) == 1)
     shop.redis("XADD", "inline", "*", "a", "2")
     eventually("the second source ran", lambda: shop.redis("GET", "said") == "second")
 
