@@ -52,6 +52,8 @@ _OF_A_SCRIPT = re.compile(r"^(ERR )?Error running script .*?: (@user_script: ?\d
 """What Redis 6.2 puts before the error of a command in Lua. Later ones put it behind."""
 _ELSEWHERE = {"READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN"}
 
+AFTER_HANDSHAKE = "(right after the TLS handshake)"
+
 _TLS = {
     "Hostname mismatch": "the server's certificate is made out to another name; correct the host in the URL",
     "IP address mismatch": "the server's certificate is not made out to this address; connect to its name",
@@ -60,6 +62,7 @@ _TLS = {
     "CERTIFICATE_REQUIRED": "the server wants a client's certificate; set redis.tls.certSecretRef",
     "ALERT_UNKNOWN_CA": "the server does not trust our certificate; correct redis.tls.certSecretRef",
     "HANDSHAKE_FAILURE": "the server refuses the handshake, perhaps for want of a certificate: redis.tls.certSecretRef",
+    AFTER_HANDSHAKE: "the server ends the connection; does it want a client's certificate? Set redis.tls.certSecretRef",
     "WRONG_VERSION_NUMBER": "the server does not speak TLS at this port; write redis:// or another port",
 }
 """By OpenSSL's words, the more telling first."""

@@ -5,8 +5,10 @@ from typing import Any, Protocol
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import TimeoutError as ConnectionTimeout
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from streamconsumer.processor.faults import AFTER_HANDSHAKE
 from streamconsumer.processor.stream.access import Access, Place
 
 ASK_SECONDS = 2.0
@@ -49,7 +51,17 @@ class Tls(Tcp, SSLConnection):
             await super()._connect()
         except TimeoutError:  # a Redis without TLS waits for the rest of what it takes for a command
             where = f"{self.host}:{self.port}"
-            raise ConnectionTimeout(f"no TLS with {where} in time; does the server speak TLS at this port?") from None
+            raise RedisTimeoutError(f"no TLS with {where} in time; does the server speak TLS at this port?") from None
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        """In TLS 1.3 a server looks at our certificate when we think that the handshake is done. What it says then may
+        get lost behind the end of the connection."""
+        try:
+            await super().on_connect_check_health(check_health)
+        except RedisConnectionError as error:
+            if type(error) is not RedisConnectionError:  # it talked to us
+                raise
+            raise RedisConnectionError(f"{error} {AFTER_HANDSHAKE}") from None
 
     def _go_to(self, place: Place) -> None:
         """Certificates and keys rotate too, so their files are read anew."""
