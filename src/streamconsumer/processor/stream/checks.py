@@ -21,7 +21,7 @@ from streamconsumer.processor.stream.manager import StreamManager
 log = logging.getLogger(__name__)
 
 OLDEST = (6, 2)
-"""XAUTOCLAIM came with it."""
+"""XPENDING with IDLE and with exclusive ids came with it."""
 
 AGAIN_SECONDS = 2.0
 """While no server answers, it is asked again this often."""
@@ -58,7 +58,7 @@ def outdated(found: str) -> str:
     numbers = tuple(int(number) for number in re.findall(r"\d+", found)[:2])
     if not numbers or numbers >= OLDEST:
         return ""
-    return f"the Redis server is version {found}; expected 6.2 or newer, which has XAUTOCLAIM; upgrade it"
+    return f"the Redis server is version {found}; expected 6.2 or newer; upgrade it"
 
 
 async def lacking(manager: StreamManager, settings: ProcessorSettings) -> list[str]:
@@ -119,29 +119,33 @@ def _probes(settings: ProcessorSettings) -> list[tuple[str, str, tuple[Any, ...]
         ("xreadgroup", stream, ("GROUP", group, consumer, "COUNT", "x", "STREAMS", stream, ">")),
         ("xack", stream, (stream, group, NOBODY)),
         ("xclaim", stream, (stream, group, consumer, "x", NOBODY)),
-        ("xautoclaim", stream, (stream, group, consumer, "x", NOBODY)),
         ("xpending", stream, (stream, group, "-", "+", "x")),
         ("xrange", stream, (stream, "x", "x")),
+        ("xadd", dead, (dead, NOBODY, "x", "x")),
+        ("xgroup|create", stream, (stream, group, "x")),
+        ("xgroup|createconsumer", stream, (stream, "", "")),
+        ("xgroup|delconsumer", stream, (stream, "", "")),
         ("xinfo|stream", stream, (stream, "x")),
         ("xinfo|groups", stream, (stream,)),
         ("xinfo|consumers", stream, (stream, "")),
-        ("xgroup|create", stream, (stream, group, "x")),
-        ("xgroup|delconsumer", stream, (stream, "", "")),
-        ("eval", stream, ("return 1", 1, stream)),
-        ("xadd", dead, (dead, NOBODY, "x", "x")),
         ("hset", beside, (beside, "x", "x", "x")),
-        ("hget", beside, (beside, "")),
-        ("hmget", beside, (beside, "")),
+        ("hgetall", beside, (beside,)),
         ("hdel", beside, (beside, "")),
         ("zadd", beside, (beside, "x", "x")),
         ("zrem", beside, (beside, "")),
+        ("zrange", beside, (beside, 0, 0)),
         ("zrangebyscore", beside, (beside, "x", "x")),
+        ("zscore", beside, (beside, "")),
         ("time", "", ()),
+        ("eval", stream, ("return 1", 1, stream)),
         ("client|id", "", ()),
         ("client|unblock", "", (0,)),
     ]
-    if settings.retention.max_age or settings.retention.max_length or settings.retention.acknowledged:
+    retention = settings.retention
+    if retention.max_age or retention.max_length or retention.acknowledged:
         found.append(("xtrim", stream, (stream, "MAXLEN", "x")))
+    if retention.max_length:
+        found += [("xlen", stream, (stream,)), ("xrevrange", stream, (stream, "x", "x"))]
     return [(right, key, (*right.upper().split("|"), *arguments)) for right, key, arguments in found]
 
 
