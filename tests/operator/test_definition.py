@@ -192,7 +192,13 @@ def test_defaults_are_written_down_when_a_resource_is_stored(api: ApiServer) -> 
         "encoding": "utf-8",
     }
     assert (spec["pollInterval"], spec["drainTimeout"]) == ("5s", "25s")
-    assert (spec["delivery"], spec["reconnect"]) == ({"minIdle": "30s"}, {"minDelay": "50ms", "maxDelay": "5s"})
+    assert spec["delivery"] == {
+        "minIdle": "30s",
+        "maxDeliveries": 10,
+        "maxEntryBytes": 16_777_216,
+        "deadLetterMaxLength": 100_000,
+    }
+    assert spec["reconnect"] == {"minDelay": "50ms", "maxDelay": "5s"}
     assert spec["env"] == [{"name": "A", "value": ""}]
 
 
