@@ -8,12 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from streamconsumer.cli import main
-from streamconsumer.cli.dev.environment import Secrets, expand, of_this_machine, resolve
+from streamconsumer.cli.dev.environment import expand, of_this_machine, resolve
 from streamconsumer.cli.dev.workload import load, secrets_of
 from streamconsumer.errors import InvalidSettings
 from tests.cli.manifests import consumer, secret, written
-
-NONE = Secrets({})
 
 
 @pytest.mark.parametrize(
@@ -38,19 +36,19 @@ def test_a_variable_sees_only_those_above_it() -> None:
         {"name": "LATE", "value": "late"},
         {"name": "LAST", "value": "$(LATE)"},
     ]
-    found = resolve(entries, {}, NONE, "default")
+    found = resolve(entries, {})
     assert found == {"EARLY": "$(LATE)", "LATE": "late", "LAST": "late"}
 
 
 def test_a_field_reference_gives_the_pods_own_facts() -> None:
     entry = {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
-    assert resolve([entry], {"metadata.name": "orders-x"}, NONE, "default") == {"POD": "orders-x"}
+    assert resolve([entry], {"metadata.name": "orders-x"}) == {"POD": "orders-x"}
 
 
 def test_what_dev_cannot_resolve_is_an_error_and_not_an_empty_variable() -> None:
     entry = {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}
     with pytest.raises(InvalidSettings, match="CPU"):
-        resolve([entry], {}, NONE, "default")
+        resolve([entry], {})
 
 
 def test_a_pod_sees_nothing_of_the_shell_but_what_a_process_needs() -> None:
@@ -63,7 +61,7 @@ def test_a_pod_sees_nothing_of_the_shell_but_what_a_process_needs() -> None:
 
 def test_the_pods_environment_is_the_deployments(tmp_path: Path) -> None:
     ((workload,), _) = load([written(tmp_path, consumer(concurrency=4))])
-    found = workload.environment("orders-consumer-x7k2p")
+    found = workload.environment("orders-consumer-x7k2p", {})
     assert found["STREAMCONSUMER_CONCURRENCY"] == "4"
     assert found["STREAMCONSUMER_CONSUMER_NAME"] == "orders-consumer-x7k2p"
     assert "k8s.pod.name=orders-consumer-x7k2p,k8s.pod.uid=" in found["OTEL_RESOURCE_ATTRIBUTES"]
@@ -82,7 +80,9 @@ def test_secrets_come_from_the_same_files(tmp_path: Path) -> None:
     file = written(tmp_path, consumer(redis=reference), secret("orders-redis", url="redis://u:p@redis/3"))
     ((workload,), refusals) = load([file])
     assert not refusals
-    assert workload.environment("pod")["STREAMCONSUMER_REDIS_URL"] == "redis://u:p@redis/3"
+    assert workload.files() == {"/etc/streamconsumer/redis/url": "redis://u:p@redis/3"}
+    here = {"/etc/streamconsumer/redis/url": tmp_path / "url"}
+    assert workload.environment("pod", here)["STREAMCONSUMER_REDIS_URL_FILE"] == str(tmp_path / "url")
 
 
 def test_string_data_wins_over_data_and_data_is_base64() -> None:

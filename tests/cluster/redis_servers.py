@@ -216,5 +216,31 @@ class RedisServer:
             return False
 
 
+class SentinelServer(RedisServer):
+    """A sentinel that alone decides when `primary` is down: its vote is enough."""
+
+    master = "primary"
+
+    def __init__(self, primary: RedisServer, options: Options | None = None) -> None:
+        super().__init__(options, primary.flavour)
+        self.primary = primary
+
+    def _configured(self, directory: Path) -> Program:
+        configuration = directory / "sentinel.conf"
+        configuration.write_text("\n".join(self._lines(directory)) + "\n")
+        return Program("sentinel", [self.binary, configuration, "--sentinel"], directory)
+
+    def _lines(self, directory: Path) -> list[str]:
+        return [
+            *(f"{name} {value}" for name, value in self.options.items()),
+            f"bind {self.host}",
+            f"port {self.port}",
+            f"dir {directory}",
+            f"sentinel monitor {self.master} {self.primary.host} {self.primary.port} 1",
+            f"sentinel down-after-milliseconds {self.master} 500",
+            f"sentinel failover-timeout {self.master} 2000",
+        ]
+
+
 StartRedis = Callable[..., RedisServer]
 """What the fixture `start_redis` gives: options and a flavour in, a running server out."""

@@ -8,7 +8,16 @@ from typing import Any
 
 from streamconsumer.model.fields import DURATION_FORM
 from streamconsumer.model.settings import DELAYS_IN_ORDER
-from streamconsumer.model.spec import NO_CREDENTIALS, ONE_HANDLER, ONE_URL, RESERVED_VARIABLE, SHORT_NAME
+from streamconsumer.model.spec import (
+    CLUSTER_DATABASE,
+    NO_CREDENTIALS,
+    ONE_HANDLER,
+    ONE_TOPOLOGY,
+    ONE_URL,
+    RESERVED_VARIABLE,
+    SHORT_NAME,
+    TLS_SCHEME,
+)
 from tests.model.examples import Manifest, manifest
 
 REDIS_URL = "must be redis://host:port/database, or rediss:// for TLS"
@@ -16,8 +25,11 @@ FUNCTION = "must name a function as package.module:function"
 START = "must be 0 (the oldest entry), $ (only new entries) or the id of an entry"
 VARIABLE = "must be letters, digits and _, and not begin with a digit"
 ENDPOINT = "must begin with http:// or https://"
+EXCEPTION = "must name an exception, such as ValueError or package.module.Error"
+NODE = "must be a sentinel as host:port"
 
 SECRET = {"name": "redis", "key": "url"}
+SENTINEL = {"masterName": "primary", "nodes": ["sentinel-0.sentinel:26379", "10.0.0.7:26379", "[fd00::1]:26379"]}
 
 
 @dataclass(frozen=True)
@@ -37,11 +49,25 @@ def _spec(name: str, field: str, sentence: str = "", **spec: Any) -> Case:
     return Case(name, manifest(**spec), f"spec.{field}", sentence)
 
 
+ANY = {"url": "redis://redis"}
+TLS = {"url": "rediss://redis"}
+
 OUR_RULES = [
     _spec("two URLs", "redis", ONE_URL, redis={"url": "redis://redis", "urlSecretRef": SECRET}),
     _spec("no URL", "redis", ONE_URL, redis={}),
     _spec("a password in the URL", "redis", NO_CREDENTIALS, redis={"url": "redis://:hunter2@redis"}),
     _spec("a password as an option", "redis", NO_CREDENTIALS, redis={"url": "redis://redis?password=hunter2"}),
+    _spec("sentinels and a cluster", "redis", ONE_TOPOLOGY, redis={**ANY, "sentinel": SENTINEL, "cluster": True}),
+    _spec("TLS without TLS", "redis", TLS_SCHEME, redis={**ANY, "tls": {"caSecretRef": SECRET}}),
+    _spec("TLS without TLS, empty", "redis", TLS_SCHEME, redis={**ANY, "tls": {}}),
+    _spec("database 1 of a cluster", "redis", CLUSTER_DATABASE, redis={"url": "redis://r:1/1", "cluster": True}),
+    _spec("a cluster's option", "redis", CLUSTER_DATABASE, redis={"url": "redis://r?db=1", "cluster": True}),
+    _spec(
+        "a sentinel without a port",
+        "redis.sentinel.nodes",
+        NODE,
+        redis={**ANY, "sentinel": {"masterName": "primary", "nodes": ["sentinel"]}},
+    ),
     _spec("two handlers", "handler", ONE_HANDLER, handler={"python": "shop:handle", "source": "x = 1"}),
     _spec("no handler", "handler", ONE_HANDLER, handler={}),
     _spec("a reserved variable", "env", RESERVED_VARIABLE, env=[{"name": "STREAMCONSUMER_STREAM", "value": "x"}]),
@@ -53,6 +79,32 @@ OUR_RULES = [
     _spec("too short a poll", "pollInterval", "must be 100ms to 1m", pollInterval="99ms"),
     _spec("too long a poll", "pollInterval", "must be 100ms to 1m", pollInterval="61s"),
     _spec("too short an idle time", "delivery.minIdle", "must be 1s to 24h", delivery={"minIdle": "999ms"}),
+    _spec("a hurried handler", "delivery.timeout", "must be 10ms to 24h", delivery={"timeout": "9ms"}),
+    _spec("no error", "delivery.terminalErrors", EXCEPTION, delivery={"terminalErrors": ["ValueError", "1"]}),
+    _spec(
+        "waits out of order",
+        "delivery.backoff",
+        DELAYS_IN_ORDER,
+        delivery={"backoff": {"minDelay": "2s", "maxDelay": "1s"}},
+    ),
+    _spec(
+        "a first wait above the default's last",
+        "delivery.backoff",
+        DELAYS_IN_ORDER,
+        delivery={"backoff": {"minDelay": "6m"}},
+    ),
+    _spec("no first wait", "delivery.backoff.minDelay", "must be 1ms to 1h", delivery={"backoff": {"minDelay": "0ms"}}),
+    _spec(
+        "a last wait too long",
+        "delivery.backoff.maxDelay",
+        "must be 1ms to 24h",
+        delivery={"backoff": {"maxDelay": "25h"}},
+    ),
+    _spec("no pause", "delivery.breaker.minPause", "must be 10ms to 1h", delivery={"breaker": {"minPause": "9ms"}}),
+    _spec(
+        "too long a pause", "delivery.breaker.maxPause", "must be 10ms to 1h", delivery={"breaker": {"maxPause": "61m"}}
+    ),
+    _spec("no age", "retention.maxAge", "must be 1s to 8760h", retention={"maxAge": "0s"}),
     _spec("too short a drain", "drainTimeout", "must be 1s to 1h", drainTimeout="0s"),
     _spec("too long a drain", "drainTimeout", "must be 1s to 1h", drainTimeout="1h1ms"),
     _spec("another kind of URL", "redis.url", REDIS_URL, redis={"url": "http://redis"}),
@@ -77,6 +129,20 @@ SHAPES = [
     _spec("an empty stream", "stream", stream=""),
     _spec("a stream too long", "stream", stream="x" * 513),
     _spec("half a Secret", "redis.urlSecretRef.key", redis={"urlSecretRef": {"name": "redis"}}),
+    _spec("half a Secret of TLS", "redis.tls.caSecretRef.key", redis={**TLS, "tls": {"caSecretRef": {"name": "r"}}}),
+    _spec("a key of a TLS Secret", "redis.tls.certSecretRef", redis={**TLS, "tls": {"certSecretRef": SECRET}}),
+    _spec("no sentinels", "redis.sentinel.nodes", redis={**ANY, "sentinel": {"masterName": "primary", "nodes": []}}),
+    _spec("nobody's sentinels", "redis.sentinel.masterName", redis={**ANY, "sentinel": {"nodes": ["one:26379"]}}),
+    _spec("text for yes", "redis.cluster", redis={**ANY, "cluster": "yes"}),
+    _spec("no deliveries", "delivery.maxDeliveries", delivery={"maxDeliveries": 0}),
+    _spec("entries too large", "delivery.maxEntryBytes", delivery={"maxEntryBytes": 536870913}),
+    _spec("a nameless dead-letter stream", "delivery.deadLetterStream", delivery={"deadLetterStream": ""}),
+    _spec("no dead letters", "delivery.deadLetterMaxLength", delivery={"deadLetterMaxLength": 0}),
+    _spec("fewer than no failures", "delivery.breaker.failures", delivery={"breaker": {"failures": -1}}),
+    _spec("no length", "retention.maxLength", retention={"maxLength": 0}),
+    _spec("a number for yes", "retention.acknowledged", retention={"acknowledged": 1}),
+    _spec("no ordering key", "orderingKey", orderingKey=""),
+    _spec("text for a batch", "handler.batch", handler={"python": "shop:handle", "batch": "yes"}),
     _spec("an empty source", "handler.source", handler={"source": ""}),
     _spec("a number for a duration", "drainTimeout", drainTimeout=30),
     _spec("an absurd duration", "drainTimeout", drainTimeout="9999999999999999999999999999h"),
@@ -110,6 +176,34 @@ RIGHT = {
     "a user and a password from Secrets": manifest(
         redis={"url": "rediss://redis", "usernameSecretRef": SECRET, "passwordSecretRef": SECRET}
     ),
+    "certificates": manifest(redis={**TLS, "tls": {"caSecretRef": SECRET, "certSecretRef": {"name": "redis-client"}}}),
+    "certificates for a URL that only the pod knows": manifest(
+        redis={"urlSecretRef": SECRET, "tls": {"insecureSkipVerify": True}}
+    ),
+    "sentinels": manifest(redis={"url": "redis:///0", "sentinel": SENTINEL, "cluster": False}),
+    "sentinels with credentials": manifest(
+        redis={**TLS, "sentinel": {**SENTINEL, "usernameSecretRef": SECRET, "passwordSecretRef": SECRET}}
+    ),
+    "a cluster": manifest(redis={"url": "redis://redis:6379/0", "cluster": True}),
+    "a cluster without a database": manifest(redis={"url": "rediss://redis:6379", "cluster": True}),
+    "a cluster that only the pod knows": manifest(redis={"urlSecretRef": SECRET, "cluster": True}),
+    "all of delivery": manifest(
+        delivery={
+            "maxDeliveries": 3,
+            "timeout": "90s",
+            "backoff": {"minDelay": "1s", "maxDelay": "1s"},
+            "terminalErrors": ["ValueError", "shop.errors.Unknown"],
+            "maxEntryBytes": 1024,
+            "deadLetterStream": "{orders}:dead",
+            "deadLetterMaxLength": 1,
+            "breaker": {"failures": 0, "minPause": "10ms", "maxPause": "1h"},
+        }
+    ),
+    "all of retention": manifest(
+        retention={"maxAge": "8760h", "maxLength": 1, "acknowledged": True, "allowLoss": True}
+    ),
+    "an order": manifest(orderingKey="customer"),
+    "batches": manifest(handler={"python": "shop:handle", "batch": True}),
     "a source": manifest(handler={"source": "def handle(data): ..."}, image=...),
     "delays alike": manifest(reconnect={"minDelay": "1s", "maxDelay": "1s"}),
     "a first delay at the default's last": manifest(reconnect={"minDelay": "5s"}),

@@ -8,11 +8,14 @@ from pydantic import BaseModel
 
 from streamconsumer.model.fields import parse_duration
 from streamconsumer.model.settings import (
+    Backoff,
+    Breaker,
     Delivery,
     PodHandler,
     ProcessorSettings,
     Reconnect,
     RedisAccess,
+    Retention,
 )
 
 # What an environment variable cannot hold is no setting: NUL, and half a surrogate pair.
@@ -34,17 +37,58 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def models(kind: type[T], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[T]:
-    """Models of this kind, by their fields' own names."""
+    """Models of this kind, by their fields' own names. A field that is added and not generated would not be covered by
+    the round trip."""
+    assert set(fields) == set(kind.model_fields), f"{kind.__name__}: fields and strategies differ"
     return st.fixed_dictionaries(fields).map(lambda drawn: kind(**drawn))
 
 
-accesses = models(
-    RedisAccess,
-    url=st.builds("{}://{}".format, st.sampled_from(["redis", "rediss", "unix"]), unspaced),
-    username=st.none() | text,
-    password=st.none() | text,
-)
+def either(*choices: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    """The fields of one of these, or none of them."""
+    return st.just({}) | st.one_of(*(st.fixed_dictionaries(choice) for choice in choices))
+
+
+def secret(name: str) -> st.SearchStrategy[dict[str, Any]]:
+    return either({name: text}, {f"{name}_file": some_text})
+
+
+urls = st.builds("{}://{}".format, st.sampled_from(["redis", "rediss", "unix"]), unspaced)
+nodes = st.from_regex(r"[A-Za-z0-9._-]{1,20}:[0-9]{1,5}", fullmatch=True)
+sentinels = {"sentinel_master": some_text, "sentinel_nodes": st.lists(nodes, min_size=1, max_size=3)}
+
+accesses = st.tuples(
+    st.fixed_dictionaries({"url": urls}) | st.fixed_dictionaries({"url_file": some_text}),
+    *(secret(name) for name in ("username", "password", "sentinel_username", "sentinel_password")),
+    either({"tls_ca_file": some_text}),
+    either({"tls_cert_file": some_text, "tls_key_file": some_text}),
+    either({"tls_insecure_skip_verify": st.booleans()}),
+    either(sentinels, {"cluster": st.booleans()}),
+).map(lambda parts: RedisAccess(**{name: value for part in parts for name, value in part.items()}))
 reconnects = models(Reconnect, min_delay=durations("1ms", "1m"), max_delay=durations("1m", "5m"))
+deliveries = models(
+    Delivery,
+    min_idle=durations("1s", "24h"),
+    max_deliveries=st.integers(1, 1000),
+    timeout=st.none() | durations("10ms", "24h"),
+    backoff=models(Backoff, min_delay=durations("1ms", "1h"), max_delay=durations("1h", "24h")),
+    terminal_errors=st.lists(st.lists(words, min_size=1, max_size=3).map(".".join), max_size=3),
+    max_entry_bytes=st.integers(1024, 536_870_912),
+    dead_letter_stream=st.none() | some_text,
+    dead_letter_max_length=st.integers(1, 100_000_000),
+    breaker=models(
+        Breaker,
+        failures=st.integers(0, 100_000),
+        min_pause=durations("10ms", "1h"),
+        max_pause=durations("10ms", "1h"),
+    ),
+)
+retentions = models(
+    Retention,
+    max_age=st.none() | durations("1s", "8760h"),
+    max_length=st.none() | st.integers(1, 1_000_000_000),
+    acknowledged=st.booleans(),
+    allow_loss=st.booleans(),
+)
 
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "stream": some_text,
@@ -54,11 +98,13 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "poll_interval": durations("100ms", "1m"),
     "concurrency": st.integers(1, 1000),
     "encoding": st.sampled_from(["utf-8", "bytes"]),
-    "delivery": models(Delivery, min_idle=durations("1s", "24h")),
+    "ordering_key": st.none() | some_text,
+    "delivery": deliveries,
+    "retention": retentions,
     "reconnect": reconnects,
     "drain_timeout": durations("1s", "1h"),
     "redis": accesses,
-    "handler": models(PodHandler, python=handler_paths),
+    "handler": models(PodHandler, python=handler_paths, batch=st.booleans()),
     "consumer_name": some_text,
     "http_port": st.integers(0, 65535),
     "http_host": text,

@@ -118,8 +118,24 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "redis": st.fixed_dictionaries(
         {},
         optional={
-            "url": st.sampled_from(["redis://r", "rediss://r/1", "http://r", "redis://a@r", "redis:/r", "", None]),
+            "url": st.sampled_from(
+                [
+                    "redis://r",
+                    "rediss://r/1",
+                    "rediss://r/0",
+                    "http://r",
+                    "redis:///0",
+                    "redis://r?db=0",
+                    "redis://a@r",
+                    "redis:/r",
+                    "",
+                    None,
+                ]
+            ),
             "urlSecretRef": st.sampled_from([{"name": "a", "key": "b"}, {"name": "a"}, {"name": "", "key": "b"}, None]),
+            "cluster": st.sampled_from([True, False, None]),
+            "tls": st.sampled_from([{}, {"insecureSkipVerify": True}, {"certSecretRef": {"name": "a"}}, None]),
+            "sentinel": st.sampled_from([{"masterName": "m", "nodes": ["s:1"]}, {"nodes": ["s"]}, {}, None]),
         },
     ),
     "handler": st.fixed_dictionaries(
@@ -176,7 +192,13 @@ def test_defaults_are_written_down_when_a_resource_is_stored(api: ApiServer) -> 
         "encoding": "utf-8",
     }
     assert (spec["pollInterval"], spec["drainTimeout"]) == ("5s", "25s")
-    assert (spec["delivery"], spec["reconnect"]) == ({"minIdle": "30s"}, {"minDelay": "50ms", "maxDelay": "5s"})
+    assert spec["delivery"] == {
+        "minIdle": "30s",
+        "maxDeliveries": 10,
+        "maxEntryBytes": 16_777_216,
+        "deadLetterMaxLength": 100_000,
+    }
+    assert spec["reconnect"] == {"minDelay": "50ms", "maxDelay": "5s"}
     assert spec["env"] == [{"name": "A", "value": ""}]
 
 

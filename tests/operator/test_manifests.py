@@ -2,6 +2,7 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from streamconsumer.operator.manifests import KINDS, Manifest, desired
 from streamconsumer.operator.settings import OperatorSettings
 from tests.model import strategies
 from tests.model.examples import UID, consumer, manifest
+from tests.operator import golden
 
 SETTINGS = OperatorSettings(processor_image="streamconsumer-processor:1")
 
@@ -105,10 +107,11 @@ def test_what_was_never_applied_owns_nothing() -> None:
 
 def test_a_pod_passes_the_restricted_pod_security_standard() -> None:
     """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted, field by field."""
-    pod = template(consumer(handler={"source": "x = 1"}))["spec"]
+    secret = {"name": "redis", "key": "url"}
+    pod = template(consumer(handler={"source": "x = 1"}, redis={"urlSecretRef": secret}))["spec"]
     inner = container(consumer())["securityContext"]
     assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers", "ephemeralContainers"} & set(pod)
-    assert all({"configMap", "emptyDir"} & set(volume) for volume in pod["volumes"])
+    assert all({"configMap", "emptyDir", "projected"} & set(volume) for volume in pod["volumes"])
     assert all("hostPort" not in port for port in container(consumer())["ports"])
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -242,10 +245,31 @@ def test_a_variable_refers_only_to_variables_above_it() -> None:
 
 
 def test_credentials_are_named_and_never_read() -> None:
+    """As files that the kubelet keeps up to date; a variable would stay as it was when the container started."""
     secret = {"name": "redis", "key": "password"}
-    found = variables(consumer(redis={"urlSecretRef": secret, "passwordSecretRef": secret}))
-    assert found["STREAMCONSUMER_REDIS_URL"] == {"secretKeyRef": secret}
-    assert found["STREAMCONSUMER_REDIS_PASSWORD"] == {"secretKeyRef": secret}
+    of = consumer(redis={"urlSecretRef": secret, "passwordSecretRef": secret})
+    found = variables(of)
+    assert found["STREAMCONSUMER_REDIS_URL_FILE"] == "/etc/streamconsumer/redis/url"
+    assert found["STREAMCONSUMER_REDIS_PASSWORD_FILE"] == "/etc/streamconsumer/redis/password"
+    (volume,) = [each for each in template(of)["spec"]["volumes"] if "projected" in each]
+    assert [source["secret"] for source in volume["projected"]["sources"]] == [
+        {"name": "redis", "items": [{"key": "password", "path": file}], "optional": True}
+        for file in ("url", "password")
+    ]
+    assert volume["projected"]["defaultMode"] == 0o444
+    assert {"name": volume["name"], "mountPath": "/etc/streamconsumer/redis", "readOnly": True} in container(of)[
+        "volumeMounts"
+    ]
+
+
+def test_every_file_that_a_pod_is_told_of_is_mounted() -> None:
+    given = yaml.safe_load((golden.FOLDER / "sentinel" / "consumer.yaml").read_text())
+    of = StreamConsumer.parse(given)
+    told = {value for name, value in variables(of).items() if name.endswith("_FILE")}
+    (volume,) = [each for each in template(of)["spec"]["volumes"] if "projected" in each]
+    (mount,) = [each for each in container(of)["volumeMounts"] if each["name"] == volume["name"]]
+    items = [item for source in volume["projected"]["sources"] for item in source["secret"]["items"]]
+    assert told == {f"{mount['mountPath']}/{item['path']}" for item in items}
 
 
 def test_a_pod_knows_who_it_is() -> None:

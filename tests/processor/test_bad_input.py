@@ -250,7 +250,7 @@ fields_of_a_producer = st.dictionaries(
 @given(fields_of_a_producer)
 @settings(max_examples=500, deadline=None)
 def test_no_context_whatever_it_is_fails_a_message(data: dict[Any, Any]) -> None:
-    telemetry = Telemetry(stream=STREAM, consumer_group=GROUP, consumer="pod-a", server=("localhost", 6379))
+    telemetry = Telemetry(stream=STREAM, consumer_group=GROUP, consumer="pod-a", server=lambda: ("localhost", 6379))
     with telemetry.processing(Message("1-0", STREAM, GROUP, "pod-a", 1, data)):
         pass
 
@@ -268,7 +268,7 @@ def test_messages_with_any_context_are_handled(redis_server: RedisServer, batch:
     async def run() -> None:
         group = Group(redis_server)
         await group.client.flushall()
-        telemetry = Telemetry(stream=STREAM, consumer_group=GROUP, consumer="a", server=("localhost", 1))
+        telemetry = Telemetry(stream=STREAM, consumer_group=GROUP, consumer="a", server=lambda: ("localhost", 1))
         for fields in batch:
             encoded = {
                 (name.encode() if isinstance(name, str) else name): (

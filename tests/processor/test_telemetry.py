@@ -36,11 +36,12 @@ def telemetry(collector: Collector, group: Group, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(trace, "set_tracer_provider", lambda _: None)  # a process may do it once
     provider = provider_from_env(collector.environment)
     assert isinstance(provider, TracerProvider)
+    address = group.manager().address
     made = Telemetry(
         stream=STREAM,
         consumer_group=GROUP,
         consumer="pod-a",
-        server=group.manager().address,
+        server=lambda: address,
         provider=provider,
     )
     yield made

@@ -20,7 +20,7 @@ Schema = dict[str, Any]
 
 _KEPT = [
     *("type", "format", "pattern", "enum", "required"),
-    *("minimum", "maximum", "minLength", "maxLength", "maxItems", "maxProperties"),
+    *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "maxProperties"),
     *("x-kubernetes-validations", "x-kubernetes-int-or-string"),
     *("x-kubernetes-list-type", "x-kubernetes-list-map-keys"),
 ]

@@ -59,6 +59,8 @@ def _text(value: Any) -> str:
     match value:
         case timedelta():
             return format_duration(value)
+        case bool():
+            return str(value).lower()
         case SecretStr():
             return value.get_secret_value()
         case list():

@@ -34,3 +34,6 @@ SOURCE_FOLDER = "/etc/streamconsumer/source"
 SOURCE_MODULE = "handler_source"
 SOURCE_FUNCTION = "handle"
 """`handler.source` is mounted as SOURCE_FOLDER/SOURCE_MODULE.py and must define SOURCE_FUNCTION."""
+
+REDIS_FOLDER = "/etc/streamconsumer/redis"
+"""What a StreamConsumer takes of Secrets for Redis is mounted here, a file each."""

@@ -207,17 +207,78 @@ class Processing(Model):
     computed from it."""
 
 
-class RedisAccess(Model):
-    """How a pod reaches Redis. Credentials come from Secrets and are never printed."""
+SentinelNode = Annotated[
+    str,
+    Field(min_length=3, max_length=261),
+    Matching(r"[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}", "must be a sentinel as host:port"),
+]
 
-    url: Annotated[str, Matching(r"(redis|rediss|unix)://\S+", "must begin with redis://, rediss:// or unix://")] = (
-        Field(max_length=2048, repr=False)
-    )
+ONE_ACCESS = "give either STREAMCONSUMER_REDIS_URL or STREAMCONSUMER_REDIS_URL_FILE"
+ONE_SECRET = "give a username or password either as it is or as a file, not both"  # noqa: S105 - a sentence
+ONE_TOPOLOGY = "give STREAMCONSUMER_REDIS_SENTINEL_MASTER together with …_SENTINEL_NODES, and not with …_CLUSTER"
+BOTH_TLS_FILES = "give STREAMCONSUMER_REDIS_TLS_CERT_FILE and …_TLS_KEY_FILE together"
+
+
+class RedisAccess(Model):
+    """How a pod reaches Redis. Credentials come from Secrets and are never printed.
+
+    What stands in a file is read anew at each connect: a rotated Secret needs no restart.
+    """
+
+    url: (
+        Annotated[str, Matching(r"(redis|rediss|unix)://\S+", "must begin with redis://, rediss:// or unix://")] | None
+    ) = Field(None, max_length=2048, repr=False)
     """The server; with its credentials where those do not come by themselves."""
+    url_file: str | None = Field(None, min_length=1)
+    """A file that holds the URL."""
     username: str | None = None
-    """The ACL user, from a Secret."""
+    """The ACL user."""
+    username_file: str | None = Field(None, min_length=1)
+    """A file that holds the ACL user."""
     password: SecretStr | None = None
-    """The password, from a Secret."""
+    """The password."""
+    password_file: str | None = Field(None, min_length=1)
+    """A file that holds the password."""
+    tls_ca_file: str | None = Field(None, min_length=1)
+    """The authorities that the server's certificate is verified against, as PEM. Left out: those of the system."""
+    tls_cert_file: str | None = Field(None, min_length=1)
+    """The certificate to show to a server that asks for one, as PEM."""
+    tls_key_file: str | None = Field(None, min_length=1)
+    """The key of that certificate."""
+    tls_insecure_skip_verify: bool = False
+    """Whether any certificate of a server is taken, for tests: whoever is in between can read everything."""
+    sentinel_master: str | None = Field(None, min_length=1)
+    """The name by which the sentinels know the primary."""
+    sentinel_nodes: list[SentinelNode] = Field([], max_length=32)
+    """The sentinels, as host:port."""
+    sentinel_username: str | None = None
+    """The ACL user for the sentinels."""
+    sentinel_username_file: str | None = Field(None, min_length=1)
+    """A file that holds it."""
+    sentinel_password: SecretStr | None = None
+    """The password for the sentinels."""
+    sentinel_password_file: str | None = Field(None, min_length=1)
+    """A file that holds it."""
+    cluster: bool = False
+    """Whether the server is a node of a Redis Cluster that may send us to another one."""
+
+    @model_validator(mode="after")
+    def _said_once(self) -> Self:
+        if (self.url is None) == (self.url_file is None):
+            raise ValueError(ONE_ACCESS)
+        pairs = [
+            (self.username, self.username_file),
+            (self.password, self.password_file),
+            (self.sentinel_username, self.sentinel_username_file),
+            (self.sentinel_password, self.sentinel_password_file),
+        ]
+        if any(value is not None and file is not None for value, file in pairs):
+            raise ValueError(ONE_SECRET)
+        if (self.sentinel_master is None) == bool(self.sentinel_nodes) or (self.cluster and self.sentinel_nodes):
+            raise ValueError(ONE_TOPOLOGY)
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError(BOTH_TLS_FILES)
+        return self
 
 
 class PodHandler(Model):

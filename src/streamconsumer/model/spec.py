@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
@@ -11,12 +12,15 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Wi
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.model.fields import Matching, Model, rules, sentences
-from streamconsumer.model.settings import HandlerPath, Processing
+from streamconsumer.model.settings import HandlerPath, Processing, SentinelNode
 
 NAME_LENGTH = 50
 """The longest name of a StreamConsumer: children add a suffix, and labels end at 63 characters."""
 
 ONE_URL = "give exactly one of redis.url and redis.urlSecretRef"
+ONE_TOPOLOGY = "give redis.sentinel or redis.cluster, not both"
+TLS_SCHEME = "redis.tls needs a redis.url that begins with rediss://"
+CLUSTER_DATABASE = "a cluster has only database 0: write redis.url as redis://host:port/0, with any of its nodes"
 ONE_HANDLER = "give exactly one kind of handler: handler.python or handler.source"
 NO_CREDENTIALS = "keep credentials out of redis.url: use usernameSecretRef and passwordSecretRef, or urlSecretRef"
 RESERVED_VARIABLE = "names that begin with STREAMCONSUMER_ are set by the operator: use the field of spec instead"
@@ -56,17 +60,65 @@ class SecretKeyRef(Model):
     """The key in the Secret."""
 
 
+class SecretRef(Model):
+    """A Secret in the namespace of the StreamConsumer, of type kubernetes.io/tls."""
+
+    name: str = Field(min_length=1, max_length=253)
+    """The Secret's name."""
+
+
+class Tls(Model):
+    """Certificates. Without any of this, the server's is verified against the authorities of the image."""
+
+    ca_secret_ref: SecretKeyRef | None = None
+    """The authorities that the server's certificate must come from, as PEM. Others count no more."""
+
+    cert_secret_ref: SecretRef | None = None
+    """The certificate to show to a server that asks for one: `tls.crt` and `tls.key` of a Secret."""
+
+    insecure_skip_verify: bool = False
+    """Whether any certificate is taken, for tests: whoever is in between can read and change everything."""
+
+
+class Sentinel(Model):
+    """The sentinels that know where the primary is."""
+
+    master_name: str = Field(min_length=1, max_length=253)
+    """The name by which they know the primary."""
+
+    nodes: list[SentinelNode] = Field(min_length=1, max_length=32)
+    """The sentinels, as host:port. They are asked in turn until one answers, at each connect."""
+
+    username_secret_ref: SecretKeyRef | None = None
+    """The ACL user for the sentinels themselves from a Secret."""
+
+    password_secret_ref: SecretKeyRef | None = None
+    """The password for the sentinels themselves from a Secret."""
+
+
+_DATABASE_0 = r"[^/?]+://[^/?]*(/0?)?"
+
+
 class Redis(
     Model,
     json_schema_extra=rules(
         ("has(self.url) != has(self.urlSecretRef)", ONE_URL),
         ("!has(self.url) || !(self.url.contains('@') || self.url.contains('password='))", NO_CREDENTIALS),
+        ("!(has(self.sentinel) && has(self.cluster) && self.cluster)", ONE_TOPOLOGY),
+        ("!has(self.tls) || !has(self.url) || self.url.startsWith('rediss://')", TLS_SCHEME),
+        (
+            "!has(self.url) || !has(self.cluster) || !self.cluster || " + f"self.url.matches(r'^{_DATABASE_0}$')",
+            CLUSTER_DATABASE,
+        ),
     ),
 ):
-    """The Redis or Valkey server that holds the stream."""
+    """The Redis or Valkey server that holds the stream. What comes from Secrets is read anew at each connect: a
+    rotated password or certificate needs no restart."""
 
     url: RedisUrl | None = None
-    """`redis://host:port/database`, or `rediss://` for TLS."""
+    """`redis://host:port/database`, or `rediss://` for TLS. With `sentinel`, only the scheme and the database count,
+    as in `redis:///0`, for sentinels and servers alike. With `cluster`, any node of it, which is asked for the others;
+    the database is 0."""
 
     url_secret_ref: SecretKeyRef | None = None
     """The whole URL, with its credentials, from a Secret."""
@@ -77,12 +129,32 @@ class Redis(
     password_secret_ref: SecretKeyRef | None = None
     """The password from a Secret."""
 
+    tls: Tls | None = None
+    """Certificates, for `rediss://`."""
+
+    sentinel: Sentinel | None = None
+    """The sentinels to ask where the primary is. Left out: it is where `url` says."""
+
+    cluster: bool = False
+    """Whether `url` is a node of a Redis Cluster. The stream and what belongs to it share one slot; the processor goes
+    where the slot is."""
+
     @model_validator(mode="after")
     def _one_url_without_credentials(self) -> Self:
         if (self.url is None) == (self.url_secret_ref is None):
             raise ValueError(ONE_URL)
         if self.url is not None and ("@" in self.url or "password=" in self.url):
             raise ValueError(NO_CREDENTIALS)
+        return self
+
+    @model_validator(mode="after")
+    def _one_topology(self) -> Self:
+        if self.sentinel and self.cluster:
+            raise ValueError(ONE_TOPOLOGY)
+        if self.tls and self.url and not self.url.startswith("rediss://"):
+            raise ValueError(TLS_SCHEME)
+        if self.cluster and self.url and not re.fullmatch(_DATABASE_0, self.url):
+            raise ValueError(CLUSTER_DATABASE)
         return self
 
 

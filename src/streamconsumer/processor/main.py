@@ -22,7 +22,7 @@ from streamconsumer.processor.handler import Handler, load
 from streamconsumer.processor.health import Endpoint, Health
 from streamconsumer.processor.metrics import Metrics, registry
 from streamconsumer.processor.processor import RedisStreamProcessor
-from streamconsumer.processor.stream import StreamManager, without_credentials
+from streamconsumer.processor.stream import StreamManager, check
 from streamconsumer.processor.telemetry import Telemetry, provider_from_env
 
 EXIT_CONFIGURATION = 78
@@ -106,37 +106,49 @@ async def _serve(
     log.info(
         "processor started",
         extra={
-            "redis": without_credentials(settings.redis.url),
+            "redis": _told(manager),
             "handler": settings.handler.python,
             "http_port": endpoint.port,
             "tracing": telemetry is not None,
         },
     )
+    checking = asyncio.create_task(_check(settings, manager, stop))
     await stop.wait()
     await processor.stop_listening()
+    checking.cancel()
+    (refused,) = await asyncio.gather(checking, return_exceptions=True)
     await manager.aclose()
     endpoint.stop()
     log.info("processor stopped", extra=metrics.counters())  # what the last scrape missed
+    if isinstance(refused, InvalidSettings):
+        raise refused
     return processor.has_stuck_handlers
 
 
-def _manager(settings: ProcessorSettings) -> StreamManager:
-    password = settings.redis.password
+async def _check(settings: ProcessorSettings, manager: StreamManager, stop: asyncio.Event) -> None:
     try:
-        return StreamManager.from_url(
-            settings.redis.url,
-            username=settings.redis.username,
-            password=password.get_secret_value() if password else None,
-            start_from=settings.start_from,
-            encoding=settings.encoding,
-            delivery=settings.delivery,
-            retention=settings.retention,
-        )
-    except ValueError:  # whose text may quote the password
-        raise InvalidSettings(
-            f"{variable('redis', 'url')} is no redis://[user:password@]host[:port][/db]; "
-            "in a password, write / as %2F, # as %23 and ? as %3F"
-        ) from None
+        await check(manager, settings)
+    except InvalidSettings:
+        stop.set()
+        raise
+
+
+def _manager(settings: ProcessorSettings) -> StreamManager:
+    if settings.redis.tls_insecure_skip_verify:
+        log.warning("the server's certificate is not verified: whoever is in between can read and change everything")
+    return StreamManager.from_settings(
+        settings.redis,
+        settings.stream,
+        start_from=settings.start_from,
+        encoding=settings.encoding,
+        delivery=settings.delivery,
+        retention=settings.retention,
+    )
+
+
+def _told(manager: StreamManager) -> str:
+    host, port = manager.address
+    return host if port is None else f"{host}:{port}"
 
 
 def _telemetry(settings: ProcessorSettings, manager: StreamManager) -> Telemetry | None:
@@ -147,7 +159,7 @@ def _telemetry(settings: ProcessorSettings, manager: StreamManager) -> Telemetry
         stream=settings.stream,
         consumer_group=settings.consumer_group,
         consumer=settings.consumer_name,
-        server=manager.address,
+        server=lambda: manager.address,
         provider=provider,
     )
 

@@ -8,7 +8,7 @@ Nothing here is imported by OpenTelemetry's SDK unless an endpoint is set: witho
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -61,13 +61,13 @@ class Telemetry:
         stream: str,
         consumer_group: str,
         consumer: str,
-        server: tuple[str, int | None],
+        server: Callable[[], tuple[str, int | None]],
         provider: trace.TracerProvider | None = None,
     ) -> None:
         self._tracer = trace.get_tracer("streamconsumer", __version__, provider, SCHEMA_URL)
         self._provider = provider
         self._name = f"process {stream}"
-        address, port = server
+        self._server = server
         self._attributes: dict[str, str | int] = {
             SYSTEM: "redis",
             OPERATION_NAME: "process",
@@ -75,8 +75,6 @@ class Telemetry:
             DESTINATION: stream,
             CONSUMER_GROUP: consumer_group,
             CLIENT_ID: consumer,
-            SERVER_ADDRESS: address,
-            **({SERVER_PORT: port} if port is not None else {}),
         }
 
     @contextmanager
@@ -84,7 +82,10 @@ class Telemetry:
         """The span of one message, current while its handler runs; an exception makes it an error."""
         producer = context_of(message.data)
         created = trace.get_current_span(producer).get_span_context()
-        attributes = {**self._attributes, MESSAGE_ID: message.message_id}
+        address, port = self._server()  # another one after a failover
+        attributes = {**self._attributes, SERVER_ADDRESS: address, MESSAGE_ID: message.message_id}
+        if port is not None:
+            attributes[SERVER_PORT] = port
         if message.deliveries > 1:
             attributes[DELIVERY_COUNT] = message.deliveries
         span = self._tracer.start_span(

@@ -39,10 +39,7 @@ def run(command: str, options: Options) -> int:
 @asynccontextmanager
 async def _opened(options: Options) -> AsyncIterator[tuple[Target, DeadLetterOffice]]:
     where = target(options, os.environ)
-    try:
-        manager = StreamManager.from_url(where.url, username=where.username, password=where.password)
-    except ValueError:  # it may quote the URL, and with it the password
-        raise InvalidSettings("the URL of Redis cannot be used; expected redis://host:port/database") from None
+    manager = StreamManager.from_settings(where.redis, where.stream)
     office = DeadLetterOffice(manager.ask, where.stream, where.group, where.key)
     try:
         with told_as_ours(where.where):

@@ -47,9 +47,7 @@ def expand(text: str, known: Mapping[str, str]) -> str:
     return _REFERENCE.sub(replaced, text)
 
 
-def resolve(
-    entries: Iterable[Mapping[str, Any]], fields: Mapping[str, str], secrets: Secrets, namespace: str
-) -> dict[str, str]:
+def resolve(entries: Iterable[Mapping[str, Any]], fields: Mapping[str, str]) -> dict[str, str]:
     """A container's `env` as a process's environment; `fields` answers its fieldRefs."""
     known: dict[str, str] = {}
     for entry in entries:
@@ -58,8 +56,6 @@ def resolve(
                 known[name] = expand(text, known)
             case {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} if path in fields:
                 known[name] = fields[path]
-            case {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}:
-                known[name] = secrets.value(namespace, secret, key)
             case _:
                 raise InvalidSettings(f"variable {entry.get('name')}: `dev` cannot resolve {entry}")
     return known

@@ -13,6 +13,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from streamconsumer.cli.dev.guard import Guard
 from streamconsumer.errors import ServerUnavailable
+from streamconsumer.model.settings import RedisAccess
 from streamconsumer.processor.stream import StreamManager
 
 _PING_SECONDS = 1.0
@@ -21,9 +22,9 @@ _ATTEMPTS = 3
 _READY = b"Ready to accept connections"
 
 
-async def answers(url: str, username: str | None, password: str | None) -> bool:
+async def answers(redis: RedisAccess, stream: str) -> bool:
     """Whether a Redis is there. One that refuses the password is: the pods will say so."""
-    manager = StreamManager.from_url(url, username=username, password=password)
+    manager = StreamManager.from_settings(redis, stream)
     try:
         async with asyncio.timeout(_PING_SECONDS):
             await manager.ask("PING")
@@ -63,7 +64,10 @@ class EmbeddedServer:
         port = _free_port()
         folder = guard.folder / "valkey"
         folder.mkdir(exist_ok=True)
-        options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": "", "appendonly": "no"}
+        # With `save ""` each pod would warn that nothing is kept. Nothing is saved all the same: it is killed at the
+        # end, or by the guard, whose SIGTERM must not wait for a folder that is gone.
+        keeps = {"save": "86400 1", "appendonly": "no", "shutdown-on-sigterm": "nosave"}
+        options = {"port": port, "bind": "127.0.0.1", "dir": folder, **keeps}
         arguments = [str(each) for name, value in options.items() for each in (f"--{name}", value)]
         process = await asyncio.create_subprocess_exec(
             *(str(_binary()), *arguments),

@@ -7,8 +7,9 @@ then the rest goes.
 import asyncio
 import os
 import signal
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Self
@@ -26,10 +27,11 @@ from streamconsumer.cli.dev.server import EmbeddedServer, answers
 from streamconsumer.cli.dev.terminal import Terminal
 from streamconsumer.cli.dev.traces import Span
 from streamconsumer.cli.dev.workload import Workload
-from streamconsumer.model.environment import variable
+from streamconsumer.model.environment import from_env, variable
+from streamconsumer.model.settings import ProcessorSettings, RedisAccess
 from streamconsumer.processor.stream import StreamManager, without_credentials
 
-URL, USERNAME, PASSWORD = (variable("redis", name) for name in ("url", "username", "password"))
+URL, REDIS = variable("redis", "url"), variable("redis", "")
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 Environment = dict[str, str | None]
@@ -74,8 +76,10 @@ def _signalled(hurry: asyncio.Event) -> asyncio.Event:
 class Running:
     """One workload with its pods and the Redis they really use."""
 
-    def __init__(self, workload: Workload, environment: Environment) -> None:
-        self.workload = workload
+    def __init__(
+        self, workload: Workload, files: Mapping[str, Path], redis: RedisAccess, environment: Environment
+    ) -> None:
+        self.workload, self.files, self.redis = workload, files, redis
         self.environment = environment
         """What is decided for all its pods, over what each resolves for itself. None takes one away."""
 
@@ -83,9 +87,7 @@ class Running:
 
     @property
     def url(self) -> str:
-        url = self.environment[URL]
-        assert url
-        return url
+        return _url(self.redis)
 
     @property
     def done(self) -> Counter[str]:
@@ -94,8 +96,7 @@ class Running:
     async def backlog(self) -> Backlog:
         """What is left; nothing known where Redis does not say."""
         spec = self.workload.consumer.spec
-        password = self.environment.get(PASSWORD)
-        manager = StreamManager.from_url(self.url, username=self.environment.get(USERNAME), password=password)
+        manager = StreamManager.from_settings(self.redis, spec.stream)
         try:
             async with asyncio.timeout(_ASK_SECONDS):
                 return await figures.backlog(manager, spec.stream, spec.consumer_group)
@@ -161,23 +162,33 @@ class Session:
 
     async def _prepared(self, workload: Workload) -> Running:
         """Decide what the pods get instead of what the manifest says."""
-        said = workload.environment("pod")
-        environment = await self._redis(said) | await self._endpoint(said)
-        return Running(workload, environment)
+        files = self._written(workload)
+        said = workload.environment("pod", files)
+        redis, environment = await self._redis(said)
+        return Running(workload, files, redis, environment | await self._endpoint(said))
 
-    async def _redis(self, said: dict[str, str]) -> Environment:
+    def _written(self, workload: Workload) -> dict[str, Path]:
+        """Where the files that a pod has of Secrets are on this machine: in the session's folder, closed to others."""
+        folder = Path(tempfile.mkdtemp(dir=self._guard.folder, prefix="secrets-"))
+        found = {path: folder / path.strip("/").replace("/", "-") for path in workload.files()}
+        for path, text in workload.files().items():
+            found[path].write_text(text)
+        return found
+
+    async def _redis(self, said: dict[str, str]) -> tuple[RedisAccess, Environment]:
         """The manifest's own Redis where it answers, else the embedded one, which knows no users."""
-        url, username, password = said[URL], said.get(USERNAME), said.get(PASSWORD)
-        if not self._isolated and await answers(url, username, password):
-            self._say_once(f"{without_credentials(url)} answers and is used")
-            return {name: said[name] for name in (URL, USERNAME, PASSWORD) if name in said}
+        settings = from_env(ProcessorSettings, said)
+        url = without_credentials(_url(settings.redis))
+        if not self._isolated and await answers(settings.redis, settings.stream):
+            self._say_once(f"{url} answers and is used")
+            return settings.redis, {}
         if self._server is None:
             self._server = await EmbeddedServer.start(self._guard, self._server_lost)
             self._ends.push_async_callback(self._server.stop)
         own = self._server.url(url)
-        why = "" if self._isolated else f"{without_credentials(url)} does not answer; "
+        why = "" if self._isolated else f"{url} does not answer; "
         self._say_once(f"{why}an embedded Valkey stands in for it: {own}" if why else f"embedded Valkey: {own}")
-        return {URL: own, USERNAME: None, PASSWORD: None}
+        return RedisAccess(url=own), {**{name: None for name in said if name.startswith(REDIS)}, URL: own}
 
     async def _endpoint(self, said: dict[str, str]) -> Environment:
         """The manifest's own collector where it answers, else our receiver, or none."""
@@ -217,7 +228,7 @@ class Session:
         folders = [*_written(workload, room), workload.folder]
         environment: Environment = {
             **of_this_machine(os.environ, folders),
-            **workload.environment(name),
+            **workload.environment(name, running.files),
             **running.environment,
             variable("http_port"): "0",
             variable("http_host"): "127.0.0.1",
@@ -275,6 +286,10 @@ async def _listens(endpoint: str) -> bool:
         return False
     writer.close()
     return True
+
+
+def _url(redis: RedisAccess) -> str:
+    return redis.url or Path(str(redis.url_file)).read_text().strip()
 
 
 def _written(workload: Workload, room: Path) -> list[Path]:

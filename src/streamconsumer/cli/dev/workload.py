@@ -66,8 +66,22 @@ class Workload:
         """Another one at each call."""
         return f"{self.deployment['metadata']['name']}-{''.join(secrets.choice(_ALPHABET) for _ in range(5))}"
 
-    def environment(self, pod_name: str) -> dict[str, str]:
-        """The container's. Raises InvalidSettings where a Secret is missing."""
+    def files(self) -> dict[str, str]:
+        """What the container finds of Secrets, by path. Raises InvalidSettings where one is missing: in a cluster it
+        may come later, here it cannot."""
+        (container,) = self.pod["containers"]
+        folders = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        return {
+            f"{folders[volume['name']]}/{item['path']}": self.secrets.value(
+                self.consumer.namespace, source["secret"]["name"], item["key"]
+            )
+            for volume in self.pod["volumes"]
+            for source in volume.get("projected", {}).get("sources", [])
+            for item in source["secret"]["items"]
+        }
+
+    def environment(self, pod_name: str, files: Mapping[str, Path]) -> dict[str, str]:
+        """The container's; `files` says where here each of its files is."""
         fields = {
             "metadata.name": pod_name,
             "metadata.namespace": self.consumer.namespace,
@@ -75,7 +89,8 @@ class Workload:
             "spec.nodeName": "localhost",
         }
         (container,) = self.pod["containers"]
-        return resolve(container["env"], fields, self.secrets, self.consumer.namespace)
+        found = resolve(container["env"], fields)
+        return {name: str(files.get(value, value)) for name, value in found.items()}
 
 
 def load(files: Iterable[Path]) -> tuple[list[Workload], list[str]]:
@@ -130,7 +145,7 @@ def _problem(workload: Workload, others: Mapping[tuple[str, str], Workload]) -> 
     if where in others:
         return f"{'/'.join(where)}: is given twice; the first one is used"
     try:
-        workload.environment("pod")
+        workload.files()
     except InvalidSettings as error:
         return f"{'/'.join(where)}: {error}"
     return ""

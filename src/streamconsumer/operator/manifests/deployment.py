@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.operator.manifests import redis
 from streamconsumer.operator.manifests.environment import environment
 from streamconsumer.operator.manifests.identity import (
     Manifest,
@@ -52,7 +53,11 @@ def _pod(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(consumer, settings)],
-        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}, *_source_volume(consumer)],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+            *_source_volume(consumer),
+            *redis.volumes(consumer.spec.redis),
+        ],
     }
 
 
@@ -77,7 +82,11 @@ def _container(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest
             "capabilities": {"drop": ["ALL"]},
         },
         "terminationMessagePath": names.TERMINATION_LOG,
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *_source_mount(consumer)],  # noqa: S108 - a mount of its own
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a mount of its own
+            *_source_mount(consumer),
+            *redis.mounts(consumer.spec.redis),
+        ],
     }
 
 

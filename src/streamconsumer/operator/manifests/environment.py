@@ -1,12 +1,13 @@
-"""The environment of a pod: settings by the one rule, credentials by reference, and who it is for telemetry."""
+"""The environment of a pod: settings by the one rule, credentials as files, and who it is for telemetry."""
 
 import re
 
 from streamconsumer.model import names
 from streamconsumer.model.environment import to_env, variable
 from streamconsumer.model.settings import PodHandler, Processing
-from streamconsumer.model.spec import Redis, SecretKeyRef, StreamConsumer
+from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests.identity import Manifest, child_name
+from streamconsumer.operator.manifests.redis import access
 from streamconsumer.operator.settings import OperatorSettings
 
 SOURCE_HANDLER = f"{names.SOURCE_MODULE}:{names.SOURCE_FUNCTION}"
@@ -25,19 +26,9 @@ def _settings(consumer: StreamConsumer) -> list[Manifest]:
     spec = consumer.spec
     shared = {name: getattr(spec, name) for name in Processing.model_fields}
     handler = PodHandler(python=spec.handler.python or SOURCE_HANDLER, batch=spec.handler.batch)
-    literals = to_env(Processing.model_construct(None, **shared)) | to_env(handler, "handler")
-    return [*(_exact(name, value) for name, value in literals.items()), *_redis(spec.redis)]
-
-
-def _redis(redis: Redis) -> list[Manifest]:
-    """`url` is a literal; a field `<name>SecretRef` gives the variable of `<name>` from the Secret."""
-    literal = [_exact(variable("redis", "url"), redis.url)] if redis.url else []
-    references = {
-        "url": redis.url_secret_ref,
-        "username": redis.username_secret_ref,
-        "password": redis.password_secret_ref,
-    }
-    return [*literal, *(_secret(variable("redis", name), ref) for name, ref in references.items() if ref)]
+    processing = Processing.model_construct(None, **shared)
+    literals = to_env(processing) | to_env(handler, "handler") | to_env(access(spec.redis), "redis")
+    return [_exact(name, value) for name, value in literals.items()]
 
 
 def _identity() -> list[Manifest]:
@@ -82,7 +73,3 @@ def _literal(name: str, value: str) -> Manifest:
 
 def _pod_field(name: str, path: str) -> Manifest:
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
-
-
-def _secret(name: str, reference: SecretKeyRef) -> Manifest:
-    return {"name": name, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": reference.key}}}

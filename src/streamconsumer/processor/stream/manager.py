@@ -8,13 +8,14 @@ from urllib.parse import urlsplit
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
-from streamconsumer.model.settings import Delivery, Retention
+from streamconsumer.model.settings import Delivery, RedisAccess, Retention
+from streamconsumer.processor.faults import fault
 from streamconsumer.processor.message import Encoding
 from streamconsumer.processor.stream import replies
+from streamconsumer.processor.stream.connections import KINDS, ONCE
+from streamconsumer.processor.stream.topology import topology
 
 _NOT_FOR_A_COPY = {"himport_registry", "event_dispatcher", "maint_notifications_config", "client_name"}
 
@@ -44,10 +45,7 @@ class StreamManager:
         self._kind: type[AbstractConnection] = pool.connection_class
         self._arguments = {
             **{key: value for key, value in given.items() if not key.startswith(("maint_", "orig_", "oss_"))},
-            "decode_responses": False,
-            "protocol": 2,
-            # redis-py 8 would send a command up to eleven times, reads included; trying again is the loop's affair.
-            "retry": Retry(NoBackoff(), 0),
+            **ONCE,
         }
         self.control = self._new_control()
 
@@ -70,9 +68,22 @@ class StreamManager:
         pool = ConnectionPool.from_url(url, **{key: value for key, value in given.items() if value is not None})
         return cls(Redis(connection_pool=pool), **options)
 
+    @classmethod
+    def from_settings(cls, settings: RedisAccess, stream: str, **options: Any) -> Self:
+        """As a pod is told: a fixed address, Sentinel or the cluster node of `stream`, found anew at each connect, with
+        credentials and certificates as their files then are. Raises InvalidSettings; nothing connects yet."""
+        found = topology(settings, stream)
+        kind, arguments = KINDS[found.access.scheme], {**found.access.options(), "destination": found}
+        return cls(Redis(connection_pool=ConnectionPool(connection_class=kind, **arguments)), **options)
+
     async def ask(self, *command: Any) -> Any:
         """One command on the control connection, its raw reply. Sent once: trying again is the caller's affair."""
-        return await self.control.execute_command(*command)  # type: ignore[no-untyped-call] # ships no types for it
+        try:
+            return await self.control.execute_command(*command)  # type: ignore[no-untyped-call] # ships no types for it
+        except RedisError as error:
+            if fault(error, "").elsewhere:
+                await self.forget_connections()
+            raise
 
     async def create_group(self, stream_name: str, group_name: str) -> None:
         """Create the group, and the stream where it does not exist. A group that exists stays as it is."""
@@ -108,8 +119,11 @@ class StreamManager:
 
     @property
     def address(self) -> tuple[str, int | None]:
-        """Host and port for telemetry; a socket's path and None."""
+        """Host and port of the last connection, or where the next one goes; a socket's path and None."""
         arguments = self._arguments
+        if (destination := arguments.get("destination")) is not None:
+            found: tuple[str, int | None] = destination.address
+            return found
         return str(arguments.get("host") or arguments.get("path") or "localhost"), arguments.get("port")
 
     async def aclose(self) -> None:

@@ -1,0 +1,135 @@
+"""What a pod was told about Redis, as it stands now: files are read anew at each connect.
+
+The kubelet brings a rotated Secret into a running pod's files within about a minute. Whoever connects after that uses
+the new one; a connection that is there already stays good, for Redis asks for a password once.
+"""
+
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from redis.asyncio.connection import parse_url
+
+from streamconsumer.errors import InvalidSettings
+from streamconsumer.model.environment import variable
+from streamconsumer.model.settings import RedisAccess
+
+DEFAULT_PORT = 6379
+
+_OF_A_PLACE = {"host", "port", "db", "path", "username", "password", "connection_class"}
+_OF_A_POOL = {"max_connections", "timeout"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to connect, and as whom."""
+
+    host: str = "localhost"
+    port: int = DEFAULT_PORT
+    database: int = 0
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    path: str = ""
+    """Of a socket; then host and port count for nothing."""
+
+
+class Access:
+    """The settings, with what stands in their files. Raises InvalidSettings for what cannot be used already."""
+
+    def __init__(self, settings: RedisAccess) -> None:
+        self._settings = settings
+        self.scheme = self._url().partition("://")[0]
+        """Of the URL at start: a pod does not change between plain TCP, TLS and a socket."""
+
+        if self.scheme != "rediss" and self._wants_tls:
+            raise InvalidSettings(f"{_name('tls')}_…: TLS needs a URL that begins with rediss://")
+        self.place()
+        self.sentinel_credentials()
+        if self.scheme == "rediss":
+            self.tls()
+
+    def place(self) -> Place:
+        """What the URL says, with the credentials that come by themselves. Raises InvalidSettings."""
+        found = self._parsed()
+        return Place(
+            host=found.get("host", "localhost"),
+            port=found.get("port", DEFAULT_PORT),
+            database=int(found.get("db", 0)),
+            username=self._text("username") or found.get("username"),
+            password=self._text("password") or found.get("password"),
+            path=found.get("path", ""),
+        )
+
+    def sentinel_credentials(self) -> tuple[str | None, str | None]:
+        return self._text("sentinel_username"), self._text("sentinel_password")
+
+    def options(self) -> dict[str, Any]:
+        """What else the URL says of connections, such as `?socket_timeout=3`."""
+        return {key: value for key, value in self._parsed().items() if key not in _OF_A_PLACE | _OF_A_POOL}
+
+    def tls(self) -> ssl.SSLContext | None:
+        """How TLS is spoken; None where the URL says it by itself, as in `?ssl_ca_certs=…`."""
+        if not self._wants_tls and any(key.startswith("ssl_") for key in self.options()):
+            return None
+        return self._context()
+
+    def _context(self) -> ssl.SSLContext:
+        """Certificates are verified for chain and name, not for form: Python 3.13's strictness refuses the
+        authorities of many clusters. Where an authority is given, those of the system do not count. Raises
+        InvalidSettings with the file that cannot be used."""
+        settings = self._settings
+        try:
+            context = ssl.create_default_context(cafile=settings.tls_ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            raise self._unusable("tls_ca_file", "certificates", error) from None
+        context.verify_flags &= ~ssl.VerifyFlags.VERIFY_X509_STRICT
+        if settings.tls_insecure_skip_verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if settings.tls_cert_file is not None:
+            try:
+                # A password that is empty is refused; one that is not given is asked for at the terminal.
+                context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file, password="")
+            except OSError as error:
+                raise self._unusable("tls_cert_file", "a certificate that its key belongs to", error) from None
+        return context
+
+    @property
+    def _wants_tls(self) -> bool:
+        settings = self._settings
+        return bool(settings.tls_ca_file or settings.tls_cert_file or settings.tls_insecure_skip_verify)
+
+    def _url(self) -> str:
+        return self._text("url") or ""
+
+    def _parsed(self) -> dict[str, Any]:
+        try:
+            return {**parse_url(self._url())}
+        except ValueError:  # whose text may quote the password
+            raise InvalidSettings(
+                f"{_name('url')} is no redis://[user:password@]host[:port][/db]; "
+                "in a password, write / as %2F, # as %23 and ? as %3F"
+            ) from None
+
+    def _text(self, name: str) -> str | None:
+        """A setting, or what its file says now, without the line feed that editors put at the end."""
+        if (file := getattr(self._settings, f"{name}_file")) is None:
+            given = getattr(self._settings, name)
+            return given.get_secret_value() if isinstance(given, SecretStr) else given
+        try:
+            return Path(file).read_text().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._unusable(f"{name}_file", "text", error) from None
+
+    def _unusable(self, name: str, expected: str, error: Exception) -> InvalidSettings:
+        told = f"{_name(name)} is {getattr(self._settings, name)}"
+        if isinstance(error, FileNotFoundError):
+            return InvalidSettings(f"{told}, and there is no such file; does the Secret exist, and has it the key?")
+        why = error.reason if isinstance(error, ssl.SSLError) and error.reason else error
+        return InvalidSettings(f"{told}: expected {expected}, found {why}")
+
+
+def _name(field_name: str) -> str:
+    return variable("redis", field_name)

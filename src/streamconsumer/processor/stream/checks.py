@@ -1,0 +1,155 @@
+"""Asked once, after connecting: what the user may not do, and what of the server is dangerous. Nothing is changed.
+
+Redis looks at rights before it looks at arguments. So each command is sent with arguments that it refuses, or that
+are about nothing: NOPERM tells what is lacking, any other answer that it is not.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import NoPermissionError, RedisError
+
+from streamconsumer.errors import InvalidSettings
+from streamconsumer.model.settings import ProcessorSettings
+from streamconsumer.processor.stream import replies
+from streamconsumer.processor.stream.keys import companion
+from streamconsumer.processor.stream.manager import StreamManager
+
+log = logging.getLogger(__name__)
+
+OLDEST = (6, 2)
+"""XPENDING with IDLE and with exclusive ids came with it."""
+
+AGAIN_SECONDS = 2.0
+"""While no server answers, it is asked again this often."""
+
+NOBODY = "0-0"
+"""No entry has this id."""
+
+_SETTINGS = ("maxmemory-policy", "save", "appendonly")
+
+
+async def check(manager: StreamManager, settings: ProcessorSettings) -> None:
+    """Log a warning for each thing that is wrong, as soon as a server answers. Raises InvalidSettings where it is too
+    old. What the user may not ask is taken for right."""
+    while True:
+        try:
+            if problem := outdated(await version(manager)):
+                raise InvalidSettings(problem)
+            for warning in [*await _lacking_in_a_sentence(manager, settings), *await dangers(manager)]:
+                log.warning(warning)
+        except (RedisError, OSError):
+            await asyncio.sleep(AGAIN_SECONDS)
+        else:
+            return
+
+
+async def version(manager: StreamManager) -> str:
+    """What the server says of itself: HELLO needs no right. Nothing where it does not know the command."""
+    (hello,) = await _answers(manager, [("HELLO",)])
+    return "" if isinstance(hello, Exception) else str(replies.pairs(hello)[b"version"].decode())
+
+
+def outdated(found: str) -> str:
+    """Why a server of this version cannot be used, or nothing."""
+    numbers = tuple(int(number) for number in re.findall(r"\d+", found)[:2])
+    if not numbers or numbers >= OLDEST:
+        return ""
+    return f"the Redis server is version {found}; expected 6.2 or newer; upgrade it"
+
+
+async def lacking(manager: StreamManager, settings: ProcessorSettings) -> list[str]:
+    """The rights that are not there, as ACL SETUSER spells them."""
+    probes = _probes(settings)
+    answers = await _answers(manager, [command for _, _, command in probes])
+    found = [
+        f"+{right}" if "run the" in str(answer) else f"~{key}"
+        for (right, key, _), answer in zip(probes, answers, strict=True)
+        if isinstance(answer, NoPermissionError)
+    ]
+    return [*dict.fromkeys(found)]
+
+
+async def dangers(manager: StreamManager) -> list[str]:
+    """A sentence for each setting of the server that can cost entries."""
+    answers = await _answers(manager, [("CONFIG", "GET", name) for name in _SETTINGS])
+    found = {
+        name: "" if isinstance(answer, Exception) else _value(answer)
+        for name, answer in zip(_SETTINGS, answers, strict=True)
+    }
+    sentences = []
+    if found["maxmemory-policy"].startswith("allkeys-"):
+        sentences.append(
+            f"the server's maxmemory-policy is {found['maxmemory-policy']}: short of memory it deletes the stream with "
+            "all that is pending; set noeviction, or a volatile- policy"
+        )
+    if found["appendonly"] == "no" and not found["save"]:
+        sentences.append("the server keeps nothing on disk: a restart loses every entry; set appendonly yes")
+    return sentences
+
+
+async def _lacking_in_a_sentence(manager: StreamManager, settings: ProcessorSettings) -> list[str]:
+    rights = await lacking(manager, settings)
+    what = (
+        f"the Redis user lacks rights; grant {' '.join(rights)} with ACL SETUSER; docs/redis.md says what each is for"
+    )
+    return [what] if rights else []
+
+
+async def _answers(manager: StreamManager, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    """One round trip; an error is an answer too, unless it is the connection's."""
+    pipeline = manager.control.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    return list(await pipeline.execute(raise_on_error=False))
+
+
+def _value(answer: Sequence[bytes]) -> str:
+    return answer[1].decode() if len(answer) > 1 else "unknown"
+
+
+def _probes(settings: ProcessorSettings) -> list[tuple[str, str, tuple[Any, ...]]]:
+    """The right, the key, and the command that would need both. `x` stands where a number or an id should."""
+    stream, group, consumer = settings.stream, settings.consumer_group, settings.consumer_name
+    beside, dead = _companions(settings)
+    found: list[tuple[str, str, tuple[Any, ...]]] = [
+        ("xreadgroup", stream, ("GROUP", group, consumer, "COUNT", "x", "STREAMS", stream, ">")),
+        ("xack", stream, (stream, group, NOBODY)),
+        ("xclaim", stream, (stream, group, consumer, "x", NOBODY)),
+        ("xpending", stream, (stream, group, "-", "+", "x")),
+        ("xrange", stream, (stream, "x", "x")),
+        ("xadd", dead, (dead, NOBODY, "x", "x")),
+        ("xgroup|create", stream, (stream, group, "x")),
+        ("xgroup|createconsumer", stream, (stream, "", "")),
+        ("xgroup|delconsumer", stream, (stream, "", "")),
+        ("xinfo|stream", stream, (stream, "x")),
+        ("xinfo|groups", stream, (stream,)),
+        ("xinfo|consumers", stream, (stream, "")),
+        ("hset", beside, (beside, "x", "x", "x")),
+        ("hgetall", beside, (beside,)),
+        ("hdel", beside, (beside, "")),
+        ("zadd", beside, (beside, "x", "x")),
+        ("zrem", beside, (beside, "")),
+        ("zrange", beside, (beside, 0, 0)),
+        ("zrangebyscore", beside, (beside, "x", "x")),
+        ("zscore", beside, (beside, "")),
+        ("time", "", ()),
+        ("eval", stream, ("return 1", 1, stream)),
+        ("client|id", "", ()),
+        ("client|unblock", "", (0,)),
+    ]
+    retention = settings.retention
+    if retention.max_age or retention.max_length or retention.acknowledged:
+        found.append(("xtrim", stream, (stream, "MAXLEN", "x")))
+    if retention.max_length:
+        found += [("xlen", stream, (stream,)), ("xrevrange", stream, (stream, "x", "x"))]
+    return [(right, key, (*right.upper().split("|"), *arguments)) for right, key, arguments in found]
+
+
+def _companions(settings: ProcessorSettings) -> tuple[str, str]:
+    """A key beside the stream that is never there, and the dead letters'."""
+    beside = companion(settings.stream, settings.consumer_group, "*")
+    return beside, settings.delivery.dead_letter_stream or beside

@@ -1,0 +1,175 @@
+"""A Redis Cluster of three: the processor goes where the stream's slot is, also when that moves while it listens."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+
+from streamconsumer.model.settings import RedisAccess
+from streamconsumer.processor import StreamManager
+from streamconsumer.processor.stream.topology import topology
+from tests.cluster.processes import free_port
+from tests.cluster.redis_servers import RedisServer, StartRedis
+from tests.processor.eventually import eventually
+from tests.processor.group import GROUP, STREAM, Group
+from tests.processor.recorder import Recorder
+
+SLOT = key_slot(STREAM.encode())
+SLOTS = [range(5461), range(5461, 10923), range(10923, 16384)]
+
+
+class Nodes:
+    """Three primaries that share the slots."""
+
+    def __init__(self, servers: list[RedisServer]) -> None:
+        self.servers = servers
+        self.clients = [Redis(host=each.host, port=each.port, decode_responses=True) for each in servers]
+        owner = next(number for number, slots in enumerate(SLOTS) if SLOT in slots)
+        self.owner, self.other, self.third = (servers[(owner + step) % 3] for step in range(3))
+        self.group = Group(self.owner)
+        self.managers: list[StreamManager] = []
+
+    def manager(self, seed: RedisServer | None = None) -> StreamManager:
+        self.managers.append(StreamManager.from_settings(self.access(seed or self.other), STREAM))
+        return self.managers[-1]
+
+    def access(self, seed: RedisServer) -> RedisAccess:
+        return RedisAccess(url=f"redis://{seed.host}:{seed.port}/0", cluster=True)
+
+    async def ask(self, server: RedisServer, *command: Any) -> Any:
+        return await self.clients[self.servers.index(server)].execute_command(*command)  # type: ignore[no-untyped-call] # ships no types
+
+    async def form(self) -> None:
+        first = self.servers[0]
+        for server, slots in zip(self.servers, SLOTS, strict=True):
+            await self.ask(server, "CLUSTER", "ADDSLOTSRANGE", slots.start, slots.stop - 1)
+            await self.ask(server, "CLUSTER", "MEET", first.host, first.port, first.options["cluster-port"])
+        for server in self.servers:
+
+            async def is_whole(server: RedisServer = server) -> bool:
+                told = str(await self.ask(server, "CLUSTER", "INFO"))
+                return "cluster_state:ok" in told and "cluster_known_nodes:3" in told
+
+            await eventually(is_whole, within=20)
+
+    async def move(self, source: RedisServer, target: RedisServer) -> None:
+        """Move the slot with all its keys, as `redis-cli --cluster reshard` does."""
+        source_id, target_id = [await self.ask(each, "CLUSTER", "MYID") for each in (source, target)]
+        await self.ask(target, "CLUSTER", "SETSLOT", SLOT, "IMPORTING", source_id)
+        await self.ask(source, "CLUSTER", "SETSLOT", SLOT, "MIGRATING", target_id)
+        keys = await self.ask(source, "CLUSTER", "GETKEYSINSLOT", SLOT, 100)
+        await self.ask(source, "MIGRATE", target.host, target.port, "", 0, 5000, "KEYS", *keys)
+        for each in (target, source, self.third):
+            await self.ask(each, "CLUSTER", "SETSLOT", SLOT, "NODE", target_id)
+
+    async def close(self) -> None:
+        await self.group.close()
+        for manager in self.managers:
+            await manager.aclose()
+        for client in self.clients:
+            await client.aclose()
+
+
+@pytest.fixture
+async def nodes(start_redis: StartRedis) -> AsyncIterator[Nodes]:
+    options = {"cluster-enabled": "yes", "cluster-node-timeout": "2000"}
+    made = Nodes([start_redis({**options, "cluster-port": str(free_port())}) for _ in range(3)])
+    try:
+        await made.form()
+        yield made
+    finally:
+        await made.close()
+
+
+async def test_any_node_leads_to_the_stream(nodes: Nodes) -> None:
+    handler = Recorder()
+    manager = nodes.manager()
+    await nodes.group.start(handler, manager=manager)
+    ids = await nodes.group.add(20)
+    await handler.has_finished(20)
+    await nodes.group.settled()
+    assert handler.ids == ids
+    assert manager.address == (nodes.owner.host, nodes.owner.port)
+
+
+async def test_without_the_setting_the_fault_says_which(nodes: Nodes) -> None:
+    manager = StreamManager.from_url(f"redis://{nodes.other.host}:{nodes.other.port}/0")
+    nodes.managers.append(manager)
+    processor = await nodes.group.start(Recorder(), manager=manager)
+    await eventually(lambda: "set redis.cluster" in processor.health.readiness()[1])
+
+
+async def test_a_stream_that_moves_while_it_is_read_is_followed(nodes: Nodes) -> None:
+    handler = Recorder()
+    manager = nodes.manager(nodes.owner)
+    processor = await nodes.group.start(handler, manager=manager, poll=30)
+    await nodes.group.add(5)
+    await handler.has_finished(5)
+    await nodes.group.is_reading()
+    await nodes.move(nodes.owner, nodes.other)
+    there = Group(nodes.other)
+    ids = await there.add(5)
+    await handler.has_finished(10)
+    await there.settled()
+    assert handler.ids[5:] == ids
+    assert set(handler.times.values()) == {1}
+    assert manager.address == (nodes.other.host, nodes.other.port)
+    assert not processor.metrics.acknowledgements_lost
+    await processor.stop_listening()
+    assert await there.consumers() == set()
+    await there.close()
+
+
+async def test_what_runs_while_the_stream_moves_is_acknowledged_where_it_is_then(nodes: Nodes) -> None:
+    handler = Recorder(gate=False)
+    processor = await nodes.group.start(handler, manager=nodes.manager(), concurrency=3, min_idle=1)
+    await nodes.group.add(3)
+    await handler.has_seen(3)
+    await nodes.move(nodes.owner, nodes.other)
+    there = Group(nodes.other)
+    handler.gate.set()
+    await handler.has_finished(3)
+    await there.settled()
+    assert set(handler.times.values()) == {1}
+    await processor.stop_listening()
+    await there.close()
+
+
+async def test_a_seed_that_is_gone_is_not_missed(nodes: Nodes) -> None:
+    """The others were learned from it."""
+    handler = Recorder()
+    manager = nodes.manager(nodes.third)
+    await nodes.group.start(handler, manager=manager)
+    await nodes.group.add(1)
+    await handler.has_finished(1)
+    await nodes.ask(nodes.owner, "CONFIG", "SET", "cluster-require-full-coverage", "no")
+    await asyncio.to_thread(nodes.third.kill)
+    await nodes.ask(nodes.owner, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    await nodes.group.client.connection_pool.disconnect()
+    await nodes.group.add(1)
+    await handler.has_finished(2, within=15)
+
+
+async def test_a_server_that_is_no_cluster_is_told(start_redis: StartRedis) -> None:
+    server = start_redis()
+    access = RedisAccess(url=server.url, cluster=True)
+    with pytest.raises(RedisError, match=r"no node of the cluster says where the stream is .*cluster support disabled"):
+        await topology(access, STREAM).locate()
+
+
+async def test_a_group_reads_on_where_it_was_after_the_move(nodes: Nodes) -> None:
+    await nodes.group.create()
+    await nodes.group.add(4)
+    await nodes.group.read_as("pod-a", 2)
+    await nodes.move(nodes.owner, nodes.other)
+    handler = Recorder()
+    await nodes.group.start(handler, manager=nodes.manager(nodes.owner))
+    await handler.has_finished(4)
+    there = Group(nodes.other)
+    await there.settled()
+    assert {each["name"] for each in await there.client.xinfo_groups(STREAM)} == {GROUP}
+    await there.close()
