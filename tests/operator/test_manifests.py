@@ -248,6 +248,13 @@ def test_credentials_are_named_and_never_read() -> None:
     assert found["STREAMCONSUMER_REDIS_PASSWORD"] == {"secretKeyRef": secret}
 
 
+@pytest.mark.parametrize("handler", [{"python": "orders:handle"}, {"source": "x = 1"}])
+def test_a_pod_is_told_that_its_handler_takes_batches(handler: dict[str, str]) -> None:
+    said = in_the_pod(consumer(handler={**handler, "batch": True}))
+    assert from_env(ProcessorSettings, {**said, "STREAMCONSUMER_CONSUMER_NAME": "orders-1"}).handler.batch
+    assert "STREAMCONSUMER_HANDLER_BATCH" not in variables(consumer(handler=handler))
+
+
 def test_a_pod_knows_who_it_is() -> None:
     found = variables(consumer())
     assert found["STREAMCONSUMER_CONSUMER_NAME"] == {"fieldRef": {"fieldPath": "metadata.name"}}

@@ -115,7 +115,7 @@ class Batches:
             leave(token)
 
     async def _attempt(self, entries: Sequence[Entry], batch: list[Mapping[Any, Any]]) -> None:
-        """Raises if all of the batch failed, which then is the span's error."""
+        """Raises if all of the batch failed, which is the span's error: what all failed of, if that is of one kind."""
         failure = await self._failure(entries, batch)
         if failure is None:
             return
@@ -124,7 +124,7 @@ class Batches:
         ours = [(entries[index], error) for index, error in failures.items() if entries[index].fate != "lost"]
         self._settling.judge_batch(ours, whole=whole)
         if whole:
-            raise failure
+            raise next(iter(failures.values())) if len(set(map(type, failures.values()))) == 1 else failure
 
     async def _failure(self, entries: Sequence[Entry], batch: list[Mapping[Any, Any]]) -> BaseException | None:
         """What the batch failed of; a cancellation from outside is raised."""
