@@ -92,6 +92,20 @@ async def test_a_message_that_is_rejected_is_told_of_as_a_dead_letter(dev: DevPr
     assert dev.lines[-1] == "orders: 0 acknowledged, 1 failed, 0 retried, 1 dead-lettered, pending 0, lag 0"
 
 
+async def test_a_batch_handler_takes_lists(dev: DevProcess, tmp_path: Path) -> None:
+    (tmp_path / "orders.py").write_text("def handle(batch):\n    print('handled', [each['id'] for each in batch])\n")
+    written(tmp_path, consumer(handler={"python": "orders:handle", "batch": True}))
+    async with dev:
+        url = await dev.redis_url()
+        await dev.line("processor started")
+        async with client(url) as redis:
+            await redis.xadd("orders", {"id": 1})
+            assert "handled ['1']" in await dev.line("handled")
+        dev.signal(signal.SIGINT)
+        assert await dev.ended() == 0
+    assert dev.lines[-1] == "orders: 1 acknowledged, 0 failed, 0 redelivered, pending 0, lag 0"
+
+
 async def test_a_missing_handler_is_shown_and_found_once_it_is_there(dev: DevProcess, tmp_path: Path) -> None:
     written(tmp_path, consumer())
     async with dev:

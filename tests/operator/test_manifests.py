@@ -272,6 +272,13 @@ def test_every_file_that_a_pod_is_told_of_is_mounted() -> None:
     assert told == {f"{mount['mountPath']}/{item['path']}" for item in items}
 
 
+@pytest.mark.parametrize("handler", [{"python": "orders:handle"}, {"source": "x = 1"}])
+def test_a_pod_is_told_that_its_handler_takes_batches(handler: dict[str, str]) -> None:
+    said = in_the_pod(consumer(handler={**handler, "batch": True}))
+    assert from_env(ProcessorSettings, {**said, "STREAMCONSUMER_CONSUMER_NAME": "orders-1"}).handler.batch
+    assert "STREAMCONSUMER_HANDLER_BATCH" not in variables(consumer(handler=handler))
+
+
 def test_a_pod_knows_who_it_is() -> None:
     found = variables(consumer())
     assert found["STREAMCONSUMER_CONSUMER_NAME"] == {"fieldRef": {"fieldPath": "metadata.name"}}

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from streamconsumer.model.settings import Backoff, Delivery
 from streamconsumer.processor import RedisStreamProcessor, StreamManager
-from streamconsumer.processor.handler import Handler
+from streamconsumer.processor.handler import BatchHandler, Handler
 from tests.cluster.redis_servers import RedisServer
 from tests.processor.eventually import eventually
 
@@ -48,7 +48,7 @@ class Group:
 
     def processor(
         self,
-        handler: Handler,
+        handler: Handler | BatchHandler,
         name: str = "pod-a",
         *,
         batch: int = 10,
@@ -75,7 +75,7 @@ class Group:
         return processor
 
     async def start(
-        self, handler: Handler, name: str = "pod-a", *, concurrency: int = 1, **arguments: Any
+        self, handler: Handler | BatchHandler, name: str = "pod-a", *, concurrency: int = 1, **arguments: Any
     ) -> RedisStreamProcessor:
         """A processor that listens."""
         settings = {"concurrency": concurrency, **arguments.pop("settings", {})}

@@ -8,6 +8,8 @@ import sys
 import time
 from typing import Any
 
+from streamconsumer.processor import current_messages
+
 log = logging.getLogger("shop")
 
 
@@ -57,3 +59,7 @@ async def mortal(data: dict[str, Any]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     await asyncio.sleep(float(data["seconds"]))
     log.info("handled")
+
+
+async def note_batch(batch: list[dict[str, Any]]) -> None:
+    log.info("handled", extra={"ids": [message.message_id for message in current_messages()], "size": len(batch)})

@@ -1,4 +1,4 @@
-"""A TCP proxy between a processor and its server, which can lose what a lost network loses."""
+"""A TCP proxy between a processor and its server, which can lose what a lost network loses, and be slow."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +13,8 @@ class Proxy:
     def __init__(self, server: RedisServer) -> None:
         self.target = (server.host, server.port)
         self.cuts = 0
+        self.delay_seconds = 0.0
+        """How much later replies arrive."""
         self._cut: Callable[[bytes], int | None] = lambda _: None
         self._writers: set[asyncio.StreamWriter] = set()
         self._handlers: set[asyncio.Task[None]] = set()
@@ -65,6 +67,8 @@ class Proxy:
     async def _hand_back(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await source.read(1 << 16):
+                if self.delay_seconds:
+                    await asyncio.sleep(self.delay_seconds)
                 if (after := self._cut(data)) is not None:
                     self.cuts += 1
                     target.write(data[:after])

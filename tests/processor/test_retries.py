@@ -29,7 +29,7 @@ async def test_a_failed_message_is_tried_again_and_redis_counts_it(any_group: Gr
     [message_id] = await any_group.add()
     processor = await any_group.start(handler)
     await handler.has_finished(1)
-    await any_group.settled()
+    await eventually(lambda: processor.metrics.acknowledged)
     assert [message.deliveries for message in handler.seen] == [1, 2, 3, 4]
     assert handler.finished == [message_id]
     assert (processor.metrics.failed, processor.metrics.retried, processor.metrics.acknowledged) == (3, 3, 1)

@@ -4,16 +4,20 @@ letter, without taking others with it."""
 import asyncio
 import signal
 import time
+from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from streamconsumer.processor import Reject, Retry
 from streamconsumer.processor.stream import watch
 from streamconsumer.processor.stream.keys import POSTPONED, companion
 from streamconsumer.processor.stream.watch import ABSENT, FORGOTTEN, PROOF, SILENCE, TURN, Consumer
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod
+from tests.processor.proxy import Proxy
 from tests.processor.recorder import Recorder
 
 DEAD_LETTERS = companion(STREAM, GROUP, "dead-letters")
@@ -131,6 +135,31 @@ async def test_however_many_pods_a_group_has_it_is_looked_at_once_a_second(group
     commands = await group.commands()
     assert set(commands) <= {"xinfo", "hgetall", "hset"}, "and nothing else is asked while nothing happens"
     assert 4 <= commands["xinfo"] + commands.get("hgetall", 0) <= 8 + 1
+
+
+@pytest.mark.parametrize(
+    ("error", "left"), [(Reject("no"), {}), (Retry("later", after=timedelta(minutes=5)), {POSTPONED: 10})]
+)
+async def test_a_sign_of_life_does_not_put_back_what_is_being_settled(
+    any_group: Group, error: Exception, left: dict[str, int]
+) -> None:
+    """On a slow way an entry is settled in Redis long before its consumer hears so."""
+
+    async def handle(_data: dict[str, Any]) -> None:
+        await asyncio.sleep(0.6)
+        raise error
+
+    await any_group.add(10)
+    async with Proxy(any_group.server).running() as proxy:
+        proxy.delay_seconds = 0.2
+        manager = any_group.manager(proxy.url, min_idle=1)
+        processor = await any_group.start(handle, concurrency=10, manager=manager)
+        await eventually(lambda: processor.metrics.failed == 10)
+        await eventually(lambda: not processor._in_flight.ids())
+        assert processor.metrics.lost_ownership == 0
+        assert Counter(each.consumer for each in await any_group.entries()) == left
+        await processor.stop_listening()
+        await manager.aclose()
 
 
 # -- the decisions ---------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from streamconsumer.model.settings import Delivery
-from streamconsumer.processor import Message, current_message
+from streamconsumer.processor import BatchFailed, Message, current_message, current_messages
 from streamconsumer.processor.telemetry import Telemetry, provider_from_env
 from tests.cluster.collector import Collector
 from tests.cluster.spans import Span
@@ -186,6 +186,68 @@ async def test_a_retry_is_a_span_of_its_own_that_tells_the_delivery(
     assert (first.status_code, second.status_code) == ("ERROR", "UNSET")
     assert "streamconsumer.delivery.count" not in first.attributes
     assert second.attributes["streamconsumer.delivery.count"] == 2
+
+
+async def spans_of_batches(
+    group: Group, telemetry: Telemetry, collector: Collector, handler: Any, messages: list[dict[str, str]]
+) -> list[Span]:
+    for fields in messages:
+        await group.add(fields=fields)
+    settings = {"telemetry": telemetry, "batch": True}
+    processor = await group.start(handler, batch=1000, settings=settings)
+    await eventually(lambda: processor.metrics.acknowledged + processor.metrics.dead_lettered == len(messages))
+    await processor.stop_listening()
+    return await asyncio.to_thread(collector.wait_for_spans, processor.metrics.handled_count)
+
+
+async def test_a_batch_is_one_span_of_a_trace_of_its_own_linked_to_each_message(
+    group: Group, telemetry: Telemetry, collector: Collector
+) -> None:
+    ids: list[str] = []
+    found: list[str] = []
+
+    async def handle(batch: list[dict[str, str]]) -> None:
+        ids.extend(message.message_id for message in current_messages())
+        found.append(f"{trace.get_current_span().get_span_context().span_id:016x}")
+
+    others = f"00-{'2' * 32}-{'3' * 16}-01"
+    messages = [{"traceparent": SAMPLED}, {"n": "1"}, {"traceparent": others}, {"traceparent": "garbage"}]
+    [span] = await spans_of_batches(group, telemetry, collector, handle, messages)
+    assert (span.name, span.kind, span.parent_span_id) == ("process orders", "CONSUMER", "")
+    assert span.trace_id not in {TRACE, "2" * 32}
+    assert found == [span.span_id]
+    assert [(link.trace_id, link.span_id, link.attributes) for link in span.links] == [
+        (TRACE, PARENT, {"messaging.message.id": ids[0]}),
+        ("2" * 32, "3" * 16, {"messaging.message.id": ids[2]}),
+    ]
+    assert span.attributes["messaging.batch.message_count"] == 4
+    assert "messaging.message.id" not in span.attributes
+    assert (span.status_code, span.events) == ("UNSET", ())
+
+
+async def test_a_large_batch_keeps_all_its_links(group: Group, telemetry: Telemetry, collector: Collector) -> None:
+    async def handle(batch: list[dict[str, str]]) -> None:
+        await asyncio.sleep(0.3)
+
+    messages = [{"traceparent": SAMPLED}] * 1000
+    spans = await spans_of_batches(group, telemetry, collector, handle, messages)
+    sizes = [span.attributes["messaging.batch.message_count"] for span in spans]
+    assert [len(span.links) for span in spans] == sizes
+    assert max(sizes) > 128, "what the SDK alone would keep"
+
+
+@pytest.mark.parametrize("failed", [1, 2, 3])
+async def test_a_batch_is_an_error_only_if_all_of_it_failed(
+    group: Group, telemetry: Telemetry, collector: Collector, failed: int
+) -> None:
+    group.delivery = Delivery(max_deliveries=1)
+
+    async def handle(batch: list[dict[str, str]]) -> None:
+        raise BatchFailed({number: CardDeclined("no funds") for number in range(failed)})
+
+    [span] = await spans_of_batches(group, telemetry, collector, handle, [{"n": "0"}] * 3)
+    assert span.status_code == ("ERROR" if failed == 3 else "UNSET")
+    assert span.attributes.get("error.type") == (f"{__name__}.CardDeclined" if failed == 3 else None)
 
 
 async def test_a_handler_cancelled_at_the_end_of_a_drain_is_no_success(

@@ -5,7 +5,7 @@ that of a user's own manager. handler, telemetry, metrics, health and logs are o
 """
 
 from streamconsumer.processor.effects import Effects
-from streamconsumer.processor.message import Message, current_message
+from streamconsumer.processor.message import Message, current_message, current_messages
 from streamconsumer.processor.outcomes import BatchFailed, Defer, Reject, Retry
 from streamconsumer.processor.processor import RedisStreamProcessor
 from streamconsumer.processor.stream import StreamManager
@@ -20,4 +20,5 @@ __all__ = [
     "Retry",
     "StreamManager",
     "current_message",
+    "current_messages",
 ]

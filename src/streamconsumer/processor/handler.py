@@ -10,10 +10,11 @@ from typing import Any
 
 from streamconsumer.errors import HandlerUnusable
 from streamconsumer.processor.faults import told
-from streamconsumer.processor.message import current_message
+from streamconsumer.processor.message import current_messages
 
 Handler = Callable[[dict[Any, Any]], Any]
-AsyncHandler = Callable[[dict[Any, Any]], Awaitable[Any]]
+BatchHandler = Callable[[list[dict[Any, Any]]], Any]
+AsyncHandler = Callable[[Any], Awaitable[Any]]
 
 
 class Threads:
@@ -24,17 +25,17 @@ class Threads:
         self.busy: set[str] = set()
         """The messages that threads are at. Whoever awaits one may be cancelled; the thread goes on."""
 
-    async def call(self, handler: Handler, data: dict[Any, Any]) -> Any:
+    async def call(self, handler: Callable[[Any], Any], data: Any) -> Any:
         """Run the handler in a thread with the caller's context variables."""
-        message_id = current_message().message_id
+        message_ids = [message.message_id for message in current_messages()]
         run = contextvars.copy_context().run
         future = self._pool.submit(run, _contained, handler, data)
-        self.busy.add(message_id)
-        future.add_done_callback(lambda _: self.busy.discard(message_id))
+        self.busy.update(message_ids)
+        future.add_done_callback(lambda _: self.busy.difference_update(message_ids))
         return await asyncio.wrap_future(future)
 
 
-def load(path: str) -> Handler:
+def load(path: str, *, batch: bool = False) -> Handler | BatchHandler:
     """Import the handler. Raises HandlerUnusable with one line that says what is missing."""
     module_name, _, name = path.partition(":")
     try:
@@ -48,40 +49,42 @@ def load(path: str) -> Handler:
     if handler is None:
         there = ", ".join(public) if (public := _functions(module)) else "no functions"
         raise HandlerUnusable(f"handler {path!r}: module {module_name!r} has no {name!r}; it has {there}")
-    return checked(handler, path)
+    return checked(handler, path, batch=batch)
 
 
-def checked(handler: Any, path: str) -> Handler:
-    """The handler, if it can be called with a message's data. Raises HandlerUnusable."""
+def checked(handler: Any, path: str, *, batch: bool = False) -> Handler | BatchHandler:
+    """The handler, if it can be called with a message's data, or with a list of them. Raises HandlerUnusable."""
     if not callable(handler):
-        raise HandlerUnusable(f"handler {path!r} is {type(handler).__name__}; expected a function that takes one dict")
+        taken = "a list of dicts" if batch else "one dict"
+        raise HandlerUnusable(f"handler {path!r} is {type(handler).__name__}; expected a function that takes {taken}")
     if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
         raise HandlerUnusable(f"handler {path!r} is a generator: calling it would run none of it; take `yield` out")
     try:
-        inspect.signature(handler).bind({})
+        inspect.signature(handler).bind([] if batch else {})
     except TypeError:
+        what = "the list of the batch's data" if batch else "the message's data"
         raise HandlerUnusable(
-            f"handler {path!r} takes {inspect.signature(handler)}; expected one argument, the message's data"
+            f"handler {path!r} takes {inspect.signature(handler)}; expected one argument, {what}"
         ) from None
     except ValueError:  # a builtin that tells nothing of its arguments
         pass
     return handler  # type: ignore[no-any-return] # callable() narrows it no further
 
 
-def as_coroutine(handler: Handler, threads: Threads) -> AsyncHandler:
+def as_coroutine(handler: Handler | BatchHandler, threads: Threads) -> AsyncHandler:
     """A coroutine function is called as it is; a plain function runs in a thread."""
     called = getattr(handler, "__call__", None)  # noqa: B004 - an object may have an async __call__
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(called):
         return handler
 
-    async def in_thread(data: dict[Any, Any]) -> Any:
+    async def in_thread(data: Any) -> Any:
         result = await threads.call(handler, data)
         return await result if inspect.isawaitable(result) else result
 
     return in_thread
 
 
-def _contained(handler: Handler, data: dict[Any, Any]) -> Any:
+def _contained(handler: Callable[[Any], Any], data: Any) -> Any:
     """A StopIteration, as from a bare next(), cannot pass through a future: whoever awaits it would wait for ever."""
     try:
         return handler(data)

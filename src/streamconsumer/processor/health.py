@@ -4,6 +4,7 @@ and so can tell that it does.
 Alive: the loop has turned within `STUCK_AFTER`. Ready: it reads. Plain text, the reason in the body.
 """
 
+import asyncio
 import threading
 import time
 from datetime import timedelta
@@ -12,6 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 STUCK_AFTER = timedelta(seconds=60)
+
+HEARTBEAT = timedelta(seconds=1)
+
+OVERDUE = timedelta(seconds=30)
+"""A read that is out this long beyond `poll_interval` is stuck: the connection's own limit is far below."""
 
 
 class Health:
@@ -42,6 +48,22 @@ class Health:
 
     def readiness(self) -> tuple[bool, str]:
         return not self._reason, self._reason or "ok"
+
+
+class Pulse:
+    """Alive while the event loop turns and no read is stuck: a handler may take its time, Redis may be away."""
+
+    def __init__(self, health: Health, poll_interval_seconds: float) -> None:
+        self._health, self._patience_seconds = health, poll_interval_seconds + OVERDUE.total_seconds()
+        self.reading_since: float | None = None
+        """When the read that is out was begun (monotonic seconds)."""
+
+    async def beat(self) -> None:
+        """Until cancelled."""
+        while True:
+            if self.reading_since is None or time.monotonic() - self.reading_since < self._patience_seconds:
+                self._health.beat()
+            await asyncio.sleep(HEARTBEAT.total_seconds())
 
 
 class Endpoint:

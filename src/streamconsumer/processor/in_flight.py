@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Collection, Coroutine
 from contextvars import copy_context
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.ready import Ready
+from streamconsumer.processor.ready import Gate, Ready
 
 log = logging.getLogger(__name__)
 
@@ -30,22 +30,6 @@ MOST_HELD = 1000
 
 BUSY_SECONDS = 0.1
 """How long a message waits again whose thread is still at the attempt before."""
-
-
-class Gate(Protocol):
-    """Whether anything may begin: a circuit breaker."""
-
-    is_open: bool
-    """Whether it has anything to say."""
-
-    def allows(self) -> bool:
-        """Whether a message may begin now."""
-
-    def begun(self) -> bool:
-        """One that was allowed begins. Returns whether it is a trial for the others."""
-
-    def undecided(self, trial: bool) -> None:
-        """It ended in a way that tells nothing."""
 
 
 class InFlight:
@@ -74,6 +58,8 @@ class InFlight:
         self._slots: set[asyncio.Task[None]] = set()
         self._resting: list[asyncio.Future[None]] = []
         """One for each slot that has nothing to do."""
+        self._companions = 0
+        """How many of those that run share the slot of another."""
         self._overdue_timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._pristine = copy_context()
@@ -118,13 +104,15 @@ class InFlight:
         self.advance()
 
     def lose(self, message_id: str) -> bool:
-        """Another consumer has it: what runs is cancelled, what has not begun never will. False: not in flight."""
+        """Another consumer has it: what runs is cancelled, unless it is part of a batch; what has not begun never will.
+        False: not in flight."""
         entry = self._entries.get(message_id)
         if entry is None or entry.fate == "lost":
             return False
         entry.fate = "lost"
         if task := self._running.get(message_id):
-            task.cancel()
+            if not self._is_wanted(task):
+                task.cancel()
             return True
         del self._entries[message_id]
         if timer := self._waiting.pop(message_id, None):
@@ -167,7 +155,7 @@ class InFlight:
             await asyncio.wait({hurried, *self._running.values()}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         if running := set(self._running.values()):
-            log.warning("drain ended with messages running; they stay pending", extra={"messages": len(running)})
+            log.warning("drain ended with messages running; they stay pending", extra={"messages": len(self._running)})
             for message_id in self._running:
                 self._entries[message_id].fate = "drained"
             for task in running:
@@ -184,6 +172,31 @@ class InFlight:
                 task = asyncio.create_task(self._slot(), name="slot", context=self._pristine.copy())
                 self._slots.add(task)
         self._tell_room()
+
+    # -- batches: several entries in one slot ------------------------------------------------------------------------
+
+    def join(self, first: Entry, most: int, may_join: Callable[[Entry], bool]) -> list[Entry]:
+        """What else is ready begins in the slot of the first one, in its order, at most so many and up to one that may
+        not. With each of them `part` is to be called. A trial of the circuit breaker runs alone."""
+        joined: list[Entry] = []
+        if self._closed or (self._gate is not None and self._gate.is_open):
+            return joined
+        task = self._running[first.message_id]
+        while len(joined) < most and (entry := self._ready.take_if(may_join)):
+            self._companions += 1
+            self._begin(entry, task)
+            joined.append(entry)
+        self._tell_room()
+        return joined
+
+    def part(self, entry: Entry) -> None:
+        """One that joined is done with; or it waits, and begins again by itself."""
+        self._companions -= 1
+        self._ended(entry)
+
+    def _is_wanted(self, task: asyncio.Task[None]) -> bool:
+        """Whether a message that runs there is still ours."""
+        return any(each is task and self._entries[id_].fate != "lost" for id_, each in self._running.items())
 
     # -- slots -----------------------------------------------------------------------------------------------------
 
@@ -231,7 +244,7 @@ class InFlight:
     def _tell_room(self) -> None:
         ready = len(self._ready)
         held = self._ready.blocked + len(self._waiting)
-        has_slot = not ready and len(self._running) < self._concurrency
+        has_slot = not ready and len(self._running) - self._companions < self._concurrency
         if self._closed or (
             (has_slot or ready <= self.ahead > 0) and held < MOST_HELD and (self._gate is None or self._gate.allows())
         ):

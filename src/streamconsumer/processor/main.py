@@ -18,7 +18,7 @@ from streamconsumer.model import names
 from streamconsumer.model.environment import from_env, variable
 from streamconsumer.model.settings import ProcessorSettings
 from streamconsumer.processor import logs
-from streamconsumer.processor.handler import Handler, load
+from streamconsumer.processor.handler import BatchHandler, Handler, load
 from streamconsumer.processor.health import Endpoint, Health
 from streamconsumer.processor.metrics import Metrics, registry
 from streamconsumer.processor.processor import RedisStreamProcessor
@@ -40,13 +40,13 @@ def run() -> int:
         settings = from_env(ProcessorSettings, os.environ)
         logs.configure(settings.log_level, settings.log_format)
         sys.path[:0] = [path for path in (str(Path.cwd()), names.SOURCE_FOLDER) if path not in sys.path]
-        _run_until_signalled(settings, load(settings.handler.python))
+        _run_until_signalled(settings, load(settings.handler.python, batch=settings.handler.batch))
     except InvalidSettings as error:
         return _give_up(error)
     return 0
 
 
-def _run_until_signalled(settings: ProcessorSettings, handler: Handler) -> None:
+def _run_until_signalled(settings: ProcessorSettings, handler: Handler | BatchHandler) -> None:
     import uvloop  # noqa: PLC0415 - only this process runs on it
 
     manager = _manager(settings)
@@ -75,7 +75,10 @@ def _give_up(error: InvalidSettings) -> int:
 
 
 async def _serve(
-    settings: ProcessorSettings, handler: Handler, manager: StreamManager, telemetry: Telemetry | None
+    settings: ProcessorSettings,
+    handler: Handler | BatchHandler,
+    manager: StreamManager,
+    telemetry: Telemetry | None,
 ) -> bool:
     """Startup, listening, shutdown. True if handlers are still running."""
     metrics, health = Metrics(), Health()
@@ -93,6 +96,7 @@ async def _serve(
         settings.batch_count,
         settings.poll_interval.total_seconds(),
         concurrency=settings.concurrency,
+        batch=settings.handler.batch,
         ordering_key=settings.ordering_key,
         drain_timeout=settings.drain_timeout,
         reconnect=settings.reconnect,

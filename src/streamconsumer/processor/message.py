@@ -101,13 +101,24 @@ class Message:
     data: Mapping[Any, Any] = field(repr=False)
 
 
-_current: ContextVar[Message] = ContextVar("streamconsumer_message")
+_current: ContextVar[Message | list[Message]] = ContextVar("streamconsumer_message")
 
 
 def current_message() -> Message:
-    """The message that is being handled. Raises LookupError outside a handler."""
-    return _current.get()
+    """The message that is being handled. Raises LookupError outside a handler, and in one that takes batches."""
+    found = _current.get()
+    if isinstance(found, list):
+        raise LookupError(f"a batch of {len(found)} is being handled, not one message; call current_messages()")  # noqa: TRY004 - what it promised to raise
+    return found
+
+
+def current_messages() -> list[Message]:
+    """The messages of the batch that is being handled, in the order of its list. Raises LookupError outside a
+    handler; in one that takes single messages, it is a list of one."""
+    found = _current.get()
+    return list(found) if isinstance(found, list) else [found]
 
 
 enter, leave = _current.set, _current.reset
-"""`token = enter(message)` makes `current_message()` answer with this message, until `leave(token)`."""
+"""`token = enter(message)` makes `current_message()` answer with this message, until `leave(token)`; the same with the
+list of a batch."""

@@ -87,7 +87,7 @@ class Exposition:
             buckets.append((bound, float(cumulative)))
         histogram = HistogramMetricFamily(
             f"{PREFIX}_process_duration_seconds",
-            "How long a handler took with one message",
+            "How long a handler took with one message, or one batch",
             labels=self._names,
         )
         histogram.add_metric(self._values, buckets=buckets, sum_value=self._metrics.duration_sum_seconds)

@@ -1,14 +1,13 @@
 """The heart: read a batch, handle each message, acknowledge. One consumer of one consumer group.
 
-Redis failing is the loop's affair (`_recover`: pause and go on); a handler failing is the message's affair
+Redis failing is the loop's affair (recovery: pause and go on); a handler failing is the message's affair
 (`_process_single_message`: log, do not acknowledge). Nothing else ends the loop than `stop_listening`.
 Policies stand beside the loop: which entries and slots in in_flight, what becomes of a message in settling, signs of
-life and take-over in pending, talking to Redis in stream, tracing in telemetry.
+life and take-over in pending, batch handlers in batches, talking to Redis in stream, tracing in telemetry.
 """
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -17,16 +16,20 @@ from typing import Any
 
 from streamconsumer.errors import InvalidSettings, UndecodableEntry
 from streamconsumer.model.settings import Delivery, Reconnect
+from streamconsumer.processor.attempt import Attempts
+from streamconsumer.processor.batches import Batches
 from streamconsumer.processor.breaker import CircuitBreaker
 from streamconsumer.processor.dead_letters import is_replay
-from streamconsumer.processor.faults import fault, noting
-from streamconsumer.processor.handler import AsyncHandler, Handler, Threads, as_coroutine
-from streamconsumer.processor.health import Health
+from streamconsumer.processor.faults import noting
+from streamconsumer.processor.handler import AsyncHandler, BatchHandler, Handler, Threads, as_coroutine
+from streamconsumer.processor.health import Health, Pulse
 from streamconsumer.processor.in_flight import InFlight
 from streamconsumer.processor.intake import Intake, Manager, PolledIntake
 from streamconsumer.processor.message import Entry, Message, enter, leave
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pending import PendingCare
+from streamconsumer.processor.read_ahead import ReadAhead
+from streamconsumer.processor.recovery import Recovery
 from streamconsumer.processor.settling import Settling
 from streamconsumer.processor.stream import StreamManager, caring_intake
 from streamconsumer.processor.telemetry import Telemetry
@@ -39,20 +42,15 @@ LAST_WORDS = timedelta(seconds=1)
 FIRST_TRY = timedelta(seconds=2)
 """How long `start_listening` waits for the group to be created."""
 
-HEARTBEAT = timedelta(seconds=1)
-
-NO_TIME_SECONDS = 0.05
-"""What a batch may take for the next one to be read ahead: what one pod buffers, its peers cannot have."""
-
-OVERDUE = timedelta(seconds=30)
-"""A read that is out this long beyond `poll_interval` is stuck: the connection's own limit is far below."""
-
 
 class RedisStreamProcessor:
     """Reads a stream as a member of a consumer group and calls a function with each message.
 
     `stream_manager` is a `StreamManager`, or anything with its three coroutines: then the processor polls it, waits
     `poll_interval` seconds when a read returns nothing, and neither renews nor takes over entries.
+
+    With `batch` the function takes a list: what is ready when one of the `concurrency` slots is free, at most
+    `batch_count` messages.
     """
 
     def __init__(  # noqa: PLR0917 - the first six are the users' own words
@@ -65,6 +63,7 @@ class RedisStreamProcessor:
         poll_interval: float = 1.0,
         *,
         concurrency: int = 1,
+        batch: bool = False,
         ordering_key: str | None = None,
         delivery: Delivery | None = None,
         drain_timeout: timedelta = timedelta(seconds=25),
@@ -80,6 +79,7 @@ class RedisStreamProcessor:
         self.batch_count = batch_count
         self.poll_interval = poll_interval
         self.concurrency = concurrency
+        self.batch = batch
         self.ordering_key = ordering_key
         self.delivery = delivery or (
             stream_manager.delivery if isinstance(stream_manager, StreamManager) else Delivery()
@@ -98,9 +98,8 @@ class RedisStreamProcessor:
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._tried = asyncio.Event()
-        self._reading_since: float | None = None
-        self._faults_in_a_row = 0
-        self._handled_before = (0, 0.0)
+        self._recovery = Recovery(self.reconnect, stream_name, consumer_group_name, self.metrics, self.health)
+        self._pulse = Pulse(self.health, poll_interval)
         self._begin_anew()
 
     # -- the user's interface ----------------------------------------------------------------------------------
@@ -115,8 +114,9 @@ class RedisStreamProcessor:
         """Whether a handler goes on although the drain is over: a thread cannot be ended, a coroutine may refuse."""
         return bool(self._threads.busy or self._in_flight.running)
 
-    def set_message_callback(self, callback: Handler) -> None:
-        """The function to call with each message's data; a plain function runs in a thread."""
+    def set_message_callback(self, callback: Handler | BatchHandler) -> None:
+        """The function to call with each message's data, or with a list of them where `batch` is set; a plain function
+        runs in a thread."""
         self._callback = as_coroutine(callback, self._threads)
 
     async def start_listening(self) -> None:
@@ -158,7 +158,7 @@ class RedisStreamProcessor:
     async def _listen(self) -> None:
         """The loop, and beside it whoever looks after what is pending; the latter outlives the loop."""
         care = self._care.look_after(lambda: self.health.liveness()[0])
-        beside = [asyncio.create_task(each) for each in (care, self._beat())]
+        beside = [asyncio.create_task(each) for each in (care, self._pulse.beat())]
         self._reading = asyncio.create_task(self._consume_loop(), name=f"read {self.stream_name}")
         try:
             await asyncio.wait([self._reading])
@@ -177,7 +177,7 @@ class RedisStreamProcessor:
                     await self._open()
                 await self._turn()
             except Exception as error:  # noqa: BLE001 - a user's own manager may raise anything
-                await self._recover(error)
+                await self._pause(self._recovery.failed(error))
 
     async def _open(self) -> None:
         try:
@@ -191,13 +191,15 @@ class RedisStreamProcessor:
         await self._in_flight.room.wait()
         if self._stopping.is_set():
             return
-        self._reading_since = time.monotonic()
+        self._pulse.reading_since = time.monotonic()
         try:
             entries = await self._intake.read(self.batch_count)
         finally:
-            self._reading_since = None
-        self._recovered()
-        self._in_flight.ahead = self._read_ahead()
+            self._pulse.reading_since = None
+        self._recovery.succeeded()
+        if not self._stopping.is_set():
+            self.health.ready()
+        self._in_flight.ahead = self._read_ahead.limit()
         self._in_flight.take_in(entries)
         if len(entries) == self.batch_count:
             return  # there is more: the next read is under way while these are handled
@@ -205,16 +207,6 @@ class RedisStreamProcessor:
             await asyncio.sleep(0)  # what is handled at once rides with the next read
         elif not self._intake.blocks:
             await self._pause(self.poll_interval)
-
-    def _read_ahead(self) -> int:
-        """How many entries may be buffered: a batch if it is handled in no time, else none."""
-        count, seconds = self.metrics.handled_count, self.metrics.duration_sum_seconds
-        count_before, seconds_before = self._handled_before
-        if count == count_before:
-            return self._in_flight.ahead
-        self._handled_before = count, seconds
-        each = (seconds - seconds_before) / (count - count_before)
-        return self.batch_count if each * self.batch_count / self.concurrency < NO_TIME_SECONDS else 0
 
     # -- one message ---------------------------------------------------------------------------------------------
 
@@ -242,8 +234,7 @@ class RedisStreamProcessor:
         result, verdict = None, None
         token, started = enter(message), time.perf_counter()
         try:
-            attempt = self._attempt if self._telemetry is None else self._traced
-            result = await attempt(entry, message)
+            result = await self._attempts.of(entry, message)
         except (Exception, SystemExit, asyncio.CancelledError):
             verdict = entry.verdict
             if verdict is None:  # cancelled: for a peer, or at the end of a drain
@@ -260,55 +251,22 @@ class RedisStreamProcessor:
         elif not entry.fate:
             await self._settling.succeeded(entry, result)
 
-    async def _traced(self, entry: Entry, message: Message) -> Any:
-        assert self._telemetry
-        with self._telemetry.processing(message):
-            return await self._attempt(entry, message)
-
-    async def _attempt(self, entry: Entry, message: Message) -> Any:
-        """What the handler returns. What it raises is judged here, where the log line still has the span's ids."""
-        try:
-            result = await self._handler()(message.data)  # type: ignore[arg-type] # a dict, which others get to see as a Mapping
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
-            if entry.fate != "timeout":
-                if not (isinstance(error, asyncio.CancelledError) and _cancelled()):
-                    self._settling.judge(entry, error)
-                raise
-        else:
-            if entry.fate != "timeout":
-                return result
-        late = TimeoutError(f"the handler took longer than delivery.timeout, {self.delivery.timeout}")
-        self._settling.judge(entry, late)
-        raise late
-
     def _handler(self) -> AsyncHandler:
         if self._callback is None:
             raise InvalidSettings("no message callback; call set_message_callback() first")
         return self._callback
 
+    def _handler_of_one(self) -> AsyncHandler:
+        """A batch handler, for somebody who calls `_process_single_message` by himself."""
+        handler = self._handler()
+        return lambda data: handler([data])
+
+    async def _run_batch(self, first: Entry) -> None:
+        await self._batches.run(first)
+
     async def _acknowledge_directly(self, message_id: str) -> None:
         with noting("acknowledgement failed; the entry stays pending and will be handled again", self._where):
             await self.stream_manager.ack_event(self.stream_name, self.consumer_group_name, message_id)
-
-    # -- when Redis fails ------------------------------------------------------------------------------------------
-
-    async def _recover(self, error: Exception) -> None:
-        """Say what happened, and pause: at random below a bound that doubles, so that pods do not march in step."""
-        self.metrics.faults += 1
-        self._faults_in_a_row += 1
-        found = fault(error, self._where)
-        self.health.not_ready(found.sentence)
-        if self._faults_in_a_row.bit_count() == 1:  # the 1st, 2nd, 4th, 8th … in a row
-            log.warning(found.sentence, extra={"code": found.code, "in_a_row": self._faults_in_a_row})
-        bound = min(self.reconnect.min_delay * 2 ** min(self._faults_in_a_row, 20), self.reconnect.max_delay)
-        await self._pause(bound.total_seconds() * random.uniform(0.5, 1))  # noqa: S311 - spreads pods, guards nothing
-
-    def _recovered(self) -> None:
-        if self._faults_in_a_row:
-            log.info("reading again", extra={"stream": self.stream_name, "faults": self._faults_in_a_row})
-        self._faults_in_a_row = 0
-        if not self._stopping.is_set():
-            self.health.ready()
 
     async def _pause(self, seconds: float) -> None:
         """Wait, or be stopped."""
@@ -359,12 +317,12 @@ class RedisStreamProcessor:
         policy = self.delivery.breaker
         breaker = CircuitBreaker(policy.failures, policy.min_pause, policy.max_pause)
         self._in_flight = InFlight(
-            self._run,
+            self._run_batch if self.batch else self._run,
             concurrency=self.concurrency,
             metrics=self.metrics,
             busy=self._threads.busy,
             ordering_key=self.ordering_key,
-            timeout=self.delivery.timeout,
+            timeout=None if self.batch else self.delivery.timeout,  # batches have their own
             gate=breaker if policy.failures else None,
         )
         self._intake: Intake = self._new_intake(who)
@@ -377,6 +335,21 @@ class RedisStreamProcessor:
             metrics=self.metrics,
         )
         self._settling = Settling(self._intake, self._in_flight, self.delivery, breaker, who=who, metrics=self.metrics)
+        handler = self._handler_of_one if self.batch else self._handler
+        self._attempts = Attempts(handler, self._settling, self._telemetry, self.delivery.timeout)
+        self._batches = Batches(
+            self._handler,
+            self._intake.encoding,
+            self._in_flight,
+            self._settling,
+            self.delivery,
+            most=self.batch_count,
+            who=who,
+            telemetry=self._telemetry,
+            metrics=self.metrics,
+        )
+        calls = 1 if self.batch else self.batch_count
+        self._read_ahead = ReadAhead(self.metrics, batch_count=self.batch_count, rounds=calls / self.concurrency)
 
     def _new_intake(self, who: tuple[str, str, str]) -> Intake:
         manager = self.stream_manager
@@ -386,17 +359,4 @@ class RedisStreamProcessor:
         return PolledIntake(manager, *who)
 
     def _may_claim(self) -> bool:
-        return self._opened and not self._faults_in_a_row and not self._stopping.is_set()
-
-    async def _beat(self) -> None:
-        """Alive while the event loop turns and no read is stuck: a handler may take its time, Redis may be away."""
-        limit = self.poll_interval + OVERDUE.total_seconds()
-        while True:
-            if self._reading_since is None or time.monotonic() - self._reading_since < limit:
-                self.health.beat()
-            await asyncio.sleep(HEARTBEAT.total_seconds())
-
-
-def _cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+        return self._opened and not self._recovery.faults_in_a_row and not self._stopping.is_set()

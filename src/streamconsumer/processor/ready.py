@@ -6,8 +6,26 @@ than once while they were begun, begin one at a time: whichever kills this proce
 """
 
 from collections import deque
+from collections.abc import Callable
+from typing import Protocol
 
 from streamconsumer.processor.message import Entry
+
+
+class Gate(Protocol):
+    """Whether anything may begin: a circuit breaker."""
+
+    is_open: bool
+    """Whether it has anything to say."""
+
+    def allows(self) -> bool:
+        """Whether a message may begin now."""
+
+    def begun(self) -> bool:
+        """One that was allowed begins. Returns whether it is a trial for the others."""
+
+    def undecided(self, trial: bool) -> None:
+        """It ended in a way that tells nothing."""
 
 
 class Ready:
@@ -49,6 +67,10 @@ class Ready:
             self._suspect = self._suspects.popleft()
             return self._suspect
         return self._free.popleft() if self._free else None
+
+    def take_if(self, may_begin: Callable[[Entry], bool]) -> Entry | None:
+        """The next one beside another, unless it is none that may; no suspect."""
+        return self._free.popleft() if self._free and may_begin(self._free[0]) else None
 
     def rest(self, entry: Entry) -> None:
         """It runs no more, and keeps its turn in its lane."""

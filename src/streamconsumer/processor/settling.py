@@ -7,6 +7,7 @@ tried again, and lost in no case.
 import asyncio
 import logging
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -31,6 +32,10 @@ SHORT = timedelta(seconds=2)
 
 AGAIN_SECONDS = 1.0
 """How soon what Redis refused is tried again."""
+
+
+MOST_TOLD = 10
+"""How many ids of a batch that failed are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +138,28 @@ class Settling:
 
     def judge(self, entry: Entry, error: BaseException) -> None:
         """Decide what becomes of a message that failed, and say so."""
+        if self._decide(entry, error):
+            self._breaker_failed(entry)
+        self._tell(entry, error, entry.verdict.decision)
+
+    def judge_batch(self, failed: Sequence[tuple[Entry, BaseException]], *, whole: bool) -> None:
+        """The same for each of a batch by its own error. For the circuit breaker a batch is one, and what it depends on
+        is there if not the `whole` batch failed."""
+        weighty = [entry for entry, error in failed if self._decide(entry, error)]
+        if whole and weighty:
+            self._breaker_failed(weighty[0])
+        if len(failed) > 1 and len({id(error) for _, error in failed}) == 1:
+            self._tell_batch([entry for entry, _ in failed], failed[0][1])
+        else:
+            for entry, error in failed:
+                self._tell(entry, error, entry.verdict.decision)
+
+    def _decide(self, entry: Entry, error: BaseException) -> bool:
+        """Returns whether the failure says something of what the handler depends on."""
         dice = random.random()  # noqa: S311 - spreads retries, guards nothing
         decision = decide(error, entry.deliveries, self._policy, dice=dice, trial=entry.trial)
         entry.verdict = Verdict(decision, error, current_traceparent())
-        if entry.trial or (isinstance(decision, TryAgain) and decision.counts):
-            self._breaker_failed(entry)
-        self._tell(entry, error, decision)
+        return entry.trial or (isinstance(decision, TryAgain) and decision.counts)
 
     async def settle(self, entry: Entry) -> None:
         """Do what was decided. A user's own manager can do neither: it stays pending, and nobody knows more."""
@@ -248,3 +269,15 @@ class Settling:
         if isinstance(decision, TryAgain) and self._intake.caring is not None:
             about["again_after_seconds"] = round(decision.delay.total_seconds(), 3)
         log.error(what, exc_info=error, extra={**about, "error": told(error)})
+
+    def _tell_batch(self, entries: Sequence[Entry], error: BaseException) -> None:
+        """One line for all, and one stack."""
+        self._metrics.failed += len(entries)
+        again = sum(isinstance(entry.verdict.decision, TryAgain) for entry in entries)
+        about = {
+            "stream": self._stream,
+            "messages": len(entries),
+            "stay_pending": again,
+            "message_ids": [entry.message_id for entry in entries[:MOST_TOLD]],
+        }
+        log.error("batch failed", exc_info=error, extra={**about, "error": told(error)})

@@ -8,8 +8,8 @@ Nothing here is imported by OpenTelemetry's SDK unless an endpoint is set: witho
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ CLIENT_ID = "messaging.client.id"
 SERVER_ADDRESS = "server.address"
 SERVER_PORT = "server.port"
 ERROR_TYPE = "error.type"
+BATCH_COUNT = "messaging.batch.message_count"
 DELIVERY_COUNT = "streamconsumer.delivery.count"
 
 CARRIER_FIELDS = ("traceparent", "tracestate")
@@ -48,6 +49,9 @@ ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_
 
 # The SDK's queue of 2048 spans overflows within a second of a busy pod; bounded all the same, at about 30 MB.
 QUEUE_SPANS, BATCH_SPANS, EXPORT_DELAY_MILLISECONDS = 8192, 512, 1000
+
+MOST_LINKS = 1000
+"""The largest batch; the SDK alone would keep 128."""
 
 _propagator = TraceContextTextMapPropagator()
 
@@ -77,15 +81,11 @@ class Telemetry:
             CLIENT_ID: consumer,
         }
 
-    @contextmanager
-    def processing(self, message: Message) -> Iterator[None]:
+    def processing(self, message: Message) -> AbstractContextManager[None]:
         """The span of one message, current while its handler runs; an exception makes it an error."""
         producer = context_of(message.data)
         created = trace.get_current_span(producer).get_span_context()
-        address, port = self._server()  # another one after a failover
-        attributes = {**self._attributes, SERVER_ADDRESS: address, MESSAGE_ID: message.message_id}
-        if port is not None:
-            attributes[SERVER_PORT] = port
+        attributes = {**self._common(), MESSAGE_ID: message.message_id}
         if message.deliveries > 1:
             attributes[DELIVERY_COUNT] = message.deliveries
         span = self._tracer.start_span(
@@ -97,15 +97,35 @@ class Telemetry:
             record_exception=False,
             set_status_on_exception=False,
         )
-        token = context.attach(trace.set_span_in_context(span, producer))
-        try:
-            yield
-        except BaseException as error:
-            _fail(span, error)
-            raise
-        finally:
-            context.detach(token)
-            span.end()
+        return _within(span, producer)
+
+    def processing_batch(self, messages: Sequence[Message]) -> AbstractContextManager[None]:
+        """The same for a batch: a trace of its own, for its messages have no parent in common, linked to each of them.
+        What differs between messages stands at the link."""
+        links = []
+        for message in messages:
+            created = trace.get_current_span(context_of(message.data)).get_span_context()
+            if created.is_valid:
+                attributes: dict[str, str | int] = {MESSAGE_ID: message.message_id}
+                if message.deliveries > 1:
+                    attributes[DELIVERY_COUNT] = message.deliveries
+                links.append(Link(created, attributes))
+        root = context.Context()
+        span = self._tracer.start_span(
+            self._name,
+            context=root,
+            kind=SpanKind.CONSUMER,
+            attributes={**self._common(), BATCH_COUNT: len(messages)},
+            links=links,
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+        return _within(span, root)
+
+    def _common(self) -> dict[str, str | int]:
+        address, port = self._server()  # another one after a failover
+        where = {SERVER_ADDRESS: address} if port is None else {SERVER_ADDRESS: address, SERVER_PORT: port}
+        return {**self._attributes, **where}
 
     def shutdown(self) -> bool:
         """Send the last spans within the budget. False: it was not enough, and some are lost."""
@@ -118,6 +138,19 @@ class Telemetry:
         return not thread.is_alive()
 
 
+@contextmanager
+def _within(span: Span, parent: context.Context) -> Iterator[None]:
+    token = context.attach(trace.set_span_in_context(span, parent))
+    try:
+        yield
+    except BaseException as error:
+        _fail(span, error)
+        raise
+    finally:
+        context.detach(token)
+        span.end()
+
+
 def provider_from_env(environ: Mapping[str, str]) -> "TracerProvider | None":
     """An SDK that exports over OTLP/HTTP where the OTEL_ variables name an endpoint; None, and no SDK, otherwise."""
     off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
@@ -125,13 +158,14 @@ def provider_from_env(environ: Mapping[str, str]) -> "TracerProvider | None":
         return None
     # The SDK costs a second of start-up: only who exports pays it.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+    from opentelemetry.sdk.trace import SpanLimits, TracerProvider  # noqa: PLC0415
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
     def unless_set(variable: str, value: int) -> int | None:
         return None if variable in environ else value
 
-    provider = TracerProvider(shutdown_on_exit=False)  # its own hook would wait 30 s
+    limits = SpanLimits(max_links=unless_set("OTEL_SPAN_LINK_COUNT_LIMIT", MOST_LINKS))
+    provider = TracerProvider(shutdown_on_exit=False, span_limits=limits)  # its own hook would wait 30 s
     provider.add_span_processor(
         BatchSpanProcessor(
             OTLPSpanExporter(),

@@ -30,6 +30,8 @@ class Acknowledgements:
         self._waiting: dict[str, None] = {}
         self._sending: set[str] = set()
         self._listeners: list[set[str]] = []
+        self.elsewhere: set[str] = set()
+        """What another command is settling, whose reply is on its way. Another thread may ask."""
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: set[asyncio.Task[None]] = set()
 
@@ -75,6 +77,21 @@ class Acknowledgements:
             yield done
         finally:
             self._listeners = [each for each in self._listeners if each is not done]
+
+    @contextmanager
+    def settling_elsewhere(self, message_ids: Sequence[str]) -> Iterator[None]:
+        """Another command settles them in this context: no sign of life for them meanwhile, which would put back what
+        is acknowledged already, or take what was postponed for lost."""
+        self.elsewhere.update(message_ids)
+        try:
+            yield
+        finally:
+            self.elsewhere.difference_update(message_ids)
+
+    def settled_elsewhere(self, message_id: str) -> None:
+        """It did: whoever asked before must not believe that it is pending."""
+        for done in self._listeners:
+            done.add(message_id)
 
     async def flush(self) -> None:
         """Send what waits, by itself. Raises what Redis raised, and keeps what has not arrived."""

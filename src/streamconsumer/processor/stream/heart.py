@@ -98,7 +98,7 @@ class Heart:
 
     def _that_stay(self, ids: list[str]) -> list[str]:
         """What was in flight a beat ago too. What comes and goes between two beats needs no other sign of life."""
-        stay = [each for each in ids if each in self._before]
+        stay = [each for each in ids if each in self._before and each not in self._acks.elsewhere]
         self._before = set(ids)
         return stay
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -247,15 +247,24 @@ class RedisIntake:
     async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> None:
         """Let entries (id, deliveries so far, delay) be due for any consumer after their delays."""
         for first in range(0, len(entries), PAGE):
-            await self.ownership.postpone(entries[first : first + PAGE])
+            page = entries[first : first + PAGE]
+            with self.acks.settling_elsewhere([message_id for message_id, _, _ in page]):
+                await self.ownership.postpone(page)
 
     async def bury(self, message_id: str, fields: Sequence[bytes]) -> bool:
         """The dead letter and the acknowledgement, in one step. False: another consumer has the entry."""
-        return await self._dead_letters.bury(self._consumer, message_id, fields)
+        return await self._settle(message_id, self._dead_letters.bury(self._consumer, message_id, fields))
 
     async def commit(self, message_id: str, effects: Effects) -> bool:
         """Effects and the acknowledgement, in one step. False: another consumer has the entry."""
-        return await commit(self.manager.ask, self._stream, self._group, self._consumer, message_id, effects)
+        who = (self._stream, self._group, self._consumer)
+        return await self._settle(message_id, commit(self.manager.ask, *who, message_id, effects))
+
+    async def _settle(self, message_id: str, command: Coroutine[Any, Any, bool]) -> bool:
+        with self.acks.settling_elsewhere([message_id]):
+            if settled := await command:
+                self.acks.settled_elsewhere(message_id)
+            return settled
 
     async def close(self) -> None:
         """Acknowledge what is left, leave the group if nothing is pending here, disconnect."""

@@ -1,0 +1,58 @@
+"""One attempt at a message: its handler is called inside its span, and what it raises is judged there, where the log
+line still has the span's ids."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from streamconsumer.processor.handler import AsyncHandler
+from streamconsumer.processor.message import Entry, Message
+from streamconsumer.processor.settling import Settling
+from streamconsumer.processor.telemetry import Telemetry
+
+
+class Attempts:
+    """Returns what the handler returns. What it raises is raised again, with a verdict on the entry; without one the
+    attempt was cancelled: for a peer, or at the end of a drain."""
+
+    def __init__(
+        self,
+        handler: Callable[[], AsyncHandler],
+        settling: Settling,
+        telemetry: Telemetry | None,
+        timeout: timedelta | None,
+    ) -> None:
+        self._handler, self._settling, self._telemetry, self._timeout = handler, settling, telemetry, timeout
+        self.of = self._plain if telemetry is None else self._traced
+
+    async def _traced(self, entry: Entry, message: Message) -> Any:
+        assert self._telemetry
+        with self._telemetry.processing(message):
+            return await self._plain(entry, message)
+
+    async def _plain(self, entry: Entry, message: Message) -> Any:
+        try:
+            result = await self._handler()(message.data)
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            if entry.fate != "timeout":
+                if not (isinstance(error, asyncio.CancelledError) and was_cancelled()):
+                    self._settling.judge(entry, error)
+                raise
+        else:
+            if entry.fate != "timeout":
+                return result
+        late = too_late(self._timeout)
+        self._settling.judge(entry, late)
+        raise late
+
+
+def was_cancelled() -> bool:
+    """Whether the current task was cancelled; otherwise a CancelledError is the handler's own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def too_late(timeout: timedelta | None) -> TimeoutError:
+    """What a handler has failed of that was cancelled for the time it took."""
+    return TimeoutError(f"the handler took longer than delivery.timeout, {timeout}")

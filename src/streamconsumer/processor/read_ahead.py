@@ -1,0 +1,27 @@
+"""How many entries may be buffered: one read's worth if it is handled in no time, else none."""
+
+from streamconsumer.processor.metrics import Metrics
+
+NO_TIME_SECONDS = 0.05
+"""What a read's worth may take for the next one to be read ahead: what one pod buffers, its peers cannot have."""
+
+
+class ReadAhead:
+    """Concludes from what handlers took since it was asked last."""
+
+    def __init__(self, metrics: Metrics, *, batch_count: int, rounds: float) -> None:
+        self._metrics, self._batch_count = metrics, batch_count
+        self._rounds = rounds
+        """How often as long as one call of the handler a read's worth takes."""
+        self._before = metrics.handled_count, metrics.duration_sum_seconds
+        self._limit = 0
+
+    def limit(self) -> int:
+        """As it is now; as before while nothing was handled."""
+        count, seconds = self._metrics.handled_count, self._metrics.duration_sum_seconds
+        count_before, seconds_before = self._before
+        if count != count_before:
+            self._before = count, seconds
+            each = (seconds - seconds_before) / (count - count_before)
+            self._limit = self._batch_count if each * self._rounds < NO_TIME_SECONDS else 0
+        return self._limit
