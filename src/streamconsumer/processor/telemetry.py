@@ -124,8 +124,8 @@ class Telemetry:
 
     def _common(self) -> dict[str, str | int]:
         address, port = self._server()  # another one after a failover
-        where = {SERVER_ADDRESS: address} if port is None else {SERVER_ADDRESS: address, SERVER_PORT: port}
-        return {**self._attributes, **where}
+        at_port = {} if port is None else {SERVER_PORT: port}
+        return {**self._attributes, SERVER_ADDRESS: address, **at_port}
 
     def shutdown(self) -> bool:
         """Send the last spans within the budget. False: it was not enough, and some are lost."""
