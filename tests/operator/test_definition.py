@@ -13,6 +13,7 @@ from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.model.crd import custom_resource_definition
 from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.operator.drift import holds
 from streamconsumer.operator.manifests import desired
 from streamconsumer.operator.settings import OperatorSettings
 from tests.cluster.api_server import ApiServer
@@ -288,7 +289,27 @@ def test_the_samples_are_accepted_as_they_are(api: ApiServer, pytestconfig: pyte
                 accepted(api, document)
 
 
-@pytest.mark.parametrize("spec", [{}, {"handler": {"source": "x = 1"}, "image": ...}], ids=["image", "source"])
+OF_SECRETS = {
+    "url": "rediss://r",
+    "tls": {"certSecretRef": {"name": "r"}},
+    "passwordSecretRef": {"name": "r", "key": "p"},
+}
+PODS: dict[str, dict[str, Any]] = {
+    "image": {},
+    "source": {"handler": {"source": "x = 1"}, "image": ...},
+    "secrets": {"redis": OF_SECRETS},
+}
+
+
+@pytest.mark.parametrize("spec", PODS.values(), ids=PODS)
+def test_what_is_applied_is_stored_as_it_is(on_api: Place, spec: dict[str, Any]) -> None:
+    """Or the operator would take what the API server makes of it for drift, and apply it for ever."""
+    (deployment,) = [each for each in desired(consumer(**spec), OperatorSettings()) if each["kind"] == "Deployment"]
+    del deployment["metadata"]["namespace"], deployment["metadata"]["ownerReferences"]
+    assert holds(on_api.create(deployment), deployment)
+
+
+@pytest.mark.parametrize("spec", PODS.values(), ids=PODS)
 def test_pods_are_admitted_where_only_restricted_ones_are(on_api: Place, spec: dict[str, Any]) -> None:
     """By the API server's own Pod Security admission."""
     on_api.cluster.kubectl("label", "namespace", on_api.namespace, "pod-security.kubernetes.io/enforce=restricted")
