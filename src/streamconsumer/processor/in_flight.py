@@ -211,7 +211,7 @@ class InFlight:
                     await self._rest()
                     continue
                 self._begin(entry, task)
-                if not len(self._ready):
+                if not self._ready:
                     self._tell_room()
                 try:
                     await self._run(entry)
@@ -269,8 +269,9 @@ class InFlight:
             self._gate.undecided(trial=True)
         if entry.message_id in self._waiting:
             self._ready.rest(entry)
-        else:
-            self._entries.pop(entry.message_id, None)
+            return
+        self._entries.pop(entry.message_id, None)
+        if entry.suspect or entry.lane is not None:  # nobody stands behind any other
             self._ready.done(entry)
 
     def _again(self, entry: Entry) -> None:
