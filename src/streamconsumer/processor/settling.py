@@ -273,11 +273,11 @@ class Settling:
     def _tell_batch(self, entries: Sequence[Entry], error: BaseException) -> None:
         """One line for all, and one stack."""
         self._metrics.failed += len(entries)
-        again = sum(isinstance(entry.verdict.decision, TryAgain) for entry in entries)
+        buried = sum(isinstance(entry.verdict.decision, Bury) for entry in entries) if self._intake.caring else 0
         about = {
             "stream": self._stream,
             "messages": len(entries),
-            "stay_pending": again,
+            "stay_pending": len(entries) - buried,
             "message_ids": [entry.message_id for entry in entries[:MOST_TOLD]],
         }
         log.error("batch failed", exc_info=error, extra={**about, "error": told(error)})
