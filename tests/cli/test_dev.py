@@ -103,7 +103,7 @@ async def test_a_batch_handler_takes_lists(dev: DevProcess, tmp_path: Path) -> N
             assert "handled ['1']" in await dev.line("handled")
         dev.signal(signal.SIGINT)
         assert await dev.ended() == 0
-    assert dev.lines[-1] == "orders: 1 acknowledged, 0 failed, 0 redelivered, pending 0, lag 0"
+    assert dev.lines[-1] == "orders: 1 acknowledged, 0 failed, 0 retried, 0 dead-lettered, pending 0, lag 0"
 
 
 async def test_a_missing_handler_is_shown_and_found_once_it_is_there(dev: DevProcess, tmp_path: Path) -> None:
