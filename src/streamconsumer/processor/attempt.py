@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from streamconsumer.processor.handler import AsyncHandler
-from streamconsumer.processor.message import Entry, Message
+from streamconsumer.processor.message import Entry, Told
 from streamconsumer.processor.settling import Settling
 from streamconsumer.processor.telemetry import Telemetry
 
@@ -26,14 +26,14 @@ class Attempts:
         self._handler, self._settling, self._telemetry, self._timeout = handler, settling, telemetry, timeout
         self.of = self._plain if telemetry is None else self._traced
 
-    async def _traced(self, entry: Entry, message: Message) -> Any:
+    async def _traced(self, entry: Entry, told: Told, data: dict[Any, Any]) -> Any:
         assert self._telemetry
-        with self._telemetry.processing(message):
-            return await self._plain(entry, message)
+        with self._telemetry.processing(told.message()):
+            return await self._plain(entry, told, data)
 
-    async def _plain(self, entry: Entry, message: Message) -> Any:
+    async def _plain(self, entry: Entry, _told: Told, data: dict[Any, Any]) -> Any:
         try:
-            result = await self._handler()(message.data)
+            result = await self._handler()(data)
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             if entry.fate != "timeout":
                 if not (isinstance(error, asyncio.CancelledError) and was_cancelled()):

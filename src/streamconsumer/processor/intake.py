@@ -61,6 +61,9 @@ class Intake(Protocol):
     encoding: Encoding
     """How entries are decoded."""
 
+    acknowledge_soon: Callable[[str], None] | None
+    """Takes an acknowledgement like `acknowledge`, at once; None where that must be waited for."""
+
     caring: Caring | None
     """None: signs of life, take-over, dead letters and waits that survive are not to be had: what fails stays
     pending."""
@@ -106,6 +109,7 @@ class PolledIntake:
         self._manager, self._stream, self._group, self._consumer = manager, stream, group, consumer
         self.blocks = False
         self.encoding: Encoding = "utf-8"
+        self.acknowledge_soon: Callable[[str], None] | None = None
         self.caring: Caring | None = None
 
     async def open(self) -> None:

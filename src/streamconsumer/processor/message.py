@@ -101,7 +101,22 @@ class Message:
     data: Mapping[Any, Any] = field(repr=False)
 
 
-_current: ContextVar[Message | list[Message]] = ContextVar("streamconsumer_message")
+class Told:
+    """A message as it is handled: what `current_message()` answers is put together only when somebody asks."""
+
+    __slots__ = ("_data", "_entry", "_message", "_who")
+
+    def __init__(self, entry: Entry, who: tuple[str, str, str], data: Mapping[Any, Any]) -> None:
+        self._entry, self._who, self._data = entry, who, data
+        self._message: Message | None = None
+
+    def message(self) -> Message:
+        if self._message is None:
+            self._message = Message(self._entry.message_id, *self._who, self._entry.deliveries, self._data)
+        return self._message
+
+
+_current: ContextVar[Told | list[Message]] = ContextVar("streamconsumer_message")
 
 
 def current_message() -> Message:
@@ -109,14 +124,14 @@ def current_message() -> Message:
     found = _current.get()
     if isinstance(found, list):
         raise LookupError(f"a batch of {len(found)} is being handled, not one message; call current_messages()")  # noqa: TRY004 - what it promised to raise
-    return found
+    return found.message()
 
 
 def current_messages() -> list[Message]:
     """The messages of the batch that is being handled, in the order of its list. Raises LookupError outside a
     handler; in one that takes single messages, it is a list of one."""
     found = _current.get()
-    return list(found) if isinstance(found, list) else [found]
+    return list(found) if isinstance(found, list) else [found.message()]
 
 
 enter, leave = _current.set, _current.reset

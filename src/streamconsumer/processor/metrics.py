@@ -16,6 +16,8 @@ PREFIX = "streamconsumer"
 BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """The bounds that OpenTelemetry advises for messaging.process.duration."""
 
+SHORTEST = BUCKETS_SECONDS[0]
+
 
 def _counter(description: str) -> Any:
     return field(default=0, metadata={"description": description})
@@ -53,7 +55,7 @@ class Metrics:
 
     def handled(self, seconds: float) -> None:
         """A handler returned or raised after so long."""
-        self.duration_counts[bisect_left(BUCKETS_SECONDS, seconds)] += 1
+        self.duration_counts[0 if seconds <= SHORTEST else bisect_left(BUCKETS_SECONDS, seconds)] += 1
         self.duration_sum_seconds += seconds
         self.handled_count += 1
 

@@ -25,7 +25,7 @@ from streamconsumer.processor.handler import AsyncHandler, BatchHandler, Handler
 from streamconsumer.processor.health import Health, Pulse
 from streamconsumer.processor.in_flight import InFlight
 from streamconsumer.processor.intake import Intake, Manager, PolledIntake
-from streamconsumer.processor.message import Entry, Message, enter, leave
+from streamconsumer.processor.message import Entry, Told, enter, leave
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pending import PendingCare
 from streamconsumer.processor.read_ahead import ReadAhead
@@ -229,12 +229,11 @@ class RedisStreamProcessor:
         """Call the handler, then acknowledge. A failure is logged and not acknowledged: the entry stays pending until
         it is tried again, or is a dead letter."""
         entry = self._in_flight.get(message_id) or Entry.alone(message_id)
-        who = (self.stream_name, self.consumer_group_name, self.consumer_name)
-        message = Message(message_id, *who, entry.deliveries, data)
+        told = Told(entry, self._who, data)
         result, verdict = None, None
-        token, started = enter(message), time.perf_counter()
+        token, started = enter(told), time.perf_counter()
         try:
-            result = await self._attempts.of(entry, message)
+            result = await self._attempts.of(entry, told, data)
         except (Exception, SystemExit, asyncio.CancelledError):
             verdict = entry.verdict
             if verdict is None:  # cancelled: for a peer, or at the end of a drain
@@ -248,7 +247,7 @@ class RedisStreamProcessor:
         elif verdict is not None:
             await self._settling.settle(entry)
         # A handler may return although it was cancelled, at the end of a drain or for a peer: that is no success.
-        elif not entry.fate:
+        elif not entry.fate and not self._settling.succeeded_at_once(entry, result):
             await self._settling.succeeded(entry, result)
 
     def _handler(self) -> AsyncHandler:
@@ -313,7 +312,7 @@ class RedisStreamProcessor:
     def _begin_anew(self) -> None:
         """Everything that belongs to one time of listening."""
         self._opened = False
-        who = (self.stream_name, self.consumer_group_name, self.consumer_name)
+        who = self._who = (self.stream_name, self.consumer_group_name, self.consumer_name)
         policy = self.delivery.breaker
         breaker = CircuitBreaker(policy.failures, policy.min_pause, policy.max_pause)
         self._in_flight = InFlight(

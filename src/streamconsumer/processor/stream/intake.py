@@ -79,6 +79,7 @@ class RedisIntake:
             policy.dead_letter_max_length,
         )
         self.acks = Acknowledgements(self._send_acks, metrics)
+        self.acknowledge_soon: Callable[[str], None] | None = self.acks.add
         self._replay_from: str | None = ""  # a restarted consumer first finishes what it had begun
         self._position = "0-0"
         self._group_lost = False
