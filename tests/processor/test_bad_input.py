@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from streamconsumer.processor import Message, RedisStreamProcessor
+from streamconsumer.processor.stream.keys import companion
 from streamconsumer.processor.telemetry import Telemetry, context_of
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
@@ -284,3 +285,22 @@ def test_messages_with_any_context_are_handled(redis_server: RedisServer, batch:
         await group.close()
 
     asyncio.run(run())
+
+
+async def test_text_in_any_script_is_handed_on_beside_what_is_no_text(any_group: Group) -> None:
+    """The reply is parsed as text; whether all of it is text, each message finds out for itself."""
+    texts = [{"имя": "Ёлка 🎄"}, {"plain": "ascii"}, {"名": "\u0000\ud7ff\ue000"}, {"": ""}]
+    for fields in texts:
+        await any_group.add(fields=fields)
+        await any_group.add(fields={b"\xed\xa0\x80": b"\xff", "half": "é".encode()[:1]})
+    handler = Recorder()
+    processor = await any_group.start(handler)
+    await handler.has_finished(len(texts))
+    await any_group.settled()
+    assert [message.data for message in handler.seen] == texts
+    assert processor.metrics.dead_lettered == len(texts)
+    letters = await any_group.client.execute_command(  # type: ignore[no-untyped-call] # ships no types for it
+        "XRANGE", companion(STREAM, GROUP, "dead-letters"), "-", "+", NEVER_DECODE=True
+    )
+    kept = {b"\xed\xa0\x80": b"\xff", b"half": b"\xc3"}
+    assert all(kept.items() <= fields.items() for _, fields in letters), "as they were"

@@ -15,7 +15,6 @@ from typing import Any
 from streamconsumer.errors import EffectsRefused, UndecodableEntry
 from streamconsumer.model.settings import Delivery
 from streamconsumer.processor.attempt import too_late, was_cancelled
-from streamconsumer.processor.dead_letters import is_replay
 from streamconsumer.processor.effects import Effects
 from streamconsumer.processor.handler import AsyncHandler
 from streamconsumer.processor.in_flight import InFlight
@@ -85,7 +84,7 @@ class Batches:
 
     async def _prepared(self, entry: Entry) -> Message | None:
         """What the handler gets of an entry; None if that is settled in another way, or another consumer's by now."""
-        if is_replay(entry.fields):
+        if entry.has_marks():
             entry.is_replay = True
         may_begin = (entry.is_counted and not entry.may_be_large and not entry.is_replay) or (
             await self._settling.may_begin(entry)

@@ -26,6 +26,7 @@ LONGEST_NAME = 300
 
 _REASON = b"streamconsumer.reason"
 _ORIGIN, _REPLAYS, _FOR = b"streamconsumer.origin-id", b"streamconsumer.replays", b"streamconsumer.replayed-for"
+_FOR_EITHER = (_FOR, _FOR.decode())
 _MARKS = 6
 _ID = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _NUMBER = re.compile(rb"[0-9]{1,9}")
@@ -218,9 +219,9 @@ def strip(found: Sequence[bytes]) -> Sequence[bytes]:
     return found[:-_MARKS] if len(found) > _MARKS and found[-2] == _FOR and _lineage(found) else found
 
 
-def is_replay(found: Sequence[bytes]) -> bool:
+def is_replay(found: Sequence[bytes] | Sequence[str]) -> bool:
     """Whether the entry may carry the marks of a replay: a look that costs nearly nothing."""
-    return len(found) > _MARKS and found[-2] == _FOR
+    return len(found) > _MARKS and found[-2] in _FOR_EITHER
 
 
 def is_for_another(found: Sequence[bytes], consumer_group: bytes) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from streamconsumer.errors import UndecodableEntry
-from streamconsumer.processor.dead_letters import strip
+from streamconsumer.processor.dead_letters import is_replay, strip
 
 Encoding = Literal["utf-8", "bytes"]
 
@@ -63,6 +63,10 @@ class Entry:
         entry.is_alone = True
         return entry
 
+    def has_marks(self) -> bool:
+        """Whether it may carry the marks of a replay."""
+        return is_replay(self.fields)
+
     def value(self, name: bytes) -> bytes | None:
         """The value of a field."""
         names = self.fields[::2]
@@ -81,10 +85,42 @@ class Entry:
             in_turn = map(bytes.decode, fields)
             return dict(zip(in_turn, in_turn, strict=True))
         except UnicodeDecodeError as error:
-            raise UndecodableEntry(
-                f"entry {self.message_id}: {bytes(error.object[:40])!r} is not UTF-8; "
-                "set `encoding: bytes` to receive bytes"
-            ) from None
+            raise self._undecodable(error.object) from None
+
+    def _undecodable(self, found: bytes) -> UndecodableEntry:
+        return UndecodableEntry(
+            f"entry {self.message_id}: {bytes(found[:40])!r} is not UTF-8; set `encoding: bytes` to receive bytes"
+        )
+
+
+class TextEntry(Entry):
+    """One whose reply was parsed as text, which takes a fourth of decoding it piece by piece afterwards. What is not
+    UTF-8 came through as lone surrogates, from which the bytes can be had back."""
+
+    def __init__(self, message_id: str, texts: Sequence[str], is_ascii: bool) -> None:
+        self.message_id = message_id
+        self.texts = texts
+        self.is_ascii = is_ascii
+        """Whether the whole reply was ASCII: then there is nothing to look for."""
+
+    @property
+    def fields(self) -> Sequence[bytes]:  # type: ignore[override] # put together only for the few that need it
+        return [text.encode(errors="surrogateescape") for text in self.texts]
+
+    def has_marks(self) -> bool:
+        return is_replay(self.texts)
+
+    def data(self, encoding: Encoding) -> dict[Any, Any]:
+        if self.is_replay:
+            return super().data(encoding)
+        if not self.is_ascii:
+            for text in self.texts:
+                try:
+                    text.encode()
+                except UnicodeEncodeError:
+                    raise self._undecodable(text.encode(errors="surrogateescape")) from None
+        in_turn = iter(self.texts)
+        return dict(zip(in_turn, in_turn, strict=True))
 
 
 @dataclass(slots=True)  # not frozen: that would triple what making one costs

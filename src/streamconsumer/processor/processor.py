@@ -19,7 +19,6 @@ from streamconsumer.model.settings import Delivery, Reconnect
 from streamconsumer.processor.attempt import Attempts
 from streamconsumer.processor.batches import Batches
 from streamconsumer.processor.breaker import CircuitBreaker
-from streamconsumer.processor.dead_letters import is_replay
 from streamconsumer.processor.faults import noting
 from streamconsumer.processor.handler import AsyncHandler, BatchHandler, Handler, Threads, as_coroutine
 from streamconsumer.processor.health import Health, Pulse
@@ -212,7 +211,7 @@ class RedisStreamProcessor:
 
     async def _run(self, entry: Entry) -> None:
         """Handle one entry, and raise nothing but what ends its slot."""
-        if is_replay(entry.fields):
+        if entry.has_marks():
             entry.is_replay = True
         if (not entry.is_counted or entry.may_be_large or entry.is_replay) and not await self._settling.may_begin(
             entry

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from streamconsumer.processor.decision import is_suspect
 from streamconsumer.processor.effects import Effects
 from streamconsumer.processor.intake import Caring
-from streamconsumer.processor.message import Entry
+from streamconsumer.processor.message import Entry, TextEntry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.stream import replies
 from streamconsumer.processor.stream.acknowledgements import Acknowledgements
@@ -146,7 +146,7 @@ class RedisIntake:
         await self._hang_up()
         self._replay_from = ""
         self._client_id = None
-        wire = self._wire = Wire(await self.manager.connect())
+        wire = self._wire = Wire(await self.manager.connect(), self.encoding)
         with suppress(ResponseError):  # without the right to CLIENT, stopping waits for the block to end
             self._client_id = int(await wire.ask("CLIENT", "ID"))
         return wire
@@ -193,9 +193,10 @@ class RedisIntake:
 
     def _fresh(self, found: list[Any], wire: Wire, count: int) -> list[Entry]:
         received, wire.bytes_received = wire.bytes_received, 0
+        is_ascii, wire.is_ascii = wire.is_ascii, True
         if not found:
             return []
-        entries = [Entry(each[0].decode(), each[1]) for each in found]
+        entries = self._entries(found, is_ascii=is_ascii)
         self._position = entries[-1].message_id
         affordable = max(1, MOST_BYTES * len(entries) // received)
         self._most = min(affordable, max(self._most, min(count, 2 * len(entries))))
@@ -203,6 +204,11 @@ class RedisIntake:
             for entry in entries:
                 entry.may_be_large = True
         return entries
+
+    def _entries(self, found: list[Any], *, is_ascii: bool) -> list[Entry]:
+        if self.encoding == "bytes":
+            return [Entry(message_id.decode(), fields) for message_id, fields in found]
+        return [TextEntry(message_id, texts, is_ascii) for message_id, texts in found]
 
     async def _replay(self) -> list[Entry]:
         """One page of what is pending with this consumer and not in flight: its own from before it was restarted, or

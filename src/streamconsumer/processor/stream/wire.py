@@ -16,18 +16,28 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from streamconsumer.processor.message import Encoding
+
 
 class Wire(asyncio.Protocol):
-    """One connection. Replies come in the order of commands; an error among them is a ResponseError in its place."""
+    """One connection. Replies come in the order of commands; an error among them is a ResponseError in its place.
+    Texts are text where `encoding` is utf-8, with what is not UTF-8 escaped, and bytes otherwise."""
 
-    def __init__(self, connection: AbstractConnection) -> None:
+    def __init__(self, connection: AbstractConnection, encoding: Encoding) -> None:
         self._connection = connection  # it owns the socket: let go of it and the socket is closed
         writer: Any = connection._writer  # noqa: SLF001 - there is no public way to it
         self._transport: asyncio.Transport = writer.transport
-        self._parser = hiredis.Reader(replyError=ResponseError, notEnoughData=_MORE)
+        self._parser = hiredis.Reader(
+            replyError=ResponseError,
+            notEnoughData=_MORE,
+            encoding="utf-8" if encoding == "utf-8" else None,
+            errors="surrogateescape",
+        )
         self._asked: deque[tuple[asyncio.Future[Any], Callable[[Any], None] | None]] = deque()
         self._lost: Exception | None = None
         self.bytes_received = 0
+        self.is_ascii = True
+        """Whether all that was received, since somebody said so last, was ASCII."""
         self._transport.set_protocol(self)
 
     @property
@@ -67,6 +77,7 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.bytes_received += len(data)
+        self.is_ascii = self.is_ascii and data.isascii()
         try:
             self._parser.feed(data)
             while (reply := self._parser.gets()) is not _MORE:
