@@ -82,7 +82,9 @@ async def start(group: Group, handler: Any, name: str = "pod-a", **arguments: An
 async def done(group: Group, processor: RedisStreamProcessor, messages: int, within: float = 5.0) -> None:
     """Wait until so many are acknowledged or dead letters."""
     metrics = processor.metrics
-    await eventually(lambda: metrics.acknowledged + metrics.dead_lettered >= messages, within)
+    await eventually(
+        lambda: metrics.acknowledged + metrics.acknowledgements_lost + metrics.dead_lettered >= messages, within
+    )
     assert metrics.acknowledged + metrics.dead_lettered == messages
     assert await group.pending() == 0
 

@@ -28,6 +28,8 @@ _REASON = b"streamconsumer.reason"
 _ORIGIN, _REPLAYS, _FOR = b"streamconsumer.origin-id", b"streamconsumer.replays", b"streamconsumer.replayed-for"
 _FOR_EITHER = (_FOR, _FOR.decode())
 _MARKS = 6
+LEAST_WITH_MARKS = _MARKS + 2
+"""So many names and values an entry has at least that carries the marks of a replay."""
 _ID = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _NUMBER = re.compile(rb"[0-9]{1,9}")
 

@@ -184,7 +184,8 @@ class InFlight:
         task = self._running[first.message_id]
         while len(joined) < most and (entry := self._ready.take_if(may_join)):
             self._companions += 1
-            self._begin(entry, task)
+            self._running[entry.message_id] = task
+            self._watch(entry)
             joined.append(entry)
         self._tell_room()
         return joined
@@ -204,17 +205,24 @@ class InFlight:
         """Handle one message after another."""
         task = asyncio.current_task()
         assert task
+        gate, ready, run, running = self._gate, self._ready, self._run, self._running
+        free, suspects = ready.free, ready.suspects
+        is_timed = self._timeout_seconds is not None
         try:
             while not self._closed:
-                entry = self._ready.take() if self._may_begin() else None
+                entry = None
+                if gate is None or not gate.is_open or gate.allows():
+                    entry = free.popleft() if free and not suspects else ready.take()
                 if entry is None:
                     await self._rest()
                     continue
-                self._begin(entry, task)
-                if not self._ready:
+                running[entry.message_id] = task
+                if is_timed or (gate is not None and gate.is_open):
+                    self._watch(entry)
+                if not free:
                     self._tell_room()
                 try:
-                    await self._run(entry)
+                    await run(entry)
                 finally:
                     self._ended(entry)
                 if task.cancelling() or copy_context() != self._pristine:
@@ -238,9 +246,6 @@ class InFlight:
             waiter.set_result(None)
         return len(woken)
 
-    def _may_begin(self) -> bool:
-        return self._gate is None or not self._gate.is_open or self._gate.allows()
-
     def _tell_room(self) -> None:
         ready = len(self._ready)
         held = self._ready.blocked + len(self._waiting)
@@ -252,8 +257,8 @@ class InFlight:
         else:
             self.room.clear()
 
-    def _begin(self, entry: Entry, task: asyncio.Task[None]) -> None:
-        self._running[entry.message_id] = task
+    def _watch(self, entry: Entry) -> None:
+        """It begins: as a trial of the circuit breaker, or with its time running."""
         if self._gate is not None and self._gate.is_open:
             entry.trial = self._gate.begun()
         if self._timeout_seconds is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from streamconsumer.errors import UndecodableEntry
-from streamconsumer.processor.dead_letters import is_replay, strip
+from streamconsumer.processor.dead_letters import LEAST_WITH_MARKS, is_replay, strip
 
 Encoding = Literal["utf-8", "bytes"]
 
@@ -108,7 +108,7 @@ class TextEntry(Entry):
         return [text.encode(errors="surrogateescape") for text in self.texts]
 
     def has_marks(self) -> bool:
-        return is_replay(self.texts)
+        return len(self.texts) >= LEAST_WITH_MARKS and is_replay(self.texts)
 
     def data(self, encoding: Encoding) -> dict[Any, Any]:
         if self.is_replay:
@@ -140,16 +140,13 @@ class Message:
 class Told:
     """A message as it is handled: what `current_message()` answers is put together only when somebody asks."""
 
-    __slots__ = ("_data", "_entry", "_message", "_who")
+    __slots__ = ("_data", "_entry", "_who")
 
     def __init__(self, entry: Entry, who: tuple[str, str, str], data: Mapping[Any, Any]) -> None:
         self._entry, self._who, self._data = entry, who, data
-        self._message: Message | None = None
 
     def message(self) -> Message:
-        if self._message is None:
-            self._message = Message(self._entry.message_id, *self._who, self._entry.deliveries, self._data)
-        return self._message
+        return Message(self._entry.message_id, *self._who, self._entry.deliveries, self._data)
 
 
 _current: ContextVar[Told | list[Message]] = ContextVar("streamconsumer_message")

@@ -33,8 +33,9 @@ class Ready:
 
     def __init__(self, ordering_key: str | None = None) -> None:
         self._key = ordering_key.encode() if ordering_key else None
-        self._free: deque[Entry] = deque()
-        self._suspects: deque[Entry] = deque()
+        self.free: deque[Entry] = deque()
+        """Whoever may begin without a further look, unless there are suspects."""
+        self.suspects: deque[Entry] = deque()
         self._suspect: Entry | None = None
         """The suspect that has its turn."""
         self._lanes: dict[bytes, deque[Entry]] = {}
@@ -44,7 +45,7 @@ class Ready:
 
     def __len__(self) -> int:
         """How many could begin if there were slots; not those that stand behind another."""
-        return len(self._free) + len(self._suspects)
+        return len(self.free) + len(self.suspects)
 
     def put(self, entry: Entry) -> None:
         """A new one, last in its order."""
@@ -59,18 +60,18 @@ class Ready:
 
     def again(self, entry: Entry) -> None:
         """One that has its turn in its lane, or needs none."""
-        (self._suspects if entry.suspect else self._free).append(entry)
+        (self.suspects if entry.suspect else self.free).append(entry)
 
     def take(self) -> Entry | None:
         """The next one, if any may begin."""
-        if self._suspects and self._suspect is None:
-            self._suspect = self._suspects.popleft()
+        if self.suspects and self._suspect is None:
+            self._suspect = self.suspects.popleft()
             return self._suspect
-        return self._free.popleft() if self._free else None
+        return self.free.popleft() if self.free else None
 
     def take_if(self, may_begin: Callable[[Entry], bool]) -> Entry | None:
         """The next one beside another, unless it is none that may; no suspect."""
-        return self._free.popleft() if self._free and may_begin(self._free[0]) else None
+        return self.free.popleft() if self.free and may_begin(self.free[0]) else None
 
     def rest(self, entry: Entry) -> None:
         """It runs no more, and keeps its turn in its lane."""
@@ -91,7 +92,7 @@ class Ready:
 
     def remove(self, entry: Entry) -> None:
         """It is another consumer's now, and was not begun here."""
-        for queue in (self._free, self._suspects):
+        for queue in (self.free, self.suspects):
             if entry in queue:
                 queue.remove(entry)
                 self.done(entry)
@@ -102,9 +103,9 @@ class Ready:
 
     def clear(self) -> list[Entry]:
         """Everything that has not begun, for a peer."""
-        left = [*self._suspects, *self._free, *(entry for lane in self._lanes.values() for entry in lane)]
-        self._suspects.clear()
-        self._free.clear()
+        left = [*self.suspects, *self.free, *(entry for lane in self._lanes.values() for entry in lane)]
+        self.suspects.clear()
+        self.free.clear()
         for lane in self._lanes.values():
             lane.clear()
         self.blocked = 0
