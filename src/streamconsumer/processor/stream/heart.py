@@ -44,6 +44,7 @@ class Heart:
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         self._end: Callable[[], object] = lambda: None
+        self._give_up: Callable[[], object] = lambda: None
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
         self._next = 0
         self._before: set[str] = set()
@@ -52,10 +53,13 @@ class Heart:
         self._thread.start()
 
     async def stop(self) -> None:
-        """No more signs of life. Does not wait for a server that does not answer."""
+        """No more signs of life. One that is under way is finished, or what it puts back would stay pending; unless the
+        server does not answer."""
         self._end()
-        with suppress(TimeoutError):
+        try:
             await asyncio.wait_for(self._stopped.wait(), FAREWELL_SECONDS)
+        except TimeoutError:
+            self._give_up()
 
     def _run(self) -> None:
         with suppress(asyncio.CancelledError):
@@ -66,12 +70,16 @@ class Heart:
     async def _beat(self) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task
-        self._end = lambda: loop.is_closed() or loop.call_soon_threadsafe(task.cancel)
+        enough = asyncio.Event()
+        self._end = lambda: loop.is_closed() or loop.call_soon_threadsafe(enough.set)
+        self._give_up = lambda: loop.is_closed() or loop.call_soon_threadsafe(task.cancel)
         twin = self._manager.twin()
         ownership = Ownership(twin.ask, *self._who)
         try:
-            while True:
-                await asyncio.sleep(self._every.total_seconds())
+            while not enough.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(enough.wait(), self._every.total_seconds())
+                    break
                 if self._alive() and (ids := self._turn(self._that_stay(self._held()))):
                     await self._renew(twin, ownership, ids)
         finally:
