@@ -13,7 +13,7 @@ from tests.reliability.trial import Trial
 
 NewTrial = Callable[..., Trial]
 AT_ONCE = 12
-SAMPLE = 24
+SAMPLE = 12
 
 Death = tuple[str, str, int]
 """A point, a moment, and at which hit."""

@@ -12,7 +12,7 @@ from tests.reliability.trial import Trial
 
 NewTrial = Callable[..., Trial]
 AT_ONCE = 12
-SAMPLE = 20
+SAMPLE = 12
 LATER = 3
 
 Mishap = tuple[str, Harm, int]

@@ -84,7 +84,7 @@ class Trial:
         self.ledger.add(self.client, {"poison": "1"})
         for _ in range(6):
             self.ledger.add(self.client)
-        self.ledger.add(self.client, {"ms": "100"})
+        self.ledger.add(self.client, {"ms": "900"})  # long enough to show signs of life
 
     def go_on(self, victim: Pod) -> None:
         """What comes while it runs: a group that goes, more messages, and SIGTERM while it is busy."""
