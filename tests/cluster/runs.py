@@ -88,8 +88,11 @@ class Run:
 
 
 def _take(path: Path) -> IO[str] | None:
-    """The open, locked file, or None while another process holds it."""
-    lock = path.open("w")
+    """The open, locked file; None while another process holds it, or when it has just ended and removed its folder."""
+    try:
+        lock = path.open("w")
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
