@@ -9,6 +9,6 @@ from tests.reliability.chaos import run
 def test_after_a_few_seconds_of_chaos_the_books_balance(tmp_path: Path) -> None:
     seed = random.randrange(10**6)
     print(f"seed {seed}")
-    chaos, accounts = run(1000, 5, seed, tmp_path)
+    chaos, accounts = run(1000, 3, seed, tmp_path)
     assert chaos.faults.total() > 20
     assert all(account.acknowledged for account in accounts)

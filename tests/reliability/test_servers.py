@@ -51,6 +51,7 @@ def connected(url: str) -> Redis:
     return Redis.from_url(url, decode_responses=True, retry=None, socket_timeout=5)
 
 
+@pytest.mark.chaos
 def test_a_server_that_keeps_what_it_confirmed_may_be_killed_at_any_time(start_redis: StartRedis, load: Any) -> None:
     server = start_redis(DURABLE)
     trial = load(connected(server.url), server.url)

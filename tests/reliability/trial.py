@@ -5,14 +5,14 @@ The same course is gone through again and again, with a different thing going wr
 
 import itertools
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from redis import Redis
 
 from tests.cluster.runs import wait_until
-from tests.reliability.ledger import GROUP, Account, Ledger
+from tests.reliability.ledger import DELETE, GROUP, Account, Ledger
 from tests.reliability.nursery import Nursery, Pod
 
 PATIENCE = 25.0
@@ -29,7 +29,7 @@ SETTINGS = {
     "BATCH_COUNT": "4",
     "CONCURRENCY": "3",
     "DRAIN_TIMEOUT": "2s",
-    "DELIVERY_MIN_IDLE": "1s",
+    "DELIVERY_MIN_IDLE": "3s",  # longer than it takes to know that a pod of our own is dead
     "DELIVERY_MAX_DELIVERIES": "3",
     "DELIVERY_BACKOFF_MIN_DELAY": "50ms",
     "DELIVERY_BACKOFF_MAX_DELAY": "500ms",
@@ -62,8 +62,12 @@ class Trial:
         self.folder.mkdir()
         self.ledger = Ledger(self.stream, self.folder / "ledger")
         self.pods: list[Pod] = []
+        self.soon: set[str] = set()
+        """What is handled before anything else happens: all but what waits for long or for ever."""
+        self.doomed = ""
+        """What is deleted while it waits."""
         self.begun: set[str] = set()
-        """What a pod knew to be its own when the group was destroyed."""
+        """What the victim knew to be its own when the group was destroyed."""
 
     def pod(self, name: str, url: str | None = None, **environment: str) -> Pod:
         """Start one. `environment` is beside its settings."""
@@ -72,39 +76,53 @@ class Trial:
         return self.pods[-1]
 
     def begin(self) -> None:
-        """A backlog, in which there is everything: what a dead stranger holds, what fails once, what
-        waits for so long that it is laid aside, what fails always."""
+        """A backlog, in which there is everything: what a dead pod and a dead stranger hold, what fails once, what
+        waits for so long that it is laid aside, what fails always, what takes longer than a sign of life."""
         self.client.xgroup_create(self.stream, GROUP, "0", mkstream=True)
-        for _ in range(2):
-            self.ledger.add(self.client)
-        reply: Any = self.client.xreadgroup(GROUP, "stranger", {self.stream: ">"}, 2)
-        self.client.xclaim(self.stream, GROUP, "stranger", 0, [each[0] for each in reply[0][1]], idle=60_000)
-        self.ledger.add(self.client, {"fails": "1"})
-        self.ledger.add(self.client, {"later": "2.1"})
-        self.ledger.add(self.client, {"poison": "1"})
-        for _ in range(6):
-            self.ledger.add(self.client)
-        self.ledger.add(self.client, {"ms": "900"})  # long enough to show signs of life
+        taken_over = [self._add(ms="300") for _ in range(2)]
+        self._a_pod_dies(taken_over)
+        claimed = [self._add() for _ in range(2)]
+        self.client.xreadgroup(GROUP, "stranger", {self.stream: ">"}, 2)
+        self.client.xclaim(self.stream, GROUP, "stranger", 0, [*claimed], idle=60_000)
+        self._add(later="2.1")
+        self._add(poison="1")
+        self.doomed = self._add(later="8")
+        quick = [self._add() for _ in range(6)]
+        self.soon = {*taken_over, *claimed, *quick, self._add(fails="1"), self._add(ms="900")}
+
+    def _a_pod_dies(self, message_ids: list[str]) -> None:
+        """In the middle of these messages, which are to be taken over."""
+        pod = self.pod("pod-0")
+        self._wait(lambda: len(self.ledger.lines("begun")) == len(message_ids), pod)
+        pod.remove()
 
     def go_on(self, victim: Pod) -> None:
-        """What comes while it runs: a group that goes, more messages, and SIGTERM while it is busy."""
-        if not self._noted("done", 10, victim):
+        """What comes while it runs: an entry that is deleted while it waits, a group that goes, more messages, and
+        SIGTERM while it is busy."""
+        lives = self._wait(lambda: self.soon <= {line[2] for line in self.ledger.lines("done")}, victim, 6)
+        self.ledger.remove(self.client, DELETE, self.doomed)
+        if not lives:
             return
-        self.begun = {line[1] for line in self.ledger.lines("begun")}
+        self.begun = {line[1] for line in self.ledger.lines("begun") if line[3] == victim.name}
         self.ledger.destroy_group(self.client)
-        self.ledger.add(self.client, {"fails": "1"})
-        self._noted("done", 12, victim)
+        again = self._add(fails="1")
+        self._wait(lambda: again in {line[2] for line in self.ledger.lines("done")}, victim)
         begun = len(self.ledger.lines("begun"))
         for milliseconds in (150, 150, 150, 0, 0, 0, 0):
             self.ledger.add(self.client, {"ms": str(milliseconds)})
-        self._noted("begun", begun + 2, victim)
+        self._wait(lambda: len(self.ledger.lines("begun")) >= begun + 2, victim)
         victim.signal(signal.SIGTERM)
         victim.ended(8)
 
-    def _noted(self, kind: str, count: int, victim: Pod, within: float = 4) -> bool:
-        """Whether the ledger has so many lines of this kind and the victim still lives."""
-        wait_until(lambda: len(self.ledger.lines(kind)) >= count or victim.ended(0), within)
-        return not victim.ended(0)
+    def _wait(self, so: Callable[[], bool], pod: Pod, within: float = 4) -> bool:
+        """Wait until something is so or the pod has ended. Returns whether it lives."""
+        wait_until(lambda: so() or pod.ended(0), within)
+        return not pod.ended(0)
+
+    def _add(self, **errand: str) -> str:
+        message_id = self.ledger.add(self.client, errand)
+        assert message_id, "the server did not take a message before anything had gone wrong"
+        return message_id
 
     def end(self, within: float = PATIENCE) -> Account:
         """The account, once all is settled."""
