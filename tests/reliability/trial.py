@@ -69,8 +69,8 @@ class Trial:
         self.doomed = ""
         """What is deleted while it waits."""
         self.begun: set[str] = set()
-        """What the victim knew to be its own when the group was destroyed. What it had laid aside does not count: whether
-        it has that again it does not know while the answer is on its way."""
+        """What the victim knew to be its own when the group was destroyed. What it had laid aside does not count:
+        whether it has that again it does not know while the answer is on its way."""
 
     def pod(self, name: str, url: str | None = None, **environment: str) -> Pod:
         """Start one. `environment` is beside its settings."""
