@@ -36,7 +36,7 @@ demo: .venv/dev
 	$(BIN)/python examples/demo.py
 
 test: .venv/development
-	$(PYTEST) -n 2 --dist loadfile -m 'not e2e and not chaos' tests
+	$(PYTEST) -n 3 --dist loadfile -m 'not e2e and not chaos' tests
 
 e2e: .venv/development
 	$(PYTEST) -m e2e -s tests
