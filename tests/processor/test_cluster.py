@@ -9,8 +9,10 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
+from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.settings import RedisAccess
 from streamconsumer.processor import StreamManager
+from streamconsumer.processor.stream.keys import companion
 from streamconsumer.processor.stream.topology import topology
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
@@ -173,3 +175,17 @@ async def test_a_group_reads_on_where_it_was_after_the_move(nodes: Nodes) -> Non
     await there.settled()
     assert {each["name"] for each in await there.client.xinfo_groups(STREAM)} == {GROUP}
     await there.close()
+
+
+@pytest.mark.parametrize("stream", ["a}b", "{}orders", "}{"])
+def test_a_name_beside_which_no_key_fits_is_refused(stream: str) -> None:
+    access = RedisAccess(url="redis://redis", cluster=True)
+    with pytest.raises(InvalidSettings, match="no key beside it can be in its slot"):
+        StreamManager.from_settings(access, stream)
+    StreamManager.from_settings(RedisAccess(url="redis://redis"), stream)
+
+
+@pytest.mark.parametrize("stream", ["orders", "{shop}:orders", "a{b", "{a}{b}", "a{b}c}d"])
+def test_every_other_name_has_its_keys_beside_it(stream: str) -> None:
+    StreamManager.from_settings(RedisAccess(url="redis://redis", cluster=True), stream)
+    assert key_slot(companion(stream, GROUP, "postponed").encode()) == key_slot(stream.encode())

@@ -1,5 +1,7 @@
 """The names that one consumer group has of its own beside its stream."""
 
+from streamconsumer.processor.effects import hash_slot
+
 
 def companion(stream: str, group: str, what: str) -> str:
     """A key in the stream's slot of a cluster, such as `{orders}:billing:dead-letters`. A cluster hashes what stands
@@ -7,6 +9,12 @@ def companion(stream: str, group: str, what: str) -> str:
     begin = stream.find("{")
     tagged = begin >= 0 and stream.find("}", begin) > begin + 1
     return f"{stream if tagged else f'{{{stream}}}'}:{group}:{what}"
+
+
+def shares_slot(stream: str) -> bool:
+    """Whether keys beside the stream are in its slot of a cluster: not where its name has a `}` and no tag, as in
+    `a}b`."""
+    return hash_slot(stream.encode()) == hash_slot(companion(stream, "", "").encode())
 
 
 POSTPONED = "~postponed"

@@ -10,11 +10,13 @@ from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
+from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.settings import Delivery, RedisAccess, Retention
 from streamconsumer.processor.faults import fault
 from streamconsumer.processor.message import Encoding
 from streamconsumer.processor.stream import replies
 from streamconsumer.processor.stream.connections import KINDS, ONCE
+from streamconsumer.processor.stream.keys import shares_slot
 from streamconsumer.processor.stream.topology import topology
 
 _NOT_FOR_A_COPY = {"himport_registry", "event_dispatcher", "maint_notifications_config", "client_name"}
@@ -72,6 +74,11 @@ class StreamManager:
     def from_settings(cls, settings: RedisAccess, stream: str, **options: Any) -> Self:
         """As a pod is told: a fixed address, Sentinel or the cluster node of `stream`, found anew at each connect, with
         credentials and certificates as their files then are. Raises InvalidSettings; nothing connects yet."""
+        if settings.cluster and not shares_slot(stream):
+            raise InvalidSettings(
+                f"stream {stream!r}: no key beside it can be in its slot of the cluster; "
+                "name it without braces, or with one tag in them, such as {shop}:orders"
+            )
         found = topology(settings, stream)
         kind, arguments = KINDS[found.access.scheme], {**found.access.options(), "destination": found}
         return cls(Redis(connection_pool=ConnectionPool(connection_class=kind, **arguments)), **options)
