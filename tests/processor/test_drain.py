@@ -6,7 +6,7 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from streamconsumer.model.settings import Backoff, Delivery
+from streamconsumer.processor import Retry
 from streamconsumer.processor.stream.keys import POSTPONED
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
@@ -161,14 +161,13 @@ async def test_a_consumer_with_pending_entries_stays_in_the_group(any_group: Gro
 
 
 async def test_what_waits_to_be_tried_again_is_handed_on_with_its_time(any_group: Group) -> None:
-    handler, peer = Recorder(once(RuntimeError("bad"))), Recorder()
-    later = Delivery(backoff=Backoff(min_delay=timedelta(seconds=2), max_delay=timedelta(seconds=2)))
-    processor = await any_group.start(handler, delivery=later)
+    handler, peer = Recorder(once(Retry("bad", after=timedelta(seconds=2)))), Recorder()
+    processor = await any_group.start(handler)
     await any_group.add()
     await eventually(lambda: processor.metrics.retried)
     await processor.stop_listening()
     assert await any_group.consumers() == {POSTPONED}
-    await any_group.start(peer, "pod-b", delivery=later)
+    await any_group.start(peer, "pod-b")
     await peer.has_finished(1)
     assert [message.deliveries for message in peer.seen] == [2]
     await any_group.settled()

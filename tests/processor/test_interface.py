@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from datetime import timedelta
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -10,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.processor import Message, RedisStreamProcessor, StreamManager, current_message
+from streamconsumer.processor import Message, RedisStreamProcessor, Retry, StreamManager, current_message
 from tests.cluster.redis_servers import RedisServer
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
@@ -132,11 +133,9 @@ async def test_a_handler_may_stop_its_own_processor(group: Group) -> None:
 # -- failures -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_failed_message_is_logged_and_tried_again_after_min_idle(
-    any_group: Group, caplog: pytest.LogCaptureFixture
-) -> None:
-    handler = Recorder(once(RuntimeError("no such customer")))
-    processor = await any_group.start(handler, min_idle=1)
+async def test_a_failed_message_is_logged_and_tried_again(any_group: Group, caplog: pytest.LogCaptureFixture) -> None:
+    handler = Recorder(once(Retry("no such customer", after=timedelta(milliseconds=500))))
+    processor = await any_group.start(handler)
     [message_id] = await any_group.add()
     await handler.has_seen(1)
     await asyncio.sleep(0)
@@ -147,7 +146,7 @@ async def test_a_failed_message_is_logged_and_tried_again_after_min_idle(
     assert processor.metrics.failed == 1
     [record] = [each for each in caplog.records if each.levelno >= logging.ERROR]
     assert record.message_id == message_id  # type: ignore[attr-defined] # an extra of the record
-    assert "RuntimeError: no such customer" in caplog.text
+    assert "Retry: no such customer" in caplog.text
 
 
 async def test_one_failing_message_does_not_keep_the_others_waiting(group: Group) -> None:

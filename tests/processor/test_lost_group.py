@@ -165,7 +165,11 @@ async def test_a_message_in_flight_is_kept_when_a_peer_creates_the_group_again(a
 
 async def test_a_failed_message_is_tried_again_although_a_peer_created_the_group_again(any_group: Group) -> None:
     def first_time(message: Message) -> BaseException | None:
-        return RuntimeError("not yet") if message.deliveries == 1 and message.data["n"] == "0" else None
+        return (
+            Retry("not yet", after=timedelta(seconds=1))
+            if message.deliveries == 1 and message.data["n"] == "0"
+            else None
+        )
 
     failing, idle = Recorder(first_time), Recorder(gate=False)
     [failed] = await any_group.add()

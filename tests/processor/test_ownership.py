@@ -2,11 +2,12 @@
 
 import asyncio
 import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from streamconsumer.processor import StreamManager
+from streamconsumer.processor import Retry, StreamManager
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder
@@ -132,7 +133,7 @@ async def test_a_message_trimmed_from_the_stream_while_it_runs_is_finished(any_g
 
 
 async def test_a_failed_entry_that_was_trimmed_is_counted_and_settled(any_group: Group) -> None:
-    handler = Recorder(lambda _: RuntimeError("bad"))
+    handler = Recorder(lambda _: Retry("bad", after=timedelta(seconds=1)))
     processor = await any_group.start(handler, min_idle=0.5, poll=0.3)
     await any_group.add()
     await handler.has_seen(1)
