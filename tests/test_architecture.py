@@ -47,6 +47,8 @@ POD = ("redis", "opentelemetry")
         ("streamconsumer.operator", (*CLUSTER, *POD)),
         ("streamconsumer.operator.manifests", (*CLUSTER, *POD)),
         ("streamconsumer.operator.main", POD),
+        ("streamconsumer.server.keys", (*CLUSTER, *POD)),
+        ("streamconsumer.server.topology", CLUSTER),
     ],
 )
 def test_a_room_loads_only_what_it_needs(room: str, strangers: tuple[str, ...]) -> None:

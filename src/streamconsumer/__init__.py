@@ -1,6 +1,6 @@
 """StreamConsumer: Python functions as Redis Streams consumers on Kubernetes.
 
-Rooms, and the one way the arrows go: `cli → operator | processor → model → errors`.
+Rooms, and the one way the arrows go: `cli → operator | processor → server → model → errors`.
 Nothing is re-exported here: it would drag redis into the operator and kopf into every pod.
 """
 

@@ -6,7 +6,7 @@ from typing import Any
 from streamconsumer.processor.dead_letters import DeadLetterReason, Evidence, fields
 from streamconsumer.processor.stream.dead_letter_office import DeadLetterOffice
 from streamconsumer.processor.stream.dead_letters import DeadLetters
-from streamconsumer.processor.stream.keys import companion
+from streamconsumer.server.keys import companion
 from tests.processor.group import GROUP, STREAM, Group
 
 KEY = companion(STREAM, GROUP, "dead-letters")

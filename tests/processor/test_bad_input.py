@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from streamconsumer.processor import Message, RedisStreamProcessor
-from streamconsumer.processor.stream.keys import companion
 from streamconsumer.processor.telemetry import Telemetry, context_of
+from streamconsumer.server.keys import companion
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.processor.eventually import eventually

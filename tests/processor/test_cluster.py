@@ -12,8 +12,8 @@ from redis.exceptions import RedisError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.settings import RedisAccess
 from streamconsumer.processor import StreamManager
-from streamconsumer.processor.stream.keys import companion
-from streamconsumer.processor.stream.topology import topology
+from streamconsumer.server.keys import companion
+from streamconsumer.server.topology import topology
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.processor.eventually import eventually

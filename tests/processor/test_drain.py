@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from streamconsumer.processor import Retry
-from streamconsumer.processor.stream.keys import POSTPONED
+from streamconsumer.server.keys import POSTPONED
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
 from tests.processor.recorder import Recorder, once

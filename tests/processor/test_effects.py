@@ -14,11 +14,11 @@ import pytest
 from redis.exceptions import NoPermissionError, ResponseError
 
 from streamconsumer.errors import EffectsRefused
-from streamconsumer.processor.effects import LARGEST, Effects, hash_slot
-from streamconsumer.processor.faults import fault
+from streamconsumer.processor.effects import LARGEST, Effects
 from streamconsumer.processor.stream import effects as applying
 from streamconsumer.processor.stream.effects import RIGHTS, commit
-from streamconsumer.processor.stream.keys import companion
+from streamconsumer.server.faults import fault
+from streamconsumer.server.keys import companion, hash_slot
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import SOURCES

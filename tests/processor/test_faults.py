@@ -3,7 +3,7 @@
 import pytest
 from redis.exceptions import RedisError
 
-from streamconsumer.processor.faults import Fault, fault
+from streamconsumer.server.faults import Fault, fault
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.letters import restrict
 

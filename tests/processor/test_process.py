@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamconsumer.processor.stream.keys import POSTPONED
+from streamconsumer.server.keys import POSTPONED
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
 from tests.processor.pod import NewPod

@@ -10,7 +10,7 @@ import pytest
 
 from streamconsumer.model.settings import Backoff, Breaker, Delivery
 from streamconsumer.processor import Defer, Message, Reject, Retry, current_message
-from streamconsumer.processor.stream.keys import POSTPONED, companion
+from streamconsumer.server.keys import POSTPONED, companion
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder, always, once

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.settings import RedisAccess
 from streamconsumer.processor import StreamManager, current_message
-from streamconsumer.processor.stream.topology import topology
+from streamconsumer.server.topology import topology
 from tests.cluster.redis_servers import RedisServer, SentinelServer, StartRedis
 from tests.processor.eventually import eventually
 from tests.processor.group import STREAM, Group

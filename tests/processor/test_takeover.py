@@ -12,8 +12,8 @@ import pytest
 
 from streamconsumer.processor import Reject, Retry
 from streamconsumer.processor.stream import watch
-from streamconsumer.processor.stream.keys import POSTPONED, companion
 from streamconsumer.processor.stream.watch import ABSENT, FORGOTTEN, PROOF, SILENCE, TURN, Consumer
+from streamconsumer.server.keys import POSTPONED, companion
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.settings import RedisAccess
 from streamconsumer.processor import StreamManager
-from streamconsumer.processor.faults import Fault, fault
+from streamconsumer.server.faults import Fault, fault
 from tests.cluster.certificates import Authority
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import StartRedis

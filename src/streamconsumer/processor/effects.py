@@ -9,7 +9,6 @@ Pure: written down here, done by stream/effects.py. What is wrong with an effect
 says it, inside the handler, where its line is in the traceback.
 """
 
-from binascii import crc_hqx
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -82,14 +81,6 @@ class Effects:
             raise ValueError(f"{key!r} has a {other} already; expected one kind of effect for a key, not {command} too")
         self.operations.append(Operation(command, name, arguments))
         return self
-
-
-def hash_slot(key: bytes) -> int:
-    """Where a cluster keeps a key: by the CRC16 of what stands between its first `{` and the `}` after it, or else of
-    the whole key."""
-    begin = key.find(b"{")
-    end = key.find(b"}", begin + 1)
-    return crc_hqx(key[begin + 1 : end] if 0 <= begin < end - 1 else key, 0) % 16384
 
 
 def _bytes(value: Text, what: str) -> bytes:

@@ -5,9 +5,9 @@ import random
 from datetime import timedelta
 
 from streamconsumer.model.settings import Reconnect
-from streamconsumer.processor.faults import fault
 from streamconsumer.processor.health import Health
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.server.faults import fault
 
 log = logging.getLogger(__name__)
 

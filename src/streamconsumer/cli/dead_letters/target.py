@@ -17,7 +17,7 @@ from streamconsumer.model.fields import sentences
 from streamconsumer.model.settings import RedisAccess
 from streamconsumer.model.spec import SecretKeyRef, StreamConsumer
 from streamconsumer.processor.stream import without_credentials
-from streamconsumer.processor.stream.keys import companion
+from streamconsumer.server.keys import companion
 
 _OF_A_POD = {
     "stream": variable("stream"),

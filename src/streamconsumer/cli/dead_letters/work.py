@@ -21,7 +21,7 @@ try:
     from streamconsumer.processor.dead_letters import DeadLetter, DeadLetterReason, Filter
     from streamconsumer.processor.stream import StreamManager
     from streamconsumer.processor.stream.dead_letter_office import DeadLetterOffice, paced
-    from streamconsumer.processor.stream.failures import told_as_ours
+    from streamconsumer.server.failures import told_as_ours
 except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[processor]") from None
 

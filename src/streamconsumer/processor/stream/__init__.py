@@ -1,11 +1,10 @@
-"""The only room that speaks to Redis.
+"""What a pod says to Redis; how it gets there is the affair of `streamconsumer.server`.
 
 manager is the StreamManager that users name. Behind it, one consumer's side of a group: intake reads and acknowledges
 over a wire of its own; acknowledgements are those on their way; ownership, with its Lua in scripts, is what may be done
 with an entry only by whom it belongs to; pending looks into the pending entries list; watch says who is dead, claims
-takes over, heart shows that this one lives. dead_letters, effects and retention are one concern each.
-Where the server is (topology) and how to get in (access) is found anew at each connect (connections); checks asks once
-what is amiss.
+takes over, heart shows that this one lives. dead_letters, effects and retention are one concern each; checks asks
+once what is amiss.
 
 The bargains, each measured on Redis 6.2, 7.0 and Valkey:
 - The outcome of a failed read is unknown: entries may have been delivered to a reply that was lost. The reader's

@@ -15,8 +15,8 @@ from redis.exceptions import NoPermissionError, RedisError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.settings import ProcessorSettings
 from streamconsumer.processor.stream import replies
-from streamconsumer.processor.stream.keys import companion
 from streamconsumer.processor.stream.manager import StreamManager
+from streamconsumer.server.keys import companion
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.stream import replies, watch
 from streamconsumer.processor.stream.heart import Heart
 from streamconsumer.processor.stream.intake import RedisIntake
-from streamconsumer.processor.stream.keys import POSTPONED
 from streamconsumer.processor.stream.retention import Retention
 from streamconsumer.processor.stream.watch import Consumer
+from streamconsumer.server.keys import POSTPONED
 
 MEMBERS_EVERY = 10
 """After so many looks it is asked anew who is there, though nothing tells that somebody has come or gone."""

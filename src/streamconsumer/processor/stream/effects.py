@@ -21,8 +21,8 @@ from typing import Any
 from redis.exceptions import NoPermissionError, ResponseError
 
 from streamconsumer.errors import EffectsRefused
-from streamconsumer.processor.effects import Effects, hash_slot
-from streamconsumer.processor.stream.keys import companion
+from streamconsumer.processor.effects import Effects
+from streamconsumer.server.keys import companion, hash_slot
 
 log = logging.getLogger(__name__)
 

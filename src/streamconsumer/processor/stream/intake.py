@@ -18,11 +18,11 @@ from streamconsumer.processor.stream import replies
 from streamconsumer.processor.stream.acknowledgements import Acknowledgements
 from streamconsumer.processor.stream.dead_letters import DeadLetters
 from streamconsumer.processor.stream.effects import commit
-from streamconsumer.processor.stream.keys import companion
 from streamconsumer.processor.stream.manager import StreamManager
 from streamconsumer.processor.stream.ownership import Ownership
 from streamconsumer.processor.stream.pending import PendingEntries
 from streamconsumer.processor.stream.wire import Wire, packed_command
+from streamconsumer.server.keys import companion
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from redis.exceptions import RedisError, ResponseError
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.settings import Delivery, RedisAccess, Retention
-from streamconsumer.processor.faults import fault
 from streamconsumer.processor.message import Encoding
 from streamconsumer.processor.stream import replies
-from streamconsumer.processor.stream.connections import KINDS, ONCE
-from streamconsumer.processor.stream.keys import shares_slot
-from streamconsumer.processor.stream.topology import topology
+from streamconsumer.server.connections import KINDS, ONCE
+from streamconsumer.server.faults import fault
+from streamconsumer.server.keys import shares_slot
+from streamconsumer.server.topology import topology
 
 _NOT_FOR_A_COPY = {"himport_registry", "event_dispatcher", "maint_notifications_config", "client_name"}
 

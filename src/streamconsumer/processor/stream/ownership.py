@@ -14,7 +14,8 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.stream import replies, scripts
-from streamconsumer.processor.stream.keys import POSTPONED, companion
+from streamconsumer.server.keys import POSTPONED, companion
+from streamconsumer.server.scripts import LEAVE
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class Ownership:
         """Delete this or another consumer if nothing is pending with it. In two steps that could delete what comes in
         between, so then its name stays behind."""
         name = self._consumer if consumer is None else consumer
-        return await self._evaluate(scripts.LEAVE, [self._consumers], consumer=name) not in (None, -1)
+        return await self._evaluate(LEAVE, [self._consumers], consumer=name) not in (None, -1)
 
     async def _evaluate(self, script: str, keys: list[str], *arguments: Any, consumer: str = "") -> Any | None:
         """The script's reply; None where scripts are forbidden."""

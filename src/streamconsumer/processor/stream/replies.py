@@ -1,10 +1,12 @@
 """Redis' raw replies (RESP 2), read."""
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 from streamconsumer.processor.message import Entry
+from streamconsumer.server.replies import milliseconds, order, pairs
+
+__all__ = ["entries", "milliseconds", "of_stream", "order", "pairs", "redelivered"]
 
 
 def of_stream(reply: Any) -> list[Any]:
@@ -20,16 +22,3 @@ def redelivered(message_id: bytes, fields: Sequence[bytes], deliveries: int) -> 
     entry = Entry(message_id.decode(), fields)
     entry.deliveries, entry.is_counted, entry.may_be_large = deliveries, False, True
     return entry
-
-
-def pairs(flat: Sequence[Any]) -> dict[bytes, Any]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def order(message_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = message_id.partition("-")
-    return int(milliseconds), int(sequence or 0)
-
-
-def milliseconds(duration: timedelta) -> int:
-    return round(duration / timedelta(milliseconds=1))

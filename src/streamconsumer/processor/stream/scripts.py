@@ -94,10 +94,3 @@ end
 return 0
 """
 """What was postponed is pending again after the group was created again."""
-
-LEAVE = """
-if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) > 0 then return -1 end
-redis.call('HDEL', KEYS[2], ARGV[2])
-return redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
-"""
-"""Deleting a consumer deletes its pending entries with it: only ever in the step that sees that there are none."""

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from streamconsumer.processor.stream.keys import POSTPONED
+from streamconsumer.server.keys import POSTPONED
 
 HEARTBEAT = timedelta(milliseconds=400)
 SILENCE = timedelta(milliseconds=1100)

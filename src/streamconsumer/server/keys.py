@@ -1,6 +1,6 @@
 """The names that one consumer group has of its own beside its stream."""
 
-from streamconsumer.processor.effects import hash_slot
+from binascii import crc_hqx
 
 
 def companion(stream: str, group: str, what: str) -> str:
@@ -15,6 +15,14 @@ def shares_slot(stream: str) -> bool:
     """Whether keys beside the stream are in its slot of a cluster: not where its name has a `}` and no tag, as in
     `a}b`."""
     return hash_slot(stream.encode()) == hash_slot(companion(stream, "", "").encode())
+
+
+def hash_slot(key: bytes) -> int:
+    """Where a cluster keeps a key: by the CRC16 of what stands between its first `{` and the `}` after it, or else of
+    the whole key."""
+    begin = key.find(b"{")
+    end = key.find(b"}", begin + 1)
+    return crc_hqx(key[begin + 1 : end] if 0 <= begin < end - 1 else key, 0) % 16384
 
 
 POSTPONED = "~postponed"

@@ -8,8 +8,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from streamconsumer.processor.faults import AFTER_HANDSHAKE
-from streamconsumer.processor.stream.access import Access, Place
+from streamconsumer.server.access import Access, Place
+from streamconsumer.server.faults import AFTER_HANDSHAKE
 
 ASK_SECONDS = 2.0
 """How long one sentinel, or one node of a cluster, may take with its answer before the next one is asked."""

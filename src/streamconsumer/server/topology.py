@@ -17,8 +17,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from streamconsumer.model.settings import RedisAccess
-from streamconsumer.processor.stream.access import Access, Place
-from streamconsumer.processor.stream.connections import ask
+from streamconsumer.server.access import Access, Place
+from streamconsumer.server.connections import ask
 
 Address = tuple[str, int]
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from redis.exceptions import RedisError
 
 from streamconsumer.errors import ServerUnavailable
-from streamconsumer.processor.faults import fault
+from streamconsumer.server.faults import fault
 
 
 @contextmanager
