@@ -68,6 +68,7 @@ class Metrics:
     lost_to_trimming: int = _counter("How many entries were trimmed from the stream while pending")
     trimmed: int = _counter("How many entries the retention trimmed from the stream")
     released: int = _counter("How many entries were handed back unbegun")
+    abandoned: int = _counter("How many messages still ran when the drain time was over; they run again elsewhere")
     groups_recreated: int = _counter("How many times the consumer group was gone and created again", unit="{group}")
     faults: int = _counter("How many times Redis failed the loop", unit="{fault}")
     count_in_flight: Callable[[], int] = field(default=int)
