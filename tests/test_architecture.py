@@ -46,13 +46,13 @@ POD = ("redis", "opentelemetry")
         ("streamconsumer.processor.main", CLUSTER),
         ("streamconsumer.operator", (*CLUSTER, *POD)),
         ("streamconsumer.operator.manifests", (*CLUSTER, *POD)),
-        ("streamconsumer.operator.main", POD),
+        ("streamconsumer.operator.cluster", POD),
         ("streamconsumer.server.keys", (*CLUSTER, *POD)),
         ("streamconsumer.server.topology", CLUSTER),
     ],
 )
 def test_a_room_loads_only_what_it_needs(room: str, strangers: tuple[str, ...]) -> None:
-    """A pod starts without kopf and kubernetes installed, the operator without redis."""
+    """A pod starts without kopf and kubernetes installed, and what needs no redis does without it."""
     program = f"import sys, {room}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
     ran = subprocess.run([sys.executable, "-c", program], env=HERE, capture_output=True, text=True, check=True)
     assert not set(strangers) & set(ran.stdout.split())

@@ -158,7 +158,7 @@ def test_the_operator_has_the_rights_it_needs_and_no_others(helm: Helm) -> None:
         for resource in rule["resources"]
     }
     assert given == {
-        "streamconsumer.dev/streamconsumers": reads,
+        "streamconsumer.dev/streamconsumers": {*reads, "patch"},
         "streamconsumer.dev/streamconsumers/status": {"patch"},
         "streamconsumer.dev/streamconsumers/finalizers": {"update"},
         "apps/deployments": keeps,
@@ -168,14 +168,22 @@ def test_the_operator_has_the_rights_it_needs_and_no_others(helm: Helm) -> None:
         "/pods": reads,
         "/events": {"create", "patch"},
         "events.k8s.io/events": {"create", "patch"},
+        "/secrets": {"get"},
     }
 
 
-def test_no_role_has_a_wildcard_or_reads_secrets(helm: Helm) -> None:
+def test_no_role_has_a_wildcard_or_lists_secrets(helm: Helm) -> None:
     for role in of_kind("ClusterRole", helm.template()):
         for rule in role["rules"]:
             words = {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
-            assert not words & {"*", "secrets"}
+            assert "*" not in words
+            assert "secrets" not in words or rule["verbs"] == ["get"]
+
+
+def test_the_right_to_read_secrets_can_be_withheld(helm: Helm) -> None:
+    objects = helm.template("--set", "rbac.readSecrets=false")
+    assert "secrets" not in str(of_kind("ClusterRole", objects))
+    assert environment(objects)[f"{PREFIX}READ_SECRETS"] == "false"
 
 
 def test_people_get_the_rights_that_are_asked_for_them(helm: Helm) -> None:

@@ -5,12 +5,16 @@ from datetime import timedelta
 from typing import Any
 
 from streamconsumer.model import names
+from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import Status
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.manifests import Manifest, desired
+from streamconsumer.operator.queue import Key
 from streamconsumer.operator.reconcile import Reconciler
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
+from streamconsumer.operator.streams.endpoint import Observation
+from streamconsumer.operator.streams.watch import Streams
 from tests.model.examples import consumer, manifest, stored
 
 KEY = ("shop", "orders")
@@ -48,12 +52,28 @@ class Scripted(Cluster):
         self.asked.append(f"event {reason}")
 
 
+class Unseen(Streams):
+    """Streams that nobody looks at."""
+
+    def __init__(self) -> None:
+        self.attended: list[Key] = []
+
+    def attend(self, consumer: StreamConsumer, pods: frozenset[str], last_delivered: str | None) -> None:
+        self.attended.append((consumer.namespace, consumer.name))
+
+    def forget(self, key: Key) -> None:
+        self.attended.clear()
+
+    def told(self, key: Key) -> Observation | None:
+        return None
+
+
 class Setting:
     """A reconciler, what it knows, and what it speaks to."""
 
     def __init__(self, given: Manifest | None = None) -> None:
         self.store, self.cluster = Store(), Scripted()
-        self.reconciler = Reconciler(self.cluster, self.store, SETTINGS)
+        self.reconciler = Reconciler(self.cluster, self.store, SETTINGS, Unseen())
         self.manifest = stored(given or manifest())
         self.store.put(self.manifest)
 

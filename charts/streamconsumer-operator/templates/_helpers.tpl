@@ -53,13 +53,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 
 {{/*
-All the operator may do. It reads StreamConsumers and writes only their status; it makes and mends
-their children; it never reads a Secret, which the kubelet hands to the pods.
+All the operator may do. It reads StreamConsumers and writes only their status and one finalizer; it makes and mends
+their children. A Secret it reads by name, when a StreamConsumer beside it names it for Redis.
 */}}
 {{- define "streamconsumer-operator.rules" -}}
+# patch: for the finalizer of those with groupDeletionPolicy: Delete, and nothing else.
 - apiGroups: [streamconsumer.dev]
   resources: [streamconsumers]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]
 - apiGroups: [streamconsumer.dev]
   resources: [streamconsumers/status]
   verbs: [patch]
@@ -82,4 +83,10 @@ their children; it never reads a Secret, which the kubelet hands to the pods.
 - apiGroups: ["", events.k8s.io]
   resources: [events]
   verbs: [create, patch]
+{{- if .Values.rbac.readSecrets }}
+# No list and no watch: only a Secret that a StreamConsumer beside it names, to look at its stream.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get]
+{{- end }}
 {{- end }}

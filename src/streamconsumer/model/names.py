@@ -18,6 +18,12 @@ FIELD_MANAGER = "streamconsumer-operator"
 REPLICAS_KEEPER = "streamconsumer-operator-handover"
 """Who owns `replicas` between the operator that no longer states it and whoever scales from then on."""
 
+FINALIZER = f"{GROUP}/consumer-group"
+"""On a StreamConsumer whose group is to be deleted with it."""
+
+FINALIZER_KEEPER = "streamconsumer-operator-finalizer"
+"""Who owns that finalizer, and nothing else."""
+
 LABEL_CONSUMER = f"{GROUP}/name"
 """On every child: the StreamConsumer it belongs to. The only label a selector holds, so it never changes."""
 

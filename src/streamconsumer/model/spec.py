@@ -51,7 +51,8 @@ Endpoint = Annotated[str, Field(max_length=2048), Matching(r"https?://\S+", "mus
 
 
 class SecretKeyRef(Model):
-    """A key of a Secret in the namespace of the StreamConsumer. The operator never reads it: the kubelet does."""
+    """A key of a Secret in the namespace of the StreamConsumer. The kubelet hands it to the pods; the
+    operator reads it too, to look at the stream, unless it may not."""
 
     name: str = Field(min_length=1, max_length=253)
     """The Secret's name."""
@@ -234,6 +235,11 @@ class StreamConsumerSpec(Processing):
 
     handler: Handler
     """What is called with each message."""
+
+    group_deletion_policy: Literal["Retain", "Delete"] = "Retain"
+    """What becomes of the consumer group when the StreamConsumer is deleted. `Retain`: it stays, with its place and
+    all that is pending. `Delete`: it is destroyed, once the pods are gone; stream and dead letters stay. What cannot
+    be done within two minutes is left undone, and told in an Event: deleting never hangs."""
 
     image: str | None = Field(None, min_length=1, max_length=1024)
     """An image built FROM streamconsumer-processor that holds the handler. Left out: the stock processor image."""

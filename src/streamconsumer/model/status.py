@@ -4,6 +4,7 @@ Pure: the clock is an argument. Conditions follow kstatus: Ready is what people 
 say whether waiting will help.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
@@ -12,7 +13,10 @@ from pydantic import ConfigDict, Field
 
 from streamconsumer.model.fields import Model
 
-CONDITIONS = ("Ready", "Reconciling", "Stalled")
+OF_THE_STREAM = ("RedisReachable", "GroupReady", "Degraded")
+"""What the operator sees in Redis. No part of Ready: pods that read well need no operator that can look."""
+
+CONDITIONS = ("Ready", "Reconciling", "Stalled", *OF_THE_STREAM)
 
 
 class Reason(StrEnum):
@@ -34,6 +38,20 @@ class Reason(StrEnum):
     POD_INVALID = "PodInvalid"
     POD_CRASHING = "PodCrashing"
     ROLLOUT_TIMED_OUT = "RolloutTimedOut"
+    CONNECTED = "Connected"
+    UNREACHABLE = "Unreachable"
+    CREDENTIALS_REFUSED = "CredentialsRefused"
+    TLS_FAILED = "TlsFailed"
+    SERVER_NOT_READY = "ServerNotReady"
+    SECRET_MISSING = "SecretMissing"  # noqa: S105 - a reason
+    SECRETS_NOT_READABLE = "SecretsNotReadable"
+    GROUP_EXISTS = "GroupExists"
+    GROUP_MISSING = "GroupMissing"
+    NOT_A_STREAM = "NotAStream"
+    NO_PERMISSION = "NoPermission"
+    HEALTHY = "Healthy"
+    DEAD_LETTERS_GROWING = "DeadLettersGrowing"
+    PENDING_STUCK = "PendingStuck"
 
 
 class Told(Model):
@@ -46,7 +64,7 @@ class Condition(Told):
     """One fact with its reason, as metav1.Condition."""
 
     type: str = Field(max_length=316)
-    """Ready, Reconciling or Stalled."""
+    """Ready, Reconciling, Stalled, RedisReachable, GroupReady or Degraded."""
     status: Literal["True", "False", "Unknown"]
     """Whether it is so."""
     reason: str = Field(max_length=1024)
@@ -59,6 +77,28 @@ class Condition(Told):
     """The generation of the spec that this was said of."""
 
 
+class StreamFigures(Told):
+    """What Redis last said of the stream and the group. What is left out is not known."""
+
+    length: int | None = None
+    """How many entries the stream holds."""
+    lag: int | None = None
+    """How many entries the group has not been given yet."""
+    lag_known: bool = False
+    """Whether `lag` is the number. false: at least so many; Redis does not know it, and the operator counts only so
+    far."""
+    pending: int | None = None
+    """How many entries were given to a consumer and not acknowledged yet; those that wait for another try included."""
+    oldest_pending_time: str | None = Field(None, json_schema_extra={"format": "date-time"})
+    """When the oldest pending entry was added, by its id."""
+    consumers: int | None = None
+    """How many names of consumers the group knows."""
+    dead_letters: int | None = None
+    """How many dead letters there are."""
+    last_delivered_id: str | None = None
+    """The id of the last entry that the group was given."""
+
+
 class Status(Told):
     """What the operator last saw."""
 
@@ -68,7 +108,7 @@ class Status(Told):
         [],
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
-    """Ready, Reconciling and Stalled."""
+    """Ready, Reconciling and Stalled; and RedisReachable, GroupReady and Degraded once the operator has looked."""
     desired_replicas: int = 0
     """How many pods are wanted, by whoever scales."""
     replicas: int = 0
@@ -77,6 +117,8 @@ class Status(Told):
     """How many pods read the stream."""
     selector: str = ""
     """The label selector of the pods, for the scale subresource."""
+    stream: StreamFigures | None = None
+    """What is known of the stream. Written when it changes, and at most every 30 s."""
 
 
 class Verdict(Model):
@@ -89,21 +131,29 @@ class Verdict(Model):
     stalled: bool = False
 
 
-def conditions(verdict: Verdict, generation: int, previous: list[Condition], now: datetime) -> list[Condition]:
-    """Ready, Reconciling and Stalled. A condition that keeps its status keeps its lastTransitionTime."""
+class Fact(Model):
+    """One condition of those in OF_THE_STREAM, before it is dated."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: Reason
+    message: str = ""
+
+
+def conditions(
+    verdict: Verdict, generation: int, previous: list[Condition], now: datetime, facts: Sequence[Fact] = ()
+) -> list[Condition]:
+    """Ready, Reconciling and Stalled, and what was seen in Redis. Where nobody has looked yet, what was seen before
+    stays, with its own generation. A condition that keeps its status keeps its lastTransitionTime."""
     since = {(condition.type, condition.status): condition.last_transition_time for condition in previous}
     moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
+    def dated(fact: Fact) -> Condition:
+        last = since.get((fact.type, fact.status), moment)
+        return Condition(**fact.model_dump(), last_transition_time=last, observed_generation=generation)
+
     def condition(kind: str, *, holds: bool, reason: Reason, message: str) -> Condition:
-        status: Literal["True", "False"] = "True" if holds else "False"
-        return Condition(
-            type=kind,
-            status=status,
-            reason=reason,
-            message=message,
-            last_transition_time=since.get((kind, status), moment),
-            observed_generation=generation,
-        )
+        return dated(Fact(type=kind, status="True" if holds else "False", reason=reason, message=message))
 
     def abnormal(kind: str, *, holds: bool) -> Condition:
         reason, message = (verdict.reason, verdict.message) if holds else (Reason.SETTLED, "")
@@ -113,4 +163,5 @@ def conditions(verdict: Verdict, generation: int, previous: list[Condition], now
         condition("Ready", holds=verdict.ready, reason=verdict.reason, message=verdict.message),
         abnormal("Reconciling", holds=verdict.reconciling),
         abnormal("Stalled", holds=verdict.stalled),
+        *(map(dated, facts) if facts else (each for each in previous if each.type in OF_THE_STREAM)),
     ]

@@ -6,6 +6,7 @@ known here, so nothing is discovered, and no model classes are built.
 
 import json
 import uuid
+from base64 import b64decode
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from kubernetes.aio.config import ConfigException
 from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError, NotFoundError
 
-from streamconsumer.errors import ChildRefused, InvalidSettings
+from streamconsumer.errors import ChildRefused, InvalidSettings, NotAllowed
 from streamconsumer.model import names
 from streamconsumer.model.status import Status
 from streamconsumer.operator.manifests import Manifest
@@ -31,6 +32,7 @@ _PLURALS = {
     "PodDisruptionBudget": "poddisruptionbudgets",
     "Pod": "pods",
     "Event": "events",
+    "Secret": "secrets",
     names.KIND: names.PLURAL,
 }
 
@@ -80,12 +82,41 @@ class Cluster:
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
             "metadata": {"namespace": namespace, "name": name},
-            "status": status.model_dump(by_alias=True),
+            "status": status.model_dump(by_alias=True, exclude_none=True),
         }
         with suppress(NotFoundError):
             await self._apply(manifest, f"{_path_of(manifest)}/status")
             return True
         return False
+
+    async def secret(self, namespace: str, name: str) -> dict[str, bytes] | None:
+        """What stands in a Secret; None where there is none. Raises NotAllowed where it may not be read."""
+        try:
+            found = await self.get("v1", "Secret", namespace, name)
+        except DynamicApiError as error:
+            if error.status != 403:
+                raise
+            raise NotAllowed(what_was_said(error)) from None
+        return None if found is None else {key: b64decode(value) for key, value in found.get("data", {}).items()}
+
+    async def hold(self, consumer: Manifest) -> Manifest:
+        """Put our finalizer on a StreamConsumer. By its uid: one that is gone must not come back."""
+        metadata = {key: consumer["metadata"][key] for key in ("namespace", "name", "uid")}
+        held = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {**metadata, "finalizers": [names.FINALIZER]},
+        }
+        return await self._apply(held, _path_of(held), manager=names.FINALIZER_KEEPER)
+
+    async def release(self, consumer: Manifest) -> Manifest:
+        """Take it off. Whoever put it there: another list of finalizers than we know is an error, and tried again."""
+        place = f"/metadata/finalizers/{consumer['metadata']['finalizers'].index(names.FINALIZER)}"
+        change = [{"op": "test", "path": place, "value": names.FINALIZER}, {"op": "remove", "path": place}]
+        path = _path(names.API_VERSION, names.KIND, consumer["metadata"]["namespace"], consumer["metadata"]["name"])
+        with suppress(NotFoundError):
+            return await self._call("patch", path, body=change, content_type="application/json-patch+json")
+        return consumer
 
     async def delete(self, manifest: Manifest) -> None:
         """Delete in the background what this manifest names, and only that very object; gone already is fine."""

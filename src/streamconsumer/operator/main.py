@@ -21,6 +21,7 @@ from streamconsumer.operator.queue import Key, KeyedQueue
 from streamconsumer.operator.reconcile import Reconciler
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
+from streamconsumer.operator.streams.watch import Streams
 
 RETRY_SECONDS = 2
 
@@ -59,7 +60,10 @@ class Operator:
         self.store = Store()
         self.queue = KeyedQueue()
         self.health = Health(waiting=self.queue.__len__)
-        self.reconciler = Reconciler(cluster, self.store, settings)
+        self.streams = Streams(
+            cluster, self.queue.add, interval=settings.stream_interval, read_secrets=settings.read_secrets
+        )
+        self.reconciler = Reconciler(cluster, self.store, settings, self.streams)
         self._listed = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -110,6 +114,7 @@ class Operator:
         """Between two requests, and at once: whatever was begun is found and ended by the next operator."""
         self._working.cancel()
         await asyncio.gather(self._working, return_exceptions=True)
+        await self.streams.aclose()
         await self._runner.cleanup()
 
     async def _watch_until(self, stop: asyncio.Event) -> None:

@@ -14,15 +14,17 @@ from pydantic import ValidationError
 from streamconsumer.errors import ChildRefused, InvalidResource, NameTaken
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import CONDITIONS, Condition, Reason, Status, Verdict, conditions
+from streamconsumer.model.status import CONDITIONS, Reason, Status, Verdict, conditions
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.drift import gives_replicas_up, holds
+from streamconsumer.operator.farewell import Farewell, held
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.manifests.identity import child_name
 from streamconsumer.operator.observe import mounted, verdict
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
+from streamconsumer.operator.streams.watch import Streams
 
 ASK_AGAIN = timedelta(minutes=1)
 """After how long a child that was refused is applied again: a quota or a policy may have changed."""
@@ -48,23 +50,29 @@ class Reconciler:
     cluster: Cluster
     store: Store
     settings: OperatorSettings
+    streams: Streams
     made: dict[Key, set[tuple[str, str, str]]] = field(default_factory=dict)
     """The kinds, names and owners of children that were there once: when one is missing, somebody deleted it."""
+
+    def __post_init__(self) -> None:
+        self._farewell = Farewell(self.cluster, self.store, self.streams, self._record, self.settings.deletion_bound)
 
     async def reconcile(self, key: Key) -> timedelta | None:
         """Bring one StreamConsumer up to date. Raises what the API raised; the queue tries again. Returns after how
         long to look again at what no watch will tell of."""
         manifest = self.store.consumers.get(key)
         if manifest is None or manifest["metadata"].get("deletionTimestamp"):
-            self.made.pop(key, None)
-            return None  # Kubernetes deletes the children by their owner references
+            return await self._end(key, manifest)
         try:
             consumer = StreamConsumer.parse(manifest)
+            self._attend(consumer, manifest)
+            manifest = await self._farewell.hold_if_wanted(manifest, consumer)
             if leftovers := self._leftovers(key, consumer):
                 await self._report(manifest, _waiting_for(leftovers), [])
                 return None
             changes = await self._converge(key, consumer)
         except InvalidResource as error:
+            self.streams.forget(key)
             await self._report(manifest, _stalled(Reason.INVALID_SPEC, str(error)), [])
             return None
         except NameTaken as error:
@@ -76,6 +84,20 @@ class Reconciler:
         deployment = self.store.child(key, "Deployment", child_name(consumer))
         await self._report(manifest, verdict(consumer, deployment, self.store.pods(key)), changes)
         return None
+
+    async def _end(self, key: Key, manifest: Manifest | None) -> timedelta | None:
+        """What is left to do for one that is gone, or is to go."""
+        self.made.pop(key, None)
+        again = await self._farewell.see_off(key, manifest) if manifest is not None and held(manifest) else None
+        if again is None:
+            self.streams.forget(key)
+        return again  # Kubernetes deletes the children by their owner references
+
+    def _attend(self, consumer: StreamConsumer, manifest: Manifest) -> None:
+        """Have the stream looked at, before there are pods: what is added from now on counts for a new group."""
+        pods = frozenset(pod["metadata"]["name"] for pod in self.store.pods((consumer.namespace, consumer.name)))
+        before = _previous(manifest.get("status") or {}).stream
+        self.streams.attend(consumer, pods, before.last_delivered_id if before else None)
 
     def _leftovers(self, key: Key, consumer: StreamConsumer) -> list[Manifest]:
         """Children of a deleted StreamConsumer of this name, which Kubernetes is about to delete too."""
@@ -128,30 +150,32 @@ class Reconciler:
         """Write the status if it differs, and events for what changed."""
         metadata = manifest["metadata"]
         before = _previous(manifest.get("status") or {})
-        status = self._status((metadata["namespace"], metadata["name"]), manifest, found, before.conditions)
+        status = self._status((metadata["namespace"], metadata["name"]), manifest, found, before)
         if status != before:
             if not await self.cluster.apply_status(metadata["namespace"], metadata["name"], status):
                 self.store.drop(manifest)  # deleted, and the watch has not said so yet
             if not self.store.knows(manifest):
                 return
-            self.store.put({**manifest, "status": status.model_dump(by_alias=True)})
+            self.store.put({**manifest, "status": status.model_dump(by_alias=True, exclude_none=True)})
         for reason in dict.fromkeys(change.reason for change in changes):
             sentence = "; ".join(change.sentence for change in changes if change.reason == reason)
             await self._record(manifest, reason, sentence, warning=reason == "DriftRepaired")
         if found.stalled and _told(status) != _told(before):
             await self._record(manifest, found.reason, found.message, warning=True)
 
-    def _status(self, key: Key, manifest: Manifest, found: Verdict, before: list[Condition]) -> Status:
+    def _status(self, key: Key, manifest: Manifest, found: Verdict, before: Status) -> Status:
         name, generation = key[1], manifest["metadata"].get("generation", 0)
         deployments = [child for child in self.store.children(key) if child["kind"] == "Deployment"]
         counts = deployments[0].get("status", {}) if deployments else {}
+        seen = self.streams.told(key)
         return Status(
             observed_generation=generation,
-            conditions=conditions(found, generation, before, datetime.now(UTC)),
+            conditions=conditions(found, generation, before.conditions, datetime.now(UTC), seen.facts if seen else ()),
             desired_replicas=deployments[0]["spec"].get("replicas", 1) if deployments else 0,
             replicas=counts.get("replicas", 0),
             ready_replicas=counts.get("readyReplicas", 0),
             selector=f"{names.LABEL_CONSUMER}={name}",
+            stream=seen.figures if seen else before.stream,
         )
 
     async def _record(self, manifest: Manifest, reason: str, message: str, *, warning: bool) -> None:

@@ -47,6 +47,15 @@ class OperatorSettings(Model):
     resync_interval: Annotated[timedelta, Between("10s", "24h")] = timedelta(minutes=10)
     """How often every StreamConsumer is looked at although nothing happened; spread by a quarter at random."""
 
+    stream_interval: Annotated[timedelta, Between("1s", "10m")] = timedelta(seconds=15)
+    """How often the operator looks at the streams in Redis; spread by a quarter at random."""
+
+    read_secrets: bool = True
+    """Whether the operator reads the Secrets that StreamConsumers name, to look at streams behind a password."""
+
+    deletion_bound: Annotated[timedelta, Between("1s", "1h")] = timedelta(minutes=2)
+    """How long the deletion of a StreamConsumer may wait for its group to be destroyed; its pods drain besides."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "text"] = "json"
 

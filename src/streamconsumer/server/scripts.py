@@ -1,4 +1,10 @@
-"""Lua that pods and operator both run. KEYS[1] is the stream, ARGV[1] the group."""
+"""Lua that the operator runs, or pods and operator both. KEYS[1] is the stream."""
+
+BEHIND = """
+return #redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])
+"""
+"""How many entries come after an id, counted up to a bound. ARGV[1] is the id, ARGV[2] the bound: nothing but the
+number is sent."""
 
 LEAVE = """
 if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) > 0 then return -1 end

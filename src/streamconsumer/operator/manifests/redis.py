@@ -28,7 +28,7 @@ def access(redis: Redis) -> RedisAccess:
         sentinel_master=sentinel.master_name if sentinel else None,
         sentinel_nodes=sentinel.nodes if sentinel else [],
         cluster=redis.cluster,
-        **{setting: f"{names.REDIS_FOLDER}/{file}" for setting, file, _ in _files(redis)},
+        **{setting: f"{names.REDIS_FOLDER}/{file}" for setting, file, _ in files(redis)},
     )
 
 
@@ -36,7 +36,7 @@ def volumes(redis: Redis) -> list[Manifest]:
     """The volume with all files; none where nothing comes from a Secret."""
     sources = [
         {"secret": {"name": ref.name, "items": [{"key": ref.key, "path": file}], "optional": True}}
-        for _, file, ref in _files(redis)
+        for _, file, ref in files(redis)
     ]
     return [{"name": _VOLUME, "projected": {"defaultMode": READABLE, "sources": sources}}] if sources else []
 
@@ -45,11 +45,11 @@ def mounts(redis: Redis) -> list[Manifest]:
     return [{"name": _VOLUME, "mountPath": names.REDIS_FOLDER, "readOnly": True}] if volumes(redis) else []
 
 
-def _files(redis: Redis) -> Iterator[tuple[str, str, SecretKeyRef]]:
+def files(redis: Redis) -> Iterator[tuple[str, str, SecretKeyRef]]:
     """The setting that names it, the file, and where it comes from."""
     tls, sentinel = redis.tls, redis.sentinel
     certificate = tls.cert_secret_ref.name if tls and tls.cert_secret_ref else None
-    files = [
+    known = [
         ("url_file", "url", redis.url_secret_ref),
         ("username_file", "username", redis.username_secret_ref),
         ("password_file", "password", redis.password_secret_ref),
@@ -59,4 +59,4 @@ def _files(redis: Redis) -> Iterator[tuple[str, str, SecretKeyRef]]:
         ("sentinel_username_file", "sentinel-username", sentinel.username_secret_ref if sentinel else None),
         ("sentinel_password_file", "sentinel-password", sentinel.password_secret_ref if sentinel else None),
     ]
-    return ((setting, file, reference) for setting, file, reference in files if reference)
+    return ((setting, file, reference) for setting, file, reference in known if reference)

@@ -1,0 +1,255 @@
+"""One way to reach a server, one connection, and everybody who reads by it: looked at together, in one round trip."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.model.status import Fact, Reason, StreamFigures
+from streamconsumer.operator.cluster import Cluster, what_was_said
+from streamconsumer.operator.manifests.identity import child_name
+from streamconsumer.operator.queue import Key
+from streamconsumer.operator.streams import groups
+from streamconsumer.operator.streams.access import Resolved, resolve
+from streamconsumer.operator.streams.judgement import Judgement
+from streamconsumer.operator.streams.sight import QUESTIONS, Place, Sight, of_fault, questions, sight
+from streamconsumer.server.faults import Fault
+from streamconsumer.server.line import Line, Question
+
+GATHERING_SECONDS = 0.05
+"""Many that come at the same time are looked at together."""
+
+SECRETS_AGE_SECONDS = 600.0
+"""What was read of Secrets is read again after so long, and at once where the server or TLS refuses it."""
+
+TIDY_EVERY_SECONDS = 60.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One StreamConsumer, as the reconciler last knew it."""
+
+    consumer: StreamConsumer
+    pods: frozenset[str]
+    last_delivered: str | None
+    """What its status says: a group was there, and this was its place."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a look found: three conditions and the figures."""
+
+    facts: tuple[Fact, ...]
+    figures: StreamFigures | None
+
+    @property
+    def gist(self) -> list[tuple[str, str, Reason]]:
+        """What is worth a write at once. Words may differ from look to look."""
+        return [(each.type, each.status, each.reason) for each in self.facts]
+
+
+class Endpoint:
+    """Looks at once at who is new or changed, and at everybody every `interval`, until cancelled."""
+
+    def __init__(
+        self, cluster: Cluster, interval: timedelta, told: Callable[[Key, Observation], None], *, read_secrets: bool
+    ) -> None:
+        self.members: dict[Key, Member] = {}
+        self._cluster, self._interval, self._told, self._readable = cluster, interval, told, read_secrets
+        self._judgements: dict[Key, Judgement] = {}
+        self._tidied: dict[Key, float] = {}
+        self._positions: dict[Key, str] = {}
+        self._fresh: set[Key] = set()
+        self._something = asyncio.Event()
+        self._resolved: Resolved | None = None
+        self._line: Line | None = None
+        self._read_at_seconds = float("-inf")
+
+    def attend(self, key: Key, member: Member) -> None:
+        """Look at this one from now on; at once if it is new or was edited."""
+        before = self.members.get(key)
+        self.members[key] = member
+        if before is None or before.consumer != member.consumer:
+            self._fresh.add(key)
+            self._something.set()
+
+    def forget(self, key: Key) -> None:
+        for known in (self.members, self._judgements, self._tidied, self._positions):
+            known.pop(key, None)
+        self._fresh.discard(key)
+
+    async def run(self) -> None:
+        """Until cancelled. Whatever goes wrong is this endpoint's, and is tried again."""
+        try:
+            await self._loop()
+        finally:
+            if self._line is not None:
+                await self._line.hang_up()
+            if self._resolved is not None:
+                self._resolved.close()
+
+    async def act(self, member: Member, what: Callable[[groups.Ask, Place], Any]) -> Any:
+        """Do something for one, by the same connection. A Sight where there is no way."""
+        if (problem := await self._prepare([member])) is not None:
+            return problem
+        return await what(self._ask, Place.of(member.consumer))
+
+    async def _loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_seconds = loop.time() + self._jittered()
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(next_seconds):
+                    await self._something.wait()
+                await asyncio.sleep(GATHERING_SECONDS)
+            keys: Iterable[Key] = self._fresh
+            if loop.time() >= next_seconds:
+                keys, next_seconds = self.members, loop.time() + self._jittered()
+            members = {key: self.members[key] for key in keys if key in self.members}
+            self._fresh = set()
+            self._something.clear()
+            if members:
+                await self._look(members)
+
+    async def _look(self, members: Mapping[Key, Member]) -> None:
+        try:
+            found = await self._seen(members)
+        except Exception as error:  # noqa: BLE001 - the API server may be away: the next look may do better
+            log.info("cannot look at Redis; will be tried again", extra={"error": what_was_said(error)})
+            return
+        now = asyncio.get_running_loop().time()
+        for key, seen in found.items():
+            if key in self.members:
+                degraded = self._judgements.setdefault(key, Judgement()).degraded(seen, now)
+                self._told(key, Observation((seen.reachable, seen.group, degraded), seen.figures))
+
+    async def _seen(self, members: Mapping[Key, Member]) -> dict[Key, Sight]:
+        """A look at each of these."""
+        found = await self._sights(members)
+        missing = {key for key, seen in found.items() if seen.group_is_missing and self._may_create(key)}
+        for key in missing:
+            member = members[key]
+            place, start = Place.of(member.consumer), member.consumer.spec.start_from
+            await groups.create(self._ask, place, start, self._positions.get(key, member.last_delivered))
+        if missing:
+            found |= await self._sights({key: members[key] for key in missing})
+        found = {key: self._with_position(key, seen) for key, seen in found.items()}
+        for key, seen in found.items():
+            await self._tidy(key, members[key], seen)
+        return await self._counted(members, found)
+
+    def _may_create(self, key: Key) -> bool:
+        """Asked as late as can be: it may have been deleted, or have got pods, since this look began."""
+        member = self.members.get(key)
+        return member is not None and not member.pods
+
+    def _with_position(self, key: Key, seen: Sight) -> Sight:
+        """A group that was lost is remembered where it was: whoever creates it again begins there."""
+        figures, member = seen.figures, self.members.get(key)
+        if figures is None or member is None:
+            return seen
+        if figures.last_delivered_id is not None:
+            self._positions[key] = figures.last_delivered_id
+            return seen
+        position = self._positions.get(key, member.last_delivered)
+        return replace(seen, figures=figures.model_copy(update={"last_delivered_id": position}))
+
+    async def _sights(self, members: Mapping[Key, Member]) -> dict[Key, Sight]:
+        if (problem := await self._prepare([*members.values()])) is not None:
+            return dict.fromkeys(members, problem)
+        places = [Place.of(member.consumer) for member in members.values()]
+        asked = [question for place in places for question in questions(place)]
+        answers = await self._ask(asked)
+        if isinstance(answers, Fault):  # the connection may have been old; the next is new
+            answers = await self._ask(asked)
+        if isinstance(answers, Fault):
+            return dict.fromkeys(members, self._refused(answers))
+        portions = [answers[begin : begin + QUESTIONS] for begin in range(0, len(answers), QUESTIONS)]
+        return {key: sight(*each) for key, each in zip(members, zip(places, portions, strict=True), strict=True)}
+
+    async def _counted(self, members: Mapping[Key, Member], found: dict[Key, Sight]) -> dict[Key, Sight]:
+        """With the entries counted where the server does not know the lag."""
+        asked = {
+            key: groups.behind(Place.of(members[key].consumer), seen.figures.last_delivered_id)
+            for key, seen in found.items()
+            if seen.figures and seen.figures.last_delivered_id and seen.figures.pending is not None
+            if not seen.figures.lag_known
+        }
+        answers = await self._ask([*asked.values()])
+        if isinstance(answers, Fault):
+            return found
+        counts = {key: each for key, each in zip(asked, answers, strict=True) if not isinstance(each, Fault)}
+        return found | {key: _with_lag(found[key], int(count)) for key, count in counts.items()}
+
+    async def _tidy(self, key: Key, member: Member, seen: Sight) -> None:
+        """Now and then, when there are more consumers than pods."""
+        now = asyncio.get_running_loop().time()
+        consumers = seen.figures.consumers if seen.figures else None
+        if (
+            consumers is None
+            or consumers <= len(member.pods)
+            or now - self._tidied.get(key, float("-inf")) < TIDY_EVERY_SECONDS
+        ):
+            return
+        self._tidied[key] = now
+        place, deployment = Place.of(member.consumer), child_name(member.consumer)
+        if names := await groups.forget_gone(self._ask, place, deployment, member.pods):
+            extra = {"namespace": key[0], "consumer": key[1], "names": names}
+            log.info("consumers of pods that are gone and held nothing are removed", extra=extra)
+
+    async def _prepare(self, members: Sequence[Member]) -> Sight | None:
+        """Have a line, by what the Secrets say. Why there is none, where there is none."""
+        now = asyncio.get_running_loop().time()
+        if self._line is not None and now - self._read_at_seconds < SECRETS_AGE_SECONDS:
+            return None
+        consumer = members[0].consumer
+        found = await resolve(consumer.spec.redis, consumer.namespace, self._cluster, readable=self._readable)
+        if isinstance(found, Sight):
+            return found
+        self._read_at_seconds = now
+        if self._line is not None and self._resolved is not None and found.values == self._resolved.values:
+            found.close()
+            return None
+        await self._connect_by(found, consumer.spec.stream)
+        return None
+
+    async def _connect_by(self, found: Resolved, stream: str) -> None:
+        if self._line is not None:
+            await self._line.hang_up()
+        if self._resolved is not None:
+            self._resolved.close()
+        self._line, self._resolved = None, found
+        self._line = Line(found.settings, stream)
+
+    def _refused(self, fault: Fault) -> Sight:
+        """Why nobody answers. A Secret may have changed meanwhile: it is read again before the next look."""
+        seen = of_fault(fault)
+        if seen.reachable.reason in (Reason.CREDENTIALS_REFUSED, Reason.TLS_FAILED):
+            self._read_at_seconds = float("-inf")
+        return seen
+
+    async def _ask(self, asked: Sequence[Question]) -> list[Any] | Fault:
+        if self._line is None or self._resolved is None or not asked:
+            return []
+        answers = await self._line.ask(asked)
+        hide = self._resolved.without_secrets
+        if isinstance(answers, Fault):
+            return replace(answers, sentence=hide(answers.sentence))
+        return [replace(each, sentence=hide(each.sentence)) if isinstance(each, Fault) else each for each in answers]
+
+    def _jittered(self) -> float:
+        return self._interval.total_seconds() * random.uniform(0.75, 1.25)  # noqa: S311 - spreads endpoints, guards nothing
+
+
+def _with_lag(seen: Sight, counted: int) -> Sight:
+    if seen.figures is None:
+        return seen
+    update = {"lag": counted, "lag_known": counted < groups.MOST_COUNTED}
+    return replace(seen, figures=seen.figures.model_copy(update=update))

@@ -1,0 +1,111 @@
+"""Whom the operator looks at in Redis, and what of it is worth telling."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.operator.cluster import Cluster
+from streamconsumer.operator.manifests.redis import files
+from streamconsumer.operator.queue import Key
+from streamconsumer.operator.streams import groups
+from streamconsumer.operator.streams.endpoint import Endpoint, Member, Observation
+from streamconsumer.operator.streams.sight import Sight
+from streamconsumer.server.keys import hash_slot
+
+TELL_EVERY = timedelta(seconds=30)
+"""Figures that move are told this often at most: each time is a write for the API server and for all who watch."""
+
+Identity = tuple[str, str, int]
+
+
+@dataclass
+class Telling:
+    """What was told last of one StreamConsumer, and when."""
+
+    observation: Observation
+    at_seconds: float
+
+
+class Streams:
+    """Begins to look when it is asked to attend to a StreamConsumer; wakes its key when there is something to tell."""
+
+    def __init__(
+        self, cluster: Cluster, wake: Callable[[Key], None], *, interval: timedelta, read_secrets: bool
+    ) -> None:
+        self._cluster, self._wake, self._interval, self._read_secrets = cluster, wake, interval, read_secrets
+        self._endpoints: dict[Identity, tuple[Endpoint, asyncio.Task[None]]] = {}
+        self._places: dict[Key, Identity] = {}
+        self._told: dict[Key, Telling] = {}
+        self.latest: dict[Key, Observation] = {}
+        """What the last look found, told or not: for whoever decides by it."""
+
+    def attend(self, consumer: StreamConsumer, pods: frozenset[str], last_delivered: str | None) -> None:
+        """Look at this one from now on, with these pods."""
+        key, identity = (consumer.namespace, consumer.name), _identity(consumer)
+        if self._places.get(key, identity) != identity:
+            self.forget(key)
+        self._places[key] = identity
+        self._endpoint(identity).attend(key, Member(consumer, pods, last_delivered))
+
+    def forget(self, key: Key) -> None:
+        """Look no more; the last one to go closes the connection."""
+        identity = self._places.pop(key, None)
+        self._told.pop(key, None)
+        self.latest.pop(key, None)
+        if identity is None:
+            return
+        endpoint, task = self._endpoints[identity]
+        endpoint.forget(key)
+        if not endpoint.members:
+            del self._endpoints[identity]
+            task.cancel()
+
+    def told(self, key: Key) -> Observation | None:
+        """What is to stand in the status; None where nobody has looked yet."""
+        telling = self._told.get(key)
+        return telling.observation if telling else None
+
+    async def destroy_group(self, consumer: StreamConsumer) -> str:
+        """Destroy the group. Why it could not be done, or nothing."""
+        self.attend(consumer, frozenset({consumer.name}), None)  # with a pod: no group is to be created
+        identity = _identity(consumer)
+        member = Member(consumer, frozenset(), None)
+        found = await self._endpoint(identity).act(member, groups.destroy)
+        return found.reachable.message if isinstance(found, Sight) else str(found)
+
+    async def aclose(self) -> None:
+        """Hang up everywhere."""
+        tasks = [task for _, task in self._endpoints.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _endpoint(self, identity: Identity) -> Endpoint:
+        if identity not in self._endpoints:
+            endpoint = Endpoint(self._cluster, self._interval, self._tell, read_secrets=self._read_secrets)
+            self._endpoints[identity] = endpoint, asyncio.create_task(endpoint.run())
+        return self._endpoints[identity][0]
+
+    def _tell(self, key: Key, found: Observation) -> None:
+        """Conditions at once, figures at most every TELL_EVERY, and nothing when nothing changed."""
+        self.latest[key] = found
+        now, before = asyncio.get_running_loop().time(), self._told.get(key)
+        if before is None or found.gist != before.observation.gist:
+            worth_it = True
+        else:
+            due = now - before.at_seconds >= TELL_EVERY.total_seconds()
+            worth_it = due and found.figures != before.observation.figures
+        if worth_it:
+            self._told[key] = Telling(found, now)
+            self._wake(key)
+
+
+def _identity(consumer: StreamConsumer) -> Identity:
+    """Who shares a connection: the same server by the same words, in one namespace where Secrets are among them; and
+    in a Cluster the same slot, which some node has."""
+    redis = consumer.spec.redis
+    namespace = consumer.namespace if any(files(redis)) else ""
+    slot = hash_slot(consumer.spec.stream.encode()) if redis.cluster else 0
+    return namespace, redis.model_dump_json(), slot

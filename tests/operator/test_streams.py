@@ -1,0 +1,374 @@
+"""What the operator sees of Redis and does there: a real API server, real servers of Redis, and no pods."""
+
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from streamconsumer.model import names
+from streamconsumer.server.keys import companion
+from tests.cluster.redis_servers import RedisServer, StartRedis
+from tests.model.examples import Manifest, manifest
+from tests.operator.operators import OperatorProcess, running
+from tests.operator.places import Place, eventually, settled
+
+OFTEN = "1s"
+"""How often the operator looks in these tests."""
+
+
+@pytest.fixture
+def operator(on_api: Place, tmp_path: Path) -> Iterator[OperatorProcess]:
+    with looking(on_api, tmp_path) as operator:
+        yield operator
+
+
+@contextmanager
+def looking(place: Place, folder: Path, **settings: Any) -> Iterator[OperatorProcess]:
+    told = {"watch_namespaces": place.namespace, "stream_interval": OFTEN, **settings}
+    with running(place.cluster.kubeconfig, folder, **told) as operator:
+        yield operator
+
+
+def client(server: RedisServer, **options: Any) -> Any:  # redis-py types each reply as what it might be in asyncio too
+    return Redis(host=server.host, port=server.port, protocol=2, **options)
+
+
+def at(server: RedisServer, name: str = "orders", **spec: Any) -> Manifest:
+    return manifest(name, redis={"url": f"redis://{server.host}:{server.port}/0"}, **spec)
+
+
+def seen(place: Place, name: str, kind: str, reason: str) -> Manifest:
+    """The condition, once it has this reason."""
+
+    def look() -> Manifest:
+        found = place.conditions(name)
+        assert found.get(kind, {}).get("reason") == reason, found
+        return found[kind]
+
+    return eventually(look, within=15)
+
+
+def figures(place: Place, name: str = "orders", **expected: Any) -> Manifest:
+    """What the status says of the stream, once it says this."""
+
+    def look() -> Manifest:
+        stream: Manifest = place.get("StreamConsumer", name).get("status", {}).get("stream", {})
+        assert {key: stream.get(key) for key in expected} == expected, stream
+        return stream
+
+    return eventually(look, within=45)
+
+
+def secret(place: Place, name: str, **data: str) -> None:
+    encoded = {key: b64encode(value.encode()).decode() for key, value in data.items()}
+    path = f"/api/v1/namespaces/{place.namespace}/secrets"
+    body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": encoded}
+    place.cluster.request("POST", path, body)
+
+
+def test_a_group_is_there_before_the_first_pod_and_begins_where_it_is_to(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    first = redis.xadd("orders", {"n": 1}).decode()
+    redis.xadd("orders", {"n": 2})
+    on_api.create(at(redis_server, startFrom=first))
+    assert seen(on_api, "orders", "RedisReachable", "Connected")["status"] == "True"
+    assert seen(on_api, "orders", "GroupReady", "GroupExists")["status"] == "True"
+    assert seen(on_api, "orders", "Degraded", "Healthy")["status"] == "False"
+    assert figures(on_api, lag=1, lagKnown=True, pending=0, length=2, deadLetters=0)["lastDeliveredId"] == first
+    redis.close()
+
+
+def test_what_redis_says_stands_in_the_status_of_each(
+    on_api: Place, operator: OperatorProcess, any_redis: RedisServer
+) -> None:
+    redis = client(any_redis)
+    redis.xgroup_create("orders", "billing", "0", mkstream=True)
+    for number in range(5):
+        redis.xadd("orders", {"n": number})
+    [[_, entries]] = redis.xreadgroup("billing", "somebody", {"orders": ">"}, count=2)
+    redis.xadd(companion("orders", "billing", "dead-letters"), {"n": 0})
+    on_api.create(at(any_redis))
+    found = figures(on_api, lag=3, lagKnown=True, pending=2, length=5, deadLetters=1, consumers=1)
+    assert found["lastDeliveredId"] == entries[-1][0].decode()
+    age = time.time() - int(entries[0][0].decode().partition("-")[0]) / 1000
+    assert found["oldestPendingTime"] <= time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    assert age < 60
+    said = on_api.kubectl("get", "stc", "orders")
+    assert said.splitlines()[0].split()[5:7] == ["LAG", "PENDING"]
+    assert said.splitlines()[1].split()[5:7] == ["3", "2"]
+    redis.close()
+
+
+def test_a_lag_that_redis_does_not_know_is_counted(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    redis.xgroup_create("orders", "billing", "0", mkstream=True)
+    ids = [redis.xadd("orders", {"n": number}) for number in range(5)]
+    redis.xreadgroup("billing", "somebody", {"orders": ">"}, count=1)
+    redis.xdel("orders", ids[3])
+    assert redis.xinfo_groups("orders")[0]["lag"] is None
+    on_api.create(at(redis_server))
+    figures(on_api, lag=3, lagKnown=True)
+    redis.close()
+
+
+def test_at_rest_nothing_is_written(on_api: Place, operator: OperatorProcess, redis_server: RedisServer) -> None:
+    redis = client(redis_server)
+    for number in range(20):
+        on_api.create(at(redis_server, f"orders-{number}", stream=f"orders-{number}"))
+    for number in range(20):
+        seen(on_api, f"orders-{number}", "GroupReady", "GroupExists")
+    rest = settled(on_api, 2)
+    looks = redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"]
+    time.sleep(3)
+    assert redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"] > looks
+    assert on_api.versions() == rest
+    (mine,) = [each for each in redis.client_list() if each["cmd"] != "client|list"]
+    assert mine["cmd"] in ("xlen", "xinfo|groups")
+    operator.kill()
+    with looking(on_api, operator.log.parent, stream_interval=OFTEN):
+        time.sleep(3)
+        assert on_api.versions() == rest
+    redis.close()
+
+
+def test_figures_that_move_are_written_seldom(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    on_api.create(at(redis_server))
+    figures(on_api, lag=0)
+    began, versions = time.monotonic(), set()
+    while time.monotonic() - began < 6:
+        redis.xadd("orders", {"n": 1})
+        versions.add(on_api.get("StreamConsumer", "orders")["metadata"]["resourceVersion"])
+        time.sleep(0.2)
+    assert len(versions) == 1
+    redis.close()
+
+
+def test_one_broken_server_keeps_nobody_else_waiting(
+    on_api: Place, operator: OperatorProcess, start_redis: StartRedis
+) -> None:
+    frozen, good = start_redis(), start_redis()
+    frozen.pause()
+    try:
+        on_api.create(at(frozen, "frozen"))
+        on_api.create(manifest("nowhere", redis={"url": "redis://127.0.0.1:1"}))
+        on_api.create(at(good, "good"))
+        began = time.monotonic()
+        seen(on_api, "good", "GroupReady", "GroupExists")
+        assert time.monotonic() - began < 4
+        for name in ("frozen", "nowhere"):
+            found = seen(on_api, name, "RedisReachable", "Unreachable")
+            assert found["status"] == "False"
+            assert on_api.conditions(name)["GroupReady"]["status"] == "Unknown"
+        assert "127.0.0.1:1" in on_api.conditions("nowhere")["RedisReachable"]["message"]
+    finally:
+        frozen.resume()
+    seen(on_api, "frozen", "RedisReachable", "Connected")
+
+
+def test_what_concerns_one_stream_is_said_of_it_alone(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    redis.set("text", "x")
+    on_api.create(at(redis_server, "wrong", stream="text"))
+    on_api.create(at(redis_server, "right"))
+    assert seen(on_api, "wrong", "GroupReady", "NotAStream")["status"] == "False"
+    seen(on_api, "right", "GroupReady", "GroupExists")
+    assert {on_api.conditions(name)["RedisReachable"]["status"] for name in ("wrong", "right")} == {"True"}
+    redis.close()
+
+
+def test_a_password_that_changes_is_read_again(
+    on_api: Place, operator: OperatorProcess, start_redis: StartRedis
+) -> None:
+    server = start_redis({"requirepass": "old"})
+    ref = {"name": "redis", "key": "password"}
+    on_api.create(manifest(redis={"url": f"redis://{server.host}:{server.port}/0", "passwordSecretRef": ref}))
+    assert "redis" in seen(on_api, "orders", "RedisReachable", "SecretMissing")["message"]
+    secret(on_api, "redis", password="wrong-hunter2\n")
+    refused = seen(on_api, "orders", "RedisReachable", "CredentialsRefused")
+    redis = client(server, password="old")
+    redis.config_set("requirepass", "wrong-hunter2")
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    redis.config_set("requirepass", "new")
+    redis.execute_command("CLIENT", "KILL", "TYPE", "normal")
+    seen(on_api, "orders", "RedisReachable", "CredentialsRefused")
+    encoded = {"data": {"password": b64encode(b"new").decode()}}
+    on_api.cluster.request("PATCH", f"/api/v1/namespaces/{on_api.namespace}/secrets/redis", encoded)
+    seen(on_api, "orders", "RedisReachable", "Connected")
+    assert "hunter2" not in refused["message"] + operator.log.read_text() + str(on_api.events("orders"))
+    redis.close()
+
+
+def test_a_url_in_a_secret_is_told_by_nothing_it_says(on_api: Place, operator: OperatorProcess) -> None:
+    secret(on_api, "redis", url="redis://shop:hunter2@127.0.0.1:1/0", garbage="hunter2")
+    for name, key in (("url", "url"), ("garbage", "garbage")):
+        on_api.create(manifest(name, redis={"urlSecretRef": {"name": "redis", "key": key}}))
+    told = seen(on_api, "url", "RedisReachable", "Unreachable")["message"]
+    garbage = seen(on_api, "garbage", "RedisReachable", "InvalidSettings")["message"]
+    assert "Secret redis" in garbage
+    everything = told + garbage + operator.log.read_text()
+    assert not [word for word in ("hunter2", "shop:", "127.0.0.1:1") if word in everything]
+
+
+def test_who_may_not_read_secrets_says_so_and_what_it_costs(on_api: Place, tmp_path: Path) -> None:
+    secret(on_api, "redis", password="hunter2")
+    with looking(on_api, tmp_path, read_secrets="false"):
+        ref = {"name": "redis", "key": "password"}
+        on_api.create(manifest(redis={"url": "redis://127.0.0.1:1", "passwordSecretRef": ref}))
+        found = seen(on_api, "orders", "RedisReachable", "SecretsNotReadable")
+    assert found["status"] == "Unknown"
+    assert "rbac.readSecrets" in found["message"]
+    assert on_api.find("Deployment", "orders-consumer")
+
+
+def test_a_group_that_is_lost_begins_where_it_was(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    """No pod is there that knew better."""
+    redis = client(redis_server)
+    on_api.create(at(redis_server))
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    for number in range(3):
+        redis.xadd("orders", {"n": number})
+    redis.xreadgroup("billing", "somebody", {"orders": ">"}, count=2)
+    last = redis.xinfo_groups("orders")[0]["last-delivered-id"]
+    eventually(lambda: check_looked_after(redis))
+    redis.xgroup_destroy("orders", "billing")
+    eventually(lambda: check_position(redis, last), within=10)
+    figures(on_api, lag=1, lagKnown=True)  # not even Redis 7 knows it after that
+    redis.close()
+
+
+def check_looked_after(redis: Any) -> None:
+    before = redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"]
+    time.sleep(2.5)
+    assert redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"] > before
+
+
+def check_position(redis: Any, last: bytes) -> None:
+    found = redis.xinfo_groups("orders")
+    assert [each["last-delivered-id"] for each in found] == [last]
+
+
+def test_consumers_of_pods_that_are_gone_go_if_they_hold_nothing(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    redis.xgroup_create("orders", "billing", "0", mkstream=True)
+    redis.xadd("orders", {"n": 1})
+    gone, holds, lives = (f"orders-consumer-66c9f7d7b-{name}" for name in ("gone1", "holds", "lives"))
+    redis.xreadgroup("billing", holds, {"orders": ">"})
+    for name in (gone, lives, "somebody"):
+        redis.xgroup_createconsumer("orders", "billing", name)
+    members = companion("orders", "billing", "consumers")
+    redis.hset(members, mapping={gone: 1, holds: 1, lives: redis.time()[0]})
+    on_api.create(at(redis_server))
+    eventually(lambda: check_consumers(redis, holds, lives, "somebody"), within=10)
+    assert set(redis.hkeys(members)) == {holds.encode(), lives.encode()}
+    redis.close()
+
+
+def check_consumers(redis: Any, *names: str) -> None:
+    found = redis.xinfo_consumers("orders", "billing")
+    assert sorted(each["name"].decode() for each in found) == sorted(names)
+
+
+def test_a_group_that_is_to_go_is_destroyed_and_what_is_its_own_with_it(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    on_api.create(at(redis_server, groupDeletionPolicy="Delete"))
+    on_api.create(at(redis_server, "kept", stream="kept"))
+    for name in ("orders", "kept"):
+        seen(on_api, name, "GroupReady", "GroupExists")
+    letters, consumers = (companion("orders", "billing", what) for what in ("dead-letters", "consumers"))
+    redis.xadd(letters, {"n": 1})
+    redis.hset(consumers, "a", 1)
+    eventually(lambda: check_held(on_api, held=True))
+    for name in ("orders", "kept"):
+        on_api.delete("StreamConsumer", name)
+    eventually(lambda: check_gone(on_api, "orders", "kept"), within=15)
+    assert on_api.find("Deployment", "orders-consumer") is None
+    assert (redis.xinfo_groups("orders"), len(redis.xinfo_groups("kept"))) == ([], 1)
+    assert redis.exists("orders", letters, consumers) == 2
+    assert "GroupDestroyed" in dict(on_api.events("orders"))
+    redis.close()
+
+
+def check_held(place: Place, *, held: bool) -> None:
+    finalizers = place.get("StreamConsumer", "orders")["metadata"].get("finalizers", [])
+    assert (names.FINALIZER in finalizers) == held
+
+
+def check_gone(place: Place, *of: str) -> None:
+    assert [name for name in of if place.find("StreamConsumer", name)] == []
+
+
+def test_a_group_goes_only_after_the_pods(on_api: Place, operator: OperatorProcess, redis_server: RedisServer) -> None:
+    redis = client(redis_server)
+    on_api.create(at(redis_server, groupDeletionPolicy="Delete"))
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    template = eventually(lambda: on_api.get("Deployment", "orders-consumer"))["spec"]["template"]
+    metadata = {"name": "orders-consumer-66c9f7d7b-x2x7k", "labels": template["metadata"]["labels"]}
+    on_api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+    on_api.delete("StreamConsumer", "orders")
+    eventually(lambda: check_undeployed(on_api))
+    time.sleep(3)
+    assert len(redis.xinfo_groups("orders")) == 1
+    on_api.cluster.kubectl(
+        *("delete", "pod", metadata["name"], "-n", on_api.namespace, "--grace-period=0", "--force", "--wait=false")
+    )
+    eventually(lambda: check_gone(on_api, "orders"), within=10)
+    assert redis.xinfo_groups("orders") == []
+    redis.close()
+
+
+def check_undeployed(place: Place) -> None:
+    assert place.find("Deployment", "orders-consumer") is None
+
+
+def test_a_policy_that_changes_its_mind_leaves_nothing_behind(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    on_api.create(at(redis_server, groupDeletionPolicy="Delete"))
+    eventually(lambda: check_held(on_api, held=True))
+    on_api.edit("orders", groupDeletionPolicy="Retain")
+    eventually(lambda: check_held(on_api, held=False))
+
+
+def test_a_group_by_which_somebody_else_reads_stays(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    for name in ("orders", "renamed"):
+        on_api.create(at(redis_server, name, groupDeletionPolicy="Delete"))
+        seen(on_api, name, "GroupReady", "GroupExists")
+    eventually(lambda: check_held(on_api, held=True))
+    on_api.delete("StreamConsumer", "orders")
+    eventually(lambda: check_gone(on_api, "orders"), within=10)
+    assert "renamed" in dict(on_api.events("orders"))["GroupKept"]
+    assert len(redis.xinfo_groups("orders")) == 1
+    redis.close()
+
+
+def test_a_namespace_goes_in_its_bound_though_redis_is_gone(on_plane: Place, tmp_path: Path) -> None:
+    on_plane.create(manifest(redis={"url": "redis://127.0.0.1:1"}, groupDeletionPolicy="Delete"))
+    with looking(on_plane, tmp_path, deletion_bound="6s"):
+        eventually(lambda: check_held(on_plane, held=True))
+        began = time.monotonic()
+        on_plane.cluster.kubectl("delete", "namespace", on_plane.namespace, "--wait=false")
+        eventually(lambda: check_gone(on_plane, "orders"), within=25)
+        assert time.monotonic() - began > 4
