@@ -23,6 +23,9 @@ def test_every_field_has_a_variable() -> None:
         "http_host": "::",
         "workers": "2",
         "resync_interval": "30s",
+        "stream_interval": "1m",
+        "read_secrets": "false",
+        "deletion_bound": "5m",
         "log_level": "DEBUG",
         "log_format": "text",
     }

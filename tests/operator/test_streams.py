@@ -16,6 +16,7 @@ from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import Manifest, manifest
 from tests.operator.operators import OperatorProcess, running
 from tests.operator.places import Place, eventually, settled
+from tests.operator.test_operator_alone import restricted
 
 OFTEN = "1s"
 """How often the operator looks in these tests."""
@@ -38,8 +39,9 @@ def client(server: RedisServer, **options: Any) -> Any:  # redis-py types each r
     return Redis(host=server.host, port=server.port, protocol=2, **options)
 
 
-def at(server: RedisServer, name: str = "orders", **spec: Any) -> Manifest:
-    return manifest(name, redis={"url": f"redis://{server.host}:{server.port}/0"}, **spec)
+def at(server: RedisServer, name: str = "orders", *, password: Manifest | None = None, **spec: Any) -> Manifest:
+    ref = {"passwordSecretRef": password} if password else {}
+    return manifest(name, redis={"url": f"redis://{server.host}:{server.port}/0", **ref}, **spec)
 
 
 def seen(place: Place, name: str, kind: str, reason: str) -> Manifest:
@@ -195,7 +197,7 @@ def test_a_password_that_changes_is_read_again(
 ) -> None:
     server = start_redis({"requirepass": "old"})
     ref = {"name": "redis", "key": "password"}
-    on_api.create(manifest(redis={"url": f"redis://{server.host}:{server.port}/0", "passwordSecretRef": ref}))
+    on_api.create(at(server, password=ref))
     assert "redis" in seen(on_api, "orders", "RedisReachable", "SecretMissing")["message"]
     secret(on_api, "redis", password="wrong-hunter2\n")
     refused = seen(on_api, "orders", "RedisReachable", "CredentialsRefused")
@@ -338,6 +340,23 @@ def test_a_group_goes_only_after_the_pods(on_api: Place, operator: OperatorProce
 
 def check_undeployed(place: Place) -> None:
     assert place.find("Deployment", "orders-consumer") is None
+
+
+def test_the_rights_that_are_installed_are_enough_for_that_too(
+    on_api: Place, tmp_path: Path, start_redis: StartRedis
+) -> None:
+    server = start_redis({"requirepass": "pw"})
+    secret(on_api, "redis", password="pw")
+    ref = {"name": "redis", "key": "password"}
+    kubeconfig = restricted(on_api, tmp_path, clusterwide=False)
+    with running(kubeconfig, tmp_path, watch_namespaces=on_api.namespace, stream_interval=OFTEN) as operator:
+        on_api.create(at(server, password=ref, groupDeletionPolicy="Delete"))
+        seen(on_api, "orders", "GroupReady", "GroupExists")
+        eventually(lambda: check_held(on_api, held=True))
+        on_api.delete("StreamConsumer", "orders")
+        eventually(lambda: check_gone(on_api, "orders"), within=15)
+    assert "GroupDestroyed" in dict(on_api.events("orders"))
+    assert operator.noise() == []
 
 
 def test_a_policy_that_changes_its_mind_leaves_nothing_behind(
