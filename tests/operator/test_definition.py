@@ -248,11 +248,12 @@ def test_get_shows_what_one_asks_first(on_api: Place) -> None:
     on_api.create(manifest(replicas=3))
     told = {"type": "Ready", "status": "False", "reason": "PodsStarting", "message": "1 of 3 pods ready."}
     condition = {**told, "lastTransitionTime": "2026-11-24T12:00:00Z", "observedGeneration": 1}
-    status = {"status": {"desiredReplicas": 3, "readyReplicas": 1, "conditions": [condition]}}
+    status: Manifest = {"status": {"desiredReplicas": 3, "readyReplicas": 1, "conditions": [condition]}}
+    status["status"]["stream"] = {"lag": 7, "pending": 2}
     on_api.patch("StreamConsumer", "orders", status, "/status")
     head, row = on_api.kubectl("get", "stc").splitlines()
-    assert head.split() == ["NAME", "STREAM", "GROUP", "DESIRED", "READY", "STATUS", "AGE"]
-    assert row.split()[:6] == ["orders", "orders", "billing", "3", "1", "PodsStarting"]
+    assert head.split() == ["NAME", "STREAM", "GROUP", "DESIRED", "READY", "LAG", "PENDING", "STATUS", "AGE"]
+    assert row.split()[:8] == ["orders", "orders", "billing", "3", "1", "7", "2", "PodsStarting"]
     wide = on_api.kubectl("get", "stc", "--output", "wide")
     assert "shop:1.4" in wide
     assert "1 of 3 pods ready." in wide

@@ -38,6 +38,11 @@ class Reason(StrEnum):
     POD_INVALID = "PodInvalid"
     POD_CRASHING = "PodCrashing"
     ROLLOUT_TIMED_OUT = "RolloutTimedOut"
+
+
+class StreamReason(StrEnum):
+    """The same for what is seen in Redis: RedisReachable, GroupReady and Degraded."""
+
     CONNECTED = "Connected"
     UNREACHABLE = "Unreachable"
     CREDENTIALS_REFUSED = "CredentialsRefused"
@@ -52,6 +57,7 @@ class Reason(StrEnum):
     HEALTHY = "Healthy"
     DEAD_LETTERS_GROWING = "DeadLettersGrowing"
     PENDING_STUCK = "PendingStuck"
+    INVALID_SETTINGS = "InvalidSettings"
 
 
 class Told(Model):
@@ -136,7 +142,7 @@ class Fact(Model):
 
     type: str
     status: Literal["True", "False", "Unknown"]
-    reason: Reason
+    reason: Reason | StreamReason
     message: str = ""
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from streamconsumer.errors import InvalidSettings, NotAllowed
 from streamconsumer.model.settings import RedisAccess
 from streamconsumer.model.spec import Redis, SecretKeyRef
-from streamconsumer.model.status import Reason
+from streamconsumer.model.status import StreamReason
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.manifests.redis import access, files
 from streamconsumer.operator.streams.sight import Sight, unreachable
@@ -61,7 +61,7 @@ async def resolve(redis: Redis, namespace: str, cluster: Cluster, *, readable: b
     except (ValidationError, InvalidSettings) as error:
         for each in held.values():
             os.close(each)
-        return unreachable(Reason.INVALID_SETTINGS, _what_is_wrong(error, redis, held))
+        return unreachable(StreamReason.INVALID_SETTINGS, _what_is_wrong(error, redis, held))
 
 
 def _resolved(settings: RedisAccess, values: dict[str, str], held: dict[str, int]) -> Resolved:
@@ -95,18 +95,18 @@ async def _value(cluster: Cluster, namespace: str, ref: SecretKeyRef) -> str | S
     except NotAllowed:
         return _not_readable(ref)
     if data is None:
-        return unreachable(Reason.SECRET_MISSING, f"There is no Secret {ref.name}; create it.")
+        return unreachable(StreamReason.SECRET_MISSING, f"There is no Secret {ref.name}; create it.")
     if ref.key not in data:
-        return unreachable(Reason.SECRET_MISSING, f"Secret {ref.name} has no key {ref.key}; expected one.")
+        return unreachable(StreamReason.SECRET_MISSING, f"Secret {ref.name} has no key {ref.key}; expected one.")
     try:
         return data[ref.key].decode()
     except UnicodeDecodeError:
-        return unreachable(Reason.INVALID_SETTINGS, f"Key {ref.key} of Secret {ref.name} is not text.")
+        return unreachable(StreamReason.INVALID_SETTINGS, f"Key {ref.key} of Secret {ref.name} is not text.")
 
 
 def _not_readable(ref: SecretKeyRef) -> Sight:
     message = NOT_READABLE.format(f"Secret {ref.name}")
-    return unreachable(Reason.SECRETS_NOT_READABLE, message, status="Unknown")
+    return unreachable(StreamReason.SECRETS_NOT_READABLE, message, status="Unknown")
 
 
 def _file(descriptor: int) -> str:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import Fact, Reason, StreamFigures
+from streamconsumer.model.status import Fact, StreamReason, StreamFigures
 from streamconsumer.operator.cluster import Cluster, what_was_said
 from streamconsumer.operator.manifests.identity import child_name
 from streamconsumer.operator.queue import Key
@@ -50,7 +50,7 @@ class Observation:
     figures: StreamFigures | None
 
     @property
-    def gist(self) -> list[tuple[str, str, Reason]]:
+    def gist(self) -> list[tuple[str, str, str]]:
         """What is worth a write at once. Words may differ from look to look."""
         return [(each.type, each.status, each.reason) for each in self.facts]
 
@@ -231,7 +231,7 @@ class Endpoint:
     def _refused(self, fault: Fault) -> Sight:
         """Why nobody answers. A Secret may have changed meanwhile: it is read again before the next look."""
         seen = of_fault(fault)
-        if seen.reachable.reason in (Reason.CREDENTIALS_REFUSED, Reason.TLS_FAILED):
+        if seen.reachable.reason in (StreamReason.CREDENTIALS_REFUSED, StreamReason.TLS_FAILED):
             self._read_at_seconds = float("-inf")
         return seen
 

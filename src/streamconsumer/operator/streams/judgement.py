@@ -4,7 +4,7 @@ remembers."""
 from dataclasses import dataclass
 from datetime import timedelta
 
-from streamconsumer.model.status import Fact, Reason
+from streamconsumer.model.status import Fact, StreamReason
 from streamconsumer.operator.streams.sight import Sight
 
 GROWING_FOR = timedelta(minutes=10)
@@ -33,14 +33,14 @@ class Judgement:
             message = (
                 f"Dead letters came within the last {minutes} minutes; `streamconsumer dead-letters list` shows them."
             )
-            return _fact("True", Reason.DEAD_LETTERS_GROWING, message)
+            return _fact("True", StreamReason.DEAD_LETTERS_GROWING, message)
         if self.oldest and now_seconds - self.since_seconds >= STUCK_AFTER.total_seconds():
             minutes = STUCK_AFTER // timedelta(minutes=1)
             message = (
                 f"Entry {self.oldest} has been the oldest pending one for {minutes} minutes; is its handler stuck?"
             )
-            return _fact("True", Reason.PENDING_STUCK, message)
-        return _fact("False", Reason.HEALTHY)
+            return _fact("True", StreamReason.PENDING_STUCK, message)
+        return _fact("False", StreamReason.HEALTHY)
 
     def _remember(self, seen: Sight, now_seconds: float) -> None:
         figures = seen.figures
@@ -55,5 +55,5 @@ class Judgement:
             self.oldest, self.since_seconds = oldest, now_seconds
 
 
-def _fact(status: str, reason: Reason, message: str = "") -> Fact:
+def _fact(status: str, reason: StreamReason, message: str = "") -> Fact:
     return Fact.model_validate({"type": "Degraded", "status": status, "reason": reason, "message": message})

@@ -6,24 +6,24 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import Fact, Reason, StreamFigures
+from streamconsumer.model.status import Fact, StreamReason, StreamFigures
 from streamconsumer.server.faults import Fault
 from streamconsumer.server.keys import POSTPONED, companion
 from streamconsumer.server.line import Question
 from streamconsumer.server.replies import pairs
 
 _REASONS = {
-    "WRONGPASS": Reason.CREDENTIALS_REFUSED,
-    "NOAUTH": Reason.CREDENTIALS_REFUSED,
-    "TLS": Reason.TLS_FAILED,
+    "WRONGPASS": StreamReason.CREDENTIALS_REFUSED,
+    "NOAUTH": StreamReason.CREDENTIALS_REFUSED,
+    "TLS": StreamReason.TLS_FAILED,
     **dict.fromkeys(
         ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "BUSY", "READONLY"),
-        Reason.SERVER_NOT_READY,
+        StreamReason.SERVER_NOT_READY,
     ),
 }
 """What an answer says of the server rather than of one stream."""
 
-CONNECTED = Fact(type="RedisReachable", status="True", reason=Reason.CONNECTED)
+CONNECTED = Fact(type="RedisReachable", status="True", reason=StreamReason.CONNECTED)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Sight:
 
     @property
     def group_is_missing(self) -> bool:
-        return self.group.reason is Reason.GROUP_MISSING
+        return self.group.reason is StreamReason.GROUP_MISSING
 
 
 def questions(place: Place) -> list[Question]:
@@ -98,7 +98,7 @@ def sight(place: Place, answers: Sequence[Any]) -> Sight:
     return Sight(CONNECTED, _exists(place, {"xlen": length, "xpending": pending}), figures, oldest, held)
 
 
-def unreachable(reason: Reason, message: str, *, status: Literal["False", "Unknown"] = "False") -> Sight:
+def unreachable(reason: StreamReason, message: str, *, status: Literal["False", "Unknown"] = "False") -> Sight:
     """Nothing was seen."""
     return Sight(
         Fact(type="RedisReachable", status=status, reason=reason, message=message),
@@ -107,7 +107,7 @@ def unreachable(reason: Reason, message: str, *, status: Literal["False", "Unkno
 
 
 def of_fault(fault: Fault) -> Sight:
-    return unreachable(_REASONS.get(fault.code, Reason.UNREACHABLE), fault.sentence)
+    return unreachable(_REASONS.get(fault.code, StreamReason.UNREACHABLE), fault.sentence)
 
 
 def _without_groups(place: Place, fault: Fault, length: Any, dead: Any) -> Sight:
@@ -115,16 +115,16 @@ def _without_groups(place: Place, fault: Fault, length: Any, dead: Any) -> Sight
         return of_fault(fault)
     if "no such key" in fault.sentence:
         return Sight(CONNECTED, _missing(place), StreamFigures(length=_count(length), dead_letters=_count(dead)))
-    known = {"WRONGTYPE": Reason.NOT_A_STREAM, "NOPERM": Reason.NO_PERMISSION}
-    reason = known.get(fault.code, Reason.GROUP_MISSING)
-    status: Literal["False", "Unknown"] = "Unknown" if reason is Reason.NO_PERMISSION else "False"
+    known = {"WRONGTYPE": StreamReason.NOT_A_STREAM, "NOPERM": StreamReason.NO_PERMISSION}
+    reason = known.get(fault.code, StreamReason.GROUP_MISSING)
+    status: Literal["False", "Unknown"] = "Unknown" if reason is StreamReason.NO_PERMISSION else "False"
     message = f"{fault.sentence}; XINFO GROUPS needs +xinfo|groups" if status == "Unknown" else fault.sentence
     return Sight(CONNECTED, Fact(type="GroupReady", status=status, reason=reason, message=message))
 
 
 def _missing(place: Place) -> Fact:
     message = f"Stream {place.stream!r} has no group {place.group!r} yet; the first pod creates it."
-    return Fact(type="GroupReady", status="False", reason=Reason.GROUP_MISSING, message=message)
+    return Fact(type="GroupReady", status="False", reason=StreamReason.GROUP_MISSING, message=message)
 
 
 def _exists(place: Place, optional: dict[str, Any]) -> Fact:
@@ -132,7 +132,7 @@ def _exists(place: Place, optional: dict[str, Any]) -> Fact:
     lacking = [f"+{right}" for right, answer in optional.items() if isinstance(answer, Fault)]
     if lacking:
         message += f" Not all can be told: grant {' '.join(lacking)} with ACL SETUSER."
-    return Fact(type="GroupReady", status="True", reason=Reason.GROUP_EXISTS, message=message)
+    return Fact(type="GroupReady", status="True", reason=StreamReason.GROUP_EXISTS, message=message)
 
 
 def _lag(group: dict[bytes, Any]) -> int | None:
