@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import Fact, StreamReason, StreamFigures
+from streamconsumer.model.status import Fact, StreamFigures, StreamReason
 from streamconsumer.operator.cluster import Cluster, what_was_said
 from streamconsumer.operator.manifests.identity import child_name
 from streamconsumer.operator.queue import Key

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import Fact, StreamReason, StreamFigures
+from streamconsumer.model.status import Fact, StreamFigures, StreamReason
 from streamconsumer.server.faults import Fault
 from streamconsumer.server.keys import POSTPONED, companion
 from streamconsumer.server.line import Question
