@@ -12,6 +12,8 @@ from redis import Redis
 
 from streamconsumer.model import names
 from streamconsumer.server.keys import companion
+from tests.cluster.certificates import Authority
+from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import Manifest, manifest
 from tests.operator.operators import OperatorProcess, running
@@ -223,6 +225,46 @@ def test_a_url_in_a_secret_is_told_by_nothing_it_says(on_api: Place, operator: O
     assert "Secret redis" in garbage
     everything = told + garbage + operator.log.read_text()
     assert not [word for word in ("hunter2", "shop:", "127.0.0.1:1") if word in everything]
+
+
+def test_certificates_come_from_secrets(
+    on_api: Place, operator: OperatorProcess, tmp_path: Path, start_redis: StartRedis
+) -> None:
+    authority, port = Authority(tmp_path), free_port()
+    own, ours = authority.sign("server"), authority.sign("client")
+    files = {"tls-cert-file": own.certificate, "tls-key-file": own.key, "tls-ca-cert-file": authority.file}
+    start_redis({"tls-port": str(port), "tls-auth-clients": "yes", **{name: str(file) for name, file in files.items()}})
+    secret(on_api, "ca", **{"ca.crt": authority.file.read_text(), "garbage": "x"})
+    secret(on_api, "us", **{"tls.crt": ours.certificate.read_text(), "tls.key": ours.key.read_text()})
+    certificate = {"certSecretRef": {"name": "us"}}
+    for name, tls in {
+        "mutual": {"caSecretRef": {"name": "ca", "key": "ca.crt"}, **certificate},
+        "unknown": {"caSecretRef": {"name": "ca", "key": "ca.crt"}},
+        "garbled": {"caSecretRef": {"name": "ca", "key": "garbage"}, **certificate},
+    }.items():
+        on_api.create(manifest(name, redis={"url": f"rediss://localhost:{port}/0", "tls": tls}))
+    seen(on_api, "mutual", "GroupReady", "GroupExists")
+    assert "certSecretRef" in seen(on_api, "unknown", "RedisReachable", "TlsFailed")["message"]
+    assert "key garbage of Secret ca" in seen(on_api, "garbled", "RedisReachable", "InvalidSettings")["message"]
+
+
+def test_what_a_user_may_not_ask_is_not_known_and_the_rest_is(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    rights = ("+xinfo|groups", "+xgroup|create", "+xpending")
+    redis.execute_command("ACL", "SETUSER", "shop", "on", ">pw", "~orders", *rights)
+    redis.execute_command("ACL", "SETUSER", "blind", "on", ">pw", "~orders", "+ping")
+    for user in ("shop", "blind"):
+        secret(on_api, user, username=user, password="pw")
+        refs = {f"{key}SecretRef": {"name": user, "key": key} for key in ("username", "password")}
+        on_api.create(manifest(user, redis={"url": f"redis://{redis_server.host}:{redis_server.port}", **refs}))
+    assert "grant +xlen with" in seen(on_api, "shop", "GroupReady", "GroupExists")["message"]
+    figures(on_api, "shop", pending=0, lag=0, length=None, deadLetters=None)
+    blind = seen(on_api, "blind", "GroupReady", "NoPermission")
+    assert blind["status"] == "Unknown"
+    assert "+xinfo|groups" in blind["message"]
+    redis.close()
 
 
 def test_who_may_not_read_secrets_says_so_and_what_it_costs(on_api: Place, tmp_path: Path) -> None:

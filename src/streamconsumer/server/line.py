@@ -44,7 +44,10 @@ class Line:
             for begin in range(0, len(questions), PORTION):
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     answers += await self._portion(questions[begin : begin + PORTION])
-        except (RedisError, OSError) as error:  # TimeoutError is one
+        except TimeoutError as error:
+            await self.hang_up()
+            return Fault(type(error).__name__, f"{self._where}: no answer within {PATIENCE_SECONDS:.0f} s")
+        except (RedisError, OSError) as error:
             await self.hang_up()
             return fault(error, self._where)
         except BaseException:

@@ -120,15 +120,16 @@ class Endpoint:
 
     async def _look(self, members: Mapping[Key, Member]) -> None:
         try:
-            found = await self._seen(members)
+            for key, seen in (await self._seen(members)).items():
+                if key in self.members:
+                    self._told(key, self._judged(key, seen))
         except Exception as error:  # noqa: BLE001 - the API server may be away: the next look may do better
-            log.info("cannot look at Redis; will be tried again", extra={"error": what_was_said(error)})
-            return
+            log.warning("cannot look at Redis; will be tried again", extra={"error": what_was_said(error)})
+
+    def _judged(self, key: Key, seen: Sight) -> Observation:
         now = asyncio.get_running_loop().time()
-        for key, seen in found.items():
-            if key in self.members:
-                degraded = self._judgements.setdefault(key, Judgement()).degraded(seen, now)
-                self._told(key, Observation((seen.reachable, seen.group, degraded), seen.figures))
+        degraded = self._judgements.setdefault(key, Judgement()).degraded(seen, now)
+        return Observation((seen.reachable, seen.group, degraded), seen.figures)
 
     async def _seen(self, members: Mapping[Key, Member]) -> dict[Key, Sight]:
         """A look at each of these."""

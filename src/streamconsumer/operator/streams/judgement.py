@@ -40,6 +40,8 @@ class Judgement:
                 f"Entry {self.oldest} has been the oldest pending one for {minutes} minutes; is its handler stuck?"
             )
             return _fact("True", StreamReason.PENDING_STUCK, message)
+        if seen.figures is None:
+            return seen.group.model_copy(update={"type": "Degraded", "status": "Unknown"})
         return _fact("False", StreamReason.HEALTHY)
 
     def _remember(self, seen: Sight, now_seconds: float) -> None:
