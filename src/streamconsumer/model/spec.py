@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Wi
 
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
+from streamconsumer.model.autoscaling import Autoscaling
 from streamconsumer.model.fields import Matching, Model, rules, sentences
 from streamconsumer.model.settings import HandlerPath, Processing, SentinelNode
 
@@ -24,6 +25,7 @@ CLUSTER_DATABASE = "a cluster has only database 0: write redis.url as redis://ho
 ONE_HANDLER = "give exactly one kind of handler: handler.python or handler.source"
 NO_CREDENTIALS = "keep credentials out of redis.url: use usernameSecretRef and passwordSecretRef, or urlSecretRef"
 RESERVED_VARIABLE = "names that begin with STREAMCONSUMER_ are set by the operator: use the field of spec instead"
+ONE_SCALER = "give autoscaling or manageReplicas: false, not both: only one can scale the Deployment"
 SHORT_NAME = f"the name of a StreamConsumer must have at most {NAME_LENGTH} characters"
 
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
@@ -227,7 +229,12 @@ class Telemetry(Model):
     the operator's default; without one, no tracing and no cost."""
 
 
-class StreamConsumerSpec(Processing):
+class StreamConsumerSpec(
+    Processing,
+    json_schema_extra=rules(
+        ("!has(self.autoscaling) || !has(self.manageReplicas) || self.manageReplicas", ONE_SCALER),
+    ),
+):
     """This handler reads that stream as a member of that consumer group."""
 
     redis: Redis
@@ -251,6 +258,9 @@ class StreamConsumerSpec(Processing):
     """How many pods. Scale it by hand, by an HPA or by KEDA through the scale subresource of the StreamConsumer,
     not of the Deployment, which follows it."""
 
+    autoscaling: Autoscaling | None = None
+    """Let the backlog say how many pods there are. `replicas` then counts for nothing."""
+
     manage_replicas: bool = True
     """Whether the Deployment has `replicas` pods. false: the operator states no number, for something that scales the
     Deployment itself, and keeps the number that it finds; `replicas` then counts for nothing."""
@@ -267,6 +277,12 @@ class StreamConsumerSpec(Processing):
 
     telemetry: Telemetry = Telemetry()
     """Where traces go."""
+
+    @model_validator(mode="after")
+    def _one_scaler(self) -> Self:
+        if self.autoscaling and not self.manage_replicas:
+            raise ValueError(ONE_SCALER)
+        return self
 
 
 class StreamConsumer(Model):

@@ -1,0 +1,1 @@
+"""How many pods there should be, and how that is done without hurting any."""
