@@ -1,5 +1,6 @@
 """What happens between two requests, which the real API server of test_operator.py cannot be made to time."""
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -11,6 +12,7 @@ from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.reconcile import Reconciler
+from streamconsumer.operator.scaling.scaler import Scaler
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
 from streamconsumer.operator.streams.endpoint import Observation
@@ -73,7 +75,7 @@ class Setting:
 
     def __init__(self, given: Manifest | None = None) -> None:
         self.store, self.cluster = Store(), Scripted()
-        self.reconciler = Reconciler(self.cluster, self.store, SETTINGS, Unseen())
+        self.reconciler = Reconciler(self.cluster, self.store, SETTINGS, Unseen(), Scaler(print, time.monotonic))
         self.manifest = stored(given or manifest())
         self.store.put(self.manifest)
 

@@ -13,8 +13,9 @@ from pydantic import ConfigDict, Field
 
 from streamconsumer.model.fields import Model
 
-OF_THE_STREAM = ("RedisReachable", "GroupReady", "Degraded")
-"""What the operator sees in Redis. No part of Ready: pods that read well need no operator that can look."""
+OF_THE_STREAM = ("RedisReachable", "GroupReady", "Degraded", "ScalingActive", "ScalingLimited")
+"""What the operator sees in Redis, and the scaling that rests on it. No part of Ready: pods that read well need no
+operator that can look."""
 
 CONDITIONS = ("Ready", "Reconciling", "Stalled", *OF_THE_STREAM)
 
@@ -58,6 +59,22 @@ class StreamReason(StrEnum):
     DEAD_LETTERS_GROWING = "DeadLettersGrowing"
     PENDING_STUCK = "PendingStuck"
     INVALID_SETTINGS = "InvalidSettings"
+
+
+class ScalingReason(StrEnum):
+    """Why there are as many pods as there are: ScalingActive and ScalingLimited."""
+
+    BACKLOG = "Backlog"
+    NOTHING_TO_DO = "NothingToDo"
+    BELOW_ACTIVATION = "BelowActivation"
+    COOLING_DOWN = "CoolingDown"
+    STABILIZING = "Stabilizing"
+    LIMITED_BY_POLICY = "LimitedByPolicy"
+    LIMITED_BY_MAX = "LimitedByMax"
+    LIMITED_BY_MIN = "LimitedByMin"
+    BACKLOG_UNKNOWN = "BacklogUnknown"
+    FALLBACK = "Fallback"
+    NOT_LIMITED = "NotLimited"
 
 
 class Told(Model):
@@ -105,6 +122,19 @@ class StreamFigures(Told):
     """The id of the last entry that the group was given."""
 
 
+class ScalingStatus(Told):
+    """The last decision of the autoscaling."""
+
+    desired_replicas: int
+    """How many pods it wants."""
+    reason: str
+    """What made the number what it is, in one word of a fixed list."""
+    message: str
+    """What was seen, what it is measured by, and what held it: written when number or reason change."""
+    decision_time: str = Field(json_schema_extra={"format": "date-time"})
+    """When that was."""
+
+
 class Status(Told):
     """What the operator last saw."""
 
@@ -125,6 +155,8 @@ class Status(Told):
     """The label selector of the pods, for the scale subresource."""
     stream: StreamFigures | None = None
     """What is known of the stream. Written when it changes, and at most every 30 s."""
+    autoscaling: ScalingStatus | None = None
+    """The last decision, where `autoscaling` is given."""
 
 
 class Verdict(Model):
@@ -142,7 +174,7 @@ class Fact(Model):
 
     type: str
     status: Literal["True", "False", "Unknown"]
-    reason: Reason | StreamReason
+    reason: Reason | StreamReason | ScalingReason
     message: str = ""
 
 

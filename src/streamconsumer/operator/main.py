@@ -19,6 +19,7 @@ from streamconsumer.operator.handlers import OWNED, SELECTOR, watch, watching
 from streamconsumer.operator.health import Health, serve
 from streamconsumer.operator.queue import Key, KeyedQueue
 from streamconsumer.operator.reconcile import Reconciler
+from streamconsumer.operator.scaling.scaler import Scaler
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
 from streamconsumer.operator.streams.watch import Streams
@@ -60,10 +61,15 @@ class Operator:
         self.store = Store()
         self.queue = KeyedQueue()
         self.health = Health(waiting=self.queue.__len__)
+        self.scaler = Scaler(self.queue.add, time.monotonic)
         self.streams = Streams(
-            cluster, self.queue.add, interval=settings.stream_interval, read_secrets=settings.read_secrets
+            cluster,
+            self.queue.add,
+            interval=settings.stream_interval,
+            read_secrets=settings.read_secrets,
+            looked=self.scaler.looked,
         )
-        self.reconciler = Reconciler(cluster, self.store, settings, self.streams)
+        self.reconciler = Reconciler(cluster, self.store, settings, self.streams, self.scaler)
         self._listed = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:

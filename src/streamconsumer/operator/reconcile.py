@@ -22,6 +22,7 @@ from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.manifests.identity import child_name
 from streamconsumer.operator.observe import mounted, verdict
 from streamconsumer.operator.queue import Key
+from streamconsumer.operator.scaling.scaler import Scaler
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
 from streamconsumer.operator.streams.watch import Streams
@@ -51,6 +52,7 @@ class Reconciler:
     store: Store
     settings: OperatorSettings
     streams: Streams
+    scaler: Scaler
     made: dict[Key, set[tuple[str, str, str]]] = field(default_factory=dict)
     """The kinds, names and owners of children that were there once: when one is missing, somebody deleted it."""
 
@@ -70,9 +72,10 @@ class Reconciler:
             if leftovers := self._leftovers(key, consumer):
                 await self._report(manifest, _waiting_for(leftovers), [])
                 return None
+            consumer = self._scaled(key, consumer, manifest)
             changes = await self._converge(key, consumer)
         except InvalidResource as error:
-            self.streams.forget(key)
+            self._look_away(key)
             await self._report(manifest, _stalled(Reason.INVALID_SPEC, str(error)), [])
             return None
         except NameTaken as error:
@@ -90,7 +93,7 @@ class Reconciler:
         self.made.pop(key, None)
         again = await self._farewell.see_off(key, manifest) if manifest is not None and held(manifest) else None
         if again is None:
-            self.streams.forget(key)
+            self._look_away(key)
         return again  # Kubernetes deletes the children by their owner references
 
     def _attend(self, consumer: StreamConsumer, manifest: Manifest) -> None:
@@ -98,6 +101,18 @@ class Reconciler:
         pods = frozenset(pod["metadata"]["name"] for pod in self.store.pods((consumer.namespace, consumer.name)))
         before = _previous(manifest.get("status") or {}).stream
         self.streams.attend(consumer, pods, before.last_delivered_id if before else None)
+
+    def _look_away(self, key: Key) -> None:
+        self.streams.forget(key)
+        self.scaler.forget(key)
+
+    def _scaled(self, key: Key, consumer: StreamConsumer, manifest: Manifest) -> StreamConsumer:
+        """With as many replicas as its backlog wants, where it scales itself."""
+        live = self.store.child(key, "Deployment", child_name(consumer))
+        current = live["spec"].get("replicas", 1) if live else None
+        before = _previous(manifest.get("status") or {})
+        frozen = any(each.type == "Stalled" and each.status == "True" for each in before.conditions)
+        return self.scaler.attend(consumer, current, frozen=frozen)
 
     def _leftovers(self, key: Key, consumer: StreamConsumer) -> list[Manifest]:
         """Children of a deleted StreamConsumer of this name, which Kubernetes is about to delete too."""
@@ -127,9 +142,18 @@ class Reconciler:
         if live is not None and gives_replicas_up(live, wanted):
             await self.cluster.keep_replicas(live)
         self.store.put(await self.cluster.apply(wanted))
-        change = _deleted(wanted) if live is None and identity in made else _change(live, wanted)
+        change = _deleted(wanted) if live is None and identity in made else self._change(key, live, wanted)
         made.add(identity)
         return change
+
+    def _change(self, key: Key, live: Manifest | None, wanted: Manifest) -> Change:
+        """A number of pods that was decided has its own words: what was seen, and what it was measured by."""
+        decision = self.scaler.told(key)
+        if live is not None and decision is not None and wanted["kind"] == "Deployment":
+            step = wanted["spec"]["replicas"] - live["spec"].get("replicas", 1)
+            if step and wanted["spec"]["replicas"] == decision.desired_replicas:
+                return Change("ScaledUp" if step > 0 else "ScaledDown", decision.message)
+        return _change(live, wanted)
 
     async def _prune(self, key: Key, consumer: StreamConsumer, wanted: list[Manifest]) -> list[Change]:
         """Delete the children that are ours, no longer wanted, and in no running pod's use."""
@@ -168,14 +192,16 @@ class Reconciler:
         deployments = [child for child in self.store.children(key) if child["kind"] == "Deployment"]
         counts = deployments[0].get("status", {}) if deployments else {}
         seen = self.streams.told(key)
+        facts = (*seen.facts, *self.scaler.facts(key)) if seen else ()
         return Status(
             observed_generation=generation,
-            conditions=conditions(found, generation, before.conditions, datetime.now(UTC), seen.facts if seen else ()),
+            conditions=conditions(found, generation, before.conditions, datetime.now(UTC), facts),
             desired_replicas=deployments[0]["spec"].get("replicas", 1) if deployments else 0,
             replicas=counts.get("replicas", 0),
             ready_replicas=counts.get("readyReplicas", 0),
             selector=f"{names.LABEL_CONSUMER}={name}",
             stream=seen.figures if seen else before.stream,
+            autoscaling=self.scaler.told(key) or (before.autoscaling if manifest["spec"].get("autoscaling") else None),
         )
 
     async def _record(self, manifest: Manifest, reason: str, message: str, *, warning: bool) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamconsumer.model.autoscaling import Autoscaling
-from streamconsumer.operator.scaling.decide import Backlog, Decision, Memory, Why, decide
+from streamconsumer.model.status import ScalingReason as Why
+from streamconsumer.operator.scaling.decide import Backlog, Decision, Memory, decide
 
 POLICIES = st.lists(
     st.builds(

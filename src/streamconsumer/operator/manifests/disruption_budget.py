@@ -5,7 +5,9 @@ from streamconsumer.operator.manifests.identity import Manifest, child_name, met
 
 
 def disruption_budget(consumer: StreamConsumer) -> Manifest | None:
-    if consumer.spec.manage_replicas and consumer.spec.replicas <= 1:
+    scaling = consumer.spec.autoscaling
+    most = scaling.max_replicas if scaling else consumer.spec.replicas
+    if consumer.spec.manage_replicas and most <= 1:
         return None
     return {
         "apiVersion": "policy/v1",

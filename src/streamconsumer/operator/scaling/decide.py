@@ -9,24 +9,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from enum import StrEnum
 
 from streamconsumer.model.autoscaling import Autoscaling, ScalingPolicy
-
-
-class Why(StrEnum):
-    """What made the number what it is."""
-
-    BACKLOG = "Backlog"
-    NOTHING_TO_DO = "NothingToDo"
-    BELOW_ACTIVATION = "BelowActivation"
-    COOLING_DOWN = "CoolingDown"
-    STABILIZING = "Stabilizing"
-    LIMITED_BY_POLICY = "LimitedByPolicy"
-    LIMITED_BY_MAX = "LimitedByMax"
-    LIMITED_BY_MIN = "LimitedByMin"
-    BACKLOG_UNKNOWN = "BacklogUnknown"
-    FALLBACK = "Fallback"
+from streamconsumer.model.status import ScalingReason as Why
 
 
 @dataclass(frozen=True)
@@ -146,7 +131,9 @@ class _Case:
     def _grown(self, number: int, why: Why) -> tuple[int, Why]:
         growing, current = self.rules.scale_up, self.current
         steady = min(_within(self.memory.needed, growing.stabilization_window, self.now_seconds), default=number)
-        if current > 0 and steady < number:  # whoever waits at zero has waited long enough
+        if (
+            growing.stabilization_window and current > 0 and steady < number
+        ):  # whoever waits at zero has waited long enough
             number, why = max(current, steady, self.rules.min_replicas), Why.STABILIZING
         added = self._allowed(growing.policies, grows=True)
         floor = max(1, self.rules.min_replicas)

@@ -32,14 +32,20 @@ class Streams:
     """Begins to look when it is asked to attend to a StreamConsumer; wakes its key when there is something to tell."""
 
     def __init__(
-        self, cluster: Cluster, wake: Callable[[Key], None], *, interval: timedelta, read_secrets: bool
+        self,
+        cluster: Cluster,
+        wake: Callable[[Key], None],
+        *,
+        interval: timedelta,
+        read_secrets: bool,
+        looked: Callable[[Key, Observation], None],
     ) -> None:
+        """`looked` hears of every look."""
+        self._looked = looked
         self._cluster, self._wake, self._interval, self._read_secrets = cluster, wake, interval, read_secrets
         self._endpoints: dict[Identity, tuple[Endpoint, asyncio.Task[None]]] = {}
         self._places: dict[Key, Identity] = {}
         self._told: dict[Key, Telling] = {}
-        self.latest: dict[Key, Observation] = {}
-        """What the last look found, told or not: for whoever decides by it."""
 
     def attend(self, consumer: StreamConsumer, pods: frozenset[str], last_delivered: str | None) -> None:
         """Look at this one from now on, with these pods."""
@@ -53,7 +59,6 @@ class Streams:
         """Look no more; the last one to go closes the connection."""
         identity = self._places.pop(key, None)
         self._told.pop(key, None)
-        self.latest.pop(key, None)
         if identity is None:
             return
         endpoint, task = self._endpoints[identity]
@@ -90,7 +95,7 @@ class Streams:
 
     def _tell(self, key: Key, found: Observation) -> None:
         """Conditions at once, figures at most every TELL_EVERY, and nothing when nothing changed."""
-        self.latest[key] = found
+        self._looked(key, found)
         now, before = asyncio.get_running_loop().time(), self._told.get(key)
         if before is None or found.gist != before.observation.gist:
             worth_it = True

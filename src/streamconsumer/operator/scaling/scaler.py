@@ -1,0 +1,112 @@
+"""The decisions as they stand: one for each StreamConsumer that scales itself, made anew at each look at its stream."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from streamconsumer.model.autoscaling import Autoscaling
+from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.model.status import Fact, ScalingReason, ScalingStatus, StreamFigures
+from streamconsumer.operator.queue import Key
+from streamconsumer.operator.scaling.decide import Backlog, Decision, Memory, decide
+from streamconsumer.operator.streams.endpoint import Observation
+
+LIMITS = (ScalingReason.LIMITED_BY_MAX, ScalingReason.LIMITED_BY_POLICY)
+
+
+@dataclass
+class _Scaled:
+    """One StreamConsumer that scales itself."""
+
+    rules: Autoscaling
+    current: int
+    frozen: bool
+    memory: Memory = field(default_factory=Memory)
+    decision: Decision | None = None
+    told: ScalingStatus | None = None
+
+
+class Scaler:
+    """Fed by looks, asked by the reconciler. `wake` is called when a decision asks for another number of pods, or gives
+    another reason for it."""
+
+    def __init__(self, wake: Callable[[Key], None], clock: Callable[[], float]) -> None:
+        self._wake, self._clock = wake, clock
+        self._scaled: dict[Key, _Scaled] = {}
+
+    def attend(self, consumer: StreamConsumer, current: int | None, *, frozen: bool) -> StreamConsumer:
+        """The StreamConsumer with the number of pods that was decided; as it is where it does not scale itself.
+
+        `current` is what its Deployment states, None before there is one: then there is the least that may be, until
+        the first look. Frozen: its pods cannot start, and more of them would not help."""
+        key, rules = (consumer.namespace, consumer.name), consumer.spec.autoscaling
+        if rules is None:
+            self.forget(key)
+            return consumer
+        known = self._scaled.get(key)
+        if known is None or known.rules != rules:
+            memory = known.memory if known else Memory()
+            known = self._scaled[key] = _Scaled(rules, rules.min_replicas, frozen, memory)
+            known.current = (
+                rules.min_replicas if current is None else min(max(current, rules.min_replicas), rules.max_replicas)
+            )
+        known.frozen = frozen
+        if known.decision:
+            known.current = known.decision.replicas
+        return _with_replicas(consumer, known.current)
+
+    def looked(self, key: Key, found: Observation) -> None:
+        """Decide anew by what a look found."""
+        known = self._scaled.get(key)
+        if known is None or known.frozen:
+            return
+        decision, known.memory = decide(known.rules, backlog(found.figures), known.current, known.memory, self._clock())
+        before, known.decision = known.told, decision
+        if before is None or (before.desired_replicas, before.reason) != (decision.replicas, decision.why):
+            known.told = ScalingStatus(
+                desired_replicas=decision.replicas,
+                reason=decision.why,
+                message=decision.sentence,
+                decision_time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            )
+            self._wake(key)
+
+    def told(self, key: Key) -> ScalingStatus | None:
+        """What is to stand in the status; None before the first look."""
+        known = self._scaled.get(key)
+        return known.told if known else None
+
+    def facts(self, key: Key) -> tuple[Fact, ...]:
+        """The two conditions, in HorizontalPodAutoscaler's words."""
+        told = self.told(key)
+        if told is None:
+            return ()
+        reason = ScalingReason(told.reason)
+        blind = reason in (ScalingReason.BACKLOG_UNKNOWN, ScalingReason.FALLBACK)
+        limited = reason in LIMITS
+        return (
+            Fact(type="ScalingActive", status="False" if blind else "True", reason=reason, message=told.message),
+            Fact(
+                type="ScalingLimited",
+                status="True" if limited else "False",
+                reason=reason if limited else ScalingReason.NOT_LIMITED,
+                message=told.message if limited else "",
+            ),
+        )
+
+    def forget(self, key: Key) -> None:
+        self._scaled.pop(key, None)
+
+
+def backlog(figures: StreamFigures | None) -> Backlog | None:
+    """What a look found, as far as it is known. None: nothing was seen."""
+    if figures is None:
+        return None
+    if figures.pending is None:  # there is no group yet: all that the stream holds may be for it
+        return Backlog(figures.length, 0, exact=figures.length == 0)
+    return Backlog(figures.lag, figures.pending, exact=figures.lag_known)
+
+
+def _with_replicas(consumer: StreamConsumer, replicas: int) -> StreamConsumer:
+    spec = consumer.spec.model_copy(update={"replicas": replicas})
+    return consumer.model_copy(update={"spec": spec})

@@ -1,0 +1,104 @@
+"""Scaling on a real API server, by what a real Redis says. No pods: what counts here is how many are asked for."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.redis_servers import RedisServer
+from tests.operator.operators import OperatorProcess
+from tests.operator.places import Place, eventually
+from tests.operator.test_streams import at, client, looking, seen
+
+GROUP = "billing"
+SCALING = {"target": {"backlogPerReplica": 10}, "maxReplicas": 7, "cooldown": "2s"}
+AT_ONCE = {**SCALING, "scaleDown": {"stabilizationWindow": "0s"}}
+
+
+@pytest.fixture
+def operator(on_api: Place, tmp_path: Path) -> Iterator[OperatorProcess]:
+    with looking(on_api, tmp_path) as operator:
+        yield operator
+
+
+def replicas(place: Place, expected: int, within: float = 15, name: str = "orders") -> None:
+    """Wait until so many pods are asked for."""
+
+    def look() -> None:
+        found = place.get("Deployment", f"{name}-consumer")["spec"]["replicas"]
+        assert found == expected, place.get("StreamConsumer", name).get("status", {}).get("autoscaling")
+
+    eventually(look, within)
+
+
+def decided(place: Place) -> dict[str, Any]:
+    return dict(place.get("StreamConsumer", "orders")["status"]["autoscaling"])
+
+
+def test_pods_follow_the_backlog_from_zero_to_many_and_back(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    on_api.create(at(redis_server, autoscaling=AT_ONCE))
+    seen(on_api, "orders", "ScalingActive", "NothingToDo")
+    replicas(on_api, 0)
+    for number in range(35):
+        redis.xadd("orders", {"n": number})
+    replicas(on_api, 4)
+    assert decided(on_api)["message"].startswith("0 → 4: backlog 35 (unread 35, pending 0), target 10 a replica")
+
+    read = redis.xreadgroup(GROUP, "somebody", {"orders": ">"}, count=100)[0][1]
+    redis.xack("orders", GROUP, *[message_id for message_id, _ in read[1:]])
+    replicas(on_api, 1)
+    time.sleep(4)  # more than the cooldown: one message in flight holds a pod for as long as it takes
+    replicas(on_api, 1, within=0.1)
+    redis.xack("orders", GROUP, read[0][0])
+    replicas(on_api, 0)
+    assert {"ScaledUp", "ScaledDown"} <= {reason for reason, _ in on_api.events("orders")}
+
+
+def test_a_lag_that_redis_does_not_know_is_counted_and_lowers_nothing_while_it_cannot_be(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    on_api.create(at(redis_server, autoscaling=AT_ONCE))
+    replicas(on_api, 0)
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    ids = [redis.xadd("orders", {"n": number}) for number in range(30)]
+    replicas(on_api, 3)
+    redis.xreadgroup(GROUP, "somebody", {"orders": ">"}, count=5)
+    redis.xdel("orders", ids[20])  # from here on XINFO GROUPS has a null for the lag
+    assert redis.xinfo_groups("orders")[0]["lag"] is None
+    for _ in range(20):
+        redis.xadd("orders", {"n": 0})
+    replicas(on_api, 5)
+
+
+def test_redis_away_lowers_nothing(on_api: Place, operator: OperatorProcess, redis_server: RedisServer) -> None:
+    redis = client(redis_server)
+    on_api.create(at(redis_server, autoscaling=AT_ONCE))
+    replicas(on_api, 0)
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    for number in range(25):
+        redis.xadd("orders", {"n": number})
+    replicas(on_api, 3)
+    redis_server.kill()
+    seen(on_api, "orders", "ScalingActive", "BacklogUnknown")
+    replicas(on_api, 3, within=0.1)
+
+
+def test_the_number_that_a_person_writes_counts_again_once_autoscaling_goes(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    on_api.create(at(redis_server, autoscaling=AT_ONCE, replicas=2))
+    replicas(on_api, 0)
+    on_api.edit("orders", autoscaling=None)
+    replicas(on_api, 2)
+    eventually(lambda: _without(on_api), 10)
+
+
+def _without(place: Place) -> None:
+    status = place.get("StreamConsumer", "orders")["status"]
+    assert "autoscaling" not in status, status
