@@ -27,8 +27,9 @@ Question = tuple[Any, ...]
 class Line:
     """A connection that is made when something is asked and it is not there, and given up at the first doubt."""
 
-    def __init__(self, settings: RedisAccess, stream: str) -> None:
+    def __init__(self, settings: RedisAccess, stream: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """`stream` says which node of a Cluster. Raises InvalidSettings; nothing connects yet."""
+        self._patience_seconds = patience_seconds
         self._topology = topology(settings, stream)
         self._connection: AbstractConnection | None = None
         self._one_at_a_time = asyncio.Lock()
@@ -42,7 +43,7 @@ class Line:
         answers: list[Any] = []
         try:
             for begin in range(0, len(questions), PORTION):
-                async with asyncio.timeout(PATIENCE_SECONDS):
+                async with asyncio.timeout(self._patience_seconds):
                     answers += await self._portion(questions[begin : begin + PORTION])
         except TimeoutError as error:
             await self.hang_up()
@@ -82,7 +83,7 @@ class Line:
     async def _connected(self) -> AbstractConnection:
         if self._connection is None:
             access = self._topology.access
-            patience = {"socket_timeout": PATIENCE_SECONDS, "socket_connect_timeout": PATIENCE_SECONDS}
+            patience = {"socket_timeout": self._patience_seconds, "socket_connect_timeout": PATIENCE_SECONDS}
             arguments = {**access.options(), **patience, **ONCE, "destination": self._topology}
             self._connection = KINDS[access.scheme](**arguments)
             await self._connection.connect()  # type: ignore[no-untyped-call] # ships no types

@@ -76,6 +76,32 @@ def test_a_lag_that_redis_does_not_know_is_counted_and_lowers_nothing_while_it_c
     replicas(on_api, 5)
 
 
+def test_the_first_message_at_zero_is_noticed_at_once_however_seldom_the_operator_looks(
+    on_api: Place, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    names = ["orders", "parcels", "letters"]
+    with looking(on_api, tmp_path, stream_interval="5m"):
+        for name in names:
+            on_api.create(at(redis_server, name, stream=name, autoscaling=SCALING))
+        for name in names:
+            replicas(on_api, 0, name=name)
+        eventually(lambda: _waits(redis, names), 15)
+        connections = len(redis.client_list())
+        assert connections <= 1 + 2, "one to look, one to wait, and this test's"
+        for name in reversed(names):
+            began = time.monotonic()
+            redis.xadd(name, {"n": 1})
+            replicas(on_api, 1, name=name)
+            assert time.monotonic() - began < 2
+    assert redis.info("commandstats")["cmdstat_xread"]["calls"] < 20
+
+
+def _waits(redis: Any, names: list[str]) -> None:
+    assert redis.info("clients")["blocked_clients"] == 1
+    assert redis.info("clients").get("total_blocking_keys", len(names)) == len(names)
+
+
 def test_redis_away_lowers_nothing(on_api: Place, operator: OperatorProcess, redis_server: RedisServer) -> None:
     redis = client(redis_server)
     on_api.create(at(redis_server, autoscaling=AT_ONCE))

@@ -55,11 +55,11 @@ class Scaler:
             known.current = known.decision.replicas
         return _with_replicas(consumer, known.current)
 
-    def looked(self, key: Key, found: Observation) -> None:
-        """Decide anew by what a look found."""
+    def looked(self, key: Key, found: Observation) -> bool:
+        """Decide anew by what a look found. Returns whether there are to be no pods."""
         known = self._scaled.get(key)
         if known is None or known.frozen:
-            return
+            return False
         decision, known.memory = decide(known.rules, backlog(found.figures), known.current, known.memory, self._clock())
         before, known.decision = known.told, decision
         if before is None or (before.desired_replicas, before.reason) != (decision.replicas, decision.why):
@@ -70,6 +70,7 @@ class Scaler:
                 decision_time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             )
             self._wake(key)
+        return decision.replicas == 0
 
     def told(self, key: Key) -> ScalingStatus | None:
         """What is to stand in the status; None before the first look."""

@@ -16,6 +16,7 @@ from streamconsumer.operator.manifests.identity import child_name
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.streams import groups
 from streamconsumer.operator.streams.access import Resolved, resolve
+from streamconsumer.operator.streams.alarm import PATIENCE_SECONDS, Alarm
 from streamconsumer.operator.streams.judgement import Judgement
 from streamconsumer.operator.streams.sight import QUESTIONS, Place, Sight, of_fault, questions, sight
 from streamconsumer.server.faults import Fault
@@ -59,7 +60,7 @@ class Endpoint:
     """Looks at once at who is new or changed, and at everybody every `interval`, until cancelled."""
 
     def __init__(
-        self, cluster: Cluster, interval: timedelta, told: Callable[[Key, Observation], None], *, read_secrets: bool
+        self, cluster: Cluster, interval: timedelta, told: Callable[[Key, Observation], bool], *, read_secrets: bool
     ) -> None:
         self.members: dict[Key, Member] = {}
         self._cluster, self._interval, self._told, self._readable = cluster, interval, told, read_secrets
@@ -71,12 +72,17 @@ class Endpoint:
         self._resolved: Resolved | None = None
         self._line: Line | None = None
         self._read_at_seconds = float("-inf")
+        self._alarm = Alarm(self._look_soon, self._another_line)
 
     def attend(self, key: Key, member: Member) -> None:
         """Look at this one from now on; at once if it is new or was edited."""
         before = self.members.get(key)
         self.members[key] = member
         if before is None or before.consumer != member.consumer:
+            self._look_soon(key)
+
+    def _look_soon(self, key: Key) -> None:
+        if key in self.members:
             self._fresh.add(key)
             self._something.set()
 
@@ -84,12 +90,16 @@ class Endpoint:
         for known in (self.members, self._judgements, self._tidied, self._positions):
             known.pop(key, None)
         self._fresh.discard(key)
+        self._alarm.clear(key)
 
     async def run(self) -> None:
         """Until cancelled. Whatever goes wrong is this endpoint's, and is tried again."""
+        waiting = asyncio.create_task(self._alarm.run())
         try:
             await self._loop()
         finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
             if self._line is not None:
                 await self._line.hang_up()
             if self._resolved is not None:
@@ -122,7 +132,8 @@ class Endpoint:
         try:
             for key, seen in (await self._seen(members)).items():
                 if key in self.members:
-                    self._told(key, self._judged(key, seen))
+                    asleep = self._told(key, self._judged(key, seen))
+                    self._watch_over(key, seen, asleep=asleep)
         except Exception as error:  # noqa: BLE001 - the API server may be away: the next look may do better
             log.warning("cannot look at Redis; will be tried again", extra={"error": what_was_said(error)})
 
@@ -130,6 +141,20 @@ class Endpoint:
         now = asyncio.get_running_loop().time()
         degraded = self._judgements.setdefault(key, Judgement()).degraded(seen, now)
         return Observation((seen.reachable, seen.group, degraded), seen.figures)
+
+    def _watch_over(self, key: Key, seen: Sight, *, asleep: bool) -> None:
+        """Who has no pods is to have one as soon as an entry comes."""
+        after = seen.figures.last_delivered_id if seen.figures else None
+        if asleep and after is not None:
+            self._alarm.set(key, self.members[key].consumer.spec.stream, after)
+        else:
+            self._alarm.clear(key)
+
+    def _another_line(self) -> Line | None:
+        if self._resolved is None or not self.members:
+            return None
+        stream = next(iter(self.members.values())).consumer.spec.stream
+        return Line(self._resolved.settings, stream, PATIENCE_SECONDS)
 
     async def _seen(self, members: Mapping[Key, Member]) -> dict[Key, Sight]:
         """A look at each of these."""

@@ -38,9 +38,9 @@ class Streams:
         *,
         interval: timedelta,
         read_secrets: bool,
-        looked: Callable[[Key, Observation], None],
+        looked: Callable[[Key, Observation], bool],
     ) -> None:
-        """`looked` hears of every look."""
+        """`looked` hears of every look, and says whether there is nobody to notice the next entry."""
         self._looked = looked
         self._cluster, self._wake, self._interval, self._read_secrets = cluster, wake, interval, read_secrets
         self._endpoints: dict[Identity, tuple[Endpoint, asyncio.Task[None]]] = {}
@@ -93,9 +93,9 @@ class Streams:
             self._endpoints[identity] = endpoint, asyncio.create_task(endpoint.run())
         return self._endpoints[identity][0]
 
-    def _tell(self, key: Key, found: Observation) -> None:
+    def _tell(self, key: Key, found: Observation) -> bool:
         """Conditions at once, figures at most every TELL_EVERY, and nothing when nothing changed."""
-        self._looked(key, found)
+        asleep = self._looked(key, found)
         now, before = asyncio.get_running_loop().time(), self._told.get(key)
         if before is None or found.gist != before.observation.gist:
             worth_it = True
@@ -105,6 +105,7 @@ class Streams:
         if worth_it:
             self._told[key] = Telling(found, now)
             self._wake(key)
+        return asleep
 
 
 def _identity(consumer: StreamConsumer) -> Identity:
