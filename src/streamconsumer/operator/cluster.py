@@ -118,6 +118,13 @@ class Cluster:
             return await self._call("patch", path, body=change, content_type="application/json-patch+json")
         return consumer
 
+    async def annotate_pod(self, namespace: str, name: str, annotations: dict[str, str]) -> None:
+        """Write annotations at a pod; one that is gone needs none."""
+        change = {"metadata": {"annotations": annotations}}
+        with suppress(NotFoundError):
+            path = _path("v1", "Pod", namespace, name)
+            await self._call("patch", path, body=change, content_type="application/merge-patch+json")
+
     async def delete(self, manifest: Manifest) -> None:
         """Delete in the background what this manifest names, and only that very object; gone already is fine."""
         only = {"preconditions": {"uid": manifest["metadata"]["uid"]}, "propagationPolicy": "Background"}

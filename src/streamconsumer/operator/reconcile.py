@@ -22,6 +22,7 @@ from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.manifests.identity import child_name
 from streamconsumer.operator.observe import mounted, verdict
 from streamconsumer.operator.queue import Key
+from streamconsumer.operator.scaling.idle_first import ANNOTATION, costs
 from streamconsumer.operator.scaling.scaler import Scaler
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
@@ -141,10 +142,21 @@ class Reconciler:
             return None
         if live is not None and gives_replicas_up(live, wanted):
             await self.cluster.keep_replicas(live)
+        if live is not None and _takes_pods_away(live, wanted):
+            await self._idle_first(key)
         self.store.put(await self.cluster.apply(wanted))
         change = _deleted(wanted) if live is None and identity in made else self._change(key, live, wanted)
         made.add(identity)
         return change
+
+    async def _idle_first(self, key: Key) -> None:
+        """Tell Kubernetes which pods hold entries, before it chooses who goes. A courtesy: each drains all the same."""
+        for name, cost in costs(self.store.pods(key), self.scaler.holding(key)).items():
+            try:
+                await self.cluster.annotate_pod(key[0], name, {ANNOTATION: str(cost)})
+            except Exception:
+                log.info("cannot say which pods are busy", exc_info=True, extra={"namespace": key[0], "pod": name})
+                return
 
     def _change(self, key: Key, live: Manifest | None, wanted: Manifest) -> Change:
         """A number of pods that was decided has its own words: what was seen, and what it was measured by."""
@@ -222,6 +234,10 @@ def _of_a_namesake(consumer: StreamConsumer, live: Manifest) -> bool:
     owners = live["metadata"].get("ownerReferences", [])
     mine = [owner for owner in owners if (owner.get("kind"), owner.get("name")) == (names.KIND, consumer.name)]
     return bool(mine) and all(owner.get("uid") != consumer.uid for owner in mine)
+
+
+def _takes_pods_away(live: Manifest, wanted: Manifest) -> bool:
+    return wanted["kind"] == "Deployment" and bool(wanted["spec"].get("replicas", 1) < live["spec"].get("replicas", 1))
 
 
 def _deleted(wanted: Manifest) -> Change:

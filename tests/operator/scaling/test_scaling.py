@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from streamconsumer.model import names
+from streamconsumer.operator.scaling.idle_first import ANNOTATION
 from tests.cluster.redis_servers import RedisServer
 from tests.operator.operators import OperatorProcess
 from tests.operator.places import Place, eventually
@@ -76,20 +78,48 @@ def test_a_lag_that_redis_does_not_know_is_counted_and_lowers_nothing_while_it_c
     replicas(on_api, 5)
 
 
+def test_kubernetes_is_told_who_is_busy_before_it_takes_pods_away(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    on_api.create(at(redis_server, autoscaling={**AT_ONCE, "target": {"backlogPerReplica": 1}}))
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    for name in ("idle", "busy"):
+        on_api.create(_pod(name))
+    for _ in range(5):
+        redis.xadd("orders", {"n": 0})
+    read = redis.xreadgroup(GROUP, "busy", {"orders": ">"}, count=5)[0][1]
+    replicas(on_api, 5)
+    redis.xack("orders", GROUP, *[message_id for message_id, _ in read[2:]])
+    replicas(on_api, 2)
+    assert on_api.get("Pod", "busy")["metadata"]["annotations"][ANNOTATION] == "2"
+    assert ANNOTATION not in on_api.get("Pod", "idle")["metadata"].get("annotations", {})
+
+
+def _pod(name: str) -> dict[str, Any]:
+    labels = {names.LABEL_CONSUMER: "orders", names.LABEL_MANAGED_BY: names.FIELD_MANAGER}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"containers": [{"name": "processor", "image": "none"}], "automountServiceAccountToken": False},
+    }
+
+
 def test_the_first_message_at_zero_is_noticed_at_once_however_seldom_the_operator_looks(
     on_api: Place, tmp_path: Path, redis_server: RedisServer
 ) -> None:
     redis = client(redis_server)
-    names = ["orders", "parcels", "letters"]
+    streams = ["orders", "parcels", "letters"]
     with looking(on_api, tmp_path, stream_interval="5m"):
-        for name in names:
+        for name in streams:
             on_api.create(at(redis_server, name, stream=name, autoscaling=SCALING))
-        for name in names:
+        for name in streams:
             replicas(on_api, 0, name=name)
-        eventually(lambda: _waits(redis, names), 15)
+        eventually(lambda: _waits(redis, streams), 15)
         connections = len(redis.client_list())
         assert connections <= 1 + 2, "one to look, one to wait, and this test's"
-        for name in reversed(names):
+        for name in reversed(streams):
             began = time.monotonic()
             redis.xadd(name, {"n": 1})
             replicas(on_api, 1, name=name)
@@ -97,9 +127,9 @@ def test_the_first_message_at_zero_is_noticed_at_once_however_seldom_the_operato
     assert redis.info("commandstats")["cmdstat_xread"]["calls"] < 20
 
 
-def _waits(redis: Any, names: list[str]) -> None:
+def _waits(redis: Any, streams: list[str]) -> None:
     assert redis.info("clients")["blocked_clients"] == 1
-    assert redis.info("clients").get("total_blocking_keys", len(names)) == len(names)
+    assert redis.info("clients").get("total_blocking_keys", len(streams)) == len(streams)
 
 
 def test_redis_away_lowers_nothing(on_api: Place, operator: OperatorProcess, redis_server: RedisServer) -> None:

@@ -1,6 +1,6 @@
 """The decisions as they stand: one for each StreamConsumer that scales itself, made anew at each look at its stream."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -24,6 +24,7 @@ class _Scaled:
     memory: Memory = field(default_factory=Memory)
     decision: Decision | None = None
     told: ScalingStatus | None = None
+    holding: Mapping[str, int] = field(default_factory=dict)
 
 
 class Scaler:
@@ -61,7 +62,7 @@ class Scaler:
         if known is None or known.frozen:
             return False
         decision, known.memory = decide(known.rules, backlog(found.figures), known.current, known.memory, self._clock())
-        before, known.decision = known.told, decision
+        before, known.decision, known.holding = known.told, decision, found.holding
         if before is None or (before.desired_replicas, before.reason) != (decision.replicas, decision.why):
             known.told = ScalingStatus(
                 desired_replicas=decision.replicas,
@@ -76,6 +77,11 @@ class Scaler:
         """What is to stand in the status; None before the first look."""
         known = self._scaled.get(key)
         return known.told if known else None
+
+    def holding(self, key: Key) -> Mapping[str, int]:
+        """How many entries each consumer held when it was decided."""
+        known = self._scaled.get(key)
+        return known.holding if known else {}
 
     def facts(self, key: Key) -> tuple[Fact, ...]:
         """The two conditions, in HorizontalPodAutoscaler's words."""

@@ -49,6 +49,8 @@ class Observation:
 
     facts: tuple[Fact, ...]
     figures: StreamFigures | None
+    holding: Mapping[str, int]
+    """How many entries each consumer holds."""
 
     @property
     def gist(self) -> list[tuple[str, str, str]]:
@@ -140,7 +142,7 @@ class Endpoint:
     def _judged(self, key: Key, seen: Sight) -> Observation:
         now = asyncio.get_running_loop().time()
         degraded = self._judgements.setdefault(key, Judgement()).degraded(seen, now)
-        return Observation((seen.reachable, seen.group, degraded), seen.figures)
+        return Observation((seen.reachable, seen.group, degraded), seen.figures, seen.holding)
 
     def _watch_over(self, key: Key, seen: Sight, *, asleep: bool) -> None:
         """Who has no pods is to have one as soon as an entry comes."""

@@ -1,7 +1,7 @@
 """What is asked of one stream in each look, and what the answers mean. Pure."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -55,6 +55,8 @@ class Sight:
     """The id of the oldest pending entry."""
     held: int = 0
     """How many of the pending ones are with a consumer, and not just waiting for another try."""
+    holding: Mapping[str, int] = field(default_factory=dict)
+    """How many entries each consumer holds; who holds none is left out."""
 
     @property
     def group_is_missing(self) -> bool:
@@ -94,8 +96,9 @@ def sight(place: Place, answers: Sequence[Any]) -> Sight:
         dead_letters=_count(dead),
         last_delivered_id=mine[b"last-delivered-id"].decode(),
     )
-    held = sum(int(count) for name, count in summary[3] or [] if name != POSTPONED.encode())
-    return Sight(CONNECTED, _exists(place, {"xlen": length, "xpending": pending}), figures, oldest, held)
+    holding = {name.decode(errors="replace"): int(count) for name, count in summary[3] or []}
+    held = sum(holding.values()) - holding.get(POSTPONED, 0)
+    return Sight(CONNECTED, _exists(place, {"xlen": length, "xpending": pending}), figures, oldest, held, holding)
 
 
 def unreachable(reason: StreamReason, message: str, *, status: Literal["False", "Unknown"] = "False") -> Sight:
