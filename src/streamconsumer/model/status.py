@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from streamconsumer.model.fields import Model
 
-CONDITIONS = ("Ready", "Reconciling", "Stalled")
+CONDITIONS = ("Ready", "Reconciling", "Stalled", "Suspended")
 
 
 class Reason(StrEnum):
@@ -20,6 +20,7 @@ class Reason(StrEnum):
 
     ALL_PODS_READY = "AllPodsReady"
     SCALED_TO_ZERO = "ScaledToZero"
+    SUSPENDED = "Suspended"
     PODS_STARTING = "PodsStarting"
     ROLLING_OUT = "RollingOut"
     SETTLED = "Settled"
@@ -46,7 +47,7 @@ class Condition(Told):
     """One fact with its reason, as metav1.Condition."""
 
     type: str = Field(max_length=316)
-    """Ready, Reconciling or Stalled."""
+    """Ready, Reconciling, Stalled or Suspended."""
     status: Literal["True", "False", "Unknown"]
     """Whether it is so."""
     reason: str = Field(max_length=1024)
@@ -68,7 +69,7 @@ class Status(Told):
         [],
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
-    """Ready, Reconciling and Stalled."""
+    """Ready, Reconciling, Stalled and Suspended."""
     desired_replicas: int = 0
     """How many pods are wanted, by whoever scales."""
     replicas: int = 0
@@ -80,7 +81,7 @@ class Status(Told):
 
 
 class Verdict(Model):
-    """What the operator concludes, before it is dated: the three conditions follow from these four."""
+    """What the operator concludes, before it is dated: the conditions follow from these four."""
 
     ready: bool
     reason: Reason
@@ -90,7 +91,7 @@ class Verdict(Model):
 
 
 def conditions(verdict: Verdict, generation: int, previous: list[Condition], now: datetime) -> list[Condition]:
-    """Ready, Reconciling and Stalled. A condition that keeps its status keeps its lastTransitionTime."""
+    """Ready, Reconciling, Stalled and Suspended. A condition that keeps its status keeps its lastTransitionTime."""
     since = {(condition.type, condition.status): condition.last_transition_time for condition in previous}
     moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -113,4 +114,5 @@ def conditions(verdict: Verdict, generation: int, previous: list[Condition], now
         condition("Ready", holds=verdict.ready, reason=verdict.reason, message=verdict.message),
         abnormal("Reconciling", holds=verdict.reconciling),
         abnormal("Stalled", holds=verdict.stalled),
+        abnormal("Suspended", holds=verdict.reason is Reason.SUSPENDED),
     ]

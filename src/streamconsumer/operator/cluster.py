@@ -62,15 +62,17 @@ class Cluster:
                 raise
             raise ChildRefused(f"{manifest['kind']} {manifest['metadata']['name']}: {what_was_said(error)}") from None
 
-    async def keep_replicas(self, deployment: Manifest) -> None:
-        """Let the number of replicas outlive our statement of it, which the next apply withdraws: a field that nobody
-        owns any more falls back to its default, one pod."""
+    async def keep_replicas(self, deployment: Manifest, number: int, parked: int | None = None) -> None:
+        """Let a number of replicas outlive our statement of it, which the next apply withdraws: a field that nobody
+        owns any more falls back to its default, one pod. `parked` is what to come back to from a suspension."""
         metadata = {name: deployment["metadata"][name] for name in ("namespace", "name")}
+        if parked is not None:
+            metadata["annotations"] = {names.ANNOTATION_PARKED: str(parked)}
         kept = {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
             "metadata": metadata,
-            "spec": {"replicas": deployment["spec"]["replicas"]},
+            "spec": {"replicas": number},
         }
         await self._apply(kept, _path_of(kept), manager=names.REPLICAS_KEEPER)
 

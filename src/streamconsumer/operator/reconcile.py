@@ -16,7 +16,7 @@ from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import CONDITIONS, Condition, Reason, Status, Verdict, conditions
 from streamconsumer.operator.cluster import Cluster
-from streamconsumer.operator.drift import gives_replicas_up, holds
+from streamconsumer.operator.drift import gives_replicas_up, holds, parked
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.manifests.identity import child_name
 from streamconsumer.operator.observe import mounted, verdict
@@ -98,16 +98,27 @@ class Reconciler:
                 "delete or rename it, or give the StreamConsumer another name"
             )
         made, identity = self.made.setdefault(key, set()), (kind, name, consumer.uid)
+        if live is not None and kind == "Deployment" and not consumer.spec.manage_replicas:
+            await self._hand_over(consumer, live, wanted)
         if live is not None and holds(live, wanted):
             self.store.put({"apiVersion": wanted["apiVersion"], "kind": kind, **live})
             made.add(identity)
             return None
-        if live is not None and gives_replicas_up(live, wanted):
-            await self.cluster.keep_replicas(live)
         self.store.put(await self.cluster.apply(wanted))
         change = _deleted(wanted) if live is None and identity in made else _change(live, wanted)
         made.add(identity)
         return change
+
+    async def _hand_over(self, consumer: StreamConsumer, live: Manifest, wanted: Manifest) -> None:
+        """Where somebody else scales, his number survives that we stop stating one, and a suspension: it then waits on
+        the Deployment, as the latest number above 0 that was found there."""
+        number = live["spec"].get("replicas", 1)
+        if consumer.spec.suspend:
+            if number or parked(live) is None:
+                await self.cluster.keep_replicas(live, number, number or consumer.spec.replicas or 1)
+        elif gives_replicas_up(live, wanted):
+            before = parked(live)
+            await self.cluster.keep_replicas(live, number if before is None else before)
 
     async def _prune(self, key: Key, consumer: StreamConsumer, wanted: list[Manifest]) -> list[Change]:
         """Delete the children that are ours, no longer wanted, and in no running pod's use."""
