@@ -211,8 +211,8 @@ class Telemetry(Model):
 
 
 class StreamConsumerSpec(
-    Processing,
     PodSettings,
+    Processing,
     json_schema_extra=rules(
         ("!has(self.handler.http) || self.encoding == 'utf-8'", HTTP_TAKES_TEXT),
     ),
