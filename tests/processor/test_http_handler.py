@@ -12,11 +12,13 @@ import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace import TracerProvider
 
 from streamconsumer.model.settings import Delivery
 from streamconsumer.processor.http_handler import ANSWER_WITHIN, HttpHandler, outcome, request
 from streamconsumer.processor.message import Message
 from streamconsumer.processor.outcomes import Defer, Reject, Retry
+from streamconsumer.processor.telemetry import current_traceparent
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.letters import KEY
@@ -46,7 +48,8 @@ async def closing(handler: HttpHandler) -> AsyncIterator[HttpHandler]:
 
 
 async def only_letter(group: Group) -> dict[str, str]:
-    [(_, letter)] = await group.client.xrange(KEY)
+    found: Any = await group.client.xrange(KEY)
+    [(_, letter)] = found
     return dict(letter)
 
 
@@ -105,6 +108,12 @@ def test_an_entry_that_is_a_cloud_event_is_sent_as_it_came() -> None:
 def test_without_a_span_of_our_own_the_producers_trace_goes_on(traceparent: str, sent: str | None) -> None:
     headers, _ = request(message(), {"traceparent": traceparent})
     assert headers.get("traceparent") == sent
+
+
+def test_with_a_span_of_our_own_the_service_sees_that() -> None:
+    with TracerProvider().get_tracer("shop").start_as_current_span("process orders"):
+        headers, _ = request(message(), {"traceparent": TRACE})
+        assert headers["traceparent"] == current_traceparent() != TRACE
 
 
 @given(
