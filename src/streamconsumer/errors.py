@@ -8,6 +8,7 @@ StreamConsumerError
 ├── EffectsRefused        what a handler returned cannot be done as it is; none of it was, and the message has failed
 ├── NameTaken             a child's name belongs to an object that is not ours
 ├── ChildRefused          the API server does not want a child as it is
+├── NotAllowed            the operator lacks a right, and can do without
 └── ServerUnavailable     Redis does not answer a command line tool, or refuses what it asks for
 
 A message names the object, what was found, what was expected and what to do.
@@ -44,6 +45,10 @@ class NameTaken(StreamConsumerError):
 
 class ChildRefused(StreamConsumerError):
     """The API server, a quota or an admission policy refused a child: nothing changes until somebody edits."""
+
+
+class NotAllowed(StreamConsumerError):
+    """The API server does not let the operator do what it can do without, at a price that it tells."""
 
 
 class ServerUnavailable(StreamConsumerError):

@@ -23,6 +23,7 @@ def test_every_field_has_a_variable() -> None:
         "http_host": "::",
         "workers": "2",
         "resync_interval": "30s",
+        "read_secrets": "false",
         "log_level": "DEBUG",
         "log_format": "text",
     }

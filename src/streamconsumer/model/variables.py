@@ -46,7 +46,8 @@ class ObjectRef(Model):
 
 
 class ValueFrom(Model, json_schema_extra=rules(("has(self.secretKeyRef) != has(self.configMapKeyRef)", ONE_KEY))):
-    """Where a variable's value comes from. It is read when the container starts: a later change needs a restart."""
+    """Where a variable's value comes from. It is read when the container starts; the operator replaces the pods when it
+    has changed."""
 
     secret_key_ref: KeyRef | None = None
     """A key of a Secret."""
@@ -98,8 +99,8 @@ class EnvironmentSource(
         ),
     ),
 ):
-    """Variables for the handler from all keys of a Secret or ConfigMap. They are read when the container starts: a
-    later change needs a restart. `env`, and what the operator sets, win over them."""
+    """Variables for the handler from all keys of a Secret or ConfigMap. They are read when the container starts.
+    `env`, and what the operator sets, win over them."""
 
     secret_ref: ObjectRef | None = None
     """The Secret."""

@@ -17,7 +17,7 @@ from kubernetes.aio.config import ConfigException
 from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError, NotFoundError
 
-from streamconsumer.errors import ChildRefused, InvalidSettings
+from streamconsumer.errors import ChildRefused, InvalidSettings, NotAllowed
 from streamconsumer.model import names
 from streamconsumer.model.status import Status
 from streamconsumer.operator.manifests import Manifest
@@ -31,6 +31,7 @@ _PLURALS = {
     "PodDisruptionBudget": "poddisruptionbudgets",
     "Pod": "pods",
     "Event": "events",
+    "Secret": "secrets",
     names.KIND: names.PLURAL,
 }
 
@@ -46,6 +47,15 @@ class Cluster:
         with suppress(NotFoundError):
             return await self._call("get", _path(api_version, kind, namespace, name))
         return None
+
+    async def peek(self, kind: str, namespace: str, name: str) -> Manifest | None:
+        """A Secret or ConfigMap that pods refer to, or None where there is none. Raises NotAllowed where we may not."""
+        try:
+            return await self.get("v1", kind, namespace, name)
+        except DynamicApiError as error:
+            if error.status != 403:
+                raise
+            raise NotAllowed(what_was_said(error)) from None
 
     async def list(self, api_version: str, kind: str, namespace: str | None, selector: str = "") -> list[Manifest]:
         """Every object of the kind, in one namespace or in all. Items carry their apiVersion and kind."""

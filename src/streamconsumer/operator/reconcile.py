@@ -21,6 +21,7 @@ from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.manifests.identity import child_name
 from streamconsumer.operator.observe import mounted, verdict
 from streamconsumer.operator.queue import Key
+from streamconsumer.operator.references import references
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
 
@@ -82,7 +83,8 @@ class Reconciler:
         return [child for child in self.store.children(key) if _of_a_namesake(consumer, child)]
 
     async def _converge(self, key: Key, consumer: StreamConsumer) -> list[Change]:
-        wanted = desired(consumer, self.settings)
+        referred = await references(consumer, self.cluster, read_secrets=self.settings.read_secrets)
+        wanted = desired(consumer, self.settings, referred)
         changes = [change for child in wanted if (change := await self._ensure(key, consumer, child))]
         return [*changes, *await self._prune(key, consumer, wanted)]
 

@@ -47,6 +47,10 @@ class OperatorSettings(Model):
     resync_interval: Annotated[timedelta, Between("10s", "24h")] = timedelta(minutes=10)
     """How often every StreamConsumer is looked at although nothing happened; spread by a quarter at random."""
 
+    read_secrets: bool = True
+    """Whether the operator reads the Secrets that StreamConsumers name. Without it, pods are not replaced when a Secret
+    changes that their variables come from."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "text"] = "json"
 

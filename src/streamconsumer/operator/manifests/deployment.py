@@ -23,7 +23,7 @@ AFTER_THE_DRAIN = timedelta(seconds=8)
 back, handlers that were cancelled, and leaving, if the server does not answer; and 3 s for the last spans."""
 
 
-def deployment(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
+def deployment(consumer: StreamConsumer, settings: OperatorSettings, references: str) -> Manifest:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -33,7 +33,7 @@ def deployment(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest
             **rollout(consumer.spec.rollout),
             "revisionHistoryLimit": 3,
             "selector": {"matchLabels": selector(consumer)},
-            "template": _template(consumer, settings),
+            "template": _template(consumer, settings, references),
         },
     }
 
@@ -46,9 +46,10 @@ def _replicas(consumer: StreamConsumer) -> Manifest:
     return {"replicas": consumer.spec.replicas} if consumer.spec.manage_replicas else {}
 
 
-def _template(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
+def _template(consumer: StreamConsumer, settings: OperatorSettings, references: str) -> Manifest:
     spec = consumer.spec
-    said = {"labels": {**spec.pod_labels, **labels(consumer)}, **stated(annotations=spec.pod_annotations)}
+    annotations = {**spec.pod_annotations, **stated(**{names.ANNOTATION_REFERENCES: references})}
+    said = {"labels": {**spec.pod_labels, **labels(consumer)}, **stated(annotations=annotations)}
     return {"metadata": said, "spec": _pod(consumer, settings)}
 
 
