@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
 
 from streamconsumer.model.settings import Delivery
-from streamconsumer.processor.http_handler import ANSWER_WITHIN, HttpHandler, outcome, request
+from streamconsumer.processor import http_handler
+from streamconsumer.processor.http_handler import HttpHandler, outcome, request
 from streamconsumer.processor.message import Message
 from streamconsumer.processor.outcomes import Defer, Reject, Retry
 from streamconsumer.processor.telemetry import current_traceparent
@@ -237,8 +238,16 @@ async def test_a_service_that_does_not_answer_in_time_has_failed(group: Group, s
     assert "the handler took longer than delivery.timeout" in (await only_letter(group))["streamconsumer.error-message"]
 
 
-async def test_without_a_timeout_there_is_one_all_the_same(service: Service, handler: HttpHandler) -> None:
-    assert handler._timeout.total == ANSWER_WITHIN.total_seconds()
+async def test_without_a_timeout_there_is_one_all_the_same(
+    group: Group, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_handler, "ANSWER_WITHIN", timedelta(milliseconds=100))
+    service.answers = [never]
+    await group.add()
+    async with closing(HttpHandler(service.url, 1, None)) as handler:
+        await group.start(handler)
+        assert [each.headers["streamconsumer-deliveries"] for each in await service.received(2)] == ["1", "2"]
+        await group.settled()
 
 
 async def test_a_service_that_is_not_there_is_tried_again(group: Group, service: Service) -> None:

@@ -55,7 +55,7 @@ class HttpHandler:
                     return
                 beginning = (await answer.content.read(4 * TOLD_CHARACTERS)).decode(errors="replace")
         except TimeoutError:
-            raise Retry(f"{self._url} did not answer within {ANSWER_WITHIN}") from None
+            raise Retry(f"{self._url} did not answer in time") from None
         except self._client.ClientError as error:
             raise Retry(f"{self._url}: {type(error).__name__}: {error}") from error
         why = " ".join(f"{self._url} answered {answer.status}: {beginning[:TOLD_CHARACTERS]}".split())
