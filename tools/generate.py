@@ -91,10 +91,10 @@ def _reference() -> str:
 def _rows(schema: Schema, path: str = "", required: tuple[str, ...] = ()) -> Iterator[tuple[str, str, str, str]]:
     for name, field in schema.get("properties", {}).items():
         here = f"{path}.{name}".strip(".")
-        kind = field["items"] if field["type"] == "array" else field
+        kind = field["items"] if field.get("type") == "array" else field
         needed = "required" if name in schema.get("required", required) else _default(field)
         yield f"`{here}`", _bounds(field), needed, field.get("description", "")
-        yield from _rows(kind, f"{here}[]" if field["type"] == "array" else here)
+        yield from _rows(kind, f"{here}[]" if field.get("type") == "array" else here)
 
 
 def _default(field: Schema) -> str:
@@ -102,7 +102,7 @@ def _default(field: Schema) -> str:
 
 
 def _bounds(field: Schema) -> str:
-    parts = [str(field["type"])]
+    parts = [str(field.get("type", "integer or string"))]
     if "enum" in field:
         parts = [" or ".join(f"`{value}`" for value in field["enum"])]
     if "minimum" in field:

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from streamconsumer.cli.dev.pods import delays
 from tests.cli.dev_process import DevProcess, gone
 from tests.cli.manifests import consumer, secret, written
+from tests.processor.service import serving
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -90,6 +91,22 @@ async def test_a_message_that_is_rejected_is_told_of_as_a_dead_letter(dev: DevPr
         dev.signal(signal.SIGTERM)
         assert await dev.ended() == 0
     assert dev.lines[-1] == "orders: 0 acknowledged, 1 failed, 0 retried, 1 dead-lettered, pending 0, lag 0"
+
+
+async def test_a_service_is_the_program_on_its_port_here(dev: DevProcess, tmp_path: Path) -> None:
+    async with serving() as service:
+        port = int(service.url.rpartition(":")[2].partition("/")[0])
+        written(tmp_path, consumer(handler={"http": {"service": "billing", "port": port, "path": "/orders"}}))
+        async with dev:
+            url = await dev.redis_url()
+            await dev.line("processor started")
+            async with client(url) as redis:
+                await redis.xadd("orders", {"id": 1})
+                [request] = await service.received(1)
+            dev.signal(signal.SIGINT)
+            assert await dev.ended() == 0
+    assert (request.path, request.body) == ("/orders", '{"id": "1"}')
+    assert dev.lines[-1] == "orders: 1 acknowledged, 0 failed, 0 retried, 0 dead-lettered, pending 0, lag 0"
 
 
 async def test_a_batch_handler_takes_lists(dev: DevProcess, tmp_path: Path) -> None:

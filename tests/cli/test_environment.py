@@ -85,6 +85,50 @@ def test_secrets_come_from_the_same_files(tmp_path: Path) -> None:
     assert workload.environment("pod", here)["STREAMCONSUMER_REDIS_URL_FILE"] == str(tmp_path / "url")
 
 
+def test_variables_of_secrets_and_config_maps_come_from_the_same_files(tmp_path: Path) -> None:
+    given = consumer(
+        env=[
+            {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "bank", "key": "token"}}},
+            {"name": "NONE", "valueFrom": {"configMapKeyRef": {"name": "gone", "key": "x", "optional": True}}},
+            {"name": "SHOP_B", "value": "$(SHOP_A)!"},
+        ],
+        envFrom=[
+            {"configMapRef": {"name": "shop"}, "prefix": "SHOP_"},
+            {"secretRef": {"name": "gone", "optional": True}},
+        ],
+    )
+    config = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "shop"}, "data": {"A": "1", "B": "2"}}
+    ((workload,), refusals) = load([written(tmp_path, given, secret("bank", token="t"), config)])
+    assert not refusals
+    found = workload.environment("pod", {})
+    assert (found["TOKEN"], found["SHOP_A"], found["SHOP_B"]) == ("t", "1", "1!")
+    assert "NONE" not in found
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (
+            {"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "shop", "key": "a"}}}]},
+            "ConfigMap default/shop, key 'a': the ConfigMap is not in the files given",
+        ),
+        ({"envFrom": [{"secretRef": {"name": "bank"}}]}, "Secret default/bank is not in the files given"),
+    ],
+)
+def test_variables_from_what_is_not_in_the_files_are_refused(
+    tmp_path: Path, fields: dict[str, Any], sentence: str
+) -> None:
+    _, (refusal,) = load([written(tmp_path, consumer(**fields))])
+    assert sentence in refusal
+
+
+def test_a_service_is_looked_for_on_its_port_of_this_machine(tmp_path: Path) -> None:
+    http = {"service": "billing", "port": 8080, "path": "/orders"}
+    ((workload,), _) = load([written(tmp_path, consumer(handler={"http": http}))])
+    assert workload.handler == "http://127.0.0.1:8080/orders"
+    assert workload.environment("pod", {})["STREAMCONSUMER_HANDLER_HTTP_URL"] == workload.handler
+
+
 def test_string_data_wins_over_data_and_data_is_base64() -> None:
     encoded = {key: base64.b64encode(text.encode()).decode() for key, text in {"a": "1", "b": "2"}.items()}
     found = secrets_of([secret("s", b="3") | {"data": encoded}])

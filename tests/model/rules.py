@@ -6,18 +6,32 @@ Each case is a name, a spec that is wrong in one place, and the sentence that a 
 from dataclasses import dataclass
 from typing import Any
 
+from streamconsumer.model.autoscaling import MIN_ABOVE_MAX
 from streamconsumer.model.fields import DURATION_FORM
+from streamconsumer.model.pod import (
+    EXISTS_HAS_NO_VALUE,
+    KEY_OR_EXISTS,
+    RESERVED_ANNOTATION,
+    RESERVED_ANNOTATIONS,
+    RESERVED_LABEL,
+    RESERVED_LABELS,
+    ROLLOUT_MOVES,
+    SECONDS_OF_NO_EXECUTE,
+)
 from streamconsumer.model.settings import DELAYS_IN_ORDER
 from streamconsumer.model.spec import (
     CLUSTER_DATABASE,
+    HTTP_TAKES_TEXT,
     NO_CREDENTIALS,
+    NO_HTTP_BATCH,
     ONE_HANDLER,
+    ONE_SCALER,
     ONE_TOPOLOGY,
     ONE_URL,
-    RESERVED_VARIABLE,
     SHORT_NAME,
     TLS_SCHEME,
 )
+from streamconsumer.model.variables import ONE_KEY, ONE_SOURCE, ONE_VALUE, RESERVED_PREFIX, RESERVED_VARIABLE
 from tests.model.examples import Manifest, manifest
 
 REDIS_URL = "must be redis://host:port/database, or rediss:// for TLS"
@@ -26,6 +40,8 @@ START = "must be 0 (the oldest entry), $ (only new entries) or the id of an entr
 VARIABLE = "must be letters, digits and _, and not begin with a digit"
 ENDPOINT = "must begin with http:// or https://"
 EXCEPTION = "must name an exception, such as ValueError or package.module.Error"
+SERVICE = "must be the name of a Service in the same namespace, without a dot"
+PATH = "must begin with / and hold no query, such as /orders"
 NODE = "must be a sentinel as host:port"
 
 SECRET = {"name": "redis", "key": "url"}
@@ -49,8 +65,26 @@ def _spec(name: str, field: str, sentence: str = "", **spec: Any) -> Case:
     return Case(name, manifest(**spec), f"spec.{field}", sentence)
 
 
+HTTP = {"http": {"service": "billing", "port": 8080, "path": "/orders"}}
+KEY = {"name": "bank", "key": "token"}
 ANY = {"url": "redis://redis"}
 TLS = {"url": "rediss://redis"}
+
+BANK = {"name": "bank"}
+ANY_TAINT = {"key": "shop", "operator": "Exists"}
+
+
+def _from(**source: Any) -> Manifest:
+    return {"name": "TOKEN", "valueFrom": source}
+
+
+def _all(prefix: str) -> Manifest:
+    return {"secretRef": BANK, "prefix": prefix}
+
+
+def still(none: int | str) -> Manifest:
+    return {"maxUnavailable": none, "maxSurge": none}
+
 
 OUR_RULES = [
     _spec("two URLs", "redis", ONE_URL, redis={"url": "redis://redis", "urlSecretRef": SECRET}),
@@ -68,8 +102,53 @@ OUR_RULES = [
         NODE,
         redis={**ANY, "sentinel": {"masterName": "primary", "nodes": ["sentinel"]}},
     ),
+    _spec("more at least than at most", "autoscaling", MIN_ABOVE_MAX, autoscaling={"minReplicas": 11}),
+    _spec("too long a cooldown", "autoscaling.cooldown", "must be 0s to 24h", autoscaling={"cooldown": "25h"}),
+    _spec(
+        "too long a window",
+        "autoscaling.scaleUp.stabilizationWindow",
+        "must be 0s to 1h",
+        autoscaling={"scaleUp": {"stabilizationWindow": "2h"}},
+    ),
+    Case("two that scale", manifest(autoscaling={}, manageReplicas=False), "spec", ONE_SCALER),
     _spec("two handlers", "handler", ONE_HANDLER, handler={"python": "shop:handle", "source": "x = 1"}),
     _spec("no handler", "handler", ONE_HANDLER, handler={}),
+    _spec("two handlers, one of them far", "handler", ONE_HANDLER, handler={"python": "shop:handle", **HTTP}),
+    _spec("batches over HTTP", "handler", NO_HTTP_BATCH, handler={**HTTP, "batch": True}),
+    Case("bytes over HTTP", manifest(handler=HTTP, encoding="bytes"), "spec", HTTP_TAKES_TEXT),
+    *(
+        _spec(f"the service {name!r}", "handler.http.service", SERVICE, handler={"http": {"service": name}})
+        for name in ("billing.other", "billing.other.svc", "10.0.0.1", "Billing", "billing-", "user@billing")
+    ),
+    *(
+        _spec(f"the path {path!r}", "handler.http.path", PATH, handler={"http": {"service": "billing", "path": path}})
+        for path in ("", "orders", "/a?b=c", "/a#b", "/a b", "@elsewhere/")
+    ),
+    _spec("a value from both", "env", ONE_KEY, env=[_from(secretKeyRef=KEY, configMapKeyRef=KEY)]),
+    _spec("a value from nowhere", "env", ONE_KEY, env=[_from()]),
+    _spec("a value twice", "env", ONE_VALUE, env=[{**_from(secretKeyRef=KEY), "value": "x"}]),
+    _spec("variables from both", "envFrom", ONE_SOURCE, envFrom=[{"secretRef": BANK, "configMapRef": BANK}]),
+    _spec("variables from nowhere", "envFrom", ONE_SOURCE, envFrom=[{"prefix": "BANK_"}]),
+    _spec("a prefix that is ours", "envFrom", RESERVED_PREFIX, envFrom=[_all("STREAMCONSUMER_REDIS_")]),
+    _spec("a prefix that is no name", "envFrom", VARIABLE, envFrom=[_all("BANK-")]),
+    *(
+        _spec(f"a label of {prefix}", "podLabels", RESERVED_LABEL, podLabels={f"{prefix}x": "y", "a": "b"})
+        for prefix in RESERVED_LABELS
+    ),
+    *(
+        _spec(f"an annotation of {prefix}", "podAnnotations", RESERVED_ANNOTATION, podAnnotations={f"{prefix}x": "y"})
+        for prefix in RESERVED_ANNOTATIONS
+    ),
+    _spec("any value of a value", "tolerations", EXISTS_HAS_NO_VALUE, tolerations=[{**ANY_TAINT, "value": "b"}]),
+    _spec("a taint without a key", "tolerations", KEY_OR_EXISTS, tolerations=[{"effect": "NoSchedule"}]),
+    _spec(
+        "a while for ever", "tolerations", SECONDS_OF_NO_EXECUTE, tolerations=[{**ANY_TAINT, "tolerationSeconds": 5}]
+    ),
+    *(
+        _spec(f"a rollout that stands still: {none!r}", "rollout", ROLLOUT_MOVES, rollout=still(none))
+        for none in (0, "0", "0%")
+    ),
+    _spec("a hurried rollout", "rollout.progressDeadline", "must be 10s to 24h", rollout={"progressDeadline": "9s"}),
     _spec("a reserved variable", "env", RESERVED_VARIABLE, env=[{"name": "STREAMCONSUMER_STREAM", "value": "x"}]),
     _spec("delays out of order", "reconnect", DELAYS_IN_ORDER, reconnect={"minDelay": "2s", "maxDelay": "1s"}),
     _spec("a first delay above the default's last", "reconnect", DELAYS_IN_ORDER, reconnect={"minDelay": "6s"}),
@@ -160,6 +239,29 @@ SHAPES = [
     _spec("a variable that is a number", "env", env=[{"name": "FIRST", "value": 1}]),
     _spec("one variable twice", "env", env=[{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]),
     _spec("variables as an object", "env", env={"A": "1"}),
+    _spec("half a key", "env", env=[_from(secretKeyRef=BANK)]),
+    _spec("a Secret of another namespace", "env", env=[_from(secretKeyRef={**KEY, "namespace": "other"})]),
+    _spec("a Secret by a path", "envFrom", envFrom=[{"secretRef": {"name": "other/bank"}}]),
+    _spec("a URL for a Service", "handler.http", handler={"http": {"url": "http://169.254.169.254/"}}),
+    _spec("a Service without a name", "handler.http.service", handler={"http": {"port": 80}}),
+    _spec("a port by name", "handler.http.port", handler={"http": {"service": "billing", "port": "http"}}),
+    _spec("port 0", "handler.http.port", handler={"http": {"service": "billing", "port": 0}}),
+    _spec("a label that is no label", "podLabels", podLabels={"team": "the shop"}),
+    _spec("a number for a label", "podLabels", podLabels={"team": 1}),
+    _spec("another effect", "tolerations", tolerations=[{**ANY_TAINT, "effect": "Never"}]),
+    _spec("another operator", "tolerations", tolerations=[{"key": "a", "operator": "NotIn"}]),
+    _spec("no skew", "topologySpreadConstraints", topologySpreadConstraints=[{"topologyKey": "zone", "maxSkew": 0}]),
+    _spec("nothing to spread over", "topologySpreadConstraints", topologySpreadConstraints=[{"maxSkew": 1}]),
+    _spec("no name of a class", "priorityClassName", priorityClassName="High Priority"),
+    _spec("no class", "runtimeClassName", runtimeClassName=""),
+    _spec("one pull secret twice", "imagePullSecrets", imagePullSecrets=[BANK, BANK]),
+    _spec("a share of more than all", "rollout.maxUnavailable", rollout={"maxUnavailable": "101%"}),
+    _spec("fewer than no pods gone", "rollout.maxSurge", rollout={"maxSurge": -1}),
+    _spec("a share in words", "podDisruptionBudget.maxUnavailable", podDisruptionBudget={"maxUnavailable": "half"}),
+    _spec("half a pod", "podDisruptionBudget.maxUnavailable", podDisruptionBudget={"maxUnavailable": 0.5}),
+    _spec("text for suspend", "suspend", suspend="yes"),
+    _spec("a service account", "serviceAccountName", serviceAccountName="admin"),
+    _spec("volumes", "volumes", volumes=[{"name": "docker", "hostPath": {"path": "/"}}]),
     _spec("no quantity", "resources.limits", resources={"limits": {"memory": "much"}}),
     _spec("a quantity below nothing", "resources.limits.cpu", resources={"limits": {"cpu": -1}}),
     _spec("a quantity as a fraction", "resources.limits.cpu", resources={"limits": {"cpu": 0.5}}),
@@ -216,6 +318,50 @@ RIGHT = {
     "a quantity as a number": manifest(resources={"limits": {"cpu": 1}, "requests": {"cpu": "100m"}}),
     "a variable without a value": manifest(env=[{"name": "DEBUG"}]),
     "a variable of OpenTelemetry": manifest(env=[{"name": "OTEL_SERVICE_NAME", "value": "orders"}]),
+    "a Service": manifest(handler=HTTP, image=...),
+    "a Service and defaults": manifest(handler={"http": {"service": "b"}}),
+    "a path": manifest(handler={"http": {"service": "b2-x", "port": 65535, "path": "/v1/orders:add@now/%20;a=b,c"}}),
+    "a suspended one": manifest(suspend=True),
+    "autoscaling": manifest(
+        autoscaling={
+            "minReplicas": 1,
+            "maxReplicas": 1,
+            "scaleDown": {"policies": [{"type": "Pods", "value": 1}]},
+            "fallback": {"replicas": 3},
+        },
+        manageReplicas=True,
+    ),
+    "autoscaling at its defaults": manifest(autoscaling={}),
+    "variables from elsewhere": manifest(
+        env=[_from(secretKeyRef={**KEY, "optional": True}), {"name": "B", "valueFrom": {"configMapKeyRef": KEY}}],
+        envFrom=[_all("BANK_"), {"configMapRef": {"name": "shop", "optional": True}}],
+    ),
+    "a value from elsewhere, and an empty one": manifest(env=[{**_from(secretKeyRef=KEY), "value": ""}]),
+    "labels and annotations": manifest(
+        podLabels={"team": "shop", "example.com/Part": "", "x": "a.b_C-1"},
+        podAnnotations={"sidecar.istio.io/inject": "true", "note": "any text, 1 $(x)\n"},
+    ),
+    "placement": manifest(
+        nodeSelector={"kubernetes.io/arch": "arm64"},
+        tolerations=[
+            {"operator": "Exists"},
+            {"key": "example.com/spot", "value": "yes", "effect": "NoExecute", "tolerationSeconds": 0},
+            {"key": "shop"},
+        ],
+        topologySpreadConstraints=[
+            {"topologyKey": "topology.kubernetes.io/zone"},
+            {"topologyKey": "kubernetes.io/hostname", "maxSkew": 2, "whenUnsatisfiable": "DoNotSchedule"},
+        ],
+        priorityClassName="system-of-shop.1",
+        runtimeClassName="gvisor",
+        imagePullSecrets=[BANK, {"name": "registry"}],
+    ),
+    "a budget and a pace": manifest(
+        podDisruptionBudget={"maxUnavailable": "25%"},
+        rollout={"maxUnavailable": 0, "maxSurge": "100%", "progressDeadline": "10s"},
+    ),
+    "a pace half said": manifest(rollout={"maxUnavailable": "0%"}, podDisruptionBudget={"maxUnavailable": 0}),
+    "empty settings of pods": manifest(rollout={}, podDisruptionBudget={}, podLabels={}, tolerations=[], envFrom=[]),
     "a name of 50 characters": manifest("o" * 50),
     "a stream in other letters": manifest(stream="заказы:{shop}:$1 $(x)"),
 }

@@ -104,7 +104,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "reconnect": reconnects,
     "drain_timeout": durations("1s", "1h"),
     "redis": accesses,
-    "handler": models(PodHandler, python=handler_paths, batch=st.booleans()),
+    "handler": st.builds(PodHandler, python=handler_paths, batch=st.booleans())
+    | st.builds(PodHandler, http_url=st.builds("http://{}".format, unspaced)),
     "consumer_name": some_text,
     "http_port": st.integers(0, 65535),
     "http_host": text,

@@ -6,6 +6,7 @@ from streamconsumer.model.environment import from_env, paths, to_env, variable
 from streamconsumer.model.settings import (
     BOTH_TLS_FILES,
     ONE_ACCESS,
+    ONE_HANDLER,
     ONE_SECRET,
     ONE_TOPOLOGY,
     Processing,
@@ -55,7 +56,10 @@ def test_other_variables_are_not_looked_at() -> None:
     assert from_env(ProcessorSettings, {**SMALLEST, "PATH": "/bin", "STREAM": "other"}).stream == "orders"
 
 
-@pytest.mark.parametrize("missing", sorted(SMALLEST.keys() - {"STREAMCONSUMER_REDIS_URL"}))
+IN_TWO_WAYS = {"STREAMCONSUMER_REDIS_URL", "STREAMCONSUMER_HANDLER_PYTHON"}
+
+
+@pytest.mark.parametrize("missing", sorted(SMALLEST.keys() - IN_TWO_WAYS))
 def test_a_missing_variable_is_named(missing: str) -> None:
     environ = {name: value for name, value in SMALLEST.items() if name != missing}
     with pytest.raises(InvalidSettings) as caught:
@@ -105,6 +109,22 @@ def test_what_is_said_of_redis_must_fit_together(given: dict[str, str], sentence
     with pytest.raises(InvalidSettings) as caught:
         from_env(ProcessorSettings, rest | {variable("redis", name): value for name, value in given.items()})
     assert str(caught.value) == f"STREAMCONSUMER_REDIS: {sentence}"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"python": "shop:handle", "http_url": "http://billing"},
+        {"http_url": "http://billing", "batch": "true"},
+    ],
+    ids=str,
+)
+def test_what_is_said_of_the_handler_must_fit_together(given: dict[str, str]) -> None:
+    rest = {name: value for name, value in SMALLEST.items() if name != "STREAMCONSUMER_HANDLER_PYTHON"}
+    with pytest.raises(InvalidSettings) as caught:
+        from_env(ProcessorSettings, rest | {variable("handler", name): value for name, value in given.items()})
+    assert str(caught.value) == f"STREAMCONSUMER_HANDLER: {ONE_HANDLER}"
 
 
 def test_all_problems_are_told_at_once() -> None:

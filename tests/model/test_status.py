@@ -1,6 +1,6 @@
 from datetime import UTC, datetime, timedelta
 
-from streamconsumer.model.status import Condition, Reason, Status, Verdict, conditions
+from streamconsumer.model.status import CONDITIONS, OF_THE_STREAM, Condition, Reason, Status, Verdict, conditions
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 LATER = NOON + timedelta(minutes=5)
@@ -14,8 +14,24 @@ def by_type(found: list[Condition]) -> dict[str, Condition]:
     return {each.type: each for each in found}
 
 
-def test_there_are_three_conditions_of_kstatus() -> None:
-    assert [each.type for each in conditions(READY, 1, [], NOON)] == ["Ready", "Reconciling", "Stalled"]
+def test_there_are_three_conditions_of_kstatus_and_one_of_our_own() -> None:
+    kinds = [each.type for each in conditions(READY, 1, [], NOON)]
+    assert (
+        kinds
+        == ["Ready", "Reconciling", "Stalled", "Suspended"]
+        == [kind for kind in CONDITIONS if kind not in OF_THE_STREAM]
+    )
+
+
+def test_what_is_suspended_is_ready_so_that_nobody_waits_for_it() -> None:
+    told = by_type(conditions(Verdict(ready=True, reason=Reason.SUSPENDED, message="no pods"), 1, [], NOON))
+    assert {kind: each.status for kind, each in told.items()} == {
+        "Ready": "True",
+        "Reconciling": "False",
+        "Stalled": "False",
+        "Suspended": "True",
+    }
+    assert told["Ready"].reason == told["Suspended"].reason == "Suspended"
 
 
 def test_only_the_condition_that_holds_tells_why() -> None:
@@ -24,6 +40,7 @@ def test_only_the_condition_that_holds_tells_why() -> None:
         "Ready": ("False", "HandlerUnusable"),
         "Reconciling": ("False", "Settled"),
         "Stalled": ("True", "HandlerUnusable"),
+        "Suspended": ("False", "Settled"),
     }
     assert told["Stalled"].message == "no module named shop"
 

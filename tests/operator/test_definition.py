@@ -144,6 +144,10 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
         optional={
             "python": st.sampled_from(["a:b", "a.b.c:d", "a", "a:b:c", "1a:b", "a.:b", "a:b\n", "é:b", "", None]),
             "source": st.sampled_from(["x = 1", "", " ", None]),
+            "http": st.sampled_from(
+                [{"service": "a"}, {"service": "a-", "port": 1}, {"service": "a", "path": "a"}, {"port": 1}, {}, None]
+            ),
+            "batch": st.booleans(),
         },
     ),
     "env": st.lists(
@@ -152,6 +156,14 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
             optional={
                 "name": st.sampled_from(["A", "B", "STREAMCONSUMER_A", "STREAMCONSUMER", "1", "A-B", ""]),
                 "value": st.sampled_from(["", "x", None]),
+                "valueFrom": st.sampled_from(
+                    [
+                        {},
+                        {"secretKeyRef": {"name": "a", "key": "b"}},
+                        {"configMapKeyRef": {"name": "A", "key": "b"}},
+                        None,
+                    ]
+                ),
             },
         ),
         max_size=3,
@@ -164,6 +176,43 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
                 st.sampled_from([1, 0, -1, "1", "0.5", ".5", "1Ki", "1ki", "1e3", "-1", "1 ", "", True]),
                 max_size=2,
             )
+        },
+    ),
+    "envFrom": st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "secretRef": st.sampled_from([{"name": "a"}, {"name": "a.b"}, {"name": ""}, None]),
+                "configMapRef": st.sampled_from([{"name": "a"}, None]),
+                "prefix": st.sampled_from(["A_", "STREAMCONSUMER_", "", None]),
+            },
+        ),
+        max_size=2,
+    ),
+    "podLabels": st.dictionaries(
+        st.sampled_from(["a", "app.kubernetes.io/name", "x/y", "streamconsumer.dev/name"]),
+        st.sampled_from(["", "b", "-b", "b c", None]),
+        max_size=2,
+    ),
+    "tolerations": st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "key": st.sampled_from(["a", "a/b", "", "a b", None]),
+                "operator": st.sampled_from(["Exists", "Equal", "", None]),
+                "value": st.sampled_from(["", "b", None]),
+                "effect": st.sampled_from(["NoExecute", "NoSchedule", "", None]),
+                "tolerationSeconds": st.sampled_from([0, -1, 60, None]),
+            },
+        ),
+        max_size=2,
+    ),
+    "rollout": st.fixed_dictionaries(
+        {},
+        optional={
+            "maxUnavailable": st.sampled_from([0, "0", "0%", 1, "100%", "101%", "00", "1 ", True, 10000, None]),
+            "maxSurge": st.sampled_from([0, "0", "0%", "25%", None]),
+            "progressDeadline": st.sampled_from(["10s", "9s", "24h", None]),
         },
     ),
     "telemetry": st.sampled_from([{}, {"endpoint": "http://c"}, {"endpoint": "c"}, {"endpoint": None}, None]),
@@ -295,10 +344,34 @@ OF_SECRETS = {
     "tls": {"certSecretRef": {"name": "r"}},
     "passwordSecretRef": {"name": "r", "key": "p"},
 }
+ALL_OF_PODS: dict[str, Any] = {
+    "env": [
+        {"name": "A", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b", "optional": True}}},
+        {"name": "B", "valueFrom": {"configMapKeyRef": {"name": "a", "key": "b"}}},
+    ],
+    "envFrom": [
+        {"secretRef": {"name": "a"}, "prefix": "A_"},
+        {"configMapRef": {"name": "b", "optional": True}},
+    ],
+    "podLabels": {"team": "shop"},
+    "podAnnotations": {"note": "any text", "empty": ""},
+    "nodeSelector": {"kubernetes.io/arch": "amd64", "empty": ""},
+    "tolerations": [
+        {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 0},
+        {"key": "shop", "value": ""},
+    ],
+    "topologySpreadConstraints": [{"topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule"}],
+    "imagePullSecrets": [{"name": "registry"}],
+    "rollout": {"maxUnavailable": 0, "maxSurge": "50%", "progressDeadline": "10001ms"},
+    "podDisruptionBudget": {"maxUnavailable": "25%"},
+}
 PODS: dict[str, dict[str, Any]] = {
     "image": {},
     "source": {"handler": {"source": "x = 1"}, "image": ...},
     "secrets": {"redis": OF_SECRETS},
+    "all settings of pods": ALL_OF_PODS,
+    "a Service": {"handler": {"http": {"service": "billing"}}, "image": ...},
+    "suspended": {"suspend": True, "manageReplicas": False},
 }
 
 

@@ -70,6 +70,66 @@ def test_replicas_are_not_stated_where_somebody_else_manages_them() -> None:
     assert "PodDisruptionBudget" in children, "there may be many pods"
 
 
+@pytest.mark.parametrize("manage", [True, False])
+def test_a_suspended_one_has_no_pods_whoever_scales(manage: bool) -> None:
+    suspended = consumer(suspend=True, manageReplicas=manage, replicas=3)
+    assert child("Deployment", suspended)["spec"]["replicas"] == 0
+    assert kinds(suspended) == kinds(consumer(manageReplicas=manage, replicas=3)), "what is paused loses nothing"
+
+
+def test_no_label_of_a_user_takes_the_place_of_ours() -> None:
+    found = template(consumer(podLabels={"team": "shop", "part-of": "other"}))["metadata"]["labels"]
+    assert found["team"] == "shop"
+    assert found.items() >= template(consumer())["metadata"]["labels"].items()
+
+
+def test_pods_spread_by_their_own_label_and_roll_out() -> None:
+    (spread,) = template(consumer(topologySpreadConstraints=[{"topologyKey": "zone"}]))["spec"][
+        "topologySpreadConstraints"
+    ]
+    assert spread["labelSelector"] == {"matchLabels": {names.LABEL_CONSUMER: "orders"}}
+    assert spread["matchLabelKeys"] == ["pod-template-hash"]
+
+
+@pytest.mark.parametrize(
+    ("rollout", "strategy"),
+    [
+        ({}, None),
+        ({"progressDeadline": "1m"}, None),
+        ({"maxSurge": "25%"}, {"maxSurge": "25%"}),
+        ({"maxUnavailable": "0", "maxSurge": 2}, {"maxUnavailable": 0, "maxSurge": 2}),
+    ],
+)
+def test_only_what_is_said_of_a_rollout_is_stated(rollout: dict[str, Any], strategy: dict[str, Any] | None) -> None:
+    found = child("Deployment", consumer(rollout=rollout))["spec"]
+    assert found.get("strategy", {}).get("rollingUpdate") == strategy
+    assert ("progressDeadlineSeconds" in found) is ("progressDeadline" in rollout)
+
+
+@pytest.mark.parametrize(("said", "budget"), [(..., 1), (2, 2), ("2", 2), ("25%", "25%"), (0, 0)])
+def test_a_disruption_budget_is_as_large_as_is_said(said: Any, budget: int | str) -> None:
+    given = {} if said is ... else {"maxUnavailable": said}
+    found = child("PodDisruptionBudget", consumer(replicas=2, podDisruptionBudget=given))
+    assert found["spec"]["maxUnavailable"] == budget
+
+
+def test_a_service_is_reached_in_the_namespace_of_the_resource_and_nowhere_else() -> None:
+    http = {"service": "billing", "port": 8080, "path": "/orders"}
+    found = variables(consumer(handler={"http": http}, image=...))
+    assert found["STREAMCONSUMER_HANDLER_HTTP_URL"] == "http://billing.shop.svc:8080/orders"
+    assert "STREAMCONSUMER_HANDLER_PYTHON" not in found
+
+
+def test_variables_from_secrets_are_named_and_never_read() -> None:
+    reference = {"name": "bank", "key": "token"}
+    of = consumer(
+        env=[{"name": "TOKEN", "valueFrom": {"secretKeyRef": reference}}],
+        envFrom=[{"configMapRef": {"name": "shop", "optional": True}}],
+    )
+    assert variables(of)["TOKEN"] == {"secretKeyRef": reference}
+    assert container(of)["envFrom"] == [{"configMapRef": {"name": "shop", "optional": True}}]
+
+
 @pytest.mark.parametrize(("replicas", "budget"), [(0, False), (1, False), (2, True), (1000, True)])
 def test_a_disruption_budget_comes_with_the_second_pod(replicas: int, budget: bool) -> None:
     assert ("PodDisruptionBudget" in kinds(consumer(replicas=replicas))) is budget
@@ -154,6 +214,16 @@ CHANGES: list[dict[str, Any]] = [
     {"redis": {"url": "redis://other"}},
     {"handler": {"python": "shop.orders:other"}},
     {"telemetry": {"endpoint": "http://collector:4318"}},
+    {"handler": {"http": {"service": "billing"}}},
+    {"envFrom": [{"secretRef": {"name": "shop"}}]},
+    {"podLabels": {"team": "shop"}},
+    {"podAnnotations": {"note": "x"}},
+    {"nodeSelector": {"kubernetes.io/arch": "arm64"}},
+    {"tolerations": [{"operator": "Exists"}]},
+    {"topologySpreadConstraints": [{"topologyKey": "zone"}]},
+    {"priorityClassName": "important"},
+    {"runtimeClassName": "gvisor"},
+    {"imagePullSecrets": [{"name": "registry"}]},
 ]
 
 
@@ -167,6 +237,20 @@ def test_a_change_of_the_source_rolls_the_pods() -> None:
     one name a kubelet could give a new pod the text of the running one (seen on a node)."""
     before, after = (consumer(handler={"source": f"x = {number}"}) for number in (1, 2))
     assert template(before) != template(after)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"suspend": True},
+        {"manageReplicas": False},
+        {"rollout": {"maxSurge": 1, "progressDeadline": "1m"}},
+        {"podDisruptionBudget": {"maxUnavailable": 2}},
+    ],
+    ids=str,
+)
+def test_what_is_not_said_of_a_pod_rolls_none(change: dict[str, Any]) -> None:
+    assert template(consumer(replicas=2, **change)) == template(consumer(replicas=2))
 
 
 @pytest.mark.parametrize("replicas", [0, 2, 50])

@@ -242,9 +242,17 @@ def test_what_is_seen_has_a_reason(
 
 
 def test_every_reason_is_reached() -> None:
-    """The other four are found before a Deployment is looked at, or say that nothing is wrong."""
-    elsewhere = {Reason.SETTLED, Reason.INVALID_SPEC, Reason.NAME_TAKEN, Reason.CHILD_REFUSED}
+    """The other five are found before a Deployment is looked at, asked for, or say that nothing is wrong."""
+    elsewhere = {Reason.SUSPENDED, Reason.SETTLED, Reason.INVALID_SPEC, Reason.NAME_TAKEN, Reason.CHILD_REFUSED}
     assert {row[2] for row in TABLE.values()} == set(Reason) - elsewhere
+
+
+def test_a_suspended_one_is_ready_once_its_pods_are_gone() -> None:
+    suspended = consumer(suspend=True, replicas=3)
+    found = verdict(suspended, deployment(0, there=0), [])
+    assert (found.reason, found.ready, outcome(found)) == (Reason.SUSPENDED, True, "settled")
+    draining = verdict(suspended, deployment(0, there=1, available=1), [])
+    assert (draining.reason, outcome(draining)) == (Reason.ROLLING_OUT, "reconciling")
 
 
 @pytest.mark.parametrize("name", TABLE)

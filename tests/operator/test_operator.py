@@ -60,7 +60,7 @@ def test_the_status_speaks_of_the_generation_it_saw(served: Place) -> None:
         return served.conditions("status")
 
     first = eventually(lambda: told(1), SOON)
-    assert set(first) - set(OF_THE_STREAM) == {"Ready", "Reconciling", "Stalled"}
+    assert set(first) - set(OF_THE_STREAM) == {"Ready", "Reconciling", "Stalled", "Suspended"}
     since = datetime.fromisoformat(first["Ready"]["lastTransitionTime"])
     assert abs((datetime.now(UTC) - since).total_seconds()) < 30
     served.edit("status", batchCount=20)
@@ -159,6 +159,67 @@ def test_replicas_that_somebody_else_manages_keep_the_number_and_are_left_alone(
         assert served.get("Deployment", "others-consumer")["spec"]["replicas"] == 3
 
     eventually(taken_back, SOON)
+
+
+def test_a_suspended_one_has_no_pods_and_comes_back_with_as_many(served: Place) -> None:
+    served.create(manifest("paused", replicas=2))
+    made(served, "paused", "ServiceAccount", "Deployment", "PodDisruptionBudget")
+    served.edit("paused", suspend=True)
+
+    def suspended() -> None:
+        found = served.conditions("paused")
+        assert {kind: (each["status"], each["reason"]) for kind, each in found.items()} == {
+            "Ready": ("True", "Suspended"),
+            "Reconciling": ("False", "Settled"),
+            "Stalled": ("False", "Settled"),
+            "Suspended": ("True", "Suspended"),
+        }
+        assert served.get("Deployment", "paused-consumer")["spec"]["replicas"] == 0
+
+    eventually(suspended, SOON)
+    served.kubectl("wait", "--for=condition=Suspended", "stc/paused", "--timeout=1s")
+    served.edit("paused", suspend=False)
+    eventually(lambda: has_replicas(served, "paused", 2), SOON)
+    served.kubectl("wait", "--for=condition=Suspended=False", "stc/paused", f"--timeout={SOON}s")
+
+
+def has_replicas(served: Place, name: str, number: int) -> None:
+    assert served.get("Deployment", f"{name}-consumer")["spec"]["replicas"] == number
+
+
+@pytest.mark.parametrize("made_suspended", [False, True])
+def test_a_suspension_gives_the_number_back_that_somebody_else_had_scaled_to(
+    served: Place, made_suspended: bool
+) -> None:
+    name = f"foreign-{made_suspended}".lower()
+    served.create(manifest(name, manageReplicas=False, suspend=made_suspended, replicas=3))
+    number = 3
+    if not made_suspended:
+        number = 5
+        made(served, name, "ServiceAccount", "Deployment", "PodDisruptionBudget")
+        served.kubectl("scale", f"deployment/{name}-consumer", f"--replicas={number}")
+        eventually(lambda: has_replicas(served, name, number), SOON)
+        served.edit(name, suspend=True)
+
+    def parked() -> None:
+        deployment = served.get("Deployment", f"{name}-consumer")
+        assert deployment["metadata"]["annotations"].get(names.ANNOTATION_PARKED) == str(number)
+        assert deployment["spec"]["replicas"] == 0
+
+    eventually(parked, SOON)
+    assert settled(served) == settled(served), "nothing is written while nothing changes"
+    served.edit(name, suspend=False)
+
+    def given_back() -> None:
+        deployment = served.get("Deployment", f"{name}-consumer")
+        assert deployment["spec"]["replicas"] == number
+        assert names.ANNOTATION_PARKED not in deployment["metadata"]["annotations"]
+
+    eventually(given_back, SOON)
+    served.kubectl("scale", f"deployment/{name}-consumer", "--replicas=1")
+    served.edit(name, batchCount=20)
+    eventually(lambda: check_told(served, name, ("Updated", f"Deployment {name}-consumer updated")), SOON)
+    has_replicas(served, name, 1)
 
 
 def test_a_child_that_the_api_server_refuses_is_told_on_the_resource(served: Place) -> None:
@@ -340,6 +401,7 @@ def test_a_deployment_of_somebody_else_is_never_adopted(served: Place) -> None:
         "Ready": "False",
         "Reconciling": "False",
         "Stalled": "True",
+        "Suspended": "False",
     }
     assert "Deployment" in found["Stalled"]["message"]
     assert "delete or rename it" in found["Stalled"]["message"]

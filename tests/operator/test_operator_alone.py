@@ -296,6 +296,7 @@ def test_what_got_past_validation_stalls_itself_and_nobody_else(own: ApiServer, 
             "Ready": "False",
             "Reconciling": "False",
             "Stalled": "True",
+            "Suspended": "False",
         }
         assert "spec.batchCount is 'many': must be a valid integer" in found["Stalled"]["message"]
         assert "hunter2" not in json.dumps(place.get("StreamConsumer", "wrong")["status"]) + operator.log.read_text()
@@ -326,7 +327,12 @@ def test_a_status_that_somebody_garbled_is_put_right(on_api: Place, tmp_path: Pa
         on_api.patch("StreamConsumer", "orders", {"status": None}, "/status")
 
         def told() -> None:
-            assert set(on_api.conditions("orders")) - set(OF_THE_STREAM) == {"Ready", "Reconciling", "Stalled"}
+            assert set(on_api.conditions("orders")) - set(OF_THE_STREAM) == {
+                "Ready",
+                "Reconciling",
+                "Stalled",
+                "Suspended",
+            }
 
         eventually(told)
         before = settled(on_api)
@@ -342,7 +348,13 @@ def test_a_status_that_somebody_garbled_is_put_right(on_api: Place, tmp_path: Pa
         after = settled(on_api)
         changed = [uid for uid in after if after[uid] != before[uid]]
         assert changed == [on_api.get("StreamConsumer", "orders")["metadata"]["uid"]]
-        assert set(on_api.conditions("orders")) - set(OF_THE_STREAM) == {"Ready", "Reconciling", "Stalled", "Synced"}
+        assert set(on_api.conditions("orders")) - set(OF_THE_STREAM) == {
+            "Ready",
+            "Reconciling",
+            "Stalled",
+            "Suspended",
+            "Synced",
+        }
 
 
 def test_the_selector_of_the_status_is_the_one_of_the_deployment(on_api: Place, tmp_path: Path) -> None:

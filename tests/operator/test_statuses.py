@@ -86,6 +86,7 @@ def test_kubectl_wait_returns_when_the_pods_read(served: Place) -> None:
         "Ready": "True",
         "Reconciling": "False",
         "Stalled": "False",
+        "Suspended": "False",
     }
     status = served.get("StreamConsumer", "awaited")["status"]
     assert (status["replicas"], status["readyReplicas"]) == (2, 2)

@@ -31,6 +31,12 @@ LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 ANNOTATION_APPLIED = f"{GROUP}/applied"
 """On every child: the hash of what was applied last. Differs: somebody changed the StreamConsumer."""
 
+ANNOTATION_REFERENCES = f"{GROUP}/references"
+"""On pods: the hash of the Secrets and ConfigMaps that their variables come from. Differs: they must be replaced."""
+
+ANNOTATION_PARKED = f"{GROUP}/replicas-before-suspension"
+"""On a Deployment that somebody else scales, while it is suspended: how many pods it had. REPLICAS_KEEPER's."""
+
 CONTAINER = "processor"
 HTTP_PORT = 8080
 TERMINATION_LOG = "/dev/termination-log"

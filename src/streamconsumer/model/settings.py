@@ -281,14 +281,28 @@ class RedisAccess(Model):
         return self
 
 
-class PodHandler(Model):
-    """The function that handles a message."""
+ONE_HANDLER = (
+    "give either STREAMCONSUMER_HANDLER_PYTHON or STREAMCONSUMER_HANDLER_HTTP_URL; only the former with …_BATCH"
+)
 
-    python: HandlerPath
+
+class PodHandler(Model):
+    """What handles a message."""
+
+    python: HandlerPath | None = None
     """`package.module:function`."""
+
+    http_url: Annotated[str, Field(max_length=2048), Matching(r"https?://\S+", "must begin with http://")] | None = None
+    """Where messages are sent by POST, as CloudEvents."""
 
     batch: bool = False
     """Whether the function takes a list of messages' data instead of one."""
+
+    @model_validator(mode="after")
+    def _said_once(self) -> Self:
+        if (self.python is None) == (self.http_url is None) or (self.http_url and self.batch):
+            raise ValueError(ONE_HANDLER)
+        return self
 
 
 class ProcessorSettings(Processing):

@@ -7,12 +7,13 @@ import json
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.model.autoscaling import Autoscaling
 from streamconsumer.model.fields import Matching, Model, rules, sentences
+from streamconsumer.model.pod import PodSettings
 from streamconsumer.model.settings import HandlerPath, Processing, SentinelNode
 
 NAME_LENGTH = 50
@@ -22,32 +23,27 @@ ONE_URL = "give exactly one of redis.url and redis.urlSecretRef"
 ONE_TOPOLOGY = "give redis.sentinel or redis.cluster, not both"
 TLS_SCHEME = "redis.tls needs a redis.url that begins with rediss://"
 CLUSTER_DATABASE = "a cluster has only database 0: write redis.url as redis://host:port/0, with any of its nodes"
-ONE_HANDLER = "give exactly one kind of handler: handler.python or handler.source"
+ONE_HANDLER = "give exactly one kind of handler: handler.python, handler.source or handler.http"
+NO_HTTP_BATCH = "handler.http takes one message at a time: leave handler.batch out"
+HTTP_TAKES_TEXT = "handler.http sends text as JSON: leave encoding at utf-8"
 NO_CREDENTIALS = "keep credentials out of redis.url: use usernameSecretRef and passwordSecretRef, or urlSecretRef"
-RESERVED_VARIABLE = "names that begin with STREAMCONSUMER_ are set by the operator: use the field of spec instead"
 ONE_SCALER = "give autoscaling or manageReplicas: false, not both: only one can scale the Deployment"
 SHORT_NAME = f"the name of a StreamConsumer must have at most {NAME_LENGTH} characters"
-
-QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
-"""`100m`, `0.5`, `256Mi`; a whole number may also be written as a number, as in any manifest: `cpu: 1`."""
-
-Quantity = Annotated[
-    str,
-    BeforeValidator(lambda value: str(value) if type(value) is int else value),
-    Field(max_length=32, pattern=QUANTITY_PATTERN),
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": QUANTITY_PATTERN, "maxLength": 32, "minimum": 0}),
-]
-
 
 RedisUrl = Annotated[
     str,
     Field(max_length=2048),
     Matching(r"rediss?://\S+", "must be redis://host:port/database, or rediss:// for TLS"),
 ]
-VariableName = Annotated[
+ServiceName = Annotated[
     str,
-    Field(max_length=253),
-    Matching("[A-Za-z_][A-Za-z0-9_]*", "must be letters, digits and _, and not begin with a digit"),
+    Field(min_length=1, max_length=63),
+    Matching("[a-z]([-a-z0-9]*[a-z0-9])?", "must be the name of a Service in the same namespace, without a dot"),
+]
+HttpPath = Annotated[
+    str,
+    Field(max_length=1024),
+    Matching(r"/[A-Za-z0-9._~!&*+,;=:@%/-]*", "must begin with / and hold no query, such as /orders"),
 ]
 Endpoint = Annotated[str, Field(max_length=2048), Matching(r"https?://\S+", "must begin with http:// or https://")]
 
@@ -161,9 +157,28 @@ class Redis(
         return self
 
 
+class HttpHandler(Model):
+    """A Service in the namespace of the StreamConsumer, and in no other: there is no URL to lead elsewhere."""
+
+    service: ServiceName
+    """The Service's name."""
+
+    port: int = Field(80, ge=1, le=65535)
+    """Its port, as a number."""
+
+    path: HttpPath = "/"
+    """The path to POST to."""
+
+
 class Handler(
     Model,
-    json_schema_extra=rules(("(has(self.python) ? 1 : 0) + (has(self.source) ? 1 : 0) == 1", ONE_HANDLER)),
+    json_schema_extra=rules(
+        (
+            "[has(self.python), has(self.source), has(self.http)].filter(given, given).size() == 1",
+            ONE_HANDLER,
+        ),
+        ("!has(self.http) || !self.batch", NO_HTTP_BATCH),
+    ),
 ):
     """What is called with each message."""
 
@@ -174,51 +189,20 @@ class Handler(
     """The text of a Python module that defines `handle`, for demos and small jobs: mounted from a ConfigMap, with
     the packages of the image and no others. Editing it rolls the pods."""
 
+    http: HttpHandler | None = None
+    """A Service that is sent each message as a CloudEvent, by POST. 2xx acknowledges; 429 and 503 with Retry-After
+    defer; 408, 425, 429 and what is not 4xx fail and are tried again; other 4xx go to the dead letters."""
+
     batch: bool = False
     """Whether the function takes a list of at most `batchCount` messages' data instead of one."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if (self.python is None) == (self.source is None):
+        if [self.python, self.source, self.http].count(None) != 2:
             raise ValueError(ONE_HANDLER)
+        if self.http and self.batch:
+            raise ValueError(NO_HTTP_BATCH)
         return self
-
-
-class EnvironmentVariable(
-    Model,
-    json_schema_extra=rules((f"!self.name.startsWith('{names.ENVIRONMENT_PREFIX}')", RESERVED_VARIABLE)),
-):
-    """One variable for the handler. Wins over what the operator sets, such as OTEL_ variables."""
-
-    name: VariableName
-    """The variable's name."""
-
-    value: str = Field("", max_length=32_768)
-    """Its value."""
-
-    @model_validator(mode="after")
-    def _not_reserved(self) -> Self:
-        if self.name.startswith(names.ENVIRONMENT_PREFIX):
-            raise ValueError(RESERVED_VARIABLE)
-        return self
-
-
-def _each_once(variables: list[EnvironmentVariable]) -> list[EnvironmentVariable]:
-    """What `x-kubernetes-list-type: map` asks of the API server."""
-    given = [variable.name for variable in variables]
-    if twice := sorted({name for name in given if given.count(name) > 1}):
-        raise ValueError(f"gives {', '.join(twice)} more than once")
-    return variables
-
-
-class Resources(Model):
-    """What one pod asks for and may use, as in any container."""
-
-    requests: dict[str, Quantity] = Field({}, max_length=8)
-    """What the scheduler reserves, such as `cpu: 100m`."""
-
-    limits: dict[str, Quantity] = Field({}, max_length=8)
-    """What the pod may not exceed, such as `memory: 256Mi`."""
 
 
 class Telemetry(Model):
@@ -230,8 +214,10 @@ class Telemetry(Model):
 
 
 class StreamConsumerSpec(
+    PodSettings,
     Processing,
     json_schema_extra=rules(
+        ("!has(self.handler.http) || self.encoding == 'utf-8'", HTTP_TAKES_TEXT),
         ("!has(self.autoscaling) || !has(self.manageReplicas) || self.manageReplicas", ONE_SCALER),
     ),
 ):
@@ -265,15 +251,9 @@ class StreamConsumerSpec(
     """Whether the Deployment has `replicas` pods. false: the operator states no number, for something that scales the
     Deployment itself, and keeps the number that it finds; `replicas` then counts for nothing."""
 
-    env: Annotated[list[EnvironmentVariable], AfterValidator(_each_once)] = Field(
-        [],
-        max_length=256,
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-    )
-    """Variables for the handler."""
-
-    resources: Resources = Resources()
-    """What one pod asks for and may use."""
+    suspend: bool = False
+    """Whether nothing is read for now: the pods drain and go, the group keeps its place. Back at false there are as
+    many pods as before; with `manageReplicas: false` as many as the operator found when it suspended."""
 
     telemetry: Telemetry = Telemetry()
     """Where traces go."""
@@ -282,6 +262,12 @@ class StreamConsumerSpec(
     def _one_scaler(self) -> Self:
         if self.autoscaling and not self.manage_replicas:
             raise ValueError(ONE_SCALER)
+        return self
+
+    @model_validator(mode="after")
+    def _http_takes_text(self) -> Self:
+        if self.handler.http and self.encoding != "utf-8":
+            raise ValueError(HTTP_TAKES_TEXT)
         return self
 
 

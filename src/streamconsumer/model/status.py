@@ -17,7 +17,7 @@ OF_THE_STREAM = ("RedisReachable", "GroupReady", "Degraded", "ScalingActive", "S
 """What the operator sees in Redis, and the scaling that rests on it. No part of Ready: pods that read well need no
 operator that can look."""
 
-CONDITIONS = ("Ready", "Reconciling", "Stalled", *OF_THE_STREAM)
+CONDITIONS = ("Ready", "Reconciling", "Stalled", "Suspended", *OF_THE_STREAM)
 
 
 class Reason(StrEnum):
@@ -25,6 +25,7 @@ class Reason(StrEnum):
 
     ALL_PODS_READY = "AllPodsReady"
     SCALED_TO_ZERO = "ScaledToZero"
+    SUSPENDED = "Suspended"
     PODS_STARTING = "PodsStarting"
     ROLLING_OUT = "RollingOut"
     SETTLED = "Settled"
@@ -87,7 +88,8 @@ class Condition(Told):
     """One fact with its reason, as metav1.Condition."""
 
     type: str = Field(max_length=316)
-    """Ready, Reconciling, Stalled, RedisReachable, GroupReady or Degraded."""
+    """Ready, Reconciling, Stalled, Suspended, RedisReachable, GroupReady, Degraded, ScalingActive or
+    ScalingLimited."""
     status: Literal["True", "False", "Unknown"]
     """Whether it is so."""
     reason: str = Field(max_length=1024)
@@ -144,7 +146,8 @@ class Status(Told):
         [],
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
-    """Ready, Reconciling and Stalled; and RedisReachable, GroupReady and Degraded once the operator has looked."""
+    """Ready, Reconciling, Stalled and Suspended; RedisReachable, GroupReady and Degraded once the operator has looked;
+    ScalingActive and ScalingLimited with `autoscaling`."""
     desired_replicas: int = 0
     """How many pods are wanted, by whoever scales."""
     replicas: int = 0
@@ -160,7 +163,7 @@ class Status(Told):
 
 
 class Verdict(Model):
-    """What the operator concludes, before it is dated: the three conditions follow from these four."""
+    """What the operator concludes, before it is dated: the conditions follow from these four."""
 
     ready: bool
     reason: Reason
@@ -181,8 +184,8 @@ class Fact(Model):
 def conditions(
     verdict: Verdict, generation: int, previous: list[Condition], now: datetime, facts: Sequence[Fact] = ()
 ) -> list[Condition]:
-    """Ready, Reconciling and Stalled, and what was seen in Redis. Where nobody has looked yet, what was seen before
-    stays, with its own generation. A condition that keeps its status keeps its lastTransitionTime."""
+    """Ready, Reconciling, Stalled and Suspended, and what was seen in Redis. Where nobody has looked yet, what was seen
+    before stays, with its own generation. A condition that keeps its status keeps its lastTransitionTime."""
     since = {(condition.type, condition.status): condition.last_transition_time for condition in previous}
     moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -201,5 +204,6 @@ def conditions(
         condition("Ready", holds=verdict.ready, reason=verdict.reason, message=verdict.message),
         abnormal("Reconciling", holds=verdict.reconciling),
         abnormal("Stalled", holds=verdict.stalled),
+        abnormal("Suspended", holds=verdict.reason is Reason.SUSPENDED),
         *(map(dated, facts) if facts else (each for each in previous if each.type in OF_THE_STREAM)),
     ]

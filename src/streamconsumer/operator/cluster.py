@@ -49,6 +49,15 @@ class Cluster:
             return await self._call("get", _path(api_version, kind, namespace, name))
         return None
 
+    async def peek(self, kind: str, namespace: str, name: str) -> Manifest | None:
+        """A Secret or ConfigMap that pods refer to, or None where there is none. Raises NotAllowed where we may not."""
+        try:
+            return await self.get("v1", kind, namespace, name)
+        except DynamicApiError as error:
+            if error.status != 403:
+                raise
+            raise NotAllowed(what_was_said(error)) from None
+
     async def list(self, api_version: str, kind: str, namespace: str | None, selector: str = "") -> list[Manifest]:
         """Every object of the kind, in one namespace or in all. Items carry their apiVersion and kind."""
         found = await self._call("get", _path(api_version, kind, namespace), label_selector=selector or None)
@@ -64,15 +73,17 @@ class Cluster:
                 raise
             raise ChildRefused(f"{manifest['kind']} {manifest['metadata']['name']}: {what_was_said(error)}") from None
 
-    async def keep_replicas(self, deployment: Manifest) -> None:
-        """Let the number of replicas outlive our statement of it, which the next apply withdraws: a field that nobody
-        owns any more falls back to its default, one pod."""
+    async def keep_replicas(self, deployment: Manifest, number: int, parked: int | None = None) -> None:
+        """Let a number of replicas outlive our statement of it, which the next apply withdraws: a field that nobody
+        owns any more falls back to its default, one pod. `parked` is what to come back to from a suspension."""
         metadata = {name: deployment["metadata"][name] for name in ("namespace", "name")}
+        if parked is not None:
+            metadata["annotations"] = {names.ANNOTATION_PARKED: str(parked)}
         kept = {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
             "metadata": metadata,
-            "spec": {"replicas": deployment["spec"]["replicas"]},
+            "spec": {"replicas": number},
         }
         await self._apply(kept, _path_of(kept), manager=names.REPLICAS_KEEPER)
 

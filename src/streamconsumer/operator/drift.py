@@ -53,6 +53,12 @@ def gives_replicas_up(live: dict[str, Any], wanted: dict[str, Any]) -> bool:
     return any("f:replicas" in fields for fields in ours)
 
 
+def parked(live: dict[str, Any]) -> int | None:
+    """How many pods a suspended Deployment had; None where that is not written on it, or is no number."""
+    found = str(live["metadata"].get("annotations", {}).get(names.ANNOTATION_PARKED, ""))
+    return int(found) if re.fullmatch("[0-9]{1,9}", found) else None
+
+
 def _holds_list(live: list[Any], applied: list[Any]) -> bool:
     key = next((key for key in _KEYS if all(isinstance(item, dict) and key in item for item in applied)), None)
     if key is None:

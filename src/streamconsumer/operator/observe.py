@@ -64,6 +64,9 @@ def mounted(pods: Iterable[Manifest]) -> set[str]:
 
 
 def _settled(consumer: StreamConsumer, wanted: int) -> Verdict:
+    if consumer.spec.suspend:
+        message = "Suspended: no pods run, the group keeps its place. suspend: false goes on."
+        return Verdict(ready=True, reason=Reason.SUSPENDED, message=message)
     if wanted == 0:
         return Verdict(
             ready=True, reason=Reason.SCALED_TO_ZERO, message="No pods are wanted; the group keeps its place."

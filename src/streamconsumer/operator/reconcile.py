@@ -16,12 +16,13 @@ from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import CONDITIONS, Reason, Status, Verdict, conditions
 from streamconsumer.operator.cluster import Cluster
-from streamconsumer.operator.drift import gives_replicas_up, holds
+from streamconsumer.operator.drift import gives_replicas_up, holds, parked
 from streamconsumer.operator.farewell import Farewell, held
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.manifests.identity import child_name
 from streamconsumer.operator.observe import mounted, verdict
 from streamconsumer.operator.queue import Key
+from streamconsumer.operator.references import references
 from streamconsumer.operator.scaling.idle_first import ANNOTATION, costs
 from streamconsumer.operator.scaling.scaler import Scaler
 from streamconsumer.operator.settings import OperatorSettings
@@ -108,7 +109,10 @@ class Reconciler:
         self.scaler.forget(key)
 
     def _scaled(self, key: Key, consumer: StreamConsumer, manifest: Manifest) -> StreamConsumer:
-        """With as many replicas as its backlog wants, where it scales itself."""
+        """With as many replicas as its backlog wants, where it scales itself and is not suspended."""
+        if consumer.spec.suspend:
+            self.scaler.forget(key)
+            return consumer
         live = self.store.child(key, "Deployment", child_name(consumer))
         current = live["spec"].get("replicas", 1) if live else None
         before = _previous(manifest.get("status") or {})
@@ -120,7 +124,8 @@ class Reconciler:
         return [child for child in self.store.children(key) if _of_a_namesake(consumer, child)]
 
     async def _converge(self, key: Key, consumer: StreamConsumer) -> list[Change]:
-        wanted = desired(consumer, self.settings)
+        referred = await references(consumer, self.cluster, read_secrets=self.settings.read_secrets)
+        wanted = desired(consumer, self.settings, referred)
         changes = [change for child in wanted if (change := await self._ensure(key, consumer, child))]
         return [*changes, *await self._prune(key, consumer, wanted)]
 
@@ -136,12 +141,12 @@ class Reconciler:
                 "delete or rename it, or give the StreamConsumer another name"
             )
         made, identity = self.made.setdefault(key, set()), (kind, name, consumer.uid)
+        if live is not None and kind == "Deployment" and not consumer.spec.manage_replicas:
+            await self._hand_over(consumer, live, wanted)
         if live is not None and holds(live, wanted):
             self.store.put({"apiVersion": wanted["apiVersion"], "kind": kind, **live})
             made.add(identity)
             return None
-        if live is not None and gives_replicas_up(live, wanted):
-            await self.cluster.keep_replicas(live)
         if live is not None and _takes_pods_away(live, wanted):
             await self._idle_first(key)
         self.store.put(await self.cluster.apply(wanted))
@@ -166,6 +171,17 @@ class Reconciler:
             if step and wanted["spec"]["replicas"] == decision.desired_replicas:
                 return Change("ScaledUp" if step > 0 else "ScaledDown", decision.message)
         return _change(live, wanted)
+
+    async def _hand_over(self, consumer: StreamConsumer, live: Manifest, wanted: Manifest) -> None:
+        """Where somebody else scales, his number survives that we stop stating one, and a suspension: it then waits on
+        the Deployment, as the latest number above 0 that was found there."""
+        number = live["spec"].get("replicas", 1)
+        if consumer.spec.suspend:
+            if number or parked(live) is None:
+                await self.cluster.keep_replicas(live, number, number or consumer.spec.replicas or 1)
+        elif gives_replicas_up(live, wanted):
+            before = parked(live)
+            await self.cluster.keep_replicas(live, number if before is None else before)
 
     async def _prune(self, key: Key, consumer: StreamConsumer, wanted: list[Manifest]) -> list[Change]:
         """Delete the children that are ours, no longer wanted, and in no running pod's use."""

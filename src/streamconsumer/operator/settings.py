@@ -51,7 +51,8 @@ class OperatorSettings(Model):
     """How often the operator looks at the streams in Redis; spread by a quarter at random."""
 
     read_secrets: bool = True
-    """Whether the operator reads the Secrets that StreamConsumers name, to look at streams behind a password."""
+    """Whether the operator reads the Secrets that StreamConsumers name, to look at streams behind a password, and to
+    replace pods when a Secret changes that their variables come from."""
 
     deletion_bound: Annotated[timedelta, Between("1s", "1h")] = timedelta(minutes=2)
     """How long the deletion of a StreamConsumer may wait for its group to be destroyed; its pods drain besides."""

@@ -21,6 +21,7 @@ from streamconsumer.model.settings import ProcessorSettings
 from streamconsumer.processor import logs
 from streamconsumer.processor.handler import BatchHandler, Handler, load
 from streamconsumer.processor.health import Endpoint, Health
+from streamconsumer.processor.http_handler import HttpHandler
 from streamconsumer.processor.metrics import Metrics, registry
 from streamconsumer.processor.otlp import FigureExporter, exporter_from_env
 from streamconsumer.processor.processor import RedisStreamProcessor
@@ -42,7 +43,7 @@ def run() -> int:
         settings = from_env(ProcessorSettings, os.environ)
         logs.configure(settings.log_level, settings.log_format)
         sys.path[:0] = [path for path in (str(Path.cwd()), names.SOURCE_FOLDER) if path not in sys.path]
-        _run_until_signalled(settings, load(settings.handler.python, batch=settings.handler.batch))
+        _run_until_signalled(settings, _handler(settings))
     except InvalidSettings as error:
         return _give_up(error)
     return 0
@@ -84,6 +85,14 @@ def _attributes(settings: ProcessorSettings, manager: StreamManager) -> dict[str
         "server.address": address,
     }
     return about if port is None else {**about, "server.port": port}
+
+
+def _handler(settings: ProcessorSettings) -> Handler | BatchHandler:
+    said = settings.handler
+    if said.http_url is None:
+        assert said.python
+        return load(said.python, batch=said.batch)
+    return HttpHandler(said.http_url, settings.concurrency, settings.delivery.timeout)
 
 
 def _threads_left() -> bool:
@@ -138,7 +147,7 @@ async def _serve(
         "processor started",
         extra={
             "redis": _told(manager),
-            "handler": settings.handler.python,
+            "handler": settings.handler.python or settings.handler.http_url,
             "http_port": endpoint.port,
             "tracing": telemetry is not None,
         },
@@ -147,6 +156,8 @@ async def _serve(
     await stop.wait()
     await processor.stop_listening()
     checking.cancel()
+    if isinstance(handler, HttpHandler):
+        await handler.aclose()
     (refused,) = await asyncio.gather(checking, return_exceptions=True)
     await manager.aclose()
     endpoint.stop()

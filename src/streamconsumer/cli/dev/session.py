@@ -213,7 +213,7 @@ class Session:
             spec = workload.consumer.spec
             self._terminal.say(
                 f"{workload.name}: stream {spec.stream}, group {spec.consumer_group}, "
-                f"{spec.handler.python or 'handler.source'}, {_plural(count, 'pod')}"
+                f"{workload.handler}, {_plural(count, 'pod')}"
             )
         pods = [pod for running in self.running for pod in running.pods]
         self._terminal.expect(pod.name for pod in pods)

@@ -11,13 +11,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from streamconsumer.cli.dev.environment import Secrets, resolve
+from streamconsumer.cli.dev.environment import Objects, Secrets, resolve
 from streamconsumer.cli.documents import Document, read
 from streamconsumer.cli.render import parse
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
+from streamconsumer.model.environment import variable
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import Manifest, desired
+from streamconsumer.operator.manifests.environment import http_url
 from streamconsumer.operator.settings import OperatorSettings
 
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
@@ -34,6 +36,7 @@ class Workload:
 
     children: Sequence[Manifest]
     secrets: Secrets
+    config_maps: Secrets
 
     @property
     def name(self) -> str:
@@ -51,6 +54,12 @@ class Workload:
     @property
     def replicas(self) -> int:
         return int(self.deployment["spec"].get("replicas", 1))
+
+    @property
+    def handler(self) -> str:
+        """What is told of the handler."""
+        said = self.consumer.spec.handler
+        return self._sent_to() or said.python or "handler.source"
 
     @property
     def grace(self) -> timedelta:
@@ -89,22 +98,31 @@ class Workload:
             "spec.nodeName": "localhost",
         }
         (container,) = self.pod["containers"]
-        found = resolve(container["env"], fields)
+        objects = Objects(self.consumer.namespace, self.secrets, self.config_maps)
+        found = resolve(container["env"], fields, objects, container.get("envFrom", []))
+        if url := self._sent_to():
+            found[variable("handler", "http_url")] = url
         return {name: str(files.get(value, value)) for name, value in found.items()}
+
+    def _sent_to(self) -> str:
+        """No Service answers here, but the program behind it may, on the same port of this machine."""
+        http = self.consumer.spec.handler.http
+        return http_url(http, "127.0.0.1") if http else ""
 
 
 def load(files: Iterable[Path]) -> tuple[list[Workload], list[str]]:
     """What can run, and why the rest cannot. Raises InvalidSettings for a file that cannot be read at all."""
     found = [(folder_of(file), document) for file in files for document in read([file])]
     settings = OperatorSettings.from_env(os.environ)
-    given = secrets_of(document for _, document in found)
+    given = [document for _, document in found]
+    secrets, config_maps = secrets_of(given), config_maps_of(given)
     workloads: dict[tuple[str, str], Workload] = {}
     refusals: list[str] = []
     for folder, document in found:
         consumers, refused = parse([document] if document.get("kind") == names.KIND else [])
         refusals += refused
         for consumer in consumers:
-            workload = Workload(consumer, folder, desired(consumer, settings), given)
+            workload = Workload(consumer, folder, desired(consumer, settings), secrets, config_maps)
             if problem := _problem(workload, workloads):
                 refusals.append(problem)
             else:
@@ -131,6 +149,17 @@ def secrets_of(documents: Iterable[Document]) -> Secrets:
     return Secrets(values)
 
 
+def config_maps_of(documents: Iterable[Document]) -> Secrets:
+    """The ConfigMaps among the documents."""
+    values: dict[tuple[str, str, str], str] = {}
+    for document in documents:
+        if document.get("kind") == "ConfigMap":
+            metadata = document.get("metadata") or {}
+            where = str(metadata.get("namespace") or "default"), str(metadata.get("name") or "")
+            values |= {(*where, key): str(text) for key, text in (document.get("data") or {}).items()}
+    return Secrets(values, "ConfigMap")
+
+
 def _decoded(where: tuple[str, str], key: str, value: object) -> str:
     try:
         return base64.b64decode(str(value), validate=True).decode()
@@ -146,6 +175,7 @@ def _problem(workload: Workload, others: Mapping[tuple[str, str], Workload]) -> 
         return f"{'/'.join(where)}: is given twice; the first one is used"
     try:
         workload.files()
+        workload.environment("pod", {})
     except InvalidSettings as error:
         return f"{'/'.join(where)}: {error}"
     return ""

@@ -19,12 +19,13 @@ KINDS = [
 """Every kind that can be a child, in the order in which they are applied: what others refer to comes first."""
 
 
-def desired(consumer: StreamConsumer, settings: OperatorSettings) -> list[Manifest]:
-    """All children, in the order in which they are applied, each stamped with the hash of itself."""
+def desired(consumer: StreamConsumer, settings: OperatorSettings, references: str = "") -> list[Manifest]:
+    """All children, in the order in which they are applied, each stamped with the hash of itself. `references` is the
+    hash of what the variables of the pods refer to."""
     wanted = [
         service_account(consumer),
         source(consumer),
-        deployment(consumer, settings),
+        deployment(consumer, settings, references),
         disruption_budget(consumer),
     ]
     return [stamped(manifest) for manifest in wanted if manifest is not None]

@@ -6,7 +6,7 @@ from datetime import timedelta
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import redis
-from streamconsumer.operator.manifests.environment import environment
+from streamconsumer.operator.manifests.environment import environment, sources
 from streamconsumer.operator.manifests.identity import (
     Manifest,
     child_name,
@@ -14,6 +14,7 @@ from streamconsumer.operator.manifests.identity import (
     metadata,
     selector,
 )
+from streamconsumer.operator.manifests.placement import placement, rollout, stated
 from streamconsumer.operator.manifests.source import source_name
 from streamconsumer.operator.settings import OperatorSettings
 
@@ -22,28 +23,40 @@ AFTER_THE_DRAIN = timedelta(seconds=8)
 back, handlers that were cancelled, and leaving, if the server does not answer; and 3 s for the last spans."""
 
 
-def deployment(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
+def deployment(consumer: StreamConsumer, settings: OperatorSettings, references: str) -> Manifest:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": metadata(consumer, child_name(consumer)),
         "spec": {
-            # What we do not state we do not own.
-            **({"replicas": consumer.spec.replicas} if consumer.spec.manage_replicas else {}),
+            **_replicas(consumer),
+            **rollout(consumer.spec.rollout),
             "revisionHistoryLimit": 3,
             "selector": {"matchLabels": selector(consumer)},
-            "template": _template(consumer, settings),
+            "template": _template(consumer, settings, references),
         },
     }
 
 
-def _template(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
-    return {"metadata": {"labels": labels(consumer)}, "spec": _pod(consumer, settings)}
+def _replicas(consumer: StreamConsumer) -> Manifest:
+    """What we do not state we do not own. A suspension is stated whoever scales: the number that was there waits with
+    another field manager, see `Reconciler`."""
+    if consumer.spec.suspend:
+        return {"replicas": 0}
+    return {"replicas": consumer.spec.replicas} if consumer.spec.manage_replicas else {}
+
+
+def _template(consumer: StreamConsumer, settings: OperatorSettings, references: str) -> Manifest:
+    spec = consumer.spec
+    annotations = {**spec.pod_annotations, **stated(**{names.ANNOTATION_REFERENCES: references})}
+    said = {"labels": {**spec.pod_labels, **labels(consumer)}, **stated(annotations=annotations)}
+    return {"metadata": said, "spec": _pod(consumer, settings)}
 
 
 def _pod(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
     grace = consumer.spec.drain_timeout + AFTER_THE_DRAIN
     return {
+        **placement(consumer),
         "serviceAccountName": child_name(consumer),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -70,6 +83,7 @@ def _container(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest
         **({"imagePullPolicy": policy} if policy else {}),
         "command": ["streamconsumer", "processor"],
         "env": environment(consumer, settings),
+        **stated(envFrom=sources(consumer)),
         "ports": [{"name": "http", "containerPort": names.HTTP_PORT}],
         # The first read is done within a second or two; asking often then costs little and shows a ready pod early.
         "startupProbe": {**_probe("/livez"), "periodSeconds": 1, "failureThreshold": 60},

@@ -2,10 +2,13 @@
 
 import re
 
+from pydantic import BaseModel
+
 from streamconsumer.model import names
 from streamconsumer.model.environment import to_env, variable
 from streamconsumer.model.settings import PodHandler, Processing
-from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.model.spec import HttpHandler, StreamConsumer
+from streamconsumer.model.variables import EnvironmentVariable
 from streamconsumer.operator.manifests.identity import Manifest, child_name
 from streamconsumer.operator.manifests.redis import access
 from streamconsumer.operator.settings import OperatorSettings
@@ -15,20 +18,47 @@ SOURCE_HANDLER = f"{names.SOURCE_MODULE}:{names.SOURCE_FUNCTION}"
 
 def environment(consumer: StreamConsumer, settings: OperatorSettings) -> list[Manifest]:
     """The user's own variables win over ours of the same name, except over settings, which have fields."""
-    users = [_literal(variable.name, variable.value) for variable in consumer.spec.env]
+    users = [_users(variable) for variable in consumer.spec.env]
     taken = {variable["name"] for variable in users}
     ours = [*_settings(consumer), *_identity(), *_telemetry(consumer, settings)]
     last = _resource_attributes(consumer)  # refers to variables above it: the kubelet expands only earlier ones
     return [*users, *(each for each in [*ours, last] if each["name"] not in taken)]
 
 
+def sources(consumer: StreamConsumer) -> list[Manifest]:
+    """Secrets and ConfigMaps whose keys all become variables. What `environment` gives wins over them."""
+    return [_stated(source) for source in consumer.spec.env_from]
+
+
+def _users(given: EnvironmentVariable) -> Manifest:
+    if given.value_from is None:
+        return _literal(given.name, given.value)
+    return {"name": given.name, "valueFrom": _stated(given.value_from)}
+
+
+def _stated(model: BaseModel) -> Manifest:
+    return model.model_dump(by_alias=True, exclude_defaults=True)
+
+
 def _settings(consumer: StreamConsumer) -> list[Manifest]:
     spec = consumer.spec
     shared = {name: getattr(spec, name) for name in Processing.model_fields}
-    handler = PodHandler(python=spec.handler.python or SOURCE_HANDLER, batch=spec.handler.batch)
+    handler = _handler(consumer)
     processing = Processing.model_construct(None, **shared)
     literals = to_env(processing) | to_env(handler, "handler") | to_env(access(spec.redis), "redis")
     return [_exact(name, value) for name, value in literals.items()]
+
+
+def _handler(consumer: StreamConsumer) -> PodHandler:
+    said = consumer.spec.handler
+    if said.http:
+        return PodHandler(http_url=http_url(said.http, f"{said.http.service}.{consumer.namespace}.svc"))
+    return PodHandler(python=said.python or SOURCE_HANDLER, batch=said.batch)
+
+
+def http_url(handler: HttpHandler, host: str) -> str:
+    """Where a pod sends its messages. The name ends with `svc`: no name of the cluster's domain is needed."""
+    return f"http://{host}:{handler.port}{handler.path}"
 
 
 def _identity() -> list[Manifest]:

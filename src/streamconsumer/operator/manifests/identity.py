@@ -50,6 +50,11 @@ def metadata(consumer: StreamConsumer, name: str) -> Manifest:
     }
 
 
+def amount(text: str) -> int | str:
+    """`2` as the number that Kubernetes wants, `25%` as it is."""
+    return int(text) if text.isdecimal() else text
+
+
 def digest(value: object) -> str:
     """A short hash that is the same for equal JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))

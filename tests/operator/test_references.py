@@ -1,0 +1,114 @@
+"""Pods are replaced when a Secret or ConfigMap changes that their variables come from."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from streamconsumer.errors import NotAllowed
+from streamconsumer.model import names
+from streamconsumer.operator.manifests import Manifest, desired
+from streamconsumer.operator.references import references
+from streamconsumer.operator.settings import OperatorSettings
+from tests.model.examples import consumer, manifest
+from tests.operator.places import Place, eventually, settled
+
+FROM_SECRET = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "bank", "key": "token"}}}
+FROM_CONFIG = {"name": "LIMIT", "valueFrom": {"configMapKeyRef": {"name": "shop", "key": "limit"}}}
+ALL_OF_CONFIG = [{"configMapRef": {"name": "shop"}}]
+
+
+class Objects:
+    """Secrets and ConfigMaps as they are now."""
+
+    def __init__(self, **data: dict[str, str]) -> None:
+        self.found: dict[tuple[str, str], Manifest] = {}
+        self.refused: set[str] = set()
+        for name, texts in data.items():
+            self.put("ConfigMap", name, **texts)
+
+    def put(self, kind: str, name: str, uid: str = "1", **texts: str) -> None:
+        self.found[kind, name] = {"metadata": {"uid": uid}, "data": texts}
+
+    async def peek(self, kind: str, namespace: str, name: str) -> Manifest | None:
+        if kind in self.refused:
+            raise NotAllowed(kind)
+        return self.found.get((kind, name))
+
+
+def digest(objects: Objects, read_secrets: bool = True, **spec: Any) -> str:
+    return asyncio.run(references(consumer(**spec), objects, read_secrets=read_secrets))
+
+
+def test_who_refers_to_nothing_has_no_hash_and_the_pods_of_before() -> None:
+    assert digest(Objects()) == ""
+    assert names.ANNOTATION_REFERENCES not in json.dumps(desired(consumer(), OperatorSettings(), ""))
+
+
+def test_what_is_not_referred_to_does_not_count() -> None:
+    before = digest(Objects(shop={"limit": "1", "other": "1"}), env=[FROM_CONFIG])
+    assert digest(Objects(shop={"limit": "1", "other": "2"}, more={}), env=[FROM_CONFIG]) == before
+    assert digest(Objects(shop={"limit": "2", "other": "1"}), env=[FROM_CONFIG]) != before
+
+
+def test_of_a_whole_object_everything_counts() -> None:
+    one, other = Objects(shop={"limit": "1", "other": "1"}), Objects(shop={"limit": "1", "other": "2"})
+    both: dict[str, Any] = {"env": [FROM_CONFIG], "envFrom": ALL_OF_CONFIG}
+    assert digest(one, **both) != digest(other, **both)
+
+
+def test_what_comes_into_being_counts() -> None:
+    assert digest(Objects(), env=[FROM_CONFIG]) != digest(Objects(shop={}), env=[FROM_CONFIG])
+
+
+def test_a_hash_tells_nothing_to_who_does_not_know_the_secrets_uid() -> None:
+    objects = Objects()
+    objects.put("Secret", "bank", token="x")
+    before = digest(objects, env=[FROM_SECRET])
+    objects.put("Secret", "bank", uid="2", token="x")
+    assert digest(objects, env=[FROM_SECRET]) != before
+
+
+@pytest.mark.parametrize("by", ["setting", "rights"])
+def test_without_reading_secrets_only_config_maps_count(by: str) -> None:
+    objects = Objects(shop={"limit": "1"})
+    objects.refused = {"Secret"} if by == "rights" else set()
+    found = []
+    for token in ("x", "y"):
+        objects.put("Secret", "bank", token=token)
+        found.append(digest(objects, by == "rights", env=[FROM_SECRET, FROM_CONFIG]))
+    assert found[0] == found[1] != ""
+
+
+@pytest.mark.parametrize("kind", ["Secret", "ConfigMap"])
+def test_a_change_replaces_the_pods_and_nothing_else_does(served: Place, kind: str) -> None:
+    name, data = f"with-{kind.lower()}", "stringData" if kind == "Secret" else "data"
+    source = {"secretRef" if kind == "Secret" else "configMapRef": {"name": name}}
+    path = f"/api/v1/namespaces/{served.namespace}/{kind.lower()}s"
+    given = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, data: {"token": "hunter2"}}
+    served.cluster.request("POST", path, given)
+    served.create(manifest(name, envFrom=[source]))
+
+    def template() -> Manifest:
+        deployment = served.find("Deployment", f"{name}-consumer")
+        assert deployment
+        found: Manifest = deployment["spec"]["template"]
+        return found
+
+    before = eventually(template)
+    assert names.ANNOTATION_REFERENCES in before["metadata"]["annotations"]
+    assert "hunter2" not in json.dumps(before)
+    settled(served, 0.5)
+    served.patch("StreamConsumer", name, {"metadata": {"labels": {"look": "again"}}})
+    settled(served, 0.5)
+    assert template() == before
+    served.cluster.request("PATCH", f"{path}/{name}", {data: {"token": "correct horse"}})
+    served.patch("StreamConsumer", name, {"metadata": {"labels": {"look": "once-more"}}})
+
+    def replaced() -> None:
+        after = template()
+        assert after["spec"] == before["spec"]
+        assert after["metadata"] != before["metadata"]
+
+    eventually(replaced)
