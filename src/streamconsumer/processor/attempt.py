@@ -6,10 +6,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from streamconsumer.processor.decision import Bury
 from streamconsumer.processor.handler import AsyncHandler
 from streamconsumer.processor.message import Entry, Told
 from streamconsumer.processor.settling import Settling
-from streamconsumer.processor.telemetry import Telemetry
+from streamconsumer.processor.telemetry import Tracing
 
 
 class Attempts:
@@ -20,7 +21,7 @@ class Attempts:
         self,
         handler: Callable[[], AsyncHandler],
         settling: Settling,
-        telemetry: Telemetry | None,
+        telemetry: Tracing | None,
         timeout: timedelta | None,
     ) -> None:
         self._handler, self._settling, self._telemetry, self._timeout = handler, settling, telemetry, timeout
@@ -28,8 +29,17 @@ class Attempts:
 
     async def _traced(self, entry: Entry, told: Told, data: dict[Any, Any]) -> Any:
         assert self._telemetry
-        with self._telemetry.processing(told.message()):
+        attempt = self._telemetry.begin(entry, data)
+        if attempt is None:
             return await self._plain(entry, told, data)
+        try:
+            result = await self._plain(entry, told, data)
+        except BaseException as error:
+            self._telemetry.end(attempt, entry, _outcome(entry), error)
+            raise
+        # A handler may return although it was cancelled for a peer, or at the end of a drain.
+        self._telemetry.end(attempt, entry, "released" if entry.fate else "" if entry.is_alone else "ack")
+        return result
 
     async def _plain(self, entry: Entry, _told: Told, data: dict[Any, Any]) -> Any:
         try:
@@ -45,6 +55,13 @@ class Attempts:
         late = too_late(self._timeout)
         self._settling.judge(entry, late)
         raise late
+
+
+def _outcome(entry: Entry) -> str:
+    """What becomes of one that failed; without a verdict it was cancelled."""
+    if entry.verdict is None:
+        return "released"
+    return "dead_letter" if isinstance(entry.verdict.decision, Bury) else "retry"
 
 
 def was_cancelled() -> bool:
