@@ -257,7 +257,7 @@ fields_of_a_producer = st.dictionaries(
 def unsent(spans: list[bytes], **options: Any) -> Telemetry:
     """What is recorded is kept."""
     outbox = Outbox(lambda _: True)
-    outbox.put = spans.append  # type: ignore[method-assign]
+    outbox.put = spans.append  # type: ignore[method-assign, assignment]
     assert outbox.close(1)
     server: Callable[[], tuple[str, int | None]] = lambda: ("localhost", 6379)  # noqa: E731
     return Telemetry(outbox, stream=STREAM, consumer_group=GROUP, consumer="pod-a", server=server, **options)

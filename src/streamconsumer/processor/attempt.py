@@ -2,7 +2,7 @@
 line still has the span's ids."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
@@ -25,13 +25,15 @@ class Attempts:
         timeout: timedelta | None,
     ) -> None:
         self._handler, self._settling, self._telemetry, self._timeout = handler, settling, telemetry, timeout
-        self.of = self._plain if telemetry is None else self._traced
+        self.of = self._plain if telemetry is None else self._perhaps_traced
 
-    async def _traced(self, entry: Entry, told: Told, data: dict[Any, Any]) -> Any:
+    def _perhaps_traced(self, entry: Entry, told: Told, data: dict[Any, Any]) -> Coroutine[Any, Any, Any]:
         assert self._telemetry
         attempt = self._telemetry.begin(entry, data)
-        if attempt is None:
-            return await self._plain(entry, told, data)
+        return self._plain(entry, told, data) if attempt is None else self._traced(attempt, entry, told, data)
+
+    async def _traced(self, attempt: Any, entry: Entry, told: Told, data: dict[Any, Any]) -> Any:
+        assert self._telemetry
         try:
             result = await self._plain(entry, told, data)
         except BaseException as error:

@@ -190,6 +190,8 @@ class RedisStreamProcessor:
     async def _turn(self) -> None:
         """Wait for room, read one batch, begin its messages."""
         await self._in_flight.room.wait()
+        if self._telemetry is not None and self._telemetry.is_behind:
+            await self._telemetry.catch_up()
         if self._stopping.is_set():
             return
         self._pulse.reading_since = time.monotonic()

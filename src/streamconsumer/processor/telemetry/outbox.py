@@ -7,14 +7,19 @@ and counted, so that what was recorded is always what was sent, what was dropped
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 log = logging.getLogger(__name__)
 
-QUEUE_SPANS, BATCH_SPANS, DELAY_MILLISECONDS = 32_768, 2048, 1000
+QUEUE_SPANS, BATCH_SPANS, DELAY_MILLISECONDS = 32_768, 4096, 1000
 """Unless OTEL_BSP_MAX_QUEUE_SIZE, …_MAX_EXPORT_BATCH_SIZE and …_SCHEDULE_DELAY say otherwise."""
+
+
+KEEPS_UP_SECONDS = 0.5
+"""A collector that takes a batch in this time is worth waiting for."""
 
 
 class Outbox:
@@ -41,6 +46,7 @@ class Outbox:
         self._failed = 0
         """The collector did not take them."""
         self.sent = 0
+        self._keeps_up = True
         self._thread = threading.Thread(target=self._work, name="telemetry", daemon=True)
         self._thread.start()
 
@@ -63,6 +69,12 @@ class Outbox:
     @property
     def dropped(self) -> int:
         return self._refused + self._failed
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a little patience would let it catch up: half full, and the collector takes what it is sent. The
+        thread that sends has to wait for Python's lock while this process does nothing but work."""
+        return len(self._waiting) > self._most // 2 and self._keeps_up
 
     def put(self, span: bytes) -> None:
         """One that ended. Never waits."""
@@ -105,7 +117,9 @@ class Outbox:
         while (count := min(len(self._waiting), self._batch)) and not self._given_up:
             self._under_way = count
             spans = [self._waiting.popleft() for _ in range(count)]
+            began = time.monotonic()
             sent = self._sent(spans)
+            self._keeps_up = sent and time.monotonic() - began < KEEPS_UP_SECONDS
             if self._given_up:
                 return
             if sent:

@@ -33,6 +33,7 @@ class ProvidedTelemetry:
 
     dead_letter_stream = ""
     clock_offset_ns = 0
+    is_behind = False
 
     def __init__(
         self,
@@ -78,6 +79,9 @@ class ProvidedTelemetry:
 
     def took_in(self, entries: Sequence[Entry]) -> None:
         """Not recorded, like all that follow."""
+
+    async def catch_up(self) -> None:
+        pass
 
     def claimed(self, entries: Sequence[Entry], start_ns: int) -> None:
         pass

@@ -38,13 +38,13 @@ class Subjects:
 
     def __init__(self, ids: Ids, sampling: Sampling, trust: Trust, field: str) -> None:
         self._ids, self._sampling, self._trust, self._field = ids, sampling, trust, field
-        self._is_never = sampling.bound == 0
+        self.is_never = sampling.bound == 0
         """Whether nothing is sampled but what a producer has sampled."""
 
     def of(self, entry: Entry, data: Mapping[Any, Any]) -> Subject | None:
         """None: nothing is to be recorded, and there is nothing to hand on."""
         found = None if self._trust == "ignore" else producer(data, self._field)
-        if self._is_never and (found is None or self._trust != "parent"):
+        if self.is_never and (found is None or self._trust != "parent"):
             return None
         origin, replays = (lineage(entry.fields) or (entry.message_id, 0)) if entry.is_replay else (entry.message_id, 0)
         if found is not None and self._trust == "parent":

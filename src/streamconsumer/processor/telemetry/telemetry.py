@@ -3,6 +3,7 @@
 Nothing here raises: a message is not lost to its own description.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,9 @@ ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_
 
 FLUSH_BUDGET = timedelta(seconds=3)
 """What the last spans may cost at shutdown; the SDK's own limit is 30 s, a whole grace period."""
+
+PATIENCE = timedelta(milliseconds=100)
+"""How long reading waits, at most and each time, for a collector that takes what it is sent."""
 
 MOST_LINKS = 1000
 """The largest batch."""
@@ -77,6 +81,7 @@ class Telemetry:
         self._stream, self._allowed_baggage = stream, allowed_baggage
         self._ids, self._sampling = Ids(stream, consumer_group), sampling or Sampling()
         self._process_head = encode.head(f"process {stream}", _CONSUMER)
+        self._field, self._field_bytes = field, field.encode()
         self._subjects = Subjects(self._ids, self._sampling, trust, field)
         self._who = {
             names.SYSTEM: "redis",
@@ -95,6 +100,8 @@ class Telemetry:
 
     def begin(self, entry: Entry, data: Mapping[Any, Any]) -> Attempt | None:
         """The span of an attempt, current from here on. None: nothing is recorded or handed on, and no `end` wanted."""
+        if self._subjects.is_never and self._field not in data and self._field_bytes not in data:
+            return None
         subject = self._subjects.of(entry, data)
         if subject is None:
             return None
@@ -168,9 +175,21 @@ class Telemetry:
 
     def took_in(self, entries: Sequence[Entry]) -> None:
         """This process has them."""
+        if self._subjects.is_never:
+            return  # what little is sampled shall not cost all the others
         now = time.time_ns()
         for entry in entries:
             entry.taken_ns = now
+
+    @property
+    def is_behind(self) -> bool:
+        return self._outbox.is_behind
+
+    async def catch_up(self) -> None:
+        """Let the collector have what it can take, for a moment. A slow or dead one is not waited for."""
+        deadline = time.monotonic() + PATIENCE.total_seconds()
+        while self._outbox.is_behind and time.monotonic() < deadline:  # noqa: ASYNC110 - told by another thread
+            await asyncio.sleep(0.001)
 
     # -- what is rare --------------------------------------------------------------------------------------------------
 

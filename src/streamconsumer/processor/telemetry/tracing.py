@@ -31,6 +31,13 @@ class Tracing(Protocol):
     def took_in(self, entries: Sequence[Entry]) -> None:
         """This process has them."""
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether more is recorded than is sent, and `catch_up` would help."""
+
+    async def catch_up(self) -> None:
+        """For a moment, before more is read."""
+
     def claimed(self, entries: Sequence[Entry], start_ns: int) -> None:
         """Entries of another consumer are ours."""
 
