@@ -71,6 +71,7 @@ class Metrics:
     abandoned: int = _counter("How many messages still ran when the drain time was over; they run again elsewhere")
     groups_recreated: int = _counter("How many times the consumer group was gone and created again", unit="{group}")
     faults: int = _counter("How many times Redis failed the loop", unit="{fault}")
+    spans_dropped: int = _counter("How many spans were recorded and never reached the collector", unit="{span}")
     count_in_flight: Callable[[], int] = field(default=int)
     duration_counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_SECONDS) + 1))
     duration_sum_seconds: float = 0.0

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
+from streamconsumer.processor.metrics import Metrics
+
 log = logging.getLogger(__name__)
 
 QUEUE_SPANS, BATCH_SPANS, DELAY_MILLISECONDS = 32_768, 4096, 1000
@@ -33,7 +35,9 @@ class Outbox:
         most: int = QUEUE_SPANS,
         batch: int = BATCH_SPANS,
         delay_seconds: float = DELAY_MILLISECONDS / 1000,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self._send, self._abort = send, abort
         """`abort` ends a pause between two tries to send."""
         self._most, self._batch, self._delay_seconds = most, min(batch, most), delay_seconds
@@ -52,7 +56,11 @@ class Outbox:
 
     @classmethod
     def from_env(
-        cls, environ: Mapping[str, str], send: Callable[[Sequence[bytes]], bool], abort: Callable[[], object]
+        cls,
+        environ: Mapping[str, str],
+        send: Callable[[Sequence[bytes]], bool],
+        abort: Callable[[], object],
+        metrics: Metrics | None,
     ) -> Self:
         def number(variable: str, default: int) -> int:
             found = environ.get(f"OTEL_BSP_{variable}", "")
@@ -64,6 +72,7 @@ class Outbox:
             most=number("MAX_QUEUE_SIZE", QUEUE_SPANS),
             batch=number("MAX_EXPORT_BATCH_SIZE", BATCH_SPANS),
             delay_seconds=number("SCHEDULE_DELAY", DELAY_MILLISECONDS) / 1000,
+            metrics=metrics,
         )
 
     @property
@@ -110,6 +119,7 @@ class Outbox:
             self._wake.clear()
             flushes = not self._idle.is_set()
             self._send_what_waits()
+            self._metrics.spans_dropped = self.dropped  # by this thread alone: += of two would lose some
             if flushes:
                 self._idle.set()
 

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from streamconsumer import __version__
+from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.telemetry import names
 from streamconsumer.processor.telemetry.encode import Request
 from streamconsumer.processor.telemetry.outbox import Outbox
@@ -40,7 +41,7 @@ def provider(environ: Mapping[str, str]) -> TracerProvider:
     return made
 
 
-def outbox(environ: Mapping[str, str], made: TracerProvider) -> Outbox:
+def outbox(environ: Mapping[str, str], made: TracerProvider, metrics: Metrics | None) -> Outbox:
     """For ours."""
     exporter = OTLPSpanExporter()
     request = Request(made.resource.attributes, names.SCOPE, __version__, names.SCHEMA_URL)
@@ -52,4 +53,4 @@ def outbox(environ: Mapping[str, str], made: TracerProvider) -> Outbox:
         finally:
             context.detach(token)
 
-    return Outbox.from_env(environ, send, exporter.shutdown)
+    return Outbox.from_env(environ, send, exporter.shutdown, metrics)

@@ -17,6 +17,7 @@ from opentelemetry import context, trace
 from opentelemetry.baggage import set_baggage
 
 from streamconsumer.processor.message import Entry, Message
+from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.telemetry import encode, names
 from streamconsumer.processor.telemetry.context import Remote, baggage
 from streamconsumer.processor.telemetry.ids import Ids, random_span, random_trace
@@ -344,7 +345,9 @@ class Telemetry:
         self._outbox.put(encoded)
 
 
-def telemetry_from_env(environ: Mapping[str, str], **options: Any) -> Telemetry | None:
+def telemetry_from_env(
+    environ: Mapping[str, str], *, metrics: Metrics | None = None, **options: Any
+) -> Telemetry | None:
     """What the OTEL_ variables say; None, and no SDK, where they name no endpoint. Options as for `Telemetry`."""
     off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
     if off or not any(environ.get(name) for name in ENDPOINT_VARIABLES):
@@ -354,5 +357,5 @@ def telemetry_from_env(environ: Mapping[str, str], **options: Any) -> Telemetry 
 
     provider = sdk.provider(environ)
     sampling = Sampling.from_env(environ)
-    outbox = sdk.outbox(environ, provider)
+    outbox = sdk.outbox(environ, provider, metrics)
     return Telemetry(outbox, sampling=sampling, shutdown=provider.shutdown, **options)
