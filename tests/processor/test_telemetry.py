@@ -11,79 +11,21 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
 
 from streamconsumer.model.settings import Delivery
 from streamconsumer.processor import BatchFailed, current_message, current_messages
 from streamconsumer.processor.message import Entry
-from streamconsumer.processor.telemetry import Telemetry, telemetry_from_env
+from streamconsumer.processor.telemetry import Telemetry
 from tests.cluster.collector import Collector
 from tests.cluster.spans import Span
 from tests.processor.eventually import eventually
-from tests.processor.group import GROUP, STREAM, Group
+from tests.processor.group import Group
 from tests.processor.pod import Pod
 from tests.processor.recorder import Recorder, once
+from tests.processor.tracing import Kit, consumer_spans
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
-
-
-@dataclasses.dataclass
-class Kit:
-    """What a pod's telemetry is when the OTEL_ variables name the collector."""
-
-    telemetry: Telemetry
-    provider: TracerProvider
-    """The handler's."""
-
-    def flush(self) -> None:
-        assert self.telemetry.flush()
-        self.provider.force_flush()
-
-
-@pytest.fixture
-def new_kit(collector: Collector, group: Group, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Kit]]:
-    made: list[Kit] = []
-    providers: list[TracerProvider] = []
-    monkeypatch.setattr(trace, "set_tracer_provider", providers.append)  # a process may do it once
-
-    def new(environment: dict[str, str] | None = None, consumer: str = "pod-a", **options: Any) -> Kit:
-        environ = {**collector.environment, **(environment or {})}
-        for name, value in environ.items():
-            monkeypatch.setenv(name, value)
-        address = group.manager().address
-        telemetry = telemetry_from_env(
-            environ, stream=STREAM, consumer_group=GROUP, consumer=consumer, server=lambda: address, **options
-        )
-        assert telemetry
-        made.append(Kit(telemetry, providers[-1]))
-        return made[-1]
-
-    yield new
-    for kit in made:
-        assert kit.telemetry.shutdown()
-        assert kit.telemetry.dropped == 0
-
-
-@pytest.fixture
-def kit(new_kit: Callable[..., Kit]) -> Kit:
-    return new_kit()
-
-
-@pytest.fixture
-def telemetry(kit: Kit) -> Telemetry:
-    return kit.telemetry
-
-
-def of_handlers(spans: list[Span]) -> list[Span]:
-    """Without what was acknowledged, taken over and buried."""
-    return [span for span in spans if span.kind in {"CONSUMER", "INTERNAL"}]
-
-
-async def consumer_spans(collector: Collector, count: int) -> list[Span]:
-    return of_handlers(
-        await asyncio.to_thread(collector.wait_for_spans, lambda spans: len(of_handlers(spans)) >= count)
-    )
 
 
 async def spans_of(

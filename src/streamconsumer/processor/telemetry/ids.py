@@ -12,21 +12,22 @@ from hashlib import blake2b
 
 
 class Ids:
-    """Those of one consumer group's messages. `message` is the id under which a message was first added."""
+    """Those of one consumer group's messages. `origin` is the id under which a message was first added: a replay, which
+    has another id, goes on in its trace."""
 
     def __init__(self, stream: str, consumer_group: str) -> None:
         self._key = blake2b(f"{stream}\0{consumer_group}".encode(), digest_size=16).digest()
 
-    def trace(self, message: str) -> bytes:
-        return blake2b(message.encode(), digest_size=16, key=self._key).digest()
+    def trace(self, origin: str) -> bytes:
+        return blake2b(origin.encode(), digest_size=16, key=self._key).digest()
 
-    def attempt(self, message: str, number: int) -> bytes:
+    def attempt(self, message_id: str, number: int) -> bytes:
         """The span of an attempt; 1 is the first."""
-        return blake2b(f"{message} {number}".encode(), digest_size=8, key=self._key).digest()
+        return blake2b(f"{message_id} {number}".encode(), digest_size=8, key=self._key).digest()
 
-    def dead_letter(self, message: str, replays: int) -> bytes:
+    def dead_letter(self, origin: str, replays: int) -> bytes:
         """The span of becoming a dead letter, after so many replays."""
-        return blake2b(f"{message} dead {replays}".encode(), digest_size=8, key=self._key).digest()
+        return blake2b(f"{origin} dead {replays}".encode(), digest_size=8, key=self._key).digest()
 
 
 def random_trace() -> bytes:

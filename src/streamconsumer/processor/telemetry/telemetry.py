@@ -106,12 +106,12 @@ class Telemetry:
         subject = self._subjects.of(entry, data)
         if subject is None:
             return None
-        origin, _, trace_id, flags, producer, parent = subject
+        trace_id, flags, producer, parent = subject[2:]
         state = producer.state if producer is not None and parent else ""
         span: UnsampledSpan
         if flags & 1:
             first = entry.deliveries == 1 and not entry.is_deferred
-            span_id = random_span() if entry.is_deferred else self._ids.attempt(origin, entry.deliveries)
+            span_id = random_span() if entry.is_deferred else self._ids.attempt(entry.message_id, entry.deliveries)
             span = recorded = RecordedSpan(self._process_head, trace_id, span_id, flags, parent=parent, state=state)
             parts = recorded.parts
             parts += (self._common("process", "process", *self._server()), _message_id(entry.message_id))
@@ -201,7 +201,7 @@ class Telemetry:
         for entry in entries:
             subject = self._subjects.of_fields(entry)
             if subject is not None and subject.is_sampled:
-                died = self._ids.attempt(subject.origin, entry.deliveries)
+                died = self._ids.attempt(entry.message_id, entry.deliveries)
                 about = _ABOUT["attempt"] + encode.attributes({names.MESSAGE_ID: entry.message_id}, b"\x22")
                 links.append(encode.link((subject.trace_id, died, subject.flags), about))
         if not links:
@@ -240,7 +240,7 @@ class Telemetry:
             return
         last = entry.attempted
         if last is None and was_begun:
-            last = Remote(subject.trace_id, self._ids.attempt(subject.origin, entry.deliveries), subject.flags)
+            last = Remote(subject.trace_id, self._ids.attempt(entry.message_id, entry.deliveries), subject.flags)
         name = self.dead_letter_stream
         span_id = self._ids.dead_letter(subject.origin, subject.replays)
         beneath = last.span_id if last is not None and last.trace_id == subject.trace_id else subject.parent
@@ -293,7 +293,7 @@ class Telemetry:
         if entry.deliveries > 1:
             parts.append(encode.attributes({names.DELIVERY_COUNT: entry.deliveries}))
             if before is None:
-                died = self._ids.attempt(subject.origin, entry.deliveries - 1)
+                died = self._ids.attempt(entry.message_id, entry.deliveries - 1)
                 before = Remote(subject.trace_id, died, subject.flags)
         if before is not None:
             parts.append(encode.link(before.ids, _ABOUT["previous_attempt"]))
