@@ -16,6 +16,7 @@ from streamconsumer.model.settings import (
     Reconnect,
     RedisAccess,
     Retention,
+    Tracing,
 )
 
 # What an environment variable cannot hold is no setting: NUL, and half a surrogate pair.
@@ -105,6 +106,12 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "drain_timeout": durations("1s", "1h"),
     "redis": accesses,
     "handler": models(PodHandler, python=handler_paths, batch=st.booleans()),
+    "telemetry": models(
+        Tracing,
+        context=st.sampled_from(["parent", "link", "ignore"]),
+        context_field=some_text,
+        baggage=st.lists(words, max_size=3),
+    ),
     "consumer_name": some_text,
     "http_port": st.integers(0, 65535),
     "http_host": text,

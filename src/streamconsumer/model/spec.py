@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Wi
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.model.fields import Matching, Model, rules, sentences
-from streamconsumer.model.settings import HandlerPath, Processing, SentinelNode
+from streamconsumer.model.settings import HandlerPath, Processing, SentinelNode, Tracing
 
 NAME_LENGTH = 50
 """The longest name of a StreamConsumer: children add a suffix, and labels end at 63 characters."""
@@ -218,12 +218,16 @@ class Resources(Model):
     """What the pod may not exceed, such as `memory: 256Mi`."""
 
 
-class Telemetry(Model):
-    """Where traces go."""
+class Telemetry(Tracing):
+    """Where traces go, and which."""
 
     endpoint: Endpoint | None = None
     """The OTLP endpoint (HTTP, protobuf) of an OpenTelemetry Collector, such as `http://collector:4318`. Left out:
     the operator's default; without one, no tracing and no cost."""
+
+    sampling_ratio: float | None = Field(None, ge=0, le=1)
+    """Which part of the traces is kept that begin here, from 0 to 1. Left out: all. Where the producer's context is the
+    parent, the producer has decided."""
 
 
 class StreamConsumerSpec(Processing):
@@ -260,7 +264,7 @@ class StreamConsumerSpec(Processing):
     """What one pod asks for and may use."""
 
     telemetry: Telemetry = Telemetry()
-    """Where traces go."""
+    """Where traces go, and which."""
 
 
 class StreamConsumer(Model):

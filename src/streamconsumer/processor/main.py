@@ -193,6 +193,9 @@ def _telemetry(settings: ProcessorSettings, manager: StreamManager, metrics: Met
         consumer=settings.consumer_name,
         server=lambda: manager.address,
         metrics=metrics,
+        trust=settings.telemetry.context,
+        field=settings.telemetry.context_field,
+        allowed_baggage=settings.telemetry.baggage,
     )
 
 
