@@ -69,6 +69,8 @@ def new_kit(collector: Collector, group: Group, monkeypatch: pytest.MonkeyPatch)
     for kit in made:
         assert kit.telemetry.shutdown()
         assert kit.telemetry.dropped == 0
+    # Every one that was sent has arrived, also for the sake of the test that comes next.
+    collector.wait_for_spans(sum(kit.telemetry.sent for kit in made))
 
 
 @pytest.fixture
