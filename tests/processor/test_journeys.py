@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from streamconsumer.model.settings import Delivery
-from streamconsumer.processor import Defer, Message, Reject, current_message
+from streamconsumer.processor import Defer, Effects, Message, Reject, current_message, inject, sending
 from streamconsumer.processor.dead_letters import Filter
-from streamconsumer.processor.telemetry import inject, sending
 from streamconsumer.processor.telemetry.ids import Ids
 from tests.cluster.collector import Collector
 from tests.processor.eventually import eventually
@@ -154,6 +153,41 @@ async def test_an_acknowledgement_is_a_span_beneath_the_attempt_or_one_for_many(
     assert {link.span_id for ack in of_many for link in ack.links} | {ack.parent_span_id for ack in acks} - {""} == {
         span.span_id for span in processes
     }
+
+
+async def test_effects_are_an_outcome_and_no_acknowledgement_is_waited_for(
+    group: Group, kit: Kit, collector: Collector
+) -> None:
+    """What is remembered for an acknowledgement that never comes would grow."""
+    await group.add(20)
+
+    async def handle(data: dict[str, str]) -> Effects:
+        return Effects().increment("{orders}:total")
+
+    await group.start(handle, settings={"telemetry": kit.telemetry})
+    spans = await arrived(collector, PROCESS, 20)
+    assert {span.attributes["streamconsumer.outcome"] for span in spans} == {"effects"}
+    await group.settled()
+    assert kit.telemetry._unacknowledged == {}
+
+
+async def test_of_a_batch_that_died_the_claim_tells_where_its_messages_were_made(
+    group: Group, new_kit: NewKit, collector: Collector
+) -> None:
+    """The span of a batch cannot be known from one of its messages."""
+    await group.create()
+    await group.add(2, {"traceparent": SAMPLED})
+    await group.read_as("stranger", 2)
+
+    async def handle(batch: list[dict[str, str]]) -> None:
+        pass
+
+    telemetry = new_kit(batches=True).telemetry
+    await group.start(handle, min_idle=1, settings={"telemetry": telemetry, "batch": True})
+    [claim] = await arrived(collector, CLAIM)
+    assert {(link.trace_id, link.span_id) for link in claim.links} == {(TRACE, PARENT)}
+    found = [each for span in await arrived(collector, PROCESS) for each in linked(span, "claim")]
+    assert set(found) == {claim.span_id}
 
 
 async def test_what_is_not_sampled_has_no_span_of_any_kind(group: Group, new_kit: NewKit, collector: Collector) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from streamconsumer.processor.decision import Bury
+from streamconsumer.processor.effects import Effects
 from streamconsumer.processor.handler import AsyncHandler
 from streamconsumer.processor.message import Entry, Told
 from streamconsumer.processor.settling import Settling
@@ -40,7 +41,8 @@ class Attempts:
             self._telemetry.end(attempt, entry, _outcome(entry), error)
             raise
         # A handler may return although it was cancelled for a peer, or at the end of a drain.
-        self._telemetry.end(attempt, entry, "released" if entry.fate else "" if entry.is_alone else "ack")
+        done = "effects" if isinstance(result, Effects) else "" if entry.is_alone else "ack"
+        self._telemetry.end(attempt, entry, "released" if entry.fate else done)
         return result
 
     async def _plain(self, entry: Entry, _told: Told, data: dict[Any, Any]) -> Any:

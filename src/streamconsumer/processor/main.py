@@ -196,6 +196,7 @@ def _telemetry(settings: ProcessorSettings, manager: StreamManager, metrics: Met
         trust=settings.telemetry.context,
         field=settings.telemetry.context_field,
         allowed_baggage=settings.telemetry.baggage,
+        batches=settings.handler.batch,
     )
 
 

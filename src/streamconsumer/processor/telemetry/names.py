@@ -32,7 +32,10 @@ TIME_IN_BUFFER = "streamconsumer.queue.buffer_time"
 """Seconds from there until the handler was called."""
 
 OUTCOME = "streamconsumer.outcome"
-"""`ack`, `retry`, `dead_letter`; `released` where the attempt was cancelled for another consumer."""
+"""`ack`, `effects` (acknowledged together with them), `retry`, `dead_letter`; `released` where the attempt was
+cancelled: for another consumer, or at the end of a drain."""
+
+OUTCOMES = ("ack", "effects", "retry", "dead_letter", "released")
 
 LINK = "streamconsumer.link"
 """On a link: `previous_attempt`, `claim`, `dead_letter`, `attempt`. The producer's has none."""

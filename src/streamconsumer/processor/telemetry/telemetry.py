@@ -22,9 +22,10 @@ from streamconsumer.processor.telemetry import encode, names
 from streamconsumer.processor.telemetry.context import Remote, baggage
 from streamconsumer.processor.telemetry.ids import Ids, random_span, random_trace
 from streamconsumer.processor.telemetry.outbox import Outbox
+from streamconsumer.processor.telemetry.past import ABOUT, Past, links_of_one
 from streamconsumer.processor.telemetry.sampling import Sampling
 from streamconsumer.processor.telemetry.spans import RecordedSpan, UnsampledSpan
-from streamconsumer.processor.telemetry.subject import Subject, Subjects, Trust
+from streamconsumer.processor.telemetry.subject import Subjects, Trust
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +44,11 @@ MOST_UNACKNOWLEDGED = 100_000
 """Of so many sampled messages it is remembered which span their acknowledgement belongs to."""
 
 _CLIENT, _PRODUCER, _CONSUMER = 3, 4, 5
-_EARLIEST_SECONDS = 1_000_000_000
-"""An entry id below is no time."""
-
 _SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, context.Context())))
 """Where OpenTelemetry keeps the current span: a context is made in a third of the time."""
 
 _message_id = encode.text_attribute(names.MESSAGE_ID)
-_in_stream, _in_buffer = encode.number_attribute(names.TIME_IN_STREAM), encode.number_attribute(names.TIME_IN_BUFFER)
-_OUTCOMES = {each: encode.attributes({names.OUTCOME: each}) for each in ("ack", "retry", "dead_letter", "released")}
-_ABOUT = {
-    each: encode.attributes({names.LINK: each}, b"\x22")
-    for each in ("previous_attempt", "claim", "dead_letter", "attempt")
-}
-
+_OUTCOMES = {each: encode.attributes({names.OUTCOME: each}) for each in names.OUTCOMES}
 Attempt = tuple[UnsampledSpan, "Token[context.Context]"]
 """What `begin` gives and `end` takes."""
 
@@ -76,12 +68,14 @@ class Telemetry:
         trust: Trust = "parent",
         field: str = "traceparent",
         allowed_baggage: Sequence[str] = (),
+        batches: bool = False,
         shutdown: Callable[[], object] = lambda: None,
     ) -> None:
         self._outbox, self._server, self._shutdown = outbox, server, shutdown
         self._stream, self._allowed_baggage = stream, allowed_baggage
         self._ids, self._sampling = Ids(stream, consumer_group), sampling or Sampling()
         self._process_head = encode.head(f"process {stream}", _CONSUMER)
+        self._past = Past(self._ids, batches=batches)
         self._field, self._field_bytes = field, field.encode()
         self._subjects = Subjects(self._ids, self._sampling, trust, field)
         self._who = {
@@ -116,17 +110,17 @@ class Telemetry:
             parts = recorded.parts
             parts += (self._common("process", "process", *self._server()), _message_id(entry.message_id))
             if entry.taken_ns:
-                self._note_queue(recorded, entry)
+                self._past.note_queue(recorded, entry, self.clock_offset_ns)
             if producer is not None:
                 parts.append(encode.link(producer.ids))
             if not first or subject.replays:
-                self._note_past(recorded, entry, subject)
+                self._past.note(recorded, entry, subject)
         else:
             span = UnsampledSpan(trace_id, parent or trace_id[:8], flags, state=state)
         return span, context.attach(self._context_of(span, data))
 
     def end(self, attempt: Attempt, entry: Entry, outcome: str, error: BaseException | None = None) -> None:
-        """`outcome` is one of `ack`, `retry`, `dead_letter` and `released`, or nothing where that is not known."""
+        """`outcome` is one of `names.OUTCOMES`, or nothing where that is not known."""
         span, token = attempt
         context.detach(token)
         if not isinstance(span, RecordedSpan):
@@ -155,7 +149,7 @@ class Telemetry:
             count = encode.attributes({names.BATCH_COUNT: len(entries)})
             recorded.parts += (self._common("process", "process", *self._server()), count)
             for entry, subject in zip(entries[:MOST_LINKS], subjects, strict=False):
-                recorded.parts += self._links_of_one(entry, subject)
+                recorded.parts += links_of_one(entry, subject)
         else:
             span = UnsampledSpan(trace_id, trace_id[:8], 0)
         return span, context.attach(self._context_of(span, {}))
@@ -201,9 +195,11 @@ class Telemetry:
         for entry in entries:
             subject = self._subjects.of_fields(entry)
             if subject is not None and subject.is_sampled:
-                died = self._ids.attempt(entry.message_id, entry.deliveries)
-                about = _ABOUT["attempt"] + encode.attributes({names.MESSAGE_ID: entry.message_id}, b"\x22")
-                links.append(encode.link((subject.trace_id, died, subject.flags), about))
+                about = encode.attributes({names.MESSAGE_ID: entry.message_id}, b"\x22")
+                if died := self._past.attempt(entry, subject, entry.deliveries):
+                    links.append(encode.link(died.ids, ABOUT["attempt"] + about))
+                elif subject.producer is not None:
+                    links.append(encode.link(subject.producer.ids, about))
         if not links:
             return
         span = RecordedSpan(encode.head(f"claim {self._stream}", _CLIENT), random_trace(), random_span(), 1)
@@ -240,7 +236,7 @@ class Telemetry:
             return
         last = entry.attempted
         if last is None and was_begun:
-            last = Remote(subject.trace_id, self._ids.attempt(entry.message_id, entry.deliveries), subject.flags)
+            last = self._past.attempt(entry, subject, entry.deliveries)
         name = self.dead_letter_stream
         span_id = self._ids.dead_letter(subject.origin, subject.replays)
         beneath = last.span_id if last is not None and last.trace_id == subject.trace_id else subject.parent
@@ -253,7 +249,7 @@ class Telemetry:
         if subject.producer is not None:
             span.parts.append(encode.link(subject.producer.ids))
         if last is not None:
-            span.parts.append(encode.link(last.ids, _ABOUT["attempt"]))
+            span.parts.append(encode.link(last.ids, ABOUT["attempt"]))
         self._put(span)
 
     @property
@@ -280,42 +276,6 @@ class Telemetry:
 
     # -- small things --------------------------------------------------------------------------------------------------
 
-    def _note_queue(self, span: RecordedSpan, entry: Entry) -> None:
-        milliseconds = entry.message_id.partition("-")[0]
-        added_ns = int(milliseconds) * 1_000_000 if milliseconds.isdecimal() else 0
-        if added_ns > _EARLIEST_SECONDS * 1_000_000_000:
-            span.parts.append(_in_stream(max(0, entry.taken_ns + self.clock_offset_ns - added_ns) / 1e9))
-        span.parts.append(_in_buffer(max(0, span.start_ns - entry.taken_ns) / 1e9))
-
-    def _note_past(self, span: RecordedSpan, entry: Entry, subject: Subject) -> None:
-        """What happened to it before: attempts, take-over, dead letter."""
-        parts, before = span.parts, entry.attempted
-        if entry.deliveries > 1:
-            parts.append(encode.attributes({names.DELIVERY_COUNT: entry.deliveries}))
-            if before is None:
-                died = self._ids.attempt(entry.message_id, entry.deliveries - 1)
-                before = Remote(subject.trace_id, died, subject.flags)
-        if before is not None:
-            parts.append(encode.link(before.ids, _ABOUT["previous_attempt"]))
-        if entry.claim is not None:
-            parts.append(encode.attributes({names.CLAIMED_FROM: entry.claimed_from}))
-            parts.append(encode.link(entry.claim.ids, _ABOUT["claim"]))
-        if subject.replays:
-            letter = self._ids.dead_letter(subject.origin, subject.replays - 1)
-            parts.append(encode.link((subject.trace_id, letter, subject.flags), _ABOUT["dead_letter"]))
-
-    def _links_of_one(self, entry: Entry, subject: Subject | None) -> list[bytes]:
-        links = []
-        about: dict[str, Any] = {names.MESSAGE_ID: entry.message_id}
-        if entry.deliveries > 1:
-            about[names.DELIVERY_COUNT] = entry.deliveries
-        if subject is not None and subject.producer is not None:
-            links.append(encode.link(subject.producer.ids, encode.attributes(about, b"\x22")))
-        if entry.attempted is not None:
-            told = encode.attributes({**about, names.LINK: "previous_attempt"}, b"\x22")
-            links.append(encode.link(entry.attempted.ids, told))
-        return links
-
     def _context_of(self, span: UnsampledSpan, data: Mapping[Any, Any]) -> context.Context:
         current = context.Context({_SPAN_KEY: span})
         if self._allowed_baggage:
@@ -324,7 +284,8 @@ class Telemetry:
         return current
 
     def _will_be_acknowledged(self, message_id: str, span: RecordedSpan) -> None:
-        if len(self._unacknowledged) < MOST_UNACKNOWLEDGED:
+        """Unless a user's own manager acknowledges, of which nothing is heard."""
+        if self.dead_letter_stream and len(self._unacknowledged) < MOST_UNACKNOWLEDGED:
             self._unacknowledged[message_id] = span.remote
 
     def _common_of(self, operation: str, kind: str, address: str, port: int | None) -> bytes:

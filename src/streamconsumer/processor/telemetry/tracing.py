@@ -20,7 +20,7 @@ class Tracing(Protocol):
         """The span of an attempt, current from here on. None: there is nothing to end."""
 
     def end(self, attempt: Any, entry: Entry, outcome: str, error: BaseException | None = None) -> None:
-        """`outcome` is one of `ack`, `retry`, `dead_letter` and `released`, or nothing where that is not known."""
+        """`outcome` is one of `names.OUTCOMES`, or nothing where that is not known."""
 
     def begin_batch(self, entries: Sequence[Entry], messages: Sequence[Message]) -> Any:
         """The span of one call for a batch."""
