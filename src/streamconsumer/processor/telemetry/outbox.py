@@ -51,6 +51,9 @@ class Outbox:
         """The collector did not take them."""
         self.sent = 0
         self._keeps_up = True
+        """Whether the last request was answered soon."""
+        self._began_seconds = 0.0
+        """When the request under way was begun: one that has no answer yet may never have one."""
         self._thread = threading.Thread(target=self._work, name="telemetry", daemon=True)
         self._thread.start()
 
@@ -83,7 +86,9 @@ class Outbox:
     def is_behind(self) -> bool:
         """Whether a little patience would let it catch up: half full, and the collector takes what it is sent. The
         thread that sends has to wait for Python's lock while this process does nothing but work."""
-        return len(self._waiting) > self._most // 2 and self._keeps_up
+        if len(self._waiting) <= self._most // 2 or not self._keeps_up:
+            return False
+        return time.monotonic() - self._began_seconds < KEEPS_UP_SECONDS
 
     def put(self, span: bytes) -> None:
         """One that ended. Never waits."""
@@ -127,9 +132,9 @@ class Outbox:
         while (count := min(len(self._waiting), self._batch)) and not self._given_up:
             self._under_way = count
             spans = [self._waiting.popleft() for _ in range(count)]
-            began = time.monotonic()
+            self._began_seconds = time.monotonic()
             sent = self._sent(spans)
-            self._keeps_up = sent and time.monotonic() - began < KEEPS_UP_SECONDS
+            self._keeps_up = sent and time.monotonic() - self._began_seconds < KEEPS_UP_SECONDS
             if self._given_up:
                 return
             if sent:
