@@ -5,6 +5,7 @@ leaves an entry pending is an error: whoever does not acknowledge is not in the 
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -105,7 +106,10 @@ def calls(client: redis.Redis) -> int:
 
 def _run(lane: Lane, client: redis.Redis, job: Job, beside: AbstractContextManager[object]) -> dict[str, Any]:
     client.config_resetstat()
-    child = subprocess.Popen(lane.who.command(job), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, **lane.who.environment}
+    child = subprocess.Popen(
+        lane.who.command(job), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         with beside:
             said, complained = child.communicate(timeout=PATIENCE)

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.contenders.course import Job
@@ -21,12 +22,16 @@ class Contender:
     wrapped: bool = False
     """Whether its entries have a form of its own."""
     program: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables beside those of the race."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """What its entries have beside those of the others."""
 
     @property
     def entry(self) -> dict[str, str]:
         """What its stream is filled with."""
         if not self.wrapped:
-            return ENTRY
+            return {**ENTRY, **self.fields}
         task = {"task_id": "1", "task_name": "handle", "labels": {}, "args": [ENTRY], "kwargs": {}}
         return {"data": json.dumps(task)}
 
@@ -39,6 +44,7 @@ class Contender:
 
 STREAMCONSUMER = Contender("streamconsumer", "StreamConsumer")
 PIPELINED = Contender("pipelined", "bare redis-py loop, XACK and next read in one pipeline")
+STRAIGHTFORWARD = Contender("straightforward", "bare redis-py loop, the SDK's `start_as_current_span` around each")
 NAIVE = Contender("naive", "bare redis-py loop, XACK for each message")
 SEMAPHORE = Contender("semaphore", "bare redis-py loop, task a message, semaphore, one XACK for what is done")
 PROTOCOL = Contender("protocol", "bare asyncio.Protocol and hiredis, XACK and next read in one write")

@@ -39,6 +39,7 @@ FUNCTION = "must name a function as package.module:function"
 START = "must be 0 (the oldest entry), $ (only new entries) or the id of an entry"
 VARIABLE = "must be letters, digits and _, and not begin with a digit"
 ENDPOINT = "must begin with http:// or https://"
+BAGGAGE = "must be a key of baggage: letters, digits, `.`, `_` and `-`"
 EXCEPTION = "must name an exception, such as ValueError or package.module.Error"
 SERVICE = "must be the name of a Service in the same namespace, without a dot"
 PATH = "must begin with / and hold no query, such as /orders"
@@ -196,12 +197,15 @@ OUR_RULES = [
     _spec("a wrong start", "startFrom", START, startFrom="yesterday"),
     _spec("a variable that is no name", "env", VARIABLE, env=[{"name": "1ST", "value": "x"}]),
     _spec("a collector without http", "telemetry.endpoint", ENDPOINT, telemetry={"endpoint": "collector:4318"}),
+    _spec("a key with a blank", "telemetry.baggage", BAGGAGE, telemetry={"baggage": ["tenant", "a b"]}),
     Case("a name of 51 characters", manifest("o" * 51), "", SHORT_NAME),
 ]
 """Refused by a rule that has a sentence."""
 
 SHAPES = [
     _spec("no Redis", "redis", redis=...),
+    _spec("more than all", "telemetry.samplingRatio", telemetry={"samplingRatio": 1.1}),
+    _spec("another trust", "telemetry.context", telemetry={"context": "trust"}),
     _spec("no stream", "stream", stream=...),
     _spec("no group", "consumerGroup", consumerGroup=...),
     _spec("no handler at all", "handler", handler=...),

@@ -16,6 +16,7 @@ from streamconsumer.model.settings import (
     Reconnect,
     RedisAccess,
     Retention,
+    Tracing,
 )
 
 # What an environment variable cannot hold is no setting: NUL, and half a surrogate pair.
@@ -106,6 +107,12 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "redis": accesses,
     "handler": st.builds(PodHandler, python=handler_paths, batch=st.booleans())
     | st.builds(PodHandler, http_url=st.builds("http://{}".format, unspaced)),
+    "telemetry": models(
+        Tracing,
+        context=st.sampled_from(["parent", "link", "ignore"]),
+        context_field=some_text,
+        baggage=st.lists(words, max_size=3),
+    ),
     "consumer_name": some_text,
     "http_port": st.integers(0, 65535),
     "http_host": text,

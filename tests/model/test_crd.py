@@ -53,7 +53,7 @@ def test_its_names_are_the_fixed_ones() -> None:
 @pytest.mark.parametrize("path", OURS)
 def test_every_schema_is_structural(path: str) -> None:
     schema = OURS[path]
-    assert schema.get("type") in {"object", "array", "string", "integer", "boolean"} or schema.get(
+    assert schema.get("type") in {"object", "array", "string", "integer", "number", "boolean"} or schema.get(
         "x-kubernetes-int-or-string"
     )
     assert not {"$ref", "$defs", "title", "anyOf", "allOf", "oneOf", "const", "exclusiveMinimum"} & set(schema)

@@ -215,7 +215,15 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
             "progressDeadline": st.sampled_from(["10s", "9s", "24h", None]),
         },
     ),
-    "telemetry": st.sampled_from([{}, {"endpoint": "http://c"}, {"endpoint": "c"}, {"endpoint": None}, None]),
+    "telemetry": st.sampled_from(
+        [
+            *({}, {"endpoint": "http://c"}, {"endpoint": "c"}, {"endpoint": None}, None),
+            *({"samplingRatio": each} for each in (0, 1, 0.5, 1.1, -0.1, "0.5", True)),
+            *({"baggage": each} for each in ([], ["tenant"], ["a b"], [""], "tenant")),
+            *({"context": each} for each in ("parent", "link", "ignore", "trust", "")),
+            {"contextField": ""},
+        ]
+    ),
 }
 
 

@@ -224,6 +224,8 @@ CHANGES: list[dict[str, Any]] = [
     {"priorityClassName": "important"},
     {"runtimeClassName": "gvisor"},
     {"imagePullSecrets": [{"name": "registry"}]},
+    {"telemetry": {"context": "link"}},
+    {"telemetry": {"samplingRatio": 0.5}},
 ]
 
 
@@ -311,6 +313,13 @@ def test_the_collector_of_the_resource_wins_over_the_operators() -> None:
     assert name not in variables(consumer())
     assert variables(consumer(), told)[name] == "http://a"
     assert variables(consumer(telemetry={"endpoint": "http://b"}), told)[name] == "http://b"
+
+
+@pytest.mark.parametrize(("ratio", "text"), [(0, "0"), (1, "1"), (0.25, "0.25"), (0.00001, "1e-05")])
+def test_the_ratio_is_told_as_every_sdk_reads_it(ratio: float, text: str) -> None:
+    told = variables(consumer(telemetry={"samplingRatio": ratio}))
+    assert (told["OTEL_TRACES_SAMPLER"], told["OTEL_TRACES_SAMPLER_ARG"]) == ("parentbased_traceidratio", text)
+    assert "OTEL_TRACES_SAMPLER" not in variables(consumer())
 
 
 @pytest.mark.parametrize("name", ["OTEL_SERVICE_NAME", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_RESOURCE_ATTRIBUTES"])

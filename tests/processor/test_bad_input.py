@@ -2,15 +2,21 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from redis.asyncio import Redis
 
-from streamconsumer.processor import Message, RedisStreamProcessor
-from streamconsumer.processor.telemetry import Telemetry, context_of
+from streamconsumer.processor import RedisStreamProcessor
+from streamconsumer.processor.message import Entry
+from streamconsumer.processor.telemetry import Telemetry, current_traceparent
+from streamconsumer.processor.telemetry.context import producer
+from streamconsumer.processor.telemetry.encode import Request
+from streamconsumer.processor.telemetry.outbox import Outbox
 from streamconsumer.server.keys import companion
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
@@ -248,19 +254,33 @@ fields_of_a_producer = st.dictionaries(
 )
 
 
+def unsent(spans: list[bytes], **options: Any) -> Telemetry:
+    """What is recorded is kept."""
+    outbox = Outbox(lambda _: True)
+    outbox.put = spans.append  # type: ignore[method-assign, assignment]
+    assert outbox.close(1)
+    server: Callable[[], tuple[str, int | None]] = lambda: ("localhost", 6379)  # noqa: E731
+    return Telemetry(outbox, stream=STREAM, consumer_group=GROUP, consumer="pod-a", server=server, **options)
+
+
 @given(fields_of_a_producer)
 @settings(max_examples=500, deadline=None)
 def test_no_context_whatever_it_is_fails_a_message(data: dict[Any, Any]) -> None:
-    telemetry = Telemetry(stream=STREAM, consumer_group=GROUP, consumer="pod-a", server=lambda: ("localhost", 6379))
-    with telemetry.processing(Message("1-0", STREAM, GROUP, "pod-a", 1, data)):
-        pass
+    entry, spans = Entry("1-0", ()), list[bytes]()
+    telemetry = unsent(spans, allowed_baggage=["user"])
+    attempt = telemetry.begin(entry, data)
+    assert attempt
+    assert current_traceparent()
+    telemetry.end(attempt, entry, "ack")
+    for span in spans:
+        TracesData.FromString(Request({}, "a", "1", "b").of([span]))
 
 
 def test_a_context_that_is_too_long_is_not_even_read() -> None:
-    assert not context_of({"traceparent": WELL_FORMED + "0" * 10_000_000})
-    assert not context_of({"traceparent": WELL_FORMED.encode() + b"\xff" * 600})
-    assert context_of({"traceparent": WELL_FORMED, "tracestate": "a=" + "b" * 10_000_000})
-    assert context_of({b"traceparent": WELL_FORMED.encode()})
+    assert not producer({"traceparent": WELL_FORMED + "0" * 10_000_000})
+    assert not producer({"traceparent": WELL_FORMED.encode() + b"\xff" * 600})
+    assert producer({"traceparent": WELL_FORMED, "tracestate": "a=" + "b" * 10_000_000})
+    assert producer({b"traceparent": WELL_FORMED.encode()})
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -269,7 +289,7 @@ def test_messages_with_any_context_are_handled(redis_server: RedisServer, batch:
     async def run() -> None:
         group = Group(redis_server)
         await group.client.flushall()
-        telemetry = Telemetry(stream=STREAM, consumer_group=GROUP, consumer="a", server=lambda: ("localhost", 1))
+        telemetry = unsent([])
         for fields in batch:
             encoded = {
                 (name.encode() if isinstance(name, str) else name): (

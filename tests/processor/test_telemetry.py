@@ -6,46 +6,26 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
 
 from streamconsumer.model.settings import Delivery
-from streamconsumer.processor import BatchFailed, Message, current_message, current_messages
-from streamconsumer.processor.telemetry import Telemetry, provider_from_env
+from streamconsumer.processor import BatchFailed, current_message, current_messages
+from streamconsumer.processor.message import Entry
+from streamconsumer.processor.telemetry import Telemetry
 from tests.cluster.collector import Collector
 from tests.cluster.spans import Span
 from tests.processor.eventually import eventually
-from tests.processor.group import GROUP, STREAM, Group
+from tests.processor.group import Group
 from tests.processor.pod import Pod
 from tests.processor.recorder import Recorder, once
+from tests.processor.tracing import Kit, consumer_spans
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
-
-
-@pytest.fixture
-def telemetry(collector: Collector, group: Group, monkeypatch: pytest.MonkeyPatch) -> Iterator[Telemetry]:
-    """What a pod's telemetry is when the OTEL_ variables name the collector."""
-    for name, value in collector.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(trace, "set_tracer_provider", lambda _: None)  # a process may do it once
-    provider = provider_from_env(collector.environment)
-    assert isinstance(provider, TracerProvider)
-    address = group.manager().address
-    made = Telemetry(
-        stream=STREAM,
-        consumer_group=GROUP,
-        consumer="pod-a",
-        server=lambda: address,
-        provider=provider,
-    )
-    yield made
-    assert made.shutdown()
 
 
 async def spans_of(
@@ -60,9 +40,8 @@ async def spans_of(
         lambda: processor.metrics.duration_counts and sum(processor.metrics.duration_counts) >= len(messages)
     )
     await processor.stop_listening()
-    assert isinstance(telemetry._provider, TracerProvider)
-    await asyncio.to_thread(telemetry._provider.force_flush)
-    return await asyncio.to_thread(collector.wait_for_spans, len(messages))
+    assert telemetry.flush()
+    return await consumer_spans(collector, len(messages))
 
 
 async def test_a_message_is_one_consumer_span_under_its_producer_and_linked_to_it(
@@ -84,6 +63,9 @@ async def test_a_message_is_one_consumer_span_under_its_producer_and_linked_to_i
         "messaging.client.id": "pod-a",
         "server.address": "127.0.0.1",
         "server.port": group.server.port,
+        "streamconsumer.outcome": "ack",
+        "streamconsumer.queue.stream_time": pytest.approx(0.5, abs=0.5),
+        "streamconsumer.queue.buffer_time": pytest.approx(0.5, abs=0.5),
     }
     assert (span.status_code, span.events) == ("UNSET", ())
     assert span.scope_name == "streamconsumer"
@@ -100,9 +82,9 @@ async def test_a_message_without_a_producers_context_begins_a_trace(
 
 
 async def test_the_traces_of_concurrent_messages_do_not_mix(
-    group: Group, telemetry: Telemetry, collector: Collector
+    group: Group, kit: Kit, telemetry: Telemetry, collector: Collector
 ) -> None:
-    tracer = trace.get_tracer("shop", tracer_provider=telemetry._provider)
+    tracer = trace.get_tracer("shop", tracer_provider=kit.provider)
 
     async def handle(data: dict[str, Any]) -> None:
         await asyncio.sleep(0.01)
@@ -111,7 +93,7 @@ async def test_the_traces_of_concurrent_messages_do_not_mix(
 
     messages = [{"traceparent": f"00-{number:032x}-{number:016x}-01"} for number in range(1, 21)]
     await spans_of(group, telemetry, collector, handle, *messages, concurrency=10)
-    spans = await asyncio.to_thread(collector.wait_for_spans, 40)
+    spans = await consumer_spans(collector, 40)
     outer = {span.attributes["messaging.message.id"]: span for span in spans if span.kind == "CONSUMER"}
     inner = [span for span in spans if span.kind == "INTERNAL"]
     assert sorted(int(span.trace_id, 16) for span in outer.values()) == list(range(1, 21))
@@ -121,13 +103,13 @@ async def test_the_traces_of_concurrent_messages_do_not_mix(
 
 
 async def test_what_a_plain_function_traces_is_in_its_messages_trace(
-    group: Group, telemetry: Telemetry, collector: Collector
+    group: Group, kit: Kit, telemetry: Telemetry, collector: Collector
 ) -> None:
     def handle(data: dict[str, Any]) -> None:
-        trace.get_tracer("shop", tracer_provider=telemetry._provider).start_span("charge").end()
+        trace.get_tracer("shop", tracer_provider=kit.provider).start_span("charge").end()
 
     await spans_of(group, telemetry, collector, handle, {"traceparent": SAMPLED})
-    inner, outer = sorted(await asyncio.to_thread(collector.wait_for_spans, 2), key=lambda span: span.name)
+    inner, outer = sorted(await consumer_spans(collector, 2), key=lambda span: span.name)
     assert (inner.name, inner.parent_span_id) == ("charge", outer.span_id)
 
 
@@ -140,9 +122,8 @@ async def test_a_message_that_its_producer_did_not_sample_is_not_exported(
     handler = Recorder()
     await group.start(handler, settings={"telemetry": telemetry})
     await handler.has_finished(2)
-    assert isinstance(telemetry._provider, TracerProvider)
-    await asyncio.to_thread(telemetry._provider.force_flush)
-    [span] = await asyncio.to_thread(collector.wait_for_spans, 1)
+    assert telemetry.flush()
+    [span] = await consumer_spans(collector, 1)
     assert span.attributes["messaging.message.id"] == handler.ids[1]
 
 
@@ -165,11 +146,12 @@ async def test_a_failure_is_an_error_with_its_type_and_without_events(
 async def test_an_error_text_that_is_not_utf_8_does_not_cost_the_batch_of_spans_that_it_is_in(
     telemetry: Telemetry, collector: Collector
 ) -> None:
-    with suppress(CardDeclined), telemetry.processing(Message("1-0", STREAM, GROUP, "pod-a", 1, {})):
-        raise CardDeclined("no funds \udcff")
-    assert isinstance(telemetry._provider, TracerProvider)
-    await asyncio.to_thread(telemetry._provider.force_flush)
-    [span] = await asyncio.to_thread(collector.wait_for_spans, 1)
+    entry = Entry("1-0", ())
+    attempt = telemetry.begin(entry, {})
+    assert attempt
+    telemetry.end(attempt, entry, "retry", CardDeclined("no funds \udcff"))
+    assert telemetry.flush()
+    [span] = await consumer_spans(collector, 1)
     assert span.status_message == "CardDeclined: no funds \\udcff"
 
 
@@ -181,7 +163,7 @@ async def test_a_retry_is_a_span_of_its_own_that_tells_the_delivery(
     processor = await group.start(handler, min_idle=1, settings={"telemetry": telemetry})
     await handler.has_finished(1)
     await processor.stop_listening()
-    first, second = sorted(await asyncio.to_thread(collector.wait_for_spans, 2), key=lambda span: span.start_ns)
+    first, second = sorted(await consumer_spans(collector, 2), key=lambda span: span.start_ns)
     assert first.trace_id == second.trace_id == TRACE
     assert (first.status_code, second.status_code) == ("ERROR", "UNSET")
     assert "streamconsumer.delivery.count" not in first.attributes
@@ -197,7 +179,7 @@ async def spans_of_batches(
     processor = await group.start(handler, batch=1000, settings=settings)
     await eventually(lambda: processor.metrics.acknowledged + processor.metrics.dead_lettered == len(messages))
     await processor.stop_listening()
-    return await asyncio.to_thread(collector.wait_for_spans, processor.metrics.handled_count)
+    return await consumer_spans(collector, processor.metrics.handled_count)
 
 
 async def test_a_batch_is_one_span_of_a_trace_of_its_own_linked_to_each_message(
@@ -258,7 +240,7 @@ async def test_a_handler_cancelled_at_the_end_of_a_drain_is_no_success(
     processor = await group.start(handler, drain=0.05, settings={"telemetry": telemetry})
     await handler.has_seen(1)
     await processor.stop_listening()
-    [span] = await asyncio.to_thread(collector.wait_for_spans, 1)
+    [span] = await consumer_spans(collector, 1)
     assert (span.status_code, span.attributes["error.type"]) == ("ERROR", "asyncio.exceptions.CancelledError")
 
 
@@ -299,7 +281,7 @@ async def test_the_last_spans_arrive_after_sigterm_and_log_lines_carry_their_ids
     pod.signal(signal.SIGTERM)
     assert await pod.ended() == 0
     assert time.monotonic() - begun < 2
-    [span] = await asyncio.to_thread(collector.wait_for_spans, 1)
+    [span] = await consumer_spans(collector, 1)
     assert (line["trace_id"], line["span_id"], line["trace_flags"]) == (TRACE, span.span_id, "01")
     assert line["message_id"] == span.attributes["messaging.message.id"]
     assert (span.resource["service.name"], span.resource["k8s.pod.name"]) == ("orders", "pod-a")

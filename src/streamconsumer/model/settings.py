@@ -150,6 +150,29 @@ class Retention(Model):
     """Whether age and length count for entries too that a group has not acknowledged: those are lost, and counted."""
 
 
+BaggageKey = Annotated[
+    str,
+    Field(max_length=253),
+    Matching("[A-Za-z0-9._-]+", "must be a key of baggage: letters, digits, `.`, `_` and `-`"),
+]
+
+
+class Tracing(Model):
+    """What becomes of the trace in which a message was made."""
+
+    context: Literal["parent", "link", "ignore"] = "parent"
+    """`parent`: handling it belongs to the producer's trace, and is sampled if that is. `link`: it has a trace and a
+    sampling of its own, linked to the producer's; for streams that strangers write to, who could otherwise force the
+    cost of sampling on you, or evade it. `ignore`: it has nothing to do with it. Batches always have their own."""
+
+    context_field: str = Field("traceparent", min_length=1, max_length=253)
+    """The field of the entries that holds the context, in the form of W3C traceparent."""
+
+    baggage: list[BaggageKey] = Field([], max_length=64)
+    """The keys of the field `baggage` that the handler's own calls may carry on. Others are dropped: whoever may write
+    to the stream chooses them."""
+
+
 class Processing(Model):
     """What the resource and the pod say alike."""
 
@@ -310,6 +333,7 @@ class ProcessorSettings(Processing):
 
     redis: RedisAccess
     handler: PodHandler
+    telemetry: Tracing = Tracing()
 
     consumer_name: str = Field(min_length=1)
     """The consumer's name in the group: the pod's name."""

@@ -14,7 +14,7 @@ from streamconsumer.model import names
 from streamconsumer.model.autoscaling import Autoscaling
 from streamconsumer.model.fields import Matching, Model, rules, sentences
 from streamconsumer.model.pod import PodSettings
-from streamconsumer.model.settings import HandlerPath, Processing, SentinelNode
+from streamconsumer.model.settings import HandlerPath, Processing, SentinelNode, Tracing
 
 NAME_LENGTH = 50
 """The longest name of a StreamConsumer: children add a suffix, and labels end at 63 characters."""
@@ -205,12 +205,16 @@ class Handler(
         return self
 
 
-class Telemetry(Model):
-    """Where traces go."""
+class Telemetry(Tracing):
+    """Where traces go, and which."""
 
     endpoint: Endpoint | None = None
     """The OTLP endpoint (HTTP, protobuf) of an OpenTelemetry Collector, such as `http://collector:4318`. Left out:
     the operator's default; without one, no tracing and no cost."""
+
+    sampling_ratio: float | None = Field(None, ge=0, le=1)
+    """Which part of the traces is kept that begin here, from 0 to 1. Left out: all. Where the producer's context is the
+    parent, the producer has decided."""
 
 
 class StreamConsumerSpec(
@@ -256,7 +260,7 @@ class StreamConsumerSpec(
     many pods as before; with `manageReplicas: false` as many as the operator found when it suspended."""
 
     telemetry: Telemetry = Telemetry()
-    """Where traces go."""
+    """Where traces go, and which."""
 
     @model_validator(mode="after")
     def _one_scaler(self) -> Self:

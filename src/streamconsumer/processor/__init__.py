@@ -9,16 +9,20 @@ from streamconsumer.processor.message import Message, current_message, current_m
 from streamconsumer.processor.outcomes import BatchFailed, Defer, Reject, Retry
 from streamconsumer.processor.processor import RedisStreamProcessor
 from streamconsumer.processor.stream import StreamManager
+from streamconsumer.processor.telemetry import ProvidedTelemetry, inject, sending
 
 __all__ = [
     "BatchFailed",
     "Defer",
     "Effects",
     "Message",
+    "ProvidedTelemetry",
     "RedisStreamProcessor",
     "Reject",
     "Retry",
     "StreamManager",
     "current_message",
     "current_messages",
+    "inject",
+    "sending",
 ]

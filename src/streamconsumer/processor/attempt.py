@@ -2,14 +2,16 @@
 line still has the span's ids."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
+from streamconsumer.processor.decision import Bury
+from streamconsumer.processor.effects import Effects
 from streamconsumer.processor.handler import AsyncHandler
 from streamconsumer.processor.message import Entry, Told
 from streamconsumer.processor.settling import Settling
-from streamconsumer.processor.telemetry import Telemetry
+from streamconsumer.processor.telemetry import Tracing
 
 
 class Attempts:
@@ -20,16 +22,28 @@ class Attempts:
         self,
         handler: Callable[[], AsyncHandler],
         settling: Settling,
-        telemetry: Telemetry | None,
+        telemetry: Tracing | None,
         timeout: timedelta | None,
     ) -> None:
         self._handler, self._settling, self._telemetry, self._timeout = handler, settling, telemetry, timeout
-        self.of = self._plain if telemetry is None else self._traced
+        self.of = self._plain if telemetry is None else self._perhaps_traced
 
-    async def _traced(self, entry: Entry, told: Told, data: dict[Any, Any]) -> Any:
+    def _perhaps_traced(self, entry: Entry, told: Told, data: dict[Any, Any]) -> Coroutine[Any, Any, Any]:
         assert self._telemetry
-        with self._telemetry.processing(told.message()):
-            return await self._plain(entry, told, data)
+        attempt = self._telemetry.begin(entry, data)
+        return self._plain(entry, told, data) if attempt is None else self._traced(attempt, entry, told, data)
+
+    async def _traced(self, attempt: Any, entry: Entry, told: Told, data: dict[Any, Any]) -> Any:
+        assert self._telemetry
+        try:
+            result = await self._plain(entry, told, data)
+        except BaseException as error:
+            self._telemetry.end(attempt, entry, _outcome(entry), error)
+            raise
+        # A handler may return although it was cancelled for a peer, or at the end of a drain.
+        done = "effects" if isinstance(result, Effects) else "" if entry.is_alone else "ack"
+        self._telemetry.end(attempt, entry, "released" if entry.fate else done)
+        return result
 
     async def _plain(self, entry: Entry, _told: Told, data: dict[Any, Any]) -> Any:
         try:
@@ -45,6 +59,13 @@ class Attempts:
         late = too_late(self._timeout)
         self._settling.judge(entry, late)
         raise late
+
+
+def _outcome(entry: Entry) -> str:
+    """What becomes of one that failed; without a verdict it was cancelled."""
+    if entry.verdict is None:
+        return "released"
+    return "dead_letter" if isinstance(entry.verdict.decision, Bury) else "retry"
 
 
 def was_cancelled() -> bool:

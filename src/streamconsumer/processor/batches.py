@@ -9,7 +9,6 @@ attempt left, so that nothing is buried for what its neighbour did.
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 from streamconsumer.errors import EffectsRefused, UndecodableEntry
@@ -22,7 +21,7 @@ from streamconsumer.processor.message import Encoding, Entry, Message, enter, le
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.outcomes import BatchFailed
 from streamconsumer.processor.settling import Settling
-from streamconsumer.processor.telemetry import Telemetry
+from streamconsumer.processor.telemetry import Tracing
 
 
 class Batches:
@@ -38,7 +37,7 @@ class Batches:
         *,
         most: int,
         who: tuple[str, str, str],
-        telemetry: Telemetry | None,
+        telemetry: Tracing | None,
         metrics: Metrics,
     ) -> None:
         self._handler, self._encoding, self._policy = handler, encoding, policy
@@ -99,11 +98,9 @@ class Batches:
 
     async def _handle(self, entries: Sequence[Entry], messages: list[Message]) -> None:
         """Call the handler. What it raises is a verdict on the entries by now; only a cancellation goes on."""
-        span = nullcontext() if self._telemetry is None else self._telemetry.processing_batch(messages)
         token, started = enter(messages), time.perf_counter()
         try:
-            with span:
-                await self._attempt(entries, [message.data for message in messages])
+            await self._traced(entries, messages)
         except asyncio.CancelledError:
             if was_cancelled():  # for a peer, or at the end of a drain
                 raise
@@ -112,6 +109,19 @@ class Batches:
         finally:
             self._metrics.handled(time.perf_counter() - started)
             leave(token)
+
+    async def _traced(self, entries: Sequence[Entry], messages: list[Message]) -> None:
+        batch = [message.data for message in messages]
+        if self._telemetry is None:
+            await self._attempt(entries, batch)
+            return
+        attempt = self._telemetry.begin_batch(entries, messages)
+        try:
+            await self._attempt(entries, batch)
+        except BaseException as error:
+            self._telemetry.end_batch(attempt, entries, error)
+            raise
+        self._telemetry.end_batch(attempt, entries)
 
     async def _attempt(self, entries: Sequence[Entry], batch: list[Mapping[Any, Any]]) -> None:
         """Raises if all of the batch failed, which is the span's error: what all failed of, if that is of one kind."""

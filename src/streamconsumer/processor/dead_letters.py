@@ -161,7 +161,7 @@ class Filter:
 def fields(original: Sequence[bytes], evidence: Evidence) -> list[bytes]:
     """The fields of the dead letter: the original's as they are, then the evidence. The marks of a replay are read into
     the evidence and not kept beside it."""
-    origin, replays = _lineage(original) or (evidence.message_id, 0)
+    origin, replays = lineage(original) or (evidence.message_id, 0)
     told = {
         "reason": evidence.reason,
         "stream": evidence.stream,
@@ -218,7 +218,7 @@ def replayed(letter: DeadLetter) -> list[bytes]:
 
 def strip(found: Sequence[bytes]) -> Sequence[bytes]:
     """The fields as the handler gets them: without the marks of a replay."""
-    return found[:-_MARKS] if len(found) > _MARKS and found[-2] == _FOR and _lineage(found) else found
+    return found[:-_MARKS] if len(found) > _MARKS and found[-2] == _FOR and lineage(found) else found
 
 
 def is_replay(found: Sequence[bytes] | Sequence[str]) -> bool:
@@ -229,10 +229,10 @@ def is_replay(found: Sequence[bytes] | Sequence[str]) -> bool:
 def is_for_another(found: Sequence[bytes], consumer_group: bytes) -> bool:
     """Whether a replay was meant for another group of the stream than this one. Every group of a stream is given every
     entry: one that had handled the message the first time must not do so again because another had not."""
-    return len(found) > _MARKS and found[-2] == _FOR and found[-1] != consumer_group and _lineage(found) is not None
+    return len(found) > _MARKS and found[-2] == _FOR and found[-1] != consumer_group and lineage(found) is not None
 
 
-def _lineage(found: Sequence[bytes]) -> tuple[str, int] | None:
+def lineage(found: Sequence[bytes]) -> tuple[str, int] | None:
     """Origin and number of replays, if the marks of a replay are what the entry ends with."""
     if len(found) <= _MARKS:
         return None

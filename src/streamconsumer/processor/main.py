@@ -23,10 +23,10 @@ from streamconsumer.processor.handler import BatchHandler, Handler, load
 from streamconsumer.processor.health import Endpoint, Health
 from streamconsumer.processor.http_handler import HttpHandler
 from streamconsumer.processor.metrics import Metrics, registry
-from streamconsumer.processor.otlp import FigureExporter, exporter_from_env
 from streamconsumer.processor.processor import RedisStreamProcessor
 from streamconsumer.processor.stream import StreamManager, check
-from streamconsumer.processor.telemetry import FLUSH_BUDGET, Telemetry, provider_from_env
+from streamconsumer.processor.telemetry import FLUSH_BUDGET, Telemetry, telemetry_from_env
+from streamconsumer.processor.telemetry.figures import FigureExporter, exporter_from_env
 
 EXIT_CONFIGURATION = 78
 """EX_CONFIG of sysexits.h."""
@@ -53,7 +53,7 @@ def _run_until_signalled(settings: ProcessorSettings, handler: Handler | BatchHa
     import uvloop  # noqa: PLC0415 - only this process runs on it
 
     manager, metrics = _manager(settings), Metrics()
-    telemetry = _telemetry(settings, manager)
+    telemetry = _telemetry(settings, manager, metrics)
     figures = exporter_from_env(os.environ, metrics, lambda: _attributes(settings, manager))
     if figures:
         figures.start()
@@ -71,7 +71,10 @@ def _flush(telemetry: Telemetry | None, figures: FigureExporter | None) -> None:
     if figures:
         figures.stop()
     if telemetry and not telemetry.shutdown():
-        log.warning("the collector did not take the last spans in time; they are lost")
+        log.warning(
+            "the collector did not take the last spans in time; they are lost",
+            extra={"spans_sent": telemetry.sent, "spans_dropped": telemetry.dropped},
+        )
     if figures and not figures.join(deadline - time.monotonic()):
         log.warning("the collector did not take the last figures in time; they are lost")
 
@@ -193,16 +196,18 @@ def _told(manager: StreamManager) -> str:
     return host if port is None else f"{host}:{port}"
 
 
-def _telemetry(settings: ProcessorSettings, manager: StreamManager) -> Telemetry | None:
-    provider = provider_from_env(os.environ)
-    if provider is None:
-        return None
-    return Telemetry(
+def _telemetry(settings: ProcessorSettings, manager: StreamManager, metrics: Metrics) -> Telemetry | None:
+    return telemetry_from_env(
+        os.environ,
         stream=settings.stream,
         consumer_group=settings.consumer_group,
         consumer=settings.consumer_name,
         server=lambda: manager.address,
-        provider=provider,
+        metrics=metrics,
+        trust=settings.telemetry.context,
+        field=settings.telemetry.context_field,
+        allowed_baggage=settings.telemetry.baggage,
+        batches=settings.handler.batch,
     )
 
 

@@ -51,6 +51,21 @@ class Entry:
     started_seconds = 0.0
     """When its handler was called, on the loop's clock; where somebody needs to know."""
 
+    taken_ns = 0
+    """When this process had it, on its own clock; where somebody needs to know. 0 once it was tried."""
+
+    is_deferred = False
+    """Whether it was begun before and that did not count: then there was an attempt of the same number."""
+
+    attempted: Any = None
+    """The span of the last attempt in this process."""
+
+    claimed_from = ""
+    """The consumer that it was taken over from."""
+
+    claim: Any = None
+    """The span of taking it over."""
+
     def __init__(self, message_id: str, fields: Sequence[bytes]) -> None:
         self.message_id = message_id
         self.fields = fields

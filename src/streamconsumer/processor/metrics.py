@@ -1,4 +1,4 @@
-"""The figures of one processor, and how Prometheus reads them; `otlp.py` sends the same to a collector.
+"""The figures of one processor, and how Prometheus reads them; `telemetry/figures.py` sends the same to a collector.
 
 Plain integers, added to per batch or per message and read only when somebody asks: a metrics library in the loop
 would cost more than the loop.
@@ -71,6 +71,7 @@ class Metrics:
     abandoned: int = _counter("How many messages still ran when the drain time was over; they run again elsewhere")
     groups_recreated: int = _counter("How many times the consumer group was gone and created again", unit="{group}")
     faults: int = _counter("How many times Redis failed the loop", unit="{fault}")
+    spans_dropped: int = _counter("How many spans were recorded and never reached the collector", unit="{span}")
     count_in_flight: Callable[[], int] = field(default=int)
     duration_counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_SECONDS) + 1))
     duration_sum_seconds: float = 0.0

@@ -7,6 +7,7 @@ of a live one are left alone however long they take. Signs of life go on through
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
@@ -14,6 +15,7 @@ from streamconsumer.processor.faults import noting
 from streamconsumer.processor.in_flight import InFlight
 from streamconsumer.processor.intake import Caring, Claim, Intake
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.telemetry import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +44,12 @@ class PendingCare:
         batch_count: int,
         where: str,
         metrics: Metrics,
+        telemetry: Tracing | None = None,
     ) -> None:
         self._intake, self._in_flight, self._metrics = intake, in_flight, metrics
         self._may_claim = may_claim
         """Whether to take entries over; not while Redis fails the loop or the drain has begun."""
-        self._batch_count, self._where = batch_count, where
+        self._batch_count, self._where, self._telemetry = batch_count, where, telemetry
         self.over = False
 
     async def look_after(self, is_alive: Callable[[], bool]) -> None:
@@ -94,8 +97,13 @@ class PendingCare:
                 await asyncio.wait_for(self._in_flight.room.wait(), PATIENCE_SECONDS)
             if not self._in_flight.room.is_set() or not self._may_claim():
                 return
+            start_ns = time.time_ns()
             entries = await claim(self._batch_count)
             full = len(entries) == self._batch_count
+            if self._telemetry is not None and entries:
+                self._telemetry.took_in(entries)
+                if entries[0].claimed_from:  # otherwise they had waited, and were nobody's
+                    self._telemetry.claimed(entries, start_ns)
             self._in_flight.take_in(entries)
 
     def _lost(self, message_ids: list[str]) -> None:

@@ -31,7 +31,7 @@ from streamconsumer.processor.read_ahead import ReadAhead
 from streamconsumer.processor.recovery import Recovery
 from streamconsumer.processor.settling import Settling
 from streamconsumer.processor.stream import StreamManager, caring_intake
-from streamconsumer.processor.telemetry import Telemetry
+from streamconsumer.processor.telemetry import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class RedisStreamProcessor:
         delivery: Delivery | None = None,
         drain_timeout: timedelta = timedelta(seconds=25),
         reconnect: Reconnect | None = None,
-        telemetry: Telemetry | None = None,
+        telemetry: Tracing | None = None,
         metrics: Metrics | None = None,
         health: Health | None = None,
     ) -> None:
@@ -181,6 +181,8 @@ class RedisStreamProcessor:
     async def _open(self) -> None:
         try:
             await self._intake.open()
+            if self._telemetry is not None and isinstance(self.stream_manager, StreamManager):
+                self._telemetry.clock_offset_ns = await self.stream_manager.clock_offset_ns()
             self._opened = True
         finally:
             self._tried.set()
@@ -188,6 +190,8 @@ class RedisStreamProcessor:
     async def _turn(self) -> None:
         """Wait for room, read one batch, begin its messages."""
         await self._in_flight.room.wait()
+        if self._telemetry is not None and self._telemetry.is_behind:
+            await self._telemetry.catch_up()
         if self._stopping.is_set():
             return
         self._pulse.reading_since = time.monotonic()
@@ -198,6 +202,8 @@ class RedisStreamProcessor:
         self._recovery.succeeded()
         if not self._stopping.is_set():
             self.health.ready()
+        if self._telemetry is not None:
+            self._telemetry.took_in(entries)
         self._in_flight.ahead = self._read_ahead.limit()
         self._in_flight.take_in(entries)
         if len(entries) == self.batch_count:
@@ -331,8 +337,17 @@ class RedisStreamProcessor:
             batch_count=self.batch_count,
             where=self._where,
             metrics=self.metrics,
+            telemetry=self._telemetry,
         )
-        self._settling = Settling(self._intake, self._in_flight, self.delivery, breaker, who=who, metrics=self.metrics)
+        self._settling = Settling(
+            self._intake,
+            self._in_flight,
+            self.delivery,
+            breaker,
+            who=who,
+            metrics=self.metrics,
+            telemetry=self._telemetry,
+        )
         handler = self._handler_of_one if self.batch else self._handler
         self._attempts = Attempts(handler, self._settling, self._telemetry, self.delivery.timeout)
         self._batches = Batches(
@@ -353,7 +368,11 @@ class RedisStreamProcessor:
         manager = self.stream_manager
         if isinstance(manager, StreamManager):
             block = timedelta(seconds=self.poll_interval)
-            return caring_intake(manager, who, block=block, metrics=self.metrics, held=self._in_flight.ids)
+            intake = caring_intake(manager, who, block=block, metrics=self.metrics, held=self._in_flight.ids)
+            if self._telemetry is not None:
+                intake.acks.sent = self._telemetry.acknowledged
+                self._telemetry.dead_letter_stream = intake.dead_letter_stream
+            return intake
         return PolledIntake(manager, *who)
 
     def _may_claim(self) -> bool:

@@ -7,6 +7,7 @@ tried again, and lost in no case.
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,7 +24,7 @@ from streamconsumer.processor.in_flight import InFlight
 from streamconsumer.processor.intake import Intake
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.telemetry import current_traceparent
+from streamconsumer.processor.telemetry import Tracing, current_traceparent
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +60,12 @@ class Settling:
         *,
         who: tuple[str, str, str],
         metrics: Metrics,
+        telemetry: Tracing | None = None,
     ) -> None:
         self._intake, self._in_flight, self._policy, self._breaker = intake, in_flight, policy, breaker
         self._stream, self._group, self._consumer = who
         self._where = f"stream {self._stream!r}, group {self._group!r}"
-        self._metrics = metrics
+        self._metrics, self._telemetry = metrics, telemetry
 
     # -- before it begins ----------------------------------------------------------------------------------------------
 
@@ -95,6 +97,7 @@ class Settling:
             return False
         if entry.suspect:  # if it kills this process, what is done shall be known to be done
             await self._intake.flush()
+        entry.is_deferred = entry.is_deferred or not entry.deliveries
         begun = await self._intake.begin(entry.message_id, entry.deliveries + 1)
         if begun == 1:
             entry.deliveries += 1
@@ -204,6 +207,7 @@ class Settling:
     async def _try_again(self, entry: Entry, decision: TryAgain) -> None:
         if not decision.counts:
             entry.deliveries -= 1
+            entry.is_deferred = True
         self._metrics.retried += 1
         if decision.delay > SHORT and entry.lane is None:
             try:
@@ -234,9 +238,12 @@ class Settling:
             traceparent=verdict.traceparent,
         )
         about = {"message_id": entry.message_id, "reason": str(reason), "deliveries": entry.deliveries}
+        start_ns = time.time_ns()
         try:
             if await self._intake.bury(entry.message_id, fields(entry.fields, evidence)):
                 self._metrics.dead_lettered += 1
+                if self._telemetry is not None:
+                    self._telemetry.buried(entry, start_ns, was_begun=reason == DeadLetterReason.CRASHED)
                 log.error("message is a dead letter", extra={**about, "error": told(error)})
             else:
                 self._metrics.lost_ownership += 1

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from streamconsumer.model import names
 from streamconsumer.model.environment import to_env, variable
-from streamconsumer.model.settings import PodHandler, Processing
+from streamconsumer.model.settings import PodHandler, Processing, Tracing
 from streamconsumer.model.spec import HttpHandler, StreamConsumer
 from streamconsumer.model.variables import EnvironmentVariable
 from streamconsumer.operator.manifests.identity import Manifest, child_name
@@ -45,7 +45,11 @@ def _settings(consumer: StreamConsumer) -> list[Manifest]:
     shared = {name: getattr(spec, name) for name in Processing.model_fields}
     handler = _handler(consumer)
     processing = Processing.model_construct(None, **shared)
-    literals = to_env(processing) | to_env(handler, "handler") | to_env(access(spec.redis), "redis")
+    tracing = Tracing.model_construct(None, **{name: getattr(spec.telemetry, name) for name in Tracing.model_fields})
+    parts = {"handler": handler, "redis": access(spec.redis), "telemetry": tracing}
+    literals = to_env(processing)
+    for path, settings in parts.items():
+        literals |= to_env(settings, path)
     return [_exact(name, value) for name, value in literals.items()]
 
 
@@ -73,7 +77,16 @@ def _identity() -> list[Manifest]:
 def _telemetry(consumer: StreamConsumer, settings: OperatorSettings) -> list[Manifest]:
     endpoint = consumer.spec.telemetry.endpoint or settings.telemetry_endpoint
     where = [_literal("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)] if endpoint else []
-    return [*where, _literal("OTEL_SERVICE_NAME", consumer.name)]
+    ratio = consumer.spec.telemetry.sampling_ratio
+    which = (
+        []
+        if ratio is None
+        else [
+            _literal("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+            _literal("OTEL_TRACES_SAMPLER_ARG", f"{ratio:g}"),
+        ]
+    )
+    return [*where, *which, _literal("OTEL_SERVICE_NAME", consumer.name)]
 
 
 def _resource_attributes(consumer: StreamConsumer) -> Manifest:

@@ -4,6 +4,7 @@ None is forgotten before Redis has answered: what is not known to have arrived i
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -34,6 +35,9 @@ class Acknowledgements:
         """What another command is settling, whose reply is on its way. Another thread may ask."""
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: set[asyncio.Task[None]] = set()
+        self.sent: Callable[[Sequence[str], int], None] | None = None
+        """Told of each command that was answered, and when it was sent, in nanoseconds."""
+        self._sent_ns = 0
 
     def add(self, message_id: str) -> None:
         """The next read carries it, or after a few milliseconds a command of its own."""
@@ -55,6 +59,8 @@ class Acknowledgements:
         acks = list(self._waiting)
         self._waiting.clear()
         self._sending.update(acks)
+        if self.sent is not None:
+            self._sent_ns = time.time_ns()
         return acks
 
     def settle(self, acks: Sequence[str], confirmed: int) -> None:
@@ -62,6 +68,8 @@ class Acknowledgements:
         self._metrics.acknowledged += confirmed
         self._metrics.acknowledgements_lost += len(acks) - confirmed
         self._sending.difference_update(acks)
+        if self.sent is not None:
+            self.sent(acks, self._sent_ns)
 
     def give_back(self, acks: Sequence[str]) -> None:
         """Those of them that are not settled wait again."""

@@ -114,10 +114,15 @@ class Claims:
         return [name for name in watch.proven(before, now) if name in self._silent]
 
     async def _take_over(self, name: str, count: int) -> list[Entry]:
-        return self._intake.suspected(await self._take(name, count, watch.SILENCE))
+        return self._taken_from(name, await self._take(name, count, watch.SILENCE))
 
     async def _take_idle(self, name: str, count: int) -> list[Entry]:
-        return self._intake.suspected(await self._take(name, count, self.min_idle))
+        return self._taken_from(name, await self._take(name, count, self.min_idle))
+
+    def _taken_from(self, name: str, entries: list[Entry]) -> list[Entry]:
+        for entry in entries:
+            entry.claimed_from = name
+        return self._intake.suspected(entries)
 
     async def _take(self, name: str, count: int, idle: timedelta) -> list[Entry]:
         with self._intake.acks.done() as done:

@@ -71,12 +71,9 @@ class RedisIntake:
         self.pending = PendingEntries(manager.ask, *self.who)
         self.ownership = Ownership(manager.ask, *self.who)
         policy = manager.delivery
+        self.dead_letter_stream = policy.dead_letter_stream or companion(stream, group, "dead-letters")
         self._dead_letters = DeadLetters(
-            manager.ask,
-            stream,
-            group,
-            policy.dead_letter_stream or companion(stream, group, "dead-letters"),
-            policy.dead_letter_max_length,
+            manager.ask, stream, group, self.dead_letter_stream, policy.dead_letter_max_length
         )
         self.acks = Acknowledgements(self._send_acks, metrics)
         self.acknowledge_soon: Callable[[str], None] | None = self.acks.add

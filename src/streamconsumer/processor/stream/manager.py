@@ -1,5 +1,6 @@
 """The StreamManager: what users name, and where connections come from."""
 
+import time
 from contextlib import suppress
 from copy import copy
 from datetime import timedelta
@@ -162,6 +163,16 @@ class StreamManager:
                 if replies.pairs(each)[b"name"] == group.encode():
                     return str(replies.pairs(each)[b"last-delivered-id"].decode())
         return None
+
+    async def clock_offset_ns(self) -> int:
+        """By how much the server's clock is ahead of this machine's, give or take half a round trip; 0 if it may not be
+        asked."""
+        before = time.time_ns()
+        try:
+            seconds, microseconds = await self.ask("TIME")
+        except ResponseError:
+            return 0
+        return (int(seconds) * 1_000_000 + int(microseconds)) * 1000 - (before + time.time_ns()) // 2
 
     async def forget_connections(self) -> None:
         """Connect anew from here on: after a failover the address may lead elsewhere."""

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamconsumer import __version__
 from streamconsumer.processor.metrics import Histogram, Metrics
+from streamconsumer.processor.telemetry.names import OPERATION_NAME, SCHEMA_URL, SCOPE
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import Metric, MetricExporter, MetricsData
 
-SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
 INTERVAL_VARIABLE = "OTEL_METRIC_EXPORT_INTERVAL"
 INTERVAL_MILLISECONDS = 60_000
@@ -104,7 +104,7 @@ def snapshot(metrics: Metrics, attributes: Attributes, began: int, now: int) -> 
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 - as above
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope  # noqa: PLC0415 - as above
 
-    scope = InstrumentationScope("streamconsumer", __version__, SCHEMA_URL)
+    scope = InstrumentationScope(SCOPE, __version__, SCHEMA_URL)
     told = list(_told(metrics, attributes, Times(began, now)))
     return MetricsData([ResourceMetrics(Resource.create(), [ScopeMetrics(scope, told, SCHEMA_URL)], SCHEMA_URL)])
 
@@ -115,7 +115,7 @@ def _told(metrics: Metrics, attributes: Attributes, times: Times) -> "Iterator[M
     cumulative = export.AggregationTemporality.CUMULATIVE
 
     def number(value: int, operation: str, *, rises: bool) -> Any:
-        about = {**attributes, "messaging.operation.name": operation} if operation else attributes
+        about = {**attributes, OPERATION_NAME: operation} if operation else attributes
         point = export.NumberDataPoint(
             attributes=about, value=value, start_time_unix_nano=times.began, time_unix_nano=times.now
         )
@@ -144,7 +144,7 @@ def _told(metrics: Metrics, attributes: Attributes, times: Times) -> "Iterator[M
             yield export.Metric(name, told["description"], told["unit"], value)
     in_flight = number(metrics.in_flight, "", rises=False)
     yield export.Metric("streamconsumer.in_flight", "How many messages are being handled", "{message}", in_flight)
-    process = {"messaging.operation.name": "process"}
+    process = {OPERATION_NAME: "process"}
     duration = histogram(metrics.duration, process)
     yield export.Metric("messaging.process.duration", "How long a handler took with one message", "s", duration)
     queued = histogram(metrics.queue, {})

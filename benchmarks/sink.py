@@ -1,0 +1,70 @@
+"""A collector that only counts spans, as a process of its own: `python -m benchmarks.sink` says its port, then a number
+for each line on its standard input."""
+
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Self
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+ROOT = Path(__file__).parents[1]
+
+
+class _Sink(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    spans = 0
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        for of_resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            # `ack` spans are extra: what is compared is one span for each message.
+            found = (span for scope in of_resource.scope_spans for span in scope.spans)
+            type(self).spans += sum(span.name.startswith("process") for span in found)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Silent."""
+
+
+class Sink:
+    """From outside."""
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "benchmarks.sink"]
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        self.endpoint = f"http://127.0.0.1:{self._said()}"
+        return self
+
+    def count(self) -> int:
+        """How many messages' spans have come since the last time."""
+        assert self._process.stdin
+        self._process.stdin.write("count\n")
+        return self._said()
+
+    def _said(self) -> int:
+        assert self._process.stdout
+        return int(self._process.stdout.readline())
+
+    def __exit__(self, *raised: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def main() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Sink)
+    Thread(target=server.serve_forever, daemon=True).start()
+    print(server.server_port, flush=True)
+    for _ in sys.stdin:
+        print(_Sink.spans, flush=True)
+        _Sink.spans = 0
+
+
+if __name__ == "__main__":
+    main()

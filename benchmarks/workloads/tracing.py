@@ -1,0 +1,76 @@
+"""What a span for each message costs, next to the straightforward loop of OpenTelemetry's SDK, and how many arrive."""
+
+import statistics
+from dataclasses import replace
+
+from benchmarks.contenders import PIPELINED, STRAIGHTFORWARD, STREAMCONSUMER, Contender
+from benchmarks.figures import in_turns, median, ratio
+from benchmarks.races import Lane, race, rounds
+from benchmarks.results import Goal, Section
+from benchmarks.sink import Sink
+from tests.cluster.redis_servers import RedisServer
+
+ROUNDS = 5
+ENTRIES, BATCH = 100_000, 100
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0"
+HEAD = ["who", "messages a second", "to the same without an endpoint", "CPU µs a message", "peak MiB", "spans arrived"]
+
+
+def measure(number: int) -> Section:
+    """Each setting, over HTTP to a collector that counts."""
+    with RedisServer() as server, Sink() as sink:
+        lanes = _lanes(sink.endpoint)
+        arrived: dict[str, list[float]] = {name: [] for name in lanes}
+
+        def run(lane: Lane) -> None:
+            race(lane, server.url)
+            name = next(name for name, each in lanes.items() if each is lane)
+            arrived[name].append(sink.count() / lane.count)
+
+        rounds(list(lanes.values()), number, run)
+        facts = f"Redis {server.version} on loopback, {ENTRIES:,} entries, {BATCH} a read, {in_turns(number)}."
+    rows = [_row(lane, lanes, arrived[name]) for name, lane in lanes.items()]
+    return Section("tracing", facts, HEAD, rows, _goals(lanes, arrived))
+
+
+def _lanes(endpoint: str) -> dict[str, Lane]:
+    def traced(who: Contender, told: str, ratio: str = "", fields: dict[str, str] | None = None) -> Lane:
+        to = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+        sampler = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": ratio} if ratio else {}
+        return Lane(replace(who, told=told, environment=to | sampler, fields=fields or {}), ENTRIES, BATCH)
+
+    ours = STREAMCONSUMER.told
+    return {
+        "off": Lane(replace(STREAMCONSUMER, told=f"{ours}, no endpoint"), ENTRIES, BATCH),
+        "0": traced(STREAMCONSUMER, f"{ours}, sampled 0", "0"),
+        "not": traced(STREAMCONSUMER, f"{ours}, producer did not sample", "1", {"traceparent": f"{PARENT}0"}),
+        "0.1": traced(STREAMCONSUMER, f"{ours}, sampled 0.1", "0.1"),
+        "1": traced(STREAMCONSUMER, f"{ours}, sampled 1.0", "1"),
+        "child": traced(STREAMCONSUMER, f"{ours}, sampled by the producer", "1", {"traceparent": f"{PARENT}1"}),
+        "loop": Lane(PIPELINED, ENTRIES, BATCH),
+        "loop 1": traced(STRAIGHTFORWARD, STRAIGHTFORWARD.told),
+    }
+
+
+def _row(lane: Lane, lanes: dict[str, Lane], arrived: list[float]) -> list[str]:
+    without = lanes["loop" if lane.who.name in {PIPELINED.name, STRAIGHTFORWARD.name} else "off"]
+    return [
+        lane.who.told,
+        median(lane.per_second),
+        f"{ratio(lane.per_second, without.per_second):.2f}",
+        f"{statistics.median(lane.cpu):.1f}",
+        f"{statistics.median(lane.mebibytes):.0f}",
+        f"{min(arrived):.1%}",
+    ]
+
+
+def _goals(lanes: dict[str, Lane], arrived: dict[str, list[float]]) -> list[Goal]:
+    def to(name: str, other: str) -> float:
+        return ratio(lanes[name].per_second, lanes[other].per_second)
+
+    return [
+        Goal("messages a second, sampled 0, to no endpoint", "at least", 0.85, to("0", "off")),
+        Goal("messages a second, sampled 1.0, to the straightforward loop", "at least", 2, to("1", "loop 1")),
+        Goal("spans that arrive, sampled 1.0", "at least", 1, min(arrived["1"]), 4),
+        Goal("spans that arrive, sampled by the producer", "at least", 1, min(arrived["child"]), 4),
+    ]

@@ -1,0 +1,31 @@
+"""The only user of OpenTelemetry: what a message's journey looks like to a collector.
+
+| span | kind | when |
+|---|---|---|
+| `process S` | CONSUMER | a handler is called |
+| `claim S` | CLIENT | entries of another consumer were taken over |
+| `ack S` | CLIENT | XACK was answered, and what it acknowledged is sampled |
+| `send S:dead-letters` | PRODUCER | a message became a dead letter |
+
+`names` has every name, `context` reads what a producer wrote, `sampling` decides before anything is built, `ids` knows
+the spans of other processes, `encode` makes bytes of spans, `outbox` sends them. `sdk` is the only one that knows
+OpenTelemetry's SDK, and is imported only where an endpoint is set: without one a message costs nothing.
+"""
+
+from streamconsumer.processor.telemetry.current import current_trace, current_traceparent
+from streamconsumer.processor.telemetry.producing import inject, sending
+from streamconsumer.processor.telemetry.provided import ProvidedTelemetry
+from streamconsumer.processor.telemetry.telemetry import FLUSH_BUDGET, Telemetry, telemetry_from_env
+from streamconsumer.processor.telemetry.tracing import Tracing
+
+__all__ = [
+    "FLUSH_BUDGET",
+    "ProvidedTelemetry",
+    "Telemetry",
+    "Tracing",
+    "current_trace",
+    "current_traceparent",
+    "inject",
+    "sending",
+    "telemetry_from_env",
+]

@@ -1,0 +1,151 @@
+"""Spans on their way to the collector: bounded, counted, sent by a thread of its own.
+
+A collector that is slow or away costs no message and no memory beyond the bound: what finds the outbox full is dropped
+and counted, so that what was recorded is always what was sent, what was dropped and what waits. The bound is about
+16 MB at 500 bytes a span; the SDK's own of 2048 spans overflows within a tenth of a second of a busy pod.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
+
+from streamconsumer.processor.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+QUEUE_SPANS, BATCH_SPANS, DELAY_MILLISECONDS = 32_768, 4096, 1000
+"""Unless OTEL_BSP_MAX_QUEUE_SIZE, …_MAX_EXPORT_BATCH_SIZE and …_SCHEDULE_DELAY say otherwise."""
+
+
+KEEPS_UP_SECONDS = 0.5
+"""A collector that takes a batch in this time is worth waiting for."""
+
+
+class Outbox:
+    """`send` takes spans, encoded, to the collector, and says whether it has them."""
+
+    def __init__(
+        self,
+        send: Callable[[Sequence[bytes]], bool],
+        abort: Callable[[], object] = lambda: None,
+        *,
+        most: int = QUEUE_SPANS,
+        batch: int = BATCH_SPANS,
+        delay_seconds: float = DELAY_MILLISECONDS / 1000,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._metrics = metrics or Metrics()
+        self._send, self._abort = send, abort
+        """`abort` ends a pause between two tries to send."""
+        self._most, self._batch, self._delay_seconds = most, min(batch, most), delay_seconds
+        self._waiting: deque[bytes] = deque()
+        self._under_way = 0
+        self._wake, self._idle = threading.Event(), threading.Event()
+        self._closing = self._given_up = False
+        self._refused = 0
+        """For want of room."""
+        self._failed = 0
+        """The collector did not take them."""
+        self.sent = 0
+        self._keeps_up = True
+        """Whether the last request was answered soon."""
+        self._began_seconds = 0.0
+        """When the request under way was begun: one that has no answer yet may never have one."""
+        self._thread = threading.Thread(target=self._work, name="telemetry", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def from_env(
+        cls,
+        environ: Mapping[str, str],
+        send: Callable[[Sequence[bytes]], bool],
+        abort: Callable[[], object],
+        metrics: Metrics | None,
+    ) -> Self:
+        def number(variable: str, default: int) -> int:
+            found = environ.get(f"OTEL_BSP_{variable}", "")
+            return max(1, int(found)) if found.isdecimal() else default
+
+        return cls(
+            send,
+            abort,
+            most=number("MAX_QUEUE_SIZE", QUEUE_SPANS),
+            batch=number("MAX_EXPORT_BATCH_SIZE", BATCH_SPANS),
+            delay_seconds=number("SCHEDULE_DELAY", DELAY_MILLISECONDS) / 1000,
+            metrics=metrics,
+        )
+
+    @property
+    def dropped(self) -> int:
+        return self._refused + self._failed
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a little patience would let it catch up: half full, and the collector takes what it is sent. The
+        thread that sends has to wait for Python's lock while this process does nothing but work."""
+        if len(self._waiting) <= self._most // 2 or not self._keeps_up:
+            return False
+        return time.monotonic() - self._began_seconds < KEEPS_UP_SECONDS
+
+    def put(self, span: bytes) -> None:
+        """One that ended. Never waits."""
+        waiting = self._waiting
+        count = len(waiting) + 1
+        if count + self._under_way > self._most or self._closing:
+            self._refused += 1
+            return
+        waiting.append(span)
+        if count == self._batch:
+            self._wake.set()
+
+    def flush(self, timeout_seconds: float) -> bool:
+        """Send what waits. False: it was not all sent in time."""
+        self._idle.clear()
+        self._wake.set()
+        return self._idle.wait(timeout_seconds)
+
+    def close(self, timeout_seconds: float) -> bool:
+        """The same for the last time. What does not arrive in time counts as dropped."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(timeout_seconds)
+        self._abort()
+        if self._thread.is_alive():
+            self._given_up = True
+            self._failed += len(self._waiting) + self._under_way
+        return not self._given_up
+
+    def _work(self) -> None:
+        while not self._given_up and not (self._closing and not self._waiting):
+            self._wake.wait(self._delay_seconds)
+            self._wake.clear()
+            flushes = not self._idle.is_set()
+            self._send_what_waits()
+            self._metrics.spans_dropped = self.dropped  # by this thread alone: += of two would lose some
+            if flushes:
+                self._idle.set()
+
+    def _send_what_waits(self) -> None:
+        while (count := min(len(self._waiting), self._batch)) and not self._given_up:
+            self._under_way = count
+            spans = [self._waiting.popleft() for _ in range(count)]
+            self._began_seconds = time.monotonic()
+            sent = self._sent(spans)
+            self._keeps_up = sent and time.monotonic() - self._began_seconds < KEEPS_UP_SECONDS
+            if self._given_up:
+                return
+            if sent:
+                self.sent += count
+            else:
+                self._failed += count
+            self._under_way = 0
+
+    def _sent(self, spans: Sequence[bytes]) -> bool:
+        try:
+            return self._send(spans)
+        except Exception:
+            log.exception("spans could not be sent", extra={"spans": len(spans)})
+            return False

@@ -1,0 +1,56 @@
+"""OpenTelemetry's SDK, from the environment: for the spans that handlers make, and for the way to the collector.
+
+Ours are sent by the client of the SDK's own exporter, which knows endpoint, headers, compression, certificates,
+time-outs and when to try again, from the variables that everybody knows. It is not public; a test sends through it.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from opentelemetry import context, trace
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY  # as the SDK's own thread does
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from streamconsumer import __version__
+from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.telemetry import names
+from streamconsumer.processor.telemetry.encode import Request
+from streamconsumer.processor.telemetry.outbox import Outbox
+
+# The SDK's queue of 2048 spans overflows within a second of a busy pod; bounded all the same, at about 30 MB.
+QUEUE_SPANS, BATCH_SPANS, EXPORT_DELAY_MILLISECONDS = 8192, 512, 1000
+
+
+def provider(environ: Mapping[str, str]) -> TracerProvider:
+    """For what the handler traces, which goes the same way."""
+
+    def unless_set(variable: str, value: int) -> int | None:
+        return None if variable in environ else value
+
+    made = TracerProvider(shutdown_on_exit=False, span_limits=SpanLimits())  # its own hook would wait 30 s
+    made.add_span_processor(
+        BatchSpanProcessor(
+            OTLPSpanExporter(),
+            max_queue_size=unless_set("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE_SPANS),
+            max_export_batch_size=unless_set("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH_SPANS),
+            schedule_delay_millis=unless_set("OTEL_BSP_SCHEDULE_DELAY", EXPORT_DELAY_MILLISECONDS),
+        )
+    )
+    trace.set_tracer_provider(made)
+    return made
+
+
+def outbox(environ: Mapping[str, str], made: TracerProvider, metrics: Metrics | None) -> Outbox:
+    """For ours."""
+    exporter = OTLPSpanExporter()
+    request = Request(made.resource.attributes, names.SCOPE, __version__, names.SCHEMA_URL)
+
+    def send(spans: Sequence[bytes]) -> bool:
+        token = context.attach(context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+        try:
+            return exporter._client.export(request.of(spans)).success  # noqa: SLF001 - the docstring says why
+        finally:
+            context.detach(token)
+
+    return Outbox.from_env(environ, send, exporter.shutdown, metrics)

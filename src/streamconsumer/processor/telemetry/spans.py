@@ -1,0 +1,165 @@
+"""The span of an attempt: OpenTelemetry's interface for the handler, and bytes when it ends.
+
+A handler may ask for the current span, add to it, and begin spans of its own beneath it, with whatever SDK it likes.
+Nothing is built before somebody asks: nearly no handler does.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.util.types import Attributes, AttributeValue
+
+from streamconsumer.processor.faults import told
+from streamconsumer.processor.telemetry import encode, names
+from streamconsumer.processor.telemetry.context import Remote
+
+MOST_EVENTS = 128
+"""As in the SDK. What a handler adds to its span is bounded."""
+
+LONGEST_STATUS = 500
+
+
+class UnsampledSpan(trace.Span):
+    """One that is not recorded, and is the parent all the same: what happens beneath is not to be recorded either."""
+
+    __slots__ = ("_context", "flags", "parent", "span_id", "state", "trace_id")
+
+    def __init__(self, trace_id: bytes, span_id: bytes, flags: int, *, parent: bytes = b"", state: str = "") -> None:
+        self.trace_id, self.span_id, self.flags, self.parent, self.state = trace_id, span_id, flags, parent, state
+        self._context: SpanContext | None = None
+
+    def get_span_context(self) -> SpanContext:
+        if self._context is None:
+            numbers = int.from_bytes(self.trace_id, "big"), int.from_bytes(self.span_id, "big")
+            state = TraceState.from_header([self.state]) if self.state else None
+            self._context = SpanContext(
+                *numbers, is_remote=False, trace_flags=TraceFlags(self.flags), trace_state=state
+            )
+        return self._context
+
+    @property
+    def remote(self) -> Remote:
+        """The same for who links to it."""
+        return Remote(self.trace_id, self.span_id, self.flags, self.state)
+
+    def is_recording(self) -> bool:
+        return False
+
+    def end(self, end_time: int | None = None) -> None:
+        pass
+
+    def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
+        pass
+
+    def set_attribute(self, key: str, value: AttributeValue) -> None:
+        pass
+
+    def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
+        pass
+
+    def update_name(self, name: str) -> None:
+        pass
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        pass
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Attributes = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None:
+        pass
+
+
+class RecordedSpan(UnsampledSpan):
+    """One that is. Who begins it also ends it: `end` does nothing in a handler's hands."""
+
+    __slots__ = ("_added", "_events", "_links", "_status", "head", "parts", "start_ns")
+
+    def __init__(
+        self, head: bytes, trace_id: bytes, span_id: bytes, flags: int, *, parent: bytes = b"", state: str = ""
+    ) -> None:
+        super().__init__(trace_id, span_id, flags, parent=parent, state=state)
+        self.head, self.start_ns = head, time.time_ns()
+        self.parts: list[bytes] = []
+        """Attributes and links, encoded."""
+        self._added: dict[str, Any] | None = None
+        self._events: list[bytes] | None = None
+        self._links: list[bytes] | None = None
+        self._status: bytes = b""
+
+    def is_recording(self) -> bool:
+        return True
+
+    def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
+        self._added = {**(self._added or {}), **attributes}
+
+    def set_attribute(self, key: str, value: AttributeValue) -> None:
+        self.set_attributes({key: value})
+
+    def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
+        self._events = [] if self._events is None else self._events
+        if len(self._events) < MOST_EVENTS:
+            self._events.append(encode.event(name, timestamp or time.time_ns(), attributes or {}))
+
+    def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
+        self._links = [] if self._links is None else self._links
+        if len(self._links) < MOST_EVENTS:
+            ids = context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big")
+            about = encode.attributes(attributes or {}, b"\x22")
+            self._links.append(encode.link((*ids, int(context.trace_flags)), about))
+
+    def update_name(self, name: str) -> None:
+        """Its name is what people find it by: it stays."""
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        code = status.status_code if isinstance(status, Status) else status
+        text = status.description if isinstance(status, Status) else description
+        if code is StatusCode.ERROR:
+            self._status = encode.error((text or "")[:LONGEST_STATUS])
+        elif code is StatusCode.OK:
+            self._status = encode.ok()
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Attributes = None,
+        timestamp: int | None = None,
+        escaped: bool = False,  # noqa: ARG002 - OpenTelemetry's own word
+    ) -> None:
+        kind, message = error_type(exception), told(exception)
+        self.add_event(
+            "exception", {"exception.type": kind, "exception.message": message, **(attributes or {})}, timestamp
+        )
+
+    def failed(self, error: BaseException) -> None:
+        """Its status and `error.type`, whatever the handler said before."""
+        self.set_status(StatusCode.ERROR, told(error))
+        self.parts.append(encode.attributes({names.ERROR_TYPE: error_type(error)}))
+
+    def encoded(self, *, is_remote: bool = True) -> bytes:
+        parts = [self.head, *self.parts, self._status]
+        if self._added:
+            parts.append(encode.attributes(self._added))
+        parts += [*(self._events or ()), *(self._links or ())]
+        times = self.start_ns, time.time_ns()
+        return encode.span(
+            self.trace_id,
+            self.span_id,
+            self.flags,
+            times,
+            parts,
+            parent=self.parent,
+            is_remote=is_remote,
+            state=self.state,
+        )
+
+
+def error_type(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,48 @@
+"""What the loop and those beside it ask of telemetry: one call when an attempt begins, one when it ends, and a few for
+what is rare."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from streamconsumer.processor.message import Entry, Message
+
+
+class Tracing(Protocol):
+    """`Telemetry`, or `ProvidedTelemetry`."""
+
+    dead_letter_stream: str
+    """Told by the intake."""
+
+    clock_offset_ns: int
+    """By how much the server's clock is ahead of this machine's."""
+
+    def begin(self, entry: Entry, data: Mapping[Any, Any]) -> Any:
+        """The span of an attempt, current from here on. None: there is nothing to end."""
+
+    def end(self, attempt: Any, entry: Entry, outcome: str, error: BaseException | None = None) -> None:
+        """`outcome` is one of `names.OUTCOMES`, or nothing where that is not known."""
+
+    def begin_batch(self, entries: Sequence[Entry], messages: Sequence[Message]) -> Any:
+        """The span of one call for a batch."""
+
+    def end_batch(self, attempt: Any, entries: Sequence[Entry], error: BaseException | None = None) -> None:
+        """The error is that of all of it."""
+
+    def took_in(self, entries: Sequence[Entry]) -> None:
+        """This process has them."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether more is recorded than is sent, and `catch_up` would help."""
+
+    async def catch_up(self) -> None:
+        """For a moment, before more is read."""
+
+    def claimed(self, entries: Sequence[Entry], start_ns: int) -> None:
+        """Entries of another consumer are ours."""
+
+    def acknowledged(self, message_ids: Sequence[str], start_ns: int) -> None:
+        """XACK was answered."""
+
+    def buried(self, entry: Entry, start_ns: int, *, was_begun: bool) -> None:
+        """It is a dead letter. `was_begun`: by a process that died of it, perhaps."""
