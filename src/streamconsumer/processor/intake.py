@@ -42,6 +42,9 @@ class Caring(Protocol):
         """Begin to show signs of life for what is held; `lost` is told what belongs to another consumer by now.
         Returns how to end it."""
 
+    async def note(self) -> None:
+        """Write down, while anything is in flight, what would be lost with the group."""
+
     async def seconds_to_turn(self) -> float:
         """Until this consumer's turn to look after the others."""
 

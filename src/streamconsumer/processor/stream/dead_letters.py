@@ -26,7 +26,7 @@ class DeadLetters:
 
     def __init__(self, ask: Ask, stream: str, group: str, key: str, max_length: int) -> None:
         self._ask, self._stream, self._group, self._key, self._max_length = ask, stream, group, key, max_length
-        self._one_step = OneStep(ask, stream, key)
+        self._one_step = OneStep(ask, "dead letters are moved")
         self._written: set[str] = set()
         """Entries whose letter is written, and whose acknowledgement is not known to have arrived."""
 
@@ -34,7 +34,7 @@ class DeadLetters:
         """Write the letter and acknowledge the entry. False: it is not pending with this consumer (any more). Raises
         what Redis raised, and then the entry is still pending."""
         arguments = (self._group, consumer, message_id, self._max_length)
-        buried = await self._one_step.run(BURY, *arguments, unpacked=fields)
+        buried = await self._one_step.run(BURY, (self._stream, self._key), *arguments, unpacked=fields)
         if buried is None:
             return await self._bury_in_two(consumer, message_id, fields)
         return bool(buried)

@@ -18,6 +18,7 @@ from streamconsumer.processor.stream import replies
 from streamconsumer.processor.stream.acknowledgements import Acknowledgements
 from streamconsumer.processor.stream.dead_letters import DeadLetters
 from streamconsumer.processor.stream.effects import commit
+from streamconsumer.processor.stream.last_known import LastKnown
 from streamconsumer.processor.stream.manager import StreamManager
 from streamconsumer.processor.stream.ownership import Ownership
 from streamconsumer.processor.stream.pending import PendingEntries
@@ -70,6 +71,7 @@ class RedisIntake:
         self._idle.set()
         self.pending = PendingEntries(manager.ask, *self.who)
         self.ownership = Ownership(manager.ask, *self.who)
+        self.last_known = LastKnown(manager.ask, *self.who)
         policy = manager.delivery
         self._dead_letters = DeadLetters(
             manager.ask,
@@ -95,11 +97,14 @@ class RedisIntake:
         try:
             position = await self.manager.position(self._stream, self._group)
             if position is None:  # a server out of memory refuses to create even what exists
-                await self.manager.create_group(self._stream, self._group)
+                begin = self.manager.start_from
+                if await self.last_known.recreate("0-0", begin, in_flight=list(self.held())) is None:
+                    await self.manager.create_group(self._stream, self._group)
                 position = await self.manager.position(self._stream, self._group)
             self._position = position or self._position
             await self._connected()
             await self.ownership.enter()
+            await self.last_known.note()
         finally:
             self._idle.set()
 
@@ -223,6 +228,10 @@ class RedisIntake:
         self._metrics.redelivered += len(entries)
         return self.suspected(entries)
 
+    def replay(self) -> None:
+        """Somebody took entries for this consumer, and the reply was lost: look for them with the next read."""
+        self._replay_from = ""
+
     async def take(self, held: Collection[Any], idle: timedelta) -> list[Entry]:
         """Pending entries as this consumer's; what was trimmed is counted."""
         entries, trimmed = await self.pending.take(held, idle)
@@ -290,7 +299,16 @@ class RedisIntake:
     async def _recover_group(self) -> None:
         """The group is gone: create it where it was, with what is in flight here pending as it was."""
         self._group_lost = True
-        begin = await self.manager.recreate_group(self._stream, self._group, self._position)
+        knows_all = self._replay_from is None
+        begin = await self.last_known.recreate(
+            self._position,
+            "0",
+            in_flight=list(self.held()),
+            settled=self.acks.lately(),
+            knows_all=knows_all,
+        )
+        if begin is None:
+            begin = await self.manager.recreate_group(self._stream, self._group, self._position)
         self._metrics.groups_recreated += 1
         log.warning(
             "consumer group was gone and is created again",
@@ -299,9 +317,9 @@ class RedisIntake:
         await self._bring_back()
 
     async def _bring_back(self) -> None:
+        """What came into flight since, and everything where it could not be done in one step."""
         in_flight = list(self.held())
         for first in range(0, len(in_flight), PAGE):
             await self.ownership.renew(in_flight[first : first + PAGE])
-        await self.ownership.bring_back_postponed()
         await self.ownership.enter()
         self._group_lost = False
