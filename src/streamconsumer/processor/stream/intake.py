@@ -299,13 +299,11 @@ class RedisIntake:
     async def _recover_group(self) -> None:
         """The group is gone: create it where it was, with what is in flight here pending as it was."""
         self._group_lost = True
-        knows_all = self._replay_from is None
         begin = await self.last_known.recreate(
             self._position,
             "0",
             in_flight=list(self.held()),
             settled=self.acks.lately(),
-            knows_all=knows_all,
         )
         if begin is None:
             begin = await self.manager.recreate_group(self._stream, self._group, self._position)

@@ -81,10 +81,9 @@ if not is_marked(consumers) then restore(known, {{}}, {{}}) end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, '-inf', '(0', 'LIMIT', 0, 500)) do
   if not is_pending(id) then redis.call('ZREM', schedule, id) end
 end
-local ids, names = {{}}, {{}}
+local ids = {{}}
 for _, each in ipairs(consumers) do
   local consumer = dictionary(each)
-  if consumer.name ~= nobody then names[#names + 1] = consumer.name end
   if consumer.name ~= nobody and consumer.pending > 0 then
     if #ids + consumer.pending > tonumber(ARGV[6]) then return 0 end
     local held = redis.call('XPENDING', stream, group, '-', '+', consumer.pending, consumer.name)
@@ -94,8 +93,7 @@ end
 for _, each in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   local found = dictionary(each)
   if found.name == group then
-    redis.call('HSET', beside, 'at', now, 'position', found['last-delivered-id'], 'pending', table.concat(ids, ' '),
-      'only', #names == 1 and names[1] or '')
+    redis.call('HSET', beside, 'at', now, 'position', found['last-delivered-id'], 'pending', table.concat(ids, ' '))
   end
 end
 return 1
@@ -117,12 +115,9 @@ local known = dictionary(redis.call('HGETALL', beside))
 if known.position and before(last, known.position) then known = {{}} end
 if before(last, position) then position = '0-0' end
 if position ~= '0-0' then begin = position end
-local members, walked = redis.call('HGETALL', KEYS[4]), {{}}
-local alone = ARGV[8] == '1' and known.only == ARGV[2] and #members == 2 and members[1] == ARGV[2]
+local walked = {{}}
 if known.position and before(position, known.position) then
   begin = known.position
-elseif alone then
-  known.pending = nil
 elseif known.position then
   walked = redis.call('XRANGE', stream, '(' .. known.position, position, 'COUNT', ARGV[7])
   for i, entry in ipairs(walked) do walked[i] = entry[1] end
@@ -131,8 +126,8 @@ end
 local created = redis.pcall('XGROUP', 'CREATE', stream, group, begin, 'MKSTREAM')
 if created.err and not created.err:find('BUSYGROUP', 1, true) then return created end
 local settled = {{}}
-for i = 10 + ARGV[9], #ARGV do settled[ARGV[i]] = true end
-for i = 10, 9 + ARGV[9] do
+for i = 9 + ARGV[8], #ARGV do settled[ARGV[i]] = true end
+for i = 9, 8 + ARGV[8] do
   local held = redis.call('XPENDING', stream, group, ARGV[i], ARGV[i], 1)[1]
   if not held or held[2] == nobody then
     redis.call('ZREM', schedule, ARGV[i])
@@ -142,14 +137,12 @@ end
 if not is_marked(redis.call('XINFO', 'CONSUMERS', stream, group)) then restore(known, walked, settled) end
 return begin
 """
-"""Create the group where it was, unless a peer was faster, with everything pending that was. KEYS[4]: who is there.
-ARGV[5]: how far this consumer knows it to have been; ARGV[6]: where to begin when nobody knows; ARGV[7]: how many
-entries may be put back one by one; ARGV[8]: whether this consumer knows everything it was given; ARGV[9]: how many it
-has in flight; then these, and what it has settled lately. A stream that ends before a position has a new life, and its
+"""Create the group where it was, unless a peer was faster, with everything pending that was. ARGV[5]: how far this consumer knows it to have been; ARGV[6]: where to begin when nobody knows; ARGV[7]: how many
+entries may be put back one by one; ARGV[8]: how many it has in flight; then these, and what it has settled lately. A stream that ends before a position has a new life, and its
 old one is of no account.
 
 Behind what was written down others may have been given entries that this consumer knows nothing of. So those are put
-back as well, unless it is the only one there has been: then what it has in flight is all there was."""
+back as well, but not what it has settled itself."""
 
 
 class LastKnown:
@@ -158,7 +151,7 @@ class LastKnown:
 
     def __init__(self, ask: Ask, stream: str, group: str, consumer: str) -> None:
         self._ask, self._who = ask, (group, consumer, POSTPONED, replies.milliseconds(PROBATION))
-        self._keys = [stream, *(companion(stream, group, what) for what in ("postponed", "last-known", "consumers"))]
+        self._keys = [stream, *(companion(stream, group, what) for what in ("postponed", "last-known"))]
         self._one_step = OneStep(ask, "a lost group is created again and what was pending put back")
         self._allowed = True
 
@@ -168,7 +161,7 @@ class LastKnown:
         age = replies.milliseconds(EVERY * 0.8)
         if self._allowed:
             try:
-                await self._one_step.run(NOTE, self._keys[:3], *self._who, age, MOST)
+                await self._one_step.run(NOTE, self._keys, *self._who, age, MOST)
             except ResponseError as error:
                 if "OOM command" not in str(error):  # 6.2 begins every error of a script alike
                     self._forbidden(error)
@@ -180,13 +173,12 @@ class LastKnown:
         *,
         in_flight: Sequence[str] = (),
         settled: Sequence[str] = (),
-        knows_all: bool = False,
     ) -> str | None:
         """Create the group again where it was, with what is in flight here pending here, and what anybody held pending,
         but not what was settled here lately. Where it begins now; None: it must be done in several steps."""
         if not self._allowed:
             return None
-        own = (int(knows_all), len(in_flight), *in_flight, *settled)
+        own = (len(in_flight), *in_flight, *settled)
         try:
             begin = await self._one_step.run(RECREATE, self._keys, *self._who, position, otherwise, MOST_WALKED, *own)
         except ResponseError as error:
