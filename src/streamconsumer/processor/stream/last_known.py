@@ -137,9 +137,10 @@ end
 if not is_marked(redis.call('XINFO', 'CONSUMERS', stream, group)) then restore(known, walked, settled) end
 return begin
 """
-"""Create the group where it was, unless a peer was faster, with everything pending that was. ARGV[5]: how far this consumer knows it to have been; ARGV[6]: where to begin when nobody knows; ARGV[7]: how many
-entries may be put back one by one; ARGV[8]: how many it has in flight; then these, and what it has settled lately. A stream that ends before a position has a new life, and its
-old one is of no account.
+"""Create the group where it was, unless a peer was faster, with everything pending that was. ARGV[5]: how far this
+consumer knows it to have been; ARGV[6]: where to begin when nobody knows; ARGV[7]: how many entries may be put back one
+by one; ARGV[8]: how many it has in flight; then these, and what it has settled lately. A stream that ends before a
+position has a new life, and its old one is of no account.
 
 Behind what was written down others may have been given entries that this consumer knows nothing of. So those are put
 back as well, but not what it has settled itself."""
