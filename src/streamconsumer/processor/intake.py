@@ -4,6 +4,7 @@
 three coroutines: it polls, acknowledges one by one, and can neither renew nor take over.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Protocol, runtime_checkable
@@ -41,6 +42,10 @@ class Caring(Protocol):
     ) -> Callable[[], Awaitable[None]]:
         """Begin to show signs of life for what is held; `lost` is told what belongs to another consumer by now.
         Returns how to end it."""
+
+    @property
+    def woken(self) -> asyncio.Event:
+        """Set when somebody may have handed entries back; whoever looks clears it."""
 
     async def note(self) -> None:
         """Write down, while anything is in flight, what would be lost with the group."""

@@ -70,7 +70,9 @@ class PendingCare:
     async def _watch(self, caring: Caring) -> None:
         seconds = FIRST_LOOK_SECONDS
         while not self.over:  # redis-py loses a cancellation now and then
-            await asyncio.sleep(seconds)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(caring.woken.wait(), seconds)
+            caring.woken.clear()
             seconds = RETRY_SECONDS
             await self._act(caring.look)
             if self._may_claim():

@@ -50,6 +50,11 @@ class Claims:
         heart.start()
         return heart.stop
 
+    @property
+    def woken(self) -> asyncio.Event:
+        """Set when somebody may have handed entries back."""
+        return self._intake.woken
+
     async def note(self) -> None:
         """Write down what would be lost with the group."""
         await self._intake.last_known.note()

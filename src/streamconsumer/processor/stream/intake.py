@@ -22,6 +22,7 @@ from streamconsumer.processor.stream.last_known import LastKnown
 from streamconsumer.processor.stream.manager import StreamManager
 from streamconsumer.processor.stream.ownership import Ownership
 from streamconsumer.processor.stream.pending import PendingEntries
+from streamconsumer.processor.stream.waiting import Waiting
 from streamconsumer.processor.stream.wire import Wire, packed_command
 from streamconsumer.server.keys import companion
 
@@ -71,6 +72,9 @@ class RedisIntake:
         self._idle.set()
         self.pending = PendingEntries(manager.ask, *self.who)
         self.ownership = Ownership(manager.ask, *self.who)
+        self._waiting = Waiting(manager.ask, *self.who)
+        self.woken = asyncio.Event()
+        """Set when a read came back empty before its time: somebody may have handed entries back."""
         self.last_known = LastKnown(manager.ask, *self.who)
         policy = manager.delivery
         self._dead_letters = DeadLetters(
@@ -154,6 +158,7 @@ class RedisIntake:
         wire = self._wire = Wire(await self.manager.connect(), self.encoding)
         with suppress(ResponseError):  # without the right to CLIENT, stopping waits for the block to end
             self._client_id = int(await wire.ask("CLIENT", "ID"))
+            await self._waiting.enter(self._client_id)
         return wire
 
     async def _hang_up(self) -> None:
@@ -176,6 +181,7 @@ class RedisIntake:
         patience = self._block_seconds + READ_MARGIN.total_seconds()
         out_of_patience = asyncio.get_running_loop().call_later(patience, wire.give_up)
         self._reading.set()
+        begun = asyncio.get_running_loop().time()
         try:
             found = await wire.exchange(packed, acknowledged if acks else None)
         finally:
@@ -188,6 +194,8 @@ class RedisIntake:
             raise refused[0]
         if isinstance(found, Exception):
             raise found
+        if not found and asyncio.get_running_loop().time() - begun < self._block_seconds * 0.9:
+            self.woken.set()
         return replies.of_stream(found)
 
     def _packed_read(self, count: int) -> bytes:
@@ -267,6 +275,8 @@ class RedisIntake:
             page = entries[first : first + PAGE]
             with self.acks.settling_elsewhere([message_id for message_id, _, _ in page]):
                 await self.ownership.postpone(page)
+        if any(not delay for _, _, delay in entries):
+            await self._waiting.wake_one(self.ownership.members, await self.ownership.now_milliseconds() / 1000)
 
     async def bury(self, message_id: str, fields: Sequence[bytes]) -> bool:
         """The dead letter and the acknowledgement, in one step. False: another consumer has the entry."""

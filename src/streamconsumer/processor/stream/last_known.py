@@ -19,8 +19,8 @@ from datetime import timedelta
 from redis.exceptions import ResponseError
 
 from streamconsumer.processor.stream import replies
-from streamconsumer.server.keys import POSTPONED, companion
 from streamconsumer.processor.stream.one_step import Ask, OneStep, is_forbidden
+from streamconsumer.server.keys import POSTPONED, companion
 
 EVERY = timedelta(seconds=1)
 """How often it is written down, by whoever has anything in flight."""

@@ -33,7 +33,7 @@ class Ownership:
         server that is out of memory refuses: then they wait `min_idle`, as for any stranger."""
         with suppress(ResponseError):
             await self._ask("XGROUP", "CREATECONSUMER", self._stream, self._group, self._consumer)
-            await self.be_present(await self._now_milliseconds() / 1000)
+            await self.be_present(await self.now_milliseconds() / 1000)
 
     async def be_present(self, now_seconds: float) -> None:
         """Say that this consumer is there; by the server's clock. A server that is out of memory refuses to hear it:
@@ -84,7 +84,7 @@ class Ownership:
             return
         for message_id, deliveries, delay in entries:
             if await self._held([message_id]):
-                due = await self._now_milliseconds() + replies.milliseconds(delay)
+                due = await self.now_milliseconds() + replies.milliseconds(delay)
                 await self._ask("ZADD", self._schedule, due, message_id)
                 await self._claim(POSTPONED, message_id, "RETRYCOUNT", deliveries, "JUSTID")
 
@@ -94,7 +94,7 @@ class Ownership:
         if found is not None:
             return int(found[0]), [replies.redelivered(each[0], each[1], int(each[2])) for each in found[1]]
         entries = []
-        now = await self._now_milliseconds()
+        now = await self.now_milliseconds()
         for each in await self._ask("ZRANGEBYSCORE", self._schedule, 0, now, "LIMIT", 0, count):
             message_id = each.decode()
             if not await self._ask("ZREM", self._schedule, message_id):
@@ -114,7 +114,8 @@ class Ownership:
         """Delete this or another consumer if nothing is pending with it. In two steps that could delete what comes in
         between, so then its name stays behind."""
         name = self._consumer if consumer is None else consumer
-        return await self._evaluate(LEAVE, [self._consumers], consumer=name) not in (None, -1)
+        keys = [self._consumers, companion(self._stream, self._group, "readers")]
+        return await self._evaluate(LEAVE, keys, consumer=name) not in (None, -1)
 
     async def _evaluate(self, script: str, keys: list[str], *arguments: Any, consumer: str = "") -> Any | None:
         """The script's reply; None where scripts are forbidden."""
@@ -146,6 +147,7 @@ class Ownership:
             claim = ("XCLAIM", self._stream, self._group, self._consumer, 0, *message_ids, "FORCE", "JUSTID")
             await self._ask(*claim)
 
-    async def _now_milliseconds(self) -> int:
+    async def now_milliseconds(self) -> int:
+        """By the server's clock."""
         seconds, microseconds = await self._ask("TIME")
         return int(seconds) * 1000 + int(microseconds) // 1000

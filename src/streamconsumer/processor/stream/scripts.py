@@ -93,4 +93,3 @@ end
 return 0
 """
 """Postponed entries whose due time was lost, with a key that was deleted or evicted, are due now."""
-
