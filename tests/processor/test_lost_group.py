@@ -7,8 +7,8 @@ import pytest
 
 from streamconsumer.model.settings import Breaker, Delivery
 from streamconsumer.processor import Message, Retry, current_message
-from streamconsumer.processor.stream.keys import companion
 from streamconsumer.processor.stream.ownership import Ownership
+from streamconsumer.server.keys import companion
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder, once
