@@ -12,7 +12,7 @@ from pathlib import Path
 from redis import Redis
 
 from tests.cluster.runs import wait_until
-from tests.reliability.ledger import DELETE, GROUP, Account, Ledger
+from tests.reliability.ledger import DELETE, GROUP, Account, Ledger, entries
 from tests.reliability.nursery import Nursery, Pod
 
 PATIENCE = 25.0
@@ -54,6 +54,8 @@ class Trial:
     folder: Path
     more: dict[str, str] = field(default_factory=dict)
     """Settings of its pods."""
+    loses_group: bool = True
+    """Whether the group is destroyed on the way."""
 
     def __post_init__(self) -> None:
         number = next(_numbers)
@@ -103,7 +105,8 @@ class Trial:
             return
         slow = self._add(ms="1500")
         self._wait(lambda: slow in {line[2] for line in self.ledger.lines("begun")}, victim)
-        self.ledger.destroy_group(self.client)
+        if self.loses_group:
+            self.ledger.destroy_group(self.client)
         again = self._add(fails="1")
         self._wait(lambda: again in {line[2] for line in self.ledger.lines("done")}, victim)
         so_far = len(self.ledger.lines("begun"))
@@ -130,6 +133,10 @@ class Trial:
         finally:
             for pod in self.pods:
                 pod.remove()
+
+    def invoices(self) -> list[str]:
+        """The effects of its handlers."""
+        return sorted(fields["n"] for _, fields in entries(self.client, f"{self.stream}-invoices"))
 
     def told(self) -> str:
         """The last that the pods said."""
