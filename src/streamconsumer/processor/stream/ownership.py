@@ -107,8 +107,14 @@ class Ownership:
         return 0, entries
 
     async def adopt(self, idle: timedelta) -> None:
-        """Postponed entries whose due time was lost are due now. Without EVAL they wait for somebody who may."""
-        await self._evaluate(scripts.ADOPT, [self._schedule], POSTPONED, replies.milliseconds(idle))
+        """Postponed entries whose due time was lost, or that somebody died over who was about to take them, are due."""
+        milliseconds = replies.milliseconds(idle)
+        if await self._evaluate(scripts.ADOPT, [self._schedule], POSTPONED, milliseconds) is not None:
+            return
+        silent = ("XPENDING", self._stream, self._group, "IDLE", milliseconds, "-", "+", 100, POSTPONED)
+        for message_id, *_ in await self._ask(*silent):
+            if await self._ask("ZSCORE", self._schedule, message_id) is None:
+                await self._ask("ZADD", self._schedule, 0, message_id)
 
     async def leave(self, consumer: str | None = None) -> bool:
         """Delete this or another consumer if nothing is pending with it. In two steps that could delete what comes in
