@@ -100,6 +100,9 @@ class Intake(Protocol):
     async def bury(self, message_id: str, fields: Sequence[bytes]) -> bool:
         """Write the dead letter and acknowledge, in one step. False: another consumer has the entry."""
 
+    async def bury_all(self, letters: Sequence[tuple[str, Sequence[bytes]]]) -> list[bool | Exception]:
+        """The same for many, in few round trips. What the server refused for one is its answer."""
+
     async def commit(self, message_id: str, effects: Effects) -> bool:
         """Apply effects and acknowledge, in one step. False: another consumer has the entry."""
 
@@ -143,6 +146,9 @@ class PolledIntake:
         """They stay pending: handing back is not among the three coroutines."""
 
     async def bury(self, message_id: str, fields: Sequence[bytes]) -> bool:  # noqa: ARG002 - not among the three coroutines
+        raise InvalidSettings(_NEEDS_MORE.format("dead letters"))
+
+    async def bury_all(self, letters: Sequence[tuple[str, Sequence[bytes]]]) -> list[bool | Exception]:  # noqa: ARG002 - the same
         raise InvalidSettings(_NEEDS_MORE.format("dead letters"))
 
     async def commit(self, message_id: str, effects: Effects) -> bool:  # noqa: ARG002 - not among the three coroutines

@@ -16,7 +16,7 @@ from streamconsumer.processor.message import Entry, TextEntry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.stream import replies
 from streamconsumer.processor.stream.acknowledgements import Acknowledgements
-from streamconsumer.processor.stream.dead_letters import DeadLetters
+from streamconsumer.processor.stream.dead_letters import DeadLetters, Letter, portions
 from streamconsumer.processor.stream.effects import commit
 from streamconsumer.processor.stream.last_known import LastKnown
 from streamconsumer.processor.stream.manager import StreamManager
@@ -281,6 +281,18 @@ class RedisIntake:
     async def bury(self, message_id: str, fields: Sequence[bytes]) -> bool:
         """The dead letter and the acknowledgement, in one step. False: another consumer has the entry."""
         return await self._settle(message_id, self._dead_letters.bury(self._consumer, message_id, fields))
+
+    async def bury_all(self, letters: Sequence[Letter]) -> list[bool | Exception]:
+        """The same for many, a round trip for about a megabyte of them. What Redis raised for one is its answer."""
+        answers: list[bool | Exception] = []
+        for page in portions(letters):
+            with self.acks.settling_elsewhere([message_id for message_id, _ in page]):
+                found = await self._dead_letters.bury_all(self._consumer, page, self.manager.ask_together)
+                for (message_id, _), buried in zip(page, found, strict=True):
+                    if buried is True:
+                        self.acks.settled_elsewhere(message_id)
+            answers += found
+        return answers
 
     async def commit(self, message_id: str, effects: Effects) -> bool:
         """Effects and the acknowledgement, in one step. False: another consumer has the entry."""

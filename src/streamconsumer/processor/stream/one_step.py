@@ -27,15 +27,24 @@ class OneStep:
         self._ask, self._what = ask, what
         self._allowed = True
 
+    def command(
+        self, script: str, keys: Sequence[str], *arguments: Any, unpacked: Sequence[bytes] = ()
+    ) -> tuple[Any, ...] | None:
+        """What `run` asks for, to be sent together with others."""
+        if not self._allowed or len(unpacked) > WIDEST:
+            return None
+        return ("EVAL", script, len(keys), *keys, *arguments, *unpacked)
+
     async def run(
         self, script: str, keys: Sequence[str], *arguments: Any, unpacked: Sequence[bytes] = ()
     ) -> Any | None:
         """The script's reply, which is never nil; `unpacked` comes last among its arguments. None: it must be done in
         several steps, for scripts are forbidden or this is too much for one."""
-        if not self._allowed or len(unpacked) > WIDEST:
+        command = self.command(script, keys, *arguments, unpacked=unpacked)
+        if command is None:
             return None
         try:
-            return await self._ask("EVAL", script, len(keys), *keys, *arguments, *unpacked)
+            return await self._ask(*command)
         except NoPermissionError as error:
             if "'eval'" not in str(error):
                 raise
