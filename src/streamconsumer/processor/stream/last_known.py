@@ -164,7 +164,7 @@ class LastKnown:
             try:
                 await self._one_step.run(NOTE, self._keys, *self._who, age, MOST)
             except ResponseError as error:
-                if "OOM command" not in str(error):  # 6.2 begins every error of a script alike
+                if "command not allowed when used memory" not in str(error):  # 6.2 begins errors of scripts alike
                     self._forbidden(error)
 
     async def recreate(
