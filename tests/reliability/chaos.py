@@ -31,7 +31,12 @@ from tests.reliability.trial import settings
 STREAMS = 3
 PODS = 3
 PATIENCE = 90.0
-SETTINGS = {"DELIVERY_MAX_DELIVERIES": "10", "CONCURRENCY": "4", "BATCH_COUNT": "10"}
+SETTINGS = {
+    "DELIVERY_MAX_DELIVERIES": "10",
+    "DELIVERY_BREAKER_FAILURES": "0",  # when nothing but poison is left, it would be tried for minutes
+    "CONCURRENCY": "4",
+    "BATCH_COUNT": "10",
+}
 
 
 class Shop:
