@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from streamconsumer.model.settings import Backoff, Delivery
 from streamconsumer.processor import RedisStreamProcessor, StreamManager
 from streamconsumer.processor.handler import BatchHandler, Handler
+from streamconsumer.server.keys import POSTPONED
 from tests.cluster.redis_servers import RedisServer
 from tests.processor.eventually import eventually
 
@@ -123,7 +124,7 @@ class Group:
         return [Pending(e["message_id"], e["consumer"], e["time_since_delivered"], e["times_delivered"]) for e in found]
 
     async def consumers(self) -> set[str]:
-        return {each["name"] for each in await self.client.xinfo_consumers(STREAM, GROUP)}
+        return {each["name"] for each in await self.client.xinfo_consumers(STREAM, GROUP)} - {POSTPONED}
 
     async def exists(self) -> bool:
         if not await self.client.exists(STREAM):

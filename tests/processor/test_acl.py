@@ -8,6 +8,7 @@ import pytest
 
 from streamconsumer.processor import Message, Reject, Retry
 from streamconsumer.processor.stream import effects
+from streamconsumer.server.keys import POSTPONED
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder
@@ -166,3 +167,15 @@ async def test_without_the_keys_beside_the_stream_a_lost_group_is_created_again(
     ids = await any_group.add(3)
     await handler.has_finished(3)
     assert handler.ids == ids
+
+
+async def test_what_somebody_died_over_who_was_about_to_take_it_is_due_again(restricted: Group) -> None:
+    """Its due time is gone, and it is still postponed: kill -9 between two steps."""
+    await restricted.create()
+    [message_id] = await restricted.add()
+    await restricted.read_as("dead")
+    await restricted.client.xclaim(STREAM, GROUP, POSTPONED, 0, [message_id])
+    handler = Recorder()
+    await restricted.start(handler, min_idle=1)
+    await handler.has_finished(1)
+    await restricted.settled()

@@ -488,6 +488,23 @@ async def test_what_is_done_is_not_put_back_while_the_rest_of_its_batch_is_settl
     assert sum(handler.sizes) == 20, "and none was handled twice"
 
 
+@pytest.mark.parametrize(
+    "error", [Reject("no"), Retry("later", after=timedelta(seconds=60))], ids=["buried", "postponed"]
+)
+async def test_what_failed_of_a_batch_is_settled_in_a_few_round_trips(any_group: Group, error: Exception) -> None:
+    handler = Batches(lambda batch: BatchFailed(dict.fromkeys(range(len(batch)), error)))
+    await any_group.add(20)
+    async with Proxy(any_group.server).running() as proxy:
+        manager = any_group.manager(proxy.url)
+        processor = await start(any_group, handler, batch=20, manager=manager)
+        proxy.delay_seconds = 0.1
+        await any_group.add(20)
+        metrics = processor.metrics
+        await eventually(lambda: metrics.dead_lettered + metrics.retried == 40, within=2.5)
+        await processor.stop_listening()
+        await manager.aclose()
+
+
 # -- in a pod ---------------------------------------------------------------------------------------------------------
 
 

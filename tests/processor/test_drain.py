@@ -166,7 +166,7 @@ async def test_what_waits_to_be_tried_again_is_handed_on_with_its_time(any_group
     await any_group.add()
     await eventually(lambda: processor.metrics.retried)
     await processor.stop_listening()
-    assert await any_group.consumers() == {POSTPONED}
+    assert await any_group.consumers() == set()
     await any_group.start(peer, "pod-b")
     await peer.has_finished(1)
     assert [message.deliveries for message in peer.seen] == [2]
@@ -220,3 +220,22 @@ async def test_a_pod_that_drains_is_not_ready_although_its_read_ended_well(any_g
     assert processor.health.readiness() == (False, "draining")
     handler.gate.set()
     await stopping
+
+
+async def test_what_is_handed_back_wakes_a_peer_that_waits(any_group: Group) -> None:
+    """Its own turn to look comes every 2.4 seconds."""
+    handler, peer = Recorder(gate=False), Recorder()
+    _, *unbegun = await any_group.add(4)
+    processor = await any_group.start(handler)
+    await handler.has_seen(1)
+    await any_group.start(peer, "pod-b", poll=10)
+    await eventually(lambda: _blocked(any_group))
+    stopping = asyncio.create_task(processor.stop_listening())
+    await peer.has_finished(3, within=0.5)
+    handler.gate.set()
+    await stopping
+    assert peer.ids == unbegun
+
+
+async def _blocked(group: Group) -> bool:
+    return bool((await group.client.info("clients"))["blocked_clients"])

@@ -7,6 +7,8 @@ import pytest
 
 from streamconsumer.model.settings import Breaker, Delivery
 from streamconsumer.processor import Message, Retry, current_message
+from streamconsumer.processor.stream.ownership import Ownership
+from streamconsumer.server.keys import companion
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder, once
@@ -176,8 +178,77 @@ async def test_a_failed_message_is_tried_again_although_a_peer_created_the_group
     await any_group.start(failing, min_idle=2)
     await failing.has_seen(1)
     await any_group.start(idle, "pod-b", poll=0.2, min_idle=60)
-    await any_group.client.xgroup_destroy(STREAM, GROUP)
-    await any_group.client.xgroup_create(STREAM, GROUP, "$")
+    async with any_group.client.pipeline(transaction=True) as together:
+        together.xgroup_destroy(STREAM, GROUP)
+        together.xgroup_create(STREAM, GROUP, "$")
+        await together.execute()
     await failing.has_seen(2)
     assert failing.ids == [failed, failed]
     assert not idle.seen
+
+
+async def test_what_a_dead_consumer_held_is_not_lost_with_the_group(any_group: Group) -> None:
+    """Two faults at once: nobody is left who knows of it, but what was written down beside the group."""
+    await any_group.create()
+    held = await any_group.add(3)
+    await any_group.read_as("dead", 3)
+    handler = Recorder()
+    await any_group.start(handler, "pod-b", poll=1)
+    await any_group.is_reading()
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    await handler.has_finished(3)
+    await any_group.settled()
+    assert sorted(handler.ids) == held
+
+
+async def test_what_was_postponed_and_taken_by_a_lost_reply_is_not_lost_with_the_group(any_group: Group) -> None:
+    await any_group.create()
+    [lost] = await any_group.add()
+    await any_group.read_as("dead")
+    dead = Ownership(any_group.manager().ask, STREAM, GROUP, "dead")
+    await dead.postpone([(lost, 1, timedelta(0))])
+    _, [taken] = await dead.due(10)
+    assert taken.message_id == lost
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    handler = Recorder()
+    await any_group.start(handler, start_from="$")
+    await handler.has_finished(1)
+    await any_group.settled()
+    assert handler.ids == [lost]
+
+
+async def test_a_group_that_goes_while_nobody_is_there_goes_on_where_it_was(any_group: Group) -> None:
+    handler, heir = Recorder(), Recorder()
+    processor = await any_group.start(handler)
+    await any_group.add(5)
+    await handler.has_finished(5)
+    await any_group.settled()
+    await eventually(lambda: _noted(any_group, handler.ids[-1]))
+    await processor.stop_listening()
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    later = await any_group.add(2)
+    await any_group.start(heir, "pod-b")
+    await heir.has_finished(2)
+    await any_group.settled()
+    assert heir.ids == later
+
+
+async def test_a_group_that_a_stranger_created_again_gets_back_what_was_pending(any_group: Group) -> None:
+    await any_group.create()
+    held = await any_group.add(3)
+    await any_group.read_as("dead", 3)
+    handler = Recorder()
+    await any_group.start(handler, "pod-b", poll=1)
+    await any_group.is_reading()
+    async with any_group.client.pipeline(transaction=True) as together:
+        together.xgroup_destroy(STREAM, GROUP)
+        together.xgroup_create(STREAM, GROUP, "$")
+        await together.execute()
+    await any_group.add()  # somebody writes down what is pending only while anything is
+    await handler.has_finished(4)
+    await any_group.settled()
+    assert set(handler.ids) > set(held)
+
+
+async def _noted(group: Group, position: str) -> bool:
+    return await group.client.hget(companion(STREAM, GROUP, "last-known"), "position") == position

@@ -31,7 +31,12 @@ from tests.reliability.trial import settings
 STREAMS = 3
 PODS = 3
 PATIENCE = 90.0
-SETTINGS = {"DELIVERY_MAX_DELIVERIES": "10", "CONCURRENCY": "4", "BATCH_COUNT": "10"}
+SETTINGS = {
+    "DELIVERY_MAX_DELIVERIES": "10",
+    "DELIVERY_BREAKER_FAILURES": "0",  # when nothing but poison is left, it would be tried for minutes
+    "CONCURRENCY": "4",
+    "BATCH_COUNT": "10",
+}
 
 
 class Shop:
@@ -105,7 +110,7 @@ class Chaos:
             (2, "a stranger reads and dies", self._stranger),
             (0.2, "entries are trimmed", self._trim),
             (1, "an entry is deleted", self._delete),
-            (0.7, "the group is destroyed", lambda shop: shop.ledger.destroy_group(self._world.client)),
+            (2, "the group is destroyed", lambda shop: shop.ledger.destroy_group(self._world.client)),
             (0.2, "the keys are flushed", lambda shop: shop.ledger.remove(self._world.client, FLUSH)),
             (0.6, "the server is killed", lambda _: self._on_servers(self._world.restart)),
             (0.6, "the server is frozen", lambda _: self._world.freeze(self._dice.uniform(0.1, 1.5))),

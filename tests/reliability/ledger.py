@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,6 @@ class Account:
     dead: set[str]
     trimmed: set[str]
     """Gone from the stream before anybody handled them: trimmed, flushed, or forgotten by a server."""
-    orphaned: set[str]
-    """Pending with a group that was destroyed, and then the process died that alone knew of them."""
     pending: int
     unread: int
     begun: Counter[str]
@@ -43,7 +42,7 @@ class Account:
     missing: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.missing = self.produced - self.acknowledged - self.dead - self.trimmed - self.orphaned
+        self.missing = self.produced - self.acknowledged - self.dead - self.trimmed
 
     @property
     def settled(self) -> bool:
@@ -52,8 +51,7 @@ class Account:
     def __str__(self) -> str:
         return (
             f"{len(self.produced)} produced = {len(self.acknowledged)} acknowledged + {len(self.dead)} dead-lettered + "
-            f"{len(self.trimmed)} lost to trimming + {len(self.orphaned)} lost with group and process + "
-            f"{len(self.missing)} MISSING; "
+            f"{len(self.trimmed)} lost to trimming + {len(self.missing)} MISSING; "
             f"{self.pending} pending, {self.unread} unread, {self.handled_again} handled again"
         )
 
@@ -65,7 +63,6 @@ class Ledger:
         self.stream, self.handled = stream, handled
         self.produced: set[str] = set()
         self.gone: set[str] = set()
-        self.without_group: set[str] = set()
         self._lock = threading.Lock()
 
     def add(self, client: Redis, fields: dict[str, str] | None = None, *, replicas: int = 0) -> str | None:
@@ -92,11 +89,9 @@ class Ledger:
             self.gone.update(taken)
 
     def destroy_group(self, client: Redis) -> None:
-        """Destroy the group, and write down what was pending with it: if the processes that hold it die before they
-        have put it back, nobody is left who knows of it."""
-        orphaned = client.eval(DESTROY, 1, self.stream, GROUP)
-        with self._lock:
-            self.without_group.update(orphaned)
+        """Destroy the group, and with it all that it knows of what is pending. No excuse for losing any of it."""
+        with suppress(ResponseError):  # there is no stream just now
+            client.xgroup_destroy(self.stream, GROUP)
 
     def forget_what_is_gone(self, client: Redis) -> None:
         """After the server came back without its newest entries: what it does not hold any more was its own loss."""
@@ -126,7 +121,6 @@ class Ledger:
             acknowledged=self.produced & handled,
             dead=(self.produced & dead) - handled,
             trimmed=trimmed,
-            orphaned=(self.produced & self.without_group) - handled - dead - trimmed,
             pending=_pending(client, self.stream),
             unread=_unread(client, self.stream),
             begun=Counter(line[1] for line in lines if line[0] == "begun"),
@@ -144,7 +138,7 @@ class Ledger:
             known = set(self.produced)
         let_go = set(client.eval(LET_GO, 1, self.stream, GROUP))
         account = self.account(client)
-        return (known & let_go) - account.acknowledged - account.dead - self.gone - self.without_group
+        return (known & let_go) - account.acknowledged - account.dead - self.gone
 
     def settle(self, client: Redis, within: float, why: Callable[[], str] = str) -> Account:
         """The account once nothing is pending, unread or missing. Raises AssertionError, with `why`, if that is not
@@ -239,19 +233,6 @@ end
 return numbers(free)
 """
 """What the group was given and does not hold any more."""
-
-DESTROY = f"""{_NUMBERS}
-local gone = {{}}
-if redis.call('EXISTS', KEYS[1]) == 0 then return gone end
-local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], '-', '+', 10000)
-if pending.err then return gone end
-for _, each in ipairs(pending) do
-  for _, n in ipairs(numbers(redis.call('XRANGE', KEYS[1], each[1], each[1]))) do gone[#gone + 1] = n end
-end
-redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
-return gone
-"""
-"""The group, and with it what it knows of its pending entries."""
 
 FLUSH = f"""{_NUMBERS}
 local gone = numbers(redis.call('XRANGE', KEYS[1], '-', '+'))

@@ -4,16 +4,25 @@ import json
 import random
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 
 import pytest
+from redis import Redis
 
+from tests.cluster.redis_servers import RedisServer
 from tests.reliability.kill_points import KILL, MOMENTS, RECORD, never_waited
 from tests.reliability.trial import Trial
 
 NewTrial = Callable[..., Trial]
 AT_ONCE = 12
 SAMPLE = 12
+
+WAYS = {
+    "batches": {"HANDLER_PYTHON": "tests.reliability.deeds:handle_batch", "HANDLER_BATCH": "true"},
+    "effects": {"HANDLER_PYTHON": "tests.reliability.deeds:handle_with_effects"},
+    "retention": {"RETENTION_ACKNOWLEDGED": "true", "RETENTION_MAX_LENGTH": "1000"},
+}
+"""Other ways through the processor than that of one message after another."""
 
 Death = tuple[str, str, int]
 """A point, a moment, and at which hit."""
@@ -28,7 +37,7 @@ def recorded(new_trial: NewTrial, times: int = 1) -> list[Death]:
         trial.begin()
         trial.go_on(trial.pod("pod-a", **{RECORD: str(record)}))
         trial.pod("pod-b")
-        assert not trial.end().orphaned & trial.begun
+        trial.end()
         hits |= {(point, hit) for point, hit in map(json.loads, record.read_text().splitlines())}
     return sorted((point, moment, hit) for point, hit in hits for moment in MOMENTS)
 
@@ -42,8 +51,8 @@ def die(trial: Trial, death: Death) -> bool:
     victim.remove()
     trial.pod("pod-b")
     account = trial.end()
-    if trial.restored or not died:
-        assert not account.orphaned & trial.begun, f"{account}\n{trial.told()}"
+    if trial.more == WAYS["effects"]:
+        assert trial.invoices() == sorted(account.acknowledged), f"effects that are not there once\n{trial.told()}"
     return died
 
 
@@ -64,10 +73,40 @@ def test_after_a_kill_at_a_sample_of_the_await_points_a_peer_finishes_everything
 
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
-def test_after_a_kill_at_any_await_point_a_peer_finishes_everything(new_trial: NewTrial, tmp_path: Path) -> None:
+def test_after_a_kill_at_any_await_point_a_peer_finishes_everything(new_trial: NewTrial) -> None:
     deaths = recorded(new_trial, 3)
+    _try_all(new_trial, deaths)
+    print("awaits at which no pod waited:", *never_waited({point for point, _, _ in deaths}), sep="\n  ")
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("way", list(WAYS))
+def test_after_a_kill_at_an_await_point_of_another_way_a_peer_finishes_everything(
+    new_trial: NewTrial, way: str
+) -> None:
+    """Only where the plain way does not pass, and at the first hit."""
+    plain = {point for point, _, _ in recorded(new_trial)}
+    other = partial(new_trial, **WAYS[way])
+    _try_all(other, [death for death in recorded(other) if death[0] not in plain and death[2] == 1])
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_after_a_kill_without_eval_a_peer_finishes_everything(
+    new_trial: NewTrial, client: Redis, redis_server: RedisServer
+) -> None:
+    """The group stays: without scripts, what a pod holds is lost with the group and the pod."""
+    client.acl_setuser("poor", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-eval"])
+    url = f"redis://poor:any@{redis_server.host}:{redis_server.port}/0"
+    plain = {point for point, _, _ in recorded(new_trial)}
+    other = partial(new_trial, url, loses_group=False)
+    _try_all(other, [death for death in recorded(other) if death[0] not in plain and death[2] == 1])
+
+
+def _try_all(new_trial: NewTrial, deaths: list[Death]) -> None:
     died, wrong = all_survived(new_trial, deaths)
     points = {point for point, _, _ in deaths}
     print(f"{len(points)} points, {len(deaths)} ways to die, {died} died, {len(wrong)} wrong")
-    print("awaits at which no pod waited:", *never_waited(points), sep="\n  ")
     assert not wrong, "\n\n".join(f"after kill -9 at {death}: {what}" for death, what in wrong.items())
+    assert died

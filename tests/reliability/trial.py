@@ -12,7 +12,7 @@ from pathlib import Path
 from redis import Redis
 
 from tests.cluster.runs import wait_until
-from tests.reliability.ledger import DELETE, GROUP, Account, Ledger
+from tests.reliability.ledger import DELETE, GROUP, Account, Ledger, entries
 from tests.reliability.nursery import Nursery, Pod
 
 PATIENCE = 25.0
@@ -54,6 +54,8 @@ class Trial:
     folder: Path
     more: dict[str, str] = field(default_factory=dict)
     """Settings of its pods."""
+    loses_group: bool = True
+    """Whether the group is destroyed on the way."""
 
     def __post_init__(self) -> None:
         number = next(_numbers)
@@ -62,17 +64,10 @@ class Trial:
         self.folder.mkdir()
         self.ledger = Ledger(self.stream, self.folder / "ledger")
         self.pods: list[Pod] = []
-        self.laid_aside = ""
-        """What waits for so long that no process keeps it."""
         self.soon: set[str] = set()
         """What is handled before anything else happens: all but what waits for long or for ever."""
         self.doomed = ""
         """What is deleted while it waits."""
-        self.restored = False
-        """Whether the victim lived to create the group again, and to put back what it held."""
-        self.begun: set[str] = set()
-        """What the victim knew to be its own when the group was destroyed. What it had laid aside does not count:
-        whether it has that again it does not know while the answer is on its way."""
 
     def pod(self, name: str, url: str | None = None, **environment: str) -> Pod:
         """Start one. `environment` is beside its settings."""
@@ -89,7 +84,7 @@ class Trial:
         claimed = [self._add() for _ in range(2)]
         self.client.xreadgroup(GROUP, "stranger", {self.stream: ">"}, 2)
         self.client.xclaim(self.stream, GROUP, "stranger", 0, [*claimed], idle=60_000)
-        self.laid_aside = self._add(later="2.1")
+        self._add(later="2.1")
         self._add(poison="1")
         self.doomed = self._add(later="8")
         quick = [self._add() for _ in range(6)]
@@ -110,12 +105,10 @@ class Trial:
             return
         slow = self._add(ms="1500")
         self._wait(lambda: slow in {line[2] for line in self.ledger.lines("begun")}, victim)
-        begun = [line for line in self.ledger.lines("begun") if line[3] == victim.name]
-        self.begun = {n for _, n, message_id, *_ in begun if message_id != self.laid_aside}
-        self.ledger.destroy_group(self.client)
+        if self.loses_group:
+            self.ledger.destroy_group(self.client)
         again = self._add(fails="1")
         self._wait(lambda: again in {line[2] for line in self.ledger.lines("done")}, victim)
-        self.restored = again in {line[2] for line in self.ledger.lines("done")} and not victim.ended(0)
         so_far = len(self.ledger.lines("begun"))
         for milliseconds in (150, 150, 150, 0, 0, 0, 0):
             self.ledger.add(self.client, {"ms": str(milliseconds)})
@@ -140,6 +133,10 @@ class Trial:
         finally:
             for pod in self.pods:
                 pod.remove()
+
+    def invoices(self) -> list[str]:
+        """The effects of its handlers."""
+        return sorted(fields["n"] for _, fields in entries(self.client, f"{self.stream}-invoices"))
 
     def told(self) -> str:
         """The last that the pods said."""

@@ -65,9 +65,14 @@ class Batches:
                 await self._handle(list(batch), list(batch.values()))
             # An entry leaves the table as soon as it is done with, or a sign of life would put it back. The first one
             # stays until its slot goes on, and so comes last.
-            for entry in reversed(batch):
-                await self._end(entry)
+            failed = [entry for entry in batch if entry.verdict is not None and entry.fate != "lost"]
+            await self._settling.settle_all(failed)
+            for entry in failed:
                 self._part(entry, others)
+            for entry in reversed(batch):
+                if entry not in failed:
+                    await self._end(entry)
+                    self._part(entry, others)
         finally:
             for entry in list(others):
                 self._part(entry, others)
@@ -159,11 +164,7 @@ class Batches:
         return failure
 
     async def _end(self, entry: Entry) -> None:
-        if entry.fate == "lost":
-            return
-        if entry.verdict is not None:
-            await self._settling.settle(entry)
-        elif not entry.fate:
+        if not entry.fate:
             await self._settling.succeeded(entry, None)
 
 

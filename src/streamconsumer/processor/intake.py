@@ -4,6 +4,7 @@
 three coroutines: it polls, acknowledges one by one, and can neither renew nor take over.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Protocol, runtime_checkable
@@ -41,6 +42,13 @@ class Caring(Protocol):
     ) -> Callable[[], Awaitable[None]]:
         """Begin to show signs of life for what is held; `lost` is told what belongs to another consumer by now.
         Returns how to end it."""
+
+    @property
+    def woken(self) -> asyncio.Event:
+        """Set when somebody may have handed entries back; whoever looks clears it."""
+
+    async def note(self) -> None:
+        """Write down, while anything is in flight, what would be lost with the group."""
 
     async def seconds_to_turn(self) -> float:
         """Until this consumer's turn to look after the others."""
@@ -92,6 +100,9 @@ class Intake(Protocol):
     async def bury(self, message_id: str, fields: Sequence[bytes]) -> bool:
         """Write the dead letter and acknowledge, in one step. False: another consumer has the entry."""
 
+    async def bury_all(self, letters: Sequence[tuple[str, Sequence[bytes]]]) -> list[bool | Exception]:
+        """The same for many, in few round trips. What the server refused for one is its answer."""
+
     async def commit(self, message_id: str, effects: Effects) -> bool:
         """Apply effects and acknowledge, in one step. False: another consumer has the entry."""
 
@@ -135,6 +146,9 @@ class PolledIntake:
         """They stay pending: handing back is not among the three coroutines."""
 
     async def bury(self, message_id: str, fields: Sequence[bytes]) -> bool:  # noqa: ARG002 - not among the three coroutines
+        raise InvalidSettings(_NEEDS_MORE.format("dead letters"))
+
+    async def bury_all(self, letters: Sequence[tuple[str, Sequence[bytes]]]) -> list[bool | Exception]:  # noqa: ARG002 - the same
         raise InvalidSettings(_NEEDS_MORE.format("dead letters"))
 
     async def commit(self, message_id: str, effects: Effects) -> bool:  # noqa: ARG002 - not among the three coroutines

@@ -25,6 +25,9 @@ SWEEPS = 2
 FIRST_LOOK_SECONDS = 0.05
 """What a pod handed back a moment ago, its successor takes at once."""
 
+NOTE_SECONDS = 1.0
+"""How often it is written down what is pending, while anything is."""
+
 RETRY_SECONDS = 1.0
 """While Redis does not answer."""
 
@@ -63,13 +66,16 @@ class PendingCare:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch(caring))
                 group.create_task(self._sweep(caring))
+                group.create_task(self._note(caring))
         finally:
             await stop()
 
     async def _watch(self, caring: Caring) -> None:
         seconds = FIRST_LOOK_SECONDS
         while not self.over:  # redis-py loses a cancellation now and then
-            await asyncio.sleep(seconds)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(caring.woken.wait(), seconds)
+            caring.woken.clear()
             seconds = RETRY_SECONDS
             await self._act(caring.look)
             if self._may_claim():
@@ -81,6 +87,17 @@ class PendingCare:
             spread = random.uniform(0.75, 1)  # noqa: S311 - spreads pods, guards nothing
             await asyncio.sleep(caring.min_idle.total_seconds() / SWEEPS * spread)
             await self._act(caring.sweep)
+
+    async def _note(self, caring: Caring) -> None:
+        """Once more after nothing is in flight any more: what was noted then is settled."""
+        delivered, busy = 0, False
+        while not self.over:
+            await asyncio.sleep(NOTE_SECONDS)
+            was_busy, before = busy, delivered
+            busy, delivered = bool(self._in_flight.waiting or self._in_flight.running), self._metrics.delivered
+            if self._may_claim() and (busy or was_busy or delivered != before):
+                with noting("what is pending could not be written down", self._where):
+                    await caring.note()
 
     async def _act(self, look: Callable[[], Awaitable[Sequence[Claim]]]) -> None:
         if not self._may_claim():

@@ -185,7 +185,23 @@ class Settling:
             await self._bury(entry, verdict)
         else:
             entry.verdict = None
-            await self._try_again(entry, verdict.decision)
+            await self._try_again([(entry, verdict.decision)])
+
+    async def settle_all(self, entries: Sequence[Entry]) -> None:
+        """The same for what failed of a batch: one round trip for all that wait, and one for many dead letters."""
+        if self._intake.caring is None:
+            return
+        buried: list[tuple[Entry, Verdict]] = []
+        again: list[tuple[Entry, TryAgain]] = []
+        for entry in entries:
+            verdict: Verdict = entry.verdict
+            if isinstance(verdict.decision, Bury):
+                buried.append((entry, verdict))
+            else:
+                entry.verdict = None
+                again.append((entry, verdict.decision))
+        await self._try_again(again)
+        await self._bury_all(buried)
 
     async def undecodable(self, entry: Entry, error: UndecodableEntry) -> None:
         """Trying again would not mend it."""
@@ -204,19 +220,26 @@ class Settling:
         if given and self._intake.caring:
             await self._intake.postpone(given)
 
-    async def _try_again(self, entry: Entry, decision: TryAgain) -> None:
-        if not decision.counts:
-            entry.deliveries -= 1
-            entry.is_deferred = True
-        self._metrics.retried += 1
-        if decision.delay > SHORT and entry.lane is None:
-            try:
-                await self._intake.postpone([(entry.message_id, entry.deliveries, decision.delay)])
-            except Exception as error:  # noqa: BLE001 - whatever the server's client raises
-                note("a wait could not be written down; it is spent here", self._where, error)
-            else:
-                return
-        self._in_flight.wait(entry, decision.delay.total_seconds())
+    async def _try_again(self, entries: Sequence[tuple[Entry, TryAgain]]) -> None:
+        for entry, decision in entries:
+            entry.deliveries -= not decision.counts
+            entry.is_deferred = entry.is_deferred or not decision.counts
+        self._metrics.retried += len(entries)
+        written = await self._written_down([each for each in entries if each[1].delay > SHORT and each[0].lane is None])
+        for entry, decision in entries:
+            if entry.message_id not in written:
+                self._in_flight.wait(entry, decision.delay.total_seconds())
+
+    async def _written_down(self, entries: Sequence[tuple[Entry, TryAgain]]) -> set[str]:
+        """Their waits are in Redis, all or none: returns whose."""
+        if not entries:
+            return set()
+        try:
+            await self._intake.postpone([(entry.message_id, entry.deliveries, each.delay) for entry, each in entries])
+        except Exception as error:  # noqa: BLE001 - whatever the server's client raises
+            note("a wait could not be written down; it is spent here", self._where, error)
+            return set()
+        return {entry.message_id for entry, _ in entries}
 
     async def _too_large(self, entry: Entry) -> None:
         self._metrics.failed += 1
@@ -225,11 +248,30 @@ class Settling:
         await self._bury(entry, Verdict(Bury(DeadLetterReason.OVERSIZED), error))
 
     async def _bury(self, entry: Entry, verdict: Verdict) -> None:
+        start_ns = time.time_ns()
+        try:
+            answer: bool | Exception = await self._intake.bury(*self._letter(entry, verdict))
+        except Exception as refused:  # noqa: BLE001 - whatever the server's client raises
+            answer = refused
+        self._buried(entry, verdict, answer, start_ns)
+
+    async def _bury_all(self, entries: Sequence[tuple[Entry, Verdict]]) -> None:
+        if not entries:
+            return
+        answers: Sequence[bool | Exception]
+        start_ns = time.time_ns()
+        try:
+            answers = await self._intake.bury_all([self._letter(entry, verdict) for entry, verdict in entries])
+        except Exception as error:  # noqa: BLE001 - the same
+            answers = [error] * len(entries)
+        for (entry, verdict), answer in zip(entries, answers, strict=True):
+            self._buried(entry, verdict, answer, start_ns)
+
+    def _letter(self, entry: Entry, verdict: Verdict) -> tuple[str, list[bytes]]:
         assert isinstance(verdict.decision, Bury)
-        reason, error = verdict.decision.reason, verdict.error
         evidence = Evidence.of(
-            error,
-            reason=reason,
+            verdict.error,
+            reason=verdict.decision.reason,
             stream=self._stream,
             consumer_group=self._group,
             consumer=self._consumer,
@@ -237,20 +279,24 @@ class Settling:
             deliveries=entry.deliveries,
             traceparent=verdict.traceparent,
         )
-        about = {"message_id": entry.message_id, "reason": str(reason), "deliveries": entry.deliveries}
-        start_ns = time.time_ns()
-        try:
-            if await self._intake.bury(entry.message_id, fields(entry.fields, evidence)):
-                self._metrics.dead_lettered += 1
-                if self._telemetry is not None:
-                    self._telemetry.buried(entry, start_ns, was_begun=reason == DeadLetterReason.CRASHED)
-                log.error("message is a dead letter", extra={**about, "error": told(error)})
-            else:
-                self._metrics.lost_ownership += 1
-        except Exception as refused:  # noqa: BLE001 - whatever the server's client raises
-            note("a dead letter could not be written; the message stays pending", self._where, refused)
+        return entry.message_id, fields(entry.fields, evidence)
+
+    def _buried(self, entry: Entry, verdict: Verdict, answer: bool | Exception, start_ns: int) -> None:
+        assert isinstance(verdict.decision, Bury)
+        reason = verdict.decision.reason
+        if isinstance(answer, Exception):
+            note("a dead letter could not be written; the message stays pending", self._where, answer)
             entry.verdict = verdict
             self._in_flight.wait(entry, AGAIN_SECONDS)
+        elif answer:
+            self._metrics.dead_lettered += 1
+            if self._telemetry is not None:
+                self._telemetry.buried(entry, start_ns, was_begun=reason == DeadLetterReason.CRASHED)
+            about: dict[str, Any] = {"message_id": entry.message_id, "reason": str(reason)}
+            about |= {"deliveries": entry.deliveries, "error": told(verdict.error)}
+            log.error("message is a dead letter", extra=about)
+        else:
+            self._metrics.lost_ownership += 1
 
     def _breaker_failed(self, entry: Entry) -> None:
         was_open, trial = self._breaker.is_open, entry.trial

@@ -8,7 +8,7 @@ number is sent."""
 
 LEAVE = """
 if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) > 0 then return -1 end
-redis.call('HDEL', KEYS[2], ARGV[2])
+for i = 2, #KEYS do redis.call('HDEL', KEYS[i], ARGV[2]) end
 return redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
 """
 """Deleting a consumer deletes its pending entries with it: only ever in the step that sees that there are none."""

@@ -23,7 +23,7 @@ the same names may read in another cluster."""
 MOST_COUNTED = 10_000
 """Entries, where the server does not know the lag: about 5 ms of its time."""
 
-KEPT_BESIDE = ("postponed", "consumers", "committed")
+KEPT_BESIDE = ("postponed", "consumers", "committed", "readers", "last-known")
 """What belongs to a group and goes with it. Dead letters stay: somebody may still want to read them."""
 
 POD_NAME = r"-[a-z0-9]{1,10}-[a-z0-9]{5}"

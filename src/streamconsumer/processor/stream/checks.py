@@ -49,7 +49,7 @@ async def check(manager: StreamManager, settings: ProcessorSettings) -> None:
 
 async def version(manager: StreamManager) -> str:
     """What the server says of itself: HELLO needs no right. Nothing where it does not know the command."""
-    (hello,) = await _answers(manager, [("HELLO",)])
+    (hello,) = await manager.ask_together([("HELLO",)])
     return "" if isinstance(hello, Exception) else str(replies.pairs(hello)[b"version"].decode())
 
 
@@ -64,7 +64,7 @@ def outdated(found: str) -> str:
 async def lacking(manager: StreamManager, settings: ProcessorSettings) -> list[str]:
     """The rights that are not there, as ACL SETUSER spells them."""
     probes = _probes(settings)
-    answers = await _answers(manager, [command for _, _, command in probes])
+    answers = await manager.ask_together([command for _, _, command in probes])
     found = [
         f"+{right}" if "run the" in str(answer) else f"~{key}"
         for (right, key, _), answer in zip(probes, answers, strict=True)
@@ -75,7 +75,7 @@ async def lacking(manager: StreamManager, settings: ProcessorSettings) -> list[s
 
 async def dangers(manager: StreamManager) -> list[str]:
     """A sentence for each setting of the server that can cost entries."""
-    answers = await _answers(manager, [("CONFIG", "GET", name) for name in _SETTINGS])
+    answers = await manager.ask_together([("CONFIG", "GET", name) for name in _SETTINGS])
     found = {
         name: "" if isinstance(answer, Exception) else _value(answer)
         for name, answer in zip(_SETTINGS, answers, strict=True)
@@ -97,14 +97,6 @@ async def _lacking_in_a_sentence(manager: StreamManager, settings: ProcessorSett
         f"the Redis user lacks rights; grant {' '.join(rights)} with ACL SETUSER; docs/redis.md says what each is for"
     )
     return [what] if rights else []
-
-
-async def _answers(manager: StreamManager, commands: Sequence[Sequence[Any]]) -> list[Any]:
-    """One round trip; an error is an answer too, unless it is the connection's."""
-    pipeline = manager.control.pipeline(transaction=False)
-    for command in commands:
-        pipeline.execute_command(*command)
-    return list(await pipeline.execute(raise_on_error=False))
 
 
 def _value(answer: Sequence[bytes]) -> str:

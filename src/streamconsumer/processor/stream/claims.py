@@ -2,7 +2,8 @@
 those whose wait is over. Each is taken in portions, as there is room."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -48,6 +49,15 @@ class Claims:
         heart = Heart(self._intake.manager, self._intake.who, self._intake.acks, held=held, lost=lost, alive=alive)
         heart.start()
         return heart.stop
+
+    @property
+    def woken(self) -> asyncio.Event:
+        """Set when somebody may have handed entries back."""
+        return self._intake.woken
+
+    async def note(self) -> None:
+        """Write down what would be lost with the group."""
+        await self._intake.last_known.note()
 
     async def seconds_to_turn(self) -> float:
         """Until this consumer looks again."""
@@ -125,16 +135,26 @@ class Claims:
         return self._intake.suspected(entries)
 
     async def _take(self, name: str, count: int, idle: timedelta) -> list[Entry]:
-        with self._intake.acks.done() as done:
+        with self._or_replay(), self._intake.acks.done() as done:
             held = await self._intake.pending.page(name, count, idle=idle)
             known = {*done, *self._intake.held()}
             entries = await self._intake.take([each for each in held if each.message_id not in known], idle)
         return self._claimed([entry for entry in entries if entry.message_id not in done])
 
     async def _take_due(self, count: int) -> list[Entry]:
-        trimmed, entries = await self._intake.ownership.due(count)
+        with self._or_replay():
+            trimmed, entries = await self._intake.ownership.due(count)
         self._metrics.lost_to_trimming += trimmed
         return self._claimed(entries)
+
+    @contextmanager
+    def _or_replay(self) -> Iterator[None]:
+        """What is taken here may be ours already when the reply is lost."""
+        try:
+            yield
+        except BaseException:
+            self._intake.replay()
+            raise
 
     def _claimed(self, entries: list[Entry]) -> list[Entry]:
         self._metrics.claimed += len(entries)

@@ -37,7 +37,7 @@ class DeadLetterOffice:
 
     def __init__(self, ask: Ask, stream: str, group: str, key: str) -> None:
         self._ask, self._stream, self._group, self._key = ask, stream, group, key
-        self._one_step = OneStep(ask, stream, key)
+        self._one_step = OneStep(ask, "dead letters are moved")
         self.passed_over = 0
         """Entries that `find` met under the key and that are no dead letters of this group."""
 
@@ -82,7 +82,7 @@ class DeadLetterOffice:
     async def replay(self, letter: DeadLetter) -> str | None:
         """Add the message to its stream again and delete the letter. The new entry's id; None: somebody was faster."""
         added = replayed(letter)
-        moved = await self._one_step.run(REPLAY, letter.dead_letter_id, unpacked=added)
+        moved = await self._one_step.run(REPLAY, (self._stream, self._key), letter.dead_letter_id, unpacked=added)
         if moved is None:
             moved = await self._replay_in_two(letter, added)
         return str(moved.decode()) or None

@@ -15,18 +15,16 @@ What is left to go wrong half way is a stream whose ids have come to the very la
 """
 
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis.exceptions import NoPermissionError, ResponseError
 
 from streamconsumer.errors import EffectsRefused
 from streamconsumer.processor.effects import Effects
+from streamconsumer.processor.stream.one_step import Ask, is_forbidden
 from streamconsumer.server.keys import companion, hash_slot
 
 log = logging.getLogger(__name__)
-
-Ask = Callable[..., Awaitable[Any]]
 
 REMEMBERED = 50_000
 """So many commits of a group are remembered: about 6 MB."""
@@ -153,10 +151,9 @@ def _refusal(message_id: str, command: str, key: str, found: str) -> str:
 
 
 def _told(error: ResponseError) -> ResponseError:
-    """The error; where the user lacks a right, one that says which are needed. Servers spell it in three ways."""
-    words = str(error)
-    if "can't run this command" in words or "permission" in words or "ACL failure" in words:
-        return NoPermissionError(f"NOPERM effects are applied by a script, which needs {RIGHTS} ({words})")
+    """The error; where the user lacks a right, one that says which are needed."""
+    if is_forbidden(error):
+        return NoPermissionError(f"NOPERM effects are applied by a script, which needs {RIGHTS} ({error})")
     return error
 
 

@@ -16,11 +16,13 @@ from streamconsumer.processor.message import Entry, TextEntry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.stream import replies
 from streamconsumer.processor.stream.acknowledgements import Acknowledgements
-from streamconsumer.processor.stream.dead_letters import DeadLetters
+from streamconsumer.processor.stream.dead_letters import DeadLetters, Letter, portions
 from streamconsumer.processor.stream.effects import commit
+from streamconsumer.processor.stream.last_known import LastKnown
 from streamconsumer.processor.stream.manager import StreamManager
 from streamconsumer.processor.stream.ownership import Ownership
 from streamconsumer.processor.stream.pending import PendingEntries
+from streamconsumer.processor.stream.waiting import Waiting
 from streamconsumer.processor.stream.wire import Wire, packed_command
 from streamconsumer.server.keys import companion
 
@@ -70,6 +72,10 @@ class RedisIntake:
         self._idle.set()
         self.pending = PendingEntries(manager.ask, *self.who)
         self.ownership = Ownership(manager.ask, *self.who)
+        self._waiting = Waiting(manager.ask, *self.who)
+        self.woken = asyncio.Event()
+        """Set when a read came back empty before its time: somebody may have handed entries back."""
+        self.last_known = LastKnown(manager.ask, *self.who)
         policy = manager.delivery
         self.dead_letter_stream = policy.dead_letter_stream or companion(stream, group, "dead-letters")
         self._dead_letters = DeadLetters(
@@ -92,11 +98,14 @@ class RedisIntake:
         try:
             position = await self.manager.position(self._stream, self._group)
             if position is None:  # a server out of memory refuses to create even what exists
-                await self.manager.create_group(self._stream, self._group)
+                begin = self.manager.start_from
+                if await self.last_known.recreate("0-0", begin, in_flight=list(self.held())) is None:
+                    await self.manager.create_group(self._stream, self._group)
                 position = await self.manager.position(self._stream, self._group)
             self._position = position or self._position
             await self._connected()
             await self.ownership.enter()
+            await self.last_known.note()
         finally:
             self._idle.set()
 
@@ -146,6 +155,7 @@ class RedisIntake:
         wire = self._wire = Wire(await self.manager.connect(), self.encoding)
         with suppress(ResponseError):  # without the right to CLIENT, stopping waits for the block to end
             self._client_id = int(await wire.ask("CLIENT", "ID"))
+            await self._waiting.enter(self._client_id)
         return wire
 
     async def _hang_up(self) -> None:
@@ -168,6 +178,7 @@ class RedisIntake:
         patience = self._block_seconds + READ_MARGIN.total_seconds()
         out_of_patience = asyncio.get_running_loop().call_later(patience, wire.give_up)
         self._reading.set()
+        begun = asyncio.get_running_loop().time()
         try:
             found = await wire.exchange(packed, acknowledged if acks else None)
         finally:
@@ -180,6 +191,8 @@ class RedisIntake:
             raise refused[0]
         if isinstance(found, Exception):
             raise found
+        if not found and asyncio.get_running_loop().time() - begun < self._block_seconds * 0.9:
+            self.woken.set()
         return replies.of_stream(found)
 
     def _packed_read(self, count: int) -> bytes:
@@ -220,6 +233,10 @@ class RedisIntake:
         self._metrics.redelivered += len(entries)
         return self.suspected(entries)
 
+    def replay(self) -> None:
+        """Somebody took entries for this consumer, and the reply was lost: look for them with the next read."""
+        self._replay_from = ""
+
     async def take(self, held: Collection[Any], idle: timedelta) -> list[Entry]:
         """Pending entries as this consumer's; what was trimmed is counted."""
         entries, trimmed = await self.pending.take(held, idle)
@@ -255,10 +272,24 @@ class RedisIntake:
             page = entries[first : first + PAGE]
             with self.acks.settling_elsewhere([message_id for message_id, _, _ in page]):
                 await self.ownership.postpone(page)
+        if any(not delay for _, _, delay in entries):
+            await self._waiting.wake_one(self.ownership.members, await self.ownership.now_milliseconds() / 1000)
 
     async def bury(self, message_id: str, fields: Sequence[bytes]) -> bool:
         """The dead letter and the acknowledgement, in one step. False: another consumer has the entry."""
         return await self._settle(message_id, self._dead_letters.bury(self._consumer, message_id, fields))
+
+    async def bury_all(self, letters: Sequence[Letter]) -> list[bool | Exception]:
+        """The same for many, a round trip for about a megabyte of them. What Redis raised for one is its answer."""
+        answers: list[bool | Exception] = []
+        for page in portions(letters):
+            with self.acks.settling_elsewhere([message_id for message_id, _ in page]):
+                found = await self._dead_letters.bury_all(self._consumer, page, self.manager.ask_together)
+                for (message_id, _), buried in zip(page, found, strict=True):
+                    if buried is True:
+                        self.acks.settled_elsewhere(message_id)
+            answers += found
+        return answers
 
     async def commit(self, message_id: str, effects: Effects) -> bool:
         """Effects and the acknowledgement, in one step. False: another consumer has the entry."""
@@ -287,7 +318,14 @@ class RedisIntake:
     async def _recover_group(self) -> None:
         """The group is gone: create it where it was, with what is in flight here pending as it was."""
         self._group_lost = True
-        begin = await self.manager.recreate_group(self._stream, self._group, self._position)
+        begin = await self.last_known.recreate(
+            self._position,
+            "0",
+            in_flight=list(self.held()),
+            settled=self.acks.lately(),
+        )
+        if begin is None:
+            begin = await self.manager.recreate_group(self._stream, self._group, self._position)
         self._metrics.groups_recreated += 1
         log.warning(
             "consumer group was gone and is created again",
@@ -296,9 +334,9 @@ class RedisIntake:
         await self._bring_back()
 
     async def _bring_back(self) -> None:
+        """What came into flight since, and everything where it could not be done in one step."""
         in_flight = list(self.held())
         for first in range(0, len(in_flight), PAGE):
             await self.ownership.renew(in_flight[first : first + PAGE])
-        await self.ownership.bring_back_postponed()
         await self.ownership.enter()
         self._group_lost = False

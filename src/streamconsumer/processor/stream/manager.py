@@ -1,6 +1,7 @@
 """The StreamManager: what users name, and where connections come from."""
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
 from datetime import timedelta
@@ -92,6 +93,13 @@ class StreamManager:
             if fault(error, "").elsewhere:
                 await self.forget_connections()
             raise
+
+    async def ask_together(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Several commands in one round trip; an error of one is its answer, unless it is the connection's."""
+        pipeline = self.control.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return list(await pipeline.execute(raise_on_error=False))
 
     async def create_group(self, stream_name: str, group_name: str) -> None:
         """Create the group, and the stream where it does not exist. A group that exists stays as it is."""

@@ -4,8 +4,7 @@ Two steps are weaker: an entry that changes hands between the question and the a
 and then runs in two places. It needs a peer's claim within that round trip, of an entry that was just renewed.
 """
 
-import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -14,12 +13,9 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.stream import replies, scripts
+from streamconsumer.processor.stream.one_step import Ask, OneStep
 from streamconsumer.server.keys import POSTPONED, companion
 from streamconsumer.server.scripts import LEAVE
-
-log = logging.getLogger(__name__)
-
-Ask = Callable[..., Awaitable[Any]]
 
 
 class Ownership:
@@ -29,14 +25,15 @@ class Ownership:
         self._ask, self._stream, self._group, self._consumer = ask, stream, group, consumer
         self._schedule = companion(stream, group, "postponed")
         self._consumers = companion(stream, group, "consumers")
-        self._in_one_step = True
+        self._may_use_schedule = True
+        self._one_step = OneStep(ask, "owners are checked")
 
     async def enter(self) -> None:
         """Be known as one of ours: peers then take this consumer for dead within seconds of its last sign of life. A
         server that is out of memory refuses: then they wait `min_idle`, as for any stranger."""
         with suppress(ResponseError):
             await self._ask("XGROUP", "CREATECONSUMER", self._stream, self._group, self._consumer)
-            await self.be_present(await self._now_milliseconds() / 1000)
+            await self.be_present(await self.now_milliseconds() / 1000)
 
     async def be_present(self, now_seconds: float) -> None:
         """Say that this consumer is there; by the server's clock. A server that is out of memory refuses to hear it:
@@ -52,12 +49,20 @@ class Ownership:
     async def renew(self, message_ids: Sequence[str]) -> list[str]:
         """A sign of life for those that are not another consumer's. Returns those that are."""
         in_order = sorted(message_ids, key=replies.order)
-        if (lost := await self._evaluate(scripts.RENEW, [], *in_order)) is not None:
+        if (lost := await self._renew_in_one_step(in_order)) is not None:
             return [each.decode() for each in lost]
         held = await self._held(message_ids)
         others = [each for each in message_ids if each not in held and await self._is_pending(each)]
         await self._own([each for each in message_ids if each not in others])
         return others
+
+    async def _renew_in_one_step(self, in_order: Sequence[str]) -> Any | None:
+        """Who may not use the keys beside the stream is not asked for them again."""
+        if self._may_use_schedule:
+            with suppress(NoPermissionError):
+                return await self._evaluate(scripts.RENEW, [self._schedule], *in_order)
+            self._may_use_schedule = False
+        return await self._evaluate(scripts.RENEW, [], *in_order)
 
     async def begin(self, message_id: str, deliveries: int) -> int:
         """Count that an entry begins again. 1: it may; 0: another consumer has it; -1: it is trimmed, and settled."""
@@ -79,7 +84,7 @@ class Ownership:
             return
         for message_id, deliveries, delay in entries:
             if await self._held([message_id]):
-                due = await self._now_milliseconds() + replies.milliseconds(delay)
+                due = await self.now_milliseconds() + replies.milliseconds(delay)
                 await self._ask("ZADD", self._schedule, due, message_id)
                 await self._claim(POSTPONED, message_id, "RETRYCOUNT", deliveries, "JUSTID")
 
@@ -89,8 +94,8 @@ class Ownership:
         if found is not None:
             return int(found[0]), [replies.redelivered(each[0], each[1], int(each[2])) for each in found[1]]
         entries = []
-        now = await self._now_milliseconds()
-        for each in await self._ask("ZRANGEBYSCORE", self._schedule, "-inf", now, "LIMIT", 0, count):
+        now = await self.now_milliseconds()
+        for each in await self._ask("ZRANGEBYSCORE", self._schedule, 0, now, "LIMIT", 0, count):
             message_id = each.decode()
             if not await self._ask("ZREM", self._schedule, message_id):
                 continue  # a peer was faster
@@ -102,33 +107,26 @@ class Ownership:
         return 0, entries
 
     async def adopt(self, idle: timedelta) -> None:
-        """Postponed entries whose due time was lost are due now. Without EVAL they wait for somebody who may."""
-        await self._evaluate(scripts.ADOPT, [self._schedule], POSTPONED, replies.milliseconds(idle))
-
-    async def bring_back_postponed(self) -> None:
-        """What was postponed is pending again after the group was lost. Who may not use the key has postponed none."""
-        with suppress(NoPermissionError):
-            await self._evaluate(scripts.BRING_BACK, [self._schedule], POSTPONED)
+        """Postponed entries whose due time was lost, or that somebody died over who was about to take them, are due."""
+        milliseconds = replies.milliseconds(idle)
+        if await self._evaluate(scripts.ADOPT, [self._schedule], POSTPONED, milliseconds) is not None:
+            return
+        silent = ("XPENDING", self._stream, self._group, "IDLE", milliseconds, "-", "+", 100, POSTPONED)
+        for message_id, *_ in await self._ask(*silent):
+            if await self._ask("ZSCORE", self._schedule, message_id) is None:
+                await self._ask("ZADD", self._schedule, 0, message_id)
 
     async def leave(self, consumer: str | None = None) -> bool:
         """Delete this or another consumer if nothing is pending with it. In two steps that could delete what comes in
         between, so then its name stays behind."""
         name = self._consumer if consumer is None else consumer
-        return await self._evaluate(LEAVE, [self._consumers], consumer=name) not in (None, -1)
+        keys = [self._consumers, companion(self._stream, self._group, "readers")]
+        return await self._evaluate(LEAVE, keys, consumer=name) not in (None, -1)
 
     async def _evaluate(self, script: str, keys: list[str], *arguments: Any, consumer: str = "") -> Any | None:
         """The script's reply; None where scripts are forbidden."""
-        if not self._in_one_step:
-            return None
         who = (self._group, consumer or self._consumer)
-        try:
-            return await self._ask("EVAL", script, 1 + len(keys), self._stream, *keys, *who, *arguments)
-        except NoPermissionError as error:
-            if "'eval'" not in str(error):
-                raise
-            self._in_one_step = False
-            log.warning("the user may not EVAL: owners are checked in two steps, which is weaker; grant +eval")
-            return None
+        return await self._one_step.run(script, [self._stream, *keys], *who, *arguments)
 
     async def _held(self, message_ids: Sequence[str]) -> dict[str, int]:
         """Those of these that are this consumer's, and how often each was delivered."""
@@ -155,6 +153,7 @@ class Ownership:
             claim = ("XCLAIM", self._stream, self._group, self._consumer, 0, *message_ids, "FORCE", "JUSTID")
             await self._ask(*claim)
 
-    async def _now_milliseconds(self) -> int:
+    async def now_milliseconds(self) -> int:
+        """By the server's clock."""
         seconds, microseconds = await self._ask("TIME")
         return int(seconds) * 1000 + int(microseconds) // 1000
