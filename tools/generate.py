@@ -18,6 +18,7 @@ from streamconsumer.model.environment import paths, variable
 from streamconsumer.model.settings import ProcessorSettings
 from streamconsumer.model.spec import StreamConsumerSpec
 from streamconsumer.model.status import Reason, Status
+from streamconsumer.operator.figures import GAUGES, LABELS
 from streamconsumer.operator.settings import PREFIX, OperatorSettings
 from streamconsumer.processor.metrics import PREFIX as METRIC_PREFIX
 from streamconsumer.processor.metrics import Metrics
@@ -83,6 +84,10 @@ def _reference() -> str:
         "## The environment of a pod\n\nThe operator sets these from the spec. They work the same without a cluster:\n"
         "`streamconsumer processor` reads them.\n\n" + _variables(),
         "## The environment of the operator\n\nThe chart sets these.\n\n" + _operator_variables(),
+        "## Metrics of the operator\n\nAt `/metrics`, with the labels "
+        + ", ".join(f"`{label}`" for label in LABELS)
+        + ".\n\n"
+        + _described(GAUGES),
         "## Metrics of a pod\n\nAt `/metrics`, with the labels `stream` and `consumer_group`.\n\n" + _metrics(),
     ]
     return "\n\n".join(sections) + "\n"
@@ -154,6 +159,11 @@ def _metrics() -> str:
             "How long an entry had been in the stream when it was first read (histogram)",
         ),
     ]
+    return "\n".join(_line(row) for row in [("Metric", "Meaning"), ("---", "---"), *rows])
+
+
+def _described(metrics: dict[str, str]) -> str:
+    rows = [(f"`{name}`", text) for name, text in metrics.items()]
     return "\n".join(_line(row) for row in [("Metric", "Meaning"), ("---", "---"), *rows])
 
 

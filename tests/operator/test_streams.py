@@ -433,3 +433,26 @@ def test_a_namespace_goes_in_its_bound_though_redis_is_gone(on_plane: Place, tmp
         on_plane.cluster.kubectl("delete", "namespace", on_plane.namespace, "--wait=false")
         eventually(lambda: check_gone(on_plane, "orders"), within=25)
         assert time.monotonic() - began > 4
+
+
+def test_prometheus_reads_of_each_group_at_the_operator(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    on_api.create(at(redis_server))
+    on_api.create(manifest("lost", redis={"url": "redis://127.0.0.1:1/0"}))
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    for number in range(5):
+        redis.xadd("orders", {"n": number})
+    redis.xreadgroup("billing", "somebody", {"orders": ">"}, count=2)
+    figures(on_api, lag=3, pending=2)
+    labels = f'{{consumer_group="billing",resource_name="%s",resource_namespace="{on_api.namespace}",stream="orders"}}'
+    text = operator.metrics()
+    found = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("streamconsumer_"))
+    mine = labels % "orders"
+    assert found[f"streamconsumer_group_lag{mine}"] == "3.0"
+    assert found[f"streamconsumer_group_lag_known{mine}"] == "1.0"
+    assert found[f"streamconsumer_group_pending{mine}"] == "2.0"
+    assert 0 <= float(found[f"streamconsumer_group_oldest_pending_age_seconds{mine}"]) < 60
+    assert found[f"streamconsumer_ready{labels % 'lost'}"] == "0.0"
+    assert f"streamconsumer_group_lag{labels % 'lost'}" not in found

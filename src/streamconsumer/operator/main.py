@@ -15,6 +15,7 @@ from kopf._core.engines.peering import Identity
 
 from streamconsumer.model import names
 from streamconsumer.operator.cluster import Cluster, connected, everything, what_was_said
+from streamconsumer.operator.figures import StreamGauges
 from streamconsumer.operator.handlers import OWNED, SELECTOR, watch, watching
 from streamconsumer.operator.health import Health, serve
 from streamconsumer.operator.queue import Key, KeyedQueue
@@ -22,6 +23,7 @@ from streamconsumer.operator.reconcile import Reconciler
 from streamconsumer.operator.scaling.scaler import Scaler
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
+from streamconsumer.operator.streams.endpoint import Observation
 from streamconsumer.operator.streams.watch import Streams
 
 RETRY_SECONDS = 2
@@ -61,13 +63,15 @@ class Operator:
         self.store = Store()
         self.queue = KeyedQueue()
         self.health = Health(waiting=self.queue.__len__)
+        self.gauges = StreamGauges(self.store.consumers)
+        self.health.registry.register(self.gauges)
         self.scaler = Scaler(self.queue.add, time.monotonic)
         self.streams = Streams(
             cluster,
             self.queue.add,
             interval=settings.stream_interval,
             read_secrets=settings.read_secrets,
-            looked=self.scaler.looked,
+            looked=self._looked_at_stream,
         )
         self.reconciler = Reconciler(cluster, self.store, settings, self.streams, self.scaler)
         self._listed = asyncio.Event()
@@ -110,6 +114,10 @@ class Operator:
         consumers = await everything(self.cluster, [(names.API_VERSION, names.KIND)], namespaces)
         for key in self.store.correct(before, [*children, *consumers]):
             self.queue.add(key)
+
+    def _looked_at_stream(self, key: Key, found: Observation) -> bool:
+        self.gauges.looked(key, found)
+        return self.scaler.looked(key, found)
 
     async def _main_loop(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -1,0 +1,75 @@
+"""What Prometheus reads of each StreamConsumer at the operator: of a group once, however many pods it has."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from streamconsumer.model.status import StreamFigures
+from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.queue import Key
+from streamconsumer.operator.streams.endpoint import Observation
+
+LABELS = ["resource_namespace", "resource_name", "stream", "consumer_group"]
+"""Not `namespace`: a scrape says by that where the operator is."""
+
+GAUGES = {
+    "streamconsumer_ready": "Whether the StreamConsumer is Ready: 1 or 0",
+    "streamconsumer_group_lag": "How many entries the group has not been given; left out where that is not known",
+    "streamconsumer_group_lag_known": "Whether the lag is known: 1 or 0",
+    "streamconsumer_group_pending": "How many entries were given and not acknowledged",
+    "streamconsumer_group_oldest_pending_age_seconds": "How long ago the oldest pending entry was added; 0 for none",
+    "streamconsumer_group_dead_letters": "How many dead letters are kept",
+}
+
+
+class StreamGauges:
+    """A Prometheus collector over the StreamConsumers that are there and the last look at each."""
+
+    def __init__(self, consumers: Mapping[Key, Manifest]) -> None:
+        self._consumers = consumers
+        self._latest: dict[Key, Observation] = {}
+
+    def looked(self, key: Key, found: Observation) -> None:
+        """Remember what a look found."""
+        self._latest[key] = found
+
+    def collect(self) -> Iterator[Metric]:
+        self._latest = {key: found for key, found in self._latest.items() if key in self._consumers}
+        families = {name: GaugeMetricFamily(name, text, labels=LABELS) for name, text in GAUGES.items()}
+        for key, manifest in self._consumers.items():
+            labels = _labels(key, manifest)
+            found = self._latest.get(key)
+            for name, value in _values(manifest, found.figures if found else None):
+                families[name].add_metric(labels, value)
+        yield from families.values()
+
+
+def _labels(key: Key, manifest: Manifest) -> list[str]:
+    """Whatever stands in the spec: one that is invalid has to be seen too."""
+    spec: dict[str, Any] = manifest.get("spec") or {}
+    return [*key, str(spec.get("stream", "")), str(spec.get("consumerGroup", ""))]
+
+
+def _values(manifest: Manifest, figures: StreamFigures | None) -> Iterator[tuple[str, float]]:
+    conditions = (manifest.get("status") or {}).get("conditions") or []
+    yield (
+        "streamconsumer_ready",
+        float(any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)),
+    )
+    if figures is None or figures.pending is None:
+        return
+    yield "streamconsumer_group_lag_known", float(figures.lag_known)
+    if figures.lag is not None:
+        yield "streamconsumer_group_lag", figures.lag
+    yield "streamconsumer_group_pending", figures.pending
+    yield "streamconsumer_group_oldest_pending_age_seconds", _age_seconds(figures.oldest_pending_time)
+    if figures.dead_letters is not None:
+        yield "streamconsumer_group_dead_letters", figures.dead_letters
+
+
+def _age_seconds(moment: str | None) -> float:
+    if moment is None:
+        return 0.0
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
