@@ -51,35 +51,3 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- with $image.registry }}{{ . }}/{{ end }}{{ $image.repository }}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default (last .) }}{{ end }}
 {{- end }}
-
-{{/*
-All the operator may do. It reads StreamConsumers and writes only their status; it makes and mends
-their children; it never reads a Secret, which the kubelet hands to the pods.
-*/}}
-{{- define "streamconsumer-operator.rules" -}}
-- apiGroups: [streamconsumer.dev]
-  resources: [streamconsumers]
-  verbs: [get, list, watch]
-- apiGroups: [streamconsumer.dev]
-  resources: [streamconsumers/status]
-  verbs: [patch]
-# Where OwnerReferencesPermissionEnforcement is on, a child may block its owner's deletion only with this right.
-- apiGroups: [streamconsumer.dev]
-  resources: [streamconsumers/finalizers]
-  verbs: [update]
-- apiGroups: [apps]
-  resources: [deployments]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [""]
-  resources: [configmaps, serviceaccounts]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [policy]
-  resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [""]
-  resources: [pods]
-  verbs: [get, list, watch]
-- apiGroups: ["", events.k8s.io]
-  resources: [events]
-  verbs: [create, patch]
-{{- end }}
