@@ -26,7 +26,9 @@ MAKES_PODS = (
     "who writes a StreamConsumer has pods made in its namespace: this needs the right to create pods or deployments "
     "there, which you have not"
 )
-TOO_MANY = f"names more than {SECRETS} Secrets: this needs the right to get all Secrets of the namespace, which you have not"
+TOO_MANY = (
+    f"names more than {SECRETS} Secrets: this needs the right to get all Secrets of the namespace, which you have not"
+)
 UNREADABLE = (
     "'a StreamConsumer hands its pods the Secrets that it names: this needs the right to get each, "
     "and you may not get Secret ' + variables.secrets[{}]"

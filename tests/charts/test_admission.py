@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -36,12 +37,12 @@ class Town:
     def __init__(self, server: ApiServer, namespace: str) -> None:
         self.server, self.namespace = server, namespace
 
-    def writes(self, who: str, **spec: object) -> None:
+    def writes(self, who: str, **spec: Any) -> None:
         consumer = manifest(**spec)
         consumer["metadata"].pop("namespace", None)
         self.kubectl("apply", "--server-side", "-f", "-", f"--as={who}", input=json.dumps(consumer))
 
-    def refusal(self, who: str, **spec: object) -> str:
+    def refusal(self, who: str, **spec: Any) -> str:
         with pytest.raises(KubectlFailed) as refused:
             self.writes(who, **spec)
         return str(refused.value)

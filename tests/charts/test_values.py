@@ -42,6 +42,10 @@ def test_the_schema_knows_no_value_that_the_chart_does_not_have() -> None:
         "fullnameOverride=Not_A_Name",
         "crds.keep=maybe",
         "extraEnv[0].name=POD_NAME",
+        "extraVolumes[0].name=tmp",
+        "podMonitor.renderMode=sometimes",
+        "podMonitor.interval=often",
+        "hostUsers=maybe",
         "extraEnv[0].name=STREAMCONSUMER_OPERATOR_LOG_LEVEL",
     ],
 )

@@ -110,10 +110,10 @@ def asked_for(place: Place) -> set[Asked]:
     return {each for line in lines if line["user"]["username"] == user and "objectRef" in line for each in rights(line)}
 
 
-def rights(line: dict[str, dict[str, str]]) -> Iterator[Asked]:
+def rights(line: Manifest) -> Iterator[Asked]:
     """The rights that one request needs. An apply that makes an object needs two."""
     what = line["objectRef"]
     resource = "/".join(filter(None, (what["resource"], what.get("subresource"))))
-    yield what.get("apiGroup", ""), resource, str(line["verb"])
+    yield what.get("apiGroup", ""), resource, line["verb"]
     if line["verb"] == "patch" and line["responseStatus"]["code"] == 201:
         yield what.get("apiGroup", ""), resource, "create"
