@@ -155,6 +155,7 @@ class InFlight:
             await asyncio.wait({hurried, *self._running.values()}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         if running := set(self._running.values()):
+            self._metrics.abandoned += len(self._running)
             log.warning("drain ended with messages running; they stay pending", extra={"messages": len(self._running)})
             for message_id in self._running:
                 self._entries[message_id].fate = "drained"

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from streamconsumer.processor import logs
 from streamconsumer.processor.handler import BatchHandler, Handler, load
 from streamconsumer.processor.health import Endpoint, Health
 from streamconsumer.processor.metrics import Metrics, registry
+from streamconsumer.processor.otlp import FigureExporter, exporter_from_env
 from streamconsumer.processor.processor import RedisStreamProcessor
 from streamconsumer.processor.stream import StreamManager, check
-from streamconsumer.processor.telemetry import Telemetry, provider_from_env
+from streamconsumer.processor.telemetry import FLUSH_BUDGET, Telemetry, provider_from_env
 
 EXIT_CONFIGURATION = 78
 """EX_CONFIG of sysexits.h."""
@@ -49,15 +51,39 @@ def run() -> int:
 def _run_until_signalled(settings: ProcessorSettings, handler: Handler | BatchHandler) -> None:
     import uvloop  # noqa: PLC0415 - only this process runs on it
 
-    manager = _manager(settings)
+    manager, metrics = _manager(settings), Metrics()
     telemetry = _telemetry(settings, manager)
+    figures = exporter_from_env(os.environ, metrics, lambda: _attributes(settings, manager))
+    if figures:
+        figures.start()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        stuck = runner.run(_serve(settings, handler, manager, telemetry))
-        if telemetry and not telemetry.shutdown():
-            log.warning("the collector did not take the last spans in time; they are lost")
+        stuck = runner.run(_serve(settings, handler, manager, telemetry, metrics))
+        _flush(telemetry, figures)
         if stuck or _threads_left():  # closing the loop waits for coroutines and its threads, Python for all threads
             logging.shutdown()
             os._exit(0)
+
+
+def _flush(telemetry: Telemetry | None, figures: FigureExporter | None) -> None:
+    """Spans and figures side by side, within one budget."""
+    deadline = time.monotonic() + FLUSH_BUDGET.total_seconds()
+    if figures:
+        figures.stop()
+    if telemetry and not telemetry.shutdown():
+        log.warning("the collector did not take the last spans in time; they are lost")
+    if figures and not figures.join(deadline - time.monotonic()):
+        log.warning("the collector did not take the last figures in time; they are lost")
+
+
+def _attributes(settings: ProcessorSettings, manager: StreamManager) -> dict[str, str | int]:
+    address, port = manager.address
+    about: dict[str, str | int] = {
+        "messaging.system": "redis",
+        "messaging.destination.name": settings.stream,
+        "messaging.consumer.group.name": settings.consumer_group,
+        "server.address": address,
+    }
+    return about if port is None else {**about, "server.port": port}
 
 
 def _threads_left() -> bool:
@@ -79,9 +105,10 @@ async def _serve(
     handler: Handler | BatchHandler,
     manager: StreamManager,
     telemetry: Telemetry | None,
+    metrics: Metrics,
 ) -> bool:
     """Startup, listening, shutdown. True if handlers are still running."""
-    metrics, health = Metrics(), Health()
+    health = Health()
     labels = {"stream": settings.stream, "consumer_group": settings.consumer_group}
     try:
         endpoint = Endpoint(health, registry(metrics, labels), settings.http_host, settings.http_port)

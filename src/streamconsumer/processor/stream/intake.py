@@ -198,6 +198,7 @@ class RedisIntake:
             return []
         entries = self._entries(found, is_ascii=is_ascii)
         self._position = entries[-1].message_id
+        self._metrics.arrived(len(entries), entries[0].message_id, self._position)
         affordable = max(1, MOST_BYTES * len(entries) // received)
         self._most = min(affordable, max(self._most, min(count, 2 * len(entries))))
         if received > self.manager.delivery.max_entry_bytes:  # smaller ones cannot be too large

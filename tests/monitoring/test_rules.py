@@ -1,0 +1,137 @@
+"""The alerts and the dashboard, as promtool and the figures themselves see them."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from streamconsumer.processor.metrics import Metrics, registry
+from tests.monitoring.promtool import promtool as find
+from tools.monitoring import ALERTS, PANELS, Alert
+
+MONITORING = Path(__file__).parents[2] / "charts/streamconsumer-operator/monitoring"
+GROUP = '{namespace="shop", stream="orders", consumer_group="billing"}'
+RESOURCE = '{resource_namespace="shop", resource_name="orders", stream="orders", consumer_group="billing"}'
+
+
+@pytest.fixture
+def promtool() -> str:
+    return find()
+
+
+RISING, STILL = "0+10x60", "100+0x60"
+"""Samples a minute apart: a counter that counts, one that does not."""
+
+FIRING = {
+    "StreamConsumerNotReady": {f"streamconsumer_ready{RESOURCE}": "0x60"},
+    "StreamConsumerStuck": {
+        f"streamconsumer_group_lag{RESOURCE}": "7x60",
+        f"streamconsumer_acknowledged_total{GROUP}": STILL,
+    },
+    "StreamConsumerSlow": {
+        f'streamconsumer_queue_duration_seconds_bucket{GROUP[:-1]}, le="300.0"}}': "0x60",
+        f'streamconsumer_queue_duration_seconds_bucket{GROUP[:-1]}, le="900.0"}}': RISING,
+        f'streamconsumer_queue_duration_seconds_bucket{GROUP[:-1]}, le="+Inf"}}': RISING,
+    },
+    "StreamConsumerLagUnknown": {f"streamconsumer_group_lag_known{RESOURCE}": "0x60"},
+    "StreamConsumerPendingOld": {f"streamconsumer_group_oldest_pending_age_seconds{RESOURCE}": "3601+60x60"},
+    "StreamConsumerRetriesMany": {
+        f"streamconsumer_retried_total{GROUP}": RISING,
+        f"streamconsumer_delivered_total{GROUP}": "0+50x60",
+    },
+    "StreamConsumerDeadLetters": {f"streamconsumer_dead_lettered_total{GROUP}": "0x30 1x30"},
+    "StreamConsumerEntriesLost": {f"streamconsumer_lost_to_trimming_total{GROUP}": RISING},
+    "StreamConsumerGroupRecreated": {f"streamconsumer_groups_recreated_total{GROUP}": RISING},
+    "StreamConsumerBreakerOpen": {f"streamconsumer_breaker_opened_total{GROUP}": RISING},
+    "StreamConsumerDrainTimedOut": {f"streamconsumer_abandoned_total{GROUP}": RISING},
+    "StreamConsumerOperatorFailing": {'streamconsumer_operator_reconciles_total{outcome="error"}': RISING},
+}
+
+QUIET = {
+    f"streamconsumer_ready{RESOURCE}": "1x60",
+    f"streamconsumer_group_lag{RESOURCE}": "7x60",
+    f"streamconsumer_group_lag_known{RESOURCE}": "1x60",
+    f"streamconsumer_group_oldest_pending_age_seconds{RESOURCE}": "5x60",
+    f"streamconsumer_acknowledged_total{GROUP}": RISING,
+    f"streamconsumer_delivered_total{GROUP}": "0+50x60",
+    f"streamconsumer_retried_total{GROUP}": "0+1x60",
+    f'streamconsumer_queue_duration_seconds_bucket{GROUP[:-1]}, le="1.0"}}': RISING,
+    f'streamconsumer_queue_duration_seconds_bucket{GROUP[:-1]}, le="+Inf"}}': RISING,
+    f"streamconsumer_dead_lettered_total{GROUP}": STILL,
+    f"streamconsumer_lost_to_trimming_total{GROUP}": STILL,
+    f"streamconsumer_groups_recreated_total{GROUP}": STILL,
+    f"streamconsumer_breaker_opened_total{GROUP}": STILL,
+    f"streamconsumer_abandoned_total{GROUP}": STILL,
+    'streamconsumer_operator_reconciles_total{outcome="error"}': STILL,
+    'streamconsumer_operator_reconciles_total{outcome="success"}': RISING,
+}
+
+
+def run(promtool: str, folder: Path, series: dict[str, str], firing: dict[str, list[dict[str, str]]]) -> str:
+    """What promtool says of the alerts at 36 minutes: nothing when all is as expected."""
+    shutil.copy(MONITORING / "rules.yaml", folder)
+    test = {
+        "rule_files": ["rules.yaml"],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                "alert_rule_test": [
+                    {"eval_time": "36m", "alertname": name, "exp_alerts": alerts} for name, alerts in firing.items()
+                ],
+            }
+        ],
+    }
+    (folder / "test.yaml").write_text(yaml.safe_dump(test))
+    ran = subprocess.run(
+        [promtool, "test", "rules", "test.yaml"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return "" if ran.returncode == 0 else ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_an_alert_fires_for_what_it_is_about_and_names_it(alert: Alert, promtool: str, tmp_path: Path) -> None:
+    said = run(promtool, tmp_path, FIRING[alert.name], {alert.name: []})  # expecting none, promtool shows what it got
+    assert f'alertname="{alert.name}"' in said, "it did not fire"
+    assert "shop" in said or alert.name == "StreamConsumerOperatorFailing", "it does not say where"
+    assert "<no value>" not in said
+
+
+def test_no_alert_fires_while_all_is_well(promtool: str, tmp_path: Path) -> None:
+    assert run(promtool, tmp_path, QUIET, {each.name: [] for each in ALERTS}) == ""
+
+
+def test_prometheus_takes_every_expression_of_the_dashboard(promtool: str, tmp_path: Path) -> None:
+    expressions = [expression for panel in PANELS for expression, _ in panel.lines]
+    records = [
+        {"record": f"panel:{number}", "expr": expression.replace("$__rate_interval", "5m")}
+        for number, expression in enumerate(expressions)
+    ]
+    (tmp_path / "panels.yaml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": records}]}))
+    subprocess.run([promtool, "check", "rules", "panels.yaml"], cwd=tmp_path, check=True, capture_output=True)
+
+
+def used() -> Iterator[str]:
+    """The names of the figures that alerts and panels look at."""
+    texts = [each.expression for each in ALERTS] + [text for panel in PANELS for text, _ in panel.lines]
+    for text in texts:
+        yield from re.findall(r"streamconsumer_[a-z_]+", text)
+
+
+def test_alerts_and_panels_look_at_figures_that_pods_have() -> None:
+    there = {sample.name for family in registry(Metrics(), {}).collect() for sample in family.samples}
+    pods = {name for name in used() if not name.startswith(("streamconsumer_group_", "streamconsumer_operator_"))}
+    assert pods - {"streamconsumer_ready"} <= there
+
+
+def test_the_dashboard_is_json_whose_panels_lie_side_by_side() -> None:
+    board = json.loads((MONITORING / "dashboard.json").read_text())
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in board["panels"]]
+    assert len(places) == len(set(places)) == len(PANELS)
+    assert all(panel["description"] for panel in board["panels"])

@@ -1,0 +1,318 @@
+"""Alerts and the dashboard: each once, here, as the chart ships them and as docs/monitoring.md explains them."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+GROUP = "namespace, stream, consumer_group"
+"""What pods of one StreamConsumer have in common; `namespace` comes from the scrape."""
+
+RESOURCE = "resource_namespace, resource_name"
+"""What the operator says of one StreamConsumer."""
+
+
+@dataclass(frozen=True)
+class Alert:
+    """`what` is the summary, with labels as Prometheus writes them; `then` is what to do."""
+
+    name: str
+    expression: str
+    lasting: str
+    severity: str
+    what: str
+    then: str
+
+
+_PODS = "{{ $labels.consumer_group }} on {{ $labels.stream }} in {{ $labels.namespace }}"
+_ONE = "StreamConsumer {{ $labels.resource_namespace }}/{{ $labels.resource_name }}"
+
+ALERTS = [
+    Alert(
+        "StreamConsumerNotReady",
+        "streamconsumer_ready == 0",
+        "10m",
+        "critical",
+        f"{_ONE} has not been ready for 10 minutes",
+        "`kubectl describe stc` says why in the Ready condition.",
+    ),
+    Alert(
+        "StreamConsumerStuck",
+        "streamconsumer_group_lag > 0 and on (stream, consumer_group) "
+        "sum by (stream, consumer_group) (rate(streamconsumer_acknowledged_total[10m])) == 0",
+        "10m",
+        "critical",
+        f"{_ONE} has a backlog and acknowledges nothing",
+        "Look at the pods' logs: a handler that hangs (set `delivery.timeout`), an open breaker, a paused Redis.",
+    ),
+    Alert(
+        "StreamConsumerSlow",
+        "histogram_quantile(0.99, "
+        f"sum by ({GROUP}, le) (rate(streamconsumer_queue_duration_seconds_bucket[5m]))) > 300",
+        "10m",
+        "warning",
+        f"Messages for {_PODS} wait more than 5 minutes before they are read",
+        "More `replicas`, more `concurrency`, or a faster handler.",
+    ),
+    Alert(
+        "StreamConsumerLagUnknown",
+        "streamconsumer_group_lag_known == 0",
+        "30m",
+        "warning",
+        f"Redis does not know how far {_ONE} is behind",
+        "Entries were deleted with XDEL or the group was moved with XGROUP SETID; it is known again once the group "
+        "has read to the end.",
+    ),
+    Alert(
+        "StreamConsumerPendingOld",
+        "streamconsumer_group_oldest_pending_age_seconds > 3600",
+        "10m",
+        "warning",
+        f"An entry of {_ONE} has been pending for more than an hour",
+        "`XPENDING` names it. It is retried with long waits, handled by a very slow handler, or belongs to a program "
+        "that is gone and shares the group.",
+    ),
+    Alert(
+        "StreamConsumerRetriesMany",
+        f"sum by ({GROUP}) (rate(streamconsumer_retried_total[10m])) "
+        f"> 0.1 * sum by ({GROUP}) (rate(streamconsumer_delivered_total[10m]))",
+        "15m",
+        "warning",
+        f"More than a tenth of the messages for {_PODS} fail and are tried again",
+        "The handler's log lines and spans say what of; is something it depends on down?",
+    ),
+    Alert(
+        "StreamConsumerDeadLetters",
+        f"sum by ({GROUP}) (increase(streamconsumer_dead_lettered_total[10m])) > 0",
+        "0m",
+        "warning",
+        f"Messages for {_PODS} became dead letters",
+        "`streamconsumer dead-letters list` shows them with what they failed of; `replay` once that is mended.",
+    ),
+    Alert(
+        "StreamConsumerEntriesLost",
+        f"sum by ({GROUP}) (increase(streamconsumer_lost_to_trimming_total[10m])) > 0",
+        "0m",
+        "critical",
+        f"Entries for {_PODS} were trimmed from the stream before they were handled",
+        "A producer's MAXLEN is too small for the backlog; use `retention` instead, which passes no group.",
+    ),
+    Alert(
+        "StreamConsumerGroupRecreated",
+        f"sum by ({GROUP}) (increase(streamconsumer_groups_recreated_total[10m])) > 0",
+        "0m",
+        "warning",
+        f"The group of {_PODS} was gone and was created again where it had been",
+        "Somebody flushed Redis, deleted the key or destroyed the group; or Redis lost its data: check persistence and "
+        "the eviction policy.",
+    ),
+    Alert(
+        "StreamConsumerBreakerOpen",
+        f"sum by ({GROUP}) (increase(streamconsumer_breaker_opened_total[10m])) > 0",
+        "0m",
+        "warning",
+        f"All messages for {_PODS} failed in a row, and nearly nothing is begun",
+        "What the handler depends on is down, or a new version of it is broken.",
+    ),
+    Alert(
+        "StreamConsumerDrainTimedOut",
+        f"sum by ({GROUP}) (increase(streamconsumer_abandoned_total[30m])) > 0",
+        "0m",
+        "warning",
+        f"Pods of {_PODS} stopped before their messages were done",
+        "Those run again in another pod. Raise `drainTimeout` above what the handler takes.",
+    ),
+    Alert(
+        "StreamConsumerOperatorFailing",
+        'sum(rate(streamconsumer_operator_reconciles_total{outcome="error"}[10m])) > 0',
+        "15m",
+        "warning",
+        "The operator's reconciles fail",
+        "Its log says of which StreamConsumer, and what the API server answered.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One graph: what each line is (expression, legend), its unit in Grafana's words, and what to read in it."""
+
+    title: str
+    unit: str
+    lines: list[tuple[str, str]]
+    description: str
+
+
+def _rate(counter: str) -> str:
+    return f"sum by ({GROUP}) (rate(streamconsumer_{counter}_total{{{_CHOSEN}}}[$__rate_interval]))"
+
+
+def _quantile(share: float, histogram: str) -> str:
+    rate = f"rate(streamconsumer_{histogram}_seconds_bucket{{{_CHOSEN}}}[$__rate_interval])"
+    return f"histogram_quantile({share}, sum by ({GROUP}, le) ({rate}))"
+
+
+_CHOSEN = 'namespace=~"$namespace", stream=~"$stream"'
+_OF_RESOURCE = 'resource_namespace=~"$namespace", stream=~"$stream"'
+
+PANELS = [
+    Panel(
+        "Messages a second",
+        "ops",
+        [(_rate("delivered"), "{{stream}} read"), (_rate("acknowledged"), "{{stream}} acknowledged")],
+        "Read and acknowledged should run together. Acknowledged below read for long: messages fail or pile up.",
+    ),
+    Panel(
+        "Backlog",
+        "short",
+        [
+            (f"streamconsumer_group_lag{{{_OF_RESOURCE}}}", "{{stream}} not yet read"),
+            (f"streamconsumer_group_pending{{{_OF_RESOURCE}}}", "{{stream}} pending"),
+        ],
+        "Entries that the group has not read, and those read and not acknowledged. A gap in the first line: Redis does "
+        "not know.",
+    ),
+    Panel(
+        "Time in the stream",
+        "s",
+        [
+            (_quantile(0.5, "queue_duration"), "{{stream}} median"),
+            (_quantile(0.99, "queue_duration"), "{{stream}} p99"),
+        ],
+        "How long entries had been in the stream when they were read. Rising: too few pods.",
+    ),
+    Panel(
+        "Time in the handler",
+        "s",
+        [
+            (_quantile(0.5, "process_duration"), "{{stream}} median"),
+            (_quantile(0.99, "process_duration"), "{{stream}} p99"),
+        ],
+        "How long the handler takes with one message, or one batch.",
+    ),
+    Panel(
+        "Failures a second",
+        "ops",
+        [
+            (_rate("failed"), "{{stream}} failed"),
+            (_rate("retried"), "{{stream}} tried again"),
+            (_rate("dead_lettered"), "{{stream}} dead letters"),
+        ],
+        "Every failure ends as one of the other two.",
+    ),
+    Panel(
+        "Oldest pending entry",
+        "s",
+        [(f"streamconsumer_group_oldest_pending_age_seconds{{{_OF_RESOURCE}}}", "{{stream}}")],
+        "How old the oldest entry is that was read and not acknowledged. A straight line upwards: a message is stuck.",
+    ),
+    Panel(
+        "Taken over, handed back, lost",
+        "ops",
+        [
+            (_rate("claimed"), "{{stream}} taken over from the dead"),
+            (_rate("released"), "{{stream}} handed back at a stop"),
+            (_rate("abandoned"), "{{stream}} stopped unfinished"),
+            (_rate("lost_to_trimming"), "{{stream}} lost to trimming"),
+        ],
+        "Pods coming and going. The last line should not exist.",
+    ),
+    Panel(
+        "In flight",
+        "short",
+        [(f"sum by ({GROUP}) (streamconsumer_in_flight{{{_CHOSEN}}})", "{{stream}}")],
+        "Messages in handlers now. At `replicas` times `concurrency`: every place is taken.",
+    ),
+    Panel(
+        "Dead letters kept",
+        "short",
+        [(f"streamconsumer_group_dead_letters{{{_OF_RESOURCE}}}", "{{stream}}")],
+        "What waits for somebody to look at it: `streamconsumer dead-letters list`.",
+    ),
+    Panel(
+        "Reconciles a second",
+        "ops",
+        [("sum by (outcome) (rate(streamconsumer_operator_reconciles_total[$__rate_interval]))", "{{outcome}}")],
+        "The operator at work. Errors that go on are described in its log.",
+    ),
+]
+
+
+def rules() -> dict[str, Any]:
+    """The groups of a PrometheusRule, and a rules file of Prometheus."""
+    alerts = [
+        {
+            "alert": each.name,
+            "expr": each.expression,
+            "for": each.lasting,
+            "labels": {"severity": each.severity},
+            "annotations": {"summary": each.what, "description": each.then},
+        }
+        for each in ALERTS
+    ]
+    return {"groups": [{"name": "streamconsumer", "rules": alerts}]}
+
+
+def dashboard() -> str:
+    """As Grafana imports it."""
+    panels = [_panel(number, each) for number, each in enumerate(PANELS)]
+    board = {
+        "title": "StreamConsumer",
+        "uid": "streamconsumer",
+        "tags": ["redis", "streams"],
+        "timezone": "browser",
+        "schemaVersion": 39,
+        "refresh": "30s",
+        "time": {"from": "now-1h", "to": "now"},
+        "templating": {"list": [_source(), _choice("namespace"), _choice("stream")]},
+        "panels": panels,
+    }
+    return json.dumps(board, indent=2) + "\n"
+
+
+def _panel(number: int, panel: Panel) -> dict[str, Any]:
+    source = {"type": "prometheus", "uid": "${datasource}"}
+    return {
+        "id": number + 1,
+        "type": "timeseries",
+        "title": panel.title,
+        "description": panel.description,
+        "datasource": source,
+        "gridPos": {"h": 8, "w": 12, "x": 12 * (number % 2), "y": 8 * (number // 2)},
+        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+        "targets": [
+            {"refId": chr(ord("A") + index), "datasource": source, "expr": expression, "legendFormat": legend}
+            for index, (expression, legend) in enumerate(panel.lines)
+        ],
+    }
+
+
+def _source() -> dict[str, Any]:
+    return {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Data source"}
+
+
+def _choice(label: str) -> dict[str, Any]:
+    return {
+        "name": label,
+        "type": "query",
+        "datasource": {"type": "prometheus", "uid": "${datasource}"},
+        "query": f"label_values(streamconsumer_delivered_total, {label})",
+        "includeAll": True,
+        "multi": True,
+        "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+        "refresh": 2,
+    }
+
+
+def table_of_alerts() -> str:
+    """For docs/monitoring.md."""
+    rows = [
+        f"| `{each.name}` | {each.severity} | `{each.expression}` for {each.lasting} | {each.then} |" for each in ALERTS
+    ]
+    return "\n".join(["| Alert | Severity | When | What to do |", "| --- | --- | --- | --- |", *rows])
+
+
+def table_of_panels() -> str:
+    """For docs/monitoring.md."""
+    rows = [f"| {each.title} | {each.description} |" for each in PANELS]
+    return "\n".join(["| Panel | What to read in it |", "| --- | --- |", *rows])
