@@ -6,6 +6,8 @@ import pytest
 import yaml
 from kubernetes_validate import validate
 
+from streamconsumer.operator.manifests.identity import labels as child_labels
+from streamconsumer.operator.permissions import RIGHTS
 from streamconsumer.operator.settings import PREFIX, OperatorSettings
 from tests.charts.rendering import (
     CHART,
@@ -18,6 +20,7 @@ from tests.charts.rendering import (
     of_kind,
     pod_template,
 )
+from tests.model.examples import consumer
 
 DIGEST = f"sha256:{'0123456789abcdef' * 4}"
 EVERYTHING: Manifest = {
@@ -41,6 +44,12 @@ EVERYTHING: Manifest = {
     ],
     "extraEnv": [{"name": "STREAMCONSUMER_OPERATOR_WORKERS", "value": "2"}],
     "extraArgs": ["--one", "--two"],
+    "extraVolumes": [{"name": "authorities", "configMap": {"name": "authorities"}}],
+    "extraVolumeMounts": [{"name": "authorities", "mountPath": "/etc/authorities"}],
+    "hostUsers": False,
+    "networkPolicy": {"enabled": True, "from": [{"podSelector": {}}], "egress": [{"ports": [{"port": 443}]}]},
+    "podDisruptionBudget": {"enabled": True},
+    "podMonitor": {"enabled": True, "renderMode": "alwaysRender", "interval": "30s", "labels": {"release": "kps"}},
     "extraObjects": [
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-extra"}},
         "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {{ .Chart.Name }}-extra\n",
@@ -61,12 +70,13 @@ def test_both_helms_find_nothing_to_complain_about(helm: Helm) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("kubernetes", ["1.30", "1.37"])
+@pytest.mark.parametrize("kubernetes", [f"1.{minor}" for minor in range(30, 38)])
 def test_kubernetes_knows_every_field_of_what_is_installed(
     helm: Helm, everything: list[Manifest], kubernetes: str
 ) -> None:
     for manifest in [*helm.template(), *everything]:
-        validate(manifest, kubernetes, strict=True)
+        if manifest["kind"] != "PodMonitor":  # not Kubernetes' own
+            validate(manifest, kubernetes, strict=True)
 
 
 def test_every_optional_value_reaches_its_place(everything: list[Manifest]) -> None:
@@ -78,6 +88,9 @@ def test_every_optional_value_reaches_its_place(everything: list[Manifest]) -> N
     assert pod["serviceAccountName"] == "runner"
     assert template["metadata"]["annotations"] == {"note": "yes"}
     assert template["metadata"]["labels"]["cost"] == "42"
+    assert pod["hostUsers"] is False
+    assert EVERYTHING["extraVolumes"][0] in pod["volumes"]
+    assert EVERYTHING["extraVolumeMounts"][0] in operator["volumeMounts"]
     assert operator["args"] == ["--one", "--two"]
     assert operator["image"] == "registry.example.com:5000/mirror/streamconsumer-operator:1.2.3"
     assert operator["imagePullPolicy"] == "Always"
@@ -148,28 +161,9 @@ def test_one_role_serves_both_kinds_of_installation(helm: Helm) -> None:
     assert here["rules"] == everywhere["rules"]
 
 
-def test_the_operator_has_the_rights_it_needs_and_no_others(helm: Helm) -> None:
-    reads, keeps = {"get", "list", "watch"}, {"get", "list", "watch", "create", "patch", "delete"}
+def test_the_operator_has_the_rights_of_the_table_and_no_others(helm: Helm) -> None:
     (role,) = of_kind("Role", helm.template("--set", "watchNamespaces={shop}"))
-    given = {
-        f"{group}/{resource}": set(rule["verbs"])
-        for rule in role["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-    }
-    assert given == {
-        "streamconsumer.dev/streamconsumers": {*reads, "patch"},
-        "streamconsumer.dev/streamconsumers/status": {"patch"},
-        "streamconsumer.dev/streamconsumers/finalizers": {"update"},
-        "apps/deployments": keeps,
-        "/configmaps": keeps,
-        "/serviceaccounts": keeps,
-        "policy/poddisruptionbudgets": keeps,
-        "/pods": reads,
-        "/events": {"create", "patch"},
-        "events.k8s.io/events": {"create", "patch"},
-        "/secrets": {"get"},
-    }
+    assert role["rules"] == [right.rule() for right in RIGHTS]
 
 
 def test_no_role_has_a_wildcard_or_lists_secrets(helm: Helm) -> None:
@@ -200,7 +194,8 @@ def test_people_get_the_rights_that_are_asked_for_them(helm: Helm) -> None:
 
 def test_without_rbac_no_role_is_made(helm: Helm) -> None:
     kinds = {manifest["kind"] for manifest in helm.template("--set", "rbac.create=false")}
-    assert kinds == {"CustomResourceDefinition", "Deployment", "ServiceAccount"}
+    policy = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+    assert kinds == {"CustomResourceDefinition", "Deployment", "ServiceAccount", *policy}
 
 
 def test_a_service_account_of_the_users_own_is_used_and_not_made(helm: Helm) -> None:
@@ -276,3 +271,57 @@ def test_no_name_is_too_long_for_a_label(helm: Helm, override: str) -> None:
     for manifest in helm.template(*arguments, release="r" * 53):
         names = [manifest["metadata"]["name"], *manifest["metadata"].get("labels", {}).values()]
         assert all(len(name) <= 63 and not name.endswith("-") for name in names)
+
+
+def test_an_installation_in_some_namespaces_makes_nothing_of_the_clusters(helm: Helm) -> None:
+    some = "watchNamespaces={shop},crds.enabled=false,podMonitor.enabled=true,podMonitor.renderMode=alwaysRender"
+    objects = helm.template("--set", f"{some},networkPolicy.enabled=true,podDisruptionBudget.enabled=true")
+    assert all(manifest["metadata"].get("namespace") for manifest in objects)
+
+
+def test_the_admission_policy_can_be_left_out(helm: Helm) -> None:
+    with_it, without = helm.template(), helm.template("--set", "admissionPolicy.enabled=false")
+    left_out = {each["kind"] for each in with_it} - {each["kind"] for each in without}
+    assert left_out == {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+
+
+def test_the_network_policy_lets_in_what_asks_for_metrics_and_out_what_it_is_told(everything: list[Manifest]) -> None:
+    (policy,) = of_kind("NetworkPolicy", everything)
+    assert (
+        policy["spec"]["podSelector"]["matchLabels"].items() <= pod_template(everything)["metadata"]["labels"].items()
+    )
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["spec"]["ingress"] == [{"ports": [{"port": "http"}], "from": [{"podSelector": {}}]}]
+    assert policy["spec"]["egress"] == [{"ports": [{"port": 443}]}]
+
+
+def test_the_network_policy_alone_closes_no_way_out(helm: Helm) -> None:
+    (policy,) = of_kind("NetworkPolicy", helm.template("--set", "networkPolicy.enabled=true"))
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+    assert policy["spec"]["ingress"] == [{"ports": [{"port": "http"}]}]
+    assert "egress" not in policy["spec"]
+
+
+def test_the_pod_monitors_find_the_operator_and_the_pods_of_every_stream_consumer(everything: list[Manifest]) -> None:
+    operator, pods = of_kind("PodMonitor", everything)
+    labels = pod_template(everything)["metadata"]["labels"]
+    assert operator["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert pods["spec"]["selector"]["matchLabels"].items() <= child_labels(consumer()).items()
+    assert pods["spec"]["namespaceSelector"] == {"matchNames": ["shop", "billing"]}
+    for monitor in (operator, pods):
+        assert monitor["metadata"]["labels"]["release"] == "kps"
+        assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "http", "interval": "30s"}]
+
+
+@pytest.mark.parametrize("served", [True, False])
+@pytest.mark.parametrize("mode", ["skipIfMissing", "alwaysRender", "failIfMissing"])
+def test_pod_monitors_are_made_where_the_cluster_has_them_and_else_as_asked(
+    helm: Helm, mode: str, served: bool
+) -> None:
+    versions = ["--api-versions", "monitoring.coreos.com/v1/PodMonitor"] if served else []
+    arguments = [*versions, "--set", f"podMonitor.enabled=true,podMonitor.renderMode={mode}"]
+    if mode == "failIfMissing" and not served:
+        assert "install the Prometheus Operator first" in helm.refusal(*arguments)
+    else:
+        made = len(of_kind("PodMonitor", helm.template(*arguments)))
+        assert made == (2 if served or mode == "alwaysRender" else 0)

@@ -22,6 +22,18 @@ from tests.cluster.processes import Program, free_port
 from tests.cluster.runs import Run
 
 START_PATIENCE = 60.0
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "None", "userGroups": ["system:masters", "system:nodes", "system:node-proxier"]},
+        {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
+        {"level": "None", "users": ["system:apiserver", "system:anonymous"]},
+        {"level": "Metadata"},
+    ],
+}
+"""What everybody but the cluster's own parts and its administrator asks for is written down."""
 TRIES = 3
 
 Flags = Mapping[str, str | Path]
@@ -63,6 +75,11 @@ class ApiServer(Cluster):
     @property
     def ca(self) -> Path:
         return self.credentials.ca
+
+    @property
+    def audit_log(self) -> Path:
+        """A line of JSON for each request that AUDIT_POLICY has written down."""
+        return self.directory / "audit.log"
 
     @property
     def _scratch(self) -> Path:
@@ -133,7 +150,11 @@ class ApiServer(Cluster):
 
     def _start_api_server(self, binary: Path, etcd_port: int) -> None:
         credentials = self.credentials
+        policy = self.directory / "audit-policy.json"
+        policy.write_text(json.dumps(AUDIT_POLICY))
         flags: Flags = {
+            "audit-policy-file": policy,
+            "audit-log-path": self.audit_log,
             "etcd-servers": f"http://127.0.0.1:{etcd_port}",
             "secure-port": str(self.port),
             "advertise-address": self.address,

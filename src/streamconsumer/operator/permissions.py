@@ -1,0 +1,61 @@
+"""All that the operator may do at the Kubernetes API, and why. The chart's rules and those of k8s/ are written from
+here (`make generate`); a test lets a real API server write down what is asked, and holds it equal to this table."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from streamconsumer.model import names
+
+READ = ("get", "list", "watch")
+KEEP = (*READ, "create", "patch", "delete")
+"""`create` although only patches are sent: the API server asks for it when an apply makes an object."""
+
+
+@dataclass(frozen=True)
+class Right:
+    """What may be done to some resources of one API group."""
+
+    group: str
+    resources: tuple[str, ...]
+    verbs: tuple[str, ...]
+    why: str
+    unless_without: str = ""
+    """The value of the chart that takes this right away when it is false."""
+
+    def rule(self) -> dict[str, Any]:
+        """As a rule of a Role or ClusterRole."""
+        return {"apiGroups": [self.group], "resources": [*self.resources], "verbs": [*self.verbs]}
+
+
+RIGHTS = (
+    Right(
+        names.GROUP,
+        (names.PLURAL,),
+        ("list", "watch", "patch"),
+        "What is asked for. patch: for the finalizer of those with groupDeletionPolicy: Delete, and nothing else.",
+    ),
+    Right(names.GROUP, (f"{names.PLURAL}/status",), ("patch",), "What is reported; the spec is the user's alone."),
+    Right(
+        names.GROUP,
+        (f"{names.PLURAL}/finalizers",),
+        ("update",),
+        "No call: with OwnerReferencesPermissionEnforcement a child may block its owner's deletion only so.",
+    ),
+    Right("apps", ("deployments",), KEEP, "The pods' Deployment."),
+    Right("", ("configmaps", "serviceaccounts"), KEEP, "Inline source; whom the pods are, without any right."),
+    Right("policy", ("poddisruptionbudgets",), KEEP, "A drain of nodes takes one pod at a time."),
+    Right(
+        "",
+        ("pods",),
+        ("list", "watch", "patch"),
+        "Why a pod does not start. patch: to say which pods hold entries, before others are taken away.",
+    ),
+    Right("events.k8s.io", ("events",), ("create",), "What was done, for kubectl describe."),
+    Right(
+        "",
+        ("secrets",),
+        ("get",),
+        "No list and no watch: only a Secret that a StreamConsumer beside it names.",
+        unless_without="rbac.readSecrets",
+    ),
+)

@@ -1,0 +1,85 @@
+{{/* The chart's name, fit for a label. */}}
+{{- define "streamconsumer-operator.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/*
+The name of every object. A release that already says what it is ("streamconsumer",
+"my-streamconsumer-operator") does not say it twice. 58 characters leave room for "-view" and "-edit".
+*/}}
+{{- define "streamconsumer-operator.fullname" -}}
+{{- $name := .Values.nameOverride | default .Chart.Name }}
+{{- $fullname := printf "%s-%s" .Release.Name $name }}
+{{- if contains $name .Release.Name }}
+{{- $fullname = .Release.Name }}
+{{- else if hasPrefix (printf "%s-" .Release.Name) $name }}
+{{- $fullname = $name }}
+{{- end }}
+{{- .Values.fullnameOverride | default $fullname | trunc 58 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "streamconsumer-operator.serviceAccountName" -}}
+{{- .Values.serviceAccount.name | default (ternary (include "streamconsumer-operator.fullname" .) "default" .Values.serviceAccount.create) }}
+{{- end }}
+
+{{/* What the Deployment finds its pods by: never changes, so it holds nothing else. */}}
+{{- define "streamconsumer-operator.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "streamconsumer-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* What a pod carries: nothing that changes with the chart alone, which would restart it. */}}
+{{- define "streamconsumer-operator.podLabels" -}}
+{{ include "streamconsumer-operator.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/component: operator
+app.kubernetes.io/part-of: streamconsumer
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "streamconsumer-operator.labels" -}}
+{{ include "streamconsumer-operator.podLabels" . }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* The reference of an image, from a list of its values and the tag it has by default. */}}
+{{- define "streamconsumer-operator.image" -}}
+{{- $image := first . }}
+{{- with $image.registry }}{{ . }}/{{ end }}{{ $image.repository }}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default (last .) }}{{ end }}
+{{- end }}
+
+{{/*
+All the operator may do. It reads StreamConsumers and writes only their status; it makes and mends
+their children; it never reads a Secret, which the kubelet hands to the pods.
+*/}}
+{{- define "streamconsumer-operator.rules" -}}
+- apiGroups: [streamconsumer.dev]
+  resources: [streamconsumers]
+  verbs: [get, list, watch]
+- apiGroups: [streamconsumer.dev]
+  resources: [streamconsumers/status]
+  verbs: [patch]
+# Where OwnerReferencesPermissionEnforcement is on, a child may block its owner's deletion only with this right.
+- apiGroups: [streamconsumer.dev]
+  resources: [streamconsumers/finalizers]
+  verbs: [update]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [configmaps, serviceaccounts]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: ["", events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end }}

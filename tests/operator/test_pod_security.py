@@ -1,0 +1,48 @@
+"""Both images' pods in a namespace that enforces the restricted Pod Security Standard, as a real API server judges."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.operator.manifests import Manifest, desired
+from streamconsumer.operator.settings import OperatorSettings
+from tests.charts.rendering import Helm, pod_template
+from tests.cluster.errors import ProgramFailed
+from tests.operator.places import Place
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def restricted(on_api: Place) -> Place:
+    labels = {
+        "pod-security.kubernetes.io/enforce": "restricted",
+        "pod-security.kubernetes.io/enforce-version": "latest",
+    }
+    path = f"/api/v1/namespaces/{on_api.namespace}"
+    on_api.cluster.request("PATCH", path, {"metadata": {"labels": labels}})
+    return on_api
+
+
+def pod(name: str, template: Manifest) -> Manifest:
+    metadata = {**template["metadata"], "name": name}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+
+
+def test_the_standard_is_enforced_here(restricted: Place) -> None:
+    template = pod_template(Helm("helm").template("--set", "securityContext=null"))
+    with pytest.raises(ProgramFailed, match="violates PodSecurity"):
+        restricted.create(pod("careless", template))
+
+
+def test_the_operators_pod_is_admitted(restricted: Place) -> None:
+    restricted.create(pod("operator", pod_template(Helm("helm").template())))
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in GOLDEN.iterdir() if path.is_dir()))
+def test_the_pods_of_every_stream_consumer_are_admitted(restricted: Place, example: str) -> None:
+    consumer = StreamConsumer.parse(yaml.safe_load((GOLDEN / example / "consumer.yaml").read_text()))
+    (deployment,) = [each for each in desired(consumer, OperatorSettings()) if each["kind"] == "Deployment"]
+    restricted.create(pod("processor", deployment["spec"]["template"]))
