@@ -8,10 +8,13 @@ StreamConsumerError
 ├── EffectsRefused        what a handler returned cannot be done as it is; none of it was, and the message has failed
 ├── NameTaken             a child's name belongs to an object that is not ours
 ├── ChildRefused          the API server does not want a child as it is
+├── ServerBusy            the API server says after how long it wants to be asked again
 └── ServerUnavailable     Redis does not answer a command line tool, or refuses what it asks for
 
 A message names the object, what was found, what was expected and what to do.
 """
+
+from datetime import timedelta
 
 
 class StreamConsumerError(Exception):
@@ -44,6 +47,14 @@ class NameTaken(StreamConsumerError):
 
 class ChildRefused(StreamConsumerError):
     """The API server, a quota or an admission policy refused a child: nothing changes until somebody edits."""
+
+
+class ServerBusy(StreamConsumerError):
+    """The API server refused a request for now, with a Retry-After: nothing of it was done."""
+
+    def __init__(self, message: str, after: timedelta) -> None:
+        super().__init__(message)
+        self.after = after
 
 
 class ServerUnavailable(StreamConsumerError):

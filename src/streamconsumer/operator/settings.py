@@ -47,6 +47,13 @@ class OperatorSettings(Model):
     resync_interval: Annotated[timedelta, Between("10s", "24h")] = timedelta(minutes=10)
     """How often every StreamConsumer is looked at although nothing happened; spread by a quarter at random."""
 
+    watch_stale_after: Annotated[timedelta, Between("1s", "1h")] = timedelta(minutes=3)
+    """After how long without a word a watch is broken: then everything is listed anew, and /livez fails. A watch that
+    is well says something every minute."""
+
+    lease: str = Field("", pattern=r"^([a-z0-9.-]+/[a-z0-9.-]+)?$")
+    """The Lease, as namespace/name, that decides which of several operators works; empty: this one does."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "text"] = "json"
 
