@@ -17,8 +17,8 @@ from tests.operator.operators import OperatorProcess, running
 from tests.operator.places import Place, eventually, settled
 
 ROUNDS = 1
-MANY = 100
-REST_SECONDS = 5
+MANY = 1000
+REST_SECONDS = 120
 PATIENCE = 300
 """Seconds for all of them, on a machine that has other things to do."""
 

@@ -158,7 +158,7 @@ def test_the_rights_that_are_installed_are_enough(on_api: Place, tmp_path: Path,
         reconciled(on_api, "orders", replicas=1)
         on_api.delete("Deployment", "orders-consumer")
         reconciled(on_api, "orders")
-        eventually(lambda: check_reasons(on_api, "Created", "Updated", "Pruned", "DriftRepaired"))
+        eventually(lambda: check_reasons(on_api, "Created", "Pruned", "DriftRepaired"))
         assert operator.stop()[0] == 0
     assert [line for line in operator.noise() if line.get("reason") != "DriftRepaired"] == []
     assert "forbidden" not in operator.log.read_text()

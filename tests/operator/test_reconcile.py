@@ -53,7 +53,7 @@ class Setting:
 
     def __init__(self, given: Manifest | None = None) -> None:
         self.store, self.cluster = Store(), Scripted()
-        self.reconciler = Reconciler(self.cluster, self.store, SETTINGS)
+        self.reconciler = Reconciler(self.cluster, self.store, SETTINGS, settles_after=timedelta(0))
         self.manifest = stored(given or manifest())
         self.store.put(self.manifest)
 

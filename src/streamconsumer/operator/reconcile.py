@@ -5,6 +5,7 @@ server-side applied; what belongs to somebody else is never touched; one status 
 """
 
 import logging
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,6 +31,13 @@ ASK_AGAIN = timedelta(minutes=1)
 LOOK_AGAIN = timedelta(seconds=5)
 """No watch tells when a name becomes free: the object that has it does not bear our labels."""
 
+UPDATED = "Updated"
+"""Logged and not an Event: whoever edited knows, the status says how far it is, and an Event is one more write."""
+
+SETTLES_AFTER = timedelta(seconds=1)
+"""How long after a write to a child its consequences are waited for, so that one status tells of all of them: the
+Deployment's controller alone answers with several."""
+
 log = logging.getLogger(__name__)
 
 
@@ -50,6 +58,9 @@ class Reconciler:
     settings: OperatorSettings
     made: dict[Key, set[tuple[str, str, str]]] = field(default_factory=dict)
     """The kinds, names and owners of children that were there once: when one is missing, somebody deleted it."""
+    settles_after: timedelta = SETTLES_AFTER
+    untold: dict[Key, tuple[float, list[Change]]] = field(default_factory=dict)
+    """When a child was last written, and what was written since the last report."""
 
     async def reconcile(self, key: Key) -> timedelta | None:
         """Bring one StreamConsumer up to date. Raises what the API raised; the queue tries again. Returns after how
@@ -57,6 +68,7 @@ class Reconciler:
         manifest = self.store.consumers.get(key)
         if manifest is None or manifest["metadata"].get("deletionTimestamp"):
             self.made.pop(key, None)
+            self.untold.pop(key, None)
             return None  # Kubernetes deletes the children by their owner references
         try:
             consumer = StreamConsumer.parse(manifest)
@@ -73,9 +85,21 @@ class Reconciler:
         except ChildRefused as error:
             await self._report(manifest, _stalled(Reason.CHILD_REFUSED, f"The API server refused {error}"), [])
             return ASK_AGAIN
+        if moving := self._moving(key, changes):
+            return moving
         deployment = self.store.child(key, "Deployment", child_name(consumer))
+        _, changes = self.untold.pop(key, (0.0, []))
         await self._report(manifest, verdict(consumer, deployment, self.store.pods(key)), changes)
         return None
+
+    def _moving(self, key: Key, changes: list[Change]) -> timedelta | None:
+        """How long to wait before what was changed is reported, together with what follows from it."""
+        if changes:
+            self.untold[key] = time.monotonic(), [*self.untold.get(key, (0.0, []))[1], *changes]
+        if key not in self.untold:
+            return None
+        left = self.untold[key][0] + self.settles_after.total_seconds() - time.monotonic()
+        return timedelta(seconds=left) if left > 0 else None
 
     def _leftovers(self, key: Key, consumer: StreamConsumer) -> list[Manifest]:
         """Children of a deleted StreamConsumer of this name, which Kubernetes is about to delete too."""
@@ -135,7 +159,7 @@ class Reconciler:
             if not self.store.knows(manifest):
                 return
             self.store.put({**manifest, "status": status.model_dump(by_alias=True)})
-        for reason in dict.fromkeys(change.reason for change in changes):
+        for reason in dict.fromkeys(change.reason for change in changes if change.reason != UPDATED):
             sentence = "; ".join(change.sentence for change in changes if change.reason == reason)
             await self._record(manifest, reason, sentence, warning=reason == "DriftRepaired")
         if found.stalled and _told(status) != _told(before):
@@ -186,7 +210,7 @@ def _change(live: Manifest | None, wanted: Manifest) -> Change:
     stamps = [each["metadata"].get("annotations", {}).get(names.ANNOTATION_APPLIED) for each in (live, wanted)]
     if stamps[0] == stamps[1]:
         return Change("DriftRepaired", f"{what} was changed by somebody else and is put right")
-    return Change("Updated", f"{what} updated")
+    return Change(UPDATED, f"{what} updated")
 
 
 def _stalled(reason: Reason, message: str) -> Verdict:
