@@ -9,10 +9,13 @@ StreamConsumerError
 ├── NameTaken             a child's name belongs to an object that is not ours
 ├── ChildRefused          the API server does not want a child as it is
 ├── NotAllowed            the operator lacks a right, and can do without
+├── ServerBusy            the API server says after how long it wants to be asked again
 └── ServerUnavailable     Redis does not answer a command line tool, or refuses what it asks for
 
 A message names the object, what was found, what was expected and what to do.
 """
+
+from datetime import timedelta
 
 
 class StreamConsumerError(Exception):
@@ -49,6 +52,14 @@ class ChildRefused(StreamConsumerError):
 
 class NotAllowed(StreamConsumerError):
     """The API server does not let the operator do what it can do without, at a price that it tells."""
+
+
+class ServerBusy(StreamConsumerError):
+    """The API server refused a request for now, with a Retry-After: nothing of it was done."""
+
+    def __init__(self, message: str, after: timedelta) -> None:
+        super().__init__(message)
+        self.after = after
 
 
 class ServerUnavailable(StreamConsumerError):

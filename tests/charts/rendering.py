@@ -75,5 +75,6 @@ def container(objects: list[Manifest]) -> Manifest:
 
 
 def environment(objects: list[Manifest]) -> dict[str, str]:
-    """The operator's variables that have a plain value."""
-    return {variable["name"]: variable["value"] for variable in container(objects)["env"] if "value" in variable}
+    """The operator's variables that have a plain value, as its container sees them."""
+    plain = {variable["name"]: variable["value"] for variable in container(objects)["env"] if "value" in variable}
+    return {name: value.replace("$(POD_NAMESPACE)", NAMESPACE) for name, value in plain.items()}

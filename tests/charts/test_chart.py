@@ -129,7 +129,8 @@ def test_the_operator_understands_every_variable_that_the_chart_sets(everything:
 
 
 def test_by_default_the_operator_is_told_what_it_would_assume_anyway(helm: Helm) -> None:
-    assert OperatorSettings.from_env(environment(helm.template())) == OperatorSettings()
+    lease = f"{NAMESPACE}/streamconsumer-operator"
+    assert OperatorSettings.from_env(environment(helm.template())) == OperatorSettings(lease=lease)
 
 
 def test_all_namespaces_are_watched_with_rights_in_all(helm: Helm) -> None:
@@ -137,7 +138,9 @@ def test_all_namespaces_are_watched_with_rights_in_all(helm: Helm) -> None:
     assert environment(objects)[f"{PREFIX}WATCH_NAMESPACES"] == ""
     assert of_kind("ClusterRole", objects)
     assert of_kind("ClusterRoleBinding", objects)
-    assert not of_kind("Role", objects) + of_kind("RoleBinding", objects)
+    (role,), (binding,) = of_kind("Role", objects), of_kind("RoleBinding", objects)
+    for each in (role, binding):
+        assert (each["metadata"]["name"], each["metadata"]["namespace"]) == ("streamconsumer-operator-lead", NAMESPACE)
 
 
 def test_some_namespaces_are_watched_with_rights_in_these_alone(helm: Helm) -> None:
@@ -145,10 +148,21 @@ def test_some_namespaces_are_watched_with_rights_in_these_alone(helm: Helm) -> N
     assert environment(objects)[f"{PREFIX}WATCH_NAMESPACES"] == "shop,billing"
     assert not of_kind("ClusterRole", objects) + of_kind("ClusterRoleBinding", objects)
     for kind in ("Role", "RoleBinding"):
-        assert {found["metadata"]["namespace"] for found in of_kind(kind, objects)} == {"shop", "billing"}
+        serving = [found["metadata"] for found in of_kind(kind, objects) if not leads(found)]
+        assert {metadata["namespace"] for metadata in serving} == {"shop", "billing"}
     for binding in of_kind("RoleBinding", objects):
         assert binding["roleRef"]["kind"] == "Role"
         assert [subject["namespace"] for subject in binding["subjects"]] == [NAMESPACE]
+
+
+def leads(found: Manifest) -> bool:
+    """Whether it is about the Lease, which lies in the operator's own namespace."""
+    return str(found["metadata"]["name"]).endswith("-lead")
+
+
+def serving_roles(helm: Helm) -> list[Manifest]:
+    roles = of_kind("Role", helm.template("--set", "watchNamespaces={shop}"))
+    return [role for role in roles if not leads(role)]
 
 
 def test_one_role_serves_both_kinds_of_installation(helm: Helm) -> None:
@@ -157,12 +171,12 @@ def test_one_role_serves_both_kinds_of_installation(helm: Helm) -> None:
         for role in of_kind("ClusterRole", helm.template())
         if role["metadata"]["name"] == "streamconsumer-operator"
     ]
-    (here,) = of_kind("Role", helm.template("--set", "watchNamespaces={shop}"))
+    (here,) = serving_roles(helm)
     assert here["rules"] == everywhere["rules"]
 
 
 def test_the_operator_has_the_rights_of_the_table_and_no_others(helm: Helm) -> None:
-    (role,) = of_kind("Role", helm.template("--set", "watchNamespaces={shop}"))
+    (role,) = serving_roles(helm)
     assert role["rules"] == [right.rule() for right in RIGHTS]
 
 
@@ -195,7 +209,7 @@ def test_people_get_the_rights_that_are_asked_for_them(helm: Helm) -> None:
 def test_without_rbac_no_role_is_made(helm: Helm) -> None:
     kinds = {manifest["kind"] for manifest in helm.template("--set", "rbac.create=false")}
     policy = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
-    assert kinds == {"CustomResourceDefinition", "Deployment", "ServiceAccount", *policy}
+    assert kinds == {"CustomResourceDefinition", "Deployment", "PodDisruptionBudget", "ServiceAccount", *policy}
 
 
 def test_a_service_account_of_the_users_own_is_used_and_not_made(helm: Helm) -> None:
@@ -240,10 +254,21 @@ def test_the_pod_keeps_to_the_restricted_pod_security_standard(helm: Helm) -> No
     assert pod["enableServiceLinks"] is False
 
 
-def test_two_operators_never_run_at_once(helm: Helm) -> None:
-    (deployment,) = of_kind("Deployment", helm.template())
-    assert deployment["spec"]["replicas"] == 1
-    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+def test_of_two_operators_the_one_with_the_lease_works(helm: Helm) -> None:
+    rendered = helm.template()
+    (deployment,), (budget,) = of_kind("Deployment", rendered), of_kind("PodDisruptionBudget", rendered)
+    assert deployment["spec"]["replicas"] == 2
+    assert deployment["spec"]["strategy"]["type"] == "RollingUpdate"
+    assert budget["spec"]["selector"] == deployment["spec"]["selector"]
+    told = {each["name"]: each.get("value") for each in pod_template(rendered)["spec"]["containers"][0]["env"]}
+    place, _, name = told["STREAMCONSUMER_OPERATOR_LEASE"].partition("/")
+    (role,) = filter(leads, of_kind("Role", rendered))
+    assert place == "$(POD_NAMESPACE)"
+    assert {"resourceNames": [name], "verbs": ["get", "update"]}.items() <= role["rules"][1].items()
+
+
+def test_a_single_operator_stands_in_no_drains_way(helm: Helm) -> None:
+    assert of_kind("PodDisruptionBudget", helm.template("--set", "replicaCount=1")) == []
 
 
 def test_a_new_chart_alone_restarts_nothing(helm: Helm) -> None:

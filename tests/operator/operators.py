@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,9 +87,17 @@ class OperatorProcess:
         return [line for line in self.lines() if line.get("severity") not in ("debug", "info")]
 
     def metrics(self) -> str:
-        (started,) = self.said("operator started")
-        with urllib.request.urlopen(f"http://127.0.0.1:{started['http_port']}/metrics") as answer:
-            return str(answer.read().decode())
+        return self.ask("metrics")[1]
+
+    def ask(self, path: str) -> tuple[int, str]:
+        """Status and text of one of its endpoints."""
+        port = next(line["http_port"] for line in self.lines() if "http_port" in line)
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}") as answer:
+                return answer.status, str(answer.read().decode())
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, refused.read().decode()
 
     def resident_mebibytes(self) -> float:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])

@@ -116,8 +116,10 @@ def test_only_the_namespaces_that_are_named_are_served(on_api: Place, tmp_path: 
 
 
 def restricted(place: Place, folder: Path, *, clusterwide: bool) -> Path:
-    """A kubeconfig with exactly the rights of the ClusterRole that the chart and kustomize install."""
-    role = yaml.safe_load((Path(__file__).parents[2] / "k8s" / "base" / "clusterrole.yaml").read_text())
+    """A kubeconfig with exactly the rights of the roles that the chart and kustomize install."""
+    base = Path(__file__).parents[2] / "k8s" / "base"
+    role = yaml.safe_load((base / "clusterrole.yaml").read_text())
+    lead, leads = yaml.safe_load_all((base / "lead-role.yaml").read_text())
     prefix = "Cluster" if clusterwide else ""
     kind, name = f"{prefix}Role", f"operator-{place.namespace}"
     here = {} if clusterwide else {"namespace": place.namespace}
@@ -132,6 +134,8 @@ def restricted(place: Place, folder: Path, *, clusterwide: bool) -> Path:
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name},
             "subjects": [subject],
         },
+        {**lead, "metadata": {**lead["metadata"], "namespace": place.namespace}},
+        {**leads, "metadata": {**leads["metadata"], "namespace": place.namespace}, "subjects": [subject]},
     )
     config = json.loads(place.cluster.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": place.kubectl("create", "token", "operator").strip()}
@@ -144,7 +148,8 @@ def restricted(place: Place, folder: Path, *, clusterwide: bool) -> Path:
 def test_the_rights_that_are_installed_are_enough(on_api: Place, tmp_path: Path, clusterwide: bool) -> None:
     kubeconfig = restricted(on_api, tmp_path, clusterwide=clusterwide)
     served = {} if clusterwide else {"watch_namespaces": on_api.namespace}
-    with running(kubeconfig, tmp_path, **served) as operator:
+    lease = f"{on_api.namespace}/streamconsumer-operator"
+    with running(kubeconfig, tmp_path, lease=lease, **served) as operator:
         on_api.create(manifest(handler={"source": "x = 1"}, replicas=2))
         reconciled(on_api, "orders")
         on_api.edit("orders", handler={"source": None, "python": "shop:handle"}, replicas=1)
@@ -154,7 +159,7 @@ def test_the_rights_that_are_installed_are_enough(on_api: Place, tmp_path: Path,
         reconciled(on_api, "orders", replicas=1)
         on_api.delete("Deployment", "orders-consumer")
         reconciled(on_api, "orders")
-        eventually(lambda: check_reasons(on_api, "Created", "Updated", "Pruned", "DriftRepaired"))
+        eventually(lambda: check_reasons(on_api, "Created", "Pruned", "DriftRepaired"))
         assert operator.stop()[0] == 0
     assert [line for line in operator.noise() if line.get("reason") != "DriftRepaired"] == []
     assert "forbidden" not in operator.log.read_text()

@@ -75,7 +75,14 @@ class Setting:
 
     def __init__(self, given: Manifest | None = None) -> None:
         self.store, self.cluster = Store(), Scripted()
-        self.reconciler = Reconciler(self.cluster, self.store, SETTINGS, Unseen(), Scaler(print, time.monotonic))
+        self.reconciler = Reconciler(
+            self.cluster,
+            self.store,
+            SETTINGS,
+            Unseen(),
+            Scaler(print, time.monotonic),
+            settles_after=timedelta(0),
+        )
         self.manifest = stored(given or manifest())
         self.store.put(self.manifest)
 

@@ -26,6 +26,8 @@ def test_every_field_has_a_variable() -> None:
         "stream_interval": "1m",
         "read_secrets": "false",
         "deletion_bound": "5m",
+        "watch_stale_after": "30s",
+        "lease": "system/operator",
         "log_level": "DEBUG",
         "log_format": "text",
     }

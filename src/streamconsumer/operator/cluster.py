@@ -9,22 +9,27 @@ import uuid
 from base64 import b64decode
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException
 from kubernetes.aio.dynamic import DynamicClient
-from kubernetes.aio.dynamic.exceptions import DynamicApiError, NotFoundError
+from kubernetes.aio.dynamic.exceptions import ConflictError, DynamicApiError, NotFoundError
 
-from streamconsumer.errors import ChildRefused, InvalidSettings, NotAllowed
+from streamconsumer.errors import ChildRefused, InvalidSettings, NotAllowed, ServerBusy
 from streamconsumer.model import names
 from streamconsumer.model.status import Status
 from streamconsumer.operator.manifests import Manifest
 
+FASTER, MISSING = ConflictError, NotFoundError
+"""What is raised where somebody else was faster, and where there is no such object."""
+
 REQUEST_TIMEOUT_SECONDS = 30
 REFUSALS = (400, 403, 422)
+BUSY = (429, 503)
+LONGEST_RETRY_AFTER = timedelta(minutes=2)
 _PLURALS = {
     "ServiceAccount": "serviceaccounts",
     "ConfigMap": "configmaps",
@@ -33,6 +38,7 @@ _PLURALS = {
     "Pod": "pods",
     "Event": "events",
     "Secret": "secrets",
+    "Lease": "leases",
     names.KIND: names.PLURAL,
 }
 
@@ -136,6 +142,15 @@ class Cluster:
             path = _path("v1", "Pod", namespace, name)
             await self._call("patch", path, body=change, content_type="application/merge-patch+json")
 
+    async def replace(self, manifest: Manifest) -> Manifest:
+        """Write the object as a whole if it is still in the version that the manifest names; one without a version is
+        created. Raises FASTER where somebody was faster."""
+        if "resourceVersion" in manifest["metadata"]:
+            return await self._call("put", _path_of(manifest), body=manifest)
+        metadata = manifest["metadata"]
+        path = _path(manifest["apiVersion"], manifest["kind"], metadata["namespace"])
+        return await self._call("post", path, body=manifest)
+
     async def delete(self, manifest: Manifest) -> None:
         """Delete in the background what this manifest names, and only that very object; gone already is fine."""
         only = {"preconditions": {"uid": manifest["metadata"]["uid"]}, "propagationPolicy": "Background"}
@@ -180,16 +195,22 @@ class Cluster:
         )
 
     async def _call(self, method: str, path: str, **arguments: Any) -> Manifest:
-        # The client keeps `query_params` in a shared default list unless it is given one.
-        answer: Manifest = await self._request(
-            method,
-            path,
-            query_params=[],
-            header_params={},
-            serializer=lambda _client, data: data,
-            _request_timeout=REQUEST_TIMEOUT_SECONDS,
-            **arguments,
-        )
+        """Raises ServerBusy where the answer is when to ask again."""
+        try:
+            # The client keeps `query_params` in a shared default list unless it is given one.
+            answer: Manifest = await self._request(
+                method,
+                path,
+                query_params=[],
+                header_params={},
+                serializer=lambda _client, data: data,
+                _request_timeout=REQUEST_TIMEOUT_SECONDS,
+                **arguments,
+            )
+        except DynamicApiError as error:
+            if after := _retry_after(error):
+                raise ServerBusy(f"{method} {path}: {what_was_said(error)}", after) from None
+            raise
         return answer
 
 
@@ -235,6 +256,14 @@ def what_was_said(error: Exception) -> str:
     with suppress(TypeError, ValueError, KeyError):
         return str(json.loads(getattr(error, "body", None))["message"])  # type: ignore[arg-type] # None is a TypeError
     return f"{type(error).__name__}: {error}"
+
+
+def _retry_after(error: DynamicApiError) -> timedelta | None:
+    """What the server asked for, within reason. It says seconds; a date, as proxies may say, counts as nothing."""
+    said = str((error.headers or {}).get("Retry-After", ""))
+    if error.status not in BUSY or not said.isdecimal():
+        return None
+    return min(timedelta(seconds=int(said)), LONGEST_RETRY_AFTER) or None
 
 
 def _path(api_version: str, kind: str, namespace: str | None, name: str = "") -> str:

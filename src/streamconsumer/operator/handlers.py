@@ -4,11 +4,13 @@
 """
 
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
 import kopf
+from kopf._cogs.clients import watching as kopf_watching
 
 from streamconsumer.model import names
 from streamconsumer.operator.manifests import KINDS
@@ -44,6 +46,25 @@ def watch(store: Store, queue: KeyedQueue, listed: Callable[[], None]) -> kopf.O
         return Connection(**{each.name: getattr(found, each.name) for each in fields(found)}) if found else None
 
     return registry
+
+
+@contextmanager
+def listening(heard: Callable[[str], None]) -> Iterator[None]:
+    """Tell of whatever a watch brings, lists and bookmarks included, with the watch's name. kopf keeps bookmarks from
+    handlers: without them, a watch that is broken looks like one of a cluster where nothing happens."""
+    original = kopf_watching.continuous_watch
+
+    async def continuous_watch(*, resource: Any, namespace: Any, **rest: Any) -> AsyncIterator[Any]:
+        watch = f"{resource.plural} in {namespace or 'all namespaces'}"
+        async for brought in original(resource=resource, namespace=namespace, **rest):
+            heard(watch)
+            yield brought
+
+    kopf_watching.continuous_watch = continuous_watch
+    try:
+        yield
+    finally:
+        kopf_watching.continuous_watch = original
 
 
 class Connection(kopf.ConnectionInfo):

@@ -1,6 +1,7 @@
 """/livez, /readyz and /metrics of the operator.
 
-Alive means that events are being worked off: a queue that holds work while no reconcile has ended for long is not.
+Alive means that events arrive and are worked off: a watch that has been silent for long while the API server answers
+is not, nor is a queue that holds work while no reconcile has ended for long.
 """
 
 import time
@@ -30,9 +31,16 @@ class Health:
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     synced: bool = False
+    follower: bool = False
+    """Whether another operator leads: ready to take over is all that is asked of this one."""
+
+    stale_after: timedelta = timedelta(minutes=3)
+    """A watch brings a bookmark a minute although nothing happens. Silent for so long it is broken."""
 
     def __post_init__(self) -> None:
         self._last_progress = time.monotonic()
+        self._heard: dict[str, float] = {}
+        self._looked = time.monotonic()
         self.reconciles = Counter(
             "streamconsumer_operator_reconciles",
             "How many reconciles ended, by outcome",
@@ -56,6 +64,24 @@ class Health:
         self.reconciles.labels(outcome).inc()
         self.duration.observe(seconds)
 
+    def heard(self, watch: str) -> None:
+        """The watch of this name brought something, or has begun."""
+        self._heard[watch] = time.monotonic()
+
+    def looked(self) -> None:
+        """The API server answered another question than a watch."""
+        self._looked = time.monotonic()
+
+    def silent(self, now: float) -> list[str]:
+        """The watches that had brought nothing for too long at that time."""
+        return [watch for watch, last in self._heard.items() if now - last >= self.stale_after.total_seconds()]
+
+    @property
+    def watching(self) -> bool:
+        """Whether every watch speaks. An API server that answers nothing at all is not held against the operator:
+        a restart would not help."""
+        return not self.silent(self._looked)
+
     @property
     def alive(self) -> bool:
         if self.waiting() == 0:
@@ -67,9 +93,13 @@ async def serve(health: Health, host: str, port: int) -> web.AppRunner:
     """Answer probes until the runner is cleaned up."""
 
     async def livez(_: web.Request) -> web.Response:
+        if not health.watching:
+            return _answer(healthy=False, otherwise="the API server answers and a watch brings nothing")
         return _answer(healthy=health.alive, otherwise="no reconcile has ended for 5 minutes")
 
     async def readyz(_: web.Request) -> web.Response:
+        if health.follower:
+            return web.Response(text="ok, follower\n")
         return _answer(healthy=health.synced, otherwise="the first lists are not in yet")
 
     async def metrics(_: web.Request) -> web.Response:

@@ -13,11 +13,13 @@ from typing import Any
 import kopf
 from kopf._core.engines.peering import Identity
 
+from streamconsumer.errors import ServerBusy
 from streamconsumer.model import names
 from streamconsumer.operator.cluster import Cluster, connected, everything, what_was_said
 from streamconsumer.operator.figures import StreamGauges
-from streamconsumer.operator.handlers import OWNED, SELECTOR, watch, watching
+from streamconsumer.operator.handlers import OWNED, SELECTOR, listening, watch, watching
 from streamconsumer.operator.health import Health, serve
+from streamconsumer.operator.leader import Lease
 from streamconsumer.operator.queue import Key, KeyedQueue
 from streamconsumer.operator.reconcile import Reconciler
 from streamconsumer.operator.scaling.scaler import Scaler
@@ -62,7 +64,7 @@ class Operator:
         self.settings = settings
         self.store = Store()
         self.queue = KeyedQueue()
-        self.health = Health(waiting=self.queue.__len__)
+        self.health = Health(waiting=self.queue.__len__, stale_after=settings.watch_stale_after)
         self.gauges = StreamGauges(self.store.consumers)
         self.health.registry.register(self.gauges)
         self.scaler = Scaler(self.queue.add, time.monotonic)
@@ -74,7 +76,9 @@ class Operator:
             looked=self._looked_at_stream,
         )
         self.reconciler = Reconciler(cluster, self.store, settings, self.streams, self.scaler)
+        self.lease = Lease(cluster, settings.lease) if settings.lease else None
         self._listed = asyncio.Event()
+        self._holding: asyncio.Task[None] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Startup, main loop, shutdown."""
@@ -90,7 +94,10 @@ class Operator:
         log.info("operator stopped")
 
     async def _startup(self) -> None:
-        """Know everything before the first reconcile: what is missing from the store is missing from the cluster."""
+        """Lead, then know everything before the first reconcile: what is missing from the store is missing from the
+        cluster."""
+        if self.lease:
+            await self._lead(self.lease)
         while not await self._looked():  # noqa: ASYNC110 - nobody would set an event
             await asyncio.sleep(RETRY_SECONDS)
         self.health.synced = True
@@ -98,13 +105,23 @@ class Operator:
         told = {"namespaces": self.settings.watch_namespaces, "http_port": self._runner.addresses[0][1]}
         log.info("operator started", extra={**counts, **told})
 
+    async def _lead(self, lease: Lease) -> None:
+        self.health.follower = True
+        log.info("operator stands by", extra={"http_port": self._runner.addresses[0][1]})
+        await lease.acquire()
+        self.health.follower = False
+        self._holding = asyncio.create_task(_hold_or_end(lease))
+
     async def _looked(self) -> bool:
         """Whether the cluster could be looked at: the API server may be away, a definition only just be there."""
         try:
             await self._look()
         except Exception as error:  # noqa: BLE001 - without a look there is nothing to do but to try again
             log.warning("cannot list; will be tried again", extra={"error": what_was_said(error)})
+            if isinstance(error, ServerBusy):
+                await asyncio.sleep(error.after.total_seconds())
             return False
+        self.health.looked()
         return True
 
     async def _look(self) -> None:
@@ -123,12 +140,18 @@ class Operator:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.queue.work(self._reconcile, self.settings.workers))
             group.create_task(self._resync())
+            group.create_task(self._listen())
 
     async def _shutdown(self) -> None:
         """Between two requests, and at once: whatever was begun is found and ended by the next operator."""
         self._working.cancel()
         await asyncio.gather(self._working, return_exceptions=True)
         await self.streams.aclose()
+        if self._holding:
+            self._holding.cancel()
+            await asyncio.gather(self._holding, return_exceptions=True)
+        if self.lease:
+            await self.lease.release()
         await self._runner.cleanup()
 
     async def _watch_until(self, stop: asyncio.Event) -> None:
@@ -140,16 +163,17 @@ class Operator:
             await self._shutdown()
 
         kopf.on.cleanup(registry=registry)(cleanup)
-        await kopf.operator(
-            registry=registry,
-            settings=watching(),
-            # kopf would derive one from the user name, and a numeric user of a container has none.
-            identity=Identity(names.FIELD_MANAGER),
-            standalone=True,
-            clusterwide=not self.settings.watch_namespaces,
-            namespaces=self.settings.watch_namespaces,
-            stop_flag=stop,
-        )
+        with listening(self.health.heard):
+            await kopf.operator(
+                registry=registry,
+                settings=watching(),
+                # kopf would derive one from the user name, and a numeric user of a container has none.
+                identity=Identity(names.FIELD_MANAGER),
+                standalone=True,
+                clusterwide=not self.settings.watch_namespaces,
+                namespaces=self.settings.watch_namespaces,
+                stop_flag=stop,
+            )
 
     async def _reconcile(self, key: Key) -> timedelta | None:
         started, outcome = time.monotonic(), "error"
@@ -172,6 +196,14 @@ class Operator:
             if not await self._looked():
                 self._listed.set()
 
+    async def _listen(self) -> None:
+        """Look without a watch while one is silent: it makes up for what was not told, and tells whose fault it is."""
+        while True:
+            await asyncio.sleep(self.settings.watch_stale_after.total_seconds() / 3)
+            if silent := self.health.silent(time.monotonic()):
+                log.warning("a watch is silent; everything is listed anew", extra={"watches": silent})
+                self._listed.set()
+
 
 async def _first_of(task: asyncio.Task[None], stop: asyncio.Event) -> None:
     """Wait for the task, but no longer than until stop is set. Raises what the task raised."""
@@ -180,6 +212,15 @@ async def _first_of(task: asyncio.Task[None], stop: asyncio.Event) -> None:
     stopping.cancel()
     if task.done():
         task.result()
+
+
+async def _hold_or_end(lease: Lease) -> None:
+    """Another may lead as soon as the Lease is lost. So nothing is tidied up: what was begun is found by the other,
+    and Kubernetes starts this one again, as a follower."""
+    await lease.hold()
+    log.critical("the lease is lost: this operator ends at once, and is a follower when it is started again")
+    logging.shutdown()
+    os._exit(1)
 
 
 def _jittered(interval: timedelta) -> float:

@@ -8,9 +8,12 @@ no failure and cannot be finished yet may ask to be looked at again.
 import asyncio
 import logging
 import random
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+
+from streamconsumer.errors import ServerBusy
 
 Key = tuple[str, str]
 """The namespace and the name of a StreamConsumer."""
@@ -33,6 +36,7 @@ class KeyedQueue:
         self._failures: dict[Key, int] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._something = asyncio.Event()
+        self._rests_until = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._working)
@@ -55,6 +59,8 @@ class KeyedQueue:
             key = await self._next()
             try:
                 again = await act(key)
+            except ServerBusy as busy:
+                self._rest(busy, key)
             except Exception:  # noqa: BLE001 - whatever one object causes stays with that object
                 self._add_later(key, self._after_failure(key))
             else:
@@ -65,8 +71,17 @@ class KeyedQueue:
                 self._working.discard(key)
                 self._something.set()  # it may have been added again meanwhile
 
+    def _rest(self, busy: ServerBusy, key: Key) -> None:
+        """The server means all of us, not only this key: nothing begins until then. It is no failure of the key's."""
+        pause = busy.after.total_seconds() * random.uniform(1, 1.25)  # noqa: S311 - jitter
+        log.warning("the API server is busy", extra={"error": str(busy), "pause_seconds": pause})
+        self._rests_until = max(self._rests_until, time.monotonic() + pause)
+        self.add(key)
+
     async def _next(self) -> Key:
         while True:
+            while (rest := self._rests_until - time.monotonic()) > 0:  # noqa: ASYNC110 - a clock, not an event
+                await asyncio.sleep(rest)
             for key in self._waiting:
                 if key not in self._working:
                     del self._waiting[key]

@@ -5,6 +5,7 @@ server-side applied; what belongs to somebody else is never touched; one status 
 """
 
 import logging
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -35,6 +36,13 @@ ASK_AGAIN = timedelta(minutes=1)
 LOOK_AGAIN = timedelta(seconds=5)
 """No watch tells when a name becomes free: the object that has it does not bear our labels."""
 
+UPDATED = "Updated"
+"""Logged and not an Event: whoever edited knows, the status says how far it is, and an Event is one more write."""
+
+SETTLES_AFTER = timedelta(seconds=1)
+"""How long after a write to a child its consequences are waited for, so that one status tells of all of them: the
+Deployment's controller alone answers with several."""
+
 log = logging.getLogger(__name__)
 
 
@@ -57,6 +65,9 @@ class Reconciler:
     scaler: Scaler
     made: dict[Key, set[tuple[str, str, str]]] = field(default_factory=dict)
     """The kinds, names and owners of children that were there once: when one is missing, somebody deleted it."""
+    settles_after: timedelta = SETTLES_AFTER
+    untold: dict[Key, tuple[float, list[Change]]] = field(default_factory=dict)
+    """When a child was last written, and what was written since the last report."""
 
     def __post_init__(self) -> None:
         self._farewell = Farewell(self.cluster, self.store, self.streams, self._record, self.settings.deletion_bound)
@@ -76,30 +87,42 @@ class Reconciler:
                 return None
             consumer = self._scaled(key, consumer, manifest)
             changes = await self._converge(key, consumer)
-        except InvalidResource as error:
+        except (InvalidResource, NameTaken, ChildRefused) as error:
+            return await self._stall(key, manifest, error)
+        if moving := self._moving(key, changes):
+            return moving
+        deployment = self.store.child(key, "Deployment", child_name(consumer))
+        _, changes = self.untold.pop(key, (0.0, []))
+        await self._report(manifest, verdict(consumer, deployment, self.store.pods(key)), changes)
+        return None
+
+    async def _stall(self, key: Key, manifest: Manifest, error: Exception) -> timedelta | None:
+        """Say what keeps it from being done. Returns when to try again without an edit."""
+        if isinstance(error, InvalidResource):
             self._look_away(key)
             await self._report(manifest, _stalled(Reason.INVALID_SPEC, str(error)), [])
             return None
-        except NameTaken as error:
+        if isinstance(error, NameTaken):
             await self._report(manifest, _stalled(Reason.NAME_TAKEN, str(error)), [])
             return LOOK_AGAIN
-        except ChildRefused as error:
-            await self._report(manifest, _stalled(Reason.CHILD_REFUSED, f"The API server refused {error}"), [])
-            return ASK_AGAIN
-        deployment = self.store.child(key, "Deployment", child_name(consumer))
-        await self._report(manifest, verdict(consumer, deployment, self.store.pods(key)), changes)
-        return None
+        await self._report(manifest, _stalled(Reason.CHILD_REFUSED, f"The API server refused {error}"), [])
+        return ASK_AGAIN
 
     async def _end(self, key: Key, manifest: Manifest | None) -> timedelta | None:
         """What is left to do for one that is gone, or is to go."""
         self.made.pop(key, None)
+        self.untold.pop(key, None)
         again = await self._farewell.see_off(key, manifest) if manifest is not None and held(manifest) else None
         if again is None:
             self._look_away(key)
         return again  # Kubernetes deletes the children by their owner references
 
     def _attend(self, consumer: StreamConsumer, manifest: Manifest) -> None:
-        """Have the stream looked at, before there are pods: what is added from now on counts for a new group."""
+        """Have the stream looked at, before there are pods: what is added from now on counts for a new group. Nobody
+        looks for who is suspended."""
+        if consumer.spec.suspend:
+            self.streams.forget((consumer.namespace, consumer.name))
+            return
         pods = frozenset(pod["metadata"]["name"] for pod in self.store.pods((consumer.namespace, consumer.name)))
         before = _previous(manifest.get("status") or {}).stream
         self.streams.attend(consumer, pods, before.last_delivered_id if before else None)
@@ -118,6 +141,15 @@ class Reconciler:
         before = _previous(manifest.get("status") or {})
         frozen = any(each.type == "Stalled" and each.status == "True" for each in before.conditions)
         return self.scaler.attend(consumer, current, frozen=frozen)
+
+    def _moving(self, key: Key, changes: list[Change]) -> timedelta | None:
+        """How long to wait before what was changed is reported, together with what follows from it."""
+        if changes:
+            self.untold[key] = time.monotonic(), [*self.untold.get(key, (0.0, []))[1], *changes]
+        if key not in self.untold:
+            return None
+        left = self.untold[key][0] + self.settles_after.total_seconds() - time.monotonic()
+        return timedelta(seconds=left) if left > 0 else None
 
     def _leftovers(self, key: Key, consumer: StreamConsumer) -> list[Manifest]:
         """Children of a deleted StreamConsumer of this name, which Kubernetes is about to delete too."""
@@ -209,7 +241,7 @@ class Reconciler:
             if not self.store.knows(manifest):
                 return
             self.store.put({**manifest, "status": status.model_dump(by_alias=True, exclude_none=True)})
-        for reason in dict.fromkeys(change.reason for change in changes):
+        for reason in dict.fromkeys(change.reason for change in changes if change.reason != UPDATED):
             sentence = "; ".join(change.sentence for change in changes if change.reason == reason)
             await self._record(manifest, reason, sentence, warning=reason == "DriftRepaired")
         if found.stalled and _told(status) != _told(before):
@@ -268,7 +300,7 @@ def _change(live: Manifest | None, wanted: Manifest) -> Change:
     stamps = [each["metadata"].get("annotations", {}).get(names.ANNOTATION_APPLIED) for each in (live, wanted)]
     if stamps[0] == stamps[1]:
         return Change("DriftRepaired", f"{what} was changed by somebody else and is put right")
-    return Change("Updated", f"{what} updated")
+    return Change(UPDATED, f"{what} updated")
 
 
 def _stalled(reason: Reason, message: str) -> Verdict:

@@ -57,6 +57,13 @@ class OperatorSettings(Model):
     deletion_bound: Annotated[timedelta, Between("1s", "1h")] = timedelta(minutes=2)
     """How long the deletion of a StreamConsumer may wait for its group to be destroyed; its pods drain besides."""
 
+    watch_stale_after: Annotated[timedelta, Between("1s", "1h")] = timedelta(minutes=3)
+    """After how long without a word a watch is broken: then everything is listed anew, and /livez fails. A watch that
+    is well says something every minute."""
+
+    lease: str = Field("", pattern=r"^([a-z0-9.-]+/[a-z0-9.-]+)?$")
+    """The Lease, as namespace/name, that decides which of several operators works; empty: this one does."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "text"] = "json"
 

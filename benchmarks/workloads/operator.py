@@ -1,0 +1,133 @@
+"""A thousand StreamConsumers on a real API server with Kubernetes' own controllers: what the operator costs both."""
+
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.results import Goal, Section
+from streamconsumer.model import names
+from tests.cluster.control_plane import ControlPlane
+from tests.model.examples import manifest
+from tests.operator.conftest import define
+from tests.operator.operators import OperatorProcess, running
+from tests.operator.places import Place, eventually, settled
+
+ROUNDS = 1
+MANY = 1000
+REST_SECONDS = 120
+PATIENCE = 300
+"""Seconds for all of them, on a machine that has other things to do."""
+
+HEAD = ["what", "all done after s", "applies an object", "of them status", "events an object", "operator CPU s"]
+
+
+def measure(number: int) -> Section:
+    """Create, restart, edit, one among many, rest: in this order, on one cluster a round. The last round counts."""
+    for _ in range(number):
+        with ControlPlane() as plane, tempfile.TemporaryDirectory() as folder:
+            define(plane)
+            section = _Round(Place(plane, "default"), Path(folder)).section()
+    return section
+
+
+class _Round:
+    def __init__(self, place: Place, folder: Path) -> None:
+        self.place, self.folder = place, folder
+        self.rows: list[list[str]] = []
+
+    def section(self) -> Section:
+        with running(self.place.cluster.kubeconfig, self.folder) as operator:
+            created, create_writes = self._step("create", operator, self._create)
+            operator.stop()
+        with running(self.place.cluster.kubeconfig, self.folder) as operator:
+            _, restart_writes = self._step("restart of the operator", operator, lambda: self._seen(operator))
+            _, update_writes = self._step("update of each", operator, self._update)
+            single = self._single()
+            settled(self.place, 3)
+            _, rest_writes = self._step(f"at rest, {REST_SECONDS} s", operator, lambda: time.sleep(REST_SECONDS))
+            resident = operator.resident_mebibytes()
+        goals = [
+            Goal("seconds until all Deployments and statuses are there", "at most", 30, created, 1),
+            Goal("writes an object on create, events included", "at most", 5, create_writes / MANY),
+            Goal("writes an object on update, events included", "at most", 2, update_writes / MANY),
+            Goal("writes on restart of the operator", "at most", 0, restart_writes, 0),
+            Goal(f"writes at rest in {REST_SECONDS} s", "at most", 0, rest_writes, 0),
+            Goal("seconds until one edit among them is in its Deployment", "under", 1, single),
+            Goal("MiB resident of the operator", "at most", 120, resident, 0),
+        ]
+        facts = (
+            f"{MANY:,} StreamConsumers with two children each; etcd, API server, controllers, scheduler and operator "
+            "on the same cores, no node, so that pods stay unschedulable. `kubectl create` of one list is part of the "
+            "time."
+        )
+        return Section("operator", facts, HEAD, self.rows, goals)
+
+    def _step(self, what: str, operator: OperatorProcess, act: Callable[[], object]) -> tuple[float, float]:
+        """Seconds until it was done, and the writes until nothing moved any more."""
+        before, cpu, began = self._writes(), _cpu_seconds(operator.pid), time.monotonic()
+        act()
+        seconds = time.monotonic() - began
+        settled(self.place, 3)
+        applies, statuses, events = (now - then for now, then in zip(self._writes(), before, strict=True))
+        spent = _cpu_seconds(operator.pid) - cpu
+        each = [f"{count / MANY:.2f}" for count in (applies, statuses, events)]
+        self.rows.append([what, f"{seconds:.1f}", *each, f"{spent:.1f}"])
+        return seconds, applies + events
+
+    def _create(self) -> None:
+        items = [manifest(f"orders-{number}", self.place.namespace) for number in range(MANY)]
+        listed = {"apiVersion": "v1", "kind": "List", "items": items}
+        self.place.cluster.kubectl("create", "-f", "-", input=json.dumps(listed))
+        self._observed(1)
+
+    def _update(self) -> None:
+        for number in range(MANY):
+            self.place.edit(f"orders-{number}", batchCount=20)
+        self._observed(2)
+
+    def _observed(self, generation: int) -> None:
+        def told() -> None:
+            found = self.place.every("StreamConsumer")
+            assert sum(each.get("status", {}).get("observedGeneration") == generation for each in found) == MANY
+            assert len(self.place.every("Deployment")) == MANY
+
+        eventually(told, PATIENCE, pause=0.5)
+
+    def _seen(self, operator: OperatorProcess) -> None:
+        def reconciled() -> None:
+            counted = re.findall(
+                r"^streamconsumer_operator_reconciles_total\S* (\S+)$", operator.metrics(), re.MULTILINE
+            )
+            assert sum(map(float, counted)) >= MANY
+
+        eventually(reconciled, PATIENCE)
+
+    def _single(self) -> float:
+        """The edit of one, until its Deployment says so."""
+        name = f"orders-{MANY // 2}"
+        before = self.place.get("Deployment", f"{name}-consumer")["metadata"]["generation"]
+        began = time.monotonic()
+        self.place.edit(name, batchCount=30)
+
+        def changed() -> None:
+            assert self.place.get("Deployment", f"{name}-consumer")["metadata"]["generation"] > before
+
+        eventually(changed, PATIENCE, pause=0.01)
+        return time.monotonic() - began
+
+    def _writes(self) -> tuple[float, float, float]:
+        """Server-side applies, those of a status among them, and events of ours, as the API server counts them."""
+        text = self.place.cluster.request("GET", "/metrics", accept="text/plain")
+        applies = re.findall(r'^apiserver_request_total\{([^}]*verb="APPLY"[^}]*)\} (\S+)$', text, re.MULTILINE)
+        statuses = sum(float(count) for labels, count in applies if 'subresource="status"' in labels)
+        events = [each["reportingController"] for each in self.place.every("Event")]
+        return sum(float(count) for _, count in applies), statuses, float(events.count(names.FIELD_MANAGER))
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

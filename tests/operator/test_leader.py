@@ -1,0 +1,111 @@
+"""Two operators and one Lease: who works, who takes over and how soon."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.model.examples import manifest
+from tests.operator.operators import OperatorProcess
+from tests.operator.places import Place, eventually, settled
+
+SOON = 4.0
+"""Seconds: a follower looks every second, and lists before it works. The goal is 2 on a machine of its own."""
+AT_LAST = 20.0
+
+
+class Pair:
+    """Two operators of one namespace; the first leads."""
+
+    def __init__(self, place: Place, folder: Path) -> None:
+        told = {"watch_namespaces": place.namespace, "lease": f"{place.namespace}/operator"}
+        self.place = place
+        self.first, self.second = (OperatorProcess(place.cluster.kubeconfig, folder, **told) for _ in range(2))
+
+    def start(self) -> None:
+        self.first.start().wait_until_started()
+        self.second.start()
+        eventually(lambda: check_stands_by(self.second), within=20)
+
+    @property
+    def holder(self) -> str:
+        return str(self.place.get("Lease", "operator")["spec"].get("holderIdentity", ""))
+
+
+def check_stands_by(operator: OperatorProcess) -> None:
+    assert operator.said("another operator leads"), operator.log.read_text()
+
+
+@pytest.fixture
+def pair(on_api: Place, tmp_path: Path) -> Iterator[Pair]:
+    pair = Pair(on_api, tmp_path)
+    try:
+        pair.start()
+        yield pair
+    finally:
+        pair.first.kill()
+        pair.second.kill()
+
+
+def served_by(operator: OperatorProcess, place: Place, name: str, within: float) -> float:
+    """Seconds until this operator, and no other, has made the Deployment."""
+    began = time.monotonic()
+    eventually(lambda: place.get("Deployment", f"{name}-consumer"), within)
+    seconds = time.monotonic() - began
+    assert [line for line in operator.lines() if line.get("consumer") == name]
+    return seconds
+
+
+def test_only_the_leader_works_and_both_are_ready(pair: Pair) -> None:
+    pair.place.create(manifest())
+    served_by(pair.first, pair.place, "orders", within=5)
+    settled(pair.place)
+    assert not [line for line in pair.second.lines() if line.get("consumer")]
+    assert [each.ask("readyz") for each in (pair.first, pair.second)] == [(200, "ok\n"), (200, "ok, follower\n")]
+    assert [each.ask("livez")[0] for each in (pair.first, pair.second)] == [200, 200]
+
+
+def test_a_leader_that_is_asked_to_end_hands_over_at_once(pair: Pair) -> None:
+    assert pair.first.stop()[0] == 0
+    pair.place.create(manifest())
+    seconds = served_by(pair.second, pair.place, "orders", within=SOON)
+    print(f"\nafter SIGTERM another operator had made the Deployment within {seconds:.2f} s")
+    assert pair.second.stop()[0] == 0
+    assert pair.holder == ""
+    assert pair.place.get("Lease", "operator")["spec"]["leaseTransitions"] == 2
+
+
+def test_a_leader_that_is_killed_is_followed_within_twenty_seconds(pair: Pair) -> None:
+    dead = pair.holder
+    pair.first.kill()
+    pair.place.create(manifest())
+    seconds = served_by(pair.second, pair.place, "orders", within=AT_LAST)
+    print(f"\nafter kill -9 another operator had made the Deployment within {seconds:.2f} s")
+    assert pair.holder != dead
+
+
+def test_a_leader_that_was_frozen_until_another_led_ends_at_once(pair: Pair) -> None:
+    os.kill(pair.first.pid, signal.SIGSTOP)
+    eventually(lambda: check_leads(pair.second), within=AT_LAST)
+    leader = pair.holder
+    os.kill(pair.first.pid, signal.SIGCONT)
+    eventually(lambda: check_ended(pair.first, 1), within=5)
+    assert pair.first.said("the lease is lost: this operator ends at once, and is a follower when it is started again")
+    assert pair.holder == leader
+
+
+def test_a_lease_that_somebody_deletes_ends_no_operator_for_long(pair: Pair) -> None:
+    pair.place.delete("Lease", "operator")
+    eventually(lambda: check_ended(pair.first, 1), within=10)
+    eventually(lambda: check_leads(pair.second), within=5)
+
+
+def check_leads(operator: OperatorProcess) -> None:
+    assert operator.said("operator started")
+
+
+def check_ended(operator: OperatorProcess, code: int) -> None:
+    assert operator.ended == code
