@@ -103,12 +103,12 @@ class Place:
 
 
 def eventually(look: Callable[[], T], within: float = 5.0, pause: float = 0.1) -> T:
-    """Call until it no longer fails an assertion; then what it returned."""
+    """Call until it neither fails an assertion nor misses a field; then what it returned."""
     end = time.monotonic() + within
     while True:
         try:
             return look()
-        except AssertionError:
+        except (AssertionError, KeyError):
             if time.monotonic() > end:
                 raise
         time.sleep(pause)

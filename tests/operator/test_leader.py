@@ -55,8 +55,12 @@ def served_by(operator: OperatorProcess, place: Place, name: str, within: float)
     began = time.monotonic()
     eventually(lambda: place.get("Deployment", f"{name}-consumer"), within)
     seconds = time.monotonic() - began
-    assert [line for line in operator.lines() if line.get("consumer") == name]
+    eventually(lambda: check_reported(operator, name), within)
     return seconds
+
+
+def check_reported(operator: OperatorProcess, name: str) -> None:
+    assert [line for line in operator.lines() if line.get("consumer") == name]
 
 
 def test_only_the_leader_works_and_both_are_ready(pair: Pair) -> None:

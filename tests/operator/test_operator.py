@@ -29,6 +29,10 @@ def made(place: Place, name: str, *kinds: str) -> dict[str, Manifest]:
     return eventually(complete, SOON)
 
 
+def check_told_only(place: Place, name: str, reasons: set[str]) -> None:
+    assert {reason for reason, _ in place.events(name)} == reasons
+
+
 def check_told(place: Place, name: str, event: tuple[str, str]) -> None:
     assert event in place.events(name)
 
@@ -219,7 +223,12 @@ def test_a_suspension_gives_the_number_back_that_somebody_else_had_scaled_to(
     eventually(given_back, SOON)
     served.kubectl("scale", f"deployment/{name}-consumer", "--replicas=1")
     served.edit(name, batchCount=20)
-    eventually(lambda: check_told(served, name, ("Updated", f"Deployment {name}-consumer updated")), SOON)
+
+    def edited() -> None:
+        (container,) = served.get("Deployment", f"{name}-consumer")["spec"]["template"]["spec"]["containers"]
+        assert {"name": "STREAMCONSUMER_BATCH_COUNT", "value": "20"} in container["env"]
+
+    eventually(edited, SOON)
     has_replicas(served, name, 1)
 
 
@@ -443,8 +452,9 @@ def test_deleted_and_applied_in_one_breath_it_comes_back_without_alarm(served: P
         assert set(served.children("reborn")) == {"ServiceAccount", "Deployment"}
 
     eventually(back, within=15)
-    settled(served, 0.5)
-    assert {reason for reason, _ in served.events("reborn")} == {"Created"}
+    eventually(lambda: check_told_only(served, "reborn", {"Created"}), SOON)
+    settled(served, 1.5)
+    check_told_only(served, "reborn", {"Created"})
 
 
 def test_what_happened_is_seen_in_describe(served: Place) -> None:

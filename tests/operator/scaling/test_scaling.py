@@ -35,8 +35,8 @@ def replicas(place: Place, expected: int, within: float = 15, name: str = "order
     eventually(look, within)
 
 
-def decided(place: Place) -> dict[str, Any]:
-    return dict(place.get("StreamConsumer", "orders")["status"]["autoscaling"])
+def check_decided(place: Place, sentence: str) -> None:
+    assert place.get("StreamConsumer", "orders")["status"]["autoscaling"]["message"] == sentence
 
 
 def test_pods_follow_the_backlog_from_zero_to_many_and_back(
@@ -46,10 +46,12 @@ def test_pods_follow_the_backlog_from_zero_to_many_and_back(
     on_api.create(at(redis_server, autoscaling=AT_ONCE))
     seen(on_api, "orders", "ScalingActive", "NothingToDo")
     replicas(on_api, 0)
+    together = redis.pipeline()
     for number in range(35):
-        redis.xadd("orders", {"n": number})
+        together.xadd("orders", {"n": number})
+    together.execute()
     replicas(on_api, 4)
-    assert decided(on_api)["message"].startswith("0 → 4: backlog 35 (unread 35, pending 0), target 10 a replica")
+    eventually(lambda: check_decided(on_api, "0 → 4: backlog 35 (unread 35, pending 0), target 10 a replica"), 5)
 
     read = redis.xreadgroup(GROUP, "somebody", {"orders": ">"}, count=100)[0][1]
     redis.xack("orders", GROUP, *[message_id for message_id, _ in read[1:]])
