@@ -43,18 +43,31 @@ class Express:
         self._breaker, self._acknowledge, self._encoding = breaker, acknowledge, encoding
         self._who, self._metrics = who, metrics
 
-    async def run(self, entry: Entry, task: asyncio.Task[None]) -> Entry | None:
+    async def run(  # noqa: C901, PLR0912 - a call for each part would cost what it saves
+        self, entry: Entry, task: asyncio.Task[None]
+    ) -> Entry | None:
         """Handle one entry after another while they are ordinary. Returns one that is not; None if none is ready, or
         the handler left something behind in context variables."""
         in_flight, metrics, breaker, who = self._in_flight, self._metrics, self._breaker, self._who
-        entries, tasks, free, suspects = in_flight.entries, in_flight.tasks, in_flight.ready.free, in_flight.ready.suspects
-        acknowledge, counts, clock, handler = self._acknowledge, metrics.duration_counts, time.perf_counter, self._handler()
+        entries, tasks, free, suspects = (
+            in_flight.entries,
+            in_flight.tasks,
+            in_flight.ready.free,
+            in_flight.ready.suspects,
+        )
+        acknowledge, counts, clock, handler = (
+            self._acknowledge,
+            metrics.duration_counts,
+            time.perf_counter,
+            self._handler(),
+        )
+        data: dict[Any, Any] | None
         token, began = enter([]), clock()
         try:
             while True:
                 if entry.is_ascii and entry.is_fresh and len(entry.texts) < LEAST_WITH_MARKS:
                     in_turn = iter(entry.texts)
-                    data = dict(zip(in_turn, in_turn))
+                    data = dict(zip(in_turn, in_turn))  # noqa: B905 - as in TextEntry.data
                 elif (data := self._data(entry)) is None:
                     return entry
                 message_id = entry.message_id
@@ -67,7 +80,7 @@ class Express:
                 before, result, error = copy_context(), None, None
                 try:
                     result = await handler(data)
-                except (Exception, SystemExit, asyncio.CancelledError) as raised:
+                except (Exception, SystemExit, asyncio.CancelledError) as raised:  # noqa: BLE001 - judged in `_end`
                     error = raised
                 try:
                     ended = clock()

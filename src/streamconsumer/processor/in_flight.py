@@ -18,6 +18,7 @@ from typing import Any
 
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.overdue import Overdue
 from streamconsumer.processor.ready import Gate, Ready
 
 log = logging.getLogger(__name__)
@@ -49,18 +50,19 @@ class InFlight:
         self._run, self._concurrency, self._metrics = run, concurrency, metrics
         self._busy = busy
         """Messages that a thread is still at although whoever awaited it was cancelled."""
-        self._timeout_seconds = timeout.total_seconds() if timeout else None
         self._gate = gate
         self.entries: dict[str, Entry] = {}
         self.ready = Ready(ordering_key)
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self._waiting: dict[str, asyncio.TimerHandle] = {}
+        self._overdue = Overdue(timeout, self.entries, self.tasks)
+        self.is_timed = timeout is not None
+        """Whether `watch` must be told of everything that begins."""
         self._slots: set[asyncio.Task[None]] = set()
         self._resting: list[asyncio.Future[None]] = []
         """One for each slot that has nothing to do."""
         self._companions = 0
         """How many of those that run share the slot of another."""
-        self._overdue_timer: asyncio.TimerHandle | None = None
         self.closed = False
         self._pristine = copy_context()
         """What every message finds in context variables."""
@@ -82,11 +84,6 @@ class InFlight:
     @property
     def running(self) -> int:
         return len(self.tasks)
-
-    @property
-    def is_timed(self) -> bool:
-        """Whether `watch` must be told what begins."""
-        return self._timeout_seconds is not None
 
     def ids(self) -> list[str]:
         """Everything in flight, oldest first. Another thread may ask."""
@@ -133,7 +130,7 @@ class InFlight:
     def wait(self, entry: Entry, seconds: float) -> None:
         """To be said of one that runs: when it has ended, it stays in flight and begins again after so long."""
         entry.fate = "waits"
-        entry.is_counted = False
+        entry.is_counted = entry.is_fresh = False
         self._waiting[entry.message_id] = asyncio.get_running_loop().call_later(seconds, self._again, entry)
 
     def close(self) -> None:
@@ -169,8 +166,7 @@ class InFlight:
             for task in running:
                 task.cancel()
             await asyncio.wait(running, timeout=AFTER_CANCELLING.total_seconds())
-        if self._overdue_timer:
-            self._overdue_timer.cancel()
+        self._overdue.stop()
 
     def advance(self) -> None:
         """Begin what is ready while slots are free, and say whether there is room to read more."""
@@ -187,7 +183,7 @@ class InFlight:
         """What else is ready begins in the slot of the first one, in its order, at most so many and up to one that may
         not. With each of them `part` is to be called. A trial of the circuit breaker runs alone."""
         joined: list[Entry] = []
-        if self.closed or (self._gate is not None and self._gate.is_open):
+        if self.closed or self._is_gated():
             return joined
         task = self.tasks[first.message_id]
         while len(joined) < most and (entry := self.ready.take_if(may_join)):
@@ -213,18 +209,15 @@ class InFlight:
         """Handle one message after another."""
         task = asyncio.current_task()
         assert task
-        gate, ready, express = self._gate, self.ready, self.express
-        free, suspects = ready.free, ready.suspects
+        express = self.express
         try:
             while not self.closed:
-                entry = None
-                if gate is None or not gate.is_open or gate.allows():
-                    entry = free.popleft() if free and not suspects else ready.take()
+                entry = self.ready.take() if self._may_begin() else None
                 if entry is None:
                     await self._rest()
                     continue
-                is_open = gate is not None and gate.is_open
-                left = await express(entry, task) if express and entry.is_fresh and not is_open else entry
+                is_ordinary = entry.is_fresh and not self._is_gated()
+                left = await express(entry, task) if express and is_ordinary else entry
                 if left is not None:
                     await self._run_one(left, task)
                 if task.cancelling() or copy_context() != self._pristine:
@@ -232,6 +225,12 @@ class InFlight:
         finally:
             self._slots.discard(task)
             self.advance()
+
+    def _is_gated(self) -> bool:
+        return self._gate is not None and self._gate.is_open
+
+    def _may_begin(self) -> bool:
+        return not self._is_gated() or (self._gate is not None and self._gate.allows())
 
     async def _run_one(self, entry: Entry, task: asyncio.Task[None]) -> None:
         self.tasks[entry.message_id] = task
@@ -262,9 +261,7 @@ class InFlight:
         ready = len(self.ready)
         held = self.ready.blocked + len(self._waiting)
         has_slot = not ready and len(self.tasks) - self._companions < self._concurrency
-        if self.closed or (
-            (has_slot or ready <= self.ahead > 0) and held < MOST_HELD and (self._gate is None or self._gate.allows())
-        ):
+        if self.closed or ((has_slot or ready <= self.ahead > 0) and held < MOST_HELD and self._may_begin()):
             self.room.set()
         else:
             self.room.clear()
@@ -273,11 +270,7 @@ class InFlight:
         """It begins: as a trial of the circuit breaker, or with its time running."""
         if self._gate is not None and self._gate.is_open:
             entry.trial = self._gate.begun()
-        if self._timeout_seconds is not None:
-            loop = asyncio.get_running_loop()
-            entry.started_seconds = loop.time()
-            if self._overdue_timer is None:
-                self._overdue_timer = loop.call_later(self._timeout_seconds, self._end_overdue)
+        self._overdue.watch(entry)
 
     def ended(self, entry: Entry) -> None:
         del self.tasks[entry.message_id]
@@ -301,18 +294,3 @@ class InFlight:
         entry.fate = ""
         self.ready.again(entry)
         self.advance()
-
-    def _end_overdue(self) -> None:
-        """One timer for all: they begin in order and have the same time, so the first is the first to be late."""
-        assert self._timeout_seconds is not None
-        loop = asyncio.get_running_loop()
-        self._overdue_timer = None
-        for message_id, task in list(self.tasks.items()):
-            entry = self.entries[message_id]
-            left = entry.started_seconds + self._timeout_seconds - loop.time()
-            if left > 0:
-                self._overdue_timer = loop.call_later(left, self._end_overdue)
-                return
-            if not entry.fate:
-                entry.fate = "timeout"
-                task.cancel()

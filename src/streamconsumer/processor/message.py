@@ -173,8 +173,8 @@ class Message:
 
 
 Told = tuple[Entry, tuple[str, str, str], Mapping[Any, Any]]
-"""A message as it is handled: its entry, the stream, group and consumer, and its data. A bare tuple, for one is made for
-every message; what `current_message()` answers is put together only when somebody asks."""
+"""A message as it is handled: its entry, the stream, group and consumer, and its data. A bare tuple, for one is
+made for every message; what `current_message()` answers is put together only when somebody asks."""
 
 
 def message_of(told: Told) -> Message:

@@ -363,7 +363,7 @@ class RedisStreamProcessor:
             metrics=self.metrics,
         )
         express = self._new_express(breaker)
-        self._in_flight.express = express and express.run
+        self._in_flight.express = express.run if express else None
         calls = 1 if self.batch else self.batch_count
         self._read_ahead = ReadAhead(self.metrics, batch_count=self.batch_count, rounds=calls / self.concurrency)
 
