@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextvars import ContextVar
 
 import pytest
 
@@ -9,6 +10,8 @@ from streamconsumer.processor import current_message
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
 from tests.processor.recorder import Recorder
+
+left = ContextVar("left", default="nothing")
 
 
 @pytest.mark.parametrize(("concurrency", "batch"), [(1, 10), (8, 10), (30, 10), (3, 1)])
@@ -86,3 +89,36 @@ async def test_a_handler_that_blocks_the_loop_for_long_is_not_run_again_by_its_o
     await group.settled()
     await asyncio.sleep(0.5)
     assert handled == ids
+
+
+async def test_a_task_that_outlives_its_message_still_knows_whose_it_was(group: Group) -> None:
+    """The next messages run in the same slot, one after another without giving way."""
+    release = asyncio.Event()
+    tasks: list[asyncio.Task[str]] = []
+
+    async def later() -> str:
+        await release.wait()
+        return current_message().message_id
+
+    async def handle(_data: dict[str, str]) -> None:
+        tasks.append(asyncio.create_task(later()))
+
+    ids = await group.add(20)
+    await group.start(handle, batch=20)
+    await eventually(lambda: len(tasks) == len(ids))
+    release.set()
+    assert await asyncio.gather(*tasks) == ids
+
+
+async def test_what_a_handler_leaves_in_context_variables_does_not_reach_the_next_message(group: Group) -> None:
+    seen: list[str] = []
+
+    async def handle(data: dict[str, str]) -> None:
+        seen.append(left.get())
+        if int(data["n"]) % 3 == 0:
+            left.set(data["n"])
+
+    await group.add(20)
+    await group.start(handle, batch=20)
+    await eventually(lambda: len(seen) == 20)
+    assert seen == ["nothing"] * 20

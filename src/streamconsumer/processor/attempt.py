@@ -49,16 +49,24 @@ class Attempts:
         try:
             result = await self._handler()(data)
         except (Exception, SystemExit, asyncio.CancelledError) as error:
-            if entry.fate != "timeout":
-                if not (isinstance(error, asyncio.CancelledError) and was_cancelled()):
-                    self._settling.judge(entry, error)
+            failure = self.judged(entry, error)
+            if failure is error:
                 raise
         else:
             if entry.fate != "timeout":
                 return result
-        late = too_late(self._timeout)
-        self._settling.judge(entry, late)
-        raise late
+            failure = self.judged(entry)
+        raise failure
+
+    def judged(self, entry: Entry, error: BaseException | None = None) -> BaseException:
+        """What it failed of, with a verdict on the entry; unless it was cancelled. Without `error` it returned too
+        late."""
+        if error is None or entry.fate == "timeout":
+            error = too_late(self._timeout)
+        elif isinstance(error, asyncio.CancelledError) and was_cancelled():
+            return error
+        self._settling.judge(entry, error)
+        return error
 
 
 def _outcome(entry: Entry) -> str:

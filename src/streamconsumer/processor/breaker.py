@@ -41,11 +41,6 @@ class CircuitBreaker:
         self.is_calm = True
         """Whether nothing has failed since the last success: then one more success is no news."""
 
-    @property
-    def is_trial(self) -> bool:
-        """Whether a message runs as the trial. Should it fail, that is no attempt of its own: it stood in for all."""
-        return self._trial
-
     def allows(self) -> bool:
         """Whether a message may be begun now."""
         return self._ends is None or (not self._trial and self._clock() >= self._ends)

@@ -18,6 +18,7 @@ from typing import Any
 
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.overdue import Overdue
 from streamconsumer.processor.ready import Gate, Ready
 
 log = logging.getLogger(__name__)
@@ -49,130 +50,132 @@ class InFlight:
         self._run, self._concurrency, self._metrics = run, concurrency, metrics
         self._busy = busy
         """Messages that a thread is still at although whoever awaited it was cancelled."""
-        self._timeout_seconds = timeout.total_seconds() if timeout else None
         self._gate = gate
-        self._entries: dict[str, Entry] = {}
-        self._ready = Ready(ordering_key)
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self.entries: dict[str, Entry] = {}
+        self.ready = Ready(ordering_key)
+        self.tasks: dict[str, asyncio.Task[None]] = {}
         self._waiting: dict[str, asyncio.TimerHandle] = {}
+        self._overdue = Overdue(timeout, self.entries, self.tasks)
+        self.is_timed = timeout is not None
+        """Whether `watch` must be told of everything that begins."""
         self._slots: set[asyncio.Task[None]] = set()
         self._resting: list[asyncio.Future[None]] = []
         """One for each slot that has nothing to do."""
         self._companions = 0
         """How many of those that run share the slot of another."""
-        self._overdue_timer: asyncio.TimerHandle | None = None
-        self._closed = False
+        self.closed = False
         self._pristine = copy_context()
         """What every message finds in context variables."""
+        self.express: Callable[[Entry, asyncio.Task[None]], Coroutine[Any, Any, Entry | None]] | None = None
+        """Handles an entry and what is ready behind it while that is ordinary; returns one that is not."""
         self.ahead = 0
         """How many entries may wait for a slot while more are read: 0 where handlers are slow, for what one pod
         buffers its peers cannot have."""
         self.room = asyncio.Event()
         """Set while it is time to read more. Set for good once closed."""
         self.room.set()
-        metrics.count_in_flight = self._running.__len__
+        metrics.count_in_flight = self.tasks.__len__
 
     @property
     def waiting(self) -> int:
         """How many have not begun, or wait to be tried again."""
-        return len(self._entries) - len(self._running)
+        return len(self.entries) - len(self.tasks)
 
     @property
     def running(self) -> int:
-        return len(self._running)
+        return len(self.tasks)
 
     def ids(self) -> list[str]:
         """Everything in flight, oldest first. Another thread may ask."""
-        return list(self._entries)
+        return list(self.entries)
 
     def __contains__(self, message_id: str) -> bool:
-        return message_id in self._entries
+        return message_id in self.entries
 
     def get(self, message_id: str) -> Entry | None:
         """The entry, if it is in flight."""
-        return self._entries.get(message_id)
+        return self.entries.get(message_id)
 
     def take_in(self, entries: Collection[Entry]) -> None:
         """Take in what is not in flight already, and begin what there are slots for."""
-        table, busy, put = self._entries, self._busy, self._ready.put
-        before = len(table)
-        for entry in entries:
-            if entry.message_id not in table and entry.message_id not in busy:
-                table[entry.message_id] = entry
-                put(entry)
-        self._metrics.delivered += len(table) - before
+        table, busy = self.entries, self._busy
+        new = {entry.message_id: entry for entry in entries}
+        if busy or not table.keys().isdisjoint(new):
+            new = {each: entry for each, entry in new.items() if each not in table and each not in busy}
+        table.update(new)
+        self.ready.put_all(new.values())
+        self._metrics.delivered += len(new)
         self.advance()
 
     def lose(self, message_id: str) -> bool:
         """Another consumer has it: what runs is cancelled, unless it is part of a batch; what has not begun never will.
         False: not in flight."""
-        entry = self._entries.get(message_id)
+        entry = self.entries.get(message_id)
         if entry is None or entry.fate == "lost":
             return False
         entry.fate = "lost"
-        if task := self._running.get(message_id):
+        if task := self.tasks.get(message_id):
             if not self._is_wanted(task):
                 task.cancel()
             return True
-        del self._entries[message_id]
+        del self.entries[message_id]
         if timer := self._waiting.pop(message_id, None):
             timer.cancel()
-            self._ready.done(entry)
+            self.ready.done(entry)
         else:
-            self._ready.remove(entry)
+            self.ready.remove(entry)
         self.advance()
         return True
 
     def wait(self, entry: Entry, seconds: float) -> None:
         """To be said of one that runs: when it has ended, it stays in flight and begins again after so long."""
         entry.fate = "waits"
-        entry.is_counted = False
+        entry.is_counted = entry.is_fresh = False
         self._waiting[entry.message_id] = asyncio.get_running_loop().call_later(seconds, self._again, entry)
 
     def close(self) -> None:
         """Begin nothing any more."""
-        self._closed = True
+        self.closed = True
         self.room.set()
         self._wake(len(self._resting))
 
     def hand_over(self) -> list[tuple[Entry, float]]:
         """What has not begun, and in how many seconds it should; forgotten here, and so not renewed any more either."""
         now = asyncio.get_running_loop().time()
-        left = [(entry, 0.0) for entry in self._ready.clear()]
+        left = [(entry, 0.0) for entry in self.ready.clear()]
         for message_id, timer in list(self._waiting.items()):
-            if message_id not in self._running:
+            if message_id not in self.tasks:
                 timer.cancel()
                 del self._waiting[message_id]
-                left.append((self._entries[message_id], max(0.0, timer.when() - now)))
+                left.append((self.entries[message_id], max(0.0, timer.when() - now)))
         for entry, _ in left:
-            del self._entries[entry.message_id]
+            del self.entries[entry.message_id]
         return left
 
     async def finish(self, deadline: float, hurry: asyncio.Event) -> None:
         """Wait for what runs until the deadline (monotonic seconds) or until hurried; then cancel it."""
         hurried = asyncio.create_task(hurry.wait())
-        while self._running and not hurried.done() and (left := deadline - time.monotonic()) > 0:
-            await asyncio.wait({hurried, *self._running.values()}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        while self.tasks and not hurried.done() and (left := deadline - time.monotonic()) > 0:
+            await asyncio.wait({hurried, *self.tasks.values()}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
-        if running := set(self._running.values()):
-            self._metrics.abandoned += len(self._running)
-            log.warning("drain ended with messages running; they stay pending", extra={"messages": len(self._running)})
-            for message_id in self._running:
-                self._entries[message_id].fate = "drained"
+        if running := set(self.tasks.values()):
+            self._metrics.abandoned += len(self.tasks)
+            log.warning("drain ended with messages running; they stay pending", extra={"messages": len(self.tasks)})
+            for message_id in self.tasks:
+                self.entries[message_id].fate = "drained"
             for task in running:
                 task.cancel()
             await asyncio.wait(running, timeout=AFTER_CANCELLING.total_seconds())
-        if self._overdue_timer:
-            self._overdue_timer.cancel()
+        self._overdue.stop()
 
     def advance(self) -> None:
         """Begin what is ready while slots are free, and say whether there is room to read more."""
-        if not self._closed and (ready := len(self._ready)):
+        if not self.closed and (ready := len(self.ready)):
             ready -= self._wake(ready)
             for _ in range(min(ready, self._concurrency - len(self._slots))):
                 task = asyncio.create_task(self._slot(), name="slot", context=self._pristine.copy())
                 self._slots.add(task)
-        self._tell_room()
+        self.tell_room()
 
     # -- batches: several entries in one slot ------------------------------------------------------------------------
 
@@ -180,25 +183,25 @@ class InFlight:
         """What else is ready begins in the slot of the first one, in its order, at most so many and up to one that may
         not. With each of them `part` is to be called. A trial of the circuit breaker runs alone."""
         joined: list[Entry] = []
-        if self._closed or (self._gate is not None and self._gate.is_open):
+        if self.closed or self._is_gated():
             return joined
-        task = self._running[first.message_id]
-        while len(joined) < most and (entry := self._ready.take_if(may_join)):
+        task = self.tasks[first.message_id]
+        while len(joined) < most and (entry := self.ready.take_if(may_join)):
             self._companions += 1
-            self._running[entry.message_id] = task
-            self._watch(entry)
+            self.tasks[entry.message_id] = task
+            self.watch(entry)
             joined.append(entry)
-        self._tell_room()
+        self.tell_room()
         return joined
 
     def part(self, entry: Entry) -> None:
         """One that joined is done with; or it waits, and begins again by itself."""
         self._companions -= 1
-        self._ended(entry)
+        self.ended(entry)
 
     def _is_wanted(self, task: asyncio.Task[None]) -> bool:
         """Whether a message that runs there is still ours."""
-        return any(each is task and self._entries[id_].fate != "lost" for id_, each in self._running.items())
+        return any(each is task and self.entries[id_].fate != "lost" for id_, each in self.tasks.items())
 
     # -- slots -----------------------------------------------------------------------------------------------------
 
@@ -206,35 +209,42 @@ class InFlight:
         """Handle one message after another."""
         task = asyncio.current_task()
         assert task
-        gate, ready, run, running = self._gate, self._ready, self._run, self._running
-        free, suspects = ready.free, ready.suspects
-        is_timed = self._timeout_seconds is not None
+        express = self.express
         try:
-            while not self._closed:
-                entry = None
-                if gate is None or not gate.is_open or gate.allows():
-                    entry = free.popleft() if free and not suspects else ready.take()
+            while not self.closed:
+                entry = self.ready.take() if self._may_begin() else None
                 if entry is None:
                     await self._rest()
                     continue
-                running[entry.message_id] = task
-                if is_timed or (gate is not None and gate.is_open):
-                    self._watch(entry)
-                if not free:
-                    self._tell_room()
-                try:
-                    await run(entry)
-                finally:
-                    self._ended(entry)
+                is_ordinary = entry.is_fresh and not self._is_gated()
+                left = await express(entry, task) if express and is_ordinary else entry
+                if left is not None:
+                    await self._run_one(left, task)
                 if task.cancelling() or copy_context() != self._pristine:
                     break
         finally:
             self._slots.discard(task)
             self.advance()
 
+    def _is_gated(self) -> bool:
+        return self._gate is not None and self._gate.is_open
+
+    def _may_begin(self) -> bool:
+        return not self._is_gated() or (self._gate is not None and self._gate.allows())
+
+    async def _run_one(self, entry: Entry, task: asyncio.Task[None]) -> None:
+        self.tasks[entry.message_id] = task
+        self.watch(entry)
+        if not self.ready.free:
+            self.tell_room()
+        try:
+            await self._run(entry)
+        finally:
+            self.ended(entry)
+
     async def _rest(self) -> None:
         """Until there is something to do."""
-        self._tell_room()
+        self.tell_room()
         waiter = asyncio.get_running_loop().create_future()
         self._resting.append(waiter)
         await waiter
@@ -247,61 +257,40 @@ class InFlight:
             waiter.set_result(None)
         return len(woken)
 
-    def _tell_room(self) -> None:
-        ready = len(self._ready)
-        held = self._ready.blocked + len(self._waiting)
-        has_slot = not ready and len(self._running) - self._companions < self._concurrency
-        if self._closed or (
-            (has_slot or ready <= self.ahead > 0) and held < MOST_HELD and (self._gate is None or self._gate.allows())
-        ):
+    def tell_room(self) -> None:
+        ready = len(self.ready)
+        held = self.ready.blocked + len(self._waiting)
+        has_slot = not ready and len(self.tasks) - self._companions < self._concurrency
+        if self.closed or ((has_slot or ready <= self.ahead > 0) and held < MOST_HELD and self._may_begin()):
             self.room.set()
         else:
             self.room.clear()
 
-    def _watch(self, entry: Entry) -> None:
+    def watch(self, entry: Entry) -> None:
         """It begins: as a trial of the circuit breaker, or with its time running."""
         if self._gate is not None and self._gate.is_open:
             entry.trial = self._gate.begun()
-        if self._timeout_seconds is not None:
-            loop = asyncio.get_running_loop()
-            entry.started_seconds = loop.time()
-            if self._overdue_timer is None:
-                self._overdue_timer = loop.call_later(self._timeout_seconds, self._end_overdue)
+        self._overdue.watch(entry)
 
-    def _ended(self, entry: Entry) -> None:
-        del self._running[entry.message_id]
+    def ended(self, entry: Entry) -> None:
+        del self.tasks[entry.message_id]
         if entry.trial and self._gate is not None:
             entry.trial = False
             self._gate.undecided(trial=True)
         if entry.message_id in self._waiting:
-            self._ready.rest(entry)
+            self.ready.rest(entry)
             return
-        self._entries.pop(entry.message_id, None)
+        self.entries.pop(entry.message_id, None)
         if entry.suspect or entry.lane is not None:  # nobody stands behind any other
-            self._ready.done(entry)
+            self.ready.done(entry)
 
     def _again(self, entry: Entry) -> None:
         """Its wait is over."""
-        if entry.message_id in self._busy or entry.message_id in self._running:
+        if entry.message_id in self._busy or entry.message_id in self.tasks:
             timer = asyncio.get_running_loop().call_later(BUSY_SECONDS, self._again, entry)
             self._waiting[entry.message_id] = timer
             return
         del self._waiting[entry.message_id]
         entry.fate = ""
-        self._ready.again(entry)
+        self.ready.again(entry)
         self.advance()
-
-    def _end_overdue(self) -> None:
-        """One timer for all: they begin in order and have the same time, so the first is the first to be late."""
-        assert self._timeout_seconds is not None
-        loop = asyncio.get_running_loop()
-        self._overdue_timer = None
-        for message_id, task in list(self._running.items()):
-            entry = self._entries[message_id]
-            left = entry.started_seconds + self._timeout_seconds - loop.time()
-            if left > 0:
-                self._overdue_timer = loop.call_later(left, self._end_overdue)
-                return
-            if not entry.fate:
-                entry.fate = "timeout"
-                task.cancel()

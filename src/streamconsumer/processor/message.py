@@ -24,6 +24,14 @@ class Entry:
     is_counted = True
     """Whether Redis knows that it begins. What comes again must be counted first."""
 
+    is_fresh = False
+    """Whether it was just read for the first time, and is not large: then only marks are to be looked for."""
+
+    is_ascii = False
+    """Whether it is text for certain, and known as `texts`."""
+
+    texts: Sequence[str] = ()
+
     is_alone = False
 
     is_replay = False
@@ -108,15 +116,21 @@ class Entry:
         )
 
 
+class BytesEntry(Entry):
+    """One that was just read, and whose texts nobody wants."""
+
+    is_fresh = True
+
+
 class TextEntry(Entry):
     """One whose reply was parsed as text, which takes a fourth of decoding it piece by piece afterwards. What is not
     UTF-8 came through as lone surrogates, from which the bytes can be had back."""
 
-    def __init__(self, message_id: str, texts: Sequence[str], is_ascii: bool) -> None:
+    is_fresh = True
+
+    def __init__(self, message_id: str, texts: Sequence[str]) -> None:
         self.message_id = message_id
         self.texts = texts
-        self.is_ascii = is_ascii
-        """Whether the whole reply was ASCII: then there is nothing to look for."""
 
     @property
     def fields(self) -> Sequence[bytes]:  # type: ignore[override] # put together only for the few that need it
@@ -135,7 +149,13 @@ class TextEntry(Entry):
                 except UnicodeEncodeError:
                     raise self._undecodable(text.encode(errors="surrogateescape")) from None
         in_turn = iter(self.texts)
-        return dict(zip(in_turn, in_turn, strict=True))
+        return dict(zip(in_turn, in_turn))  # noqa: B905 - Redis' names all have values; to check that costs 0.1 µs
+
+
+class AsciiEntry(TextEntry):
+    """One of a reply that was ASCII altogether: then there is nothing to look for."""
+
+    is_ascii = True
 
 
 @dataclass(slots=True)  # not frozen: that would triple what making one costs
@@ -152,16 +172,15 @@ class Message:
     data: Mapping[Any, Any] = field(repr=False)
 
 
-class Told:
-    """A message as it is handled: what `current_message()` answers is put together only when somebody asks."""
+Told = tuple[Entry, tuple[str, str, str], Mapping[Any, Any]]
+"""A message as it is handled: its entry, the stream, group and consumer, and its data. A bare tuple, for one is
+made for every message; what `current_message()` answers is put together only when somebody asks."""
 
-    __slots__ = ("_data", "_entry", "_who")
 
-    def __init__(self, entry: Entry, who: tuple[str, str, str], data: Mapping[Any, Any]) -> None:
-        self._entry, self._who, self._data = entry, who, data
-
-    def message(self) -> Message:
-        return Message(self._entry.message_id, *self._who, self._entry.deliveries, self._data)
+def message_of(told: Told) -> Message:
+    """What is told of a message."""
+    entry, who, data = told
+    return Message(entry.message_id, *who, entry.deliveries, data)
 
 
 _current: ContextVar[Told | list[Message]] = ContextVar("streamconsumer_message")
@@ -172,14 +191,14 @@ def current_message() -> Message:
     found = _current.get()
     if isinstance(found, list):
         raise LookupError(f"a batch of {len(found)} is being handled, not one message; call current_messages()")  # noqa: TRY004 - what it promised to raise
-    return found.message()
+    return message_of(found)
 
 
 def current_messages() -> list[Message]:
     """The messages of the batch that is being handled, in the order of its list. Raises LookupError outside a
     handler; in one that takes single messages, it is a list of one."""
     found = _current.get()
-    return list(found) if isinstance(found, list) else [found.message()]
+    return list(found) if isinstance(found, list) else [message_of(found)]
 
 
 enter, leave = _current.set, _current.reset

@@ -75,7 +75,6 @@ class Metrics:
     count_in_flight: Callable[[], int] = field(default=int)
     duration_counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_SECONDS) + 1))
     duration_sum_seconds: float = 0.0
-    handled_count: int = 0
     queue: Histogram = field(default_factory=lambda: Histogram(QUEUE_BUCKETS_SECONDS))
     """How long entries had been in the stream when they were first read."""
 
@@ -95,7 +94,11 @@ class Metrics:
         """A handler returned or raised after so long."""
         self.duration_counts[0 if seconds <= SHORTEST else bisect_left(BUCKETS_SECONDS, seconds)] += 1
         self.duration_sum_seconds += seconds
-        self.handled_count += 1
+
+    @property
+    def handled_count(self) -> int:
+        """How many times a handler returned or raised."""
+        return sum(self.duration_counts)
 
     def arrived(self, count: int, first_id: str, last_id: str) -> None:
         """So many new entries were read, in the order of their ids. An id begins with the server's milliseconds.

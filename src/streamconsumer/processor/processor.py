@@ -19,12 +19,13 @@ from streamconsumer.model.settings import Delivery, Reconnect
 from streamconsumer.processor.attempt import Attempts
 from streamconsumer.processor.batches import Batches
 from streamconsumer.processor.breaker import CircuitBreaker
+from streamconsumer.processor.express import Express
 from streamconsumer.processor.faults import noting
 from streamconsumer.processor.handler import AsyncHandler, BatchHandler, Handler, Threads, as_coroutine
 from streamconsumer.processor.health import Health, Pulse
 from streamconsumer.processor.in_flight import InFlight
 from streamconsumer.processor.intake import Intake, Manager, PolledIntake
-from streamconsumer.processor.message import Entry, Told, enter, leave
+from streamconsumer.processor.message import Entry, enter, leave
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pending import PendingCare
 from streamconsumer.processor.read_ahead import ReadAhead
@@ -234,7 +235,7 @@ class RedisStreamProcessor:
         """Call the handler, then acknowledge. A failure is logged and not acknowledged: the entry stays pending until
         it is tried again, or is a dead letter."""
         entry = self._in_flight.get(message_id) or Entry.alone(message_id)
-        told = Told(entry, self._who, data)
+        told = (entry, self._who, data)
         result, verdict = None, None
         token, started = enter(told), time.perf_counter()
         try:
@@ -361,8 +362,26 @@ class RedisStreamProcessor:
             telemetry=self._telemetry,
             metrics=self.metrics,
         )
+        express = self._new_express(breaker)
+        self._in_flight.express = express.run if express else None
         calls = 1 if self.batch else self.batch_count
         self._read_ahead = ReadAhead(self.metrics, batch_count=self.batch_count, rounds=calls / self.concurrency)
+
+    def _new_express(self, breaker: CircuitBreaker) -> Express | None:
+        soon = self._intake.acknowledge_soon
+        if soon is None or self.batch or self.ordering_key or self._telemetry:
+            return None
+        return Express(
+            self._handler,
+            self._in_flight,
+            self._attempts,
+            self._settling,
+            breaker,
+            acknowledge=soon,
+            encoding=self._intake.encoding,
+            who=self._who,
+            metrics=self.metrics,
+        )
 
     def _new_intake(self, who: tuple[str, str, str]) -> Intake:
         manager = self.stream_manager

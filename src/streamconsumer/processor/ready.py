@@ -6,7 +6,7 @@ than once while they were begun, begin one at a time: whichever kills this proce
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from streamconsumer.processor.message import Entry
@@ -57,6 +57,14 @@ class Ready:
                 return
             self._lanes[key] = deque()
         self.again(entry)
+
+    def put_all(self, entries: Collection[Entry]) -> None:
+        """New ones, in their order."""
+        if self._key is None and not any(entry.suspect for entry in entries):
+            self.free.extend(entries)
+        else:
+            for entry in entries:
+                self.put(entry)
 
     def again(self, entry: Entry) -> None:
         """One that has its turn in its lane, or needs none."""

@@ -6,7 +6,7 @@ None is forgotten before Redis has answered: what is not known to have arrived i
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from redis.exceptions import RedisError
@@ -23,33 +23,38 @@ AGAIN_SECONDS = 0.5
 """How long after a failure they are sent again."""
 
 
+Batch = dict[str, None]
+"""Ids, each once, in their order."""
+
+
 class Acknowledgements:
     """`send` takes ids to Redis by themselves and returns how many it confirmed."""
 
     def __init__(
         self,
-        send: Callable[[Sequence[str]], Awaitable[int]],
+        send: Callable[[Collection[str]], Awaitable[int]],
         metrics: Metrics,
     ) -> None:
         self._send, self._metrics = send, metrics
-        self._waiting: dict[str, None] = {}
-        self._sending: set[str] = set()
+        self._waiting: Batch = {}
+        self._sending: list[Batch] = []
+        """Batches whose replies have not come; each as a whole, for to move ids one by one costs as much as sending."""
         self._listeners: list[set[str]] = []
         self.elsewhere: set[str] = set()
         """What another command is settling, whose reply is on its way. Another thread may ask."""
-        self._lately: deque[Sequence[str]] = deque()
+        self._lately: deque[Collection[str]] = deque()
         self._remembered = 0
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: set[asyncio.Task[None]] = set()
-        self.sent: Callable[[Sequence[str], int], None] | None = None
+        self.sent: Callable[[Collection[str], int], None] | None = None
         """Told of each command that was answered, and when it was sent, in nanoseconds."""
         self._sent_ns = 0
 
     def add(self, message_id: str) -> None:
         """The next read carries it, or after a few milliseconds a command of its own."""
         self._waiting[message_id] = None
-        for done in self._listeners:
-            done.add(message_id)
+        if self._listeners:
+            self.settled_elsewhere(message_id)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._flush_soon)
 
@@ -57,23 +62,24 @@ class Acknowledgements:
         """Whether it has not been sent yet, or must be sent again."""
         return message_id in self._waiting
 
-    def take(self) -> list[str]:
+    def take(self) -> Batch:
         """All that wait, for somebody who sends them, and then says `settle` or at least `give_back`."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        acks = list(self._waiting)
-        self._waiting.clear()
-        self._sending.update(acks)
+        acks = self._waiting
+        if acks:
+            self._sending.append(acks)  # before they leave the other place: another thread may ask
+        self._waiting = {}
         if self.sent is not None:
             self._sent_ns = time.time_ns()
         return acks
 
-    def settle(self, acks: Sequence[str], confirmed: int) -> None:
+    def settle(self, acks: Batch, confirmed: int) -> None:
         """They have arrived. Fewer confirmed than sent: somebody else acknowledged them, or the group was gone."""
         self._metrics.acknowledged += confirmed
         self._metrics.acknowledgements_lost += len(acks) - confirmed
-        self._sending.difference_update(acks)
+        self._forget(acks)
         if self.sent is not None:
             self.sent(acks, self._sent_ns)
         self._remember(acks)
@@ -82,21 +88,25 @@ class Acknowledgements:
         """What was settled here in the last batches."""
         return [each for acks in list(self._lately) for each in acks]
 
-    def _remember(self, settled: Sequence[str]) -> None:
+    def _remember(self, settled: Collection[str]) -> None:
         self._lately.append(settled)
         self._remembered += len(settled)
         while self._remembered > MOST_REMEMBERED:
             self._remembered -= len(self._lately.popleft())
 
-    def give_back(self, acks: Sequence[str]) -> None:
-        """Those of them that are not settled wait again."""
-        self._waiting.update(dict.fromkeys(self._sending.intersection(acks)))
-        self._sending.difference_update(acks)
+    def give_back(self, acks: Batch) -> None:
+        """If they are not settled, they wait again."""
+        if any(each is acks for each in self._sending):
+            self._waiting.update(acks)
+            self._forget(acks)
+
+    def _forget(self, acks: Batch) -> None:
+        self._sending = [each for each in self._sending if each is not acks]
 
     @contextmanager
     def done(self) -> Iterator[set[str]]:
         """What may still stand in the reply to a question asked in this context although it is done with here."""
-        done = {*self._waiting, *self._sending}
+        done = set().union(self._waiting, *self._sending)
         self._listeners.append(done)
         try:
             yield done

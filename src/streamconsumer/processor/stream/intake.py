@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from streamconsumer.processor.decision import is_suspect
 from streamconsumer.processor.effects import Effects
 from streamconsumer.processor.intake import Caring
-from streamconsumer.processor.message import Entry, TextEntry
+from streamconsumer.processor.message import AsciiEntry, BytesEntry, Entry, TextEntry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.stream import replies
 from streamconsumer.processor.stream.acknowledgements import Acknowledgements
@@ -213,13 +213,14 @@ class RedisIntake:
         self._most = min(affordable, max(self._most, min(count, 2 * len(entries))))
         if received > self.manager.delivery.max_entry_bytes:  # smaller ones cannot be too large
             for entry in entries:
-                entry.may_be_large = True
+                entry.may_be_large, entry.is_fresh = True, False
         return entries
 
     def _entries(self, found: list[Any], *, is_ascii: bool) -> list[Entry]:
         if self.encoding == "bytes":
-            return [Entry(message_id.decode(), fields) for message_id, fields in found]
-        return [TextEntry(message_id, texts, is_ascii) for message_id, texts in found]
+            return [BytesEntry(message_id.decode(), fields) for message_id, fields in found]
+        kind = AsciiEntry if is_ascii else TextEntry
+        return [kind(message_id, texts) for message_id, texts in found]
 
     async def _replay(self) -> list[Entry]:
         """One page of what is pending with this consumer and not in flight: its own from before it was restarted, or
@@ -259,7 +260,7 @@ class RedisIntake:
         """Send what has not been sent. Raises what Redis raised, and keeps what has not arrived."""
         await self.acks.flush()
 
-    async def _send_acks(self, acks: Sequence[str]) -> int:
+    async def _send_acks(self, acks: Collection[str]) -> int:
         return int(await self.manager.ask("XACK", self._stream, self._group, *acks))
 
     async def begin(self, message_id: str, deliveries: int) -> int:

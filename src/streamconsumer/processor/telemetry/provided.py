@@ -3,7 +3,7 @@
 Its SDK chooses ids and samples. So attempts are not linked to each other here, and a span costs what it costs there.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from opentelemetry import context, trace
@@ -86,7 +86,7 @@ class ProvidedTelemetry:
     def claimed(self, entries: Sequence[Entry], start_ns: int) -> None:
         pass
 
-    def acknowledged(self, message_ids: Sequence[str], start_ns: int) -> None:
+    def acknowledged(self, message_ids: Collection[str], start_ns: int) -> None:
         pass
 
     def buried(self, entry: Entry, start_ns: int, *, was_begun: bool) -> None:

@@ -6,7 +6,7 @@ Nothing here raises: a message is not lost to its own description.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import Token
 from datetime import timedelta
 from functools import lru_cache
@@ -210,7 +210,7 @@ class Telemetry:
             entry.claim = span.remote
         self._put(span)
 
-    def acknowledged(self, message_ids: Sequence[str], start_ns: int) -> None:
+    def acknowledged(self, message_ids: Collection[str], start_ns: int) -> None:
         """XACK was answered. One span for all; beneath the attempt if it is one, else linked to each."""
         if not self._unacknowledged:
             return
@@ -220,7 +220,7 @@ class Telemetry:
         head, parts = encode.head(f"ack {self._stream}", _CLIENT), [self._common("ack", "settle", *self._server())]
         if len(message_ids) == 1:
             span = RecordedSpan(head, found[0].trace_id, random_span(), found[0].flags, parent=found[0].span_id)
-            parts.append(_message_id(message_ids[0]))
+            parts.append(_message_id(next(iter(message_ids))))
         else:
             span = RecordedSpan(head, random_trace(), random_span(), 1)
             parts.append(encode.attributes({names.BATCH_COUNT: len(message_ids)}))

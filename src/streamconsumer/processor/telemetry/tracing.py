@@ -1,7 +1,7 @@
 """What the loop and those beside it ask of telemetry: one call when an attempt begins, one when it ends, and a few for
 what is rare."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from streamconsumer.processor.message import Entry, Message
@@ -41,7 +41,7 @@ class Tracing(Protocol):
     def claimed(self, entries: Sequence[Entry], start_ns: int) -> None:
         """Entries of another consumer are ours."""
 
-    def acknowledged(self, message_ids: Sequence[str], start_ns: int) -> None:
+    def acknowledged(self, message_ids: Collection[str], start_ns: int) -> None:
         """XACK was answered."""
 
     def buried(self, entry: Entry, start_ns: int, *, was_begun: bool) -> None:
