@@ -377,3 +377,19 @@ async def test_any_redis_client_can_be_given_to_the_stream_manager(
     await manager.aclose()
     assert await client.ping(), "the client that was given stays open"
     await client.aclose()
+
+
+async def test_a_way_of_ones_own_to_process_a_message_is_gone_for_each(group: Group) -> None:
+    ids, handler, went = await group.add(25), Recorder(), []
+    processor = group.processor(handler)
+    ours = processor._process_single_message
+
+    async def own(message_id: str, data: dict[Any, Any]) -> None:
+        went.append(message_id)
+        await ours(message_id, data)
+
+    processor._process_single_message = own  # type: ignore[method-assign] # as a subclass would
+    await processor.start_listening()
+    await handler.has_finished(25)
+    await group.settled()
+    assert went == ids

@@ -369,7 +369,7 @@ class RedisStreamProcessor:
 
     def _new_express(self, breaker: CircuitBreaker) -> Express | None:
         soon = self._intake.acknowledge_soon
-        if soon is None or self.batch or self.ordering_key or self._telemetry:
+        if soon is None or self.batch or self.ordering_key or self._telemetry or self._handles_in_its_own_way:
             return None
         return Express(
             self._handler,
@@ -382,6 +382,13 @@ class RedisStreamProcessor:
             who=self._who,
             metrics=self.metrics,
         )
+
+    @property
+    def _handles_in_its_own_way(self) -> bool:
+        """Whether somebody put his own `_process_single_message` in place of ours, by a subclass or on this object: then
+        every message goes through it."""
+        own = getattr(self._process_single_message, "__func__", None)
+        return own is not RedisStreamProcessor._process_single_message
 
     def _new_intake(self, who: tuple[str, str, str]) -> Intake:
         manager = self.stream_manager
