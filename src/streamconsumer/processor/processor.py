@@ -371,22 +371,14 @@ class RedisStreamProcessor:
         soon = self._intake.acknowledge_soon
         if soon is None or self.batch or self.ordering_key or self._telemetry or self._handles_in_its_own_way:
             return None
-        return Express(
-            self._handler,
-            self._in_flight,
-            self._attempts,
-            self._settling,
-            breaker,
-            acknowledge=soon,
-            encoding=self._intake.encoding,
-            who=self._who,
-            metrics=self.metrics,
-        )
+        ours = (self._handler, self._in_flight, self._attempts, self._settling, breaker)
+        encoding = self._intake.encoding
+        return Express(*ours, acknowledge=soon, encoding=encoding, who=self._who, metrics=self.metrics)
 
     @property
     def _handles_in_its_own_way(self) -> bool:
-        """Whether somebody put his own `_process_single_message` in place of ours, by a subclass or on this object: then
-        every message goes through it."""
+        """Whether somebody put his own `_process_single_message` in place of ours: then every message goes through
+        it."""
         own = getattr(self._process_single_message, "__func__", None)
         return own is not RedisStreamProcessor._process_single_message
 
