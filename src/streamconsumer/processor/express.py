@@ -49,18 +49,10 @@ class Express:
         """Handle one entry after another while they are ordinary. Returns one that is not; None if none is ready, or
         the handler left something behind in context variables."""
         in_flight, metrics, breaker, who = self._in_flight, self._metrics, self._breaker, self._who
-        entries, tasks, free, suspects = (
-            in_flight.entries,
-            in_flight.tasks,
-            in_flight.ready.free,
-            in_flight.ready.suspects,
-        )
-        acknowledge, counts, clock, handler = (
-            self._acknowledge,
-            metrics.duration_counts,
-            time.perf_counter,
-            self._handler(),
-        )
+        entries, tasks = in_flight.entries, in_flight.tasks
+        free, suspects = in_flight.ready.free, in_flight.ready.suspects
+        acknowledge, counts = self._acknowledge, metrics.duration_counts
+        clock, handler = time.perf_counter, self._handler()
         data: dict[Any, Any] | None
         token, began = enter([]), clock()
         try:
