@@ -43,7 +43,7 @@ class Express:
         self._breaker, self._acknowledge, self._encoding = breaker, acknowledge, encoding
         self._who, self._metrics = who, metrics
 
-    async def run(  # noqa: C901, PLR0912 - a call for each part would cost what it saves
+    async def run(  # noqa: C901, PLR0912, PLR0915 - a call for each part would cost what it saves
         self, entry: Entry, task: asyncio.Task[None]
     ) -> Entry | None:
         """Handle one entry after another while they are ordinary. Returns one that is not; None if none is ready, or
