@@ -1,3 +1,15 @@
 """One module a question. Each has ROUNDS, how often it is asked by default, and `measure(rounds)`, which answers."""
 
-NAMES = ("throughput", "tracing", "latency", "concurrency", "idle", "takeover", "memory", "stop", "profile", "operator")
+NAMES = (
+    "throughput",
+    "tracing",
+    "latency",
+    "concurrency",
+    "idle",
+    "takeover",
+    "memory",
+    "stop",
+    "profile",
+    "operator",
+    "scaling",
+)

@@ -6,7 +6,7 @@ Each case is a name, a spec that is wrong in one place, and the sentence that a 
 from dataclasses import dataclass
 from typing import Any
 
-from streamconsumer.model.autoscaling import MIN_ABOVE_MAX
+from streamconsumer.model.autoscaling import MIN_ABOVE_MAX, TWO_TARGETS
 from streamconsumer.model.fields import DURATION_FORM
 from streamconsumer.model.pod import (
     EXISTS_HAS_NO_VALUE,
@@ -110,6 +110,12 @@ OUR_RULES = [
         "autoscaling.scaleUp.stabilizationWindow",
         "must be 0s to 1h",
         autoscaling={"scaleUp": {"stabilizationWindow": "2h"}},
+    ),
+    _spec(
+        "two targets",
+        "autoscaling.target",
+        TWO_TARGETS,
+        autoscaling={"target": {"backlogPerReplica": 100, "drainTime": "1m"}},
     ),
     Case("two that scale", manifest(autoscaling={}, manageReplicas=False), "spec", ONE_SCALER),
     _spec("two handlers", "handler", ONE_HANDLER, handler={"python": "shop:handle", "source": "x = 1"}),
@@ -336,6 +342,7 @@ RIGHT = {
         manageReplicas=True,
     ),
     "autoscaling at its defaults": manifest(autoscaling={}),
+    "autoscaling by time": manifest(autoscaling={"target": {"drainTime": "30s"}}),
     "variables from elsewhere": manifest(
         env=[_from(secretKeyRef={**KEY, "optional": True}), {"name": "B", "valueFrom": {"configMapKeyRef": KEY}}],
         envFrom=[_all("BANK_"), {"configMapRef": {"name": "shop", "optional": True}}],

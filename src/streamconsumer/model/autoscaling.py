@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 
 from streamconsumer.model.fields import Between, Model, rules
 
+BACKLOG_PER_REPLICA = 100
+
+TWO_TARGETS = "autoscaling.target has backlogPerReplica or drainTime, not both"
 MIN_ABOVE_MAX = "autoscaling.minReplicas must not be above autoscaling.maxReplicas"
 
 
@@ -43,11 +46,28 @@ class ScaleDown(Model):
     """Limits; the one that allows most counts."""
 
 
-class Target(Model):
-    """What one pod is for."""
+class Target(Model, json_schema_extra=rules(("!(has(self.backlogPerReplica) && has(self.drainTime))", TWO_TARGETS))):
+    """What one pod is for: a share of the backlog, or its part in having it done in time. However that is, there are
+    no fewer pods than it takes to keep up with what arrives, once it was seen how fast one is."""
 
-    backlog_per_replica: int = Field(100, ge=1, le=1_000_000_000)
-    """How many entries one pod should have before it, read or not: there are so many pods that none has more."""
+    backlog_per_replica: int | None = Field(None, ge=1, le=1_000_000_000)
+    """How many entries one pod should have before it, read or not: there are so many pods that none has more. 100 where
+    no target is given."""
+
+    drain_time: Annotated[timedelta, Between("1s", "24h")] | None = None
+    """How soon the backlog should be done, at the pace that was measured: that of one pod while it has more to do than
+    it can. Until there is one, the number stays. In place of `backlogPerReplica`."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.drain_time is not None and self.backlog_per_replica is not None:
+            raise ValueError(TWO_TARGETS)
+        return self
+
+    @property
+    def share(self) -> int:
+        """Entries a pod, where there is no drain time."""
+        return self.backlog_per_replica or BACKLOG_PER_REPLICA
 
 
 class Activation(Model):

@@ -66,6 +66,7 @@ class ScalingReason(StrEnum):
     """Why there are as many pods as there are: ScalingActive and ScalingLimited."""
 
     BACKLOG = "Backlog"
+    ARRIVALS = "Arrivals"
     NOTHING_TO_DO = "NothingToDo"
     BELOW_ACTIVATION = "BelowActivation"
     COOLING_DOWN = "CoolingDown"

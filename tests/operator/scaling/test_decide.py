@@ -99,7 +99,7 @@ def test_more_to_do_never_means_fewer_pods(
 def test_under_constant_load_the_number_goes_one_way_and_stays(
     found: Autoscaling, unread: int, pending: int, current: int
 ) -> None:
-    history: list[tuple[Backlog | None, float]] = [(Backlog(unread, pending), 15.0)] * 200
+    history: list[tuple[Backlog | None, float]] = [(Backlog(unread, pending), 15.0)] * 400
     numbers = [current] + [decision.replicas for _, _, decision in run(found, history, current)]
     steps = [after - before for before, after in pairwise(numbers)]
     assert not (any(step > 0 for step in steps) and any(step < 0 for step in steps))
@@ -157,6 +157,15 @@ def test_the_last_pod_goes_after_the_cooldown() -> None:
         numbers[second] = decision.replicas
     assert numbers[55] == 1
     assert numbers[60] == 0
+
+
+def test_a_stream_that_trickles_keeps_its_pod_though_no_look_finds_an_entry() -> None:
+    found = Autoscaling.model_validate({"cooldown": "60s", "scaleDown": {"stabilizationWindow": "0s"}})
+    trickle: list[tuple[Backlog | None, float]] = [
+        (Backlog(0, 0, position=f"{number}-0"), 15.0) for number in range(40)
+    ]
+    assert all(decision.replicas == 1 for *_, decision in run(found, trickle, 1))
+    assert [decision.replicas for *_, decision in run(found, [*trickle, *[(trickle[-1][0], 15.0)] * 4], 1)][-1] == 0
 
 
 def test_a_long_message_in_flight_keeps_its_pod() -> None:

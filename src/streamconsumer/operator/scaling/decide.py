@@ -6,12 +6,14 @@ where it is for as long as there are no pods.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from streamconsumer.model.autoscaling import Autoscaling, ScalingPolicy
 from streamconsumer.model.status import ScalingReason as Why
+from streamconsumer.operator.scaling.pace import Look, Pace
+from streamconsumer.operator.scaling.words import sentence
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,10 @@ class Backlog:
     """Given and not acknowledged."""
     exact: bool = True
     """Whether `unread` is the number, or at least so many."""
+    read: int | None = None
+    """How many entries the group was ever given, where Redis counts them: since 7.0."""
+    position: str | None = None
+    """The id that was given last. Where it moved on there was work since the last look, however little is left."""
 
     @property
     def total(self) -> int:
@@ -53,6 +59,9 @@ class Memory:
     """When there was something to do last; None: nobody has looked yet."""
     unseen_since_seconds: float | None = None
     """Since when Redis has not answered."""
+    position: str | None = None
+    """How far the group had come."""
+    pace: Pace = field(default_factory=Pace)
 
 
 @dataclass(frozen=True)
@@ -72,36 +81,58 @@ def decide(
         return _unseen(rules, current, memory, now_seconds)
     if memory.busy_seconds is None:  # a new operator knows of no work before it: it waits its whole windows
         memory = replace(memory, busy_seconds=now_seconds, needed=((now_seconds, current),))
-    if seen.total > 0 or not seen.known:
-        memory = replace(memory, busy_seconds=now_seconds)
-    memory = replace(memory, unseen_since_seconds=None)
-    need, why = _need(rules, seen, current)
+    if seen.total > 0 or not seen.known or seen.position != memory.position:
+        memory = replace(memory, busy_seconds=now_seconds, position=seen.position)
+    memory = replace(memory, unseen_since_seconds=None, pace=_paced(memory, seen, current, now_seconds))
+    need, why = _need(rules, seen, current, memory.pace)
     memory = _noted(rules, memory, need, now_seconds)
     number, why = _Case(rules, seen, current, memory, now_seconds).bounded(need, why)
-    decision = Decision(number, why, _sentence(rules, str(seen), current, number, why))
+    decision = Decision(number, why, sentence(rules, str(seen), (current, number), why, memory.pace))
     return decision, _changed(memory, number - current, now_seconds)
+
+
+def _paced(memory: Memory, seen: Backlog, current: int, now_seconds: float) -> Pace:
+    grown = max((at for at, change in memory.changes if change > 0), default=-math.inf)
+    if seen.unread is None or seen.read is None or not seen.exact:
+        return memory.pace.after(None, grown)
+    return memory.pace.after(Look(now_seconds, seen.read, seen.unread, seen.pending, current), grown)
 
 
 def _unseen(rules: Autoscaling, current: int, memory: Memory, now_seconds: float) -> tuple[Decision, Memory]:
     since = now_seconds if memory.unseen_since_seconds is None else memory.unseen_since_seconds
-    memory = replace(memory, unseen_since_seconds=since)
+    memory = replace(memory, unseen_since_seconds=since, pace=memory.pace.after(None, now_seconds))
     least = rules.min_replicas if memory.busy_seconds is not None else max(1, rules.min_replicas)
     number, why = max(current, least), Why.BACKLOG_UNKNOWN  # where nobody has ever seen that there is nothing: a pod
     fallback = rules.fallback
     if fallback and now_seconds - since >= fallback.after.total_seconds() and fallback.replicas > number:
         number, why = min(fallback.replicas, max(rules.max_replicas, current)), Why.FALLBACK
-    decision = Decision(number, why, _sentence(rules, "Redis does not answer", current, number, why))
+    decision = Decision(number, why, sentence(rules, "Redis does not answer", (current, number), why))
     return decision, _changed(memory, number - current, now_seconds)
 
 
-def _need(rules: Autoscaling, seen: Backlog, current: int) -> tuple[int, Why]:
-    """What the backlog alone asks for."""
+def _need(rules: Autoscaling, seen: Backlog, current: int, pace: Pace) -> tuple[int, Why]:
+    """What there is to do asks for, before anything holds it back."""
     total = seen.total
     if current == 0 and seen.known and seen.pending == 0 and total <= rules.activation.backlog:
         return 0, Why.BELOW_ACTIVATION if total else Why.NOTHING_TO_DO
+    by_backlog = _by_backlog(rules, total, current, pace)
+    keeping_up = pace.keeping_up(current) or 0
+    if keeping_up > max(1, by_backlog):  # one pod is the backlog's affair: whether there is to be any
+        return keeping_up, Why.ARRIVALS
     if total == 0 and seen.known:
         return 0, Why.NOTHING_TO_DO
-    return max(1, math.ceil(total / rules.target.backlog_per_replica)), Why.BACKLOG
+    return max(1, by_backlog), Why.BACKLOG
+
+
+def _by_backlog(rules: Autoscaling, total: int, current: int, pace: Pace) -> int:
+    """By the share of each pod, or by how soon it is to be done while more arrives."""
+    target = rules.target
+    if target.drain_time is None:
+        return math.ceil(total / target.share)
+    if pace.per_pod is None:
+        return current
+    in_time = total / target.drain_time.total_seconds()
+    return math.ceil(((pace.arriving or 0.0) + in_time) / pace.per_pod) if total else 0
 
 
 @dataclass(frozen=True)
@@ -199,23 +230,3 @@ LONGEST_PERIOD_SECONDS = 3600.0
 
 def _recent(noted: tuple[tuple[float, int], ...], seconds: float, now_seconds: float) -> tuple[tuple[float, int], ...]:
     return tuple(each for each in noted if now_seconds - each[0] <= seconds)
-
-
-_WORDS: dict[Why, Callable[[Autoscaling], str]] = {
-    Why.BACKLOG: lambda _: "",
-    Why.NOTHING_TO_DO: lambda _: "nothing to do",
-    Why.BELOW_ACTIVATION: lambda rules: f"not more than the {rules.activation.backlog:,} that start a pod",
-    Why.COOLING_DOWN: lambda rules: f"the last pod stays for {rules.cooldown.total_seconds():.0f} s",
-    Why.STABILIZING: lambda _: "held by the stabilization window",
-    Why.LIMITED_BY_POLICY: lambda _: "limited by a policy",
-    Why.LIMITED_BY_MAX: lambda rules: f"max {rules.max_replicas}",
-    Why.LIMITED_BY_MIN: lambda rules: f"min {rules.min_replicas}",
-    Why.BACKLOG_UNKNOWN: lambda _: "what is unknown lowers nothing",
-    Why.FALLBACK: lambda rules: f"fallback {rules.fallback.replicas if rules.fallback else 0}",
-}
-
-
-def _sentence(rules: Autoscaling, found: str, current: int, number: int, why: Why) -> str:
-    change = f"{current} → {number}" if number != current else f"stays {number}"
-    target = f"target {rules.target.backlog_per_replica:,} a replica"
-    return ", ".join(part for part in (f"{change}: {found}", target, _WORDS[why](rules)) if part)

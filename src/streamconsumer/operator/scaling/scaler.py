@@ -61,7 +61,9 @@ class Scaler:
         known = self._scaled.get(key)
         if known is None or known.frozen:
             return False
-        decision, known.memory = decide(known.rules, backlog(found.figures), known.current, known.memory, self._clock())
+        decision, known.memory = decide(
+            known.rules, backlog(found.figures, found.read), known.current, known.memory, self._clock()
+        )
         before, known.decision, known.holding = known.told, decision, found.holding
         if before is None or (before.desired_replicas, before.reason) != (decision.replicas, decision.why):
             known.told = ScalingStatus(
@@ -105,13 +107,13 @@ class Scaler:
         self._scaled.pop(key, None)
 
 
-def backlog(figures: StreamFigures | None) -> Backlog | None:
+def backlog(figures: StreamFigures | None, read: int | None = None) -> Backlog | None:
     """What a look found, as far as it is known. None: nothing was seen."""
     if figures is None:
         return None
     if figures.pending is None:  # there is no group yet: all that the stream holds may be for it
         return Backlog(figures.length, 0, exact=figures.length == 0)
-    return Backlog(figures.lag, figures.pending, exact=figures.lag_known)
+    return Backlog(figures.lag, figures.pending, exact=figures.lag_known, read=read, position=figures.last_delivered_id)
 
 
 def _with_replicas(consumer: StreamConsumer, replicas: int) -> StreamConsumer:

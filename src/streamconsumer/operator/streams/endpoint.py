@@ -51,6 +51,8 @@ class Observation:
     figures: StreamFigures | None
     holding: Mapping[str, int]
     """How many entries each consumer holds."""
+    read: int | None
+    """How many entries the group was ever given, where the server counts them."""
 
     @property
     def gist(self) -> list[tuple[str, str, str]]:
@@ -142,7 +144,7 @@ class Endpoint:
     def _judged(self, key: Key, seen: Sight) -> Observation:
         now = asyncio.get_running_loop().time()
         degraded = self._judgements.setdefault(key, Judgement()).degraded(seen, now)
-        return Observation((seen.reachable, seen.group, degraded), seen.figures, seen.holding)
+        return Observation((seen.reachable, seen.group, degraded), seen.figures, seen.holding, seen.read)
 
     def _watch_over(self, key: Key, seen: Sight, *, asleep: bool) -> None:
         """Who has no pods is to have one as soon as an entry comes."""

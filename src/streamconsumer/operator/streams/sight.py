@@ -57,6 +57,8 @@ class Sight:
     """How many of the pending ones are with a consumer, and not just waiting for another try."""
     holding: Mapping[str, int] = field(default_factory=dict)
     """How many entries each consumer holds; who holds none is left out."""
+    read: int | None = None
+    """How many entries the group was ever given, where the server counts them."""
 
     @property
     def group_is_missing(self) -> bool:
@@ -98,7 +100,8 @@ def sight(place: Place, answers: Sequence[Any]) -> Sight:
     )
     holding = {name.decode(errors="replace"): int(count) for name, count in summary[3] or []}
     held = sum(holding.values()) - holding.get(POSTPONED, 0)
-    return Sight(CONNECTED, _exists(place, {"xlen": length, "xpending": pending}), figures, oldest, held, holding)
+    group = _exists(place, {"xlen": length, "xpending": pending})
+    return Sight(CONNECTED, group, figures, oldest, held, holding, mine.get(b"entries-read"))
 
 
 def unreachable(reason: StreamReason, message: str, *, status: Literal["False", "Unknown"] = "False") -> Sight:

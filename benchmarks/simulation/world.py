@@ -1,0 +1,157 @@
+"""One stream, one group and its pods, second by second. The processor is the same whoever scales it: it drains, hands
+back what it has not begun, and its pending entries are taken over."""
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from benchmarks.simulation.rivals import TARGET, Scaler
+from benchmarks.simulation.traffic import Message, Traffic
+
+START_SECONDS = 2
+"""From being wanted until a pod reads."""
+AFTERWARDS_SECONDS = 1800
+BATCH = 10
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 300.0
+FLAP_SECONDS = 300
+"""Whoever turns round within this time was wrong one way or the other."""
+
+
+@dataclass
+class Pod:
+    """A process with one slot."""
+
+    reads_at: int
+    ends_at: int | None = None
+    """When its grace is over, once it was told to go."""
+    buffered: deque[Message] = field(default_factory=deque)
+    running: Message | None = None
+
+    @property
+    def holds(self) -> int:
+        return len(self.buffered) + (self.running is not None)
+
+
+@dataclass
+class Outcome:
+    """What there is to say in the end."""
+
+    over_seconds: int = 0
+    """How long there were more entries than the target for each pod that reads; any at all where none does."""
+    replica_seconds: int = 0
+    flaps: int = 0
+    cut_off: int = 0
+    """Attempts that a pod's end ended."""
+    unfinished: int = 0
+    waits: list[int] = field(default_factory=list)
+    """From being added until done or dead, in seconds, of each entry that got there."""
+
+
+@dataclass
+class World:
+    """Everything that is."""
+
+    traffic: Traffic
+    scaler: Scaler
+    pods: list[Pod] = field(default_factory=list)
+    added: int = 0
+    unread: deque[Message] = field(default_factory=deque)
+    returned: deque[Message] = field(default_factory=deque)
+    """Pending and nobody's: whoever has a slot takes it over."""
+    waiting: list[tuple[float, Message]] = field(default_factory=list)
+    """Pending until their next attempt."""
+    outcome: Outcome = field(default_factory=Outcome)
+    _dice: random.Random = field(default_factory=lambda: random.Random(1))
+    _last_change: tuple[int, int] = (-(10**9), 0)
+
+    def run(self) -> Outcome:
+        """The whole story, and half an hour more for what is left."""
+        arrivals: Iterator[list[Message]] = self.traffic.arrivals()
+        for now in range(self.traffic.seconds + AFTERWARDS_SECONDS):
+            new = next(arrivals, [])
+            self.unread.extend(new)
+            self.added += len(new)
+            self._wake(now)
+            for pod in self.pods:
+                self._work(pod, now)
+            self._end(now)
+            self._scale(now)
+            self._note()
+        self.outcome.unfinished = len(self.unread) + self._pending
+        return self.outcome
+
+    @property
+    def _pending(self) -> int:
+        return sum(pod.holds for pod in self.pods) + len(self.returned) + len(self.waiting)
+
+    def _wake(self, now: int) -> None:
+        ready = [message for at, message in self.waiting if at <= now]
+        if ready:
+            self.waiting = [each for each in self.waiting if each[0] > now]
+            self.returned.extend(ready)
+
+    def _work(self, pod: Pod, now: int) -> None:
+        """A second of a pod's life."""
+        left = 1.0 if now >= pod.reads_at else 0.0
+        while left > 0 and (message := pod.running or self._next(pod)):
+            if pod.running is None:
+                pod.running, message.left_seconds = message, message.work_seconds
+                message.attempts += 1
+            worked = min(left, message.left_seconds)
+            message.left_seconds -= worked
+            left -= worked
+            if message.left_seconds <= 1e-9:
+                pod.running = None
+                self._done(message, now)
+
+    def _next(self, pod: Pod) -> Message | None:
+        if pod.ends_at is not None:
+            return None
+        source = self.returned or self.unread
+        while not pod.buffered and source:
+            pod.buffered.extend(source.popleft() for _ in range(min(BATCH, len(source))))
+        return pod.buffered.popleft() if pod.buffered else None
+
+    def _done(self, message: Message, now: int) -> None:
+        if not message.poison or message.attempts >= self.traffic.max_deliveries:
+            self.outcome.waits.append(now - message.added)
+            return
+        longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (message.attempts - 1))
+        self.waiting.append((now + self._dice.uniform(0, longest), message))
+
+    def _end(self, now: int) -> None:
+        """Pods that are done draining, or have to be."""
+        for pod in [each for each in self.pods if each.ends_at is not None]:
+            if pod.running and pod.ends_at is not None and now >= pod.ends_at:
+                self.outcome.cut_off += 1
+                self.returned.append(pod.running)
+                pod.running = None
+            if pod.running is None:
+                self.pods.remove(pod)
+
+    def _scale(self, now: int) -> None:
+        staying = [pod for pod in self.pods if pod.ends_at is None]
+        current = len(staying)
+        wanted = self.scaler.wanted(now, self.added - len(self.unread), len(self.unread), self._pending, current)
+        if wanted == current:
+            return
+        self._turned(now, wanted - current)
+        self.pods.extend(Pod(now + START_SECONDS) for _ in range(wanted - current))
+        newest_first = staying[::-1]
+        going = sorted(newest_first, key=lambda pod: pod.holds) if self.scaler.idle_first else newest_first
+        for pod in going[: max(0, current - wanted)]:
+            pod.ends_at = now + self.traffic.drain_seconds
+            self.returned.extendleft(reversed(pod.buffered))
+            pod.buffered.clear()
+
+    def _turned(self, now: int, change: int) -> None:
+        at, before = self._last_change
+        if change * before < 0 and now - at < FLAP_SECONDS:
+            self.outcome.flaps += 1
+        self._last_change = now, change
+
+    def _note(self) -> None:
+        now_reading = sum(pod.ends_at is None for pod in self.pods)
+        self.outcome.replica_seconds += len(self.pods)
+        self.outcome.over_seconds += len(self.unread) + self._pending > TARGET * now_reading
