@@ -59,6 +59,7 @@ def test_the_orders_example_becomes_ready_and_counts_entries_that_were_there_bef
     assert header == ["NAME", "STREAM", "GROUP", "DESIRED", "READY", "LAG", "PENDING", "STATUS", "AGE"]
     assert row[:5] == ["orders", "orders", "billing", "1", "1"]
     assert "AllPodsReady" in row[5:]  # what is not known yet is blank
+    assert shop.condition("orders", "RedisReachable")["status"] == "True"  # `redis` is a Service of the shop
     shop.kubectl("get", "stc", "orders", "-o", "wide")
 
 

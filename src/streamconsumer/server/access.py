@@ -5,6 +5,7 @@ the new one; a connection that is there already stays good, for Redis asks for a
 """
 
 import ssl
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,22 @@ class Place:
     """Of a socket; then host and port count for nothing."""
 
 
+Dial = Callable[[str, int], Awaitable[str]]
+"""A host and a port → the name to connect by."""
+
+
+async def as_written(host: str, port: int) -> str:  # noqa: ARG001 - a Dial
+    """A pod's hosts are what its own resolver says."""
+    return host
+
+
 class Access:
     """The settings, with what stands in their files. Raises InvalidSettings for what cannot be used already."""
 
-    def __init__(self, settings: RedisAccess) -> None:
+    def __init__(self, settings: RedisAccess, dial: Dial = as_written) -> None:
+        """`dial` is for who looks from elsewhere; certificates are held against the host as it is written."""
         self._settings = settings
+        self.dial = dial
         self.scheme = self._url().partition("://")[0]
         """Of the URL at start: a pod does not change between plain TCP, TLS and a socket."""
 

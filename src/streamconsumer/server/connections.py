@@ -1,5 +1,6 @@
 """Connections that ask where to go, and as whom, each time they connect; otherwise they are redis-py's own."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
@@ -33,19 +34,35 @@ class Located(AbstractConnection):
 
     async def _connect(self) -> None:
         self._go_to(await self._destination.place())
+        await self._look_up()
         await super()._connect()  # type: ignore[safe-super,no-untyped-call] # each class below has one
+
+    async def _look_up(self) -> None:
+        """Of a socket there is nothing to look up."""
 
     def _go_to(self, place: Place) -> None:
         self.db, self.username, self.password = place.database, place.username, place.password
 
 
 class Tcp(Located, Connection):
+    dialled = ""
+    """What the host is called from here."""
+
+    async def _look_up(self) -> None:
+        self.dialled = await self._destination.access.dial(self.host, int(self.port))
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        return {**super()._connection_arguments(), "host": self.dialled}
+
     def _go_to(self, place: Place) -> None:
         super()._go_to(place)
         self.host, self.port = place.host, place.port
 
 
 class Tls(Tcp, SSLConnection):
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        return {**super()._connection_arguments(), "server_hostname": self.host}
+
     async def _connect(self) -> None:
         try:
             await super()._connect()

@@ -11,6 +11,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
 from streamconsumer.model.settings import RedisAccess
+from streamconsumer.server.access import Dial
 from streamconsumer.server.connections import KINDS, ONCE
 from streamconsumer.server.faults import Fault, fault
 from streamconsumer.server.topology import topology
@@ -27,10 +28,12 @@ Question = tuple[Any, ...]
 class Line:
     """A connection that is made when something is asked and it is not there, and given up at the first doubt."""
 
-    def __init__(self, settings: RedisAccess, stream: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self, settings: RedisAccess, stream: str, dial: Dial, patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
         """`stream` says which node of a Cluster. Raises InvalidSettings; nothing connects yet."""
         self._patience_seconds = patience_seconds
-        self._topology = topology(settings, stream)
+        self._topology = topology(settings, stream, dial)
         self._connection: AbstractConnection | None = None
         self._one_at_a_time = asyncio.Lock()
 

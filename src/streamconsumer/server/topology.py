@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from streamconsumer.model.settings import RedisAccess
-from streamconsumer.server.access import Access, Place
+from streamconsumer.server.access import Access, Dial, Place, as_written
 from streamconsumer.server.connections import ask
 
 Address = tuple[str, int]
@@ -102,9 +102,9 @@ class Cluster(Topology):
         return found
 
 
-def topology(settings: RedisAccess, stream: str) -> Topology:
+def topology(settings: RedisAccess, stream: str, dial: Dial = as_written) -> Topology:
     """The one that the settings ask for. Raises InvalidSettings for what cannot be used."""
-    access = Access(settings)
+    access = Access(settings, dial)
     if settings.sentinel_master:
         return Sentinels(access, settings.sentinel_master, [_address(node) for node in settings.sentinel_nodes])
     return Cluster(access, stream) if settings.cluster else Topology(access)

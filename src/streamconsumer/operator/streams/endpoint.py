@@ -18,8 +18,10 @@ from streamconsumer.operator.streams import groups
 from streamconsumer.operator.streams.access import Resolved, resolve
 from streamconsumer.operator.streams.alarm import PATIENCE_SECONDS, Alarm
 from streamconsumer.operator.streams.judgement import Judgement
+from streamconsumer.operator.streams.names import Names
 from streamconsumer.operator.streams.sight import QUESTIONS, Place, Sight, of_fault, questions, sight
 from streamconsumer.server.faults import Fault
+from streamconsumer.server.line import PATIENCE_SECONDS as LINE_SECONDS
 from streamconsumer.server.line import Line, Question
 
 GATHERING_SECONDS = 0.05
@@ -157,8 +159,7 @@ class Endpoint:
     def _another_line(self) -> Line | None:
         if self._resolved is None or not self.members:
             return None
-        stream = next(iter(self.members.values())).consumer.spec.stream
-        return Line(self._resolved.settings, stream, PATIENCE_SECONDS)
+        return self._line_by(self._resolved, next(iter(self.members.values())).consumer, PATIENCE_SECONDS)
 
     async def _seen(self, members: Mapping[Key, Member]) -> dict[Key, Sight]:
         """A look at each of these."""
@@ -247,16 +248,20 @@ class Endpoint:
         if self._line is not None and self._resolved is not None and found.values == self._resolved.values:
             found.close()
             return None
-        await self._connect_by(found, consumer.spec.stream)
+        await self._connect_by(found, consumer)
         return None
 
-    async def _connect_by(self, found: Resolved, stream: str) -> None:
+    async def _connect_by(self, found: Resolved, consumer: StreamConsumer) -> None:
         if self._line is not None:
             await self._line.hang_up()
         if self._resolved is not None:
             self._resolved.close()
         self._line, self._resolved = None, found
-        self._line = Line(found.settings, stream)
+        self._line = self._line_by(found, consumer, LINE_SECONDS)
+
+    @staticmethod
+    def _line_by(found: Resolved, consumer: StreamConsumer, patience_seconds: float) -> Line:
+        return Line(found.settings, consumer.spec.stream, Names(consumer.namespace).dial, patience_seconds)
 
     def _refused(self, fault: Fault) -> Sight:
         """Why nobody answers. A Secret may have changed meanwhile: it is read again before the next look."""

@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from urllib.parse import urlsplit
 
-from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.model.spec import Redis, StreamConsumer
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.manifests.redis import files
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.streams import groups
 from streamconsumer.operator.streams.endpoint import Endpoint, Member, Observation
+from streamconsumer.operator.streams.names import is_relative
 from streamconsumer.operator.streams.sight import Sight
 from streamconsumer.server.keys import hash_slot
 
@@ -109,9 +111,16 @@ class Streams:
 
 
 def _identity(consumer: StreamConsumer) -> Identity:
-    """Who shares a connection: the same server by the same words, in one namespace where Secrets are among them; and
-    in a Cluster the same slot, which some node has."""
+    """Who shares a connection: the same server by the same words, in one namespace where these mean something else in
+    another; and in a Cluster the same slot, which some node has."""
     redis = consumer.spec.redis
-    namespace = consumer.namespace if any(files(redis)) else ""
+    namespace = consumer.namespace if any(files(redis)) or any(map(is_relative, _hosts(redis))) else ""
     slot = hash_slot(consumer.spec.stream.encode()) if redis.cluster else 0
     return namespace, redis.model_dump_json(), slot
+
+
+def _hosts(redis: Redis) -> list[str]:
+    """Those that are written down; what a URL in a Secret says is not known here."""
+    url = urlsplit(redis.url).hostname if redis.url else None
+    nodes = redis.sentinel.nodes if redis.sentinel else []
+    return [*([url] if url else []), *(node.rpartition(":")[0].strip("[]") for node in nodes)]
