@@ -2,11 +2,12 @@
 
 Entries begin in the order in which they came, with two exceptions. With an ordering key, entries of one key stand in a
 lane behind the one that has its turn, until that one is done for good. And suspects, entries whose consumer died more
-than once while they were begun, begin one at a time: whichever kills this process too then takes no other with it.
+than once while they were begun, begin one at a time, in turns with the others: whichever kills this process too then
+takes no other suspect with it, and one that only fails does not keep the rest from being tried.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 from streamconsumer.processor.message import Entry
@@ -38,6 +39,7 @@ class Ready:
         self.suspects: deque[Entry] = deque()
         self._suspect: Entry | None = None
         """The suspect that has its turn."""
+        self._others_turn = False
         self._lanes: dict[bytes, deque[Entry]] = {}
         """By key, what stands behind the entry that has its turn."""
         self.blocked = 0
@@ -72,10 +74,26 @@ class Ready:
 
     def take(self) -> Entry | None:
         """The next one, if any may begin."""
-        if self.suspects and self._suspect is None:
+        if self.suspects and self._suspect is None and not (self._others_turn and self.free):
+            self._others_turn = True
             self._suspect = self.suspects.popleft()
             return self._suspect
+        self._others_turn = False
         return self.free.popleft() if self.free else None
+
+    def take_untried(self) -> Entry | None:
+        """The next one that was just read, and so has not failed yet."""
+        entry = next(self._untried(), None)
+        if entry is not None:
+            self.free.remove(entry)
+        return entry
+
+    def has_untried(self) -> bool:
+        """Whether there is one."""
+        return any(self._untried())
+
+    def _untried(self) -> Iterator[Entry]:
+        return (entry for entry in self.free if entry.is_counted)
 
     def take_if(self, may_begin: Callable[[Entry], bool]) -> Entry | None:
         """The next one beside another, unless it is none that may; no suspect."""
