@@ -16,6 +16,7 @@ from contextvars import copy_context
 from datetime import timedelta
 from typing import Any
 
+from streamconsumer.processor.held import MOST_HELD_BYTES, Held
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.overdue import Overdue
@@ -25,9 +26,6 @@ log = logging.getLogger(__name__)
 
 AFTER_CANCELLING = timedelta(seconds=1)
 """How long a handler that was cancelled is waited for."""
-
-MOST_HELD = 1000
-"""How many entries may stand behind others of their ordering key, or wait to be tried again, before no more is read."""
 
 MOST_TRIED = 100
 """How many entries may be held while the circuit breaker is open before no more is read to be tried."""
@@ -58,7 +56,8 @@ class InFlight:
         """Messages that a thread is still at although whoever awaited it was cancelled."""
         self._gate = gate
         self.entries: dict[str, Entry] = {}
-        self.ready = Ready(ordering_key)
+        self._held = Held()
+        self.ready = Ready(ordering_key, self._held)
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self._waiting: dict[str, asyncio.TimerHandle] = {}
         self.overdue = Overdue(timeout)
@@ -125,6 +124,7 @@ class InFlight:
         del self.entries[message_id]
         if timer := self._waiting.pop(message_id, None):
             timer.cancel()
+            self._held.discard(entry)
             self.ready.done(entry)
         else:
             self.ready.remove(entry)
@@ -135,6 +135,7 @@ class InFlight:
         """To be said of one that runs: when it has ended, it stays in flight and begins again after so long."""
         entry.fate = "waits"
         entry.is_counted = entry.is_fresh = False
+        self._held.add(entry)
         self._waiting[entry.message_id] = asyncio.get_running_loop().call_later(seconds, self._again, entry)
 
     def close(self) -> None:
@@ -151,6 +152,7 @@ class InFlight:
             if message_id not in self.tasks:
                 timer.cancel()
                 del self._waiting[message_id]
+                self._held.discard(self.entries[message_id])
                 left.append((self.entries[message_id], max(0.0, timer.when() - now)))
         for entry, _ in left:
             del self.entries[entry.message_id]
@@ -280,10 +282,12 @@ class InFlight:
     def _has_room(self) -> bool:
         ready = len(self.ready)
         has_slot = not ready and len(self.tasks) - self._companions < self._concurrency
-        return (has_slot or ready <= self.ahead > 0) and self.ready.blocked + len(self._waiting) < MOST_HELD
+        return (has_slot or ready <= self.ahead > 0) and not self._held.is_full
 
     def _has_room_for_trials(self) -> bool:
-        return self._may_try() and not self.ready.has_untried() and len(self.entries) < MOST_TRIED
+        if not self._may_try() or self.ready.has_untried() or len(self.entries) >= MOST_TRIED:
+            return False
+        return sum(entry.size_bytes() for entry in self.entries.values()) < MOST_HELD_BYTES
 
     def _begins(self, entry: Entry) -> None:
         """As a trial of the circuit breaker, if that is open."""
@@ -318,6 +322,7 @@ class InFlight:
             self._waiting[entry.message_id] = timer
             return
         del self._waiting[entry.message_id]
+        self._held.discard(entry)
         entry.fate = ""
         self.ready.again(entry)
         self.advance()

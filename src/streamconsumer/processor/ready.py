@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
+from streamconsumer.processor.held import Held
 from streamconsumer.processor.message import Entry
 
 
@@ -32,7 +33,7 @@ class Gate(Protocol):
 class Ready:
     """Entries that have not begun."""
 
-    def __init__(self, ordering_key: str | None = None) -> None:
+    def __init__(self, ordering_key: str | None = None, held: Held | None = None) -> None:
         self._key = ordering_key.encode() if ordering_key else None
         self.free: deque[Entry] = deque()
         """Whoever may begin without a further look, unless there are suspects."""
@@ -42,8 +43,8 @@ class Ready:
         self._others_turn = False
         self._lanes: dict[bytes, deque[Entry]] = {}
         """By key, what stands behind the entry that has its turn."""
-        self.blocked = 0
-        """How many stand in lanes."""
+        self._held = Held() if held is None else held
+        """Among others those who stand in lanes."""
 
     def __len__(self) -> int:
         """How many could begin if there were slots; not those that stand behind another."""
@@ -55,7 +56,7 @@ class Ready:
             entry.lane = key
             if key in self._lanes:
                 self._lanes[key].append(entry)
-                self.blocked += 1
+                self._held.add(entry)
                 return
             self._lanes[key] = deque()
         self.again(entry)
@@ -111,7 +112,7 @@ class Ready:
             return
         lane = self._lanes[entry.lane]
         if lane:
-            self.blocked -= 1
+            self._held.discard(lane[0])
             self.again(lane.popleft())
         else:
             del self._lanes[entry.lane]
@@ -125,7 +126,7 @@ class Ready:
                 return
         if entry.lane is not None and entry in (lane := self._lanes[entry.lane]):
             lane.remove(entry)
-            self.blocked -= 1
+            self._held.discard(entry)
 
     def clear(self) -> list[Entry]:
         """Everything that has not begun, for a peer."""
@@ -134,5 +135,6 @@ class Ready:
         self.free.clear()
         for lane in self._lanes.values():
             lane.clear()
-        self.blocked = 0
+        for entry in left:
+            self._held.discard(entry)
         return left
