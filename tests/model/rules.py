@@ -188,6 +188,12 @@ OUR_RULES = [
     ),
     _spec("no pause", "delivery.breaker.minPause", "must be 10ms to 1h", delivery={"breaker": {"minPause": "9ms"}}),
     _spec(
+        "trials that never count",
+        "delivery.breaker.trialsCountAfter",
+        "must be 10ms to 720h",
+        delivery={"breaker": {"trialsCountAfter": "721h"}},
+    ),
+    _spec(
         "too long a pause", "delivery.breaker.maxPause", "must be 10ms to 1h", delivery={"breaker": {"maxPause": "61m"}}
     ),
     _spec("no age", "retention.maxAge", "must be 1s to 8760h", retention={"maxAge": "0s"}),
@@ -308,7 +314,7 @@ RIGHT = {
             "maxEntryBytes": 1024,
             "deadLetterStream": "{orders}:dead",
             "deadLetterMaxLength": 1,
-            "breaker": {"failures": 0, "minPause": "10ms", "maxPause": "1h"},
+            "breaker": {"failures": 0, "minPause": "10ms", "maxPause": "1h", "trialsCountAfter": "720h"},
         }
     ),
     "all of retention": manifest(

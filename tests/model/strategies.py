@@ -81,6 +81,7 @@ deliveries = models(
         failures=st.integers(0, 100_000),
         min_pause=durations("10ms", "1h"),
         max_pause=durations("10ms", "1h"),
+        trials_count_after=durations("10ms", "720h"),
     ),
 )
 retentions = models(

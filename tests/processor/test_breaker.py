@@ -6,9 +6,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from streamconsumer.model.settings import Breaker
 from streamconsumer.processor.breaker import CircuitBreaker
 
 FAILURES, MIN_PAUSE, MAX_PAUSE = 3, 1.0, 6.0
+COUNT_AFTER = timedelta(seconds=60)
 
 
 class Clock:
@@ -20,7 +22,8 @@ class Clock:
 
 
 def breaker(clock: Clock, failures: int = FAILURES) -> CircuitBreaker:
-    return CircuitBreaker(failures, timedelta(seconds=MIN_PAUSE), timedelta(seconds=MAX_PAUSE), clock)
+    pauses = {"min_pause": timedelta(seconds=MIN_PAUSE), "max_pause": timedelta(seconds=MAX_PAUSE)}
+    return CircuitBreaker(Breaker(failures=failures, trials_count_after=COUNT_AFTER, **pauses), clock)
 
 
 def opened(clock: Clock) -> CircuitBreaker:
@@ -111,6 +114,23 @@ def test_the_pause_begins_small_again_after_it_was_closed() -> None:
     for _ in range(FAILURES):
         found.failed(found.begun())
     assert found.seconds_until_trial() == MIN_PAUSE
+
+
+def test_trials_count_once_it_has_been_open_for_long_until_one_succeeds() -> None:
+    clock = Clock()
+    found = opened(clock)
+    while clock.now < 100 + COUNT_AFTER.total_seconds():
+        assert not found.trials_count()
+        clock.now += MAX_PAUSE
+        found.failed(found.begun())
+    assert found.trials_count()
+    clock.now += MAX_PAUSE
+    found.succeeded(found.begun())
+    assert not found.trials_count()
+    for _ in range(FAILURES):
+        found.failed(found.begun())
+    assert found.is_open
+    assert not found.trials_count()
 
 
 def test_a_trial_that_says_nothing_gives_the_next_message_its_turn() -> None:

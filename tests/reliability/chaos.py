@@ -21,6 +21,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from tests.reliability.deeds import outage
 from tests.reliability.faults import Harms, Servers, servers
 from tests.reliability.ledger import DELETE, FLUSH, GROUP, TRIM, Account, Ledger
 from tests.reliability.nursery import Nursery, Pod
@@ -33,7 +34,11 @@ PODS = 3
 PATIENCE = 90.0
 SETTINGS = {
     "DELIVERY_MAX_DELIVERIES": "10",
-    "DELIVERY_BREAKER_FAILURES": "0",  # when nothing but poison is left, it would be tried for minutes
+    # It opens now and then, and at the end, when nothing but poison is left, which must end in the time of a test.
+    "DELIVERY_BREAKER_FAILURES": "5",
+    "DELIVERY_BREAKER_MIN_PAUSE": "200ms",
+    "DELIVERY_BREAKER_MAX_PAUSE": "500ms",
+    "DELIVERY_BREAKER_TRIALS_COUNT_AFTER": "2s",
     "CONCURRENCY": "4",
     "BATCH_COUNT": "10",
 }
@@ -80,6 +85,12 @@ class Shop:
         pod.signal(signal.SIGSTOP)
         threading.Timer(seconds, pod.signal, (signal.SIGCONT,)).start()
 
+    def take_away(self, seconds: float) -> None:
+        """What the handlers depend on: long enough for circuit breakers to open, and for trials to count."""
+        file = outage(self.ledger.handled)
+        file.touch()
+        threading.Timer(seconds, file.unlink, (True,)).start()
+
     def close(self) -> None:
         """No more messages, and enough healthy pods."""
         self._traffic.stop()
@@ -107,6 +118,7 @@ class Chaos:
             (5, "a pod is frozen", lambda shop: shop.freeze(self._a_pod(shop), self._dice.uniform(0.1, 4))),
             (45, "a command is harmed", lambda _: self._harms.want(self._dice.choice(list(Harm)))),
             (2, "all connections are cut", lambda _: self._world.proxy.cut_all()),
+            (0.5, "what handlers need is away", lambda shop: shop.take_away(self._dice.uniform(0.5, 4))),
             (2, "a stranger reads and dies", self._stranger),
             (0.2, "entries are trimmed", self._trim),
             (1, "an entry is deleted", self._delete),

@@ -8,6 +8,7 @@ import os
 import random
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from streamconsumer.processor import BatchFailed, Effects, Message, Retry, current_message, current_messages
@@ -29,8 +30,14 @@ def _begin(data: dict[str, Any], message: Message) -> None:
     _running.add(message.message_id)
 
 
+def outage(ledger: Path) -> Path:
+    """While this file is there, every message fails: what handlers depend on is away."""
+    return ledger.with_suffix(".outage")
+
+
 def _outcome(data: dict[str, Any], message: Message) -> None:
-    if data.get("poison") or message.deliveries <= int(data.get("fails", 0)):
+    is_away = outage(Path(os.environ["LEDGER"])).exists()
+    if is_away or data.get("poison") or message.deliveries <= int(data.get("fails", 0)):
         _note("failed", data, message)
         raise ConnectionResetError("the bank hung up")
     if "later" in data and message.deliveries == 1:

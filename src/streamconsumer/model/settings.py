@@ -85,7 +85,7 @@ class Backoff(
 class Breaker(Model):
     """When whatever the handler depends on is away, a backlog must not use its attempts up against it: after so many
     failures in a row nothing new is begun, and one message at a time is tried until one succeeds. A failed trial does
-    not count as an attempt."""
+    not count as an attempt at first."""
 
     failures: int = Field(20, ge=0, le=100_000)
     """How many messages must fail in a row; 0 never pauses."""
@@ -95,6 +95,10 @@ class Breaker(Model):
 
     max_pause: Annotated[timedelta, Between("10ms", "1h")] = timedelta(minutes=1)
     """The longest pause."""
+
+    trials_count_after: Annotated[timedelta, Between("10ms", "720h")] = timedelta(hours=1)
+    """When nothing has succeeded for so long, failed trials count as attempts: it may be the messages after all, and
+    these shall end as dead letters. One counts for each pause, so that an outage that is longer costs few of them."""
 
 
 class Delivery(Model):

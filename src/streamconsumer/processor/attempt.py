@@ -10,8 +10,13 @@ from streamconsumer.processor.decision import Bury
 from streamconsumer.processor.effects import Effects
 from streamconsumer.processor.handler import AsyncHandler
 from streamconsumer.processor.message import Entry, Told
+from streamconsumer.processor.overdue import Overdue
 from streamconsumer.processor.settling import Settling
 from streamconsumer.processor.telemetry import Tracing
+
+NOT_ITS_OWN = (KeyboardInterrupt, GeneratorExit)
+"""What comes through a handler and is not its own: the process, or its event loop, ends. Anything else that it raises
+is its failure, whether an Exception or not, as gevent's Timeout is none."""
 
 
 class Attempts:
@@ -23,9 +28,9 @@ class Attempts:
         handler: Callable[[], AsyncHandler],
         settling: Settling,
         telemetry: Tracing | None,
-        timeout: timedelta | None,
+        overdue: Overdue,
     ) -> None:
-        self._handler, self._settling, self._telemetry, self._timeout = handler, settling, telemetry, timeout
+        self._handler, self._settling, self._telemetry, self._overdue = handler, settling, telemetry, overdue
         self.of = self._plain if telemetry is None else self._perhaps_traced
 
     def _perhaps_traced(self, entry: Entry, told: Told, data: dict[Any, Any]) -> Coroutine[Any, Any, Any]:
@@ -47,8 +52,10 @@ class Attempts:
 
     async def _plain(self, entry: Entry, _told: Told, data: dict[Any, Any]) -> Any:
         try:
-            result = await self._handler()(data)
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            result = await self.in_time(entry, data)
+        except NOT_ITS_OWN:
+            raise
+        except BaseException as error:
             failure = self.judged(entry, error)
             if failure is error:
                 raise
@@ -58,11 +65,22 @@ class Attempts:
             failure = self.judged(entry)
         raise failure
 
+    async def in_time(self, entry: Entry, data: dict[Any, Any]) -> Any:
+        """Call the handler, and cancel it when `delivery.timeout` is over."""
+        task = asyncio.current_task()
+        if self._overdue.timeout is None or entry.is_alone or task is None:
+            return await self._handler()(data)
+        self._overdue.watch(entry, task)
+        try:
+            return await self._handler()(data)
+        finally:
+            self._overdue.done(entry)
+
     def judged(self, entry: Entry, error: BaseException | None = None) -> BaseException:
         """What it failed of, with a verdict on the entry; unless it was cancelled. Without `error` it returned too
         late."""
         if error is None or entry.fate == "timeout":
-            error = too_late(self._timeout)
+            error = too_late(self._overdue.timeout)
         elif isinstance(error, asyncio.CancelledError) and was_cancelled():
             return error
         self._settling.judge(entry, error)

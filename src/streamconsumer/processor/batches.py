@@ -13,7 +13,7 @@ from typing import Any
 
 from streamconsumer.errors import EffectsRefused, UndecodableEntry
 from streamconsumer.model.settings import Delivery
-from streamconsumer.processor.attempt import too_late, was_cancelled
+from streamconsumer.processor.attempt import NOT_ITS_OWN, too_late, was_cancelled
 from streamconsumer.processor.effects import Effects
 from streamconsumer.processor.handler import AsyncHandler
 from streamconsumer.processor.in_flight import InFlight
@@ -75,6 +75,7 @@ class Batches:
                     self._part(entry, others)
         finally:
             for entry in list(others):
+                self._in_flight.unsettled(entry)
                 self._part(entry, others)
 
     def _part(self, entry: Entry, others: dict[Entry, None]) -> None:
@@ -106,11 +107,9 @@ class Batches:
         token, started = enter(messages), time.perf_counter()
         try:
             await self._traced(entries, messages)
-        except asyncio.CancelledError:
-            if was_cancelled():  # for a peer, or at the end of a drain
-                raise
-        except (Exception, SystemExit):  # noqa: BLE001, S110 - judged and logged where the span was current
-            pass
+        except BaseException as error:
+            if isinstance(error, NOT_ITS_OWN) or (isinstance(error, asyncio.CancelledError) and was_cancelled()):
+                raise  # otherwise it was judged and logged where the span was current
         finally:
             self._metrics.handled(time.perf_counter() - started)
             leave(token)
@@ -152,7 +151,9 @@ class Batches:
             _refuse_effects(await self._handler()(batch))
         except BatchFailed as error:
             failure = _sound(error, len(batch))
-        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - judged by whoever called
+        except NOT_ITS_OWN:
+            raise
+        except BaseException as error:  # noqa: BLE001 - judged by whoever called
             failure = error
         finally:
             if timer is not None:

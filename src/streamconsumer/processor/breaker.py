@@ -10,28 +10,30 @@
 
 Pure but for the clock. Only what says something of the dependency counts: a handler that returned or that raised. A
 message that was rejected, put off, cancelled or taken over is `undecided`.
+
+A failed trial is no attempt: it says more of the dependency than of the message that stood in. But where nothing is
+left but messages that can never be handled, no trial succeeds until another message comes, and nobody can tell that
+from an outage. So after a while trials count, and such messages end. An outage that is longer costs one attempt in each
+pause, by turns of what this pod holds, and the backlog none: at the defaults six dead letters an hour and pod at most.
 """
 
 import time
 from collections.abc import Callable
-from datetime import timedelta
+
+from streamconsumer.model.settings import Breaker
 
 
 class CircuitBreaker:
     """For every message: `allows()`, then `trial = begun()`, and at its end one of `succeeded(trial)`,
     `failed(trial)` and `undecided(trial)`. `failures=0` never opens."""
 
-    def __init__(
-        self,
-        failures: int,
-        min_pause: timedelta,
-        max_pause: timedelta,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._failures, self._clock = failures, clock
-        self._max_pause = max_pause.total_seconds()
-        self._min_pause = min(min_pause.total_seconds(), self._max_pause)
+    def __init__(self, policy: Breaker, clock: Callable[[], float] = time.monotonic) -> None:
+        self._failures, self._clock = policy.failures, clock
+        self._max_pause = policy.max_pause.total_seconds()
+        self._min_pause = min(policy.min_pause.total_seconds(), self._max_pause)
+        self._trials_count_after = policy.trials_count_after.total_seconds()
         self._in_a_row = 0
+        self._opened = 0.0
         self._pause = 0.0
         self._ends: float | None = None
         """When the pause ends or ended; None while closed."""
@@ -44,6 +46,10 @@ class CircuitBreaker:
     def allows(self) -> bool:
         """Whether a message may be begun now."""
         return self._ends is None or (not self._trial and self._clock() >= self._ends)
+
+    def trials_count(self) -> bool:
+        """Whether it has been open for so long that a trial that fails is an attempt like any other."""
+        return self.is_open and self._clock() - self._opened >= self._trials_count_after
 
     def seconds_until_trial(self) -> float | None:
         """How long until a message may be begun; None where no time tells: it is closed, or a trial runs."""
@@ -72,6 +78,7 @@ class CircuitBreaker:
         elif self._ends is None and self._failures:
             self._in_a_row += 1
             if self._in_a_row >= self._failures:
+                self._opened = self._clock()
                 self._open(self._min_pause)
 
     def undecided(self, trial: bool = False) -> None:

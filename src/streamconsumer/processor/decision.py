@@ -26,16 +26,16 @@ class Bury:
 Decision = TryAgain | Bury
 
 
-def decide(error: BaseException, deliveries: int, policy: Delivery, *, dice: float, trial: bool = False) -> Decision:
-    """`deliveries` is how often the message was begun, this time included; `dice` is drawn from 0 to 1. While the
-    breaker is open, a `trial` that fails is no attempt: it says more of the world than of the message."""
+def decide(error: BaseException, deliveries: int, policy: Delivery, *, dice: float, is_free: bool = False) -> Decision:
+    """`deliveries` is how often the message was begun, this time included; `dice` is drawn from 0 to 1. `is_free` is a
+    trial while the breaker is open, that fails and is no attempt: it says more of the world than of the message."""
     if isinstance(error, Defer):
         return TryAgain(error.after, counts=False)
     if isinstance(error, Reject):
         return Bury(DeadLetterReason.REJECTED)
     if is_terminal(error, policy.terminal_errors):
         return Bury(DeadLetterReason.TERMINAL_ERROR)
-    if trial:
+    if is_free:
         return TryAgain(backoff(1, policy.backoff, dice), counts=False)
     if deliveries >= policy.max_deliveries:
         return Bury(DeadLetterReason.MAX_DELIVERIES)

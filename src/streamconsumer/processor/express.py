@@ -12,7 +12,7 @@ from contextvars import copy_context
 from typing import Any
 
 from streamconsumer.errors import UndecodableEntry
-from streamconsumer.processor.attempt import Attempts
+from streamconsumer.processor.attempt import NOT_ITS_OWN, Attempts
 from streamconsumer.processor.breaker import CircuitBreaker
 from streamconsumer.processor.dead_letters import LEAST_WITH_MARKS
 from streamconsumer.processor.effects import Effects
@@ -28,7 +28,7 @@ class Express:
 
     def __init__(
         self,
-        handler: Callable[[], AsyncHandler],
+        handler: AsyncHandler,
         in_flight: InFlight,
         attempts: Attempts,
         settling: Settling,
@@ -39,7 +39,9 @@ class Express:
         who: tuple[str, str, str],
         metrics: Metrics,
     ) -> None:
-        self._handler, self._in_flight, self._attempts, self._settling = handler, in_flight, attempts, settling
+        self.handler = handler
+        """Who gets the next message."""
+        self._in_flight, self._attempts, self._settling = in_flight, attempts, settling
         self._breaker, self._acknowledge, self._encoding = breaker, acknowledge, encoding
         self._who, self._metrics = who, metrics
 
@@ -52,7 +54,7 @@ class Express:
         entries, tasks = in_flight.entries, in_flight.tasks
         free, suspects = in_flight.ready.free, in_flight.ready.suspects
         acknowledge, counts = self._acknowledge, metrics.duration_counts
-        clock, handler = time.perf_counter, self._handler()
+        is_timed, in_time, clock = bool(in_flight.overdue.timeout), self._attempts.in_time, time.perf_counter
         data: dict[Any, Any] | None
         token, began = enter([]), clock()
         try:
@@ -64,17 +66,17 @@ class Express:
                     return entry
                 message_id = entry.message_id
                 tasks[message_id] = task
-                if in_flight.is_timed:
-                    in_flight.watch(entry)
                 if not free:
                     in_flight.tell_room()
                 enter((entry, who, data))
                 before, result, error = copy_context(), None, None
                 try:
-                    result = await handler(data)
-                except (Exception, SystemExit, asyncio.CancelledError) as raised:  # noqa: BLE001 - judged in `_end`
-                    error = raised
-                try:
+                    try:
+                        result = await (in_time(entry, data) if is_timed else self.handler(data))
+                    except NOT_ITS_OWN:
+                        raise
+                    except BaseException as raised:  # noqa: BLE001 - judged in `_end`
+                        error = raised
                     ended = clock()
                     if (seconds := ended - began) <= SHORTEST:
                         counts[0] += 1
@@ -87,6 +89,9 @@ class Express:
                     else:
                         await self._end(entry, result, error)
                         began = clock()
+                except BaseException:
+                    in_flight.unsettled(entry)
+                    raise
                 finally:
                     error = None  # or its traceback would hold this frame, and this frame the error
                     if entry.fate:

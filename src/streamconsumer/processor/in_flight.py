@@ -16,6 +16,7 @@ from contextvars import copy_context
 from datetime import timedelta
 from typing import Any
 
+from streamconsumer.processor.held import MOST_HELD_BYTES, Held
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.overdue import Overdue
@@ -26,11 +27,14 @@ log = logging.getLogger(__name__)
 AFTER_CANCELLING = timedelta(seconds=1)
 """How long a handler that was cancelled is waited for."""
 
-MOST_HELD = 1000
-"""How many entries may stand behind others of their ordering key, or wait to be tried again, before no more is read."""
+MOST_TRIED = 100
+"""How many entries may be held while the circuit breaker is open before no more is read to be tried."""
 
 BUSY_SECONDS = 0.1
 """How long a message waits again whose thread is still at the attempt before."""
+
+UNSETTLED_SECONDS = 1.0
+"""How long a message waits of which nobody can tell how it ended."""
 
 
 class InFlight:
@@ -52,12 +56,11 @@ class InFlight:
         """Messages that a thread is still at although whoever awaited it was cancelled."""
         self._gate = gate
         self.entries: dict[str, Entry] = {}
-        self.ready = Ready(ordering_key)
+        self._held = Held()
+        self.ready = Ready(ordering_key, self._held)
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self._waiting: dict[str, asyncio.TimerHandle] = {}
-        self._overdue = Overdue(timeout, self.entries, self.tasks)
-        self.is_timed = timeout is not None
-        """Whether `watch` must be told of everything that begins."""
+        self.overdue = Overdue(timeout)
         self._slots: set[asyncio.Task[None]] = set()
         self._resting: list[asyncio.Future[None]] = []
         """One for each slot that has nothing to do."""
@@ -121,6 +124,7 @@ class InFlight:
         del self.entries[message_id]
         if timer := self._waiting.pop(message_id, None):
             timer.cancel()
+            self._held.discard(entry)
             self.ready.done(entry)
         else:
             self.ready.remove(entry)
@@ -131,6 +135,7 @@ class InFlight:
         """To be said of one that runs: when it has ended, it stays in flight and begins again after so long."""
         entry.fate = "waits"
         entry.is_counted = entry.is_fresh = False
+        self._held.add(entry)
         self._waiting[entry.message_id] = asyncio.get_running_loop().call_later(seconds, self._again, entry)
 
     def close(self) -> None:
@@ -147,6 +152,7 @@ class InFlight:
             if message_id not in self.tasks:
                 timer.cancel()
                 del self._waiting[message_id]
+                self._held.discard(self.entries[message_id])
                 left.append((self.entries[message_id], max(0.0, timer.when() - now)))
         for entry, _ in left:
             del self.entries[entry.message_id]
@@ -166,7 +172,7 @@ class InFlight:
             for task in running:
                 task.cancel()
             await asyncio.wait(running, timeout=AFTER_CANCELLING.total_seconds())
-        self._overdue.stop()
+        self.overdue.stop()
 
     def advance(self) -> None:
         """Begin what is ready while slots are free, and say whether there is room to read more."""
@@ -189,7 +195,7 @@ class InFlight:
         while len(joined) < most and (entry := self.ready.take_if(may_join)):
             self._companions += 1
             self.tasks[entry.message_id] = task
-            self.watch(entry)
+            self._begins(entry)
             joined.append(entry)
         self.tell_room()
         return joined
@@ -212,7 +218,7 @@ class InFlight:
         express = self.express
         try:
             while not self.closed:
-                entry = self.ready.take() if self._may_begin() else None
+                entry = self._next()
                 if entry is None:
                     await self._rest()
                     continue
@@ -229,16 +235,26 @@ class InFlight:
     def _is_gated(self) -> bool:
         return self._gate is not None and self._gate.is_open
 
-    def _may_begin(self) -> bool:
-        return not self._is_gated() or (self._gate is not None and self._gate.allows())
+    def _may_try(self) -> bool:
+        return self._gate is not None and self._gate.allows()
+
+    def _next(self) -> Entry | None:
+        """Whoever begins now. The trial of a circuit breaker is one that has not failed yet, if there is one: where
+        only some messages cannot be handled, the others must not wait behind them."""
+        if not self._is_gated():
+            return self.ready.take()
+        return (self.ready.take_untried() or self.ready.take()) if self._may_try() else None
 
     async def _run_one(self, entry: Entry, task: asyncio.Task[None]) -> None:
         self.tasks[entry.message_id] = task
-        self.watch(entry)
+        self._begins(entry)
         if not self.ready.free:
             self.tell_room()
         try:
             await self._run(entry)
+        except BaseException:
+            self.unsettled(entry)
+            raise
         finally:
             self.ended(entry)
 
@@ -258,19 +274,34 @@ class InFlight:
         return len(woken)
 
     def tell_room(self) -> None:
-        ready = len(self.ready)
-        held = self.ready.blocked + len(self._waiting)
-        has_slot = not ready and len(self.tasks) - self._companions < self._concurrency
-        if self.closed or ((has_slot or ready <= self.ahead > 0) and held < MOST_HELD and self._may_begin()):
+        if self.closed or (self._has_room_for_trials() if self._is_gated() else self._has_room()):
             self.room.set()
         else:
             self.room.clear()
 
-    def watch(self, entry: Entry) -> None:
-        """It begins: as a trial of the circuit breaker, or with its time running."""
+    def _has_room(self) -> bool:
+        ready = len(self.ready)
+        has_slot = not ready and len(self.tasks) - self._companions < self._concurrency
+        return (has_slot or ready <= self.ahead > 0) and not self._held.is_full
+
+    def _has_room_for_trials(self) -> bool:
+        if not self._may_try() or self.ready.has_untried() or len(self.entries) >= MOST_TRIED:
+            return False
+        return sum(entry.size_bytes() for entry in self.entries.values()) < MOST_HELD_BYTES
+
+    def _begins(self, entry: Entry) -> None:
+        """As a trial of the circuit breaker, if that is open."""
         if self._gate is not None and self._gate.is_open:
             entry.trial = self._gate.begun()
-        self._overdue.watch(entry)
+
+    def unsettled(self, entry: Entry) -> None:
+        """To be said before `ended` of one whose slot ends in the middle of it, and not because somebody here wants
+        that: a handler may cancel its own task. It begins again, and that counts, so that it has an end."""
+        if not self.closed and entry.fate in {"", "timeout"}:
+            log.warning(
+                "a message has not ended as it should; it is tried again", extra={"message_id": entry.message_id}
+            )
+            self.wait(entry, UNSETTLED_SECONDS)
 
     def ended(self, entry: Entry) -> None:
         del self.tasks[entry.message_id]
@@ -291,6 +322,7 @@ class InFlight:
             self._waiting[entry.message_id] = timer
             return
         del self._waiting[entry.message_id]
+        self._held.discard(entry)
         entry.fate = ""
         self.ready.again(entry)
         self.advance()

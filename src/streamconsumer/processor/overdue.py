@@ -1,30 +1,35 @@
-"""`delivery.timeout`: one timer for all messages that run, which ends the one that is late."""
+"""`delivery.timeout`: one timer for all handlers that run, which ends the one that is late."""
 
 import asyncio
-from collections.abc import Mapping
 from datetime import timedelta
 
 from streamconsumer.processor.message import Entry
 
 
 class Overdue:
-    """Cancels what takes too long. `tasks` are those that run, by message, in the order in which they began."""
+    """Cancels handlers that take too long, and nothing else: what Redis takes to note that a message begins, or what
+    became of it, is not the handler's, and must not be cut off."""
 
-    def __init__(
-        self, timeout: timedelta | None, entries: Mapping[str, Entry], tasks: Mapping[str, asyncio.Task[None]]
-    ) -> None:
+    def __init__(self, timeout: timedelta | None) -> None:
+        self.timeout = timeout
         self._seconds = timeout.total_seconds() if timeout else None
-        self._entries, self._tasks = entries, tasks
+        self._running: dict[Entry, asyncio.Task[None]] = {}
+        """In the order in which they were called."""
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, entry: Entry) -> None:
-        """It begins: its time runs, if there is a limit."""
+    def watch(self, entry: Entry, task: asyncio.Task[None]) -> None:
+        """Its handler is called: its time runs, if there is a limit."""
         if self._seconds is None:
             return
         loop = asyncio.get_running_loop()
         entry.started_seconds = loop.time()
+        self._running[entry] = task
         if self._timer is None:
             self._timer = loop.call_later(self._seconds, self._end)
+
+    def done(self, entry: Entry) -> None:
+        """Its handler has ended."""
+        self._running.pop(entry, None)
 
     def stop(self) -> None:
         """Nothing runs any more."""
@@ -36,12 +41,12 @@ class Overdue:
         assert self._seconds is not None
         loop = asyncio.get_running_loop()
         self._timer = None
-        for message_id, task in list(self._tasks.items()):
-            entry = self._entries[message_id]
+        for entry, task in list(self._running.items()):
             left = entry.started_seconds + self._seconds - loop.time()
             if left > 0:
                 self._timer = loop.call_later(left, self._end)
                 return
+            self.done(entry)
             if not entry.fate:
                 entry.fate = "timeout"
                 task.cancel()

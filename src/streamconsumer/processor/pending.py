@@ -107,16 +107,16 @@ class PendingCare:
                 await self._claim(claim)
 
     async def _claim(self, claim: Claim) -> None:
-        """As long as claims come back full, go on as soon as there is room."""
-        full = True
-        while full and self._may_claim():
+        """As long as claims bring something, go on as soon as there is room."""
+        is_more = True
+        while is_more and self._may_claim():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._in_flight.room.wait(), PATIENCE_SECONDS)
             if not self._in_flight.room.is_set() or not self._may_claim():
                 return
             start_ns = time.time_ns()
             entries = await claim(self._batch_count)
-            full = len(entries) == self._batch_count
+            is_more = bool(entries)
             if self._telemetry is not None and entries:
                 self._telemetry.took_in(entries)
                 if entries[0].claimed_from:  # otherwise they had waited, and were nobody's

@@ -118,6 +118,8 @@ class RedisStreamProcessor:
         """The function to call with each message's data, or with a list of them where `batch` is set; a plain function
         runs in a thread."""
         self._callback = as_coroutine(callback, self._threads)
+        if self._express:
+            self._express.handler = self._callback
 
     async def start_listening(self) -> None:
         """Create the group and start the loop as a task. While listening, a second start does nothing.
@@ -240,9 +242,9 @@ class RedisStreamProcessor:
         token, started = enter(told), time.perf_counter()
         try:
             result = await self._attempts.of(entry, told, data)
-        except (Exception, SystemExit, asyncio.CancelledError):
+        except BaseException:
             verdict = entry.verdict
-            if verdict is None:  # cancelled: for a peer, or at the end of a drain
+            if verdict is None:  # cancelled, or the process ends
                 raise
         finally:
             self.metrics.handled(time.perf_counter() - started)
@@ -319,8 +321,7 @@ class RedisStreamProcessor:
         """Everything that belongs to one time of listening."""
         self._opened = False
         who = self._who = (self.stream_name, self.consumer_group_name, self.consumer_name)
-        policy = self.delivery.breaker
-        breaker = CircuitBreaker(policy.failures, policy.min_pause, policy.max_pause)
+        breaker = CircuitBreaker(self.delivery.breaker)
         self._in_flight = InFlight(
             self._run_batch if self.batch else self._run,
             concurrency=self.concurrency,
@@ -328,7 +329,7 @@ class RedisStreamProcessor:
             busy=self._threads.busy,
             ordering_key=self.ordering_key,
             timeout=None if self.batch else self.delivery.timeout,  # batches have their own
-            gate=breaker if policy.failures else None,
+            gate=breaker if self.delivery.breaker.failures else None,
         )
         self._intake: Intake = self._new_intake(who)
         self._care = PendingCare(
@@ -350,7 +351,7 @@ class RedisStreamProcessor:
             telemetry=self._telemetry,
         )
         handler = self._handler_of_one if self.batch else self._handler
-        self._attempts = Attempts(handler, self._settling, self._telemetry, self.delivery.timeout)
+        self._attempts = Attempts(handler, self._settling, self._telemetry, self._in_flight.overdue)
         self._batches = Batches(
             self._handler,
             self._intake.encoding,
@@ -362,16 +363,18 @@ class RedisStreamProcessor:
             telemetry=self._telemetry,
             metrics=self.metrics,
         )
-        express = self._new_express(breaker)
-        self._in_flight.express = express.run if express else None
+        self._express = self._new_express(breaker)
+        self._in_flight.express = self._express.run if self._express else None
         calls = 1 if self.batch else self.batch_count
         self._read_ahead = ReadAhead(self.metrics, batch_count=self.batch_count, rounds=calls / self.concurrency)
 
     def _new_express(self, breaker: CircuitBreaker) -> Express | None:
-        soon = self._intake.acknowledge_soon
+        callback, soon = self._callback, self._intake.acknowledge_soon
         if soon is None or self.batch or self.ordering_key or self._telemetry or self._handles_in_its_own_way:
             return None
-        ours = (self._handler, self._in_flight, self._attempts, self._settling, breaker)
+        if callback is None:  # nothing is read before there is one
+            return None
+        ours = (callback, self._in_flight, self._attempts, self._settling, breaker)
         encoding = self._intake.encoding
         return Express(*ours, acknowledge=soon, encoding=encoding, who=self._who, metrics=self.metrics)
 

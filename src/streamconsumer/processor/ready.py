@@ -2,13 +2,15 @@
 
 Entries begin in the order in which they came, with two exceptions. With an ordering key, entries of one key stand in a
 lane behind the one that has its turn, until that one is done for good. And suspects, entries whose consumer died more
-than once while they were begun, begin one at a time: whichever kills this process too then takes no other with it.
+than once while they were begun, begin one at a time, in turns with the others: whichever kills this process too then
+takes no other suspect with it, and one that only fails does not keep the rest from being tried.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
+from streamconsumer.processor.held import Held
 from streamconsumer.processor.message import Entry
 
 
@@ -31,17 +33,18 @@ class Gate(Protocol):
 class Ready:
     """Entries that have not begun."""
 
-    def __init__(self, ordering_key: str | None = None) -> None:
+    def __init__(self, ordering_key: str | None = None, held: Held | None = None) -> None:
         self._key = ordering_key.encode() if ordering_key else None
         self.free: deque[Entry] = deque()
         """Whoever may begin without a further look, unless there are suspects."""
         self.suspects: deque[Entry] = deque()
         self._suspect: Entry | None = None
         """The suspect that has its turn."""
+        self._others_turn = False
         self._lanes: dict[bytes, deque[Entry]] = {}
         """By key, what stands behind the entry that has its turn."""
-        self.blocked = 0
-        """How many stand in lanes."""
+        self._held = Held() if held is None else held
+        """Among others those who stand in lanes."""
 
     def __len__(self) -> int:
         """How many could begin if there were slots; not those that stand behind another."""
@@ -53,7 +56,7 @@ class Ready:
             entry.lane = key
             if key in self._lanes:
                 self._lanes[key].append(entry)
-                self.blocked += 1
+                self._held.add(entry)
                 return
             self._lanes[key] = deque()
         self.again(entry)
@@ -72,10 +75,26 @@ class Ready:
 
     def take(self) -> Entry | None:
         """The next one, if any may begin."""
-        if self.suspects and self._suspect is None:
+        if self.suspects and self._suspect is None and not (self._others_turn and self.free):
+            self._others_turn = True
             self._suspect = self.suspects.popleft()
             return self._suspect
+        self._others_turn = False
         return self.free.popleft() if self.free else None
+
+    def take_untried(self) -> Entry | None:
+        """The next one that was just read, and so has not failed yet."""
+        entry = next(self._untried(), None)
+        if entry is not None:
+            self.free.remove(entry)
+        return entry
+
+    def has_untried(self) -> bool:
+        """Whether there is one."""
+        return any(self._untried())
+
+    def _untried(self) -> Iterator[Entry]:
+        return (entry for entry in self.free if entry.is_counted)
 
     def take_if(self, may_begin: Callable[[Entry], bool]) -> Entry | None:
         """The next one beside another, unless it is none that may; no suspect."""
@@ -93,7 +112,7 @@ class Ready:
             return
         lane = self._lanes[entry.lane]
         if lane:
-            self.blocked -= 1
+            self._held.discard(lane[0])
             self.again(lane.popleft())
         else:
             del self._lanes[entry.lane]
@@ -107,7 +126,7 @@ class Ready:
                 return
         if entry.lane is not None and entry in (lane := self._lanes[entry.lane]):
             lane.remove(entry)
-            self.blocked -= 1
+            self._held.discard(entry)
 
     def clear(self) -> list[Entry]:
         """Everything that has not begun, for a peer."""
@@ -116,5 +135,6 @@ class Ready:
         self.free.clear()
         for lane in self._lanes.values():
             lane.clear()
-        self.blocked = 0
+        for entry in left:
+            self._held.discard(entry)
         return left

@@ -168,7 +168,8 @@ class Settling:
     def _decide(self, entry: Entry, error: BaseException) -> bool:
         """Returns whether the failure says something of what the handler depends on."""
         dice = random.random()  # noqa: S311 - spreads retries, guards nothing
-        decision = decide(error, entry.deliveries, self._policy, dice=dice, trial=entry.trial)
+        is_free = entry.trial and not self._breaker.trials_count()
+        decision = decide(error, entry.deliveries, self._policy, dice=dice, is_free=is_free)
         entry.verdict = Verdict(decision, error, current_traceparent())
         return entry.trial or (isinstance(decision, TryAgain) and decision.counts)
 

@@ -136,14 +136,15 @@ class Claims:
 
     async def _take(self, name: str, count: int, idle: timedelta) -> list[Entry]:
         with self._or_replay(), self._intake.acks.done() as done:
-            held = await self._intake.pending.page(name, count, idle=idle)
+            held = await self._intake.pending.page(name, min(count, self._intake.most), idle=idle)
             known = {*done, *self._intake.held()}
             entries = await self._intake.take([each for each in held if each.message_id not in known], idle)
         return self._claimed([entry for entry in entries if entry.message_id not in done])
 
     async def _take_due(self, count: int) -> list[Entry]:
         with self._or_replay():
-            trimmed, entries = await self._intake.ownership.due(count)
+            trimmed, entries = await self._intake.ownership.due(min(count, self._intake.most))
+        self._intake.weigh(entries, count)
         self._metrics.lost_to_trimming += trimmed
         return self._claimed(entries)
 

@@ -88,7 +88,8 @@ class RedisIntake:
         self._group_lost = False
         """Set from the moment the group is missed until everything in flight is pending again."""
         self._reads: dict[int, bytes] = {}
-        self._most = FIRST_COUNT
+        self.most = FIRST_COUNT
+        """How many entries are asked for at once, whichever way they come."""
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -130,7 +131,7 @@ class RedisIntake:
                 await self._bring_back()
             if self._replay_from is not None:
                 return await self._replay()
-            return self._fresh(await self._exchange(wire, min(count, self._most)), wire, count)
+            return self._fresh(await self._exchange(wire, min(count, self.most)), wire, count)
         except ResponseError as error:
             if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise
@@ -209,12 +210,16 @@ class RedisIntake:
         entries = self._entries(found, is_ascii=is_ascii)
         self._position = entries[-1].message_id
         self._metrics.arrived(len(entries), entries[0].message_id, self._position)
-        affordable = max(1, MOST_BYTES * len(entries) // received)
-        self._most = min(affordable, max(self._most, min(count, 2 * len(entries))))
+        self._learn(len(entries), received, count)
         if received > self.manager.delivery.max_entry_bytes:  # smaller ones cannot be too large
             for entry in entries:
                 entry.may_be_large, entry.is_fresh = True, False
         return entries
+
+    def _learn(self, number: int, size_bytes: int, asked: int) -> None:
+        """How many entries may be asked for at once, from how large these are."""
+        affordable = max(1, MOST_BYTES * number // max(1, size_bytes))
+        self.most = min(affordable, max(self.most, min(asked, 2 * number)))
 
     def _entries(self, found: list[Any], *, is_ascii: bool) -> list[Entry]:
         if self.encoding == "bytes":
@@ -226,10 +231,11 @@ class RedisIntake:
         """One page of what is pending with this consumer and not in flight: its own from before it was restarted, or
         what a lost reply brought. They come without their delivery being counted: nobody has begun them."""
         with self.acks.done() as done:
-            held = await self.pending.page(self._consumer, PAGE, after=self._replay_from or "")
+            count = min(PAGE, self.most)
+            held = await self.pending.page(self._consumer, count, after=self._replay_from or "")
             here = {*self.held(), *done}
             entries = await self.take([each for each in held if each.message_id not in here], NO_TIME)
-        self._replay_from = held[-1].message_id if len(held) == PAGE else None
+        self._replay_from = held[-1].message_id if len(held) == count else None
         entries = [entry for entry in entries if entry.message_id not in done]
         self._metrics.redelivered += len(entries)
         return self.suspected(entries)
@@ -241,8 +247,14 @@ class RedisIntake:
     async def take(self, held: Collection[Any], idle: timedelta) -> list[Entry]:
         """Pending entries as this consumer's; what was trimmed is counted."""
         entries, trimmed = await self.pending.take(held, idle)
+        self.weigh(entries, len(held))
         self._metrics.lost_to_trimming += trimmed
         return entries
+
+    def weigh(self, entries: Collection[Entry], asked: int) -> None:
+        """Learn from entries that did not come with a read how many to ask for."""
+        if entries:
+            self._learn(len(entries), sum(entry.size_bytes() for entry in entries), min(PAGE, 2 * asked))
 
     def suspected(self, entries: list[Entry]) -> list[Entry]:
         """Entries whose process died: some of them may be why."""
