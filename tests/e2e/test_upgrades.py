@@ -1,0 +1,174 @@
+"""What an administrator does to the whole: he tests the release, upgrades it, takes the upgrade back and changes a
+password, while orders keep coming. The tests build on each other, in the order in which they stand."""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from tests.cluster import images
+from tests.e2e.shop import CHART, NAMESPACE, SYSTEM, TOOLS_IMAGE, Shop, eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+RELEASE = ("streamconsumer", "--namespace", SYSTEM)
+LEDGER = """
+import redis
+from streamconsumer.processor import current_message
+
+server = redis.Redis.from_url("redis://redis:6379/0")
+
+def handle(data):
+    server.hincrby("ledger:{stream}", current_message().message_id, 1)
+"""
+PUBLISHER = """
+import sys, time
+import redis
+
+server, streams, begin = redis.Redis.from_url("redis://redis:6379/0"), sys.argv[2:], time.monotonic()
+for number in range(int(sys.argv[1])):
+    time.sleep(max(0.0, begin + number / 100 - time.monotonic()))
+    for stream in streams:
+        server.xadd(stream, {"number": number})
+"""
+
+
+def consumer(name: str, **spec: object) -> str:
+    """Writes down in `ledger:<name>` what it has handled from stream `<name>`."""
+    stated = {
+        "redis": {"url": "redis://redis:6379/0"},
+        "stream": name,
+        "consumerGroup": "tests",
+        "handler": {"source": LEDGER.replace("{stream}", name)},
+        "replicas": 2,
+        **spec,
+    }
+    head = {"apiVersion": "streamconsumer.dev/v1alpha1", "kind": "StreamConsumer"}
+    return yaml.safe_dump({**head, "metadata": {"name": name, "namespace": NAMESPACE}, "spec": stated})
+
+
+def publish(shop: Shop, pod: str, count: int, *streams: str) -> None:
+    """A pod that adds a hundred entries a second to each stream."""
+    run = ("run", pod, f"--image={TOOLS_IMAGE}", "--restart=Never", "--image-pull-policy=IfNotPresent")
+    shop.kubectl(*run, "--command", "--", "python3", "-c", PUBLISHER, str(count), *streams)
+    eventually(f"{pod} publishes", lambda: all(shop.redis("EXISTS", stream) == "1" for stream in streams))
+
+
+def balance(shop: Shop, stream: str, published: int) -> None:
+    """Produced = handled, and nothing is pending."""
+    eventually(f"all of {stream} is acknowledged", lambda: shop.drained(stream), 60)
+    flat = shop.redis("HGETALL", f"ledger:{stream}").splitlines()
+    handled = {message: int(count) for message, count in zip(flat[::2], flat[1::2], strict=True)}
+    lines = shop.redis("XRANGE", stream, "-", "+").splitlines()
+    produced = set(lines[::3])  # id, field, value
+    assert len(produced) == published
+    assert produced == handled.keys(), f"lost of {stream}: {sorted(produced - handled.keys())[:5]}"
+    twice = sum(count > 1 for count in handled.values())
+    print(f"\n{stream}: produced {len(produced)}, handled {len(handled)}, pending 0, handled more than once: {twice}")
+
+
+def lives(shop: Shop, name: str) -> set[tuple[str, int]]:
+    """Which pods there are, and how often their containers began."""
+    return {
+        (pod["metadata"]["uid"], status["restartCount"])
+        for pod in shop.pods(name)
+        for status in pod["status"]["containerStatuses"]
+    }
+
+
+@pytest.fixture(scope="module")
+def release(shop: Shop) -> Iterator[Shop]:
+    """The chart as it is installed by default, and told of a Redis to test with."""
+    if "streamconsumer" in shop.cluster.helm("list", "--short", "--namespace", SYSTEM):
+        shop.cluster.helm("uninstall", *RELEASE, "--wait")
+    told = ("--set", f"test.redisUrl=redis://redis.{NAMESPACE}:6379/0")
+    install = ("install", RELEASE[0], str(CHART), *RELEASE[1:], "--create-namespace")
+    shop.cluster.helm(*install, *told, "--wait", "--timeout", "90s")
+    yield shop
+    shop.kubectl("delete", "stc", "--all")
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_helm_test_publishes_a_message_and_waits_until_it_is_handled(release: Shop, version: int) -> None:
+    begin = time.monotonic()
+    said = release.cluster.helm("test", *RELEASE, "--logs", version=version)
+    print(f"\nhelm {version} test: {time.monotonic() - begin:.1f} s")
+    assert "a message was published, handled by a pod of a StreamConsumer, and acknowledged" in said
+    assert release.redis("KEYS", "*helm-test*") == "", "nothing of it stays"
+    assert release.cluster.get("stc", "--namespace", SYSTEM)["items"] == []
+
+
+def test_an_upgrade_and_its_rollback_under_load_lose_nothing_and_restart_none_but_the_stock_images_pods(
+    release: Shop,
+) -> None:
+    for name, spec in {"own": {"image": TOOLS_IMAGE}, "stock": {}}.items():
+        release.apply(consumer(name, **spec))
+        release.wait_ready(name)
+    for name in ("operator", "processor"):
+        old, new = (images.full_reference(f"streamconsumer-{name}:{tag}") for tag in ("0.1.0", "next"))
+        subprocess.run(["podman", "tag", old, new], check=True)
+        release.cluster.load_image(new)
+    before = {name: lives(release, name) for name in ("own", "stock")}
+
+    publish(release, "publish-upgrade", 4000, "own", "stock")
+    after = {"extraObjects": [yaml.safe_load(consumer("along"))]}
+    new_images = "image.tag=next,processor.image.tag=next"
+    begin = time.monotonic()
+    release.cluster.helm(
+        *("upgrade", RELEASE[0], str(CHART), *RELEASE[1:], "--reuse-values", "--set", new_images),
+        *("--set-json", f"extraObjects={json.dumps(after['extraObjects'])}", "--wait", "--timeout", "90s"),
+    )
+    print(f"\nhelm upgrade --wait: {time.monotonic() - begin:.1f} s")
+    assert release.condition("along")["status"] == "True", "Helm 4 waits for StreamConsumers of a release too"
+    eventually("the stock image's pods are replaced", lambda: _image(release) == "next", 60)
+    eventually("they are ready", lambda: release.settled("stock", 2))
+    assert not {uid for uid, _ in lives(release, "stock")} & {uid for uid, _ in before["stock"]}
+
+    release.cluster.helm("rollback", RELEASE[0], "1", *RELEASE[1:], "--wait", "--timeout", "90s")
+    eventually("the rollback is rolled out", lambda: _image(release) == "0.1.0", 60)
+    eventually("they are ready", lambda: release.settled("stock", 2))
+    eventually("all published", lambda: release.published("publish-upgrade"), 90)
+    for name in ("own", "stock"):
+        balance(release, name, 4000)
+    assert lives(release, "own") == before["own"]
+
+
+def _image(shop: Shop) -> str:
+    """The tag that the stock image's pods are to have."""
+    containers = shop.get("deployment", "stock-consumer")["spec"]["template"]["spec"]["containers"]
+    return str(containers[0]["image"].partition(":")[2])
+
+
+def test_a_password_changed_in_redis_and_in_its_secret_loses_nothing_and_restarts_nothing(release: Shop) -> None:
+    release.redis("ACL", "SETUSER", "rotating", "on", ">first", "~*", "&*", "+@all")
+    release.kubectl("create", "secret", "generic", "login", "--from-literal=user=rotating", "--from-literal=word=first")
+    refs = {
+        f"{what}SecretRef": {"name": "login", "key": key}
+        for what, key in {"username": "user", "password": "word"}.items()
+    }
+    release.apply(consumer("rotation", redis={"url": "redis://redis:6379/0", **refs}))
+    release.wait_ready("rotation")
+    before = lives(release, "rotation")
+
+    publish(release, "publish-rotation", 2000, "rotation")
+    release.redis("ACL", "SETUSER", "rotating", "<first", ">second")
+    release.redis("CLIENT", "KILL", "USER", "rotating")
+    refused = lambda: release.condition("rotation", "RedisReachable").get("reason") == "CredentialsRefused"  # noqa: E731
+    eventually("the first password is refused", refused, 60)
+    release.kubectl("patch", "secret", "login", "--patch", json.dumps({"stringData": {"word": "second"}}))
+    # The kubelet brings a Secret's files up to date every minute, and when a pod changes.
+    release.kubectl("annotate", "pod", "--selector", "streamconsumer.dev/name=rotation", "test=look")
+    begin = time.monotonic()
+    eventually("all published", lambda: release.published("publish-rotation"), 90)
+    balance(release, "rotation", 2000)
+    print(f"after the Secret changed: {time.monotonic() - begin:.1f} s")
+    reachable = lambda: release.condition("rotation", "RedisReachable").get("status") == "True"  # noqa: E731
+    eventually("the operator is in again", reachable, 60)
+    assert lives(release, "rotation") == before
+    told = release.kubectl("get", "stc,events", "--output", "yaml") + release.kubectl(
+        "logs", "--selector", "streamconsumer.dev/name=rotation", "--tail=-1"
+    )
+    assert "second" not in told.replace("seconds", "")
