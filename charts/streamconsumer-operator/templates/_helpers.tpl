@@ -51,3 +51,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- with $image.registry }}{{ . }}/{{ end }}{{ $image.repository }}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default (last .) }}{{ end }}
 {{- end }}
+
+{{/* Whether a kind of the Prometheus Operator's is to be made, from the root, the value that asks for it, and the kind. */}}
+{{- define "streamconsumer-operator.monitors" -}}
+{{- $root := index . 0 }}
+{{- $value := index . 1 }}
+{{- $kind := index . 2 }}
+{{- $asked := index $root.Values $value }}
+{{- $there := $root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" $kind) }}
+{{- if and $asked.enabled (eq $asked.renderMode "failIfMissing") (not $there) }}
+{{- fail (printf "%s.enabled: the cluster has no %ss; install the Prometheus Operator first, or set %s.renderMode to skipIfMissing" $value $kind $value) }}
+{{- end }}
+{{- if and $asked.enabled (or $there (eq $asked.renderMode "alwaysRender")) }}true{{ end }}
+{{- end }}
