@@ -1,14 +1,11 @@
 """What the chart's values do to what is installed."""
 
-from pathlib import Path
-
 import pytest
-import yaml
 from kubernetes_validate import validate
 
-from streamconsumer.operator.manifests.identity import labels as child_labels
 from streamconsumer.operator.permissions import RIGHTS
 from streamconsumer.operator.settings import PREFIX, OperatorSettings
+from tests.charts.everything import DIGEST, EVERYTHING
 from tests.charts.rendering import (
     CHART,
     KUBERNETES,
@@ -20,49 +17,6 @@ from tests.charts.rendering import (
     of_kind,
     pod_template,
 )
-from tests.model.examples import consumer
-
-DIGEST = f"sha256:{'0123456789abcdef' * 4}"
-EVERYTHING: Manifest = {
-    "global": {"anything": "goes"},
-    "enabled": True,
-    "image": {"registry": "registry.example.com:5000/mirror", "tag": "1.2.3", "pullPolicy": "Always"},
-    "processor": {"image": {"digest": DIGEST, "pullPolicy": "Never"}},
-    "imagePullSecrets": [{"name": "registry"}],
-    "watchNamespaces": ["shop", "billing"],
-    "telemetry": {"endpoint": "http://collector:4318"},
-    "logLevel": "DEBUG",
-    "serviceAccount": {"name": "runner", "annotations": {"who": "me"}, "labels": {"team": "streams"}},
-    "podAnnotations": {"note": "yes"},
-    "podLabels": {"cost": "42"},
-    "priorityClassName": "system-cluster-critical",
-    "nodeSelector": {"kubernetes.io/os": "linux"},
-    "tolerations": [{"key": "dedicated", "operator": "Exists"}],
-    "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
-    "topologySpreadConstraints": [
-        {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
-    ],
-    "extraEnv": [{"name": "STREAMCONSUMER_OPERATOR_WORKERS", "value": "2"}],
-    "extraArgs": ["--one", "--two"],
-    "extraVolumes": [{"name": "authorities", "configMap": {"name": "authorities"}}],
-    "extraVolumeMounts": [{"name": "authorities", "mountPath": "/etc/authorities"}],
-    "hostUsers": False,
-    "networkPolicy": {"enabled": True, "from": [{"podSelector": {}}], "egress": [{"ports": [{"port": 443}]}]},
-    "podDisruptionBudget": {"enabled": True},
-    "podMonitor": {"enabled": True, "renderMode": "alwaysRender", "interval": "30s", "labels": {"release": "kps"}},
-    "extraObjects": [
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-extra"}},
-        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {{ .Chart.Name }}-extra\n",
-    ],
-    "commonLabels": {"owner": "platform"},
-}
-
-
-@pytest.fixture
-def everything(helm: Helm, tmp_path: Path) -> list[Manifest]:
-    values = tmp_path / "values.yaml"
-    values.write_text(yaml.safe_dump(EVERYTHING))
-    return helm.template("--values", str(values))
 
 
 def test_both_helms_find_nothing_to_complain_about(helm: Helm) -> None:
@@ -94,7 +48,7 @@ def test_every_optional_value_reaches_its_place(everything: list[Manifest]) -> N
     assert operator["args"] == ["--one", "--two"]
     assert operator["image"] == "registry.example.com:5000/mirror/streamconsumer-operator:1.2.3"
     assert operator["imagePullPolicy"] == "Always"
-    (account,) = of_kind("ServiceAccount", everything)
+    account = next(each for each in of_kind("ServiceAccount", everything) if each["metadata"]["name"] == "runner")
     assert account["metadata"]["annotations"] == {"who": "me"}
     assert account["metadata"]["labels"]["team"] == "streams"
 
@@ -308,45 +262,3 @@ def test_the_admission_policy_can_be_left_out(helm: Helm) -> None:
     with_it, without = helm.template(), helm.template("--set", "admissionPolicy.enabled=false")
     left_out = {each["kind"] for each in with_it} - {each["kind"] for each in without}
     assert left_out == {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
-
-
-def test_the_network_policy_lets_in_what_asks_for_metrics_and_out_what_it_is_told(everything: list[Manifest]) -> None:
-    (policy,) = of_kind("NetworkPolicy", everything)
-    assert (
-        policy["spec"]["podSelector"]["matchLabels"].items() <= pod_template(everything)["metadata"]["labels"].items()
-    )
-    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
-    assert policy["spec"]["ingress"] == [{"ports": [{"port": "http"}], "from": [{"podSelector": {}}]}]
-    assert policy["spec"]["egress"] == [{"ports": [{"port": 443}]}]
-
-
-def test_the_network_policy_alone_closes_no_way_out(helm: Helm) -> None:
-    (policy,) = of_kind("NetworkPolicy", helm.template("--set", "networkPolicy.enabled=true"))
-    assert policy["spec"]["policyTypes"] == ["Ingress"]
-    assert policy["spec"]["ingress"] == [{"ports": [{"port": "http"}]}]
-    assert "egress" not in policy["spec"]
-
-
-def test_the_pod_monitors_find_the_operator_and_the_pods_of_every_stream_consumer(everything: list[Manifest]) -> None:
-    operator, pods = of_kind("PodMonitor", everything)
-    labels = pod_template(everything)["metadata"]["labels"]
-    assert operator["spec"]["selector"]["matchLabels"].items() <= labels.items()
-    assert pods["spec"]["selector"]["matchLabels"].items() <= child_labels(consumer()).items()
-    assert pods["spec"]["namespaceSelector"] == {"matchNames": ["shop", "billing"]}
-    for monitor in (operator, pods):
-        assert monitor["metadata"]["labels"]["release"] == "kps"
-        assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "http", "interval": "30s"}]
-
-
-@pytest.mark.parametrize("served", [True, False])
-@pytest.mark.parametrize("mode", ["skipIfMissing", "alwaysRender", "failIfMissing"])
-def test_pod_monitors_are_made_where_the_cluster_has_them_and_else_as_asked(
-    helm: Helm, mode: str, served: bool
-) -> None:
-    versions = ["--api-versions", "monitoring.coreos.com/v1/PodMonitor"] if served else []
-    arguments = [*versions, "--set", f"podMonitor.enabled=true,podMonitor.renderMode={mode}"]
-    if mode == "failIfMissing" and not served:
-        assert "install the Prometheus Operator first" in helm.refusal(*arguments)
-    else:
-        made = len(of_kind("PodMonitor", helm.template(*arguments)))
-        assert made == (2 if served or mode == "alwaysRender" else 0)

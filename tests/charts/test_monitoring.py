@@ -1,11 +1,13 @@
-"""The alerts and the dashboard as the chart installs them."""
+"""The alerts and the dashboard, and how a Prometheus Operator finds the figures, as the chart installs them."""
 
 import json
 
 import pytest
 import yaml
 
-from tests.charts.rendering import CHART, Helm, of_kind
+from streamconsumer.operator.manifests.identity import labels as child_labels
+from tests.charts.rendering import CHART, Helm, Manifest, of_kind, pod_template
+from tests.model.examples import consumer
 
 
 def test_alerts_and_a_dashboard_are_installed_where_asked_for(helm: Helm) -> None:
@@ -23,3 +25,40 @@ def test_alerts_and_a_dashboard_are_installed_where_asked_for(helm: Helm) -> Non
 @pytest.mark.parametrize("kind", ["PrometheusRule", "ConfigMap"])
 def test_otherwise_not(helm: Helm, kind: str) -> None:
     assert of_kind(kind, helm.template()) == []
+
+
+def test_the_pod_monitors_find_the_operator_and_the_pods_of_every_stream_consumer(everything: list[Manifest]) -> None:
+    operator, pods = of_kind("PodMonitor", everything)
+    labels = pod_template(everything)["metadata"]["labels"]
+    assert operator["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert pods["spec"]["selector"]["matchLabels"].items() <= child_labels(consumer()).items()
+    assert pods["spec"]["namespaceSelector"] == {"matchNames": ["shop", "billing"]}
+    for monitor in (operator, pods):
+        assert monitor["metadata"]["labels"]["release"] == "kps"
+        assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "http", "interval": "30s"}]
+
+
+def test_the_service_monitor_finds_the_operator_by_a_service_and_its_pod_monitor_is_left_out(helm: Helm) -> None:
+    always = "enabled=true,{0}.renderMode=alwaysRender,{0}.interval=30s"
+    both = ",".join(f"{name}.{always.format(name)}" for name in ("podMonitor", "serviceMonitor"))
+    objects = helm.template("--set", both)
+    (monitor,), (service,), (pods,) = (of_kind(kind, objects) for kind in ("ServiceMonitor", "Service", "PodMonitor"))
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert monitor["spec"]["endpoints"] == [{"port": service["spec"]["ports"][0]["name"], "interval": "30s"}]
+    assert service["spec"]["selector"].items() <= pod_template(objects)["metadata"]["labels"].items()
+    assert pods["metadata"]["name"] == "streamconsumer-operator-pods"
+
+
+@pytest.mark.parametrize(("value", "kind"), [("podMonitor", "PodMonitor"), ("serviceMonitor", "ServiceMonitor")])
+@pytest.mark.parametrize("served", [True, False])
+@pytest.mark.parametrize("mode", ["skipIfMissing", "alwaysRender", "failIfMissing"])
+def test_monitors_are_made_where_the_cluster_has_their_kind_and_else_as_asked(
+    helm: Helm, mode: str, served: bool, value: str, kind: str
+) -> None:
+    versions = ["--api-versions", f"monitoring.coreos.com/v1/{kind}"] if served else []
+    arguments = [*versions, "--set", f"{value}.enabled=true,{value}.renderMode={mode}"]
+    if mode == "failIfMissing" and not served:
+        assert f"{value}.enabled: the cluster has no {kind}s; install the Prometheus" in helm.refusal(*arguments)
+    else:
+        made = of_kind(kind, helm.template(*arguments)) + of_kind("Service", helm.template(*arguments))
+        assert len(made) == (2 if served or mode == "alwaysRender" else 0)

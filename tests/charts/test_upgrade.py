@@ -1,18 +1,28 @@
 """From the chart before this one to this one and back, on a real API server.
 
-`previous/` is the chart of the last release as it was published: version 0.1.0, before there was any.
+`previous/` is the chart of the last release as it was published: version 0.1.0, before there was any; and what its
+operator made of StreamConsumers.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from streamconsumer.model import names
 from streamconsumer.model.crd import custom_resource_definition
+from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.operator.manifests import desired
+from streamconsumer.operator.manifests.identity import stamped
+from tests.charts import pods_before
 from tests.charts.rendering import CHART, NAMESPACE, Helm, Manifest, of_kind
 from tests.cluster.api_server import ApiServer
+from tests.cluster.control_plane import ControlPlane
 from tests.model.examples import manifest
+from tests.operator.golden import SETTINGS
+from tests.operator.operators import running
 from tests.operator.places import Place, eventually
 
 PREVIOUS = Path(__file__).parent / "previous" / CHART.name
@@ -22,7 +32,7 @@ DEFINITION = f"{names.PLURAL}.{names.GROUP}"
 @pytest.fixture(scope="module")
 def server() -> Iterator[ApiServer]:
     """One of its own: the definition is the whole server's, and the release owns it."""
-    with ApiServer() as server:
+    with ControlPlane() as server:
         server.kubectl("create", "namespace", NAMESPACE)
         yield server
 
@@ -33,7 +43,7 @@ def test_an_upgrade_and_its_rollback_keep_every_stream_consumer_as_it_is(server:
     server.helm("install", *release[:1], str(PREVIOUS), *release[1:], version=version)
     (before,) = of_kind("CustomResourceDefinition", Helm("helm").template(chart=PREVIOUS))
     eventually(lambda: served(server, before), within=20)
-    written = eventually(lambda: create(place), within=20)
+    written = eventually(lambda: create(place, manifest(replicas=3, delivery={"maxDeliveries": 5})), within=20)
 
     server.helm("upgrade", *release[:1], str(CHART), *release[1:], version=version)
     eventually(lambda: served(server, custom_resource_definition()), within=20)
@@ -50,9 +60,65 @@ def test_an_upgrade_and_its_rollback_keep_every_stream_consumer_as_it_is(server:
     server.kubectl("delete", "crd", DEFINITION)
 
 
-def create(place: Place) -> Manifest:
+@pytest.mark.parametrize("case", pods_before.CASES)
+def test_the_operator_makes_the_same_pods_as_the_one_before_it(case: str) -> None:
+    """So its upgrade restarts none. Where that cannot be, see `pods_before`."""
+    written, applied = pods_before.before(case)
+    (then,) = of_kind("Deployment", applied)
+    (now,) = of_kind("Deployment", desired(StreamConsumer.parse(written), SETTINGS))
+    for field in ("selector", "template"):
+        assert now["spec"][field] == then["spec"][field], f"an upgrade restarts the pods of golden/{case}"
+
+
+def test_an_upgrade_of_chart_and_operator_restarts_no_pod(server: ApiServer, tmp_path: Path) -> None:
+    """Installed is the chart before; what its operator applied stands as it applied it."""
+    place, release = Place(server, "shop"), ("streamconsumer", "--namespace", NAMESPACE)
+    server.kubectl("create", "namespace", place.namespace)
+    server.helm("install", *release[:1], str(PREVIOUS), *release[1:])
+    (before,) = of_kind("CustomResourceDefinition", Helm("helm").template(chart=PREVIOUS))
+    eventually(lambda: served(server, before), within=20)
+    written, applied = pods_before.before("source")
+    apply_as_operator(place, eventually(lambda: create(place, written), within=20), applied)
+    life = eventually(lambda: lives(place), within=20)
+
+    server.helm("upgrade", *release[:1], str(CHART), *release[1:])
+    eventually(lambda: served(server, custom_resource_definition()), within=20)
+    told = {"processor_image": SETTINGS.processor_image, "telemetry_endpoint": SETTINGS.telemetry_endpoint}
+    with running(server.kubeconfig, tmp_path, watch_namespaces=place.namespace, **told):
+        eventually(lambda: place.conditions("orders")["Ready"], within=20)
+        assert lives(place) == life
+        # It does act: the same edit that changes pods does so.
+        place.edit("orders", batchCount=20)
+        eventually(lambda: changed(place, life), within=10)
+    server.helm("uninstall", *release)
+    server.kubectl("delete", "crd", DEFINITION)
+
+
+def apply_as_operator(place: Place, owner: Manifest, applied: list[Manifest]) -> None:
+    """What stands in `previous/pods`, with this owner."""
+    for each in applied:
+        references = [{**each["metadata"]["ownerReferences"][0], "uid": owner["metadata"]["uid"]}]
+        metadata = {**each["metadata"], "ownerReferences": references}
+        del metadata["annotations"]  # the hash: it was of a manifest with this owner
+        how = ("apply", "--server-side", f"--field-manager={names.FIELD_MANAGER}", "-f", "-")
+        place.cluster.kubectl(*how, input=json.dumps(stamped({**each, "metadata": metadata})))
+
+
+def lives(place: Place) -> Any:
+    """The Deployment's template in number, and its pods."""
+    live = place.get("Deployment", "orders-consumer")
+    pods = place.every("Pod", f"?labelSelector={names.LABEL_CONSUMER}=orders")
+    assert len(pods) == live["spec"]["replicas"]
+    return live["metadata"]["generation"], {pod["metadata"]["uid"] for pod in pods}
+
+
+def changed(place: Place, life: Any) -> None:
+    assert place.get("Deployment", "orders-consumer")["metadata"]["generation"] > life[0]
+
+
+def create(place: Place, written: Manifest) -> Manifest:
     try:
-        place.create(manifest(replicas=3, delivery={"maxDeliveries": 5}))
+        place.create(written)
     except Exception as failure:  # noqa: BLE001 - whatever it is, the definition is not yet served
         raise AssertionError(str(failure)) from None
     return place.get("StreamConsumer", "orders")

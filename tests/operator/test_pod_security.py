@@ -8,7 +8,7 @@ import yaml
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.settings import OperatorSettings
-from tests.charts.rendering import Helm, pod_template
+from tests.charts.rendering import Helm, of_kind, pod_template
 from tests.cluster.errors import ProgramFailed
 from tests.operator.places import Place
 
@@ -43,6 +43,11 @@ def test_the_standard_is_enforced_here(restricted: Place) -> None:
 
 def test_the_operators_pod_is_admitted(restricted: Place) -> None:
     restricted.create(pod("operator", pod_template(Helm("helm").template())))
+
+
+def test_the_pod_of_helm_test_is_admitted(restricted: Place) -> None:
+    (tester,) = of_kind("Pod", Helm("helm").template("--set", "test.redisUrl=redis://redis:6379/0"))
+    restricted.create(pod("tester", {**tester, "spec": {**tester["spec"], "serviceAccountName": "default"}}))
 
 
 @pytest.mark.parametrize("example", sorted(path.name for path in GOLDEN.iterdir() if path.is_dir()))
