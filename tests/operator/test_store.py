@@ -1,7 +1,9 @@
+from collections.abc import Mapping
 from typing import Any
 
 from streamconsumer.model import names
 from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.queue import Key
 from streamconsumer.operator.store import Store
 from tests.model.examples import manifest, stored
 
@@ -108,12 +110,18 @@ def test_asking_leaves_no_trace() -> None:
     assert not store._owned
 
 
+def believe(store: Store, before: Mapping[str, int], *found: Manifest) -> set[Key | None]:
+    """Put what a list found, and drop what it lacks. Returns whom that concerns."""
+    concerned = {store.put(manifest) for manifest in found}
+    return concerned | store.drop_missing(before, {manifest["metadata"]["uid"] for manifest in found})
+
+
 def test_a_list_tells_what_was_deleted_while_nobody_watched() -> None:
     store = Store()
     store.put(consumer())
     store.put(child())
     store.put(child("Pod", uid="p-1"))
-    assert store.correct(store.everything(), [consumer(2), child()]) == {KEY}
+    assert believe(store, store.versions(), consumer(2), child()) == {KEY}
     assert store.pods(KEY) == []
     assert store.children(KEY) == [child()]
     assert store.consumers[KEY]["metadata"]["resourceVersion"] == "2"
@@ -122,10 +130,10 @@ def test_a_list_tells_what_was_deleted_while_nobody_watched() -> None:
 def test_a_list_does_not_undo_what_was_heard_of_since_it_was_asked_for() -> None:
     store = Store()
     store.put(child(version=1))
-    before = store.everything()
+    before = store.versions()
     store.put(child(version=2))
     store.put(consumer())
-    store.correct(before, [])
+    believe(store, before)
     assert store.children(KEY) == [child(version=2)]
     assert KEY in store.consumers
 
@@ -134,4 +142,4 @@ def test_everyone_whom_a_list_concerns_is_looked_at() -> None:
     store, gone = Store(), child()
     gone["metadata"]["labels"] = {names.LABEL_CONSUMER: "returns"}
     store.put(gone)
-    assert store.correct(store.everything(), [consumer()]) == {KEY, ("shop", "returns")}
+    assert believe(store, store.versions(), consumer()) == {KEY, ("shop", "returns")}

@@ -1,44 +1,37 @@
-"""What kopf is used for: watching. Every event goes into the store and wakes the StreamConsumer it concerns.
-
-`on.event` only: it stores nothing on the objects, needs no finalizers and no timers, and is level-triggered.
+"""What kopf is used for: watching, with lists, bookmarks, time-outs and new attempts. What a watch brings goes to a
+Listener and not to handlers: kopf stores nothing on the objects, and needs no finalizers and no timers.
 """
 
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import kopf
 from kopf._cogs.clients import watching as kopf_watching
 
 from streamconsumer.model import names
-from streamconsumer.operator.manifests import KINDS
-from streamconsumer.operator.queue import KeyedQueue
-from streamconsumer.operator.store import Store
+from streamconsumer.operator.cluster import PAGE
+from streamconsumer.operator.manifests import KINDS, Manifest
 
 OWNED = [*KINDS, ("v1", "Pod")]
+LISTED = "LISTED"
 SELECTOR = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER},{names.LABEL_CONSUMER}"
 """The children and pods that the operator watches: the API server sends no others."""
 
 
-def watch(store: Store, queue: KeyedQueue, listed: Callable[[], None]) -> kopf.OperatorRegistry:
-    """A registry whose handlers feed the store and the queue, and say when kopf had to list."""
+def watch() -> kopf.OperatorRegistry:
+    """A registry that has kopf watch what we need to know of."""
     registry = kopf.OperatorRegistry()
 
-    async def seen(event: kopf.RawEvent, resource: kopf.Resource, **_: Any) -> None:
-        api_version = f"{resource.group}/{resource.version}" if resource.group else resource.version
-        manifest = {"apiVersion": api_version, "kind": resource.kind, **event["object"]}
-        key = store.drop(manifest) if event["type"] == "DELETED" else store.put(manifest)
-        if key:
-            queue.add(key)
-        if event["type"] is None:
-            listed()
+    async def never(**_: Any) -> None:
+        """`listening` takes every event before kopf does."""
 
-    kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, id="seen", registry=registry)(seen)
+    kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, id="never", registry=registry)(never)
     for api_version, kind in OWNED:
         group, _, version = api_version.rpartition("/")
-        kopf.on.event(group, version, kind, id="seen", registry=registry)(seen)
+        kopf.on.event(group, version, kind, id="never", registry=registry)(never)
 
     @kopf.on.login(registry=registry)
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
@@ -48,17 +41,33 @@ def watch(store: Store, queue: KeyedQueue, listed: Callable[[], None]) -> kopf.O
     return registry
 
 
+@dataclass(frozen=True)
+class Listener:
+    """Whom the watches tell."""
+
+    heard: Callable[[str], None]
+    """Of whatever a watch brings, lists and bookmarks included: the watch's name. kopf keeps bookmarks from handlers:
+    without them, a watch that is broken looks like one of a cluster where nothing happens."""
+
+    seen: Callable[[str, Manifest], None]
+    """Of an object: ADDED, MODIFIED, DELETED or LISTED."""
+
+
 @contextmanager
-def listening(heard: Callable[[str], None]) -> Iterator[None]:
-    """Tell of whatever a watch brings, lists and bookmarks included, with the watch's name. kopf keeps bookmarks from
-    handlers: without them, a watch that is broken looks like one of a cluster where nothing happens."""
+def listening(listener: Listener) -> Iterator[None]:
+    """Take what kopf's watches bring from between its list and its handlers. For each object that changes it would start
+    a task, and compare it with what it was: two thirds of what the operator computed, and nothing that we use."""
     original = kopf_watching.continuous_watch
 
     async def continuous_watch(*, resource: Any, namespace: Any, **rest: Any) -> AsyncIterator[Any]:
         watch = f"{resource.plural} in {namespace or 'all namespaces'}"
+        typed = {"apiVersion": f"{resource.group}/{resource.version}".lstrip("/"), "kind": resource.kind}
         async for brought in original(resource=resource, namespace=namespace, **rest):
-            heard(watch)
-            yield brought
+            listener.heard(watch)
+            if isinstance(brought, kopf_watching.Bookmark) or brought["type"] == "BOOKMARK":
+                yield brought
+            else:
+                listener.seen(brought["type"] or LISTED, {**typed, **brought["object"]})
 
     kopf_watching.continuous_watch = continuous_watch
     try:
@@ -88,7 +97,7 @@ def watching() -> kopf.OperatorSettings:
     settings.posting.enabled = False  # events are ours, with fixed reasons
     settings.peering.standalone = True  # a foreign peering object must not freeze us (kopf#734)
     settings.scanning.disabled = True  # no right to list CRDs or namespaces is needed
-    settings.queueing.idle_timeout = 1  # a worker task per object that changed: let it go soon
+    settings.watching.chunk_size = PAGE
     for api_version, kind in OWNED:
         group, _, version = api_version.rpartition("/")
         settings.watching.label_selectors[group, version, kind] = SELECTOR

@@ -17,9 +17,10 @@ from streamconsumer.errors import ServerBusy
 from streamconsumer.model import names
 from streamconsumer.operator.cluster import Cluster, connected, everything, what_was_said
 from streamconsumer.operator.figures import StreamGauges
-from streamconsumer.operator.handlers import OWNED, SELECTOR, listening, watch, watching
+from streamconsumer.operator.handlers import LISTED, OWNED, SELECTOR, Listener, listening, watch, watching
 from streamconsumer.operator.health import Health, serve
 from streamconsumer.operator.leader import Lease
+from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.queue import Key, KeyedQueue
 from streamconsumer.operator.reconcile import Reconciler
 from streamconsumer.operator.scaling.scaler import Scaler
@@ -126,11 +127,14 @@ class Operator:
 
     async def _look(self) -> None:
         """Make the store what the cluster holds, and reconcile everything."""
-        before, namespaces = self.store.everything(), self.settings.watch_namespaces
-        children = await everything(self.cluster, OWNED, namespaces, SELECTOR)
-        consumers = await everything(self.cluster, [(names.API_VERSION, names.KIND)], namespaces)
-        for key in self.store.correct(before, [*children, *consumers]):
-            self.queue.add(key)
+        before, there, concerned = self.store.versions(), set[str](), set[Key | None]()
+        for kinds, selector in ((OWNED, SELECTOR), ([(names.API_VERSION, names.KIND)], "")):
+            async for manifest in everything(self.cluster, kinds, self.settings.watch_namespaces, selector):
+                there.add(manifest["metadata"]["uid"])
+                concerned.add(self.store.put(manifest))
+        for key in concerned | self.store.drop_missing(before, there):
+            if key:
+                self.queue.add(key)
 
     def _looked_at_stream(self, key: Key, found: Observation) -> bool:
         self.gauges.looked(key, found)
@@ -155,7 +159,7 @@ class Operator:
         await self._runner.cleanup()
 
     async def _watch_until(self, stop: asyncio.Event) -> None:
-        registry = watch(self.store, self.queue, self._listed.set)
+        registry = watch()
 
         async def cleanup(**_: Any) -> None:
             """kopf takes the signals over, and at the end waits 5 s for tasks that still run: ours and its own."""
@@ -163,7 +167,7 @@ class Operator:
             await self._shutdown()
 
         kopf.on.cleanup(registry=registry)(cleanup)
-        with listening(self.health.heard):
+        with listening(Listener(self.health.heard, self._seen)):
             await kopf.operator(
                 registry=registry,
                 settings=watching(),
@@ -174,6 +178,12 @@ class Operator:
                 namespaces=self.settings.watch_namespaces,
                 stop_flag=stop,
             )
+
+    def _seen(self, event: str, manifest: Manifest) -> None:
+        if event == LISTED:
+            self._listed.set()
+        if key := self.store.drop(manifest) if event == "DELETED" else self.store.put(manifest):
+            self.queue.add(key)
 
     async def _reconcile(self, key: Key) -> timedelta | None:
         started, outcome = time.monotonic(), "error"

@@ -1,9 +1,10 @@
 """What the watch has seen last: StreamConsumers, their children, their pods. Reconciling reads here, not the API."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping
 
 from streamconsumer.model import names
+from streamconsumer.operator.kept import kept
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.queue import Key
 
@@ -21,8 +22,8 @@ class Store:
         if key and manifest["kind"] == names.KIND:
             self.consumers[key] = _newer(self.consumers.get(key), manifest)
         elif key:
-            owned = self._owned[key]
-            owned[_identity(manifest)] = _newer(owned.get(_identity(manifest)), manifest)
+            owned, identity = self._owned[key], _identity(manifest)
+            owned[identity] = _newer(owned.get(identity), manifest)
         return key
 
     def drop(self, manifest: Manifest) -> Key | None:
@@ -40,16 +41,19 @@ class Store:
         owned = [manifest for each in self._owned.values() for manifest in each.values()]
         return [*self.consumers.values(), *owned]
 
-    def correct(self, before: Iterable[Manifest], found: Sequence[Manifest]) -> set[Key]:
-        """Believe a list: `found` is there, and what was remembered `before` the list was asked for and is not in it
-        is gone, unless it was heard of since. Returns whom that concerns."""
-        concerned = {self.put(manifest) for manifest in found}
-        there = {manifest["metadata"]["uid"] for manifest in found}
-        current = {id(manifest) for manifest in self.everything()}
-        for manifest in before:
-            if manifest["metadata"]["uid"] not in there and id(manifest) in current:
-                concerned.add(self.drop(manifest))
-        return {key for key in concerned if key}
+    def versions(self) -> dict[str, int]:
+        """The version of each object, by its uid."""
+        return {manifest["metadata"]["uid"]: _version(manifest) for manifest in self.everything()}
+
+    def drop_missing(self, before: Mapping[str, int], there: Container[str]) -> set[Key | None]:
+        """Believe a list: what was remembered in these versions `before` it was asked for, and is not among the uids
+        that are `there`, is gone, unless it was heard of since. Returns whom that concerns."""
+        gone = [
+            manifest
+            for manifest in self.everything()
+            if (uid := manifest["metadata"]["uid"]) not in there and before.get(uid) == _version(manifest)
+        ]
+        return {self.drop(manifest) for manifest in gone}
 
     def knows(self, manifest: Manifest) -> bool:
         """Whether this very object, in any version, is remembered."""
@@ -83,7 +87,7 @@ class Store:
 
 def _newer(known: Manifest | None, manifest: Manifest) -> Manifest:
     """A watch may still bring the state from before our own write; resource versions of one object are in order."""
-    return known if known and _same_life(known, manifest) and _version(known) > _version(manifest) else manifest
+    return known if known and _same_life(known, manifest) and _version(known) > _version(manifest) else kept(manifest)
 
 
 def _same_life(one: Manifest, other: Manifest) -> bool:

@@ -1,0 +1,67 @@
+"""What is remembered of an object. Pure.
+
+An object as the API server tells it is 10 to 20 KB of text and, read, five times that: most of it says who set which
+field when, and spells the same words as every other object. A thousand StreamConsumers have four thousand objects.
+So the store keeps what somebody reads, and each word once.
+"""
+
+from sys import intern
+from typing import Any
+
+from streamconsumer.model import names
+from streamconsumer.operator.manifests import Manifest
+
+_NOT_READ = {"managedFields", "creationTimestamp", "selfLink", "generateName"}
+_NOTE = "kubectl.kubernetes.io/last-applied-configuration"
+_OF_A_CONTAINER = {"name", "ready", "started", "state", "lastState"}
+_LONGEST_WORD = 64
+"""Characters. What is longer is a sentence, and hardly said twice."""
+
+
+def kept(manifest: Manifest) -> Manifest:
+    """The manifest without what nobody reads."""
+    metadata = {key: value for key, value in manifest["metadata"].items() if key not in _NOT_READ}
+    if _NOTE in metadata.get("annotations", {}):
+        metadata["annotations"] = {key: value for key, value in metadata["annotations"].items() if key != _NOTE}
+    if replicas := _who_states_replicas(manifest):
+        metadata["managedFields"] = replicas
+    whole = {**manifest, "metadata": metadata}
+    found: Manifest = _with_shared_words(_pod(whole) if manifest["kind"] == "Pod" else whole)
+    return found
+
+
+def _who_states_replicas(manifest: Manifest) -> list[Manifest]:
+    """Of who owns which field, whether we own the replicas: see `drift.gives_replicas_up`."""
+    return [
+        {"manager": each["manager"], "operation": each["operation"], "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+        for each in manifest["metadata"].get("managedFields", [])
+        if each.get("manager") == names.FIELD_MANAGER and "f:replicas" in each.get("fieldsV1", {}).get("f:spec", {})
+    ]
+
+
+def _pod(pod: Manifest) -> Manifest:
+    """How a pod fares: what it was made of stands in the Deployment."""
+    status = pod.get("status", {})
+    return {
+        **pod,
+        "spec": {"volumes": [each for each in pod.get("spec", {}).get("volumes", []) if "configMap" in each]},
+        "status": {
+            **({"phase": status["phase"]} if "phase" in status else {}),
+            "conditions": [each for each in status.get("conditions", []) if each.get("type") == "PodScheduled"],
+            "containerStatuses": [
+                {key: value for key, value in each.items() if key in _OF_A_CONTAINER}
+                for each in status.get("containerStatuses", [])
+            ],
+        },
+    }
+
+
+def _with_shared_words(value: Any) -> Any:
+    match value:
+        case dict():
+            return {intern(key): _with_shared_words(each) for key, each in value.items()}
+        case list():
+            return [_with_shared_words(each) for each in value]
+        case str() if len(value) <= _LONGEST_WORD:
+            return intern(value)
+    return value
