@@ -10,6 +10,7 @@ from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import Status
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.manifests import Manifest, desired
+from streamconsumer.operator.news import News
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.reconcile import Reconciler
 from streamconsumer.operator.scaling.scaler import Scaler
@@ -81,7 +82,7 @@ class Setting:
             SETTINGS,
             Unseen(),
             Scaler(print, time.monotonic),
-            settles_after=timedelta(0),
+            news=News(settles_after=timedelta(0)),
         )
         self.manifest = stored(given or manifest())
         self.store.put(self.manifest)
@@ -143,6 +144,7 @@ async def test_a_streamconsumer_that_turns_out_to_be_gone_is_forgotten() -> None
 async def test_a_streamconsumer_on_its_way_out_is_left_alone() -> None:
     setting = Setting()
     setting.manifest["metadata"]["deletionTimestamp"] = "2026-11-24T12:00:00Z"
+    setting.store.put(setting.manifest)
     await setting.reconcile()
     assert setting.cluster.asked == []
 

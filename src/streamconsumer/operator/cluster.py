@@ -7,7 +7,7 @@ known here, so nothing is discovered, and no model classes are built.
 import json
 import uuid
 from base64 import b64decode
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -251,11 +251,12 @@ async def _load_kubeconfig(file: str | None, configuration: Configuration) -> No
 
 
 async def everything(
-    cluster: Cluster, kinds: Iterable[tuple[str, str]], namespaces: Sequence[str], selector: str = ""
+    cluster: Cluster, kinds: Iterable[tuple[str, str]], namespaces: Iterable[str], selector: str = ""
 ) -> AsyncIterator[Manifest]:
     """Every object of these kinds, in these namespaces or, without any, in all."""
+    places: list[str | None] = [*namespaces] or [None]
     for api_version, kind in kinds:
-        for place in namespaces or [None]:
+        for place in places:
             async for manifest in cluster.list(api_version, kind, place, selector):
                 yield manifest
 

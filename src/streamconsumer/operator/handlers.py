@@ -55,8 +55,8 @@ class Listener:
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Take what kopf's watches bring from between its list and its handlers. For each object that changes it would start
-    a task, and compare it with what it was: two thirds of what the operator computed, and nothing that we use."""
+    """Take what kopf's watches bring before it does. For each object that changes it would start a task, and compare it
+    with what it was: two thirds of what the operator computed, and nothing that we use."""
     original = kopf_watching.continuous_watch
 
     async def continuous_watch(*, resource: Any, namespace: Any, **rest: Any) -> AsyncIterator[Any]:

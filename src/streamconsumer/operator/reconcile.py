@@ -5,7 +5,6 @@ server-side applied; what belongs to somebody else is never touched; one status 
 """
 
 import logging
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,6 +20,7 @@ from streamconsumer.operator.drift import gives_replicas_up, holds, parked
 from streamconsumer.operator.farewell import Farewell, held
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.manifests.identity import child_name
+from streamconsumer.operator.news import Change, News
 from streamconsumer.operator.observe import mounted, verdict
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.references import references
@@ -39,19 +39,7 @@ LOOK_AGAIN = timedelta(seconds=5)
 UPDATED = "Updated"
 """Logged and not an Event: whoever edited knows, the status says how far it is, and an Event is one more write."""
 
-SETTLES_AFTER = timedelta(seconds=1)
-"""How long after a write to a child its consequences are waited for, so that one status tells of all of them: the
-Deployment's controller alone answers with several."""
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Change:
-    """One write to a child: what was done, to what, and why as an Event's reason."""
-
-    reason: str
-    sentence: str
 
 
 @dataclass
@@ -65,9 +53,7 @@ class Reconciler:
     scaler: Scaler
     made: dict[Key, set[tuple[str, str, str]]] = field(default_factory=dict)
     """The kinds, names and owners of children that were there once: when one is missing, somebody deleted it."""
-    settles_after: timedelta = SETTLES_AFTER
-    untold: dict[Key, tuple[float, list[Change]]] = field(default_factory=dict)
-    """When a child was last written, and what was written since the last report."""
+    news: News = field(default_factory=News)
 
     def __post_init__(self) -> None:
         self._farewell = Farewell(self.cluster, self.store, self.streams, self._record, self.settings.deletion_bound)
@@ -89,11 +75,11 @@ class Reconciler:
             changes = await self._converge(key, consumer)
         except (InvalidResource, NameTaken, ChildRefused) as error:
             return await self._stall(key, manifest, error)
-        if moving := self._moving(key, changes):
+        found = verdict(consumer, self.store.child(key, "Deployment", child_name(consumer)), self.store.pods(key))
+        self.news.add(key, changes)
+        if moving := self.news.wait(key, (found, self.streams.told(key))):
             return moving
-        deployment = self.store.child(key, "Deployment", child_name(consumer))
-        _, changes = self.untold.pop(key, (0.0, []))
-        await self._report(manifest, verdict(consumer, deployment, self.store.pods(key)), changes)
+        await self._report(manifest, found, self.news.take(key))
         return None
 
     async def _stall(self, key: Key, manifest: Manifest, error: Exception) -> timedelta | None:
@@ -111,7 +97,7 @@ class Reconciler:
     async def _end(self, key: Key, manifest: Manifest | None) -> timedelta | None:
         """What is left to do for one that is gone, or is to go."""
         self.made.pop(key, None)
-        self.untold.pop(key, None)
+        self.news.take(key)
         again = await self._farewell.see_off(key, manifest) if manifest is not None and held(manifest) else None
         if again is None:
             self._look_away(key)
@@ -141,15 +127,6 @@ class Reconciler:
         before = _previous(manifest.get("status") or {})
         frozen = any(each.type == "Stalled" and each.status == "True" for each in before.conditions)
         return self.scaler.attend(consumer, current, frozen=frozen)
-
-    def _moving(self, key: Key, changes: list[Change]) -> timedelta | None:
-        """How long to wait before what was changed is reported, together with what follows from it."""
-        if changes:
-            self.untold[key] = time.monotonic(), [*self.untold.get(key, (0.0, []))[1], *changes]
-        if key not in self.untold:
-            return None
-        left = self.untold[key][0] + self.settles_after.total_seconds() - time.monotonic()
-        return timedelta(seconds=left) if left > 0 else None
 
     def _leftovers(self, key: Key, consumer: StreamConsumer) -> list[Manifest]:
         """Children of a deleted StreamConsumer of this name, which Kubernetes is about to delete too."""

@@ -1,0 +1,61 @@
+"""What is remembered of an object is enough for whoever reads it, and no more."""
+
+import json
+from typing import Any
+
+from streamconsumer.model import names
+from streamconsumer.operator.drift import gives_replicas_up
+from streamconsumer.operator.kept import kept
+from streamconsumer.operator.manifests import Manifest
+
+STATED = {"manager": names.FIELD_MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": {"f:replicas": {}, "f:x": {}}}}
+FOREIGN = {"manager": "hpa", "operation": "Update", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+
+
+def deployment(**metadata: Any) -> Manifest:
+    return {"kind": "Deployment", "metadata": {"name": "orders-consumer", **metadata}, "spec": {"paused": True}}
+
+
+def test_who_owns_which_field_is_not_kept() -> None:
+    assert kept(deployment(managedFields=[FOREIGN], creationTimestamp="2026-11-25T12:00:00Z")) == deployment()
+
+
+def test_whether_we_state_the_replicas_is_kept() -> None:
+    wanted: Manifest = {"kind": "Deployment", "spec": {}}
+    for fields in ([], [FOREIGN], [STATED], [FOREIGN, STATED], [{**STATED, "operation": "Update"}]):
+        whole = deployment(managedFields=fields)
+        assert gives_replicas_up(kept(whole), wanted) == gives_replicas_up(whole, wanted)
+
+
+def test_what_kubectl_notes_for_itself_is_not_kept() -> None:
+    note = {"kubectl.kubernetes.io/last-applied-configuration": "{}"}
+    assert kept(deployment(annotations={**note, "team": "shop"})) == deployment(annotations={"team": "shop"})
+
+
+def test_of_a_pod_its_fate_and_its_source_are_kept() -> None:
+    waiting = {"name": "consumer", "ready": False, "state": {"waiting": {"reason": "ImagePullBackOff"}}}
+    scheduled = {"type": "PodScheduled", "status": "True"}
+    source = {"name": "source", "configMap": {"name": "orders-consumer-1"}}
+    pod = {
+        "kind": "Pod",
+        "metadata": {"name": "orders-consumer-1", "labels": {"a": "b"}},
+        "spec": {"containers": [{"name": "consumer"}], "volumes": [source, {"name": "tmp", "emptyDir": {}}]},
+        "status": {
+            "phase": "Pending",
+            "podIP": "10.0.0.1",
+            "conditions": [scheduled, {"type": "Ready", "status": "False"}],
+            "containerStatuses": [{**waiting, "imageID": "sha256:0"}],
+        },
+    }
+    assert kept(pod) == {
+        **pod,
+        "spec": {"volumes": [source]},
+        "status": {"phase": "Pending", "conditions": [scheduled], "containerStatuses": [waiting]},
+    }
+
+
+def test_each_word_is_kept_once() -> None:
+    told = json.dumps(deployment(labels={"team": "fulfilment"}))
+    one, other = (kept(json.loads(told))["metadata"]["labels"] for _ in range(2))
+    assert next(iter(one)) is next(iter(other))
+    assert one["team"] is other["team"]

@@ -1,0 +1,57 @@
+"""When what was changed is told."""
+
+from datetime import timedelta
+
+from streamconsumer.operator.news import Change, News
+
+KEY = ("shop", "orders")
+CREATED, PRUNED = Change("Created", "Deployment orders created"), Change("Pruned", "ConfigMap is no longer wanted")
+
+
+class Clock:
+    """Seconds, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_what_nobody_changed_is_told_at_once() -> None:
+    assert News().wait(KEY, "anything") is None
+    assert News().take(KEY) == []
+
+
+def test_a_change_is_told_a_second_after_the_last_thing_that_followed_from_it() -> None:
+    clock = Clock()
+    news = News(clock=clock)
+    news.add(KEY, [CREATED])
+    assert news.wait(KEY, "no pods") == timedelta(seconds=1)
+    clock.now += 0.7
+    assert news.wait(KEY, "one pod") == timedelta(seconds=1)
+    clock.now += 1
+    assert news.wait(KEY, "one pod") is None
+    assert news.take(KEY) == [CREATED]
+    assert news.wait(KEY, "two pods") is None
+
+
+def test_several_changes_are_told_together() -> None:
+    clock = Clock()
+    news = News(clock=clock)
+    news.add(KEY, [CREATED])
+    clock.now += 0.9
+    news.add(KEY, [PRUNED])
+    assert news.wait(KEY, "no pods") == timedelta(seconds=1)
+    assert news.take(KEY) == [CREATED, PRUNED]
+
+
+def test_what_does_not_settle_is_told_after_five_seconds() -> None:
+    clock = Clock()
+    news = News(clock=clock)
+    news.add(KEY, [CREATED])
+    for pods in range(9):
+        assert news.wait(KEY, pods)
+        clock.now += 0.55
+    clock.now += 0.1
+    assert news.wait(KEY, "still more") is None
