@@ -2,6 +2,8 @@
 Listener and not to handlers: kopf stores nothing on the objects, and needs no finalizers and no timers.
 """
 
+import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from typing import Any
 
 import kopf
 from kopf._cogs.clients import watching as kopf_watching
+from kopf._cogs.clients.errors import APIError
 
 from streamconsumer.model import names
 from streamconsumer.operator.cluster import PAGE
@@ -17,8 +20,13 @@ from streamconsumer.operator.manifests import KINDS, Manifest
 
 OWNED = [*KINDS, ("v1", "Pod")]
 LISTED = "LISTED"
+REFUSED_SECONDS = 1.0
+"""How long a watch rests that the API server has refused: that its place is too old, for example."""
+
 SELECTOR = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER},{names.LABEL_CONSUMER}"
 """The children and pods that the operator watches: the API server sends no others."""
+
+log = logging.getLogger(__name__)
 
 
 def watch() -> kopf.OperatorRegistry:
@@ -62,12 +70,16 @@ def listening(listener: Listener) -> Iterator[None]:
     async def continuous_watch(*, resource: Any, namespace: Any, **rest: Any) -> AsyncIterator[Any]:
         watch = f"{resource.plural} in {namespace or 'all namespaces'}"
         typed = {"apiVersion": f"{resource.group}/{resource.version}".lstrip("/"), "kind": resource.kind}
-        async for brought in original(resource=resource, namespace=namespace, **rest):
-            listener.heard(watch)
-            if isinstance(brought, kopf_watching.Bookmark) or brought["type"] == "BOOKMARK":
-                yield brought
-            else:
-                listener.seen(brought["type"] or LISTED, {**typed, **brought["object"]})
+        try:
+            async for brought in original(resource=resource, namespace=namespace, **rest):
+                listener.heard(watch)
+                if isinstance(brought, kopf_watching.Bookmark) or brought["type"] == "BOOKMARK":
+                    yield brought
+                else:
+                    listener.seen(brought["type"] or LISTED, {**typed, **brought["object"]})
+        except (APIError, kopf_watching.WatchingError) as error:  # kopf would end the whole operator
+            log.warning("a watch was refused; it begins anew", extra={"watch": watch, "error": str(error)})
+            await asyncio.sleep(REFUSED_SECONDS)
 
     kopf_watching.continuous_watch = continuous_watch
     try:

@@ -1,0 +1,206 @@
+"""The API server as it is on bad days, and the operator killed at each of its requests: it converges every time."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.model.examples import Manifest, manifest
+from tests.operator.faulty import Proxy, Request
+from tests.operator.operators import OperatorProcess, running
+from tests.operator.places import CHILDREN, LABELLED, Place, eventually
+
+
+@pytest.fixture
+def proxy(on_api: Place) -> Iterator[Proxy]:
+    with Proxy(on_api.cluster) as proxy:
+        yield proxy
+
+
+FAULTS = ("409", "410", "429", "500", "503", "drop", "lose", "hang")
+"""Refused, gone, too many, broken, away; dropped before the server has seen it, and after; no answer at all."""
+
+
+class Spoiling:
+    """Spoils the first write to each path of a StreamConsumer, by the fault that its name ends with, twice. One that
+    hangs is spoiled once: half a minute is waited for an answer."""
+
+    def __init__(self) -> None:
+        self.spoiled = Counter[str]()
+
+    def __call__(self, request: Request) -> str | None:
+        path = request.path.partition("?")[0]
+        fault = next((each for each in FAULTS if f"orders-{each}" in path), None)
+        if fault is None or not request.writes or self.spoiled[path] >= 2:
+            return None
+        if fault == "hang" and any("orders-hang" in each for each in self.spoiled):
+            return None
+        self.spoiled[path] += 1
+        return fault
+
+
+def converged(place: Place, name: str, within: float = 30) -> None:
+    """The status speaks of the newest generation, and so do the children, each of which is there once."""
+
+    def done() -> None:
+        found = place.get("StreamConsumer", name)
+        assert found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
+        assert place.reason(name) == "PodsStarting"
+        children = [each for kind in CHILDREN for each in place.every(kind, f"{LABELLED}={name}")]
+        assert sorted(each["metadata"]["name"] for each in children) == [f"{name}-consumer"] * 2
+        (deployment,) = place.every("Deployment", f"{LABELLED}={name}")
+        told = {each["name"]: each.get("value") for each in containers(deployment)[0]["env"]}
+        assert told.get("STREAMCONSUMER_BATCH_COUNT") == str(found["spec"]["batchCount"])
+
+    eventually(done, within)
+
+
+def containers(deployment: Manifest) -> list[Manifest]:
+    found: list[Manifest] = deployment["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+@pytest.mark.timeout(120)
+def test_it_converges_though_first_writes_fail(on_api: Place, proxy: Proxy, tmp_path: Path) -> None:
+    proxy.spoil = spoil = Spoiling()
+    with running(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.namespace) as operator:
+        for fault in FAULTS:
+            on_api.create(manifest(f"orders-{fault}", batchCount=20))
+        for fault in FAULTS:
+            converged(on_api, f"orders-{fault}", within=60)
+        assert operator.ended is None
+    for fault in FAULTS:
+        paths = {path for path in spoil.spoiled if f"orders-{fault}" in path}
+        assert len(paths) >= (1 if fault == "hang" else 3), f"{fault} was not in the way: {paths}"
+
+
+def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(
+    on_api: Place, proxy: Proxy, tmp_path: Path
+) -> None:
+    """By all: it is the server that is busy, and not the one resource."""
+    refused: list[Request] = []
+
+    def once(request: Request) -> str | None:
+        if refused or not request.writes:
+            return None
+        refused.append(request)
+        return "429"
+
+    with running(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.namespace, workers=1) as operator:
+        proxy.spoil = once
+        on_api.create(manifest("orders", batchCount=20))
+        on_api.create(manifest("returns", batchCount=20))
+        converged(on_api, "orders")
+        converged(on_api, "returns")
+        assert operator.said("the API server is busy")
+    writes = [request for request in proxy.seen if request.writes]
+    assert writes[0] is refused[0]
+    assert writes[1].at - writes[0].at >= 1
+
+
+@pytest.mark.parametrize("fault", ["410", "429", "500", "drop"])
+def test_it_goes_on_after_watches_that_end_and_begin_again_with_trouble(
+    on_api: Place, proxy: Proxy, tmp_path: Path, fault: str
+) -> None:
+    refused = Counter[str]()
+
+    def twice(request: Request) -> str | None:
+        kind = request.path.partition("?")[0]
+        if not request.watches or refused[kind] >= 2:
+            return None
+        refused[kind] += 1
+        return fault
+
+    with running(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.namespace) as operator:
+        on_api.create(manifest("before", batchCount=20))
+        converged(on_api, "before")
+        proxy.spoil = twice
+        proxy.cut_watches()
+        on_api.edit("before", batchCount=30)
+        on_api.create(manifest("after", batchCount=20))
+        converged(on_api, "before")
+        converged(on_api, "after")
+        assert refused
+        assert operator.ended is None
+
+
+def test_a_child_that_is_refused_for_a_while_is_told_of_and_made_later(
+    on_api: Place, proxy: Proxy, tmp_path: Path
+) -> None:
+    with running(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.namespace):
+        proxy.spoil = lambda request: "422" if request.writes and "/deployments/" in request.path else None
+        on_api.create(manifest(batchCount=20))
+        eventually(lambda: check_refused(on_api), within=10)
+        proxy.spoil = lambda _: None
+        on_api.edit("orders", batchCount=30)  # or after a minute by itself
+        converged(on_api, "orders")
+
+
+def check_refused(place: Place) -> None:
+    assert place.reason("orders") == "ChildRefused"
+
+
+def test_requests_that_hang_hold_up_no_other_resource(on_api: Place, proxy: Proxy, tmp_path: Path) -> None:
+    with running(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.namespace):
+        proxy.spoil = lambda request: "hang" if "hung-consumer" in request.path else None
+        on_api.create(manifest("hung", batchCount=20))
+        time.sleep(0.3)
+        on_api.create(manifest("orders", batchCount=20))
+        eventually(lambda: on_api.get("Deployment", "orders-consumer"), within=10)
+
+
+def test_a_watch_that_falls_silent_is_noticed_and_made_up_for(on_api: Place, proxy: Proxy, tmp_path: Path) -> None:
+    """The connection stays open, the port of the probes answers, the API server answers everything else."""
+    told = {"watch_namespaces": on_api.namespace, "watch_stale_after": "6s"}
+    with running(proxy.kubeconfig(tmp_path), tmp_path, **told) as operator:
+        assert operator.ask("livez") == (200, "ok\n")
+        proxy.silent = True
+        on_api.create(manifest(batchCount=20))
+        converged(on_api, "orders")
+        eventually(lambda: check_stale(operator), within=20)
+        assert operator.ask("readyz")[0] == 200
+
+
+def check_stale(operator: OperatorProcess) -> None:
+    assert operator.ask("livez") == (503, "the API server answers and a watch brings nothing\n")
+
+
+def test_killed_at_each_of_its_writes_it_goes_on_where_it_was(on_api: Place, proxy: Proxy, tmp_path: Path) -> None:
+    """After the server has seen the write and before its answer. Killed before that, or while it reads, an operator
+    has left nothing that the one before it had not."""
+    told, kubeconfig = {"watch_namespaces": on_api.namespace}, proxy.kubeconfig(tmp_path)
+    on_api.create(manifest(batchCount=20))
+    kills = 0
+    while killed_at_its_first_write(proxy, kubeconfig, tmp_path, **told):
+        kills += 1
+        assert kills < 10, "every operator finds something to write"
+    assert kills >= 3
+    proxy.spoil = lambda _: None
+    with running(kubeconfig, tmp_path, **told):
+        converged(on_api, "orders")
+
+
+def killed_at_its_first_write(proxy: Proxy, kubeconfig: Path, folder: Path, **told: str) -> bool:
+    """Whether it wrote anything."""
+    reached = threading.Event()
+
+    def spoil(request: Request) -> str | None:
+        if request.writes:
+            reached.set()
+            return "lose"
+        return None
+
+    proxy.spoil = spoil
+    operator = OperatorProcess(kubeconfig, folder, **told).start()
+
+    def wrote_or_started() -> None:
+        assert reached.is_set() or operator.said("operator started")
+
+    try:
+        eventually(wrote_or_started, within=20, pause=0.01)
+        return reached.wait(4)
+    finally:
+        operator.kill()
