@@ -61,7 +61,7 @@ def parse_spans(text: str) -> list[Span]:
 
 def _spans(request: dict[str, Any]) -> Iterator[Span]:
     for of_resource in request.get("resourceSpans", []):
-        resource = _attributes(of_resource.get("resource", {}))
+        resource = attributes(of_resource.get("resource", {}))
         for of_scope in of_resource.get("scopeSpans", []):
             schema_url = of_scope.get("schemaUrl") or of_resource.get("schemaUrl", "")
             for span in of_scope.get("spans", []):
@@ -76,10 +76,10 @@ def _span(span: dict[str, Any], resource: dict[str, Any], scope: str, schema_url
         trace_id=span["traceId"],
         span_id=span["spanId"],
         parent_span_id=span.get("parentSpanId", ""),
-        attributes=_attributes(span),
-        links=tuple(Link(link["traceId"], link["spanId"], _attributes(link)) for link in span.get("links", [])),
+        attributes=attributes(span),
+        links=tuple(Link(link["traceId"], link["spanId"], attributes(link)) for link in span.get("links", [])),
         events=tuple(
-            Event(event.get("name", ""), _attributes(event), int(event.get("timeUnixNano", 0)))
+            Event(event.get("name", ""), attributes(event), int(event.get("timeUnixNano", 0)))
             for event in span.get("events", [])
         ),
         status_code=STATUS_CODES[status.get("code", 0)],
@@ -92,7 +92,7 @@ def _span(span: dict[str, Any], resource: dict[str, Any], scope: str, schema_url
     )
 
 
-def _attributes(holder: dict[str, Any]) -> dict[str, Any]:
+def attributes(holder: dict[str, Any]) -> dict[str, Any]:
     return {pair["key"]: _value(pair.get("value", {})) for pair in holder.get("attributes", [])}
 
 

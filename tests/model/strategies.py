@@ -112,6 +112,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
         Tracing,
         context=st.sampled_from(["parent", "link", "ignore"]),
         context_field=some_text,
+        context_event=st.none() | some_text,
+        receive_spans=st.booleans(),
         baggage=st.lists(words, max_size=3),
     ),
     "consumer_name": some_text,

@@ -222,6 +222,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
             *({"baggage": each} for each in ([], ["tenant"], ["a b"], [""], "tenant")),
             *({"context": each} for each in ("parent", "link", "ignore", "trust", "")),
             {"contextField": ""},
+            {"contextEvent": ""},
         ]
     ),
 }

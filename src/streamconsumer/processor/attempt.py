@@ -31,6 +31,8 @@ class Attempts:
         overdue: Overdue,
     ) -> None:
         self._handler, self._settling, self._telemetry, self._overdue = handler, settling, telemetry, overdue
+        self.carriers = telemetry.carriers if telemetry else frozenset()
+        """A message with one of these fields has a span, or a context to hand on. None: every one may."""
         self.of = self._plain if telemetry is None else self._perhaps_traced
 
     def _perhaps_traced(self, entry: Entry, told: Told, data: dict[Any, Any]) -> Coroutine[Any, Any, Any]:

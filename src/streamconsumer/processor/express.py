@@ -24,7 +24,7 @@ from streamconsumer.processor.settling import Settling
 
 
 class Express:
-    """For handlers that take single messages, in any order, without spans."""
+    """For handlers that take single messages, in any order, where only those have spans whose producers say so."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Express:
         in_flight, metrics, breaker, who = self._in_flight, self._metrics, self._breaker, self._who
         entries, tasks = in_flight.entries, in_flight.tasks
         free, suspects = in_flight.ready.free, in_flight.ready.suspects
-        acknowledge, counts = self._acknowledge, metrics.duration_counts
+        acknowledge, counts, carriers = self._acknowledge, metrics.duration_counts, self._attempts.carriers
         is_timed, in_time, clock = bool(in_flight.overdue.timeout), self._attempts.in_time, time.perf_counter
         data: dict[Any, Any] | None
         token, began = enter([]), clock()
@@ -64,8 +64,9 @@ class Express:
                     data = dict(zip(in_turn, in_turn))  # noqa: B905 - as in TextEntry.data
                 elif (data := self._data(entry)) is None:
                     return entry
-                message_id = entry.message_id
-                tasks[message_id] = task
+                if carriers and not carriers.isdisjoint(data):
+                    return entry
+                tasks[message_id := entry.message_id] = task
                 if not free:
                     in_flight.tell_room()
                 enter((entry, who, data))

@@ -206,6 +206,8 @@ def _telemetry(settings: ProcessorSettings, manager: StreamManager, metrics: Met
         metrics=metrics,
         trust=settings.telemetry.context,
         field=settings.telemetry.context_field,
+        event=settings.telemetry.context_event or "",
+        receives=settings.telemetry.receive_spans,
         allowed_baggage=settings.telemetry.baggage,
         batches=settings.handler.batch,
     )

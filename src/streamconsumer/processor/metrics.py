@@ -72,6 +72,9 @@ class Metrics:
     groups_recreated: int = _counter("How many times the consumer group was gone and created again", unit="{group}")
     faults: int = _counter("How many times Redis failed the loop", unit="{fault}")
     spans_dropped: int = _counter("How many spans were recorded and never reached the collector", unit="{span}")
+    exceptions_dropped: int = _counter(
+        "How many log records of what handlers raised never reached the collector", unit="{record}"
+    )
     count_in_flight: Callable[[], int] = field(default=int)
     duration_counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_SECONDS) + 1))
     duration_sum_seconds: float = 0.0

@@ -197,7 +197,7 @@ class RedisStreamProcessor:
             await self._telemetry.catch_up()
         if self._stopping.is_set():
             return
-        self._pulse.reading_since = time.monotonic()
+        self._pulse.reading_since, began_ns = time.monotonic(), time.time_ns()
         try:
             entries = await self._intake.read(self.batch_count)
         finally:
@@ -206,7 +206,7 @@ class RedisStreamProcessor:
         if not self._stopping.is_set():
             self.health.ready()
         if self._telemetry is not None:
-            self._telemetry.took_in(entries)
+            self._telemetry.took_in(entries, began_ns)
         self._in_flight.ahead = self._read_ahead.limit()
         self._in_flight.take_in(entries)
         if len(entries) == self.batch_count:
@@ -370,9 +370,9 @@ class RedisStreamProcessor:
 
     def _new_express(self, breaker: CircuitBreaker) -> Express | None:
         callback, soon = self._callback, self._intake.acknowledge_soon
-        if soon is None or self.batch or self.ordering_key or self._telemetry or self._handles_in_its_own_way:
+        if callback is None or soon is None or self._attempts.carriers is None:  # without a callback nothing is read
             return None
-        if callback is None:  # nothing is read before there is one
+        if self.batch or self.ordering_key or self._handles_in_its_own_way:
             return None
         ours = (callback, self._in_flight, self._attempts, self._settling, breaker)
         encoding = self._intake.encoding

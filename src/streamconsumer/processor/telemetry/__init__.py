@@ -3,19 +3,22 @@
 | span | kind | when |
 |---|---|---|
 | `process S` | CONSUMER | a handler is called |
+| `receive S` | CLIENT | a read brought something, and somebody asked for this span |
 | `claim S` | CLIENT | entries of another consumer were taken over |
 | `ack S` | CLIENT | XACK was answered, and what it acknowledged is sampled |
 | `send S:dead-letters` | PRODUCER | a message became a dead letter |
 
 `names` has every name, `context` reads what a producer wrote, `sampling` decides before anything is built, `ids` knows
-the spans of other processes, `encode` makes bytes of spans, `outbox` sends them. `sdk` is the only one that knows
-OpenTelemetry's SDK, and is imported only where an endpoint is set: without one a message costs nothing.
+the spans of other processes, `encode` makes bytes of spans, `outbox` sends them, `exceptions` makes log records of what
+was raised. `sdk` is the only one that knows OpenTelemetry's SDK, and is imported only where an endpoint is set: without
+one a message costs nothing.
 """
 
 from streamconsumer.processor.telemetry.current import current_trace, current_traceparent
+from streamconsumer.processor.telemetry.from_env import telemetry_from_env
 from streamconsumer.processor.telemetry.producing import inject, sending
 from streamconsumer.processor.telemetry.provided import ProvidedTelemetry
-from streamconsumer.processor.telemetry.telemetry import FLUSH_BUDGET, Telemetry, telemetry_from_env
+from streamconsumer.processor.telemetry.telemetry import FLUSH_BUDGET, Telemetry
 from streamconsumer.processor.telemetry.tracing import Tracing
 
 __all__ = [

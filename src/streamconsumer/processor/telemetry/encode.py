@@ -77,6 +77,30 @@ def event(name: str, at_ns: int, told: Mapping[str, Any]) -> bytes:
     return block(b"\x5a", _MOMENT.pack(9, at_ns) + string(b"\x12", name) + attributes(told, b"\x1a"))
 
 
+def log_record(
+    event_name: str,
+    severity: tuple[int, str],
+    at_ns: int,
+    ids: tuple[bytes, bytes, int],
+    told: Mapping[str, Any],
+) -> bytes:
+    """A whole one of a span, as a field of its scope. Numbers as in opentelemetry/proto/logs/v1/logs.proto."""
+    number, word = severity
+    trace_id, span_id, flags = ids
+    parts = (
+        _MOMENT.pack(0x09, at_ns),
+        _MOMENT.pack(0x59, at_ns),  # observed
+        b"\x10" + varint(number),
+        string(b"\x1a", word),
+        attributes(told, b"\x32"),
+        b"\x45" + _FLAGS.pack(flags),
+        b"\x4a\x10" + trace_id,
+        b"\x52\x08" + span_id,
+        string(b"\x62", event_name),
+    )
+    return block(b"\x12", b"".join(parts))
+
+
 def error(message: str) -> bytes:
     """A status."""
     return block(b"\x7a", string(b"\x12", message) + b"\x18\x02")
@@ -123,7 +147,8 @@ def span(
 
 
 class Request:
-    """An ExportTraceServiceRequest of so many spans of one scope of one process."""
+    """An ExportTraceServiceRequest of so many spans of one scope of one process; of log records it is an
+    ExportLogsServiceRequest, which has the same numbers."""
 
     def __init__(self, resource: Mapping[str, Any], scope: str, version: str, schema_url: str) -> None:
         self._resource = block(b"\x0a", attributes(resource, b"\x0a"))

@@ -35,6 +35,11 @@ OUTCOME = "streamconsumer.outcome"
 """`ack`, `effects` (acknowledged together with them), `retry`, `dead_letter`; `released` where the attempt was
 cancelled: for another consumer, or at the end of a drain."""
 
+EXCEPTION_EVENT = "messaging.process.exception"
+EXCEPTION_TYPE = "exception.type"
+EXCEPTION_MESSAGE = "exception.message"
+EXCEPTION_STACK = "exception.stacktrace"
+
 OUTCOMES = ("ack", "effects", "retry", "dead_letter", "released")
 
 LINK = "streamconsumer.link"

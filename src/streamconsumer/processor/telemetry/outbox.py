@@ -36,8 +36,9 @@ class Outbox:
         batch: int = BATCH_SPANS,
         delay_seconds: float = DELAY_MILLISECONDS / 1000,
         metrics: Metrics | None = None,
+        counter: str = "spans_dropped",
     ) -> None:
-        self._metrics = metrics or Metrics()
+        self._metrics, self._counter = metrics or Metrics(), counter
         self._send, self._abort = send, abort
         """`abort` ends a pause between two tries to send."""
         self._most, self._batch, self._delay_seconds = most, min(batch, most), delay_seconds
@@ -64,18 +65,25 @@ class Outbox:
         send: Callable[[Sequence[bytes]], bool],
         abort: Callable[[], object],
         metrics: Metrics | None,
+        *,
+        variables: str = "OTEL_BSP",
+        most: int = QUEUE_SPANS,
+        counter: str = "spans_dropped",
     ) -> Self:
+        """`variables`: how the names of those begin that set the bounds. `counter`: the figure of what is dropped."""
+
         def number(variable: str, default: int) -> int:
-            found = environ.get(f"OTEL_BSP_{variable}", "")
+            found = environ.get(f"{variables}_{variable}", "")
             return max(1, int(found)) if found.isdecimal() else default
 
         return cls(
             send,
             abort,
-            most=number("MAX_QUEUE_SIZE", QUEUE_SPANS),
+            most=number("MAX_QUEUE_SIZE", most),
             batch=number("MAX_EXPORT_BATCH_SIZE", BATCH_SPANS),
             delay_seconds=number("SCHEDULE_DELAY", DELAY_MILLISECONDS) / 1000,
             metrics=metrics,
+            counter=counter,
         )
 
     @property
@@ -124,7 +132,7 @@ class Outbox:
             self._wake.clear()
             flushes = not self._idle.is_set()
             self._send_what_waits()
-            self._metrics.spans_dropped = self.dropped  # by this thread alone: += of two would lose some
+            setattr(self._metrics, self._counter, self.dropped)  # by this thread alone: += of two would lose some
             if flushes:
                 self._idle.set()
 

@@ -34,6 +34,7 @@ class ProvidedTelemetry:
     dead_letter_stream = ""
     clock_offset_ns = 0
     is_behind = False
+    carriers = None
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class ProvidedTelemetry:
     def end_batch(self, attempt: Begun, entries: Sequence[Entry], error: BaseException | None = None) -> None:  # noqa: ARG002 - ours needs it
         self._end(attempt, error)
 
-    def took_in(self, entries: Sequence[Entry]) -> None:
+    def took_in(self, entries: Sequence[Entry], read_ns: int = 0) -> None:
         """Not recorded, like all that follow."""
 
     async def catch_up(self) -> None:

@@ -4,10 +4,12 @@ Ours are sent by the client of the SDK's own exporter, which knows endpoint, hea
 time-outs and when to try again, from the variables that everybody knows. It is not public; a test sends through it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from opentelemetry import context, trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY  # as the SDK's own thread does
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter  # where the SDK keeps it, too
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -20,6 +22,9 @@ from streamconsumer.processor.telemetry.outbox import Outbox
 
 # The SDK's queue of 2048 spans overflows within a second of a busy pod; bounded all the same, at about 30 MB.
 QUEUE_SPANS, BATCH_SPANS, EXPORT_DELAY_MILLISECONDS = 8192, 512, 1000
+
+QUEUE_RECORDS = 2048
+"""As in the SDK. With its stack one has up to 20 kB, and where one message fails, others fail of the same."""
 
 
 def provider(environ: Mapping[str, str]) -> TracerProvider:
@@ -44,13 +49,24 @@ def provider(environ: Mapping[str, str]) -> TracerProvider:
 def outbox(environ: Mapping[str, str], made: TracerProvider, metrics: Metrics | None) -> Outbox:
     """For ours."""
     exporter = OTLPSpanExporter()
+    return Outbox.from_env(environ, _sender(exporter, made), exporter.shutdown, metrics)
+
+
+def exceptions(environ: Mapping[str, str], made: TracerProvider, metrics: Metrics | None) -> Outbox:
+    """For the log records of what was raised."""
+    exporter = OTLPLogExporter()
+    bounds: dict[str, Any] = {"variables": "OTEL_BLRP", "most": QUEUE_RECORDS, "counter": "exceptions_dropped"}
+    return Outbox.from_env(environ, _sender(exporter, made), exporter.shutdown, metrics, **bounds)
+
+
+def _sender(exporter: OTLPSpanExporter | OTLPLogExporter, made: TracerProvider) -> Callable[[Sequence[bytes]], bool]:
     request = Request(made.resource.attributes, names.SCOPE, __version__, names.SCHEMA_URL)
 
-    def send(spans: Sequence[bytes]) -> bool:
+    def send(parts: Sequence[bytes]) -> bool:
         token = context.attach(context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
         try:
-            return exporter._client.export(request.of(spans)).success  # noqa: SLF001 - the docstring says why
+            return exporter._client.export(request.of(parts)).success  # noqa: SLF001 - the docstring says why
         finally:
             context.detach(token)
 
-    return Outbox.from_env(environ, send, exporter.shutdown, metrics)
+    return send

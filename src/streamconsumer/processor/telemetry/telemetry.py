@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import Token
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Thread
 from typing import Any
 
@@ -17,9 +17,9 @@ from opentelemetry import context, trace
 from opentelemetry.baggage import set_baggage
 
 from streamconsumer.processor.message import Entry, Message
-from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.telemetry import encode, names
 from streamconsumer.processor.telemetry.context import Remote, baggage
+from streamconsumer.processor.telemetry.exceptions import Exceptions
 from streamconsumer.processor.telemetry.ids import Ids, random_span, random_trace
 from streamconsumer.processor.telemetry.outbox import Outbox
 from streamconsumer.processor.telemetry.past import ABOUT, Past, links_of_one
@@ -28,8 +28,6 @@ from streamconsumer.processor.telemetry.spans import RecordedSpan, UnsampledSpan
 from streamconsumer.processor.telemetry.subject import Subjects, Trust
 
 log = logging.getLogger(__name__)
-
-ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 FLUSH_BUDGET = timedelta(seconds=3)
 """What the last spans may cost at shutdown; the SDK's own limit is 30 s, a whole grace period."""
@@ -67,8 +65,11 @@ class Telemetry:
         sampling: Sampling | None = None,
         trust: Trust = "parent",
         field: str = "traceparent",
+        event: str = "",
         allowed_baggage: Sequence[str] = (),
         batches: bool = False,
+        receives: bool = False,
+        exceptions: Outbox | None = None,
         shutdown: Callable[[], object] = lambda: None,
     ) -> None:
         self._outbox, self._server, self._shutdown = outbox, server, shutdown
@@ -76,14 +77,16 @@ class Telemetry:
         self._ids, self._sampling = Ids(stream, consumer_group), sampling or Sampling()
         self._process_head = encode.head(f"process {stream}", _CONSUMER)
         self._past = Past(self._ids, batches=batches)
-        self._field, self._field_bytes = field, field.encode()
-        self._subjects = Subjects(self._ids, self._sampling, trust, field)
+        self._subjects = Subjects(self._ids, self._sampling, trust, field, event)
+        self._receives = receives
         self._who = {
             names.SYSTEM: "redis",
             names.DESTINATION: stream,
             names.CONSUMER_GROUP: consumer_group,
             names.CLIENT_ID: consumer,
         }
+        about = {key: told for key, told in self._who.items() if key != names.CLIENT_ID}
+        self._exceptions = Exceptions(exceptions, about) if exceptions else None
         self._common = lru_cache(64)(self._common_of)
         self._unacknowledged: dict[str, Remote] = {}
         self.dead_letter_stream = ""
@@ -95,7 +98,7 @@ class Telemetry:
 
     def begin(self, entry: Entry, data: Mapping[Any, Any]) -> Attempt | None:
         """The span of an attempt, current from here on. None: nothing is recorded or handed on, and no `end` wanted."""
-        if self._subjects.is_never and self._field not in data and self._field_bytes not in data:
+        if self._subjects.is_never and self._subjects.carriers.isdisjoint(data):
             return None
         subject = self._subjects.of(entry, data)
         if subject is None:
@@ -131,6 +134,8 @@ class Telemetry:
         if error is not None:
             span.failed(error)
             entry.attempted = span.remote
+            if self._exceptions is not None and outcome != "released":
+                self._exceptions.record(span, error, {names.MESSAGE_ID: entry.message_id})
         elif outcome == "ack":
             self._will_be_acknowledged(entry.message_id, span)
         self._put(span)
@@ -161,6 +166,8 @@ class Telemetry:
             return
         if error is not None:
             span.failed(error)
+            if self._exceptions is not None:
+                self._exceptions.record(span, error, {names.BATCH_COUNT: len(entries)})
         for entry in entries:
             if entry.verdict is not None or entry.fate:
                 entry.attempted = span.remote
@@ -168,8 +175,10 @@ class Telemetry:
                 self._will_be_acknowledged(entry.message_id, span)
         self._put(span)
 
-    def took_in(self, entries: Sequence[Entry]) -> None:
-        """This process has them."""
+    def took_in(self, entries: Sequence[Entry], read_ns: int = 0) -> None:
+        """This process has them; by a read that began then, if it was one."""
+        if self._receives and read_ns:
+            self._received(entries, read_ns)
         if self._subjects.is_never:
             return  # what little is sampled shall not cost all the others
         now = time.time_ns()
@@ -185,6 +194,23 @@ class Telemetry:
         deadline = time.monotonic() + PATIENCE.total_seconds()
         while self._outbox.is_behind and time.monotonic() < deadline:  # noqa: ASYNC110 - told by another thread
             await asyncio.sleep(0.001)
+
+    def _received(self, entries: Sequence[Entry], start_ns: int) -> None:
+        """A read brought them. Only where somebody asked for it: it tells little that each attempt does not tell."""
+        found = [each for entry in entries if (each := self._subjects.of_fields(entry)) and each.is_sampled]
+        if not found:
+            return
+        span = RecordedSpan(encode.head(f"receive {self._stream}", _CLIENT), random_trace(), random_span(), 1)
+        span.start_ns = start_ns
+        count = encode.attributes({names.BATCH_COUNT: len(entries)})
+        links = [encode.link(each.producer.ids) for each in found if each.producer is not None]
+        span.parts += (self._common("receive", "receive", *self._server()), count, *links)
+        self._put(span)
+
+    @property
+    def carriers(self) -> frozenset[str | bytes] | None:
+        """The fields that give a message a span or a context to hand on, where none else has any. None: all may."""
+        return self._subjects.carriers if self._subjects.is_never and not self._receives else None
 
     # -- what is rare --------------------------------------------------------------------------------------------------
 
@@ -263,16 +289,25 @@ class Telemetry:
 
     def flush(self, timeout_seconds: float = FLUSH_BUDGET.total_seconds()) -> bool:
         """Send what waits, now."""
-        return self._outbox.flush(timeout_seconds)
+        deadline = time.monotonic() + timeout_seconds
+        done = self._outbox.flush(timeout_seconds)
+        return done and (self._exceptions is None or self._exceptions.flush(deadline - time.monotonic()))
 
     def shutdown(self) -> bool:
-        """Send the last spans within the budget, the handler's own beside ours. False: it was not enough."""
-        deadline = time.monotonic() + FLUSH_BUDGET.total_seconds()
-        others = Thread(target=self._shutdown, name="telemetry shutdown", daemon=True)
-        others.start()
-        done = self._outbox.close(FLUSH_BUDGET.total_seconds())
-        others.join(max(0.0, deadline - time.monotonic()))
-        return done and not others.is_alive()
+        """Send what is last within the budget, the handler's own spans and what was raised beside ours. False: it was
+        not enough."""
+        budget = FLUSH_BUDGET.total_seconds()
+        deadline = time.monotonic() + budget
+        ends: list[Callable[[], object]] = [self._shutdown]
+        if self._exceptions is not None:
+            ends.append(partial(self._exceptions.close, budget))
+        others = [Thread(target=each, name="telemetry shutdown", daemon=True) for each in ends]
+        for each in others:
+            each.start()
+        done = self._outbox.close(budget)
+        for each in others:
+            each.join(max(0.0, deadline - time.monotonic()))
+        return done and not any(each.is_alive() for each in others)
 
     # -- small things --------------------------------------------------------------------------------------------------
 
@@ -304,19 +339,3 @@ class Telemetry:
             log.exception("a span could not be written: did the handler add what has no text?")
             return
         self._outbox.put(encoded)
-
-
-def telemetry_from_env(
-    environ: Mapping[str, str], *, metrics: Metrics | None = None, **options: Any
-) -> Telemetry | None:
-    """What the OTEL_ variables say; None, and no SDK, where they name no endpoint. Options as for `Telemetry`."""
-    off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
-    if off or not any(environ.get(name) for name in ENDPOINT_VARIABLES):
-        return None
-    # The SDK costs a second of start-up: only who exports pays it.
-    from streamconsumer.processor.telemetry import sdk  # noqa: PLC0415
-
-    provider = sdk.provider(environ)
-    sampling = Sampling.from_env(environ)
-    outbox = sdk.outbox(environ, provider, metrics)
-    return Telemetry(outbox, sampling=sampling, shutdown=provider.shutdown, **options)

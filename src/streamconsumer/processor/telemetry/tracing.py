@@ -28,8 +28,12 @@ class Tracing(Protocol):
     def end_batch(self, attempt: Any, entries: Sequence[Entry], error: BaseException | None = None) -> None:
         """The error is that of all of it."""
 
-    def took_in(self, entries: Sequence[Entry]) -> None:
-        """This process has them."""
+    def took_in(self, entries: Sequence[Entry], read_ns: int = 0) -> None:
+        """This process has them; by a read that began then, if it was one."""
+
+    @property
+    def carriers(self) -> frozenset[str | bytes] | None:
+        """The fields that give a message a span or a context to hand on, where none else has any. None: all may."""
 
     @property
     def is_behind(self) -> bool:
