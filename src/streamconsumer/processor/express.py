@@ -48,8 +48,7 @@ class Express:
     async def run(  # noqa: C901, PLR0912, PLR0915 - a call for each part would cost what it saves
         self, entry: Entry, task: asyncio.Task[None]
     ) -> Entry | None:
-        """Handle one entry after another while they are ordinary. Returns one that is not; None if none is ready, or
-        the handler left something behind in context variables."""
+        """Handle ordinary entries. Returns one that is not; None if none is ready, or the handler left context behind."""
         in_flight, metrics, breaker, who = self._in_flight, self._metrics, self._breaker, self._who
         entries, tasks = in_flight.entries, in_flight.tasks
         free, suspects = in_flight.ready.free, in_flight.ready.suspects
