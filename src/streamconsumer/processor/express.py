@@ -48,7 +48,7 @@ class Express:
     async def run(  # noqa: C901, PLR0912, PLR0915 - a call for each part would cost what it saves
         self, entry: Entry, task: asyncio.Task[None]
     ) -> Entry | None:
-        """Handle ordinary entries. Returns one that is not; None if none is ready, or the handler left context behind."""
+        """Handle ordinary entries. Returns one that is not; None if none is ready, or a context variable changed."""
         in_flight, metrics, breaker, who = self._in_flight, self._metrics, self._breaker, self._who
         entries, tasks = in_flight.entries, in_flight.tasks
         free, suspects = in_flight.ready.free, in_flight.ready.suspects
