@@ -7,10 +7,13 @@ from benchmarks.contenders.course import GROUP, STREAM, peak
 from benchmarks.pods import Pod
 from benchmarks.races import connected, fill, fresh
 from benchmarks.results import Goal, Section
+from streamconsumer.processor.held import MOST_HELD_BYTES
+from streamconsumer.processor.stream.intake import MOST_BYTES
 from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 1
 SECONDS = 5
+MEBIBYTE = 1024 * 1024
 BASE = 64
 """MiB that a pod may have whatever it reads."""
 
@@ -26,10 +29,13 @@ class _Case:
     batch: int
     concurrency: int
     handler: str
+    ordering_key: str = ""
 
     @property
     def bound(self) -> float:
         """What is read and not yet done, as bytes, as text, and on its way through the socket's buffers."""
+        if self.ordering_key:
+            return BASE + MOST_HELD_BYTES / MEBIBYTE + 2 * MOST_BYTES / MEBIBYTE
         return BASE + 2 * self.mebibytes * (self.batch + self.concurrency)
 
 
@@ -38,6 +44,7 @@ CASES = (
     _Case("1,000,000 entries of 100 bytes", 1_000_000, 0.0001, 1000, 1000, "wait_10ms"),
     _Case("400 entries of 1 MB", 400, 1, 10, 10, "wait_100ms"),
     _Case("400 entries of 1 MB", 400, 1, 100, 1, "wait_100ms"),
+    _Case("400 entries of 1 MB with one ordering key", 400, 1, 100, 10, "wait_100ms", ordering_key="item"),
 )
 
 
@@ -64,6 +71,8 @@ def _peak(url: str, case: _Case) -> float:
         "batch_count": str(case.batch),
         "concurrency": str(case.concurrency),
     }
+    if case.ordering_key:
+        settings["ordering_key"] = case.ordering_key
     with connected(url) as client:
         fresh(client)
         if case.mebibytes < 0.1:
