@@ -9,7 +9,7 @@ import pytest
 
 from streamconsumer.model import names
 from streamconsumer.operator.scaling.idle_first import ANNOTATION
-from tests.cluster.redis_servers import RedisServer
+from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.operator.operators import OperatorProcess
 from tests.operator.places import Place, eventually
 from tests.operator.test_streams import at, client, looking, seen
@@ -132,6 +132,113 @@ def test_the_first_message_at_zero_is_noticed_at_once_however_seldom_the_operato
 def _waits(redis: Any, streams: list[str]) -> None:
     assert redis.info("clients")["blocked_clients"] == 1
     assert redis.info("clients").get("total_blocking_keys", len(streams)) == len(streams)
+
+
+def test_redis_that_restarts_in_any_phase_lowers_nothing_and_is_heard_again(
+    on_api: Place, operator: OperatorProcess, start_redis: StartRedis
+) -> None:
+    server = start_redis({"appendonly": "yes", "appendfsync": "always"})
+    redis = client(server)
+    on_api.create(at(server, autoscaling=AT_ONCE))
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    replicas(on_api, 0)
+    server.restart()
+    _add(redis, 25)
+    replicas(on_api, 3)
+    server.restart()
+    replicas(on_api, 3, within=0.1)
+    _add(redis, 20)
+    replicas(on_api, 5)
+    read = [message_id for message_id, _ in redis.xreadgroup(GROUP, "somebody", {"orders": ">"}, count=100)[0][1]]
+    server.kill()
+    seen(on_api, "orders", "ScalingActive", "BacklogUnknown")
+    replicas(on_api, 5, within=0.1)
+    server.start()
+    redis.xack("orders", GROUP, *read[12:])
+    replicas(on_api, 2)
+    redis.xack("orders", GROUP, *read[:12])
+    server.kill()
+    seen(on_api, "orders", "ScalingActive", "BacklogUnknown")
+    replicas(on_api, 2, within=0.1)
+    server.start()
+    replicas(on_api, 0)
+
+
+def _add(redis: Any, count: int) -> None:
+    together = redis.pipeline()
+    for number in range(count):
+        together.xadd("orders", {"n": number})
+    together.execute()
+
+
+@pytest.mark.parametrize("gone", ["group", "stream"])
+def test_a_group_that_is_gone_keeps_the_pods_that_will_put_back_what_they_hold(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer, gone: str
+) -> None:
+    redis = client(redis_server)
+    on_api.create(at(redis_server, autoscaling={**AT_ONCE, "cooldown": "0s"}))
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    _add(redis, 25)
+    replicas(on_api, 3)
+    on_api.create(_pod("holding"))
+    read = redis.xreadgroup(GROUP, "holding", {"orders": ">"}, count=100)[0][1]
+    redis.xack("orders", GROUP, *[message_id for message_id, _ in read[:5]])
+    redis.xtrim("orders", maxlen=5, approximate=False)  # without a group there is work for one pod now
+    if gone == "stream":
+        redis.delete("orders")
+    else:
+        redis.xgroup_destroy("orders", GROUP)
+    seen(on_api, "orders", "ScalingActive", "BacklogUnknown")
+    replicas(on_api, 3, within=0.1)
+    redis.xgroup_create("orders", GROUP, "$", mkstream=True)  # as the pod does, which held nothing in the end
+    replicas(on_api, 0)
+
+
+def test_a_suspended_one_is_not_scaled_and_goes_on_by_its_backlog(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    on_api.create(at(redis_server, autoscaling=AT_ONCE))
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    _add(redis, 25)
+    replicas(on_api, 3)
+    on_api.edit("orders", suspend=True)
+    replicas(on_api, 0)
+    looks = redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"]
+    _add(redis, 20)
+    time.sleep(3)  # several looks, if there were any
+    replicas(on_api, 0, within=0.1)
+    assert redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"] <= looks + 1
+    on_api.edit("orders", suspend=False)
+    replicas(on_api, 5)
+
+
+def test_pods_that_cannot_start_are_not_multiplied(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    on_api.create(at(redis_server, autoscaling=AT_ONCE))
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    _add(redis, 5)
+    replicas(on_api, 1)
+    _observed(on_api)
+    on_api.create(_pod("without-image"))
+    waiting = {"name": "processor", "image": "none", "imageID": "", "ready": False, "restartCount": 0}
+    waiting["state"] = {"waiting": {"reason": "ErrImagePull", "message": "none: not found"}}
+    on_api.patch("Pod", "without-image", {"status": {"containerStatuses": [waiting]}}, "/status")
+    seen(on_api, "orders", "Stalled", "ImageUnavailable")
+    _add(redis, 40)
+    time.sleep(3)  # several looks
+    replicas(on_api, 1, within=0.1)
+    on_api.delete("Pod", "without-image")
+    replicas(on_api, 5)
+
+
+def _observed(place: Place) -> None:
+    """As the Deployment's controller says it."""
+    generation = place.get("Deployment", "orders-consumer")["metadata"]["generation"]
+    status = {"observedGeneration": generation, "replicas": 1, "updatedReplicas": 1, "unavailableReplicas": 1}
+    place.patch("Deployment", "orders-consumer", {"status": status}, "/status")
 
 
 def test_redis_away_lowers_nothing(on_api: Place, operator: OperatorProcess, redis_server: RedisServer) -> None:

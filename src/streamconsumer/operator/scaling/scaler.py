@@ -61,9 +61,8 @@ class Scaler:
         known = self._scaled.get(key)
         if known is None or known.frozen:
             return False
-        decision, known.memory = decide(
-            known.rules, backlog(found.figures, found.read), known.current, known.memory, self._clock()
-        )
+        seen = backlog(found.figures, found.read, known.current)
+        decision, known.memory = decide(known.rules, seen, known.current, known.memory, self._clock())
         before, known.decision, known.holding = known.told, decision, found.holding
         if before is None or (before.desired_replicas, before.reason) != (decision.replicas, decision.why):
             known.told = ScalingStatus(
@@ -107,12 +106,15 @@ class Scaler:
         self._scaled.pop(key, None)
 
 
-def backlog(figures: StreamFigures | None, read: int | None = None) -> Backlog | None:
-    """What a look found, as far as it is known. None: nothing was seen."""
+def backlog(figures: StreamFigures | None, read: int | None, current: int) -> Backlog | None:
+    """What a look found, as far as it is known. None: nothing was seen.
+
+    Without a group, all that the stream holds may be for it, and pods may be about to put back what they hold: it is
+    known to be nothing only where there is nothing and nobody."""
     if figures is None:
         return None
-    if figures.pending is None:  # there is no group yet: all that the stream holds may be for it
-        return Backlog(figures.length, 0, exact=figures.length == 0)
+    if figures.pending is None:
+        return Backlog(figures.length, 0, exact=figures.length == 0 and current == 0)
     return Backlog(figures.lag, figures.pending, exact=figures.lag_known, read=read, position=figures.last_delivered_id)
 
 
