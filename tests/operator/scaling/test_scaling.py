@@ -1,5 +1,6 @@
 """Scaling on a real API server, by what a real Redis says. No pods: what counts here is how many are asked for."""
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,7 @@ def test_pods_follow_the_backlog_from_zero_to_many_and_back(
     together.execute()
     replicas(on_api, 4)
     eventually(lambda: check_decided(on_api, "0 → 4: backlog 35 (unread 35, pending 0), target 10 a replica"), 5)
+    eventually(lambda: _measured(operator, desired_replicas=4, scaling_active=1, scaling_limited=0), 5)
 
     read = redis.xreadgroup(GROUP, "somebody", {"orders": ">"}, count=100)[0][1]
     redis.xack("orders", GROUP, *[message_id for message_id, _ in read[1:]])
@@ -61,6 +63,13 @@ def test_pods_follow_the_backlog_from_zero_to_many_and_back(
     redis.xack("orders", GROUP, read[0][0])
     replicas(on_api, 0)
     assert {"ScaledUp", "ScaledDown"} <= {reason for reason, _ in on_api.events("orders")}
+
+
+def _measured(operator: OperatorProcess, **expected: float) -> None:
+    """What Prometheus would read."""
+    lines = [line.rsplit(" ", 1) for line in operator.metrics().splitlines() if "resource_name=" in line]
+    found = {name.partition("{")[0].removeprefix("streamconsumer_"): float(value) for name, value in lines}
+    assert expected.items() <= found.items(), found
 
 
 def test_a_lag_that_redis_does_not_know_is_counted_and_lowers_nothing_while_it_cannot_be(
@@ -78,6 +87,25 @@ def test_a_lag_that_redis_does_not_know_is_counted_and_lowers_nothing_while_it_c
     for _ in range(20):
         redis.xadd("orders", {"n": 0})
     replicas(on_api, 5)
+
+
+def test_whatever_was_done_to_a_stream_the_backlog_is_what_is_left(
+    on_api: Place, operator: OperatorProcess, any_redis: RedisServer
+) -> None:
+    redis = client(any_redis)
+    ids = {}
+    for name in ("deleted", "trimmed", "moved"):
+        redis.xgroup_create(name, GROUP, "0", mkstream=True)
+        ids[name] = [redis.xadd(name, {"n": number}) for number in range(40)]
+        redis.xreadgroup(GROUP, "somebody", {name: ">"}, count=10)
+    redis.xdel("deleted", ids["deleted"][20])
+    redis.xtrim("trimmed", maxlen=15, approximate=False)
+    redis.xgroup_setid("moved", GROUP, ids["moved"][29])
+    finely = {**AT_ONCE, "target": {"backlogPerReplica": 5}, "maxReplicas": 20}
+    for name in ids:
+        on_api.create(at(any_redis, name, stream=name, autoscaling=finely))
+    for name, unread in {"deleted": 29, "trimmed": 15, "moved": 10}.items():
+        replicas(on_api, math.ceil((unread + 10) / 5), name=name)
 
 
 def test_kubernetes_is_told_who_is_busy_before_it_takes_pods_away(

@@ -9,6 +9,7 @@ from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import Fact, ScalingReason, ScalingStatus, StreamFigures
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.scaling.decide import Backlog, Decision, Memory, decide
+from streamconsumer.operator.scaling.pace import Pace
 from streamconsumer.operator.streams.endpoint import Observation
 
 LIMITS = (ScalingReason.LIMITED_BY_MAX, ScalingReason.LIMITED_BY_POLICY)
@@ -83,6 +84,11 @@ class Scaler:
         """How many entries each consumer held when it was decided."""
         known = self._scaled.get(key)
         return known.holding if known else {}
+
+    def pace(self, key: Key) -> Pace:
+        """How fast entries come and one pod handles them, as far as that was seen."""
+        known = self._scaled.get(key)
+        return known.memory.pace if known else Pace()
 
     def facts(self, key: Key) -> tuple[Fact, ...]:
         """The two conditions, in HorizontalPodAutoscaler's words."""
