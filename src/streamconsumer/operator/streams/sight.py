@@ -143,7 +143,7 @@ def _exists(place: Place, optional: dict[str, Any]) -> Fact:
 
 def _lag(group: dict[bytes, Any], length: int | None) -> int | None:
     """Redis knows it since 7.0, not after entries were deleted from the middle, and has been seen to say -1. After
-    XTRIM it goes on counting what was cut off, until something is read: nobody can be behind by more than there is."""
+    XTRIM it goes on counting what was cut off, until all is read: nobody can be behind by more than there is."""
     if length == 0:
         return 0
     told = group.get(b"lag")
