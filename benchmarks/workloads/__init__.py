@@ -12,4 +12,5 @@ NAMES = (
     "profile",
     "operator",
     "scaling",
+    "asleep",
 )

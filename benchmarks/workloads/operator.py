@@ -68,12 +68,12 @@ class _Round:
 
     def _step(self, what: str, operator: OperatorProcess, act: Callable[[], object]) -> tuple[float, float]:
         """Seconds until it was done, and the writes until nothing moved any more."""
-        before, cpu, began = self._writes(), _cpu_seconds(operator.pid), time.monotonic()
+        before, cpu, began = self._writes(), cpu_seconds(operator.pid), time.monotonic()
         act()
         seconds = time.monotonic() - began
         settled(self.place, 3)
         applies, statuses, events = (now - then for now, then in zip(self._writes(), before, strict=True))
-        spent = _cpu_seconds(operator.pid) - cpu
+        spent = cpu_seconds(operator.pid) - cpu
         each = [f"{count / MANY:.2f}" for count in (applies, statuses, events)]
         self.rows.append([what, f"{seconds:.1f}", *each, f"{spent:.1f}"])
         return seconds, applies + events
@@ -128,6 +128,6 @@ class _Round:
         return sum(float(count) for _, count in applies), statuses, float(events.count(names.FIELD_MANAGER))
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,6 +1,6 @@
 """What Prometheus reads of each StreamConsumer at the operator: of a group once, however many pods it has."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from streamconsumer.model.status import StreamFigures
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.queue import Key
+from streamconsumer.operator.scaling.pace import Pace
 from streamconsumer.operator.streams.endpoint import Observation
 
 LABELS = ["resource_namespace", "resource_name", "stream", "consumer_group"]
@@ -21,14 +22,25 @@ GAUGES = {
     "streamconsumer_group_pending": "How many entries were given and not acknowledged",
     "streamconsumer_group_oldest_pending_age_seconds": "How long ago the oldest pending entry was added; 0 for none",
     "streamconsumer_group_dead_letters": "How many dead letters are kept",
+    "streamconsumer_desired_replicas": "How many pods are wanted",
+    "streamconsumer_scaling_active": "With autoscaling: whether the backlog is known: 1 or 0",
+    "streamconsumer_scaling_limited": "With autoscaling: whether maxReplicas or a policy allows no more: 1 or 0",
+    "streamconsumer_group_arrivals_per_second": "With autoscaling: how fast entries come, over 5 minutes",
+    "streamconsumer_replica_entries_per_second": "With autoscaling: how fast one pod was seen to handle them",
+}
+
+_CONDITIONS = {
+    "Ready": "streamconsumer_ready",
+    "ScalingActive": "streamconsumer_scaling_active",
+    "ScalingLimited": "streamconsumer_scaling_limited",
 }
 
 
 class StreamGauges:
     """A Prometheus collector over the StreamConsumers that are there and the last look at each."""
 
-    def __init__(self, consumers: Mapping[Key, Manifest]) -> None:
-        self._consumers = consumers
+    def __init__(self, consumers: Mapping[Key, Manifest], pace: Callable[[Key], Pace]) -> None:
+        self._consumers, self._pace = consumers, pace
         self._latest: dict[Key, Observation] = {}
 
     def looked(self, key: Key, found: Observation) -> None:
@@ -41,7 +53,8 @@ class StreamGauges:
         for key, manifest in self._consumers.items():
             labels = _labels(key, manifest)
             found = self._latest.get(key)
-            for name, value in _values(manifest, found.figures if found else None):
+            values = [*_told(manifest), *_seen(found.figures if found else None), *_speeds(self._pace(key))]
+            for name, value in values:
                 families[name].add_metric(labels, value)
         yield from families.values()
 
@@ -52,12 +65,25 @@ def _labels(key: Key, manifest: Manifest) -> list[str]:
     return [*key, str(spec.get("stream", "")), str(spec.get("consumerGroup", ""))]
 
 
-def _values(manifest: Manifest, figures: StreamFigures | None) -> Iterator[tuple[str, float]]:
-    conditions = (manifest.get("status") or {}).get("conditions") or []
-    yield (
-        "streamconsumer_ready",
-        float(any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)),
-    )
+def _told(manifest: Manifest) -> Iterator[tuple[str, float]]:
+    """What the status says; of one that has none, that it is not ready."""
+    status = manifest.get("status") or {}
+    found = {each["type"]: each["status"] == "True" for each in status.get("conditions") or []}
+    for kind, name in _CONDITIONS.items():
+        if kind in found or kind == "Ready":
+            yield name, float(found.get(kind, False))
+    if "desiredReplicas" in status:
+        yield "streamconsumer_desired_replicas", status["desiredReplicas"]
+
+
+def _speeds(pace: Pace) -> Iterator[tuple[str, float]]:
+    if pace.arriving is not None:
+        yield "streamconsumer_group_arrivals_per_second", pace.arriving
+    if pace.per_pod is not None:
+        yield "streamconsumer_replica_entries_per_second", pace.per_pod
+
+
+def _seen(figures: StreamFigures | None) -> Iterator[tuple[str, float]]:
     if figures is None or figures.pending is None:
         return
     yield "streamconsumer_group_lag_known", float(figures.lag_known)

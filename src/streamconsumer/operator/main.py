@@ -66,9 +66,9 @@ class Operator:
         self.store = Store()
         self.queue = KeyedQueue()
         self.health = Health(waiting=self.queue.__len__, stale_after=settings.watch_stale_after)
-        self.gauges = StreamGauges(self.store.consumers)
-        self.health.registry.register(self.gauges)
         self.scaler = Scaler(self.queue.add, time.monotonic)
+        self.gauges = StreamGauges(self.store.consumers, self.scaler.pace)
+        self.health.registry.register(self.gauges)
         self.streams = Streams(
             cluster,
             self.queue.add,

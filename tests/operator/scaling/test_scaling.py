@@ -1,5 +1,6 @@
 """Scaling on a real API server, by what a real Redis says. No pods: what counts here is how many are asked for."""
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from streamconsumer.model import names
 from streamconsumer.operator.scaling.idle_first import ANNOTATION
-from tests.cluster.redis_servers import RedisServer
+from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.operator.operators import OperatorProcess
 from tests.operator.places import Place, eventually
 from tests.operator.test_streams import at, client, looking, seen
@@ -52,6 +53,7 @@ def test_pods_follow_the_backlog_from_zero_to_many_and_back(
     together.execute()
     replicas(on_api, 4)
     eventually(lambda: check_decided(on_api, "0 → 4: backlog 35 (unread 35, pending 0), target 10 a replica"), 5)
+    eventually(lambda: _measured(operator, desired_replicas=4, scaling_active=1, scaling_limited=0), 5)
 
     read = redis.xreadgroup(GROUP, "somebody", {"orders": ">"}, count=100)[0][1]
     redis.xack("orders", GROUP, *[message_id for message_id, _ in read[1:]])
@@ -61,6 +63,13 @@ def test_pods_follow_the_backlog_from_zero_to_many_and_back(
     redis.xack("orders", GROUP, read[0][0])
     replicas(on_api, 0)
     assert {"ScaledUp", "ScaledDown"} <= {reason for reason, _ in on_api.events("orders")}
+
+
+def _measured(operator: OperatorProcess, **expected: float) -> None:
+    """What Prometheus would read."""
+    lines = [line.rsplit(" ", 1) for line in operator.metrics().splitlines() if "resource_name=" in line]
+    found = {name.partition("{")[0].removeprefix("streamconsumer_"): float(value) for name, value in lines}
+    assert expected.items() <= found.items(), found
 
 
 def test_a_lag_that_redis_does_not_know_is_counted_and_lowers_nothing_while_it_cannot_be(
@@ -78,6 +87,25 @@ def test_a_lag_that_redis_does_not_know_is_counted_and_lowers_nothing_while_it_c
     for _ in range(20):
         redis.xadd("orders", {"n": 0})
     replicas(on_api, 5)
+
+
+def test_whatever_was_done_to_a_stream_the_backlog_is_what_is_left(
+    on_api: Place, operator: OperatorProcess, any_redis: RedisServer
+) -> None:
+    redis = client(any_redis)
+    ids = {}
+    for name in ("deleted", "trimmed", "moved"):
+        redis.xgroup_create(name, GROUP, "0", mkstream=True)
+        ids[name] = [redis.xadd(name, {"n": number}) for number in range(40)]
+        redis.xreadgroup(GROUP, "somebody", {name: ">"}, count=10)
+    redis.xdel("deleted", ids["deleted"][20])
+    redis.xtrim("trimmed", maxlen=15, approximate=False)
+    redis.xgroup_setid("moved", GROUP, ids["moved"][29])
+    finely = {**AT_ONCE, "target": {"backlogPerReplica": 5}, "maxReplicas": 20}
+    for name in ids:
+        on_api.create(at(any_redis, name, stream=name, autoscaling=finely))
+    for name, unread in {"deleted": 29, "trimmed": 15, "moved": 10}.items():
+        replicas(on_api, math.ceil((unread + 10) / 5), name=name)
 
 
 def test_kubernetes_is_told_who_is_busy_before_it_takes_pods_away(
@@ -132,6 +160,113 @@ def test_the_first_message_at_zero_is_noticed_at_once_however_seldom_the_operato
 def _waits(redis: Any, streams: list[str]) -> None:
     assert redis.info("clients")["blocked_clients"] == 1
     assert redis.info("clients").get("total_blocking_keys", len(streams)) == len(streams)
+
+
+def test_redis_that_restarts_in_any_phase_lowers_nothing_and_is_heard_again(
+    on_api: Place, operator: OperatorProcess, start_redis: StartRedis
+) -> None:
+    server = start_redis({"appendonly": "yes", "appendfsync": "always"})
+    redis = client(server)
+    on_api.create(at(server, autoscaling=AT_ONCE))
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    replicas(on_api, 0)
+    server.restart()
+    _add(redis, 25)
+    replicas(on_api, 3)
+    server.restart()
+    replicas(on_api, 3, within=0.1)
+    _add(redis, 20)
+    replicas(on_api, 5)
+    read = [message_id for message_id, _ in redis.xreadgroup(GROUP, "somebody", {"orders": ">"}, count=100)[0][1]]
+    server.kill()
+    seen(on_api, "orders", "ScalingActive", "BacklogUnknown")
+    replicas(on_api, 5, within=0.1)
+    server.start()
+    redis.xack("orders", GROUP, *read[12:])
+    replicas(on_api, 2)
+    redis.xack("orders", GROUP, *read[:12])
+    server.kill()
+    seen(on_api, "orders", "ScalingActive", "BacklogUnknown")
+    replicas(on_api, 2, within=0.1)
+    server.start()
+    replicas(on_api, 0)
+
+
+def _add(redis: Any, count: int) -> None:
+    together = redis.pipeline()
+    for number in range(count):
+        together.xadd("orders", {"n": number})
+    together.execute()
+
+
+@pytest.mark.parametrize("gone", ["group", "stream"])
+def test_a_group_that_is_gone_keeps_the_pods_that_will_put_back_what_they_hold(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer, gone: str
+) -> None:
+    redis = client(redis_server)
+    on_api.create(at(redis_server, autoscaling={**AT_ONCE, "cooldown": "0s"}))
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    _add(redis, 25)
+    replicas(on_api, 3)
+    on_api.create(_pod("holding"))
+    read = redis.xreadgroup(GROUP, "holding", {"orders": ">"}, count=100)[0][1]
+    redis.xack("orders", GROUP, *[message_id for message_id, _ in read[:5]])
+    redis.xtrim("orders", maxlen=5, approximate=False)  # without a group there is work for one pod now
+    if gone == "stream":
+        redis.delete("orders")
+    else:
+        redis.xgroup_destroy("orders", GROUP)
+    seen(on_api, "orders", "ScalingActive", "BacklogUnknown")
+    replicas(on_api, 3, within=0.1)
+    redis.xgroup_create("orders", GROUP, "$", mkstream=True)  # as the pod does, which held nothing in the end
+    replicas(on_api, 0)
+
+
+def test_a_suspended_one_is_not_scaled_and_goes_on_by_its_backlog(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    on_api.create(at(redis_server, autoscaling=AT_ONCE))
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    _add(redis, 25)
+    replicas(on_api, 3)
+    on_api.edit("orders", suspend=True)
+    replicas(on_api, 0)
+    looks = redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"]
+    _add(redis, 20)
+    time.sleep(3)  # several looks, if there were any
+    replicas(on_api, 0, within=0.1)
+    assert redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"] <= looks + 1
+    on_api.edit("orders", suspend=False)
+    replicas(on_api, 5)
+
+
+def test_pods_that_cannot_start_are_not_multiplied(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    on_api.create(at(redis_server, autoscaling=AT_ONCE))
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    _add(redis, 5)
+    replicas(on_api, 1)
+    _observed(on_api)
+    on_api.create(_pod("without-image"))
+    waiting = {"name": "processor", "image": "none", "imageID": "", "ready": False, "restartCount": 0}
+    waiting["state"] = {"waiting": {"reason": "ErrImagePull", "message": "none: not found"}}
+    on_api.patch("Pod", "without-image", {"status": {"containerStatuses": [waiting]}}, "/status")
+    seen(on_api, "orders", "Stalled", "ImageUnavailable")
+    _add(redis, 40)
+    time.sleep(3)  # several looks
+    replicas(on_api, 1, within=0.1)
+    on_api.delete("Pod", "without-image")
+    replicas(on_api, 5)
+
+
+def _observed(place: Place) -> None:
+    """As the Deployment's controller says it."""
+    generation = place.get("Deployment", "orders-consumer")["metadata"]["generation"]
+    status = {"observedGeneration": generation, "replicas": 1, "updatedReplicas": 1, "unavailableReplicas": 1}
+    place.patch("Deployment", "orders-consumer", {"status": status}, "/status")
 
 
 def test_redis_away_lowers_nothing(on_api: Place, operator: OperatorProcess, redis_server: RedisServer) -> None:

@@ -9,6 +9,7 @@ from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import Fact, ScalingReason, ScalingStatus, StreamFigures
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.scaling.decide import Backlog, Decision, Memory, decide
+from streamconsumer.operator.scaling.pace import Pace
 from streamconsumer.operator.streams.endpoint import Observation
 
 LIMITS = (ScalingReason.LIMITED_BY_MAX, ScalingReason.LIMITED_BY_POLICY)
@@ -61,9 +62,8 @@ class Scaler:
         known = self._scaled.get(key)
         if known is None or known.frozen:
             return False
-        decision, known.memory = decide(
-            known.rules, backlog(found.figures, found.read), known.current, known.memory, self._clock()
-        )
+        seen = backlog(found.figures, found.read, known.current)
+        decision, known.memory = decide(known.rules, seen, known.current, known.memory, self._clock())
         before, known.decision, known.holding = known.told, decision, found.holding
         if before is None or (before.desired_replicas, before.reason) != (decision.replicas, decision.why):
             known.told = ScalingStatus(
@@ -84,6 +84,11 @@ class Scaler:
         """How many entries each consumer held when it was decided."""
         known = self._scaled.get(key)
         return known.holding if known else {}
+
+    def pace(self, key: Key) -> Pace:
+        """How fast entries come and one pod handles them, as far as that was seen."""
+        known = self._scaled.get(key)
+        return known.memory.pace if known else Pace()
 
     def facts(self, key: Key) -> tuple[Fact, ...]:
         """The two conditions, in HorizontalPodAutoscaler's words."""
@@ -107,12 +112,15 @@ class Scaler:
         self._scaled.pop(key, None)
 
 
-def backlog(figures: StreamFigures | None, read: int | None = None) -> Backlog | None:
-    """What a look found, as far as it is known. None: nothing was seen."""
+def backlog(figures: StreamFigures | None, read: int | None, current: int) -> Backlog | None:
+    """What a look found, as far as it is known. None: nothing was seen.
+
+    Without a group, all that the stream holds may be for it, and pods may be about to put back what they hold: it is
+    known to be nothing only where there is nothing and nobody."""
     if figures is None:
         return None
-    if figures.pending is None:  # there is no group yet: all that the stream holds may be for it
-        return Backlog(figures.length, 0, exact=figures.length == 0)
+    if figures.pending is None:
+        return Backlog(figures.length, 0, exact=figures.length == 0 and current == 0)
     return Backlog(figures.lag, figures.pending, exact=figures.lag_known, read=read, position=figures.last_delivered_id)
 
 

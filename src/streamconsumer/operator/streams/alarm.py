@@ -17,8 +17,9 @@ from streamconsumer.server.replies import order
 BLOCK_SECONDS = 30
 PATIENCE_SECONDS = BLOCK_SECONDS + 5.0
 
-PAUSE_SECONDS = 10.0
-"""After a refusal or an outage: until then there are the looks."""
+PAUSES_SECONDS = 0.5, 10.0
+"""The first one after an outage, and the longest: each is twice the one before. A server that was restarted, or a proxy
+that ends what is quiet, is soon listened to again; between the attempts there are the looks."""
 
 GATHERING_SECONDS = 0.05
 """Many that fall asleep at the same time are waited for together."""
@@ -49,14 +50,19 @@ class Alarm:
     async def run(self) -> None:
         """Until cancelled."""
         line: Line | None = None
+        first, longest = PAUSES_SECONDS
+        pause = first
         try:
             while True:
                 if not self._sleeping or line is None:
                     line = await self._begin(line)
-                if line is not None and not await self._listened(line):
-                    await self._hung_up(line)
-                    line = None
-                    await asyncio.sleep(PAUSE_SECONDS)
+                if line is not None and await self._listened(line):
+                    pause = first
+                    continue
+                await self._hung_up(line)
+                line = None
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, longest)
         finally:
             await self._hung_up(line)
 
@@ -66,9 +72,7 @@ class Alarm:
         while not self._sleeping:
             self._changed.clear()
             await self._changed.wait()
-        if (line := self._connect()) is None:
-            await asyncio.sleep(PAUSE_SECONDS)
-        return line
+        return self._connect()
 
     async def _hung_up(self, line: Line | None) -> None:
         if line is not None:

@@ -85,7 +85,7 @@ def sight(place: Place, answers: Sequence[Any]) -> Sight:
     mine = next((found for each in groups if (found := pairs(each))[b"name"] == place.group.encode()), None)
     if mine is None:
         return Sight(CONNECTED, _missing(place), StreamFigures(length=_count(length), dead_letters=_count(dead)))
-    lag = _lag(mine)
+    lag = _lag(mine, _count(length))
     summary: Sequence[Any] = (0, None, None, None) if isinstance(pending, Fault) else pending
     oldest = summary[1].decode() if summary[1] else None
     figures = StreamFigures(
@@ -141,10 +141,14 @@ def _exists(place: Place, optional: dict[str, Any]) -> Fact:
     return Fact(type="GroupReady", status="True", reason=StreamReason.GROUP_EXISTS, message=message)
 
 
-def _lag(group: dict[bytes, Any]) -> int | None:
-    """Redis knows it since 7.0, not after entries were deleted from the middle, and has been seen to say -1."""
-    lag = group.get(b"lag")
-    return int(lag) if lag is not None and int(lag) >= 0 else None
+def _lag(group: dict[bytes, Any], length: int | None) -> int | None:
+    """Redis knows it since 7.0, not after entries were deleted from the middle, and has been seen to say -1. After
+    XTRIM it goes on counting what was cut off, until all is read: nobody can be behind by more than there is."""
+    if length == 0:
+        return 0
+    told = group.get(b"lag")
+    lag = -1 if told is None else int(told)
+    return lag if lag >= 0 and (length is None or lag <= length) else None
 
 
 def _count(answer: Any) -> int | None:

@@ -1,0 +1,33 @@
+"""What Prometheus is told of a StreamConsumer, from what is known of it."""
+
+from streamconsumer.operator.figures import StreamGauges
+from streamconsumer.operator.scaling.pace import Look, Pace
+from tests.model.examples import manifest
+
+PACE = Pace().after(Look(0, 0, 900, 0, 1), -1e9).after(Look(15, 300, 750, 0, 1), -1e9)
+LIMITED = [{"type": "ScalingActive", "status": "True"}, {"type": "ScalingLimited", "status": "True"}]
+
+
+def told(status: dict[str, object], pace: Pace) -> dict[str, float]:
+    resource = {**manifest("orders"), "status": status}
+    gauges = StreamGauges({("shop", "orders"): resource}, lambda _: pace)
+    return {
+        sample.name.removeprefix("streamconsumer_"): sample.value
+        for each in gauges.collect()
+        for sample in each.samples
+    }
+
+
+def test_one_that_scales_itself_tells_what_is_wanted_and_how_fast_it_goes() -> None:
+    assert told({"desiredReplicas": 7, "conditions": LIMITED}, PACE) == {
+        "ready": 0.0,
+        "desired_replicas": 7.0,
+        "scaling_active": 1.0,
+        "scaling_limited": 1.0,
+        "group_arrivals_per_second": 10.0,
+        "replica_entries_per_second": 20.0,
+    }
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    assert told({}, Pace()) == {"ready": 0.0}
