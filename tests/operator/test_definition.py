@@ -287,6 +287,8 @@ def test_explain_reads_like_documentation(api: ApiServer) -> None:
     assert "The Redis or Valkey server that holds the stream." in " ".join(told.split())
     assert "`redis://host:port/database`, or `rediss://` for TLS." in " ".join(told.split())
     assert "<empty>" not in told
+    told = " ".join(api.kubectl("explain", "stc.spec.delivery").split())
+    assert "with what it failed of. Default: 10." in told, "kubectl itself shows no defaults"
 
 
 def test_explain_describes_every_field(api: ApiServer) -> None:
