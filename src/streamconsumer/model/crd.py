@@ -20,6 +20,9 @@ from streamconsumer.model.status import Status
 
 Schema = dict[str, Any]
 
+NOT_LOOKED_AT = {"observedGeneration": -1}
+"""The status of what no operator has seen yet: kstatus, and with it Helm and Flux, takes what has none for done."""
+
 _KEPT = [
     *("type", "format", "pattern", "enum", "required"),
     *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "maxProperties"),
@@ -108,7 +111,7 @@ def _root() -> Schema:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": _telling_defaults(structural(StreamConsumerSpec)),
-            "status": structural(Status),
+            "status": {**structural(Status), "default": NOT_LOOKED_AT},
         },
         **rules((f"self.metadata.name.size() <= {NAME_LENGTH}", SHORT_NAME)),
     }
