@@ -48,3 +48,9 @@ def test_the_notes_warn_in_one_line_when_traces_go_nowhere() -> None:
     warnings = [line for line in notes().splitlines() if "WARNING" in line]
     assert len(warnings) == 1
     assert "telemetry.endpoint" in warnings[0]
+
+
+def test_the_notes_name_the_test_where_there_is_one() -> None:
+    assert "helm test" not in notes()
+    told = notes("--set", "test.redisUrl=redis://redis.shop:6379/0")
+    assert f"helm test streamconsumer --namespace {NAMESPACE} --logs" in told

@@ -149,7 +149,8 @@ def test_a_password_changed_in_redis_and_in_its_secret_loses_nothing_and_restart
         f"{what}SecretRef": {"name": "login", "key": key}
         for what, key in {"username": "user", "password": "word"}.items()
     }
-    release.apply(consumer("rotation", redis={"url": "redis://redis:6379/0", **refs}))
+    endpoint = {"endpoint": "http://collector:4318"}
+    release.apply(consumer("rotation", redis={"url": "redis://redis:6379/0", **refs}, telemetry=endpoint))
     release.wait_ready("rotation")
     before = lives(release, "rotation")
 
@@ -168,8 +169,15 @@ def test_a_password_changed_in_redis_and_in_its_secret_loses_nothing_and_restart
     reachable = lambda: release.condition("rotation", "RedisReachable").get("status") == "True"  # noqa: E731
     eventually("the operator is in again", reachable, 60)
     assert lives(release, "rotation") == before
-    told = release.kubectl("get", "stc,events", "--output", "yaml") + release.kubectl(
-        "logs", "--selector", "streamconsumer.dev/name=rotation", "--tail=-1"
-    )
-    assert "word-one" not in told
-    assert "word-two" not in told
+    eventually("spans are written", lambda: release.spans("process rotation"), 10)
+    said = {
+        "objects": release.kubectl("get", "stc,events,deployments,pods", "--output", "yaml"),
+        "the pods' logs": release.kubectl("logs", "--selector", "streamconsumer.dev/name=rotation", "--tail=-1"),
+        "the operator's log": release.cluster.kubectl(
+            *("logs", "--namespace", SYSTEM, "--selector", "app.kubernetes.io/component=operator", "--tail=-1")
+        ),
+        "spans": release.kubectl("exec", "deploy/collector", "--", "cat", "/data/spans.json"),
+    }
+    for place, text in said.items():
+        assert "word-one" not in text, place
+        assert "word-two" not in text, place

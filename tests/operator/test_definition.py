@@ -271,7 +271,7 @@ def test_who_reads_what_never_changes(on_api: Place, field: str) -> None:
 
 def test_a_status_cannot_be_written_with_the_spec(on_api: Place) -> None:
     stored = on_api.create({**manifest(), "status": {"replicas": 5}})
-    assert "status" not in stored
+    assert stored["status"].items() >= {"observedGeneration": -1, "replicas": 0}.items()
     assert stored["metadata"]["generation"] == 1
 
 
@@ -288,6 +288,8 @@ def test_explain_reads_like_documentation(api: ApiServer) -> None:
     assert "The Redis or Valkey server that holds the stream." in " ".join(told.split())
     assert "`redis://host:port/database`, or `rediss://` for TLS." in " ".join(told.split())
     assert "<empty>" not in told
+    told = " ".join(api.kubectl("explain", "stc.spec.delivery").split())
+    assert "with what it failed of. Default: 10." in told, "kubectl itself shows no defaults"
 
 
 def test_explain_describes_every_field(api: ApiServer) -> None:

@@ -111,7 +111,7 @@ def test_only_the_namespaces_that_are_named_are_served(on_api: Place, tmp_path: 
             place.create(manifest())
         for place in places[:2]:
             reconciled(place, "orders")
-        assert "status" not in places[2].get("StreamConsumer", "orders")
+        assert places[2].get("StreamConsumer", "orders")["status"]["observedGeneration"] == -1
         assert places[2].children("orders") == {}
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from streamconsumer.model import names
 from streamconsumer.model.status import OF_THE_STREAM
+from streamconsumer.operator.settings import OperatorSettings
 from tests.cluster.api_server import ApiServer
 from tests.cluster.clusters import KubectlFailed
 from tests.cluster.namespaces import fresh_namespace
@@ -177,3 +178,21 @@ def test_the_status_is_not_written_when_only_the_pods_names_change(served: Place
     report(served, "steady", 1, 1, conditions=[])
     told(served, "steady", "AllPodsReady")
     assert served.get("StreamConsumer", "steady")["metadata"]["resourceVersion"] == before
+
+
+def test_the_status_tells_what_the_installation_decides(served: Place) -> None:
+    served.create(
+        manifest(
+            "effective",
+            image=None,
+            handler={"source": "def handle(data): ..."},
+            telemetry={"endpoint": "http://collector:4318"},
+        )
+    )
+    found = eventually(lambda: served.get("StreamConsumer", "effective")["status"]["effective"])
+    assert found == {
+        "image": OperatorSettings().processor_image,
+        "imagePullPolicy": "IfNotPresent",
+        "telemetryEndpoint": "http://collector:4318",
+    }
+    served.delete("StreamConsumer", "effective")

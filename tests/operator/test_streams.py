@@ -269,13 +269,18 @@ def test_what_a_user_may_not_ask_is_not_known_and_the_rest_is(
 
 def test_who_may_not_read_secrets_says_so_and_what_it_costs(on_api: Place, tmp_path: Path) -> None:
     secret(on_api, "redis", password="hunter2")
-    with looking(on_api, tmp_path, read_secrets="false"):
+    with looking(on_api, tmp_path, read_secrets="false", deletion_bound="1s"):
         ref = {"name": "redis", "key": "password"}
-        on_api.create(manifest(redis={"url": "redis://127.0.0.1:1", "passwordSecretRef": ref}))
+        redis = {"url": "redis://127.0.0.1:1", "passwordSecretRef": ref}
+        on_api.create(manifest(redis=redis, groupDeletionPolicy="Delete"))
         found = seen(on_api, "orders", "RedisReachable", "SecretsNotReadable")
+        assert on_api.find("Deployment", "orders-consumer")
+        on_api.delete("StreamConsumer", "orders")
+        kept = eventually(lambda: dict(on_api.events("orders"))["GroupKept"], within=15)
+        eventually(lambda: check_gone(on_api, "orders"), within=5)
     assert found["status"] == "Unknown"
-    assert "rbac.readSecrets" in found["message"]
-    assert on_api.find("Deployment", "orders-consumer")
+    for told in (found["message"], kept):
+        assert "rbac.readSecrets" in told
 
 
 def test_a_group_that_is_lost_begins_where_it_was(

@@ -2,9 +2,11 @@
 
 Pydantic's JSON schema is not yet structural in Kubernetes' sense: references are inlined, `anyOf [X, null]` is
 folded into X, titles and everything the API server does not know are dropped. Scalars carry their default, so
-that `kubectl explain` and `kubectl get` show it; nested objects carry none (absent means default).
+that `kubectl get` shows it; nested objects carry none (absent means default). `kubectl explain` shows none of them,
+so each description ends with it.
 """
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +19,9 @@ from streamconsumer.model.spec import NAME_LENGTH, SHORT_NAME, StreamConsumerSpe
 from streamconsumer.model.status import Status
 
 Schema = dict[str, Any]
+
+NOT_LOOKED_AT = {"observedGeneration": -1}
+"""The status of what no operator has seen yet: kstatus, and with it Helm and Flux, takes what has none for done."""
 
 _KEPT = [
     *("type", "format", "pattern", "enum", "required"),
@@ -105,8 +110,8 @@ def _root() -> Schema:
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
-            "spec": structural(StreamConsumerSpec),
-            "status": structural(Status),
+            "spec": _telling_defaults(structural(StreamConsumerSpec)),
+            "status": {**structural(Status), "default": NOT_LOOKED_AT},
         },
         **rules((f"self.metadata.name.size() <= {NAME_LENGTH}", SHORT_NAME)),
     }
@@ -116,6 +121,21 @@ def _column(name: str, kind: str, path: str, priority: int, description: str) ->
     optional = {"priority": priority} if priority else {}
     described = {"description": description} if description else {}
     return {"name": name, "type": kind, "jsonPath": path, **optional, **described}
+
+
+def _telling_defaults(schema: Schema) -> Schema:
+    """The schema, with its defaults as part of the descriptions."""
+    told = dict(schema)
+    if "default" in schema and schema["default"] != "":
+        default = schema["default"]
+        shown = json.dumps(default) if isinstance(default, bool) else str(default)
+        told["description"] = f"{schema['description']} Default: {shown}."
+    if "properties" in schema:
+        told["properties"] = {name: _telling_defaults(inner) for name, inner in schema["properties"].items()}
+    for deeper in ("items", "additionalProperties"):
+        if deeper in schema:
+            told[deeper] = _telling_defaults(schema[deeper])
+    return told
 
 
 def _structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:

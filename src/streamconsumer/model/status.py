@@ -138,6 +138,18 @@ class ScalingStatus(Told):
     """When that was."""
 
 
+class Effective(Told):
+    """What is in force where the spec may leave it to the installation. Every other setting has its default in the
+    spec, or in `kubectl explain`."""
+
+    image: str
+    """The image that the pods run."""
+    image_pull_policy: str | None = None
+    """When the kubelet pulls it."""
+    telemetry_endpoint: str | None = None
+    """Where the pods send traces. Left out: nowhere."""
+
+
 class Status(Told):
     """What the operator last saw."""
 
@@ -157,6 +169,8 @@ class Status(Told):
     """How many pods read the stream."""
     selector: str = ""
     """The label selector of the pods, for the scale subresource."""
+    effective: Effective | None = None
+    """What is in force where the spec may leave it to the installation."""
     stream: StreamFigures | None = None
     """What is known of the stream. Written when it changes, and at most every 30 s."""
     autoscaling: ScalingStatus | None = None

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import Reason, Verdict
+from streamconsumer.model.status import Effective, Reason, Verdict
 from streamconsumer.operator.manifests import Manifest
 
 _OWN_WORDS = re.compile(r"^(HandlerUnusable|InvalidSettings): (.*)", re.DOTALL)
@@ -54,6 +54,17 @@ def _who_knows(pods: Iterable[Manifest]) -> str:
                 name = pod["metadata"]["name"]
                 return f" Pod {name} runs and cannot read yet; kubectl logs {name} says why."
     return ""
+
+
+def effective(deployment: Manifest) -> Effective:
+    """As the Deployment has it: this is what its pods run with."""
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    variables = {each["name"]: each.get("value") for each in container.get("env", [])}
+    return Effective(
+        image=container["image"],
+        image_pull_policy=container.get("imagePullPolicy"),
+        telemetry_endpoint=variables.get("OTEL_EXPORTER_OTLP_ENDPOINT"),
+    )
 
 
 def mounted(pods: Iterable[Manifest]) -> set[str]:

@@ -21,7 +21,7 @@ from streamconsumer.operator.farewell import Farewell, held
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.manifests.identity import child_name
 from streamconsumer.operator.news import Change, News
-from streamconsumer.operator.observe import mounted, verdict
+from streamconsumer.operator.observe import effective, mounted, verdict
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.references import references
 from streamconsumer.operator.scaling.idle_first import ANNOTATION, costs
@@ -237,6 +237,7 @@ class Reconciler:
             replicas=counts.get("replicas", 0),
             ready_replicas=counts.get("readyReplicas", 0),
             selector=f"{names.LABEL_CONSUMER}={name}",
+            effective=effective(deployments[0]) if deployments else None,
             stream=seen.figures if seen else before.stream,
             autoscaling=self.scaler.told(key) or (before.autoscaling if manifest["spec"].get("autoscaling") else None),
         )
