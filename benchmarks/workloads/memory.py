@@ -44,7 +44,7 @@ CASES = (
     _Case("1,000,000 entries of 100 bytes", 1_000_000, 0.0001, 1000, 1000, "wait_10ms"),
     _Case("400 entries of 1 MB", 400, 1, 10, 10, "wait_100ms"),
     _Case("400 entries of 1 MB", 400, 1, 100, 1, "wait_100ms"),
-    _Case("400 entries of 1 MB with one ordering key", 400, 1, 100, 10, "wait_100ms", ordering_key="item"),
+    _Case("400 entries of 1 MB with one ordering key", 400, 1, 100, 10, "wait_100ms", ordering_key="customer"),
 )
 
 
@@ -79,7 +79,7 @@ def _peak(url: str, case: _Case) -> float:
             fill(client, case.entries)
         else:
             for _ in range(case.entries):
-                client.xadd(STREAM, {"item": b"x" * 1_000_000})
+                client.xadd(STREAM, {"item": b"x" * 1_000_000, "customer": b"one"})
         with Pod(url, case.handler, "one", **settings) as pod:
             pod.listening()
             time.sleep(SECONDS)
