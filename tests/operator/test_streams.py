@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from streamconsumer.model import names
-from streamconsumer.server.keys import companion
+from streamconsumer.server.keys import SPANS_DROPPED, companion
 from tests.cluster.certificates import Authority
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
@@ -107,6 +107,19 @@ def test_what_redis_says_stands_in_the_status_of_each(
     said = on_api.kubectl("get", "stc", "orders")
     assert said.splitlines()[0].split()[5:7] == ["LAG", "PENDING"]
     assert said.splitlines()[1].split()[5:7] == ["3", "2"]
+    redis.close()
+
+
+def test_spans_that_pods_drop_stand_in_a_condition(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    on_api.create(at(redis_server))
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    redis.hset(companion("orders", "billing", SPANS_DROPPED), "orders-consumer-a-b", 7)
+    told = seen(on_api, "orders", "TelemetryDegraded", "SpansDropped")
+    assert told["status"] == "True"
+    assert "the collector did not take" in told["message"]
     redis.close()
 
 

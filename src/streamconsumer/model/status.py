@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 
 from streamconsumer.model.fields import Model
 
-OF_THE_STREAM = ("RedisReachable", "GroupReady", "Degraded", "ScalingActive", "ScalingLimited")
+OF_THE_STREAM = ("RedisReachable", "GroupReady", "Degraded", "TelemetryDegraded", "ScalingActive", "ScalingLimited")
 """What the operator sees in Redis, and the scaling that rests on it. No part of Ready: pods that read well need no
 operator that can look."""
 
@@ -43,7 +43,7 @@ class Reason(StrEnum):
 
 
 class StreamReason(StrEnum):
-    """The same for what is seen in Redis: RedisReachable, GroupReady and Degraded."""
+    """The same for what is seen in Redis: RedisReachable, GroupReady, Degraded and TelemetryDegraded."""
 
     CONNECTED = "Connected"
     UNREACHABLE = "Unreachable"
@@ -59,6 +59,7 @@ class StreamReason(StrEnum):
     HEALTHY = "Healthy"
     DEAD_LETTERS_GROWING = "DeadLettersGrowing"
     PENDING_STUCK = "PendingStuck"
+    SPANS_DROPPED = "SpansDropped"
     INVALID_SETTINGS = "InvalidSettings"
 
 
@@ -89,7 +90,7 @@ class Condition(Told):
     """One fact with its reason, as metav1.Condition."""
 
     type: str = Field(max_length=316)
-    """Ready, Reconciling, Stalled, Suspended, RedisReachable, GroupReady, Degraded, ScalingActive or
+    """Ready, Reconciling, Stalled, Suspended, RedisReachable, GroupReady, Degraded, TelemetryDegraded, ScalingActive or
     ScalingLimited."""
     status: Literal["True", "False", "Unknown"]
     """Whether it is so."""
@@ -160,7 +161,7 @@ class Status(Told):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     """Ready, Reconciling, Stalled and Suspended; RedisReachable, GroupReady and Degraded once the operator has looked;
-    ScalingActive and ScalingLimited with `autoscaling`."""
+    TelemetryDegraded once spans were dropped; ScalingActive and ScalingLimited with `autoscaling`."""
     desired_replicas: int = 0
     """How many pods are wanted, by whoever scales."""
     replicas: int = 0

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import Fact, StreamFigures, StreamReason
 from streamconsumer.server.faults import Fault
-from streamconsumer.server.keys import POSTPONED, companion
+from streamconsumer.server.keys import POSTPONED, SPANS_DROPPED, companion
 from streamconsumer.server.line import Question
 from streamconsumer.server.replies import pairs
 
@@ -60,6 +60,9 @@ class Sight:
     read: int | None = None
     """How many entries the group was ever given, where the server counts them."""
 
+    dropped: int | None = None
+    """How many spans the pods dropped of late; where they may not say so, or this may not be asked, it is not known."""
+
     @property
     def group_is_missing(self) -> bool:
         return self.group.reason is StreamReason.GROUP_MISSING
@@ -71,15 +74,16 @@ def questions(place: Place) -> list[Question]:
         ("XLEN", place.stream),
         ("XPENDING", place.stream, place.group),
         ("XLEN", place.dead_letters),
+        ("HGETALL", place.beside(SPANS_DROPPED)),
     ]
 
 
-QUESTIONS = 4
+QUESTIONS = 5
 
 
 def sight(place: Place, answers: Sequence[Any]) -> Sight:
     """The answers to `questions`. Lengths may be forbidden: then they are not known, and it is said."""
-    groups, length, pending, dead = answers
+    groups, length, pending, dead, dropped = answers
     if isinstance(groups, Fault):
         return _without_groups(place, groups, length, dead)
     mine = next((found for each in groups if (found := pairs(each))[b"name"] == place.group.encode()), None)
@@ -101,7 +105,8 @@ def sight(place: Place, answers: Sequence[Any]) -> Sight:
     holding = {name.decode(errors="replace"): int(count) for name, count in summary[3] or []}
     held = sum(holding.values()) - holding.get(POSTPONED, 0)
     group = _exists(place, {"xlen": length, "xpending": pending})
-    return Sight(CONNECTED, group, figures, oldest, held, holding, mine.get(b"entries-read"))
+    lost = None if isinstance(dropped, Fault) else sum(map(int, pairs(dropped).values()))
+    return Sight(CONNECTED, group, figures, oldest, held, holding, mine.get(b"entries-read"), lost)
 
 
 def unreachable(reason: StreamReason, message: str, *, status: Literal["False", "Unknown"] = "False") -> Sight:

@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.stream import replies, scripts
 from streamconsumer.processor.stream.one_step import Ask, OneStep
-from streamconsumer.server.keys import POSTPONED, companion
+from streamconsumer.server.keys import POSTPONED, SPANS_DROPPED, companion
 from streamconsumer.server.scripts import LEAVE
 
 
@@ -25,6 +25,7 @@ class Ownership:
         self._ask, self._stream, self._group, self._consumer = ask, stream, group, consumer
         self._schedule = companion(stream, group, "postponed")
         self._consumers = companion(stream, group, "consumers")
+        self._spans_dropped = companion(stream, group, SPANS_DROPPED)
         self._may_use_schedule = True
         self._one_step = OneStep(ask, "owners are checked")
 
@@ -40,6 +41,12 @@ class Ownership:
         then the others take it for absent, and look more often than they need to."""
         with suppress(OutOfMemoryError):
             await self._ask("HSET", self._consumers, self._consumer, round(now_seconds))
+
+    async def tell_dropped(self, spans: int) -> None:
+        """Say how many spans this consumer has dropped, to the operator. A server that is out of memory or an ACL may
+        refuse to hear it: then it stands in the figures alone."""
+        with suppress(ResponseError):
+            await self._ask("HSET", self._spans_dropped, self._consumer, spans)
 
     async def members(self) -> dict[str, float]:
         """Consumers of ours, and when they last said that they are there."""
@@ -120,7 +127,7 @@ class Ownership:
         """Delete this or another consumer if nothing is pending with it. In two steps that could delete what comes in
         between, so then its name stays behind."""
         name = self._consumer if consumer is None else consumer
-        keys = [self._consumers, companion(self._stream, self._group, "readers")]
+        keys = [self._consumers, companion(self._stream, self._group, "readers"), self._spans_dropped]
         return await self._evaluate(LEAVE, keys, consumer=name) not in (None, -1)
 
     async def _evaluate(self, script: str, keys: list[str], *arguments: Any, consumer: str = "") -> Any | None:

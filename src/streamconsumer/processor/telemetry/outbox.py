@@ -72,16 +72,15 @@ class Outbox:
     ) -> Self:
         """`variables`: how the names of those begin that set the bounds. `counter`: the figure of what is dropped."""
 
-        def number(variable: str, default: int) -> int:
-            found = environ.get(f"{variables}_{variable}", "")
-            return max(1, int(found)) if found.isdecimal() else default
+        def said(variable: str, default: int) -> int:
+            return number(environ, f"{variables}_{variable}", default)
 
         return cls(
             send,
             abort,
-            most=number("MAX_QUEUE_SIZE", most),
-            batch=number("MAX_EXPORT_BATCH_SIZE", BATCH_SPANS),
-            delay_seconds=number("SCHEDULE_DELAY", DELAY_MILLISECONDS) / 1000,
+            most=said("MAX_QUEUE_SIZE", most),
+            batch=said("MAX_EXPORT_BATCH_SIZE", BATCH_SPANS),
+            delay_seconds=said("SCHEDULE_DELAY", DELAY_MILLISECONDS) / 1000,
             metrics=metrics,
             counter=counter,
         )
@@ -157,3 +156,9 @@ class Outbox:
         except Exception:
             log.exception("spans could not be sent", extra={"spans": len(spans)})
             return False
+
+
+def number(environ: Mapping[str, str], variable: str, default: int) -> int:
+    """What a variable says; its default where that is no whole number. 0 counts as 1."""
+    found = environ.get(variable, "")
+    return max(1, int(found)) if found.isdecimal() else default

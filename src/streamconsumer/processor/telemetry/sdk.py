@@ -18,7 +18,7 @@ from streamconsumer import __version__
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.telemetry import names
 from streamconsumer.processor.telemetry.encode import Request
-from streamconsumer.processor.telemetry.outbox import Outbox
+from streamconsumer.processor.telemetry.outbox import Outbox, number
 
 # The SDK's queue of 2048 spans overflows within a second of a busy pod; bounded all the same, at about 30 MB.
 QUEUE_SPANS, BATCH_SPANS, EXPORT_DELAY_MILLISECONDS = 8192, 512, 1000
@@ -28,18 +28,16 @@ QUEUE_RECORDS = 2048
 
 
 def provider(environ: Mapping[str, str]) -> TracerProvider:
-    """For what the handler traces, which goes the same way."""
-
-    def unless_set(variable: str, value: int) -> int | None:
-        return None if variable in environ else value
-
+    """For what the handler traces, which goes the same way. The SDK raises where a batch is larger than the queue: not
+    even a wrong number keeps a pod from starting."""
+    most = number(environ, "OTEL_BSP_MAX_QUEUE_SIZE", QUEUE_SPANS)
     made = TracerProvider(shutdown_on_exit=False, span_limits=SpanLimits())  # its own hook would wait 30 s
     made.add_span_processor(
         BatchSpanProcessor(
             OTLPSpanExporter(),
-            max_queue_size=unless_set("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE_SPANS),
-            max_export_batch_size=unless_set("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH_SPANS),
-            schedule_delay_millis=unless_set("OTEL_BSP_SCHEDULE_DELAY", EXPORT_DELAY_MILLISECONDS),
+            max_queue_size=most,
+            max_export_batch_size=min(most, number(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH_SPANS)),
+            schedule_delay_millis=number(environ, "OTEL_BSP_SCHEDULE_DELAY", EXPORT_DELAY_MILLISECONDS),
         )
     )
     trace.set_tracer_provider(made)
