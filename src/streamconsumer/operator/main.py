@@ -27,7 +27,7 @@ from streamconsumer.operator.scaling.scaler import Scaler
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
 from streamconsumer.operator.streams.endpoint import Observation
-from streamconsumer.operator.streams.watch import Streams
+from streamconsumer.operator.streams.watch import Heard, Streams
 
 RETRY_SECONDS = 2
 
@@ -136,7 +136,7 @@ class Operator:
             if key:
                 self.queue.add(key)
 
-    def _looked_at_stream(self, key: Key, found: Observation) -> bool:
+    def _looked_at_stream(self, key: Key, found: Observation) -> Heard:
         self.gauges.looked(key, found)
         return self.scaler.looked(key, found)
 

@@ -210,6 +210,7 @@ class Reconciler:
     async def _report(self, manifest: Manifest, found: Verdict, changes: list[Change]) -> None:
         """Write the status if it differs, and events for what changed."""
         metadata = manifest["metadata"]
+        self.scaler.freeze((metadata["namespace"], metadata["name"]), frozen=found.stalled)
         before = _previous(manifest.get("status") or {})
         status = self._status((metadata["namespace"], metadata["name"]), manifest, found, before)
         if status != before:

@@ -36,8 +36,11 @@ def replicas(place: Place, expected: int, within: float = 15, name: str = "order
     eventually(look, within)
 
 
-def check_decided(place: Place, sentence: str) -> None:
-    assert place.get("StreamConsumer", "orders")["status"]["autoscaling"]["message"] == sentence
+def check_decided(place: Place, sentence: str, lag: int) -> None:
+    """And what the stream is said to hold beside it is what it was decided by."""
+    status = place.get("StreamConsumer", "orders")["status"]
+    assert status["autoscaling"]["message"] == sentence
+    assert status["stream"]["lag"] == lag
 
 
 def test_pods_follow_the_backlog_from_zero_to_many_and_back(
@@ -52,7 +55,7 @@ def test_pods_follow_the_backlog_from_zero_to_many_and_back(
         together.xadd("orders", {"n": number})
     together.execute()
     replicas(on_api, 4)
-    eventually(lambda: check_decided(on_api, "0 → 4: backlog 35 (unread 35, pending 0), target 10 a replica"), 5)
+    eventually(lambda: check_decided(on_api, "0 → 4: backlog 35 (unread 35, pending 0), target 10 a replica", 35), 5)
     eventually(lambda: _measured(operator, desired_replicas=4, scaling_active=1, scaling_limited=0), 5)
 
     read = redis.xreadgroup(GROUP, "somebody", {"orders": ">"}, count=100)[0][1]

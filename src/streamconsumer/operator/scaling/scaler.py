@@ -11,6 +11,7 @@ from streamconsumer.operator.queue import Key
 from streamconsumer.operator.scaling.decide import Backlog, Decision, Memory, decide
 from streamconsumer.operator.scaling.pace import Pace
 from streamconsumer.operator.streams.endpoint import Observation
+from streamconsumer.operator.streams.watch import Heard
 
 LIMITS = (ScalingReason.LIMITED_BY_MAX, ScalingReason.LIMITED_BY_POLICY)
 
@@ -57,15 +58,21 @@ class Scaler:
             known.current = known.decision.replicas
         return _with_replicas(consumer, known.current)
 
-    def looked(self, key: Key, found: Observation) -> bool:
-        """Decide anew by what a look found. Returns whether there are to be no pods."""
+    def freeze(self, key: Key, *, frozen: bool) -> None:
+        """From the moment that it is known: the next look may come before the next reconcile."""
+        if known := self._scaled.get(key):
+            known.frozen = frozen
+
+    def looked(self, key: Key, found: Observation) -> Heard:
+        """Decide anew by what a look found."""
         known = self._scaled.get(key)
         if known is None or known.frozen:
-            return False
+            return Heard()
         seen = backlog(found.figures, found.read, known.current)
         decision, known.memory = decide(known.rules, seen, known.current, known.memory, self._clock())
         before, known.decision, known.holding = known.told, decision, found.holding
-        if before is None or (before.desired_replicas, before.reason) != (decision.replicas, decision.why):
+        news = before is None or (before.desired_replicas, before.reason) != (decision.replicas, decision.why)
+        if news:
             known.told = ScalingStatus(
                 desired_replicas=decision.replicas,
                 reason=decision.why,
@@ -73,7 +80,7 @@ class Scaler:
                 decision_time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             )
             self._wake(key)
-        return decision.replicas == 0
+        return Heard(asleep=decision.replicas == 0, decided=news)
 
     def told(self, key: Key) -> ScalingStatus | None:
         """What is to stand in the status; None before the first look."""

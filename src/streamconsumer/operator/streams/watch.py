@@ -30,6 +30,16 @@ class Telling:
     at_seconds: float
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What became of a look."""
+
+    asleep: bool = False
+    """Whether there is nobody to notice the next entry."""
+    decided: bool = False
+    """Whether something else was decided by it than before: then its figures are to be seen beside the decision."""
+
+
 class Streams:
     """Begins to look when it is asked to attend to a StreamConsumer; wakes its key when there is something to tell."""
 
@@ -40,9 +50,9 @@ class Streams:
         *,
         interval: timedelta,
         read_secrets: bool,
-        looked: Callable[[Key, Observation], bool],
+        looked: Callable[[Key, Observation], Heard],
     ) -> None:
-        """`looked` hears of every look, and says whether there is nobody to notice the next entry."""
+        """`looked` hears of every look."""
         self._looked = looked
         self._cluster, self._wake, self._interval, self._read_secrets = cluster, wake, interval, read_secrets
         self._endpoints: dict[Identity, tuple[Endpoint, asyncio.Task[None]]] = {}
@@ -97,9 +107,9 @@ class Streams:
 
     def _tell(self, key: Key, found: Observation) -> bool:
         """Conditions at once, figures at most every TELL_EVERY, and nothing when nothing changed."""
-        asleep = self._looked(key, found)
+        heard = self._looked(key, found)
         now, before = asyncio.get_running_loop().time(), self._told.get(key)
-        if before is None or found.gist != before.observation.gist:
+        if before is None or heard.decided or found.gist != before.observation.gist:
             worth_it = True
         else:
             due = now - before.at_seconds >= TELL_EVERY.total_seconds()
@@ -107,7 +117,7 @@ class Streams:
         if worth_it:
             self._told[key] = Telling(found, now)
             self._wake(key)
-        return asleep
+        return heard.asleep
 
 
 def _identity(consumer: StreamConsumer) -> Identity:
