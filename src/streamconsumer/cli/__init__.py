@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from streamconsumer import __version__
+from streamconsumer.cli.cluster import COMMANDS
 from streamconsumer.cli.dead_letters import dead_letters
 from streamconsumer.errors import StreamConsumerError
 
@@ -87,3 +88,12 @@ def dev(files: tuple[Path, ...], replicas: int | None, *, spans: bool) -> None:
 
 
 main.add_command(dead_letters)
+for each in COMMANDS:
+    main.add_command(each)
+
+
+def complete() -> None:
+    """`kubectl_complete-streamconsumer`: what kubectl calls for the words after `kubectl streamconsumer`."""
+    from streamconsumer.cli.cluster.completion import print_for_kubectl
+
+    print_for_kubectl(main, sys.argv[1:])

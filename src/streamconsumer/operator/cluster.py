@@ -10,6 +10,7 @@ from base64 import b64decode
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from kubernetes.aio import config
@@ -34,6 +35,8 @@ they are read."""
 REFUSALS = (400, 403, 422)
 BUSY = (429, 503)
 LONGEST_RETRY_AFTER = timedelta(minutes=2)
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
 _PLURALS = {
     "ServiceAccount": "serviceaccounts",
     "ConfigMap": "configmaps",
@@ -43,6 +46,7 @@ _PLURALS = {
     "Event": "events",
     "Secret": "secrets",
     "Lease": "leases",
+    "CustomResourceDefinition": "customresourcedefinitions",
     names.KIND: names.PLURAL,
 }
 
@@ -163,6 +167,26 @@ class Cluster:
         path = _path(manifest["apiVersion"], manifest["kind"], metadata["namespace"])
         return await self._call("post", path, body=manifest)
 
+    async def suspend(self, namespace: str, name: str, *, suspended: bool) -> Manifest:
+        """What `suspend` and `resume` of the command line write; the operator itself never does."""
+        path = _path(names.API_VERSION, names.KIND, namespace, name)
+        change = {"spec": {"suspend": suspended}}
+        return await self._call("patch", path, body=change, content_type="application/merge-patch+json")
+
+    async def log(self, namespace: str, pod: str, *, lines: int, previous: bool) -> str:
+        """The last lines of a pod's processor, or of the container before it."""
+        path = f"{_path('v1', 'Pod', namespace, pod)}/log"
+        query = [("container", names.CONTAINER), ("tailLines", lines), ("previous", str(previous).lower())]
+        answer = await self._request(
+            "get",
+            path,
+            query_params=query,
+            header_params={"Accept": "text/plain"},
+            serialize=False,
+            _request_timeout=REQUEST_TIMEOUT_SECONDS,
+        )
+        return str((await answer.read()).decode(errors="replace"))
+
     async def delete(self, manifest: Manifest) -> None:
         """Delete in the background what this manifest names, and only that very object; gone already is fine."""
         only = {"preconditions": {"uid": manifest["metadata"]["uid"]}, "propagationPolicy": "Background"}
@@ -229,25 +253,52 @@ class Cluster:
 @asynccontextmanager
 async def connected(kubeconfig: str | None = None) -> AsyncIterator[Cluster]:
     """A Cluster by the pod's service account, or else by the kubeconfig file that kubectl would take."""
+    async with client(kubeconfig) as found:
+        yield Cluster(found)
+
+
+@asynccontextmanager
+async def client(kubeconfig: str | None = None, context: str | None = None) -> AsyncIterator[ApiClient]:
+    """The same, bare. Who names a context means the kubeconfig file, in a pod too."""
     configuration = Configuration()
     # Chain and name are verified. What Python 3.13 asks beyond that of a certificate's form, the authorities of many
     # clusters do not have.
     configuration.disable_strict_ssl_verification = True
+    if context is not None or not _is_in_cluster(configuration):
+        await _load_kubeconfig(kubeconfig, context, configuration)
+    async with ApiClient(configuration) as found:
+        yield found
+
+
+def _is_in_cluster(configuration: Configuration) -> bool:
     try:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except ConfigException:
-        await _load_kubeconfig(kubeconfig, configuration)
-    async with ApiClient(configuration) as client:
-        yield Cluster(client)
+        return False
+    return True
 
 
-async def _load_kubeconfig(file: str | None, configuration: Configuration) -> None:
+async def _load_kubeconfig(file: str | None, context: str | None, configuration: Configuration) -> None:
     try:
-        await config.load_kube_config(config_file=file, client_configuration=configuration)  # type: ignore[no-untyped-call]
+        await config.load_kube_config(  # type: ignore[no-untyped-call]
+            config_file=file, context=context, client_configuration=configuration
+        )
     except ConfigException as error:
         raise InvalidSettings(
             f"no Kubernetes to speak to: not in a pod, and no usable kubeconfig ({error}); set KUBECONFIG"
         ) from None
+
+
+def default_namespace(context: str | None = None) -> str:
+    """The namespace of a context, of the current one by default, or the pod's own; as kubectl has it."""
+    with suppress(OSError):
+        if context is None:
+            return NAMESPACE_FILE.read_text().strip()
+    with suppress(ConfigException):
+        contexts, current = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+        chosen = next((each for each in contexts if each["name"] == context), current)
+        return str(chosen["context"].get("namespace") or "default")
+    return "default"
 
 
 async def everything(

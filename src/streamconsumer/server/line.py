@@ -50,7 +50,7 @@ class Line:
                     answers += await self._portion(questions[begin : begin + PORTION])
         except TimeoutError as error:
             await self.hang_up()
-            return Fault(type(error).__name__, f"{self._where}: no answer within {PATIENCE_SECONDS:.0f} s")
+            return Fault(type(error).__name__, f"{self._where}: no answer within {self._patience_seconds:.0f} s")
         except (RedisError, OSError) as error:
             await self.hang_up()
             return fault(error, self._where)

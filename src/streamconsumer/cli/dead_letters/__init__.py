@@ -5,26 +5,15 @@ Here are the words of the command line; target (options → where to look), work
 
 import sys
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
+from streamconsumer.cli.duration import Duration
 from streamconsumer.errors import ServerUnavailable
-from streamconsumer.model.fields import parse_duration
 
 Command = Callable[..., Any]
-
-
-class _Duration(click.ParamType[timedelta]):
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        try:
-            return parse_duration(value)
-        except ValueError as error:
-            self.fail(f"{value!r} {error}", param, ctx)
 
 
 class _EntryId(click.ParamType[str]):
@@ -51,8 +40,8 @@ _TARGET = (
 )
 _FILTER = (
     click.option("--reason", "reasons", multiple=True, help="Those of this reason; may be given several times."),
-    click.option("--older-than", type=_Duration(), help="Dead letters for longer than this, such as 1h30m."),
-    click.option("--newer-than", type=_Duration(), help="Dead letters for less long than this."),
+    click.option("--older-than", type=Duration(), help="Dead letters for longer than this, such as 1h30m."),
+    click.option("--newer-than", type=Duration(), help="Dead letters for less long than this."),
     click.option("--origin-id", type=_EntryId(), help="Those of the message first added under this id."),
 )
 _WHICH = (

@@ -1,0 +1,108 @@
+"""`kubectl streamconsumer status|suspend|resume|doctor|report`: a StreamConsumer in its cluster, looked at and managed.
+
+Here are the words of the command line. Facts (what is known) → findings (what is wrong; pure) → screen (pure);
+connection is the only one that asks, work and its like are the commands.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from streamconsumer.cli.duration import Duration
+from streamconsumer.errors import ServerUnavailable, StreamConsumerError
+
+Command = Callable[..., Any]
+
+COULD_NOT_CHECK = 3
+"""Nobody answered: nothing is known, neither good nor bad."""
+
+
+class _Name(click.ParamType[str]):
+    """Of a StreamConsumer; the shell completes it from the cluster."""
+
+    name = "name"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's signature
+        from streamconsumer.cli.cluster.completion import names_that_begin
+
+        try:
+            found = names_that_begin(incomplete, ctx.params.get("namespace"), ctx.params.get("context"))
+        except StreamConsumerError:
+            return []
+        return [CompletionItem(each) for each in found]
+
+
+_WHERE = (
+    click.option("-n", "--namespace", help="Its namespace; else that of the kubeconfig's context."),
+    click.option("--context", help="The kubeconfig's context; else the current one."),
+)
+
+
+def _with(*options: Command) -> Callable[[Command], Command]:
+    def decorated(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorated
+
+
+def told(work: Callable[[], int]) -> None:
+    """Exit with what it returns. What cannot be asked is told apart from what is wrong: exit code 3."""
+    try:
+        sys.exit(work())
+    except ServerUnavailable as error:
+        click.echo(f"streamconsumer: {error}", err=True)
+        sys.exit(COULD_NOT_CHECK)
+
+
+def _run(command: str, options: dict[str, Any]) -> None:
+    from streamconsumer.cli.cluster import work
+
+    told(lambda: work.run(command, options))
+
+
+@click.command()
+@click.argument("name", type=_Name(), required=False)
+@_with(*_WHERE)
+@click.option("-A", "--all-namespaces", is_flag=True, help="All namespaces.")
+@click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
+@click.option("-w", "--watch", is_flag=True, help="Look again every 2 s, until Ctrl-C.")
+def status(**options: Any) -> None:
+    """Show one StreamConsumer on one screen, what is wrong with it and what to do; without NAME, a line for each.
+
+    Figures are asked of Redis where it can be reached from here, and else are those of the operator; it says which.
+    Exit code 0: nothing is wrong, or only warnings; 1: something is wrong; 2: wrong use; 3: nobody answered.
+    """
+    _run("status", options)
+
+
+_WAIT = click.option("--wait", type=Duration(), help="Wait so long until the pods have followed, such as 2m.")
+
+
+@click.command()
+@click.argument("name", type=_Name())
+@_with(*_WHERE, _WAIT)
+def suspend(**options: Any) -> None:
+    """Let the pods of NAME drain and go; the group keeps its place.
+
+    Exit code 0: done; 2: wrong use; 3: nobody answered, or --wait was not long enough.
+    """
+    _run("suspend", options)
+
+
+@click.command()
+@click.argument("name", type=_Name())
+@_with(*_WHERE, _WAIT)
+def resume(**options: Any) -> None:
+    """Go on where `suspend` left off, with as many pods as before.
+
+    Exit code 0: done; 2: wrong use; 3: nobody answered, or --wait was not long enough.
+    """
+    _run("resume", options)
+
+
+COMMANDS = (status, suspend, resume)

@@ -1,0 +1,123 @@
+"""`status`, `suspend` and `resume`: what was asked for goes to standard output, all else to standard error."""
+
+import asyncio
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from streamconsumer.cli.cluster import screen
+from streamconsumer.cli.cluster.connection import cluster, facts, namespace_of, now, resources
+from streamconsumer.cli.cluster.facts import Facts, Finding
+from streamconsumer.cli.cluster.findings import findings
+from streamconsumer.cli.documents import to_yaml
+from streamconsumer.errors import InvalidSettings, ServerUnavailable
+from streamconsumer.model import names
+from streamconsumer.operator.cluster import MISSING
+
+AGAIN_SECONDS = 2.0
+"""Between two looks of --watch, and of --wait."""
+
+WIDTH_IN_A_PIPE = 120
+
+Options = Mapping[str, Any]
+Told = Sequence[tuple[Facts, Sequence[Finding]]]
+
+
+def run(command: str, options: Options) -> int:
+    """The exit code. Raises ServerUnavailable where nobody answers."""
+    return asyncio.run({"status": _status, "suspend": _suspend, "resume": _resume}[command](options))
+
+
+# -- status ------------------------------------------------------------------------------------------------------------
+
+
+async def _status(options: Options) -> int:
+    while True:
+        told = await _look(options)
+        text = _text(told, options)
+        if options["watch"] and sys.stdout.isatty():
+            click.clear()
+        click.echo(text)
+        if not options["watch"]:
+            return 1 if any(each.severity == "error" for _, found in told for each in found) else 0
+        await asyncio.sleep(AGAIN_SECONDS)
+
+
+async def _look(options: Options) -> Told:
+    async with cluster(options["context"]) as found:
+        manifests = await resources(found, namespace_of(options), options["name"])
+        told = await asyncio.gather(*(facts(found, each) for each in manifests))
+    return [(each, findings(each)) for each in told]
+
+
+def _text(told: Told, options: Options) -> str:
+    if options["output"] != "table":
+        return _document(told, options["output"])
+    if not told:
+        return f"there are no {names.KIND}s here"
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size((WIDTH_IN_A_PIPE, 24)).columns
+    if options["name"] or len(told) == 1:
+        return "\n".join(screen.lines(*told[0], now(), width))
+    rows = [screen.TITLES, *(screen.short(each, found) for each, found in told)]
+    return "\n".join(screen.table(rows, width if terminal else None))
+
+
+def _document(told: Told, output: str) -> str:
+    items = [
+        {
+            **each.model_dump(by_alias=True, mode="json"),
+            "findings": [finding.model_dump(by_alias=True, mode="json") for finding in found],
+        }
+        for each, found in told
+    ]
+    document = {"streamConsumers": items}
+    return json.dumps(document, ensure_ascii=False, indent=2) if output == "json" else to_yaml([document]).rstrip()
+
+
+# -- suspend, resume ---------------------------------------------------------------------------------------------------
+
+
+async def _suspend(options: Options) -> int:
+    return await _set(options, suspended=True)
+
+
+async def _resume(options: Options) -> int:
+    return await _set(options, suspended=False)
+
+
+async def _set(options: Options, *, suspended: bool) -> int:
+    namespace, name = namespace_of(options), options["name"]
+    assert namespace is not None
+    async with cluster(options["context"]) as found:
+        try:
+            changed = await found.suspend(namespace, name, suspended=suspended)
+        except MISSING:
+            raise InvalidSettings(f"there is no {names.KIND} {name} in namespace {namespace}") from None
+        click.echo(f"{namespace}/{name} {'suspended' if suspended else 'resumed'}")
+        end = time.monotonic() + options["wait"].total_seconds() if options["wait"] else 0.0
+        while end:
+            (manifest,) = await resources(found, namespace, name)
+            if _is_done(manifest, changed["metadata"]["generation"], suspended=suspended):
+                break
+            if time.monotonic() > end:
+                wanted = "all pods to be gone" if suspended else "it to be Ready"
+                raise ServerUnavailable(
+                    f"{namespace}/{name}: waited for {wanted}; look at it with `kubectl streamconsumer status {name}`"
+                )
+            await asyncio.sleep(AGAIN_SECONDS / 4)
+    return 0
+
+
+def _is_done(manifest: dict[str, Any], generation: int, *, suspended: bool) -> bool:
+    """The operator has acted on this very change, and the pods have followed."""
+    status = manifest.get("status", {})
+    conditions = {each["type"]: each["status"] for each in status.get("conditions", [])}
+    if status.get("observedGeneration", 0) < generation or conditions.get("Ready") != "True":
+        return False
+    return (conditions.get("Suspended") == "True") is suspended and conditions.get("Reconciling") == "False"

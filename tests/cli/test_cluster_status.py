@@ -1,0 +1,155 @@
+"""`kubectl streamconsumer status`, `suspend` and `resume`: real API server, operator and Redis; pods only on paper."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.plugin import document, plugin
+from tests.cluster.processes import free_port
+from tests.cluster.redis_servers import RedisServer, StartRedis
+from tests.model.examples import Manifest, manifest
+from tests.operator.operators import running
+from tests.operator.places import Place, eventually
+from tests.operator.test_streams import at, client, looking, seen
+
+
+def pod(place: Place, name: str, consumer: str = "orders", **status: Any) -> None:
+    """A pod as the kubelet would report it."""
+    place.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": {"streamconsumer.dev/name": consumer}},
+            "spec": {"containers": [{"name": "processor", "image": "shop:1.4"}]},
+        }
+    )
+    place.patch("Pod", name, {"status": status}, "/status")
+
+
+def container(**told: Any) -> Manifest:
+    return {"name": "processor", "image": "shop:1.4", "imageID": "", "ready": False, "restartCount": 0, **told}
+
+
+def test_a_healthy_one_is_shown_on_one_screen_with_what_redis_says_now(
+    on_api: Place, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    redis = client(redis_server)
+    with looking(on_api, tmp_path):
+        on_api.create(at(redis_server, replicas=0))
+        seen(on_api, "orders", "GroupReady", "GroupExists")
+        pod(on_api, "orders-consumer-a", phase="Running", containerStatuses=[container(ready=True)])
+        for number in range(3):
+            redis.xadd("orders", {"n": number})
+        redis.xreadgroup("billing", "orders-consumer-a", {"orders": ">"}, count=1)
+        said = document(on_api, "status", "orders")["streamConsumers"]
+        ran = plugin(on_api, "status", "orders")
+    (one,) = said
+    assert one["redis"]["by"] == "redis"
+    assert (one["redis"]["figures"]["lag"], one["redis"]["figures"]["pending"]) == (2, 1)
+    assert one["redis"]["consumers"][0] | {"idleSeconds": 0} == {
+        "name": "orders-consumer-a",
+        "pending": 1,
+        "idleSeconds": 0,
+        "isPod": True,
+    }
+    assert "\x1b" not in ran.stdout
+    assert "reads 'orders' as 'billing'" in ran.stdout
+    assert max(map(len, ran.stdout.splitlines())) <= 100
+    redis.close()
+
+
+def test_a_password_that_is_wrong_is_an_error_with_what_to_do(
+    on_api: Place, start_redis: StartRedis, tmp_path: Path
+) -> None:
+    server = start_redis({"requirepass": "right"})
+    with looking(on_api, tmp_path):
+        on_api.create(at(server, replicas=0))
+        seen(on_api, "orders", "RedisReachable", "CredentialsRefused")
+        ran = plugin(on_api, "status", "orders")
+    assert ran.returncode == 1
+    assert "correct the user or the password in the Secret" in " ".join(ran.stdout.split())
+
+
+def test_redis_that_is_down_and_a_pod_that_cannot_import_its_handler_are_told(on_api: Place, tmp_path: Path) -> None:
+    words = "HandlerUnusable: handler 'shop.orders:handle': module 'shop' not found; is it in the image?"
+    waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}
+    ended = {"terminated": {"exitCode": 78, "message": words}}
+    with looking(on_api, tmp_path):
+        on_api.create(manifest(redis={"url": f"redis://127.0.0.1:{free_port()}/0"}))
+        seen(on_api, "orders", "RedisReachable", "Unreachable")
+        pod(
+            on_api,
+            "orders-consumer-a",
+            phase="Running",
+            containerStatuses=[container(state=waiting, lastState=ended, restartCount=4)],
+        )
+        found = document(on_api, "status", "orders")["streamConsumers"][0]
+    told = {each["object"]: each for each in found["findings"]}
+    assert told["Pod orders-consumer-a"]["found"] == words
+    assert found["redis"]["by"] == "nobody"
+    assert "Unreachable" in told["StreamConsumer orders"]["found"]
+
+
+def test_one_that_no_operator_has_seen_is_told_as_such(on_api: Place) -> None:
+    on_api.create(manifest())
+    ran = plugin(on_api, "status", "orders")
+    assert ran.returncode == 1
+    assert "it has no status" in ran.stdout
+
+
+def test_many_are_a_line_each_and_a_name_that_is_not_there_is_wrong_use(on_api: Place) -> None:
+    for name in ("orders", "returns"):
+        on_api.create(manifest(name))
+    lines = plugin(on_api, "status").stdout.splitlines()
+    assert [line.split()[1] for line in lines] == ["NAME", "orders", "returns"]
+    absent = plugin(on_api, "status", "nobody")
+    assert absent.returncode == 2
+    assert "there is no StreamConsumer nobody" in absent.stderr
+
+
+def test_an_api_server_that_does_not_answer_is_exit_code_3(on_api: Place, tmp_path: Path) -> None:
+    nowhere = tmp_path / "kubeconfig"
+    nowhere.write_text(on_api.cluster.kubeconfig.read_text().replace(f":{_port(on_api)}", f":{free_port()}"))
+    ran = plugin(on_api, "status", KUBECONFIG=str(nowhere))
+    assert ran.returncode == 3, ran.stderr
+    assert "does not answer" in ran.stderr
+
+
+def _port(place: Place) -> str:
+    return str(place.cluster.url.rpartition(":")[2])
+
+
+@pytest.mark.parametrize(("verb", "before"), [("suspend", False), ("resume", True)])
+def test_suspend_and_resume_write_one_field(on_api: Place, verb: str, before: bool) -> None:
+    on_api.create(manifest(suspend=before))
+    ran = plugin(on_api, verb, "orders")
+    assert (ran.returncode, ran.stdout) == (0, f"{on_api.namespace}/orders {verb.removesuffix('e')}ed\n"), ran.stderr
+    assert on_api.get("StreamConsumer", "orders")["spec"].get("suspend", False) is not before
+
+
+def test_suspend_waits_until_the_operator_has_followed(on_api: Place, tmp_path: Path) -> None:
+    with running(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.namespace):
+        on_api.create(manifest(replicas=0))
+        eventually(lambda: on_api.conditions("orders")["Ready"])
+        deployment = on_api.get("Deployment", "orders-consumer")
+        observed = {"observedGeneration": deployment["metadata"]["generation"] + 1}
+        on_api.patch("Deployment", "orders-consumer", {"status": observed}, "/status")
+        ran = plugin(on_api, "suspend", "orders", "--wait", "10s")
+        assert ran.returncode == 0, ran.stderr
+        assert on_api.conditions("orders")["Suspended"]["status"] == "True"
+
+
+def test_kubectl_completes_verbs_and_names(on_api: Place) -> None:
+    on_api.create(manifest("returns"))
+    import subprocess
+
+    from tests.cli.plugin import SCRIPTS, environment
+
+    def completed(*words: str) -> list[str]:
+        command = [SCRIPTS / "kubectl_complete-streamconsumer", *words]
+        ran = subprocess.run(command, env=environment(on_api), capture_output=True, text=True, check=True)
+        return [line.partition("\t")[0] for line in ran.stdout.splitlines()]
+
+    assert completed("sus") == ["suspend", ":4"]
+    assert completed("status", "-n", on_api.namespace, "ret") == ["returns", ":4"]
