@@ -10,7 +10,7 @@ StreamConsumerError
 ├── ChildRefused          the API server does not want a child as it is
 ├── NotAllowed            the operator lacks a right, and can do without
 ├── ServerBusy            the API server says after how long it wants to be asked again
-└── ServerUnavailable     Redis does not answer a command line tool, or refuses what it asks for
+└── ServerUnavailable     Redis or the Kubernetes API does not answer a command line tool, or refuses what it asks for
 
 A message names the object, what was found, what was expected and what to do.
 """
@@ -63,4 +63,5 @@ class ServerBusy(StreamConsumerError):
 
 
 class ServerUnavailable(StreamConsumerError):
-    """Redis does not answer and none can be started, or it refuses what a command line tool asks for."""
+    """Redis does not answer and none can be started, or it or the Kubernetes API refuses what a command line tool asks
+    for."""

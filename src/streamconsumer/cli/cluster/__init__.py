@@ -1,7 +1,7 @@
-"""`kubectl streamconsumer status|suspend|resume|doctor|report`: a StreamConsumer in its cluster, looked at and managed.
+"""`kubectl streamconsumer status|suspend|resume`: a StreamConsumer in its cluster, looked at and managed.
 
 Here are the words of the command line. Facts (what is known) → findings (what is wrong; pure) → screen (pure);
-connection is the only one that asks, work and its like are the commands.
+connection is the only one that asks, work runs the commands.
 """
 
 import sys
@@ -50,19 +50,15 @@ def _with(*options: Command) -> Callable[[Command], Command]:
     return decorated
 
 
-def told(work: Callable[[], int]) -> None:
-    """Exit with what it returns. What cannot be asked is told apart from what is wrong: exit code 3."""
+def _run(command: str, options: dict[str, Any]) -> None:
+    """What cannot be asked is told apart from what is wrong: exit code 3."""
+    from streamconsumer.cli.cluster import work
+
     try:
-        sys.exit(work())
+        sys.exit(work.run(command, options))
     except ServerUnavailable as error:
         click.echo(f"streamconsumer: {error}", err=True)
         sys.exit(COULD_NOT_CHECK)
-
-
-def _run(command: str, options: dict[str, Any]) -> None:
-    from streamconsumer.cli.cluster import work
-
-    told(lambda: work.run(command, options))
 
 
 @click.command()

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from streamconsumer.model.crd import NOT_LOOKED_AT
 from streamconsumer.model.fields import Model
 from streamconsumer.model.status import Condition, ScalingStatus, Status, StreamFigures
 
@@ -96,7 +97,8 @@ class Facts(Model):
 def of_manifests(consumer: Manifest, pods: Sequence[Manifest], events: Sequence[Manifest]) -> Facts:
     """All but what Redis says beyond the status. A resource that is invalid is told of like any other."""
     metadata, spec = consumer["metadata"], consumer.get("spec", {})
-    status = Status.model_validate(consumer["status"]) if consumer.get("status") else None
+    said = consumer.get("status") or NOT_LOOKED_AT
+    status = None if said == NOT_LOOKED_AT else Status.model_validate(said)
     figures = status.stream if status else None
     return Facts(
         namespace=metadata["namespace"],

@@ -26,7 +26,7 @@ _ADVICE: dict[str, str] = {
     Reason.HANDLER_UNUSABLE: "correct spec.handler, or build the image so that it can be imported",
     Reason.INVALID_SETTINGS: "correct the setting that is named, or the Secret behind it",
     Reason.POD_INVALID: "create the Secret or ConfigMap that is named, or the key in it",
-    Reason.POD_CRASHING: "read why: kubectl logs --previous, or `kubectl streamconsumer report`",
+    Reason.POD_CRASHING: "read why: kubectl logs --previous of the pod",
     Reason.ROLLOUT_TIMED_OUT: "look at the pods: kubectl describe",
     StreamReason.UNREACHABLE: "check host and port of spec.redis, whether Redis runs, and NetworkPolicies",
     StreamReason.CREDENTIALS_REFUSED: "correct the user or the password in the Secret",
@@ -36,7 +36,7 @@ _ADVICE: dict[str, str] = {
     StreamReason.GROUP_MISSING: "let a pod start; it creates the group",
     StreamReason.NOT_A_STREAM: "name another key in spec.stream, or rename the other one",
     StreamReason.NO_PERMISSION: "grant the right with ACL SETUSER; docs/redis.md says what each is for",
-    StreamReason.DEAD_LETTERS_GROWING: "read why: `kubectl streamconsumer dead-letters list`",
+    StreamReason.DEAD_LETTERS_GROWING: "read why: `streamconsumer dead-letters list`",
     StreamReason.PENDING_STUCK: "look at the pod that holds it; set delivery.timeout to bound a handler that hangs",
     ScalingReason.LIMITED_BY_MAX: "raise autoscaling.maxReplicas if the backlog is to go faster",
     ScalingReason.BACKLOG_UNKNOWN: "let the operator see Redis; until then nothing is scaled",
@@ -109,7 +109,7 @@ def _of_redis(facts: Facts) -> Iterator[Finding]:
     seen = facts.redis
     if seen.figures and seen.figures.dead_letters and not _grows(facts):
         number = seen.figures.dead_letters
-        advice = "look at them, then replay or drop them: `kubectl streamconsumer dead-letters list`"
+        advice = "look at them, then replay or drop them: `streamconsumer dead-letters list`"
         found = "1 dead letter" if number == 1 else f"{number} dead letters"
         yield _warning(f"group {facts.consumer_group!r}", found, "none", advice)
     for consumer in seen.consumers or []:

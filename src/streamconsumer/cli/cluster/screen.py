@@ -117,7 +117,10 @@ def _consumers(facts: Facts, width: int) -> Iterator[str]:
 
 
 def _wrapped(label: str, text: str, width: int) -> list[str]:
-    return textwrap.wrap(_printable(text), width, initial_indent=label, subsequent_indent=" " * len(label)) or [label]
+    """Commands and names are not torn apart at their hyphens: people copy them."""
+    indent = " " * len(label)
+    text = _printable(text)
+    return textwrap.wrap(text, width, initial_indent=label, subsequent_indent=indent, break_on_hyphens=False) or [label]
 
 
 def _number(value: Any) -> str:
