@@ -46,7 +46,6 @@ _PLURALS = {
     "Event": "events",
     "Secret": "secrets",
     "Lease": "leases",
-    "CustomResourceDefinition": "customresourcedefinitions",
     names.KIND: names.PLURAL,
 }
 
@@ -172,20 +171,6 @@ class Cluster:
         path = _path(names.API_VERSION, names.KIND, namespace, name)
         change = {"spec": {"suspend": suspended}}
         return await self._call("patch", path, body=change, content_type="application/merge-patch+json")
-
-    async def log(self, namespace: str, pod: str, *, lines: int, previous: bool) -> str:
-        """The last lines of a pod's processor, or of the container before it."""
-        path = f"{_path('v1', 'Pod', namespace, pod)}/log"
-        query = [("container", names.CONTAINER), ("tailLines", lines), ("previous", str(previous).lower())]
-        answer = await self._request(
-            "get",
-            path,
-            query_params=query,
-            header_params={"Accept": "text/plain"},
-            serialize=False,
-            _request_timeout=REQUEST_TIMEOUT_SECONDS,
-        )
-        return str((await answer.read()).decode(errors="replace"))
 
     async def delete(self, manifest: Manifest) -> None:
         """Delete in the background what this manifest names, and only that very object; gone already is fine."""
