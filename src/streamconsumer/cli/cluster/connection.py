@@ -1,8 +1,7 @@
 """To the API server that kubectl would speak to, and from there to Redis, with the rights of whoever asks."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 from streamconsumer.cli.cluster.facts import Consumer, Entry, Facts, Seen, of_manifests
@@ -19,7 +18,7 @@ try:
     from streamconsumer.operator.streams.sight import QUESTIONS, Place, Sight, questions, sight
     from streamconsumer.server.access import as_written
     from streamconsumer.server.faults import Fault
-    from streamconsumer.server.line import Line
+    from streamconsumer.server.line import Line, Question
     from streamconsumer.server.replies import pairs
 except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[operator]") from None
@@ -55,7 +54,7 @@ def namespace_of(options: Mapping[str, Any]) -> str | None:
 async def resources(found: Cluster, namespace: str | None, name: str | None) -> list[Manifest]:
     """The StreamConsumers meant. Raises InvalidSettings where the one that is named is not there."""
     if name is None:
-        return await found.list(names.API_VERSION, names.KIND, namespace)
+        return [each async for each in found.list(names.API_VERSION, names.KIND, namespace)]
     if namespace is None:
         raise InvalidSettings("a NAME is of one namespace; leave --all-namespaces out, or the NAME")
     if (one := await found.get(names.API_VERSION, names.KIND, namespace, name)) is None:
@@ -76,13 +75,14 @@ async def facts(found: Cluster, manifest: Manifest) -> Facts:
 
 async def pods_of(found: Cluster, manifest: Manifest) -> list[Manifest]:
     metadata = manifest["metadata"]
-    return await found.list("v1", "Pod", metadata["namespace"], f"{names.LABEL_CONSUMER}={metadata['name']}")
+    selector = f"{names.LABEL_CONSUMER}={metadata['name']}"
+    return [each async for each in found.list("v1", "Pod", metadata["namespace"], selector)]
 
 
 async def events_of(found: Cluster, namespace: str, about: set[str]) -> list[Manifest]:
     """Oldest first."""
-    events = await found.list("events.k8s.io/v1", "Event", namespace)
-    mine = [each for each in events if each.get("regarding", {}).get("name") in about]
+    events = found.list("events.k8s.io/v1", "Event", namespace)
+    mine = [each async for each in events if each.get("regarding", {}).get("name") in about]
     return sorted(mine, key=lambda each: str(each.get("eventTime") or each["metadata"].get("creationTimestamp")))
 
 
@@ -93,7 +93,7 @@ async def _seen(found: Cluster, manifest: Manifest, known: Facts) -> Seen:
         return known.redis.model_copy(update={"problem": answers})
     place = Place.of(StreamConsumer.parse(manifest))
     seen = sight(place, answers[:QUESTIONS])
-    consumers, oldest = [*answers[QUESTIONS:]]
+    consumers, oldest = answers[QUESTIONS:]
     pods = {pod.name for pod in known.pods}
     return Seen(
         by="redis",
@@ -112,7 +112,7 @@ def _with_lag(seen: Sight, known: Facts) -> Any:
     return figures.model_copy(update={"lag": counted.lag, "lag_known": counted.lag_known})
 
 
-def _questions(place: Place) -> list[tuple[Any, ...]]:
+def _questions(place: Place) -> list[Question]:
     return [
         *questions(place),
         ("XINFO", "CONSUMERS", place.stream, place.group),
@@ -120,7 +120,7 @@ def _questions(place: Place) -> list[tuple[Any, ...]]:
     ]
 
 
-async def ask_redis(found: Cluster, manifest: Manifest, asked: Any) -> Sequence[Any] | str:
+async def ask_redis(found: Cluster, manifest: Manifest, asked: Callable[[Place], list[Question]]) -> list[Any] | str:
     """The answers to `asked(place)`, or one sentence for why there are none."""
     try:
         consumer = StreamConsumer.parse(manifest)
@@ -155,7 +155,3 @@ def _entry(told: Sequence[Any]) -> Entry:
         idle_seconds=idle // 1000,
         deliveries=deliveries,
     )
-
-
-def now() -> datetime:
-    return datetime.now(UTC)

@@ -6,12 +6,13 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from streamconsumer.cli.cluster import screen
-from streamconsumer.cli.cluster.connection import cluster, facts, namespace_of, now, resources
+from streamconsumer.cli.cluster.connection import cluster, facts, namespace_of, resources
 from streamconsumer.cli.cluster.facts import Facts, Finding
 from streamconsumer.cli.cluster.findings import findings
 from streamconsumer.cli.documents import to_yaml
@@ -63,7 +64,7 @@ def _text(told: Told, options: Options) -> str:
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size((WIDTH_IN_A_PIPE, 24)).columns
     if options["name"] or len(told) == 1:
-        return "\n".join(screen.lines(*told[0], now(), width))
+        return "\n".join(screen.lines(*told[0], datetime.now(UTC), width))
     rows = [screen.TITLES, *(screen.short(each, found) for each, found in told)]
     return "\n".join(screen.table(rows, width if terminal else None))
 
