@@ -8,6 +8,7 @@ from streamconsumer.cli.cluster.facts import Consumer, Entry, Facts, Seen, of_ma
 from streamconsumer.errors import InvalidResource, InvalidSettings, NotAllowed, ServerBusy, ServerUnavailable
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.model.status import StreamReason
 
 try:
     from aiohttp import ClientError
@@ -28,6 +29,8 @@ PATIENCE_SECONDS = 2.0
 
 MOST_ENTRIES = 5
 """So many of the oldest pending entries are looked at."""
+
+NOT_READABLE = "you may not get the Secrets that it names"
 
 Manifest = dict[str, Any]
 
@@ -128,7 +131,7 @@ async def ask_redis(found: Cluster, manifest: Manifest, asked: Callable[[Place],
     except (InvalidResource, NotAllowed) as error:
         return str(error)
     if isinstance(way, Sight):
-        return way.reachable.message.replace("The operator", "This user")
+        return NOT_READABLE if way.reachable.reason is StreamReason.SECRETS_NOT_READABLE else way.reachable.message
     line = None
     try:
         line = Line(way.settings, consumer.spec.stream, as_written, PATIENCE_SECONDS)

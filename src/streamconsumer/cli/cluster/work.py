@@ -23,6 +23,9 @@ from streamconsumer.operator.cluster import MISSING
 AGAIN_SECONDS = 2.0
 """Between two looks of --watch, and of --wait."""
 
+MOST_AT_ONCE = 10
+"""StreamConsumers that are looked at side by side: a big cluster has many."""
+
 WIDTH_IN_A_PIPE = 120
 
 Options = Mapping[str, Any]
@@ -50,9 +53,15 @@ async def _status(options: Options) -> int:
 
 
 async def _look(options: Options) -> Told:
+    at_once = asyncio.Semaphore(MOST_AT_ONCE)
     async with cluster(options["context"]) as found:
+
+        async def look(manifest: dict[str, Any]) -> Facts:
+            async with at_once:
+                return await facts(found, manifest)
+
         manifests = await resources(found, namespace_of(options), options["name"])
-        told = await asyncio.gather(*(facts(found, each) for each in manifests))
+        told = await asyncio.gather(*map(look, manifests))
     return [(each, findings(each)) for each in told]
 
 
