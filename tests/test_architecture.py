@@ -41,7 +41,7 @@ POD = ("redis", "opentelemetry")
         ("streamconsumer.cli", (*CLUSTER, *POD)),
         ("streamconsumer.cli.cluster", (*CLUSTER, *POD)),
         ("streamconsumer.cli.cluster.findings", (*CLUSTER, *POD)),
-        ("streamconsumer.cli.cluster.work", ("kopf", "opentelemetry")),
+        ("streamconsumer.cli.cluster.work", ("kopf", "rich")),
         ("streamconsumer.cli.render", (*CLUSTER, *POD)),
         ("streamconsumer.cli.dead_letters", (*CLUSTER, *POD)),
         ("streamconsumer.cli.dead_letters.work", (*CLUSTER, "rich")),

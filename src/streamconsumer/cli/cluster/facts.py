@@ -97,8 +97,8 @@ class Facts(Model):
 def of_manifests(consumer: Manifest, pods: Sequence[Manifest], events: Sequence[Manifest]) -> Facts:
     """All but what Redis says beyond the status. A resource that is invalid is told of like any other."""
     metadata, spec = consumer["metadata"], consumer.get("spec", {})
-    said = consumer.get("status") or NOT_LOOKED_AT
-    status = None if said == NOT_LOOKED_AT else Status.model_validate(said)
+    said = Status.model_validate(consumer.get("status") or NOT_LOOKED_AT)
+    status = None if said.observed_generation == NOT_LOOKED_AT["observedGeneration"] else said
     figures = status.stream if status else None
     return Facts(
         namespace=metadata["namespace"],
