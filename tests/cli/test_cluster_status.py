@@ -144,6 +144,7 @@ def test_suspend_waits_until_the_operator_has_followed(on_api: Place, tmp_path: 
 
 def test_kubectl_completes_verbs_and_names(on_api: Place) -> None:
     on_api.create(manifest("returns"))
+
     def completed(*words: str) -> list[str]:
         command = [str(SCRIPTS / "kubectl_complete-streamconsumer"), *words]
         ran = subprocess.run(command, env=environment(on_api), capture_output=True, text=True, check=True)
