@@ -90,7 +90,7 @@ def test_redis_that_is_down_and_a_pod_that_cannot_import_its_handler_are_told(on
     assert ("Pod orders-consumer-a", words) in told
     assert any(about == "StreamConsumer orders" and "Unreachable: " in said for about, said in told)
     assert found["redis"]["by"] == "nobody"
-    assert "refused" in found["redis"]["problem"]
+    assert "Connect call failed" in found["redis"]["problem"]
 
 
 def test_one_that_no_operator_has_seen_is_told_as_such(on_api: Place) -> None:
