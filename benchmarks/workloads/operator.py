@@ -90,11 +90,16 @@ class _Round:
         self._observed(2)
 
     def _observed(self, generation: int) -> None:
+        def last_told() -> None:
+            last = self.place.get("StreamConsumer", f"orders-{MANY - 1}")
+            assert last["status"]["observedGeneration"] == generation
+
         def told() -> None:
             found = self.place.every("StreamConsumer")
             assert sum(each.get("status", {}).get("observedGeneration") == generation for each in found) == MANY
             assert len(self.place.every("Deployment")) == MANY
 
+        eventually(last_told, PATIENCE)  # to list a thousand costs the API server what it serves five of them with
         eventually(told, PATIENCE, pause=0.5)
 
     def _seen(self, operator: OperatorProcess) -> None:

@@ -114,8 +114,9 @@ def eventually(look: Callable[[], T], within: float = 5.0, pause: float = 0.1) -
         time.sleep(pause)
 
 
-def settled(place: Place, seconds: float = 1.0) -> dict[str, str]:
-    """The versions of all objects, once none has changed for so long."""
+def settled(place: Place, seconds: float = 1.5) -> dict[str, str]:
+    """The versions of all objects, once none has changed for so long: a change is told in the status after a second of
+    quiet."""
     before, since = place.versions(), time.monotonic()
     while time.monotonic() - since < seconds:
         time.sleep(0.2)

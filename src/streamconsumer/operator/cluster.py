@@ -28,7 +28,7 @@ FASTER, MISSING = ConflictError, NotFoundError
 """What is raised where somebody else was faster, and where there is no such object."""
 
 REQUEST_TIMEOUT_SECONDS = 30
-PAGE = 200
+PAGE = 50
 """How many objects a list is asked for at a time: a thousand Deployments are 20 MB of text, and five times that once
 they are read."""
 

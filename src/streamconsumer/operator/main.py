@@ -182,8 +182,11 @@ class Operator:
     def _seen(self, event: str, manifest: Manifest) -> None:
         if event == LISTED:
             self._listed.set()
-        if key := self.store.drop(manifest) if event == "DELETED" else self.store.put(manifest):
+        key = self.store.drop(manifest) if event == "DELETED" else self.store.put(manifest)
+        if key and manifest["kind"] == names.KIND:
             self.queue.add(key)
+        elif key:
+            self.queue.add_soon(key)
 
     async def _reconcile(self, key: Key) -> timedelta | None:
         started, outcome = time.monotonic(), "error"
