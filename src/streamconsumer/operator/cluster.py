@@ -23,6 +23,7 @@ from streamconsumer.errors import ChildRefused, InvalidSettings, NotAllowed, Ser
 from streamconsumer.model import names
 from streamconsumer.model.status import Status
 from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.traced import current
 
 FASTER, MISSING = ConflictError, NotFoundError
 """What is raised where somebody else was faster, and where there is no such object."""
@@ -217,6 +218,12 @@ class Cluster:
 
     async def _call(self, method: str, path: str, **arguments: Any) -> Manifest:
         """Raises ServerBusy where the answer is when to ask again."""
+        if method == "get":
+            return await self._send(method, path, **arguments)
+        with current.get().writing(method, path):
+            return await self._send(method, path, **arguments)
+
+    async def _send(self, method: str, path: str, **arguments: Any) -> Manifest:
         try:
             # The client keeps `query_params` in a shared default list unless it is given one.
             answer: Manifest = await self._request(

@@ -28,6 +28,7 @@ from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
 from streamconsumer.operator.streams.endpoint import Observation
 from streamconsumer.operator.streams.watch import Heard, Streams
+from streamconsumer.operator.traced import ENDPOINTS, Tracing, current
 
 RETRY_SECONDS = 2
 
@@ -78,6 +79,7 @@ class Operator:
         )
         self.reconciler = Reconciler(cluster, self.store, settings, self.streams, self.scaler)
         self.lease = Lease(cluster, settings.lease) if settings.lease else None
+        self.tracing = _tracing(settings)
         self._listed = asyncio.Event()
         self._holding: asyncio.Task[None] | None = None
 
@@ -157,6 +159,9 @@ class Operator:
         if self.lease:
             await self.lease.release()
         await self._runner.cleanup()
+        if (tracing := self.tracing) is not None:
+            self.tracing = None
+            await asyncio.to_thread(tracing.shutdown)
 
     async def _watch_until(self, stop: asyncio.Event) -> None:
         registry = watch()
@@ -191,11 +196,18 @@ class Operator:
     async def _reconcile(self, key: Key) -> timedelta | None:
         started, outcome = time.monotonic(), "error"
         try:
-            again = await self.reconciler.reconcile(key)
+            again = await self._traced(key)
             outcome = "success"
         finally:
             self.health.reconciled(outcome, time.monotonic() - started)
         return again
+
+    async def _traced(self, key: Key) -> timedelta | None:
+        if self.tracing is None:
+            return await self.reconciler.reconcile(key)
+        with self.tracing.reconcile(key, self.store.consumers.get(key), self.queue.waited_seconds.get(key, 0)) as told:
+            current.set(told)  # of this worker's task, until its next reconcile
+            return await self.reconciler.reconcile(key)
 
     async def _resync(self) -> None:
         """Look at everything after kopf had to list: it does not tell what was deleted while its watch was broken.
@@ -234,6 +246,17 @@ async def _hold_or_end(lease: Lease) -> None:
     log.critical("the lease is lost: this operator ends at once, and is a follower when it is started again")
     logging.shutdown()
     os._exit(1)
+
+
+def _tracing(settings: OperatorSettings) -> Tracing | None:
+    """Where somebody is told to take spans. Nothing of OpenTelemetry is loaded otherwise."""
+    told = settings.telemetry_endpoint or any(os.environ.get(name) for name in ENDPOINTS)
+    off = os.environ.get("OTEL_SDK_DISABLED") == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
+    if not told or off:
+        return None
+    from streamconsumer.operator import tracing  # noqa: PLC0415 - 10 MiB
+
+    return tracing.Tracing(settings.telemetry_endpoint)
 
 
 def _jittered(interval: timedelta) -> float:

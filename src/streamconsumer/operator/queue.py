@@ -32,7 +32,10 @@ class KeyedQueue:
     """`add` keys from anywhere on the event loop; `work` runs `act(key)` for each until cancelled."""
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[Key, None] = OrderedDict()
+        self._waiting: OrderedDict[Key, float] = OrderedDict()
+        """Since when, by the monotonic clock."""
+        self.waited_seconds: dict[Key, float] = {}
+        """Of those that are being worked on, how long they had waited for it."""
         self._working: set[Key] = set()
         self._failures: dict[Key, int] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
@@ -46,7 +49,7 @@ class KeyedQueue:
         """Ask for a reconcile of this key as soon as a worker is free."""
         if timer := self._timers.pop(key, None):
             timer.cancel()
-        self._waiting[key] = None
+        self._waiting.setdefault(key, time.monotonic())
         self._something.set()
 
     def add_soon(self, key: Key) -> None:
@@ -82,6 +85,7 @@ class KeyedQueue:
                     self._add_later(key, again)
             finally:
                 self._working.discard(key)
+                self.waited_seconds.pop(key, None)
                 self._something.set()  # it may have been added again meanwhile
 
     def _rest(self, busy: ServerBusy, key: Key) -> None:
@@ -97,7 +101,7 @@ class KeyedQueue:
                 await asyncio.sleep(rest)
             for key in self._waiting:
                 if key not in self._working:
-                    del self._waiting[key]
+                    self.waited_seconds[key] = time.monotonic() - self._waiting.pop(key)
                     self._working.add(key)
                     return key
             self._something.clear()

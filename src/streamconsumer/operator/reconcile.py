@@ -29,6 +29,7 @@ from streamconsumer.operator.scaling.scaler import Scaler
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
 from streamconsumer.operator.streams.watch import Streams
+from streamconsumer.operator.traced import current
 
 ASK_AGAIN = timedelta(minutes=1)
 """After how long a child that was refused is applied again: a quota or a policy may have changed."""
@@ -158,7 +159,8 @@ class Reconciler:
             return None
         if live is not None and _takes_pods_away(live, wanted):
             await self._idle_first(key)
-        self.store.put(await self.cluster.apply(wanted))
+        told = current.get().stamped(wanted) if kind == "Deployment" else wanted
+        self.store.put(await self.cluster.apply(told))
         change = _deleted(wanted) if live is None and identity in made else self._change(key, live, wanted)
         made.add(identity)
         return change
@@ -246,6 +248,7 @@ class Reconciler:
     async def _record(self, manifest: Manifest, reason: str, message: str, *, warning: bool) -> None:
         """An event is a courtesy: that it cannot be written must not fail the reconcile."""
         log.log(logging.WARNING if warning else logging.INFO, message, extra=_about(manifest, reason))
+        current.get().event(reason, message)
         try:
             await self.cluster.record(manifest, reason=reason, message=message, warning=warning)
         except Exception:  # the namespace may be going away, the right to write events may be missing

@@ -34,7 +34,8 @@ class OperatorSettings(Model):
     """The pull policy of pods whose StreamConsumer states none."""
 
     telemetry_endpoint: str = ""
-    """The OTLP endpoint of StreamConsumers that name none."""
+    """The OTLP endpoint of StreamConsumers that name none, and of the operator's own traces where OTEL_ variables say
+    nothing else."""
 
     http_port: int = Field(names.HTTP_PORT, ge=0, le=65535)
     """Where /livez, /readyz and /metrics answer."""

@@ -1,0 +1,50 @@
+"""Where the operator tells what it does, whether or not somebody listens. `tracing.py` is who does."""
+
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from typing import Protocol
+
+from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.queue import Key
+
+TRACEPARENT, TRACESTATE = "tracing.k8s.io/traceparent", "tracing.k8s.io/tracestate"
+"""Annotations by which a trace is carried on in objects: KEP-5915."""
+
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
+
+class Reconcile:
+    """One reconcile that nobody listens to."""
+
+    def writing(self, method: str, path: str) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Around a request that changes something."""
+        return nullcontext()
+
+    def event(self, reason: str, message: str) -> None:
+        """What is told as an Event."""
+
+    def stamped(self, manifest: Manifest) -> Manifest:
+        """A child as it is applied: its metadata may say whose doing it is. Never its pods' template: that would
+        replace them."""
+        return manifest
+
+
+SILENT = Reconcile()
+
+current: ContextVar[Reconcile] = ContextVar("reconcile", default=SILENT)
+"""The one that runs in this task."""
+
+
+class Tracing(Protocol):
+    """See `operator.tracing`."""
+
+    def reconcile(
+        self, key: Key, manifest: Manifest | None, queued_seconds: float
+    ) -> AbstractContextManager[Reconcile]:
+        """Around one reconcile."""
+        ...
+
+    def shutdown(self) -> None:
+        """Send what is left."""
+        ...

@@ -1,0 +1,140 @@
+"""What a reconcile did, as a trace. The only user of OpenTelemetry in the operator; loaded where spans are wanted.
+
+A reconcile that writes nothing has no span: looking is not news, and there are thousands of looks. One that writes is
+a trace of its own, linked to whoever applied the resource where `tracing.k8s.io/traceparent` says who that was; beneath
+it each request that changed something. What `kubectl describe` shows as Events are its events, in the same words.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from streamconsumer import __version__
+from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.queue import Key
+from streamconsumer.operator.traced import ENDPOINTS, TRACEPARENT, TRACESTATE, Reconcile
+
+SHUTDOWN_SECONDS = 3.0
+"""The SDK alone would wait half a minute for a collector that is away."""
+LONGEST_CONTEXT = 512
+
+_propagator = TraceContextTextMapPropagator()
+
+
+class Tracing:
+    """Spans by the SDK: there are few. `endpoint` counts where the environment names none."""
+
+    def __init__(self, endpoint: str = "") -> None:
+        named = any(os.environ.get(name) for name in ENDPOINTS)
+        exporter = OTLPSpanExporter() if named else OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
+        resource = Resource.create(
+            {
+                "service.name": os.environ.get("OTEL_SERVICE_NAME", "streamconsumer-operator"),
+                "service.version": __version__,
+            }
+        )
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("streamconsumer.operator", __version__)
+
+    @contextmanager
+    def reconcile(self, key: Key, manifest: Manifest | None, queued_seconds: float) -> Iterator[Reconcile]:
+        """Around one reconcile."""
+        found = _Traced(self._tracer, key, manifest, queued_seconds)
+        try:
+            yield found
+        except Exception as error:
+            found.failed(error)
+            raise
+        finally:
+            found.end()
+
+    def shutdown(self) -> None:
+        """Send what is left, within SHUTDOWN_SECONDS."""
+        thread = threading.Thread(target=self._provider.shutdown, daemon=True)
+        thread.start()
+        thread.join(SHUTDOWN_SECONDS)
+
+
+class _Traced(Reconcile):
+    """One reconcile; its span begins when there is something to tell, and says when the reconcile did."""
+
+    def __init__(self, tracer: trace.Tracer, key: Key, manifest: Manifest | None, queued_seconds: float) -> None:
+        self._tracer, self._key, self._manifest = tracer, key, manifest
+        self._queued_seconds, self._began_ns = queued_seconds, time.time_ns()
+        self._span: Span | None = None
+
+    @contextmanager
+    def writing(self, method: str, path: str) -> Iterator[None]:
+        where = trace.set_span_in_context(self._begun(), Context())
+        attributes = {"http.request.method": method.upper(), "url.path": path}
+        with self._tracer.start_as_current_span(
+            f"{method.upper()} {_kind(path)}", where, SpanKind.CLIENT, attributes, record_exception=False
+        ):
+            yield
+
+    def event(self, reason: str, message: str) -> None:
+        self._begun().add_event(reason, {"message": message})
+
+    def stamped(self, manifest: Manifest) -> Manifest:
+        carrier: dict[str, str] = {}
+        _propagator.inject(carrier, trace.set_span_in_context(self._begun(), Context()))
+        notes = {name: carrier[key] for key, name in _CARRIED.items() if key in carrier}
+        metadata = manifest["metadata"]
+        return {**manifest, "metadata": {**metadata, "annotations": {**metadata.get("annotations", {}), **notes}}}
+
+    def failed(self, error: Exception) -> None:
+        span = self._begun()
+        span.set_status(Status(StatusCode.ERROR, str(error)[:1000]))
+        span.set_attribute("error.type", type(error).__qualname__)
+
+    def end(self) -> None:
+        if self._span is not None:
+            self._span.end()
+
+    def _begun(self) -> Span:
+        if self._span is None:
+            namespace, name = self._key
+            metadata = (self._manifest or {}).get("metadata", {})
+            attributes = {
+                "k8s.namespace.name": namespace,
+                "streamconsumer.name": name,
+                "streamconsumer.generation": metadata.get("generation", 0),
+                "streamconsumer.reconcile.queue_time": self._queued_seconds,
+            }
+            links = [Link(found)] if (found := _applied_by(metadata.get("annotations", {}))).is_valid else []
+            self._span = self._tracer.start_span(
+                "reconcile StreamConsumer", Context(), SpanKind.INTERNAL, attributes, links, self._began_ns
+            )
+        return self._span
+
+
+_CARRIED = {"traceparent": TRACEPARENT, "tracestate": TRACESTATE}
+
+
+def _applied_by(annotations: Mapping[str, Any]) -> trace.SpanContext:
+    """Whoever applied it; an invalid context where nobody says, or in words that mean nothing."""
+    carrier = {
+        key: value[:LONGEST_CONTEXT]
+        for key, name in _CARRIED.items()
+        if isinstance(value := annotations.get(name), str)
+    }
+    return trace.get_current_span(_propagator.extract(carrier, Context())).get_span_context()
+
+
+def _kind(path: str) -> str:
+    """`/apis/apps/v1/namespaces/shop/deployments/orders-consumer` → deployments; a status says so."""
+    parts = path.split("/namespaces/", 1)[-1].split("/")
+    return "/".join(part for at, part in enumerate(parts[1:]) if at != 1)
