@@ -149,7 +149,7 @@ def test_at_rest_nothing_is_written(on_api: Place, operator: OperatorProcess, re
     assert redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"] > looks
     assert on_api.versions() == rest
     (mine,) = [each for each in redis.client_list() if each["cmd"] != "client|list"]
-    assert mine["cmd"] in ("xlen", "xinfo|groups")
+    assert mine["cmd"] in ("xlen", "hgetall", "xinfo|groups")
     operator.kill()
     with looking(on_api, operator.log.parent, stream_interval=OFTEN):
         time.sleep(3)
