@@ -17,8 +17,8 @@ from tests.cluster.redis_servers import RedisServer
 ROUNDS = 3
 ENTRIES, BATCH = 200_000, 100
 LATE_SECONDS = 2
-OUTBOX = 40
-"""MiB more than without an endpoint: what docs/telemetry.md states."""
+MOST_MORE = 48
+"""MiB more than without an endpoint, the SDK included: what docs/telemetry.md states."""
 
 HEAD = ["collector", "messages a second", "to one that takes everything", "CPU µs a message", "peak MiB"]
 
@@ -69,4 +69,4 @@ def _goals(lanes: dict[str, Lane]) -> list[Goal]:
     ]
     without = statistics.median(lanes["off"].mebibytes)
     more = max(max(each.mebibytes) for each in away) - without
-    return [*speeds, Goal("memory more than without an endpoint", "under", OUTBOX, more, 0, "MiB")]
+    return [*speeds, Goal("memory more than without an endpoint", "under", MOST_MORE, more, 0, "MiB")]

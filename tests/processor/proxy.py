@@ -1,4 +1,4 @@
-"""A TCP proxy between a processor and its server, or its collector, which can lose what a lost network loses, and be slow."""
+"""A TCP proxy before a server or a collector, which can lose what a lost network loses, and be slow."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

