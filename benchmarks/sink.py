@@ -1,8 +1,9 @@
 """A collector that only counts spans, as a process of its own: `python -m benchmarks.sink` says its port, then a number
-for each line on its standard input."""
+for each line on its standard input. An argument says how many seconds late it answers."""
 
 import subprocess
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 class _Sink(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     spans = 0
+    late_seconds = 0.0
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -25,6 +27,7 @@ class _Sink(BaseHTTPRequestHandler):
             # `ack` spans are extra: what is compared is one span for each message.
             found = (span for scope in of_resource.scope_spans for span in scope.spans)
             type(self).spans += sum(span.name.startswith("process") for span in found)
+        time.sleep(self.late_seconds)
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -36,8 +39,11 @@ class _Sink(BaseHTTPRequestHandler):
 class Sink:
     """From outside."""
 
+    def __init__(self, late_seconds: float = 0.0) -> None:
+        self._late_seconds = late_seconds
+
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "benchmarks.sink"]
+        command = [sys.executable, "-m", "benchmarks.sink", str(self._late_seconds)]
         self._process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
@@ -60,6 +66,7 @@ class Sink:
 
 
 def main() -> None:
+    _Sink.late_seconds = float(sys.argv[1])
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Sink)
     Thread(target=server.serve_forever, daemon=True).start()
     print(server.server_port, flush=True)

@@ -3,6 +3,7 @@
 NAMES = (
     "throughput",
     "tracing",
+    "outages",
     "latency",
     "concurrency",
     "idle",

@@ -17,6 +17,10 @@ async def note(data: dict[str, Any]) -> None:
     log.info("handled", extra={"n": data.get("n")})
 
 
+async def silent(data: dict[str, Any]) -> None:
+    """For many messages: a line for each costs more than the message."""
+
+
 async def slow(data: dict[str, Any]) -> None:
     log.info("begun")
     await asyncio.sleep(float(data["seconds"]))

@@ -1,16 +1,25 @@
-"""A TCP proxy between a processor and its server, which can lose what a lost network loses, and be slow."""
+"""A TCP proxy before a server or a collector, which can lose what a lost network loses, and be slow."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Protocol
 
-from tests.cluster.redis_servers import RedisServer
+
+class Place(Protocol):
+    """Where somebody listens, such as a RedisServer."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
 
 
 class Proxy:
     """Hands bytes on to `target`, which may be changed; cuts a connection where told to."""
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server: Place) -> None:
         self.target = (server.host, server.port)
         self.cuts = 0
         self.delay_seconds = 0.0
@@ -21,9 +30,13 @@ class Proxy:
         self._listener: asyncio.Server | None = None
 
     @property
-    def url(self) -> str:
+    def address(self) -> str:
         assert self._listener
-        return f"redis://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}/0"
+        return f"127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
+
+    @property
+    def url(self) -> str:
+        return f"redis://{self.address}/0"
 
     def cut_replies(self, where: Callable[[bytes], int | None]) -> None:
         """From now on: `where(reply)` says after how many bytes of it the connection is cut; None lets it pass."""

@@ -20,6 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from streamconsumer.model.settings import Delivery
 from streamconsumer.processor import Reject
+from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.telemetry import ProvidedTelemetry, current_trace
 from streamconsumer.processor.telemetry.context import parse
 from streamconsumer.processor.telemetry.encode import Request, attributes, value
@@ -251,6 +252,18 @@ def test_what_finds_no_room_is_dropped_and_counted_and_nothing_else() -> None:
     assert outbox.sent == sum(taken[::2])
     outbox.put(b"late")
     assert outbox.dropped == 1001 - outbox.sent
+
+
+def test_what_is_dropped_is_told_while_there_is_always_more_to_send() -> None:
+    """A busy pod's outbox is never empty: that is no reason to tell nothing of a collector that is away."""
+    metrics, hangs = Metrics(), threading.Event()
+    outbox = Outbox(lambda _: not hangs.wait(60), most=100, batch=100, delay_seconds=3600, metrics=metrics)
+    for _ in range(1000):
+        outbox.put(b"span")
+    assert metrics.spans_dropped == 900
+    hangs.set()
+    assert outbox.close(5)
+    assert metrics.spans_dropped == outbox.dropped == 1000
 
 
 def eventually_not_behind(outbox: Outbox, seconds: float) -> bool:

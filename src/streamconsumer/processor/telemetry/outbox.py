@@ -45,6 +45,8 @@ class Outbox:
         self._waiting: deque[bytes] = deque()
         self._under_way = 0
         self._wake, self._idle = threading.Event(), threading.Event()
+        self._counting = threading.Lock()
+        """Held by whoever counts or takes spans out: never while something is sent, nor where nothing is dropped."""
         self._closing = self._given_up = False
         self._refused = 0
         """For want of room."""
@@ -102,7 +104,9 @@ class Outbox:
         waiting = self._waiting
         count = len(waiting) + 1
         if count + self._under_way > self._most or self._closing:
-            self._refused += 1
+            with self._counting:
+                self._refused += 1
+                self._tell()
             return
         waiting.append(span)
         if count == self._batch:
@@ -119,10 +123,12 @@ class Outbox:
         self._closing = True
         self._wake.set()
         self._thread.join(timeout_seconds)
+        with self._counting:  # before `abort`, after which the request under way would be counted by the thread, too
+            self._given_up = self._thread.is_alive()
+            if self._given_up:
+                self._failed += len(self._waiting) + self._under_way
+                self._tell()
         self._abort()
-        if self._thread.is_alive():
-            self._given_up = True
-            self._failed += len(self._waiting) + self._under_way
         return not self._given_up
 
     def _work(self) -> None:
@@ -131,24 +137,35 @@ class Outbox:
             self._wake.clear()
             flushes = not self._idle.is_set()
             self._send_what_waits()
-            setattr(self._metrics, self._counter, self.dropped)  # by this thread alone: += of two would lose some
             if flushes:
                 self._idle.set()
 
     def _send_what_waits(self) -> None:
-        while (count := min(len(self._waiting), self._batch)) and not self._given_up:
-            self._under_way = count
-            spans = [self._waiting.popleft() for _ in range(count)]
+        while spans := self._taken():
             self._began_seconds = time.monotonic()
             sent = self._sent(spans)
             self._keeps_up = sent and time.monotonic() - self._began_seconds < KEEPS_UP_SECONDS
+            with self._counting:
+                if self._given_up:
+                    return
+                self._under_way = 0
+                if sent:
+                    self.sent += len(spans)
+                else:
+                    self._failed += len(spans)
+                    self._tell()
+
+    def _taken(self) -> list[bytes]:
+        """The next to be sent."""
+        with self._counting:
             if self._given_up:
-                return
-            if sent:
-                self.sent += count
-            else:
-                self._failed += count
-            self._under_way = 0
+                return []
+            self._under_way = min(len(self._waiting), self._batch)
+            return [self._waiting.popleft() for _ in range(self._under_way)]
+
+    def _tell(self) -> None:
+        """At once: a collector that is away for long is away while somebody looks."""
+        setattr(self._metrics, self._counter, self.dropped)
 
     def _sent(self, spans: Sequence[bytes]) -> bool:
         try:
