@@ -8,13 +8,14 @@ from tests.cluster.api_server import ApiServer
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.errors import ProgramFailed
 from tests.cluster.namespaces import fresh_namespace
+from tests.model.examples import Manifest
 from tests.operator.operators import OperatorProcess, running
 from tests.operator.places import Place, eventually
 
 
-def define(cluster: ApiServer) -> None:
-    """Apply the definition, and wait until StreamConsumers can be listed."""
-    cluster.apply(custom_resource_definition())
+def define(cluster: ApiServer, definition: Manifest | None = None) -> None:
+    """Apply the definition, or this one, and wait until StreamConsumers can be listed."""
+    cluster.apply(definition or custom_resource_definition())
 
     def served() -> None:
         try:

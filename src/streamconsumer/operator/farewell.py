@@ -13,6 +13,7 @@ from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.cluster import Cluster
+from streamconsumer.operator.kept import mapping
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.store import Store
@@ -96,7 +97,7 @@ class Farewell:
                 for other, manifest in self.store.consumers.items()
                 if other != key
                 and "deletionTimestamp" not in manifest["metadata"]
-                and _home(manifest.get("spec", {})) == mine
+                and _home(mapping(manifest.get("spec"))) == mine
             ),
             None,
         )
@@ -109,7 +110,7 @@ class Farewell:
 
     async def _let_go(self, manifest: Manifest, why: str) -> None:
         """Say what became of the group, and let Kubernetes delete the rest."""
-        spec = manifest.get("spec") or {}
+        spec = mapping(manifest.get("spec"))
         group = f"Group {spec.get('consumerGroup')!r} of stream {spec.get('stream')!r}"
         if why:
             await self.record(manifest, "GroupKept", f"{group} is not destroyed: {why}", warning=True)
@@ -125,7 +126,7 @@ def held(manifest: Manifest) -> bool:
 
 def _home(spec: Manifest) -> tuple[object, ...]:
     """Where a group is, as far as it can be compared: a URL that is in a Secret is known by the Secret's name."""
-    redis = spec.get("redis") or {}
-    sentinel = redis.get("sentinel") or {}
+    redis = mapping(spec.get("redis"))
+    sentinel = mapping(redis.get("sentinel"))
     places = redis.get("url"), str(redis.get("urlSecretRef") or ""), str(sentinel.get("nodes") or "")
     return (spec.get("stream"), spec.get("consumerGroup"), *places)

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from streamconsumer.model.status import StreamFigures
+from streamconsumer.operator.kept import mapping
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.scaling.pace import Pace
@@ -61,7 +61,7 @@ class StreamGauges:
 
 def _labels(key: Key, manifest: Manifest) -> list[str]:
     """Whatever stands in the spec: one that is invalid has to be seen too."""
-    spec: dict[str, Any] = manifest.get("spec") or {}
+    spec = mapping(manifest.get("spec"))
     return [*key, str(spec.get("stream", "")), str(spec.get("consumerGroup", ""))]
 
 

@@ -30,6 +30,12 @@ def kept(manifest: Manifest) -> Manifest:
     return found
 
 
+def mapping(value: Any) -> Manifest:
+    """The value where it is an object; nothing otherwise. For what is read of a resource that may be invalid, in spite
+    of the API server's rules: what one holds must not fail the work for another."""
+    return value if isinstance(value, dict) else {}
+
+
 def _who_states_replicas(manifest: Manifest) -> list[Manifest]:
     """Of who owns which field, whether we own the replicas: see `drift.gives_replicas_up`."""
     return [

@@ -1,7 +1,9 @@
 """When to tell of what was changed: once, together with what follows from it.
 
 A write to a Deployment is answered by its controller, the scheduler and the kubelet, with a change each. Told one by
-one they are a status each, and most are old before anybody reads them.
+one they are a status each, and most are old before anybody reads them. Until its controller has answered, a Deployment
+counts the pods of before the write: that is not worth telling either. Whether there is anybody to answer is seen by
+that somebody once did.
 """
 
 import time
@@ -32,7 +34,7 @@ class _Item:
 
     since: float
     moved: float
-    gist: object = None
+    found: object = None
     changes: list[Change] = field(default_factory=list)
 
 
@@ -43,6 +45,7 @@ class News:
     settles_after: timedelta = SETTLES_AFTER
     told_after: timedelta = TOLD_AFTER
     clock: Callable[[], float] = time.monotonic
+    _somebody_answers: bool = False
     _items: dict[Key, _Item] = field(default_factory=dict)
 
     def add(self, key: Key, changes: list[Change]) -> None:
@@ -53,14 +56,18 @@ class News:
             item.moved = now
             item.changes += changes
 
-    def wait(self, key: Key, gist: object) -> timedelta | None:
-        """How long to wait before what is found now, `gist`, is told; None: tell it."""
+    def wait(self, key: Key, gist: object, *, answered: bool) -> timedelta | None:
+        """How long to wait before what is found now, `gist`, is told; None: tell it. `answered` says whether that
+        comes after what was written last."""
+        self._somebody_answers |= answered
         if (item := self._items.get(key)) is None:
             return None
         now = self.clock()
-        if gist != item.gist:
-            item.gist, item.moved = gist, now
-        due = min(item.moved + self.settles_after.total_seconds(), item.since + self.told_after.total_seconds())
+        if (gist, answered) != item.found:
+            item.found, item.moved = (gist, answered), now
+        due = item.since + self.told_after.total_seconds()
+        if answered or not self._somebody_answers:
+            due = min(due, item.moved + self.settles_after.total_seconds())
         return timedelta(seconds=due - now) if due > now else None
 
     def take(self, key: Key) -> list[Change]:

@@ -33,7 +33,7 @@ def verdict(consumer: StreamConsumer, deployment: Manifest | None, pods: Iterabl
     spec, status = deployment.get("spec", {}), deployment.get("status", {})
     wanted = spec.get("replicas", 1)
     counts = {key: status.get(key, 0) for key in ("replicas", "updatedReplicas", "availableReplicas")}
-    current = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+    current = answered(deployment)
     if current and set(counts.values()) == {wanted}:
         return _settled(consumer, wanted)
     progress = f"{counts['availableReplicas']} of {wanted} pods ready, {counts['updatedReplicas']} of the newest kind."
@@ -44,6 +44,14 @@ def verdict(consumer: StreamConsumer, deployment: Manifest | None, pods: Iterabl
     if counts["availableReplicas"] >= wanted:
         return Verdict(ready=True, reason=Reason.ROLLING_OUT, message=progress, reconciling=True)
     return Verdict(ready=False, reason=Reason.PODS_STARTING, message=progress + _who_knows(pods), reconciling=True)
+
+
+def answered(deployment: Manifest | None) -> bool:
+    """Whether its controller has seen what was written last: until then its counts are of what went before."""
+    if deployment is None:
+        return False
+    seen: int = deployment.get("status", {}).get("observedGeneration", 0)
+    return seen >= deployment["metadata"].get("generation", 0)
 
 
 def _who_knows(pods: Iterable[Manifest]) -> str:

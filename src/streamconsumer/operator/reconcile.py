@@ -18,10 +18,11 @@ from streamconsumer.model.status import CONDITIONS, Reason, Status, Verdict, con
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.drift import gives_replicas_up, holds, parked
 from streamconsumer.operator.farewell import Farewell, held
+from streamconsumer.operator.kept import mapping
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.manifests.identity import child_name
 from streamconsumer.operator.news import Change, News
-from streamconsumer.operator.observe import effective, mounted, verdict
+from streamconsumer.operator.observe import answered, effective, mounted, verdict
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.references import references
 from streamconsumer.operator.scaling.idle_first import ANNOTATION, costs
@@ -76,9 +77,10 @@ class Reconciler:
             changes = await self._converge(key, consumer)
         except (InvalidResource, NameTaken, ChildRefused) as error:
             return await self._stall(key, manifest, error)
-        found = verdict(consumer, self.store.child(key, "Deployment", child_name(consumer)), self.store.pods(key))
+        deployment = self.store.child(key, "Deployment", child_name(consumer))
+        found = verdict(consumer, deployment, self.store.pods(key))
         self.news.add(key, changes)
-        if moving := self.news.wait(key, (found, self.streams.told(key))):
+        if moving := self.news.wait(key, (found, self.streams.told(key)), answered=answered(deployment)):
             return moving
         await self._report(manifest, found, self.news.take(key))
         return None
@@ -233,6 +235,7 @@ class Reconciler:
         counts = deployments[0].get("status", {}) if deployments else {}
         seen = self.streams.told(key)
         facts = (*seen.facts, *self.scaler.facts(key)) if seen else ()
+        wants_scaling = mapping(manifest.get("spec")).get("autoscaling")
         return Status(
             observed_generation=generation,
             conditions=conditions(found, generation, before.conditions, datetime.now(UTC), facts),
@@ -242,7 +245,7 @@ class Reconciler:
             selector=f"{names.LABEL_CONSUMER}={name}",
             effective=effective(deployments[0]) if deployments else None,
             stream=seen.figures if seen else before.stream,
-            autoscaling=self.scaler.told(key) or (before.autoscaling if manifest["spec"].get("autoscaling") else None),
+            autoscaling=self.scaler.told(key) or (before.autoscaling if wants_scaling else None),
         )
 
     async def _record(self, manifest: Manifest, reason: str, message: str, *, warning: bool) -> None:

@@ -1,0 +1,80 @@
+"""Resources past validation: an older definition let them in, or somebody took the rules away."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streamconsumer.model.crd import custom_resource_definition
+from tests.cluster.api_server import ApiServer
+from tests.cluster.redis_servers import RedisServer
+from tests.model.examples import Manifest, manifest
+from tests.model.hostile import hostile
+from tests.operator.conftest import define
+from tests.operator.operators import running
+from tests.operator.places import Place, eventually
+
+MANY = 200
+SOON = 5.0
+
+
+def without_rules() -> Manifest:
+    """The definition, and whatever stands in spec and status is right to it. Scaling would look into the spec."""
+    definition = custom_resource_definition()
+    anything = {"x-kubernetes-preserve-unknown-fields": True}
+    for version in definition["spec"]["versions"]:
+        version["subresources"] = {"status": {}}
+        version["schema"]["openAPIV3Schema"] = {
+            "type": "object",
+            "properties": {"spec": anything, "status": {"type": "object", **anything}},
+        }
+    return definition
+
+
+@pytest.fixture(scope="module")
+def lax() -> Iterator[Place]:
+    """A server of its own: what it stores, the definition of the others would not read."""
+    with ApiServer() as server:
+        define(server, without_rules())
+        yield Place(server, "default")
+
+
+def test_two_hundred_hostile_resources_disturb_none_of_the_good_ones(
+    lax: Place, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    redis = {"url": f"redis://{redis_server.host}:{redis_server.port}/0"}
+    lax.create(manifest("before", redis=redis))
+    lax.create(manifest("leaving", redis=redis, consumerGroup="of-its-own", groupDeletionPolicy="Delete"))
+    with running(lax.cluster.kubeconfig, tmp_path, deletion_bound="2s") as operator:
+        eventually(lambda: check_served(lax, "before", 1), SOON)
+        for number in range(MANY):
+            lax.create(hostile(number, redis=redis))
+        lax.create(manifest("after", redis=redis))
+        lax.edit("before", replicas=2)
+        eventually(lambda: check_served(lax, "before", 2), SOON)
+        eventually(lambda: check_served(lax, "after", 1), SOON)
+        lax.delete("StreamConsumer", "leaving")
+        eventually(lambda: check_gone(lax, "leaving"), 2 * SOON)
+        assert "GroupDestroyed" in dict(lax.events("leaving"))
+        eventually(lambda: check_judged(lax), 2 * SOON)
+        assert operator.ended is None
+        assert operator.ask("livez")[0] == 200
+        assert operator.metrics().count('streamconsumer_ready{') == MANY + 2
+        assert operator.said("reconcile failed; it will be tried again") == []
+
+
+def check_served(place: Place, name: str, replicas: int) -> None:
+    assert place.get("Deployment", f"{name}-consumer")["spec"]["replicas"] == replicas
+    told = place.conditions(name)
+    assert (told["Ready"]["reason"], told["GroupReady"]["status"]) == ("PodsStarting", "True")
+    assert told["Ready"]["observedGeneration"] == replicas, "each edit here is one of the replicas"
+
+
+def check_gone(place: Place, name: str) -> None:
+    assert place.find("StreamConsumer", name) is None
+
+
+def check_judged(place: Place) -> None:
+    """Each says of itself what is wrong with it, or was served."""
+    found = place.every("StreamConsumer")
+    assert [each["metadata"]["name"] for each in found if not each.get("status", {}).get("conditions")] == []
