@@ -24,7 +24,7 @@ from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.telemetry import ProvidedTelemetry, current_trace
 from streamconsumer.processor.telemetry.context import parse
 from streamconsumer.processor.telemetry.encode import Request, attributes, value
-from streamconsumer.processor.telemetry.outbox import KEEPS_UP_SECONDS, Outbox
+from streamconsumer.processor.telemetry.outbox import KEEPS_UP_SECONDS, MOST_BYTES, Outbox
 from streamconsumer.processor.telemetry.spans import RecordedSpan
 from tests.cluster.collector import Collector
 from tests.cluster.spans import Span
@@ -264,6 +264,19 @@ def test_what_is_dropped_is_told_while_there_is_always_more_to_send() -> None:
     hangs.set()
     assert outbox.close(5)
     assert metrics.spans_dropped == outbox.dropped == 1000
+
+
+def test_large_spans_are_bounded_by_their_bytes() -> None:
+    hangs, span = threading.Event(), b"x" * (1 << 20)
+    outbox = Outbox(lambda _: hangs.wait(60), delay_seconds=3600)
+    for _ in range(100):
+        outbox.put(span)
+    assert outbox.dropped == 100 - MOST_BYTES // len(span)
+    hangs.set()
+    assert outbox.flush(5)
+    outbox.put(span)
+    assert outbox.close(5)
+    assert outbox.sent == MOST_BYTES // len(span) + 1
 
 
 def eventually_not_behind(outbox: Outbox, seconds: float) -> bool:

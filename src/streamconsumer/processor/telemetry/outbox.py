@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 QUEUE_SPANS, BATCH_SPANS, DELAY_MILLISECONDS = 32_768, 4096, 1000
 """Unless OTEL_BSP_MAX_QUEUE_SIZE, …_MAX_EXPORT_BATCH_SIZE and …_SCHEDULE_DELAY say otherwise."""
 
+MOST_BYTES = 32 << 20
+"""Twice what so many spans usually have: a handler may add attributes of any size."""
 
 KEEPS_UP_SECONDS = 0.5
 """A collector that takes a batch in this time is worth waiting for."""
@@ -44,6 +46,8 @@ class Outbox:
         self._most, self._batch, self._delay_seconds = most, min(batch, most), delay_seconds
         self._waiting: deque[bytes] = deque()
         self._under_way = 0
+        self._bytes_in = self._bytes_out = 0
+        """Of what was ever put in, and is done with: one counter for each thread."""
         self._wake, self._idle = threading.Event(), threading.Event()
         self._counting = threading.Lock()
         """Held by whoever counts or takes spans out: never while something is sent, nor where nothing is dropped."""
@@ -103,11 +107,13 @@ class Outbox:
         """One that ended. Never waits."""
         waiting = self._waiting
         count = len(waiting) + 1
-        if count + self._under_way > self._most or self._closing:
+        held = self._bytes_in - self._bytes_out + len(span)
+        if count + self._under_way > self._most or held > MOST_BYTES or self._closing:
             with self._counting:
                 self._refused += 1
                 self._tell()
             return
+        self._bytes_in += len(span)
         waiting.append(span)
         if count == self._batch:
             self._wake.set()
@@ -149,6 +155,7 @@ class Outbox:
                 if self._given_up:
                     return
                 self._under_way = 0
+                self._bytes_out += sum(map(len, spans))
                 if sent:
                     self.sent += len(spans)
                 else:
