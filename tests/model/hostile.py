@@ -8,7 +8,21 @@ from streamconsumer.model.spec import StreamConsumerSpec
 from tests.model.examples import Manifest, manifest
 
 NASTY: list[Any] = [
-    *(None, True, -1, 0, 2**63 - 1, 1e300, "", " ", "x" * 5000, "\n\t\x7f\u202e", "🦊" * 300, "null", "../../etc/passwd"),
+    *(
+        None,
+        True,
+        -1,
+        0,
+        2**63 - 1,
+        1e300,
+        "",
+        " ",
+        "x" * 5000,
+        "\n\t\x7f\u202e",
+        "🦊" * 300,
+        "null",
+        "../../etc/passwd",
+    ),
     *([], {}, [[]], [None], [1, "a", {}], {"": ""}, {"a": {"b": [{"c": None}]}}, [{}] * 50, {"name": 3}, "{{ x }}"),
 ]
 """What fits almost nowhere, and might where nobody thought of it."""
@@ -40,7 +54,9 @@ def _value(schema: Schema, dice: Random) -> Any:
         return dice.choice(NASTY)
     match schema.get("type"):
         case "object":
-            known = {name: _value(each, dice) for name, each in schema.get("properties", {}).items() if dice.random() < 0.5}
+            known = {
+                name: _value(each, dice) for name, each in schema.get("properties", {}).items() if dice.random() < 0.5
+            }
             more = schema.get("additionalProperties")
             return {**known, **({dice.choice(["a", "", "A b"]): _value(more, dice)} if isinstance(more, dict) else {})}
         case "array":

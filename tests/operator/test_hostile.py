@@ -59,7 +59,7 @@ def test_two_hundred_hostile_resources_disturb_none_of_the_good_ones(
         eventually(lambda: check_judged(lax), 2 * SOON)
         assert operator.ended is None
         assert operator.ask("livez")[0] == 200
-        assert operator.metrics().count('streamconsumer_ready{') == MANY + 2
+        assert operator.metrics().count("streamconsumer_ready{") == MANY + 2
         assert operator.said("reconcile failed; it will be tried again") == []
 
 

@@ -63,6 +63,15 @@ class Run:
         [found] = re.findall(r"^streamconsumer_spans_dropped_total\{.*\} ([0-9.e+]+)$", told, re.MULTILINE)
         return int(float(found))
 
+    async def accounted_for(self, collector: Collector, before: set[str] | None = None) -> None:
+        """Wait until each span has arrived or is counted: the last acknowledgement's comes after it."""
+
+        async def all_of_them() -> bool:
+            arrived = ids(collector.spans()) | (before or set())
+            return len(arrived) + await self.dropped() == await self.recorded()
+
+        await eventually(all_of_them, 15)
+
     async def ends(self) -> None:
         began = time.monotonic()
         self.pod.signal(signal.SIGTERM)
@@ -102,12 +111,15 @@ async def test_of_what_a_slow_collector_has_no_time_for_each_span_is_counted(
     run = await started(group, new_pod("pod_handlers:silent", batch_count="100"), slow_collector, **SMALL)
     await run.add(3000)
     await run.all_acknowledged()
-    recorded, dropped = await run.recorded(), await run.dropped()
-    await run.ends()
+    await run.accounted_for(collector)
+    dropped = await run.dropped()
     assert dropped > 1000, "there was nothing to drop: the test shows nothing"
-    spans = await asyncio.to_thread(collector.wait_for_spans, recorded - dropped)
-    await asyncio.sleep(0.4)  # the collector's own delays
-    assert len(collector.spans()) == len(ids(spans)) == recorded - dropped
+    await run.add(50)
+    await run.all_acknowledged()
+    await run.ends()
+    arrived = await run.recorded() - dropped
+    spans = await asyncio.to_thread(collector.wait_for_spans, arrived)
+    assert len(spans) == len(ids(spans)) == arrived
 
 
 @pytest.fixture
@@ -132,12 +144,7 @@ async def test_while_a_collector_is_restarted_each_span_arrives_or_is_counted(
     program.start()
     await run.add(100)
     await run.all_acknowledged()
-
-    async def accounted_for() -> bool:
-        arrived = ids(own_collector.spans())
-        return len(before | arrived) + await run.dropped() == await run.recorded()
-
-    await eventually(accounted_for, 15)
+    await run.accounted_for(own_collector, before)
     after = ids(own_collector.spans())
     await run.ends()
     assert await run.recorded() > len(before) + len(after), "nothing was dropped: the test shows nothing"
