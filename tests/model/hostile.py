@@ -8,7 +8,21 @@ from streamconsumer.model.spec import StreamConsumerSpec
 from tests.model.examples import Manifest, manifest
 
 NASTY: list[Any] = [
-    *(None, True, -1, 0, 2**63 - 1, 1e300, "", " ", "x" * 5000, "\n\t\x7f\u202e", "🦊" * 300, "null", "../../etc/passwd"),
+    *(
+        None,
+        True,
+        -1,
+        0,
+        2**63 - 1,
+        1e300,
+        "",
+        " ",
+        "x" * 5000,
+        "\n\t\x7f\u202e",
+        "🦊" * 300,
+        "null",
+        "../../etc/passwd",
+    ),
     *([], {}, [[]], [None], [1, "a", {}], {"": ""}, {"a": {"b": [{"c": None}]}}, [{}] * 50, {"name": 3}, "{{ x }}"),
 ]
 """What fits almost nowhere, and might where nobody thought of it."""
@@ -23,10 +37,10 @@ NASTINESS = 0.1
 """How likely a value is of no right type: where everything is wrong, nothing gets past the first check."""
 
 
-def hostile(number: int, **spec: Any) -> Manifest:
+def hostile(number: int, namespace: str, **spec: Any) -> Manifest:
     """The hostile StreamConsumer of this number, called so. Where it does not get other ideas, it has this spec."""
     dice = Random(number)  # noqa: S311 - the same ones each time
-    made = manifest(f"hostile-{number}", **spec)
+    made = manifest(f"hostile-{number}", namespace, **spec)
     if number < len(WHOLES):
         return {**made, "spec": WHOLES[number]}
     fields = structural(StreamConsumerSpec)["properties"]
@@ -40,7 +54,9 @@ def _value(schema: Schema, dice: Random) -> Any:
         return dice.choice(NASTY)
     match schema.get("type"):
         case "object":
-            known = {name: _value(each, dice) for name, each in schema.get("properties", {}).items() if dice.random() < 0.5}
+            known = {
+                name: _value(each, dice) for name, each in schema.get("properties", {}).items() if dice.random() < 0.5
+            }
             more = schema.get("additionalProperties")
             return {**known, **({dice.choice(["a", "", "A b"]): _value(more, dice)} if isinstance(more, dict) else {})}
         case "array":
