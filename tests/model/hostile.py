@@ -1,4 +1,4 @@
-"""StreamConsumers that no API server with our definition would store: fuzzed from its schema, the same ones each time."""
+"""StreamConsumers that no API server with our definition would store, fuzzed from its schema: the same each time."""
 
 from random import Random
 from typing import Any
@@ -7,22 +7,11 @@ from streamconsumer.model.crd import Schema, structural
 from streamconsumer.model.spec import StreamConsumerSpec
 from tests.model.examples import Manifest, manifest
 
+FIELDS: Schema = structural(StreamConsumerSpec)["properties"]
+
 NASTY: list[Any] = [
-    *(
-        None,
-        True,
-        -1,
-        0,
-        2**63 - 1,
-        1e300,
-        "",
-        " ",
-        "x" * 5000,
-        "\n\t\x7f\u202e",
-        "🦊" * 300,
-        "null",
-        "../../etc/passwd",
-    ),
+    *(None, True, -1, 0, 2**63 - 1, 1e300),
+    *("", " ", "x" * 5000, "\n\t\x7f\u202e", "🦊" * 300, "null", "../../etc/passwd"),
     *([], {}, [[]], [None], [1, "a", {}], {"": ""}, {"a": {"b": [{"c": None}]}}, [{}] * 50, {"name": 3}, "{{ x }}"),
 ]
 """What fits almost nowhere, and might where nobody thought of it."""
@@ -37,15 +26,14 @@ NASTINESS = 0.1
 """How likely a value is of no right type: where everything is wrong, nothing gets past the first check."""
 
 
-def hostile(number: int, **spec: Any) -> Manifest:
+def hostile(number: int, namespace: str, **spec: Any) -> Manifest:
     """The hostile StreamConsumer of this number, called so. Where it does not get other ideas, it has this spec."""
-    dice = Random(number)  # noqa: S311 - the same ones each time
-    made = manifest(f"hostile-{number}", **spec)
+    dice = Random(number)
+    made = manifest(f"hostile-{number}", namespace, **spec)
     if number < len(WHOLES):
         return {**made, "spec": WHOLES[number]}
-    fields = structural(StreamConsumerSpec)["properties"]
-    chosen = dice.sample(list(fields), dice.randint(1, 3))
-    return {**made, "spec": {**made["spec"], **{name: _value(fields[name], dice) for name in chosen}}}
+    chosen = dice.sample(list(FIELDS), dice.randint(1, 3))
+    return {**made, "spec": {**made["spec"], **{name: _value(FIELDS[name], dice) for name in chosen}}}
 
 
 def _value(schema: Schema, dice: Random) -> Any:

@@ -1,5 +1,6 @@
 """Resources past validation: an older definition let them in, or somebody took the rules away."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,10 +46,11 @@ def test_two_hundred_hostile_resources_disturb_none_of_the_good_ones(
     redis = {"url": f"redis://{redis_server.host}:{redis_server.port}/0"}
     lax.create(manifest("before", redis=redis))
     lax.create(manifest("leaving", redis=redis, consumerGroup="of-its-own", groupDeletionPolicy="Delete"))
+    items = [hostile(number, lax.namespace, redis=redis) for number in range(MANY)]
+    everything = {"apiVersion": "v1", "kind": "List", "items": items}
     with running(lax.cluster.kubeconfig, tmp_path, deletion_bound="2s") as operator:
         eventually(lambda: check_served(lax, "before", 1), SOON)
-        for number in range(MANY):
-            lax.create(hostile(number, redis=redis))
+        lax.cluster.kubectl("create", "-f", "-", "--validate=false", input=json.dumps(everything))
         lax.create(manifest("after", redis=redis))
         lax.edit("before", replicas=2)
         eventually(lambda: check_served(lax, "before", 2), SOON)

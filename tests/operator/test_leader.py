@@ -1,9 +1,11 @@
 """Two operators and one Lease: who works, who takes over and how soon."""
 
+import json
 import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from tests.model.examples import manifest
 from tests.operator.operators import OperatorProcess
 from tests.operator.places import Place, eventually, settled
 
+FIFTY = 50
 SOON = 4.0
 """Seconds: a follower looks every second, and lists before it works. The goal is 2 on a machine of its own."""
 AT_LAST = 20.0
@@ -41,7 +44,14 @@ def check_stands_by(operator: OperatorProcess) -> None:
 
 @pytest.fixture
 def pair(on_api: Place, tmp_path: Path) -> Iterator[Pair]:
-    pair = Pair(on_api, tmp_path)
+    with paired(on_api, tmp_path) as pair:
+        yield pair
+
+
+@contextmanager
+def paired(place: Place, folder: Path) -> Iterator[Pair]:
+    """Both, the first leads."""
+    pair = Pair(place, folder)
     try:
         pair.start()
         yield pair
@@ -89,6 +99,45 @@ def test_a_leader_that_is_killed_is_followed_within_twenty_seconds(pair: Pair) -
     seconds = served_by(pair.second, pair.place, "orders", within=AT_LAST)
     print(f"\nafter kill -9 another operator had made the Deployment within {seconds:.2f} s")
     assert pair.holder != dead
+
+
+@pytest.mark.timeout(120)
+def test_a_leader_that_is_killed_while_fifty_change_leaves_nothing_undone(on_plane: Place, tmp_path: Path) -> None:
+    """Beside Kubernetes' own controllers, which go on meanwhile."""
+    names = [f"orders-{number}" for number in range(FIFTY)]
+    everything = {"apiVersion": "v1", "kind": "List", "items": [manifest(name, on_plane.namespace) for name in names]}
+    with paired(on_plane, tmp_path) as pair:
+        on_plane.cluster.kubectl("create", "-f", "-", input=json.dumps(everything))
+        eventually(lambda: check_converged(on_plane, names, edited=False), within=AT_LAST)
+        before = {each["metadata"]["name"]: each["metadata"]["uid"] for each in on_plane.every("Deployment")}
+        for name in names[: FIFTY // 2]:
+            on_plane.edit(name, concurrency=20)
+        pair.first.kill()
+        killed = time.monotonic()
+        for name in names[FIFTY // 2 :]:
+            on_plane.edit(name, concurrency=20)
+        eventually(lambda: check_leads(pair.second), within=AT_LAST)
+        led = time.monotonic() - killed
+        eventually(lambda: check_converged(on_plane, names, edited=True), within=AT_LAST)
+        print(f"\nafter kill -9 another led within {led:.2f} s, {FIFTY} edits were done after {elapsed(killed):.2f} s")
+        assert {each["metadata"]["name"]: each["metadata"]["uid"] for each in on_plane.every("Deployment")} == before
+        assert pair.second.noise() == []
+
+
+def elapsed(since: float) -> float:
+    return time.monotonic() - since
+
+
+def check_converged(place: Place, names: list[str], *, edited: bool) -> None:
+    """In Deployments, one each, and told in statuses."""
+    stated = {"name": "STREAMCONSUMER_CONCURRENCY", "value": "20"}
+    deployments = {each["metadata"]["name"]: each for each in place.every("Deployment")}
+    assert set(deployments) == {f"{name}-consumer" for name in names}
+    for each in deployments.values():
+        (container,) = each["spec"]["template"]["spec"]["containers"]
+        assert (stated in container["env"]) == edited
+    for each in place.every("StreamConsumer"):
+        assert each["status"]["observedGeneration"] == each["metadata"]["generation"]
 
 
 def test_a_leader_that_was_frozen_until_another_led_ends_at_once(pair: Pair) -> None:

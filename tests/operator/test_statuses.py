@@ -59,11 +59,13 @@ def ended(message: str) -> Manifest:
 
 
 def told(place: Place, name: str, reason: str) -> dict[str, Manifest]:
+    """The conditions. After an edit that no controller answers, they take five seconds."""
+
     def look() -> dict[str, Manifest]:
         assert place.reason(name) == reason, place.conditions(name)
         return place.conditions(name)
 
-    return eventually(look)
+    return eventually(look, within=9)
 
 
 def told_of(place: Place, name: str, reason: str) -> list[str]:
@@ -155,6 +157,7 @@ def test_pods_that_a_quota_refuses_are_told(served: Place) -> None:
 
 def test_the_scale_says_by_what_label_an_autoscaler_finds_the_pods(served: Place) -> None:
     deployed(served, "measured")
+    report(served, "measured", 1, 0)
     name = pod(served, "measured")
     scale = eventually(lambda: scale_of(served, "measured"))
     (found,) = served.every("Pod", f"?labelSelector={scale['status']['selector']}")
@@ -189,6 +192,7 @@ def test_the_status_tells_what_the_installation_decides(served: Place) -> None:
             telemetry={"endpoint": "http://collector:4318"},
         )
     )
+    eventually(lambda: report(served, "effective", 1, 0))
     found = eventually(lambda: served.get("StreamConsumer", "effective")["status"]["effective"])
     assert found == {
         "image": OperatorSettings().processor_image,

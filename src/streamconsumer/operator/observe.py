@@ -50,8 +50,9 @@ def answered(deployment: Manifest | None) -> bool:
     """Whether its controller has seen what was written last: until then its counts are of what went before."""
     if deployment is None:
         return False
-    seen: int = deployment.get("status", {}).get("observedGeneration", 0)
-    return seen >= deployment["metadata"].get("generation", 0)
+    return bool(
+        deployment.get("status", {}).get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+    )
 
 
 def _who_knows(pods: Iterable[Manifest]) -> str:
