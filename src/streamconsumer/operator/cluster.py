@@ -184,7 +184,7 @@ class Cluster:
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": {**about, **({"namespace": namespace} if namespace else {})}},
         }
-        answer = await self._call("post", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=review)
+        answer = await self._send("post", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=review)
         return bool(answer["status"]["allowed"])
 
     async def delete(self, manifest: Manifest) -> None:
