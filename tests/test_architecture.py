@@ -42,6 +42,8 @@ POD = ("redis", "opentelemetry")
         ("streamconsumer.cli.cluster", (*CLUSTER, *POD)),
         ("streamconsumer.cli.cluster.findings", (*CLUSTER, *POD)),
         ("streamconsumer.cli.cluster.work", ("kopf", "rich")),
+        ("streamconsumer.cli.doctor.findings", (*CLUSTER, *POD)),
+        ("streamconsumer.cli.doctor.pod", ("kopf", "kubernetes", "rich")),
         ("streamconsumer.cli.render", (*CLUSTER, *POD)),
         ("streamconsumer.cli.dead_letters", (*CLUSTER, *POD)),
         ("streamconsumer.cli.dead_letters.work", (*CLUSTER, "rich")),

@@ -33,7 +33,7 @@ class Scripted(Cluster):
         self.before_status: Callable[[], None] = lambda: None
         self.there = True
 
-    async def get(self, api_version: str, kind: str, namespace: str, name: str) -> Manifest | None:
+    async def get(self, api_version: str, kind: str, namespace: str | None, name: str) -> Manifest | None:
         return self.objects.get((kind, name))
 
     async def apply(self, manifest: Manifest) -> Manifest:

@@ -11,7 +11,7 @@ from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.settings import Delivery, PodHandler, ProcessorSettings, RedisAccess, Retention
 from streamconsumer.processor import StreamManager
 from streamconsumer.processor.stream import check
-from streamconsumer.processor.stream.checks import dangers, lacking, outdated, version
+from streamconsumer.processor.stream.checks import dangers, lacking, outdated, server_settings, version
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod
@@ -95,16 +95,16 @@ async def everything(client: Redis) -> Any:
 async def test_a_server_that_may_lose_entries_is_told(start_redis: StartRedis) -> None:
     server = start_redis({"maxmemory-policy": "allkeys-lru"})
     manager = StreamManager.from_url(server.url)
-    evicts, forgets = await dangers(manager)
-    assert evicts.startswith("the server's maxmemory-policy is allkeys-lru: short of memory it deletes the stream")
-    assert forgets.startswith("the server keeps nothing on disk")
+    evicts, forgets = dangers(await server_settings(manager))
+    assert evicts.found.startswith("the server's maxmemory-policy is allkeys-lru: short of memory it deletes")
+    assert forgets.found.startswith("the server keeps nothing on disk")
     await manager.aclose()
 
 
 @pytest.mark.parametrize("keeps", [{"appendonly": "yes"}, {"save": "3600 1"}], ids=str)
 async def test_a_server_that_keeps_entries_is_not_told(start_redis: StartRedis, keeps: dict[str, str]) -> None:
     manager = StreamManager.from_url(start_redis(keeps).url)
-    assert await dangers(manager) == []
+    assert dangers(await server_settings(manager)) == []
     await manager.aclose()
 
 
@@ -112,7 +112,7 @@ async def test_who_may_not_ask_is_told_nothing(admin: Redis, any_redis: RedisSer
     await admin.config_set("maxmemory-policy", "allkeys-lru")
     await grant(admin, "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST)
     manager = StreamManager.from_settings(settings(any_redis, "shop").redis, STREAM)
-    assert await dangers(manager) == []
+    assert dangers(await server_settings(manager)) == []
     assert outdated(await version(manager)) == ""
     assert (await version(manager)) == any_redis.version
     await manager.aclose()

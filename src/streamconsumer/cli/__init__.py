@@ -12,6 +12,7 @@ import click
 from streamconsumer import __version__
 from streamconsumer.cli.cluster import COMMANDS
 from streamconsumer.cli.dead_letters import dead_letters
+from streamconsumer.cli.doctor import doctor
 from streamconsumer.errors import StreamConsumerError
 
 
@@ -105,6 +106,7 @@ def dev(files: tuple[Path, ...], replicas: int | None, *, spans: bool) -> None:
 
 
 main.add_command(dead_letters)
+main.add_command(doctor)
 for each in COMMANDS:
     main.add_command(each)
 

@@ -47,6 +47,7 @@ _PLURALS = {
     "Event": "events",
     "Secret": "secrets",
     "Lease": "leases",
+    "CustomResourceDefinition": "customresourcedefinitions",
     names.KIND: names.PLURAL,
 }
 
@@ -57,7 +58,7 @@ class Cluster:
     def __init__(self, client: ApiClient) -> None:
         self._request = DynamicClient(client).request  # type: ignore[no-untyped-call] # ships no types
 
-    async def get(self, api_version: str, kind: str, namespace: str, name: str) -> Manifest | None:
+    async def get(self, api_version: str, kind: str, namespace: str | None, name: str) -> Manifest | None:
         """The object, or None where there is none."""
         with suppress(NotFoundError):
             return await self._call("get", _path(api_version, kind, namespace, name))
@@ -172,6 +173,19 @@ class Cluster:
         path = _path(names.API_VERSION, names.KIND, namespace, name)
         change = {"spec": {"suspend": suspended}}
         return await self._call("patch", path, body=change, content_type="application/merge-patch+json")
+
+    async def may(self, verb: str, resource: str, namespace: str | None) -> bool:
+        """Whether whoever asks has a right, for the command line. A resource is `pods/exec`, or `deployments.apps`."""
+        whole, _, subresource = resource.partition("/")
+        plural, _, group = whole.partition(".")
+        about = {"verb": verb, "group": group, "resource": plural, "subresource": subresource}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {**about, **({"namespace": namespace} if namespace else {})}},
+        }
+        answer = await self._send("post", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=review)
+        return bool(answer["status"]["allowed"])
 
     async def delete(self, manifest: Manifest) -> None:
         """Delete in the background what this manifest names, and only that very object; gone already is fine."""

@@ -4,11 +4,14 @@ import asyncio
 import contextvars
 import importlib
 import inspect
+import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from streamconsumer.errors import HandlerUnusable
+from streamconsumer.model import names
 from streamconsumer.processor.faults import told
 from streamconsumer.processor.message import current_messages
 
@@ -33,6 +36,11 @@ class Threads:
         self.busy.update(message_ids)
         future.add_done_callback(lambda _: self.busy.difference_update(message_ids))
         return await asyncio.wrap_future(future)
+
+
+def look_for_modules_here() -> None:
+    """In the working directory and where `handler.source` is mounted, before anywhere else."""
+    sys.path[:0] = [path for path in (str(Path.cwd()), names.SOURCE_FOLDER) if path not in sys.path]
 
 
 def load(path: str, *, batch: bool = False) -> Handler | BatchHandler:

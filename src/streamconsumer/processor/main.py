@@ -8,7 +8,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -19,7 +18,7 @@ from streamconsumer.model import names
 from streamconsumer.model.environment import from_env, variable
 from streamconsumer.model.settings import ProcessorSettings
 from streamconsumer.processor import logs
-from streamconsumer.processor.handler import BatchHandler, Handler, load
+from streamconsumer.processor.handler import BatchHandler, Handler, load, look_for_modules_here
 from streamconsumer.processor.health import Endpoint, Health
 from streamconsumer.processor.http_handler import HttpHandler
 from streamconsumer.processor.metrics import Metrics, registry
@@ -42,7 +41,6 @@ def run() -> int:
     try:
         settings = from_env(ProcessorSettings, os.environ)
         logs.configure(settings.log_level, settings.log_format)
-        sys.path[:0] = [path for path in (str(Path.cwd()), names.SOURCE_FOLDER) if path not in sys.path]
         _run_until_signalled(settings, _handler(settings))
     except InvalidSettings as error:
         return _give_up(error)
@@ -94,6 +92,7 @@ def _handler(settings: ProcessorSettings) -> Handler | BatchHandler:
     said = settings.handler
     if said.http_url is None:
         assert said.python
+        look_for_modules_here()
         return load(said.python, batch=said.batch)
     return HttpHandler(said.http_url, settings.concurrency, settings.delivery.timeout)
 

@@ -20,7 +20,7 @@ COULD_NOT_CHECK = 3
 """Nobody answered: nothing is known, neither good nor bad."""
 
 
-class _Name(click.ParamType[str]):
+class Name(click.ParamType[str]):
     """Of a StreamConsumer; the shell completes it from the cluster."""
 
     name = "name"
@@ -35,13 +35,13 @@ class _Name(click.ParamType[str]):
         return [CompletionItem(each) for each in found]
 
 
-_WHERE = (
+WHERE = (
     click.option("-n", "--namespace", help="Its namespace; else that of the kubeconfig's context."),
     click.option("--context", help="The kubeconfig's context; else the current one."),
 )
 
 
-def _with(*options: Command) -> Callable[[Command], Command]:
+def with_options(*options: Command) -> Callable[[Command], Command]:
     def decorated(command: Command) -> Command:
         for option in reversed(options):
             command = option(command)
@@ -62,8 +62,8 @@ def _run(command: str, options: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.argument("name", type=_Name(), required=False)
-@_with(*_WHERE)
+@click.argument("name", type=Name(), required=False)
+@with_options(*WHERE)
 @click.option("-A", "--all-namespaces", is_flag=True, help="All namespaces.")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
 @click.option("-w", "--watch", is_flag=True, help="Look again every 2 s, until Ctrl-C.")
@@ -80,8 +80,8 @@ _WAIT = click.option("--wait", type=Duration(), help="Wait so long until the pod
 
 
 @click.command()
-@click.argument("name", type=_Name())
-@_with(*_WHERE, _WAIT)
+@click.argument("name", type=Name())
+@with_options(*WHERE, _WAIT)
 def suspend(**options: Any) -> None:
     """Let the pods of NAME drain and go; the group keeps its place.
 
@@ -91,8 +91,8 @@ def suspend(**options: Any) -> None:
 
 
 @click.command()
-@click.argument("name", type=_Name())
-@_with(*_WHERE, _WAIT)
+@click.argument("name", type=Name())
+@with_options(*WHERE, _WAIT)
 def resume(**options: Any) -> None:
     """Go on where `suspend` left off, with as many pods as before.
 

@@ -13,12 +13,17 @@ NARROWEST, WIDEST = 40, 120
 _COLOURS = {"error": "red", "warning": "yellow"}
 
 
+def fits(width: int) -> int:
+    """How wide lines are at a terminal of this width."""
+    return min(max(width, NARROWEST), WIDEST)
+
+
 def lines(facts: Facts, found: Sequence[Finding], now: datetime, width: int) -> Iterator[str]:
     """One StreamConsumer on one screen."""
-    width = min(max(width, NARROWEST), WIDEST)
+    width = fits(width)
     yield from _heading(facts, width)
     for name, text in _figures(facts, now).items():
-        yield from _wrapped(f"  {name:<14}", text, width)
+        yield from wrapped(f"  {name:<14}", text, width)
     yield from _pods(facts, width)
     yield from _consumers(facts, width)
     yield ""
@@ -31,11 +36,11 @@ def lines(facts: Facts, found: Sequence[Finding], now: datetime, width: int) -> 
 def of_finding(finding: Finding, width: int) -> Iterator[str]:
     """What was found where, what was expected, what to do."""
     mark = click.style(f"{finding.severity.upper():<9}", fg=_COLOURS[finding.severity], bold=True)
-    first, *more = _wrapped(" " * 9, f"{finding.object}: {_printable(finding.found)}", width)
+    first, *more = wrapped(" " * 9, f"{finding.object}: {_printable(finding.found)}", width)
     yield mark + first[9:]
     yield from more
-    yield from _wrapped(" " * 9 + "expected: ", finding.expected, width)
-    yield from _wrapped(" " * 9 + "do: ", finding.advice, width)
+    yield from wrapped(" " * 9 + "expected: ", finding.expected, width)
+    yield from wrapped(" " * 9 + "do: ", finding.advice, width)
 
 
 def short(facts: Facts, found: Sequence[Finding]) -> list[str]:
@@ -70,7 +75,7 @@ def _heading(facts: Facts, width: int) -> Iterator[str]:
     state = f"{'ready' if ready.status == 'True' else 'not ready'}, {ready.reason}" if ready else "no status yet"
     text = f"{facts.namespace}/{facts.name}: {state}"
     yield click.style(textwrap.shorten(text, width), bold=True)
-    yield from _wrapped("  ", f"reads {facts.stream!r} as {facts.consumer_group!r}; {_by(facts.redis)}", width)
+    yield from wrapped("  ", f"reads {facts.stream!r} as {facts.consumer_group!r}; {_by(facts.redis)}", width)
 
 
 def _by(seen: Seen) -> str:
@@ -116,7 +121,7 @@ def _consumers(facts: Facts, width: int) -> Iterator[str]:
         yield from ("  " + line for line in table([("CONSUMER", "HOLDS", "IDLE", "IS A POD"), *rows], width - 2))
 
 
-def _wrapped(label: str, text: str, width: int) -> list[str]:
+def wrapped(label: str, text: str, width: int) -> list[str]:
     """Commands and names are not torn apart at their hyphens: people copy them."""
     indent = " " * len(label)
     text = _printable(text)

@@ -7,8 +7,8 @@ are about nothing: NOPERM tells what is lacking, any other answer that it is not
 import asyncio
 import logging
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from redis.exceptions import NoPermissionError, RedisError
 
@@ -32,6 +32,17 @@ NOBODY = "0-0"
 _SETTINGS = ("maxmemory-policy", "save", "appendonly")
 
 
+class Danger(NamedTuple):
+    """A setting of the server that can cost entries."""
+
+    found: str
+    advice: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.found}; {self.advice}"
+
+
 async def check(manager: StreamManager, settings: ProcessorSettings) -> None:
     """Log a warning for each thing that is wrong, as soon as a server answers. Raises InvalidSettings where it is too
     old. What the user may not ask is taken for right."""
@@ -39,7 +50,8 @@ async def check(manager: StreamManager, settings: ProcessorSettings) -> None:
         try:
             if problem := outdated(await version(manager)):
                 raise InvalidSettings(problem)
-            for warning in [*await _lacking_in_a_sentence(manager, settings), *await dangers(manager)]:
+            dangerous = [each.sentence for each in dangers(await server_settings(manager))]
+            for warning in [*await _lacking_in_a_sentence(manager, settings), *dangerous]:
                 log.warning(warning)
         except (RedisError, OSError):
             await asyncio.sleep(AGAIN_SECONDS)
@@ -73,22 +85,24 @@ async def lacking(manager: StreamManager, settings: ProcessorSettings) -> list[s
     return [*dict.fromkeys(found)]
 
 
-async def dangers(manager: StreamManager) -> list[str]:
-    """A sentence for each setting of the server that can cost entries."""
+async def server_settings(manager: StreamManager) -> dict[str, str | None]:
+    """What `dangers` judges. None: the user may not ask, or the server does not know it."""
     answers = await manager.ask_together([("CONFIG", "GET", name) for name in _SETTINGS])
-    found = {
-        name: "" if isinstance(answer, Exception) else _value(answer)
+    return {
+        name: None if isinstance(answer, Exception) or len(answer) < 2 else answer[1].decode()
         for name, answer in zip(_SETTINGS, answers, strict=True)
     }
-    sentences = []
-    if found["maxmemory-policy"].startswith("allkeys-"):
-        sentences.append(
-            f"the server's maxmemory-policy is {found['maxmemory-policy']}: short of memory it deletes the stream with "
-            "all that is pending; set noeviction, or a volatile- policy"
-        )
-    if found["appendonly"] == "no" and not found["save"]:
-        sentences.append("the server keeps nothing on disk: a restart loses every entry; set appendonly yes")
-    return sentences
+
+
+def dangers(found: Mapping[str, str | None]) -> list[Danger]:
+    """What of these settings can cost entries. What is not known is taken for right."""
+    policy, told = found["maxmemory-policy"] or "", []
+    if policy.startswith("allkeys-"):
+        evicts = f"the server's maxmemory-policy is {policy}: short of memory it deletes the stream with "
+        told.append(Danger(evicts + "all that is pending", "set noeviction, or a volatile- policy"))
+    if found["appendonly"] == "no" and found["save"] == "":
+        told.append(Danger("the server keeps nothing on disk: a restart loses every entry", "set appendonly yes"))
+    return told
 
 
 async def _lacking_in_a_sentence(manager: StreamManager, settings: ProcessorSettings) -> list[str]:
@@ -97,10 +111,6 @@ async def _lacking_in_a_sentence(manager: StreamManager, settings: ProcessorSett
         f"the Redis user lacks rights; grant {' '.join(rights)} with ACL SETUSER; docs/redis.md says what each is for"
     )
     return [what] if rights else []
-
-
-def _value(answer: Sequence[bytes]) -> str:
-    return answer[1].decode() if len(answer) > 1 else "unknown"
 
 
 def _probes(settings: ProcessorSettings) -> list[tuple[str, str, tuple[Any, ...]]]:

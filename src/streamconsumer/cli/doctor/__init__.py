@@ -1,0 +1,36 @@
+"""`streamconsumer doctor`: whether everything is there that a StreamConsumer needs.
+
+Facts (what is known) → findings (pure) → the screen of `cli.cluster`. pod looks from within a pod, by its own
+environment; in_cluster looks at the cluster and has one of the pods look.
+"""
+
+import sys
+from typing import Any
+
+import click
+
+from streamconsumer.cli.cluster import COULD_NOT_CHECK, WHERE, Name, with_options
+from streamconsumer.errors import ServerUnavailable
+
+
+@click.command()
+@click.argument("name", type=Name(), required=False)
+@with_options(*WHERE)
+@click.option("--from-environment", is_flag=True, help="Look from here, with a pod's STREAMCONSUMER_ variables.")
+@click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
+def doctor(**options: Any) -> None:
+    """Look whether everything is there that the StreamConsumer NAME needs, in the cluster and from within a pod.
+
+    The operator, its CRD, your own rights, what the resource says; and in a pod, through `kubectl exec`: Redis, its
+    version, rights and settings, the group, the handler, the collector. Nothing is changed.
+    Exit code 0: nothing is wrong, or only warnings; 1: something is wrong; 2: wrong use; 3: not all could be looked at.
+    """
+    if options["from_environment"] == bool(options["name"]):
+        raise click.UsageError("give either the NAME of a StreamConsumer or --from-environment")
+    from streamconsumer.cli.doctor import work
+
+    try:
+        sys.exit(work.run(options))
+    except ServerUnavailable as error:
+        click.echo(f"streamconsumer: {error}", err=True)
+        sys.exit(COULD_NOT_CHECK)

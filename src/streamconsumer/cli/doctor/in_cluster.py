@@ -1,0 +1,139 @@
+"""The cluster, looked at with the rights of whoever asks; and one pod that is asked to look at what it needs."""
+
+import asyncio
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from streamconsumer.cli.cluster.connection import Manifest, cluster, facts, namespace_of, pods_of, resources
+from streamconsumer.cli.cluster.findings import findings as of_resource
+from streamconsumer.cli.doctor.facts import ClusterFacts, Diagnosis, Operator, PodVerdict
+from streamconsumer.cli.doctor.findings import WORTH, not_looked, of_cluster
+from streamconsumer.model import names
+from streamconsumer.model.crd import custom_resource_definition
+from streamconsumer.operator.cluster import Cluster
+
+OPERATORS = "app.kubernetes.io/component=operator,app.kubernetes.io/part-of=streamconsumer"
+"""As the chart and k8s/ label its Deployment."""
+
+PATIENCE_SECONDS = 60.0
+"""For a pod: importing a handler may take long where the CPU is limited."""
+
+EXTENSIONS = "apiextensions.k8s.io"
+LOOK = ("streamconsumer", "doctor", "--from-environment", "-o", "json")
+
+
+async def diagnose(options: Mapping[str, Any]) -> Diagnosis:
+    """Raises ServerUnavailable where no API server answers."""
+    async with cluster(options["context"]) as found:
+        (manifest,) = await resources(found, namespace_of(options), options["name"])
+        seen, resource, pods = await asyncio.gather(
+            _look(found, manifest["metadata"]["namespace"]), facts(found, manifest), pods_of(found, manifest)
+        )
+    verdict = await _from_a_pod(pods, options)
+    wrong = of_resource(resource)
+    if isinstance(verdict, str):
+        return Diagnosis(cluster=of_cluster(seen, [*wrong, not_looked(verdict)]))
+    return Diagnosis(cluster=of_cluster(seen, wrong), pod=verdict)
+
+
+async def _look(found: Cluster, namespace: str) -> ClusterFacts:
+    rights = [right.split(" ") for right in WORTH]
+    held = await asyncio.gather(*(found.may(verb, resource, namespace) for verb, resource in rights))
+    return ClusterFacts(
+        operators=await _operators(found),
+        fields_lacking=await _fields_lacking(found),
+        rights=dict(zip(WORTH, held, strict=True)),
+    )
+
+
+async def _operators(found: Cluster) -> list[Operator] | None:
+    if not await found.may("list", "deployments.apps", None):
+        return None
+    return [_operator(each) async for each in found.list("apps/v1", "Deployment", None, OPERATORS)]
+
+
+def _operator(deployment: Manifest) -> Operator:
+    metadata, spec = deployment["metadata"], deployment["spec"]
+    return Operator(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        image=spec["template"]["spec"]["containers"][0]["image"],
+        wanted=spec.get("replicas", 1),
+        ready=deployment.get("status", {}).get("readyReplicas", 0),
+    )
+
+
+async def _fields_lacking(found: Cluster) -> list[str] | None:
+    wanted = custom_resource_definition()
+    if not await found.may("get", f"customresourcedefinitions.{EXTENSIONS}", None):
+        return None
+    there = await found.get(f"{EXTENSIONS}/v1", wanted["kind"], None, wanted["metadata"]["name"])
+    known = {*_fields(there)} if there else set()
+    return [each for each in _fields(wanted) if each not in known]
+
+
+def _fields(definition: Manifest) -> list[str]:
+    """Of spec and status, as paths."""
+    schemas = [each["schema"] for each in definition["spec"]["versions"] if each["name"] == names.VERSION]
+    return [path for each in schemas for path in _below(each["openAPIV3Schema"], "")]
+
+
+def _below(schema: Mapping[str, Any], above: str) -> Iterator[str]:
+    for name, inner in schema.get("properties", {}).items():
+        path = f"{above}.{name}" if above else name
+        yield path
+        yield from _below(inner, path)
+    if "items" in schema:
+        yield from _below(schema["items"], f"{above}[]")
+
+
+async def _from_a_pod(pods: Sequence[Manifest], options: Mapping[str, Any]) -> PodVerdict | str:
+    """What a pod says of itself, or why none could be asked."""
+    pod = _one_that_runs(pods)
+    if pod is None:
+        return "no pod runs"
+    if (kubectl := shutil.which("kubectl")) is None:
+        return "kubectl is not on PATH here"
+    context = ("--context", options["context"]) if options["context"] else ()
+    metadata = pod["metadata"]
+    where = ("-n", metadata["namespace"], metadata["name"], "-c", names.CONTAINER)
+    process = await asyncio.create_subprocess_exec(
+        *(kubectl, *context, "exec", *where, "--", *LOOK),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            said, complaint = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return f"pod {metadata['name']} gave no answer within {PATIENCE_SECONDS:.0f} s"
+    try:
+        verdict = Diagnosis.model_validate_json(said).pod
+    except ValidationError:
+        verdict = None
+    return verdict or f"pod {metadata['name']} could not be asked: {_last_line(complaint)}"
+
+
+def _one_that_runs(pods: Sequence[Manifest]) -> Manifest | None:
+    """Rather one that is ready."""
+    running = [
+        each
+        for each in pods
+        if each.get("status", {}).get("phase") == "Running" and "deletionTimestamp" not in each["metadata"]
+    ]
+
+    def is_ready(pod: Manifest) -> bool:
+        return all(each.get("ready") for each in pod["status"].get("containerStatuses", []))
+
+    return next(iter(sorted(running, key=is_ready, reverse=True)), None)
+
+
+def _last_line(text: bytes) -> str:
+    lines = text.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

@@ -1,0 +1,119 @@
+"""What a pod sees of what it needs, by its own environment. Nothing is changed, in Redis or at the collector."""
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from typing import Any
+from urllib.parse import urlsplit
+
+from streamconsumer.cli.doctor.facts import Danger, PodFacts, Server, Target
+from streamconsumer.errors import InvalidSettings, ServerUnavailable
+from streamconsumer.model.environment import from_env
+from streamconsumer.model.settings import PodHandler, ProcessorSettings
+
+try:
+    from streamconsumer.processor.handler import load, look_for_modules_here
+    from streamconsumer.processor.stream import StreamManager, checks, without_credentials
+    from streamconsumer.processor.telemetry import collector
+    from streamconsumer.server.failures import told_as_ours
+    from streamconsumer.server.faults import fault
+    from streamconsumer.server.replies import pairs
+except ImportError as error:
+    raise InvalidSettings(f"{error}; install streamconsumer[processor]") from None
+
+PATIENCE_SECONDS = 5.0
+"""For a server that does not answer at all, and for a Service."""
+
+
+async def look(environ: Mapping[str, str]) -> PodFacts:
+    """Raises InvalidSettings where this is no pod's environment."""
+    settings = from_env(ProcessorSettings, environ)
+    seen, reached = await asyncio.gather(_server(settings), _collector(environ))
+    return PodFacts(
+        name=settings.consumer_name,
+        stream=settings.stream,
+        consumer_group=settings.consumer_group,
+        server=seen,
+        collector=reached,
+        handler=await _handler(settings.handler),
+    )
+
+
+async def _server(settings: ProcessorSettings) -> Server:
+    try:
+        manager = StreamManager.from_settings(settings.redis, settings.stream)
+    except InvalidSettings as error:
+        return Server(address="", problem=str(error))
+    address = ":".join(str(part) for part in manager.address if part is not None)
+    try:
+        with told_as_ours(address):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await _asked(manager, settings, address)
+    except TimeoutError:
+        return Server(address=address, problem=f"no answer within {PATIENCE_SECONDS:.0f} s")
+    except (InvalidSettings, ServerUnavailable) as error:
+        return Server(address=address, problem=str(error))
+    finally:
+        await manager.aclose()
+
+
+async def _asked(manager: StreamManager, settings: ProcessorSettings, address: str) -> Server:
+    version = await checks.version(manager)
+    if problem := checks.outdated(version):
+        return Server(address=address, problem=problem)
+    found = await checks.server_settings(manager)
+    (groups,) = await manager.ask_together([("XINFO", "GROUPS", settings.stream)])
+    return Server(
+        address=address,
+        version=version,
+        lacking=await checks.lacking(manager, settings),
+        settings=found,
+        dangers=[Danger(found=each.found, advice=each.advice) for each in checks.dangers(found)],
+        **_group(groups, settings),
+    )
+
+
+def _group(answer: Any, settings: ProcessorSettings) -> dict[str, Any]:
+    if isinstance(answer, Exception):
+        found = fault(answer, f"stream {settings.stream!r}")
+        if found.code == "NOPERM":
+            return {"group": "unknown"}
+        return {"group": "missing"} if "no such key" in str(answer) else {"group_problem": found.sentence}
+    names = [pairs(each)[b"name"] for each in answer]
+    return {"group": "exists" if settings.consumer_group.encode() in names else "missing"}
+
+
+async def _collector(environ: Mapping[str, str]) -> Target | None:
+    endpoint = collector.endpoint(environ)
+    if endpoint is None:
+        return None
+    return Target(name=without_credentials(endpoint), problem=await asyncio.to_thread(collector.what_is_wrong))
+
+
+async def _handler(said: PodHandler) -> Target:
+    if said.http_url is not None:
+        return Target(name=without_credentials(said.http_url), problem=await _reach(said.http_url))
+    assert said.python
+    look_for_modules_here()
+    try:
+        with redirect_stdout(sys.stderr):  # what a user's module prints is no part of the document
+            load(said.python, batch=said.batch)
+    except InvalidSettings as error:
+        return Target(name=said.python, problem=str(error))
+    return Target(name=said.python)
+
+
+async def _reach(url: str) -> str:
+    """A Service that takes connections: to send it a message would have it handled."""
+    place = urlsplit(url)
+    port = place.port or (443 if place.scheme == "https" else 80)
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            _, writer = await asyncio.open_connection(place.hostname, port)
+    except TimeoutError:
+        return f"no answer within {PATIENCE_SECONDS:.0f} s"
+    except OSError as error:
+        return f"it cannot be reached: {error.strerror or error}"
+    writer.close()
+    return ""
