@@ -44,6 +44,8 @@ POD = ("redis", "opentelemetry")
         ("streamconsumer.cli.cluster.work", ("kopf", "rich")),
         ("streamconsumer.cli.doctor.findings", (*CLUSTER, *POD)),
         ("streamconsumer.cli.doctor.pod", ("kopf", "kubernetes", "rich")),
+        ("streamconsumer.cli.report.scrub", (*CLUSTER, *POD)),
+        ("streamconsumer.cli.report.collect", ("kopf", "rich")),
         ("streamconsumer.cli.render", (*CLUSTER, *POD)),
         ("streamconsumer.cli.dead_letters", (*CLUSTER, *POD)),
         ("streamconsumer.cli.dead_letters.work", (*CLUSTER, "rich")),

@@ -187,6 +187,23 @@ class Cluster:
         answer = await self._send("post", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=review)
         return bool(answer["status"]["allowed"])
 
+    async def version(self) -> Manifest:
+        """What the API server says of itself, for the command line."""
+        return await self._send("get", "/version")
+
+    async def log(self, namespace: str, pod: str, container: str, *, lines: int, previous: bool) -> str:
+        """The end of what a container wrote, or the one before it; for the command line."""
+        query = [("container", container), ("tailLines", lines), ("previous", str(previous).lower())]
+        answer = await self._request(
+            "get",
+            f"{_path('v1', 'Pod', namespace, pod)}/log",
+            query_params=query,
+            header_params={"Accept": "*/*"},
+            serialize=False,
+            _request_timeout=REQUEST_TIMEOUT_SECONDS,
+        )
+        return str(await answer.text())
+
     async def delete(self, manifest: Manifest) -> None:
         """Delete in the background what this manifest names, and only that very object; gone already is fine."""
         only = {"preconditions": {"uid": manifest["metadata"]["uid"]}, "propagationPolicy": "Background"}

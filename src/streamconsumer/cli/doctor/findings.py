@@ -24,6 +24,7 @@ WORTH: dict[str, str] = {
     "list pods": "which pods there are, in status",
     "list events.events.k8s.io": "events in status",
     "get secrets": "figures of this moment in status, where Secrets are named for Redis",
+    "get pods/log": "logs in report",
     "create pods/exec": "doctor's look from within a pod",
 }
 """Rights of whoever uses the command line, and what each is for."""
