@@ -198,7 +198,8 @@ def _restart_redis(shop: Shop, node: Node) -> None:
     def back() -> bool:
         [again] = shop.get("pods", "--selector", "app=redis")["items"]
         status = again["status"]["containerStatuses"][0]
-        return bool(status["restartCount"] > restarts and status["ready"])
+        restarted = status["restartCount"] > restarts and status["ready"]
+        return bool(restarted and shop.redis("PING") == "PONG")  # it listens before it has loaded what it had
 
     eventually("Redis is back", back, 60)
 
