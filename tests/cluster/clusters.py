@@ -65,7 +65,7 @@ class Cluster:
         return json.loads(self.kubectl("get", *arguments, "--output", "json"))
 
     def delete_namespace(self, name: str) -> None:
-        self.kubectl("delete", "namespace", name, "--wait=false")
+        self.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
 
     def helm(self, *arguments: str, version: int = 4) -> str:
         """What helm prints; `version=3` asks for the older one."""
