@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 import time
+from datetime import timedelta
 from typing import Any
 
-from streamconsumer.processor import current_messages
+from streamconsumer.processor import Defer, current_message, current_messages
 
 log = logging.getLogger("shop")
 
@@ -67,3 +68,25 @@ async def mortal(data: dict[str, Any]) -> None:
 
 async def note_batch(batch: list[dict[str, Any]]) -> None:
     log.info("handled", extra={"ids": [message.message_id for message in current_messages()], "size": len(batch)})
+
+
+async def deferring(data: dict[str, Any]) -> None:
+    """Fails once, then puts off."""
+    if current_message().deliveries == 1:
+        raise ConnectionResetError("the bank hung up")
+    log.info("deferred")
+    raise Defer(timedelta(hours=1))
+
+
+async def tried(data: dict[str, Any]) -> None:
+    """Fails once, then takes its time."""
+    if current_message().deliveries == 1:
+        raise ConnectionResetError("the bank hung up")
+    log.info("begun")
+    await asyncio.sleep(3600)
+
+
+async def failing_or_mortal(data: dict[str, Any]) -> None:
+    if "kills" in data:
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise ConnectionResetError("the bank hung up")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from streamconsumer.processor import Message, Reject, Retry
+from streamconsumer.processor import Defer, Message, Reject, Retry
 from streamconsumer.processor.stream import effects
 from streamconsumer.server.keys import POSTPONED
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
-from tests.processor.recorder import Recorder
+from tests.processor.recorder import Recorder, always
 
 SMALLEST = [
     *("+xreadgroup", "+xack", "+xclaim", "+xpending", "+xrange", "+xadd"),
@@ -94,6 +94,15 @@ async def test_what_has_not_begun_is_handed_back(restricted: Group) -> None:
     handler.gate.set()
     await stopping
     assert handler.finished == [running]
+
+
+async def test_a_message_that_is_put_off_has_not_been_tried(restricted: Group) -> None:
+    async def is_taken_back() -> bool:
+        return [each.deliveries for each in await restricted.entries()] == [0]
+
+    await restricted.add()
+    await restricted.start(Recorder(always(Defer(timedelta(seconds=2)))))
+    await eventually(is_taken_back)
 
 
 async def test_a_group_that_is_destroyed_is_created_again(restricted: Group) -> None:

@@ -94,6 +94,9 @@ class Intake(Protocol):
     async def begin(self, message_id: str, deliveries: int) -> int:
         """Count that an entry begins again. 1: it may; 0: another consumer has it; -1: it was trimmed."""
 
+    async def recount(self, entries: Sequence[tuple[str, int]]) -> None:
+        """Correct how often entries (id, deliveries) were begun that stay here."""
+
     async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> None:
         """Let entries (id, deliveries so far, delay) be due for any consumer after their delays."""
 
@@ -141,6 +144,9 @@ class PolledIntake:
 
     async def begin(self, message_id: str, deliveries: int) -> int:  # noqa: ARG002 - not among the three coroutines
         return 1
+
+    async def recount(self, entries: Sequence[tuple[str, int]]) -> None:
+        """Nobody counts: that is not among the three coroutines either."""
 
     async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> None:
         """They stay pending: handing back is not among the three coroutines."""

@@ -49,6 +49,12 @@ class Entry:
     suspect = False
     """Whether its consumers died more than once while it may have run."""
 
+    is_orphan = False
+    """Whether its consumer died while it may have run, and no attempt at it has ended since."""
+
+    is_free = False
+    """Whether it runs without Redis having counted it: a trial while the circuit breaker is open."""
+
     fate: Literal["", "lost", "timeout", "drained", "waits"] = ""
     """What became of it apart from what its handler says: another consumer has it; it took too long; the drain was
     over; it waits to be tried again."""

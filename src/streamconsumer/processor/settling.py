@@ -97,8 +97,9 @@ class Settling:
             return False
         if entry.suspect:  # if it kills this process, what is done shall be known to be done
             await self._intake.flush()
-        entry.is_deferred = entry.is_deferred or not entry.deliveries
-        begun = await self._intake.begin(entry.message_id, entry.deliveries + 1)
+        entry.is_free = entry.trial and not entry.is_orphan and not self._breaker.trials_count()
+        entry.is_deferred = entry.is_deferred or entry.is_free or not entry.deliveries
+        begun = await self._intake.begin(entry.message_id, entry.deliveries + (not entry.is_free))
         if begun == 1:
             entry.deliveries += 1
             entry.is_counted = True
@@ -225,11 +226,22 @@ class Settling:
         for entry, decision in entries:
             entry.deliveries -= not decision.counts
             entry.is_deferred = entry.is_deferred or not decision.counts
+            entry.is_orphan = False
         self._metrics.retried += len(entries)
         written = await self._written_down([each for each in entries if each[1].delay > SHORT and each[0].lane is None])
-        for entry, decision in entries:
-            if entry.message_id not in written:
-                self._in_flight.wait(entry, decision.delay.total_seconds())
+        here = [each for each in entries if each[0].message_id not in written]
+        await self._count_back([entry for entry, decision in here if not (decision.counts or entry.is_free)])
+        for entry, decision in here:
+            self._in_flight.wait(entry, decision.delay.total_seconds())
+
+    async def _count_back(self, entries: Sequence[Entry]) -> None:
+        """What did not count is known before the wait: a peer of a process that is killed in it believes Redis."""
+        if not entries:
+            return
+        try:
+            await self._intake.recount([(entry.message_id, entry.deliveries) for entry in entries])
+        except Exception as error:  # noqa: BLE001 - whatever the server's client raises
+            note("an attempt that does not count could not be taken back", self._where, error)
 
     async def _written_down(self, entries: Sequence[tuple[Entry, TryAgain]]) -> set[str]:
         """Their waits are in Redis, all or none: returns whose."""

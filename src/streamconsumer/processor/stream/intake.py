@@ -259,6 +259,7 @@ class RedisIntake:
     def suspected(self, entries: list[Entry]) -> list[Entry]:
         """Entries whose process died: some of them may be why."""
         for entry in entries:
+            entry.is_orphan = True
             entry.suspect = is_suspect(entry.deliveries, self.manager.delivery.max_deliveries)
         return entries
 
@@ -278,6 +279,11 @@ class RedisIntake:
     async def begin(self, message_id: str, deliveries: int) -> int:
         """Count that an entry begins again. 1: it may; 0: another consumer has it; -1: it was trimmed."""
         return await self.ownership.begin(message_id, deliveries)
+
+    async def recount(self, entries: Sequence[tuple[str, int]]) -> None:
+        """Correct how often entries that stay here were begun."""
+        for first in range(0, len(entries), PAGE):
+            await self.ownership.recount(entries[first : first + PAGE])
 
     async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> None:
         """Let entries (id, deliveries so far, delay) be due for any consumer after their delays."""

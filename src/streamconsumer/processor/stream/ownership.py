@@ -84,6 +84,15 @@ class Ownership:
         await self._claim(self._consumer, message_id, "RETRYCOUNT", deliveries, "FORCE", "JUSTID")
         return 1
 
+    async def recount(self, entries: Sequence[tuple[str, int]]) -> None:
+        """Correct how often entries (id, deliveries) were begun."""
+        flat = [part for each in entries for part in each]
+        if await self._evaluate(scripts.RECOUNT, [], *flat) is not None:
+            return
+        for message_id, deliveries in entries:
+            if await self._held([message_id]):
+                await self._claim(self._consumer, message_id, "RETRYCOUNT", deliveries, "JUSTID")
+
     async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> None:
         """Let entries (id, deliveries, delay) be due for any consumer after their delays."""
         flat = [part for each in entries for part in (each[0], each[1], replies.milliseconds(each[2]))]

@@ -43,6 +43,17 @@ return 1
 """Before a redelivered entry begins, Redis is told how often it was begun: if it kills this process, that stays known.
 1: may begin. 0: another consumer has it. -1: it was trimmed from the stream, and is settled."""
 
+RECOUNT = """
+for i = 3, #ARGV, 2 do
+  if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2]) == 1 then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'RETRYCOUNT', ARGV[i + 1], 'JUSTID')
+  end
+end
+return 0
+"""
+"""How often entries were begun: ids and counts in turn. An attempt that does not count is taken back before the wait
+that follows it, or a peer of a process that is killed meanwhile would count it."""
+
 POSTPONE = """
 local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
