@@ -68,7 +68,7 @@ def town(ruled: ApiServer) -> Iterator[Town]:
     with fresh_namespace(ruled) as namespace:
         ruled.apply(*(each for who, rules in PEOPLE.items() for each in role(namespace, who, rules)))
         town = Town(ruled, namespace)
-        eventually(lambda: rules_here(town), within=10)
+        eventually(lambda: rules_here(town))
         yield town
 
 

@@ -42,17 +42,17 @@ def test_an_upgrade_and_its_rollback_keep_every_stream_consumer_as_it_is(server:
     place, release = Place(server, NAMESPACE), ("streamconsumer", "--namespace", NAMESPACE)
     server.helm("install", *release[:1], str(PREVIOUS), *release[1:], version=version)
     (before,) = of_kind("CustomResourceDefinition", Helm("helm").template(chart=PREVIOUS))
-    eventually(lambda: served(server, before), within=20)
-    written = eventually(lambda: create(place, manifest(replicas=3, delivery={"maxDeliveries": 5})), within=20)
+    eventually(lambda: served(server, before))
+    written = eventually(lambda: create(place, manifest(replicas=3, delivery={"maxDeliveries": 5})))
 
     server.helm("upgrade", *release[:1], str(CHART), *release[1:], version=version)
-    eventually(lambda: served(server, custom_resource_definition()), within=20)
+    eventually(lambda: served(server, custom_resource_definition()))
     upgraded = place.get("StreamConsumer", "orders")
     assert upgraded["metadata"] == written["metadata"]
     assert upgraded["spec"].items() >= written["spec"].items(), "new fields come with their defaults, and nothing else"
 
     server.helm("rollback", *release[:1], "1", *release[1:], version=version)
-    eventually(lambda: served(server, before), within=20)
+    eventually(lambda: served(server, before))
     assert place.get("StreamConsumer", "orders") == written
 
     server.helm("uninstall", *release, version=version)
@@ -76,20 +76,20 @@ def test_an_upgrade_of_chart_and_operator_restarts_no_pod(server: ApiServer, tmp
     server.kubectl("create", "namespace", place.namespace)
     server.helm("install", *release[:1], str(PREVIOUS), *release[1:])
     (before,) = of_kind("CustomResourceDefinition", Helm("helm").template(chart=PREVIOUS))
-    eventually(lambda: served(server, before), within=20)
+    eventually(lambda: served(server, before))
     written, applied = pods_before.before("source")
-    apply_as_operator(place, eventually(lambda: create(place, written), within=20), applied)
-    life = eventually(lambda: lives(place), within=20)
+    apply_as_operator(place, eventually(lambda: create(place, written)), applied)
+    life = eventually(lambda: lives(place))
 
     server.helm("upgrade", *release[:1], str(CHART), *release[1:])
-    eventually(lambda: served(server, custom_resource_definition()), within=20)
+    eventually(lambda: served(server, custom_resource_definition()))
     told = {"processor_image": SETTINGS.processor_image, "telemetry_endpoint": SETTINGS.telemetry_endpoint}
     with running(server.kubeconfig, tmp_path, watch_namespaces=place.namespace, **told):
-        eventually(lambda: place.conditions("orders")["Ready"], within=20)
+        eventually(lambda: place.conditions("orders")["Ready"])
         assert lives(place) == life
         # It does act: the same edit that changes pods does so.
         place.edit("orders", batchCount=20)
-        eventually(lambda: changed(place, life), within=10)
+        eventually(lambda: changed(place, life))
     server.helm("uninstall", *release)
     server.kubectl("delete", "crd", DEFINITION)
 

@@ -222,7 +222,7 @@ async def test_a_replay_keeps_its_rate_and_tells_how_far_it_is(group: Group) -> 
     loop = asyncio.get_running_loop()
     begun = loop.time()
     ran = await run("replay", "--all", "--rate", "20", url=group.url)
-    assert 2.45 <= loop.time() - begun < 10
+    assert 2.45 <= loop.time() - begun < 60
     assert ran.out == "replayed 50 dead letters\n"
     first, *_ = ran.err.splitlines()
     assert first.startswith("replayed 2")

@@ -70,7 +70,7 @@ class Program:
             )
         record_process(self.record, self._process.pid)
 
-    def stop(self, patience: float = 5.0) -> None:
+    def stop(self, patience: float = 30.0) -> None:
         """Ask it to end, and kill it when it has not ended in time."""
         self.signal(signal.SIGTERM)
         self.resume()

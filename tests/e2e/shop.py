@@ -21,7 +21,7 @@ SYSTEM = "streamconsumer-system"
 TOOLS_IMAGE = "streamconsumer-test/orders-tools:test"
 
 
-def eventually(what: str, holds: Callable[[], Any], seconds: float = 60) -> Any:
+def eventually(what: str, holds: Callable[[], Any], seconds: float = 120) -> Any:
     """The first true answer of `holds`; a failure that says what was waited for otherwise."""
     deadline, answer = time.monotonic() + seconds, None
     while time.monotonic() < deadline:

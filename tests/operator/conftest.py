@@ -23,7 +23,7 @@ def define(cluster: ApiServer, definition: Manifest | None = None) -> None:
         except ProgramFailed as failure:
             raise AssertionError(str(failure)) from None
 
-    eventually(served, within=20)
+    eventually(served)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from streamconsumer.operator.settings import PREFIX
-from tests.operator.places import eventually
+from tests.operator.places import PATIENCE_SECONDS, eventually
 
 Line = dict[str, Any]
 
@@ -44,7 +44,7 @@ class OperatorProcess:
             self._process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
         return self
 
-    def wait_until_started(self, within: float = 20) -> Self:
+    def wait_until_started(self, within: float = PATIENCE_SECONDS) -> Self:
         """Until it has listed all there is."""
 
         def started() -> None:
@@ -66,7 +66,7 @@ class OperatorProcess:
         began = time.monotonic()
         self._process.send_signal(signal.SIGTERM)
         try:
-            return self._process.wait(timeout=20), time.monotonic() - began
+            return self._process.wait(timeout=60), time.monotonic() - began
         finally:
             self.kill()
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +22,12 @@ PREFIXES = {
     "Event": "/apis/events.k8s.io/v1/namespaces/{}/events",
 }
 T = TypeVar("T")
+
+PATIENCE_SECONDS = 30.0
+"""Longer than anything takes on two cores that others keep busy. How fast something is, is measured in benchmarks."""
+
+LOOKS = 20
+"""A look at all objects takes a twentieth of a second or less; where it takes longer, the operator does too."""
 
 CHILDREN = ("ServiceAccount", "ConfigMap", "Deployment", "PodDisruptionBudget")
 LABELLED = f"?labelSelector={names.LABEL_CONSUMER}"
@@ -102,7 +109,7 @@ class Place:
         return {each["metadata"]["uid"]: each["metadata"]["resourceVersion"] for each in found}
 
 
-def eventually(look: Callable[[], T], within: float = 5.0, pause: float = 0.1) -> T:
+def eventually(look: Callable[[], T], within: float = PATIENCE_SECONDS, pause: float = 0.1) -> T:
     """Call until it neither fails an assertion nor misses a field; then what it returned."""
     end = time.monotonic() + within
     while True:
@@ -115,12 +122,22 @@ def eventually(look: Callable[[], T], within: float = 5.0, pause: float = 0.1) -
 
 
 def settled(place: Place, seconds: float = 1.5) -> dict[str, str]:
-    """The versions of all objects, once none has changed for so long: a change is told in the status after a second of
+    """The versions of all objects, once each StreamConsumer's status speaks of what it is now, and nothing has changed
+    for so long: a change is told in the status after a second of quiet. The busier the machine, the longer it must be
     quiet."""
-    before, since = place.versions(), time.monotonic()
-    while time.monotonic() - since < seconds:
+    with suppress(AssertionError):  # there may be some that no operator looks after
+        eventually(lambda: _check_told(place))
+    before, since, quiet = place.versions(), time.monotonic(), seconds
+    while time.monotonic() - since < quiet:
         time.sleep(0.2)
+        asked = time.monotonic()
         now = place.versions()
+        quiet = max(quiet, LOOKS * (time.monotonic() - asked))
         if now != before:
             before, since = now, time.monotonic()
     return before
+
+
+def _check_told(place: Place) -> None:
+    for each in place.every("StreamConsumer"):
+        assert each.get("status", {}).get("observedGeneration") == each["metadata"]["generation"]

@@ -11,7 +11,7 @@ import pytest
 from tests.model.examples import Manifest, manifest
 from tests.operator.faulty import Proxy, Request
 from tests.operator.operators import OperatorProcess, running
-from tests.operator.places import CHILDREN, LABELLED, Place, eventually
+from tests.operator.places import CHILDREN, LABELLED, PATIENCE_SECONDS, Place, eventually
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ class Spoiling:
         return fault
 
 
-def converged(place: Place, name: str, within: float = 30) -> None:
+def converged(place: Place, name: str, within: float = PATIENCE_SECONDS) -> None:
     """The status speaks of the newest generation, and so do the children, each of which is there once."""
 
     def done() -> None:
@@ -133,7 +133,7 @@ def test_a_child_that_is_refused_for_a_while_is_told_of_and_made_later(
     with running(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.namespace):
         proxy.spoil = lambda request: "422" if request.writes and "/deployments/" in request.path else None
         on_api.create(manifest(batchCount=20))
-        eventually(lambda: check_refused(on_api), within=10)
+        eventually(lambda: check_refused(on_api))
         proxy.spoil = lambda _: None
         on_api.edit("orders", batchCount=30)  # or after a minute by itself
         converged(on_api, "orders")
@@ -149,7 +149,7 @@ def test_requests_that_hang_hold_up_no_other_resource(on_api: Place, proxy: Prox
         on_api.create(manifest("hung", batchCount=20))
         time.sleep(0.3)
         on_api.create(manifest("orders", batchCount=20))
-        eventually(lambda: on_api.get("Deployment", "orders-consumer"), within=10)
+        eventually(lambda: on_api.get("Deployment", "orders-consumer"))
 
 
 def test_a_watch_that_falls_silent_is_noticed_and_made_up_for(on_api: Place, proxy: Proxy, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_watch_that_falls_silent_is_noticed_and_made_up_for(on_api: Place, pro
         proxy.silent = True
         on_api.create(manifest(batchCount=20))
         converged(on_api, "orders")
-        eventually(lambda: check_stale(operator), within=20)
+        eventually(lambda: check_stale(operator))
         assert operator.ask("readyz")[0] == 200
 
 
@@ -200,7 +200,7 @@ def killed_at_its_first_write(proxy: Proxy, kubeconfig: Path, folder: Path, **to
         assert reached.is_set() or operator.said("operator started")
 
     try:
-        eventually(wrote_or_started, within=20, pause=0.01)
+        eventually(wrote_or_started, pause=0.01)
         return reached.wait(4)
     finally:
         operator.kill()

@@ -13,10 +13,10 @@ from tests.model.examples import Manifest, manifest
 from tests.model.hostile import hostile
 from tests.operator.conftest import define
 from tests.operator.operators import running
-from tests.operator.places import Place, eventually
+from tests.operator.places import PATIENCE_SECONDS, Place, eventually
 
 MANY = 200
-SOON = 5.0
+SOON = PATIENCE_SECONDS
 
 
 def without_rules() -> Manifest:

@@ -12,9 +12,9 @@ from streamconsumer.model import names
 from streamconsumer.model.status import OF_THE_STREAM
 from tests.model.examples import Manifest, manifest
 from tests.operator.operators import OperatorProcess
-from tests.operator.places import Place, eventually, settled
+from tests.operator.places import PATIENCE_SECONDS, Place, eventually, settled
 
-SOON = 5.0
+SOON = PATIENCE_SECONDS
 """Seconds within which the operator has answered whatever happened."""
 
 
@@ -66,7 +66,7 @@ def test_the_status_speaks_of_the_generation_it_saw(served: Place) -> None:
     first = eventually(lambda: told(1), SOON)
     assert set(first) - set(OF_THE_STREAM) == {"Ready", "Reconciling", "Stalled", "Suspended"}
     since = datetime.fromisoformat(first["Ready"]["lastTransitionTime"])
-    assert abs((datetime.now(UTC) - since).total_seconds()) < 30
+    assert abs((datetime.now(UTC) - since).total_seconds()) < 120
     served.edit("status", batchCount=20)
     second = eventually(lambda: told(2), SOON)
     assert second["Ready"]["lastTransitionTime"] == first["Ready"]["lastTransitionTime"]
@@ -424,7 +424,7 @@ def test_a_deployment_of_somebody_else_is_never_adopted(served: Place) -> None:
         assert container(served.get("Deployment", "taken-consumer"))["image"] == "shop:1.4"
         assert [reason for reason, _ in served.events("taken")] == ["NameTaken", "Created"]
 
-    eventually(ours, within=10)
+    eventually(ours)
 
 
 def test_deleting_a_streamconsumer_takes_its_children_along(served: Place) -> None:
@@ -436,7 +436,7 @@ def test_deleting_a_streamconsumer_takes_its_children_along(served: Place) -> No
         assert served.children("gone") == {}
         assert served.every("Pod", f"?labelSelector={names.LABEL_CONSUMER}=gone") == []
 
-    eventually(gone, within=10)
+    eventually(gone)
 
 
 def test_deleted_and_applied_in_one_breath_it_comes_back_without_alarm(served: Place) -> None:
@@ -451,7 +451,7 @@ def test_deleted_and_applied_in_one_breath_it_comes_back_without_alarm(served: P
         assert live["metadata"]["ownerReferences"][0]["uid"] == second["metadata"]["uid"]
         assert set(served.children("reborn")) == {"ServiceAccount", "Deployment"}
 
-    eventually(back, within=15)
+    eventually(back)
     eventually(lambda: check_told_only(served, "reborn", {"Created"}), SOON)
     settled(served, 1.5)
     check_told_only(served, "reborn", {"Created"})

@@ -21,13 +21,13 @@ from tests.cluster.processes import free_port
 from tests.model.examples import Manifest, manifest
 from tests.operator.conftest import define
 from tests.operator.operators import OperatorProcess, running
-from tests.operator.places import Place, eventually, settled
+from tests.operator.places import PATIENCE_SECONDS, Place, eventually, settled
 
-QUICK = 5.0
+QUICK = 20.0
 """Seconds: well inside any pod's grace period."""
 
 
-def reconciled(place: Place, name: str, within: float = 10.0, **expected: Any) -> Manifest:
+def reconciled(place: Place, name: str, within: float = PATIENCE_SECONDS, **expected: Any) -> Manifest:
     """The Deployment, once the status speaks of the newest generation."""
 
     def told() -> Manifest:
@@ -183,10 +183,10 @@ def own(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
 def test_an_operator_that_starts_before_its_definition_waits_for_it(own: ApiServer, tmp_path: Path) -> None:
     operator = OperatorProcess(own.kubeconfig, tmp_path).start()
     try:
-        eventually(lambda: check_said(operator, "cannot list; will be tried again"), within=10)
+        eventually(lambda: check_said(operator, "cannot list; will be tried again"))
         assert operator.ended is None
         define(own)
-        operator.wait_until_started(within=10)
+        operator.wait_until_started()
         place = Place(own, "default")
         place.create(manifest())
         reconciled(place, "orders")
@@ -205,7 +205,7 @@ def test_an_operator_without_an_api_server_waits_and_still_ends_at_once(own: Api
     nowhere.write_text(json.dumps(config))
     operator = OperatorProcess(nowhere, tmp_path).start()
     try:
-        eventually(lambda: check_said(operator, "cannot list; will be tried again"), within=10)
+        eventually(lambda: check_said(operator, "cannot list; will be tried again"))
         code, seconds = operator.stop()
         assert code == 0
         assert seconds < QUICK
@@ -321,7 +321,7 @@ def eventually_without_errors(act: Any) -> None:
         except ProgramFailed as failure:
             raise AssertionError(str(failure)) from None
 
-    eventually(tried, within=10)
+    eventually(tried)
 
 
 def test_a_status_that_somebody_garbled_is_put_right(on_api: Place, tmp_path: Path) -> None:

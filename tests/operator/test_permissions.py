@@ -60,7 +60,7 @@ def test_the_operator_asks_for_what_it_may_do_and_may_do_nothing_else(
     def all_of_it() -> None:
         assert asked_for(installed) == granted - WITHOUT_A_CALL
 
-    eventually(all_of_it, within=10)
+    eventually(all_of_it)
     assert not [line for line in operator.noise() if "forbidden" in json.dumps(line)]
 
 
@@ -91,14 +91,14 @@ def live_through_everything(place: Place) -> None:
             envFrom=[{"configMapRef": {"name": "shop", "optional": True}}],
         )
     )
-    children = eventually(lambda: every_child(place), within=10)
+    children = eventually(lambda: every_child(place))
     for kind in CHILDREN:
         place.create({**copy_of(children[kind]), "kind": kind})
 
     def pruned() -> None:
         assert not [kind for kind, child in children.items() if place.find(kind, copy_of(child)["metadata"]["name"])]
 
-    eventually(pruned, within=10)
+    eventually(pruned)
 
 
 def every_child(place: Place) -> dict[str, Manifest]:

@@ -65,7 +65,7 @@ def told(place: Place, name: str, reason: str) -> dict[str, Manifest]:
         assert place.reason(name) == reason, place.conditions(name)
         return place.conditions(name)
 
-    return eventually(look, within=9)
+    return eventually(look)
 
 
 def told_of(place: Place, name: str, reason: str) -> list[str]:

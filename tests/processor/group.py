@@ -11,7 +11,7 @@ from streamconsumer.processor import RedisStreamProcessor, StreamManager
 from streamconsumer.processor.handler import BatchHandler, Handler
 from streamconsumer.server.keys import POSTPONED
 from tests.cluster.redis_servers import RedisServer
-from tests.processor.eventually import eventually
+from tests.processor.eventually import PATIENCE_SECONDS, eventually
 
 STREAM, GROUP = "orders", "billing"
 SOON = Delivery(backoff=Backoff(min_delay=timedelta(milliseconds=50), max_delay=timedelta(milliseconds=500)))
@@ -131,7 +131,7 @@ class Group:
             return False
         return GROUP in {each["name"] for each in await self.client.xinfo_groups(STREAM)}
 
-    async def settled(self, within: float = 5.0) -> None:
+    async def settled(self, within: float = PATIENCE_SECONDS) -> None:
         """Wait until nothing is pending."""
 
         async def nothing_pending() -> bool:
@@ -139,7 +139,7 @@ class Group:
 
         await eventually(nothing_pending, within)
 
-    async def is_reading(self, name: str = "pod-a", within: float = 5.0) -> None:
+    async def is_reading(self, name: str = "pod-a", within: float = PATIENCE_SECONDS) -> None:
         """Wait until the processor is a blocked reader: from here on it costs nothing and hears everything."""
 
         async def blocked() -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import streamconsumer
-from tests.processor.eventually import eventually
+from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import GROUP, STREAM
 
 HERE = Path(__file__).parent
@@ -56,7 +56,7 @@ class Pod:
         assert self.process
         os.kill(pid or self.process.pid, number)
 
-    async def ended(self, within: float = 10.0) -> int:
+    async def ended(self, within: float = PATIENCE_SECONDS) -> int:
         """Its exit code."""
         process = self.process
         assert process
@@ -83,7 +83,7 @@ class Pod:
     def said(self, message: str) -> list[dict[str, Any]]:
         return [line for line in self.lines if line.get("message") == message]
 
-    async def says(self, message: str, times: int = 1, within: float = 15.0) -> list[dict[str, Any]]:
+    async def says(self, message: str, times: int = 1, within: float = PATIENCE_SECONDS) -> list[dict[str, Any]]:
         """The log lines with this message, once there are so many."""
         await eventually(lambda: len(self.said(message)) >= times, within)
         return self.said(message)

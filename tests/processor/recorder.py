@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from streamconsumer.processor import Message, current_message
-from tests.processor.eventually import eventually
+from tests.processor.eventually import PATIENCE_SECONDS, eventually
 
 
 class Recorder:
@@ -49,10 +49,10 @@ class Recorder:
         """How often each message was begun."""
         return Counter(self.ids)
 
-    async def has_seen(self, count: int, within: float = 5.0) -> None:
+    async def has_seen(self, count: int, within: float = PATIENCE_SECONDS) -> None:
         await eventually(lambda: len(self.seen) >= count, within)
 
-    async def has_finished(self, count: int, within: float = 5.0) -> None:
+    async def has_finished(self, count: int, within: float = PATIENCE_SECONDS) -> None:
         await eventually(lambda: len(self.finished) >= count, within)
 
 

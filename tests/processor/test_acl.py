@@ -9,7 +9,7 @@ import pytest
 from streamconsumer.processor import Defer, Message, Reject, Retry
 from streamconsumer.processor.stream import effects
 from streamconsumer.server.keys import POSTPONED
-from tests.processor.eventually import eventually
+from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder, always
 
@@ -51,17 +51,17 @@ async def test_messages_are_handled_and_an_idle_processor_stops_at_once(restrict
     await restricted.add(20)
     await handler.has_finished(20)
     await restricted.settled()
-    await asyncio.wait_for(processor.stop_listening(), 2)
+    await asyncio.wait_for(processor.stop_listening(), PATIENCE_SECONDS)
     assert processor.metrics.faults == 0
 
 
 async def test_a_long_handler_keeps_its_messages(restricted: Group) -> None:
     handler, peer = Recorder(gate=False), Recorder()
     ids = await restricted.add(3)
-    await restricted.start(handler, min_idle=0.5)
+    await restricted.start(handler, min_idle=1.5)
     await handler.has_seen(1)
-    await restricted.start(peer, "pod-b", min_idle=0.5)
-    await asyncio.sleep(4 * 0.5)
+    await restricted.start(peer, "pod-b", min_idle=1.5)
+    await asyncio.sleep(2 * 1.5)
     assert not peer.seen
     handler.gate.set()
     await handler.has_finished(3)

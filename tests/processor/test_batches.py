@@ -22,7 +22,7 @@ from streamconsumer.processor import (
     current_messages,
 )
 from streamconsumer.processor.handler import checked
-from tests.processor.eventually import eventually
+from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod
 from tests.processor.proxy import Proxy
@@ -70,7 +70,7 @@ class Batches:
     async def has_seen(self, batches: int) -> None:
         await eventually(lambda: len(self.seen) >= batches)
 
-    async def has_finished(self, messages: int, within: float = 5.0) -> None:
+    async def has_finished(self, messages: int, within: float = PATIENCE_SECONDS) -> None:
         await eventually(lambda: len(self.finished) >= messages, within)
 
 
@@ -79,7 +79,7 @@ async def start(group: Group, handler: Any, name: str = "pod-a", **arguments: An
     return await group.start(handler, name, settings=settings, **arguments)
 
 
-async def done(group: Group, processor: RedisStreamProcessor, messages: int, within: float = 5.0) -> None:
+async def done(group: Group, processor: RedisStreamProcessor, messages: int, within: float = PATIENCE_SECONDS) -> None:
     """Wait until so many are acknowledged or dead letters. A sign of life that met an acknowledgement on its way
     acknowledges again what it may have put back; then the first one may have been the one that found nothing."""
     metrics = processor.metrics

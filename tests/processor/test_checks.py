@@ -13,6 +13,7 @@ from streamconsumer.processor import StreamManager
 from streamconsumer.processor.stream import check
 from streamconsumer.processor.stream.checks import dangers, lacking, outdated, server_settings, version
 from tests.cluster.redis_servers import RedisServer, StartRedis
+from tests.processor.eventually import PATIENCE_SECONDS
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod
 from tests.processor.test_acl import KEYS, SMALLEST
@@ -141,7 +142,7 @@ async def test_what_is_wrong_is_told_as_soon_as_a_server_answers(
     await asyncio.sleep(0.1)
     assert not checking.done()
     await asyncio.to_thread(server.start)
-    await asyncio.wait_for(checking, 5)
+    await asyncio.wait_for(checking, PATIENCE_SECONDS)
     assert [record.message for record in caplog.records] == [
         "the server keeps nothing on disk: a restart loses every entry; set appendonly yes"
     ]

@@ -56,7 +56,7 @@ class Nodes:
                 told = str(await self.ask(server, "CLUSTER", "INFO"))
                 return "cluster_state:ok" in told and "cluster_known_nodes:3" in told
 
-            await eventually(is_whole, within=20)
+            await eventually(is_whole)
 
     async def move(self, source: RedisServer, target: RedisServer) -> None:
         """Move the slot with all its keys, as `redis-cli --cluster reshard` does."""
@@ -153,7 +153,7 @@ async def test_a_seed_that_is_gone_is_not_missed(nodes: Nodes) -> None:
     await nodes.ask(nodes.owner, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     await nodes.group.client.connection_pool.disconnect()
     await nodes.group.add(1)
-    await handler.has_finished(2, within=15)
+    await handler.has_finished(2)
 
 
 async def test_a_server_that_is_no_cluster_is_told(start_redis: StartRedis) -> None:

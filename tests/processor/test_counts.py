@@ -47,7 +47,7 @@ async def test_a_message_put_off_on_its_last_attempt_survives_the_pod_that_waits
     await _killed(pod)
     peer = Recorder()
     await group.start(peer, "pod-b")
-    await peer.has_finished(1, within=20)
+    await peer.has_finished(1)
     await group.settled()
     assert [(each.message_id, each.deliveries) for each in peer.seen] == [(message_id, 2)]
     assert await dead_letters(group) == []
@@ -63,7 +63,7 @@ async def test_a_message_tried_while_the_breaker_is_open_survives_the_pod_that_t
     await _killed(pod)
     peer = Recorder()
     await group.start(peer, "pod-b")
-    await peer.has_finished(1, within=20)
+    await peer.has_finished(1)
     await group.settled()
     assert [(each.message_id, each.deliveries) for each in peer.seen] == [(message_id, 2)]
     assert await dead_letters(group) == []
@@ -96,7 +96,7 @@ async def test_while_a_message_is_put_off_for_a_moment_redis_knows_that_it_does_
     await any_group.start(handler)
     await handler.has_seen(1)
     await _counts_are(any_group, 0)
-    await handler.has_seen(3, within=20)
+    await handler.has_seen(3)
     assert {message.deliveries for message in handler.seen} == {1}
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from streamconsumer.model.settings import RedisAccess
 from streamconsumer.processor import StreamManager
-from tests.processor.eventually import eventually
+from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import STREAM, Group
 from tests.processor.recorder import Recorder
 
@@ -47,7 +47,7 @@ async def test_a_password_that_rotates_is_used_at_the_next_connect(shop: Group, 
     await handler.has_finished(2)
     await shop.settled()
     assert processor.health.readiness() == (True, "ok")
-    await asyncio.wait_for(processor.stop_listening(), 5)
+    await asyncio.wait_for(processor.stop_listening(), PATIENCE_SECONDS)
     await manager.aclose()
 
 
@@ -64,7 +64,7 @@ async def test_a_whole_url_that_rotates_leads_to_the_new_server(shop: Group, tmp
     await cut(shop)
     await shop.add(2)
     await handler.has_finished(2)
-    await asyncio.wait_for(processor.stop_listening(), 5)
+    await asyncio.wait_for(processor.stop_listening(), PATIENCE_SECONDS)
     await manager.aclose()
 
 
@@ -82,7 +82,7 @@ async def test_a_file_that_is_away_for_a_moment_is_a_fault_and_no_end(shop: Grou
     file.write_text("old")
     await shop.add(1)
     await handler.has_finished(1)
-    await asyncio.wait_for(processor.stop_listening(), 5)
+    await asyncio.wait_for(processor.stop_listening(), PATIENCE_SECONDS)
     await manager.aclose()
 
 

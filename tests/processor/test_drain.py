@@ -6,9 +6,12 @@ import time
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from streamconsumer.processor import Retry
+from streamconsumer.processor.stream import watch
 from streamconsumer.server.keys import POSTPONED
-from tests.processor.eventually import eventually
+from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import Group
 from tests.processor.recorder import Recorder, once
 
@@ -32,7 +35,7 @@ async def test_what_has_not_begun_is_handed_back_at_once(any_group: Group) -> No
     """Whoever looks next takes it, also while the drain goes on. The delivery that came to nothing is not counted."""
     handler = Recorder(gate=False)
     running, *unbegun = await any_group.add(8)
-    processor = await any_group.start(handler, min_idle=2)
+    processor = await any_group.start(handler, drain=60)
     await handler.has_seen(1)
     stopping = asyncio.create_task(processor.stop_listening())
     await eventually(lambda: processor.metrics.released == 7)
@@ -43,8 +46,8 @@ async def test_what_has_not_begun_is_handed_back_at_once(any_group: Group) -> No
     assert {each.deliveries for each in handed_back} == {0}
 
     peer = Recorder()
-    await any_group.start(peer, "pod-b", min_idle=2)
-    await peer.has_finished(7, within=1)
+    await any_group.start(peer, "pod-b")
+    await peer.has_finished(7)
     assert peer.ids == unbegun
     assert {message.deliveries for message in peer.seen} == {1}
     handler.gate.set()
@@ -60,7 +63,7 @@ async def test_a_drain_ends_at_its_time_out_with_the_rest_pending(any_group: Gro
     await handler.has_seen(1)
     begun = time.monotonic()
     await processor.stop_listening()
-    assert 0.25 < time.monotonic() - begun < 1
+    assert 0.25 < time.monotonic() - begun < PATIENCE_SECONDS
     assert handler.cancelled == [message_id]
     assert [each.message_id for each in await any_group.entries()] == [message_id]
     assert processor.metrics.failed == 0
@@ -74,7 +77,7 @@ async def test_a_hurried_drain_ends_now(group: Group) -> None:
     stopping = asyncio.create_task(processor.stop_listening())
     await asyncio.sleep(0.05)
     processor.hurry()
-    await asyncio.wait_for(stopping, 1)
+    await asyncio.wait_for(stopping, PATIENCE_SECONDS)
     assert await group.pending() == 1
 
 
@@ -93,7 +96,7 @@ async def test_a_handler_that_refuses_to_be_cancelled_does_not_hold_the_drain_up
     await eventually(lambda: processor.metrics.in_flight)
     begun = time.monotonic()
     await processor.stop_listening()
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < PATIENCE_SECONDS
     assert processor.has_stuck_handlers
     end.set()
     await eventually(lambda: not processor.has_stuck_handlers)
@@ -186,7 +189,7 @@ async def test_a_rolling_update_loses_nothing_and_handles_nothing_twice(group: G
         ids += await group.add(200)
         await running.pop(0).stop_listening()
         running.append(await start(f"pod-{number}"))
-    await eventually(lambda: sum(len(handler.finished) for handler in handlers) >= len(ids), within=15)
+    await eventually(lambda: sum(len(handler.finished) for handler in handlers) >= len(ids))
     await group.settled()
     assert sorted(message_id for handler in handlers for message_id in handler.ids) == sorted(ids)
 
@@ -222,16 +225,17 @@ async def test_a_pod_that_drains_is_not_ready_although_its_read_ended_well(any_g
     await stopping
 
 
-async def test_what_is_handed_back_wakes_a_peer_that_waits(any_group: Group) -> None:
-    """Its own turn to look comes every 2.4 seconds."""
+async def test_what_is_handed_back_wakes_a_peer_that_waits(any_group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own turn to look comes every two minutes."""
+    monkeypatch.setattr(watch, "TURN", timedelta(minutes=1))
     handler, peer = Recorder(gate=False), Recorder()
     _, *unbegun = await any_group.add(4)
-    processor = await any_group.start(handler)
+    processor = await any_group.start(handler, drain=60)
     await handler.has_seen(1)
-    await any_group.start(peer, "pod-b", poll=10)
+    await any_group.start(peer, "pod-b", poll=60)
     await eventually(lambda: _blocked(any_group))
     stopping = asyncio.create_task(processor.stop_listening())
-    await peer.has_finished(3, within=0.5)
+    await peer.has_finished(3)
     handler.gate.set()
     await stopping
     assert peer.ids == unbegun

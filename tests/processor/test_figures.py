@@ -11,7 +11,7 @@ from streamconsumer.processor.metrics import QUEUE_BUCKETS_SECONDS, Metrics
 from streamconsumer.processor.telemetry.figures import exporter_from_env
 from tests.cluster.collector import Collector
 from tests.cluster.processes import free_port
-from tests.processor.eventually import eventually
+from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod
 
@@ -77,16 +77,16 @@ async def test_what_a_pod_counted_reaches_the_collector_under_the_names_of_the_c
     assert found["streamconsumer.acknowledged"]["resource"]["service.name"] == "orders"
 
 
-async def test_a_dead_collector_costs_the_end_of_a_pod_three_seconds_at_most(group: Group, new_pod: NewPod) -> None:
+async def test_a_dead_collector_does_not_hold_up_the_end_of_a_pod(group: Group, new_pod: NewPod) -> None:
     await group.add()
     nowhere = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
     pod = new_pod("pod_handlers:note").start(environment=nowhere)
     await pod.says("processor started")
-    await group.settled(10)
+    await group.settled()
     began = time.monotonic()
     pod.signal(signal.SIGTERM)
     assert await pod.ended() == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ async def test_the_metrics_count_what_happened(group: Group, pages: Pages) -> No
     assert found["streamconsumer_in_flight"] == 0
     assert found["streamconsumer_process_duration_seconds_count"] == 10
     assert found["streamconsumer_process_duration_seconds_bucket{+Inf}"] == 10
-    assert 0 < found["streamconsumer_process_duration_seconds_sum"] < 1
+    assert 0 < found["streamconsumer_process_duration_seconds_sum"] < 60
 
 
 async def test_durations_fall_into_the_buckets_of_the_conventions(pages: Pages) -> None:

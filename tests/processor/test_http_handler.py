@@ -299,4 +299,4 @@ async def test_no_proxy_is_asked(group: Group, service: Service, new_pod: NewPod
     pod.environment |= {"HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1"}
     await group.add()
     pod.start()
-    await eventually(lambda: service.requests, within=10)
+    await eventually(lambda: service.requests)

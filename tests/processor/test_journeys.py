@@ -217,7 +217,7 @@ async def test_time_in_the_stream_is_told_by_the_servers_clock(
     monkeypatch.setattr(time, "time_ns", lambda: real() + hour_ns)
     await group.start(Recorder(), settings={"telemetry": kit.telemetry})
     [span] = await arrived(collector, PROCESS)
-    assert 0.25 < span.attributes["streamconsumer.queue.stream_time"] < 5
+    assert 0.25 < span.attributes["streamconsumer.queue.stream_time"] < 600
     assert 0 <= span.attributes["streamconsumer.queue.buffer_time"] < 5
 
 

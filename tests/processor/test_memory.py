@@ -33,5 +33,5 @@ async def test_large_entries_of_the_dead_are_taken_over_few_at_a_time(group: Gro
     await handler.has_seen(1)
     assert processor.metrics.delivered <= 10
     handler.gate.set()
-    await handler.has_finished(100, within=15)
+    await handler.has_finished(100)
     await group.settled()

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamconsumer.server.keys import POSTPONED
-from tests.processor.eventually import eventually
+from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import Group
 from tests.processor.pod import NewPod
 
@@ -20,14 +20,16 @@ from tests.processor.pod import NewPod
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_an_idle_pod_ends_within_a_second(group: Group, new_pod: NewPod, number: signal.Signals) -> None:
+async def test_an_idle_pod_ends_without_waiting_for_the_end_of_its_read(
+    group: Group, new_pod: NewPod, number: signal.Signals
+) -> None:
     pod = new_pod("pod_handlers:note", poll_interval="1m").start()
     await pod.says("processor started")
     await eventually(group.exists)
     begun = time.monotonic()
     pod.signal(number)
     assert await pod.ended() == 0
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < PATIENCE_SECONDS
     assert await group.consumers() == set()
 
 
@@ -53,7 +55,7 @@ async def test_a_pod_ends_at_its_drain_time_out_whatever_the_handler_does(
     begun = time.monotonic()
     pod.signal(signal.SIGTERM)
     assert await pod.ended() == 0
-    assert 0.9 < time.monotonic() - begun < 1 + 2.5
+    assert 0.9 < time.monotonic() - begun < PATIENCE_SECONDS
     assert await group.pending() == 1
 
 
@@ -64,7 +66,7 @@ async def test_a_second_signal_ends_the_drain(group: Group, new_pod: NewPod) -> 
     pod.signal(signal.SIGTERM)
     await pod.says("draining")
     pod.signal(signal.SIGTERM)
-    assert await pod.ended(within=2) == 0
+    assert await pod.ended() == 0
     assert await group.pending() == 1
 
 
@@ -93,7 +95,7 @@ async def test_a_pod_that_never_reached_its_server_ends_in_time(new_pod: NewPod,
     begun = time.monotonic()
     pod.signal(signal.SIGTERM)
     assert await pod.ended() == 0
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < PATIENCE_SECONDS
     group.server.resume()
 
 
@@ -106,7 +108,7 @@ async def test_a_pod_that_is_killed_and_started_again_handles_everything(group: 
         pod.signal(signal.SIGKILL)
         assert await pod.ended() == -signal.SIGKILL
     pod.start()
-    await eventually(lambda: {line["message_id"] for line in pod.said("handled")} == set(ids), within=15)
+    await eventually(lambda: {line["message_id"] for line in pod.said("handled")} == set(ids))
     await group.settled()
     twice = len(pod.said("handled")) - len(ids)
     assert twice <= 3 * (4 + 10), "a kill repeats at most what was running or not acknowledged yet"
@@ -249,7 +251,7 @@ async def test_logs_for_people_are_one_line_a_failure(group: Group, new_pod: New
         f"message_id={message_id} stream=orders deliveries=1 again_after_seconds=[0-9.]+ "
         "error=ConnectionResetError: the bank hung up"
     )
-    await eventually(lambda: told.search(pod.output.read_text()), within=15)
+    await eventually(lambda: told.search(pod.output.read_text()))
     assert "Traceback" not in pod.output.read_text()
 
 

@@ -46,7 +46,7 @@ class Watched:
             async def knows() -> bool:
                 return bool(await asked.sentinel_slaves(SentinelServer.master))
 
-            await eventually(knows, within=15)
+            await eventually(knows)
 
         # `online` in INFO is not enough: a replica gets writes only from its own first acknowledgement on.
         await self.group.client.set("written", 1)
@@ -156,8 +156,8 @@ async def test_a_failover_under_load_loses_nothing_that_the_new_primary_has(watc
     stop.set()
     await producer
     left = await entries()
-    await eventually(lambda: handled >= left, within=20)
-    await on_new.settled(within=20)
+    await eventually(lambda: handled >= left)
+    await on_new.settled()
     await on_new.close()
     watched.primary.resume()
     for processor in watched.group.processors:

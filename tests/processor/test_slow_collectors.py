@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.collector import Collector
 from tests.cluster.spans import Span
-from tests.processor.eventually import eventually
+from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import STREAM, Group
 from tests.processor.pod import NewPod, Pod
 from tests.processor.proxy import Proxy
@@ -28,7 +28,7 @@ IMPATIENT = {"OTEL_EXPORTER_OTLP_TIMEOUT": "3"}
 ANSWERS_AFTER_SECONDS = 0.7
 """Longer than a pod waits for a collector."""
 
-ENDS_WITHIN_SECONDS = 10
+ENDS_WITHIN_SECONDS = 20
 """3 s for the last spans, and the way out of a process on a busy machine; a grace period is 30 s at the least."""
 
 MOST_MORE_MEBIBYTES = 48
@@ -47,7 +47,7 @@ class Run:
         await self.group.add(count)
         self.added += count
 
-    async def all_acknowledged(self, within: float = 15) -> None:
+    async def all_acknowledged(self, within: float = PATIENCE_SECONDS) -> None:
         async def done() -> bool:
             [found] = await self.group.client.xinfo_groups(STREAM)
             return bool(found["lag"] == found["pending"] == 0)
@@ -73,7 +73,7 @@ class Run:
             arrived = ids(collector.spans()) | (before or set())
             return len(arrived) + await self.dropped() == await self.recorded()
 
-        await eventually(all_of_them, 15)
+        await eventually(all_of_them)
 
     async def ends(self) -> None:
         began = time.monotonic()

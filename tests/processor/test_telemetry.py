@@ -18,7 +18,7 @@ from streamconsumer.processor.message import Entry
 from streamconsumer.processor.telemetry import Telemetry
 from tests.cluster.collector import Collector
 from tests.cluster.spans import Span
-from tests.processor.eventually import eventually
+from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import Group
 from tests.processor.pod import Pod
 from tests.processor.recorder import Recorder, once
@@ -280,7 +280,7 @@ async def test_the_last_spans_arrive_after_sigterm_and_log_lines_carry_their_ids
     begun = time.monotonic()
     pod.signal(signal.SIGTERM)
     assert await pod.ended() == 0
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < PATIENCE_SECONDS
     [span] = await consumer_spans(collector, 1)
     assert (line["trace_id"], line["span_id"], line["trace_flags"]) == (TRACE, span.span_id, "01")
     assert line["message_id"] == span.attributes["messaging.message.id"]
@@ -332,4 +332,4 @@ async def test_a_dead_collector_costs_no_message_and_little_time_at_the_end(
     pod.signal(signal.SIGTERM)
     assert await pod.ended() == 0
     # 3 s for the last spans, and the way out of a process on a busy machine; the SDK alone would take 30 s.
-    assert time.monotonic() - begun <= 10
+    assert time.monotonic() - begun < PATIENCE_SECONDS

@@ -16,7 +16,7 @@ from streamconsumer.server.faults import Fault, fault
 from tests.cluster.certificates import Authority
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import StartRedis
-from tests.processor.eventually import eventually
+from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import STREAM, Group
 from tests.processor.recorder import Recorder
 
@@ -194,5 +194,5 @@ async def test_certificates_that_rotate_are_taken_at_the_next_connect(mutual: Se
     bring(mutual.client.certificate, mutual.client.key)
     await mutual.group.add(1)
     await handler.has_finished(1)
-    await asyncio.wait_for(processor.stop_listening(), 5)
+    await asyncio.wait_for(processor.stop_listening(), PATIENCE_SECONDS)
     await manager.aclose()

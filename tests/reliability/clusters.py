@@ -63,7 +63,7 @@ class Cluster:
         say(first, "CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
         port, bus = self.nodes[1].port, self.nodes[1].options["cluster-port"]
         say(first, "CLUSTER", "MEET", self.nodes[1].host, port, bus)
-        assert wait_until(lambda: all(self._is_ready(each) for each in (first, second)), 15)
+        assert wait_until(lambda: all(self._is_ready(each) for each in (first, second)), 60)
 
     @staticmethod
     def _node() -> RedisServer:

@@ -46,7 +46,7 @@ class Servers:
 
     def wait(self) -> None:
         """Until both are in step."""
-        assert wait_until(lambda: self.in_step, 20), "the replica has not come into step in 20 s"
+        assert wait_until(lambda: self.in_step, 60), "the replica has not come into step in 60 s"
 
     def restart(self) -> None:
         """kill -9, and up again with what it had confirmed."""

@@ -27,7 +27,7 @@ class Load(Trial):
             self.pod(name)
         return Traffic(self.ledger, client, random.Random(5), replicas=replicas)
 
-    def goes_on(self, more: int = 40, within: float = 20.0) -> None:
+    def goes_on(self, more: int = 40, within: float = 60.0) -> None:
         """Wait until so many more messages have been handled."""
         wanted = len(self.ledger.lines("done")) + more
         assert wait_until(lambda: len(self.ledger.lines("done")) >= wanted, within), self.told()
@@ -104,12 +104,12 @@ def test_a_failover_by_sentinel_loses_nothing_that_the_replica_had(start_redis: 
     new = start_redis({"replicaof": f"{old.host} {old.port}"})
     clients = [connected(old.url), connected(new.url)]
     with Sentinel(old) as sentinel, Proxy(old.host, old.port) as proxy:
-        assert wait_until(sentinel.knows_a_replica, 15)
+        assert wait_until(sentinel.knows_a_replica, 60)
         trial = load(clients[0], proxy.url)
         with trial.under(lambda: trial.client, replicas=1) as traffic:
             trial.goes_on()
             old.kill()
-            assert wait_until(lambda: sentinel.primary() == (new.host, new.port), 20)
+            assert wait_until(lambda: sentinel.primary() == (new.host, new.port), 60)
             proxy.lead_to(new.host, new.port)
             traffic.alone()
             trial.client = clients[1]

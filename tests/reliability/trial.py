@@ -15,7 +15,7 @@ from tests.cluster.runs import wait_until
 from tests.reliability.ledger import DELETE, GROUP, Account, Ledger, entries
 from tests.reliability.nursery import Nursery, Pod
 
-PATIENCE = 25.0
+PATIENCE = 60.0
 
 _numbers = itertools.count()
 
