@@ -18,7 +18,7 @@ from tests.operator.places import Place, eventually, settled
 
 ROUNDS = 1
 MANY = 1000
-REST_SECONDS = 120
+REST_SECONDS = 600
 PATIENCE = 300
 """Seconds for all of them, on a machine that has other things to do."""
 

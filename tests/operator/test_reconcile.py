@@ -9,6 +9,7 @@ from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import Status
 from streamconsumer.operator.cluster import Cluster
+from streamconsumer.operator.events import Events
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.news import News
 from streamconsumer.operator.queue import Key
@@ -32,6 +33,8 @@ class Scripted(Cluster):
         self.objects: dict[tuple[str, str], Manifest] = {}
         self.before_status: Callable[[], None] = lambda: None
         self.there = True
+        self.latest = 1
+        self.consumer: Manifest = {}
 
     async def get(self, api_version: str, kind: str, namespace: str | None, name: str) -> Manifest | None:
         return self.objects.get((kind, name))
@@ -39,14 +42,18 @@ class Scripted(Cluster):
     async def apply(self, manifest: Manifest) -> Manifest:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         self.asked.append(f"apply {kind}")
-        metadata = {**manifest["metadata"], "uid": f"{kind}-1", "resourceVersion": "1"}
+        self.latest += 1
+        metadata = {**manifest["metadata"], "uid": f"{kind}-1", "resourceVersion": str(self.latest)}
         self.objects[kind, name] = {**manifest, "metadata": metadata}
         return self.objects[kind, name]
 
-    async def apply_status(self, namespace: str, name: str, status: Status) -> bool:
+    async def apply_status(self, namespace: str, name: str, status: Status) -> Manifest | None:
         self.asked.append("apply status")
         self.before_status()
-        return self.there
+        self.latest += 1
+        metadata = {**self.consumer["metadata"], "resourceVersion": str(self.latest)}
+        told = status.model_dump(by_alias=True, exclude_none=True)
+        return {**self.consumer, "metadata": metadata, "status": told} if self.there else None
 
     async def delete(self, manifest: Manifest) -> None:
         self.asked.append(f"delete {manifest['kind']}")
@@ -82,14 +89,26 @@ class Setting:
             SETTINGS,
             Unseen(),
             Scaler(print, time.monotonic),
+            Events(self.cluster),
             news=News(settles_after=timedelta(0)),
         )
-        self.manifest = stored(given or manifest())
+        self.manifest = self.cluster.consumer = stored(given or manifest())
         self.store.put(self.manifest)
 
     async def reconcile(self) -> timedelta | None:
         self.cluster.asked = []
-        return await self.reconciler.reconcile(KEY)
+        again = await self.reconciler.reconcile(KEY)
+        await self.reconciler.events.flush()
+        return again
+
+    def put(self, changed: Manifest) -> None:
+        """What a watch brings: always of a later version."""
+        self.cluster.latest += 1
+        metadata = {**changed["metadata"], "resourceVersion": str(self.cluster.latest)}
+        changed = {**changed, "metadata": metadata}
+        if changed["kind"] == names.KIND:
+            self.manifest = self.cluster.consumer = changed
+        self.store.put(changed)
 
 
 def ready(told: Manifest) -> dict[str, Any]:
@@ -118,7 +137,7 @@ async def test_a_status_that_others_added_to_is_not_written_again_and_again() ->
     told = setting.store.consumers[KEY]
     foreign = {**ready(told), "type": "Synced", "reason": "ArgoCD"}
     status = {**told["status"], "lag": 3, "conditions": [*told["status"]["conditions"], foreign]}
-    setting.store.put({**told, "status": status})
+    setting.put({**told, "status": status})
     await setting.reconcile()
     assert setting.cluster.asked == []
 
@@ -144,7 +163,7 @@ async def test_a_streamconsumer_that_turns_out_to_be_gone_is_forgotten() -> None
 async def test_a_streamconsumer_on_its_way_out_is_left_alone() -> None:
     setting = Setting()
     setting.manifest["metadata"]["deletionTimestamp"] = "2026-11-24T12:00:00Z"
-    setting.store.put(setting.manifest)
+    setting.put(setting.manifest)
     await setting.reconcile()
     assert setting.cluster.asked == []
 
@@ -166,8 +185,7 @@ async def test_a_child_that_comes_back_with_the_configuration_is_no_repair() -> 
     setting = Setting(manifest(replicas=2))
     await setting.reconcile()
     for generation, replicas in ((2, 1), (3, 2)):
-        setting.manifest = stored(manifest(replicas=replicas), generation=generation)
-        setting.store.put(setting.manifest)
+        setting.put(stored(manifest(replicas=replicas), generation=generation))
         setting.cluster.objects.pop(("PodDisruptionBudget", "orders-consumer"), None)
         await setting.reconcile()
     assert "event Created" in setting.cluster.asked
@@ -180,7 +198,7 @@ async def test_the_children_of_a_deleted_namesake_are_waited_for_and_not_touched
     for child in desired(consumer(), SETTINGS):
         metadata = {**child["metadata"], "uid": "old", "resourceVersion": "1"}
         owner = {**metadata["ownerReferences"][0], "uid": "an-earlier-life"}
-        setting.store.put({**child, "metadata": {**metadata, "ownerReferences": [owner]}})
+        setting.put({**child, "metadata": {**metadata, "ownerReferences": [owner]}})
     await setting.reconcile()
     assert setting.cluster.asked == ["apply status"]
     told = ready(setting.store.consumers[KEY])
@@ -230,8 +248,8 @@ async def test_a_source_stays_while_a_running_pod_holds_it() -> None:
         "spec": {"volumes": [{"name": "source", "configMap": {"name": old}}]},
         "status": {"phase": "Running"},
     }
-    setting.store.put(pod)
-    setting.store.put(stored(manifest(handler={"source": "x = 2"})))
+    setting.put(pod)
+    setting.put(stored(manifest(handler={"source": "x = 2"})))
     await setting.reconcile()
     assert "delete ConfigMap" not in setting.cluster.asked
     setting.store.drop(pod)

@@ -1,42 +1,27 @@
-"""The only user of the Kubernetes API: reads, server-side apply, delete, status, events. Manifests in, manifests out.
-
-Requests go through the request method of `kubernetes.aio`'s dynamic client and nothing else of it: every path is
-known here, so nothing is discovered, and no model classes are built.
+"""What the operator does at the Kubernetes API: reads, server-side apply, delete, status, events. Manifests in,
+manifests out. Every path is known here, so nothing is discovered, and no model classes are built.
 """
 
-import json
 import uuid
 from base64 import b64decode
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
-from kubernetes.aio import config
-from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.config import ConfigException
-from kubernetes.aio.dynamic import DynamicClient
-from kubernetes.aio.dynamic.exceptions import ConflictError, DynamicApiError, NotFoundError
-
-from streamconsumer.errors import ChildRefused, InvalidSettings, NotAllowed, ServerBusy
+from streamconsumer.errors import ChildRefused, NotAllowed
 from streamconsumer.model import names
 from streamconsumer.model.status import Status
+from streamconsumer.operator.api import APPLY_PATCH, JSON_PATCH, MERGE_PATCH, MISSING, Api, Refused, what_was_said
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.traced import current
 
-FASTER, MISSING = ConflictError, NotFoundError
-"""What is raised where somebody else was faster, and where there is no such object."""
-
-REQUEST_TIMEOUT_SECONDS = 30
 PAGE = 50
 """How many objects a list is asked for at a time: a thousand Deployments are 20 MB of text, and five times that once
 they are read."""
 
 REFUSALS = (400, 403, 422)
-BUSY = (429, 503)
-LONGEST_RETRY_AFTER = timedelta(minutes=2)
-NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+"""Of a child: to try again is pointless without an edit."""
 
 _PLURALS = {
     "ServiceAccount": "serviceaccounts",
@@ -55,12 +40,12 @@ _PLURALS = {
 class Cluster:
     """A connection to one API server."""
 
-    def __init__(self, client: ApiClient) -> None:
-        self._request = DynamicClient(client).request  # type: ignore[no-untyped-call] # ships no types
+    def __init__(self, api: Api) -> None:
+        self._api = api
 
     async def get(self, api_version: str, kind: str, namespace: str | None, name: str) -> Manifest | None:
         """The object, or None where there is none."""
-        with suppress(NotFoundError):
+        with suppress(MISSING):
             return await self._call("get", _path(api_version, kind, namespace, name))
         return None
 
@@ -68,7 +53,7 @@ class Cluster:
         """A Secret or ConfigMap that pods refer to, or None where there is none. Raises NotAllowed where we may not."""
         try:
             return await self.get("v1", kind, namespace, name)
-        except DynamicApiError as error:
+        except Refused as error:
             if error.status != 403:
                 raise
             raise NotAllowed(what_was_said(error)) from None
@@ -77,10 +62,12 @@ class Cluster:
         self, api_version: str, kind: str, namespace: str | None, selector: str = ""
     ) -> AsyncIterator[Manifest]:
         """Every object of the kind, in one namespace or in all. Items carry their apiVersion and kind."""
-        query, path = {"label_selector": selector or None, "limit": PAGE}, _path(api_version, kind, namespace)
+        path, query = _path(api_version, kind, namespace), {"limit": str(PAGE)}
+        if selector:
+            query["labelSelector"] = selector
         more = ""
         while True:
-            found = await self._call("get", path, **query, **({"_continue": more} if more else {}))
+            found = await self._call("get", path, query=query | ({"continue": more} if more else {}))
             for item in found.pop("items"):
                 yield {"apiVersion": api_version, "kind": kind, **item}
             if not (more := found["metadata"].get("continue", "")):
@@ -91,7 +78,7 @@ class Cluster:
         Raises ChildRefused where trying again without an edit is pointless: invalid, forbidden, against a policy."""
         try:
             return await self._apply(manifest, _path_of(manifest))
-        except DynamicApiError as error:
+        except Refused as error:
             if error.status not in REFUSALS:
                 raise
             raise ChildRefused(f"{manifest['kind']} {manifest['metadata']['name']}: {what_was_said(error)}") from None
@@ -110,24 +97,23 @@ class Cluster:
         }
         await self._apply(kept, _path_of(kept), manager=names.REPLICAS_KEEPER)
 
-    async def apply_status(self, namespace: str, name: str, status: Status) -> bool:
-        """One write of the whole status. Returns whether the object is still there."""
+    async def apply_status(self, namespace: str, name: str, status: Status) -> Manifest | None:
+        """One write of the whole status. Returns the object, or None where it is not there any more."""
         manifest = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
             "metadata": {"namespace": namespace, "name": name},
             "status": status.model_dump(by_alias=True, exclude_none=True),
         }
-        with suppress(NotFoundError):
-            await self._apply(manifest, f"{_path_of(manifest)}/status")
-            return True
-        return False
+        with suppress(MISSING):
+            return await self._apply(manifest, f"{_path_of(manifest)}/status")
+        return None
 
     async def secret(self, namespace: str, name: str) -> dict[str, bytes] | None:
         """What stands in a Secret; None where there is none. Raises NotAllowed where it may not be read."""
         try:
             found = await self.get("v1", "Secret", namespace, name)
-        except DynamicApiError as error:
+        except Refused as error:
             if error.status != 403:
                 raise
             raise NotAllowed(what_was_said(error)) from None
@@ -148,16 +134,16 @@ class Cluster:
         place = f"/metadata/finalizers/{consumer['metadata']['finalizers'].index(names.FINALIZER)}"
         change = [{"op": "test", "path": place, "value": names.FINALIZER}, {"op": "remove", "path": place}]
         path = _path(names.API_VERSION, names.KIND, consumer["metadata"]["namespace"], consumer["metadata"]["name"])
-        with suppress(NotFoundError):
-            return await self._call("patch", path, body=change, content_type="application/json-patch+json")
+        with suppress(MISSING):
+            return await self._call("patch", path, body=change, content_type=JSON_PATCH)
         return consumer
 
     async def annotate_pod(self, namespace: str, name: str, annotations: dict[str, str]) -> None:
         """Write annotations at a pod; one that is gone needs none."""
         change = {"metadata": {"annotations": annotations}}
-        with suppress(NotFoundError):
+        with suppress(MISSING):
             path = _path("v1", "Pod", namespace, name)
-            await self._call("patch", path, body=change, content_type="application/merge-patch+json")
+            await self._call("patch", path, body=change, content_type=MERGE_PATCH)
 
     async def replace(self, manifest: Manifest) -> Manifest:
         """Write the object as a whole if it is still in the version that the manifest names; one without a version is
@@ -172,7 +158,7 @@ class Cluster:
         """What `suspend` and `resume` of the command line write; the operator itself never does."""
         path = _path(names.API_VERSION, names.KIND, namespace, name)
         change = {"spec": {"suspend": suspended}}
-        return await self._call("patch", path, body=change, content_type="application/merge-patch+json")
+        return await self._call("patch", path, body=change, content_type=MERGE_PATCH)
 
     async def may(self, verb: str, resource: str, namespace: str | None) -> bool:
         """Whether whoever asks has a right, for the command line. A resource is `pods/exec`, or `deployments.apps`."""
@@ -184,30 +170,22 @@ class Cluster:
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": {**about, **({"namespace": namespace} if namespace else {})}},
         }
-        answer = await self._send("post", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=review)
+        answer = await self._api.call("post", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=review)
         return bool(answer["status"]["allowed"])
 
     async def version(self) -> Manifest:
         """What the API server says of itself, for the command line."""
-        return await self._send("get", "/version")
+        return await self._api.call("get", "/version")
 
     async def log(self, namespace: str, pod: str, container: str, *, lines: int, previous: bool) -> str:
         """The end of what a container wrote, or the one before it; for the command line."""
-        query = [("container", container), ("tailLines", lines), ("previous", str(previous).lower())]
-        answer = await self._request(
-            "get",
-            f"{_path('v1', 'Pod', namespace, pod)}/log",
-            query_params=query,
-            header_params={"Accept": "*/*"},
-            serialize=False,
-            _request_timeout=REQUEST_TIMEOUT_SECONDS,
-        )
-        return str(await answer.text())
+        query = {"container": container, "tailLines": str(lines), "previous": str(previous).lower()}
+        return await self._api.text("get", f"{_path('v1', 'Pod', namespace, pod)}/log", query=query)
 
     async def delete(self, manifest: Manifest) -> None:
         """Delete in the background what this manifest names, and only that very object; gone already is fine."""
         only = {"preconditions": {"uid": manifest["metadata"]["uid"]}, "propagationPolicy": "Background"}
-        with suppress(NotFoundError):
+        with suppress(MISSING):
             await self._call("delete", _path_of(manifest), body=only)
 
     async def record(self, about: Manifest, *, reason: str, message: str, warning: bool) -> None:
@@ -242,86 +220,15 @@ class Cluster:
             "patch",
             path,
             body=manifest,
-            content_type="application/apply-patch+yaml",
-            field_manager=manager,
-            force_conflicts=True,
+            content_type=APPLY_PATCH,
+            query={"fieldManager": manager, "force": "true"},
         )
 
     async def _call(self, method: str, path: str, **arguments: Any) -> Manifest:
-        """Raises ServerBusy where the answer is when to ask again."""
         if method == "get":
-            return await self._send(method, path, **arguments)
+            return await self._api.call(method, path, **arguments)
         with current.get().writing(method, path):
-            return await self._send(method, path, **arguments)
-
-    async def _send(self, method: str, path: str, **arguments: Any) -> Manifest:
-        try:
-            # The client keeps `query_params` in a shared default list unless it is given one.
-            answer: Manifest = await self._request(
-                method,
-                path,
-                query_params=[],
-                header_params={},
-                serializer=lambda _client, data: data,
-                _request_timeout=REQUEST_TIMEOUT_SECONDS,
-                **arguments,
-            )
-        except DynamicApiError as error:
-            if after := _retry_after(error):
-                raise ServerBusy(f"{method} {path}: {what_was_said(error)}", after) from None
-            raise
-        return answer
-
-
-@asynccontextmanager
-async def connected(kubeconfig: str | None = None) -> AsyncIterator[Cluster]:
-    """A Cluster by the pod's service account, or else by the kubeconfig file that kubectl would take."""
-    async with client(kubeconfig) as found:
-        yield Cluster(found)
-
-
-@asynccontextmanager
-async def client(kubeconfig: str | None = None, context: str | None = None) -> AsyncIterator[ApiClient]:
-    """The same, bare. Who names a context means the kubeconfig file, in a pod too."""
-    configuration = Configuration()
-    # Chain and name are verified. What Python 3.13 asks beyond that of a certificate's form, the authorities of many
-    # clusters do not have.
-    configuration.disable_strict_ssl_verification = True
-    if context is not None or not _is_in_cluster(configuration):
-        await _load_kubeconfig(kubeconfig, context, configuration)
-    async with ApiClient(configuration) as found:
-        yield found
-
-
-def _is_in_cluster(configuration: Configuration) -> bool:
-    try:
-        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    except ConfigException:
-        return False
-    return True
-
-
-async def _load_kubeconfig(file: str | None, context: str | None, configuration: Configuration) -> None:
-    try:
-        await config.load_kube_config(  # type: ignore[no-untyped-call]
-            config_file=file, context=context, client_configuration=configuration
-        )
-    except ConfigException as error:
-        raise InvalidSettings(
-            f"no Kubernetes to speak to: not in a pod, and no usable kubeconfig ({error}); set KUBECONFIG"
-        ) from None
-
-
-def default_namespace(context: str | None = None) -> str:
-    """The namespace of a context, of the current one by default, or the pod's own; as kubectl has it."""
-    with suppress(OSError):
-        if context is None:
-            return NAMESPACE_FILE.read_text().strip()
-    with suppress(ConfigException):
-        contexts, current = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
-        chosen = next((each for each in contexts if each["name"] == context), current)
-        return str(chosen["context"].get("namespace") or "default")
-    return "default"
+            return await self._api.call(method, path, **arguments)
 
 
 async def everything(
@@ -333,21 +240,6 @@ async def everything(
         for place in places:
             async for manifest in cluster.list(api_version, kind, place, selector):
                 yield manifest
-
-
-def what_was_said(error: Exception) -> str:
-    """The API server's own sentence, where the error is its answer; without headers and tracebacks."""
-    with suppress(TypeError, ValueError, KeyError):
-        return str(json.loads(getattr(error, "body", None))["message"])  # type: ignore[arg-type] # None is a TypeError
-    return f"{type(error).__name__}: {error}"
-
-
-def _retry_after(error: DynamicApiError) -> timedelta | None:
-    """What the server asked for, within reason. It says seconds; a date, as proxies may say, counts as nothing."""
-    said = str((error.headers or {}).get("Retry-After", ""))
-    if error.status not in BUSY or not said.isdecimal():
-        return None
-    return min(timedelta(seconds=int(said)), LONGEST_RETRY_AFTER) or None
 
 
 def _path(api_version: str, kind: str, namespace: str | None, name: str = "") -> str:

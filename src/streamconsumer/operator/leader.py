@@ -15,7 +15,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from streamconsumer.operator.cluster import FASTER, MISSING, Cluster, what_was_said
+from streamconsumer.operator.api import FASTER, MISSING, what_was_said
+from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.manifests import Manifest
 
 LASTS = 12.0

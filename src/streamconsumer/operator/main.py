@@ -15,7 +15,9 @@ from kopf._core.engines.peering import Identity
 
 from streamconsumer.errors import ServerBusy
 from streamconsumer.model import names
-from streamconsumer.operator.cluster import Cluster, connected, everything, what_was_said
+from streamconsumer.operator.api import connected, what_was_said
+from streamconsumer.operator.cluster import Cluster, everything
+from streamconsumer.operator.events import Events
 from streamconsumer.operator.figures import StreamGauges
 from streamconsumer.operator.handlers import LISTED, OWNED, SELECTOR, Listener, listening, watch, watching
 from streamconsumer.operator.health import Health, serve
@@ -54,8 +56,8 @@ async def operate(settings: OperatorSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with connected() as cluster:
-        await Operator(cluster, settings).run(stop)
+    async with connected() as api:
+        await Operator(Cluster(api), settings).run(stop)
 
 
 class Operator:
@@ -77,7 +79,8 @@ class Operator:
             read_secrets=settings.read_secrets,
             looked=self._looked_at_stream,
         )
-        self.reconciler = Reconciler(cluster, self.store, settings, self.streams, self.scaler)
+        self.events = Events(cluster, busy=lambda: len(self.queue) > 0)
+        self.reconciler = Reconciler(cluster, self.store, settings, self.streams, self.scaler, self.events)
         self.lease = Lease(cluster, settings.lease) if settings.lease else None
         self.tracing = _tracing(settings)
         self._listed = asyncio.Event()
@@ -145,6 +148,7 @@ class Operator:
     async def _main_loop(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.queue.work(self._reconcile, self.settings.workers))
+            group.create_task(self.events.write())
             group.create_task(self._resync())
             group.create_task(self._listen())
 

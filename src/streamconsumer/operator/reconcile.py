@@ -17,6 +17,7 @@ from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import CONDITIONS, Reason, Status, Verdict, conditions
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.drift import gives_replicas_up, holds, parked
+from streamconsumer.operator.events import Events
 from streamconsumer.operator.farewell import Farewell, held
 from streamconsumer.operator.kept import mapping
 from streamconsumer.operator.manifests import Manifest, desired
@@ -53,12 +54,14 @@ class Reconciler:
     settings: OperatorSettings
     streams: Streams
     scaler: Scaler
+    events: Events
     made: dict[Key, set[tuple[str, str, str]]] = field(default_factory=dict)
     """The kinds, names and owners of children that were there once: when one is missing, somebody deleted it."""
     news: News = field(default_factory=News)
 
     def __post_init__(self) -> None:
-        self._farewell = Farewell(self.cluster, self.store, self.streams, self._record, self.settings.deletion_bound)
+        told, bound = self.events.tell_now, self.settings.deletion_bound
+        self._farewell = Farewell(self.cluster, self.store, self.streams, told, bound)
 
     async def reconcile(self, key: Key) -> timedelta | None:
         """Bring one StreamConsumer up to date. Raises what the API raised; the queue tries again. Returns after how
@@ -218,16 +221,17 @@ class Reconciler:
         before = _previous(manifest.get("status") or {})
         status = self._status((metadata["namespace"], metadata["name"]), manifest, found, before)
         if status != before:
-            if not await self.cluster.apply_status(metadata["namespace"], metadata["name"], status):
+            written = await self.cluster.apply_status(metadata["namespace"], metadata["name"], status)
+            if written is None:
                 self.store.drop(manifest)  # deleted, and the watch has not said so yet
-            if not self.store.knows(manifest):
+            if written is None or not self.store.knows(manifest):
                 return
-            self.store.put({**manifest, "status": status.model_dump(by_alias=True, exclude_none=True)})
+            self.store.put(written)
         for reason in dict.fromkeys(change.reason for change in changes if change.reason != UPDATED):
             sentence = "; ".join(change.sentence for change in changes if change.reason == reason)
-            await self._record(manifest, reason, sentence, warning=reason == "DriftRepaired")
+            self.events.tell(manifest, reason, sentence, warning=reason == "DriftRepaired")
         if found.stalled and _told(status) != _told(before):
-            await self._record(manifest, found.reason, found.message, warning=True)
+            self.events.tell(manifest, found.reason, found.message, warning=True)
 
     def _status(self, key: Key, manifest: Manifest, found: Verdict, before: Status) -> Status:
         name, generation = key[1], manifest["metadata"].get("generation", 0)
@@ -247,15 +251,6 @@ class Reconciler:
             stream=seen.figures if seen else before.stream,
             autoscaling=self.scaler.told(key) or (before.autoscaling if wants_scaling else None),
         )
-
-    async def _record(self, manifest: Manifest, reason: str, message: str, *, warning: bool) -> None:
-        """An event is a courtesy: that it cannot be written must not fail the reconcile."""
-        log.log(logging.WARNING if warning else logging.INFO, message, extra=_about(manifest, reason))
-        current.get().event(reason, message)
-        try:
-            await self.cluster.record(manifest, reason=reason, message=message, warning=warning)
-        except Exception:  # the namespace may be going away, the right to write events may be missing
-            log.warning("event not written", exc_info=True, extra=_about(manifest, reason))
 
 
 def _owned_by(consumer: StreamConsumer, live: Manifest) -> bool:
@@ -311,11 +306,3 @@ def _told(status: Status) -> tuple[str, int]:
     """What an event is about: its words may differ from one look to the next, as the kubelet's do about an image."""
     ready = next((each for each in status.conditions if each.type == "Ready"), None)
     return (ready.reason, ready.observed_generation) if ready else ("", 0)
-
-
-def _about(manifest: Manifest, reason: str) -> dict[str, str]:
-    return {
-        "namespace": manifest["metadata"]["namespace"],
-        "consumer": manifest["metadata"]["name"],
-        "reason": reason,
-    }

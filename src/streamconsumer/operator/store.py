@@ -86,8 +86,9 @@ class Store:
 
 
 def _newer(known: Manifest | None, manifest: Manifest) -> Manifest:
-    """A watch may still bring the state from before our own write; resource versions of one object are in order."""
-    return known if known and _same_life(known, manifest) and _version(known) > _version(manifest) else kept(manifest)
+    """A watch may still bring the state from before our own write, and brings that too; resource versions of one object
+    are in order."""
+    return known if known and _same_life(known, manifest) and _version(known) >= _version(manifest) else kept(manifest)
 
 
 def _same_life(one: Manifest, other: Manifest) -> bool:

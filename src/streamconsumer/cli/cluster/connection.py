@@ -12,9 +12,9 @@ from streamconsumer.model.status import StreamReason
 
 try:
     from aiohttp import ClientError
-    from kubernetes.aio.dynamic.exceptions import DynamicApiError
 
-    from streamconsumer.operator.cluster import Cluster, client, default_namespace, what_was_said
+    from streamconsumer.operator.api import Refused, connected, default_namespace, what_was_said
+    from streamconsumer.operator.cluster import Cluster
     from streamconsumer.operator.streams.access import resolve
     from streamconsumer.operator.streams.sight import QUESTIONS, Place, Sight, questions, sight
     from streamconsumer.server.access import as_written
@@ -39,9 +39,9 @@ Manifest = dict[str, Any]
 async def cluster(context: str | None) -> AsyncIterator[Cluster]:
     """Raises ServerUnavailable, in a sentence, for whatever the API server does not do."""
     try:
-        async with client(context=context) as found:
+        async with connected(context) as found:
             yield Cluster(found)
-    except DynamicApiError as error:
+    except Refused as error:
         raise ServerUnavailable(f"the Kubernetes API refuses: {what_was_said(error)}") from None
     except (ClientError, OSError, ServerBusy) as error:
         raise ServerUnavailable(f"the Kubernetes API does not answer: {' '.join(str(error).split())}") from None

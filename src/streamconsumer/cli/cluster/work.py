@@ -18,7 +18,7 @@ from streamconsumer.cli.cluster.findings import findings
 from streamconsumer.cli.documents import to_yaml
 from streamconsumer.errors import InvalidSettings, ServerUnavailable
 from streamconsumer.model import names
-from streamconsumer.operator.cluster import MISSING
+from streamconsumer.operator.api import MISSING
 
 AGAIN_SECONDS = 2.0
 """Between two looks of --watch, and of --wait."""

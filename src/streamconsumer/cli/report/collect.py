@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kubernetes.aio.dynamic.exceptions import DynamicApiError
-
 from streamconsumer import __version__
 from streamconsumer.cli.cluster import connection
 from streamconsumer.cli.cluster.findings import findings
@@ -16,7 +14,8 @@ from streamconsumer.cli.doctor.in_cluster import OPERATORS
 from streamconsumer.cli.report.scrub import guesses, secret_names
 from streamconsumer.errors import NotAllowed
 from streamconsumer.model import names
-from streamconsumer.operator.cluster import Cluster, what_was_said
+from streamconsumer.operator.api import Refused, what_was_said
+from streamconsumer.operator.cluster import Cluster
 
 LINES = 2000
 """Of each log, from its end."""
@@ -57,7 +56,7 @@ class Collected:
         """What is refused stands in the bundle as such."""
         try:
             answer = await asked
-        except DynamicApiError as error:
+        except Refused as error:
             self.texts[f"{file}.refused"] = f"{what_was_said(error)}\n"
             return
         if isinstance(answer, str):

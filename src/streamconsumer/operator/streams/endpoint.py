@@ -11,7 +11,8 @@ from typing import Any
 
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import Fact, StreamFigures, StreamReason
-from streamconsumer.operator.cluster import Cluster, what_was_said
+from streamconsumer.operator.api import what_was_said
+from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.manifests.identity import child_name
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.streams import groups

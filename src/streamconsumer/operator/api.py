@@ -1,0 +1,140 @@
+"""One connection to the API server: a request in, JSON out. The only user of the package `kubernetes`, which knows the
+ways to log in and has the connections; what it would do around a request costs more than the request.
+"""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client.exceptions import ApiException, ConflictException, NotFoundException
+from kubernetes.aio.client.rest import RESTResponse
+from kubernetes.aio.config import ConfigException
+
+from streamconsumer.errors import InvalidSettings, ServerBusy
+
+Refused, FASTER, MISSING = ApiException, ConflictException, NotFoundException
+"""What is raised where the API server refuses; where somebody else was faster; where there is no such object."""
+
+JSON, JSON_PATCH, MERGE_PATCH = "application/json", "application/json-patch+json", "application/merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+
+REQUEST_TIMEOUT_SECONDS = 30
+BUSY = (429, 503)
+LONGEST_RETRY_AFTER = timedelta(minutes=2)
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class Api:
+    """Requests to one API server. Each raises ServerBusy where the answer is when to ask again, and Refused, FASTER or
+    MISSING where it is another refusal."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+
+    async def call(
+        self, method: str, path: str, *, body: Any = None, content_type: str = JSON, query: Mapping[str, str] = {}
+    ) -> dict[str, Any]:
+        """The object that is answered, in JSON."""
+        headers = {"Content-Type": content_type, "Accept": JSON}
+        answer: dict[str, Any] = json.loads(await self._answer(method, path, body, headers, query))
+        return answer
+
+    async def text(self, method: str, path: str, *, query: Mapping[str, str] = {}) -> str:
+        """What is answered, as it is."""
+        return (await self._answer(method, path, None, {"Accept": "*/*"}, query)).decode(errors="replace")
+
+    async def _answer(
+        self, method: str, path: str, body: Any, headers: dict[str, str], query: Mapping[str, str]
+    ) -> bytes:
+        configuration = self._client.configuration
+        token = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+        headers = {**self._client.default_headers, **headers, **({"Authorization": token} if token else {})}
+        url = f"{configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        answer = await self._client.call_api(
+            method.upper(), url, headers, body, _request_timeout=REQUEST_TIMEOUT_SECONDS
+        )
+        data: bytes = await answer.read()  # type: ignore[no-untyped-call]
+        if not 200 <= answer.status <= 299:
+            _refuse(f"{method} {path}", answer)
+        return data
+
+
+@asynccontextmanager
+async def connected(context: str | None = None) -> AsyncIterator[Api]:
+    """By the pod's service account, or else by the kubeconfig file that kubectl would take. Who names a context means
+    the file, in a pod too."""
+    configuration = Configuration()
+    # Chain and name are verified. What Python 3.13 asks beyond that of a certificate's form, the authorities of many
+    # clusters do not have.
+    configuration.disable_strict_ssl_verification = True
+    if context is not None or not _is_in_cluster(configuration):
+        await _load_kubeconfig(context, configuration)
+    host = urlsplit(configuration.host)
+    if not proxy_bypass(host.netloc):
+        configuration.proxy = configuration.proxy or getproxies().get(host.scheme)
+    # aiohttp would take the proxy from the environment by itself, and read ~/.netrc for each request in a thread.
+    configuration.client_session_kwargs = {"trust_env": False}
+    async with ApiClient(configuration) as found:
+        yield Api(found)
+
+
+def _is_in_cluster(configuration: Configuration) -> bool:
+    try:
+        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    except ConfigException:
+        return False
+    return True
+
+
+async def _load_kubeconfig(context: str | None, configuration: Configuration) -> None:
+    try:
+        await config.load_kube_config(  # type: ignore[no-untyped-call]
+            context=context, client_configuration=configuration
+        )
+    except ConfigException as error:
+        raise InvalidSettings(
+            f"no Kubernetes to speak to: not in a pod, and no usable kubeconfig ({error}); set KUBECONFIG"
+        ) from None
+
+
+def default_namespace(context: str | None = None) -> str:
+    """The namespace of a context, of the current one by default, or the pod's own; as kubectl has it."""
+    with suppress(OSError):
+        if context is None:
+            return NAMESPACE_FILE.read_text().strip()
+    with suppress(ConfigException):
+        contexts, current = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+        chosen = next((each for each in contexts if each["name"] == context), current)
+        return str(chosen["context"].get("namespace") or "default")
+    return "default"
+
+
+def what_was_said(error: Exception) -> str:
+    """The API server's own sentence, where the error is its answer; without headers and tracebacks."""
+    with suppress(TypeError, ValueError, KeyError):
+        return str(json.loads(getattr(error, "body", None))["message"])  # type: ignore[arg-type] # None is a TypeError
+    return f"{type(error).__name__}: {error}"
+
+
+def _retry_after(error: ApiException) -> timedelta | None:
+    """What the server asked for, within reason. It says seconds; a date, as proxies may say, counts as nothing."""
+    said = str((error.headers or {}).get("Retry-After", ""))
+    if error.status not in BUSY or not said.isdecimal():
+        return None
+    return min(timedelta(seconds=int(said)), LONGEST_RETRY_AFTER) or None
+
+
+def _refuse(what: str, answer: RESTResponse) -> None:
+    try:
+        ApiException.from_response(http_resp=answer, body=None, data=None)
+    except ApiException as error:
+        if after := _retry_after(error):
+            raise ServerBusy(f"{what}: {what_was_said(error)}", after) from None
+        raise

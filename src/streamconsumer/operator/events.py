@@ -1,0 +1,84 @@
+"""Events on StreamConsumers, for kubectl describe. A courtesy: none fails a reconcile, and none is waited for.
+
+They are written one after the other, and slowly while there is other work: where a thousand StreamConsumers come at
+once, their Deployments are more urgent than that somebody is told of them.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from streamconsumer.operator.cluster import Cluster
+from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.traced import current
+
+MOST = 1000
+"""So many wait; what comes on top is in the log only."""
+
+PAUSE_SECONDS = 0.1
+"""Between two of them, while there is other work."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to whom: the metadata is enough, the rest of the resource may be large."""
+
+    about: Manifest
+    reason: str
+    message: str
+    warning: bool
+
+
+class Events:
+    """`tell` from a reconcile; `write` runs until it is cancelled."""
+
+    def __init__(self, cluster: Cluster, busy: Callable[[], bool] = lambda: False) -> None:
+        self._cluster, self._busy = cluster, busy
+        self._waiting: deque[Event] = deque()
+        self._something = asyncio.Event()
+
+    def tell(self, about: Manifest, reason: str, message: str, *, warning: bool) -> None:
+        """Log it, have it in the reconcile's trace, and write it when there is time."""
+        level = logging.WARNING if warning else logging.INFO
+        event = Event({"metadata": about["metadata"]}, reason, message, warning)
+        log.log(level, message, extra=_about(event))
+        current.get().event(reason, message)
+        if len(self._waiting) < MOST:
+            self._waiting.append(event)
+            self._something.set()
+
+    async def tell_now(self, about: Manifest, reason: str, message: str, *, warning: bool) -> None:
+        """The same of one that is about to go, together with what waits."""
+        self.tell(about, reason, message, warning=warning)
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Write what waits."""
+        while self._waiting:
+            await self._write(self._waiting.popleft())
+
+    async def write(self) -> None:
+        """Write what is told, for ever."""
+        while True:
+            await self._something.wait()
+            self._something.clear()
+            while self._waiting:
+                if self._busy():
+                    await asyncio.sleep(PAUSE_SECONDS)
+                if self._waiting:
+                    await self._write(self._waiting.popleft())
+
+    async def _write(self, event: Event) -> None:
+        try:
+            await self._cluster.record(event.about, reason=event.reason, message=event.message, warning=event.warning)
+        except Exception:  # the namespace may be going away, the right to write events may be missing
+            log.warning("event not written", exc_info=True, extra=_about(event))
+
+
+def _about(event: Event) -> dict[str, str]:
+    metadata = event.about["metadata"]
+    return {"namespace": metadata["namespace"], "consumer": metadata["name"], "reason": event.reason}
