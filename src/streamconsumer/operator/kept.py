@@ -2,7 +2,7 @@
 
 An object as the API server tells it is 10 to 20 KB of text and, read, five times that: most of it says who set which
 field when, and spells the same words as every other object. A thousand StreamConsumers have four thousand objects.
-So the store keeps what somebody reads, and each word once.
+So the store keeps what somebody reads, and each word and each part once: most of a Deployment is that of the next.
 """
 
 from sys import intern
@@ -17,6 +17,9 @@ _OF_A_CONTAINER = {"name", "ready", "started", "state", "lastState"}
 _LONGEST_WORD = 64
 """Characters. What is longer is a sentence, and hardly said twice."""
 
+_MOST_PARTS = 10_000
+"""Of those that are looked up, some 2 MB; then it begins anew, and what is kept already stays."""
+
 
 def kept(manifest: Manifest) -> Manifest:
     """The manifest without what nobody reads."""
@@ -26,7 +29,7 @@ def kept(manifest: Manifest) -> Manifest:
     if replicas := _who_states_replicas(manifest):
         metadata["managedFields"] = replicas
     whole = {**manifest, "metadata": metadata}
-    found: Manifest = _with_shared_words(_pod(whole) if manifest["kind"] == "Pod" else whole)
+    found: Manifest = _shared(_pod(whole) if manifest["kind"] == "Pod" else whole)
     return found
 
 
@@ -62,12 +65,30 @@ def _pod(pod: Manifest) -> Manifest:
     }
 
 
-def _with_shared_words(value: Any) -> Any:
+def _shared(value: Any) -> Any:
+    """The same, of parts that objects have in common. Nobody changes what the store holds."""
     match value:
         case dict():
-            return {intern(key): _with_shared_words(each) for key, each in value.items()}
+            parts = {intern(key): _shared(each) for key, each in value.items()}
+            return _once((dict, *((key, _identity(each)) for key, each in parts.items())), parts)
         case list():
-            return [_with_shared_words(each) for each in value]
+            items = [_shared(each) for each in value]
+            return _once((list, *map(_identity, items)), items)
         case str() if len(value) <= _LONGEST_WORD:
             return intern(value)
     return value
+
+
+_parts: dict[tuple[Any, ...], Any] = {}
+"""Objects and lists, by what is in them: it holds its parts, so that none of the numbers becomes another's."""
+
+
+def _once(identity: tuple[Any, ...], part: Any) -> Any:
+    if len(_parts) >= _MOST_PARTS:
+        _parts.clear()
+    return _parts.setdefault(identity, part)
+
+
+def _identity(value: Any) -> Any:
+    """A number for what is one and the same in memory; numbers and truth by themselves, 1 not being True."""
+    return id(value) if isinstance(value, dict | list | str) else (type(value), value)
