@@ -5,6 +5,9 @@ import json
 import logging
 import signal
 import socket
+import sys
+from collections import Counter
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -244,6 +247,35 @@ async def test_where_only_producers_sample_the_others_messages_go_the_express_wa
     assert seen[0] == seen[3] == ""
     assert seen[1:3] == [NOT_SAMPLED, f"00-{TRACE}-{span.span_id}-01"]
     assert span.parent_span_id == PARENT
+
+
+async def test_without_an_endpoint_nothing_of_telemetry_is_called_for_a_message(group: Group, kit: Kit) -> None:
+    """So there is nothing to be lost by it; and with a collector the same count does find calls."""
+    assert await calls_of_telemetry(group, {}) == Counter()
+    assert sum((await calls_of_telemetry(group, {"telemetry": kit.telemetry})).values()) >= 100
+
+
+async def calls_of_telemetry(group: Group, settings: dict[str, Any]) -> Counter[str]:
+    """What is called in `processor/telemetry/` and in OpenTelemetry while 100 messages are handled."""
+    handler, called = Recorder(), Counter[str]()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and (
+            "processor/telemetry/" in (file := frame.f_code.co_filename) or "opentelemetry" in file
+        ):
+            called[f"{file}:{frame.f_code.co_name}"] += 1
+
+    processor = await group.start(handler, settings=settings)
+    await group.add(1)
+    await group.settled()
+    sys.setprofile(note)
+    try:
+        await group.add(100)
+        await group.settled()
+    finally:
+        sys.setprofile(None)
+    await processor.stop_listening()
+    return called
 
 
 async def test_ten_thousand_messages_are_as_many_series_as_one(group: Group, kit: Kit) -> None:
