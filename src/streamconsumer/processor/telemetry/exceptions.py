@@ -31,6 +31,8 @@ class Exceptions:
 
     def record(self, span: RecordedSpan, error: BaseException, more: Mapping[str, Any]) -> None:
         """Never raises: not even for an exception that fails at telling what it is."""
+        if self._outbox.refuses():
+            return
         try:
             found = TracebackException.from_exception(error, limit=-MOST_FRAMES, compact=True)
             told = {

@@ -22,6 +22,10 @@ QUEUE_SPANS, BATCH_SPANS, DELAY_MILLISECONDS = 32_768, 4096, 1000
 MOST_BYTES = 32 << 20
 """Twice what so many spans usually have: a handler may add attributes of any size."""
 
+MOST_BYTES_OF_A_REQUEST = 4 << 20
+"""A collector refuses more than 20 MiB, if nobody told it otherwise, and what stands before one perhaps less. One span
+that is larger goes alone."""
+
 KEEPS_UP_SECONDS = 0.5
 """A collector that takes a batch in this time is worth waiting for."""
 
@@ -103,20 +107,30 @@ class Outbox:
             return False
         return time.monotonic() - self._began_seconds < KEEPS_UP_SECONDS
 
+    def refuses(self) -> bool:
+        """Whether there is no room for even the smallest. It counts as dropped then, and nobody need encode it."""
+        return not self._has_room(1)
+
     def put(self, span: bytes) -> None:
         """One that ended. Never waits."""
-        waiting = self._waiting
-        count = len(waiting) + 1
-        held = self._bytes_in - self._bytes_out + len(span)
-        if count + self._under_way > self._most or held > MOST_BYTES or self._closing:
-            with self._counting:
-                self._refused += 1
-                self._tell()
+        size = len(span)
+        if not self._has_room(size):
             return
-        self._bytes_in += len(span)
-        waiting.append(span)
-        if count == self._batch:
+        self._bytes_in += size
+        self._waiting.append(span)
+        held = self._bytes_in - self._bytes_out
+        if len(self._waiting) == self._batch or held - size < MOST_BYTES_OF_A_REQUEST <= held:
             self._wake.set()
+
+    def _has_room(self, size: int) -> bool:
+        """What has none is counted."""
+        is_full = len(self._waiting) + self._under_way >= self._most
+        if not (is_full or self._closing or self._bytes_in - self._bytes_out + size > MOST_BYTES):
+            return True
+        with self._counting:
+            self._refused += 1
+            self._tell()
+        return False
 
     def flush(self, timeout_seconds: float) -> bool:
         """Send what waits. False: it was not all sent in time."""
@@ -163,12 +177,19 @@ class Outbox:
                     self._tell()
 
     def _taken(self) -> list[bytes]:
-        """The next to be sent."""
+        """The next to be sent: as many as one request may hold, and one at least."""
         with self._counting:
             if self._given_up:
                 return []
-            self._under_way = min(len(self._waiting), self._batch)
-            return [self._waiting.popleft() for _ in range(self._under_way)]
+            taken: list[bytes] = []
+            size = 0
+            while self._waiting and len(taken) < self._batch:
+                size += len(self._waiting[0])
+                if taken and size > MOST_BYTES_OF_A_REQUEST:
+                    break
+                self._under_way += 1  # before it is taken out: nobody may find room that there is not
+                taken.append(self._waiting.popleft())
+            return taken
 
     def _tell(self) -> None:
         """At once: a collector that is away for long is away while somebody looks."""
