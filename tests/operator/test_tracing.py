@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from streamconsumer.operator.traced import TRACEPARENT
+from streamconsumer.operator.origin import TRACEPARENT
 from tests.cluster.collector import Collector
 from tests.cluster.spans import Span
 from tests.model.examples import manifest

@@ -83,6 +83,16 @@ class Cluster:
                 raise
             raise ChildRefused(f"{manifest['kind']} {manifest['metadata']['name']}: {what_was_said(error)}") from None
 
+    async def tried(self, manifest: Manifest) -> Manifest | None:
+        """What `apply` would make of it; nothing is written. None where that cannot be said: not every webhook that
+        looks at the object allows it."""
+        try:
+            return await self._apply(manifest, _path_of(manifest), dryRun="All")
+        except Refused as error:
+            if error.status not in REFUSALS:
+                raise
+            return None
+
     async def keep_replicas(self, deployment: Manifest, number: int, parked: int | None = None) -> None:
         """Let a number of replicas outlive our statement of it, which the next apply withdraws: a field that nobody
         owns any more falls back to its default, one pod. `parked` is what to come back to from a suspension."""
@@ -215,17 +225,17 @@ class Cluster:
         }
         await self._call("post", _path("events.k8s.io/v1", "Event", metadata["namespace"]), body=event)
 
-    async def _apply(self, manifest: Manifest, path: str, manager: str = names.FIELD_MANAGER) -> Manifest:
+    async def _apply(self, manifest: Manifest, path: str, manager: str = names.FIELD_MANAGER, **more: str) -> Manifest:
         return await self._call(
             "patch",
             path,
             body=manifest,
             content_type=APPLY_PATCH,
-            query={"fieldManager": manager, "force": "true"},
+            query={"fieldManager": manager, "force": "true", **more},
         )
 
     async def _call(self, method: str, path: str, **arguments: Any) -> Manifest:
-        if method == "get":
+        if method == "get" or "dryRun" in arguments.get("query", ()):
             return await self._api.call(method, path, **arguments)
         with current.get().writing(method, path):
             return await self._api.call(method, path, **arguments)

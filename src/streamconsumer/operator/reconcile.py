@@ -15,6 +15,7 @@ from streamconsumer.errors import ChildRefused, InvalidResource, NameTaken
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import CONDITIONS, Reason, Status, Verdict, conditions
+from streamconsumer.operator import origin
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.drift import gives_replicas_up, holds, parked
 from streamconsumer.operator.events import Events
@@ -164,8 +165,11 @@ class Reconciler:
             return None
         if live is not None and _takes_pods_away(live, wanted):
             await self._idle_first(key)
-        told = current.get().stamped(wanted) if kind == "Deployment" else wanted
-        self.store.put(await self.cluster.apply(told))
+        if kind == "Deployment":
+            made_of = await origin.told(live, wanted, current.get().carrier(), self.cluster.tried)
+        else:
+            made_of = wanted
+        self.store.put(await self.cluster.apply(made_of))
         change = _deleted(wanted) if live is None and identity in made else self._change(key, live, wanted)
         made.add(identity)
         return change

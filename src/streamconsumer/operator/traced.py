@@ -7,10 +7,6 @@ from typing import Protocol
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.queue import Key
 
-TRACEPARENT, TRACESTATE = "tracing.k8s.io/traceparent", "tracing.k8s.io/tracestate"
-"""Annotations by which a trace is carried on in objects: KEP-5915."""
-
-
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
@@ -24,10 +20,9 @@ class Reconcile:
     def event(self, reason: str, message: str) -> None:
         """What is told as an Event."""
 
-    def stamped(self, manifest: Manifest) -> Manifest:
-        """A child as it is applied: its metadata may say whose doing it is. Never its pods' template: that would
-        replace them."""
-        return manifest
+    def carrier(self) -> dict[str, str]:
+        """Its context as W3C writes it, for what follows from it: `traceparent`, and `tracestate` where it has one."""
+        return {}
 
 
 SILENT = Reconcile()

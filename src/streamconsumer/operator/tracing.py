@@ -23,8 +23,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from streamconsumer import __version__
 from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.origin import ANNOTATIONS
 from streamconsumer.operator.queue import Key
-from streamconsumer.operator.traced import ENDPOINTS, TRACEPARENT, TRACESTATE, Reconcile
+from streamconsumer.operator.traced import ENDPOINTS, Reconcile
 
 SHUTDOWN_SECONDS = 3.0
 """The SDK alone would wait half a minute for a collector that is away."""
@@ -88,12 +89,10 @@ class _Traced(Reconcile):
     def event(self, reason: str, message: str) -> None:
         self._begun().add_event(reason, {"message": message})
 
-    def stamped(self, manifest: Manifest) -> Manifest:
-        carrier: dict[str, str] = {}
-        _propagator.inject(carrier, trace.set_span_in_context(self._begun(), Context()))
-        notes = {name: carrier[key] for key, name in _CARRIED.items() if key in carrier}
-        metadata = manifest["metadata"]
-        return {**manifest, "metadata": {**metadata, "annotations": {**metadata.get("annotations", {}), **notes}}}
+    def carrier(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        _propagator.inject(found, trace.set_span_in_context(self._begun(), Context()))
+        return found
 
     def failed(self, error: Exception) -> None:
         span = self._begun()
@@ -121,14 +120,11 @@ class _Traced(Reconcile):
         return self._span
 
 
-_CARRIED = {"traceparent": TRACEPARENT, "tracestate": TRACESTATE}
-
-
 def _applied_by(annotations: Mapping[str, Any]) -> trace.SpanContext:
     """Whoever applied it; an invalid context where nobody says, or in words that mean nothing."""
     carrier = {
         key: value[:LONGEST_CONTEXT]
-        for key, name in _CARRIED.items()
+        for key, name in ANNOTATIONS.items()
         if isinstance(value := annotations.get(name), str)
     }
     return trace.get_current_span(_propagator.extract(carrier, Context())).get_span_context()

@@ -50,7 +50,7 @@ def _settings(consumer: StreamConsumer) -> list[Manifest]:
     literals = to_env(processing)
     for path, settings in parts.items():
         literals |= to_env(settings, path)
-    return [_exact(name, value) for name, value in literals.items()]
+    return [_literal(name, exact(value)) for name, value in literals.items()]
 
 
 def _handler(consumer: StreamConsumer) -> PodHandler:
@@ -105,9 +105,9 @@ def _resource_attributes(consumer: StreamConsumer) -> Manifest:
     return _literal("OTEL_RESOURCE_ATTRIBUTES", ",".join(f"{key}={value}" for key, value in attributes.items()))
 
 
-def _exact(name: str, value: str) -> Manifest:
+def exact(value: str) -> str:
     """A value that the process gets as it is: the kubelet would expand `$(NAME)` and make `$$` one dollar sign."""
-    return _literal(name, re.sub(r"\$(?=[$(])", "$$", value))
+    return re.sub(r"\$(?=[$(])", "$$", value)
 
 
 def _literal(name: str, value: str) -> Manifest:
