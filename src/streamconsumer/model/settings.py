@@ -176,6 +176,10 @@ class Tracing(Model):
     """The field that holds a CloudEvent in JSON: its attributes `traceparent` and `tracestate` are the context of
     entries that have none in `contextField`."""
 
+    keep_linked: bool = False
+    """Whether handling is also sampled where what it is linked to is: with `context: link` the producer's span. Stories
+    are whole then, and whoever writes to the stream chooses how many of them you pay for."""
+
     receive_spans: bool = False
     """Whether each read that brings something has a span too, `receive`, linked to its messages."""
 

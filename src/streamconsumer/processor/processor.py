@@ -185,7 +185,7 @@ class RedisStreamProcessor:
         try:
             await self._intake.open()
             if self._telemetry is not None and isinstance(self.stream_manager, StreamManager):
-                self._telemetry.clock_offset_ns = await self.stream_manager.clock_offset_ns()
+                self._telemetry.listening(await self.stream_manager.clock_offset_ns())
             self._opened = True
         finally:
             self._tried.set()

@@ -5,6 +5,7 @@ from typing import Any
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.telemetry import starting
 from streamconsumer.processor.telemetry.sampling import Sampling
 from streamconsumer.processor.telemetry.telemetry import Telemetry
 
@@ -12,9 +13,15 @@ ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 def telemetry_from_env(
-    environ: Mapping[str, str], *, metrics: Metrics | None = None, **options: Any
+    environ: Mapping[str, str],
+    *,
+    metrics: Metrics | None = None,
+    starts: str = "",
+    keeps_linked: bool = False,
+    **options: Any,
 ) -> Telemetry | None:
-    """None, and no SDK, where they name no endpoint. Options as for `Telemetry`."""
+    """None, and no SDK, where they name no endpoint. `starts`: the name of what begins with this process, if its start
+    shall be recorded. `keeps_linked`: whether what is linked to a sampled span is kept. Options as for `Telemetry`."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     if file := environ.get("OTEL_CONFIG_FILE"):
@@ -30,8 +37,10 @@ def telemetry_from_env(
 
     provider = sdk.provider(environ)
     exceptions = sdk.exceptions(environ, provider, metrics) if _is_wanted(environ, "LOGS") else None
-    sampling, outbox = Sampling.from_env(environ), sdk.outbox(environ, provider, metrics)
-    return Telemetry(outbox, sampling=sampling, exceptions=exceptions, shutdown=provider.shutdown, **options)
+    sampling = Sampling.from_env(environ)._replace(follows_links=keeps_linked)
+    start = starting.begun(starts, sampling, starting.origin(environ)) if starts else None
+    options |= {"sampling": sampling, "exceptions": exceptions, "start": start, "shutdown": provider.shutdown}
+    return Telemetry(sdk.outbox(environ, provider, metrics), **options)
 
 
 def _is_wanted(environ: Mapping[str, str], signal: str) -> bool:

@@ -43,4 +43,6 @@ EXCEPTION_STACK = "exception.stacktrace"
 OUTCOMES = ("ack", "effects", "retry", "dead_letter", "released")
 
 LINK = "streamconsumer.link"
-"""On a link: `previous_attempt`, `claim`, `dead_letter`, `attempt`. The producer's has none."""
+"""On a link: one of LINKS. The producer's has none."""
+
+LINKS = ("previous_attempt", "claim", "dead_letter", "attempt", "reconcile", "pod_start")

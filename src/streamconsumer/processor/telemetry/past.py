@@ -12,10 +12,7 @@ from streamconsumer.processor.telemetry.subject import Subject
 EARLIEST_NS = 1_000_000_000 * 1_000_000_000
 """An entry id below is no time."""
 
-ABOUT = {
-    each: encode.attributes({names.LINK: each}, b"\x22")
-    for each in ("previous_attempt", "claim", "dead_letter", "attempt")
-}
+ABOUT = {each: encode.attributes({names.LINK: each}, b"\x22") for each in names.LINKS}
 _in_stream, _in_buffer = encode.number_attribute(names.TIME_IN_STREAM), encode.number_attribute(names.TIME_IN_BUFFER)
 
 

@@ -32,7 +32,6 @@ class ProvidedTelemetry:
     """The spans of attempts alone."""
 
     dead_letter_stream = ""
-    clock_offset_ns = 0
     is_behind = False
     carriers = None
 
@@ -55,6 +54,9 @@ class ProvidedTelemetry:
             names.CONSUMER_GROUP: consumer_group,
             names.CLIENT_ID: consumer,
         }
+
+    def listening(self, clock_offset_ns: int) -> None:
+        """Not recorded: when the program began is its own affair."""
 
     def begin(self, entry: Entry, data: Mapping[Any, Any]) -> Begun:
         made = producer(data)

@@ -47,6 +47,7 @@ _SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, context.Cont
 
 _message_id = encode.text_attribute(names.MESSAGE_ID)
 _OUTCOMES = {each: encode.attributes({names.OUTCOME: each}) for each in names.OUTCOMES}
+Common = Callable[[str, str, str, "int | None"], bytes]
 Attempt = tuple[UnsampledSpan, "Token[context.Context]"]
 """What `begin` gives and `end` takes."""
 
@@ -70,6 +71,7 @@ class Telemetry:
         batches: bool = False,
         receives: bool = False,
         exceptions: Outbox | None = None,
+        start: RecordedSpan | None = None,
         shutdown: Callable[[], object] = lambda: None,
     ) -> None:
         self._outbox, self._server, self._shutdown = outbox, server, shutdown
@@ -87,12 +89,24 @@ class Telemetry:
         }
         about = {key: told for key, told in self._who.items() if key != names.CLIENT_ID}
         self._exceptions = Exceptions(exceptions, about) if exceptions else None
-        self._common = lru_cache(64)(self._common_of)
+        self._known = lru_cache(64)(self._common_of)
+        self._common: Common = self._known
+        self._start = start
         self._unacknowledged: dict[str, Remote] = {}
         self.dead_letter_stream = ""
         """Told by the intake."""
         self.clock_offset_ns = 0
         """By how much the server's clock is ahead of this machine's."""
+
+    def listening(self, clock_offset_ns: int) -> None:
+        """The group is there: the pod's start is over, and the first attempt that is recorded is linked to it."""
+        self.clock_offset_ns = clock_offset_ns
+        span, self._start = self._start, None
+        if span is None:
+            return
+        span.parts.append(encode.attributes({**self._who, **self._at(*self._server())}))
+        self._put(span)
+        self._common = partial(self._first_common, encode.link(span.remote.ids, ABOUT["pod_start"]))
 
     # -- attempts ------------------------------------------------------------------------------------------------------
 
@@ -323,6 +337,14 @@ class Telemetry:
         if self.dead_letter_stream and len(self._unacknowledged) < MOST_UNACKNOWLEDGED:
             self._unacknowledged[message_id] = span.remote
 
+    def _first_common(self, link: bytes, operation: str, kind: str, address: str, port: int | None) -> bytes:
+        """In place of `_common`, so that no message is asked whether it is the first."""
+        common = self._known(operation, kind, address, port)
+        if operation != "process":
+            return common
+        self._common = self._known
+        return common + link
+
     def _common_of(self, operation: str, kind: str, address: str, port: int | None) -> bytes:
         """The attributes that all spans of an operation have, until the server is another one."""
         of_operation = {names.OPERATION_NAME: operation, names.OPERATION_TYPE: kind}
@@ -333,6 +355,8 @@ class Telemetry:
         return {names.SERVER_ADDRESS: address} | ({} if port is None else {names.SERVER_PORT: port})
 
     def _put(self, span: RecordedSpan, *, is_remote: bool = True) -> None:
+        if self._outbox.refuses():
+            return
         try:
             encoded = span.encoded(is_remote=is_remote)
         except Exception:

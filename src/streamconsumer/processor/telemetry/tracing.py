@@ -13,8 +13,9 @@ class Tracing(Protocol):
     dead_letter_stream: str
     """Told by the intake."""
 
-    clock_offset_ns: int
-    """By how much the server's clock is ahead of this machine's."""
+    def listening(self, clock_offset_ns: int) -> None:
+        """The group is there, and the first read comes next. By so much the server's clock is ahead of this
+        machine's."""
 
     def begin(self, entry: Entry, data: Mapping[Any, Any]) -> Any:
         """The span of an attempt, current from here on. None: there is nothing to end."""

@@ -1,0 +1,50 @@
+"""The start of a pod: from its process' beginning until its group is there, linked to the reconcile that made it."""
+
+import time
+from collections.abc import Mapping
+from os import sysconf
+from pathlib import Path
+
+from streamconsumer.processor.telemetry import encode
+from streamconsumer.processor.telemetry.context import Remote, parse, text
+from streamconsumer.processor.telemetry.ids import random_span, random_trace
+from streamconsumer.processor.telemetry.past import ABOUT
+from streamconsumer.processor.telemetry.sampling import Sampling
+from streamconsumer.processor.telemetry.spans import RecordedSpan
+
+_INTERNAL = 1
+_START_TICKS = 19
+"""Where /proc/self/stat has it, counted from behind the name, in which there may be anything."""
+_OLDEST_NS = 600 * 1_000_000_000
+"""Whoever is older at its start runs on a kernel that does not tell, and has written 0."""
+
+
+def origin(environ: Mapping[str, str]) -> Remote | None:
+    """Who had this process begun, as OpenTelemetry passes a context to one. None where nobody says, or in words that
+    mean nothing."""
+    found = text(environ, "TRACEPARENT")
+    return parse(found) if found else None
+
+
+def process_began_ns() -> int:
+    """When this process began, to a hundredth of a second; now, where no kernel tells."""
+    now = time.time_ns()
+    try:
+        stat = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace")
+        ticks = int(stat.rpartition(")")[2].split()[_START_TICKS])
+        age = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * 1_000_000_000 // sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return now
+    return now - age if 0 < age < _OLDEST_NS else now
+
+
+def begun(name: str, sampling: Sampling, made_by: Remote | None) -> RecordedSpan | None:
+    """Its span, if it is wanted: a trace of its own, for the pod may outlive by months what it was made for."""
+    trace_id = random_trace()
+    if not sampling.wants_linked(trace_id, made_by):
+        return None
+    span = RecordedSpan(encode.head(f"start {name}", _INTERNAL), trace_id, random_span(), 1)
+    span.start_ns = process_began_ns()
+    if made_by is not None:
+        span.parts.append(encode.link(made_by.ids, ABOUT["reconcile"]))
+    return span
