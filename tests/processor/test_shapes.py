@@ -9,22 +9,25 @@ import pkgutil
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry import baggage, trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import TracerProvider
 
 from streamconsumer.model.settings import Delivery
 from streamconsumer.processor import Reject
 from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.telemetry import ProvidedTelemetry, current_trace
+from streamconsumer.processor.telemetry import ProvidedTelemetry, Telemetry, current_trace, sdk
 from streamconsumer.processor.telemetry.context import parse
 from streamconsumer.processor.telemetry.encode import Request, attributes, value
-from streamconsumer.processor.telemetry.outbox import KEEPS_UP_SECONDS, MOST_BYTES, Outbox
+from streamconsumer.processor.telemetry.exceptions import Exceptions
+from streamconsumer.processor.telemetry.outbox import KEEPS_UP_SECONDS, MOST_BYTES, MOST_BYTES_OF_A_REQUEST, Outbox
 from streamconsumer.processor.telemetry.spans import RecordedSpan
 from tests.cluster.collector import Collector
 from tests.cluster.spans import Span
@@ -123,6 +126,48 @@ async def test_an_untrusted_producer_forces_no_sample(
     group: Group, new_kit: NewKit, collector: Collector, sampler: str
 ) -> None:
     assert await handled(group, new_kit(environment(sampler), trust="link"), collector, 0) == {}
+
+
+@pytest.mark.parametrize(
+    "sampler", ["parentbased_always_off", "parentbased_traceidratio 0", "traceidratio 0", "always_off"]
+)
+@pytest.mark.parametrize("trust", ["link", "parent"])
+async def test_whoever_asks_for_it_keeps_what_is_linked_to_a_sampled_span(
+    group: Group, new_kit: NewKit, collector: Collector, sampler: str, trust: str
+) -> None:
+    kit = new_kit(environment(sampler), trust=trust, keeps_linked=True)
+    found = await handled(group, kit, collector, len(SAMPLED))
+    assert found.keys() == SAMPLED
+    assert {(span.trace_id == TRACE) for span in found.values()} == {trust == "parent"}
+    assert all(linked(span, "") == [PARENT] for span in found.values())
+
+
+async def test_a_story_that_is_kept_for_its_producer_is_kept_to_its_end(
+    group: Group, new_kit: NewKit, collector: Collector
+) -> None:
+    """Each attempt and the dead letter, in a trace of their own; and nothing of a message whose producer kept none."""
+    group.delivery = Delivery(max_deliveries=2)
+    kept, _ = [await group.add(fields={"traceparent": f"{WELL_FORMED}{flags}"}) for flags in ("01", "00")]
+    kit = new_kit(environment("parentbased_traceidratio 0"), trust="link", keeps_linked=True)
+    handler = Recorder(lambda _: ValueError("no"))
+    processor = await group.start(handler, settings={"telemetry": kit.telemetry})
+    await eventually(lambda: processor.metrics.dead_lettered == 2)
+    await processor.stop_listening()
+    assert kit.telemetry.flush()
+    first, second = await arrived(collector, PROCESS, 2)
+    [letter] = await arrived(collector, "send {orders}:billing:dead-letters")
+    assert {span.attributes["messaging.message.id"] for span in (first, second)} == set(kept)
+    assert first.trace_id == second.trace_id == letter.trace_id != TRACE
+    assert linked(second, "previous_attempt") == [first.span_id]
+    assert linked(letter, "attempt") == [second.span_id]
+    assert len(await arrived(collector, PROCESS, 2)) == 2
+
+
+async def test_who_ignores_producers_keeps_nothing_for_their_sake(
+    group: Group, new_kit: NewKit, collector: Collector
+) -> None:
+    kit = new_kit(environment("parentbased_always_off"), trust="ignore", keeps_linked=True)
+    assert await handled(group, kit, collector, 0) == {}
 
 
 async def test_a_batch_is_kept_if_one_of_its_messages_is(group: Group, new_kit: NewKit, collector: Collector) -> None:
@@ -277,6 +322,127 @@ def test_large_spans_are_bounded_by_their_bytes() -> None:
     outbox.put(span)
     assert outbox.close(5)
     assert outbox.sent == MOST_BYTES // len(span) + 1
+
+
+def test_a_request_is_bounded_by_its_bytes_and_one_span_that_is_larger_goes_alone() -> None:
+    sizes, requests = [100, 3 << 20, 2 << 20, 5 << 20, 100, 100], []
+
+    def send(spans: Sequence[bytes]) -> bool:
+        requests.append([len(span) for span in spans])
+        return True
+
+    outbox = Outbox(send, delay_seconds=3600)
+    with outbox._counting:  # so that all of them wait before the first is sent
+        for size in sizes:
+            outbox.put(b"x" * size)
+    assert outbox.close(5)
+    assert [size for request in requests for size in request] == sizes
+    assert all(sum(request) <= MOST_BYTES_OF_A_REQUEST or len(request) == 1 for request in requests)
+    assert [5 << 20] in requests
+    assert (outbox.sent, outbox.dropped) == (len(sizes), 0)
+
+
+def test_large_spans_are_sent_before_there_are_many() -> None:
+    """Or 32 MiB would be full before a second is over, with a collector that waits for them."""
+    took = threading.Event()
+    outbox = Outbox(lambda _: took.set() or True, delay_seconds=3600)
+    for _ in range(4):
+        outbox.put(b"x" * (1 << 20))
+    assert took.wait(5)
+    assert outbox.close(5)
+
+
+class Served(ThreadingHTTPServer):
+    """A collector that refuses requests beyond its limit, as OpenTelemetry's does."""
+
+    daemon_threads = True
+    limit = 1000
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.asked: list[int] = []
+
+
+class Answers(BaseHTTPRequestHandler):
+    server: Served
+
+    def do_POST(self) -> None:
+        size = int(self.headers["Content-Length"])
+        self.rfile.read(size)
+        self.server.asked.append(size)
+        self.send_response(413 if size > self.server.limit else 200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def strict() -> Iterator[Served]:
+    with Served() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_what_is_too_large_for_a_collector_is_dropped_once_and_counted(
+    strict: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = f"http://127.0.0.1:{strict.server_port}"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    provider, metrics = TracerProvider(shutdown_on_exit=False), Metrics()
+    outbox = sdk.outbox({"OTEL_BSP_SCHEDULE_DELAY": "3600000"}, provider, metrics)
+    for more in (b"", b"x" * 2000, b""):
+        outbox.put(a_span_with(more))
+        assert outbox.flush(5)
+    assert [size > strict.limit for size in strict.asked] == [False, True, False]
+    assert (outbox.sent, outbox.dropped, metrics.spans_dropped) == (2, 1, 1)
+    assert outbox.close(5)
+
+
+def a_span_with(more: bytes) -> bytes:
+    """A span with so much in it."""
+    span = RecordedSpan(b"", bytes(16), bytes(8), 1)
+    span.set_attribute("more", more)
+    return span.encoded()
+
+
+class Watched(RecordedSpan):
+    """Notes that it was made into bytes."""
+
+    __slots__ = ("times",)
+
+    def encoded(self, *, is_remote: bool = True) -> bytes:
+        self.times = getattr(self, "times", 0) + 1
+        return super().encoded(is_remote=is_remote)
+
+
+def test_what_finds_the_outbox_full_is_not_even_encoded() -> None:
+    hangs = threading.Event()
+    outbox = Outbox(lambda _: hangs.wait(60), most=3, delay_seconds=3600)
+    telemetry = Telemetry(outbox, stream=STREAM, consumer_group=GROUP, consumer="pod-a", server=lambda: ("redis", 6379))
+    spans = [Watched(b"", bytes(16), bytes(8), 1) for _ in range(10)]
+    for span in spans:
+        telemetry._put(span)
+    assert [getattr(span, "times", 0) for span in spans] == [1] * 3 + [0] * 7
+    assert outbox.dropped == 7
+    records = Exceptions(outbox, {})
+    records.record(spans[0], Untold(), {})
+    assert outbox.dropped == 8
+    hangs.set()
+    assert telemetry.flush(5)
+    assert (outbox.sent, outbox.dropped) == (3, 8)
+    assert outbox.close(5)
+
+
+class Untold(Exception):
+    """Nobody may ask it what it is."""
+
+    def __str__(self) -> str:
+        raise AssertionError("it was asked")
 
 
 def eventually_not_behind(outbox: Outbox, seconds: float) -> bool:

@@ -55,8 +55,8 @@ class Run:
         await eventually(done, within)
 
     async def recorded(self) -> int:
-        """One span a message, and one for each XACK."""
-        return self.added + (await self.group.commands())["xack"]
+        """One span for the pod's start, one a message, and one for each XACK."""
+        return 1 + self.added + (await self.group.commands())["xack"]
 
     async def dropped(self) -> int:
         """What Prometheus would see."""

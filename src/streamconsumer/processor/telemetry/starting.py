@@ -6,7 +6,7 @@ from os import sysconf
 from pathlib import Path
 
 from streamconsumer.processor.telemetry import encode
-from streamconsumer.processor.telemetry.context import Remote, parse, text
+from streamconsumer.processor.telemetry.context import LONGEST_CARRIER_FIELD, Remote, parse
 from streamconsumer.processor.telemetry.ids import random_span, random_trace
 from streamconsumer.processor.telemetry.past import ABOUT
 from streamconsumer.processor.telemetry.sampling import Sampling
@@ -22,8 +22,8 @@ _OLDEST_NS = 600 * 1_000_000_000
 def origin(environ: Mapping[str, str]) -> Remote | None:
     """Who had this process begun, as OpenTelemetry passes a context to one. None where nobody says, or in words that
     mean nothing."""
-    found = text(environ, "TRACEPARENT")
-    return parse(found) if found else None
+    found = environ.get("TRACEPARENT", "")
+    return parse(found) if len(found) <= LONGEST_CARRIER_FIELD else None
 
 
 def process_began_ns() -> int:
