@@ -43,7 +43,7 @@ def test_the_chart_installs_with_helm_4(shop: Shop) -> None:
     begin = time.monotonic()
     shop.cluster.helm(
         *("install", "streamconsumer", str(CHART), "--namespace", SYSTEM, "--create-namespace", "--wait"),
-        *("--timeout", "90s"),
+        *("--timeout", "90s", "--set", f"telemetry.endpoint=http://collector.{NAMESPACE}:4318"),
     )
     print(f"\nhelm install --wait: {time.monotonic() - begin:.1f} s")
 
@@ -76,13 +76,22 @@ def test_ten_thousand_orders_are_handled_acknowledged_and_traced(shop: Shop) -> 
     assert sent <= succeeded, f"{len(sent - succeeded)} orders have no successful span in their producer's trace"
     span = processed[0]
     assert span.kind == "CONSUMER"
-    assert [(link.trace_id, link.span_id) for link in span.links] == [(span.trace_id, span.parent_span_id)]
+    producers = [link for link in span.links if "streamconsumer.link" not in link.attributes]
+    assert [(link.trace_id, link.span_id) for link in producers] == [(span.trace_id, span.parent_span_id)]
     assert span.attributes["messaging.system"] == "redis"
     assert span.attributes["messaging.consumer.group.name"] == "billing"
     assert span.resource["service.name"] == "orders"
     assert span.resource["k8s.namespace.name"] == NAMESPACE
     assert span.resource["k8s.pod.name"] == span.attributes["messaging.client.id"]
     assert span.resource["k8s.node.name"]
+
+
+def test_links_lead_from_the_reconcile_to_the_first_order(shop: Shop) -> None:
+    [start] = shop.spans("start orders")
+    reconciles = {(span.trace_id, span.span_id) for span in shop.spans("reconcile StreamConsumer")}
+    assert [(link.trace_id, link.span_id) in reconciles for link in start.links] == [True]
+    started = [link for span in shop.spans("process orders") for link in span.links if link.span_id == start.span_id]
+    assert [link.attributes for link in started] == [{"streamconsumer.link": "pod_start"}]
 
 
 def test_orders_that_failed_were_tried_again_in_the_same_trace(shop: Shop) -> None:

@@ -11,9 +11,13 @@ from streamconsumer.operator import origin
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.settings import OperatorSettings
 from tests.cluster.collector import Collector
+from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import consumer, manifest
 from tests.operator.operators import running
 from tests.operator.places import Place, eventually, settled
+from tests.processor.group import Group
+from tests.processor.pod import Pod
+from tests.processor.tracing import arrived, linked, only_link
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CARRIER = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
@@ -209,3 +213,31 @@ def test_an_edit_of_the_variable_is_followed_by_no_other(
         on_plane.edit("orders", replicas=2)
         deployed.has_replicas(2)
         assert (deployed.variables, len(deployed.rollouts())) == ({"TRACEPARENT": "edited"}, 2)
+
+
+async def test_links_lead_from_whoever_applied_it_to_the_first_message(
+    on_plane: Place, told_operator: dict[str, Any], collector: Collector, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """The pod is a process with the variables of the Deployment."""
+    group, deployed = Group(redis_server), Deployed(on_plane)
+    with running(on_plane.cluster.kubeconfig, tmp_path, **told_operator):
+        made = manifest("orders", telemetry={"endpoint": collector.http_endpoint})
+        made["metadata"]["annotations"] = {origin.TRACEPARENT: CARRIER["traceparent"]}
+        on_plane.create(made)
+        await asyncio.to_thread(settled, on_plane)
+    pod = Pod(tmp_path, group.url, "pod_handlers:silent")
+    try:
+        pod.start(environment={**collector.environment, **deployed.variables, "OTEL_SERVICE_NAME": "orders"})
+        await group.add(1)
+        [process] = await arrived(collector, "process orders")
+    finally:
+        pod.remove()
+        await group.close()
+    [start] = await arrived(collector, "start orders")
+    reconciles = {each.span_id: each for each in await arrived(collector, "reconcile StreamConsumer")}
+    assert linked(process, "pod_start") == [start.span_id]
+    reconcile = reconciles[only_link(start, "reconcile").span_id]
+    assert only_link(start, "reconcile").trace_id == reconcile.trace_id
+    assert [(link.trace_id, link.span_id) for link in reconcile.links] == [(TRACE, SPAN)]
+    assert len({TRACE, reconcile.trace_id, start.trace_id, process.trace_id}) == 4
+    assert reconcile.start_ns < start.start_ns < process.start_ns
