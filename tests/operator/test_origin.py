@@ -220,11 +220,12 @@ async def test_links_lead_from_whoever_applied_it_to_the_first_message(
 ) -> None:
     """The pod is a process with the variables of the Deployment."""
     group, deployed = Group(redis_server), Deployed(on_plane)
-    with running(on_plane.cluster.kubeconfig, tmp_path, **told_operator):
+    with running(on_plane.cluster.kubeconfig, tmp_path, **told_operator) as operator:
         made = manifest("orders", telemetry={"endpoint": collector.http_endpoint})
         made["metadata"]["annotations"] = {origin.TRACEPARENT: CARRIER["traceparent"]}
         on_plane.create(made)
         await asyncio.to_thread(settled, on_plane)
+        await asyncio.to_thread(operator.stop)  # and so send what it has told
     pod = Pod(tmp_path, group.url, "pod_handlers:silent")
     try:
         pod.start(environment={**collector.environment, **deployed.variables, "OTEL_SERVICE_NAME": "orders"})

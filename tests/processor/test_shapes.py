@@ -345,7 +345,12 @@ def test_a_request_is_bounded_by_its_bytes_and_one_span_that_is_larger_goes_alon
 def test_large_spans_are_sent_before_there_are_many() -> None:
     """Or 32 MiB would be full before a second is over, with a collector that waits for them."""
     took = threading.Event()
-    outbox = Outbox(lambda _: took.set() or True, delay_seconds=3600)
+
+    def send(_: Sequence[bytes]) -> bool:
+        took.set()
+        return True
+
+    outbox = Outbox(send, delay_seconds=3600)
     for _ in range(4):
         outbox.put(b"x" * (1 << 20))
     assert took.wait(5)
