@@ -113,6 +113,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
         context=st.sampled_from(["parent", "link", "ignore"]),
         context_field=some_text,
         context_event=st.none() | some_text,
+        keep_linked=st.booleans(),
         receive_spans=st.booleans(),
         baggage=st.lists(words, max_size=3),
     ),

@@ -28,8 +28,8 @@ NewKit = Callable[..., Kit]
 
 
 def of_handlers(spans: list[Span]) -> list[Span]:
-    """Without what was acknowledged, taken over and buried."""
-    return [span for span in spans if span.kind in {"CONSUMER", "INTERNAL"}]
+    """Without what was acknowledged, taken over and buried, and without pods' starts."""
+    return [span for span in spans if span.kind in {"CONSUMER", "INTERNAL"} and not span.name.startswith("start ")]
 
 
 async def consumer_spans(collector: Collector, count: int) -> list[Span]:
