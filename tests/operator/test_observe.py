@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.model.status import Reason, Verdict
+from streamconsumer.model.status import Fact, Reason, StreamReason, Verdict
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.observe import verdict
 from tests.model.examples import consumer
@@ -242,9 +242,9 @@ def test_what_is_seen_has_a_reason(
 
 
 def test_every_reason_is_reached() -> None:
-    """The other five are found before a Deployment is looked at, asked for, or say that nothing is wrong."""
+    """The others are found before a Deployment is looked at, asked for, seen in Redis, or say that nothing is wrong."""
     elsewhere = {Reason.SUSPENDED, Reason.SETTLED, Reason.INVALID_SPEC, Reason.NAME_TAKEN, Reason.CHILD_REFUSED}
-    assert {row[2] for row in TABLE.values()} == set(Reason) - elsewhere
+    assert {row[2] for row in TABLE.values()} == set(Reason) - elsewhere - {Reason.REDIS_UNUSABLE}
 
 
 def test_a_suspended_one_is_ready_once_its_pods_are_gone() -> None:
@@ -291,3 +291,35 @@ def test_a_rollout_that_fails_is_not_ready_although_the_old_pods_still_read() ->
     broken = pod(BACK_OFF, ended(message="HandlerUnusable: no module named 'shop'"))
     found = judged(deployment(2, there=3, updated=1, available=2), broken, pod(RUNNING, ready=True))
     assert (found.reason, found.stalled, found.ready) == (Reason.HANDLER_UNUSABLE, True, False)
+
+
+STARTED = {**pod(RUNNING), "status": {"containerStatuses": [{"started": True, "ready": False, "state": RUNNING}]}}
+WRONG_PASSWORD = Fact(
+    type="RedisReachable",
+    status="False",
+    reason=StreamReason.CREDENTIALS_REFUSED,
+    message="redis:6379: the user name or the password is wrong; correct the Secret",
+)
+
+
+def test_what_redis_refuses_a_pod_that_runs_stands_in_the_verdict() -> None:
+    found = verdict(consumer(), deployment(), [STARTED], [WRONG_PASSWORD])
+    assert (found.ready, found.reason, outcome(found)) == (False, Reason.REDIS_UNUSABLE, "reconciling")
+    assert found.message.endswith(f"x2x7k runs and cannot read yet: {WRONG_PASSWORD.message}")
+
+
+def test_a_rollout_that_timed_out_says_what_redis_refuses() -> None:
+    found = verdict(consumer(), deployment(conditions=(TOO_LONG,)), [STARTED], [WRONG_PASSWORD])
+    assert found.reason is Reason.ROLLOUT_TIMED_OUT
+    assert WRONG_PASSWORD.message in found.message
+
+
+def test_redis_is_not_blamed_where_pods_do_not_run_or_all_read_or_a_group_is_missing() -> None:
+    starting = verdict(consumer(), deployment(), [pod(waiting("ContainerCreating"))], [WRONG_PASSWORD])
+    assert starting.reason is Reason.PODS_STARTING
+    reading = verdict(consumer(), deployment(available=1), [pod(RUNNING, ready=True)], [WRONG_PASSWORD])
+    assert reading.ready
+    missing = Fact(type="GroupReady", status="False", reason=StreamReason.GROUP_MISSING, message="no group yet")
+    waits = verdict(consumer(), deployment(), [STARTED], [missing])
+    assert waits.reason is Reason.PODS_STARTING
+    assert "kubectl logs" in waits.message

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     INVALID_SETTINGS = "InvalidSettings"
     POD_INVALID = "PodInvalid"
     POD_CRASHING = "PodCrashing"
+    REDIS_UNUSABLE = "RedisUnusable"
     ROLLOUT_TIMED_OUT = "RolloutTimedOut"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import Effective, Reason, Verdict
+from streamconsumer.model.status import Effective, Fact, Reason, StreamReason, Verdict
 from streamconsumer.operator.manifests import Manifest
 
 _OWN_WORDS = re.compile(r"^(HandlerUnusable|InvalidSettings): (.*)", re.DOTALL)
@@ -21,8 +21,11 @@ _CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunCon
 Trouble = tuple[Reason, str]
 
 
-def verdict(consumer: StreamConsumer, deployment: Manifest | None, pods: Iterable[Manifest]) -> Verdict:
-    """Ready when as many pods read as are wanted, all of the newest kind; otherwise the most telling reason."""
+def verdict(
+    consumer: StreamConsumer, deployment: Manifest | None, pods: Iterable[Manifest], seen: Iterable[Fact] = ()
+) -> Verdict:
+    """Ready when as many pods read as are wanted, all of the newest kind; otherwise the most telling reason. `seen`:
+    what the operator sees in Redis."""
     if deployment is None:
         return Verdict(
             ready=False,
@@ -37,12 +40,17 @@ def verdict(consumer: StreamConsumer, deployment: Manifest | None, pods: Iterabl
     if current and set(counts.values()) == {wanted}:
         return _settled(consumer, wanted)
     progress = f"{counts['availableReplicas']} of {wanted} pods ready, {counts['updatedReplicas']} of the newest kind."
+    refused = _refused(pods, seen)
     if current and (trouble := _trouble(status, pods)):  # what went before an edit is not held against it
         reason, message = trouble
+        if reason is Reason.ROLLOUT_TIMED_OUT:  # which says that it lasts, and not why
+            message += refused
         stalled = reason is not Reason.UNSCHEDULABLE
         return Verdict(ready=False, reason=reason, message=message, reconciling=not stalled, stalled=stalled)
     if counts["availableReplicas"] >= wanted:
-        return Verdict(ready=True, reason=Reason.ROLLING_OUT, message=progress, reconciling=True)
+        return Verdict(ready=True, reason=Reason.ROLLING_OUT, message=progress + refused, reconciling=True)
+    if refused:  # pods wait for Redis without end, and read as soon as it lets them: nothing has to be started again
+        return Verdict(ready=False, reason=Reason.REDIS_UNUSABLE, message=progress + refused, reconciling=True)
     return Verdict(ready=False, reason=Reason.PODS_STARTING, message=progress + _who_knows(pods), reconciling=True)
 
 
@@ -55,13 +63,37 @@ def answered(deployment: Manifest | None) -> bool:
     )
 
 
+def _refused(pods: Iterable[Manifest], seen: Iterable[Fact]) -> str:
+    """What keeps a pod that runs from reading, as the operator sees it: it comes to the server with the same words and
+    Secrets. A pod that runs has no termination log, and may write nowhere at the Kubernetes API."""
+    why = next((fact.message for fact in seen if fact.status != "True" and fact.reason in _KEEPS_PODS_FROM_READING), "")
+    name = _waits(pods)
+    return f" Pod {name} runs and cannot read yet: {why}" if name and why else ""
+
+
+_KEEPS_PODS_FROM_READING = {
+    StreamReason.UNREACHABLE,
+    StreamReason.CREDENTIALS_REFUSED,
+    StreamReason.TLS_FAILED,
+    StreamReason.SERVER_NOT_READY,
+    StreamReason.SECRET_MISSING,
+    StreamReason.INVALID_SETTINGS,
+    StreamReason.NOT_A_STREAM,
+}
+
+
 def _who_knows(pods: Iterable[Manifest]) -> str:
-    """The pod to ask when one runs and does not get ready: what keeps it, such as Redis, stands in its log."""
+    """The pod to ask where the operator does not see what keeps it, such as a right that it lacks."""
+    name = _waits(pods)
+    return f" Pod {name} runs and cannot read yet; kubectl logs {name} says why." if name else ""
+
+
+def _waits(pods: Iterable[Manifest]) -> str:
+    """A pod that runs and does not get ready."""
     for pod in pods:
         for container in pod.get("status", {}).get("containerStatuses", []):
             if container.get("started") and not container.get("ready"):
-                name = pod["metadata"]["name"]
-                return f" Pod {name} runs and cannot read yet; kubectl logs {name} says why."
+                return str(pod["metadata"]["name"])
     return ""
 
 

@@ -82,9 +82,10 @@ class Reconciler:
         except (InvalidResource, NameTaken, ChildRefused) as error:
             return await self._stall(key, manifest, error)
         deployment = self.store.child(key, "Deployment", child_name(consumer))
-        found = verdict(consumer, deployment, self.store.pods(key))
+        seen = self.streams.told(key)
+        found = verdict(consumer, deployment, self.store.pods(key), seen.facts if seen else ())
         self.news.add(key, changes)
-        if moving := self.news.wait(key, (found, self.streams.told(key)), answered=answered(deployment)):
+        if moving := self.news.wait(key, (found, seen), answered=answered(deployment)):
             return moving
         await self._report(manifest, found, self.news.take(key))
         return None

@@ -27,6 +27,7 @@ _ADVICE: dict[str, str] = {
     Reason.INVALID_SETTINGS: "correct the setting that is named, or the Secret behind it",
     Reason.POD_INVALID: "create the Secret or ConfigMap that is named, or the key in it",
     Reason.POD_CRASHING: "read why: kubectl logs --previous of the pod",
+    Reason.REDIS_UNUSABLE: "correct what the message names: spec.redis, its Secrets, or the server",
     Reason.ROLLOUT_TIMED_OUT: "look at the pods: kubectl describe",
     StreamReason.UNREACHABLE: "check host and port of spec.redis, whether Redis runs, and NetworkPolicies",
     StreamReason.CREDENTIALS_REFUSED: "correct the user or the password in the Secret",
