@@ -232,7 +232,7 @@ def test_a_pod_that_redis_refuses_is_told_of_with_the_reason_and_that_it_reads_a
     on_api: Place, operator: OperatorProcess, start_redis: StartRedis
 ) -> None:
     server = start_redis({"requirepass": "right"})
-    secret(on_api, "redis", password="wrong")
+    secret(on_api, "redis", password="not-this-one")
     on_api.create(at(server, password={"name": "redis", "key": "password"}))
     seen(on_api, "orders", "RedisReachable", "CredentialsRefused")
     report(on_api, "orders", 1, 0)
@@ -242,6 +242,7 @@ def test_a_pod_that_redis_refuses_is_told_of_with_the_reason_and_that_it_reads_a
     message = seen(on_api, "orders", "Ready", "RedisUnusable")["message"]
     assert f"Pod {name} runs and cannot read yet: " in message
     assert "the user name or the password is wrong" in message
+    assert "not-this-one" not in message
     assert on_api.conditions("orders")["Stalled"]["status"] == "False"
     path = f"/api/v1/namespaces/{on_api.namespace}/secrets/redis"
     on_api.cluster.request("PATCH", path, {"data": {"password": b64encode(b"right").decode()}})
