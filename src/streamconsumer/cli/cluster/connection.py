@@ -15,7 +15,7 @@ try:
 
     from streamconsumer.operator.api import Refused, connected, default_namespace, what_was_said
     from streamconsumer.operator.cluster import Cluster
-    from streamconsumer.operator.streams.access import resolve
+    from streamconsumer.operator.streams.access import Resolved, resolve
     from streamconsumer.operator.streams.sight import QUESTIONS, Place, Sight, questions, sight
     from streamconsumer.server.access import as_written
     from streamconsumer.server.faults import Fault
@@ -123,15 +123,26 @@ def _questions(place: Place) -> list[Question]:
     ]
 
 
+async def way_to_redis(found: Cluster, consumer: StreamConsumer) -> Resolved | str:
+    """What a Line is made of, to be closed; or one sentence for why there is no way."""
+    try:
+        way = await resolve(consumer.spec.redis, consumer.namespace, found, readable=True)
+    except NotAllowed as error:
+        return str(error)
+    if isinstance(way, Sight):
+        return NOT_READABLE if way.reachable.reason is StreamReason.SECRETS_NOT_READABLE else way.reachable.message
+    return way
+
+
 async def ask_redis(found: Cluster, manifest: Manifest, asked: Callable[[Place], list[Question]]) -> list[Any] | str:
     """The answers to `asked(place)`, or one sentence for why there are none."""
     try:
         consumer = StreamConsumer.parse(manifest)
-        way = await resolve(consumer.spec.redis, consumer.namespace, found, readable=True)
-    except (InvalidResource, NotAllowed) as error:
+    except InvalidResource as error:
         return str(error)
-    if isinstance(way, Sight):
-        return NOT_READABLE if way.reachable.reason is StreamReason.SECRETS_NOT_READABLE else way.reachable.message
+    way = await way_to_redis(found, consumer)
+    if isinstance(way, str):
+        return way
     line = None
     try:
         line = Line(way.settings, consumer.spec.stream, as_written, PATIENCE_SECONDS)

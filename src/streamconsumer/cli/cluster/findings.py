@@ -110,7 +110,8 @@ def _of_redis(facts: Facts) -> Iterator[Finding]:
     seen = facts.redis
     if seen.figures and seen.figures.dead_letters and not _grows(facts):
         number = seen.figures.dead_letters
-        advice = "look at them, then replay or drop them: `streamconsumer dead-letters list`"
+        where = f"--name {facts.name} -n {facts.namespace}"
+        advice = f"look at them, then replay or drop them: kubectl streamconsumer dead-letters list {where}"
         found = "1 dead letter" if number == 1 else f"{number} dead letters"
         yield _warning(f"group {facts.consumer_group!r}", found, "none", advice)
     for consumer in seen.consumers or []:

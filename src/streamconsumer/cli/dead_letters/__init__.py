@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from streamconsumer.cli.cluster import WHERE, Name, with_options
 from streamconsumer.cli.duration import Duration
 from streamconsumer.errors import ServerUnavailable
 
@@ -30,8 +31,9 @@ class _EntryId(click.ParamType[str]):
 
 _TARGET = (
     click.option("-f", "--file", type=click.Path(path_type=Path, allow_dash=True), help="A StreamConsumer's manifest."),
-    click.option("--name", help="Which StreamConsumer, if the file has several."),
-    click.option("--redis-url", help="The server; wins over the manifest's."),
+    click.option("--name", type=Name(), help="The StreamConsumer, in the cluster; or which of those in the file."),
+    *WHERE,
+    click.option("--redis-url", help="The server; wins over that of manifest or StreamConsumer."),
     click.option("--username", help="The ACL user."),
     click.option("--password-file", type=click.Path(path_type=Path), help="Else STREAMCONSUMER_REDIS_PASSWORD."),
     click.option("--stream", help="The stream whose messages failed."),
@@ -53,15 +55,6 @@ _WHICH = (
 _OUTPUT = click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 
 
-def _with(*options: Command) -> Callable[[Command], Command]:
-    def decorated(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorated
-
-
 def _run(command: str, options: dict[str, Any]) -> None:
     """In its own event loop. A server that fails is no wrong use: exit code 1."""
     from streamconsumer.cli.dead_letters import work
@@ -77,13 +70,14 @@ def _run(command: str, options: dict[str, Any]) -> None:
 def dead_letters() -> None:
     """List, show, replay or drop the messages that could not be handled.
 
-    Say where to look with -f FILE, or with --redis-url, --stream and --group; in a processor's pod neither is needed.
+    Say where to look with --name NAME (a StreamConsumer in the cluster), with -f FILE, or with --redis-url, --stream
+    and --group; in a processor's pod nothing is needed.
     Exit code 0: done; 1: something was refused, or the server failed; 2: wrong use.
     """
 
 
 @dead_letters.command("list")
-@_with(*_TARGET, *_FILTER, _OUTPUT)
+@with_options(*_TARGET, *_FILTER, _OUTPUT)
 def list_(**options: Any) -> None:
     """Print one line a dead letter, oldest first, or all that is known of them as one JSON document."""
     _run("list", options)
@@ -91,14 +85,14 @@ def list_(**options: Any) -> None:
 
 @dead_letters.command()
 @click.argument("dead_letter_id", metavar="ID", type=_EntryId())
-@_with(*_TARGET, _OUTPUT)
+@with_options(*_TARGET, _OUTPUT)
 def show(**options: Any) -> None:
     """Print one dead letter: its fields, and what it failed of."""
     _run("show", options)
 
 
 @dead_letters.command()
-@_with(*_TARGET, *_WHICH)
+@with_options(*_TARGET, *_WHICH)
 @click.option(
     "--rate", type=click.FloatRange(0, min_open=True), default=100, show_default=True, help="So many a second."
 )
@@ -112,7 +106,7 @@ def replay(**options: Any) -> None:
 
 
 @dead_letters.command()
-@_with(*_TARGET, *_WHICH)
+@with_options(*_TARGET, *_WHICH)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def drop(**options: Any) -> None:
     """Delete dead letters for good."""

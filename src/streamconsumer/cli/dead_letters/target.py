@@ -40,6 +40,8 @@ class Target:
     stream: str
     group: str
     key: str
+    advice: str = ""
+    """What to do where the server is not to be reached from here."""
 
     @property
     def server(self) -> str:
@@ -55,11 +57,24 @@ class Target:
 def target(options: Mapping[str, Any], environ: Mapping[str, str]) -> Target:
     """Raises InvalidSettings where it cannot be told."""
     known, redis = _of_a_pod(environ) if options["file"] is None else _of_manifest(options, environ)
+    return _target(known, redis, options)
+
+
+def of_consumer(
+    consumer: StreamConsumer, redis: Redis, options: Mapping[str, Any], environ: Mapping[str, str]
+) -> Target:
+    """The same for one that is stored in a cluster, with the way to its server."""
+    return _target(_known(consumer), _with_password(redis, environ), options)
+
+
+def _target(known: dict[str, str], redis: Redis, options: Mapping[str, Any]) -> Target:
     known |= {name: options[name] for name in _OF_A_POD if options.get(name)}
     redis = _of_options(redis, options)
     said = {**known, **({"redis_url": ""} if redis.keys() & {"url", "url_file"} else {})}
     if missing := [option for name, option in _NEEDED.items() if name not in said]:
-        raise InvalidSettings(f"{', '.join(missing)}: missing; or name a StreamConsumer's manifest with -f FILE")
+        raise InvalidSettings(
+            f"{', '.join(missing)}: missing; or give a StreamConsumer's manifest with -f FILE, or its --name"
+        )
     stream, group = known["stream"], known["group"]
     return Target(
         redis=_access(redis),
@@ -104,15 +119,24 @@ def _of_manifest(options: Mapping[str, Any], environ: Mapping[str, str]) -> tupl
     file: Path = options["file"]
     documents = read([file])
     consumer = _consumer([each for each in documents if each.get("kind") == names.KIND], file, options["name"])
+    # With another way to the same server come credentials of its own.
+    redis = {} if options["redis_url"] else _of_spec(consumer.spec.redis, secrets_of(documents), consumer.namespace)
+    return _known(consumer), _with_password(redis, environ)
+
+
+def _known(consumer: StreamConsumer) -> dict[str, str]:
     said = consumer.spec
     known = {"stream": said.stream, "group": said.consumer_group}
     if said.delivery.dead_letter_stream:
         known["dead_letter_stream"] = said.delivery.dead_letter_stream
-    # With another way to the same server come credentials of its own.
-    redis = {} if options["redis_url"] else _of_spec(said.redis, secrets_of(documents), consumer.namespace)
+    return known
+
+
+def _with_password(redis: Redis, environ: Mapping[str, str]) -> Redis:
+    """The password that stands in this shell's variables wins."""
     _, of_a_pod = _of_a_pod(environ)
     given: Redis = {name: of_a_pod[name] for name in ("password", "password_file") if name in of_a_pod}
-    return known, {**(_without(redis, "password") if given else redis), **given}
+    return {**(_without(redis, "password") if given else redis), **given}
 
 
 def _of_spec(redis: spec.Redis, secrets: Secrets, namespace: str) -> Redis:

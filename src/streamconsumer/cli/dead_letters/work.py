@@ -38,15 +38,29 @@ def run(command: str, options: Options) -> int:
 
 @asynccontextmanager
 async def _opened(options: Options) -> AsyncIterator[tuple[Target, DeadLetterOffice]]:
-    where = target(options, os.environ)
-    manager = StreamManager.from_settings(where.redis, where.stream)
-    office = DeadLetterOffice(manager.ask, where.stream, where.group, where.key)
-    try:
-        with told_as_ours(where.where):
-            await _check(where, office)
-            yield where, office
-    finally:
-        await manager.aclose()
+    async with _where(options) as where:
+        manager = StreamManager.from_settings(where.redis, where.stream)
+        office = DeadLetterOffice(manager.ask, where.stream, where.group, where.key)
+        try:
+            with told_as_ours(where.where, where.advice):
+                await _check(where, office)
+                yield where, office
+        finally:
+            await manager.aclose()
+
+
+@asynccontextmanager
+async def _where(options: Options) -> AsyncIterator[Target]:
+    """A name alone is that of a StreamConsumer in the cluster; with a file, of one in there."""
+    if options["file"] is None and options["name"]:
+        from streamconsumer.cli.dead_letters.in_cluster import in_cluster
+
+        async with in_cluster(options, os.environ) as found:
+            yield found
+    elif options["namespace"] or options["context"]:
+        raise click.UsageError("-n and --context say where in the cluster --name is looked for; not with -f")
+    else:
+        yield target(options, os.environ)
 
 
 async def _check(where: Target, office: DeadLetterOffice) -> None:

@@ -1,0 +1,96 @@
+"""`kubectl streamconsumer dead-letters … --name NAME`: real API server, real Redis, what a person types."""
+
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+
+from streamconsumer.processor.dead_letters import fields
+from streamconsumer.server.keys import companion
+from tests.cli.plugin import document, plugin
+from tests.cluster.processes import free_port
+from tests.cluster.redis_servers import RedisServer, StartRedis
+from tests.model.examples import manifest
+from tests.operator.places import Place
+from tests.operator.test_streams import at, secret
+from tests.processor.letters import FIELDS, evidence
+
+LETTERS = companion("orders", "billing", "dead-letters")
+
+
+@pytest.fixture
+def guarded(start_redis: StartRedis) -> Iterator[tuple[RedisServer, "Redis"]]:
+    """A Redis with a password, the group, and one dead letter of it."""
+    server = start_redis({"requirepass": "hunter2"})
+    redis = Redis(host=server.host, port=server.port, password="hunter2", protocol=2)
+    redis.xgroup_create("orders", "billing", "$", mkstream=True)
+    redis.execute_command("XADD", LETTERS, "*", *fields(FIELDS, evidence("1-0")))
+    yield server, redis
+    redis.close()
+
+
+def test_the_name_of_a_stream_consumer_is_enough(on_api: Place, guarded: tuple[RedisServer, "Redis"]) -> None:
+    server, redis = guarded
+    secret(on_api, "redis", password="hunter2")
+    on_api.create(at(server, password={"name": "redis", "key": "password"}))
+    found = document(on_api, "dead-letters", "list", "--name", "orders")
+    (letter,) = found["deadLetters"]
+    shown = plugin(on_api, "dead-letters", "show", letter["id"], "--name", "orders")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    replayed = plugin(on_api, "dead-letters", "replay", "--all", "--name", "orders")
+    assert (replayed.returncode, replayed.stdout) == (0, "replayed 1 dead letter\n")
+    assert (redis.xlen("orders"), redis.xlen(LETTERS)) == (1, 0)
+    dropped = plugin(on_api, "dead-letters", "drop", "--all", "--yes", "--name", "orders")
+    assert (dropped.returncode, dropped.stdout) == (0, "dropped 0 dead letters\n")
+
+
+def test_another_way_to_the_server_brings_its_own_credentials(
+    on_api: Place, guarded: tuple[RedisServer, "Redis"]
+) -> None:
+    server, _ = guarded
+    on_api.create(
+        manifest(redis={"url": "redis://only-pods-know:6379/0", "passwordSecretRef": {"name": "x", "key": "y"}})
+    )
+    url = f"redis://:hunter2@{server.host}:{server.port}/0"
+    found = document(on_api, "dead-letters", "list", "--name", "orders", "--redis-url", url)
+    assert len(found["deadLetters"]) == 1
+
+
+def test_a_server_that_only_pods_reach_says_what_to_do(on_api: Place) -> None:
+    on_api.create(manifest(redis={"url": f"redis://127.0.0.1:{free_port()}/0"}))
+    ran = plugin(on_api, "dead-letters", "list", "--name", "orders")
+    assert ran.returncode == 1
+    where = f"kubectl -n {on_api.namespace} exec deploy/orders-consumer -- streamconsumer dead-letters"
+    assert where in ran.stderr
+
+
+def test_a_wrong_password_is_not_taken_for_a_server_that_is_away(
+    on_api: Place, guarded: tuple[RedisServer, "Redis"]
+) -> None:
+    server, _ = guarded
+    secret(on_api, "redis", password="not-this-one")
+    on_api.create(at(server, password={"name": "redis", "key": "password"}))
+    ran = plugin(on_api, "dead-letters", "list", "--name", "orders")
+    assert ran.returncode == 1
+    assert "the user name or the password is wrong" in ran.stderr
+    assert "in a pod" not in ran.stderr
+    assert "not-this-one" not in ran.stderr
+
+
+def test_a_secret_that_is_missing_is_named(on_api: Place, redis_server: RedisServer) -> None:
+    on_api.create(at(redis_server, password={"name": "redis", "key": "password"}))
+    ran = plugin(on_api, "dead-letters", "list", "--name", "orders")
+    assert ran.returncode == 2
+    assert "There is no Secret redis" in ran.stderr
+
+
+def test_a_name_that_nobody_has_is_told(on_api: Place) -> None:
+    ran = plugin(on_api, "dead-letters", "list", "--name", "orders")
+    assert ran.returncode == 2
+    assert f"there is no StreamConsumer orders in namespace {on_api.namespace}" in ran.stderr
+
+
+def test_a_namespace_without_a_name_is_wrong_use(on_api: Place) -> None:
+    ran = plugin(on_api, "dead-letters", "list")
+    assert ran.returncode == 2
+    assert "--name" in ran.stderr
