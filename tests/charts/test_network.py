@@ -3,6 +3,8 @@
 That Kubernetes' network obeys is not tested here: the bench's node has none that would.
 """
 
+import pytest
+
 from streamconsumer.operator.manifests.identity import labels as child_labels
 from tests.charts.rendering import Helm, Manifest, of_kind, pod_template
 from tests.model.examples import consumer
@@ -46,7 +48,25 @@ def test_the_network_policy_lets_in_what_asks_for_metrics_and_out_what_it_is_tol
     )
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert policy["spec"]["ingress"] == [{"ports": [{"port": "http"}], "from": [{"podSelector": {}}]}]
-    assert policy["spec"]["egress"] == [{"ports": [{"port": 443}]}]
+    assert policy["spec"]["egress"] == [{"ports": [{"port": 443}]}, {"ports": [{"port": 4318}]}]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        ("http://collector.monitoring:14318", 14318),
+        ("https://collector.example", 443),
+        ("http://collector/otlp", 80),
+        ("http://[fd00::1]:4318", 4318),
+        ("http://[fd00::1]", 80),
+    ],
+)
+def test_the_way_to_the_collector_is_open_for_operator_and_pods(helm: Helm, endpoint: str, port: int) -> None:
+    ways = "networkPolicy.enabled=true,networkPolicy.egress[0].ports[0].port=443,processor.networkPolicy.enabled=true"
+    arguments = f"{ways},processor.networkPolicy.namespaces={{shop}}"
+    found = policies(helm.template("--set", arguments, "--set", f"telemetry.endpoint={endpoint}"))
+    for (policy,) in found:
+        assert policy["spec"]["egress"][-1] == {"ports": [{"port": port}]}
 
 
 def test_the_network_policy_alone_closes_no_way_out(helm: Helm) -> None:

@@ -64,3 +64,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- if and $asked.enabled (or $there (eq $asked.renderMode "alwaysRender")) }}true{{ end }}
 {{- end }}
+
+{{/*
+A rule of a NetworkPolicy's egress that lets out to the collector, where one is named: to its port, since its address is
+nothing that a policy could name.
+*/}}
+{{- define "streamconsumer-operator.telemetryEgress" -}}
+{{- with .Values.telemetry.endpoint }}
+{{- $url := urlParse . }}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" }}
+- ports:
+  - port: {{ $port | default (ternary 443 80 (eq $url.scheme "https")) }}
+{{- end }}
+{{- end }}
