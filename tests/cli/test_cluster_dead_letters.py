@@ -24,7 +24,8 @@ def guarded(start_redis: StartRedis) -> Iterator[tuple[RedisServer, "Redis"]]:
     server = start_redis({"requirepass": "hunter2"})
     redis = Redis(host=server.host, port=server.port, password="hunter2", protocol=2)
     redis.xgroup_create("orders", "billing", "$", mkstream=True)
-    redis.execute_command("XADD", LETTERS, "*", *fields(FIELDS, evidence("1-0")))
+    flat = fields(FIELDS, evidence("1-0"))
+    redis.xadd(LETTERS, dict(zip(flat[::2], flat[1::2], strict=True)))
     yield server, redis
     redis.close()
 

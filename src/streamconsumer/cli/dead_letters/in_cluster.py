@@ -31,7 +31,7 @@ async def in_cluster(options: Mapping[str, Any], environ: Mapping[str, str]) -> 
         way.close()
 
 
-def _parsed(manifest: Mapping[str, Any]) -> StreamConsumer:
+def _parsed(manifest: dict[str, Any]) -> StreamConsumer:
     try:
         return StreamConsumer.parse(manifest)
     except InvalidResource as error:
