@@ -1,6 +1,6 @@
 """Who may connect to operator and processors, and whom these may connect to, as NetworkPolicies say it.
 
-That Kubernetes' network obeys is not tested here: the bench's node has none that would.
+That a network which obeys them lets everything work, and nothing else, is tested in tests/e2e/test_walls.py.
 """
 
 import pytest

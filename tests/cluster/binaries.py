@@ -109,6 +109,14 @@ BINARIES = {
             ("version",),
             program="helm",
         ),
+        Binary(
+            "network-policies",
+            "network-policies",
+            ".",
+            "sigs.k8s.io/kube-network-policies",
+            "2 minutes",
+            program="streamconsumer-network-policies",  # nobody else's command is this one
+        ),
         Binary("pause", "pause", ".", "", "10 seconds", own_version="v3.10", program="streamconsumer-pause"),
         Binary("otelcol", "otelcol", ".", "go.opentelemetry.io/collector/otelcol", "2 minutes"),
     )

@@ -66,7 +66,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"{missing.count(reason)} not run: {reason}", red=True)
 
 
-NODE = ("containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "kube-proxy", "coredns")
+NODE = ("containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "kube-proxy", "coredns", "network-policies")
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
 ON_ANY_CLUSTER = ("kubectl", "helm", "helm3", "otelcol")
 BINARIES_OF = {
