@@ -19,7 +19,6 @@ from tests.model.examples import Manifest, manifest
 from tests.operator.operators import OperatorProcess, running
 from tests.operator.places import Place, eventually, settled
 from tests.operator.test_operator_alone import restricted
-from tests.operator.test_statuses import container, pod, report
 
 OFTEN = "1s"
 """How often the operator looks in these tests."""
@@ -226,28 +225,6 @@ def test_a_password_that_changes_is_read_again(
     seen(on_api, "orders", "RedisReachable", "Connected")
     assert "hunter2" not in refused["message"] + operator.log.read_text() + str(on_api.events("orders"))
     redis.close()
-
-
-def test_a_pod_that_redis_refuses_is_told_of_with_the_reason_and_that_it_reads_again(
-    on_api: Place, operator: OperatorProcess, start_redis: StartRedis
-) -> None:
-    server = start_redis({"requirepass": "right"})
-    secret(on_api, "redis", password="not-this-one")
-    on_api.create(at(server, password={"name": "redis", "key": "password"}))
-    seen(on_api, "orders", "RedisReachable", "CredentialsRefused")
-    report(on_api, "orders", 1, 0)
-    running = {"running": {"startedAt": "2026-11-24T12:00:00Z"}}
-    status = {"phase": "Running", "containerStatuses": [{**container(running)[0], "started": True}]}
-    name = pod(on_api, "orders", **status)
-    message = seen(on_api, "orders", "Ready", "RedisUnusable")["message"]
-    assert f"Pod {name} runs and cannot read yet: " in message
-    assert "the user name or the password is wrong" in message
-    assert "not-this-one" not in message
-    assert on_api.conditions("orders")["Stalled"]["status"] == "False"
-    path = f"/api/v1/namespaces/{on_api.namespace}/secrets/redis"
-    on_api.cluster.request("PATCH", path, {"data": {"password": b64encode(b"right").decode()}})
-    seen(on_api, "orders", "RedisReachable", "Connected")
-    seen(on_api, "orders", "Ready", "PodsStarting")
 
 
 def test_a_url_in_a_secret_is_told_by_nothing_it_says(on_api: Place, operator: OperatorProcess) -> None:

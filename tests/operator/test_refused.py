@@ -1,0 +1,32 @@
+"""A pod that runs and that Redis refuses: the operator is real, and so is the Redis; there is no kubelet."""
+
+from base64 import b64encode
+from pathlib import Path
+
+from tests.cluster.redis_servers import StartRedis
+from tests.operator.places import Place
+from tests.operator.test_statuses import container, pod, report
+from tests.operator.test_streams import at, looking, secret, seen
+
+
+def test_a_pod_that_redis_refuses_is_told_of_with_the_reason_and_that_it_reads_again(
+    on_api: Place, start_redis: StartRedis, tmp_path: Path
+) -> None:
+    with looking(on_api, tmp_path):
+        server = start_redis({"requirepass": "right"})
+        secret(on_api, "redis", password="not-this-one")
+        on_api.create(at(server, password={"name": "redis", "key": "password"}))
+        seen(on_api, "orders", "RedisReachable", "CredentialsRefused")
+        report(on_api, "orders", 1, 0)
+        running = {"running": {"startedAt": "2026-11-24T12:00:00Z"}}
+        status = {"phase": "Running", "containerStatuses": [{**container(running)[0], "started": True}]}
+        name = pod(on_api, "orders", **status)
+        message = seen(on_api, "orders", "Ready", "RedisUnusable")["message"]
+        assert f"Pod {name} runs and cannot read yet: " in message
+        assert "the user name or the password is wrong" in message
+        assert "not-this-one" not in message
+        assert on_api.conditions("orders")["Stalled"]["status"] == "False"
+        path = f"/api/v1/namespaces/{on_api.namespace}/secrets/redis"
+        on_api.cluster.request("PATCH", path, {"data": {"password": b64encode(b"right").decode()}})
+        seen(on_api, "orders", "RedisReachable", "Connected")
+        seen(on_api, "orders", "Ready", "PodsStarting")
