@@ -86,7 +86,7 @@ ALERTS = [
         "0m",
         "warning",
         f"Messages for {_PODS} became dead letters",
-        "`streamconsumer dead-letters list` shows them with what they failed of; `replay` once that is mended.",
+        "`kubectl streamconsumer dead-letters list --name NAME` shows what they failed of; `replay` once it is mended.",
     ),
     Alert(
         "StreamConsumerEntriesLost",
@@ -226,7 +226,7 @@ PANELS = [
         "Dead letters kept",
         "short",
         [(f"streamconsumer_group_dead_letters{{{_OF_RESOURCE}}}", "{{stream}}")],
-        "What waits for somebody to look at it: `streamconsumer dead-letters list`.",
+        "What waits for somebody to look at it: `kubectl streamconsumer dead-letters list --name NAME`.",
     ),
     Panel(
         "Reconciles a second",

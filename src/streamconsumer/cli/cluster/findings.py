@@ -37,7 +37,7 @@ _ADVICE: dict[str, str] = {
     StreamReason.GROUP_MISSING: "let a pod start; it creates the group",
     StreamReason.NOT_A_STREAM: "name another key in spec.stream, or rename the other one",
     StreamReason.NO_PERMISSION: "grant the right with ACL SETUSER; docs/redis.md says what each is for",
-    StreamReason.DEAD_LETTERS_GROWING: "read why: `streamconsumer dead-letters list`",
+    StreamReason.DEAD_LETTERS_GROWING: "read why: kubectl streamconsumer dead-letters list {where}",
     StreamReason.PENDING_STUCK: "look at the pod that holds it; set delivery.timeout to bound a handler that hangs",
     ScalingReason.LIMITED_BY_MAX: "raise autoscaling.maxReplicas if the backlog is to go faster",
     ScalingReason.BACKLOG_UNKNOWN: "let the operator see Redis; until then nothing is scaled",
@@ -72,7 +72,13 @@ def _of_conditions(facts: Facts) -> Iterator[Finding]:
             passes = condition.reason in _NO_FAULT
             make = _warning if passes else _error
             expected = f"{kind} {'False' if wrong == 'True' else 'True'}"
-            yield make(f"StreamConsumer {facts.name}", _said(condition), expected, _advice(condition.reason))
+            advice = _advice(condition.reason).replace("{where}", _where(facts))
+            yield make(f"StreamConsumer {facts.name}", _said(condition), expected, advice)
+
+
+def _where(facts: Facts) -> str:
+    """As the command line is told which StreamConsumer is meant."""
+    return f"--name {facts.name} -n {facts.namespace}"
 
 
 def _said(condition: Condition) -> str:
@@ -110,8 +116,7 @@ def _of_redis(facts: Facts) -> Iterator[Finding]:
     seen = facts.redis
     if seen.figures and seen.figures.dead_letters and not _grows(facts):
         number = seen.figures.dead_letters
-        where = f"--name {facts.name} -n {facts.namespace}"
-        advice = f"look at them, then replay or drop them: kubectl streamconsumer dead-letters list {where}"
+        advice = f"look at them, then replay or drop them: kubectl streamconsumer dead-letters list {_where(facts)}"
         found = "1 dead letter" if number == 1 else f"{number} dead letters"
         yield _warning(f"group {facts.consumer_group!r}", found, "none", advice)
     for consumer in seen.consumers or []:

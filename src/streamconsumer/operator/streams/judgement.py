@@ -36,9 +36,8 @@ class Judgement:
             self._remember(seen, now_seconds)
         if now_seconds - self.grew_at_seconds < GROWING_FOR.total_seconds():
             minutes = GROWING_FOR // timedelta(minutes=1)
-            message = (
-                f"Dead letters came within the last {minutes} minutes; `streamconsumer dead-letters list` shows them."
-            )
+            command = "kubectl streamconsumer dead-letters list --name NAME"
+            message = f"Dead letters came within the last {minutes} minutes; `{command}` shows them."
             return _fact("True", StreamReason.DEAD_LETTERS_GROWING, message)
         if self.oldest and now_seconds - self.since_seconds >= STUCK_AFTER.total_seconds():
             minutes = STUCK_AFTER // timedelta(minutes=1)
