@@ -5,6 +5,9 @@ from datetime import timedelta
 
 from streamconsumer.model.settings import Delivery
 from streamconsumer.processor import Defer
+from streamconsumer.processor.in_flight import InFlight
+from streamconsumer.processor.message import Entry
+from streamconsumer.processor.metrics import Metrics
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
 from tests.processor.pod import NewPod, Pod
@@ -88,6 +91,21 @@ async def test_a_message_that_kills_its_process_whenever_it_is_tried_is_a_dead_l
     assert starts <= 4, "three in which it was begun"
     [letter] = [each for each in await dead_letters(group) if each["streamconsumer.message-id"] == killer]
     assert letter["streamconsumer.reason"] == "Crashed"
+
+
+async def test_what_another_consumer_has_taken_meanwhile_waits_for_nothing() -> None:
+    """A batch goes on without it; were it tried again here, it would be handled twice."""
+    begun: list[str] = []
+
+    async def run(entry: Entry) -> None:
+        begun.append(entry.message_id)
+        flight.lose(entry.message_id)
+        flight.wait(entry, 0.01)
+
+    flight = InFlight(run, concurrency=1, metrics=Metrics())
+    flight.take_in([Entry("1-0", ())])
+    await eventually(lambda: begun == ["1-0"] and flight.ids() == [])
+    assert begun == ["1-0"]
 
 
 async def test_while_a_message_is_put_off_for_a_moment_redis_knows_that_it_does_not_count(any_group: Group) -> None:

@@ -457,6 +457,20 @@ def eventually_not_behind(outbox: Outbox, seconds: float) -> bool:
     return not outbox.is_behind
 
 
+def test_an_outbox_is_half_full_by_size_too() -> None:
+    """A few large spans fill 32 MiB long before there are many."""
+    hangs = threading.Event()
+    outbox = Outbox(lambda _: hangs.wait(60), most=1000, batch=1000, delay_seconds=3600)
+    for _ in range(15):
+        outbox.put(b"x" * (1 << 20))
+    assert not outbox.is_behind
+    for _ in range(3):
+        outbox.put(b"x" * (1 << 20))
+    assert outbox.is_behind
+    hangs.set()
+    assert outbox.close(10)
+
+
 def test_a_collector_that_hangs_holds_nobody_up() -> None:
     hangs = threading.Event()
     outbox = Outbox(lambda _: hangs.wait(60), most=100, batch=10, delay_seconds=3600)

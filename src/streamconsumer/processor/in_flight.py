@@ -132,7 +132,10 @@ class InFlight:
         return True
 
     def wait(self, entry: Entry, seconds: float) -> None:
-        """To be said of one that runs: when it has ended, it stays in flight and begins again after so long."""
+        """To be said of one that runs: when it has ended, it stays in flight and begins again after so long. What
+        another consumer has by now waits for nothing."""
+        if entry.fate == "lost":
+            return
         entry.fate = "waits"
         entry.is_counted = entry.is_fresh = False
         self._held.add(entry)

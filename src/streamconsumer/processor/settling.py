@@ -169,7 +169,7 @@ class Settling:
     def _decide(self, entry: Entry, error: BaseException) -> bool:
         """Returns whether the failure says something of what the handler depends on."""
         dice = random.random()  # noqa: S311 - spreads retries, guards nothing
-        is_free = entry.trial and not self._breaker.trials_count()
+        is_free = entry.trial and (entry.is_free or not self._breaker.trials_count())
         decision = decide(error, entry.deliveries, self._policy, dice=dice, is_free=is_free)
         entry.verdict = Verdict(decision, error, current_traceparent())
         return entry.trial or (isinstance(decision, TryAgain) and decision.counts)
@@ -181,6 +181,9 @@ class Settling:
             return
         if isinstance(verdict, Effects):
             entry.verdict = None
+            if entry.trial:  # its handler was called before: this says nothing of what that depends on
+                entry.trial = False
+                self._breaker.undecided(trial=True)
             await self._commit(entry, verdict)
             return
         if isinstance(verdict.decision, Bury):

@@ -101,9 +101,10 @@ class Outbox:
 
     @property
     def is_behind(self) -> bool:
-        """Whether a little patience would let it catch up: half full, and the collector takes what it is sent. The
-        thread that sends has to wait for Python's lock while this process does nothing but work."""
-        if len(self._waiting) <= self._most // 2 or not self._keeps_up:
+        """Whether a little patience would let it catch up: half full, by number or by size, and the collector takes
+        what it is sent. The thread that sends waits for Python's lock while this process does nothing but work."""
+        is_half_full = len(self._waiting) > self._most // 2 or self._bytes_in - self._bytes_out > MOST_BYTES // 2
+        if not (is_half_full and self._keeps_up):
             return False
         return time.monotonic() - self._began_seconds < KEEPS_UP_SECONDS
 
