@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from streamconsumer.errors import ServerBusy
 from streamconsumer.operator import events
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.events import Events
@@ -21,7 +23,8 @@ class Written(Cluster):
         self.sentences: list[str] = []
         self.refused, self.changed = refused, asyncio.Event()
 
-    async def record(self, about: Manifest, *, reason: str, message: str, warning: bool) -> None:
+    async def record(self, about: Manifest, *, reason: str, message: str, warning: bool, at: datetime) -> None:
+        assert at <= datetime.now(UTC)
         assert set(about) == {"metadata"}
         if message == self.refused:
             raise PermissionError("events is forbidden")
@@ -84,10 +87,37 @@ async def test_so_many_wait_and_the_rest_is_in_the_log_only(caplog: pytest.LogCa
     assert len([each for each in caplog.records if each.levelno == logging.INFO]) == events.MOST + 5
 
 
-async def test_of_one_that_is_about_to_go_all_is_written_before_it_does() -> None:
+async def test_of_one_that_is_about_to_go_it_is_written_before_it_does_whatever_else_waits() -> None:
     cluster = Written()
     given = Events(cluster)
     told(given, "scaled")
     about: dict[str, Any] = manifest()
     await given.tell_now(about, "GroupDestroyed", "gone", warning=False)
-    assert cluster.sentences == ["scaled", "gone"]
+    assert cluster.sentences == ["gone"]
+
+
+async def test_a_warning_is_written_first_and_never_left_out_for_the_sake_of_another() -> None:
+    cluster = Written()
+    given = Events(cluster)
+    told(given, *(str(number) for number in range(events.MOST)))
+    given.tell(manifest(), "ImageUnavailable", "no such image", warning=True)
+    await given.flush()
+    assert cluster.sentences[0] == "no such image"
+    assert len(cluster.sentences) == events.MOST
+
+
+async def test_an_api_server_that_is_busy_is_asked_again_when_it_says() -> None:
+    class Busy(Written):
+        async def record(self, about: Manifest, **told: Any) -> None:
+            if not self.refused:
+                self.refused = "once"
+                raise ServerBusy("429", timedelta(milliseconds=10))
+            await super().record(about, **told)
+
+    cluster = Busy()
+    given = Events(cluster)
+    writing = asyncio.create_task(given.write())
+    told(given, "one", "two")
+    await cluster.are(2)
+    writing.cancel()
+    assert cluster.sentences == ["one", "two"]

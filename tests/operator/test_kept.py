@@ -1,6 +1,7 @@
 """What is remembered of an object is enough for whoever reads it, and no more."""
 
 import json
+import tracemalloc
 from typing import Any
 
 from streamconsumer.model import names
@@ -81,3 +82,17 @@ def test_what_is_kept_once_stays_right_however_much_has_passed() -> None:
     for number in range(30_000):
         spec = {"replicas": number % 7, "list": [{"number": number}, {"sentence": str(number) * 20}]}
         assert kept({**deployment(), "spec": spec})["spec"] == spec
+
+
+def test_a_large_text_is_held_by_its_object_alone() -> None:
+    """A resource with its handler's source in it has a new version with each of its statuses."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for version in range(300):
+            spec = {"handler": {"source": "".join(["x"] * 100_000)}, "stream": "orders"}
+            kept({**deployment(resourceVersion=str(version)), "spec": spec, "status": {"message": f"{version} " * 100}})
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 2 << 20

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from streamconsumer.model import names
@@ -58,7 +58,7 @@ class Scripted(Cluster):
     async def delete(self, manifest: Manifest) -> None:
         self.asked.append(f"delete {manifest['kind']}")
 
-    async def record(self, about: Manifest, *, reason: str, message: str, warning: bool) -> None:
+    async def record(self, about: Manifest, *, reason: str, message: str, warning: bool, at: datetime) -> None:
         self.asked.append(f"event {reason}")
 
 

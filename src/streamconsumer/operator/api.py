@@ -77,7 +77,7 @@ async def connected(context: str | None = None) -> AsyncIterator[Api]:
     if context is not None or not _is_in_cluster(configuration):
         await _load_kubeconfig(context, configuration)
     host = urlsplit(configuration.host)
-    if not proxy_bypass(host.netloc):
+    if not (proxy_bypass(host.hostname or "") or proxy_bypass(host.netloc)):
         configuration.proxy = configuration.proxy or getproxies().get(host.scheme)
     # aiohttp would take the proxy from the environment by itself, and read ~/.netrc for each request in a thread.
     configuration.client_session_kwargs = {"trust_env": False}

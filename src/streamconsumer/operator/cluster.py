@@ -198,7 +198,7 @@ class Cluster:
         with suppress(MISSING):
             await self._call("delete", _path_of(manifest), body=only)
 
-    async def record(self, about: Manifest, *, reason: str, message: str, warning: bool) -> None:
+    async def record(self, about: Manifest, *, reason: str, message: str, warning: bool, at: datetime) -> None:
         """An Event on the StreamConsumer, for kubectl describe. Its namespace may be going away: then none."""
         metadata = about["metadata"]
         event = {
@@ -208,7 +208,7 @@ class Cluster:
                 "name": f"{metadata['name']}.{uuid.uuid4().hex[:16]}",
                 "namespace": metadata["namespace"],
             },
-            "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "eventTime": at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "type": "Warning" if warning else "Normal",
             "reason": reason,
             "action": "Reconcile",

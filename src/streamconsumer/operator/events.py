@@ -8,8 +8,10 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
+from streamconsumer.errors import ServerBusy
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.traced import current
@@ -31,6 +33,7 @@ class Event:
     reason: str
     message: str
     warning: bool
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 class Events:
@@ -42,19 +45,19 @@ class Events:
         self._something = asyncio.Event()
 
     def tell(self, about: Manifest, reason: str, message: str, *, warning: bool) -> None:
-        """Log it, have it in the reconcile's trace, and write it when there is time."""
-        level = logging.WARNING if warning else logging.INFO
-        event = Event({"metadata": about["metadata"]}, reason, message, warning)
-        log.log(level, message, extra=_about(event))
-        current.get().event(reason, message)
-        if len(self._waiting) < MOST:
+        """Log it, have it in the reconcile's trace, and write it when there is time: warnings first."""
+        event = _said(about, reason, message, warning=warning)
+        if warning:
+            self._waiting.appendleft(event)
+        else:
             self._waiting.append(event)
-            self._something.set()
+        if len(self._waiting) > MOST:
+            self._waiting.pop()
+        self._something.set()
 
     async def tell_now(self, about: Manifest, reason: str, message: str, *, warning: bool) -> None:
-        """The same of one that is about to go, together with what waits."""
-        self.tell(about, reason, message, warning=warning)
-        await self.flush()
+        """The same of one that is about to go, before it does."""
+        await self._write(_said(about, reason, message, warning=warning))
 
     async def flush(self) -> None:
         """Write what waits."""
@@ -69,14 +72,27 @@ class Events:
             while self._waiting:
                 if self._busy():
                     await asyncio.sleep(PAUSE_SECONDS)
-                if self._waiting:
-                    await self._write(self._waiting.popleft())
+                if self._waiting and (pause := await self._write(event := self._waiting.popleft())):
+                    self._waiting.appendleft(event)
+                    await asyncio.sleep(pause.total_seconds())
 
-    async def _write(self, event: Event) -> None:
+    async def _write(self, event: Event) -> timedelta | None:
+        """Returns after how long it may be tried again, where the API server says so."""
+        reason, message, warning = event.reason, event.message, event.warning
         try:
-            await self._cluster.record(event.about, reason=event.reason, message=event.message, warning=event.warning)
+            await self._cluster.record(event.about, reason=reason, message=message, warning=warning, at=event.at)
+        except ServerBusy as busy:
+            return busy.after
         except Exception:  # the namespace may be going away, the right to write events may be missing
             log.warning("event not written", exc_info=True, extra=_about(event))
+        return None
+
+
+def _said(about: Manifest, reason: str, message: str, *, warning: bool) -> Event:
+    event = Event({"metadata": about["metadata"]}, reason, message, warning)
+    log.log(logging.WARNING if warning else logging.INFO, message, extra=_about(event))
+    current.get().event(reason, message)
+    return event
 
 
 def _about(event: Event) -> dict[str, str]:

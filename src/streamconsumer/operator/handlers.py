@@ -89,7 +89,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 class Connection(kopf.ConnectionInfo):
-    """Verifies chain and name, not the form of certificates: see `cluster.connected`."""
+    """Verifies chain and name, not the form of certificates: see `api.connected`."""
 
     def as_ssl_context(self) -> ssl.SSLContext:
         context = super().as_ssl_context()

@@ -5,6 +5,7 @@ field when, and spells the same words as every other object. A thousand StreamCo
 So the store keeps what somebody reads, and each word and each part once: most of a Deployment is that of the next.
 """
 
+from collections.abc import Iterable
 from sys import intern
 from typing import Any
 
@@ -17,8 +18,11 @@ _OF_A_CONTAINER = {"name", "ready", "started", "state", "lastState"}
 _LONGEST_WORD = 64
 """Characters. What is longer is a sentence, and hardly said twice."""
 
+_LONGEST_SENTENCE = 256
+"""Characters. What is longer is not looked up, nor what it is in: it would be held although its object is gone."""
+
 _MOST_PARTS = 10_000
-"""Of those that are looked up, some 2 MB; then it begins anew, and what is kept already stays."""
+"""Of those that are looked up, a few MB; then it begins anew, and what is kept already stays."""
 
 
 def kept(manifest: Manifest) -> Manifest:
@@ -28,9 +32,8 @@ def kept(manifest: Manifest) -> Manifest:
         metadata["annotations"] = {key: value for key, value in metadata["annotations"].items() if key != _NOTE}
     if replicas := _who_states_replicas(manifest):
         metadata["managedFields"] = replicas
-    whole = {**manifest, "metadata": metadata}
-    found: Manifest = _shared(_pod(whole) if manifest["kind"] == "Pod" else whole)
-    return found
+    whole = {**(_pod(manifest) if manifest["kind"] == "Pod" else manifest), "metadata": _with_shared_parts(metadata)}
+    return _with_shared_parts(whole)
 
 
 def mapping(value: Any) -> Manifest:
@@ -65,30 +68,37 @@ def _pod(pod: Manifest) -> Manifest:
     }
 
 
-def _shared(value: Any) -> Any:
-    """The same, of parts that objects have in common. Nobody changes what the store holds."""
+def _with_shared_parts(own: Manifest) -> Manifest:
+    """What has a version or a uid in it is nobody else's."""
+    return {intern(key): _shared(each)[0] for key, each in own.items()}
+
+
+def _shared(value: Any) -> tuple[Any, Any]:
+    """The same, of parts that objects have in common, and what tells it from every other; None for what is too large to
+    be looked up. Nobody changes what the store holds."""
     match value:
         case dict():
-            parts = {intern(key): _shared(each) for key, each in value.items()}
-            return _once((dict, *((key, _identity(each)) for key, each in parts.items())), parts)
+            found = {intern(key): _shared(each) for key, each in value.items()}
+            parts = {key: part for key, (part, _) in found.items()}
+            return _once(parts, dict, [(key, identity) for key, (_, identity) in found.items()], found.values())
         case list():
             items = [_shared(each) for each in value]
-            return _once((list, *map(_identity, items)), items)
+            return _once([part for part, _ in items], list, [identity for _, identity in items], items)
         case str() if len(value) <= _LONGEST_WORD:
-            return intern(value)
-    return value
+            return intern(value), value
+        case str():
+            return value, value if len(value) <= _LONGEST_SENTENCE else None
+    return value, (type(value), value)  # 1 is not True
 
 
 _parts: dict[tuple[Any, ...], Any] = {}
-"""Objects and lists, by what is in them: it holds its parts, so that none of the numbers becomes another's."""
+"""Objects and lists, by what is in them: each holds its parts, so that none of the numbers becomes another's."""
 
 
-def _once(identity: tuple[Any, ...], part: Any) -> Any:
+def _once(part: Any, kind: type, identities: list[Any], parts: Iterable[tuple[Any, Any]]) -> tuple[Any, int | None]:
+    if any(identity is None for _, identity in parts):
+        return part, None
     if len(_parts) >= _MOST_PARTS:
         _parts.clear()
-    return _parts.setdefault(identity, part)
-
-
-def _identity(value: Any) -> Any:
-    """A number for what is one and the same in memory; numbers and truth by themselves, 1 not being True."""
-    return id(value) if isinstance(value, dict | list | str) else (type(value), value)
+    shared = _parts.setdefault((kind, *identities), part)
+    return shared, id(shared)

@@ -33,6 +33,7 @@ from streamconsumer.operator.streams.watch import Heard, Streams
 from streamconsumer.operator.traced import ENDPOINTS, Tracing, current
 
 RETRY_SECONDS = 2
+LAST_EVENTS_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +157,9 @@ class Operator:
         """Between two requests, and at once: whatever was begun is found and ended by the next operator."""
         self._working.cancel()
         await asyncio.gather(self._working, return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_EVENTS_SECONDS):
+                await self.events.flush()
         await self.streams.aclose()
         if self._holding:
             self._holding.cancel()

@@ -91,6 +91,8 @@ def _who_knows(pods: Iterable[Manifest]) -> str:
 def _waits(pods: Iterable[Manifest]) -> str:
     """A pod that runs and does not get ready."""
     for pod in pods:
+        if "deletionTimestamp" in pod["metadata"]:
+            continue
         for container in pod.get("status", {}).get("containerStatuses", []):
             if container.get("started") and not container.get("ready"):
                 return str(pod["metadata"]["name"])

@@ -59,7 +59,9 @@ async def _replaces_pods(
     if not holds(before, wanted["spec"]["template"]):
         return True
     after = await tried(kept)
-    return after is not None and after["spec"]["template"] != before
+    if after is None or after["metadata"].get("resourceVersion") != live["metadata"].get("resourceVersion"):
+        return False  # it cannot be told, or what is remembered of it is old
+    return bool(after["spec"]["template"] != before)
 
 
 def _offered(wanted: Manifest, carrier: Mapping[str, str]) -> Variables:

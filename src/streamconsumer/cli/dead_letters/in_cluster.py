@@ -18,10 +18,10 @@ async def in_cluster(options: Mapping[str, Any], environ: Mapping[str, str]) -> 
     async with cluster(options["context"]) as found:
         (manifest,) = await resources(found, namespace_of(options), options["name"])
         consumer = _parsed(manifest)
-        if options["redis_url"]:  # with another way to the same server come credentials of its own
-            yield of_consumer(consumer, {}, options, environ)
-            return
-        way = await way_to_redis(found, consumer)
+        way = None if options["redis_url"] else await way_to_redis(found, consumer)
+    if way is None:  # with another way to the same server come credentials of its own
+        yield of_consumer(consumer, {}, options, environ)
+        return
     if isinstance(way, str):
         raise InvalidSettings(f"{_name(consumer)}: {way}; {_in_a_pod(consumer, options)}")
     try:
