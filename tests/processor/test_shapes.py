@@ -460,16 +460,22 @@ def eventually_not_behind(outbox: Outbox, seconds: float) -> bool:
 def test_an_outbox_is_half_full_by_size_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few large spans fill 32 MiB long before there are many."""
     monkeypatch.setattr("streamconsumer.processor.telemetry.outbox.KEEPS_UP_SECONDS", 60)  # however slow this machine
-    hangs = threading.Event()
-    outbox = Outbox(lambda _: hangs.wait(60), most=1000, batch=1000, delay_seconds=3600)
+    began, hangs = threading.Event(), threading.Event()
+
+    def send(_: Sequence[bytes]) -> bool:
+        began.set()
+        return hangs.wait(60)
+
+    outbox = Outbox(send, most=1000, batch=1000, delay_seconds=3600)
     for _ in range(15):
         outbox.put(b"x" * (1 << 20))
+    assert began.wait(60), "what is large is sent at once"
     assert not outbox.is_behind
     for _ in range(3):
         outbox.put(b"x" * (1 << 20))
     assert outbox.is_behind
     hangs.set()
-    assert outbox.close(10)
+    assert outbox.close(60)
 
 
 def test_a_collector_that_hangs_holds_nobody_up() -> None:
