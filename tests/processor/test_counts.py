@@ -37,6 +37,15 @@ async def _killed(pod: Pod) -> None:
     await pod.ended()
 
 
+async def _a_peer_handles(group: Group, message_id: str, *, deliveries: int) -> None:
+    peer = Recorder()
+    await group.start(peer, "pod-b")
+    await peer.has_finished(1)
+    await group.settled()
+    assert [(each.message_id, each.deliveries) for each in peer.seen] == [(message_id, deliveries)]
+    assert await dead_letters(group) == []
+
+
 async def test_a_message_put_off_on_its_last_attempt_survives_the_pod_that_waits_with_it(
     group: Group, new_pod: NewPod
 ) -> None:
@@ -48,12 +57,7 @@ async def test_a_message_put_off_on_its_last_attempt_survives_the_pod_that_waits
     await pod.says("deferred")
     await _counts_are(group, 1)
     await _killed(pod)
-    peer = Recorder()
-    await group.start(peer, "pod-b")
-    await peer.has_finished(1)
-    await group.settled()
-    assert [(each.message_id, each.deliveries) for each in peer.seen] == [(message_id, 2)]
-    assert await dead_letters(group) == []
+    await _a_peer_handles(group, message_id, deliveries=2)
 
 
 async def test_a_message_tried_while_the_breaker_is_open_survives_the_pod_that_tries_it(
@@ -64,12 +68,7 @@ async def test_a_message_tried_while_the_breaker_is_open_survives_the_pod_that_t
     pod = new_pod("pod_handlers:tried", delivery_max_deliveries="2", **FRAGILE).start()
     await pod.says("begun")
     await _killed(pod)
-    peer = Recorder()
-    await group.start(peer, "pod-b")
-    await peer.has_finished(1)
-    await group.settled()
-    assert [(each.message_id, each.deliveries) for each in peer.seen] == [(message_id, 2)]
-    assert await dead_letters(group) == []
+    await _a_peer_handles(group, message_id, deliveries=2)
 
 
 async def test_a_message_that_kills_its_process_whenever_it_is_tried_is_a_dead_letter_all_the_same(

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
 from redis.exceptions import RedisError
 
@@ -27,6 +26,7 @@ from streamconsumer.cli.dev.server import EmbeddedServer, answers
 from streamconsumer.cli.dev.terminal import Terminal
 from streamconsumer.cli.dev.traces import Span
 from streamconsumer.cli.dev.workload import Workload
+from streamconsumer.cli.reach import what_keeps
 from streamconsumer.model.environment import from_env, variable
 from streamconsumer.model.settings import ProcessorSettings, RedisAccess
 from streamconsumer.processor.stream import StreamManager, without_credentials
@@ -193,7 +193,7 @@ class Session:
     async def _endpoint(self, said: dict[str, str]) -> Environment:
         """The manifest's own collector where it answers, else our receiver, or none."""
         wanted = said.get(ENDPOINT, "")
-        if wanted and not self._isolated and await _listens(wanted):
+        if wanted and not self._isolated and not await what_keeps(wanted, _CONNECT_SECONDS):
             self._say_once(f"traces go to {wanted}, which answers, and are not shown here")
             return {ENDPOINT: wanted}
         if self.receiver is None:
@@ -273,19 +273,6 @@ class Session:
         self._terminal.finish()
         for running in self.running:
             self._terminal.say(figures.summary(running.workload.name, running.done, await running.backlog()), "bold")
-
-
-async def _listens(endpoint: str) -> bool:
-    """Whether something accepts connections there."""
-    parts = urlsplit(endpoint)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            _, writer = await asyncio.open_connection(parts.hostname, port)
-    except (OSError, TimeoutError):
-        return False
-    writer.close()
-    return True
 
 
 def _url(redis: RedisAccess) -> str:

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from typing import Any
-from urllib.parse import urlsplit
 
 from streamconsumer.cli.doctor.facts import Danger, PodFacts, Server, Target
+from streamconsumer.cli.reach import what_keeps
 from streamconsumer.errors import InvalidSettings, ServerUnavailable
 from streamconsumer.model.environment import from_env
 from streamconsumer.model.settings import PodHandler, ProcessorSettings
@@ -93,7 +93,9 @@ async def _collector(environ: Mapping[str, str]) -> Target | None:
 
 async def _handler(said: PodHandler) -> Target:
     if said.http_url is not None:
-        return Target(name=without_credentials(said.http_url), problem=await _reach(said.http_url))
+        return Target(
+            name=without_credentials(said.http_url), problem=await what_keeps(said.http_url, PATIENCE_SECONDS)
+        )
     assert said.python
     look_for_modules_here()
     try:
@@ -102,18 +104,3 @@ async def _handler(said: PodHandler) -> Target:
     except InvalidSettings as error:
         return Target(name=said.python, problem=str(error))
     return Target(name=said.python)
-
-
-async def _reach(url: str) -> str:
-    """A Service that takes connections: to send it a message would have it handled."""
-    place = urlsplit(url)
-    port = place.port or (443 if place.scheme == "https" else 80)
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            _, writer = await asyncio.open_connection(place.hostname, port)
-    except TimeoutError:
-        return f"no answer within {PATIENCE_SECONDS:.0f} s"
-    except OSError as error:
-        return f"it cannot be reached: {error.strerror or error}"
-    writer.close()
-    return ""

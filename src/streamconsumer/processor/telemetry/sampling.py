@@ -58,9 +58,11 @@ class Sampling(NamedTuple):
 
     def wants_linked(self, trace_id: bytes, linked: "Remote | None") -> bool:
         """The same of a trace that begins here and has a link, perhaps."""
-        if self.follows_links and linked is not None and linked.is_sampled:
-            return True
-        return self.wants(trace_id, None)
+        return self.keeps(linked) or self.wants(trace_id, None)
+
+    def keeps(self, linked: "Remote | None") -> bool:
+        """Whether what is linked to this is sampled for that alone."""
+        return self.follows_links and linked is not None and linked.is_sampled
 
     @property
     def is_never(self) -> bool:

@@ -54,8 +54,7 @@ class Subjects:
             return None
         origin, replays = (lineage(entry.fields) or (entry.message_id, 0)) if entry.is_replay else (entry.message_id, 0)
         if found is not None and self._trust == "parent":
-            wanted = self._sampling.wants(found.trace_id, found.is_sampled)
-            wanted = wanted or (self._sampling.follows_links and found.is_sampled)
+            wanted = self._sampling.wants(found.trace_id, found.is_sampled) or self._sampling.keeps(found)
             return Subject(origin, replays, found.trace_id, found.flags & 2 | wanted, found, found.span_id)
         trace_id = self._ids.trace(origin)
         return Subject(origin, replays, trace_id, int(self._sampling.wants_linked(trace_id, found)), found, b"")

@@ -1,0 +1,19 @@
+"""Whether something takes connections where a URL points. It is not asked anything: that would have it do something."""
+
+import asyncio
+from urllib.parse import urlsplit
+
+
+async def what_keeps(url: str, patience_seconds: float) -> str:
+    """Why it cannot be reached, or nothing."""
+    place = urlsplit(url)
+    port = place.port or (443 if place.scheme == "https" else 80)
+    try:
+        async with asyncio.timeout(patience_seconds):
+            _, writer = await asyncio.open_connection(place.hostname, port)
+    except TimeoutError:
+        return f"no answer within {patience_seconds:.0f} s"
+    except OSError as error:
+        return f"it cannot be reached: {error.strerror or error}"
+    writer.close()
+    return ""
