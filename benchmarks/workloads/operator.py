@@ -41,6 +41,7 @@ class _Round:
 
     def section(self) -> Section:
         with running(self.place.cluster.kubeconfig, self.folder) as operator:
+            settled(self.place, 5)  # the cluster is new too, and has things to do of its own
             created, create_writes = self._step("create", operator, self._create)
             operator.stop()
         with running(self.place.cluster.kubeconfig, self.folder) as operator:

@@ -16,6 +16,7 @@ from kopf._core.engines.peering import Identity
 from streamconsumer.errors import ServerBusy
 from streamconsumer.model import names
 from streamconsumer.operator.api import connected, what_was_said
+from streamconsumer.operator.arrivals import Arrivals
 from streamconsumer.operator.cluster import Cluster, everything
 from streamconsumer.operator.events import Events
 from streamconsumer.operator.figures import StreamGauges
@@ -69,6 +70,7 @@ class Operator:
         self.settings = settings
         self.store = Store()
         self.queue = KeyedQueue()
+        self.arrivals = Arrivals(self.queue.add)
         self.health = Health(waiting=self.queue.__len__, stale_after=settings.watch_stale_after)
         self.scaler = Scaler(self.queue.add, time.monotonic)
         self.gauges = StreamGauges(self.store.consumers, self.scaler.pace)
@@ -196,10 +198,14 @@ class Operator:
         if event == LISTED:
             self._listed.set()
         key = self.store.drop(manifest) if event == "DELETED" else self.store.put(manifest)
-        if key and manifest["kind"] == names.KIND:
-            self.queue.add(key)
-        elif key:
+        if key is None:
+            return
+        if manifest["kind"] != names.KIND:
             self.queue.add_soon(key)
+        elif event == "ADDED":
+            self.arrivals.came(key)
+        else:
+            self.queue.add(key)
 
     async def _reconcile(self, key: Key) -> timedelta | None:
         started, outcome = time.monotonic(), "error"

@@ -38,12 +38,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Member:
-    """One StreamConsumer, as the reconciler last knew it."""
+    """One StreamConsumer, as the reconciler last knew it: as much of it as is needed for the next looks."""
 
-    consumer: StreamConsumer
+    edition: tuple[str, int]
+    """Its uid and generation."""
+    place: Place
+    start_from: str
+    deployment: str
     pods: frozenset[str]
     last_delivered: str | None
     """What its status says: a group was there, and this was its place."""
+
+    @classmethod
+    def of(cls, consumer: StreamConsumer, pods: frozenset[str], last_delivered: str | None) -> "Member":
+        edition, place = (consumer.uid, consumer.generation), Place.of(consumer)
+        return cls(edition, place, consumer.spec.start_from, child_name(consumer), pods, last_delivered)
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,16 @@ class Endpoint:
     """Looks at once at who is new or changed, and at everybody every `interval`, until cancelled."""
 
     def __init__(
-        self, cluster: Cluster, interval: timedelta, told: Callable[[Key, Observation], bool], *, read_secrets: bool
+        self,
+        cluster: Cluster,
+        first: StreamConsumer,
+        interval: timedelta,
+        told: Callable[[Key, Observation], bool],
+        *,
+        read_secrets: bool,
     ) -> None:
+        """By what the first one says of Redis: the others who come say the same, and mean the same server by it."""
+        self._redis, self._namespace, self._stream = first.spec.redis, first.namespace, first.spec.stream
         self.members: dict[Key, Member] = {}
         self._cluster, self._interval, self._told, self._readable = cluster, interval, told, read_secrets
         self._judgements: dict[Key, Judgement] = {}
@@ -85,7 +102,7 @@ class Endpoint:
         """Look at this one from now on; at once if it is new or was edited."""
         before = self.members.get(key)
         self.members[key] = member
-        if before is None or before.consumer != member.consumer:
+        if before is None or before.edition != member.edition:
             self._look_soon(key)
 
     def _look_soon(self, key: Key) -> None:
@@ -112,11 +129,11 @@ class Endpoint:
             if self._resolved is not None:
                 self._resolved.close()
 
-    async def act(self, member: Member, what: Callable[[groups.Ask, Place], Any]) -> Any:
+    async def act(self, place: Place, what: Callable[[groups.Ask, Place], Any]) -> Any:
         """Do something for one, by the same connection. A Sight where there is no way."""
-        if (problem := await self._prepare([member])) is not None:
+        if (problem := await self._prepare()) is not None:
             return problem
-        return await what(self._ask, Place.of(member.consumer))
+        return await what(self._ask, place)
 
     async def _loop(self) -> None:
         loop = asyncio.get_running_loop()
@@ -129,13 +146,13 @@ class Endpoint:
             keys: Iterable[Key] = self._fresh
             if loop.time() >= next_seconds:
                 keys, next_seconds = self.members, loop.time() + self._jittered()
-            members = {key: self.members[key] for key in keys if key in self.members}
-            self._fresh = set()
-            self._something.clear()
-            if members:
-                await self._look(members)
+            await self._look({key: self.members[key] for key in keys if key in self.members})
 
     async def _look(self, members: Mapping[Key, Member]) -> None:
+        self._fresh = set()
+        self._something.clear()
+        if not members:
+            return
         try:
             for key, seen in (await self._seen(members)).items():
                 if key in self.members:
@@ -154,14 +171,14 @@ class Endpoint:
         """Who has no pods is to have one as soon as an entry comes."""
         after = seen.figures.last_delivered_id if seen.figures else None
         if asleep and after is not None:
-            self._alarm.set(key, self.members[key].consumer.spec.stream, after)
+            self._alarm.set(key, self.members[key].place.stream, after)
         else:
             self._alarm.clear(key)
 
     def _another_line(self) -> Line | None:
         if self._resolved is None or not self.members:
             return None
-        return self._line_by(self._resolved, next(iter(self.members.values())).consumer, PATIENCE_SECONDS)
+        return self._line_by(self._resolved, PATIENCE_SECONDS)
 
     async def _seen(self, members: Mapping[Key, Member]) -> dict[Key, Sight]:
         """A look at each of these."""
@@ -169,8 +186,8 @@ class Endpoint:
         missing = {key for key, seen in found.items() if seen.group_is_missing and self._may_create(key)}
         for key in missing:
             member = members[key]
-            place, start = Place.of(member.consumer), member.consumer.spec.start_from
-            await groups.create(self._ask, place, start, self._positions.get(key, member.last_delivered))
+            last_delivered = self._positions.get(key, member.last_delivered)
+            await groups.create(self._ask, member.place, member.start_from, last_delivered)
         if missing:
             found |= await self._sights({key: members[key] for key in missing})
         found = {key: self._with_position(key, seen) for key, seen in found.items()}
@@ -195,9 +212,9 @@ class Endpoint:
         return replace(seen, figures=figures.model_copy(update={"last_delivered_id": position}))
 
     async def _sights(self, members: Mapping[Key, Member]) -> dict[Key, Sight]:
-        if (problem := await self._prepare([*members.values()])) is not None:
+        if (problem := await self._prepare()) is not None:
             return dict.fromkeys(members, problem)
-        places = [Place.of(member.consumer) for member in members.values()]
+        places = [member.place for member in members.values()]
         asked = [question for place in places for question in questions(place)]
         answers = await self._ask(asked)
         if isinstance(answers, Fault):  # the connection may have been old; the next is new
@@ -210,7 +227,7 @@ class Endpoint:
     async def _counted(self, members: Mapping[Key, Member], found: dict[Key, Sight]) -> dict[Key, Sight]:
         """With the entries counted where the server does not know the lag."""
         asked = {
-            key: groups.behind(Place.of(members[key].consumer), seen.figures.last_delivered_id)
+            key: groups.behind(members[key].place, seen.figures.last_delivered_id)
             for key, seen in found.items()
             if seen.figures and seen.figures.last_delivered_id and seen.figures.pending is not None
             if not seen.figures.lag_known
@@ -232,38 +249,35 @@ class Endpoint:
         ):
             return
         self._tidied[key] = now
-        place, deployment = Place.of(member.consumer), child_name(member.consumer)
-        if names := await groups.forget_gone(self._ask, place, deployment, member.pods):
+        if names := await groups.forget_gone(self._ask, member.place, member.deployment, member.pods):
             extra = {"namespace": key[0], "consumer": key[1], "names": names}
             log.info("consumers of pods that are gone and held nothing are removed", extra=extra)
 
-    async def _prepare(self, members: Sequence[Member]) -> Sight | None:
+    async def _prepare(self) -> Sight | None:
         """Have a line, by what the Secrets say. Why there is none, where there is none."""
         now = asyncio.get_running_loop().time()
         if self._line is not None and now - self._read_at_seconds < SECRETS_AGE_SECONDS:
             return None
-        consumer = members[0].consumer
-        found = await resolve(consumer.spec.redis, consumer.namespace, self._cluster, readable=self._readable)
+        found = await resolve(self._redis, self._namespace, self._cluster, readable=self._readable)
         if isinstance(found, Sight):
             return found
         self._read_at_seconds = now
         if self._line is not None and self._resolved is not None and found.values == self._resolved.values:
             found.close()
             return None
-        await self._connect_by(found, consumer)
+        await self._connect_by(found)
         return None
 
-    async def _connect_by(self, found: Resolved, consumer: StreamConsumer) -> None:
+    async def _connect_by(self, found: Resolved) -> None:
         if self._line is not None:
             await self._line.hang_up()
         if self._resolved is not None:
             self._resolved.close()
         self._line, self._resolved = None, found
-        self._line = self._line_by(found, consumer, LINE_SECONDS)
+        self._line = self._line_by(found, LINE_SECONDS)
 
-    @staticmethod
-    def _line_by(found: Resolved, consumer: StreamConsumer, patience_seconds: float) -> Line:
-        return Line(found.settings, consumer.spec.stream, Names(consumer.namespace).dial, patience_seconds)
+    def _line_by(self, found: Resolved, patience_seconds: float) -> Line:
+        return Line(found.settings, self._stream, Names(self._namespace).dial, patience_seconds)
 
     def _refused(self, fault: Fault) -> Sight:
         """Why nobody answers. A Secret may have changed meanwhile: it is read again before the next look."""

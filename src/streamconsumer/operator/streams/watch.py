@@ -13,7 +13,7 @@ from streamconsumer.operator.queue import Key
 from streamconsumer.operator.streams import groups
 from streamconsumer.operator.streams.endpoint import Endpoint, Member, Observation
 from streamconsumer.operator.streams.names import is_relative
-from streamconsumer.operator.streams.sight import Sight
+from streamconsumer.operator.streams.sight import Place, Sight
 from streamconsumer.server.keys import hash_slot
 
 TELL_EVERY = timedelta(seconds=30)
@@ -65,7 +65,7 @@ class Streams:
         if self._places.get(key, identity) != identity:
             self.forget(key)
         self._places[key] = identity
-        self._endpoint(identity).attend(key, Member(consumer, pods, last_delivered))
+        self._endpoint(identity, consumer).attend(key, Member.of(consumer, pods, last_delivered))
 
     def forget(self, key: Key) -> None:
         """Look no more; the last one to go closes the connection."""
@@ -87,9 +87,7 @@ class Streams:
     async def destroy_group(self, consumer: StreamConsumer) -> str:
         """Destroy the group. Why it could not be done, or nothing."""
         self.attend(consumer, frozenset({consumer.name}), None)  # with a pod: no group is to be created
-        identity = _identity(consumer)
-        member = Member(consumer, frozenset(), None)
-        found = await self._endpoint(identity).act(member, groups.destroy)
+        found = await self._endpoint(_identity(consumer), consumer).act(Place.of(consumer), groups.destroy)
         return found.reachable.message if isinstance(found, Sight) else str(found)
 
     async def aclose(self) -> None:
@@ -99,9 +97,9 @@ class Streams:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _endpoint(self, identity: Identity) -> Endpoint:
+    def _endpoint(self, identity: Identity, first: StreamConsumer) -> Endpoint:
         if identity not in self._endpoints:
-            endpoint = Endpoint(self._cluster, self._interval, self._tell, read_secrets=self._read_secrets)
+            endpoint = Endpoint(self._cluster, first, self._interval, self._tell, read_secrets=self._read_secrets)
             self._endpoints[identity] = endpoint, asyncio.create_task(endpoint.run())
         return self._endpoints[identity][0]
 
