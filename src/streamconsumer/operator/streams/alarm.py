@@ -7,7 +7,6 @@ find what it may have missed.
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 
 from streamconsumer.operator.queue import Key
 from streamconsumer.server.faults import Fault
@@ -87,12 +86,14 @@ class Alarm:
             return True
         reading = asyncio.create_task(line.ask([_question(list(asked.values()))]))
         changed = asyncio.create_task(self._changed.wait())
-        await asyncio.wait({reading, changed}, return_when=asyncio.FIRST_COMPLETED)
-        changed.cancel()
-        if not reading.done():
-            reading.cancel()  # the line hangs up: the server forgets the question
-            with suppress(asyncio.CancelledError):
-                await reading
+        try:
+            await asyncio.wait({reading, changed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+            if not reading.done():
+                reading.cancel()  # the line hangs up: the server forgets the question
+            await asyncio.wait({reading, changed})
+        if reading.cancelled():
             return True
         answers = reading.result()
         if isinstance(answers, Fault) or isinstance(answers[0], Fault):

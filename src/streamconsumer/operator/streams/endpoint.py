@@ -123,11 +123,11 @@ class Endpoint:
             await self._loop()
         finally:
             waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
             if self._line is not None:
                 await self._line.hang_up()
             if self._resolved is not None:
                 self._resolved.close()
+            await asyncio.gather(waiting, return_exceptions=True)
 
     async def act(self, place: Place, what: Callable[[groups.Ask, Place], Any]) -> Any:
         """Do something for one, by the same connection. A Sight where there is no way."""

@@ -56,6 +56,7 @@ class Streams:
         self._looked = looked
         self._cluster, self._wake, self._interval, self._read_secrets = cluster, wake, interval, read_secrets
         self._endpoints: dict[Identity, tuple[Endpoint, asyncio.Task[None]]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._places: dict[Key, Identity] = {}
         self._told: dict[Key, Telling] = {}
 
@@ -78,6 +79,8 @@ class Streams:
         if not endpoint.members:
             del self._endpoints[identity]
             task.cancel()
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     def told(self, key: Key) -> Observation | None:
         """What is to stand in the status; None where nobody has looked yet."""
@@ -95,7 +98,7 @@ class Streams:
         tasks = [task for _, task in self._endpoints.values()]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._ending, return_exceptions=True)
 
     def _endpoint(self, identity: Identity, first: StreamConsumer) -> Endpoint:
         if identity not in self._endpoints:
