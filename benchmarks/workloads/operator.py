@@ -11,7 +11,8 @@ from pathlib import Path
 from benchmarks.results import Goal, Section
 from streamconsumer.model import names
 from tests.cluster.control_plane import ControlPlane
-from tests.model.examples import manifest
+from tests.cluster.redis_servers import RedisServer
+from tests.model.examples import Manifest, manifest
 from tests.operator.conftest import define
 from tests.operator.operators import OperatorProcess, running
 from tests.operator.places import Place, eventually, settled
@@ -28,15 +29,15 @@ HEAD = ["what", "all done after s", "applies an object", "of them status", "even
 def measure(number: int) -> Section:
     """Create, restart, edit, one among many, rest: in this order, on one cluster a round. The last round counts."""
     for _ in range(number):
-        with ControlPlane() as plane, tempfile.TemporaryDirectory() as folder:
+        with ControlPlane() as plane, RedisServer() as redis, tempfile.TemporaryDirectory() as folder:
             define(plane)
-            section = _Round(Place(plane, "default"), Path(folder)).section()
+            section = _Round(Place(plane, "default"), redis, Path(folder)).section()
     return section
 
 
 class _Round:
-    def __init__(self, place: Place, folder: Path) -> None:
-        self.place, self.folder = place, folder
+    def __init__(self, place: Place, redis: RedisServer, folder: Path) -> None:
+        self.place, self.redis, self.folder = place, redis, folder
         self.rows: list[list[str]] = []
 
     def section(self) -> Section:
@@ -61,9 +62,9 @@ class _Round:
             Goal("MiB resident of the operator", "at most", 120, resident, 0),
         ]
         facts = (
-            f"{MANY:,} StreamConsumers with two children each; etcd, API server, controllers, scheduler and operator "
-            "on the same cores, no node, so that pods stay unschedulable. `kubectl create` of one list is part of the "
-            "time."
+            f"{MANY:,} StreamConsumers with two children and a stream each; etcd, API server, controllers, scheduler, "
+            "Redis and operator on the same cores, no node, so that pods stay unschedulable. `kubectl create` of one "
+            "list is part of the time."
         )
         return Section("operator", facts, HEAD, self.rows, goals)
 
@@ -80,10 +81,14 @@ class _Round:
         return seconds, applies + events
 
     def _create(self) -> None:
-        items = [manifest(f"orders-{number}", self.place.namespace) for number in range(MANY)]
+        items = [self._consumer(f"orders-{number}") for number in range(MANY)]
         listed = {"apiVersion": "v1", "kind": "List", "items": items}
         self.place.cluster.kubectl("create", "-f", "-", input=json.dumps(listed))
         self._observed(1)
+
+    def _consumer(self, name: str) -> Manifest:
+        url = f"redis://{self.redis.host}:{self.redis.port}/0"
+        return manifest(name, self.place.namespace, stream=name, redis={"url": url})
 
     def _update(self) -> None:
         for number in range(MANY):

@@ -3,6 +3,8 @@
 That a network which obeys them lets everything work, and nothing else, is tested in tests/e2e/test_walls.py.
 """
 
+import json
+
 import pytest
 
 from streamconsumer.operator.manifests.identity import labels as child_labels
@@ -67,6 +69,21 @@ def test_the_way_to_the_collector_is_open_for_operator_and_pods(helm: Helm, endp
     found = policies(helm.template("--set", arguments, "--set", f"telemetry.endpoint={endpoint}"))
     for (policy,) in found:
         assert policy["spec"]["egress"][-1] == {"ports": [{"port": port}]}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "ways"),
+    [("", []), ("http://collector:4318", [{"ports": [{"port": 4318}]}])],
+    ids=["nowhere", "traces"],
+)
+def test_pods_that_may_connect_nowhere_still_reach_the_collector(
+    helm: Helm, endpoint: str, ways: list[Manifest]
+) -> None:
+    pods = json.dumps({"enabled": True, "namespaces": ["shop"], "egress": []})
+    found = helm.template("--set-json", f"processor.networkPolicy={pods}", "--set", f"telemetry.endpoint={endpoint}")
+    _, (policy,) = policies(found)
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["spec"]["egress"] == ways
 
 
 def test_the_network_policy_alone_closes_no_way_out(helm: Helm) -> None:

@@ -11,8 +11,8 @@ from tests.cli.plugin import document, plugin
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest
+from tests.operator.looking import at, secret
 from tests.operator.places import Place
-from tests.operator.test_streams import at, secret
 from tests.processor.letters import FIELDS, evidence
 
 LETTERS = companion("orders", "billing", "dead-letters")
@@ -91,7 +91,13 @@ def test_a_name_that_nobody_has_is_told(on_api: Place) -> None:
     assert f"there is no StreamConsumer orders in namespace {on_api.namespace}" in ran.stderr
 
 
-def test_a_namespace_without_a_name_is_wrong_use(on_api: Place) -> None:
-    ran = plugin(on_api, "dead-letters", "list")
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [((), "give --name too"), (("-f", "consumer.yaml", "--name", "orders"), "the file of -f says")],
+    ids=["no name", "a file"],
+)
+def test_a_namespace_where_it_means_nothing_is_wrong_use(on_api: Place, arguments: tuple[str, ...], told: str) -> None:
+    ran = plugin(on_api, "dead-letters", "list", *arguments)
     assert ran.returncode == 2
-    assert "--name" in ran.stderr
+    assert "-n and --context" in ran.stderr
+    assert told in ran.stderr

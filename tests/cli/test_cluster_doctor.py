@@ -11,8 +11,8 @@ from tests.cli.plugin import SCRIPTS, Ran, plugin
 from tests.cli.test_cluster_status import container, pod
 from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import manifest
+from tests.operator.looking import at
 from tests.operator.places import Place
-from tests.operator.test_streams import at
 from tests.processor.pod import Pod
 
 KUBECTL = """#!{python}

@@ -11,9 +11,9 @@ from tests.cli.plugin import SCRIPTS, document, environment, plugin
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import Manifest, manifest
+from tests.operator.looking import at, client, looking, seen
 from tests.operator.operators import running
 from tests.operator.places import Place, eventually
-from tests.operator.test_streams import at, client, looking, seen
 
 
 def pod(place: Place, name: str, consumer: str = "orders", **status: Any) -> None:

@@ -24,7 +24,7 @@ from streamconsumer.cli.doctor.work import lines
 from tests.cluster.collector import Collector
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
-from tests.operator.test_streams import client
+from tests.operator.looking import client
 from tests.processor.group import GROUP, STREAM
 from tests.processor.pod import Pod
 from tests.processor.test_acl import KEYS, SMALLEST

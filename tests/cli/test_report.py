@@ -16,9 +16,9 @@ from tests.cli.plugin import plugin
 from tests.cli.test_cluster_status import container, pod
 from tests.cluster.redis_servers import StartRedis
 from tests.model.examples import manifest
+from tests.operator.looking import secret
 from tests.operator.operators import running
 from tests.operator.places import Place, eventually
-from tests.operator.test_streams import secret
 
 PASSWORD, URL_PASSWORD, TOKEN = "planted-1-Redis/pass word", "planted-2-in-a-url", "planted-3-in-an-annotation"
 VARIABLE, FROM_SECRET, SOURCE = "planted-4-in-a-variable", "planted-5-from-a-secret", "planted-6-in-source"

@@ -4,9 +4,9 @@ from base64 import b64encode
 from pathlib import Path
 
 from tests.cluster.redis_servers import StartRedis
+from tests.operator.looking import at, looking, secret, seen
 from tests.operator.places import Place
 from tests.operator.test_statuses import container, pod, report
-from tests.operator.test_streams import at, looking, secret, seen
 
 
 def test_a_pod_that_redis_refuses_is_told_of_with_the_reason_and_that_it_reads_again(

@@ -11,9 +11,9 @@ import pytest
 from streamconsumer.model import names
 from streamconsumer.operator.scaling.idle_first import ANNOTATION
 from tests.cluster.redis_servers import RedisServer, StartRedis
+from tests.operator.looking import at, client, looking, seen
 from tests.operator.operators import OperatorProcess
 from tests.operator.places import PATIENCE_SECONDS, Place, eventually
-from tests.operator.test_streams import at, client, looking, seen
 
 GROUP = "billing"
 SCALING = {"target": {"backlogPerReplica": 10}, "maxReplicas": 7, "cooldown": "2s"}

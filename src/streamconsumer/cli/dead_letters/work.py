@@ -58,7 +58,8 @@ async def _where(options: Options) -> AsyncIterator[Target]:
         async with in_cluster(options, os.environ) as found:
             yield found
     elif options["namespace"] or options["context"]:
-        raise click.UsageError("-n and --context say where in the cluster --name is looked for; not with -f")
+        told = "the file of -f says where its StreamConsumer is" if options["file"] is not None else "give --name too"
+        raise click.UsageError(f"-n and --context say where in the cluster the StreamConsumer of --name is; {told}")
     else:
         yield target(options, os.environ)
 
