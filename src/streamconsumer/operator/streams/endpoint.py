@@ -275,6 +275,7 @@ class Endpoint:
             self._resolved.close()
         self._line, self._resolved = None, found
         self._line = self._line_by(found, LINE_SECONDS)
+        self._alarm.connect_anew()  # its own line takes certificates from the files that were closed
 
     def _line_by(self, found: Resolved, patience_seconds: float) -> Line:
         return Line(found.settings, self._stream, Names(self._namespace).dial, patience_seconds)
