@@ -102,6 +102,8 @@ class Endpoint:
         """Look at this one from now on; at once if it is new or was edited."""
         before = self.members.get(key)
         self.members[key] = member
+        if before is not None and before.place != member.place:
+            self._judgements.pop(key, None)  # of another stream of dead letters
         if before is None or before.edition != member.edition:
             self._look_soon(key)
 
