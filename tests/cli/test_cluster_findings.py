@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.cli.cluster.facts import Consumer, Entry, Facts, Pod, Seen
+from streamconsumer.cli.cluster.facts import Consumer, Entry, Facts, Pod, Seen, of_manifests
 from streamconsumer.cli.cluster.findings import findings
 from streamconsumer.cli.cluster.screen import lines
 from streamconsumer.model.status import Condition, Reason, Status, StreamFigures, StreamReason
 from streamconsumer.server.keys import POSTPONED
+from tests.model.examples import manifest
 
 NOW = datetime(2026, 11, 25, 13, tzinfo=UTC)
 
@@ -117,3 +118,13 @@ def test_names_that_others_chose_move_nothing_on_a_terminal() -> None:
     text = "\n".join(shown(facts(redis=seen(consumers=consumers))))
     assert "\x1b[2J" not in text
     assert "evil\\x1b[2J\\nERROR" in text
+
+
+@pytest.mark.parametrize(
+    "garbled", [{"spec": "text"}, {"spec": None}, {"status": "text"}, {"status": {"conditions": "none"}}], ids=str
+)
+def test_one_that_somebody_garbled_is_shown_like_any_other(garbled: dict[str, Any]) -> None:
+    """What stands in one must not keep the others from being shown."""
+    told = of_manifests({**manifest(), **garbled}, [], [])
+    assert told.name == "orders"
+    assert findings(told)

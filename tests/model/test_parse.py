@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from streamconsumer.errors import InvalidResource
-from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.model.spec import URL_FORM, StreamConsumer
 from tests.model.examples import Manifest, consumer, manifest, stored
 from tests.model.rules import OUR_RULES, RIGHT, SHAPES, Case
 
@@ -108,3 +108,9 @@ def test_a_file_without_a_namespace_is_of_the_default_one() -> None:
 
 def test_left_out_and_default_are_the_same() -> None:
     assert consumer() == consumer(replicas=1, batchCount=10, pollInterval="5s", delivery={"minIdle": "30s"})
+
+
+@pytest.mark.parametrize("url", ["redis://[redis:6379/0", "redis://redis:99999/0", "redis://redis:port/0"])
+def test_a_url_in_which_there_is_no_host_or_port_is_refused(url: str) -> None:
+    """The API server's rule lets it through."""
+    assert URL_FORM in refusal(manifest(redis={"url": url}))

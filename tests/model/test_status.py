@@ -74,3 +74,11 @@ def test_a_status_that_a_newer_operator_wrote_is_still_read() -> None:
     written["lag"] = 5
     written["conditions"][0]["severity"] = "Info"
     assert Status.model_validate(written).conditions == conditions(READY, 1, [], NOON)
+
+
+def test_a_sentence_that_is_longer_than_a_condition_may_be_is_cut() -> None:
+    """The API server quotes what it refuses, and an admission policy says what it likes."""
+    told = Verdict(ready=False, reason=Reason.CHILD_REFUSED, message="x" * 40_000, stalled=True)
+    message = by_type(conditions(told, 1, [], NOON))["Ready"].message
+    assert len(message) <= 32_768
+    assert message.endswith("x…")

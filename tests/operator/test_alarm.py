@@ -1,11 +1,15 @@
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
+from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.settings import RedisAccess
 from streamconsumer.operator.streams.alarm import Alarm
 from streamconsumer.operator.streams.names import Names
-from streamconsumer.server.line import Line
+from streamconsumer.server.faults import Fault
+from streamconsumer.server.line import Line, Question
 
 KEY = ("shop", "orders")
 
@@ -33,3 +37,32 @@ async def test_who_is_cancelled_while_it_connects_leaves_nothing_behind() -> Non
             await running
         left = [each for each in asyncio.all_tasks() - before if "silent" not in repr(each)]
     assert left == []
+
+
+class Broken(Line):
+    """One that cannot even be tried."""
+
+    async def ask(self, questions: Sequence[Question]) -> list[Any] | Fault:
+        raise InvalidSettings("there is no such file")
+
+
+async def test_what_goes_wrong_with_one_connection_is_not_the_end_of_listening() -> None:
+    """A certificate that was exchanged, for example: the files of the old one are closed."""
+    attempts: asyncio.Queue[None] = asyncio.Queue()
+    kinds = iter([None, Broken])
+
+    def connect() -> Line:
+        attempts.put_nowait(None)
+        if (kind := next(kinds, Broken)) is None:
+            raise InvalidSettings("there is no such file")
+        return kind(RedisAccess(url="redis://127.0.0.1:1/0"), "orders", Names("shop").dial)
+
+    alarm = Alarm(lambda _: None, connect)
+    running = asyncio.create_task(alarm.run())
+    alarm.set(KEY, "orders", "0-0")
+    async with asyncio.timeout(20):
+        for _ in range(3):
+            await attempts.get()
+    assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

@@ -13,7 +13,7 @@ from streamconsumer.operator import events
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.events import Events
 from streamconsumer.operator.manifests import Manifest
-from tests.model.examples import manifest
+from tests.model.examples import manifest, stored
 
 
 class Written(Cluster):
@@ -121,3 +121,21 @@ async def test_an_api_server_that_is_busy_is_asked_again_when_it_says() -> None:
     await cluster.are(2)
     writing.cancel()
     assert cluster.sentences == ["one", "two"]
+
+
+async def test_a_note_is_cut_to_what_the_api_server_takes_whatever_its_letters_are() -> None:
+    """1,024 bytes, and no letter torn apart."""
+
+    class Recorder:
+        note = ""
+
+        async def call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+            self.note = arguments["body"]["note"]
+            return {}
+
+    api = Recorder()
+    about = stored(manifest())
+    cluster = Cluster(api)  # type: ignore[arg-type] # as much of it as is needed
+    await cluster.record(about, reason="Created", message="ü" * 900, warning=False, at=datetime.now(UTC))
+    assert 1000 < len(api.note.encode()) <= 1024
+    assert set(api.note) == {"ü"}

@@ -10,7 +10,7 @@ LIMITED = [{"type": "ScalingActive", "status": "True"}, {"type": "ScalingLimited
 
 def told(status: dict[str, object], pace: Pace) -> dict[str, float]:
     resource = {**manifest("orders"), "status": status}
-    gauges = StreamGauges({("shop", "orders"): resource}, lambda _: pace)
+    gauges = StreamGauges({("shop", "orders"): resource}, lambda _: None, lambda _: pace)
     return {
         sample.name.removeprefix("streamconsumer_"): sample.value
         for each in gauges.collect()

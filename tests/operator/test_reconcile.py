@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from streamconsumer.model import names
@@ -55,6 +55,13 @@ class Scripted(Cluster):
         told = status.model_dump(by_alias=True, exclude_none=True)
         return {**self.consumer, "metadata": metadata, "status": told} if self.there else None
 
+    async def hold(self, consumer: Manifest) -> Manifest:
+        return consumer
+
+    async def release(self, consumer: Manifest) -> Manifest:
+        self.asked.append("release")
+        return consumer
+
     async def delete(self, manifest: Manifest) -> None:
         self.asked.append(f"delete {manifest['kind']}")
 
@@ -67,27 +74,32 @@ class Unseen(Streams):
 
     def __init__(self) -> None:
         self.attended: list[Key] = []
+        self.forgotten: list[Key] = []
 
     def attend(self, consumer: StreamConsumer, pods: frozenset[str], last_delivered: str | None) -> None:
         self.attended.append((consumer.namespace, consumer.name))
 
     def forget(self, key: Key) -> None:
         self.attended.clear()
+        self.forgotten.append(key)
 
     def told(self, key: Key) -> Observation | None:
         return None
+
+    async def destroy_group(self, consumer: StreamConsumer) -> str:
+        return ""
 
 
 class Setting:
     """A reconciler, what it knows, and what it speaks to."""
 
     def __init__(self, given: Manifest | None = None) -> None:
-        self.store, self.cluster = Store(), Scripted()
+        self.store, self.cluster, self.streams = Store(), Scripted(), Unseen()
         self.reconciler = Reconciler(
             self.cluster,
             self.store,
             SETTINGS,
-            Unseen(),
+            self.streams,
             Scaler(print, time.monotonic),
             Events(self.cluster),
             news=News(settles_after=timedelta(0)),
@@ -255,3 +267,47 @@ async def test_a_source_stays_while_a_running_pod_holds_it() -> None:
     setting.store.drop(pod)
     await setting.reconcile()
     assert setting.cluster.asked.count("delete ConfigMap") == 1
+
+
+async def test_who_is_deleted_and_made_again_in_one_breath_begins_without_what_was_known_of_the_first() -> None:
+    """Both waited for a worker, who sees the second one only: it may read another stream."""
+    setting = Setting()
+    await setting.reconcile()
+    setting.cluster.objects.clear()
+    for child in setting.store.children(KEY):
+        setting.store.drop(child)
+    setting.put(stored(manifest(stream="returns"), uid="another"))
+    await setting.reconcile()
+    assert setting.streams.forgotten == [KEY]
+    assert "event DriftRepaired" not in setting.cluster.asked
+    await setting.reconcile()
+    assert setting.streams.forgotten == [KEY]
+
+
+def copied(name: str) -> Manifest:
+    """Our Deployment, as somebody copied it: with all labels, and without an owner."""
+    (found,) = [each for each in desired(consumer(image="another:1"), SETTINGS) if each["kind"] == "Deployment"]
+    metadata = {**found["metadata"], "name": name, "uid": name, "resourceVersion": "1"}
+    del metadata["ownerReferences"]
+    return {**found, "metadata": metadata, "status": {"replicas": 7}}
+
+
+async def test_a_deployment_that_somebody_copied_is_not_told_of_as_ours() -> None:
+    setting = Setting()
+    setting.put(copied("a-copy"))
+    await setting.reconcile()
+    told = setting.store.consumers[KEY]["status"]
+    assert (told["effective"]["image"], told["replicas"]) == ("shop:1.4", 0)
+
+
+async def test_a_deployment_that_somebody_copied_stays_when_the_group_goes() -> None:
+    setting = Setting(manifest(groupDeletionPolicy="Delete"))
+    await setting.reconcile()
+    setting.put(copied("a-copy"))
+    leaving = {"finalizers": [names.FINALIZER], "deletionTimestamp": datetime.now(UTC).isoformat()}
+    setting.put({**setting.manifest, "metadata": {**setting.manifest["metadata"], **leaving}})
+    await setting.reconcile()
+    assert setting.cluster.asked == ["delete Deployment"]
+    await setting.reconcile()
+    assert "delete Deployment" not in setting.cluster.asked
+    assert "event GroupDestroyed" in setting.cluster.asked

@@ -145,3 +145,33 @@ def test_everyone_whom_a_list_concerns_is_looked_at() -> None:
     gone["metadata"]["labels"] = {names.LABEL_CONSUMER: "returns"}
     store.put(gone)
     assert believe(store, store.versions(), consumer()) == {KEY, ("shop", "returns")}
+
+
+def test_what_is_deleted_while_a_list_is_read_does_not_come_back_with_a_later_page() -> None:
+    """All pages tell of the moment when the first one was asked for."""
+    store = Store()
+    for each in (consumer(), child(), child("Pod", uid="p-1")):
+        store.put(each)
+    before = store.versions()
+    store.drop(child(version=2))
+    store.drop(child("Pod", uid="p-1", version=3))
+    store.drop(consumer(4))
+    believe(store, before, consumer(), child(), child("Pod", uid="p-1"))
+    assert store.everything() == []
+
+
+def test_who_lost_our_label_and_has_it_again_is_known_again() -> None:
+    """A watch tells of either as of a deletion and of a new object, of one uid."""
+    store = Store()
+    store.put(child(version=1))
+    store.drop(child(version=2))
+    store.put(child(version=3))
+    assert store.children(KEY) == [child(version=3)]
+
+
+def test_what_is_gone_is_not_remembered_for_longer_than_a_list_may_tell_of_it() -> None:
+    store = Store()
+    before = store.versions()
+    store.drop(child())
+    believe(store, before)
+    assert not store._gone

@@ -316,3 +316,10 @@ def test_prometheus_reads_of_each_group_at_the_operator(
     assert 0 <= float(found[f"streamconsumer_group_oldest_pending_age_seconds{mine}"]) < 60
     assert found[f"streamconsumer_ready{labels % 'lost'}"] == "0.0"
     assert f"streamconsumer_group_lag{labels % 'lost'}" not in found
+    on_api.edit("orders", suspend=True)
+    eventually(lambda: check_not_told(operator, f"streamconsumer_group_lag{mine}"))  # it would stand for ever
+    redis.close()
+
+
+def check_not_told(operator: OperatorProcess, figure: str) -> None:
+    assert figure not in operator.metrics()

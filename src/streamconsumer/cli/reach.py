@@ -6,14 +6,14 @@ from urllib.parse import urlsplit
 
 async def what_keeps(url: str, patience_seconds: float) -> str:
     """Why it cannot be reached, or nothing."""
-    place = urlsplit(url)
-    port = place.port or (443 if place.scheme == "https" else 80)
     try:
+        place = urlsplit(url)
+        port = place.port or (443 if place.scheme == "https" else 80)
         async with asyncio.timeout(patience_seconds):
             _, writer = await asyncio.open_connection(place.hostname, port)
     except TimeoutError:
         return f"no answer within {patience_seconds:.0f} s"
-    except OSError as error:
-        return f"it cannot be reached: {error.strerror or error}"
+    except (OSError, ValueError) as error:  # a port or a name that cannot be one is a ValueError
+        return f"it cannot be reached: {getattr(error, 'strerror', None) or error}"
     writer.close()
     return ""

@@ -6,8 +6,9 @@
 import json
 import re
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
@@ -30,10 +31,23 @@ NO_CREDENTIALS = "keep credentials out of redis.url: use usernameSecretRef and p
 ONE_SCALER = "give autoscaling or manageReplicas: false, not both: only one can scale the Deployment"
 SHORT_NAME = f"the name of a StreamConsumer must have at most {NAME_LENGTH} characters"
 
+URL_FORM = "must be redis://host:port/database, or rediss:// for TLS"
+
+
+def _with_host_and_port(url: str) -> str:
+    """What the API server's rule cannot tell, such as a bracket too many, or port 99999."""
+    try:
+        urlsplit(url).port  # noqa: B018 - looked at, and refused, here only
+    except ValueError:
+        raise ValueError(URL_FORM) from None
+    return url
+
+
 RedisUrl = Annotated[
     str,
     Field(max_length=2048),
-    Matching(r"rediss?://\S+", "must be redis://host:port/database, or rediss:// for TLS"),
+    Matching(r"rediss?://\S+", URL_FORM),
+    AfterValidator(_with_host_and_port),
 ]
 ServiceName = Annotated[
     str,

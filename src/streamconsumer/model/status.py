@@ -20,6 +20,10 @@ operator that can look."""
 CONDITIONS = ("Ready", "Reconciling", "Stalled", "Suspended", *OF_THE_STREAM)
 
 
+LONGEST_MESSAGE = 32_768
+"""Characters of a condition's sentence, as metav1.Condition has it."""
+
+
 class Reason(StrEnum):
     """Why a condition is as it is. Fixed: people write alerts on these."""
 
@@ -97,7 +101,7 @@ class Condition(Told):
     """Whether it is so."""
     reason: str = Field(max_length=1024)
     """Why, in one CamelCase word of a fixed list."""
-    message: str = Field("", max_length=32_768)
+    message: str = Field("", max_length=LONGEST_MESSAGE)
     """Why, in a sentence."""
     last_transition_time: str = Field(json_schema_extra={"format": "date-time"})
     """When status changed last."""
@@ -208,7 +212,8 @@ def conditions(
 
     def dated(fact: Fact) -> Condition:
         last = since.get((fact.type, fact.status), moment)
-        return Condition(**fact.model_dump(), last_transition_time=last, observed_generation=generation)
+        told = fact.model_dump() | {"message": _fitting(fact.message)}
+        return Condition(**told, last_transition_time=last, observed_generation=generation)
 
     def condition(kind: str, *, holds: bool, reason: Reason, message: str) -> Condition:
         return dated(Fact(type=kind, status="True" if holds else "False", reason=reason, message=message))
@@ -224,3 +229,8 @@ def conditions(
         abnormal("Suspended", holds=verdict.reason is Reason.SUSPENDED),
         *(map(dated, facts) if facts else (each for each in previous if each.type in OF_THE_STREAM)),
     ]
+
+
+def _fitting(message: str) -> str:
+    """What the API server quotes, or an admission policy says, may be longer than a condition."""
+    return message if len(message) <= LONGEST_MESSAGE else f"{message[: LONGEST_MESSAGE - 1]}…"

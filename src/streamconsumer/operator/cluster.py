@@ -23,6 +23,9 @@ they are read."""
 REFUSALS = (400, 403, 422)
 """Of a child: to try again is pointless without an edit."""
 
+LONGEST_NOTE = 1024
+"""Bytes of an Event's sentence that the API server takes."""
+
 _PLURALS = {
     "ServiceAccount": "serviceaccounts",
     "ConfigMap": "configmaps",
@@ -207,7 +210,7 @@ class Cluster:
             "type": "Warning" if warning else "Normal",
             "reason": reason,
             "action": "Reconcile",
-            "note": message[:1000],
+            "note": message.encode()[:LONGEST_NOTE].decode(errors="ignore"),
             "reportingController": names.FIELD_MANAGER,
             "reportingInstance": names.FIELD_MANAGER,
             "regarding": {

@@ -15,6 +15,7 @@ from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.kept import mapping
 from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.manifests.identity import owned_by
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.store import Store
 from streamconsumer.operator.streams.watch import Streams
@@ -58,7 +59,7 @@ class Farewell:
             await self._let_go(manifest, f"it is not known where it is: {error}")
             return None
         if consumer.spec.group_deletion_policy == "Delete":
-            if await self._end_pods(key):
+            if await self._end_pods(key, consumer):
                 return ENDING
             why, for_good = await self._destroyed(key, consumer)
             if why and not for_good and not self._late(key, manifest, consumer):
@@ -76,12 +77,11 @@ class Farewell:
             return f"StreamConsumer {'/'.join(peer)} reads by it too", True
         return await self.streams.destroy_group(consumer), False
 
-    async def _end_pods(self, key: Key) -> bool:
+    async def _end_pods(self, key: Key, consumer: StreamConsumer) -> bool:
         """Whether there was anything to end."""
+        mine = [child for child in self.store.children(key) if owned_by(consumer.uid, child)]
         alive = [
-            child
-            for child in self.store.children(key)
-            if child["kind"] == "Deployment" and "deletionTimestamp" not in child["metadata"]
+            child for child in mine if child["kind"] == "Deployment" and "deletionTimestamp" not in child["metadata"]
         ]
         for child in alive:
             await self.cluster.delete(child)

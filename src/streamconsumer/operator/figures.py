@@ -39,20 +39,19 @@ _CONDITIONS = {
 class StreamGauges:
     """A Prometheus collector over the StreamConsumers that are there and the last look at each."""
 
-    def __init__(self, consumers: Mapping[Key, Manifest], pace: Callable[[Key], Pace]) -> None:
-        self._consumers, self._pace = consumers, pace
-        self._latest: dict[Key, Observation] = {}
-
-    def looked(self, key: Key, found: Observation) -> None:
-        """Remember what a look found."""
-        self._latest[key] = found
+    def __init__(
+        self,
+        consumers: Mapping[Key, Manifest],
+        latest: Callable[[Key], Observation | None],
+        pace: Callable[[Key], Pace],
+    ) -> None:
+        self._consumers, self._latest, self._pace = consumers, latest, pace
 
     def collect(self) -> Iterator[Metric]:
-        self._latest = {key: found for key, found in self._latest.items() if key in self._consumers}
         families = {name: GaugeMetricFamily(name, text, labels=LABELS) for name, text in GAUGES.items()}
         for key, manifest in self._consumers.items():
             labels = _labels(key, manifest)
-            found = self._latest.get(key)
+            found = self._latest(key)
             values = [*_told(manifest), *_seen(found.figures if found else None), *_speeds(self._pace(key))]
             for name, value in values:
                 families[name].add_metric(labels, value)

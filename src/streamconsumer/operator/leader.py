@@ -61,9 +61,10 @@ class Lease:
         while (left := self._renewed + RENEWED_WITHIN - time.monotonic()) > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
-                    await asyncio.sleep(RENEWED_EVERY if await self._tried(self._renew) else LOOKED_AT_EVERY)
-            if self._mine is None:
-                return
+                    renewed = await self._tried(self._renew)
+                    if self._mine is None:
+                        return
+                    await asyncio.sleep(RENEWED_EVERY if renewed else LOOKED_AT_EVERY)
 
     async def release(self) -> None:
         """Give up what is held, so that nobody waits for it to expire."""

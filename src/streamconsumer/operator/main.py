@@ -29,8 +29,7 @@ from streamconsumer.operator.reconcile import Reconciler
 from streamconsumer.operator.scaling.scaler import Scaler
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
-from streamconsumer.operator.streams.endpoint import Observation
-from streamconsumer.operator.streams.watch import Heard, Streams
+from streamconsumer.operator.streams.watch import Streams
 from streamconsumer.operator.traced import ENDPOINTS, Tracing, current
 
 RETRY_SECONDS = 2
@@ -73,15 +72,14 @@ class Operator:
         self.arrivals = Arrivals(self.queue.add)
         self.health = Health(waiting=self.queue.__len__, stale_after=settings.watch_stale_after)
         self.scaler = Scaler(self.queue.add, time.monotonic)
-        self.gauges = StreamGauges(self.store.consumers, self.scaler.pace)
-        self.health.registry.register(self.gauges)
         self.streams = Streams(
             cluster,
             self.queue.add,
             interval=settings.stream_interval,
             read_secrets=settings.read_secrets,
-            looked=self._looked_at_stream,
+            looked=self.scaler.looked,
         )
+        self.health.registry.register(StreamGauges(self.store.consumers, self.streams.latest, self.scaler.pace))
         self.events = Events(cluster, busy=lambda: len(self.queue) > 0)
         self.reconciler = Reconciler(cluster, self.store, settings, self.streams, self.scaler, self.events)
         self.lease = Lease(cluster, settings.lease) if settings.lease else None
@@ -143,10 +141,6 @@ class Operator:
         for key in concerned | self.store.drop_missing(before, there):
             if key:
                 self.queue.add(key)
-
-    def _looked_at_stream(self, key: Key, found: Observation) -> Heard:
-        self.gauges.looked(key, found)
-        return self.scaler.looked(key, found)
 
     async def _main_loop(self) -> None:
         async with asyncio.TaskGroup() as group:

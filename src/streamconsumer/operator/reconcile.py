@@ -22,7 +22,7 @@ from streamconsumer.operator.events import Events
 from streamconsumer.operator.farewell import Farewell, held
 from streamconsumer.operator.kept import mapping
 from streamconsumer.operator.manifests import Manifest, desired
-from streamconsumer.operator.manifests.identity import child_name
+from streamconsumer.operator.manifests.identity import child_name, owned_by
 from streamconsumer.operator.news import Change, News
 from streamconsumer.operator.observe import answered, effective, mounted, verdict
 from streamconsumer.operator.queue import Key
@@ -59,6 +59,8 @@ class Reconciler:
     made: dict[Key, set[tuple[str, str, str]]] = field(default_factory=dict)
     """The kinds, names and owners of children that were there once: when one is missing, somebody deleted it."""
     news: News = field(default_factory=News)
+    lives: dict[Key, str] = field(default_factory=dict)
+    """The uid of the StreamConsumer that all of this is known of."""
 
     def __post_init__(self) -> None:
         told, bound = self.events.tell_now, self.settings.deletion_bound
@@ -70,6 +72,9 @@ class Reconciler:
         manifest = self.store.consumers.get(key)
         if manifest is None or manifest["metadata"].get("deletionTimestamp"):
             return await self._end(key, manifest)
+        if self.lives.setdefault(key, uid := manifest["metadata"]["uid"]) != uid:
+            self._forget(key)  # its deletion and the next one of its name came in one breath
+            self.lives[key] = uid
         try:
             consumer = StreamConsumer.parse(manifest)
             self._attend(consumer, manifest)
@@ -104,12 +109,17 @@ class Reconciler:
 
     async def _end(self, key: Key, manifest: Manifest | None) -> timedelta | None:
         """What is left to do for one that is gone, or is to go."""
-        self.made.pop(key, None)
-        self.news.take(key)
         again = await self._farewell.see_off(key, manifest) if manifest is not None and held(manifest) else None
         if again is None:
-            self._look_away(key)
+            self._forget(key)
         return again  # Kubernetes deletes the children by their owner references
+
+    def _forget(self, key: Key) -> None:
+        """Whoever comes under this name is another one."""
+        self.lives.pop(key, None)
+        self.made.pop(key, None)
+        self.news.take(key)
+        self._look_away(key)
 
     def _attend(self, consumer: StreamConsumer, manifest: Manifest) -> None:
         """Have the stream looked at, before there are pods: what is added from now on counts for a new group. Nobody
@@ -152,7 +162,7 @@ class Reconciler:
         live = self.store.child(key, kind, name)
         if live is None:  # not in the store: there is none, or it is somebody else's and lacks our label
             live = await self.cluster.get(wanted["apiVersion"], kind, consumer.namespace, name)
-        if live is not None and not _owned_by(consumer, live):
+        if live is not None and not owned_by(consumer.uid, live):
             raise NameTaken(
                 f"{kind} {consumer.namespace}/{name} exists and does not belong to this StreamConsumer; "
                 "delete or rename it, or give the StreamConsumer another name"
@@ -211,7 +221,7 @@ class Reconciler:
         gone = [
             child
             for child in self.store.children(key)
-            if (child["kind"], child["metadata"]["name"]) not in kept and _owned_by(consumer, child)
+            if (child["kind"], child["metadata"]["name"]) not in kept and owned_by(consumer.uid, child)
         ]
         for child in gone:
             await self.cluster.delete(child)
@@ -240,7 +250,8 @@ class Reconciler:
 
     def _status(self, key: Key, manifest: Manifest, found: Verdict, before: Status) -> Status:
         name, generation = key[1], manifest["metadata"].get("generation", 0)
-        deployments = [child for child in self.store.children(key) if child["kind"] == "Deployment"]
+        mine = [child for child in self.store.children(key) if owned_by(manifest["metadata"]["uid"], child)]
+        deployments = [child for child in mine if child["kind"] == "Deployment"]
         counts = deployments[0].get("status", {}) if deployments else {}
         seen = self.streams.told(key)
         facts = (*seen.facts, *self.scaler.facts(key)) if seen else ()
@@ -256,11 +267,6 @@ class Reconciler:
             stream=seen.figures if seen else before.stream,
             autoscaling=self.scaler.told(key) or (before.autoscaling if wants_scaling else None),
         )
-
-
-def _owned_by(consumer: StreamConsumer, live: Manifest) -> bool:
-    owners = live["metadata"].get("ownerReferences", [])
-    return any(owner.get("uid") == consumer.uid for owner in owners)
 
 
 def _of_a_namesake(consumer: StreamConsumer, live: Manifest) -> bool:

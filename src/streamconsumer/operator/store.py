@@ -15,10 +15,15 @@ class Store:
     def __init__(self) -> None:
         self.consumers: dict[Key, Manifest] = {}
         self._owned: defaultdict[Key, dict[tuple[str, str], Manifest]] = defaultdict(dict)
+        self._gone: dict[str, int] = {}
+        """In which version an object of a uid went, since the last list was believed: the pages of the next one tell of
+        the moment when the first of them was asked for."""
 
     def put(self, manifest: Manifest) -> Key | None:
         """Remember the manifest unless it is older than what is known. Returns the StreamConsumer it concerns."""
         key = _concerns(manifest)
+        if _version(manifest) <= self._gone.get(_uid(manifest), -1):
+            return key
         if key and manifest["kind"] == names.KIND:
             self.consumers[key] = _newer(self.consumers.get(key), manifest)
         elif key:
@@ -29,6 +34,7 @@ class Store:
     def drop(self, manifest: Manifest) -> Key | None:
         """Forget the manifest, unless another of its name has come meanwhile. Returns whom it concerned."""
         key = _concerns(manifest)
+        self._gone[_uid(manifest)] = _version(manifest)
         if key and self.knows(manifest):
             if manifest["kind"] == names.KIND:
                 del self.consumers[key]
@@ -53,7 +59,9 @@ class Store:
             for manifest in self.everything()
             if (uid := manifest["metadata"]["uid"]) not in there and before.get(uid) == _version(manifest)
         ]
-        return {self.drop(manifest) for manifest in gone}
+        concerned = {self.drop(manifest) for manifest in gone}
+        self._gone.clear()
+        return concerned
 
     def knows(self, manifest: Manifest) -> bool:
         """Whether this very object, in any version, is remembered."""
@@ -93,6 +101,10 @@ def _newer(known: Manifest | None, manifest: Manifest) -> Manifest:
 
 def _same_life(one: Manifest, other: Manifest) -> bool:
     return bool(one["metadata"].get("uid") == other["metadata"].get("uid"))
+
+
+def _uid(manifest: Manifest) -> str:
+    return str(manifest["metadata"].get("uid", ""))
 
 
 def _version(manifest: Manifest) -> int:

@@ -72,7 +72,7 @@ async def facts(found: Cluster, manifest: Manifest) -> Facts:
     metadata = manifest["metadata"]
     pods = await pods_of(found, manifest)
     mine = {metadata["name"], *(pod["metadata"]["name"] for pod in pods)}
-    known = of_manifests(manifest, pods, await events_of(found, metadata["namespace"], mine))
+    known = of_manifests(manifest, pods, await _events_if_allowed(found, metadata["namespace"], mine))
     return known.model_copy(update={"redis": await _seen(found, manifest, known)})
 
 
@@ -87,6 +87,16 @@ async def events_of(found: Cluster, namespace: str, about: set[str]) -> list[Man
     events = found.list("events.k8s.io/v1", "Event", namespace)
     mine = [each async for each in events if each.get("regarding", {}).get("name") in about]
     return sorted(mine, key=lambda each: str(each.get("eventTime") or each["metadata"].get("creationTimestamp")))
+
+
+async def _events_if_allowed(found: Cluster, namespace: str, about: set[str]) -> list[Manifest]:
+    """None for who may not list them: the rest is worth seeing."""
+    try:
+        return await events_of(found, namespace, about)
+    except Refused as error:
+        if error.status != 403:
+            raise
+        return []
 
 
 async def _seen(found: Cluster, manifest: Manifest, known: Facts) -> Seen:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from streamconsumer.model.crd import NOT_LOOKED_AT
 from streamconsumer.model.fields import Model
@@ -96,9 +96,8 @@ class Facts(Model):
 
 def of_manifests(consumer: Manifest, pods: Sequence[Manifest], events: Sequence[Manifest]) -> Facts:
     """All but what Redis says beyond the status. A resource that is invalid is told of like any other."""
-    metadata, spec = consumer["metadata"], consumer.get("spec", {})
-    said = Status.model_validate(consumer.get("status") or NOT_LOOKED_AT)
-    status = None if said.observed_generation == NOT_LOOKED_AT["observedGeneration"] else said
+    metadata, spec, status = consumer["metadata"], consumer.get("spec"), _status(consumer.get("status"))
+    spec = spec if isinstance(spec, dict) else {}
     figures = status.stream if status else None
     return Facts(
         namespace=metadata["namespace"],
@@ -115,6 +114,15 @@ def of_manifests(consumer: Manifest, pods: Sequence[Manifest], events: Sequence[
 
 
 MOST_EVENTS = 10
+
+
+def _status(found: Any) -> Status | None:
+    """None: no operator has looked at it, or somebody garbled what it said."""
+    try:
+        said = Status.model_validate(found or NOT_LOOKED_AT)
+    except ValidationError:
+        return None
+    return None if said.observed_generation == NOT_LOOKED_AT["observedGeneration"] else said
 
 
 def _pod(manifest: Manifest) -> Pod:

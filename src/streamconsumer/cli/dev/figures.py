@@ -51,13 +51,19 @@ async def scrape(port: int) -> Counter[str] | None:
     """The counters of the pod at the port; None if it does not answer."""
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
-            answer = await reader.read()
-            writer.close()
+            answer = await _asked(port)
     except (OSError, TimeoutError):
         return None
     return counters(answer.decode(errors="replace"))
+
+
+async def _asked(port: int) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+        return await reader.read()
+    finally:
+        writer.close()
 
 
 def summary(name: str, done: Mapping[str, int], left: Backlog) -> str:

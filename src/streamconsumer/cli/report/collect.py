@@ -90,7 +90,7 @@ async def _one(api: Cluster, manifest: Manifest, found: Collected) -> None:
     found.keep(f"{folder}/streamconsumer.json", manifest)
     found.keep(f"{folder}/status.json", {**facts.model_dump(by_alias=True, mode="json"), "findings": told})
     found.keep(f"{folder}/pods.json", pods)
-    found.keep(f"{folder}/events.json", await connection.events_of(api, namespace, about))
+    await found.keep_if_allowed(f"{folder}/events.json", connection.events_of(api, namespace, about))
     for version, kind in CHILDREN:
         children = _listed(api, version, kind, namespace, f"{names.LABEL_CONSUMER}={name}")
         await found.keep_if_allowed(f"{folder}/{kind.lower()}s.json", children)

@@ -50,6 +50,11 @@ def metadata(consumer: StreamConsumer, name: str) -> Manifest:
     }
 
 
+def owned_by(uid: str, child: Manifest) -> bool:
+    """Whether it belongs to the StreamConsumer of this uid. Labels alone say nothing: somebody may have copied them."""
+    return any(owner.get("uid") == uid for owner in child["metadata"].get("ownerReferences", []))
+
+
 def amount(text: str) -> int | str:
     """`2` as the number that Kubernetes wants, `25%` as it is."""
     return int(text) if text.isdecimal() else text

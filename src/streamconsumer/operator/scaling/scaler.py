@@ -54,8 +54,6 @@ class Scaler:
                 rules.min_replicas if current is None else min(max(current, rules.min_replicas), rules.max_replicas)
             )
         known.frozen = frozen
-        if known.decision:
-            known.current = known.decision.replicas
         return _with_replicas(consumer, known.current)
 
     def freeze(self, key: Key, *, frozen: bool) -> None:
@@ -71,6 +69,7 @@ class Scaler:
         seen = backlog(found.figures, found.read, known.current)
         decision, known.memory = decide(known.rules, seen, known.current, known.memory, self._clock())
         before, known.decision, known.holding = known.told, decision, found.holding
+        known.current = decision.replicas  # the next look may come before the reconcile
         news = before is None or (before.desired_replicas, before.reason) != (decision.replicas, decision.why)
         if news:
             known.told = ScalingStatus(

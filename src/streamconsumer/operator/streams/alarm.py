@@ -6,6 +6,7 @@ find what it may have missed.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from streamconsumer.operator.queue import Key
@@ -23,6 +24,8 @@ that ends what is quiet, is soon listened to again; between the attempts there a
 GATHERING_SECONDS = 0.05
 """Many that fall asleep at the same time are waited for together."""
 
+log = logging.getLogger(__name__)
+
 
 class Alarm:
     """`rings` hears who has something to do. `connect` gives a line whose patience is above the block, or None."""
@@ -32,6 +35,7 @@ class Alarm:
         self._sleeping: dict[Key, tuple[str, str]] = {}
         """The stream of each, and the id after which an entry is news."""
         self._changed = asyncio.Event()
+        self._outdated = False
 
     def set(self, key: Key, stream: str, after: str) -> None:
         """Wait for an entry after this id."""
@@ -46,18 +50,26 @@ class Alarm:
         if self._sleeping.pop(key, None):
             self._changed.set()
 
+    def connect_anew(self) -> None:
+        """There is another way now: what the line was made of is gone."""
+        self._outdated = True
+        self._changed.set()
+
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. Whatever goes wrong with a line, another is tried."""
         line: Line | None = None
         first, longest = PAUSES_SECONDS
         pause = first
         try:
             while True:
-                if not self._sleeping or line is None:
-                    line = await self._begin(line)
-                if line is not None and await self._listened(line):
-                    pause = first
-                    continue
+                try:
+                    if not self._sleeping or line is None or self._outdated:
+                        line = await self._begin(line)
+                    if line is not None and await self._listened(line):
+                        pause = first
+                        continue
+                except Exception as error:  # noqa: BLE001 - the looks go on beside it, and say what is wrong
+                    log.debug("cannot wait for the first entry", extra={"error": type(error).__name__})
                 await self._hung_up(line)
                 line = None
                 await asyncio.sleep(pause)
@@ -71,6 +83,7 @@ class Alarm:
         while not self._sleeping:
             self._changed.clear()
             await self._changed.wait()
+        self._outdated = False
         return self._connect()
 
     async def _hung_up(self, line: Line | None) -> None:
@@ -82,7 +95,7 @@ class Alarm:
         await asyncio.sleep(GATHERING_SECONDS)
         self._changed.clear()
         asked = dict(self._sleeping)
-        if not asked:
+        if not asked or self._outdated:
             return True
         reading = asyncio.create_task(line.ask([_question(list(asked.values()))]))
         changed = asyncio.create_task(self._changed.wait())

@@ -102,6 +102,8 @@ class Endpoint:
         """Look at this one from now on; at once if it is new or was edited."""
         before = self.members.get(key)
         self.members[key] = member
+        if before is not None and before.place != member.place:
+            self._judgements.pop(key, None)  # of another stream of dead letters
         if before is None or before.edition != member.edition:
             self._look_soon(key)
 
@@ -155,11 +157,17 @@ class Endpoint:
             return
         try:
             for key, seen in (await self._seen(members)).items():
-                if key in self.members:
+                if self._is_still(key, members[key]):
                     asleep = self._told(key, self._judged(key, seen))
                     self._watch_over(key, seen, asleep=asleep)
         except Exception as error:  # noqa: BLE001 - the API server may be away: the next look may do better
             log.warning("cannot look at Redis; will be tried again", extra={"error": what_was_said(error)})
+
+    def _is_still(self, key: Key, member: Member) -> bool:
+        """Whether this one is looked at as it was when the look began: it may have been deleted meanwhile, and another
+        of its name may read another stream."""
+        now = self.members.get(key)
+        return now is not None and (now.edition[0], now.place) == (member.edition[0], member.place)
 
     def _judged(self, key: Key, seen: Sight) -> Observation:
         now = asyncio.get_running_loop().time()
@@ -183,27 +191,26 @@ class Endpoint:
     async def _seen(self, members: Mapping[Key, Member]) -> dict[Key, Sight]:
         """A look at each of these."""
         found = await self._sights(members)
-        missing = {key for key, seen in found.items() if seen.group_is_missing and self._may_create(key)}
+        missing = {key for key, seen in found.items() if seen.group_is_missing and self._may_create(key, members[key])}
         for key in missing:
             member = members[key]
             last_delivered = self._positions.get(key, member.last_delivered)
             await groups.create(self._ask, member.place, member.start_from, last_delivered)
         if missing:
             found |= await self._sights({key: members[key] for key in missing})
-        found = {key: self._with_position(key, seen) for key, seen in found.items()}
+        found = {key: self._with_position(key, members[key], seen) for key, seen in found.items()}
         for key, seen in found.items():
             await self._tidy(key, members[key], seen)
         return await self._counted(members, found)
 
-    def _may_create(self, key: Key) -> bool:
-        """Asked as late as can be: it may have been deleted, or have got pods, since this look began."""
-        member = self.members.get(key)
-        return member is not None and not member.pods
+    def _may_create(self, key: Key, member: Member) -> bool:
+        """Asked as late as can be: it may have got pods since this look began."""
+        return self._is_still(key, member) and not self.members[key].pods
 
-    def _with_position(self, key: Key, seen: Sight) -> Sight:
+    def _with_position(self, key: Key, member: Member, seen: Sight) -> Sight:
         """A group that was lost is remembered where it was: whoever creates it again begins there."""
-        figures, member = seen.figures, self.members.get(key)
-        if figures is None or member is None:
+        figures = seen.figures
+        if figures is None or not self._is_still(key, member):
             return seen
         if figures.last_delivered_id is not None:
             self._positions[key] = figures.last_delivered_id
@@ -275,6 +282,7 @@ class Endpoint:
             self._resolved.close()
         self._line, self._resolved = None, found
         self._line = self._line_by(found, LINE_SECONDS)
+        self._alarm.connect_anew()  # its own line takes certificates from the files that were closed
 
     def _line_by(self, found: Resolved, patience_seconds: float) -> Line:
         return Line(found.settings, self._stream, Names(self._namespace).dial, patience_seconds)

@@ -4,6 +4,7 @@ It never deletes a consumer that holds anything: that is decided in the step tha
 It never creates a group beside running pods either: they know what they had begun, and put it back.
 """
 
+import math
 import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
@@ -27,6 +28,9 @@ MOST_COUNTED = 10_000
 KEPT_BESIDE = ("postponed", "consumers", "committed", "readers", "last-known")
 """What belongs to a group and goes with it. Dead letters stay: somebody may still want to read them."""
 
+MESSAGE_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+"""What a status says may be anybody's."""
+
 POD_NAME = r"-[a-z0-9]{1,10}-[a-z0-9]{5}"
 """What a Deployment puts behind its own name."""
 
@@ -35,7 +39,7 @@ async def create(ask: Ask, place: Place, start_from: str, last_delivered: str | 
     """Create a group that never was where it is to begin, and one that was lost where it last was; from the very
     beginning if the stream has a new life. Whoever creates it at the same time does the same."""
     position = start_from
-    if last_delivered is not None:
+    if last_delivered is not None and MESSAGE_ID.fullmatch(last_delivered):
         found = await ask([("XINFO", "STREAM", place.stream)])
         known = not isinstance(found, Fault) and not isinstance(found[0], Fault)
         last = pairs(found[0])[b"last-generated-id"].decode() if known else "0-0"  # type: ignore[index] # known
@@ -72,8 +76,16 @@ def _gone(lines: list[dict[bytes, Any]], seen: dict[bytes, Any], now_seconds: in
         for each in lines
         if mine.fullmatch(name := each[b"name"].decode(errors="replace"))
         and int(each[b"pending"]) == 0
-        and float(seen.get(each[b"name"], 0)) < now_seconds - ABSENT_SECONDS
+        and _seconds(seen.get(each[b"name"], b"0")) < now_seconds - ABSENT_SECONDS
     ]
+
+
+def _seconds(written: bytes) -> float:
+    """What is no number is no sign that anybody is gone."""
+    try:
+        return float(written)
+    except ValueError:
+        return math.inf
 
 
 async def destroy(ask: Ask, place: Place) -> str:

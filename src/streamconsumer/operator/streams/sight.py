@@ -105,8 +105,7 @@ def sight(place: Place, answers: Sequence[Any]) -> Sight:
     holding = {name.decode(errors="replace"): int(count) for name, count in summary[3] or []}
     held = sum(holding.values()) - holding.get(POSTPONED, 0)
     group = _exists(place, {"xlen": length, "xpending": pending})
-    lost = None if isinstance(dropped, Fault) else sum(map(int, pairs(dropped).values()))
-    return Sight(CONNECTED, group, figures, oldest, held, holding, mine.get(b"entries-read"), lost)
+    return Sight(CONNECTED, group, figures, oldest, held, holding, mine.get(b"entries-read"), _sum(dropped))
 
 
 def unreachable(reason: StreamReason, message: str, *, status: Literal["False", "Unknown"] = "False") -> Sight:
@@ -158,6 +157,14 @@ def _lag(group: dict[bytes, Any], length: int | None) -> int | None:
 
 def _count(answer: Any) -> int | None:
     return None if isinstance(answer, Fault) else int(answer)
+
+
+def _sum(answer: Any) -> int | None:
+    """Of the numbers in a hash, where it is one that only pods wrote to."""
+    try:
+        return None if isinstance(answer, Fault) else sum(map(int, pairs(answer).values()))
+    except ValueError:
+        return None
 
 
 def _moment(message_id: str) -> str | None:

@@ -59,6 +59,7 @@ class Streams:
         self._ending: set[asyncio.Task[None]] = set()
         self._places: dict[Key, Identity] = {}
         self._told: dict[Key, Telling] = {}
+        self._latest: dict[Key, Observation] = {}
 
     def attend(self, consumer: StreamConsumer, pods: frozenset[str], last_delivered: str | None) -> None:
         """Look at this one from now on, with these pods."""
@@ -72,6 +73,7 @@ class Streams:
         """Look no more; the last one to go closes the connection."""
         identity = self._places.pop(key, None)
         self._told.pop(key, None)
+        self._latest.pop(key, None)
         if identity is None:
             return
         endpoint, task = self._endpoints[identity]
@@ -86,6 +88,10 @@ class Streams:
         """What is to stand in the status; None where nobody has looked yet."""
         telling = self._told.get(key)
         return telling.observation if telling else None
+
+    def latest(self, key: Key) -> Observation | None:
+        """What the last look found; None of whom nobody looks at."""
+        return self._latest.get(key)
 
     async def destroy_group(self, consumer: StreamConsumer) -> str:
         """Destroy the group. Why it could not be done, or nothing."""
@@ -108,6 +114,7 @@ class Streams:
 
     def _tell(self, key: Key, found: Observation) -> bool:
         """Conditions at once, figures at most every TELL_EVERY, and nothing when nothing changed."""
+        self._latest[key] = found
         heard = self._looked(key, found)
         now, before = asyncio.get_running_loop().time(), self._told.get(key)
         if before is None or heard.decided or found.gist != before.observation.gist:

@@ -1,0 +1,98 @@
+"""Looks of one endpoint, between the calls of the reconciler. The server is real."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.model.status import Fact, StreamReason
+from streamconsumer.operator.cluster import Cluster
+from streamconsumer.operator.queue import Key
+from streamconsumer.operator.streams.endpoint import Endpoint, Member, Observation
+from streamconsumer.operator.streams.sight import Sight
+from tests.cluster.redis_servers import RedisServer, StartRedis
+from tests.model.examples import manifest, stored
+from tests.operator.test_streams import client
+
+KEY = ("shop", "orders")
+
+
+class Watched(Endpoint):
+    """Says when it asks."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.asked = asyncio.Event()
+
+    async def _sights(self, members: Mapping[Key, Member]) -> dict[Key, Sight]:
+        self.asked.set()
+        return await super()._sights(members)
+
+
+class Setting:
+    """An endpoint at a server, and what it tells."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.redis = {"url": f"redis://{server.host}:{server.port}/0"}
+        self.told: asyncio.Queue[Observation] = asyncio.Queue()
+        first, nobody = self.consumer(), Cluster.__new__(Cluster)  # there are no Secrets to read
+        self.endpoint = Watched(nobody, first, timedelta(minutes=10), self._tell, read_secrets=False)
+
+    def _tell(self, _: Key, found: Observation) -> bool:
+        self.told.put_nowait(found)
+        return False
+
+    def consumer(self, uid: str = "one", generation: int = 1, **spec: Any) -> StreamConsumer:
+        return StreamConsumer.parse(stored(manifest(redis=self.redis, **spec), uid, generation))
+
+    def attend(self, key: Key = KEY, **given: Any) -> None:
+        """With a pod: no group is created."""
+        self.endpoint.attend(key, Member.of(self.consumer(**given), frozenset({"a-pod"}), None))
+
+    async def next(self) -> dict[str, Fact]:
+        async with asyncio.timeout(20):
+            return {each.type: each for each in (await self.told.get()).facts}
+
+
+@asynccontextmanager
+async def looking(server: RedisServer) -> AsyncIterator[Setting]:
+    setting = Setting(server)
+    running = asyncio.create_task(setting.endpoint.run())
+    try:
+        yield setting
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_a_look_finds_of_an_earlier_life_is_not_told_of_the_next(start_redis: StartRedis) -> None:
+    """One of the same name that reads another stream came while the server had the question."""
+    server = start_redis()
+    async with looking(server) as setting:
+        setting.attend(("shop", "other"), stream="elsewhere")
+        await setting.next()
+        server.pause()
+        try:
+            setting.endpoint.asked.clear()
+            setting.attend(stream="orders")
+            async with asyncio.timeout(20):
+                await setting.endpoint.asked.wait()
+            setting.endpoint.forget(KEY)
+            setting.attend(uid="two", stream="returns")
+        finally:
+            server.resume()
+        assert "'returns'" in (await setting.next())["GroupReady"].message
+
+
+async def test_letters_in_another_stream_for_dead_letters_are_no_growth(redis_server: RedisServer) -> None:
+    redis = client(redis_server)
+    redis.xgroup_create("orders", "billing", "0", mkstream=True)
+    redis.xadd("old-letters", {"n": 1})
+    async with looking(redis_server) as setting:
+        setting.attend()
+        assert (await setting.next())["Degraded"].reason == StreamReason.HEALTHY
+        setting.attend(generation=2, delivery={"deadLetterStream": "old-letters"})
+        assert (await setting.next())["Degraded"].reason == StreamReason.HEALTHY
+    redis.close()

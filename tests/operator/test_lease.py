@@ -1,0 +1,35 @@
+"""What a leader does when the Lease turns out to be another's. The API server is a script here: a machine that was
+paused, whose clock stood still meanwhile, cannot be had."""
+
+import time
+
+from streamconsumer.operator.api import FASTER
+from streamconsumer.operator.cluster import Cluster
+from streamconsumer.operator.leader import LOOKED_AT_EVERY, Lease
+from streamconsumer.operator.manifests import Manifest
+
+
+class Taken(Cluster):
+    """Free at first; once it is written, another holds the Lease."""
+
+    def __init__(self) -> None:
+        self.written: Manifest | None = None
+
+    async def get(self, api_version: str, kind: str, namespace: str | None, name: str) -> Manifest | None:
+        metadata = {"namespace": "shop", "name": "operator", "resourceVersion": "7"}
+        return self.written and {"metadata": metadata, "spec": {"holderIdentity": "another"}}
+
+    async def replace(self, manifest: Manifest) -> Manifest:
+        if self.written:
+            raise FASTER(409)
+        self.written = manifest
+        return manifest
+
+
+async def test_who_finds_another_in_its_place_ends_without_a_pause() -> None:
+    """Otherwise both would work meanwhile."""
+    lease = Lease(Taken(), "shop/operator")
+    await lease.acquire()
+    began = time.monotonic()
+    await lease.hold()
+    assert time.monotonic() - began < LOOKED_AT_EVERY / 2
