@@ -228,13 +228,16 @@ def test_a_password_that_changes_is_read_again(
 
 
 def test_a_url_in_a_secret_is_told_by_nothing_it_says(on_api: Place, operator: OperatorProcess) -> None:
-    secret(on_api, "redis", url="redis://shop:hunter2@127.0.0.1:1/0", garbage="hunter2")
-    for name, key in (("url", "url"), ("garbage", "garbage")):
-        on_api.create(manifest(name, redis={"urlSecretRef": {"name": "redis", "key": key}}))
-    told = seen(on_api, "url", "RedisReachable", "Unreachable")["message"]
+    url = "redis://shop:hunter2@127.0.0.1:1/0"
+    secret(on_api, "redis", url=url, garbage="hunter2", option=f"{url}?hunter2=1", socket="unix:///run/hunter2")
+    for key in ("url", "garbage", "option", "socket"):
+        on_api.create(manifest(key, redis={"urlSecretRef": {"name": "redis", "key": key}}))
+    told = [seen(on_api, name, "RedisReachable", "Unreachable")["message"] for name in ("url", "socket")]
     garbage = seen(on_api, "garbage", "RedisReachable", "InvalidSettings")["message"]
+    option = seen(on_api, "option", "RedisReachable", "InvalidSettings")["message"]
     assert "Secret redis" in garbage
-    everything = told + garbage + operator.log.read_text()
+    assert "an option" in option
+    everything = "".join([*told, garbage, option, operator.log.read_text()])
     assert not [word for word in ("hunter2", "shop:", "127.0.0.1:1") if word in everything]
 
 
