@@ -326,6 +326,21 @@ def check_position(redis: Any, last: bytes) -> None:
     assert [each["last-delivered-id"] for each in found] == [last]
 
 
+@pytest.mark.parametrize(("phase", "reason"), [("Pending", "GroupExists"), ("Running", "GroupMissing")])
+def test_a_group_is_created_beside_pods_that_never_ran_and_not_beside_others(
+    on_api: Place, redis_server: RedisServer, tmp_path: Path, phase: str, reason: str
+) -> None:
+    """Such as those that wait for their image, or were quicker there than the first look at Redis."""
+    spec = {"containers": [{"name": "processor", "image": "shop:1.4"}]}
+    labels = {"streamconsumer.dev/name": "orders", "app.kubernetes.io/managed-by": "streamconsumer-operator"}
+    metadata = {"name": "orders-consumer-66c9f7d7b-first", "labels": labels}
+    on_api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    on_api.patch("Pod", "orders-consumer-66c9f7d7b-first", {"status": {"phase": phase}}, "/status")
+    on_api.create(at(redis_server))
+    with looking(on_api, tmp_path):
+        seen(on_api, "orders", "GroupReady", reason)
+
+
 def test_consumers_of_pods_that_are_gone_go_if_they_hold_nothing(
     on_api: Place, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
