@@ -40,6 +40,11 @@ def test_the_notes_stay_in_a_namespace_that_is_watched() -> None:
     assert "-n default" not in text
 
 
+def test_a_list_that_is_emptied_by_null_is_an_empty_list() -> None:
+    nothing = "watchNamespaces=null,test.redisUrl=redis://redis:6379/0"
+    assert "of all namespaces" in notes("--set", nothing)
+
+
 def test_the_notes_say_where_traces_go() -> None:
     assert "http://collector:4318" in notes("--set", "telemetry.endpoint=http://collector:4318")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cli.plugin import SCRIPTS, Ran, plugin
-from tests.cli.test_cluster_status import container, pod
+from tests.cli.test_cluster_status import container, only, pod
 from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import manifest
 from tests.operator.looking import at
@@ -94,6 +94,15 @@ def test_an_operator_that_runs_and_a_healthy_resource_without_pods_is_not_all_th
     assert [each["found"] for each in found["cluster"]["findings"]] == ["no pod runs"]
     told = {each["object"]: each["found"] for each in found["cluster"]["checked"]}
     assert told[f"operator {on_api.namespace}/the-operator"] == "2 of 2 pods ready, operator:1"
+
+
+def test_whoever_lacks_rights_is_told_which(on_api: Place, tmp_path: Path) -> None:
+    on_api.create(manifest())
+    kubeconfig = only(on_api, tmp_path, "streamconsumers.streamconsumer.dev")
+    ran = plugin(on_api, "doctor", "orders", "-o", "json", KUBECONFIG=kubeconfig)
+    wrong = {each["found"] for each in document(ran)["cluster"]["findings"]}
+    assert {"you may not list pods", "you may not list events.events.k8s.io", "you may not list its pods"} <= wrong
+    assert ran.returncode == 1, ran.stderr
 
 
 def test_a_pod_that_cannot_be_asked_says_why(on_api: Place) -> None:

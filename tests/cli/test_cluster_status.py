@@ -112,6 +112,46 @@ def test_many_are_a_line_each_and_a_name_that_is_not_there_is_wrong_use(on_api: 
     assert "there is no StreamConsumer nobody" in absent.stderr
 
 
+@pytest.mark.parametrize("name", ["", "stc/orders", "orders/status"])
+def test_what_is_no_name_is_wrong_use(on_api: Place, name: str) -> None:
+    on_api.create(manifest())
+    for verb in ("status", "suspend", "doctor", "report"):
+        ran = plugin(on_api, verb, name)
+        assert ran.returncode == 2, ran.stdout + ran.stderr
+        assert "is no name" in ran.stderr
+
+
+def test_events_that_one_may_not_list_are_not_known_and_the_rest_is(on_api: Place, tmp_path: Path) -> None:
+    on_api.create(manifest())
+    kubeconfig = only(on_api, tmp_path, "streamconsumers.streamconsumer.dev", "pods")
+    ran = plugin(on_api, "status", "orders", "-o", "json", KUBECONFIG=kubeconfig)
+    (one,) = json.loads(ran.stdout)["streamConsumers"]
+    assert (one["name"], one["events"]) == ("orders", None)
+
+
+def only(place: Place, folder: Path, *resources: str) -> str:
+    """A kubeconfig of somebody who may get and list these, and nothing else."""
+    place.kubectl("create", "serviceaccount", "visitor")
+    place.kubectl("create", "role", "visitor", "--verb=get,list", *(f"--resource={each}" for each in resources))
+    place.kubectl("create", "rolebinding", "visitor", "--role=visitor", f"--serviceaccount={place.namespace}:visitor")
+    config = json.loads(place.cluster.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": place.kubectl("create", "token", "visitor").strip()}
+    path = folder / "visitor.kubeconfig"
+    path.write_text(json.dumps(config))
+    return str(path)
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "- a list", "clusters: 7"])
+def test_a_kubeconfig_that_is_none_is_told_in_a_line(on_api: Place, tmp_path: Path, text: str) -> None:
+    broken = tmp_path / "kubeconfig"
+    broken.write_text(text)
+    command = [str(SCRIPTS / "streamconsumer"), "status"]
+    told = environment(on_api, KUBECONFIG=str(broken))
+    ran = subprocess.run(command, env=told, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2, ran.stderr
+    assert "no usable kubeconfig" in ran.stderr.splitlines()[-1]
+
+
 def test_an_api_server_that_does_not_answer_is_exit_code_3(on_api: Place, tmp_path: Path) -> None:
     nowhere = tmp_path / "kubeconfig"
     nowhere.write_text(on_api.cluster.kubeconfig.read_text().replace(f":{_port(on_api)}", f":{free_port()}"))

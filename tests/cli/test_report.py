@@ -13,7 +13,7 @@ from streamconsumer.cli.report.collect import Collected
 from streamconsumer.cli.report.scrub import Scrubber, guesses, secret_names
 from streamconsumer.cli.report.work import scrubbed
 from tests.cli.plugin import plugin
-from tests.cli.test_cluster_status import container, pod
+from tests.cli.test_cluster_status import container, only, pod
 from tests.cluster.redis_servers import StartRedis
 from tests.model.examples import manifest
 from tests.operator.looking import secret
@@ -84,6 +84,18 @@ def test_secrets_of_all_kinds_are_nowhere_in_a_bundle(on_api: Place, start_redis
     assert f"{folder}/logs/orders-consumer-a-processor.log" in found
     assert "nowhere" in found[f"{folder}/logs/orders-consumer-b-processor.log.refused"]
     assert "gitVersion" in found["streamconsumer-report/kubernetes-version.json"]
+
+
+def test_what_one_may_not_read_stands_in_a_bundle_as_refused(on_api: Place, tmp_path: Path) -> None:
+    on_api.create(manifest())
+    kubeconfig, archive = only(on_api, tmp_path, "streamconsumers.streamconsumer.dev"), tmp_path / "bundle.tar.gz"
+    ran = plugin(on_api, "report", "orders", "-o", str(archive), KUBECONFIG=kubeconfig)
+    assert ran.returncode == 0, ran.stderr
+    found = contents(archive)
+    folder = f"streamconsumer-report/{on_api.namespace}/orders"
+    assert f"{folder}/streamconsumer.json" in found
+    for file in ("status", "pods", "events", "deployments"):
+        assert "visitor" in found[f"{folder}/{file}.json.refused"]
 
 
 def test_logs_lose_what_is_known_to_be_secret_and_what_is_called_so() -> None:

@@ -14,7 +14,7 @@ from streamconsumer.operator.streams.endpoint import Endpoint, Member, Observati
 from streamconsumer.operator.streams.sight import Sight
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest, stored
-from tests.operator.test_streams import client
+from tests.operator.looking import client
 
 KEY = ("shop", "orders")
 
@@ -49,7 +49,7 @@ class Setting:
 
     def attend(self, key: Key = KEY, **given: Any) -> None:
         """With a pod: no group is created."""
-        self.endpoint.attend(key, Member.of(self.consumer(**given), frozenset({"a-pod"}), None))
+        self.endpoint.attend(key, Member.of(self.consumer(**given), frozenset({"a-pod"}), None, one_ran=True))
 
     async def next(self) -> dict[str, Fact]:
         async with asyncio.timeout(20):

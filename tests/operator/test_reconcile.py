@@ -76,7 +76,9 @@ class Unseen(Streams):
         self.attended: list[Key] = []
         self.forgotten: list[Key] = []
 
-    def attend(self, consumer: StreamConsumer, pods: frozenset[str], last_delivered: str | None) -> None:
+    def attend(
+        self, consumer: StreamConsumer, pods: frozenset[str], last_delivered: str | None, *, one_ran: bool
+    ) -> None:
         self.attended.append((consumer.namespace, consumer.name))
 
     def forget(self, key: Key) -> None:

@@ -177,13 +177,16 @@ def test_a_password_that_changes_is_read_again(
 
 
 def test_a_url_in_a_secret_is_told_by_nothing_it_says(on_api: Place, operator: OperatorProcess) -> None:
-    secret(on_api, "redis", url="redis://shop:hunter2@127.0.0.1:1/0", garbage="hunter2")
-    for name, key in (("url", "url"), ("garbage", "garbage")):
-        on_api.create(manifest(name, redis={"urlSecretRef": {"name": "redis", "key": key}}))
-    told = seen(on_api, "url", "RedisReachable", "Unreachable")["message"]
+    url = "redis://shop:hunter2@127.0.0.1:1/0"
+    secret(on_api, "redis", url=url, garbage="hunter2", option=f"{url}?hunter2=1", socket="unix:///run/hunter2")
+    for key in ("url", "garbage", "option", "socket"):
+        on_api.create(manifest(key, redis={"urlSecretRef": {"name": "redis", "key": key}}))
+    told = [seen(on_api, name, "RedisReachable", "Unreachable")["message"] for name in ("url", "socket")]
     garbage = seen(on_api, "garbage", "RedisReachable", "InvalidSettings")["message"]
+    option = seen(on_api, "option", "RedisReachable", "InvalidSettings")["message"]
     assert "Secret redis" in garbage
-    everything = told + garbage + operator.log.read_text()
+    assert "an option" in option
+    everything = "".join([*told, garbage, option, operator.log.read_text()])
     assert not [word for word in ("hunter2", "shop:", "127.0.0.1:1") if word in everything]
 
 
@@ -270,6 +273,21 @@ def check_looked_after(redis: Any) -> None:
 def check_position(redis: Any, last: bytes) -> None:
     found = redis.xinfo_groups("orders")
     assert [each["last-delivered-id"] for each in found] == [last]
+
+
+@pytest.mark.parametrize(("phase", "reason"), [("Pending", "GroupExists"), ("Running", "GroupMissing")])
+def test_a_group_is_created_beside_pods_that_never_ran_and_not_beside_others(
+    on_api: Place, redis_server: RedisServer, tmp_path: Path, phase: str, reason: str
+) -> None:
+    """Such as those that wait for their image, or were quicker there than the first look at Redis."""
+    spec = {"containers": [{"name": "processor", "image": "shop:1.4"}]}
+    labels = {"streamconsumer.dev/name": "orders", "app.kubernetes.io/managed-by": "streamconsumer-operator"}
+    metadata = {"name": "orders-consumer-66c9f7d7b-first", "labels": labels}
+    on_api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    on_api.patch("Pod", "orders-consumer-66c9f7d7b-first", {"status": {"phase": phase}}, "/status")
+    on_api.create(at(redis_server))
+    with looking(on_api, tmp_path):
+        seen(on_api, "orders", "GroupReady", reason)
 
 
 def test_consumers_of_pods_that_are_gone_go_if_they_hold_nothing(

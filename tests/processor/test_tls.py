@@ -173,6 +173,15 @@ def test_files_that_cannot_be_used_are_named_at_start(settings: dict[str, Any], 
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://r/0?hunter2=1", "redis://r/0?ssl_cert_reqs=none", "rediss://r?ssl_cert_reqs=x"]
+)
+def test_an_option_that_no_connection_takes_is_refused_at_start(url: str) -> None:
+    with pytest.raises(InvalidSettings, match=r"STREAMCONSUMER_REDIS_URL has an option behind \?") as caught:
+        StreamManager.from_settings(RedisAccess(url=url), STREAM)
+    assert "hunter2" not in str(caught.value), "it may be part of a password"
+
+
 async def test_certificates_that_rotate_are_taken_at_the_next_connect(mutual: Secured, tmp_path: Path) -> None:
     """The files are the kubelet's; first the server does not trust the certificate, then it is renewed."""
     foreign = Authority(tmp_path, "foreign").sign("foreigner")

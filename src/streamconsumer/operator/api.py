@@ -16,6 +16,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.exceptions import ApiException, ConflictException, NotFoundException
 from kubernetes.aio.client.rest import RESTResponse
 from kubernetes.aio.config import ConfigException
+from yaml import YAMLError
 
 from streamconsumer.errors import InvalidSettings, ServerBusy
 
@@ -99,9 +100,13 @@ async def _load_kubeconfig(context: str | None, configuration: Configuration) ->
             context=context, client_configuration=configuration
         )
     except ConfigException as error:
-        raise InvalidSettings(
-            f"no Kubernetes to speak to: not in a pod, and no usable kubeconfig ({error}); set KUBECONFIG"
-        ) from None
+        raise _no_kubernetes(str(error)) from None
+    except (YAMLError, AttributeError, KeyError, TypeError, ValueError):  # of an empty file, for example
+        raise _no_kubernetes("what the file holds is none") from None
+
+
+def _no_kubernetes(why: str) -> InvalidSettings:
+    return InvalidSettings(f"no Kubernetes to speak to: not in a pod, and no usable kubeconfig ({why}); set KUBECONFIG")
 
 
 def default_namespace(context: str | None = None) -> str:

@@ -110,6 +110,11 @@ def effective(deployment: Manifest) -> Effective:
     )
 
 
+def ran(pod: Manifest) -> bool:
+    """Whether a container of it was ever started."""
+    return str(pod.get("status", {}).get("phase", "Pending")) != "Pending"
+
+
 def mounted(pods: Iterable[Manifest]) -> set[str]:
     """The ConfigMaps that running pods hold: a container of theirs that is restarted reads its source again."""
     running = [pod for pod in pods if pod.get("status", {}).get("phase") == "Running"]

@@ -24,7 +24,7 @@ from streamconsumer.operator.kept import mapping
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.manifests.identity import child_name, owned_by
 from streamconsumer.operator.news import Change, News
-from streamconsumer.operator.observe import answered, effective, mounted, verdict
+from streamconsumer.operator.observe import answered, effective, mounted, ran, verdict
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.references import references
 from streamconsumer.operator.scaling.idle_first import ANNOTATION, costs
@@ -127,9 +127,14 @@ class Reconciler:
         if consumer.spec.suspend:
             self.streams.forget((consumer.namespace, consumer.name))
             return
-        pods = frozenset(pod["metadata"]["name"] for pod in self.store.pods((consumer.namespace, consumer.name)))
+        pods = [*self.store.pods((consumer.namespace, consumer.name))]
         before = _previous(manifest.get("status") or {}).stream
-        self.streams.attend(consumer, pods, before.last_delivered_id if before else None)
+        self.streams.attend(
+            consumer,
+            frozenset(pod["metadata"]["name"] for pod in pods),
+            before.last_delivered_id if before else None,
+            one_ran=any(ran(pod) for pod in pods),
+        )
 
     def _look_away(self, key: Key) -> None:
         self.streams.forget(key)

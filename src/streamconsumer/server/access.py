@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
+from redis.exceptions import RedisError
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.environment import variable
@@ -21,6 +22,8 @@ DEFAULT_PORT = 6379
 
 _OF_A_PLACE = {"host", "port", "db", "path", "username", "password", "connection_class"}
 _OF_A_POOL = {"max_connections", "timeout"}
+
+_TAKES_OPTIONS = {"redis": Connection, "rediss": SSLConnection, "unix": UnixDomainSocketConnection}
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Access:
             raise InvalidSettings(f"{_name('tls')}_…: TLS needs a URL that begins with rediss://")
         self.place()
         self.sentinel_credentials()
+        self.options()
         if self.scheme == "rediss":
             self.tls()
 
@@ -78,8 +82,17 @@ class Access:
         return self._text("sentinel_username"), self._text("sentinel_password")
 
     def options(self) -> dict[str, Any]:
-        """What else the URL says of connections, such as `?socket_timeout=3`."""
-        return {key: value for key, value in self._parsed().items() if key not in _OF_A_PLACE | _OF_A_POOL}
+        """What else the URL says of connections, such as `?socket_timeout=3`. Only redis-py knows which there are.
+        Raises InvalidSettings."""
+        found = {key: value for key, value in self._parsed().items() if key not in _OF_A_PLACE | _OF_A_POOL}
+        try:
+            _TAKES_OPTIONS[self.scheme](**found)
+        except (TypeError, ValueError, AttributeError, RedisError):  # which are not quoted: of a password, behind a `?`
+            raise InvalidSettings(
+                f"{_name('url')} has an option behind ? that a connection by {self.scheme}:// does not take; leave it "
+                "out, and in a password write ? as %3F"
+            ) from None
+        return found
 
     def tls(self) -> ssl.SSLContext | None:
         """How TLS is spoken; None where the URL says it by itself, as in `?ssl_ca_certs=…`."""

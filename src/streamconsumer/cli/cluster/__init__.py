@@ -4,6 +4,7 @@ Here are the words of the command line. Facts (what is known) → findings (what
 connection is the only one that asks, work runs the commands.
 """
 
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,8 @@ from streamconsumer.errors import ServerUnavailable, StreamConsumerError
 
 Command = Callable[..., Any]
 
+NAME = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
+
 COULD_NOT_CHECK = 3
 """Nobody answered: nothing is known, neither good nor bad."""
 
@@ -24,6 +27,12 @@ class Name(click.ParamType[str]):
     """Of a StreamConsumer; the shell completes it from the cluster."""
 
     name = "name"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Anything else would be another path at the API server, such as all of them, or a subresource."""
+        if not NAME.fullmatch(value):
+            self.fail(f"{value!r} is no name of a StreamConsumer, such as orders", param, ctx)
+        return value
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's signature
         from streamconsumer.cli.cluster.completion import names_that_begin

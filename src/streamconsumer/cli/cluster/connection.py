@@ -30,6 +30,7 @@ PATIENCE_SECONDS = 2.0
 MOST_ENTRIES = 5
 """So many of the oldest pending entries are looked at."""
 
+FORBIDDEN = 403
 NOT_READABLE = "you may not get the Secrets that it names"
 
 Manifest = dict[str, Any]
@@ -72,7 +73,7 @@ async def facts(found: Cluster, manifest: Manifest) -> Facts:
     metadata = manifest["metadata"]
     pods = await pods_of(found, manifest)
     mine = {metadata["name"], *(pod["metadata"]["name"] for pod in pods)}
-    known = of_manifests(manifest, pods, await _events_if_allowed(found, metadata["namespace"], mine))
+    known = of_manifests(manifest, pods, await _events(found, metadata["namespace"], mine))
     return known.model_copy(update={"redis": await _seen(found, manifest, known)})
 
 
@@ -89,14 +90,14 @@ async def events_of(found: Cluster, namespace: str, about: set[str]) -> list[Man
     return sorted(mine, key=lambda each: str(each.get("eventTime") or each["metadata"].get("creationTimestamp")))
 
 
-async def _events_if_allowed(found: Cluster, namespace: str, about: set[str]) -> list[Manifest]:
-    """None for who may not list them: the rest is worth seeing."""
+async def _events(found: Cluster, namespace: str, about: set[str]) -> list[Manifest] | None:
+    """None: whoever asks may not list them, which keeps nothing else from him."""
     try:
         return await events_of(found, namespace, about)
     except Refused as error:
-        if error.status != 403:
+        if error.status != FORBIDDEN:
             raise
-        return []
+        return None
 
 
 async def _seen(found: Cluster, manifest: Manifest, known: Facts) -> Seen:

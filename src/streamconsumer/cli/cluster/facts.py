@@ -82,7 +82,8 @@ class Facts(Model):
     status: Status | None = None
     """None: the operator has not said anything yet."""
     pods: list[Pod] = Field([])
-    events: list[Event] = Field([])
+    events: list[Event] | None = Field([])
+    """None: whoever asks may not list them."""
     redis: Seen = Seen(by="nobody")
 
     @property
@@ -94,7 +95,7 @@ class Facts(Model):
         return self.status.autoscaling if self.status else None
 
 
-def of_manifests(consumer: Manifest, pods: Sequence[Manifest], events: Sequence[Manifest]) -> Facts:
+def of_manifests(consumer: Manifest, pods: Sequence[Manifest], events: Sequence[Manifest] | None) -> Facts:
     """All but what Redis says beyond the status. A resource that is invalid is told of like any other."""
     metadata, spec, status = consumer["metadata"], consumer.get("spec"), _status(consumer.get("status"))
     spec = spec if isinstance(spec, dict) else {}
@@ -108,7 +109,7 @@ def of_manifests(consumer: Manifest, pods: Sequence[Manifest], events: Sequence[
         suspended=bool(spec.get("suspend")),
         status=status,
         pods=[_pod(each) for each in pods],
-        events=[_event(each) for each in events][-MOST_EVENTS:],
+        events=None if events is None else [_event(each) for each in events][-MOST_EVENTS:],
         redis=Seen(by="operator" if figures else "nobody", figures=figures),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from streamconsumer.cli.cluster.connection import Manifest, cluster, facts, namespace_of, pods_of, resources
+from streamconsumer.cli.cluster.facts import of_manifests
 from streamconsumer.cli.cluster.findings import findings as of_resource
 from streamconsumer.cli.doctor.facts import ClusterFacts, Diagnosis, Operator, PodVerdict
 from streamconsumer.cli.doctor.findings import WORTH, not_looked, of_cluster
@@ -29,9 +30,11 @@ async def diagnose(options: Mapping[str, Any]) -> Diagnosis:
     """Raises ServerUnavailable where no API server answers."""
     async with cluster(options["context"]) as found:
         (manifest,) = await resources(found, namespace_of(options), options["name"])
-        seen, resource, pods = await asyncio.gather(
-            _look(found, manifest["metadata"]["namespace"]), facts(found, manifest), pods_of(found, manifest)
-        )
+        seen = await _look(found, manifest["metadata"]["namespace"])
+        if not seen.rights["list pods"]:
+            wrong = of_resource(of_manifests(manifest, [], None))
+            return Diagnosis(cluster=of_cluster(seen, [*wrong, not_looked("you may not list its pods")]))
+        resource, pods = await asyncio.gather(facts(found, manifest), pods_of(found, manifest))
     verdict = await _from_a_pod(pods, options)
     wrong = of_resource(resource)
     if isinstance(verdict, str):

@@ -84,12 +84,11 @@ async def collect(options: Mapping[str, Any]) -> Collected:
 async def _one(api: Cluster, manifest: Manifest, found: Collected) -> None:
     namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
     folder = f"{namespace}/{name}"
-    facts, pods = await connection.facts(api, manifest), await connection.pods_of(api, manifest)
-    told = [each.model_dump(by_alias=True, mode="json") for each in findings(facts)]
-    about = {name, f"{name}-consumer", *(pod["metadata"]["name"] for pod in pods)}
     found.keep(f"{folder}/streamconsumer.json", manifest)
-    found.keep(f"{folder}/status.json", {**facts.model_dump(by_alias=True, mode="json"), "findings": told})
-    found.keep(f"{folder}/pods.json", pods)
+    await found.keep_if_allowed(f"{folder}/status.json", _status(api, manifest))
+    await found.keep_if_allowed(f"{folder}/pods.json", connection.pods_of(api, manifest))
+    pods = found.documents.get(f"{folder}/pods.json", [])
+    about = {name, f"{name}-consumer", *(pod["metadata"]["name"] for pod in pods)}
     await found.keep_if_allowed(f"{folder}/events.json", connection.events_of(api, namespace, about))
     for version, kind in CHILDREN:
         children = _listed(api, version, kind, namespace, f"{names.LABEL_CONSUMER}={name}")
@@ -100,6 +99,12 @@ async def _one(api: Cluster, manifest: Manifest, found: Collected) -> None:
     found.texts[f"{folder}/redis.txt"] = info if isinstance(info, str) else _info(info[0])
     documents = [each for file, each in found.documents.items() if file.startswith(f"{folder}/")]
     await _learn_secrets(api, namespace, sorted({*secret_names(documents)}), found)
+
+
+async def _status(api: Cluster, manifest: Manifest) -> Manifest:
+    facts = await connection.facts(api, manifest)
+    told = [each.model_dump(by_alias=True, mode="json") for each in findings(facts)]
+    return {**facts.model_dump(by_alias=True, mode="json"), "findings": told}
 
 
 async def _listed(api: Cluster, version: str, kind: str, namespace: str, selector: str) -> list[Manifest]:

@@ -74,7 +74,7 @@ def _resolved(settings: RedisAccess, values: dict[str, str], held: dict[str, int
     place = Access(resolved).place()
     hidden = {text for setting, text in texts.items() if setting != "url_file"}
     if "url_file" in values:
-        hidden |= {place.host, place.username or "", place.password or ""}
+        hidden |= {place.host, place.username or "", place.password or "", place.path}
     return Resolved(resolved, values, [*held.values()], sorted(hidden - {""}, key=len, reverse=True))
 
 

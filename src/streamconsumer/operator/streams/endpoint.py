@@ -46,13 +46,18 @@ class Member:
     start_from: str
     deployment: str
     pods: frozenset[str]
+    one_ran: bool
+    """Whether there is a pod that may know of a group that was there. One that waits for a node or its image knows
+    nothing."""
     last_delivered: str | None
     """What its status says: a group was there, and this was its place."""
 
     @classmethod
-    def of(cls, consumer: StreamConsumer, pods: frozenset[str], last_delivered: str | None) -> "Member":
+    def of(
+        cls, consumer: StreamConsumer, pods: frozenset[str], last_delivered: str | None, *, one_ran: bool
+    ) -> "Member":
         edition, place = (consumer.uid, consumer.generation), Place.of(consumer)
-        return cls(edition, place, consumer.spec.start_from, child_name(consumer), pods, last_delivered)
+        return cls(edition, place, consumer.spec.start_from, child_name(consumer), pods, one_ran, last_delivered)
 
 
 @dataclass(frozen=True)
@@ -204,8 +209,8 @@ class Endpoint:
         return await self._counted(members, found)
 
     def _may_create(self, key: Key, member: Member) -> bool:
-        """Asked as late as can be: it may have got pods since this look began."""
-        return self._is_still(key, member) and not self.members[key].pods
+        """Asked as late as can be: it may have got pods that run since this look began."""
+        return self._is_still(key, member) and not self.members[key].one_ran
 
     def _with_position(self, key: Key, member: Member, seen: Sight) -> Sight:
         """A group that was lost is remembered where it was: whoever creates it again begins there."""

@@ -1,7 +1,7 @@
 """What the operator writes to Redis: a group that is not there, names of consumers that are gone, a group's end.
 
 It never deletes a consumer that holds anything: that is decided in the step that deletes, by the script that pods use.
-It never creates a group beside running pods either: they know what they had begun, and put it back.
+It never creates a group beside pods that ran either: they know what they had begun, and put it back.
 """
 
 import math

@@ -61,13 +61,15 @@ class Streams:
         self._told: dict[Key, Telling] = {}
         self._latest: dict[Key, Observation] = {}
 
-    def attend(self, consumer: StreamConsumer, pods: frozenset[str], last_delivered: str | None) -> None:
-        """Look at this one from now on, with these pods."""
+    def attend(
+        self, consumer: StreamConsumer, pods: frozenset[str], last_delivered: str | None, *, one_ran: bool
+    ) -> None:
+        """Look at this one from now on, with these pods; `one_ran`: see `Member`."""
         key, identity = (consumer.namespace, consumer.name), _identity(consumer)
         if self._places.get(key, identity) != identity:
             self.forget(key)
         self._places[key] = identity
-        self._endpoint(identity, consumer).attend(key, Member.of(consumer, pods, last_delivered))
+        self._endpoint(identity, consumer).attend(key, Member.of(consumer, pods, last_delivered, one_ran=one_ran))
 
     def forget(self, key: Key) -> None:
         """Look no more; the last one to go closes the connection."""
@@ -95,7 +97,7 @@ class Streams:
 
     async def destroy_group(self, consumer: StreamConsumer) -> str:
         """Destroy the group. Why it could not be done, or nothing."""
-        self.attend(consumer, frozenset({consumer.name}), None)  # with a pod: no group is to be created
+        self.attend(consumer, frozenset({consumer.name}), None, one_ran=True)  # so that no group is created
         found = await self._endpoint(_identity(consumer), consumer).act(Place.of(consumer), groups.destroy)
         return found.reachable.message if isinstance(found, Sight) else str(found)
 
