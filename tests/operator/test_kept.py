@@ -33,6 +33,13 @@ def test_what_kubectl_notes_for_itself_is_not_kept() -> None:
     assert kept(deployment(annotations={**note, "team": "shop"})) == deployment(annotations={"team": "shop"})
 
 
+def test_of_what_a_deployment_says_of_itself_the_troubles_are_kept_without_their_times() -> None:
+    failed = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota"}
+    told = [{"type": "Available", "status": "False"}, {**failed, "lastUpdateTime": "2026-11-25T12:00:00Z"}]
+    found = kept({**deployment(), "status": {"replicas": 1, "conditions": told}})
+    assert found == {**deployment(), "status": {"replicas": 1, "conditions": [failed]}}
+
+
 def test_of_a_pod_its_fate_and_its_source_are_kept() -> None:
     waiting = {"name": "consumer", "ready": False, "state": {"waiting": {"reason": "ImagePullBackOff"}}}
     scheduled = {"type": "PodScheduled", "status": "True"}

@@ -16,7 +16,7 @@ from streamconsumer.operator.api import APPLY_PATCH, JSON_PATCH, MERGE_PATCH, MI
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.traced import current
 
-PAGE = 50
+PAGE = 20
 """How many objects a list is asked for at a time: a thousand Deployments are 20 MB of text, and five times that once
 they are read."""
 

@@ -5,7 +5,7 @@ field when, and spells the same words as every other object. A thousand StreamCo
 So the store keeps what somebody reads, and each word and each part once: most of a Deployment is that of the next.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from sys import intern
 from typing import Any
 
@@ -14,6 +14,10 @@ from streamconsumer.operator.manifests import Manifest
 
 _NOT_READ = {"managedFields", "creationTimestamp", "selfLink", "generateName"}
 _NOTE = "kubectl.kubernetes.io/last-applied-configuration"
+_OF_A_CONDITION = {"type", "status", "reason", "message"}
+"""Without its times, it is that of the next object too."""
+
+_READ_CONDITIONS = {"PodScheduled", "ReplicaFailure", "Progressing"}
 _OF_A_CONTAINER = {"name", "ready", "started", "state", "lastState"}
 _LONGEST_WORD = 64
 """Characters. What is longer is a sentence, and hardly said twice."""
@@ -32,8 +36,8 @@ def kept(manifest: Manifest) -> Manifest:
         metadata["annotations"] = {key: value for key, value in metadata["annotations"].items() if key != _NOTE}
     if replicas := _who_states_replicas(manifest):
         metadata["managedFields"] = replicas
-    whole = {**(_pod(manifest) if manifest["kind"] == "Pod" else manifest), "metadata": _with_shared_parts(metadata)}
-    return _with_shared_parts(whole)
+    whole = _WITHOUT.get(manifest["kind"], dict)(manifest)
+    return _with_shared_parts({**whole, "metadata": _with_shared_parts(metadata)})
 
 
 def mapping(value: Any) -> Manifest:
@@ -59,13 +63,29 @@ def _pod(pod: Manifest) -> Manifest:
         "spec": {"volumes": [each for each in pod.get("spec", {}).get("volumes", []) if "configMap" in each]},
         "status": {
             **({"phase": status["phase"]} if "phase" in status else {}),
-            "conditions": [each for each in status.get("conditions", []) if each.get("type") == "PodScheduled"],
+            "conditions": _conditions(status),
             "containerStatuses": [
                 {key: value for key, value in each.items() if key in _OF_A_CONTAINER}
                 for each in status.get("containerStatuses", [])
             ],
         },
     }
+
+
+def _deployment(deployment: Manifest) -> Manifest:
+    status = deployment.get("status", {})
+    return {**deployment, "status": {**status, "conditions": _conditions(status)}} if status else deployment
+
+
+def _conditions(status: Manifest) -> list[Manifest]:
+    return [
+        {key: value for key, value in each.items() if key in _OF_A_CONDITION}
+        for each in status.get("conditions", [])
+        if each.get("type") in _READ_CONDITIONS
+    ]
+
+
+_WITHOUT: Mapping[str, Callable[[Manifest], Manifest]] = {"Pod": _pod, "Deployment": _deployment}
 
 
 def _with_shared_parts(own: Manifest) -> Manifest:

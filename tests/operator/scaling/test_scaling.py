@@ -129,6 +129,14 @@ def test_kubernetes_is_told_who_is_busy_before_it_takes_pods_away(
     assert ANNOTATION not in on_api.get("Pod", "idle")["metadata"].get("annotations", {})
 
 
+def _looks(redis: Any) -> int:
+    return int(redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"])
+
+
+def _check_looks(redis: Any, at_least: int) -> None:
+    assert _looks(redis) >= at_least
+
+
 def _pod(name: str) -> dict[str, Any]:
     labels = {names.LABEL_CONSUMER: "orders", names.LABEL_MANAGED_BY: names.FIELD_MANAGER}
     return {
@@ -212,6 +220,9 @@ def test_a_group_that_is_gone_keeps_the_pods_that_will_put_back_what_they_hold(
     _add(redis, 25)
     replicas(on_api, 3)
     on_api.create(_pod("holding"))
+    on_api.patch("Pod", "holding", {"status": {"phase": "Running"}}, "/status")
+    looks = _looks(redis)
+    eventually(lambda: _check_looks(redis, looks + 2))  # by the second one, the operator knows of it
     read = redis.xreadgroup(GROUP, "holding", {"orders": ">"}, count=100)[0][1]
     redis.xack("orders", GROUP, *[message_id for message_id, _ in read[:5]])
     redis.xtrim("orders", maxlen=5, approximate=False)  # without a group there is work for one pod now
