@@ -15,7 +15,6 @@ from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.kept import mapping
 from streamconsumer.operator.manifests import Manifest
-from streamconsumer.operator.manifests.identity import owned_by
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.store import Store
 from streamconsumer.operator.streams.watch import Streams
@@ -79,9 +78,10 @@ class Farewell:
 
     async def _end_pods(self, key: Key, consumer: StreamConsumer) -> bool:
         """Whether there was anything to end."""
-        mine = [child for child in self.store.children(key) if owned_by(consumer.uid, child)]
         alive = [
-            child for child in mine if child["kind"] == "Deployment" and "deletionTimestamp" not in child["metadata"]
+            child
+            for child in self.store.owned(key, consumer.uid)
+            if child["kind"] == "Deployment" and "deletionTimestamp" not in child["metadata"]
         ]
         for child in alive:
             await self.cluster.delete(child)

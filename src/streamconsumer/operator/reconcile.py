@@ -225,8 +225,8 @@ class Reconciler:
         kept |= {("ConfigMap", name) for name in mounted(self.store.pods(key))}
         gone = [
             child
-            for child in self.store.children(key)
-            if (child["kind"], child["metadata"]["name"]) not in kept and owned_by(consumer.uid, child)
+            for child in self.store.owned(key, consumer.uid)
+            if (child["kind"], child["metadata"]["name"]) not in kept
         ]
         for child in gone:
             await self.cluster.delete(child)
@@ -255,7 +255,7 @@ class Reconciler:
 
     def _status(self, key: Key, manifest: Manifest, found: Verdict, before: Status) -> Status:
         name, generation = key[1], manifest["metadata"].get("generation", 0)
-        mine = [child for child in self.store.children(key) if owned_by(manifest["metadata"]["uid"], child)]
+        mine = self.store.owned(key, manifest["metadata"]["uid"])
         deployments = [child for child in mine if child["kind"] == "Deployment"]
         counts = deployments[0].get("status", {}) if deployments else {}
         seen = self.streams.told(key)

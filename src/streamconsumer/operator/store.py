@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from streamconsumer.model import names
 from streamconsumer.operator.kept import kept
 from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.manifests.identity import owned_by
 from streamconsumer.operator.queue import Key
 
 
@@ -79,6 +80,10 @@ class Store:
     def children(self, key: Key) -> list[Manifest]:
         """Every child that is not a pod."""
         return [manifest for (kind, _), manifest in self._of(key) if kind != "Pod"]
+
+    def owned(self, key: Key, uid: str) -> list[Manifest]:
+        """The children that belong to the StreamConsumer of this uid, and do not only bear its labels."""
+        return [child for child in self.children(key) if owned_by(uid, child)]
 
     def pods(self, key: Key) -> list[Manifest]:
         """Every pod."""

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 from streamconsumer.model.crd import NOT_LOOKED_AT
 from streamconsumer.model.fields import Model
 from streamconsumer.model.status import Condition, ScalingStatus, Status, StreamFigures
+from streamconsumer.operator.kept import mapping
 
 Manifest = Mapping[str, Any]
 
@@ -97,8 +98,7 @@ class Facts(Model):
 
 def of_manifests(consumer: Manifest, pods: Sequence[Manifest], events: Sequence[Manifest] | None) -> Facts:
     """All but what Redis says beyond the status. A resource that is invalid is told of like any other."""
-    metadata, spec, status = consumer["metadata"], consumer.get("spec"), _status(consumer.get("status"))
-    spec = spec if isinstance(spec, dict) else {}
+    metadata, spec, status = consumer["metadata"], mapping(consumer.get("spec")), _status(consumer.get("status"))
     figures = status.stream if status else None
     return Facts(
         namespace=metadata["namespace"],
