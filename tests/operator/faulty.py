@@ -52,7 +52,11 @@ class Request:
 
 Spoil = Callable[[Request], str | None]
 """What becomes of a request: None lets it pass; `429`, say, answers that; `drop` ends the connection before the server
-has seen it, `lose` after; `hang` never answers."""
+has seen it, `lose` after; `hang` never answers; `page` answers as somebody in between may, with what is
+no JSON."""
+
+
+PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 14\r\n\r\n<h1>Hello</h1>"
 
 
 @dataclass
@@ -136,8 +140,8 @@ class Proxy:
         if fault == "hang":
             await self._ended.wait()
             return False
-        if fault and fault.isdecimal():
-            writer.write(_refusal(int(fault)))
+        if fault == "page" or (fault and fault.isdecimal()):
+            writer.write(PAGE if fault == "page" else _refusal(int(fault)))
             await writer.drain()
             return True
         context = ssl.create_default_context(cafile=self.server.ca)

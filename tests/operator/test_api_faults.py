@@ -101,7 +101,7 @@ def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(
     assert writes[1].at - writes[0].at >= 1
 
 
-@pytest.mark.parametrize("fault", ["410", "429", "500", "drop"])
+@pytest.mark.parametrize("fault", ["410", "429", "500", "drop", "page"])
 def test_it_goes_on_after_watches_that_end_and_begin_again_with_trouble(
     on_api: Place, proxy: Proxy, tmp_path: Path, fault: str
 ) -> None:

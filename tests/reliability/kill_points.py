@@ -158,11 +158,11 @@ def _awaits() -> Iterator[tuple[str, int, int]]:
 
 
 def _step_through(watcher: Recorder | Killer) -> None:
-    """From now on, every task of every new loop: uvloop's, and those of threads with loops of their own."""
-    import uvloop
+    """From now on, every task of every new loop: the process' own, and those of threads with loops of their own."""
+    from streamconsumer import loop
 
     module: Any
-    for module in (uvloop, asyncio.events):
+    for module in (loop, asyncio.events):
         module.new_event_loop = _stepping(module.new_event_loop, watcher)
 
 

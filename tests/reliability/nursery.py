@@ -101,7 +101,7 @@ def _serve() -> None:
 
     for module in pkgutil.walk_packages(processor.__path__, "streamconsumer.processor."):
         importlib.import_module(module.name)
-    importlib.import_module("uvloop")
+    importlib.import_module("streamconsumer.loop")
     importlib.import_module("tests.reliability.deeds")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks for exit codes: let the kernel bury the dead
     for line in sys.stdin:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from streamconsumer.errors import ServerBusy
+from streamconsumer.operator.api import what_was_said
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.traced import current
@@ -83,8 +84,8 @@ class Events:
             await self._cluster.record(event.about, reason=reason, message=message, warning=warning, at=event.at)
         except ServerBusy as busy:
             return busy.after
-        except Exception:  # the namespace may be going away, the right to write events may be missing
-            log.warning("event not written", exc_info=True, extra=_about(event))
+        except Exception as error:  # noqa: BLE001 - the namespace may be going away, the right to write them missing
+            log.warning("event not written", extra={**_about(event), "error": what_was_said(error)})
         return None
 
 

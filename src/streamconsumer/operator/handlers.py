@@ -12,16 +12,16 @@ from typing import Any
 
 import kopf
 from kopf._cogs.clients import watching as kopf_watching
-from kopf._cogs.clients.errors import APIError
 
 from streamconsumer.model import names
+from streamconsumer.operator.api import what_was_said
 from streamconsumer.operator.cluster import PAGE
 from streamconsumer.operator.manifests import KINDS, Manifest
 
 OWNED = [*KINDS, ("v1", "Pod")]
 LISTED = "LISTED"
-REFUSED_SECONDS = 1.0
-"""How long a watch rests that the API server has refused: that its place is too old, for example."""
+FAILED_SECONDS = 1.0
+"""How long a watch rests that has failed: the API server says that its place is too old, for example."""
 
 SELECTOR = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER},{names.LABEL_CONSUMER}"
 """The children and pods that the operator watches: the API server sends no others."""
@@ -77,9 +77,9 @@ def listening(listener: Listener) -> Iterator[None]:
                     yield brought
                 else:
                     listener.seen(brought["type"] or LISTED, {**typed, **brought["object"]})
-        except (APIError, kopf_watching.WatchingError) as error:  # kopf would end the whole operator
-            log.warning("a watch was refused; it begins anew", extra={"watch": watch, "error": str(error)})
-            await asyncio.sleep(REFUSED_SECONDS)
+        except Exception as error:  # noqa: BLE001 - kopf would end all watches, whatever ended this one
+            log.warning("a watch has failed; it begins anew", extra={"watch": watch, "error": what_was_said(error)})
+            await asyncio.sleep(FAILED_SECONDS)
 
     kopf_watching.continuous_watch = continuous_watch
     try:

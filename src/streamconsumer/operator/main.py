@@ -46,9 +46,10 @@ def run() -> None:
     logging.getLogger().setLevel(settings.log_level)
     logging.getLogger("kopf").setLevel(logging.WARNING)
 
-    import uvloop  # noqa: PLC0415 - only this process runs on it
+    from streamconsumer.loop import new_event_loop  # noqa: PLC0415 - only this process runs on it
 
-    uvloop.run(operate(settings))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(operate(settings))
 
 
 async def operate(settings: OperatorSettings) -> None:

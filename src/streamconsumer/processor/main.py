@@ -48,14 +48,14 @@ def run() -> int:
 
 
 def _run_until_signalled(settings: ProcessorSettings, handler: Handler | BatchHandler) -> None:
-    import uvloop  # noqa: PLC0415 - only this process runs on it
+    from streamconsumer.loop import new_event_loop  # noqa: PLC0415 - only this process runs on it
 
     manager, metrics = _manager(settings), Metrics()
     telemetry = _telemetry(settings, manager, metrics)
     figures = exporter_from_env(os.environ, metrics, lambda: _attributes(settings, manager))
     if figures:
         figures.start()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         stuck = runner.run(_serve(settings, handler, manager, telemetry, metrics))
         _flush(telemetry, figures)
         if stuck or _threads_left():  # closing the loop waits for coroutines and its threads, Python for all threads
