@@ -110,7 +110,22 @@ def test_left_out_and_default_are_the_same() -> None:
     assert consumer() == consumer(replicas=1, batchCount=10, pollInterval="5s", delivery={"minIdle": "30s"})
 
 
-@pytest.mark.parametrize("url", ["redis://[redis:6379/0", "redis://redis:99999/0", "redis://redis:port/0"])
-def test_a_url_in_which_there_is_no_host_or_port_is_refused(url: str) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://[redis:6379/0",
+        "redis://redis:99999/0",
+        "redis://redis:0/0",
+        "redis://redis:port/0",
+        "redis://redis:6379/orders",
+        "redis://redis:6379/0/1",
+    ],
+)
+def test_a_url_in_which_host_port_or_database_is_unusable_is_refused(url: str) -> None:
     """The API server's rule lets it through."""
     assert URL_FORM in refusal(manifest(redis={"url": url}))
+
+
+@pytest.mark.parametrize("end", ["", "/", "/0", "/15", "/2/", "?db=2", "/?socket_timeout=3"])
+def test_a_url_may_end_in_a_database(end: str) -> None:
+    assert consumer(redis={"url": f"redis://redis:6379{end}"}).spec.redis.url == f"redis://redis:6379{end}"

@@ -141,6 +141,14 @@ def test_one_broken_server_keeps_nobody_else_waiting(
     seen(on_api, "frozen", "RedisReachable", "Connected")
 
 
+def test_a_database_that_redis_does_not_have_is_said_to_be_so(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    on_api.create(manifest(redis={"url": f"redis://127.0.0.1:{redis_server.port}/99"}))
+    found = seen(on_api, "orders", "RedisReachable", "InvalidSettings")
+    assert "the server has no database of this number" in found["message"]
+
+
 def test_what_concerns_one_stream_is_said_of_it_alone(
     on_api: Place, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:

@@ -3,6 +3,9 @@
 import pytest
 from redis.exceptions import RedisError
 
+from streamconsumer.model.settings import RedisAccess
+from streamconsumer.server.access import Access
+from streamconsumer.server.connections import ask
 from streamconsumer.server.faults import Fault, fault
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.letters import restrict
@@ -47,3 +50,13 @@ async def test_a_right_that_lacks_is_told(any_group: Group, in_lua: bool) -> Non
     found = await of(any_group, "XADD", STREAM, "*", "n", "1", in_lua=in_lua)
     assert found.code == "NOPERM"
     assert found.sentence.startswith("here: the user lacks a permission")
+
+
+async def test_a_database_that_is_not_there_is_told(any_group: Group) -> None:
+    access = Access(RedisAccess(url=f"redis://127.0.0.1:{any_group.server.port}/99"))
+    with pytest.raises(RedisError) as caught:
+        await ask(access, access.place(), "PING")
+    found = fault(caught.value, "here")
+    assert found.sentence == (
+        "here: the server has no database of this number; correct the end of the URL (DB index is out of range)"
+    )

@@ -215,6 +215,15 @@ async def test_a_password_is_never_printed(new_pod: NewPod, group: Group) -> Non
     assert "s3cret" not in pod.output.read_text()
 
 
+async def test_a_pod_that_trusts_anybody_says_so(new_pod: NewPod, group: Group) -> None:
+    pod = new_pod("pod_handlers:note")
+    pod.environment["STREAMCONSUMER_REDIS_URL"] = f"rediss://127.0.0.1:{group.server.port}/0?ssl_cert_reqs=none"
+    pod.start()
+    await pod.says("the server's certificate is not verified: whoever is in between can read and change everything")
+    pod.signal(signal.SIGTERM)
+    assert await pod.ended() == 0
+
+
 # -- running --------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.settings import RedisAccess
 from streamconsumer.processor import StreamManager
+from streamconsumer.server.access import Access
 from streamconsumer.server.faults import Fault, fault
 from tests.cluster.certificates import Authority
 from tests.cluster.processes import free_port
@@ -146,6 +147,27 @@ async def test_what_the_url_says_of_tls_by_itself_still_counts(secured: Secured)
 
 
 @pytest.mark.parametrize(
+    ("settings", "anybody"),
+    [
+        ({"url": "rediss://r"}, False),
+        ({"url": "rediss://r", "tls_insecure_skip_verify": True}, True),
+        ({"url": "rediss://r?ssl_cert_reqs=none"}, True),
+        ({"url": "rediss://r?ssl_check_hostname=false"}, True),
+        ({"url": "rediss://r?ssl_cert_reqs=required"}, False),
+        ({"url": "rediss://r?socket_timeout=3"}, False),
+        ({"url": "redis://r"}, False),
+    ],
+)
+def test_who_trusts_anybody_knows_it(settings: dict[str, Any], anybody: bool) -> None:
+    assert Access(RedisAccess(**settings)).trusts_anybody is anybody
+
+
+async def test_a_url_that_gives_up_on_certificates_is_believed(secured: Secured) -> None:
+    for option in ("ssl_cert_reqs=none", f"ssl_check_hostname=false&ssl_ca_certs={secured.authority.file}"):
+        assert await says(RedisAccess(url=f"rediss://127.0.0.2:{secured.port}/0?{option}")) is None
+
+
+@pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         (
@@ -164,6 +186,7 @@ async def test_what_the_url_says_of_tls_by_itself_still_counts(secured: Secured)
         ({"url": "redis://r", "password_file": "/nowhere/p"}, "PASSWORD_FILE is /nowhere/p, and there is no such file"),
         ({"url_file": "/nowhere/url"}, "STREAMCONSUMER_REDIS_URL_FILE is /nowhere/url, and there is no such file"),
         ({"url": "redis://u:hunter2@h:port/0"}, "STREAMCONSUMER_REDIS_URL is no redis://"),
+        ({"url": "redis://u:hunter2@h/orders"}, "STREAMCONSUMER_REDIS_URL is no redis://"),
     ],
 )
 def test_files_that_cannot_be_used_are_named_at_start(settings: dict[str, Any], sentence: str) -> None:

@@ -34,12 +34,15 @@ SHORT_NAME = f"the name of a StreamConsumer must have at most {NAME_LENGTH} char
 URL_FORM = "must be redis://host:port/database, or rediss:// for TLS"
 
 
-def _with_host_and_port(url: str) -> str:
-    """What the API server's rule cannot tell, such as a bracket too many, or port 99999."""
+def _of_a_place(url: str) -> str:
+    """What the API server's rule cannot tell, such as a bracket too many, port 99999, or database `x`."""
     try:
-        urlsplit(url).port  # noqa: B018 - looked at, and refused, here only
+        parts = urlsplit(url)
+        usable = parts.port != 0 and re.fullmatch(r"(/\d*/?)?", parts.path)
     except ValueError:
-        raise ValueError(URL_FORM) from None
+        usable = False
+    if not usable:
+        raise ValueError(URL_FORM)
     return url
 
 
@@ -47,7 +50,7 @@ RedisUrl = Annotated[
     str,
     Field(max_length=2048),
     Matching(r"rediss?://\S+", URL_FORM),
-    AfterValidator(_with_host_and_port),
+    AfterValidator(_of_a_place),
 ]
 ServiceName = Annotated[
     str,

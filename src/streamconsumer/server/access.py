@@ -4,11 +4,13 @@ The kubelet brings a rotated Secret into a running pod's files within about a mi
 the new one; a connection that is there already stays good, for Redis asks for a password once.
 """
 
+import re
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
@@ -100,6 +102,14 @@ class Access:
             return None
         return self._context()
 
+    @property
+    def trusts_anybody(self) -> bool:
+        """Whether the server's certificate, or the name in it, counts for nothing."""
+        if self.scheme != "rediss" or self.tls() is not None:
+            return self._settings.tls_insecure_skip_verify
+        options = self.options()
+        return options.get("ssl_cert_reqs") == "none" or options.get("ssl_check_hostname") is False
+
     def _context(self) -> ssl.SSLContext:
         """Certificates are verified for chain and name, not for form: Python 3.13's strictness refuses the
         authorities of many clusters. Where an authority is given, those of the system do not count. Raises
@@ -130,8 +140,12 @@ class Access:
         return self._text("url") or ""
 
     def _parsed(self) -> dict[str, Any]:
+        url = self._url()
         try:
-            return {**parse_url(self._url())}
+            found = {**parse_url(url)}
+            if not url.startswith("unix:") and not re.fullmatch(r"(/\d*/?)?", urlsplit(url).path):
+                raise ValueError  # noqa: TRY301 - redis-py would take database 0 for one that is no number
+            return found
         except ValueError:  # whose text may quote the password
             raise InvalidSettings(
                 f"{_name('url')} is no redis://[user:password@]host[:port][/db]; "

@@ -1,6 +1,6 @@
 """What an error of the server means and what to do about it, in one table. Pure: works on the error's words.
 
-Redis names its errors by their first word. A lost group has two names: a blocked reader on Redis 7.0 is told
+Redis names its errors by their first word, except for a few that are only `ERR`. A lost group has two names: a blocked reader on Redis 7.0 is told
 UNBLOCKED, everybody else NOGROUP.
 """
 
@@ -19,6 +19,8 @@ class Fault:
     """Whether the stream is to be looked for anew: this server is not, or no longer, the one that takes writes."""
 
 
+NO_DATABASE = "DB index is out of range"
+
 _TABLE = {
     "NOGROUP": "the consumer group is gone; it is created again at the last known position",
     "UNBLOCKED": "the stream or its consumer group went while waiting for entries; it is created again",
@@ -36,6 +38,7 @@ _TABLE = {
     "BUSY": "the server is busy with a script; waiting",
     "OOM": "the server is out of memory; free some or raise maxmemory",
     "MISCONF": "the server cannot persist and refuses writes; look at its disk",
+    NO_DATABASE: "the server has no database of this number; correct the end of the URL",
 }
 _LOST = {"NOGROUP", "UNBLOCKED"}
 _BY_TYPE = {"NoPermission": "NOPERM", "ReadOnly": "READONLY", "OutOfMemory": "OOM"}

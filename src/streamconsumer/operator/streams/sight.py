@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import Fact, StreamFigures, StreamReason
-from streamconsumer.server.faults import Fault
+from streamconsumer.server.faults import NO_DATABASE, Fault
 from streamconsumer.server.keys import POSTPONED, SPANS_DROPPED, companion
 from streamconsumer.server.line import Question
 from streamconsumer.server.replies import pairs
@@ -16,6 +16,7 @@ _REASONS = {
     "WRONGPASS": StreamReason.CREDENTIALS_REFUSED,
     "NOAUTH": StreamReason.CREDENTIALS_REFUSED,
     "TLS": StreamReason.TLS_FAILED,
+    NO_DATABASE: StreamReason.INVALID_SETTINGS,
     **dict.fromkeys(
         ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "BUSY", "READONLY"),
         StreamReason.SERVER_NOT_READY,
