@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.alias_generators import to_camel
@@ -92,6 +93,16 @@ class Matching:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {**handler(schema), **rules((_matches(self.pattern), self.sentence))}
+
+
+def leads_somewhere(url: str) -> bool:
+    """Whether port and database of a redis:// or rediss:// URL are usable, which no pattern tells well. redis-py takes
+    what is no number for database 0."""
+    try:
+        parts = urlsplit(url)
+        return parts.port != 0 and re.fullmatch(r"(/\d*/?)?", parts.path) is not None
+    except ValueError:  # port 99999, or a bracket too many
+        return False
 
 
 def _matches(pattern: str) -> str:

@@ -6,14 +6,13 @@
 import json
 import re
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.model.autoscaling import Autoscaling
-from streamconsumer.model.fields import Matching, Model, rules, sentences
+from streamconsumer.model.fields import Matching, Model, leads_somewhere, rules, sentences
 from streamconsumer.model.pod import PodSettings
 from streamconsumer.model.settings import HandlerPath, Processing, SentinelNode, Tracing
 
@@ -34,14 +33,8 @@ SHORT_NAME = f"the name of a StreamConsumer must have at most {NAME_LENGTH} char
 URL_FORM = "must be redis://host:port/database, or rediss:// for TLS"
 
 
-def _of_a_place(url: str) -> str:
-    """What the API server's rule cannot tell, such as a bracket too many, port 99999, or database `x`."""
-    try:
-        parts = urlsplit(url)
-        usable = parts.port != 0 and re.fullmatch(r"(/\d*/?)?", parts.path)
-    except ValueError:
-        usable = False
-    if not usable:
+def _that_leads_somewhere(url: str) -> str:
+    if not leads_somewhere(url):
         raise ValueError(URL_FORM)
     return url
 
@@ -50,7 +43,7 @@ RedisUrl = Annotated[
     str,
     Field(max_length=2048),
     Matching(r"rediss?://\S+", URL_FORM),
-    AfterValidator(_of_a_place),
+    AfterValidator(_that_leads_somewhere),
 ]
 ServiceName = Annotated[
     str,

@@ -4,13 +4,12 @@ The kubelet brings a rotated Secret into a running pod's files within about a mi
 the new one; a connection that is there already stays good, for Redis asks for a password once.
 """
 
-import re
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
@@ -18,6 +17,7 @@ from redis.exceptions import RedisError
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.environment import variable
+from streamconsumer.model.fields import leads_somewhere
 from streamconsumer.model.settings import RedisAccess
 
 DEFAULT_PORT = 6379
@@ -141,16 +141,16 @@ class Access:
 
     def _parsed(self) -> dict[str, Any]:
         url = self._url()
-        try:
-            found = {**parse_url(url)}
-            if not url.startswith("unix:") and not re.fullmatch(r"(/\d*/?)?", urlsplit(url).path):
-                raise ValueError  # noqa: TRY301 - redis-py would take database 0 for one that is no number
-            return found
-        except ValueError:  # whose text may quote the password
+        found: dict[str, Any] | None = None
+        if url.startswith("unix:") or leads_somewhere(url):
+            with suppress(ValueError):  # whose text may quote the password
+                found = {**parse_url(url)}
+        if found is None:
             raise InvalidSettings(
                 f"{_name('url')} is no redis://[user:password@]host[:port][/db]; "
                 "in a password, write / as %2F, # as %23 and ? as %3F"
-            ) from None
+            )
+        return found
 
     def _text(self, name: str) -> str | None:
         """A setting, or what its file says now, without the line feed that editors put at the end."""

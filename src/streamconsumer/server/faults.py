@@ -1,7 +1,7 @@
 """What an error of the server means and what to do about it, in one table. Pure: works on the error's words.
 
-Redis names its errors by their first word, except for a few that are only `ERR`. A lost group has two names: a blocked reader on Redis 7.0 is told
-UNBLOCKED, everybody else NOGROUP.
+Redis names its errors by their first word, except for a few that are only `ERR`. A lost group has two names: a blocked
+reader on Redis 7.0 is told UNBLOCKED, everybody else NOGROUP.
 """
 
 import re
