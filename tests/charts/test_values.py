@@ -38,6 +38,9 @@ def test_the_schema_knows_no_value_that_the_chart_does_not_have() -> None:
         "image.repository=https://example.com/x",
         "image.pullPolicy=Sometimes",
         "telemetry.endpoint=collector:4317",
+        "telemetry.endpoint=http://me:word@collector:4318",
+        r"commonLabels.app\.kubernetes\.io/name=x",
+        r"podLabels.app\.kubernetes\.io/instance=x",
         "logLevel=verbose",
         "fullnameOverride=Not_A_Name",
         "crds.keep=maybe",
@@ -58,6 +61,13 @@ def test_no_extra_variable_can_come_twice(helm: Helm) -> None:
     set_by_the_chart = [variable["name"] for variable in container(helm.template("--set", arguments))["env"]]
     refused = SCHEMA["properties"]["extraEnv"]["items"]["properties"]["name"]["not"]["enum"]
     assert set(refused) == set(set_by_the_chart)
+
+
+def test_no_label_can_come_twice(helm: Helm) -> None:
+    arguments = ("--set", "serviceAccount.create=true,commonLabels.team=shop")
+    set_by_the_chart = {name for each in helm.template(*arguments) for name in each["metadata"].get("labels", {})}
+    refused = SCHEMA["definitions"]["labels"]["propertyNames"]["not"]["enum"]
+    assert {name for name in set_by_the_chart if "kubernetes.io/" in name or "helm.sh/" in name} == set(refused)
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -38,7 +38,7 @@ REDIS_URL = "must be redis://host:port/database, or rediss:// for TLS"
 FUNCTION = "must name a function as package.module:function"
 START = "must be 0 (the oldest entry), $ (only new entries) or the id of an entry"
 VARIABLE = "must be letters, digits and _, and not begin with a digit"
-ENDPOINT = "must begin with http:// or https://"
+ENDPOINT = "must begin with http:// or https://, and hold no credentials"
 BAGGAGE = "must be a key of baggage: letters, digits, `.`, `_` and `-`"
 EXCEPTION = "must name an exception, such as ValueError or package.module.Error"
 SERVICE = "must be the name of a Service in the same namespace, without a dot"
@@ -209,6 +209,9 @@ OUR_RULES = [
     _spec("a wrong start", "startFrom", START, startFrom="yesterday"),
     _spec("a variable that is no name", "env", VARIABLE, env=[{"name": "1ST", "value": "x"}]),
     _spec("a collector without http", "telemetry.endpoint", ENDPOINT, telemetry={"endpoint": "collector:4318"}),
+    _spec(
+        "a collector with a password", "telemetry.endpoint", ENDPOINT, telemetry={"endpoint": "http://me:word@c:4318"}
+    ),
     _spec("a key with a blank", "telemetry.baggage", BAGGAGE, telemetry={"baggage": ["tenant", "a b"]}),
     Case("a name of 51 characters", manifest("o" * 51), "", SHORT_NAME),
 ]

@@ -55,7 +55,11 @@ HttpPath = Annotated[
     Field(max_length=1024),
     Matching(r"/[A-Za-z0-9._~!&*+,;=:@%/-]*", "must begin with / and hold no query, such as /orders"),
 ]
-Endpoint = Annotated[str, Field(max_length=2048), Matching(r"https?://\S+", "must begin with http:// or https://")]
+Endpoint = Annotated[
+    str,
+    Field(max_length=2048),
+    Matching(r"https?://[^@\s]+", "must begin with http:// or https://, and hold no credentials"),
+]
 
 
 class SecretKeyRef(Model):
