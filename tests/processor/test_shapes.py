@@ -366,6 +366,7 @@ class Served(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Answers)
         self.asked: list[int] = []
+        self.tokens: list[str | None] = []
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -375,6 +376,7 @@ class Answers(BaseHTTPRequestHandler):
         size = int(self.headers["Content-Length"])
         self.rfile.read(size)
         self.server.asked.append(size)
+        self.server.tokens.append(self.headers["Authorization"])
         self.send_response(413 if size > self.server.limit else 200)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -406,6 +408,15 @@ def test_what_is_too_large_for_a_collector_is_dropped_once_and_counted(
     assert [size > strict.limit for size in strict.asked] == [False, True, False]
     assert (outbox.sent, outbox.dropped, metrics.spans_dropped) == (2, 1, 1)
     assert outbox.close(5)
+
+
+def test_a_collector_is_shown_the_token_that_the_variables_say(strict: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{strict.server_port}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Bearer%20hunter2")
+    outbox = sdk.outbox({"OTEL_BSP_SCHEDULE_DELAY": "3600000"}, TracerProvider(shutdown_on_exit=False), Metrics())
+    outbox.put(a_span_with(b""))
+    assert outbox.close(5)
+    assert strict.tokens == ["Bearer hunter2"]
 
 
 def a_span_with(more: bytes) -> bytes:
