@@ -22,6 +22,8 @@ Line = dict[str, Any]
 class OperatorProcess:
     """`python -m streamconsumer operator`."""
 
+    command: tuple[str, ...] = (sys.executable, "-m", "streamconsumer", "operator")
+
     def __init__(self, kubeconfig: Path, folder: Path, **settings: object) -> None:
         told = {"http_port": 0, "http_host": "127.0.0.1", **settings}
         self.environment = {
@@ -39,9 +41,8 @@ class OperatorProcess:
         return self._process.pid
 
     def start(self) -> Self:
-        command = [sys.executable, "-m", "streamconsumer", "operator"]
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self.command, env=self.environment, stdout=log, stderr=log)
         return self
 
     def wait_until_started(self, within: float = PATIENCE_SECONDS) -> Self:

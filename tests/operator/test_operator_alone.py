@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -255,6 +256,36 @@ def test_an_operator_outlives_its_api_server(own: ApiServer, tmp_path: Path) -> 
         place.edit("orders", replicas=0)
         reconciled(place, "orders", within=100, replicas=0)
         assert operator.ended is None
+
+
+BROKEN = """
+import asyncio
+from streamconsumer.operator import main
+
+async def broken(self):
+    await asyncio.sleep(1)
+    raise RuntimeError("a mistake of ours")
+
+main.Operator._listen = broken
+main.run()
+"""
+
+
+def test_an_operator_that_cannot_go_on_ends_and_says_why(on_api: Place, tmp_path: Path) -> None:
+    """Kubernetes starts it again, where one that lives on without working would be left alone for minutes."""
+    operator = OperatorProcess(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.namespace)
+    operator.command = (sys.executable, "-c", BROKEN)
+    try:
+        operator.start().wait_until_started()
+        eventually(lambda: check_ended(operator))
+        assert operator.ended == 1
+        assert "RuntimeError: a mistake of ours" in operator.log.read_text()
+    finally:
+        operator.kill()
+
+
+def check_ended(operator: OperatorProcess) -> None:
+    assert operator.ended is not None
 
 
 @contextmanager

@@ -96,9 +96,12 @@ class Operator:
             await _first_of(self._working, stop)
             if not stop.is_set():
                 self._working = asyncio.create_task(self._main_loop())
+                self._working.add_done_callback(lambda _: stop.set())  # it never ends by itself
                 await self._watch_until(stop)
         finally:
             await self._shutdown()
+        if not self._working.cancelled():
+            self._working.result()
         log.info("operator stopped")
 
     async def _startup(self) -> None:
