@@ -140,8 +140,8 @@ class Proxy:
         if fault == "hang":
             await self._ended.wait()
             return False
-        if fault == "page" or (fault and fault.isdecimal()):
-            writer.write(PAGE if fault == "page" else _refusal(int(fault)))
+        if answer := _made_up(fault):
+            writer.write(answer)
             await writer.drain()
             return True
         context = ssl.create_default_context(cafile=self.server.ca)
@@ -170,6 +170,13 @@ class Proxy:
 def _length(head: bytes) -> int:
     lines = head.decode().lower().split("\r\n")
     return next((int(line.partition(":")[2]) for line in lines if line.startswith("content-length:")), 0)
+
+
+def _made_up(fault: str | None) -> bytes | None:
+    """What is answered in the server's place, if that is the fault."""
+    if fault == "page":
+        return PAGE
+    return _refusal(int(fault)) if fault and fault.isdecimal() else None
 
 
 def _refusal(code: int) -> bytes:

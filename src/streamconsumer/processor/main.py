@@ -26,7 +26,6 @@ from streamconsumer.processor.processor import RedisStreamProcessor
 from streamconsumer.processor.stream import StreamManager, check
 from streamconsumer.processor.telemetry import FLUSH_BUDGET, Telemetry, telemetry_from_env
 from streamconsumer.processor.telemetry.figures import FigureExporter, exporter_from_env
-from streamconsumer.server.access import Access
 
 EXIT_CONFIGURATION = 78
 """EX_CONFIG of sysexits.h."""
@@ -179,9 +178,7 @@ async def _check(settings: ProcessorSettings, manager: StreamManager, stop: asyn
 
 
 def _manager(settings: ProcessorSettings) -> StreamManager:
-    if Access(settings.redis).trusts_anybody:
-        log.warning("the server's certificate is not verified: whoever is in between can read and change everything")
-    return StreamManager.from_settings(
+    manager = StreamManager.from_settings(
         settings.redis,
         settings.stream,
         start_from=settings.start_from,
@@ -189,6 +186,9 @@ def _manager(settings: ProcessorSettings) -> StreamManager:
         delivery=settings.delivery,
         retention=settings.retention,
     )
+    if manager.trusts_anybody:
+        log.warning("the server's certificate is not verified: whoever is in between can read and change everything")
+    return manager
 
 
 def _told(manager: StreamManager) -> str:

@@ -98,14 +98,12 @@ class Access:
 
     def tls(self) -> ssl.SSLContext | None:
         """How TLS is spoken; None where the URL says it by itself, as in `?ssl_ca_certs=…`."""
-        if not self._wants_tls and any(key.startswith("ssl_") for key in self.options()):
-            return None
-        return self._context()
+        return None if self._left_to_the_url else self._context()
 
     @property
     def trusts_anybody(self) -> bool:
         """Whether the server's certificate, or the name in it, counts for nothing."""
-        if self.scheme != "rediss" or self.tls() is not None:
+        if not self._left_to_the_url:
             return self._settings.tls_insecure_skip_verify
         options = self.options()
         return options.get("ssl_cert_reqs") == "none" or options.get("ssl_check_hostname") is False
@@ -135,6 +133,11 @@ class Access:
     def _wants_tls(self) -> bool:
         settings = self._settings
         return bool(settings.tls_ca_file or settings.tls_cert_file or settings.tls_insecure_skip_verify)
+
+    @property
+    def _left_to_the_url(self) -> bool:
+        """Whether its options say how TLS is spoken, and nothing else does."""
+        return not self._wants_tls and any(key.startswith("ssl_") for key in self.options())
 
     def _url(self) -> str:
         return self._text("url") or ""

@@ -142,6 +142,12 @@ class StreamManager:
             return found
         return str(arguments.get("host") or arguments.get("path") or "localhost"), arguments.get("port")
 
+    @property
+    def trusts_anybody(self) -> bool:
+        """Whether the settings that it was made from have any certificate of a server taken."""
+        destination = self._arguments.get("destination")
+        return destination is not None and bool(destination.access.trusts_anybody)
+
     async def aclose(self) -> None:
         """Close what this manager opened; a client that was given stays open."""
         await self.control.aclose()
