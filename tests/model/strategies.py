@@ -13,7 +13,6 @@ from streamconsumer.model.settings import (
     Delivery,
     PodHandler,
     ProcessorSettings,
-    Reconnect,
     RedisAccess,
     Retention,
     Tracing,
@@ -65,7 +64,6 @@ accesses = st.tuples(
     either({"tls_insecure_skip_verify": st.booleans()}),
     either(sentinels, {"cluster": st.booleans()}),
 ).map(lambda parts: RedisAccess(**{name: value for part in parts for name, value in part.items()}))
-reconnects = models(Reconnect, min_delay=durations("1ms", "1m"), max_delay=durations("1m", "5m"))
 deliveries = models(
     Delivery,
     min_idle=durations("1s", "24h"),
@@ -79,9 +77,7 @@ deliveries = models(
     breaker=models(
         Breaker,
         failures=st.integers(0, 100_000),
-        min_pause=durations("10ms", "1h"),
         max_pause=durations("10ms", "1h"),
-        trials_count_after=durations("10ms", "720h"),
     ),
 )
 retentions = models(
@@ -103,7 +99,6 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "ordering_key": st.none() | some_text,
     "delivery": deliveries,
     "retention": retentions,
-    "reconnect": reconnects,
     "drain_timeout": durations("1s", "1h"),
     "redis": accesses,
     "handler": st.builds(PodHandler, python=handler_paths, batch=st.booleans())

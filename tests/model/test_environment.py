@@ -77,7 +77,11 @@ def test_a_missing_variable_is_named(missing: str) -> None:
         ("STREAMCONSUMER_DELIVERY_MIN_IDLE", "1ms", "is '1ms': must be 1s to 24h"),
         ("STREAMCONSUMER_ENCODING", "latin-1", "is 'latin-1': must be 'utf-8' or 'bytes'"),
         ("STREAMCONSUMER_HANDLER_PYTHON", "shop", "is 'shop': must name a function"),
-        ("STREAMCONSUMER_RECONNECT_MIN_DELAY", "1m", "STREAMCONSUMER_RECONNECT: minDelay must not be longer"),
+        (
+            "STREAMCONSUMER_DELIVERY_BACKOFF_MIN_DELAY",
+            "1h",
+            "STREAMCONSUMER_DELIVERY_BACKOFF: minDelay must not be longer",
+        ),
         ("STREAMCONSUMER_DELIVERY_MAX_DELIVERIES", "0", "is '0': must be greater than or equal to 1"),
         ("STREAMCONSUMER_DELIVERY_TERMINAL_ERRORS", "ValueError,1x", "_1 is '1x': must name an exception"),
         ("STREAMCONSUMER_REDIS_SENTINEL_NODES", "one:26379,two", "_1 is 'two': must be a sentinel as host:port"),

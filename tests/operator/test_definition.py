@@ -109,13 +109,6 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
         ["1s", "3600s", "1h0.001ms", "1.5m", "1e1s", "0.9s", "+5s", "5", "1h1s", "60m", "0h1s", "1µs", None, 5]
     ),
     "pollInterval": st.sampled_from(["100ms", "99.999ms", "0.1s", "1m", "1m0s1ms", ""]),
-    "reconnect": st.fixed_dictionaries(
-        {},
-        optional={
-            "minDelay": st.sampled_from(["1ms", "50ms", "5s", "6s", "1m", "61s", "0.5ms", None]),
-            "maxDelay": st.sampled_from(["1ms", "49ms", "5s", "5m", "301s", None]),
-        },
-    ),
     "redis": st.fixed_dictionaries(
         {},
         optional={
@@ -242,7 +235,7 @@ def test_pydantic_and_the_api_server_agree(api: ApiServer, spec: dict[str, Any])
 
 
 def test_defaults_are_written_down_when_a_resource_is_stored(api: ApiServer) -> None:
-    spec = accepted(api, manifest(delivery={}, reconnect={}, env=[{"name": "A"}]))["spec"]
+    spec = accepted(api, manifest(delivery={}, env=[{"name": "A"}]))["spec"]
     assert {name: spec[name] for name in ("replicas", "batchCount", "concurrency", "startFrom", "encoding")} == {
         "replicas": 1,
         "batchCount": 10,
@@ -257,7 +250,6 @@ def test_defaults_are_written_down_when_a_resource_is_stored(api: ApiServer) -> 
         "maxEntryBytes": 16_777_216,
         "deadLetterMaxLength": 100_000,
     }
-    assert spec["reconnect"] == {"minDelay": "50ms", "maxDelay": "5s"}
     assert spec["env"] == [{"name": "A", "value": ""}]
 
 

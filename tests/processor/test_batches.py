@@ -431,7 +431,7 @@ async def test_a_drain_that_is_over_leaves_the_whole_batch_pending(group: Group)
 
 async def test_for_the_breaker_a_batch_counts_once_and_its_trial_is_one_message(group: Group) -> None:
     pause = timedelta(milliseconds=100)
-    breaker = Breaker(failures=3, min_pause=pause, max_pause=pause)
+    breaker = Breaker(failures=3, max_pause=pause)
     backoff = Backoff(min_delay=timedelta(milliseconds=1), max_delay=timedelta(milliseconds=1))
     group.delivery = Delivery(backoff=backoff, breaker=breaker, max_deliveries=6)
     is_down = True

@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from streamconsumer.model.settings import Breaker
-from streamconsumer.processor.breaker import CircuitBreaker
+from streamconsumer.processor.breaker import MIN_PAUSE_SECONDS, TRIALS_COUNT_AFTER_SECONDS, CircuitBreaker
 
-FAILURES, MIN_PAUSE, MAX_PAUSE = 3, 1.0, 6.0
-COUNT_AFTER = timedelta(seconds=60)
+FAILURES, MIN_PAUSE, MAX_PAUSE = 3, MIN_PAUSE_SECONDS, 6.0
 
 
 class Clock:
@@ -22,8 +21,7 @@ class Clock:
 
 
 def breaker(clock: Clock, failures: int = FAILURES) -> CircuitBreaker:
-    pauses = {"min_pause": timedelta(seconds=MIN_PAUSE), "max_pause": timedelta(seconds=MAX_PAUSE)}
-    return CircuitBreaker(Breaker(failures=failures, trials_count_after=COUNT_AFTER, **pauses), clock)
+    return CircuitBreaker(Breaker(failures=failures, max_pause=timedelta(seconds=MAX_PAUSE)), clock)
 
 
 def opened(clock: Clock) -> CircuitBreaker:
@@ -119,7 +117,7 @@ def test_the_pause_begins_small_again_after_it_was_closed() -> None:
 def test_trials_count_once_it_has_been_open_for_long_until_one_succeeds() -> None:
     clock = Clock()
     found = opened(clock)
-    while clock.now < 100 + COUNT_AFTER.total_seconds():
+    while clock.now < 100 + TRIALS_COUNT_AFTER_SECONDS:
         assert not found.trials_count()
         clock.now += MAX_PAUSE
         found.failed(found.begun())

@@ -19,7 +19,6 @@ FRAGILE = {
     "delivery_backoff_min_delay": "5ms",
     "delivery_backoff_max_delay": "20ms",
     "delivery_breaker_failures": "1",
-    "delivery_breaker_min_pause": "10ms",
     "delivery_breaker_max_pause": "10ms",
 }
 """A breaker that opens with the first failure."""

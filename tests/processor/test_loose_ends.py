@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from streamconsumer.model.settings import Backoff, Breaker, Delivery
-from streamconsumer.processor import current_message
+from streamconsumer.processor import breaker, current_message
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.ready import Ready
 from tests.processor.eventually import eventually
@@ -16,7 +16,6 @@ from tests.processor.recorder import Recorder
 from tests.processor.test_retries import dead_letters
 
 PAUSE = timedelta(milliseconds=20)
-IN_A_WHILE = timedelta(milliseconds=300)
 QUICKLY = Backoff(min_delay=timedelta(milliseconds=1), max_delay=timedelta(milliseconds=10))
 
 
@@ -24,9 +23,12 @@ class Halt(BaseException):
     """As gevent's Timeout and pytest's Exit are."""
 
 
-async def test_when_nothing_but_poison_is_left_it_ends_with_the_dead_letters(any_group: Group) -> None:
-    breaker = Breaker(failures=3, min_pause=PAUSE, max_pause=PAUSE, trials_count_after=IN_A_WHILE)
-    any_group.delivery = Delivery(backoff=QUICKLY, breaker=breaker, max_deliveries=4)
+async def test_when_nothing_but_poison_is_left_it_ends_with_the_dead_letters(
+    any_group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "TRIALS_COUNT_AFTER_SECONDS", 0.3)
+    policy = Breaker(failures=3, max_pause=PAUSE)
+    any_group.delivery = Delivery(backoff=QUICKLY, breaker=policy, max_deliveries=4)
     handler = Recorder(lambda _: ValueError("no such order"))
     await any_group.add(3)
     processor = await any_group.start(handler)
@@ -40,7 +42,7 @@ async def test_when_nothing_but_poison_is_left_it_ends_with_the_dead_letters(any
 
 
 async def test_messages_behind_many_that_fail_are_read_and_tried(any_group: Group) -> None:
-    any_group.delivery = Delivery(backoff=QUICKLY, breaker=Breaker(failures=5, min_pause=PAUSE, max_pause=PAUSE))
+    any_group.delivery = Delivery(backoff=QUICKLY, breaker=Breaker(failures=5, max_pause=PAUSE))
     poison = await any_group.add(5)
     good = await any_group.add(5)
     handler = Recorder(lambda message: ValueError("no such order") if message.message_id in poison else None)
@@ -51,7 +53,7 @@ async def test_messages_behind_many_that_fail_are_read_and_tried(any_group: Grou
 
 async def test_a_suspect_that_fails_leaves_the_next_trial_to_another_message(group: Group) -> None:
     """Suspects go first; but who stands in for the others must not be the same again and again."""
-    group.delivery = Delivery(backoff=QUICKLY, breaker=Breaker(failures=1, min_pause=PAUSE, max_pause=PAUSE))
+    group.delivery = Delivery(backoff=QUICKLY, breaker=Breaker(failures=1, max_pause=PAUSE))
     await group.create()
     [poison, *_] = await group.add(4)
     [suspect] = await group.read_as("pod-z", 1)

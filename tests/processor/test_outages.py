@@ -9,15 +9,12 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from streamconsumer.model.settings import Reconnect
-from streamconsumer.processor import current_message
+from streamconsumer.processor import current_message, recovery
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import STREAM, Group
 from tests.processor.proxy import Proxy
 from tests.processor.recorder import Recorder
-
-QUICKLY = Reconnect(min_delay=timedelta(milliseconds=1), max_delay=timedelta(milliseconds=5))
 
 
 class Producer:
@@ -157,11 +154,14 @@ async def test_entries_of_a_reply_that_was_lost_are_handled(any_group: Group) ->
         await any_group.close()
 
 
-async def test_nothing_is_lost_or_stuck_through_a_hundred_lost_replies(group: Group) -> None:
+async def test_nothing_is_lost_or_stuck_through_a_hundred_lost_replies(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "LONGEST_PAUSE_SECONDS", 0.005)
     async with Proxy(group.server).running() as proxy:
         proxy.cut_replies(Cut(0.3))
         manager = group.manager(proxy.url)
-        processor = await group.start(handle_briefly, manager=manager, concurrency=3, settings={"reconnect": QUICKLY})
+        processor = await group.start(handle_briefly, manager=manager, concurrency=3)
         ids = []
         while proxy.cuts < 100:
             ids += await group.add(5)

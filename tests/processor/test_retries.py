@@ -193,7 +193,7 @@ async def test_when_everything_fails_the_backlog_keeps_its_attempts(group: Group
     group.delivery = Delivery(
         max_deliveries=2,
         backoff=QUICKLY,
-        breaker=Breaker(failures=5, min_pause=pause, max_pause=pause),
+        breaker=Breaker(failures=5, max_pause=pause),
     )
     is_down = True
     handler = Recorder(lambda _: ConnectionError("the bank is down") if is_down else None)
@@ -210,7 +210,7 @@ async def test_when_everything_fails_the_backlog_keeps_its_attempts(group: Group
 
 async def test_an_open_breaker_lets_a_waiting_message_be_the_trial(group: Group) -> None:
     pause = timedelta(milliseconds=50)
-    group.delivery = Delivery(backoff=QUICKLY, breaker=Breaker(failures=1, min_pause=pause, max_pause=pause))
+    group.delivery = Delivery(backoff=QUICKLY, breaker=Breaker(failures=1, max_pause=pause))
     handler = Recorder(lambda _: OSError("down") if len(handler.seen) < 6 else None)
     await group.add(1)
     await group.start(handler)

@@ -129,6 +129,10 @@ def _become(order: dict[str, dict[str, str]]) -> NoReturn:
         from tests.reliability import kill_points
 
         kill_points.install()
+        from streamconsumer.processor import breaker, recovery
+
+        # Poison and outages end within the time of a test.
+        breaker.TRIALS_COUNT_AFTER_SECONDS, recovery.LONGEST_PAUSE_SECONDS = 2.0, 0.2
         from streamconsumer.cli import main
 
         code = main(["processor"], standalone_mode=False) or 0

@@ -33,30 +33,6 @@ StartFrom = Annotated[
 DELAYS_IN_ORDER = "minDelay must not be longer than maxDelay"
 
 
-class Reconnect(
-    Model,
-    json_schema_extra=rules(
-        (
-            "!has(self.minDelay) || !has(self.maxDelay) || duration(self.minDelay) <= duration(self.maxDelay)",
-            DELAYS_IN_ORDER,
-        )
-    ),
-):
-    """The pause after Redis failed: doubled with each failure in a row, drawn at random below that (full jitter)."""
-
-    min_delay: Annotated[timedelta, Between("1ms", "1m")] = timedelta(milliseconds=50)
-    """The bound of the first pause."""
-
-    max_delay: Annotated[timedelta, Between("1ms", "5m")] = timedelta(seconds=5)
-    """The bound that the pauses grow to."""
-
-    @model_validator(mode="after")
-    def _delays_in_order(self) -> Self:
-        if self.min_delay > self.max_delay:
-            raise ValueError(DELAYS_IN_ORDER)
-        return self
-
-
 class Backoff(
     Model,
     json_schema_extra=rules(
@@ -84,21 +60,14 @@ class Backoff(
 
 class Breaker(Model):
     """When whatever the handler depends on is away, a backlog must not use its attempts up against it: after so many
-    failures in a row nothing new is begun, and one message at a time is tried until one succeeds. A failed trial does
-    not count as an attempt at first."""
+    failures in a row nothing new is begun, and one message at a time is tried until one succeeds. A failed trial
+    counts as an attempt only after an hour without a success: one for each pause."""
 
     failures: int = Field(20, ge=0, le=100_000)
     """How many messages must fail in a row; 0 never pauses."""
 
-    min_pause: Annotated[timedelta, Between("10ms", "1h")] = timedelta(seconds=1)
-    """How long the first pause is; it doubles while trials fail."""
-
     max_pause: Annotated[timedelta, Between("10ms", "1h")] = timedelta(minutes=1)
-    """The longest pause."""
-
-    trials_count_after: Annotated[timedelta, Between("10ms", "720h")] = timedelta(hours=1)
-    """When nothing has succeeded for so long, failed trials count as attempts: it may be the messages after all, and
-    these shall end as dead letters. One counts for each pause, so that an outage that is longer costs few of them."""
+    """Longest pause between two trials. The first pause lasts 1 s, and each failed trial doubles it."""
 
 
 class Delivery(Model):
@@ -236,9 +205,6 @@ class Processing(Model):
 
     retention: Retention = Retention()
     """Which entries are trimmed from the stream."""
-
-    reconnect: Reconnect = Reconnect()
-    """The pause after Redis failed."""
 
     drain_timeout: Annotated[timedelta, Between("1s", "1h")] = timedelta(seconds=25)
     """How long a pod that is asked to stop goes on with the messages it has begun. The pod's grace period is

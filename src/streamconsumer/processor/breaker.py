@@ -22,6 +22,12 @@ from collections.abc import Callable
 
 from streamconsumer.model.settings import Breaker
 
+MIN_PAUSE_SECONDS = 1.0
+"""Length of the first pause, unless `maxPause` is shorter."""
+
+TRIALS_COUNT_AFTER_SECONDS = 3600.0
+"""Time without a success after which failed trials count as attempts."""
+
 
 class CircuitBreaker:
     """For every message: `allows()`, then `trial = begun()`, and at its end one of `succeeded(trial)`,
@@ -30,8 +36,7 @@ class CircuitBreaker:
     def __init__(self, policy: Breaker, clock: Callable[[], float] = time.monotonic) -> None:
         self._failures, self._clock = policy.failures, clock
         self._max_pause = policy.max_pause.total_seconds()
-        self._min_pause = min(policy.min_pause.total_seconds(), self._max_pause)
-        self._trials_count_after = policy.trials_count_after.total_seconds()
+        self._min_pause = min(MIN_PAUSE_SECONDS, self._max_pause)
         self._in_a_row = 0
         self._opened = 0.0
         self._pause = 0.0
@@ -49,7 +54,7 @@ class CircuitBreaker:
 
     def trials_count(self) -> bool:
         """Whether it has been open for so long that a trial that fails is an attempt like any other."""
-        return self.is_open and self._clock() - self._opened >= self._trials_count_after
+        return self.is_open and self._clock() - self._opened >= TRIALS_COUNT_AFTER_SECONDS
 
     def seconds_until_trial(self) -> float | None:
         """How long until a message may be begun; None where no time tells: it is closed, or a trial runs."""

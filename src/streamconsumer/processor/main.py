@@ -137,7 +137,6 @@ async def _serve(
         batch=settings.handler.batch,
         ordering_key=settings.ordering_key,
         drain_timeout=settings.drain_timeout,
-        reconnect=settings.reconnect,
         telemetry=telemetry,
         metrics=metrics,
         health=health,

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 from streamconsumer.errors import InvalidSettings, UndecodableEntry
-from streamconsumer.model.settings import Delivery, Reconnect
+from streamconsumer.model.settings import Delivery
 from streamconsumer.processor.attempt import Attempts
 from streamconsumer.processor.batches import Batches
 from streamconsumer.processor.breaker import CircuitBreaker
@@ -67,7 +67,6 @@ class RedisStreamProcessor:
         ordering_key: str | None = None,
         delivery: Delivery | None = None,
         drain_timeout: timedelta = timedelta(seconds=25),
-        reconnect: Reconnect | None = None,
         telemetry: Tracing | None = None,
         metrics: Metrics | None = None,
         health: Health | None = None,
@@ -85,7 +84,6 @@ class RedisStreamProcessor:
             stream_manager.delivery if isinstance(stream_manager, StreamManager) else Delivery()
         )
         self.drain_timeout = drain_timeout
-        self.reconnect = reconnect or Reconnect()
         self.metrics = metrics or Metrics()
         self.health = health or Health()
         self._telemetry = telemetry
@@ -98,7 +96,7 @@ class RedisStreamProcessor:
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._tried = asyncio.Event()
-        self._recovery = Recovery(self.reconnect, stream_name, consumer_group_name, self.metrics, self.health)
+        self._recovery = Recovery(stream_name, consumer_group_name, self.metrics, self.health)
         self._pulse = Pulse(self.health, poll_interval)
         self._begin_anew()
 

@@ -2,21 +2,22 @@
 
 import logging
 import random
-from datetime import timedelta
 
-from streamconsumer.model.settings import Reconnect
 from streamconsumer.processor.health import Health
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.server.faults import fault
 
 log = logging.getLogger(__name__)
 
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 5.0
+"""Bounds of the pause after a failure: it doubles with each failure in a row."""
+
 
 class Recovery:
     """Counts faults in a row."""
 
-    def __init__(self, reconnect: Reconnect, stream: str, group: str, metrics: Metrics, health: Health) -> None:
-        self._reconnect, self._stream, self._metrics, self._health = reconnect, stream, metrics, health
+    def __init__(self, stream: str, group: str, metrics: Metrics, health: Health) -> None:
+        self._stream, self._metrics, self._health = stream, metrics, health
         self._where = f"stream {stream!r}, group {group!r}"
         self.faults_in_a_row = 0
 
@@ -29,10 +30,8 @@ class Recovery:
         self._health.not_ready(found.sentence)
         if self.faults_in_a_row.bit_count() == 1:  # the 1st, 2nd, 4th, 8th … in a row
             log.warning(found.sentence, extra={"code": found.code, "in_a_row": self.faults_in_a_row})
-        bound: timedelta = min(
-            self._reconnect.min_delay * 2 ** min(self.faults_in_a_row, 20), self._reconnect.max_delay
-        )
-        return bound.total_seconds() * random.uniform(0.5, 1)  # noqa: S311 - spreads pods, guards nothing
+        bound = min(FIRST_PAUSE_SECONDS * 2 ** min(self.faults_in_a_row, 20), LONGEST_PAUSE_SECONDS)
+        return bound * random.uniform(0.5, 1)  # noqa: S311 - spreads pods, guards nothing
 
     def succeeded(self) -> None:
         """Redis answers."""
