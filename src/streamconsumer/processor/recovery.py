@@ -30,7 +30,7 @@ class Recovery:
         self._health.not_ready(found.sentence)
         if self.faults_in_a_row.bit_count() == 1:  # the 1st, 2nd, 4th, 8th … in a row
             log.warning(found.sentence, extra={"code": found.code, "in_a_row": self.faults_in_a_row})
-        bound = min(FIRST_PAUSE_SECONDS * 2 ** min(self.faults_in_a_row, 20), LONGEST_PAUSE_SECONDS)
+        bound: float = min(FIRST_PAUSE_SECONDS * 2 ** min(self.faults_in_a_row, 20), LONGEST_PAUSE_SECONDS)
         return bound * random.uniform(0.5, 1)  # noqa: S311 - spreads pods, guards nothing
 
     def succeeded(self) -> None:
