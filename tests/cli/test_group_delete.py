@@ -20,7 +20,7 @@ from streamconsumer.model.settings import RedisAccess
 from streamconsumer.processor import Effects, Reject, Retry
 from streamconsumer.server.keys import COMPANIONS, companion
 from tests.cli.dev_process import SOURCES
-from tests.cluster.redis_servers import RedisServer, StartRedis
+from tests.cluster.redis_servers import VALKEY, RedisServer, StartRedis
 from tests.model.examples import consumer
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
@@ -75,7 +75,7 @@ async def started(*arguments: str, url: str = "", stdin: int = DEVNULL, **enviro
 
 
 async def run(*arguments: str, url: str = "", **environment: str) -> Ran:
-    process = await started(*arguments, url=url, **environment)
+    process = await started(*arguments, url=url, stdin=DEVNULL, **environment)
     out, err = await process.communicate()
     assert process.returncode is not None
     assert b"Traceback" not in err, err.decode()
@@ -256,6 +256,24 @@ async def test_a_consumer_that_is_idle_for_longer_than_min_idle_does_not_keep_th
     assert (await impatient.delete()).exists
     await impatient.aclose()
     assert not await any_group.exists()
+
+
+async def test_a_read_that_returns_no_entry_is_a_sign_of_life_where_the_server_records_it(
+    start_redis: StartRedis,
+) -> None:
+    group = Group(start_redis(flavour=VALKEY))
+    await group.create()
+    await group.read_as("worker")
+    impatient = deletion(group, min_idle="1s")
+
+    async def is_idle() -> bool:
+        return not (await impatient.look())[0].alive
+
+    await eventually(is_idle)
+    await group.read_as("worker")
+    assert not await is_idle()
+    await impatient.aclose()
+    await group.close()
 
 
 async def test_a_consumer_that_reads_after_the_first_check_keeps_the_group(any_group: Group) -> None:

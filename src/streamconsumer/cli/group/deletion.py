@@ -137,7 +137,7 @@ class Deletion:
         if not isinstance(answers, Fault):
             return answers
         sentence = f"{self._target.server}: {answers.sentence}"
-        if of_fault(answers).reachable.reason is not StreamReason.UNREACHABLE:
+        if answers.code == "NOPERM" or of_fault(answers).reachable.reason is not StreamReason.UNREACHABLE:
             raise GroupKept(sentence)
         raise ServerUnavailable(f"{sentence}; {self._target.advice}" if self._target.advice else sentence)
 
