@@ -49,6 +49,8 @@ POD = ("redis", "opentelemetry")
         ("streamconsumer.cli.render", (*CLUSTER, *POD)),
         ("streamconsumer.cli.dead_letters", (*CLUSTER, *POD)),
         ("streamconsumer.cli.dead_letters.work", (*CLUSTER, "rich")),
+        ("streamconsumer.cli.group", (*CLUSTER, *POD)),
+        ("streamconsumer.cli.group.work", (*CLUSTER, "rich")),
         ("streamconsumer.processor", CLUSTER),
         ("streamconsumer.processor.main", CLUSTER),
         ("streamconsumer.operator", (*CLUSTER, *POD)),

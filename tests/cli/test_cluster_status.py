@@ -214,6 +214,7 @@ def test_kubectl_completes_verbs_and_names(on_api: Place) -> None:
 
     assert completed("sus") == ["suspend", ":4"]
     assert completed("status", "-n", on_api.namespace, "ret") == ["returns", ":4"]
+    assert completed("group", "delete", "-n", on_api.namespace, "ret") == ["returns", ":4"]
 
 
 def who_may(place: Place, folder: Path, *rules: Manifest) -> str:

@@ -13,6 +13,7 @@ from streamconsumer import __version__
 from streamconsumer.cli.cluster import COMMANDS
 from streamconsumer.cli.dead_letters import dead_letters
 from streamconsumer.cli.doctor import doctor
+from streamconsumer.cli.group import group
 from streamconsumer.cli.report import report
 from streamconsumer.errors import StreamConsumerError
 
@@ -108,6 +109,7 @@ def dev(files: tuple[Path, ...], replicas: int | None, *, spans: bool) -> None:
 
 main.add_command(dead_letters)
 main.add_command(doctor)
+main.add_command(group)
 main.add_command(report)
 for each in COMMANDS:
     main.add_command(each)

@@ -1,6 +1,6 @@
 """`streamconsumer dead-letters …`: what could not be handled, looked at, replayed, dropped.
 
-Here are the words of the command line; target (options → where to look), work (the commands), output (pure).
+Here are the words of the command line; work (the commands), output (pure).
 """
 
 import sys

@@ -17,7 +17,7 @@ from streamconsumer.cli.dead_letters import output
 from streamconsumer.errors import InvalidSettings
 
 try:
-    from streamconsumer.cli.dead_letters.target import Target, target
+    from streamconsumer.cli.target import Target, target
     from streamconsumer.processor.dead_letters import DeadLetter, DeadLetterReason, Filter
     from streamconsumer.processor.stream import StreamManager
     from streamconsumer.processor.stream.dead_letter_office import DeadLetterOffice, paced
@@ -53,15 +53,19 @@ async def _opened(options: Options) -> AsyncIterator[tuple[Target, DeadLetterOff
 async def _where(options: Options) -> AsyncIterator[Target]:
     """A name alone is that of a StreamConsumer in the cluster; with a file, of one in there."""
     if options["file"] is None and options["name"]:
-        from streamconsumer.cli.dead_letters.in_cluster import in_cluster
+        from streamconsumer.cli.in_cluster import in_cluster
 
-        async with in_cluster(options, os.environ) as found:
+        async with in_cluster(options, os.environ, _in_a_pod) as found:
             yield found
     elif options["namespace"] or options["context"]:
         told = "the file of -f says where its StreamConsumer is" if options["file"] is not None else "give --name too"
         raise click.UsageError(f"-n and --context say where in the cluster the StreamConsumer of --name is; {told}")
     else:
         yield target(options, os.environ)
+
+
+def _in_a_pod(command: str) -> str:
+    return f"run it in a pod: {command} -- streamconsumer dead-letters …; or forward a port and give --redis-url"
 
 
 async def _check(where: Target, office: DeadLetterOffice) -> None:

@@ -1,7 +1,7 @@
 """Where to look: from the options; else from the manifest; where there is none, from a pod's own environment."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Target:
     key: str
     advice: str = ""
     """What to do where the server is not to be reached from here."""
+    consumer: StreamConsumer | None = None
+    """The StreamConsumer in the cluster; None if the target comes from elsewhere."""
 
     @property
     def server(self) -> str:
@@ -64,7 +66,7 @@ def of_consumer(
     consumer: StreamConsumer, redis: Redis, options: Mapping[str, Any], environ: Mapping[str, str]
 ) -> Target:
     """The same for one that is stored in a cluster, with the way to its server."""
-    return _target(_known(consumer), _with_password(redis, environ), options)
+    return replace(_target(_known(consumer), _with_password(redis, environ), options), consumer=consumer)
 
 
 def _target(known: dict[str, str], redis: Redis, options: Mapping[str, Any]) -> Target:

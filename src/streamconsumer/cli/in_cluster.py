@@ -1,20 +1,23 @@
 """Where to look, from a StreamConsumer that is stored in a cluster: its spec, and the Secrets that it names."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 from streamconsumer.cli.cluster.connection import cluster, namespace_of, resources, way_to_redis
-from streamconsumer.cli.dead_letters.target import Target, of_consumer
+from streamconsumer.cli.target import Target, of_consumer
 from streamconsumer.errors import InvalidResource, InvalidSettings
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests.identity import child_name
 
 
 @asynccontextmanager
-async def in_cluster(options: Mapping[str, Any], environ: Mapping[str, str]) -> AsyncIterator[Target]:
-    """Certificates from Secrets are there as files until the end. Raises InvalidSettings, ServerUnavailable."""
+async def in_cluster(
+    options: Mapping[str, Any], environ: Mapping[str, str], advice: Callable[[str], str]
+) -> AsyncIterator[Target]:
+    """Certificates from Secrets are there as files until the end. `advice` returns the remedy where only pods reach
+    the server; its argument is the `kubectl exec` command of a pod. Raises InvalidSettings, ServerUnavailable."""
     async with cluster(options["context"]) as found:
         (manifest,) = await resources(found, namespace_of(options), options["name"])
         consumer = _parsed(manifest)
@@ -23,10 +26,10 @@ async def in_cluster(options: Mapping[str, Any], environ: Mapping[str, str]) -> 
         yield of_consumer(consumer, {}, options, environ)
         return
     if isinstance(way, str):
-        raise InvalidSettings(f"{_name(consumer)}: {way}; {_in_a_pod(consumer, options)}")
+        raise InvalidSettings(f"{_name(consumer)}: {way}; {advice(_exec(consumer, options))}")
     try:
         target = of_consumer(consumer, way.settings.model_dump(exclude_none=True), options, environ)
-        yield replace(target, advice=f"where only pods reach it, {_in_a_pod(consumer, options)}")
+        yield replace(target, advice=f"where only pods reach it, {advice(_exec(consumer, options))}")
     finally:
         way.close()
 
@@ -42,7 +45,6 @@ def _name(consumer: StreamConsumer) -> str:
     return f"StreamConsumer {consumer.namespace}/{consumer.name}"
 
 
-def _in_a_pod(consumer: StreamConsumer, options: Mapping[str, Any]) -> str:
+def _exec(consumer: StreamConsumer, options: Mapping[str, Any]) -> str:
     context = f"--context {options['context']} " if options["context"] else ""
-    where = f"kubectl {context}-n {consumer.namespace} exec deploy/{child_name(consumer)}"
-    return f"run it in a pod: {where} -- streamconsumer dead-letters …; or forward a port and give --redis-url"
+    return f"kubectl {context}-n {consumer.namespace} exec deploy/{child_name(consumer)}"
