@@ -117,8 +117,8 @@ class _Loss:
             wait_until(lambda: self._is_done(client, produced[-1]), PATIENCE, pause=0.2)
             seconds = time.monotonic() - destroyed
             time.sleep(1)
-            counts = _counts([pod.output.read_text() for pod in pods], set(produced), killed)
-        figures = [len(produced), *(counts[each] for each in ("again", "twice", "cancelled", "lost"))]
+            found = counts([pod.output.read_text() for pod in pods], set(produced), killed)
+        figures = [len(produced), *(found[each] for each in ("again", "twice", "cancelled", "lost"))]
         return [
             self.load,
             "yes" if self.kill else "no",
@@ -141,29 +141,29 @@ class _Loss:
         return bool(groups) and groups[0]["pending"] == 0 and groups[0]["last-delivered-id"].decode() == last
 
 
-def _counts(outputs: list[str], produced: set[str], killed: float | None) -> Counter[str]:
-    """What the pods did, in the order of their clock; the first pod is the one that is killed."""
+def counts(outputs: list[str], produced: set[str], killed: float | None) -> Counter[str]:
+    """Count what the pods logged, in the order of time. `killed` is the time at which the first pod was killed."""
     events = [(float(at), pod, event, id_) for pod, text in enumerate(outputs) for at, event, id_ in _events(text)]
     if killed is not None:
         events.append((killed, 0, "killed", ""))
-    counts: Counter[str] = Counter()
+    found: Counter[str] = Counter()
     running: dict[str, set[int]] = {each: set() for each in produced}
     ended: set[str] = set()
     for _, pod, event, message_id in sorted(events):
         if event == "begun":
-            counts["again"] += message_id in ended
-            counts["twice"] += bool(running[message_id])
+            found["again"] += message_id in ended
+            found["twice"] += bool(running[message_id])
             running[message_id].add(pod)
         elif event == "killed":
             for pods in running.values():
                 pods.discard(pod)
         else:
             running[message_id].discard(pod)
-            counts["cancelled"] += event == "cancelled"
+            found["cancelled"] += event == "cancelled"
             if event == "ended":
                 ended.add(message_id)
-    counts["lost"] = len(produced - ended)
-    return counts
+    found["lost"] = len(produced - ended)
+    return found
 
 
 def _events(text: str) -> list[list[str]]:
