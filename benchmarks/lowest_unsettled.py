@@ -18,7 +18,7 @@ __all__ = ["work"]
 LARGEST = 2**64 - 1
 
 RECREATE = """
-local stream, schedule, group, me, nobody, position = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[5]
+local stream, schedule, group, me, postponed, position = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[5]
 local function before(a, b)
   local am, as = a:match('^(%d+)-(%d+)$')
   local bm, bs = b:match('^(%d+)-(%d+)$')
@@ -35,17 +35,17 @@ local lowest
 for _, each in ipairs(redis.call('HVALS', KEYS[3])) do
   if each ~= 'walk' and (not lowest or before(each, lowest)) then lowest = each end
 end
-local walk = lowest and redis.call('HGET', KEYS[3], nobody) and before(lowest, position)
+local walk = lowest and redis.call('HGET', KEYS[3], postponed) and before(lowest, position)
 local begin = walk and position or lowest or ARGV[4]
 local created = redis.pcall('XGROUP', 'CREATE', stream, group, begin, 'MKSTREAM')
 if created.err and not created.err:find('BUSYGROUP', 1, true) then return created end
 for i = 6, #ARGV do claim(me, ARGV[i]) end
 if not created.err then
-  for _, id in ipairs(redis.call('ZRANGE', schedule, 0, -1)) do claim(nobody, id) end
+  for _, id in ipairs(redis.call('ZRANGE', schedule, 0, -1)) do claim(postponed, id) end
   local due = redis.call('TIME')[1] * 1000 + 2500.5
   for _, entry in ipairs(walk and redis.call('XRANGE', stream, '(' .. lowest, position) or {}) do
     redis.call('ZADD', schedule, 'NX', due, entry[1])
-    claim(nobody, entry[1])
+    claim(postponed, entry[1])
   end
 end
 return begin
