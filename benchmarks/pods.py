@@ -34,7 +34,10 @@ class Pod:
     def __init__(self, redis_url: str, handler: str, name: str, **settings: str) -> None:
         self.name = name
         self._environment = environment(
-            redis_url, handler_python=f"benchmarks.handlers:{handler}", consumer_name=name, **settings
+            redis_url,
+            handler_python=handler if ":" in handler else f"benchmarks.handlers:{handler}",
+            consumer_name=name,
+            **settings,
         )
         self._folder = tempfile.TemporaryDirectory(prefix="streamconsumer-bench-")
         self.output = Path(self._folder.name) / "output"

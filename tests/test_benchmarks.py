@@ -4,6 +4,7 @@ from pathlib import Path
 
 from benchmarks.figures import percentile, ratio
 from benchmarks.results import Goal, Section, write
+from benchmarks.workloads.lost_group import counts
 
 PROSE = """# How fast it is
 
@@ -63,3 +64,22 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
     values = [float(value) for value in range(1, 101)]
     assert (percentile(values, 50), percentile(values, 99), percentile(values, 100)) == (50, 99, 100)
     assert percentile([7.0], 99) == 7
+
+
+IDS = {"1-0", "2-0"}
+FIRST_POD = "event 1.0 begun 1-0\nevent 1.1 ended 1-0\nevent 1.2 begun 2-0\nother output\n"
+
+
+def test_a_message_that_starts_after_it_ended_counts_as_run_again() -> None:
+    found = counts([FIRST_POD, "event 1.3 begun 1-0\nevent 1.4 ended 1-0\n"], IDS, None)
+    assert (found["again"], found["twice"], found["lost"]) == (1, 0, 1)
+
+
+def test_a_message_that_starts_while_a_peer_runs_it_counts_as_run_in_two_pods() -> None:
+    found = counts([FIRST_POD + "event 1.4 cancelled 2-0\n", "event 1.3 begun 2-0\nevent 1.5 ended 2-0\n"], IDS, None)
+    assert (found["again"], found["twice"], found["cancelled"], found["lost"]) == (0, 1, 1, 0)
+
+
+def test_a_message_of_a_killed_pod_runs_in_no_pod() -> None:
+    found = counts([FIRST_POD, "event 1.4 begun 2-0\n"], IDS, 1.3)
+    assert (found["again"], found["twice"], found["cancelled"], found["lost"]) == (0, 0, 0, 1)

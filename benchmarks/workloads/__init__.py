@@ -15,3 +15,6 @@ NAMES = (
     "scaling",
     "asleep",
 )
+
+ONLY_BY_NAME = ("lost_group",)
+"""Measured once, for a decision. `make bench` leaves these out."""

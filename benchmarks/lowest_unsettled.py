@@ -1,0 +1,86 @@
+"""The alternative to the group snapshot. Importing this module puts it into a pod in place of the snapshot.
+
+Each consumer registers a position in the stream: the id before the lowest id that the consumer has not settled or, if
+there is none, the last id that the consumer read. A lost group is created at the lowest of these positions, and the
+schedule restores postponed ids.
+"""
+
+from collections.abc import Sequence
+
+from benchmarks.lost_group import REGISTRATIONS, work
+from streamconsumer.processor.stream import replies
+from streamconsumer.processor.stream.claims import Claims
+from streamconsumer.processor.stream.last_known import LastKnown
+from streamconsumer.server.keys import POSTPONED, companion
+
+__all__ = ["work"]
+
+LARGEST = 2**64 - 1
+
+RECREATE = """
+local stream, schedule, group, me, postponed, position = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[5]
+local function before(a, b)
+  local am, as = a:match('^(%d+)-(%d+)$')
+  local bm, bs = b:match('^(%d+)-(%d+)$')
+  if am == bm then am, bm = as, bs end
+  if #am ~= #bm then return #am < #bm end
+  return am < bm
+end
+local function claim(consumer, id)
+  if #redis.call('XPENDING', stream, group, id, id, 1) == 0 then
+    redis.call('XCLAIM', stream, group, consumer, 0, id, 'FORCE', 'JUSTID')
+  end
+end
+local lowest
+for _, each in ipairs(redis.call('HVALS', KEYS[3])) do
+  if each ~= 'walk' and (not lowest or before(each, lowest)) then lowest = each end
+end
+local walk = lowest and redis.call('HGET', KEYS[3], postponed) and before(lowest, position)
+local begin = walk and position or lowest or ARGV[4]
+local created = redis.pcall('XGROUP', 'CREATE', stream, group, begin, 'MKSTREAM')
+if created.err and not created.err:find('BUSYGROUP', 1, true) then return created end
+for i = 6, #ARGV do claim(me, ARGV[i]) end
+if not created.err then
+  for _, id in ipairs(redis.call('ZRANGE', schedule, 0, -1)) do claim(postponed, id) end
+  local due = redis.call('TIME')[1] * 1000 + 2500.5
+  for _, entry in ipairs(walk and redis.call('XRANGE', stream, '(' .. lowest, position) or {}) do
+    redis.call('ZADD', schedule, 'NX', due, entry[1])
+    claim(postponed, entry[1])
+  end
+end
+return begin
+"""
+"""A field `~postponed` among the registrations makes the script walk the range from the lowest position to the position
+of this consumer. Each entry there waits with `~postponed` until its owner renews it or until it is due."""
+
+
+async def register(self: Claims) -> None:
+    """Replaces `Claims.note`, which each busy consumer calls once a second."""
+    intake = self._intake
+    stream, group, consumer = intake.who
+    position = intake._position  # noqa: SLF001 - the intake does not publish it
+    if held := intake.held():
+        milliseconds, sequence = min(map(replies.order, held))
+        position = f"{milliseconds}-{sequence - 1}" if sequence else f"{milliseconds - 1}-{LARGEST}"
+    await intake.manager.ask("HSET", companion(stream, group, REGISTRATIONS), consumer, position)
+
+
+async def recreate(
+    self: LastKnown,
+    position: str,
+    otherwise: str,
+    *,
+    in_flight: Sequence[str] = (),
+    settled: Sequence[str] = (),  # noqa: ARG001 - the registrations already exclude them
+) -> str:
+    """Replaces `LastKnown.recreate`."""
+    stream, schedule, _ = self._keys
+    group, consumer, *_ = self._who
+    keys = (stream, schedule, companion(stream, group, REGISTRATIONS))
+    arguments = (group, consumer, POSTPONED, otherwise, position, *in_flight)
+    begin: bytes = await self._ask("EVAL", RECREATE, 3, *keys, *arguments)
+    return begin.decode()
+
+
+Claims.note = register  # type: ignore[method-assign] # the point of this module
+LastKnown.recreate = recreate  # type: ignore[method-assign] # the same

@@ -1,0 +1,203 @@
+"""XGROUP DESTROY under load: the group snapshot, and one lowest unsettled id for each consumer in its place."""
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from benchmarks.contenders.course import GROUP, STREAM
+from benchmarks.lost_group import REGISTRATIONS
+from benchmarks.pods import Pod
+from benchmarks.races import connected, fill, fresh
+from benchmarks.results import Section, table
+from streamconsumer.processor.stream import last_known
+from streamconsumer.server.keys import POSTPONED, companion
+from tests.cluster.redis_servers import REDIS, VALKEY, RedisServer
+from tests.cluster.runs import wait_until
+
+ROUNDS = 1
+TRIES, CALLS = 10, 20
+PODS, CONCURRENCY = 4, 20
+BEFORE_SECONDS, AFTER_SECONDS, PATIENCE = 25.0, 3.0, 90.0
+FORMS = {
+    "snapshot": "benchmarks.lost_group:work",
+    "lowest id": "benchmarks.lowest_unsettled:work",
+    "lowest id, walked": "benchmarks.lowest_unsettled:work",
+}
+LOADS = {
+    "200/s, 5 ms, one in 200 takes 20 s": (200, (0.005,) * 199 + (20,)),
+    "200/s, 5 ms": (200, (0.005,)),
+    "2/s, 5 ms": (2, (0.005,)),
+}
+HEAD = [
+    "server",
+    "load",
+    "kill -9",
+    "form",
+    "produced",
+    "run again",
+    "in two pods at a time",
+    "cancelled",
+    "lost",
+    "settled after s",
+]
+PRICE_HEAD = ["server", "pending", "consumers", "NOTE, µs", "NOTE, skipped, µs", "NOTE, bytes", "HSETs, µs", "bytes"]
+
+DESTROY = """
+for _, each in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local lowest = each[2] ~= ARGV[2] and redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, each[2])[1]
+  if lowest then
+    local ms, sequence = lowest[1]:match('^(%d+)-(%d+)$')
+    local before = sequence ~= '0' and string.format('%s-%d', ms, sequence - 1)
+    before = before or string.format('%d-18446744073709551615', ms - 1)
+    redis.call('HSET', KEYS[2], each[2], before)
+  end
+end
+if ARGV[3] == 'yes' then redis.call('HSET', KEYS[2], ARGV[2], 'walk') end
+return redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
+"""
+"""Destroy the group. Just before, each consumer that has pending entries registers the position before the lowest."""
+
+
+def measure(number: int) -> Section:
+    """All forms at the same time on one server, each with a stream of its own."""
+    rows, prices = [], []
+    for _, flavour in itertools.product(range(number), (REDIS, VALKEY)):
+        with RedisServer(flavour=flavour) as server, connected(server.url) as client:
+            for load, kill in itertools.product(LOADS, (False, True)):
+                losses = [_Loss(server.url, load, form, kill) for form in FORMS]
+                fresh(client, *(each.stream for each in losses))
+                with ThreadPoolExecutor(len(losses)) as threads:
+                    rows += [[flavour.name, *cells] for cells in threads.map(_Loss.run, losses)]
+            for pending, names in itertools.product((0, 1000, 10_000), (4, 1000)):
+                prices.append([flavour.name, *_price(client, pending, names)])
+    facts = (
+        f"loopback, {PODS} pods for each row with concurrency {CONCURRENCY}, XGROUP DESTROY after {BEFORE_SECONDS:.0f} "
+        "s; a kill -9 of one pod comes just before it."
+    )
+    note = "NOTE runs once a second and group, and is skipped by each other busy pod; HSETs are one for each consumer."
+    return Section("lost_group", facts, HEAD, rows, after=[note, table(PRICE_HEAD, prices)])
+
+
+@dataclass
+class _Loss:
+    """One group that is destroyed."""
+
+    url: str
+    load: str
+    form: str
+    kill: bool
+
+    @property
+    def stream(self) -> str:
+        return f"{self.form} {self.kill}"
+
+    def run(self) -> list[str]:
+        settings = {"stream": self.stream, "consumer_group": GROUP, "concurrency": str(CONCURRENCY)}
+        with connected(self.url) as client, ExitStack() as stack:
+            pods = [stack.enter_context(Pod(self.url, FORMS[self.form], f"pod-{i}", **settings)) for i in range(PODS)]
+            for pod in pods:
+                pod.listening()
+            produced = self._produce(client, BEFORE_SECONDS)
+            killed = pods[0].kill() if self.kill else None
+            registrations = companion(self.stream, GROUP, REGISTRATIONS)
+            if self.form == "snapshot":
+                client.xgroup_destroy(self.stream, GROUP)
+            else:
+                walk = "yes" if "walked" in self.form else "no"
+                client.eval(DESTROY, 2, self.stream, registrations, GROUP, POSTPONED, walk)
+            destroyed = time.monotonic()
+            produced += self._produce(client, AFTER_SECONDS)
+            wait_until(lambda: self._is_done(client, produced[-1]), PATIENCE, pause=0.2)
+            seconds = time.monotonic() - destroyed
+            time.sleep(1)
+            found = counts([pod.output.read_text() for pod in pods], set(produced), killed)
+        figures = [len(produced), *(found[each] for each in ("again", "twice", "cancelled", "lost"))]
+        return [
+            self.load,
+            "yes" if self.kill else "no",
+            self.form,
+            *(f"{each:,}" for each in figures),
+            f"{seconds:.0f}",
+        ]
+
+    def _produce(self, client: redis.Redis, seconds: float) -> list[str]:
+        rate, durations = LOADS[self.load]
+        began, ids = time.monotonic(), []
+        for number in range(int(rate * seconds)):
+            time.sleep(max(0, began + number / rate - time.monotonic()))
+            added: Any = client.xadd(self.stream, {"seconds": durations[number % len(durations)]})
+            ids.append(added.decode())
+        return ids
+
+    def _is_done(self, client: redis.Redis, last: str) -> bool:
+        groups: Any = client.xinfo_groups(self.stream)
+        return bool(groups) and groups[0]["pending"] == 0 and groups[0]["last-delivered-id"].decode() == last
+
+
+def counts(outputs: list[str], produced: set[str], killed: float | None) -> Counter[str]:
+    """Count what the pods logged, in the order of time. `killed` is the time at which the first pod was killed."""
+    events = [(float(at), pod, event, id_) for pod, text in enumerate(outputs) for at, event, id_ in _events(text)]
+    if killed is not None:
+        events.append((killed, 0, "killed", ""))
+    found: Counter[str] = Counter()
+    running: dict[str, set[int]] = {each: set() for each in produced}
+    ended: set[str] = set()
+    for _, pod, event, message_id in sorted(events):
+        if event == "begun":
+            found["again"] += message_id in ended
+            found["twice"] += bool(running[message_id])
+            running[message_id].add(pod)
+        elif event == "killed":
+            for pods in running.values():
+                pods.discard(pod)
+        else:
+            running[message_id].discard(pod)
+            found["cancelled"] += event == "cancelled"
+            if event == "ended":
+                ended.add(message_id)
+    found["lost"] = len(produced - ended)
+    return found
+
+
+def _events(text: str) -> list[list[str]]:
+    return [line.split()[1:] for line in text.splitlines() if line.startswith("event ")]
+
+
+def _price(client: redis.Redis, pending: int, names: int) -> list[str]:
+    """What the server spends on one NOTE, and on one HSET of each consumer."""
+    fresh(client)
+    fill(client, pending)
+    for each in (POSTPONED, *range(names)):
+        client.xgroup_createconsumer(STREAM, GROUP, each)
+    for each in range(names if pending else 0):
+        client.xreadgroup(GROUP, str(each), {STREAM: ">"}, max(1, pending // names))
+    keys = [STREAM, *(companion(STREAM, GROUP, what) for what in ("postponed", "last-known", REGISTRATIONS))]
+
+    def note(age_milliseconds: int) -> float:
+        arguments = (GROUP, 0, POSTPONED, 1500, age_milliseconds, last_known.MOST)
+        return _microseconds(client, "eval", lambda: client.eval(last_known.NOTE, 3, *keys[:3], *arguments))
+
+    written, skipped = note(0), note(3_600_000)
+    size = len(last_known.NOTE) + sum(len(each) for each in client.hvals(keys[2]))
+    hset = names * _microseconds(client, "hset", lambda: client.hset(keys[3], "pod-0", "1764000000000-0"))
+    cells = [pending, names, written, skipped, size, hset, names * len("pod-01764000000000-0")]
+    return [f"{each:,.0f}" for each in cells]
+
+
+def _microseconds(client: redis.Redis, command: str, act: Callable[[], object]) -> float:
+    """The server's time for one call. The best of some tries: other programs on the machine only add to it."""
+    tries = []
+    for _ in range(TRIES):
+        client.config_resetstat()
+        for _ in range(CALLS):
+            act()
+        stats: Any = client.info("commandstats")
+        tries.append(stats[f"cmdstat_{command}"]["usec"] / CALLS)
+    return float(min(tries))
