@@ -1,6 +1,7 @@
-"""The Secrets that a resource or a pod names, and the byte strings by which a value of one is found. Pure."""
+"""The Secrets that a resource or a pod names, and the patterns by which their values are found. Pure."""
 
 import json
+import re
 from base64 import b64decode
 from binascii import Error
 from collections.abc import Iterator
@@ -73,19 +74,18 @@ class SecretValue:
             return f"shorter than {SHORTEST} bytes"
         return "a common word" if whole.lower() in COMMON else ""
 
-    def forms(self) -> set[bytes]:
-        """The byte strings to search for in a decoded text."""
+    def parts(self) -> set[bytes]:
+        """The byte strings to remove: the value, its lines and the secrets within it."""
         if self.why_not_removed:
             return set()
         whole = self.value.strip()
         lines = {line.strip() for line in whole.splitlines()}
         parts = {whole, *(line for line in lines if len(line) >= SHORTEST_LINE)}
-        parts |= {part for part in _parts(self.key, whole) if len(part) >= SHORTEST and part.lower() not in COMMON}
-        parts |= {part.replace(b" ", b"+") for part in parts}  # as in a form
-        return parts | {_as_ascii(part) for part in parts}
+        within = {part for part in _within(self.key, whole) if len(part) >= SHORTEST and part.lower() not in COMMON}
+        return parts | within
 
 
-def _parts(key: str, value: bytes) -> Iterator[bytes]:
+def _within(key: str, value: bytes) -> Iterator[bytes]:
     """The password of a URL; the passwords of a registry's credentials."""
     with suppress(ValueError):
         if password := urlsplit(value.decode()).password:
@@ -105,10 +105,16 @@ def _of_docker(config: Any) -> Iterator[bytes]:
         yield from _of_docker(inner)
 
 
-def _as_ascii(part: bytes) -> bytes:
-    """The bytes that Python's escapes stand for: below 256, a character's number is its byte."""
-    characters = part.decode(errors="surrogateescape")
-    return b"".join(
-        character.encode("latin-1") if ord(character) < 256 else character.encode(errors="surrogateescape")
-        for character in characters
-    )
+def pattern(part: bytes) -> re.Pattern[bytes]:
+    """Matches the part in a decoded text."""
+    return re.compile(b"".join(map(_pattern, part.decode(errors="surrogateescape"))))
+
+
+def _pattern(character: str) -> bytes:
+    """The character in UTF-8. In a form a space may be a plus; Python escapes 128 to 255 as one byte."""
+    if character == " ":
+        return b"[ +]"
+    encoded = re.escape(character.encode(errors="surrogateescape"))
+    if 0x80 <= ord(character) <= 0xFF:
+        return b"(?:%b|%b)" % (encoded, re.escape(character.encode("latin-1")))
+    return encoded

@@ -4,13 +4,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from streamconsumer.cli.report.named import SecretValue
+from streamconsumer.cli.report.named import SecretValue, pattern
 from streamconsumer.cli.report.views import views
 
 URL_CREDENTIALS, URL_QUERY, PEM_BLOCK = "URL credentials", "URL query", "PEM block"
 
-LONGEST_BASE64_SKIPPED = 15
-"""Credentials of URLs and PEM blocks are not searched for in shorter base64."""
+SHORTEST_BASE64 = 16
+"""Characters. Shorter base64 is decoded only if a value is that short."""
 
 _CREDENTIALS = re.compile(rb'(?<=[A-Za-z0-9]://)[^\s"<>]{0,2048}@')
 _QUERY = re.compile(rb'[A-Za-z0-9]://[^\s"<>?#]{1,2048}[?#]([^\s"<>]+)')
@@ -27,12 +27,12 @@ class Redactor:
     def __init__(self, values: Iterable[SecretValue]) -> None:
         self.counts: Counter[str] = Counter()
         """Removed, by what it was: `Secret namespace/name, key`, or one of the constants of this module."""
-        self._labels: dict[bytes, str] = {}
+        labels: dict[bytes, str] = {}
         for each in values:
-            for form in each.forms():
-                self._labels.setdefault(form, each.label)
-        shortest = min(map(len, self._labels), default=LONGEST_BASE64_SKIPPED)
-        self._shortest_base64 = min(shortest * 8 // 6, LONGEST_BASE64_SKIPPED + 1)
+            for part in each.parts():
+                labels.setdefault(part, each.label)
+        self._patterns = [(pattern(part), label) for part, label in labels.items()]
+        self._shortest_base64 = min([SHORTEST_BASE64, *(len(part) * 8 // 6 for part in labels)])
 
     def text(self, text: str) -> str:
         """The text without what must not leave the cluster."""
@@ -50,11 +50,11 @@ class Redactor:
                 yield (*view.place(start, end), label)
 
     def _found(self, data: bytes) -> Iterator[Span]:
-        for form, label in self._labels.items():
-            start = data.find(form)
-            while start >= 0:
-                yield start, start + len(form), label
-                start = data.find(form, start + 1)
+        for part, label in self._patterns:
+            found = part.search(data)
+            while found:
+                yield *found.span(), label
+                found = part.search(data, found.start() + 1)
         yield from _pem(data)
         yield from ((found.start(), found.end() - 1, URL_CREDENTIALS) for found in _CREDENTIALS.finditer(data))
         yield from ((*found.span(1), URL_QUERY) for found in _QUERY.finditer(data))
