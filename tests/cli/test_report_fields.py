@@ -44,14 +44,7 @@ def test_each_allowed_field_of_a_streamconsumer_is_in_the_definition() -> None:
     (version,) = custom_resource_definition()["spec"]["versions"]
     known = {*defined(version["schema"]["openAPIV3Schema"])}
     named = {*paths({"spec": fields.SPEC, "status": fields.STATUS})}
-    optional = {f".spec.redis{each}.optional" for each in REDIS_REFERENCES}
-    assert named - known - optional - {".spec.redis.tls.certSecretRef.key"} == set()
-
-
-REDIS_REFERENCES = (
-    *(".urlSecretRef", ".usernameSecretRef", ".passwordSecretRef", ".tls.caSecretRef", ".tls.certSecretRef"),
-    *(".sentinel.usernameSecretRef", ".sentinel.passwordSecretRef"),
-)
+    assert named - known == set()
 
 
 def test_each_allowed_field_of_status_and_doctor_is_in_their_documents() -> None:

@@ -43,7 +43,8 @@ def _values(*fields: str) -> dict[str, Any]:
 
 
 _METADATA = _values("namespace", "name", "uid", "generation", "creationTimestamp", "deletionTimestamp")
-_KEY = _values("name", "key", "optional")
+_KEY = _values("name", "key")
+_VARIABLE = _values("name", "key", "optional")
 _SCALING = {**_values("stabilizationWindow"), "policies": [_values("type", "value", "period")]}
 
 SPEC: Shape = {
@@ -58,7 +59,7 @@ SPEC: Shape = {
     },
     "retention": _values("maxAge", "maxLength", "acknowledged", "allowLoss"),
     "reconnect": _values("minDelay", "maxDelay"),
-    "env": [{**_values("name"), "valueFrom": {"secretKeyRef": _KEY, "configMapKeyRef": _KEY}}],
+    "env": [{**_values("name"), "valueFrom": {"secretKeyRef": _VARIABLE, "configMapKeyRef": _VARIABLE}}],
     "envFrom": [{**_values("prefix"), **dict.fromkeys(("secretRef", "configMapRef"), _values("name", "optional"))}],
     "resources": {"requests": Leaf.MAP, "limits": Leaf.MAP},
     "podLabels": Leaf.KEYS,
@@ -72,7 +73,7 @@ SPEC: Shape = {
     "redis": {
         **_values("url", "cluster"),
         **dict.fromkeys(("urlSecretRef", "usernameSecretRef", "passwordSecretRef"), _KEY),
-        "tls": {**_values("insecureSkipVerify"), "caSecretRef": _KEY, "certSecretRef": _KEY},
+        "tls": {**_values("insecureSkipVerify"), "caSecretRef": _KEY, "certSecretRef": _values("name")},
         "sentinel": {
             **_values("masterName"),
             "nodes": [Leaf.VALUE],
