@@ -1,6 +1,5 @@
 """Manifests in and out of YAML."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamconsumer.cli.documents import read, to_json, to_yaml
+from streamconsumer.cli.documents import read, to_yaml
 from streamconsumer.errors import InvalidSettings
 
 _text = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n"), max_size=20)
@@ -33,10 +32,6 @@ def test_documents_survive_the_way_through_a_file(tmp_path: Path) -> None:
 
 def test_text_of_several_lines_is_printed_as_a_block() -> None:
     assert to_yaml([{"source": "def handle(data):\n    pass\n"}]) == "source: |\n  def handle(data):\n      pass\n"
-
-
-def test_json_is_one_list_as_kubectl_prints_it() -> None:
-    assert json.loads(to_json([{"kind": "A"}]))["items"] == [{"kind": "A"}]
 
 
 def test_a_folder_stands_for_its_yaml_files_in_order(tmp_path: Path) -> None:

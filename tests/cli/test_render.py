@@ -1,6 +1,5 @@
 """`streamconsumer render` and `crd`."""
 
-import json
 from pathlib import Path
 
 import yaml
@@ -20,14 +19,6 @@ def test_render_prints_exactly_what_the_operator_would_apply(tmp_path: Path) -> 
     assert result.exit_code == 0
     wanted = desired(StreamConsumer.parse(consumer()), OperatorSettings())
     assert list(yaml.safe_load_all(result.stdout)) == wanted
-
-
-def test_render_as_json_is_one_list(tmp_path: Path) -> None:
-    file = written(tmp_path, consumer())
-    result = CliRunner().invoke(main, ["render", "-o", "json", str(file)])
-    printed = json.loads(result.stdout)
-    assert printed["kind"] == "List"
-    assert "Deployment" in [item["kind"] for item in printed["items"]]
 
 
 def test_render_reads_standard_input() -> None:

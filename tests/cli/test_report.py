@@ -1,137 +1,225 @@
-"""`kubectl streamconsumer report`: nothing that is planted anywhere may be found in the bundle."""
+"""`kubectl streamconsumer report`: real API server and Redis. A server in the kubelet's place has logs; a script in
+kubectl's place runs the commands of pods."""
 
 import base64
 import json
+import os
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import pytest
-
-from streamconsumer.cli.report.collect import Collected
-from streamconsumer.cli.report.scrub import Scrubber, guesses, secret_names
-from streamconsumer.cli.report.work import scrubbed
-from tests.cli.plugin import plugin
-from tests.cli.test_cluster_status import container, only, pod
-from tests.cluster.redis_servers import StartRedis
-from tests.model.examples import manifest
+from streamconsumer.processor.health import Endpoint, Health
+from streamconsumer.processor.metrics import Metrics, registry
+from tests.cli.kubelet import kubelet
+from tests.cli.plugin import Ran, plugin
+from tests.cli.test_cluster_doctor import in_pods
+from tests.cli.test_cluster_status import container, only
+from tests.cluster.redis_servers import RedisServer, StartRedis
+from tests.model.examples import Manifest, manifest
 from tests.operator.looking import secret
 from tests.operator.operators import running
 from tests.operator.places import Place, eventually
+from tests.processor.pod import Pod
 
-PASSWORD, URL_PASSWORD, TOKEN = "planted-1-Redis/pass word", "planted-2-in-a-url", "planted-3-in-an-annotation"
-VARIABLE, FROM_SECRET, SOURCE = "planted-4-in-a-variable", "planted-5-from-a-secret", "planted-6-in-source"
-ALL = (PASSWORD, URL_PASSWORD, TOKEN, VARIABLE, FROM_SECRET, SOURCE)
-
-
-def shapes(planted: str) -> set[str]:
-    return {planted, quote(planted, safe=""), base64.b64encode(planted.encode()).decode(), planted[:9]}
+PASSWORD, TOKEN, API_KEY = "planted-1-Redis/pass word", "planted-2-in-a-pod", "planted-3-of-all-keys"
+PLANTED = "planted"
 
 
 def contents(archive: Path) -> dict[str, str]:
+    """Texts by file name below the folder of the archive."""
     with tarfile.open(archive) as opened:
-        return {each.name: (opened.extractfile(each) or pytest.fail(each.name)).read().decode() for each in opened}
+        files = {each.name.partition("/")[2]: opened.extractfile(each) for each in opened}
+        return {name: file.read().decode() for name, file in files.items() if file}
 
 
-def on_a_node_that_is_gone(name: str) -> dict[str, Any]:
-    """Its log can be had from nobody."""
-    spec = {"nodeName": "nowhere", "containers": [{"name": "processor", "image": "shop:1.4"}]}
+def left_out(found: dict[str, str]) -> dict[str, str]:
+    return {each["what"]: each["reason"] for each in json.loads(found["contents.json"])["leftOut"]}
+
+
+def consumer_pod(place: Place, name: str, *, port: int = 8080, node: str = "", **status: Any) -> None:
+    """A pod as the Deployment would create it, with a Secret that only the pod names."""
+    processor = {
+        "name": "processor",
+        "image": "shop:1.4",
+        "ports": [{"name": "http", "containerPort": port}],
+        "env": [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "shop", "key": "token"}}}],
+    }
+    spec = {"containers": [processor], **({"nodeName": node} if node else {})}
     metadata = {"name": name, "labels": {"streamconsumer.dev/name": "orders"}}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    place.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    place.patch("Pod", name, {"status": {"phase": "Running", **status}}, "/status")
 
 
-def test_secrets_of_all_kinds_are_nowhere_in_a_bundle(on_api: Place, start_redis: StartRedis, tmp_path: Path) -> None:
-    server = start_redis({"requirepass": f'"{PASSWORD}"'})
-    secret(on_api, "redis", password=PASSWORD)
-    secret(on_api, "shop", token=FROM_SECRET)
-    given = manifest(
+def with_secrets(place: Place, server: RedisServer, **spec: Any) -> Manifest:
+    """A StreamConsumer with Secrets in its namespace, and texts in each field that takes a text of the user."""
+    secret(place, "redis", password=PASSWORD)
+    secret(place, "shop", token=TOKEN)
+    secret(place, "all", key=API_KEY, debug="true", pin="123")
+    return manifest(
         redis={
             "url": f"redis://{server.host}:{server.port}/0",
             "passwordSecretRef": {"name": "redis", "key": "password"},
         },
-        handler={"source": f"KEY = '{SOURCE}'\ndef handle(data):\n    pass\n"},
-        replicas=0,
-        env=[
-            {"name": "API", "value": VARIABLE},
-            {"name": "DATABASE", "value": f"postgres://shop:{URL_PASSWORD}@db:5432/shop"},
-            {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "shop", "key": "token"}}},
-        ],
-        podAnnotations={"example.com/token": TOKEN},
+        env=[{"name": "DATABASE", "value": "postgres://shop:planted-4@db:5432/shop"}],
+        envFrom=[{"secretRef": {"name": "all"}}],
+        podAnnotations={"example.com/note": "planted-5"},
+        podLabels={"example.com/team": "planted-6"},
+        **spec,
     )
-    given["metadata"]["annotations"] = {"example.com/token": TOKEN, "example.com/spec": json.dumps(given["spec"])}
+
+
+@contextmanager
+def metrics() -> Iterator[int]:
+    """The port of a processor's metrics."""
+    counted = Metrics(delivered=7)
+    endpoint = Endpoint(Health(), registry(counted, {"stream": "orders", "consumer_group": "billing"}), "127.0.0.1", 0)
+    endpoint.start()
+    try:
+        yield endpoint.port
+    finally:
+        endpoint.stop()
+
+
+def reported(place: Place, archive: Path, *options: str, **environment: str) -> dict[str, str]:
+    ran: Ran = plugin(place, "report", "orders", "-o", str(archive), *options, **environment)
+    assert ran.returncode == 0, ran.stderr
+    return contents(archive)
+
+
+def test_a_bundle_without_logs_has_the_allowed_fields_and_no_text_of_the_user(
+    on_api: Place, start_redis: StartRedis, tmp_path: Path
+) -> None:
+    server = start_redis({"requirepass": f'"{PASSWORD}"'})
+    given = with_secrets(on_api, server, handler={"source": "KEY = 'planted-7'\ndef handle(data):\n    pass\n"})
+    given["metadata"] |= {"annotations": {"example.com/note": "planted-8"}, "labels": {"team": "planted-9"}}
     archive = tmp_path / "bundle.tar.gz"
-    with running(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.namespace):
+    archive.touch(0o644)
+    inside = Pod(
+        tmp_path, f"redis://{server.host}:{server.port}/0", "pod_handlers:note", consumer_name="orders-consumer-a"
+    ).environment
+    inside.pop("PATH")
+    with metrics() as port, running(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.namespace):
         on_api.create(given)
         eventually(lambda: on_api.conditions("orders")["Ready"])
-        words = f"{PASSWORD} {VARIABLE} {FROM_SECRET} {TOKEN} postgres://x:{URL_PASSWORD}@db"
+        words = f"failed with {PASSWORD} and {TOKEN} and http://u:planted-10@h"
         ended = {"terminated": {"exitCode": 1, "message": words}}
-        pod(on_api, "orders-consumer-a", phase="Running", containerStatuses=[container(lastState=ended)])
-        on_api.create(on_a_node_that_is_gone("orders-consumer-b"))
-        ran = plugin(on_api, "report", "-o", str(archive))
-    assert ran.returncode == 0, ran.stderr
+        consumer_pod(on_api, "orders-consumer-a", port=port, containerStatuses=[container(lastState=ended)])
+        found = reported(on_api, archive, PATH=in_pods(tmp_path, inside))
     assert archive.stat().st_mode & 0o777 == 0o600
-    found = contents(archive)
-    for planted in ALL:
-        for shape in shapes(planted):
-            assert [file for file, text in found.items() if shape in text] == []
-    folder = f"streamconsumer-report/{on_api.namespace}/orders"
-    assert json.loads(found[f"{folder}/streamconsumer.json"])["spec"]["stream"] == "orders"
-    assert "example.com/token" in found[f"{folder}/streamconsumer.json"]
-    assert json.loads(found[f"{folder}/deployments.json"])[0]["metadata"]["name"] == "orders-consumer"
-    assert json.loads(found[f"{folder}/configmaps.json"])
-    assert f"redis_version:{server.version}" in found[f"{folder}/redis.txt"]
-    assert f"{folder}/logs/orders-consumer-a-processor.log" in found
-    assert "nowhere" in found[f"{folder}/logs/orders-consumer-b-processor.log.refused"]
-    assert "gitVersion" in found["streamconsumer-report/kubernetes-version.json"]
+    for text in (PLANTED, quote(PASSWORD, safe=""), base64.b64encode(PASSWORD.encode()).decode()):
+        assert [file for file, whole in found.items() if text in whole] == []
+    folder = f"{on_api.namespace}/orders"
+    spec = json.loads(found[f"{folder}/streamconsumer.json"])["spec"]
+    assert spec["stream"] == "orders"
+    assert spec["env"] == [{"name": "DATABASE"}]
+    assert spec["podAnnotations"] == ["example.com/note"]
+    (deployment,) = json.loads(found[f"{folder}/deployments.json"])
+    assert deployment["metadata"]["name"] == "orders-consumer"
+    assert deployment["spec"]["template"]["spec"]["containers"][0].keys() & {"env", "args", "command"} == set()
+    status = json.loads(found[f"{folder}/status.json"])
+    assert status["pods"][0]["lastWords"].startswith(f"failed with (removed: Secret {on_api.namespace}/redis, key pass")
+    doctor = json.loads(found[f"{folder}/doctor.json"])
+    assert doctor["pod"], doctor
+    assert doctor["pod"]["name"] == "orders-consumer-a"
+    assert {"orders"} == {each["regarding"]["name"] for each in json.loads(found[f"{folder}/events.json"])}
+    samples = json.loads(found[f"{folder}/metrics/orders-consumer-a.json"])
+    assert {each["name"]: each["value"] for each in samples}["streamconsumer_delivered_total"] == 7
+    assert json.loads(found["versions.json"])["kubernetes"]["gitVersion"].startswith("v1.")
+    listed = json.loads(found["contents.json"])
+    assert listed["files"] == sorted(found)
+    assert {"what": f"Secret {on_api.namespace}/all, key debug", "reason": "a common word"} in listed["notRemoved"]
+    assert not any("/logs/" in file for file in found)
 
 
-def test_what_one_may_not_read_stands_in_a_bundle_as_refused(on_api: Place, tmp_path: Path) -> None:
-    on_api.create(manifest())
-    kubeconfig, archive = only(on_api, tmp_path, "streamconsumers.streamconsumer.dev"), tmp_path / "bundle.tar.gz"
-    ran = plugin(on_api, "report", "orders", "-o", str(archive), KUBECONFIG=kubeconfig)
-    assert ran.returncode == 0, ran.stderr
-    found = contents(archive)
-    folder = f"streamconsumer-report/{on_api.namespace}/orders"
-    assert f"{folder}/streamconsumer.json" in found
-    for file in ("status", "pods", "events", "deployments"):
-        assert "visitor" in found[f"{folder}/{file}.json.refused"]
-
-
-def test_logs_lose_what_is_known_to_be_secret_and_what_is_called_so() -> None:
-    found = Collected(secrets={PASSWORD, FROM_SECRET})
+def test_logs_of_a_real_api_server_are_in_the_bundle_without_the_values_of_the_named_secrets(
+    on_api: Place, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    on_api.create(with_secrets(on_api, redis_server))
     lines = [
         f"connecting with {PASSWORD}",
-        json.dumps({"message": f"got {FROM_SECRET}", "password": "planted-unknown"}),
-        "GET http://user:planted-unknown@host/path?key=planted-unknown failed",
-        "Authorization: Bearer planted-unknown.xyz",
-        "api_key=planted-unknown, next",
-        "message 17-0 failed: ValueError",
+        json.dumps({"message": f"token {TOKEN}", "url": f"redis://:{quote(PASSWORD)}@redis"}),
+        f"Authorization: Basic {base64.b64encode(f'shop:{API_KEY}'.encode()).decode()}",
+        "-----BEGIN PRIVATE KEY-----\nplanted\n-----END PRIVATE KEY-----",
+        "message 17-0 failed: ValueError; debug is true",
     ]
-    found.texts["a.log"] = "\n".join(lines)
-    ((_, text),) = scrubbed(found)
-    assert "planted" not in text
-    assert "message 17-0 failed: ValueError" in text
-    assert "GET http://(removed)@host/path?(removed) failed" in text
+    logs = {"orders-consumer-a/processor": "\n".join(lines), "orders-consumer-a/processor/previous": f"it was {TOKEN}"}
+    with kubelet(on_api, tmp_path, logs) as node:
+        consumer_pod(
+            on_api, "orders-consumer-a", node=node.node, containerStatuses=[container(ready=True, restartCount=1)]
+        )
+        consumer_pod(on_api, "orders-consumer-b", node=node.node)
+        found = reported(on_api, tmp_path / "bundle.tar.gz", "--logs")
+    folder = f"{on_api.namespace}/orders/logs"
+    log = found[f"{folder}/orders-consumer-a-processor.log"]
+    password, token = (
+        f"(removed: Secret {on_api.namespace}/{name})" for name in ("redis, key password", "shop, key token")
+    )
+    assert log.splitlines()[0] == f"connecting with {password}"
+    assert log.splitlines()[-1] == "message 17-0 failed: ValueError; debug is true"
+    assert found[f"{folder}/orders-consumer-a-processor-previous.log"] == f"it was {token}"
+    for text in (PLANTED, quote(PASSWORD), base64.b64encode(b"hop:planted-3").decode()[4:]):
+        assert [file for file, whole in found.items() if text in whole] == []
+    removed = {each["what"]: each["count"] for each in json.loads(found["contents.json"])["removed"]}
+    assert removed[f"Secret {on_api.namespace}/shop, key token"] == 2
+    assert removed["PEM block"] == 1
+    assert node.asked == dict.fromkeys([*logs, "orders-consumer-b/processor"], 2000)
+    assert f"{folder}/orders-consumer-b-processor.log" in left_out(found)
 
 
-def test_our_own_variables_stay_readable() -> None:
-    env: list[dict[str, Any]] = [
-        {"name": "STREAMCONSUMER_STREAM", "value": "orders"},
-        {"name": "STREAMCONSUMER_REDIS_URL", "value": "redis://:planted@redis:6379/0"},
-        {"name": "LEVEL", "value": "planted"},
-    ]
-    known = set(guesses({"env": env}))
-    assert known == {"planted"}
-    told = Scrubber(known).value({"env": env})["env"]
-    assert [each["value"] for each in told] == ["orders", "redis://(removed)@redis:6379/0", "(removed)"]
+def test_logs_are_left_out_if_a_named_secret_is_not_readable(on_api: Place, tmp_path: Path) -> None:
+    resources = ("streamconsumers.streamconsumer.dev", "pods", "pods/log", "events.events.k8s.io")
+    ref = {"name": "redis", "key": "password"}
+    on_api.create(manifest(redis={"url": "redis://redis:6379/0", "passwordSecretRef": ref}))
+    with kubelet(on_api, tmp_path, {"orders-consumer-a/processor": PASSWORD}) as node:
+        consumer_pod(on_api, "orders-consumer-a", node=node.node)
+        visitor = only(on_api, tmp_path, *resources)
+        found = reported(on_api, tmp_path / "bundle.tar.gz", "--logs", KUBECONFIG=visitor)
+    reasons = left_out(found)
+    for name in ("redis", "shop"):
+        assert "visitor" in reasons[f"Secret {on_api.namespace}/{name}"]
+        assert f"Secret {on_api.namespace}/{name}: " in reasons[f"{on_api.namespace}/orders/logs"]
+    assert node.asked == {}
+    assert f"{on_api.namespace}/orders/status.json" in found
 
 
-def test_secrets_are_found_in_whichever_field_names_them() -> None:
-    spec = {
-        "redis": {"passwordSecretRef": {"name": "a"}},
-        "env": [{"valueFrom": {"secretKeyRef": {"name": "b"}}}],
-        "envFrom": [{"secretRef": {"name": "c"}}],
-        "volumes": [{"secret": {"secretName": "d"}}],
-    }
-    assert sorted(secret_names(spec)) == ["a", "b", "c", "d"]
+def test_logs_are_left_out_if_a_named_secret_does_not_exist_unless_it_is_optional(
+    on_api: Place, tmp_path: Path
+) -> None:
+    optional = {"name": "absent", "optional": True}
+    on_api.create(manifest(envFrom=[{"secretRef": optional}], imagePullSecrets=[{"name": "absent-too"}]))
+    on_api.create(manifest("returns", envFrom=[{"secretRef": {"name": "absent"}}]))
+    for name in ("orders", "returns"):
+        ran = plugin(on_api, "report", name, "--logs", "-o", str(tmp_path / name))
+        assert ran.returncode == 0, ran.stderr
+    assert f"{on_api.namespace}/orders/logs" not in left_out(contents(tmp_path / "orders"))
+    reasons = left_out(contents(tmp_path / "returns"))
+    assert reasons[f"Secret {on_api.namespace}/absent"] == "not found, or empty"
+    assert f"{on_api.namespace}/returns/logs" in reasons
+
+
+def test_what_the_api_server_refuses_is_listed_with_the_reason(on_api: Place, tmp_path: Path) -> None:
+    on_api.create(manifest())
+    kubeconfig = only(on_api, tmp_path, "streamconsumers.streamconsumer.dev")
+    found = reported(on_api, tmp_path / "bundle.tar.gz", "--logs", KUBECONFIG=kubeconfig)
+    folder = f"{on_api.namespace}/orders"
+    assert f"{folder}/streamconsumer.json" in found
+    for what in ("pods", "status.json", "events.json", "deployments.json"):
+        assert "visitor" in left_out(found)[f"{folder}/{what}"]
+    assert "you may not list its pods" in found[f"{folder}/doctor.json"]
+
+
+def test_a_secret_name_that_is_a_path_is_not_asked_for(on_api: Place, tmp_path: Path) -> None:
+    ref = {"name": "../configmaps/kube-root-ca.crt", "key": "ca.crt"}
+    on_api.create(manifest(redis={"url": "redis://redis:6379/0", "passwordSecretRef": ref}))
+    found = reported(on_api, tmp_path / "bundle.tar.gz")
+    assert left_out(found)[f"Secret {on_api.namespace}/{ref['name']}"] == "not a name of a Secret"
+
+
+def test_an_archive_in_a_folder_that_does_not_exist_is_wrong_use(on_api: Place, tmp_path: Path) -> None:
+    on_api.create(manifest())
+    ran = plugin(on_api, "report", "orders", "-o", os.fspath(tmp_path / "absent" / "bundle.tar.gz"))
+    assert ran.returncode == 2
+    assert "cannot be written" in ran.stderr

@@ -79,13 +79,21 @@ def test_doctor_has_a_pod_look_and_finds_nothing_wrong(picky: Shop) -> None:
     assert any(name.startswith("collector http://collector:4318") for name in checked)
 
 
-def test_report_writes_an_archive_with_the_logs_of_the_pods(picky: Shop, tmp_path: Path) -> None:
+def test_report_writes_an_archive_with_metrics_and_logs_of_each_pod_and_of_the_operator(
+    picky: Shop, tmp_path: Path
+) -> None:
     archive = tmp_path / "bundle.tar.gz"
-    ran = asked(picky, "report", "picky", "-o", str(archive))
+    ran = asked(picky, "report", "picky", "--logs", "-o", str(archive))
     assert ran.returncode == 0, ran.stderr
     with tarfile.open(archive) as files:
-        names = files.getnames()
-    assert any(picky.ready_pods("picky")[0] in name for name in names), names
+        names = {each.name.partition("/")[2] for each in files}
+        contents = files.extractfile("streamconsumer-report/contents.json")
+        left_out = json.load(contents)["leftOut"] if contents else None
+    pod = picky.ready_pods("picky")[0]
+    folder = f"{NAMESPACE}/picky"
+    assert {f"{folder}/metrics/{pod}.json", f"{folder}/logs/{pod}-processor.log"} <= names, left_out
+    assert any(name.startswith("operator/metrics/") for name in names), left_out
+    assert any(name.startswith("operator/logs/") for name in names), left_out
 
 
 def test_dead_letters_that_only_pods_reach_say_the_command_that_shows_them(picky: Shop) -> None:

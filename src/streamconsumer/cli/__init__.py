@@ -79,8 +79,7 @@ _FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_t
 
 @main.command()
 @_FILES
-@click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
-def render(files: tuple[Path, ...], output: str) -> None:
+def render(files: tuple[Path, ...]) -> None:
     """Print what the operator would apply for the StreamConsumers in FILES (- reads standard input).
 
     All but the owner references, which only a stored StreamConsumer can have, and with the STREAMCONSUMER_OPERATOR_
@@ -89,14 +88,14 @@ def render(files: tuple[Path, ...], output: str) -> None:
     """
     from streamconsumer.cli.render import render_files
 
-    sys.exit(render_files(files, output))
+    sys.exit(render_files(files))
 
 
 @main.command()
 @_FILES
 @click.option("--replicas", type=click.IntRange(0, 64), help="Run this many processes a StreamConsumer instead.")
-@click.option("--spans/--no-spans", default=True, help="Show traces as trees.", show_default=True)
-def dev(files: tuple[Path, ...], replicas: int | None, *, spans: bool) -> None:
+@click.option("--no-spans", is_flag=True, help="Do not show traces.")
+def dev(files: tuple[Path, ...], replicas: int | None, *, no_spans: bool) -> None:
     """Run the StreamConsumers in FILES on this machine, without Docker or a cluster. Ctrl-C drains.
 
     Starts an embedded Valkey unless the resource's own Redis answers, runs the Deployment that the operator would
@@ -104,7 +103,7 @@ def dev(files: tuple[Path, ...], replicas: int | None, *, spans: bool) -> None:
     """
     from streamconsumer.cli.dev import run_files
 
-    sys.exit(run_files(files, replicas=replicas, show_spans=spans))
+    sys.exit(run_files(files, replicas=replicas, show_spans=not no_spans))
 
 
 main.add_command(dead_letters)

@@ -1,6 +1,5 @@
 """Manifests in and out of YAML, as kubectl reads and prints them."""
 
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,11 +29,6 @@ _Dumper.add_representer(str, _text)
 def to_yaml(documents: Iterable[Document]) -> str:
     """The documents, `---` between them, keys in the order given."""
     return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
-
-
-def to_json(documents: Iterable[Document]) -> str:
-    """One List, as `kubectl get -o json` prints several objects."""
-    return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)}, indent=2) + "\n"
 
 
 def read(files: Iterable[Path]) -> list[Document]:

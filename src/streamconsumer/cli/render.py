@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from streamconsumer.cli.documents import Document, read, to_json, to_yaml
+from streamconsumer.cli.documents import Document, read, to_yaml
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
@@ -13,7 +13,7 @@ from streamconsumer.operator.manifests import desired
 from streamconsumer.operator.settings import OperatorSettings
 
 
-def render_files(files: Iterable[Path], output: str) -> int:
+def render_files(files: Iterable[Path]) -> int:
     """Print the children of every StreamConsumer in the files; refusals go to standard error. The exit code."""
     import os
 
@@ -21,7 +21,7 @@ def render_files(files: Iterable[Path], output: str) -> int:
     consumers, refusals = parse([each for each in read(files) if each.get("kind") == names.KIND])
     manifests = [manifest for consumer in consumers for manifest in desired(consumer, settings)]
     if manifests:
-        click.echo(to_json(manifests) if output == "json" else to_yaml(manifests), nl=False)
+        click.echo(to_yaml(manifests), nl=False)
     for refusal in refusals:
         click.echo(f"refused: {refusal}", err=True)
     if not consumers and not refusals:

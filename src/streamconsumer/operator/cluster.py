@@ -162,11 +162,11 @@ class Cluster:
         path = _path(manifest["apiVersion"], manifest["kind"], metadata["namespace"])
         return await self._call("post", path, body=manifest)
 
-    async def suspend(self, namespace: str, name: str, *, suspended: bool) -> Manifest:
+    async def suspend(self, namespace: str, name: str, *, suspended: bool) -> None:
         """What `suspend` and `resume` of the command line write; the operator itself never does."""
         path = _path(names.API_VERSION, names.KIND, namespace, name)
         change = {"spec": {"suspend": suspended}}
-        return await self._call("patch", path, body=change, content_type=MERGE_PATCH)
+        await self._call("patch", path, body=change, content_type=MERGE_PATCH)
 
     async def may(self, verb: str, resource: str, namespace: str | None) -> bool:
         """Whether whoever asks has a right, for the command line. A resource is `pods/exec`, or `deployments.apps`."""

@@ -12,7 +12,6 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from streamconsumer.cli.duration import Duration
 from streamconsumer.errors import ServerUnavailable, StreamConsumerError
 
 Command = Callable[..., Any]
@@ -74,8 +73,7 @@ def _run(command: str, options: dict[str, Any]) -> None:
 @click.argument("name", type=Name(), required=False)
 @with_options(*WHERE)
 @click.option("-A", "--all-namespaces", is_flag=True, help="All namespaces.")
-@click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
-@click.option("-w", "--watch", is_flag=True, help="Look again every 2 s, until Ctrl-C.")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def status(**options: Any) -> None:
     """Show one StreamConsumer on one screen, what is wrong with it and what to do; without NAME, a line for each.
 
@@ -85,27 +83,24 @@ def status(**options: Any) -> None:
     _run("status", options)
 
 
-_WAIT = click.option("--wait", type=Duration(), help="Wait so long until the pods have followed, such as 2m.")
-
-
 @click.command()
 @click.argument("name", type=Name())
-@with_options(*WHERE, _WAIT)
+@with_options(*WHERE)
 def suspend(**options: Any) -> None:
     """Let the pods of NAME drain and go; the group keeps its place.
 
-    Exit code 0: done; 2: wrong use; 3: nobody answered, or --wait was not long enough.
+    Exit code 0: done; 2: wrong use; 3: nobody answered.
     """
     _run("suspend", options)
 
 
 @click.command()
 @click.argument("name", type=Name())
-@with_options(*WHERE, _WAIT)
+@with_options(*WHERE)
 def resume(**options: Any) -> None:
     """Go on where `suspend` left off, with as many pods as before.
 
-    Exit code 0: done; 2: wrong use; 3: nobody answered, or --wait was not long enough.
+    Exit code 0: done; 2: wrong use; 3: nobody answered.
     """
     _run("resume", options)
 

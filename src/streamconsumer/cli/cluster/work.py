@@ -4,7 +4,6 @@ import asyncio
 import json
 import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -15,13 +14,9 @@ from streamconsumer.cli.cluster import screen
 from streamconsumer.cli.cluster.connection import cluster, facts, namespace_of, resources
 from streamconsumer.cli.cluster.facts import Facts, Finding
 from streamconsumer.cli.cluster.findings import findings
-from streamconsumer.cli.documents import to_yaml
-from streamconsumer.errors import InvalidSettings, ServerUnavailable
+from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
 from streamconsumer.operator.api import MISSING
-
-AGAIN_SECONDS = 2.0
-"""Between two looks of --watch, and of --wait."""
 
 MOST_AT_ONCE = 10
 """StreamConsumers that are looked at side by side: a big cluster has many."""
@@ -41,15 +36,9 @@ def run(command: str, options: Options) -> int:
 
 
 async def _status(options: Options) -> int:
-    while True:
-        told = await _look(options)
-        text = _text(told, options)
-        if options["watch"] and sys.stdout.isatty():
-            click.clear()
-        click.echo(text)
-        if not options["watch"]:
-            return 1 if any(each.severity == "error" for _, found in told for each in found) else 0
-        await asyncio.sleep(AGAIN_SECONDS)
+    told = await _look(options)
+    click.echo(_text(told, options))
+    return 1 if any(each.severity == "error" for _, found in told for each in found) else 0
 
 
 async def _look(options: Options) -> Told:
@@ -66,8 +55,8 @@ async def _look(options: Options) -> Told:
 
 
 def _text(told: Told, options: Options) -> str:
-    if options["output"] != "table":
-        return _document(told, options["output"])
+    if options["output"] == "json":
+        return _document(told)
     if not told:
         return f"there are no {names.KIND}s here"
     terminal = sys.stdout.isatty()
@@ -78,7 +67,7 @@ def _text(told: Told, options: Options) -> str:
     return "\n".join(screen.table(rows, width if terminal else None))
 
 
-def _document(told: Told, output: str) -> str:
+def _document(told: Told) -> str:
     items = [
         {
             **each.model_dump(by_alias=True, mode="json"),
@@ -86,8 +75,7 @@ def _document(told: Told, output: str) -> str:
         }
         for each, found in told
     ]
-    document = {"streamConsumers": items}
-    return json.dumps(document, ensure_ascii=False, indent=2) if output == "json" else to_yaml([document]).rstrip()
+    return json.dumps({"streamConsumers": items}, ensure_ascii=False, indent=2)
 
 
 # -- suspend, resume ---------------------------------------------------------------------------------------------------
@@ -106,28 +94,8 @@ async def _set(options: Options, *, suspended: bool) -> int:
     assert namespace is not None
     async with cluster(options["context"]) as found:
         try:
-            changed = await found.suspend(namespace, name, suspended=suspended)
+            await found.suspend(namespace, name, suspended=suspended)
         except MISSING:
             raise InvalidSettings(f"there is no {names.KIND} {name} in namespace {namespace}") from None
         click.echo(f"{namespace}/{name} {'suspended' if suspended else 'resumed'}")
-        end = time.monotonic() + options["wait"].total_seconds() if options["wait"] else 0.0
-        while end:
-            (manifest,) = await resources(found, namespace, name)
-            if _is_done(manifest, changed["metadata"]["generation"], suspended=suspended):
-                break
-            if time.monotonic() > end:
-                wanted = "all pods to be gone" if suspended else "it to be Ready"
-                raise ServerUnavailable(
-                    f"{namespace}/{name}: waited for {wanted}; look at it with `kubectl streamconsumer status {name}`"
-                )
-            await asyncio.sleep(AGAIN_SECONDS / 4)
     return 0
-
-
-def _is_done(manifest: dict[str, Any], generation: int, *, suspended: bool) -> bool:
-    """The operator has acted on this very change, and the pods have followed."""
-    status = manifest.get("status", {})
-    conditions = {each["type"]: each["status"] for each in status.get("conditions", [])}
-    if status.get("observedGeneration", 0) < generation or conditions.get("Ready") != "True":
-        return False
-    return (conditions.get("Suspended") == "True") is suspended and conditions.get("Reconciling") == "False"

@@ -17,7 +17,7 @@ from streamconsumer.errors import ServerUnavailable
 @click.argument("name", type=Name(), required=False)
 @with_options(*WHERE)
 @click.option("--from-environment", is_flag=True, help="Look from here, with a pod's STREAMCONSUMER_ variables.")
-@click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True)
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def doctor(**options: Any) -> None:
     """Look whether everything is there that the StreamConsumer NAME needs, in the cluster and from within a pod.
 

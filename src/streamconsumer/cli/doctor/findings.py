@@ -25,7 +25,7 @@ WORTH: dict[str, str] = {
     "list events.events.k8s.io": "events in status",
     "get secrets": "figures of this moment in status, where Secrets are named for Redis",
     "get pods/log": "logs in report",
-    "create pods/exec": "doctor's look from within a pod",
+    "create pods/exec": "doctor's look from within a pod, and metrics in report",
 }
 """Rights of whoever uses the command line, and what each is for."""
 

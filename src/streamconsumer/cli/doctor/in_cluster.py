@@ -1,7 +1,6 @@
 """The cluster, looked at with the rights of whoever asks; and one pod that is asked to look at what it needs."""
 
 import asyncio
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 from streamconsumer.cli.cluster.connection import Manifest, cluster, facts, namespace_of, pods_of, resources
 from streamconsumer.cli.cluster.facts import of_manifests
 from streamconsumer.cli.cluster.findings import findings as of_resource
+from streamconsumer.cli.cluster.in_pod import run_in_pod
 from streamconsumer.cli.doctor.facts import ClusterFacts, Diagnosis, Operator, PodVerdict
 from streamconsumer.cli.doctor.findings import WORTH, not_looked, of_cluster
 from streamconsumer.model import names
@@ -19,9 +19,6 @@ from streamconsumer.operator.cluster import Cluster
 OPERATORS = "app.kubernetes.io/component=operator,app.kubernetes.io/part-of=streamconsumer"
 """As the chart and k8s/ label its Deployment."""
 
-PATIENCE_SECONDS = 60.0
-"""For a pod: importing a handler may take long where the CPU is limited."""
-
 EXTENSIONS = "apiextensions.k8s.io"
 LOOK = ("streamconsumer", "doctor", "--from-environment", "-o", "json")
 
@@ -30,12 +27,17 @@ async def diagnose(options: Mapping[str, Any]) -> Diagnosis:
     """Raises ServerUnavailable where no API server answers."""
     async with cluster(options["context"]) as found:
         (manifest,) = await resources(found, namespace_of(options), options["name"])
-        seen = await _look(found, manifest["metadata"]["namespace"])
-        if not seen.rights["list pods"]:
-            wrong = of_resource(of_manifests(manifest, [], None))
-            return Diagnosis(cluster=of_cluster(seen, [*wrong, not_looked("you may not list its pods")]))
-        resource, pods = await asyncio.gather(facts(found, manifest), pods_of(found, manifest))
-    verdict = await _from_a_pod(pods, options)
+        return await diagnosis(found, manifest, options["context"])
+
+
+async def diagnosis(found: Cluster, manifest: Manifest, context: str | None) -> Diagnosis:
+    """Examine the cluster, and one pod of the StreamConsumer through `kubectl exec`."""
+    seen = await _look(found, manifest["metadata"]["namespace"])
+    if not seen.rights["list pods"]:
+        wrong = of_resource(of_manifests(manifest, [], None))
+        return Diagnosis(cluster=of_cluster(seen, [*wrong, not_looked("you may not list its pods")]))
+    resource, pods = await asyncio.gather(facts(found, manifest), pods_of(found, manifest))
+    verdict = await _from_a_pod(pods, context)
     wrong = of_resource(resource)
     if isinstance(verdict, str):
         return Diagnosis(cluster=of_cluster(seen, [*wrong, not_looked(verdict)]))
@@ -93,34 +95,20 @@ def _below(schema: Mapping[str, Any], above: str) -> Iterator[str]:
         yield from _below(schema["items"], f"{above}[]")
 
 
-async def _from_a_pod(pods: Sequence[Manifest], options: Mapping[str, Any]) -> PodVerdict | str:
+async def _from_a_pod(pods: Sequence[Manifest], context: str | None) -> PodVerdict | str:
     """What a pod says of itself, or why none could be asked."""
     pod = _one_that_runs(pods)
     if pod is None:
         return "no pod runs"
-    if (kubectl := shutil.which("kubectl")) is None:
-        return "kubectl is not on PATH here"
-    context = ("--context", options["context"]) if options["context"] else ()
-    metadata = pod["metadata"]
-    where = ("-n", metadata["namespace"], metadata["name"], "-c", names.CONTAINER)
-    process = await asyncio.create_subprocess_exec(
-        *(kubectl, *context, "exec", *where, "--", *LOOK),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            said, complaint = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        return f"pod {metadata['name']} gave no answer within {PATIENCE_SECONDS:.0f} s"
+    answer = await run_in_pod(pod, names.CONTAINER, LOOK, context)
+    if isinstance(answer, str):
+        return answer
+    said, complaint = answer
     try:
         verdict = Diagnosis.model_validate_json(said).pod
     except ValidationError:
         verdict = None
-    return verdict or f"pod {metadata['name']} could not be asked: {_last_line(complaint)}"
+    return verdict or f"pod {pod['metadata']['name']} could not be asked: {complaint}"
 
 
 def _one_that_runs(pods: Sequence[Manifest]) -> Manifest | None:
@@ -135,8 +123,3 @@ def _one_that_runs(pods: Sequence[Manifest]) -> Manifest | None:
         return all(each.get("ready") for each in pod["status"].get("containerStatuses", []))
 
     return next(iter(sorted(running, key=is_ready, reverse=True)), None)
-
-
-def _last_line(text: bytes) -> str:
-    lines = text.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"

@@ -14,7 +14,6 @@ import click
 from streamconsumer.cli.cluster.screen import fits, of_finding, wrapped
 from streamconsumer.cli.doctor import findings
 from streamconsumer.cli.doctor.facts import Diagnosis, Verdict
-from streamconsumer.cli.documents import to_yaml
 
 WIDTH_IN_A_PIPE = 120
 COULD_NOT_CHECK = 3
@@ -40,14 +39,11 @@ def run(options: Options) -> int:
 
 def _show(diagnosis: Diagnosis, options: Options) -> int:
     document = diagnosis.model_dump(by_alias=True, mode="json")
-    match options["output"]:
-        case "json":
-            click.echo(json.dumps(document, ensure_ascii=False, indent=2))
-        case "yaml":
-            click.echo(to_yaml([document]), nl=False)
-        case _:
-            width = fits(shutil.get_terminal_size((WIDTH_IN_A_PIPE, 24)).columns)
-            click.echo("\n".join(lines(diagnosis, width)))
+    if options["output"] == "json":
+        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+    else:
+        width = fits(shutil.get_terminal_size((WIDTH_IN_A_PIPE, 24)).columns)
+        click.echo("\n".join(lines(diagnosis, width)))
     if any(each.severity == "error" for verdict in diagnosis.verdicts for each in verdict.findings):
         return 1
     return 0 if diagnosis.pod else COULD_NOT_CHECK

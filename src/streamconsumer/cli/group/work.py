@@ -125,7 +125,7 @@ def _stop(where: Target) -> str:
     consumer = where.consumer
     if consumer.spec.suspend:
         return f"StreamConsumer {consumer.namespace}/{consumer.name} is suspended: wait until its pods have ended"
-    command = f"kubectl streamconsumer suspend {consumer.name} -n {consumer.namespace} --wait 2m"
+    command = f"kubectl streamconsumer suspend {consumer.name} -n {consumer.namespace}"
     return f"Suspend the StreamConsumer with `{command}`, or delete it"
 
 

@@ -1,6 +1,8 @@
-"""`kubectl streamconsumer report`: a bundle for whoever helps, without secrets.
+"""`kubectl streamconsumer report`: a bundle of facts about a problem, for a person without access to the cluster.
 
-collect asks for everything, scrub takes out what must not leave the cluster, work writes the archive.
+Collection: secrets reads the named Secrets, collect asks the API server and the pods, samples parses metrics.
+Allow-list: fields names every field of a bundle. Texts: named and views find the values of Secrets, redact removes
+them. bundle holds the files, work writes the archive.
 """
 
 import sys
@@ -16,7 +18,7 @@ from streamconsumer.errors import ServerUnavailable
 @click.command()
 @click.argument("name", type=Name(), required=False)
 @with_options(*WHERE)
-@click.option("-A", "--all-namespaces", is_flag=True, help="All namespaces.")
+@click.option("--logs", is_flag=True, help="Add the last 2,000 lines of each log, without the named Secrets' values.")
 @click.option(
     "-o",
     "--output",
@@ -26,11 +28,13 @@ from streamconsumer.errors import ServerUnavailable
     help="The archive to write.",
 )
 def report(**options: Any) -> None:
-    """Write an archive with what helps to find out what is wrong: of NAME, or without it of every StreamConsumer.
+    """Write an archive that helps to diagnose NAME, or all StreamConsumers of the namespace.
 
-    Resources, status, children, events, logs, figures of Redis, versions. Secrets are taken out, docs/cli.md says how;
-    look into the archive all the same before you hand it on.
-    Exit code 0: written; 2: wrong use; 3: nobody answered.
+    The archive contains StreamConsumers, the output of status and doctor, metrics, Events, Deployments and versions,
+    without the values of variables and without source code. contents.json lists the files, what was removed from
+    them and what was left out. Read the files before you share the archive.
+
+    Exit code 0: written; 2: wrong use; 3: the API server did not answer.
     """
     from streamconsumer.cli.report import work
 

@@ -1,137 +1,174 @@
-"""Everything that helps somebody elsewhere to see what is wrong: a file's name → what it holds, not scrubbed yet.
+"""Collects a bundle from the cluster: Secrets first, so that their values are removed from all that follows."""
 
-Secrets are read where they may be, and only to take their values out wherever they occur.
-"""
-
-from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass, field
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from streamconsumer import __version__
 from streamconsumer.cli.cluster import connection
+from streamconsumer.cli.cluster.connection import Manifest
 from streamconsumer.cli.cluster.findings import findings
-from streamconsumer.cli.doctor.in_cluster import OPERATORS
-from streamconsumer.cli.report.scrub import guesses, secret_names
-from streamconsumer.errors import NotAllowed
+from streamconsumer.cli.cluster.in_pod import run_in_pod
+from streamconsumer.cli.doctor.in_cluster import OPERATORS, diagnosis
+from streamconsumer.cli.report import fields
+from streamconsumer.cli.report.bundle import Bundle
+from streamconsumer.cli.report.samples import samples
+from streamconsumer.cli.report.secrets import Secrets
 from streamconsumer.model import names
-from streamconsumer.operator.api import Refused, what_was_said
 from streamconsumer.operator.cluster import Cluster
 
 LINES = 2000
-"""Of each log, from its end."""
+"""Lines of each log, counted from its end."""
 
-NOT_KNOWN = "you may not get Secrets; of logs and events only what looks like a secret was taken out"
+PODS_AT_ONCE = 8
+"""Pods that are asked for metrics at the same time: each needs a kubectl process."""
 
-CHILDREN = [
-    ("apps/v1", "Deployment"),
-    ("v1", "ConfigMap"),
-    ("v1", "ServiceAccount"),
-    ("policy/v1", "PodDisruptionBudget"),
-]
-
-_OF_INFO = {
-    *("redis_version", "valkey_version", "redis_mode", "uptime_in_seconds", "role", "loading", "connected_slaves"),
-    *("used_memory", "maxmemory", "maxmemory_policy", "evicted_keys", "aof_enabled", "aof_last_write_status"),
-    *("rdb_last_bgsave_status", "rdb_last_save_time", "connected_clients", "blocked_clients", "rejected_connections"),
-}
-"""What is told of INFO: the rest names files and people."""
-
-Manifest = dict[str, Any]
+GET_METRICS = """
+from http.client import HTTPConnection
+connection = HTTPConnection("127.0.0.1", {port}, timeout=10)
+connection.request("GET", "/metrics")
+print(connection.getresponse().read().decode())
+"""
 
 
-@dataclass
-class Collected:
-    """A bundle's files, and what must not stand in them."""
+@dataclass(frozen=True)
+class Workload:
+    """A StreamConsumer or the operator, with its pods."""
 
-    documents: dict[str, Any] = field(default_factory=dict)
-    """What JSON can say."""
-    texts: dict[str, str] = field(default_factory=dict)
-    secrets: set[str] = field(default_factory=set, repr=False)
-
-    def keep(self, file: str, document: Any) -> None:
-        self.documents[file] = document
-        self.secrets.update(guesses(document))
-
-    async def keep_if_allowed(self, file: str, asked: Awaitable[Any]) -> None:
-        """What is refused stands in the bundle as such."""
-        try:
-            answer = await asked
-        except Refused as error:
-            self.texts[f"{file}.refused"] = f"{what_was_said(error)}\n"
-            return
-        if isinstance(answer, str):
-            self.texts[file] = answer
-        else:
-            self.keep(file, answer)
+    folder: str
+    pods: list[Manifest]
+    unknown: dict[str, str]
+    """The Secrets that it names and whose values are unknown, with the reason."""
 
 
-async def collect(options: Mapping[str, Any]) -> Collected:
-    """Raises ServerUnavailable where no API server answers."""
-    found = Collected()
-    async with connection.cluster(options["context"]) as api:
-        for each in await connection.resources(api, connection.namespace_of(options), options["name"]):
-            await _one(api, each, found)
-        if await api.may("list", "deployments.apps", None) and await api.may("list", "pods", None):
-            operators = [each async for each in api.list("apps/v1", "Deployment", None, OPERATORS)]
-            found.keep("operator/deployments.json", operators)
-            async for pod in api.list("v1", "Pod", None, OPERATORS):
-                await _logs(api, pod, "operator/logs", found)
-        await found.keep_if_allowed("kubernetes-version.json", api.version())
-    found.keep("streamconsumer-version.json", {"version": __version__})
-    return found
+async def collect(options: Mapping[str, Any]) -> Bundle:
+    """Raises ServerUnavailable if the API server does not answer."""
+    bundle, context = Bundle(), options["context"]
+    async with connection.cluster(context) as api:
+        found = await connection.resources(api, connection.namespace_of(options), options["name"])
+        secrets = Secrets(api)
+        workloads = [await _consumer(bundle, api, secrets, each) for each in found]
+        operator = await _operator(bundle, api, secrets, workloads)
+        bundle.remove(secrets.values)
+        for manifest, workload in zip(found, workloads, strict=True):
+            await _add_consumer(bundle, api, manifest, workload, context)
+        consumers = {(each["metadata"]["namespace"], each["metadata"]["name"]) for each in found}
+        for workload in (*workloads, operator):
+            await _add_metrics(bundle, workload, consumers, context)
+            if options["logs"]:
+                await _add_logs(bundle, api, workload)
+        await _add_operator(bundle, api)
+        version = await bundle.unless_refused("version of Kubernetes", api.version())
+        bundle.add("versions.json", {"streamconsumer": __version__, "kubernetes": version}, fields.VERSIONS)
+    return bundle
 
 
-async def _one(api: Cluster, manifest: Manifest, found: Collected) -> None:
+async def _consumer(bundle: Bundle, api: Cluster, secrets: Secrets, manifest: Manifest) -> Workload:
     namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
     folder = f"{namespace}/{name}"
-    found.keep(f"{folder}/streamconsumer.json", manifest)
-    await found.keep_if_allowed(f"{folder}/status.json", _status(api, manifest))
-    await found.keep_if_allowed(f"{folder}/pods.json", connection.pods_of(api, manifest))
-    pods = found.documents.get(f"{folder}/pods.json", [])
-    about = {name, f"{name}-consumer", *(pod["metadata"]["name"] for pod in pods)}
-    await found.keep_if_allowed(f"{folder}/events.json", connection.events_of(api, namespace, about))
-    for version, kind in CHILDREN:
-        children = _listed(api, version, kind, namespace, f"{names.LABEL_CONSUMER}={name}")
-        await found.keep_if_allowed(f"{folder}/{kind.lower()}s.json", children)
+    pods = await bundle.unless_refused(f"{folder}/pods", connection.pods_of(api, manifest)) or []
+    unknown = await secrets.read(namespace, [manifest, *pods])
+    for secret, reason in unknown.items():
+        bundle.leave_out(secret, reason)
+    return Workload(folder, pods, unknown)
+
+
+async def _operator(bundle: Bundle, api: Cluster, secrets: Secrets, consumers: list[Workload]) -> Workload:
+    """The operator handles the Secrets of all consumers."""
+    unknown = {secret: reason for each in consumers for secret, reason in each.unknown.items()}
+    pods = await bundle.unless_refused("operator/pods", _listed(api, "v1", "Pod", None, OPERATORS)) or []
     for pod in pods:
-        await _logs(api, pod, f"{folder}/logs", found)
-    info = await connection.ask_redis(api, manifest, lambda _place: [("INFO",)])
-    found.texts[f"{folder}/redis.txt"] = info if isinstance(info, str) else _info(info[0])
-    documents = [each for file, each in found.documents.items() if file.startswith(f"{folder}/")]
-    await _learn_secrets(api, namespace, sorted({*secret_names(documents)}), found)
+        unknown |= await secrets.read(pod["metadata"]["namespace"], [pod])
+    return Workload("operator", pods, unknown)
 
 
-async def _status(api: Cluster, manifest: Manifest) -> Manifest:
-    facts = await connection.facts(api, manifest)
-    told = [each.model_dump(by_alias=True, mode="json") for each in findings(facts)]
-    return {**facts.model_dump(by_alias=True, mode="json"), "findings": told}
-
-
-async def _listed(api: Cluster, version: str, kind: str, namespace: str, selector: str) -> list[Manifest]:
+async def _listed(api: Cluster, version: str, kind: str, namespace: str | None, selector: str) -> list[Manifest]:
     return [each async for each in api.list(version, kind, namespace, selector)]
 
 
-async def _learn_secrets(api: Cluster, namespace: str, named: list[str], found: Collected) -> None:
-    for name in named:
-        try:
-            values = await api.secret(namespace, name) or {}
-        except NotAllowed:
-            found.texts[f"{namespace}/secrets.refused"] = f"not read: {NOT_KNOWN}\n"
+async def _add_consumer(
+    bundle: Bundle, api: Cluster, manifest: Manifest, workload: Workload, context: str | None
+) -> None:
+    namespace, name, folder = manifest["metadata"]["namespace"], manifest["metadata"]["name"], workload.folder
+    bundle.add(f"{folder}/streamconsumer.json", manifest, fields.STREAMCONSUMER)
+    about = {name, f"{name}-consumer", *(pod["metadata"]["name"] for pod in workload.pods)}
+    selector = f"{names.LABEL_CONSUMER}={name}"
+    for file, asked, shape in (
+        ("status.json", _status(api, manifest), fields.STATUS_OUTPUT),
+        ("doctor.json", _doctor(api, manifest, context), fields.DOCTOR_OUTPUT),
+        ("events.json", connection.events_of(api, namespace, about), [fields.EVENT]),
+        ("deployments.json", _listed(api, "apps/v1", "Deployment", namespace, selector), [fields.DEPLOYMENT]),
+    ):
+        document = await bundle.unless_refused(f"{folder}/{file}", asked)
+        if document is not None:
+            bundle.add(f"{folder}/{file}", document, shape)
+
+
+async def _status(api: Cluster, manifest: Manifest) -> Any:
+    facts = await connection.facts(api, manifest)
+    found = [each.model_dump(by_alias=True, mode="json") for each in findings(facts)]
+    return {**facts.model_dump(by_alias=True, mode="json"), "findings": found}
+
+
+async def _doctor(api: Cluster, manifest: Manifest, context: str | None) -> Any:
+    return (await diagnosis(api, manifest, context)).model_dump(by_alias=True, mode="json")
+
+
+async def _add_operator(bundle: Bundle, api: Cluster) -> None:
+    file, asked = "operator/deployments.json", _listed(api, "apps/v1", "Deployment", None, OPERATORS)
+    if (deployments := await bundle.unless_refused(file, asked)) is not None:
+        bundle.add(file, deployments, [fields.DEPLOYMENT])
+
+
+async def _add_metrics(
+    bundle: Bundle, workload: Workload, consumers: set[tuple[str, str]], context: str | None
+) -> None:
+    at_once = asyncio.Semaphore(PODS_AT_ONCE)
+
+    async def add(pod: Manifest) -> None:
+        file = f"{workload.folder}/metrics/{pod['metadata']['name']}.json"
+        async with at_once:
+            answer = await _exposition(pod, context)
+        if isinstance(answer, str):
+            bundle.leave_out(file, answer)
             return
-        found.secrets.update(each.decode(errors="replace") for each in values.values())
+        said, complaint = answer
+        try:
+            found = [*samples(said.decode(), consumers)]
+        except ValueError:
+            found = []
+        if found:
+            bundle.add(file, found, fields.METRICS)
+        else:
+            bundle.leave_out(file, complaint)
+
+    await asyncio.gather(*map(add, workload.pods))
 
 
-async def _logs(api: Cluster, pod: Manifest, folder: str, found: Collected) -> None:
-    namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+async def _exposition(pod: Manifest, context: str | None) -> tuple[bytes, str] | str:
+    if pod.get("status", {}).get("phase") != "Running":
+        return "the pod is not running"
     for container in pod["spec"]["containers"]:
-        for previous in (False, True):
-            file = f"{folder}/{name}-{container['name']}{'-previous' if previous else ''}.log"
-            log = api.log(namespace, name, container["name"], lines=LINES, previous=previous)
-            await found.keep_if_allowed(file, log)
+        for port in container.get("ports", []):
+            if port.get("name") == "http":
+                command = ("python", "-c", GET_METRICS.format(port=int(port["containerPort"])))
+                return await run_in_pod(pod, container["name"], command, context)
+    return "no container has a port named http"
 
 
-def _info(answer: Any) -> str:
-    if not isinstance(answer, bytes):
-        return f"{answer.sentence}\n"
-    lines = answer.decode(errors="replace").splitlines()
-    return "\n".join(line for line in lines if line.partition(":")[0] in _OF_INFO) + "\n"
+async def _add_logs(bundle: Bundle, api: Cluster, workload: Workload) -> None:
+    if workload.unknown:
+        reasons = "; ".join(f"{secret}: {reason}" for secret, reason in sorted(workload.unknown.items()))
+        bundle.leave_out(f"{workload.folder}/logs", f"they may hold values that are unknown here: {reasons}")
+        return
+    for pod in workload.pods:
+        namespace, name, status = pod["metadata"]["namespace"], pod["metadata"]["name"], pod.get("status", {})
+        states = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+        restarted = {each["name"] for each in states if each.get("restartCount")}
+        for container in (*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]):
+            for previous in (False, True) if container["name"] in restarted else (False,):
+                file = f"{workload.folder}/logs/{name}-{container['name']}{'-previous' if previous else ''}.log"
+                asked = api.log(namespace, name, container["name"], lines=LINES, previous=previous)
+                if (log := await bundle.unless_refused(file, asked)) is not None:
+                    bundle.add_text(file, log)

@@ -1,47 +1,38 @@
-"""`report`: collected, scrubbed, written as one archive that only its owner may read."""
+"""`report`: writes a bundle as one archive that only its owner may read."""
 
 import asyncio
 import io
-import json
 import os
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from streamconsumer.cli.report.collect import Collected, collect
-from streamconsumer.cli.report.scrub import Scrubber
+from streamconsumer.cli.report.bundle import CONTENTS, Bundle
+from streamconsumer.cli.report.collect import collect
 from streamconsumer.errors import InvalidSettings
 
 FOLDER = "streamconsumer-report"
 
 
 def run(options: Mapping[str, Any]) -> int:
-    """The exit code. Raises ServerUnavailable where nobody answers."""
-    found, path = asyncio.run(collect(options)), Path(options["output"])
+    """The exit code. Raises ServerUnavailable if the API server does not answer."""
+    bundle, path = asyncio.run(collect(options)), Path(options["output"])
     try:
-        _write(path, found)
+        _write(path, bundle)
     except OSError as error:
         raise InvalidSettings(f"{path}: cannot be written: {error.strerror}") from None
-    click.echo(f"{path}: {len(found.documents) + len(found.texts)} files; look into it before you hand it on")
+    click.echo(f"{path}: {len(bundle.files) + 1} files, listed in {CONTENTS}; read them before you share the archive")
     return 0
 
 
-def scrubbed(found: Collected) -> Iterator[tuple[str, str]]:
-    """Files as they may leave the cluster."""
-    scrubber = Scrubber(found.secrets)
-    for file, document in found.documents.items():
-        yield file, json.dumps(scrubber.value(document), ensure_ascii=False, indent=2) + "\n"
-    for file, text in found.texts.items():
-        yield file, scrubber.text(text)
-
-
-def _write(path: Path, found: Collected) -> None:
+def _write(path: Path, bundle: Bundle) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as out, tarfile.open(fileobj=out, mode="w:gz") as archive:
-        for file, text in scrubbed(found):
+        os.fchmod(descriptor, 0o600)  # a file that existed has the mode of its first creation
+        for file, text in {CONTENTS: bundle.contents(), **bundle.files}.items():
             content = text.encode(errors="backslashreplace")
             entry = tarfile.TarInfo(f"{FOLDER}/{file}")
             entry.size, entry.mode = len(content), 0o600
