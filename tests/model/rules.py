@@ -226,7 +226,6 @@ SHAPES = [
     _spec("a nameless dead-letter stream", "delivery.deadLetterStream", delivery={"deadLetterStream": ""}),
     _spec("no dead letters", "delivery.deadLetterMaxLength", delivery={"deadLetterMaxLength": 0}),
     _spec("fewer than no failures", "delivery.breaker.failures", delivery={"breaker": {"failures": -1}}),
-    _spec("no length", "retention.maxLength", retention={"maxLength": 0}),
     _spec("a number for yes", "retention.acknowledged", retention={"acknowledged": 1}),
     _spec("no ordering key", "orderingKey", orderingKey=""),
     _spec("text for a batch", "handler.batch", handler={"python": "shop:handle", "batch": "yes"}),
@@ -309,9 +308,7 @@ RIGHT = {
             "breaker": {"failures": 0, "maxPause": "1h"},
         }
     ),
-    "all of retention": manifest(
-        retention={"maxAge": "8760h", "maxLength": 1, "acknowledged": True, "allowLoss": True}
-    ),
+    "all of retention": manifest(retention={"maxAge": "8760h", "acknowledged": True}),
     "an order": manifest(orderingKey="customer"),
     "batches": manifest(handler={"python": "shop:handle", "batch": True}),
     "a source": manifest(handler={"source": "def handle(data): ..."}, image=...),

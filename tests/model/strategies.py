@@ -83,9 +83,7 @@ deliveries = models(
 retentions = models(
     Retention,
     max_age=st.none() | durations("1s", "8760h"),
-    max_length=st.none() | st.integers(1, 1_000_000_000),
     acknowledged=st.booleans(),
-    allow_loss=st.booleans(),
 )
 
 FIELDS: dict[str, st.SearchStrategy[Any]] = {

@@ -68,8 +68,6 @@ async def test_keys_that_are_out_of_reach_are_named(admin: Redis, any_redis: Red
 async def test_what_only_retention_needs_is_asked_only_then(admin: Redis, any_redis: RedisServer) -> None:
     await grant(admin, "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST)
     assert await lacks(settings(any_redis, "shop", retention=Retention(acknowledged=True))) == ["+xtrim"]
-    by_length = Retention(max_length=5)
-    assert await lacks(settings(any_redis, "shop", retention=by_length)) == ["+xtrim", "+xlen", "+xrevrange"]
 
 
 @pytest.mark.parametrize("with_group", [True, False])

@@ -107,20 +107,14 @@ class Delivery(Model):
 
 
 class Retention(Model):
-    """Which entries the processors trim from the stream. Left out: none. What any group of the stream has not
-    acknowledged is never trimmed, unless `allowLoss`."""
+    """Which entries the processors trim from the stream. Left out: none. An entry that any group of the stream has not
+    acknowledged is never trimmed."""
 
     max_age: Annotated[timedelta, Between("1s", "8760h")] | None = None
-    """Entries older than this go."""
-
-    max_length: int | None = Field(None, ge=1, le=1_000_000_000)
-    """The oldest go, until about so many are left."""
+    """Trim entries that are older than this and that every group has acknowledged."""
 
     acknowledged: bool = False
-    """Entries go as soon as every group has acknowledged them and all before them."""
-
-    allow_loss: bool = False
-    """Whether age and length count for entries too that a group has not acknowledged: those are lost, and counted."""
+    """Trim entries as soon as every group has acknowledged them and all entries before them."""
 
 
 BaggageKey = Annotated[

@@ -144,10 +144,8 @@ def _probes(settings: ProcessorSettings) -> list[tuple[str, str, tuple[Any, ...]
         ("client|unblock", "", (0,)),
     ]
     retention = settings.retention
-    if retention.max_age or retention.max_length or retention.acknowledged:
+    if retention.max_age or retention.acknowledged:
         found.append(("xtrim", stream, (stream, "MAXLEN", "x")))
-    if retention.max_length:
-        found += [("xlen", stream, (stream,)), ("xrevrange", stream, (stream, "x", "x"))]
     return [(right, key, (*right.upper().split("|"), *arguments)) for right, key, arguments in found]
 
 

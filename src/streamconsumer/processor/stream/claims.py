@@ -109,9 +109,7 @@ class Claims:
         if not self._retention.is_wanted or now < self._trim_at_seconds or self._order(now)[0] != self._me:
             return
         self._trim_at_seconds = now + TRIM_EVERY.total_seconds()
-        trimmed = await self._retention.enforce()
-        self._metrics.trimmed += trimmed.count
-        self._metrics.lost_to_trimming += trimmed.lost
+        self._metrics.trimmed += await self._retention.enforce()
 
     async def sweep(self) -> list[Claim]:
         """Whatever shows no sign of life, of whomever; our own entries that went astray included."""
