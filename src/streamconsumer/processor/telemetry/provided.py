@@ -80,7 +80,7 @@ class ProvidedTelemetry:
     def end_batch(self, attempt: Begun, entries: Sequence[Entry], error: BaseException | None = None) -> None:  # noqa: ARG002 - ours needs it
         self._end(attempt, error)
 
-    def took_in(self, entries: Sequence[Entry], read_ns: int = 0) -> None:
+    def took_in(self, entries: Sequence[Entry]) -> None:
         """Not recorded, like all that follow."""
 
     async def catch_up(self) -> None:

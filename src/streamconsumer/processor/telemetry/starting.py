@@ -41,7 +41,7 @@ def process_began_ns() -> int:
 def begun(name: str, sampling: Sampling, made_by: Remote | None) -> RecordedSpan | None:
     """Its span, if it is wanted: a trace of its own, for the pod may outlive by months what it was made for."""
     trace_id = random_trace()
-    if not sampling.wants_linked(trace_id, made_by):
+    if not sampling.wants(trace_id, None):
         return None
     span = RecordedSpan(encode.head(f"start {name}", _INTERNAL), trace_id, random_span(), 1)
     span.start_ns = process_began_ns()

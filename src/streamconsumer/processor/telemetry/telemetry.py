@@ -66,10 +66,8 @@ class Telemetry:
         sampling: Sampling | None = None,
         trust: Trust = "parent",
         field: str = "traceparent",
-        event: str = "",
         allowed_baggage: Sequence[str] = (),
         batches: bool = False,
-        receives: bool = False,
         exceptions: Outbox | None = None,
         start: RecordedSpan | None = None,
         shutdown: Callable[[], object] = lambda: None,
@@ -79,8 +77,7 @@ class Telemetry:
         self._ids, self._sampling = Ids(stream, consumer_group), sampling or Sampling()
         self._process_head = encode.head(f"process {stream}", _CONSUMER)
         self._past = Past(self._ids, batches=batches)
-        self._subjects = Subjects(self._ids, self._sampling, trust, field, event)
-        self._receives = receives
+        self._subjects = Subjects(self._ids, self._sampling, trust, field)
         self._who = {
             names.SYSTEM: "redis",
             names.DESTINATION: stream,
@@ -189,10 +186,8 @@ class Telemetry:
                 self._will_be_acknowledged(entry.message_id, span)
         self._put(span)
 
-    def took_in(self, entries: Sequence[Entry], read_ns: int = 0) -> None:
-        """This process has them; by a read that began then, if it was one."""
-        if self._receives and read_ns:
-            self._received(entries, read_ns)
+    def took_in(self, entries: Sequence[Entry]) -> None:
+        """This process has them."""
         if self._subjects.is_never:
             return  # what little is sampled shall not cost all the others
         now = time.time_ns()
@@ -209,22 +204,10 @@ class Telemetry:
         while self._outbox.is_behind and time.monotonic() < deadline:  # noqa: ASYNC110 - told by another thread
             await asyncio.sleep(0.001)
 
-    def _received(self, entries: Sequence[Entry], start_ns: int) -> None:
-        """A read brought them. Only where somebody asked for it: it tells little that each attempt does not tell."""
-        found = [each for entry in entries if (each := self._subjects.of_fields(entry)) and each.is_sampled]
-        if not found:
-            return
-        span = RecordedSpan(encode.head(f"receive {self._stream}", _CLIENT), random_trace(), random_span(), 1)
-        span.start_ns = start_ns
-        count = encode.attributes({names.BATCH_COUNT: len(entries)})
-        links = [encode.link(each.producer.ids) for each in found if each.producer is not None]
-        span.parts += (self._common("receive", "receive", *self._server()), count, *links)
-        self._put(span)
-
     @property
     def carriers(self) -> frozenset[str | bytes] | None:
         """The fields that give a message a span or a context to hand on, where none else has any. None: all may."""
-        return self._subjects.carriers if self._subjects.is_never and not self._receives else None
+        return self._subjects.carriers if self._subjects.is_never else None
 
     # -- what is rare --------------------------------------------------------------------------------------------------
 
