@@ -31,10 +31,6 @@ class Remote(NamedTuple):
     state: str = ""
 
     @property
-    def ids(self) -> tuple[bytes, bytes, int]:
-        return self.trace_id, self.span_id, self.flags
-
-    @property
     def is_sampled(self) -> bool:
         return bool(self.flags & 1)
 
