@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.telemetry import names
@@ -14,14 +14,11 @@ from streamconsumer.processor.telemetry.context import Remote
 EARLIEST_NS = 1_000_000_000 * 1_000_000_000
 """An entry id below is no time."""
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class Link(NamedTuple):
-    """A link to a span, with its attributes."""
-
-    to: Remote
-    about: Mapping[str, Any] = _NOTHING
+Link = tuple[Remote, Mapping[str, Any]]
+"""The span that a link leads to, and the attributes of the link."""
 
 
 def group(stream: str, consumer_group: str) -> dict[str, Any]:
@@ -61,10 +58,12 @@ def attempt(entry: Entry, start_ns: int, clock_offset_ns: int) -> dict[str, Any]
     return about
 
 
-def links(producer: Remote | None, about: Mapping[str, Any] = _NOTHING, **others: Remote | None) -> list[Link]:
-    """Return the links of one message. `about`: attributes of each link; `others`: spans by their `names.LINKS`."""
-    found = [] if producer is None else [Link(producer, about)]
+def links(
+    producer: Remote | None, others: Mapping[str, Remote | None], about: Mapping[str, Any] = NOTHING
+) -> list[Link]:
+    """Return the links of one message. `others`: spans by `names.LINKS`; `about`: attributes of each link."""
+    found = [] if producer is None else [(producer, about)]
     for kind, to in others.items():
         if to is not None:
-            found.append(Link(to, {**about, names.LINK: kind}))
+            found.append((to, {**about, names.LINK: kind}))
     return found

@@ -50,7 +50,7 @@ class ProvidedTelemetry:
         parent = context.Context()
         if made is not None:
             parent = trace.set_span_in_context(NonRecordingSpan(_public(made)), parent)
-        return self._begin(parent, content.attempt(entry, now, self.clock_offset_ns), content.links(made))
+        return self._begin(parent, content.attempt(entry, now, self.clock_offset_ns), content.links(made, {}))
 
     def end(self, attempt: Begun, entry: Entry, outcome: str, error: BaseException | None = None) -> None:
         span = attempt[0]
@@ -62,7 +62,7 @@ class ProvidedTelemetry:
     def begin_batch(self, entries: Sequence[Entry], messages: Sequence[Message]) -> Begun:
         links: list[Link] = []
         for entry, message in zip(entries, messages, strict=True):
-            links += content.links(producer(message.data), content.message(entry))
+            links += content.links(producer(message.data), {}, content.message(entry))
         return self._begin(context.Context(), {names.BATCH_COUNT: len(entries)}, links)
 
     def end_batch(self, attempt: Begun, entries: Sequence[Entry], error: BaseException | None = None) -> None:  # noqa: ARG002 - ours needs it
@@ -91,7 +91,7 @@ class ProvidedTelemetry:
             context=parent,
             kind=SpanKind.CONSUMER,
             attributes={**self._who, **content.operation("process", "process", *self._server()), **about},
-            links=[trace.Link(_public(each.to), each.about) for each in links],
+            links=[trace.Link(_public(to), told) for to, told in links],
             record_exception=False,
             set_status_on_exception=False,
         )

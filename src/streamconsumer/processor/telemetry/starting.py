@@ -45,5 +45,5 @@ def begun(name: str, sampling: Sampling, made_by: Remote | None) -> RecordedSpan
         return None
     span = RecordedSpan(encode.head(f"start {name}", _INTERNAL), trace_id, random_span(), 1)
     span.start_ns = process_began_ns()
-    span.describe({}, links(None, reconcile=made_by))
+    span.describe({}, links(None, {"reconcile": made_by}))
     return span

@@ -115,10 +115,7 @@ class Telemetry:
             span_id = random_span() if entry.is_deferred else self._ids.attempt(entry.message_id, entry.deliveries)
             span = recorded = RecordedSpan(self._process_head, trace_id, span_id, flags, parent=parent, state=state)
             about = content.attempt(entry, recorded.start_ns, self.clock_offset_ns)
-            before = entry.attempted or self._attempt(entry, subject, entry.deliveries - 1)
-            letter = self._letter_before(subject) if subject.replays else None
-            links = content.links(producer, previous_attempt=before, claim=entry.claim, dead_letter=letter)
-            self._describe(recorded, about, links)
+            self._describe(recorded, about, content.links(producer, self._before(entry, subject)))
         else:
             span = UnsampledSpan(trace_id, parent or trace_id[:8], flags, state=state)
         return span, context.attach(self._context_of(span, data))
@@ -155,7 +152,7 @@ class Telemetry:
             links: list[Link] = []
             for entry, subject in zip(entries[:MOST_LINKS], subjects, strict=False):
                 producer, about = subject and subject.producer, content.message(entry)
-                links += content.links(producer, about, previous_attempt=entry.attempted, claim=entry.claim)
+                links += content.links(producer, {"previous_attempt": entry.attempted, "claim": entry.claim}, about)
             self._describe(recorded, {names.BATCH_COUNT: len(entries)}, links)
         else:
             span = UnsampledSpan(trace_id, trace_id[:8], 0)
@@ -210,14 +207,14 @@ class Telemetry:
             subject = self._subjects.of_fields(entry)
             if subject is not None and subject.is_sampled:
                 died = self._attempt(entry, subject, entry.deliveries)
-                about = {names.MESSAGE_ID: entry.message_id}
-                links += content.links(None if died else subject.producer, about, attempt=died)
+                about: dict[str, Any] = {names.MESSAGE_ID: entry.message_id}
+                links += content.links(None if died else subject.producer, {"attempt": died}, about)
         if not links:
             return
         about = {names.BATCH_COUNT: len(entries), names.CLAIMED_FROM: entries[0].claimed_from}
         claim = self._done("claim", "receive", start_ns, about, links=links)
         for entry in entries:
-            entry.claim = claim
+            entry.claim = claim.remote
 
     def acknowledged(self, message_ids: Collection[str], start_ns: int) -> None:
         """XACK was answered. One span for all; beneath the attempt if it is one, else linked to each."""
@@ -229,7 +226,7 @@ class Telemetry:
         if len(message_ids) == 1:
             self._done("ack", "settle", start_ns, {names.MESSAGE_ID: next(iter(message_ids))}, parent=found[0])
         else:
-            links = map(Link, dict.fromkeys(found))
+            links = [(each, content.NOTHING) for each in dict.fromkeys(found)]
             self._done("ack", "settle", start_ns, {names.BATCH_COUNT: len(message_ids)}, links=links)
 
     def buried(self, entry: Entry, start_ns: int, *, was_begun: bool) -> None:
@@ -248,7 +245,7 @@ class Telemetry:
         span.start_ns = start_ns
         who = {names.SYSTEM: "redis", names.DESTINATION: name, names.MESSAGE_ID: entry.message_id}
         about = {**content.operation("send", "send", *self._server()), **who}
-        span.describe(about, content.links(subject.producer, attempt=last))
+        span.describe(about, content.links(subject.producer, {"attempt": last}))
         self._put(span)
 
     @property
@@ -302,15 +299,22 @@ class Telemetry:
             return None
         return Remote(subject.trace_id, self._ids.attempt(entry.message_id, number), subject.flags)
 
-    def _letter_before(self, subject: Subject) -> Remote:
-        """The span of the dead letter that a replayed message was."""
-        letter = self._ids.dead_letter(subject.origin, subject.replays - 1)
-        return Remote(subject.trace_id, letter, subject.flags)
+    def _before(self, entry: Entry, subject: Subject) -> dict[str, Remote | None]:
+        """The spans that precede an attempt, by the kind of the link to them."""
+        found: dict[str, Remote | None] = {}
+        if entry.deliveries > 1 or entry.is_deferred:
+            found["previous_attempt"] = entry.attempted or self._attempt(entry, subject, entry.deliveries - 1)
+        if entry.claim is not None:
+            found["claim"] = entry.claim
+        if subject.replays:
+            letter = self._ids.dead_letter(subject.origin, subject.replays - 1)
+            found["dead_letter"] = Remote(subject.trace_id, letter, subject.flags)
+        return found
 
     def _describe(self, span: RecordedSpan, about: Mapping[str, Any], links: list[Link]) -> None:
         """Add the content of an attempt; the first one is linked to the pod's start."""
         if self._started is not None:
-            links += content.links(None, pod_start=self._started)
+            links += content.links(None, {"pod_start": self._started})
             self._started = None
         span.parts.append(self._common("process", "process", *self._server()))
         span.describe(about, links)
@@ -324,7 +328,7 @@ class Telemetry:
         *,
         links: Iterable[Link] = (),
         parent: Remote | None = None,
-    ) -> Remote:
+    ) -> RecordedSpan:
         """Record a request to Redis that was answered."""
         trace_id, beneath, flags, _ = parent or (random_trace(), b"", 1, "")
         head = encode.head(f"{operation} {self._stream}", _CLIENT)
@@ -333,7 +337,7 @@ class Telemetry:
         span.parts.append(self._common(operation, kind, *self._server()))
         span.describe(about, links)
         self._put(span, is_remote=False)
-        return span.remote
+        return span
 
     def _common_of(self, operation: str, kind: str, address: str, port: int | None) -> bytes:
         """The attributes that all spans of an operation have, until the server is another one."""
