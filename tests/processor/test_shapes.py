@@ -211,6 +211,40 @@ async def test_a_provider_that_is_given_gets_the_spans(group: Group, kit: Kit, c
     assert (last.status_code, last.attributes["error.type"], last.parent_span_id) == ("ERROR", "ValueError", "")
 
 
+@pytest.mark.parametrize("batch", [False, True])
+async def test_a_provided_provider_gets_the_same_attributes_and_links_as_the_collector(
+    group: Group, kit: Kit, collector: Collector, batch: bool
+) -> None:
+    """Only the span's own ids differ: the provider's SDK chooses them."""
+    who = {"stream": STREAM, "consumer_group": GROUP, "consumer": "pod-a"}
+    provided = ProvidedTelemetry(kit.provider, server=lambda: group.manager().address, **who)
+
+    async def fail(_: Any) -> None:
+        raise ValueError("no")
+
+    async def handled_with(telemetry: Any, count: int) -> Span:
+        await group.add(fields={"traceparent": f"{WELL_FORMED}01"})
+        processor = await group.start(fail, settings={"telemetry": telemetry, "batch": batch})
+        await eventually(lambda: processor.metrics.dead_lettered == 1)
+        await processor.stop_listening()
+        kit.flush()
+        return (await arrived(collector, PROCESS, count))[-1]
+
+    group.delivery = Delivery(max_deliveries=1)
+    ours, theirs = await handled_with(kit.telemetry, 1), await handled_with(provided, 2)
+    assert ours.attributes.keys() == theirs.attributes.keys()
+    differs = {name for name in ours.attributes if ours.attributes[name] != theirs.attributes[name]}
+    assert differs <= {"messaging.message.id", "streamconsumer.queue.stream_time", "streamconsumer.queue.buffer_time"}
+    for span in (ours, theirs):
+        assert (span.name, span.kind, span.status_code, span.status_message) == (
+            *(PROCESS, "CONSUMER", "ERROR"),
+            "ValueError: no",
+        )
+        assert [(link.trace_id, link.span_id, [*link.attributes]) for link in span.links] == [
+            (TRACE, PARENT, ["messaging.message.id"] if batch else [])
+        ]
+
+
 def test_a_context_that_is_never_asked_for_is_the_same_when_it_is() -> None:
     assert current_trace() == {}
     remote = parse(f"{WELL_FORMED}03")

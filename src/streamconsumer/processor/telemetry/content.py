@@ -61,7 +61,7 @@ def attempt(entry: Entry, start_ns: int, clock_offset_ns: int) -> dict[str, Any]
 def links(
     producer: Remote | None, others: Mapping[str, Remote | None], about: Mapping[str, Any] = NOTHING
 ) -> list[Link]:
-    """Return the links of one message. `others`: spans by `names.LINKS`; `about`: attributes of each link."""
+    """Return the links of one message. `others`: spans by `names.LINK`; `about`: attributes of each link."""
     found = [] if producer is None else [(producer, about)]
     for kind, to in others.items():
         if to is not None:
