@@ -215,7 +215,6 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
             *({"baggage": each} for each in ([], ["tenant"], ["a b"], [""], "tenant")),
             *({"context": each} for each in ("parent", "link", "ignore", "trust", "")),
             {"contextField": ""},
-            {"contextEvent": ""},
         ]
     ),
 }

@@ -128,48 +128,6 @@ async def test_an_untrusted_producer_forces_no_sample(
     assert await handled(group, new_kit(environment(sampler), trust="link"), collector, 0) == {}
 
 
-@pytest.mark.parametrize(
-    "sampler", ["parentbased_always_off", "parentbased_traceidratio 0", "traceidratio 0", "always_off"]
-)
-@pytest.mark.parametrize("trust", ["link", "parent"])
-async def test_whoever_asks_for_it_keeps_what_is_linked_to_a_sampled_span(
-    group: Group, new_kit: NewKit, collector: Collector, sampler: str, trust: str
-) -> None:
-    kit = new_kit(environment(sampler), trust=trust, keeps_linked=True)
-    found = await handled(group, kit, collector, len(SAMPLED))
-    assert found.keys() == SAMPLED
-    assert {(span.trace_id == TRACE) for span in found.values()} == {trust == "parent"}
-    assert all(linked(span, "") == [PARENT] for span in found.values())
-
-
-async def test_a_story_that_is_kept_for_its_producer_is_kept_to_its_end(
-    group: Group, new_kit: NewKit, collector: Collector
-) -> None:
-    """Each attempt and the dead letter, in a trace of their own; and nothing of a message whose producer kept none."""
-    group.delivery = Delivery(max_deliveries=2)
-    kept, _ = [await group.add(fields={"traceparent": f"{WELL_FORMED}{flags}"}) for flags in ("01", "00")]
-    kit = new_kit(environment("parentbased_traceidratio 0"), trust="link", keeps_linked=True)
-    handler = Recorder(lambda _: ValueError("no"))
-    processor = await group.start(handler, settings={"telemetry": kit.telemetry})
-    await eventually(lambda: processor.metrics.dead_lettered == 2)
-    await processor.stop_listening()
-    assert kit.telemetry.flush()
-    first, second = await arrived(collector, PROCESS, 2)
-    [letter] = await arrived(collector, "send {orders}:billing:dead-letters")
-    assert {span.attributes["messaging.message.id"] for span in (first, second)} == set(kept)
-    assert first.trace_id == second.trace_id == letter.trace_id != TRACE
-    assert linked(second, "previous_attempt") == [first.span_id]
-    assert linked(letter, "attempt") == [second.span_id]
-    assert len(await arrived(collector, PROCESS, 2)) == 2
-
-
-async def test_who_ignores_producers_keeps_nothing_for_their_sake(
-    group: Group, new_kit: NewKit, collector: Collector
-) -> None:
-    kit = new_kit(environment("parentbased_always_off"), trust="ignore", keeps_linked=True)
-    assert await handled(group, kit, collector, 0) == {}
-
-
 async def test_a_batch_is_kept_if_one_of_its_messages_is(group: Group, new_kit: NewKit, collector: Collector) -> None:
     telemetry = new_kit(environment("parentbased_traceidratio 0")).telemetry
     batches: list[int] = []
@@ -251,6 +209,40 @@ async def test_a_provider_that_is_given_gets_the_spans(group: Group, kit: Kit, c
     first, last = await arrived(collector, PROCESS, 2)
     assert (first.trace_id, first.parent_span_id, linked(first, "")) == (TRACE, PARENT, [PARENT])
     assert (last.status_code, last.attributes["error.type"], last.parent_span_id) == ("ERROR", "ValueError", "")
+
+
+@pytest.mark.parametrize("batch", [False, True])
+async def test_a_provided_provider_gets_the_same_attributes_and_links_as_the_collector(
+    group: Group, kit: Kit, collector: Collector, batch: bool
+) -> None:
+    """Only the span's own ids differ: the provider's SDK chooses them."""
+    who = {"stream": STREAM, "consumer_group": GROUP, "consumer": "pod-a"}
+    provided = ProvidedTelemetry(kit.provider, server=lambda: group.manager().address, **who)
+
+    async def fail(_: Any) -> None:
+        raise ValueError("no")
+
+    async def handled_with(telemetry: Any, count: int) -> Span:
+        await group.add(fields={"traceparent": f"{WELL_FORMED}01"})
+        processor = await group.start(fail, settings={"telemetry": telemetry, "batch": batch})
+        await eventually(lambda: processor.metrics.dead_lettered == 1)
+        await processor.stop_listening()
+        kit.flush()
+        return (await arrived(collector, PROCESS, count))[-1]
+
+    group.delivery = Delivery(max_deliveries=1)
+    ours, theirs = await handled_with(kit.telemetry, 1), await handled_with(provided, 2)
+    assert ours.attributes.keys() == theirs.attributes.keys()
+    differs = {name for name in ours.attributes if ours.attributes[name] != theirs.attributes[name]}
+    assert differs <= {"messaging.message.id", "streamconsumer.queue.stream_time", "streamconsumer.queue.buffer_time"}
+    for span in (ours, theirs):
+        assert (span.name, span.kind, span.status_code, span.status_message) == (
+            *(PROCESS, "CONSUMER", "ERROR"),
+            "ValueError: no",
+        )
+        assert [(link.trace_id, link.span_id, [*link.attributes]) for link in span.links] == [
+            (TRACE, PARENT, ["messaging.message.id"] if batch else [])
+        ]
 
 
 def test_a_context_that_is_never_asked_for_is_the_same_when_it_is() -> None:

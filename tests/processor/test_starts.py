@@ -96,20 +96,9 @@ async def test_a_start_is_sampled_as_what_begins_here(group: Group, collector: C
     assert not [each for each in collector.spans() if each.name.startswith("start ")]
 
 
-async def test_whoever_keeps_what_is_linked_keeps_the_start_of_a_pod_whose_reconcile_is_kept(
-    group: Group, collector: Collector, new_pod: NewPod
-) -> None:
-    pod = new_pod("pod_handlers:silent", telemetry_keep_linked="true")
-    pod.start(environment={**collector.environment, **NONE, "TRACEPARENT": TRACEPARENT})
-    await pod.says("processor started")
-    await ended(pod)
-    [start] = await arrived(collector, f"start {GROUP}")  # nobody named the service
-    assert linked(start, "reconcile") == [MADE_BY]
-
-
 async def test_a_pod_that_listens_tells_nothing_more(group: Group, collector: Collector, new_pod: NewPod) -> None:
     every = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
-    pod = new_pod("pod_handlers:silent", poll_interval="100ms", telemetry_receive_spans="true")
+    pod = new_pod("pod_handlers:silent", poll_interval="100ms")
     pod.start(environment={**collector.environment, **every})
     await arrived(collector, f"start {GROUP}")
     collector.forget()

@@ -1,7 +1,6 @@
-"""What stands beside the spans of attempts: what was raised, reads, other places for the context."""
+"""Telemetry in addition to the spans of attempts: exceptions, reads, refused configuration files, the express way."""
 
 import asyncio
-import json
 import logging
 import signal
 import socket
@@ -17,7 +16,6 @@ from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.settings import Delivery
 from streamconsumer.processor.metrics import Metrics, registry
 from streamconsumer.processor.telemetry import current_traceparent, telemetry_from_env
-from streamconsumer.processor.telemetry.context import LARGEST_EVENT, producer
 from streamconsumer.processor.telemetry.exceptions import LONGEST_MESSAGE, LONGEST_STACK
 from streamconsumer.server.keys import SPANS_DROPPED, companion
 from tests.cluster.collector import Collector
@@ -144,19 +142,10 @@ async def test_records_that_no_collector_takes_are_bounded_and_counted(
 # -- reads -------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_read_has_no_span_unless_somebody_asks(group: Group, kit: Kit, collector: Collector) -> None:
+async def test_a_read_has_no_span(group: Group, kit: Kit, collector: Collector) -> None:
     await handle(group, kit, Recorder(), {"traceparent": SAMPLED})
     await arrived(collector, "ack orders")
     assert {span.name for span in collector.spans()} == {"process orders", "ack orders"}
-
-
-async def test_a_read_has_a_span_linked_to_what_it_brought(group: Group, new_kit: NewKit, collector: Collector) -> None:
-    kit = new_kit(receives=True)
-    await handle(group, kit, Recorder(), *[{"traceparent": SAMPLED}] * 3, {"traceparent": NOT_SAMPLED})
-    [span] = await arrived(collector, "receive orders")
-    assert (span.kind, span.parent_span_id, span.attributes["messaging.operation.type"]) == ("CLIENT", "", "receive")
-    assert span.attributes["messaging.batch.message_count"] == 4
-    assert [(link.trace_id, link.span_id) for link in span.links] == [(TRACE, PARENT)] * 3
 
 
 # -- a collector that is away ------------------------------------------------------------------------------------------
@@ -176,43 +165,7 @@ async def test_a_pod_that_drops_spans_says_so_in_redis_until_it_leaves(group: Gr
     assert not await group.client.exists(key)
 
 
-# -- where the context stands -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("encoding", [str, str.encode])
-async def test_the_context_of_a_cloud_event_is_found(
-    group: Group, new_kit: NewKit, collector: Collector, encoding: Any
-) -> None:
-    event = {"specversion": "1.0", "id": "7", "traceparent": SAMPLED, "tracestate": "shop=eu", "data": {"n": 1}}
-    kit = new_kit(event="event")
-    await handle(group, kit, Recorder(), {"event": encoding(json.dumps(event))})
-    [span] = await arrived(collector, "process orders")
-    assert (span.trace_id, span.parent_span_id) == (TRACE, PARENT)
-
-
-def test_an_entrys_own_field_goes_before_that_of_a_cloud_event() -> None:
-    other = f"00-{'a' * 32}-{'b' * 16}-01"
-    found = producer({"traceparent": SAMPLED, "event": json.dumps({"traceparent": other})}, event="event")
-    assert found is not None
-    assert found.trace_id.hex() == TRACE
-
-
-@pytest.mark.parametrize(
-    "event",
-    [
-        "traceparent",
-        '["traceparent"]',
-        '{"traceparent": 7}',
-        '{"traceparent": "garbage"}',
-        b'\xff{"traceparent"',
-        "[" * 100_000 + '"traceparent"',
-        json.dumps({"traceparent": SAMPLED, "data": "x" * LARGEST_EVENT}),
-        7,
-        None,
-    ],
-)
-def test_no_cloud_event_can_do_harm(event: Any) -> None:
-    assert producer({"event": event}, event="event") is None
+# -- configuration files -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("endpoint", [{}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}])

@@ -135,17 +135,6 @@ class Tracing(Model):
     context_field: str = Field("traceparent", min_length=1, max_length=253)
     """The field of the entries that holds the context, in the form of W3C traceparent."""
 
-    context_event: str | None = Field(None, min_length=1, max_length=253)
-    """The field that holds a CloudEvent in JSON: its attributes `traceparent` and `tracestate` are the context of
-    entries that have none in `contextField`."""
-
-    keep_linked: bool = False
-    """Whether handling is also sampled where what it is linked to is: with `context: link` the producer's span. Stories
-    are whole then, and whoever writes to the stream chooses how many of them you pay for."""
-
-    receive_spans: bool = False
-    """Whether each read that brings something has a span too, `receive`, linked to its messages."""
-
     baggage: list[BaggageKey] = Field([], max_length=64)
     """The keys of the field `baggage` that the handler's own calls may carry on. Others are dropped: whoever may write
     to the stream chooses them."""

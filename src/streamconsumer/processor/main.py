@@ -204,11 +204,8 @@ def _telemetry(settings: ProcessorSettings, manager: StreamManager, metrics: Met
         server=lambda: manager.address,
         metrics=metrics,
         starts=os.environ.get("OTEL_SERVICE_NAME") or settings.consumer_group,
-        keeps_linked=settings.telemetry.keep_linked,
         trust=settings.telemetry.context,
         field=settings.telemetry.context_field,
-        event=settings.telemetry.context_event or "",
-        receives=settings.telemetry.receive_spans,
         allowed_baggage=settings.telemetry.baggage,
         batches=settings.handler.batch,
     )

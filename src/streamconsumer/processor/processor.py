@@ -195,7 +195,7 @@ class RedisStreamProcessor:
             await self._telemetry.catch_up()
         if self._stopping.is_set():
             return
-        self._pulse.reading_since, began_ns = time.monotonic(), time.time_ns()
+        self._pulse.reading_since = time.monotonic()
         try:
             entries = await self._intake.read(self.batch_count)
         finally:
@@ -204,7 +204,7 @@ class RedisStreamProcessor:
         if not self._stopping.is_set():
             self.health.ready()
         if self._telemetry is not None:
-            self._telemetry.took_in(entries, began_ns)
+            self._telemetry.took_in(entries)
         self._in_flight.ahead = self._read_ahead.limit()
         self._in_flight.take_in(entries)
         if len(entries) == self.batch_count:

@@ -3,7 +3,6 @@
 | span | kind | when |
 |---|---|---|
 | `process S` | CONSUMER | a handler is called |
-| `receive S` | CLIENT | a read brought something, and somebody asked for this span |
 | `claim S` | CLIENT | entries of another consumer were taken over |
 | `ack S` | CLIENT | XACK was answered, and what it acknowledged is sampled |
 | `send S:dead-letters` | PRODUCER | a message became a dead letter |

@@ -4,7 +4,6 @@ An entry is foreign: nothing in it may raise here, nor make a consumer work much
 propagator of OpenTelemetry takes 4 µs and raises at bytes.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,9 +11,6 @@ from urllib.parse import unquote
 
 LONGEST_CARRIER_FIELD = 512
 """Longer context is not parsed."""
-
-LARGEST_EVENT = 1 << 18
-"""A larger CloudEvent is not searched for its context: parsing takes a millisecond for so much."""
 
 MOST_STATES = 32
 """So many members a tracestate may have; one with more is dropped as a whole."""
@@ -35,10 +31,6 @@ class Remote(NamedTuple):
     state: str = ""
 
     @property
-    def ids(self) -> tuple[bytes, bytes, int]:
-        return self.trace_id, self.span_id, self.flags
-
-    @property
     def is_sampled(self) -> bool:
         return bool(self.flags & 1)
 
@@ -53,28 +45,13 @@ def text(data: Mapping[Any, Any], name: str) -> str | None:
     return value if isinstance(value, str) and len(value) <= LONGEST_CARRIER_FIELD else None
 
 
-def producer(data: Mapping[Any, Any], name: str = "traceparent", event: str = "") -> Remote | None:
-    """None where there is no context or it is garbage. `event`: the field with a CloudEvent that may have it too."""
+def producer(data: Mapping[Any, Any], name: str = "traceparent") -> Remote | None:
+    """None where there is no context or it is garbage."""
     found = text(data, name)
     if found is None or (parsed := parse(found)) is None:
-        return producer(_attributes(data, event)) if event else None
+        return None
     state = text(data, "tracestate")
     return parsed._replace(state=_sound(state)) if state else parsed
-
-
-def _attributes(data: Mapping[Any, Any], name: str) -> Mapping[Any, Any]:
-    """Those of a CloudEvent in JSON: its context is beside its data, in attributes named as in W3C's standard. It is
-    parsed only if the word is in it."""
-    found = data.get(name) or data.get(name.encode()) or ""
-    if not isinstance(found, str | bytes) or len(found) > LARGEST_EVENT:
-        return {}
-    if not (b"traceparent" in found if isinstance(found, bytes) else "traceparent" in found):
-        return {}
-    try:
-        event = json.loads(found)
-    except (ValueError, RecursionError):
-        return {}
-    return event if isinstance(event, dict) else {}
 
 
 def parse(traceparent: str) -> Remote | None:

@@ -5,7 +5,8 @@ span becomes bytes when it ends, and what is the same for all spans was made int
 the official classes. Field numbers are those of opentelemetry/proto/trace/v1/trace.proto, which only grow.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from struct import Struct
 from typing import Any
 
@@ -30,7 +31,8 @@ def varint(number: int) -> bytes:
 
 def block(tag: bytes, content: bytes) -> bytes:
     """A field of which the length is told."""
-    return tag + varint(len(content)) + content
+    size = len(content)
+    return tag + (_BYTE[size] if size < 0x80 else varint(size)) + content
 
 
 def string(tag: bytes, text: str) -> bytes:
@@ -57,19 +59,33 @@ def value(given: Any) -> bytes:  # noqa: PLR0911 - a line for each kind
     return string(b"\x0a", str(given))
 
 
+@lru_cache(64)
+def _key(key: str) -> bytes:
+    return string(b"\x0a", key)
+
+
 def _pair(tag: bytes, key: str, given: Any) -> bytes:
-    return block(tag, string(b"\x0a", key) + block(b"\x12", value(given)))
+    """An attribute. Short texts and numbers with a fraction are nearly all that a hot span has: they are encoded in
+    one step, which takes a quarter of the time."""
+    name = _key(key)
+    if type(given) is str:
+        text = given.encode(errors="backslashreplace")
+        size = len(text)
+        if (whole := len(name) + size + 4) < 0x80:
+            return b"".join((tag, _BYTE[whole], name, b"\x12", _BYTE[size + 2], b"\x0a", _BYTE[size], text))
+    elif type(given) is float and len(name) < 0x70:
+        return b"".join((tag, _BYTE[len(name) + 11], name, b"\x12\x09\x21", _DOUBLE.pack(given)))
+    return block(tag, name + block(b"\x12", value(given)))
 
 
 def attributes(given: Mapping[str, Any], tag: bytes = b"\x4a") -> bytes:
     """The attributes of a span, unless the tag is another's."""
-    return b"".join(_pair(tag, key, each) for key, each in given.items())
+    return b"".join([_pair(tag, key, each) for key, each in given.items()])
 
 
-def link(ids: tuple[bytes, bytes, int], told: bytes = b"") -> bytes:
-    """To a trace id, a span id and its flags. `told`: attributes with the tag of a link's, b"\\x22"."""
-    trace_id, span_id, flags = ids
-    content = b"\x0a\x10" + trace_id + b"\x12\x08" + span_id + told
+def link(trace_id: bytes, span_id: bytes, flags: int, about: Mapping[str, Any]) -> bytes:
+    """A link; `about` has its attributes."""
+    content = b"\x0a\x10" + trace_id + b"\x12\x08" + span_id + (attributes(about, b"\x22") if about else b"")
     return block(b"\x6a", content + b"\x35" + _FLAGS.pack(flags | _REMOTE_IS_KNOWN | _IS_REMOTE))
 
 
@@ -111,6 +127,7 @@ def ok() -> bytes:
     return b"\x7a\x02\x18\x01"
 
 
+@lru_cache(16)
 def head(name: str, kind: int) -> bytes:
     """What does not change between the spans of an operation. `kind` counts as OTLP does: 3 is a CLIENT."""
     return string(b"\x2a", name) + b"\x30" + varint(kind)
@@ -158,24 +175,3 @@ class Request:
     def of(self, spans: Iterable[bytes]) -> bytes:
         of_scope = block(b"\x12", b"".join((self._scope, *spans, self._schema)))
         return block(b"\x0a", self._resource + of_scope)
-
-
-def text_attribute(key: str) -> Callable[[str], bytes]:
-    """Encodes the attribute of that name: four times as fast as `attributes` where key and value are short."""
-    name = string(b"\x0a", key)
-    around = len(name) + 4
-
-    def encode(given: str) -> bytes:
-        told = given.encode(errors="backslashreplace")
-        size = len(told)
-        if size + around > 0x7F:
-            return _pair(b"\x4a", key, given)
-        return b"".join((b"\x4a", _BYTE[around + size], name, b"\x12", _BYTE[size + 2], b"\x0a", _BYTE[size], told))
-
-    return encode
-
-
-def number_attribute(key: str) -> Callable[[float], bytes]:
-    """The same for a floating-point number."""
-    before = _pair(b"\x4a", key, 0.0)[:-8]
-    return lambda given: before + _DOUBLE.pack(given)

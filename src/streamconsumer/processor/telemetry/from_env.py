@@ -17,11 +17,10 @@ def telemetry_from_env(
     *,
     metrics: Metrics | None = None,
     starts: str = "",
-    keeps_linked: bool = False,
     **options: Any,
 ) -> Telemetry | None:
     """None, and no SDK, where they name no endpoint. `starts`: the name of what begins with this process, if its start
-    shall be recorded. `keeps_linked`: whether what is linked to a sampled span is kept. Options as for `Telemetry`."""
+    is to be recorded. Options as for `Telemetry`."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     if file := environ.get("OTEL_CONFIG_FILE"):
@@ -37,7 +36,7 @@ def telemetry_from_env(
 
     provider = sdk.provider(environ)
     exceptions = sdk.exceptions(environ, provider, metrics) if _is_wanted(environ, "LOGS") else None
-    sampling = Sampling.from_env(environ)._replace(follows_links=keeps_linked)
+    sampling = Sampling.from_env(environ)
     start = starting.begun(starts, sampling, starting.origin(environ)) if starts else None
     options |= {"sampling": sampling, "exceptions": exceptions, "start": start, "shutdown": provider.shutdown}
     return Telemetry(sdk.outbox(environ, provider, metrics), **options)

@@ -43,6 +43,5 @@ EXCEPTION_STACK = "exception.stacktrace"
 OUTCOMES = ("ack", "effects", "retry", "dead_letter", "released")
 
 LINK = "streamconsumer.link"
-"""On a link: one of LINKS. The producer's has none."""
-
-LINKS = ("previous_attempt", "claim", "dead_letter", "attempt", "reconcile", "pod_start")
+"""On a link: `previous_attempt`, `claim`, `dead_letter`, `attempt`, `reconcile` or `pod_start`. The link to the
+producer has no such attribute."""

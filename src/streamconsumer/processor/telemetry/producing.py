@@ -5,13 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import SpanKind
 
 from streamconsumer import __version__
-from streamconsumer.processor.faults import told
 from streamconsumer.processor.telemetry import names
 from streamconsumer.processor.telemetry.current import current_traceparent
-from streamconsumer.processor.telemetry.spans import error_type
+from streamconsumer.processor.telemetry.spans import failed
 
 
 def inject(fields: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -40,8 +39,7 @@ def sending(stream: str, fields: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
         with trace.use_span(span, record_exception=False, set_status_on_exception=False):
             yield inject(fields)
     except BaseException as error:
-        span.set_attribute(names.ERROR_TYPE, error_type(error))
-        span.set_status(Status(StatusCode.ERROR, told(error)[:500]))
+        failed(span, error)
         raise
     finally:
         span.end()

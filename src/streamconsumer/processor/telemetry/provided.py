@@ -3,27 +3,19 @@
 Its SDK chooses ids and samples. So attempts are not linked to each other here, and a span costs what it costs there.
 """
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from opentelemetry import context, trace
-from opentelemetry.trace import (
-    Link,
-    NonRecordingSpan,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-    TraceState,
-)
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
 
 from streamconsumer import __version__
-from streamconsumer.processor.faults import told
 from streamconsumer.processor.message import Entry, Message
-from streamconsumer.processor.telemetry import names
+from streamconsumer.processor.telemetry import content, names
+from streamconsumer.processor.telemetry.content import Link
 from streamconsumer.processor.telemetry.context import Remote, producer
-from streamconsumer.processor.telemetry.spans import LONGEST_STATUS, error_type
+from streamconsumer.processor.telemetry.spans import failed
 
 Begun = tuple[trace.Span, Any]
 
@@ -34,6 +26,7 @@ class ProvidedTelemetry:
     dead_letter_stream = ""
     is_behind = False
     carriers = None
+    clock_offset_ns = 0
 
     def __init__(
         self,
@@ -46,45 +39,42 @@ class ProvidedTelemetry:
     ) -> None:
         self._tracer = trace.get_tracer(names.SCOPE, __version__, provider, names.SCHEMA_URL)
         self._name, self._server = f"process {stream}", server
-        self._attributes: dict[str, str | int] = {
-            names.SYSTEM: "redis",
-            names.OPERATION_NAME: "process",
-            names.OPERATION_TYPE: "process",
-            names.DESTINATION: stream,
-            names.CONSUMER_GROUP: consumer_group,
-            names.CLIENT_ID: consumer,
-        }
+        self._who = {**content.group(stream, consumer_group), names.CLIENT_ID: consumer}
 
     def listening(self, clock_offset_ns: int) -> None:
-        """Not recorded: when the program began is its own affair."""
+        """Only the offset is kept: when the program began is its own affair."""
+        self.clock_offset_ns = clock_offset_ns
 
     def begin(self, entry: Entry, data: Mapping[Any, Any]) -> Begun:
-        made = producer(data)
-        parent, links = context.Context(), []
+        made, now = producer(data), time.time_ns()
+        parent = context.Context()
         if made is not None:
-            links = [Link(_public(made))]
-            parent = trace.set_span_in_context(NonRecordingSpan(links[0].context), parent)
-        return self._begin(parent, _about(entry), links)
+            parent = trace.set_span_in_context(NonRecordingSpan(_public(made)), parent)
+        return self._begin(parent, content.attempt(entry, now, self.clock_offset_ns), content.links(made, {}))
 
-    def end(self, attempt: Begun, entry: Entry, outcome: str, error: BaseException | None = None) -> None:  # noqa: ARG002 - ours needs it
+    def end(self, attempt: Begun, entry: Entry, outcome: str, error: BaseException | None = None) -> None:
         span = attempt[0]
+        entry.taken_ns = 0
         if outcome:
             span.set_attribute(names.OUTCOME, outcome)
         self._end(attempt, error)
 
     def begin_batch(self, entries: Sequence[Entry], messages: Sequence[Message]) -> Begun:
-        found = [(entry, producer(message.data)) for entry, message in zip(entries, messages, strict=True)]
-        links = [Link(_public(made), _about(entry)) for entry, made in found if made is not None]
+        links: list[Link] = []
+        for entry, message in zip(entries, messages, strict=True):
+            links += content.links(producer(message.data), {}, content.message(entry))
         return self._begin(context.Context(), {names.BATCH_COUNT: len(entries)}, links)
 
     def end_batch(self, attempt: Begun, entries: Sequence[Entry], error: BaseException | None = None) -> None:  # noqa: ARG002 - ours needs it
         self._end(attempt, error)
 
-    def took_in(self, entries: Sequence[Entry], read_ns: int = 0) -> None:
-        """Not recorded, like all that follow."""
+    def took_in(self, entries: Sequence[Entry]) -> None:
+        now = time.time_ns()
+        for entry in entries:
+            entry.taken_ns = now
 
     async def catch_up(self) -> None:
-        pass
+        """Not recorded, like all that follow."""
 
     def claimed(self, entries: Sequence[Entry], start_ns: int) -> None:
         pass
@@ -95,15 +85,13 @@ class ProvidedTelemetry:
     def buried(self, entry: Entry, start_ns: int, *, was_begun: bool) -> None:
         pass
 
-    def _begin(self, parent: context.Context, about: Mapping[str, str | int], links: Sequence[Link]) -> Begun:
-        address, port = self._server()
-        where = {names.SERVER_ADDRESS: address} | ({} if port is None else {names.SERVER_PORT: port})
+    def _begin(self, parent: context.Context, about: Mapping[str, Any], links: Sequence[Link]) -> Begun:
         span = self._tracer.start_span(
             self._name,
             context=parent,
             kind=SpanKind.CONSUMER,
-            attributes={**self._attributes, **where, **about},
-            links=links,
+            attributes={**self._who, **content.operation("process", "process", *self._server()), **about},
+            links=[trace.Link(_public(to), told) for to, told in links],
             record_exception=False,
             set_status_on_exception=False,
         )
@@ -114,16 +102,8 @@ class ProvidedTelemetry:
         span, token = attempt
         context.detach(token)
         if error is not None:
-            span.set_attribute(names.ERROR_TYPE, error_type(error))
-            span.set_status(Status(StatusCode.ERROR, told(error)[:LONGEST_STATUS]))
+            failed(span, error)
         span.end()
-
-
-def _about(entry: Entry) -> dict[str, str | int]:
-    about: dict[str, str | int] = {names.MESSAGE_ID: entry.message_id}
-    if entry.deliveries > 1:
-        about[names.DELIVERY_COUNT] = entry.deliveries
-    return about
 
 
 def _public(remote: Remote) -> SpanContext:

@@ -1,16 +1,12 @@
 """Whether a span is wanted, from ids and flags alone: before an attribute is built for it.
 
 What OTEL_TRACES_SAMPLER names, decided as the SDK decides it, which takes ten times as long: the ratio looks at the
-lower half of the trace id. Links mean nothing to the SDK's samplers, and half of a story would be lost. So a batch is
-kept if one of its messages is; and whoever asks for it keeps what is linked to something sampled.
+lower half of the trace id.
 """
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Self
-
-if TYPE_CHECKING:
-    from streamconsumer.processor.telemetry.context import Remote
+from typing import NamedTuple, Self
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +21,6 @@ class Sampling(NamedTuple):
     """Trace ids whose lower half is below are sampled."""
 
     follows_parent: bool = True
-
-    follows_links: bool = False
-    """Whether what is linked to a sampled span is sampled. Whoever it is linked to then chooses."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -55,14 +48,6 @@ class Sampling(NamedTuple):
         if parent_sampled is not None and self.follows_parent:
             return parent_sampled
         return int.from_bytes(trace_id[8:], "big") < self.bound
-
-    def wants_linked(self, trace_id: bytes, linked: "Remote | None") -> bool:
-        """The same of a trace that begins here and has a link, perhaps."""
-        return self.keeps(linked) or self.wants(trace_id, None)
-
-    def keeps(self, linked: "Remote | None") -> bool:
-        """Whether what is linked to this is sampled for that alone."""
-        return self.follows_links and linked is not None and linked.is_sampled
 
     @property
     def is_never(self) -> bool:

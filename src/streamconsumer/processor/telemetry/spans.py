@@ -5,7 +5,7 @@ Nothing is built before somebody asks: nearly no handler does.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from opentelemetry import trace
@@ -14,6 +14,7 @@ from opentelemetry.util.types import Attributes, AttributeValue
 
 from streamconsumer.processor.faults import told
 from streamconsumer.processor.telemetry import encode, names
+from streamconsumer.processor.telemetry.content import Link
 from streamconsumer.processor.telemetry.context import Remote
 
 MOST_EVENTS = 128
@@ -111,8 +112,7 @@ class RecordedSpan(UnsampledSpan):
         self._links = [] if self._links is None else self._links
         if len(self._links) < MOST_EVENTS:
             ids = context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big")
-            about = encode.attributes(attributes or {}, b"\x22")
-            self._links.append(encode.link((*ids, int(context.trace_flags)), about))
+            self._links.append(encode.link(*ids, int(context.trace_flags), attributes or {}))
 
     def update_name(self, name: str) -> None:
         """Its name is what people find it by: it stays."""
@@ -137,10 +137,11 @@ class RecordedSpan(UnsampledSpan):
             "exception", {"exception.type": kind, "exception.message": message, **(attributes or {})}, timestamp
         )
 
-    def failed(self, error: BaseException) -> None:
-        """Its status and `error.type`, whatever the handler said before."""
-        self.set_status(StatusCode.ERROR, told(error))
-        self.parts.append(encode.attributes({names.ERROR_TYPE: error_type(error)}))
+    def describe(self, attributes: Mapping[str, Any], links: Iterable[Link]) -> None:
+        """Add attributes and links of the processor's own."""
+        self.parts.append(encode.attributes(attributes))
+        for (trace_id, span_id, flags, _), about in links:
+            self.parts.append(encode.link(trace_id, span_id, flags, about))
 
     def encoded(self, *, is_remote: bool = True) -> bytes:
         parts = [self.head, *self.parts, self._status]
@@ -158,6 +159,12 @@ class RecordedSpan(UnsampledSpan):
             is_remote=is_remote,
             state=self.state,
         )
+
+
+def failed(span: trace.Span, error: BaseException) -> None:
+    """Set the span's status and `error.type`."""
+    span.set_attribute(names.ERROR_TYPE, error_type(error))
+    span.set_status(Status(StatusCode.ERROR, told(error)[:LONGEST_STATUS]))
 
 
 def error_type(error: BaseException) -> str:

@@ -6,9 +6,9 @@ from os import sysconf
 from pathlib import Path
 
 from streamconsumer.processor.telemetry import encode
+from streamconsumer.processor.telemetry.content import links
 from streamconsumer.processor.telemetry.context import LONGEST_CARRIER_FIELD, Remote, parse
 from streamconsumer.processor.telemetry.ids import random_span, random_trace
-from streamconsumer.processor.telemetry.past import ABOUT
 from streamconsumer.processor.telemetry.sampling import Sampling
 from streamconsumer.processor.telemetry.spans import RecordedSpan
 
@@ -41,10 +41,9 @@ def process_began_ns() -> int:
 def begun(name: str, sampling: Sampling, made_by: Remote | None) -> RecordedSpan | None:
     """Its span, if it is wanted: a trace of its own, for the pod may outlive by months what it was made for."""
     trace_id = random_trace()
-    if not sampling.wants_linked(trace_id, made_by):
+    if not sampling.wants(trace_id, None):
         return None
     span = RecordedSpan(encode.head(f"start {name}", _INTERNAL), trace_id, random_span(), 1)
     span.start_ns = process_began_ns()
-    if made_by is not None:
-        span.parts.append(encode.link(made_by.ids, ABOUT["reconcile"]))
+    span.describe({}, links(None, {"reconcile": made_by}))
     return span

@@ -36,32 +36,28 @@ class Subject(NamedTuple):
 class Subjects:
     """Says of a message what its spans are about; the same in every process of the group."""
 
-    def __init__(self, ids: Ids, sampling: Sampling, trust: Trust, field: str, event: str = "") -> None:
-        self._ids, self._sampling, self._trust, self._field, self._event = ids, sampling, trust, field, event
-        names = [each for each in (field, event) if each]
-        self.carriers: frozenset[str | bytes] = frozenset([*names, *(each.encode() for each in names)])
-        """The fields that may hold a context, whether names are text or bytes."""
-        self._read = [*names, "tracestate"]
+    def __init__(self, ids: Ids, sampling: Sampling, trust: Trust, field: str) -> None:
+        self._ids, self._sampling, self._trust, self._field = ids, sampling, trust, field
+        self.carriers: frozenset[str | bytes] = frozenset([field, field.encode()])
+        """The field that may hold a context, whether names are text or bytes."""
         self.is_never = sampling.is_never
         """Whether nothing is sampled but what a producer has sampled."""
-        self._counts = trust == "parent" or sampling.follows_links
-        """Whether a producer has a say in it."""
 
     def of(self, entry: Entry, data: Mapping[Any, Any]) -> Subject | None:
         """None: nothing is to be recorded, and there is nothing to hand on."""
-        found = None if self._trust == "ignore" else producer(data, self._field, self._event)
-        if self.is_never and (found is None or not self._counts):
+        found = None if self._trust == "ignore" else producer(data, self._field)
+        if self.is_never and (found is None or self._trust != "parent"):
             return None
         origin, replays = (lineage(entry.fields) or (entry.message_id, 0)) if entry.is_replay else (entry.message_id, 0)
         if found is not None and self._trust == "parent":
-            wanted = self._sampling.wants(found.trace_id, found.is_sampled) or self._sampling.keeps(found)
+            wanted = self._sampling.wants(found.trace_id, found.is_sampled)
             return Subject(origin, replays, found.trace_id, found.flags & 2 | wanted, found, found.span_id)
         trace_id = self._ids.trace(origin)
-        return Subject(origin, replays, trace_id, int(self._sampling.wants_linked(trace_id, found)), found, b"")
+        return Subject(origin, replays, trace_id, int(self._sampling.wants(trace_id, None)), found, b"")
 
     def of_fields(self, entry: Entry) -> Subject | None:
         """The same of an entry that is not decoded."""
         fields: Sequence[bytes] = entry.fields
-        carrier = {name: entry.value(name.encode()) for name in self._read} if fields else {}
+        carrier = {name: entry.value(name.encode()) for name in (self._field, "tracestate")} if fields else {}
         entry.is_replay = entry.is_replay or entry.has_marks()
         return self.of(entry, carrier)

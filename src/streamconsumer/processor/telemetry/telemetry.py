@@ -6,7 +6,7 @@ Nothing here raises: a message is not lost to its own description.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import Token
 from datetime import timedelta
 from functools import lru_cache, partial
@@ -17,15 +17,15 @@ from opentelemetry import context, trace
 from opentelemetry.baggage import set_baggage
 
 from streamconsumer.processor.message import Entry, Message
-from streamconsumer.processor.telemetry import encode, names
+from streamconsumer.processor.telemetry import content, encode, names
+from streamconsumer.processor.telemetry.content import Link
 from streamconsumer.processor.telemetry.context import Remote, baggage
 from streamconsumer.processor.telemetry.exceptions import Exceptions
 from streamconsumer.processor.telemetry.ids import Ids, random_span, random_trace
 from streamconsumer.processor.telemetry.outbox import Outbox
-from streamconsumer.processor.telemetry.past import ABOUT, Past, links_of_one
 from streamconsumer.processor.telemetry.sampling import Sampling
-from streamconsumer.processor.telemetry.spans import RecordedSpan, UnsampledSpan
-from streamconsumer.processor.telemetry.subject import Subjects, Trust
+from streamconsumer.processor.telemetry.spans import RecordedSpan, UnsampledSpan, failed
+from streamconsumer.processor.telemetry.subject import Subject, Subjects, Trust
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +45,7 @@ _CLIENT, _PRODUCER, _CONSUMER = 3, 4, 5
 _SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, context.Context())))
 """Where OpenTelemetry keeps the current span: a context is made in a third of the time."""
 
-_message_id = encode.text_attribute(names.MESSAGE_ID)
 _OUTCOMES = {each: encode.attributes({names.OUTCOME: each}) for each in names.OUTCOMES}
-Common = Callable[[str, str, str, "int | None"], bytes]
 Attempt = tuple[UnsampledSpan, "Token[context.Context]"]
 """What `begin` gives and `end` takes."""
 
@@ -66,10 +64,8 @@ class Telemetry:
         sampling: Sampling | None = None,
         trust: Trust = "parent",
         field: str = "traceparent",
-        event: str = "",
         allowed_baggage: Sequence[str] = (),
         batches: bool = False,
-        receives: bool = False,
         exceptions: Outbox | None = None,
         start: RecordedSpan | None = None,
         shutdown: Callable[[], object] = lambda: None,
@@ -78,20 +74,15 @@ class Telemetry:
         self._stream, self._allowed_baggage = stream, allowed_baggage
         self._ids, self._sampling = Ids(stream, consumer_group), sampling or Sampling()
         self._process_head = encode.head(f"process {stream}", _CONSUMER)
-        self._past = Past(self._ids, batches=batches)
-        self._subjects = Subjects(self._ids, self._sampling, trust, field, event)
-        self._receives = receives
-        self._who = {
-            names.SYSTEM: "redis",
-            names.DESTINATION: stream,
-            names.CONSUMER_GROUP: consumer_group,
-            names.CLIENT_ID: consumer,
-        }
-        about = {key: told for key, told in self._who.items() if key != names.CLIENT_ID}
+        self._batches = batches
+        self._subjects = Subjects(self._ids, self._sampling, trust, field)
+        about = content.group(stream, consumer_group)
+        self._who = {**about, names.CLIENT_ID: consumer}
         self._exceptions = Exceptions(exceptions, about) if exceptions else None
-        self._known = lru_cache(64)(self._common_of)
-        self._common: Common = self._known
+        self._common = lru_cache(64)(self._common_of)
         self._start = start
+        self._started: Remote | None = None
+        """The span of the pod's start, until an attempt is linked to it."""
         self._unacknowledged: dict[str, Remote] = {}
         self.dead_letter_stream = ""
         """Told by the intake."""
@@ -104,9 +95,9 @@ class Telemetry:
         span, self._start = self._start, None
         if span is None:
             return
-        span.parts.append(encode.attributes({**self._who, **self._at(*self._server())}))
+        span.describe({**self._who, **content.server(*self._server())}, ())
         self._put(span)
-        self._common = partial(self._first_common, encode.link(span.remote.ids, ABOUT["pod_start"]))
+        self._started = span.remote
 
     # -- attempts ------------------------------------------------------------------------------------------------------
 
@@ -121,17 +112,10 @@ class Telemetry:
         state = producer.state if producer is not None and parent else ""
         span: UnsampledSpan
         if flags & 1:
-            first = entry.deliveries == 1 and not entry.is_deferred
             span_id = random_span() if entry.is_deferred else self._ids.attempt(entry.message_id, entry.deliveries)
             span = recorded = RecordedSpan(self._process_head, trace_id, span_id, flags, parent=parent, state=state)
-            parts = recorded.parts
-            parts += (self._common("process", "process", *self._server()), _message_id(entry.message_id))
-            if entry.taken_ns:
-                self._past.note_queue(recorded, entry, self.clock_offset_ns)
-            if producer is not None:
-                parts.append(encode.link(producer.ids))
-            if not first or subject.replays:
-                self._past.note(recorded, entry, subject)
+            about = content.attempt(entry, recorded.start_ns, self.clock_offset_ns)
+            self._describe(recorded, about, content.links(producer, self._before(entry, subject)))
         else:
             span = UnsampledSpan(trace_id, parent or trace_id[:8], flags, state=state)
         return span, context.attach(self._context_of(span, data))
@@ -146,7 +130,7 @@ class Telemetry:
         if outcome:
             span.parts.append(_OUTCOMES[outcome])
         if error is not None:
-            span.failed(error)
+            failed(span, error)
             entry.attempted = span.remote
             if self._exceptions is not None and outcome != "released":
                 self._exceptions.record(span, error, {names.MESSAGE_ID: entry.message_id})
@@ -165,10 +149,11 @@ class Telemetry:
         span: UnsampledSpan
         if wanted:
             span = recorded = RecordedSpan(self._process_head, trace_id, random_span(), 1)
-            count = encode.attributes({names.BATCH_COUNT: len(entries)})
-            recorded.parts += (self._common("process", "process", *self._server()), count)
+            links: list[Link] = []
             for entry, subject in zip(entries[:MOST_LINKS], subjects, strict=False):
-                recorded.parts += links_of_one(entry, subject)
+                producer, about = subject and subject.producer, content.message(entry)
+                links += content.links(producer, {"previous_attempt": entry.attempted, "claim": entry.claim}, about)
+            self._describe(recorded, {names.BATCH_COUNT: len(entries)}, links)
         else:
             span = UnsampledSpan(trace_id, trace_id[:8], 0)
         return span, context.attach(self._context_of(span, {}))
@@ -179,7 +164,7 @@ class Telemetry:
         if not isinstance(span, RecordedSpan):
             return
         if error is not None:
-            span.failed(error)
+            failed(span, error)
             if self._exceptions is not None:
                 self._exceptions.record(span, error, {names.BATCH_COUNT: len(entries)})
         for entry in entries:
@@ -189,10 +174,8 @@ class Telemetry:
                 self._will_be_acknowledged(entry.message_id, span)
         self._put(span)
 
-    def took_in(self, entries: Sequence[Entry], read_ns: int = 0) -> None:
-        """This process has them; by a read that began then, if it was one."""
-        if self._receives and read_ns:
-            self._received(entries, read_ns)
+    def took_in(self, entries: Sequence[Entry]) -> None:
+        """This process has them."""
         if self._subjects.is_never:
             return  # what little is sampled shall not cost all the others
         now = time.time_ns()
@@ -209,46 +192,29 @@ class Telemetry:
         while self._outbox.is_behind and time.monotonic() < deadline:  # noqa: ASYNC110 - told by another thread
             await asyncio.sleep(0.001)
 
-    def _received(self, entries: Sequence[Entry], start_ns: int) -> None:
-        """A read brought them. Only where somebody asked for it: it tells little that each attempt does not tell."""
-        found = [each for entry in entries if (each := self._subjects.of_fields(entry)) and each.is_sampled]
-        if not found:
-            return
-        span = RecordedSpan(encode.head(f"receive {self._stream}", _CLIENT), random_trace(), random_span(), 1)
-        span.start_ns = start_ns
-        count = encode.attributes({names.BATCH_COUNT: len(entries)})
-        links = [encode.link(each.producer.ids) for each in found if each.producer is not None]
-        span.parts += (self._common("receive", "receive", *self._server()), count, *links)
-        self._put(span)
-
     @property
     def carriers(self) -> frozenset[str | bytes] | None:
         """The fields that give a message a span or a context to hand on, where none else has any. None: all may."""
-        return self._subjects.carriers if self._subjects.is_never and not self._receives else None
+        return self._subjects.carriers if self._subjects.is_never else None
 
     # -- what is rare --------------------------------------------------------------------------------------------------
 
     def claimed(self, entries: Sequence[Entry], start_ns: int) -> None:
         """Entries of another consumer are ours. The claim is linked to the attempts that died with their process: of
         those nothing else is ever heard."""
-        links: list[bytes] = []
+        links: list[Link] = []
         for entry in entries:
             subject = self._subjects.of_fields(entry)
             if subject is not None and subject.is_sampled:
-                about = encode.attributes({names.MESSAGE_ID: entry.message_id}, b"\x22")
-                if died := self._past.attempt(entry, subject, entry.deliveries):
-                    links.append(encode.link(died.ids, ABOUT["attempt"] + about))
-                elif subject.producer is not None:
-                    links.append(encode.link(subject.producer.ids, about))
+                died = self._attempt(entry, subject, entry.deliveries)
+                about: dict[str, Any] = {names.MESSAGE_ID: entry.message_id}
+                links += content.links(None if died else subject.producer, {"attempt": died}, about)
         if not links:
             return
-        span = RecordedSpan(encode.head(f"claim {self._stream}", _CLIENT), random_trace(), random_span(), 1)
-        span.start_ns = start_ns
-        about = encode.attributes({names.BATCH_COUNT: len(entries), names.CLAIMED_FROM: entries[0].claimed_from})
-        span.parts += (self._common("claim", "receive", *self._server()), about, *links)
+        about = {names.BATCH_COUNT: len(entries), names.CLAIMED_FROM: entries[0].claimed_from}
+        claim = self._done("claim", "receive", start_ns, about, links=links)
         for entry in entries:
-            entry.claim = span.remote
-        self._put(span)
+            entry.claim = claim.remote
 
     def acknowledged(self, message_ids: Collection[str], start_ns: int) -> None:
         """XACK was answered. One span for all; beneath the attempt if it is one, else linked to each."""
@@ -257,17 +223,11 @@ class Telemetry:
         found = [each for id_ in message_ids if (each := self._unacknowledged.pop(id_, None))]
         if not found:
             return
-        head, parts = encode.head(f"ack {self._stream}", _CLIENT), [self._common("ack", "settle", *self._server())]
         if len(message_ids) == 1:
-            span = RecordedSpan(head, found[0].trace_id, random_span(), found[0].flags, parent=found[0].span_id)
-            parts.append(_message_id(next(iter(message_ids))))
+            self._done("ack", "settle", start_ns, {names.MESSAGE_ID: next(iter(message_ids))}, parent=found[0])
         else:
-            span = RecordedSpan(head, random_trace(), random_span(), 1)
-            parts.append(encode.attributes({names.BATCH_COUNT: len(message_ids)}))
-            parts += [encode.link(each.ids) for each in dict.fromkeys(found)]
-        span.start_ns = start_ns
-        span.parts = parts
-        self._put(span, is_remote=False)
+            links = [(each, content.NOTHING) for each in dict.fromkeys(found)]
+            self._done("ack", "settle", start_ns, {names.BATCH_COUNT: len(message_ids)}, links=links)
 
     def buried(self, entry: Entry, start_ns: int, *, was_begun: bool) -> None:
         """It is a dead letter, beneath its last attempt. A replay finds the span by itself."""
@@ -276,20 +236,16 @@ class Telemetry:
             return
         last = entry.attempted
         if last is None and was_begun:
-            last = self._past.attempt(entry, subject, entry.deliveries)
+            last = self._attempt(entry, subject, entry.deliveries)
         name = self.dead_letter_stream
         span_id = self._ids.dead_letter(subject.origin, subject.replays)
         beneath = last.span_id if last is not None and last.trace_id == subject.trace_id else subject.parent
         head = encode.head(f"send {name}", _PRODUCER)
         span = RecordedSpan(head, subject.trace_id, span_id, subject.flags, parent=beneath)
         span.start_ns = start_ns
-        operation = {names.OPERATION_NAME: "send", names.OPERATION_TYPE: "send"}
         who = {names.SYSTEM: "redis", names.DESTINATION: name, names.MESSAGE_ID: entry.message_id}
-        span.parts.append(encode.attributes({**operation, **who, **self._at(*self._server())}))
-        if subject.producer is not None:
-            span.parts.append(encode.link(subject.producer.ids))
-        if last is not None:
-            span.parts.append(encode.link(last.ids, ABOUT["attempt"]))
+        about = {**content.operation("send", "send", *self._server()), **who}
+        span.describe(about, content.links(subject.producer, {"attempt": last}))
         self._put(span)
 
     @property
@@ -337,22 +293,55 @@ class Telemetry:
         if self.dead_letter_stream and len(self._unacknowledged) < MOST_UNACKNOWLEDGED:
             self._unacknowledged[message_id] = span.remote
 
-    def _first_common(self, link: bytes, operation: str, kind: str, address: str, port: int | None) -> bytes:
-        """In place of `_common`, so that no message is asked whether it is the first."""
-        common = self._known(operation, kind, address, port)
-        if operation != "process":
-            return common
-        self._common = self._known
-        return common + link
+    def _attempt(self, entry: Entry, subject: Subject, number: int) -> Remote | None:
+        """The span of an attempt of another process. None for batches: their span ids are random."""
+        if self._batches or number < 1:
+            return None
+        return Remote(subject.trace_id, self._ids.attempt(entry.message_id, number), subject.flags)
+
+    def _before(self, entry: Entry, subject: Subject) -> dict[str, Remote | None]:
+        """The spans that precede an attempt, by the kind of the link to them."""
+        found: dict[str, Remote | None] = {}
+        if entry.deliveries > 1 or entry.is_deferred:
+            found["previous_attempt"] = entry.attempted or self._attempt(entry, subject, entry.deliveries - 1)
+        if entry.claim is not None:
+            found["claim"] = entry.claim
+        if subject.replays:
+            letter = self._ids.dead_letter(subject.origin, subject.replays - 1)
+            found["dead_letter"] = Remote(subject.trace_id, letter, subject.flags)
+        return found
+
+    def _describe(self, span: RecordedSpan, about: Mapping[str, Any], links: list[Link]) -> None:
+        """Add the content of an attempt; the first one is linked to the pod's start."""
+        if self._started is not None:
+            links += content.links(None, {"pod_start": self._started})
+            self._started = None
+        span.parts.append(self._common("process", "process", *self._server()))
+        span.describe(about, links)
+
+    def _done(
+        self,
+        operation: str,
+        kind: str,
+        start_ns: int,
+        about: Mapping[str, Any],
+        *,
+        links: Iterable[Link] = (),
+        parent: Remote | None = None,
+    ) -> RecordedSpan:
+        """Record a request to Redis that was answered."""
+        trace_id, beneath, flags, _ = parent or (random_trace(), b"", 1, "")
+        head = encode.head(f"{operation} {self._stream}", _CLIENT)
+        span = RecordedSpan(head, trace_id, random_span(), flags, parent=beneath)
+        span.start_ns = start_ns
+        span.parts.append(self._common(operation, kind, *self._server()))
+        span.describe(about, links)
+        self._put(span, is_remote=False)
+        return span
 
     def _common_of(self, operation: str, kind: str, address: str, port: int | None) -> bytes:
         """The attributes that all spans of an operation have, until the server is another one."""
-        of_operation = {names.OPERATION_NAME: operation, names.OPERATION_TYPE: kind}
-        return encode.attributes({**self._who, **of_operation, **self._at(address, port)})
-
-    @staticmethod
-    def _at(address: str, port: int | None) -> dict[str, Any]:
-        return {names.SERVER_ADDRESS: address} | ({} if port is None else {names.SERVER_PORT: port})
+        return encode.attributes({**self._who, **content.operation(operation, kind, address, port)})
 
     def _put(self, span: RecordedSpan, *, is_remote: bool = True) -> None:
         if self._outbox.refuses():

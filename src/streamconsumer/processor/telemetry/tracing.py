@@ -29,8 +29,8 @@ class Tracing(Protocol):
     def end_batch(self, attempt: Any, entries: Sequence[Entry], error: BaseException | None = None) -> None:
         """The error is that of all of it."""
 
-    def took_in(self, entries: Sequence[Entry], read_ns: int = 0) -> None:
-        """This process has them; by a read that began then, if it was one."""
+    def took_in(self, entries: Sequence[Entry]) -> None:
+        """This process has them."""
 
     @property
     def carriers(self) -> frozenset[str | bytes] | None:
