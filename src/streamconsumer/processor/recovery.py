@@ -4,6 +4,7 @@ import logging
 import random
 from datetime import timedelta
 
+from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.settings import Reconnect
 from streamconsumer.processor.health import Health
 from streamconsumer.processor.metrics import Metrics
@@ -28,7 +29,8 @@ class Recovery:
         found = fault(error, self._where)
         self._health.not_ready(found.sentence)
         if self.faults_in_a_row.bit_count() == 1:  # the 1st, 2nd, 4th, 8th … in a row
-            log.warning(found.sentence, extra={"code": found.code, "in_a_row": self.faults_in_a_row})
+            level = logging.ERROR if isinstance(error, InvalidSettings) else logging.WARNING
+            log.log(level, found.sentence, extra={"code": found.code, "in_a_row": self.faults_in_a_row})
         bound: timedelta = min(
             self._reconnect.min_delay * 2 ** min(self.faults_in_a_row, 20), self._reconnect.max_delay
         )
