@@ -17,7 +17,7 @@ from streamconsumer.processor.stream.checks import OPTIONAL, Examination, danger
 from tests.cluster.redis_servers import FLAVOURS, Flavour, RedisServer, StartRedis
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
-from tests.processor.pod import NewPod, Pod
+from tests.processor.pod import NewPod
 from tests.processor.proxy import Place, Proxy
 from tests.processor.recorder import Recorder
 from tests.processor.test_acl import KEYS, SMALLEST
@@ -266,30 +266,63 @@ async def test_a_processor_starts_again_after_its_user_was_granted_what_was_miss
     await handler.has_finished(1)
 
 
-@pytest.mark.parametrize("right", ["+eval", "+xreadgroup", "+xclaim", "~{orders}:billing:*"])
-async def test_a_right_that_is_revoked_while_running_is_an_error_and_not_ready_until_it_is_granted(
+class Revocation:
+    """A processor whose user loses a right and gets it back."""
+
+    def __init__(self, group: Group, right: str, caplog: pytest.LogCaptureFixture) -> None:
+        self.group, self.right, self.caplog = group, right, caplog
+        self.health = Health()
+        group.url = f"redis://shop:pw@{group.server.host}:{group.server.port}/0"
+
+    async def start(self, handler: Recorder) -> None:
+        await grant(self.group.client, "shop", "on", ">pw", "-@all", *SMALLEST, *KEYS)
+        await self.group.start(handler, poll=0.2, settings={"health": self.health})
+        await self.group.add(1)
+        await handler.has_seen(1)
+
+    async def revoke(self) -> None:
+        rights = [each for each in (*SMALLEST, *KEYS) if each != self.right]
+        await grant(self.group.client, "shop", "resetkeys", "-@all", *rights)
+
+    async def is_reported(self) -> None:
+        expected = f"refuses the user 'shop' what is required: {self.right}; grant it with ACL SETUSER"
+        await eventually(lambda: [each for each in self.caplog.records if expected in each.getMessage()])
+        assert {each.levelname for each in self.caplog.records if expected in each.getMessage()} == {"ERROR"}
+        assert not self.health.readiness()[0]
+        assert self.group.processors[0].is_running
+
+    async def undo(self) -> None:
+        await grant(self.group.client, "shop", self.right)
+        await eventually(lambda: self.health.readiness()[0])
+
+
+@pytest.mark.parametrize("right", ["+eval", "+xreadgroup", "~{orders}:billing:*"])
+async def test_a_right_that_is_revoked_from_a_reader_is_an_error_and_not_ready_until_it_is_granted(
     any_group: Group, right: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rights = [each for each in (*SMALLEST, *KEYS) if each != right]
-    await grant(any_group.client, "shop", "on", ">pw", "-@all", *SMALLEST, *KEYS)
-    any_group.url = f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0"
-    handler, health = Recorder(gate=False), Health()
-    processor = await any_group.start(handler, poll=0.2, settings={"health": health})
+    revocation, handler = Revocation(any_group, right, caplog), Recorder()
+    await revocation.start(handler)
+    await revocation.revoke()
     await any_group.add(1)
-    await handler.has_seen(1)
-    await grant(any_group.client, "shop", "resetkeys", "-@all", *rights)
+    await revocation.is_reported()
+    await revocation.undo()
+    await handler.has_finished(2)
+    await any_group.settled()
 
-    def errors() -> list[str]:
-        return [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
 
-    await eventually(errors)
-    assert f"refuses the user 'shop' what is required: {right}; grant it with ACL SETUSER" in errors()[0]
-    assert not health.readiness()[0]
-    assert processor.is_running
-    await grant(any_group.client, "shop", right)
-    await eventually(lambda: health.readiness()[0])
+@pytest.mark.parametrize("right", ["+eval", "+xclaim", "~{orders}:billing:*"])
+async def test_a_right_that_is_revoked_under_a_long_handler_is_an_error_and_not_ready_until_it_is_granted(
+    any_group: Group, right: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    revocation, handler = Revocation(any_group, right, caplog), Recorder(gate=False)
+    await revocation.start(handler)
+    await any_group.add(30)
+    await eventually(lambda: not any_group.processors[0]._in_flight.room.is_set())
+    await revocation.revoke()
+    await revocation.is_reported()
+    await revocation.undo()
     handler.gate.set()
-    await handler.has_finished(1)
+    await handler.has_finished(31)
     await any_group.settled()
 
 
@@ -300,7 +333,7 @@ async def test_a_pod_without_eval_ends_with_one_line_in_its_termination_log(
     start_redis: StartRedis, new_pod: NewPod
 ) -> None:
     server = start_redis(WITHOUT_EVAL)
-    pod = new_pod("pod_handlers:note", redis_url=server.url).start()
+    pod = new_pod("pod_handlers:note").start(environment={"STREAMCONSUMER_REDIS_URL": server.url})
     assert await pod.ended() == 78
     about = with_scripts(server) + "EVAL is renamed, disabled or refused by a proxy (unknown command "
     assert pod.termination_log.read_text().startswith(f"InvalidSettings: {about}")
@@ -312,7 +345,7 @@ async def test_a_pod_without_eval_ends_when_the_server_answers_after_the_start(
 ) -> None:
     server = start_redis(WITHOUT_EVAL)
     await asyncio.to_thread(server.stop)
-    pod: Pod = new_pod("pod_handlers:note", redis_url=server.url).start()
+    pod = new_pod("pod_handlers:note").start(environment={"STREAMCONSUMER_REDIS_URL": server.url})
     await pod.says("processor started")
     await asyncio.to_thread(server.start)
     assert await pod.ended() == 78

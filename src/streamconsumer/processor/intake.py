@@ -79,6 +79,9 @@ class Intake(Protocol):
     async def open(self) -> str:
         """Connect, and create the group where it does not exist. Returns why the server cannot be used, or nothing."""
 
+    async def check(self) -> None:
+        """After the server has refused a command: raises InvalidSettings if it refuses what is required."""
+
     async def read(self, count: int) -> list[Entry]:
         """At most `count` entries; none after a while without any. Never cancelled: `wake` ends it."""
 
@@ -129,6 +132,9 @@ class PolledIntake:
     async def open(self) -> str:
         await self._manager.create_group(self._stream, self._group)
         return ""
+
+    async def check(self) -> None:
+        """The manager is the user's: nothing is required of its server."""
 
     async def read(self, count: int) -> list[Entry]:
         events = await self._manager.read_events(self._stream, self._group, self._consumer, count)

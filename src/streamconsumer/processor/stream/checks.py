@@ -92,7 +92,7 @@ def _refusals(probes: Sequence[Probe], answers: Sequence[Any]) -> dict[str, Exce
             continue
         what = fault(answer, "")
         if isinstance(answer, NoPermissionError):
-            found.setdefault(f"+{right}" if "run the" in str(answer) else f"~{key}", answer)
+            found.setdefault(f"~{key}" if "access" in str(answer) else f"+{right}", answer)
         elif f"+{right}" not in OPTIONAL and (what.is_refusal or (right == "eval" and not what.is_known)):
             found[f"+{right}"] = answer
         elif right == "eval":  # the server is not ready

@@ -133,8 +133,7 @@ class RedisIntake:
 
     async def _read_or_recover(self, count: int) -> list[Entry]:
         try:
-            if self.manager.refused.is_set():
-                await self._check_again()
+            await self.check()
             wire = await self._connected()
             if self._group_lost:
                 await self._bring_back()
@@ -149,11 +148,12 @@ class RedisIntake:
             await self._recover_group()
             return []
 
-    async def _check_again(self) -> None:
-        """Raises InvalidSettings if the server refuses what is required."""
-        if problem := (await examine(self.manager, self.who)).problem:
-            raise InvalidSettings(problem)
-        self.manager.refused.clear()
+    async def check(self) -> None:
+        """After the server has refused a command: raises InvalidSettings if it refuses what is required."""
+        if self.manager.refused.is_set():
+            if problem := (await examine(self.manager, self.who)).problem:
+                raise InvalidSettings(problem)
+            self.manager.refused.clear()
 
     async def wake(self) -> None:
         """End the read that waits. Between two commands UNBLOCK does nothing, so it is repeated until one ends."""
