@@ -23,7 +23,7 @@ SMALLEST = [
         "+xinfo|groups",
         "+xinfo|consumers",
     ),
-    *("+hset", "+hgetall", "+hdel", "+zadd", "+zrem", "+zrange", "+zrangebyscore", "+zscore", "+time"),
+    *("+hset", "+hgetall", "+hdel", "+zadd", "+zrem", "+zrangebyscore", "+zscore", "+time"),
     *("+eval", "+client|id", "+client|unblock"),
 ]
 """On these keys; docs/redis.md says the same."""

@@ -67,7 +67,7 @@ async def test_the_smallest_rights_are_enough_and_each_missing_one_is_named(
     required = [right for right in found.lacking if right not in OPTIONAL]
     assert found.problem == (
         f"Redis at 127.0.0.1:{any_redis.port} refuses the user 'nobody' what is required: {' '.join(required)}; "
-        "grant it with ACL SETUSER, docs/redis.md says what each right is for"
+        "grant it with ACL SETUSER, docs/redis.md lists the rights"
     )
 
 
@@ -82,8 +82,7 @@ async def test_without_optional_rights_there_is_a_warning_and_no_problem(admin: 
     found = await examined(any_redis, "shop")
     assert found.problem == ""
     assert found.warnings[0] == (
-        "the Redis user lacks rights; grant +client|id +client|unblock with ACL SETUSER; "
-        "docs/redis.md says what each is for"
+        "the Redis user lacks rights; grant +client|id +client|unblock with ACL SETUSER; docs/redis.md lists the rights"
     )
 
 
@@ -226,7 +225,7 @@ async def test_start_listening_raises_for_a_user_who_may_not_eval(admin: Redis, 
         await processor.start_listening()
     assert str(raised.value) == (
         f"Redis at 127.0.0.1:{any_redis.port} refuses the user 'shop' what is required: +eval; "
-        "grant it with ACL SETUSER, docs/redis.md says what each right is for"
+        "grant it with ACL SETUSER, docs/redis.md lists the rights"
     )
     await manager.aclose()
 
@@ -355,9 +354,7 @@ async def test_a_pod_without_eval_ends_when_the_server_answers_after_the_start(
 async def test_a_pod_warns_of_optional_rights_and_goes_on(group: Group, new_pod: NewPod) -> None:
     await grant(group.client, "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST, "-client|id")
     pod = new_pod("pod_handlers:note", redis_username="shop", redis_password="pw").start()
-    await pod.says(
-        "the Redis user lacks rights; grant +client|id with ACL SETUSER; docs/redis.md says what each is for"
-    )
+    await pod.says("the Redis user lacks rights; grant +client|id with ACL SETUSER; docs/redis.md lists the rights")
     await group.add(1)
     await pod.says("handled")
 
