@@ -77,14 +77,30 @@ def test_where_all_is_there_each_thing_is_told_and_nothing_is_changed(
 def test_dangers_rights_and_a_missing_group_are_warnings(new_pod: Any, start_redis: StartRedis) -> None:
     server = start_redis({"maxmemory-policy": "allkeys-lru"})
     with client(server) as redis:
-        redis.execute_command("ACL", "SETUSER", "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST, "+config|get", "-time")
+        redis.execute_command(
+            "ACL", "SETUSER", "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST, "+config|get", "-client|id"
+        )
     ran = doctor(new_pod(server, redis_username="shop", redis_password="pw"))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     told = [(each["object"], each["found"]) for each in said(ran)["findings"]]
-    assert ("rights at Redis", "the user lacks +time") in told
+    assert ("rights at Redis", "the user lacks +client|id") in told
     assert (f"group {GROUP!r} of {STREAM!r}", "there is no such group") in told
     assert [about for about, _ in told].count("settings of Redis") == 2
     assert {each["severity"] for each in said(ran)["findings"]} == {"warning"}
+
+
+def test_a_missing_required_right_is_an_error_in_the_words_of_the_processor(
+    new_pod: Any, start_redis: StartRedis
+) -> None:
+    server = start_redis()
+    with client(server) as redis:
+        redis.execute_command("ACL", "SETUSER", "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST, "-eval")
+    ran = doctor(new_pod(server, redis_username="shop", redis_password="pw"))
+    assert ran.returncode == 1
+    assert found(ran)[f"Redis 127.0.0.1:{server.port}"] == (
+        f"error: Redis at 127.0.0.1:{server.port} refuses the user 'shop' what is required: +eval; "
+        "grant it with ACL SETUSER, docs/redis.md lists the rights"
+    )
 
 
 def test_a_server_a_handler_and_a_collector_that_are_not_there_are_told_at_once(new_pod: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The smallest rights that a processor works with, and what remains without Lua."""
+"""The smallest rights that a processor works with."""
 
 import asyncio
 from datetime import timedelta
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from streamconsumer.processor import Defer, Message, Reject, Retry
+from streamconsumer.processor import Defer
 from streamconsumer.processor.stream import effects
 from streamconsumer.server.keys import POSTPONED
 from tests.processor.eventually import PATIENCE_SECONDS, eventually
@@ -23,24 +23,21 @@ SMALLEST = [
         "+xinfo|groups",
         "+xinfo|consumers",
     ),
-    *("+hset", "+hgetall", "+hdel", "+zadd", "+zrem", "+zrange", "+zrangebyscore", "+zscore", "+time"),
+    *("+hset", "+hgetall", "+hdel", "+zadd", "+zrem", "+zrangebyscore", "+zscore", "+time"),
     *("+eval", "+client|id", "+client|unblock"),
 ]
 """On these keys; docs/redis.md says the same."""
 
 KEYS = (f"~{STREAM}", f"~{{{STREAM}}}:{GROUP}:*")
 
-WITHOUT_EVAL = [right for right in SMALLEST if right not in ("+eval", "+xgroup|delconsumer")]
-
-
 DOCUMENT = Path(__file__).parents[2] / "docs/redis.md"
 
 
-@pytest.fixture(params=[SMALLEST, WITHOUT_EVAL], ids=["the smallest rights", "without EVAL"])
-async def restricted(request: pytest.FixtureRequest, any_group: Group) -> Group:
+@pytest.fixture
+async def restricted(any_group: Group) -> Group:
     """The group, whose processors may do only this."""
     user = ("ACL", "SETUSER", "shop", "on", ">pw", *KEYS, "-@all")
-    await any_group.client.execute_command(*user, *request.param)  # type: ignore[no-untyped-call] # ships no types
+    await any_group.client.execute_command(*user, *SMALLEST)  # type: ignore[no-untyped-call] # ships no types
     any_group.url = f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0"
     return any_group
 
@@ -115,44 +112,6 @@ async def test_a_group_that_is_destroyed_is_created_again(restricted: Group) -> 
     assert handler.ids == ids
 
 
-async def test_the_processor_says_what_it_lacks(any_group: Group, caplog: pytest.LogCaptureFixture) -> None:
-    user = ("ACL", "SETUSER", "shop", "on", ">pw", *KEYS, "-@all")
-    await any_group.client.execute_command(*user, *WITHOUT_EVAL)  # type: ignore[no-untyped-call] # ships no types
-    any_group.url = f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0"
-    handler = Recorder(gate=False)
-    await any_group.start(handler, min_idle=0.5)
-    await any_group.add()
-    await handler.has_seen(1)
-    await eventually(lambda: "grant +eval" in caplog.text)
-    handler.gate.set()
-
-
-async def test_without_the_keys_beside_the_stream_waits_are_spent_in_the_pod_and_nothing_is_lost(
-    any_group: Group, caplog: pytest.LogCaptureFixture
-) -> None:
-    user = ("ACL", "SETUSER", "shop", "on", ">pw", f"~{STREAM}", "-@all")
-    await any_group.client.execute_command(*user, *SMALLEST)  # type: ignore[no-untyped-call] # ships no types
-    any_group.url = f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0"
-
-    def fails(message: Message) -> BaseException | None:
-        if message.data["n"] == "0":
-            return Reject("no such customer")
-        return Retry(after=timedelta(seconds=2.1)) if message.deliveries == 1 else None
-
-    handler = Recorder(fails)
-    rejected, retried = await any_group.add(2)
-    await any_group.start(handler)
-    await handler.has_finished(1)
-    assert handler.finished == [retried]
-
-    async def only_the_rejected_one_is_pending() -> bool:
-        return [each.message_id for each in await any_group.entries()] == [rejected]
-
-    await eventually(only_the_rejected_one_is_pending)
-    for told in ("a wait could not be written down; it is spent here", "a dead letter could not be written"):
-        assert told in caplog.text
-
-
 def test_the_document_names_these_rights_and_no_others() -> None:
     text = DOCUMENT.read_text()
     [told] = [line.split() for line in text.splitlines() if line.startswith("ACL SETUSER")]
@@ -165,21 +124,8 @@ def test_the_document_names_these_rights_and_no_others() -> None:
     ]
 
 
-async def test_without_the_keys_beside_the_stream_a_lost_group_is_created_again(any_group: Group) -> None:
-    user = ("ACL", "SETUSER", "shop", "on", ">pw", f"~{STREAM}", "-@all")
-    await any_group.client.execute_command(*user, *SMALLEST)  # type: ignore[no-untyped-call] # ships no types
-    any_group.url = f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0"
-    handler = Recorder()
-    await any_group.start(handler, poll=0.5)
-    await any_group.is_reading()
-    await any_group.client.xgroup_destroy(STREAM, GROUP)
-    ids = await any_group.add(3)
-    await handler.has_finished(3)
-    assert handler.ids == ids
-
-
-async def test_what_somebody_died_over_who_was_about_to_take_it_is_due_again(restricted: Group) -> None:
-    """Its due time is gone, and it is still postponed: kill -9 between two steps."""
+async def test_a_postponed_entry_without_a_due_time_is_due_after_min_idle(restricted: Group) -> None:
+    """The schedule was deleted or evicted."""
     await restricted.create()
     [message_id] = await restricted.add()
     await restricted.read_as("dead")

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.dead_letters import DeadLetter, DeadLetterReason, Filter, fields, is_for_another, strip
@@ -27,9 +27,10 @@ from tests.processor.letters import (
     read_as,
     restrict,
 )
+from tests.processor.recorder import Recorder
 
 EVERYTHING = Filter()
-RIGHTS = ["+xadd", "+xdel", "+xrange", "+xrevrange", "+time", "+type"]
+RIGHTS = ["+xadd", "+xdel", "+xrange", "+xrevrange", "+time", "+type", "+eval"]
 
 
 async def test_letters_are_found_by_reason_origin_and_age(any_group: Group) -> None:
@@ -127,11 +128,10 @@ async def test_a_replay_at_the_same_time_replays_each_once(any_group: Group) -> 
     assert await raw(any_group, KEY) == []
 
 
-@pytest.mark.parametrize("rights", [[*RIGHTS, "+eval"], RIGHTS], ids=["one step", "two steps"])
-async def test_a_stream_that_cannot_be_added_to_keeps_the_letter(any_group: Group, rights: list[str]) -> None:
+async def test_a_stream_that_cannot_be_added_to_keeps_the_letter(any_group: Group) -> None:
     await buried(any_group, 1)
     await any_group.client.set(STREAM, "mine")
-    await restrict(any_group, *rights)
+    await restrict(any_group, *RIGHTS)
     at = office(any_group)
     [letter] = await everything(at)
     with pytest.raises(RedisError, match="WRONGTYPE"):
@@ -139,27 +139,44 @@ async def test_a_stream_that_cannot_be_added_to_keeps_the_letter(any_group: Grou
     assert await everything(at) == [letter]
 
 
-async def test_without_eval_letters_are_replayed_in_two_steps(
-    any_group: Group, caplog: pytest.LogCaptureFixture
-) -> None:
-    await buried(any_group, 3)
-    await restrict(any_group, *RIGHTS)
-    at = office(any_group)
-    found = await everything(at)
-    assert all([await at.replay(letter) for letter in found])
-    assert [await at.replay(letter) for letter in found] == [None] * 3
-    assert len(await raw(any_group, STREAM)) == 3
-    assert caplog.text.count("grant +eval") == 1
-
-
-async def test_a_letter_of_very_many_fields_is_replayed_too(any_group: Group) -> None:
-    original = [part for number in range(20_000) for part in (str(number).encode(), b"")]
-    await command(any_group, "XADD", KEY, "*", *fields(original, evidence("1-0")))
+async def test_a_replay_without_eval_is_refused_and_keeps_the_letter(any_group: Group) -> None:
+    await buried(any_group, 1)
+    await restrict(any_group, *[right for right in RIGHTS if right != "+eval"])
     at = office(any_group)
     [letter] = await everything(at)
-    assert await at.replay(letter)
-    [(_, entry)] = await raw(any_group, STREAM)
-    assert strip(entry) == original
+    with pytest.raises(NoPermissionError, match="'eval'"):
+        await at.replay(letter)
+    assert await everything(at) == [letter]
+
+
+@pytest.mark.parametrize("count", [3499, 3500, 3501, 20_000, 100_000])
+async def test_a_replayed_message_of_any_width_has_its_original_fields(any_group: Group, count: int) -> None:
+    await any_group.create()
+    original = [part for number in range(count) for part in (str(number).encode(), b"\xff")]
+    message_id = await failed(any_group, original)
+    at = office(any_group)
+    for _ in range(2):
+        [*_, (_, entry)] = await raw(any_group, STREAM)
+        assert strip(entry) == original
+        assert await letters(any_group).bury("pod-a", message_id, fields(entry, evidence(message_id)))
+        [letter] = await everything(at)
+        message_id = str(await at.replay(letter))
+        assert await read_as(any_group, "pod-a") == [message_id]
+        assert await raw(any_group, KEY) == []
+
+
+async def test_a_processor_handles_a_replay_of_very_many_fields_with_its_original_fields(group: Group) -> None:
+    original = [part for number in range(5000) for part in (b"f%d" % number, b"v")]
+    await group.create()
+    message_id = await failed(group, original)
+    await letters(group).bury("pod-a", message_id, fields(original, evidence(message_id)))
+    [letter] = await everything(office(group))
+    await office(group).replay(letter)
+    handler = Recorder()
+    await group.start(handler, "pod-b", settings={"ordering_key": "f4999"})
+    await handler.has_finished(1)
+    assert handler.seen[0].data == {f"f{number}": "v" for number in range(5000)}
+    await group.settled()
 
 
 async def test_letters_are_dropped_and_counted(any_group: Group) -> None:

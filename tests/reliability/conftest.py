@@ -32,8 +32,8 @@ def new_trial(nursery: Nursery, client: Redis, redis_server: RedisServer, tmp_pa
     """Trials on one server: `new_trial()`, each with a stream of its own."""
     trials: list[Trial] = []
 
-    def new(url: str = "", *, loses_group: bool = True, **more: str) -> Trial:
-        trials.append(Trial(nursery, client, url or redis_server.url, tmp_path, more, loses_group=loses_group))
+    def new(url: str = "", **more: str) -> Trial:
+        trials.append(Trial(nursery, client, url or redis_server.url, tmp_path, more))
         return trials[-1]
 
     yield new

@@ -7,9 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
-from redis import Redis
 
-from tests.cluster.redis_servers import RedisServer
 from tests.reliability.kill_points import KILL, MOMENTS, RECORD, never_waited
 from tests.reliability.trial import Trial
 
@@ -88,19 +86,6 @@ def test_after_a_kill_at_an_await_point_of_another_way_a_peer_finishes_everythin
     """Only where the plain way does not pass, and at the first hit."""
     plain = {point for point, _, _ in recorded(new_trial)}
     other = partial(new_trial, **WAYS[way])
-    _try_all(other, [death for death in recorded(other) if death[0] not in plain and death[2] == 1])
-
-
-@pytest.mark.chaos
-@pytest.mark.timeout(1800)
-def test_after_a_kill_without_eval_a_peer_finishes_everything(
-    new_trial: NewTrial, client: Redis, redis_server: RedisServer
-) -> None:
-    """The group stays: without scripts, what a pod holds is lost with the group and the pod."""
-    client.acl_setuser("poor", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-eval"])
-    url = f"redis://poor:any@{redis_server.host}:{redis_server.port}/0"
-    plain = {point for point, _, _ in recorded(new_trial)}
-    other = partial(new_trial, url, loses_group=False)
     _try_all(other, [death for death in recorded(other) if death[0] not in plain and death[2] == 1])
 
 

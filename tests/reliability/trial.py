@@ -53,8 +53,6 @@ class Trial:
     folder: Path
     more: dict[str, str] = field(default_factory=dict)
     """Settings of its pods."""
-    loses_group: bool = True
-    """Whether the group is destroyed on the way."""
 
     def __post_init__(self) -> None:
         number = next(_numbers)
@@ -104,8 +102,7 @@ class Trial:
             return
         slow = self._add(ms="1500")
         self._wait(lambda: slow in {line[2] for line in self.ledger.lines("begun")}, victim)
-        if self.loses_group:
-            self.ledger.destroy_group(self.client)
+        self.ledger.destroy_group(self.client)
         again = self._add(fails="1")
         self._wait(lambda: again in {line[2] for line in self.ledger.lines("done")}, victim)
         so_far = len(self.ledger.lines("begun"))

@@ -7,6 +7,10 @@ is read rightly.
 
 A replayed entry is the original fields and three marks at the very end: where it came from, how often, and for which
 group. They are looked for at the end alone: a message that has none pays for two comparisons.
+
+A script cannot add an entry of more than about 4000 fields. A dead letter or a replay of an original with more than
+MOST_FIELDS therefore holds all names and values of the original in one field, `streamconsumer.packed`, as netstrings
+(`5:hello,`). `parse` and `strip` unpack that field.
 """
 
 import re
@@ -26,12 +30,16 @@ LONGEST_NAME = 300
 
 _REASON = b"streamconsumer.reason"
 _ORIGIN, _REPLAYS, _FOR = b"streamconsumer.origin-id", b"streamconsumer.replays", b"streamconsumer.replayed-for"
+_PACKED = b"streamconsumer.packed"
 _FOR_EITHER = (_FOR, _FOR.decode())
 _MARKS = 6
 LEAST_WITH_MARKS = _MARKS + 2
 """So many names and values an entry has at least that carries the marks of a replay."""
+MOST_FIELDS = 3500
+"""Number of fields of an original that is not packed. Lua's `unpack` returns fewer than 8000 values."""
 _ID = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _NUMBER = re.compile(rb"[0-9]{1,9}")
+_LENGTH = re.compile(rb"([0-9]{1,9}):")
 
 
 class DeadLetterReason(StrEnum):
@@ -177,7 +185,7 @@ def fields(original: Sequence[bytes], evidence: Evidence) -> list[bytes]:
         "traceparent": evidence.traceparent,
     }
     ours = [part.encode() for name, text in told.items() if text for part in (PREFIX + name, text)]
-    return [*strip(original), *ours]
+    return [*_packed(strip(original)), *ours]
 
 
 def parse(dead_letter_id: str, found: Sequence[bytes]) -> DeadLetter | None:
@@ -203,7 +211,7 @@ def parse(dead_letter_id: str, found: Sequence[bytes]) -> DeadLetter | None:
     )
     origin_id = texts.get("origin-id", evidence.message_id)
     return DeadLetter(
-        dead_letter_id, list(found[:begin]), evidence, origin_id, _number(told.get("streamconsumer.replays"))
+        dead_letter_id, list(_unpacked(found[:begin])), evidence, origin_id, _number(told.get("streamconsumer.replays"))
     )
 
 
@@ -213,12 +221,13 @@ def parse(dead_letter_id: str, found: Sequence[bytes]) -> DeadLetter | None:
 def replayed(letter: DeadLetter) -> list[bytes]:
     """The fields of the entry that a replay adds to the stream: the original's, trace context included, and marks."""
     marks = (_ORIGIN, letter.origin_id, _REPLAYS, str(letter.replays + 1), _FOR, letter.evidence.consumer_group)
-    return [*letter.fields, *(part if isinstance(part, bytes) else part.encode() for part in marks)]
+    return [*_packed(letter.fields), *(part if isinstance(part, bytes) else part.encode() for part in marks)]
 
 
 def strip(found: Sequence[bytes]) -> Sequence[bytes]:
-    """The fields as the handler gets them: without the marks of a replay."""
-    return found[:-_MARKS] if len(found) > _MARKS and found[-2] == _FOR and lineage(found) else found
+    """The fields as the handler gets them: unpacked, and without the marks of a replay."""
+    has_marks = len(found) > _MARKS and found[-2] == _FOR and lineage(found)
+    return _unpacked(found[:-_MARKS]) if has_marks else found
 
 
 def is_replay(found: Sequence[bytes] | Sequence[str]) -> bool:
@@ -241,6 +250,36 @@ def lineage(found: Sequence[bytes]) -> tuple[str, int] | None:
     if not are_marks or not _ID.fullmatch(origin) or not _NUMBER.fullmatch(replays):
         return None
     return origin.decode(), int(replays)
+
+
+# -- packing ---------------------------------------------------------------------------------------------------------
+
+
+def _packed(original: Sequence[bytes]) -> Sequence[bytes]:
+    """The original, in one field if it has too many. An original that looks packed is packed too, or `_unpacked` would
+    unpack it."""
+    if len(original) <= 2 * MOST_FIELDS and not _is_packed(original):
+        return original
+    return [_PACKED, b"".join([b"%d:%b," % (len(part), part) for part in original])]
+
+
+def _unpacked(found: Sequence[bytes]) -> Sequence[bytes]:
+    """The inverse. Fields that `_packed` did not write are returned unchanged."""
+    if not _is_packed(found):
+        return found
+    original: list[bytes] = []
+    packed, at = found[1], 0
+    while length := _LENGTH.match(packed, at):
+        end = length.end() + int(length[1])
+        if packed[end : end + 1] != b",":
+            return found
+        original.append(packed[length.end() : end])
+        at = end + 1
+    return original if at == len(packed) and len(original) % 2 == 0 else found
+
+
+def _is_packed(found: Sequence[bytes]) -> bool:
+    return len(found) == 2 and found[0] == _PACKED
 
 
 # -- small things ----------------------------------------------------------------------------------------------------

@@ -76,8 +76,11 @@ class Intake(Protocol):
     """None: signs of life, take-over, dead letters and waits that survive are not to be had: what fails stays
     pending."""
 
-    async def open(self) -> None:
-        """Connect, and create the group where it does not exist."""
+    async def open(self) -> str:
+        """Connect, and create the group where it does not exist. Returns why the server cannot be used, or nothing."""
+
+    async def check(self) -> None:
+        """After the server has refused a command: raises InvalidSettings if it refuses what is required."""
 
     async def read(self, count: int) -> list[Entry]:
         """At most `count` entries; none after a while without any. Never cancelled: `wake` ends it."""
@@ -126,8 +129,12 @@ class PolledIntake:
         self.acknowledge_soon: Callable[[str], None] | None = None
         self.caring: Caring | None = None
 
-    async def open(self) -> None:
+    async def open(self) -> str:
         await self._manager.create_group(self._stream, self._group)
+        return ""
+
+    async def check(self) -> None:
+        """The manager is the user's: nothing is required of its server."""
 
     async def read(self, count: int) -> list[Entry]:
         events = await self._manager.read_events(self._stream, self._group, self._consumer, count)

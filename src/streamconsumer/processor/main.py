@@ -23,7 +23,7 @@ from streamconsumer.processor.health import Endpoint, Health
 from streamconsumer.processor.http_handler import HttpHandler
 from streamconsumer.processor.metrics import Metrics, registry
 from streamconsumer.processor.processor import RedisStreamProcessor
-from streamconsumer.processor.stream import StreamManager, check
+from streamconsumer.processor.stream import StreamManager
 from streamconsumer.processor.telemetry import FLUSH_BUDGET, Telemetry, telemetry_from_env
 from streamconsumer.processor.telemetry.figures import FigureExporter, exporter_from_env
 
@@ -153,27 +153,16 @@ async def _serve(
             "tracing": telemetry is not None,
         },
     )
-    checking = asyncio.create_task(_check(settings, manager, stop))
-    await stop.wait()
+    ended = asyncio.create_task(processor.wait_stopped())
+    await asyncio.wait([asyncio.create_task(stop.wait()), ended], return_when=asyncio.FIRST_COMPLETED)
     await processor.stop_listening()
-    checking.cancel()
     if isinstance(handler, HttpHandler):
         await handler.aclose()
-    (refused,) = await asyncio.gather(checking, return_exceptions=True)
     await manager.aclose()
     endpoint.stop()
     log.info("processor stopped", extra=metrics.counters())  # what the last scrape missed
-    if isinstance(refused, InvalidSettings):
-        raise refused
+    await ended
     return processor.has_stuck_handlers
-
-
-async def _check(settings: ProcessorSettings, manager: StreamManager, stop: asyncio.Event) -> None:
-    try:
-        await check(manager, settings)
-    except InvalidSettings:
-        stop.set()
-        raise
 
 
 def _manager(settings: ProcessorSettings) -> StreamManager:

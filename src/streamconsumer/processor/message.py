@@ -98,12 +98,13 @@ class Entry:
 
     def value(self, name: bytes) -> bytes | None:
         """The value of a field."""
-        names = self.fields[::2]
-        return self.fields[2 * names.index(name) + 1] if name in names else None
+        fields = strip(self.fields)
+        names = fields[::2]
+        return fields[2 * names.index(name) + 1] if name in names else None
 
     def size_bytes(self) -> int:
-        """Names and values together."""
-        return sum(map(len, self.fields))
+        """Names and values together, without the marks of a replay."""
+        return sum(map(len, strip(self.fields)))
 
     def data(self, encoding: Encoding) -> dict[Any, Any]:
         """Field names to values. A name that occurs twice keeps its last value. Raises UndecodableEntry."""

@@ -42,6 +42,9 @@ LAST_WORDS = timedelta(seconds=1)
 FIRST_TRY = timedelta(seconds=2)
 """How long `start_listening` waits for the group to be created."""
 
+CHECK_SECONDS = 1.0
+"""How often rights are checked while the server refuses commands and nothing can be read."""
+
 
 class RedisStreamProcessor:
     """Reads a stream as a member of a consumer group and calls a function with each message.
@@ -123,7 +126,9 @@ class RedisStreamProcessor:
         """Create the group and start the loop as a task. While listening, a second start does nothing.
 
         Returns when the group is there. A Redis that does not answer is no error: the loop goes on trying, and this
-        returns after the first try. Raises InvalidSettings without a callback.
+        returns after the first try. Raises InvalidSettings without a callback, and for a server that refuses what is
+        required, such as scripts. Where such a server answers only later, the processor ends, and `wait_stopped`
+        raises the error.
         """
         self._handler()
         if self.is_running:
@@ -137,6 +142,16 @@ class RedisStreamProcessor:
         log.info("listening", extra={"stream": self.stream_name, "group": self.consumer_group_name})
         with suppress(TimeoutError):
             await asyncio.wait_for(self._tried.wait(), FIRST_TRY.total_seconds())
+        if self._refused:
+            await self.wait_stopped()
+
+    async def wait_stopped(self) -> None:
+        """Return when the processor no longer listens. Raises InvalidSettings if it ended because the server refuses
+        what is required."""
+        if self._loop_task is not None:
+            await asyncio.wait([self._loop_task])
+        if self._refused:
+            raise InvalidSettings(self._refused)
 
     async def stop_listening(self) -> None:
         """Stop reading at once, finish what runs within `drain_timeout`, hand the rest back.
@@ -158,16 +173,19 @@ class RedisStreamProcessor:
     async def _listen(self) -> None:
         """The loop, and beside it whoever looks after what is pending; the latter outlives the loop."""
         care = self._care.look_after(lambda: self.health.liveness()[0])
-        beside = [asyncio.create_task(each) for each in (care, self._pulse.beat())]
+        beside = [asyncio.create_task(each) for each in (care, self._pulse.beat(), self._check_while_full())]
         self._reading = asyncio.create_task(self._consume_loop(), name=f"read {self.stream_name}")
         try:
             await asyncio.wait([self._reading])
-            await self._drain()
+            if not self._refused:
+                await self._drain()
         finally:
             self._care.over = True
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
+        if self._refused:
+            self._loop_task = None
 
     async def _consume_loop(self) -> None:
         """Read and begin until told to stop. Survives every error."""
@@ -175,13 +193,19 @@ class RedisStreamProcessor:
             try:
                 if not self._opened:
                     await self._open()
+                if self._refused:
+                    return
                 await self._turn()
             except Exception as error:  # noqa: BLE001 - a user's own manager may raise anything
                 await self._pause(self._recovery.failed(error))
 
     async def _open(self) -> None:
         try:
-            await self._intake.open()
+            self._refused = await self._intake.open()
+            if self._refused:
+                self.health.not_ready(self._refused)
+                log.error("the server cannot be used; the processor ends", extra={"error": self._refused})
+                return
             if self._telemetry is not None and isinstance(self.stream_manager, StreamManager):
                 self._telemetry.listening(await self.stream_manager.clock_offset_ns())
             self._opened = True
@@ -213,6 +237,24 @@ class RedisStreamProcessor:
             await asyncio.sleep(0)  # what is handled at once rides with the next read
         elif not self._intake.blocks:
             await self._pause(self.poll_interval)
+
+    async def _check_while_full(self) -> None:
+        """Report a revoked right also while handlers leave no room for a read, which would report it."""
+        is_refused = False
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            if self._in_flight.room.is_set():
+                continue
+            try:
+                await self._intake.check()
+            except Exception as error:  # noqa: BLE001 - the loop survives every error
+                is_refused = True
+                self._recovery.failed(error)
+            else:
+                if is_refused and not self._stopping.is_set():
+                    self._recovery.succeeded()
+                    self.health.ready()
+                is_refused = False
 
     # -- one message ---------------------------------------------------------------------------------------------
 
@@ -318,6 +360,8 @@ class RedisStreamProcessor:
     def _begin_anew(self) -> None:
         """Everything that belongs to one time of listening."""
         self._opened = False
+        self._refused = ""
+        """Why the server cannot be used; then nothing listens any longer."""
         who = self._who = (self.stream_name, self.consumer_group_name, self.consumer_name)
         breaker = CircuitBreaker(self.delivery.breaker)
         self._in_flight = InFlight(

@@ -3,6 +3,7 @@
 import logging
 import random
 
+from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.health import Health
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.server.faults import fault
@@ -29,7 +30,8 @@ class Recovery:
         found = fault(error, self._where)
         self._health.not_ready(found.sentence)
         if self.faults_in_a_row.bit_count() == 1:  # the 1st, 2nd, 4th, 8th … in a row
-            log.warning(found.sentence, extra={"code": found.code, "in_a_row": self.faults_in_a_row})
+            level = logging.ERROR if isinstance(error, InvalidSettings) else logging.WARNING
+            log.log(level, found.sentence, extra={"code": found.code, "in_a_row": self.faults_in_a_row})
         bound: float = min(FIRST_PAUSE_SECONDS * 2 ** min(self.faults_in_a_row, 20), LONGEST_PAUSE_SECONDS)
         return bound * random.uniform(0.5, 1)  # noqa: S311 - spreads pods, guards nothing
 

@@ -14,12 +14,17 @@ class Fault:
 
     code: str
     sentence: str
+    is_known: bool = False
+    """Whether the table has the code."""
+    is_refusal: bool = False
+    """Whether the user may not run the command, or the server does not have it."""
     group_lost: bool = False
     elsewhere: bool = False
     """Whether the stream is to be looked for anew: this server is not, or no longer, the one that takes writes."""
 
 
 NO_DATABASE = "DB index is out of range"
+NO_COMMAND = "unknown command"
 
 _TABLE = {
     "NOGROUP": "the consumer group is gone; it is created again at the last known position",
@@ -38,9 +43,11 @@ _TABLE = {
     "BUSY": "the server is busy with a script; waiting",
     "OOM": "the server is out of memory; free some or raise maxmemory",
     "MISCONF": "the server cannot persist and refuses writes; look at its disk",
+    NO_COMMAND: "the server does not have a command that is required: renamed, disabled or refused by a proxy",
     NO_DATABASE: "the server has no database of this number; correct the end of the URL",
 }
 _LOST = {"NOGROUP", "UNBLOCKED"}
+_REFUSALS = {"NOPERM", NO_COMMAND}
 _BY_TYPE = {"NoPermission": "NOPERM", "ReadOnly": "READONLY", "OutOfMemory": "OOM"}
 """Where the server's client takes the first word away and makes a class of it."""
 
@@ -74,7 +81,8 @@ def fault(error: BaseException, where: str) -> Fault:
     if not code:
         return Fault(type(error).__name__, f"{where}: {words or type(error).__name__}")
     sentence = f"{where}: {_TABLE[code]} ({words})"
-    return Fault(code, sentence, group_lost=code in _LOST, elsewhere=code in _ELSEWHERE)
+    kinds = {"is_refusal": code in _REFUSALS, "group_lost": code in _LOST, "elsewhere": code in _ELSEWHERE}
+    return Fault(code, sentence, is_known=True, **kinds)
 
 
 def _code(error: BaseException, words: str) -> str:

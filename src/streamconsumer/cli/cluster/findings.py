@@ -36,7 +36,7 @@ _ADVICE: dict[str, str] = {
     StreamReason.SECRET_MISSING: "create the Secret, or the key in it",
     StreamReason.GROUP_MISSING: "let a pod start; it creates the group",
     StreamReason.NOT_A_STREAM: "name another key in spec.stream, or rename the other one",
-    StreamReason.NO_PERMISSION: "grant the right with ACL SETUSER; docs/redis.md says what each is for",
+    StreamReason.NO_PERMISSION: "grant the right with ACL SETUSER; docs/redis.md lists the rights",
     StreamReason.DEAD_LETTERS_GROWING: "read why: kubectl streamconsumer dead-letters list {where}",
     StreamReason.PENDING_STUCK: "look at the pod that holds it; set delivery.timeout to bound a handler that hangs",
     ScalingReason.LIMITED_BY_MAX: "raise autoscaling.maxReplicas if the backlog is to go faster",

@@ -66,12 +66,13 @@ def _of_server(server: Server, facts: PodFacts) -> Iterator[Told]:
     about = f"Redis {server.address}"
     if server.problem:
         advice = "correct what is named; else look whether Redis runs, at its address and at NetworkPolicies"
-        yield _error(about, server.problem, "a server of version 6.2 or newer that answers", advice)
+        expected = "a server of version 6.2 or newer that answers and allows what is required"
+        yield _error(about, server.problem, expected, advice)
         return
     yield Passed(object=about, found=f"answers, version {server.version or 'not known'}")
     if server.lacking:
         rights = " ".join(server.lacking)
-        advice = f"grant them with ACL SETUSER: {rights}; docs/redis.md says what each is for"
+        advice = f"grant them with ACL SETUSER: {rights}; docs/redis.md lists the rights"
         yield _warning("rights at Redis", f"the user lacks {rights}", "every right that is used", advice)
     else:
         yield Passed(object="rights at Redis", found="the user has every right that is used")

@@ -42,7 +42,9 @@ async def look(environ: Mapping[str, str]) -> PodFacts:
 
 async def _server(settings: ProcessorSettings) -> Server:
     try:
-        manager = StreamManager.from_settings(settings.redis, settings.stream)
+        manager = StreamManager.from_settings(
+            settings.redis, settings.stream, delivery=settings.delivery, retention=settings.retention
+        )
     except InvalidSettings as error:
         return Server(address="", problem=str(error))
     address = ":".join(str(part) for part in manager.address if part is not None)
@@ -59,17 +61,16 @@ async def _server(settings: ProcessorSettings) -> Server:
 
 
 async def _asked(manager: StreamManager, settings: ProcessorSettings, address: str) -> Server:
-    version = await checks.version(manager)
-    if problem := checks.outdated(version):
-        return Server(address=address, problem=problem)
-    found = await checks.server_settings(manager)
+    found = await checks.examine(manager, (settings.stream, settings.consumer_group, settings.consumer_name))
+    if found.problem:
+        return Server(address=address, problem=found.problem)
     (groups,) = await manager.ask_together([("XINFO", "GROUPS", settings.stream)])
     return Server(
         address=address,
-        version=version,
-        lacking=await checks.lacking(manager, settings),
-        settings=found,
-        dangers=[Danger(found=each.found, advice=each.advice) for each in checks.dangers(found)],
+        version=found.version,
+        lacking=found.lacking,
+        settings=found.settings,
+        dangers=[Danger(found=each.found, advice=each.advice) for each in checks.dangers(found.settings)],
         **_group(groups, settings),
     )
 

@@ -3,8 +3,8 @@
 manager is the StreamManager that users name. Behind it, one consumer's side of a group: intake reads and acknowledges
 over a wire of its own; acknowledgements are those on their way; ownership, with its Lua in scripts, is what may be done
 with an entry only by whom it belongs to; pending looks into the pending entries list; watch says who is dead, claims
-takes over, heart shows that this one lives. dead_letters, effects and retention are one concern each; checks asks
-once what is amiss.
+takes over, heart shows that this one lives. dead_letters, effects and retention are one concern each; checks
+asks what the server and its user lack.
 
 The bargains, each measured on Redis 6.2, 7.0 and Valkey:
 - The outcome of a failed read is unknown: entries may have been delivered to a reply that was lost. The reader's
@@ -22,12 +22,11 @@ from collections.abc import Callable, Collection
 from datetime import timedelta
 
 from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.stream.checks import check
 from streamconsumer.processor.stream.claims import Claims
 from streamconsumer.processor.stream.intake import RedisIntake
 from streamconsumer.processor.stream.manager import StreamManager, without_credentials
 
-__all__ = ["RedisIntake", "StreamManager", "caring_intake", "check", "without_credentials"]
+__all__ = ["RedisIntake", "StreamManager", "caring_intake", "without_credentials"]
 
 
 def caring_intake(

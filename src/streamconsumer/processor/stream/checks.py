@@ -1,35 +1,40 @@
-"""Asked once, after connecting: what the user may not do, and what of the server is dangerous. Nothing is changed.
+"""What a server and its user lack, and which of the server's settings can cost entries: asked in one round trip.
 
-Redis looks at rights before it looks at arguments. So each command is sent with arguments that it refuses, or that
-are about nothing: NOPERM tells what is lacking, any other answer that it is not.
+Nothing is changed. Redis looks at rights before it looks at arguments. So each command is sent with arguments that it
+refuses, or that are about nothing: NOPERM shows that the right is missing, any other answer that it is not. Scripts are
+different: `return 1` must return 1, for a proxy refuses EVAL in words of its own.
 """
 
-import asyncio
-import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import NoPermissionError
 
-from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.settings import ProcessorSettings
 from streamconsumer.processor.stream import replies
 from streamconsumer.processor.stream.manager import StreamManager
+from streamconsumer.server.faults import fault
 from streamconsumer.server.keys import companion
-
-log = logging.getLogger(__name__)
 
 OLDEST = (6, 2)
 """XPENDING with IDLE and with exclusive ids came with it."""
 
-AGAIN_SECONDS = 2.0
-"""While no server answers, it is asked again this often."""
-
 NOBODY = "0-0"
 """No entry has this id."""
 
+OPTIONAL = {"+client|id", "+client|unblock"}
+"""Rights that the engine can do without."""
+
 _SETTINGS = ("maxmemory-policy", "save", "appendonly")
+_MOST_WORDS = 120
+"""Characters of a server's answer that are quoted."""
+
+Probe = tuple[str, str, tuple[Any, ...]]
+"""The right, the key, and the command that needs both."""
+
+Who = tuple[str, str, str]
+"""Stream, group and consumer."""
 
 
 class Danger(NamedTuple):
@@ -43,51 +48,81 @@ class Danger(NamedTuple):
         return f"{self.found}; {self.advice}"
 
 
-async def check(manager: StreamManager, settings: ProcessorSettings) -> None:
-    """Log a warning for each thing that is wrong, as soon as a server answers. Raises InvalidSettings where it is too
-    old. What the user may not ask is taken for right."""
-    while True:
-        try:
-            if problem := outdated(await version(manager)):
-                raise InvalidSettings(problem)
-            dangerous = [each.sentence for each in dangers(await server_settings(manager))]
-            for warning in [*await _lacking_in_a_sentence(manager, settings), *dangerous]:
-                log.warning(warning)
-        except (RedisError, OSError):
-            await asyncio.sleep(AGAIN_SECONDS)
-        else:
-            return
+@dataclass(frozen=True)
+class Examination:
+    """What one look at the server found."""
+
+    problem: str
+    """Why the server cannot be used, in one sentence. Empty if it can."""
+
+    version: str
+    """Empty if the server does not name it."""
+
+    lacking: list[str]
+    """Rights that the user is missing, as ACL SETUSER spells them."""
+
+    settings: dict[str, str | None]
+    """What `dangers` judges. None if the user may not ask, or the server does not know the setting."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the engine can do without, and what can cost entries."""
+        rights = f"grant {' '.join(self.lacking)} with ACL SETUSER; docs/redis.md lists the rights"
+        lacking = [f"the Redis user lacks rights; {rights}"] if self.lacking else []
+        return lacking + [each.sentence for each in dangers(self.settings)]
 
 
-async def version(manager: StreamManager) -> str:
-    """What the server says of itself: HELLO needs no right. Nothing where it does not know the command."""
-    (hello,) = await manager.ask_together([("HELLO",)])
-    return "" if isinstance(hello, Exception) else str(replies.pairs(hello)[b"version"].decode())
+async def examine(manager: StreamManager, who: Who) -> Examination:
+    """Ask the server everything, in one round trip. Raises what a server answers that is not ready."""
+    probes = _probes(manager, who)
+    commands = [command for _, _, command in probes]
+    settings = [("CONFIG", "GET", name) for name in _SETTINGS]
+    hello, *answers = await manager.ask_together([("HELLO",), *commands, *settings])
+    version = "" if isinstance(hello, Exception) else str(replies.pairs(hello)[b"version"].decode())
+    refusals = _refusals(probes, answers)
+    problem = _outdated(version) or _unusable(manager, refusals)
+    return Examination(problem, version, [*refusals], _values(answers[len(probes) :]))
 
 
-def outdated(found: str) -> str:
-    """Why a server of this version cannot be used, or nothing."""
+def _refusals(probes: Sequence[Probe], answers: Sequence[Any]) -> dict[str, Exception]:
+    """Missing rights and the answers that show it."""
+    found: dict[str, Exception] = {}
+    for (right, key, _), answer in zip(probes, answers, strict=False):
+        if not isinstance(answer, Exception):
+            continue
+        what = fault(answer, "")
+        if isinstance(answer, NoPermissionError):
+            found.setdefault(f"~{key}" if "access" in str(answer) else f"+{right}", answer)
+        elif f"+{right}" not in OPTIONAL and (what.is_refusal or (right == "eval" and not what.is_known)):
+            found[f"+{right}"] = answer
+        elif right == "eval":  # the server is not ready
+            raise answer
+    return found
+
+
+def _outdated(found: str) -> str:
     numbers = tuple(int(number) for number in re.findall(r"\d+", found)[:2])
     if not numbers or numbers >= OLDEST:
         return ""
     return f"the Redis server is version {found}; expected 6.2 or newer; upgrade it"
 
 
-async def lacking(manager: StreamManager, settings: ProcessorSettings) -> list[str]:
-    """The rights that are not there, as ACL SETUSER spells them."""
-    probes = _probes(settings)
-    answers = await manager.ask_together([command for _, _, command in probes])
-    found = [
-        f"+{right}" if "run the" in str(answer) else f"~{key}"
-        for (right, key, _), answer in zip(probes, answers, strict=True)
-        if isinstance(answer, NoPermissionError)
-    ]
-    return [*dict.fromkeys(found)]
+def _unusable(manager: StreamManager, refusals: Mapping[str, Exception]) -> str:
+    """The sentence about the rights that the engine cannot work without."""
+    missing = {right: answer for right, answer in refusals.items() if right not in OPTIONAL}
+    if not missing:
+        return ""
+    host, port = manager.address
+    where = host if port is None else f"{host}:{port}"
+    about = f"Redis at {where} refuses the user {manager.user!r} what is required: {' '.join(missing)}"
+    for right, answer in missing.items():
+        if not isinstance(answer, NoPermissionError):
+            command, words = right[1:].replace("|", " ").upper(), str(answer)[:_MOST_WORDS]
+            return f"{about}; {command} is renamed, disabled or refused by a proxy ({words}): enable it there"
+    return f"{about}; grant it with ACL SETUSER, docs/redis.md lists the rights"
 
 
-async def server_settings(manager: StreamManager) -> dict[str, str | None]:
-    """What `dangers` judges. None: the user may not ask, or the server does not know it."""
-    answers = await manager.ask_together([("CONFIG", "GET", name) for name in _SETTINGS])
+def _values(answers: Sequence[Any]) -> dict[str, str | None]:
     return {
         name: None if isinstance(answer, Exception) or len(answer) < 2 else answer[1].decode()
         for name, answer in zip(_SETTINGS, answers, strict=True)
@@ -105,19 +140,12 @@ def dangers(found: Mapping[str, str | None]) -> list[Danger]:
     return told
 
 
-async def _lacking_in_a_sentence(manager: StreamManager, settings: ProcessorSettings) -> list[str]:
-    rights = await lacking(manager, settings)
-    what = (
-        f"the Redis user lacks rights; grant {' '.join(rights)} with ACL SETUSER; docs/redis.md says what each is for"
-    )
-    return [what] if rights else []
-
-
-def _probes(settings: ProcessorSettings) -> list[tuple[str, str, tuple[Any, ...]]]:
-    """The right, the key, and the command that would need both. `x` stands where a number or an id should."""
-    stream, group, consumer = settings.stream, settings.consumer_group, settings.consumer_name
-    beside, dead = _companions(settings)
-    found: list[tuple[str, str, tuple[Any, ...]]] = [
+def _probes(manager: StreamManager, who: Who) -> list[Probe]:
+    """`x` stands where a number or an id should. No group has a key with the companion name `*`."""
+    stream, group, consumer = who
+    beside = companion(stream, group, "*")
+    dead = manager.delivery.dead_letter_stream or beside
+    found: list[Probe] = [
         ("xreadgroup", stream, ("GROUP", group, consumer, "COUNT", "x", "STREAMS", stream, ">")),
         ("xack", stream, (stream, group, NOBODY)),
         ("xclaim", stream, (stream, group, consumer, "x", NOBODY)),
@@ -135,7 +163,6 @@ def _probes(settings: ProcessorSettings) -> list[tuple[str, str, tuple[Any, ...]
         ("hdel", beside, (beside, "")),
         ("zadd", beside, (beside, "x", "x")),
         ("zrem", beside, (beside, "")),
-        ("zrange", beside, (beside, 0, 0)),
         ("zrangebyscore", beside, (beside, "x", "x")),
         ("zscore", beside, (beside, "")),
         ("time", "", ()),
@@ -143,13 +170,6 @@ def _probes(settings: ProcessorSettings) -> list[tuple[str, str, tuple[Any, ...]
         ("client|id", "", ()),
         ("client|unblock", "", (0,)),
     ]
-    retention = settings.retention
-    if retention.max_age or retention.acknowledged:
+    if manager.retention.max_age or manager.retention.acknowledged:
         found.append(("xtrim", stream, (stream, "MAXLEN", "x")))
     return [(right, key, (*right.upper().split("|"), *arguments)) for right, key, arguments in found]
-
-
-def _companions(settings: ProcessorSettings) -> tuple[str, str]:
-    """A key beside the stream that is never there, and the dead letters'."""
-    beside = companion(settings.stream, settings.consumer_group, "*")
-    return beside, settings.delivery.dead_letter_stream or beside

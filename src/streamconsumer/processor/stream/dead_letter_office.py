@@ -1,8 +1,7 @@
 """The dead letters of one group, for who looks after them: found, read, replayed, dropped.
 
 A replay adds the message to its stream again and deletes the letter, by Lua in one step. Run twice, or twice at the
-same time, or killed in the middle: each letter is replayed once. Where EVAL is forbidden, and for entries of more than
-3500 fields, these are two commands, adding first: who dies in between, or meets another replay, replays it twice.
+same time, or killed in the middle: each letter is replayed once.
 """
 
 import asyncio
@@ -14,7 +13,7 @@ from redis.exceptions import ResponseError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.dead_letters import DeadLetter, Filter, parse, replayed
 from streamconsumer.processor.stream import replies
-from streamconsumer.processor.stream.one_step import Ask, OneStep
+from streamconsumer.processor.stream.manager import Ask
 
 REPLAY = """
 if #redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1]) == 0 then return '' end
@@ -37,7 +36,6 @@ class DeadLetterOffice:
 
     def __init__(self, ask: Ask, stream: str, group: str, key: str) -> None:
         self._ask, self._stream, self._group, self._key = ask, stream, group, key
-        self._one_step = OneStep(ask, "dead letters are moved")
         self.passed_over = 0
         """Entries that `find` met under the key and that are no dead letters of this group."""
 
@@ -81,11 +79,8 @@ class DeadLetterOffice:
 
     async def replay(self, letter: DeadLetter) -> str | None:
         """Add the message to its stream again and delete the letter. The new entry's id; None: somebody was faster."""
-        added = replayed(letter)
-        moved = await self._one_step.run(REPLAY, (self._stream, self._key), letter.dead_letter_id, unpacked=added)
-        if moved is None:
-            moved = await self._replay_in_two(letter, added)
-        return str(moved.decode()) or None
+        move = ("EVAL", REPLAY, 2, self._stream, self._key, letter.dead_letter_id, *replayed(letter))
+        return str((await self._ask(*move)).decode()) or None
 
     async def drop(self, dead_letter_ids: Sequence[str]) -> int:
         """Delete letters for good. How many there were."""
@@ -93,13 +88,6 @@ class DeadLetterOffice:
         for begin in range(0, len(dead_letter_ids), DROP_AT_ONCE):
             dropped += await self._ask("XDEL", self._key, *dead_letter_ids[begin : begin + DROP_AT_ONCE])
         return dropped
-
-    async def _replay_in_two(self, letter: DeadLetter, added: Sequence[bytes]) -> bytes:
-        if not await self._ask("XRANGE", self._key, letter.dead_letter_id, letter.dead_letter_id):
-            return b""
-        new: bytes = await self._ask("XADD", self._stream, "*", *added)
-        await self._ask("XDEL", self._key, letter.dead_letter_id)
-        return new
 
     def _read(self, dead_letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter | None:
         letter = parse(dead_letter_id.decode(), fields)

@@ -21,7 +21,8 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from streamconsumer.errors import EffectsRefused
 from streamconsumer.processor.effects import Effects
-from streamconsumer.processor.stream.one_step import Ask, is_forbidden
+from streamconsumer.processor.stream.manager import Ask
+from streamconsumer.server.faults import fault
 from streamconsumer.server.keys import companion, hash_slot
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ def _refusal(message_id: str, command: str, key: str, found: str) -> str:
 
 def _told(error: ResponseError) -> ResponseError:
     """The error; where the user lacks a right, one that says which are needed."""
-    if is_forbidden(error):
+    if fault(error, "").code == "NOPERM":
         return NoPermissionError(f"NOPERM effects are applied by a script, which needs {RIGHTS} ({error})")
     return error
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
+from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.decision import is_suspect
 from streamconsumer.processor.effects import Effects
 from streamconsumer.processor.intake import Caring
@@ -16,6 +17,7 @@ from streamconsumer.processor.message import AsciiEntry, BytesEntry, Entry, Text
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.stream import replies
 from streamconsumer.processor.stream.acknowledgements import Acknowledgements
+from streamconsumer.processor.stream.checks import examine
 from streamconsumer.processor.stream.dead_letters import DeadLetters, Letter, portions
 from streamconsumer.processor.stream.effects import commit
 from streamconsumer.processor.stream.last_known import LastKnown
@@ -24,6 +26,7 @@ from streamconsumer.processor.stream.ownership import Ownership
 from streamconsumer.processor.stream.pending import PendingEntries
 from streamconsumer.processor.stream.waiting import Waiting
 from streamconsumer.processor.stream.wire import Wire, packed_command
+from streamconsumer.server.faults import fault
 from streamconsumer.server.keys import companion
 
 log = logging.getLogger(__name__)
@@ -93,15 +96,16 @@ class RedisIntake:
 
     # -- reading -----------------------------------------------------------------------------------------------
 
-    async def open(self) -> None:
-        """Connect, and create the group where it does not exist."""
+    async def open(self) -> str:
+        """Connect, and create the group where it does not exist. Returns why the server cannot be used, or nothing."""
         self._idle.clear()
         try:
+            found = await examine(self.manager, self.who)
+            if found.problem:
+                return found.problem
             position = await self.manager.position(self._stream, self._group)
             if position is None:  # a server out of memory refuses to create even what exists
-                begin = self.manager.start_from
-                if await self.last_known.recreate("0-0", begin, in_flight=list(self.held())) is None:
-                    await self.manager.create_group(self._stream, self._group)
+                await self.last_known.recreate("0-0", self.manager.start_from, in_flight=list(self.held()))
                 position = await self.manager.position(self._stream, self._group)
             self._position = position or self._position
             await self._connected()
@@ -109,6 +113,9 @@ class RedisIntake:
             await self.last_known.note()
         finally:
             self._idle.set()
+        for warning in found.warnings:
+            log.warning(warning)
+        return ""
 
     async def read(self, count: int) -> list[Entry]:
         """New entries, waiting up to the block for one; before those, what this consumer never acknowledged."""
@@ -126,6 +133,7 @@ class RedisIntake:
 
     async def _read_or_recover(self, count: int) -> list[Entry]:
         try:
+            await self.check()
             wire = await self._connected()
             if self._group_lost:
                 await self._bring_back()
@@ -134,9 +142,18 @@ class RedisIntake:
             return self._fresh(await self._exchange(wire, min(count, self.most)), wire, count)
         except ResponseError as error:
             if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
+                if fault(error, "").is_refusal:
+                    self.manager.refused.set()
                 raise
             await self._recover_group()
             return []
+
+    async def check(self) -> None:
+        """After the server has refused a command: raises InvalidSettings if it refuses what is required."""
+        if self.manager.refused.is_set():
+            if problem := (await examine(self.manager, self.who)).problem:
+                raise InvalidSettings(problem)
+            self.manager.refused.clear()
 
     async def wake(self) -> None:
         """End the read that waits. Between two commands UNBLOCK does nothing, so it is repeated until one ends."""
@@ -156,6 +173,7 @@ class RedisIntake:
         wire = self._wire = Wire(await self.manager.connect(), self.encoding)
         with suppress(ResponseError):  # without the right to CLIENT, stopping waits for the block to end
             self._client_id = int(await wire.ask("CLIENT", "ID"))
+        if self._client_id is not None:
             await self._waiting.enter(self._client_id)
         return wire
 
@@ -343,8 +361,6 @@ class RedisIntake:
             in_flight=list(self.held()),
             settled=self.acks.lately(),
         )
-        if begin is None:
-            begin = await self.manager.recreate_group(self._stream, self._group, self._position)
         self._metrics.groups_recreated += 1
         log.warning(
             "consumer group was gone and is created again",
@@ -353,7 +369,7 @@ class RedisIntake:
         await self._bring_back()
 
     async def _bring_back(self) -> None:
-        """What came into flight since, and everything where it could not be done in one step."""
+        """Put back what came into flight since the group was created again."""
         in_flight = list(self.held())
         for first in range(0, len(in_flight), PAGE):
             await self.ownership.renew(in_flight[first : first + PAGE])

@@ -15,11 +15,12 @@ missing, and the next note puts back what is missing before it writes anything d
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from redis.exceptions import ResponseError
 
 from streamconsumer.processor.stream import replies
-from streamconsumer.processor.stream.one_step import Ask, OneStep, is_forbidden
+from streamconsumer.processor.stream.manager import Ask
 from streamconsumer.server.keys import POSTPONED, companion
 
 EVERY = timedelta(seconds=1)
@@ -147,25 +148,20 @@ back as well, but not what it has settled itself."""
 
 
 class LastKnown:
-    """The note of one group, by one of its consumers. Nothing is written down where scripts or the key are forbidden:
-    then a group that is lost together with a process takes with it what that process held."""
+    """The note of one group, by one of its consumers."""
 
     def __init__(self, ask: Ask, stream: str, group: str, consumer: str) -> None:
         self._ask, self._who = ask, (group, consumer, POSTPONED, replies.milliseconds(PROBATION))
         self._keys = [stream, *(companion(stream, group, what) for what in ("postponed", "last-known"))]
-        self._one_step = OneStep(ask, "a lost group is created again and what was pending put back")
-        self._allowed = True
 
     async def note(self) -> None:
         """Write down what the group knows, if nobody else did so a moment ago. A server without memory refuses: then
         the note before stays."""
-        age = replies.milliseconds(EVERY * 0.8)
-        if self._allowed:
-            try:
-                await self._one_step.run(NOTE, self._keys, *self._who, age, MOST)
-            except ResponseError as error:
-                if "command not allowed when used memory" not in str(error):  # 6.2 begins errors of scripts alike
-                    self._forbidden(error)
+        try:
+            await self._evaluate(NOTE, replies.milliseconds(EVERY * 0.8), MOST)
+        except ResponseError as error:
+            if "command not allowed when used memory" not in str(error):  # 6.2 begins errors of scripts alike
+                raise
 
     async def recreate(
         self,
@@ -174,21 +170,12 @@ class LastKnown:
         *,
         in_flight: Sequence[str] = (),
         settled: Sequence[str] = (),
-    ) -> str | None:
+    ) -> str:
         """Create the group again where it was, with what is in flight here pending here, and what anybody held pending,
-        but not what was settled here lately. Where it begins now; None: it must be done in several steps."""
-        if not self._allowed:
-            return None
+        but not what was settled here lately. Returns where it begins now."""
         own = (len(in_flight), *in_flight, *settled)
-        try:
-            begin = await self._one_step.run(RECREATE, self._keys, *self._who, position, otherwise, MOST_WALKED, *own)
-        except ResponseError as error:
-            self._forbidden(error)
-            return None
-        return None if begin is None else str(begin.decode())
+        begin = await self._evaluate(RECREATE, position, otherwise, MOST_WALKED, *own)
+        return str(begin.decode())
 
-    def _forbidden(self, error: ResponseError) -> None:
-        """Raises what says anything else. What lacks has been said at the start (checks)."""
-        if not is_forbidden(error):
-            raise error
-        self._allowed = False
+    async def _evaluate(self, script: str, *arguments: Any) -> Any:
+        return await self._ask("EVAL", script, len(self._keys), *self._keys, *self._who, *arguments)

@@ -1,10 +1,11 @@
 """The StreamManager: what users name, and where connections come from."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from copy import copy
 from datetime import timedelta
+from threading import Event
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -20,6 +21,9 @@ from streamconsumer.server.connections import KINDS, ONCE
 from streamconsumer.server.faults import fault
 from streamconsumer.server.keys import shares_slot
 from streamconsumer.server.topology import topology
+
+Ask = Callable[..., Awaitable[Any]]
+"""Sends one command and returns its raw reply."""
 
 _NOT_FOR_A_COPY = {"himport_registry", "event_dispatcher", "maint_notifications_config", "client_name"}
 
@@ -51,6 +55,8 @@ class StreamManager:
             **{key: value for key, value in given.items() if not key.startswith(("maint_", "orig_", "oss_"))},
             **ONCE,
         }
+        self.refused = Event()
+        """Set when the server has refused a command. The reader then examines the server again. A twin shares it."""
         self.control = self._new_control()
 
     def _new_control(self) -> Redis:
@@ -90,8 +96,11 @@ class StreamManager:
         try:
             return await self.control.execute_command(*command)  # type: ignore[no-untyped-call] # ships no types for it
         except RedisError as error:
-            if fault(error, "").elsewhere:
+            found = fault(error, "")
+            if found.elsewhere:
                 await self.forget_connections()
+            if found.is_refusal:
+                self.refused.set()
             raise
 
     async def ask_together(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
@@ -103,7 +112,11 @@ class StreamManager:
 
     async def create_group(self, stream_name: str, group_name: str) -> None:
         """Create the group, and the stream where it does not exist. A group that exists stays as it is."""
-        await self._create_group(stream_name, group_name, self.start_from)
+        try:
+            await self.ask("XGROUP", "CREATE", stream_name, group_name, self.start_from, "MKSTREAM")
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
 
     async def read_events(
         self, stream_name: str, group_name: str, consumer_name: str, count: int
@@ -143,6 +156,13 @@ class StreamManager:
         return str(arguments.get("host") or arguments.get("path") or "localhost"), arguments.get("port")
 
     @property
+    def user(self) -> str:
+        """The name of the Redis user."""
+        destination = self._arguments.get("destination")
+        username = self._arguments.get("username") if destination is None else destination.access.place().username
+        return username or "default"
+
+    @property
     def trusts_anybody(self) -> bool:
         """Whether the settings that it was made from have any certificate of a server taken."""
         destination = self._arguments.get("destination")
@@ -153,23 +173,6 @@ class StreamManager:
         await self.control.aclose()
         await self.control.connection_pool.disconnect()
 
-    async def _create_group(self, stream: str, group: str, position: str) -> None:
-        try:
-            await self.ask("XGROUP", "CREATE", stream, group, position, "MKSTREAM")
-        except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
-                raise
-
-    async def recreate_group(self, stream: str, group: str, position: str) -> str:
-        """Create a group that was lost where it last was: `position`, or 0 where the stream has a new life."""
-        try:
-            last = replies.pairs(await self.ask("XINFO", "STREAM", stream))[b"last-generated-id"].decode()
-        except ResponseError:  # no such key
-            last = "0-0"
-        begin = position if replies.order(last) >= replies.order(position) else "0"
-        await self._create_group(stream, group, begin)
-        return begin
-
     async def position(self, stream: str, group: str) -> str | None:
         """The id of the last entry that the group was given; None where there is no such group, or no telling."""
         with suppress(ResponseError):
@@ -179,13 +182,9 @@ class StreamManager:
         return None
 
     async def clock_offset_ns(self) -> int:
-        """By how much the server's clock is ahead of this machine's, give or take half a round trip; 0 if it may not be
-        asked."""
+        """By how much the server's clock is ahead of this machine's, give or take half a round trip."""
         before = time.time_ns()
-        try:
-            seconds, microseconds = await self.ask("TIME")
-        except ResponseError:
-            return 0
+        seconds, microseconds = await self.ask("TIME")
         return (int(seconds) * 1_000_000 + int(microseconds)) * 1000 - (before + time.time_ns()) // 2
 
     async def forget_connections(self) -> None:

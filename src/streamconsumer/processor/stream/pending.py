@@ -7,7 +7,7 @@ from typing import Any
 
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.stream import replies
-from streamconsumer.processor.stream.one_step import Ask
+from streamconsumer.processor.stream.manager import Ask
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ for _, entry in ipairs(found) do
 end
 for id in pairs(ids) do
   local held = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
-  local due = held and held[2] ~= ARGV[2] and tonumber(KEYS[2] and redis.call('ZSCORE', KEYS[2], id) or 0)
+  local due = held and held[2] ~= ARGV[2] and tonumber(redis.call('ZSCORE', KEYS[2], id) or 0)
   if due and due % 1 > 0 then redis.call('ZREM', KEYS[2], id) end
   if due and due % 1 == 0 then lost[#lost + 1] = id else mine[#mine + 1] = id end
 end

@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from streamconsumer.processor.stream import replies
-from streamconsumer.processor.stream.one_step import Ask
+from streamconsumer.processor.stream.manager import Ask
 from streamconsumer.server.keys import companion
 
 LATELY_SECONDS = 30.0
@@ -24,8 +24,8 @@ LATELY_SECONDS = 30.0
 
 
 class Waiting:
-    """The group's reading connections, by one of its consumers. Where the key or CLIENT UNBLOCK is forbidden, what is
-    handed back waits for the next turn."""
+    """The group's reading connections, by one of its consumers. Where CLIENT UNBLOCK is forbidden, what is handed back
+    waits for the next turn."""
 
     def __init__(self, ask: Ask, stream: str, group: str, consumer: str) -> None:
         self._ask, self._me = ask, consumer
@@ -33,7 +33,7 @@ class Waiting:
 
     async def enter(self, client_id: int) -> None:
         """This consumer reads by this connection from here on."""
-        with suppress(ResponseError):  # no right, no memory
+        with suppress(OutOfMemoryError):
             await self._ask("HSET", self._key, self._me, client_id)
 
     async def wake_one(self, members: Callable[[], Awaitable[Mapping[str, float]]], now_seconds: float) -> None:
