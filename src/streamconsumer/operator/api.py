@@ -23,7 +23,7 @@ from streamconsumer.errors import InvalidSettings, ServerBusy
 Refused, FASTER, MISSING = ApiException, ConflictException, NotFoundException
 """What is raised where the API server refuses; where somebody else was faster; where there is no such object."""
 
-JSON, JSON_PATCH, MERGE_PATCH = "application/json", "application/json-patch+json", "application/merge-patch+json"
+JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
 REQUEST_TIMEOUT_SECONDS = 30
