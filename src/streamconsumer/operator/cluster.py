@@ -12,7 +12,7 @@ from typing import Any
 from streamconsumer.errors import ChildRefused, NotAllowed
 from streamconsumer.model import names
 from streamconsumer.model.status import Status
-from streamconsumer.operator.api import APPLY_PATCH, MERGE_PATCH, MISSING, Api, Refused, what_was_said
+from streamconsumer.operator.api import APPLY_PATCH, MERGE_PATCH, MISSING, Api, Refused, as_yaml, what_was_said
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.traced import current
 
@@ -194,7 +194,7 @@ class Cluster:
         return await self._call(
             "patch",
             path,
-            body=manifest,
+            body=as_yaml(manifest),
             content_type=APPLY_PATCH,
             query={"fieldManager": names.FIELD_MANAGER, "force": "true", **more},
         )
