@@ -56,7 +56,7 @@ def _spec() -> dict[str, Any]:
         "failurePolicy": "Fail",
         "matchConstraints": {"resourceRules": [rule]},
         "matchConditions": [
-            # Labels, finalizers and the like give nobody anything: the operator and garbage collectors write them.
+            # Metadata such as labels and finalizers gives no rights, and garbage collectors write finalizers.
             {"name": "spec", "expression": "oldObject == null || object.spec != oldObject.spec"}
         ],
         "variables": [

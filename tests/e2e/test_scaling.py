@@ -23,6 +23,9 @@ WOKEN = "woken by the operator"
 SAME = "the same consumer, scaled by hand"
 BARE_WORKER = "a redis-py worker, scaled by hand"
 
+STREAMCONSUMERS = f"streamconsumer.dev/v1alpha1/namespaces/{NAMESPACE}/streamconsumers"
+DEPLOYMENTS = f"apps/v1/namespaces/{NAMESPACE}/deployments"
+
 IMAGE = "streamconsumer-processor:0.1.0"
 SCALING = {"cooldown": "1s", "scaleDown": {"stabilizationWindow": "1s"}}
 
@@ -109,22 +112,22 @@ def test_the_first_message_at_zero_is_handled_hardly_later_than_a_deployment_tha
     shop: Shop, node: Node
 ) -> None:
     shop.apply(_scaled("scaled-wake", SAYS_WHEN, autoscaling=SCALING))
-    shop.apply(_scaled("scaled-hand", SAYS_WHEN, manageReplicas=False))
+    shop.apply(_scaled("scaled-hand", SAYS_WHEN))
     shop.apply(_bare_deployment())
     shop.redis("XGROUP", "CREATE", "bare", "g", "0", "MKSTREAM")
     eventually("it is there", lambda: shop.group("scaled-hand"))
-    _scale_by_hand(node, "scaled-hand-consumer", 0)
+    _scale_by_hand(node, STREAMCONSUMERS, "scaled-hand", 0)
     told: dict[str, list[float]] = {WOKEN: [], SAME: [], BARE_WORKER: []}
     for each in range(WAKES):
         eventually("it sleeps", lambda: _asleep(shop, "scaled-wake") and not shop.all_pods("scaled-hand"))
         added = _add(shop, "scaled-wake", f"woken-{each}")
         told[WOKEN].append(_handled_at(shop, f"woken-{each}") - added)
-        for who, stream, deployment in ((SAME, "scaled-hand", "scaled-hand-consumer"), (BARE_WORKER, "bare", "bare")):
-            _add(shop, stream, f"{stream}-{each}")
+        for who, resource, name in ((SAME, STREAMCONSUMERS, "scaled-hand"), (BARE_WORKER, DEPLOYMENTS, "bare")):
+            _add(shop, name, f"{name}-{each}")
             begin = time.time()
-            _scale_by_hand(node, deployment, 1)
-            told[who].append(_handled_at(shop, f"{stream}-{each}") - begin)
-            _scale_by_hand(node, deployment, 0)
+            _scale_by_hand(node, resource, name, 1)
+            told[who].append(_handled_at(shop, f"{name}-{each}") - begin)
+            _scale_by_hand(node, resource, name, 0)
     shop.kubectl("delete", "deployment", "bare")
     for who, seconds in told.items():
         print(f"\nfirst message at zero, {who}: median {statistics.median(seconds):.2f} s, worst {max(seconds):.2f} s")
@@ -204,9 +207,9 @@ def _restart_redis(shop: Shop, node: Node) -> None:
     eventually("Redis is back", back, 60)
 
 
-def _scale_by_hand(node: Node, deployment: str, replicas: int) -> None:
+def _scale_by_hand(node: Node, resource: str, name: str, replicas: int) -> None:
     """By the API, and not by kubectl, whose start would count."""
-    path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{deployment}/scale"
+    path = f"/apis/{resource}/{name}/scale"
     node.request("PATCH", path, {"spec": {"replicas": replicas}})
 
 

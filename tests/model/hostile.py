@@ -18,7 +18,7 @@ NASTY: list[Any] = [
 
 WHOLES: list[Any] = [
     *({}, {"redis": "text", "stream": [], "handler": 1}, {"redis": [], "autoscaling": True}),
-    *({"redis": {"sentinel": "text"}, "env": {"a": 1}}, {"groupDeletionPolicy": "Delete"}, "text", 7, [], True, None),
+    *({"redis": {"sentinel": "text"}, "env": {"a": 1}}, {"suspend": "true"}, "text", 7, [], True, None),
 ]
 """In place of a whole spec."""
 

@@ -373,7 +373,7 @@ PODS: dict[str, dict[str, Any]] = {
     "secrets": {"redis": OF_SECRETS},
     "all settings of pods": ALL_OF_PODS,
     "a Service": {"handler": {"http": {"service": "billing"}}, "image": ...},
-    "suspended": {"suspend": True, "manageReplicas": False},
+    "suspended": {"suspend": True},
 }
 
 

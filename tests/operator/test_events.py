@@ -87,15 +87,6 @@ async def test_so_many_wait_and_the_rest_is_in_the_log_only(caplog: pytest.LogCa
     assert len([each for each in caplog.records if each.levelno == logging.INFO]) == events.MOST + 5
 
 
-async def test_of_one_that_is_about_to_go_it_is_written_before_it_does_whatever_else_waits() -> None:
-    cluster = Written()
-    given = Events(cluster)
-    told(given, "scaled")
-    about: dict[str, Any] = manifest()
-    await given.tell_now(about, "GroupDestroyed", "gone", warning=False)
-    assert cluster.sentences == ["gone"]
-
-
 async def test_a_warning_is_written_first_and_never_left_out_for_the_sake_of_another() -> None:
     cluster = Written()
     given = Events(cluster)

@@ -4,12 +4,9 @@ import json
 import tracemalloc
 from typing import Any
 
-from streamconsumer.model import names
-from streamconsumer.operator.drift import gives_replicas_up
 from streamconsumer.operator.kept import kept
 from streamconsumer.operator.manifests import Manifest
 
-STATED = {"manager": names.FIELD_MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": {"f:replicas": {}, "f:x": {}}}}
 FOREIGN = {"manager": "hpa", "operation": "Update", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
 
 
@@ -19,13 +16,6 @@ def deployment(**metadata: Any) -> Manifest:
 
 def test_who_owns_which_field_is_not_kept() -> None:
     assert kept(deployment(managedFields=[FOREIGN], creationTimestamp="2026-11-25T12:00:00Z")) == deployment()
-
-
-def test_whether_we_state_the_replicas_is_kept() -> None:
-    wanted: Manifest = {"kind": "Deployment", "spec": {}}
-    for fields in ([], [FOREIGN], [STATED], [FOREIGN, STATED], [{**STATED, "operation": "Update"}]):
-        whole = deployment(managedFields=fields)
-        assert gives_replicas_up(kept(whole), wanted) == gives_replicas_up(whole, wanted)
 
 
 def test_what_kubectl_notes_for_itself_is_not_kept() -> None:

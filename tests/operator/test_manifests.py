@@ -64,17 +64,10 @@ def test_children_come_in_the_order_in_which_they_refer_to_each_other() -> None:
     assert kinds(everything) == [kind for _, kind in KINDS]
 
 
-def test_replicas_are_not_stated_where_somebody_else_manages_them() -> None:
-    children = {child["kind"]: child for child in desired(consumer(manageReplicas=False, replicas=1), SETTINGS)}
-    assert "replicas" not in children["Deployment"]["spec"]
-    assert "PodDisruptionBudget" in children, "there may be many pods"
-
-
-@pytest.mark.parametrize("manage", [True, False])
-def test_a_suspended_one_has_no_pods_whoever_scales(manage: bool) -> None:
-    suspended = consumer(suspend=True, manageReplicas=manage, replicas=3)
+def test_a_suspended_streamconsumer_has_zero_replicas_and_keeps_all_its_children() -> None:
+    suspended = consumer(suspend=True, replicas=3)
     assert child("Deployment", suspended)["spec"]["replicas"] == 0
-    assert kinds(suspended) == kinds(consumer(manageReplicas=manage, replicas=3)), "what is paused loses nothing"
+    assert kinds(suspended) == kinds(consumer(replicas=3))
 
 
 def test_no_label_of_a_user_takes_the_place_of_ours() -> None:
@@ -245,7 +238,6 @@ def test_a_change_of_the_source_rolls_the_pods() -> None:
     "change",
     [
         {"suspend": True},
-        {"manageReplicas": False},
         {"rollout": {"maxSurge": 1, "progressDeadline": "1m"}},
         {"podDisruptionBudget": {"maxUnavailable": 2}},
     ],

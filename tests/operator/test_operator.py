@@ -135,36 +135,6 @@ def test_kubectl_scale_reaches_the_deployment_and_its_pods(served: Place) -> Non
     assert len(served.every("Pod", f"?labelSelector={scale['status']['selector']}")) == 3
 
 
-def test_replicas_that_somebody_else_manages_keep_the_number_and_are_left_alone(served: Place) -> None:
-    served.create(manifest("others", replicas=3))
-    made(served, "others", "ServiceAccount", "Deployment", "PodDisruptionBudget")
-    served.edit("others", manageReplicas=False)
-
-    def handed_over(replicas: int) -> None:
-        deployment = served.get("Deployment", "others-consumer")
-        stated = [
-            "f:replicas" in each["fieldsV1"].get("f:spec", {})
-            for each in deployment["metadata"]["managedFields"]
-            if each["manager"] == names.FIELD_MANAGER and each["operation"] == "Apply"
-        ]
-        assert stated == [False]
-        assert deployment["spec"]["replicas"] == replicas
-        assert served.get("StreamConsumer", "others")["status"]["desiredReplicas"] == replicas
-
-    eventually(lambda: handed_over(3), SOON)
-    served.kubectl("scale", "deployment/others-consumer", "--replicas=5")
-    eventually(lambda: handed_over(5), SOON)
-    served.edit("others", batchCount=20)
-    settled(served)
-    handed_over(5)
-    served.edit("others", manageReplicas=True)
-
-    def taken_back() -> None:
-        assert served.get("Deployment", "others-consumer")["spec"]["replicas"] == 3
-
-    eventually(taken_back, SOON)
-
-
 def test_a_suspended_one_has_no_pods_and_comes_back_with_as_many(served: Place) -> None:
     served.create(manifest("paused", replicas=2))
     made(served, "paused", "ServiceAccount", "Deployment", "PodDisruptionBudget")
@@ -190,46 +160,6 @@ def test_a_suspended_one_has_no_pods_and_comes_back_with_as_many(served: Place) 
 
 def has_replicas(served: Place, name: str, number: int) -> None:
     assert served.get("Deployment", f"{name}-consumer")["spec"]["replicas"] == number
-
-
-@pytest.mark.parametrize("made_suspended", [False, True])
-def test_a_suspension_gives_the_number_back_that_somebody_else_had_scaled_to(
-    served: Place, made_suspended: bool
-) -> None:
-    name = f"foreign-{made_suspended}".lower()
-    served.create(manifest(name, manageReplicas=False, suspend=made_suspended, replicas=3))
-    number = 3
-    if not made_suspended:
-        number = 5
-        made(served, name, "ServiceAccount", "Deployment", "PodDisruptionBudget")
-        served.kubectl("scale", f"deployment/{name}-consumer", f"--replicas={number}")
-        eventually(lambda: has_replicas(served, name, number), SOON)
-        served.edit(name, suspend=True)
-
-    def parked() -> None:
-        deployment = served.get("Deployment", f"{name}-consumer")
-        assert deployment["metadata"]["annotations"].get(names.ANNOTATION_PARKED) == str(number)
-        assert deployment["spec"]["replicas"] == 0
-
-    eventually(parked, SOON)
-    assert settled(served) == settled(served), "nothing is written while nothing changes"
-    served.edit(name, suspend=False)
-
-    def given_back() -> None:
-        deployment = served.get("Deployment", f"{name}-consumer")
-        assert deployment["spec"]["replicas"] == number
-        assert names.ANNOTATION_PARKED not in deployment["metadata"]["annotations"]
-
-    eventually(given_back, SOON)
-    served.kubectl("scale", f"deployment/{name}-consumer", "--replicas=1")
-    served.edit(name, batchCount=20)
-
-    def edited() -> None:
-        (container,) = served.get("Deployment", f"{name}-consumer")["spec"]["template"]["spec"]["containers"]
-        assert {"name": "STREAMCONSUMER_BATCH_COUNT", "value": "20"} in container["env"]
-
-    eventually(edited, SOON)
-    has_replicas(served, name, 1)
 
 
 def test_a_child_that_the_api_server_refuses_is_told_on_the_resource(served: Place) -> None:

@@ -400,3 +400,11 @@ def test_the_selector_of_the_status_is_the_one_of_the_deployment(on_api: Place, 
         (label,) = live["spec"]["selector"]["matchLabels"].items()
         assert on_api.get("StreamConsumer", "orders")["status"]["selector"] == "=".join(label)
         assert label == (names.LABEL_CONSUMER, "orders")
+
+
+def test_any_unicode_character_of_a_source_reaches_the_config_map_unchanged(on_api: Place, tmp_path: Path) -> None:
+    source = "text = '🦊 é \x7f \x85 \u2028 \ufeff \\ud83e'\n\ndef handle(data): ..."
+    with running(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.namespace):
+        on_api.create(manifest(handler={"source": source}))
+        (found,) = eventually(lambda: [on_api.children("orders")["ConfigMap"]])
+        assert found["data"] == {"handler_source.py": source}

@@ -87,7 +87,6 @@ def live_through_everything(place: Place) -> None:
             replicas=2,
             handler={"source": SOURCE},
             redis=behind_a_password,
-            groupDeletionPolicy="Delete",
             envFrom=[{"configMapRef": {"name": "shop", "optional": True}}],
         )
     )

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from streamconsumer.model import names
@@ -55,13 +55,6 @@ class Scripted(Cluster):
         told = status.model_dump(by_alias=True, exclude_none=True)
         return {**self.consumer, "metadata": metadata, "status": told} if self.there else None
 
-    async def hold(self, consumer: Manifest) -> Manifest:
-        return consumer
-
-    async def release(self, consumer: Manifest) -> Manifest:
-        self.asked.append("release")
-        return consumer
-
     async def delete(self, manifest: Manifest) -> None:
         self.asked.append(f"delete {manifest['kind']}")
 
@@ -87,9 +80,6 @@ class Unseen(Streams):
 
     def told(self, key: Key) -> Observation | None:
         return None
-
-    async def destroy_group(self, consumer: StreamConsumer) -> str:
-        return ""
 
 
 class Setting:
@@ -300,16 +290,3 @@ async def test_a_deployment_that_somebody_copied_is_not_told_of_as_ours() -> Non
     await setting.reconcile()
     told = setting.store.consumers[KEY]["status"]
     assert (told["effective"]["image"], told["replicas"]) == ("shop:1.4", 0)
-
-
-async def test_a_deployment_that_somebody_copied_stays_when_the_group_goes() -> None:
-    setting = Setting(manifest(groupDeletionPolicy="Delete"))
-    await setting.reconcile()
-    setting.put(copied("a-copy"))
-    leaving = {"finalizers": [names.FINALIZER], "deletionTimestamp": datetime.now(UTC).isoformat()}
-    setting.put({**setting.manifest, "metadata": {**setting.manifest["metadata"], **leaving}})
-    await setting.reconcile()
-    assert setting.cluster.asked == ["delete Deployment"]
-    await setting.reconcile()
-    assert "delete Deployment" not in setting.cluster.asked
-    assert "event GroupDestroyed" in setting.cluster.asked

@@ -25,7 +25,6 @@ def test_every_field_has_a_variable() -> None:
         "resync_interval": "30s",
         "stream_interval": "1m",
         "read_secrets": "false",
-        "deletion_bound": "5m",
         "watch_stale_after": "30s",
         "lease": "system/operator",
         "log_level": "DEBUG",

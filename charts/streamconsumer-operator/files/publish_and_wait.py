@@ -27,17 +27,19 @@ SPEC: dict[str, Any] = {
     "redis": json.loads(os.environ["TEST_REDIS"]),
     "stream": STREAM,
     "consumerGroup": NAME,
-    "groupDeletionPolicy": "Delete",
     "handler": {"source": SOURCE},
     "imagePullSecrets": json.loads(os.environ["TEST_PULL_SECRETS"]),
 }
+WITH_PODS = {"propagationPolicy": "Foreground"}
+"""The StreamConsumer is gone only after its pods."""
+
 PATIENCE, ENDING = float(os.environ["TEST_SECONDS"]), 60.0
 
 
 def main() -> None:
     """Exits with a sentence where something is not as it should be."""
     server = redis.Redis.from_url(os.environ["TEST_REDIS_URL"], decode_responses=True, socket_timeout=10)
-    kubernetes("DELETE", f"/{NAME}")  # of a test that was killed
+    kubernetes("DELETE", f"/{NAME}", WITH_PODS)  # of a test that was killed
     eventually("the StreamConsumer of an earlier test is gone", lambda: kubernetes("GET", f"/{NAME}") is None, ENDING)
     with cleaning_up(server):
         server.xadd(STREAM, {"hello": "from helm test"})
@@ -55,7 +57,7 @@ def cleaning_up(server: "redis.Redis[str]") -> Iterator[None]:
     try:
         yield
     finally:
-        kubernetes("DELETE", f"/{NAME}")
+        kubernetes("DELETE", f"/{NAME}", WITH_PODS)
         eventually("the StreamConsumer is gone", lambda: kubernetes("GET", f"/{NAME}") is None, ENDING)
         server.delete(STREAM, *BESIDE)
 

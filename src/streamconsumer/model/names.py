@@ -15,15 +15,6 @@ ENVIRONMENT_PREFIX = "STREAMCONSUMER_"
 FIELD_MANAGER = "streamconsumer-operator"
 """Who owns the fields that the operator applies."""
 
-REPLICAS_KEEPER = "streamconsumer-operator-handover"
-"""Who owns `replicas` between the operator that no longer states it and whoever scales from then on."""
-
-FINALIZER = f"{GROUP}/consumer-group"
-"""On a StreamConsumer whose group is to be deleted with it."""
-
-FINALIZER_KEEPER = "streamconsumer-operator-finalizer"
-"""Who owns that finalizer, and nothing else."""
-
 LABEL_CONSUMER = f"{GROUP}/name"
 """On every child: the StreamConsumer it belongs to. The only label a selector holds, so it never changes."""
 
@@ -36,9 +27,6 @@ ANNOTATION_TEMPLATE = f"{GROUP}/template"
 
 ANNOTATION_REFERENCES = f"{GROUP}/references"
 """On pods: the hash of the Secrets and ConfigMaps that their variables come from. Differs: they must be replaced."""
-
-ANNOTATION_PARKED = f"{GROUP}/replicas-before-suspension"
-"""On a Deployment that somebody else scales, while it is suspended: how many pods it had. REPLICAS_KEEPER's."""
 
 CONTAINER = "processor"
 HTTP_PORT = 8080

@@ -27,7 +27,6 @@ ONE_HANDLER = "give exactly one kind of handler: handler.python, handler.source 
 NO_HTTP_BATCH = "handler.http takes one message at a time: leave handler.batch out"
 HTTP_TAKES_TEXT = "handler.http sends text as JSON: leave encoding at utf-8"
 NO_CREDENTIALS = "keep credentials out of redis.url: use usernameSecretRef and passwordSecretRef, or urlSecretRef"
-ONE_SCALER = "give autoscaling or manageReplicas: false, not both: only one can scale the Deployment"
 SHORT_NAME = f"the name of a StreamConsumer must have at most {NAME_LENGTH} characters"
 
 URL_FORM = "must be redis://host:port/database, or rediss:// for TLS"
@@ -236,7 +235,6 @@ class StreamConsumerSpec(
     Processing,
     json_schema_extra=rules(
         ("!has(self.handler.http) || self.encoding == 'utf-8'", HTTP_TAKES_TEXT),
-        ("!has(self.autoscaling) || !has(self.manageReplicas) || self.manageReplicas", ONE_SCALER),
     ),
 ):
     """This handler reads that stream as a member of that consumer group."""
@@ -246,11 +244,6 @@ class StreamConsumerSpec(
 
     handler: Handler
     """What is called with each message."""
-
-    group_deletion_policy: Literal["Retain", "Delete"] = "Retain"
-    """What becomes of the consumer group when the StreamConsumer is deleted. `Retain`: it stays, with its place and
-    all that is pending. `Delete`: it is destroyed, once the pods are gone; stream and dead letters stay. What cannot
-    be done within two minutes is left undone, and told in an Event: deleting never hangs."""
 
     image: str | None = Field(None, min_length=1, max_length=1024)
     """An image built FROM streamconsumer-processor that holds the handler. Left out: the stock processor image."""
@@ -265,22 +258,12 @@ class StreamConsumerSpec(
     autoscaling: Autoscaling | None = None
     """Let the backlog say how many pods there are. `replicas` then counts for nothing."""
 
-    manage_replicas: bool = True
-    """Whether the Deployment has `replicas` pods. false: the operator states no number, for something that scales the
-    Deployment itself, and keeps the number that it finds; `replicas` then counts for nothing."""
-
     suspend: bool = False
     """Whether nothing is read for now: the pods drain and go, the group keeps its place. Back at false there are as
-    many pods as before; with `manageReplicas: false` as many as the operator found when it suspended."""
+    many pods as before."""
 
     telemetry: Telemetry = Telemetry()
     """Where traces go, and which."""
-
-    @model_validator(mode="after")
-    def _one_scaler(self) -> Self:
-        if self.autoscaling and not self.manage_replicas:
-            raise ValueError(ONE_SCALER)
-        return self
 
     @model_validator(mode="after")
     def _http_takes_text(self) -> Self:

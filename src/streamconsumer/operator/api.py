@@ -3,6 +3,7 @@ ways to log in and has the connections; what it would do around a request costs 
 """
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -23,8 +24,9 @@ from streamconsumer.errors import InvalidSettings, ServerBusy
 Refused, FASTER, MISSING = ApiException, ConflictException, NotFoundException
 """What is raised where the API server refuses; where somebody else was faster; where there is no such object."""
 
-JSON, JSON_PATCH, MERGE_PATCH = "application/json", "application/json-patch+json", "application/merge-patch+json"
-APPLY_PATCH = "application/apply-patch+yaml"
+JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml; charset=utf-8"
+"""With a charset, the package `kubernetes` takes a body of bytes and sends it unchanged."""
 
 REQUEST_TIMEOUT_SECONDS = 30
 BUSY = (429, 503)
@@ -84,6 +86,13 @@ async def connected(context: str | None = None) -> AsyncIterator[Api]:
     configuration.client_session_kwargs = {"trust_env": False}
     async with ApiClient(configuration) as found:
         yield Api(found)
+
+
+def as_yaml(value: Any) -> bytes:
+    """JSON that is YAML too: YAML has no escape for half of a surrogate pair, and refuses or folds some raw characters
+    below U+10000."""
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub("[\x7f-\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
 def _is_in_cluster(configuration: Configuration) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from streamconsumer.errors import ChildRefused, NotAllowed
 from streamconsumer.model import names
 from streamconsumer.model.status import Status
-from streamconsumer.operator.api import APPLY_PATCH, JSON_PATCH, MERGE_PATCH, MISSING, Api, Refused, what_was_said
+from streamconsumer.operator.api import APPLY_PATCH, MERGE_PATCH, MISSING, Api, Refused, as_yaml, what_was_said
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.traced import current
 
@@ -96,20 +96,6 @@ class Cluster:
                 raise
             return None
 
-    async def keep_replicas(self, deployment: Manifest, number: int, parked: int | None = None) -> None:
-        """Let a number of replicas outlive our statement of it, which the next apply withdraws: a field that nobody
-        owns any more falls back to its default, one pod. `parked` is what to come back to from a suspension."""
-        metadata = {name: deployment["metadata"][name] for name in ("namespace", "name")}
-        if parked is not None:
-            metadata["annotations"] = {names.ANNOTATION_PARKED: str(parked)}
-        kept = {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": metadata,
-            "spec": {"replicas": number},
-        }
-        await self._apply(kept, _path_of(kept), manager=names.REPLICAS_KEEPER)
-
     async def apply_status(self, namespace: str, name: str, status: Status) -> Manifest | None:
         """One write of the whole status. Returns the object, or None where it is not there any more."""
         manifest = {
@@ -126,25 +112,6 @@ class Cluster:
         """What stands in a Secret; None where there is none. Raises NotAllowed where it may not be read."""
         found = await self.peek("Secret", namespace, name)
         return None if found is None else {key: b64decode(value) for key, value in found.get("data", {}).items()}
-
-    async def hold(self, consumer: Manifest) -> Manifest:
-        """Put our finalizer on a StreamConsumer. By its uid: one that is gone must not come back."""
-        metadata = {key: consumer["metadata"][key] for key in ("namespace", "name", "uid")}
-        held = {
-            "apiVersion": names.API_VERSION,
-            "kind": names.KIND,
-            "metadata": {**metadata, "finalizers": [names.FINALIZER]},
-        }
-        return await self._apply(held, _path_of(held), manager=names.FINALIZER_KEEPER)
-
-    async def release(self, consumer: Manifest) -> Manifest:
-        """Take it off. Whoever put it there: another list of finalizers than we know is an error, and tried again."""
-        place = f"/metadata/finalizers/{consumer['metadata']['finalizers'].index(names.FINALIZER)}"
-        change = [{"op": "test", "path": place, "value": names.FINALIZER}, {"op": "remove", "path": place}]
-        path = _path(names.API_VERSION, names.KIND, consumer["metadata"]["namespace"], consumer["metadata"]["name"])
-        with suppress(MISSING):
-            return await self._call("patch", path, body=change, content_type=JSON_PATCH)
-        return consumer
 
     async def annotate_pod(self, namespace: str, name: str, annotations: dict[str, str]) -> None:
         """Write annotations at a pod; one that is gone needs none."""
@@ -223,13 +190,13 @@ class Cluster:
         }
         await self._call("post", _path("events.k8s.io/v1", "Event", metadata["namespace"]), body=event)
 
-    async def _apply(self, manifest: Manifest, path: str, manager: str = names.FIELD_MANAGER, **more: str) -> Manifest:
+    async def _apply(self, manifest: Manifest, path: str, **more: str) -> Manifest:
         return await self._call(
             "patch",
             path,
-            body=manifest,
+            body=as_yaml(manifest),
             content_type=APPLY_PATCH,
-            query={"fieldManager": manager, "force": "true", **more},
+            query={"fieldManager": names.FIELD_MANAGER, "force": "true", **more},
         )
 
     async def _call(self, method: str, path: str, **arguments: Any) -> Manifest:

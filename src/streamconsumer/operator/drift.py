@@ -8,8 +8,6 @@ import re
 from decimal import Decimal
 from typing import Any
 
-from streamconsumer.model import names
-
 _KEYS = ("uid", "mountPath", "containerPort", "name")
 """What identifies an item of a list: the most telling first, for a volume may be mounted twice under its name."""
 
@@ -39,24 +37,6 @@ def holds(live: Any, applied: Any, *, amounts: bool = False) -> bool:
         case str() if amounts:
             return bool(_amount(live) == _amount(applied))
     return bool(live == applied)
-
-
-def gives_replicas_up(live: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    """Whether applying `wanted` would withdraw our statement of a Deployment's replicas."""
-    if wanted["kind"] != "Deployment" or "replicas" in wanted["spec"]:
-        return False
-    ours = [
-        each.get("fieldsV1", {}).get("f:spec", {})
-        for each in live["metadata"].get("managedFields", [])
-        if each.get("manager") == names.FIELD_MANAGER and each.get("operation") == "Apply"
-    ]
-    return any("f:replicas" in fields for fields in ours)
-
-
-def parked(live: dict[str, Any]) -> int | None:
-    """How many pods a suspended Deployment had; None where that is not written on it, or is no number."""
-    found = str(live["metadata"].get("annotations", {}).get(names.ANNOTATION_PARKED, ""))
-    return int(found) if re.fullmatch("[0-9]{1,9}", found) else None
 
 
 def _holds_list(live: list[Any], applied: list[Any]) -> bool:

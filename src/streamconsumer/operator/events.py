@@ -56,10 +56,6 @@ class Events:
             self._waiting.pop()
         self._something.set()
 
-    async def tell_now(self, about: Manifest, reason: str, message: str, *, warning: bool) -> None:
-        """The same of one that is about to go, before it does."""
-        await self._write(_said(about, reason, message, warning=warning))
-
     async def flush(self) -> None:
         """Write what waits."""
         while self._waiting:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from sys import intern
 from typing import Any
 
-from streamconsumer.model import names
 from streamconsumer.operator.manifests import Manifest
 
 _NOT_READ = {"managedFields", "creationTimestamp", "selfLink", "generateName"}
@@ -34,8 +33,6 @@ def kept(manifest: Manifest) -> Manifest:
     metadata = {key: value for key, value in manifest["metadata"].items() if key not in _NOT_READ}
     if _NOTE in metadata.get("annotations", {}):
         metadata["annotations"] = {key: value for key, value in metadata["annotations"].items() if key != _NOTE}
-    if replicas := _who_states_replicas(manifest):
-        metadata["managedFields"] = replicas
     whole = _WITHOUT.get(manifest["kind"], dict)(manifest)
     return _with_shared_parts({**whole, "metadata": _with_shared_parts(metadata)})
 
@@ -44,15 +41,6 @@ def mapping(value: Any) -> Manifest:
     """The value where it is an object; nothing otherwise. For what is read of a resource that may be invalid, in spite
     of the API server's rules: what one holds must not fail the work for another."""
     return value if isinstance(value, dict) else {}
-
-
-def _who_states_replicas(manifest: Manifest) -> list[Manifest]:
-    """Of who owns which field, whether we own the replicas: see `drift.gives_replicas_up`."""
-    return [
-        {"manager": each["manager"], "operation": each["operation"], "fieldsV1": {"f:spec": {"f:replicas": {}}}}
-        for each in manifest["metadata"].get("managedFields", [])
-        if each.get("manager") == names.FIELD_MANAGER and "f:replicas" in each.get("fieldsV1", {}).get("f:spec", {})
-    ]
 
 
 def _pod(pod: Manifest) -> Manifest:

@@ -31,15 +31,15 @@ RIGHTS = (
     Right(
         names.GROUP,
         (names.PLURAL,),
-        ("list", "watch", "patch"),
-        "What is asked for. patch: for the finalizer of those with groupDeletionPolicy: Delete, and nothing else.",
+        ("list", "watch"),
+        "What is asked for.",
     ),
     Right(names.GROUP, (f"{names.PLURAL}/status",), ("patch",), "What is reported; the spec is the user's alone."),
     Right(
         names.GROUP,
         (f"{names.PLURAL}/finalizers",),
         ("update",),
-        "No call: with OwnerReferencesPermissionEnforcement a child may block its owner's deletion only so.",
+        "No call: OwnerReferencesPermissionEnforcement requires it of an owner reference with blockOwnerDeletion.",
     ),
     Right("apps", ("deployments",), KEEP, "The pods' Deployment."),
     Right("", ("configmaps", "serviceaccounts"), KEEP, "Inline source; whom the pods are, without any right."),

@@ -17,9 +17,8 @@ from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import CONDITIONS, Reason, Status, Verdict, conditions
 from streamconsumer.operator import origin
 from streamconsumer.operator.cluster import Cluster
-from streamconsumer.operator.drift import gives_replicas_up, holds, parked
+from streamconsumer.operator.drift import holds
 from streamconsumer.operator.events import Events
-from streamconsumer.operator.farewell import Farewell, held
 from streamconsumer.operator.kept import mapping
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.manifests.identity import child_name, owned_by
@@ -62,23 +61,19 @@ class Reconciler:
     lives: dict[Key, str] = field(default_factory=dict)
     """The uid of the StreamConsumer that all of this is known of."""
 
-    def __post_init__(self) -> None:
-        told, bound = self.events.tell_now, self.settings.deletion_bound
-        self._farewell = Farewell(self.cluster, self.store, self.streams, told, bound)
-
     async def reconcile(self, key: Key) -> timedelta | None:
         """Bring one StreamConsumer up to date. Raises what the API raised; the queue tries again. Returns after how
         long to look again at what no watch will tell of."""
         manifest = self.store.consumers.get(key)
         if manifest is None or manifest["metadata"].get("deletionTimestamp"):
-            return await self._end(key, manifest)
+            self._forget(key)  # Kubernetes deletes the children by their owner references
+            return None
         if self.lives.setdefault(key, uid := manifest["metadata"]["uid"]) != uid:
             self._forget(key)  # its deletion and the next one of its name came in one breath
             self.lives[key] = uid
         try:
             consumer = StreamConsumer.parse(manifest)
             self._attend(consumer, manifest)
-            manifest = await self._farewell.hold_if_wanted(manifest, consumer)
             if leftovers := self._leftovers(key, consumer):
                 await self._report(manifest, _waiting_for(leftovers), [])
                 return None
@@ -106,13 +101,6 @@ class Reconciler:
             return LOOK_AGAIN
         await self._report(manifest, _stalled(Reason.CHILD_REFUSED, f"The API server refused {error}"), [])
         return ASK_AGAIN
-
-    async def _end(self, key: Key, manifest: Manifest | None) -> timedelta | None:
-        """What is left to do for one that is gone, or is to go."""
-        again = await self._farewell.see_off(key, manifest) if manifest is not None and held(manifest) else None
-        if again is None:
-            self._forget(key)
-        return again  # Kubernetes deletes the children by their owner references
 
     def _forget(self, key: Key) -> None:
         """Whoever comes under this name is another one."""
@@ -173,8 +161,6 @@ class Reconciler:
                 "delete or rename it, or give the StreamConsumer another name"
             )
         made, identity = self.made.setdefault(key, set()), (kind, name, consumer.uid)
-        if live is not None and kind == "Deployment" and not consumer.spec.manage_replicas:
-            await self._hand_over(consumer, live, wanted)
         if live is not None and holds(live, wanted):
             self.store.put({"apiVersion": wanted["apiVersion"], "kind": kind, **live})
             made.add(identity)
@@ -207,17 +193,6 @@ class Reconciler:
             if step and wanted["spec"]["replicas"] == decision.desired_replicas:
                 return Change("ScaledUp" if step > 0 else "ScaledDown", decision.message)
         return _change(live, wanted)
-
-    async def _hand_over(self, consumer: StreamConsumer, live: Manifest, wanted: Manifest) -> None:
-        """Where somebody else scales, his number survives that we stop stating one, and a suspension: it then waits on
-        the Deployment, as the latest number above 0 that was found there."""
-        number = live["spec"].get("replicas", 1)
-        if consumer.spec.suspend:
-            if number or parked(live) is None:
-                await self.cluster.keep_replicas(live, number, number or consumer.spec.replicas or 1)
-        elif gives_replicas_up(live, wanted):
-            before = parked(live)
-            await self.cluster.keep_replicas(live, number if before is None else before)
 
     async def _prune(self, key: Key, consumer: StreamConsumer, wanted: list[Manifest]) -> list[Change]:
         """Delete the children that are ours, no longer wanted, and in no running pod's use."""
@@ -281,7 +256,7 @@ def _of_a_namesake(consumer: StreamConsumer, live: Manifest) -> bool:
 
 
 def _takes_pods_away(live: Manifest, wanted: Manifest) -> bool:
-    return wanted["kind"] == "Deployment" and bool(wanted["spec"].get("replicas", 1) < live["spec"].get("replicas", 1))
+    return wanted["kind"] == "Deployment" and bool(wanted["spec"]["replicas"] < live["spec"].get("replicas", 1))
 
 
 def _deleted(wanted: Manifest) -> Change:

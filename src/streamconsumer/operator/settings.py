@@ -55,9 +55,6 @@ class OperatorSettings(Model):
     """Whether the operator reads the Secrets that StreamConsumers name, to look at streams behind a password, and to
     replace pods when a Secret changes that their variables come from."""
 
-    deletion_bound: Annotated[timedelta, Between("1s", "1h")] = timedelta(minutes=2)
-    """How long the deletion of a StreamConsumer may wait for its group to be destroyed; its pods drain besides."""
-
     watch_stale_after: Annotated[timedelta, Between("1s", "1h")] = timedelta(minutes=3)
     """After how long without a word a watch is broken: then everything is listed anew, and /livez fails. A watch that
     is well says something every minute."""

@@ -29,21 +29,13 @@ def deployment(consumer: StreamConsumer, settings: OperatorSettings, references:
         "kind": "Deployment",
         "metadata": metadata(consumer, child_name(consumer)),
         "spec": {
-            **_replicas(consumer),
+            "replicas": 0 if consumer.spec.suspend else consumer.spec.replicas,
             **rollout(consumer.spec.rollout),
             "revisionHistoryLimit": 3,
             "selector": {"matchLabels": selector(consumer)},
             "template": _template(consumer, settings, references),
         },
     }
-
-
-def _replicas(consumer: StreamConsumer) -> Manifest:
-    """What we do not state we do not own. A suspension is stated whoever scales: the number that was there waits with
-    another field manager, see `Reconciler`."""
-    if consumer.spec.suspend:
-        return {"replicas": 0}
-    return {"replicas": consumer.spec.replicas} if consumer.spec.manage_replicas else {}
 
 
 def _template(consumer: StreamConsumer, settings: OperatorSettings, references: str) -> Manifest:

@@ -7,7 +7,7 @@ from streamconsumer.operator.manifests.identity import Manifest, amount, child_n
 def disruption_budget(consumer: StreamConsumer) -> Manifest | None:
     scaling = consumer.spec.autoscaling
     pods = scaling.max_replicas if scaling else consumer.spec.replicas
-    if consumer.spec.manage_replicas and pods <= 1:
+    if pods <= 1:
         return None
     most = consumer.spec.pod_disruption_budget.max_unavailable
     return {

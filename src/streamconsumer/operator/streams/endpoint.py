@@ -136,12 +136,6 @@ class Endpoint:
                 self._resolved.close()
             await asyncio.gather(waiting, return_exceptions=True)
 
-    async def act(self, place: Place, what: Callable[[groups.Ask, Place], Any]) -> Any:
-        """Do something for one, by the same connection. A Sight where there is no way."""
-        if (problem := await self._prepare()) is not None:
-            return problem
-        return await what(self._ask, place)
-
     async def _loop(self) -> None:
         loop = asyncio.get_running_loop()
         next_seconds = loop.time() + self._jittered()

@@ -1,4 +1,4 @@
-"""What the operator writes to Redis: a group that is not there, names of consumers that are gone, a group's end.
+"""What the operator writes to Redis: it creates a missing group, and deletes the names of consumers that are gone.
 
 It never deletes a consumer that holds anything: that is decided in the step that deletes, by the script that pods use.
 It never creates a group beside pods that ran either: they know what they had begun, and put it back.
@@ -24,9 +24,6 @@ the same names may read in another cluster."""
 
 MOST_COUNTED = 10_000
 """Entries, where the server does not know the lag: about 5 ms of its time."""
-
-KEPT_BESIDE = ("postponed", "consumers", "committed", "readers", "last-known")
-"""What belongs to a group and goes with it. Dead letters stay: somebody may still want to read them."""
 
 MESSAGE_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 """What a status says may be anybody's."""
@@ -86,13 +83,3 @@ def _seconds(written: bytes) -> float:
         return float(written)
     except ValueError:
         return math.inf
-
-
-async def destroy(ask: Ask, place: Place) -> str:
-    """Destroy the group and what is its own beside the stream. Why it could not be done, or nothing."""
-    beside = [place.beside(what) for what in KEPT_BESIDE]
-    answers = await ask([("XGROUP", "DESTROY", place.stream, place.group), *(("DEL", key) for key in beside)])
-    if isinstance(answers, Fault):
-        return answers.sentence
-    refused = [each.sentence for each in answers if isinstance(each, Fault)]
-    return next((each for each in refused if "no such key" not in each and "requires the key to exist" not in each), "")

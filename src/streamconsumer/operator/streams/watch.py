@@ -10,10 +10,8 @@ from streamconsumer.model.spec import Redis, StreamConsumer
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.manifests.redis import files
 from streamconsumer.operator.queue import Key
-from streamconsumer.operator.streams import groups
 from streamconsumer.operator.streams.endpoint import Endpoint, Member, Observation
 from streamconsumer.operator.streams.names import is_relative
-from streamconsumer.operator.streams.sight import Place, Sight
 from streamconsumer.server.keys import hash_slot
 
 TELL_EVERY = timedelta(seconds=30)
@@ -94,12 +92,6 @@ class Streams:
     def latest(self, key: Key) -> Observation | None:
         """What the last look found; None of whom nobody looks at."""
         return self._latest.get(key)
-
-    async def destroy_group(self, consumer: StreamConsumer) -> str:
-        """Destroy the group. Why it could not be done, or nothing."""
-        self.attend(consumer, frozenset({consumer.name}), None, one_ran=True)  # so that no group is created
-        found = await self._endpoint(_identity(consumer), consumer).act(Place.of(consumer), groups.destroy)
-        return found.reachable.message if isinstance(found, Sight) else str(found)
 
     async def aclose(self) -> None:
         """Hang up everywhere."""

@@ -1,0 +1,77 @@
+"""Deletion of a StreamConsumer: real Kubernetes controllers and a real Redis."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.redis_servers import RedisServer
+from tests.model.examples import manifest
+from tests.operator.looking import at, check_gone, client, looking, seen
+from tests.operator.places import CHILDREN, Place, eventually
+
+GONE_POD = "orders-consumer-66c9f7d7b-x2x7k"
+
+
+@pytest.mark.parametrize("cascade", ["background", "foreground"])
+def test_without_an_operator_a_deleted_streamconsumer_is_gone_with_all_its_children(
+    on_plane: Place, tmp_path: Path, cascade: str
+) -> None:
+    with looking(on_plane, tmp_path):
+        on_plane.create(manifest(replicas=2, handler={"source": "def handle(data): ..."}))
+        eventually(lambda: check_complete(on_plane))
+    on_plane.kubectl("delete", "stc", "orders", f"--cascade={cascade}", "--wait=false")
+    eventually(lambda: check_deleted(on_plane))
+
+
+def test_with_an_operator_a_foreground_deletion_ends_with_no_children(on_plane: Place, tmp_path: Path) -> None:
+    with looking(on_plane, tmp_path) as operator:
+        on_plane.create(manifest(replicas=2, handler={"source": "def handle(data): ..."}))
+        eventually(lambda: check_complete(on_plane))
+        on_plane.kubectl("delete", "stc", "orders", "--cascade=foreground", "--wait=false")
+        eventually(lambda: check_gone(on_plane, "orders"))
+        assert on_plane.every("Pod") == []
+        eventually(lambda: check_deleted(on_plane))
+        assert operator.noise() == []
+
+
+def test_the_operator_leaves_the_consumer_group_and_its_pending_entries_untouched_on_deletion(
+    on_plane: Place, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    with looking(on_plane, tmp_path):
+        on_plane.create(at(redis_server))
+        seen(on_plane, "orders", "GroupReady", "GroupExists")
+        for number in range(3):
+            redis.xadd("orders", {"n": number})
+        redis.xreadgroup("billing", GONE_POD, {"orders": ">"}, count=2)
+        before = state(redis)
+        on_plane.delete("StreamConsumer", "orders")
+        eventually(lambda: check_deleted(on_plane))
+        eventually(lambda: check_only_client(redis))
+    assert state(redis) == before
+    redis.close()
+
+
+def state(redis: Any) -> tuple[Any, ...]:
+    """All keys, the group and its pending entries, without their idle times."""
+    group = redis.xinfo_groups("orders")
+    pending = redis.xpending_range("orders", "billing", "-", "+", 10)
+    owners = [(each["message_id"], each["consumer"], each["times_delivered"]) for each in pending]
+    return sorted(redis.keys()), group, owners
+
+
+def check_complete(place: Place) -> None:
+    assert set(place.children("orders")) == set(CHILDREN)
+    assert len(place.every("Pod")) == 2
+
+
+def check_deleted(place: Place) -> None:
+    check_gone(place, "orders")
+    assert place.children("orders") == {}
+    assert place.every("Pod") == []
+
+
+def check_only_client(redis: Any) -> None:
+    """The operator has closed its connection."""
+    assert len(redis.client_list()) == 1
