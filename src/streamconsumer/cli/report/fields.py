@@ -49,8 +49,8 @@ _SCALING = {**_values("stabilizationWindow"), "policies": [_values("type", "valu
 
 SPEC: Shape = {
     **_values("stream", "consumerGroup", "startFrom", "batchCount", "pollInterval", "concurrency", "orderingKey"),
-    **_values("encoding", "drainTimeout", "groupDeletionPolicy", "image", "imagePullPolicy", "replicas"),
-    **_values("manageReplicas", "suspend", "priorityClassName", "runtimeClassName"),
+    **_values("encoding", "drainTimeout", "image", "imagePullPolicy", "replicas"),
+    **_values("suspend", "priorityClassName", "runtimeClassName"),
     "delivery": {
         **_values("minIdle", "maxDeliveries", "timeout", "maxEntryBytes", "deadLetterStream", "deadLetterMaxLength"),
         "backoff": _values("minDelay", "maxDelay"),
@@ -90,7 +90,7 @@ SPEC: Shape = {
         "fallback": _values("replicas", "after"),
     },
     "telemetry": {
-        **_values("context", "contextField", "contextEvent", "keepLinked", "receiveSpans", "endpoint"),
+        **_values("context", "contextField", "endpoint"),
         **_values("samplingRatio"),
         "baggage": [Leaf.VALUE],
     },
@@ -154,7 +154,6 @@ DEPLOYMENT: Shape = {
     "metadata": {
         **_METADATA,
         "labels": _OWN_LABELS,
-        "annotations": _values(names.ANNOTATION_PARKED),
     },
     "spec": {
         **_values("replicas", "minReadySeconds", "progressDeadlineSeconds", "paused"),
