@@ -22,7 +22,7 @@ WORTH: dict[str, str] = {
     f"list {_RESOURCE}": "status of all",
     f"patch {_RESOURCE}": "suspend and resume",
     "list pods": "which pods there are, in status",
-    "list events.events.k8s.io": "events in status",
+    "list events.events.k8s.io": "events in report",
     "get secrets": "figures of this moment in status, where Secrets are named for Redis",
     "get pods/log": "logs in report",
     "create pods/exec": "doctor's look from within a pod, and metrics in report",
