@@ -19,6 +19,7 @@ from streamconsumer.processor.dead_letters import DeadLetter, DeadLetterReason
 from streamconsumer.processor.stream.dead_letter_office import DeadLetterOffice, paced
 
 PROGRESS_SECONDS = 5.0
+DROP_AT_ONCE = 500
 
 
 def run(command: str, options: Options) -> int:
@@ -118,8 +119,8 @@ async def _drop(options: Options) -> int:
         if found and not _confirmed(len(found), where, options):
             return 1
         with _progress("dropped", chosen) as progress:
-            for begin in range(0, len(found), 1000):
-                page = found[begin : begin + 1000]
+            for begin in range(0, len(found), DROP_AT_ONCE):
+                page = found[begin : begin + DROP_AT_ONCE]
                 dropped = await office.drop(page)
                 progress.done += dropped
                 chosen.gone += len(page) - dropped

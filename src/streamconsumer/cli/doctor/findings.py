@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from streamconsumer.cli.cluster.facts import Finding
+from streamconsumer.cli.cluster.findings import error, warning
 from streamconsumer.cli.doctor.facts import (
     ClusterFacts,
     Operator,
@@ -66,13 +67,13 @@ def _of_server(server: Server, facts: PodFacts) -> Iterator[Told]:
     about = f"Redis {server.address}"
     if server.problem:
         advice = "correct what is named; else look whether Redis runs, at its address and at NetworkPolicies"
-        yield _error(about, server.problem, "a server of version 6.2 or newer that answers", advice)
+        yield error(about, server.problem, "a server of version 6.2 or newer that answers", advice)
         return
     yield Passed(object=about, found=f"answers, version {server.version or 'not known'}")
     if server.lacking:
         rights = " ".join(server.lacking)
         advice = f"grant them with ACL SETUSER: {rights}; docs/redis.md says what each is for"
-        yield _warning("rights at Redis", f"the user lacks {rights}", "every right that is used", advice)
+        yield warning("rights at Redis", f"the user lacks {rights}", "every right that is used", advice)
     else:
         yield Passed(object="rights at Redis", found="the user has every right that is used")
     yield from _of_settings(server)
@@ -81,7 +82,7 @@ def _of_server(server: Server, facts: PodFacts) -> Iterator[Told]:
 
 def _of_settings(server: Server) -> Iterator[Told]:
     for danger in server.dangers:
-        yield _warning("settings of Redis", danger.found, "a server that keeps what it was given", danger.advice)
+        yield warning("settings of Redis", danger.found, "a server that keeps what it was given", danger.advice)
     unknown = [name for name, value in server.settings.items() if value is None]
     if unknown:
         found = f"not known, the user may not ask (CONFIG GET): {', '.join(unknown)}"
@@ -95,10 +96,10 @@ def _of_group(server: Server, facts: PodFacts) -> Iterator[Told]:
     about = f"group {facts.consumer_group!r} of {facts.stream!r}"
     if server.group_problem:
         advice = "name another key in spec.stream, or correct what is named"
-        yield _error(about, server.group_problem, "a stream with this group", advice)
+        yield error(about, server.group_problem, "a stream with this group", advice)
     elif server.group == "missing":
         advice = "let a pod go on running: it creates the group"
-        yield _warning(about, "there is no such group", "a stream with this group", advice)
+        yield warning(about, "there is no such group", "a stream with this group", advice)
     else:
         yield Passed(object=about, found="exists" if server.group == "exists" else "not known, the user may not ask")
 
@@ -106,7 +107,7 @@ def _of_group(server: Server, facts: PodFacts) -> Iterator[Told]:
 def _of_handler(handler: Target) -> Iterator[Told]:
     if handler.problem:
         advice = "correct spec.handler, or build the image so that it can be used"
-        yield _error(f"handler {handler.name}", handler.problem, "a handler that can be called", advice)
+        yield error(f"handler {handler.name}", handler.problem, "a handler that can be called", advice)
     else:
         yield Passed(object=f"handler {handler.name}", found="can be called")
 
@@ -116,7 +117,7 @@ def _of_collector(collector: Target | None) -> Iterator[Told]:
         yield Passed(object="collector", found="none is named: no traces, no figures are sent")
     elif collector.problem:
         advice = "check OTEL_EXPORTER_OTLP_ENDPOINT (http/protobuf), headers, certificates, NetworkPolicies"
-        yield _warning(f"collector {collector.name}", collector.problem, "it takes an empty export", advice)
+        yield warning(f"collector {collector.name}", collector.problem, "it takes an empty export", advice)
     else:
         yield Passed(object=f"collector {collector.name}", found="takes an empty export")
 
@@ -127,7 +128,7 @@ def _of_operators(facts: ClusterFacts) -> Iterator[Told]:
         return
     if not facts.operators:
         advice = "install the chart streamconsumer-operator; or look whether its labels were changed"
-        yield _error("operator", "no Deployment of it in any namespace", "one that runs", advice)
+        yield error("operator", "no Deployment of it in any namespace", "one that runs", advice)
     for each in facts.operators:
         yield _of_operator(each)
 
@@ -137,7 +138,7 @@ def _of_operator(seen: Operator) -> Told:
     if seen.ready:
         return Passed(object=about, found=found)
     advice = f"look at its pods: kubectl describe pods -n {seen.namespace}"
-    return _error(about, found, "a pod that is ready", advice)
+    return error(about, found, "a pod that is ready", advice)
 
 
 def _of_definition(facts: ClusterFacts) -> Iterator[Told]:
@@ -147,7 +148,7 @@ def _of_definition(facts: ClusterFacts) -> Iterator[Told]:
     elif facts.fields_lacking:
         found = f"it does not know {', '.join(facts.fields_lacking)}"
         advice = "apply the CRD of this version: streamconsumer crd | kubectl apply --server-side -f -"
-        yield _warning(about, found, "every field that this command line knows", advice)
+        yield warning(about, found, "every field that this command line knows", advice)
     else:
         yield Passed(object=about, found="knows every field that this command line knows")
 
@@ -155,15 +156,7 @@ def _of_definition(facts: ClusterFacts) -> Iterator[Told]:
 def _of_rights(facts: ClusterFacts) -> Iterator[Told]:
     for right, held in facts.rights.items():
         if not held:
-            make = _error if right in _NEEDED else _warning
+            make = error if right in _NEEDED else warning
             yield make("your rights", f"you may not {right}", f"it is for: {WORTH[right]}", "ask for it, or do without")
     if all(facts.rights.values()):
         yield Passed(object="your rights", found="all that this command line uses")
-
-
-def _error(about: str, found: str, expected: str, advice: str) -> Finding:
-    return Finding(severity="error", object=about, found=found, expected=expected, advice=advice)
-
-
-def _warning(about: str, found: str, expected: str, advice: str) -> Finding:
-    return Finding(severity="warning", object=about, found=found, expected=expected, advice=advice)

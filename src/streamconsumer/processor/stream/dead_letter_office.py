@@ -29,8 +29,6 @@ FIRST_PAGE, LARGEST_PAGE = 10, 1000
 PAGE_BYTES = 4_000_000
 """Entries are read in pages of about this size: one may have 16 MB, and most have a hundred bytes."""
 
-DROP_AT_ONCE = 500
-
 
 class DeadLetterOffice:
     """The letters that one group of one stream left under a key, which other groups may share."""
@@ -91,10 +89,7 @@ class DeadLetterOffice:
 
     async def drop(self, dead_letter_ids: Sequence[str]) -> int:
         """Delete letters for good. How many there were."""
-        dropped = 0
-        for begin in range(0, len(dead_letter_ids), DROP_AT_ONCE):
-            dropped += await self._ask("XDEL", self._key, *dead_letter_ids[begin : begin + DROP_AT_ONCE])
-        return dropped
+        return int(await self._ask("XDEL", self._key, *dead_letter_ids))
 
     async def _replay_in_two(self, letter: DeadLetter, added: Sequence[bytes]) -> bytes:
         if not await self._ask("XRANGE", self._key, letter.dead_letter_id, letter.dead_letter_id):
