@@ -10,7 +10,6 @@ StreamConsumerError
 ├── ChildRefused          the API server does not want a child as it is
 ├── NotAllowed            the operator lacks a right, and can do without
 ├── ServerBusy            the API server says after how long it wants to be asked again
-├── GroupKept             a consumer group is not deleted: a consumer is alive, or the server refuses
 └── ServerUnavailable     Redis or the Kubernetes API does not answer a command line tool, or refuses what it asks for
 
 A message names the object, what was found, what was expected and what to do.
@@ -61,10 +60,6 @@ class ServerBusy(StreamConsumerError):
     def __init__(self, message: str, after: timedelta) -> None:
         super().__init__(message)
         self.after = after
-
-
-class GroupKept(StreamConsumerError):
-    """The command line tool does not delete a consumer group: a consumer is alive, or the server refuses."""
 
 
 class ServerUnavailable(StreamConsumerError):

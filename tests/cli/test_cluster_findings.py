@@ -125,6 +125,6 @@ def test_names_that_others_chose_move_nothing_on_a_terminal() -> None:
 )
 def test_one_that_somebody_garbled_is_shown_like_any_other(garbled: dict[str, Any]) -> None:
     """What stands in one must not keep the others from being shown."""
-    told = of_manifests({**manifest(), **garbled}, [], [])
+    told = of_manifests({**manifest(), **garbled}, [])
     assert told.name == "orders"
     assert findings(told)

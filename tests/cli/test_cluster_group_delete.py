@@ -54,8 +54,7 @@ def test_the_group_of_a_stream_consumer_that_is_not_suspended_is_kept(
     on_api.create(guarded_at(server))
     ran = plugin(on_api, "group", "delete", "orders", "--yes")
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert f"StreamConsumer {on_api.namespace}/orders is not suspended" in ran.stderr
-    assert f"`kubectl streamconsumer suspend orders -n {on_api.namespace}`, or delete it" in ran.stderr
+    assert "StreamConsumer orders is not suspended; suspend or delete the StreamConsumer" in ran.stderr
     assert len(redis.xinfo_groups("orders")) == 1
     assert redis.exists(POSTPONED_KEY)
 
@@ -70,9 +69,7 @@ def test_min_idle_of_the_stream_consumer_decides_whether_a_consumer_is_alive(
     redis.xreadgroup("billing", "orders-consumer-a", {"orders": ">"})
     ran = plugin(on_api, "group", "delete", "orders", "--yes")
     assert ran.returncode == 1
-    assert "found live consumers 'orders-consumer-a' (active " in ran.stderr
-    assert f"StreamConsumer {on_api.namespace}/orders is suspended: wait until its pods have ended" in ran.stderr
-    assert "an active one for 1h" in ran.stderr
+    assert "found the live consumers 'orders-consumer-a', expected none" in ran.stderr
     assert len(redis.xinfo_groups("orders")) == 1
 
 
@@ -84,7 +81,6 @@ def test_another_way_to_the_server_brings_its_own_credentials(on_api: Place, gua
     ran = plugin(on_api, "group", "delete", "orders", "--yes", "--redis-url", url)
     assert ran.returncode == 0, ran.stderr
     assert "hunter2" not in ran.stdout + ran.stderr
-    assert f"StreamConsumer {on_api.namespace}/orders still exists" in ran.stderr
     assert redis.xinfo_groups("orders") == []
 
 
@@ -98,4 +94,4 @@ def test_a_server_that_only_pods_reach_is_no_answer_and_the_remedy_is_given(on_a
     on_api.create(manifest(redis={"url": "redis://127.0.0.1:1/0"}, suspend=True))
     ran = plugin(on_api, "group", "delete", "orders", "--yes")
     assert (ran.returncode, ran.stdout) == (3, "")
-    assert "where only pods reach it, forward a port and give --redis-url" in ran.stderr
+    assert "if only pods reach the server, forward a port and give --redis-url" in ran.stderr

@@ -120,14 +120,6 @@ def test_what_is_no_name_is_wrong_use(on_api: Place, name: str) -> None:
         assert "is no name" in ran.stderr
 
 
-def test_events_that_one_may_not_list_are_not_known_and_the_rest_is(on_api: Place, tmp_path: Path) -> None:
-    on_api.create(manifest())
-    kubeconfig = only(on_api, tmp_path, "streamconsumers.streamconsumer.dev", "pods")
-    ran = plugin(on_api, "status", "orders", "-o", "json", KUBECONFIG=kubeconfig)
-    (one,) = json.loads(ran.stdout)["streamConsumers"]
-    assert (one["name"], one["events"]) == ("orders", None)
-
-
 def only(place: Place, folder: Path, *resources: str) -> str:
     """A kubeconfig of somebody who may get and list these, and nothing else."""
     place.kubectl("create", "serviceaccount", "visitor")
@@ -209,31 +201,3 @@ def test_kubectl_completes_verbs_and_names(on_api: Place) -> None:
     assert completed("sus") == ["suspend", ":4"]
     assert completed("status", "-n", on_api.namespace, "ret") == ["returns", ":4"]
     assert completed("group", "delete", "-n", on_api.namespace, "ret") == ["returns", ":4"]
-
-
-def who_may(place: Place, folder: Path, *rules: Manifest) -> str:
-    """A kubeconfig of somebody with these rights alone."""
-    subject = {"kind": "ServiceAccount", "name": "reader", "namespace": place.namespace}
-    named = {"metadata": {"name": "reader", "namespace": place.namespace}}
-    rbac = "rbac.authorization.k8s.io"
-    role = {"apiGroup": rbac, "kind": "Role", "name": "reader"}
-    place.cluster.apply(
-        {"apiVersion": "v1", "kind": "ServiceAccount", **named},
-        {"apiVersion": f"{rbac}/v1", "kind": "Role", **named, "rules": [*rules]},
-        {"apiVersion": f"{rbac}/v1", "kind": "RoleBinding", **named, "roleRef": role, "subjects": [subject]},
-    )
-    config = json.loads(place.cluster.kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": place.kubectl("create", "token", "reader").strip()}
-    path = folder / "reader.kubeconfig"
-    path.write_text(json.dumps(config))
-    return str(path)
-
-
-def test_who_may_not_list_events_sees_the_rest(on_api: Place, tmp_path: Path) -> None:
-    """`doctor` says that events are all that it costs."""
-    on_api.create(manifest(redis={"url": "redis://127.0.0.1:1"}))
-    reads = {"apiGroups": ["streamconsumer.dev"], "resources": ["streamconsumers"], "verbs": ["get"]}
-    lists = {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}
-    ran = plugin(on_api, "status", "orders", "-o", "json", KUBECONFIG=who_may(on_api, tmp_path, reads, lists))
-    (one,) = json.loads(ran.stdout)["streamConsumers"]
-    assert (one["name"], one["events"]) == ("orders", None)

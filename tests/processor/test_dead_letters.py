@@ -11,7 +11,6 @@ from streamconsumer.processor.dead_letters import (
     DeadLetter,
     DeadLetterReason,
     Evidence,
-    Filter,
     fields,
     is_for_another,
     parse,
@@ -144,14 +143,6 @@ def test_times_stand_in_the_ids_and_an_id_may_be_no_time() -> None:
     letter = parsed("1000000000250-0", fields([b"n", b"1"], evidence(ValueError(), message_id=f"{2**64 - 1}-0")))
     assert letter.dead_lettered_at == datetime(2001, 9, 9, 1, 46, 40, 250_000, UTC)
     assert letter.added_at is None
-
-
-def test_a_filter_wants_all_that_is_said() -> None:
-    letter = parsed("2-0", fields([b"n", b"1"], evidence(ValueError())))
-    assert Filter().matches(letter)
-    assert Filter(frozenset({"Rejected", "Crashed"}), origin_id="1-0").matches(letter)
-    assert not Filter(frozenset({"Crashed"}), origin_id="1-0").matches(letter)
-    assert not Filter(frozenset({"Rejected"}), origin_id="1-1").matches(letter)
 
 
 def evidence(error: BaseException, message_id: str = "1-0") -> Evidence:

@@ -1,7 +1,6 @@
 """A message that cannot be handled, from its handler to the dead letters and back."""
 
 from streamconsumer.model.settings import Delivery
-from streamconsumer.processor.dead_letters import Filter
 from streamconsumer.processor.outcomes import Reject
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
@@ -26,7 +25,7 @@ async def test_what_a_handler_refuses_is_buried_and_handled_once_it_is_replayed(
     await eventually(is_buried)
     await any_group.settled()
     at = office(any_group)
-    [letter] = [letter async for letter in at.find(Filter())]
+    [letter] = [letter async for letter in at.find()]
     told = letter.evidence
     assert (told.reason, told.error_message, told.message_id) == ("Rejected", "no customer 0", message_id)
     assert told.error_type == "streamconsumer.processor.outcomes.Reject"

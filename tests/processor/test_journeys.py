@@ -9,7 +9,6 @@ import pytest
 
 from streamconsumer.model.settings import Delivery
 from streamconsumer.processor import Defer, Effects, Message, Reject, current_message, inject, sending
-from streamconsumer.processor.dead_letters import Filter
 from streamconsumer.processor.telemetry.ids import Ids
 from tests.cluster.collector import Collector
 from tests.processor.eventually import eventually
@@ -99,7 +98,7 @@ async def test_a_dead_letter_is_a_span_beneath_the_last_attempt_and_its_replay_i
     processor = await group.start(handle, settings={"telemetry": kit.telemetry})
     await eventually(lambda: processor.metrics.dead_lettered == 1)
     at = office(group)
-    [letter] = [letter async for letter in at.find(Filter())]
+    [letter] = [letter async for letter in at.find()]
     new_id = await at.replay(letter)
     failed, replayed = await arrived(collector, PROCESS, 2)
     [send] = await arrived(collector, "send {orders}:billing:dead-letters")

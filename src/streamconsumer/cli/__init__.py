@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 
 from streamconsumer import __version__
-from streamconsumer.cli.cluster import COMMANDS
+from streamconsumer.cli.cluster import COMMANDS, COULD_NOT_CHECK
 from streamconsumer.cli.dead_letters import dead_letters
 from streamconsumer.cli.doctor import doctor
 from streamconsumer.cli.group import group
 from streamconsumer.cli.report import report
-from streamconsumer.errors import StreamConsumerError
+from streamconsumer.errors import ServerUnavailable, StreamConsumerError
 
 
 @contextmanager
@@ -31,14 +31,15 @@ def _loading() -> Iterator[None]:
 
 
 class _Group(click.Group):
-    """Turns our own errors into one line and exit code 2; a bug still shows its traceback."""
+    """Turns our own errors into one line and exit code 2, or 3 if a server is unavailable; a bug still shows its
+    traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except StreamConsumerError as error:
             click.echo(f"streamconsumer: {type(error).__name__}: {error}", err=True)
-            sys.exit(2)
+            sys.exit(COULD_NOT_CHECK if isinstance(error, ServerUnavailable) else 2)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -16,7 +16,7 @@ MOST_FIELDS therefore holds all names and values of the original in one field, `
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import PurePath
 from traceback import TracebackException, walk_tb
@@ -142,25 +142,6 @@ class DeadLetter:
     @property
     def dead_lettered_at(self) -> datetime | None:
         return instant(self.dead_letter_id)
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which dead letters; all that is said must be so."""
-
-    reasons: frozenset[str] = frozenset()
-    """Any of these; none: whatever the reason."""
-
-    older_than: timedelta | None = None
-    """A dead letter for longer than this."""
-
-    newer_than: timedelta | None = None
-    origin_id: str | None = None
-
-    def matches(self, letter: DeadLetter) -> bool:
-        """Whether reason and origin are wanted. Age is a matter of the range that is read."""
-        has_reason = not self.reasons or letter.evidence.reason in self.reasons
-        return has_reason and (self.origin_id is None or letter.origin_id == self.origin_id)
 
 
 # -- writing and reading ---------------------------------------------------------------------------------------------

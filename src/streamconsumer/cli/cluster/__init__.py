@@ -7,12 +7,13 @@ connection is the only one that asks, work runs the commands.
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from streamconsumer.errors import ServerUnavailable, StreamConsumerError
+from streamconsumer.errors import StreamConsumerError
 
 Command = Callable[..., Any]
 
@@ -47,6 +48,15 @@ WHERE = (
     click.option("-n", "--namespace", help="Its namespace; else that of the kubeconfig's context."),
     click.option("--context", help="The kubeconfig's context; else the current one."),
 )
+TARGET = (
+    *WHERE,
+    click.option("--redis-url", help="The server; wins over that of the StreamConsumer."),
+    click.option("--username", help="The ACL user."),
+    click.option("--password-file", type=click.Path(path_type=Path), help="Else STREAMCONSUMER_REDIS_PASSWORD."),
+    click.option("--stream", help="The stream, if no StreamConsumer is named."),
+    click.option("--group", help="The consumer group, if no StreamConsumer is named."),
+)
+"""The server, the stream and the group; with the name of a StreamConsumer, which is `name`."""
 
 
 def with_options(*options: Command) -> Callable[[Command], Command]:
@@ -59,14 +69,9 @@ def with_options(*options: Command) -> Callable[[Command], Command]:
 
 
 def _run(command: str, options: dict[str, Any]) -> None:
-    """What cannot be asked is told apart from what is wrong: exit code 3."""
     from streamconsumer.cli.cluster import work
 
-    try:
-        sys.exit(work.run(command, options))
-    except ServerUnavailable as error:
-        click.echo(f"streamconsumer: {error}", err=True)
-        sys.exit(COULD_NOT_CHECK)
+    sys.exit(work.run(command, options))
 
 
 @click.command()

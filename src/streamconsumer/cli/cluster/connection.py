@@ -30,7 +30,6 @@ PATIENCE_SECONDS = 2.0
 MOST_ENTRIES = 5
 """So many of the oldest pending entries are looked at."""
 
-FORBIDDEN = 403
 NOT_READABLE = "you may not get the Secrets that it names"
 
 Manifest = dict[str, Any]
@@ -70,10 +69,7 @@ async def resources(found: Cluster, namespace: str | None, name: str | None) -> 
 
 async def facts(found: Cluster, manifest: Manifest) -> Facts:
     """Everything there is to know of one StreamConsumer."""
-    metadata = manifest["metadata"]
-    pods = await pods_of(found, manifest)
-    mine = {metadata["name"], *(pod["metadata"]["name"] for pod in pods)}
-    known = of_manifests(manifest, pods, await _events(found, metadata["namespace"], mine))
+    known = of_manifests(manifest, await pods_of(found, manifest))
     return known.model_copy(update={"redis": await _seen(found, manifest, known)})
 
 
@@ -88,16 +84,6 @@ async def events_of(found: Cluster, namespace: str, about: set[str]) -> list[Man
     events = found.list("events.k8s.io/v1", "Event", namespace)
     mine = [each async for each in events if each.get("regarding", {}).get("name") in about]
     return sorted(mine, key=lambda each: str(each.get("eventTime") or each["metadata"].get("creationTimestamp")))
-
-
-async def _events(found: Cluster, namespace: str, about: set[str]) -> list[Manifest] | None:
-    """None: whoever asks may not list them, which keeps nothing else from him."""
-    try:
-        return await events_of(found, namespace, about)
-    except Refused as error:
-        if error.status != FORBIDDEN:
-            raise
-        return None
 
 
 async def _seen(found: Cluster, manifest: Manifest, known: Facts) -> Seen:

@@ -51,14 +51,6 @@ class Entry(Model):
     deliveries: int
 
 
-class Event(Model):
-    time: str
-    about: str
-    reason: str
-    message: str
-    warning: bool
-
-
 class Seen(Model):
     """What Redis says of the stream."""
 
@@ -83,8 +75,6 @@ class Facts(Model):
     status: Status | None = None
     """None: the operator has not said anything yet."""
     pods: list[Pod] = Field([])
-    events: list[Event] | None = Field([])
-    """None: whoever asks may not list them."""
     redis: Seen = Seen(by="nobody")
 
     @property
@@ -96,7 +86,7 @@ class Facts(Model):
         return self.status.autoscaling if self.status else None
 
 
-def of_manifests(consumer: Manifest, pods: Sequence[Manifest], events: Sequence[Manifest] | None) -> Facts:
+def of_manifests(consumer: Manifest, pods: Sequence[Manifest]) -> Facts:
     """All but what Redis says beyond the status. A resource that is invalid is told of like any other."""
     metadata, spec, status = consumer["metadata"], mapping(consumer.get("spec")), _status(consumer.get("status"))
     figures = status.stream if status else None
@@ -109,12 +99,8 @@ def of_manifests(consumer: Manifest, pods: Sequence[Manifest], events: Sequence[
         suspended=bool(spec.get("suspend")),
         status=status,
         pods=[_pod(each) for each in pods],
-        events=None if events is None else [_event(each) for each in events][-MOST_EVENTS:],
         redis=Seen(by="operator" if figures else "nobody", figures=figures),
     )
-
-
-MOST_EVENTS = 10
 
 
 def _status(found: Any) -> Status | None:
@@ -143,21 +129,3 @@ def _last_words(container: Manifest) -> str:
     ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
     words = ended.get("message") or waiting.get("message") or waiting.get("reason") or ended.get("reason") or ""
     return " ".join(words.split())
-
-
-def _event(manifest: Manifest) -> Event:
-    regarding = manifest.get("regarding", {})
-    series = manifest.get("series") or {}
-    time = (
-        series.get("lastObservedTime")
-        or manifest.get("eventTime")
-        or manifest.get("deprecatedLastTimestamp")
-        or manifest["metadata"].get("creationTimestamp", "")
-    )
-    return Event(
-        time=str(time),
-        about=f"{regarding.get('kind')} {regarding.get('name')}",
-        reason=manifest.get("reason", ""),
-        message=" ".join(manifest.get("note", "").split()),
-        warning=manifest.get("type") == "Warning",
-    )

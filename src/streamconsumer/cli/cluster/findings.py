@@ -59,10 +59,10 @@ def _of_the_operator(facts: Facts) -> Iterator[Finding]:
     about = f"StreamConsumer {facts.name}"
     advice = "see whether the operator runs and watches this namespace: kubectl logs of its Deployment"
     if facts.status is None:
-        yield _error(about, "it has no status", "the operator reports within seconds", advice)
+        yield error(about, "it has no status", "the operator reports within seconds", advice)
     elif facts.status.observed_generation < facts.generation:
         seen = f"the operator last acted on generation {facts.status.observed_generation}"
-        yield _error(about, seen, f"generation {facts.generation}, the newest", advice)
+        yield error(about, seen, f"generation {facts.generation}, the newest", advice)
 
 
 def _of_conditions(facts: Facts) -> Iterator[Finding]:
@@ -70,7 +70,7 @@ def _of_conditions(facts: Facts) -> Iterator[Finding]:
         condition = facts.conditions.get(kind)
         if condition and condition.status == wrong:
             passes = condition.reason in _NO_FAULT
-            make = _warning if passes else _error
+            make = warning if passes else error
             expected = f"{kind} {'False' if wrong == 'True' else 'True'}"
             advice = _advice(condition.reason).replace("{where}", _where(facts))
             yield make(f"StreamConsumer {facts.name}", _said(condition), expected, advice)
@@ -93,9 +93,9 @@ def _of_scaling(facts: Facts) -> Iterator[Finding]:
     about = f"autoscaling of {facts.name}"
     active, limited = facts.conditions.get("ScalingActive"), facts.conditions.get("ScalingLimited")
     if active and active.reason in (ScalingReason.BACKLOG_UNKNOWN, ScalingReason.FALLBACK):
-        yield _warning(about, _said(active), "a backlog that is known", _advice(active.reason))
+        yield warning(about, _said(active), "a backlog that is known", _advice(active.reason))
     if limited and limited.status == "True" and limited.reason == ScalingReason.LIMITED_BY_MAX:
-        yield _warning(about, _said(limited), "as many pods as the backlog wants", _advice(limited.reason))
+        yield warning(about, _said(limited), "as many pods as the backlog wants", _advice(limited.reason))
 
 
 def _of_pods(facts: Facts) -> Iterator[Finding]:
@@ -104,12 +104,12 @@ def _of_pods(facts: Facts) -> Iterator[Finding]:
         told = ready is not None and pod.name in ready.message
         if not told and not pod.ready and pod.last_words:
             advice = f"kubectl logs {pod.name} -n {facts.namespace} --previous"
-            yield _error(f"Pod {pod.name}", pod.last_words, "a container that runs", advice)
+            yield error(f"Pod {pod.name}", pod.last_words, "a container that runs", advice)
         elif pod.ready and pod.restarts:
             times = "once" if pod.restarts == 1 else f"{pod.restarts} times"
             advice = f"kubectl logs {pod.name} -n {facts.namespace} --previous says why"
             words = f" ({pod.last_words})" if pod.last_words else ""
-            yield _warning(f"Pod {pod.name}", f"it was restarted {times}{words}", "no restarts", advice)
+            yield warning(f"Pod {pod.name}", f"it was restarted {times}{words}", "no restarts", advice)
 
 
 def _of_redis(facts: Facts) -> Iterator[Finding]:
@@ -118,7 +118,7 @@ def _of_redis(facts: Facts) -> Iterator[Finding]:
         number = seen.figures.dead_letters
         advice = f"look at them, then replay or drop them: kubectl streamconsumer dead-letters list {_where(facts)}"
         found = "1 dead letter" if number == 1 else f"{number} dead letters"
-        yield _warning(f"group {facts.consumer_group!r}", found, "none", advice)
+        yield warning(f"group {facts.consumer_group!r}", found, "none", advice)
     for consumer in seen.consumers or []:
         yield from _of_consumer(facts, consumer)
     for entry in seen.oldest or []:
@@ -139,7 +139,7 @@ def _of_consumer(facts: Facts, consumer: Consumer) -> Iterator[Finding]:
         else "let a pod run; it takes them over when their consumer is dead, or after delivery.minIdle"
     )
     found = f"it holds {consumer.pending} pending, is no pod and was silent for {consumer.idle_seconds} s"
-    yield _warning(f"consumer {consumer.name!r}", found, "a living consumer for what is pending", advice)
+    yield warning(f"consumer {consumer.name!r}", found, "a living consumer for what is pending", advice)
 
 
 def _of_entry(entry: Entry) -> Iterator[Finding]:
@@ -148,12 +148,12 @@ def _of_entry(entry: Entry) -> Iterator[Finding]:
     where = "it waits for another try" if entry.consumer == POSTPONED else f"{entry.consumer!r} holds it"
     found = f"it was begun {entry.deliveries} times and is still pending; {where}"
     advice = "read in the pods' log why it fails; after delivery.maxDeliveries it becomes a dead letter"
-    yield _warning(f"entry {entry.message_id}", found, "handled at the first attempt", advice)
+    yield warning(f"entry {entry.message_id}", found, "handled at the first attempt", advice)
 
 
-def _error(about: str, found: str, expected: str, advice: str) -> Finding:
+def error(about: str, found: str, expected: str, advice: str) -> Finding:
     return Finding(severity="error", object=about, found=found, expected=expected, advice=advice)
 
 
-def _warning(about: str, found: str, expected: str, advice: str) -> Finding:
+def warning(about: str, found: str, expected: str, advice: str) -> Finding:
     return Finding(severity="warning", object=about, found=found, expected=expected, advice=advice)

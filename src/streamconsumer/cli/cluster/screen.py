@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
@@ -36,7 +36,7 @@ def lines(facts: Facts, found: Sequence[Finding], now: datetime, width: int) -> 
 def of_finding(finding: Finding, width: int) -> Iterator[str]:
     """What was found where, what was expected, what to do."""
     mark = click.style(f"{finding.severity.upper():<9}", fg=_COLOURS[finding.severity], bold=True)
-    first, *more = wrapped(" " * 9, f"{finding.object}: {_printable(finding.found)}", width)
+    first, *more = wrapped(" " * 9, f"{finding.object}: {printable(finding.found)}", width)
     yield mark + first[9:]
     yield from more
     yield from wrapped(" " * 9 + "expected: ", finding.expected, width)
@@ -55,7 +55,7 @@ def short(facts: Facts, found: Sequence[Finding]) -> list[str]:
         _number(figures and figures.pending),
         _number(figures and figures.dead_letters),
         facts.redis.by,
-        _printable(worst) or "-",
+        printable(worst) or "-",
     ]
 
 
@@ -81,7 +81,7 @@ def _heading(facts: Facts, width: int) -> Iterator[str]:
 def _by(seen: Seen) -> str:
     if seen.by == "redis":
         return "figures asked of Redis just now"
-    why = f" (Redis from here: {_printable(seen.problem)})" if seen.problem else ""
+    why = f" (Redis from here: {printable(seen.problem)})" if seen.problem else ""
     whose = "figures as the operator last saw them" if seen.by == "operator" else "nobody has seen Redis"
     return f"{whose}{why}"
 
@@ -96,10 +96,10 @@ def _figures(facts: Facts, now: datetime) -> dict[str, str]:
         told["lag"] = _number(figures.lag) + known
         told["pending"] = _number(figures.pending)
         if figures.oldest_pending_time:
-            told["pending"] += f", the oldest added {_age(figures.oldest_pending_time, now)} ago"
+            told["pending"] += f", the oldest added {age(datetime.fromisoformat(figures.oldest_pending_time), now)} ago"
         told["dead letters"] = _number(figures.dead_letters)
     if (decision := facts.autoscaling) is not None:
-        when = _age(decision.decision_time, now)
+        when = age(datetime.fromisoformat(decision.decision_time), now)
         told["last decision"] = f"{decision.desired_replicas} pods, {decision.reason}, {when} ago: {decision.message}"
     return told
 
@@ -115,7 +115,7 @@ def _consumers(facts: Facts, width: int) -> Iterator[str]:
     if facts.redis.consumers:
         yield ""
         rows = [
-            (_printable(each.name), str(each.pending), f"{each.idle_seconds} s", "yes" if each.is_pod else "no")
+            (printable(each.name), str(each.pending), f"{each.idle_seconds} s", "yes" if each.is_pod else "no")
             for each in facts.redis.consumers
         ]
         yield from ("  " + line for line in table([("CONSUMER", "HOLDS", "IDLE", "IS A POD"), *rows], width - 2))
@@ -124,7 +124,7 @@ def _consumers(facts: Facts, width: int) -> Iterator[str]:
 def wrapped(label: str, text: str, width: int) -> list[str]:
     """Commands and names are not torn apart at their hyphens: people copy them."""
     indent = " " * len(label)
-    text = _printable(text)
+    text = printable(text)
     return textwrap.wrap(text, width, initial_indent=label, subsequent_indent=indent, break_on_hyphens=False) or [label]
 
 
@@ -132,14 +132,15 @@ def _number(value: Any) -> str:
     return "?" if value is None else str(value)
 
 
-def _age(then: str, now: datetime) -> str:
-    seconds = max(0, (now - datetime.fromisoformat(then).astimezone(UTC)) // timedelta(seconds=1))
+def age(then: datetime, now: datetime) -> str:
+    seconds = max(0, (now - then) // timedelta(seconds=1))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= 2 * size:
             return f"{seconds // size}{unit}"
     return f"{seconds}s"
 
 
-def _printable(text: str) -> str:
-    """Nothing in it that a terminal would obey: messages of handlers and names of consumers are anybody's."""
+def printable(text: str) -> str:
+    """On one line, and nothing in it that a terminal would obey: messages of handlers and names of consumers are
+    anybody's."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

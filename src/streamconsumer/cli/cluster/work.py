@@ -29,7 +29,9 @@ Told = Sequence[tuple[Facts, Sequence[Finding]]]
 
 def run(command: str, options: Options) -> int:
     """The exit code. Raises ServerUnavailable where nobody answers."""
-    return asyncio.run({"status": _status, "suspend": _suspend, "resume": _resume}[command](options))
+    if command == "status":
+        return asyncio.run(_status(options))
+    return asyncio.run(_set(options, suspended=command == "suspend"))
 
 
 # -- status ------------------------------------------------------------------------------------------------------------
@@ -79,14 +81,6 @@ def _document(told: Told) -> str:
 
 
 # -- suspend, resume ---------------------------------------------------------------------------------------------------
-
-
-async def _suspend(options: Options) -> int:
-    return await _set(options, suspended=True)
-
-
-async def _resume(options: Options) -> int:
-    return await _set(options, suspended=False)
 
 
 async def _set(options: Options, *, suspended: bool) -> int:

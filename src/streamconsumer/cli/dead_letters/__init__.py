@@ -3,48 +3,48 @@
 Here are the words of the command line; work (the commands), output (pure).
 """
 
+import re
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import click
 
-from streamconsumer.cli.cluster import WHERE, Name, with_options
-from streamconsumer.cli.duration import Duration
-from streamconsumer.errors import ServerUnavailable
+from streamconsumer.cli.cluster import TARGET, Name, with_options
+from streamconsumer.model.fields import parse_duration
 
-Command = Callable[..., Any]
+_ENTRY_ID = re.compile("[0-9]+-[0-9]+")
 
 
 class _EntryId(click.ParamType[str]):
     name = "id"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        milliseconds, dash, sequence = str(value).partition("-")
-        if not (
-            dash and milliseconds.isascii() and milliseconds.isdigit() and sequence.isascii() and sequence.isdigit()
-        ):
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not _ENTRY_ID.fullmatch(value):
             self.fail(f"{value!r} is not the id of an entry, such as 1795492081416-0", param, ctx)
-        return f"{int(milliseconds)}-{int(sequence)}"
+        return value
+
+
+class _Duration(click.ParamType[timedelta]):
+    """`30s`, `1m30s`."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(f"{value!r} {error}", param, ctx)
 
 
 _TARGET = (
-    click.option("-f", "--file", type=click.Path(path_type=Path, allow_dash=True), help="A StreamConsumer's manifest."),
-    click.option("--name", type=Name(), help="The StreamConsumer, in the cluster; or which of those in the file."),
-    *WHERE,
-    click.option("--redis-url", help="The server; wins over that of manifest or StreamConsumer."),
-    click.option("--username", help="The ACL user."),
-    click.option("--password-file", type=click.Path(path_type=Path), help="Else STREAMCONSUMER_REDIS_PASSWORD."),
-    click.option("--stream", help="The stream whose messages failed."),
-    click.option("--group", help="The consumer group."),
+    click.option("--name", type=Name(), help="The StreamConsumer, in the cluster."),
+    *TARGET,
     click.option("--dead-letter-stream", help="The key of the dead letters, if it is not the usual one."),
 )
 _FILTER = (
     click.option("--reason", "reasons", multiple=True, help="Those of this reason; may be given several times."),
-    click.option("--older-than", type=Duration(), help="Dead letters for longer than this, such as 1h30m."),
-    click.option("--newer-than", type=Duration(), help="Dead letters for less long than this."),
-    click.option("--origin-id", type=_EntryId(), help="Those of the message first added under this id."),
+    click.option("--older-than", type=_Duration(), help="Dead letters for longer than this, such as 1h30m."),
 )
 _WHICH = (
     click.argument("ids", nargs=-1, type=_EntryId()),
@@ -52,32 +52,27 @@ _WHICH = (
     click.option("--all", "everything", is_flag=True, help="All of this group."),
     click.option("--dry-run", is_flag=True, help="Only list them."),
 )
-_OUTPUT = click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 
 
 def _run(command: str, options: dict[str, Any]) -> None:
-    """In its own event loop. A server that fails is no wrong use: exit code 1."""
     from streamconsumer.cli.dead_letters import work
 
-    try:
-        sys.exit(work.run(command, options))
-    except ServerUnavailable as error:
-        click.echo(f"streamconsumer: {type(error).__name__}: {error}", err=True)
-        sys.exit(1)
+    sys.exit(work.run(command, options))
 
 
 @click.group()
 def dead_letters() -> None:
     """List, show, replay or drop the messages that could not be handled.
 
-    Say where to look with --name NAME (a StreamConsumer in the cluster), with -f FILE, or with --redis-url, --stream
-    and --group; in a processor's pod nothing is needed.
-    Exit code 0: done; 1: something was refused, or the server failed; 2: wrong use.
+    Say where to look with --name NAME (a StreamConsumer in the cluster), or with --redis-url, --stream and --group; in
+    a processor's pod nothing is needed.
+    Exit code 0: done; 1: something was refused; 2: wrong use; 3: the server failed.
     """
 
 
 @dead_letters.command("list")
-@with_options(*_TARGET, *_FILTER, _OUTPUT)
+@with_options(*_TARGET, *_FILTER)
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def list_(**options: Any) -> None:
     """Print one line a dead letter, oldest first, or all that is known of them as one JSON document."""
     _run("list", options)
@@ -85,7 +80,7 @@ def list_(**options: Any) -> None:
 
 @dead_letters.command()
 @click.argument("dead_letter_id", metavar="ID", type=_EntryId())
-@with_options(*_TARGET, _OUTPUT)
+@with_options(*_TARGET)
 def show(**options: Any) -> None:
     """Print one dead letter: its fields, and what it failed of."""
     _run("show", options)

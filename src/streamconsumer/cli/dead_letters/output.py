@@ -7,9 +7,10 @@ line, so what cannot be printed is shown as Python would write it.
 import base64
 import json
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
+from streamconsumer.cli.cluster.screen import age, printable
 from streamconsumer.processor.dead_letters import DeadLetter
 
 HEADER = f"{'ID':<18}  {'AGE':>5}  {'REASON':<13}  {'DELIVERIES':>10}  ERROR"
@@ -20,7 +21,7 @@ def row(letter: DeadLetter, now: datetime, width: int | None) -> str:
     evidence = letter.evidence
     error = ": ".join(part for part in (evidence.error_type, evidence.error_message) if part)
     line = (
-        f"{letter.dead_letter_id:<18}  {age(letter.dead_lettered_at, now):>5}  {printable(evidence.reason):<13}  "
+        f"{letter.dead_letter_id:<18}  {_age(letter, now):>5}  {printable(evidence.reason):<13}  "
         f"{evidence.deliveries:>10}  {printable(error)}"
     ).rstrip()
     return line if width is None or len(line) <= width else line[: width - 1] + "…"
@@ -77,24 +78,6 @@ def to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=2)
 
 
-def age(then: datetime | None, now: datetime) -> str:
-    """As kubectl tells it: the two largest units at most, and the second only where the first is small."""
-    if then is None:
-        return "?"
-    seconds = max(0, (now - then) // timedelta(seconds=1))
-    for size, unit, smaller, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        whole, rest = divmod(seconds, size)
-        if whole:
-            second = f"{rest // smaller}{small_unit}" if whole < 10 and rest >= smaller else ""
-            return f"{whole}{unit}{second}"
-    return f"{seconds}s"
-
-
-def printable(text: str) -> str:
-    """On one line, and nothing in it that a terminal would obey."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
 def _shown(value: bytes) -> str:
     try:
         return printable(value.decode())
@@ -111,6 +94,10 @@ def _json(name: str, value: bytes) -> dict[str, str]:
 
 def _pairs(letter: DeadLetter) -> Iterator[tuple[bytes, bytes]]:
     return zip(letter.fields[::2], letter.fields[1::2], strict=True)
+
+
+def _age(letter: DeadLetter, now: datetime) -> str:
+    return age(letter.dead_lettered_at, now) if letter.dead_lettered_at else "?"
 
 
 def _when(then: datetime | None, now: datetime) -> str:

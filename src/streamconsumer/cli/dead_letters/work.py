@@ -6,28 +6,20 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
-from typing import Any
 
 import click
 
 from streamconsumer.cli.dead_letters import output
+from streamconsumer.cli.target import Options, Target, connected, located
 from streamconsumer.errors import InvalidSettings
+from streamconsumer.processor.dead_letters import DeadLetter, DeadLetterReason
+from streamconsumer.processor.stream.dead_letter_office import DeadLetterOffice, paced
 
-try:
-    from streamconsumer.cli.target import Target, target
-    from streamconsumer.processor.dead_letters import DeadLetter, DeadLetterReason, Filter
-    from streamconsumer.processor.stream import StreamManager
-    from streamconsumer.processor.stream.dead_letter_office import DeadLetterOffice, paced
-    from streamconsumer.server.failures import told_as_ours
-except ImportError as error:
-    raise InvalidSettings(f"{error}; install streamconsumer[processor]") from None
-
-PROGRESS_SECONDS = 1.0
-
-Options = Mapping[str, Any]
+PROGRESS_SECONDS = 5.0
+DROP_AT_ONCE = 500
 
 
 def run(command: str, options: Options) -> int:
@@ -38,53 +30,26 @@ def run(command: str, options: Options) -> int:
 
 @asynccontextmanager
 async def _opened(options: Options) -> AsyncIterator[tuple[Target, DeadLetterOffice]]:
-    async with _where(options) as where:
-        manager = StreamManager.from_settings(where.redis, where.stream)
-        office = DeadLetterOffice(manager.ask, where.stream, where.group, where.key)
-        try:
-            with told_as_ours(where.where, where.advice):
-                await _check(where, office)
-                yield where, office
-        finally:
-            await manager.aclose()
-
-
-@asynccontextmanager
-async def _where(options: Options) -> AsyncIterator[Target]:
-    """A name alone is that of a StreamConsumer in the cluster; with a file, of one in there."""
-    if options["file"] is None and options["name"]:
-        from streamconsumer.cli.in_cluster import in_cluster
-
-        async with in_cluster(options, os.environ, _in_a_pod) as found:
-            yield found
-    elif options["namespace"] or options["context"]:
-        told = "the file of -f says where its StreamConsumer is" if options["file"] is not None else "give --name too"
-        raise click.UsageError(f"-n and --context say where in the cluster the StreamConsumer of --name is; {told}")
-    else:
-        yield target(options, os.environ)
-
-
-def _in_a_pod(command: str) -> str:
-    return f"run it in a pod: {command} -- streamconsumer dead-letters …; or forward a port and give --redis-url"
-
-
-async def _check(where: Target, office: DeadLetterOffice) -> None:
-    try:
+    async with (
+        located(options, os.environ) as where,
+        connected(where, f"dead letters {where.dead_letters!r}") as manager,
+    ):
+        office = DeadLetterOffice(manager.ask, where.stream, where.group, where.dead_letters)
         await office.check()
-    except InvalidSettings as error:
-        raise InvalidSettings(f"{where.server}: {error}") from None
+        yield where, office
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------
 
 
 async def _list(options: Options) -> int:
-    wanted = _filter(options)
+    reasons = _reasons(options)
     async with _opened(options) as (where, office):
+        letters = office.find(reasons, options["older_than"])
         if options["output"] == "json":
-            await _print_json(where, office.find(wanted))
-        elif not await _print_table(office.find(wanted)):
-            click.echo(f"no dead letters of group {where.group!r} in {where.key!r}", err=True)
+            await _print_json(where, letters)
+        elif not await _print_table(letters):
+            click.echo(f"no dead letters of group {where.group!r} in {where.dead_letters!r}", err=True)
         _tell_passed_over(where, office)
     return 0
 
@@ -93,12 +58,9 @@ async def _show(options: Options) -> int:
     async with _opened(options) as (where, office):
         letter = await office.get(options["dead_letter_id"])
         if letter is None:
-            click.echo(f"no dead letter {options['dead_letter_id']} in {where.key!r}: {_GONE}", err=True)
+            click.echo(f"no dead letter {options['dead_letter_id']} in {where.dead_letters!r}: {_GONE}", err=True)
             return 1
-        if options["output"] == "json":
-            click.echo(output.to_json(output.as_json(letter)))
-        else:
-            click.echo("\n".join(output.details(letter, _now())))
+        click.echo("\n".join(output.details(letter, _now())))
     return 0
 
 
@@ -118,7 +80,7 @@ async def _print_table(letters: AsyncIterator[DeadLetter]) -> int:
 
 async def _print_json(where: Target, letters: AsyncIterator[DeadLetter]) -> None:
     """One document, written as it is read: there may be more than fits into memory."""
-    about = {"stream": where.stream, "consumerGroup": where.group, "deadLetterStream": where.key}
+    about = {"stream": where.stream, "consumerGroup": where.group, "deadLetterStream": where.dead_letters}
     click.echo(output.to_json(about).removesuffix("\n}") + ',\n  "deadLetters": [', nl=False)
     between = "\n"
     async for letter in letters:
@@ -157,8 +119,8 @@ async def _drop(options: Options) -> int:
         if found and not _confirmed(len(found), where, options):
             return 1
         with _progress("dropped", chosen) as progress:
-            for begin in range(0, len(found), 1000):
-                page = found[begin : begin + 1000]
+            for begin in range(0, len(found), DROP_AT_ONCE):
+                page = found[begin : begin + DROP_AT_ONCE]
                 dropped = await office.drop(page)
                 progress.done += dropped
                 chosen.gone += len(page) - dropped
@@ -189,7 +151,7 @@ class _Chosen:
                 if letter := await self._get(dead_letter_id):
                     yield letter
             return
-        async for letter in self._office.find(_filter(self._options)):
+        async for letter in self._office.find(_reasons(self._options), self._options["older_than"]):
             yield letter
 
     async def _get(self, dead_letter_id: str) -> DeadLetter | None:
@@ -204,27 +166,23 @@ class _Chosen:
 
 
 def _check_which(options: Options) -> None:
-    by_filter = any((options["reasons"], options["older_than"], options["newer_than"], options["origin_id"]))
+    by_filter = any((options["reasons"], options["older_than"]))
     ways = [bool(options["ids"]), by_filter, options["everything"]]
     if sum(ways) != 1:
-        raise click.UsageError("say which: their IDs, or --reason, --older-than, --newer-than, --origin-id, or --all")
+        raise click.UsageError("say which: their IDs, or --reason, --older-than, or --all")
 
 
-def _filter(options: Options) -> Filter:
+def _reasons(options: Options) -> frozenset[str]:
     reasons = frozenset(options["reasons"])
     if unknown := reasons - set(DeadLetterReason):
         known = ", ".join(DeadLetterReason)
         raise click.UsageError(f"--reason {', '.join(sorted(unknown))}: there is no such reason; there are {known}")
-    return Filter(reasons, options["older_than"], options["newer_than"], options["origin_id"])
+    return reasons
 
 
 def _confirmed(count: int, where: Target, options: Options) -> bool:
-    if options["yes"]:
-        return True
-    if not sys.stdin.isatty():
-        raise InvalidSettings(f"{_letters(count)} would be dropped for good, and nobody is there to ask; say --yes")
     question = f"Drop {_letters(count)} of group {where.group!r} of stream {where.stream!r} for good?"
-    return click.confirm(question, err=True)
+    return options["yes"] or click.confirm(question, err=True)
 
 
 # -- telling -----------------------------------------------------------------------------------------------------------
@@ -235,19 +193,13 @@ class _Progress:
         self._did = did
         self.done = 0
         self._told = self._begun = time.monotonic()
-        self._is_terminal = sys.stderr.isatty()
 
     def tell(self) -> None:
-        """Once a second: over the line before on a terminal, else a line more."""
+        """Write a line to standard error every five seconds."""
         now = time.monotonic()
         if now - self._told >= PROGRESS_SECONDS:
             self._told = now
-            line = f"{self._did} {self.done}, {now - self._begun:.0f} s"
-            click.echo(f"\r{line}" if self._is_terminal else line, nl=not self._is_terminal, err=True)
-
-    def end(self) -> None:
-        if self._is_terminal and self._told != self._begun:
-            click.echo("\r\x1b[K", nl=False, err=True)
+            click.echo(f"{self._did} {self.done}, {now - self._begun:.0f} s", err=True)
 
 
 @contextmanager
@@ -257,7 +209,6 @@ def _progress(did: str, chosen: _Chosen) -> Iterator[_Progress]:
     try:
         yield progress
     finally:
-        progress.end()
         gone = f"; {chosen.gone} {_GONE}" if chosen.gone else ""
         click.echo(f"{did} {_letters(progress.done)}{gone}")
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import click
 
-from streamconsumer.cli.cluster import COULD_NOT_CHECK, WHERE, Name, with_options
-from streamconsumer.errors import ServerUnavailable
+from streamconsumer.cli.cluster import WHERE, Name, with_options
 
 
 @click.command()
@@ -29,8 +28,4 @@ def doctor(**options: Any) -> None:
         raise click.UsageError("give either the NAME of a StreamConsumer or --from-environment")
     from streamconsumer.cli.doctor import work
 
-    try:
-        sys.exit(work.run(options))
-    except ServerUnavailable as error:
-        click.echo(f"streamconsumer: {error}", err=True)
-        sys.exit(COULD_NOT_CHECK)
+    sys.exit(work.run(options))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from streamconsumer.cli.cluster.facts import Finding
+from streamconsumer.cli.cluster.findings import error, warning
 from streamconsumer.cli.doctor.facts import (
     ClusterFacts,
     Operator,
@@ -22,7 +23,7 @@ WORTH: dict[str, str] = {
     f"list {_RESOURCE}": "status of all",
     f"patch {_RESOURCE}": "suspend and resume",
     "list pods": "which pods there are, in status",
-    "list events.events.k8s.io": "events in status",
+    "list events.events.k8s.io": "events in report",
     "get secrets": "figures of this moment in status, where Secrets are named for Redis",
     "get pods/log": "logs in report",
     "create pods/exec": "doctor's look from within a pod, and metrics in report",
@@ -67,13 +68,13 @@ def _of_server(server: Server, facts: PodFacts) -> Iterator[Told]:
     if server.problem:
         advice = "correct what is named; else look whether Redis runs, at its address and at NetworkPolicies"
         expected = "a server of version 6.2 or newer that answers and allows what is required"
-        yield _error(about, server.problem, expected, advice)
+        yield error(about, server.problem, expected, advice)
         return
     yield Passed(object=about, found=f"answers, version {server.version or 'not known'}")
     if server.lacking:
         rights = " ".join(server.lacking)
         advice = f"grant them with ACL SETUSER: {rights}; docs/redis.md lists the rights"
-        yield _warning("rights at Redis", f"the user lacks {rights}", "every right that is used", advice)
+        yield warning("rights at Redis", f"the user lacks {rights}", "every right that is used", advice)
     else:
         yield Passed(object="rights at Redis", found="the user has every right that is used")
     yield from _of_settings(server)
@@ -82,7 +83,7 @@ def _of_server(server: Server, facts: PodFacts) -> Iterator[Told]:
 
 def _of_settings(server: Server) -> Iterator[Told]:
     for danger in server.dangers:
-        yield _warning("settings of Redis", danger.found, "a server that keeps what it was given", danger.advice)
+        yield warning("settings of Redis", danger.found, "a server that keeps what it was given", danger.advice)
     unknown = [name for name, value in server.settings.items() if value is None]
     if unknown:
         found = f"not known, the user may not ask (CONFIG GET): {', '.join(unknown)}"
@@ -96,10 +97,10 @@ def _of_group(server: Server, facts: PodFacts) -> Iterator[Told]:
     about = f"group {facts.consumer_group!r} of {facts.stream!r}"
     if server.group_problem:
         advice = "name another key in spec.stream, or correct what is named"
-        yield _error(about, server.group_problem, "a stream with this group", advice)
+        yield error(about, server.group_problem, "a stream with this group", advice)
     elif server.group == "missing":
         advice = "let a pod go on running: it creates the group"
-        yield _warning(about, "there is no such group", "a stream with this group", advice)
+        yield warning(about, "there is no such group", "a stream with this group", advice)
     else:
         yield Passed(object=about, found="exists" if server.group == "exists" else "not known, the user may not ask")
 
@@ -107,7 +108,7 @@ def _of_group(server: Server, facts: PodFacts) -> Iterator[Told]:
 def _of_handler(handler: Target) -> Iterator[Told]:
     if handler.problem:
         advice = "correct spec.handler, or build the image so that it can be used"
-        yield _error(f"handler {handler.name}", handler.problem, "a handler that can be called", advice)
+        yield error(f"handler {handler.name}", handler.problem, "a handler that can be called", advice)
     else:
         yield Passed(object=f"handler {handler.name}", found="can be called")
 
@@ -117,7 +118,7 @@ def _of_collector(collector: Target | None) -> Iterator[Told]:
         yield Passed(object="collector", found="none is named: no traces, no figures are sent")
     elif collector.problem:
         advice = "check OTEL_EXPORTER_OTLP_ENDPOINT (http/protobuf), headers, certificates, NetworkPolicies"
-        yield _warning(f"collector {collector.name}", collector.problem, "it takes an empty export", advice)
+        yield warning(f"collector {collector.name}", collector.problem, "it takes an empty export", advice)
     else:
         yield Passed(object=f"collector {collector.name}", found="takes an empty export")
 
@@ -128,7 +129,7 @@ def _of_operators(facts: ClusterFacts) -> Iterator[Told]:
         return
     if not facts.operators:
         advice = "install the chart streamconsumer-operator; or look whether its labels were changed"
-        yield _error("operator", "no Deployment of it in any namespace", "one that runs", advice)
+        yield error("operator", "no Deployment of it in any namespace", "one that runs", advice)
     for each in facts.operators:
         yield _of_operator(each)
 
@@ -138,7 +139,7 @@ def _of_operator(seen: Operator) -> Told:
     if seen.ready:
         return Passed(object=about, found=found)
     advice = f"look at its pods: kubectl describe pods -n {seen.namespace}"
-    return _error(about, found, "a pod that is ready", advice)
+    return error(about, found, "a pod that is ready", advice)
 
 
 def _of_definition(facts: ClusterFacts) -> Iterator[Told]:
@@ -148,7 +149,7 @@ def _of_definition(facts: ClusterFacts) -> Iterator[Told]:
     elif facts.fields_lacking:
         found = f"it does not know {', '.join(facts.fields_lacking)}"
         advice = "apply the CRD of this version: streamconsumer crd | kubectl apply --server-side -f -"
-        yield _warning(about, found, "every field that this command line knows", advice)
+        yield warning(about, found, "every field that this command line knows", advice)
     else:
         yield Passed(object=about, found="knows every field that this command line knows")
 
@@ -156,15 +157,7 @@ def _of_definition(facts: ClusterFacts) -> Iterator[Told]:
 def _of_rights(facts: ClusterFacts) -> Iterator[Told]:
     for right, held in facts.rights.items():
         if not held:
-            make = _error if right in _NEEDED else _warning
+            make = error if right in _NEEDED else warning
             yield make("your rights", f"you may not {right}", f"it is for: {WORTH[right]}", "ask for it, or do without")
     if all(facts.rights.values()):
         yield Passed(object="your rights", found="all that this command line uses")
-
-
-def _error(about: str, found: str, expected: str, advice: str) -> Finding:
-    return Finding(severity="error", object=about, found=found, expected=expected, advice=advice)
-
-
-def _warning(about: str, found: str, expected: str, advice: str) -> Finding:
-    return Finding(severity="warning", object=about, found=found, expected=expected, advice=advice)

@@ -34,7 +34,7 @@ async def diagnosis(found: Cluster, manifest: Manifest, context: str | None) -> 
     """Examine the cluster, and one pod of the StreamConsumer through `kubectl exec`."""
     seen = await _look(found, manifest["metadata"]["namespace"])
     if not seen.rights["list pods"]:
-        wrong = of_resource(of_manifests(manifest, [], None))
+        wrong = of_resource(of_manifests(manifest, []))
         return Diagnosis(cluster=of_cluster(seen, [*wrong, not_looked("you may not list its pods")]))
     resource, pods = await asyncio.gather(facts(found, manifest), pods_of(found, manifest))
     verdict = await _from_a_pod(pods, context)

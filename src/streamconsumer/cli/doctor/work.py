@@ -11,12 +11,12 @@ from typing import Any
 
 import click
 
+from streamconsumer.cli.cluster import COULD_NOT_CHECK
 from streamconsumer.cli.cluster.screen import fits, of_finding, wrapped
 from streamconsumer.cli.doctor import findings
 from streamconsumer.cli.doctor.facts import Diagnosis, Verdict
 
 WIDTH_IN_A_PIPE = 120
-COULD_NOT_CHECK = 3
 
 Options = Mapping[str, Any]
 

@@ -14,23 +14,16 @@ No server reports a reader of another program that has been blocked in one XREAD
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
 
 from streamconsumer.cli.target import Target
-from streamconsumer.errors import GroupKept, ServerUnavailable
 from streamconsumer.model.settings import Delivery
-from streamconsumer.model.status import StreamFigures, StreamReason
-from streamconsumer.operator.streams.sight import Place, of_fault, questions, sight
+from streamconsumer.processor.stream import StreamManager
 from streamconsumer.processor.stream.watch import ABSENT
-from streamconsumer.server.access import as_written
-from streamconsumer.server.faults import Fault
 from streamconsumer.server.keys import COMPANIONS, POSTPONED, companion
-from streamconsumer.server.line import Line, Question
 from streamconsumer.server.replies import milliseconds
 
 DELETE = """
-local stream, group, postponed, act = KEYS[1], ARGV[1], ARGV[2], ARGV[5] == 'delete'
+local stream, group, postponed = KEYS[1], ARGV[1], ARGV[2]
 local absent, min_idle = tonumber(ARGV[3]), tonumber(ARGV[4])
 local now = tonumber(redis.call('TIME')[1])
 local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, group)
@@ -40,120 +33,48 @@ if not exists then
   if words:find('^NOGROUP') == nil and words:find('^ERR no such key') == nil then return {err = words} end
   consumers = {}
 end
-local registered, alive, count = {}, {}, 0
+local alive = {}
 local members = redis.call('HGETALL', KEYS[2])
 for i = 1, #members, 2 do
   local age = now - (tonumber(members[i + 1]) or now)
-  if not (age >= absent) then
-    registered[members[i]] = true
-    alive[#alive + 1] = {members[i], 'registered', math.max(0, age)}
-  end
+  if not (age >= absent) then alive[#alive + 1] = members[i] end
 end
 for _, each in ipairs(consumers) do
   local consumer = {}
   for i = 1, #each, 2 do consumer[each[i]] = each[i + 1] end
-  if consumer.name ~= postponed then
-    count = count + 1
-    if consumer.idle < min_idle and not registered[consumer.name] then
-      alive[#alive + 1] = {consumer.name, 'active', math.floor(consumer.idle / 1000)}
-    end
-  end
+  if consumer.name ~= postponed and consumer.idle < min_idle then alive[#alive + 1] = consumer.name end
 end
 local keys = 0
-if not act then
-  keys = redis.call('EXISTS', unpack(KEYS, 2))
-elseif #alive == 0 then
+if #alive == 0 then
   keys = redis.call('UNLINK', KEYS[2])  -- holds only dead consumers; a missing right shows here
   if exists then redis.call('XGROUP', 'DESTROY', stream, group) end
   keys = keys + redis.call('UNLINK', unpack(KEYS, 3))
 end
-return {alive, exists and 1 or 0, count, keys}
+return {alive, exists and 1 or 0, keys}
 """
 """KEYS: the stream, its companion key `consumers`, the other companion keys. ARGV: the group, `~postponed`, the seconds
-after which a registration is old, `minIdle` in milliseconds, `delete` or `look`. Returns the live consumers, 1 if the
-group exists, its number of consumers, and the number of companion keys. Deletes nothing if a consumer is alive."""
+after which a registration is old, `minIdle` in milliseconds. Returns the live consumers, 1 if the group existed, and
+the number of deleted companion keys. Deletes nothing if a consumer is alive."""
 
 
 @dataclass(frozen=True)
-class Alive:
-    """A live consumer and its last sign of life."""
+class Outcome:
+    """The result of the script."""
 
-    name: str
-    sign: str
-    """`registered` or `active`."""
-    seconds: int
-
-    def __str__(self) -> str:
-        return f"{self.name!r} ({self.sign} {self.seconds} s ago)"
-
-
-@dataclass(frozen=True)
-class Group:
-    """A consumer group before or after its deletion."""
-
-    alive: list[Alive]
-    exists: bool
-    consumers: int
+    alive: set[str]
+    """The live consumers. If there are any, nothing is deleted."""
+    existed: bool
+    """True if the group existed."""
     companion_keys: int
+    """Number of deleted companion keys."""
 
 
-class Deletion:
-    """The deletion of one target's group, over one connection."""
-
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        delivery = target.consumer.spec.delivery if target.consumer else Delivery()
-        self.min_idle: timedelta = delivery.min_idle
-        self._line = Line(target.redis, target.stream, as_written)
-
-    async def aclose(self) -> None:
-        await self._line.hang_up()
-
-    async def look(self) -> tuple[Group, StreamFigures]:
-        """Inspect the group and change nothing. Raises GroupKept and ServerUnavailable."""
-        target = self._target
-        place = Place(target.stream, target.group, target.key)
-        answer, *answers = await self._ask(self._script("look"), *questions(place))
-        return self._group(answer), sight(place, answers).figures or StreamFigures()
-
-    async def delete(self) -> Group:
-        """Delete the group and its companion keys if no consumer is alive. Raises GroupKept and ServerUnavailable."""
-        try:
-            [answer] = await self._ask(self._script("delete"))
-        except ServerUnavailable as error:
-            raise ServerUnavailable(f"{error}; repeat the command, the deletion may or may not be done") from None
-        return self._group(answer)
-
-    def _script(self, mode: str) -> Question:
-        target = self._target
-        consumers = "consumers"
-        companions = [consumers, *(each for each in COMPANIONS if each != consumers)]
-        keys = [target.stream, *(companion(target.stream, target.group, each) for each in companions)]
-        limits = (int(ABSENT.total_seconds()), milliseconds(self.min_idle))
-        return ("EVAL", DELETE, len(keys), *keys, target.group, POSTPONED, *limits, mode)
-
-    async def _ask(self, *asked: Question) -> list[Any]:
-        answers = await self._line.ask(asked)
-        if not isinstance(answers, Fault):
-            return answers
-        sentence = f"{self._target.server}: {answers.sentence}"
-        if answers.code == "NOPERM" or of_fault(answers).reachable.reason is not StreamReason.UNREACHABLE:
-            raise GroupKept(sentence)
-        raise ServerUnavailable(f"{sentence}; {self._target.advice}" if self._target.advice else sentence)
-
-    def _group(self, answer: Any) -> Group:
-        if isinstance(answer, Fault):
-            raise GroupKept(self._refused(answer))
-        alive, exists, consumers, keys = answer
-        found = [Alive(name.decode(errors="backslashreplace"), sign.decode(), age) for name, sign, age in alive]
-        return Group(found, bool(exists), consumers, keys)
-
-    def _refused(self, fault: Fault) -> str:
-        target = self._target
-        if fault.code != "WRONGTYPE":
-            return f"group {target.group!r} of stream {target.stream!r} at {target.server}: {fault.sentence}"
-        consumers = companion(target.stream, target.group, "consumers")
-        return (
-            f"{target.server}: expected {target.stream!r} to be a stream and {consumers!r} to be a hash or missing, "
-            "found a key of another type; correct the name of the stream, or rename the other key"
-        )
+async def delete(manager: StreamManager, target: Target) -> Outcome:
+    """Delete the group and its companion keys, unless a consumer is alive."""
+    delivery = target.consumer.spec.delivery if target.consumer else Delivery()
+    companions = sorted(COMPANIONS, key=lambda each: each != "consumers")
+    keys = [target.stream, *(companion(target.stream, target.group, each) for each in companions)]
+    limits = (int(ABSENT.total_seconds()), milliseconds(delivery.min_idle))
+    answer = await manager.ask("EVAL", DELETE, len(keys), *keys, target.group, POSTPONED, *limits)
+    alive, existed, companion_keys = answer
+    return Outcome({name.decode(errors="backslashreplace") for name in alive}, bool(existed), companion_keys)

@@ -118,7 +118,6 @@ STATUS_OUTPUT: Shape = {
     **_values("namespace", "name", "stream", "consumerGroup", "generation", "suspended"),
     "status": STATUS,
     "pods": [_values("name", "phase", "ready", "restarts", "lastWords")],
-    "events": [_values("time", "about", "reason", "message", "warning")],
     "redis": {
         **_values("by", "problem"),
         "figures": _FIGURES,

@@ -11,7 +11,7 @@ from datetime import timedelta
 from redis.exceptions import ResponseError
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.processor.dead_letters import DeadLetter, Filter, parse, replayed
+from streamconsumer.processor.dead_letters import DeadLetter, parse, replayed
 from streamconsumer.processor.stream import replies
 from streamconsumer.processor.stream.manager import Ask
 
@@ -27,8 +27,6 @@ script ends there and the letter stays. Empty: somebody was faster."""
 FIRST_PAGE, LARGEST_PAGE = 10, 1000
 PAGE_BYTES = 4_000_000
 """Entries are read in pages of about this size: one may have 16 MB, and most have a hundred bytes."""
-
-DROP_AT_ONCE = 500
 
 
 class DeadLetterOffice:
@@ -47,17 +45,19 @@ class DeadLetterOffice:
         elif kind != "stream":
             raise InvalidSettings(f"key {self._key!r} is a {kind}, not a stream of dead letters; name another key")
 
-    async def find(self, wanted: Filter) -> AsyncIterator[DeadLetter]:
+    async def find(
+        self, reasons: frozenset[str] = frozenset(), older_than: timedelta | None = None
+    ) -> AsyncIterator[DeadLetter]:
         """The letters that are there now, oldest first, in pages. One that comes in meanwhile is not among them: a
         message that is replayed and fails again would never come to an end."""
-        first, last = await self._range(wanted)
+        first, last = "-", await self._last(older_than)
         count = FIRST_PAGE
         while last:
             page = await self._ask("XRANGE", self._key, first, last, "COUNT", count)
             for each in page:
                 letter = self._read(*each)
                 self.passed_over += letter is None
-                if letter and wanted.matches(letter):
+                if letter and (not reasons or letter.evidence.reason in reasons):
                     yield letter
             if len(page) < count:
                 return
@@ -84,10 +84,7 @@ class DeadLetterOffice:
 
     async def drop(self, dead_letter_ids: Sequence[str]) -> int:
         """Delete letters for good. How many there were."""
-        dropped = 0
-        for begin in range(0, len(dead_letter_ids), DROP_AT_ONCE):
-            dropped += await self._ask("XDEL", self._key, *dead_letter_ids[begin : begin + DROP_AT_ONCE])
-        return dropped
+        return int(await self._ask("XDEL", self._key, *dead_letter_ids))
 
     def _read(self, dead_letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter | None:
         letter = parse(dead_letter_id.decode(), fields)
@@ -95,22 +92,17 @@ class DeadLetterOffice:
             return letter
         return None
 
-    async def _range(self, wanted: Filter) -> tuple[str, str]:
-        """The first and the last id to look at; no last one: there is nothing."""
+    async def _last(self, older_than: timedelta | None) -> str:
+        """The last id to look at; empty if there is nothing."""
         newest = await self._ask("XREVRANGE", self._key, "+", "-", "COUNT", 1)
         if not newest:
-            return "-", ""
-        first, last = "-", newest[0][0].decode()
-        if wanted.newer_than is not None:
-            first = await self._ago(wanted.newer_than)
-        if wanted.older_than is not None:
-            last = min(last, f"{await self._ago(wanted.older_than)}-{2**64 - 1}", key=replies.order)
-        return first, last
-
-    async def _ago(self, age: timedelta) -> str:
-        """Milliseconds of the server's clock, which made the ids."""
-        seconds, microseconds = await self._ask("TIME")
-        return str(max(0, int(seconds) * 1000 + int(microseconds) // 1000 - replies.milliseconds(age)))
+            return ""
+        last: str = newest[0][0].decode()
+        if older_than is None:
+            return last
+        seconds, microseconds = await self._ask("TIME")  # the server's clock made the ids
+        milliseconds = int(seconds) * 1000 + int(microseconds) // 1000 - replies.milliseconds(older_than)
+        return min(last, f"{max(0, milliseconds)}-{2**64 - 1}", key=replies.order)
 
     async def _check_group(self) -> None:
         try:
