@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from streamconsumer.cli.dev.environment import Secrets
-from streamconsumer.cli.dev.workload import secrets_of
+from streamconsumer.cli.dev.environment import Objects
+from streamconsumer.cli.dev.workload import objects_of
 from streamconsumer.cli.documents import read
 from streamconsumer.errors import InvalidResource, InvalidSettings
 from streamconsumer.model import names, spec
@@ -122,7 +122,7 @@ def _of_manifest(options: Mapping[str, Any], environ: Mapping[str, str]) -> tupl
     documents = read([file])
     consumer = _consumer([each for each in documents if each.get("kind") == names.KIND], file, options["name"])
     # With another way to the same server come credentials of its own.
-    redis = {} if options["redis_url"] else _of_spec(consumer.spec.redis, secrets_of(documents), consumer.namespace)
+    redis = {} if options["redis_url"] else _of_spec(consumer.spec.redis, objects_of(documents), consumer.namespace)
     return _known(consumer), _with_password(redis, environ)
 
 
@@ -141,7 +141,7 @@ def _with_password(redis: Redis, environ: Mapping[str, str]) -> Redis:
     return {**(_without(redis, "password") if given else redis), **given}
 
 
-def _of_spec(redis: spec.Redis, secrets: Secrets, namespace: str) -> Redis:
+def _of_spec(redis: spec.Redis, objects: Objects, namespace: str) -> Redis:
     sentinel, tls = redis.sentinel, redis.tls
     if tls and (tls.ca_secret_ref or tls.cert_secret_ref):
         raise InvalidSettings(
@@ -162,7 +162,7 @@ def _of_spec(redis: spec.Redis, secrets: Secrets, namespace: str) -> Redis:
         "sentinel_username": sentinel and sentinel.username_secret_ref,
         "sentinel_password": sentinel and sentinel.password_secret_ref,
     }
-    told = {name: _from_secret(secrets, namespace, reference) for name, reference in references.items() if reference}
+    told = {name: _from_secret(objects, namespace, reference) for name, reference in references.items() if reference}
     return {name: value for name, value in {**said, **told}.items() if value}
 
 
@@ -179,9 +179,9 @@ def _consumer(documents: list[dict[str, Any]], file: Path, name: str | None) -> 
     raise InvalidSettings(f"{file}: holds the StreamConsumers {there}; choose one of them with --name")
 
 
-def _from_secret(secrets: Secrets, namespace: str, reference: SecretKeyRef) -> str | None:
+def _from_secret(objects: Objects, namespace: str, reference: SecretKeyRef) -> str | None:
     """None: the Secret is not in the file."""
-    return secrets.values.get((namespace, reference.name, reference.key))
+    return objects.found.get(("Secret", namespace, reference.name), {}).get(reference.key)
 
 
 def _password(file: Path) -> str:
