@@ -91,7 +91,7 @@ class Audience(Terminal):
 
 @dataclass(frozen=True)
 class Backlog:
-    """What Redis says of the stream and its group; None where it does not know."""
+    """Redis's figures for the stream and its group; None if Redis does not know a figure."""
 
     length: int
     acknowledged: int = 0

@@ -57,7 +57,7 @@ def rendered(line: LogLine, folders: Sequence[Path]) -> list[Text]:
 
 
 def _told(line: LogLine, folders: Sequence[Path]) -> list[tuple[str, Any]]:
-    """The fields worth reading, the error and where it was raised last. A counter at zero is not worth it."""
+    """The fields worth reading, the error and where it was raised last. Counters at zero are left out."""
     told = {name: value for name, value in line.fields.items() if name not in _UNSAID and value != 0}
     if told.get("deliveries") == 1:  # worth a word only when there were more
         del told["deliveries"]

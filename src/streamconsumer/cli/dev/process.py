@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-LONGEST_LINE = 4 * 2**20
+_LONGEST_LINE = 4 * 2**20
 
 _SCRIPT = """
 import ctypes, os, sys
@@ -26,6 +26,6 @@ async def spawned(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        limit=LONGEST_LINE,
+        limit=_LONGEST_LINE,
         start_new_session=True,  # the terminal's Ctrl-C is for dev, which drains the pods
     )

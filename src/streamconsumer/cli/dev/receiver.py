@@ -20,7 +20,7 @@ _PRODUCER, _STATUS_ERROR = 4, 2
 
 @contextmanager
 def receiving(take: Callable[[list[Span]], None]) -> Iterator[str]:
-    """Call `take` with the spans of each request, in one of the receiver's own threads. Its endpoint."""
+    """Call `take` with the spans of each request, in a thread of the receiver. Yields its endpoint."""
     server = _Server(("127.0.0.1", 0), _handler(take))
     threading.Thread(target=server.serve_forever, args=(0.1,), name="spans", daemon=True).start()
     try:

@@ -15,7 +15,7 @@ _READY = b"Ready to accept connections"
 
 @asynccontextmanager
 async def embedded_server(folder: Path) -> AsyncIterator[str]:
-    """Run a Valkey on a free loopback port. Its URL. Raises ServerUnavailable with the server's last line."""
+    """Run a Valkey on a free loopback port and yield its URL. Raises ServerUnavailable with the server's last line."""
     port = _free_port()
     # With `save ""` each pod would warn that nothing is kept. Nothing is saved all the same: it is killed at the end.
     options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": "86400 1", "appendonly": "no"}

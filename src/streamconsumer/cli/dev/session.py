@@ -31,7 +31,7 @@ _TICK_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Session:
-    """What runs, and where producers reach it."""
+    """The running pods, and the addresses for producers."""
 
     redis_url: str
     endpoint: str
@@ -61,7 +61,7 @@ async def _run(workloads: Sequence[Workload]) -> None:
 
 @asynccontextmanager
 async def running(workloads: Sequence[Workload], terminal: Terminal) -> AsyncIterator[Session]:
-    """Run the workloads' pods, and drain them at the end. Nothing is left after."""
+    """Run the workloads' pods, and drain them at the end. No process and no file is left."""
     loop = asyncio.get_running_loop()
 
     def take(spans: list[Span]) -> None:

@@ -14,7 +14,7 @@ QUIET_SECONDS = 1.0
 """A trace is shown when it has not grown for so long."""
 
 INTERVAL_SECONDS = 2.0
-"""One trace is shown in so long; the others are passed over."""
+"""One trace is shown in each interval; the others are skipped."""
 
 MOST_TRACES = 10_000
 """How many are remembered, so that a retry finds the trace of its first attempt."""
@@ -75,7 +75,7 @@ class TraceBoard:
             self._traces.popitem(last=False)
 
     def due(self, now: float) -> list[Span]:
-        """The spans of the trace to show now: one with a failure before the others. Empty if there is none."""
+        """The spans of the trace to show now; a failed trace comes before the others. Empty if no trace is due."""
         if now - self._shown_at < INTERVAL_SECONDS:
             return []
         quiet = [trace for trace in self._traces.values() if trace.quiet(now)]

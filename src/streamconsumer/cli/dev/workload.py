@@ -47,7 +47,7 @@ class Workload:
 
     @property
     def pod_names(self) -> list[str]:
-        """One for each replica: `orders-consumer-1`, `orders-consumer-2`."""
+        """The name of each replica's pod: `orders-consumer-1`, `orders-consumer-2`."""
         replicas = int(self.deployment["spec"].get("replicas", 1))
         return [f"{self.deployment['metadata']['name']}-{number}" for number in range(1, replicas + 1)]
 
