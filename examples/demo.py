@@ -15,18 +15,19 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from streamconsumer.cli.dev.figures import Backlog
 from streamconsumer.cli.dev.log_lines import LogLine
-from streamconsumer.cli.dev.session import ENDPOINT, Running, Session
+from streamconsumer.cli.dev.session import ENDPOINT, Session, running
 from streamconsumer.cli.dev.terminal import Terminal
 from streamconsumer.cli.dev.traces import MESSAGE_ID, Span, in_order
 from streamconsumer.cli.dev.workload import load
 
 ORDERS = Path(__file__).parent / "orders"
+STREAM = "orders"
 RATE, PODS = 120, 2
 DEADLINE_SECONDS = 45
 
@@ -40,10 +41,23 @@ class Audience(Terminal):
         self.handled: dict[str, list[Span]] = defaultdict(list)
         """The spans of the handler by the message they are about."""
 
+        self.started = asyncio.Event()
+        """Set when every pod reads the stream."""
+
+        self.done: Counter[str] = Counter()
+        """The counters that the pods log at their end."""
+
+        self._starting = PODS
         self._failure = ""
         self._trace_shown = False
 
     def line(self, pod: str, line: LogLine, folders: Sequence[Path]) -> None:
+        if line.message == "processor started":
+            self._starting -= 1
+            if not self._starting:
+                self.started.set()
+        if line.message == "processor stopped":
+            self.done.update({name: count for name, count in line.fields.items() if isinstance(count, int)})
         if line.level in ("", "INFO"):
             return
         if line.fields.get("message_id") and not self._failure:
@@ -73,6 +87,20 @@ class Audience(Terminal):
             self.say("\nthe whole journey of that order, as OpenTelemetry saw it:", "bold")
             self.trace(whole)
             self.say("")
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """Redis's figures for the stream and its group; None if Redis does not know a figure."""
+
+    length: int
+    acknowledged: int = 0
+    pending: int | None = None
+    lag: int | None = None
+
+    @property
+    def empty(self) -> bool:
+        return self.pending == 0 and self.lag == 0
 
 
 @dataclass(frozen=True)
@@ -151,47 +179,51 @@ def main() -> int:
 async def _demo(console: Console, count: int) -> Result:
     audience = Audience(console)
     audience.say(f"{count} orders, {RATE} a second, for the StreamConsumer in examples/orders/consumer.yaml", "bold")
-    workloads, _ = load([ORDERS / "consumer.yaml"])
-    async with Session(workloads, audience, replicas=PODS, isolated=True) as session:
-        (orders,) = session.running
-        await asyncio.gather(*(pod.started.wait() for pod in orders.pods))
-        producer = await _producer(session, orders, count)
+    workloads = load([ORDERS / "consumer.yaml"])
+    workloads[0].deployment["spec"]["replicas"] = PODS
+    async with running(workloads, audience) as session:
+        await audience.started.wait()
+        producer = await _producer(session, count)
         try:
-            left = await _watched(session, orders, producer, audience)
+            left = await _watched(session, producer, audience)
         finally:
             if producer.returncode is None:
                 producer.terminate()
         published = left.length if await producer.wait() == 0 else 0
-    return Result(count, published, left, orders.done, [in_order(spans) for spans in audience.handled.values()])
+    return Result(count, published, left, audience.done, [in_order(spans) for spans in audience.handled.values()])
 
 
-async def _producer(session: Session, orders: Running, count: int) -> asyncio.subprocess.Process:
-    assert session.receiver
-    arguments = ("--url", orders.url, "--count", str(count), "--rate", str(RATE))
-    environment = {**os.environ, ENDPOINT: session.receiver.endpoint}
+async def _producer(session: Session, count: int) -> asyncio.subprocess.Process:
+    arguments = ("--url", session.redis_url, "--count", str(count), "--rate", str(RATE))
+    environment = {**os.environ, ENDPOINT: session.endpoint}
     return await asyncio.create_subprocess_exec(
         *(sys.executable, str(ORDERS / "publish.py"), *arguments), env=environment
     )
 
 
-async def _watched(
-    session: Session, orders: Running, producer: asyncio.subprocess.Process, audience: Audience
-) -> Backlog:
+async def _watched(session: Session, producer: asyncio.subprocess.Process, audience: Audience) -> Backlog:
     """Say every second how far it is, until all is done or the deadline has come."""
     before, began = 0, time.monotonic()
-    while True:
-        await asyncio.sleep(1)
-        await session.measure()
-        left, done = await orders.backlog(), orders.done
-        seconds, rate = time.monotonic() - began, done["acknowledged"] - before
-        audience.say(
-            f"{seconds:3.0f} s  {left.length:4} published  {done['acknowledged']:4} acknowledged"
-            f"  {rate:4}/s  lag {left.lag}, pending {left.pending}",
-            "dim",
-        )
-        if (producer.returncode is not None and left.empty) or seconds > DEADLINE_SECONDS:
-            return left
-        before = done["acknowledged"]
+    async with Redis.from_url(session.redis_url) as redis:
+        while True:
+            await asyncio.sleep(1)
+            left = await _backlog(redis)
+            seconds, rate = time.monotonic() - began, left.acknowledged - before
+            audience.say(
+                f"{seconds:3.0f} s  {left.length:4} published  {left.acknowledged:4} acknowledged"
+                f"  {rate:4}/s  lag {left.lag}, pending {left.pending}",
+                "dim",
+            )
+            if (producer.returncode is not None and left.empty) or seconds > DEADLINE_SECONDS:
+                return left
+            before = left.acknowledged
+
+
+async def _backlog(redis: Redis) -> Backlog:
+    length = await redis.xlen(STREAM)
+    [group] = await redis.xinfo_groups(STREAM)
+    read, pending = group["entries-read"] or 0, group["pending"]
+    return Backlog(length, read - pending, pending, group["lag"])
 
 
 def _added_ms(span: Span) -> int:

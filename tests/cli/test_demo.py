@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.demo import Result
-from streamconsumer.cli.dev.figures import Backlog
+from examples.demo import Backlog, Result
 from tests.cli.dev_process import SOURCES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -8,10 +8,13 @@ import pytest
 from click.testing import CliRunner
 
 from streamconsumer.cli import main
-from streamconsumer.cli.dev.environment import expand, of_this_machine, resolve
-from streamconsumer.cli.dev.workload import load, secrets_of
+from streamconsumer.cli.dev.environment import Objects, expand, of_this_machine, resolve
+from streamconsumer.cli.dev.workload import load, objects_of
 from streamconsumer.errors import InvalidSettings
 from tests.cli.manifests import consumer, secret, written
+
+FIELDS = {"metadata.name": "orders-x", "metadata.namespace": "default"}
+NO_OBJECTS = Objects({})
 
 
 @pytest.mark.parametrize(
@@ -36,19 +39,19 @@ def test_a_variable_sees_only_those_above_it() -> None:
         {"name": "LATE", "value": "late"},
         {"name": "LAST", "value": "$(LATE)"},
     ]
-    found = resolve(entries, {})
+    found = resolve({"env": entries}, FIELDS, NO_OBJECTS)
     assert found == {"EARLY": "$(LATE)", "LATE": "late", "LAST": "late"}
 
 
 def test_a_field_reference_gives_the_pods_own_facts() -> None:
     entry = {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
-    assert resolve([entry], {"metadata.name": "orders-x"}) == {"POD": "orders-x"}
+    assert resolve({"env": [entry]}, FIELDS, NO_OBJECTS) == {"POD": "orders-x"}
 
 
 def test_what_dev_cannot_resolve_is_an_error_and_not_an_empty_variable() -> None:
     entry = {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}
     with pytest.raises(InvalidSettings, match="CPU"):
-        resolve([entry], {})
+        resolve({"env": [entry]}, FIELDS, NO_OBJECTS)
 
 
 def test_a_pod_sees_nothing_of_the_shell_but_what_a_process_needs() -> None:
@@ -60,29 +63,21 @@ def test_a_pod_sees_nothing_of_the_shell_but_what_a_process_needs() -> None:
 
 
 def test_the_pods_environment_is_the_deployments(tmp_path: Path) -> None:
-    ((workload,), _) = load([written(tmp_path, consumer(concurrency=4))])
-    found = workload.environment("orders-consumer-x7k2p", {})
+    (workload,) = load([written(tmp_path, consumer(concurrency=4))])
+    found = workload.environment("orders-consumer-1")
     assert found["STREAMCONSUMER_CONCURRENCY"] == "4"
-    assert found["STREAMCONSUMER_CONSUMER_NAME"] == "orders-consumer-x7k2p"
-    assert "k8s.pod.name=orders-consumer-x7k2p,k8s.pod.uid=" in found["OTEL_RESOURCE_ATTRIBUTES"]
+    assert found["STREAMCONSUMER_CONSUMER_NAME"] == "orders-consumer-1"
+    assert "k8s.pod.name=orders-consumer-1,k8s.pod.uid=" in found["OTEL_RESOURCE_ATTRIBUTES"]
     assert found["OTEL_RESOURCE_ATTRIBUTES"].endswith("k8s.node.name=localhost")
 
 
-def test_a_pod_is_named_as_kubernetes_names_it(tmp_path: Path) -> None:
-    ((workload,), _) = load([written(tmp_path, consumer())])
-    assert workload.pod_name().startswith("orders-consumer-")
-    assert len(workload.pod_name()) == len("orders-consumer-x7k2p")
-    assert workload.pod_name() != workload.pod_name()
+def test_each_replica_has_a_pod(tmp_path: Path) -> None:
+    (workload,) = load([written(tmp_path, consumer(replicas=2))])
+    assert workload.pod_names == ["orders-consumer-1", "orders-consumer-2"]
 
 
-def test_secrets_come_from_the_same_files(tmp_path: Path) -> None:
-    reference = {"urlSecretRef": {"name": "orders-redis", "key": "url"}}
-    file = written(tmp_path, consumer(redis=reference), secret("orders-redis", url="redis://u:p@redis/3"))
-    ((workload,), refusals) = load([file])
-    assert not refusals
-    assert workload.files() == {"/etc/streamconsumer/redis/url": "redis://u:p@redis/3"}
-    here = {"/etc/streamconsumer/redis/url": tmp_path / "url"}
-    assert workload.environment("pod", here)["STREAMCONSUMER_REDIS_URL_FILE"] == str(tmp_path / "url")
+def test_the_secret_of_the_redis_url_is_not_needed(tmp_path: Path) -> None:
+    assert load([written(tmp_path, consumer(redis={"urlSecretRef": {"name": "orders-redis", "key": "url"}}))])
 
 
 def test_variables_of_secrets_and_config_maps_come_from_the_same_files(tmp_path: Path) -> None:
@@ -98,9 +93,8 @@ def test_variables_of_secrets_and_config_maps_come_from_the_same_files(tmp_path:
         ],
     )
     config = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "shop"}, "data": {"A": "1", "B": "2"}}
-    ((workload,), refusals) = load([written(tmp_path, given, secret("bank", token="t"), config)])
-    assert not refusals
-    found = workload.environment("pod", {})
+    (workload,) = load([written(tmp_path, given, secret("bank", token="t"), config)])
+    found = workload.environment("pod")
     assert (found["TOKEN"], found["SHOP_A"], found["SHOP_B"]) == ("t", "1", "1!")
     assert "NONE" not in found
 
@@ -110,58 +104,49 @@ def test_variables_of_secrets_and_config_maps_come_from_the_same_files(tmp_path:
     [
         (
             {"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "shop", "key": "a"}}}]},
-            "ConfigMap default/shop, key 'a': the ConfigMap is not in the files given",
+            "ConfigMap default/shop is not in the files given",
         ),
         ({"envFrom": [{"secretRef": {"name": "bank"}}]}, "Secret default/bank is not in the files given"),
+        (
+            {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "other", "key": "a"}}}]},
+            "Secret default/other has no key 'a'; it has b",
+        ),
     ],
 )
 def test_variables_from_what_is_not_in_the_files_are_refused(
     tmp_path: Path, fields: dict[str, Any], sentence: str
 ) -> None:
-    _, (refusal,) = load([written(tmp_path, consumer(**fields))])
-    assert sentence in refusal
+    file = written(tmp_path, consumer(**fields), secret("other", b="1"))
+    result = CliRunner().invoke(main, ["dev", str(file)])
+    assert result.exit_code == 2
+    assert sentence in result.stderr
 
 
 def test_a_service_is_looked_for_on_its_port_of_this_machine(tmp_path: Path) -> None:
     http = {"service": "billing", "port": 8080, "path": "/orders"}
-    ((workload,), _) = load([written(tmp_path, consumer(handler={"http": http}))])
+    (workload,) = load([written(tmp_path, consumer(handler={"http": http}))])
     assert workload.handler == "http://127.0.0.1:8080/orders"
-    assert workload.environment("pod", {})["STREAMCONSUMER_HANDLER_HTTP_URL"] == workload.handler
+    assert workload.environment("pod")["STREAMCONSUMER_HANDLER_HTTP_URL"] == workload.handler
 
 
 def test_string_data_wins_over_data_and_data_is_base64() -> None:
     encoded = {key: base64.b64encode(text.encode()).decode() for key, text in {"a": "1", "b": "2"}.items()}
-    found = secrets_of([secret("s", b="3") | {"data": encoded}])
-    assert [found.value("default", "s", key) for key in "ab"] == ["1", "3"]
+    found = objects_of([secret("s", b="3") | {"data": encoded}])
+    assert found.data("Secret", "default", {"name": "s"}) == {"a": "1", "b": "3"}
 
 
 def test_data_that_is_not_base64_is_named() -> None:
     with pytest.raises(InvalidSettings, match=r"default/s, data\.url"):
-        secrets_of([{"kind": "Secret", "metadata": {"name": "s"}, "data": {"url": "plain!"}}])
-
-
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        ([], "Secret default/orders-redis, key 'url': the Secret is not in the files given"),
-        ([secret("orders-redis", uri="x")], "Secret default/orders-redis, key 'url': the Secret has uri"),
-    ],
-)
-def test_a_missing_secret_is_refused_with_its_name_and_key(tmp_path: Path, given: list[Any], sentence: str) -> None:
-    reference = {"urlSecretRef": {"name": "orders-redis", "key": "url"}}
-    file = written(tmp_path, consumer(redis=reference), *given)
-    result = CliRunner().invoke(main, ["dev", str(file)])
-    assert result.exit_code == 2
-    assert f"refused: default/orders: {sentence}" in result.stderr
+        objects_of([{"kind": "Secret", "metadata": {"name": "s"}, "data": {"url": "plain!"}}])
 
 
 def test_dev_refuses_what_the_operator_would_refuse(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["dev", str(written(tmp_path, consumer(batchCount=0)))])
     assert result.exit_code == 2
-    assert "refused: default/orders: spec.batchCount is 0" in result.stderr
+    assert "default/orders: spec.batchCount is 0" in result.stderr
 
 
-def test_a_streamconsumer_given_twice_runs_once(tmp_path: Path) -> None:
-    workloads, refusals = load([written(tmp_path, consumer(), consumer())])
-    assert len(workloads) == 1
-    assert refusals == ["default/orders: is given twice; the first one is used"]
+def test_files_without_a_streamconsumer_are_refused(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["dev", str(written(tmp_path, secret("bank", token="t")))])
+    assert result.exit_code == 2
+    assert "no streamconsumer.dev/v1alpha1 StreamConsumer in " in result.stderr

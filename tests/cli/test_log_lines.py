@@ -35,6 +35,10 @@ def test_a_logged_line_shows_level_message_and_fields_but_nothing_for_machines()
     assert line == ["WARNING message failed  message_id=1-0  deliveries=2  trace=4bf92f35"]
 
 
+def test_a_counter_at_zero_is_not_shown() -> None:
+    assert shown(message="stopped", level="INFO", failed=0, acknowledged=3) == ["INFO    stopped  acknowledged=3"]
+
+
 def test_an_error_comes_last_with_the_line_of_the_users_code() -> None:
     line = shown(message="failed", level="ERROR", error="ValueError: no", message_id="1-0", exc_info=STACK)
     assert line == ["ERROR   failed  message_id=1-0  error=ValueError: no  at=shop/orders.py:12"]

@@ -94,17 +94,15 @@ def render(files: tuple[Path, ...]) -> None:
 
 @main.command()
 @_FILES
-@click.option("--replicas", type=click.IntRange(0, 64), help="Run this many processes a StreamConsumer instead.")
-@click.option("--no-spans", is_flag=True, help="Do not show traces.")
-def dev(files: tuple[Path, ...], replicas: int | None, *, no_spans: bool) -> None:
+def dev(files: tuple[Path, ...]) -> None:
     """Run the StreamConsumers in FILES on this machine, without Docker or a cluster. Ctrl-C drains.
 
-    Starts an embedded Valkey unless the resource's own Redis answers, runs the Deployment that the operator would
-    apply as local processes with the same environment, and shows their logs and traces.
+    Starts an embedded Valkey in place of the resource's own Redis, runs the Deployment that the operator would apply
+    as local processes with the same environment, and shows their logs and traces.
     """
     from streamconsumer.cli.dev import run_files
 
-    sys.exit(run_files(files, replicas=replicas, show_spans=not no_spans))
+    run_files(files)
 
 
 main.add_command(dead_letters)

@@ -20,27 +20,31 @@ _REFERENCE = re.compile(r"\$(?:\$|\((?P<name>[^)]*)\))")
 
 
 @dataclass(frozen=True)
-class Secrets:
-    """What Secrets, or ConfigMaps, say, by namespace, name and key."""
+class Objects:
+    """The data of Secrets and ConfigMaps, by kind, namespace and name."""
 
-    values: Mapping[tuple[str, str, str], str]
-    kind: str = "Secret"
+    found: Mapping[tuple[str, str, str], Mapping[str, str]]
 
-    def value(self, namespace: str, name: str, key: str) -> str:
-        """Raises InvalidSettings where the Secret or its key is not among the files."""
-        found = self.values.get((namespace, name, key))
-        if found is not None:
-            return found
-        keys = sorted(self.all_of(namespace, name))
-        there = f"has {', '.join(keys)}" if keys else "is not in the files given"
+    def data(self, kind: str, namespace: str, reference: Mapping[str, Any]) -> Mapping[str, str]:
+        """Every key of one object. Raises InvalidSettings if the files do not contain it, unless it is optional."""
+        data = self.found.get((kind, namespace, reference["name"]))
+        if data is None and not reference.get("optional"):
+            raise InvalidSettings(
+                f"{kind} {namespace}/{reference['name']} is not in the files given; "
+                f"`dev` takes {kind}s only from its FILES"
+            )
+        return data or {}
+
+    def variable(self, name: str, kind: str, namespace: str, reference: Mapping[str, Any]) -> dict[str, str]:
+        """One key as the variable `name`. Raises InvalidSettings if the key is missing, unless it is optional."""
+        data, key = self.data(kind, namespace, reference), reference["key"]
+        if key in data:
+            return {name: data[key]}
+        if reference.get("optional"):
+            return {}
         raise InvalidSettings(
-            f"{self.kind} {namespace}/{name}, key {key!r}: the {self.kind} {there}; "
-            f"`dev` takes {self.kind}s only from its FILES"
+            f"{kind} {namespace}/{reference['name']} has no key {key!r}; it has {', '.join(sorted(data))}"
         )
-
-    def all_of(self, namespace: str, name: str) -> dict[str, str]:
-        """Every key of one; none where it is not among the files."""
-        return {key: text for (*where, key), text in self.values.items() if where == [namespace, name]}
 
 
 def expand(text: str, known: Mapping[str, str]) -> str:
@@ -53,66 +57,27 @@ def expand(text: str, known: Mapping[str, str]) -> str:
     return _REFERENCE.sub(replaced, text)
 
 
-@dataclass(frozen=True)
-class Objects:
-    """What variables of a namespace may refer to."""
-
-    namespace: str
-    secrets: Secrets
-    config_maps: Secrets
-
-    def value(self, kind: str, reference: Mapping[str, Any]) -> str | None:
-        """One key. Raises InvalidSettings where it is missing, unless it is optional."""
-        of = self.secrets if kind == "secretKeyRef" else self.config_maps
-        try:
-            return of.value(self.namespace, reference["name"], reference["key"])
-        except InvalidSettings:
-            if reference.get("optional"):
-                return None
-            raise
-
-    def all_of(self, source: Mapping[str, Any]) -> dict[str, str]:
-        """Every key of an `envFrom`, under its variable's name."""
-        of = self.secrets if "secretRef" in source else self.config_maps
-        reference = source.get("secretRef") or source["configMapRef"]
-        found = of.all_of(self.namespace, reference["name"])
-        if not found and not reference.get("optional"):
-            raise InvalidSettings(
-                f"{of.kind} {self.namespace}/{reference['name']} is not in the files given; "
-                f"`dev` takes {of.kind}s only from its FILES"
-            )
-        return {source.get("prefix", "") + key: text for key, text in found.items()}
-
-
-def resolve(
-    entries: Iterable[Mapping[str, Any]],
-    fields: Mapping[str, str],
-    objects: Objects | None = None,
-    sources: Iterable[Mapping[str, Any]] = (),
-) -> dict[str, str]:
-    """A container's `envFrom`, then its `env`, as a process's environment; `fields` answers its fieldRefs, `objects`
-    what refers to Secrets and ConfigMaps."""
+def resolve(container: Mapping[str, Any], fields: Mapping[str, str], objects: Objects) -> dict[str, str]:
+    """A container's `envFrom`, then its `env`, as a process's environment; `fields` answers its fieldRefs."""
     known: dict[str, str] = {}
-    for source in sources:
-        assert objects
-        known |= objects.all_of(source)
-    for entry in entries:
+    namespace = fields["metadata.namespace"]
+    for source in container.get("envFrom", []):
+        kind = "Secret" if "secretRef" in source else "ConfigMap"
+        data = objects.data(kind, namespace, source.get("secretRef") or source["configMapRef"])
+        known |= {source.get("prefix", "") + key: text for key, text in data.items()}
+    for entry in container["env"]:
         match entry:
             case {"name": name, "value": text}:
                 known[name] = expand(text, known)
             case {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} if path in fields:
                 known[name] = fields[path]
-            case {"name": name, "valueFrom": {"secretKeyRef": reference}} if objects:
-                known |= _given(name, objects.value("secretKeyRef", reference))
-            case {"name": name, "valueFrom": {"configMapKeyRef": reference}} if objects:
-                known |= _given(name, objects.value("configMapKeyRef", reference))
+            case {"name": name, "valueFrom": {"secretKeyRef": reference}}:
+                known |= objects.variable(name, "Secret", namespace, reference)
+            case {"name": name, "valueFrom": {"configMapKeyRef": reference}}:
+                known |= objects.variable(name, "ConfigMap", namespace, reference)
             case _:
                 raise InvalidSettings(f"variable {entry.get('name')}: `dev` cannot resolve {entry}")
     return known
-
-
-def _given(name: str, value: str | None) -> dict[str, str]:
-    return {} if value is None else {name: value}
 
 
 def of_this_machine(environ: Mapping[str, str], python_path: Iterable[Path]) -> dict[str, str]:

@@ -16,7 +16,7 @@ _LEVELS = {
     "ERROR": "red",
     "CRITICAL": "bold white on red",
 }
-_UNSAID = {"time", "span_id", "trace_flags", "stream", "group", "taskName"}
+_UNSAID = {"time", "logger", "span_id", "trace_flags", "stream", "group", "taskName"}
 """The prefix names the consumer, and the rest is for machines."""
 
 _FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
@@ -28,7 +28,6 @@ class LogLine:
 
     message: str
     level: str = ""
-    logger: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
     stack: str = ""
 
@@ -41,9 +40,9 @@ def parse(text: str) -> LogLine:
         found = None
     if not isinstance(found, dict) or "message" not in found or "level" not in found:
         return LogLine(text)
-    message, level, logger = (str(found.pop(name, "")) for name in ("message", "level", "logger"))
+    message, level = str(found.pop("message")), str(found.pop("level"))
     stack = str(found.pop("exc_info", None) or found.pop("stack_info", None) or "")
-    return LogLine(message, level, logger, found, stack)
+    return LogLine(message, level, found, stack)
 
 
 def rendered(line: LogLine, folders: Sequence[Path]) -> list[Text]:
@@ -58,8 +57,8 @@ def rendered(line: LogLine, folders: Sequence[Path]) -> list[Text]:
 
 
 def _told(line: LogLine, folders: Sequence[Path]) -> list[tuple[str, Any]]:
-    """The fields worth reading, the error and where it was raised last."""
-    told = {name: value for name, value in line.fields.items() if name not in _UNSAID}
+    """The fields worth reading, the error and where it was raised last. Counters at zero are left out."""
+    told = {name: value for name, value in line.fields.items() if name not in _UNSAID and value != 0}
     if told.get("deliveries") == 1:  # worth a word only when there were more
         del told["deliveries"]
     if trace_id := told.pop("trace_id", ""):

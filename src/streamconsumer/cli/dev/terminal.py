@@ -23,14 +23,12 @@ class Terminal:
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._board = TraceBoard()
         self._styles: dict[str, str] = {}
-        self._colours = cycle(_COLOURS)
         self._width = 0
 
     def expect(self, pods: Iterable[str]) -> None:
         """The pods to come, so that their lines align."""
-        for pod in pods:
-            self._styles[pod] = next(self._colours)
-            self._width = max(self._width, len(pod))
+        self._styles = dict(zip(pods, cycle(_COLOURS)))
+        self._width = max(map(len, self._styles), default=0)
 
     def say(self, text: str, style: str = "") -> None:
         """Dev's own words."""
@@ -41,9 +39,9 @@ class Terminal:
         for text in log_lines.rendered(line, folders):
             self.behind(pod, text)
 
-    def ended(self, pod: str, what: str, *, prominent: bool) -> None:
+    def ended(self, pod: str, what: str) -> None:
         """A pod ended although nobody asked it to."""
-        self.behind(pod, Text(what, "bold white on red" if prominent else "red"))
+        self.behind(pod, Text(what, "red"))
 
     def spans(self, spans: Iterable[Span], now: float) -> None:
         """Spans arrived; `tick` shows them when it is time."""
@@ -51,18 +49,11 @@ class Terminal:
 
     def tick(self, now: float) -> None:
         """Show the trace whose turn it is."""
-        if showing := self._board.due(now):
-            self.trace(showing.spans)
-            if others := traces.told_of_others(showing):
-                self.say(f"   {others}", "dim")
+        if spans := self._board.due(now):
+            self.trace(spans)
 
-    def finish(self) -> None:
-        """Say how many traces were never shown."""
-        if others := traces.told_of_others(self._board.rest()):
-            self.say(f"not shown: {others.removeprefix('and ')}", "dim")
-
-    def trace(self, spans: Iterable[Span]) -> None:
-        for text in traces.rendered(list(spans)):
+    def trace(self, spans: Sequence[Span]) -> None:
+        for text in traces.rendered(spans):
             self.print(text)
 
     def behind(self, pod: str, text: Text) -> None:

@@ -13,14 +13,8 @@ from rich.text import Text
 QUIET_SECONDS = 1.0
 """A trace is shown when it has not grown for so long."""
 
-UNREAD_SECONDS = 5.0
-"""How long a trace of nothing but a producer waits for its consumer."""
-
 INTERVAL_SECONDS = 2.0
-"""One trace is shown in so long; the others are counted."""
-
-PATIENCE_SECONDS = 10.0
-"""How long a trace with an error waits for its turn before it is only counted."""
+"""One trace is shown in each interval; the others are skipped."""
 
 MOST_TRACES = 10_000
 """How many are remembered, so that a retry finds the trace of its first attempt."""
@@ -44,41 +38,23 @@ class Span:
     failed: bool = False
     error: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    links: Sequence[str] = ()
-    """The ids of the traces it is linked to."""
-
     pod: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Showing:
-    """A trace to show now, and how many are not."""
-
-    spans: Sequence[Span] = ()
-    others: int = 0
-    others_failed: int = 0
 
 
 @dataclass(slots=True)
 class _Trace:
     grown_at: float
     spans: dict[str, Span] = field(default_factory=dict)
-    shown: bool = False
-    counted: bool = False
+    waiting: bool = True
 
     @property
     def failed(self) -> bool:
         return any(span.failed for span in self.spans.values())
 
-    @property
-    def rank(self) -> tuple[bool, bool, bool, float]:
-        """What is shown first: a failure, a whole story, what was not shown yet, what waits longest."""
-        whole = not max(self.spans.values(), key=lambda span: span.start_ns).failed
-        return self.failed, whole, not self.shown, -self.grown_at
-
     def quiet(self, now: float) -> bool:
-        read = not all(span.producer for span in self.spans.values())
-        return now - self.grown_at >= (QUIET_SECONDS if read else UNREAD_SECONDS)
+        """True if the trace can be shown. A trace of nothing but a producer waits for its consumer."""
+        handled = not all(span.producer for span in self.spans.values())
+        return self.waiting and handled and now - self.grown_at >= QUIET_SECONDS
 
 
 class TraceBoard:
@@ -86,7 +62,6 @@ class TraceBoard:
 
     def __init__(self) -> None:
         self._traces: OrderedDict[str, _Trace] = OrderedDict()
-        self._waiting: dict[str, _Trace] = {}
         self._shown_at = float("-inf")
 
     def add(self, spans: Iterable[Span], now: float) -> None:
@@ -95,39 +70,21 @@ class TraceBoard:
             self._traces.move_to_end(span.trace_id)
             trace.spans[span.span_id] = span
             trace.grown_at = now
-            if trace.failed or not trace.counted:
-                self._waiting[span.trace_id] = trace
+            trace.waiting = True
         while len(self._traces) > MOST_TRACES:
             self._traces.popitem(last=False)
 
-    def due(self, now: float) -> Showing | None:
-        """The trace whose turn it is, if it is anybody's turn."""
+    def due(self, now: float) -> list[Span]:
+        """The spans of the trace to show now; a failed trace comes before the others. Empty if no trace is due."""
         if now - self._shown_at < INTERVAL_SECONDS:
-            return None
-        quiet = {key: trace for key, trace in self._waiting.items() if trace.quiet(now)}
+            return []
+        quiet = [trace for trace in self._traces.values() if trace.quiet(now)]
         if not quiet:
-            return None
-        chosen = max(quiet, key=lambda key: quiet[key].rank)
-        trace = quiet.pop(chosen)
-        del self._waiting[chosen]
-        trace.shown = trace.counted = True
+            return []
+        for trace in quiet:
+            trace.waiting = False
         self._shown_at = now
-        return Showing(in_order(trace.spans.values()), *self._count(quiet, now))
-
-    def rest(self) -> Showing:
-        """What never had its turn."""
-        return Showing((), *self._count(dict(self._waiting), float("inf")))
-
-    def _count(self, quiet: Mapping[str, _Trace], now: float) -> tuple[int, int]:
-        """Those that are passed over. One with an error keeps waiting for a while."""
-        passed = {
-            key: trace for key, trace in quiet.items() if not trace.failed or now - trace.grown_at > PATIENCE_SECONDS
-        }
-        fresh = [trace for trace in passed.values() if not trace.counted]
-        for key, trace in passed.items():
-            trace.counted = True
-            del self._waiting[key]
-        return len(fresh), sum(trace.failed for trace in fresh)
+        return in_order(max(quiet, key=lambda trace: trace.failed).spans.values())
 
 
 def in_order(spans: Iterable[Span]) -> list[Span]:
@@ -154,23 +111,20 @@ def _below(parent: Span, children: Mapping[str, Sequence[Span]], indent: str) ->
 
 
 def rendered(spans: Sequence[Span]) -> list[Text]:
-    """A trace as lines: a heading, then a line a span; of one span, one line."""
+    """A trace as lines: a heading, then a line a span."""
     began, ended = min(span.start_ns for span in spans), max(span.end_ns for span in spans)
     heading = Text(f"trace {spans[0].trace_id[:8]}  ", "bold")
-    if len(spans) == 1:
-        return [heading + _row("", spans[0], None, 0)]
-    heading.append(f"{len(spans)} spans, {duration(ended - began)}", "not bold dim")
+    heading.append(f"{len(spans)} {'span' if len(spans) == 1 else 'spans'}, {duration(ended - began)}", "not bold dim")
     rows = list(tree(spans))
-    width = max(len(branch) + len(span.name) for branch, span in rows) if rows else 0
+    width = max((len(branch) + len(span.name) for branch, span in rows), default=0)
     return [heading, *(_row(branch, span, began, width) for branch, span in rows)]
 
 
-def _row(branch: str, span: Span, began: int | None, width: int) -> Text:
+def _row(branch: str, span: Span, began: int, width: int) -> Text:
     mark, style = ("✗", "red") if span.failed else ("✓", "green")
     row = Text.assemble((branch, "dim"), span.name.ljust(width - len(branch)), " ", (mark, style))
-    row.append(f" {duration(span.end_ns - span.start_ns):>{7 if width else 0}}")
-    if began is not None:
-        row.append(f" {'+' + duration(span.start_ns - began) if span.start_ns > began else '':>8}", "dim")
+    row.append(f" {duration(span.end_ns - span.start_ns):>7}")
+    row.append(f" {'+' + duration(span.start_ns - began) if span.start_ns > began else '':>8}", "dim")
     for part in _told(span):
         row.append(f"  {part}", "dim")
     if span.error:
@@ -186,17 +140,6 @@ def _told(span: Span) -> Iterator[str]:
         yield f"delivery {deliveries}"
     if span.pod:
         yield span.pod
-    for other in dict.fromkeys(each for each in span.links if each != span.trace_id):
-        yield f"linked to trace {other[:8]}"
-
-
-def told_of_others(showing: Showing) -> str:
-    """`and 57 more traces, 2 of them with errors`."""
-    if not showing.others:
-        return ""
-    more = "1 more trace" if showing.others == 1 else f"{showing.others} more traces"
-    failed = f", {showing.others_failed} of them with errors" if showing.others_failed else ""
-    return f"and {more}{failed}"
 
 
 def duration(nanoseconds: int) -> str:

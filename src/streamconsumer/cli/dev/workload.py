@@ -3,7 +3,6 @@
 import base64
 import binascii
 import os
-import secrets
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from streamconsumer.cli.dev.environment import Objects, Secrets, resolve
+from streamconsumer.cli.dev.environment import Objects, resolve
 from streamconsumer.cli.documents import Document, read
-from streamconsumer.cli.render import parse
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
 from streamconsumer.model.environment import variable
@@ -21,9 +19,6 @@ from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.manifests.environment import http_url
 from streamconsumer.operator.settings import OperatorSettings
-
-_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
-"""Kubernetes' own for the ends of names: no vowels, so no words."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +30,7 @@ class Workload:
     """Of the manifest: where the handler's module is looked for."""
 
     children: Sequence[Manifest]
-    secrets: Secrets
-    config_maps: Secrets
+    objects: Objects
 
     @property
     def name(self) -> str:
@@ -52,8 +46,10 @@ class Workload:
         return spec
 
     @property
-    def replicas(self) -> int:
-        return int(self.deployment["spec"].get("replicas", 1))
+    def pod_names(self) -> list[str]:
+        """The name of each replica's pod: `orders-consumer-1`, `orders-consumer-2`."""
+        replicas = int(self.deployment["spec"].get("replicas", 1))
+        return [f"{self.deployment['metadata']['name']}-{number}" for number in range(1, replicas + 1)]
 
     @property
     def handler(self) -> str:
@@ -71,26 +67,9 @@ class Workload:
         """The files of the ConfigMap that carries `handler.source`."""
         return next((child["data"] for child in self.children if child["kind"] == "ConfigMap"), {})
 
-    def pod_name(self) -> str:
-        """Another one at each call."""
-        return f"{self.deployment['metadata']['name']}-{''.join(secrets.choice(_ALPHABET) for _ in range(5))}"
-
-    def files(self) -> dict[str, str]:
-        """What the container finds of Secrets, by path. Raises InvalidSettings where one is missing: in a cluster it
-        may come later, here it cannot."""
-        (container,) = self.pod["containers"]
-        folders = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-        return {
-            f"{folders[volume['name']]}/{item['path']}": self.secrets.value(
-                self.consumer.namespace, source["secret"]["name"], item["key"]
-            )
-            for volume in self.pod["volumes"]
-            for source in volume.get("projected", {}).get("sources", [])
-            for item in source["secret"]["items"]
-        }
-
-    def environment(self, pod_name: str, files: Mapping[str, Path]) -> dict[str, str]:
-        """The container's; `files` says where here each of its files is."""
+    def environment(self, pod_name: str) -> dict[str, str]:
+        """The container's. Raises InvalidSettings where a Secret or ConfigMap is missing: in a cluster it may come
+        later, here it cannot."""
         fields = {
             "metadata.name": pod_name,
             "metadata.namespace": self.consumer.namespace,
@@ -98,11 +77,10 @@ class Workload:
             "spec.nodeName": "localhost",
         }
         (container,) = self.pod["containers"]
-        objects = Objects(self.consumer.namespace, self.secrets, self.config_maps)
-        found = resolve(container["env"], fields, objects, container.get("envFrom", []))
+        found = resolve(container, fields, self.objects)
         if url := self._sent_to():
             found[variable("handler", "http_url")] = url
-        return {name: str(files.get(value, value)) for name, value in found.items()}
+        return found
 
     def _sent_to(self) -> str:
         """No Service answers here, but the program behind it may, on the same port of this machine."""
@@ -110,24 +88,21 @@ class Workload:
         return http_url(http, "127.0.0.1") if http else ""
 
 
-def load(files: Iterable[Path]) -> tuple[list[Workload], list[str]]:
-    """What can run, and why the rest cannot. Raises InvalidSettings for a file that cannot be read at all."""
+def load(files: Iterable[Path]) -> list[Workload]:
+    """The StreamConsumers in the files. Raises InvalidSettings or InvalidResource if any of them cannot run."""
     found = [(folder_of(file), document) for file in files for document in read([file])]
     settings = OperatorSettings.from_env(os.environ)
-    given = [document for _, document in found]
-    secrets, config_maps = secrets_of(given), config_maps_of(given)
-    workloads: dict[tuple[str, str], Workload] = {}
-    refusals: list[str] = []
+    objects = objects_of(document for _, document in found)
+    workloads: list[Workload] = []
     for folder, document in found:
-        consumers, refused = parse([document] if document.get("kind") == names.KIND else [])
-        refusals += refused
-        for consumer in consumers:
-            workload = Workload(consumer, folder, desired(consumer, settings), secrets, config_maps)
-            if problem := _problem(workload, workloads):
-                refusals.append(problem)
-            else:
-                workloads[consumer.namespace, consumer.name] = workload
-    return list(workloads.values()), refusals
+        if document.get("kind") == names.KIND:
+            consumer = StreamConsumer.parse(document)
+            workload = Workload(consumer, folder, desired(consumer, settings), objects)
+            workload.environment("pod")  # a missing Secret is reported before anything starts
+            workloads.append(workload)
+    if not workloads:
+        raise InvalidSettings(f"no {names.API_VERSION} {names.KIND} in {', '.join(map(str, files))}")
+    return workloads
 
 
 def folder_of(file: Path) -> Path:
@@ -135,29 +110,20 @@ def folder_of(file: Path) -> Path:
     return (file if file.is_dir() else file.parent).absolute()
 
 
-def secrets_of(documents: Iterable[Document]) -> Secrets:
-    """The Secrets among the documents; stringData wins over data, as on the API server."""
-    values: dict[tuple[str, str, str], str] = {}
+def objects_of(documents: Iterable[Document]) -> Objects:
+    """The Secrets and ConfigMaps among the documents. stringData wins over data, as on the API server."""
+    found: dict[tuple[str, str, str], dict[str, str]] = {}
     for document in documents:
-        if document.get("kind") != "Secret":
+        kind = document.get("kind")
+        if kind not in ("Secret", "ConfigMap"):
             continue
         metadata = document.get("metadata") or {}
         where = str(metadata.get("namespace") or "default"), str(metadata.get("name") or "")
-        texts = {key: _decoded(where, key, value) for key, value in (document.get("data") or {}).items()}
+        data = document.get("data") or {}
+        texts = {key: _decoded(where, key, value) if kind == "Secret" else str(value) for key, value in data.items()}
         texts |= {key: str(value) for key, value in (document.get("stringData") or {}).items()}
-        values |= {(*where, key): text for key, text in texts.items()}
-    return Secrets(values)
-
-
-def config_maps_of(documents: Iterable[Document]) -> Secrets:
-    """The ConfigMaps among the documents."""
-    values: dict[tuple[str, str, str], str] = {}
-    for document in documents:
-        if document.get("kind") == "ConfigMap":
-            metadata = document.get("metadata") or {}
-            where = str(metadata.get("namespace") or "default"), str(metadata.get("name") or "")
-            values |= {(*where, key): str(text) for key, text in (document.get("data") or {}).items()}
-    return Secrets(values, "ConfigMap")
+        found[kind, *where] = texts
+    return Objects(found)
 
 
 def _decoded(where: tuple[str, str], key: str, value: object) -> str:
@@ -167,15 +133,3 @@ def _decoded(where: tuple[str, str], key: str, value: object) -> str:
         raise InvalidSettings(
             f"Secret {'/'.join(where)}, data.{key}: is not text in base64; write it plainly under stringData"
         ) from None
-
-
-def _problem(workload: Workload, others: Mapping[tuple[str, str], Workload]) -> str:
-    where = workload.consumer.namespace, workload.consumer.name
-    if where in others:
-        return f"{'/'.join(where)}: is given twice; the first one is used"
-    try:
-        workload.files()
-        workload.environment("pod", {})
-    except InvalidSettings as error:
-        return f"{'/'.join(where)}: {error}"
-    return ""
