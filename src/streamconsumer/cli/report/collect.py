@@ -150,8 +150,9 @@ async def _exposition(pod: Manifest, context: str | None) -> tuple[bytes, str]:
 async def _add_logs(bundle: Bundle, api: Cluster, pods: Pods) -> None:
     for folder, pod in pods:
         namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-        for status in pod.get("status", {}).get("containerStatuses", []):
-            for previous in (False, True) if status.get("restartCount") else (False,):
-                file = f"{folder}/logs/{name}-{status['name']}{'-previous' if previous else ''}.log"
-                log = api.log(namespace, name, status["name"], lines=LINES, previous=previous)
-                await bundle.add_answer(file, log)
+        states = pod.get("status", {}).get("containerStatuses", [])
+        restarted = {each["name"] for each in states if each.get("restartCount")}
+        for container in (each["name"] for each in pod["spec"]["containers"]):
+            for previous in (False, True) if container in restarted else (False,):
+                file = f"{folder}/logs/{name}-{container}{'-previous' if previous else ''}.log"
+                await bundle.add_answer(file, api.log(namespace, name, container, lines=LINES, previous=previous))

@@ -20,10 +20,10 @@ SHORTEST, SHORTEST_LINE = 4, 8
 COMMON = {b"true", b"false", b"none", b"null", b"enabled", b"disabled", b"default", b"localhost"}
 """Values that are words of every log."""
 
-_PERCENT = "%(?:25)*"
-_BACKSLASHES = rf"(?:\\|{_PERCENT}5[Cc])+"
+_PERCENT = "%(?:25){0,3}"
+_BACKSLASHES = rf"(?:\\|{_PERCENT}5[Cc]){{1,8}}"
 _LINE_END = rf"(?:\s|{_BACKSLASHES}[rn]|{_PERCENT}0[ADad])"
-_SCHEME = rf"[A-Za-z0-9](?::|{_PERCENT}3[Aa])(?:\\*/|{_PERCENT}2[Ff]){{2}}"
+_SCHEME = rf"[A-Za-z0-9](?::|{_PERCENT}3[Aa])(?:\\{{0,8}}/|{_PERCENT}2[Ff]){{2}}"
 _BEGIN, _END = r"-----BEGIN[^-\r\n]+-----", r"-----END[^-\r\n]+-----"
 
 _ALWAYS = [
@@ -34,7 +34,7 @@ _ALWAYS = [
 ]
 
 _DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-_SPELLINGS = {"+": rf"(?:\+|-|{_PERCENT}2[Bb])", "/": rf"(?:_|\\*/|{_PERCENT}2[Ff])"}
+_SPELLINGS = {"+": rf"(?:\+|-|{_PERCENT}2[Bb])", "/": rf"(?:_|\\{{0,8}}/|{_PERCENT}2[Ff])"}
 """Of the digits that are not the same for URLs, or are encoded."""
 
 
