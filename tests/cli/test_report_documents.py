@@ -95,4 +95,8 @@ def test_each_field_that_names_a_secret_is_found() -> None:
         "volumes": [{"secret": {"secretName": "volume"}}, {"projected": {"sources": [{"secret": {"name": "part"}}]}}],
     }
     names = ("url", "username", "password", "ca", "sentinel", "cert", "env-from", "volume", "part")
-    assert {*named({"spec": spec})} == {("env", True), *((name, False) for name in names)}
+    managed = {"f:valueFrom": {"f:secretKeyRef": {}}}
+    assert {*named({"metadata": {"managedFields": [managed]}, "spec": spec})} == {
+        ("env", True),
+        *((name, False) for name in names),
+    }

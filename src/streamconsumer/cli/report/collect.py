@@ -103,8 +103,8 @@ def named(manifest: Any) -> Iterator[tuple[str, bool]]:
     for field, inner in manifest.items() if isinstance(manifest, dict) else ():
         yield from named(inner)
         if isinstance(inner, dict) and field.lower().endswith(("secretref", "secretkeyref", "secret")):
-            name = inner.get("name") or inner.get("secretName") or ""
-            yield str(name), inner.get("optional") is True
+            found = [inner[key] for key in ("name", "secretName") if isinstance(inner.get(key), str)]
+            yield from ((name, inner.get("optional") is True) for name in found)
 
 
 async def _listed(api: Cluster, version: str, kind: str, namespace: str | None, selector: str) -> list[Manifest]:
