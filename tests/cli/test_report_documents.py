@@ -95,7 +95,7 @@ def test_each_field_that_names_a_secret_is_found() -> None:
         "volumes": [{"secret": {"secretName": "volume"}}, {"projected": {"sources": [{"secret": {"name": "part"}}]}}],
     }
     names = ("url", "username", "password", "ca", "sentinel", "cert", "env-from", "volume", "part")
-    managed = {"f:valueFrom": {"f:secretKeyRef": {}}}
+    managed: dict[str, Any] = {"f:valueFrom": {"f:secretKeyRef": {}}}
     assert {*named({"metadata": {"managedFields": [managed]}, "spec": spec})} == {
         ("env", True),
         *((name, False) for name in names),
