@@ -1,18 +1,15 @@
 """`kubectl streamconsumer report`: a bundle of facts about a problem, for a person without access to the cluster.
 
-Collection: secrets reads the named Secrets, collect asks the API server and the pods, samples parses metrics.
-Allow-list: fields names every field of a bundle. Texts: named and views find the values of Secrets, redact removes
-them. bundle holds the files, work writes the archive.
+collect asks the API server and the pods, documents is the allow-list, redact removes
+the values of Secrets from texts, bundle holds the files and writes the archive.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from streamconsumer.cli.cluster import COULD_NOT_CHECK, WHERE, Name, with_options
-from streamconsumer.errors import ServerUnavailable
+from streamconsumer.cli.cluster import WHERE, Name, with_options
 
 
 @click.command()
@@ -36,10 +33,11 @@ def report(**options: Any) -> None:
 
     Exit code 0: written; 2: wrong use; 3: the API server did not answer.
     """
-    from streamconsumer.cli.report import work
+    import asyncio
 
-    try:
-        sys.exit(work.run(options))
-    except ServerUnavailable as error:
-        click.echo(f"streamconsumer: {error}", err=True)
-        sys.exit(COULD_NOT_CHECK)
+    from streamconsumer.cli.report.bundle import CONTENTS
+    from streamconsumer.cli.report.collect import collect
+
+    bundle, path = asyncio.run(collect(options)), options["output"]
+    bundle.write(path)
+    click.echo(f"{path}: {len(bundle.files)} files, listed in {CONTENTS}; read them before you share the archive")
