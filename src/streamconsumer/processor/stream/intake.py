@@ -355,12 +355,7 @@ class RedisIntake:
     async def _recover_group(self) -> None:
         """The group is gone: create it where it was, with what is in flight here pending as it was."""
         self._group_lost = True
-        begin = await self.last_known.recreate(
-            self._position,
-            "0",
-            in_flight=list(self.held()),
-            settled=self.acks.lately(),
-        )
+        begin = await self.last_known.recreate(self._position, "0", in_flight=list(self.held()))
         self._metrics.groups_recreated += 1
         log.warning(
             "consumer group was gone and is created again",
