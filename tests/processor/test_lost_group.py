@@ -289,5 +289,5 @@ async def test_an_entry_that_was_taken_back_survives_a_second_loss_of_the_group_
     assert [each.message_id for each in await any_group.entries()] == held
 
 
-async def _noted_at(group: Group) -> str | None:
+async def _noted_at(group: Group) -> Any:
     return await group.client.hget(companion(STREAM, GROUP, "last-known"), "at")
