@@ -156,13 +156,6 @@ class StreamManager:
         return str(arguments.get("host") or arguments.get("path") or "localhost"), arguments.get("port")
 
     @property
-    def user(self) -> str:
-        """The name of the Redis user."""
-        destination = self._arguments.get("destination")
-        username = self._arguments.get("username") if destination is None else destination.access.place().username
-        return username or "default"
-
-    @property
     def trusts_anybody(self) -> bool:
         """Whether the settings that it was made from have any certificate of a server taken."""
         destination = self._arguments.get("destination")
