@@ -255,11 +255,6 @@ async def test_a_group_that_a_stranger_created_again_gets_back_what_was_pending(
     assert set(handler.ids) > set(held)
 
 
-async def _noted(group: Group, position: str, pending: str = "") -> bool:
-    found: Any = group.client.hmget(companion(STREAM, GROUP, "last-known"), ["position", "pending"])
-    return bool(await found == [position, pending])
-
-
 @pytest.mark.parametrize("way", ["heartbeat", "recreation"])
 async def test_an_entry_that_was_taken_back_survives_a_second_loss_of_the_group_before_the_next_note(
     any_group: Group, way: str
@@ -276,7 +271,7 @@ async def test_an_entry_that_was_taken_back_survives_a_second_loss_of_the_group_
 
     async def noted_again() -> bool:
         await heir.note()
-        return await _noted_at(any_group) != written
+        return bool(await _noted_at(any_group) != written)
 
     await eventually(noted_again)
     if way == "heartbeat":
@@ -287,6 +282,11 @@ async def test_an_entry_that_was_taken_back_survives_a_second_loss_of_the_group_
     await any_group.client.xgroup_destroy(STREAM, GROUP)
     await heir.recreate(held[-1], "0")
     assert [each.message_id for each in await any_group.entries()] == held
+
+
+async def _noted(group: Group, position: str, pending: str = "") -> bool:
+    found: Any = group.client.hmget(companion(STREAM, GROUP, "last-known"), ["position", "pending"])
+    return bool(await found == [position, pending])
 
 
 async def _noted_at(group: Group) -> Any:

@@ -93,7 +93,7 @@ class Settling:
                 f"begun {entry.deliveries} times and never ended: does handling it kill the process? "
                 f"maxDeliveries is {self._policy.max_deliveries}"
             )
-            await self._bury(entry, Verdict(Bury(DeadLetterReason.CRASHED), error))
+            await self._bury_all([(entry, Verdict(Bury(DeadLetterReason.CRASHED), error))])
             return False
         if entry.suspect:  # if it kills this process, what is done shall be known to be done
             await self._intake.flush()
@@ -179,18 +179,14 @@ class Settling:
         verdict: Verdict | Effects = entry.verdict
         if self._intake.caring is None:
             return
-        if isinstance(verdict, Effects):
-            entry.verdict = None
-            if entry.trial:  # its handler was called before: this says nothing of what that depends on
-                entry.trial = False
-                self._breaker.undecided(trial=True)
-            await self._commit(entry, verdict)
+        if not isinstance(verdict, Effects):
+            await self.settle_all([entry])
             return
-        if isinstance(verdict.decision, Bury):
-            await self._bury(entry, verdict)
-        else:
-            entry.verdict = None
-            await self._try_again([(entry, verdict.decision)])
+        entry.verdict = None
+        if entry.trial:  # its handler was called before: this says nothing of what that depends on
+            entry.trial = False
+            self._breaker.undecided(trial=True)
+        await self._commit(entry, verdict)
 
     async def settle_all(self, entries: Sequence[Entry]) -> None:
         """The same for what failed of a batch: one round trip for all that wait, and one for many dead letters."""
@@ -213,7 +209,7 @@ class Settling:
         self._metrics.failed += 1
         log.error("message cannot be decoded", extra={"error": str(error)})
         if self._intake.caring is not None:
-            await self._bury(entry, Verdict(Bury(DeadLetterReason.UNDECODABLE), error))
+            await self._bury_all([(entry, Verdict(Bury(DeadLetterReason.UNDECODABLE), error))])
 
     async def hand_back(self, entries: list[tuple[Entry, float]]) -> None:
         """What was not begun, for a peer; what waits to be tried again, when its time comes."""
@@ -261,15 +257,7 @@ class Settling:
         self._metrics.failed += 1
         error = ValueError(f"{entry.size_bytes()} bytes; delivery.maxEntryBytes is {self._policy.max_entry_bytes}")
         log.error("message is too large", extra={"message_id": entry.message_id, "error": str(error)})
-        await self._bury(entry, Verdict(Bury(DeadLetterReason.OVERSIZED), error))
-
-    async def _bury(self, entry: Entry, verdict: Verdict) -> None:
-        start_ns = time.time_ns()
-        try:
-            answer: bool | Exception = await self._intake.bury(*self._letter(entry, verdict))
-        except Exception as refused:  # noqa: BLE001 - whatever the server's client raises
-            answer = refused
-        self._buried(entry, verdict, answer, start_ns)
+        await self._bury_all([(entry, Verdict(Bury(DeadLetterReason.OVERSIZED), error))])
 
     async def _bury_all(self, entries: Sequence[tuple[Entry, Verdict]]) -> None:
         if not entries:
@@ -278,7 +266,7 @@ class Settling:
         start_ns = time.time_ns()
         try:
             answers = await self._intake.bury_all([self._letter(entry, verdict) for entry, verdict in entries])
-        except Exception as error:  # noqa: BLE001 - the same
+        except Exception as error:  # noqa: BLE001 - whatever the server's client raises
             answers = [error] * len(entries)
         for (entry, verdict), answer in zip(entries, answers, strict=True):
             self._buried(entry, verdict, answer, start_ns)

@@ -22,11 +22,11 @@ from collections.abc import Callable, Collection
 from datetime import timedelta
 
 from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.stream.claims import Claims
+from streamconsumer.processor.stream.claims import Claim, Claims
 from streamconsumer.processor.stream.intake import RedisIntake
 from streamconsumer.processor.stream.manager import StreamManager, without_credentials
 
-__all__ = ["RedisIntake", "StreamManager", "caring_intake", "without_credentials"]
+__all__ = ["Claim", "Claims", "RedisIntake", "StreamManager", "caring_intake", "without_credentials"]
 
 
 def caring_intake(

@@ -10,7 +10,6 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from streamconsumer.processor.intake import Claim
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.stream import replies, watch
@@ -24,6 +23,9 @@ MEMBERS_EVERY = 10
 """After so many looks it is asked anew who is there, though nothing tells that somebody has come or gone."""
 
 TRIM_EVERY = timedelta(seconds=10)
+
+Claim = Callable[[int], Awaitable[list[Entry]]]
+"""Takes over at most so many entries; fewer: there are no more."""
 
 
 class Claims:

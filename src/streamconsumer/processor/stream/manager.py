@@ -96,12 +96,16 @@ class StreamManager:
         try:
             return await self.control.execute_command(*command)  # type: ignore[no-untyped-call] # ships no types for it
         except RedisError as error:
-            found = fault(error, "")
-            if found.elsewhere:
-                await self.forget_connections()
-            if found.is_refusal:
-                self.refused.set()
+            await self.notice(error)
             raise
+
+    async def notice(self, error: Exception) -> None:
+        """Connect again after an error of a server that is no longer the right one, and note a refused command."""
+        found = fault(error, "")
+        if found.elsewhere:
+            await self.forget_connections()
+        if found.is_refusal:
+            self.refused.set()
 
     async def ask_together(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Several commands in one round trip; an error of one is its answer, unless it is the connection's."""
