@@ -31,7 +31,7 @@ from streamconsumer.processor.pending import PendingCare
 from streamconsumer.processor.read_ahead import ReadAhead
 from streamconsumer.processor.recovery import Recovery
 from streamconsumer.processor.settling import Settling
-from streamconsumer.processor.stream import StreamManager, caring_intake
+from streamconsumer.processor.stream import Claims, RedisIntake, StreamManager
 from streamconsumer.processor.telemetry import Tracing
 
 log = logging.getLogger(__name__)
@@ -295,7 +295,7 @@ class RedisStreamProcessor:
         elif verdict is not None:
             await self._settling.settle(entry)
         # A handler may return although it was cancelled, at the end of a drain or for a peer: that is no success.
-        elif not entry.fate and not self._settling.succeeded_at_once(entry, result):
+        elif not entry.fate:
             await self._settling.succeeded(entry, result)
 
     def _handler(self) -> AsyncHandler:
@@ -431,7 +431,8 @@ class RedisStreamProcessor:
         manager = self.stream_manager
         if isinstance(manager, StreamManager):
             block = timedelta(seconds=self.poll_interval)
-            intake = caring_intake(manager, who, block=block, metrics=self.metrics, held=self._in_flight.ids)
+            intake = RedisIntake(manager, *who, block=block, metrics=self.metrics, held=self._in_flight.ids)
+            intake.caring = Claims(intake, self.metrics)
             if self._telemetry is not None:
                 intake.acks.sent = self._telemetry.acknowledged
                 self._telemetry.dead_letter_stream = intake.dead_letter_stream

@@ -112,14 +112,6 @@ class Settling:
 
     # -- after it ended ------------------------------------------------------------------------------------------------
 
-    def succeeded_at_once(self, entry: Entry, result: Any) -> bool:
-        """The same for what is nearly every message: nothing but an acknowledgement, that travels with others."""
-        soon = self._intake.acknowledge_soon
-        if soon is None or not self._breaker.is_calm or isinstance(result, Effects):
-            return False
-        soon(entry.message_id)
-        return True
-
     async def succeeded(self, entry: Entry, result: Any) -> None:
         """Acknowledge; with what the handler returned to be done in the same step, if it did."""
         try:
