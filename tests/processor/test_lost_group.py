@@ -284,6 +284,29 @@ async def test_an_entry_that_was_taken_back_survives_a_second_loss_of_the_group_
     assert [each.message_id for each in await any_group.entries()] == held
 
 
+async def test_an_entry_that_was_trimmed_since_the_note_is_not_put_back(any_group: Group) -> None:
+    ask = any_group.manager().ask
+    heir = LastKnown(ask, STREAM, GROUP, "heir")
+    await any_group.create()
+    trimmed, *held = await any_group.add(3)
+    await any_group.read_as("dead", 3)
+    await heir.note()
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    await any_group.client.xdel(STREAM, trimmed)
+    await heir.recreate("0-0", "0")
+    assert [each.message_id for each in await any_group.entries()] == held
+    due: list[str] = []
+
+    async def all_are_due() -> bool:
+        lost, found = await Ownership(ask, STREAM, GROUP, "heir").due(10)
+        assert not lost
+        due.extend(each.message_id for each in found)
+        return len(due) == len(held)
+
+    await eventually(all_are_due)
+    assert await any_group.client.zscore(companion(STREAM, GROUP, "postponed"), trimmed) is None
+
+
 async def _noted(group: Group, position: str, pending: str = "") -> bool:
     found: Any = group.client.hmget(companion(STREAM, GROUP, "last-known"), ["position", "pending"])
     return bool(await found == [position, pending])

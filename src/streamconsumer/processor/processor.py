@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from streamconsumer.errors import InvalidSettings, UndecodableEntry
+from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.settings import Delivery
 from streamconsumer.processor.attempt import Attempts
 from streamconsumer.processor.batches import Batches
@@ -260,18 +260,9 @@ class RedisStreamProcessor:
 
     async def _run(self, entry: Entry) -> None:
         """Handle one entry, and raise nothing but what ends its slot."""
-        if entry.has_marks():
-            entry.is_replay = True
-        if (not entry.is_counted or entry.may_be_large or entry.is_replay) and not await self._settling.may_begin(
-            entry
-        ):
-            return
-        try:
-            data = entry.data(self._intake.encoding)
-        except UndecodableEntry as error:
-            await self._settling.undecodable(entry, error)
-            return
-        await self._process_single_message(entry.message_id, data)
+        data = await self._settling.data(entry)
+        if data is not None:
+            await self._process_single_message(entry.message_id, data)
 
     async def _process_single_message(self, message_id: str, data: dict[Any, Any]) -> None:
         """Call the handler, then acknowledge. A failure is logged and not acknowledged: the entry stays pending until
@@ -396,7 +387,6 @@ class RedisStreamProcessor:
         self._attempts = Attempts(handler, self._settling, self._telemetry, self._in_flight.overdue)
         self._batches = Batches(
             self._handler,
-            self._intake.encoding,
             self._in_flight,
             self._settling,
             self.delivery,

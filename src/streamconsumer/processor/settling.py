@@ -69,7 +69,20 @@ class Settling:
 
     # -- before it begins ----------------------------------------------------------------------------------------------
 
-    async def may_begin(self, entry: Entry) -> bool:
+    async def data(self, entry: Entry) -> dict[Any, Any] | None:
+        """The data for the handler. None if the entry must not begin; the entry is then settled in another way."""
+        if entry.has_marks():
+            entry.is_replay = True
+        is_ordinary = entry.is_counted and not entry.may_be_large and not entry.is_replay
+        if not is_ordinary and not await self._may_begin(entry):
+            return None
+        try:
+            return entry.data(self._intake.encoding)
+        except UndecodableEntry as error:
+            await self._undecodable(entry, error)
+            return None
+
+    async def _may_begin(self, entry: Entry) -> bool:
         """Whether a redelivered or a large entry may be handled; otherwise it is settled in another way."""
         try:
             if entry.verdict is not None:
@@ -196,7 +209,7 @@ class Settling:
         await self._try_again(again)
         await self._bury_all(buried)
 
-    async def undecodable(self, entry: Entry, error: UndecodableEntry) -> None:
+    async def _undecodable(self, entry: Entry, error: UndecodableEntry) -> None:
         """Trying again would not mend it."""
         self._metrics.failed += 1
         log.error("message cannot be decoded", extra={"error": str(error)})

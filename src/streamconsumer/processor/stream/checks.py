@@ -112,9 +112,7 @@ def _unusable(manager: StreamManager, refusals: Mapping[str, Exception]) -> str:
     missing = {right: answer for right, answer in refusals.items() if right not in OPTIONAL}
     if not missing:
         return ""
-    host, port = manager.address
-    where = host if port is None else f"{host}:{port}"
-    about = f"Redis at {where} refuses the Redis user what is required: {' '.join(missing)}"
+    about = f"Redis at {manager.place} refuses the Redis user what is required: {' '.join(missing)}"
     for right, answer in missing.items():
         if not isinstance(answer, NoPermissionError):
             command, words = right[1:].replace("|", " ").upper(), str(answer)[:_MOST_WORDS]

@@ -57,8 +57,8 @@ local function restore(ids)
 end
 """
 """KEYS: the stream, the schedule of what is postponed, the note. ARGV: the group, this consumer. `mark` returns 1 for a
-group that has not been put right yet, and an error if there is no group or the server is out of memory. `restore` does
-not ask whether the stream still has an entry: where XCLAIM does not refuse a trimmed one (6.2), `DUE` settles it."""
+group that has not been put right yet, and an error if there is no group or the server is out of memory. XCLAIM ignores
+an entry that the stream no longer has, and `DUE` removes it from the schedule."""
 
 NOTE = f"""{_COMMON}
 local at = redis.call('HGET', beside, 'at')

@@ -160,6 +160,12 @@ class StreamManager:
         return str(arguments.get("host") or arguments.get("path") or "localhost"), arguments.get("port")
 
     @property
+    def place(self) -> str:
+        """The address as one text."""
+        host, port = self.address
+        return host if port is None else f"{host}:{port}"
+
+    @property
     def trusts_anybody(self) -> bool:
         """Whether the settings that it was made from have any certificate of a server taken."""
         destination = self._arguments.get("destination")
