@@ -71,7 +71,6 @@ async def recreate(
     otherwise: str,
     *,
     in_flight: Sequence[str] = (),
-    settled: Sequence[str] = (),  # noqa: ARG001 - the registrations already exclude them
 ) -> str:
     """Replaces `LastKnown.recreate`."""
     stream, schedule, _ = self._keys

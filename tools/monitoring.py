@@ -122,6 +122,14 @@ ALERTS = [
         "Those run again in another pod. Raise `drainTimeout` above what the handler takes.",
     ),
     Alert(
+        "StreamConsumerSpansDropped",
+        f"sum by ({GROUP}) (increase(streamconsumer_spans_dropped_total[10m])) > 0",
+        "0m",
+        "warning",
+        f"Pods of {_PODS} dropped spans that did not reach the collector",
+        "The collector is unavailable, slow or refuses the spans; the pods' logs say which.",
+    ),
+    Alert(
         "StreamConsumerOperatorFailing",
         'sum(rate(streamconsumer_operator_reconciles_total{outcome="error"}[10m])) > 0',
         "15m",

@@ -180,11 +180,15 @@ def _price(client: redis.Redis, pending: int, names: int) -> list[str]:
         client.xreadgroup(GROUP, str(each), {STREAM: ">"}, max(1, pending // names))
     keys = [STREAM, *(companion(STREAM, GROUP, what) for what in ("postponed", "last-known", REGISTRATIONS))]
 
-    def note(age_milliseconds: int) -> float:
-        arguments = (GROUP, 0, POSTPONED, 1500, age_milliseconds, last_known.MOST)
-        return _microseconds(client, "eval", lambda: client.eval(last_known.NOTE, 3, *keys[:3], *arguments))
+    def note(*, is_due: bool) -> float:
+        def act() -> None:
+            if is_due:
+                client.hdel(keys[2], "at")
+            client.eval(last_known.NOTE, 3, *keys[:3], GROUP, 0)
 
-    written, skipped = note(0), note(3_600_000)
+        return _microseconds(client, "eval", act)
+
+    written, skipped = note(is_due=True), note(is_due=False)
     size = len(last_known.NOTE) + sum(len(each) for each in client.hvals(keys[2]))
     hset = names * _microseconds(client, "hset", lambda: client.hset(keys[3], "pod-0", "1764000000000-0"))
     cells = [pending, names, written, skipped, size, hset, names * len("pod-01764000000000-0")]

@@ -50,6 +50,7 @@ FIRING = {
     "StreamConsumerGroupRecreated": {f"streamconsumer_groups_recreated_total{GROUP}": RISING},
     "StreamConsumerBreakerOpen": {f"streamconsumer_breaker_opened_total{GROUP}": RISING},
     "StreamConsumerDrainTimedOut": {f"streamconsumer_abandoned_total{GROUP}": RISING},
+    "StreamConsumerSpansDropped": {f"streamconsumer_spans_dropped_total{GROUP}": RISING},
     "StreamConsumerOperatorFailing": {'streamconsumer_operator_reconciles_total{outcome="error"}': RISING},
 }
 
@@ -68,6 +69,7 @@ QUIET = {
     f"streamconsumer_groups_recreated_total{GROUP}": STILL,
     f"streamconsumer_breaker_opened_total{GROUP}": STILL,
     f"streamconsumer_abandoned_total{GROUP}": STILL,
+    f"streamconsumer_spans_dropped_total{GROUP}": STILL,
     'streamconsumer_operator_reconciles_total{outcome="error"}': STILL,
     'streamconsumer_operator_reconciles_total{outcome="success"}': RISING,
 }

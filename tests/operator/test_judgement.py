@@ -1,9 +1,7 @@
 """When a stream counts as degraded: what one look cannot tell."""
 
-from dataclasses import replace
-
 from streamconsumer.model.status import Fact, StreamFigures, StreamReason
-from streamconsumer.operator.streams.judgement import DROPPING_FOR, GROWING_FOR, STUCK_AFTER, Judgement
+from streamconsumer.operator.streams.judgement import GROWING_FOR, STUCK_AFTER, Judgement
 from streamconsumer.operator.streams.sight import CONNECTED, Sight, unreachable
 
 GROUP = Fact(type="GroupReady", status="True", reason=StreamReason.GROUP_EXISTS)
@@ -59,31 +57,3 @@ def test_a_look_that_saw_nothing_changes_nothing() -> None:
 def test_nothing_is_said_of_what_nobody_has_seen() -> None:
     found = Judgement().degraded(unreachable(StreamReason.UNREACHABLE, "nobody answers"), 0)
     assert (found.status, found.reason) == ("Unknown", StreamReason.UNREACHABLE)
-
-
-def dropped(count: int | None) -> Sight:
-    return replace(seen(), dropped=count)
-
-
-def test_nothing_is_said_of_traces_while_no_span_was_ever_dropped() -> None:
-    judgement = Judgement()
-    assert [judgement.telemetry(dropped(count), at) for at, count in enumerate((0, None, 0))] == [None] * 3
-
-
-def test_spans_that_are_dropped_make_traces_incomplete_for_some_minutes() -> None:
-    judgement, bound = Judgement(), DROPPING_FOR.total_seconds()
-    judgement.telemetry(dropped(0), 0)
-    told = judgement.telemetry(dropped(7), 15)
-    assert told is not None
-    assert (told.type, told.status, told.reason) == ("TelemetryDegraded", "True", StreamReason.SPANS_DROPPED)
-    assert judgement.telemetry(dropped(7), 14 + bound) == judgement.telemetry(dropped(None), 14 + bound) == told
-    cleared = judgement.telemetry(dropped(7), 15 + bound)
-    assert cleared is not None
-    assert (cleared.status, cleared.reason) == ("False", StreamReason.HEALTHY)
-    assert judgement.telemetry(dropped(0), 3600 + bound) is None
-
-
-def test_spans_that_were_dropped_before_anybody_looked_are_nothing_new() -> None:
-    told = Judgement().telemetry(dropped(7), 0)
-    assert told is not None
-    assert told.status == "False"

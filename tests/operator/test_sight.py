@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from streamconsumer.operator.streams import groups
-from streamconsumer.operator.streams.sight import Place, sight
+from streamconsumer.operator.streams.sight import Place
 from streamconsumer.server.faults import Fault
 from streamconsumer.server.line import Question
 
@@ -23,12 +23,6 @@ class Server:
     async def ask(self, asked: Sequence[Question]) -> list[Any] | Fault:
         self.asked += asked
         return [self.answers["_".join(map(str, each[:2])).lower()] for each in asked]
-
-
-def test_spans_dropped_that_are_no_number_are_not_known() -> None:
-    found = sight(PLACE, [[GROUP], 0, NOTHING_PENDING, 0, [b"pod", b"many", b"other", b"1"]])
-    assert found.dropped is None
-    assert found.figures is not None
 
 
 async def test_a_consumer_whose_sign_of_life_is_no_number_stays() -> None:

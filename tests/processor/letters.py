@@ -20,7 +20,15 @@ def evidence(message_id: str, reason: DeadLetterReason = DeadLetterReason.MAX_DE
 
 
 def letters(group: Group, key: str = KEY, max_length: int = 100_000) -> DeadLetters:
-    return DeadLetters(group.manager().ask, STREAM, GROUP, key, max_length)
+    return DeadLetters(group.manager().ask_together, STREAM, GROUP, key, max_length)
+
+
+async def bury(dead_letters: DeadLetters, message_id: str, found: Sequence[bytes]) -> bool:
+    """Dead-letter one entry of the consumer `pod-a`. Raises what the server refuses."""
+    [answer] = await dead_letters.bury_all("pod-a", [(message_id, found)])
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def office(group: Group, key: str = KEY) -> DeadLetterOffice:

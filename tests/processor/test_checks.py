@@ -66,7 +66,7 @@ async def test_the_smallest_rights_are_enough_and_each_missing_one_is_named(
     assert sorted(found.lacking) == sorted(SMALLEST)
     required = [right for right in found.lacking if right not in OPTIONAL]
     assert found.problem == (
-        f"Redis at 127.0.0.1:{any_redis.port} refuses the user 'nobody' what is required: {' '.join(required)}; "
+        f"Redis at 127.0.0.1:{any_redis.port} refuses the Redis user what is required: {' '.join(required)}; "
         "grant it with ACL SETUSER, docs/redis.md lists the rights"
     )
 
@@ -184,7 +184,7 @@ class Disguise(Proxy):
 
 
 def with_scripts(server: Place) -> str:
-    return f"Redis at {server.host}:{server.port} refuses the user 'default' what is required: +eval; "
+    return f"Redis at {server.host}:{server.port} refuses the Redis user what is required: +eval; "
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
@@ -222,7 +222,7 @@ async def test_start_listening_raises_for_a_user_who_may_not_eval(admin: Redis, 
     with pytest.raises(InvalidSettings) as raised:
         await processor.start_listening()
     assert str(raised.value) == (
-        f"Redis at 127.0.0.1:{any_redis.port} refuses the user 'shop' what is required: +eval; "
+        f"Redis at 127.0.0.1:{any_redis.port} refuses the Redis user what is required: +eval; "
         "grant it with ACL SETUSER, docs/redis.md lists the rights"
     )
     await manager.aclose()
@@ -282,7 +282,7 @@ class Revocation:
         await grant(self.group.client, "shop", "resetkeys", "-@all", *rights)
 
     async def is_reported(self) -> None:
-        expected = f"refuses the user 'shop' what is required: {self.right}; grant it with ACL SETUSER"
+        expected = f"refuses the Redis user what is required: {self.right}; grant it with ACL SETUSER"
         await eventually(lambda: [each for each in self.caplog.records if expected in each.getMessage()])
         assert {each.levelname for each in self.caplog.records if expected in each.getMessage()} == {"ERROR"}
         assert not self.health.readiness()[0]

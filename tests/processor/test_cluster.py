@@ -9,9 +9,10 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
-from streamconsumer.errors import InvalidSettings
+from streamconsumer.errors import EffectsRefused, InvalidSettings
 from streamconsumer.model.settings import RedisAccess
-from streamconsumer.processor import StreamManager
+from streamconsumer.processor import Effects, StreamManager
+from streamconsumer.processor.stream.effects import commit
 from streamconsumer.server.keys import companion
 from streamconsumer.server.topology import topology
 from tests.cluster.processes import free_port
@@ -139,6 +140,18 @@ async def test_what_runs_while_the_stream_moves_is_acknowledged_where_it_is_then
     assert set(handler.times.values()) == {1}
     await processor.stop_listening()
     await there.close()
+
+
+async def test_effects_with_a_key_in_another_slot_than_the_stream_are_refused(nodes: Nodes) -> None:
+    manager = nodes.manager()
+    await nodes.group.create()
+    await nodes.group.add()
+    [message_id] = await nodes.group.read_as("pod-a")
+    with pytest.raises(EffectsRefused, match=f"message {message_id}: .* slot of stream '{STREAM}'"):
+        await commit(manager.ask, STREAM, GROUP, "pod-a", message_id, Effects().set("elsewhere", "x"))
+    assert await nodes.group.pending() == 1
+    fitting = Effects().add(f"{{{STREAM}}}:out", {"a": "b"}).increment(f"count:{{{STREAM}}}")
+    assert await commit(manager.ask, STREAM, GROUP, "pod-a", message_id, fitting)
 
 
 async def test_a_seed_that_is_gone_is_not_missed(nodes: Nodes) -> None:

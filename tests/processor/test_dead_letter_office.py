@@ -18,6 +18,7 @@ from tests.processor.letters import (
     FIELDS,
     KEY,
     buried,
+    bury,
     command,
     evidence,
     failed,
@@ -88,7 +89,7 @@ async def test_letters_of_the_future_are_found(any_group: Group) -> None:
 async def test_a_replay_adds_the_original_as_it_was_and_deletes_the_letter(any_group: Group) -> None:
     await any_group.create()
     message_id = await failed(any_group)
-    await letters(any_group).bury("pod-a", message_id, fields(FIELDS, evidence(message_id)))
+    await bury(letters(any_group), message_id, fields(FIELDS, evidence(message_id)))
     at = office(any_group)
     [letter] = [letter async for letter in at.find()]
     new = await at.replay(letter)
@@ -105,7 +106,7 @@ async def test_the_origin_is_kept_through_replays_that_fail_again(any_group: Gro
     at = office(any_group)
     for replays in range(4):
         [*_, (_, entry)] = await raw(any_group, STREAM)
-        assert await letters(any_group).bury("pod-a", message_id, fields(entry, evidence(message_id)))
+        assert await bury(letters(any_group), message_id, fields(entry, evidence(message_id)))
         [letter] = [letter async for letter in at.find()]
         assert letter.origin_id == origin
         assert (letter.replays, letter.fields, letter.evidence.message_id) == (replays, [*FIELDS], message_id)
@@ -157,7 +158,7 @@ async def test_a_replayed_message_of_any_width_has_its_original_fields(any_group
     for _ in range(2):
         [*_, (_, entry)] = await raw(any_group, STREAM)
         assert strip(entry) == original
-        assert await letters(any_group).bury("pod-a", message_id, fields(entry, evidence(message_id)))
+        assert await bury(letters(any_group), message_id, fields(entry, evidence(message_id)))
         [letter] = await everything(at)
         message_id = str(await at.replay(letter))
         assert await read_as(any_group, "pod-a") == [message_id]
@@ -168,7 +169,7 @@ async def test_a_processor_handles_a_replay_of_very_many_fields_with_its_origina
     original = [part for number in range(5000) for part in (b"f%d" % number, b"v")]
     await group.create()
     message_id = await failed(group, original)
-    await letters(group).bury("pod-a", message_id, fields(original, evidence(message_id)))
+    await bury(letters(group), message_id, fields(original, evidence(message_id)))
     [letter] = await everything(office(group))
     await office(group).replay(letter)
     handler = Recorder()

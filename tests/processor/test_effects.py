@@ -73,8 +73,8 @@ async def begun(group: Group, count: int = 1, consumer: str = "pod-a") -> list[s
     return await group.read_as(consumer, count)
 
 
-async def committed(group: Group, message_id: str, effects: Effects, **options: Any) -> bool:
-    return await commit(group.manager().ask, STREAM, GROUP, "pod-a", message_id, effects, **options)
+async def committed(group: Group, message_id: str, effects: Effects) -> bool:
+    return await commit(group.manager().ask, STREAM, GROUP, "pod-a", message_id, effects)
 
 
 async def whole(group: Group) -> dict[str, Any]:
@@ -185,9 +185,9 @@ FULL = Effects().add("out", {"a": "b"}).set("value", "v").increment("count").del
 KEPT = {"old": "string", STREAM: "stream"}
 
 
-async def refused(group: Group, message_id: str, effects: Effects, **options: Any) -> str:
+async def refused(group: Group, message_id: str, effects: Effects) -> str:
     with pytest.raises(EffectsRefused) as raised:
-        await committed(group, message_id, effects, **options)
+        await committed(group, message_id, effects)
     assert await group.pending() == 1
     return str(raised.value)
 
@@ -238,14 +238,6 @@ async def test_the_stream_that_is_read_takes_entries_and_nothing_else(any_group:
     assert "is our own key" in await refused(any_group, message_id, Effects().delete(MEMORY))
     assert await committed(any_group, message_id, Effects().add(STREAM, {"a": "b"}))
     assert await any_group.client.xlen(STREAM) == 2
-
-
-async def test_in_a_cluster_all_keys_must_have_the_streams_slot(any_group: Group, message_id: str) -> None:
-    sentence = await refused(any_group, message_id, FULL, cluster=True)
-    assert "in a cluster 'out' has slot" in sentence
-    assert "the stream 'orders' slot 105" in sentence
-    fitting = Effects().add("{orders}:out", {"a": "b"}).increment("count:{orders}")
-    assert await committed(any_group, message_id, fitting, cluster=True)
 
 
 # -- what is not the message's affair -------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ WORD, USER = "hunter2-correct-horse", "shop-of-horrors"
 async def test_a_password_is_in_no_log_line_span_figure_or_answer(
     group: Group, new_pod: NewPod, collector: Collector, tmp_path: Path
 ) -> None:
-    """The user's name is only in the sentence about missing rights."""
+    """In a URL that is a Secret as a whole, the user's name is one too."""
     where = f"{group.server.host}:{group.server.port}/0"
     url = tmp_path / "url"
     url.write_text(f"redis://{USER}:{WORD}@{where}")
@@ -42,7 +42,7 @@ async def test_a_password_is_in_no_log_line_span_figure_or_answer(
     for place, told in places(pod, collector, heard).items():
         assert told, place
         assert WORD not in told, place
-        assert USER not in told.replace(f"refuses the user '{USER}' what is required", ""), place
+        assert USER not in told, place
 
 
 def places(pod: Pod, collector: Collector, heard: list[str]) -> dict[str, str]:

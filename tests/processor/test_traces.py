@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import signal
-import socket
 import sys
 from collections import Counter
 from types import FrameType
@@ -17,12 +15,10 @@ from streamconsumer.model.settings import Delivery
 from streamconsumer.processor.metrics import Metrics, registry
 from streamconsumer.processor.telemetry import current_traceparent, telemetry_from_env
 from streamconsumer.processor.telemetry.exceptions import LONGEST_MESSAGE, LONGEST_STACK
-from streamconsumer.server.keys import SPANS_DROPPED, companion
 from tests.cluster.collector import Collector
 from tests.cluster.logs import Record, parse_records
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
-from tests.processor.pod import NewPod
 from tests.processor.recorder import Recorder
 from tests.processor.tracing import Kit, NewKit, arrived
 
@@ -146,23 +142,6 @@ async def test_a_read_has_no_span(group: Group, kit: Kit, collector: Collector) 
     await handle(group, kit, Recorder(), {"traceparent": SAMPLED})
     await arrived(collector, "ack orders")
     assert {span.name for span in collector.spans()} == {"process orders", "ack orders"}
-
-
-# -- a collector that is away ------------------------------------------------------------------------------------------
-
-
-async def test_a_pod_that_drops_spans_says_so_in_redis_until_it_leaves(group: Group, new_pod: NewPod) -> None:
-    key = companion("orders", "billing", SPANS_DROPPED)
-    await group.add(5, {"traceparent": SAMPLED})
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        nobody = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    spans = {"OTEL_BSP_MAX_QUEUE_SIZE": "3", "OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
-    pod = new_pod("pod_handlers:note").start(environment={"OTEL_EXPORTER_OTLP_ENDPOINT": nobody, **spans})
-    [(_, told)] = (await eventually(lambda: group.client.hgetall(key), 15)).items()
-    assert int(told) > 0
-    pod.signal(signal.SIGTERM)
-    assert await pod.ended() == 0
-    assert not await group.client.exists(key)
 
 
 # -- configuration files -----------------------------------------------------------------------------------------------

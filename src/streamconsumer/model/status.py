@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 
 from streamconsumer.model.fields import Model
 
-OF_THE_STREAM = ("RedisReachable", "GroupReady", "Degraded", "TelemetryDegraded", "ScalingActive", "ScalingLimited")
+OF_THE_STREAM = ("RedisReachable", "GroupReady", "Degraded", "ScalingActive", "ScalingLimited")
 """What the operator sees in Redis, and the scaling that rests on it. No part of Ready: pods that read well need no
 operator that can look."""
 
@@ -48,7 +48,7 @@ class Reason(StrEnum):
 
 
 class StreamReason(StrEnum):
-    """The same for what is seen in Redis: RedisReachable, GroupReady, Degraded and TelemetryDegraded."""
+    """The same for what is seen in Redis: RedisReachable, GroupReady and Degraded."""
 
     CONNECTED = "Connected"
     UNREACHABLE = "Unreachable"
@@ -64,7 +64,6 @@ class StreamReason(StrEnum):
     HEALTHY = "Healthy"
     DEAD_LETTERS_GROWING = "DeadLettersGrowing"
     PENDING_STUCK = "PendingStuck"
-    SPANS_DROPPED = "SpansDropped"
     INVALID_SETTINGS = "InvalidSettings"
 
 
@@ -95,8 +94,7 @@ class Condition(Told):
     """One fact with its reason, as metav1.Condition."""
 
     type: str = Field(max_length=316)
-    """Ready, Reconciling, Stalled, Suspended, RedisReachable, GroupReady, Degraded, TelemetryDegraded, ScalingActive or
-    ScalingLimited."""
+    """Ready, Reconciling, Stalled, Suspended, RedisReachable, GroupReady, Degraded, ScalingActive or ScalingLimited."""
     status: Literal["True", "False", "Unknown"]
     """Whether it is so."""
     reason: str = Field(max_length=1024)
@@ -166,7 +164,7 @@ class Status(Told):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     """Ready, Reconciling, Stalled and Suspended; RedisReachable, GroupReady and Degraded once the operator has looked;
-    TelemetryDegraded once spans were dropped; ScalingActive and ScalingLimited with `autoscaling`."""
+    ScalingActive and ScalingLimited with `autoscaling`."""
     desired_replicas: int = 0
     """How many pods are wanted, by whoever scales."""
     replicas: int = 0

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from streamconsumer.errors import EffectsRefused, UndecodableEntry
+from streamconsumer.errors import EffectsRefused
 from streamconsumer.model.settings import Delivery
 from streamconsumer.processor.attempt import NOT_ITS_OWN, too_late, was_cancelled
 from streamconsumer.processor.effects import Effects
 from streamconsumer.processor.handler import AsyncHandler
 from streamconsumer.processor.in_flight import InFlight
-from streamconsumer.processor.message import Encoding, Entry, Message, enter, leave
+from streamconsumer.processor.message import Entry, Message, enter, leave
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.outcomes import BatchFailed
 from streamconsumer.processor.settling import Settling
@@ -30,7 +30,6 @@ class Batches:
     def __init__(
         self,
         handler: Callable[[], AsyncHandler],
-        encoding: Encoding,
         in_flight: InFlight,
         settling: Settling,
         policy: Delivery,
@@ -40,7 +39,7 @@ class Batches:
         telemetry: Tracing | None,
         metrics: Metrics,
     ) -> None:
-        self._handler, self._encoding, self._policy = handler, encoding, policy
+        self._handler, self._policy = handler, policy
         self._in_flight, self._settling, self._metrics = in_flight, settling, metrics
         self._most, self._who, self._telemetry = most, who, telemetry
 
@@ -89,18 +88,10 @@ class Batches:
 
     async def _prepared(self, entry: Entry) -> Message | None:
         """What the handler gets of an entry; None if that is settled in another way, or another consumer's by now."""
-        if entry.has_marks():
-            entry.is_replay = True
-        may_begin = (entry.is_counted and not entry.may_be_large and not entry.is_replay) or (
-            await self._settling.may_begin(entry)
-        )
-        if not may_begin or entry.fate:
+        data = await self._settling.data(entry)
+        if data is None or entry.fate:
             return None
-        try:
-            return Message(entry.message_id, *self._who, entry.deliveries, entry.data(self._encoding))
-        except UndecodableEntry as error:
-            await self._settling.undecodable(entry, error)
-            return None
+        return Message(entry.message_id, *self._who, entry.deliveries, data)
 
     async def _handle(self, entries: Sequence[Entry], messages: list[Message]) -> None:
         """Call the handler. What it raises is a verdict on the entries by now; only a cancellation goes on."""

@@ -14,9 +14,6 @@ class Held:
         self._sizes: dict[Entry, int] = {}
         self.size_bytes = 0
 
-    def __len__(self) -> int:
-        return len(self._sizes)
-
     @property
     def is_full(self) -> bool:
         """Whether no more may be read."""

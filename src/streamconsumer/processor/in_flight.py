@@ -92,9 +92,6 @@ class InFlight:
         """Everything in flight, oldest first. Another thread may ask."""
         return list(self.entries)
 
-    def __contains__(self, message_id: str) -> bool:
-        return message_id in self.entries
-
     def get(self, message_id: str) -> Entry | None:
         """The entry, if it is in flight."""
         return self.entries.get(message_id)

@@ -147,7 +147,7 @@ async def _serve(
     log.info(
         "processor started",
         extra={
-            "redis": _told(manager),
+            "redis": manager.place,
             "handler": settings.handler.python or settings.handler.http_url,
             "http_port": endpoint.port,
             "tracing": telemetry is not None,
@@ -177,11 +177,6 @@ def _manager(settings: ProcessorSettings) -> StreamManager:
     if manager.trusts_anybody:
         log.warning("the server's certificate is not verified: whoever is in between can read and change everything")
     return manager
-
-
-def _told(manager: StreamManager) -> str:
-    host, port = manager.address
-    return host if port is None else f"{host}:{port}"
 
 
 def _telemetry(settings: ProcessorSettings, manager: StreamManager, metrics: Metrics) -> Telemetry | None:

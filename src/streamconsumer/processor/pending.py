@@ -13,8 +13,9 @@ from contextlib import suppress
 
 from streamconsumer.processor.faults import noting
 from streamconsumer.processor.in_flight import InFlight
-from streamconsumer.processor.intake import Caring, Claim, Intake
+from streamconsumer.processor.intake import Intake
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.stream import Claim, Claims
 from streamconsumer.processor.telemetry import Tracing
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class PendingCare:
         finally:
             await stop()
 
-    async def _watch(self, caring: Caring) -> None:
+    async def _watch(self, caring: Claims) -> None:
         seconds = FIRST_LOOK_SECONDS
         while not self.over:  # redis-py loses a cancellation now and then
             with suppress(TimeoutError):
@@ -82,13 +83,13 @@ class PendingCare:
                 with noting("the server does not tell the time", self._where):
                     seconds = await caring.seconds_to_turn()
 
-    async def _sweep(self, caring: Caring) -> None:
+    async def _sweep(self, caring: Claims) -> None:
         while not self.over:
             spread = random.uniform(0.75, 1)  # noqa: S311 - spreads pods, guards nothing
             await asyncio.sleep(caring.min_idle.total_seconds() / SWEEPS * spread)
             await self._act(caring.sweep)
 
-    async def _note(self, caring: Caring) -> None:
+    async def _note(self, caring: Claims) -> None:
         """Once more after nothing is in flight any more: what was noted then is settled."""
         delivered, busy = 0, False
         while not self.over:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from streamconsumer.errors import InvalidSettings, UndecodableEntry
+from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.settings import Delivery
 from streamconsumer.processor.attempt import Attempts
 from streamconsumer.processor.batches import Batches
@@ -31,7 +31,7 @@ from streamconsumer.processor.pending import PendingCare
 from streamconsumer.processor.read_ahead import ReadAhead
 from streamconsumer.processor.recovery import Recovery
 from streamconsumer.processor.settling import Settling
-from streamconsumer.processor.stream import StreamManager, caring_intake
+from streamconsumer.processor.stream import Claims, RedisIntake, StreamManager
 from streamconsumer.processor.telemetry import Tracing
 
 log = logging.getLogger(__name__)
@@ -260,18 +260,9 @@ class RedisStreamProcessor:
 
     async def _run(self, entry: Entry) -> None:
         """Handle one entry, and raise nothing but what ends its slot."""
-        if entry.has_marks():
-            entry.is_replay = True
-        if (not entry.is_counted or entry.may_be_large or entry.is_replay) and not await self._settling.may_begin(
-            entry
-        ):
-            return
-        try:
-            data = entry.data(self._intake.encoding)
-        except UndecodableEntry as error:
-            await self._settling.undecodable(entry, error)
-            return
-        await self._process_single_message(entry.message_id, data)
+        data = await self._settling.data(entry)
+        if data is not None:
+            await self._process_single_message(entry.message_id, data)
 
     async def _process_single_message(self, message_id: str, data: dict[Any, Any]) -> None:
         """Call the handler, then acknowledge. A failure is logged and not acknowledged: the entry stays pending until
@@ -295,7 +286,7 @@ class RedisStreamProcessor:
         elif verdict is not None:
             await self._settling.settle(entry)
         # A handler may return although it was cancelled, at the end of a drain or for a peer: that is no success.
-        elif not entry.fate and not self._settling.succeeded_at_once(entry, result):
+        elif not entry.fate:
             await self._settling.succeeded(entry, result)
 
     def _handler(self) -> AsyncHandler:
@@ -396,7 +387,6 @@ class RedisStreamProcessor:
         self._attempts = Attempts(handler, self._settling, self._telemetry, self._in_flight.overdue)
         self._batches = Batches(
             self._handler,
-            self._intake.encoding,
             self._in_flight,
             self._settling,
             self.delivery,
@@ -431,7 +421,8 @@ class RedisStreamProcessor:
         manager = self.stream_manager
         if isinstance(manager, StreamManager):
             block = timedelta(seconds=self.poll_interval)
-            intake = caring_intake(manager, who, block=block, metrics=self.metrics, held=self._in_flight.ids)
+            intake = RedisIntake(manager, *who, block=block, metrics=self.metrics, held=self._in_flight.ids)
+            intake.caring = Claims(intake, self.metrics)
             if self._telemetry is not None:
                 intake.acks.sent = self._telemetry.acknowledged
                 self._telemetry.dead_letter_stream = intake.dead_letter_stream

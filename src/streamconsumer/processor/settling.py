@@ -69,7 +69,20 @@ class Settling:
 
     # -- before it begins ----------------------------------------------------------------------------------------------
 
-    async def may_begin(self, entry: Entry) -> bool:
+    async def data(self, entry: Entry) -> dict[Any, Any] | None:
+        """The data for the handler. None if the entry must not begin; the entry is then settled in another way."""
+        if entry.has_marks():
+            entry.is_replay = True
+        is_ordinary = entry.is_counted and not entry.may_be_large and not entry.is_replay
+        if not is_ordinary and not await self._may_begin(entry):
+            return None
+        try:
+            return entry.data(self._intake.encoding)
+        except UndecodableEntry as error:
+            await self._undecodable(entry, error)
+            return None
+
+    async def _may_begin(self, entry: Entry) -> bool:
         """Whether a redelivered or a large entry may be handled; otherwise it is settled in another way."""
         try:
             if entry.verdict is not None:
@@ -93,7 +106,7 @@ class Settling:
                 f"begun {entry.deliveries} times and never ended: does handling it kill the process? "
                 f"maxDeliveries is {self._policy.max_deliveries}"
             )
-            await self._bury(entry, Verdict(Bury(DeadLetterReason.CRASHED), error))
+            await self._bury_all([(entry, Verdict(Bury(DeadLetterReason.CRASHED), error))])
             return False
         if entry.suspect:  # if it kills this process, what is done shall be known to be done
             await self._intake.flush()
@@ -111,14 +124,6 @@ class Settling:
         return False
 
     # -- after it ended ------------------------------------------------------------------------------------------------
-
-    def succeeded_at_once(self, entry: Entry, result: Any) -> bool:
-        """The same for what is nearly every message: nothing but an acknowledgement, that travels with others."""
-        soon = self._intake.acknowledge_soon
-        if soon is None or not self._breaker.is_calm or isinstance(result, Effects):
-            return False
-        soon(entry.message_id)
-        return True
 
     async def succeeded(self, entry: Entry, result: Any) -> None:
         """Acknowledge; with what the handler returned to be done in the same step, if it did."""
@@ -179,18 +184,14 @@ class Settling:
         verdict: Verdict | Effects = entry.verdict
         if self._intake.caring is None:
             return
-        if isinstance(verdict, Effects):
-            entry.verdict = None
-            if entry.trial:  # its handler was called before: this says nothing of what that depends on
-                entry.trial = False
-                self._breaker.undecided(trial=True)
-            await self._commit(entry, verdict)
+        if not isinstance(verdict, Effects):
+            await self.settle_all([entry])
             return
-        if isinstance(verdict.decision, Bury):
-            await self._bury(entry, verdict)
-        else:
-            entry.verdict = None
-            await self._try_again([(entry, verdict.decision)])
+        entry.verdict = None
+        if entry.trial:  # its handler was called before: this says nothing of what that depends on
+            entry.trial = False
+            self._breaker.undecided(trial=True)
+        await self._commit(entry, verdict)
 
     async def settle_all(self, entries: Sequence[Entry]) -> None:
         """The same for what failed of a batch: one round trip for all that wait, and one for many dead letters."""
@@ -208,12 +209,12 @@ class Settling:
         await self._try_again(again)
         await self._bury_all(buried)
 
-    async def undecodable(self, entry: Entry, error: UndecodableEntry) -> None:
+    async def _undecodable(self, entry: Entry, error: UndecodableEntry) -> None:
         """Trying again would not mend it."""
         self._metrics.failed += 1
         log.error("message cannot be decoded", extra={"error": str(error)})
         if self._intake.caring is not None:
-            await self._bury(entry, Verdict(Bury(DeadLetterReason.UNDECODABLE), error))
+            await self._bury_all([(entry, Verdict(Bury(DeadLetterReason.UNDECODABLE), error))])
 
     async def hand_back(self, entries: list[tuple[Entry, float]]) -> None:
         """What was not begun, for a peer; what waits to be tried again, when its time comes."""
@@ -261,15 +262,7 @@ class Settling:
         self._metrics.failed += 1
         error = ValueError(f"{entry.size_bytes()} bytes; delivery.maxEntryBytes is {self._policy.max_entry_bytes}")
         log.error("message is too large", extra={"message_id": entry.message_id, "error": str(error)})
-        await self._bury(entry, Verdict(Bury(DeadLetterReason.OVERSIZED), error))
-
-    async def _bury(self, entry: Entry, verdict: Verdict) -> None:
-        start_ns = time.time_ns()
-        try:
-            answer: bool | Exception = await self._intake.bury(*self._letter(entry, verdict))
-        except Exception as refused:  # noqa: BLE001 - whatever the server's client raises
-            answer = refused
-        self._buried(entry, verdict, answer, start_ns)
+        await self._bury_all([(entry, Verdict(Bury(DeadLetterReason.OVERSIZED), error))])
 
     async def _bury_all(self, entries: Sequence[tuple[Entry, Verdict]]) -> None:
         if not entries:
@@ -278,7 +271,7 @@ class Settling:
         start_ns = time.time_ns()
         try:
             answers = await self._intake.bury_all([self._letter(entry, verdict) for entry, verdict in entries])
-        except Exception as error:  # noqa: BLE001 - the same
+        except Exception as error:  # noqa: BLE001 - whatever the server's client raises
             answers = [error] * len(entries)
         for (entry, verdict), answer in zip(entries, answers, strict=True):
             self._buried(entry, verdict, answer, start_ns)

@@ -29,9 +29,5 @@ POSTPONED = "~postponed"
 """A consumer that nobody is: it holds the group's entries that wait to be tried again. They stay pending, and survive
 every pod; `companion(…, "postponed")` says when each is due."""
 
-SPANS_DROPPED = "spans-dropped"
-"""`companion(…, SPANS_DROPPED)` is a hash: how many spans each consumer dropped that did, until it leaves. For the
-operator, which sees Redis and asks no pod."""
-
-COMPANIONS = ("postponed", "consumers", "readers", "last-known", "committed", SPANS_DROPPED)
+COMPANIONS = ("postponed", "consumers", "readers", "last-known", "committed")
 """Names of all companion keys that hold the state of a group. Dead letters are messages, not state of the group."""

@@ -171,8 +171,8 @@ class Endpoint:
     def _judged(self, key: Key, seen: Sight) -> Observation:
         now = asyncio.get_running_loop().time()
         judgement = self._judgements.setdefault(key, Judgement())
-        facts = seen.reachable, seen.group, judgement.degraded(seen, now), judgement.telemetry(seen, now)
-        return Observation(tuple(each for each in facts if each is not None), seen.figures, seen.holding, seen.read)
+        facts = seen.reachable, seen.group, judgement.degraded(seen, now)
+        return Observation(facts, seen.figures, seen.holding, seen.read)
 
     def _watch_over(self, key: Key, seen: Sight, *, asleep: bool) -> None:
         """Who has no pods is to have one as soon as an entry comes."""

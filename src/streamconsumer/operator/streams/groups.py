@@ -11,7 +11,6 @@ from typing import Any
 
 from streamconsumer.operator.streams.sight import Place
 from streamconsumer.server.faults import Fault
-from streamconsumer.server.keys import SPANS_DROPPED
 from streamconsumer.server.line import Question
 from streamconsumer.server.replies import order, pairs
 from streamconsumer.server.scripts import BEHIND, LEAVE
@@ -57,9 +56,8 @@ async def forget_gone(ask: Ask, place: Place, deployment: str, pods: Collection[
         return []
     lines, seen, (seconds, _) = found
     gone = _gone([pairs(each) for each in lines], pairs(seen), int(seconds), deployment)
-    dropped = place.beside(SPANS_DROPPED)
     names = [name for name in gone if name not in pods]
-    answers = await ask([("EVAL", LEAVE, 3, place.stream, members, dropped, place.group, name) for name in names])
+    answers = await ask([("EVAL", LEAVE, 2, place.stream, members, place.group, name) for name in names])
     if isinstance(answers, Fault):
         return []
     return [name for name, each in zip(names, answers, strict=True) if not isinstance(each, Fault) and int(each) >= 0]

@@ -15,10 +15,6 @@ STUCK_AFTER = timedelta(minutes=15)
 handler hangs, or nobody takes it over."""
 
 
-DROPPING_FOR = timedelta(minutes=10)
-"""So long after the last span was dropped, traces count as incomplete. Pods say it once a minute at most."""
-
-
 @dataclass
 class Judgement:
     """Of one StreamConsumer, from look to look."""
@@ -27,8 +23,6 @@ class Judgement:
     grew_at_seconds: float = float("-inf")
     oldest: str | None = None
     since_seconds: float = 0.0
-    dropped: int | None = None
-    dropped_at_seconds: float = float("-inf")
 
     def degraded(self, seen: Sight, now_seconds: float) -> Fact:
         """The condition, by this look and those before. A look that saw nothing changes nothing."""
@@ -49,21 +43,6 @@ class Judgement:
             return seen.group.model_copy(update={"type": "Degraded", "status": "Unknown"})
         return _fact("False", StreamReason.HEALTHY)
 
-    def telemetry(self, seen: Sight, now_seconds: float) -> Fact | None:
-        """The condition TelemetryDegraded; None where no pod tells of a span that it dropped."""
-        if seen.dropped is not None:
-            if self.dropped is not None and seen.dropped > self.dropped:
-                self.dropped_at_seconds = now_seconds
-            self.dropped = seen.dropped
-        if now_seconds - self.dropped_at_seconds < DROPPING_FOR.total_seconds():
-            minutes = DROPPING_FOR // timedelta(minutes=1)
-            message = (
-                f"Within the last {minutes} minutes pods recorded spans that the collector did not take: it is away, "
-                "slow or refuses them, which the pods' logs tell; streamconsumer_spans_dropped_total counts them."
-            )
-            return _fact("True", StreamReason.SPANS_DROPPED, message, "TelemetryDegraded")
-        return _fact("False", StreamReason.HEALTHY, kind="TelemetryDegraded") if self.dropped else None
-
     def _remember(self, seen: Sight, now_seconds: float) -> None:
         figures = seen.figures
         if figures is None or figures.pending is None:
@@ -77,5 +56,5 @@ class Judgement:
             self.oldest, self.since_seconds = oldest, now_seconds
 
 
-def _fact(status: str, reason: StreamReason, message: str = "", kind: str = "Degraded") -> Fact:
-    return Fact.model_validate({"type": kind, "status": status, "reason": reason, "message": message})
+def _fact(status: str, reason: StreamReason, message: str = "") -> Fact:
+    return Fact.model_validate({"type": "Degraded", "status": status, "reason": reason, "message": message})

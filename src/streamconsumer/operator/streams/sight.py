@@ -8,7 +8,7 @@ from typing import Any, Literal
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import Fact, StreamFigures, StreamReason
 from streamconsumer.server.faults import NO_DATABASE, Fault
-from streamconsumer.server.keys import POSTPONED, SPANS_DROPPED, companion
+from streamconsumer.server.keys import POSTPONED, companion
 from streamconsumer.server.line import Question
 from streamconsumer.server.replies import pairs
 
@@ -61,9 +61,6 @@ class Sight:
     read: int | None = None
     """How many entries the group was ever given, where the server counts them."""
 
-    dropped: int | None = None
-    """How many spans the pods dropped of late; where they may not say so, or this may not be asked, it is not known."""
-
     @property
     def group_is_missing(self) -> bool:
         return self.group.reason is StreamReason.GROUP_MISSING
@@ -75,16 +72,15 @@ def questions(place: Place) -> list[Question]:
         ("XLEN", place.stream),
         ("XPENDING", place.stream, place.group),
         ("XLEN", place.dead_letters),
-        ("HGETALL", place.beside(SPANS_DROPPED)),
     ]
 
 
-QUESTIONS = 5
+QUESTIONS = 4
 
 
 def sight(place: Place, answers: Sequence[Any]) -> Sight:
     """The answers to `questions`. Lengths may be forbidden: then they are not known, and it is said."""
-    groups, length, pending, dead, dropped = answers
+    groups, length, pending, dead = answers
     if isinstance(groups, Fault):
         return _without_groups(place, groups, length, dead)
     mine = next((found for each in groups if (found := pairs(each))[b"name"] == place.group.encode()), None)
@@ -106,7 +102,7 @@ def sight(place: Place, answers: Sequence[Any]) -> Sight:
     holding = {name.decode(errors="replace"): int(count) for name, count in summary[3] or []}
     held = sum(holding.values()) - holding.get(POSTPONED, 0)
     group = _exists(place, {"xlen": length, "xpending": pending})
-    return Sight(CONNECTED, group, figures, oldest, held, holding, mine.get(b"entries-read"), _sum(dropped))
+    return Sight(CONNECTED, group, figures, oldest, held, holding, mine.get(b"entries-read"))
 
 
 def unreachable(reason: StreamReason, message: str, *, status: Literal["False", "Unknown"] = "False") -> Sight:
@@ -158,14 +154,6 @@ def _lag(group: dict[bytes, Any], length: int | None) -> int | None:
 
 def _count(answer: Any) -> int | None:
     return None if isinstance(answer, Fault) else int(answer)
-
-
-def _sum(answer: Any) -> int | None:
-    """Of the numbers in a hash, where it is one that only pods wrote to."""
-    try:
-        return None if isinstance(answer, Fault) else sum(map(int, pairs(answer).values()))
-    except ValueError:
-        return None
 
 
 def _moment(message_id: str) -> str | None:

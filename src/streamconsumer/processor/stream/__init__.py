@@ -18,26 +18,8 @@ The bargains, each measured on Redis 6.2, 7.0 and Valkey:
   that were only moved, and a message that kills its process would take its whole batch to the dead letters.
 """
 
-from collections.abc import Callable, Collection
-from datetime import timedelta
-
-from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.stream.claims import Claims
+from streamconsumer.processor.stream.claims import Claim, Claims
 from streamconsumer.processor.stream.intake import RedisIntake
 from streamconsumer.processor.stream.manager import StreamManager, without_credentials
 
-__all__ = ["RedisIntake", "StreamManager", "caring_intake", "without_credentials"]
-
-
-def caring_intake(
-    manager: StreamManager,
-    who: tuple[str, str, str],
-    *,
-    block: timedelta,
-    metrics: Metrics,
-    held: Callable[[], Collection[str]],
-) -> RedisIntake:
-    """The intake of one consumer (stream, group, name), with everything that looks after pending entries."""
-    intake = RedisIntake(manager, *who, block=block, metrics=metrics, held=held)
-    intake.caring = Claims(intake, metrics)
-    return intake
+__all__ = ["Claim", "Claims", "RedisIntake", "StreamManager", "without_credentials"]

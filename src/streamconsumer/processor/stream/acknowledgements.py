@@ -5,7 +5,6 @@ None is forgotten before Redis has answered: what is not known to have arrived i
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,9 +14,6 @@ from streamconsumer.processor.metrics import Metrics
 
 LINGER_SECONDS = 0.005
 """How long an acknowledgement waits for the next read to carry it before it travels alone."""
-
-MOST_REMEMBERED = 2000
-"""About so many that were settled are remembered: were the group lost now, they would be put back otherwise."""
 
 AGAIN_SECONDS = 0.5
 """How long after a failure they are sent again."""
@@ -42,8 +38,6 @@ class Acknowledgements:
         self._listeners: list[set[str]] = []
         self.elsewhere: set[str] = set()
         """What another command is settling, whose reply is on its way. Another thread may ask."""
-        self._lately: deque[Collection[str]] = deque()
-        self._remembered = 0
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: set[asyncio.Task[None]] = set()
         self.sent: Callable[[Collection[str], int], None] | None = None
@@ -82,17 +76,6 @@ class Acknowledgements:
         self._forget(acks)
         if self.sent is not None:
             self.sent(acks, self._sent_ns)
-        self._remember(acks)
-
-    def lately(self) -> list[str]:
-        """What was settled here in the last batches."""
-        return [each for acks in list(self._lately) for each in acks]
-
-    def _remember(self, settled: Collection[str]) -> None:
-        self._lately.append(settled)
-        self._remembered += len(settled)
-        while self._remembered > MOST_REMEMBERED:
-            self._remembered -= len(self._lately.popleft())
 
     def give_back(self, acks: Batch) -> None:
         """If they are not settled, they wait again."""
@@ -125,7 +108,6 @@ class Acknowledgements:
 
     def settled_elsewhere(self, message_id: str) -> None:
         """It did: whoever asked before must not believe that it is pending."""
-        self._remember((message_id,))
         for done in self._listeners:
             done.add(message_id)
 

@@ -112,9 +112,7 @@ def _unusable(manager: StreamManager, refusals: Mapping[str, Exception]) -> str:
     missing = {right: answer for right, answer in refusals.items() if right not in OPTIONAL}
     if not missing:
         return ""
-    host, port = manager.address
-    where = host if port is None else f"{host}:{port}"
-    about = f"Redis at {where} refuses the user {manager.user!r} what is required: {' '.join(missing)}"
+    about = f"Redis at {manager.place} refuses the Redis user what is required: {' '.join(missing)}"
     for right, answer in missing.items():
         if not isinstance(answer, NoPermissionError):
             command, words = right[1:].replace("|", " ").upper(), str(answer)[:_MOST_WORDS]
@@ -159,11 +157,13 @@ def _probes(manager: StreamManager, who: Who) -> list[Probe]:
         ("xinfo|groups", stream, (stream,)),
         ("xinfo|consumers", stream, (stream, "")),
         ("hset", beside, (beside, "x", "x", "x")),
+        ("hget", beside, (beside, "")),
         ("hgetall", beside, (beside,)),
         ("hdel", beside, (beside, "")),
         ("zadd", beside, (beside, "x", "x")),
         ("zrem", beside, (beside, "")),
         ("zrangebyscore", beside, (beside, "x", "x")),
+        ("zremrangebyscore", beside, (beside, "x", "x")),
         ("zscore", beside, (beside, "")),
         ("time", "", ()),
         ("eval", stream, ("return 1", 1, stream)),

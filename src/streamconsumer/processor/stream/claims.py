@@ -10,7 +10,6 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from streamconsumer.processor.intake import Claim
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.stream import replies, watch
@@ -23,9 +22,10 @@ from streamconsumer.server.keys import POSTPONED
 MEMBERS_EVERY = 10
 """After so many looks it is asked anew who is there, though nothing tells that somebody has come or gone."""
 
-TELL_DROPPED_EVERY = timedelta(minutes=1)
-
 TRIM_EVERY = timedelta(seconds=10)
+
+Claim = Callable[[int], Awaitable[list[Entry]]]
+"""Takes over at most so many entries; fewer: there are no more."""
 
 
 class Claims:
@@ -42,7 +42,6 @@ class Claims:
         self._silent: Collection[str] = ()
         self._looks = 0
         self._present_at_seconds = 0.0
-        self._dropped, self._tell_at_seconds = 0, 0.0
         self._clock_offset_seconds: float | None = None
 
     def show_life(
@@ -89,9 +88,6 @@ class Claims:
         if self._looks % MEMBERS_EVERY == 0 or names != {each.name for each in self._consumers}:
             self._members = await self._intake.ownership.members()
         self._looks += 1
-        if (dropped := self._metrics.spans_dropped) > self._dropped and now > self._tell_at_seconds:
-            await self._intake.ownership.tell_dropped(dropped)
-            self._dropped, self._tell_at_seconds = dropped, now + TELL_DROPPED_EVERY.total_seconds()
 
     def _order(self, now: float) -> list[str]:
         return watch.there(self._members, self._silent, self._me, now)

@@ -6,8 +6,6 @@ A letter that cannot be written (no memory, a key of another type) leaves the en
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from streamconsumer.processor.stream.manager import Ask
-
 BURY = """
 if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return 0 end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, 5))
@@ -44,17 +42,14 @@ def portions(letters: Iterable[Letter]) -> Iterator[list[Letter]]:
 class DeadLetters:
     """Where one consumer group's dead letters go."""
 
-    def __init__(self, ask: Ask, stream: str, group: str, key: str, max_length: int) -> None:
-        self._ask, self._stream, self._group, self._key, self._max_length = ask, stream, group, key, max_length
+    def __init__(self, together: Together, stream: str, group: str, key: str, max_length: int) -> None:
+        self._together, self._stream, self._group, self._key = together, stream, group, key
+        self._max_length = max_length
 
-    async def bury(self, consumer: str, message_id: str, fields: Sequence[bytes]) -> bool:
-        """Write the letter and acknowledge the entry. False: it is not pending with this consumer (any more). Raises
-        what Redis raised, and then the entry is still pending."""
-        return bool(await self._ask(*self._command(consumer, message_id, fields)))
-
-    async def bury_all(self, consumer: str, letters: Sequence[Letter], together: Together) -> list[bool | Exception]:
-        """Many at once; what Redis raised for one is its answer. Raises what is the connection's."""
-        answers = await together([self._command(consumer, *letter) for letter in letters])
+    async def bury_all(self, consumer: str, letters: Sequence[Letter]) -> list[bool | Exception]:
+        """Write letters and acknowledge their entries. The answers: True; False for an entry that is not pending with
+        this consumer; or the error of Redis, and then the entry is still pending. Raises connection errors."""
+        answers = await self._together([self._command(consumer, *letter) for letter in letters])
         return [each if isinstance(each, Exception) else bool(each) for each in answers]
 
     def _command(self, consumer: str, message_id: str, fields: Sequence[bytes]) -> tuple[Any, ...]:

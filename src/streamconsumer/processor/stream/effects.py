@@ -17,13 +17,13 @@ What is left to go wrong half way is a stream whose ids have come to the very la
 import logging
 from typing import Any
 
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import ClusterCrossSlotError, NoPermissionError, ResponseError
 
 from streamconsumer.errors import EffectsRefused
 from streamconsumer.processor.effects import Effects
 from streamconsumer.processor.stream.manager import Ask
 from streamconsumer.server.faults import fault
-from streamconsumer.server.keys import companion, hash_slot
+from streamconsumer.server.keys import companion
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ for each effect its command, the number of its key, how many arguments, and thes
 
 
 async def commit(  # noqa: PLR0917 - four say who asks, two what for
-    ask: Ask, stream: str, group: str, consumer: str, message_id: str, effects: Effects, *, cluster: bool = False
+    ask: Ask, stream: str, group: str, consumer: str, message_id: str, effects: Effects
 ) -> bool:
     """Apply the effects and acknowledge the entry. False: it is not (any more) pending with this consumer, and nothing
     was applied now.
@@ -108,7 +108,7 @@ async def commit(  # noqa: PLR0917 - four say who asks, two what for
     """
     memory = companion(stream, group, "committed").encode()
     keys = list(dict.fromkeys([stream.encode(), memory, *(each.key for each in effects.operations)]))
-    _check(stream.encode(), keys, effects, message_id, cluster=cluster)
+    _check(stream.encode(), keys, effects, message_id)
     places = {key: place for place, key in enumerate(keys, 1)}
     arguments: list[Any] = []
     for command, key, words in effects.operations:
@@ -116,6 +116,11 @@ async def commit(  # noqa: PLR0917 - four say who asks, two what for
     question = ("EVAL", COMMIT, len(keys), *keys, group, consumer, message_id, REMEMBERED, *arguments)
     try:
         reply = await ask(*question)
+    except ClusterCrossSlotError:
+        raise EffectsRefused(
+            f"message {message_id}: a key of its effects is not in the cluster slot of stream {stream!r}; "
+            "put the same {tag} into the names of the stream and of the keys"
+        ) from None
     except ResponseError as error:
         raise _told(error) from error
     if isinstance(reply, list):
@@ -125,7 +130,7 @@ async def commit(  # noqa: PLR0917 - four say who asks, two what for
     return bool(reply != b"lost")
 
 
-def _check(stream: bytes, keys: list[bytes], effects: Effects, message_id: str, *, cluster: bool) -> None:
+def _check(stream: bytes, keys: list[bytes], effects: Effects, message_id: str) -> None:
     """What can be told without asking Redis."""
     for command, key, words in effects.operations:
         if key == keys[1]:
@@ -133,13 +138,6 @@ def _check(stream: bytes, keys: list[bytes], effects: Effects, message_id: str, 
         if key == stream and (command != "XADD" or words[0] == b"MAXLEN"):
             what = "trimmed by an effect; set spec.retention" if command == "XADD" else f"the key of a {command}"
             raise EffectsRefused(f"message {message_id}: {_name(key)} is the stream that is read, it cannot be {what}")
-    slot = hash_slot(stream)
-    away = next((key for key in keys if cluster and hash_slot(key) != slot), None)
-    if away is not None:
-        raise EffectsRefused(
-            f"message {message_id}: in a cluster {_name(away)} has slot {hash_slot(away)} and the stream "
-            f"{_name(stream)} slot {slot}; one step needs one slot: put the same {{tag}} into both names"
-        )
 
 
 def _refusal(message_id: str, command: str, key: str, found: str) -> str:

@@ -2,17 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError, ResponseError
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.decision import is_suspect
 from streamconsumer.processor.effects import Effects
-from streamconsumer.processor.intake import Caring
 from streamconsumer.processor.message import AsciiEntry, BytesEntry, Entry, TextEntry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.stream import replies
@@ -28,6 +27,9 @@ from streamconsumer.processor.stream.waiting import Waiting
 from streamconsumer.processor.stream.wire import Wire, packed_command
 from streamconsumer.server.faults import fault
 from streamconsumer.server.keys import companion
+
+if TYPE_CHECKING:
+    from streamconsumer.processor.stream.claims import Claims
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +65,10 @@ class RedisIntake:
         self.manager, self._metrics = manager, metrics
         self.who = self._stream, self._group, self._consumer = stream, group, consumer
         self.blocks = True
+        """Whether `read` itself waits for entries; otherwise the loop waits `poll_interval` after an empty one."""
         self.encoding = manager.encoding
-        self.caring: Caring | None = None
+        self.caring: Claims | None = None
+        """None: renewal, take-over, dead letters and postponed retries are not available; what fails stays pending."""
         self.held = held
         """The ids of everything in flight here."""
         self._block_seconds = block.total_seconds()
@@ -82,10 +86,11 @@ class RedisIntake:
         policy = manager.delivery
         self.dead_letter_stream = policy.dead_letter_stream or companion(stream, group, "dead-letters")
         self._dead_letters = DeadLetters(
-            manager.ask, stream, group, self.dead_letter_stream, policy.dead_letter_max_length
+            manager.ask_together, stream, group, self.dead_letter_stream, policy.dead_letter_max_length
         )
         self.acks = Acknowledgements(self._send_acks, metrics)
         self.acknowledge_soon: Callable[[str], None] | None = self.acks.add
+        """Takes an acknowledgement like `acknowledge`, at once; None where that must be waited for."""
         self._replay_from: str | None = ""  # a restarted consumer first finishes what it had begun
         self._position = "0-0"
         self._group_lost = False
@@ -312,30 +317,25 @@ class RedisIntake:
         if any(not delay for _, _, delay in entries):
             await self._waiting.wake_one(self.ownership.members, await self.ownership.now_milliseconds() / 1000)
 
-    async def bury(self, message_id: str, fields: Sequence[bytes]) -> bool:
-        """The dead letter and the acknowledgement, in one step. False: another consumer has the entry."""
-        return await self._settle(message_id, self._dead_letters.bury(self._consumer, message_id, fields))
-
     async def bury_all(self, letters: Sequence[Letter]) -> list[bool | Exception]:
-        """The same for many, a round trip for about a megabyte of them. What Redis raised for one is its answer."""
+        """Each dead letter and its acknowledgement in one step, with a round trip for about a megabyte of letters. An
+        answer is True, False (another consumer has the entry), or the error of Redis."""
         answers: list[bool | Exception] = []
         for page in portions(letters):
             with self.acks.settling_elsewhere([message_id for message_id, _ in page]):
-                found = await self._dead_letters.bury_all(self._consumer, page, self.manager.ask_together)
+                found = await self._dead_letters.bury_all(self._consumer, page)
                 for (message_id, _), buried in zip(page, found, strict=True):
-                    if buried is True:
+                    if isinstance(buried, Exception):
+                        await self.manager.notice(buried)
+                    elif buried:
                         self.acks.settled_elsewhere(message_id)
             answers += found
         return answers
 
     async def commit(self, message_id: str, effects: Effects) -> bool:
         """Effects and the acknowledgement, in one step. False: another consumer has the entry."""
-        who = (self._stream, self._group, self._consumer)
-        return await self._settle(message_id, commit(self.manager.ask, *who, message_id, effects))
-
-    async def _settle(self, message_id: str, command: Coroutine[Any, Any, bool]) -> bool:
         with self.acks.settling_elsewhere([message_id]):
-            if settled := await command:
+            if settled := await commit(self.manager.ask, *self.who, message_id, effects):
                 self.acks.settled_elsewhere(message_id)
             return settled
 
@@ -355,12 +355,7 @@ class RedisIntake:
     async def _recover_group(self) -> None:
         """The group is gone: create it where it was, with what is in flight here pending as it was."""
         self._group_lost = True
-        begin = await self.last_known.recreate(
-            self._position,
-            "0",
-            in_flight=list(self.held()),
-            settled=self.acks.lately(),
-        )
+        begin = await self.last_known.recreate(self._position, "0", in_flight=list(self.held()))
         self._metrics.groups_recreated += 1
         log.warning(
             "consumer group was gone and is created again",

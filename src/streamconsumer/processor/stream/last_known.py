@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from redis.exceptions import ResponseError
-
 from streamconsumer.processor.stream import replies
 from streamconsumer.processor.stream.manager import Ask
 from streamconsumer.server.keys import POSTPONED, companion
@@ -35,59 +33,45 @@ MOST = 10_000
 MOST_WALKED = 1000
 """So many entries behind the last note are put back one by one; where there are more, the group begins at the note."""
 
-_COMMON = """
-local stream, schedule, beside, group, nobody = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[3]
+_COMMON = f"""
+local stream, schedule, beside, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function dictionary(flat)
-  local found = {}
+  local found = {{}}
   for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
   return found
 end
-local function is_pending(id) return #redis.call('XPENDING', stream, group, id, id, 1) > 0 end
-local function put_back(id, due)
-  if #redis.call('XRANGE', stream, id, id) == 0 then
-    redis.call('ZREM', schedule, id)
-  elseif not is_pending(id) then
-    if due then redis.pcall('ZADD', schedule, due, id) end  -- without memory it is due after minIdle
-    redis.call('XCLAIM', stream, group, nobody, 0, id, 'FORCE', 'JUSTID')
+local function mark() return redis.pcall('XGROUP', 'CREATECONSUMER', stream, group, '{POSTPONED}') end
+local function restore(ids)
+  for id in (redis.call('HGET', beside, 'pending') or ''):gmatch('%S+') do ids[#ids + 1] = id end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, '-inf', '+inf')) do ids[#ids + 1] = id end
+  for _, id in ipairs(ids) do
+    if #redis.call('XPENDING', stream, group, id, id, 1) == 0 then
+      if tonumber(redis.call('ZSCORE', schedule, id) or -1) < 0 then
+        redis.pcall('ZADD', schedule, now + {replies.milliseconds(PROBATION)} + 0.5, id)  -- else due after minIdle
+      end
+      redis.call('XCLAIM', stream, group, '{POSTPONED}', 0, id, 'FORCE', 'JUSTID')
+    end
   end
-end
-local function restore(known, more, settled)
-  local probation = now + ARGV[4] + 0.5
-  for id in (known.pending or ''):gmatch('%S+') do
-    if not settled[id] then put_back(id, probation) end
-  end
-  for _, id in ipairs(more) do
-    if not settled[id] then put_back(id, probation) end
-  end
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, '-inf', '(0')) do put_back(id, probation) end
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, 0, '+inf')) do put_back(id) end
-  redis.call('XGROUP', 'CREATECONSUMER', stream, group, nobody)
-end
-local function is_marked(consumers)
-  for _, each in ipairs(consumers) do if dictionary(each).name == nobody then return true end end
-  return false
 end
 """
-"""KEYS: the stream, the schedule of what is postponed, the note. ARGV: the group, this consumer, `~postponed`, the
-milliseconds of a probation."""
+"""KEYS: the stream, the schedule of what is postponed, the note. ARGV: the group, this consumer. `mark` returns 1 for a
+group that has not been put right yet, and an error if there is no group or the server is out of memory. XCLAIM ignores
+an entry that the stream no longer has, and `DUE` removes it from the schedule."""
 
 NOTE = f"""{_COMMON}
-local known = dictionary(redis.call('HGETALL', beside))
-if known.at and now - known.at < tonumber(ARGV[5]) and now >= tonumber(known.at) then return 0 end
-local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, group)
-if consumers.err then return -1 end
-if not is_marked(consumers) then restore(known, {{}}, {{}}) end
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, '-inf', '(0', 'LIMIT', 0, 500)) do
-  if not is_pending(id) then redis.call('ZREM', schedule, id) end
-end
+local at = redis.call('HGET', beside, 'at')
+if at and now - at < {replies.milliseconds(EVERY * 0.8)} and now >= tonumber(at) then return 0 end
+local new = mark()
+if type(new) == 'table' then return 0 end
+if new == 1 then restore({{}}) end
 local ids = {{}}
-for _, each in ipairs(consumers) do
-  local consumer = dictionary(each)
-  if consumer.name ~= nobody and consumer.pending > 0 then
-    if #ids + consumer.pending > tonumber(ARGV[6]) then return 0 end
-    local held = redis.call('XPENDING', stream, group, '-', '+', consumer.pending, consumer.name)
+for _, each in ipairs(redis.call('XPENDING', stream, group)[4] or {{}}) do
+  local name, pending = each[1], tonumber(each[2])
+  if name ~= '{POSTPONED}' then
+    if #ids + pending > {MOST} then return 0 end
+    local held = redis.call('XPENDING', stream, group, '-', '+', pending, name)
     for _, entry in ipairs(held) do ids[#ids + 1] = entry[1] end
   end
 end
@@ -97,9 +81,11 @@ for _, each in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     redis.call('HSET', beside, 'at', now, 'position', found['last-delivered-id'], 'pending', table.concat(ids, ' '))
   end
 end
+redis.call('ZREMRANGEBYSCORE', schedule, '-inf', '(0')
 return 1
 """
-"""Write it down, unless somebody did so within ARGV[5] milliseconds, or more than ARGV[6] are pending."""
+"""Write it down, unless a note is younger than 0.8 s, or more than `MOST` are pending. The note holds every entry whose
+score in the schedule is below zero, so these scores go."""
 
 RECREATE = f"""{_COMMON}
 local function before(a, b)
@@ -109,72 +95,61 @@ local function before(a, b)
   if #am ~= #bm then return #am < #bm end
   return am < bm
 end
-local position, begin, last = ARGV[5], ARGV[6], '0-0'
+local position, begin, last = ARGV[3], ARGV[4], '0-0'
 local about = redis.pcall('XINFO', 'STREAM', stream)
 if not about.err then last = dictionary(about)['last-generated-id'] end
-local known = dictionary(redis.call('HGETALL', beside))
-if known.position and before(last, known.position) then known = {{}} end
+local noted = redis.call('HGET', beside, 'position')
+if noted and before(last, noted) then
+  noted = false
+  redis.call('HDEL', beside, 'at', 'position', 'pending')
+end
 if before(last, position) then position = '0-0' end
 if position ~= '0-0' then begin = position end
 local walked = {{}}
-if known.position and before(position, known.position) then
-  begin = known.position
-elseif known.position then
-  walked = redis.call('XRANGE', stream, '(' .. known.position, position, 'COUNT', ARGV[7])
+if noted and before(position, noted) then
+  begin = noted
+elseif noted then
+  walked = redis.call('XRANGE', stream, '(' .. noted, position, 'COUNT', {MOST_WALKED})
   for i, entry in ipairs(walked) do walked[i] = entry[1] end
-  if #walked == tonumber(ARGV[7]) then begin, walked = known.position, {{}} end
+  if #walked == {MOST_WALKED} then begin, walked = noted, {{}} end
 end
 local created = redis.pcall('XGROUP', 'CREATE', stream, group, begin, 'MKSTREAM')
 if created.err and not created.err:find('BUSYGROUP', 1, true) then return created end
-local settled = {{}}
-for i = 9 + ARGV[8], #ARGV do settled[ARGV[i]] = true end
-for i = 9, 8 + ARGV[8] do
+for i = 5, #ARGV do
   local held = redis.call('XPENDING', stream, group, ARGV[i], ARGV[i], 1)[1]
-  if not held or held[2] == nobody then
-    redis.call('ZREM', schedule, ARGV[i])
+  if not held or held[2] == '{POSTPONED}' then
+    redis.pcall('ZADD', schedule, -1, ARGV[i])
     redis.call('XCLAIM', stream, group, ARGV[2], 0, ARGV[i], 'FORCE', 'JUSTID')
   end
 end
-if not is_marked(redis.call('XINFO', 'CONSUMERS', stream, group)) then restore(known, walked, settled) end
+if mark() == 1 then restore(walked) end
 return begin
 """
-"""Create the group where it was, unless a peer was faster, with everything pending that was. ARGV[5]: how far this
-consumer knows it to have been; ARGV[6]: where to begin when nobody knows; ARGV[7]: how many entries may be put back one
-by one; ARGV[8]: how many it has in flight; then these, and what it has settled lately. A stream that ends before a
-position has a new life, and its old one is of no account.
+"""Create the group where it was, unless a peer was faster, with everything pending that was. ARGV[3]: how far this
+consumer knows it to have been; ARGV[4]: where to begin when nobody knows; then what it has in flight. A stream that
+ends before a position has a new life, and its old one is of no account.
 
 Behind what was written down others may have been given entries that this consumer knows nothing of. So those are put
-back as well, but not what it has settled itself."""
+back as well. What this consumer takes back stays in the schedule, below zero, until a note holds it: the group may be
+lost again before."""
 
 
 class LastKnown:
     """The note of one group, by one of its consumers."""
 
     def __init__(self, ask: Ask, stream: str, group: str, consumer: str) -> None:
-        self._ask, self._who = ask, (group, consumer, POSTPONED, replies.milliseconds(PROBATION))
+        self._ask, self._who = ask, (group, consumer)
         self._keys = [stream, *(companion(stream, group, what) for what in ("postponed", "last-known"))]
 
     async def note(self) -> None:
-        """Write down what the group knows, if nobody else did so a moment ago. A server without memory refuses: then
-        the note before stays."""
-        try:
-            await self._evaluate(NOTE, replies.milliseconds(EVERY * 0.8), MOST)
-        except ResponseError as error:
-            if "command not allowed when used memory" not in str(error):  # 6.2 begins errors of scripts alike
-                raise
+        """Write down what the group knows, if nobody else did so a moment ago. Where the server is out of memory, the
+        note before stays."""
+        await self._evaluate(NOTE)
 
-    async def recreate(
-        self,
-        position: str,
-        otherwise: str,
-        *,
-        in_flight: Sequence[str] = (),
-        settled: Sequence[str] = (),
-    ) -> str:
-        """Create the group again where it was, with what is in flight here pending here, and what anybody held pending,
-        but not what was settled here lately. Returns where it begins now."""
-        own = (len(in_flight), *in_flight, *settled)
-        begin = await self._evaluate(RECREATE, position, otherwise, MOST_WALKED, *own)
+    async def recreate(self, position: str, otherwise: str, *, in_flight: Sequence[str] = ()) -> str:
+        """Create the group again where it was, with what is in flight here pending here, and what anybody held pending.
+        Returns where it begins now."""
+        begin = await self._evaluate(RECREATE, position, otherwise, *in_flight)
         return str(begin.decode())
 
     async def _evaluate(self, script: str, *arguments: Any) -> Any:

@@ -96,12 +96,16 @@ class StreamManager:
         try:
             return await self.control.execute_command(*command)  # type: ignore[no-untyped-call] # ships no types for it
         except RedisError as error:
-            found = fault(error, "")
-            if found.elsewhere:
-                await self.forget_connections()
-            if found.is_refusal:
-                self.refused.set()
+            await self.notice(error)
             raise
+
+    async def notice(self, error: Exception) -> None:
+        """Connect again after an error of a server that is no longer the right one, and note a refused command."""
+        found = fault(error, "")
+        if found.elsewhere:
+            await self.forget_connections()
+        if found.is_refusal:
+            self.refused.set()
 
     async def ask_together(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Several commands in one round trip; an error of one is its answer, unless it is the connection's."""
@@ -156,11 +160,10 @@ class StreamManager:
         return str(arguments.get("host") or arguments.get("path") or "localhost"), arguments.get("port")
 
     @property
-    def user(self) -> str:
-        """The name of the Redis user."""
-        destination = self._arguments.get("destination")
-        username = self._arguments.get("username") if destination is None else destination.access.place().username
-        return username or "default"
+    def place(self) -> str:
+        """The address as one text."""
+        host, port = self.address
+        return host if port is None else f"{host}:{port}"
 
     @property
     def trusts_anybody(self) -> bool:

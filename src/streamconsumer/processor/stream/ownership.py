@@ -10,7 +10,7 @@ from redis.exceptions import OutOfMemoryError
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.stream import replies, scripts
 from streamconsumer.processor.stream.manager import Ask
-from streamconsumer.server.keys import POSTPONED, SPANS_DROPPED, companion
+from streamconsumer.server.keys import POSTPONED, companion
 from streamconsumer.server.scripts import LEAVE
 
 
@@ -21,7 +21,6 @@ class Ownership:
         self._ask, self._stream, self._group, self._consumer = ask, stream, group, consumer
         self._schedule = companion(stream, group, "postponed")
         self._consumers = companion(stream, group, "consumers")
-        self._spans_dropped = companion(stream, group, SPANS_DROPPED)
 
     async def enter(self) -> None:
         """Be known as one of ours: peers then take this consumer for dead within seconds of its last sign of life. A
@@ -35,12 +34,6 @@ class Ownership:
         then the others take it for absent, and look more often than they need to."""
         with suppress(OutOfMemoryError):
             await self._ask("HSET", self._consumers, self._consumer, round(now_seconds))
-
-    async def tell_dropped(self, spans: int) -> None:
-        """Say how many spans this consumer has dropped, to the operator. A server that is out of memory refuses to hear
-        it: then it stands in the figures alone."""
-        with suppress(OutOfMemoryError):
-            await self._ask("HSET", self._spans_dropped, self._consumer, spans)
 
     async def members(self) -> dict[str, float]:
         """Consumers of ours, and when they last said that they are there."""
@@ -78,7 +71,7 @@ class Ownership:
     async def leave(self, consumer: str | None = None) -> bool:
         """Delete this or another consumer if nothing is pending with it."""
         name = self._consumer if consumer is None else consumer
-        keys = [self._consumers, companion(self._stream, self._group, "readers"), self._spans_dropped]
+        keys = [self._consumers, companion(self._stream, self._group, "readers")]
         return int(await self._evaluate(LEAVE, keys, consumer=name)) >= 0
 
     async def _evaluate(self, script: str, keys: list[str], *arguments: Any, consumer: str = "") -> Any:

@@ -15,16 +15,15 @@ Each check costs XINFO GROUPS, one XPENDING per group, and TIME for an age. XTRI
 entries (measured, Redis 7.0 and Valkey 9.1).
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
 from redis.exceptions import ResponseError
 
 from streamconsumer.model import settings
 from streamconsumer.processor.stream import replies
+from streamconsumer.processor.stream.manager import Ask
 
-Ask = Callable[..., Awaitable[Any]]
 Id = tuple[int, int]
 """An entry's id as numbers. That of an entry in a group or a trimming is always the least one that stays."""
 

@@ -13,7 +13,7 @@ end
 for id in pairs(ids) do
   local held = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
   local due = held and held[2] ~= ARGV[2] and tonumber(redis.call('ZSCORE', KEYS[2], id) or 0)
-  if due and due % 1 > 0 then redis.call('ZREM', KEYS[2], id) end
+  if due and due % 1 > 0 then redis.pcall('ZADD', KEYS[2], -1, id) end
   if due and due % 1 == 0 then lost[#lost + 1] = id else mine[#mine + 1] = id end
 end
 if #mine > 0 then
@@ -26,9 +26,9 @@ return lost
 """A sign of life for the entries, given in order, that are not another consumer's. Returns those that are. One that is
 nobody's was pending with a group that is gone and was created again by a peer: it is put back, if the stream still has
 it. (Or a peer took it over and acknowledged it already: then it has been handled twice anyway.) A renewal that did not
-ask first would steal entries back from their new owner. What a peer put back for whoever knows of it (`RESTORE`) is
-ours. One look at a range of twice as many costs half of a look at
-each (1.9 against 3.4 ms for 200)."""
+ask first would steal entries back from their new owner. What a peer put back for whoever knows of it (`restore`) is
+ours, and stays in the schedule, below zero, until a note holds it. One look at a range of twice as many costs half of a
+look at each (1.9 against 3.4 ms for 200)."""
 
 BEGIN = """
 local function held(...) return #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ...) == 1 end
