@@ -15,7 +15,6 @@ from streamconsumer.errors import ChildRefused, InvalidResource, NameTaken
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import CONDITIONS, Reason, Status, Verdict, conditions
-from streamconsumer.operator import origin
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.drift import holds
 from streamconsumer.operator.events import Events
@@ -31,7 +30,6 @@ from streamconsumer.operator.scaling.scaler import Scaler
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
 from streamconsumer.operator.streams.watch import Streams
-from streamconsumer.operator.traced import current
 
 ASK_AGAIN = timedelta(minutes=1)
 """After how long a child that was refused is applied again: a quota or a policy may have changed."""
@@ -167,11 +165,7 @@ class Reconciler:
             return None
         if live is not None and _takes_pods_away(live, wanted):
             await self._idle_first(key)
-        if kind == "Deployment":
-            made_of = await origin.told(live, wanted, current.get().carrier(), self.cluster.tried)
-        else:
-            made_of = wanted
-        self.store.put(await self.cluster.apply(made_of))
+        self.store.put(await self.cluster.apply(wanted))
         change = _deleted(wanted) if live is None and identity in made else self._change(key, live, wanted)
         made.add(identity)
         return change

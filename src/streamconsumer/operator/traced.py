@@ -20,10 +20,6 @@ class Reconcile:
     def event(self, reason: str, message: str) -> None:
         """What is told as an Event."""
 
-    def carrier(self) -> dict[str, str]:
-        """Its context as W3C writes it, for what follows from it: `traceparent`, and `tracestate` where it has one."""
-        return {}
-
 
 SILENT = Reconcile()
 
