@@ -268,6 +268,33 @@ def test_a_group_that_is_lost_begins_where_it_was(
     redis.close()
 
 
+def test_a_group_that_is_deleted_while_suspended_is_created_after_the_resume_where_it_was(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    on_api.create(at(redis_server))
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    redis.xadd("orders", {"n": 1})
+    redis.xreadgroup("billing", "somebody", {"orders": ">"})
+    last = redis.xinfo_groups("orders")[0]["last-delivered-id"]
+    figures(on_api, lastDeliveredId=last.decode())
+    on_api.edit("orders", suspend=True)
+    settled(on_api)
+    redis.xgroup_destroy("orders", "billing")
+    on_api.create(at(redis_server, "other", stream="other"))
+    seen(on_api, "other", "GroupReady", "GroupExists")
+    redis.xgroup_destroy("other", "billing")
+    eventually(lambda: check_created_again(redis, "other"))  # by a look that comes after the deletion
+    assert redis.xinfo_groups("orders") == []
+    on_api.edit("orders", suspend=False)
+    eventually(lambda: check_position(redis, last))
+    redis.close()
+
+
+def check_created_again(redis: Any, stream: str) -> None:
+    assert redis.xinfo_groups(stream)
+
+
 def check_looked_after(redis: Any) -> None:
     before = redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"]
     time.sleep(2.5)

@@ -93,7 +93,7 @@ async def _delete(options: Options) -> int:
         click.echo(_sentence(where, deleted, figures))
     if consumer := where.consumer:
         name = f"{consumer.namespace}/{consumer.name}"
-        click.echo(f"StreamConsumer {name} still exists; while it does, the group can be created again", err=True)
+        click.echo(f"StreamConsumer {name} still exists; after it is resumed, the group is created again", err=True)
     return 0
 
 
