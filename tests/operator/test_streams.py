@@ -13,8 +13,9 @@ from tests.cluster.certificates import Authority
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest
+from tests.operator.faulty import Proxy
 from tests.operator.looking import OFTEN, at, client, figures, looking, secret, seen
-from tests.operator.operators import OperatorProcess
+from tests.operator.operators import OperatorProcess, running
 from tests.operator.places import Place, eventually, settled
 
 
@@ -238,9 +239,13 @@ def test_what_a_user_may_not_ask_is_not_known_and_the_rest_is(
     redis.close()
 
 
-def test_who_may_not_read_secrets_says_so_and_what_it_costs(on_api: Place, tmp_path: Path) -> None:
+def test_without_the_right_to_read_secrets_the_condition_says_so_and_what_it_costs(
+    on_api: Place, tmp_path: Path
+) -> None:
     secret(on_api, "redis", password="hunter2")
-    with looking(on_api, tmp_path, read_secrets="false"):
+    told = {"watch_namespaces": on_api.namespace, "stream_interval": OFTEN}
+    with Proxy(on_api.cluster) as proxy, running(proxy.kubeconfig(tmp_path), tmp_path, **told):
+        proxy.spoil = lambda request: "403" if "/secrets/" in request.path else None
         ref = {"name": "redis", "key": "password"}
         redis = {"url": "redis://127.0.0.1:1", "passwordSecretRef": ref}
         on_api.create(manifest(redis=redis))

@@ -2,10 +2,6 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from typing import Protocol
-
-from streamconsumer.operator.manifests import Manifest
-from streamconsumer.operator.queue import Key
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
@@ -25,17 +21,3 @@ SILENT = Reconcile()
 
 current: ContextVar[Reconcile] = ContextVar("reconcile", default=SILENT)
 """The one that runs in this task."""
-
-
-class Tracing(Protocol):
-    """See `operator.tracing`."""
-
-    def reconcile(
-        self, key: Key, manifest: Manifest | None, queued_seconds: float
-    ) -> AbstractContextManager[Reconcile]:
-        """Around one reconcile."""
-        ...
-
-    def shutdown(self) -> None:
-        """Send what is left."""
-        ...
