@@ -57,7 +57,7 @@ def test_a_slip_is_refused(helm: Helm, values: str) -> None:
 
 
 def test_no_extra_variable_can_come_twice(helm: Helm) -> None:
-    arguments = "telemetry.endpoint=http://collector:4318,processor.image.pullPolicy=Always,rbac.readSecrets=false"
+    arguments = "telemetry.endpoint=http://collector:4318,processor.image.pullPolicy=Always"
     set_by_the_chart = [variable["name"] for variable in container(helm.template("--set", arguments))["env"]]
     refused = SCHEMA["properties"]["extraEnv"]["items"]["properties"]["name"]["not"]["enum"]
     assert set(refused) == set(set_by_the_chart)

@@ -1,4 +1,4 @@
-"""Between the operator and the real API server: a proxy that counts requests, spoils some, and lets watches go silent.
+"""Between the operator and the real API server: a proxy that counts requests and spoils some.
 
 TLS ends here with the API server's own certificate, which names every loopback address; requests go on as they are.
 """
@@ -65,8 +65,6 @@ class Proxy:
 
     server: ApiServer
     spoil: Spoil = lambda _: None
-    silent: bool = False
-    """Whether what the server says to a watch stays here."""
     seen: list[Request] = field(default_factory=list)
     _writers: set[StreamWriter] = field(default_factory=set)
     _watching: set[StreamWriter] = field(default_factory=set)
@@ -151,17 +149,15 @@ class Proxy:
         await down.drain()
         if request.watches:
             self._watching.add(writer)
-        await self._answer(request, up, writer, lost=fault == "lose")
+        await self._answer(up, writer, lost=fault == "lose")
         self._watching.discard(writer)
         self._writers.discard(down)
         down.transport.abort()
         return False
 
-    async def _answer(self, request: Request, up: StreamReader, writer: StreamWriter, *, lost: bool) -> None:
+    async def _answer(self, up: StreamReader, writer: StreamWriter, *, lost: bool) -> None:
         """Hand on what the server says, byte for byte, and close: where its answer ends, the connection does."""
         while piece := await up.read(65536):
-            if self.silent and request.watches:
-                await self._ended.wait()
             if not lost:
                 writer.write(piece)
                 await writer.drain()

@@ -152,22 +152,6 @@ def test_requests_that_hang_hold_up_no_other_resource(on_api: Place, proxy: Prox
         eventually(lambda: on_api.get("Deployment", "orders-consumer"))
 
 
-def test_a_watch_that_falls_silent_is_noticed_and_made_up_for(on_api: Place, proxy: Proxy, tmp_path: Path) -> None:
-    """The connection stays open, the port of the probes answers, the API server answers everything else."""
-    told = {"watch_namespaces": on_api.namespace, "watch_stale_after": "6s"}
-    with running(proxy.kubeconfig(tmp_path), tmp_path, **told) as operator:
-        assert operator.ask("livez") == (200, "ok\n")
-        proxy.silent = True
-        on_api.create(manifest(batchCount=20))
-        converged(on_api, "orders")
-        eventually(lambda: check_stale(operator))
-        assert operator.ask("readyz")[0] == 200
-
-
-def check_stale(operator: OperatorProcess) -> None:
-    assert operator.ask("livez") == (503, "the API server answers and a watch brings nothing\n")
-
-
 def test_killed_at_each_of_its_writes_it_goes_on_where_it_was(on_api: Place, proxy: Proxy, tmp_path: Path) -> None:
     """After the server has seen the write and before its answer. Killed before that, or while it reads, an operator
     has left nothing that the one before it had not."""

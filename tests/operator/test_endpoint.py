@@ -38,7 +38,7 @@ class Setting:
         self.redis = {"url": f"redis://{server.host}:{server.port}/0"}
         self.told: asyncio.Queue[Observation] = asyncio.Queue()
         first, nobody = self.consumer(), Cluster.__new__(Cluster)  # there are no Secrets to read
-        self.endpoint = Watched(nobody, first, timedelta(minutes=10), self._tell, read_secrets=False)
+        self.endpoint = Watched(nobody, first, timedelta(minutes=10), self._tell)
 
     def _tell(self, _: Key, found: Observation) -> bool:
         self.told.put_nowait(found)

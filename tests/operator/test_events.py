@@ -2,13 +2,11 @@
 
 import asyncio
 import logging
-import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from streamconsumer.errors import ServerBusy
 from streamconsumer.operator import events
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.events import Events
@@ -66,52 +64,16 @@ async def test_one_that_cannot_be_written_keeps_no_other_from_it() -> None:
     assert cluster.sentences == ["two"]
 
 
-async def test_they_come_slowly_while_there_is_other_work() -> None:
-    cluster = Written()
-    given = Events(cluster, busy=lambda: True)
-    began = time.monotonic()
-    told(given, "one", "two", "three")
-    writing = asyncio.create_task(given.write())
-    await cluster.are(3)
-    writing.cancel()
-    assert time.monotonic() - began >= 3 * events.PAUSE_SECONDS
-
-
 async def test_so_many_wait_and_the_rest_is_in_the_log_only(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     cluster = Written()
     given = Events(cluster)
     told(given, *(str(number) for number in range(events.MOST + 5)))
-    await given.flush()
+    writing = asyncio.create_task(given.write())
+    await cluster.are(events.MOST)
+    writing.cancel()
     assert len(cluster.sentences) == events.MOST
     assert len([each for each in caplog.records if each.levelno == logging.INFO]) == events.MOST + 5
-
-
-async def test_a_warning_is_written_first_and_never_left_out_for_the_sake_of_another() -> None:
-    cluster = Written()
-    given = Events(cluster)
-    told(given, *(str(number) for number in range(events.MOST)))
-    given.tell(manifest(), "ImageUnavailable", "no such image", warning=True)
-    await given.flush()
-    assert cluster.sentences[0] == "no such image"
-    assert len(cluster.sentences) == events.MOST
-
-
-async def test_an_api_server_that_is_busy_is_asked_again_when_it_says() -> None:
-    class Busy(Written):
-        async def record(self, about: Manifest, **told: Any) -> None:
-            if not self.refused:
-                self.refused = "once"
-                raise ServerBusy("429", timedelta(milliseconds=10))
-            await super().record(about, **told)
-
-    cluster = Busy()
-    given = Events(cluster)
-    writing = asyncio.create_task(given.write())
-    told(given, "one", "two")
-    await cluster.are(2)
-    writing.cancel()
-    assert cluster.sentences == ["one", "two"]
 
 
 async def test_a_note_is_cut_to_what_the_api_server_takes_whatever_its_letters_are() -> None:

@@ -1,59 +1,6 @@
-import time
-from datetime import timedelta
-
 import aiohttp
-import pytest
 
-from streamconsumer.operator.health import STUCK_AFTER, Health, serve
-
-
-class Clock:
-    """time.monotonic, moved by hand."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr(time, "monotonic", lambda: self.now)
-
-    def advance(self, by: timedelta) -> None:
-        self.now += by.total_seconds()
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
-
-
-def test_an_operator_with_nothing_to_do_is_alive_for_ever(clock: Clock) -> None:
-    health = Health(waiting=lambda: 0)
-    health.reconciled("success", 0.1)
-    clock.advance(timedelta(days=30))
-    assert health.alive
-
-
-def test_an_operator_that_works_its_queue_off_is_alive(clock: Clock) -> None:
-    health = Health(waiting=lambda: 5)
-    for _ in range(10):
-        clock.advance(STUCK_AFTER * 0.9)
-        health.reconciled("error", 0.1)
-        assert health.alive
-
-
-def test_an_operator_whose_queue_stands_still_is_not_alive(clock: Clock) -> None:
-    health = Health(waiting=lambda: 1)
-    assert health.alive
-    clock.advance(STUCK_AFTER)
-    assert not health.alive
-
-
-def test_work_that_comes_after_a_long_rest_is_not_late_already(clock: Clock) -> None:
-    waiting = 0
-    health = Health(waiting=lambda: waiting)
-    clock.advance(timedelta(hours=5))
-    assert health.alive  # the kubelet asks every few seconds
-    waiting = 1
-    assert health.alive
-    clock.advance(STUCK_AFTER)
-    assert not health.alive
+from streamconsumer.operator.health import Health, serve
 
 
 async def test_probes_and_metrics_answer() -> None:

@@ -266,7 +266,7 @@ async def broken(self):
     await asyncio.sleep(1)
     raise RuntimeError("a mistake of ours")
 
-main.Operator._listen = broken
+main.Operator._resync = broken
 main.run()
 """
 

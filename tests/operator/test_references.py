@@ -37,8 +37,8 @@ class Objects:
         return self.found.get((kind, name))
 
 
-def digest(objects: Objects, read_secrets: bool = True, **spec: Any) -> str:
-    return asyncio.run(references(consumer(**spec), objects, read_secrets=read_secrets))
+def digest(objects: Objects, **spec: Any) -> str:
+    return asyncio.run(references(consumer(**spec), objects))
 
 
 def test_who_refers_to_nothing_has_no_hash_and_the_pods_of_before() -> None:
@@ -70,14 +70,13 @@ def test_a_hash_tells_nothing_to_who_does_not_know_the_secrets_uid() -> None:
     assert digest(objects, env=[FROM_SECRET]) != before
 
 
-@pytest.mark.parametrize("by", ["setting", "rights"])
-def test_without_reading_secrets_only_config_maps_count(by: str) -> None:
+def test_without_the_right_to_read_secrets_only_config_maps_count() -> None:
     objects = Objects(shop={"limit": "1"})
-    objects.refused = {"Secret"} if by == "rights" else set()
+    objects.refused = {"Secret"}
     found = []
     for token in ("x", "y"):
         objects.put("Secret", "bank", token=token)
-        found.append(digest(objects, by == "rights", env=[FROM_SECRET, FROM_CONFIG]))
+        found.append(digest(objects, env=[FROM_SECRET, FROM_CONFIG]))
     assert found[0] == found[1] != ""
 
 

@@ -24,8 +24,6 @@ def test_every_field_has_a_variable() -> None:
         "workers": "2",
         "resync_interval": "30s",
         "stream_interval": "1m",
-        "read_secrets": "false",
-        "watch_stale_after": "30s",
         "lease": "system/operator",
         "log_level": "DEBUG",
         "log_format": "text",

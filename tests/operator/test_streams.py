@@ -13,8 +13,9 @@ from tests.cluster.certificates import Authority
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest
+from tests.operator.faulty import Proxy
 from tests.operator.looking import OFTEN, at, client, figures, looking, secret, seen
-from tests.operator.operators import OperatorProcess
+from tests.operator.operators import OperatorProcess, running
 from tests.operator.places import Place, eventually, settled
 
 
@@ -225,9 +226,13 @@ def test_what_a_user_may_not_ask_is_not_known_and_the_rest_is(
     redis.close()
 
 
-def test_who_may_not_read_secrets_says_so_and_what_it_costs(on_api: Place, tmp_path: Path) -> None:
+def test_without_the_right_to_read_secrets_the_condition_says_so_and_what_it_costs(
+    on_api: Place, tmp_path: Path
+) -> None:
     secret(on_api, "redis", password="hunter2")
-    with looking(on_api, tmp_path, read_secrets="false"):
+    told = {"watch_namespaces": on_api.namespace, "stream_interval": OFTEN}
+    with Proxy(on_api.cluster) as proxy, running(proxy.kubeconfig(tmp_path), tmp_path, **told):
+        proxy.spoil = lambda request: "403" if "/secrets/" in request.path else None
         ref = {"name": "redis", "key": "password"}
         redis = {"url": "redis://127.0.0.1:1", "passwordSecretRef": ref}
         on_api.create(manifest(redis=redis))
@@ -253,6 +258,33 @@ def test_a_group_that_is_lost_begins_where_it_was(
     eventually(lambda: check_position(redis, last))
     figures(on_api, lag=1, lagKnown=True)  # not even Redis 7 knows it after that
     redis.close()
+
+
+def test_a_group_that_is_deleted_while_suspended_is_created_after_the_resume_where_it_was(
+    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = client(redis_server)
+    on_api.create(at(redis_server))
+    seen(on_api, "orders", "GroupReady", "GroupExists")
+    redis.xadd("orders", {"n": 1})
+    redis.xreadgroup("billing", "somebody", {"orders": ">"})
+    last = redis.xinfo_groups("orders")[0]["last-delivered-id"]
+    figures(on_api, lastDeliveredId=last.decode())
+    on_api.edit("orders", suspend=True)
+    settled(on_api)
+    redis.xgroup_destroy("orders", "billing")
+    on_api.create(at(redis_server, "other", stream="other"))
+    seen(on_api, "other", "GroupReady", "GroupExists")
+    redis.xgroup_destroy("other", "billing")
+    eventually(lambda: check_created_again(redis, "other"))  # by a look that comes after the deletion
+    assert redis.xinfo_groups("orders") == []
+    on_api.edit("orders", suspend=False)
+    eventually(lambda: check_position(redis, last))
+    redis.close()
+
+
+def check_created_again(redis: Any, stream: str) -> None:
+    assert redis.xinfo_groups(stream)
 
 
 def check_looked_after(redis: Any) -> None:

@@ -22,9 +22,6 @@ LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 ANNOTATION_APPLIED = f"{GROUP}/applied"
 """On every child: the hash of what was applied last. Differs: somebody changed the StreamConsumer."""
 
-ANNOTATION_TEMPLATE = f"{GROUP}/template"
-"""On a Deployment whose pods know the trace that made them: the hash of their template without it."""
-
 ANNOTATION_REFERENCES = f"{GROUP}/references"
 """On pods: the hash of the Secrets and ConfigMaps that their variables come from. Differs: they must be replaced."""
 

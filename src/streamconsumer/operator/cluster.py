@@ -86,16 +86,6 @@ class Cluster:
                 raise
             raise ChildRefused(f"{manifest['kind']} {manifest['metadata']['name']}: {what_was_said(error)}") from None
 
-    async def tried(self, manifest: Manifest) -> Manifest | None:
-        """What `apply` would make of it; nothing is written. None where that cannot be said: not every webhook that
-        looks at the object allows it."""
-        try:
-            return await self._apply(manifest, _path_of(manifest), dryRun="All")
-        except Refused as error:
-            if error.status not in REFUSALS:
-                raise
-            return None
-
     async def apply_status(self, namespace: str, name: str, status: Status) -> Manifest | None:
         """One write of the whole status. Returns the object, or None where it is not there any more."""
         manifest = {
@@ -190,17 +180,17 @@ class Cluster:
         }
         await self._call("post", _path("events.k8s.io/v1", "Event", metadata["namespace"]), body=event)
 
-    async def _apply(self, manifest: Manifest, path: str, **more: str) -> Manifest:
+    async def _apply(self, manifest: Manifest, path: str) -> Manifest:
         return await self._call(
             "patch",
             path,
             body=as_yaml(manifest),
             content_type=APPLY_PATCH,
-            query={"fieldManager": names.FIELD_MANAGER, "force": "true", **more},
+            query={"fieldManager": names.FIELD_MANAGER, "force": "true"},
         )
 
     async def _call(self, method: str, path: str, **arguments: Any) -> Manifest:
-        if method == "get" or "dryRun" in arguments.get("query", ()):
+        if method == "get":
             return await self._api.call(method, path, **arguments)
         with current.get().writing(method, path):
             return await self._api.call(method, path, **arguments)

@@ -1,27 +1,18 @@
-"""Events on StreamConsumers, for kubectl describe. A courtesy: none fails a reconcile, and none is waited for.
-
-They are written one after the other, and slowly while there is other work: where a thousand StreamConsumers come at
-once, their Deployments are more urgent than that somebody is told of them.
-"""
+"""Events on StreamConsumers, for kubectl describe. A courtesy: none fails a reconcile, and none is waited for."""
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-from streamconsumer.errors import ServerBusy
 from streamconsumer.operator.api import what_was_said
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.traced import current
 
 MOST = 1000
-"""So many wait; what comes on top is in the log only."""
-
-PAUSE_SECONDS = 0.1
-"""Between two of them, while there is other work."""
+"""The number of Events that wait at most. The log has those that find no room."""
 
 log = logging.getLogger(__name__)
 
@@ -40,56 +31,27 @@ class Event:
 class Events:
     """`tell` from a reconcile; `write` runs until it is cancelled."""
 
-    def __init__(self, cluster: Cluster, busy: Callable[[], bool] = lambda: False) -> None:
-        self._cluster, self._busy = cluster, busy
-        self._waiting: deque[Event] = deque()
-        self._something = asyncio.Event()
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._waiting: asyncio.Queue[Event] = asyncio.Queue(MOST)
 
     def tell(self, about: Manifest, reason: str, message: str, *, warning: bool) -> None:
-        """Log it, have it in the reconcile's trace, and write it when there is time: warnings first."""
-        event = _said(about, reason, message, warning=warning)
-        if warning:
-            self._waiting.appendleft(event)
-        else:
-            self._waiting.append(event)
-        if len(self._waiting) > MOST:
-            self._waiting.pop()
-        self._something.set()
-
-    async def flush(self) -> None:
-        """Write what waits."""
-        while self._waiting:
-            await self._write(self._waiting.popleft())
+        """Log it, add it to the reconcile's trace, and have `write` write it."""
+        event = Event({"metadata": about["metadata"]}, reason, message, warning)
+        log.log(logging.WARNING if warning else logging.INFO, message, extra=_about(event))
+        current.get().event(reason, message)
+        with suppress(asyncio.QueueFull):
+            self._waiting.put_nowait(event)
 
     async def write(self) -> None:
-        """Write what is told, for ever."""
+        """Write Events in their order, one after the other."""
         while True:
-            await self._something.wait()
-            self._something.clear()
-            while self._waiting:
-                if self._busy():
-                    await asyncio.sleep(PAUSE_SECONDS)
-                if self._waiting and (pause := await self._write(event := self._waiting.popleft())):
-                    self._waiting.appendleft(event)
-                    await asyncio.sleep(pause.total_seconds())
-
-    async def _write(self, event: Event) -> timedelta | None:
-        """Returns after how long it may be tried again, where the API server says so."""
-        reason, message, warning = event.reason, event.message, event.warning
-        try:
-            await self._cluster.record(event.about, reason=reason, message=message, warning=warning, at=event.at)
-        except ServerBusy as busy:
-            return busy.after
-        except Exception as error:  # noqa: BLE001 - the namespace may be going away, the right to write them missing
-            log.warning("event not written", extra={**_about(event), "error": what_was_said(error)})
-        return None
-
-
-def _said(about: Manifest, reason: str, message: str, *, warning: bool) -> Event:
-    event = Event({"metadata": about["metadata"]}, reason, message, warning)
-    log.log(logging.WARNING if warning else logging.INFO, message, extra=_about(event))
-    current.get().event(reason, message)
-    return event
+            event = await self._waiting.get()
+            reason, message, warning = event.reason, event.message, event.warning
+            try:
+                await self._cluster.record(event.about, reason=reason, message=message, warning=warning, at=event.at)
+            except Exception as error:  # noqa: BLE001 - the namespace may be going away, the right to write them missing
+                log.warning("event not written", extra={**_about(event), "error": what_was_said(error)})
 
 
 def _about(event: Event) -> dict[str, str]:

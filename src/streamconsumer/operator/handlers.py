@@ -1,5 +1,5 @@
 """What kopf is used for: watching, with lists, bookmarks, time-outs and new attempts. What a watch brings goes to a
-Listener and not to handlers: kopf stores nothing on the objects, and needs no finalizers and no timers.
+callback and not to handlers: kopf stores nothing on the objects, and needs no finalizers and no timers.
 """
 
 import asyncio
@@ -7,7 +7,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import kopf
@@ -49,22 +49,11 @@ def watch() -> kopf.OperatorRegistry:
     return registry
 
 
-@dataclass(frozen=True)
-class Listener:
-    """Whom the watches tell."""
-
-    heard: Callable[[str], None]
-    """Of whatever a watch brings, lists and bookmarks included: the watch's name. kopf keeps bookmarks from handlers:
-    without them, a watch that is broken looks like one of a cluster where nothing happens."""
-
-    seen: Callable[[str, Manifest], None]
-    """Of an object: ADDED, MODIFIED, DELETED or LISTED."""
-
-
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
+def listening(seen: Callable[[str, Manifest], None]) -> Iterator[None]:
     """Take what kopf's watches bring before it does. For each object that changes it would start a task, and compare it
-    with what it was: two thirds of what the operator computed, and nothing that we use."""
+    with what it was: two thirds of what the operator computed, and nothing that we use. `seen` is called with ADDED,
+    MODIFIED, DELETED or LISTED and the object."""
     original = kopf_watching.continuous_watch
 
     async def continuous_watch(*, resource: Any, namespace: Any, **rest: Any) -> AsyncIterator[Any]:
@@ -72,11 +61,10 @@ def listening(listener: Listener) -> Iterator[None]:
         typed = {"apiVersion": f"{resource.group}/{resource.version}".lstrip("/"), "kind": resource.kind}
         try:
             async for brought in original(resource=resource, namespace=namespace, **rest):
-                listener.heard(watch)
                 if isinstance(brought, kopf_watching.Bookmark) or brought["type"] == "BOOKMARK":
                     yield brought
                 else:
-                    listener.seen(brought["type"] or LISTED, {**typed, **brought["object"]})
+                    seen(brought["type"] or LISTED, {**typed, **brought["object"]})
         except Exception as error:  # noqa: BLE001 - kopf would end all watches, whatever ended this one
             log.warning("a watch has failed; it begins anew", extra={"watch": watch, "error": what_was_said(error)})
             await asyncio.sleep(FAILED_SECONDS)

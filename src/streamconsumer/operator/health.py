@@ -1,13 +1,7 @@
-"""/livez, /readyz and /metrics of the operator.
+"""/livez, /readyz and /metrics of the operator. /livez answers while the event loop runs."""
 
-Alive means that events arrive and are worked off: a watch that has been silent for long while the API server answers
-is not, nor is a queue that holds work while no reconcile has ended for long.
-"""
-
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 
 from aiohttp import web
 from prometheus_client import (
@@ -18,8 +12,6 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-
-STUCK_AFTER = timedelta(minutes=5)
 
 
 @dataclass
@@ -34,13 +26,7 @@ class Health:
     follower: bool = False
     """Whether another operator leads: ready to take over is all that is asked of this one."""
 
-    stale_after: timedelta = timedelta(minutes=3)
-    """A watch brings a bookmark a minute although nothing happens. Silent for so long it is broken."""
-
     def __post_init__(self) -> None:
-        self._last_progress = time.monotonic()
-        self._heard: dict[str, float] = {}
-        self._looked = time.monotonic()
         self.reconciles = Counter(
             "streamconsumer_operator_reconciles",
             "How many reconciles ended, by outcome",
@@ -60,47 +46,22 @@ class Health:
 
     def reconciled(self, outcome: str, seconds: float) -> None:
         """A reconcile ended."""
-        self._last_progress = time.monotonic()
         self.reconciles.labels(outcome).inc()
         self.duration.observe(seconds)
-
-    def heard(self, watch: str) -> None:
-        """The watch of this name brought something, or has begun."""
-        self._heard[watch] = time.monotonic()
-
-    def looked(self) -> None:
-        """The API server answered another question than a watch."""
-        self._looked = time.monotonic()
-
-    def silent(self, now: float) -> list[str]:
-        """The watches that had brought nothing for too long at that time."""
-        return [watch for watch, last in self._heard.items() if now - last >= self.stale_after.total_seconds()]
-
-    @property
-    def watching(self) -> bool:
-        """Whether every watch speaks. An API server that answers nothing at all is not held against the operator:
-        a restart would not help."""
-        return not self.silent(self._looked)
-
-    @property
-    def alive(self) -> bool:
-        if self.waiting() == 0:
-            self._last_progress = time.monotonic()
-        return time.monotonic() - self._last_progress < STUCK_AFTER.total_seconds()
 
 
 async def serve(health: Health, host: str, port: int) -> web.AppRunner:
     """Answer probes until the runner is cleaned up."""
 
     async def livez(_: web.Request) -> web.Response:
-        if not health.watching:
-            return _answer(healthy=False, otherwise="the API server answers and a watch brings nothing")
-        return _answer(healthy=health.alive, otherwise="no reconcile has ended for 5 minutes")
+        return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
         if health.follower:
             return web.Response(text="ok, follower\n")
-        return _answer(healthy=health.synced, otherwise="the first lists are not in yet")
+        if not health.synced:
+            return web.Response(status=503, text="the first lists are not in yet\n")
+        return web.Response(text="ok\n")
 
     async def metrics(_: web.Request) -> web.Response:
         text = generate_latest(health.registry)
@@ -112,7 +73,3 @@ async def serve(health: Health, host: str, port: int) -> web.AppRunner:
     await runner.setup()
     await web.TCPSite(runner, host, port).start()
     return runner
-
-
-def _answer(*, healthy: bool, otherwise: str) -> web.Response:
-    return web.Response(text="ok\n") if healthy else web.Response(status=503, text=f"{otherwise}\n")

@@ -8,7 +8,7 @@ import signal
 import time
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import kopf
 from kopf._core.engines.peering import Identity
@@ -20,7 +20,7 @@ from streamconsumer.operator.arrivals import Arrivals
 from streamconsumer.operator.cluster import Cluster, everything
 from streamconsumer.operator.events import Events
 from streamconsumer.operator.figures import StreamGauges
-from streamconsumer.operator.handlers import LISTED, OWNED, SELECTOR, Listener, listening, watch, watching
+from streamconsumer.operator.handlers import LISTED, OWNED, SELECTOR, listening, watch, watching
 from streamconsumer.operator.health import Health, serve
 from streamconsumer.operator.leader import Lease
 from streamconsumer.operator.manifests import Manifest
@@ -30,10 +30,12 @@ from streamconsumer.operator.scaling.scaler import Scaler
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
 from streamconsumer.operator.streams.watch import Streams
-from streamconsumer.operator.traced import ENDPOINTS, Tracing, current
+from streamconsumer.operator.traced import ENDPOINTS, current
+
+if TYPE_CHECKING:
+    from streamconsumer.operator.tracing import Tracing
 
 RETRY_SECONDS = 2
-LAST_EVENTS_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -71,17 +73,16 @@ class Operator:
         self.store = Store()
         self.queue = KeyedQueue()
         self.arrivals = Arrivals(self.queue.add)
-        self.health = Health(waiting=self.queue.__len__, stale_after=settings.watch_stale_after)
+        self.health = Health(waiting=self.queue.__len__)
         self.scaler = Scaler(self.queue.add, time.monotonic)
         self.streams = Streams(
             cluster,
             self.queue.add,
             interval=settings.stream_interval,
-            read_secrets=settings.read_secrets,
             looked=self.scaler.looked,
         )
         self.health.registry.register(StreamGauges(self.store.consumers, self.streams.latest, self.scaler.pace))
-        self.events = Events(cluster, busy=lambda: len(self.queue) > 0)
+        self.events = Events(cluster)
         self.reconciler = Reconciler(cluster, self.store, settings, self.streams, self.scaler, self.events)
         self.lease = Lease(cluster, settings.lease) if settings.lease else None
         self.tracing = _tracing(settings)
@@ -132,7 +133,6 @@ class Operator:
             if isinstance(error, ServerBusy):
                 await asyncio.sleep(error.after.total_seconds())
             return False
-        self.health.looked()
         return True
 
     async def _look(self) -> None:
@@ -151,15 +151,11 @@ class Operator:
             group.create_task(self.queue.work(self._reconcile, self.settings.workers))
             group.create_task(self.events.write())
             group.create_task(self._resync())
-            group.create_task(self._listen())
 
     async def _shutdown(self) -> None:
         """Between two requests, and at once: whatever was begun is found and ended by the next operator."""
         self._working.cancel()
         await asyncio.gather(self._working, return_exceptions=True)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LAST_EVENTS_SECONDS):
-                await self.events.flush()
         await self.streams.aclose()
         if self._holding:
             self._holding.cancel()
@@ -180,7 +176,7 @@ class Operator:
             await self._shutdown()
 
         kopf.on.cleanup(registry=registry)(cleanup)
-        with listening(Listener(self.health.heard, self._seen)):
+        with listening(self._seen):
             await kopf.operator(
                 registry=registry,
                 settings=watching(),
@@ -233,14 +229,6 @@ class Operator:
             if not await self._looked():
                 self._listed.set()
 
-    async def _listen(self) -> None:
-        """Look without a watch while one is silent: it makes up for what was not told, and tells whose fault it is."""
-        while True:
-            await asyncio.sleep(self.settings.watch_stale_after.total_seconds() / 3)
-            if silent := self.health.silent(time.monotonic()):
-                log.warning("a watch is silent; everything is listed anew", extra={"watches": silent})
-                self._listed.set()
-
 
 async def _first_of(task: asyncio.Task[None], stop: asyncio.Event) -> None:
     """Wait for the task, but no longer than until stop is set. Raises what the task raised."""
@@ -260,7 +248,7 @@ async def _hold_or_end(lease: Lease) -> None:
     os._exit(1)
 
 
-def _tracing(settings: OperatorSettings) -> Tracing | None:
+def _tracing(settings: OperatorSettings) -> "Tracing | None":
     """Where somebody is told to take spans. Nothing of OpenTelemetry is loaded otherwise."""
     told = settings.telemetry_endpoint or any(os.environ.get(name) for name in ENDPOINTS)
     off = os.environ.get("OTEL_SDK_DISABLED") == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none"

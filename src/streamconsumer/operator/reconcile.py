@@ -15,7 +15,6 @@ from streamconsumer.errors import ChildRefused, InvalidResource, NameTaken
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import CONDITIONS, Reason, Status, Verdict, conditions
-from streamconsumer.operator import origin
 from streamconsumer.operator.cluster import Cluster
 from streamconsumer.operator.drift import holds
 from streamconsumer.operator.events import Events
@@ -31,7 +30,6 @@ from streamconsumer.operator.scaling.scaler import Scaler
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.operator.store import Store
 from streamconsumer.operator.streams.watch import Streams
-from streamconsumer.operator.traced import current
 
 ASK_AGAIN = timedelta(minutes=1)
 """After how long a child that was refused is applied again: a quota or a policy may have changed."""
@@ -55,8 +53,6 @@ class Reconciler:
     streams: Streams
     scaler: Scaler
     events: Events
-    made: dict[Key, set[tuple[str, str, str]]] = field(default_factory=dict)
-    """The kinds, names and owners of children that were there once: when one is missing, somebody deleted it."""
     news: News = field(default_factory=News)
     lives: dict[Key, str] = field(default_factory=dict)
     """The uid of the StreamConsumer that all of this is known of."""
@@ -105,7 +101,6 @@ class Reconciler:
     def _forget(self, key: Key) -> None:
         """Whoever comes under this name is another one."""
         self.lives.pop(key, None)
-        self.made.pop(key, None)
         self.news.take(key)
         self._look_away(key)
 
@@ -144,7 +139,7 @@ class Reconciler:
         return [child for child in self.store.children(key) if _of_a_namesake(consumer, child)]
 
     async def _converge(self, key: Key, consumer: StreamConsumer) -> list[Change]:
-        referred = await references(consumer, self.cluster, read_secrets=self.settings.read_secrets)
+        referred = await references(consumer, self.cluster)
         wanted = desired(consumer, self.settings, referred)
         changes = [change for child in wanted if (change := await self._ensure(key, consumer, child))]
         return [*changes, *await self._prune(key, consumer, wanted)]
@@ -160,21 +155,13 @@ class Reconciler:
                 f"{kind} {consumer.namespace}/{name} exists and does not belong to this StreamConsumer; "
                 "delete or rename it, or give the StreamConsumer another name"
             )
-        made, identity = self.made.setdefault(key, set()), (kind, name, consumer.uid)
         if live is not None and holds(live, wanted):
             self.store.put({"apiVersion": wanted["apiVersion"], "kind": kind, **live})
-            made.add(identity)
             return None
         if live is not None and _takes_pods_away(live, wanted):
             await self._idle_first(key)
-        if kind == "Deployment":
-            made_of = await origin.told(live, wanted, current.get().carrier(), self.cluster.tried)
-        else:
-            made_of = wanted
-        self.store.put(await self.cluster.apply(made_of))
-        change = _deleted(wanted) if live is None and identity in made else self._change(key, live, wanted)
-        made.add(identity)
-        return change
+        self.store.put(await self.cluster.apply(wanted))
+        return self._change(key, live, wanted)
 
     async def _idle_first(self, key: Key) -> None:
         """Tell Kubernetes which pods hold entries, before it chooses who goes. A courtesy: each drains all the same."""
@@ -206,7 +193,6 @@ class Reconciler:
         for child in gone:
             await self.cluster.delete(child)
             self.store.drop(child)
-            self.made[key].discard((child["kind"], child["metadata"]["name"], consumer.uid))
         return [Change("Pruned", f"{child['kind']} {child['metadata']['name']} is no longer wanted") for child in gone]
 
     async def _report(self, manifest: Manifest, found: Verdict, changes: list[Change]) -> None:
@@ -257,11 +243,6 @@ def _of_a_namesake(consumer: StreamConsumer, live: Manifest) -> bool:
 
 def _takes_pods_away(live: Manifest, wanted: Manifest) -> bool:
     return wanted["kind"] == "Deployment" and bool(wanted["spec"]["replicas"] < live["spec"].get("replicas", 1))
-
-
-def _deleted(wanted: Manifest) -> Change:
-    what = f"{wanted['kind']} {wanted['metadata']['name']}"
-    return Change("DriftRepaired", f"{what} was deleted by somebody else and is made again")
 
 
 def _change(live: Manifest | None, wanted: Manifest) -> Change:

@@ -28,12 +28,10 @@ class Reader(Protocol):
     async def peek(self, kind: str, namespace: str, name: str) -> Manifest | None: ...
 
 
-async def references(consumer: StreamConsumer, cluster: Reader, *, read_secrets: bool) -> str:
+async def references(consumer: StreamConsumer, cluster: Reader) -> str:
     """The hash of everything that the variables refer to and that we may read; empty where that is nothing."""
     found = {}
     for (kind, name), keys in sorted(_named(consumer.spec).items()):
-        if kind == "Secret" and not read_secrets:
-            continue
         try:
             found[f"{kind}/{name}"] = _keyed(await cluster.peek(kind, consumer.namespace, name), keys)
         except NotAllowed:

@@ -51,14 +51,6 @@ class OperatorSettings(Model):
     stream_interval: Annotated[timedelta, Between("1s", "10m")] = timedelta(seconds=15)
     """How often the operator looks at the streams in Redis; spread by a quarter at random."""
 
-    read_secrets: bool = True
-    """Whether the operator reads the Secrets that StreamConsumers name, to look at streams behind a password, and to
-    replace pods when a Secret changes that their variables come from."""
-
-    watch_stale_after: Annotated[timedelta, Between("1s", "1h")] = timedelta(minutes=3)
-    """After how long without a word a watch is broken: then everything is listed anew, and /livez fails. A watch that
-    is well says something every minute."""
-
     lease: str = Field("", pattern=r"^([a-z0-9.-]+/[a-z0-9.-]+)?$")
     """The Lease, as namespace/name, that decides which of several operators works; empty: this one does."""
 

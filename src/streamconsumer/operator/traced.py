@@ -2,10 +2,6 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from typing import Protocol
-
-from streamconsumer.operator.manifests import Manifest
-from streamconsumer.operator.queue import Key
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
@@ -20,26 +16,8 @@ class Reconcile:
     def event(self, reason: str, message: str) -> None:
         """What is told as an Event."""
 
-    def carrier(self) -> dict[str, str]:
-        """Its context as W3C writes it, for what follows from it: `traceparent`, and `tracestate` where it has one."""
-        return {}
-
 
 SILENT = Reconcile()
 
 current: ContextVar[Reconcile] = ContextVar("reconcile", default=SILENT)
 """The one that runs in this task."""
-
-
-class Tracing(Protocol):
-    """See `operator.tracing`."""
-
-    def reconcile(
-        self, key: Key, manifest: Manifest | None, queued_seconds: float
-    ) -> AbstractContextManager[Reconcile]:
-        """Around one reconcile."""
-        ...
-
-    def shutdown(self) -> None:
-        """Send what is left."""
-        ...

@@ -23,13 +23,14 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from streamconsumer import __version__
 from streamconsumer.operator.manifests import Manifest
-from streamconsumer.operator.origin import ANNOTATIONS
 from streamconsumer.operator.queue import Key
 from streamconsumer.operator.traced import ENDPOINTS, Reconcile
 
 SHUTDOWN_SECONDS = 3.0
 """The SDK alone would wait half a minute for a collector that is away."""
 LONGEST_CONTEXT = 512
+ANNOTATIONS = {"traceparent": "tracing.k8s.io/traceparent", "tracestate": "tracing.k8s.io/tracestate"}
+"""The annotations of a StreamConsumer that name the trace which applied it: KEP-5915."""
 
 _propagator = TraceContextTextMapPropagator()
 
@@ -88,11 +89,6 @@ class _Traced(Reconcile):
 
     def event(self, reason: str, message: str) -> None:
         self._begun().add_event(reason, {"message": message})
-
-    def carrier(self) -> dict[str, str]:
-        found: dict[str, str] = {}
-        _propagator.inject(found, trace.set_span_in_context(self._begun(), Context()))
-        return found
 
     def failed(self, error: Exception) -> None:
         span = self._begun()

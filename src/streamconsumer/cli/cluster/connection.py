@@ -123,7 +123,7 @@ def _questions(place: Place) -> list[Question]:
 async def way_to_redis(found: Cluster, consumer: StreamConsumer) -> Resolved | str:
     """What a Line is made of, to be closed; or one sentence for why there is no way."""
     try:
-        way = await resolve(consumer.spec.redis, consumer.namespace, found, readable=True)
+        way = await resolve(consumer.spec.redis, consumer.namespace, found)
     except NotAllowed as error:
         return str(error)
     if isinstance(way, Sight):

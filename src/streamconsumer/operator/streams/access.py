@@ -47,11 +47,11 @@ class Resolved:
         return sentence
 
 
-async def resolve(redis: Redis, namespace: str, cluster: Cluster, *, readable: bool) -> Resolved | Sight:
+async def resolve(redis: Redis, namespace: str, cluster: Cluster) -> Resolved | Sight:
     """The way there, or why there is none."""
     values: dict[str, str] = {}
     for setting, _, ref in files(redis):
-        found = await _value(cluster, namespace, ref) if readable else _not_readable(ref)
+        found = await _value(cluster, namespace, ref)
         if isinstance(found, Sight):
             return found
         values[setting] = found
@@ -93,7 +93,8 @@ async def _value(cluster: Cluster, namespace: str, ref: SecretKeyRef) -> str | S
     try:
         data = await cluster.secret(namespace, ref.name)
     except NotAllowed:
-        return _not_readable(ref)
+        message = NOT_READABLE.format(f"Secret {ref.name}")
+        return unreachable(StreamReason.SECRETS_NOT_READABLE, message, status="Unknown")
     if data is None:
         return unreachable(StreamReason.SECRET_MISSING, f"There is no Secret {ref.name}; create it.")
     if ref.key not in data:
@@ -102,11 +103,6 @@ async def _value(cluster: Cluster, namespace: str, ref: SecretKeyRef) -> str | S
         return data[ref.key].decode()
     except UnicodeDecodeError:
         return unreachable(StreamReason.INVALID_SETTINGS, f"Key {ref.key} of Secret {ref.name} is not text.")
-
-
-def _not_readable(ref: SecretKeyRef) -> Sight:
-    message = NOT_READABLE.format(f"Secret {ref.name}")
-    return unreachable(StreamReason.SECRETS_NOT_READABLE, message, status="Unknown")
 
 
 def _file(descriptor: int) -> str:

@@ -86,13 +86,11 @@ class Endpoint:
         first: StreamConsumer,
         interval: timedelta,
         told: Callable[[Key, Observation], bool],
-        *,
-        read_secrets: bool,
     ) -> None:
         """By what the first one says of Redis: the others who come say the same, and mean the same server by it."""
         self._redis, self._namespace, self._stream = first.spec.redis, first.namespace, first.spec.stream
         self.members: dict[Key, Member] = {}
-        self._cluster, self._interval, self._told, self._readable = cluster, interval, told, read_secrets
+        self._cluster, self._interval, self._told = cluster, interval, told
         self._judgements: dict[Key, Judgement] = {}
         self._tidied: dict[Key, float] = {}
         self._positions: dict[Key, str] = {}
@@ -264,7 +262,7 @@ class Endpoint:
         now = asyncio.get_running_loop().time()
         if self._line is not None and now - self._read_at_seconds < SECRETS_AGE_SECONDS:
             return None
-        found = await resolve(self._redis, self._namespace, self._cluster, readable=self._readable)
+        found = await resolve(self._redis, self._namespace, self._cluster)
         if isinstance(found, Sight):
             return found
         self._read_at_seconds = now

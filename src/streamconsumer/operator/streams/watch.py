@@ -47,12 +47,11 @@ class Streams:
         wake: Callable[[Key], None],
         *,
         interval: timedelta,
-        read_secrets: bool,
         looked: Callable[[Key, Observation], Heard],
     ) -> None:
         """`looked` hears of every look."""
         self._looked = looked
-        self._cluster, self._wake, self._interval, self._read_secrets = cluster, wake, interval, read_secrets
+        self._cluster, self._wake, self._interval = cluster, wake, interval
         self._endpoints: dict[Identity, tuple[Endpoint, asyncio.Task[None]]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._places: dict[Key, Identity] = {}
@@ -102,7 +101,7 @@ class Streams:
 
     def _endpoint(self, identity: Identity, first: StreamConsumer) -> Endpoint:
         if identity not in self._endpoints:
-            endpoint = Endpoint(self._cluster, first, self._interval, self._tell, read_secrets=self._read_secrets)
+            endpoint = Endpoint(self._cluster, first, self._interval, self._tell)
             self._endpoints[identity] = endpoint, asyncio.create_task(endpoint.run())
         return self._endpoints[identity][0]
 

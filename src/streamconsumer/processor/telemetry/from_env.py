@@ -37,7 +37,7 @@ def telemetry_from_env(
     provider = sdk.provider(environ)
     exceptions = sdk.exceptions(environ, provider, metrics) if _is_wanted(environ, "LOGS") else None
     sampling = Sampling.from_env(environ)
-    start = starting.begun(starts, sampling, starting.origin(environ)) if starts else None
+    start = starting.begun(starts, sampling) if starts else None
     options |= {"sampling": sampling, "exceptions": exceptions, "start": start, "shutdown": provider.shutdown}
     return Telemetry(sdk.outbox(environ, provider, metrics), **options)
 

@@ -1,13 +1,10 @@
-"""The start of a pod: from its process' beginning until its group is there, linked to the reconcile that made it."""
+"""The start of a pod: from its process' beginning until its group is there."""
 
 import time
-from collections.abc import Mapping
 from os import sysconf
 from pathlib import Path
 
 from streamconsumer.processor.telemetry import encode
-from streamconsumer.processor.telemetry.content import links
-from streamconsumer.processor.telemetry.context import LONGEST_CARRIER_FIELD, Remote, parse
 from streamconsumer.processor.telemetry.ids import random_span, random_trace
 from streamconsumer.processor.telemetry.sampling import Sampling
 from streamconsumer.processor.telemetry.spans import RecordedSpan
@@ -17,13 +14,6 @@ _START_TICKS = 19
 """Where /proc/self/stat has it, counted from behind the name, in which there may be anything."""
 _OLDEST_NS = 600 * 1_000_000_000
 """Whoever is older at its start runs on a kernel that does not tell, and has written 0."""
-
-
-def origin(environ: Mapping[str, str]) -> Remote | None:
-    """Who had this process begun, as OpenTelemetry passes a context to one. None where nobody says, or in words that
-    mean nothing."""
-    found = environ.get("TRACEPARENT", "")
-    return parse(found) if len(found) <= LONGEST_CARRIER_FIELD else None
 
 
 def process_began_ns() -> int:
@@ -38,12 +28,11 @@ def process_began_ns() -> int:
     return now - age if 0 < age < _OLDEST_NS else now
 
 
-def begun(name: str, sampling: Sampling, made_by: Remote | None) -> RecordedSpan | None:
+def begun(name: str, sampling: Sampling) -> RecordedSpan | None:
     """Its span, if it is wanted: a trace of its own, for the pod may outlive by months what it was made for."""
     trace_id = random_trace()
     if not sampling.wants(trace_id, None):
         return None
     span = RecordedSpan(encode.head(f"start {name}", _INTERNAL), trace_id, random_span(), 1)
     span.start_ns = process_began_ns()
-    span.describe({}, links(None, {"reconcile": made_by}))
     return span
