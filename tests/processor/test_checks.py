@@ -307,22 +307,6 @@ async def test_a_right_that_is_revoked_from_a_reader_is_an_error_and_not_ready_u
     await any_group.settled()
 
 
-@pytest.mark.parametrize("right", ["+eval", "+xclaim", "~{orders}:billing:*"])
-async def test_a_right_that_is_revoked_under_a_long_handler_is_an_error_and_not_ready_until_it_is_granted(
-    any_group: Group, right: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    revocation, handler = Revocation(any_group, right, caplog), Recorder(gate=False)
-    await revocation.start(handler)
-    await any_group.add(30)
-    await eventually(lambda: not any_group.processors[0]._in_flight.room.is_set())
-    await revocation.revoke()
-    await revocation.is_reported()
-    await revocation.undo()
-    handler.gate.set()
-    await handler.has_finished(31)
-    await any_group.settled()
-
-
 # -- in a pod --------------------------------------------------------------------------------------------------------
 
 

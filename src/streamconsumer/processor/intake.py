@@ -44,9 +44,6 @@ class PolledIntake:
         await self._manager.create_group(self._stream, self._group)
         return ""
 
-    async def check(self) -> None:
-        """The manager is the user's: nothing is required of its server."""
-
     async def read(self, count: int) -> list[Entry]:
         events = await self._manager.read_events(self._stream, self._group, self._consumer, count)
         return [ManagedEntry(message_id, data) for message_id, data in events or []]

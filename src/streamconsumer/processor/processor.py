@@ -42,9 +42,6 @@ LAST_WORDS = timedelta(seconds=1)
 FIRST_TRY = timedelta(seconds=2)
 """How long `start_listening` waits for the group to be created."""
 
-CHECK_SECONDS = 1.0
-"""How often rights are checked while the server refuses commands and nothing can be read."""
-
 
 class RedisStreamProcessor:
     """Reads a stream as a member of a consumer group and calls a function with each message.
@@ -173,7 +170,7 @@ class RedisStreamProcessor:
     async def _listen(self) -> None:
         """The loop, and beside it whoever looks after what is pending; the latter outlives the loop."""
         care = self._care.look_after(lambda: self.health.liveness()[0])
-        beside = [asyncio.create_task(each) for each in (care, self._pulse.beat(), self._check_while_full())]
+        beside = [asyncio.create_task(each) for each in (care, self._pulse.beat())]
         self._reading = asyncio.create_task(self._consume_loop(), name=f"read {self.stream_name}")
         try:
             await asyncio.wait([self._reading])
@@ -237,24 +234,6 @@ class RedisStreamProcessor:
             await asyncio.sleep(0)  # what is handled at once rides with the next read
         elif not self._intake.blocks:
             await self._pause(self.poll_interval)
-
-    async def _check_while_full(self) -> None:
-        """Report a revoked right also while handlers leave no room for a read, which would report it."""
-        is_refused = False
-        while True:
-            await asyncio.sleep(CHECK_SECONDS)
-            if self._in_flight.room.is_set():
-                continue
-            try:
-                await self._intake.check()
-            except Exception as error:  # noqa: BLE001 - the loop survives every error
-                is_refused = True
-                self._recovery.failed(error)
-            else:
-                if is_refused and not self._stopping.is_set():
-                    self._recovery.succeeded()
-                    self.health.ready()
-                is_refused = False
 
     # -- one message ---------------------------------------------------------------------------------------------
 
