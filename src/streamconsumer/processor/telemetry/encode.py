@@ -64,17 +64,24 @@ def _key(key: str) -> bytes:
     return string(b"\x0a", key)
 
 
+@lru_cache(64)
+def _double(tag: bytes, key: str) -> bytes:
+    """Return what precedes the eight bytes of a double."""
+    name = _key(key)
+    return tag + varint(len(name) + 11) + name + b"\x12\x09\x21"
+
+
 def _pair(tag: bytes, key: str, given: Any) -> bytes:
     """An attribute. Short texts and numbers with a fraction are nearly all that a hot span has: they are encoded in
     one step, which takes a quarter of the time."""
+    if type(given) is float:
+        return _double(tag, key) + _DOUBLE.pack(given)
     name = _key(key)
     if type(given) is str:
         text = given.encode(errors="backslashreplace")
         size = len(text)
         if (whole := len(name) + size + 4) < 0x80:
             return b"".join((tag, _BYTE[whole], name, b"\x12", _BYTE[size + 2], b"\x0a", _BYTE[size], text))
-    elif type(given) is float and len(name) < 0x70:
-        return b"".join((tag, _BYTE[len(name) + 11], name, b"\x12\x09\x21", _DOUBLE.pack(given)))
     return block(tag, name + block(b"\x12", value(given)))
 
 
