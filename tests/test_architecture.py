@@ -45,7 +45,7 @@ POD = ("redis", "opentelemetry")
         ("streamconsumer.cli.doctor.findings", (*CLUSTER, *POD)),
         ("streamconsumer.cli.doctor.pod", ("kopf", "kubernetes", "rich")),
         ("streamconsumer.cli.report.redact", (*CLUSTER, *POD)),
-        ("streamconsumer.cli.report.fields", (*CLUSTER, *POD)),
+        ("streamconsumer.cli.report.documents", (*CLUSTER, *POD)),
         ("streamconsumer.cli.report.collect", ("kopf", "rich")),
         ("streamconsumer.cli.render", (*CLUSTER, *POD)),
         ("streamconsumer.cli.dead_letters", (*CLUSTER, *POD)),

@@ -70,14 +70,16 @@ def _text(told: Told, options: Options) -> str:
 
 
 def _document(told: Told) -> str:
-    items = [
-        {
-            **each.model_dump(by_alias=True, mode="json"),
-            "findings": [finding.model_dump(by_alias=True, mode="json") for finding in found],
-        }
-        for each, found in told
-    ]
+    items = [item(each, found) for each, found in told]
     return json.dumps({"streamConsumers": items}, ensure_ascii=False, indent=2)
+
+
+def item(resource: Facts, found: Sequence[Finding]) -> dict[str, Any]:
+    """Return one item of `status -o json`."""
+    return {
+        **resource.model_dump(by_alias=True, mode="json"),
+        "findings": [finding.model_dump(by_alias=True, mode="json") for finding in found],
+    }
 
 
 # -- suspend, resume ---------------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
 """`kubectl streamconsumer report`: a bundle of facts about a problem, for a person without access to the cluster.
 
-Collection: secrets reads the named Secrets, collect asks the API server and the pods, samples parses metrics.
-Allow-list: fields names every field of a bundle. Texts: named and views find the values of Secrets, redact removes
-them. bundle holds the files, work writes the archive.
+collect asks the API server and the pods, secrets reads the named Secrets, documents is the allow-list, redact removes
+the values of Secrets from texts, bundle holds the files and writes the archive.
 """
 
 import sys
@@ -36,10 +35,16 @@ def report(**options: Any) -> None:
 
     Exit code 0: written; 2: wrong use; 3: the API server did not answer.
     """
-    from streamconsumer.cli.report import work
+    import asyncio
+
+    from streamconsumer.cli.report.bundle import CONTENTS
+    from streamconsumer.cli.report.collect import collect
 
     try:
-        sys.exit(work.run(options))
+        bundle = asyncio.run(collect(options))
     except ServerUnavailable as error:
         click.echo(f"streamconsumer: {error}", err=True)
         sys.exit(COULD_NOT_CHECK)
+    path = options["output"]
+    bundle.write(path)
+    click.echo(f"{path}: {len(bundle.files)} files, listed in {CONTENTS}; read them before you share the archive")

@@ -1,44 +1,46 @@
-"""The files of a bundle, and the list of its contents."""
+"""The files of a bundle, the list of its contents, and the archive."""
 
+import io
 import json
-from collections.abc import Awaitable, Sequence
+import tarfile
+from collections.abc import Awaitable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
-from streamconsumer.cli.report.fields import Shape, allowed
-from streamconsumer.cli.report.named import SecretValue
+from pydantic import BaseModel
+
 from streamconsumer.cli.report.redact import Redactor
+from streamconsumer.errors import InvalidSettings
 from streamconsumer.operator.api import Refused, what_was_said
 
-CONTENTS = "contents.json"
+CONTENTS, FOLDER = "contents.json", "streamconsumer-report"
 
 T = TypeVar("T")
 
 
 class Bundle:
-    """Files by name. Every text in them passes through a redactor."""
+    """Texts by file name. Every text passes through a redactor."""
 
     def __init__(self) -> None:
         self.files: dict[str, str] = {}
-        self.left_out: dict[str, str] = {}
-        """What is not in the bundle, and the reason."""
-        self._values: Sequence[SecretValue] = ()
-        self._redactor = Redactor(())
+        self._left_out: dict[str, str] = {}
+        self._redactor = Redactor({})
 
-    def remove(self, values: Sequence[SecretValue]) -> None:
+    def remove(self, values: Mapping[str, bytes]) -> None:
         """Remove the values from all that is added from now on."""
-        self._values, self._redactor = values, Redactor(values)
+        self._redactor = Redactor(values)
 
-    def add(self, file: str, document: Any, shape: Shape) -> None:
-        """Add the fields of the document that the shape names."""
-        self.files[file] = _json(allowed(document, shape, self._redactor.text))
+    def add(self, file: str, document: Any) -> None:
+        """Add a text, or a document or a model as JSON."""
+        clean = self._clean(document)
+        self.files[file] = clean if isinstance(clean, str) else _json(clean)
 
-    def add_text(self, file: str, text: str) -> None:
-        self.files[file] = self._redactor.text(text)
+    async def add_answer(self, file: str, asked: Awaitable[Any]) -> None:
+        """Add an answer of the API server, unless it refuses."""
+        if (document := await self.ask(file, asked)) is not None:
+            self.add(file, document)
 
-    def leave_out(self, what: str, reason: str) -> None:
-        self.left_out[what] = self._redactor.text(reason)
-
-    async def unless_refused(self, what: str, asked: Awaitable[T]) -> T | None:
+    async def ask(self, what: str, asked: Awaitable[T]) -> T | None:
         """The answer; None if the API server refuses it, and then the reason is in the list of contents."""
         try:
             return await asked
@@ -46,17 +48,42 @@ class Bundle:
             self.leave_out(what, what_was_said(error))
             return None
 
-    def contents(self) -> str:
-        """The list of contents: names, numbers and reasons, no value."""
-        kept = {each.label: each.why_not_removed for each in self._values if each.why_not_removed}
-        return _json(
+    def leave_out(self, what: str, reason: str) -> None:
+        self._left_out[what] = self._redactor.text(reason)
+
+    def write(self, path: Path) -> None:
+        """Write an archive that only its owner may read. Raises InvalidSettings if it cannot be written."""
+        self.files[CONTENTS] = _json(
             {
                 "files": sorted({*self.files, CONTENTS}),
-                "removed": [{"what": what, "count": count} for what, count in sorted(self._redactor.counts.items())],
-                "notRemoved": [{"what": what, "reason": reason} for what, reason in sorted(kept.items())],
-                "leftOut": [{"what": what, "reason": reason} for what, reason in sorted(self.left_out.items())],
+                "removed": self._redactor.counts,
+                "notRemoved": self._redactor.kept,
+                "leftOut": self._left_out,
             }
         )
+        try:
+            path.touch(0o600)
+            path.chmod(0o600)  # a file that existed has the mode of its first creation
+            with tarfile.open(path, "w:gz") as archive:
+                for file, text in self.files.items():
+                    content = text.encode(errors="backslashreplace")
+                    entry = tarfile.TarInfo(f"{FOLDER}/{file}")
+                    entry.size, entry.mode = len(content), 0o600
+                    archive.addfile(entry, io.BytesIO(content))
+        except OSError as error:
+            raise InvalidSettings(f"{path}: cannot be written: {error.strerror}") from None
+
+    def _clean(self, document: Any) -> Any:
+        match document:
+            case BaseModel():
+                return self._clean(document.model_dump(by_alias=True, mode="json"))
+            case str():
+                return self._redactor.text(document)
+            case dict():
+                return {name: self._clean(inner) for name, inner in document.items()}
+            case list():
+                return [self._clean(inner) for inner in document]
+        return document
 
 
 def _json(document: Any) -> str:

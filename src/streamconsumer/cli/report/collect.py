@@ -1,25 +1,29 @@
 """Collects a bundle from the cluster: Secrets first, so that their values are removed from all that follows."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from streamconsumer import __version__
-from streamconsumer.cli.cluster import connection
+from streamconsumer.cli.cluster import NAME, connection
 from streamconsumer.cli.cluster.connection import Manifest
 from streamconsumer.cli.cluster.findings import findings
 from streamconsumer.cli.cluster.in_pod import run_in_pod
+from streamconsumer.cli.cluster.work import item
 from streamconsumer.cli.doctor.in_cluster import OPERATORS, diagnosis
-from streamconsumer.cli.report import fields
+from streamconsumer.cli.report import documents
 from streamconsumer.cli.report.bundle import Bundle
-from streamconsumer.cli.report.samples import samples
-from streamconsumer.cli.report.secrets import Secrets
+from streamconsumer.cli.report.redact import why_kept
+from streamconsumer.errors import NotAllowed
 from streamconsumer.model import names
 from streamconsumer.operator.cluster import Cluster
 
 LINES = 2000
 """Lines of each log, counted from its end."""
+
+LONGEST = 4096
+"""Bytes of a value of a Secret. The search for a longer value takes too long."""
 
 PODS_AT_ONCE = 8
 """Pods that are asked for metrics at the same time: each needs a kubectl process."""
@@ -31,15 +35,8 @@ connection.request("GET", "/metrics")
 print(connection.getresponse().read().decode())
 """
 
-
-@dataclass(frozen=True)
-class Workload:
-    """A StreamConsumer or the operator, with its pods."""
-
-    folder: str
-    pods: list[Manifest]
-    unknown: dict[str, str]
-    """The Secrets that it names and whose values are unknown, with the reason."""
+Pods = Sequence[tuple[str, Manifest]]
+"""Each with the folder of its files."""
 
 
 async def collect(options: Mapping[str, Any]) -> Bundle:
@@ -47,128 +44,115 @@ async def collect(options: Mapping[str, Any]) -> Bundle:
     bundle, context = Bundle(), options["context"]
     async with connection.cluster(context) as api:
         found = await connection.resources(api, connection.namespace_of(options), options["name"])
-        secrets = Secrets(api)
-        workloads = [await _consumer(bundle, api, secrets, each) for each in found]
-        operator = await _operator(bundle, api, secrets, workloads)
-        bundle.remove(secrets.values)
-        for manifest, workload in zip(found, workloads, strict=True):
-            await _add_consumer(bundle, api, manifest, workload, context)
-        consumers = {(each["metadata"]["namespace"], each["metadata"]["name"]) for each in found}
-        for workload in (*workloads, operator):
-            await _add_metrics(bundle, workload, consumers, context)
-            if options["logs"]:
-                await _add_logs(bundle, api, workload)
-        await _add_operator(bundle, api)
-        version = await bundle.unless_refused("version of Kubernetes", api.version())
-        bundle.add("versions.json", {"streamconsumer": __version__, "kubernetes": version}, fields.VERSIONS)
+        resources = {f"{each['metadata']['namespace']}/{each['metadata']['name']}": each for each in found}
+        operators = await bundle.ask("operator/pods", _listed(api, "v1", "Pod", None, OPERATORS))
+        pods = [("operator", pod) for pod in operators or []]
+        for folder, resource in resources.items():
+            of_resource = await bundle.ask(f"{folder}/pods", connection.pods_of(api, resource))
+            pods += [(folder, pod) for pod in of_resource or []]
+        unknown = await _read_secrets(bundle, api, [*found, *(pod for _, pod in pods)])
+        for folder, resource in resources.items():
+            bundle.add(f"{folder}/streamconsumer.json", documents.streamconsumer(resource))
+            await bundle.add_answer(f"{folder}/status.json", _status(api, resource))
+            await bundle.add_answer(f"{folder}/doctor.json", diagnosis(api, resource, context))
+            namespace, selector = resource["metadata"]["namespace"], f"{names.LABEL_CONSUMER}={folder.split('/')[1]}"
+            await bundle.add_answer(f"{folder}/deployments.json", _deployments(api, namespace, selector))
+        await bundle.add_answer("operator/deployments.json", _deployments(api, None, OPERATORS))
+        await _add_metrics(bundle, pods, resources, context)
+        if options["logs"] and unknown:
+            bundle.leave_out("logs", f"they may hold the unknown values of {', '.join(sorted(unknown))}")
+        elif options["logs"]:
+            await _add_logs(bundle, api, pods)
+        version = await bundle.ask("version of Kubernetes", api.version())
+        bundle.add("versions.json", {"streamconsumer": __version__, "kubernetes": version})
     return bundle
 
 
-async def _consumer(bundle: Bundle, api: Cluster, secrets: Secrets, manifest: Manifest) -> Workload:
-    namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-    folder = f"{namespace}/{name}"
-    pods = await bundle.unless_refused(f"{folder}/pods", connection.pods_of(api, manifest)) or []
-    unknown = await secrets.read(namespace, [manifest, *pods])
+async def _read_secrets(bundle: Bundle, api: Cluster, manifests: Sequence[Manifest]) -> Collection[str]:
+    """Have the bundle remove the values of all named Secrets. Returns the Secrets whose values are unknown."""
+    values, unknown = dict[str, bytes](), dict[str, str]()
+    for namespace, name, optional in {(each["metadata"]["namespace"], *of) for each in manifests for of in named(each)}:
+        secret = f"Secret {namespace}/{name}"
+        if not NAME.fullmatch(name):  # it would be another path at the API server
+            unknown[secret] = "not a name of a Secret"
+            continue
+        try:
+            data = await api.secret(namespace, name) or {}
+        except NotAllowed as error:
+            unknown[secret] = str(error)
+            continue
+        if not data and not optional:
+            unknown[secret] = "not found, or empty"
+        values |= {f"{secret}, key {key}": value for key, value in data.items()}
+    too_long = {label: f"longer than {LONGEST} bytes" for label, value in values.items() if len(value) > LONGEST}
+    unknown |= {label: reason for label, reason in too_long.items() if not why_kept(values[label])}
+    bundle.remove({label: value for label, value in values.items() if label not in unknown})
     for secret, reason in unknown.items():
         bundle.leave_out(secret, reason)
-    return Workload(folder, pods, unknown)
+    return unknown
 
 
-async def _operator(bundle: Bundle, api: Cluster, secrets: Secrets, consumers: list[Workload]) -> Workload:
-    """The operator handles the Secrets of all consumers."""
-    unknown = {secret: reason for each in consumers for secret, reason in each.unknown.items()}
-    pods = await bundle.unless_refused("operator/pods", _listed(api, "v1", "Pod", None, OPERATORS)) or []
-    for pod in pods:
-        unknown |= await secrets.read(pod["metadata"]["namespace"], [pod])
-    return Workload("operator", pods, unknown)
+def named(manifest: Any) -> Iterator[tuple[str, bool]]:
+    """The names of the Secrets that a StreamConsumer or a pod names, and whether each is optional.
+
+    Only the kubelet reads imagePullSecrets: no log has their values.
+    """
+    if isinstance(manifest, list):
+        for each in manifest:
+            yield from named(each)
+    for field, inner in manifest.items() if isinstance(manifest, dict) else ():
+        yield from named(inner)
+        if isinstance(inner, dict) and field.lower().endswith(("secretref", "secretkeyref", "secret")):
+            found = [inner[key] for key in ("name", "secretName") if isinstance(inner.get(key), str)]
+            yield from ((name, inner.get("optional") is True) for name in found)
 
 
 async def _listed(api: Cluster, version: str, kind: str, namespace: str | None, selector: str) -> list[Manifest]:
     return [each async for each in api.list(version, kind, namespace, selector)]
 
 
-async def _add_consumer(
-    bundle: Bundle, api: Cluster, manifest: Manifest, workload: Workload, context: str | None
-) -> None:
-    namespace, name, folder = manifest["metadata"]["namespace"], manifest["metadata"]["name"], workload.folder
-    bundle.add(f"{folder}/streamconsumer.json", manifest, fields.STREAMCONSUMER)
-    about = {name, f"{name}-consumer", *(pod["metadata"]["name"] for pod in workload.pods)}
-    selector = f"{names.LABEL_CONSUMER}={name}"
-    for file, asked, shape in (
-        ("status.json", _status(api, manifest), fields.STATUS_OUTPUT),
-        ("doctor.json", _doctor(api, manifest, context), fields.DOCTOR_OUTPUT),
-        ("events.json", connection.events_of(api, namespace, about), [fields.EVENT]),
-        ("deployments.json", _listed(api, "apps/v1", "Deployment", namespace, selector), [fields.DEPLOYMENT]),
-    ):
-        document = await bundle.unless_refused(f"{folder}/{file}", asked)
-        if document is not None:
-            bundle.add(f"{folder}/{file}", document, shape)
+async def _status(api: Cluster, resource: Manifest) -> Any:
+    facts = await connection.facts(api, resource)
+    return item(facts, findings(facts))
 
 
-async def _status(api: Cluster, manifest: Manifest) -> Any:
-    facts = await connection.facts(api, manifest)
-    found = [each.model_dump(by_alias=True, mode="json") for each in findings(facts)]
-    return {**facts.model_dump(by_alias=True, mode="json"), "findings": found}
+async def _deployments(api: Cluster, namespace: str | None, selector: str) -> Any:
+    return [documents.deployment(each) for each in await _listed(api, "apps/v1", "Deployment", namespace, selector)]
 
 
-async def _doctor(api: Cluster, manifest: Manifest, context: str | None) -> Any:
-    return (await diagnosis(api, manifest, context)).model_dump(by_alias=True, mode="json")
-
-
-async def _add_operator(bundle: Bundle, api: Cluster) -> None:
-    file, asked = "operator/deployments.json", _listed(api, "apps/v1", "Deployment", None, OPERATORS)
-    if (deployments := await bundle.unless_refused(file, asked)) is not None:
-        bundle.add(file, deployments, [fields.DEPLOYMENT])
-
-
-async def _add_metrics(
-    bundle: Bundle, workload: Workload, consumers: set[tuple[str, str]], context: str | None
-) -> None:
+async def _add_metrics(bundle: Bundle, pods: Pods, resources: Collection[str], context: str | None) -> None:
     at_once = asyncio.Semaphore(PODS_AT_ONCE)
 
-    async def add(pod: Manifest) -> None:
-        file = f"{workload.folder}/metrics/{pod['metadata']['name']}.json"
+    async def add(folder: str, pod: Manifest) -> None:
+        file = f"{folder}/metrics/{pod['metadata']['name']}.json"
         async with at_once:
-            answer = await _exposition(pod, context)
-        if isinstance(answer, str):
-            bundle.leave_out(file, answer)
-            return
-        said, complaint = answer
-        try:
-            found = [*samples(said.decode(), consumers)]
-        except ValueError:
-            found = []
-        if found:
-            bundle.add(file, found, fields.METRICS)
-        else:
-            bundle.leave_out(file, complaint)
+            said, complaint = await _exposition(pod, context)
+        with suppress(ValueError):
+            if samples := [*documents.samples(said.decode(), resources)]:
+                bundle.add(file, samples)
+                return
+        bundle.leave_out(file, complaint)
 
-    await asyncio.gather(*map(add, workload.pods))
+    await asyncio.gather(*(add(*each) for each in pods))
 
 
-async def _exposition(pod: Manifest, context: str | None) -> tuple[bytes, str] | str:
-    if pod.get("status", {}).get("phase") != "Running":
-        return "the pod is not running"
+async def _exposition(pod: Manifest, context: str | None) -> tuple[bytes, str]:
+    """The metrics in Prometheus' format, and the reason if there are none."""
     for container in pod["spec"]["containers"]:
         for port in container.get("ports", []):
             if port.get("name") == "http":
                 command = ("python", "-c", GET_METRICS.format(port=int(port["containerPort"])))
-                return await run_in_pod(pod, container["name"], command, context)
-    return "no container has a port named http"
+                answer = await run_in_pod(pod, container["name"], command, context)
+                return (b"", answer) if isinstance(answer, str) else answer
+    return b"", "no container has a port named http"
 
 
-async def _add_logs(bundle: Bundle, api: Cluster, workload: Workload) -> None:
-    if workload.unknown:
-        reasons = "; ".join(f"{secret}: {reason}" for secret, reason in sorted(workload.unknown.items()))
-        bundle.leave_out(f"{workload.folder}/logs", f"they may hold values that are unknown here: {reasons}")
-        return
-    for pod in workload.pods:
-        namespace, name, status = pod["metadata"]["namespace"], pod["metadata"]["name"], pod.get("status", {})
-        states = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+async def _add_logs(bundle: Bundle, api: Cluster, pods: Pods) -> None:
+    for folder, pod in pods:
+        namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+        states = pod.get("status", {}).get("containerStatuses", [])
         restarted = {each["name"] for each in states if each.get("restartCount")}
-        for container in (*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]):
-            for previous in (False, True) if container["name"] in restarted else (False,):
-                file = f"{workload.folder}/logs/{name}-{container['name']}{'-previous' if previous else ''}.log"
-                asked = api.log(namespace, name, container["name"], lines=LINES, previous=previous)
-                if (log := await bundle.unless_refused(file, asked)) is not None:
-                    bundle.add_text(file, log)
+        for container in (each["name"] for each in pod["spec"]["containers"]):
+            for previous in (False, True) if container in restarted else (False,):
+                file = f"{folder}/logs/{name}-{container}{'-previous' if previous else ''}.log"
+                await bundle.add_answer(file, api.log(namespace, name, container, lines=LINES, previous=previous))

@@ -1,89 +1,121 @@
-"""Removes Secret values, PEM blocks and the credentials of URLs from texts, and counts what it removed. Pure."""
+"""Removes values of Secrets, PEM blocks and the credentials of URLs from texts, and counts what it removed. Pure.
 
+A regular expression for each value covers its spellings: each character is plain, percent-encoded or escaped as in JSON
+or Python, in several layers. Further expressions find the value at each place within base64.
+"""
+
+import json
 import re
+from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Iterator
-
-from streamconsumer.cli.report.named import SecretValue, pattern
-from streamconsumer.cli.report.views import views
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 URL_CREDENTIALS, URL_QUERY, PEM_BLOCK = "URL credentials", "URL query", "PEM block"
 
-SHORTEST_BASE64 = 16
-"""Characters. Shorter base64 is decoded only if a value is that short."""
+SHORTEST, SHORTEST_LINE = 4, 8
+"""Bytes of a value, and of one of its lines. A shorter one occurs in every log by chance."""
 
-_CREDENTIALS = re.compile(rb'(?<=[A-Za-z0-9]://)[^\s"<>]{0,2048}@')
-_QUERY = re.compile(rb'[A-Za-z0-9]://[^\s"<>?#]{1,2048}[?#]([^\s"<>]+)')
-_BEGIN = re.compile(rb"-----BEGIN [^-\r\n]+-----")
-_END = re.compile(rb"-----END [^-\r\n]+-----")
-_BODY = re.compile(rb"(?:\s+[A-Za-z0-9+/=]{16,})*")
+COMMON = {b"true", b"false", b"none", b"null", b"enabled", b"disabled", b"default", b"localhost"}
+"""Values that are words of every log."""
 
-Span = tuple[int, int, str]
+_PERCENT = "%(?:25){0,3}"
+_BACKSLASHES = rf"(?:\\|{_PERCENT}5[Cc]){{1,8}}"
+_LINE_END = rf"(?:\s|{_BACKSLASHES}[rn]|{_PERCENT}0[ADad])"
+_SCHEME = rf"[A-Za-z0-9](?::|{_PERCENT}3[Aa])(?:\\{{0,8}}/|{_PERCENT}2[Ff]){{2}}"
+_BEGIN, _END = r"-----BEGIN[^-\r\n]+-----", r"-----END[^-\r\n]+-----"
+
+_ALWAYS = [
+    (re.compile(rf'{_SCHEME}([^\s"<>]{{1,2048}})(?:@|{_PERCENT}40)'), URL_CREDENTIALS),
+    (re.compile(rf'{_SCHEME}[^\s"<>?#]{{1,2048}}?(?:[?#]|{_PERCENT}(?:3[Ff]|23))([^\s"<>]+)'), URL_QUERY),
+    (re.compile(rf"(?s){_BEGIN}(?:.*?{_END}|(?:{_LINE_END}+[A-Za-z0-9+/=%]{{16,}})*)"), PEM_BLOCK),
+    (re.compile(rf"(?s)\A(?:(?!-----BEGIN).)*?{_END}"), PEM_BLOCK),  # the text begins within a block
+]
+
+_DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_SPELLINGS = {"+": rf"(?:\+|-|{_PERCENT}2[Bb])", "/": rf"(?:_|\\{{0,8}}/|{_PERCENT}2[Ff])"}
+"""Of the digits that are not the same for URLs, or are encoded."""
 
 
 class Redactor:
-    """Removes the values given. Each is replaced by the name and the key of its Secret."""
+    """Removes values. Each is replaced by its label."""
 
-    def __init__(self, values: Iterable[SecretValue]) -> None:
+    def __init__(self, values: Mapping[str, bytes]) -> None:
         self.counts: Counter[str] = Counter()
-        """Removed, by what it was: `Secret namespace/name, key`, or one of the constants of this module."""
-        labels: dict[bytes, str] = {}
-        for each in values:
-            for part in each.parts():
-                labels.setdefault(part, each.label)
-        self._patterns = [(pattern(part), label) for part, label in labels.items()]
-        self._shortest_base64 = min([SHORTEST_BASE64, *(len(part) * 8 // 6 for part in labels)])
+        """Removed, by the label of the value, or by one of the constants of this module."""
+        self.kept = {label: reason for label, value in values.items() if (reason := why_kept(value))}
+        """Values that stay in texts, with the reason."""
+        labels = {part: label for label in {*values} - {*self.kept} for part in _parts(values[label])}
+        self._patterns = [(re.compile(each), label) for part, label in labels.items() for each in _patterns(part)]
 
     def text(self, text: str) -> str:
-        """The text without what must not leave the cluster."""
-        given = text.encode(errors="surrogatepass")
+        """Return the text without what must not leave the cluster."""
+        spans = [
+            (*found.span(found.lastindex or 0), label)
+            for pattern, label in (*self._patterns, *_ALWAYS)
+            for found in pattern.finditer(text)
+        ]
         kept, last = [], 0
-        for start, end, label in _merged(self._spans(given)):
-            self.counts[label] += 1
-            kept += [given[last:start], f"(removed: {label})".encode()]
-            last = end
-        return b"".join([*kept, given[last:]]).decode(errors="replace")
-
-    def _spans(self, given: bytes) -> Iterator[Span]:
-        for view in views(given, self._shortest_base64):
-            for start, end, label in self._found(view.data):
-                yield (*view.place(start, end), label)
-
-    def _found(self, data: bytes) -> Iterator[Span]:
-        for part, label in self._patterns:
-            found = part.search(data)
-            while found:
-                yield *found.span(), label
-                found = part.search(data, found.start() + 1)
-        yield from _pem(data)
-        yield from ((found.start(), found.end() - 1, URL_CREDENTIALS) for found in _CREDENTIALS.finditer(data))
-        yield from ((*found.span(1), URL_QUERY) for found in _QUERY.finditer(data))
+        for start, end, label in sorted(spans, key=lambda span: (span[0], -span[1])):
+            if start >= last:
+                self.counts[label] += 1
+                kept += [text[last:start], f"(removed: {label})"]
+            last = max(last, end)
+        return "".join([*kept, text[last:]])
 
 
-def _pem(data: bytes) -> Iterator[Span]:
-    """Whole blocks, one that begins before the data, and one that ends after it."""
-    end = 0
-    while begin := _BEGIN.search(data, end):
-        if closing := _END.search(data, begin.end()):
-            end = closing.end()
-        else:
-            body = _BODY.match(data, begin.end())
-            end = body.end() if body else begin.end()
-        yield begin.start(), end, PEM_BLOCK
-    first, closing = _BEGIN.search(data), _END.search(data)
-    if closing and not (first and first.start() < closing.start()):
-        yield 0, closing.end(), PEM_BLOCK
+def why_kept(value: bytes) -> str:
+    """The reason why a value is left in texts; empty if it is removed."""
+    whole = value.strip()
+    if len(whole) < SHORTEST:
+        return f"shorter than {SHORTEST} bytes"
+    if whole.startswith(b"-----BEGIN CERTIFICATE-----") and b"PRIVATE KEY" not in whole:
+        return "public certificates, which are removed as PEM blocks"
+    return "a common word" if whole.lower() in COMMON else ""
 
 
-def _merged(spans: Iterable[Span]) -> list[Span]:
-    """Without overlaps; of two the label of the one that begins first, or else is longer."""
-    merged: list[Span] = []
-    for start, end, label in sorted(spans, key=lambda each: (each[0], -each[1])):
-        if end <= start:
-            continue
-        if merged and start < merged[-1][1]:
-            before, until, known = merged[-1]
-            merged[-1] = before, max(until, end), known
-        else:
-            merged.append((start, end, label))
-    return merged
+def _parts(value: bytes) -> set[bytes]:
+    """The byte strings to remove: the value, its lines and the password of a URL."""
+    whole = value.strip()
+    parts = {whole, *(line.strip() for line in whole.splitlines() if len(line.strip()) >= SHORTEST_LINE)}
+    with suppress(ValueError):
+        password = urlsplit(whole.decode()).password or ""
+        parts |= {password.encode(), unquote_to_bytes(password)}
+    return {part for part in parts if not why_kept(part)}
+
+
+def _patterns(part: bytes) -> Iterator[str]:
+    """Find the part, and base64 of the part, of its JSON strings and of its percent-encoding."""
+    text = part.decode(errors="surrogateescape")
+    yield "".join(map(_character, re.sub(r"\\+", r"\\", text)))
+    for form in {text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], quote(part, safe="")}:
+        for before in range(3):
+            yield _base64(form.encode(errors="surrogateescape"), before)
+
+
+def _character(character: str) -> str:
+    """The character in each of its spellings. In a form a space may be a plus."""
+    encoded = character.encode(errors="surrogateescape")
+    percent = "".join(f"{_PERCENT}(?i:{byte:02x})" for byte in encoded)
+    if character.isascii() and character.isalnum():
+        return f"(?:{character}|{percent})"
+    plain = rf"[ +]|{_PERCENT}2[Bb]" if character == " " else re.escape(character)
+    texts = (str(encoded)[2:-1], ascii(character)[1:-1], json.dumps(character)[1:-1], f"\\u{ord(character):04x}")
+    escapes = "|".join(text[1:].replace("\\", _BACKSLASHES) for text in texts if text[0] == "\\" and text[1].isalnum())
+    return f"(?:{_BACKSLASHES}(?:{percent}|{plain}|(?i:{escapes}))|{percent}|{plain})"
+
+
+def _base64(part: bytes, before: int) -> str:
+    """The part in base64, which may have several lines, that begins so many bytes before the part."""
+    least, most = (b64encode(fill * before + part + fill * 2) for fill in (b"\0", b"\xff"))
+    first, last = before * 8 // 6, -(-(before + len(part)) * 8 // 6)
+    return r"[\r\n]*".join(map(_digit, least[first:last], most[first:last]))
+
+
+def _digit(least: int, most: int) -> str:
+    """The digits of base64 that have the bits that the two have in common."""
+    low, high = _DIGITS.index(least), _DIGITS.index(most)
+    digits = (chr(_DIGITS[number]) for number in range(64) if number & ~(low ^ high) == low)
+    spellings = [_SPELLINGS.get(digit, digit) for digit in digits]
+    return f"(?:{'|'.join(spellings)})" if len(spellings) > 1 else spellings[0]

@@ -1,0 +1,72 @@
+"""The allow-list of a bundle: what is copied from a StreamConsumer, a Deployment and a pod's metrics. Pure."""
+
+from collections.abc import Collection, Iterator, Mapping
+from math import isfinite
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from streamconsumer.model import names
+from streamconsumer.model.crd import structural
+from streamconsumer.model.spec import StreamConsumerSpec
+from streamconsumer.model.status import Status
+
+_METADATA = ("namespace", "name", "uid", "generation", "creationTimestamp", "deletionTimestamp")
+_CONDITION = ("type", "status", "reason", "message", "lastTransitionTime")
+_COUNTS = ("observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
+
+
+def streamconsumer(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the fields that the models define, without the values of `env` and without `handler.source`."""
+    spec, status = structural(StreamConsumerSpec), structural(Status)
+    del spec["properties"]["env"]["items"]["properties"]["value"]
+    del spec["properties"]["handler"]["properties"]["source"]
+    return {
+        "metadata": _only(manifest["metadata"], *_METADATA),
+        "spec": _defined(manifest.get("spec"), spec),
+        "status": _defined(manifest.get("status"), status),
+    }
+
+
+def _defined(value: Any, schema: Mapping[str, Any]) -> Any:
+    """Copy what the schema defines. Of a map of texts, only the keys. A value of another type becomes None."""
+    match schema, value:
+        case {"properties": fields}, dict():
+            return {name: _defined(inner, fields[name]) for name, inner in value.items() if name in fields}
+        case {"additionalProperties": {"x-kubernetes-int-or-string": True} as amount}, dict():
+            return {name: _defined(inner, amount) for name, inner in value.items()}
+        case {"additionalProperties": _}, dict():
+            return [*value]
+        case {"items": inner}, list():
+            return [_defined(each, inner) for each in value]
+        case ({"type": "object" | "array"}, _) | (_, dict() | list()):
+            return None
+    return value
+
+
+def deployment(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy what says which pods there are, without environment, command, arguments and volumes."""
+    spec, status = manifest["spec"], manifest.get("status", {})
+    return {
+        "metadata": _only(manifest["metadata"], *_METADATA),
+        **_only(spec, "replicas", "paused", "strategy"),
+        "containers": [_only(each, "name", "image", "resources") for each in spec["template"]["spec"]["containers"]],
+        "status": _only(status, *_COUNTS),
+        "conditions": [_only(each, *_CONDITION) for each in status.get("conditions", [])],
+    }
+
+
+def _only(manifest: Mapping[str, Any], *fields: str) -> dict[str, Any]:
+    return {name: manifest[name] for name in fields if name in manifest}
+
+
+def samples(exposition: str, resources: Collection[str]) -> Iterator[dict[str, Any]]:
+    """StreamConsumer's own samples. The operator's samples of resources that are not in the bundle are left out.
+
+    Raises ValueError if the text is not Prometheus' format.
+    """
+    for family in text_string_to_metric_families(exposition):
+        for name, labels, value, *_ in family.samples:
+            resource = f"{labels.get('resource_namespace', '')}/{labels.get('resource_name', '')}"
+            if name.startswith(f"{names.SINGULAR}_") and resource in ("/", *resources):
+                yield {"name": name, "labels": labels, "value": value if isfinite(value) else str(value)}
