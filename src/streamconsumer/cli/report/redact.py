@@ -25,11 +25,12 @@ _PERCENT = "%(?:25){0,3}"
 _BACKSLASHES = rf"(?:\\|{_PERCENT}5[Cc]){{1,8}}"
 _LINE_END = rf"(?:\s|{_BACKSLASHES}[rn]|{_PERCENT}0[ADad])"
 _SCHEME = rf"[A-Za-z0-9](?::|{_PERCENT}3[Aa])(?:\\{{0,8}}/|{_PERCENT}2[Ff]){{2}}"
+_REST = r'[^\s"<>]*'  # of a word without credentials or query: no search begins within it again
 _BEGIN, _END = r"-----BEGIN[^-\r\n]+-----", r"-----END[^-\r\n]+-----"
 
 _ALWAYS = [
-    (re.compile(rf'{_SCHEME}([^\s"<>]{{1,2048}})(?:@|{_PERCENT}40)'), URL_CREDENTIALS),
-    (re.compile(rf'{_SCHEME}[^\s"<>?#]{{1,2048}}?(?:[?#]|{_PERCENT}(?:3[Ff]|23))([^\s"<>]+)'), URL_QUERY),
+    (re.compile(rf'{_SCHEME}(?:([^\s"<>]+)(?:@|{_PERCENT}40)|{_REST})'), URL_CREDENTIALS),
+    (re.compile(rf'{_SCHEME}(?:[^\s"<>?#]+?(?:[?#]|{_PERCENT}(?:3[Ff]|23))([^\s"<>]+)|{_REST})'), URL_QUERY),
     (re.compile(rf"(?s){_BEGIN}(?:(?:(?!-----BEGIN).)*?{_END}|(?:{_LINE_END}+[A-Za-z0-9+/=%]{{16,}})*)"), PEM_BLOCK),
     (re.compile(rf"(?s)\A(?:(?!-----BEGIN).)*?{_END}"), PEM_BLOCK),  # the text begins within a block
 ]
@@ -59,6 +60,7 @@ class Redactor:
             (*found.span(found.lastindex or 0), label)
             for pattern, label in (*self._patterns, *_ALWAYS)
             for found in pattern.finditer(text)
+            if found.lastindex or not pattern.groups
         ]
         kept, last = [], 0
         for start, end, label in sorted(spans, key=lambda span: (span[0], -span[1])):
