@@ -4,6 +4,7 @@ URLs."""
 import base64
 import json
 import re
+import time
 from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
@@ -148,6 +149,38 @@ def test_a_short_or_common_value_stays_and_has_a_reason(value: str, reason: str)
 def test_a_value_of_several_lines_is_removed_line_by_line() -> None:
     text = redactor("first-line-of-it\nsecond-line-of-it\n").text("1: first-line-of-it\n2: second-line-of-it")
     assert "line-of-it" not in text
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        '{"type": "service_account", "keys": [{"client_secret": "planted-secret"}]}',
+        '{\n  "url": "redis://shop:planted-secret@redis:6379/0"\n}',
+        "USER=shop\nexport PASSWORD='planted-secret'",
+        "redis:\n  password: planted-secret",
+        "Server=db;User Id=shop;Password=planted-secret;Encrypt=true",
+        "password = planted-secret",
+        "shop:planted-secret",
+    ],
+)
+def test_a_value_within_a_secret_that_is_a_document_is_removed_alone(secret: str) -> None:
+    text = redactor(secret).text("login with planted-secret failed for shop")
+    assert "planted" not in text
+    assert text.startswith("login with (removed: ")
+    assert text.endswith(") failed for shop")
+
+
+def test_a_document_that_is_nested_deeper_than_a_parser_goes_is_removed() -> None:
+    secret = "[" * 4000
+    assert redactor(secret).text(f"a {secret} b").startswith("a (removed: ")
+
+
+@pytest.mark.parametrize("words", ["-----BEGIN KEY-----\n", "a://"])
+def test_what_only_looks_like_a_pem_block_or_a_url_takes_no_longer_than_other_text(words: str) -> None:
+    started = time.process_time()
+    text = redactor().text(words * 100_000 + " end")
+    assert time.process_time() - started < 10
+    assert text.endswith("end")
 
 
 def test_the_password_within_a_url_of_a_secret_is_removed_alone_and_encoded() -> None:

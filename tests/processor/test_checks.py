@@ -214,6 +214,39 @@ async def test_start_listening_raises_behind_a_proxy_that_refuses_eval(start_red
     await group.close()
 
 
+class WithoutUpstream(Proxy):
+    """A proxy that answers each command in words of its own until its server is there."""
+
+    is_away = True
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.is_away:
+            await self._refuse(reader, writer)
+        else:
+            await super()._connected(reader, writer)
+
+    async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while self.is_away and (header := await reader.readline()):
+            for _ in range(int(header[1:])):
+                await reader.readexactly(int((await reader.readline())[1:]) + 2)
+            writer.write(b"-upstream failure\r\n")
+        writer.close()
+
+
+async def test_a_processor_waits_for_the_server_behind_a_proxy(group: Group) -> None:
+    proxy = WithoutUpstream(group.server)
+    async with proxy.running():
+        handler = Recorder()
+        processor = group.processor(handler, manager=group.manager(proxy.url))
+        await processor.start_listening()
+        assert processor.is_running
+        assert "upstream failure" in processor.health.readiness()[1]
+        proxy.is_away = False
+        await group.add()
+        await handler.has_finished(1)
+        await processor.stop_listening()
+
+
 async def test_start_listening_raises_for_a_user_who_may_not_eval(admin: Redis, any_redis: RedisServer) -> None:
     await grant(admin, "shop", "on", ">secret", *KEYS, "-@all", *SMALLEST, "-eval")
     manager = StreamManager.from_url(f"redis://shop:secret@{any_redis.host}:{any_redis.port}/0")

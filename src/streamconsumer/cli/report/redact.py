@@ -10,6 +10,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 URL_CREDENTIALS, URL_QUERY, PEM_BLOCK = "URL credentials", "URL query", "PEM block"
@@ -24,14 +25,18 @@ _PERCENT = "%(?:25){0,3}"
 _BACKSLASHES = rf"(?:\\|{_PERCENT}5[Cc]){{1,8}}"
 _LINE_END = rf"(?:\s|{_BACKSLASHES}[rn]|{_PERCENT}0[ADad])"
 _SCHEME = rf"[A-Za-z0-9](?::|{_PERCENT}3[Aa])(?:\\{{0,8}}/|{_PERCENT}2[Ff]){{2}}"
+_REST = r'[^\s"<>]*'  # of a word without credentials or query: no search begins within it again
 _BEGIN, _END = r"-----BEGIN[^-\r\n]+-----", r"-----END[^-\r\n]+-----"
 
 _ALWAYS = [
-    (re.compile(rf'{_SCHEME}([^\s"<>]{{1,2048}})(?:@|{_PERCENT}40)'), URL_CREDENTIALS),
-    (re.compile(rf'{_SCHEME}[^\s"<>?#]{{1,2048}}?(?:[?#]|{_PERCENT}(?:3[Ff]|23))([^\s"<>]+)'), URL_QUERY),
-    (re.compile(rf"(?s){_BEGIN}(?:.*?{_END}|(?:{_LINE_END}+[A-Za-z0-9+/=%]{{16,}})*)"), PEM_BLOCK),
+    (re.compile(rf'{_SCHEME}(?:([^\s"<>]+)(?:@|{_PERCENT}40)|{_REST})'), URL_CREDENTIALS),
+    (re.compile(rf'{_SCHEME}(?:[^\s"<>?#]+?(?:[?#]|{_PERCENT}(?:3[Ff]|23))([^\s"<>]+)|{_REST})'), URL_QUERY),
+    (re.compile(rf"(?s){_BEGIN}(?:(?:(?!-----BEGIN).)*?{_END}|(?:{_LINE_END}+[A-Za-z0-9+/=%]{{16,}})*)"), PEM_BLOCK),
     (re.compile(rf"(?s)\A(?:(?!-----BEGIN).)*?{_END}"), PEM_BLOCK),  # the text begins within a block
 ]
+
+_SETTING = re.compile(rb"""[=:][\s"']*([^\s"'][^\r\n]*?)["',\s]*$""")
+"""The value in `NAME=value` and `name: value`, without quotes."""
 
 _DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _SPELLINGS = {"+": rf"(?:\+|-|{_PERCENT}2[Bb])", "/": rf"(?:_|\\{{0,8}}/|{_PERCENT}2[Ff])"}
@@ -55,6 +60,7 @@ class Redactor:
             (*found.span(found.lastindex or 0), label)
             for pattern, label in (*self._patterns, *_ALWAYS)
             for found in pattern.finditer(text)
+            if found.lastindex or not pattern.groups
         ]
         kept, last = [], 0
         for start, end, label in sorted(spans, key=lambda span: (span[0], -span[1])):
@@ -76,13 +82,29 @@ def why_kept(value: bytes) -> str:
 
 
 def _parts(value: bytes) -> set[bytes]:
-    """The byte strings to remove: the value, its lines and the password of a URL."""
+    """The byte strings to remove: the value, its lines, the values of its settings and the password of a URL."""
     whole = value.strip()
-    parts = {whole, *(line.strip() for line in whole.splitlines() if len(line.strip()) >= SHORTEST_LINE)}
+    lines = {line.strip() for line in whole.splitlines()}
+    settings = {found for line in lines for each in line.split(b";") for found in _SETTING.findall(each)}
+    parts = {whole, *(each for each in {*lines, *settings} if len(each) >= SHORTEST_LINE)}
+    with suppress(ValueError, RecursionError):
+        for text in _texts(json.loads(whole)):
+            if len(text.encode(errors="replace")) >= SHORTEST_LINE:
+                parts |= _parts(text.encode(errors="replace"))
     with suppress(ValueError):
         password = urlsplit(whole.decode()).password or ""
         parts |= {password.encode(), unquote_to_bytes(password)}
     return {part for part in parts if not why_kept(part)}
+
+
+def _texts(document: Any) -> Iterator[str]:
+    """The texts in a JSON document, without the names of its fields."""
+    match document:
+        case str():
+            yield document
+        case dict() | list():
+            for inner in document.values() if isinstance(document, dict) else document:
+                yield from _texts(inner)
 
 
 def _patterns(part: bytes) -> Iterator[str]:
