@@ -4,14 +4,16 @@
 three coroutines: it polls, acknowledges one by one, and can neither renew nor take over.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Protocol, runtime_checkable
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.effects import Effects
 from streamconsumer.processor.message import Encoding, Entry
-from streamconsumer.processor.stream import RedisIntake
+from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.stream import Claims, RedisIntake, StreamManager
+from streamconsumer.processor.telemetry import Tracing
 
 
 @runtime_checkable
@@ -40,9 +42,8 @@ class PolledIntake:
         self.acknowledge_soon: Callable[[str], None] | None = None
         self.caring = None
 
-    async def open(self) -> str:
+    async def open(self) -> None:
         await self._manager.create_group(self._stream, self._group)
-        return ""
 
     async def read(self, count: int) -> list[Entry]:
         events = await self._manager.read_events(self._stream, self._group, self._consumer, count)
@@ -88,3 +89,23 @@ class ManagedEntry(Entry):
 
 
 Intake = RedisIntake | PolledIntake
+
+
+def new_intake(  # noqa: PLR0917 - what a processor has
+    manager: Manager,
+    who: tuple[str, str, str],
+    poll_interval_seconds: float,
+    held: Callable[[], Collection[str]],
+    metrics: Metrics,
+    telemetry: Tracing | None,
+) -> Intake:
+    """Return the intake for the manager. `who`: stream, group and consumer; `held` returns the ids in flight."""
+    if not isinstance(manager, StreamManager):
+        return PolledIntake(manager, *who)
+    block = timedelta(seconds=poll_interval_seconds)
+    intake = RedisIntake(manager, *who, block=block, metrics=metrics, held=held)
+    intake.caring = Claims(intake, metrics)
+    if telemetry is not None:
+        intake.acks.sent = telemetry.acknowledged
+        telemetry.dead_letter_stream = intake.dead_letter_stream
+    return intake

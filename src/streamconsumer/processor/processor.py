@@ -24,14 +24,14 @@ from streamconsumer.processor.faults import noting
 from streamconsumer.processor.handler import AsyncHandler, BatchHandler, Handler, Threads, as_coroutine
 from streamconsumer.processor.health import Health, Pulse
 from streamconsumer.processor.in_flight import InFlight
-from streamconsumer.processor.intake import Intake, Manager, PolledIntake
+from streamconsumer.processor.intake import Intake, Manager, new_intake
 from streamconsumer.processor.message import Entry, enter, leave
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pending import PendingCare
 from streamconsumer.processor.read_ahead import ReadAhead
 from streamconsumer.processor.recovery import Recovery
 from streamconsumer.processor.settling import Settling
-from streamconsumer.processor.stream import Claims, RedisIntake, StreamManager
+from streamconsumer.processor.stream import StreamManager
 from streamconsumer.processor.telemetry import Tracing
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,8 @@ class RedisStreamProcessor:
         self._callback: AsyncHandler | None = None
         self._where = f"stream {stream_name!r}, group {consumer_group_name!r}"
         self._loop_task: asyncio.Task[None] | None = None
+        self._refused: InvalidSettings | None = None
+        """The reason why the processor has ended. None while the server can be used."""
         self._reading: asyncio.Task[None] | None = None
         self._stop_task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -139,7 +141,7 @@ class RedisStreamProcessor:
         log.info("listening", extra={"stream": self.stream_name, "group": self.consumer_group_name})
         with suppress(TimeoutError):
             await asyncio.wait_for(self._tried.wait(), FIRST_TRY.total_seconds())
-        if self._refused:
+        if self._refused is not None:
             await self.wait_stopped()
 
     async def wait_stopped(self) -> None:
@@ -147,8 +149,8 @@ class RedisStreamProcessor:
         what is required."""
         if self._loop_task is not None:
             await asyncio.wait([self._loop_task])
-        if self._refused:
-            raise InvalidSettings(self._refused)
+        if self._refused is not None:
+            raise self._refused
 
     async def stop_listening(self) -> None:
         """Stop reading at once, finish what runs within `drain_timeout`, hand the rest back.
@@ -174,14 +176,14 @@ class RedisStreamProcessor:
         self._reading = asyncio.create_task(self._consume_loop(), name=f"read {self.stream_name}")
         try:
             await asyncio.wait([self._reading])
-            if not self._refused:
+            if self._refused is None:
                 await self._drain()
         finally:
             self._care.over = True
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
-        if self._refused:
+        if self._refused is not None:
             self._loop_task = None
 
     async def _consume_loop(self) -> None:
@@ -190,22 +192,22 @@ class RedisStreamProcessor:
             try:
                 if not self._opened:
                     await self._open()
-                if self._refused:
-                    return
                 await self._turn()
             except Exception as error:  # noqa: BLE001 - a user's own manager may raise anything
+                if self._refused is not None:
+                    return
                 await self._pause(self._recovery.failed(error))
 
     async def _open(self) -> None:
         try:
-            self._refused = await self._intake.open()
-            if self._refused:
-                self.health.not_ready(self._refused)
-                log.error("the server cannot be used; the processor ends", extra={"error": self._refused})
-                return
+            await self._intake.open()
             if self._telemetry is not None and isinstance(self.stream_manager, StreamManager):
                 self._telemetry.listening(await self.stream_manager.clock_offset_ns())
             self._opened = True
+        except InvalidSettings as error:
+            log.error("the server cannot be used; the processor ends", extra={"error": str(error)})  # noqa: TRY400
+            self._refused = error
+            raise
         finally:
             self._tried.set()
 
@@ -278,9 +280,6 @@ class RedisStreamProcessor:
         handler = self._handler()
         return lambda data: handler([data])
 
-    async def _run_batch(self, first: Entry) -> None:
-        await self._batches.run(first)
-
     async def _acknowledge_directly(self, message_id: str) -> None:
         with noting("acknowledgement failed; the entry stays pending and will be handled again", self._where):
             await self.stream_manager.ack_event(self.stream_name, self.consumer_group_name, message_id)
@@ -330,12 +329,11 @@ class RedisStreamProcessor:
     def _begin_anew(self) -> None:
         """Everything that belongs to one time of listening."""
         self._opened = False
-        self._refused = ""
-        """Why the server cannot be used; then nothing listens any longer."""
+        self._refused = None
         who = self._who = (self.stream_name, self.consumer_group_name, self.consumer_name)
         breaker = CircuitBreaker(self.delivery.breaker)
         self._in_flight = InFlight(
-            self._run_batch if self.batch else self._run,
+            (lambda first: self._batches.run(first)) if self.batch else self._run,  # noqa: PLW0108 - created later
             concurrency=self.concurrency,
             metrics=self.metrics,
             busy=self._threads.busy,
@@ -343,7 +341,8 @@ class RedisStreamProcessor:
             timeout=None if self.batch else self.delivery.timeout,  # batches have their own
             gate=breaker if self.delivery.breaker.failures else None,
         )
-        self._intake: Intake = self._new_intake(who)
+        held, telemetry = self._in_flight.ids, self._telemetry
+        self._intake: Intake = new_intake(self.stream_manager, who, self.poll_interval, held, self.metrics, telemetry)
         self._care = PendingCare(
             self._intake,
             self._in_flight,
@@ -395,18 +394,6 @@ class RedisStreamProcessor:
         it."""
         own = getattr(self._process_single_message, "__func__", None)
         return own is not RedisStreamProcessor._process_single_message
-
-    def _new_intake(self, who: tuple[str, str, str]) -> Intake:
-        manager = self.stream_manager
-        if isinstance(manager, StreamManager):
-            block = timedelta(seconds=self.poll_interval)
-            intake = RedisIntake(manager, *who, block=block, metrics=self.metrics, held=self._in_flight.ids)
-            intake.caring = Claims(intake, self.metrics)
-            if self._telemetry is not None:
-                intake.acks.sent = self._telemetry.acknowledged
-                self._telemetry.dead_letter_stream = intake.dead_letter_stream
-            return intake
-        return PolledIntake(manager, *who)
 
     def _may_claim(self) -> bool:
         return self._opened and not self._recovery.faults_in_a_row and not self._stopping.is_set()

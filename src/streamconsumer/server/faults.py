@@ -42,6 +42,7 @@ _TABLE = {
     "TRYAGAIN": "the slot is moving; waiting",
     "BUSY": "the server is busy with a script; waiting",
     "OOM": "the server is out of memory; free some or raise maxmemory",
+    "NOREPLICAS": "the server has too few replicas in sync and refuses writes; waiting",
     "MISCONF": "the server cannot persist and refuses writes; look at its disk",
     NO_COMMAND: "the server does not have a command that is required: renamed, disabled or refused by a proxy",
     NO_DATABASE: "the server has no database of this number; correct the end of the URL",

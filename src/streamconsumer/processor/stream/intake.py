@@ -101,13 +101,13 @@ class RedisIntake:
 
     # -- reading -----------------------------------------------------------------------------------------------
 
-    async def open(self) -> str:
-        """Connect, and create the group where it does not exist. Returns why the server cannot be used, or nothing."""
+    async def open(self) -> None:
+        """Connect, and create the group where it does not exist. Raises InvalidSettings for an unusable server."""
         self._idle.clear()
         try:
             found = await examine(self.manager, self.who)
             if found.problem:
-                return found.problem
+                raise InvalidSettings(found.problem)
             position = await self.manager.position(self._stream, self._group)
             if position is None:  # a server out of memory refuses to create even what exists
                 await self.last_known.recreate("0-0", self.manager.start_from, in_flight=list(self.held()))
@@ -120,7 +120,6 @@ class RedisIntake:
             self._idle.set()
         for warning in found.warnings:
             log.warning(warning)
-        return ""
 
     async def read(self, count: int) -> list[Entry]:
         """New entries, waiting up to the block for one; before those, what this consumer never acknowledged."""
