@@ -1,7 +1,7 @@
 """Collects a bundle from the cluster: Secrets first, so that their values are removed from all that follows."""
 
 import asyncio
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +21,9 @@ from streamconsumer.operator.cluster import Cluster
 
 LINES = 2000
 """Lines of each log, counted from its end."""
+
+LONGEST_LOG = 1_000_000
+"""Characters of each log, counted from its end. Lines may be of any length."""
 
 LONGEST = 4096
 """Bytes of a value of a Secret. The search for a longer value takes too long."""
@@ -163,4 +166,11 @@ async def _add_logs(bundle: Bundle, api: Cluster, pods: Pods) -> None:
         for container in (each["name"] for each in pod["spec"]["containers"]):
             for previous in (False, True) if container in restarted else (False,):
                 file = f"{folder}/logs/{name}-{container}{'-previous' if previous else ''}.log"
-                await bundle.add_answer(file, api.log(namespace, name, container, lines=LINES, previous=previous))
+                log = api.log(namespace, name, container, lines=LINES, previous=previous)
+                await bundle.add_answer(file, _end_of(log))
+
+
+async def _end_of(asked: Awaitable[str]) -> str:
+    """The last whole lines of a log, within LONGEST_LOG."""
+    log = await asked
+    return log if len(log) <= LONGEST_LOG else log[-LONGEST_LOG:].partition("\n")[2]
