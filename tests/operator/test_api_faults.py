@@ -1,5 +1,6 @@
 """The API server as it is on bad days, and the operator killed at each of its requests: it converges every time."""
 
+import sys
 import threading
 import time
 from collections import Counter
@@ -89,16 +90,20 @@ def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(
         refused.append(request)
         return "429"
 
-    with running(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.namespace, workers=1) as operator:
+    with running(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.namespace) as operator:
         proxy.spoil = once
         on_api.create(manifest("orders", batchCount=20))
+        eventually(lambda: check_busy(operator))
         on_api.create(manifest("returns", batchCount=20))
         converged(on_api, "orders")
         converged(on_api, "returns")
-        assert operator.said("the API server is busy")
     writes = [request for request in proxy.seen if request.writes]
     assert writes[0] is refused[0]
     assert writes[1].at - writes[0].at >= 1
+
+
+def check_busy(operator: OperatorProcess) -> None:
+    assert operator.said("the API server is busy")
 
 
 @pytest.mark.parametrize("fault", ["410", "429", "500", "drop", "page"])
@@ -152,16 +157,29 @@ def test_requests_that_hang_hold_up_no_other_resource(on_api: Place, proxy: Prox
         eventually(lambda: on_api.get("Deployment", "orders-consumer"))
 
 
+IMPATIENT = """
+from datetime import timedelta
+from streamconsumer.operator import health, main
+
+health.STALE_AFTER = main.STALE_AFTER = timedelta(seconds=6)
+main.run()
+"""
+
+
 def test_a_watch_that_falls_silent_is_noticed_and_made_up_for(on_api: Place, proxy: Proxy, tmp_path: Path) -> None:
     """The connection stays open, the port of the probes answers, the API server answers everything else."""
-    told = {"watch_namespaces": on_api.namespace, "watch_stale_after": "6s"}
-    with running(proxy.kubeconfig(tmp_path), tmp_path, **told) as operator:
+    operator = OperatorProcess(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.namespace)
+    operator.command = (sys.executable, "-c", IMPATIENT)
+    try:
+        operator.start().wait_until_started()
         assert operator.ask("livez") == (200, "ok\n")
         proxy.silent = True
         on_api.create(manifest(batchCount=20))
         converged(on_api, "orders")
         eventually(lambda: check_stale(operator))
         assert operator.ask("readyz")[0] == 200
+    finally:
+        operator.kill()
 
 
 def check_stale(operator: OperatorProcess) -> None:

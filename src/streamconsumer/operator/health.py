@@ -20,6 +20,8 @@ from prometheus_client import (
 )
 
 STUCK_AFTER = timedelta(minutes=5)
+STALE_AFTER = timedelta(minutes=3)
+"""A watch without an event for this long is broken. A healthy watch receives a bookmark every minute."""
 
 
 @dataclass
@@ -33,9 +35,6 @@ class Health:
     synced: bool = False
     follower: bool = False
     """Whether another operator leads: ready to take over is all that is asked of this one."""
-
-    stale_after: timedelta = timedelta(minutes=3)
-    """A watch brings a bookmark a minute although nothing happens. Silent for so long it is broken."""
 
     def __post_init__(self) -> None:
         self._last_progress = time.monotonic()
@@ -74,7 +73,7 @@ class Health:
 
     def silent(self, now: float) -> list[str]:
         """The watches that had brought nothing for too long at that time."""
-        return [watch for watch, last in self._heard.items() if now - last >= self.stale_after.total_seconds()]
+        return [watch for watch, last in self._heard.items() if now - last >= STALE_AFTER.total_seconds()]
 
     @property
     def watching(self) -> bool:

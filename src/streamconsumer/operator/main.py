@@ -21,7 +21,7 @@ from streamconsumer.operator.cluster import Cluster, everything
 from streamconsumer.operator.events import Events
 from streamconsumer.operator.figures import StreamGauges
 from streamconsumer.operator.handlers import LISTED, OWNED, SELECTOR, Listener, listening, watch, watching
-from streamconsumer.operator.health import Health, serve
+from streamconsumer.operator.health import STALE_AFTER, Health, serve
 from streamconsumer.operator.leader import Lease
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.queue import Key, KeyedQueue
@@ -33,6 +33,12 @@ from streamconsumer.operator.streams.watch import Streams
 from streamconsumer.operator.traced import ENDPOINTS, Tracing, current
 
 RETRY_SECONDS = 2
+WORKERS = 8
+"""The number of StreamConsumers that are reconciled at the same time."""
+
+RESYNC_INTERVAL = timedelta(minutes=10)
+"""The interval at which every StreamConsumer is reconciled even without an event. Jittered by 25 %."""
+
 LAST_EVENTS_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
@@ -41,8 +47,7 @@ log = logging.getLogger(__name__)
 def run() -> None:
     """Run the operator from its environment until a signal ends it. Raises InvalidSettings."""
     settings = OperatorSettings.from_env(os.environ)
-    log_format = kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.PLAIN
-    kopf.configure(log_format=log_format)
+    kopf.configure(log_format=kopf.LogFormat.JSON)
     logging.getLogger().setLevel(settings.log_level)
     logging.getLogger("kopf").setLevel(logging.WARNING)
 
@@ -71,7 +76,7 @@ class Operator:
         self.store = Store()
         self.queue = KeyedQueue()
         self.arrivals = Arrivals(self.queue.add)
-        self.health = Health(waiting=self.queue.__len__, stale_after=settings.watch_stale_after)
+        self.health = Health(waiting=self.queue.__len__)
         self.scaler = Scaler(self.queue.add, time.monotonic)
         self.streams = Streams(
             cluster,
@@ -148,7 +153,7 @@ class Operator:
 
     async def _main_loop(self) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.queue.work(self._reconcile, self.settings.workers))
+            group.create_task(self.queue.work(self._reconcile, WORKERS))
             group.create_task(self.events.write())
             group.create_task(self._resync())
             group.create_task(self._listen())
@@ -226,7 +231,7 @@ class Operator:
         And now and then although nothing happened."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_jittered(self.settings.resync_interval)):
+                async with asyncio.timeout(_jittered(RESYNC_INTERVAL)):
                     await self._listed.wait()
             await asyncio.sleep(RETRY_SECONDS)  # kopf lists one kind after the other: one look after the last will do
             self._listed.clear()
@@ -236,7 +241,7 @@ class Operator:
     async def _listen(self) -> None:
         """Look without a watch while one is silent: it makes up for what was not told, and tells whose fault it is."""
         while True:
-            await asyncio.sleep(self.settings.watch_stale_after.total_seconds() / 3)
+            await asyncio.sleep(STALE_AFTER.total_seconds() / 3)
             if silent := self.health.silent(time.monotonic()):
                 log.warning("a watch is silent; everything is listed anew", extra={"watches": silent})
                 self._listed.set()

@@ -42,12 +42,6 @@ class OperatorSettings(Model):
 
     http_host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes the pod's own address
 
-    workers: int = Field(8, ge=1, le=256)
-    """How many StreamConsumers are reconciled at the same time."""
-
-    resync_interval: Annotated[timedelta, Between("10s", "24h")] = timedelta(minutes=10)
-    """How often every StreamConsumer is looked at although nothing happened; spread by a quarter at random."""
-
     stream_interval: Annotated[timedelta, Between("1s", "10m")] = timedelta(seconds=15)
     """How often the operator looks at the streams in Redis; spread by a quarter at random."""
 
@@ -58,15 +52,10 @@ class OperatorSettings(Model):
     deletion_bound: Annotated[timedelta, Between("1s", "1h")] = timedelta(minutes=2)
     """How long the deletion of a StreamConsumer may wait for its group to be destroyed; its pods drain besides."""
 
-    watch_stale_after: Annotated[timedelta, Between("1s", "1h")] = timedelta(minutes=3)
-    """After how long without a word a watch is broken: then everything is listed anew, and /livez fails. A watch that
-    is well says something every minute."""
-
     lease: str = Field("", pattern=r"^([a-z0-9.-]+/[a-z0-9.-]+)?$")
     """The Lease, as namespace/name, that decides which of several operators works; empty: this one does."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    log_format: Literal["json", "text"] = "json"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "OperatorSettings":
