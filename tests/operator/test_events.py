@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -64,17 +63,6 @@ async def test_one_that_cannot_be_written_keeps_no_other_from_it() -> None:
     await cluster.are(1)
     writing.cancel()
     assert cluster.sentences == ["two"]
-
-
-async def test_they_come_slowly_while_there_is_other_work() -> None:
-    cluster = Written()
-    given = Events(cluster, busy=lambda: True)
-    began = time.monotonic()
-    told(given, "one", "two", "three")
-    writing = asyncio.create_task(given.write())
-    await cluster.are(3)
-    writing.cancel()
-    assert time.monotonic() - began >= 3 * events.PAUSE_SECONDS
 
 
 async def test_so_many_wait_and_the_rest_is_in_the_log_only(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,13 +1,11 @@
 """Events on StreamConsumers, for kubectl describe. A courtesy: none fails a reconcile, and none is waited for.
 
-They are written one after the other, and slowly while there is other work: where a thousand StreamConsumers come at
-once, their Deployments are more urgent than that somebody is told of them.
+They are written one after the other.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -19,9 +17,6 @@ from streamconsumer.operator.traced import current
 
 MOST = 1000
 """So many wait; what comes on top is in the log only."""
-
-PAUSE_SECONDS = 0.1
-"""Between two of them, while there is other work."""
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +35,8 @@ class Event:
 class Events:
     """`tell` from a reconcile; `write` runs until it is cancelled."""
 
-    def __init__(self, cluster: Cluster, busy: Callable[[], bool] = lambda: False) -> None:
-        self._cluster, self._busy = cluster, busy
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self._waiting: deque[Event] = deque()
         self._something = asyncio.Event()
 
@@ -71,9 +66,7 @@ class Events:
             await self._something.wait()
             self._something.clear()
             while self._waiting:
-                if self._busy():
-                    await asyncio.sleep(PAUSE_SECONDS)
-                if self._waiting and (pause := await self._write(event := self._waiting.popleft())):
+                if pause := await self._write(event := self._waiting.popleft()):
                     self._waiting.appendleft(event)
                     await asyncio.sleep(pause.total_seconds())
 

@@ -86,7 +86,7 @@ class Operator:
             looked=self.scaler.looked,
         )
         self.health.registry.register(StreamGauges(self.store.consumers, self.streams.latest, self.scaler.pace))
-        self.events = Events(cluster, busy=lambda: len(self.queue) > 0)
+        self.events = Events(cluster)
         self.reconciler = Reconciler(cluster, self.store, settings, self.streams, self.scaler, self.events)
         self.lease = Lease(cluster, settings.lease) if settings.lease else None
         self.tracing = _tracing(settings)
