@@ -1,12 +1,11 @@
 """What is remembered of an object. Pure.
 
 An object from the API server is 10 to 20 KB of JSON and takes five times that once it is parsed. Most of it is field
-ownership and words that every other object repeats. A thousand StreamConsumers have four thousand objects. The store
-drops the fields that the operator never reads and holds each word once.
+ownership. A thousand StreamConsumers have four thousand objects. The store drops the fields that the operator never
+reads.
 """
 
 from collections.abc import Callable, Mapping
-from sys import intern
 from typing import Any
 
 from streamconsumer.model import names
@@ -17,8 +16,6 @@ _NOTE = "kubectl.kubernetes.io/last-applied-configuration"
 _OF_A_CONDITION = {"type", "status", "reason", "message"}
 _READ_CONDITIONS = {"PodScheduled", "ReplicaFailure", "Progressing"}
 _OF_A_CONTAINER = {"name", "ready", "started", "state", "lastState"}
-_LONGEST_WORD = 64
-"""The length, in characters, up to which a string is interned. Longer strings rarely occur in two objects."""
 
 
 def kept(manifest: Manifest) -> Manifest:
@@ -29,8 +26,7 @@ def kept(manifest: Manifest) -> Manifest:
     if replicas := _who_states_replicas(manifest):
         metadata["managedFields"] = replicas
     whole = _WITHOUT.get(manifest["kind"], dict)(manifest)
-    found: Manifest = _interned({**whole, "metadata": metadata})
-    return found
+    return {**whole, "metadata": metadata}
 
 
 def mapping(value: Any) -> Manifest:
@@ -79,15 +75,3 @@ def _conditions(status: Manifest) -> list[Manifest]:
 
 
 _WITHOUT: Mapping[str, Callable[[Manifest], Manifest]] = {"Pod": _pod, "Deployment": _deployment}
-
-
-def _interned(value: Any) -> Any:
-    """Copy the value with one object in memory for all equal keys and short strings."""
-    match value:
-        case dict():
-            return {intern(key): _interned(each) for key, each in value.items()}
-        case list():
-            return [_interned(each) for each in value]
-        case str() if len(value) <= _LONGEST_WORD:
-            return intern(value)
-    return value
