@@ -25,8 +25,7 @@ EVERYTHING: Manifest = {
     "topologySpreadConstraints": [
         {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
     ],
-    "extraEnv": [{"name": "STREAMCONSUMER_OPERATOR_WORKERS", "value": "2"}],
-    "extraArgs": ["--one", "--two"],
+    "extraEnv": [{"name": "STREAMCONSUMER_OPERATOR_STREAM_INTERVAL", "value": "30s"}],
     "extraVolumes": [{"name": "authorities", "configMap": {"name": "authorities"}}],
     "extraVolumeMounts": [{"name": "authorities", "mountPath": "/etc/authorities"}],
     "hostUsers": False,

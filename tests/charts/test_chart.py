@@ -1,5 +1,7 @@
 """What the chart's values do to what is installed."""
 
+from datetime import timedelta
+
 import pytest
 from kubernetes_validate import validate
 
@@ -45,7 +47,6 @@ def test_every_optional_value_reaches_its_place(everything: list[Manifest]) -> N
     assert pod["hostUsers"] is False
     assert EVERYTHING["extraVolumes"][0] in pod["volumes"]
     assert EVERYTHING["extraVolumeMounts"][0] in operator["volumeMounts"]
-    assert operator["args"] == ["--one", "--two"]
     assert operator["image"] == "registry.example.com:5000/mirror/streamconsumer-operator:1.2.3"
     assert operator["imagePullPolicy"] == "Always"
     account = next(each for each in of_kind("ServiceAccount", everything) if each["metadata"]["name"] == "runner")
@@ -79,7 +80,7 @@ def test_the_operator_understands_every_variable_that_the_chart_sets(everything:
     assert settings.processor_image_pull_policy == "Never"
     assert settings.telemetry_endpoint == "http://collector:4318"
     assert settings.log_level == "DEBUG"
-    assert settings.workers == 2
+    assert settings.stream_interval == timedelta(seconds=30)
 
 
 def test_by_default_the_operator_is_told_what_it_would_assume_anyway(helm: Helm) -> None:

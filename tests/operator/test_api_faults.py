@@ -89,16 +89,20 @@ def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(
         refused.append(request)
         return "429"
 
-    with running(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.namespace, workers=1) as operator:
+    with running(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.namespace) as operator:
         proxy.spoil = once
         on_api.create(manifest("orders", batchCount=20))
+        eventually(lambda: check_busy(operator))
         on_api.create(manifest("returns", batchCount=20))
         converged(on_api, "orders")
         converged(on_api, "returns")
-        assert operator.said("the API server is busy")
     writes = [request for request in proxy.seen if request.writes]
     assert writes[0] is refused[0]
     assert writes[1].at - writes[0].at >= 1
+
+
+def check_busy(operator: OperatorProcess) -> None:
+    assert operator.said("the API server is busy")
 
 
 @pytest.mark.parametrize("fault", ["410", "429", "500", "drop", "page"])

@@ -1,7 +1,5 @@
 """What is remembered of an object is enough for whoever reads it, and no more."""
 
-import json
-import tracemalloc
 from typing import Any
 
 from streamconsumer.operator.kept import kept
@@ -50,46 +48,3 @@ def test_of_a_pod_its_fate_and_its_source_are_kept() -> None:
         "spec": {"volumes": [source]},
         "status": {"phase": "Pending", "conditions": [scheduled], "containerStatuses": [waiting]},
     }
-
-
-def test_each_word_is_kept_once() -> None:
-    told = json.dumps(deployment(labels={"team": "fulfilment"}))
-    one, other = (kept(json.loads(told))["metadata"]["labels"] for _ in range(2))
-    assert next(iter(one)) is next(iter(other))
-    assert one["team"] is other["team"]
-
-
-def test_what_two_objects_have_in_common_is_kept_once() -> None:
-    probe = {"httpGet": {"path": "/readyz", "port": 8080}, "periodSeconds": 5}
-    one, other = (
-        kept(json.loads(json.dumps({**deployment(uid=uid), "spec": {"containers": [{"name": "p", "probe": probe}]}})))
-        for uid in ("d-1", "d-2")
-    )
-    assert one["spec"] is other["spec"]
-    assert one["metadata"] == {**other["metadata"], "uid": "d-1"}
-
-
-def test_what_only_looks_the_same_is_kept_apart() -> None:
-    values: list[Any] = [1, True, 1.0, "1", None, [], {}, [[]], [{}], {"a": 1}, {"a": True}, "x" * 100, "y" * 100]
-    found = [kept({**deployment(), "spec": {"value": each}})["spec"]["value"] for each in values]
-    assert [(type(each), json.dumps(each)) for each in found] == [(type(each), json.dumps(each)) for each in values]
-
-
-def test_what_is_kept_once_stays_right_however_much_has_passed() -> None:
-    for number in range(30_000):
-        spec = {"replicas": number % 7, "list": [{"number": number}, {"sentence": str(number) * 20}]}
-        assert kept({**deployment(), "spec": spec})["spec"] == spec
-
-
-def test_a_large_text_is_held_by_its_object_alone() -> None:
-    """A resource with its handler's source in it has a new version with each of its statuses."""
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        for version in range(300):
-            spec = {"handler": {"source": "".join(["x"] * 100_000)}, "stream": "orders"}
-            kept({**deployment(resourceVersion=str(version)), "spec": spec, "status": {"message": f"{version} " * 100}})
-        after, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert after - before < 2 << 20

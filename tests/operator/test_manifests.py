@@ -267,7 +267,7 @@ def test_the_order_in_which_fields_are_written_rolls_no_pods() -> None:
     "other",
     [
         OperatorSettings(processor_image="streamconsumer-processor:2"),
-        OperatorSettings(workers=1, http_port=1, log_level="DEBUG", watch_namespaces=["shop"]),
+        OperatorSettings(http_port=1, log_level="DEBUG", watch_namespaces=["shop"]),
     ],
     ids=["a new release of the processor", "how the operator itself runs"],
 )

@@ -21,26 +21,23 @@ def test_every_field_has_a_variable() -> None:
         "telemetry_endpoint": "http://collector:4318",
         "http_port": "0",
         "http_host": "::",
-        "workers": "2",
-        "resync_interval": "30s",
         "stream_interval": "1m",
         "lease": "system/operator",
         "log_level": "DEBUG",
-        "log_format": "text",
     }
     assert set(told) == set(OperatorSettings.model_fields)
     settings = OperatorSettings.from_env({PREFIX + name.upper(): text for name, text in told.items()})
     assert settings.watch_namespaces == ["shop", "warehouse"]
-    assert (settings.http_port, settings.resync_interval) == (0, timedelta(seconds=30))
+    assert (settings.http_port, settings.stream_interval) == (0, timedelta(minutes=1))
     assert all(getattr(settings, name) != getattr(OperatorSettings(), name) for name in told)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("workers", "0", "is '0': must be greater than or equal to 1"),
+        ("http_port", "-1", "is '-1': must be greater than or equal to 0"),
         ("log_level", "loud", "is 'loud': must be 'DEBUG'"),
-        ("resync_interval", "1s", "is '1s': must be 10s to 24h"),
+        ("stream_interval", "1ms", "is '1ms': must be 1s to 10m"),
         ("http_port", "http", "is 'http': must be a valid integer"),
     ],
 )

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from streamconsumer.operator.tracing import Tracing
 
 RETRY_SECONDS = 2
+WORKERS = 8
+"""The number of StreamConsumers that are reconciled at the same time."""
+
+RESYNC_INTERVAL = timedelta(minutes=10)
+"""The interval at which every StreamConsumer is reconciled even without an event. Jittered by 25 %."""
+
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +49,7 @@ log = logging.getLogger(__name__)
 def run() -> None:
     """Run the operator from its environment until a signal ends it. Raises InvalidSettings."""
     settings = OperatorSettings.from_env(os.environ)
-    log_format = kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.PLAIN
-    kopf.configure(log_format=log_format)
+    kopf.configure(log_format=kopf.LogFormat.JSON)
     logging.getLogger().setLevel(settings.log_level)
     logging.getLogger("kopf").setLevel(logging.WARNING)
 
@@ -148,7 +153,7 @@ class Operator:
 
     async def _main_loop(self) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.queue.work(self._reconcile, self.settings.workers))
+            group.create_task(self.queue.work(self._reconcile, WORKERS))
             group.create_task(self.events.write())
             group.create_task(self._resync())
 
@@ -222,7 +227,7 @@ class Operator:
         And now and then although nothing happened."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_jittered(self.settings.resync_interval)):
+                async with asyncio.timeout(_jittered(RESYNC_INTERVAL)):
                     await self._listed.wait()
             await asyncio.sleep(RETRY_SECONDS)  # kopf lists one kind after the other: one look after the last will do
             self._listed.clear()

@@ -16,10 +16,6 @@ from streamconsumer.operator.queue import Key
 SETTLES_AFTER = timedelta(seconds=1)
 """How long after a write, or after the last thing that followed from it, nothing more is expected."""
 
-FEW = 20
-"""So many may be in motion at once before what follows from a write takes longer: with n times as many, everybody who
-answers has n times as much to do, and nothing more is expected after n times as long."""
-
 TOLD_AFTER = timedelta(seconds=5)
 """After how long it is told all the same: a roll-out may take an hour."""
 
@@ -71,7 +67,7 @@ class News:
             item.found, item.moved = (gist, answered), now
         due = item.since + self.told_after.total_seconds()
         if answered or not self._somebody_answers:
-            due = min(due, item.moved + self.settles_after.total_seconds() * max(1, len(self._items) / FEW))
+            due = min(due, item.moved + self.settles_after.total_seconds())
         return timedelta(seconds=due - now) if due > now else None
 
     def take(self, key: Key) -> list[Change]:

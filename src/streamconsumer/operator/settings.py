@@ -42,12 +42,6 @@ class OperatorSettings(Model):
 
     http_host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes the pod's own address
 
-    workers: int = Field(8, ge=1, le=256)
-    """How many StreamConsumers are reconciled at the same time."""
-
-    resync_interval: Annotated[timedelta, Between("10s", "24h")] = timedelta(minutes=10)
-    """How often every StreamConsumer is looked at although nothing happened; spread by a quarter at random."""
-
     stream_interval: Annotated[timedelta, Between("1s", "10m")] = timedelta(seconds=15)
     """How often the operator looks at the streams in Redis; spread by a quarter at random."""
 
@@ -55,7 +49,6 @@ class OperatorSettings(Model):
     """The Lease, as namespace/name, that decides which of several operators works; empty: this one does."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    log_format: Literal["json", "text"] = "json"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "OperatorSettings":
