@@ -10,6 +10,9 @@ from tests.model.examples import manifest
 from tests.operator.looking import at, check_gone, client, looking, seen
 from tests.operator.places import CHILDREN, Place, eventually
 
+COLLECTED_SECONDS = 90.0
+"""The garbage collector learns of a new CustomResourceDefinition only every 30 s."""
+
 GONE_POD = "orders-consumer-66c9f7d7b-x2x7k"
 
 
@@ -21,7 +24,7 @@ def test_without_an_operator_a_deleted_streamconsumer_is_gone_with_all_its_child
         on_plane.create(manifest(replicas=2, handler={"source": "def handle(data): ..."}))
         eventually(lambda: check_complete(on_plane))
     on_plane.kubectl("delete", "stc", "orders", f"--cascade={cascade}", "--wait=false")
-    eventually(lambda: check_deleted(on_plane))
+    eventually(lambda: check_deleted(on_plane), COLLECTED_SECONDS)
 
 
 def test_with_an_operator_a_foreground_deletion_ends_with_no_children(on_plane: Place, tmp_path: Path) -> None:
@@ -31,7 +34,7 @@ def test_with_an_operator_a_foreground_deletion_ends_with_no_children(on_plane: 
         on_plane.kubectl("delete", "stc", "orders", "--cascade=foreground", "--wait=false")
         eventually(lambda: check_gone(on_plane, "orders"))
         assert on_plane.every("Pod") == []
-        eventually(lambda: check_deleted(on_plane))
+        eventually(lambda: check_deleted(on_plane), COLLECTED_SECONDS)
         assert operator.noise() == []
 
 
@@ -47,7 +50,7 @@ def test_the_operator_leaves_the_consumer_group_and_its_pending_entries_untouche
         redis.xreadgroup("billing", GONE_POD, {"orders": ">"}, count=2)
         before = state(redis)
         on_plane.delete("StreamConsumer", "orders")
-        eventually(lambda: check_deleted(on_plane))
+        eventually(lambda: check_deleted(on_plane), COLLECTED_SECONDS)
         eventually(lambda: check_only_client(redis))
     assert state(redis) == before
     redis.close()
