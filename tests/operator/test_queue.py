@@ -93,27 +93,6 @@ async def test_what_is_added_is_done() -> None:
         assert await work.begins() == A
 
 
-async def test_what_is_added_soon_is_done_once_with_what_comes_meanwhile() -> None:
-    queue, work = KeyedQueue(), Work()
-    async with working(queue, work):
-        for _ in range(10):
-            queue.add_soon(A)
-        await idle()
-        assert work.begun.empty()
-        assert await work.begins() == A
-        work.end(A)
-        await idle()
-        assert not queue._timers
-
-
-async def test_what_is_added_soon_waits_for_no_longer_pause() -> None:
-    queue, work = KeyedQueue(), Work()
-    async with working(queue, work):
-        queue._add_later(A, timedelta(hours=1))
-        queue.add_soon(A)
-        assert await work.begins() == A
-
-
 async def test_keys_are_done_in_the_order_in_which_they_came() -> None:
     queue, work = KeyedQueue(), Work()
     for key in (B, C, A):

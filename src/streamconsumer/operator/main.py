@@ -199,9 +199,7 @@ class Operator:
         key = self.store.drop(manifest) if event == "DELETED" else self.store.put(manifest)
         if key is None:
             return
-        if manifest["kind"] != names.KIND:
-            self.queue.add_soon(key)
-        elif event == "ADDED":
+        if event == "ADDED" and manifest["kind"] == names.KIND:
             self.arrivals.came(key)
         else:
             self.queue.add(key)

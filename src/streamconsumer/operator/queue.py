@@ -18,7 +18,6 @@ from streamconsumer.errors import ServerBusy
 Key = tuple[str, str]
 """The namespace and the name of a StreamConsumer."""
 
-GATHERING = timedelta(milliseconds=200)
 FIRST_PAUSE = timedelta(milliseconds=200)
 LONGEST_PAUSE = timedelta(minutes=2)
 
@@ -51,18 +50,6 @@ class KeyedQueue:
             timer.cancel()
         self._waiting.setdefault(key, time.monotonic())
         self._something.set()
-
-    def add_soon(self, key: Key) -> None:
-        """The same within GATHERING, together with what comes until then: one Deployment that is made is followed by a
-        dozen events, of its controller's, the scheduler's and the kubelet's."""
-        if key in self._waiting:
-            return
-        loop = asyncio.get_running_loop()
-        due, timer = loop.time() + GATHERING.total_seconds(), self._timers.get(key)
-        if timer is None or timer.when() > due:
-            if timer is not None:
-                timer.cancel()
-            self._timers[key] = loop.call_at(due, self.add, key)
 
     async def work(self, act: Act, workers: int) -> None:
         """Serve the queue with this many workers, until cancelled."""
