@@ -59,7 +59,7 @@ class _Round:
             Goal("writes on restart of the operator", "at most", 0, restart_writes, 0),
             Goal(f"writes at rest in {REST_SECONDS} s", "at most", 0, rest_writes, 0),
             Goal("seconds until one edit among them is in its Deployment", "under", 1, single),
-            Goal("MiB resident of the operator", "at most", 120, resident, 0),
+            Goal("MiB resident of the operator", "at most", 140, resident, 0),
         ]
         facts = (
             f"{MANY:,} StreamConsumers with two children and a stream each; etcd, API server, controllers, scheduler, "
