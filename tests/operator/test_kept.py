@@ -1,5 +1,6 @@
 """What is remembered of an object is enough for whoever reads it, and no more."""
 
+import json
 from typing import Any
 
 from streamconsumer.operator.kept import kept
@@ -48,3 +49,10 @@ def test_of_a_pod_its_fate_and_its_source_are_kept() -> None:
         "spec": {"volumes": [source]},
         "status": {"phase": "Pending", "conditions": [scheduled], "containerStatuses": [waiting]},
     }
+
+
+def test_each_word_is_kept_once() -> None:
+    told = json.dumps(deployment(labels={"team": "fulfilment"}))
+    one, other = (kept(json.loads(told))["metadata"]["labels"] for _ in range(2))
+    assert next(iter(one)) is next(iter(other))
+    assert one["team"] is other["team"]

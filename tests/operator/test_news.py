@@ -57,6 +57,14 @@ def test_what_does_not_settle_is_told_after_five_seconds() -> None:
     assert news.wait(KEY, "still more", answered=True) is None
 
 
+def test_the_quiet_time_grows_with_the_number_of_changed_streamconsumers() -> None:
+    clock = Clock()
+    news = News(clock=clock)
+    for number in range(60):
+        news.add(("shop", str(number)), [CREATED])
+    assert news.wait(("shop", "7"), "no pods", answered=True) == timedelta(seconds=3)
+
+
 def test_what_nobody_has_answered_yet_is_not_told_before_five_seconds() -> None:
     clock = Clock()
     news = News(clock=clock)

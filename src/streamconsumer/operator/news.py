@@ -16,6 +16,10 @@ from streamconsumer.operator.queue import Key
 SETTLES_AFTER = timedelta(seconds=1)
 """How long after a write, or after the last thing that followed from it, nothing more is expected."""
 
+FEW = 20
+"""Number of changed StreamConsumers above which the quiet time grows in proportion. With more of them, the controllers
+answer each one later."""
+
 TOLD_AFTER = timedelta(seconds=5)
 """After how long it is told all the same: a roll-out may take an hour."""
 
@@ -67,7 +71,7 @@ class News:
             item.found, item.moved = (gist, answered), now
         due = item.since + self.told_after.total_seconds()
         if answered or not self._somebody_answers:
-            due = min(due, item.moved + self.settles_after.total_seconds())
+            due = min(due, item.moved + self.settles_after.total_seconds() * max(1, len(self._items) / FEW))
         return timedelta(seconds=due - now) if due > now else None
 
     def take(self, key: Key) -> list[Change]:
