@@ -42,7 +42,6 @@ WORKERS = 8
 RESYNC_INTERVAL = timedelta(minutes=10)
 """The interval at which every StreamConsumer is reconciled even without an event. Jittered by 25 %."""
 
-
 log = logging.getLogger(__name__)
 
 
