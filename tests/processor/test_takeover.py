@@ -12,6 +12,8 @@ import pytest
 
 from streamconsumer.processor import Reject, Retry
 from streamconsumer.processor.stream import watch
+from streamconsumer.processor.stream.heart import Heart
+from streamconsumer.processor.stream.intake import RedisIntake
 from streamconsumer.processor.stream.watch import ABSENT, FORGOTTEN, PROOF, SILENCE, TURN, Consumer
 from streamconsumer.server.keys import POSTPONED, companion
 from tests.processor.eventually import eventually
@@ -159,6 +161,44 @@ async def test_a_sign_of_life_does_not_put_back_what_is_being_settled(
         assert Counter(each.consumer for each in await any_group.entries()) == left
         await processor.stop_listening()
         await manager.aclose()
+
+
+@pytest.mark.parametrize(
+    ("error", "left", "script"),
+    [
+        (Reject("no"), {}, "bury_all"),
+        (Retry("later", after=timedelta(minutes=5)), {POSTPONED: 1}, "postpone"),
+    ],
+)
+async def test_entry_stays_settled_when_a_renewal_overtakes_the_reply_of_the_script(
+    group: Group, error: Exception, left: dict[str, int], script: str
+) -> None:
+    """Redis runs the script, then the renewal; the reply of the renewal arrives first."""
+
+    async def handle(_data: dict[str, Any]) -> None:
+        raise error
+
+    manager = group.manager()
+    processor = await group.start(handle, manager=manager)
+    intake = processor._intake
+    assert isinstance(intake, RedisIntake)
+    lost: list[str] = []
+    heart = Heart(manager, intake.who, intake.acks, held=list, lost=lost.extend, alive=lambda: True)
+    target = intake._dead_letters if script == "bury_all" else intake.ownership
+    run = getattr(target, script)
+
+    async def run_and_renew(*arguments: Any) -> Any:
+        reply = await run(*arguments)
+        await heart._renew(manager, intake.ownership, [message_id])
+        return reply
+
+    setattr(target, script, run_and_renew)
+    [message_id] = await group.add(1)
+    await eventually(lambda: processor.metrics.failed == 1 and not processor._in_flight.ids())
+    await processor.stop_listening()
+    assert Counter(each.consumer for each in await group.entries()) == left
+    assert not lost
+    assert processor.metrics.lost_ownership == 0
 
 
 # -- the decisions ---------------------------------------------------------------------------------------------------

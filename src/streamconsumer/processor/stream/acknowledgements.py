@@ -38,6 +38,8 @@ class Acknowledgements:
         self._listeners: list[set[str]] = []
         self.elsewhere: set[str] = set()
         """What another command is settling, whose reply is on its way. Another thread may ask."""
+        self._renewed: set[str] = set()
+        """Entries of `elsewhere` that a lease renewal may have made pending again after that command."""
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: set[asyncio.Task[None]] = set()
         self.sent: Callable[[Collection[str], int], None] | None = None
@@ -48,7 +50,7 @@ class Acknowledgements:
         """The next read carries it, or after a few milliseconds a command of its own."""
         self._waiting[message_id] = None
         if self._listeners:
-            self.settled_elsewhere(message_id)
+            self._settled(message_id)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._flush_soon)
 
@@ -105,11 +107,25 @@ class Acknowledgements:
             yield
         finally:
             self.elsewhere.difference_update(message_ids)
+            self._renewed.intersection_update(self.elsewhere)
 
     def settled_elsewhere(self, message_id: str) -> None:
-        """It did: whoever asked before must not believe that it is pending."""
+        """The other command settled the entry. Acknowledges it again if a renewal may have followed in Redis."""
+        self._settled(message_id)
+        if message_id in self._renewed:
+            self.add(message_id)
+
+    def _settled(self, message_id: str) -> None:
         for done in self._listeners:
             done.add(message_id)
+
+    def renewed(self, message_ids: Collection[str]) -> set[str]:
+        """A renewal of the entries was answered. Returns those whose settling command is still unanswered: Redis may
+        have run it before the renewal, which then made them pending again. Called from the heartbeat's thread, before
+        it reads `done`: either it sees there that the command was answered, or `settled_elsewhere` sees the renewal."""
+        unanswered = self.elsewhere.intersection(message_ids)
+        self._renewed.update(unanswered)
+        return unanswered
 
     async def flush(self) -> None:
         """Send what waits, by itself. Raises what Redis raised, and keeps what has not arrived."""

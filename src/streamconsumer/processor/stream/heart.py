@@ -87,16 +87,20 @@ class Heart:
 
     async def _renew(self, twin: StreamManager, ownership: Ownership, ids: list[str]) -> None:
         lost: list[str] = []
+        unanswered: set[str] = set()
         try:
             with self._acks.done() as done:
-                for begin in range(0, len(ids), PAGE):
-                    lost += await ownership.renew(ids[begin : begin + PAGE])
+                try:
+                    for begin in range(0, len(ids), PAGE):
+                        lost += await ownership.renew(ids[begin : begin + PAGE])
+                finally:  # Redis may have run a renewal that failed here
+                    unanswered = self._acks.renewed(ids)
                 await self._acknowledge_again(twin, [each for each in ids if each in done and each not in lost])
         except (RedisError, OSError) as error:
-            log.debug("no sign of life", extra={"error": str(error)})
-        if lost:
+            log.debug("lease renewal failed", extra={"error": str(error)})
+        if taken := [each for each in lost if each not in unanswered]:  # a postponed entry is not another consumer's
             with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._lost, lost)
+                self._loop.call_soon_threadsafe(self._lost, taken)
 
     async def _acknowledge_again(self, twin: StreamManager, message_ids: list[str]) -> None:
         """A renewal puts back what is nobody's, and so also what Redis heard acknowledged before it."""
