@@ -8,10 +8,10 @@ schedule restores postponed ids.
 from collections.abc import Sequence
 
 from benchmarks.lost_group import REGISTRATIONS, work
-from streamconsumer.processor.stream import replies
-from streamconsumer.processor.stream.claims import Claims
-from streamconsumer.processor.stream.last_known import LastKnown
-from streamconsumer.server.keys import POSTPONED, companion
+from streamconsumer.processor.consumer.claimer import Claims
+from streamconsumer.processor.consumer.group_snapshot import LastKnown
+from streamconsumer.redis_client import replies
+from streamconsumer.redis_client.keys import POSTPONED, companion
 
 __all__ = ["work"]
 

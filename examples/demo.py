@@ -23,7 +23,7 @@ from rich.text import Text
 from streamconsumer.cli.dev.log_lines import LogLine
 from streamconsumer.cli.dev.session import ENDPOINT, Session, running
 from streamconsumer.cli.dev.terminal import Terminal
-from streamconsumer.cli.dev.traces import MESSAGE_ID, Span, in_order
+from streamconsumer.cli.dev.trace_trees import MESSAGE_ID, Span, in_order
 from streamconsumer.cli.dev.workload import load
 
 ORDERS = Path(__file__).parent / "orders"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from streamconsumer.loop import new_event_loop
+from streamconsumer.event_loop import new_event_loop
 
 
 @pytest.fixture

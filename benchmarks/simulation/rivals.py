@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from streamconsumer.model.autoscaling import Autoscaling
-from streamconsumer.operator.scaling.decide import Backlog, Memory, decide
+from streamconsumer.operator.autoscaling.algorithm import Backlog, Memory, decide
 from streamconsumer.operator.settings import OperatorSettings
 
 TARGET, MAX = 100, 10

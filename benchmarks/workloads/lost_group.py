@@ -16,8 +16,8 @@ from benchmarks.lost_group import REGISTRATIONS
 from benchmarks.pods import Pod
 from benchmarks.races import connected, fill, fresh
 from benchmarks.results import Section, table
-from streamconsumer.processor.stream import last_known
-from streamconsumer.server.keys import POSTPONED, companion
+from streamconsumer.processor.consumer import group_snapshot
+from streamconsumer.redis_client.keys import POSTPONED, companion
 from tests.cluster.redis_servers import REDIS, VALKEY, RedisServer
 from tests.cluster.runs import wait_until
 
@@ -184,12 +184,12 @@ def _price(client: redis.Redis, pending: int, names: int) -> list[str]:
         def act() -> None:
             if is_due:
                 client.hdel(keys[2], "at")
-            client.eval(last_known.NOTE, 3, *keys[:3], GROUP, 0)
+            client.eval(group_snapshot.NOTE, 3, *keys[:3], GROUP, 0)
 
         return _microseconds(client, "eval", act)
 
     written, skipped = note(is_due=True), note(is_due=False)
-    size = len(last_known.NOTE) + sum(len(each) for each in client.hvals(keys[2]))
+    size = len(group_snapshot.NOTE) + sum(len(each) for each in client.hvals(keys[2]))
     hset = names * _microseconds(client, "hset", lambda: client.hset(keys[3], "pod-0", "1764000000000-0"))
     cells = [pending, names, written, skipped, size, hset, names * len("pod-01764000000000-0")]
     return [f"{each:,.0f}" for each in cells]

@@ -7,8 +7,8 @@ from benchmarks.contenders.course import GROUP, STREAM, peak
 from benchmarks.pods import Pod
 from benchmarks.races import connected, fill, fresh
 from benchmarks.results import Goal, Section
-from streamconsumer.processor.held import MOST_HELD_BYTES
-from streamconsumer.processor.stream.intake import MOST_BYTES
+from streamconsumer.processor.consumer.redis_consumer import MOST_BYTES
+from streamconsumer.processor.pipeline.ready_queue import MOST_HELD_BYTES
 from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 1

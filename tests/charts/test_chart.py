@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from kubernetes_validate import validate
 
-from streamconsumer.operator.permissions import RIGHTS
+from streamconsumer.operator.rbac import RIGHTS
 from streamconsumer.operator.settings import PREFIX, OperatorSettings
 from tests.charts.everything import DIGEST, EVERYTHING
 from tests.charts.rendering import (

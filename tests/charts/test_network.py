@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from streamconsumer.operator.manifests.identity import labels as child_labels
+from streamconsumer.operator.manifests.metadata import labels as child_labels
 from tests.charts.rendering import Helm, Manifest, of_kind, pod_template
 from tests.model.examples import consumer
 

@@ -15,7 +15,7 @@ from streamconsumer.model import names
 from streamconsumer.model.crd import custom_resource_definition
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import desired
-from streamconsumer.operator.manifests.identity import stamped
+from streamconsumer.operator.manifests.metadata import stamped
 from tests.charts import pods_before
 from tests.charts.rendering import CHART, NAMESPACE, Helm, Manifest, of_kind
 from tests.cluster.api_server import ApiServer

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from streamconsumer.processor.dead_letters import fields
-from streamconsumer.server.keys import companion
+from streamconsumer.processor.dead_letters.record import fields
+from streamconsumer.redis_client.keys import companion
 from tests.cli.plugin import document, plugin
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis

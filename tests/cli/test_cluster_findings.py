@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.cli.cluster.facts import Consumer, Entry, Facts, Pod, Seen, of_manifests
-from streamconsumer.cli.cluster.findings import findings
-from streamconsumer.cli.cluster.screen import lines
+from streamconsumer.cli.status.facts import Consumer, Entry, Facts, Pod, Seen, of_manifests
+from streamconsumer.cli.status.findings import findings
+from streamconsumer.cli.status.screen import lines
 from streamconsumer.model.status import Condition, Reason, Status, StreamFigures, StreamReason
-from streamconsumer.server.keys import POSTPONED
+from streamconsumer.redis_client.keys import POSTPONED
 from tests.model.examples import manifest
 
 NOW = datetime(2026, 11, 25, 13, tzinfo=UTC)

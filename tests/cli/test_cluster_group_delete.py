@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.server.keys import companion
+from streamconsumer.redis_client.keys import companion
 from tests.cli.plugin import document, plugin
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest

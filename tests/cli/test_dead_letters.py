@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.processor.dead_letters import DeadLetterReason, fields
+from streamconsumer.processor.dead_letters.record import DeadLetterReason, fields
 from tests.cli.dev_process import SOURCES
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.processor.eventually import eventually

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.cli.cluster.facts import Finding
 from streamconsumer.cli.doctor.facts import (
     ClusterFacts,
     Diagnosis,
@@ -20,7 +19,8 @@ from streamconsumer.cli.doctor.facts import (
     Verdict,
 )
 from streamconsumer.cli.doctor.findings import WORTH, of_cluster, of_pod
-from streamconsumer.cli.doctor.work import lines
+from streamconsumer.cli.doctor.run import lines
+from streamconsumer.cli.status.facts import Finding
 from tests.cluster.collector import Collector
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis

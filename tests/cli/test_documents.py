@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamconsumer.cli.documents import read, to_yaml
+from streamconsumer.cli.manifest_files import read, to_yaml
 from streamconsumer.errors import InvalidSettings
 
 _text = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n"), max_size=20)

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from streamconsumer.cli import main
-from streamconsumer.cli.dev.environment import Objects, expand, of_this_machine, resolve
+from streamconsumer.cli.dev.kubelet_env import Objects, expand, of_this_machine, resolve
 from streamconsumer.cli.dev.workload import load, objects_of
 from streamconsumer.errors import InvalidSettings
 from tests.cli.manifests import consumer, secret, written

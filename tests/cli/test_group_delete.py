@@ -16,9 +16,9 @@ import pytest
 
 from streamconsumer.cli.group.deletion import Outcome, delete
 from streamconsumer.cli.target import Target
-from streamconsumer.model.settings import RedisAccess
+from streamconsumer.model.processor_settings import RedisAccess
 from streamconsumer.processor import Effects, Reject, Retry
-from streamconsumer.server.keys import COMPANIONS, companion
+from streamconsumer.redis_client.keys import COMPANIONS, companion
 from tests.cli.dev_process import SOURCES
 from tests.cluster.redis_servers import VALKEY, RedisServer, StartRedis
 from tests.model.examples import consumer

@@ -1,6 +1,6 @@
 import pytest
 
-from streamconsumer.cli.reach import what_keeps
+from streamconsumer.cli.tcp_check import what_keeps
 from tests.cluster.processes import free_port
 
 

@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from streamconsumer.cli.dev.receiver import receiving
-from streamconsumer.cli.dev.traces import Span
+from streamconsumer.cli.dev.otlp_receiver import receiving
+from streamconsumer.cli.dev.trace_trees import Span
 
 
 class Taken:

@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamconsumer.cli.report.collect import named
-from streamconsumer.cli.report.documents import deployment, samples, streamconsumer
+from streamconsumer.cli.report.allow_list import deployment, samples, streamconsumer
+from streamconsumer.cli.report.run import named
 from tests.model.examples import manifest
 
 JSON = st.recursive(

@@ -1,13 +1,6 @@
 """Traces as trees, and which of them are shown."""
 
-from streamconsumer.cli.dev.traces import (
-    INTERVAL_SECONDS,
-    QUIET_SECONDS,
-    Span,
-    TraceBoard,
-    duration,
-    rendered,
-)
+from streamconsumer.cli.dev.trace_trees import INTERVAL_SECONDS, QUIET_SECONDS, Span, TraceBoard, duration, rendered
 
 MILLISECOND = 1_000_000
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamconsumer.model.autoscaling import MIN_ABOVE_MAX, TWO_TARGETS
+from streamconsumer.model.container_env import ONE_KEY, ONE_SOURCE, ONE_VALUE, RESERVED_PREFIX, RESERVED_VARIABLE
 from streamconsumer.model.fields import DURATION_FORM
-from streamconsumer.model.pod import (
+from streamconsumer.model.pod_settings import (
     EXISTS_HAS_NO_VALUE,
     KEY_OR_EXISTS,
     RESERVED_ANNOTATION,
@@ -18,7 +19,7 @@ from streamconsumer.model.pod import (
     ROLLOUT_MOVES,
     SECONDS_OF_NO_EXECUTE,
 )
-from streamconsumer.model.settings import DELAYS_IN_ORDER
+from streamconsumer.model.processor_settings import DELAYS_IN_ORDER
 from streamconsumer.model.spec import (
     CLUSTER_DATABASE,
     HTTP_TAKES_TEXT,
@@ -30,7 +31,6 @@ from streamconsumer.model.spec import (
     SHORT_NAME,
     TLS_SCHEME,
 )
-from streamconsumer.model.variables import ONE_KEY, ONE_SOURCE, ONE_VALUE, RESERVED_PREFIX, RESERVED_VARIABLE
 from tests.model.examples import Manifest, manifest
 
 REDIS_URL = "must be redis://host:port/database, or rediss:// for TLS"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from streamconsumer.model.fields import parse_duration
-from streamconsumer.model.settings import (
+from streamconsumer.model.processor_settings import (
     Backoff,
     Breaker,
     Delivery,

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.environment import from_env, paths, to_env, variable
-from streamconsumer.model.settings import (
+from streamconsumer.model.env_codec import from_env, paths, to_env, variable
+from streamconsumer.model.processor_settings import (
     BOTH_TLS_FILES,
     ONE_ACCESS,
     ONE_HANDLER,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from streamconsumer.operator.figures import GAUGES
+from streamconsumer.operator.metrics import GAUGES
 from streamconsumer.processor.metrics import Metrics, registry
 from tests.monitoring.promtool import promtool as find
 from tools.monitoring import ALERTS, PANELS, Alert

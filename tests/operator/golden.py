@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from streamconsumer.cli.documents import to_yaml
+from streamconsumer.cli.manifest_files import to_yaml
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import desired
 from streamconsumer.operator.settings import OperatorSettings

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.settings import RedisAccess
-from streamconsumer.operator.streams.alarm import Alarm
-from streamconsumer.operator.streams.names import Names
-from streamconsumer.server.faults import Fault
-from streamconsumer.server.line import Line, Question
+from streamconsumer.model.processor_settings import RedisAccess
+from streamconsumer.operator.redis_monitor.dns import Names
+from streamconsumer.operator.redis_monitor.wakeup import Alarm
+from streamconsumer.redis_client.errors_table import Fault
+from streamconsumer.redis_client.pipeline_client import Line, Question
 
 KEY = ("shop", "orders")
 

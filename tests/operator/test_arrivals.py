@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from streamconsumer.operator import arrivals
-from streamconsumer.operator.arrivals import Arrivals
-from streamconsumer.operator.queue import Key
+from streamconsumer.operator.cache import create_debounce
+from streamconsumer.operator.cache.create_debounce import Arrivals
+from streamconsumer.operator.cache.workqueue import Key
 
 PATIENCE_SECONDS = 20
 
@@ -43,8 +43,8 @@ async def test_a_burst_starts_in_its_order_after_the_last_one() -> None:
 
 
 async def test_a_burst_that_does_not_end_starts_after_the_longest_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrivals, "QUIET", timedelta(milliseconds=50))
-    monkeypatch.setattr(arrivals, "LONGEST", timedelta(milliseconds=100))
+    monkeypatch.setattr(create_debounce, "QUIET", timedelta(milliseconds=50))
+    monkeypatch.setattr(create_debounce, "LONGEST", timedelta(milliseconds=100))
     begun, came = Begun(), 0
     async with asyncio.timeout(PATIENCE_SECONDS):
         while begun.keys.empty():

@@ -13,8 +13,8 @@ from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.model.crd import custom_resource_definition
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.operator.drift import holds
 from streamconsumer.operator.manifests import desired
+from streamconsumer.operator.reconcile.drift import holds
 from streamconsumer.operator.settings import OperatorSettings
 from tests.cluster.api_server import ApiServer
 from tests.cluster.binaries import find

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.operator.drift import holds
 from streamconsumer.operator.manifests import desired
+from streamconsumer.operator.reconcile.drift import holds
 from streamconsumer.operator.settings import OperatorSettings
 from tests.model.examples import consumer
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import Fact, StreamReason
-from streamconsumer.operator.cluster import Cluster
-from streamconsumer.operator.queue import Key
-from streamconsumer.operator.streams.endpoint import Endpoint, Member, Observation
-from streamconsumer.operator.streams.sight import Sight
+from streamconsumer.operator.cache.workqueue import Key
+from streamconsumer.operator.kube.client import Cluster
+from streamconsumer.operator.redis_monitor.poller import Endpoint, Member, Observation
+from streamconsumer.operator.redis_monitor.probe import Sight
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest, stored
 from tests.operator.looking import client

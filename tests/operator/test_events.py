@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.operator import events
-from streamconsumer.operator.cluster import Cluster
-from streamconsumer.operator.events import Events
+from streamconsumer.operator.kube import event_recorder
+from streamconsumer.operator.kube.client import Cluster
+from streamconsumer.operator.kube.event_recorder import Events
 from streamconsumer.operator.manifests import Manifest
 from tests.model.examples import manifest, stored
 
@@ -68,12 +68,12 @@ async def test_so_many_wait_and_the_rest_is_in_the_log_only(caplog: pytest.LogCa
     caplog.set_level(logging.INFO)
     cluster = Written()
     given = Events(cluster)
-    told(given, *(str(number) for number in range(events.MOST + 5)))
+    told(given, *(str(number) for number in range(event_recorder.MOST + 5)))
     writing = asyncio.create_task(given.write())
-    await cluster.are(events.MOST)
+    await cluster.are(event_recorder.MOST)
     writing.cancel()
-    assert len(cluster.sentences) == events.MOST
-    assert len([each for each in caplog.records if each.levelno == logging.INFO]) == events.MOST + 5
+    assert len(cluster.sentences) == event_recorder.MOST
+    assert len([each for each in caplog.records if each.levelno == logging.INFO]) == event_recorder.MOST + 5
 
 
 async def test_a_note_is_cut_to_what_the_api_server_takes_whatever_its_letters_are() -> None:

@@ -1,7 +1,7 @@
 """What Prometheus is told of a StreamConsumer, from what is known of it."""
 
-from streamconsumer.operator.figures import StreamGauges
-from streamconsumer.operator.scaling.pace import Look, Pace
+from streamconsumer.operator.autoscaling.throughput import Look, Pace
+from streamconsumer.operator.metrics import StreamGauges
 from tests.model.examples import manifest
 
 PACE = Pace().after(Look(0, 0, 900, 0, 1), -1e9).after(Look(15, 300, 750, 0, 1), -1e9)

@@ -1,8 +1,8 @@
 """When a stream counts as degraded: what one look cannot tell."""
 
 from streamconsumer.model.status import Fact, StreamFigures, StreamReason
-from streamconsumer.operator.streams.judgement import GROWING_FOR, STUCK_AFTER, Judgement
-from streamconsumer.operator.streams.sight import CONNECTED, Sight, unreachable
+from streamconsumer.operator.redis_monitor.probe import CONNECTED, Sight, unreachable
+from streamconsumer.operator.redis_monitor.stream_health import GROWING_FOR, STUCK_AFTER, Judgement
 
 GROUP = Fact(type="GroupReady", status="True", reason=StreamReason.GROUP_EXISTS)
 

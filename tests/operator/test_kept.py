@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from streamconsumer.operator.kept import kept
+from streamconsumer.operator.cache.transform import kept
 from streamconsumer.operator.manifests import Manifest
 
 FOREIGN = {"manager": "hpa", "operation": "Update", "fieldsV1": {"f:spec": {"f:replicas": {}}}}

@@ -3,9 +3,9 @@ paused, whose clock stood still meanwhile, cannot be had."""
 
 import time
 
-from streamconsumer.operator.api import FASTER
-from streamconsumer.operator.cluster import Cluster
-from streamconsumer.operator.leader import LOOKED_AT_EVERY, Lease
+from streamconsumer.operator.kube.api import FASTER
+from streamconsumer.operator.kube.client import Cluster
+from streamconsumer.operator.kube.leader_election import LOOKED_AT_EVERY, Lease
 from streamconsumer.operator.manifests import Manifest
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamconsumer.model import names
-from streamconsumer.model.environment import from_env
-from streamconsumer.model.settings import Processing, ProcessorSettings
+from streamconsumer.model.env_codec import from_env
+from streamconsumer.model.processor_settings import Processing, ProcessorSettings
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import KINDS, Manifest, desired
 from streamconsumer.operator.settings import OperatorSettings

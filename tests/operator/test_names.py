@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.model.settings import RedisAccess
-from streamconsumer.operator.streams.names import Names
-from streamconsumer.operator.streams.watch import _identity
-from streamconsumer.server.line import Line
+from streamconsumer.model.processor_settings import RedisAccess
+from streamconsumer.operator.redis_monitor.dns import Names
+from streamconsumer.operator.redis_monitor.monitor import _identity
+from streamconsumer.redis_client.pipeline_client import Line
 from tests.cluster.certificates import Authority
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import StartRedis

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from streamconsumer.operator.news import Change, News
+from streamconsumer.operator.reconcile.status_debounce import Change, News
 
 KEY = ("shop", "orders")
 CREATED, PRUNED = Change("Created", "Deployment orders created"), Change("Pruned", "ConfigMap is no longer wanted")

@@ -6,7 +6,7 @@ import pytest
 
 from streamconsumer.model.status import Fact, Reason, StreamReason, Verdict
 from streamconsumer.operator.manifests import Manifest
-from streamconsumer.operator.observe import verdict
+from streamconsumer.operator.reconcile.readiness import verdict
 from tests.model.examples import consumer
 
 

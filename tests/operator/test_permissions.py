@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from streamconsumer.model import names
-from streamconsumer.operator.permissions import RIGHTS
+from streamconsumer.operator.rbac import RIGHTS
 from tests.charts.rendering import Helm, Manifest
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.credentials import User

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from streamconsumer.operator.queue import Key, KeyedQueue
+from streamconsumer.operator.cache.workqueue import Key, KeyedQueue
 
 A, B, C = ("shop", "a"), ("shop", "b"), ("shop", "c")
 

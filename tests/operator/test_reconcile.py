@@ -9,17 +9,17 @@ from typing import Any
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import Status
-from streamconsumer.operator.cluster import Cluster
-from streamconsumer.operator.events import Events
+from streamconsumer.operator.autoscaling.autoscaler import Scaler
+from streamconsumer.operator.cache.object_cache import Store
+from streamconsumer.operator.cache.workqueue import Key
+from streamconsumer.operator.kube.client import Cluster
+from streamconsumer.operator.kube.event_recorder import Events
 from streamconsumer.operator.manifests import Manifest, desired
-from streamconsumer.operator.news import News
-from streamconsumer.operator.queue import Key
-from streamconsumer.operator.reconcile import Reconciler
-from streamconsumer.operator.scaling.scaler import Scaler
+from streamconsumer.operator.reconcile.reconciler import Reconciler
+from streamconsumer.operator.reconcile.status_debounce import News
+from streamconsumer.operator.redis_monitor.monitor import Streams
+from streamconsumer.operator.redis_monitor.poller import Observation
 from streamconsumer.operator.settings import OperatorSettings
-from streamconsumer.operator.store import Store
-from streamconsumer.operator.streams.endpoint import Observation
-from streamconsumer.operator.streams.watch import Streams
 from tests.model.examples import consumer, manifest, stored
 
 KEY = ("shop", "orders")

@@ -9,7 +9,7 @@ import pytest
 from streamconsumer.errors import NotAllowed
 from streamconsumer.model import names
 from streamconsumer.operator.manifests import Manifest, desired
-from streamconsumer.operator.references import references
+from streamconsumer.operator.reconcile.config_hash import references
 from streamconsumer.operator.settings import OperatorSettings
 from tests.model.examples import consumer, manifest
 from tests.operator.places import Place, eventually, settled

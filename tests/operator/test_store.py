@@ -2,9 +2,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamconsumer.model import names
+from streamconsumer.operator.cache.object_cache import Store
+from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
-from streamconsumer.operator.queue import Key
-from streamconsumer.operator.store import Store
 from tests.model.examples import manifest, stored
 
 KEY = ("shop", "orders")

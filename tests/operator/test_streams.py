@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.server.keys import companion
+from streamconsumer.redis_client.keys import companion
 from tests.cluster.certificates import Authority
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis

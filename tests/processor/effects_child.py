@@ -5,9 +5,10 @@ import sys
 from typing import Any
 
 from streamconsumer.processor import StreamManager
-from streamconsumer.processor.effects import Effects
-from streamconsumer.processor.stream import replies
-from streamconsumer.processor.stream.effects import commit
+from streamconsumer.processor.consumer.effects_commit import commit
+from streamconsumer.processor.handler.effects import Effects
+from streamconsumer.processor.message import Entry
+from streamconsumer.redis_client import replies
 
 URL, STREAM, GROUP, STOP_AT = sys.argv[1:]
 
@@ -30,7 +31,7 @@ async def consume(manager: StreamManager) -> None:
 
 async def read(manager: StreamManager, begin: str) -> Any:
     question = ("XREADGROUP", "GROUP", GROUP, "pod-a", "COUNT", 10, "STREAMS", STREAM, begin)
-    return replies.entries(replies.of_stream(await manager.ask(*question)))
+    return Entry.from_reply(replies.of_stream(await manager.ask(*question)))
 
 
 async def main() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from streamconsumer.model.settings import Backoff, Delivery
+from streamconsumer.model.processor_settings import Backoff, Delivery
 from streamconsumer.processor import RedisStreamProcessor, StreamManager
-from streamconsumer.processor.handler import BatchHandler, Handler
-from streamconsumer.server.keys import POSTPONED
+from streamconsumer.processor.handler.loader import BatchHandler, Handler
+from streamconsumer.redis_client.keys import POSTPONED
 from tests.cluster.redis_servers import RedisServer
 from tests.processor.eventually import PATIENCE_SECONDS, eventually
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from streamconsumer.processor.dead_letters import DeadLetterReason, Evidence, fields
-from streamconsumer.processor.stream.dead_letter_office import DeadLetterOffice
-from streamconsumer.processor.stream.dead_letters import DeadLetters
-from streamconsumer.server.keys import companion
+from streamconsumer.processor.dead_letters.record import DeadLetterReason, Evidence, fields
+from streamconsumer.processor.dead_letters.store import DeadLetterOffice
+from streamconsumer.processor.dead_letters.writer import DeadLetters
+from streamconsumer.redis_client.keys import companion
 from tests.processor.group import GROUP, STREAM, Group
 
 KEY = companion(STREAM, GROUP, "dead-letters")

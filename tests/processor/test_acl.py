@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from streamconsumer.processor import Defer
-from streamconsumer.processor.stream import effects
-from streamconsumer.server.keys import POSTPONED
+from streamconsumer.processor.consumer import effects_commit
+from streamconsumer.redis_client.keys import POSTPONED
 from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder, always
@@ -119,7 +119,7 @@ def test_the_document_names_these_rights_and_no_others() -> None:
     assert [word for word in told if word.startswith("+")] == SMALLEST
     assert [word for word in told if word.startswith("~")] == list(KEYS)
     [more] = [line for line in text.splitlines() if line.startswith("| handlers that return")]
-    needed = effects.RIGHTS.split()
+    needed = effects_commit.RIGHTS.split()
     assert [right for right in needed if right not in SMALLEST] == [
         right for right in more.replace("`", " ").split() if right.startswith("+")
     ]

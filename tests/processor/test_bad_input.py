@@ -14,10 +14,10 @@ from redis.asyncio import Redis
 from streamconsumer.processor import RedisStreamProcessor
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.telemetry import Telemetry, current_traceparent
-from streamconsumer.processor.telemetry.context import producer
-from streamconsumer.processor.telemetry.encode import Request
-from streamconsumer.processor.telemetry.outbox import Outbox
-from streamconsumer.server.keys import companion
+from streamconsumer.processor.telemetry.export_queue import Outbox
+from streamconsumer.processor.telemetry.otlp_encoding import Request
+from streamconsumer.processor.telemetry.trace_context import producer
+from streamconsumer.redis_client.keys import companion
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.processor.eventually import eventually

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streamconsumer.errors import HandlerUnusable
-from streamconsumer.model.settings import Backoff, Breaker, Delivery
+from streamconsumer.model.processor_settings import Backoff, Breaker, Delivery
 from streamconsumer.processor import (
     BatchFailed,
     Defer,
@@ -21,7 +21,7 @@ from streamconsumer.processor import (
     current_message,
     current_messages,
 )
-from streamconsumer.processor.handler import checked
+from streamconsumer.processor.handler.loader import checked
 from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod

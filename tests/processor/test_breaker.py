@@ -6,8 +6,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from streamconsumer.model.settings import Breaker
-from streamconsumer.processor.breaker import MIN_PAUSE_SECONDS, TRIALS_COUNT_AFTER_SECONDS, CircuitBreaker
+from streamconsumer.model.processor_settings import Breaker
+from streamconsumer.processor.pipeline.circuit_breaker import (
+    MIN_PAUSE_SECONDS,
+    TRIALS_COUNT_AFTER_SECONDS,
+    CircuitBreaker,
+)
 
 FAILURES, MIN_PAUSE, MAX_PAUSE = 3, MIN_PAUSE_SECONDS, 6.0
 

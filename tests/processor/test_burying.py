@@ -3,8 +3,8 @@
 import pytest
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from streamconsumer.processor.dead_letters import fields, parse
-from streamconsumer.processor.stream.dead_letters import DeadLetters
+from streamconsumer.processor.dead_letters.record import fields, parse
+from streamconsumer.processor.dead_letters.writer import DeadLetters
 from tests.processor.group import STREAM, Group
 from tests.processor.letters import FIELDS, KEY, bury, evidence, failed, letters, raw, restrict
 

@@ -10,10 +10,10 @@ import pytest
 from redis.asyncio import Redis
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.settings import Delivery, RedisAccess, Retention
+from streamconsumer.model.processor_settings import Delivery, RedisAccess, Retention
 from streamconsumer.processor import RedisStreamProcessor, StreamManager
+from streamconsumer.processor.consumer.preflight import OPTIONAL, Examination, dangers, examine
 from streamconsumer.processor.health import Health
-from streamconsumer.processor.stream.checks import OPTIONAL, Examination, dangers, examine
 from tests.cluster.redis_servers import FLAVOURS, Flavour, RedisServer, StartRedis
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group

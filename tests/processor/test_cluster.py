@@ -10,11 +10,11 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from streamconsumer.errors import EffectsRefused, InvalidSettings
-from streamconsumer.model.settings import RedisAccess
+from streamconsumer.model.processor_settings import RedisAccess
 from streamconsumer.processor import Effects, StreamManager
-from streamconsumer.processor.stream.effects import commit
-from streamconsumer.server.keys import companion
-from streamconsumer.server.topology import topology
+from streamconsumer.processor.consumer.effects_commit import commit
+from streamconsumer.redis_client.keys import companion
+from streamconsumer.redis_client.topology import topology
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.processor.eventually import eventually

@@ -3,11 +3,11 @@
 import signal
 from datetime import timedelta
 
-from streamconsumer.model.settings import Delivery
+from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor import Defer
-from streamconsumer.processor.in_flight import InFlight
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.pipeline.in_flight import InFlight
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
 from tests.processor.pod import NewPod, Pod

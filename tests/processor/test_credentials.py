@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from streamconsumer.model.settings import RedisAccess
+from streamconsumer.model.processor_settings import RedisAccess
 from streamconsumer.processor import StreamManager
 from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import STREAM, Group

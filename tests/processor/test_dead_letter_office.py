@@ -10,8 +10,8 @@ import pytest
 from redis.exceptions import NoPermissionError, RedisError
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.processor.dead_letters import DeadLetter, DeadLetterReason, fields, is_for_another, strip
-from streamconsumer.processor.stream.dead_letter_office import DeadLetterOffice, paced
+from streamconsumer.processor.dead_letters.record import DeadLetter, DeadLetterReason, fields, is_for_another, strip
+from streamconsumer.processor.dead_letters.store import DeadLetterOffice, paced
 from tests.processor.eventually import PATIENCE_SECONDS
 from tests.processor.group import STREAM, Group
 from tests.processor.letters import (

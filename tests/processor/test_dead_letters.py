@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamconsumer.processor.dead_letters import (
+from streamconsumer.processor.dead_letters.record import (
     LONGEST_MESSAGE,
     DeadLetter,
     DeadLetterReason,

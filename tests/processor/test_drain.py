@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from streamconsumer.processor import Retry
-from streamconsumer.processor.stream import watch
-from streamconsumer.server.keys import POSTPONED
+from streamconsumer.processor.consumer import liveness
+from streamconsumer.redis_client.keys import POSTPONED
 from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import Group
 from tests.processor.recorder import Recorder, once
@@ -227,7 +227,7 @@ async def test_a_pod_that_drains_is_not_ready_although_its_read_ended_well(any_g
 
 async def test_what_is_handed_back_wakes_a_peer_that_waits(any_group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own turn to look comes every two minutes."""
-    monkeypatch.setattr(watch, "TURN", timedelta(minutes=1))
+    monkeypatch.setattr(liveness, "TURN", timedelta(minutes=1))
     handler, peer = Recorder(gate=False), Recorder()
     _, *unbegun = await any_group.add(4)
     processor = await any_group.start(handler, drain=60)

@@ -14,11 +14,11 @@ import pytest
 from redis.exceptions import NoPermissionError, ResponseError
 
 from streamconsumer.errors import EffectsRefused
-from streamconsumer.processor.effects import LARGEST, Effects
-from streamconsumer.processor.stream import effects as applying
-from streamconsumer.processor.stream.effects import RIGHTS, commit
-from streamconsumer.server.faults import fault
-from streamconsumer.server.keys import companion, hash_slot
+from streamconsumer.processor.consumer import effects_commit as applying
+from streamconsumer.processor.consumer.effects_commit import RIGHTS, commit
+from streamconsumer.processor.handler.effects import LARGEST, Effects
+from streamconsumer.redis_client.errors_table import fault
+from streamconsumer.redis_client.keys import companion, hash_slot
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import SOURCES

@@ -3,10 +3,10 @@
 import pytest
 from redis.exceptions import RedisError
 
-from streamconsumer.model.settings import RedisAccess
-from streamconsumer.server.access import Access
-from streamconsumer.server.connections import ask
-from streamconsumer.server.faults import Fault, fault
+from streamconsumer.model.processor_settings import RedisAccess
+from streamconsumer.redis_client.connection import ask
+from streamconsumer.redis_client.credentials import Access
+from streamconsumer.redis_client.errors_table import Fault, fault
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.letters import restrict
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from streamconsumer.processor.metrics import QUEUE_BUCKETS_SECONDS, Metrics
-from streamconsumer.processor.telemetry.figures import exporter_from_env
+from streamconsumer.processor.telemetry.otlp_metrics import exporter_from_env
 from tests.cluster.collector import Collector
 from tests.cluster.processes import free_port
 from tests.processor.eventually import PATIENCE_SECONDS, eventually

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
 
-from streamconsumer.model.settings import Delivery
-from streamconsumer.processor import http_handler
-from streamconsumer.processor.http_handler import HttpHandler, outcome, request
+from streamconsumer.model.processor_settings import Delivery
+from streamconsumer.processor.handler import http_handler
+from streamconsumer.processor.handler.http_handler import HttpHandler, outcome, request
+from streamconsumer.processor.handler.outcomes import Defer, Reject, Retry
 from streamconsumer.processor.message import Message
-from streamconsumer.processor.outcomes import Defer, Reject, Retry
 from streamconsumer.processor.telemetry import current_traceparent
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group

@@ -1,7 +1,7 @@
 """A message that cannot be handled, from its handler to the dead letters and back."""
 
-from streamconsumer.model.settings import Delivery
-from streamconsumer.processor.outcomes import Reject
+from streamconsumer.model.processor_settings import Delivery
+from streamconsumer.processor.handler.outcomes import Reject
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
 from tests.processor.letters import KEY, office
@@ -28,7 +28,7 @@ async def test_what_a_handler_refuses_is_buried_and_handled_once_it_is_replayed(
     [letter] = [letter async for letter in at.find()]
     told = letter.evidence
     assert (told.reason, told.error_message, told.message_id) == ("Rejected", "no customer 0", message_id)
-    assert told.error_type == "streamconsumer.processor.outcomes.Reject"
+    assert told.error_type == "streamconsumer.processor.handler.outcomes.Reject"
     assert told.at.startswith("test_journey_to_the_dead_letters.py:")
     mended = True
     new = await at.replay(letter)

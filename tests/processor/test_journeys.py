@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.model.settings import Delivery
+from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor import Defer, Effects, Message, Reject, current_message, inject, sending
-from streamconsumer.processor.telemetry.ids import Ids
+from streamconsumer.processor.telemetry.trace_identity import Ids
 from tests.cluster.collector import Collector
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group

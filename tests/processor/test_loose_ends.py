@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.model.settings import Backoff, Breaker, Delivery
-from streamconsumer.processor import breaker, current_message
+from streamconsumer.model.processor_settings import Backoff, Breaker, Delivery
+from streamconsumer.processor import current_message
 from streamconsumer.processor.message import Entry
-from streamconsumer.processor.ready import Ready
+from streamconsumer.processor.pipeline import circuit_breaker
+from streamconsumer.processor.pipeline.ready_queue import Ready
 from tests.processor.eventually import eventually
 from tests.processor.group import SOON, Group
 from tests.processor.recorder import Recorder
@@ -26,7 +27,7 @@ class Halt(BaseException):
 async def test_when_nothing_but_poison_is_left_it_ends_with_the_dead_letters(
     any_group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(breaker, "TRIALS_COUNT_AFTER_SECONDS", 0.3)
+    monkeypatch.setattr(circuit_breaker, "TRIALS_COUNT_AFTER_SECONDS", 0.3)
     policy = Breaker(failures=3, max_pause=PAUSE)
     any_group.delivery = Delivery(backoff=QUICKLY, breaker=policy, max_deliveries=4)
     handler = Recorder(lambda _: ValueError("no such order"))

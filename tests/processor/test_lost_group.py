@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.model.settings import Breaker, Delivery
+from streamconsumer.model.processor_settings import Breaker, Delivery
 from streamconsumer.processor import Message, Retry, current_message
-from streamconsumer.processor.stream.last_known import LastKnown
-from streamconsumer.processor.stream.ownership import Ownership
-from streamconsumer.server.keys import companion
+from streamconsumer.processor.consumer.group_snapshot import LastKnown
+from streamconsumer.processor.consumer.leases import Ownership
+from streamconsumer.redis_client.keys import companion
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder, once

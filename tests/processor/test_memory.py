@@ -2,8 +2,8 @@
 
 import asyncio
 
-from streamconsumer.processor.held import MOST_HELD_BYTES
-from streamconsumer.processor.stream.intake import MOST_BYTES
+from streamconsumer.processor.consumer.redis_consumer import MOST_BYTES
+from streamconsumer.processor.pipeline.ready_queue import MOST_HELD_BYTES
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
 from tests.processor.recorder import Recorder

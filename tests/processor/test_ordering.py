@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter, defaultdict
 from datetime import timedelta
 
-from streamconsumer.model.settings import Backoff, Delivery
+from streamconsumer.model.processor_settings import Backoff, Delivery
 from streamconsumer.processor import Reject, current_message
 from tests.processor.eventually import eventually
 from tests.processor.group import Group

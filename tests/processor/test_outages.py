@@ -9,7 +9,8 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from streamconsumer.processor import current_message, recovery
+from streamconsumer.processor import current_message
+from streamconsumer.processor.pipeline import reconnect
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import STREAM, Group
@@ -91,7 +92,7 @@ async def test_nothing_is_lost_when_the_server_freezes_under_load(any_group: Gro
 
 async def test_a_read_that_never_answers_is_given_up(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     """A half-open connection: nobody says that it is gone."""
-    monkeypatch.setattr("streamconsumer.processor.stream.intake.READ_MARGIN", timedelta(seconds=0.2))
+    monkeypatch.setattr("streamconsumer.processor.consumer.redis_consumer.READ_MARGIN", timedelta(seconds=0.2))
     handler = Recorder()
     processor = await group.start(handler, poll=0.3)
     await group.is_reading()
@@ -157,7 +158,7 @@ async def test_entries_of_a_reply_that_was_lost_are_handled(any_group: Group) ->
 async def test_nothing_is_lost_or_stuck_through_a_hundred_lost_replies(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recovery, "LONGEST_PAUSE_SECONDS", 0.005)
+    monkeypatch.setattr(reconnect, "LONGEST_PAUSE_SECONDS", 0.005)
     async with Proxy(group.server).running() as proxy:
         proxy.cut_replies(Cut(0.3))
         manager = group.manager(proxy.url)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from streamconsumer.processor import Retry, StreamManager
-from streamconsumer.processor.stream import scripts
+from streamconsumer.processor.consumer.leases import RENEW
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder
@@ -193,7 +193,7 @@ async def test_a_renewal_that_meets_an_acknowledgement_on_its_way_does_not_bring
     asked, may_go, ask = threading.Event(), threading.Event(), StreamManager.ask
 
     async def slow(self: StreamManager, *command: Any) -> Any:
-        if command[:2] == ("EVAL", scripts.RENEW):
+        if command[:2] == ("EVAL", RENEW):
             asked.set()
             await asyncio.to_thread(may_go.wait)
         return await ask(self, *command)

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.model.settings import Retention
+from streamconsumer.model.processor_settings import Retention
 from streamconsumer.processor import Effects
-from streamconsumer.processor.stream import claims, watch
+from streamconsumer.processor.consumer import claimer, liveness
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder
@@ -48,7 +48,7 @@ async def test_effects_that_cannot_be_done_fail_their_message_and_leave_nothing_
 async def test_acknowledged_entries_are_trimmed_and_no_others(
     any_group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "TRIM_EVERY", timedelta(milliseconds=100))
+    monkeypatch.setattr(claimer, "TRIM_EVERY", timedelta(milliseconds=100))
     handler = Recorder()
     await any_group.create()
     await any_group.client.xgroup_create(STREAM, "others", "0")
@@ -68,7 +68,7 @@ async def test_the_name_of_a_pod_that_is_long_gone_is_removed_and_never_its_entr
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was killed while idle."""
-    monkeypatch.setattr(watch, "FORGOTTEN", timedelta(seconds=2))
+    monkeypatch.setattr(liveness, "FORGOTTEN", timedelta(seconds=2))
     await group.create()
     await group.client.xgroup_createconsumer(STREAM, GROUP, "killed")
     await group.client.hset(f"{{{STREAM}}}:{GROUP}:consumers", "killed", "1")

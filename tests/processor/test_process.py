@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamconsumer.server.keys import POSTPONED
+from streamconsumer.redis_client.keys import POSTPONED
 from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import Group
 from tests.processor.pod import NewPod

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from redis import Redis
 
-from streamconsumer.model.settings import Retention as Wanted
-from streamconsumer.processor.stream.retention import NOTHING, Retention, after, cut, safe_minimum
+from streamconsumer.model.processor_settings import Retention as Wanted
+from streamconsumer.processor.consumer.retention import NOTHING, Retention, after, cut, safe_minimum
 from tests.cluster.redis_servers import RedisServer
 from tests.processor.group import GROUP, STREAM, Group
 

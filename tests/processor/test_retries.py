@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.model.settings import Backoff, Breaker, Delivery
+from streamconsumer.model.processor_settings import Backoff, Breaker, Delivery
 from streamconsumer.processor import Defer, Message, Reject, Retry, current_message
-from streamconsumer.server.keys import POSTPONED, companion
+from streamconsumer.redis_client.keys import POSTPONED, companion
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder, always, once

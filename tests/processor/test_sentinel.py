@@ -12,9 +12,9 @@ from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.settings import RedisAccess
+from streamconsumer.model.processor_settings import RedisAccess
 from streamconsumer.processor import StreamManager, current_message
-from streamconsumer.server.topology import topology
+from streamconsumer.redis_client.topology import topology
 from tests.cluster.redis_servers import RedisServer, SentinelServer, StartRedis
 from tests.processor.eventually import eventually
 from tests.processor.group import STREAM, Group

@@ -20,15 +20,20 @@ from opentelemetry import baggage, trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 
-from streamconsumer.model.settings import Delivery
+from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor import Reject
 from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.telemetry import ProvidedTelemetry, Telemetry, current_trace, sdk
-from streamconsumer.processor.telemetry.context import parse
-from streamconsumer.processor.telemetry.encode import Request, attributes, value
-from streamconsumer.processor.telemetry.exceptions import Exceptions
-from streamconsumer.processor.telemetry.outbox import KEEPS_UP_SECONDS, MOST_BYTES, MOST_BYTES_OF_A_REQUEST, Outbox
+from streamconsumer.processor.telemetry import ProvidedTelemetry, Telemetry, current_trace, otlp_sdk
+from streamconsumer.processor.telemetry.exception_logs import Exceptions
+from streamconsumer.processor.telemetry.export_queue import (
+    KEEPS_UP_SECONDS,
+    MOST_BYTES,
+    MOST_BYTES_OF_A_REQUEST,
+    Outbox,
+)
+from streamconsumer.processor.telemetry.otlp_encoding import Request, attributes, value
 from streamconsumer.processor.telemetry.spans import RecordedSpan
+from streamconsumer.processor.telemetry.trace_context import parse
 from tests.cluster.collector import Collector
 from tests.cluster.spans import Span
 from tests.processor.eventually import eventually
@@ -393,7 +398,7 @@ def test_what_is_too_large_for_a_collector_is_dropped_once_and_counted(
     endpoint = f"http://127.0.0.1:{strict.server_port}"
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
     provider, metrics = TracerProvider(shutdown_on_exit=False), Metrics()
-    outbox = sdk.outbox({"OTEL_BSP_SCHEDULE_DELAY": "3600000"}, provider, metrics)
+    outbox = otlp_sdk.outbox({"OTEL_BSP_SCHEDULE_DELAY": "3600000"}, provider, metrics)
     for more in (b"", b"x" * 2000, b""):
         outbox.put(a_span_with(more))
         assert outbox.flush(5)
@@ -405,7 +410,7 @@ def test_what_is_too_large_for_a_collector_is_dropped_once_and_counted(
 def test_a_collector_is_shown_the_token_that_the_variables_say(strict: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{strict.server_port}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Bearer%20hunter2")
-    outbox = sdk.outbox({"OTEL_BSP_SCHEDULE_DELAY": "3600000"}, TracerProvider(shutdown_on_exit=False), Metrics())
+    outbox = otlp_sdk.outbox({"OTEL_BSP_SCHEDULE_DELAY": "3600000"}, TracerProvider(shutdown_on_exit=False), Metrics())
     outbox.put(a_span_with(b""))
     assert outbox.close(5)
     assert strict.tokens == ["Bearer hunter2"]
@@ -462,7 +467,9 @@ def eventually_not_behind(outbox: Outbox, seconds: float) -> bool:
 
 def test_an_outbox_is_half_full_by_size_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few large spans fill 32 MiB long before there are many."""
-    monkeypatch.setattr("streamconsumer.processor.telemetry.outbox.KEEPS_UP_SECONDS", 60)  # however slow this machine
+    monkeypatch.setattr(
+        "streamconsumer.processor.telemetry.export_queue.KEEPS_UP_SECONDS", 60
+    )  # however slow this machine
     began, hangs = threading.Event(), threading.Event()
 
     def send(_: Sequence[bytes]) -> bool:

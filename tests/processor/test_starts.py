@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.processor.telemetry import starting
+from streamconsumer.processor.telemetry import startup_span
 from streamconsumer.processor.telemetry.sampling import Sampling
 from tests.cluster.collector import Collector
 from tests.cluster.spans import Span
@@ -102,16 +102,16 @@ async def test_listening_again_is_no_start(group: Group, new_kit: NewKit, collec
 
 
 def test_a_process_knows_when_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
-    began = starting.process_began_ns()
+    began = startup_span.process_began_ns()
     assert time.time_ns() - began > 0
-    assert abs(starting.process_began_ns() - began) < 20_000_000
+    assert abs(startup_span.process_began_ns() - began) < 20_000_000
 
     def unknown(*_: Any) -> int:
         raise OSError
 
     monkeypatch.setattr(time, "clock_gettime_ns", unknown)
-    assert time.time_ns() - starting.process_began_ns() < 1_000_000_000
+    assert time.time_ns() - startup_span.process_began_ns() < 1_000_000_000
 
 
 def test_a_start_that_is_not_sampled_has_no_span() -> None:
-    assert starting.begun("shop", Sampling(bound=0)) is None
+    assert startup_span.begun("shop", Sampling(bound=0)) is None

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from streamconsumer.processor import Reject, Retry
-from streamconsumer.processor.stream import watch
-from streamconsumer.processor.stream.heart import Heart
-from streamconsumer.processor.stream.intake import RedisIntake
-from streamconsumer.processor.stream.watch import ABSENT, FORGOTTEN, PROOF, SILENCE, TURN, Consumer
-from streamconsumer.server.keys import POSTPONED, companion
+from streamconsumer.processor.consumer import liveness
+from streamconsumer.processor.consumer.heartbeat import Heart
+from streamconsumer.processor.consumer.liveness import ABSENT, FORGOTTEN, PROOF, SILENCE, TURN, Consumer
+from streamconsumer.processor.consumer.redis_consumer import RedisIntake
+from streamconsumer.redis_client.keys import POSTPONED, companion
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod
@@ -216,28 +216,30 @@ def test_only_who_holds_entries_and_is_silent_may_be_dead() -> None:
         _consumer("gone", 1, SILENCE * 2),
         _consumer(POSTPONED, 9, SILENCE * 2),
     ]
-    assert watch.silent(consumers, "me") == {"gone": SILENCE * 2}
+    assert liveness.silent(consumers, "me") == {"gone": SILENCE * 2}
 
 
 def test_a_sign_of_life_between_two_looks_proves_that_nobody_is_dead() -> None:
     before = {"dead": SILENCE, "alive": SILENCE * 2}
     now = {"dead": SILENCE + PROOF, "alive": SILENCE * 1.1, "new": SILENCE * 2}
-    assert watch.proven(before, now) == ["dead"]
+    assert liveness.proven(before, now) == ["dead"]
 
 
 def test_consumers_look_in_turns() -> None:
     now = 1000.0 * TURN.total_seconds() * 3
     members = {"a": now, "b": now, "c": now, "absent": now - ABSENT.total_seconds() * 2, "dead": now}
-    order = watch.there(members, ["dead"], "c", now)
+    order = liveness.there(members, ["dead"], "c", now)
     assert order == ["a", "b", "c"]
-    turns = {name: watch.seconds_to_turn(now + 0.25, order, name) for name in order}
+    turns = {name: liveness.seconds_to_turn(now + 0.25, order, name) for name in order}
     turn = TURN.total_seconds()
     assert turns == pytest.approx({"a": 3 * turn - 0.25, "b": turn - 0.25, "c": 2 * turn - 0.25})
-    assert watch.seconds_to_turn(now + turn - 0.05, order, "b") == pytest.approx(3 * turn + 0.05), "its turn has begun"
+    assert liveness.seconds_to_turn(now + turn - 0.05, order, "b") == pytest.approx(3 * turn + 0.05), (
+        "its turn has begun"
+    )
 
 
 def test_a_name_goes_when_it_has_been_away_for_long_and_holds_nothing() -> None:
     names = ("me", "old", "holding", "reading", "stranger")
     consumers = [_consumer(name, int(name == "holding"), SILENCE) for name in names]
     members = {"me": 0.0, "old": 0.0, "holding": 0.0, "reading": 900.0}
-    assert watch.gone(consumers, members, "me", FORGOTTEN.total_seconds() + 1) == ["old"]
+    assert liveness.gone(consumers, members, "me", FORGOTTEN.total_seconds() + 1) == ["old"]

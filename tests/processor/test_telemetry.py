@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 
-from streamconsumer.model.settings import Delivery
+from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor import BatchFailed, current_message, current_messages
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.telemetry import Telemetry

@@ -10,10 +10,10 @@ import pytest
 from redis.exceptions import RedisError
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.settings import RedisAccess
+from streamconsumer.model.processor_settings import RedisAccess
 from streamconsumer.processor import StreamManager
-from streamconsumer.server.access import Access
-from streamconsumer.server.faults import Fault, fault
+from streamconsumer.redis_client.credentials import Access
+from streamconsumer.redis_client.errors_table import Fault, fault
 from tests.cluster.certificates import Authority
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import StartRedis

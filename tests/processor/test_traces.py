@@ -11,10 +11,10 @@ import pytest
 from prometheus_client import generate_latest
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.settings import Delivery
+from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.metrics import Metrics, registry
 from streamconsumer.processor.telemetry import current_traceparent, telemetry_from_env
-from streamconsumer.processor.telemetry.exceptions import LONGEST_MESSAGE, LONGEST_STACK
+from streamconsumer.processor.telemetry.exception_logs import LONGEST_MESSAGE, LONGEST_STACK
 from tests.cluster.collector import Collector
 from tests.cluster.logs import Record, parse_records
 from tests.processor.eventually import eventually

@@ -159,10 +159,10 @@ def _awaits() -> Iterator[tuple[str, int, int]]:
 
 def _step_through(watcher: Recorder | Killer) -> None:
     """From now on, every task of every new loop: the process' own, and those of threads with loops of their own."""
-    from streamconsumer import loop
+    from streamconsumer import event_loop
 
     module: Any
-    for module in (loop, asyncio.events):
+    for module in (event_loop, asyncio.events):
         module.new_event_loop = _stepping(module.new_event_loop, watcher)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from streamconsumer.server.keys import companion
+from streamconsumer.redis_client.keys import companion
 from tests.cluster.runs import wait_until
 
 GROUP = "billing"

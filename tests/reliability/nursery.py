@@ -101,7 +101,7 @@ def _serve() -> None:
 
     for module in pkgutil.walk_packages(processor.__path__, "streamconsumer.processor."):
         importlib.import_module(module.name)
-    importlib.import_module("streamconsumer.loop")
+    importlib.import_module("streamconsumer.event_loop")
     importlib.import_module("tests.reliability.deeds")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks for exit codes: let the kernel bury the dead
     for line in sys.stdin:
@@ -129,10 +129,10 @@ def _become(order: dict[str, dict[str, str]]) -> NoReturn:
         from tests.reliability import kill_points
 
         kill_points.install()
-        from streamconsumer.processor import breaker, recovery
+        from streamconsumer.processor.pipeline import circuit_breaker, reconnect
 
         # Poison and outages end within the time of a test.
-        breaker.TRIALS_COUNT_AFTER_SECONDS, recovery.LONGEST_PAUSE_SECONDS = 2.0, 0.2
+        circuit_breaker.TRIALS_COUNT_AFTER_SECONDS, reconnect.LONGEST_PAUSE_SECONDS = 2.0, 0.2
         from streamconsumer.cli import main
 
         code = main(["processor"], standalone_mode=False) or 0

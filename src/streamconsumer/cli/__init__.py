@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 
 from streamconsumer import __version__
-from streamconsumer.cli.cluster import COMMANDS, COULD_NOT_CHECK
 from streamconsumer.cli.dead_letters import dead_letters
 from streamconsumer.cli.doctor import doctor
 from streamconsumer.cli.group import group
 from streamconsumer.cli.report import report
+from streamconsumer.cli.status import COMMANDS, COULD_NOT_CHECK
 from streamconsumer.errors import ServerUnavailable, StreamConsumerError
 
 
@@ -69,7 +69,7 @@ def operator() -> None:
 @main.command()
 def crd() -> None:
     """Print the CustomResourceDefinition."""
-    from streamconsumer.cli.documents import to_yaml
+    from streamconsumer.cli.manifest_files import to_yaml
     from streamconsumer.model.crd import custom_resource_definition
 
     click.echo(to_yaml([custom_resource_definition()]), nl=False)
@@ -115,6 +115,6 @@ for each in COMMANDS:
 
 def complete() -> None:
     """`kubectl_complete-streamconsumer`: what kubectl calls for the words after `kubectl streamconsumer`."""
-    from streamconsumer.cli.cluster.completion import print_for_kubectl
+    from streamconsumer.cli.status.completion import print_for_kubectl
 
     print_for_kubectl(main, sys.argv[1:])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from streamconsumer.cli.documents import Document, read, to_yaml
+from streamconsumer.cli.manifest_files import Document, read, to_yaml
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer

@@ -12,15 +12,15 @@ import click
 from pydantic import ValidationError
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.environment import variable
+from streamconsumer.model.env_codec import variable
 from streamconsumer.model.fields import sentences
-from streamconsumer.model.settings import RedisAccess
+from streamconsumer.model.processor_settings import RedisAccess
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.server.keys import companion
+from streamconsumer.redis_client.keys import companion
 
 try:
-    from streamconsumer.processor.stream import StreamManager, without_credentials
-    from streamconsumer.server.failures import told_as_ours
+    from streamconsumer.cli.redis_errors import told_as_ours
+    from streamconsumer.processor.consumer import StreamManager, without_credentials
 except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[processor]") from None
 
@@ -67,7 +67,7 @@ async def located(options: Options, environ: Mapping[str, str]) -> AsyncIterator
         return
     if given := [f"--{each}" for each in ("stream", "group") if options[each]]:
         raise click.UsageError(f"{', '.join(given)}: the StreamConsumer already names them; give one of the two")
-    from streamconsumer.cli.in_cluster import in_cluster
+    from streamconsumer.cli.cluster_target import in_cluster
 
     async with in_cluster(options, environ) as found:
         yield found

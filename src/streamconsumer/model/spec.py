@@ -13,8 +13,8 @@ from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.model.autoscaling import Autoscaling
 from streamconsumer.model.fields import Matching, Model, leads_somewhere, rules, sentences
-from streamconsumer.model.pod import PodSettings
-from streamconsumer.model.settings import HandlerPath, Processing, SentinelNode, Tracing
+from streamconsumer.model.pod_settings import PodSettings
+from streamconsumer.model.processor_settings import HandlerPath, Processing, SentinelNode, Tracing
 
 NAME_LENGTH = 50
 """The longest name of a StreamConsumer: children add a suffix, and labels end at 63 characters."""

@@ -15,22 +15,22 @@ from kopf._core.engines.peering import Identity
 
 from streamconsumer.errors import ServerBusy
 from streamconsumer.model import names
-from streamconsumer.operator.api import connected, what_was_said
-from streamconsumer.operator.arrivals import Arrivals
-from streamconsumer.operator.cluster import Cluster, everything
-from streamconsumer.operator.events import Events
-from streamconsumer.operator.figures import StreamGauges
-from streamconsumer.operator.handlers import LISTED, OWNED, SELECTOR, listening, watch, watching
+from streamconsumer.operator.autoscaling.autoscaler import Scaler
+from streamconsumer.operator.cache.create_debounce import Arrivals
+from streamconsumer.operator.cache.object_cache import Store
+from streamconsumer.operator.cache.workqueue import Key, KeyedQueue
 from streamconsumer.operator.health import Health, serve
-from streamconsumer.operator.leader import Lease
+from streamconsumer.operator.kube.api import connected, what_was_said
+from streamconsumer.operator.kube.client import Cluster, everything
+from streamconsumer.operator.kube.event_recorder import Events
+from streamconsumer.operator.kube.leader_election import Lease
+from streamconsumer.operator.kube.watches import LISTED, OWNED, SELECTOR, listening, watch, watching
 from streamconsumer.operator.manifests import Manifest
-from streamconsumer.operator.queue import Key, KeyedQueue
-from streamconsumer.operator.reconcile import Reconciler
-from streamconsumer.operator.scaling.scaler import Scaler
+from streamconsumer.operator.metrics import StreamGauges
+from streamconsumer.operator.reconcile.reconciler import Reconciler
+from streamconsumer.operator.reconcile_trace import ENDPOINTS, current
+from streamconsumer.operator.redis_monitor.monitor import Streams
 from streamconsumer.operator.settings import OperatorSettings
-from streamconsumer.operator.store import Store
-from streamconsumer.operator.streams.watch import Streams
-from streamconsumer.operator.traced import ENDPOINTS, current
 
 if TYPE_CHECKING:
     from streamconsumer.operator.tracing import Tracing
@@ -52,7 +52,7 @@ def run() -> None:
     logging.getLogger().setLevel(settings.log_level)
     logging.getLogger("kopf").setLevel(logging.WARNING)
 
-    from streamconsumer.loop import new_event_loop  # noqa: PLC0415 - only this process runs on it
+    from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - only this process runs on it
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(operate(settings))

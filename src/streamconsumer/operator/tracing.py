@@ -22,9 +22,9 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from streamconsumer import __version__
+from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
-from streamconsumer.operator.queue import Key
-from streamconsumer.operator.traced import ENDPOINTS, Reconcile
+from streamconsumer.operator.reconcile_trace import ENDPOINTS, Reconcile
 
 SHUTDOWN_SECONDS = 3.0
 """The SDK alone would wait half a minute for a collector that is away."""

@@ -4,11 +4,11 @@ processor (the loop) asks an intake for entries; stream (the only user of redis)
 that of a user's own manager. handler, telemetry, metrics, health and logs are one concern each; main wires them.
 """
 
-from streamconsumer.processor.effects import Effects
+from streamconsumer.processor.consumer import StreamManager
+from streamconsumer.processor.handler.effects import Effects
+from streamconsumer.processor.handler.outcomes import BatchFailed, Defer, Reject, Retry
 from streamconsumer.processor.message import Message, current_message, current_messages
-from streamconsumer.processor.outcomes import BatchFailed, Defer, Reject, Retry
 from streamconsumer.processor.processor import RedisStreamProcessor
-from streamconsumer.processor.stream import StreamManager
 from streamconsumer.processor.telemetry import ProvidedTelemetry, inject, sending
 
 __all__ = [

@@ -15,17 +15,17 @@ from pathlib import Path
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
-from streamconsumer.model.environment import from_env, variable
-from streamconsumer.model.settings import ProcessorSettings
+from streamconsumer.model.env_codec import from_env, variable
+from streamconsumer.model.processor_settings import ProcessorSettings
 from streamconsumer.processor import logs
-from streamconsumer.processor.handler import BatchHandler, Handler, load, look_for_modules_here
+from streamconsumer.processor.consumer import StreamManager
+from streamconsumer.processor.handler.http_handler import HttpHandler
+from streamconsumer.processor.handler.loader import BatchHandler, Handler, load, look_for_modules_here
 from streamconsumer.processor.health import Endpoint, Health
-from streamconsumer.processor.http_handler import HttpHandler
 from streamconsumer.processor.metrics import Metrics, registry
 from streamconsumer.processor.processor import RedisStreamProcessor
-from streamconsumer.processor.stream import StreamManager
 from streamconsumer.processor.telemetry import FLUSH_BUDGET, Telemetry, telemetry_from_env
-from streamconsumer.processor.telemetry.figures import FigureExporter, exporter_from_env
+from streamconsumer.processor.telemetry.otlp_metrics import FigureExporter, exporter_from_env
 
 EXIT_CONFIGURATION = 78
 """EX_CONFIG of sysexits.h."""
@@ -48,7 +48,7 @@ def run() -> int:
 
 
 def _run_until_signalled(settings: ProcessorSettings, handler: Handler | BatchHandler) -> None:
-    from streamconsumer.loop import new_event_loop  # noqa: PLC0415 - only this process runs on it
+    from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - only this process runs on it
 
     manager, metrics = _manager(settings), Metrics()
     telemetry = _telemetry(settings, manager, metrics)

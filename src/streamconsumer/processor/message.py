@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from streamconsumer.errors import UndecodableEntry
-from streamconsumer.processor.dead_letters import LEAST_WITH_MARKS, is_replay, strip
+from streamconsumer.processor.dead_letters.record import LEAST_WITH_MARKS, is_replay, strip
 
 Encoding = Literal["utf-8", "bytes"]
 
@@ -91,6 +91,18 @@ class Entry:
         entry = cls(message_id, ())
         entry.is_alone = True
         return entry
+
+    @classmethod
+    def redelivered(cls, message_id: bytes, fields: Sequence[bytes], deliveries: int) -> "Entry":
+        """An entry that a consumer received before: its next attempt must be counted."""
+        entry = cls(message_id.decode(), fields)
+        entry.deliveries, entry.is_counted, entry.may_be_large = deliveries, False, True
+        return entry
+
+    @classmethod
+    def from_reply(cls, found: Sequence[Any]) -> "list[Entry]":
+        """The entries of a raw reply; without those that were trimmed."""
+        return [cls(each[0].decode(), each[1]) for each in found if each is not None and each[1] is not None]
 
     def has_marks(self) -> bool:
         """Whether it may carry the marks of a replay."""
@@ -211,3 +223,10 @@ def current_messages() -> list[Message]:
 enter, leave = _current.set, _current.reset
 """`token = enter(message)` makes `current_message()` answer with this message, until `leave(token)`; the same with the
 list of a batch."""
+
+
+def is_suspect(deliveries: int, most: int) -> bool:
+    """Whether an entry of a consumer that died must begin alone. One that was begun once may just have been read; from
+    the second time on it ran when its process died, perhaps beside the one that killed it. Where there are too few
+    attempts to tell the two apart, all begin alone."""
+    return deliveries >= min(2, most - 1)

@@ -15,23 +15,23 @@ from datetime import timedelta
 from typing import Any
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.settings import Delivery
-from streamconsumer.processor.attempt import Attempts
-from streamconsumer.processor.batches import Batches
-from streamconsumer.processor.breaker import CircuitBreaker
-from streamconsumer.processor.express import Express
-from streamconsumer.processor.faults import noting
-from streamconsumer.processor.handler import AsyncHandler, BatchHandler, Handler, Threads, as_coroutine
+from streamconsumer.model.processor_settings import Delivery
+from streamconsumer.processor.consumer import Intake, StreamManager, new_intake
+from streamconsumer.processor.consumer.protocol import Manager
+from streamconsumer.processor.error_logging import noting
+from streamconsumer.processor.handler.loader import AsyncHandler, BatchHandler, Handler, Threads, as_coroutine
 from streamconsumer.processor.health import Health, Pulse
-from streamconsumer.processor.in_flight import InFlight
-from streamconsumer.processor.intake import Intake, Manager, new_intake
 from streamconsumer.processor.message import Entry, enter, leave
 from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.pending import PendingCare
-from streamconsumer.processor.read_ahead import ReadAhead
-from streamconsumer.processor.recovery import Recovery
-from streamconsumer.processor.settling import Settling
-from streamconsumer.processor.stream import StreamManager
+from streamconsumer.processor.pipeline.attempt import Attempts
+from streamconsumer.processor.pipeline.batch import Batches
+from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
+from streamconsumer.processor.pipeline.fast_path import Express
+from streamconsumer.processor.pipeline.in_flight import InFlight
+from streamconsumer.processor.pipeline.prefetch import ReadAhead
+from streamconsumer.processor.pipeline.reconnect import Recovery
+from streamconsumer.processor.pipeline.recovery_loop import PendingCare
+from streamconsumer.processor.pipeline.settlement import Settling
 from streamconsumer.processor.telemetry import Tracing
 
 log = logging.getLogger(__name__)

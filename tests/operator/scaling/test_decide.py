@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from streamconsumer.model.autoscaling import Autoscaling
 from streamconsumer.model.status import ScalingReason as Why
-from streamconsumer.operator.scaling.decide import Backlog, Decision, Memory, decide
+from streamconsumer.operator.autoscaling.algorithm import Backlog, Decision, Memory, decide
 
 POLICIES = st.lists(
     st.builds(

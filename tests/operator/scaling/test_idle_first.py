@@ -2,8 +2,8 @@
 
 import pytest
 
+from streamconsumer.operator.autoscaling.pod_deletion_cost import ANNOTATION, costs
 from streamconsumer.operator.manifests import Manifest
-from streamconsumer.operator.scaling.idle_first import ANNOTATION, costs
 
 
 def pod(name: str, cost: str | None = None, **metadata: str) -> Manifest:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from streamconsumer.model.autoscaling import Autoscaling
 from streamconsumer.model.status import ScalingReason as Why
-from streamconsumer.operator.scaling.decide import Backlog, Decision, Memory, decide
-from streamconsumer.operator.scaling.pace import Look, Pace
+from streamconsumer.operator.autoscaling.algorithm import Backlog, Decision, Memory, decide
+from streamconsumer.operator.autoscaling.throughput import Look, Pace
 
 LOOK_SECONDS = 15.0
 

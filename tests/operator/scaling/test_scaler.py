@@ -4,9 +4,9 @@ from typing import Any
 
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import StreamFigures
-from streamconsumer.operator.queue import Key
-from streamconsumer.operator.scaling.scaler import Scaler
-from streamconsumer.operator.streams.endpoint import Observation
+from streamconsumer.operator.autoscaling.autoscaler import Scaler
+from streamconsumer.operator.cache.workqueue import Key
+from streamconsumer.operator.redis_monitor.poller import Observation
 from tests.model.examples import consumer
 
 KEY = ("shop", "orders")

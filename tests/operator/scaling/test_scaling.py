@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streamconsumer.model import names
-from streamconsumer.operator.scaling.idle_first import ANNOTATION
+from streamconsumer.operator.autoscaling.pod_deletion_cost import ANNOTATION
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.operator.looking import at, client, looking, seen
 from tests.operator.operators import OperatorProcess

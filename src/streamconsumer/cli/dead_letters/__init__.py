@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from streamconsumer.cli.cluster import TARGET, Name, with_options
+from streamconsumer.cli.status import TARGET, Name, with_options
 from streamconsumer.model.fields import parse_duration
 
 _ENTRY_ID = re.compile("[0-9]+-[0-9]+")
@@ -55,9 +55,9 @@ _WHICH = (
 
 
 def _run(command: str, options: dict[str, Any]) -> None:
-    from streamconsumer.cli.dead_letters import work
+    from streamconsumer.cli.dead_letters import run
 
-    sys.exit(work.run(command, options))
+    sys.exit(run.run(command, options))
 
 
 @click.group()

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from streamconsumer.cli.cluster.screen import age, printable
-from streamconsumer.processor.dead_letters import DeadLetter
+from streamconsumer.cli.status.screen import age, printable
+from streamconsumer.processor.dead_letters.record import DeadLetter
 
 HEADER = f"{'ID':<18}  {'AGE':>5}  {'REASON':<13}  {'DELIVERIES':>10}  ERROR"
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from streamconsumer.cli.dev.environment import of_this_machine
-from streamconsumer.cli.dev.pods import LocalPod
-from streamconsumer.cli.dev.receiver import receiving
-from streamconsumer.cli.dev.server import embedded_server
+from streamconsumer.cli.dev.embedded_valkey import embedded_server
+from streamconsumer.cli.dev.kubelet_env import of_this_machine
+from streamconsumer.cli.dev.local_pod import LocalPod
+from streamconsumer.cli.dev.otlp_receiver import receiving
 from streamconsumer.cli.dev.terminal import Terminal
-from streamconsumer.cli.dev.traces import Span
+from streamconsumer.cli.dev.trace_trees import Span
 from streamconsumer.cli.dev.workload import Workload
-from streamconsumer.model.environment import variable
+from streamconsumer.model.env_codec import variable
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from streamconsumer.cli.dev import log_lines, traces
+from streamconsumer.cli.dev import log_lines, trace_trees
 from streamconsumer.cli.dev.log_lines import LogLine
-from streamconsumer.cli.dev.traces import Span, TraceBoard
+from streamconsumer.cli.dev.trace_trees import Span, TraceBoard
 
 _COLOURS = ("cyan", "magenta", "blue", "green", "bright_cyan", "bright_magenta")
 
@@ -53,7 +53,7 @@ class Terminal:
             self.trace(spans)
 
     def trace(self, spans: Sequence[Span]) -> None:
-        for text in traces.rendered(spans):
+        for text in trace_trees.rendered(spans):
             self.print(text)
 
     def behind(self, pod: str, text: Text) -> None:

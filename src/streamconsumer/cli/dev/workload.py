@@ -10,14 +10,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from streamconsumer.cli.dev.environment import Objects, resolve
-from streamconsumer.cli.documents import Document, read
+from streamconsumer.cli.dev.kubelet_env import Objects, resolve
+from streamconsumer.cli.manifest_files import Document, read
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
-from streamconsumer.model.environment import variable
+from streamconsumer.model.env_codec import variable
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import Manifest, desired
-from streamconsumer.operator.manifests.environment import http_url
+from streamconsumer.operator.manifests.env import http_url
 from streamconsumer.operator.settings import OperatorSettings
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from streamconsumer.cli.cluster import WHERE, Name, with_options
+from streamconsumer.cli.status import WHERE, Name, with_options
 
 
 @click.command()
@@ -26,6 +26,6 @@ def doctor(**options: Any) -> None:
     """
     if options["from_environment"] == bool(options["name"]):
         raise click.UsageError("give either the NAME of a StreamConsumer or --from-environment")
-    from streamconsumer.cli.doctor import work
+    from streamconsumer.cli.doctor import run
 
-    sys.exit(work.run(options))
+    sys.exit(run.run(options))

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from streamconsumer.cli.cluster.facts import Finding
+from streamconsumer.cli.status.facts import Finding
 from streamconsumer.model.fields import Model
 
 

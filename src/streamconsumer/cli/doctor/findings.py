@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 
-from streamconsumer.cli.cluster.facts import Finding
-from streamconsumer.cli.cluster.findings import error, warning
 from streamconsumer.cli.doctor.facts import (
     ClusterFacts,
     Operator,
@@ -14,6 +12,8 @@ from streamconsumer.cli.doctor.facts import (
     Target,
     Verdict,
 )
+from streamconsumer.cli.status.facts import Finding
+from streamconsumer.cli.status.findings import error, warning
 from streamconsumer.model import names
 
 _RESOURCE = f"{names.PLURAL}.{names.GROUP}"

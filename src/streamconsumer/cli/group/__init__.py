@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from streamconsumer.cli.cluster import TARGET, Name, with_options
+from streamconsumer.cli.status import TARGET, Name, with_options
 
 
 @click.group()
@@ -28,6 +28,6 @@ def delete(**options: Any) -> None:
     dead letters stay. Suspend or delete the StreamConsumer first: the command refuses while a consumer is alive.
     Exit code 0: done; 1: refused; 2: wrong use, or no such group; 3: the server failed.
     """
-    from streamconsumer.cli.group import work
+    from streamconsumer.cli.group import run
 
-    sys.exit(work.run(options))
+    sys.exit(run.run(options))

@@ -16,11 +16,11 @@ No server reports a reader of another program that has been blocked in one XREAD
 from dataclasses import dataclass
 
 from streamconsumer.cli.target import Target
-from streamconsumer.model.settings import Delivery
-from streamconsumer.processor.stream import StreamManager
-from streamconsumer.processor.stream.watch import ABSENT
-from streamconsumer.server.keys import COMPANIONS, POSTPONED, companion
-from streamconsumer.server.replies import milliseconds
+from streamconsumer.model.processor_settings import Delivery
+from streamconsumer.processor.consumer import StreamManager
+from streamconsumer.processor.consumer.liveness import ABSENT
+from streamconsumer.redis_client.keys import COMPANIONS, POSTPONED, companion
+from streamconsumer.redis_client.replies import milliseconds
 
 DELETE = """
 local stream, group, postponed = KEYS[1], ARGV[1], ARGV[2]

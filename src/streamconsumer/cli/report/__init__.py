@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from streamconsumer.cli.cluster import WHERE, Name, with_options
+from streamconsumer.cli.status import WHERE, Name, with_options
 
 
 @click.command()
@@ -36,7 +36,7 @@ def report(**options: Any) -> None:
     import asyncio
 
     from streamconsumer.cli.report.bundle import CONTENTS
-    from streamconsumer.cli.report.collect import collect
+    from streamconsumer.cli.report.run import collect
 
     bundle, path = asyncio.run(collect(options)), options["output"]
     bundle.write(path)

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from streamconsumer.cli.report.redact import Redactor
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.operator.api import Refused, what_was_said
+from streamconsumer.operator.kube.api import Refused, what_was_said
 
 CONTENTS, FOLDER = "contents.json", "streamconsumer-report"
 

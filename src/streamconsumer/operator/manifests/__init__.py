@@ -2,10 +2,10 @@
 
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests.deployment import deployment
-from streamconsumer.operator.manifests.disruption_budget import disruption_budget
-from streamconsumer.operator.manifests.identity import Manifest, stamped
+from streamconsumer.operator.manifests.metadata import Manifest, stamped
+from streamconsumer.operator.manifests.pod_disruption_budget import disruption_budget
 from streamconsumer.operator.manifests.service_account import service_account
-from streamconsumer.operator.manifests.source import source
+from streamconsumer.operator.manifests.source_config_map import source
 from streamconsumer.operator.settings import OperatorSettings
 
 __all__ = ["KINDS", "Manifest", "desired"]

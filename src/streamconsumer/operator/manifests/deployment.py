@@ -5,17 +5,11 @@ from datetime import timedelta
 
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.operator.manifests import redis
-from streamconsumer.operator.manifests.environment import environment, sources
-from streamconsumer.operator.manifests.identity import (
-    Manifest,
-    child_name,
-    labels,
-    metadata,
-    selector,
-)
-from streamconsumer.operator.manifests.placement import placement, rollout, stated
-from streamconsumer.operator.manifests.source import source_name
+from streamconsumer.operator.manifests import redis_secrets
+from streamconsumer.operator.manifests.env import environment, sources
+from streamconsumer.operator.manifests.metadata import Manifest, child_name, labels, metadata, selector
+from streamconsumer.operator.manifests.scheduling import placement, rollout, stated
+from streamconsumer.operator.manifests.source_config_map import source_name
 from streamconsumer.operator.settings import OperatorSettings
 
 AFTER_THE_DRAIN = timedelta(seconds=8)
@@ -61,7 +55,7 @@ def _pod(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
         "volumes": [
             {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
             *_source_volume(consumer),
-            *redis.volumes(consumer.spec.redis),
+            *redis_secrets.volumes(consumer.spec.redis),
         ],
     }
 
@@ -91,7 +85,7 @@ def _container(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a mount of its own
             *_source_mount(consumer),
-            *redis.mounts(consumer.spec.redis),
+            *redis_secrets.mounts(consumer.spec.redis),
         ],
     }
 

@@ -1,7 +1,7 @@
 """The ServiceAccount of the pods: an identity without rights, its token never mounted."""
 
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.operator.manifests.identity import Manifest, child_name, metadata
+from streamconsumer.operator.manifests.metadata import Manifest, child_name, metadata
 
 
 def service_account(consumer: StreamConsumer) -> Manifest:

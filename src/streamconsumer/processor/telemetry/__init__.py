@@ -13,12 +13,11 @@ was raised. `sdk` is the only one that knows OpenTelemetry's SDK, and is importe
 one a message costs nothing.
 """
 
-from streamconsumer.processor.telemetry.current import current_trace, current_traceparent
-from streamconsumer.processor.telemetry.from_env import telemetry_from_env
-from streamconsumer.processor.telemetry.producing import inject, sending
-from streamconsumer.processor.telemetry.provided import ProvidedTelemetry
-from streamconsumer.processor.telemetry.telemetry import FLUSH_BUDGET, Telemetry
-from streamconsumer.processor.telemetry.tracing import Tracing
+from streamconsumer.processor.telemetry.message_tracing import Tracing
+from streamconsumer.processor.telemetry.propagation import current_trace, current_traceparent, inject, sending
+from streamconsumer.processor.telemetry.setup import telemetry_from_env
+from streamconsumer.processor.telemetry.span_recorder import FLUSH_BUDGET, Telemetry
+from streamconsumer.processor.telemetry.tracer_provider import ProvidedTelemetry
 
 __all__ = [
     "FLUSH_BUDGET",

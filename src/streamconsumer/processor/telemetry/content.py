@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from streamconsumer.processor.message import Entry
-from streamconsumer.processor.telemetry import names
-from streamconsumer.processor.telemetry.context import Remote
+from streamconsumer.processor.telemetry import semconv
+from streamconsumer.processor.telemetry.trace_context import Remote
 
 EARLIEST_NS = 1_000_000_000 * 1_000_000_000
 """An entry id below is no time."""
@@ -23,24 +23,24 @@ Link = tuple[Remote, Mapping[str, Any]]
 
 def group(stream: str, consumer_group: str) -> dict[str, Any]:
     """Return the attributes of everything that belongs to one consumer group."""
-    return {names.SYSTEM: "redis", names.DESTINATION: stream, names.CONSUMER_GROUP: consumer_group}
+    return {semconv.SYSTEM: "redis", semconv.DESTINATION: stream, semconv.CONSUMER_GROUP: consumer_group}
 
 
 def operation(name: str, kind: str, address: str, port: int | None) -> dict[str, Any]:
     """Return the attributes of an operation on a server."""
-    return {names.OPERATION_NAME: name, names.OPERATION_TYPE: kind, **server(address, port)}
+    return {semconv.OPERATION_NAME: name, semconv.OPERATION_TYPE: kind, **server(address, port)}
 
 
 def server(address: str, port: int | None) -> dict[str, Any]:
     """Return the attributes of a server; a socket has no port."""
-    return {names.SERVER_ADDRESS: address} | ({} if port is None else {names.SERVER_PORT: port})
+    return {semconv.SERVER_ADDRESS: address} | ({} if port is None else {semconv.SERVER_PORT: port})
 
 
 def message(entry: Entry) -> dict[str, Any]:
     """Return the attributes that distinguish the messages of a batch."""
-    about: dict[str, Any] = {names.MESSAGE_ID: entry.message_id}
+    about: dict[str, Any] = {semconv.MESSAGE_ID: entry.message_id}
     if entry.deliveries > 1:
-        about[names.DELIVERY_COUNT] = entry.deliveries
+        about[semconv.DELIVERY_COUNT] = entry.deliveries
     return about
 
 
@@ -51,10 +51,10 @@ def attempt(entry: Entry, start_ns: int, clock_offset_ns: int) -> dict[str, Any]
         milliseconds = entry.message_id.partition("-")[0]
         added_ns = int(milliseconds) * 1_000_000 if milliseconds.isdecimal() else 0
         if added_ns > EARLIEST_NS:
-            about[names.TIME_IN_STREAM] = max(0, entry.taken_ns + clock_offset_ns - added_ns) / 1e9
-        about[names.TIME_IN_BUFFER] = max(0, start_ns - entry.taken_ns) / 1e9
+            about[semconv.TIME_IN_STREAM] = max(0, entry.taken_ns + clock_offset_ns - added_ns) / 1e9
+        about[semconv.TIME_IN_BUFFER] = max(0, start_ns - entry.taken_ns) / 1e9
     if entry.claimed_from:
-        about[names.CLAIMED_FROM] = entry.claimed_from
+        about[semconv.CLAIMED_FROM] = entry.claimed_from
     return about
 
 
@@ -65,5 +65,5 @@ def links(
     found = [] if producer is None else [(producer, about)]
     for kind, to in others.items():
         if to is not None:
-            found.append((to, {**about, names.LINK: kind}))
+            found.append((to, {**about, semconv.LINK: kind}))
     return found

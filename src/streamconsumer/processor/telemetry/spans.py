@@ -12,10 +12,10 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.util.types import Attributes, AttributeValue
 
-from streamconsumer.processor.faults import told
-from streamconsumer.processor.telemetry import encode, names
+from streamconsumer.processor.error_logging import told
+from streamconsumer.processor.telemetry import otlp_encoding, semconv
 from streamconsumer.processor.telemetry.content import Link
-from streamconsumer.processor.telemetry.context import Remote
+from streamconsumer.processor.telemetry.trace_context import Remote
 
 MOST_EVENTS = 128
 """As in the SDK. What a handler adds to its span is bounded."""
@@ -106,13 +106,13 @@ class RecordedSpan(UnsampledSpan):
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
         self._events = [] if self._events is None else self._events
         if len(self._events) < MOST_EVENTS:
-            self._events.append(encode.event(name, timestamp or time.time_ns(), attributes or {}))
+            self._events.append(otlp_encoding.event(name, timestamp or time.time_ns(), attributes or {}))
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
         self._links = [] if self._links is None else self._links
         if len(self._links) < MOST_EVENTS:
             ids = context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big")
-            self._links.append(encode.link(*ids, int(context.trace_flags), attributes or {}))
+            self._links.append(otlp_encoding.link(*ids, int(context.trace_flags), attributes or {}))
 
     def update_name(self, name: str) -> None:
         """Its name is what people find it by: it stays."""
@@ -121,9 +121,9 @@ class RecordedSpan(UnsampledSpan):
         code = status.status_code if isinstance(status, Status) else status
         text = status.description if isinstance(status, Status) else description
         if code is StatusCode.ERROR:
-            self._status = encode.error((text or "")[:LONGEST_STATUS])
+            self._status = otlp_encoding.error((text or "")[:LONGEST_STATUS])
         elif code is StatusCode.OK:
-            self._status = encode.ok()
+            self._status = otlp_encoding.ok()
 
     def record_exception(
         self,
@@ -139,17 +139,17 @@ class RecordedSpan(UnsampledSpan):
 
     def describe(self, attributes: Mapping[str, Any], links: Iterable[Link]) -> None:
         """Add attributes and links of the processor's own."""
-        self.parts.append(encode.attributes(attributes))
+        self.parts.append(otlp_encoding.attributes(attributes))
         for (trace_id, span_id, flags, _), about in links:
-            self.parts.append(encode.link(trace_id, span_id, flags, about))
+            self.parts.append(otlp_encoding.link(trace_id, span_id, flags, about))
 
     def encoded(self, *, is_remote: bool = True) -> bytes:
         parts = [self.head, *self.parts, self._status]
         if self._added:
-            parts.append(encode.attributes(self._added))
+            parts.append(otlp_encoding.attributes(self._added))
         parts += [*(self._events or ()), *(self._links or ())]
         times = self.start_ns, time.time_ns()
-        return encode.span(
+        return otlp_encoding.span(
             self.trace_id,
             self.span_id,
             self.flags,
@@ -163,7 +163,7 @@ class RecordedSpan(UnsampledSpan):
 
 def failed(span: trace.Span, error: BaseException) -> None:
     """Set the span's status and `error.type`."""
-    span.set_attribute(names.ERROR_TYPE, error_type(error))
+    span.set_attribute(semconv.ERROR_TYPE, error_type(error))
     span.set_status(Status(StatusCode.ERROR, told(error)[:LONGEST_STATUS]))
 
 

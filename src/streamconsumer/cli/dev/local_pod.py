@@ -1,0 +1,82 @@
+"""One replica as a process on this machine, restarted when it ends."""
+
+import asyncio
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+from streamconsumer.cli.dev import log_lines
+from streamconsumer.cli.dev.child_process import spawned
+from streamconsumer.cli.dev.terminal import Terminal
+
+RESTART_SECONDS = 2.0
+_LAST_OUTPUT_SECONDS = 1.0
+
+
+class LocalPod:
+    """A name, an environment, and a process under them."""
+
+    def __init__(
+        self,
+        name: str,
+        environment: Mapping[str, str],
+        folders: Sequence[Path],
+        grace: timedelta,
+        terminal: Terminal,
+    ) -> None:
+        """`folders` are where handlers are looked for, the last one to work in."""
+        self.name = name
+        self._environment, self._folders, self._grace, self._terminal = environment, folders, grace, terminal
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def run(self) -> None:
+        """Run the process, and run it again when it ends. A cancellation drains it."""
+        while True:
+            code = await self._run_once()
+            self._terminal.ended(self.name, f"exited with {code}; next try in {RESTART_SECONDS:.0f} s")
+            await asyncio.sleep(RESTART_SECONDS)
+
+    def kill(self) -> None:
+        """End the process without a drain."""
+        if self._process:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def _run_once(self) -> int:
+        command = (sys.executable, "-m", "streamconsumer", "processor")
+        process = await spawned(*command, folder=self._folders[-1], environment=self._environment)
+        self._process = process
+        output = asyncio.create_task(self._read(process))
+        try:
+            return await process.wait()
+        except asyncio.CancelledError:
+            await self._drain(process)
+            raise
+        finally:
+            with suppress(TimeoutError):  # a grandchild may hold the pipe open
+                await asyncio.wait_for(output, _LAST_OUTPUT_SECONDS)
+
+    async def _drain(self, process: asyncio.subprocess.Process) -> None:
+        """SIGTERM, then SIGKILL after the grace period."""
+        with suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), self._grace.total_seconds())
+        except TimeoutError:
+            self._terminal.ended(self.name, f"killed: it did not end within {self._grace.total_seconds():.0f} s")
+            self.kill()
+            await process.wait()
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout
+        while True:
+            try:
+                raw = await process.stdout.readline()
+            except ValueError:  # longer than the longest line: skipped
+                continue
+            if not raw:
+                return
+            line = log_lines.parse(raw.decode(errors="replace").rstrip("\r\n"))
+            self._terminal.line(self.name, line, self._folders)

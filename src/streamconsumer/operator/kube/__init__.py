@@ -1,0 +1,1 @@
+"""The Kubernetes API: requests, watches, the leader lease and Events."""

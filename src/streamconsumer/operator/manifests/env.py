@@ -1,0 +1,118 @@
+"""The environment of a pod: settings by the one rule, credentials as files, and who it is for telemetry."""
+
+import re
+
+from pydantic import BaseModel
+
+from streamconsumer.model import names
+from streamconsumer.model.container_env import EnvironmentVariable
+from streamconsumer.model.env_codec import to_env, variable
+from streamconsumer.model.processor_settings import PodHandler, Processing, Tracing
+from streamconsumer.model.spec import HttpHandler, StreamConsumer
+from streamconsumer.operator.manifests.metadata import Manifest, child_name
+from streamconsumer.operator.manifests.redis_secrets import access
+from streamconsumer.operator.settings import OperatorSettings
+
+SOURCE_HANDLER = f"{names.SOURCE_MODULE}:{names.SOURCE_FUNCTION}"
+
+
+def environment(consumer: StreamConsumer, settings: OperatorSettings) -> list[Manifest]:
+    """The user's own variables win over ours of the same name, except over settings, which have fields."""
+    users = [_users(variable) for variable in consumer.spec.env]
+    taken = {variable["name"] for variable in users}
+    ours = [*_settings(consumer), *_identity(), *_telemetry(consumer, settings)]
+    last = _resource_attributes(consumer)  # refers to variables above it: the kubelet expands only earlier ones
+    return [*users, *(each for each in [*ours, last] if each["name"] not in taken)]
+
+
+def sources(consumer: StreamConsumer) -> list[Manifest]:
+    """Secrets and ConfigMaps whose keys all become variables. What `environment` gives wins over them."""
+    return [_stated(source) for source in consumer.spec.env_from]
+
+
+def _users(given: EnvironmentVariable) -> Manifest:
+    if given.value_from is None:
+        return _literal(given.name, given.value)
+    return {"name": given.name, "valueFrom": _stated(given.value_from)}
+
+
+def _stated(model: BaseModel) -> Manifest:
+    return model.model_dump(by_alias=True, exclude_defaults=True)
+
+
+def _settings(consumer: StreamConsumer) -> list[Manifest]:
+    spec = consumer.spec
+    shared = {name: getattr(spec, name) for name in Processing.model_fields}
+    handler = _handler(consumer)
+    processing = Processing.model_construct(None, **shared)
+    tracing = Tracing.model_construct(None, **{name: getattr(spec.telemetry, name) for name in Tracing.model_fields})
+    parts = {"handler": handler, "redis": access(spec.redis), "telemetry": tracing}
+    literals = to_env(processing)
+    for path, settings in parts.items():
+        literals |= to_env(settings, path)
+    return [_literal(name, exact(value)) for name, value in literals.items()]
+
+
+def _handler(consumer: StreamConsumer) -> PodHandler:
+    said = consumer.spec.handler
+    if said.http:
+        return PodHandler(http_url=http_url(said.http, f"{said.http.service}.{consumer.namespace}.svc"))
+    return PodHandler(python=said.python or SOURCE_HANDLER, batch=said.batch)
+
+
+def http_url(handler: HttpHandler, host: str) -> str:
+    """Where a pod sends its messages. The name ends with `svc`: no name of the cluster's domain is needed."""
+    return f"http://{host}:{handler.port}{handler.path}"
+
+
+def _identity() -> list[Manifest]:
+    return [
+        _pod_field(variable("consumer_name"), "metadata.name"),
+        _pod_field("OTEL_RESOURCE_ATTRIBUTES_POD_NAME", "metadata.name"),
+        _pod_field("OTEL_RESOURCE_ATTRIBUTES_POD_UID", "metadata.uid"),
+        _pod_field("OTEL_RESOURCE_ATTRIBUTES_NODE_NAME", "spec.nodeName"),
+    ]
+
+
+def _telemetry(consumer: StreamConsumer, settings: OperatorSettings) -> list[Manifest]:
+    endpoint = consumer.spec.telemetry.endpoint or settings.telemetry_endpoint
+    where = [_literal("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)] if endpoint else []
+    ratio = consumer.spec.telemetry.sampling_ratio
+    which = (
+        []
+        if ratio is None
+        else [
+            _literal("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+            _literal("OTEL_TRACES_SAMPLER_ARG", f"{ratio:g}"),
+        ]
+    )
+    return [*where, *which, _literal("OTEL_SERVICE_NAME", consumer.name)]
+
+
+def _resource_attributes(consumer: StreamConsumer) -> Manifest:
+    """Named as the OpenTelemetry operator names them, so that both can live in one cluster."""
+    pod = "$(OTEL_RESOURCE_ATTRIBUTES_POD_NAME)"
+    attributes = {
+        "service.namespace": consumer.namespace,
+        "service.instance.id": f"{consumer.namespace}.{pod}.{names.CONTAINER}",
+        "k8s.namespace.name": consumer.namespace,
+        "k8s.deployment.name": child_name(consumer),
+        "k8s.container.name": names.CONTAINER,
+        "k8s.pod.name": pod,
+        "k8s.pod.uid": "$(OTEL_RESOURCE_ATTRIBUTES_POD_UID)",
+        "k8s.node.name": "$(OTEL_RESOURCE_ATTRIBUTES_NODE_NAME)",
+    }
+    return _literal("OTEL_RESOURCE_ATTRIBUTES", ",".join(f"{key}={value}" for key, value in attributes.items()))
+
+
+def exact(value: str) -> str:
+    """A value that the process gets as it is: the kubelet would expand `$(NAME)` and make `$$` one dollar sign."""
+    return re.sub(r"\$(?=[$(])", "$$", value)
+
+
+def _literal(name: str, value: str) -> Manifest:
+    return {"name": name, "value": value}
+
+
+def _pod_field(name: str, path: str) -> Manifest:
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}

@@ -1,0 +1,1 @@
+"""One reconcile: parse, apply, prune, observe, write the status."""

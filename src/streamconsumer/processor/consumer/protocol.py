@@ -1,0 +1,16 @@
+"""The interface of a user's own stream manager."""
+
+from typing import Any, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Manager(Protocol):
+    """The three coroutines that a user's own manager must have."""
+
+    async def create_group(self, stream_name: str, group_name: str) -> Any: ...
+
+    async def read_events(
+        self, stream_name: str, group_name: str, consumer_name: str, count: int
+    ) -> list[tuple[str, dict[str, Any]]]: ...
+
+    async def ack_event(self, stream_name: str, group_name: str, message_id: str) -> Any: ...

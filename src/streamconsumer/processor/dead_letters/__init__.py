@@ -1,0 +1,1 @@
+"""Dead letters: the record, the writer, and the store that finds, replays and drops them."""

@@ -1,0 +1,1 @@
+"""The way of one message through the process, from the in-flight table to its settlement."""
