@@ -31,7 +31,7 @@ def main() -> None:
         print(f"\n## {name}\n\n{section.text()}\n", flush=True)
         print(f"{name} took {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
         if not asked.no_write:
-            results.write(section)
+            results.write_section(section)
 
 
 if __name__ == "__main__":

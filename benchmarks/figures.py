@@ -21,6 +21,6 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ranked[max(0, -int(-len(ranked) * percent // 100) - 1)]
 
 
-def in_turns(number: int) -> str:
+def rounds_text(number: int) -> str:
     """How often everybody ran."""
     return "one round" if number == 1 else f"{number} rounds in turns; medians, in brackets the least and the most"

@@ -8,16 +8,16 @@ schedule restores postponed ids.
 from collections.abc import Sequence
 
 from benchmarks.lost_group import REGISTRATIONS, work
-from streamconsumer.processor.consumer.claimer import Claims
-from streamconsumer.processor.consumer.group_snapshot import LastKnown
+from streamconsumer.processor.consumer.claimer import PendingClaimer
+from streamconsumer.processor.consumer.group_snapshot import GroupSnapshot
 from streamconsumer.redis_client import replies
-from streamconsumer.redis_client.keys import POSTPONED, companion
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 
 __all__ = ["work"]
 
-LARGEST = 2**64 - 1
+MAX_SEQUENCE = 2**64 - 1
 
-RECREATE = """
+RESTORE = """
 local stream, schedule, group, me, postponed, position = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[5]
 local function before(a, b)
   local am, as = a:match('^(%d+)-(%d+)$')
@@ -54,32 +54,32 @@ return begin
 of this consumer. Each entry there waits with `~postponed` until its owner renews it or until it is due."""
 
 
-async def register(self: Claims) -> None:
+async def save(self: PendingClaimer) -> None:
     """Replaces `Claims.note`, which each busy consumer calls once a second."""
-    intake = self._intake
-    stream, group, consumer = intake.who
-    position = intake._position  # noqa: SLF001 - the intake does not publish it
-    if held := intake.held():
-        milliseconds, sequence = min(map(replies.order, held))
-        position = f"{milliseconds}-{sequence - 1}" if sequence else f"{milliseconds - 1}-{LARGEST}"
-    await intake.manager.ask("HSET", companion(stream, group, REGISTRATIONS), consumer, position)
+    intake = self._consumer
+    stream, group, consumer = intake.consumer_id
+    position = intake._last_delivered_id  # noqa: SLF001 - the intake does not publish it
+    if held := intake.in_flight_ids():
+        milliseconds, sequence = min(map(replies.parse_id, held))
+        position = f"{milliseconds}-{sequence - 1}" if sequence else f"{milliseconds - 1}-{MAX_SEQUENCE}"
+    await intake.manager.execute("HSET", group_key(stream, group, REGISTRATIONS), consumer, position)
 
 
-async def recreate(
-    self: LastKnown,
-    position: str,
-    otherwise: str,
+async def restore_group(
+    self: GroupSnapshot,
+    last_delivered_id: str,
+    start_from: str,
     *,
     in_flight: Sequence[str] = (),
 ) -> str:
     """Replaces `LastKnown.recreate`."""
     stream, schedule, _ = self._keys
-    group, consumer, *_ = self._who
-    keys = (stream, schedule, companion(stream, group, REGISTRATIONS))
-    arguments = (group, consumer, POSTPONED, otherwise, position, *in_flight)
-    begin: bytes = await self._ask("EVAL", RECREATE, 3, *keys, *arguments)
+    group, consumer, *_ = self._group_and_consumer
+    keys = (stream, schedule, group_key(stream, group, REGISTRATIONS))
+    arguments = (group, consumer, POSTPONED_CONSUMER, start_from, last_delivered_id, *in_flight)
+    begin: bytes = await self._execute("EVAL", RESTORE, 3, *keys, *arguments)
     return begin.decode()
 
 
-Claims.note = register  # type: ignore[method-assign] # the point of this module
-LastKnown.recreate = recreate  # type: ignore[method-assign] # the same
+PendingClaimer.save_snapshot = save  # type: ignore[method-assign] # the point of this module
+GroupSnapshot.restore_group = restore_group  # type: ignore[method-assign] # the same

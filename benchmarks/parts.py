@@ -17,18 +17,18 @@ from benchmarks.contenders import ENTRY
 from benchmarks.contenders.protocol import pack_command
 
 BATCH = 100
-TURNS, TRIES = 200, 5
+ITERATIONS, TRIES = 200, 5
 """A figure is the best of some tries: noise only ever adds."""
 
 IDS = [f"1764000000000-{number}".encode() for number in range(BATCH)]
 FIELDS = [each.encode() for pair in ENTRY.items() for each in pair]
 
 
-def prices() -> list[tuple[str, float]]:
+def measure_steps() -> list[tuple[str, float]]:
     """Each step and its price."""
-    plain = [(told, _best(step)) for told, step in _PLAIN.items()]
+    plain = [(told, _best(step)) for told, step in _SYNC_STEPS.items()]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return plain + [(told, runner.run(_best_async(step))) for told, step in _ASYNC.items()]
+        return plain + [(told, runner.run(_best_async(step))) for told, step in _ASYNC_STEPS.items()]
 
 
 def _best(step: Callable[[], object]) -> float:
@@ -36,21 +36,21 @@ def _best(step: Callable[[], object]) -> float:
     gc.disable()
     for _ in range(TRIES):
         began = time.perf_counter()
-        for _ in range(TURNS):
+        for _ in range(ITERATIONS):
             step()
         best = min(best, time.perf_counter() - began)
     gc.enable()
-    return best / TURNS / BATCH * 1e6
+    return best / ITERATIONS / BATCH * 1e6
 
 
 async def _best_async(step: Callable[[], Awaitable[object]]) -> float:
     best = float("inf")
     for _ in range(TRIES):
         began = time.perf_counter()
-        for _ in range(TURNS):
+        for _ in range(ITERATIONS):
             await step()
         best = min(best, time.perf_counter() - began)
-    return best / TURNS / BATCH * 1e6
+    return best / ITERATIONS / BATCH * 1e6
 
 
 # -- steps, each for a batch of a hundred messages ------------------------------------------------------------------
@@ -100,7 +100,7 @@ def _clock() -> None:
         time.perf_counter()
 
 
-def _in_and_out() -> None:
+def _insert_and_delete() -> None:
     for each in IDS:
         if each not in _table:
             _table[each] = each
@@ -113,27 +113,27 @@ def _bucket() -> None:
         bisect_left(_bounds, 0.0001)
 
 
-async def _nothing() -> None:
+async def _noop() -> None:
     pass
 
 
 async def _await() -> None:
     for _ in IDS:
-        await _nothing()
+        await _noop()
 
 
 async def _tasks() -> None:
-    await asyncio.wait([asyncio.create_task(_nothing()) for _ in IDS])
+    await asyncio.wait([asyncio.create_task(_noop()) for _ in IDS])
 
 
-async def _suspended() -> None:
+async def _suspended_tasks() -> None:
     await asyncio.wait([asyncio.create_task(asyncio.sleep(0)) for _ in IDS])
 
 
 async def _timeouts() -> None:
     for _ in IDS:
         async with asyncio.timeout(30):
-            await _nothing()
+            await _noop()
 
 
 async def _timers() -> None:
@@ -142,25 +142,25 @@ async def _timers() -> None:
         loop.call_later(30, _bucket).cancel()
 
 
-async def _turn() -> None:
+async def _loop_iteration() -> None:
     """One turn of the loop for the whole batch."""
     await asyncio.sleep(0)
 
 
-_PLAIN: dict[str, Callable[[], object]] = {
+_SYNC_STEPS: dict[str, Callable[[], object]] = {
     "parse the reply of a read of 100 (hiredis)": _parse,
     "pack the XACK of 100 (hiredis)": _pack,
     "decode the id, three names and three values": _decode,
-    "into a table by id, and out of it": _in_and_out,
+    "into a table by id, and out of it": _insert_and_delete,
     "set and reset a context variable": _variables,
     "look at the clock twice": _clock,
     "find the bucket of a duration": _bucket,
 }
-_ASYNC: dict[str, Callable[[], Awaitable[object]]] = {
+_ASYNC_STEPS: dict[str, Callable[[], Awaitable[object]]] = {
     "await a coroutine that does nothing": _await,
     "a task for it": _tasks,
-    "a task that gives way once": _suspended,
+    "a task that gives way once": _suspended_tasks,
     "`asyncio.timeout` around it": _timeouts,
     "a timer, set and cancelled": _timers,
-    "a turn of the loop for 100 messages": _turn,
+    "a turn of the loop for 100 messages": _loop_iteration,
 }

@@ -13,7 +13,7 @@ from tests.cluster.errors import ProgramFailed
 from tests.cluster.runs import wait_until
 
 ROOT = Path(__file__).parents[1]
-STARTS_WITHIN = ENDS_WITHIN = 30.0
+START_TIMEOUT = STOP_TIMEOUT = 30.0
 
 
 def environment(redis_url: str, **settings: str) -> dict[str, str]:
@@ -51,10 +51,10 @@ class Pod:
                 start_new_session=True,
             )
 
-    def listening(self) -> Self:
+    def wait_until_started(self) -> Self:
         """Wait until it reads the stream."""
         started = wait_until(
-            lambda: self.process.poll() is not None or '"processor started"' in self.output.read_text(), STARTS_WITHIN
+            lambda: self.process.poll() is not None or '"processor started"' in self.output.read_text(), START_TIMEOUT
         )
         if not started or self.process.poll() is not None:
             raise ProgramFailed(f"pod {self.name} does not listen; it said:\n{self.output.read_text()[-2000:]}")
@@ -71,7 +71,7 @@ class Pod:
         """SIGTERM, as the kubelet does. Returns the seconds until the process has ended."""
         began = time.perf_counter()
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(ENDS_WITHIN)
+        code = self.process.wait(STOP_TIMEOUT)
         took = time.perf_counter() - began
         if code:
             raise ProgramFailed(f"pod {self.name} ended with {code}; it said:\n{self.output.read_text()[-2000:]}")

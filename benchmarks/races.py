@@ -21,14 +21,14 @@ from benchmarks.contenders.course import GROUP, STREAM, Job
 from tests.cluster.errors import BenchError
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 120
+TIMEOUT_SECONDS = 120
 
-FILL = "for _ = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2)) end"
+FILL_SCRIPT = "for _ = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2)) end"
 
-OURS = ("info", "config|resetstat")
+HARNESS_COMMANDS = ("info", "config|resetstat")
 """Commands of the harness; its looks at what is pending are counted by whoever takes them."""
 
-Beside = Callable[[redis.Redis], AbstractContextManager[object]]
+Background = Callable[[redis.Redis], AbstractContextManager[object]]
 """What goes on while the contender runs, such as a producer."""
 
 
@@ -36,7 +36,7 @@ Beside = Callable[[redis.Redis], AbstractContextManager[object]]
 class Lane:
     """One contender with one job, and what its rounds gave."""
 
-    who: Contender
+    contender: Contender
     count: int
     batch: int
     concurrency: int = 1
@@ -51,40 +51,40 @@ class Lane:
     """Milliseconds of each message, a list for each round."""
 
     def cells(self) -> list[str]:
-        return [str(self.batch), self.who.told]
+        return [str(self.batch), self.contender.label]
 
 
-def rounds(lanes: Sequence[Lane], number: int, run: Callable[[Lane], object]) -> None:
+def run_rounds(lanes: Sequence[Lane], number: int, run: Callable[[Lane], object]) -> None:
     """Everybody once, again and again."""
     for each in range(number):
         for lane in lanes:
             run(lane)
-            said = f"{lane.who.name} at {lane.batch}: {lane.per_second[-1]:,.0f}/s, {lane.cpu[-1]:.1f} µs"
+            said = f"{lane.contender.name} at {lane.batch}: {lane.per_second[-1]:,.0f}/s, {lane.cpu[-1]:.1f} µs"
             print(f"round {each + 1}: {said}", file=sys.stderr, flush=True)
 
 
-def race(lane: Lane, url: str, *, handler: Any = "noop") -> dict[str, Any]:
+def run_backlog(lane: Lane, url: str, *, handler: Any = "noop") -> dict[str, Any]:
     """The whole backlog is there when the contender starts. Returns what the contender said."""
-    with connected(url) as client:
-        fresh(client)
-        fill(client, lane.count, entry=lane.who.entry)
+    with connect(url) as client:
+        reset_server(client)
+        fill(client, lane.count, entry=lane.contender.entry)
         return _run(lane, client, Job(url, lane.count, lane.batch, lane.concurrency, handler), nullcontext())
 
 
-def live(lane: Lane, url: str, producer: Beside, *, skip: int) -> dict[str, Any]:
+def run_live(lane: Lane, url: str, producer: Background, *, skip: int) -> dict[str, Any]:
     """Entries come while the contender waits for them. Returns what the contender said."""
-    with connected(url) as client:
-        fresh(client)
+    with connect(url) as client:
+        reset_server(client)
         job = Job(url, lane.count, lane.batch, lane.concurrency, "stamp", skip)
         return _run(lane, client, job, producer(client))
 
 
-def connected(url: str) -> redis.Redis:
+def connect(url: str) -> redis.Redis:
     """A client that waits for the server while it makes a million entries; redis-py gives up after 5 s."""
-    return redis.Redis.from_url(url, socket_timeout=PATIENCE)
+    return redis.Redis.from_url(url, socket_timeout=TIMEOUT_SECONDS)
 
 
-def fresh(client: redis.Redis, *streams: str) -> None:
+def reset_server(client: redis.Redis, *streams: str) -> None:
     """An empty server with a group on each stream."""
     client.flushall()
     for stream in streams or (STREAM,):
@@ -95,40 +95,49 @@ def fill(client: redis.Redis, count: int, stream: str = STREAM, entry: dict[str,
     """Entries, made inside the server: a client would take ten times as long."""
     fields = [each for pair in entry.items() for each in pair]
     for begin in range(0, count, 10_000):
-        client.eval(FILL, 1, stream, min(10_000, count - begin), *fields)
+        client.eval(FILL_SCRIPT, 1, stream, min(10_000, count - begin), *fields)
 
 
-def calls(client: redis.Redis) -> int:
+def count_commands(client: redis.Redis) -> int:
     """How many commands the server has run since its counters were reset, those inside scripts included."""
     stats: Any = client.info("commandstats")
-    return sum(each["calls"] for name, each in stats.items() if name.removeprefix("cmdstat_") not in OURS)
+    return sum(each["calls"] for name, each in stats.items() if name.removeprefix("cmdstat_") not in HARNESS_COMMANDS)
 
 
-def _run(lane: Lane, client: redis.Redis, job: Job, beside: AbstractContextManager[object]) -> dict[str, Any]:
+def _run(lane: Lane, client: redis.Redis, job: Job, background: AbstractContextManager[object]) -> dict[str, Any]:
     client.config_resetstat()
-    environment = {**os.environ, **lane.who.environment}
+    environment = {**os.environ, **lane.contender.environment}
     child = subprocess.Popen(
-        lane.who.command(job), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        lane.contender.command(job),
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
-        with beside:
-            said, complained = child.communicate(timeout=PATIENCE)
+        with background:
+            said, complained = child.communicate(timeout=TIMEOUT_SECONDS)
     except BaseException:
         child.kill()
         said, complained = child.communicate()
-        print(f"{lane.who.name} said:\n{(said + complained)[-3000:]}", file=sys.stderr)
+        print(f"{lane.contender.name} said:\n{(said + complained)[-3000:]}", file=sys.stderr)
         raise
     if child.returncode:
-        raise BenchError(f"{lane.who.name} ended with {child.returncode}; it said:\n{(said + complained)[-3000:]}")
+        raise BenchError(
+            f"{lane.contender.name} ended with {child.returncode}; it said:\n{(said + complained)[-3000:]}"
+        )
     result: dict[str, Any] = json.loads(next(line for line in said.splitlines() if '"handlers_seconds"' in line))
-    _note(lane, result, calls(client))
+    _record_round(lane, result, count_commands(client))
     found: Any = client.xpending(STREAM, GROUP)
     if found["pending"]:
-        raise BenchError(f"{lane.who.name}: {found['pending']} entries are still pending; each must be acknowledged")
+        raise BenchError(
+            f"{lane.contender.name}: {found['pending']} entries are still pending; each must be acknowledged"
+        )
     return result
 
 
-def _note(lane: Lane, result: dict[str, Any], commands: int) -> None:
+def _record_round(lane: Lane, result: dict[str, Any], commands: int) -> None:
     measured = len(result["delays"] or ()) or lane.count
     lane.per_second.append(measured / result["seconds"])
     lane.cpu.append(result["cpu_seconds"] / measured * 1e6)

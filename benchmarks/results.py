@@ -15,7 +15,7 @@ COMPARE = {"at least": operator.ge, "at most": operator.le, "under": operator.lt
 class Goal:
     """A promise about a figure, and what it was this time."""
 
-    what: str
+    name: str
     bound: str
     """`at least`, `at most` or `under`."""
     limit: float
@@ -24,14 +24,14 @@ class Goal:
     unit: str = ""
 
     @property
-    def met(self) -> bool:
+    def is_met(self) -> bool:
         """Judged as it is printed: nobody can read more digits."""
         return bool(COMPARE[self.bound](round(self.measured, self.digits), self.limit))
 
     def row(self) -> list[str]:
         limit, measured = f"{self.limit:,.10g}", f"{self.measured:,.{self.digits}f}"
         unit = f" {self.unit}" if self.unit else ""
-        return [self.what, f"{self.bound} {limit}{unit}", f"{measured}{unit}", "yes" if self.met else "**no**"]
+        return [self.name, f"{self.bound} {limit}{unit}", f"{measured}{unit}", "yes" if self.is_met else "**no**"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Section:
     rows: Sequence[Sequence[str]] = ()
     goals: Sequence[Goal] = field(default_factory=list)
     notes: Sequence[str] = ()
-    after: Sequence[str] = ()
+    closing: Sequence[str] = ()
 
     def text(self) -> str:
         parts = [f"{_machine()}; {self.facts}", *self.notes]
@@ -53,7 +53,7 @@ class Section:
             parts.append(table(self.head, self.rows))
         if self.goals:
             parts.append(table(["to reach", "bound", "measured", "met"], [goal.row() for goal in self.goals]))
-        return "\n\n".join([*parts, *self.after])
+        return "\n\n".join([*parts, *self.closing])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -61,7 +61,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
-def write(section: Section, path: Path = RESULTS) -> None:
+def write_section(section: Section, path: Path = RESULTS) -> None:
     """Put the section between its markers; one without markers gets them at the end."""
     begin, end = f"<!-- begin {section.name} -->", f"<!-- end {section.name} -->"
     text = path.read_text()

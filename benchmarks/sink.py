@@ -14,10 +14,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 ROOT = Path(__file__).parents[1]
 
 
-class _Sink(BaseHTTPRequestHandler):
+class _SinkHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     spans = 0
-    late_seconds = 0.0
+    delay_seconds = 0.0
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -27,7 +27,7 @@ class _Sink(BaseHTTPRequestHandler):
             # `ack` spans are extra: what is compared is one span for each message.
             found = (span for scope in of_resource.scope_spans for span in scope.spans)
             type(self).spans += sum(span.name.startswith("process") for span in found)
-        time.sleep(self.late_seconds)
+        time.sleep(self.delay_seconds)
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -36,27 +36,27 @@ class _Sink(BaseHTTPRequestHandler):
         """Silent."""
 
 
-class Sink:
+class OtlpSink:
     """From outside."""
 
-    def __init__(self, late_seconds: float = 0.0) -> None:
-        self._late_seconds = late_seconds
+    def __init__(self, delay_seconds: float = 0.0) -> None:
+        self._delay_seconds = delay_seconds
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "benchmarks.sink", str(self._late_seconds)]
+        command = [sys.executable, "-m", "benchmarks.sink", str(self._delay_seconds)]
         self._process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
-        self.endpoint = f"http://127.0.0.1:{self._said()}"
+        self.endpoint = f"http://127.0.0.1:{self._read_number()}"
         return self
 
     def count(self) -> int:
         """How many messages' spans have come since the last time."""
         assert self._process.stdin
         self._process.stdin.write("count\n")
-        return self._said()
+        return self._read_number()
 
-    def _said(self) -> int:
+    def _read_number(self) -> int:
         assert self._process.stdout
         return int(self._process.stdout.readline())
 
@@ -66,13 +66,13 @@ class Sink:
 
 
 def main() -> None:
-    _Sink.late_seconds = float(sys.argv[1])
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Sink)
+    _SinkHandler.delay_seconds = float(sys.argv[1])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _SinkHandler)
     Thread(target=server.serve_forever, daemon=True).start()
     print(server.server_port, flush=True)
     for _ in sys.stdin:
-        print(_Sink.spans, flush=True)
-        _Sink.spans = 0
+        print(_SinkHandler.spans, flush=True)
+        _SinkHandler.spans = 0
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ from rich.table import Table
 from rich.text import Text
 
 from streamconsumer.cli.dev.log_lines import LogLine
-from streamconsumer.cli.dev.session import ENDPOINT, Session, running
+from streamconsumer.cli.dev.session import OTLP_ENDPOINT_VARIABLE, Session, start_session
 from streamconsumer.cli.dev.terminal import Terminal
-from streamconsumer.cli.dev.trace_trees import MESSAGE_ID, Span, in_order
-from streamconsumer.cli.dev.workload import load
+from streamconsumer.cli.dev.trace_trees import MESSAGE_ID, Span, sort_spans
+from streamconsumer.cli.dev.workload import load_workloads
 
 ORDERS = Path(__file__).parent / "orders"
 STREAM = "orders"
@@ -63,7 +63,7 @@ class Audience(Terminal):
         if line.fields.get("message_id") and not self._failure:
             self._failure = str(line.fields["message_id"])
         if line.fields.get("message_id", self._failure) == self._failure:
-            super().line(pod, line, folders)
+            super().print_log_line(pod, line, folders)
 
     def spans(self, spans: Iterable[Span], now: float) -> None:  # noqa: ARG002 - nothing here waits for its turn
         for span in spans:
@@ -82,11 +82,11 @@ class Audience(Terminal):
             *(span for span in self.sent if attempts and span.trace_id == attempts[0].trace_id),
             *attempts,
         ]
-        if not self._trace_shown and attempts and not in_order(attempts)[-1].failed and len(whole) > len(attempts):
+        if not self._trace_shown and attempts and not sort_spans(attempts)[-1].is_failed and len(whole) > len(attempts):
             self._trace_shown = True
-            self.say("\nthe whole journey of that order, as OpenTelemetry saw it:", "bold")
-            self.trace(whole)
-            self.say("")
+            self.print_message("\nthe whole journey of that order, as OpenTelemetry saw it:", "bold")
+            self.print_trace(whole)
+            self.print_message("")
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,12 @@ class Result:
     @property
     def succeeded(self) -> list[int]:
         """How often each message was handled with success; more than once is a duplicate."""
-        return [sum(not span.failed for span in spans) for spans in self.attempts]
+        return [sum(not span.is_failed for span in spans) for spans in self.attempts]
 
     @property
     def at_once(self) -> list[Span]:
         """The handler's spans of the messages that needed no second attempt."""
-        return [spans[0] for spans in self.attempts if not spans[0].failed]
+        return [spans[0] for spans in self.attempts if not spans[0].is_failed]
 
     def latencies_ms(self) -> list[float]:
         """XADD → handled."""
@@ -178,10 +178,12 @@ def main() -> int:
 
 async def _demo(console: Console, count: int) -> Result:
     audience = Audience(console)
-    audience.say(f"{count} orders, {RATE} a second, for the StreamConsumer in examples/orders/consumer.yaml", "bold")
-    workloads = load([ORDERS / "consumer.yaml"])
+    audience.print_message(
+        f"{count} orders, {RATE} a second, for the StreamConsumer in examples/orders/consumer.yaml", "bold"
+    )
+    workloads = load_workloads([ORDERS / "consumer.yaml"])
     workloads[0].deployment["spec"]["replicas"] = PODS
-    async with running(workloads, audience) as session:
+    async with start_session(workloads, audience) as session:
         await audience.started.wait()
         producer = await _producer(session, count)
         try:
@@ -190,12 +192,12 @@ async def _demo(console: Console, count: int) -> Result:
             if producer.returncode is None:
                 producer.terminate()
         published = left.length if await producer.wait() == 0 else 0
-    return Result(count, published, left, audience.done, [in_order(spans) for spans in audience.handled.values()])
+    return Result(count, published, left, audience.done, [sort_spans(spans) for spans in audience.handled.values()])
 
 
 async def _producer(session: Session, count: int) -> asyncio.subprocess.Process:
     arguments = ("--url", session.redis_url, "--count", str(count), "--rate", str(RATE))
-    environment = {**os.environ, ENDPOINT: session.endpoint}
+    environment = {**os.environ, OTLP_ENDPOINT_VARIABLE: session.endpoint}
     return await asyncio.create_subprocess_exec(
         *(sys.executable, str(ORDERS / "publish.py"), *arguments), env=environment
     )
@@ -209,7 +211,7 @@ async def _watched(session: Session, producer: asyncio.subprocess.Process, audie
             await asyncio.sleep(1)
             left = await _backlog(redis)
             seconds, rate = time.monotonic() - began, left.acknowledged - before
-            audience.say(
+            audience.print_message(
                 f"{seconds:3.0f} s  {left.length:4} published  {left.acknowledged:4} acknowledged"
                 f"  {rate:4}/s  lag {left.lag}, pending {left.pending}",
                 "dim",

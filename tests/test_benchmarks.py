@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.figures import percentile, ratio
-from benchmarks.results import Goal, Section, write
+from benchmarks.results import Goal, Section, write_section
 from benchmarks.workloads.lost_group import counts
 
 PROSE = """# How fast it is
@@ -23,7 +23,7 @@ def section(name: str, cell: str) -> Section:
 def test_a_table_replaces_the_old_one_and_the_prose_around_it_stays(tmp_path: Path) -> None:
     report = tmp_path / "RESULTS.md"
     report.write_text(PROSE)
-    write(section("idle", "pod"), report)
+    write_section(section("idle", "pod"), report)
     written = report.read_text()
     assert "old" not in written
     assert "| who |\n| --- |\n| pod |" in written
@@ -34,25 +34,25 @@ def test_a_table_replaces_the_old_one_and_the_prose_around_it_stays(tmp_path: Pa
 def test_writing_the_same_twice_changes_nothing(tmp_path: Path) -> None:
     report = tmp_path / "RESULTS.md"
     report.write_text(PROSE)
-    write(section("idle", "pod"), report)
+    write_section(section("idle", "pod"), report)
     once = report.read_text()
-    write(section("idle", "pod"), report)
+    write_section(section("idle", "pod"), report)
     assert report.read_text() == once
 
 
 def test_a_workload_without_a_place_gets_one_at_the_end(tmp_path: Path) -> None:
     report = tmp_path / "RESULTS.md"
     report.write_text(PROSE)
-    write(section("stop", "pod"), report)
+    write_section(section("stop", "pod"), report)
     assert report.read_text().startswith(PROSE)
     assert report.read_text().endswith("| pod |\n<!-- end stop -->\n")
 
 
 def test_a_goal_is_judged_as_it_is_printed() -> None:
-    assert Goal("commands", "at most", 0.02, 0.02004, 3).met
-    assert not Goal("commands", "at most", 0.02, 0.0206, 3).met
-    assert Goal("ratio", "at least", 0.8, 0.8).met
-    assert not Goal("delay", "under", 2, 2.0).met
+    assert Goal("commands", "at most", 0.02, 0.02004, 3).is_met
+    assert not Goal("commands", "at most", 0.02, 0.0206, 3).is_met
+    assert Goal("ratio", "at least", 0.8, 0.8).is_met
+    assert not Goal("delay", "under", 2, 2.0).is_met
 
 
 def test_a_ratio_is_taken_within_each_round() -> None:

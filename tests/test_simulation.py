@@ -2,26 +2,26 @@
 
 import pytest
 
-from benchmarks.simulation.rivals import Keda, Ours
-from benchmarks.simulation.traffic import ALL, Traffic, bursty, poison, slow, steady
-from benchmarks.simulation.world import World
+from benchmarks.simulation.rivals import KedaScaler, OurScaler
+from benchmarks.simulation.traffic import ALL_TRAFFIC, Traffic, bursty, poison, slow, steady
+from benchmarks.simulation.world import ClusterModel
 
 
 @pytest.mark.parametrize("traffic", [steady(), bursty(), poison(), slow()], ids=lambda each: each.name)
 def test_our_decision_is_over_target_for_less_time_and_leaves_nothing_and_cuts_nobody_off(traffic: Traffic) -> None:
-    ours, theirs = World(traffic, Ours()).run(), World(traffic, Keda("KEDA")).run()
-    assert ours.over_seconds < theirs.over_seconds
-    assert (ours.unfinished, ours.cut_off) == (0, 0)
+    ours, theirs = ClusterModel(traffic, OurScaler()).run(), ClusterModel(traffic, KedaScaler("KEDA")).run()
+    assert ours.over_target_seconds < theirs.over_target_seconds
+    assert (ours.unfinished, ours.interrupted) == (0, 0)
 
 
 def test_every_entry_ends_or_is_counted_as_not_done() -> None:
-    world = World(slow(), Keda("KEDA"))
+    world = ClusterModel(slow(), KedaScaler("KEDA"))
     outcome = world.run()
-    assert outcome.cut_off > 0
+    assert outcome.interrupted > 0
     assert len(outcome.waits) + outcome.unfinished == world.added
 
 
 def test_a_traffic_is_the_same_at_every_call() -> None:
-    for make in ALL:
+    for make in ALL_TRAFFIC:
         first, second = (sum(len(each) for each, _ in zip(make().arrivals(), range(3600), strict=False)) for _ in "12")
         assert first == second > 0

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from streamconsumer.model import names
-from streamconsumer.model.crd import structural
+from streamconsumer.model.crd import structural_schema
 from streamconsumer.model.spec import StreamConsumerSpec
 
 SECRETS = 16
@@ -84,7 +84,7 @@ def _readable(position: int) -> dict[str, str]:
 
 def secrets() -> list[str]:
     """A CEL list for each field of the spec that names a Secret."""
-    schema = structural(StreamConsumerSpec)
+    schema = structural_schema(StreamConsumerSpec)
     single = [f"object.spec{path}.?name" for path in _references(schema, "")]
     return [f"[{', '.join(f'?{each}' for each in single)}]", *_lists(schema, "object.spec")]
 

@@ -13,13 +13,13 @@ from pydantic import BaseModel
 
 from streamconsumer.cli.manifest_files import to_yaml
 from streamconsumer.model import names
-from streamconsumer.model.crd import custom_resource_definition, structural
-from streamconsumer.model.env_codec import paths, variable
+from streamconsumer.model.crd import custom_resource_definition, structural_schema
+from streamconsumer.model.env_codec import env_name, field_paths
 from streamconsumer.model.processor_settings import ProcessorSettings
 from streamconsumer.model.spec import StreamConsumerSpec
 from streamconsumer.model.status import Reason, Status
 from streamconsumer.operator.metrics import GAUGES, LABELS
-from streamconsumer.operator.rbac import RIGHTS, Right
+from streamconsumer.operator.rbac import RULES, PolicyRule
 from streamconsumer.operator.settings import PREFIX, OperatorSettings
 from streamconsumer.processor.metrics import PREFIX as METRIC_PREFIX
 from streamconsumer.processor.metrics import Metrics
@@ -86,10 +86,10 @@ def _for_chart(crd: str) -> str:
 
 
 def _rules(*, for_chart: bool = False) -> str:
-    return "".join(_rule(right, right.unless_without if for_chart else "") for right in RIGHTS)
+    return "".join(_rule(right, right.chart_flag if for_chart else "") for right in RULES)
 
 
-def _rule(right: Right, value: str) -> str:
+def _rule(right: PolicyRule, value: str) -> str:
     rule = f"# {right.why}\n- {_indented(to_yaml([right.rule()]))}"
     if not value:
         return rule
@@ -127,8 +127,8 @@ def _policy_for_chart() -> str:
 def _reference() -> str:
     sections = [
         f"# Reference\n\n{NOTICE}",
-        "## The spec of a StreamConsumer\n\n" + _table(_rows(structural(StreamConsumerSpec))),
-        "## Its status\n\n" + _table(_rows(structural(Status))),
+        "## The spec of a StreamConsumer\n\n" + _table(_rows(structural_schema(StreamConsumerSpec))),
+        "## Its status\n\n" + _table(_rows(structural_schema(Status))),
         "## Reasons\n\nThe reason of a condition is one of these words, which do not change: "
         + ", ".join(f"`{reason}`" for reason in Reason)
         + ".",
@@ -177,7 +177,7 @@ def _line(cells: tuple[str, ...]) -> str:
 
 
 def _variables() -> str:
-    rows = [(f"`{variable(*path)}`", _meaning(ProcessorSettings, path)) for path in paths(ProcessorSettings)]
+    rows = [(f"`{env_name(*path)}`", _meaning(ProcessorSettings, path)) for path in field_paths(ProcessorSettings)]
     return "\n".join(_line(row) for row in [("Variable", "Meaning"), ("---", "---"), *rows])
 
 

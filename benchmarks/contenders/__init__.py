@@ -17,9 +17,9 @@ class Contender:
     """`name` is its module here, unless it is a program."""
 
     name: str
-    told: str
+    label: str
     """What the tables call it."""
-    wrapped: bool = False
+    is_wrapped: bool = False
     """Whether its entries have a form of its own."""
     program: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Contender:
     @property
     def entry(self) -> dict[str, str]:
         """What its stream is filled with."""
-        if not self.wrapped:
+        if not self.is_wrapped:
             return {**ENTRY, **self.fields}
         task = {"task_id": "1", "task_name": "handle", "labels": {}, "args": [ENTRY], "kwargs": {}}
         return {"data": json.dumps(task)}
@@ -49,6 +49,6 @@ NAIVE = Contender("naive", "bare redis-py loop, XACK for each message")
 SEMAPHORE = Contender("semaphore", "bare redis-py loop, task a message, semaphore, one XACK for what is done")
 PROTOCOL = Contender("protocol", "bare asyncio.Protocol and hiredis, XACK and next read in one write")
 FASTSTREAM = Contender("faststream", "FastStream")
-TASKIQ = Contender("taskiq", "taskiq-redis", wrapped=True)
+TASKIQ = Contender("taskiq", "taskiq-redis", is_wrapped=True)
 TIMERS = Contender("timers", "no Redis: the handlers alone, what the loop's timers allow")
 SAMPLED = Contender("sampled", "StreamConsumer, sampled")

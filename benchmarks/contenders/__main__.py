@@ -5,11 +5,11 @@ import logging
 import os
 import sys
 
-from benchmarks.contenders.course import Course, Job
+from benchmarks.contenders.course import Harness, Job
 
 if __name__ == "__main__":
     name, text = sys.argv[1:]
-    course = Course(Job.from_json(text))
+    course = Harness(Job.from_json(text))
     if name != "streamconsumer":  # a pod configures its own logs
         logging.disable(logging.CRITICAL)
     importlib.import_module(f"benchmarks.contenders.{name}").run(course)

@@ -40,7 +40,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Moment:
+class ClockReading:
     """Two clocks read together."""
 
     wall: float
@@ -54,63 +54,63 @@ class Moment:
         return cls(time.perf_counter(), usage.ru_utime + usage.ru_stime, usage.ru_stime)
 
 
-class Course:
+class Harness:
     """The handler that all share, in the kind that the job asks for, and what it saw."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.seen = self.polls = 0
+        self.handled = self.polls = 0
         self.delays: list[float] = []
-        self.all_seen: Callable[[], object] = lambda: None
+        self.on_all_handled: Callable[[], object] = lambda: None
         """Called once when the last message is handled, not yet acknowledged."""
         self.handle = {"noop": self._noop, "wait": self._wait, "stamp": self._stamp}[job.handler]
-        self._began = self._ended = Moment(0, 0, 0)
-        self.handlers_seconds = 0.0
+        self._started_at = self._ended_at = ClockReading(0, 0, 0)
+        self.handler_seconds = 0.0
         self.samples: Counter[str] = Counter()
 
     @property
-    def over(self) -> bool:
-        return self.seen >= self.job.count
+    def is_finished(self) -> bool:
+        return self.handled >= self.job.count
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         """Whether the clock runs."""
-        return bool(self._began.wall) and not self._ended.wall
+        return bool(self._started_at.wall) and not self._ended_at.wall
 
     async def _noop(self, _data: Any) -> None:
         self._count()
 
     async def _wait(self, _data: Any) -> None:
         began = time.perf_counter()
-        if not self._began.wall:
-            self._began = Moment.now()
+        if not self._started_at.wall:
+            self._started_at = ClockReading.now()
         await asyncio.sleep(WAIT_SECONDS)
-        self.handlers_seconds += time.perf_counter() - began
-        self.seen += 1
-        if self.seen == self.job.count:
-            self.all_seen()
+        self.handler_seconds += time.perf_counter() - began
+        self.handled += 1
+        if self.handled == self.job.count:
+            self.on_all_handled()
 
     async def _stamp(self, data: Any) -> None:
         now = time.time_ns()
         self._count()
-        if self.seen > self.job.skip:
+        if self.handled > self.job.skip:
             self.delays.append((now - int(data.get("sent") or data[b"sent"])) / 1e6)
 
     def _count(self) -> None:
-        if self.seen == self.job.skip:
-            self._began = Moment.now()
-        self.seen += 1
-        if self.seen == self.job.count:
-            self.all_seen()
+        if self.handled == self.job.skip:
+            self._started_at = ClockReading.now()
+        self.handled += 1
+        if self.handled == self.job.count:
+            self.on_all_handled()
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """Every acknowledgement has arrived: say what came of it. Now, since a pod may end without coming back."""
-        self._ended = Moment.now()
+        self._ended_at = ClockReading.now()
         print(json.dumps(self.result()), flush=True)
 
-    async def settled(self) -> None:
+    async def finish_when_settled(self) -> None:
         """For whoever cannot know by itself: wait until Redis holds nothing pending."""
         await asyncio.to_thread(self.wait_until_settled)
 
@@ -119,7 +119,7 @@ class Course:
         with redis.Redis.from_url(self.job.url) as client:
             while self._pending(client):
                 time.sleep(0.001)
-        self.end()
+        self.finish()
 
     def _pending(self, client: redis.Redis) -> int:
         self.polls += 1
@@ -129,10 +129,10 @@ class Course:
     def result(self) -> dict[str, Any]:
         """What benchmarks.races reads."""
         return {
-            "seconds": self._ended.wall - self._began.wall,
-            "cpu_seconds": self._ended.cpu - self._began.cpu,
-            "system_seconds": self._ended.system - self._began.system,
-            "handlers_seconds": self.handlers_seconds,
+            "seconds": self._ended_at.wall - self._started_at.wall,
+            "cpu_seconds": self._ended_at.cpu - self._started_at.cpu,
+            "system_seconds": self._ended_at.system - self._started_at.system,
+            "handlers_seconds": self.handler_seconds,
             "mebibytes": peak("self"),
             "polls": self.polls,  # of our own: no commands of the contender
             "delays": self.delays,

@@ -7,17 +7,17 @@ from typing import Any
 import uvloop
 from faststream.redis import RedisBroker, StreamSub
 
-from benchmarks.contenders.course import CONSUMER, Course
+from benchmarks.contenders.course import CONSUMER, Harness
 
 
-def run(course: Course) -> None:
+def run(course: Harness) -> None:
     uvloop.run(_run(course))
 
 
-async def _run(course: Course) -> None:
+async def _run(course: Harness) -> None:
     job = course.job
     over = asyncio.Event()
-    course.all_seen = over.set
+    course.on_all_handled = over.set
     broker = RedisBroker(job.url, logger=None)  # type: ignore[arg-type] # None is how its documentation turns logs off
     # With workers it names its consumer itself and refuses another name.
     subscription = StreamSub(job.stream, group=job.group, consumer=CONSUMER, max_records=job.batch)
@@ -28,5 +28,5 @@ async def _run(course: Course) -> None:
 
     await broker.start()
     await over.wait()
-    await course.settled()
+    await course.finish_when_settled()
     await broker.stop()

@@ -3,18 +3,18 @@
 import uvloop
 from redis.asyncio import Redis
 
-from benchmarks.contenders.course import CONSUMER, Course
+from benchmarks.contenders.course import CONSUMER, Harness
 
 
-def run(course: Course) -> None:
+def run(course: Harness) -> None:
     uvloop.run(_run(course))
 
 
-async def _run(course: Course) -> None:
+async def _run(course: Harness) -> None:
     job = course.job
     client = Redis.from_url(job.url)
     done: list[bytes] = []
-    while not course.over:
+    while not course.is_finished:
         pipeline = client.pipeline(transaction=False)
         if done:
             pipeline.xack(job.stream, job.group, *done)
@@ -26,5 +26,5 @@ async def _run(course: Course) -> None:
                 await course.handle(data)
                 done.append(message_id)
     await client.xack(job.stream, job.group, *done)
-    course.end()
+    course.finish()
     await client.aclose()

@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 import hiredis
 import uvloop
 
-from benchmarks.contenders.course import CONSUMER, Course
+from benchmarks.contenders.course import CONSUMER, Harness
 
 
-def run(course: Course) -> None:
+def run(course: Harness) -> None:
     uvloop.run(_run(course))
 
 
-class Wire(asyncio.Protocol):
+class RawProtocol(asyncio.Protocol):
     """Replies, in the order in which they were asked for."""
 
     def __init__(self) -> None:
@@ -44,10 +44,10 @@ def pack_command(command: Sequence[str | bytes]) -> bytes:
     return packed
 
 
-async def _run(course: Course) -> None:
+async def _run(course: Harness) -> None:
     job, address = course.job, urlsplit(course.job.url)
     _, wire = await asyncio.get_running_loop().create_connection(
-        Wire, address.hostname or "localhost", address.port or 6379
+        RawProtocol, address.hostname or "localhost", address.port or 6379
     )
     read = pack_command(
         (
@@ -56,7 +56,7 @@ async def _run(course: Course) -> None:
         )
     )
     done: list[bytes] = []
-    while not course.over:
+    while not course.is_finished:
         if done:
             wire.transport.write(pack_command(("XACK", job.stream, job.group, *done)) + read)
             await wire.reply()
@@ -70,5 +70,5 @@ async def _run(course: Course) -> None:
                 done.append(message_id)
     wire.transport.write(pack_command(("XACK", job.stream, job.group, *done)))
     await wire.reply()
-    course.end()
+    course.finish()
     wire.transport.close()

@@ -11,35 +11,35 @@ from types import FrameType
 
 import streamconsumer
 from benchmarks.contenders import streamconsumer as pod
-from benchmarks.contenders.course import Course
+from benchmarks.contenders.course import Harness
 
-EVERY_SECONDS = 0.001
+INTERVAL_SECONDS = 0.001
 """The kernel looks only at its own ticks, mostly every 4 ms."""
-OURS = f"{Path(streamconsumer.__file__).parent}/"
-HANDLER = str(Path(__file__).with_name("course.py"))
+PACKAGE_FOLDER = f"{Path(streamconsumer.__file__).parent}/"
+HARNESS_FILE = str(Path(__file__).with_name("course.py"))
 
 
-def run(course: Course) -> None:
+def run(course: Harness) -> None:
     samples = course.samples = Counter()
 
     def sample(_number: int, frame: FrameType | None) -> None:
-        if course.running:
-            samples[_whose(frame)] += 1
+        if course.is_running:
+            samples[_function_of(frame)] += 1
 
     signal.signal(signal.SIGPROF, sample)
-    signal.setitimer(signal.ITIMER_PROF, EVERY_SECONDS, EVERY_SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, INTERVAL_SECONDS, INTERVAL_SECONDS)
     pod.run(course)
 
 
-def _whose(frame: FrameType | None) -> str:
+def _function_of(frame: FrameType | None) -> str:
     """`file: function|library`: the innermost function of ours, and what it had called outside."""
     library = ""
     while frame is not None:
         code = frame.f_code
-        if code.co_filename.startswith(HANDLER):
+        if code.co_filename.startswith(HARNESS_FILE):
             return "the handler itself|"
-        if code.co_filename.startswith(OURS) and not code.co_filename.endswith("/main.py"):
-            return f"{code.co_filename.removeprefix(OURS)}: {code.co_qualname}|{library}"
+        if code.co_filename.startswith(PACKAGE_FOLDER) and not code.co_filename.endswith("/main.py"):
+            return f"{code.co_filename.removeprefix(PACKAGE_FOLDER)}: {code.co_qualname}|{library}"
         library = library or _library(code.co_filename)
         frame = frame.f_back
     return f"the event loop between our functions|{library}"

@@ -7,14 +7,14 @@ from typing import Any
 import uvloop
 from redis.asyncio import Redis
 
-from benchmarks.contenders.course import CONSUMER, Course
+from benchmarks.contenders.course import CONSUMER, Harness
 
 
-def run(course: Course) -> None:
+def run(course: Harness) -> None:
     uvloop.run(_run(course))
 
 
-async def _run(course: Course) -> None:
+async def _run(course: Harness) -> None:
     job = course.job
     client = Redis.from_url(job.url)
     slots, done, some_done = asyncio.Semaphore(job.concurrency), list[bytes](), asyncio.Event()
@@ -49,5 +49,5 @@ async def _run(course: Course) -> None:
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
     await acknowledging
-    course.end()
+    course.finish()
     await client.aclose()

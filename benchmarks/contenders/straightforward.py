@@ -7,21 +7,21 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind
 from redis.asyncio import Redis
 
-from benchmarks.contenders.course import CONSUMER, Course
+from benchmarks.contenders.course import CONSUMER, Harness
 
 
-def run(course: Course) -> None:
+def run(course: Harness) -> None:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     uvloop.run(_run(course, provider))
     provider.shutdown()
 
 
-async def _run(course: Course, provider: TracerProvider) -> None:
+async def _run(course: Harness, provider: TracerProvider) -> None:
     job, tracer = course.job, provider.get_tracer("bench")
     client = Redis.from_url(job.url)
     done: list[bytes] = []
-    while not course.over:
+    while not course.is_finished:
         pipeline = client.pipeline(transaction=False)
         if done:
             pipeline.xack(job.stream, job.group, *done)
@@ -46,5 +46,5 @@ async def _run(course: Course, provider: TracerProvider) -> None:
                     await course.handle(data)
                 done.append(message_id)
     await client.xack(job.stream, job.group, *done)
-    course.end()
+    course.finish()
     await client.aclose()

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from benchmarks.contenders.course import CONSUMER, Course
+from benchmarks.contenders.course import CONSUMER, Harness
 from benchmarks.pods import environment
 from streamconsumer.processor import main
 
@@ -14,7 +14,7 @@ handle: Callable[[Any], Coroutine[Any, Any, None]]
 """What the environment names: the course's own, put here before the pod looks for it."""
 
 
-def run(course: Course) -> None:
+def run(course: Harness) -> None:
     job = course.job
     global handle  # noqa: PLW0603 - a pod finds its handler by a name in a module
     handle = course.handle
@@ -27,11 +27,11 @@ def run(course: Course) -> None:
         batch_count=str(job.batch),
         concurrency=str(job.concurrency),
     )
-    course.all_seen = threading.Thread(target=_end, args=(course,), daemon=True).start
+    course.on_all_handled = threading.Thread(target=_finish, args=(course,), daemon=True).start
     if main.run():
         raise SystemExit("the pod could not begin; its log says why")
 
 
-def _end(course: Course) -> None:
+def _finish(course: Harness) -> None:
     course.wait_until_settled()
     os.kill(os.getpid(), signal.SIGTERM)

@@ -10,18 +10,18 @@ import uvloop
 from taskiq.api import run_receiver_task
 from taskiq_redis import RedisStreamBroker
 
-from benchmarks.contenders.course import CONSUMER, Course
+from benchmarks.contenders.course import CONSUMER, Harness
 
 
-def run(course: Course) -> None:
+def run(course: Harness) -> None:
     # Not uvloop.run: that cancels the worker and waits for it, and now and then the worker goes on instead.
     uvloop.new_event_loop().run_until_complete(_run(course))
 
 
-async def _run(course: Course) -> None:
+async def _run(course: Harness) -> None:
     job = course.job
     over = asyncio.Event()
-    course.all_seen = over.set
+    course.on_all_handled = over.set
     broker = RedisStreamBroker(
         job.url,
         queue_name=job.stream,
@@ -37,5 +37,5 @@ async def _run(course: Course) -> None:
     await broker.startup()
     receiving = asyncio.create_task(run_receiver_task(broker, max_async_tasks=job.concurrency))
     await over.wait()
-    await course.settled()
+    await course.finish_when_settled()
     assert not receiving.done()

@@ -5,17 +5,17 @@ import asyncio
 
 import uvloop
 
-from benchmarks.contenders.course import Course
+from benchmarks.contenders.course import Harness
 
 
-def run(course: Course) -> None:
+def run(course: Harness) -> None:
     uvloop.run(_run(course))
 
 
-async def _run(course: Course) -> None:
+async def _run(course: Harness) -> None:
     async def slot() -> None:
         for _ in range(course.job.count // course.job.concurrency):
             await course.handle({})
 
     await asyncio.gather(*(slot() for _ in range(course.job.concurrency)))
-    course.end()
+    course.finish()

@@ -21,7 +21,7 @@ class Message:
     added: int
     """The second in which it was added."""
     work_seconds: float
-    poison: bool = False
+    is_poison: bool = False
     """Fails at every attempt."""
     attempts: int = 0
     left_seconds: float = 0.0
@@ -67,7 +67,7 @@ def recorded() -> Traffic:
 
 def poison() -> Traffic:
     """Twenty a second for half an hour, and one in a hundred fails until it is a dead letter."""
-    return _by_rate("poison", HOUR // 2, lambda _: 20.0, 0.05, poisoned=0.01)
+    return _by_rate("poison", HOUR // 2, lambda _: 20.0, 0.05, poison_ratio=0.01)
 
 
 def slow() -> Traffic:
@@ -79,16 +79,16 @@ def slow() -> Traffic:
     )
 
 
-ALL = (steady, bursty, daily, recorded, poison, slow)
+ALL_TRAFFIC = (steady, bursty, daily, recorded, poison, slow)
 
 
 def _by_rate(
-    name: str, seconds: int, rate: Callable[[int], float], work_seconds: float, poisoned: float = 0.0
+    name: str, seconds: int, rate: Callable[[int], float], work_seconds: float, poison_ratio: float = 0.0
 ) -> Traffic:
     def arrivals() -> Iterator[list[Message]]:
         dice = random.Random(name)
         for now in range(seconds):
-            yield [Message(now, work_seconds, dice.random() < poisoned) for _ in range(_poisson(dice, rate(now)))]
+            yield [Message(now, work_seconds, dice.random() < poison_ratio) for _ in range(_poisson(dice, rate(now)))]
 
     return Traffic(name, seconds, arrivals)
 

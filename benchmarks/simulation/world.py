@@ -11,9 +11,9 @@ from benchmarks.simulation.traffic import Message, Traffic
 
 START_SECONDS = 2
 """From being wanted until a pod reads."""
-AFTERWARDS_SECONDS = 1800
+EXTRA_SECONDS = 1800
 BATCH = 10
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 300.0
+BASE_DELAY_SECONDS, MAX_DELAY_SECONDS = 1.0, 300.0
 FLAP_SECONDS = 300
 """Whoever turns round within this time was wrong one way or the other."""
 
@@ -29,7 +29,7 @@ class Pod:
     running: Message | None = None
 
     @property
-    def holds(self) -> int:
+    def pending(self) -> int:
         return len(self.buffered) + (self.running is not None)
 
 
@@ -37,11 +37,11 @@ class Pod:
 class Outcome:
     """What there is to say in the end."""
 
-    over_seconds: int = 0
+    over_target_seconds: int = 0
     """How long there were more entries than the target for each pod that reads; any at all where none does."""
     replica_seconds: int = 0
     flaps: int = 0
-    cut_off: int = 0
+    interrupted: int = 0
     """Attempts that a pod's end ended."""
     unfinished: int = 0
     waits: list[int] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Outcome:
 
 
 @dataclass
-class World:
+class ClusterModel:
     """Everything that is."""
 
     traffic: Traffic
@@ -68,24 +68,24 @@ class World:
     def run(self) -> Outcome:
         """The whole story, and half an hour more for what is left."""
         arrivals: Iterator[list[Message]] = self.traffic.arrivals()
-        for now in range(self.traffic.seconds + AFTERWARDS_SECONDS):
+        for now in range(self.traffic.seconds + EXTRA_SECONDS):
             new = next(arrivals, [])
             self.unread.extend(new)
             self.added += len(new)
-            self._wake(now)
+            self._release_due(now)
             for pod in self.pods:
                 self._work(pod, now)
-            self._end(now)
+            self._finish_draining(now)
             self._scale(now)
-            self._note()
+            self._record_second()
         self.outcome.unfinished = len(self.unread) + self._pending
         return self.outcome
 
     @property
     def _pending(self) -> int:
-        return sum(pod.holds for pod in self.pods) + len(self.returned) + len(self.waiting)
+        return sum(pod.pending for pod in self.pods) + len(self.returned) + len(self.waiting)
 
-    def _wake(self, now: int) -> None:
+    def _release_due(self, now: int) -> None:
         ready = [message for at, message in self.waiting if at <= now]
         if ready:
             self.waiting = [each for each in self.waiting if each[0] > now]
@@ -103,7 +103,7 @@ class World:
             left -= worked
             if message.left_seconds <= 1e-9:
                 pod.running = None
-                self._done(message, now)
+                self._finish_attempt(message, now)
 
     def _next(self, pod: Pod) -> Message | None:
         if pod.ends_at is not None:
@@ -113,18 +113,18 @@ class World:
             pod.buffered.extend(source.popleft() for _ in range(min(BATCH, len(source))))
         return pod.buffered.popleft() if pod.buffered else None
 
-    def _done(self, message: Message, now: int) -> None:
-        if not message.poison or message.attempts >= self.traffic.max_deliveries:
+    def _finish_attempt(self, message: Message, now: int) -> None:
+        if not message.is_poison or message.attempts >= self.traffic.max_deliveries:
             self.outcome.waits.append(now - message.added)
             return
-        longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (message.attempts - 1))
+        longest = min(MAX_DELAY_SECONDS, BASE_DELAY_SECONDS * 2 ** (message.attempts - 1))
         self.waiting.append((now + self._dice.uniform(0, longest), message))
 
-    def _end(self, now: int) -> None:
+    def _finish_draining(self, now: int) -> None:
         """Pods that are done draining, or have to be."""
         for pod in [each for each in self.pods if each.ends_at is not None]:
             if pod.running and pod.ends_at is not None and now >= pod.ends_at:
-                self.outcome.cut_off += 1
+                self.outcome.interrupted += 1
                 self.returned.append(pod.running)
                 pod.running = None
             if pod.running is None:
@@ -133,25 +133,27 @@ class World:
     def _scale(self, now: int) -> None:
         staying = [pod for pod in self.pods if pod.ends_at is None]
         current = len(staying)
-        wanted = self.scaler.wanted(now, self.added - len(self.unread), len(self.unread), self._pending, current)
+        wanted = self.scaler.desired_replicas(
+            now, self.added - len(self.unread), len(self.unread), self._pending, current
+        )
         if wanted == current:
             return
-        self._turned(now, wanted - current)
+        self._count_flap(now, wanted - current)
         self.pods.extend(Pod(now + START_SECONDS) for _ in range(wanted - current))
         newest_first = staying[::-1]
-        going = sorted(newest_first, key=lambda pod: pod.holds) if self.scaler.idle_first else newest_first
+        going = sorted(newest_first, key=lambda pod: pod.pending) if self.scaler.deletes_idle_first else newest_first
         for pod in going[: max(0, current - wanted)]:
             pod.ends_at = now + self.traffic.drain_seconds
             self.returned.extendleft(reversed(pod.buffered))
             pod.buffered.clear()
 
-    def _turned(self, now: int, change: int) -> None:
+    def _count_flap(self, now: int, change: int) -> None:
         at, before = self._last_change
         if change * before < 0 and now - at < FLAP_SECONDS:
             self.outcome.flaps += 1
         self._last_change = now, change
 
-    def _note(self) -> None:
+    def _record_second(self) -> None:
         now_reading = sum(pod.ends_at is None for pod in self.pods)
         self.outcome.replica_seconds += len(self.pods)
-        self.outcome.over_seconds += len(self.unread) + self._pending > TARGET * now_reading
+        self.outcome.over_target_seconds += len(self.unread) + self._pending > TARGET * now_reading

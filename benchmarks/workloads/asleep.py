@@ -17,19 +17,19 @@ from benchmarks.workloads.operator import cpu_seconds
 from tests.cluster.api_server import ApiServer
 from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import manifest
-from tests.operator.conftest import define
-from tests.operator.operators import OperatorProcess, running
-from tests.operator.places import Place, eventually, settled
+from tests.operator.conftest import install_crd
+from tests.operator.operators import OperatorProcess, running_operator
+from tests.operator.places import Namespace, eventually, wait_until_settled
 
 ROUNDS = 1
-MANY = 500
+CONSUMERS = 500
 SECONDS = 45
 WAKES = 10
-PATIENCE = 240
-TOUCHED_A_SECOND = 100
+TIMEOUT_SECONDS = 240
+ACTIVE_PER_SECOND = 100
 """Streams in which something happens, while all are awake."""
 
-LOOKS = ("xinfo|groups", "xlen", "xpending", "eval", "xread", "hello", "client|setinfo", "select")
+OPERATOR_COMMANDS = ("xinfo|groups", "xlen", "xpending", "eval", "xread", "hello", "client|setinfo", "select")
 """What only the operator asks here."""
 
 HEAD = ["what", "s", "commands/s of the operator at Redis", "most connections", "operator CPU, of one core", "MiB"]
@@ -38,79 +38,77 @@ HEAD = ["what", "s", "commands/s of the operator at Redis", "most connections", 
 def measure(number: int) -> Section:  # noqa: ARG001 - a round has its own steps, in one order
     """Make them, let them rest, wake one now and then, wake all, keep them busy."""
     with ApiServer() as api, RedisServer() as server, tempfile.TemporaryDirectory() as folder:
-        define(api)
-        with running(api.kubeconfig, Path(folder)) as operator:
-            return _Course(Place(api, "default"), server, operator).section()
+        install_crd(api)
+        with running_operator(api.kubeconfig, Path(folder)) as operator:
+            return _Measurement(Namespace(api, "default"), server, operator).section()
 
 
-class _Course:
-    def __init__(self, place: Place, server: RedisServer, operator: OperatorProcess) -> None:
-        self.place, self.operator = place, operator
+class _Measurement:
+    def __init__(self, namespace: Namespace, server: RedisServer, operator: OperatorProcess) -> None:
+        self.namespace, self.operator = namespace, operator
         self.server = server
         self.redis: Any = Redis(host=server.host, port=server.port, protocol=2)
         self.rows: list[list[str]] = []
-        self.most_connections = 0
+        self.max_connections = 0
 
     def section(self) -> Section:
-        self._step("made, until all sleep", self._make)
+        self._step("made, until all sleep", self._create)
         self._step("asleep", lambda: time.sleep(SECONDS))
-        woken = [self._woken(each) for each in range(WAKES)]
-        self._step(f"{MANY - WAKES} woken at once, until all have a pod", self._wake_all)
-        self._step(f"awake, something happens in {TOUCHED_A_SECOND} of them a second", self._busy)
+        woken = [self._wake_one(each) for each in range(WAKES)]
+        self._step(f"{CONSUMERS - WAKES} woken at once, until all have a pod", self._wake_all)
+        self._step(f"awake, something happens in {ACTIVE_PER_SECOND} of them a second", self._process_entries)
         goals = [
-            Goal("connections of the operator to Redis", "at most", 4, self.most_connections, 0),
+            Goal("connections of the operator to Redis", "at most", 4, self.max_connections, 0),
             Goal("s from an entry at zero to a Deployment that asks for a pod, median", "at most", 0.2, _median(woken)),
         ]
         note = (
-            f"An entry at zero, in one of {MANY} streams: a pod is asked for after {_median(woken):.2f} s, at worst "
+            f"An entry at zero, in one of {CONSUMERS} streams: a pod is asked for after {_median(woken):.2f} s, at worst "
             f"{max(woken):.2f} s ({WAKES} times)."
         )
         facts = (
-            f"{MANY} StreamConsumers, each with a stream of its own, `autoscaling` at its defaults; no pods; etcd, API "
+            f"{CONSUMERS} StreamConsumers, each with a stream of its own, `autoscaling` at its defaults; no pods; etcd, API "
             "server and Redis on the same cores."
         )
         return Section("asleep", facts, HEAD, self.rows, goals, [note])
 
-    def _step(self, what: str, act: Callable[[], object]) -> None:
-        settled(self.place, 2)
-        asked, cpu, began = self._asked(), cpu_seconds(self.operator.pid), time.monotonic()
-        with self._connections() as most:
-            act()
+    def _step(self, name: str, action: Callable[[], object]) -> None:
+        wait_until_settled(self.namespace, 2)
+        asked, cpu, began = self._count_commands(), cpu_seconds(self.operator.pid), time.monotonic()
+        with self._sample_connections() as most:
+            action()
         seconds = time.monotonic() - began
         share = (cpu_seconds(self.operator.pid) - cpu) / seconds
-        rate = (self._asked() - asked) / seconds
+        rate = (self._count_commands() - asked) / seconds
         resident = self.operator.resident_mebibytes()
-        self.most_connections = max(self.most_connections, *most)
-        self.rows.append([what, f"{seconds:.1f}", f"{rate:.0f}", str(max(most)), f"{share:.1%}", f"{resident:.0f}"])
+        self.max_connections = max(self.max_connections, *most)
+        self.rows.append([name, f"{seconds:.1f}", f"{rate:.0f}", str(max(most)), f"{share:.1%}", f"{resident:.0f}"])
 
-    def _make(self) -> None:
+    def _create(self) -> None:
         url = f"redis://{self.server.host}:{self.server.port}/0"
-        items = [
-            manifest(name, self.place.namespace, redis={"url": url}, stream=name, autoscaling={}) for name in NAMES
-        ]
+        items = [manifest(name, self.namespace.name, redis={"url": url}, stream=name, autoscaling={}) for name in NAMES]
         listed = {"apiVersion": "v1", "kind": "List", "items": items}
-        self.place.cluster.kubectl("create", "-f", "-", input=json.dumps(listed))
-        eventually(self._all_sleep, PATIENCE, pause=0.5)
+        self.namespace.cluster.kubectl("create", "-f", "-", input=json.dumps(listed))
+        eventually(self._check_scaled_to_zero, TIMEOUT_SECONDS, pause=0.5)
 
-    def _all_sleep(self) -> None:
-        told = [each.get("status", {}).get("desiredReplicas") for each in self.place.every("StreamConsumer")]
-        assert told.count(0) == MANY
-        self._somebody_waits()
+    def _check_scaled_to_zero(self) -> None:
+        told = [each.get("status", {}).get("desiredReplicas") for each in self.namespace.list_all("StreamConsumer")]
+        assert told.count(0) == CONSUMERS
+        self._check_blocked_client()
 
-    def _woken(self, number: int) -> float:
+    def _wake_one(self, number: int) -> float:
         """One of those that sleep: seconds until its Deployment asks for a pod."""
         began = time.monotonic()
         self.redis.xadd(NAMES[number], {"n": 1})
 
         def asked_for() -> None:
-            assert self.place.get("Deployment", f"{NAMES[number]}-consumer")["spec"]["replicas"] == 1
+            assert self.namespace.get("Deployment", f"{NAMES[number]}-consumer")["spec"]["replicas"] == 1
 
-        eventually(asked_for, PATIENCE, pause=0.005)
+        eventually(asked_for, TIMEOUT_SECONDS, pause=0.005)
         seconds = time.monotonic() - began
-        eventually(self._somebody_waits, PATIENCE)
+        eventually(self._check_blocked_client, TIMEOUT_SECONDS)
         return seconds
 
-    def _somebody_waits(self) -> None:
+    def _check_blocked_client(self) -> None:
         assert self.redis.info("clients")["blocked_clients"] == 1
 
     def _wake_all(self) -> None:
@@ -120,19 +118,19 @@ class _Course:
         together.execute()
 
         def all_asked_for() -> None:
-            assert [each["spec"]["replicas"] for each in self.place.every("Deployment")].count(1) == MANY
+            assert [each["spec"]["replicas"] for each in self.namespace.list_all("Deployment")].count(1) == CONSUMERS
 
-        eventually(all_asked_for, PATIENCE, pause=0.2)
+        eventually(all_asked_for, TIMEOUT_SECONDS, pause=0.2)
 
-    def _busy(self) -> None:
+    def _process_entries(self) -> None:
         """Entries come, are read and acknowledged, as by pods."""
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
-            for begin in range(0, MANY, TOUCHED_A_SECOND):
-                self._touch(NAMES[begin : begin + TOUCHED_A_SECOND])
+            for begin in range(0, CONSUMERS, ACTIVE_PER_SECOND):
+                self._process_once(NAMES[begin : begin + ACTIVE_PER_SECOND])
                 time.sleep(1)
 
-    def _touch(self, streams: list[str]) -> None:
+    def _process_once(self, streams: list[str]) -> None:
         together = self.redis.pipeline(transaction=False)
         for name in streams:
             together.xadd(name, {"n": 1})
@@ -141,18 +139,18 @@ class _Course:
             together.xack(name, "billing", *[message_id for message_id, _ in entries])
         together.execute()
 
-    def _asked(self) -> int:
+    def _count_commands(self) -> int:
         stats = self.redis.info("commandstats")
-        return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in LOOKS)
+        return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in OPERATOR_COMMANDS)
 
     @contextmanager
-    def _connections(self) -> Iterator[list[int]]:
+    def _sample_connections(self) -> Iterator[list[int]]:
         """How many the operator had, looked at now and then."""
         most, done = [0], threading.Event()
 
         def look() -> None:
             while not done.wait(0.2):
-                most.append(sum(each["cmd"] in LOOKS for each in self.redis.client_list()))
+                most.append(sum(each["cmd"] in OPERATOR_COMMANDS for each in self.redis.client_list()))
 
         thread = threading.Thread(target=look)
         thread.start()
@@ -163,7 +161,7 @@ class _Course:
             thread.join()
 
 
-NAMES = [f"orders-{number}" for number in range(MANY)]
+NAMES = [f"orders-{number}" for number in range(CONSUMERS)]
 
 
 def _median(values: list[float]) -> float:

@@ -4,15 +4,15 @@ import statistics
 
 from benchmarks.contenders import FASTSTREAM, SEMAPHORE, STREAMCONSUMER, TASKIQ, TIMERS
 from benchmarks.contenders.course import WAIT_SECONDS
-from benchmarks.figures import in_turns, median, ratio
-from benchmarks.races import Lane, race, rounds
+from benchmarks.figures import median, ratio, rounds_text
+from benchmarks.races import Lane, run_backlog, run_rounds
 from benchmarks.results import Goal, Section
 from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 3
 CONCURRENCY = BATCH = 100
 IDEAL = CONCURRENCY / WAIT_SECONDS
-ENTRIES, ENTRIES_ONE_BY_ONE = 30_000, 6_000
+ENTRIES, ENTRIES_UNBATCHED = 30_000, 6_000
 
 HEAD = [
     *("batch", "who", "messages a second", "of the ideal", "to the timers alone", "slots busy"),
@@ -24,13 +24,13 @@ def measure(number: int) -> Section:
     """From the first handler's start to the last acknowledgement."""
     lanes = [
         Lane(STREAMCONSUMER, ENTRIES, BATCH, CONCURRENCY),
-        Lane(TIMERS, ENTRIES_ONE_BY_ONE, BATCH, CONCURRENCY),
+        Lane(TIMERS, ENTRIES_UNBATCHED, BATCH, CONCURRENCY),
         Lane(SEMAPHORE, ENTRIES, BATCH, CONCURRENCY),
-        *(Lane(who, ENTRIES_ONE_BY_ONE, BATCH, CONCURRENCY) for who in (FASTSTREAM, TASKIQ)),
+        *(Lane(who, ENTRIES_UNBATCHED, BATCH, CONCURRENCY) for who in (FASTSTREAM, TASKIQ)),
     ]
     with RedisServer() as server:
-        rounds(lanes, number, lambda lane: race(lane, server.url, handler="wait"))
-        facts = f"Redis {server.version} on loopback, {CONCURRENCY} at the same time, {in_turns(number)}."
+        run_rounds(lanes, number, lambda lane: run_backlog(lane, server.url, handler="wait"))
+        facts = f"Redis {server.version} on loopback, {CONCURRENCY} at the same time, {rounds_text(number)}."
     ours, timers = lanes[0], lanes[1]
     ideal = statistics.median(ours.per_second) / IDEAL * 100
     goals = [

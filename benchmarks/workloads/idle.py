@@ -7,13 +7,13 @@ from typing import Any
 from benchmarks.contenders.course import GROUP, STREAM
 from benchmarks.contenders.course import peak as resident
 from benchmarks.pods import Pod
-from benchmarks.races import OURS, calls, connected, fresh
+from benchmarks.races import HARNESS_COMMANDS, connect, count_commands, reset_server
 from benchmarks.results import Goal, Section
 from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 1
 SECONDS = 30
-SETTLES_AFTER = 3.0
+WARMUP_SECONDS = 3.0
 """What a start costs is none of it."""
 PODS = (1, 4)
 """Two groups on servers of their own: their difference is what a further pod costs."""
@@ -25,7 +25,7 @@ def measure(number: int) -> Section:
     """A group of one and a group of several, at the same time; each round goes on where the last one ended."""
     with ExitStack() as stack:
         groups = [_Group(stack, pods) for pods in PODS]
-        time.sleep(SETTLES_AFTER)
+        time.sleep(WARMUP_SECONDS)
         began = time.monotonic()
         for group in groups:
             group.begin()
@@ -46,14 +46,14 @@ class _Group:
     def __init__(self, stack: ExitStack, size: int) -> None:
         self.per_second = 0.0
         self.server = stack.enter_context(RedisServer())
-        self._client = stack.enter_context(connected(self.server.url))
-        fresh(self._client)
+        self._client = stack.enter_context(connect(self.server.url))
+        reset_server(self._client)
         settings = {"stream": STREAM, "consumer_group": GROUP}
         self._pods = [
             stack.enter_context(Pod(self.server.url, "nothing", f"pod-{each}", **settings)) for each in range(size)
         ]
         for pod in self._pods:
-            pod.listening()
+            pod.wait_until_started()
 
     def begin(self) -> None:
         self._client.config_resetstat()
@@ -61,12 +61,20 @@ class _Group:
 
     def end(self, seconds: float) -> list[str]:
         cpu = (sum(pod.cpu_seconds() for pod in self._pods) - self._cpu) / seconds / len(self._pods)
-        self.per_second = calls(self._client) / seconds
+        self.per_second = count_commands(self._client) / seconds
         memory = max(resident(pod.process.pid) for pod in self._pods)
-        return [str(len(self._pods)), f"{self.per_second:.2f}", self._which(), f"{cpu * 1000:.1f}", f"{memory:.0f}"]
+        return [
+            str(len(self._pods)),
+            f"{self.per_second:.2f}",
+            self._command_counts(),
+            f"{cpu * 1000:.1f}",
+            f"{memory:.0f}",
+        ]
 
-    def _which(self) -> str:
+    def _command_counts(self) -> str:
         stats: Any = self._client.info("commandstats")
         counts = {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats.items()}
         ranked = sorted(counts.items(), key=lambda each: -each[1])
-        return ", ".join(f"{name.upper().replace('|', ' ')} {count}" for name, count in ranked if name not in OURS)
+        return ", ".join(
+            f"{name.upper().replace('|', ' ')} {count}" for name, count in ranked if name not in HARNESS_COMMANDS
+        )

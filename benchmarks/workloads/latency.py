@@ -11,8 +11,8 @@ from typing import Any
 import redis
 
 from benchmarks.contenders import FASTSTREAM, PIPELINED, PROTOCOL, STREAMCONSUMER
-from benchmarks.figures import in_turns, median, percentile
-from benchmarks.races import ROOT, Beside, Lane, live, rounds
+from benchmarks.figures import median, percentile, rounds_text
+from benchmarks.races import ROOT, Background, Lane, run_live, run_rounds
 from benchmarks.results import Goal, Section
 from tests.cluster.errors import BenchError
 from tests.cluster.redis_servers import RedisServer
@@ -31,20 +31,20 @@ def measure(number: int) -> Section:
     """Each contender waits for the producer."""
     lanes = [Lane(who, COUNT, BATCH) for who in (STREAMCONSUMER, PROTOCOL, PIPELINED, FASTSTREAM)]
     with RedisServer() as server:
-        rounds(lanes, number, lambda lane: live(lane, server.url, producing(RATE, COUNT), skip=SKIP))
+        run_rounds(lanes, number, lambda lane: run_live(lane, server.url, producing(RATE, COUNT), skip=SKIP))
         facts = (
             f"Redis {server.version} on loopback, {RATE:,} messages a second from a process of its own, "
-            f"{(COUNT - SKIP) / RATE:.0f} s, {in_turns(number)}."
+            f"{(COUNT - SKIP) / RATE:.0f} s, {rounds_text(number)}."
         )
     ours = lanes[0]
     goals = [
-        Goal("p99 from XADD to the handler's start", "under", 2, statistics.median(_each(ours, 99)), 2, "ms"),
+        Goal("p99 from XADD to the handler's start", "under", 2, statistics.median(_percentiles(ours, 99)), 2, "ms"),
         Goal("CPU a message at 1,000 a second", "under", 150, statistics.median(ours.cpu), 0, "µs"),
     ]
     return Section("latency", facts, HEAD, [_row(lane) for lane in lanes], goals)
 
 
-def producing(rate: int, count: int) -> Beside:
+def producing(rate: int, count: int) -> Background:
     """A producer that begins as soon as the contender waits for entries."""
 
     @contextmanager
@@ -63,14 +63,14 @@ def producing(rate: int, count: int) -> Beside:
     return beside
 
 
-def _each(lane: Lane, percent: float) -> list[float]:
+def _percentiles(lane: Lane, percent: float) -> list[float]:
     return [percentile(delays, percent) for delays in lane.delays]
 
 
 def _row(lane: Lane) -> list[str]:
     return [
-        lane.who.told,
-        *(median(_each(lane, percent), 2) for percent in (50, 99, 100)),
+        lane.contender.label,
+        *(median(_percentiles(lane, percent), 2) for percent in (50, 99, 100)),
         median(lane.cpu),
         f"{statistics.median(lane.commands) - 1:.2f}",  # without the producer's XADD
     ]

@@ -14,18 +14,18 @@ import redis
 from benchmarks.contenders.course import GROUP, STREAM
 from benchmarks.lost_group import REGISTRATIONS
 from benchmarks.pods import Pod
-from benchmarks.races import connected, fill, fresh
+from benchmarks.races import connect, fill, reset_server
 from benchmarks.results import Section, table
 from streamconsumer.processor.consumer import group_snapshot
-from streamconsumer.redis_client.keys import POSTPONED, companion
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from tests.cluster.redis_servers import REDIS, VALKEY, RedisServer
 from tests.cluster.runs import wait_until
 
 ROUNDS = 1
 TRIES, CALLS = 10, 20
 PODS, CONCURRENCY = 4, 20
-BEFORE_SECONDS, AFTER_SECONDS, PATIENCE = 25.0, 3.0, 90.0
-FORMS = {
+BEFORE_SECONDS, AFTER_SECONDS, TIMEOUT_SECONDS = 25.0, 3.0, 90.0
+HANDLERS = {
     "snapshot": "benchmarks.lost_group:work",
     "lowest id": "benchmarks.lowest_unsettled:work",
     "lowest id, walked": "benchmarks.lowest_unsettled:work",
@@ -69,59 +69,61 @@ def measure(number: int) -> Section:
     """All forms at the same time on one server, each with a stream of its own."""
     rows, prices = [], []
     for _, flavour in itertools.product(range(number), (REDIS, VALKEY)):
-        with RedisServer(flavour=flavour) as server, connected(server.url) as client:
+        with RedisServer(flavour=flavour) as server, connect(server.url) as client:
             for load, kill in itertools.product(LOADS, (False, True)):
-                losses = [_Loss(server.url, load, form, kill) for form in FORMS]
-                fresh(client, *(each.stream for each in losses))
+                losses = [_Run(server.url, load, form, kill) for form in HANDLERS]
+                reset_server(client, *(each.stream for each in losses))
                 with ThreadPoolExecutor(len(losses)) as threads:
-                    rows += [[flavour.name, *cells] for cells in threads.map(_Loss.run, losses)]
+                    rows += [[flavour.name, *cells] for cells in threads.map(_Run.run, losses)]
             for pending, names in itertools.product((0, 1000, 10_000), (4, 1000)):
-                prices.append([flavour.name, *_price(client, pending, names)])
+                prices.append([flavour.name, *_snapshot_cost(client, pending, names)])
     facts = (
         f"loopback, {PODS} pods for each row with concurrency {CONCURRENCY}, XGROUP DESTROY after {BEFORE_SECONDS:.0f} "
         "s; a kill -9 of one pod comes just before it."
     )
     note = "NOTE runs once a second and group, and is skipped by each other busy pod; HSETs are one for each consumer."
-    return Section("lost_group", facts, HEAD, rows, after=[note, table(PRICE_HEAD, prices)])
+    return Section("lost_group", facts, HEAD, rows, closing=[note, table(PRICE_HEAD, prices)])
 
 
 @dataclass
-class _Loss:
+class _Run:
     """One group that is destroyed."""
 
     url: str
     load: str
     form: str
-    kill: bool
+    kills_pod: bool
 
     @property
     def stream(self) -> str:
-        return f"{self.form} {self.kill}"
+        return f"{self.form} {self.kills_pod}"
 
     def run(self) -> list[str]:
         settings = {"stream": self.stream, "consumer_group": GROUP, "concurrency": str(CONCURRENCY)}
-        with connected(self.url) as client, ExitStack() as stack:
-            pods = [stack.enter_context(Pod(self.url, FORMS[self.form], f"pod-{i}", **settings)) for i in range(PODS)]
+        with connect(self.url) as client, ExitStack() as stack:
+            pods = [
+                stack.enter_context(Pod(self.url, HANDLERS[self.form], f"pod-{i}", **settings)) for i in range(PODS)
+            ]
             for pod in pods:
-                pod.listening()
+                pod.wait_until_started()
             produced = self._produce(client, BEFORE_SECONDS)
-            killed = pods[0].kill() if self.kill else None
-            registrations = companion(self.stream, GROUP, REGISTRATIONS)
+            killed = pods[0].kill() if self.kills_pod else None
+            registrations = group_key(self.stream, GROUP, REGISTRATIONS)
             if self.form == "snapshot":
                 client.xgroup_destroy(self.stream, GROUP)
             else:
                 walk = "yes" if "walked" in self.form else "no"
-                client.eval(DESTROY, 2, self.stream, registrations, GROUP, POSTPONED, walk)
+                client.eval(DESTROY, 2, self.stream, registrations, GROUP, POSTPONED_CONSUMER, walk)
             destroyed = time.monotonic()
             produced += self._produce(client, AFTER_SECONDS)
-            wait_until(lambda: self._is_done(client, produced[-1]), PATIENCE, pause=0.2)
+            wait_until(lambda: self._is_done(client, produced[-1]), TIMEOUT_SECONDS, pause=0.2)
             seconds = time.monotonic() - destroyed
             time.sleep(1)
             found = counts([pod.output.read_text() for pod in pods], set(produced), killed)
         figures = [len(produced), *(found[each] for each in ("again", "twice", "cancelled", "lost"))]
         return [
             self.load,
-            "yes" if self.kill else "no",
+            "yes" if self.kills_pod else "no",
             self.form,
             *(f"{each:,}" for each in figures),
             f"{seconds:.0f}",
@@ -170,38 +172,38 @@ def _events(text: str) -> list[list[str]]:
     return [line.split()[1:] for line in text.splitlines() if line.startswith("event ")]
 
 
-def _price(client: redis.Redis, pending: int, names: int) -> list[str]:
+def _snapshot_cost(client: redis.Redis, pending: int, names: int) -> list[str]:
     """What the server spends on one NOTE, and on one HSET of each consumer."""
-    fresh(client)
+    reset_server(client)
     fill(client, pending)
-    for each in (POSTPONED, *range(names)):
+    for each in (POSTPONED_CONSUMER, *range(names)):
         client.xgroup_createconsumer(STREAM, GROUP, each)
     for each in range(names if pending else 0):
         client.xreadgroup(GROUP, str(each), {STREAM: ">"}, max(1, pending // names))
-    keys = [STREAM, *(companion(STREAM, GROUP, what) for what in ("postponed", "last-known", REGISTRATIONS))]
+    keys = [STREAM, *(group_key(STREAM, GROUP, what) for what in ("postponed", "last-known", REGISTRATIONS))]
 
     def note(*, is_due: bool) -> float:
         def act() -> None:
             if is_due:
                 client.hdel(keys[2], "at")
-            client.eval(group_snapshot.NOTE, 3, *keys[:3], GROUP, 0)
+            client.eval(group_snapshot.SAVE, 3, *keys[:3], GROUP, 0)
 
         return _microseconds(client, "eval", act)
 
     written, skipped = note(is_due=True), note(is_due=False)
-    size = len(group_snapshot.NOTE) + sum(len(each) for each in client.hvals(keys[2]))
+    size = len(group_snapshot.SAVE) + sum(len(each) for each in client.hvals(keys[2]))
     hset = names * _microseconds(client, "hset", lambda: client.hset(keys[3], "pod-0", "1764000000000-0"))
     cells = [pending, names, written, skipped, size, hset, names * len("pod-01764000000000-0")]
     return [f"{each:,.0f}" for each in cells]
 
 
-def _microseconds(client: redis.Redis, command: str, act: Callable[[], object]) -> float:
+def _microseconds(client: redis.Redis, command: str, action: Callable[[], object]) -> float:
     """The server's time for one call. The best of some tries: other programs on the machine only add to it."""
     tries = []
     for _ in range(TRIES):
         client.config_resetstat()
         for _ in range(CALLS):
-            act()
+            action()
         stats: Any = client.info("commandstats")
         tries.append(stats[f"cmdstat_{command}"]["usec"] / CALLS)
     return float(min(tries))

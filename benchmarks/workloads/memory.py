@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 from benchmarks.contenders.course import GROUP, STREAM, peak
 from benchmarks.pods import Pod
-from benchmarks.races import connected, fill, fresh
+from benchmarks.races import connect, fill, reset_server
 from benchmarks.results import Goal, Section
-from streamconsumer.processor.consumer.redis_consumer import MOST_BYTES
-from streamconsumer.processor.pipeline.ready_queue import MOST_HELD_BYTES
+from streamconsumer.processor.consumer.redis_consumer import MAX_READ_BYTES
+from streamconsumer.processor.pipeline.ready_queue import MAX_BLOCKED_BYTES
 from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 1
 SECONDS = 5
 MEBIBYTE = 1024 * 1024
-BASE = 64
+BASE_MEBIBYTES = 64
 """MiB that a pod may have whatever it reads."""
 
 HEAD = ["backlog", "batchCount", "concurrency", "handler", "peak MiB", "stated bound MiB"]
@@ -22,7 +22,7 @@ HEAD = ["backlog", "batchCount", "concurrency", "handler", "peak MiB", "stated b
 
 @dataclass(frozen=True)
 class _Case:
-    told: str
+    label: str
     entries: int
     mebibytes: float
     """Of an entry."""
@@ -35,8 +35,8 @@ class _Case:
     def bound(self) -> float:
         """What is read and not yet done, as bytes, as text, and on its way through the socket's buffers."""
         if self.ordering_key:
-            return BASE + MOST_HELD_BYTES / MEBIBYTE + 2 * MOST_BYTES / MEBIBYTE
-        return BASE + 2 * self.mebibytes * (self.batch + self.concurrency)
+            return BASE_MEBIBYTES + MAX_BLOCKED_BYTES / MEBIBYTE + 2 * MAX_READ_BYTES / MEBIBYTE
+        return BASE_MEBIBYTES + 2 * self.mebibytes * (self.batch + self.concurrency)
 
 
 CASES = (
@@ -54,11 +54,11 @@ def measure(number: int) -> Section:
         peaks = [max(_peak(server.url, case) for _ in range(number)) for case in CASES]
         facts = f"Redis {server.version} on loopback; a pod's greatest resident size within {SECONDS} s of a backlog."
     rows = [
-        [each.told, str(each.batch), str(each.concurrency), each.handler, f"{mebibytes:.0f}", f"{each.bound:.0f}"]
+        [each.label, str(each.batch), str(each.concurrency), each.handler, f"{mebibytes:.0f}", f"{each.bound:.0f}"]
         for each, mebibytes in zip(CASES, peaks, strict=True)
     ]
     goals = [
-        Goal(f"{each.told}, batchCount {each.batch}", "under", round(each.bound), mebibytes, 0, "MiB")
+        Goal(f"{each.label}, batchCount {each.batch}", "under", round(each.bound), mebibytes, 0, "MiB")
         for each, mebibytes in zip(CASES, peaks, strict=True)
     ]
     return Section("memory", facts, HEAD, rows, goals)
@@ -73,14 +73,14 @@ def _peak(url: str, case: _Case) -> float:
     }
     if case.ordering_key:
         settings["ordering_key"] = case.ordering_key
-    with connected(url) as client:
-        fresh(client)
+    with connect(url) as client:
+        reset_server(client)
         if case.mebibytes < 0.1:
             fill(client, case.entries)
         else:
             for _ in range(case.entries):
                 client.xadd(STREAM, {"item": b"x" * 1_000_000, "customer": b"one"})
         with Pod(url, case.handler, "one", **settings) as pod:
-            pod.listening()
+            pod.wait_until_started()
             time.sleep(SECONDS)
             return peak(pod.process.pid)

@@ -13,14 +13,14 @@ from streamconsumer.model import names
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import Manifest, manifest
-from tests.operator.conftest import define
-from tests.operator.operators import OperatorProcess, running
-from tests.operator.places import Place, eventually, settled
+from tests.operator.conftest import install_crd
+from tests.operator.operators import OperatorProcess, running_operator
+from tests.operator.places import Namespace, eventually, wait_until_settled
 
 ROUNDS = 1
-MANY = 1000
+CONSUMERS = 1000
 REST_SECONDS = 600
-PATIENCE = 300
+TIMEOUT_SECONDS = 300
 """Seconds for all of them, on a machine that has other things to do."""
 
 HEAD = ["what", "all done after s", "applies an object", "of them status", "events an object", "operator CPU s"]
@@ -30,112 +30,116 @@ def measure(number: int) -> Section:
     """Create, restart, edit, one among many, rest: in this order, on one cluster a round. The last round counts."""
     for _ in range(number):
         with ControlPlane() as plane, RedisServer() as redis, tempfile.TemporaryDirectory() as folder:
-            define(plane)
-            section = _Round(Place(plane, "default"), redis, Path(folder)).section()
+            install_crd(plane)
+            section = _Round(Namespace(plane, "default"), redis, Path(folder)).section()
     return section
 
 
 class _Round:
-    def __init__(self, place: Place, redis: RedisServer, folder: Path) -> None:
-        self.place, self.redis, self.folder = place, redis, folder
+    def __init__(self, namespace: Namespace, redis: RedisServer, folder: Path) -> None:
+        self.namespace, self.redis, self.folder = namespace, redis, folder
         self.rows: list[list[str]] = []
 
     def section(self) -> Section:
-        with running(self.place.cluster.kubeconfig, self.folder) as operator:
-            settled(self.place, 5)  # the cluster is new too, and has things to do of its own
+        with running_operator(self.namespace.cluster.kubeconfig, self.folder) as operator:
+            wait_until_settled(self.namespace, 5)  # the cluster is new too, and has things to do of its own
             created, create_writes = self._step("create", operator, self._create)
             operator.stop()
-        with running(self.place.cluster.kubeconfig, self.folder) as operator:
-            _, restart_writes = self._step("restart of the operator", operator, lambda: self._seen(operator))
+        with running_operator(self.namespace.cluster.kubeconfig, self.folder) as operator:
+            _, restart_writes = self._step(
+                "restart of the operator", operator, lambda: self._wait_until_reconciled(operator)
+            )
             _, update_writes = self._step("update of each", operator, self._update)
-            single = self._single()
-            settled(self.place, 3)
+            single = self._measure_single_edit()
+            wait_until_settled(self.namespace, 3)
             _, rest_writes = self._step(f"at rest, {REST_SECONDS} s", operator, lambda: time.sleep(REST_SECONDS))
             resident = operator.resident_mebibytes()
         goals = [
             Goal("seconds until all Deployments and statuses are there", "at most", 30, created, 1),
-            Goal("writes an object on create, events included", "at most", 5, create_writes / MANY),
-            Goal("writes an object on update, events included", "at most", 2, update_writes / MANY),
+            Goal("writes an object on create, events included", "at most", 5, create_writes / CONSUMERS),
+            Goal("writes an object on update, events included", "at most", 2, update_writes / CONSUMERS),
             Goal("writes on restart of the operator", "at most", 0, restart_writes, 0),
             Goal(f"writes at rest in {REST_SECONDS} s", "at most", 0, rest_writes, 0),
             Goal("seconds until one edit among them is in its Deployment", "under", 1, single),
             Goal("MiB resident of the operator", "at most", 140, resident, 0),
         ]
         facts = (
-            f"{MANY:,} StreamConsumers with two children and a stream each; etcd, API server, controllers, scheduler, "
+            f"{CONSUMERS:,} StreamConsumers with two children and a stream each; etcd, API server, controllers, scheduler, "
             "Redis and operator on the same cores, no node, so that pods stay unschedulable. `kubectl create` of one "
             "list is part of the time."
         )
         return Section("operator", facts, HEAD, self.rows, goals)
 
-    def _step(self, what: str, operator: OperatorProcess, act: Callable[[], object]) -> tuple[float, float]:
+    def _step(self, name: str, operator: OperatorProcess, action: Callable[[], object]) -> tuple[float, float]:
         """Seconds until it was done, and the writes until nothing moved any more."""
         before, cpu, began = self._writes(), cpu_seconds(operator.pid), time.monotonic()
-        act()
+        action()
         seconds = time.monotonic() - began
-        settled(self.place, 3)
+        wait_until_settled(self.namespace, 3)
         applies, statuses, events = (now - then for now, then in zip(self._writes(), before, strict=True))
         spent = cpu_seconds(operator.pid) - cpu
-        each = [f"{count / MANY:.2f}" for count in (applies, statuses, events)]
-        self.rows.append([what, f"{seconds:.1f}", *each, f"{spent:.1f}"])
+        each = [f"{count / CONSUMERS:.2f}" for count in (applies, statuses, events)]
+        self.rows.append([name, f"{seconds:.1f}", *each, f"{spent:.1f}"])
         return seconds, applies + events
 
     def _create(self) -> None:
-        items = [self._consumer(f"orders-{number}") for number in range(MANY)]
+        items = [self._consumer(f"orders-{number}") for number in range(CONSUMERS)]
         listed = {"apiVersion": "v1", "kind": "List", "items": items}
-        self.place.cluster.kubectl("create", "-f", "-", input=json.dumps(listed))
-        self._observed(1)
+        self.namespace.cluster.kubectl("create", "-f", "-", input=json.dumps(listed))
+        self._wait_until_observed(1)
 
     def _consumer(self, name: str) -> Manifest:
         url = f"redis://{self.redis.host}:{self.redis.port}/0"
-        return manifest(name, self.place.namespace, stream=name, redis={"url": url})
+        return manifest(name, self.namespace.name, stream=name, redis={"url": url})
 
     def _update(self) -> None:
-        for number in range(MANY):
-            self.place.edit(f"orders-{number}", batchCount=20)
-        self._observed(2)
+        for number in range(CONSUMERS):
+            self.namespace.edit(f"orders-{number}", batchCount=20)
+        self._wait_until_observed(2)
 
-    def _observed(self, generation: int) -> None:
+    def _wait_until_observed(self, generation: int) -> None:
         def last_told() -> None:
-            last = self.place.get("StreamConsumer", f"orders-{MANY - 1}")
+            last = self.namespace.get("StreamConsumer", f"orders-{CONSUMERS - 1}")
             assert last["status"]["observedGeneration"] == generation
 
         def told() -> None:
-            found = self.place.every("StreamConsumer")
-            assert sum(each.get("status", {}).get("observedGeneration") == generation for each in found) == MANY
-            assert len(self.place.every("Deployment")) == MANY
+            found = self.namespace.list_all("StreamConsumer")
+            assert sum(each.get("status", {}).get("observedGeneration") == generation for each in found) == CONSUMERS
+            assert len(self.namespace.list_all("Deployment")) == CONSUMERS
 
-        eventually(last_told, PATIENCE)  # to list a thousand costs the API server what it serves five of them with
-        eventually(told, PATIENCE, pause=0.5)
+        eventually(
+            last_told, TIMEOUT_SECONDS
+        )  # to list a thousand costs the API server what it serves five of them with
+        eventually(told, TIMEOUT_SECONDS, pause=0.5)
 
-    def _seen(self, operator: OperatorProcess) -> None:
+    def _wait_until_reconciled(self, operator: OperatorProcess) -> None:
         def reconciled() -> None:
             counted = re.findall(
                 r"^streamconsumer_operator_reconciles_total\S* (\S+)$", operator.metrics(), re.MULTILINE
             )
-            assert sum(map(float, counted)) >= MANY
+            assert sum(map(float, counted)) >= CONSUMERS
 
-        eventually(reconciled, PATIENCE)
+        eventually(reconciled, TIMEOUT_SECONDS)
 
-    def _single(self) -> float:
+    def _measure_single_edit(self) -> float:
         """The edit of one, until its Deployment says so."""
-        name = f"orders-{MANY // 2}"
-        before = self.place.get("Deployment", f"{name}-consumer")["metadata"]["generation"]
+        name = f"orders-{CONSUMERS // 2}"
+        before = self.namespace.get("Deployment", f"{name}-consumer")["metadata"]["generation"]
         began = time.monotonic()
-        self.place.edit(name, batchCount=30)
+        self.namespace.edit(name, batchCount=30)
 
         def changed() -> None:
-            assert self.place.get("Deployment", f"{name}-consumer")["metadata"]["generation"] > before
+            assert self.namespace.get("Deployment", f"{name}-consumer")["metadata"]["generation"] > before
 
-        eventually(changed, PATIENCE, pause=0.01)
+        eventually(changed, TIMEOUT_SECONDS, pause=0.01)
         return time.monotonic() - began
 
     def _writes(self) -> tuple[float, float, float]:
         """Server-side applies, those of a status among them, and events of ours, as the API server counts them."""
-        text = self.place.cluster.request("GET", "/metrics", accept="text/plain")
+        text = self.namespace.cluster.request("GET", "/metrics", accept="text/plain")
         applies = re.findall(r'^apiserver_request_total\{([^}]*verb="APPLY"[^}]*)\} (\S+)$', text, re.MULTILINE)
         statuses = sum(float(count) for labels, count in applies if 'subresource="status"' in labels)
-        events = [each["reportingController"] for each in self.place.every("Event")]
+        events = [each["reportingController"] for each in self.namespace.list_all("Event")]
         return sum(float(count) for _, count in applies), statuses, float(events.count(names.FIELD_MANAGER))
 
 

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from benchmarks.contenders import STREAMCONSUMER
-from benchmarks.figures import in_turns, median, ratio
-from benchmarks.races import Lane, race, rounds
+from benchmarks.figures import median, ratio, rounds_text
+from benchmarks.races import Lane, run_backlog, run_rounds
 from benchmarks.results import Goal, Section
-from benchmarks.sink import Sink
+from benchmarks.sink import OtlpSink
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 3
 ENTRIES, BATCH = 200_000, 100
-LATE_SECONDS = 2
-MOST_MORE = 48
+DELAY_SECONDS = 2
+MAX_EXTRA_MEBIBYTES = 48
 """MiB more than without an endpoint, the SDK included: what docs/telemetry.md states."""
 
 HEAD = ["collector", "messages a second", "to one that takes everything", "CPU Âµs a message", "peak MiB"]
@@ -25,16 +25,16 @@ HEAD = ["collector", "messages a second", "to one that takes everything", "CPU Â
 
 def measure(number: int) -> Section:
     """Every message is sampled, and every one acknowledged before the clock stops."""
-    with RedisServer() as server, Sink() as sink, Sink(LATE_SECONDS) as late, _black_hole() as hole:
+    with RedisServer() as server, OtlpSink() as sink, OtlpSink(DELAY_SECONDS) as late, _black_hole() as hole:
         lanes = {
-            "off": Lane(replace(STREAMCONSUMER, told="no endpoint"), ENTRIES, BATCH),
-            "well": _to(sink.endpoint, "takes everything"),
-            "refused": _to(f"http://127.0.0.1:{free_port()}", "refuses connections"),
-            "hole": _to(hole, "never answers"),
-            "late": _to(late.endpoint, f"answers {LATE_SECONDS} s late"),
+            "off": Lane(replace(STREAMCONSUMER, label="no endpoint"), ENTRIES, BATCH),
+            "well": _lane_for(sink.endpoint, "takes everything"),
+            "refused": _lane_for(f"http://127.0.0.1:{free_port()}", "refuses connections"),
+            "hole": _lane_for(hole, "never answers"),
+            "late": _lane_for(late.endpoint, f"answers {DELAY_SECONDS} s late"),
         }
-        rounds(list(lanes.values()), number, lambda lane: race(lane, server.url))
-        facts = f"Redis {server.version} on loopback, {ENTRIES:,} entries, {BATCH} a read, {in_turns(number)}."
+        run_rounds(list(lanes.values()), number, lambda lane: run_backlog(lane, server.url))
+        facts = f"Redis {server.version} on loopback, {ENTRIES:,} entries, {BATCH} a read, {rounds_text(number)}."
     rows = [_row(lane, lanes["well"]) for lane in lanes.values()]
     return Section("outages", facts, HEAD, rows, _goals(lanes))
 
@@ -46,16 +46,16 @@ def _black_hole() -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def _to(endpoint: str, told: str) -> Lane:
+def _lane_for(endpoint: str, label: str) -> Lane:
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_TRACES_SAMPLER": "always_on"}
-    return Lane(replace(STREAMCONSUMER, told=told, environment=environment), ENTRIES, BATCH)
+    return Lane(replace(STREAMCONSUMER, label=label, environment=environment), ENTRIES, BATCH)
 
 
-def _row(lane: Lane, well: Lane) -> list[str]:
+def _row(lane: Lane, reference: Lane) -> list[str]:
     return [
-        lane.who.told,
+        lane.contender.label,
         median(lane.per_second),
-        f"{ratio(lane.per_second, well.per_second):.2f}",
+        f"{ratio(lane.per_second, reference.per_second):.2f}",
         f"{statistics.median(lane.cpu):.1f}",
         f"{max(lane.mebibytes):.0f}",
     ]
@@ -64,9 +64,14 @@ def _row(lane: Lane, well: Lane) -> list[str]:
 def _goals(lanes: dict[str, Lane]) -> list[Goal]:
     away = [lanes[name] for name in ("refused", "hole", "late")]
     speeds = [
-        Goal(f"messages a second, {each.who.told}", "at least", 0.95, ratio(each.per_second, lanes["well"].per_second))
+        Goal(
+            f"messages a second, {each.contender.label}",
+            "at least",
+            0.95,
+            ratio(each.per_second, lanes["well"].per_second),
+        )
         for each in away
     ]
     without = statistics.median(lanes["off"].mebibytes)
     more = max(max(each.mebibytes) for each in away) - without
-    return [*speeds, Goal("memory more than without an endpoint", "under", MOST_MORE, more, 0, "MiB")]
+    return [*speeds, Goal("memory more than without an endpoint", "under", MAX_EXTRA_MEBIBYTES, more, 0, "MiB")]

@@ -7,15 +7,15 @@ from typing import Any
 import redis
 
 from benchmarks.contenders import SAMPLED
-from benchmarks.parts import prices
-from benchmarks.races import Lane, connected, race
+from benchmarks.parts import measure_steps
+from benchmarks.races import Lane, connect, run_backlog
 from benchmarks.results import Section, table
 from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 1
 ENTRIES = {100: 400_000, 10: 200_000, 1: 40_000}
 """At 1 a read every message pays for a round trip of its own, as it does at a low rate."""
-SHOWN = 0.015
+MIN_SHARE = 0.015
 """Functions with a smaller share in every run are summed up in one row."""
 
 HEAD = [f"{batch} a read" for batch in ENTRIES]
@@ -23,7 +23,7 @@ HEAD = [f"{batch} a read" for batch in ENTRIES]
 
 def measure(number: int) -> Section:
     """A backlog for the same pod, with three batch counts. `number` makes it longer."""
-    with RedisServer() as server, connected(server.url) as client:
+    with RedisServer() as server, connect(server.url) as client:
         runs = [_Run(client, Lane(SAMPLED, ENTRIES[batch] * number, batch), server.url) for batch in ENTRIES]
         facts = f"Redis {server.version} on loopback, a backlog, one run each; microseconds a message."
     most, _, least = runs
@@ -37,16 +37,16 @@ def measure(number: int) -> Section:
         ["… of it for round trips", *(f"{trip / run.batch:.2f}" for run in runs)],
     ]
     functions = table(["CPU of the pod, by function with what it calls in libraries", *HEAD], _functions(runs))
-    steps = [[told, f"{price:.2f}"] for told, price in prices()]
+    steps = [[told, f"{price:.2f}"] for told, price in measure_steps()]
     after = [functions, table(["single steps, each in a loop of its own, in batches of 100", "µs a message"], steps)]
-    return Section("profile", facts, ["", *HEAD], rows, after=after)
+    return Section("profile", facts, ["", *HEAD], rows, closing=after)
 
 
 class _Run:
     """One run, everything as microseconds a message."""
 
     def __init__(self, client: redis.Redis, lane: Lane, url: str) -> None:
-        result = race(lane, url)
+        result = run_backlog(lane, url)
         self.batch = lane.batch
         self.wall = result["seconds"] / lane.count * 1e6
         self.cpu, self.system = lane.cpu[-1], result["system_seconds"] / lane.count * 1e6
@@ -62,7 +62,9 @@ class _Run:
             if library:
                 self.libraries.setdefault(function, Counter())[library] += times
         print(
-            f"{lane.who.name} at {lane.batch}: {self.cpu:.1f} µs, {self.samples} samples", file=sys.stderr, flush=True
+            f"{lane.contender.name} at {lane.batch}: {self.cpu:.1f} µs, {self.samples} samples",
+            file=sys.stderr,
+            flush=True,
         )
 
     def microseconds(self, function: str) -> float:
@@ -72,14 +74,14 @@ class _Run:
 def _functions(runs: list[_Run]) -> list[list[str]]:
     """The dearest at 100 a read first."""
     names = {name for run in runs for name in run.functions}
-    shown = [name for name in names if any(run.microseconds(name) >= SHOWN * run.cpu for run in runs)]
+    shown = [name for name in names if any(run.microseconds(name) >= MIN_SHARE * run.cpu for run in runs)]
     shown.sort(key=lambda name: [-run.microseconds(name) for run in runs])
-    rows = [[_told(name, runs), *(f"{run.microseconds(name):.2f}" for run in runs)] for name in shown]
+    rows = [[_function_label(name, runs), *(f"{run.microseconds(name):.2f}" for run in runs)] for name in shown]
     rest = [f"{sum(run.microseconds(name) for name in names.difference(shown)):.2f}" for run in runs]
     return [*rows, ["everything else", *rest]]
 
 
-def _told(name: str, runs: list[_Run]) -> str:
+def _function_label(name: str, runs: list[_Run]) -> str:
     libraries: Counter[str] = sum((run.libraries.get(name, Counter()) for run in runs), Counter())
     total = sum(run.functions[name] for run in runs)
     worth = [library for library, times in libraries.most_common(2) if times > total * 0.2]

@@ -2,9 +2,9 @@
 
 from benchmarks.figures import percentile
 from benchmarks.results import Goal, Section
-from benchmarks.simulation.rivals import MAX, TARGET, all_of_them
-from benchmarks.simulation.traffic import ALL
-from benchmarks.simulation.world import AFTERWARDS_SECONDS, Outcome, World
+from benchmarks.simulation.rivals import MAX_REPLICAS, TARGET, all_scalers
+from benchmarks.simulation.traffic import ALL_TRAFFIC
+from benchmarks.simulation.world import EXTRA_SECONDS, ClusterModel, Outcome
 
 ROUNDS = 1
 OURS, THEIRS = "StreamConsumer", "KEDA, lagCount"
@@ -24,33 +24,33 @@ HEAD = [
 def measure(number: int) -> Section:  # noqa: ARG001 - once is always
     """Every traffic with everybody."""
     outcomes = {
-        (traffic.name, scaler.name): (World(traffic, scaler).run(), traffic.seconds)
-        for traffic in (make() for make in ALL)
-        for scaler in all_of_them()
+        (traffic.name, scaler.name): (ClusterModel(traffic, scaler).run(), traffic.seconds)
+        for traffic in (make() for make in ALL_TRAFFIC)
+        for scaler in all_scalers()
     }
     shares = [
-        outcomes[name, OURS][0].over_seconds / max(1, outcomes[name, THEIRS][0].over_seconds)
+        outcomes[name, OURS][0].over_target_seconds / max(1, outcomes[name, THEIRS][0].over_target_seconds)
         for name in dict.fromkeys(name for name, _ in outcomes)
     ]
     ours = [outcome for (_, who), (outcome, _) in outcomes.items() if who == OURS]
     goals = [
         Goal("time over target, to KEDA's, where it is most", "under", 1, max(shares)),
-        Goal("attempts that a pod's end cut off", "at most", 0, sum(each.cut_off for each in ours), 0),
+        Goal("attempts that a pod's end cut off", "at most", 0, sum(each.interrupted for each in ours), 0),
         Goal("not done in the end", "at most", 0, sum(each.unfinished for each in ours), 0),
     ]
     rows = [[*names, *_cells(*told)] for names, told in outcomes.items()]
-    facts = f"simulated, target {TARGET} entries a replica, at most {MAX} pods; a pod reads 2 s after it is wanted."
+    facts = f"simulated, target {TARGET} entries a replica, at most {MAX_REPLICAS} pods; a pod reads 2 s after it is wanted."
     return Section("scaling", facts, HEAD, rows, goals)
 
 
 def _cells(outcome: Outcome, seconds: int) -> list[str]:
     waits = outcome.waits or [0]
     return [
-        f"{outcome.over_seconds / (seconds + AFTERWARDS_SECONDS):.1%}",
+        f"{outcome.over_target_seconds / (seconds + EXTRA_SECONDS):.1%}",
         f"{outcome.replica_seconds / 3600:.1f}",
         str(outcome.flaps),
         f"{percentile(waits, 50):,.0f}",
         f"{percentile(waits, 99):,.0f}",
-        str(outcome.cut_off),
+        str(outcome.interrupted),
         str(outcome.unfinished),
     ]

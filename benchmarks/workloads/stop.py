@@ -10,7 +10,7 @@ from benchmarks.contenders.course import CONSUMER, GROUP, STREAM
 from benchmarks.figures import percentile
 from benchmarks.handlers import nothing
 from benchmarks.pods import Pod
-from benchmarks.races import connected, fresh
+from benchmarks.races import connect, reset_server
 from benchmarks.results import Goal, Section
 from streamconsumer.processor import RedisStreamProcessor, StreamManager
 from tests.cluster.redis_servers import RedisServer
@@ -26,17 +26,17 @@ HEAD = ["what", "times", "p50 ms", "p99 ms", "most ms"]
 def measure(number: int) -> Section:
     """`stop_listening` in a process that goes on, and SIGTERM to the end of a pod's process."""
     with RedisServer() as server:
-        with connected(server.url) as client:
-            fresh(client)
-        listening = uvloop.run(_stops(server.url, STOPS * number))
-        pods = [took for _ in range(number) for took in _ends(server.url)]
+        with connect(server.url) as client:
+            reset_server(client)
+        listening = uvloop.run(_measure_stop_listening(server.url, STOPS * number))
+        pods = [took for _ in range(number) for took in _measure_sigterm(server.url)]
         facts = f"Redis {server.version} on loopback, an idle processor whose read waits in Redis."
     rows = [_row("stop_listening() to its return", listening), _row("SIGTERM to the end of a pod's process", pods)]
     goals = [Goal("p99 of stopping an idle processor", "under", 50, percentile(listening, 99) * 1000, 1, "ms")]
     return Section("stop", facts, HEAD, rows, goals)
 
 
-async def _stops(url: str, times: int) -> list[float]:
+async def _measure_stop_listening(url: str, times: int) -> list[float]:
     clock, took = asyncio.get_running_loop().time, []
     for _ in range(times):
         manager = StreamManager.from_url(url)
@@ -51,15 +51,15 @@ async def _stops(url: str, times: int) -> list[float]:
     return took
 
 
-def _ends(url: str) -> list[float]:
+def _measure_sigterm(url: str) -> list[float]:
     """Some pods, stopped one after the other."""
     settings = {"stream": STREAM, "consumer_group": GROUP}
     with ExitStack() as stack:
         pods = [stack.enter_context(Pod(url, "nothing", f"pod-{each}", **settings)) for each in range(PODS)]
         for pod in pods:
-            pod.listening()
+            pod.wait_until_started()
         return [pod.stop() for pod in pods]
 
 
-def _row(what: str, seconds: list[float]) -> list[str]:
-    return [what, str(len(seconds)), *(f"{percentile(seconds, percent) * 1000:.1f}" for percent in (50, 99, 100))]
+def _row(name: str, seconds: list[float]) -> list[str]:
+    return [name, str(len(seconds)), *(f"{percentile(seconds, percent) * 1000:.1f}" for percent in (50, 99, 100))]

@@ -11,7 +11,7 @@ import redis
 from benchmarks.contenders.course import GROUP
 from benchmarks.figures import percentile
 from benchmarks.pods import Pod
-from benchmarks.races import connected, fill, fresh
+from benchmarks.races import connect, fill, reset_server
 from benchmarks.results import Goal, Section
 from tests.cluster.errors import BenchError
 from tests.cluster.redis_servers import RedisServer
@@ -20,9 +20,9 @@ from tests.cluster.runs import wait_until
 ROUNDS = 5
 PAIRS = 4
 """So many streams at a time, each with a pod that dies and one that lives."""
-HELD = 100
-SETTLES_WITHIN = 20.0
-PATIENCE = 120.0
+PENDING = 100
+READ_TIMEOUT = 20.0
+TIMEOUT_SECONDS = 120.0
 
 HEAD = ["kills", "entries held", "p50 s", "p99 s", "most s", "p99 of the first entry s", "begun more than once"]
 
@@ -31,17 +31,17 @@ def measure(number: int) -> Section:
     """Kills at random moments, several pairs at a time."""
     streams = [f"bench-{pair}" for pair in range(PAIRS)]
     kills: list[_Kill] = []
-    with RedisServer() as server, connected(server.url) as client, ThreadPoolExecutor(PAIRS) as threads:
+    with RedisServer() as server, connect(server.url) as client, ThreadPoolExecutor(PAIRS) as threads:
         for _ in range(number):
-            fresh(client, *streams)
+            reset_server(client, *streams)
             kills += threads.map(lambda stream: _Kill(server.url, stream), streams)
         version = server.version
     delays = [each for kill in kills for each in kill.delays]
     row = [
-        *(str(len(kills)), str(HELD)),
+        *(str(len(kills)), str(PENDING)),
         *(f"{percentile(delays, percent):.2f}" for percent in (50, 99, 100)),
         f"{percentile([min(kill.delays) for kill in kills], 99):.2f}",
-        str(sum(kill.twice for kill in kills)),
+        str(sum(kill.duplicates for kill in kills)),
     ]
     facts = (
         f"Redis {version} on loopback, delivery at its defaults, from just before the kill to the handler's start in "
@@ -55,19 +55,19 @@ class _Kill:
     """One pair, and what became of the entries that the dead one held."""
 
     def __init__(self, url: str, stream: str) -> None:
-        held = {"batch_count": str(HELD), "concurrency": str(HELD)}
+        held = {"batch_count": str(PENDING), "concurrency": str(PENDING)}
         settings = {"stream": stream, "consumer_group": GROUP, **held}
-        with connected(url) as client, ExitStack() as stack:
-            victim = stack.enter_context(Pod(url, "hold", "dies", **settings)).listening()
-            fill(client, HELD, stream)
-            _wait(lambda: _pending(client, stream) == HELD, SETTLES_WITHIN, "the pod that dies does not hold them")
-            peer = stack.enter_context(Pod(url, "note", "lives", **settings)).listening()
+        with connect(url) as client, ExitStack() as stack:
+            victim = stack.enter_context(Pod(url, "hold", "dies", **settings)).wait_until_started()
+            fill(client, PENDING, stream)
+            _wait(lambda: _pending(client, stream) == PENDING, READ_TIMEOUT, "the pod that dies does not hold them")
+            peer = stack.enter_context(Pod(url, "note", "lives", **settings)).wait_until_started()
             time.sleep(random.uniform(1, 3))
             killed = victim.kill()
-            _wait(lambda: _pending(client, stream) == 0, PATIENCE, "the pod that lives has not taken all over")
+            _wait(lambda: _pending(client, stream) == 0, TIMEOUT_SECONDS, "the pod that lives has not taken all over")
             begun = [line.split() for line in peer.output.read_text().splitlines() if line.startswith("begun ")]
         self.delays = [float(at) - killed for _, _, at in begun]
-        self.twice = len(begun) - len({message_id for _, message_id, _ in begun})
+        self.duplicates = len(begun) - len({message_id for _, message_id, _ in begun})
 
 
 def _pending(client: redis.Redis, stream: str) -> int:
@@ -75,6 +75,6 @@ def _pending(client: redis.Redis, stream: str) -> int:
     return int(found["pending"])
 
 
-def _wait(true: Any, patience: float, otherwise: str) -> None:
-    if not wait_until(true, patience, pause=0.05):
-        raise BenchError(f"{otherwise}; waited {patience:.0f} s")
+def _wait(condition: Any, timeout: float, problem: str) -> None:
+    if not wait_until(condition, timeout, pause=0.05):
+        raise BenchError(f"{problem}; waited {timeout:.0f} s")

@@ -5,14 +5,14 @@ import sys
 
 from benchmarks.contenders import FASTSTREAM, NAIVE, PIPELINED, STREAMCONSUMER, TASKIQ
 from benchmarks.contenders.goredis import goredis
-from benchmarks.figures import in_turns, median, ratio
-from benchmarks.races import Lane, race, rounds
+from benchmarks.figures import median, ratio, rounds_text
+from benchmarks.races import Lane, run_backlog, run_rounds
 from benchmarks.results import Goal, Section
 from tests.cluster.errors import MissingTool
 from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 5
-ENTRIES, ENTRIES_ONE_BY_ONE = 200_000, 5_000
+ENTRIES, ENTRIES_UNBATCHED = 200_000, 5_000
 """Slow contenders get fewer: what is compared is a rate."""
 
 HEAD = [
@@ -25,10 +25,10 @@ def measure(number: int) -> Section:
     """Each contender at 10 and at 100 entries a read."""
     lanes, notes = _lanes()
     with RedisServer() as server:
-        rounds(lanes, number, lambda lane: race(lane, server.url))
+        run_rounds(lanes, number, lambda lane: run_backlog(lane, server.url))
         facts = (
-            f"Redis {server.version} on loopback, {ENTRIES:,} entries ({ENTRIES_ONE_BY_ONE:,} where each "
-            f"is acknowledged by itself), {in_turns(number)}."
+            f"Redis {server.version} on loopback, {ENTRIES:,} entries ({ENTRIES_UNBATCHED:,} where each "
+            f"is acknowledged by itself), {rounds_text(number)}."
         )
     return Section("throughput", facts, HEAD, [_row(lane, lanes) for lane in lanes], _goals(lanes), notes)
 
@@ -42,27 +42,27 @@ def _lanes() -> tuple[list[Lane], list[str]]:
         print(f"go-redis is left out: {missing}", file=sys.stderr, flush=True)
     lanes = [Lane(who, ENTRIES, batch) for batch in (10, 100) for who in (STREAMCONSUMER, *compiled, PIPELINED)]
     # One command a message: the batch makes no difference to these.
-    return [*lanes, *(Lane(who, ENTRIES_ONE_BY_ONE, 100) for who in (NAIVE, FASTSTREAM, TASKIQ))], notes
+    return [*lanes, *(Lane(who, ENTRIES_UNBATCHED, 100) for who in (NAIVE, FASTSTREAM, TASKIQ))], notes
 
 
 def _row(lane: Lane, lanes: list[Lane]) -> list[str]:
     return [
         *lane.cells(),
         median(lane.per_second),
-        *(_to(lane, name, lanes) for name in ("goredis", "pipelined", "naive")),
+        *(_ratio_to(lane, name, lanes) for name in ("goredis", "pipelined", "naive")),
         f"{statistics.median(lane.cpu):.1f}",
         f"{statistics.median(lane.commands):.3f}",
         f"{statistics.median(lane.mebibytes):.0f}",
     ]
 
 
-def _to(lane: Lane, name: str, lanes: list[Lane]) -> str:
+def _ratio_to(lane: Lane, name: str, lanes: list[Lane]) -> str:
     peer = _find(lanes, name, lane.batch)
     return f"{ratio(lane.per_second, peer.per_second):.2f}" if peer else ""
 
 
 def _find(lanes: list[Lane], name: str, batch: int) -> Lane | None:
-    return next((lane for lane in lanes if lane.who.name == name and lane.batch == batch), None)
+    return next((lane for lane in lanes if lane.contender.name == name and lane.batch == batch), None)
 
 
 def _goals(lanes: list[Lane]) -> list[Goal]:
@@ -70,7 +70,7 @@ def _goals(lanes: list[Lane]) -> list[Goal]:
     for batch, name, least in ((100, "goredis", 0.8), (100, "faststream", 20), (10, "goredis", 0.4)):
         ours, peer = _find(lanes, "streamconsumer", batch), _find(lanes, name, batch)
         if ours and peer:
-            what = f"messages a second at {batch}, to {peer.who.told.partition(',')[0]}"
+            what = f"messages a second at {batch}, to {peer.contender.label.partition(',')[0]}"
             goals.append(Goal(what, "at least", least, ratio(ours.per_second, peer.per_second)))
     if ours := _find(lanes, "streamconsumer", 100):
         goals.append(Goal("commands a message at 100", "at most", 0.02, statistics.median(ours.commands), 3))

@@ -4,10 +4,10 @@ import statistics
 from dataclasses import replace
 
 from benchmarks.contenders import PIPELINED, STRAIGHTFORWARD, STREAMCONSUMER, Contender
-from benchmarks.figures import in_turns, median, ratio
-from benchmarks.races import Lane, race, rounds
+from benchmarks.figures import median, ratio, rounds_text
+from benchmarks.races import Lane, run_backlog, run_rounds
 from benchmarks.results import Goal, Section
-from benchmarks.sink import Sink
+from benchmarks.sink import OtlpSink
 from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 5
@@ -18,17 +18,17 @@ HEAD = ["who", "messages a second", "to the same without an endpoint", "CPU µs 
 
 def measure(number: int) -> Section:
     """Each setting, over HTTP to a collector that counts."""
-    with RedisServer() as server, Sink() as sink:
+    with RedisServer() as server, OtlpSink() as sink:
         lanes = _lanes(sink.endpoint)
         arrived: dict[str, list[float]] = {name: [] for name in lanes}
 
         def run(lane: Lane) -> None:
-            race(lane, server.url)
+            run_backlog(lane, server.url)
             name = next(name for name, each in lanes.items() if each is lane)
             arrived[name].append(sink.count() / lane.count)
 
-        rounds(list(lanes.values()), number, run)
-        facts = f"Redis {server.version} on loopback, {ENTRIES:,} entries, {BATCH} a read, {in_turns(number)}."
+        run_rounds(list(lanes.values()), number, run)
+        facts = f"Redis {server.version} on loopback, {ENTRIES:,} entries, {BATCH} a read, {rounds_text(number)}."
     rows = [_row(lane, lanes, arrived[name]) for name, lane in lanes.items()]
     return Section("tracing", facts, HEAD, rows, _goals(lanes, arrived))
 
@@ -37,25 +37,25 @@ def _lanes(endpoint: str) -> dict[str, Lane]:
     def traced(who: Contender, told: str, ratio: str = "", fields: dict[str, str] | None = None) -> Lane:
         to = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
         sampler = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": ratio} if ratio else {}
-        return Lane(replace(who, told=told, environment=to | sampler, fields=fields or {}), ENTRIES, BATCH)
+        return Lane(replace(who, label=told, environment=to | sampler, fields=fields or {}), ENTRIES, BATCH)
 
-    ours = STREAMCONSUMER.told
+    ours = STREAMCONSUMER.label
     return {
-        "off": Lane(replace(STREAMCONSUMER, told=f"{ours}, no endpoint"), ENTRIES, BATCH),
+        "off": Lane(replace(STREAMCONSUMER, label=f"{ours}, no endpoint"), ENTRIES, BATCH),
         "0": traced(STREAMCONSUMER, f"{ours}, sampled 0", "0"),
         "not": traced(STREAMCONSUMER, f"{ours}, producer did not sample", "1", {"traceparent": f"{PARENT}0"}),
         "0.1": traced(STREAMCONSUMER, f"{ours}, sampled 0.1", "0.1"),
         "1": traced(STREAMCONSUMER, f"{ours}, sampled 1.0", "1"),
         "child": traced(STREAMCONSUMER, f"{ours}, sampled by the producer", "1", {"traceparent": f"{PARENT}1"}),
         "loop": Lane(PIPELINED, ENTRIES, BATCH),
-        "loop 1": traced(STRAIGHTFORWARD, STRAIGHTFORWARD.told),
+        "loop 1": traced(STRAIGHTFORWARD, STRAIGHTFORWARD.label),
     }
 
 
 def _row(lane: Lane, lanes: dict[str, Lane], arrived: list[float]) -> list[str]:
-    without = lanes["loop" if lane.who.name in {PIPELINED.name, STRAIGHTFORWARD.name} else "off"]
+    without = lanes["loop" if lane.contender.name in {PIPELINED.name, STRAIGHTFORWARD.name} else "off"]
     return [
-        lane.who.told,
+        lane.contender.label,
         median(lane.per_second),
         f"{ratio(lane.per_second, without.per_second):.2f}",
         f"{statistics.median(lane.cpu):.1f}",

@@ -5,12 +5,12 @@ StreamConsumerError
 │   ├── InvalidResource   a StreamConsumer that the operator cannot act on
 │   └── HandlerUnusable   the handler cannot be imported or called
 ├── UndecodableEntry      one entry's bytes are not what `encoding` promised; only this entry fails
-├── EffectsRefused        what a handler returned cannot be done as it is; none of it was, and the message has failed
-├── NameTaken             a child's name belongs to an object that is not ours
-├── ChildRefused          the API server does not want a child as it is
-├── NotAllowed            the operator lacks a right, and can do without
-├── ServerBusy            the API server says after how long it wants to be asked again
-└── ServerUnavailable     Redis or the Kubernetes API does not answer a command line tool, or refuses what it asks for
+├── EffectsRejected        what a handler returned cannot be done as it is; none of it was, and the message has failed
+├── NameConflict             a child's name belongs to an object that is not ours
+├── ChildRejected          the API server does not want a child as it is
+├── PermissionDenied            the operator lacks a right, and can do without
+├── ApiThrottled            the API server says after how long it wants to be asked again
+└── BackendUnavailable     Redis or the Kubernetes API does not answer a command line tool, or refuses what it asks for
 
 A message names the object, what was found, what was expected and what to do.
 """
@@ -38,30 +38,30 @@ class UndecodableEntry(StreamConsumerError):
     """An entry's field is not text although `encoding` is utf-8."""
 
 
-class EffectsRefused(StreamConsumerError):
+class EffectsRejected(StreamConsumerError):
     """A handler's effects do not fit what is in Redis, or do not fit together. Nothing of them was applied."""
 
 
-class NameTaken(StreamConsumerError):
+class NameConflict(StreamConsumerError):
     """An object of the child's name exists and belongs to somebody else: it is never adopted."""
 
 
-class ChildRefused(StreamConsumerError):
+class ChildRejected(StreamConsumerError):
     """The API server, a quota or an admission policy refused a child: nothing changes until somebody edits."""
 
 
-class NotAllowed(StreamConsumerError):
+class PermissionDenied(StreamConsumerError):
     """The API server does not let the operator do what it can do without, at a price that it tells."""
 
 
-class ServerBusy(StreamConsumerError):
+class ApiThrottled(StreamConsumerError):
     """The API server refused a request for now, with a Retry-After: nothing of it was done."""
 
-    def __init__(self, message: str, after: timedelta) -> None:
+    def __init__(self, message: str, retry_after: timedelta) -> None:
         super().__init__(message)
-        self.after = after
+        self.retry_after = retry_after
 
 
-class ServerUnavailable(StreamConsumerError):
+class BackendUnavailable(StreamConsumerError):
     """Redis does not answer and none can be started, or it or the Kubernetes API refuses what a command line tool asks
     for."""

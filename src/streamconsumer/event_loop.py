@@ -12,7 +12,7 @@ from typing import Any
 import uvloop
 
 
-class Loop(uvloop.Loop):
+class SafeUvloop(uvloop.Loop):
     """uvloop's, but for `create_connection`."""
 
     async def create_connection(self, *arguments: Any, sock: socket | None = None, **options: Any) -> Any:
@@ -24,6 +24,6 @@ class Loop(uvloop.Loop):
                 sock.detach()
 
 
-def new_event_loop() -> Loop:
+def new_event_loop() -> SafeUvloop:
     """A loop for `asyncio.Runner`."""
-    return Loop()
+    return SafeUvloop()

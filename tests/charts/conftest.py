@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.charts.everything import EVERYTHING
+from tests.charts.everything import ALL_VALUES
 from tests.charts.rendering import Helm, Manifest
 
 
@@ -17,5 +17,5 @@ def helm(request: pytest.FixtureRequest) -> Helm:
 def everything(helm: Helm, tmp_path: Path) -> list[Manifest]:
     """What is installed with all values set."""
     values = tmp_path / "values.yaml"
-    values.write_text(yaml.safe_dump(EVERYTHING))
+    values.write_text(yaml.safe_dump(ALL_VALUES))
     return helm.template("--values", str(values))

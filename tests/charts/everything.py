@@ -3,7 +3,7 @@
 from tests.charts.rendering import Manifest
 
 DIGEST = f"sha256:{'0123456789abcdef' * 4}"
-EVERYTHING: Manifest = {
+ALL_VALUES: Manifest = {
     "global": {"anything": "goes"},
     "enabled": True,
     "image": {"registry": "registry.example.com:5000/mirror", "tag": "1.2.3", "pullPolicy": "Always"},

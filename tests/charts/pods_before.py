@@ -10,16 +10,16 @@ from pathlib import Path
 
 import yaml
 
-from tests.charts.rendering import Manifest, parsed
+from tests.charts.rendering import Manifest, parse_documents
 from tests.operator import golden
 
 FOLDER = Path(__file__).parent / "previous" / "pods"
 CASES = ("smallest", "source", "secrets", "http", "pods", "sentinel")
 
 
-def before(case: str) -> tuple[Manifest, list[Manifest]]:
+def previous_manifests(case: str) -> tuple[Manifest, list[Manifest]]:
     """What a user wrote, and what was made of it."""
-    written, *applied = parsed((FOLDER / f"{case}.yaml").read_text())
+    written, *applied = parse_documents((FOLDER / f"{case}.yaml").read_text())
     return written, applied
 
 
@@ -27,7 +27,9 @@ def main() -> None:
     """Write down what these golden cases become now."""
     for case in CASES:
         given = yaml.safe_load((golden.FOLDER / case / "consumer.yaml").read_text())
-        (FOLDER / f"{case}.yaml").write_text(f"{yaml.safe_dump(given, sort_keys=False)}---\n{golden.rendered(case)}")
+        (FOLDER / f"{case}.yaml").write_text(
+            f"{yaml.safe_dump(given, sort_keys=False)}---\n{golden.render_desired(case)}"
+        )
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ class Helm:
         """The objects of a release, in Helm's order."""
         done = self._template(release, chart, *arguments)
         assert done.returncode == 0, done.stderr
-        return parsed(done.stdout)
+        return parse_documents(done.stdout)
 
-    def refusal(self, *arguments: str) -> str:
+    def template_error(self, *arguments: str) -> str:
         """Why Helm does not render these values."""
         done = self._template("streamconsumer-operator", CHART, *arguments)
         assert done.returncode != 0, f"{self.name} accepts {arguments}"
@@ -50,10 +50,10 @@ class Helm:
 def kustomize(overlay: str) -> list[Manifest]:
     """The objects of a folder below k8s/."""
     command = [str(binaries.find("kubectl")), "kustomize", str(ROOT / "k8s" / overlay)]
-    return parsed(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return parse_documents(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def parsed(text: str) -> list[Manifest]:
+def parse_documents(text: str) -> list[Manifest]:
     return [document for document in yaml.safe_load_all(text) if document]
 
 

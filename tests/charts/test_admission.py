@@ -9,10 +9,10 @@ import pytest
 from streamconsumer.model import names
 from tests.charts.rendering import Helm, Manifest
 from tests.cluster.api_server import ApiServer
-from tests.cluster.clusters import KubectlFailed
+from tests.cluster.clusters import KubectlError
 from tests.cluster.namespaces import fresh_namespace
 from tests.model.examples import manifest
-from tests.operator.conftest import define
+from tests.operator.conftest import install_crd
 from tests.operator.places import eventually
 from tools.admission import SECRETS
 
@@ -43,7 +43,7 @@ class Town:
         self.kubectl("apply", "--server-side", "-f", "-", f"--as={who}", input=json.dumps(consumer))
 
     def refusal(self, who: str, **spec: Any) -> str:
-        with pytest.raises(KubectlFailed) as refused:
+        with pytest.raises(KubectlError) as refused:
             self.writes(who, **spec)
         return str(refused.value)
 
@@ -54,7 +54,7 @@ class Town:
 @pytest.fixture(scope="module")
 def ruled(api_server: ApiServer) -> Iterator[ApiServer]:
     """An API server with the policy, for the length of this module: other tests write as they like."""
-    define(api_server)
+    install_crd(api_server)
     policy = [each for each in Helm("helm").template() if each["kind"].startswith("ValidatingAdmissionPolicy")]
     assert len(policy) == 2
     api_server.apply(*policy)
@@ -79,12 +79,12 @@ def rules_here(town: Town) -> None:
     try:
         town.kubectl("create", "--dry-run=server", "-f", "-", "--as=writer", input=json.dumps(consumer))
         answer = "accepted"
-    except KubectlFailed as failure:
+    except KubectlError as failure:
         answer = str(failure)
     assert "ValidatingAdmissionPolicy" in answer, "the policy is not in force yet"
     try:
         town.kubectl("auth", "can-i", "get", "secrets", "--as=owner")
-    except KubectlFailed as failure:
+    except KubectlError as failure:
         raise AssertionError(str(failure)) from None
 
 

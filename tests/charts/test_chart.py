@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 from kubernetes_validate import validate
 
-from streamconsumer.operator.rbac import RIGHTS
+from streamconsumer.operator.rbac import RULES
 from streamconsumer.operator.settings import PREFIX, OperatorSettings
-from tests.charts.everything import DIGEST, EVERYTHING
+from tests.charts.everything import ALL_VALUES, DIGEST
 from tests.charts.rendering import (
     CHART,
     KUBERNETES,
@@ -39,14 +39,14 @@ def test_every_optional_value_reaches_its_place(everything: list[Manifest]) -> N
     template, operator = pod_template(everything), container(everything)
     pod = template["spec"]
     for name in ("imagePullSecrets", "priorityClassName", "nodeSelector", "tolerations", "affinity"):
-        assert pod[name] == EVERYTHING[name]
-    assert pod["topologySpreadConstraints"] == EVERYTHING["topologySpreadConstraints"]
+        assert pod[name] == ALL_VALUES[name]
+    assert pod["topologySpreadConstraints"] == ALL_VALUES["topologySpreadConstraints"]
     assert pod["serviceAccountName"] == "runner"
     assert template["metadata"]["annotations"] == {"note": "yes"}
     assert template["metadata"]["labels"]["cost"] == "42"
     assert pod["hostUsers"] is False
-    assert EVERYTHING["extraVolumes"][0] in pod["volumes"]
-    assert EVERYTHING["extraVolumeMounts"][0] in operator["volumeMounts"]
+    assert ALL_VALUES["extraVolumes"][0] in pod["volumes"]
+    assert ALL_VALUES["extraVolumeMounts"][0] in operator["volumeMounts"]
     assert operator["image"] == "registry.example.com:5000/mirror/streamconsumer-operator:1.2.3"
     assert operator["imagePullPolicy"] == "Always"
     account = next(each for each in of_kind("ServiceAccount", everything) if each["metadata"]["name"] == "runner")
@@ -132,7 +132,7 @@ def test_one_role_serves_both_kinds_of_installation(helm: Helm) -> None:
 
 def test_the_operator_has_the_rights_of_the_table_and_no_others(helm: Helm) -> None:
     (role,) = serving_roles(helm)
-    assert role["rules"] == [right.rule() for right in RIGHTS]
+    assert role["rules"] == [right.rule() for right in RULES]
 
 
 def test_no_role_has_a_wildcard_or_lists_secrets(helm: Helm) -> None:

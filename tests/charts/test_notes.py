@@ -1,7 +1,7 @@
 """What a newcomer is told after `helm install`."""
 
 from streamconsumer.model.spec import StreamConsumer
-from tests.charts.rendering import CHART, NAMESPACE, Helm, parsed
+from tests.charts.rendering import CHART, NAMESPACE, Helm, parse_documents
 
 NEEDS_NO_CLUSTER = ("--dry-run=client", "--namespace", NAMESPACE)
 HELM = Helm("helm")
@@ -17,7 +17,7 @@ def notes(*arguments: str) -> str:
 def consumer_in(text: str) -> StreamConsumer:
     _, _, applied = text.partition("<<'EOF'\n")
     manifest_text, _, _ = applied.partition("\nEOF\n")
-    (manifest,) = parsed(manifest_text)
+    (manifest,) = parse_documents(manifest_text)
     return StreamConsumer.parse(manifest)
 
 

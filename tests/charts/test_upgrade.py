@@ -15,15 +15,15 @@ from streamconsumer.model import names
 from streamconsumer.model.crd import custom_resource_definition
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import desired
-from streamconsumer.operator.manifests.metadata import stamped
+from streamconsumer.operator.manifests.metadata import with_applied_hash
 from tests.charts import pods_before
 from tests.charts.rendering import CHART, NAMESPACE, Helm, Manifest, of_kind
 from tests.cluster.api_server import ApiServer
 from tests.cluster.control_plane import ControlPlane
 from tests.model.examples import manifest
 from tests.operator.golden import SETTINGS
-from tests.operator.operators import running
-from tests.operator.places import Place, eventually
+from tests.operator.operators import running_operator
+from tests.operator.places import Namespace, eventually
 
 PREVIOUS = Path(__file__).parent / "previous" / CHART.name
 DEFINITION = f"{names.PLURAL}.{names.GROUP}"
@@ -39,7 +39,7 @@ def server() -> Iterator[ApiServer]:
 
 @pytest.mark.parametrize("version", [3, 4])
 def test_an_upgrade_and_its_rollback_keep_every_stream_consumer_as_it_is(server: ApiServer, version: int) -> None:
-    place, release = Place(server, NAMESPACE), ("streamconsumer", "--namespace", NAMESPACE)
+    place, release = Namespace(server, NAMESPACE), ("streamconsumer", "--namespace", NAMESPACE)
     server.helm("install", *release[:1], str(PREVIOUS), *release[1:], version=version)
     (before,) = of_kind("CustomResourceDefinition", Helm("helm").template(chart=PREVIOUS))
     eventually(lambda: served(server, before))
@@ -63,7 +63,7 @@ def test_an_upgrade_and_its_rollback_keep_every_stream_consumer_as_it_is(server:
 @pytest.mark.parametrize("case", pods_before.CASES)
 def test_the_operator_makes_the_same_pods_as_the_one_before_it(case: str) -> None:
     """So its upgrade restarts none. Where that cannot be, see `pods_before`."""
-    written, applied = pods_before.before(case)
+    written, applied = pods_before.previous_manifests(case)
     (then,) = of_kind("Deployment", applied)
     (now,) = of_kind("Deployment", desired(StreamConsumer.parse(written), SETTINGS))
     for field in ("selector", "template"):
@@ -72,19 +72,19 @@ def test_the_operator_makes_the_same_pods_as_the_one_before_it(case: str) -> Non
 
 def test_an_upgrade_of_chart_and_operator_restarts_no_pod(server: ApiServer, tmp_path: Path) -> None:
     """Installed is the chart before; what its operator applied stands as it applied it."""
-    place, release = Place(server, "shop"), ("streamconsumer", "--namespace", NAMESPACE)
-    server.kubectl("create", "namespace", place.namespace)
+    place, release = Namespace(server, "shop"), ("streamconsumer", "--namespace", NAMESPACE)
+    server.kubectl("create", "namespace", place.name)
     server.helm("install", *release[:1], str(PREVIOUS), *release[1:])
     (before,) = of_kind("CustomResourceDefinition", Helm("helm").template(chart=PREVIOUS))
     eventually(lambda: served(server, before))
-    written, applied = pods_before.before("source")
+    written, applied = pods_before.previous_manifests("source")
     apply_as_operator(place, eventually(lambda: create(place, written)), applied)
     life = eventually(lambda: lives(place))
 
     server.helm("upgrade", *release[:1], str(CHART), *release[1:])
     eventually(lambda: served(server, custom_resource_definition()))
     told = {"processor_image": SETTINGS.processor_image, "telemetry_endpoint": SETTINGS.telemetry_endpoint}
-    with running(server.kubeconfig, tmp_path, watch_namespaces=place.namespace, **told):
+    with running_operator(server.kubeconfig, tmp_path, watch_namespaces=place.name, **told):
         eventually(lambda: place.conditions("orders")["Ready"])
         assert lives(place) == life
         # It does act: the same edit that changes pods does so.
@@ -94,29 +94,29 @@ def test_an_upgrade_of_chart_and_operator_restarts_no_pod(server: ApiServer, tmp
     server.kubectl("delete", "crd", DEFINITION)
 
 
-def apply_as_operator(place: Place, owner: Manifest, applied: list[Manifest]) -> None:
+def apply_as_operator(place: Namespace, owner: Manifest, applied: list[Manifest]) -> None:
     """What stands in `previous/pods`, with this owner."""
     for each in applied:
         references = [{**each["metadata"]["ownerReferences"][0], "uid": owner["metadata"]["uid"]}]
         metadata = {**each["metadata"], "ownerReferences": references}
         del metadata["annotations"]  # the hash: it was of a manifest with this owner
         how = ("apply", "--server-side", f"--field-manager={names.FIELD_MANAGER}", "-f", "-")
-        place.cluster.kubectl(*how, input=json.dumps(stamped({**each, "metadata": metadata})))
+        place.cluster.kubectl(*how, input=json.dumps(with_applied_hash({**each, "metadata": metadata})))
 
 
-def lives(place: Place) -> Any:
+def lives(place: Namespace) -> Any:
     """The Deployment's template in number, and its pods."""
     live = place.get("Deployment", "orders-consumer")
-    pods = place.every("Pod", f"?labelSelector={names.LABEL_CONSUMER}=orders")
+    pods = place.list_all("Pod", f"?labelSelector={names.LABEL_CONSUMER}=orders")
     assert len(pods) == live["spec"]["replicas"]
     return live["metadata"]["generation"], {pod["metadata"]["uid"] for pod in pods}
 
 
-def changed(place: Place, life: Any) -> None:
+def changed(place: Namespace, life: Any) -> None:
     assert place.get("Deployment", "orders-consumer")["metadata"]["generation"] > life[0]
 
 
-def create(place: Place, written: Manifest) -> Manifest:
+def create(place: Namespace, written: Manifest) -> Manifest:
     try:
         place.create(written)
     except Exception as failure:  # noqa: BLE001 - whatever it is, the definition is not yet served

@@ -53,7 +53,7 @@ def test_the_schema_knows_no_value_that_the_chart_does_not_have() -> None:
     ],
 )
 def test_a_slip_is_refused(helm: Helm, values: str) -> None:
-    assert "specifications of the schema" in helm.refusal("--set", values)
+    assert "specifications of the schema" in helm.template_error("--set", values)
 
 
 def test_no_extra_variable_can_come_twice(helm: Helm) -> None:

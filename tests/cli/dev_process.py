@@ -11,7 +11,7 @@ from typing import Self
 
 import streamconsumer
 
-PATIENCE_SECONDS = 30
+LINE_TIMEOUT_SECONDS = 30
 SOURCES = Path(streamconsumer.__file__).parents[1]
 
 
@@ -39,20 +39,20 @@ class DevProcess:
             self._process.kill()
             await self._process.wait()
 
-    async def line(self, pattern: str) -> str:
+    async def wait_for_line(self, pattern: str) -> str:
         """The next line that matches. Fails with all that was said if there is none."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                while line := await self._next():
+            async with asyncio.timeout(LINE_TIMEOUT_SECONDS):
+                while line := await self._read_line():
                     if re.search(pattern, line):
                         return line.rstrip("\n")
         raise AssertionError(f"no line matches {pattern!r} in:\n" + "\n".join(self.lines))
 
     async def redis_url(self) -> str:
         """Where its embedded server is."""
-        return (await self.line("embedded Valkey")).rpartition(" ")[2]
+        return (await self.wait_for_line("embedded Valkey")).rpartition(" ")[2]
 
-    async def _next(self) -> str:
+    async def _read_line(self) -> str:
         assert self._process.stdout
         line = (await self._process.stdout.readline()).decode()
         self.lines.append(line.rstrip("\n"))
@@ -61,7 +61,7 @@ class DevProcess:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    async def ended(self) -> int:
+    async def wait_for_exit(self) -> int:
         """The exit code; what was said until then is in `lines`."""
         assert self._process.stdout
         self.lines += (await self._process.stdout.read()).decode().splitlines()
@@ -71,7 +71,7 @@ class DevProcess:
         """Handles (pidfds) of all its children and theirs."""
         return [os.pidfd_open(pid) for pid in _descendants(self._process.pid)]
 
-    def left_behind(self) -> list[str]:
+    def remaining_files(self) -> list[str]:
         """What lies in its temporary folder."""
         return [each.name for each in self._temporary.iterdir()]
 
@@ -83,7 +83,7 @@ def _descendants(pid: int) -> list[int]:
     return [*children, *(inner for child in children for inner in _descendants(child))]
 
 
-async def gone(handles: list[int]) -> None:
+async def wait_for_exits(handles: list[int]) -> None:
     """Returns when the processes behind the handles have ended."""
     loop = asyncio.get_running_loop()
     for handle in handles:

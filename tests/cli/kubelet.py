@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from tests.cluster.certificates import Authority
-from tests.operator.places import Place
+from tests.operator.places import Namespace
 
 NODES = "/api/v1/nodes"
 
@@ -20,26 +20,26 @@ class Kubelet:
     def __init__(self, node: str, logs: dict[str, str]) -> None:
         self.node = node
         self.logs = logs
-        self.asked: dict[str, int] = {}
+        self.requested_lines: dict[str, int] = {}
         """The number of lines that were asked for, by log."""
 
-    def answer(self, path: str) -> str | None:
+    def read_log(self, path: str) -> str | None:
         url = urlsplit(path)
         query = parse_qs(url.query)
         _, pod, container = url.path.removeprefix("/containerLogs/").split("/")
         log = f"{pod}/{container}" + ("/previous" if query.get("previous") == ["true"] else "")
-        self.asked[log] = int(query["tailLines"][0])
+        self.requested_lines[log] = int(query["tailLines"][0])
         return self.logs.get(log)
 
 
 @contextmanager
-def kubelet(place: Place, folder: Path, logs: dict[str, str]) -> Iterator[Kubelet]:
+def kubelet(place: Namespace, folder: Path, logs: dict[str, str]) -> Iterator[Kubelet]:
     """A node whose kubelet has these logs."""
-    found = Kubelet(f"node-of-{place.namespace}", logs)
+    found = Kubelet(f"node-of-{place.name}", logs)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            log = found.answer(self.path)
+            log = found.read_log(self.path)
             self.send_response(404 if log is None else 200)
             self.end_headers()
             self.wfile.write((log or "no such log").encode())

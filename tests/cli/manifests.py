@@ -26,7 +26,7 @@ def secret(name: str, **texts: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": texts}
 
 
-def written(folder: Path, *documents: dict[str, Any]) -> Path:
+def write_documents(folder: Path, *documents: dict[str, Any]) -> Path:
     """The documents as a file in the folder."""
     path = folder / "consumer.yaml"
     path.write_text(yaml.safe_dump_all(documents))

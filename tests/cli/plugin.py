@@ -8,26 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.binaries import find
-from tests.operator.places import Place
+from tests.operator.places import Namespace
 
-Ran = subprocess.CompletedProcess[str]
+CompletedCommand = subprocess.CompletedProcess[str]
 SCRIPTS = Path(sys.executable).parent
 
 
-def environment(place: Place, **more: str) -> dict[str, str]:
+def environment(place: Namespace, **more: str) -> dict[str, str]:
     clean = {name: value for name, value in place.cluster.environment.items() if not name.startswith("STREAMCONSUMER_")}
     path = os.pathsep.join([str(SCRIPTS), os.environ["PATH"]])
     return {**clean, "PATH": path, "COLUMNS": "100", **more}
 
 
-def plugin(place: Place, verb: str, *arguments: str, **more: str) -> Ran:
+def run_plugin(place: Namespace, verb: str, *arguments: str, **more: str) -> CompletedCommand:
     """In the namespace of the place, unless the arguments say otherwise."""
-    where = () if {"-A", "-n"} & set(arguments) else ("-n", place.namespace)
+    where = () if {"-A", "-n"} & set(arguments) else ("-n", place.name)
     command = [find("kubectl"), "streamconsumer", verb, *arguments, *where]
     return subprocess.run(command, env=environment(place, **more), capture_output=True, text=True, check=False)
 
 
-def document(place: Place, *arguments: str) -> Any:
-    ran = plugin(place, *arguments, "-o", "json")
+def run_json(place: Namespace, *arguments: str) -> Any:
+    ran = run_plugin(place, *arguments, "-o", "json")
     assert ran.stdout, ran.stderr
     return json.loads(ran.stdout)

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.cli.plugin import SCRIPTS, Ran, plugin
+from tests.cli.plugin import SCRIPTS, CompletedCommand, run_plugin
 from tests.cli.test_cluster_status import container, only, pod
 from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import manifest
-from tests.operator.looking import at
-from tests.operator.places import Place
+from tests.operator.looking import manifest_for
+from tests.operator.places import Namespace
 from tests.processor.pod import Pod
 
 KUBECTL = """#!{python}
@@ -36,27 +36,29 @@ def in_pods(folder: Path, environment: dict[str, str]) -> str:
     return os.pathsep.join([str(place), str(SCRIPTS), os.environ["PATH"]])
 
 
-def document(ran: Ran) -> Any:
+def document(ran: CompletedCommand) -> Any:
     assert ran.stdout, ran.stderr
     return json.loads(ran.stdout)
 
 
-def running_pod(place: Place, name: str, *, ready: bool) -> None:
+def running_pod(place: Namespace, name: str, *, ready: bool) -> None:
     pod(place, name, phase="Running", containerStatuses=[container(ready=ready)])
 
 
-def test_a_pod_that_is_ready_looks_at_what_it_needs(on_api: Place, redis_server: RedisServer, tmp_path: Path) -> None:
-    on_api.create(at(redis_server))
+def test_a_pod_that_is_ready_looks_at_what_it_needs(
+    on_api: Namespace, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    on_api.create(manifest_for(redis_server))
     running_pod(on_api, "orders-consumer-a", ready=False)
     running_pod(on_api, "orders-consumer-b", ready=True)
     inside = Pod(tmp_path, redis_server.url, "pod_handlers:note", consumer_name="orders-consumer-b").environment
     inside.pop("PATH")
-    ran = plugin(on_api, "doctor", "orders", "-o", "json", PATH=in_pods(tmp_path, inside))
+    ran = run_plugin(on_api, "doctor", "orders", "-o", "json", PATH=in_pods(tmp_path, inside))
     found = document(ran)
     assert found["pod"]["name"] == "orders-consumer-b"
     assert "handler pod_handlers:note" in {each["object"] for each in found["pod"]["checked"]}
     asked = (tmp_path / "asked").read_text()
-    assert asked.startswith(f"exec -n {on_api.namespace} orders-consumer-b -c processor -- ")
+    assert asked.startswith(f"exec -n {on_api.name} orders-consumer-b -c processor -- ")
     told = {each["object"]: each["found"] for each in found["cluster"]["checked"]}
     assert told["CustomResourceDefinition"] == "knows every field that this command line knows"
     assert told["your rights"] == "all that this command line uses"
@@ -69,7 +71,7 @@ def test_a_pod_that_is_ready_looks_at_what_it_needs(on_api: Place, redis_server:
 
 
 def test_an_operator_that_runs_and_a_healthy_resource_without_pods_is_not_all_that_could_be_looked_at(
-    on_api: Place,
+    on_api: Namespace,
 ) -> None:
     labels = {"app.kubernetes.io/component": "operator", "app.kubernetes.io/part-of": "streamconsumer"}
     template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "operator", "image": "operator:1"}]}}
@@ -87,27 +89,27 @@ def test_an_operator_that_runs_and_a_healthy_resource_without_pods_is_not_all_th
     }
     status = {"observedGeneration": created["metadata"]["generation"], "conditions": [ready]}
     on_api.patch("StreamConsumer", "orders", {"status": status}, "/status")
-    ran = plugin(on_api, "doctor", "orders", "-o", "json")
+    ran = run_plugin(on_api, "doctor", "orders", "-o", "json")
     found = document(ran)
     assert ran.returncode == 3, ran.stdout
     assert found["pod"] is None
     assert [each["found"] for each in found["cluster"]["findings"]] == ["no pod runs"]
     told = {each["object"]: each["found"] for each in found["cluster"]["checked"]}
-    assert told[f"operator {on_api.namespace}/the-operator"] == "2 of 2 pods ready, operator:1"
+    assert told[f"operator {on_api.name}/the-operator"] == "2 of 2 pods ready, operator:1"
 
 
-def test_whoever_lacks_rights_is_told_which(on_api: Place, tmp_path: Path) -> None:
+def test_whoever_lacks_rights_is_told_which(on_api: Namespace, tmp_path: Path) -> None:
     on_api.create(manifest())
     kubeconfig = only(on_api, tmp_path, "streamconsumers.streamconsumer.dev")
-    ran = plugin(on_api, "doctor", "orders", "-o", "json", KUBECONFIG=kubeconfig)
+    ran = run_plugin(on_api, "doctor", "orders", "-o", "json", KUBECONFIG=kubeconfig)
     wrong = {each["found"] for each in document(ran)["cluster"]["findings"]}
     assert {"you may not list pods", "you may not list events.events.k8s.io", "you may not list its pods"} <= wrong
     assert ran.returncode == 1, ran.stderr
 
 
-def test_a_pod_that_cannot_be_asked_says_why(on_api: Place) -> None:
+def test_a_pod_that_cannot_be_asked_says_why(on_api: Namespace) -> None:
     on_api.create(manifest())
     running_pod(on_api, "orders-consumer-a", ready=True)
-    ran = plugin(on_api, "doctor", "orders", "-o", "json")
+    ran = run_plugin(on_api, "doctor", "orders", "-o", "json")
     (why,) = [each for each in document(ran)["cluster"]["findings"] if each["object"] == "the look from within a pod"]
     assert why["found"].startswith("pod orders-consumer-a could not be asked: ")

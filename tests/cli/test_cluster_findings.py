@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.cli.status.facts import Consumer, Entry, Facts, Pod, Seen, of_manifests
-from streamconsumer.cli.status.findings import findings
+from streamconsumer.cli.status.facts import ConsumerFacts, Facts, PendingEntryFacts, Pod, RedisView, from_manifests
+from streamconsumer.cli.status.findings import derive_findings
 from streamconsumer.cli.status.screen import lines
-from streamconsumer.model.status import Condition, Reason, Status, StreamFigures, StreamReason
-from streamconsumer.redis_client.keys import POSTPONED
+from streamconsumer.model.status import Condition, Reason, Status, StreamReason, StreamStats
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
 from tests.model.examples import manifest
 
 NOW = datetime(2026, 11, 25, 13, tzinfo=UTC)
@@ -34,38 +34,38 @@ def facts(*conditions: Condition, **more: Any) -> Facts:
     return Facts(**{**whole, "suspended": False, "status": status, **more})
 
 
-def seen(**told: Any) -> Seen:
-    return Seen(by="redis", figures=StreamFigures(lag=0, lag_known=True, pending=0, dead_letters=0), **told)
+def seen(**told: Any) -> RedisView:
+    return RedisView(by="redis", figures=StreamStats(lag=0, lag_known=True, pending=0, dead_letters=0), **told)
 
 
 def shown(given: Facts, width: int = 80) -> list[str]:
-    return list(lines(given, findings(given), NOW, width))
+    return list(lines(given, derive_findings(given), NOW, width))
 
 
 def test_where_all_is_well_nothing_is_found() -> None:
-    assert findings(facts(redis=seen())) == []
+    assert derive_findings(facts(redis=seen())) == []
     assert shown(facts(redis=seen()))[-1] == "Nothing is wrong."
 
 
 @pytest.mark.parametrize("reason", [Reason.HANDLER_UNUSABLE, Reason.POD_CRASHING, Reason.IMAGE_UNAVAILABLE])
 def test_pods_that_cannot_start_are_an_error_with_what_to_do(reason: Reason) -> None:
-    (found,) = findings(facts(condition("Ready", "False", reason, "the words of the pod")))
+    (found,) = derive_findings(facts(condition("Ready", "False", reason, "the words of the pod")))
     assert (found.severity, found.found) == ("error", f"{reason}: the words of the pod")
     assert not found.advice.startswith("wait")
 
 
 def test_what_passes_by_itself_is_a_warning() -> None:
-    (found,) = findings(facts(condition("Ready", "False", Reason.PODS_STARTING)))
+    (found,) = derive_findings(facts(condition("Ready", "False", Reason.PODS_STARTING)))
     assert found.severity == "warning"
 
 
 def test_errors_come_first() -> None:
-    dead = StreamFigures(dead_letters=3)
-    found = findings(
+    dead = StreamStats(dead_letters=3)
+    found = derive_findings(
         facts(
             condition("Ready", "False", Reason.PODS_STARTING),
             condition("RedisReachable", "False", StreamReason.UNREACHABLE),
-            redis=Seen(by="operator", figures=dead),
+            redis=RedisView(by="operator", figures=dead),
         )
     )
     assert [each.severity for each in found] == ["error", "warning", "warning"]
@@ -74,31 +74,31 @@ def test_errors_come_first() -> None:
 def test_a_pod_is_not_told_twice() -> None:
     pod = Pod(name="orders-consumer-a", phase="Running", ready=False, restarts=4, last_words="HandlerUnusable: no shop")
     told = condition("Ready", "False", Reason.HANDLER_UNUSABLE, "Pod orders-consumer-a: no shop")
-    assert len(findings(facts(told, pods=[pod]))) == 1
+    assert len(derive_findings(facts(told, pods=[pod]))) == 1
     starting = condition("Ready", "False", Reason.PODS_STARTING)
-    assert "Pod orders-consumer-a" in {each.object for each in findings(facts(starting, pods=[pod]))}
+    assert "Pod orders-consumer-a" in {each.object for each in derive_findings(facts(starting, pods=[pod]))}
 
 
 def test_an_edit_that_the_operator_has_not_acted_on_is_an_error() -> None:
-    (found,) = findings(facts(generation=2))
+    (found,) = derive_findings(facts(generation=2))
     assert (found.severity, found.found) == ("error", "the operator last acted on generation 1")
 
 
 def test_entries_of_a_consumer_that_is_gone_are_told_and_those_of_pods_and_waiting_ones_are_not() -> None:
     consumers = [
-        Consumer(name="orders-consumer-a", pending=3, idle_seconds=900, is_pod=True),
-        Consumer(name=POSTPONED, pending=3, idle_seconds=900, is_pod=False),
-        Consumer(name="idle", pending=0, idle_seconds=900, is_pod=False),
-        Consumer(name="gone", pending=2, idle_seconds=900, is_pod=False),
+        ConsumerFacts(name="orders-consumer-a", pending=3, idle_seconds=900, is_pod=True),
+        ConsumerFacts(name=POSTPONED_CONSUMER, pending=3, idle_seconds=900, is_pod=False),
+        ConsumerFacts(name="idle", pending=0, idle_seconds=900, is_pod=False),
+        ConsumerFacts(name="gone", pending=2, idle_seconds=900, is_pod=False),
     ]
-    (found,) = findings(facts(redis=seen(consumers=consumers)))
+    (found,) = derive_findings(facts(redis=seen(consumers=consumers)))
     assert found.object == "consumer 'gone'"
 
 
 def test_a_message_that_fails_again_and_again_is_told_by_its_id() -> None:
-    poison = Entry(message_id="17-0", consumer=POSTPONED, idle_seconds=3, deliveries=6)
-    fresh = Entry(message_id="18-0", consumer="orders-consumer-a", idle_seconds=0, deliveries=1)
-    (found,) = findings(facts(redis=seen(oldest=[poison, fresh])))
+    poison = PendingEntryFacts(message_id="17-0", consumer=POSTPONED_CONSUMER, idle_seconds=3, deliveries=6)
+    fresh = PendingEntryFacts(message_id="18-0", consumer="orders-consumer-a", idle_seconds=0, deliveries=1)
+    (found,) = derive_findings(facts(redis=seen(oldest=[poison, fresh])))
     assert found.object == "entry 17-0"
     assert "begun 6 times" in found.found
 
@@ -106,7 +106,7 @@ def test_a_message_that_fails_again_and_again_is_told_by_its_id() -> None:
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_screen_is_never_wider_than_the_terminal(width: int) -> None:
     broken = condition("Ready", "False", Reason.HANDLER_UNUSABLE, "the handler cannot be imported " * 20)
-    found = shown(facts(broken, redis=Seen(by="nobody", problem="redis: connection refused " * 10)), width)
+    found = shown(facts(broken, redis=RedisView(by="nobody", problem="redis: connection refused " * 10)), width)
     assert (
         max(len(line.replace("\x1b[31m\x1b[1m", "").replace("\x1b[1m", "").replace("\x1b[0m", "")) for line in found)
         <= width
@@ -114,7 +114,7 @@ def test_a_screen_is_never_wider_than_the_terminal(width: int) -> None:
 
 
 def test_names_that_others_chose_move_nothing_on_a_terminal() -> None:
-    consumers = [Consumer(name="evil\x1b[2J\nERROR", pending=1, idle_seconds=900, is_pod=False)]
+    consumers = [ConsumerFacts(name="evil\x1b[2J\nERROR", pending=1, idle_seconds=900, is_pod=False)]
     text = "\n".join(shown(facts(redis=seen(consumers=consumers))))
     assert "\x1b[2J" not in text
     assert "evil\\x1b[2J\\nERROR" in text
@@ -125,6 +125,6 @@ def test_names_that_others_chose_move_nothing_on_a_terminal() -> None:
 )
 def test_one_that_somebody_garbled_is_shown_like_any_other(garbled: dict[str, Any]) -> None:
     """What stands in one must not keep the others from being shown."""
-    told = of_manifests({**manifest(), **garbled}, [])
+    told = from_manifests({**manifest(), **garbled}, [])
     assert told.name == "orders"
-    assert findings(told)
+    assert derive_findings(told)

@@ -5,21 +5,21 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.redis_client.keys import companion
-from tests.cli.plugin import document, plugin
+from streamconsumer.redis_client.keys import group_key
+from tests.cli.plugin import run_json, run_plugin
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest
-from tests.operator.looking import at, client, secret
-from tests.operator.places import Place
+from tests.operator.looking import create_secret, manifest_for, redis_client
+from tests.operator.places import Namespace
 
-POSTPONED_KEY = companion("orders", "billing", "postponed")
+POSTPONED_KEY = group_key("orders", "billing", "postponed")
 
 
 @pytest.fixture
 def guarded(start_redis: StartRedis) -> Iterator[tuple[RedisServer, Any]]:
     """A Redis with a password, the group, one companion key and one dead letter under a key of its own."""
     server = start_redis({"requirepass": "hunter2"})
-    redis = client(server, password="hunter2")
+    redis = redis_client(server, password="hunter2")
     redis.xgroup_create("orders", "billing", "$", mkstream=True)
     redis.zadd(POSTPONED_KEY, {"1-0": 1})
     redis.xadd("graves", {"n": 1})
@@ -29,30 +29,30 @@ def guarded(start_redis: StartRedis) -> Iterator[tuple[RedisServer, Any]]:
 
 def guarded_at(server: RedisServer, **spec: Any) -> dict[str, Any]:
     password = {"name": "redis", "key": "password"}
-    return at(server, password=password, delivery={"deadLetterStream": "graves", "minIdle": "1h"}, **spec)
+    return manifest_for(server, password=password, delivery={"deadLetterStream": "graves", "minIdle": "1h"}, **spec)
 
 
-def test_the_name_of_a_suspended_stream_consumer_is_enough(on_api: Place, guarded: tuple[RedisServer, Any]) -> None:
+def test_the_name_of_a_suspended_stream_consumer_is_enough(on_api: Namespace, guarded: tuple[RedisServer, Any]) -> None:
     server, redis = guarded
-    secret(on_api, "redis", password="hunter2")
+    create_secret(on_api, "redis", password="hunter2")
     on_api.create(guarded_at(server, suspend=True))
-    deleted = document(on_api, "group", "delete", "orders", "--yes")
+    deleted = run_json(on_api, "group", "delete", "orders", "--yes")
     assert (deleted["groupDeleted"], deleted["companionKeysDeleted"]) == (True, 1)
     assert (deleted["deadLetterStream"], deleted["deadLetters"]) == ("graves", 1)
     assert redis.xinfo_groups("orders") == []
     assert redis.exists("orders", "graves", POSTPONED_KEY) == 2
-    again = plugin(on_api, "group", "delete", "orders", "--yes")
+    again = run_plugin(on_api, "group", "delete", "orders", "--yes")
     assert again.returncode == 2
     assert "does not exist and has no companion keys" in again.stderr
 
 
 def test_the_group_of_a_stream_consumer_that_is_not_suspended_is_kept(
-    on_api: Place, guarded: tuple[RedisServer, Any]
+    on_api: Namespace, guarded: tuple[RedisServer, Any]
 ) -> None:
     server, redis = guarded
-    secret(on_api, "redis", password="hunter2")
+    create_secret(on_api, "redis", password="hunter2")
     on_api.create(guarded_at(server))
-    ran = plugin(on_api, "group", "delete", "orders", "--yes")
+    ran = run_plugin(on_api, "group", "delete", "orders", "--yes")
     assert (ran.returncode, ran.stdout) == (1, "")
     assert "StreamConsumer orders is not suspended; suspend or delete the StreamConsumer" in ran.stderr
     assert len(redis.xinfo_groups("orders")) == 1
@@ -60,38 +60,40 @@ def test_the_group_of_a_stream_consumer_that_is_not_suspended_is_kept(
 
 
 def test_min_idle_of_the_stream_consumer_decides_whether_a_consumer_is_alive(
-    on_api: Place, guarded: tuple[RedisServer, Any]
+    on_api: Namespace, guarded: tuple[RedisServer, Any]
 ) -> None:
     server, redis = guarded
-    secret(on_api, "redis", password="hunter2")
+    create_secret(on_api, "redis", password="hunter2")
     on_api.create(guarded_at(server, suspend=True))
     redis.xadd("orders", {"n": 1})
     redis.xreadgroup("billing", "orders-consumer-a", {"orders": ">"})
-    ran = plugin(on_api, "group", "delete", "orders", "--yes")
+    ran = run_plugin(on_api, "group", "delete", "orders", "--yes")
     assert ran.returncode == 1
     assert "found the live consumers 'orders-consumer-a', expected none" in ran.stderr
     assert len(redis.xinfo_groups("orders")) == 1
 
 
-def test_another_way_to_the_server_brings_its_own_credentials(on_api: Place, guarded: tuple[RedisServer, Any]) -> None:
+def test_another_way_to_the_server_brings_its_own_credentials(
+    on_api: Namespace, guarded: tuple[RedisServer, Any]
+) -> None:
     server, redis = guarded
     reference = {"name": "x", "key": "y"}
     on_api.create(manifest(redis={"url": "redis://only-pods:6379/0", "passwordSecretRef": reference}, suspend=True))
     url = f"redis://:hunter2@{server.host}:{server.port}/0"
-    ran = plugin(on_api, "group", "delete", "orders", "--yes", "--redis-url", url)
+    ran = run_plugin(on_api, "group", "delete", "orders", "--yes", "--redis-url", url)
     assert ran.returncode == 0, ran.stderr
     assert "hunter2" not in ran.stdout + ran.stderr
     assert redis.xinfo_groups("orders") == []
 
 
-def test_a_name_that_does_not_exist_is_reported(on_api: Place) -> None:
-    ran = plugin(on_api, "group", "delete", "orders", "--yes")
+def test_a_name_that_does_not_exist_is_reported(on_api: Namespace) -> None:
+    ran = run_plugin(on_api, "group", "delete", "orders", "--yes")
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert f"there is no StreamConsumer orders in namespace {on_api.namespace}" in ran.stderr
+    assert f"there is no StreamConsumer orders in namespace {on_api.name}" in ran.stderr
 
 
-def test_a_server_that_only_pods_reach_is_no_answer_and_the_remedy_is_given(on_api: Place) -> None:
+def test_a_server_that_only_pods_reach_is_no_answer_and_the_remedy_is_given(on_api: Namespace) -> None:
     on_api.create(manifest(redis={"url": "redis://127.0.0.1:1/0"}, suspend=True))
-    ran = plugin(on_api, "group", "delete", "orders", "--yes")
+    ran = run_plugin(on_api, "group", "delete", "orders", "--yes")
     assert (ran.returncode, ran.stdout) == (3, "")
     assert "if only pods reach the server, forward a port and give --redis-url" in ran.stderr

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from tests.cli.plugin import SCRIPTS, document, environment, plugin
+from tests.cli.plugin import SCRIPTS, environment, run_json, run_plugin
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import Manifest, manifest
-from tests.operator.looking import at, client, looking, seen
-from tests.operator.operators import running
-from tests.operator.places import Place, eventually
+from tests.operator.looking import manifest_for, redis_client, running_with_redis, wait_for_condition
+from tests.operator.operators import running_operator
+from tests.operator.places import Namespace, eventually
 
 
-def pod(place: Place, name: str, consumer: str = "orders", **status: Any) -> None:
+def pod(place: Namespace, name: str, consumer: str = "orders", **status: Any) -> None:
     """A pod as the kubelet would report it."""
     place.create(
         {
@@ -34,18 +34,18 @@ def container(**told: Any) -> Manifest:
 
 
 def test_a_healthy_one_is_shown_on_one_screen_with_what_redis_says_now(
-    on_api: Place, redis_server: RedisServer, tmp_path: Path
+    on_api: Namespace, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    redis = client(redis_server)
-    with looking(on_api, tmp_path):
-        on_api.create(at(redis_server, replicas=0))
-        seen(on_api, "orders", "GroupReady", "GroupExists")
+    redis = redis_client(redis_server)
+    with running_with_redis(on_api, tmp_path):
+        on_api.create(manifest_for(redis_server, replicas=0))
+        wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
         pod(on_api, "orders-consumer-a", phase="Running", containerStatuses=[container(ready=True)])
         for number in range(3):
             redis.xadd("orders", {"n": number})
         redis.xreadgroup("billing", "orders-consumer-a", {"orders": ">"}, count=1)
-        said = document(on_api, "status", "orders")["streamConsumers"]
-        ran = plugin(on_api, "status", "orders")
+        said = run_json(on_api, "status", "orders")["streamConsumers"]
+        ran = run_plugin(on_api, "status", "orders")
     (one,) = said
     assert one["redis"]["by"] == "redis"
     assert (one["redis"]["figures"]["lag"], one["redis"]["figures"]["pending"]) == (2, 1)
@@ -62,31 +62,33 @@ def test_a_healthy_one_is_shown_on_one_screen_with_what_redis_says_now(
 
 
 def test_a_password_that_is_wrong_is_an_error_with_what_to_do(
-    on_api: Place, start_redis: StartRedis, tmp_path: Path
+    on_api: Namespace, start_redis: StartRedis, tmp_path: Path
 ) -> None:
     server = start_redis({"requirepass": "right"})
-    with looking(on_api, tmp_path):
-        on_api.create(at(server, replicas=0))
-        seen(on_api, "orders", "RedisReachable", "CredentialsRefused")
-        ran = plugin(on_api, "status", "orders")
+    with running_with_redis(on_api, tmp_path):
+        on_api.create(manifest_for(server, replicas=0))
+        wait_for_condition(on_api, "orders", "RedisReachable", "CredentialsRefused")
+        ran = run_plugin(on_api, "status", "orders")
     assert ran.returncode == 1
     assert "correct the user or the password in the Secret" in " ".join(ran.stdout.split())
 
 
-def test_redis_that_is_down_and_a_pod_that_cannot_import_its_handler_are_told(on_api: Place, tmp_path: Path) -> None:
+def test_redis_that_is_down_and_a_pod_that_cannot_import_its_handler_are_told(
+    on_api: Namespace, tmp_path: Path
+) -> None:
     words = "HandlerUnusable: handler 'shop.orders:handle': module 'shop' not found; is it in the image?"
     waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}
     ended = {"terminated": {"exitCode": 78, "message": words}}
-    with looking(on_api, tmp_path):
+    with running_with_redis(on_api, tmp_path):
         on_api.create(manifest(redis={"url": f"redis://127.0.0.1:{free_port()}/0"}))
-        seen(on_api, "orders", "RedisReachable", "Unreachable")
+        wait_for_condition(on_api, "orders", "RedisReachable", "Unreachable")
         pod(
             on_api,
             "orders-consumer-a",
             phase="Running",
             containerStatuses=[container(state=waiting, lastState=ended, restartCount=4)],
         )
-        found = document(on_api, "status", "orders")["streamConsumers"][0]
+        found = run_json(on_api, "status", "orders")["streamConsumers"][0]
     told = [(each["object"], each["found"]) for each in found["findings"]]
     assert ("Pod orders-consumer-a", words) in told
     assert any(about == "StreamConsumer orders" and "Unreachable: " in said for about, said in told)
@@ -94,37 +96,37 @@ def test_redis_that_is_down_and_a_pod_that_cannot_import_its_handler_are_told(on
     assert "Connect call failed" in found["redis"]["problem"]
 
 
-def test_one_that_no_operator_has_seen_is_told_as_such(on_api: Place) -> None:
+def test_one_that_no_operator_has_seen_is_told_as_such(on_api: Namespace) -> None:
     on_api.create(manifest())
-    ran = plugin(on_api, "status", "orders")
+    ran = run_plugin(on_api, "status", "orders")
     assert ran.returncode == 1
     assert "it has no status" in ran.stdout
 
 
-def test_many_are_a_line_each_and_a_name_that_is_not_there_is_wrong_use(on_api: Place) -> None:
+def test_many_are_a_line_each_and_a_name_that_is_not_there_is_wrong_use(on_api: Namespace) -> None:
     for name in ("orders", "returns"):
         on_api.create(manifest(name))
-    lines = plugin(on_api, "status").stdout.splitlines()
+    lines = run_plugin(on_api, "status").stdout.splitlines()
     assert [line.split()[1] for line in lines] == ["NAME", "orders", "returns"]
-    absent = plugin(on_api, "status", "nobody")
+    absent = run_plugin(on_api, "status", "nobody")
     assert absent.returncode == 2
     assert "there is no StreamConsumer nobody" in absent.stderr
 
 
 @pytest.mark.parametrize("name", ["", "stc/orders", "orders/status"])
-def test_what_is_no_name_is_wrong_use(on_api: Place, name: str) -> None:
+def test_what_is_no_name_is_wrong_use(on_api: Namespace, name: str) -> None:
     on_api.create(manifest())
     for verb in ("status", "suspend", "doctor", "report"):
-        ran = plugin(on_api, verb, name)
+        ran = run_plugin(on_api, verb, name)
         assert ran.returncode == 2, ran.stdout + ran.stderr
         assert "is no name" in ran.stderr
 
 
-def only(place: Place, folder: Path, *resources: str) -> str:
+def only(place: Namespace, folder: Path, *resources: str) -> str:
     """A kubeconfig of somebody who may get and list these, and nothing else."""
     place.kubectl("create", "serviceaccount", "visitor")
     place.kubectl("create", "role", "visitor", "--verb=get,list", *(f"--resource={each}" for each in resources))
-    place.kubectl("create", "rolebinding", "visitor", "--role=visitor", f"--serviceaccount={place.namespace}:visitor")
+    place.kubectl("create", "rolebinding", "visitor", "--role=visitor", f"--serviceaccount={place.name}:visitor")
     config = json.loads(place.cluster.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": place.kubectl("create", "token", "visitor").strip()}
     path = folder / "visitor.kubeconfig"
@@ -133,7 +135,7 @@ def only(place: Place, folder: Path, *resources: str) -> str:
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "- a list", "clusters: 7"])
-def test_a_kubeconfig_that_is_none_is_told_in_a_line(on_api: Place, tmp_path: Path, text: str) -> None:
+def test_a_kubeconfig_that_is_none_is_told_in_a_line(on_api: Namespace, tmp_path: Path, text: str) -> None:
     broken = tmp_path / "kubeconfig"
     broken.write_text(text)
     command = [str(SCRIPTS / "streamconsumer"), "status"]
@@ -143,37 +145,37 @@ def test_a_kubeconfig_that_is_none_is_told_in_a_line(on_api: Place, tmp_path: Pa
     assert "no usable kubeconfig" in ran.stderr.splitlines()[-1]
 
 
-def test_an_api_server_that_does_not_answer_is_exit_code_3(on_api: Place, tmp_path: Path) -> None:
+def test_an_api_server_that_does_not_answer_is_exit_code_3(on_api: Namespace, tmp_path: Path) -> None:
     nowhere = tmp_path / "kubeconfig"
     nowhere.write_text(on_api.cluster.kubeconfig.read_text().replace(f":{_port(on_api)}", f":{free_port()}"))
-    ran = plugin(on_api, "status", KUBECONFIG=str(nowhere))
+    ran = run_plugin(on_api, "status", KUBECONFIG=str(nowhere))
     assert ran.returncode == 3, ran.stderr
     assert "does not answer" in ran.stderr
 
 
-def _port(place: Place) -> str:
+def _port(place: Namespace) -> str:
     return str(place.cluster.url.rpartition(":")[2])
 
 
 @pytest.mark.parametrize(("verb", "before"), [("suspend", False), ("resume", True)])
-def test_suspend_and_resume_write_one_field(on_api: Place, verb: str, before: bool) -> None:
+def test_suspend_and_resume_write_one_field(on_api: Namespace, verb: str, before: bool) -> None:
     on_api.create(manifest(suspend=before))
-    ran = plugin(on_api, verb, "orders")
-    assert (ran.returncode, ran.stdout) == (0, f"{on_api.namespace}/orders {verb.removesuffix('e')}ed\n"), ran.stderr
+    ran = run_plugin(on_api, verb, "orders")
+    assert (ran.returncode, ran.stdout) == (0, f"{on_api.name}/orders {verb.removesuffix('e')}ed\n"), ran.stderr
     assert on_api.get("StreamConsumer", "orders")["spec"].get("suspend", False) is not before
 
 
 @pytest.mark.parametrize(("verb", "before"), [("suspend", False), ("resume", True)])
 def test_kubectl_wait_returns_once_the_operator_has_followed(
-    on_api: Place, tmp_path: Path, verb: str, before: bool
+    on_api: Namespace, tmp_path: Path, verb: str, before: bool
 ) -> None:
-    with running(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.namespace):
+    with running_operator(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.name):
         on_api.create(manifest(replicas=0, suspend=before))
         eventually(lambda: on_api.conditions("orders")["Ready"])
         deployment = on_api.get("Deployment", "orders-consumer")
         observed = {"observedGeneration": deployment["metadata"]["generation"] + 1}
         on_api.patch("Deployment", "orders-consumer", {"status": observed}, "/status")
-        ran = plugin(on_api, verb, "orders")
+        ran = run_plugin(on_api, verb, "orders")
         assert ran.returncode == 0, ran.stderr
         on_api.kubectl("wait", "stc/orders", f"--for=condition={'Ready' if before else 'Suspended'}", "--timeout=30s")
         conditions = on_api.conditions("orders")
@@ -181,16 +183,16 @@ def test_kubectl_wait_returns_once_the_operator_has_followed(
         assert conditions.get("Suspended", {}).get("status") == ("False" if before else "True")
 
 
-def test_status_of_all_namespaces_takes_no_name(on_api: Place) -> None:
+def test_status_of_all_namespaces_takes_no_name(on_api: Namespace) -> None:
     on_api.create(manifest())
-    found = document(on_api, "status", "-A")["streamConsumers"]
-    assert (on_api.namespace, "orders") in {(each["namespace"], each["name"]) for each in found}
-    both = plugin(on_api, "status", "orders", "-A")
+    found = run_json(on_api, "status", "-A")["streamConsumers"]
+    assert (on_api.name, "orders") in {(each["namespace"], each["name"]) for each in found}
+    both = run_plugin(on_api, "status", "orders", "-A")
     assert both.returncode == 2
     assert "a NAME is of one namespace" in both.stderr
 
 
-def test_kubectl_completes_verbs_and_names(on_api: Place) -> None:
+def test_kubectl_completes_verbs_and_names(on_api: Namespace) -> None:
     on_api.create(manifest("returns"))
 
     def completed(*words: str) -> list[str]:
@@ -199,5 +201,5 @@ def test_kubectl_completes_verbs_and_names(on_api: Place) -> None:
         return [line.partition("\t")[0] for line in ran.stdout.splitlines()]
 
     assert completed("sus") == ["suspend", ":4"]
-    assert completed("status", "-n", on_api.namespace, "ret") == ["returns", ":4"]
-    assert completed("group", "delete", "-n", on_api.namespace, "ret") == ["returns", ":4"]
+    assert completed("status", "-n", on_api.name, "ret") == ["returns", ":4"]
+    assert completed("group", "delete", "-n", on_api.name, "ret") == ["returns", ":4"]

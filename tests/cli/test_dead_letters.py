@@ -14,19 +14,19 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.processor.dead_letters.record import DeadLetterReason, fields
+from streamconsumer.processor.dead_letters.record import DeadLetterReason, to_fields
 from tests.cli.dev_process import SOURCES
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
-from tests.processor.letters import FIELDS, KEY, buried, command, evidence, raw, restrict
+from tests.processor.letters import FIELDS, KEY, command, failure_details, raw, restrict, write_dead_letters
 
 
 @pytest.fixture
 async def group(redis_server: RedisServer) -> AsyncIterator[Group]:
     """The stream and the group on an empty Redis 7.0."""
     on_server = Group(redis_server)
-    await on_server.create()
+    await on_server.create_group()
     yield on_server
     await on_server.close()
 
@@ -62,7 +62,7 @@ async def letter(group: Group, **about: Any) -> str:
     """One that holds bytes, of an exception that says more than a line."""
     error = ValueError("no such\ncustomer \x1b[31mred")
     about = {"error": error, "reason": DeadLetterReason.TERMINAL_ERROR, "traceparent": "00-cc-dd-01", **about}
-    return str(await command(group, "XADD", KEY, "*", *fields(FIELDS, evidence("1-0", **about))))
+    return str(await command(group, "XADD", KEY, "*", *to_fields(FIELDS, failure_details("1-0", **about))))
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ async def letter(group: Group, **about: Any) -> str:
 
 async def test_list_prints_a_line_a_letter_that_no_terminal_obeys(group: Group) -> None:
     first = await letter(group)
-    [second] = await buried(group, 1)
+    [second] = await write_dead_letters(group, 1)
     ran = await run("list", url=group.url)
     assert (ran.code, ran.err) == (0, "")
     header, *rows = ran.out.splitlines()
@@ -84,7 +84,7 @@ async def test_list_prints_a_line_a_letter_that_no_terminal_obeys(group: Group) 
 
 async def test_list_as_json_is_one_document_with_everything(group: Group) -> None:
     dead_letter_id = await letter(group)
-    await buried(group, 1)
+    await write_dead_letters(group, 1)
     ran = await run("list", "-o", "json", url=group.url)
     document = json.loads(ran.out)
     assert {name: document[name] for name in ("stream", "consumerGroup", "deadLetterStream")} == {
@@ -122,7 +122,7 @@ async def test_no_letters_are_no_error(group: Group) -> None:
 
 
 async def test_ten_thousand_letters_are_listed_and_a_reader_may_leave_early(group: Group) -> None:
-    ids = await buried(group, 10_000)
+    ids = await write_dead_letters(group, 10_000)
     ran = await run("list", url=group.url)
     assert [line.split()[0] for line in ran.out.splitlines()[1:]] == ids
     process = await started("list", "-o", "json", url=group.url)
@@ -153,7 +153,7 @@ async def test_show_of_what_is_not_there_says_so(group: Group) -> None:
 
 
 async def test_replay_by_id_twice_replays_once(group: Group) -> None:
-    first, second, third = await buried(group, 3)
+    first, second, third = await write_dead_letters(group, 3)
     ran = await run("replay", first, third, first, url=group.url)
     assert (ran.code, ran.out, ran.err) == (0, "replayed 2 dead letters\n", "")
     assert [dead_letter_id for dead_letter_id, _ in await raw(group, KEY)] == [second]
@@ -163,8 +163,8 @@ async def test_replay_by_id_twice_replays_once(group: Group) -> None:
 
 
 async def test_replay_by_filter_replays_what_matches(group: Group) -> None:
-    await buried(group, 3, reason=DeadLetterReason.REJECTED)
-    await buried(group, 2)
+    await write_dead_letters(group, 3, reason=DeadLetterReason.REJECTED)
+    await write_dead_letters(group, 2)
     listed = await run("replay", "--reason", "Rejected", "--dry-run", url=group.url)
     assert listed.err == "would replay 3 dead letters; nothing was done\n"
     assert len(listed.out.splitlines()) == 4
@@ -176,7 +176,7 @@ async def test_replay_by_filter_replays_what_matches(group: Group) -> None:
 
 
 async def test_replays_at_the_same_time_replay_each_once(group: Group) -> None:
-    await buried(group, 300)
+    await write_dead_letters(group, 300)
     runs = await asyncio.gather(*(run("replay", "--all", "--rate", "100000", url=group.url) for _ in range(3)))
     assert {each.code for each in runs} == {0}
     assert sum(int(each.out.split()[1]) for each in runs) == 300
@@ -184,7 +184,7 @@ async def test_replays_at_the_same_time_replay_each_once(group: Group) -> None:
 
 
 async def test_a_replay_that_is_killed_again_and_again_loses_and_doubles_nothing(group: Group) -> None:
-    await buried(group, 2000)
+    await write_dead_letters(group, 2000)
     in_the_middle = 0
     for threshold in range(200, 2000, 300):
         process = await started("replay", "--all", "--rate", "100000", url=group.url)
@@ -217,7 +217,7 @@ async def left_by_clients(group: Group) -> None:
 
 
 async def test_a_replay_keeps_its_rate_and_writes_its_progress_every_five_seconds(group: Group) -> None:
-    await buried(group, 110)
+    await write_dead_letters(group, 110)
     loop = asyncio.get_running_loop()
     begun = loop.time()
     ran = await run("replay", "--all", "--rate", "20", url=group.url)
@@ -230,8 +230,8 @@ async def test_a_replay_keeps_its_rate_and_writes_its_progress_every_five_second
 
 
 async def test_what_is_no_dead_letter_of_the_group_is_refused_and_the_others_are_replayed(group: Group) -> None:
-    [ours] = await buried(group, 1)
-    [theirs] = await buried(group, 1, consumer_group="shipping")
+    [ours] = await write_dead_letters(group, 1)
+    [theirs] = await write_dead_letters(group, 1, consumer_group="shipping")
     ran = await run("replay", ours, theirs, url=group.url)
     assert (ran.code, ran.out) == (1, "replayed 1 dead letter\n")
     assert ran.err.startswith(f"refused: entry {theirs} of '{KEY}' is no dead letter of group 'billing'")
@@ -244,7 +244,7 @@ async def test_what_is_no_dead_letter_of_the_group_is_refused_and_the_others_are
 
 
 async def test_drop_without_a_terminal_deletes_only_with_yes(group: Group) -> None:
-    ids = await buried(group, 3)
+    ids = await write_dead_letters(group, 3)
     refused = await run("drop", "--all", url=group.url)
     assert (refused.code, refused.out) == (1, "")
     assert "Aborted!" in refused.err
@@ -258,7 +258,7 @@ async def test_drop_without_a_terminal_deletes_only_with_yes(group: Group) -> No
 
 @pytest.mark.parametrize(("answer", "code", "left"), [(b"n\n", 1, 3), (b"y\n", 0, 0)])
 async def test_drop_asks_on_a_terminal(group: Group, answer: bytes, code: int, left: int) -> None:
-    await buried(group, 3)
+    await write_dead_letters(group, 3)
     ours, its = pty.openpty()
     process = await started("drop", "--all", url=group.url, stdin=its)
     os.close(its)
@@ -274,7 +274,7 @@ async def test_drop_asks_on_a_terminal(group: Group, answer: bytes, code: int, l
 
 
 async def test_the_option_dead_letter_stream_names_the_key(group: Group) -> None:
-    await buried(group, 1, key="graves")
+    await write_dead_letters(group, 1, key="graves")
     ran = await run("list", "--dead-letter-stream", "graves", url=group.url)
     assert len(ran.out.splitlines()) == 2
 
@@ -284,8 +284,8 @@ async def test_the_environment_of_a_pod_names_server_group_and_credentials(
 ) -> None:
     server = start_redis({"requirepass": "s3cret"})
     on_server = Group(server)
-    await on_server.create()
-    await buried(on_server, 1)
+    await on_server.create_group()
+    await write_dead_letters(on_server, 1)
     url = f"redis://{server.host}:{server.port}/0"
     (tmp_path / "password").write_text("s3cret\n")
     password_file = str(tmp_path / "password")
@@ -321,7 +321,7 @@ async def test_a_server_that_does_not_answer_is_named_without_its_credentials() 
 
 
 async def test_a_server_that_goes_away_ends_a_replay_with_what_was_done(group: Group) -> None:
-    await buried(group, 1000)
+    await write_dead_letters(group, 1000)
     process = await started("replay", "--all", "--rate", "200", url=group.url)
 
     async def has_begun() -> bool:
@@ -333,7 +333,7 @@ async def test_a_server_that_goes_away_ends_a_replay_with_what_was_done(group: G
     assert process.returncode == 3
     assert out.decode().startswith("replayed ")
     assert "Traceback" not in err.decode()
-    assert "ServerUnavailable" in err.decode()
+    assert "BackendUnavailable" in err.decode()
 
 
 async def test_what_is_misspelt_is_told(group: Group) -> None:
@@ -378,7 +378,7 @@ async def test_nothing_said_at_all_says_what_to_say() -> None:
 
 async def test_a_missing_right_is_told(group: Group) -> None:
     await restrict(group, "+type", "+xrevrange", "+xinfo")
-    await buried(group, 1)
+    await write_dead_letters(group, 1)
     ran = await run("list", url=group.url)
     assert ran.code == 3
     assert "the user lacks a permission; grant it with ACL SETUSER" in ran.err
@@ -386,7 +386,7 @@ async def test_a_missing_right_is_told(group: Group) -> None:
 
 
 async def test_a_server_out_of_memory_is_told_and_keeps_the_letter(group: Group) -> None:
-    await buried(group, 1)
+    await write_dead_letters(group, 1)
     await group.client.config_set("maxmemory", "1")
     ran = await run("replay", "--all", url=group.url)
     assert ran.code == 3
@@ -401,7 +401,7 @@ async def test_the_rights_in_the_documentation_are_enough(group: Group) -> None:
     await command(group, *line.split())
     url = f"redis://clerk:password@{group.server.host}:{group.server.port}/0"
     assert (await run("list", url=url)).code == 0
-    first, *_ = await buried(group, 3)
+    first, *_ = await write_dead_letters(group, 3)
     assert (await run("show", first, url=url)).code == 0
     assert (await run("list", "--older-than", "1h", url=url)).code == 0
     ran = await run("replay", first, url=url)

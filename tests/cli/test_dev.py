@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from tests.cli.dev_process import DevProcess, gone
-from tests.cli.manifests import consumer, secret, written
-from tests.processor.service import serving
+from tests.cli.dev_process import DevProcess, wait_for_exits
+from tests.cli.manifests import consumer, secret, write_documents
+from tests.processor.service import run_http_service
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -49,19 +49,19 @@ async def test_a_handler_beside_its_manifest_handles_drains_and_leaves_nothing_b
     dev: DevProcess, tmp_path: Path
 ) -> None:
     (tmp_path / "orders.py").write_text(HANDLE)
-    written(tmp_path, consumer())
+    write_documents(tmp_path, consumer())
     async with dev:
         url = await dev.redis_url()
-        await dev.line("processor started")
+        await dev.wait_for_line("processor started")
         async with client(url) as redis:
             await redis.xadd("orders", {"id": 1})
-            assert "handled 1 by orders-consumer-" in await dev.line("handled")
+            assert "handled 1 by orders-consumer-" in await dev.wait_for_line("handled")
         family = dev.descendants()
         assert len(family) == 2, "Valkey, one pod"
         dev.signal(signal.SIGINT)
-        assert await dev.ended() == 0
-        await gone(family)
-        assert dev.left_behind() == []
+        assert await dev.wait_for_exit() == 0
+        await wait_for_exits(family)
+        assert dev.remaining_files() == []
     assert counters(dev.lines[-1]) == {"acknowledged": 1}
 
 
@@ -69,119 +69,119 @@ async def test_a_handler_in_the_resource_fails_is_tried_again_and_its_trace_is_s
     dev: DevProcess, tmp_path: Path
 ) -> None:
     source = f"{HANDLE}    if current_message().deliveries == 1: raise ValueError('not yet')\n"
-    written(tmp_path, consumer(handler={"source": source}, delivery={"backoff": {"minDelay": "10ms"}}))
+    write_documents(tmp_path, consumer(handler={"source": source}, delivery={"backoff": {"minDelay": "10ms"}}))
     async with dev:
         url = await dev.redis_url()
-        await dev.line("processor started")
+        await dev.wait_for_line("processor started")
         async with client(url) as redis:
             await redis.xadd("orders", {"id": 1, "traceparent": f"00-{'4b' * 16}-{'a3' * 8}-01"})
-            failed = await dev.line("message failed")
+            failed = await dev.wait_for_line("message failed")
             assert failed.endswith("error=ValueError: not yet  at=handler_source.py:6")
-            await dev.line("process orders ✓ .* delivery 2")
+            await dev.wait_for_line("process orders ✓ .* delivery 2")
             assert any(re.search("process orders ✗ .* ValueError: not yet$", line) for line in dev.lines)
         dev.signal(signal.SIGTERM)
-        assert await dev.ended() == 0
+        assert await dev.wait_for_exit() == 0
     assert counters(dev.lines[-1]) == {"acknowledged": 1, "failed": 1, "retried": 1}
 
 
 async def test_a_message_that_is_rejected_is_told_of_as_a_dead_letter(dev: DevProcess, tmp_path: Path) -> None:
     refuse = "from streamconsumer.processor import Reject\n\ndef handle(order):\n    raise Reject('no such customer')\n"
-    written(tmp_path, consumer(handler={"source": refuse}))
+    write_documents(tmp_path, consumer(handler={"source": refuse}))
     async with dev:
         url = await dev.redis_url()
-        await dev.line("processor started")
+        await dev.wait_for_line("processor started")
         async with client(url) as redis:
             await redis.xadd("orders", {"id": 1})
-            told = await dev.line("message is a dead letter")
+            told = await dev.wait_for_line("message is a dead letter")
             assert "reason=Rejected  error=Reject: no such customer" in told
         dev.signal(signal.SIGTERM)
-        assert await dev.ended() == 0
+        assert await dev.wait_for_exit() == 0
     assert counters(dev.lines[-1]) == {"failed": 1, "dead_lettered": 1}
 
 
 async def test_a_service_is_the_program_on_its_port_here(dev: DevProcess, tmp_path: Path) -> None:
-    async with serving() as service:
+    async with run_http_service() as service:
         port = int(service.url.rpartition(":")[2].partition("/")[0])
-        written(tmp_path, consumer(handler={"http": {"service": "billing", "port": port, "path": "/orders"}}))
+        write_documents(tmp_path, consumer(handler={"http": {"service": "billing", "port": port, "path": "/orders"}}))
         async with dev:
             url = await dev.redis_url()
-            await dev.line("processor started")
+            await dev.wait_for_line("processor started")
             async with client(url) as redis:
                 await redis.xadd("orders", {"id": 1})
-                [request] = await service.received(1)
+                [request] = await service.wait_for_requests(1)
             dev.signal(signal.SIGINT)
-            assert await dev.ended() == 0
+            assert await dev.wait_for_exit() == 0
     assert (request.path, request.body) == ("/orders", '{"id": "1"}')
     assert counters(dev.lines[-1]) == {"acknowledged": 1}
 
 
 async def test_a_batch_handler_takes_lists(dev: DevProcess, tmp_path: Path) -> None:
     (tmp_path / "orders.py").write_text("def handle(batch):\n    print('handled', [each['id'] for each in batch])\n")
-    written(tmp_path, consumer(handler={"python": "orders:handle", "batch": True}))
+    write_documents(tmp_path, consumer(handler={"python": "orders:handle", "batch": True}))
     async with dev:
         url = await dev.redis_url()
-        await dev.line("processor started")
+        await dev.wait_for_line("processor started")
         async with client(url) as redis:
             await redis.xadd("orders", {"id": 1})
-            assert "handled ['1']" in await dev.line("handled")
+            assert "handled ['1']" in await dev.wait_for_line("handled")
         dev.signal(signal.SIGINT)
-        assert await dev.ended() == 0
+        assert await dev.wait_for_exit() == 0
     assert counters(dev.lines[-1]) == {"acknowledged": 1}
 
 
 async def test_a_missing_handler_is_shown_and_found_once_it_is_there(dev: DevProcess, tmp_path: Path) -> None:
-    written(tmp_path, consumer())
+    write_documents(tmp_path, consumer())
     async with dev:
-        shown = await dev.line("CRITICAL")
+        shown = await dev.wait_for_line("CRITICAL")
         assert "HandlerUnusable: handler 'orders:handle': module 'orders' not found" in shown
         (tmp_path / "orders.py").write_text(HANDLE)
-        await dev.line("exited with 78; next try in 2 s")
-        await dev.line("processor started")
+        await dev.wait_for_line("exited with 78; next try in 2 s")
+        await dev.wait_for_line("processor started")
         dev.signal(signal.SIGINT)
-        assert await dev.ended() == 0
+        assert await dev.wait_for_exit() == 0
 
 
 async def test_a_second_signal_ends_the_drain_at_once(dev: DevProcess, tmp_path: Path) -> None:
     endless = "import asyncio\nasync def handle(data):\n    print('began')\n    await asyncio.sleep(600)\n"
-    written(tmp_path, consumer(handler={"source": endless}, drainTimeout="10m"))
+    write_documents(tmp_path, consumer(handler={"source": endless}, drainTimeout="10m"))
     async with dev:
         url = await dev.redis_url()
-        await dev.line("processor started")
+        await dev.wait_for_line("processor started")
         async with client(url) as redis:
             await redis.xadd("orders", {"id": 1})
-            await dev.line("began")
+            await dev.wait_for_line("began")
             family = dev.descendants()
             dev.signal(signal.SIGINT)
-            await dev.line("draining")
+            await dev.wait_for_line("draining")
             dev.signal(signal.SIGINT)
-            assert await dev.ended() == 0
-        await gone(family)
-        assert dev.left_behind() == []
+            assert await dev.wait_for_exit() == 0
+        await wait_for_exits(family)
+        assert dev.remaining_files() == []
 
 
 async def test_kill_9_ends_the_pods_and_the_server(dev: DevProcess, tmp_path: Path) -> None:
     (tmp_path / "orders.py").write_text(HANDLE)
-    written(tmp_path, consumer(replicas=2))
+    write_documents(tmp_path, consumer(replicas=2))
     async with dev:
         for _ in range(2):
-            await dev.line("processor started")
+            await dev.wait_for_line("processor started")
         family = dev.descendants()
         assert len(family) == 3, "Valkey, two pods"
         dev.signal(signal.SIGKILL)
-        await dev.ended()
-        await gone(family)
+        await dev.wait_for_exit()
+        await wait_for_exits(family)
 
 
 async def test_a_closed_terminal_drains_and_leaves_nothing_behind(dev: DevProcess, tmp_path: Path) -> None:
     (tmp_path / "orders.py").write_text(HANDLE)
-    written(tmp_path, consumer())
+    write_documents(tmp_path, consumer())
     async with dev:
-        await dev.line("processor started")
+        await dev.wait_for_line("processor started")
         family = dev.descendants()
         dev.signal(signal.SIGHUP)
-        assert await dev.ended() == 0
-        await gone(family)
-        assert dev.left_behind() == []
+        assert await dev.wait_for_exit() == 0
+        await wait_for_exits(family)
+        assert dev.remaining_files() == []
     assert "processor stopped" in dev.lines[-1]
 
 
@@ -189,33 +189,33 @@ async def test_several_consumers_share_one_embedded_server(dev: DevProcess, tmp_
     (tmp_path / "orders.py").write_text(HANDLE)
     reference = {"urlSecretRef": {"name": "r", "key": "url"}}
     second = consumer("parcels", stream="parcels", redis=reference)
-    written(tmp_path, consumer(), second, secret("r", url="rediss://user:pass@127.0.0.1:1/3"))
+    write_documents(tmp_path, consumer(), second, secret("r", url="rediss://user:pass@127.0.0.1:1/3"))
     async with dev:
         url = await dev.redis_url()
         for _ in range(2):
-            await dev.line("processor started")
+            await dev.wait_for_line("processor started")
         async with client(url) as redis:
             await redis.xadd("parcels", {"id": 9})
-            assert "parcels-consumer-1" in await dev.line("handled 9")
+            assert "parcels-consumer-1" in await dev.wait_for_line("handled 9")
         dev.signal(signal.SIGINT)
-        assert await dev.ended() == 0
+        assert await dev.wait_for_exit() == 0
     assert not any("pass" in line for line in dev.lines)
 
 
 async def test_the_redis_of_the_manifest_is_never_used(tmp_path: Path) -> None:
     (tmp_path / "orders.py").write_text(HANDLE)
-    written(tmp_path, consumer(replicas=0))
+    write_documents(tmp_path, consumer(replicas=0))
     first = DevProcess(tmp_path / "consumer.yaml", temporary=tmp_path / "first")
     async with first:
         url = await first.redis_url()
-        await first.line("0 pods")
-        written(tmp_path, consumer(redis={"url": url}))
+        await first.wait_for_line("0 pods")
+        write_documents(tmp_path, consumer(redis={"url": url}))
         second = DevProcess(tmp_path / "consumer.yaml", temporary=tmp_path / "second")
         async with second, client(url) as redis:
             assert await second.redis_url() != url
-            await second.line("processor started")
+            await second.wait_for_line("processor started")
             assert not await redis.exists("orders")
             second.signal(signal.SIGINT)
-            assert await second.ended() == 0
+            assert await second.wait_for_exit() == 0
         first.signal(signal.SIGINT)
-        assert await first.ended() == 0
+        assert await first.wait_for_exit() == 0

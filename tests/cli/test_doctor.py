@@ -9,22 +9,22 @@ from typing import Any
 import pytest
 
 from streamconsumer.cli.doctor.facts import (
+    CheckResult,
     ClusterFacts,
+    Dependency,
     Diagnosis,
-    Operator,
+    OperatorFacts,
+    PodCheckResult,
     PodFacts,
-    PodVerdict,
-    Server,
-    Target,
-    Verdict,
+    ServerFacts,
 )
-from streamconsumer.cli.doctor.findings import WORTH, of_cluster, of_pod
+from streamconsumer.cli.doctor.findings import PERMISSIONS, evaluate_cluster, evaluate_pod
 from streamconsumer.cli.doctor.run import lines
 from streamconsumer.cli.status.facts import Finding
 from tests.cluster.collector import Collector
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
-from tests.operator.looking import client
+from tests.operator.looking import redis_client
 from tests.processor.group import GROUP, STREAM
 from tests.processor.pod import Pod
 from tests.processor.test_acl import KEYS, SMALLEST
@@ -60,7 +60,7 @@ def test_where_all_is_there_each_thing_is_told_and_nothing_is_changed(
     new_pod: Any, start_redis: StartRedis, collector: Collector
 ) -> None:
     server = start_redis({"appendonly": "yes"})
-    with client(server) as redis:
+    with redis_client(server) as redis:
         redis.xgroup_create(STREAM, GROUP, mkstream=True)
         before = (redis.keys("*"), redis.xinfo_stream(STREAM), redis.xinfo_consumers(STREAM, GROUP))
         ran = doctor(new_pod(server), **collector.environment)
@@ -76,7 +76,7 @@ def test_where_all_is_there_each_thing_is_told_and_nothing_is_changed(
 
 def test_dangers_rights_and_a_missing_group_are_warnings(new_pod: Any, start_redis: StartRedis) -> None:
     server = start_redis({"maxmemory-policy": "allkeys-lru"})
-    with client(server) as redis:
+    with redis_client(server) as redis:
         redis.execute_command(
             "ACL", "SETUSER", "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST, "+config|get", "-client|id"
         )
@@ -93,7 +93,7 @@ def test_a_missing_required_right_is_an_error_in_the_words_of_the_processor(
     new_pod: Any, start_redis: StartRedis
 ) -> None:
     server = start_redis()
-    with client(server) as redis:
+    with redis_client(server) as redis:
         redis.execute_command("ACL", "SETUSER", "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST, "-eval")
     ran = doctor(new_pod(server, redis_username="shop", redis_password="pw"))
     assert ran.returncode == 1
@@ -124,7 +124,7 @@ def test_a_wrong_password_is_an_error_and_is_not_printed(new_pod: Any, start_red
 
 
 def test_a_key_that_is_no_stream_is_an_error(new_pod: Any, redis_server: RedisServer) -> None:
-    with client(redis_server) as redis:
+    with redis_client(redis_server) as redis:
         redis.set(STREAM, "text")
     ran = doctor(new_pod(redis_server))
     assert ran.returncode == 1
@@ -164,49 +164,51 @@ def test_wrong_use_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...]) ->
 
 
 def pod_facts(**changed: Any) -> PodFacts:
-    server = Server(address="redis:6379", version="8.2.1", group="exists", settings={"appendonly": "yes"})
+    server = ServerFacts(address="redis:6379", version="8.2.1", group="exists", settings={"appendonly": "yes"})
     whole = {"name": "orders-consumer-a", "stream": "orders", "consumer_group": "billing", "server": server}
-    return PodFacts(**{**whole, "handler": Target(name="shop:handle"), **changed})
+    return PodFacts(**{**whole, "handler": Dependency(name="shop:handle"), **changed})
 
 
 def cluster_facts(**changed: Any) -> ClusterFacts:
-    operator = Operator(namespace="ops", name="operator", image="operator:1", wanted=2, ready=2)
-    whole = {"operators": [operator], "fields_lacking": [], "rights": dict.fromkeys(WORTH, True)}
+    operator = OperatorFacts(namespace="ops", name="operator", image="operator:1", wanted=2, ready=2)
+    whole = {"operators": [operator], "fields_lacking": [], "rights": dict.fromkeys(PERMISSIONS, True)}
     return ClusterFacts(**{**whole, **changed})
 
 
-def objects(verdict: Verdict) -> list[tuple[str, str]]:
+def objects(verdict: CheckResult) -> list[tuple[str, str]]:
     return [(each.severity, each.object) for each in verdict.findings]
 
 
 def test_a_server_that_cannot_be_used_says_nothing_more() -> None:
-    verdict = of_pod(pod_facts(server=Server(address="redis:6379", problem="redis:6379: refused", lacking=["+time"])))
+    verdict = evaluate_pod(
+        pod_facts(server=ServerFacts(address="redis:6379", problem="redis:6379: refused", lacking=["+time"]))
+    )
     assert objects(verdict) == [("error", "Redis redis:6379")]
 
 
 def test_an_operator_without_pods_is_an_error_and_one_that_may_not_be_seen_is_not() -> None:
-    away = Operator(namespace="ops", name="operator", image="operator:1", wanted=2, ready=0)
-    assert objects(of_cluster(cluster_facts(operators=[away]))) == [("error", "operator ops/operator")]
-    assert objects(of_cluster(cluster_facts(operators=[]))) == [("error", "operator")]
-    assert objects(of_cluster(cluster_facts(operators=None, fields_lacking=None))) == []
+    away = OperatorFacts(namespace="ops", name="operator", image="operator:1", wanted=2, ready=0)
+    assert objects(evaluate_cluster(cluster_facts(operators=[away]))) == [("error", "operator ops/operator")]
+    assert objects(evaluate_cluster(cluster_facts(operators=[]))) == [("error", "operator")]
+    assert objects(evaluate_cluster(cluster_facts(operators=None, fields_lacking=None))) == []
 
 
 def test_an_old_definition_is_a_warning_that_names_the_fields() -> None:
-    (finding,) = of_cluster(cluster_facts(fields_lacking=["spec.new"])).findings
+    (finding,) = evaluate_cluster(cluster_facts(fields_lacking=["spec.new"])).findings
     assert (finding.severity, finding.found) == ("warning", "it does not know spec.new")
 
 
 def test_a_right_that_is_lacking_says_what_it_is_for() -> None:
-    rights = {**dict.fromkeys(WORTH, True), "create pods/exec": False}
-    (finding,) = of_cluster(cluster_facts(rights=rights)).findings
+    rights = {**dict.fromkeys(PERMISSIONS, True), "create pods/exec": False}
+    (finding,) = evaluate_cluster(cluster_facts(rights=rights)).findings
     assert (finding.severity, finding.found) == ("warning", "you may not create pods/exec")
 
 
 @pytest.mark.parametrize("width", [60, 100])
 def test_the_screen_is_never_wider_than_the_terminal(width: int) -> None:
     wrong = Finding(severity="error", object="x", found="found " * 40, expected="y " * 90, advice="z " * 90)
-    pod = PodVerdict(name="orders-consumer-a", findings=[wrong])
-    shown = "\n".join(lines(Diagnosis(cluster=of_cluster(cluster_facts()), pod=pod), width))
+    pod = PodCheckResult(name="orders-consumer-a", findings=[wrong])
+    shown = "\n".join(lines(Diagnosis(cluster=evaluate_cluster(cluster_facts()), pod=pod), width))
     for code in ("\x1b[31m", "\x1b[1m", "\x1b[0m"):
         shown = shown.replace(code, "")
     assert max(map(len, shown.splitlines())) <= width

@@ -8,13 +8,13 @@ import pytest
 from click.testing import CliRunner
 
 from streamconsumer.cli import main
-from streamconsumer.cli.dev.kubelet_env import Objects, expand, of_this_machine, resolve
-from streamconsumer.cli.dev.workload import load, objects_of
+from streamconsumer.cli.dev.kubelet_env import ConfigObjects, expand, host_env, resolve
+from streamconsumer.cli.dev.workload import collect_config_objects, load_workloads
 from streamconsumer.errors import InvalidSettings
-from tests.cli.manifests import consumer, secret, written
+from tests.cli.manifests import consumer, secret, write_documents
 
 FIELDS = {"metadata.name": "orders-x", "metadata.namespace": "default"}
-NO_OBJECTS = Objects({})
+NO_OBJECTS = ConfigObjects({})
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,14 @@ def test_what_dev_cannot_resolve_is_an_error_and_not_an_empty_variable() -> None
 
 def test_a_pod_sees_nothing_of_the_shell_but_what_a_process_needs() -> None:
     shell = {"PATH": "/bin", "AWS_SECRET_ACCESS_KEY": "x", "OTEL_SDK_DISABLED": "true", "PYTHONPATH": "lib"}
-    found = of_this_machine(shell, [Path("/orders")])
+    found = host_env(shell, [Path("/orders")])
     assert found["PATH"] == "/bin"
     assert not {"AWS_SECRET_ACCESS_KEY", "OTEL_SDK_DISABLED"} & found.keys()
     assert found["PYTHONPATH"] == f"/orders:{Path('lib').absolute()}"
 
 
 def test_the_pods_environment_is_the_deployments(tmp_path: Path) -> None:
-    (workload,) = load([written(tmp_path, consumer(concurrency=4))])
+    (workload,) = load_workloads([write_documents(tmp_path, consumer(concurrency=4))])
     found = workload.environment("orders-consumer-1")
     assert found["STREAMCONSUMER_CONCURRENCY"] == "4"
     assert found["STREAMCONSUMER_CONSUMER_NAME"] == "orders-consumer-1"
@@ -72,12 +72,14 @@ def test_the_pods_environment_is_the_deployments(tmp_path: Path) -> None:
 
 
 def test_each_replica_has_a_pod(tmp_path: Path) -> None:
-    (workload,) = load([written(tmp_path, consumer(replicas=2))])
+    (workload,) = load_workloads([write_documents(tmp_path, consumer(replicas=2))])
     assert workload.pod_names == ["orders-consumer-1", "orders-consumer-2"]
 
 
 def test_the_secret_of_the_redis_url_is_not_needed(tmp_path: Path) -> None:
-    assert load([written(tmp_path, consumer(redis={"urlSecretRef": {"name": "orders-redis", "key": "url"}}))])
+    assert load_workloads(
+        [write_documents(tmp_path, consumer(redis={"urlSecretRef": {"name": "orders-redis", "key": "url"}}))]
+    )
 
 
 def test_variables_of_secrets_and_config_maps_come_from_the_same_files(tmp_path: Path) -> None:
@@ -93,7 +95,7 @@ def test_variables_of_secrets_and_config_maps_come_from_the_same_files(tmp_path:
         ],
     )
     config = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "shop"}, "data": {"A": "1", "B": "2"}}
-    (workload,) = load([written(tmp_path, given, secret("bank", token="t"), config)])
+    (workload,) = load_workloads([write_documents(tmp_path, given, secret("bank", token="t"), config)])
     found = workload.environment("pod")
     assert (found["TOKEN"], found["SHOP_A"], found["SHOP_B"]) == ("t", "1", "1!")
     assert "NONE" not in found
@@ -116,7 +118,7 @@ def test_variables_of_secrets_and_config_maps_come_from_the_same_files(tmp_path:
 def test_variables_from_what_is_not_in_the_files_are_refused(
     tmp_path: Path, fields: dict[str, Any], sentence: str
 ) -> None:
-    file = written(tmp_path, consumer(**fields), secret("other", b="1"))
+    file = write_documents(tmp_path, consumer(**fields), secret("other", b="1"))
     result = CliRunner().invoke(main, ["dev", str(file)])
     assert result.exit_code == 2
     assert sentence in result.stderr
@@ -124,29 +126,29 @@ def test_variables_from_what_is_not_in_the_files_are_refused(
 
 def test_a_service_is_looked_for_on_its_port_of_this_machine(tmp_path: Path) -> None:
     http = {"service": "billing", "port": 8080, "path": "/orders"}
-    (workload,) = load([written(tmp_path, consumer(handler={"http": http}))])
-    assert workload.handler == "http://127.0.0.1:8080/orders"
-    assert workload.environment("pod")["STREAMCONSUMER_HANDLER_HTTP_URL"] == workload.handler
+    (workload,) = load_workloads([write_documents(tmp_path, consumer(handler={"http": http}))])
+    assert workload.handler_name == "http://127.0.0.1:8080/orders"
+    assert workload.environment("pod")["STREAMCONSUMER_HANDLER_HTTP_URL"] == workload.handler_name
 
 
 def test_string_data_wins_over_data_and_data_is_base64() -> None:
     encoded = {key: base64.b64encode(text.encode()).decode() for key, text in {"a": "1", "b": "2"}.items()}
-    found = objects_of([secret("s", b="3") | {"data": encoded}])
-    assert found.data("Secret", "default", {"name": "s"}) == {"a": "1", "b": "3"}
+    found = collect_config_objects([secret("s", b="3") | {"data": encoded}])
+    assert found.get_data("Secret", "default", {"name": "s"}) == {"a": "1", "b": "3"}
 
 
 def test_data_that_is_not_base64_is_named() -> None:
     with pytest.raises(InvalidSettings, match=r"default/s, data\.url"):
-        objects_of([{"kind": "Secret", "metadata": {"name": "s"}, "data": {"url": "plain!"}}])
+        collect_config_objects([{"kind": "Secret", "metadata": {"name": "s"}, "data": {"url": "plain!"}}])
 
 
 def test_dev_refuses_what_the_operator_would_refuse(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["dev", str(written(tmp_path, consumer(batchCount=0)))])
+    result = CliRunner().invoke(main, ["dev", str(write_documents(tmp_path, consumer(batchCount=0)))])
     assert result.exit_code == 2
     assert "default/orders: spec.batchCount is 0" in result.stderr
 
 
 def test_files_without_a_streamconsumer_are_refused(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["dev", str(written(tmp_path, secret("bank", token="t")))])
+    result = CliRunner().invoke(main, ["dev", str(write_documents(tmp_path, secret("bank", token="t")))])
     assert result.exit_code == 2
     assert "no streamconsumer.dev/v1alpha1 StreamConsumer in " in result.stderr

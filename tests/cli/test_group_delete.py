@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.cli.group.deletion import Outcome, delete
+from streamconsumer.cli.group.deletion import DeletionResult, delete_group
 from streamconsumer.cli.target import Target
-from streamconsumer.model.processor_settings import RedisAccess
+from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.processor import Effects, Reject, Retry
-from streamconsumer.redis_client.keys import COMPANIONS, companion
+from streamconsumer.redis_client.keys import COMPANION_SUFFIXES, group_key
 from tests.cli.dev_process import SOURCES
 from tests.cluster.redis_servers import VALKEY, RedisServer, StartRedis
 from tests.model.examples import consumer
@@ -30,7 +30,7 @@ from tests.processor.test_cluster import Nodes, nodes
 
 __all__ = ["nodes"]
 
-CONSUMERS = companion(STREAM, GROUP, "consumers")
+CONSUMERS = group_key(STREAM, GROUP, "consumers")
 DOCUMENTED = [
     line
     for line in (Path(__file__).parents[2] / "docs" / "redis.md").read_text().splitlines()
@@ -42,7 +42,7 @@ DOCUMENTED = [
 async def any_group(any_redis: RedisServer) -> AsyncIterator[Group]:
     """The stream and the group on each kind of server."""
     on_server = Group(any_redis)
-    await on_server.create()
+    await on_server.create_group()
     yield on_server
     await on_server.close()
 
@@ -51,7 +51,7 @@ async def any_group(any_redis: RedisServer) -> AsyncIterator[Group]:
 async def group(redis_server: RedisServer) -> AsyncIterator[Group]:
     """The stream and the group on Redis 7.0."""
     on_server = Group(redis_server)
-    await on_server.create()
+    await on_server.create_group()
     yield on_server
     await on_server.close()
 
@@ -82,10 +82,10 @@ async def run(*arguments: str, url: str = "", **environment: str) -> Ran:
     return Ran(process.returncode, out.decode(), err.decode())
 
 
-async def outcome(group: Group, min_idle: str = "30s") -> Outcome:
+async def outcome(group: Group, min_idle: str = "30s") -> DeletionResult:
     """Delete the group of a StreamConsumer."""
-    target = Target(RedisAccess(url=group.url), STREAM, GROUP, KEY, consumer(delivery={"minIdle": min_idle}))
-    return await delete(group.manager(), target)
+    target = Target(RedisSettings(url=group.url), STREAM, GROUP, KEY, consumer(delivery={"minIdle": min_idle}))
+    return await delete_group(group.manager(), target)
 
 
 async def keys(group: Group) -> set[str]:
@@ -94,7 +94,7 @@ async def keys(group: Group) -> set[str]:
 
 async def write_companions(group: Group, stream: str = STREAM, name: str = GROUP) -> set[str]:
     """Write each companion key as dead consumers leave them. Returns the keys."""
-    written = {companion(stream, name, each) for each in COMPANIONS}
+    written = {group_key(stream, name, each) for each in COMPANION_SUFFIXES}
     for each in written:
         await group.client.hset(each, "pod-dead", "0")
     return written
@@ -115,7 +115,7 @@ async def test_the_list_of_companion_keys_is_what_a_processor_writes_and_all_of_
     processor = await any_group.start(handle)
     busy = Recorder(gate=False)
     peer = await any_group.start(busy, "pod-b")
-    expected = {STREAM, KEY, f"{{{STREAM}}}:effect", *(companion(STREAM, GROUP, each) for each in COMPANIONS)}
+    expected = {STREAM, KEY, f"{{{STREAM}}}:effect", *(group_key(STREAM, GROUP, each) for each in COMPANION_SUFFIXES)}
 
     async def are_all_written() -> bool:
         await any_group.add(3)
@@ -129,17 +129,17 @@ async def test_the_list_of_companion_keys_is_what_a_processor_writes_and_all_of_
     await write_companions_that_ended(any_group)
     ran = await run("--yes", url=any_group.url)
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out == f"group 'billing' of stream 'orders' deleted; companion keys deleted: {len(COMPANIONS)}\n"
+    assert ran.out == f"group 'billing' of stream 'orders' deleted; companion keys deleted: {len(COMPANION_SUFFIXES)}\n"
     assert await keys(any_group) == {STREAM, KEY, f"{{{STREAM}}}:effect"}
-    assert not await any_group.exists()
+    assert not await any_group.group_exists()
     assert (await any_group.client.xlen(KEY), await any_group.client.xlen(STREAM)) == (letters, length)
 
 
 async def write_companions_that_ended(group: Group) -> None:
     """Write again the companion keys that a processor empties when it stops."""
     there = await keys(group)
-    for each in COMPANIONS:
-        if (key := companion(STREAM, GROUP, each)) not in there:
+    for each in COMPANION_SUFFIXES:
+        if (key := group_key(STREAM, GROUP, each)) not in there:
             await group.client.hset(key, "pod-dead", "0")
 
 
@@ -158,7 +158,7 @@ async def test_companion_keys_whose_stream_is_gone_are_deleted(any_group: Group)
     await write_companions(any_group)
     await any_group.client.delete(STREAM)
     ran = await run("--yes", url=any_group.url)
-    result = f"group 'billing' of stream 'orders' did not exist; companion keys deleted: {len(COMPANIONS)}\n"
+    result = f"group 'billing' of stream 'orders' did not exist; companion keys deleted: {len(COMPANION_SUFFIXES)}\n"
     assert (ran.code, ran.out) == (0, result)
     assert await keys(any_group) == set()
 
@@ -196,7 +196,7 @@ async def test_the_result_as_json_is_one_document(group: Group) -> None:
         "consumerGroup": GROUP,
         "server": group.url,
         "groupDeleted": True,
-        "companionKeysDeleted": len(COMPANIONS),
+        "companionKeysDeleted": len(COMPANION_SUFFIXES),
         "pending": 0,
         "lag": 3,
         "deadLetterStream": KEY,
@@ -205,14 +205,14 @@ async def test_the_result_as_json_is_one_document(group: Group) -> None:
 
 
 async def test_in_a_redis_cluster_the_node_of_the_stream_is_found(nodes: Nodes) -> None:
-    await nodes.group.create()
+    await nodes.group.create_group()
     await write_companions(nodes.group)
     seed = f"redis://{nodes.other.host}:{nodes.other.port}/0"
     environment = {"STREAMCONSUMER_REDIS_URL": seed, "STREAMCONSUMER_REDIS_CLUSTER": "true"}
     ran = await run("--yes", "--stream", STREAM, "--group", GROUP, **environment)
     assert (ran.code, ran.err) == (0, "")
     assert await keys(nodes.group) == {STREAM}
-    assert not await nodes.group.exists()
+    assert not await nodes.group.group_exists()
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
@@ -220,12 +220,12 @@ async def test_in_a_redis_cluster_the_node_of_the_stream_is_found(nodes: Nodes) 
 
 async def test_a_pod_that_waits_for_entries_is_named_and_nothing_is_deleted(any_group: Group) -> None:
     processor = await any_group.start(Recorder(), poll=30)
-    await any_group.is_reading()
+    await any_group.wait_until_reading()
     ran = await run("--yes", url=any_group.url)
     assert (ran.code, ran.out) == (1, "")
     assert "found the live consumers 'pod-a', expected none" in ran.err
     assert "suspend or delete the StreamConsumer, or stop the consumers; then repeat the command" in ran.err
-    assert await any_group.exists()
+    assert await any_group.group_exists()
     await processor.stop_listening()
     assert (await run("--yes", url=any_group.url)).code == 0
 
@@ -246,18 +246,18 @@ async def test_a_consumer_that_is_idle_for_longer_than_min_idle_does_not_keep_th
     await any_group.read_as("worker")
 
     async def is_deleted() -> bool:
-        return (await outcome(any_group, min_idle="1s")).alive != {"worker"}
+        return (await outcome(any_group, min_idle="1s")).live_consumers != {"worker"}
 
     assert not await is_deleted()
     await eventually(is_deleted)
-    assert not await any_group.exists()
+    assert not await any_group.group_exists()
 
 
 async def test_a_read_that_returns_no_entry_is_a_sign_of_life_where_the_server_records_it(
     start_redis: StartRedis,
 ) -> None:
     group = Group(start_redis(flavour=VALKEY))
-    await group.create()
+    await group.create_group()
     await group.read_as("worker")
 
     async def is_idle() -> bool:
@@ -266,7 +266,7 @@ async def test_a_read_that_returns_no_entry_is_a_sign_of_life_where_the_server_r
 
     await eventually(is_idle)
     await group.read_as("worker")
-    assert (await outcome(group, min_idle="1s")).alive == {"worker"}
+    assert (await outcome(group, min_idle="1s")).live_consumers == {"worker"}
     await group.close()
 
 
@@ -274,7 +274,7 @@ async def test_a_live_consumer_keeps_the_pending_entries_and_the_companion_keys(
     await any_group.add()
     written = await write_companions(any_group)
     await any_group.read_as("worker")
-    assert (await outcome(any_group)).alive == {"worker"}
+    assert (await outcome(any_group)).live_consumers == {"worker"}
     assert await any_group.pending() == 1
     assert written <= await keys(any_group)
 
@@ -298,7 +298,7 @@ async def test_keys_of_other_types_are_refused_and_kept(any_group: Group) -> Non
     assert ran.code == 3
     assert "WRONGTYPE" in ran.err
     assert await keys(any_group) == {STREAM, "text", CONSUMERS}
-    assert await any_group.exists()
+    assert await any_group.group_exists()
 
 
 # -- the prompt --------------------------------------------------------------------------------------------------------
@@ -327,14 +327,14 @@ async def test_a_terminal_shows_what_goes_and_prompts(group: Group, answer: byte
     ):
         assert line in shown
     assert process.returncode == code
-    assert await group.exists() is bool(code)
+    assert await group.group_exists() is bool(code)
 
 
 async def test_without_a_terminal_yes_is_required(group: Group) -> None:
     ran = await run(url=group.url)
     assert (ran.code, ran.out) == (1, "")
     assert "Aborted!" in ran.err
-    assert await group.exists()
+    assert await group.group_exists()
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ async def test_a_password_file_opens_the_server_and_a_wrong_password_is_reported
 ) -> None:
     server = start_redis({"requirepass": "s3cret"})
     on_server = Group(server)
-    await on_server.create()
+    await on_server.create_group()
     url = f"redis://{server.host}:{server.port}/0"
     wrong = await run("--yes", url=url, STREAMCONSUMER_REDIS_PASSWORD="wr0ng")
     assert (wrong.code, wrong.out) == (3, "")
@@ -388,7 +388,11 @@ async def test_the_rights_in_the_documentation_are_enough(any_group: Group) -> N
     ran = await run("--yes", "-o", "json", url=url)
     assert (ran.code, ran.err) == (0, "")
     deleted = json.loads(ran.out)
-    assert (deleted["companionKeysDeleted"], deleted["pending"], deleted["deadLetters"]) == (len(COMPANIONS), 0, 0)
+    assert (deleted["companionKeysDeleted"], deleted["pending"], deleted["deadLetters"]) == (
+        len(COMPANION_SUFFIXES),
+        0,
+        0,
+    )
     assert await keys(any_group) == {STREAM}
 
 
@@ -401,5 +405,5 @@ async def test_a_missing_right_keeps_the_group_and_its_keys(any_group: Group, ri
     ran = await run("--yes", url=any_group.url)
     assert (ran.code, ran.out) == (3, "")
     assert "grant it with ACL SETUSER" in ran.err
-    assert await any_group.exists()
+    assert await any_group.group_exists()
     assert await keys(any_group) == {STREAM, *written}

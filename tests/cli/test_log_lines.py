@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from streamconsumer.cli.dev.log_lines import parse, place_in, rendered
+from streamconsumer.cli.dev.log_lines import innermost_frame, parse, render
 
 HERE = [Path("/home/me/orders")]
 STACK = """Traceback (most recent call last):
@@ -17,7 +17,7 @@ ValueError"""
 
 
 def shown(**logged: object) -> list[str]:
-    return [text.plain for text in rendered(parse(json.dumps(logged)), HERE)]
+    return [text.plain for text in render(parse(json.dumps(logged)), HERE)]
 
 
 def test_a_logged_line_shows_level_message_and_fields_but_nothing_for_machines() -> None:
@@ -45,8 +45,8 @@ def test_an_error_comes_last_with_the_line_of_the_users_code() -> None:
 
 
 def test_the_place_is_the_innermost_frame_of_the_users_folder() -> None:
-    assert place_in(STACK, HERE) == "shop/orders.py:12"
-    assert place_in(STACK, [Path("/elsewhere")]) == ""
+    assert innermost_frame(STACK, HERE) == "shop/orders.py:12"
+    assert innermost_frame(STACK, [Path("/elsewhere")]) == ""
 
 
 def test_a_stack_is_shown_where_no_error_field_tells_of_it() -> None:
@@ -59,4 +59,4 @@ def test_a_stack_is_shown_where_no_error_field_tells_of_it() -> None:
 
 def test_what_a_handler_prints_is_shown_as_it_is() -> None:
     for text in ("hello [bold]", "", '{"json": "but no log line"}', "{broken", "[1, 2]"):
-        assert [each.plain for each in rendered(parse(text), HERE)] == [text]
+        assert [each.plain for each in render(parse(text), HERE)] == [text]

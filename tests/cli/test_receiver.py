@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from streamconsumer.cli.dev.otlp_receiver import receiving
+from streamconsumer.cli.dev.otlp_receiver import run_receiver
 from streamconsumer.cli.dev.trace_trees import Span
 
 
@@ -35,7 +35,7 @@ def taken() -> Taken:
 
 @pytest.fixture
 def endpoint(taken: Taken) -> Iterator[str]:
-    with receiving(taken.take) as endpoint:
+    with run_receiver(taken.take) as endpoint:
         yield endpoint
 
 
@@ -51,10 +51,10 @@ def test_spans_of_the_sdks_exporter_arrive_whole(endpoint: str, taken: Taken) ->
     provider.shutdown()
     process, send = taken.spans
     assert (process.name, process.parent_id, process.pod) == ("process orders", send.span_id, "orders-x")
-    assert (process.failed, process.error) == (True, "ValueError: no")
+    assert (process.is_failed, process.error) == (True, "ValueError: no")
     assert process.attributes["messaging.message.id"] == "1-0"
-    assert send.producer
-    assert not send.failed
+    assert send.is_producer
+    assert not send.is_failed
 
 
 def _posted(url: str, body: bytes, kind: str) -> int:

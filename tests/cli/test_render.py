@@ -10,11 +10,11 @@ from streamconsumer.model.crd import custom_resource_definition
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import desired
 from streamconsumer.operator.settings import OperatorSettings
-from tests.cli.manifests import consumer, written
+from tests.cli.manifests import consumer, write_documents
 
 
 def test_render_prints_exactly_what_the_operator_would_apply(tmp_path: Path) -> None:
-    file = written(tmp_path, consumer())
+    file = write_documents(tmp_path, consumer())
     result = CliRunner().invoke(main, ["render", str(file)])
     assert result.exit_code == 0
     wanted = desired(StreamConsumer.parse(consumer()), OperatorSettings())
@@ -28,7 +28,7 @@ def test_render_reads_standard_input() -> None:
 
 
 def test_render_refuses_with_the_reason_and_prints_the_others(tmp_path: Path) -> None:
-    file = written(tmp_path, consumer(), consumer("greedy", batchCount=0))
+    file = write_documents(tmp_path, consumer(), consumer("greedy", batchCount=0))
     result = CliRunner().invoke(main, ["render", str(file)])
     assert result.exit_code == 2
     assert "refused: default/greedy: spec.batchCount is 0: must be greater than or equal to 1" in result.stderr
@@ -37,14 +37,14 @@ def test_render_refuses_with_the_reason_and_prints_the_others(tmp_path: Path) ->
 
 
 def test_render_of_files_without_a_streamconsumer_says_so(tmp_path: Path) -> None:
-    file = written(tmp_path, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}})
+    file = write_documents(tmp_path, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}})
     result = CliRunner().invoke(main, ["render", str(file)])
     assert result.exit_code == 2
     assert "no streamconsumer.dev/v1alpha1 StreamConsumer" in result.stderr
 
 
 def test_render_respects_the_operators_own_settings(tmp_path: Path) -> None:
-    file = written(tmp_path, consumer())
+    file = write_documents(tmp_path, consumer())
     environment = {"STREAMCONSUMER_OPERATOR_PROCESSOR_IMAGE": "mine:7"}
     result = CliRunner().invoke(main, ["render", str(file)], env=environment)
     assert "image: mine:7" in result.stdout

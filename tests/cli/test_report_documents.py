@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamconsumer.cli.report.allow_list import deployment, samples, streamconsumer
-from streamconsumer.cli.report.run import named
+from streamconsumer.cli.report.allow_list import deployment_document, samples, streamconsumer_document
+from streamconsumer.cli.report.run import secret_references
 from tests.model.examples import manifest
 
 JSON = st.recursive(
@@ -27,7 +27,7 @@ def test_a_field_that_is_not_defined_does_not_reach_a_bundle_at_any_depth(value:
     )
     given_manifest |= {"status": {"conditions": [{"type": "Ready", **added}], **added}, **added}
     given_manifest["metadata"] |= {"labels": added, "annotations": added, "managedFields": added}
-    document = streamconsumer(given_manifest)
+    document = streamconsumer_document(given_manifest)
     assert "addedTomorrow" not in str(document)
     assert document["spec"]["env"] == [{"name": "A"}]
     assert document["status"] == {"conditions": [{"type": "Ready"}]}
@@ -36,13 +36,13 @@ def test_a_field_that_is_not_defined_does_not_reach_a_bundle_at_any_depth(value:
 @given(value=JSON)
 def test_a_value_of_another_type_than_the_defined_one_does_not_reach_a_bundle(value: Any) -> None:
     spec = {"stream": {"inner": value}, "env": {"inner": value}, "delivery": [value], "podLabels": [value]}
-    document = streamconsumer({"metadata": {}, "spec": spec})
+    document = streamconsumer_document({"metadata": {}, "spec": spec})
     assert document["spec"] == {"stream": None, "env": None, "delivery": None, "podLabels": None}
 
 
 def test_values_of_variables_source_code_and_values_of_labels_do_not_reach_a_bundle() -> None:
     texts = {"key": "planted"}
-    document = streamconsumer(
+    document = streamconsumer_document(
         manifest(
             handler={"source": "planted", "batch": True},
             env=[{"name": "A", "value": "planted"}],
@@ -63,7 +63,7 @@ def test_a_deployment_loses_environment_command_annotations_and_volumes() -> Non
     container = {"name": "a", "image": "b", "env": [{"name": "A", "value": "planted"}], "command": ["planted"]}
     metadata = {"name": "orders-consumer", "annotations": {"example.com/a": "planted"}, "labels": {"team": "planted"}}
     template = {"metadata": metadata, "spec": {"containers": [container], "volumes": [{"name": "planted"}]}}
-    document = deployment({"metadata": metadata, "spec": {"replicas": 2, "template": template}})
+    document = deployment_document({"metadata": metadata, "spec": {"replicas": 2, "template": template}})
     assert "planted" not in str(document)
     assert document["replicas"] == 2
     assert document["containers"] == [{"name": "a", "image": "b"}]
@@ -96,7 +96,7 @@ def test_each_field_that_names_a_secret_is_found() -> None:
     }
     names = ("url", "username", "password", "ca", "sentinel", "cert", "env-from", "volume", "part")
     managed: dict[str, Any] = {"f:valueFrom": {"f:secretKeyRef": {}}}
-    assert {*named({"metadata": {"managedFields": [managed]}, "spec": spec})} == {
+    assert {*secret_references({"metadata": {"managedFields": [managed]}, "spec": spec})} == {
         ("env", True),
         *((name, False) for name in names),
     }

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streamconsumer.cli.report.redact import PEM_BLOCK, URL_CREDENTIALS, Redactor, why_kept
+from streamconsumer.cli.report.redact import PEM_BLOCK, URL_CREDENTIALS, Redactor, keep_reason
 
 ENCODINGS: dict[str, Callable[[str], str]] = {
     "plain": str,
@@ -37,7 +37,7 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
 }
 NO_SURROGATES = st.characters(exclude_categories=["Cs"])
 SECRETS = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=30).filter(
-    lambda text: text == text.strip() and not why_kept(text.encode())
+    lambda text: text == text.strip() and not keep_reason(text.encode())
 )
 BASE64 = [each for each in ENCODINGS if each.startswith("base64")]
 WITHIN_BASE64 = ("plain", "percent", "JSON", "JSON without ASCII")
@@ -60,7 +60,7 @@ def test_no_encoding_of_a_secret_survives_not_even_within_another(secret: str, p
     inner, outer = pair
     encoded = ENCODINGS[outer](ENCODINGS[inner](secret))
     found = redactor(secret)
-    text = found.text(f"first\n{encoded}\nlast")
+    text = found.redact(f"first\n{encoded}\nlast")
     assert "(removed: Secret shop/redis, key password)" in text
     assert encoded not in text
 
@@ -68,7 +68,7 @@ def test_no_encoding_of_a_secret_survives_not_even_within_another(secret: str, p
 @pytest.mark.parametrize("encoding", [each for each in ENCODINGS if not each.startswith("base64")])
 @given(secret=SECRETS)
 def test_nothing_of_an_encoded_secret_remains(encoding: str, secret: str) -> None:
-    text = redactor(secret).text(f"first\n{ENCODINGS[encoding](secret)}\nlast")
+    text = redactor(secret).redact(f"first\n{ENCODINGS[encoding](secret)}\nlast")
     assert text == "first\n(removed: Secret shop/redis, key password)\nlast"
 
 
@@ -77,7 +77,7 @@ def test_no_character_that_encodes_a_bit_of_a_secret_in_base64_remains(
     secret: str, before: bytes, after: bytes
 ) -> None:
     encoded = base64.b64encode(before + secret.encode() + after).decode().rstrip("=")
-    text = redactor(secret).text(f"first\n{encoded}\nlast")
+    text = redactor(secret).redact(f"first\n{encoded}\nlast")
     head, tail = len(before) * 8 // 6, -(-(len(before) + len(secret.encode())) * 8 // 6)
     assert text == f"first\n{encoded[:head]}(removed: Secret shop/redis, key password){encoded[tail:]}\nlast"
 
@@ -85,14 +85,14 @@ def test_no_character_that_encodes_a_bit_of_a_secret_in_base64_remains(
 @given(secret=SECRETS, before=st.text(max_size=40), after=st.text(max_size=40))
 def test_a_plain_secret_is_removed_and_the_lines_around_it_stay(secret: str, before: str, after: str) -> None:
     given_text = f"{before!a} <\n{secret}\n> {after!a}"
-    text = redactor(secret).text(given_text)
+    text = redactor(secret).redact(given_text)
     assert f"<\n{secret}\n>" not in text
 
 
 @given(st.text(NO_SURROGATES, max_size=200))
 def test_a_text_without_secrets_credentials_and_pem_blocks_is_unchanged(text: str) -> None:
     harmless = text.replace("://", "").replace("-----", "")
-    assert redactor("6b0c7f1e-the-password").text(harmless) == harmless
+    assert redactor("6b0c7f1e-the-password").redact(harmless) == harmless
 
 
 def test_a_secret_in_a_url_a_basic_header_and_a_json_line_is_removed() -> None:
@@ -105,7 +105,7 @@ def test_a_secret_in_a_url_a_basic_header_and_a_json_line_is_removed() -> None:
         json.dumps({"message": json.dumps({"header": f"Basic {basic}"})}),
         "message 17-0 failed: ValueError",
     ]
-    text = redactor(secret).text("\n".join(lines))
+    text = redactor(secret).redact("\n".join(lines))
     assert secret not in text
     assert quote(secret, safe="") not in text
     assert basic[12:20] not in text
@@ -119,35 +119,35 @@ def test_a_pem_block_of_several_lines_is_removed_in_each_encoding(encode: str) -
         "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nBKcwggSjAgEAAoIBAQ\n-----END PRIVATE KEY-----"
     )
     found = redactor()
-    text = found.text(f"key: {ENCODINGS[encode](block)}, next")
+    text = found.redact(f"key: {ENCODINGS[encode](block)}, next")
     assert text == "key: (removed: PEM block), next"
-    assert found.counts == {PEM_BLOCK: 1}
+    assert found.removed_counts == {PEM_BLOCK: 1}
 
 
 def test_a_pem_block_that_the_end_or_the_beginning_of_a_log_cuts_is_removed() -> None:
     body = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC"
-    assert body not in redactor().text(f"a\n-----BEGIN PRIVATE KEY-----\n{body}\n{body}\n")
-    assert redactor().text(f"{body}\n{body}\n-----END PRIVATE KEY-----\nb") == "(removed: PEM block)\nb"
+    assert body not in redactor().redact(f"a\n-----BEGIN PRIVATE KEY-----\n{body}\n{body}\n")
+    assert redactor().redact(f"{body}\n{body}\n-----END PRIVATE KEY-----\nb") == "(removed: PEM block)\nb"
 
 
 def test_credentials_of_a_url_that_no_secret_holds_are_removed_in_each_encoding() -> None:
     url = "postgres://shop:unknown@db:5432/shop"
     found = redactor()
-    text = found.text("\n".join([url, json.dumps({"url": url}).replace("/", "\\/"), quote(url, safe="")]))
+    text = found.redact("\n".join([url, json.dumps({"url": url}).replace("/", "\\/"), quote(url, safe="")]))
     assert "unknown" not in text
-    assert found.counts == {URL_CREDENTIALS: 3}
+    assert found.removed_counts == {URL_CREDENTIALS: 3}
 
 
 @pytest.mark.parametrize(
     ("value", "reason"), [("abc", "shorter than 4 bytes"), ("", "shorter than 4 bytes"), ("True\n", "a common word")]
 )
 def test_a_short_or_common_value_stays_and_has_a_reason(value: str, reason: str) -> None:
-    assert why_kept(value.encode()) == reason
-    assert redactor(value).text("abc is True") == "abc is True"
+    assert keep_reason(value.encode()) == reason
+    assert redactor(value).redact("abc is True") == "abc is True"
 
 
 def test_a_value_of_several_lines_is_removed_line_by_line() -> None:
-    text = redactor("first-line-of-it\nsecond-line-of-it\n").text("1: first-line-of-it\n2: second-line-of-it")
+    text = redactor("first-line-of-it\nsecond-line-of-it\n").redact("1: first-line-of-it\n2: second-line-of-it")
     assert "line-of-it" not in text
 
 
@@ -164,7 +164,7 @@ def test_a_value_of_several_lines_is_removed_line_by_line() -> None:
     ],
 )
 def test_a_value_within_a_secret_that_is_a_document_is_removed_alone(secret: str) -> None:
-    text = redactor(secret).text("login with planted-secret failed for shop")
+    text = redactor(secret).redact("login with planted-secret failed for shop")
     assert "planted" not in text
     assert text.startswith("login with (removed: ")
     assert text.endswith(") failed for shop")
@@ -172,17 +172,17 @@ def test_a_value_within_a_secret_that_is_a_document_is_removed_alone(secret: str
 
 def test_a_document_that_is_nested_deeper_than_a_parser_goes_is_removed() -> None:
     secret = "[" * 4000
-    assert redactor(secret).text(f"a {secret} b").startswith("a (removed: ")
+    assert redactor(secret).redact(f"a {secret} b").startswith("a (removed: ")
 
 
 @pytest.mark.parametrize("words", ["-----BEGIN KEY-----\n", "a://"])
 def test_what_only_looks_like_a_pem_block_or_a_url_takes_no_longer_than_other_text(words: str) -> None:
     started = time.process_time()
-    text = redactor().text(words * 100_000 + " end")
+    text = redactor().redact(words * 100_000 + " end")
     assert time.process_time() - started < 10
     assert text.endswith("end")
 
 
 def test_the_password_within_a_url_of_a_secret_is_removed_alone_and_encoded() -> None:
-    text = redactor("redis://shop:p%40lanted@redis:6379/0").text("auth with p@lanted; p%40lanted")
+    text = redactor("redis://shop:p%40lanted@redis:6379/0").redact("auth with p@lanted; p%40lanted")
     assert "lanted" not in text

@@ -21,7 +21,7 @@ from tests.cluster.namespaces import empty_namespace
 from tests.cluster.processes import Program, free_port
 from tests.cluster.runs import Run
 
-START_PATIENCE = 60.0
+START_TIMEOUT = 60.0
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -34,7 +34,7 @@ AUDIT_POLICY = {
     ],
 }
 """What everybody but the cluster's own parts and its administrator asks for is written down."""
-TRIES = 3
+MAX_TRIES = 3
 
 Flags = Mapping[str, str | Path]
 
@@ -86,7 +86,7 @@ class ApiServer(Cluster):
         return self.directory
 
     def start(self) -> Self:
-        for attempt in range(TRIES):
+        for attempt in range(MAX_TRIES):
             self._run = Run.keep(self.kind) if self.keep else Run.begin(self.kind)
             try:
                 self._start()
@@ -94,7 +94,7 @@ class ApiServer(Cluster):
             except BaseException:
                 lost_a_port = any(program.lost_its_port for program in self.programs.values())
                 self.stop()
-                if lost_a_port and attempt < TRIES - 1:
+                if lost_a_port and attempt < MAX_TRIES - 1:
                     continue
                 raise
             break
@@ -171,7 +171,7 @@ class ApiServer(Cluster):
             **self._serving_flags(),
         }
         server = self._launch(binary, flags)
-        server.wait_until(self._is_ready, START_PATIENCE)
+        server.wait_until(self._is_ready, START_TIMEOUT)
 
     def _serving_flags(self) -> Flags:
         """On loopback it may not publish its address as an endpoint: that is refused there."""

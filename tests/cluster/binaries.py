@@ -140,12 +140,12 @@ def _assets(binary: Binary) -> Path | None:
 
 def _on_path(binary: Binary) -> Path | None:
     found = shutil.which(binary.program or binary.name)
-    if not found or _minor(_said_version(Path(found), binary)) != _minor(binary.version):
+    if not found or _minor(_reported_version(Path(found), binary)) != _minor(binary.version):
         return None
     return Path(found)
 
 
-def _said_version(program: Path, binary: Binary) -> str:
+def _reported_version(program: Path, binary: Binary) -> str:
     try:
         said = subprocess.run(
             [program, *binary.version_command],

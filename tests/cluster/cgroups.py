@@ -22,14 +22,14 @@ def create(name: str) -> None:
         (hierarchy / name).mkdir(exist_ok=True)
 
 
-def remove(name: str, patience: float = 5.0) -> None:
+def remove(name: str, timeout: float = 5.0) -> None:
     """Remove the tree; the kernel lets a group go a moment after its last process has gone."""
-    deadline = time.monotonic() + patience
-    while not _removed(name) and time.monotonic() < deadline:
+    deadline = time.monotonic() + timeout
+    while not _try_remove(name) and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
-def _removed(name: str) -> bool:
+def _try_remove(name: str) -> bool:
     for hierarchy in hierarchies():
         for group in sorted((hierarchy / name).glob("**/"), reverse=True):
             with contextlib.suppress(OSError):

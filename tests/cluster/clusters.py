@@ -14,7 +14,7 @@ from tests.cluster.binaries import find
 from tests.cluster.errors import BenchError
 
 
-class KubectlFailed(BenchError):
+class KubectlError(BenchError):
     """kubectl ended with an error; the message holds what it said."""
 
 
@@ -35,7 +35,7 @@ class Cluster:
             check=False,
         )
         if ran.returncode:
-            raise KubectlFailed(f"kubectl {' '.join(arguments)} failed:\n{ran.stderr.strip()}")
+            raise KubectlError(f"kubectl {' '.join(arguments)} failed:\n{ran.stderr.strip()}")
         return ran.stdout
 
     @property

@@ -10,13 +10,13 @@ from typing import Any, Self
 
 from tests.cluster.binaries import find
 from tests.cluster.errors import ProgramFailed
-from tests.cluster.processes import Program, free_port, listens
+from tests.cluster.processes import Program, free_port, is_listening
 from tests.cluster.runs import Run
 from tests.cluster.spans import Span, parse_spans
 
 FILES = {"traces": "spans.json", "metrics": "metrics.json", "logs": "logs.json"}
-PORT_TRIES = 3
-START_PATIENCE = 15.0
+MAX_PORT_TRIES = 3
+START_TIMEOUT = 15.0
 
 
 def configuration(grpc: str, http: str, folder: str, batch: str = "100ms") -> dict[str, Any]:
@@ -80,14 +80,14 @@ class Collector:
     def start(self) -> Self:
         binary = find("otelcol")
         self._run = Run.begin("collector")
-        for attempt in range(PORT_TRIES):
+        for attempt in range(MAX_PORT_TRIES):
             self.grpc_port, self.http_port = free_port(), free_port()
-            program = self._configured(binary, self._run.path)
+            program = self._build_program(binary, self._run.path)
             program.start()
             try:
-                program.wait_until(lambda: listens(self.http_port), START_PATIENCE)
+                program.wait_until(lambda: is_listening(self.http_port), START_TIMEOUT)
             except ProgramFailed:
-                if program.lost_its_port and attempt < PORT_TRIES - 1:
+                if program.lost_its_port and attempt < MAX_PORT_TRIES - 1:
                     continue
                 program.kill()
                 self._run.end()
@@ -97,7 +97,7 @@ class Collector:
             break
         return self
 
-    def _configured(self, binary: Path, folder: Path) -> Program:
+    def _build_program(self, binary: Path, folder: Path) -> Program:
         config = folder / "collector.json"
         config.write_text(
             json.dumps(
@@ -123,7 +123,7 @@ class Collector:
     def __exit__(self, *raised: object) -> None:
         self.stop()
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """From here on, only show what arrives later."""
         for signal in FILES:
             file = self._file(signal)
@@ -141,13 +141,13 @@ class Collector:
     def spans(self) -> list[Span]:
         return parse_spans(self.text())
 
-    def wait_for_spans(self, wanted: int | Callable[[list[Span]], bool] = 1, timeout: float = 10.0) -> list[Span]:
+    def wait_for_spans(self, expected: int | Callable[[list[Span]], bool] = 1, timeout: float = 10.0) -> list[Span]:
         """The spans, once there are so many of them or they satisfy the condition."""
-        enough = _at_least(wanted) if isinstance(wanted, int) else wanted
+        enough = _at_least(expected) if isinstance(expected, int) else expected
         deadline = time.monotonic() + timeout
         while not enough(spans := self.spans()):
             if time.monotonic() > deadline:
-                raise AssertionError(_what_came(spans, wanted, timeout))
+                raise AssertionError(_timeout_message(spans, expected, timeout))
             time.sleep(0.1)
         return spans
 
@@ -161,9 +161,9 @@ def _at_least(count: int) -> Callable[[list[Span]], bool]:
     return lambda spans: len(spans) >= count
 
 
-def _what_came(spans: list[Span], wanted: object, timeout: float) -> str:
+def _timeout_message(spans: list[Span], criterion: object, timeout: float) -> str:
     names = ", ".join(f"{span.kind} {span.name!r}" for span in spans) or "none"
-    expected = f"{wanted} of them" if isinstance(wanted, int) else "spans that satisfy the condition"
+    expected = f"{criterion} of them" if isinstance(criterion, int) else "spans that satisfy the condition"
     return (
         f"after {timeout:.0f} s the collector had {len(spans)} spans ({names}), not {expected}: "
         "check the sender's endpoint, sampler and flush"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.cluster.api_server import START_PATIENCE, ApiServer, Flags
+from tests.cluster.api_server import START_TIMEOUT, ApiServer, Flags
 from tests.cluster.binaries import find
 from tests.cluster.clusters import Cluster
 from tests.cluster.credentials import CONTROLLER_MANAGER, SCHEDULER, User
@@ -61,12 +61,12 @@ class ControlPlane(ApiServer):
         self._launch(binary, flags)
 
     def _wait(self) -> None:
-        self.programs["kube-controller-manager"].wait_until(self._controllers_work, START_PATIENCE)
+        self.programs["kube-controller-manager"].wait_until(self._controllers_are_running, START_TIMEOUT)
 
     def _kubeconfig_for(self, user: User, name: str) -> Path:
         return self.credentials.write_kubeconfig(self.directory / f"{name}.kubeconfig", self.url, user)
 
-    def _controllers_work(self) -> bool:
+    def _controllers_are_running(self) -> bool:
         """The default service account is the first thing a pod needs, and a controller makes it."""
         try:
             self.request("GET", "/api/v1/namespaces/default/serviceaccounts/default")

@@ -23,29 +23,29 @@ from tests.cluster.node import Node
 from tests.cluster.own_cluster import OwnCluster, named_cluster
 from tests.cluster.redis_servers import FLAVOURS, REDIS, Flavour, Options, RedisServer, StartRedis
 
-SKIPPED = "MISSING TOOL: "
+SKIP_PREFIX = "MISSING TOOL: "
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup() -> Iterator[None]:
-    with skipping_what_lacks_a_tool():
+    with skip_on_missing_tool():
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Iterator[None]:
-    with skipping_what_lacks_a_tool():
+    with skip_on_missing_tool():
         return (yield)
 
 
 @contextlib.contextmanager
-def skipping_what_lacks_a_tool() -> Iterator[None]:
+def skip_on_missing_tool() -> Iterator[None]:
     try:
         yield
     except MissingTool as missing:
         if os.environ.get("CI"):
-            pytest.fail(f"{SKIPPED}{missing} (CI is set, so this is a failure)", pytrace=False)
-        pytest.skip(f"{SKIPPED}{missing}")
+            pytest.fail(f"{SKIP_PREFIX}{missing} (CI is set, so this is a failure)", pytrace=False)
+        pytest.skip(f"{SKIP_PREFIX}{missing}")
 
 
 @contextlib.contextmanager
@@ -59,7 +59,7 @@ def uncaptured(config: pytest.Config) -> Iterator[None]:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say at the end of the run, once a tool, what was not tested for lack of it."""
     reasons = [str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])]
-    missing = [reason.partition(SKIPPED)[2] for reason in reasons if SKIPPED in reason]
+    missing = [reason.partition(SKIP_PREFIX)[2] for reason in reasons if SKIP_PREFIX in reason]
     if missing:
         terminalreporter.section("tests not run for want of a tool", sep="!", red=True)
     for reason in dict.fromkeys(missing):
@@ -192,5 +192,5 @@ def collector_process(pytestconfig: pytest.Config) -> Iterator[Collector]:
 @pytest.fixture
 def collector(collector_process: Collector) -> Collector:
     """The collector, showing only what arrives from now on."""
-    collector_process.forget()
+    collector_process.clear()
     return collector_process

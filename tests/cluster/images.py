@@ -135,7 +135,7 @@ def _build_with(reference: str, name: str, programs: Mapping[str, Path], texts: 
 
 
 def exists(reference: str) -> bool:
-    needs("podman")
+    require_program("podman")
     return not subprocess.run(["podman", "image", "exists", reference], check=False).returncode
 
 
@@ -154,7 +154,7 @@ def full_reference(tag: str) -> str:
     return f"docker.io/{tag}" if slash else f"docker.io/library/{tag}"
 
 
-def needs(program: str) -> None:
+def require_program(program: str) -> None:
     if not shutil.which(program):
         raise MissingTool(f"{program} is needed for images: apt-get install podman buildah mmdebstrap")
     if os.geteuid() != 0:
@@ -162,7 +162,7 @@ def needs(program: str) -> None:
 
 
 def run(program: str, *arguments: str) -> str:
-    needs(program)
+    require_program(program)
     ran = subprocess.run(
         [program, *arguments],
         stdin=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ from tests.cluster.spans import attributes
 
 
 @dataclass(frozen=True)
-class Record:
+class LogRecord:
     """One log record; ids are lower-case hexadecimal."""
 
     event_name: str
@@ -25,11 +25,11 @@ class Record:
     schema_url: str
 
 
-def parse_records(text: str) -> list[Record]:
+def parse_records(text: str) -> list[LogRecord]:
     """All in the text of a collector's file; a last line without its end is still being written, and left out."""
     complete = text[: text.rfind("\n") + 1]
     return [
-        Record(
+        LogRecord(
             event_name=record.get("eventName", ""),
             severity=record.get("severityText", ""),
             severity_number=record.get("severityNumber", 0),

@@ -38,10 +38,10 @@ def empty_namespace(server: ApiServer, name: str) -> None:
             server.request("DELETE", collection)
         for item in found:
             if item["metadata"].get("finalizers"):
-                _release(server, f"{collection}/{item['metadata']['name']}")
+                _remove_finalizers(server, f"{collection}/{item['metadata']['name']}")
 
 
-def _release(server: ApiServer, path: str) -> None:
+def _remove_finalizers(server: ApiServer, path: str) -> None:
     server.request("PATCH", path, {"metadata": {"finalizers": None}})
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster import cgroups, images
-from tests.cluster.api_server import START_PATIENCE, Flags
+from tests.cluster.api_server import START_TIMEOUT, Flags
 from tests.cluster.binaries import find
 from tests.cluster.control_plane import POD_NETWORK, ControlPlane
 from tests.cluster.credentials import ADMIN, KUBELET, NODE_NAME, PROXY
@@ -134,7 +134,7 @@ class Node(ControlPlane):
         return {"kubelet-preferred-address-types": "InternalIP"}
 
     def _program(self, name: str, command: list[str | Path], environment: Mapping[str, str]) -> Program:
-        return Program(name, self.inside(*command), self.directory, environment, entered=True)
+        return Program(name, self.inside(*command), self.directory, environment, in_namespaces=True)
 
     def _open_namespaces(self) -> None:
         cgroups.create(self.directory.name)
@@ -145,7 +145,7 @@ class Node(ControlPlane):
         program = Program("namespaces", ["unshare", *namespaces, *first], self.directory)
         self.programs[program.name] = program
         program.start()
-        program.wait_until(lambda: _has_become("pause", only_child(program.pid)), START_PATIENCE)
+        program.wait_until(lambda: _runs_program("pause", only_child(program.pid)), START_TIMEOUT)
         record_process(self.directory / "first.pid", only_child(program.pid))
         self._connect()
 
@@ -216,7 +216,7 @@ class Node(ControlPlane):
 
     def _wait(self) -> None:
         super()._wait()
-        if not wait_until(self._node_is_ready, START_PATIENCE, pause=0.1):
+        if not wait_until(self._node_is_ready, START_TIMEOUT, pause=0.1):
             raise self.programs["kubelet"].failure("did not bring the node to Ready")
 
     def _node_is_ready(self) -> bool:
@@ -239,7 +239,7 @@ def _check_machine() -> None:
     cni_plugins()
 
 
-def _has_become(name: str, pid: int) -> bool:
+def _runs_program(name: str, pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip() == name
     except FileNotFoundError:

@@ -29,12 +29,12 @@ class Program:
         directory: Path,
         environment: Mapping[str, str] | None = None,
         *,
-        entered: bool = False,
+        in_namespaces: bool = False,
     ) -> None:
         self.name = name
         self.command = [str(part) for part in command]
         self.environment = dict(environment or {})
-        self.entered = entered
+        self.in_namespaces = in_namespaces
         self.log = directory / f"{name}.log"
         self.record = directory / f"{name}.pid"
         self._process: subprocess.Popen[bytes] | None = None
@@ -48,15 +48,15 @@ class Program:
     @property
     def server_pid(self) -> int:
         """The server's own process, 0 while there is none."""
-        return only_child(self.pid) if self.entered else self.pid
+        return only_child(self.pid) if self.in_namespaces else self.pid
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Start it in a session of its own, so that Ctrl-C reaches the tests and not the servers."""
-        if self.running:
+        if self.is_running:
             return
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -70,13 +70,13 @@ class Program:
             )
         record_process(self.record, self._process.pid)
 
-    def stop(self, patience: float = 30.0) -> None:
+    def stop(self, timeout: float = 30.0) -> None:
         """Ask it to end, and kill it when it has not ended in time."""
         self.signal(signal.SIGTERM)
         self.resume()
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(patience)
+                self._process.wait(timeout)
         self.kill()
 
     def kill(self) -> None:
@@ -97,31 +97,31 @@ class Program:
         self.signal(signal.SIGCONT)
 
     def signal(self, number: signal.Signals) -> None:
-        if not self.running:
+        if not self.is_running:
             return
         server = self.server_pid or self.pid
         for pid in {server, self.pid} if number == signal.SIGCONT else {server}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def wait_until(self, ready: Callable[[], bool], patience: float) -> None:
+    def wait_until(self, ready: Callable[[], bool], timeout: float) -> None:
         """Wait for it to become ready; its end or a time-out raises with the log's last lines."""
-        wait_until(lambda: not self.running or ready(), patience, pause=0.03)
-        if not self.running:
+        wait_until(lambda: not self.is_running or ready(), timeout, pause=0.03)
+        if not self.is_running:
             raise self.failure("ended while it should have started")
         if not ready():
-            raise self.failure(f"was not ready after {patience:.0f} s")
+            raise self.failure(f"was not ready after {timeout:.0f} s")
 
-    def failure(self, what: str) -> ProgramFailed:
+    def failure(self, problem: str) -> ProgramFailed:
         return ProgramFailed(
-            f"{self.name} {what}. Command: {' '.join(self.command)}\n"
+            f"{self.name} {problem}. Command: {' '.join(self.command)}\n"
             f"The last lines of its log {self.log}:\n{last_lines(self.log)}"
         )
 
     @property
     def lost_its_port(self) -> bool:
         """Whether it ended because another process took its port first."""
-        return not self.running and PORT_TAKEN in last_lines(self.log).lower()
+        return not self.is_running and PORT_TAKEN in last_lines(self.log).lower()
 
 
 def only_child(pid: int) -> int:
@@ -148,7 +148,7 @@ def free_port(address: str = "127.0.0.1") -> int:
         return port
 
 
-def listens(port: int, address: str = "127.0.0.1") -> bool:
+def is_listening(port: int, address: str = "127.0.0.1") -> bool:
     with socket.socket() as connection:
         connection.settimeout(1)
         return connection.connect_ex((address, port)) == 0

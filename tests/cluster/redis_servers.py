@@ -18,8 +18,8 @@ from tests.cluster.processes import Program, free_port
 from tests.cluster.runs import Run
 
 OLDEST_ON_PATH = (7, 0)
-START_PATIENCE = 10.0
-PORT_TRIES = 3
+START_TIMEOUT = 10.0
+MAX_PORT_TRIES = 3
 
 Options = Mapping[str, str | Sequence[str]]
 
@@ -112,8 +112,8 @@ class RedisServer:
         return self._started.pid
 
     @property
-    def running(self) -> bool:
-        return self._program is not None and self._program.running
+    def is_running(self) -> bool:
+        return self._program is not None and self._program.is_running
 
     @property
     def directory(self) -> Path:
@@ -126,19 +126,19 @@ class RedisServer:
             self._start_first()
         else:
             self._program.start()
-            self._program.wait_until(self._answers, START_PATIENCE)
+            self._program.wait_until(self._is_responding, START_TIMEOUT)
         return self
 
     def _start_first(self) -> None:
         self._run = Run.begin("redis")
-        for attempt in range(PORT_TRIES):
+        for attempt in range(MAX_PORT_TRIES):
             self.port = free_port()
-            program = self._configured(self._run.path)
+            program = self._build_program(self._run.path)
             program.start()
             try:
-                program.wait_until(self._answers, START_PATIENCE)
+                program.wait_until(self._is_responding, START_TIMEOUT)
             except Exception:
-                if program.lost_its_port and attempt < PORT_TRIES - 1:
+                if program.lost_its_port and attempt < MAX_PORT_TRIES - 1:
                     continue
                 program.kill()
                 self._run.end()
@@ -146,12 +146,12 @@ class RedisServer:
             self._program = program
             return
 
-    def _configured(self, directory: Path) -> Program:
+    def _build_program(self, directory: Path) -> Program:
         configuration = directory / "redis.conf"
-        configuration.write_text("\n".join(self._lines(directory)) + "\n")
+        configuration.write_text("\n".join(self._config_lines(directory)) + "\n")
         return Program("redis", [self.binary, configuration], directory)
 
-    def _lines(self, directory: Path) -> list[str]:
+    def _config_lines(self, directory: Path) -> list[str]:
         settings: dict[str, str | Sequence[str]] = {
             "bind": self.host,
             "port": str(self.port),
@@ -206,7 +206,7 @@ class RedisServer:
             raise RuntimeError("this RedisServer was never started: call start() first")
         return self._program
 
-    def _answers(self) -> bool:
+    def _is_responding(self) -> bool:
         """Whether it serves commands; one that wants a password first does."""
         try:
             with socket.create_connection((self.host, self.port), timeout=1) as connection:
@@ -225,12 +225,12 @@ class SentinelServer(RedisServer):
         super().__init__(options, primary.flavour)
         self.primary = primary
 
-    def _configured(self, directory: Path) -> Program:
+    def _build_program(self, directory: Path) -> Program:
         configuration = directory / "sentinel.conf"
-        configuration.write_text("\n".join(self._lines(directory)) + "\n")
+        configuration.write_text("\n".join(self._config_lines(directory)) + "\n")
         return Program("sentinel", [self.binary, configuration, "--sentinel"], directory)
 
-    def _lines(self, directory: Path) -> list[str]:
+    def _config_lines(self, directory: Path) -> list[str]:
         return [
             *(f"{name} {value}" for name, value in self.options.items()),
             f"bind {self.host}",

@@ -59,7 +59,7 @@ class Run:
         with locked(runs_directory() / "lock"):
             remove_dead_runs()
             path = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=runs_directory()))
-            return cls(path, _take(path / OWNER_LOCK))
+            return cls(path, _try_lock(path / OWNER_LOCK))
 
     @classmethod
     def keep(cls, name: str) -> Run:
@@ -87,7 +87,7 @@ class Run:
             self._owner.close()
 
 
-def _take(path: Path) -> IO[str] | None:
+def _try_lock(path: Path) -> IO[str] | None:
     """The open, locked file; None while another process holds it, or when it has just ended and removed its folder."""
     try:
         lock = path.open("w")
@@ -106,7 +106,7 @@ def remove_dead_runs() -> None:
     for path in runs_directory().iterdir():
         if not path.is_dir() or (path / KEPT_MARK).exists():
             continue
-        owner = _take(path / OWNER_LOCK)
+        owner = _try_lock(path / OWNER_LOCK)
         if owner:
             remove(path)
             owner.close()
@@ -133,14 +133,14 @@ def recorded_pid(record: Path) -> int | None:
     return int(pid) if start and started_at(int(pid)) == start else None
 
 
-def kill_recorded(record: Path, patience: float = 10.0) -> None:
+def kill_recorded(record: Path, timeout: float = 10.0) -> None:
     """Kill -9 a recorded process and wait until it is gone; all state here is throw-away."""
     pid = recorded_pid(record)
     if pid is None:
         return
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: recorded_pid(record) is None, patience)
+    wait_until(lambda: recorded_pid(record) is None, timeout)
 
 
 def started_at(pid: int) -> str:
@@ -162,10 +162,10 @@ def _started_at_by_ps(pid: int) -> str:
     return "" if state.startswith("Z") else start.strip()
 
 
-def wait_until(true: Callable[[], bool], patience: float, pause: float = 0.02) -> bool:
+def wait_until(condition: Callable[[], bool], timeout: float, pause: float = 0.02) -> bool:
     """Whether something came true in time."""
-    deadline = time.monotonic() + patience
-    while not true():
+    deadline = time.monotonic() + timeout
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(pause)

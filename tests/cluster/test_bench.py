@@ -58,7 +58,7 @@ def test_each_redis_that_is_killed_keeps_what_it_wrote_to_its_log(
     with redis.Redis.from_url(server.url) as client:
         client.xadd("orders", {"id": "1"})
         server.kill()
-        assert not server.running
+        assert not server.is_running
         server.start()
         assert client.xlen("orders") == 1
 
@@ -200,7 +200,7 @@ def test_a_program_that_does_not_start_shows_the_end_of_its_log(api_server: ApiS
     confused = Program("etcd", [*api_server.programs["etcd"].command, "--no-such-flag"], tmp_path)
     confused.start()
     with pytest.raises(ProgramFailed, match="no-such-flag"):
-        confused.wait_until(lambda: False, patience=20)
+        confused.wait_until(lambda: False, timeout=20)
 
 
 def test_a_deployment_on_the_control_plane_makes_pending_pods(
@@ -209,7 +209,7 @@ def test_a_deployment_on_the_control_plane_makes_pending_pods(
     there = ("--namespace", control_plane_namespace)
     control_plane.kubectl("create", "deployment", "web", "--image=web", "--replicas=2", *there)
     control_plane.kubectl("wait", "--for=create", "pod", "--selector=app=web", "--timeout=20s", *there)
-    assert wait_until(lambda: len(control_plane.get("pods", *there)["items"]) == 2, patience=20)
+    assert wait_until(lambda: len(control_plane.get("pods", *there)["items"]) == 2, timeout=20)
     pods = control_plane.get("pods", *there)["items"]
     assert [pod["status"]["phase"] for pod in pods] == ["Pending", "Pending"]
 
@@ -264,11 +264,11 @@ def test_a_pod_on_the_node_runs_is_found_by_name_and_restarts_after_kill_9(
     pod = node.get("pods", *there)["items"][0]["metadata"]["name"]
 
     asked = ("redis-cli", "-h", "redis", "PING")
-    assert wait_until(lambda: answer(node, pod, there, asked) == "PONG", patience=10, pause=0.2)
+    assert wait_until(lambda: answer(node, pod, there, asked) == "PONG", timeout=10, pause=0.2)
     assert "Ready to accept connections" in node.kubectl("logs", pod, *there)
 
     node.kill_container(node_namespace, pod, "redis")
-    assert wait_until(lambda: restarts(node, node_namespace, pod) == 1, patience=30, pause=0.2)
+    assert wait_until(lambda: restarts(node, node_namespace, pod) == 1, timeout=30, pause=0.2)
 
 
 def answer(node: Node | OwnCluster, pod: str, there: Sequence[str], asked: Sequence[str]) -> str:
@@ -295,7 +295,7 @@ def test_an_api_server_on_the_node_can_be_frozen_and_killed_and_comes_back(
     with pytest.raises(ConnectionRefusedError):
         node.request("GET", "/readyz")
     server.start()
-    assert wait_until(lambda: "node1" in listed_nodes(node), patience=30, pause=0.2)
+    assert wait_until(lambda: "node1" in listed_nodes(node), timeout=30, pause=0.2)
 
 
 def listed_nodes(node: Node | OwnCluster) -> str:
@@ -328,7 +328,7 @@ def test_spans_are_read_back_from_the_collector_in_a_pod(node: Node | OwnCluster
         text = node.kubectl("exec", "collector", *there, "--", "cat", "/data/spans.json")
         return [span.name for span in parse_spans(text)]
 
-    assert wait_until(lambda: read() == ["process orders"], patience=10, pause=0.2)
+    assert wait_until(lambda: read() == ["process orders"], timeout=10, pause=0.2)
 
 
 A_SPAN = {

@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import pytest
 
-from tests.cli.plugin import SCRIPTS, Ran, plugin
+from tests.cli.plugin import SCRIPTS, CompletedCommand, run_plugin
 from tests.cluster.api_server import ApiServer
 from tests.cluster.binaries import find
 from tests.e2e.shop import CHART, NAMESPACE, SYSTEM, Shop, eventually
 from tests.e2e.test_upgrades import consumer
-from tests.operator.places import Place
+from tests.operator.places import Namespace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -42,13 +42,13 @@ def picky(shop: Shop) -> Iterator[Shop]:
     shop.kubectl("delete", "stc", "--all")
 
 
-def asked(shop: Shop, *arguments: str) -> Ran:
+def asked(shop: Shop, *arguments: str) -> CompletedCommand:
     """With kubectl on PATH, as whoever has a plugin has it."""
     path = os.pathsep.join([str(find("kubectl").parent), str(SCRIPTS), os.environ["PATH"]])
-    return plugin(Place(cast("ApiServer", shop.cluster), NAMESPACE), *arguments, PATH=path)
+    return run_plugin(Namespace(cast("ApiServer", shop.cluster), NAMESPACE), *arguments, PATH=path)
 
 
-def document(ran: Ran) -> Any:
+def document(ran: CompletedCommand) -> Any:
     assert ran.stdout, ran.stderr
     return json.loads(ran.stdout)
 

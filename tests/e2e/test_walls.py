@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.enforcer import enforced
+from tests.cluster.enforcer import enforce_network_policies
 from tests.cluster.node import Node
 from tests.e2e.shop import CHART, SYSTEM, TOOLS_IMAGE, Shop, eventually
 from tests.e2e.test_upgrades import balance, consumer, publish
@@ -37,7 +37,7 @@ def walled(shop: Shop, node: Node, tmp_path_factory: pytest.TempPathFactory) -> 
     values = tmp_path_factory.mktemp("chart") / "values.yaml"
     values.write_text(VALUES)
     install = ("upgrade", "--install", "streamconsumer", str(CHART), "--namespace", SYSTEM, "--create-namespace")
-    with enforced(node):
+    with enforce_network_policies(node):
         shop.cluster.helm(*install, "--values", str(values), "--wait", "--timeout", "90s")
         yield shop
         shop.kubectl("delete", "stc", "--all")

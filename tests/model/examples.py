@@ -28,10 +28,10 @@ def manifest(name: str = "orders", namespace: str = "shop", **spec: Any) -> Mani
     }
 
 
-def stored(given: Manifest, uid: str = UID, generation: int = 1) -> Manifest:
+def stored(original: Manifest, uid: str = UID, generation: int = 1) -> Manifest:
     """The manifest as the API server hands it out."""
-    metadata = {**given["metadata"], "uid": uid, "generation": generation, "resourceVersion": "1"}
-    copied: Manifest = json.loads(json.dumps({**given, "metadata": metadata}))
+    metadata = {**original["metadata"], "uid": uid, "generation": generation, "resourceVersion": "1"}
+    copied: Manifest = json.loads(json.dumps({**original, "metadata": metadata}))
     return copied
 
 

@@ -11,11 +11,11 @@ from streamconsumer.model.processor_settings import (
     Backoff,
     Breaker,
     Delivery,
-    PodHandler,
+    HandlerSettings,
     ProcessorSettings,
-    RedisAccess,
+    RedisSettings,
     Retention,
-    Tracing,
+    TraceContextSettings,
 )
 
 # What an environment variable cannot hold is no setting: NUL, and half a surrogate pair.
@@ -25,45 +25,45 @@ unspaced = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max
 words = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
 
 
-def durations(least: str, most: str) -> st.SearchStrategy[timedelta]:
+def durations(minimum: str, maximum: str) -> st.SearchStrategy[timedelta]:
     """Durations with these bounds, to the microsecond."""
-    return st.timedeltas(parse_duration(least), parse_duration(most))
+    return st.timedeltas(parse_duration(minimum), parse_duration(maximum))
 
 
 handler_paths = st.builds("{}:{}".format, st.lists(words, min_size=1, max_size=3).map(".".join), words)
-starts = st.sampled_from(["0", "$"]) | st.from_regex(r"[0-9]{1,15}(-[0-9]{1,5})?", fullmatch=True)
+start_positions = st.sampled_from(["0", "$"]) | st.from_regex(r"[0-9]{1,15}(-[0-9]{1,5})?", fullmatch=True)
 
 T = TypeVar("T", bound=BaseModel)
 
 
-def models(kind: type[T], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[T]:
+def models(model: type[T], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[T]:
     """Models of this kind, by their fields' own names. A field that is added and not generated would not be covered by
     the round trip."""
-    assert set(fields) == set(kind.model_fields), f"{kind.__name__}: fields and strategies differ"
-    return st.fixed_dictionaries(fields).map(lambda drawn: kind(**drawn))
+    assert set(fields) == set(model.model_fields), f"{model.__name__}: fields and strategies differ"
+    return st.fixed_dictionaries(fields).map(lambda drawn: model(**drawn))
 
 
-def either(*choices: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
+def one_of_or_none(*choices: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
     """The fields of one of these, or none of them."""
     return st.just({}) | st.one_of(*(st.fixed_dictionaries(choice) for choice in choices))
 
 
 def secret(name: str) -> st.SearchStrategy[dict[str, Any]]:
-    return either({name: text}, {f"{name}_file": some_text})
+    return one_of_or_none({name: text}, {f"{name}_file": some_text})
 
 
 urls = st.builds("{}://{}".format, st.sampled_from(["redis", "rediss", "unix"]), unspaced)
 nodes = st.from_regex(r"[A-Za-z0-9._-]{1,20}:[0-9]{1,5}", fullmatch=True)
 sentinels = {"sentinel_master": some_text, "sentinel_nodes": st.lists(nodes, min_size=1, max_size=3)}
 
-accesses = st.tuples(
+redis_settings = st.tuples(
     st.fixed_dictionaries({"url": urls}) | st.fixed_dictionaries({"url_file": some_text}),
     *(secret(name) for name in ("username", "password", "sentinel_username", "sentinel_password")),
-    either({"tls_ca_file": some_text}),
-    either({"tls_cert_file": some_text, "tls_key_file": some_text}),
-    either({"tls_insecure_skip_verify": st.booleans()}),
-    either(sentinels, {"cluster": st.booleans()}),
-).map(lambda parts: RedisAccess(**{name: value for part in parts for name, value in part.items()}))
+    one_of_or_none({"tls_ca_file": some_text}),
+    one_of_or_none({"tls_cert_file": some_text, "tls_key_file": some_text}),
+    one_of_or_none({"tls_insecure_skip_verify": st.booleans()}),
+    one_of_or_none(sentinels, {"cluster": st.booleans()}),
+).map(lambda parts: RedisSettings(**{name: value for part in parts for name, value in part.items()}))
 deliveries = models(
     Delivery,
     min_idle=durations("1s", "24h"),
@@ -89,7 +89,7 @@ retentions = models(
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "stream": some_text,
     "consumer_group": some_text,
-    "start_from": starts,
+    "start_from": start_positions,
     "batch_count": st.integers(1, 1000),
     "poll_interval": durations("100ms", "1m"),
     "concurrency": st.integers(1, 1000),
@@ -98,11 +98,11 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "delivery": deliveries,
     "retention": retentions,
     "drain_timeout": durations("1s", "1h"),
-    "redis": accesses,
-    "handler": st.builds(PodHandler, python=handler_paths, batch=st.booleans())
-    | st.builds(PodHandler, http_url=st.builds("http://{}".format, unspaced)),
+    "redis": redis_settings,
+    "handler": st.builds(HandlerSettings, python=handler_paths, batch=st.booleans())
+    | st.builds(HandlerSettings, http_url=st.builds("http://{}".format, unspaced)),
     "telemetry": models(
-        Tracing,
+        TraceContextSettings,
         context=st.sampled_from(["parent", "link", "ignore"]),
         context_field=some_text,
         baggage=st.lists(words, max_size=3),

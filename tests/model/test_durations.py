@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from streamconsumer.model.fields import Between, format_duration, parse_duration
+from streamconsumer.model.fields import DurationRange, format_duration, parse_duration
 
 whole_microseconds = st.integers(0, 24 * 3600 * 1_000_000).map(lambda count: timedelta(microseconds=count))
 
@@ -53,7 +53,7 @@ def test_what_is_no_duration_is_refused_with_an_example(wrong: object) -> None:
         parse_duration(wrong)
 
 
-BOUNDED: TypeAdapter[timedelta] = TypeAdapter(Annotated[timedelta, Between("1s", "1h")])
+BOUNDED: TypeAdapter[timedelta] = TypeAdapter(Annotated[timedelta, DurationRange("1s", "1h")])
 
 
 @pytest.mark.parametrize("inside", ["1s", "1000ms", "59m59s", "1h", "60m"])

@@ -2,15 +2,15 @@ import pytest
 from hypothesis import given
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.env_codec import from_env, paths, to_env, variable
+from streamconsumer.model.env_codec import env_name, field_paths, from_env, to_env
 from streamconsumer.model.processor_settings import (
     BOTH_TLS_FILES,
-    ONE_ACCESS,
+    ONE_CREDENTIAL_SOURCE,
     ONE_HANDLER,
-    ONE_SECRET,
-    ONE_TOPOLOGY,
-    Processing,
+    ONE_URL_SOURCE,
+    SENTINEL_OR_CLUSTER,
     ProcessorSettings,
+    SharedSettings,
 )
 from tests.model import strategies
 
@@ -34,12 +34,12 @@ def test_every_variable_belongs_to_us(settings: ProcessorSettings) -> None:
 
 
 def test_no_two_fields_share_a_variable() -> None:
-    variables = [variable(*path) for path in paths(ProcessorSettings)]
+    variables = [env_name(*path) for path in field_paths(ProcessorSettings)]
     assert len(set(variables)) == len(variables)
 
 
 def test_the_pod_reads_all_that_the_resource_says() -> None:
-    assert set(paths(Processing)) <= set(paths(ProcessorSettings))
+    assert set(field_paths(SharedSettings)) <= set(field_paths(ProcessorSettings))
 
 
 def test_a_field_at_its_default_is_not_written() -> None:
@@ -97,13 +97,16 @@ def test_a_wrong_variable_is_named_with_what_was_found_and_expected(name: str, v
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({}, ONE_ACCESS),
-        ({"url": "redis://r", "url_file": "/f"}, ONE_ACCESS),
-        ({"url": "redis://r", "password": "p", "password_file": "/f"}, ONE_SECRET),
-        ({"url": "redis://r", "sentinel_username": "u", "sentinel_username_file": "/f"}, ONE_SECRET),
-        ({"url": "redis://r", "sentinel_master": "primary"}, ONE_TOPOLOGY),
-        ({"url": "redis://r", "sentinel_nodes": "one:26379"}, ONE_TOPOLOGY),
-        ({"url": "redis://r", "sentinel_master": "m", "sentinel_nodes": "one:1", "cluster": "true"}, ONE_TOPOLOGY),
+        ({}, ONE_URL_SOURCE),
+        ({"url": "redis://r", "url_file": "/f"}, ONE_URL_SOURCE),
+        ({"url": "redis://r", "password": "p", "password_file": "/f"}, ONE_CREDENTIAL_SOURCE),
+        ({"url": "redis://r", "sentinel_username": "u", "sentinel_username_file": "/f"}, ONE_CREDENTIAL_SOURCE),
+        ({"url": "redis://r", "sentinel_master": "primary"}, SENTINEL_OR_CLUSTER),
+        ({"url": "redis://r", "sentinel_nodes": "one:26379"}, SENTINEL_OR_CLUSTER),
+        (
+            {"url": "redis://r", "sentinel_master": "m", "sentinel_nodes": "one:1", "cluster": "true"},
+            SENTINEL_OR_CLUSTER,
+        ),
         ({"url": "rediss://r", "tls_key_file": "/f"}, BOTH_TLS_FILES),
     ],
     ids=str,
@@ -111,7 +114,7 @@ def test_a_wrong_variable_is_named_with_what_was_found_and_expected(name: str, v
 def test_what_is_said_of_redis_must_fit_together(given: dict[str, str], sentence: str) -> None:
     rest = {name: value for name, value in SMALLEST.items() if name != "STREAMCONSUMER_REDIS_URL"}
     with pytest.raises(InvalidSettings) as caught:
-        from_env(ProcessorSettings, rest | {variable("redis", name): value for name, value in given.items()})
+        from_env(ProcessorSettings, rest | {env_name("redis", name): value for name, value in given.items()})
     assert str(caught.value) == f"STREAMCONSUMER_REDIS: {sentence}"
 
 
@@ -127,7 +130,7 @@ def test_what_is_said_of_redis_must_fit_together(given: dict[str, str], sentence
 def test_what_is_said_of_the_handler_must_fit_together(given: dict[str, str]) -> None:
     rest = {name: value for name, value in SMALLEST.items() if name != "STREAMCONSUMER_HANDLER_PYTHON"}
     with pytest.raises(InvalidSettings) as caught:
-        from_env(ProcessorSettings, rest | {variable("handler", name): value for name, value in given.items()})
+        from_env(ProcessorSettings, rest | {env_name("handler", name): value for name, value in given.items()})
     assert str(caught.value) == f"STREAMCONSUMER_HANDLER: {ONE_HANDLER}"
 
 

@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 
 from streamconsumer.errors import InvalidResource
-from streamconsumer.model.spec import URL_FORM, StreamConsumer
+from streamconsumer.model.spec import URL_MESSAGE, StreamConsumer
 from tests.model.examples import Manifest, consumer, manifest, stored
-from tests.model.rules import OUR_RULES, RIGHT, SHAPES, Case
+from tests.model.rules import RULES_WITH_MESSAGE, RULES_WITHOUT_MESSAGE, VALID_MANIFESTS, Case
 
 
 def refusal(wrong: Manifest) -> str:
@@ -14,22 +14,22 @@ def refusal(wrong: Manifest) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("right", RIGHT.values(), ids=RIGHT)
+@pytest.mark.parametrize("right", VALID_MANIFESTS.values(), ids=VALID_MANIFESTS)
 def test_what_is_right_is_parsed(right: Manifest) -> None:
     assert StreamConsumer.parse(right).name == right["metadata"]["name"]
 
 
-@pytest.mark.parametrize("case", OUR_RULES, ids=str)
+@pytest.mark.parametrize("case", RULES_WITH_MESSAGE, ids=str)
 def test_what_breaks_a_rule_is_refused_with_its_sentence(case: Case) -> None:
-    told = refusal(case.wrong)
-    assert told.startswith(f"shop/{case.wrong['metadata']['name']}: ")
+    told = refusal(case.invalid_manifest)
+    assert told.startswith(f"shop/{case.invalid_manifest['metadata']['name']}: ")
     assert case.field in told
-    assert case.sentence in told
+    assert case.message in told
 
 
-@pytest.mark.parametrize("case", SHAPES, ids=str)
+@pytest.mark.parametrize("case", RULES_WITHOUT_MESSAGE, ids=str)
 def test_what_has_the_wrong_shape_is_refused_and_the_field_is_named(case: Case) -> None:
-    assert f" {case.field}" in refusal(case.wrong)
+    assert f" {case.field}" in refusal(case.invalid_manifest)
 
 
 def test_a_refusal_names_the_object_what_was_found_and_what_was_expected() -> None:
@@ -123,7 +123,7 @@ def test_left_out_and_default_are_the_same() -> None:
 )
 def test_a_url_in_which_host_port_or_database_is_unusable_is_refused(url: str) -> None:
     """The API server's rule lets it through."""
-    assert URL_FORM in refusal(manifest(redis={"url": url}))
+    assert URL_MESSAGE in refusal(manifest(redis={"url": url}))
 
 
 @pytest.mark.parametrize("end", ["", "/", "/0", "/15", "/2/", "?db=2", "/?socket_timeout=3"])

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from streamconsumer.operator.metrics import GAUGES
-from streamconsumer.processor.metrics import Metrics, registry
+from streamconsumer.processor.metrics import Metrics, build_registry
 from tests.monitoring.promtool import promtool as find
 from tools.monitoring import ALERTS, PANELS, Alert
 
@@ -128,7 +128,7 @@ def used() -> Iterator[str]:
 
 
 def test_alerts_and_panels_look_at_figures_that_there_are() -> None:
-    pods = {sample.name for family in registry(Metrics(), {}).collect() for sample in family.samples}
+    pods = {sample.name for family in build_registry(Metrics(), {}).collect() for sample in family.samples}
     counted = {"streamconsumer_operator_reconciles_total"}
     assert set(used()) <= pods | set(GAUGES) | counted
 

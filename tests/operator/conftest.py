@@ -9,11 +9,11 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.errors import ProgramFailed
 from tests.cluster.namespaces import fresh_namespace
 from tests.model.examples import Manifest
-from tests.operator.operators import OperatorProcess, running
-from tests.operator.places import Place, eventually
+from tests.operator.operators import OperatorProcess, running_operator
+from tests.operator.places import Namespace, eventually
 
 
-def define(cluster: ApiServer, definition: Manifest | None = None) -> None:
+def install_crd(cluster: ApiServer, definition: Manifest | None = None) -> None:
     """Apply the definition, or this one, and wait until StreamConsumers can be listed."""
     cluster.apply(definition or custom_resource_definition())
 
@@ -37,29 +37,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def api(api_server: ApiServer) -> ApiServer:
     """An API server that knows StreamConsumers. Nothing moves there but what a test starts."""
-    define(api_server)
+    install_crd(api_server)
     return api_server
 
 
 @pytest.fixture(scope="session")
 def plane(control_plane: ControlPlane) -> ControlPlane:
     """The same with Kubernetes' own controllers: Deployments make pods, owners take their children along."""
-    define(control_plane)
+    install_crd(control_plane)
     return control_plane
 
 
 @pytest.fixture
-def on_api(api: ApiServer) -> Iterator[Place]:
+def on_api(api: ApiServer) -> Iterator[Namespace]:
     """A fresh namespace on `api`."""
     with fresh_namespace(api) as name:
-        yield Place(api, name)
+        yield Namespace(api, name)
 
 
 @pytest.fixture
-def on_plane(plane: ControlPlane) -> Iterator[Place]:
+def on_plane(plane: ControlPlane) -> Iterator[Namespace]:
     """A fresh namespace on `plane`, for tests that start an operator of their own."""
     with fresh_namespace(plane) as name:
-        yield Place(plane, name)
+        yield Namespace(plane, name)
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +67,12 @@ def operator(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> I
     """The operator that serves `served`."""
     with (
         fresh_namespace(plane) as name,
-        running(plane.kubeconfig, tmp_path_factory.mktemp("operator"), watch_namespaces=name) as operator,
+        running_operator(plane.kubeconfig, tmp_path_factory.mktemp("operator"), watch_namespaces=name) as operator,
     ):
         yield operator
 
 
 @pytest.fixture
-def served(operator: OperatorProcess, plane: ControlPlane) -> Place:
+def served(operator: OperatorProcess, plane: ControlPlane) -> Namespace:
     """The namespace that `operator` serves. Tests share it: each gives its StreamConsumers names of its own."""
-    return Place(plane, operator.environment["STREAMCONSUMER_OPERATOR_WATCH_NAMESPACES"])
+    return Namespace(plane, operator.environment["STREAMCONSUMER_OPERATOR_WATCH_NAMESPACES"])

@@ -42,32 +42,32 @@ class Request:
     """By the monotonic clock."""
 
     @property
-    def watches(self) -> bool:
+    def is_watch(self) -> bool:
         return "watch=true" in self.path
 
     @property
-    def writes(self) -> bool:
+    def is_write(self) -> bool:
         return self.method != "GET"
 
 
-Spoil = Callable[[Request], str | None]
+FaultRule = Callable[[Request], str | None]
 """What becomes of a request: None lets it pass; `429`, say, answers that; `drop` ends the connection before the server
 has seen it, `lose` after; `hang` never answers; `page` answers as somebody in between may, with what is
 no JSON."""
 
 
-PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 14\r\n\r\n<h1>Hello</h1>"
+HTML_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 14\r\n\r\n<h1>Hello</h1>"
 
 
 @dataclass
-class Proxy:
+class FaultyApiProxy:
     """Runs in a thread of its own, since tests wait in theirs."""
 
     server: ApiServer
-    spoil: Spoil = lambda _: None
-    seen: list[Request] = field(default_factory=list)
+    fault_for: FaultRule = lambda _: None
+    requests: list[Request] = field(default_factory=list)
     _writers: set[StreamWriter] = field(default_factory=set)
-    _watching: set[StreamWriter] = field(default_factory=set)
+    _watch_writers: set[StreamWriter] = field(default_factory=set)
 
     def __enter__(self) -> Self:
         self._loop: AbstractEventLoop = new_event_loop()
@@ -77,7 +77,7 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        run_coroutine_threadsafe(self._end(), self._loop).result(10)
+        run_coroutine_threadsafe(self._close(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -86,7 +86,7 @@ class Proxy:
         """End the connection of every watch, in the middle of whatever it says."""
 
         def cut() -> None:
-            for writer in self._watching:
+            for writer in self._watch_writers:
                 writer.transport.abort()
 
         self._loop.call_soon_threadsafe(cut)
@@ -100,13 +100,13 @@ class Proxy:
         return path
 
     async def _listen(self) -> Server:
-        self._ended = Event()
+        self._closed = Event()
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(self.server.credentials.certificate, self.server.credentials.key)
         return await start_server(self._serve, "127.0.0.1", 0, ssl=context)
 
-    async def _end(self) -> None:
-        self._ended.set()
+    async def _close(self) -> None:
+        self._closed.set()
         self._listener.close()
         serving = all_tasks() - {current_task()}
         for task in serving:
@@ -120,25 +120,25 @@ class Proxy:
         """One request after the other, each over a connection of its own to the server."""
         self._writers.add(writer)
         with suppress(OSError, EOFError, CancelledError):
-            while await self._one(reader, writer):
+            while await self._serve_one(reader, writer):
                 pass
             writer.close()
             await writer.wait_closed()
             self._writers.discard(writer)
 
-    async def _one(self, reader: StreamReader, writer: StreamWriter) -> bool:
+    async def _serve_one(self, reader: StreamReader, writer: StreamWriter) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")
         method, path, _ = head.decode().split("\r\n")[0].split(" ")
         body = await reader.readexactly(_length(head))
         request = Request(method, path, monotonic())
-        self.seen.append(request)
-        fault = self.spoil(request)
+        self.requests.append(request)
+        fault = self.fault_for(request)
         if fault == "drop":
             return False
         if fault == "hang":
-            await self._ended.wait()
+            await self._closed.wait()
             return False
-        if answer := _made_up(fault):
+        if answer := _injected_response(fault):
             writer.write(answer)
             await writer.drain()
             return True
@@ -147,15 +147,15 @@ class Proxy:
         self._writers.add(down)
         down.write(head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + body)
         await down.drain()
-        if request.watches:
-            self._watching.add(writer)
-        await self._answer(up, writer, lost=fault == "lose")
-        self._watching.discard(writer)
+        if request.is_watch:
+            self._watch_writers.add(writer)
+        await self._relay_response(up, writer, lost=fault == "lose")
+        self._watch_writers.discard(writer)
         self._writers.discard(down)
         down.transport.abort()
         return False
 
-    async def _answer(self, up: StreamReader, writer: StreamWriter, *, lost: bool) -> None:
+    async def _relay_response(self, up: StreamReader, writer: StreamWriter, *, lost: bool) -> None:
         """Hand on what the server says, byte for byte, and close: where its answer ends, the connection does."""
         while piece := await up.read(65536):
             if not lost:
@@ -168,14 +168,14 @@ def _length(head: bytes) -> int:
     return next((int(line.partition(":")[2]) for line in lines if line.startswith("content-length:")), 0)
 
 
-def _made_up(fault: str | None) -> bytes | None:
+def _injected_response(fault: str | None) -> bytes | None:
     """What is answered in the server's place, if that is the fault."""
     if fault == "page":
-        return PAGE
-    return _refusal(int(fault)) if fault and fault.isdecimal() else None
+        return HTML_RESPONSE
+    return _error_response(int(fault)) if fault and fault.isdecimal() else None
 
 
-def _refusal(code: int) -> bytes:
+def _error_response(code: int) -> bytes:
     """The API server's own form."""
     told = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": f"injected {code}"}
     body = json.dumps(told)

@@ -23,12 +23,12 @@ SETTINGS = OperatorSettings(
 """What the operator was told: no version in it, so a release changes nothing here."""
 
 
-def file(case: str) -> Path:
+def desired_file(case: str) -> Path:
     """Where it is written down."""
     return FOLDER / case / "desired.yaml"
 
 
-def rendered(case: str) -> str:
+def render_desired(case: str) -> str:
     """What the StreamConsumer of this case becomes now."""
     given = yaml.safe_load((FOLDER / case / "consumer.yaml").read_text())
     return to_yaml(desired(StreamConsumer.parse(given), SETTINGS))
@@ -37,9 +37,9 @@ def rendered(case: str) -> str:
 def main() -> None:
     """Write down what every case becomes now."""
     for case in CASES:
-        if not file(case).exists() or file(case).read_text() != rendered(case):
-            file(case).write_text(rendered(case))
-            print(f"written: {file(case)}")
+        if not desired_file(case).exists() or desired_file(case).read_text() != render_desired(case):
+            desired_file(case).write_text(render_desired(case))
+            print(f"written: {desired_file(case)}")
 
 
 if __name__ == "__main__":

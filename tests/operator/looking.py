@@ -10,57 +10,61 @@ from redis import Redis
 
 from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import Manifest, manifest
-from tests.operator.operators import OperatorProcess, running
-from tests.operator.places import Place, eventually
+from tests.operator.operators import OperatorProcess, running_operator
+from tests.operator.places import Namespace, eventually
 
-OFTEN = "1s"
+POLL_INTERVAL = "1s"
 """How often the operator looks in these tests."""
 
 
 @contextmanager
-def looking(place: Place, folder: Path, **settings: Any) -> Iterator[OperatorProcess]:
-    told = {"watch_namespaces": place.namespace, "stream_interval": OFTEN, **settings}
-    with running(place.cluster.kubeconfig, folder, **told) as operator:
+def running_with_redis(namespace: Namespace, folder: Path, **settings: Any) -> Iterator[OperatorProcess]:
+    told = {"watch_namespaces": namespace.name, "stream_interval": POLL_INTERVAL, **settings}
+    with running_operator(namespace.cluster.kubeconfig, folder, **told) as operator:
         yield operator
 
 
-def client(server: RedisServer, **options: Any) -> Any:  # redis-py types each reply as what it might be in asyncio too
+def redis_client(
+    server: RedisServer, **options: Any
+) -> Any:  # redis-py types each reply as what it might be in asyncio too
     return Redis(host=server.host, port=server.port, protocol=2, **options)
 
 
-def at(server: RedisServer, name: str = "orders", *, password: Manifest | None = None, **spec: Any) -> Manifest:
+def manifest_for(
+    server: RedisServer, name: str = "orders", *, password: Manifest | None = None, **spec: Any
+) -> Manifest:
     ref = {"passwordSecretRef": password} if password else {}
     return manifest(name, redis={"url": f"redis://{server.host}:{server.port}/0", **ref}, **spec)
 
 
-def seen(place: Place, name: str, kind: str, reason: str) -> Manifest:
+def wait_for_condition(namespace: Namespace, name: str, kind: str, reason: str) -> Manifest:
     """The condition, once it has this reason."""
 
     def look() -> Manifest:
-        found = place.conditions(name)
+        found = namespace.conditions(name)
         assert found.get(kind, {}).get("reason") == reason, found
         return found[kind]
 
     return eventually(look)
 
 
-def figures(place: Place, name: str = "orders", **expected: Any) -> Manifest:
+def wait_for_stats(namespace: Namespace, name: str = "orders", **expected: Any) -> Manifest:
     """What the status says of the stream, once it says this."""
 
     def look() -> Manifest:
-        stream: Manifest = place.get("StreamConsumer", name).get("status", {}).get("stream", {})
+        stream: Manifest = namespace.get("StreamConsumer", name).get("status", {}).get("stream", {})
         assert {key: stream.get(key) for key in expected} == expected, stream
         return stream
 
-    return eventually(look, within=45)
+    return eventually(look, timeout=45)
 
 
-def secret(place: Place, name: str, **data: str) -> None:
+def create_secret(namespace: Namespace, name: str, **data: str) -> None:
     encoded = {key: b64encode(value.encode()).decode() for key, value in data.items()}
-    path = f"/api/v1/namespaces/{place.namespace}/secrets"
+    path = f"/api/v1/namespaces/{namespace.name}/secrets"
     body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": encoded}
-    place.cluster.request("POST", path, body)
+    namespace.cluster.request("POST", path, body)
 
 
-def check_gone(place: Place, *of: str) -> None:
-    assert [name for name in of if place.find("StreamConsumer", name)] == []
+def check_absent(namespace: Namespace, *names: str) -> None:
+    assert [name for name in names if namespace.find("StreamConsumer", name)] == []

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from streamconsumer.operator.settings import PREFIX
-from tests.operator.places import PATIENCE_SECONDS, eventually
+from tests.operator.places import TIMEOUT_SECONDS, eventually
 
-Line = dict[str, Any]
+LogLine = dict[str, Any]
 
 
 class OperatorProcess:
@@ -45,18 +45,18 @@ class OperatorProcess:
             self._process = subprocess.Popen(self.command, env=self.environment, stdout=log, stderr=log)
         return self
 
-    def wait_until_started(self, within: float = PATIENCE_SECONDS) -> Self:
+    def wait_until_started(self, timeout: float = TIMEOUT_SECONDS) -> Self:
         """Until it has listed all there is."""
 
         def started() -> None:
-            assert self.ended is None, f"the operator ended:\n{self.log.read_text()}"
-            assert self.said("operator started"), f"the operator did not start:\n{self.log.read_text()}"
+            assert self.exit_code is None, f"the operator ended:\n{self.log.read_text()}"
+            assert self.logged("operator started"), f"the operator did not start:\n{self.log.read_text()}"
 
-        eventually(started, within)
+        eventually(started, timeout)
         return self
 
     @property
-    def ended(self) -> int | None:
+    def exit_code(self) -> int | None:
         """The exit code, once it has ended."""
         assert self._process
         return self._process.poll()
@@ -76,21 +76,21 @@ class OperatorProcess:
             self._process.kill()
             self._process.wait()
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[LogLine]:
         """What it has logged. A line that is not JSON is noise, and shown as such."""
-        return [_line(text) for text in self.log.read_text().splitlines()]
+        return [_parse_line(text) for text in self.log.read_text().splitlines()]
 
-    def said(self, message: str) -> list[Line]:
+    def logged(self, message: str) -> list[LogLine]:
         return [line for line in self.lines() if line["message"] == message]
 
-    def noise(self) -> list[Line]:
+    def unexpected_lines(self) -> list[LogLine]:
         """What a person would be alarmed by."""
         return [line for line in self.lines() if line.get("severity") not in ("debug", "info")]
 
     def metrics(self) -> str:
-        return self.ask("metrics")[1]
+        return self.get("metrics")[1]
 
-    def ask(self, path: str) -> tuple[int, str]:
+    def get(self, path: str) -> tuple[int, str]:
         """Status and text of one of its endpoints."""
         port = next(line["http_port"] for line in self.lines() if "http_port" in line)
         try:
@@ -105,7 +105,7 @@ class OperatorProcess:
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _line(text: str) -> Line:
+def _parse_line(text: str) -> LogLine:
     try:
         found = json.loads(text)
     except ValueError:
@@ -114,7 +114,7 @@ def _line(text: str) -> Line:
 
 
 @contextmanager
-def running(kubeconfig: Path, folder: Path, **settings: object) -> Iterator[OperatorProcess]:
+def running_operator(kubeconfig: Path, folder: Path, **settings: object) -> Iterator[OperatorProcess]:
     """An operator that has started, for the length of a block."""
     operator = OperatorProcess(kubeconfig, folder, **settings)
     try:

@@ -23,10 +23,10 @@ PREFIXES = {
 }
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 30.0
+TIMEOUT_SECONDS = 30.0
 """Longer than anything takes on two cores that others keep busy. How fast something is, is measured in benchmarks."""
 
-LOOKS = 20
+QUIET_FACTOR = 20
 """A look at all objects takes a twentieth of a second or less; where it takes longer, the operator does too."""
 
 CHILDREN = ("ServiceAccount", "ConfigMap", "Deployment", "PodDisruptionBudget")
@@ -34,21 +34,21 @@ LABELLED = f"?labelSelector={names.LABEL_CONSUMER}"
 
 
 @dataclass(frozen=True)
-class Place:
+class Namespace:
     """One namespace, and requests without the cost of a kubectl each."""
 
     cluster: ApiServer
-    namespace: str
+    name: str
 
     def kubectl(self, *arguments: str) -> str:
-        return self.cluster.kubectl(*arguments, "--namespace", self.namespace)
+        return self.cluster.kubectl(*arguments, "--namespace", self.name)
 
     def path(self, kind: str, name: str = "") -> str:
-        return PREFIXES[kind].format(self.namespace) + (f"/{name}" if name else "")
+        return PREFIXES[kind].format(self.name) + (f"/{name}" if name else "")
 
     def create(self, manifest: Manifest) -> Manifest:
         """The manifest, in this namespace whatever it says."""
-        metadata = {**manifest["metadata"], "namespace": self.namespace}
+        metadata = {**manifest["metadata"], "namespace": self.name}
         created: Manifest = self.cluster.request(
             "POST", self.path(manifest["kind"]), {**manifest, "metadata": metadata}
         )
@@ -77,7 +77,7 @@ class Place:
         assert found, f"there is no {kind} {name}"
         return found
 
-    def every(self, kind: str, query: str = "") -> list[Manifest]:
+    def list_all(self, kind: str, query: str = "") -> list[Manifest]:
         items: list[Manifest] = self.cluster.request("GET", self.path(kind) + query)["items"]
         return items
 
@@ -87,7 +87,7 @@ class Place:
     def children(self, name: str) -> dict[str, Manifest]:
         """By kind."""
         query = f"{LABELLED}={name}"
-        return {kind: item for kind in CHILDREN for item in self.every(kind, query)}
+        return {kind: item for kind in CHILDREN for item in self.list_all(kind, query)}
 
     def conditions(self, name: str) -> dict[str, Manifest]:
         """By type; none where there is no status yet."""
@@ -99,45 +99,48 @@ class Place:
 
     def events(self, name: str) -> list[tuple[str, str]]:
         """Reasons and notes of the events about a StreamConsumer, oldest first."""
-        mine = [each for each in self.every("Event") if each.get("regarding", {}).get("kind") == names.KIND]
+        mine = [each for each in self.list_all("Event") if each.get("regarding", {}).get("kind") == names.KIND]
         about = [each for each in mine if each["regarding"]["name"] == name]
         return [(each["reason"], each["note"]) for each in sorted(about, key=lambda each: each["eventTime"])]
 
     def versions(self) -> dict[str, str]:
         """The resource version of every object that the operator might write: it changes with each write."""
-        found = [*self.every("StreamConsumer"), *(item for kind in CHILDREN for item in self.every(kind, LABELLED))]
+        found = [
+            *self.list_all("StreamConsumer"),
+            *(item for kind in CHILDREN for item in self.list_all(kind, LABELLED)),
+        ]
         return {each["metadata"]["uid"]: each["metadata"]["resourceVersion"] for each in found}
 
 
-def eventually(look: Callable[[], T], within: float = PATIENCE_SECONDS, pause: float = 0.1) -> T:
+def eventually(check: Callable[[], T], timeout: float = TIMEOUT_SECONDS, pause: float = 0.1) -> T:
     """Call until it neither fails an assertion nor misses a field; then what it returned."""
-    end = time.monotonic() + within
+    end = time.monotonic() + timeout
     while True:
         try:
-            return look()
+            return check()
         except (AssertionError, KeyError):
             if time.monotonic() > end:
                 raise
         time.sleep(pause)
 
 
-def settled(place: Place, seconds: float = 1.5) -> dict[str, str]:
+def wait_until_settled(namespace: Namespace, seconds: float = 1.5) -> dict[str, str]:
     """The versions of all objects, once each StreamConsumer's status speaks of what it is now, and nothing has changed
     for so long: a change is told in the status after a second of quiet. The busier the machine, the longer it must be
     quiet."""
     with suppress(AssertionError):  # there may be some that no operator looks after
-        eventually(lambda: _check_told(place))
-    before, since, quiet = place.versions(), time.monotonic(), seconds
+        eventually(lambda: _check_observed(namespace))
+    before, since, quiet = namespace.versions(), time.monotonic(), seconds
     while time.monotonic() - since < quiet:
         time.sleep(0.2)
         asked = time.monotonic()
-        now = place.versions()
-        quiet = max(quiet, LOOKS * (time.monotonic() - asked))
+        now = namespace.versions()
+        quiet = max(quiet, QUIET_FACTOR * (time.monotonic() - asked))
         if now != before:
             before, since = now, time.monotonic()
     return before
 
 
-def _check_told(place: Place) -> None:
-    for each in place.every("StreamConsumer"):
+def _check_observed(namespace: Namespace) -> None:
+    for each in namespace.list_all("StreamConsumer"):
         assert each.get("status", {}).get("observedGeneration") == each["metadata"]["generation"]

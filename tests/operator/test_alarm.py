@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.processor_settings import RedisAccess
-from streamconsumer.operator.redis_monitor.dns import Names
-from streamconsumer.operator.redis_monitor.wakeup import Alarm
-from streamconsumer.redis_client.errors_table import Fault
-from streamconsumer.redis_client.pipeline_client import Line, Question
+from streamconsumer.model.processor_settings import RedisSettings
+from streamconsumer.operator.redis_monitor.dns import NamespaceResolver
+from streamconsumer.operator.redis_monitor.wakeup import ScaleFromZeroWatcher
+from streamconsumer.redis_client.errors_table import RedisErrorInfo
+from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
 
 KEY = ("shop", "orders")
 
@@ -25,11 +25,13 @@ async def test_who_is_cancelled_while_it_connects_leaves_nothing_behind() -> Non
         writer.close()
 
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
-        settings = RedisAccess(url=f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
-        alarm = Alarm(lambda _: None, lambda: Line(settings, "orders", Names("shop").dial))
+        settings = RedisSettings(url=f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
+        alarm = ScaleFromZeroWatcher(
+            lambda _: None, lambda: PipelineClient(settings, "orders", NamespaceResolver("shop").resolve)
+        )
         before = asyncio.all_tasks()
         running = asyncio.create_task(alarm.run())
-        alarm.set(KEY, "orders", "0-0")
+        alarm.watch(KEY, "orders", "0-0")
         async with asyncio.timeout(20):
             await asked.wait()
         running.cancel()
@@ -39,10 +41,10 @@ async def test_who_is_cancelled_while_it_connects_leaves_nothing_behind() -> Non
     assert left == []
 
 
-class Broken(Line):
+class Broken(PipelineClient):
     """One that cannot even be tried."""
 
-    async def ask(self, questions: Sequence[Question]) -> list[Any] | Fault:
+    async def execute(self, commands: Sequence[Command]) -> list[Any] | RedisErrorInfo:
         raise InvalidSettings("there is no such file")
 
 
@@ -51,15 +53,15 @@ async def test_what_goes_wrong_with_one_connection_is_not_the_end_of_listening()
     attempts: asyncio.Queue[None] = asyncio.Queue()
     kinds = iter([None, Broken])
 
-    def connect() -> Line:
+    def connect() -> PipelineClient:
         attempts.put_nowait(None)
         if (kind := next(kinds, Broken)) is None:
             raise InvalidSettings("there is no such file")
-        return kind(RedisAccess(url="redis://127.0.0.1:1/0"), "orders", Names("shop").dial)
+        return kind(RedisSettings(url="redis://127.0.0.1:1/0"), "orders", NamespaceResolver("shop").resolve)
 
-    alarm = Alarm(lambda _: None, connect)
+    alarm = ScaleFromZeroWatcher(lambda _: None, connect)
     running = asyncio.create_task(alarm.run())
-    alarm.set(KEY, "orders", "0-0")
+    alarm.watch(KEY, "orders", "0-0")
     async with asyncio.timeout(20):
         for _ in range(3):
             await attempts.get()

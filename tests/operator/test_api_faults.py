@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.model.examples import Manifest, manifest
-from tests.operator.faulty import Proxy, Request
-from tests.operator.operators import OperatorProcess, running
-from tests.operator.places import CHILDREN, LABELLED, PATIENCE_SECONDS, Place, eventually
+from tests.operator.faulty import FaultyApiProxy, Request
+from tests.operator.operators import OperatorProcess, running_operator
+from tests.operator.places import CHILDREN, LABELLED, TIMEOUT_SECONDS, Namespace, eventually
 
 
 @pytest.fixture
-def proxy(on_api: Place) -> Iterator[Proxy]:
-    with Proxy(on_api.cluster) as proxy:
+def proxy(on_api: Namespace) -> Iterator[FaultyApiProxy]:
+    with FaultyApiProxy(on_api.cluster) as proxy:
         yield proxy
 
 
@@ -34,7 +34,7 @@ class Spoiling:
     def __call__(self, request: Request) -> str | None:
         path = request.path.partition("?")[0]
         fault = next((each for each in FAULTS if f"orders-{each}" in path), None)
-        if fault is None or not request.writes or self.spoiled[path] >= 2:
+        if fault is None or not request.is_write or self.spoiled[path] >= 2:
             return None
         if fault == "hang" and any("orders-hang" in each for each in self.spoiled):
             return None
@@ -42,16 +42,16 @@ class Spoiling:
         return fault
 
 
-def converged(place: Place, name: str, within: float = PATIENCE_SECONDS) -> None:
+def converged(place: Namespace, name: str, within: float = TIMEOUT_SECONDS) -> None:
     """The status speaks of the newest generation, and so do the children, each of which is there once."""
 
     def done() -> None:
         found = place.get("StreamConsumer", name)
         assert found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
         assert place.reason(name) == "PodsStarting"
-        children = [each for kind in CHILDREN for each in place.every(kind, f"{LABELLED}={name}")]
+        children = [each for kind in CHILDREN for each in place.list_all(kind, f"{LABELLED}={name}")]
         assert sorted(each["metadata"]["name"] for each in children) == [f"{name}-consumer"] * 2
-        (deployment,) = place.every("Deployment", f"{LABELLED}={name}")
+        (deployment,) = place.list_all("Deployment", f"{LABELLED}={name}")
         told = {each["name"]: each.get("value") for each in containers(deployment)[0]["env"]}
         assert told.get("STREAMCONSUMER_BATCH_COUNT") == str(found["spec"]["batchCount"])
 
@@ -64,128 +64,130 @@ def containers(deployment: Manifest) -> list[Manifest]:
 
 
 @pytest.mark.timeout(120)
-def test_it_converges_though_first_writes_fail(on_api: Place, proxy: Proxy, tmp_path: Path) -> None:
-    proxy.spoil = spoil = Spoiling()
-    with running(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.namespace) as operator:
+def test_it_converges_though_first_writes_fail(on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path) -> None:
+    proxy.fault_for = spoil = Spoiling()
+    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.name) as operator:
         for fault in FAULTS:
             on_api.create(manifest(f"orders-{fault}", batchCount=20))
         for fault in FAULTS:
             converged(on_api, f"orders-{fault}", within=60)
-        assert operator.ended is None
+        assert operator.exit_code is None
     for fault in FAULTS:
         paths = {path for path in spoil.spoiled if f"orders-{fault}" in path}
         assert len(paths) >= (1 if fault == "hang" else 3), f"{fault} was not in the way: {paths}"
 
 
 def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(
-    on_api: Place, proxy: Proxy, tmp_path: Path
+    on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path
 ) -> None:
     """By all: it is the server that is busy, and not the one resource."""
     refused: list[Request] = []
 
     def once(request: Request) -> str | None:
-        if refused or not request.writes:
+        if refused or not request.is_write:
             return None
         refused.append(request)
         return "429"
 
-    with running(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.namespace) as operator:
-        proxy.spoil = once
+    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.name) as operator:
+        proxy.fault_for = once
         on_api.create(manifest("orders", batchCount=20))
         eventually(lambda: check_busy(operator))
         on_api.create(manifest("returns", batchCount=20))
         converged(on_api, "orders")
         converged(on_api, "returns")
-    writes = [request for request in proxy.seen if request.writes]
+    writes = [request for request in proxy.requests if request.is_write]
     assert writes[0] is refused[0]
     assert writes[1].at - writes[0].at >= 1
 
 
 def check_busy(operator: OperatorProcess) -> None:
-    assert operator.said("the API server is busy")
+    assert operator.logged("the API server is busy")
 
 
 @pytest.mark.parametrize("fault", ["410", "429", "500", "drop", "page"])
 def test_it_goes_on_after_watches_that_end_and_begin_again_with_trouble(
-    on_api: Place, proxy: Proxy, tmp_path: Path, fault: str
+    on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path, fault: str
 ) -> None:
     refused = Counter[str]()
 
     def twice(request: Request) -> str | None:
         kind = request.path.partition("?")[0]
-        if not request.watches or refused[kind] >= 2:
+        if not request.is_watch or refused[kind] >= 2:
             return None
         refused[kind] += 1
         return fault
 
-    with running(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.namespace) as operator:
+    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.name) as operator:
         on_api.create(manifest("before", batchCount=20))
         converged(on_api, "before")
-        proxy.spoil = twice
+        proxy.fault_for = twice
         proxy.cut_watches()
         on_api.edit("before", batchCount=30)
         on_api.create(manifest("after", batchCount=20))
         converged(on_api, "before")
         converged(on_api, "after")
         assert refused
-        assert operator.ended is None
+        assert operator.exit_code is None
 
 
 def test_a_child_that_is_refused_for_a_while_is_told_of_and_made_later(
-    on_api: Place, proxy: Proxy, tmp_path: Path
+    on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path
 ) -> None:
-    with running(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.namespace):
-        proxy.spoil = lambda request: "422" if request.writes and "/deployments/" in request.path else None
+    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.name):
+        proxy.fault_for = lambda request: "422" if request.is_write and "/deployments/" in request.path else None
         on_api.create(manifest(batchCount=20))
         eventually(lambda: check_refused(on_api))
-        proxy.spoil = lambda _: None
+        proxy.fault_for = lambda _: None
         on_api.edit("orders", batchCount=30)  # or after a minute by itself
         converged(on_api, "orders")
 
 
-def check_refused(place: Place) -> None:
-    assert place.reason("orders") == "ChildRefused"
+def check_refused(place: Namespace) -> None:
+    assert place.reason("orders") == "ChildRejected"
 
 
-def test_requests_that_hang_hold_up_no_other_resource(on_api: Place, proxy: Proxy, tmp_path: Path) -> None:
-    with running(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.namespace):
-        proxy.spoil = lambda request: "hang" if "hung-consumer" in request.path else None
+def test_requests_that_hang_hold_up_no_other_resource(on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path) -> None:
+    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.name):
+        proxy.fault_for = lambda request: "hang" if "hung-consumer" in request.path else None
         on_api.create(manifest("hung", batchCount=20))
         time.sleep(0.3)
         on_api.create(manifest("orders", batchCount=20))
         eventually(lambda: on_api.get("Deployment", "orders-consumer"))
 
 
-def test_killed_at_each_of_its_writes_it_goes_on_where_it_was(on_api: Place, proxy: Proxy, tmp_path: Path) -> None:
+def test_killed_at_each_of_its_writes_it_goes_on_where_it_was(
+    on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path
+) -> None:
     """After the server has seen the write and before its answer. Killed before that, or while it reads, an operator
     has left nothing that the one before it had not."""
-    told, kubeconfig = {"watch_namespaces": on_api.namespace}, proxy.kubeconfig(tmp_path)
+    told, kubeconfig = {"watch_namespaces": on_api.name}, proxy.kubeconfig(tmp_path)
     on_api.create(manifest(batchCount=20))
     kills = 0
     while killed_at_its_first_write(proxy, kubeconfig, tmp_path, **told):
         kills += 1
         assert kills < 10, "every operator finds something to write"
     assert kills >= 3
-    proxy.spoil = lambda _: None
-    with running(kubeconfig, tmp_path, **told):
+    proxy.fault_for = lambda _: None
+    with running_operator(kubeconfig, tmp_path, **told):
         converged(on_api, "orders")
 
 
-def killed_at_its_first_write(proxy: Proxy, kubeconfig: Path, folder: Path, **told: str) -> bool:
+def killed_at_its_first_write(proxy: FaultyApiProxy, kubeconfig: Path, folder: Path, **told: str) -> bool:
     """Whether it wrote anything."""
     reached = threading.Event()
 
     def spoil(request: Request) -> str | None:
-        if request.writes:
+        if request.is_write:
             reached.set()
             return "lose"
         return None
 
-    proxy.spoil = spoil
+    proxy.fault_for = spoil
     operator = OperatorProcess(kubeconfig, folder, **told).start()
 
     def wrote_or_started() -> None:
-        assert reached.is_set() or operator.said("operator started")
+        assert reached.is_set() or operator.logged("operator started")
 
     try:
         eventually(wrote_or_started, pause=0.01)

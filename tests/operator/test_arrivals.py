@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from streamconsumer.operator.cache import create_debounce
-from streamconsumer.operator.cache.create_debounce import Arrivals
+from streamconsumer.operator.cache.create_debounce import CreateDebounce
 from streamconsumer.operator.cache.workqueue import Key
 
 PATIENCE_SECONDS = 20
@@ -17,10 +17,10 @@ class Begun:
 
     def __init__(self) -> None:
         self.keys: asyncio.Queue[Key] = asyncio.Queue()
-        self.arrivals = Arrivals(self.keys.put_nowait)
+        self.arrivals = CreateDebounce(self.keys.put_nowait)
 
     def come(self, number: int) -> None:
-        self.arrivals.came(("shop", str(number)))
+        self.arrivals.add(("shop", str(number)))
 
     async def numbers(self, count: int) -> list[int]:
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -43,8 +43,8 @@ async def test_a_burst_starts_in_its_order_after_the_last_one() -> None:
 
 
 async def test_a_burst_that_does_not_end_starts_after_the_longest_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(create_debounce, "QUIET", timedelta(milliseconds=50))
-    monkeypatch.setattr(create_debounce, "LONGEST", timedelta(milliseconds=100))
+    monkeypatch.setattr(create_debounce, "QUIET_PERIOD", timedelta(milliseconds=50))
+    monkeypatch.setattr(create_debounce, "MAX_DELAY", timedelta(milliseconds=100))
     begun, came = Begun(), 0
     async with asyncio.timeout(PATIENCE_SECONDS):
         while begun.keys.empty():

@@ -14,15 +14,15 @@ from streamconsumer.model import names
 from streamconsumer.model.crd import custom_resource_definition
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import desired
-from streamconsumer.operator.reconcile.drift import holds
+from streamconsumer.operator.reconcile.drift import contains_applied
 from streamconsumer.operator.settings import OperatorSettings
 from tests.cluster.api_server import ApiServer
 from tests.cluster.binaries import find
-from tests.cluster.clusters import KubectlFailed
+from tests.cluster.clusters import KubectlError
 from tests.cluster.errors import ProgramFailed
 from tests.model.examples import Manifest, consumer, manifest
-from tests.model.rules import OUR_RULES, RIGHT, SHAPES, Case
-from tests.operator.places import Place
+from tests.model.rules import RULES_WITH_MESSAGE, RULES_WITHOUT_MESSAGE, VALID_MANIFESTS, Case
+from tests.operator.places import Namespace
 
 TRY = f"/apis/{names.API_VERSION}/namespaces/default/{names.PLURAL}?dryRun=All&fieldValidation=Strict"
 
@@ -70,27 +70,27 @@ def test_the_definition_changes_nothing_when_it_is_stored(api: ApiServer) -> Non
     assert stored["spec"]["versions"] == sent["spec"]["versions"]
 
 
-@pytest.mark.parametrize("right", RIGHT.values(), ids=RIGHT)
+@pytest.mark.parametrize("right", VALID_MANIFESTS.values(), ids=VALID_MANIFESTS)
 def test_what_is_right_is_accepted(api: ApiServer, right: Manifest) -> None:
     assert StreamConsumer.parse(accepted(api, right)).name == right["metadata"]["name"]
 
 
-@pytest.mark.parametrize("case", OUR_RULES, ids=str)
+@pytest.mark.parametrize("case", RULES_WITH_MESSAGE, ids=str)
 def test_what_breaks_a_rule_is_refused_with_the_same_sentence(api: ApiServer, case: Case) -> None:
-    told = refusal(api, case.wrong)
-    assert case.sentence in told
+    told = refusal(api, case.invalid_manifest)
+    assert case.message in told
     assert case.field in told
 
 
-@pytest.mark.parametrize("case", SHAPES, ids=str)
+@pytest.mark.parametrize("case", RULES_WITHOUT_MESSAGE, ids=str)
 def test_what_has_the_wrong_shape_is_refused(api: ApiServer, case: Case) -> None:
-    assert case.field in refusal(api, case.wrong)
+    assert case.field in refusal(api, case.invalid_manifest)
 
 
-def test_a_misspelt_field_is_refused_by_kubectl(on_api: Place) -> None:
-    with pytest.raises(KubectlFailed, match=r"unknown field \"spec.batchcount\""):
+def test_a_misspelt_field_is_refused_by_kubectl(on_api: Namespace) -> None:
+    with pytest.raises(KubectlError, match=r"unknown field \"spec.batchcount\""):
         on_api.cluster.kubectl(
-            "create", "-f", "-", "--namespace", on_api.namespace, input=json.dumps(unplaced(batchcount=5))
+            "create", "-f", "-", "--namespace", on_api.name, input=json.dumps(unplaced(batchcount=5))
         )
 
 
@@ -253,20 +253,20 @@ def test_defaults_are_written_down_when_a_resource_is_stored(api: ApiServer) -> 
 
 
 @pytest.mark.parametrize("field", ["stream", "consumerGroup"])
-def test_who_reads_what_never_changes(on_api: Place, field: str) -> None:
+def test_who_reads_what_never_changes(on_api: Namespace, field: str) -> None:
     on_api.create(manifest())
     with pytest.raises(ProgramFailed, match=f"{field} is immutable: create another StreamConsumer"):
         on_api.edit("orders", **{field: "other"})
     assert on_api.edit("orders", batchCount=20)["spec"]["batchCount"] == 20
 
 
-def test_a_status_cannot_be_written_with_the_spec(on_api: Place) -> None:
+def test_a_status_cannot_be_written_with_the_spec(on_api: Namespace) -> None:
     stored = on_api.create({**manifest(), "status": {"replicas": 5}})
     assert stored["status"].items() >= {"observedGeneration": -1, "replicas": 0}.items()
     assert stored["metadata"]["generation"] == 1
 
 
-def test_writing_the_status_is_no_new_generation(on_api: Place) -> None:
+def test_writing_the_status_is_no_new_generation(on_api: Namespace) -> None:
     on_api.create(manifest())
     status = {"replicas": 2, "readyReplicas": 1, "selector": f"{names.LABEL_CONSUMER}=orders"}
     told = on_api.patch("StreamConsumer", "orders", {"status": status}, "/status")
@@ -289,13 +289,13 @@ def test_explain_describes_every_field(api: ApiServer) -> None:
     assert "<no description>" not in api.kubectl("explain", "stc.spec")
 
 
-def test_the_short_name_and_the_category_lead_to_it(on_api: Place) -> None:
+def test_the_short_name_and_the_category_lead_to_it(on_api: Namespace) -> None:
     on_api.create(manifest())
     for word in ("stc", "streamconsumer", "streams"):
         assert on_api.kubectl("get", word, "--output", "name") == "streamconsumer.streamconsumer.dev/orders\n"
 
 
-def test_get_shows_what_one_asks_first(on_api: Place) -> None:
+def test_get_shows_what_one_asks_first(on_api: Namespace) -> None:
     on_api.create(manifest(replicas=3))
     told = {"type": "Ready", "status": "False", "reason": "PodsStarting", "message": "1 of 3 pods ready."}
     condition = {**told, "lastTransitionTime": "2026-11-24T12:00:00Z", "observedGeneration": 1}
@@ -310,13 +310,13 @@ def test_get_shows_what_one_asks_first(on_api: Place) -> None:
     assert "1 of 3 pods ready." in wide
 
 
-def test_a_status_with_a_garbled_condition_is_refused(on_api: Place) -> None:
+def test_a_status_with_a_garbled_condition_is_refused(on_api: Namespace) -> None:
     on_api.create(manifest())
     with pytest.raises(ProgramFailed, match=r"status.conditions\[0\]"):
         on_api.patch("StreamConsumer", "orders", {"status": {"conditions": [{"type": "Ready"}]}}, "/status")
 
 
-def test_it_scales_like_a_deployment(on_api: Place) -> None:
+def test_it_scales_like_a_deployment(on_api: Namespace) -> None:
     on_api.create(manifest())
     on_api.kubectl("scale", "stc/orders", "--replicas=3")
     assert on_api.get("StreamConsumer", "orders")["spec"]["replicas"] == 3
@@ -328,7 +328,7 @@ def test_it_scales_like_a_deployment(on_api: Place) -> None:
 
 
 @pytest.mark.parametrize("replicas", [-1, 1001])
-def test_it_scales_only_within_its_bounds(on_api: Place, replicas: int) -> None:
+def test_it_scales_only_within_its_bounds(on_api: Namespace, replicas: int) -> None:
     on_api.create(manifest())
     with pytest.raises(ProgramFailed):
         on_api.patch("StreamConsumer", "orders", {"spec": {"replicas": replicas}}, "/scale")
@@ -378,17 +378,17 @@ PODS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("spec", PODS.values(), ids=PODS)
-def test_what_is_applied_is_stored_as_it_is(on_api: Place, spec: dict[str, Any]) -> None:
+def test_what_is_applied_is_stored_as_it_is(on_api: Namespace, spec: dict[str, Any]) -> None:
     """Or the operator would take what the API server makes of it for drift, and apply it for ever."""
     (deployment,) = [each for each in desired(consumer(**spec), OperatorSettings()) if each["kind"] == "Deployment"]
     del deployment["metadata"]["namespace"], deployment["metadata"]["ownerReferences"]
-    assert holds(on_api.create(deployment), deployment)
+    assert contains_applied(on_api.create(deployment), deployment)
 
 
 @pytest.mark.parametrize("spec", PODS.values(), ids=PODS)
-def test_pods_are_admitted_where_only_restricted_ones_are(on_api: Place, spec: dict[str, Any]) -> None:
+def test_pods_are_admitted_where_only_restricted_ones_are(on_api: Namespace, spec: dict[str, Any]) -> None:
     """By the API server's own Pod Security admission."""
-    on_api.cluster.kubectl("label", "namespace", on_api.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    on_api.cluster.kubectl("label", "namespace", on_api.name, "pod-security.kubernetes.io/enforce=restricted")
     (deployment,) = [each for each in desired(consumer(**spec), OperatorSettings()) if each["kind"] == "Deployment"]
     template = deployment["spec"]["template"]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "tried"}, "spec": template["spec"]}

@@ -7,8 +7,8 @@ import pytest
 
 from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import manifest
-from tests.operator.looking import at, check_gone, client, looking, seen
-from tests.operator.places import CHILDREN, Place, eventually
+from tests.operator.looking import check_absent, manifest_for, redis_client, running_with_redis, wait_for_condition
+from tests.operator.places import CHILDREN, Namespace, eventually
 
 COLLECTED_SECONDS = 90.0
 """The garbage collector learns of a new CustomResourceDefinition only every 30 s."""
@@ -18,33 +18,33 @@ GONE_POD = "orders-consumer-66c9f7d7b-x2x7k"
 
 @pytest.mark.parametrize("cascade", ["background", "foreground"])
 def test_without_an_operator_a_deleted_streamconsumer_is_gone_with_all_its_children(
-    on_plane: Place, tmp_path: Path, cascade: str
+    on_plane: Namespace, tmp_path: Path, cascade: str
 ) -> None:
-    with looking(on_plane, tmp_path):
+    with running_with_redis(on_plane, tmp_path):
         on_plane.create(manifest(replicas=2, handler={"source": "def handle(data): ..."}))
         eventually(lambda: check_complete(on_plane))
     on_plane.kubectl("delete", "stc", "orders", f"--cascade={cascade}", "--wait=false")
     eventually(lambda: check_deleted(on_plane), COLLECTED_SECONDS)
 
 
-def test_with_an_operator_a_foreground_deletion_ends_with_no_children(on_plane: Place, tmp_path: Path) -> None:
-    with looking(on_plane, tmp_path) as operator:
+def test_with_an_operator_a_foreground_deletion_ends_with_no_children(on_plane: Namespace, tmp_path: Path) -> None:
+    with running_with_redis(on_plane, tmp_path) as operator:
         on_plane.create(manifest(replicas=2, handler={"source": "def handle(data): ..."}))
         eventually(lambda: check_complete(on_plane))
         on_plane.kubectl("delete", "stc", "orders", "--cascade=foreground", "--wait=false")
-        eventually(lambda: check_gone(on_plane, "orders"))
-        assert on_plane.every("Pod") == []
+        eventually(lambda: check_absent(on_plane, "orders"))
+        assert on_plane.list_all("Pod") == []
         eventually(lambda: check_deleted(on_plane), COLLECTED_SECONDS)
-        assert operator.noise() == []
+        assert operator.unexpected_lines() == []
 
 
 def test_the_operator_leaves_the_consumer_group_and_its_pending_entries_untouched_on_deletion(
-    on_plane: Place, tmp_path: Path, redis_server: RedisServer
+    on_plane: Namespace, tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    redis = client(redis_server)
-    with looking(on_plane, tmp_path):
-        on_plane.create(at(redis_server))
-        seen(on_plane, "orders", "GroupReady", "GroupExists")
+    redis = redis_client(redis_server)
+    with running_with_redis(on_plane, tmp_path):
+        on_plane.create(manifest_for(redis_server))
+        wait_for_condition(on_plane, "orders", "GroupReady", "GroupExists")
         for number in range(3):
             redis.xadd("orders", {"n": number})
         redis.xreadgroup("billing", GONE_POD, {"orders": ">"}, count=2)
@@ -64,15 +64,15 @@ def state(redis: Any) -> tuple[Any, ...]:
     return sorted(redis.keys()), group, owners
 
 
-def check_complete(place: Place) -> None:
+def check_complete(place: Namespace) -> None:
     assert set(place.children("orders")) == set(CHILDREN)
-    assert len(place.every("Pod")) == 2
+    assert len(place.list_all("Pod")) == 2
 
 
-def check_deleted(place: Place) -> None:
-    check_gone(place, "orders")
+def check_deleted(place: Namespace) -> None:
+    check_absent(place, "orders")
     assert place.children("orders") == {}
-    assert place.every("Pod") == []
+    assert place.list_all("Pod") == []
 
 
 def check_only_client(redis: Any) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from streamconsumer.operator.manifests import desired
-from streamconsumer.operator.reconcile.drift import holds
+from streamconsumer.operator.reconcile.drift import contains_applied
 from streamconsumer.operator.settings import OperatorSettings
 from tests.model.examples import consumer
 
@@ -83,15 +83,15 @@ DRIFTED: dict[str, tuple[Any, Any]] = {
 
 @pytest.mark.parametrize(("live", "applied"), HOLDS.values(), ids=HOLDS)
 def test_it_holds(live: Any, applied: Any) -> None:
-    assert holds(live, applied)
+    assert contains_applied(live, applied)
 
 
 @pytest.mark.parametrize(("live", "applied"), DRIFTED.values(), ids=DRIFTED)
 def test_it_has_drifted(live: Any, applied: Any) -> None:
-    assert not holds(live, applied)
+    assert not contains_applied(live, applied)
 
 
 def test_what_was_applied_holds_itself() -> None:
     children = desired(consumer(handler={"source": "x = 1"}, replicas=2), OperatorSettings())
-    assert all(holds(child, child) for child in children)
-    assert not any(holds(one, other) for one in children for other in children if one is not other)
+    assert all(contains_applied(child, child) for child in children)
+    assert not any(contains_applied(one, other) for one in children for other in children if one is not other)

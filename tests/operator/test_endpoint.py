@@ -7,28 +7,28 @@ from datetime import timedelta
 from typing import Any
 
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import Fact, StreamReason
+from streamconsumer.model.status import ConditionState, StreamReason
 from streamconsumer.operator.cache.workqueue import Key
-from streamconsumer.operator.kube.client import Cluster
-from streamconsumer.operator.redis_monitor.poller import Endpoint, Member, Observation
-from streamconsumer.operator.redis_monitor.probe import Sight
+from streamconsumer.operator.kube.client import KubeClient
+from streamconsumer.operator.redis_monitor.poller import EndpointPoller, Observation, PollTarget
+from streamconsumer.operator.redis_monitor.probe import ProbeResult
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest, stored
-from tests.operator.looking import client
+from tests.operator.looking import redis_client
 
 KEY = ("shop", "orders")
 
 
-class Watched(Endpoint):
+class Watched(EndpointPoller):
     """Says when it asks."""
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
         self.asked = asyncio.Event()
 
-    async def _sights(self, members: Mapping[Key, Member]) -> dict[Key, Sight]:
+    async def _probe(self, targets: Mapping[Key, PollTarget]) -> dict[Key, ProbeResult]:
         self.asked.set()
-        return await super()._sights(members)
+        return await super()._probe(targets)
 
 
 class Setting:
@@ -37,7 +37,7 @@ class Setting:
     def __init__(self, server: RedisServer) -> None:
         self.redis = {"url": f"redis://{server.host}:{server.port}/0"}
         self.told: asyncio.Queue[Observation] = asyncio.Queue()
-        first, nobody = self.consumer(), Cluster.__new__(Cluster)  # there are no Secrets to read
+        first, nobody = self.consumer(), KubeClient.__new__(KubeClient)  # there are no Secrets to read
         self.endpoint = Watched(nobody, first, timedelta(minutes=10), self._tell)
 
     def _tell(self, _: Key, found: Observation) -> bool:
@@ -49,11 +49,13 @@ class Setting:
 
     def attend(self, key: Key = KEY, **given: Any) -> None:
         """With a pod: no group is created."""
-        self.endpoint.attend(key, Member.of(self.consumer(**given), frozenset({"a-pod"}), None, one_ran=True))
+        self.endpoint.watch(
+            key, PollTarget.from_consumer(self.consumer(**given), frozenset({"a-pod"}), None, pod_has_run=True)
+        )
 
-    async def next(self) -> dict[str, Fact]:
+    async def next(self) -> dict[str, ConditionState]:
         async with asyncio.timeout(20):
-            return {each.type: each for each in (await self.told.get()).facts}
+            return {each.type: each for each in (await self.told.get()).conditions}
 
 
 @asynccontextmanager
@@ -79,7 +81,7 @@ async def test_what_a_look_finds_of_an_earlier_life_is_not_told_of_the_next(star
             setting.attend(stream="orders")
             async with asyncio.timeout(20):
                 await setting.endpoint.asked.wait()
-            setting.endpoint.forget(KEY)
+            setting.endpoint.unwatch(KEY)
             setting.attend(uid="two", stream="returns")
         finally:
             server.resume()
@@ -87,7 +89,7 @@ async def test_what_a_look_finds_of_an_earlier_life_is_not_told_of_the_next(star
 
 
 async def test_letters_in_another_stream_for_dead_letters_are_no_growth(redis_server: RedisServer) -> None:
-    redis = client(redis_server)
+    redis = redis_client(redis_server)
     redis.xgroup_create("orders", "billing", "0", mkstream=True)
     redis.xadd("old-letters", {"n": 1})
     async with looking(redis_server) as setting:

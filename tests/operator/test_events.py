@@ -8,22 +8,24 @@ from typing import Any
 import pytest
 
 from streamconsumer.operator.kube import event_recorder
-from streamconsumer.operator.kube.client import Cluster
-from streamconsumer.operator.kube.event_recorder import Events
+from streamconsumer.operator.kube.client import KubeClient
+from streamconsumer.operator.kube.event_recorder import EventRecorder
 from streamconsumer.operator.manifests import Manifest
 from tests.model.examples import manifest, stored
 
 
-class Written(Cluster):
+class Written(KubeClient):
     """Keeps the sentences, and says when there are as many as wanted."""
 
     def __init__(self, refused: str = "") -> None:
         self.sentences: list[str] = []
         self.refused, self.changed = refused, asyncio.Event()
 
-    async def record(self, about: Manifest, *, reason: str, message: str, warning: bool, at: datetime) -> None:
+    async def create_event(
+        self, regarding: Manifest, *, reason: str, message: str, warning: bool, at: datetime
+    ) -> None:
         assert at <= datetime.now(UTC)
-        assert set(about) == {"metadata"}
+        assert set(regarding) == {"metadata"}
         if message == self.refused:
             raise PermissionError("events is forbidden")
         self.sentences.append(message)
@@ -36,17 +38,17 @@ class Written(Cluster):
                 await self.changed.wait()
 
 
-def told(given: Events, *sentences: str) -> None:
+def told(given: EventRecorder, *sentences: str) -> None:
     for sentence in sentences:
-        given.tell(manifest(), "Created", sentence, warning=False)
+        given.record(manifest(), "Created", sentence, warning=False)
 
 
 async def test_what_is_told_is_written_in_order_and_later() -> None:
     cluster = Written()
-    given = Events(cluster)
+    given = EventRecorder(cluster)
     told(given, "one", "two")
     assert cluster.sentences == []
-    writing = asyncio.create_task(given.write())
+    writing = asyncio.create_task(given.run())
     await cluster.are(2)
     told(given, "three")
     await cluster.are(3)
@@ -56,8 +58,8 @@ async def test_what_is_told_is_written_in_order_and_later() -> None:
 
 async def test_one_that_cannot_be_written_keeps_no_other_from_it() -> None:
     cluster = Written(refused="one")
-    given = Events(cluster)
-    writing = asyncio.create_task(given.write())
+    given = EventRecorder(cluster)
+    writing = asyncio.create_task(given.run())
     told(given, "one", "two")
     await cluster.are(1)
     writing.cancel()
@@ -67,13 +69,13 @@ async def test_one_that_cannot_be_written_keeps_no_other_from_it() -> None:
 async def test_so_many_wait_and_the_rest_is_in_the_log_only(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     cluster = Written()
-    given = Events(cluster)
-    told(given, *(str(number) for number in range(event_recorder.MOST + 5)))
-    writing = asyncio.create_task(given.write())
-    await cluster.are(event_recorder.MOST)
+    given = EventRecorder(cluster)
+    told(given, *(str(number) for number in range(event_recorder.MAX_QUEUED + 5)))
+    writing = asyncio.create_task(given.run())
+    await cluster.are(event_recorder.MAX_QUEUED)
     writing.cancel()
-    assert len(cluster.sentences) == event_recorder.MOST
-    assert len([each for each in caplog.records if each.levelno == logging.INFO]) == event_recorder.MOST + 5
+    assert len(cluster.sentences) == event_recorder.MAX_QUEUED
+    assert len([each for each in caplog.records if each.levelno == logging.INFO]) == event_recorder.MAX_QUEUED + 5
 
 
 async def test_a_note_is_cut_to_what_the_api_server_takes_whatever_its_letters_are() -> None:
@@ -88,7 +90,7 @@ async def test_a_note_is_cut_to_what_the_api_server_takes_whatever_its_letters_a
 
     api = Recorder()
     about = stored(manifest())
-    cluster = Cluster(api)  # type: ignore[arg-type] # as much of it as is needed
-    await cluster.record(about, reason="Created", message="ü" * 900, warning=False, at=datetime.now(UTC))
+    cluster = KubeClient(api)  # type: ignore[arg-type] # as much of it as is needed
+    await cluster.create_event(about, reason="Created", message="ü" * 900, warning=False, at=datetime.now(UTC))
     assert 1000 < len(api.note.encode()) <= 1024
     assert set(api.note) == {"ü"}

@@ -1,14 +1,14 @@
 """What Prometheus is told of a StreamConsumer, from what is known of it."""
 
-from streamconsumer.operator.autoscaling.throughput import Look, Pace
+from streamconsumer.operator.autoscaling.throughput import Sample, Throughput
 from streamconsumer.operator.metrics import StreamGauges
 from tests.model.examples import manifest
 
-PACE = Pace().after(Look(0, 0, 900, 0, 1), -1e9).after(Look(15, 300, 750, 0, 1), -1e9)
+PACE = Throughput().with_sample(Sample(0, 0, 900, 0, 1), -1e9).with_sample(Sample(15, 300, 750, 0, 1), -1e9)
 LIMITED = [{"type": "ScalingActive", "status": "True"}, {"type": "ScalingLimited", "status": "True"}]
 
 
-def told(status: dict[str, object], pace: Pace) -> dict[str, float]:
+def told(status: dict[str, object], pace: Throughput) -> dict[str, float]:
     resource = {**manifest("orders"), "status": status}
     gauges = StreamGauges({("shop", "orders"): resource}, lambda _: None, lambda _: pace)
     return {
@@ -30,4 +30,4 @@ def test_one_that_scales_itself_tells_what_is_wanted_and_how_fast_it_goes() -> N
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    assert told({}, Pace()) == {"ready": 0.0}
+    assert told({}, Throughput()) == {"ready": 0.0}

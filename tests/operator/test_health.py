@@ -4,8 +4,8 @@ from streamconsumer.operator.health import Health, serve
 
 
 async def test_probes_and_metrics_answer() -> None:
-    health = Health(waiting=lambda: 3)
-    health.reconciled("success", 0.1)
+    health = Health(queue_depth=lambda: 3)
+    health.record_reconcile("success", 0.1)
     runner = await serve(health, "127.0.0.1", 0)
     try:
         address = f"http://127.0.0.1:{runner.addresses[0][1]}"
@@ -13,7 +13,7 @@ async def test_probes_and_metrics_answer() -> None:
             assert (await client.get(f"{address}/livez")).status == 200
             waiting = await client.get(f"{address}/readyz")
             assert (waiting.status, await waiting.text()) == (503, "the first lists are not in yet\n")
-            health.synced = True
+            health.is_synced = True
             assert (await client.get(f"{address}/readyz")).status == 200
             metrics = await (await client.get(f"{address}/metrics")).text()
     finally:

@@ -10,13 +10,13 @@ from streamconsumer.model.crd import custom_resource_definition
 from tests.cluster.api_server import ApiServer
 from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import Manifest, manifest
-from tests.model.hostile import hostile
-from tests.operator.conftest import define
-from tests.operator.operators import running
-from tests.operator.places import PATIENCE_SECONDS, Place, eventually
+from tests.model.hostile import malformed_manifest
+from tests.operator.conftest import install_crd
+from tests.operator.operators import running_operator
+from tests.operator.places import TIMEOUT_SECONDS, Namespace, eventually
 
 MANY = 200
-SOON = PATIENCE_SECONDS
+SOON = TIMEOUT_SECONDS
 
 
 def without_rules() -> Manifest:
@@ -33,21 +33,21 @@ def without_rules() -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def lax() -> Iterator[Place]:
+def lax() -> Iterator[Namespace]:
     """A server of its own: what it stores, the definition of the others would not read."""
     with ApiServer() as server:
-        define(server, without_rules())
-        yield Place(server, "default")
+        install_crd(server, without_rules())
+        yield Namespace(server, "default")
 
 
 def test_two_hundred_hostile_resources_disturb_none_of_the_good_ones(
-    lax: Place, tmp_path: Path, redis_server: RedisServer
+    lax: Namespace, tmp_path: Path, redis_server: RedisServer
 ) -> None:
     redis = {"url": f"redis://{redis_server.host}:{redis_server.port}/0"}
     lax.create(manifest("before", redis=redis))
-    items = [hostile(number, lax.namespace, redis=redis) for number in range(MANY)]
+    items = [malformed_manifest(number, lax.name, redis=redis) for number in range(MANY)]
     everything = {"apiVersion": "v1", "kind": "List", "items": items}
-    with running(lax.cluster.kubeconfig, tmp_path) as operator:
+    with running_operator(lax.cluster.kubeconfig, tmp_path) as operator:
         eventually(lambda: check_served(lax, "before", 1), SOON)
         lax.cluster.kubectl("create", "-f", "-", "--validate=false", input=json.dumps(everything))
         lax.create(manifest("after", redis=redis))
@@ -55,20 +55,20 @@ def test_two_hundred_hostile_resources_disturb_none_of_the_good_ones(
         eventually(lambda: check_served(lax, "before", 2), SOON)
         eventually(lambda: check_served(lax, "after", 1), SOON)
         eventually(lambda: check_judged(lax), 2 * SOON)
-        assert operator.ended is None
-        assert operator.ask("livez")[0] == 200
+        assert operator.exit_code is None
+        assert operator.get("livez")[0] == 200
         assert operator.metrics().count("streamconsumer_ready{") == MANY + 2
-        assert operator.said("reconcile failed; it will be tried again") == []
+        assert operator.logged("reconcile failed; it will be tried again") == []
 
 
-def check_served(place: Place, name: str, replicas: int) -> None:
+def check_served(place: Namespace, name: str, replicas: int) -> None:
     assert place.get("Deployment", f"{name}-consumer")["spec"]["replicas"] == replicas
     told = place.conditions(name)
     assert (told["Ready"]["reason"], told["GroupReady"]["status"]) == ("PodsStarting", "True")
     assert told["Ready"]["observedGeneration"] == replicas, "each edit here is one of the replicas"
 
 
-def check_judged(place: Place) -> None:
+def check_judged(place: Namespace) -> None:
     """Each says of itself what is wrong with it, or was served."""
-    found = place.every("StreamConsumer")
+    found = place.list_all("StreamConsumer")
     assert [each["metadata"]["name"] for each in found if not each.get("status", {}).get("conditions")] == []

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from streamconsumer.operator.cache.transform import kept
+from streamconsumer.operator.cache.transform import strip_unused
 from streamconsumer.operator.manifests import Manifest
 
 FOREIGN = {"manager": "hpa", "operation": "Update", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
@@ -14,18 +14,18 @@ def deployment(**metadata: Any) -> Manifest:
 
 
 def test_who_owns_which_field_is_not_kept() -> None:
-    assert kept(deployment(managedFields=[FOREIGN], creationTimestamp="2026-11-25T12:00:00Z")) == deployment()
+    assert strip_unused(deployment(managedFields=[FOREIGN], creationTimestamp="2026-11-25T12:00:00Z")) == deployment()
 
 
 def test_what_kubectl_notes_for_itself_is_not_kept() -> None:
     note = {"kubectl.kubernetes.io/last-applied-configuration": "{}"}
-    assert kept(deployment(annotations={**note, "team": "shop"})) == deployment(annotations={"team": "shop"})
+    assert strip_unused(deployment(annotations={**note, "team": "shop"})) == deployment(annotations={"team": "shop"})
 
 
 def test_of_what_a_deployment_says_of_itself_the_troubles_are_kept_without_their_times() -> None:
     failed = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota"}
     told = [{"type": "Available", "status": "False"}, {**failed, "lastUpdateTime": "2026-11-25T12:00:00Z"}]
-    found = kept({**deployment(), "status": {"replicas": 1, "conditions": told}})
+    found = strip_unused({**deployment(), "status": {"replicas": 1, "conditions": told}})
     assert found == {**deployment(), "status": {"replicas": 1, "conditions": [failed]}}
 
 
@@ -44,7 +44,7 @@ def test_of_a_pod_its_fate_and_its_source_are_kept() -> None:
             "containerStatuses": [{**waiting, "imageID": "sha256:0"}],
         },
     }
-    assert kept(pod) == {
+    assert strip_unused(pod) == {
         **pod,
         "spec": {"volumes": [source]},
         "status": {"phase": "Pending", "conditions": [scheduled], "containerStatuses": [waiting]},
@@ -53,6 +53,6 @@ def test_of_a_pod_its_fate_and_its_source_are_kept() -> None:
 
 def test_each_word_is_kept_once() -> None:
     told = json.dumps(deployment(labels={"team": "fulfilment"}))
-    one, other = (kept(json.loads(told))["metadata"]["labels"] for _ in range(2))
+    one, other = (strip_unused(json.loads(told))["metadata"]["labels"] for _ in range(2))
     assert next(iter(one)) is next(iter(other))
     assert one["team"] is other["team"]

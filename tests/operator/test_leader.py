@@ -12,7 +12,7 @@ import pytest
 
 from tests.model.examples import manifest
 from tests.operator.operators import OperatorProcess
-from tests.operator.places import Place, eventually, settled
+from tests.operator.places import Namespace, eventually, wait_until_settled
 
 FIFTY = 50
 SOON = 8.0
@@ -24,8 +24,8 @@ AT_LAST = 60.0
 class Pair:
     """Two operators of one namespace; the first leads."""
 
-    def __init__(self, place: Place, folder: Path) -> None:
-        told = {"watch_namespaces": place.namespace, "lease": f"{place.namespace}/operator"}
+    def __init__(self, place: Namespace, folder: Path) -> None:
+        told = {"watch_namespaces": place.name, "lease": f"{place.name}/operator"}
         self.place = place
         self.first, self.second = (OperatorProcess(place.cluster.kubeconfig, folder, **told) for _ in range(2))
 
@@ -40,17 +40,17 @@ class Pair:
 
 
 def check_stands_by(operator: OperatorProcess) -> None:
-    assert operator.said("another operator leads"), operator.log.read_text()
+    assert operator.logged("another operator leads"), operator.log.read_text()
 
 
 @pytest.fixture
-def pair(on_api: Place, tmp_path: Path) -> Iterator[Pair]:
+def pair(on_api: Namespace, tmp_path: Path) -> Iterator[Pair]:
     with paired(on_api, tmp_path) as pair:
         yield pair
 
 
 @contextmanager
-def paired(place: Place, folder: Path) -> Iterator[Pair]:
+def paired(place: Namespace, folder: Path) -> Iterator[Pair]:
     """Both, the first leads."""
     pair = Pair(place, folder)
     try:
@@ -61,7 +61,7 @@ def paired(place: Place, folder: Path) -> Iterator[Pair]:
         pair.second.kill()
 
 
-def served_by(operator: OperatorProcess, place: Place, name: str, within: float) -> float:
+def served_by(operator: OperatorProcess, place: Namespace, name: str, within: float) -> float:
     """Seconds until this operator, and no other, has made the Deployment."""
     began = time.monotonic()
     eventually(lambda: place.get("Deployment", f"{name}-consumer"), within)
@@ -77,10 +77,10 @@ def check_reported(operator: OperatorProcess, name: str) -> None:
 def test_only_the_leader_works_and_both_are_ready(pair: Pair) -> None:
     pair.place.create(manifest())
     served_by(pair.first, pair.place, "orders", within=AT_LAST)
-    settled(pair.place)
+    wait_until_settled(pair.place)
     assert not [line for line in pair.second.lines() if line.get("consumer")]
-    assert [each.ask("readyz") for each in (pair.first, pair.second)] == [(200, "ok\n"), (200, "ok, follower\n")]
-    assert [each.ask("livez")[0] for each in (pair.first, pair.second)] == [200, 200]
+    assert [each.get("readyz") for each in (pair.first, pair.second)] == [(200, "ok\n"), (200, "ok, follower\n")]
+    assert [each.get("livez")[0] for each in (pair.first, pair.second)] == [200, 200]
 
 
 def test_a_leader_that_is_asked_to_end_hands_over_at_once(pair: Pair) -> None:
@@ -103,51 +103,53 @@ def test_a_leader_that_is_killed_is_followed(pair: Pair) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_leader_that_is_killed_while_fifty_change_leaves_nothing_undone(on_plane: Place, tmp_path: Path) -> None:
+def test_a_leader_that_is_killed_while_fifty_change_leaves_nothing_undone(on_plane: Namespace, tmp_path: Path) -> None:
     """Beside Kubernetes' own controllers, which go on meanwhile."""
     names = [f"orders-{number}" for number in range(FIFTY)]
-    everything = {"apiVersion": "v1", "kind": "List", "items": [manifest(name, on_plane.namespace) for name in names]}
+    everything = {"apiVersion": "v1", "kind": "List", "items": [manifest(name, on_plane.name) for name in names]}
     with paired(on_plane, tmp_path) as pair:
         on_plane.cluster.kubectl("create", "-f", "-", input=json.dumps(everything))
-        eventually(lambda: check_converged(on_plane, names, edited=False), within=AT_LAST)
-        before = {each["metadata"]["name"]: each["metadata"]["uid"] for each in on_plane.every("Deployment")}
+        eventually(lambda: check_converged(on_plane, names, edited=False), timeout=AT_LAST)
+        before = {each["metadata"]["name"]: each["metadata"]["uid"] for each in on_plane.list_all("Deployment")}
         for name in names[: FIFTY // 2]:
             on_plane.edit(name, concurrency=20)
         pair.first.kill()
         killed = time.monotonic()
         for name in names[FIFTY // 2 :]:
             on_plane.edit(name, concurrency=20)
-        eventually(lambda: check_leads(pair.second), within=AT_LAST)
+        eventually(lambda: check_leads(pair.second), timeout=AT_LAST)
         led = time.monotonic() - killed
-        eventually(lambda: check_converged(on_plane, names, edited=True), within=AT_LAST)
+        eventually(lambda: check_converged(on_plane, names, edited=True), timeout=AT_LAST)
         print(f"\nafter kill -9 another led within {led:.2f} s, {FIFTY} edits were done after {elapsed(killed):.2f} s")
-        assert {each["metadata"]["name"]: each["metadata"]["uid"] for each in on_plane.every("Deployment")} == before
-        assert pair.second.noise() == []
+        assert {each["metadata"]["name"]: each["metadata"]["uid"] for each in on_plane.list_all("Deployment")} == before
+        assert pair.second.unexpected_lines() == []
 
 
 def elapsed(since: float) -> float:
     return time.monotonic() - since
 
 
-def check_converged(place: Place, names: list[str], *, edited: bool) -> None:
+def check_converged(place: Namespace, names: list[str], *, edited: bool) -> None:
     """In Deployments, one each, and told in statuses."""
     stated = {"name": "STREAMCONSUMER_CONCURRENCY", "value": "20"}
-    deployments = {each["metadata"]["name"]: each for each in place.every("Deployment")}
+    deployments = {each["metadata"]["name"]: each for each in place.list_all("Deployment")}
     assert set(deployments) == {f"{name}-consumer" for name in names}
     for each in deployments.values():
         (container,) = each["spec"]["template"]["spec"]["containers"]
         assert (stated in container["env"]) == edited
-    for each in place.every("StreamConsumer"):
+    for each in place.list_all("StreamConsumer"):
         assert each["status"]["observedGeneration"] == each["metadata"]["generation"]
 
 
 def test_a_leader_that_was_frozen_until_another_led_ends_at_once(pair: Pair) -> None:
     os.kill(pair.first.pid, signal.SIGSTOP)
-    eventually(lambda: check_leads(pair.second), within=AT_LAST)
+    eventually(lambda: check_leads(pair.second), timeout=AT_LAST)
     leader = pair.holder
     os.kill(pair.first.pid, signal.SIGCONT)
     eventually(lambda: check_ended(pair.first, 1))
-    assert pair.first.said("the lease is lost: this operator ends at once, and is a follower when it is started again")
+    assert pair.first.logged(
+        "the lease is lost: this operator ends at once, and is a follower when it is started again"
+    )
     assert pair.holder == leader
 
 
@@ -158,8 +160,8 @@ def test_a_lease_that_somebody_deletes_ends_no_operator_for_long(pair: Pair) -> 
 
 
 def check_leads(operator: OperatorProcess) -> None:
-    assert operator.said("operator started")
+    assert operator.logged("operator started")
 
 
 def check_ended(operator: OperatorProcess, code: int) -> None:
-    assert operator.ended == code
+    assert operator.exit_code == code

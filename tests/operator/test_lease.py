@@ -3,13 +3,13 @@ paused, whose clock stood still meanwhile, cannot be had."""
 
 import time
 
-from streamconsumer.operator.kube.api import FASTER
-from streamconsumer.operator.kube.client import Cluster
-from streamconsumer.operator.kube.leader_election import LOOKED_AT_EVERY, Lease
+from streamconsumer.operator.kube.api import Conflict
+from streamconsumer.operator.kube.client import KubeClient
+from streamconsumer.operator.kube.leader_election import POLL_PERIOD, LeaderLease
 from streamconsumer.operator.manifests import Manifest
 
 
-class Taken(Cluster):
+class Taken(KubeClient):
     """Free at first; once it is written, another holds the Lease."""
 
     def __init__(self) -> None:
@@ -21,15 +21,15 @@ class Taken(Cluster):
 
     async def replace(self, manifest: Manifest) -> Manifest:
         if self.written:
-            raise FASTER(409)
+            raise Conflict(409)
         self.written = manifest
         return manifest
 
 
 async def test_who_finds_another_in_its_place_ends_without_a_pause() -> None:
     """Otherwise both would work meanwhile."""
-    lease = Lease(Taken(), "shop/operator")
+    lease = LeaderLease(Taken(), "shop/operator")
     await lease.acquire()
     began = time.monotonic()
-    await lease.hold()
-    assert time.monotonic() - began < LOOKED_AT_EVERY / 2
+    await lease.renew_until_lost()
+    assert time.monotonic() - began < POLL_PERIOD / 2

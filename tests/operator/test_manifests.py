@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from streamconsumer.model import names
 from streamconsumer.model.env_codec import from_env
-from streamconsumer.model.processor_settings import Processing, ProcessorSettings
+from streamconsumer.model.processor_settings import ProcessorSettings, SharedSettings
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.operator.manifests import KINDS, Manifest, desired
+from streamconsumer.operator.manifests import CHILD_KINDS, Manifest, desired
 from streamconsumer.operator.settings import OperatorSettings
 from tests.model import strategies
 from tests.model.examples import UID, consumer, manifest
@@ -61,7 +61,7 @@ def in_the_pod(of: StreamConsumer) -> dict[str, str]:
 
 def test_children_come_in_the_order_in_which_they_refer_to_each_other() -> None:
     everything = consumer(handler={"source": "x = 1"}, replicas=2)
-    assert kinds(everything) == [kind for _, kind in KINDS]
+    assert kinds(everything) == [kind for _, kind in CHILD_KINDS]
 
 
 def test_a_suspended_streamconsumer_has_zero_replicas_and_keeps_all_its_children() -> None:
@@ -375,12 +375,12 @@ pieces = st.sampled_from(["$", "$$", "$(", "$(A)", ")", "(", "o", ":", "{", "$(S
 texts = st.lists(pieces, min_size=1, max_size=8).map("".join)
 
 
-@given(stream=texts, group=texts, drain=strategies.durations("1s", "1h"), start=strategies.starts)
+@given(stream=texts, group=texts, drain=strategies.durations("1s", "1h"), start=strategies.start_positions)
 def test_the_pod_reads_what_the_resource_says(stream: str, group: str, drain: Any, start: str) -> None:
     """Through the environment and through the kubelet, which gives `$` a meaning of its own."""
     drained = f"{drain.total_seconds():f}s"
     said = consumer(stream=stream, consumerGroup=group, drainTimeout=drained, startFrom=start)
     read = from_env(ProcessorSettings, {**in_the_pod(said), "STREAMCONSUMER_CONSUMER_NAME": "orders-1"})
-    assert {name: getattr(read, name) for name in Processing.model_fields} == {
-        name: getattr(said.spec, name) for name in Processing.model_fields
+    assert {name: getattr(read, name) for name in SharedSettings.model_fields} == {
+        name: getattr(said.spec, name) for name in SharedSettings.model_fields
     }

@@ -9,8 +9,8 @@ import pytest
 
 from tests.cluster.api_server import ApiServer
 from tests.model.examples import Manifest, manifest
-from tests.operator.operators import running
-from tests.operator.places import Place, eventually, settled
+from tests.operator.operators import running_operator
+from tests.operator.places import Namespace, eventually, wait_until_settled
 
 MANY = 200
 
@@ -33,28 +33,28 @@ def everything(namespace: str) -> Manifest:
 
 
 @pytest.mark.timeout(240)
-def test_two_hundred_at_once_are_served_soon_and_then_left_alone(on_plane: Place, tmp_path: Path) -> None:
-    with running(on_plane.cluster.kubeconfig, tmp_path, watch_namespaces=on_plane.namespace) as operator:
+def test_two_hundred_at_once_are_served_soon_and_then_left_alone(on_plane: Namespace, tmp_path: Path) -> None:
+    with running_operator(on_plane.cluster.kubeconfig, tmp_path, watch_namespaces=on_plane.name) as operator:
         empty, before, began = operator.resident_mebibytes(), applied(on_plane.cluster), time.monotonic()
-        on_plane.cluster.kubectl("create", "-f", "-", input=json.dumps(everything(on_plane.namespace)))
+        on_plane.cluster.kubectl("create", "-f", "-", input=json.dumps(everything(on_plane.name)))
         created = time.monotonic() - began
 
         def served() -> None:
-            found = on_plane.every("StreamConsumer")
+            found = on_plane.list_all("StreamConsumer")
             assert sum(each.get("status", {}).get("observedGeneration") == 1 for each in found) == MANY
-            assert len(on_plane.every("Deployment")) == MANY
+            assert len(on_plane.list_all("Deployment")) == MANY
 
         eventually(served, MOST_SECONDS, pause=0.5)
         seconds = time.monotonic() - began
         eventually(lambda: all_judged(on_plane), MOST_SECONDS, pause=0.5)
-        settled(on_plane, 2)
+        wait_until_settled(on_plane, 2)
         writes = applied(on_plane.cluster) - before
-        events = sum(each["reportingController"] == "streamconsumer-operator" for each in on_plane.every("Event"))
+        events = sum(each["reportingController"] == "streamconsumer-operator" for each in on_plane.list_all("Event"))
         resident = operator.resident_mebibytes()
         rest = applied(on_plane.cluster), on_plane.versions()
         time.sleep(REST_SECONDS)
         assert (applied(on_plane.cluster), on_plane.versions()) == rest
-        assert operator.noise() == []
+        assert operator.unexpected_lines() == []
     print(
         f"\n{MANY} StreamConsumers: created in {created:.1f} s, Deployments and statuses of all after {seconds:.1f} s;"
         f"\n{writes / MANY:.2f} applies and {events / MANY:.2f} events each; 0 writes in {REST_SECONDS} s at rest;"
@@ -64,9 +64,9 @@ def test_two_hundred_at_once_are_served_soon_and_then_left_alone(on_plane: Place
     assert resident < MOST_MEBIBYTES
 
 
-def all_judged(place: Place) -> None:
+def all_judged(place: Namespace) -> None:
     """By their pods, which no node takes."""
-    told = [each["status"]["conditions"] for each in place.every("StreamConsumer")]
+    told = [each["status"]["conditions"] for each in place.list_all("StreamConsumer")]
     assert {each["reason"] for conditions in told for each in conditions if each["type"] == "Ready"} == {
         "Unschedulable"
     }

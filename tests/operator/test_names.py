@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.model.processor_settings import RedisAccess
-from streamconsumer.operator.redis_monitor.dns import Names
-from streamconsumer.operator.redis_monitor.monitor import _identity
-from streamconsumer.redis_client.pipeline_client import Line
+from streamconsumer.model.processor_settings import RedisSettings
+from streamconsumer.operator.redis_monitor.dns import NamespaceResolver
+from streamconsumer.operator.redis_monitor.monitor import _endpoint_id
+from streamconsumer.redis_client.pipeline_client import PipelineClient
 from tests.cluster.certificates import Authority
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import StartRedis
@@ -54,17 +54,17 @@ async def test_a_host_is_who_it_is_in_the_namespace_of_the_pods(
     known: set[str], host: str, there: str, dialled: str
 ) -> None:
     known.add(there)
-    assert await Names("shop", SEARCH).dial(host, 6379) == dialled
+    assert await NamespaceResolver("shop", SEARCH).resolve(host, 6379) == dialled
 
 
 async def test_outside_a_cluster_hosts_are_as_they_are_written(known: set[str]) -> None:
     known.add("redis.corp.example.")
-    assert await Names("shop", ["corp.example"]).dial("redis", 6379) == "redis"
+    assert await NamespaceResolver("shop", ["corp.example"]).resolve("redis", 6379) == "redis"
 
 
 def test_namespaces_share_a_connection_only_where_the_host_is_the_same_in_both() -> None:
     def identities(url: str) -> set[Any]:
-        return {_identity(consumer(namespace=each, redis={"url": url})) for each in ("shop", "office")}
+        return {_endpoint_id(consumer(namespace=each, redis={"url": url})) for each in ("shop", "office")}
 
     assert len(identities("redis://redis:6379/0")) == 2
     assert len(identities("redis://redis-0.redis:6379/0")) == 2
@@ -81,7 +81,7 @@ async def test_a_certificate_is_held_against_the_host_as_it_is_written(
     files = {"tls-cert-file": own.certificate, "tls-key-file": own.key, "tls-ca-cert-file": authority.file}
     given = {name: str(path) for name, path in files.items()}
     start_redis({"tls-port": str(port), "tls-auth-clients": "no", **given})
-    settings = RedisAccess(url=f"rediss://redis:{port}/0", tls_ca_file=str(authority.file))
-    line = Line(settings, "orders", Names("shop", SEARCH).dial)
-    assert await line.ask([("PING",)]) == [b"PONG"]
-    await line.hang_up()
+    settings = RedisSettings(url=f"rediss://redis:{port}/0", tls_ca_file=str(authority.file))
+    line = PipelineClient(settings, "orders", NamespaceResolver("shop", SEARCH).resolve)
+    assert await line.execute([("PING",)]) == [b"PONG"]
+    await line.close()

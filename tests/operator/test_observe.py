@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.model.status import Fact, Reason, StreamReason, Verdict
+from streamconsumer.model.status import ConditionState, Readiness, Reason, StreamReason
 from streamconsumer.operator.manifests import Manifest
-from streamconsumer.operator.reconcile.readiness import verdict
+from streamconsumer.operator.reconcile.readiness import evaluate_readiness
 from tests.model.examples import consumer
 
 
@@ -100,11 +100,11 @@ TOO_LONG = {
 }
 
 
-def judged(live: Manifest | None, *pods: Manifest, **spec: Any) -> Verdict:
-    return verdict(consumer(**spec), live, pods)
+def judged(live: Manifest | None, *pods: Manifest, **spec: Any) -> Readiness:
+    return evaluate_readiness(consumer(**spec), live, pods)
 
 
-def outcome(found: Verdict) -> str:
+def outcome(found: Readiness) -> str:
     """As kstatus sums it up."""
     return "stalled" if found.stalled else "reconciling" if found.reconciling else "settled"
 
@@ -186,7 +186,13 @@ TABLE: dict[str, tuple[Manifest | None, list[Manifest], Reason, bool, str]] = {
         False,
         "stalled",
     ),
-    "a quota that is used up": (deployment(there=0, conditions=(QUOTA,)), [], Reason.PODS_REFUSED, False, "stalled"),
+    "a quota that is used up": (
+        deployment(there=0, conditions=(QUOTA,)),
+        [],
+        Reason.POD_CREATION_FAILED,
+        False,
+        "stalled",
+    ),
     "a rollout that took too long": (
         deployment(conditions=(TOO_LONG,)),
         [],
@@ -243,15 +249,15 @@ def test_what_is_seen_has_a_reason(
 
 def test_every_reason_is_reached() -> None:
     """The others are found before a Deployment is looked at, asked for, seen in Redis, or say that nothing is wrong."""
-    elsewhere = {Reason.SUSPENDED, Reason.SETTLED, Reason.INVALID_SPEC, Reason.NAME_TAKEN, Reason.CHILD_REFUSED}
+    elsewhere = {Reason.SUSPENDED, Reason.SETTLED, Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.CHILD_REJECTED}
     assert {row[2] for row in TABLE.values()} == set(Reason) - elsewhere - {Reason.REDIS_UNUSABLE}
 
 
 def test_a_suspended_one_is_ready_once_its_pods_are_gone() -> None:
     suspended = consumer(suspend=True, replicas=3)
-    found = verdict(suspended, deployment(0, there=0), [])
+    found = evaluate_readiness(suspended, deployment(0, there=0), [])
     assert (found.reason, found.ready, outcome(found)) == (Reason.SUSPENDED, True, "settled")
-    draining = verdict(suspended, deployment(0, there=1, available=1), [])
+    draining = evaluate_readiness(suspended, deployment(0, there=1, available=1), [])
     assert (draining.reason, outcome(draining)) == (Reason.ROLLING_OUT, "reconciling")
 
 
@@ -294,7 +300,7 @@ def test_a_rollout_that_fails_is_not_ready_although_the_old_pods_still_read() ->
 
 
 STARTED = {**pod(RUNNING), "status": {"containerStatuses": [{"started": True, "ready": False, "state": RUNNING}]}}
-WRONG_PASSWORD = Fact(
+WRONG_PASSWORD = ConditionState(
     type="RedisReachable",
     status="False",
     reason=StreamReason.CREDENTIALS_REFUSED,
@@ -303,23 +309,25 @@ WRONG_PASSWORD = Fact(
 
 
 def test_what_redis_refuses_a_pod_that_runs_stands_in_the_verdict() -> None:
-    found = verdict(consumer(), deployment(), [STARTED], [WRONG_PASSWORD])
+    found = evaluate_readiness(consumer(), deployment(), [STARTED], [WRONG_PASSWORD])
     assert (found.ready, found.reason, outcome(found)) == (False, Reason.REDIS_UNUSABLE, "reconciling")
     assert found.message.endswith(f"x2x7k runs and cannot read yet: {WRONG_PASSWORD.message}")
 
 
 def test_a_rollout_that_timed_out_says_what_redis_refuses() -> None:
-    found = verdict(consumer(), deployment(conditions=(TOO_LONG,)), [STARTED], [WRONG_PASSWORD])
+    found = evaluate_readiness(consumer(), deployment(conditions=(TOO_LONG,)), [STARTED], [WRONG_PASSWORD])
     assert found.reason is Reason.ROLLOUT_TIMED_OUT
     assert WRONG_PASSWORD.message in found.message
 
 
 def test_redis_is_not_blamed_where_pods_do_not_run_or_all_read_or_a_group_is_missing() -> None:
-    starting = verdict(consumer(), deployment(), [pod(waiting("ContainerCreating"))], [WRONG_PASSWORD])
+    starting = evaluate_readiness(consumer(), deployment(), [pod(waiting("ContainerCreating"))], [WRONG_PASSWORD])
     assert starting.reason is Reason.PODS_STARTING
-    reading = verdict(consumer(), deployment(available=1), [pod(RUNNING, ready=True)], [WRONG_PASSWORD])
+    reading = evaluate_readiness(consumer(), deployment(available=1), [pod(RUNNING, ready=True)], [WRONG_PASSWORD])
     assert reading.ready
-    missing = Fact(type="GroupReady", status="False", reason=StreamReason.GROUP_MISSING, message="no group yet")
-    waits = verdict(consumer(), deployment(), [STARTED], [missing])
+    missing = ConditionState(
+        type="GroupReady", status="False", reason=StreamReason.GROUP_MISSING, message="no group yet"
+    )
+    waits = evaluate_readiness(consumer(), deployment(), [STARTED], [missing])
     assert waits.reason is Reason.PODS_STARTING
     assert "kubectl logs" in waits.message

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from streamconsumer.model import names
-from streamconsumer.model.status import OF_THE_STREAM
+from streamconsumer.model.status import STREAM_CONDITIONS
 from tests.model.examples import Manifest, manifest
 from tests.operator.operators import OperatorProcess
-from tests.operator.places import PATIENCE_SECONDS, Place, eventually, settled
+from tests.operator.places import TIMEOUT_SECONDS, Namespace, eventually, wait_until_settled
 
-SOON = PATIENCE_SECONDS
+SOON = TIMEOUT_SECONDS
 """Seconds within which the operator has answered whatever happened."""
 
 
-def made(place: Place, name: str, *kinds: str) -> dict[str, Manifest]:
+def made(place: Namespace, name: str, *kinds: str) -> dict[str, Manifest]:
     """The children, once there are these."""
 
     def complete() -> dict[str, Manifest]:
@@ -29,11 +29,11 @@ def made(place: Place, name: str, *kinds: str) -> dict[str, Manifest]:
     return eventually(complete, SOON)
 
 
-def check_told_only(place: Place, name: str, reasons: set[str]) -> None:
+def check_told_only(place: Namespace, name: str, reasons: set[str]) -> None:
     assert {reason for reason, _ in place.events(name)} == reasons
 
 
-def check_told(place: Place, name: str, event: tuple[str, str]) -> None:
+def check_told(place: Namespace, name: str, event: tuple[str, str]) -> None:
     assert event in place.events(name)
 
 
@@ -42,7 +42,7 @@ def container(deployment: Manifest) -> dict[str, Any]:
     return dict(found)
 
 
-def test_a_streamconsumer_becomes_a_service_account_and_a_deployment(served: Place) -> None:
+def test_a_streamconsumer_becomes_a_service_account_and_a_deployment(served: Namespace) -> None:
     created = served.create(manifest("plain"))
     children = made(served, "plain", "ServiceAccount", "Deployment")
     for child in children.values():
@@ -54,7 +54,7 @@ def test_a_streamconsumer_becomes_a_service_account_and_a_deployment(served: Pla
     assert container(children["Deployment"])["image"] == "shop:1.4"
 
 
-def test_the_status_speaks_of_the_generation_it_saw(served: Place) -> None:
+def test_the_status_speaks_of_the_generation_it_saw(served: Namespace) -> None:
     served.create(manifest("status"))
 
     def told(generation: int) -> dict[str, Manifest]:
@@ -64,7 +64,7 @@ def test_the_status_speaks_of_the_generation_it_saw(served: Place) -> None:
         return served.conditions("status")
 
     first = eventually(lambda: told(1), SOON)
-    assert set(first) - set(OF_THE_STREAM) == {"Ready", "Reconciling", "Stalled", "Suspended"}
+    assert set(first) - set(STREAM_CONDITIONS) == {"Ready", "Reconciling", "Stalled", "Suspended"}
     since = datetime.fromisoformat(first["Ready"]["lastTransitionTime"])
     assert abs((datetime.now(UTC) - since).total_seconds()) < 120
     served.edit("status", batchCount=20)
@@ -72,7 +72,7 @@ def test_the_status_speaks_of_the_generation_it_saw(served: Place) -> None:
     assert second["Ready"]["lastTransitionTime"] == first["Ready"]["lastTransitionTime"]
 
 
-def test_pods_that_fit_nowhere_are_told_in_the_schedulers_words(served: Place) -> None:
+def test_pods_that_fit_nowhere_are_told_in_the_schedulers_words(served: Namespace) -> None:
     served.create(manifest("nowhere"))
 
     def told() -> Manifest:
@@ -82,7 +82,7 @@ def test_pods_that_fit_nowhere_are_told_in_the_schedulers_words(served: Place) -
     assert "no nodes available" in eventually(told, SOON)["message"]
 
 
-def test_a_source_is_carried_by_a_config_map_until_the_handler_changes(served: Place) -> None:
+def test_a_source_is_carried_by_a_config_map_until_the_handler_changes(served: Namespace) -> None:
     served.create(manifest("source", handler={"source": "def handle(data): ..."}))
     children = made(served, "source", "ServiceAccount", "ConfigMap", "Deployment")
     assert children["ConfigMap"]["data"] == {"handler_source.py": "def handle(data): ..."}
@@ -93,7 +93,7 @@ def test_a_source_is_carried_by_a_config_map_until_the_handler_changes(served: P
     eventually(lambda: check_told(served, "source", pruned), SOON)
 
 
-def test_editing_the_source_rolls_the_pods(served: Place) -> None:
+def test_editing_the_source_rolls_the_pods(served: Namespace) -> None:
     served.create(manifest("rolled", handler={"source": "def handle(data): ..."}))
     children = made(served, "rolled", "ServiceAccount", "ConfigMap", "Deployment")
     old, before = children["ConfigMap"]["metadata"]["name"], children["Deployment"]["spec"]["template"]
@@ -108,7 +108,7 @@ def test_editing_the_source_rolls_the_pods(served: Place) -> None:
     eventually(rolled, SOON)
 
 
-def test_the_second_pod_brings_a_disruption_budget_and_takes_it_along(served: Place) -> None:
+def test_the_second_pod_brings_a_disruption_budget_and_takes_it_along(served: Namespace) -> None:
     served.create(manifest("pair"))
     made(served, "pair", "ServiceAccount", "Deployment")
     served.kubectl("scale", "stc/pair", "--replicas=2")
@@ -118,7 +118,7 @@ def test_the_second_pod_brings_a_disruption_budget_and_takes_it_along(served: Pl
     made(served, "pair", "ServiceAccount", "Deployment")
 
 
-def test_kubectl_scale_reaches_the_deployment_and_its_pods(served: Place) -> None:
+def test_kubectl_scale_reaches_the_deployment_and_its_pods(served: Namespace) -> None:
     served.create(manifest("scaled"))
     before = made(served, "scaled", "ServiceAccount", "Deployment")["Deployment"]
     served.kubectl("scale", "stc/scaled", "--replicas=3")
@@ -132,17 +132,17 @@ def test_kubectl_scale_reaches_the_deployment_and_its_pods(served: Place) -> Non
     assert after["spec"]["template"] == before["spec"]["template"]
     scale = served.cluster.request("GET", served.path("StreamConsumer", "scaled") + "/scale")
     assert scale["status"]["selector"] == f"{names.LABEL_CONSUMER}=scaled"
-    assert len(served.every("Pod", f"?labelSelector={scale['status']['selector']}")) == 3
+    assert len(served.list_all("Pod", f"?labelSelector={scale['status']['selector']}")) == 3
 
 
-def test_a_suspended_one_has_no_pods_and_comes_back_with_as_many(served: Place) -> None:
+def test_a_suspended_one_has_no_pods_and_comes_back_with_as_many(served: Namespace) -> None:
     served.create(manifest("paused", replicas=2))
     made(served, "paused", "ServiceAccount", "Deployment", "PodDisruptionBudget")
     served.edit("paused", suspend=True)
 
     def suspended() -> None:
         found = served.conditions("paused")
-        ours = {kind: each for kind, each in found.items() if kind not in OF_THE_STREAM}
+        ours = {kind: each for kind, each in found.items() if kind not in STREAM_CONDITIONS}
         assert {kind: (each["status"], each["reason"]) for kind, each in ours.items()} == {
             "Ready": ("True", "Suspended"),
             "Reconciling": ("False", "Settled"),
@@ -158,26 +158,26 @@ def test_a_suspended_one_has_no_pods_and_comes_back_with_as_many(served: Place) 
     served.kubectl("wait", "--for=condition=Suspended=False", "stc/paused", f"--timeout={SOON}s")
 
 
-def has_replicas(served: Place, name: str, number: int) -> None:
+def has_replicas(served: Namespace, name: str, number: int) -> None:
     assert served.get("Deployment", f"{name}-consumer")["spec"]["replicas"] == number
 
 
-def test_a_child_that_the_api_server_refuses_is_told_on_the_resource(served: Place) -> None:
+def test_a_child_that_the_api_server_refuses_is_told_on_the_resource(served: Namespace) -> None:
     served.create(manifest("greedy", resources={"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}))
 
     def told() -> None:
-        assert served.reason("greedy") == "ChildRefused"
+        assert served.reason("greedy") == "ChildRejected"
         ready = served.conditions("greedy")
         assert "must be less than or equal to memory limit" in ready["Ready"]["message"]
         assert ready["Stalled"]["status"] == "True"
 
     eventually(told, SOON)
-    eventually(lambda: served.kubectl("describe", "stc", "greedy").index("ChildRefused"), SOON)
+    eventually(lambda: served.kubectl("describe", "stc", "greedy").index("ChildRejected"), SOON)
     served.edit("greedy", resources={"limits": {"memory": "2Gi"}})
     made(served, "greedy", "ServiceAccount", "Deployment")
 
 
-def test_scaled_to_zero_is_ready(served: Place) -> None:
+def test_scaled_to_zero_is_ready(served: Namespace) -> None:
     served.create(manifest("zero", replicas=0))
 
     def told() -> None:
@@ -219,11 +219,11 @@ EDITS: dict[str, Manifest] = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_a_hand_edit_of_the_deployment_is_put_right(served: Place, edit: str) -> None:
+def test_a_hand_edit_of_the_deployment_is_put_right(served: Namespace, edit: str) -> None:
     name = f"edit-{edit}"
     served.create(manifest(name))
     made(served, name, "ServiceAccount", "Deployment")
-    settled(served, 0.5)
+    wait_until_settled(served, 0.5)
     before, began = served.get("Deployment", f"{name}-consumer"), time.monotonic()
     served.kubectl("patch", "deployment", f"{name}-consumer", "--patch", json.dumps(EDITS[edit]))
 
@@ -239,11 +239,11 @@ def test_a_hand_edit_of_the_deployment_is_put_right(served: Place, edit: str) ->
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "ServiceAccount", "ConfigMap", "PodDisruptionBudget"])
-def test_a_child_that_is_deleted_is_made_again(served: Place, kind: str) -> None:
+def test_a_child_that_is_deleted_is_made_again(served: Namespace, kind: str) -> None:
     name = f"deleted-{kind.lower()}"
     served.create(manifest(name, handler={"source": "def handle(data): ..."}, replicas=2))
     made(served, name, "ServiceAccount", "ConfigMap", "Deployment", "PodDisruptionBudget")
-    settled(served, 0.5)
+    wait_until_settled(served, 0.5)
     before = served.children(name)[kind]
     child = before["metadata"]["name"]
     served.delete(kind, child)
@@ -254,7 +254,7 @@ def test_a_child_that_is_deleted_is_made_again(served: Place, kind: str) -> None
     eventually(made_again, SOON)
 
 
-def test_what_others_add_to_the_deployment_stays(served: Place) -> None:
+def test_what_others_add_to_the_deployment_stays(served: Namespace) -> None:
     """A sidecar that a service mesh injects, an annotation of a tool: not ours, not our business."""
     served.create(manifest("shared", env=[{"name": "EMPTY", "value": ""}]))
     made(served, "shared", "ServiceAccount", "Deployment")
@@ -266,17 +266,17 @@ def test_what_others_add_to_the_deployment_stays(served: Place) -> None:
         },
     }
     served.kubectl("patch", "deployment", "shared-consumer", "--patch", json.dumps(addition))
-    settled(served)
+    wait_until_settled(served)
     after = served.get("Deployment", "shared-consumer")
     assert {each["name"] for each in after["spec"]["template"]["spec"]["containers"]} == {"processor", "proxy"}
     assert after["metadata"]["labels"]["team"] == "shop"
     assert [reason for reason, _ in served.events("shared")] == ["Created"]
 
 
-def test_a_change_of_configuration_is_one_change_of_the_deployment(served: Place) -> None:
+def test_a_change_of_configuration_is_one_change_of_the_deployment(served: Namespace) -> None:
     served.create(manifest("changed"))
     made(served, "changed", "ServiceAccount", "Deployment")
-    settled(served, 0.5)
+    wait_until_settled(served, 0.5)
     before = served.get("Deployment", "changed-consumer")["metadata"]["generation"]
     served.edit("changed", batchCount=20, drainTimeout="40s")
 
@@ -288,31 +288,31 @@ def test_a_change_of_configuration_is_one_change_of_the_deployment(served: Place
     live = eventually(rolled, SOON)
     assert live["metadata"]["generation"] == before + 1
     assert live["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 48
-    replica_sets = served.cluster.request("GET", f"/apis/apps/v1/namespaces/{served.namespace}/replicasets")["items"]
+    replica_sets = served.cluster.request("GET", f"/apis/apps/v1/namespaces/{served.name}/replicasets")["items"]
     assert len([each for each in replica_sets if each["metadata"]["name"].startswith("changed-")]) == 2
 
 
-def test_applying_the_same_again_writes_nothing(served: Place) -> None:
-    given = {**manifest("same"), "metadata": {"name": "same", "namespace": served.namespace}}
+def test_applying_the_same_again_writes_nothing(served: Namespace) -> None:
+    given = {**manifest("same"), "metadata": {"name": "same", "namespace": served.name}}
     served.cluster.apply(given)
     made(served, "same", "ServiceAccount", "Deployment")
-    before = settled(served)
+    before = wait_until_settled(served)
     served.cluster.apply(given)
     served.patch("StreamConsumer", "same", {"spec": {"batchCount": 10}})
-    assert settled(served) == before
+    assert wait_until_settled(served) == before
 
 
-def test_a_mark_on_the_streamconsumer_touches_no_child(served: Place) -> None:
+def test_a_mark_on_the_streamconsumer_touches_no_child(served: Namespace) -> None:
     served.create(manifest("marked"))
     children = made(served, "marked", "ServiceAccount", "Deployment")
-    settled(served, 0.5)
+    wait_until_settled(served, 0.5)
     before = served.versions()
     served.patch("StreamConsumer", "marked", {"metadata": {"annotations": {"team": "shop"}, "labels": {"a": "b"}}})
-    after = settled(served)
+    after = wait_until_settled(served)
     assert all(after[child["metadata"]["uid"]] == before[child["metadata"]["uid"]] for child in children.values())
 
 
-def test_a_deployment_of_somebody_else_is_never_adopted(served: Place) -> None:
+def test_a_deployment_of_somebody_else_is_never_adopted(served: Namespace) -> None:
     """And once it is gone, the work goes on by itself."""
     foreign = {
         "apiVersion": "apps/v1",
@@ -331,11 +331,11 @@ def test_a_deployment_of_somebody_else_is_never_adopted(served: Place) -> None:
     served.create(manifest("taken"))
 
     def stalled() -> dict[str, Manifest]:
-        assert served.reason("taken") == "NameTaken"
+        assert served.reason("taken") == "NameConflict"
         return served.conditions("taken")
 
     found = eventually(stalled, SOON)
-    assert {kind: each["status"] for kind, each in found.items() if kind not in OF_THE_STREAM} == {
+    assert {kind: each["status"] for kind, each in found.items() if kind not in STREAM_CONDITIONS} == {
         "Ready": "False",
         "Reconciling": "False",
         "Stalled": "True",
@@ -350,24 +350,24 @@ def test_a_deployment_of_somebody_else_is_never_adopted(served: Place) -> None:
 
     def ours() -> None:
         assert container(served.get("Deployment", "taken-consumer"))["image"] == "shop:1.4"
-        assert [reason for reason, _ in served.events("taken")] == ["NameTaken", "Created"]
+        assert [reason for reason, _ in served.events("taken")] == ["NameConflict", "Created"]
 
     eventually(ours)
 
 
-def test_deleting_a_streamconsumer_takes_its_children_along(served: Place) -> None:
+def test_deleting_a_streamconsumer_takes_its_children_along(served: Namespace) -> None:
     served.create(manifest("gone", handler={"source": "x = 1"}, replicas=2))
     made(served, "gone", "ServiceAccount", "ConfigMap", "Deployment", "PodDisruptionBudget")
     served.kubectl("delete", "stc/gone", "--timeout=5s")
 
     def gone() -> None:
         assert served.children("gone") == {}
-        assert served.every("Pod", f"?labelSelector={names.LABEL_CONSUMER}=gone") == []
+        assert served.list_all("Pod", f"?labelSelector={names.LABEL_CONSUMER}=gone") == []
 
     eventually(gone)
 
 
-def test_deleted_and_applied_in_one_breath_it_comes_back_without_alarm(served: Place) -> None:
+def test_deleted_and_applied_in_one_breath_it_comes_back_without_alarm(served: Namespace) -> None:
     served.create(manifest("reborn"))
     first = made(served, "reborn", "ServiceAccount", "Deployment")["Deployment"]
     served.delete("StreamConsumer", "reborn")
@@ -381,11 +381,11 @@ def test_deleted_and_applied_in_one_breath_it_comes_back_without_alarm(served: P
 
     eventually(back)
     eventually(lambda: check_told_only(served, "reborn", {"Created"}), SOON)
-    settled(served, 1.5)
+    wait_until_settled(served, 1.5)
     check_told_only(served, "reborn", {"Created"})
 
 
-def test_what_happened_is_seen_in_describe(served: Place) -> None:
+def test_what_happened_is_seen_in_describe(served: Namespace) -> None:
     served.create(manifest("described"))
     made(served, "described", "ServiceAccount", "Deployment")
 
@@ -396,8 +396,8 @@ def test_what_happened_is_seen_in_describe(served: Place) -> None:
     eventually(told, SOON)
 
 
-def test_the_operator_tells_how_it_fares(served: Place, operator: OperatorProcess) -> None:
-    settled(served, 0.5)
+def test_the_operator_tells_how_it_fares(served: Namespace, operator: OperatorProcess) -> None:
+    wait_until_settled(served, 0.5)
     told = operator.metrics()
     assert re.search(r'streamconsumer_operator_reconciles_total\{outcome="success"\} \d+', told)
     assert "streamconsumer_operator_queue_depth 0.0" in told
@@ -405,5 +405,5 @@ def test_the_operator_tells_how_it_fares(served: Place, operator: OperatorProces
 
 def test_nothing_alarming_was_logged_by_all_of_this(operator: OperatorProcess) -> None:
     """What is put right, refused, or has its name taken, is told once as a warning; nothing else is."""
-    expected = {"DriftRepaired", "NameTaken", "ChildRefused"}
-    assert [line for line in operator.noise() if line.get("reason") not in expected] == []
+    expected = {"DriftRepaired", "NameConflict", "ChildRejected"}
+    assert [line for line in operator.unexpected_lines() if line.get("reason") not in expected] == []

@@ -14,21 +14,21 @@ import yaml
 
 from streamconsumer.model import names
 from streamconsumer.model.crd import custom_resource_definition
-from streamconsumer.model.status import OF_THE_STREAM
+from streamconsumer.model.status import STREAM_CONDITIONS
 from tests.cluster.api_server import ApiServer
 from tests.cluster.errors import ProgramFailed
 from tests.cluster.namespaces import fresh_namespace
 from tests.cluster.processes import free_port
 from tests.model.examples import Manifest, manifest
-from tests.operator.conftest import define
-from tests.operator.operators import OperatorProcess, running
-from tests.operator.places import PATIENCE_SECONDS, Place, eventually, settled
+from tests.operator.conftest import install_crd
+from tests.operator.operators import OperatorProcess, running_operator
+from tests.operator.places import TIMEOUT_SECONDS, Namespace, eventually, wait_until_settled
 
 QUICK = 20.0
 """Seconds: well inside any pod's grace period."""
 
 
-def reconciled(place: Place, name: str, within: float = PATIENCE_SECONDS, **expected: Any) -> Manifest:
+def reconciled(place: Namespace, name: str, within: float = TIMEOUT_SECONDS, **expected: Any) -> Manifest:
     """The Deployment, once the status speaks of the newest generation."""
 
     def told() -> Manifest:
@@ -41,34 +41,34 @@ def reconciled(place: Place, name: str, within: float = PATIENCE_SECONDS, **expe
     return eventually(told, within)
 
 
-def test_an_operator_that_is_asked_to_end_ends_at_once(on_api: Place, tmp_path: Path) -> None:
-    with running(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.namespace) as operator:
+def test_an_operator_that_is_asked_to_end_ends_at_once(on_api: Namespace, tmp_path: Path) -> None:
+    with running_operator(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.name) as operator:
         on_api.create(manifest())
         reconciled(on_api, "orders")
         code, seconds = operator.stop()
     print(f"\nended after {seconds:.2f} s")
     assert code == 0
     assert seconds < QUICK
-    assert operator.said("operator stopped")
+    assert operator.logged("operator stopped")
 
 
-def test_a_life_without_incidents_is_a_quiet_one(on_api: Place, tmp_path: Path) -> None:
+def test_a_life_without_incidents_is_a_quiet_one(on_api: Namespace, tmp_path: Path) -> None:
     """Not a line of kopf's, none that is not JSON, and none that alarms."""
-    with running(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.namespace) as operator:
+    with running_operator(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.name) as operator:
         on_api.create(manifest(replicas=2))
         reconciled(on_api, "orders", replicas=2)
         on_api.edit("orders", replicas=1, batchCount=20)
         reconciled(on_api, "orders", replicas=1)
         on_api.delete("StreamConsumer", "orders")
-        settled(on_api, 0.5)
+        wait_until_settled(on_api, 0.5)
         operator.stop()
-    assert operator.noise() == []
+    assert operator.unexpected_lines() == []
     assert {line["message"].split()[0] for line in operator.lines()} == {
         *("operator", "ServiceAccount", "PodDisruptionBudget"),  # what was made, and what was pruned
     }
 
 
-def test_a_restart_writes_nothing(on_api: Place, tmp_path: Path) -> None:
+def test_a_restart_writes_nothing(on_api: Namespace, tmp_path: Path) -> None:
     """Nor does an upgrade, which is a restart: what is right is left alone."""
     for name, spec in {
         "plain": manifest("plain"),
@@ -82,15 +82,15 @@ def test_a_restart_writes_nothing(on_api: Place, tmp_path: Path) -> None:
         "refused": manifest("refused", stream="$$(x)"),
     }.items():
         on_api.create({**spec, "metadata": {"name": name}})
-    told = {"watch_namespaces": on_api.namespace}
-    with running(on_api.cluster.kubeconfig, tmp_path, **told) as first:
+    told = {"watch_namespaces": on_api.name}
+    with running_operator(on_api.cluster.kubeconfig, tmp_path, **told) as first:
         for name in ("plain", "full", "refused"):
             reconciled(on_api, name)
-        before = settled(on_api)
+        before = wait_until_settled(on_api)
         first.stop()
-    with running(on_api.cluster.kubeconfig, tmp_path, **told) as second:
+    with running_operator(on_api.cluster.kubeconfig, tmp_path, **told) as second:
         eventually(lambda: check_all_seen(second, 3))
-        assert settled(on_api, 2) == before
+        assert wait_until_settled(on_api, 2) == before
     assert {reason for name in ("plain", "full", "refused") for reason, _ in on_api.events(name)} == {"Created"}
 
 
@@ -101,13 +101,13 @@ def check_all_seen(operator: OperatorProcess, consumers: int) -> None:
     assert sum(float(line.split()[-1]) for line in counted) >= consumers
 
 
-def test_only_the_namespaces_that_are_named_are_served(on_api: Place, tmp_path: Path) -> None:
+def test_only_the_namespaces_that_are_named_are_served(on_api: Namespace, tmp_path: Path) -> None:
     with (
         fresh_namespace(on_api.cluster) as second,
         fresh_namespace(on_api.cluster) as other,
-        running(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=f"{on_api.namespace}, {second}"),
+        running_operator(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=f"{on_api.name}, {second}"),
     ):
-        places = [Place(on_api.cluster, name) for name in (on_api.namespace, second, other)]
+        places = [Namespace(on_api.cluster, name) for name in (on_api.name, second, other)]
         for place in places:
             place.create(manifest())
         for place in places[:2]:
@@ -116,17 +116,17 @@ def test_only_the_namespaces_that_are_named_are_served(on_api: Place, tmp_path: 
         assert places[2].children("orders") == {}
 
 
-def restricted(place: Place, folder: Path, *, clusterwide: bool) -> Path:
+def restricted(place: Namespace, folder: Path, *, clusterwide: bool) -> Path:
     """A kubeconfig with exactly the rights of the roles that the chart and kustomize install."""
     base = Path(__file__).parents[2] / "k8s" / "base"
     role = yaml.safe_load((base / "clusterrole.yaml").read_text())
     lead, leads = yaml.safe_load_all((base / "lead-role.yaml").read_text())
     prefix = "Cluster" if clusterwide else ""
-    kind, name = f"{prefix}Role", f"operator-{place.namespace}"
-    here = {} if clusterwide else {"namespace": place.namespace}
-    subject = {"kind": "ServiceAccount", "name": "operator", "namespace": place.namespace}
+    kind, name = f"{prefix}Role", f"operator-{place.name}"
+    here = {} if clusterwide else {"namespace": place.name}
+    subject = {"kind": "ServiceAccount", "name": "operator", "namespace": place.name}
     place.cluster.apply(
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator", "namespace": place.namespace}},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator", "namespace": place.name}},
         {**role, "kind": kind, "metadata": {"name": name, **here}},
         {
             "apiVersion": role["apiVersion"],
@@ -135,8 +135,8 @@ def restricted(place: Place, folder: Path, *, clusterwide: bool) -> Path:
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name},
             "subjects": [subject],
         },
-        {**lead, "metadata": {**lead["metadata"], "namespace": place.namespace}},
-        {**leads, "metadata": {**leads["metadata"], "namespace": place.namespace}, "subjects": [subject]},
+        {**lead, "metadata": {**lead["metadata"], "namespace": place.name}},
+        {**leads, "metadata": {**leads["metadata"], "namespace": place.name}, "subjects": [subject]},
     )
     config = json.loads(place.cluster.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": place.kubectl("create", "token", "operator").strip()}
@@ -146,11 +146,11 @@ def restricted(place: Place, folder: Path, *, clusterwide: bool) -> Path:
 
 
 @pytest.mark.parametrize("clusterwide", [True, False], ids=["in the cluster", "in one namespace"])
-def test_the_rights_that_are_installed_are_enough(on_api: Place, tmp_path: Path, clusterwide: bool) -> None:
+def test_the_rights_that_are_installed_are_enough(on_api: Namespace, tmp_path: Path, clusterwide: bool) -> None:
     kubeconfig = restricted(on_api, tmp_path, clusterwide=clusterwide)
-    served = {} if clusterwide else {"watch_namespaces": on_api.namespace}
-    lease = f"{on_api.namespace}/streamconsumer-operator"
-    with running(kubeconfig, tmp_path, lease=lease, **served) as operator:
+    served = {} if clusterwide else {"watch_namespaces": on_api.name}
+    lease = f"{on_api.name}/streamconsumer-operator"
+    with running_operator(kubeconfig, tmp_path, lease=lease, **served) as operator:
         on_api.create(manifest(handler={"source": "x = 1"}, replicas=2))
         reconciled(on_api, "orders")
         on_api.edit("orders", handler={"source": None, "python": "shop:handle"}, replicas=1)
@@ -162,15 +162,15 @@ def test_the_rights_that_are_installed_are_enough(on_api: Place, tmp_path: Path,
         reconciled(on_api, "orders")
         eventually(lambda: check_reasons(on_api, "Created", "Pruned", "DriftRepaired"))
         assert operator.stop()[0] == 0
-    assert [line for line in operator.noise() if line.get("reason") != "DriftRepaired"] == []
+    assert [line for line in operator.unexpected_lines() if line.get("reason") != "DriftRepaired"] == []
     assert "forbidden" not in operator.log.read_text()
 
 
-def check_children(place: Place, *kinds: str) -> None:
+def check_children(place: Namespace, *kinds: str) -> None:
     assert set(place.children("orders")) == set(kinds)
 
 
-def check_reasons(place: Place, *reasons: str) -> None:
+def check_reasons(place: Namespace, *reasons: str) -> None:
     assert {reason for reason, _ in place.events("orders")} == set(reasons)
 
 
@@ -185,10 +185,10 @@ def test_an_operator_that_starts_before_its_definition_waits_for_it(own: ApiServ
     operator = OperatorProcess(own.kubeconfig, tmp_path).start()
     try:
         eventually(lambda: check_said(operator, "cannot list; will be tried again"))
-        assert operator.ended is None
-        define(own)
+        assert operator.exit_code is None
+        install_crd(own)
         operator.wait_until_started()
-        place = Place(own, "default")
+        place = Namespace(own, "default")
         place.create(manifest())
         reconciled(place, "orders")
     finally:
@@ -196,7 +196,7 @@ def test_an_operator_that_starts_before_its_definition_waits_for_it(own: ApiServ
 
 
 def check_said(operator: OperatorProcess, message: str) -> None:
-    assert operator.said(message)
+    assert operator.logged(message)
 
 
 def test_an_operator_without_an_api_server_waits_and_still_ends_at_once(own: ApiServer, tmp_path: Path) -> None:
@@ -217,14 +217,14 @@ def test_an_operator_without_an_api_server_waits_and_still_ends_at_once(own: Api
 @pytest.mark.timeout(240)
 def test_what_happens_while_the_watch_is_broken_is_made_up_for(own: ApiServer, tmp_path: Path) -> None:
     """No watch tells afterwards what was deleted meanwhile: a new API server knows no history."""
-    define(own)
-    place = Place(own, "default")
-    with running(own.kubeconfig, tmp_path) as operator:
+    install_crd(own)
+    place = Namespace(own, "default")
+    with running_operator(own.kubeconfig, tmp_path) as operator:
         for name in ("changed", "robbed", "deleted"):
             place.create(manifest(name))
         for name in ("changed", "robbed", "deleted"):
             reconciled(place, name)
-        settled(place, 0.5)
+        wait_until_settled(place, 0.5)
         with blind(operator):
             restart(own)
             place.edit("changed", batchCount=20)
@@ -237,7 +237,7 @@ def test_what_happens_while_the_watch_is_broken_is_made_up_for(own: ApiServer, t
                 place.delete(kind, name)
         reconciled(place, "changed", within=100)
         reconciled(place, "robbed", within=100)
-        settled(place, 3)
+        wait_until_settled(place, 3)
         assert place.find("Deployment", "deleted-consumer") is None
         place.create(manifest("deleted"))
         reconciled(place, "deleted")
@@ -247,15 +247,15 @@ def test_what_happens_while_the_watch_is_broken_is_made_up_for(own: ApiServer, t
 @pytest.mark.timeout(240)
 def test_an_operator_outlives_its_api_server(own: ApiServer, tmp_path: Path) -> None:
     """A server that starts may leave a watch hanging that it has just accepted: 70 s without a word are its end."""
-    define(own)
-    place = Place(own, "default")
-    with running(own.kubeconfig, tmp_path) as operator:
+    install_crd(own)
+    place = Namespace(own, "default")
+    with running_operator(own.kubeconfig, tmp_path) as operator:
         place.create(manifest())
         reconciled(place, "orders")
         restart(own)
         place.edit("orders", replicas=0)
         reconciled(place, "orders", within=100, replicas=0)
-        assert operator.ended is None
+        assert operator.exit_code is None
 
 
 BROKEN = """
@@ -271,21 +271,21 @@ main.run()
 """
 
 
-def test_an_operator_that_cannot_go_on_ends_and_says_why(on_api: Place, tmp_path: Path) -> None:
+def test_an_operator_that_cannot_go_on_ends_and_says_why(on_api: Namespace, tmp_path: Path) -> None:
     """Kubernetes starts it again, where one that lives on without working would be left alone for minutes."""
-    operator = OperatorProcess(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.namespace)
+    operator = OperatorProcess(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.name)
     operator.command = (sys.executable, "-c", BROKEN)
     try:
         operator.start().wait_until_started()
         eventually(lambda: check_ended(operator))
-        assert operator.ended == 1
+        assert operator.exit_code == 1
         assert "RuntimeError: a mistake of ours" in operator.log.read_text()
     finally:
         operator.kill()
 
 
 def check_ended(operator: OperatorProcess) -> None:
-    assert operator.ended is not None
+    assert operator.exit_code is not None
 
 
 @contextmanager
@@ -311,10 +311,10 @@ def test_what_got_past_validation_stalls_itself_and_nobody_else(own: ApiServer, 
         "type": "object",
         "x-kubernetes-preserve-unknown-fields": True,
     }
-    define(own)
+    install_crd(own)
     own.apply(loosened)
-    place = Place(own, "default")
-    with running(own.kubeconfig, tmp_path) as operator:
+    place = Namespace(own, "default")
+    with running_operator(own.kubeconfig, tmp_path) as operator:
 
         def create() -> None:
             place.create(manifest("wrong", batchCount="many", redis={"url": "redis://:hunter2@redis"}))
@@ -337,7 +337,7 @@ def test_what_got_past_validation_stalls_itself_and_nobody_else(own: ApiServer, 
         assert "spec.batchCount is 'many': must be a valid integer" in found["Stalled"]["message"]
         assert "hunter2" not in json.dumps(place.get("StreamConsumer", "wrong")["status"]) + operator.log.read_text()
         assert place.children("wrong") == {}
-        settled(place, 0.5)
+        wait_until_settled(place, 0.5)
         assert [reason for reason, _ in place.events("wrong")] == ["InvalidSpec"]
         place.edit("wrong", batchCount=5, redis={"url": "redis://redis"})
         reconciled(place, "wrong")
@@ -355,15 +355,15 @@ def eventually_without_errors(act: Any) -> None:
     eventually(tried)
 
 
-def test_a_status_that_somebody_garbled_is_put_right(on_api: Place, tmp_path: Path) -> None:
-    with running(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.namespace):
+def test_a_status_that_somebody_garbled_is_put_right(on_api: Namespace, tmp_path: Path) -> None:
+    with running_operator(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.name):
         on_api.create(manifest())
         reconciled(on_api, "orders")
-        settled(on_api, 0.5)
+        wait_until_settled(on_api, 0.5)
         on_api.patch("StreamConsumer", "orders", {"status": None}, "/status")
 
         def told() -> None:
-            assert set(on_api.conditions("orders")) - set(OF_THE_STREAM) == {
+            assert set(on_api.conditions("orders")) - set(STREAM_CONDITIONS) == {
                 "Ready",
                 "Reconciling",
                 "Stalled",
@@ -371,7 +371,7 @@ def test_a_status_that_somebody_garbled_is_put_right(on_api: Place, tmp_path: Pa
             }
 
         eventually(told)
-        before = settled(on_api)
+        before = wait_until_settled(on_api)
         foreign = {
             "type": "Synced",
             "status": "True",
@@ -381,10 +381,10 @@ def test_a_status_that_somebody_garbled_is_put_right(on_api: Place, tmp_path: Pa
         }
         mine = list(on_api.conditions("orders").values())
         on_api.patch("StreamConsumer", "orders", {"status": {"conditions": [*mine, foreign]}}, "/status")
-        after = settled(on_api)
+        after = wait_until_settled(on_api)
         changed = [uid for uid in after if after[uid] != before[uid]]
         assert changed == [on_api.get("StreamConsumer", "orders")["metadata"]["uid"]]
-        assert set(on_api.conditions("orders")) - set(OF_THE_STREAM) == {
+        assert set(on_api.conditions("orders")) - set(STREAM_CONDITIONS) == {
             "Ready",
             "Reconciling",
             "Stalled",
@@ -393,8 +393,8 @@ def test_a_status_that_somebody_garbled_is_put_right(on_api: Place, tmp_path: Pa
         }
 
 
-def test_the_selector_of_the_status_is_the_one_of_the_deployment(on_api: Place, tmp_path: Path) -> None:
-    with running(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.namespace):
+def test_the_selector_of_the_status_is_the_one_of_the_deployment(on_api: Namespace, tmp_path: Path) -> None:
+    with running_operator(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.name):
         on_api.create(manifest())
         live = reconciled(on_api, "orders")
         (label,) = live["spec"]["selector"]["matchLabels"].items()
@@ -402,9 +402,9 @@ def test_the_selector_of_the_status_is_the_one_of_the_deployment(on_api: Place, 
         assert label == (names.LABEL_CONSUMER, "orders")
 
 
-def test_any_unicode_character_of_a_source_reaches_the_config_map_unchanged(on_api: Place, tmp_path: Path) -> None:
+def test_any_unicode_character_of_a_source_reaches_the_config_map_unchanged(on_api: Namespace, tmp_path: Path) -> None:
     source = "text = '🦊 é \x7f \x85 \u2028 \ufeff \\ud83e'\n\ndef handle(data): ..."
-    with running(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.namespace):
+    with running_operator(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.name):
         on_api.create(manifest(handler={"source": source}))
         (found,) = eventually(lambda: [on_api.children("orders")["ConfigMap"]])
         assert found["data"] == {"handler_source.py": source}

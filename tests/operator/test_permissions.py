@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from streamconsumer.model import names
-from streamconsumer.operator.rbac import RIGHTS
+from streamconsumer.operator.rbac import RULES
 from tests.charts.rendering import Helm, Manifest
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.credentials import User
 from tests.cluster.namespaces import fresh_namespace
 from tests.model.examples import manifest
-from tests.operator.operators import OperatorProcess, running
-from tests.operator.places import CHILDREN, Place, eventually
+from tests.operator.operators import OperatorProcess, running_operator
+from tests.operator.places import CHILDREN, Namespace, eventually
 
 ACCOUNT = "streamconsumer-operator"
 WITHOUT_A_CALL = {(names.GROUP, f"{names.PLURAL}/finalizers", "update"), ("", "pods", "patch")}
@@ -29,56 +29,56 @@ SOURCE = "async def handle(data):\n    print(data)\n"
 
 
 @pytest.fixture
-def installed(plane: ControlPlane) -> Iterator[Place]:
+def installed(plane: ControlPlane) -> Iterator[Namespace]:
     """A namespace with the chart's rights in it, for an operator of this namespace alone."""
     with fresh_namespace(plane) as name:
         rendered = Helm("helm").template("--namespace", name, "--set", f"watchNamespaces={{{name}}}")
         rights = [each for each in rendered if each["kind"] in ("ServiceAccount", "Role", "RoleBinding")]
         assert {each["metadata"]["namespace"] for each in rights} == {name}
         plane.apply(*rights)
-        yield Place(plane, name)
+        yield Namespace(plane, name)
 
 
 @pytest.fixture
-def operator(installed: Place, tmp_path: Path) -> Iterator[OperatorProcess]:
+def operator(installed: Namespace, tmp_path: Path) -> Iterator[OperatorProcess]:
     """An operator that is its service account."""
     cluster = installed.cluster
-    path = f"/api/v1/namespaces/{installed.namespace}/serviceaccounts/{ACCOUNT}/token"
+    path = f"/api/v1/namespaces/{installed.name}/serviceaccounts/{ACCOUNT}/token"
     token = cluster.request("POST", path, {"spec": {}})["status"]["token"]
     who = User(token, ACCOUNT, "")
     kubeconfig = cluster.credentials.write_kubeconfig(tmp_path / "kubeconfig", cluster.url, who)
-    with running(kubeconfig, tmp_path, watch_namespaces=installed.namespace) as operator:
+    with running_operator(kubeconfig, tmp_path, watch_namespaces=installed.name) as operator:
         yield operator
 
 
 def test_the_operator_asks_for_what_it_may_do_and_may_do_nothing_else(
-    operator: OperatorProcess, installed: Place
+    operator: OperatorProcess, installed: Namespace
 ) -> None:
     live_through_everything(installed)
-    granted = {(right.group, what, verb) for right in RIGHTS for what in right.resources for verb in right.verbs}
+    granted = {(right.group, what, verb) for right in RULES for what in right.resources for verb in right.verbs}
 
     def all_of_it() -> None:
         assert asked_for(installed) == granted - WITHOUT_A_CALL
 
     eventually(all_of_it)
-    assert not [line for line in operator.noise() if "forbidden" in json.dumps(line)]
+    assert not [line for line in operator.unexpected_lines() if "forbidden" in json.dumps(line)]
 
 
-def test_it_may_do_nothing_in_another_namespace_and_list_no_secrets(installed: Place) -> None:
-    who = f"--as=system:serviceaccount:{installed.namespace}:{ACCOUNT}"
+def test_it_may_do_nothing_in_another_namespace_and_list_no_secrets(installed: Namespace) -> None:
+    who = f"--as=system:serviceaccount:{installed.name}:{ACCOUNT}"
     for question in (
         ("list", f"{names.PLURAL}.{names.GROUP}", "--namespace", "default"),
         ("create", "deployments.apps", "--namespace", "default"),
-        ("list", "secrets", "--namespace", installed.namespace),
-        ("create", "pods", "--namespace", installed.namespace),
-        ("escalate", "roles.rbac.authorization.k8s.io", "--namespace", installed.namespace),
+        ("list", "secrets", "--namespace", installed.name),
+        ("create", "pods", "--namespace", installed.name),
+        ("escalate", "roles.rbac.authorization.k8s.io", "--namespace", installed.name),
     ):
         with pytest.raises(Exception, match="failed") as refused:
             installed.cluster.kubectl("auth", "can-i", *question, who)
         assert "Error" not in str(refused.value)
 
 
-def live_through_everything(place: Place) -> None:
+def live_through_everything(place: Namespace) -> None:
     """Have every kind of child made, mended, changed, and pruned."""
     behind_a_password = {"url": "redis://127.0.0.1:1/0", "passwordSecretRef": {"name": "redis", "key": "password"}}
     place.create(
@@ -100,7 +100,7 @@ def live_through_everything(place: Place) -> None:
     eventually(pruned)
 
 
-def every_child(place: Place) -> dict[str, Manifest]:
+def every_child(place: Namespace) -> dict[str, Manifest]:
     found = place.children("orders")
     assert set(found) == set(CHILDREN)
     return found
@@ -113,9 +113,9 @@ def copy_of(child: Manifest) -> Manifest:
     return {**child, "metadata": {"name": name, **kept}}
 
 
-def asked_for(place: Place) -> set[Asked]:
+def asked_for(place: Namespace) -> set[Asked]:
     """What the operator of this place was allowed, or refused, at the API server. That is what it wanted."""
-    user = f"system:serviceaccount:{place.namespace}:{ACCOUNT}"
+    user = f"system:serviceaccount:{place.name}:{ACCOUNT}"
     lines = map(json.loads, place.cluster.audit_log.read_text().splitlines())
     return {each for line in lines if line["user"]["username"] == user and "objectRef" in line for each in rights(line)}
 

@@ -10,7 +10,7 @@ from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.settings import OperatorSettings
 from tests.charts.rendering import Helm, of_kind, pod_template
 from tests.cluster.errors import ProgramFailed
-from tests.operator.places import Place
+from tests.operator.places import Namespace
 
 CLASSES = ("priorityClassName", "runtimeClassName")
 """Names of objects that are not there; the standard does not ask about them."""
@@ -19,12 +19,12 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture
-def restricted(on_api: Place) -> Place:
+def restricted(on_api: Namespace) -> Namespace:
     labels = {
         "pod-security.kubernetes.io/enforce": "restricted",
         "pod-security.kubernetes.io/enforce-version": "latest",
     }
-    path = f"/api/v1/namespaces/{on_api.namespace}"
+    path = f"/api/v1/namespaces/{on_api.name}"
     on_api.cluster.request("PATCH", path, {"metadata": {"labels": labels}})
     return on_api
 
@@ -35,23 +35,23 @@ def pod(name: str, template: Manifest) -> Manifest:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
-def test_the_standard_is_enforced_here(restricted: Place) -> None:
+def test_the_standard_is_enforced_here(restricted: Namespace) -> None:
     template = pod_template(Helm("helm").template("--set", "securityContext=null"))
     with pytest.raises(ProgramFailed, match="violates PodSecurity"):
         restricted.create(pod("careless", template))
 
 
-def test_the_operators_pod_is_admitted(restricted: Place) -> None:
+def test_the_operators_pod_is_admitted(restricted: Namespace) -> None:
     restricted.create(pod("operator", pod_template(Helm("helm").template())))
 
 
-def test_the_pod_of_helm_test_is_admitted(restricted: Place) -> None:
+def test_the_pod_of_helm_test_is_admitted(restricted: Namespace) -> None:
     (tester,) = of_kind("Pod", Helm("helm").template("--set", "test.redisUrl=redis://redis:6379/0"))
     restricted.create(pod("tester", {**tester, "spec": {**tester["spec"], "serviceAccountName": "default"}}))
 
 
 @pytest.mark.parametrize("example", sorted(path.name for path in GOLDEN.iterdir() if path.is_dir()))
-def test_the_pods_of_every_stream_consumer_are_admitted(restricted: Place, example: str) -> None:
+def test_the_pods_of_every_stream_consumer_are_admitted(restricted: Namespace, example: str) -> None:
     consumer = StreamConsumer.parse(yaml.safe_load((GOLDEN / example / "consumer.yaml").read_text()))
     (deployment,) = [each for each in desired(consumer, OperatorSettings()) if each["kind"] == "Deployment"]
     restricted.create(pod("processor", deployment["spec"]["template"]))

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from streamconsumer.operator.cache.workqueue import Key, KeyedQueue
+from streamconsumer.operator.cache.workqueue import Key, WorkQueue
 
 A, B, C = ("shop", "a"), ("shop", "b"), ("shop", "c")
 
@@ -42,8 +42,8 @@ class Work:
 
 
 @asynccontextmanager
-async def working(queue: KeyedQueue, work: Work, workers: int = 3) -> AsyncIterator[None]:
-    task = asyncio.create_task(queue.work(work.act, workers))
+async def working(queue: WorkQueue, work: Work, workers: int = 3) -> AsyncIterator[None]:
+    task = asyncio.create_task(queue.run_workers(work.act, workers))
     yield
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -77,7 +77,7 @@ class Timers:
         return delay
 
 
-async def begun_after(timers: Timers, queue: KeyedQueue, work: Work) -> float:
+async def begun_after(timers: Timers, queue: WorkQueue, work: Work) -> float:
     """The pause until A is tried again."""
     await idle()
     pause = timers.ring()
@@ -87,14 +87,14 @@ async def begun_after(timers: Timers, queue: KeyedQueue, work: Work) -> float:
 
 
 async def test_what_is_added_is_done() -> None:
-    queue, work = KeyedQueue(), Work()
+    queue, work = WorkQueue(), Work()
     async with working(queue, work):
         queue.add(A)
         assert await work.begins() == A
 
 
 async def test_keys_are_done_in_the_order_in_which_they_came() -> None:
-    queue, work = KeyedQueue(), Work()
+    queue, work = WorkQueue(), Work()
     for key in (B, C, A):
         queue.add(key)
     async with working(queue, work, workers=1):
@@ -104,7 +104,7 @@ async def test_keys_are_done_in_the_order_in_which_they_came() -> None:
 
 
 async def test_a_key_waits_once_however_often_it_is_added() -> None:
-    queue, work = KeyedQueue(), Work()
+    queue, work = WorkQueue(), Work()
     for _ in range(10):
         queue.add(A)
     assert len(queue) == 1
@@ -116,7 +116,7 @@ async def test_a_key_waits_once_however_often_it_is_added() -> None:
 
 
 async def test_a_key_is_never_with_two_workers() -> None:
-    queue, work = KeyedQueue(), Work()
+    queue, work = WorkQueue(), Work()
     async with working(queue, work):
         queue.add(A)
         await work.begins()
@@ -126,7 +126,7 @@ async def test_a_key_is_never_with_two_workers() -> None:
 
 
 async def test_what_is_added_while_it_is_worked_on_is_done_once_more() -> None:
-    queue, work = KeyedQueue(), Work()
+    queue, work = WorkQueue(), Work()
     async with working(queue, work):
         queue.add(A)
         await work.begins()
@@ -141,7 +141,7 @@ async def test_what_is_added_while_it_is_worked_on_is_done_once_more() -> None:
 
 
 async def test_a_key_that_is_worked_on_holds_up_no_other() -> None:
-    queue, work = KeyedQueue(), Work()
+    queue, work = WorkQueue(), Work()
     async with working(queue, work, workers=2):
         queue.add(A)
         await work.begins()
@@ -151,7 +151,7 @@ async def test_a_key_that_is_worked_on_holds_up_no_other() -> None:
 
 
 async def test_there_are_never_more_at_work_than_workers() -> None:
-    queue, work = KeyedQueue(), Work()
+    queue, work = WorkQueue(), Work()
     async with working(queue, work, workers=2):
         for key in (A, B, C):
             queue.add(key)
@@ -161,7 +161,7 @@ async def test_there_are_never_more_at_work_than_workers() -> None:
 
 
 async def test_pauses_double_up_to_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue, work, timers = KeyedQueue(), Work(), Timers(monkeypatch)
+    queue, work, timers = WorkQueue(), Work(), Timers(monkeypatch)
     pauses = []
     async with working(queue, work):
         queue.add(A)
@@ -175,7 +175,7 @@ async def test_pauses_double_up_to_the_longest(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_success_makes_the_pauses_short_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue, work, timers = KeyedQueue(), Work(), Timers(monkeypatch)
+    queue, work, timers = WorkQueue(), Work(), Timers(monkeypatch)
     async with working(queue, work):
         queue.add(A)
         await idle()
@@ -194,7 +194,7 @@ async def test_a_success_makes_the_pauses_short_again(monkeypatch: pytest.Monkey
 
 
 async def test_pauses_are_spread_so_that_not_all_come_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue, work, timers = KeyedQueue(), Work(), Timers(monkeypatch)
+    queue, work, timers = WorkQueue(), Work(), Timers(monkeypatch)
     asked = []
 
     def uniform(low: float, high: float) -> float:
@@ -211,7 +211,7 @@ async def test_pauses_are_spread_so_that_not_all_come_back_at_once(monkeypatch: 
 
 
 async def test_what_is_added_during_a_pause_is_done_at_once_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue, work, timers = KeyedQueue(), Work(), Timers(monkeypatch)
+    queue, work, timers = WorkQueue(), Work(), Timers(monkeypatch)
     async with working(queue, work):
         queue.add(A)
         work.end(A, OSError())
@@ -228,7 +228,7 @@ async def test_what_is_added_during_a_pause_is_done_at_once_and_only_once(monkey
 
 
 async def test_a_failure_of_what_was_added_meanwhile_needs_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    queue, work, timers = KeyedQueue(), Work(), Timers(monkeypatch)
+    queue, work, timers = WorkQueue(), Work(), Timers(monkeypatch)
     async with working(queue, work):
         queue.add(A)
         await idle()
@@ -240,7 +240,7 @@ async def test_a_failure_of_what_was_added_meanwhile_needs_no_pause(monkeypatch:
 
 
 async def test_one_key_that_fails_leaves_the_workers_to_the_others() -> None:
-    queue, work = KeyedQueue(), Work()
+    queue, work = WorkQueue(), Work()
     async with working(queue, work, workers=1):
         queue.add(A)
         queue.add(B)
@@ -251,7 +251,7 @@ async def test_one_key_that_fails_leaves_the_workers_to_the_others() -> None:
 
 async def test_what_pauses_does_not_count_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise one broken object would make the operator look stuck."""
-    queue, work, timers = KeyedQueue(), Work(), Timers(monkeypatch)
+    queue, work, timers = WorkQueue(), Work(), Timers(monkeypatch)
     async with working(queue, work):
         queue.add(A)
         work.end(A, OSError())
@@ -261,7 +261,7 @@ async def test_what_pauses_does_not_count_as_waiting(monkeypatch: pytest.MonkeyP
 
 
 async def test_cancelling_ends_every_worker_even_in_the_middle() -> None:
-    queue, work = KeyedQueue(), Work()
+    queue, work = WorkQueue(), Work()
     async with working(queue, work):
         queue.add(A)
         queue.add(B)
@@ -273,13 +273,13 @@ async def test_cancelling_ends_every_worker_even_in_the_middle() -> None:
 
 async def test_a_key_can_ask_to_be_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a failure: no warning, and no pause that grows."""
-    queue, timers, seen = KeyedQueue(), Timers(monkeypatch), []
+    queue, timers, seen = WorkQueue(), Timers(monkeypatch), []
 
     async def act(key: Key) -> timedelta | None:
         seen.append(key)
         return timedelta(seconds=30) if len(seen) < 3 else None
 
-    task = asyncio.create_task(queue.work(act, 1))
+    task = asyncio.create_task(queue.run_workers(act, 1))
     queue.add(A)
     await idle()
     for _ in range(2):

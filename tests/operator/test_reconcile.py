@@ -9,15 +9,15 @@ from typing import Any
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import Status
-from streamconsumer.operator.autoscaling.autoscaler import Scaler
-from streamconsumer.operator.cache.object_cache import Store
+from streamconsumer.operator.autoscaling.autoscaler import Autoscaler
+from streamconsumer.operator.cache.object_cache import ObjectCache
 from streamconsumer.operator.cache.workqueue import Key
-from streamconsumer.operator.kube.client import Cluster
-from streamconsumer.operator.kube.event_recorder import Events
+from streamconsumer.operator.kube.client import KubeClient
+from streamconsumer.operator.kube.event_recorder import EventRecorder
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.reconcile.reconciler import Reconciler
-from streamconsumer.operator.reconcile.status_debounce import News
-from streamconsumer.operator.redis_monitor.monitor import Streams
+from streamconsumer.operator.reconcile.status_debounce import StatusDebounce
+from streamconsumer.operator.redis_monitor.monitor import RedisMonitor
 from streamconsumer.operator.redis_monitor.poller import Observation
 from streamconsumer.operator.settings import OperatorSettings
 from tests.model.examples import consumer, manifest, stored
@@ -26,7 +26,7 @@ KEY = ("shop", "orders")
 SETTINGS = OperatorSettings()
 
 
-class Scripted(Cluster):
+class Scripted(KubeClient):
     """Keeps what is applied, writes down what is asked, and lets a test act in the middle of a request."""
 
     def __init__(self) -> None:
@@ -59,27 +59,29 @@ class Scripted(Cluster):
     async def delete(self, manifest: Manifest) -> None:
         self.asked.append(f"delete {manifest['kind']}")
 
-    async def record(self, about: Manifest, *, reason: str, message: str, warning: bool, at: datetime) -> None:
+    async def create_event(
+        self, regarding: Manifest, *, reason: str, message: str, warning: bool, at: datetime
+    ) -> None:
         self.asked.append(f"event {reason}")
 
 
-class Unseen(Streams):
+class Unseen(RedisMonitor):
     """Streams that nobody looks at."""
 
     def __init__(self) -> None:
         self.attended: list[Key] = []
         self.forgotten: list[Key] = []
 
-    def attend(
-        self, consumer: StreamConsumer, pods: frozenset[str], last_delivered: str | None, *, one_ran: bool
+    def watch(
+        self, consumer: StreamConsumer, pods: frozenset[str], last_delivered_id: str | None, *, pod_has_run: bool
     ) -> None:
         self.attended.append((consumer.namespace, consumer.name))
 
-    def forget(self, key: Key) -> None:
+    def unwatch(self, key: Key) -> None:
         self.attended.clear()
         self.forgotten.append(key)
 
-    def told(self, key: Key) -> Observation | None:
+    def published(self, key: Key) -> Observation | None:
         return None
 
 
@@ -87,23 +89,23 @@ class Setting:
     """A reconciler, what it knows, and what it speaks to."""
 
     def __init__(self, given: Manifest | None = None) -> None:
-        self.store, self.cluster, self.streams = Store(), Scripted(), Unseen()
+        self.store, self.cluster, self.streams = ObjectCache(), Scripted(), Unseen()
         self.reconciler = Reconciler(
             self.cluster,
             self.store,
             SETTINGS,
             self.streams,
-            Scaler(print, time.monotonic),
-            Events(self.cluster),
-            news=News(settles_after=timedelta(0)),
+            Autoscaler(print, time.monotonic),
+            EventRecorder(self.cluster),
+            status_debounce=StatusDebounce(quiet_period=timedelta(0)),
         )
         self.manifest = self.cluster.consumer = stored(given or manifest())
-        self.store.put(self.manifest)
+        self.store.upsert(self.manifest)
 
     async def reconcile(self) -> timedelta | None:
         self.cluster.asked = []
         again = await self.reconciler.reconcile(KEY)
-        writing = asyncio.create_task(self.reconciler.events.write())
+        writing = asyncio.create_task(self.reconciler.events.run())
         await asyncio.sleep(0)  # nothing in it waits before all are written
         writing.cancel()
         return again
@@ -115,7 +117,7 @@ class Setting:
         changed = {**changed, "metadata": metadata}
         if changed["kind"] == names.KIND:
             self.manifest = self.cluster.consumer = changed
-        self.store.put(changed)
+        self.store.upsert(changed)
 
 
 def ready(told: Manifest) -> dict[str, Any]:
@@ -152,7 +154,7 @@ async def test_a_status_that_others_added_to_is_not_written_again_and_again() ->
 async def test_a_streamconsumer_that_is_deleted_while_its_status_is_written_stays_forgotten() -> None:
     """Otherwise its children would be made again, for Kubernetes to delete again, for ever."""
     setting = Setting()
-    setting.cluster.before_status = lambda: setting.store.drop(setting.manifest) and None
+    setting.cluster.before_status = lambda: setting.store.remove(setting.manifest) and None
     await setting.reconcile()
     assert setting.store.consumers == {}
     await setting.reconcile()
@@ -179,7 +181,7 @@ async def test_a_child_that_was_deleted_is_created_again() -> None:
     setting = Setting()
     await setting.reconcile()
     (deployment,) = [each for each in setting.store.children(KEY) if each["kind"] == "Deployment"]
-    setting.store.drop(deployment)
+    setting.store.remove(deployment)
     setting.cluster.objects.clear()
     await setting.reconcile()
     assert [each for each in setting.cluster.asked if each != "apply status"] == [
@@ -209,7 +211,7 @@ async def test_a_name_that_is_taken_is_looked_at_again_for_no_watch_will_tell() 
     again = await setting.reconcile()
     assert again is not None
     assert timedelta() < again <= timedelta(seconds=30)
-    assert ready(setting.store.consumers[KEY])["reason"] == "NameTaken"
+    assert ready(setting.store.consumers[KEY])["reason"] == "NameConflict"
     assert setting.cluster.objects["Deployment", "orders-consumer"] is foreign
 
 
@@ -227,7 +229,7 @@ async def test_an_event_that_cannot_be_written_fails_nothing() -> None:
     async def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError("events is forbidden")
 
-    setting.cluster.record = refuse  # type: ignore[method-assign]
+    setting.cluster.create_event = refuse  # type: ignore[method-assign]
     await setting.reconcile()
     assert names.LABEL_CONSUMER in setting.store.consumers[KEY]["status"]["selector"]
 
@@ -248,7 +250,7 @@ async def test_a_source_stays_while_a_running_pod_holds_it() -> None:
     setting.put(stored(manifest(handler={"source": "x = 2"})))
     await setting.reconcile()
     assert "delete ConfigMap" not in setting.cluster.asked
-    setting.store.drop(pod)
+    setting.store.remove(pod)
     await setting.reconcile()
     assert setting.cluster.asked.count("delete ConfigMap") == 1
 
@@ -259,7 +261,7 @@ async def test_who_is_deleted_and_made_again_in_one_breath_begins_without_what_w
     await setting.reconcile()
     setting.cluster.objects.clear()
     for child in setting.store.children(KEY):
-        setting.store.drop(child)
+        setting.store.remove(child)
     setting.put(stored(manifest(stream="returns"), uid="another"))
     await setting.reconcile()
     assert setting.streams.forgotten == [KEY]

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.errors import NotAllowed
+from streamconsumer.errors import PermissionDenied
 from streamconsumer.model import names
 from streamconsumer.operator.manifests import Manifest, desired
-from streamconsumer.operator.reconcile.config_hash import references
+from streamconsumer.operator.reconcile.config_hash import referenced_config_hash
 from streamconsumer.operator.settings import OperatorSettings
 from tests.model.examples import consumer, manifest
-from tests.operator.places import Place, eventually, settled
+from tests.operator.places import Namespace, eventually, wait_until_settled
 
 FROM_SECRET = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "bank", "key": "token"}}}
 FROM_CONFIG = {"name": "LIMIT", "valueFrom": {"configMapKeyRef": {"name": "shop", "key": "limit"}}}
@@ -31,14 +31,14 @@ class Objects:
     def put(self, kind: str, name: str, uid: str = "1", **texts: str) -> None:
         self.found[kind, name] = {"metadata": {"uid": uid}, "data": texts}
 
-    async def peek(self, kind: str, namespace: str, name: str) -> Manifest | None:
+    async def get_config_object(self, kind: str, namespace: str, name: str) -> Manifest | None:
         if kind in self.refused:
-            raise NotAllowed(kind)
+            raise PermissionDenied(kind)
         return self.found.get((kind, name))
 
 
 def digest(objects: Objects, **spec: Any) -> str:
-    return asyncio.run(references(consumer(**spec), objects))
+    return asyncio.run(referenced_config_hash(consumer(**spec), objects))
 
 
 def test_who_refers_to_nothing_has_no_hash_and_the_pods_of_before() -> None:
@@ -81,10 +81,10 @@ def test_without_the_right_to_read_secrets_only_config_maps_count() -> None:
 
 
 @pytest.mark.parametrize("kind", ["Secret", "ConfigMap"])
-def test_a_change_replaces_the_pods_and_nothing_else_does(served: Place, kind: str) -> None:
+def test_a_change_replaces_the_pods_and_nothing_else_does(served: Namespace, kind: str) -> None:
     name, data = f"with-{kind.lower()}", "stringData" if kind == "Secret" else "data"
     source = {"secretRef" if kind == "Secret" else "configMapRef": {"name": name}}
-    path = f"/api/v1/namespaces/{served.namespace}/{kind.lower()}s"
+    path = f"/api/v1/namespaces/{served.name}/{kind.lower()}s"
     given = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, data: {"token": "hunter2"}}
     served.cluster.request("POST", path, given)
     served.create(manifest(name, envFrom=[source]))
@@ -98,9 +98,9 @@ def test_a_change_replaces_the_pods_and_nothing_else_does(served: Place, kind: s
     before = eventually(template)
     assert names.ANNOTATION_REFERENCES in before["metadata"]["annotations"]
     assert "hunter2" not in json.dumps(before)
-    settled(served, 0.5)
+    wait_until_settled(served, 0.5)
     served.patch("StreamConsumer", name, {"metadata": {"labels": {"look": "again"}}})
-    settled(served, 0.5)
+    wait_until_settled(served, 0.5)
     assert template() == before
     served.cluster.request("PATCH", f"{path}/{name}", {data: {"token": "correct horse"}})
     served.patch("StreamConsumer", name, {"metadata": {"labels": {"look": "once-more"}}})

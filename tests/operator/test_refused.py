@@ -4,29 +4,29 @@ from base64 import b64encode
 from pathlib import Path
 
 from tests.cluster.redis_servers import StartRedis
-from tests.operator.looking import at, looking, secret, seen
-from tests.operator.places import Place
+from tests.operator.looking import create_secret, manifest_for, running_with_redis, wait_for_condition
+from tests.operator.places import Namespace
 from tests.operator.test_statuses import container, pod, report
 
 
 def test_a_pod_that_redis_refuses_is_told_of_with_the_reason_and_that_it_reads_again(
-    on_api: Place, start_redis: StartRedis, tmp_path: Path
+    on_api: Namespace, start_redis: StartRedis, tmp_path: Path
 ) -> None:
-    with looking(on_api, tmp_path):
+    with running_with_redis(on_api, tmp_path):
         server = start_redis({"requirepass": "right"})
-        secret(on_api, "redis", password="not-this-one")
-        on_api.create(at(server, password={"name": "redis", "key": "password"}))
-        seen(on_api, "orders", "RedisReachable", "CredentialsRefused")
+        create_secret(on_api, "redis", password="not-this-one")
+        on_api.create(manifest_for(server, password={"name": "redis", "key": "password"}))
+        wait_for_condition(on_api, "orders", "RedisReachable", "CredentialsRefused")
         report(on_api, "orders", 1, 0)
         running = {"running": {"startedAt": "2026-11-24T12:00:00Z"}}
         status = {"phase": "Running", "containerStatuses": [{**container(running)[0], "started": True}]}
         name = pod(on_api, "orders", **status)
-        message = seen(on_api, "orders", "Ready", "RedisUnusable")["message"]
+        message = wait_for_condition(on_api, "orders", "Ready", "RedisUnusable")["message"]
         assert f"Pod {name} runs and cannot read yet: " in message
         assert "the user name or the password is wrong" in message
         assert "not-this-one" not in message
         assert on_api.conditions("orders")["Stalled"]["status"] == "False"
-        path = f"/api/v1/namespaces/{on_api.namespace}/secrets/redis"
+        path = f"/api/v1/namespaces/{on_api.name}/secrets/redis"
         on_api.cluster.request("PATCH", path, {"data": {"password": b64encode(b"right").decode()}})
-        seen(on_api, "orders", "RedisReachable", "Connected")
-        seen(on_api, "orders", "Ready", "PodsStarting")
+        wait_for_condition(on_api, "orders", "RedisReachable", "Connected")
+        wait_for_condition(on_api, "orders", "Ready", "PodsStarting")

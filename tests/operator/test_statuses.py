@@ -7,30 +7,30 @@ from typing import Any
 import pytest
 
 from streamconsumer.model import names
-from streamconsumer.model.status import OF_THE_STREAM
+from streamconsumer.model.status import STREAM_CONDITIONS
 from streamconsumer.operator.settings import OperatorSettings
 from tests.cluster.api_server import ApiServer
-from tests.cluster.clusters import KubectlFailed
+from tests.cluster.clusters import KubectlError
 from tests.cluster.namespaces import fresh_namespace
 from tests.model.examples import Manifest, manifest
-from tests.operator.operators import running
-from tests.operator.places import Place, eventually
+from tests.operator.operators import running_operator
+from tests.operator.places import Namespace, eventually
 
 
 @pytest.fixture(scope="module")
 def served(api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A namespace with an operator, which nothing else moves."""
     folder = tmp_path_factory.mktemp("operator")
-    with fresh_namespace(api) as name, running(api.kubeconfig, folder, watch_namespaces=name):
-        yield Place(api, name)
+    with fresh_namespace(api) as name, running_operator(api.kubeconfig, folder, watch_namespaces=name):
+        yield Namespace(api, name)
 
 
-def deployed(place: Place, name: str, **spec: Any) -> Manifest:
+def deployed(place: Namespace, name: str, **spec: Any) -> Manifest:
     place.create(manifest(name, **spec))
     return eventually(lambda: place.get("Deployment", f"{name}-consumer"))
 
 
-def report(place: Place, name: str, wanted: int, ready: int, **more: Any) -> None:
+def report(place: Namespace, name: str, wanted: int, ready: int, **more: Any) -> None:
     """What the Deployment controller would say."""
     generation = place.get("Deployment", f"{name}-consumer")["metadata"]["generation"]
     counts = {"replicas": wanted, "updatedReplicas": wanted, "readyReplicas": ready, "availableReplicas": ready}
@@ -38,7 +38,7 @@ def report(place: Place, name: str, wanted: int, ready: int, **more: Any) -> Non
     place.patch("Deployment", f"{name}-consumer", {"status": status}, "/status")
 
 
-def pod(place: Place, name: str, **status: Any) -> str:
+def pod(place: Namespace, name: str, **status: Any) -> str:
     """A pod of the Deployment, and what its kubelet would say. Its name."""
     deployment = place.get("Deployment", f"{name}-consumer")
     template = deployment["spec"]["template"]
@@ -58,7 +58,7 @@ def ended(message: str) -> Manifest:
     return {"terminated": {"exitCode": 1, "reason": "Error", "message": message, "containerID": "containerd://1"}}
 
 
-def told(place: Place, name: str, reason: str) -> dict[str, Manifest]:
+def told(place: Namespace, name: str, reason: str) -> dict[str, Manifest]:
     """The conditions. After an edit that no controller answers, they take five seconds."""
 
     def look() -> dict[str, Manifest]:
@@ -68,14 +68,14 @@ def told(place: Place, name: str, reason: str) -> dict[str, Manifest]:
     return eventually(look)
 
 
-def told_of(place: Place, name: str, reason: str) -> list[str]:
+def told_of(place: Namespace, name: str, reason: str) -> list[str]:
     """The notes of the events with this reason."""
     notes = [note for found, note in place.events(name) if found == reason]
     assert notes
     return notes
 
 
-def test_kubectl_wait_returns_when_the_pods_read(served: Place) -> None:
+def test_kubectl_wait_returns_when_the_pods_read(served: Namespace) -> None:
     deployed(served, "awaited", replicas=2)
     told(served, "awaited", "PodsStarting")
     later = threading.Timer(1, report, (served, "awaited", 2, 2))
@@ -85,7 +85,7 @@ def test_kubectl_wait_returns_when_the_pods_read(served: Place) -> None:
     assert said == "streamconsumer.streamconsumer.dev/awaited condition met\n"
     found = told(served, "awaited", "AllPodsReady")
     assert found["Ready"]["message"] == "2 pods read 'orders' as 'billing'."
-    assert {kind: each["status"] for kind, each in found.items() if kind not in OF_THE_STREAM} == {
+    assert {kind: each["status"] for kind, each in found.items() if kind not in STREAM_CONDITIONS} == {
         "Ready": "True",
         "Reconciling": "False",
         "Stalled": "False",
@@ -95,14 +95,14 @@ def test_kubectl_wait_returns_when_the_pods_read(served: Place) -> None:
     assert (status["replicas"], status["readyReplicas"]) == (2, 2)
 
 
-def test_kubectl_wait_goes_on_while_pods_start(served: Place) -> None:
+def test_kubectl_wait_goes_on_while_pods_start(served: Namespace) -> None:
     deployed(served, "slow")
     report(served, "slow", 1, 0)
-    with pytest.raises(KubectlFailed, match="timed out"):
+    with pytest.raises(KubectlError, match="timed out"):
         served.kubectl("wait", "--for=condition=Ready", "stc/slow", "--timeout=1s")
 
 
-def test_a_handler_that_cannot_be_imported_stalls(served: Place) -> None:
+def test_a_handler_that_cannot_be_imported_stalls(served: Namespace) -> None:
     deployed(served, "unusable")
     report(served, "unusable", 1, 0)
     waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container"}}
@@ -116,7 +116,7 @@ def test_a_handler_that_cannot_be_imported_stalls(served: Place) -> None:
     assert event == found["Ready"]["message"]
 
 
-def test_a_trouble_that_goes_away_is_forgotten(served: Place) -> None:
+def test_a_trouble_that_goes_away_is_forgotten(served: Namespace) -> None:
     deployed(served, "mended")
     report(served, "mended", 1, 0)
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "shop:1.4"'}}
@@ -130,7 +130,7 @@ def test_a_trouble_that_goes_away_is_forgotten(served: Place) -> None:
     assert found["Stalled"]["status"] == "False"
 
 
-def test_an_edit_is_told_as_work_in_progress_whatever_went_before(served: Place) -> None:
+def test_an_edit_is_told_as_work_in_progress_whatever_went_before(served: Namespace) -> None:
     """kstatus, Flux and Argo CD give up at Stalled: a fix must not be judged by the pods it replaces."""
     deployed(served, "fixed")
     report(served, "fixed", 1, 0)
@@ -141,7 +141,7 @@ def test_an_edit_is_told_as_work_in_progress_whatever_went_before(served: Place)
     assert (found["Stalled"]["status"], found["Reconciling"]["status"]) == ("False", "True")
 
 
-def test_pods_that_a_quota_refuses_are_told(served: Place) -> None:
+def test_pods_that_a_quota_refuses_are_told(served: Namespace) -> None:
     deployed(served, "refused")
     condition = {
         "type": "ReplicaFailure",
@@ -152,26 +152,26 @@ def test_pods_that_a_quota_refuses_are_told(served: Place) -> None:
         "lastUpdateTime": "2026-11-24T12:00:00Z",
     }
     report(served, "refused", 0, 0, conditions=[condition])
-    assert "exceeded quota" in told(served, "refused", "PodsRefused")["Stalled"]["message"]
+    assert "exceeded quota" in told(served, "refused", "PodCreationFailed")["Stalled"]["message"]
 
 
-def test_the_scale_says_by_what_label_an_autoscaler_finds_the_pods(served: Place) -> None:
+def test_the_scale_says_by_what_label_an_autoscaler_finds_the_pods(served: Namespace) -> None:
     deployed(served, "measured")
     report(served, "measured", 1, 0)
     name = pod(served, "measured")
     scale = eventually(lambda: scale_of(served, "measured"))
-    (found,) = served.every("Pod", f"?labelSelector={scale['status']['selector']}")
+    (found,) = served.list_all("Pod", f"?labelSelector={scale['status']['selector']}")
     assert found["metadata"]["name"] == name
     assert scale["status"]["selector"] == f"{names.LABEL_CONSUMER}=measured"
 
 
-def scale_of(place: Place, name: str) -> Manifest:
+def scale_of(place: Namespace, name: str) -> Manifest:
     found: Manifest = place.cluster.request("GET", place.path("StreamConsumer", name) + "/scale")
     assert found["status"].get("selector")
     return found
 
 
-def test_the_status_is_not_written_when_only_the_pods_names_change(served: Place) -> None:
+def test_the_status_is_not_written_when_only_the_pods_names_change(served: Namespace) -> None:
     deployed(served, "steady")
     report(served, "steady", 1, 1)
     told(served, "steady", "AllPodsReady")
@@ -183,7 +183,7 @@ def test_the_status_is_not_written_when_only_the_pods_names_change(served: Place
     assert served.get("StreamConsumer", "steady")["metadata"]["resourceVersion"] == before
 
 
-def test_the_status_tells_what_the_installation_decides(served: Place) -> None:
+def test_the_status_tells_what_the_installation_decides(served: Namespace) -> None:
     served.create(
         manifest(
             "effective",

@@ -2,7 +2,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamconsumer.model import names
-from streamconsumer.operator.cache.object_cache import Store
+from streamconsumer.operator.cache.object_cache import ObjectCache
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
 from tests.model.examples import manifest, stored
@@ -28,26 +28,26 @@ def consumer(version: int = 1, uid: str = "c-1") -> Manifest:
 
 
 def test_what_is_put_is_found_again() -> None:
-    store = Store()
-    assert store.put(consumer()) == store.put(child()) == KEY
+    store = ObjectCache()
+    assert store.upsert(consumer()) == store.upsert(child()) == KEY
     assert store.consumers == {KEY: consumer()}
     assert store.child(KEY, "Deployment", "orders-consumer") == child()
 
 
 def test_pods_are_kept_apart_from_children() -> None:
-    store = Store()
-    store.put(child())
-    store.put(child("Pod"))
+    store = ObjectCache()
+    store.upsert(child())
+    store.upsert(child("Pod"))
     assert [each["kind"] for each in store.children(KEY)] == ["Deployment"]
     assert [each["kind"] for each in store.pods(KEY)] == ["Pod"]
 
 
 def test_an_older_version_does_not_overwrite_a_newer_one() -> None:
     """A watch may still bring what was before our own write. Versions are numbers: 9 is older than 10."""
-    store = Store()
+    store = ObjectCache()
     for version in (10, 9):
-        store.put(child(version=version))
-        store.put(consumer(version))
+        store.upsert(child(version=version))
+        store.upsert(consumer(version))
     (kept,) = store.children(KEY)
     assert kept["metadata"]["resourceVersion"] == "10"
     assert store.consumers[KEY]["metadata"]["resourceVersion"] == "10"
@@ -55,25 +55,25 @@ def test_an_older_version_does_not_overwrite_a_newer_one() -> None:
 
 def test_what_is_known_in_this_version_is_not_looked_through_again() -> None:
     """A watch brings what our own write has returned, and every list brings everything."""
-    store = Store()
-    store.put(child(version=1))
+    store = ObjectCache()
+    store.upsert(child(version=1))
     [known] = store.children(KEY)
-    store.put(child(version=1))
+    store.upsert(child(version=1))
     assert store.children(KEY)[0] is known
 
 
 def test_a_new_life_of_the_same_name_counts_whatever_its_version() -> None:
-    store = Store()
-    store.put(child(version=10, uid="d-1"))
-    store.put(child(version=2, uid="d-2"))
+    store = ObjectCache()
+    store.upsert(child(version=10, uid="d-1"))
+    store.upsert(child(version=2, uid="d-2"))
     assert store.children(KEY) == [child(version=2, uid="d-2")]
 
 
 def test_what_is_dropped_is_forgotten() -> None:
-    store = Store()
-    store.put(consumer())
-    store.put(child())
-    assert store.drop(child()) == store.drop(consumer()) == KEY
+    store = ObjectCache()
+    store.upsert(consumer())
+    store.upsert(child())
+    assert store.remove(child()) == store.remove(consumer()) == KEY
     assert not store.consumers
     assert store.children(KEY) == []
     assert store.child(KEY, "Deployment", "orders-consumer") is None
@@ -81,48 +81,48 @@ def test_what_is_dropped_is_forgotten() -> None:
 
 def test_the_end_of_an_old_life_does_not_end_the_new_one() -> None:
     """The answer to our own write may come before the watch tells that its predecessor was deleted."""
-    store = Store()
-    store.put(child(uid="d-2", version=5))
-    store.put(consumer(uid="c-2"))
-    store.drop(child(uid="d-1", version=4))
-    store.drop(consumer(uid="c-1"))
+    store = ObjectCache()
+    store.upsert(child(uid="d-2", version=5))
+    store.upsert(consumer(uid="c-2"))
+    store.remove(child(uid="d-1", version=4))
+    store.remove(consumer(uid="c-1"))
     assert store.children(KEY) == [child(uid="d-2", version=5)]
     assert KEY in store.consumers
 
 
 def test_dropping_what_is_unknown_is_fine() -> None:
-    store = Store()
-    assert store.drop(child()) == store.drop(consumer()) == KEY
+    store = ObjectCache()
+    assert store.remove(child()) == store.remove(consumer()) == KEY
 
 
 def test_what_bears_no_label_of_ours_concerns_nobody() -> None:
     stranger = child()
     del stranger["metadata"]["labels"]
-    store = Store()
-    assert store.put(stranger) is None
-    assert store.drop(stranger) is None
+    store = ObjectCache()
+    assert store.upsert(stranger) is None
+    assert store.remove(stranger) is None
 
 
 def test_asking_leaves_no_trace() -> None:
     """A key that is only asked for must not grow the store: names come and go for months."""
-    store = Store()
+    store = ObjectCache()
     store.children(KEY), store.pods(KEY), store.child(KEY, "Deployment", "x")
-    store.put(child())
-    store.drop(child())
+    store.upsert(child())
+    store.remove(child())
     assert not store._owned
 
 
-def believe(store: Store, before: Mapping[str, int], *found: Manifest) -> set[Key | None]:
+def believe(store: ObjectCache, before: Mapping[str, int], *found: Manifest) -> set[Key | None]:
     """Put what a list found, and drop what it lacks. Returns whom that concerns."""
-    concerned = {store.put(manifest) for manifest in found}
-    return concerned | store.drop_missing(before, {manifest["metadata"]["uid"] for manifest in found})
+    concerned = {store.upsert(manifest) for manifest in found}
+    return concerned | store.remove_missing(before, {manifest["metadata"]["uid"] for manifest in found})
 
 
 def test_a_list_tells_what_was_deleted_while_nobody_watched() -> None:
-    store = Store()
-    store.put(consumer())
-    store.put(child())
-    store.put(child("Pod", uid="p-1"))
+    store = ObjectCache()
+    store.upsert(consumer())
+    store.upsert(child())
+    store.upsert(child("Pod", uid="p-1"))
     assert believe(store, store.versions(), consumer(2), child()) == {KEY}
     assert store.pods(KEY) == []
     assert store.children(KEY) == [child()]
@@ -130,48 +130,48 @@ def test_a_list_tells_what_was_deleted_while_nobody_watched() -> None:
 
 
 def test_a_list_does_not_undo_what_was_heard_of_since_it_was_asked_for() -> None:
-    store = Store()
-    store.put(child(version=1))
+    store = ObjectCache()
+    store.upsert(child(version=1))
     before = store.versions()
-    store.put(child(version=2))
-    store.put(consumer())
+    store.upsert(child(version=2))
+    store.upsert(consumer())
     believe(store, before)
     assert store.children(KEY) == [child(version=2)]
     assert KEY in store.consumers
 
 
 def test_everyone_whom_a_list_concerns_is_looked_at() -> None:
-    store, gone = Store(), child()
+    store, gone = ObjectCache(), child()
     gone["metadata"]["labels"] = {names.LABEL_CONSUMER: "returns"}
-    store.put(gone)
+    store.upsert(gone)
     assert believe(store, store.versions(), consumer()) == {KEY, ("shop", "returns")}
 
 
 def test_what_is_deleted_while_a_list_is_read_does_not_come_back_with_a_later_page() -> None:
     """All pages tell of the moment when the first one was asked for."""
-    store = Store()
+    store = ObjectCache()
     for each in (consumer(), child(), child("Pod", uid="p-1")):
-        store.put(each)
+        store.upsert(each)
     before = store.versions()
-    store.drop(child(version=2))
-    store.drop(child("Pod", uid="p-1", version=3))
-    store.drop(consumer(4))
+    store.remove(child(version=2))
+    store.remove(child("Pod", uid="p-1", version=3))
+    store.remove(consumer(4))
     believe(store, before, consumer(), child(), child("Pod", uid="p-1"))
-    assert store.everything() == []
+    assert store.all_objects() == []
 
 
 def test_who_lost_our_label_and_has_it_again_is_known_again() -> None:
     """A watch tells of either as of a deletion and of a new object, of one uid."""
-    store = Store()
-    store.put(child(version=1))
-    store.drop(child(version=2))
-    store.put(child(version=3))
+    store = ObjectCache()
+    store.upsert(child(version=1))
+    store.remove(child(version=2))
+    store.upsert(child(version=3))
     assert store.children(KEY) == [child(version=3)]
 
 
 def test_what_is_gone_is_not_remembered_for_longer_than_a_list_may_tell_of_it() -> None:
-    store = Store()
+    store = ObjectCache()
     before = store.versions()
-    store.drop(child())
+    store.remove(child())
     believe(store, before)
-    assert not store._gone
+    assert not store._tombstones

@@ -9,8 +9,8 @@ import pytest
 from tests.cluster.collector import Collector
 from tests.cluster.spans import Span
 from tests.model.examples import manifest
-from tests.operator.operators import OperatorProcess, running
-from tests.operator.places import Place, settled
+from tests.operator.operators import OperatorProcess, running_operator
+from tests.operator.places import Namespace, wait_until_settled
 
 TRACEPARENT = "tracing.k8s.io/traceparent"
 APPLIED_BY = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -20,15 +20,15 @@ RECONCILE = "reconcile StreamConsumer"
 
 @pytest.fixture
 def operator(
-    on_api: Place, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on_api: Namespace, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[OperatorProcess]:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", str(DELAY_MS))
-    told = {"watch_namespaces": on_api.namespace, "telemetry_endpoint": collector.http_endpoint}
-    with running(on_api.cluster.kubeconfig, tmp_path, **told) as operator:
+    told = {"watch_namespaces": on_api.name, "telemetry_endpoint": collector.http_endpoint}
+    with running_operator(on_api.cluster.kubeconfig, tmp_path, **told) as operator:
         yield operator
 
 
-def apply(place: Place, name: str, **annotations: str) -> None:
+def apply(place: Namespace, name: str, **annotations: str) -> None:
     made = manifest(name)
     place.create({**made, "metadata": {**made["metadata"], "annotations": annotations}})
 
@@ -38,10 +38,10 @@ def of(spans: list[Span], name: str) -> list[Span]:
 
 
 def test_what_a_reconcile_wrote_is_a_trace_that_leads_to_whoever_applied_the_resource(
-    on_api: Place, operator: OperatorProcess, collector: Collector
+    on_api: Namespace, operator: OperatorProcess, collector: Collector
 ) -> None:
     apply(on_api, "orders", **{TRACEPARENT: APPLIED_BY})
-    settled(on_api)
+    wait_until_settled(on_api)
     events = {reason for reason, _ in on_api.events("orders")}
     spans = collector.wait_for_spans(
         lambda found: events <= {event.name for each in of(found, "orders") for event in each.events}
@@ -50,7 +50,7 @@ def test_what_a_reconcile_wrote_is_a_trace_that_leads_to_whoever_applied_the_res
     first = min(of(spans, "orders"), key=lambda each: each.start_ns)
     assert [(link.trace_id, link.span_id) for link in first.links] == [tuple(APPLIED_BY.split("-")[1:3])]
     assert first.parent_span_id == ""
-    assert first.attributes["k8s.namespace.name"] == on_api.namespace
+    assert first.attributes["k8s.namespace.name"] == on_api.name
     assert 0 <= first.attributes["streamconsumer.reconcile.queue_time"] < 5
     assert first.resource["service.name"] == "streamconsumer-operator"
     children = {each.name for each in spans if each.parent_span_id == first.span_id}
@@ -59,23 +59,23 @@ def test_what_a_reconcile_wrote_is_a_trace_that_leads_to_whoever_applied_the_res
 
 
 def test_a_reconcile_that_writes_nothing_is_no_span(
-    on_api: Place, operator: OperatorProcess, collector: Collector
+    on_api: Namespace, operator: OperatorProcess, collector: Collector
 ) -> None:
     apply(on_api, "orders")
-    settled(on_api)
+    wait_until_settled(on_api)
     collector.wait_for_spans(lambda found: bool(of(found, "orders")))
     time.sleep(1)  # ten times what the SDK waits with them
-    collector.forget()
+    collector.clear()
     before = on_api.get("Deployment", "orders-consumer")["metadata"]["resourceVersion"]
     on_api.patch("StreamConsumer", "orders", {"metadata": {"labels": {"looked": "at"}}})
-    settled(on_api)
+    wait_until_settled(on_api)
     time.sleep(1)
     assert of(collector.spans(), "orders") == []
     assert on_api.get("Deployment", "orders-consumer")["metadata"]["resourceVersion"] == before
 
 
 def test_a_garbled_annotation_is_no_link_and_stops_nothing(
-    on_api: Place, operator: OperatorProcess, collector: Collector
+    on_api: Namespace, operator: OperatorProcess, collector: Collector
 ) -> None:
     garbled = ["no", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "00-" + "f" * 9000, "é\n"]
     names = [f"garbled-{number}" for number in range(len(garbled))]
@@ -85,7 +85,7 @@ def test_a_garbled_annotation_is_no_link_and_stops_nothing(
     assert all(each.links == () for name in names for each in of(spans, name))
 
 
-def test_a_refusal_is_told_in_the_span_too(on_api: Place, operator: OperatorProcess, collector: Collector) -> None:
+def test_a_refusal_is_told_in_the_span_too(on_api: Namespace, operator: OperatorProcess, collector: Collector) -> None:
     foreign = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -101,5 +101,5 @@ def test_a_refusal_is_told_in_the_span_too(on_api: Place, operator: OperatorProc
     on_api.create(foreign)
     apply(on_api, "orders")
     collector.wait_for_spans(
-        lambda found: any(event.name == "NameTaken" for each in of(found, "orders") for event in each.events)
+        lambda found: any(event.name == "NameConflict" for each in of(found, "orders") for event in each.events)
     )

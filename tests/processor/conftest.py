@@ -6,12 +6,12 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from streamconsumer.processor.telemetry import Telemetry, telemetry_from_env
+from streamconsumer.processor.telemetry import SpanRecorder, telemetry_from_env
 from tests.cluster.collector import Collector
 from tests.cluster.redis_servers import RedisServer
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod, Pod
-from tests.processor.tracing import Kit, NewKit
+from tests.processor.tracing import NewTelemetryKit, TelemetryKit
 
 
 @pytest.fixture
@@ -47,13 +47,13 @@ async def new_pod(tmp_path: Path, group: Group) -> AsyncIterator[NewPod]:
 
 
 @pytest.fixture
-def new_kit(collector: Collector, group: Group, monkeypatch: pytest.MonkeyPatch) -> Iterator[NewKit]:
+def new_kit(collector: Collector, group: Group, monkeypatch: pytest.MonkeyPatch) -> Iterator[NewTelemetryKit]:
     """Telemetry as the OTEL_ variables of a pod make it; whatever is recorded must have been sent at the end."""
-    made: list[Kit] = []
+    made: list[TelemetryKit] = []
     providers: list[TracerProvider] = []
     monkeypatch.setattr(trace, "set_tracer_provider", providers.append)  # a process may do it once
 
-    def new(environment: dict[str, str] | None = None, consumer: str = "pod-a", **options: Any) -> Kit:
+    def new(environment: dict[str, str] | None = None, consumer: str = "pod-a", **options: Any) -> TelemetryKit:
         environ = {**collector.environment, **(environment or {})}
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
@@ -62,7 +62,7 @@ def new_kit(collector: Collector, group: Group, monkeypatch: pytest.MonkeyPatch)
             environ, stream=STREAM, consumer_group=GROUP, consumer=consumer, server=lambda: address, **options
         )
         assert telemetry
-        made.append(Kit(telemetry, providers[-1]))
+        made.append(TelemetryKit(telemetry, providers[-1]))
         return made[-1]
 
     yield new
@@ -74,10 +74,10 @@ def new_kit(collector: Collector, group: Group, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture
-def kit(new_kit: NewKit) -> Kit:
+def kit(new_kit: NewTelemetryKit) -> TelemetryKit:
     return new_kit()
 
 
 @pytest.fixture
-def telemetry(kit: Kit) -> Telemetry:
+def telemetry(kit: TelemetryKit) -> SpanRecorder:
     return kit.telemetry

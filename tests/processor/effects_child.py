@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from streamconsumer.processor import StreamManager
-from streamconsumer.processor.consumer.effects_commit import commit
+from streamconsumer.processor.consumer.effects_commit import commit_effects
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.message import Entry
 from streamconsumer.redis_client import replies
@@ -13,7 +13,7 @@ from streamconsumer.redis_client import replies
 URL, STREAM, GROUP, STOP_AT = sys.argv[1:]
 
 
-async def reach(point: str) -> None:
+async def stop_if_at(point: str) -> None:
     if point == STOP_AT:
         print(point, flush=True)
         await asyncio.sleep(3600)
@@ -24,14 +24,14 @@ async def consume(manager: StreamManager) -> None:
         while found := await read(manager, begin):
             for entry in found:
                 effects = Effects().add("out", {"from": entry.message_id}).increment("count")
-                await reach("before")
-                assert await commit(manager.ask, STREAM, GROUP, "pod-a", entry.message_id, effects)
-                await reach("after")
+                await stop_if_at("before")
+                assert await commit_effects(manager.execute, STREAM, GROUP, "pod-a", entry.message_id, effects)
+                await stop_if_at("after")
 
 
 async def read(manager: StreamManager, begin: str) -> Any:
     question = ("XREADGROUP", "GROUP", GROUP, "pod-a", "COUNT", 10, "STREAMS", STREAM, begin)
-    return Entry.from_reply(replies.of_stream(await manager.ask(*question)))
+    return Entry.from_reply(replies.stream_entries(await manager.execute(*question)))
 
 
 async def main() -> None:

@@ -9,15 +9,15 @@ from redis.asyncio import Redis
 from streamconsumer.model.processor_settings import Backoff, Delivery
 from streamconsumer.processor import RedisStreamProcessor, StreamManager
 from streamconsumer.processor.handler.loader import BatchHandler, Handler
-from streamconsumer.redis_client.keys import POSTPONED
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
 from tests.cluster.redis_servers import RedisServer
-from tests.processor.eventually import PATIENCE_SECONDS, eventually
+from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 
 STREAM, GROUP = "orders", "billing"
-SOON = Delivery(backoff=Backoff(min_delay=timedelta(milliseconds=50), max_delay=timedelta(milliseconds=500)))
+FAST_RETRIES = Delivery(backoff=Backoff(min_delay=timedelta(milliseconds=50), max_delay=timedelta(milliseconds=500)))
 """What failed is tried again while a test looks on."""
 
-_ONLY_LOOKING = {"info", "config", "monitor", "client"}
+_OBSERVER_COMMANDS = {"info", "config", "monitor", "client"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Group:
         self.server = server
         self.url = url or server.url
         self.client: Redis = Redis.from_url(server.url, decode_responses=True)
-        self.delivery = SOON
+        self.delivery = FAST_RETRIES
         self.processors: list[RedisStreamProcessor] = []
         self._managers: list[StreamManager] = []
 
@@ -87,7 +87,7 @@ class Group:
     async def close(self) -> None:
         self.server.resume()
         for processor in self.processors:
-            processor.hurry()
+            processor.force_stop()
             await processor.stop_listening()
         for manager in self._managers:
             await manager.aclose()
@@ -102,7 +102,7 @@ class Group:
             pipeline.xadd(STREAM, fields or {"n": str(number)})
         return [str(each) for each in await pipeline.execute()]
 
-    async def create(self, start: str = "0") -> None:
+    async def create_group(self, start: str = "0") -> None:
         await self.client.xgroup_create(STREAM, GROUP, start, mkstream=True)
 
     async def read_as(self, consumer: str, count: int = 10) -> list[str]:
@@ -110,7 +110,7 @@ class Group:
         reply: Any = await self.client.xreadgroup(GROUP, consumer, {STREAM: ">"}, count)
         return [message_id for message_id, _ in reply[0][1]] if reply else []
 
-    async def take(self, message_ids: list[str], consumer: str, *, idle_ms: int = 0) -> None:
+    async def claim(self, message_ids: list[str], consumer: str, *, idle_ms: int = 0) -> None:
         """Take entries over by hand, whoever has them."""
         await self.client.xclaim(STREAM, GROUP, consumer, 0, [*message_ids], idle=idle_ms, justid=True)
 
@@ -124,14 +124,14 @@ class Group:
         return [Pending(e["message_id"], e["consumer"], e["time_since_delivered"], e["times_delivered"]) for e in found]
 
     async def consumers(self) -> set[str]:
-        return {each["name"] for each in await self.client.xinfo_consumers(STREAM, GROUP)} - {POSTPONED}
+        return {each["name"] for each in await self.client.xinfo_consumers(STREAM, GROUP)} - {POSTPONED_CONSUMER}
 
-    async def exists(self) -> bool:
+    async def group_exists(self) -> bool:
         if not await self.client.exists(STREAM):
             return False
         return GROUP in {each["name"] for each in await self.client.xinfo_groups(STREAM)}
 
-    async def settled(self, within: float = PATIENCE_SECONDS) -> None:
+    async def wait_settled(self, within: float = TIMEOUT_SECONDS) -> None:
         """Wait until nothing is pending."""
 
         async def nothing_pending() -> bool:
@@ -139,7 +139,7 @@ class Group:
 
         await eventually(nothing_pending, within)
 
-    async def is_reading(self, name: str = "pod-a", within: float = PATIENCE_SECONDS) -> None:
+    async def wait_until_reading(self, name: str = "pod-a", within: float = TIMEOUT_SECONDS) -> None:
         """Wait until the processor is a blocked reader: from here on it costs nothing and hears everything."""
 
         async def blocked() -> bool:
@@ -147,11 +147,11 @@ class Group:
 
         await eventually(blocked, within)
 
-    async def forget_commands(self) -> None:
+    async def reset_command_counts(self) -> None:
         await self.client.config_resetstat()
 
-    async def commands(self) -> dict[str, int]:
+    async def command_counts(self) -> dict[str, int]:
         """How often each command was executed since, those inside scripts included."""
         stats = await self.client.info("commandstats")
         calls = {name.removeprefix("cmdstat_").partition("|")[0]: int(stat["calls"]) for name, stat in stats.items()}
-        return {name: count for name, count in calls.items() if name not in _ONLY_LOOKING}
+        return {name: count for name, count in calls.items() if name not in _OBSERVER_COMMANDS}

@@ -3,39 +3,43 @@
 from collections.abc import Sequence
 from typing import Any
 
-from streamconsumer.processor.dead_letters.record import DeadLetterReason, Evidence, fields
-from streamconsumer.processor.dead_letters.store import DeadLetterOffice
-from streamconsumer.processor.dead_letters.writer import DeadLetters
-from streamconsumer.redis_client.keys import companion
+from streamconsumer.processor.dead_letters.record import DeadLetterReason, FailureDetails, to_fields
+from streamconsumer.processor.dead_letters.store import DeadLetterStore
+from streamconsumer.processor.dead_letters.writer import DeadLetterWriter
+from streamconsumer.redis_client.keys import group_key
 from tests.processor.group import GROUP, STREAM, Group
 
-KEY = companion(STREAM, GROUP, "dead-letters")
+KEY = group_key(STREAM, GROUP, "dead-letters")
 FIELDS = (b"n", b"\xff\x00", b"n", b"twice", b"traceparent", b"00-aa-bb-01")
 
 
-def evidence(message_id: str, reason: DeadLetterReason = DeadLetterReason.MAX_DELIVERIES, **told: Any) -> Evidence:
+def failure_details(
+    message_id: str, reason: DeadLetterReason = DeadLetterReason.MAX_DELIVERIES, **overrides: Any
+) -> FailureDetails:
     about = {"stream": STREAM, "consumer_group": GROUP, "consumer": "pod-a", "deliveries": 10}
-    error = told.pop("error", ValueError("no such customer"))
-    return Evidence.of(error, reason=reason, message_id=message_id, **{**about, **told})
+    error = overrides.pop("error", ValueError("no such customer"))
+    return FailureDetails.from_error(error, reason=reason, message_id=message_id, **{**about, **overrides})
 
 
-def letters(group: Group, key: str = KEY, max_length: int = 100_000) -> DeadLetters:
-    return DeadLetters(group.manager().ask_together, STREAM, GROUP, key, max_length)
+def dead_letter_writer(group: Group, key: str = KEY, max_length: int = 100_000) -> DeadLetterWriter:
+    return DeadLetterWriter(group.manager().execute_pipeline, STREAM, GROUP, key, max_length)
 
 
-async def bury(dead_letters: DeadLetters, message_id: str, found: Sequence[bytes]) -> bool:
+async def write_dead_letter(
+    dead_letters: DeadLetterWriter, message_id: str, fields_and_failure: Sequence[bytes]
+) -> bool:
     """Dead-letter one entry of the consumer `pod-a`. Raises what the server refuses."""
-    [answer] = await dead_letters.bury_all("pod-a", [(message_id, found)])
+    [answer] = await dead_letters.write_many("pod-a", [(message_id, fields_and_failure)])
     if isinstance(answer, Exception):
         raise answer
     return answer
 
 
-def office(group: Group, key: str = KEY) -> DeadLetterOffice:
-    return DeadLetterOffice(group.manager().ask, STREAM, GROUP, key)
+def dead_letter_store(group: Group, key: str = KEY) -> DeadLetterStore:
+    return DeadLetterStore(group.manager().execute, STREAM, GROUP, key)
 
 
-async def failed(group: Group, original: Sequence[bytes] = FIELDS, consumer: str = "pod-a") -> str:
+async def add_pending_message(group: Group, original: Sequence[bytes] = FIELDS, consumer: str = "pod-a") -> str:
     """A message that is pending with the consumer. Its id."""
     message_id = str(await command(group, "XADD", STREAM, "*", *original))
     await read_as(group, consumer)
@@ -48,12 +52,14 @@ async def read_as(group: Group, consumer: str) -> list[str]:
     return [message_id.decode() for message_id, _ in reply[0][1]] if reply else []
 
 
-async def buried(group: Group, count: int, key: str = KEY, **about: Any) -> list[str]:
+async def write_dead_letters(group: Group, count: int, key: str = KEY, **overrides: Any) -> list[str]:
     """The ids of so many dead letters of as many messages, `{"n": "0"}` and so on, written all at once."""
     pipeline = group.client.pipeline(transaction=False)
     for number in range(count):
         original = [b"n", str(number).encode()]
-        pipeline.execute_command("XADD", key, "*", *fields(original, evidence(f"{number + 1}-0", **about)))
+        pipeline.execute_command(
+            "XADD", key, "*", *to_fields(original, failure_details(f"{number + 1}-0", **overrides))
+        )
     return [str(each) for each in await pipeline.execute()]
 
 
@@ -63,7 +69,7 @@ async def raw(group: Group, key: str) -> list[tuple[str, list[bytes]]]:
 
 
 async def _raw(group: Group, *words: Any) -> Any:
-    return await group.manager(group.server.url).ask(*words)
+    return await group.manager(group.server.url).execute(*words)
 
 
 async def command(group: Group, *words: Any) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import streamconsumer
-from tests.processor.eventually import PATIENCE_SECONDS, eventually
+from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import GROUP, STREAM
 
 HERE = Path(__file__).parent
@@ -39,11 +39,11 @@ class Pod:
         }
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, environment: Mapping[str, str] | None = None, under: Sequence[str] = ()) -> "Pod":
+    def start(self, *, environment: Mapping[str, str] | None = None, command_prefix: Sequence[str] = ()) -> "Pod":
         """`under` are the words of a command to run it with."""
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                [*under, sys.executable, "-m", "streamconsumer", "processor"],
+                [*command_prefix, sys.executable, "-m", "streamconsumer", "processor"],
                 cwd=self.folder,
                 env={**self.environment, **(environment or {})},
                 stdout=output,
@@ -56,7 +56,7 @@ class Pod:
         assert self.process
         os.kill(pid or self.process.pid, number)
 
-    async def ended(self, within: float = PATIENCE_SECONDS) -> int:
+    async def wait_for_exit(self, within: float = TIMEOUT_SECONDS) -> int:
         """Its exit code."""
         process = self.process
         assert process
@@ -69,34 +69,34 @@ class Pod:
             self.process.wait()
 
     @property
-    def only_child(self) -> int:
+    def child_pid(self) -> int:
         assert self.process
         [pid] = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return int(pid)
 
     @property
-    def lines(self) -> list[dict[str, Any]]:
+    def log_lines(self) -> list[dict[str, Any]]:
         """Its log so far. What is no JSON is shown as `{"text": …}`."""
         text = self.output.read_text() if self.output.exists() else ""
-        return [_parsed(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        return [_parse_line(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
-    def said(self, message: str) -> list[dict[str, Any]]:
-        return [line for line in self.lines if line.get("message") == message]
+    def find_log(self, message: str) -> list[dict[str, Any]]:
+        return [line for line in self.log_lines if line.get("message") == message]
 
-    async def says(self, message: str, times: int = 1, within: float = PATIENCE_SECONDS) -> list[dict[str, Any]]:
+    async def wait_for_log(self, message: str, times: int = 1, within: float = TIMEOUT_SECONDS) -> list[dict[str, Any]]:
         """The log lines with this message, once there are so many."""
-        await eventually(lambda: len(self.said(message)) >= times, within)
-        return self.said(message)
+        await eventually(lambda: len(self.find_log(message)) >= times, within)
+        return self.find_log(message)
 
-    async def port(self) -> int:
-        return int((await self.says("processor started"))[0]["http_port"])
+    async def http_port(self) -> int:
+        return int((await self.wait_for_log("processor started"))[0]["http_port"])
 
 
 NewPod = Callable[..., Pod]
 """What the fixture `new_pod` gives."""
 
 
-def _parsed(line: str) -> dict[str, Any]:
+def _parse_line(line: str) -> dict[str, Any]:
     try:
         return dict(json.loads(line))
     except ValueError:

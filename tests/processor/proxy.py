@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
 
-class Place(Protocol):
+class ServerAddress(Protocol):
     """Where somebody listens, such as a RedisServer."""
 
     @property
@@ -19,12 +19,12 @@ class Place(Protocol):
 class Proxy:
     """Hands bytes on to `target`, which may be changed; cuts a connection where told to."""
 
-    def __init__(self, server: Place) -> None:
+    def __init__(self, server: ServerAddress) -> None:
         self.target = (server.host, server.port)
         self.cuts = 0
         self.delay_seconds = 0.0
         """How much later replies arrive."""
-        self._cut: Callable[[bytes], int | None] = lambda _: None
+        self._cut_position: Callable[[bytes], int | None] = lambda _: None
         self._writers: set[asyncio.StreamWriter] = set()
         self._handlers: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
@@ -38,9 +38,9 @@ class Proxy:
     def url(self) -> str:
         return f"redis://{self.address}/0"
 
-    def cut_replies(self, where: Callable[[bytes], int | None]) -> None:
+    def cut_replies(self, cut_position: Callable[[bytes], int | None]) -> None:
         """From now on: `where(reply)` says after how many bytes of it the connection is cut; None lets it pass."""
-        self._cut = where
+        self._cut_position = cut_position
 
     def cut_now(self) -> None:
         """Cut every connection."""
@@ -65,24 +65,24 @@ class Proxy:
             to_reader, to_writer = await asyncio.open_connection(*self.target)
             both = {writer, to_writer}
             self._writers |= both
-            await asyncio.gather(self._hand_on(reader, to_writer), self._hand_back(to_reader, writer))
+            await asyncio.gather(self._forward_requests(reader, to_writer), self._forward_replies(to_reader, writer))
             self._writers -= both
             for each in both:
                 each.transport.abort()
         self._handlers.discard(task)
 
-    async def _hand_on(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _forward_requests(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await source.read(1 << 16):
                 target.write(data)
         target.transport.abort()
 
-    async def _hand_back(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _forward_replies(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await source.read(1 << 16):
                 if self.delay_seconds:
                     await asyncio.sleep(self.delay_seconds)
-                if (after := self._cut(data)) is not None:
+                if (after := self._cut_position(data)) is not None:
                     self.cuts += 1
                     target.write(data[:after])
                     await target.drain()

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 from streamconsumer.processor import Message, current_message
-from tests.processor.eventually import PATIENCE_SECONDS, eventually
+from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 
 
 class Recorder:
     """Remembers each message; goes no further while `gate` is closed; then raises what `failing` says, if anything."""
 
     def __init__(self, failing: Callable[[Message], BaseException | None] | None = None, *, gate: bool = True) -> None:
-        self.seen: list[Message] = []
+        self.received: list[Message] = []
         self.finished: list[str] = []
         self.cancelled: list[str] = []
         self.running = 0
-        self.most_running = 0
+        self.max_running = 0
         self.gate = asyncio.Event()
         self._failing = failing
         if gate:
@@ -26,9 +26,9 @@ class Recorder:
     async def __call__(self, data: dict[str, Any]) -> None:
         message = current_message()
         assert message.data == data
-        self.seen.append(message)
+        self.received.append(message)
         self.running += 1
-        self.most_running = max(self.running, self.most_running)
+        self.max_running = max(self.running, self.max_running)
         try:
             await self.gate.wait()
         except asyncio.CancelledError:
@@ -42,24 +42,24 @@ class Recorder:
 
     @property
     def ids(self) -> list[str]:
-        return [message.message_id for message in self.seen]
+        return [message.message_id for message in self.received]
 
     @property
-    def times(self) -> Counter[str]:
+    def attempt_counts(self) -> Counter[str]:
         """How often each message was begun."""
         return Counter(self.ids)
 
-    async def has_seen(self, count: int, within: float = PATIENCE_SECONDS) -> None:
-        await eventually(lambda: len(self.seen) >= count, within)
+    async def wait_until_received(self, count: int, within: float = TIMEOUT_SECONDS) -> None:
+        await eventually(lambda: len(self.received) >= count, within)
 
-    async def has_finished(self, count: int, within: float = PATIENCE_SECONDS) -> None:
+    async def wait_until_finished(self, count: int, within: float = TIMEOUT_SECONDS) -> None:
         await eventually(lambda: len(self.finished) >= count, within)
 
 
-def once(error: BaseException) -> Callable[[Message], BaseException | None]:
+def fail_first_delivery(error: BaseException) -> Callable[[Message], BaseException | None]:
     """Fails the first delivery of each message."""
     return lambda message: error if message.deliveries == 1 else None
 
 
-def always(error: BaseException) -> Callable[[Message], BaseException | None]:
+def fail_every_delivery(error: BaseException) -> Callable[[Message], BaseException | None]:
     return lambda _: error

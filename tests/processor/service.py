@@ -9,7 +9,7 @@ from aiohttp import web
 
 from tests.processor.eventually import eventually
 
-Answer = web.Response | Callable[[], Awaitable[web.Response]]
+QueuedResponse = web.Response | Callable[[], Awaitable[web.Response]]
 
 
 @dataclass(frozen=True)
@@ -32,30 +32,30 @@ class Service:
 
     url: str = ""
     requests: list[Request] = field(default_factory=list)
-    answers: list[Answer] = field(default_factory=list)
-    at_once: int = 0
-    most_at_once: int = 0
+    responses: list[QueuedResponse] = field(default_factory=list)
+    concurrent: int = 0
+    max_concurrent: int = 0
 
-    async def received(self, count: int) -> list[Request]:
+    async def wait_for_requests(self, count: int) -> list[Request]:
         """What it was sent, once it was so much."""
         await eventually(lambda: len(self.requests) >= count)
         return self.requests
 
     async def handle(self, request: web.Request) -> web.Response:
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.concurrent += 1
+        self.max_concurrent = max(self.max_concurrent, self.concurrent)
         try:
             headers = {name.lower(): value for name, value in request.headers.items()}
             seen = Request(request.method, request.path, headers, await request.text(), id(request.transport))
             self.requests.append(seen)
-            answer = self.answers.pop(0) if self.answers else web.Response(status=204)
+            answer = self.responses.pop(0) if self.responses else web.Response(status=204)
             return answer if isinstance(answer, web.Response) else await answer()
         finally:
-            self.at_once -= 1
+            self.concurrent -= 1
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[Service]:
+async def run_http_service() -> AsyncIterator[Service]:
     """On a free port, at the path /orders and every other."""
     service = Service()
     app = web.Application()
@@ -70,7 +70,7 @@ async def serving() -> AsyncIterator[Service]:
     await runner.cleanup()
 
 
-async def never() -> web.Response:
+async def never_respond() -> web.Response:
     """An answer that does not come."""
     await asyncio.sleep(3600)
     raise AssertionError

@@ -13,11 +13,11 @@ from redis.asyncio import Redis
 
 from streamconsumer.processor import RedisStreamProcessor
 from streamconsumer.processor.message import Entry
-from streamconsumer.processor.telemetry import Telemetry, current_traceparent
-from streamconsumer.processor.telemetry.export_queue import Outbox
-from streamconsumer.processor.telemetry.otlp_encoding import Request
-from streamconsumer.processor.telemetry.trace_context import producer
-from streamconsumer.redis_client.keys import companion
+from streamconsumer.processor.telemetry import SpanRecorder, current_traceparent
+from streamconsumer.processor.telemetry.export_queue import ExportQueue
+from streamconsumer.processor.telemetry.otlp_encoding import ExportRequest
+from streamconsumer.processor.telemetry.trace_context import extract
+from streamconsumer.redis_client.keys import group_key
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.processor.eventually import eventually
@@ -53,7 +53,7 @@ async def test_a_server_that_is_not_there_yet_is_waited_for(redis_server: RedisS
     redis_server.start()
     await is_ready(processor)
     await group.add()
-    await handler.has_finished(1)
+    await handler.wait_until_finished(1)
     await group.close()
 
 
@@ -72,7 +72,7 @@ async def test_a_wrong_password_is_told_without_telling_it(
     await group.client.aclose()
     group.client = Redis.from_url(f"redis://:wrong-{PASSWORD}@{server.host}:{server.port}", decode_responses=True)
     await group.add()
-    await handler.has_finished(1)
+    await handler.wait_until_finished(1)
     await group.close()
     assert PASSWORD not in caplog.text + reason(processor)
 
@@ -96,13 +96,13 @@ async def test_a_permission_that_is_taken_away_and_given_back_is_told(any_group:
     await is_not_ready(processor, "lacks a permission", "ACL SETUSER", "xreadgroup")
     await client.acl_setuser("shop", enabled=True, categories=["+@all"], commands=["+xreadgroup"])
     await any_group.add()
-    await handler.has_finished(1)
+    await handler.wait_until_finished(1)
     await is_ready(processor)
 
 
 async def test_a_password_that_changes_while_it_runs_is_noticed_at_the_next_connection(group: Group) -> None:
     processor = await group.start(Recorder(), poll=0.2)
-    await group.is_reading()
+    await group.wait_until_reading()
     await group.client.config_set("requirepass", PASSWORD)
     await group.client.client_kill_filter(_type="normal", skipme=True)
     await is_not_ready(processor, "the server wants a password")
@@ -118,8 +118,8 @@ async def test_a_key_of_another_type_is_told_and_its_removal_noticed(any_group: 
     await any_group.client.delete(STREAM)
     await is_ready(processor)
     await any_group.add(3)
-    await handler.has_finished(3)
-    await any_group.settled()
+    await handler.wait_until_finished(3)
+    await any_group.wait_settled()
 
 
 async def test_a_stream_that_is_replaced_by_another_type_while_it_is_read_is_told(any_group: Group) -> None:
@@ -127,27 +127,27 @@ async def test_a_stream_that_is_replaced_by_another_type_while_it_is_read_is_tol
     handler = Recorder(gate=False)
     processor = await any_group.start(handler, poll=0.2)
     await any_group.add()
-    await handler.has_seen(1)
+    await handler.wait_until_received(1)
     await any_group.client.set(STREAM, "not a stream")
     handler.gate.set()
     await is_not_ready(processor, "the key is not a stream")
     await any_group.client.delete(STREAM)
     await is_ready(processor)
     ids = await any_group.add(20)
-    await handler.has_finished(21)
-    await any_group.settled()
+    await handler.wait_until_finished(21)
+    await any_group.wait_settled()
     assert handler.ids[1:] == ids
 
 
 async def test_a_server_out_of_memory_goes_on_being_drained(group: Group) -> None:
     """Redis refuses what adds, not what takes away: a full server needs its consumers most."""
     ids = await group.add(200)
-    await group.create()
+    await group.create_group()
     await group.client.config_set("maxmemory", "1")
     handler = Recorder()
     await group.start(handler)
-    await handler.has_finished(200)
-    await group.settled()
+    await handler.wait_until_finished(200)
+    await group.wait_settled()
     assert handler.ids == ids
     await group.client.config_set("maxmemory", "0")
 
@@ -155,7 +155,7 @@ async def test_a_server_out_of_memory_goes_on_being_drained(group: Group) -> Non
 async def test_a_failing_server_is_logged_now_and_then_not_every_time(caplog: pytest.LogCaptureFixture) -> None:
     group = Group(RedisServer(), f"redis://127.0.0.1:{free_port()}/0")
     processor = await group.start(Recorder())
-    await eventually(lambda: processor.metrics.faults >= 5)
+    await eventually(lambda: processor.metrics.redis_errors >= 5)
     warnings = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert len(warnings) <= 3
     await processor.stop_listening()
@@ -173,9 +173,9 @@ async def test_an_entry_that_is_not_text_fails_alone_and_says_what_to_do(
     after = await any_group.add()
     handler = Recorder()
     processor = await any_group.start(handler)
-    await handler.has_finished(2)
-    await any_group.is_reading()
-    await any_group.settled()
+    await handler.wait_until_finished(2)
+    await any_group.wait_until_reading()
+    await any_group.wait_settled()
     assert handler.ids == before + after
     assert processor.metrics.failed == processor.metrics.dead_lettered == 1
     [told] = [vars(each)["error"] for each in caplog.records if each.message == "message cannot be decoded"]
@@ -191,7 +191,7 @@ async def test_bytes_are_handed_on_as_they_are_where_asked_for(any_group: Group)
     await any_group.add(fields={b"\x00name": b"\xff\xfe\x00"})
     await any_group.start(handle, encoding="bytes")
     await eventually(lambda: seen == [{b"\x00name": b"\xff\xfe\x00"}])
-    await any_group.settled()
+    await any_group.wait_settled()
 
 
 @pytest.mark.parametrize(
@@ -211,17 +211,17 @@ async def test_odd_values_arrive_as_they_were_sent(any_group: Group, fields: dic
     handler = Recorder()
     await any_group.start(handler)
     await any_group.add(fields=fields)
-    await handler.has_finished(1)
-    await any_group.settled()
-    assert handler.seen[0].data == fields
+    await handler.wait_until_finished(1)
+    await any_group.wait_settled()
+    assert handler.received[0].data == fields
 
 
 async def test_a_field_that_occurs_twice_keeps_its_last_value(group: Group) -> None:
     handler = Recorder()
     await group.start(handler)
     await group.client.execute_command("XADD", STREAM, "*", "a", "1", "a", "2")  # type: ignore[no-untyped-call] # ships no types for it
-    await handler.has_finished(1)
-    assert handler.seen[0].data == {"a": "2"}
+    await handler.wait_until_finished(1)
+    assert handler.received[0].data == {"a": "2"}
 
 
 async def test_odd_names_of_streams_groups_and_consumers_work(redis_server: RedisServer) -> None:
@@ -232,7 +232,7 @@ async def test_odd_names_of_streams_groups_and_consumers_work(redis_server: Redi
     processor.set_message_callback(handler)
     await processor.start_listening()
     await group.client.xadd(stream, {"n": "1"})
-    await handler.has_finished(1)
+    await handler.wait_until_finished(1)
     await processor.stop_listening()
     assert int((await group.client.xpending(stream, group_name))["pending"]) == 0
     await group.close()
@@ -254,13 +254,13 @@ fields_of_a_producer = st.dictionaries(
 )
 
 
-def unsent(spans: list[bytes], **options: Any) -> Telemetry:
+def unsent(spans: list[bytes], **options: Any) -> SpanRecorder:
     """What is recorded is kept."""
-    outbox = Outbox(lambda _: True)
+    outbox = ExportQueue(lambda _: True)
     outbox.put = spans.append  # type: ignore[method-assign, assignment]
     assert outbox.close(1)
     server: Callable[[], tuple[str, int | None]] = lambda: ("localhost", 6379)  # noqa: E731
-    return Telemetry(outbox, stream=STREAM, consumer_group=GROUP, consumer="pod-a", server=server, **options)
+    return SpanRecorder(outbox, stream=STREAM, consumer_group=GROUP, consumer="pod-a", server=server, **options)
 
 
 @given(fields_of_a_producer)
@@ -268,19 +268,19 @@ def unsent(spans: list[bytes], **options: Any) -> Telemetry:
 def test_no_context_whatever_it_is_fails_a_message(data: dict[Any, Any]) -> None:
     entry, spans = Entry("1-0", ()), list[bytes]()
     telemetry = unsent(spans, allowed_baggage=["user"])
-    attempt = telemetry.begin(entry, data)
+    attempt = telemetry.start_attempt(entry, data)
     assert attempt
     assert current_traceparent()
-    telemetry.end(attempt, entry, "ack")
+    telemetry.end_attempt(attempt, entry, "ack")
     for span in spans:
-        TracesData.FromString(Request({}, "a", "1", "b").of([span]))
+        TracesData.FromString(ExportRequest({}, "a", "1", "b").encode([span]))
 
 
 def test_a_context_that_is_too_long_is_not_even_read() -> None:
-    assert not producer({"traceparent": WELL_FORMED + "0" * 10_000_000})
-    assert not producer({"traceparent": WELL_FORMED.encode() + b"\xff" * 600})
-    assert producer({"traceparent": WELL_FORMED, "tracestate": "a=" + "b" * 10_000_000})
-    assert producer({b"traceparent": WELL_FORMED.encode()})
+    assert not extract({"traceparent": WELL_FORMED + "0" * 10_000_000})
+    assert not extract({"traceparent": WELL_FORMED.encode() + b"\xff" * 600})
+    assert extract({"traceparent": WELL_FORMED, "tracestate": "a=" + "b" * 10_000_000})
+    assert extract({b"traceparent": WELL_FORMED.encode()})
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -300,8 +300,8 @@ def test_messages_with_any_context_are_handled(redis_server: RedisServer, batch:
             await group.add(fields=encoded)
         handler = Recorder()
         await group.start(handler, encoding="bytes", settings={"telemetry": telemetry})
-        await handler.has_finished(len(batch))
-        await group.settled()
+        await handler.wait_until_finished(len(batch))
+        await group.wait_settled()
         await group.close()
 
     asyncio.run(run())
@@ -315,12 +315,12 @@ async def test_text_in_any_script_is_handed_on_beside_what_is_no_text(any_group:
         await any_group.add(fields={b"\xed\xa0\x80": b"\xff", "half": "é".encode()[:1]})
     handler = Recorder()
     processor = await any_group.start(handler)
-    await handler.has_finished(len(texts))
-    await any_group.settled()
-    assert [message.data for message in handler.seen] == texts
+    await handler.wait_until_finished(len(texts))
+    await any_group.wait_settled()
+    assert [message.data for message in handler.received] == texts
     await eventually(lambda: processor.metrics.dead_lettered == len(texts))
     letters = await any_group.client.execute_command(  # type: ignore[no-untyped-call] # ships no types for it
-        "XRANGE", companion(STREAM, GROUP, "dead-letters"), "-", "+", NEVER_DECODE=True
+        "XRANGE", group_key(STREAM, GROUP, "dead-letters"), "-", "+", NEVER_DECODE=True
     )
     kept = {b"\xed\xa0\x80": b"\xff", b"half": b"\xc3"}
     assert all(kept.items() <= fields.items() for _, fields in letters), "as they were"

@@ -21,8 +21,8 @@ from streamconsumer.processor import (
     current_message,
     current_messages,
 )
-from streamconsumer.processor.handler.loader import checked
-from tests.processor.eventually import PATIENCE_SECONDS, eventually
+from streamconsumer.processor.handler.loader import validate_handler
+from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod
 from tests.processor.proxy import Proxy
@@ -70,7 +70,7 @@ class Batches:
     async def has_seen(self, batches: int) -> None:
         await eventually(lambda: len(self.seen) >= batches)
 
-    async def has_finished(self, messages: int, within: float = PATIENCE_SECONDS) -> None:
+    async def has_finished(self, messages: int, within: float = TIMEOUT_SECONDS) -> None:
         await eventually(lambda: len(self.finished) >= messages, within)
 
 
@@ -79,7 +79,7 @@ async def start(group: Group, handler: Any, name: str = "pod-a", **arguments: An
     return await group.start(handler, name, settings=settings, **arguments)
 
 
-async def done(group: Group, processor: RedisStreamProcessor, messages: int, within: float = PATIENCE_SECONDS) -> None:
+async def done(group: Group, processor: RedisStreamProcessor, messages: int, within: float = TIMEOUT_SECONDS) -> None:
     """Wait until so many are acknowledged or dead letters. A sign of life that met an acknowledgement on its way
     acknowledges again what it may have put back; then the first one may have been the one that found nothing."""
     metrics = processor.metrics
@@ -103,13 +103,13 @@ async def test_a_batch_is_what_is_ready_and_at_most_batch_count(any_group: Group
     backlog = await any_group.add(25)
     handler.gate.set()
     await handler.has_finished(26)
-    await any_group.settled()
+    await any_group.wait_settled()
     assert handler.ids[0] == [first], "nobody waited for more"
     assert max(handler.sizes) == 10
     assert len(handler.seen) <= 5
     assert handler.finished == [first, *backlog]
     await eventually(lambda: processor.metrics.acknowledged == 26)
-    assert processor.metrics.handled_count == len(handler.seen)
+    assert processor.metrics.handler_calls == len(handler.seen)
     assert processor.metrics.in_flight == 0
 
 
@@ -124,7 +124,7 @@ async def test_concurrency_is_how_many_batches_run_at_once(group: Group) -> None
     assert await group.pending() <= 40, "and what one pod buffers its peers cannot have"
     handler.gate.set()
     await handler.has_finished(100)
-    await group.settled()
+    await group.wait_settled()
 
 
 async def test_a_plain_function_takes_a_list_in_a_thread(group: Group) -> None:
@@ -176,7 +176,7 @@ async def test_of_an_ordering_key_a_batch_has_one_entry_and_the_next_has_the_nex
         await any_group.add(fields={"customer": customer, "n": str(number)})
     await start(any_group, handler, concurrency=2, settings={"ordering_key": "customer"})
     await handler.has_finished(10)
-    await any_group.settled()
+    await any_group.wait_settled()
     assert all(len({message.data["customer"] for message in batch}) == len(batch) for batch in handler.seen)
     for customer in "abc":
         numbers = [int(m.data["n"]) for batch in handler.seen for m in batch if m.data["customer"] == customer]
@@ -217,7 +217,7 @@ async def test_a_batch_that_fails_is_tried_again_each_message_by_its_own_count(
     ids = await any_group.add(5)
     processor = await start(any_group, handler)
     await handler.has_finished(5)
-    await any_group.settled()
+    await any_group.wait_settled()
     assert handler.ids[0] == ids
     assert sorted(handler.finished) == ids
     assert {message.deliveries for batch in handler.seen[1:] for message in batch} == {2}
@@ -322,7 +322,7 @@ async def test_a_users_own_manager_gets_batches_too(group: Group) -> None:
 
 
 async def test_one_message_processed_directly_is_a_batch_of_one(group: Group) -> None:
-    await group.create()
+    await group.create_group()
     await group.add()
     [message_id] = await group.read_as("pod-a")
     handler = Batches()
@@ -378,7 +378,7 @@ async def test_what_a_peer_takes_of_a_batch_is_not_acknowledged_and_the_others_g
     ids = await any_group.add(4)
     processor = await start(any_group, handler)
     await handler.has_seen(1)
-    await any_group.take([ids[0], ids[2]], "stranger")
+    await any_group.claim([ids[0], ids[2]], "stranger")
     await eventually(lambda: processor.metrics.lost_ownership == 2)
     assert not handler.cancelled
     handler.gate.set()
@@ -395,7 +395,7 @@ async def test_a_batch_of_which_nothing_is_left_is_cancelled(group: Group) -> No
     ids = await group.add(3)
     processor = await start(group, handler)
     await handler.has_seen(1)
-    await group.take(ids, "stranger")
+    await group.claim(ids, "stranger")
     await eventually(lambda: handler.cancelled)
     assert processor.metrics.failed == 0
     [later] = await group.add()
@@ -411,7 +411,7 @@ async def test_a_drain_finishes_batches_and_hands_the_rest_back(any_group: Group
     processor = await start(any_group, handler, concurrency=2)
     await handler.has_seen(2)
     stopping = asyncio.create_task(processor.stop_listening())
-    await eventually(lambda: not processor._in_flight.waiting)
+    await eventually(lambda: not processor._in_flight.queued)
     handler.gate.set()
     await stopping
     assert handler.finished == ids[:20]
@@ -445,7 +445,7 @@ async def test_for_the_breaker_a_batch_counts_once_and_its_trial_is_one_message(
     is_down = False
     assert handler.sizes[3:5] == [1, 1]
     await handler.has_finished(100)
-    await group.settled()
+    await group.wait_settled()
     assert await dead_letters(group) == []
 
 
@@ -460,14 +460,14 @@ async def test_a_batch_of_which_a_part_succeeded_is_no_failure_for_the_breaker(g
 
 async def test_suspects_begin_alone_in_a_batch_of_one(any_group: Group) -> None:
     """Any of them may be why their process died."""
-    await any_group.create()
+    await any_group.create_group()
     await any_group.add(3)
     ids = await any_group.read_as("pod-a")
     await any_group.client.xclaim(STREAM, GROUP, "pod-a", 0, [*ids], retrycount=2)
     handler = Batches()
     await start(any_group, handler)
     await handler.has_finished(3)
-    await any_group.settled()
+    await any_group.wait_settled()
     assert handler.ids == [[each] for each in ids]
     assert {message.deliveries for batch in handler.seen for message in batch} == {3}
 
@@ -511,13 +511,13 @@ async def test_what_failed_of_a_batch_is_settled_in_a_few_round_trips(any_group:
 async def test_a_pod_is_told_by_its_environment(group: Group, new_pod: NewPod) -> None:
     pod = new_pod("pod_handlers:note_batch", handler_batch="true").start()
     ids = await group.add(3)
-    lines = await pod.says("handled")
+    lines = await pod.wait_for_log("handled")
     assert [each for line in lines for each in line["ids"]] == ids[: len(ids)]
-    await group.settled()
+    await group.wait_settled()
 
 
 def test_what_cannot_take_a_list_is_told_so() -> None:
     with pytest.raises(HandlerUnusable, match="expected a function that takes a list of dicts"):
-        checked(7, "shop:handle", batch=True)
+        validate_handler(7, "shop:handle", batch=True)
     with pytest.raises(HandlerUnusable, match=r"takes \(\); expected one argument, the list of the batch's data"):
-        checked(lambda: None, "shop:handle", batch=True)
+        validate_handler(lambda: None, "shop:handle", batch=True)

@@ -6,17 +6,17 @@ import time
 import pytest
 
 from streamconsumer.processor import current_message
-from tests.processor.eventually import PATIENCE_SECONDS, eventually
+from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import Group
 from tests.processor.recorder import Recorder
 
 
 async def test_stopping_an_idle_processor_does_not_wait_for_the_end_of_the_block(any_group: Group) -> None:
     processor = await any_group.start(Recorder(), poll=60)
-    await any_group.is_reading()
+    await any_group.wait_until_reading()
     begun = time.monotonic()
     await processor.stop_listening()
-    assert time.monotonic() - begun < PATIENCE_SECONDS
+    assert time.monotonic() - begun < TIMEOUT_SECONDS
 
 
 async def test_entries_that_come_while_it_stops_are_not_stranded(any_group: Group) -> None:
@@ -36,7 +36,7 @@ async def test_entries_that_come_while_it_stops_are_not_stranded(any_group: Grou
     for _ in range(10):
         stopped = asyncio.Event()
         processor = await any_group.start(handle, poll=60, min_idle=1)
-        await any_group.is_reading()
+        await any_group.wait_until_reading()
         any_group.processors.clear()
         producing = asyncio.create_task(produce())
         await asyncio.sleep(0.01)
@@ -45,37 +45,37 @@ async def test_entries_that_come_while_it_stops_are_not_stranded(any_group: Grou
         added += await producing
     await any_group.start(handle, "pod-b", min_idle=1)
     await eventually(lambda: set(handled) >= set(added))
-    await any_group.settled()
+    await any_group.wait_settled()
     assert len(handled) == len(added)
 
 
 async def test_a_new_entry_ends_the_block_at_once(group: Group) -> None:
     handler = Recorder()
     await group.start(handler, poll=60)
-    await group.is_reading()
+    await group.wait_until_reading()
     begun = time.monotonic()
     await group.add()
-    await handler.has_finished(1)
-    assert time.monotonic() - begun < PATIENCE_SECONDS
+    await handler.wait_until_finished(1)
+    assert time.monotonic() - begun < TIMEOUT_SECONDS
 
 
 async def test_the_last_acknowledgement_does_not_wait_for_the_next_message(group: Group) -> None:
     handler = Recorder()
     await group.start(handler, poll=60)
     await group.add()
-    await handler.has_finished(1)
-    await group.settled()
+    await handler.wait_until_finished(1)
+    await group.wait_settled()
 
 
 async def test_an_idle_processor_sends_at_most_0_3_commands_a_second(group: Group) -> None:
     """With the default settings, 50 times faster: what is counted in 3 s is what happens in 150."""
     faster, default_poll, default_min_idle = 50, 5.0, 30.0
     await group.start(Recorder(), poll=default_poll / faster, min_idle=default_min_idle / faster)
-    await group.is_reading()
-    await group.forget_commands()
+    await group.wait_until_reading()
+    await group.reset_command_counts()
     begun = time.monotonic()
     await asyncio.sleep(3)
-    commands = await group.commands()
+    commands = await group.command_counts()
     at_default_settings = sum(commands.values()) / ((time.monotonic() - begun) * faster)
     assert 0.1 < at_default_settings <= 0.3, commands
 
@@ -84,11 +84,11 @@ async def test_acknowledgements_ride_with_reads(any_group: Group) -> None:
     """One read and one acknowledgement for ten messages, in one round trip."""
     await any_group.add(1000)
     handler = Recorder()
-    await any_group.forget_commands()
+    await any_group.reset_command_counts()
     await any_group.start(handler, batch=10)
-    await handler.has_finished(1000)
-    await any_group.settled()
-    commands = await any_group.commands()
+    await handler.wait_until_finished(1000)
+    await any_group.wait_settled()
+    commands = await any_group.command_counts()
     assert (commands["xack"] + commands["xreadgroup"]) / 1000 <= 0.25, commands
 
 
@@ -97,6 +97,6 @@ async def test_every_batch_size_handles_all_in_order(group: Group, batch: int) -
     ids = await group.add(2500)
     handler = Recorder()
     await group.start(handler, batch=batch)
-    await handler.has_finished(2500)
-    await group.settled()
+    await handler.wait_until_finished(2500)
+    await group.wait_settled()
     assert handler.ids == ids

@@ -10,15 +10,20 @@ import pytest
 from redis.asyncio import Redis
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.processor_settings import Delivery, RedisAccess, Retention
+from streamconsumer.model.processor_settings import Delivery, RedisSettings, Retention
 from streamconsumer.processor import RedisStreamProcessor, StreamManager
-from streamconsumer.processor.consumer.preflight import OPTIONAL, Examination, dangers, examine
+from streamconsumer.processor.consumer.preflight import (
+    OPTIONAL_PERMISSIONS,
+    PreflightReport,
+    risky_settings,
+    run_preflight_checks,
+)
 from streamconsumer.processor.health import Health
 from tests.cluster.redis_servers import FLAVOURS, Flavour, RedisServer, StartRedis
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod
-from tests.processor.proxy import Place, Proxy
+from tests.processor.proxy import Proxy, ServerAddress
 from tests.processor.recorder import Recorder
 from tests.processor.test_acl import KEYS, SMALLEST
 
@@ -43,16 +48,16 @@ async def grant(admin: Redis, user: str, *rules: str) -> None:
     await admin.execute_command("ACL", "SETUSER", user, *rules)  # type: ignore[no-untyped-call] # ships no types
 
 
-async def examined(server: RedisServer, user: str = "default", **options: Any) -> Examination:
+async def examined(server: RedisServer, user: str = "default", **options: Any) -> PreflightReport:
     manager = StreamManager.from_url(server.url, username=user, password="pw", **options)
     try:
-        return await examine(manager, WHO)
+        return await run_preflight_checks(manager, WHO)
     finally:
         await manager.aclose()
 
 
 async def lacks(server: RedisServer, user: str, **options: Any) -> list[str]:
-    return (await examined(server, user, **options)).lacking
+    return (await examined(server, user, **options)).missing_permissions
 
 
 async def test_the_smallest_rights_are_enough_and_each_missing_one_is_named(
@@ -60,25 +65,27 @@ async def test_the_smallest_rights_are_enough_and_each_missing_one_is_named(
 ) -> None:
     await grant(admin, "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST)
     found = await examined(any_redis, "shop")
-    assert (found.problem, found.lacking) == ("", [])
+    assert (found.problem, found.missing_permissions) == ("", [])
     await grant(admin, "nobody", "on", ">pw", *KEYS, "-@all")
     found = await examined(any_redis, "nobody")
-    assert sorted(found.lacking) == sorted(SMALLEST)
-    required = [right for right in found.lacking if right not in OPTIONAL]
+    assert sorted(found.missing_permissions) == sorted(SMALLEST)
+    required = [right for right in found.missing_permissions if right not in OPTIONAL_PERMISSIONS]
     assert found.problem == (
         f"Redis at 127.0.0.1:{any_redis.port} refuses the Redis user what is required: {' '.join(required)}; "
         "grant it with ACL SETUSER, docs/redis.md lists the rights"
     )
 
 
-@pytest.mark.parametrize("right", [right for right in SMALLEST if right not in OPTIONAL])
+@pytest.mark.parametrize("right", [right for right in SMALLEST if right not in OPTIONAL_PERMISSIONS])
 async def test_a_user_without_a_required_right_is_refused(admin: Redis, any_redis: RedisServer, right: str) -> None:
     await grant(admin, "shop", "on", ">pw", *KEYS, "-@all", *[each for each in SMALLEST if each != right])
     assert f"what is required: {right}; " in (await examined(any_redis, "shop")).problem
 
 
 async def test_without_optional_rights_there_is_a_warning_and_no_problem(admin: Redis, any_redis: RedisServer) -> None:
-    await grant(admin, "shop", "on", ">pw", *KEYS, "-@all", *[each for each in SMALLEST if each not in OPTIONAL])
+    await grant(
+        admin, "shop", "on", ">pw", *KEYS, "-@all", *[each for each in SMALLEST if each not in OPTIONAL_PERMISSIONS]
+    )
     found = await examined(any_redis, "shop")
     assert found.problem == ""
     assert found.warnings[0] == (
@@ -109,7 +116,7 @@ async def test_asking_changes_nothing(any_redis: RedisServer, with_group: bool) 
             await client.xadd(STREAM, {"n": "1"})
         before = await everything(client)
         manager = StreamManager.from_url(any_redis.url)
-        assert (await examine(manager, WHO)).lacking == []
+        assert (await run_preflight_checks(manager, WHO)).missing_permissions == []
         await manager.aclose()
         assert await everything(client) == before
 
@@ -124,16 +131,16 @@ async def everything(client: Redis) -> Any:
 async def test_a_server_that_may_lose_entries_is_told(start_redis: StartRedis) -> None:
     server = start_redis({"maxmemory-policy": "allkeys-lru"})
     manager = StreamManager.from_url(server.url)
-    evicts, forgets = dangers((await examine(manager, WHO)).settings)
-    assert evicts.found.startswith("the server's maxmemory-policy is allkeys-lru: short of memory it deletes")
-    assert forgets.found.startswith("the server keeps nothing on disk")
+    evicts, forgets = risky_settings((await run_preflight_checks(manager, WHO)).settings)
+    assert evicts.problem.startswith("the server's maxmemory-policy is allkeys-lru: short of memory it deletes")
+    assert forgets.problem.startswith("the server keeps nothing on disk")
     await manager.aclose()
 
 
 @pytest.mark.parametrize("keeps", [{"appendonly": "yes"}, {"save": "3600 1"}], ids=str)
 async def test_a_server_that_keeps_entries_is_not_told(start_redis: StartRedis, keeps: dict[str, str]) -> None:
     manager = StreamManager.from_url(start_redis(keeps).url)
-    assert (await examine(manager, WHO)).warnings == []
+    assert (await run_preflight_checks(manager, WHO)).warnings == []
     await manager.aclose()
 
 
@@ -147,13 +154,13 @@ async def test_who_may_not_ask_is_told_nothing(admin: Redis, any_redis: RedisSer
 @pytest.mark.parametrize("found", ["6.2.0", "6.2.14", "7.0.15", "8.10.1", "9.1.0", "unknown"])
 async def test_a_server_that_is_new_enough_is_used(group: Group, found: str) -> None:
     async with Disguise(group.server, version=found).running() as disguise:
-        assert (await examine(group.manager(disguise.url), WHO)).problem == ""
+        assert (await run_preflight_checks(group.manager(disguise.url), WHO)).problem == ""
 
 
 @pytest.mark.parametrize("found", ["6.0.16", "5.0.14", "2.8.0"])
 async def test_a_server_that_is_too_old_is_refused(group: Group, found: str) -> None:
     async with Disguise(group.server, version=found).running() as disguise:
-        assert (await examine(group.manager(disguise.url), WHO)).problem == (
+        assert (await run_preflight_checks(group.manager(disguise.url), WHO)).problem == (
             f"the Redis server is version {found}; expected 6.2 or newer; upgrade it"
         )
 
@@ -164,7 +171,7 @@ async def test_a_server_that_is_too_old_is_refused(group: Group, found: str) -> 
 class Disguise(Proxy):
     """A proxy that names another version, or words the refusal of EVAL in its own way."""
 
-    def __init__(self, server: Place, *, version: str = "", refusal: str = "") -> None:
+    def __init__(self, server: ServerAddress, *, version: str = "", refusal: str = "") -> None:
         super().__init__(server)
         self.version, self.refusal = version, refusal
 
@@ -183,7 +190,7 @@ class Disguise(Proxy):
         return data
 
 
-def with_scripts(server: Place) -> str:
+def with_scripts(server: ServerAddress) -> str:
     return f"Redis at {server.host}:{server.port} refuses the Redis user what is required: +eval; "
 
 
@@ -243,7 +250,7 @@ async def test_a_processor_waits_for_the_server_behind_a_proxy(group: Group) -> 
         assert "upstream failure" in processor.health.readiness()[1]
         proxy.is_away = False
         await group.add()
-        await handler.has_finished(1)
+        await handler.wait_until_finished(1)
         await processor.stop_listening()
 
 
@@ -266,8 +273,8 @@ async def test_a_server_whose_evalsha_is_renamed_is_used(start_redis: StartRedis
     handler = Recorder()
     await group.start(handler)
     await group.add(3)
-    await handler.has_finished(3)
-    await group.settled()
+    await handler.wait_until_finished(3)
+    await group.wait_settled()
     await group.close()
 
 
@@ -293,7 +300,7 @@ async def test_a_processor_starts_again_after_its_user_was_granted_what_was_miss
     await grant(group.client, "shop", "+eval")
     await processor.start_listening()
     await group.add(1)
-    await handler.has_finished(1)
+    await handler.wait_until_finished(1)
 
 
 class Revocation:
@@ -308,7 +315,7 @@ class Revocation:
         await grant(self.group.client, "shop", "on", ">pw", "-@all", *SMALLEST, *KEYS)
         await self.group.start(handler, poll=0.2, settings={"health": self.health})
         await self.group.add(1)
-        await handler.has_seen(1)
+        await handler.wait_until_received(1)
 
     async def revoke(self) -> None:
         rights = [each for each in (*SMALLEST, *KEYS) if each != self.right]
@@ -336,8 +343,8 @@ async def test_a_right_that_is_revoked_from_a_reader_is_an_error_and_not_ready_u
     await any_group.add(1)
     await revocation.is_reported()
     await revocation.undo()
-    await handler.has_finished(2)
-    await any_group.settled()
+    await handler.wait_until_finished(2)
+    await any_group.wait_settled()
 
 
 # -- in a pod --------------------------------------------------------------------------------------------------------
@@ -348,7 +355,7 @@ async def test_a_pod_without_eval_ends_with_one_line_in_its_termination_log(
 ) -> None:
     server = start_redis(WITHOUT_EVAL)
     pod = new_pod("pod_handlers:note").start(environment={"STREAMCONSUMER_REDIS_URL": server.url})
-    assert await pod.ended() == 78
+    assert await pod.wait_for_exit() == 78
     about = with_scripts(server) + "EVAL is renamed, disabled or refused by a proxy (unknown command "
     assert pod.termination_log.read_text().startswith(f"InvalidSettings: {about}")
     assert len(pod.termination_log.read_text().splitlines()) == 1
@@ -360,23 +367,25 @@ async def test_a_pod_without_eval_ends_when_the_server_answers_after_the_start(
     server = start_redis(WITHOUT_EVAL)
     await asyncio.to_thread(server.stop)
     pod = new_pod("pod_handlers:note").start(environment={"STREAMCONSUMER_REDIS_URL": server.url})
-    await pod.says("processor started")
+    await pod.wait_for_log("processor started")
     await asyncio.to_thread(server.start)
-    assert await pod.ended() == 78
+    assert await pod.wait_for_exit() == 78
     assert pod.termination_log.read_text().startswith(f"InvalidSettings: {with_scripts(server)}")
 
 
 async def test_a_pod_warns_of_optional_rights_and_goes_on(group: Group, new_pod: NewPod) -> None:
     await grant(group.client, "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST, "-client|id")
     pod = new_pod("pod_handlers:note", redis_username="shop", redis_password="pw").start()
-    await pod.says("the Redis user lacks rights; grant +client|id with ACL SETUSER; docs/redis.md lists the rights")
+    await pod.wait_for_log(
+        "the Redis user lacks rights; grant +client|id with ACL SETUSER; docs/redis.md lists the rights"
+    )
     await group.add(1)
-    await pod.says("handled")
+    await pod.wait_for_log("handled")
 
 
 async def test_a_pod_without_its_secret_says_which_file_is_missing(new_pod: NewPod) -> None:
     pod = new_pod("pod_handlers:note", redis_password_file="/nowhere/password").start()
-    assert await pod.ended() == 78
+    assert await pod.wait_for_exit() == 78
     assert pod.termination_log.read_text() == (
         "InvalidSettings: STREAMCONSUMER_REDIS_PASSWORD_FILE is /nowhere/password, and there is no such file; "
         "does the Secret exist, and has it the key?"
@@ -385,4 +394,4 @@ async def test_a_pod_without_its_secret_says_which_file_is_missing(new_pod: NewP
 
 def test_a_setting_that_is_refused_is_an_invalid_setting() -> None:
     with pytest.raises(InvalidSettings):
-        StreamManager.from_settings(RedisAccess(url="unix:///run/redis", tls_ca_file="/ca.crt"), STREAM)
+        StreamManager.from_settings(RedisSettings(url="unix:///run/redis", tls_ca_file="/ca.crt"), STREAM)

@@ -9,11 +9,11 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
-from streamconsumer.errors import EffectsRefused, InvalidSettings
-from streamconsumer.model.processor_settings import RedisAccess
+from streamconsumer.errors import EffectsRejected, InvalidSettings
+from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.processor import Effects, StreamManager
-from streamconsumer.processor.consumer.effects_commit import commit
-from streamconsumer.redis_client.keys import companion
+from streamconsumer.processor.consumer.effects_commit import commit_effects
+from streamconsumer.redis_client.keys import group_key
 from streamconsumer.redis_client.topology import topology
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
@@ -40,8 +40,8 @@ class Nodes:
         self.managers.append(StreamManager.from_settings(self.access(seed or self.other), STREAM))
         return self.managers[-1]
 
-    def access(self, seed: RedisServer) -> RedisAccess:
-        return RedisAccess(url=f"redis://{seed.host}:{seed.port}/0", cluster=True)
+    def access(self, seed: RedisServer) -> RedisSettings:
+        return RedisSettings(url=f"redis://{seed.host}:{seed.port}/0", cluster=True)
 
     async def ask(self, server: RedisServer, *command: Any) -> Any:
         return await self.clients[self.servers.index(server)].execute_command(*command)  # type: ignore[no-untyped-call] # ships no types
@@ -93,8 +93,8 @@ async def test_any_node_leads_to_the_stream(nodes: Nodes) -> None:
     manager = nodes.manager()
     await nodes.group.start(handler, manager=manager)
     ids = await nodes.group.add(20)
-    await handler.has_finished(20)
-    await nodes.group.settled()
+    await handler.wait_until_finished(20)
+    await nodes.group.wait_settled()
     assert handler.ids == ids
     assert manager.address == (nodes.owner.host, nodes.owner.port)
 
@@ -111,15 +111,15 @@ async def test_a_stream_that_moves_while_it_is_read_is_followed(nodes: Nodes) ->
     manager = nodes.manager(nodes.owner)
     processor = await nodes.group.start(handler, manager=manager, poll=30)
     await nodes.group.add(5)
-    await handler.has_finished(5)
-    await nodes.group.is_reading()
+    await handler.wait_until_finished(5)
+    await nodes.group.wait_until_reading()
     await nodes.move(nodes.owner, nodes.other)
     there = Group(nodes.other)
     ids = await there.add(5)
-    await handler.has_finished(10)
-    await there.settled()
+    await handler.wait_until_finished(10)
+    await there.wait_settled()
     assert handler.ids[5:] == ids
-    assert set(handler.times.values()) == {1}
+    assert set(handler.attempt_counts.values()) == {1}
     assert manager.address == (nodes.other.host, nodes.other.port)
     assert not processor.metrics.acknowledgements_lost
     await processor.stop_listening()
@@ -131,27 +131,27 @@ async def test_what_runs_while_the_stream_moves_is_acknowledged_where_it_is_then
     handler = Recorder(gate=False)
     processor = await nodes.group.start(handler, manager=nodes.manager(), concurrency=3, min_idle=1)
     await nodes.group.add(3)
-    await handler.has_seen(3)
+    await handler.wait_until_received(3)
     await nodes.move(nodes.owner, nodes.other)
     there = Group(nodes.other)
     handler.gate.set()
-    await handler.has_finished(3)
-    await there.settled()
-    assert set(handler.times.values()) == {1}
+    await handler.wait_until_finished(3)
+    await there.wait_settled()
+    assert set(handler.attempt_counts.values()) == {1}
     await processor.stop_listening()
     await there.close()
 
 
 async def test_effects_with_a_key_in_another_slot_than_the_stream_are_refused(nodes: Nodes) -> None:
     manager = nodes.manager()
-    await nodes.group.create()
+    await nodes.group.create_group()
     await nodes.group.add()
     [message_id] = await nodes.group.read_as("pod-a")
-    with pytest.raises(EffectsRefused, match=f"message {message_id}: .* slot of stream '{STREAM}'"):
-        await commit(manager.ask, STREAM, GROUP, "pod-a", message_id, Effects().set("elsewhere", "x"))
+    with pytest.raises(EffectsRejected, match=f"message {message_id}: .* slot of stream '{STREAM}'"):
+        await commit_effects(manager.execute, STREAM, GROUP, "pod-a", message_id, Effects().set("elsewhere", "x"))
     assert await nodes.group.pending() == 1
     fitting = Effects().add(f"{{{STREAM}}}:out", {"a": "b"}).increment(f"count:{{{STREAM}}}")
-    assert await commit(manager.ask, STREAM, GROUP, "pod-a", message_id, fitting)
+    assert await commit_effects(manager.execute, STREAM, GROUP, "pod-a", message_id, fitting)
 
 
 async def test_a_seed_that_is_gone_is_not_missed(nodes: Nodes) -> None:
@@ -160,45 +160,45 @@ async def test_a_seed_that_is_gone_is_not_missed(nodes: Nodes) -> None:
     manager = nodes.manager(nodes.third)
     await nodes.group.start(handler, manager=manager)
     await nodes.group.add(1)
-    await handler.has_finished(1)
+    await handler.wait_until_finished(1)
     await nodes.ask(nodes.owner, "CONFIG", "SET", "cluster-require-full-coverage", "no")
     await asyncio.to_thread(nodes.third.kill)
     await nodes.ask(nodes.owner, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     await nodes.group.client.connection_pool.disconnect()
     await nodes.group.add(1)
-    await handler.has_finished(2)
+    await handler.wait_until_finished(2)
 
 
 async def test_a_server_that_is_no_cluster_is_told(start_redis: StartRedis) -> None:
     server = start_redis()
-    access = RedisAccess(url=server.url, cluster=True)
+    access = RedisSettings(url=server.url, cluster=True)
     with pytest.raises(RedisError, match=r"no node of the cluster says where the stream is .*cluster support disabled"):
-        await topology(access, STREAM).locate()
+        await topology(access, STREAM).find_primary()
 
 
 async def test_a_group_reads_on_where_it_was_after_the_move(nodes: Nodes) -> None:
-    await nodes.group.create()
+    await nodes.group.create_group()
     await nodes.group.add(4)
     await nodes.group.read_as("pod-a", 2)
     await nodes.move(nodes.owner, nodes.other)
     handler = Recorder()
     await nodes.group.start(handler, manager=nodes.manager(nodes.owner))
-    await handler.has_finished(4)
+    await handler.wait_until_finished(4)
     there = Group(nodes.other)
-    await there.settled()
+    await there.wait_settled()
     assert {each["name"] for each in await there.client.xinfo_groups(STREAM)} == {GROUP}
     await there.close()
 
 
 @pytest.mark.parametrize("stream", ["a}b", "{}orders", "}{"])
 def test_a_name_beside_which_no_key_fits_is_refused(stream: str) -> None:
-    access = RedisAccess(url="redis://redis", cluster=True)
+    access = RedisSettings(url="redis://redis", cluster=True)
     with pytest.raises(InvalidSettings, match="no key beside it can be in its slot"):
         StreamManager.from_settings(access, stream)
-    StreamManager.from_settings(RedisAccess(url="redis://redis"), stream)
+    StreamManager.from_settings(RedisSettings(url="redis://redis"), stream)
 
 
 @pytest.mark.parametrize("stream", ["orders", "{shop}:orders", "a{b", "{a}{b}", "a{b}c}d"])
 def test_every_other_name_has_its_keys_beside_it(stream: str) -> None:
-    StreamManager.from_settings(RedisAccess(url="redis://redis", cluster=True), stream)
-    assert key_slot(companion(stream, GROUP, "postponed").encode()) == key_slot(stream.encode())
+    StreamManager.from_settings(RedisSettings(url="redis://redis", cluster=True), stream)
+    assert key_slot(group_key(stream, GROUP, "postponed").encode()) == key_slot(stream.encode())

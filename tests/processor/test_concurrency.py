@@ -19,13 +19,13 @@ async def test_that_many_handlers_run_at_once_and_never_more(group: Group, concu
     handler = Recorder(gate=False)
     await group.start(handler, concurrency=concurrency, batch=batch)
     await group.add(100)
-    await handler.has_seen(concurrency)
+    await handler.wait_until_received(concurrency)
     await asyncio.sleep(0.05)
     assert handler.running == concurrency
     handler.gate.set()
-    await handler.has_finished(100)
-    await group.settled()
-    assert handler.most_running == concurrency
+    await handler.wait_until_finished(100)
+    await group.wait_settled()
+    assert handler.max_running == concurrency
 
 
 async def test_a_processor_takes_no_more_than_it_has_room_for(group: Group) -> None:
@@ -33,7 +33,7 @@ async def test_a_processor_takes_no_more_than_it_has_room_for(group: Group) -> N
     handler = Recorder(gate=False)
     await group.start(handler, concurrency=4, batch=10)
     await group.add(100)
-    await handler.has_seen(4)
+    await handler.wait_until_received(4)
     await asyncio.sleep(0.1)
     assert await group.pending() <= 4 + 10
 
@@ -51,7 +51,7 @@ async def test_a_slow_message_does_not_keep_the_others_waiting(group: Group) -> 
     await group.start(handle, concurrency=2)
     await eventually(lambda: len(finished) == 49)
     release.set()
-    await group.settled()
+    await group.wait_settled()
     assert finished[-1] == slow
 
 
@@ -60,16 +60,16 @@ async def test_a_message_that_is_delivered_again_while_it_runs_is_not_run_twice(
     handler = Recorder(gate=False)
     ids = await any_group.add(6)
     processor = await any_group.start(handler, min_idle=1, concurrency=8)
-    await handler.has_seen(6)
+    await handler.wait_until_received(6)
     for _ in range(10):
-        await any_group.take(ids, "pod-a", idle_ms=3_600_000)
+        await any_group.claim(ids, "pod-a", idle_ms=3_600_000)
         await any_group.client.client_kill_filter(_type="normal", skipme=True)
         await asyncio.sleep(0.1)
-    await eventually(lambda: processor.metrics.faults)
+    await eventually(lambda: processor.metrics.redis_errors)
     assert handler.running == 6
     handler.gate.set()
-    await handler.has_finished(6)
-    await any_group.settled()
+    await handler.wait_until_finished(6)
+    await any_group.wait_settled()
     assert handler.ids == ids
 
 
@@ -86,7 +86,7 @@ async def test_a_handler_that_blocks_the_loop_for_long_is_not_run_again_by_its_o
     await group.start(handle, min_idle=0.4, concurrency=2)
     ids = await group.add(4)
     await eventually(lambda: len(handled) >= 4)
-    await group.settled()
+    await group.wait_settled()
     await asyncio.sleep(0.5)
     assert handled == ids
 

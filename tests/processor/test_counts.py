@@ -7,11 +7,11 @@ from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor import Defer
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.pipeline.in_flight import InFlight
+from streamconsumer.processor.pipeline.in_flight import InFlightTable
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
 from tests.processor.pod import NewPod, Pod
-from tests.processor.recorder import Recorder, always
+from tests.processor.recorder import Recorder, fail_every_delivery
 from tests.processor.test_batches import Batches
 from tests.processor.test_retries import dead_letters
 
@@ -33,15 +33,15 @@ async def _counts_are(group: Group, *counts: int) -> None:
 
 async def _killed(pod: Pod) -> None:
     pod.signal(signal.SIGKILL)
-    await pod.ended()
+    await pod.wait_for_exit()
 
 
 async def _a_peer_handles(group: Group, message_id: str, *, deliveries: int) -> None:
     peer = Recorder()
     await group.start(peer, "pod-b")
-    await peer.has_finished(1)
-    await group.settled()
-    assert [(each.message_id, each.deliveries) for each in peer.seen] == [(message_id, deliveries)]
+    await peer.wait_until_finished(1)
+    await group.wait_settled()
+    assert [(each.message_id, each.deliveries) for each in peer.received] == [(message_id, deliveries)]
     assert await dead_letters(group) == []
 
 
@@ -53,7 +53,7 @@ async def test_a_message_put_off_on_its_last_attempt_survives_the_pod_that_waits
     [message_id] = await group.add()
     quickly = {"delivery_backoff_min_delay": "5ms", "delivery_backoff_max_delay": "20ms"}
     pod = new_pod("pod_handlers:deferring", ordering_key="n", delivery_max_deliveries="2", **quickly).start()
-    await pod.says("deferred")
+    await pod.wait_for_log("deferred")
     await _counts_are(group, 1)
     await _killed(pod)
     await _a_peer_handles(group, message_id, deliveries=2)
@@ -65,7 +65,7 @@ async def test_a_message_tried_while_the_breaker_is_open_survives_the_pod_that_t
     group.delivery = Delivery(max_deliveries=2)
     [message_id] = await group.add()
     pod = new_pod("pod_handlers:tried", delivery_max_deliveries="2", **FRAGILE).start()
-    await pod.says("begun")
+    await pod.wait_for_log("begun")
     await _killed(pod)
     await _a_peer_handles(group, message_id, deliveries=2)
 
@@ -97,23 +97,23 @@ async def test_what_another_consumer_has_taken_meanwhile_waits_for_nothing() -> 
 
     async def run(entry: Entry) -> None:
         begun.append(entry.message_id)
-        flight.lose(entry.message_id)
-        flight.wait(entry, 0.01)
+        flight.drop_claimed(entry.message_id)
+        flight.schedule_retry(entry, 0.01)
 
-    flight = InFlight(run, concurrency=1, metrics=Metrics())
-    flight.take_in([Entry("1-0", ())])
+    flight = InFlightTable(run, concurrency=1, metrics=Metrics())
+    flight.admit([Entry("1-0", ())])
     await eventually(lambda: begun == ["1-0"] and flight.ids() == [])
     assert begun == ["1-0"]
 
 
 async def test_while_a_message_is_put_off_for_a_moment_redis_knows_that_it_does_not_count(any_group: Group) -> None:
-    handler = Recorder(always(Defer(timedelta(seconds=2))))
+    handler = Recorder(fail_every_delivery(Defer(timedelta(seconds=2))))
     await any_group.add()
     await any_group.start(handler)
-    await handler.has_seen(1)
+    await handler.wait_until_received(1)
     await _counts_are(any_group, 0)
-    await handler.has_seen(3)
-    assert {message.deliveries for message in handler.seen} == {1}
+    await handler.wait_until_received(3)
+    assert {message.deliveries for message in handler.received} == {1}
 
 
 async def test_of_a_batch_that_is_put_off_for_a_moment_redis_knows_it_too(any_group: Group) -> None:

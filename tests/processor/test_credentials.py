@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from streamconsumer.model.processor_settings import RedisAccess
+from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.processor import StreamManager
-from tests.processor.eventually import PATIENCE_SECONDS, eventually
+from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import STREAM, Group
 from tests.processor.recorder import Recorder
 
@@ -31,23 +31,23 @@ async def shop(any_group: Group) -> Group:
 async def test_a_password_that_rotates_is_used_at_the_next_connect(shop: Group, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("old\n")
-    access = RedisAccess(url=shop.server.url, username="shop", password_file=str(file))
+    access = RedisSettings(url=shop.server.url, username="shop", password_file=str(file))
     manager = StreamManager.from_settings(access, STREAM)
     handler = Recorder()
     processor = await shop.start(handler, manager=manager)
-    await shop.is_reading()
+    await shop.wait_until_reading()
     await acl(shop, ">new", "<old")
     await shop.add(1)
-    await handler.has_finished(1)  # connections that are there stay good
+    await handler.wait_until_finished(1)  # connections that are there stay good
     await cut(shop)
-    await eventually(lambda: processor.metrics.faults >= 2)
+    await eventually(lambda: processor.metrics.redis_errors >= 2)
     assert "the user name or the password is wrong" in processor.health.readiness()[1]
     file.write_text("new")
     await shop.add(1)
-    await handler.has_finished(2)
-    await shop.settled()
+    await handler.wait_until_finished(2)
+    await shop.wait_settled()
     assert processor.health.readiness() == (True, "ok")
-    await asyncio.wait_for(processor.stop_listening(), PATIENCE_SECONDS)
+    await asyncio.wait_for(processor.stop_listening(), TIMEOUT_SECONDS)
     await manager.aclose()
 
 
@@ -55,34 +55,34 @@ async def test_a_whole_url_that_rotates_leads_to_the_new_server(shop: Group, tmp
     """Here: another database of the same server."""
     file = tmp_path / "url"
     file.write_text(f"redis://shop:old@{shop.server.host}:{shop.server.port}/1")
-    manager = StreamManager.from_settings(RedisAccess(url_file=str(file)), STREAM)
+    manager = StreamManager.from_settings(RedisSettings(url_file=str(file)), STREAM)
     handler = Recorder()
     processor = await shop.start(handler, manager=manager)
-    await shop.is_reading()
-    assert not await shop.exists()
+    await shop.wait_until_reading()
+    assert not await shop.group_exists()
     file.write_text(f"redis://shop:old@{shop.server.host}:{shop.server.port}/0")
     await cut(shop)
     await shop.add(2)
-    await handler.has_finished(2)
-    await asyncio.wait_for(processor.stop_listening(), PATIENCE_SECONDS)
+    await handler.wait_until_finished(2)
+    await asyncio.wait_for(processor.stop_listening(), TIMEOUT_SECONDS)
     await manager.aclose()
 
 
 async def test_a_file_that_is_away_for_a_moment_is_a_fault_and_no_end(shop: Group, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("old")
-    access = RedisAccess(url=shop.server.url, username="shop", password_file=str(file))
+    access = RedisSettings(url=shop.server.url, username="shop", password_file=str(file))
     manager = StreamManager.from_settings(access, STREAM)
     handler = Recorder()
     processor = await shop.start(handler, manager=manager)
-    await shop.is_reading()
+    await shop.wait_until_reading()
     file.unlink()
     await cut(shop)
     await eventually(lambda: "there is no such file" in processor.health.readiness()[1])
     file.write_text("old")
     await shop.add(1)
-    await handler.has_finished(1)
-    await asyncio.wait_for(processor.stop_listening(), PATIENCE_SECONDS)
+    await handler.wait_until_finished(1)
+    await asyncio.wait_for(processor.stop_listening(), TIMEOUT_SECONDS)
     await manager.aclose()
 
 
@@ -91,5 +91,5 @@ async def test_a_client_of_ones_own_works_as_before(any_group: Group) -> None:
     connection = await manager.connect()
     assert connection.is_connected
     await connection.disconnect()
-    assert await manager.ask("PING") == b"PONG"
+    assert await manager.execute("PING") == b"PONG"
     await manager.aclose()

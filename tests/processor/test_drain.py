@@ -10,17 +10,17 @@ import pytest
 
 from streamconsumer.processor import Retry
 from streamconsumer.processor.consumer import liveness
-from streamconsumer.redis_client.keys import POSTPONED
-from tests.processor.eventually import PATIENCE_SECONDS, eventually
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
+from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import Group
-from tests.processor.recorder import Recorder, once
+from tests.processor.recorder import Recorder, fail_first_delivery
 
 
 async def test_what_runs_is_finished_and_acknowledged(any_group: Group) -> None:
     handler = Recorder(gate=False)
     processor = await any_group.start(handler, concurrency=5)
     ids = await any_group.add(5)
-    await handler.has_seen(5)
+    await handler.wait_until_received(5)
     stopping = asyncio.create_task(processor.stop_listening())
     await asyncio.sleep(0.1)
     assert not stopping.done()
@@ -36,23 +36,23 @@ async def test_what_has_not_begun_is_handed_back_at_once(any_group: Group) -> No
     handler = Recorder(gate=False)
     running, *unbegun = await any_group.add(8)
     processor = await any_group.start(handler, drain=60)
-    await handler.has_seen(1)
+    await handler.wait_until_received(1)
     stopping = asyncio.create_task(processor.stop_listening())
     await eventually(lambda: processor.metrics.released == 7)
     await asyncio.sleep(1)  # time for a renewal
     handed_back = [each for each in await any_group.entries() if each.message_id != running]
     assert [each.message_id for each in handed_back] == unbegun
-    assert {each.consumer for each in handed_back} == {POSTPONED}
+    assert {each.consumer for each in handed_back} == {POSTPONED_CONSUMER}
     assert {each.deliveries for each in handed_back} == {0}
 
     peer = Recorder()
     await any_group.start(peer, "pod-b")
-    await peer.has_finished(7)
+    await peer.wait_until_finished(7)
     assert peer.ids == unbegun
-    assert {message.deliveries for message in peer.seen} == {1}
+    assert {message.deliveries for message in peer.received} == {1}
     handler.gate.set()
     await stopping
-    await any_group.settled()
+    await any_group.wait_settled()
     assert handler.ids == [running]
 
 
@@ -60,10 +60,10 @@ async def test_a_drain_ends_at_its_time_out_with_the_rest_pending(any_group: Gro
     handler = Recorder(gate=False)
     [message_id] = await any_group.add()
     processor = await any_group.start(handler, drain=0.3)
-    await handler.has_seen(1)
+    await handler.wait_until_received(1)
     begun = time.monotonic()
     await processor.stop_listening()
-    assert 0.25 < time.monotonic() - begun < PATIENCE_SECONDS
+    assert 0.25 < time.monotonic() - begun < TIMEOUT_SECONDS
     assert handler.cancelled == [message_id]
     assert [each.message_id for each in await any_group.entries()] == [message_id]
     assert processor.metrics.failed == 0
@@ -73,11 +73,11 @@ async def test_a_hurried_drain_ends_now(group: Group) -> None:
     handler = Recorder(gate=False)
     processor = await group.start(handler, drain=60)
     await group.add()
-    await handler.has_seen(1)
+    await handler.wait_until_received(1)
     stopping = asyncio.create_task(processor.stop_listening())
     await asyncio.sleep(0.05)
-    processor.hurry()
-    await asyncio.wait_for(stopping, PATIENCE_SECONDS)
+    processor.force_stop()
+    await asyncio.wait_for(stopping, TIMEOUT_SECONDS)
     assert await group.pending() == 1
 
 
@@ -96,7 +96,7 @@ async def test_a_handler_that_refuses_to_be_cancelled_does_not_hold_the_drain_up
     await eventually(lambda: processor.metrics.in_flight)
     begun = time.monotonic()
     await processor.stop_listening()
-    assert time.monotonic() - begun < PATIENCE_SECONDS
+    assert time.monotonic() - begun < TIMEOUT_SECONDS
     assert processor.has_stuck_handlers
     end.set()
     await eventually(lambda: not processor.has_stuck_handlers)
@@ -121,7 +121,7 @@ async def test_a_thread_that_goes_on_after_the_drain_is_told_of_and_not_started_
     assert len(begun) == 1
     end.set()
     await eventually(lambda: len(begun) == 2)
-    await group.settled()
+    await group.wait_settled()
 
 
 async def test_a_plain_function_that_lost_its_message_is_not_started_again_beside_itself(group: Group) -> None:
@@ -134,13 +134,13 @@ async def test_a_plain_function_that_lost_its_message_is_not_started_again_besid
     processor = await group.start(handle, min_idle=0.5, concurrency=2)
     ids = await group.add()
     await eventually(lambda: begun)
-    await group.take(ids, "pod-b")
+    await group.claim(ids, "pod-b")
     await eventually(lambda: processor.metrics.lost_ownership)
-    await group.take(ids, "pod-b", idle_ms=60_000)
+    await group.claim(ids, "pod-b", idle_ms=60_000)
     await eventually(lambda: processor.metrics.claimed)
     assert len(begun) == 1
     end.set()
-    await group.settled()
+    await group.wait_settled()
     assert len(begun) == 2
 
 
@@ -148,7 +148,7 @@ async def test_a_consumer_leaves_the_group_when_nothing_is_pending_here(any_grou
     handler = Recorder()
     processor = await any_group.start(handler)
     await any_group.add()
-    await handler.has_finished(1)
+    await handler.wait_until_finished(1)
     await processor.stop_listening()
     assert await any_group.consumers() == set()
 
@@ -164,16 +164,16 @@ async def test_a_consumer_with_pending_entries_stays_in_the_group(any_group: Gro
 
 
 async def test_what_waits_to_be_tried_again_is_handed_on_with_its_time(any_group: Group) -> None:
-    handler, peer = Recorder(once(Retry("bad", after=timedelta(seconds=2)))), Recorder()
+    handler, peer = Recorder(fail_first_delivery(Retry("bad", after=timedelta(seconds=2)))), Recorder()
     processor = await any_group.start(handler)
     await any_group.add()
     await eventually(lambda: processor.metrics.retried)
     await processor.stop_listening()
     assert await any_group.consumers() == set()
     await any_group.start(peer, "pod-b")
-    await peer.has_finished(1)
-    assert [message.deliveries for message in peer.seen] == [2]
-    await any_group.settled()
+    await peer.wait_until_finished(1)
+    assert [message.deliveries for message in peer.received] == [2]
+    await any_group.wait_settled()
 
 
 async def test_a_rolling_update_loses_nothing_and_handles_nothing_twice(group: Group) -> None:
@@ -190,7 +190,7 @@ async def test_a_rolling_update_loses_nothing_and_handles_nothing_twice(group: G
         await running.pop(0).stop_listening()
         running.append(await start(f"pod-{number}"))
     await eventually(lambda: sum(len(handler.finished) for handler in handlers) >= len(ids))
-    await group.settled()
+    await group.wait_settled()
     assert sorted(message_id for handler in handlers for message_id in handler.ids) == sorted(ids)
 
 
@@ -215,8 +215,8 @@ async def test_a_pod_that_drains_is_not_ready_although_its_read_ended_well(any_g
     handler = Recorder(gate=False)
     processor = await any_group.start(handler, concurrency=2)
     await any_group.add()
-    await handler.has_seen(1)
-    await any_group.is_reading()
+    await handler.wait_until_received(1)
+    await any_group.wait_until_reading()
     stopping = asyncio.create_task(processor.stop_listening())
     await eventually(lambda: not processor.health.readiness()[0])
     await asyncio.sleep(0.1)
@@ -227,15 +227,15 @@ async def test_a_pod_that_drains_is_not_ready_although_its_read_ended_well(any_g
 
 async def test_what_is_handed_back_wakes_a_peer_that_waits(any_group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own turn to look comes every two minutes."""
-    monkeypatch.setattr(liveness, "TURN", timedelta(minutes=1))
+    monkeypatch.setattr(liveness, "CHECK_INTERVAL", timedelta(minutes=1))
     handler, peer = Recorder(gate=False), Recorder()
     _, *unbegun = await any_group.add(4)
     processor = await any_group.start(handler, drain=60)
-    await handler.has_seen(1)
+    await handler.wait_until_received(1)
     await any_group.start(peer, "pod-b", poll=60)
     await eventually(lambda: _blocked(any_group))
     stopping = asyncio.create_task(processor.stop_listening())
-    await peer.has_finished(3)
+    await peer.wait_until_finished(3)
     handler.gate.set()
     await stopping
     assert peer.ids == unbegun

@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 from redis.exceptions import NoPermissionError, ResponseError
 
-from streamconsumer.errors import EffectsRefused
+from streamconsumer.errors import EffectsRejected
 from streamconsumer.processor.consumer import effects_commit as applying
-from streamconsumer.processor.consumer.effects_commit import RIGHTS, commit
-from streamconsumer.processor.handler.effects import LARGEST, Effects
-from streamconsumer.redis_client.errors_table import fault
-from streamconsumer.redis_client.keys import companion, hash_slot
+from streamconsumer.processor.consumer.effects_commit import REQUIRED_PERMISSIONS, commit_effects
+from streamconsumer.processor.handler.effects import MAX_INCREMENT, Effects
+from streamconsumer.redis_client.errors_table import classify_error
+from streamconsumer.redis_client.keys import group_key, hash_slot
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import SOURCES
 
-MEMORY = companion(STREAM, GROUP, "committed")
+MEMORY = group_key(STREAM, GROUP, "committed")
 CHILD = Path(__file__).with_name("effects_child.py")
 
 # -- writing effects down --------------------------------------------------------------------------------------------
@@ -39,7 +39,7 @@ WRONG: dict[str, tuple[Callable[[Effects], Any], str]] = {
     "no time": (lambda e: e.set("k", "v", timedelta()), "expires of 'k' is 0:00:00; expected at least a millisecond"),
     "half": (lambda e: e.increment("k", ANY), "'k' is to be incremented by 0.5; expected a whole number"),
     "too much": (
-        lambda e: e.increment("k", LARGEST).increment("k", -1),
+        lambda e: e.increment("k", MAX_INCREMENT).increment("k", -1),
         "'k' is to be incremented by -1; expected 1000000000000000000 at most in one message",
     ),
     "two kinds": (
@@ -68,13 +68,13 @@ def test_slots_are_those_of_a_cluster() -> None:
 
 
 async def begun(group: Group, count: int = 1, consumer: str = "pod-a") -> list[str]:
-    await group.create()
+    await group.create_group()
     await group.add(count)
     return await group.read_as(consumer, count)
 
 
 async def committed(group: Group, message_id: str, effects: Effects) -> bool:
-    return await commit(group.manager().ask, STREAM, GROUP, "pod-a", message_id, effects)
+    return await commit_effects(group.manager().execute, STREAM, GROUP, "pod-a", message_id, effects)
 
 
 async def whole(group: Group) -> dict[str, Any]:
@@ -124,7 +124,7 @@ async def test_an_entry_may_have_as_many_fields_as_are_allowed(any_group: Group)
 
 async def test_who_has_lost_the_entry_applies_nothing(any_group: Group) -> None:
     [message_id] = await begun(any_group)
-    await any_group.take([message_id], "pod-b")
+    await any_group.claim([message_id], "pod-b")
     assert not await committed(any_group, message_id, Effects().increment("count").add("out", {"a": "b"}))
     assert await whole(any_group) == {STREAM: "stream"}
     assert [each.consumer for each in await any_group.entries()] == ["pod-b"]
@@ -139,11 +139,11 @@ async def test_an_entry_that_somebody_acknowledged_applies_nothing(any_group: Gr
 
 async def test_two_consumers_that_both_think_it_is_theirs_apply_it_once(any_group: Group) -> None:
     ids = await begun(any_group, 50)
-    ask = any_group.manager().ask
+    ask = any_group.manager().execute
 
     async def one(consumer: str, message_id: str) -> bool:
-        await any_group.take([message_id], consumer)
-        return await commit(ask, STREAM, GROUP, consumer, message_id, Effects().increment("count"))
+        await any_group.claim([message_id], consumer)
+        return await commit_effects(ask, STREAM, GROUP, consumer, message_id, Effects().increment("count"))
 
     for message_id in ids:
         await asyncio.gather(one("pod-a", message_id), one("pod-b", message_id))
@@ -170,7 +170,7 @@ async def test_a_committed_entry_that_a_late_renewal_put_back_applies_nothing_mo
 
 
 async def test_only_the_last_commits_are_remembered(any_group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(applying, "REMEMBERED", 3)
+    monkeypatch.setattr(applying, "MAX_REMEMBERED_COMMITS", 3)
     ids = await begun(any_group, 5)
     for message_id in ids:
         assert await committed(any_group, message_id, Effects())
@@ -186,7 +186,7 @@ KEPT = {"old": "string", STREAM: "stream"}
 
 
 async def refused(group: Group, message_id: str, effects: Effects) -> str:
-    with pytest.raises(EffectsRefused) as raised:
+    with pytest.raises(EffectsRejected) as raised:
         await committed(group, message_id, effects)
     assert await group.pending() == 1
     return str(raised.value)
@@ -226,8 +226,8 @@ async def test_a_value_that_cannot_be_incremented_refuses_all_effects(
 @pytest.mark.parametrize("value", ["0", "-7", "9" * 18, "-" + "9" * 18])
 async def test_whole_numbers_are_incremented(any_group: Group, message_id: str, value: str) -> None:
     await any_group.client.set("count", value)
-    assert await committed(any_group, message_id, Effects().increment("count", LARGEST))
-    assert await any_group.client.get("count") == str(int(value) + LARGEST)
+    assert await committed(any_group, message_id, Effects().increment("count", MAX_INCREMENT))
+    assert await any_group.client.get("count") == str(int(value) + MAX_INCREMENT)
 
 
 async def test_the_stream_that_is_read_takes_entries_and_nothing_else(any_group: Group, message_id: str) -> None:
@@ -243,24 +243,24 @@ async def test_the_stream_that_is_read_takes_entries_and_nothing_else(any_group:
 # -- what is not the message's affair -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lacking", RIGHTS.split())
+@pytest.mark.parametrize("lacking", REQUIRED_PERMISSIONS.split())
 async def test_a_user_without_one_of_the_rights_applies_nothing(
     any_group: Group, message_id: str, lacking: str
 ) -> None:
-    rights = [each for each in RIGHTS.split() if each != lacking]
+    rights = [each for each in REQUIRED_PERMISSIONS.split() if each != lacking]
     keys = [f"~{key}" for key in (STREAM, MEMORY, "out", "value", "count", "old")]
     await any_group.client.execute_command("ACL", "SETUSER", "shop", "on", ">pw", *keys, "-@all", *rights)  # type: ignore[no-untyped-call] # ships no types
     await any_group.client.set("count", "1")
-    ask = any_group.manager(f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0").ask
+    ask = any_group.manager(f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0").execute
     with pytest.raises(NoPermissionError) as raised:
-        await commit(ask, STREAM, GROUP, "pod-a", message_id, FULL)
+        await commit_effects(ask, STREAM, GROUP, "pod-a", message_id, FULL)
     assert "a script, which needs +eval" in str(raised.value)
-    assert fault(raised.value, "here").code == "NOPERM"
+    assert classify_error(raised.value, "here").code == "NOPERM"
     assert await whole(any_group) == {**KEPT, "count": "string"}
     assert await any_group.client.get("count") == "1"
     assert await any_group.pending() == 1
     await any_group.client.execute_command("ACL", "SETUSER", "shop", lacking)  # type: ignore[no-untyped-call] # ships no types
-    assert await commit(ask, STREAM, GROUP, "pod-a", message_id, FULL)
+    assert await commit_effects(ask, STREAM, GROUP, "pod-a", message_id, FULL)
     assert await whole(any_group) == dict.fromkeys(("count", "value"), "string") | {
         "out": "stream",
         STREAM: "stream",
@@ -270,10 +270,12 @@ async def test_a_user_without_one_of_the_rights_applies_nothing(
 
 async def test_a_user_who_may_not_touch_a_key_applies_nothing(any_group: Group, message_id: str) -> None:
     keys = [f"~{key}" for key in (STREAM, MEMORY, "out", "value", "old")]
-    await any_group.client.execute_command("ACL", "SETUSER", "shop", "on", ">pw", *keys, "-@all", *RIGHTS.split())  # type: ignore[no-untyped-call] # ships no types
-    ask = any_group.manager(f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0").ask
+    await any_group.client.execute_command(
+        "ACL", "SETUSER", "shop", "on", ">pw", *keys, "-@all", *REQUIRED_PERMISSIONS.split()
+    )  # type: ignore[no-untyped-call] # ships no types
+    ask = any_group.manager(f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0").execute
     with pytest.raises(NoPermissionError):
-        await commit(ask, STREAM, GROUP, "pod-a", message_id, FULL)
+        await commit_effects(ask, STREAM, GROUP, "pod-a", message_id, FULL)
     assert await whole(any_group) == KEPT
 
 
@@ -335,7 +337,7 @@ class Child:
 
 @pytest.mark.parametrize("stop_at", ["before", "after"])
 async def test_a_process_that_is_killed_beside_its_commit_has_its_effect_once(any_group: Group, stop_at: str) -> None:
-    await any_group.create()
+    await any_group.create_group()
     await any_group.add(1)
     child = Child(any_group.url, stop_at)
     child.says(stop_at)
@@ -350,7 +352,7 @@ async def test_a_process_that_is_killed_beside_its_commit_has_its_effect_once(an
 
 
 async def test_processes_that_are_killed_at_any_time_have_each_effect_once(any_group: Group) -> None:
-    await any_group.create()
+    await any_group.create_group()
     ids = await any_group.add(1500)
     chance = random.Random(4)
     for _ in range(6):

@@ -11,14 +11,14 @@ from streamconsumer.processor.metrics import QUEUE_BUCKETS_SECONDS, Metrics
 from streamconsumer.processor.telemetry.otlp_metrics import exporter_from_env
 from tests.cluster.collector import Collector
 from tests.cluster.processes import free_port
-from tests.processor.eventually import PATIENCE_SECONDS, eventually
+from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod
 
 
 @pytest.fixture
 def figures(collector: Collector) -> "Figures":
-    collector.forget()
+    collector.clear()
     return Figures(collector)
 
 
@@ -56,7 +56,7 @@ async def test_what_a_pod_counted_reaches_the_collector_under_the_names_of_the_c
     )
     await eventually(lambda: "streamconsumer.acknowledged" in figures.latest(), 20)
     pod.signal(signal.SIGTERM)
-    assert await pod.ended() == 0
+    assert await pod.wait_for_exit() == 0
     await eventually(lambda: point(figures.latest()["streamconsumer.acknowledged"])["asInt"] == "5", 5)
     found = figures.latest()
 
@@ -81,12 +81,12 @@ async def test_a_dead_collector_does_not_hold_up_the_end_of_a_pod(group: Group, 
     await group.add()
     nowhere = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
     pod = new_pod("pod_handlers:note").start(environment=nowhere)
-    await pod.says("processor started")
-    await group.settled()
+    await pod.wait_for_log("processor started")
+    await group.wait_settled()
     began = time.monotonic()
     pod.signal(signal.SIGTERM)
-    assert await pod.ended() == 0
-    assert time.monotonic() - began < PATIENCE_SECONDS
+    assert await pod.wait_for_exit() == 0
+    assert time.monotonic() - began < TIMEOUT_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_an_interval_that_is_none_is_the_default(text: str, seconds: float) -> N
 
 def test_what_one_read_brings_is_counted_by_how_long_it_waited() -> None:
     metrics, now = Metrics(), int(time.time() * 1000)
-    metrics.arrived(1, f"{now + 60_000}-0", f"{now + 60_000}-0")  # a server whose clock is ahead
-    metrics.arrived(100, f"{now - 20_100}-0", f"{now - 20_000}-7")
-    metrics.arrived(3, f"{now - 4_000_000}-0", f"{now}-0")
+    metrics.record_queue_time(1, f"{now + 60_000}-0", f"{now + 60_000}-0")  # a server whose clock is ahead
+    metrics.record_queue_time(100, f"{now - 20_100}-0", f"{now - 20_000}-7")
+    metrics.record_queue_time(3, f"{now - 4_000_000}-0", f"{now}-0")
     counts = dict(zip([*QUEUE_BUCKETS_SECONDS, "more"], metrics.queue.counts, strict=True))
     assert {bound: count for bound, count in counts.items() if count and bound not in (0.001, 0.005, 0.01, 0.05)} == {
         30.0: 100,

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamconsumer.processor.health import Endpoint, Health
-from streamconsumer.processor.metrics import Metrics, registry
+from streamconsumer.processor.health import Health, ProbeServer
+from streamconsumer.processor.metrics import Metrics, build_registry
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
-from tests.processor.recorder import Recorder, once
+from tests.processor.recorder import Recorder, fail_first_delivery
 
 LABELS = {"stream": "orders", "consumer_group": "billing"}
 
@@ -24,7 +24,7 @@ class Pages:
 
     def __init__(self, stuck_after: timedelta) -> None:
         self.health, self.metrics = Health(stuck_after), Metrics()
-        self.endpoint = Endpoint(self.health, registry(self.metrics, LABELS), "127.0.0.1", 0)
+        self.endpoint = ProbeServer(self.health, build_registry(self.metrics, LABELS), "127.0.0.1", 0)
         self.endpoint.start()
 
     @property
@@ -68,7 +68,7 @@ async def test_a_processor_is_ready_once_it_reads_and_not_while_it_drains(group:
     processor = await group.start(handler, settings=pages.settings, poll=0.1)
     await eventually(lambda: pages.get("/readyz") == (200, "ok\n"))
     await group.add()
-    await handler.has_seen(1)
+    await handler.wait_until_received(1)
     stopping = asyncio.create_task(processor.stop_listening())
     await eventually(lambda: pages.get("/readyz") == (503, "draining\n"))
     handler.gate.set()
@@ -86,7 +86,7 @@ async def test_a_handler_that_blocks_the_loop_is_noticed_from_outside_of_it(grou
     status, text = await asking
     assert status == 503
     assert "does the handler block the event loop?" in text
-    await group.settled()
+    await group.wait_settled()
     await eventually(lambda: pages.get("/livez") == (200, "ok\n"))
 
 
@@ -106,7 +106,7 @@ async def test_a_long_wait_is_no_sign_of_death(group: Group, pages: Pages, kind:
     await group.start(handler, settings=pages.settings, poll=60)
     if kind == "long handler":
         await group.add(2)
-        await handler.has_seen(1)
+        await handler.wait_until_received(1)
     deadline = time.monotonic() + 2.5
     while time.monotonic() < deadline:
         assert await pages.fetch("/livez") == (200, "ok\n")
@@ -116,11 +116,11 @@ async def test_a_long_wait_is_no_sign_of_death(group: Group, pages: Pages, kind:
 
 
 async def test_the_metrics_count_what_happened(group: Group, pages: Pages) -> None:
-    handler = Recorder(once(RuntimeError("once")))
+    handler = Recorder(fail_first_delivery(RuntimeError("once")))
     processor = await group.start(handler, min_idle=1, settings=pages.settings)
     await group.add(5)
-    await handler.has_finished(5)
-    await group.settled()
+    await handler.wait_until_finished(5)
+    await group.wait_settled()
     await processor.stop_listening()
     found = pages.samples()
     expected = {
@@ -143,7 +143,7 @@ async def test_the_metrics_count_what_happened(group: Group, pages: Pages) -> No
 
 async def test_durations_fall_into_the_buckets_of_the_conventions(pages: Pages) -> None:
     for seconds in (0.001, 0.005, 0.006, 0.3, 60):
-        pages.metrics.handled(seconds)
+        pages.metrics.record_duration(seconds)
     found = pages.samples()
     name = "streamconsumer_process_duration_seconds_bucket"
     assert [found[f"{name}{{{bound}}}"] for bound in ("0.005", "0.01", "0.25", "0.5", "10.0", "+Inf")] == [

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.handler import http_handler
-from streamconsumer.processor.handler.http_handler import HttpHandler, outcome, request
+from streamconsumer.processor.handler.http_handler import HttpHandler, build_request, outcome_for_status
 from streamconsumer.processor.handler.outcomes import Defer, Reject, Retry
 from streamconsumer.processor.message import Message
 from streamconsumer.processor.telemetry import current_traceparent
@@ -24,7 +24,7 @@ from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.letters import KEY
 from tests.processor.pod import NewPod, Pod
-from tests.processor.service import Service, never, serving
+from tests.processor.service import Service, never_respond, run_http_service
 
 TRACE = f"00-{'4b' * 16}-{'a3' * 8}-01"
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -32,7 +32,7 @@ NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def service() -> AsyncIterator[Service]:
-    async with serving() as found:
+    async with run_http_service() as found:
         yield found
 
 
@@ -63,7 +63,7 @@ def message(**different: Any) -> Message:
 
 
 def test_an_entry_is_sent_as_an_event_with_its_fields_as_json() -> None:
-    headers, body = request(message(deliveries=3), {"id": "7", "name": "Зоя"})
+    headers, body = build_request(message(deliveries=3), {"id": "7", "name": "Зоя"})
     assert json.loads(body) == {"id": "7", "name": "Зоя"}
     assert headers == {
         "ce-specversion": "1.0",
@@ -91,7 +91,7 @@ def test_an_entry_that_is_a_cloud_event_is_sent_as_it_came() -> None:
         "not an attribute": "x",
         "traceparent": TRACE,
     }
-    headers, body = request(message(), event)
+    headers, body = build_request(message(), event)
     assert body.decode() == "hello, Зоя"
     assert headers["Content-Type"] == 'text/plain; charset="utf-8"'
     assert {name: value for name, value in headers.items() if name.startswith("ce-")} == {
@@ -107,13 +107,13 @@ def test_an_entry_that_is_a_cloud_event_is_sent_as_it_came() -> None:
 
 @pytest.mark.parametrize(("traceparent", "sent"), [(TRACE, TRACE), ("00-x", None), (f"{TRACE}\r\nX: y", None)])
 def test_without_a_span_of_our_own_the_producers_trace_goes_on(traceparent: str, sent: str | None) -> None:
-    headers, _ = request(message(), {"traceparent": traceparent})
+    headers, _ = build_request(message(), {"traceparent": traceparent})
     assert headers.get("traceparent") == sent
 
 
 def test_with_a_span_of_our_own_the_service_sees_that() -> None:
     with TracerProvider().get_tracer("shop").start_as_current_span("process orders"):
-        headers, _ = request(message(), {"traceparent": TRACE})
+        headers, _ = build_request(message(), {"traceparent": TRACE})
         assert headers["traceparent"] == current_traceparent() != TRACE
 
 
@@ -123,7 +123,7 @@ def test_with_a_span_of_our_own_the_service_sees_that() -> None:
     number=st.integers(0, 2**64),
 )
 def test_no_field_can_make_a_header_of_its_own(data: dict[str, str], stream: str, number: int) -> None:
-    headers, body = request(message(message_id=f"{number}-0", stream=stream), data)
+    headers, body = build_request(message(message_id=f"{number}-0", stream=stream), data)
     assert all(name.isascii() and value.isascii() and value.isprintable() for name, value in headers.items())
     assert isinstance(body, bytes)
 
@@ -156,50 +156,50 @@ def test_no_field_can_make_a_header_of_its_own(data: dict[str, str], stream: str
 def test_an_answer_says_what_becomes_of_the_message(
     status: int, retry_after: str, kind: type, after: timedelta | None
 ) -> None:
-    found = outcome(status, retry_after, "why", NOON)
+    found = outcome_for_status(status, retry_after, "why", NOON)
     assert type(found) is kind
     assert getattr(found, "after", None) == after
     assert str(found) == "why"
 
 
 async def test_2xx_acknowledges(group: Group, service: Service, handler: HttpHandler) -> None:
-    service.answers = [web.Response(status=200, text="x" * 100_000), web.Response(status=202)]
+    service.responses = [web.Response(status=200, text="x" * 100_000), web.Response(status=202)]
     ids = await group.add(3)
     await group.start(handler)
-    found = await service.received(3)
-    await group.settled()
+    found = await service.wait_for_requests(3)
+    await group.wait_settled()
     assert [each.headers["streamconsumer-message-id"] for each in found] == ids
     assert {(each.method, each.path) for each in found} == {("POST", "/orders")}
     assert [json.loads(each.body) for each in found] == [{"n": "0"}, {"n": "1"}, {"n": "2"}]
 
 
 async def test_what_fails_is_sent_again_with_its_count(group: Group, service: Service, handler: HttpHandler) -> None:
-    service.answers = [web.Response(status=500), web.Response(status=302, headers={"Location": "/elsewhere"})]
+    service.responses = [web.Response(status=500), web.Response(status=302, headers={"Location": "/elsewhere"})]
     await group.add()
     await group.start(handler)
-    found = await service.received(3)
-    await group.settled()
+    found = await service.wait_for_requests(3)
+    await group.wait_settled()
     assert [each.headers["streamconsumer-deliveries"] for each in found] == ["1", "2", "3"]
     assert {each.path for each in found} == {"/orders"}, "nobody follows a redirect"
 
 
 async def test_429_with_retry_after_is_no_attempt(group: Group, service: Service, handler: HttpHandler) -> None:
-    service.answers = [web.Response(status=429, headers={"Retry-After": "0"}) for _ in range(3)]
+    service.responses = [web.Response(status=429, headers={"Retry-After": "0"}) for _ in range(3)]
     await group.add()
     await group.start(handler)
-    found = await service.received(4)
-    await group.settled()
+    found = await service.wait_for_requests(4)
+    await group.wait_settled()
     assert [each.headers["streamconsumer-deliveries"] for each in found] == ["1"] * 4
 
 
 async def test_what_is_refused_is_a_dead_letter_with_status_and_answer(
     group: Group, service: Service, handler: HttpHandler
 ) -> None:
-    service.answers = [web.Response(status=422, text="no such\ncustomer" + "!" * 9000)]
+    service.responses = [web.Response(status=422, text="no such\ncustomer" + "!" * 9000)]
     [message_id] = await group.add()
     await group.start(handler)
-    await service.received(1)
-    await group.settled()
+    await service.wait_for_requests(1)
+    await group.wait_settled()
     letter = await only_letter(group)
     assert (letter["streamconsumer.message-id"], letter["streamconsumer.reason"]) == (message_id, "Rejected")
     error = letter["streamconsumer.error-message"]
@@ -216,38 +216,38 @@ async def test_as_many_are_sent_at_once_as_there_are_slots_over_connections_that
         await open_gate.wait()
         return web.Response(status=204)
 
-    service.answers = [wait] * 4
+    service.responses = [wait] * 4
     await group.add(40)
     await group.start(handler, concurrency=4)
-    await service.received(4)
+    await service.wait_for_requests(4)
     open_gate.set()
-    found = await service.received(40)
-    await group.settled()
-    assert service.most_at_once == 4
+    found = await service.wait_for_requests(40)
+    await group.wait_settled()
+    assert service.max_concurrent == 4
     assert len({each.connection for each in found}) == 4
 
 
 async def test_a_service_that_does_not_answer_in_time_has_failed(group: Group, service: Service) -> None:
     group.delivery = Delivery(timeout=timedelta(milliseconds=100), max_deliveries=1)
-    service.answers = [never]
+    service.responses = [never_respond]
     await group.add()
     async with closing(HttpHandler(service.url, 1, timedelta(milliseconds=100))) as handler:
         await group.start(handler)
-        await service.received(1)
-        await group.settled()
+        await service.wait_for_requests(1)
+        await group.wait_settled()
     assert "the handler took longer than delivery.timeout" in (await only_letter(group))["streamconsumer.error-message"]
 
 
 async def test_without_a_timeout_there_is_one_all_the_same(
     group: Group, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_handler, "ANSWER_WITHIN", timedelta(milliseconds=100))
-    service.answers = [never]
+    monkeypatch.setattr(http_handler, "DEFAULT_TIMEOUT", timedelta(milliseconds=100))
+    service.responses = [never_respond]
     await group.add()
     async with closing(HttpHandler(service.url, 1, None)) as handler:
         await group.start(handler)
-        assert [each.headers["streamconsumer-deliveries"] for each in await service.received(2)] == ["1", "2"]
-        await group.settled()
+        assert [each.headers["streamconsumer-deliveries"] for each in await service.wait_for_requests(2)] == ["1", "2"]
+        await group.wait_settled()
 
 
 async def test_a_service_that_is_not_there_is_tried_again(group: Group, service: Service) -> None:
@@ -277,20 +277,20 @@ async def test_a_pod_sends_what_it_reads_and_drains(group: Group, service: Servi
         await release.wait()
         return web.Response(status=204)
 
-    service.answers = [slowly]
+    service.responses = [slowly]
     [message_id] = await group.add(fields={"id": "7", "traceparent": TRACE})
     pod = sending(new_pod, service).start()
-    [found] = await service.received(1)
+    [found] = await service.wait_for_requests(1)
     assert found.headers["streamconsumer-message-id"] == message_id
     assert found.headers["traceparent"] == TRACE
-    [started] = await pod.says("processor started")
+    [started] = await pod.wait_for_log("processor started")
     assert started["handler"] == service.url
     pod.signal(signal.SIGTERM)
-    await pod.says("received SIGTERM")
+    await pod.wait_for_log("received SIGTERM")
     release.set()
-    assert await pod.ended() == 0
+    assert await pod.wait_for_exit() == 0
     assert await group.pending() == 0
-    assert not [line for line in pod.lines if line.get("level") == "ERROR" or "text" in line]
+    assert not [line for line in pod.log_lines if line.get("level") == "ERROR" or "text" in line]
     assert (found.headers["streamconsumer-stream"], found.headers["streamconsumer-consumer-group"]) == (STREAM, GROUP)
 
 

@@ -15,28 +15,28 @@ from streamconsumer.processor import Message, RedisStreamProcessor, Retry, Strea
 from tests.cluster.redis_servers import RedisServer
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
-from tests.processor.recorder import Recorder, always, once
+from tests.processor.recorder import Recorder, fail_every_delivery, fail_first_delivery
 
 
 async def test_a_message_is_handled_and_acknowledged(any_group: Group) -> None:
     handler = Recorder()
     await any_group.start(handler)
     [message_id] = await any_group.add(fields={"id": "7", "total": "9.50"})
-    await handler.has_finished(1)
-    await any_group.settled()
-    assert handler.seen == [Message(message_id, STREAM, GROUP, "pod-a", 1, {"id": "7", "total": "9.50"})]
+    await handler.wait_until_finished(1)
+    await any_group.wait_settled()
+    assert handler.received == [Message(message_id, STREAM, GROUP, "pod-a", 1, {"id": "7", "total": "9.50"})]
 
 
 async def test_starting_creates_the_stream_and_the_group(any_group: Group) -> None:
     await any_group.start(Recorder())
-    await eventually(any_group.exists)
+    await eventually(any_group.group_exists)
 
 
 async def test_a_group_that_starts_from_0_handles_what_was_added_before(group: Group) -> None:
     ids = await group.add(25)
     handler = Recorder()
     await group.start(handler)
-    await handler.has_finished(25)
+    await handler.wait_until_finished(25)
     assert handler.ids == ids
 
 
@@ -44,20 +44,20 @@ async def test_a_group_that_starts_from_the_dollar_handles_only_what_is_added_la
     await group.add(5)
     handler = Recorder()
     await group.start(handler, start_from="$")
-    await group.is_reading()
+    await group.wait_until_reading()
     later = await group.add(5)
-    await handler.has_finished(5)
-    await group.settled()
+    await handler.wait_until_finished(5)
+    await group.wait_settled()
     assert handler.ids == later
 
 
 async def test_a_group_that_exists_goes_on_where_it_was(group: Group) -> None:
     await group.add(3)
-    await group.create("$")
+    await group.create_group("$")
     later = await group.add(2)
     handler = Recorder()
     await group.start(handler)
-    await handler.has_finished(2)
+    await handler.wait_until_finished(2)
     assert handler.ids == later
 
 
@@ -65,11 +65,11 @@ async def test_starting_twice_starts_once(group: Group, caplog: pytest.LogCaptur
     handler = Recorder()
     processor = await group.start(handler)
     await processor.start_listening()
-    await group.is_reading()
+    await group.wait_until_reading()
     await group.add(20)
-    await handler.has_finished(20)
-    await group.settled()
-    assert max(handler.times.values()) == 1
+    await handler.wait_until_finished(20)
+    await group.wait_settled()
+    assert max(handler.attempt_counts.values()) == 1
     assert int((await group.client.info("clients"))["blocked_clients"]) == 1
     assert "already listening" in caplog.text
 
@@ -85,7 +85,7 @@ async def test_stopping_works_before_the_start_twice_and_from_two_tasks(group: G
     processor = group.processor(Recorder())
     await processor.stop_listening()
     await processor.start_listening()
-    await group.is_reading()
+    await group.wait_until_reading()
     assert processor.is_running
     await asyncio.gather(processor.stop_listening(), processor.stop_listening())
     await processor.stop_listening()
@@ -96,7 +96,7 @@ async def test_a_caller_of_stop_who_gives_up_does_not_stop_the_stopping(group: G
     handler = Recorder(gate=False)
     processor = await group.start(handler)
     await group.add()
-    await handler.has_seen(1)
+    await handler.wait_until_received(1)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(processor.stop_listening(), 0.1)
     handler.gate.set()
@@ -110,11 +110,11 @@ async def test_a_processor_starts_again_after_a_stop(any_group: Group) -> None:
     processor = await any_group.start(handler)
     for rounds in (1, 2, 3):
         await any_group.add()
-        await handler.has_finished(rounds)
+        await handler.wait_until_finished(rounds)
         await processor.stop_listening()
         assert await any_group.pending() == 0
         await processor.start_listening()
-    assert len(handler.seen) == 3
+    assert len(handler.received) == 3
 
 
 async def test_a_handler_may_stop_its_own_processor(group: Group) -> None:
@@ -134,15 +134,15 @@ async def test_a_handler_may_stop_its_own_processor(group: Group) -> None:
 
 
 async def test_a_failed_message_is_logged_and_tried_again(any_group: Group, caplog: pytest.LogCaptureFixture) -> None:
-    handler = Recorder(once(Retry("no such customer", after=timedelta(seconds=2))))
+    handler = Recorder(fail_first_delivery(Retry("no such customer", after=timedelta(seconds=2))))
     processor = await any_group.start(handler)
     [message_id] = await any_group.add()
-    await handler.has_seen(1)
+    await handler.wait_until_received(1)
     await asyncio.sleep(0)
     assert [(each.message_id, each.deliveries) for each in await any_group.entries()] == [(message_id, 1)]
-    await handler.has_finished(1)
-    await any_group.settled()
-    assert [message.deliveries for message in handler.seen] == [1, 2]
+    await handler.wait_until_finished(1)
+    await any_group.wait_settled()
+    assert [message.deliveries for message in handler.received] == [1, 2]
     assert processor.metrics.failed == 1
     [record] = [each for each in caplog.records if each.levelno >= logging.ERROR]
     assert record.message_id == message_id  # type: ignore[attr-defined] # an extra of the record
@@ -153,7 +153,7 @@ async def test_one_failing_message_does_not_keep_the_others_waiting(group: Group
     first, *others = await group.add(30)
     handler = Recorder(lambda message: RuntimeError("bad") if message.message_id == first else None)
     await group.start(handler)
-    await handler.has_finished(29)
+    await handler.wait_until_finished(29)
     assert handler.finished == others
 
     async def left() -> bool:  # the last acknowledgements travel a moment later
@@ -230,7 +230,7 @@ async def test_plain_functions_run_in_threads_side_by_side(group: Group) -> None
     await group.start(handle, concurrency=4)
     ids = await group.add(8)
     await eventually(lambda: len(names) == 8)
-    await group.settled()
+    await group.wait_settled()
     assert {message_id for _, message_id in names} == set(ids)
     assert threading.main_thread().name not in {name for name, _ in names}
 
@@ -239,19 +239,19 @@ async def test_a_plain_function_that_returns_a_coroutine_has_it_awaited(group: G
     handler = Recorder()
     await group.start(lambda data: handler(dict(data)))
     await group.add()
-    await handler.has_finished(1)
-    await group.settled()
+    await handler.wait_until_finished(1)
+    await group.wait_settled()
 
 
 async def test_current_message_is_right_in_every_task_and_nowhere_else(group: Group) -> None:
     handler = Recorder(gate=False)
     await group.start(handler, concurrency=5)
     ids = await group.add(5)
-    await handler.has_seen(5)
+    await handler.wait_until_received(5)
     handler.gate.set()
-    await handler.has_finished(5)
+    await handler.wait_until_finished(5)
     assert sorted(handler.finished) == sorted(handler.ids) == sorted(ids)
-    assert [message.data["n"] for message in handler.seen] == ["0", "1", "2", "3", "4"]
+    assert [message.data["n"] for message in handler.received] == ["0", "1", "2", "3", "4"]
     with pytest.raises(LookupError):
         current_message()
 
@@ -285,7 +285,7 @@ async def test_a_users_own_manager_of_three_coroutines_is_enough(any_group: Grou
     handler = Recorder(lambda message: RuntimeError("bad") if message.data["n"] == "3" else None)
     ids = await any_group.add(25)
     processor = await any_group.start(handler, manager=manager, poll=0.05)
-    await handler.has_finished(24)
+    await handler.wait_until_finished(24)
     await eventually(any_group.pending)
     assert handler.ids == ids
     assert [each.message_id for each in await any_group.entries()] == [ids[3]]
@@ -314,7 +314,7 @@ async def test_a_mocked_manager_is_called_as_documented() -> None:
     manager.create_group.assert_awaited_once_with("orders", "billing")
     manager.read_events.assert_awaited_with("orders", "billing", "pod-a", 3)
     manager.ack_event.assert_awaited_once_with("orders", "billing", "1-0")
-    assert handler.seen[0].data == {"id": "7"}
+    assert handler.received[0].data == {"id": "7"}
 
 
 async def test_a_users_own_manager_that_fails_is_asked_again() -> None:
@@ -325,13 +325,13 @@ async def test_a_users_own_manager_that_fails_is_asked_again() -> None:
     processor = RedisStreamProcessor(manager, "orders", "billing", "pod-a", poll_interval=0.01)
     processor.set_message_callback(handler)
     await processor.start_listening()
-    await handler.has_finished(1)
+    await handler.wait_until_finished(1)
     await processor.stop_listening()
-    assert processor.metrics.faults == 2
+    assert processor.metrics.redis_errors == 2
 
 
 async def test_processing_one_message_directly_acknowledges_at_once(group: Group) -> None:
-    await group.create()
+    await group.create_group()
     await group.add()
     [message_id] = await group.read_as("pod-a")
     handler = Recorder()
@@ -341,10 +341,12 @@ async def test_processing_one_message_directly_acknowledges_at_once(group: Group
 
 
 async def test_a_message_that_fails_when_processed_directly_stays_pending(group: Group) -> None:
-    await group.create()
+    await group.create_group()
     await group.add()
     [message_id] = await group.read_as("pod-a")
-    await group.processor(Recorder(always(ValueError("no"))))._process_single_message(message_id, {"n": "0"})
+    await group.processor(Recorder(fail_every_delivery(ValueError("no"))))._process_single_message(
+        message_id, {"n": "0"}
+    )
     assert await group.pending() == 1
 
 
@@ -375,7 +377,7 @@ async def test_any_redis_client_can_be_given_to_the_stream_manager(
     processor.set_message_callback(handler)
     await processor.start_listening()
     await client.xadd(STREAM, {"n": "0"})
-    await handler.has_finished(1)
+    await handler.wait_until_finished(1)
     await processor.stop_listening()
     await manager.aclose()
     assert await client.ping(), "the client that was given stays open"
@@ -393,6 +395,6 @@ async def test_a_way_of_ones_own_to_process_a_message_is_gone_for_each(group: Gr
 
     processor._process_single_message = own  # type: ignore[method-assign] # as a subclass would
     await processor.start_listening()
-    await handler.has_finished(25)
-    await group.settled()
+    await handler.wait_until_finished(25)
+    await group.wait_settled()
     assert went == ids

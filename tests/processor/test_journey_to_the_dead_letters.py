@@ -4,7 +4,7 @@ from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.handler.outcomes import Reject
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
-from tests.processor.letters import KEY, office
+from tests.processor.letters import KEY, dead_letter_store
 from tests.processor.recorder import Recorder
 
 
@@ -23,15 +23,15 @@ async def test_what_a_handler_refuses_is_buried_and_handled_once_it_is_replayed(
         return bool(await any_group.client.xlen(KEY))
 
     await eventually(is_buried)
-    await any_group.settled()
-    at = office(any_group)
+    await any_group.wait_settled()
+    at = dead_letter_store(any_group)
     [letter] = [letter async for letter in at.find()]
-    told = letter.evidence
+    told = letter.failure
     assert (told.reason, told.error_message, told.message_id) == ("Rejected", "no customer 0", message_id)
     assert told.error_type == "streamconsumer.processor.handler.outcomes.Reject"
     assert told.at.startswith("test_journey_to_the_dead_letters.py:")
     mended = True
     new = await at.replay(letter)
-    await recorder.has_finished(1)
-    await any_group.settled()
+    await recorder.wait_until_finished(1)
+    await any_group.wait_settled()
     assert recorder.ids == [new]

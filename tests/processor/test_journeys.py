@@ -9,14 +9,14 @@ import pytest
 
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor import Defer, Effects, Message, Reject, current_message, inject, sending
-from streamconsumer.processor.telemetry.trace_identity import Ids
+from streamconsumer.processor.telemetry.trace_identity import DeterministicIds
 from tests.cluster.collector import Collector
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
-from tests.processor.letters import office
+from tests.processor.letters import dead_letter_store
 from tests.processor.pod import NewPod
-from tests.processor.recorder import Recorder, once
-from tests.processor.tracing import Kit, NewKit, arrived, linked, only_link
+from tests.processor.recorder import Recorder, fail_first_delivery
+from tests.processor.tracing import NewTelemetryKit, TelemetryKit, linked_span_ids, only_link, wait_for_named_spans
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
@@ -29,16 +29,16 @@ def twice(error: BaseException) -> Any:
 
 @pytest.mark.parametrize("fields", [{"traceparent": SAMPLED}, {"n": "1"}], ids=["a producer's trace", "none"])
 async def test_each_attempt_is_linked_to_the_one_before_and_says_what_came_of_it(
-    group: Group, kit: Kit, collector: Collector, fields: dict[str, str]
+    group: Group, kit: TelemetryKit, collector: Collector, fields: dict[str, str]
 ) -> None:
     await group.add(fields=fields)
     await group.start(Recorder(twice(RuntimeError("no"))), settings={"telemetry": kit.telemetry})
-    attempts = await arrived(collector, PROCESS, 3)
+    attempts = await wait_for_named_spans(collector, PROCESS, 3)
     assert len({span.trace_id for span in attempts}) == 1
     assert len({span.span_id for span in attempts}) == 3
     assert [span.attributes["streamconsumer.outcome"] for span in attempts] == ["retry", "retry", "ack"]
     assert [span.attributes.get("streamconsumer.delivery.count") for span in attempts] == [None, 2, 3]
-    assert [linked(span, "previous_attempt") for span in attempts] == [
+    assert [linked_span_ids(span, "previous_attempt") for span in attempts] == [
         [],
         [attempts[0].span_id],
         [attempts[1].span_id],
@@ -46,46 +46,46 @@ async def test_each_attempt_is_linked_to_the_one_before_and_says_what_came_of_it
 
 
 async def test_a_wait_that_another_pod_ends_keeps_the_story(
-    group: Group, new_kit: NewKit, collector: Collector
+    group: Group, new_kit: NewTelemetryKit, collector: Collector
 ) -> None:
     """The second process knows nothing of the first but what Redis counted."""
     group.delivery = Delivery()
     [message_id] = await group.add(fields={"traceparent": SAMPLED})
     first, second = new_kit(), new_kit(consumer="pod-b")
-    handler = Recorder(once(RuntimeError("no")))
+    handler = Recorder(fail_first_delivery(RuntimeError("no")))
     processor = await group.start(handler, settings={"telemetry": first.telemetry})
-    await handler.has_seen(1)
+    await handler.wait_until_received(1)
     await processor.stop_listening()  # hands back what waits
     await group.start(Recorder(), "pod-b", settings={"telemetry": second.telemetry})
-    before, after = await arrived(collector, PROCESS, 2)
+    before, after = await wait_for_named_spans(collector, PROCESS, 2)
     assert (before.attributes["messaging.client.id"], after.attributes["messaging.client.id"]) == ("pod-a", "pod-b")
-    assert linked(after, "previous_attempt") == [before.span_id]
+    assert linked_span_ids(after, "previous_attempt") == [before.span_id]
     assert before.attributes["messaging.message.id"] == after.attributes["messaging.message.id"] == message_id
 
 
 async def test_a_handler_that_died_with_its_process_is_what_the_claim_is_linked_to(
-    group: Group, kit: Kit, collector: Collector, new_pod: NewPod
+    group: Group, kit: TelemetryKit, collector: Collector, new_pod: NewPod
 ) -> None:
     """Nothing is ever heard of the span of a killed attempt but its id, from a log line, and its children."""
     await group.add(fields={"seconds": "60", "traceparent": SAMPLED})
     pod = new_pod("pod_handlers:slow").start(environment=collector.environment)
-    [line] = await pod.says("begun")
+    [line] = await pod.wait_for_log("begun")
     await group.start(Recorder(), "pod-b", settings={"telemetry": kit.telemetry})
     pod.signal(signal.SIGKILL)
-    [claim] = await arrived(collector, CLAIM)
+    [claim] = await wait_for_named_spans(collector, CLAIM)
     assert (claim.kind, claim.attributes["messaging.operation.type"]) == ("CLIENT", "receive")
     assert claim.attributes["streamconsumer.claimed_from"] == "pod-a"
     died = only_link(claim, "attempt")
     assert (died.trace_id, died.span_id) == (TRACE, line["span_id"])
-    [again] = await arrived(collector, PROCESS)
-    assert linked(again, "previous_attempt") == [line["span_id"]]
-    assert linked(again, "claim") == [claim.span_id]
+    [again] = await wait_for_named_spans(collector, PROCESS)
+    assert linked_span_ids(again, "previous_attempt") == [line["span_id"]]
+    assert linked_span_ids(again, "claim") == [claim.span_id]
     assert again.attributes["streamconsumer.claimed_from"] == "pod-a"
     assert again.trace_id == TRACE
 
 
 async def test_a_dead_letter_is_a_span_beneath_the_last_attempt_and_its_replay_is_linked_to_it(
-    group: Group, kit: Kit, collector: Collector
+    group: Group, kit: TelemetryKit, collector: Collector
 ) -> None:
     await group.add(fields={"traceparent": SAMPLED})
     refused: list[Message] = []
@@ -97,24 +97,24 @@ async def test_a_dead_letter_is_a_span_beneath_the_last_attempt_and_its_replay_i
 
     processor = await group.start(handle, settings={"telemetry": kit.telemetry})
     await eventually(lambda: processor.metrics.dead_lettered == 1)
-    at = office(group)
+    at = dead_letter_store(group)
     [letter] = [letter async for letter in at.find()]
     new_id = await at.replay(letter)
-    failed, replayed = await arrived(collector, PROCESS, 2)
-    [send] = await arrived(collector, "send {orders}:billing:dead-letters")
+    failed, replayed = await wait_for_named_spans(collector, PROCESS, 2)
+    [send] = await wait_for_named_spans(collector, "send {orders}:billing:dead-letters")
     assert failed.attributes["streamconsumer.outcome"] == "dead_letter"
     assert (send.kind, send.attributes["messaging.operation.type"]) == ("PRODUCER", "send")
     assert (send.trace_id, send.parent_span_id) == (TRACE, failed.span_id)
-    assert linked(send, "") == [PARENT]
-    assert linked(send, "attempt") == [failed.span_id]
-    assert letter.evidence.traceparent == f"00-{TRACE}-{failed.span_id}-01"
+    assert linked_span_ids(send, "") == [PARENT]
+    assert linked_span_ids(send, "attempt") == [failed.span_id]
+    assert letter.failure.traceparent == f"00-{TRACE}-{failed.span_id}-01"
     assert replayed.attributes["messaging.message.id"] == new_id
-    assert linked(replayed, "dead_letter") == [send.span_id]
+    assert linked_span_ids(replayed, "dead_letter") == [send.span_id]
     assert replayed.span_id != failed.span_id
 
 
 async def test_an_attempt_that_does_not_count_has_a_span_of_its_own(
-    group: Group, kit: Kit, collector: Collector
+    group: Group, kit: TelemetryKit, collector: Collector
 ) -> None:
     await group.add()
     times: list[int] = []
@@ -125,27 +125,27 @@ async def test_an_attempt_that_does_not_count_has_a_span_of_its_own(
             raise Defer(timedelta(milliseconds=10))
 
     await group.start(handle, settings={"telemetry": kit.telemetry})
-    attempts = await arrived(collector, PROCESS, 3)
+    attempts = await wait_for_named_spans(collector, PROCESS, 3)
     assert len({span.span_id for span in attempts}) == 3
-    assert linked(attempts[2], "previous_attempt") == [attempts[1].span_id]
+    assert linked_span_ids(attempts[2], "previous_attempt") == [attempts[1].span_id]
 
 
 async def test_an_acknowledgement_is_a_span_beneath_the_attempt_or_one_for_many(
-    group: Group, kit: Kit, collector: Collector
+    group: Group, kit: TelemetryKit, collector: Collector
 ) -> None:
     [message_id] = await group.add(fields={"traceparent": SAMPLED})
     await group.start(Recorder(), settings={"telemetry": kit.telemetry})
-    [process] = await arrived(collector, PROCESS)
-    [ack] = await arrived(collector, ACK)
+    [process] = await wait_for_named_spans(collector, PROCESS)
+    [ack] = await wait_for_named_spans(collector, ACK)
     assert (ack.kind, ack.attributes["messaging.operation.type"]) == ("CLIENT", "settle")
     assert (ack.trace_id, ack.parent_span_id) == (TRACE, process.span_id)
     assert ack.attributes["messaging.message.id"] == message_id
     await group.add(50, {"traceparent": SAMPLED})
-    processes = (await arrived(collector, PROCESS, 51))[1:]
-    await group.settled()
+    processes = (await wait_for_named_spans(collector, PROCESS, 51))[1:]
+    await group.wait_settled()
     assert kit.telemetry.flush()
     await asyncio.to_thread(collector.wait_for_spans, kit.telemetry.sent)
-    acks = (await arrived(collector, ACK))[1:]
+    acks = (await wait_for_named_spans(collector, ACK))[1:]
     counts = [ack.attributes.get("messaging.batch.message_count", 1) for ack in acks]
     assert sum(counts) == 50
     of_many = [ack for ack in acks if "messaging.batch.message_count" in ack.attributes]
@@ -155,7 +155,7 @@ async def test_an_acknowledgement_is_a_span_beneath_the_attempt_or_one_for_many(
 
 
 async def test_effects_are_an_outcome_and_no_acknowledgement_is_waited_for(
-    group: Group, kit: Kit, collector: Collector
+    group: Group, kit: TelemetryKit, collector: Collector
 ) -> None:
     """What is remembered for an acknowledgement that never comes would grow."""
     await group.add(20)
@@ -164,17 +164,17 @@ async def test_effects_are_an_outcome_and_no_acknowledgement_is_waited_for(
         return Effects().increment("{orders}:total")
 
     await group.start(handle, settings={"telemetry": kit.telemetry})
-    spans = await arrived(collector, PROCESS, 20)
+    spans = await wait_for_named_spans(collector, PROCESS, 20)
     assert {span.attributes["streamconsumer.outcome"] for span in spans} == {"effects"}
-    await group.settled()
+    await group.wait_settled()
     assert kit.telemetry._unacknowledged == {}
 
 
 async def test_of_a_batch_that_died_the_claim_tells_where_its_messages_were_made(
-    group: Group, new_kit: NewKit, collector: Collector
+    group: Group, new_kit: NewTelemetryKit, collector: Collector
 ) -> None:
     """The span of a batch cannot be known from one of its messages."""
-    await group.create()
+    await group.create_group()
     await group.add(2, {"traceparent": SAMPLED})
     await group.read_as("stranger", 2)
 
@@ -183,21 +183,23 @@ async def test_of_a_batch_that_died_the_claim_tells_where_its_messages_were_made
 
     telemetry = new_kit(batches=True).telemetry
     await group.start(handle, min_idle=1, settings={"telemetry": telemetry, "batch": True})
-    [claim] = await arrived(collector, CLAIM)
+    [claim] = await wait_for_named_spans(collector, CLAIM)
     assert {(link.trace_id, link.span_id) for link in claim.links} == {(TRACE, PARENT)}
-    found = [each for span in await arrived(collector, PROCESS) for each in linked(span, "claim")]
+    found = [each for span in await wait_for_named_spans(collector, PROCESS) for each in linked_span_ids(span, "claim")]
     assert set(found) == {claim.span_id}
 
 
-async def test_what_is_not_sampled_has_no_span_of_any_kind(group: Group, new_kit: NewKit, collector: Collector) -> None:
+async def test_what_is_not_sampled_has_no_span_of_any_kind(
+    group: Group, new_kit: NewTelemetryKit, collector: Collector
+) -> None:
     telemetry = new_kit({"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}).telemetry
     await group.add(3, {"traceparent": NOT_SAMPLED})
     await group.add(3)
-    await group.create()
+    await group.create_group()
     await group.read_as("stranger", 3)
     handler = Recorder(lambda message: Reject() if message.deliveries == 1 else None)
     await group.start(handler, min_idle=1, settings={"telemetry": telemetry})
-    await group.settled()
+    await group.wait_settled()
     assert len(handler.finished) == 3
     assert telemetry.flush()
     await asyncio.sleep(0.4)  # the collector's own delays
@@ -205,7 +207,7 @@ async def test_what_is_not_sampled_has_no_span_of_any_kind(group: Group, new_kit
 
 
 async def test_time_in_the_stream_is_told_by_the_servers_clock(
-    group: Group, kit: Kit, collector: Collector, monkeypatch: pytest.MonkeyPatch
+    group: Group, kit: TelemetryKit, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This machine's clock may be an hour off."""
     import time
@@ -215,25 +217,25 @@ async def test_time_in_the_stream_is_told_by_the_servers_clock(
     await asyncio.sleep(0.3)
     monkeypatch.setattr(time, "time_ns", lambda: real() + hour_ns)
     await group.start(Recorder(), settings={"telemetry": kit.telemetry})
-    [span] = await arrived(collector, PROCESS)
+    [span] = await wait_for_named_spans(collector, PROCESS)
     assert 0.25 < span.attributes["streamconsumer.queue.stream_time"] < 600
     assert 0 <= span.attributes["streamconsumer.queue.buffer_time"] < 5
 
 
-async def test_an_id_that_is_no_time_tells_none(group: Group, kit: Kit, collector: Collector) -> None:
+async def test_an_id_that_is_no_time_tells_none(group: Group, kit: TelemetryKit, collector: Collector) -> None:
     await group.client.xadd(STREAM, {"n": "1"}, id="1-1")
     await group.start(Recorder(), settings={"telemetry": kit.telemetry})
-    [span] = await arrived(collector, PROCESS)
+    [span] = await wait_for_named_spans(collector, PROCESS)
     assert "streamconsumer.queue.stream_time" not in span.attributes
 
 
 def test_ids_are_the_same_in_every_process_and_release() -> None:
     """What a dead pod of the release before began must be found by the one after."""
-    ids = Ids(STREAM, GROUP)
-    assert ids.trace("1-0").hex() == "f0945f02fb199f93e707ffafec242409"
-    assert ids.attempt("1-0", 1).hex() == "65ecd86a76ec7888"
-    assert ids.dead_letter("1-0", 0).hex() == "52f01f4bc3a9a157"
-    assert Ids(STREAM, "other").attempt("1-0", 1) != ids.attempt("1-0", 1)
+    ids = DeterministicIds(STREAM, GROUP)
+    assert ids.trace_id("1-0").hex() == "f0945f02fb199f93e707ffafec242409"
+    assert ids.attempt_span_id("1-0", 1).hex() == "65ecd86a76ec7888"
+    assert ids.dead_letter_span_id("1-0", 0).hex() == "52f01f4bc3a9a157"
+    assert DeterministicIds(STREAM, "other").attempt_span_id("1-0", 1) != ids.attempt_span_id("1-0", 1)
 
 
 # -- producing --------------------------------------------------------------------------------------------------------
@@ -246,14 +248,14 @@ def test_a_message_that_carries_a_context_keeps_it() -> None:
 
 
 async def test_what_is_sent_and_what_is_handled_are_one_trace(
-    group: Group, kit: Kit, collector: Collector, monkeypatch: pytest.MonkeyPatch
+    group: Group, kit: TelemetryKit, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("opentelemetry.trace.get_tracer_provider", lambda: kit.provider)
     with sending(STREAM, {"n": "1"}) as carried:
         await group.client.xadd(STREAM, {**carried})
     kit.provider.force_flush()
     await group.start(Recorder(), settings={"telemetry": kit.telemetry})
-    [send] = await arrived(collector, f"send {STREAM}")
-    [process] = await arrived(collector, PROCESS)
+    [send] = await wait_for_named_spans(collector, f"send {STREAM}")
+    [process] = await wait_for_named_spans(collector, PROCESS)
     assert (process.trace_id, process.parent_span_id) == (send.trace_id, send.span_id)
     assert (send.kind, send.attributes["messaging.operation.name"]) == ("PRODUCER", "send")

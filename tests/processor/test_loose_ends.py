@@ -10,9 +10,9 @@ from streamconsumer.model.processor_settings import Backoff, Breaker, Delivery
 from streamconsumer.processor import current_message
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.pipeline import circuit_breaker
-from streamconsumer.processor.pipeline.ready_queue import Ready
+from streamconsumer.processor.pipeline.ready_queue import ReadyQueue
 from tests.processor.eventually import eventually
-from tests.processor.group import SOON, Group
+from tests.processor.group import FAST_RETRIES, Group
 from tests.processor.recorder import Recorder
 from tests.processor.test_retries import dead_letters
 
@@ -27,19 +27,19 @@ class Halt(BaseException):
 async def test_when_nothing_but_poison_is_left_it_ends_with_the_dead_letters(
     any_group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(circuit_breaker, "TRIALS_COUNT_AFTER_SECONDS", 0.3)
+    monkeypatch.setattr(circuit_breaker, "COUNT_TRIALS_AFTER_SECONDS", 0.3)
     policy = Breaker(failures=3, max_pause=PAUSE)
     any_group.delivery = Delivery(backoff=QUICKLY, breaker=policy, max_deliveries=4)
     handler = Recorder(lambda _: ValueError("no such order"))
     await any_group.add(3)
     processor = await any_group.start(handler)
     await eventually(lambda: processor.metrics.dead_lettered == 3)
-    await any_group.settled()
+    await any_group.wait_settled()
     letters = await dead_letters(any_group)
     assert {(each["streamconsumer.reason"], each["streamconsumer.deliveries"]) for each in letters} == {
         ("MaxDeliveries", "4")
     }
-    assert len(handler.seen) > 12, "there were trials that did not count"
+    assert len(handler.received) > 12, "there were trials that did not count"
 
 
 async def test_messages_behind_many_that_fail_are_read_and_tried(any_group: Group) -> None:
@@ -48,32 +48,32 @@ async def test_messages_behind_many_that_fail_are_read_and_tried(any_group: Grou
     good = await any_group.add(5)
     handler = Recorder(lambda message: ValueError("no such order") if message.message_id in poison else None)
     await any_group.start(handler, batch=5)
-    await handler.has_finished(5)
+    await handler.wait_until_finished(5)
     assert handler.finished == good
 
 
 async def test_a_suspect_that_fails_leaves_the_next_trial_to_another_message(group: Group) -> None:
     """Suspects go first; but who stands in for the others must not be the same again and again."""
     group.delivery = Delivery(backoff=QUICKLY, breaker=Breaker(failures=1, max_pause=PAUSE))
-    await group.create()
+    await group.create_group()
     [poison, *_] = await group.add(4)
     [suspect] = await group.read_as("pod-z", 1)
     await group.client.xclaim("orders", "billing", "pod-z", 0, [suspect], retrycount=3, justid=True)
     handler = Recorder(lambda message: ValueError("no such order") if message.message_id == poison else None)
     await group.start(handler, "pod-z")
-    await handler.has_finished(3)
+    await handler.wait_until_finished(3)
 
 
 def test_suspects_and_others_take_turns() -> None:
-    ready = Ready()
+    ready = ReadyQueue()
     for number in range(4):
         entry = Entry(f"{number}-0", ())
-        entry.suspect = number < 2
+        entry.is_suspect = number < 2
         ready.put(entry)
     order = []
-    while taken := ready.take():
+    while taken := ready.pop():
         order.append(taken.message_id)
-        ready.done(taken)
+        ready.complete(taken)
     assert order == ["0-0", "2-0", "1-0", "3-0"]
 
 
@@ -81,12 +81,12 @@ def test_suspects_and_others_take_turns() -> None:
 async def test_a_handler_that_raises_no_exception_but_something_else_has_failed(
     any_group: Group, concurrency: int
 ) -> None:
-    any_group.delivery = SOON
+    any_group.delivery = FAST_RETRIES
     await any_group.add(3)
     handler = Recorder(lambda message: Halt("stop") if message.deliveries == 1 else None)
     processor = await any_group.start(handler, concurrency=concurrency)
-    await handler.has_finished(3)
-    await any_group.settled()
+    await handler.wait_until_finished(3)
+    await any_group.wait_settled()
     assert processor.metrics.failed == 3
 
 
@@ -148,4 +148,4 @@ async def test_a_callback_that_is_set_while_a_backlog_is_handled_gets_the_next_m
     await group.add(10)
     processor = group.processor(first)
     await processor.start_listening()
-    await second.has_finished(9)
+    await second.wait_until_finished(9)

@@ -34,7 +34,7 @@ async def test_entries_of_one_key_are_handled_in_order_and_never_at_the_same_tim
     await _add(any_group, "aabacadbcbdacbda" * 5)
     await any_group.start(handle, concurrency=4, settings=BY_CUSTOMER)
     await eventually(lambda: sum(map(len, order.values())) == 80)
-    await any_group.settled()
+    await any_group.wait_settled()
     assert all(numbers == sorted(numbers) for numbers in order.values())
     assert most > 1
 
@@ -51,7 +51,7 @@ async def test_a_failing_key_blocks_only_itself_and_keeps_its_order(any_group: G
     await _add(any_group, "aabbacbcca")
     await any_group.start(handle, concurrency=3, settings=BY_CUSTOMER)
     await eventually(lambda: len(handled) == 10)
-    await any_group.settled()
+    await any_group.wait_settled()
     assert [each for each in handled if each[0] == "a"] == ["a0", "a1", "a4", "a9"]
     assert [each[0] for each in handled[:6]].count("a") == 0, "the others did not wait"
 
@@ -67,7 +67,7 @@ async def test_after_a_dead_letter_the_key_goes_on(group: Group) -> None:
     await _add(group, "aaaa")
     await group.start(handle, concurrency=4, settings=BY_CUSTOMER)
     await eventually(lambda: len(handled) == 3)
-    await group.settled()
+    await group.wait_settled()
     assert handled == ["1", "2", "3"]
 
 
@@ -84,7 +84,7 @@ async def test_entries_without_the_key_have_no_order(group: Group) -> None:
     await group.start(handle, concurrency=2, settings=BY_CUSTOMER)
     await eventually(lambda: len(handled) == 4)
     release.set()
-    await group.settled()
+    await group.wait_settled()
 
 
 async def test_what_stands_behind_a_running_message_is_handed_back_when_stopping(group: Group) -> None:

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from streamconsumer.processor import current_message
 from streamconsumer.processor.pipeline import reconnect
 from tests.cluster.redis_servers import RedisServer, StartRedis
-from tests.processor.eventually import PATIENCE_SECONDS, eventually
+from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import STREAM, Group
 from tests.processor.proxy import Proxy
 from tests.processor.recorder import Recorder
@@ -71,7 +71,7 @@ async def test_nothing_is_lost_when_the_server_restarts_under_load(
         await eventually(lambda before=before: len(producer.confirmed) > before + 100)  # type: ignore[misc] # a lambda with a default
     added = await producer.stop()
     await eventually(lambda: set(handled) >= set(added))
-    await group.settled()
+    await group.wait_settled()
     await group.close()
 
 
@@ -87,21 +87,21 @@ async def test_nothing_is_lost_when_the_server_freezes_under_load(any_group: Gro
         await asyncio.sleep(0.2)
     added = await producer.stop()
     await eventually(lambda: set(handled) >= set(added))
-    await any_group.settled()
+    await any_group.wait_settled()
 
 
 async def test_a_read_that_never_answers_is_given_up(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     """A half-open connection: nobody says that it is gone."""
-    monkeypatch.setattr("streamconsumer.processor.consumer.redis_consumer.READ_MARGIN", timedelta(seconds=0.2))
+    monkeypatch.setattr("streamconsumer.processor.consumer.redis_consumer.READ_TIMEOUT_MARGIN", timedelta(seconds=0.2))
     handler = Recorder()
     processor = await group.start(handler, poll=0.3)
-    await group.is_reading()
+    await group.wait_until_reading()
     group.server.pause()
-    await eventually(lambda: processor.metrics.faults)
+    await eventually(lambda: processor.metrics.redis_errors)
     assert not processor.health.readiness()[0]
     group.server.resume()
     await group.add(3)
-    await handler.has_finished(3)
+    await handler.wait_until_finished(3)
     assert processor.health.readiness()[0]
 
 
@@ -109,13 +109,13 @@ async def test_stopping_does_not_wait_for_a_frozen_server(group: Group) -> None:
     handler = Recorder(gate=False)
     processor = await group.start(handler, poll=60, concurrency=2)
     await group.add()
-    await handler.has_seen(1)
-    await group.is_reading()
+    await handler.wait_until_received(1)
+    await group.wait_until_reading()
     group.server.pause()
     handler.gate.set()
     begun = time.monotonic()
     await processor.stop_listening()
-    assert time.monotonic() - begun < PATIENCE_SECONDS
+    assert time.monotonic() - begun < TIMEOUT_SECONDS
     group.server.resume()
 
 
@@ -125,7 +125,7 @@ async def test_stopping_does_not_wait_for_a_server_that_cannot_be_reached(group:
     await asyncio.sleep(0.1)
     begun = time.monotonic()
     await processor.stop_listening()
-    assert time.monotonic() - begun < PATIENCE_SECONDS
+    assert time.monotonic() - begun < TIMEOUT_SECONDS
     group.server.resume()
 
 
@@ -148,8 +148,8 @@ async def test_entries_of_a_reply_that_was_lost_are_handled(any_group: Group) ->
         ids = await any_group.add(10)
         handler = Recorder()
         await any_group.start(handler, manager=any_group.manager(proxy.url))
-        await handler.has_finished(10)
-        await any_group.settled()
+        await handler.wait_until_finished(10)
+        await any_group.wait_settled()
         assert proxy.cuts == 1
         assert handler.ids == ids
         await any_group.close()
@@ -158,7 +158,7 @@ async def test_entries_of_a_reply_that_was_lost_are_handled(any_group: Group) ->
 async def test_nothing_is_lost_or_stuck_through_a_hundred_lost_replies(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconnect, "LONGEST_PAUSE_SECONDS", 0.005)
+    monkeypatch.setattr(reconnect, "MAX_PAUSE_SECONDS", 0.005)
     async with Proxy(group.server).running() as proxy:
         proxy.cut_replies(Cut(0.3))
         manager = group.manager(proxy.url)
@@ -169,7 +169,7 @@ async def test_nothing_is_lost_or_stuck_through_a_hundred_lost_replies(
             await asyncio.sleep(0.005)
         proxy.cut_replies(lambda _: None)
         await eventually(lambda: set(handled) == set(ids))
-        await group.settled()
+        await group.wait_settled()
         assert processor.metrics.claimed == 0, "without waiting for min_idle"
         await group.close()
 
@@ -182,14 +182,14 @@ async def test_after_a_failover_the_address_is_followed_to_the_new_primary(start
         handler = Recorder()
         processor = await group.start(handler, poll=0.3)
         await group.add()
-        await handler.has_finished(1)
+        await handler.wait_until_finished(1)
         await group.client.replicaof(new.host, new.port)
-        await eventually(lambda: processor.metrics.faults)
+        await eventually(lambda: processor.metrics.redis_errors)
         assert "replica" in processor.health.readiness()[1]
         proxy.target = (new.host, new.port)
         promoted = Group(new)
         await promoted.add(3)
-        await handler.has_finished(4)
-        await promoted.settled()
+        await handler.wait_until_finished(4)
+        await promoted.wait_settled()
         await promoted.close()
         await group.close()

@@ -15,58 +15,58 @@ from tests.processor.recorder import Recorder
 
 
 async def test_a_restarted_consumer_first_finishes_what_it_had_begun(any_group: Group) -> None:
-    await any_group.create()
+    await any_group.create_group()
     begun = await any_group.add(450)
     assert await any_group.read_as("pod-a", 450) == begun
     new = await any_group.add(5)
     handler = Recorder()
     await any_group.start(handler)
-    await handler.has_finished(455)
-    await any_group.settled()
+    await handler.wait_until_finished(455)
+    await any_group.wait_settled()
     assert handler.ids == begun + new
-    assert {message.deliveries for message in handler.seen} == {1, 2}
-    assert {message.deliveries for message in handler.seen[:450]} == {2}
+    assert {message.deliveries for message in handler.received} == {1, 2}
+    assert {message.deliveries for message in handler.received[:450]} == {2}
 
 
 async def test_the_entries_of_a_dead_consumer_are_taken_over_after_min_idle(any_group: Group) -> None:
-    await any_group.create()
+    await any_group.create_group()
     ids = await any_group.add(3)
     await any_group.read_as("dead")
     handler = Recorder()
     processor = await any_group.start(handler, min_idle=1)
-    await any_group.is_reading()
-    assert not handler.seen
-    await handler.has_finished(3)
-    await any_group.settled()
+    await any_group.wait_until_reading()
+    assert not handler.received
+    await handler.wait_until_finished(3)
+    await any_group.wait_settled()
     assert handler.ids == ids
-    assert [message.deliveries for message in handler.seen] == [2, 2, 2]
+    assert [message.deliveries for message in handler.received] == [2, 2, 2]
     assert processor.metrics.claimed == 3
 
 
 async def test_many_entries_of_a_dead_consumer_are_taken_over_as_fast_as_they_can_be_handled(
     group: Group,
 ) -> None:
-    await group.create()
+    await group.create_group()
     ids = await group.add(500)
     await group.read_as("dead", 500)
     handler = Recorder()
     await group.start(handler, min_idle=1)
-    await handler.has_finished(500)
-    await group.settled()
-    assert handler.times == dict.fromkeys(ids, 1)
+    await handler.wait_until_finished(500)
+    await group.wait_settled()
+    assert handler.attempt_counts == dict.fromkeys(ids, 1)
 
 
 async def test_a_dead_consumers_entry_behind_many_of_live_ones_is_found(group: Group) -> None:
     """XAUTOCLAIM looks at ten entries for each one that it may claim."""
-    await group.create()
+    await group.create_group()
     await group.add(400)
     live = await group.read_as("live", 400)
     [orphan] = await group.add()
     await group.read_as("dead")
-    await group.take([orphan], "dead", idle_ms=60_000)
+    await group.claim([orphan], "dead", idle_ms=60_000)
     handler = Recorder()
     await group.start(handler, min_idle=4, batch=1)
-    await handler.has_finished(1)
+    await handler.wait_until_finished(1)
     assert handler.ids == [orphan]
     assert len(live) == 400
 
@@ -75,13 +75,13 @@ async def test_a_long_handler_of_a_live_process_keeps_its_message(any_group: Gro
     handler, peer = Recorder(gate=False), Recorder()
     ids = await any_group.add(3)
     await any_group.start(handler, min_idle=1.5)
-    await handler.has_seen(1)
+    await handler.wait_until_received(1)
     peers = await any_group.start(peer, "pod-b", min_idle=1.5)
     await asyncio.sleep(2 * 1.5)
-    assert not peer.seen
+    assert not peer.received
     handler.gate.set()
-    await handler.has_finished(3)
-    await any_group.settled()
+    await handler.wait_until_finished(3)
+    await any_group.wait_settled()
     assert handler.ids == ids
     assert peers.metrics.claimed == 0
 
@@ -92,12 +92,12 @@ async def test_a_consumer_that_lost_a_message_cancels_its_handler_and_does_not_a
     handler = Recorder(gate=False)
     processor = await any_group.start(handler, min_idle=1)
     [taken] = await any_group.add()
-    await handler.has_seen(1)
-    await any_group.take([taken], "pod-b")
+    await handler.wait_until_received(1)
+    await any_group.claim([taken], "pod-b")
     await eventually(lambda: handler.cancelled == [taken])
     await any_group.add()
     handler.gate.set()
-    await handler.has_finished(1)
+    await handler.wait_until_finished(1)
     await processor.stop_listening()
     assert [(each.message_id, each.consumer) for each in await any_group.entries()] == [(taken, "pod-b")]
     assert processor.metrics.lost_ownership == 1
@@ -108,11 +108,11 @@ async def test_a_message_that_was_taken_before_it_began_is_not_begun(group: Grou
     handler = Recorder(gate=False)
     first, taken, last = await group.add(3)
     await group.start(handler, min_idle=1)
-    await handler.has_seen(1)
-    await group.take([taken], "pod-b")
+    await handler.wait_until_received(1)
+    await group.claim([taken], "pod-b")
     await eventually(lambda: group.processors[0].metrics.lost_ownership == 1)
     handler.gate.set()
-    await handler.has_finished(2)
+    await handler.wait_until_finished(2)
     assert handler.ids == [first, last]
     await eventually(group.pending)
     assert [(each.message_id, each.consumer) for each in await group.entries()] == [(taken, "pod-b")]
@@ -123,12 +123,12 @@ async def test_a_message_trimmed_from_the_stream_while_it_runs_is_finished(any_g
     handler = Recorder(gate=False)
     processor = await any_group.start(handler, min_idle=0.5)
     [trimmed] = await any_group.add()
-    await handler.has_seen(1)
+    await handler.wait_until_received(1)
     await any_group.client.xtrim(STREAM, maxlen=0)
     await asyncio.sleep(3 * 0.5)
     handler.gate.set()
-    await handler.has_finished(1)
-    await any_group.settled()
+    await handler.wait_until_finished(1)
+    await any_group.wait_settled()
     assert handler.ids == [trimmed]
     assert processor.metrics.lost_ownership == 0
 
@@ -137,44 +137,44 @@ async def test_a_failed_entry_that_was_trimmed_is_counted_and_settled(any_group:
     handler = Recorder(lambda _: Retry("bad", after=timedelta(seconds=1)))
     processor = await any_group.start(handler, min_idle=0.5, poll=0.3)
     await any_group.add()
-    await handler.has_seen(1)
+    await handler.wait_until_received(1)
     await any_group.client.xtrim(STREAM, maxlen=0)
-    await any_group.settled()
+    await any_group.wait_settled()
     await eventually(lambda: processor.metrics.lost_to_trimming == 1)
-    assert len(handler.seen) == 1
+    assert len(handler.received) == 1
 
 
 async def test_entries_trimmed_while_their_consumer_was_away_are_counted_and_settled(
     any_group: Group,
 ) -> None:
-    await any_group.create()
+    await any_group.create_group()
     await any_group.add(250)
     await any_group.read_as("pod-a", 250)
     await any_group.client.xtrim(STREAM, maxlen=40, approximate=False)
     handler = Recorder()
     processor = await any_group.start(handler)
-    await handler.has_finished(40)
-    await any_group.settled()
+    await handler.wait_until_finished(40)
+    await any_group.wait_settled()
     assert processor.metrics.lost_to_trimming == 210
-    assert len(handler.seen) == 40
+    assert len(handler.received) == 40
 
 
 async def test_two_processors_share_the_work(any_group: Group) -> None:
     first, second = Recorder(), Recorder()
     await any_group.start(first, "pod-a", batch=5)
     await any_group.start(second, "pod-b", batch=5)
-    await any_group.is_reading()
+    await any_group.wait_until_reading()
     ids: list[str] = []
     for _ in range(20):
         ids += await any_group.add(20)
     await eventually(lambda: len(first.finished) + len(second.finished) >= 400)
-    await any_group.settled()
+    await any_group.wait_settled()
     assert sorted(first.ids + second.ids) == sorted(ids)
     assert min(len(first.ids), len(second.ids)) > 50
 
 
 async def test_deliveries_are_told_right_however_many_entries_are_pending_here(group: Group) -> None:
-    await group.create()
+    await group.create_group()
     await group.add(900)
     await group.read_as("dead", 900)
     await group.client.xclaim(
@@ -182,15 +182,15 @@ async def test_deliveries_are_told_right_however_many_entries_are_pending_here(g
     )
     handler = Recorder()
     await group.start(handler, min_idle=0.5, batch=1000)
-    await handler.has_finished(900)
-    assert {message.deliveries for message in handler.seen} == {7}
+    await handler.wait_until_finished(900)
+    assert {message.deliveries for message in handler.received} == {7}
 
 
 async def test_a_renewal_that_meets_an_acknowledgement_on_its_way_does_not_bring_the_entry_back(
     any_group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The renewal was asked for while the message ran; Redis hears of it after the acknowledgement."""
-    asked, may_go, ask = threading.Event(), threading.Event(), StreamManager.ask
+    asked, may_go, ask = threading.Event(), threading.Event(), StreamManager.execute
 
     async def slow(self: StreamManager, *command: Any) -> Any:
         if command[:2] == ("EVAL", RENEW):
@@ -198,11 +198,11 @@ async def test_a_renewal_that_meets_an_acknowledgement_on_its_way_does_not_bring
             await asyncio.to_thread(may_go.wait)
         return await ask(self, *command)
 
-    monkeypatch.setattr(StreamManager, "ask", slow)
+    monkeypatch.setattr(StreamManager, "execute", slow)
     handler = Recorder(gate=False)
     processor = await any_group.start(handler)
     await any_group.add()
-    await handler.has_seen(1)
+    await handler.wait_until_received(1)
     await eventually(asked.is_set)
     handler.gate.set()
     await eventually(lambda: processor.metrics.acknowledged)
@@ -210,4 +210,4 @@ async def test_a_renewal_that_meets_an_acknowledgement_on_its_way_does_not_bring
     may_go.set()
     await processor.stop_listening()
     assert await any_group.pending() == 0
-    assert len(handler.seen) == 1
+    assert len(handler.received) == 1

@@ -26,7 +26,7 @@ async def test_what_a_handler_returns_is_done_with_the_acknowledgement(any_group
         return await any_group.client.get("total") == "15"
 
     await eventually(all_done)
-    await any_group.settled()
+    await any_group.wait_settled()
     assert await any_group.client.xlen("invoices") == 5
 
 
@@ -41,21 +41,21 @@ async def test_effects_that_cannot_be_done_fail_their_message_and_leave_nothing_
     assert await group.client.exists("counter") == 0
     await group.client.delete("list")
     await eventually(lambda: group.client.exists("counter"))
-    await group.settled()
+    await group.wait_settled()
     assert await group.client.get("counter") == "1"
 
 
 async def test_acknowledged_entries_are_trimmed_and_no_others(
     any_group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claimer, "TRIM_EVERY", timedelta(milliseconds=100))
+    monkeypatch.setattr(claimer, "TRIM_INTERVAL", timedelta(milliseconds=100))
     handler = Recorder()
-    await any_group.create()
+    await any_group.create_group()
     await any_group.client.xgroup_create(STREAM, "others", "0")
     await any_group.add(5)
     processor = await any_group.start(handler, retention=Retention(acknowledged=True))
-    await handler.has_finished(5)
-    await any_group.settled()
+    await handler.wait_until_finished(5)
+    await any_group.wait_settled()
     reply: Any = await any_group.client.xreadgroup("others", "one", {STREAM: ">"}, 10)
     seen = [message_id for message_id, _ in reply[0][1]]
     await any_group.client.xack(STREAM, "others", *seen[:3])
@@ -68,8 +68,8 @@ async def test_the_name_of_a_pod_that_is_long_gone_is_removed_and_never_its_entr
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was killed while idle."""
-    monkeypatch.setattr(liveness, "FORGOTTEN", timedelta(seconds=2))
-    await group.create()
+    monkeypatch.setattr(liveness, "EXPIRE_AFTER", timedelta(seconds=2))
+    await group.create_group()
     await group.client.xgroup_createconsumer(STREAM, GROUP, "killed")
     await group.client.hset(f"{{{STREAM}}}:{GROUP}:consumers", "killed", "1")
     await group.client.xgroup_createconsumer(STREAM, GROUP, "stranger")

@@ -11,8 +11,8 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamconsumer.redis_client.keys import POSTPONED
-from tests.processor.eventually import PATIENCE_SECONDS, eventually
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
+from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import Group
 from tests.processor.pod import NewPod
 
@@ -24,25 +24,25 @@ async def test_an_idle_pod_ends_without_waiting_for_the_end_of_its_read(
     group: Group, new_pod: NewPod, number: signal.Signals
 ) -> None:
     pod = new_pod("pod_handlers:note", poll_interval="1m").start()
-    await pod.says("processor started")
-    await eventually(group.exists)
+    await pod.wait_for_log("processor started")
+    await eventually(group.group_exists)
     begun = time.monotonic()
     pod.signal(number)
-    assert await pod.ended() == 0
-    assert time.monotonic() - begun < PATIENCE_SECONDS
+    assert await pod.wait_for_exit() == 0
+    assert time.monotonic() - begun < TIMEOUT_SECONDS
     assert await group.consumers() == set()
 
 
 async def test_a_busy_pod_finishes_its_message_and_hands_the_others_back(group: Group, new_pod: NewPod) -> None:
     running, *others = await group.add(5, {"seconds": "1"})
     pod = new_pod("pod_handlers:slow").start()
-    await pod.says("begun")
+    await pod.wait_for_log("begun")
     pod.signal(signal.SIGTERM)
-    assert await pod.ended() == 0
-    assert [line["message_id"] for line in pod.said("handled")] == [running]
+    assert await pod.wait_for_exit() == 0
+    assert [line["message_id"] for line in pod.find_log("handled")] == [running]
     left = await group.entries()
     assert [each.message_id for each in left] == others
-    assert {each.consumer for each in left} == {POSTPONED}
+    assert {each.consumer for each in left} == {POSTPONED_CONSUMER}
 
 
 @pytest.mark.parametrize("handler", ["slow", "slow_thread", "stubborn"])
@@ -51,22 +51,22 @@ async def test_a_pod_ends_at_its_drain_time_out_whatever_the_handler_does(
 ) -> None:
     await group.add(1, {"seconds": "30"})
     pod = new_pod(f"pod_handlers:{handler}", drain_timeout="1s").start()
-    await pod.says("begun")
+    await pod.wait_for_log("begun")
     begun = time.monotonic()
     pod.signal(signal.SIGTERM)
-    assert await pod.ended() == 0
-    assert 0.9 < time.monotonic() - begun < PATIENCE_SECONDS
+    assert await pod.wait_for_exit() == 0
+    assert 0.9 < time.monotonic() - begun < TIMEOUT_SECONDS
     assert await group.pending() == 1
 
 
 async def test_a_second_signal_ends_the_drain(group: Group, new_pod: NewPod) -> None:
     await group.add(1, {"seconds": "30"})
     pod = new_pod("pod_handlers:slow").start()
-    await pod.says("begun")
+    await pod.wait_for_log("begun")
     pod.signal(signal.SIGTERM)
-    await pod.says("draining")
+    await pod.wait_for_log("draining")
     pod.signal(signal.SIGTERM)
-    assert await pod.ended() == 0
+    assert await pod.wait_for_exit() == 0
     assert await group.pending() == 1
 
 
@@ -77,13 +77,13 @@ async def test_a_pod_ends_as_process_1_too(group: Group, new_pod: NewPod, moment
     pod = new_pod({"busy": "pod_handlers:slow", "importing": "slow_import:handle"}.get(moment, "pod_handlers:note"))
     (pod.folder / "slow_import.py").write_text("print('importing', flush=True)\nimport time; time.sleep(60)\n")
     await group.add(1, {"seconds": "1", "n": "1"})
-    pod.start(under=["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"])
+    pod.start(command_prefix=["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"])
     if moment == "importing":
-        await eventually(lambda: {"text": "importing"} in pod.lines)
+        await eventually(lambda: {"text": "importing"} in pod.log_lines)
     else:
-        await pod.says("begun" if moment == "busy" else "handled")
-    pod.signal(signal.SIGTERM, pod.only_child)
-    assert await pod.ended() == 0
+        await pod.wait_for_log("begun" if moment == "busy" else "handled")
+    pod.signal(signal.SIGTERM, pod.child_pid)
+    assert await pod.wait_for_exit() == 0
     if moment != "importing":
         assert await group.pending() == 0
 
@@ -91,11 +91,11 @@ async def test_a_pod_ends_as_process_1_too(group: Group, new_pod: NewPod, moment
 async def test_a_pod_that_never_reached_its_server_ends_in_time(new_pod: NewPod, group: Group) -> None:
     group.server.pause()
     pod = new_pod("pod_handlers:note").start()
-    await pod.says("processor started")
+    await pod.wait_for_log("processor started")
     begun = time.monotonic()
     pod.signal(signal.SIGTERM)
-    assert await pod.ended() == 0
-    assert time.monotonic() - begun < PATIENCE_SECONDS
+    assert await pod.wait_for_exit() == 0
+    assert time.monotonic() - begun < TIMEOUT_SECONDS
     group.server.resume()
 
 
@@ -104,13 +104,13 @@ async def test_a_pod_that_is_killed_and_started_again_handles_everything(group: 
     pod = new_pod("pod_handlers:slow", concurrency="4")
     for killed in range(3):
         pod.start()
-        await pod.says("handled", times=40 * (killed + 1))
+        await pod.wait_for_log("handled", times=40 * (killed + 1))
         pod.signal(signal.SIGKILL)
-        assert await pod.ended() == -signal.SIGKILL
+        assert await pod.wait_for_exit() == -signal.SIGKILL
     pod.start()
-    await eventually(lambda: {line["message_id"] for line in pod.said("handled")} == set(ids))
-    await group.settled()
-    twice = len(pod.said("handled")) - len(ids)
+    await eventually(lambda: {line["message_id"] for line in pod.find_log("handled")} == set(ids))
+    await group.wait_settled()
+    twice = len(pod.find_log("handled")) - len(ids)
     assert twice <= 3 * (4 + 10), "a kill repeats at most what was running or not acknowledged yet"
 
 
@@ -156,8 +156,8 @@ async def test_a_handler_that_cannot_be_used_is_told_in_one_line(new_pod: NewPod
     pod = new_pod(handler)
     for name, text in BROKEN_MODULES.items():
         (pod.folder / name).write_text(text)
-    assert await pod.start().ended() == 78
-    [line] = pod.lines
+    assert await pod.start().wait_for_exit() == 78
+    [line] = pod.log_lines
     assert sentence in line["message"]
     assert line["level"] == "CRITICAL"
     assert pod.termination_log.read_text() == line["message"]
@@ -188,16 +188,16 @@ async def test_variables_that_are_missing_or_wrong_are_told_in_one_line(
         pod.environment.pop(name, None)
         if value is not None:
             pod.environment[name] = value
-    assert await pod.start().ended() == 78
-    [line] = pod.lines
+    assert await pod.start().wait_for_exit() == 78
+    [line] = pod.log_lines
     assert all(sentence in line["message"] for sentence in sentences)
     assert "s3cret" not in pod.output.read_text() + pod.termination_log.read_text()
 
 
 async def test_a_port_that_is_taken_is_told_in_one_line(new_pod: NewPod, group: Group) -> None:
     pod = new_pod("pod_handlers:note", http_port=str(group.server.port))
-    assert await pod.start().ended() == 78
-    [line] = pod.lines
+    assert await pod.start().wait_for_exit() == 78
+    [line] = pod.log_lines
     assert f"STREAMCONSUMER_HTTP_PORT is {group.server.port}" in line["message"]
     assert "in use" in line["message"]
 
@@ -206,11 +206,11 @@ async def test_a_password_is_never_printed(new_pod: NewPod, group: Group) -> Non
     pod = new_pod("pod_handlers:note", redis_password="s3cret", log_level="DEBUG")
     pod.environment["STREAMCONSUMER_REDIS_URL"] = f"redis://:s3cret@127.0.0.1:{group.server.port}/0?password=s3cret"
     pod.start()
-    port = await pod.port()
-    await eventually(lambda: any("password" in str(line.get("message")) for line in pod.lines))
+    port = await pod.http_port()
+    await eventually(lambda: any("password" in str(line.get("message")) for line in pod.log_lines))
     await asyncio.sleep(0.2)
     pod.signal(signal.SIGTERM)
-    assert await pod.ended() == 0
+    assert await pod.wait_for_exit() == 0
     assert port
     assert "s3cret" not in pod.output.read_text()
 
@@ -219,9 +219,11 @@ async def test_a_pod_that_trusts_anybody_says_so(new_pod: NewPod, group: Group) 
     pod = new_pod("pod_handlers:note")
     pod.environment["STREAMCONSUMER_REDIS_URL"] = f"rediss://127.0.0.1:{group.server.port}/0?ssl_cert_reqs=none"
     pod.start()
-    await pod.says("the server's certificate is not verified: whoever is in between can read and change everything")
+    await pod.wait_for_log(
+        "the server's certificate is not verified: whoever is in between can read and change everything"
+    )
     pod.signal(signal.SIGTERM)
-    assert await pod.ended() == 0
+    assert await pod.wait_for_exit() == 0
 
 
 # -- running --------------------------------------------------------------------------------------------------------
@@ -230,9 +232,9 @@ async def test_a_pod_that_trusts_anybody_says_so(new_pod: NewPod, group: Group) 
 async def test_a_pod_answers_its_probes_and_metrics_and_logs_json(group: Group, new_pod: NewPod) -> None:
     ids = await group.add(3)
     pod = new_pod("pod_handlers:note").start()
-    await pod.says("handled", times=3)
-    await group.settled()
-    port = await pod.port()
+    await pod.wait_for_log("handled", times=3)
+    await group.wait_settled()
+    port = await pod.http_port()
 
     def get(path: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
@@ -244,13 +246,13 @@ async def test_a_pod_answers_its_probes_and_metrics_and_logs_json(group: Group, 
     found = {sample.name: sample for family in families for sample in family.samples}
     assert found["streamconsumer_acknowledged_total"].value == 3
     assert found["streamconsumer_delivered_total"].labels == {"stream": "orders", "consumer_group": "billing"}
-    assert [line["message_id"] for line in pod.said("handled")] == ids
-    assert {(line["level"], line["logger"], line["n"]) for line in pod.said("handled")} == {
+    assert [line["message_id"] for line in pod.find_log("handled")] == ids
+    assert {(line["level"], line["logger"], line["n"]) for line in pod.find_log("handled")} == {
         ("INFO", "shop", str(number)) for number in range(3)
     }
-    assert all("time" in line for line in pod.lines)
+    assert all("time" in line for line in pod.log_lines)
     pod.signal(signal.SIGTERM)
-    assert await pod.ended() == 0
+    assert await pod.wait_for_exit() == 0
 
 
 async def test_logs_for_people_are_one_line_a_failure(group: Group, new_pod: NewPod) -> None:
@@ -267,6 +269,6 @@ async def test_logs_for_people_are_one_line_a_failure(group: Group, new_pod: New
 async def test_without_an_endpoint_no_telemetry_sdk_and_no_operator_is_loaded(group: Group, new_pod: NewPod) -> None:
     await group.add()
     pod = new_pod("pod_handlers:stack").start()
-    [line] = await pod.says("loaded")
+    [line] = await pod.wait_for_log("loaded")
     assert line["heavy"] == [], "redis-py itself loads the SDK's metrics where they are installed, no more than that"
     assert "trace_id" not in line

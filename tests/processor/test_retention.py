@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from redis import Redis
 
 from streamconsumer.model.processor_settings import Retention as Wanted
-from streamconsumer.processor.consumer.retention import NOTHING, Retention, after, cut, safe_minimum
+from streamconsumer.processor.consumer.retention import ZERO_ID, StreamTrimmer, next_id, safe_minimum, trim_bound
 from tests.cluster.redis_servers import RedisServer
 from tests.processor.group import GROUP, STREAM, Group
 
@@ -27,17 +27,17 @@ def test_safe_is_what_lies_before_the_first_entry_that_any_group_still_needs() -
 
 
 def test_nothing_is_safe_in_a_stream_without_groups() -> None:
-    assert safe_minimum({}, {}) == NOTHING
+    assert safe_minimum({}, {}) == ZERO_ID
 
 
 def test_the_next_id_after_the_last_of_a_millisecond_is_in_the_next() -> None:
-    assert after((5, 2**64 - 1)) == (6, 0)
+    assert next_id((5, 2**64 - 1)) == (6, 0)
 
 
 def test_an_age_stops_at_the_first_entry_that_a_group_still_needs() -> None:
     wanted = Wanted(max_age=timedelta(hours=1))
-    assert cut(wanted, (5, 0), (3, 0)) == (3, 0)
-    assert cut(wanted, (5, 0), (9, 0)) == (5, 0)
+    assert trim_bound(wanted, (5, 0), (3, 0)) == (3, 0)
+    assert trim_bound(wanted, (5, 0), (9, 0)) == (5, 0)
 
 
 # -- on a server -----------------------------------------------------------------------------------------------------
@@ -45,19 +45,19 @@ def test_an_age_stops_at_the_first_entry_that_a_group_still_needs() -> None:
 
 @pytest.fixture
 async def stream(any_group: Group) -> Group:
-    await any_group.create()
+    await any_group.create_group()
     return any_group
 
 
-def retained(group: Group, **wanted: Any) -> Retention:
-    return Retention(group.manager().ask, STREAM, GROUP, Wanted(**wanted))
+def retained(group: Group, **wanted: Any) -> StreamTrimmer:
+    return StreamTrimmer(group.manager().execute, STREAM, GROUP, Wanted(**wanted))
 
 
 async def enforced(group: Group, **wanted: Any) -> int:
     """What goes at the second look: the first one trims nothing that a group might need."""
     kept = retained(group, **wanted)
-    first = await kept.enforce()
-    return first + await kept.enforce()
+    first = await kept.trim()
+    return first + await kept.trim()
 
 
 async def there(group: Group) -> list[str]:
@@ -86,15 +86,15 @@ async def test_a_pod_that_looks_for_the_first_time_trims_nothing(stream: Group) 
     await stream.add(3)
     await acknowledge(stream, await stream.read_as("a"))
     kept = retained(stream, acknowledged=True, max_age=timedelta(seconds=1))
-    assert await kept.enforce() == 0
-    assert await kept.enforce() == 3
+    assert await kept.trim() == 0
+    assert await kept.trim() == 3
 
 
 async def test_without_a_wish_nothing_is_asked(stream: Group) -> None:
     kept = retained(stream)
-    await stream.forget_commands()
-    assert await kept.enforce() == 0
-    assert await stream.commands() == {}
+    await stream.reset_command_counts()
+    assert await kept.trim() == 0
+    assert await stream.command_counts() == {}
 
 
 async def test_entries_that_are_too_old_by_the_servers_clock_go(stream: Group) -> None:
@@ -113,12 +113,12 @@ async def test_a_group_that_was_destroyed_and_created_again_keeps_what_its_consu
     ids = await stream.add(5)
     await stream.read_as("a", 5)
     kept = retained(stream, acknowledged=True)
-    assert await kept.enforce() == 0
+    assert await kept.trim() == 0
     await stream.client.xgroup_destroy(STREAM, GROUP)
-    await stream.create(ids[4])
-    assert await kept.enforce() == 0
+    await stream.create_group(ids[4])
+    assert await kept.trim() == 0
     await stream.client.xclaim(STREAM, GROUP, "a", 0, [*ids[3:]], force=True, justid=True)
-    assert await kept.enforce() == 3
+    assert await kept.trim() == 3
     assert await there(stream) == ids[3:]
 
 
@@ -128,15 +128,15 @@ async def test_nothing_goes_while_our_own_group_is_gone(stream: Group) -> None:
     await stream.client.xreadgroup("audit", "x", {STREAM: ">"}, noack=True)
     kept = retained(stream, acknowledged=True)
     await stream.client.xgroup_destroy(STREAM, GROUP)
-    assert [await kept.enforce() for _ in range(3)] == [0] * 3
-    await stream.create(ids[4])
-    assert await kept.enforce() == 0
+    assert [await kept.trim() for _ in range(3)] == [0] * 3
+    await stream.create_group(ids[4])
+    assert await kept.trim() == 0
 
 
 async def test_a_stream_that_is_gone_is_no_error(stream: Group) -> None:
     kept = retained(stream, acknowledged=True)
     await stream.client.delete(STREAM)
-    assert await kept.enforce() == 0
+    assert await kept.trim() == 0
 
 
 async def test_a_lookers_entries_that_are_read_meanwhile_stay(stream: Group) -> None:
@@ -145,13 +145,13 @@ async def test_a_lookers_entries_that_are_read_meanwhile_stay(stream: Group) -> 
     ids = await stream.add(3)
 
     async def ask(*command: Any) -> Any:
-        reply = await manager.ask(*command)
+        reply = await manager.execute(*command)
         if command[0] in ("XINFO", "XPENDING"):
             await stream.read_as("a", 1)
         return reply
 
-    kept = Retention(ask, STREAM, GROUP, Wanted(acknowledged=True))
-    assert await kept.enforce() + await kept.enforce() == 0
+    kept = StreamTrimmer(ask, STREAM, GROUP, Wanted(acknowledged=True))
+    assert await kept.trim() + await kept.trim() == 0
     assert await there(stream) == ids
 
 
@@ -163,9 +163,9 @@ async def test_these_rights_suffice(stream: Group) -> None:
     await stream.client.execute_command("ACL", "SETUSER", "shop", "on", ">pw", f"~{STREAM}", "-@all", *RIGHTS)  # type: ignore[no-untyped-call] # ships no types
     await stream.add(30)
     await acknowledge(stream, await stream.read_as("a", 30))
-    ask = stream.manager(f"redis://shop:pw@{stream.server.host}:{stream.server.port}/0").ask
-    kept = Retention(ask, STREAM, GROUP, Wanted(acknowledged=True, max_age=timedelta(hours=1)))
-    assert await kept.enforce() + await kept.enforce() == 30
+    ask = stream.manager(f"redis://shop:pw@{stream.server.host}:{stream.server.port}/0").execute
+    kept = StreamTrimmer(ask, STREAM, GROUP, Wanted(acknowledged=True, max_age=timedelta(hours=1)))
+    assert await kept.trim() + await kept.trim() == 30
 
 
 # -- whatever happens ------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.client.flushall()
         self.first = self.client.time()[0] * 1000 - 60 * HOUR
         self.wish = wish
-        self.keepers = [Retention(self._ask, STREAM, GROUP, wish) for _ in range(2)]
+        self.keepers = [StreamTrimmer(self._ask, STREAM, GROUP, wish) for _ in range(2)]
         self.create(GROUP)
 
     async def _ask(self, *command: Any) -> Any:
@@ -243,7 +243,7 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(who=st.integers(0, 1))
     def trim(self, who: int) -> None:
         before = self._there()
-        trimmed = asyncio.run(self.keepers[who].enforce())
+        trimmed = asyncio.run(self.keepers[who].trim())
         left = self._there()
         went = before[: len(before) - len(left)]
         assert before[len(went) :] == left

@@ -10,12 +10,12 @@ import pytest
 
 from streamconsumer.model.processor_settings import Backoff, Breaker, Delivery
 from streamconsumer.processor import Defer, Message, Reject, Retry, current_message
-from streamconsumer.redis_client.keys import POSTPONED, companion
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
-from tests.processor.recorder import Recorder, always, once
+from tests.processor.recorder import Recorder, fail_every_delivery, fail_first_delivery
 
-DEAD_LETTERS = companion(STREAM, GROUP, "dead-letters")
+DEAD_LETTERS = group_key(STREAM, GROUP, "dead-letters")
 QUICKLY = Backoff(min_delay=timedelta(milliseconds=5), max_delay=timedelta(milliseconds=20))
 
 
@@ -28,21 +28,21 @@ async def test_a_failed_message_is_tried_again_and_redis_counts_it(any_group: Gr
     handler = Recorder(lambda message: ValueError("not yet") if message.deliveries < 4 else None)
     [message_id] = await any_group.add()
     processor = await any_group.start(handler)
-    await handler.has_finished(1)
+    await handler.wait_until_finished(1)
     await eventually(lambda: processor.metrics.acknowledged)
-    assert [message.deliveries for message in handler.seen] == [1, 2, 3, 4]
+    assert [message.deliveries for message in handler.received] == [1, 2, 3, 4]
     assert handler.finished == [message_id]
     assert (processor.metrics.failed, processor.metrics.retried, processor.metrics.acknowledged) == (3, 3, 1)
 
 
 async def test_a_message_that_always_fails_becomes_a_dead_letter_with_its_evidence(any_group: Group) -> None:
     any_group.delivery = Delivery(backoff=QUICKLY, max_deliveries=3)
-    handler = Recorder(always(ValueError("no such customer")))
+    handler = Recorder(fail_every_delivery(ValueError("no such customer")))
     [message_id] = await any_group.add()
     processor = await any_group.start(handler)
     await eventually(lambda: processor.metrics.dead_lettered)
-    await any_group.settled()
-    assert len(handler.seen) == 3
+    await any_group.wait_settled()
+    assert len(handler.received) == 3
     [letter] = await dead_letters(any_group)
     assert letter["n"] == "0"
     assert letter["streamconsumer.reason"] == "MaxDeliveries"
@@ -54,40 +54,42 @@ async def test_a_message_that_always_fails_becomes_a_dead_letter_with_its_eviden
 
 async def test_a_long_wait_is_written_down_and_survives_the_pod(any_group: Group) -> None:
     """Nobody holds it meanwhile: it is pending with a consumer that nobody is."""
-    failing, peer = Recorder(once(Retry("later", after=timedelta(seconds=3)))), Recorder()
+    failing, peer = Recorder(fail_first_delivery(Retry("later", after=timedelta(seconds=3)))), Recorder()
     [message_id] = await any_group.add()
     processor = await any_group.start(failing)
     await eventually(lambda: processor.metrics.retried)
     await eventually(lambda: not processor._in_flight.ids())
-    assert [(each.message_id, each.consumer) for each in await any_group.entries()] == [(message_id, POSTPONED)]
+    assert [(each.message_id, each.consumer) for each in await any_group.entries()] == [
+        (message_id, POSTPONED_CONSUMER)
+    ]
     failed = time.monotonic()
-    processor.hurry()
+    processor.force_stop()
     await processor.stop_listening()
     await any_group.start(peer, "pod-b")
-    await peer.has_finished(1)
+    await peer.wait_until_finished(1)
     assert time.monotonic() - failed > 2.5
-    assert [message.deliveries for message in peer.seen] == [2]
-    await any_group.settled()
+    assert [message.deliveries for message in peer.received] == [2]
+    await any_group.wait_settled()
 
 
 async def test_a_postponed_message_whose_due_time_was_deleted_comes_all_the_same(any_group: Group) -> None:
-    handler = Recorder(once(Retry(after=timedelta(hours=1))))
+    handler = Recorder(fail_first_delivery(Retry(after=timedelta(hours=1))))
     await any_group.add()
     processor = await any_group.start(handler, min_idle=1)
     await eventually(lambda: processor.metrics.retried)
     await eventually(lambda: not processor._in_flight.ids())
-    await any_group.client.delete(companion(STREAM, GROUP, "postponed"))
-    await handler.has_finished(1)
-    await any_group.settled()
+    await any_group.client.delete(group_key(STREAM, GROUP, "postponed"))
+    await handler.wait_until_finished(1)
+    await any_group.wait_settled()
 
 
 async def test_a_rejected_message_is_a_dead_letter_at_once(any_group: Group) -> None:
-    handler = Recorder(always(Reject("unknown currency")))
+    handler = Recorder(fail_every_delivery(Reject("unknown currency")))
     await any_group.add()
     await any_group.start(handler)
-    await handler.has_seen(1)
-    await any_group.settled()
-    assert len(handler.seen) == 1
+    await handler.wait_until_received(1)
+    await any_group.wait_settled()
+    assert len(handler.received) == 1
     [letter] = await dead_letters(any_group)
     assert letter["streamconsumer.reason"] == "Rejected"
 
@@ -97,9 +99,9 @@ async def test_an_error_named_as_terminal_is_not_tried_again(group: Group) -> No
     handler = Recorder(lambda message: KeyError("x") if message.data["n"] == "0" else None)
     await group.add(2)
     await group.start(handler)
-    await handler.has_seen(2)
-    await group.settled()
-    assert len(handler.seen) == 2
+    await handler.wait_until_received(2)
+    await group.wait_settled()
+    assert len(handler.received) == 2
     [letter] = await dead_letters(group)
     assert letter["streamconsumer.reason"] == "TerminalError"
 
@@ -116,25 +118,25 @@ async def test_deferring_does_not_count_as_an_attempt(any_group: Group) -> None:
     handler = Recorder(defer_five_times)
     await any_group.add()
     await any_group.start(handler)
-    await handler.has_finished(1)
-    await any_group.settled()
-    assert {message.deliveries for message in handler.seen} == {1}
+    await handler.wait_until_finished(1)
+    await any_group.wait_settled()
+    assert {message.deliveries for message in handler.received} == {1}
     assert await dead_letters(any_group) == []
 
 
 async def test_a_dead_letter_that_cannot_be_written_leaves_the_message_pending_until_it_can(group: Group) -> None:
-    handler = Recorder(always(Reject("no")))
+    handler = Recorder(fail_every_delivery(Reject("no")))
     await group.client.set(DEAD_LETTERS, "somebody's own")
     [message_id] = await group.add()
     processor = await group.start(handler)
-    await handler.has_seen(1)
+    await handler.wait_until_received(1)
     await asyncio.sleep(0.2)
     assert [each.message_id for each in await group.entries()] == [message_id]
     assert processor.metrics.dead_lettered == 0
     await group.client.delete(DEAD_LETTERS)
-    await group.settled()
+    await group.wait_settled()
     assert len(await dead_letters(group)) == 1
-    assert len(handler.seen) == 1, "and the handler was not called again for it"
+    assert len(handler.received) == 1, "and the handler was not called again for it"
 
 
 async def test_an_entry_that_is_too_large_is_a_dead_letter_and_its_neighbours_are_handled(any_group: Group) -> None:
@@ -144,8 +146,8 @@ async def test_an_entry_that_is_too_large_is_a_dead_letter_and_its_neighbours_ar
     [after] = await any_group.add()
     handler = Recorder()
     await any_group.start(handler)
-    await handler.has_finished(2)
-    await any_group.settled()
+    await handler.wait_until_finished(2)
+    await any_group.wait_settled()
     assert handler.ids == [small, after]
     [letter] = await dead_letters(any_group)
     assert letter["streamconsumer.reason"] == "Oversized"
@@ -201,22 +203,22 @@ async def test_when_everything_fails_the_backlog_keeps_its_attempts(group: Group
     processor = await group.start(handler, concurrency=2)
     await eventually(lambda: processor.metrics.breaker_opened)
     await asyncio.sleep(1)
-    assert len(handler.seen) < 40, "one trial in each pause"
+    assert len(handler.received) < 40, "one trial in each pause"
     is_down = False
-    await handler.has_finished(295)
-    await group.settled()
+    await handler.wait_until_finished(295)
+    await group.wait_settled()
     assert len(await dead_letters(group)) <= 5
 
 
 async def test_an_open_breaker_lets_a_waiting_message_be_the_trial(group: Group) -> None:
     pause = timedelta(milliseconds=50)
     group.delivery = Delivery(backoff=QUICKLY, breaker=Breaker(failures=1, max_pause=pause))
-    handler = Recorder(lambda _: OSError("down") if len(handler.seen) < 6 else None)
+    handler = Recorder(lambda _: OSError("down") if len(handler.received) < 6 else None)
     await group.add(1)
     await group.start(handler)
-    await handler.has_finished(1)
-    await group.settled()
-    assert {message.deliveries for message in handler.seen} <= {1, 2}
+    await handler.wait_until_finished(1)
+    await group.wait_settled()
+    assert {message.deliveries for message in handler.received} <= {1, 2}
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])

@@ -28,7 +28,7 @@ async def test_a_password_is_in_no_log_line_span_figure_or_answer(
     )
     del pod.environment["STREAMCONSUMER_REDIS_URL"]
     pod.start(environment=collector.environment)
-    port = await pod.port()
+    port = await pod.http_port()
     heard: list[str] = []
     await eventually(lambda: "password is wrong" in answer(port, "/readyz", heard))
 

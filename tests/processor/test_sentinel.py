@@ -12,7 +12,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.processor_settings import RedisAccess
+from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.processor import StreamManager, current_message
 from streamconsumer.redis_client.topology import topology
 from tests.cluster.redis_servers import RedisServer, SentinelServer, StartRedis
@@ -31,9 +31,9 @@ class Watched:
         self.group = Group(primary)
         self.managers: list[StreamManager] = []
 
-    def access(self, *nodes: str, **settings: Any) -> RedisAccess:
+    def access(self, *nodes: str, **settings: Any) -> RedisSettings:
         given = nodes or (f"{self.sentinel.host}:{self.sentinel.port}",)
-        return RedisAccess(url="redis:///0", sentinel_master=SentinelServer.master, sentinel_nodes=given, **settings)
+        return RedisSettings(url="redis:///0", sentinel_master=SentinelServer.master, sentinel_nodes=given, **settings)
 
     def manager(self, *nodes: str, **settings: Any) -> StreamManager:
         self.managers.append(StreamManager.from_settings(self.access(*nodes, **settings), STREAM))
@@ -74,7 +74,7 @@ async def test_the_primary_is_where_the_sentinels_say(watched: Watched) -> None:
     manager = watched.manager(NOWHERE, f"127.0.0.1:{watched.sentinel.port}")
     await watched.group.start(handler, manager=manager)
     await watched.group.add(3)
-    await handler.has_finished(3)
+    await handler.wait_until_finished(3)
     assert manager.address == (watched.primary.host, watched.primary.port)
 
 
@@ -85,7 +85,7 @@ async def test_a_client_that_redis_py_made_for_a_sentinel_works_too(watched: Wat
     handler = Recorder()
     await watched.group.start(handler, manager=manager)
     await watched.group.add(3)
-    await handler.has_finished(3)
+    await handler.wait_until_finished(3)
     await watched.group.processors[0].stop_listening()
     await manager.aclose()
     await client.aclose()
@@ -96,7 +96,7 @@ async def test_sentinels_that_do_not_know_are_told_one_by_one(watched: Watched) 
     node = f"127.0.0.1:{watched.sentinel.port}"
     access = watched.access(NOWHERE, node).model_copy(update={"sentinel_master": "other"})
     with pytest.raises(RedisError) as caught:
-        await topology(access, STREAM).locate()
+        await topology(access, STREAM).find_primary()
     told = str(caught.value)
     assert told.startswith("no sentinel says where the primary 'other' is (127.0.0.1:1: Error 111 connecting")
     assert f"{node}: does not know a primary of this name" in told
@@ -109,13 +109,13 @@ async def test_sentinels_may_want_a_password_of_their_own(start_redis: StartRedi
         file.write_text("of-the-sentinel")
         said = {"url": "redis://:of-redis@/0", "sentinel_password_file": str(file)}
         nodes = [f"127.0.0.1:{sentinel.port}"]
-        access = RedisAccess(**said, sentinel_master=SentinelServer.master, sentinel_nodes=nodes)
+        access = RedisSettings(**said, sentinel_master=SentinelServer.master, sentinel_nodes=nodes)
         manager = StreamManager.from_settings(access, STREAM)
-        assert await manager.ask("PING") == b"PONG"
+        assert await manager.execute("PING") == b"PONG"
         file.write_text("wrong")
-        await manager.forget_connections()
+        await manager.drop_connections()
         with pytest.raises(RedisError, match=r"no sentinel says .*invalid username-password pair"):
-            await manager.ask("PING")
+            await manager.execute("PING")
         await manager.aclose()
         file.unlink()
         with pytest.raises(InvalidSettings, match="SENTINEL_PASSWORD_FILE"):
@@ -157,7 +157,7 @@ async def test_a_failover_under_load_loses_nothing_that_the_new_primary_has(watc
     await producer
     left = await entries()
     await eventually(lambda: handled >= left)
-    await on_new.settled()
+    await on_new.wait_settled()
     await on_new.close()
     watched.primary.resume()
     for processor in watched.group.processors:

@@ -23,23 +23,23 @@ from opentelemetry.sdk.trace import TracerProvider
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor import Reject
 from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.telemetry import ProvidedTelemetry, Telemetry, current_trace, otlp_sdk
-from streamconsumer.processor.telemetry.exception_logs import Exceptions
+from streamconsumer.processor.telemetry import SpanRecorder, TracerProviderTracing, current_trace, otlp_sdk
+from streamconsumer.processor.telemetry.exception_logs import ExceptionLogs
 from streamconsumer.processor.telemetry.export_queue import (
-    KEEPS_UP_SECONDS,
-    MOST_BYTES,
-    MOST_BYTES_OF_A_REQUEST,
-    Outbox,
+    HEALTHY_EXPORT_SECONDS,
+    MAX_QUEUE_BYTES,
+    MAX_REQUEST_BYTES,
+    ExportQueue,
 )
-from streamconsumer.processor.telemetry.otlp_encoding import Request, attributes, value
+from streamconsumer.processor.telemetry.otlp_encoding import ExportRequest, any_value, attributes
 from streamconsumer.processor.telemetry.spans import RecordedSpan
-from streamconsumer.processor.telemetry.trace_context import parse
+from streamconsumer.processor.telemetry.trace_context import parse_traceparent
 from tests.cluster.collector import Collector
 from tests.cluster.spans import Span
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder
-from tests.processor.tracing import Kit, NewKit, arrived, linked
+from tests.processor.tracing import NewTelemetryKit, TelemetryKit, linked_span_ids, wait_for_named_spans
 
 PROCESS = f"process {STREAM}"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -86,7 +86,7 @@ def environment(sampler: str) -> dict[str, str]:
     return {"OTEL_TRACES_SAMPLER": name, "OTEL_TRACES_SAMPLER_ARG": ratio} if name else {}
 
 
-async def handled(group: Group, kit: Kit, collector: Collector, wanted: int) -> dict[str, Span]:
+async def handled(group: Group, kit: TelemetryKit, collector: Collector, wanted: int) -> dict[str, Span]:
     """All shapes through one processor; what arrived, by its shape."""
     shapes: dict[str, str] = {}
     for shape, fields in CONTEXTS.items():
@@ -94,17 +94,17 @@ async def handled(group: Group, kit: Kit, collector: Collector, wanted: int) -> 
         shapes[message_id] = shape
     handler = Recorder()
     processor = await group.start(handler, encoding="bytes", settings={"telemetry": kit.telemetry}, concurrency=4)
-    await handler.has_finished(len(CONTEXTS))
+    await handler.wait_until_finished(len(CONTEXTS))
     await processor.stop_listening()
     assert kit.telemetry.flush()
-    spans = await arrived(collector, PROCESS, wanted)
+    spans = await wait_for_named_spans(collector, PROCESS, wanted)
     assert len(spans) == wanted
     return {shapes[span.attributes["messaging.message.id"]]: span for span in spans}
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 async def test_each_shape_is_sampled_as_the_variables_say(
-    group: Group, new_kit: NewKit, collector: Collector, sampler: str
+    group: Group, new_kit: NewTelemetryKit, collector: Collector, sampler: str
 ) -> None:
     found = await handled(group, new_kit(environment(sampler)), collector, len(SAMPLERS[sampler]))
     assert found.keys() == SAMPLERS[sampler]
@@ -116,24 +116,26 @@ async def test_each_shape_is_sampled_as_the_variables_say(
 
 @pytest.mark.parametrize("trust", ["link", "ignore"])
 async def test_who_does_not_trust_producers_has_traces_of_his_own(
-    group: Group, new_kit: NewKit, collector: Collector, trust: str
+    group: Group, new_kit: NewTelemetryKit, collector: Collector, trust: str
 ) -> None:
     """They can neither force a sample nor evade one."""
     found = await handled(group, new_kit(trust=trust), collector, len(CONTEXTS))
     assert len({span.trace_id for span in found.values()}) == len(CONTEXTS)
     for shape, span in found.items():
         assert (span.trace_id == TRACE, span.parent_span_id) == (False, "")
-        assert linked(span, "") == ([PARENT] if trust == "link" and shape in CHILDREN else [])
+        assert linked_span_ids(span, "") == ([PARENT] if trust == "link" and shape in CHILDREN else [])
 
 
 @pytest.mark.parametrize("sampler", ["parentbased_always_off", "parentbased_traceidratio 0"])
 async def test_an_untrusted_producer_forces_no_sample(
-    group: Group, new_kit: NewKit, collector: Collector, sampler: str
+    group: Group, new_kit: NewTelemetryKit, collector: Collector, sampler: str
 ) -> None:
     assert await handled(group, new_kit(environment(sampler), trust="link"), collector, 0) == {}
 
 
-async def test_a_batch_is_kept_if_one_of_its_messages_is(group: Group, new_kit: NewKit, collector: Collector) -> None:
+async def test_a_batch_is_kept_if_one_of_its_messages_is(
+    group: Group, new_kit: NewTelemetryKit, collector: Collector
+) -> None:
     telemetry = new_kit(environment("parentbased_traceidratio 0")).telemetry
     batches: list[int] = []
 
@@ -148,12 +150,12 @@ async def test_a_batch_is_kept_if_one_of_its_messages_is(group: Group, new_kit: 
     await group.add(1, {"traceparent": f"{WELL_FORMED}01"})
     await group.start(handler, "pod-b", settings={"telemetry": telemetry, "batch": True})
     await eventually(lambda: sum(batches) == 5)
-    [span] = await arrived(collector, PROCESS)
+    [span] = await wait_for_named_spans(collector, PROCESS)
     assert span.attributes["messaging.batch.message_count"] == batches[-1]
 
 
 async def test_state_and_the_field_that_is_asked_for_are_handed_on(
-    group: Group, new_kit: NewKit, collector: Collector
+    group: Group, new_kit: NewTelemetryKit, collector: Collector
 ) -> None:
     states: list[str] = []
 
@@ -162,12 +164,12 @@ async def test_state_and_the_field_that_is_asked_for_are_handed_on(
 
     await group.add(fields={"ctx": f"{WELL_FORMED}01", "tracestate": "shop=eu", "traceparent": "garbage"})
     await group.start(handle, settings={"telemetry": new_kit(field="ctx").telemetry})
-    [span] = await arrived(collector, PROCESS)
+    [span] = await wait_for_named_spans(collector, PROCESS)
     assert (span.trace_id, states) == (TRACE, ["shop=eu"])
 
 
 @pytest.mark.parametrize("allowed", [[], ["tenant"]])
-async def test_baggage_passes_only_by_name(group: Group, new_kit: NewKit, allowed: list[str]) -> None:
+async def test_baggage_passes_only_by_name(group: Group, new_kit: NewTelemetryKit, allowed: list[str]) -> None:
     seen: list[dict[str, Any]] = []
 
     async def handle(data: dict[str, str]) -> None:
@@ -180,7 +182,7 @@ async def test_baggage_passes_only_by_name(group: Group, new_kit: NewKit, allowe
     assert seen == [{"tenant": "a b"} if allowed else {}]
 
 
-async def test_what_a_handler_adds_to_its_span_arrives(group: Group, kit: Kit, collector: Collector) -> None:
+async def test_what_a_handler_adds_to_its_span_arrives(group: Group, kit: TelemetryKit, collector: Collector) -> None:
     async def handle(data: dict[str, str]) -> None:
         span = trace.get_current_span()
         assert span.is_recording()
@@ -191,7 +193,7 @@ async def test_what_a_handler_adds_to_its_span_arrives(group: Group, kit: Kit, c
 
     await group.add()
     await group.start(handle, settings={"telemetry": kit.telemetry})
-    [span] = await arrived(collector, PROCESS)
+    [span] = await wait_for_named_spans(collector, PROCESS)
     added = {name: told for name, told in span.attributes.items() if name.startswith("shop.")}
     assert added == {"shop.total": 1.5, "shop.items": ["a", "b"], "shop.vip": True, "shop.count": -3}
     assert [(event.name, event.attributes) for event in span.events] == [
@@ -200,29 +202,29 @@ async def test_what_a_handler_adds_to_its_span_arrives(group: Group, kit: Kit, c
     ]
 
 
-async def test_a_provider_that_is_given_gets_the_spans(group: Group, kit: Kit, collector: Collector) -> None:
+async def test_a_provider_that_is_given_gets_the_spans(group: Group, kit: TelemetryKit, collector: Collector) -> None:
     who = {"stream": STREAM, "consumer_group": GROUP, "consumer": "pod-a"}
-    telemetry = ProvidedTelemetry(kit.provider, server=lambda: ("localhost", 1), **who)
+    telemetry = TracerProviderTracing(kit.provider, server=lambda: ("localhost", 1), **who)
     group.delivery = Delivery(terminal_errors=["ValueError"])
     for fields in ({"traceparent": f"{WELL_FORMED}01"}, {"traceparent": f"{WELL_FORMED}00"}, {"n": "bad"}):
         await group.add(fields=fields)
     handler = Recorder(lambda message: ValueError("no") if message.data.get("n") else None)
     await group.start(handler, settings={"telemetry": telemetry})
-    await eventually(lambda: len(handler.seen) == 3)
-    await group.settled()
+    await eventually(lambda: len(handler.received) == 3)
+    await group.wait_settled()
     kit.provider.force_flush()
-    first, last = await arrived(collector, PROCESS, 2)
-    assert (first.trace_id, first.parent_span_id, linked(first, "")) == (TRACE, PARENT, [PARENT])
+    first, last = await wait_for_named_spans(collector, PROCESS, 2)
+    assert (first.trace_id, first.parent_span_id, linked_span_ids(first, "")) == (TRACE, PARENT, [PARENT])
     assert (last.status_code, last.attributes["error.type"], last.parent_span_id) == ("ERROR", "ValueError", "")
 
 
 @pytest.mark.parametrize("batch", [False, True])
 async def test_a_provided_provider_gets_the_same_attributes_and_links_as_the_collector(
-    group: Group, kit: Kit, collector: Collector, batch: bool
+    group: Group, kit: TelemetryKit, collector: Collector, batch: bool
 ) -> None:
     """Only the span's own ids differ: the provider's SDK chooses them."""
     who = {"stream": STREAM, "consumer_group": GROUP, "consumer": "pod-a"}
-    provided = ProvidedTelemetry(kit.provider, server=lambda: group.manager().address, **who)
+    provided = TracerProviderTracing(kit.provider, server=lambda: group.manager().address, **who)
 
     async def fail(_: Any) -> None:
         raise ValueError("no")
@@ -233,7 +235,7 @@ async def test_a_provided_provider_gets_the_same_attributes_and_links_as_the_col
         await eventually(lambda: processor.metrics.dead_lettered == 1)
         await processor.stop_listening()
         kit.flush()
-        return (await arrived(collector, PROCESS, count))[-1]
+        return (await wait_for_named_spans(collector, PROCESS, count))[-1]
 
     group.delivery = Delivery(max_deliveries=1)
     ours, theirs = await handled_with(kit.telemetry, 1), await handled_with(provided, 2)
@@ -252,7 +254,7 @@ async def test_a_provided_provider_gets_the_same_attributes_and_links_as_the_col
 
 def test_a_context_that_is_never_asked_for_is_the_same_when_it_is() -> None:
     assert current_trace() == {}
-    remote = parse(f"{WELL_FORMED}03")
+    remote = parse_traceparent(f"{WELL_FORMED}03")
     assert remote
     assert (remote.trace_id.hex(), remote.span_id.hex(), remote.flags) == (TRACE, PARENT, 3)
 
@@ -260,7 +262,9 @@ def test_a_context_that_is_never_asked_for_is_the_same_when_it_is() -> None:
 def test_values_of_every_kind_are_what_the_official_classes_read() -> None:
     given = {"a": "é\udcff", "b": -1, "c": 2**62, "d": 0.5, "e": [True, "x"], "f": {"g": 1}, "h": b"\xff", "i": None}
     span = RecordedSpan(attributes(given), bytes(16), bytes(8), 1)
-    read = ExportTraceServiceRequest.FromString(Request({"r": "s" * 300}, "scope", "1", "url").of([span.encoded()]))
+    read = ExportTraceServiceRequest.FromString(
+        ExportRequest({"r": "s" * 300}, "scope", "1", "url").encode([span.encode()])
+    )
     [of_resource] = read.resource_spans
     [of_scope] = of_resource.scope_spans
     [found] = of_scope.spans
@@ -272,7 +276,7 @@ def test_values_of_every_kind_are_what_the_official_classes_read() -> None:
     assert [each.WhichOneof("value") for each in told["e"].array_value.values] == ["bool_value", "string_value"]
     assert told["f"].kvlist_value.values[0].value.int_value == 1
     assert (told["h"].bytes_value, told["i"].string_value) == (b"\xff", "None")
-    assert value(True) != value(1)
+    assert any_value(True) != any_value(1)
 
 
 # -- the way to the collector -----------------------------------------------------------------------------------------
@@ -285,7 +289,7 @@ def test_what_finds_no_room_is_dropped_and_counted_and_nothing_else() -> None:
         taken.append(len(spans))
         return len(taken) % 2 == 1  # every second request is lost
 
-    outbox = Outbox(send, most=100, batch=10, delay_seconds=3600)
+    outbox = ExportQueue(send, max_size=100, batch_size=10, delay_seconds=3600)
     for _ in range(1000):
         outbox.put(b"span")
         assert len(outbox._waiting) <= 100
@@ -299,7 +303,9 @@ def test_what_finds_no_room_is_dropped_and_counted_and_nothing_else() -> None:
 def test_what_is_dropped_is_told_while_there_is_always_more_to_send() -> None:
     """A busy pod's outbox is never empty: that is no reason to tell nothing of a collector that is away."""
     metrics, hangs = Metrics(), threading.Event()
-    outbox = Outbox(lambda _: not hangs.wait(60), most=100, batch=100, delay_seconds=3600, metrics=metrics)
+    outbox = ExportQueue(
+        lambda _: not hangs.wait(60), max_size=100, batch_size=100, delay_seconds=3600, metrics=metrics
+    )
     for _ in range(1000):
         outbox.put(b"span")
     assert metrics.spans_dropped == 900
@@ -310,15 +316,15 @@ def test_what_is_dropped_is_told_while_there_is_always_more_to_send() -> None:
 
 def test_large_spans_are_bounded_by_their_bytes() -> None:
     hangs, span = threading.Event(), b"x" * (1 << 20)
-    outbox = Outbox(lambda _: hangs.wait(60), delay_seconds=3600)
+    outbox = ExportQueue(lambda _: hangs.wait(60), delay_seconds=3600)
     for _ in range(100):
         outbox.put(span)
-    assert outbox.dropped == 100 - MOST_BYTES // len(span)
+    assert outbox.dropped == 100 - MAX_QUEUE_BYTES // len(span)
     hangs.set()
     assert outbox.flush(5)
     outbox.put(span)
     assert outbox.close(5)
-    assert outbox.sent == MOST_BYTES // len(span) + 1
+    assert outbox.sent == MAX_QUEUE_BYTES // len(span) + 1
 
 
 def test_a_request_is_bounded_by_its_bytes_and_one_span_that_is_larger_goes_alone() -> None:
@@ -328,13 +334,13 @@ def test_a_request_is_bounded_by_its_bytes_and_one_span_that_is_larger_goes_alon
         requests.append([len(span) for span in spans])
         return True
 
-    outbox = Outbox(send, delay_seconds=3600)
-    with outbox._counting:  # so that all of them wait before the first is sent
+    outbox = ExportQueue(send, delay_seconds=3600)
+    with outbox._lock:  # so that all of them wait before the first is sent
         for size in sizes:
             outbox.put(b"x" * size)
     assert outbox.close(5)
     assert [size for request in requests for size in request] == sizes
-    assert all(sum(request) <= MOST_BYTES_OF_A_REQUEST or len(request) == 1 for request in requests)
+    assert all(sum(request) <= MAX_REQUEST_BYTES or len(request) == 1 for request in requests)
     assert [5 << 20] in requests
     assert (outbox.sent, outbox.dropped) == (len(sizes), 0)
 
@@ -347,7 +353,7 @@ def test_large_spans_are_sent_before_there_are_many() -> None:
         took.set()
         return True
 
-    outbox = Outbox(send, delay_seconds=3600)
+    outbox = ExportQueue(send, delay_seconds=3600)
     for _ in range(4):
         outbox.put(b"x" * (1 << 20))
     assert took.wait(5)
@@ -398,7 +404,7 @@ def test_what_is_too_large_for_a_collector_is_dropped_once_and_counted(
     endpoint = f"http://127.0.0.1:{strict.server_port}"
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
     provider, metrics = TracerProvider(shutdown_on_exit=False), Metrics()
-    outbox = otlp_sdk.outbox({"OTEL_BSP_SCHEDULE_DELAY": "3600000"}, provider, metrics)
+    outbox = otlp_sdk.span_queue({"OTEL_BSP_SCHEDULE_DELAY": "3600000"}, provider, metrics)
     for more in (b"", b"x" * 2000, b""):
         outbox.put(a_span_with(more))
         assert outbox.flush(5)
@@ -410,7 +416,9 @@ def test_what_is_too_large_for_a_collector_is_dropped_once_and_counted(
 def test_a_collector_is_shown_the_token_that_the_variables_say(strict: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{strict.server_port}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Bearer%20hunter2")
-    outbox = otlp_sdk.outbox({"OTEL_BSP_SCHEDULE_DELAY": "3600000"}, TracerProvider(shutdown_on_exit=False), Metrics())
+    outbox = otlp_sdk.span_queue(
+        {"OTEL_BSP_SCHEDULE_DELAY": "3600000"}, TracerProvider(shutdown_on_exit=False), Metrics()
+    )
     outbox.put(a_span_with(b""))
     assert outbox.close(5)
     assert strict.tokens == ["Bearer hunter2"]
@@ -420,7 +428,7 @@ def a_span_with(more: bytes) -> bytes:
     """A span with so much in it."""
     span = RecordedSpan(b"", bytes(16), bytes(8), 1)
     span.set_attribute("more", more)
-    return span.encoded()
+    return span.encode()
 
 
 class Watched(RecordedSpan):
@@ -428,21 +436,23 @@ class Watched(RecordedSpan):
 
     __slots__ = ("times",)
 
-    def encoded(self, *, is_remote: bool = True) -> bytes:
+    def encode(self, *, is_remote: bool = True) -> bytes:
         self.times = getattr(self, "times", 0) + 1
-        return super().encoded(is_remote=is_remote)
+        return super().encode(is_remote=is_remote)
 
 
 def test_what_finds_the_outbox_full_is_not_even_encoded() -> None:
     hangs = threading.Event()
-    outbox = Outbox(lambda _: hangs.wait(60), most=3, delay_seconds=3600)
-    telemetry = Telemetry(outbox, stream=STREAM, consumer_group=GROUP, consumer="pod-a", server=lambda: ("redis", 6379))
+    outbox = ExportQueue(lambda _: hangs.wait(60), max_size=3, delay_seconds=3600)
+    telemetry = SpanRecorder(
+        outbox, stream=STREAM, consumer_group=GROUP, consumer="pod-a", server=lambda: ("redis", 6379)
+    )
     spans = [Watched(b"", bytes(16), bytes(8), 1) for _ in range(10)]
     for span in spans:
-        telemetry._put(span)
+        telemetry._export(span)
     assert [getattr(span, "times", 0) for span in spans] == [1] * 3 + [0] * 7
     assert outbox.dropped == 7
-    records = Exceptions(outbox, {})
+    records = ExceptionLogs(outbox, {})
     records.record(spans[0], Untold(), {})
     assert outbox.dropped == 8
     hangs.set()
@@ -458,17 +468,17 @@ class Untold(Exception):
         raise AssertionError("it was asked")
 
 
-def eventually_not_behind(outbox: Outbox, seconds: float) -> bool:
+def eventually_not_behind(outbox: ExportQueue, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while outbox.is_behind and time.monotonic() < deadline:
+    while outbox.is_backlogged and time.monotonic() < deadline:
         time.sleep(0.01)
-    return not outbox.is_behind
+    return not outbox.is_backlogged
 
 
 def test_an_outbox_is_half_full_by_size_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few large spans fill 32 MiB long before there are many."""
     monkeypatch.setattr(
-        "streamconsumer.processor.telemetry.export_queue.KEEPS_UP_SECONDS", 60
+        "streamconsumer.processor.telemetry.export_queue.HEALTHY_EXPORT_SECONDS", 60
     )  # however slow this machine
     began, hangs = threading.Event(), threading.Event()
 
@@ -476,25 +486,25 @@ def test_an_outbox_is_half_full_by_size_too(monkeypatch: pytest.MonkeyPatch) -> 
         began.set()
         return hangs.wait(60)
 
-    outbox = Outbox(send, most=1000, batch=1000, delay_seconds=3600)
+    outbox = ExportQueue(send, max_size=1000, batch_size=1000, delay_seconds=3600)
     for _ in range(15):
         outbox.put(b"x" * (1 << 20))
     assert began.wait(60), "what is large is sent at once"
-    assert not outbox.is_behind
+    assert not outbox.is_backlogged
     for _ in range(3):
         outbox.put(b"x" * (1 << 20))
-    assert outbox.is_behind
+    assert outbox.is_backlogged
     hangs.set()
     assert outbox.close(60)
 
 
 def test_a_collector_that_hangs_holds_nobody_up() -> None:
     hangs = threading.Event()
-    outbox = Outbox(lambda _: hangs.wait(60), most=100, batch=10, delay_seconds=3600)
+    outbox = ExportQueue(lambda _: hangs.wait(60), max_size=100, batch_size=10, delay_seconds=3600)
     began = time.monotonic()
     for _ in range(1000):
         outbox.put(b"span")
-    assert eventually_not_behind(outbox, KEEPS_UP_SECONDS + 10)
+    assert eventually_not_behind(outbox, HEALTHY_EXPORT_SECONDS + 10)
     assert not outbox.close(0.2)
     assert time.monotonic() - began < 30
     assert (outbox.sent, outbox.dropped) == (0, 1000)
@@ -552,10 +562,12 @@ def violations(spans: list[Span]) -> Iterator[str]:
             yield f"schema {span.schema_url}"
 
 
-async def test_everything_that_is_emitted_follows_the_conventions(group: Group, kit: Kit, collector: Collector) -> None:
+async def test_everything_that_is_emitted_follows_the_conventions(
+    group: Group, kit: TelemetryKit, collector: Collector
+) -> None:
     """Spans of all kinds: handled, failed, taken over, buried, acknowledged alone and together, in batches."""
     group.delivery = Delivery(terminal_errors=["ValueError"])
-    await group.create()
+    await group.create_group()
     await group.add(5, {"traceparent": f"{WELL_FORMED}01"})
     await group.read_as("stranger", 5)
     await group.add(5, {"traceparent": f"{WELL_FORMED}01"})
@@ -569,10 +581,10 @@ async def test_everything_that_is_emitted_follows_the_conventions(group: Group, 
 
     await group.add(5, {"traceparent": f"{WELL_FORMED}01"})
     await group.start(refuse, "pod-b", settings={"telemetry": kit.telemetry, "batch": True})
-    await group.settled()
+    await group.wait_settled()
     assert kit.telemetry.flush()
-    await arrived(collector, f"claim {STREAM}")
-    await arrived(collector, "send {orders}:billing:dead-letters", 10)
+    await wait_for_named_spans(collector, f"claim {STREAM}")
+    await wait_for_named_spans(collector, "send {orders}:billing:dead-letters", 10)
     spans = await asyncio.to_thread(collector.wait_for_spans)
     assert {span.name.partition(" ")[0] for span in spans} == {"process", "claim", "ack", "send"}
     assert list(violations(spans)) == []

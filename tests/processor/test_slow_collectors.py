@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.collector import Collector
 from tests.cluster.spans import Span
-from tests.processor.eventually import PATIENCE_SECONDS, eventually
+from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import STREAM, Group
 from tests.processor.pod import NewPod, Pod
 from tests.processor.proxy import Proxy
@@ -47,7 +47,7 @@ class Run:
         await self.group.add(count)
         self.added += count
 
-    async def all_acknowledged(self, within: float = PATIENCE_SECONDS) -> None:
+    async def all_acknowledged(self, within: float = TIMEOUT_SECONDS) -> None:
         async def done() -> bool:
             [found] = await self.group.client.xinfo_groups(STREAM)
             return bool(found["lag"] == found["pending"] == 0)
@@ -57,13 +57,13 @@ class Run:
     async def recorded(self) -> range:
         """One span for the pod's start, one a message, and one for each XACK; but none where a sign of life has put
         back what was acknowledged meanwhile, and it is acknowledged again."""
-        commands = await self.group.commands()
+        commands = await self.group.command_counts()
         most = 1 + self.added + commands["xack"]
         return range(most - commands.get("xclaim", 0), most + 1)
 
     async def dropped(self) -> int:
         """What Prometheus would see."""
-        address = f"http://127.0.0.1:{await self.pod.port()}/metrics"
+        address = f"http://127.0.0.1:{await self.pod.http_port()}/metrics"
         with await asyncio.to_thread(urlopen, address) as answer:
             told = answer.read().decode()
         [found] = re.findall(r"^streamconsumer_spans_dropped_total\{.*\} ([0-9.e+]+)$", told, re.MULTILINE)
@@ -81,14 +81,14 @@ class Run:
     async def ends(self) -> None:
         began = time.monotonic()
         self.pod.signal(signal.SIGTERM)
-        assert await self.pod.ended(ENDS_WITHIN_SECONDS) == 0
+        assert await self.pod.wait_for_exit(ENDS_WITHIN_SECONDS) == 0
         assert time.monotonic() - began < ENDS_WITHIN_SECONDS
 
 
 async def started(group: Group, pod: Pod, endpoint: str, **environment: str) -> Run:
     pod.start(environment={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **environment})
-    await pod.says("processor started")
-    await group.forget_commands()
+    await pod.wait_for_log("processor started")
+    await group.reset_command_counts()
     return Run(group, pod)
 
 

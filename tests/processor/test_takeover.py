@@ -12,17 +12,24 @@ import pytest
 
 from streamconsumer.processor import Reject, Retry
 from streamconsumer.processor.consumer import liveness
-from streamconsumer.processor.consumer.heartbeat import Heart
-from streamconsumer.processor.consumer.liveness import ABSENT, FORGOTTEN, PROOF, SILENCE, TURN, Consumer
-from streamconsumer.processor.consumer.redis_consumer import RedisIntake
-from streamconsumer.redis_client.keys import POSTPONED, companion
+from streamconsumer.processor.consumer.heartbeat import HeartbeatThread
+from streamconsumer.processor.consumer.liveness import (
+    ABSENT_AFTER,
+    CHECK_INTERVAL,
+    CONFIRMATION_DELAY,
+    EXPIRE_AFTER,
+    SILENCE_THRESHOLD,
+    ConsumerInfo,
+)
+from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod
 from tests.processor.proxy import Proxy
 from tests.processor.recorder import Recorder
 
-DEAD_LETTERS = companion(STREAM, GROUP, "dead-letters")
+DEAD_LETTERS = group_key(STREAM, GROUP, "dead-letters")
 
 
 @pytest.mark.parametrize("handler", ["slow", "slow_thread"])
@@ -34,29 +41,29 @@ async def test_the_messages_of_a_killed_pod_run_elsewhere_long_before_min_idle(
     """At the defaults: `minIdle` is for strangers."""
     ids = await group.add(100, {"seconds": "60"})
     pod = new_pod(f"pod_handlers:{handler}", batch_count="100", concurrency="100").start()
-    await pod.says("begun", times=100)
+    await pod.wait_for_log("begun", times=100)
     peer = Recorder()
     await group.start(peer, "pod-b", concurrency=10)
-    await group.is_reading()
+    await group.wait_until_reading()
     await asyncio.sleep(1)
     pod.signal(signal.SIGKILL)
     killed = time.monotonic()
-    await peer.has_finished(100)
+    await peer.wait_until_finished(100)
     print(f"\nkill -9 to the last of 100 taken over: {time.monotonic() - killed:.2f} s")
     assert sorted(peer.ids) == sorted(ids)
-    await group.settled()
+    await group.wait_settled()
 
 
 async def test_a_handler_that_blocks_the_event_loop_keeps_its_message(group: Group, new_pod: NewPod) -> None:
     """Signs of life come from a thread."""
     await group.add(1, {"seconds": "6"})
     pod = new_pod("pod_handlers:blocking").start()
-    await pod.says("begun")
+    await pod.wait_for_log("begun")
     peer = Recorder()
     await group.start(peer, "pod-b")
-    await pod.says("handled")
-    assert not peer.seen
-    await group.settled()
+    await pod.wait_for_log("handled")
+    assert not peer.received
+    await group.wait_settled()
 
 
 async def test_after_an_outage_nobody_is_taken_for_dead_who_lives(group: Group) -> None:
@@ -64,29 +71,29 @@ async def test_after_an_outage_nobody_is_taken_for_dead_who_lives(group: Group) 
     handler, peer = Recorder(gate=False), Recorder()
     await group.add(3)
     await group.start(handler, concurrency=4)
-    await handler.has_seen(3)
+    await handler.wait_until_received(3)
     await group.start(peer, "pod-b")
-    await group.is_reading()
+    await group.wait_until_reading()
     group.server.pause()
     await asyncio.sleep(4)
     group.server.resume()
     await asyncio.sleep(4)
-    assert not peer.seen
+    assert not peer.received
     assert not handler.cancelled
     handler.gate.set()
-    await group.settled()
+    await group.wait_settled()
 
 
 async def test_a_server_out_of_memory_does_not_keep_the_messages_of_a_dead_pod(any_group: Group) -> None:
     """It refuses to be told who is there."""
-    await any_group.create()
+    await any_group.create_group()
     ids = await any_group.add(3)
     await any_group.read_as("pod-a")
-    await any_group.client.hset(companion(STREAM, GROUP, "consumers"), "pod-a", "1")
+    await any_group.client.hset(group_key(STREAM, GROUP, "consumers"), "pod-a", "1")
     await any_group.client.config_set("maxmemory", "1")
     peer = Recorder()
     await any_group.start(peer, "pod-b", min_idle=60)
-    await peer.has_finished(3)
+    await peer.wait_until_finished(3)
     assert peer.ids == ids
 
 
@@ -108,38 +115,38 @@ async def test_a_message_that_kills_its_process_is_a_dead_letter_and_the_others_
     letters: Any = await group.client.xrange(DEAD_LETTERS)
     assert [fields["streamconsumer.message-id"] for _, fields in letters] == [killer]
     assert letters[0][1]["streamconsumer.reason"] == "Crashed"
-    handled = {line["message_id"] for line in pod.said("handled")}
+    handled = {line["message_id"] for line in pod.find_log("handled")}
     assert handled == set(ids)
     pod.signal(signal.SIGTERM)
-    assert await pod.ended() == 0
+    assert await pod.wait_for_exit() == 0
 
 
 async def test_a_strangers_entries_are_left_alone_for_min_idle(any_group: Group) -> None:
     """Another program in the group shows no signs of life: nobody knows that it is dead."""
-    await any_group.create()
+    await any_group.create_group()
     await any_group.add(1)
     await any_group.read_as("stranger")
     handler = Recorder()
     await any_group.start(handler, min_idle=4)
     await asyncio.sleep(3.3)
-    assert not handler.seen
-    await handler.has_finished(1)
+    assert not handler.received
+    await handler.wait_until_finished(1)
 
 
 async def test_however_many_pods_a_group_has_it_is_looked_at_once_a_second(group: Group) -> None:
     for number in range(4):
         await group.start(Recorder(), f"pod-{number}", poll=30)
-    await group.is_reading()
+    await group.wait_until_reading()
     await asyncio.sleep(3)  # until all have seen each other
-    await group.forget_commands()
+    await group.reset_command_counts()
     await asyncio.sleep(8)
-    commands = await group.commands()
+    commands = await group.command_counts()
     assert set(commands) <= {"xinfo", "hgetall", "hset"}, "and nothing else is asked while nothing happens"
     assert 4 <= commands["xinfo"] + commands.get("hgetall", 0) <= 8 + 1
 
 
 @pytest.mark.parametrize(
-    ("error", "left"), [(Reject("no"), {}), (Retry("later", after=timedelta(minutes=5)), {POSTPONED: 10})]
+    ("error", "left"), [(Reject("no"), {}), (Retry("later", after=timedelta(minutes=5)), {POSTPONED_CONSUMER: 10})]
 )
 async def test_a_sign_of_life_does_not_put_back_what_is_being_settled(
     any_group: Group, error: Exception, left: dict[str, int]
@@ -166,8 +173,8 @@ async def test_a_sign_of_life_does_not_put_back_what_is_being_settled(
 @pytest.mark.parametrize(
     ("error", "left", "script"),
     [
-        (Reject("no"), {}, "bury_all"),
-        (Retry("later", after=timedelta(minutes=5)), {POSTPONED: 1}, "postpone"),
+        (Reject("no"), {}, "write_many"),
+        (Retry("later", after=timedelta(minutes=5)), {POSTPONED_CONSUMER: 1}, "postpone"),
     ],
 )
 async def test_entry_stays_settled_when_a_renewal_overtakes_the_reply_of_the_script(
@@ -180,16 +187,18 @@ async def test_entry_stays_settled_when_a_renewal_overtakes_the_reply_of_the_scr
 
     manager = group.manager()
     processor = await group.start(handle, manager=manager)
-    intake = processor._intake
-    assert isinstance(intake, RedisIntake)
+    intake = processor._consumer
+    assert isinstance(intake, RedisConsumer)
     lost: list[str] = []
-    heart = Heart(manager, intake.who, intake.acks, held=list, lost=lost.extend, alive=lambda: True)
-    target = intake._dead_letters if script == "bury_all" else intake.ownership
+    heart = HeartbeatThread(
+        manager, intake.consumer_id, intake.ack_buffer, in_flight_ids=list, on_lost=lost.extend, is_alive=lambda: True
+    )
+    target = intake._dead_letter_writer if script == "write_many" else intake.leases
     run = getattr(target, script)
 
     async def run_and_renew(*arguments: Any) -> Any:
         reply = await run(*arguments)
-        await heart._renew(manager, intake.ownership, [message_id])
+        await heart._renew(manager, intake.leases, [message_id])
         return reply
 
     setattr(target, script, run_and_renew)
@@ -204,42 +213,46 @@ async def test_entry_stays_settled_when_a_renewal_overtakes_the_reply_of_the_scr
 # -- the decisions ---------------------------------------------------------------------------------------------------
 
 
-def _consumer(name: str, pending: int, idle: Any) -> Consumer:
-    return Consumer(name, pending, idle)
+def _consumer(name: str, pending: int, idle: Any) -> ConsumerInfo:
+    return ConsumerInfo(name, pending, idle)
 
 
 def test_only_who_holds_entries_and_is_silent_may_be_dead() -> None:
     consumers = [
-        _consumer("me", 1, SILENCE * 2),
-        _consumer("busy", 1, SILENCE / 2),
-        _consumer("idle", 0, SILENCE * 2),
-        _consumer("gone", 1, SILENCE * 2),
-        _consumer(POSTPONED, 9, SILENCE * 2),
+        _consumer("me", 1, SILENCE_THRESHOLD * 2),
+        _consumer("busy", 1, SILENCE_THRESHOLD / 2),
+        _consumer("idle", 0, SILENCE_THRESHOLD * 2),
+        _consumer("gone", 1, SILENCE_THRESHOLD * 2),
+        _consumer(POSTPONED_CONSUMER, 9, SILENCE_THRESHOLD * 2),
     ]
-    assert liveness.silent(consumers, "me") == {"gone": SILENCE * 2}
+    assert liveness.silent_consumers(consumers, "me") == {"gone": SILENCE_THRESHOLD * 2}
 
 
 def test_a_sign_of_life_between_two_looks_proves_that_nobody_is_dead() -> None:
-    before = {"dead": SILENCE, "alive": SILENCE * 2}
-    now = {"dead": SILENCE + PROOF, "alive": SILENCE * 1.1, "new": SILENCE * 2}
-    assert liveness.proven(before, now) == ["dead"]
+    before = {"dead": SILENCE_THRESHOLD, "alive": SILENCE_THRESHOLD * 2}
+    now = {
+        "dead": SILENCE_THRESHOLD + CONFIRMATION_DELAY,
+        "alive": SILENCE_THRESHOLD * 1.1,
+        "new": SILENCE_THRESHOLD * 2,
+    }
+    assert liveness.confirmed_dead(before, now) == ["dead"]
 
 
 def test_consumers_look_in_turns() -> None:
-    now = 1000.0 * TURN.total_seconds() * 3
-    members = {"a": now, "b": now, "c": now, "absent": now - ABSENT.total_seconds() * 2, "dead": now}
-    order = liveness.there(members, ["dead"], "c", now)
+    now = 1000.0 * CHECK_INTERVAL.total_seconds() * 3
+    members = {"a": now, "b": now, "c": now, "absent": now - ABSENT_AFTER.total_seconds() * 2, "dead": now}
+    order = liveness.active_members(members, ["dead"], "c", now)
     assert order == ["a", "b", "c"]
-    turns = {name: liveness.seconds_to_turn(now + 0.25, order, name) for name in order}
-    turn = TURN.total_seconds()
+    turns = {name: liveness.seconds_until_turn(now + 0.25, order, name) for name in order}
+    turn = CHECK_INTERVAL.total_seconds()
     assert turns == pytest.approx({"a": 3 * turn - 0.25, "b": turn - 0.25, "c": 2 * turn - 0.25})
-    assert liveness.seconds_to_turn(now + turn - 0.05, order, "b") == pytest.approx(3 * turn + 0.05), (
+    assert liveness.seconds_until_turn(now + turn - 0.05, order, "b") == pytest.approx(3 * turn + 0.05), (
         "its turn has begun"
     )
 
 
 def test_a_name_goes_when_it_has_been_away_for_long_and_holds_nothing() -> None:
     names = ("me", "old", "holding", "reading", "stranger")
-    consumers = [_consumer(name, int(name == "holding"), SILENCE) for name in names]
+    consumers = [_consumer(name, int(name == "holding"), SILENCE_THRESHOLD) for name in names]
     members = {"me": 0.0, "old": 0.0, "holding": 0.0, "reading": 900.0}
-    assert liveness.gone(consumers, members, "me", FORGOTTEN.total_seconds() + 1) == ["old"]
+    assert liveness.expired_members(consumers, members, "me", EXPIRE_AFTER.total_seconds() + 1) == ["old"]

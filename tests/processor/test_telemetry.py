@@ -15,21 +15,21 @@ from opentelemetry import trace
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor import BatchFailed, current_message, current_messages
 from streamconsumer.processor.message import Entry
-from streamconsumer.processor.telemetry import Telemetry
+from streamconsumer.processor.telemetry import SpanRecorder
 from tests.cluster.collector import Collector
 from tests.cluster.spans import Span
-from tests.processor.eventually import PATIENCE_SECONDS, eventually
+from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import Group
 from tests.processor.pod import Pod
-from tests.processor.recorder import Recorder, once
-from tests.processor.tracing import Kit, consumer_spans
+from tests.processor.recorder import Recorder, fail_first_delivery
+from tests.processor.tracing import TelemetryKit, consumer_spans
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
 
 
 async def spans_of(
-    group: Group, telemetry: Telemetry, collector: Collector, handler: Any, *messages: dict[str, Any], **options: Any
+    group: Group, telemetry: SpanRecorder, collector: Collector, handler: Any, *messages: dict[str, Any], **options: Any
 ) -> list[Span]:
     """Handle the messages and fetch their spans."""
     for fields in messages:
@@ -45,7 +45,7 @@ async def spans_of(
 
 
 async def test_a_message_is_one_consumer_span_under_its_producer_and_linked_to_it(
-    group: Group, telemetry: Telemetry, collector: Collector
+    group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     handler = Recorder()
     fields = {"id": "7", "traceparent": SAMPLED, "tracestate": "shop=eu"}
@@ -73,7 +73,7 @@ async def test_a_message_is_one_consumer_span_under_its_producer_and_linked_to_i
 
 
 async def test_a_message_without_a_producers_context_begins_a_trace(
-    group: Group, telemetry: Telemetry, collector: Collector
+    group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     first, second = await spans_of(group, telemetry, collector, None, {"n": "1"}, {"traceparent": "garbage"})
     for span in (first, second):
@@ -82,7 +82,7 @@ async def test_a_message_without_a_producers_context_begins_a_trace(
 
 
 async def test_the_traces_of_concurrent_messages_do_not_mix(
-    group: Group, kit: Kit, telemetry: Telemetry, collector: Collector
+    group: Group, kit: TelemetryKit, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     tracer = trace.get_tracer("shop", tracer_provider=kit.provider)
 
@@ -103,7 +103,7 @@ async def test_the_traces_of_concurrent_messages_do_not_mix(
 
 
 async def test_what_a_plain_function_traces_is_in_its_messages_trace(
-    group: Group, kit: Kit, telemetry: Telemetry, collector: Collector
+    group: Group, kit: TelemetryKit, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     def handle(data: dict[str, Any]) -> None:
         trace.get_tracer("shop", tracer_provider=kit.provider).start_span("charge").end()
@@ -114,14 +114,14 @@ async def test_what_a_plain_function_traces_is_in_its_messages_trace(
 
 
 async def test_a_message_that_its_producer_did_not_sample_is_not_exported(
-    group: Group, telemetry: Telemetry, collector: Collector
+    group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     messages = [{"traceparent": NOT_SAMPLED}, {"traceparent": SAMPLED}]
     for fields in messages:
         await group.add(fields=fields)
     handler = Recorder()
     await group.start(handler, settings={"telemetry": telemetry})
-    await handler.has_finished(2)
+    await handler.wait_until_finished(2)
     assert telemetry.flush()
     [span] = await consumer_spans(collector, 1)
     assert span.attributes["messaging.message.id"] == handler.ids[1]
@@ -132,7 +132,7 @@ class CardDeclined(Exception):
 
 
 async def test_a_failure_is_an_error_with_its_type_and_without_events(
-    group: Group, telemetry: Telemetry, collector: Collector
+    group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     handler = Recorder(lambda message: CardDeclined("no funds") if message.data["n"] == "1" else ValueError("x"))
     group.delivery = Delivery(terminal_errors=["Exception"])
@@ -144,24 +144,24 @@ async def test_a_failure_is_an_error_with_its_type_and_without_events(
 
 
 async def test_an_error_text_that_is_not_utf_8_does_not_cost_the_batch_of_spans_that_it_is_in(
-    telemetry: Telemetry, collector: Collector
+    telemetry: SpanRecorder, collector: Collector
 ) -> None:
     entry = Entry("1-0", ())
-    attempt = telemetry.begin(entry, {})
+    attempt = telemetry.start_attempt(entry, {})
     assert attempt
-    telemetry.end(attempt, entry, "retry", CardDeclined("no funds \udcff"))
+    telemetry.end_attempt(attempt, entry, "retry", CardDeclined("no funds \udcff"))
     assert telemetry.flush()
     [span] = await consumer_spans(collector, 1)
     assert span.status_message == "CardDeclined: no funds \\udcff"
 
 
 async def test_a_retry_is_a_span_of_its_own_that_tells_the_delivery(
-    group: Group, telemetry: Telemetry, collector: Collector
+    group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
-    handler = Recorder(once(RuntimeError("once")))
+    handler = Recorder(fail_first_delivery(RuntimeError("once")))
     await group.add(fields={"traceparent": SAMPLED})
     processor = await group.start(handler, min_idle=1, settings={"telemetry": telemetry})
-    await handler.has_finished(1)
+    await handler.wait_until_finished(1)
     await processor.stop_listening()
     first, second = sorted(await consumer_spans(collector, 2), key=lambda span: span.start_ns)
     assert first.trace_id == second.trace_id == TRACE
@@ -171,7 +171,7 @@ async def test_a_retry_is_a_span_of_its_own_that_tells_the_delivery(
 
 
 async def spans_of_batches(
-    group: Group, telemetry: Telemetry, collector: Collector, handler: Any, messages: list[dict[str, str]]
+    group: Group, telemetry: SpanRecorder, collector: Collector, handler: Any, messages: list[dict[str, str]]
 ) -> list[Span]:
     for fields in messages:
         await group.add(fields=fields)
@@ -179,11 +179,11 @@ async def spans_of_batches(
     processor = await group.start(handler, batch=1000, settings=settings)
     await eventually(lambda: processor.metrics.acknowledged + processor.metrics.dead_lettered == len(messages))
     await processor.stop_listening()
-    return await consumer_spans(collector, processor.metrics.handled_count)
+    return await consumer_spans(collector, processor.metrics.handler_calls)
 
 
 async def test_a_batch_is_one_span_of_a_trace_of_its_own_linked_to_each_message(
-    group: Group, telemetry: Telemetry, collector: Collector
+    group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     ids: list[str] = []
     found: list[str] = []
@@ -207,7 +207,7 @@ async def test_a_batch_is_one_span_of_a_trace_of_its_own_linked_to_each_message(
     assert (span.status_code, span.events) == ("UNSET", ())
 
 
-async def test_a_large_batch_keeps_all_its_links(group: Group, telemetry: Telemetry, collector: Collector) -> None:
+async def test_a_large_batch_keeps_all_its_links(group: Group, telemetry: SpanRecorder, collector: Collector) -> None:
     async def handle(batch: list[dict[str, str]]) -> None:
         await asyncio.sleep(0.3)
 
@@ -220,7 +220,7 @@ async def test_a_large_batch_keeps_all_its_links(group: Group, telemetry: Teleme
 
 @pytest.mark.parametrize("failed", [1, 2, 3])
 async def test_a_batch_is_an_error_only_if_all_of_it_failed(
-    group: Group, telemetry: Telemetry, collector: Collector, failed: int
+    group: Group, telemetry: SpanRecorder, collector: Collector, failed: int
 ) -> None:
     group.delivery = Delivery(max_deliveries=1)
 
@@ -233,18 +233,18 @@ async def test_a_batch_is_an_error_only_if_all_of_it_failed(
 
 
 async def test_a_handler_cancelled_at_the_end_of_a_drain_is_no_success(
-    group: Group, telemetry: Telemetry, collector: Collector
+    group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     handler = Recorder(gate=False)
     await group.add()
     processor = await group.start(handler, drain=0.05, settings={"telemetry": telemetry})
-    await handler.has_seen(1)
+    await handler.wait_until_received(1)
     await processor.stop_listening()
     [span] = await consumer_spans(collector, 1)
     assert (span.status_code, span.attributes["error.type"]) == ("ERROR", "asyncio.exceptions.CancelledError")
 
 
-async def test_idling_makes_no_spans(group: Group, telemetry: Telemetry, collector: Collector) -> None:
+async def test_idling_makes_no_spans(group: Group, telemetry: SpanRecorder, collector: Collector) -> None:
     processor = await group.start(Recorder(), poll=0.05, min_idle=0.2, settings={"telemetry": telemetry})
     await eventually(lambda: processor.metrics.reads > 20)
     await processor.stop_listening()
@@ -276,11 +276,11 @@ async def test_the_last_spans_arrive_after_sigterm_and_log_lines_carry_their_ids
     resource = {"OTEL_SERVICE_NAME": "orders", "OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=pod-a"}
     late = {"OTEL_BSP_SCHEDULE_DELAY": "3600000"}  # nothing is exported before the end
     pod = new_pod("pod_handlers:note").start(environment={**collector.environment, **resource, **late})
-    [line] = await pod.says("handled")
+    [line] = await pod.wait_for_log("handled")
     begun = time.monotonic()
     pod.signal(signal.SIGTERM)
-    assert await pod.ended() == 0
-    assert time.monotonic() - begun < PATIENCE_SECONDS
+    assert await pod.wait_for_exit() == 0
+    assert time.monotonic() - begun < TIMEOUT_SECONDS
     [span] = await consumer_spans(collector, 1)
     assert (line["trace_id"], line["span_id"], line["trace_flags"]) == (TRACE, span.span_id, "01")
     assert line["message_id"] == span.attributes["messaging.message.id"]
@@ -292,7 +292,7 @@ async def test_the_log_line_of_a_failure_carries_the_ids_too(
 ) -> None:
     [message_id] = await group.add(fields={"n": "1", "traceparent": SAMPLED})
     pod = new_pod("pod_handlers:failing").start(environment=collector.environment)
-    [line] = await pod.says("message failed and stays pending")
+    [line] = await pod.wait_for_log("message failed and stays pending")
     assert (line["message_id"], line["level"]) == (message_id, "ERROR")
     assert "ConnectionResetError: the bank hung up" in line["exc_info"]
     assert line["trace_id"] == TRACE
@@ -326,10 +326,10 @@ async def test_a_dead_collector_costs_no_message_and_little_time_at_the_end(
         endpoint = black_hole.endpoint
     await group.add(1000)
     pod = new_pod("pod_handlers:note").start(environment={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
-    await pod.says("handled", times=1000)
-    await group.settled()
+    await pod.wait_for_log("handled", times=1000)
+    await group.wait_settled()
     begun = time.monotonic()
     pod.signal(signal.SIGTERM)
-    assert await pod.ended() == 0
+    assert await pod.wait_for_exit() == 0
     # 3 s for the last spans, and the way out of a process on a busy machine; the SDK alone would take 30 s.
-    assert time.monotonic() - begun < PATIENCE_SECONDS
+    assert time.monotonic() - begun < TIMEOUT_SECONDS

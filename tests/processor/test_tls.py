@@ -10,14 +10,14 @@ import pytest
 from redis.exceptions import RedisError
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.processor_settings import RedisAccess
+from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.processor import StreamManager
-from streamconsumer.redis_client.credentials import Access
-from streamconsumer.redis_client.errors_table import Fault, fault
+from streamconsumer.redis_client.credentials import RedisCredentials
+from streamconsumer.redis_client.errors_table import RedisErrorInfo, classify_error
 from tests.cluster.certificates import Authority
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import StartRedis
-from tests.processor.eventually import PATIENCE_SECONDS, eventually
+from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import STREAM, Group
 from tests.processor.recorder import Recorder
 
@@ -35,8 +35,8 @@ class Secured:
         ours = {"bind": "127.0.0.1 127.0.0.2", "tls-port": str(self.port), "tls-auth-clients": "yes" if asks else "no"}
         self.group = Group(start_redis({**ours, **given}))
 
-    def access(self, host: str = "localhost", **settings: Any) -> RedisAccess:
-        return RedisAccess(url=f"rediss://{host}:{self.port}/0", **settings)
+    def access(self, host: str = "localhost", **settings: Any) -> RedisSettings:
+        return RedisSettings(url=f"rediss://{host}:{self.port}/0", **settings)
 
     @property
     def trusting(self) -> dict[str, str]:
@@ -62,25 +62,25 @@ async def mutual(tmp_path: Path, start_redis: StartRedis) -> AsyncIterator[Secur
     await made.group.close()
 
 
-async def says(access: RedisAccess) -> Fault | None:
+async def says(access: RedisSettings) -> RedisErrorInfo | None:
     """What becomes of a question."""
     manager = StreamManager.from_settings(access, STREAM)
     try:
-        await manager.ask("PING")
+        await manager.execute("PING")
     except (RedisError, OSError) as error:
-        return fault(error, "here")
+        return classify_error(error, "here")
     finally:
         await manager.aclose()
     return None
 
 
-async def reads(secured: Secured, access: RedisAccess) -> None:
+async def reads(secured: Secured, access: RedisSettings) -> None:
     handler = Recorder()
     manager = StreamManager.from_settings(access, STREAM)
     await secured.group.start(handler, manager=manager)
     await secured.group.add(3)
-    await handler.has_finished(3)
-    await secured.group.settled()
+    await handler.wait_until_finished(3)
+    await secured.group.wait_settled()
     assert manager.address == ("localhost", secured.port)
     for processor in secured.group.processors:
         await processor.stop_listening()
@@ -104,7 +104,7 @@ async def test_an_authority_of_the_older_kind_is_trusted(tmp_path: Path, start_r
 async def test_a_server_that_asks_who_we_are_is_told_apart(mutual: Secured) -> None:
     found = await says(mutual.access(**mutual.trusting))
     assert found is not None
-    assert "redis.tls.certSecretRef" in found.sentence
+    assert "redis.tls.certSecretRef" in found.message
 
 
 async def test_a_server_that_does_not_trust_us_is_told_apart(mutual: Secured, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ async def test_a_server_that_does_not_trust_us_is_told_apart(mutual: Secured, tm
     files = {"tls_cert_file": str(foreign.certificate), "tls_key_file": str(foreign.key)}
     found = await says(mutual.access(**mutual.trusting, **files))
     assert found is not None
-    assert "redis.tls.certSecretRef" in found.sentence
+    assert "redis.tls.certSecretRef" in found.message
 
 
 @pytest.mark.parametrize("other", [True, False], ids=["another authority", "those of the system"])
@@ -121,13 +121,13 @@ async def test_a_certificate_from_somebody_else_is_refused(secured: Secured, tmp
     found = await says(secured.access(**files))
     assert found is not None
     assert found.code == "TLS"
-    assert "comes from an unknown authority; set redis.tls.caSecretRef" in found.sentence
+    assert "comes from an unknown authority; set redis.tls.caSecretRef" in found.message
 
 
 async def test_a_certificate_for_another_name_is_refused(secured: Secured) -> None:
     found = await says(secured.access("127.0.0.2", **secured.trusting))
     assert found is not None
-    assert "is not made out to this address" in found.sentence
+    assert "is not made out to this address" in found.message
 
 
 async def test_any_certificate_is_taken_where_that_is_asked_for(secured: Secured) -> None:
@@ -136,14 +136,14 @@ async def test_any_certificate_is_taken_where_that_is_asked_for(secured: Secured
 
 async def test_a_server_without_tls_is_told_apart(secured: Secured) -> None:
     url = f"rediss://localhost:{secured.group.server.port}/0?socket_connect_timeout=0.3"
-    found = await says(RedisAccess(url=url, **secured.trusting))
+    found = await says(RedisSettings(url=url, **secured.trusting))
     assert found is not None
-    assert "does the server speak TLS at this port?" in found.sentence
+    assert "does the server speak TLS at this port?" in found.message
 
 
 async def test_what_the_url_says_of_tls_by_itself_still_counts(secured: Secured) -> None:
     url = f"rediss://localhost:{secured.port}/0?ssl_ca_certs={secured.authority.file}"
-    assert await says(RedisAccess(url=url)) is None
+    assert await says(RedisSettings(url=url)) is None
 
 
 @pytest.mark.parametrize(
@@ -159,12 +159,12 @@ async def test_what_the_url_says_of_tls_by_itself_still_counts(secured: Secured)
     ],
 )
 def test_who_trusts_anybody_knows_it(settings: dict[str, Any], anybody: bool) -> None:
-    assert Access(RedisAccess(**settings)).trusts_anybody is anybody
+    assert RedisCredentials(RedisSettings(**settings)).skips_tls_verification is anybody
 
 
 async def test_a_url_that_gives_up_on_certificates_is_believed(secured: Secured) -> None:
     for option in ("ssl_cert_reqs=none", f"ssl_check_hostname=false&ssl_ca_certs={secured.authority.file}"):
-        assert await says(RedisAccess(url=f"rediss://127.0.0.2:{secured.port}/0?{option}")) is None
+        assert await says(RedisSettings(url=f"rediss://127.0.0.2:{secured.port}/0?{option}")) is None
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ async def test_a_url_that_gives_up_on_certificates_is_believed(secured: Secured)
 )
 def test_files_that_cannot_be_used_are_named_at_start(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
-        StreamManager.from_settings(RedisAccess(**settings), STREAM)
+        StreamManager.from_settings(RedisSettings(**settings), STREAM)
     assert sentence in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
@@ -201,7 +201,7 @@ def test_files_that_cannot_be_used_are_named_at_start(settings: dict[str, Any], 
 )
 def test_an_option_that_no_connection_takes_is_refused_at_start(url: str) -> None:
     with pytest.raises(InvalidSettings, match=r"STREAMCONSUMER_REDIS_URL has an option behind \?") as caught:
-        StreamManager.from_settings(RedisAccess(url=url), STREAM)
+        StreamManager.from_settings(RedisSettings(url=url), STREAM)
     assert "hunter2" not in str(caught.value), "it may be part of a password"
 
 
@@ -219,12 +219,12 @@ async def test_certificates_that_rotate_are_taken_at_the_next_connect(mutual: Se
     handler = Recorder()
     manager = StreamManager.from_settings(mutual.access(**mutual.trusting, **files), STREAM)
     processor = await mutual.group.start(handler, manager=manager)
-    await mutual.group.is_reading()
+    await mutual.group.wait_until_reading()
     bring(foreign.certificate, foreign.key)
     await mutual.group.client.client_kill_filter(_type="normal", skipme=True)
-    await eventually(lambda: processor.metrics.faults >= 2)
+    await eventually(lambda: processor.metrics.redis_errors >= 2)
     bring(mutual.client.certificate, mutual.client.key)
     await mutual.group.add(1)
-    await handler.has_finished(1)
-    await asyncio.wait_for(processor.stop_listening(), PATIENCE_SECONDS)
+    await handler.wait_until_finished(1)
+    await asyncio.wait_for(processor.stop_listening(), TIMEOUT_SECONDS)
     await manager.aclose()

@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 from opentelemetry.sdk.trace import TracerProvider
 
-from streamconsumer.processor.telemetry import Telemetry
+from streamconsumer.processor.telemetry import SpanRecorder
 from tests.cluster.collector import Collector
 from tests.cluster.spans import Link, Span
 
 
 @dataclasses.dataclass
-class Kit:
+class TelemetryKit:
     """What a pod's telemetry is when the OTEL_ variables name the collector."""
 
-    telemetry: Telemetry
+    telemetry: SpanRecorder
     provider: TracerProvider
     """The handler's."""
 
@@ -24,21 +24,21 @@ class Kit:
         self.provider.force_flush()
 
 
-NewKit = Callable[..., Kit]
+NewTelemetryKit = Callable[..., TelemetryKit]
 
 
-def of_handlers(spans: list[Span]) -> list[Span]:
+def handler_spans(spans: list[Span]) -> list[Span]:
     """Without what was acknowledged, taken over and buried, and without pods' starts."""
     return [span for span in spans if span.kind in {"CONSUMER", "INTERNAL"} and not span.name.startswith("start ")]
 
 
 async def consumer_spans(collector: Collector, count: int) -> list[Span]:
-    return of_handlers(
-        await asyncio.to_thread(collector.wait_for_spans, lambda spans: len(of_handlers(spans)) >= count)
+    return handler_spans(
+        await asyncio.to_thread(collector.wait_for_spans, lambda spans: len(handler_spans(spans)) >= count)
     )
 
 
-async def arrived(collector: Collector, name: str, count: int = 1) -> list[Span]:
+async def wait_for_named_spans(collector: Collector, name: str, count: int = 1) -> list[Span]:
     """So many spans of a name, in the order in which they began."""
 
     def found(spans: list[Span]) -> list[Span]:
@@ -47,7 +47,7 @@ async def arrived(collector: Collector, name: str, count: int = 1) -> list[Span]
     return found(await asyncio.to_thread(collector.wait_for_spans, lambda spans: len(found(spans)) >= count))
 
 
-def linked(span: Span, kind: str) -> list[str]:
+def linked_span_ids(span: Span, kind: str) -> list[str]:
     """The span ids of its links of a kind."""
     return [link.span_id for link in span.links if link.attributes.get("streamconsumer.link", "") == kind]
 

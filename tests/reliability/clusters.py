@@ -12,7 +12,7 @@ from tests.cluster.runs import wait_until
 SLOTS = 16384
 
 
-def say(client: Redis, *words: Any) -> Any:
+def execute(client: Redis, *words: Any) -> Any:
     """One command."""
     return client.execute_command(*words)  # type: ignore[no-untyped-call] # ships no types for it
 
@@ -24,7 +24,7 @@ class Sentinel(RedisServer):
         super().__init__()
         self._primary = primary
 
-    def _lines(self, directory: Path) -> list[str]:
+    def _config_lines(self, directory: Path) -> list[str]:
         return [
             f"bind {self.host}",
             f"port {self.port}",
@@ -34,22 +34,22 @@ class Sentinel(RedisServer):
             "sentinel failover-timeout shop 3000",
         ]
 
-    def _configured(self, directory: Path) -> Program:
+    def _build_program(self, directory: Path) -> Program:
         configuration = directory / "sentinel.conf"
-        configuration.write_text("\n".join(self._lines(directory)) + "\n")
+        configuration.write_text("\n".join(self._config_lines(directory)) + "\n")
         return Program("sentinel", [self.binary, configuration, "--sentinel"], directory)
 
     @property
     def client(self) -> Redis:
         return Redis.from_url(self.url, decode_responses=True)
 
-    def knows_a_replica(self) -> bool:
-        found: Any = say(self.client, "SENTINEL", "MASTER", "shop")
+    def has_replica(self) -> bool:
+        found: Any = execute(self.client, "SENTINEL", "MASTER", "shop")
         about = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
         return int(about["num-slaves"]) > 0
 
     def primary(self) -> tuple[str, int]:
-        host, port = say(self.client, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop")
+        host, port = execute(self.client, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop")
         return str(host), int(port)
 
 
@@ -60,9 +60,9 @@ class Cluster:
         self.nodes = [self._node().start() for _ in range(2)]
         self.clients: list[Redis] = [Redis.from_url(node.url, decode_responses=True) for node in self.nodes]
         first, second = self.clients
-        say(first, "CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
+        execute(first, "CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
         port, bus = self.nodes[1].port, self.nodes[1].options["cluster-port"]
-        say(first, "CLUSTER", "MEET", self.nodes[1].host, port, bus)
+        execute(first, "CLUSTER", "MEET", self.nodes[1].host, port, bus)
         assert wait_until(lambda: all(self._is_ready(each) for each in (first, second)), 60)
 
     @staticmethod
@@ -71,22 +71,22 @@ class Cluster:
 
     @staticmethod
     def _is_ready(client: Redis) -> bool:
-        about: Any = say(client, "CLUSTER", "INFO")
+        about: Any = execute(client, "CLUSTER", "INFO")
         told = about if isinstance(about, dict) else dict(line.split(":") for line in about.split())
         return bool(told["cluster_state"] == "ok" and told["cluster_known_nodes"] == "2")
 
     def move_slot_of(self, key: str) -> None:
         """Move the slot of a key, with all its keys, from the first node to the second while both serve."""
         first, second = self.clients
-        slot = say(first, "CLUSTER", "KEYSLOT", key)
-        ids = [say(each, "CLUSTER", "MYID") for each in self.clients]
-        say(second, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
-        say(first, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        slot = execute(first, "CLUSTER", "KEYSLOT", key)
+        ids = [execute(each, "CLUSTER", "MYID") for each in self.clients]
+        execute(second, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        execute(first, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
         address = (self.nodes[1].host, self.nodes[1].port)
-        while keys := say(first, "CLUSTER", "GETKEYSINSLOT", slot, 1):
-            say(first, "MIGRATE", *address, "", 0, 5000, "KEYS", *keys)
+        while keys := execute(first, "CLUSTER", "GETKEYSINSLOT", slot, 1):
+            execute(first, "MIGRATE", *address, "", 0, 5000, "KEYS", *keys)
         for client in (second, first):
-            say(client, "CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+            execute(client, "CLUSTER", "SETSLOT", slot, "NODE", ids[1])
 
     def remove(self) -> None:
         for client in self.clients:

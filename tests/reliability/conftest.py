@@ -6,8 +6,8 @@ import pytest
 from redis import Redis
 
 from tests.cluster.redis_servers import RedisServer
-from tests.reliability.nursery import Nursery
-from tests.reliability.trial import Trial
+from tests.reliability.nursery import ForkServer
+from tests.reliability.trial import Scenario
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -15,8 +15,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as ours:
+def nursery() -> Iterator[ForkServer]:
+    with ForkServer() as ours:
         yield ours
 
 
@@ -28,12 +28,12 @@ def client(redis_server: RedisServer) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def new_trial(nursery: Nursery, client: Redis, redis_server: RedisServer, tmp_path: Path) -> Iterator[Any]:
+def new_trial(nursery: ForkServer, client: Redis, redis_server: RedisServer, tmp_path: Path) -> Iterator[Any]:
     """Trials on one server: `new_trial()`, each with a stream of its own."""
-    trials: list[Trial] = []
+    trials: list[Scenario] = []
 
-    def new(url: str = "", **more: str) -> Trial:
-        trials.append(Trial(nursery, client, url or redis_server.url, tmp_path, more))
+    def new(url: str = "", **more: str) -> Scenario:
+        trials.append(Scenario(nursery, client, url or redis_server.url, tmp_path, more))
         return trials[-1]
 
     yield new

@@ -17,7 +17,7 @@ _file = -1
 _running: set[str] = set()
 
 
-def _note(kind: str, data: dict[str, Any], message: Message) -> None:
+def _append_line(kind: str, data: dict[str, Any], message: Message) -> None:
     global _file  # noqa: PLW0603 - opened by the process that handles, not by the one that it was forked from
     if _file < 0:
         _file = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -25,32 +25,32 @@ def _note(kind: str, data: dict[str, Any], message: Message) -> None:
     os.write(_file, (" ".join(words) + "\n").encode())
 
 
-def _begin(data: dict[str, Any], message: Message) -> None:
-    _note("twice-at-once" if message.message_id in _running else "begun", data, message)
+def _record_begin(data: dict[str, Any], message: Message) -> None:
+    _append_line("twice-at-once" if message.message_id in _running else "begun", data, message)
     _running.add(message.message_id)
 
 
-def outage(ledger: Path) -> Path:
+def outage_file(ledger: Path) -> Path:
     """While this file is there, every message fails: what handlers depend on is away."""
     return ledger.with_suffix(".outage")
 
 
 def _outcome(data: dict[str, Any], message: Message) -> None:
-    is_away = outage(Path(os.environ["LEDGER"])).exists()
+    is_away = outage_file(Path(os.environ["LEDGER"])).exists()
     if is_away or data.get("poison") or message.deliveries <= int(data.get("fails", 0)):
-        _note("failed", data, message)
+        _append_line("failed", data, message)
         raise ConnectionResetError("the bank hung up")
     if "later" in data and message.deliveries == 1:
-        _note("failed", data, message)
+        _append_line("failed", data, message)
         raise Retry(after=timedelta(seconds=float(data["later"])))
-    _note("done", data, message)
+    _append_line("done", data, message)
 
 
 async def handle(data: dict[str, Any]) -> None:
     """Notes the begin; takes `ms` milliseconds; fails as often as `fails` says, always for `poison`, once
     and for so many seconds for `later`; notes the end."""
     message = current_message()
-    _begin(data, message)
+    _record_begin(data, message)
     try:
         await asyncio.sleep(_seconds(data))
         _outcome(data, message)
@@ -61,7 +61,7 @@ async def handle(data: dict[str, Any]) -> None:
 def handle_in_thread(data: dict[str, Any]) -> None:
     """The same as a plain function."""
     message = current_message()
-    _begin(data, message)
+    _record_begin(data, message)
     try:
         time.sleep(_seconds(data))
         _outcome(data, message)
@@ -79,7 +79,7 @@ async def handle_batch(batch: list[dict[str, Any]]) -> None:
     """The same for a list: takes as long as the longest, and each has its own end."""
     messages = current_messages()
     for data, message in zip(batch, messages, strict=True):
-        _begin(data, message)
+        _record_begin(data, message)
     failures: dict[int, BaseException] = {}
     try:
         await asyncio.sleep(max(map(_seconds, batch)))

@@ -25,34 +25,34 @@ from typing import Any
 import streamconsumer
 
 MOMENTS = ("suspended", "sent", "resumed")
-LATER = 3
+SECOND_HIT = 3
 """A point is tried at its first hit and, if it has so many, at this one."""
 
 RECORD, KILL = "KILL_POINTS_RECORD", "KILL_POINTS_KILL"
-_HOME = str(Path(streamconsumer.__file__).parent / "processor") + os.sep
+_PROCESSOR_DIR = str(Path(streamconsumer.__file__).parent / "processor") + os.sep
 
 
 def install() -> None:
     """In a pod: what its environment asks for. `RECORD` is a file, `KILL` is [point, moment, hit] as JSON."""
     if record := os.environ.get(RECORD):
-        _step_through(Recorder(record))
+        _step_through(PointRecorder(record))
     if kill := os.environ.get(KILL):
         _step_through(Killer(*json.loads(kill)))
 
 
-class Recorder:
+class PointRecorder:
     """Writes down each point when it is first hit, and again when it is hit often enough to be tried later."""
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._hits: Counter[str] = Counter()
 
-    def suspended(self, point: str) -> None:
+    def on_suspend(self, point: str) -> None:
         self._hits[point] += 1
-        if self._hits[point] in {1, LATER}:
+        if self._hits[point] in {1, SECOND_HIT}:
             os.write(self._file, (json.dumps([point, self._hits[point]]) + "\n").encode())
 
-    def resumed(self, point: str) -> None:
+    def on_resume(self, point: str) -> None:
         pass
 
 
@@ -60,19 +60,19 @@ class Killer:
     """kill -9 at one moment of one hit of one point."""
 
     def __init__(self, point: str, moment: str, hit: int) -> None:
-        self._point, self._moment, self._left = point, moment, hit
+        self._point, self._moment, self._hits_left = point, moment, hit
 
-    def suspended(self, point: str) -> None:
+    def on_suspend(self, point: str) -> None:
         if point != self._point:
             return
-        self._left -= 1
-        if self._left == 0 and self._moment == "suspended":
+        self._hits_left -= 1
+        if self._hits_left == 0 and self._moment == "suspended":
             _die()
-        if self._left == 0 and self._moment == "sent":
+        if self._hits_left == 0 and self._moment == "sent":
             asyncio.get_running_loop().call_soon(_die)
 
-    def resumed(self, point: str) -> None:
-        if self._left == 0 and point == self._point and self._moment == "resumed":
+    def on_resume(self, point: str) -> None:
+        if self._hits_left == 0 and point == self._point and self._moment == "resumed":
             _die()
 
 
@@ -80,10 +80,10 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Stepped(Coroutine[Any, Any, Any]):
+class WatchedCoroutine(Coroutine[Any, Any, Any]):
     """A task's coroutine, of which every suspension is told to `watcher`."""
 
-    def __init__(self, inner: Coroutine[Any, Any, Any], watcher: Recorder | Killer) -> None:
+    def __init__(self, inner: Coroutine[Any, Any, Any], watcher: PointRecorder | Killer) -> None:
         self._inner, self._watcher, self._point = inner, watcher, ""
         self.__name__ = getattr(inner, "__name__", "stepped")
         self.__qualname__ = getattr(inner, "__qualname__", "stepped")
@@ -108,12 +108,12 @@ class Stepped(Coroutine[Any, Any, Any]):
 
     def _before(self) -> None:
         if self._point:
-            self._watcher.resumed(self._point)
+            self._watcher.on_resume(self._point)
 
     def _after(self) -> None:
         self._point = " > ".join(frames_of(self._inner))
         if self._point:
-            self._watcher.suspended(self._point)
+            self._watcher.on_suspend(self._point)
 
 
 def frames_of(coroutine: Any) -> list[str]:
@@ -121,8 +121,8 @@ def frames_of(coroutine: Any) -> list[str]:
     found = []
     while coroutine is not None:
         frame: FrameType | None = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "ag_frame", None)
-        if frame is not None and frame.f_code.co_filename.startswith(_HOME):
-            found.append(f"{frame.f_code.co_filename[len(_HOME) :]}:{frame.f_lineno} {frame.f_code.co_name}")
+        if frame is not None and frame.f_code.co_filename.startswith(_PROCESSOR_DIR):
+            found.append(f"{frame.f_code.co_filename[len(_PROCESSOR_DIR) :]}:{frame.f_lineno} {frame.f_code.co_name}")
         coroutine = next(
             (
                 awaited
@@ -134,7 +134,7 @@ def frames_of(coroutine: Any) -> list[str]:
     return found
 
 
-def never_waited(points: Iterable[str]) -> list[str]:
+def uncovered_awaits(points: Iterable[str]) -> list[str]:
     """The awaits in the processor's sources that none of these points passes through."""
     passed = {tuple(step.split(" ")[0].rsplit(":", 1)) for point in points for step in point.split(" > ")}
     lines: dict[str, set[int]] = {}
@@ -149,15 +149,15 @@ def never_waited(points: Iterable[str]) -> list[str]:
 
 def _awaits() -> Iterator[tuple[str, int, int]]:
     """File, first and last line of every await."""
-    for path in sorted(Path(_HOME).rglob("*.py")):
+    for path in sorted(Path(_PROCESSOR_DIR).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Await | ast.AsyncFor):
-                yield str(path.relative_to(_HOME)), node.lineno, node.end_lineno or node.lineno
+                yield str(path.relative_to(_PROCESSOR_DIR)), node.lineno, node.end_lineno or node.lineno
             if isinstance(node, ast.AsyncWith):
-                yield str(path.relative_to(_HOME)), node.lineno, node.lineno
+                yield str(path.relative_to(_PROCESSOR_DIR)), node.lineno, node.lineno
 
 
-def _step_through(watcher: Recorder | Killer) -> None:
+def _step_through(watcher: PointRecorder | Killer) -> None:
     """From now on, every task of every new loop: the process' own, and those of threads with loops of their own."""
     from streamconsumer import event_loop
 
@@ -166,11 +166,11 @@ def _step_through(watcher: Recorder | Killer) -> None:
         module.new_event_loop = _stepping(module.new_event_loop, watcher)
 
 
-def _stepping(new_event_loop: Callable[[], Any], watcher: Recorder | Killer) -> Callable[[], Any]:
+def _stepping(new_event_loop: Callable[[], Any], watcher: PointRecorder | Killer) -> Callable[[], Any]:
     def new_loop() -> Any:
         loop = new_event_loop()
         loop.set_task_factory(
-            lambda loop, coroutine, **options: asyncio.Task(Stepped(coroutine, watcher), loop=loop, **options)
+            lambda loop, coroutine, **options: asyncio.Task(WatchedCoroutine(coroutine, watcher), loop=loop, **options)
         )
         return loop
 

@@ -18,7 +18,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from streamconsumer.redis_client.keys import companion
+from streamconsumer.redis_client.keys import group_key
 from tests.cluster.runs import wait_until
 
 GROUP = "billing"
@@ -30,29 +30,29 @@ class Account:
 
     produced: set[str]
     acknowledged: set[str]
-    dead: set[str]
+    dead_lettered: set[str]
     trimmed: set[str]
     """Gone from the stream before anybody handled them: trimmed, flushed, or forgotten by a server."""
     pending: int
     unread: int
     begun: Counter[str]
-    twice_at_once: list[str]
-    handled_again: int = 0
+    concurrent_duplicates: list[str]
+    reprocessed: int = 0
     """How many times a message was handled that had been handled: the price of at least once."""
     missing: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.missing = self.produced - self.acknowledged - self.dead - self.trimmed
+        self.missing = self.produced - self.acknowledged - self.dead_lettered - self.trimmed
 
     @property
-    def settled(self) -> bool:
+    def is_settled(self) -> bool:
         return not (self.pending or self.unread or self.missing)
 
     def __str__(self) -> str:
         return (
-            f"{len(self.produced)} produced = {len(self.acknowledged)} acknowledged + {len(self.dead)} dead-lettered + "
+            f"{len(self.produced)} produced = {len(self.acknowledged)} acknowledged + {len(self.dead_lettered)} dead-lettered + "
             f"{len(self.trimmed)} lost to trimming + {len(self.missing)} MISSING; "
-            f"{self.pending} pending, {self.unread} unread, {self.handled_again} handled again"
+            f"{self.pending} pending, {self.unread} unread, {self.reprocessed} handled again"
         )
 
 
@@ -60,9 +60,9 @@ class Ledger:
     """The books of one stream and the group `billing` on it."""
 
     def __init__(self, stream: str, handled: Path) -> None:
-        self.stream, self.handled = stream, handled
+        self.stream, self.handled_file = stream, handled
         self.produced: set[str] = set()
-        self.gone: set[str] = set()
+        self.removed: set[str] = set()
         self._lock = threading.Lock()
 
     def add(self, client: Redis, fields: dict[str, str] | None = None, *, replicas: int = 0) -> str | None:
@@ -82,30 +82,30 @@ class Ledger:
                 self.produced.add(n)
         return str(message_id)
 
-    def remove(self, client: Redis, act: str, *arguments: str) -> None:
+    def remove(self, client: Redis, script: str, *arguments: str) -> None:
         """Trim or flush by Lua (`TRIM`, `FLUSH`), and write down in the same step what that takes away."""
-        taken = client.eval(act, 1, self.stream, *arguments)
+        taken = client.eval(script, 1, self.stream, *arguments)
         with self._lock:
-            self.gone.update(taken)
+            self.removed.update(taken)
 
     def destroy_group(self, client: Redis) -> None:
         """Destroy the group, and with it all that it knows of what is pending. No excuse for losing any of it."""
         with suppress(ResponseError):  # there is no stream just now
             client.xgroup_destroy(self.stream, GROUP)
 
-    def forget_what_is_gone(self, client: Redis) -> None:
+    def record_server_losses(self, client: Redis) -> None:
         """After the server came back without its newest entries: what it does not hold any more was its own loss."""
         with self._lock:
             known = set(self.produced)
-        held = {fields["n"] for _, fields in entries(client, self.stream)}
+        held = {fields["n"] for _, fields in stream_entries(client, self.stream)}
         with self._lock:
-            self.gone |= known - held
+            self.removed |= known - held
 
     # -- reading the books -----------------------------------------------------------------------------------------
 
     def lines(self, kind: str = "") -> list[list[str]]:
         """The handlers' lines: kind, n, message id, consumer, deliveries, time."""
-        text = self.handled.read_text() if self.handled.exists() else ""
+        text = self.handled_file.read_text() if self.handled_file.exists() else ""
         found = [line.split(" ") for line in text[: text.rfind("\n") + 1].splitlines()]
         return [line for line in found if not kind or line[0] == kind]
 
@@ -113,22 +113,22 @@ class Ledger:
         """Where everything is now."""
         lines = self.lines()
         done = Counter(line[1] for line in lines if line[0] == "done")
-        dead = {fields["n"] for _, fields in entries(client, companion(self.stream, GROUP, "dead-letters"))}
+        dead = {fields["n"] for _, fields in stream_entries(client, group_key(self.stream, GROUP, "dead-letters"))}
         handled = set(done)
-        trimmed = (self.produced & self.gone) - handled - dead
+        trimmed = (self.produced & self.removed) - handled - dead
         return Account(
             produced=set(self.produced),
             acknowledged=self.produced & handled,
-            dead=(self.produced & dead) - handled,
+            dead_lettered=(self.produced & dead) - handled,
             trimmed=trimmed,
             pending=_pending(client, self.stream),
             unread=_unread(client, self.stream),
             begun=Counter(line[1] for line in lines if line[0] == "begun"),
-            twice_at_once=[" ".join(line) for line in lines if line[0] == "twice-at-once"],
-            handled_again=sum(count - 1 for count in done.values()),
+            concurrent_duplicates=[" ".join(line) for line in lines if line[0] == "twice-at-once"],
+            reprocessed=sum(count - 1 for count in done.values()),
         )
 
-    def vanished(self, client: Redis) -> set[str]:
+    def find_lost(self, client: Redis) -> set[str]:
         """What the group was given, nobody handled, and nothing holds any more: lost, at this moment already.
 
         The server is asked first and the handlers' lines are read after that: a handler writes before it returns, and
@@ -136,11 +136,11 @@ class Ledger:
         """
         with self._lock:
             known = set(self.produced)
-        let_go = set(client.eval(LET_GO, 1, self.stream, GROUP))
+        let_go = set(client.eval(NOT_PENDING, 1, self.stream, GROUP))
         account = self.account(client)
-        return (known & let_go) - account.acknowledged - account.dead - self.gone
+        return (known & let_go) - account.acknowledged - account.dead_lettered - self.removed
 
-    def settle(self, client: Redis, within: float, why: Callable[[], str] = str) -> Account:
+    def wait_settled(self, client: Redis, within: float, diagnostics: Callable[[], str] = str) -> Account:
         """The account once nothing is pending, unread or missing. Raises AssertionError, with `why`, if that is not
         so in time, or if a message ever was in two handlers of one process at once."""
         found: list[Account] = []
@@ -150,25 +150,29 @@ class Ledger:
                 found[:] = [self.account(client)]
             except (RedisError, OSError):
                 return False
-            return found[0].settled
+            return found[0].is_settled
 
         balanced = wait_until(settled, within, pause=0.1)
         assert found, f"{self.stream}: no server answered in {within} s"
         account = found[0]
-        assert balanced, f"{self.stream}: {account} after {within} s\n{self._loose_ends(client, account)}\n{why()}"
-        assert not account.twice_at_once, f"in two handlers of one process: {account.twice_at_once}\n{why()}"
+        assert balanced, (
+            f"{self.stream}: {account} after {within} s\n{self._describe_unsettled(client, account)}\n{diagnostics()}"
+        )
+        assert not account.concurrent_duplicates, (
+            f"in two handlers of one process: {account.concurrent_duplicates}\n{diagnostics()}"
+        )
         return account
 
-    def _loose_ends(self, client: Redis, account: Account) -> str:
+    def _describe_unsettled(self, client: Redis, account: Account) -> str:
         """What whoever looks for the mistake wants to see first."""
         pending: Any = client.xpending_range(self.stream, GROUP, "-", "+", 20)
         missing = [" ".join(line) for line in self.lines() if line[1] in account.missing]
-        held = [entry for entry in entries(client, self.stream) if entry[1]["n"] in account.missing]
+        held = [entry for entry in stream_entries(client, self.stream) if entry[1]["n"] in account.missing]
         told = [f"pending: {pending}", f"missing: {sorted(account.missing)[:20]}", f"still in the stream: {held[:20]}"]
         return "\n".join([*told, "its lines:", *missing[:40]])
 
 
-def entries(client: Redis, key: str, first: str = "-") -> list[tuple[str, dict[str, str]]]:
+def stream_entries(client: Redis, key: str, first: str = "-") -> list[tuple[str, dict[str, str]]]:
     """What a stream holds, from an id on."""
     found: Any = client.xrange(key, first)
     return [(message_id, fields) for message_id, fields in found]
@@ -189,11 +193,11 @@ def _unread(client: Redis, stream: str) -> int:
         return 1
     for each in groups:
         if each["name"] == GROUP:
-            return len(entries(client, stream, f"({each['last-delivered-id']}"))
+            return len(stream_entries(client, stream, f"({each['last-delivered-id']}"))
     return 1
 
 
-_NUMBERS = """
+_LUA_NUMBERS = """
 local function numbers(entries)
   local found = {}
   for _, entry in ipairs(entries) do
@@ -203,21 +207,21 @@ local function numbers(entries)
 end
 """
 
-TRIM = f"""{_NUMBERS}
+TRIM = f"""{_LUA_NUMBERS}
 local gone = numbers(redis.call('XRANGE', KEYS[1], '-', '(' .. ARGV[1]))
 redis.call('XTRIM', KEYS[1], 'MINID', ARGV[1])
 return gone
 """
 """Everything older than an id."""
 
-DELETE = f"""{_NUMBERS}
+DELETE = f"""{_LUA_NUMBERS}
 local gone = numbers(redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]))
 redis.call('XDEL', KEYS[1], ARGV[1])
 return gone
 """
 """One entry."""
 
-LET_GO = f"""{_NUMBERS}
+NOT_PENDING = f"""{_LUA_NUMBERS}
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
 local last = nil
 if not groups.err then
@@ -234,7 +238,7 @@ return numbers(free)
 """
 """What the group was given and does not hold any more."""
 
-FLUSH = f"""{_NUMBERS}
+FLUSH = f"""{_LUA_NUMBERS}
 local gone = numbers(redis.call('XRANGE', KEYS[1], '-', '+'))
 for _, key in ipairs(redis.call('KEYS', '{{' .. KEYS[1] .. '}}:*')) do redis.call('DEL', key) end
 redis.call('DEL', KEYS[1])

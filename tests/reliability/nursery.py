@@ -37,10 +37,10 @@ class Pod:
         return (self.folder / f"{self.name}.log").read_text(errors="replace")
 
     @property
-    def runs(self) -> bool:
-        return self._fd >= 0 and not self.ended(0)
+    def is_running(self) -> bool:
+        return self._fd >= 0 and not self.wait_for_exit(0)
 
-    def ended(self, within: float) -> bool:
+    def wait_for_exit(self, within: float) -> bool:
         """Whether it has ended in so many seconds."""
         if self._fd < 0:
             return True
@@ -56,14 +56,14 @@ class Pod:
 
     def remove(self) -> None:
         self.signal(signal.SIGKILL)
-        self.ended(10)
+        self.wait_for_exit(10)
         with self._lock:
             if self._fd >= 0:
                 os.close(self._fd)
             self._fd = -1
 
 
-class Nursery:
+class ForkServer:
     """Starts pods; ends them all when it is left."""
 
     def __init__(self) -> None:
@@ -108,13 +108,13 @@ def _serve() -> None:
         order = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            _become(order)
+            _run_as_pod(order)
         sys.stdout.write(f"{pid}\n")
         sys.stdout.flush()
     os.killpg(0, signal.SIGKILL)
 
 
-def _become(order: dict[str, dict[str, str]]) -> NoReturn:
+def _run_as_pod(order: dict[str, dict[str, str]]) -> NoReturn:
     code = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -132,7 +132,7 @@ def _become(order: dict[str, dict[str, str]]) -> NoReturn:
         from streamconsumer.processor.pipeline import circuit_breaker, reconnect
 
         # Poison and outages end within the time of a test.
-        circuit_breaker.TRIALS_COUNT_AFTER_SECONDS, reconnect.LONGEST_PAUSE_SECONDS = 2.0, 0.2
+        circuit_breaker.COUNT_TRIALS_AFTER_SECONDS, reconnect.MAX_PAUSE_SECONDS = 2.0, 0.2
         from streamconsumer.cli import main
 
         code = main(["processor"], standalone_mode=False) or 0

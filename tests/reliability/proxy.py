@@ -16,7 +16,7 @@ from tests.reliability import resp
 SLOW_SECONDS = 0.3
 
 
-class Harm(StrEnum):
+class NetworkFault(StrEnum):
     """What can happen to one command on its way."""
 
     CUT_BEFORE = "cut before the request"
@@ -31,25 +31,25 @@ class Harm(StrEnum):
     """Taken in, done, never answered; the connection stays open and swallows all that follows."""
 
 
-Plan = Callable[[str], Harm | None]
+Plan = Callable[[str], NetworkFault | None]
 """What is to be done to a command with this label."""
 
 
-class Once:
+class SingleFault:
     """One harm, at one occurrence of one command."""
 
-    def __init__(self, label: str, harm: Harm, occurrence: int = 1) -> None:
-        self._label, self._harm, self._left = label, harm, occurrence
+    def __init__(self, label: str, fault: NetworkFault, occurrence: int = 1) -> None:
+        self._label, self._fault, self._occurrences_left = label, fault, occurrence
 
-    def __call__(self, label: str) -> Harm | None:
-        self._left -= label == self._label
-        if label != self._label or self._left != 0:
+    def __call__(self, label: str) -> NetworkFault | None:
+        self._occurrences_left -= label == self._label
+        if label != self._label or self._occurrences_left != 0:
             return None
-        return self._harm
+        return self._fault
 
     @property
-    def done(self) -> bool:
-        return self._left <= 0
+    def is_done(self) -> bool:
+        return self._occurrences_left <= 0
 
 
 class Proxy:
@@ -58,7 +58,7 @@ class Proxy:
     def __init__(self, host: str, port: int, plan: Plan = lambda _: None) -> None:
         self.target = (host, port)
         self.plan = plan
-        self.seen: Counter[str] = Counter()
+        self.command_counts: Counter[str] = Counter()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._links: set[_Link] = set()
@@ -89,7 +89,7 @@ class Proxy:
         """Cut every connection."""
         self._loop.call_soon_threadsafe(self._cut_all)
 
-    def lead_to(self, host: str, port: int) -> None:
+    def set_target(self, host: str, port: int) -> None:
         """As a Service does whose endpoint has moved: new connections lead elsewhere, old ones end."""
         self.target = (host, port)
         self.cut_all()
@@ -138,8 +138,8 @@ class _Link:
 
     def __init__(self, proxy: Proxy, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self._proxy, self._client, self._server = proxy, client, server
-        self._expected: deque[Harm | None] = deque()
-        self._swallows = False
+        self._expected: deque[NetworkFault | None] = deque()
+        self._is_black_hole = False
 
     def cut(self) -> None:
         self._client.transport.abort()
@@ -147,38 +147,38 @@ class _Link:
 
     async def requests(self, source: asyncio.StreamReader) -> None:
         with suppress(OSError):
-            async for request in _values(source):
-                label = resp.label_of(resp.words_of(request))
-                self._proxy.seen[label] += 1
+            async for request in _read_values(source):
+                label = resp.command_label(resp.parse_command(request))
+                self._proxy.command_counts[label] += 1
                 harm = self._proxy.plan(label)
-                if harm is Harm.CUT_BEFORE:
+                if harm is NetworkFault.CUT_BEFORE:
                     break
                 self._expected.append(harm)
-                await _hand_on(request, self._server, in_halves=harm is Harm.HALVES)
+                await _forward(request, self._server, in_halves=harm is NetworkFault.HALVES)
         self.cut()
 
     async def replies(self, source: asyncio.StreamReader) -> None:
         with suppress(OSError):
-            async for reply in _values(source):
+            async for reply in _read_values(source):
                 harm = self._expected.popleft() if self._expected and not reply.startswith(b">") else None
-                if harm is Harm.CUT_AFTER:
+                if harm is NetworkFault.CUT_AFTER:
                     break
-                if harm is Harm.CUT_IN_REPLY:
+                if harm is NetworkFault.CUT_IN_REPLY:
                     self._client.write(reply[: len(reply) // 2])
                     await self._client.drain()
                     break
-                if harm is Harm.DELAY:
+                if harm is NetworkFault.DELAY:
                     await asyncio.sleep(SLOW_SECONDS)
-                self._swallows |= harm is Harm.BLACK_HOLE
-                if not self._swallows:
-                    await _hand_on(reply, self._client, in_halves=harm is Harm.HALVES)
-        if self._client.transport.is_closing() or not self._swallows:
+                self._is_black_hole |= harm is NetworkFault.BLACK_HOLE
+                if not self._is_black_hole:
+                    await _forward(reply, self._client, in_halves=harm is NetworkFault.HALVES)
+        if self._client.transport.is_closing() or not self._is_black_hole:
             # What stands in the buffer still leaves: half a reply is half a reply.
             self._client.close()
             self._server.transport.abort()
 
 
-async def _hand_on(data: bytes, target: asyncio.StreamWriter, *, in_halves: bool) -> None:
+async def _forward(data: bytes, target: asyncio.StreamWriter, *, in_halves: bool) -> None:
     if in_halves:
         target.write(data[: len(data) // 2])
         await target.drain()
@@ -188,13 +188,13 @@ async def _hand_on(data: bytes, target: asyncio.StreamWriter, *, in_halves: bool
     await target.drain()
 
 
-async def _values(source: asyncio.StreamReader) -> Any:
+async def _read_values(source: asyncio.StreamReader) -> Any:
     """Whole requests or replies, one after another."""
     data = bytearray()
     while more := await source.read(1 << 16):
         data += more
         begin = 0
-        while begin < len(data) and (end := resp.end_of(data, begin)) is not None:
+        while begin < len(data) and (end := resp.find_end(data, begin)) is not None:
             yield bytes(data[begin:end])
             begin = end
         del data[:begin]

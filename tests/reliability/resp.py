@@ -7,7 +7,7 @@ _BULK = b"$=!"
 _AGGREGATE = {b"*": 1, b"~": 1, b">": 1, b"%": 2, b"|": 2}
 
 
-def end_of(data: bytes | bytearray, begin: int = 0) -> int | None:
+def find_end(data: bytes | bytearray, begin: int = 0) -> int | None:
     """Behind the value that begins there; None while it is not whole. RESP2 and RESP3."""
     line = data.find(LINE, begin)
     if line < 0:
@@ -18,20 +18,20 @@ def end_of(data: bytes | bytearray, begin: int = 0) -> int | None:
         end = after + length + 2 if length >= 0 else after
         return end if end <= len(data) else None
     if kind in _AGGREGATE:
-        return _end_of_parts(data, after, max(0, int(data[begin + 1 : line])) * _AGGREGATE[kind])
+        return _find_end_of_parts(data, after, max(0, int(data[begin + 1 : line])) * _AGGREGATE[kind])
     return after
 
 
-def _end_of_parts(data: bytes | bytearray, begin: int, count: int) -> int | None:
+def _find_end_of_parts(data: bytes | bytearray, begin: int, count: int) -> int | None:
     end: int | None = begin
     for _ in range(count):
-        end = end_of(data, end)  # type: ignore[arg-type] # it is left as soon as it is None
+        end = find_end(data, end)  # type: ignore[arg-type] # it is left as soon as it is None
         if end is None:
             return None
     return end
 
 
-def words_of(request: bytes) -> list[bytes]:
+def parse_command(request: bytes) -> list[bytes]:
     """A request's words: it is an array of bulk strings."""
     words, at = [], request.find(LINE) + 2
     while at < len(request):
@@ -42,7 +42,7 @@ def words_of(request: bytes) -> list[bytes]:
     return words
 
 
-def label_of(words: list[bytes]) -> str:
+def command_label(words: list[bytes]) -> str:
     """What the proxy calls a command: with its subcommand; new entries and own pending ones apart; scripts by a sum of
     their text."""
     name = words[0].upper().decode()

@@ -8,10 +8,10 @@ from functools import partial
 
 import pytest
 
-from tests.reliability.kill_points import KILL, MOMENTS, RECORD, never_waited
-from tests.reliability.trial import Trial
+from tests.reliability.kill_points import KILL, MOMENTS, RECORD, uncovered_awaits
+from tests.reliability.trial import Scenario
 
-NewTrial = Callable[..., Trial]
+NewTrial = Callable[..., Scenario]
 AT_ONCE = 12
 SAMPLE = 12
 
@@ -32,25 +32,25 @@ def recorded(new_trial: NewTrial, times: int = 1) -> list[Death]:
     for _ in range(times):
         trial = new_trial()
         record = trial.folder / "points"
-        trial.begin()
-        trial.go_on(trial.pod("pod-a", **{RECORD: str(record)}))
-        trial.pod("pod-b")
-        trial.end()
+        trial.add_backlog()
+        trial.run_until_drained(trial.start_pod("pod-a", **{RECORD: str(record)}))
+        trial.start_pod("pod-b")
+        trial.wait_settled()
         hits |= {(point, hit) for point, hit in map(json.loads, record.read_text().splitlines())}
     return sorted((point, moment, hit) for point, hit in hits for moment in MOMENTS)
 
 
-def die(trial: Trial, death: Death) -> bool:
+def die(trial: Scenario, death: Death) -> bool:
     """A pod dies so, another one finishes everything. Returns whether the pod came to that point at all."""
-    trial.begin()
-    victim = trial.pod("pod-a", **{KILL: json.dumps(death)})
-    trial.go_on(victim)
+    trial.add_backlog()
+    victim = trial.start_pod("pod-a", **{KILL: json.dumps(death)})
+    trial.run_until_drained(victim)
     died = '"processor stopped"' not in victim.output
     victim.remove()
-    trial.pod("pod-b")
-    account = trial.end()
-    if trial.more == WAYS["effects"]:
-        assert trial.invoices() == sorted(account.acknowledged), f"effects that are not there once\n{trial.told()}"
+    trial.start_pod("pod-b")
+    account = trial.wait_settled()
+    if trial.extra_settings == WAYS["effects"]:
+        assert trial.invoices() == sorted(account.acknowledged), f"effects that are not there once\n{trial.pod_logs()}"
     return died
 
 
@@ -74,7 +74,7 @@ def test_after_a_kill_at_a_sample_of_the_await_points_a_peer_finishes_everything
 def test_after_a_kill_at_any_await_point_a_peer_finishes_everything(new_trial: NewTrial) -> None:
     deaths = recorded(new_trial, 3)
     _try_all(new_trial, deaths)
-    print("awaits at which no pod waited:", *never_waited({point for point, _, _ in deaths}), sep="\n  ")
+    print("awaits at which no pod waited:", *uncovered_awaits({point for point, _, _ in deaths}), sep="\n  ")
 
 
 @pytest.mark.chaos

@@ -7,15 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.cluster.redis_servers import RedisServer
-from tests.reliability.proxy import Harm, Once, Proxy
-from tests.reliability.trial import Trial
+from tests.reliability.proxy import NetworkFault, Proxy, SingleFault
+from tests.reliability.trial import Scenario
 
-NewTrial = Callable[..., Trial]
+NewTrial = Callable[..., Scenario]
 AT_ONCE = 12
 SAMPLE = 12
 LATER = 3
 
-Mishap = tuple[str, Harm, int]
+Mishap = tuple[str, NetworkFault, int]
 """A command, what happens to it, at which occurrence."""
 
 
@@ -24,31 +24,31 @@ def recorded(new_trial: NewTrial, server: RedisServer) -> list[Mishap]:
     trial = new_trial()
     with Proxy(server.host, server.port) as proxy:
         course(trial, proxy)
-        seen = dict(proxy.seen)
+        seen = dict(proxy.command_counts)
     return [
         (label, harm, occurrence)
         for label, times in seen.items()
         for occurrence in (1, LATER)
         if times >= occurrence
-        for harm in Harm
+        for harm in NetworkFault
     ]
 
 
-def course(trial: Trial, proxy: Proxy) -> None:
+def course(trial: Scenario, proxy: Proxy) -> None:
     """One pod goes through all, and another one finishes what it hands back."""
-    trial.begin()
-    victim = trial.pod("pod-a", proxy.url)
-    trial.go_on(victim)
-    trial.pod("pod-b")
-    trial.end()
+    trial.add_backlog()
+    victim = trial.start_pod("pod-a", proxy.url)
+    trial.run_until_drained(victim)
+    trial.start_pod("pod-b")
+    trial.wait_settled()
 
 
-def survive(trial: Trial, server: RedisServer, mishap: Mishap) -> bool:
+def survive(trial: Scenario, server: RedisServer, mishap: Mishap) -> bool:
     """Whether the mishap happened at all."""
-    once = Once(*mishap)
+    once = SingleFault(*mishap)
     with Proxy(server.host, server.port, once) as proxy:
         course(trial, proxy)
-    return once.done
+    return once.is_done
 
 
 def all_survived(new_trial: NewTrial, server: RedisServer, mishaps: Iterable[Mishap]) -> int:
@@ -61,7 +61,7 @@ def all_survived(new_trial: NewTrial, server: RedisServer, mishaps: Iterable[Mis
 
 
 def test_a_sample_of_what_networks_do_to_commands_loses_nothing(new_trial: NewTrial, redis_server: RedisServer) -> None:
-    quick = [each for each in recorded(new_trial, redis_server) if each[1] is not Harm.BLACK_HOLE]
+    quick = [each for each in recorded(new_trial, redis_server) if each[1] is not NetworkFault.BLACK_HOLE]
     assert all_survived(new_trial, redis_server, random.Random().sample(quick, SAMPLE)) > SAMPLE // 2
 
 

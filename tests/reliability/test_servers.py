@@ -11,30 +11,30 @@ from redis import Redis
 from tests.cluster.redis_servers import StartRedis
 from tests.cluster.runs import wait_until
 from tests.reliability.clusters import Cluster, Sentinel
-from tests.reliability.faults import DURABLE, Servers
+from tests.reliability.faults import DURABLE, ServerPair
 from tests.reliability.ledger import Account
-from tests.reliability.nursery import Nursery
+from tests.reliability.nursery import ForkServer
 from tests.reliability.proxy import Proxy
-from tests.reliability.traffic import Traffic
-from tests.reliability.trial import Trial
+from tests.reliability.traffic import Producer
+from tests.reliability.trial import Scenario
 
 
-class Load(Trial):
+class Load(Scenario):
     """Two pods behind a proxy under load."""
 
-    def under(self, client: Callable[[], Redis], *, replicas: int = 0) -> Traffic:
+    def under(self, client: Callable[[], Redis], *, replicas: int = 0) -> Producer:
         for name in ("pod-a", "pod-b"):
-            self.pod(name)
-        return Traffic(self.ledger, client, random.Random(5), replicas=replicas)
+            self.start_pod(name)
+        return Producer(self.ledger, client, random.Random(5), replicas=replicas)
 
     def goes_on(self, more: int = 40, within: float = 60.0) -> None:
         """Wait until so many more messages have been handled."""
         wanted = len(self.ledger.lines("done")) + more
-        assert wait_until(lambda: len(self.ledger.lines("done")) >= wanted, within), self.told()
+        assert wait_until(lambda: len(self.ledger.lines("done")) >= wanted, within), self.pod_logs()
 
 
 @pytest.fixture
-def load(nursery: Nursery, tmp_path: Path) -> Iterator[Callable[[Redis, str], Load]]:
+def load(nursery: ForkServer, tmp_path: Path) -> Iterator[Callable[[Redis, str], Load]]:
     loads: list[Load] = []
 
     def new(client: Redis, url: str) -> Load:
@@ -82,13 +82,13 @@ def test_a_server_that_forgets_everything_begins_a_new_life(start_redis: StartRe
 
 @pytest.mark.chaos
 def test_a_replica_that_is_promoted_under_load_has_all_that_it_confirmed(load: Any) -> None:
-    world = Servers()
+    world = ServerPair()
     try:
         trial = load(world.client, world.proxy.url)
         with trial.under(lambda: world.client, replicas=1):
             for _ in range(3):
                 trial.goes_on()
-                world.wait()
+                world.wait_in_sync()
                 world.promote()
                 trial.client = world.client
             trial.goes_on()
@@ -104,13 +104,13 @@ def test_a_failover_by_sentinel_loses_nothing_that_the_replica_had(start_redis: 
     new = start_redis({"replicaof": f"{old.host} {old.port}"})
     clients = [connected(old.url), connected(new.url)]
     with Sentinel(old) as sentinel, Proxy(old.host, old.port) as proxy:
-        assert wait_until(sentinel.knows_a_replica, 60)
+        assert wait_until(sentinel.has_replica, 60)
         trial = load(clients[0], proxy.url)
         with trial.under(lambda: trial.client, replicas=1) as traffic:
             trial.goes_on()
             old.kill()
             assert wait_until(lambda: sentinel.primary() == (new.host, new.port), 60)
-            proxy.lead_to(new.host, new.port)
+            proxy.set_target(new.host, new.port)
             traffic.alone()
             trial.client = clients[1]
             trial.goes_on()
@@ -130,7 +130,7 @@ def test_a_slot_of_a_cluster_may_move_under_load(load: Any) -> None:
                 trial.goes_on()
                 cluster.move_slot_of(trial.stream)
                 trial.client = cluster.clients[1]
-                proxy.lead_to(second.host, second.port)
+                proxy.set_target(second.host, second.port)
                 trial.goes_on()
             trial.end()
     finally:

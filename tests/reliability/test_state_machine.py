@@ -25,10 +25,10 @@ from hypothesis.stateful import (
 from redis.exceptions import RedisError, ResponseError
 
 from tests.cluster.runs import wait_until
-from tests.reliability.faults import Servers
+from tests.reliability.faults import ServerPair
 from tests.reliability.ledger import DELETE, FLUSH, GROUP, TRIM, Account
-from tests.reliability.nursery import Nursery, Pod
-from tests.reliability.trial import Trial
+from tests.reliability.nursery import ForkServer, Pod
+from tests.reliability.trial import Scenario
 
 MOST_PODS = 3
 KINDS: tuple[dict[str, str], ...] = ({}, {"ms": "300"}, {"fails": "1"}, {"later": "2.1"}, {"poison": "1"})
@@ -39,13 +39,13 @@ ANY = st.integers(0, 1000)
 class Group(RuleBasedStateMachine):
     """One group, its pods, and a stranger who reads as a member of it."""
 
-    nursery: ClassVar[Nursery]
+    nursery: ClassVar[ForkServer]
     accounts: ClassVar[list[Account]] = []
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = Servers()
-        self.trial = Trial(self.nursery, self.world.client, self.world.proxy.url, Path(tempfile.mkdtemp()))
+        self.world = ServerPair()
+        self.trial = Scenario(self.nursery, self.world.client, self.world.proxy.url, Path(tempfile.mkdtemp()))
         self.ledger = self.trial.ledger
         self.names = (f"pod-{number}" for number in itertools.count())
         self.pods: list[Pod] = []
@@ -74,7 +74,7 @@ class Group(RuleBasedStateMachine):
     @precondition(lambda self: len(self.pods) < MOST_PODS)
     @rule()
     def start(self) -> None:
-        self.pods.append(self.trial.pod(next(self.names)))
+        self.pods.append(self.trial.start_pod(next(self.names)))
 
     @precondition(lambda self: self.pods)
     @rule(which=ANY)
@@ -89,7 +89,7 @@ class Group(RuleBasedStateMachine):
     @rule()
     def a_stranger_finishes(self) -> None:
         """It has handled what it holds, says so, and acknowledges."""
-        with self.ledger.handled.open("a") as lines:
+        with self.ledger.handled_file.open("a") as lines:
             for message_id, n in self.held.items():
                 lines.write(f"done {n} {message_id} stranger 1 0\n")
         if self.held:
@@ -147,9 +147,9 @@ class Group(RuleBasedStateMachine):
             chosen = entries[which % len(entries)][0]
             self.ledger.remove(self.world.client, TRIM if how == "trim" else DELETE, chosen)
 
-    @rule(how=st.sampled_from([Servers.restart, Servers.promote]))
-    def the_server_fails(self, how: Callable[[Servers], None]) -> None:
-        self.world.wait()
+    @rule(how=st.sampled_from([ServerPair.restart, ServerPair.promote]))
+    def the_server_fails(self, how: Callable[[ServerPair], None]) -> None:
+        self.world.wait_in_sync()
         how(self.world)
 
     # -- the books -------------------------------------------------------------------------------------------------
@@ -158,24 +158,24 @@ class Group(RuleBasedStateMachine):
     def nothing_has_vanished(self) -> None:
         vanished: set[str] = set()
         try:
-            vanished = self.ledger.vanished(self.world.client)
+            vanished = self.ledger.find_lost(self.world.client)
         except ResponseError:  # there is no stream yet
             return
-        assert not vanished, f"{vanished}\n{self.trial.told()}"
+        assert not vanished, f"{vanished}\n{self.trial.pod_logs()}"
 
     def teardown(self) -> None:
         try:
             self.thaw()
             self.start()
             self.trial.client = self.world.client
-            self.accounts.append(self.trial.end(60))
+            self.accounts.append(self.trial.wait_settled(60))
         finally:
             for pod in self.trial.pods:
                 pod.remove()
             self.world.close()
 
 
-def run_machine(nursery: Nursery, examples: int, steps: int) -> None:
+def run_machine(nursery: ForkServer, examples: int, steps: int) -> None:
     Group.nursery = nursery
     chosen = settings(
         max_examples=examples,
@@ -188,13 +188,13 @@ def run_machine(nursery: Nursery, examples: int, steps: int) -> None:
     run_state_machine_as_test(Group, settings=chosen)
 
 
-def test_in_a_few_orders_of_events_the_books_balance(nursery: Nursery) -> None:
+def test_in_a_few_orders_of_events_the_books_balance(nursery: ForkServer) -> None:
     run_machine(nursery, 2, 12)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(1800)
-def test_in_any_order_of_events_the_books_balance(nursery: Nursery) -> None:
+def test_in_any_order_of_events_the_books_balance(nursery: ForkServer) -> None:
     run_machine(nursery, 40, 30)
     for account in Group.accounts:
         print(account)

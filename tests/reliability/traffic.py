@@ -9,14 +9,14 @@ from redis import Redis
 
 from tests.reliability.ledger import Ledger
 
-MOST_PAUSE_SECONDS = 0.06
+MAX_PAUSE_SECONDS = 0.06
 
 
-class Traffic:
+class Producer:
     """`client` is asked for anew each time: the primary may be another one by now."""
 
-    def __init__(self, ledger: Ledger, client: Callable[[], Redis], dice: random.Random, *, replicas: int = 0) -> None:
-        self._ledger, self._client, self._dice, self._replicas = ledger, client, dice, replicas
+    def __init__(self, ledger: Ledger, client: Callable[[], Redis], rng: random.Random, *, replicas: int = 0) -> None:
+        self._ledger, self._client, self._rng, self._replicas = ledger, client, rng, replicas
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._produce, name=f"producer of {ledger.stream}")
 
@@ -24,7 +24,7 @@ class Traffic:
         self._thread.start()
         return self
 
-    def alone(self) -> None:
+    def stop_waiting_for_replicas(self) -> None:
         """There is no replica any more that could confirm."""
         self._replicas = 0
 
@@ -39,13 +39,13 @@ class Traffic:
         self.stop()
 
     def _produce(self) -> None:
-        while not self._closed.wait(self._dice.uniform(0, MOST_PAUSE_SECONDS)):
-            if self._ledger.add(self._client(), errand(self._dice), replicas=self._replicas) is None:
+        while not self._closed.wait(self._rng.uniform(0, MAX_PAUSE_SECONDS)):
+            if self._ledger.add(self._client(), random_message(self._rng), replicas=self._replicas) is None:
                 self._closed.wait(0.1)
 
 
-def errand(dice: random.Random) -> dict[str, str]:
+def random_message(rng: random.Random) -> dict[str, str]:
     """Most messages are quick; some fail, take long, wait long, can never be handled."""
     kinds = ("", "ms=200", "ms=2000", "fails=1", "fails=3", "later=2.5", "poison=1")
-    name, _, value = dice.choices(kinds, (85, 5, 1, 5, 1, 1, 2))[0].partition("=")
+    name, _, value = rng.choices(kinds, (85, 5, 1, 5, 1, 1, 2))[0].partition("=")
     return {name: value} if name else {}

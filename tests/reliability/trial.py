@@ -12,10 +12,10 @@ from pathlib import Path
 from redis import Redis
 
 from tests.cluster.runs import wait_until
-from tests.reliability.ledger import DELETE, GROUP, Account, Ledger, entries
-from tests.reliability.nursery import Nursery, Pod
+from tests.reliability.ledger import DELETE, GROUP, Account, Ledger, stream_entries
+from tests.reliability.nursery import ForkServer, Pod
 
-PATIENCE = 60.0
+SETTLE_TIMEOUT_SECONDS = 60.0
 
 _numbers = itertools.count()
 
@@ -36,22 +36,22 @@ SETTINGS = {
 }
 
 
-def settings(stream: str, url: str, name: str, ledger: Ledger, **more: str) -> dict[str, str]:
+def pod_environment(stream: str, url: str, name: str, ledger: Ledger, **overrides: str) -> dict[str, str]:
     """The environment of a pod."""
-    own = {"STREAM": stream, "REDIS_URL": url, "CONSUMER_NAME": name, **more}
+    own = {"STREAM": stream, "REDIS_URL": url, "CONSUMER_NAME": name, **overrides}
     variables = {f"STREAMCONSUMER_{key}": value for key, value in {**SETTINGS, **own}.items()}
-    return {**variables, "LEDGER": str(ledger.handled)}
+    return {**variables, "LEDGER": str(ledger.handled_file)}
 
 
 @dataclass
-class Trial:
+class Scenario:
     """A stream of its own on a server that trials share."""
 
-    nursery: Nursery
+    fork_server: ForkServer
     client: Redis
     url: str
     folder: Path
-    more: dict[str, str] = field(default_factory=dict)
+    extra_settings: dict[str, str] = field(default_factory=dict)
     """Settings of its pods."""
 
     def __post_init__(self) -> None:
@@ -61,43 +61,43 @@ class Trial:
         self.folder.mkdir()
         self.ledger = Ledger(self.stream, self.folder / "ledger")
         self.pods: list[Pod] = []
-        self.soon: set[str] = set()
+        self.expected_first: set[str] = set()
         """What is handled before anything else happens: all but what waits for long or for ever."""
-        self.doomed = ""
+        self.deleted_id = ""
         """What is deleted while it waits."""
 
-    def pod(self, name: str, url: str | None = None, **environment: str) -> Pod:
+    def start_pod(self, name: str, url: str | None = None, **environment: str) -> Pod:
         """Start one. `environment` is beside its settings."""
-        variables = settings(self.stream, url or self.url, name, self.ledger, **self.more)
-        self.pods.append(self.nursery.start(name, self.folder, {**variables, **environment}))
+        variables = pod_environment(self.stream, url or self.url, name, self.ledger, **self.extra_settings)
+        self.pods.append(self.fork_server.start(name, self.folder, {**variables, **environment}))
         return self.pods[-1]
 
-    def begin(self) -> None:
+    def add_backlog(self) -> None:
         """A backlog, in which there is everything: what a dead pod and a dead stranger hold, what fails once, what
         waits for so long that it is laid aside, what fails always, what takes longer than a sign of life."""
         self.client.xgroup_create(self.stream, GROUP, "0", mkstream=True)
         taken_over = [self._add(ms="300") for _ in range(2)]
-        self._a_pod_dies(taken_over)
+        self._kill_pod_during(taken_over)
         claimed = [self._add() for _ in range(2)]
         self.client.xreadgroup(GROUP, "stranger", {self.stream: ">"}, 2)
         self.client.xclaim(self.stream, GROUP, "stranger", 0, [*claimed], idle=60_000)
         self._add(later="2.1")
         self._add(poison="1")
-        self.doomed = self._add(later="8")
+        self.deleted_id = self._add(later="8")
         quick = [self._add() for _ in range(6)]
-        self.soon = {*taken_over, *claimed, *quick, self._add(fails="1"), self._add(ms="900")}
+        self.expected_first = {*taken_over, *claimed, *quick, self._add(fails="1"), self._add(ms="900")}
 
-    def _a_pod_dies(self, message_ids: list[str]) -> None:
+    def _kill_pod_during(self, message_ids: list[str]) -> None:
         """In the middle of these messages, which are to be taken over."""
-        pod = self.pod("pod-0")
+        pod = self.start_pod("pod-0")
         self._wait(lambda: len(self.ledger.lines("begun")) == len(message_ids), pod)
         pod.remove()
 
-    def go_on(self, victim: Pod) -> None:
+    def run_until_drained(self, victim: Pod) -> None:
         """What comes while it runs: an entry that is deleted while it waits, a group that goes, more messages, and
         SIGTERM while it is busy."""
-        lives = self._wait(lambda: self.soon <= {line[2] for line in self.ledger.lines("done")}, victim, 6)
-        self.ledger.remove(self.client, DELETE, self.doomed)
+        lives = self._wait(lambda: self.expected_first <= {line[2] for line in self.ledger.lines("done")}, victim, 6)
+        self.ledger.remove(self.client, DELETE, self.deleted_id)
         if not lives:
             return
         slow = self._add(ms="1500")
@@ -110,31 +110,31 @@ class Trial:
             self.ledger.add(self.client, {"ms": str(milliseconds)})
         self._wait(lambda: len(self.ledger.lines("begun")) >= so_far + 2, victim)
         victim.signal(signal.SIGTERM)
-        victim.ended(8)
+        victim.wait_for_exit(8)
 
-    def _wait(self, so: Callable[[], bool], pod: Pod, within: float = 4) -> bool:
+    def _wait(self, condition: Callable[[], bool], pod: Pod, within: float = 4) -> bool:
         """Wait until something is so or the pod has ended. Returns whether it lives."""
-        wait_until(lambda: so() or pod.ended(0), within)
-        return not pod.ended(0)
+        wait_until(lambda: condition() or pod.wait_for_exit(0), within)
+        return not pod.wait_for_exit(0)
 
     def _add(self, **errand: str) -> str:
         message_id = self.ledger.add(self.client, errand)
         assert message_id, "the server did not take a message before anything had gone wrong"
         return message_id
 
-    def end(self, within: float = PATIENCE) -> Account:
+    def wait_settled(self, within: float = SETTLE_TIMEOUT_SECONDS) -> Account:
         """The account, once all is settled."""
         try:
-            return self.ledger.settle(self.client, within, self.told)
+            return self.ledger.wait_settled(self.client, within, self.pod_logs)
         finally:
             for pod in self.pods:
                 pod.remove()
 
     def invoices(self) -> list[str]:
         """The effects of its handlers."""
-        return sorted(fields["n"] for _, fields in entries(self.client, f"{self.stream}-invoices"))
+        return sorted(fields["n"] for _, fields in stream_entries(self.client, f"{self.stream}-invoices"))
 
-    def told(self) -> str:
+    def pod_logs(self) -> str:
         """The last that the pods said."""
         logs = {pod.name: pod.output.splitlines()[-15:] for pod in self.pods}
         return "\n".join(f"--- {name}\n" + "\n".join(line[:600] for line in lines) for name, lines in logs.items())

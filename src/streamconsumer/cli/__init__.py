@@ -14,12 +14,12 @@ from streamconsumer.cli.dead_letters import dead_letters
 from streamconsumer.cli.doctor import doctor
 from streamconsumer.cli.group import group
 from streamconsumer.cli.report import report
-from streamconsumer.cli.status import COMMANDS, COULD_NOT_CHECK
-from streamconsumer.errors import ServerUnavailable, StreamConsumerError
+from streamconsumer.cli.status import COMMANDS, EXIT_UNAVAILABLE
+from streamconsumer.errors import BackendUnavailable, StreamConsumerError
 
 
 @contextmanager
-def _loading() -> Iterator[None]:
+def _gc_paused() -> Iterator[None]:
     """Modules are no garbage: looking for some among them takes a quarter of a pod's start, and later a part of each
     look."""
     gc.disable()
@@ -30,7 +30,7 @@ def _loading() -> Iterator[None]:
         gc.enable()
 
 
-class _Group(click.Group):
+class _ErrorReportingGroup(click.Group):
     """Turns our own errors into one line and exit code 2, or 3 if a server is unavailable; a bug still shows its
     traceback."""
 
@@ -39,10 +39,10 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except StreamConsumerError as error:
             click.echo(f"streamconsumer: {type(error).__name__}: {error}", err=True)
-            sys.exit(COULD_NOT_CHECK if isinstance(error, ServerUnavailable) else 2)
+            sys.exit(EXIT_UNAVAILABLE if isinstance(error, BackendUnavailable) else 2)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="streamconsumer")
 def main() -> None:
     """Run Python functions as Redis Streams consumers on Kubernetes."""
@@ -51,7 +51,7 @@ def main() -> None:
 @main.command()
 def processor() -> None:
     """Read the stream that the STREAMCONSUMER_ variables name, until SIGTERM (what a pod runs)."""
-    with _loading():
+    with _gc_paused():
         from streamconsumer.processor.main import run
 
     sys.exit(run())
@@ -60,7 +60,7 @@ def processor() -> None:
 @main.command()
 def operator() -> None:
     """Reconcile StreamConsumers until SIGTERM (what the operator's pod runs)."""
-    with _loading():
+    with _gc_paused():
         from streamconsumer.operator.main import run
 
     run()
@@ -75,11 +75,11 @@ def crd() -> None:
     click.echo(to_yaml([custom_resource_definition()]), nl=False)
 
 
-_FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+_FILES_ARGUMENT = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
 
 
 @main.command()
-@_FILES
+@_FILES_ARGUMENT
 def render(files: tuple[Path, ...]) -> None:
     """Print what the operator would apply for the StreamConsumers in FILES (- reads standard input).
 
@@ -93,7 +93,7 @@ def render(files: tuple[Path, ...]) -> None:
 
 
 @main.command()
-@_FILES
+@_FILES_ARGUMENT
 def dev(files: tuple[Path, ...]) -> None:
     """Run the StreamConsumers in FILES on this machine, without Docker or a cluster. Ctrl-C drains.
 

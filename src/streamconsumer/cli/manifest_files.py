@@ -19,11 +19,11 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 
-_Dumper.add_representer(str, _text)
+_Dumper.add_representer(str, _represent_text)
 
 
 def to_yaml(documents: Iterable[Document]) -> str:
@@ -33,10 +33,10 @@ def to_yaml(documents: Iterable[Document]) -> str:
 
 def read(files: Iterable[Path]) -> list[Document]:
     """Every document of the files, of folders' *.yaml files, or of standard input for `-`."""
-    return [document for file in files for path in _expanded(file) for document in _read(path)]
+    return [document for file in files for path in _expand_folder(file) for document in _read(path)]
 
 
-def _expanded(file: Path) -> list[Path]:
+def _expand_folder(file: Path) -> list[Path]:
     return sorted(file.glob("*.y*ml")) if file.is_dir() else [file]
 
 

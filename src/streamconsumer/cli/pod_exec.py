@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from streamconsumer.cli.status.collect import Manifest
 
-PATIENCE_SECONDS = 60.0
+EXEC_TIMEOUT_SECONDS = 60.0
 """For a pod: importing a handler may take long where the CPU is limited."""
 
 
@@ -26,12 +26,12 @@ async def run_in_pod(
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(EXEC_TIMEOUT_SECONDS):
             said, complaint = await process.communicate()
     except TimeoutError:
         process.kill()
         await process.wait()
-        return f"pod {metadata['name']} gave no answer within {PATIENCE_SECONDS:.0f} s"
+        return f"pod {metadata['name']} gave no answer within {EXEC_TIMEOUT_SECONDS:.0f} s"
     return said, _last_line(complaint)
 
 

@@ -18,7 +18,7 @@ def render_files(files: Iterable[Path]) -> int:
     import os
 
     settings = OperatorSettings.from_env(os.environ)
-    consumers, refusals = parse([each for each in read(files) if each.get("kind") == names.KIND])
+    consumers, refusals = parse_consumers([each for each in read(files) if each.get("kind") == names.KIND])
     manifests = [manifest for consumer in consumers for manifest in desired(consumer, settings)]
     if manifests:
         click.echo(to_yaml(manifests), nl=False)
@@ -29,7 +29,7 @@ def render_files(files: Iterable[Path]) -> int:
     return 2 if refusals or not consumers else 0
 
 
-def parse(documents: Iterable[Document]) -> tuple[list[StreamConsumer], list[str]]:
+def parse_consumers(documents: Iterable[Document]) -> tuple[list[StreamConsumer], list[str]]:
     """The StreamConsumers that can be acted on, and why the others cannot."""
     consumers: list[StreamConsumer] = []
     refusals: list[str] = []

@@ -12,28 +12,28 @@ import click
 from pydantic import ValidationError
 
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.model.env_codec import variable
-from streamconsumer.model.fields import sentences
-from streamconsumer.model.processor_settings import RedisAccess
+from streamconsumer.model.env_codec import env_name
+from streamconsumer.model.fields import format_errors
+from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.redis_client.keys import companion
+from streamconsumer.redis_client.keys import group_key
 
 try:
-    from streamconsumer.cli.redis_errors import told_as_ours
-    from streamconsumer.processor.consumer import StreamManager, without_credentials
+    from streamconsumer.cli.redis_errors import as_backend_unavailable
+    from streamconsumer.processor.consumer import StreamManager, redact_url
 except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[processor]") from None
 
-FROM_OUTSIDE = "if only pods reach the server, forward a port and give --redis-url, or run the command in a pod"
+OUTSIDE_CLUSTER_HINT = "if only pods reach the server, forward a port and give --redis-url, or run the command in a pod"
 
-_OF_A_POD = {
-    "stream": variable("stream"),
-    "group": variable("consumer_group"),
-    "dead_letter_stream": variable("delivery", "dead_letter_stream"),
+_POD_ENV_NAMES = {
+    "stream": env_name("stream"),
+    "group": env_name("consumer_group"),
+    "dead_letter_stream": env_name("delivery", "dead_letter_stream"),
 }
 
 Options = Mapping[str, Any]
-Redis = dict[str, Any]
+RedisFields = dict[str, Any]
 """Fields of RedisAccess, by name."""
 
 
@@ -41,10 +41,10 @@ Redis = dict[str, Any]
 class Target:
     """One consumer group on one server."""
 
-    redis: RedisAccess = field(repr=False)
+    redis: RedisSettings = field(repr=False)
     stream: str
     group: str
-    dead_letters: str
+    dead_letter_stream: str
     """The key of the dead letters."""
     consumer: StreamConsumer | None = None
     """The StreamConsumer in the cluster; None if the target comes from elsewhere."""
@@ -53,76 +53,76 @@ class Target:
     def server(self) -> str:
         if self.redis.sentinel_master:
             return f"the primary {self.redis.sentinel_master!r} of {','.join(self.redis.sentinel_nodes)}"
-        return without_credentials(self.redis.url) if self.redis.url else str(self.redis.url_file)
+        return redact_url(self.redis.url) if self.redis.url else str(self.redis.url_file)
 
 
 @asynccontextmanager
-async def located(options: Options, environ: Mapping[str, str]) -> AsyncIterator[Target]:
+async def open_target(options: Options, environ: Mapping[str, str]) -> AsyncIterator[Target]:
     """Find the target. Certificates from Secrets exist as files until the end. Raises click.UsageError, InvalidSettings
-    and ServerUnavailable."""
+    and BackendUnavailable."""
     if not options["name"]:
         if options["namespace"] or options["context"]:
             raise click.UsageError("-n and --context need the name of a StreamConsumer")
-        yield _of_options(options, environ)
+        yield _target_from_options(options, environ)
         return
     if given := [f"--{each}" for each in ("stream", "group") if options[each]]:
         raise click.UsageError(f"{', '.join(given)}: the StreamConsumer already names them; give one of the two")
-    from streamconsumer.cli.cluster_target import in_cluster
+    from streamconsumer.cli.cluster_target import target_from_cluster
 
-    async with in_cluster(options, environ) as found:
+    async with target_from_cluster(options, environ) as found:
         yield found
 
 
 @asynccontextmanager
-async def connected(target: Target, about: str) -> AsyncIterator[StreamManager]:
-    """Connect to the target's server. Raises ServerUnavailable, which names `about`, if the server does not answer or
+async def open_manager(target: Target, subject: str) -> AsyncIterator[StreamManager]:
+    """Connect to the target's server. Raises BackendUnavailable, which names `about`, if the server does not answer or
     refuses a command."""
     manager = StreamManager.from_settings(target.redis, target.stream)
     try:
-        with told_as_ours(f"{about} at {target.server}", FROM_OUTSIDE if target.consumer else ""):
+        with as_backend_unavailable(f"{subject} at {target.server}", OUTSIDE_CLUSTER_HINT if target.consumer else ""):
             yield manager
     finally:
         await manager.aclose()
 
 
-def access(redis: Redis, options: Options, environ: Mapping[str, str]) -> RedisAccess:
+def redis_settings(fields: RedisFields, options: Options, environ: Mapping[str, str]) -> RedisSettings:
     """The settings of the connection. --redis-url replaces the server and its credentials."""
     if options["redis_url"]:
-        redis = {"url": options["redis_url"]}
-    given = {"username": options["username"], "password": _password(options["password_file"], environ)}
+        fields = {"url": options["redis_url"]}
+    given = {"username": options["username"], "password": _read_password(options["password_file"], environ)}
     for name, value in given.items():
         if value:
-            redis = {**redis, name: value}
-            redis.pop(f"{name}_file", None)
+            fields = {**fields, name: value}
+            fields.pop(f"{name}_file", None)
     try:
-        return RedisAccess.model_validate(redis)
+        return RedisSettings.model_validate(fields)
     except ValidationError as error:
-        raise InvalidSettings("; ".join(sentences(error, lambda where: variable("redis", *where)))) from None
+        raise InvalidSettings("; ".join(format_errors(error, lambda where: env_name("redis", *where)))) from None
 
 
-def _of_options(options: Options, environ: Mapping[str, str]) -> Target:
-    known = {name: options.get(name) or environ.get(by) for name, by in _OF_A_POD.items()}
-    redis = _of_a_pod(environ)
+def _target_from_options(options: Options, environ: Mapping[str, str]) -> Target:
+    known = {name: options.get(name) or environ.get(by) for name, by in _POD_ENV_NAMES.items()}
+    redis = _redis_fields_from_env(environ)
     needed = {"--redis-url": options["redis_url"] or redis, "--stream": known["stream"], "--group": known["group"]}
     if missing := [option for option, value in needed.items() if not value]:
         raise InvalidSettings(f"{', '.join(missing)}: missing; or give the name of a StreamConsumer")
     stream, group = str(known["stream"]), str(known["group"])
-    dead_letters = known["dead_letter_stream"] or companion(stream, group, "dead-letters")
-    return Target(access(redis, options, environ), stream, group, dead_letters)
+    dead_letters = known["dead_letter_stream"] or group_key(stream, group, "dead-letters")
+    return Target(redis_settings(redis, options, environ), stream, group, dead_letters)
 
 
-def _of_a_pod(environ: Mapping[str, str]) -> Redis:
-    redis: Redis = {
-        name: environ[by] for name in RedisAccess.model_fields if (by := variable("redis", name)) in environ
+def _redis_fields_from_env(environ: Mapping[str, str]) -> RedisFields:
+    redis: RedisFields = {
+        name: environ[by] for name in RedisSettings.model_fields if (by := env_name("redis", name)) in environ
     }
     if "sentinel_nodes" in redis:
         redis["sentinel_nodes"] = redis["sentinel_nodes"].split(",")
     return redis
 
 
-def _password(file: Path | None, environ: Mapping[str, str]) -> str | None:
+def _read_password(file: Path | None, environ: Mapping[str, str]) -> str | None:
     if file is None:
-        return environ.get(variable("redis", "password"))
+        return environ.get(env_name("redis", "password"))
     try:
         return file.read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:

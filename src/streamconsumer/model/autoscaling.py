@@ -5,11 +5,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from streamconsumer.model.fields import Between, Model, rules
+from streamconsumer.model.fields import DurationRange, Model, cel_rules
 
-BACKLOG_PER_REPLICA = 100
+DEFAULT_BACKLOG_PER_REPLICA = 100
 
-TWO_TARGETS = "autoscaling.target has backlogPerReplica or drainTime, not both"
+MULTIPLE_TARGETS = "autoscaling.target has backlogPerReplica or drainTime, not both"
 MIN_ABOVE_MAX = "autoscaling.minReplicas must not be above autoscaling.maxReplicas"
 
 
@@ -22,14 +22,14 @@ class ScalingPolicy(Model):
     value: int = Field(ge=1, le=10_000)
     """So many pods, or so many percent, within one `period` at most."""
 
-    period: Annotated[timedelta, Between("1s", "1h")] = timedelta(seconds=15)
+    period: Annotated[timedelta, DurationRange("1s", "1h")] = timedelta(seconds=15)
     """The time that `value` is for."""
 
 
 class ScaleUp(Model):
     """How the number grows. Left out: at once to what is needed."""
 
-    stabilization_window: Annotated[timedelta, Between("0s", "1h")] = timedelta(0)
+    stabilization_window: Annotated[timedelta, DurationRange("0s", "1h")] = timedelta(0)
     """The number only grows to what was needed all this time. From zero pods it grows at once."""
 
     policies: list[ScalingPolicy] = Field([], max_length=8)
@@ -39,14 +39,16 @@ class ScaleUp(Model):
 class ScaleDown(Model):
     """How the number shrinks."""
 
-    stabilization_window: Annotated[timedelta, Between("0s", "1h")] = timedelta(minutes=1)
+    stabilization_window: Annotated[timedelta, DurationRange("0s", "1h")] = timedelta(minutes=1)
     """The number only shrinks to the most that was needed in this time: a dip is not the end of the work."""
 
     policies: list[ScalingPolicy] = Field([], max_length=8)
     """Limits; the one that allows most counts."""
 
 
-class Target(Model, json_schema_extra=rules(("!(has(self.backlogPerReplica) && has(self.drainTime))", TWO_TARGETS))):
+class ScalingTarget(
+    Model, json_schema_extra=cel_rules(("!(has(self.backlogPerReplica) && has(self.drainTime))", MULTIPLE_TARGETS))
+):
     """What one pod is for: a share of the backlog, or its part in having it done in time. However that is, there are
     no fewer pods than it takes to keep up with what arrives, once it was seen how fast one is."""
 
@@ -54,20 +56,20 @@ class Target(Model, json_schema_extra=rules(("!(has(self.backlogPerReplica) && h
     """How many entries one pod should have before it, read or not: there are so many pods that none has more. 100 where
     no target is given."""
 
-    drain_time: Annotated[timedelta, Between("1s", "24h")] | None = None
+    drain_time: Annotated[timedelta, DurationRange("1s", "24h")] | None = None
     """How soon the backlog should be done, at the pace that was measured: that of one pod while it has more to do than
     it can. Until there is one, the number stays. In place of `backlogPerReplica`."""
 
     @model_validator(mode="after")
-    def _one_of_them(self) -> Self:
+    def _check_one_target(self) -> Self:
         if self.drain_time is not None and self.backlog_per_replica is not None:
-            raise ValueError(TWO_TARGETS)
+            raise ValueError(MULTIPLE_TARGETS)
         return self
 
     @property
-    def share(self) -> int:
+    def backlog_share(self) -> int:
         """Entries a pod, where there is no drain time."""
-        return self.backlog_per_replica or BACKLOG_PER_REPLICA
+        return self.backlog_per_replica or DEFAULT_BACKLOG_PER_REPLICA
 
 
 class Activation(Model):
@@ -83,13 +85,13 @@ class Fallback(Model):
     replicas: int = Field(ge=1, le=1000)
     """At least so many pods, once it has not answered for so long."""
 
-    after: Annotated[timedelta, Between("1s", "1h")] = timedelta(minutes=1)
+    after: Annotated[timedelta, DurationRange("1s", "1h")] = timedelta(minutes=1)
     """How long it must not have answered."""
 
 
 class Autoscaling(
     Model,
-    json_schema_extra=rules(
+    json_schema_extra=cel_rules(
         (
             "(has(self.minReplicas) ? self.minReplicas : 0) <= (has(self.maxReplicas) ? self.maxReplicas : 10)",
             MIN_ABOVE_MAX,
@@ -105,13 +107,13 @@ class Autoscaling(
     max_replicas: int = Field(10, ge=1, le=1000)
     """At most so many."""
 
-    target: Target = Target()
+    target: ScalingTarget = ScalingTarget()
     """What one pod is for."""
 
     activation: Activation = Activation()
     """What it takes to leave zero pods."""
 
-    cooldown: Annotated[timedelta, Between("0s", "24h")] = timedelta(minutes=5)
+    cooldown: Annotated[timedelta, DurationRange("0s", "24h")] = timedelta(minutes=5)
     """How long there must have been nothing to do before the last pod goes."""
 
     scale_up: ScaleUp = ScaleUp()
@@ -124,7 +126,7 @@ class Autoscaling(
     """What to do while Redis does not answer the operator. Left out: the number stays."""
 
     @model_validator(mode="after")
-    def _min_below_max(self) -> Self:
+    def _check_replica_bounds(self) -> Self:
         if self.min_replicas > self.max_replicas:
             raise ValueError(MIN_ABOVE_MAX)
         return self

@@ -14,16 +14,16 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from streamconsumer.model import names
-from streamconsumer.model.fields import format_duration, rules
-from streamconsumer.model.spec import NAME_LENGTH, SHORT_NAME, StreamConsumerSpec
+from streamconsumer.model.fields import cel_rules, format_duration
+from streamconsumer.model.spec import MAX_NAME_LENGTH, NAME_TOO_LONG, StreamConsumerSpec
 from streamconsumer.model.status import Status
 
 Schema = dict[str, Any]
 
-NOT_LOOKED_AT = {"observedGeneration": -1}
+INITIAL_STATUS = {"observedGeneration": -1}
 """The status of what no operator has seen yet: kstatus, and with it Helm and Flux, takes what has none for done."""
 
-_KEPT = [
+_KEPT_KEYWORDS = [
     *("type", "format", "pattern", "enum", "required"),
     *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "maxProperties"),
     *("x-kubernetes-validations", "x-kubernetes-int-or-string"),
@@ -67,28 +67,28 @@ def custom_resource_definition() -> Schema:
                 "categories": [names.CATEGORY],
             },
             "scope": "Namespaced",
-            "versions": [_version()],
+            "versions": [_crd_version()],
         },
     }
 
 
-def structural(kind: type[BaseModel]) -> Schema:
+def structural_schema(model: type[BaseModel]) -> Schema:
     """The structural schema of one model."""
-    schema = kind.model_json_schema(by_alias=True, schema_generator=_DurationsAsText)
-    return _structural(schema, schema.get("$defs", {}))
+    schema = model.model_json_schema(by_alias=True, schema_generator=_DurationTextSchema)
+    return _to_structural(schema, schema.get("$defs", {}))
 
 
-class _DurationsAsText(GenerateJsonSchema):
+class _DurationTextSchema(GenerateJsonSchema):
     def encode_default(self, dft: Any) -> Any:
         return format_duration(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
 
 
-def _version() -> Schema:
+def _crd_version() -> Schema:
     return {
         "name": names.VERSION,
         "served": True,
         "storage": True,
-        "additionalPrinterColumns": [_column(*column) for column in PRINTER_COLUMNS],
+        "additionalPrinterColumns": [_printer_column(*column) for column in PRINTER_COLUMNS],
         "subresources": {
             "status": {},
             "scale": {
@@ -97,11 +97,11 @@ def _version() -> Schema:
                 "labelSelectorPath": ".status.selector",
             },
         },
-        "schema": {"openAPIV3Schema": _root()},
+        "schema": {"openAPIV3Schema": _root_schema()},
     }
 
 
-def _root() -> Schema:
+def _root_schema() -> Schema:
     return {
         "description": "A Redis stream, a consumer group, and the function that handles each message.",
         "type": "object",
@@ -110,20 +110,20 @@ def _root() -> Schema:
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
-            "spec": _telling_defaults(structural(StreamConsumerSpec)),
-            "status": {**structural(Status), "default": NOT_LOOKED_AT},
+            "spec": _append_defaults(structural_schema(StreamConsumerSpec)),
+            "status": {**structural_schema(Status), "default": INITIAL_STATUS},
         },
-        **rules((f"self.metadata.name.size() <= {NAME_LENGTH}", SHORT_NAME)),
+        **cel_rules((f"self.metadata.name.size() <= {MAX_NAME_LENGTH}", NAME_TOO_LONG)),
     }
 
 
-def _column(name: str, kind: str, path: str, priority: int, description: str) -> Schema:
+def _printer_column(name: str, type_name: str, path: str, priority: int, description: str) -> Schema:
     optional = {"priority": priority} if priority else {}
     described = {"description": description} if description else {}
-    return {"name": name, "type": kind, "jsonPath": path, **optional, **described}
+    return {"name": name, "type": type_name, "jsonPath": path, **optional, **described}
 
 
-def _telling_defaults(schema: Schema) -> Schema:
+def _append_defaults(schema: Schema) -> Schema:
     """The schema, with its defaults as part of the descriptions."""
     told = dict(schema)
     if "default" in schema and schema["default"] != "":
@@ -131,31 +131,33 @@ def _telling_defaults(schema: Schema) -> Schema:
         shown = json.dumps(default) if isinstance(default, bool) else str(default)
         told["description"] = f"{schema['description']} Default: {shown}."
     if "properties" in schema:
-        told["properties"] = {name: _telling_defaults(inner) for name, inner in schema["properties"].items()}
+        told["properties"] = {name: _append_defaults(inner) for name, inner in schema["properties"].items()}
     for deeper in ("items", "additionalProperties"):
         if deeper in schema:
-            told[deeper] = _telling_defaults(schema[deeper])
+            told[deeper] = _append_defaults(schema[deeper])
     return told
 
 
-def _structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
-    schema = _folded(schema, definitions)
+def _to_structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
+    schema = _inline_refs(schema, definitions)
     result: Schema = {}
     if "description" in schema:
         result["description"] = " ".join(schema["description"].split())
-    result.update({word: schema[word] for word in _KEPT if word in schema})
+    result.update({word: schema[word] for word in _KEPT_KEYWORDS if word in schema})
     if isinstance(schema.get("default"), str | int):
         result["default"] = schema["default"]
     if "properties" in schema:
-        result["properties"] = {name: _structural(inner, definitions) for name, inner in schema["properties"].items()}
+        result["properties"] = {
+            name: _to_structural(inner, definitions) for name, inner in schema["properties"].items()
+        }
     if "items" in schema:
-        result["items"] = _structural(schema["items"], definitions)
+        result["items"] = _to_structural(schema["items"], definitions)
     if isinstance(schema.get("additionalProperties"), dict):
-        result["additionalProperties"] = _structural(schema["additionalProperties"], definitions)
+        result["additionalProperties"] = _to_structural(schema["additionalProperties"], definitions)
     return result
 
 
-def _folded(schema: Schema, definitions: dict[str, Schema]) -> Schema:
+def _inline_refs(schema: Schema, definitions: dict[str, Schema]) -> Schema:
     """The schema with its reference inlined and `or null` taken out: the API server drops a null by itself."""
     if "anyOf" in schema:
         (kind,) = [option for option in schema["anyOf"] if option != {"type": "null"}]

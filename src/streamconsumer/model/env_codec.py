@@ -14,48 +14,48 @@ from pydantic.alias_generators import to_snake
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
-from streamconsumer.model.fields import format_duration, sentences
+from streamconsumer.model.fields import format_duration, format_errors
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
-def variable(*path: str | int) -> str:
+def env_name(*path: str | int) -> str:
     """The variable of a field: `variable("redis", "url")` is STREAMCONSUMER_REDIS_URL."""
     return names.ENVIRONMENT_PREFIX + "_".join(to_snake(str(part)) for part in path).upper()
 
 
-def to_env(settings: BaseModel, *above: str) -> dict[str, str]:
+def to_env(settings: BaseModel, *parent: str) -> dict[str, str]:
     """Every field that is not at its default, as a pod's environment. A secret is written in the clear. `above` is the
     path of these settings in larger ones."""
-    return {variable(*path): text for path, text in _leaves(settings.model_dump(exclude_defaults=True), above)}
+    return {env_name(*path): text for path, text in _leaf_values(settings.model_dump(exclude_defaults=True), parent)}
 
 
-def from_env(kind: type[Settings], environ: Mapping[str, str]) -> Settings:
+def from_env(model: type[Settings], environ: Mapping[str, str]) -> Settings:
     """The inverse. Raises InvalidSettings with a line for each variable that is missing or wrong."""
     try:
-        return kind.model_validate(_nested(kind, environ, ()))
+        return model.model_validate(_nested_values(model, environ, ()))
     except ValidationError as error:
-        raise InvalidSettings("; ".join(sentences(error, lambda where: variable(*where)))) from None
+        raise InvalidSettings("; ".join(format_errors(error, lambda where: env_name(*where)))) from None
 
 
-def paths(kind: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def field_paths(model: type[BaseModel], parent: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The path of every leaf field, in the order of declaration."""
-    for name, field in kind.model_fields.items():
+    for name, field in model.model_fields.items():
         if _is_model(field.annotation):
-            yield from paths(field.annotation, (*above, name))
+            yield from field_paths(field.annotation, (*parent, name))
         else:
-            yield (*above, name)
+            yield (*parent, name)
 
 
-def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+def _leaf_values(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _leaves(inner, (*path, name))
+            yield from _leaf_values(inner, (*path, name))
     elif value is not None:
-        yield path, _text(value)
+        yield path, _to_text(value)
 
 
-def _text(value: Any) -> str:
+def _to_text(value: Any) -> str:
     match value:
         case timedelta():
             return format_duration(value)
@@ -64,18 +64,18 @@ def _text(value: Any) -> str:
         case SecretStr():
             return value.get_secret_value()
         case list():
-            return ",".join(map(_text, value))
+            return ",".join(map(_to_text, value))
     return str(value)
 
 
-def _nested(kind: type[BaseModel], environ: Mapping[str, str], above: tuple[str, ...]) -> dict[str, Any]:
+def _nested_values(model: type[BaseModel], environ: Mapping[str, str], parent: tuple[str, ...]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, field in kind.model_fields.items():
+    for name, field in model.model_fields.items():
         if _is_model(field.annotation):
-            inner = _nested(field.annotation, environ, (*above, name))
+            inner = _nested_values(field.annotation, environ, (*parent, name))
             if inner or field.is_required():
                 found[name] = inner
-        elif (text := environ.get(variable(*above, name))) is not None:
+        elif (text := environ.get(env_name(*parent, name))) is not None:
             found[name] = text.split(",") if _is_list(field.annotation) else text
     return found
 

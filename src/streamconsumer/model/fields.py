@@ -25,11 +25,11 @@ class Model(BaseModel):
     )
 
 
-_UNITS = {"h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1_000}
+_UNIT_MICROSECONDS = {"h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1_000}
 """In microseconds, which is what a timedelta counts: no rounding on the way there or back."""
 
 DURATION_PATTERN = r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+"
-DURATION_FORM = "must be a duration such as 500ms, 30s or 1m30s"
+DURATION_MESSAGE = "must be a duration such as 500ms, 30s or 1m30s"
 
 
 def parse_duration(value: object) -> timedelta:
@@ -37,32 +37,32 @@ def parse_duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
         return value
     if not isinstance(value, str) or not re.fullmatch(DURATION_PATTERN, value):
-        raise ValueError(DURATION_FORM)
+        raise ValueError(DURATION_MESSAGE)
     parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", value)
-    microseconds = int(sum(Decimal(number) * _UNITS[unit] for number, unit in parts))
+    microseconds = int(sum(Decimal(number) * _UNIT_MICROSECONDS[unit] for number, unit in parts))
     return timedelta(microseconds=min(microseconds, timedelta.max // timedelta(microseconds=1)))
 
 
 def format_duration(value: timedelta) -> str:
     """The inverse of parse_duration, in the largest unit that divides it: 90 s is `90s`, an hour `1h`."""
     microseconds = value // timedelta(microseconds=1)
-    for unit, size in _UNITS.items():
+    for unit, size in _UNIT_MICROSECONDS.items():
         if microseconds and microseconds % size == 0:
             return f"{microseconds // size}{unit}"
     return f"{Decimal(microseconds) / 1000:f}ms"
 
 
-class Between:
+class DurationRange:
     """`Annotated[timedelta, Between("1s", "1h")]`: a duration field with its bounds, which the API server checks as
     CEL and we check again."""
 
-    def __init__(self, least: str, most: str) -> None:
-        self.least, self.most = least, most
-        self.sentence = f"must be {least} to {most}"
+    def __init__(self, minimum: str, maximum: str) -> None:
+        self.minimum, self.maximum = minimum, maximum
+        self.message = f"must be {minimum} to {maximum}"
 
     def check(self, value: timedelta) -> timedelta:
-        if not parse_duration(self.least) <= value <= parse_duration(self.most):
-            raise ValueError(self.sentence)
+        if not parse_duration(self.minimum) <= value <= parse_duration(self.maximum):
+            raise ValueError(self.message)
         return value
 
     def __get_pydantic_core_schema__(self, source: type[timedelta], handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -70,32 +70,32 @@ class Between:
         return core_schema.no_info_after_validator_function(self.check, parsed)
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        form = _matches(DURATION_PATTERN)
-        bounds = f"duration(self) >= duration('{self.least}') && duration(self) <= duration('{self.most}')"
-        told = rules((form, DURATION_FORM), (f"!{form} || ({bounds})", self.sentence))
+        form = _cel_matches(DURATION_PATTERN)
+        bounds = f"duration(self) >= duration('{self.minimum}') && duration(self) <= duration('{self.maximum}')"
+        told = cel_rules((form, DURATION_MESSAGE), (f"!{form} || ({bounds})", self.message))
         return {"type": "string", "maxLength": 32, **told}
 
 
-class Matching:
+class Pattern:
     """`Annotated[str, Matching(r"[a-z]+", "must be …")]`: text of a form that people are told in a sentence. The whole
     text must match; the pattern must mean the same to Python and to RE2, and hold no quotes."""
 
-    def __init__(self, pattern: str, sentence: str) -> None:
-        self.pattern, self.sentence = pattern, sentence
+    def __init__(self, pattern: str, message: str) -> None:
+        self.pattern, self.message = pattern, message
 
     def check(self, value: str) -> str:
         if not re.fullmatch(self.pattern, value):
-            raise ValueError(self.sentence)
+            raise ValueError(self.message)
         return value
 
     def __get_pydantic_core_schema__(self, source: type[str], handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {**handler(schema), **rules((_matches(self.pattern), self.sentence))}
+        return {**handler(schema), **cel_rules((_cel_matches(self.pattern), self.message))}
 
 
-def leads_somewhere(url: str) -> bool:
+def is_usable_redis_url(url: str) -> bool:
     """Whether port and database of a redis:// or rediss:// URL are usable, which no pattern tells well. redis-py takes
     what is no number for database 0."""
     try:
@@ -105,30 +105,30 @@ def leads_somewhere(url: str) -> bool:
         return False
 
 
-def _matches(pattern: str) -> str:
+def _cel_matches(pattern: str) -> str:
     return f"self.matches(r'^(?:{pattern})$')"
 
 
-def rules(*rule: tuple[str, str]) -> dict[str, Any]:
+def cel_rules(*rules: tuple[str, str]) -> dict[str, Any]:
     """CEL rules for the API server, each with the sentence that a user reads when it says no."""
-    return {"x-kubernetes-validations": [{"rule": cel, "message": message} for cel, message in rule]}
+    return {"x-kubernetes-validations": [{"rule": cel, "message": message} for cel, message in rules]}
 
 
-def sentences(error: ValidationError, name: Callable[[Sequence[str | int]], str]) -> list[str]:
+def format_errors(error: ValidationError, format_path: Callable[[Sequence[str | int]], str]) -> list[str]:
     """One line per problem: where (as `name` spells it), what was found, what was expected."""
-    return [_sentence(name(problem["loc"]), problem) for problem in error.errors()]
+    return [_format_error(format_path(problem["loc"]), problem) for problem in error.errors()]
 
 
-def _sentence(where: str, problem: ErrorDetails) -> str:
-    expected = re.sub(r"^(Input|String) should ", "must ", problem["msg"]).removeprefix("Value error, ")
-    match problem["type"]:
+def _format_error(path: str, error: ErrorDetails) -> str:
+    expected = re.sub(r"^(Input|String) should ", "must ", error["msg"]).removeprefix("Value error, ")
+    match error["type"]:
         case "missing":
-            return f"{where} is missing; it is required"
+            return f"{path} is missing; it is required"
         case "extra_forbidden":
-            return f"{where} is not a field; check its spelling"
+            return f"{path} is not a field; check its spelling"
         case "model_type":
-            return f"{where} must be an object"
-    found = problem["input"]
+            return f"{path} must be an object"
+    found = error["input"]
     if not isinstance(found, str | int | float | None) or re.search("@|password=", str(found)):
-        return f"{where}: {expected}"  # a whole object, or a URL with credentials: not for logs and conditions
-    return f"{where} is {found!r:.80}: {expected}"
+        return f"{path}: {expected}"  # a whole object, or a URL with credentials: not for logs and conditions
+    return f"{path} is {found!r:.80}: {expected}"

@@ -12,22 +12,22 @@ from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from streamconsumer.model import names
-from streamconsumer.model.container_env import EnvironmentSource, EnvironmentVariable, ObjectName
-from streamconsumer.model.fields import Between, Model, rules
+from streamconsumer.model.container_env import EnvFromSource, EnvVar, ObjectName
+from streamconsumer.model.fields import DurationRange, Model, cel_rules
 
-RESERVED_LABEL = (
+RESERVED_LABEL_MESSAGE = (
     "labels of streamconsumer.dev/, app.kubernetes.io/ and kubernetes.io/ are the operator's and the cluster's"
 )
-RESERVED_ANNOTATION = (
+RESERVED_ANNOTATION_MESSAGE = (
     "annotations of streamconsumer.dev/, kubernetes.io/ and Kubernetes' security profiles are not the user's to set"
 )
-EXISTS_HAS_NO_VALUE = "a toleration with operator Exists takes no value"
-KEY_OR_EXISTS = "a toleration without a key tolerates all: write operator Exists"
-SECONDS_OF_NO_EXECUTE = "tolerationSeconds counts for effect NoExecute only"
-ROLLOUT_MOVES = "rollout.maxUnavailable and rollout.maxSurge must not both be 0: no pod could be replaced"
+EXISTS_TAKES_NO_VALUE = "a toleration with operator Exists takes no value"
+KEYLESS_NEEDS_EXISTS = "a toleration without a key tolerates all: write operator Exists"
+SECONDS_NEED_NO_EXECUTE = "tolerationSeconds counts for effect NoExecute only"
+ROLLOUT_BLOCKED = "rollout.maxUnavailable and rollout.maxSurge must not both be 0: no pod could be replaced"
 
-RESERVED_LABELS = (f"{names.GROUP}/", "app.kubernetes.io/", "kubernetes.io/")
-RESERVED_ANNOTATIONS = (
+RESERVED_LABEL_PREFIXES = (f"{names.GROUP}/", "app.kubernetes.io/", "kubernetes.io/")
+RESERVED_ANNOTATION_PREFIXES = (
     f"{names.GROUP}/",
     "kubernetes.io/",
     "container.apparmor.security.beta.kubernetes.io/",
@@ -35,32 +35,38 @@ RESERVED_ANNOTATIONS = (
     "seccomp.security.alpha.kubernetes.io/",
 )
 
-_LABEL = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
-_LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
-_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
-_AMOUNT = r"^(0|[1-9][0-9]{0,3}|([0-9]|[1-9][0-9]|100)%)$"
+_LABEL_VALUE_PATTERN = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
+_LABEL_KEY_PATTERN = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+_QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+_INT_OR_PERCENT_PATTERN = r"^(0|[1-9][0-9]{0,3}|([0-9]|[1-9][0-9]|100)%)$"
 
 
 Quantity = Annotated[
     str,
     BeforeValidator(lambda value: str(value) if type(value) is int else value),
-    Field(max_length=32, pattern=_QUANTITY),
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": _QUANTITY, "maxLength": 32, "minimum": 0}),
+    Field(max_length=32, pattern=_QUANTITY_PATTERN),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": _QUANTITY_PATTERN, "maxLength": 32, "minimum": 0}),
 ]
 """`100m`, `0.5`, `256Mi`; a whole number may also be written as a number, as in any manifest: `cpu: 1`."""
 
-Amount = Annotated[
+IntOrPercent = Annotated[
     str,
     BeforeValidator(lambda value: str(value) if type(value) is int else value),
-    Field(max_length=4, pattern=_AMOUNT),
+    Field(max_length=4, pattern=_INT_OR_PERCENT_PATTERN),
     WithJsonSchema(
-        {"x-kubernetes-int-or-string": True, "pattern": _AMOUNT, "maxLength": 4, "minimum": 0, "maximum": 9999}
+        {
+            "x-kubernetes-int-or-string": True,
+            "pattern": _INT_OR_PERCENT_PATTERN,
+            "maxLength": 4,
+            "minimum": 0,
+            "maximum": 9999,
+        }
     ),
 ]
 """So many pods, `1`, or so many of a hundred, `25%`."""
 
-LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=_LABEL_KEY)]
-LabelValue = Annotated[str, Field(max_length=63, pattern=_LABEL)]
+LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=_LABEL_KEY_PATTERN)]
+LabelValue = Annotated[str, Field(max_length=63, pattern=_LABEL_VALUE_PATTERN)]
 
 
 class _Named(Protocol):
@@ -70,10 +76,10 @@ class _Named(Protocol):
 
 NamedT = TypeVar("NamedT", bound=_Named)
 
-BY_NAME: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+LIST_MAP_BY_NAME: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
 
 
-def each_once(items: list[NamedT]) -> list[NamedT]:
+def unique_by_name(items: list[NamedT]) -> list[NamedT]:
     """What `x-kubernetes-list-type: map` asks of the API server."""
     given = [item.name for item in items]
     if twice := sorted({name for name in given if given.count(name) > 1}):
@@ -81,20 +87,20 @@ def each_once(items: list[NamedT]) -> list[NamedT]:
     return items
 
 
-def _unreserved(prefixes: Sequence[str], sentence: str) -> Any:
+def _check_reserved(prefixes: Sequence[str], message: str) -> Any:
     """A check of a map's keys. As CEL it may only ask for beginnings: the API server takes a key for as long as a whole
     request, and the cost of a pattern on it for too high."""
 
     def check(value: dict[str, str]) -> dict[str, str]:
         if any(key.startswith(tuple(prefixes)) for key in value):
-            raise ValueError(sentence)
+            raise ValueError(message)
         return value
 
     return AfterValidator(check)
 
 
-def _unreserved_rule(prefixes: Sequence[str], sentence: str) -> dict[str, Any]:
-    return rules((f"self.all(key, {' && '.join(f'!key.startsWith({prefix!r})' for prefix in prefixes)})", sentence))
+def _reserved_rule(prefixes: Sequence[str], message: str) -> dict[str, Any]:
+    return cel_rules((f"self.all(key, {' && '.join(f'!key.startsWith({prefix!r})' for prefix in prefixes)})", message))
 
 
 class Resources(Model):
@@ -109,10 +115,10 @@ class Resources(Model):
 
 class Toleration(
     Model,
-    json_schema_extra=rules(
-        ("self.operator != 'Exists' || !has(self.value) || self.value == ''", EXISTS_HAS_NO_VALUE),
-        ("has(self.key) || self.operator == 'Exists'", KEY_OR_EXISTS),
-        ("!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')", SECONDS_OF_NO_EXECUTE),
+    json_schema_extra=cel_rules(
+        ("self.operator != 'Exists' || !has(self.value) || self.value == ''", EXISTS_TAKES_NO_VALUE),
+        ("has(self.key) || self.operator == 'Exists'", KEYLESS_NEEDS_EXISTS),
+        ("!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')", SECONDS_NEED_NO_EXECUTE),
     ),
 ):
     """A taint of nodes that keeps these pods away no longer."""
@@ -133,17 +139,17 @@ class Toleration(
     """How long a pod stays that a NoExecute taint would evict. Left out: for ever."""
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> Self:
+    def _check_combination(self) -> Self:
         if self.operator == "Exists" and self.value:
-            raise ValueError(EXISTS_HAS_NO_VALUE)
+            raise ValueError(EXISTS_TAKES_NO_VALUE)
         if self.key is None and self.operator != "Exists":
-            raise ValueError(KEY_OR_EXISTS)
+            raise ValueError(KEYLESS_NEEDS_EXISTS)
         if self.toleration_seconds is not None and self.effect != "NoExecute":
-            raise ValueError(SECONDS_OF_NO_EXECUTE)
+            raise ValueError(SECONDS_NEED_NO_EXECUTE)
         return self
 
 
-class Spread(Model):
+class TopologySpreadConstraint(Model):
     """How evenly the pods of this StreamConsumer, those of one roll-out each, spread over the nodes."""
 
     topology_key: LabelKey
@@ -159,41 +165,41 @@ class Spread(Model):
 class PodDisruptionBudget(Model):
     """What a drain of nodes may take away at a time. There is none for a single pod, which it would only block."""
 
-    max_unavailable: Amount | None = None
+    max_unavailable: IntOrPercent | None = None
     """So many pods, or so many of a hundred such as `25%`. Left out: 1. With 0, a node
     with such a pod is never drained."""
 
 
 class Rollout(
     Model,
-    json_schema_extra=rules(
+    json_schema_extra=cel_rules(
         (
             "!has(self.maxUnavailable) || !has(self.maxSurge)"
             + "".join(f" || !(string(self.{bound}) in ['0', '0%'])" for bound in ("maxUnavailable", "maxSurge")),
-            ROLLOUT_MOVES,
+            ROLLOUT_BLOCKED,
         )
     ),
 ):
     """How pods are replaced when their configuration changes, as in a Deployment."""
 
-    max_unavailable: Amount | None = None
+    max_unavailable: IntOrPercent | None = None
     """How many pods may be missing meanwhile: `1`, or `25%`. Left out: 25%, rounded down."""
 
-    max_surge: Amount | None = None
+    max_surge: IntOrPercent | None = None
     """How many pods there may be too many meanwhile. Left out: 25%, rounded up. 0 never runs old and new side by side
     beyond `replicas`."""
 
-    progress_deadline: Annotated[timedelta, Between("10s", "24h")] | None = None
+    progress_deadline: Annotated[timedelta, DurationRange("10s", "24h")] | None = None
     """How long a roll-out may show no progress before Ready says RolloutTimedOut. Left out: 10 minutes."""
 
     @model_validator(mode="after")
-    def _moves(self) -> Self:
+    def _check_not_blocked(self) -> Self:
         if {self.max_unavailable, self.max_surge} <= {"0", "0%"}:
-            raise ValueError(ROLLOUT_MOVES)
+            raise ValueError(ROLLOUT_BLOCKED)
         return self
 
 
-class PullSecret(Model):
+class ImagePullSecret(Model):
     """A Secret in the namespace of the StreamConsumer that the kubelet shows to the image's registry."""
 
     name: ObjectName
@@ -203,25 +209,28 @@ class PullSecret(Model):
 class PodSettings(Model):
     """What the pods of a StreamConsumer are like. Changing any of it rolls them."""
 
-    env: Annotated[list[EnvironmentVariable], AfterValidator(each_once)] = Field(
-        [], max_length=256, json_schema_extra=BY_NAME
+    env: Annotated[list[EnvVar], AfterValidator(unique_by_name)] = Field(
+        [], max_length=256, json_schema_extra=LIST_MAP_BY_NAME
     )
     """Variables for the handler."""
 
-    env_from: list[EnvironmentSource] = Field([], max_length=32)
+    env_from: list[EnvFromSource] = Field([], max_length=32)
     """Variables for the handler, all keys of a Secret or ConfigMap; of two with the same name the later one wins."""
 
     resources: Resources = Resources()
     """What one pod asks for and may use."""
 
-    pod_labels: Annotated[dict[str, LabelValue], _unreserved(RESERVED_LABELS, RESERVED_LABEL)] = Field(
-        {}, max_length=32, json_schema_extra=_unreserved_rule(RESERVED_LABELS, RESERVED_LABEL)
+    pod_labels: Annotated[dict[str, LabelValue], _check_reserved(RESERVED_LABEL_PREFIXES, RESERVED_LABEL_MESSAGE)] = (
+        Field({}, max_length=32, json_schema_extra=_reserved_rule(RESERVED_LABEL_PREFIXES, RESERVED_LABEL_MESSAGE))
     )
     """Further labels of the pods, such as for a NetworkPolicy or a bill."""
 
     pod_annotations: Annotated[
-        dict[str, Annotated[str, Field(max_length=8192)]], _unreserved(RESERVED_ANNOTATIONS, RESERVED_ANNOTATION)
-    ] = Field({}, max_length=32, json_schema_extra=_unreserved_rule(RESERVED_ANNOTATIONS, RESERVED_ANNOTATION))
+        dict[str, Annotated[str, Field(max_length=8192)]],
+        _check_reserved(RESERVED_ANNOTATION_PREFIXES, RESERVED_ANNOTATION_MESSAGE),
+    ] = Field(
+        {}, max_length=32, json_schema_extra=_reserved_rule(RESERVED_ANNOTATION_PREFIXES, RESERVED_ANNOTATION_MESSAGE)
+    )
     """Annotations of the pods, such as for a service mesh."""
 
     node_selector: dict[str, LabelValue] = Field({}, max_length=32)
@@ -230,7 +239,7 @@ class PodSettings(Model):
     tolerations: list[Toleration] = Field([], max_length=32)
     """Taints of nodes that keep the pods away no longer."""
 
-    topology_spread_constraints: list[Spread] = Field([], max_length=8)
+    topology_spread_constraints: list[TopologySpreadConstraint] = Field([], max_length=8)
     """How evenly the pods spread over zones, nodes and so on."""
 
     priority_class_name: ObjectName | None = None
@@ -239,8 +248,8 @@ class PodSettings(Model):
     runtime_class_name: ObjectName | None = None
     """The RuntimeClass of the pods, such as a sandbox."""
 
-    image_pull_secrets: Annotated[list[PullSecret], AfterValidator(each_once)] = Field(
-        [], max_length=16, json_schema_extra=BY_NAME
+    image_pull_secrets: Annotated[list[ImagePullSecret], AfterValidator(unique_by_name)] = Field(
+        [], max_length=16, json_schema_extra=LIST_MAP_BY_NAME
     )
     """Secrets that the kubelet shows to the image's registry."""
 

@@ -11,50 +11,50 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from streamconsumer.model import names
-from streamconsumer.model.fields import Between, Matching, Model, rules
+from streamconsumer.model.fields import DurationRange, Model, Pattern, cel_rules
 
-_WORD = "[A-Za-z_][A-Za-z0-9_]*"
+_IDENTIFIER = "[A-Za-z_][A-Za-z0-9_]*"
 HandlerPath = Annotated[
     str,
     Field(max_length=253),
-    Matching(rf"{_WORD}(\.{_WORD})*:{_WORD}", "must name a function as package.module:function"),
+    Pattern(rf"{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}", "must name a function as package.module:function"),
 ]
 ErrorName = Annotated[
     str,
     Field(max_length=253),
-    Matching(rf"{_WORD}(\.{_WORD})*", "must name an exception, such as ValueError or package.module.Error"),
+    Pattern(rf"{_IDENTIFIER}(\.{_IDENTIFIER})*", "must name an exception, such as ValueError or package.module.Error"),
 ]
 StartFrom = Annotated[
     str,
     Field(max_length=41),
-    Matching(r"0|\$|[0-9]+(-[0-9]+)?", "must be 0 (the oldest entry), $ (only new entries) or the id of an entry"),
+    Pattern(r"0|\$|[0-9]+(-[0-9]+)?", "must be 0 (the oldest entry), $ (only new entries) or the id of an entry"),
 ]
 
-DELAYS_IN_ORDER = "minDelay must not be longer than maxDelay"
+MIN_DELAY_ABOVE_MAX = "minDelay must not be longer than maxDelay"
 
 
 class Backoff(
     Model,
-    json_schema_extra=rules(
+    json_schema_extra=cel_rules(
         (
             "!has(self.minDelay) || !has(self.maxDelay) || duration(self.minDelay) <= duration(self.maxDelay)",
-            DELAYS_IN_ORDER,
+            MIN_DELAY_ABOVE_MAX,
         )
     ),
 ):
     """The wait before a failed message is tried again: doubled with each attempt, drawn at random below that (full
     jitter)."""
 
-    min_delay: Annotated[timedelta, Between("1ms", "1h")] = timedelta(seconds=1)
+    min_delay: Annotated[timedelta, DurationRange("1ms", "1h")] = timedelta(seconds=1)
     """The bound of the first wait."""
 
-    max_delay: Annotated[timedelta, Between("1ms", "24h")] = timedelta(minutes=5)
+    max_delay: Annotated[timedelta, DurationRange("1ms", "24h")] = timedelta(minutes=5)
     """The bound that the waits grow to."""
 
     @model_validator(mode="after")
-    def _delays_in_order(self) -> Self:
+    def _check_delays(self) -> Self:
         if self.min_delay > self.max_delay:
-            raise ValueError(DELAYS_IN_ORDER)
+            raise ValueError(MIN_DELAY_ABOVE_MAX)
         return self
 
 
@@ -66,14 +66,14 @@ class Breaker(Model):
     failures: int = Field(20, ge=0, le=100_000)
     """How many messages must fail in a row; 0 never pauses."""
 
-    max_pause: Annotated[timedelta, Between("10ms", "1h")] = timedelta(minutes=1)
+    max_pause: Annotated[timedelta, DurationRange("10ms", "1h")] = timedelta(minutes=1)
     """Longest pause between two trials. The first pause lasts 1 s, and each failed trial doubles it."""
 
 
 class Delivery(Model):
     """What becomes of entries that were delivered and not acknowledged."""
 
-    min_idle: Annotated[timedelta, Between("1s", "24h")] = timedelta(seconds=30)
+    min_idle: Annotated[timedelta, DurationRange("1s", "24h")] = timedelta(seconds=30)
     """How long an entry may show no sign of life before it is taken over although nobody knows that its consumer is
     dead: one of another program in the group, for instance. Our own dead pods are known within seconds, and messages
     that are being handled or wait are renewed and never count as idle, however long they take."""
@@ -81,7 +81,7 @@ class Delivery(Model):
     max_deliveries: int = Field(10, ge=1, le=1000)
     """How many times a message is begun at most. Then it goes to the dead letters, with what it failed of."""
 
-    timeout: Annotated[timedelta, Between("10ms", "24h")] | None = None
+    timeout: Annotated[timedelta, DurationRange("10ms", "24h")] | None = None
     """How long the handler may take with one message; then it is cancelled and the message has failed. Left out: as
     long as it takes. A plain function's thread cannot be ended: it goes on, its outcome does not count."""
 
@@ -110,7 +110,7 @@ class Retention(Model):
     """Which entries the processors trim from the stream. Left out: none. An entry that any group of the stream has not
     acknowledged is never trimmed."""
 
-    max_age: Annotated[timedelta, Between("1s", "8760h")] | None = None
+    max_age: Annotated[timedelta, DurationRange("1s", "8760h")] | None = None
     """Trim entries that are older than this and that every group has acknowledged."""
 
     acknowledged: bool = False
@@ -120,11 +120,11 @@ class Retention(Model):
 BaggageKey = Annotated[
     str,
     Field(max_length=253),
-    Matching("[A-Za-z0-9._-]+", "must be a key of baggage: letters, digits, `.`, `_` and `-`"),
+    Pattern("[A-Za-z0-9._-]+", "must be a key of baggage: letters, digits, `.`, `_` and `-`"),
 ]
 
 
-class Tracing(Model):
+class TraceContextSettings(Model):
     """What becomes of the trace in which a message was made."""
 
     context: Literal["parent", "link", "ignore"] = "parent"
@@ -140,13 +140,13 @@ class Tracing(Model):
     to the stream chooses them."""
 
 
-class Processing(Model):
+class SharedSettings(Model):
     """What the resource and the pod say alike."""
 
     stream: str = Field(
         min_length=1,
         max_length=512,
-        json_schema_extra=rules(
+        json_schema_extra=cel_rules(
             ("self == oldSelf", "stream is immutable: create another StreamConsumer for another stream")
         ),
     )
@@ -155,7 +155,7 @@ class Processing(Model):
     consumer_group: str = Field(
         min_length=1,
         max_length=512,
-        json_schema_extra=rules(
+        json_schema_extra=cel_rules(
             ("self == oldSelf", "consumerGroup is immutable: create another StreamConsumer for another group")
         ),
     )
@@ -168,7 +168,7 @@ class Processing(Model):
     batch_count: int = Field(10, ge=1, le=1000)
     """How many entries one read asks for at most."""
 
-    poll_interval: Annotated[timedelta, Between("100ms", "1m")] = timedelta(seconds=5)
+    poll_interval: Annotated[timedelta, DurationRange("100ms", "1m")] = timedelta(seconds=5)
     """How long a read waits in Redis for entries before it is asked again. A new entry ends the wait at once, and
     so does stopping: a long interval costs no latency."""
 
@@ -189,7 +189,7 @@ class Processing(Model):
     retention: Retention = Retention()
     """Which entries are trimmed from the stream."""
 
-    drain_timeout: Annotated[timedelta, Between("1s", "1h")] = timedelta(seconds=25)
+    drain_timeout: Annotated[timedelta, DurationRange("1s", "1h")] = timedelta(seconds=25)
     """How long a pod that is asked to stop goes on with the messages it has begun. The pod's grace period is
     computed from it."""
 
@@ -197,23 +197,23 @@ class Processing(Model):
 SentinelNode = Annotated[
     str,
     Field(min_length=3, max_length=261),
-    Matching(r"[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}", "must be a sentinel as host:port"),
+    Pattern(r"[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}", "must be a sentinel as host:port"),
 ]
 
-ONE_ACCESS = "give either STREAMCONSUMER_REDIS_URL or STREAMCONSUMER_REDIS_URL_FILE"
-ONE_SECRET = "give a username or password either as it is or as a file, not both"  # noqa: S105 - a sentence
-ONE_TOPOLOGY = "give STREAMCONSUMER_REDIS_SENTINEL_MASTER together with …_SENTINEL_NODES, and not with …_CLUSTER"
+ONE_URL_SOURCE = "give either STREAMCONSUMER_REDIS_URL or STREAMCONSUMER_REDIS_URL_FILE"
+ONE_CREDENTIAL_SOURCE = "give a username or password either as it is or as a file, not both"
+SENTINEL_OR_CLUSTER = "give STREAMCONSUMER_REDIS_SENTINEL_MASTER together with …_SENTINEL_NODES, and not with …_CLUSTER"
 BOTH_TLS_FILES = "give STREAMCONSUMER_REDIS_TLS_CERT_FILE and …_TLS_KEY_FILE together"
 
 
-class RedisAccess(Model):
+class RedisSettings(Model):
     """How a pod reaches Redis. Credentials come from Secrets and are never printed.
 
     What stands in a file is read anew at each connect: a rotated Secret needs no restart.
     """
 
     url: (
-        Annotated[str, Matching(r"(redis|rediss|unix)://\S+", "must begin with redis://, rediss:// or unix://")] | None
+        Annotated[str, Pattern(r"(redis|rediss|unix)://\S+", "must begin with redis://, rediss:// or unix://")] | None
     ) = Field(None, max_length=2048, repr=False)
     """The server; with its credentials where those do not come by themselves."""
     url_file: str | None = Field(None, min_length=1)
@@ -250,9 +250,9 @@ class RedisAccess(Model):
     """Whether the server is a node of a Redis Cluster that may send us to another one."""
 
     @model_validator(mode="after")
-    def _said_once(self) -> Self:
+    def _check_alternatives(self) -> Self:
         if (self.url is None) == (self.url_file is None):
-            raise ValueError(ONE_ACCESS)
+            raise ValueError(ONE_URL_SOURCE)
         pairs = [
             (self.username, self.username_file),
             (self.password, self.password_file),
@@ -260,9 +260,9 @@ class RedisAccess(Model):
             (self.sentinel_password, self.sentinel_password_file),
         ]
         if any(value is not None and file is not None for value, file in pairs):
-            raise ValueError(ONE_SECRET)
+            raise ValueError(ONE_CREDENTIAL_SOURCE)
         if (self.sentinel_master is None) == bool(self.sentinel_nodes) or (self.cluster and self.sentinel_nodes):
-            raise ValueError(ONE_TOPOLOGY)
+            raise ValueError(SENTINEL_OR_CLUSTER)
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError(BOTH_TLS_FILES)
         return self
@@ -273,31 +273,31 @@ ONE_HANDLER = (
 )
 
 
-class PodHandler(Model):
+class HandlerSettings(Model):
     """What handles a message."""
 
     python: HandlerPath | None = None
     """`package.module:function`."""
 
-    http_url: Annotated[str, Field(max_length=2048), Matching(r"https?://\S+", "must begin with http://")] | None = None
+    http_url: Annotated[str, Field(max_length=2048), Pattern(r"https?://\S+", "must begin with http://")] | None = None
     """Where messages are sent by POST, as CloudEvents."""
 
     batch: bool = False
     """Whether the function takes a list of messages' data instead of one."""
 
     @model_validator(mode="after")
-    def _said_once(self) -> Self:
+    def _check_alternatives(self) -> Self:
         if (self.python is None) == (self.http_url is None) or (self.http_url and self.batch):
             raise ValueError(ONE_HANDLER)
         return self
 
 
-class ProcessorSettings(Processing):
+class ProcessorSettings(SharedSettings):
     """Everything a pod reads from its environment at start."""
 
-    redis: RedisAccess
-    handler: PodHandler
-    telemetry: Tracing = Tracing()
+    redis: RedisSettings
+    handler: HandlerSettings
+    telemetry: TraceContextSettings = TraceContextSettings()
 
     consumer_name: str = Field(min_length=1)
     """The consumer's name in the group: the pod's name."""

@@ -12,52 +12,54 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.model.autoscaling import Autoscaling
-from streamconsumer.model.fields import Matching, Model, leads_somewhere, rules, sentences
+from streamconsumer.model.fields import Model, Pattern, cel_rules, format_errors, is_usable_redis_url
 from streamconsumer.model.pod_settings import PodSettings
-from streamconsumer.model.processor_settings import HandlerPath, Processing, SentinelNode, Tracing
+from streamconsumer.model.processor_settings import HandlerPath, SentinelNode, SharedSettings, TraceContextSettings
 
-NAME_LENGTH = 50
+MAX_NAME_LENGTH = 50
 """The longest name of a StreamConsumer: children add a suffix, and labels end at 63 characters."""
 
 ONE_URL = "give exactly one of redis.url and redis.urlSecretRef"
 ONE_TOPOLOGY = "give redis.sentinel or redis.cluster, not both"
-TLS_SCHEME = "redis.tls needs a redis.url that begins with rediss://"
-CLUSTER_DATABASE = "a cluster has only database 0: write redis.url as redis://host:port/0, with any of its nodes"
+TLS_NEEDS_REDISS = "redis.tls needs a redis.url that begins with rediss://"
+CLUSTER_NEEDS_DATABASE_0 = (
+    "a cluster has only database 0: write redis.url as redis://host:port/0, with any of its nodes"
+)
 ONE_HANDLER = "give exactly one kind of handler: handler.python, handler.source or handler.http"
-NO_HTTP_BATCH = "handler.http takes one message at a time: leave handler.batch out"
-HTTP_TAKES_TEXT = "handler.http sends text as JSON: leave encoding at utf-8"
-NO_CREDENTIALS = "keep credentials out of redis.url: use usernameSecretRef and passwordSecretRef, or urlSecretRef"
-SHORT_NAME = f"the name of a StreamConsumer must have at most {NAME_LENGTH} characters"
+HTTP_TAKES_NO_BATCH = "handler.http takes one message at a time: leave handler.batch out"
+HTTP_NEEDS_UTF8 = "handler.http sends text as JSON: leave encoding at utf-8"
+CREDENTIALS_IN_URL = "keep credentials out of redis.url: use usernameSecretRef and passwordSecretRef, or urlSecretRef"
+NAME_TOO_LONG = f"the name of a StreamConsumer must have at most {MAX_NAME_LENGTH} characters"
 
-URL_FORM = "must be redis://host:port/database, or rediss:// for TLS"
+URL_MESSAGE = "must be redis://host:port/database, or rediss:// for TLS"
 
 
-def _that_leads_somewhere(url: str) -> str:
-    if not leads_somewhere(url):
-        raise ValueError(URL_FORM)
+def _check_redis_url(url: str) -> str:
+    if not is_usable_redis_url(url):
+        raise ValueError(URL_MESSAGE)
     return url
 
 
 RedisUrl = Annotated[
     str,
     Field(max_length=2048),
-    Matching(r"rediss?://\S+", URL_FORM),
-    AfterValidator(_that_leads_somewhere),
+    Pattern(r"rediss?://\S+", URL_MESSAGE),
+    AfterValidator(_check_redis_url),
 ]
 ServiceName = Annotated[
     str,
     Field(min_length=1, max_length=63),
-    Matching("[a-z]([-a-z0-9]*[a-z0-9])?", "must be the name of a Service in the same namespace, without a dot"),
+    Pattern("[a-z]([-a-z0-9]*[a-z0-9])?", "must be the name of a Service in the same namespace, without a dot"),
 ]
 HttpPath = Annotated[
     str,
     Field(max_length=1024),
-    Matching(r"/[A-Za-z0-9._~!&*+,;=:@%/-]*", "must begin with / and hold no query, such as /orders"),
+    Pattern(r"/[A-Za-z0-9._~!&*+,;=:@%/-]*", "must begin with / and hold no query, such as /orders"),
 ]
-Endpoint = Annotated[
+OtlpEndpoint = Annotated[
     str,
     Field(max_length=2048),
-    Matching(r"https?://[^@\s]+", "must begin with http:// or https://, and hold no credentials"),
+    Pattern(r"https?://[^@\s]+", "must begin with http:// or https://, and hold no credentials"),
 ]
 
 
@@ -79,7 +81,7 @@ class SecretRef(Model):
     """The Secret's name."""
 
 
-class Tls(Model):
+class TlsSpec(Model):
     """Certificates. Without any of this, the server's is verified against the authorities of the image."""
 
     ca_secret_ref: SecretKeyRef | None = None
@@ -92,7 +94,7 @@ class Tls(Model):
     """Whether any certificate is taken, for tests: whoever is in between can read and change everything."""
 
 
-class Sentinel(Model):
+class SentinelSpec(Model):
     """The sentinels that know where the primary is."""
 
     master_name: str = Field(min_length=1, max_length=253)
@@ -108,19 +110,20 @@ class Sentinel(Model):
     """The password for the sentinels themselves from a Secret."""
 
 
-_DATABASE_0 = r"[^/?]+://[^/?]*(/0?)?"
+_DATABASE_0_PATTERN = r"[^/?]+://[^/?]*(/0?)?"
 
 
-class Redis(
+class RedisSpec(
     Model,
-    json_schema_extra=rules(
+    json_schema_extra=cel_rules(
         ("has(self.url) != has(self.urlSecretRef)", ONE_URL),
-        ("!has(self.url) || !(self.url.contains('@') || self.url.contains('password='))", NO_CREDENTIALS),
+        ("!has(self.url) || !(self.url.contains('@') || self.url.contains('password='))", CREDENTIALS_IN_URL),
         ("!(has(self.sentinel) && has(self.cluster) && self.cluster)", ONE_TOPOLOGY),
-        ("!has(self.tls) || !has(self.url) || self.url.startsWith('rediss://')", TLS_SCHEME),
+        ("!has(self.tls) || !has(self.url) || self.url.startsWith('rediss://')", TLS_NEEDS_REDISS),
         (
-            "!has(self.url) || !has(self.cluster) || !self.cluster || " + f"self.url.matches(r'^{_DATABASE_0}$')",
-            CLUSTER_DATABASE,
+            "!has(self.url) || !has(self.cluster) || !self.cluster || "
+             f"self.url.matches(r'^{_DATABASE_0_PATTERN}$')",
+            CLUSTER_NEEDS_DATABASE_0,
         ),
     ),
 ):
@@ -141,10 +144,10 @@ class Redis(
     password_secret_ref: SecretKeyRef | None = None
     """The password from a Secret."""
 
-    tls: Tls | None = None
+    tls: TlsSpec | None = None
     """Certificates, for `rediss://`."""
 
-    sentinel: Sentinel | None = None
+    sentinel: SentinelSpec | None = None
     """The sentinels to ask where the primary is. Left out: it is where `url` says."""
 
     cluster: bool = False
@@ -152,25 +155,25 @@ class Redis(
     where the slot is."""
 
     @model_validator(mode="after")
-    def _one_url_without_credentials(self) -> Self:
+    def _check_url(self) -> Self:
         if (self.url is None) == (self.url_secret_ref is None):
             raise ValueError(ONE_URL)
         if self.url is not None and ("@" in self.url or "password=" in self.url):
-            raise ValueError(NO_CREDENTIALS)
+            raise ValueError(CREDENTIALS_IN_URL)
         return self
 
     @model_validator(mode="after")
-    def _one_topology(self) -> Self:
+    def _check_topology(self) -> Self:
         if self.sentinel and self.cluster:
             raise ValueError(ONE_TOPOLOGY)
         if self.tls and self.url and not self.url.startswith("rediss://"):
-            raise ValueError(TLS_SCHEME)
-        if self.cluster and self.url and not re.fullmatch(_DATABASE_0, self.url):
-            raise ValueError(CLUSTER_DATABASE)
+            raise ValueError(TLS_NEEDS_REDISS)
+        if self.cluster and self.url and not re.fullmatch(_DATABASE_0_PATTERN, self.url):
+            raise ValueError(CLUSTER_NEEDS_DATABASE_0)
         return self
 
 
-class HttpHandler(Model):
+class HttpHandlerSpec(Model):
     """A Service in the namespace of the StreamConsumer, and in no other: there is no URL to lead elsewhere."""
 
     service: ServiceName
@@ -183,14 +186,14 @@ class HttpHandler(Model):
     """The path to POST to."""
 
 
-class Handler(
+class HandlerSpec(
     Model,
-    json_schema_extra=rules(
+    json_schema_extra=cel_rules(
         (
             "[has(self.python), has(self.source), has(self.http)].filter(given, given).size() == 1",
             ONE_HANDLER,
         ),
-        ("!has(self.http) || !self.batch", NO_HTTP_BATCH),
+        ("!has(self.http) || !self.batch", HTTP_TAKES_NO_BATCH),
     ),
 ):
     """What is called with each message."""
@@ -202,7 +205,7 @@ class Handler(
     """The text of a Python module that defines `handle`, for demos and small jobs: mounted from a ConfigMap, with
     the packages of the image and no others. Editing it rolls the pods."""
 
-    http: HttpHandler | None = None
+    http: HttpHandlerSpec | None = None
     """A Service that is sent each message as a CloudEvent, by POST. 2xx acknowledges; 429 and 503 with Retry-After
     defer; 408, 425, 429 and what is not 4xx fail and are tried again; other 4xx go to the dead letters."""
 
@@ -210,18 +213,18 @@ class Handler(
     """Whether the function takes a list of at most `batchCount` messages' data instead of one."""
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Self:
+    def _check_one_handler(self) -> Self:
         if [self.python, self.source, self.http].count(None) != 2:
             raise ValueError(ONE_HANDLER)
         if self.http and self.batch:
-            raise ValueError(NO_HTTP_BATCH)
+            raise ValueError(HTTP_TAKES_NO_BATCH)
         return self
 
 
-class Telemetry(Tracing):
+class TelemetrySpec(TraceContextSettings):
     """Where traces go, and which."""
 
-    endpoint: Endpoint | None = None
+    endpoint: OtlpEndpoint | None = None
     """The OTLP endpoint (HTTP, protobuf) of an OpenTelemetry Collector, such as `http://collector:4318`. Left out:
     the operator's default; without one, no tracing and no cost."""
 
@@ -232,17 +235,17 @@ class Telemetry(Tracing):
 
 class StreamConsumerSpec(
     PodSettings,
-    Processing,
-    json_schema_extra=rules(
-        ("!has(self.handler.http) || self.encoding == 'utf-8'", HTTP_TAKES_TEXT),
+    SharedSettings,
+    json_schema_extra=cel_rules(
+        ("!has(self.handler.http) || self.encoding == 'utf-8'", HTTP_NEEDS_UTF8),
     ),
 ):
     """This handler reads that stream as a member of that consumer group."""
 
-    redis: Redis
+    redis: RedisSpec
     """The Redis or Valkey server that holds the stream."""
 
-    handler: Handler
+    handler: HandlerSpec
     """What is called with each message."""
 
     image: str | None = Field(None, min_length=1, max_length=1024)
@@ -262,13 +265,13 @@ class StreamConsumerSpec(
     """Whether nothing is read for now: the pods drain and go, the group keeps its place. Back at false there are as
     many pods as before."""
 
-    telemetry: Telemetry = Telemetry()
+    telemetry: TelemetrySpec = TelemetrySpec()
     """Where traces go, and which."""
 
     @model_validator(mode="after")
-    def _http_takes_text(self) -> Self:
+    def _check_http_encoding(self) -> Self:
         if self.handler.http and self.encoding != "utf-8":
-            raise ValueError(HTTP_TAKES_TEXT)
+            raise ValueError(HTTP_NEEDS_UTF8)
         return self
 
 
@@ -287,12 +290,12 @@ class StreamConsumer(Model):
         metadata = manifest.get("metadata")
         metadata = metadata if isinstance(metadata, dict) else {}
         name, namespace = str(metadata.get("name") or ""), str(metadata.get("namespace") or "default")
-        _refuse_other_kinds(manifest, name)
-        problems = _problems_of_name(name)
+        _check_kind(manifest, name)
+        problems = _name_errors(name)
         try:
-            spec = StreamConsumerSpec.model_validate_json(_json(manifest.get("spec") or {}), strict=True)
+            spec = StreamConsumerSpec.model_validate_json(_to_json(manifest.get("spec") or {}), strict=True)
         except ValidationError as error:
-            problems += sentences(error, lambda where: ".".join(["spec", *map(str, where)]))
+            problems += format_errors(error, lambda where: ".".join(["spec", *map(str, where)]))
         if problems:
             raise InvalidResource(f"{namespace}/{name}: {'; '.join(problems)}")
         return cls(
@@ -304,13 +307,13 @@ class StreamConsumer(Model):
         )
 
 
-def _problems_of_name(name: str) -> list[str]:
+def _name_errors(name: str) -> list[str]:
     if not name:
         return ["metadata.name is missing; it is required"]
-    return [SHORT_NAME] if len(name) > NAME_LENGTH else []
+    return [NAME_TOO_LONG] if len(name) > MAX_NAME_LENGTH else []
 
 
-def _json(spec: Any) -> str:
+def _to_json(spec: Any) -> str:
     """As the API server takes a manifest: null is left out, a date that YAML found is text."""
     return json.dumps(_without_nulls(spec), default=str)
 
@@ -324,7 +327,7 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-def _refuse_other_kinds(manifest: dict[str, Any], name: str) -> None:
+def _check_kind(manifest: dict[str, Any], name: str) -> None:
     found = f"{manifest.get('apiVersion')} {manifest.get('kind')}"
     if found != f"{names.API_VERSION} {names.KIND}":
         raise InvalidResource(f"{name or 'document'}: is {found}; expected {names.API_VERSION} {names.KIND}")

@@ -13,14 +13,14 @@ from pydantic import ConfigDict, Field
 
 from streamconsumer.model.fields import Model
 
-OF_THE_STREAM = ("RedisReachable", "GroupReady", "Degraded", "ScalingActive", "ScalingLimited")
+STREAM_CONDITIONS = ("RedisReachable", "GroupReady", "Degraded", "ScalingActive", "ScalingLimited")
 """What the operator sees in Redis, and the scaling that rests on it. No part of Ready: pods that read well need no
 operator that can look."""
 
-CONDITIONS = ("Ready", "Reconciling", "Stalled", "Suspended", *OF_THE_STREAM)
+CONDITIONS = ("Ready", "Reconciling", "Stalled", "Suspended", *STREAM_CONDITIONS)
 
 
-LONGEST_MESSAGE = 32_768
+MAX_MESSAGE_LENGTH = 32_768
 """Characters of a condition's sentence, as metav1.Condition has it."""
 
 
@@ -34,11 +34,11 @@ class Reason(StrEnum):
     ROLLING_OUT = "RollingOut"
     SETTLED = "Settled"
     INVALID_SPEC = "InvalidSpec"
-    NAME_TAKEN = "NameTaken"
-    CHILD_REFUSED = "ChildRefused"
+    NAME_CONFLICT = "NameConflict"
+    CHILD_REJECTED = "ChildRejected"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
     UNSCHEDULABLE = "Unschedulable"
-    PODS_REFUSED = "PodsRefused"
+    POD_CREATION_FAILED = "PodCreationFailed"
     HANDLER_UNUSABLE = "HandlerUnusable"
     INVALID_SETTINGS = "InvalidSettings"
     POD_INVALID = "PodInvalid"
@@ -84,13 +84,13 @@ class ScalingReason(StrEnum):
     NOT_LIMITED = "NotLimited"
 
 
-class Told(Model):
+class StatusModel(Model):
     """What stands in a status. A newer operator may have said more: that is no reason to forget the rest."""
 
     model_config = ConfigDict(extra="ignore")
 
 
-class Condition(Told):
+class Condition(StatusModel):
     """One fact with its reason, as metav1.Condition."""
 
     type: str = Field(max_length=316)
@@ -99,7 +99,7 @@ class Condition(Told):
     """Whether it is so."""
     reason: str = Field(max_length=1024)
     """Why, in one CamelCase word of a fixed list."""
-    message: str = Field("", max_length=LONGEST_MESSAGE)
+    message: str = Field("", max_length=MAX_MESSAGE_LENGTH)
     """Why, in a sentence."""
     last_transition_time: str = Field(json_schema_extra={"format": "date-time"})
     """When status changed last."""
@@ -107,7 +107,7 @@ class Condition(Told):
     """The generation of the spec that this was said of."""
 
 
-class StreamFigures(Told):
+class StreamStats(StatusModel):
     """What Redis last said of the stream and the group. What is left out is not known."""
 
     length: int | None = None
@@ -129,7 +129,7 @@ class StreamFigures(Told):
     """The id of the last entry that the group was given."""
 
 
-class ScalingStatus(Told):
+class ScalingStatus(StatusModel):
     """The last decision of the autoscaling."""
 
     desired_replicas: int
@@ -142,7 +142,7 @@ class ScalingStatus(Told):
     """When that was."""
 
 
-class Effective(Told):
+class Effective(StatusModel):
     """What is in force where the spec may leave it to the installation. Every other setting has its default in the
     spec, or in `kubectl explain`."""
 
@@ -154,7 +154,7 @@ class Effective(Told):
     """Where the pods send traces. Left out: nowhere."""
 
 
-class Status(Told):
+class Status(StatusModel):
     """What the operator last saw."""
 
     observed_generation: int = 0
@@ -175,13 +175,13 @@ class Status(Told):
     """The label selector of the pods, for the scale subresource."""
     effective: Effective | None = None
     """What is in force where the spec may leave it to the installation."""
-    stream: StreamFigures | None = None
+    stream: StreamStats | None = None
     """What is known of the stream. Written when it changes, and at most every 30 s."""
     autoscaling: ScalingStatus | None = None
     """The last decision, where `autoscaling` is given."""
 
 
-class Verdict(Model):
+class Readiness(Model):
     """What the operator concludes, before it is dated: the conditions follow from these four."""
 
     ready: bool
@@ -191,7 +191,7 @@ class Verdict(Model):
     stalled: bool = False
 
 
-class Fact(Model):
+class ConditionState(Model):
     """One condition of those in OF_THE_STREAM, before it is dated."""
 
     type: str
@@ -200,35 +200,43 @@ class Fact(Model):
     message: str = ""
 
 
-def conditions(
-    verdict: Verdict, generation: int, previous: list[Condition], now: datetime, facts: Sequence[Fact] = ()
+def build_conditions(
+    readiness: Readiness,
+    generation: int,
+    previous: list[Condition],
+    now: datetime,
+    stream_states: Sequence[ConditionState] = (),
 ) -> list[Condition]:
     """Ready, Reconciling, Stalled and Suspended, and what was seen in Redis. Where nobody has looked yet, what was seen
     before stays, with its own generation. A condition that keeps its status keeps its lastTransitionTime."""
     since = {(condition.type, condition.status): condition.last_transition_time for condition in previous}
     moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    def dated(fact: Fact) -> Condition:
+    def dated(fact: ConditionState) -> Condition:
         last = since.get((fact.type, fact.status), moment)
-        told = fact.model_dump() | {"message": _fitting(fact.message)}
+        told = fact.model_dump() | {"message": _truncate(fact.message)}
         return Condition(**told, last_transition_time=last, observed_generation=generation)
 
     def condition(kind: str, *, holds: bool, reason: Reason, message: str) -> Condition:
-        return dated(Fact(type=kind, status="True" if holds else "False", reason=reason, message=message))
+        return dated(ConditionState(type=kind, status="True" if holds else "False", reason=reason, message=message))
 
     def abnormal(kind: str, *, holds: bool) -> Condition:
-        reason, message = (verdict.reason, verdict.message) if holds else (Reason.SETTLED, "")
+        reason, message = (readiness.reason, readiness.message) if holds else (Reason.SETTLED, "")
         return condition(kind, holds=holds, reason=reason, message=message)
 
     return [
-        condition("Ready", holds=verdict.ready, reason=verdict.reason, message=verdict.message),
-        abnormal("Reconciling", holds=verdict.reconciling),
-        abnormal("Stalled", holds=verdict.stalled),
-        abnormal("Suspended", holds=verdict.reason is Reason.SUSPENDED),
-        *(map(dated, facts) if facts else (each for each in previous if each.type in OF_THE_STREAM)),
+        condition("Ready", holds=readiness.ready, reason=readiness.reason, message=readiness.message),
+        abnormal("Reconciling", holds=readiness.reconciling),
+        abnormal("Stalled", holds=readiness.stalled),
+        abnormal("Suspended", holds=readiness.reason is Reason.SUSPENDED),
+        *(
+            map(dated, stream_states)
+            if stream_states
+            else (each for each in previous if each.type in STREAM_CONDITIONS)
+        ),
     ]
 
 
-def _fitting(message: str) -> str:
+def _truncate(message: str) -> str:
     """What the API server quotes, or an admission policy says, may be longer than a condition."""
-    return message if len(message) <= LONGEST_MESSAGE else f"{message[: LONGEST_MESSAGE - 1]}…"
+    return message if len(message) <= MAX_MESSAGE_LENGTH else f"{message[: MAX_MESSAGE_LENGTH - 1]}…"

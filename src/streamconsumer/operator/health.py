@@ -18,12 +18,12 @@ from prometheus_client import (
 class Health:
     """What the probes answer from. Written by the operator's loop."""
 
-    waiting: Callable[[], int]
+    queue_depth: Callable[[], int]
     """How many StreamConsumers wait for a reconcile or are in one."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-    synced: bool = False
-    follower: bool = False
+    is_synced: bool = False
+    is_follower: bool = False
     """Whether another operator leads: ready to take over is all that is asked of this one."""
 
     def __post_init__(self) -> None:
@@ -42,9 +42,9 @@ class Health:
             "streamconsumer_operator_queue_depth",
             "How many StreamConsumers wait for a reconcile or are in one",
             registry=self.registry,
-        ).set_function(self.waiting)
+        ).set_function(self.queue_depth)
 
-    def reconciled(self, outcome: str, seconds: float) -> None:
+    def record_reconcile(self, outcome: str, seconds: float) -> None:
         """A reconcile ended."""
         self.reconciles.labels(outcome).inc()
         self.duration.observe(seconds)
@@ -57,9 +57,9 @@ async def serve(health: Health, host: str, port: int) -> web.AppRunner:
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        if health.follower:
+        if health.is_follower:
             return web.Response(text="ok, follower\n")
-        if not health.synced:
+        if not health.is_synced:
             return web.Response(status=503, text="the first lists are not in yet\n")
         return web.Response(text="ok\n")
 

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from streamconsumer.model.status import StreamFigures
-from streamconsumer.operator.autoscaling.throughput import Pace
-from streamconsumer.operator.cache.transform import mapping
+from streamconsumer.model.status import StreamStats
+from streamconsumer.operator.autoscaling.throughput import Throughput
+from streamconsumer.operator.cache.transform import as_mapping
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.redis_monitor.poller import Observation
@@ -43,16 +43,20 @@ class StreamGauges:
         self,
         consumers: Mapping[Key, Manifest],
         latest: Callable[[Key], Observation | None],
-        pace: Callable[[Key], Pace],
+        throughput: Callable[[Key], Throughput],
     ) -> None:
-        self._consumers, self._latest, self._pace = consumers, latest, pace
+        self._consumers, self._latest, self._throughput = consumers, latest, throughput
 
     def collect(self) -> Iterator[Metric]:
         families = {name: GaugeMetricFamily(name, text, labels=LABELS) for name, text in GAUGES.items()}
         for key, manifest in self._consumers.items():
             labels = _labels(key, manifest)
             found = self._latest(key)
-            values = [*_told(manifest), *_seen(found.figures if found else None), *_speeds(self._pace(key))]
+            values = [
+                *_status_values(manifest),
+                *_stream_values(found.stats if found else None),
+                *_rate_values(self._throughput(key)),
+            ]
             for name, value in values:
                 families[name].add_metric(labels, value)
         yield from families.values()
@@ -60,11 +64,11 @@ class StreamGauges:
 
 def _labels(key: Key, manifest: Manifest) -> list[str]:
     """Whatever stands in the spec: one that is invalid has to be seen too."""
-    spec = mapping(manifest.get("spec"))
+    spec = as_mapping(manifest.get("spec"))
     return [*key, str(spec.get("stream", "")), str(spec.get("consumerGroup", ""))]
 
 
-def _told(manifest: Manifest) -> Iterator[tuple[str, float]]:
+def _status_values(manifest: Manifest) -> Iterator[tuple[str, float]]:
     """What the status says; of one that has none, that it is not ready."""
     status = manifest.get("status") or {}
     found = {each["type"]: each["status"] == "True" for each in status.get("conditions") or []}
@@ -75,26 +79,26 @@ def _told(manifest: Manifest) -> Iterator[tuple[str, float]]:
         yield "streamconsumer_desired_replicas", status["desiredReplicas"]
 
 
-def _speeds(pace: Pace) -> Iterator[tuple[str, float]]:
-    if pace.arriving is not None:
-        yield "streamconsumer_group_arrivals_per_second", pace.arriving
-    if pace.per_pod is not None:
-        yield "streamconsumer_replica_entries_per_second", pace.per_pod
+def _rate_values(throughput: Throughput) -> Iterator[tuple[str, float]]:
+    if throughput.arrival_rate is not None:
+        yield "streamconsumer_group_arrivals_per_second", throughput.arrival_rate
+    if throughput.per_pod_rate is not None:
+        yield "streamconsumer_replica_entries_per_second", throughput.per_pod_rate
 
 
-def _seen(figures: StreamFigures | None) -> Iterator[tuple[str, float]]:
-    if figures is None or figures.pending is None:
+def _stream_values(stats: StreamStats | None) -> Iterator[tuple[str, float]]:
+    if stats is None or stats.pending is None:
         return
-    yield "streamconsumer_group_lag_known", float(figures.lag_known)
-    if figures.lag is not None:
-        yield "streamconsumer_group_lag", figures.lag
-    yield "streamconsumer_group_pending", figures.pending
-    yield "streamconsumer_group_oldest_pending_age_seconds", _age_seconds(figures.oldest_pending_time)
-    if figures.dead_letters is not None:
-        yield "streamconsumer_group_dead_letters", figures.dead_letters
+    yield "streamconsumer_group_lag_known", float(stats.lag_known)
+    if stats.lag is not None:
+        yield "streamconsumer_group_lag", stats.lag
+    yield "streamconsumer_group_pending", stats.pending
+    yield "streamconsumer_group_oldest_pending_age_seconds", _age_seconds(stats.oldest_pending_time)
+    if stats.dead_letters is not None:
+        yield "streamconsumer_group_dead_letters", stats.dead_letters
 
 
-def _age_seconds(moment: str | None) -> float:
-    if moment is None:
+def _age_seconds(timestamp: str | None) -> float:
+    if timestamp is None:
         return 0.0
-    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds())

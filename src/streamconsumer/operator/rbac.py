@@ -7,19 +7,19 @@ from typing import Any
 from streamconsumer.model import names
 
 READ = ("get", "list", "watch")
-KEEP = (*READ, "create", "patch", "delete")
+MANAGE = (*READ, "create", "patch", "delete")
 """`create` although only patches are sent: the API server asks for it when an apply makes an object."""
 
 
 @dataclass(frozen=True)
-class Right:
+class PolicyRule:
     """What may be done to some resources of one API group."""
 
     group: str
     resources: tuple[str, ...]
     verbs: tuple[str, ...]
     why: str
-    unless_without: str = ""
+    chart_flag: str = ""
     """The value of the chart that takes this right away when it is false."""
 
     def rule(self) -> dict[str, Any]:
@@ -27,35 +27,35 @@ class Right:
         return {"apiGroups": [self.group], "resources": [*self.resources], "verbs": [*self.verbs]}
 
 
-RIGHTS = (
-    Right(
+RULES = (
+    PolicyRule(
         names.GROUP,
         (names.PLURAL,),
         ("list", "watch"),
         "What is asked for.",
     ),
-    Right(names.GROUP, (f"{names.PLURAL}/status",), ("patch",), "What is reported; the spec is the user's alone."),
-    Right(
+    PolicyRule(names.GROUP, (f"{names.PLURAL}/status",), ("patch",), "What is reported; the spec is the user's alone."),
+    PolicyRule(
         names.GROUP,
         (f"{names.PLURAL}/finalizers",),
         ("update",),
         "No call: OwnerReferencesPermissionEnforcement requires it of an owner reference with blockOwnerDeletion.",
     ),
-    Right("apps", ("deployments",), KEEP, "The pods' Deployment."),
-    Right("", ("configmaps", "serviceaccounts"), KEEP, "Inline source; whom the pods are, without any right."),
-    Right("policy", ("poddisruptionbudgets",), KEEP, "A drain of nodes takes one pod at a time."),
-    Right(
+    PolicyRule("apps", ("deployments",), MANAGE, "The pods' Deployment."),
+    PolicyRule("", ("configmaps", "serviceaccounts"), MANAGE, "Inline source; whom the pods are, without any right."),
+    PolicyRule("policy", ("poddisruptionbudgets",), MANAGE, "A drain of nodes takes one pod at a time."),
+    PolicyRule(
         "",
         ("pods",),
         ("list", "watch", "patch"),
         "Why a pod does not start. patch: to say which pods hold entries, before others are taken away.",
     ),
-    Right("events.k8s.io", ("events",), ("create",), "What was done, for kubectl describe."),
-    Right(
+    PolicyRule("events.k8s.io", ("events",), ("create",), "What was done, for kubectl describe."),
+    PolicyRule(
         "",
         ("secrets",),
         ("get",),
         "No list and no watch: only a Secret that a StreamConsumer beside it names.",
-        unless_without="rbac.readSecrets",
+        chart_flag="rbac.readSecrets",
     ),
 )

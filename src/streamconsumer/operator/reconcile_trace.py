@@ -3,13 +3,13 @@
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 
-ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
-class Reconcile:
+class ReconcileTrace:
     """One reconcile that nobody listens to."""
 
-    def writing(self, method: str, path: str) -> AbstractContextManager[None]:  # noqa: ARG002
+    def request_span(self, method: str, path: str) -> AbstractContextManager[None]:  # noqa: ARG002
         """Around a request that changes something."""
         return nullcontext()
 
@@ -17,7 +17,7 @@ class Reconcile:
         """What is told as an Event."""
 
 
-SILENT = Reconcile()
+NOOP = ReconcileTrace()
 
-current: ContextVar[Reconcile] = ContextVar("reconcile", default=SILENT)
+current: ContextVar[ReconcileTrace] = ContextVar("reconcile", default=NOOP)
 """The one that runs in this task."""

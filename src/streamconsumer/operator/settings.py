@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_snake
 from streamconsumer import __version__
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
-from streamconsumer.model.fields import Between, Model, sentences
+from streamconsumer.model.fields import DurationRange, Model, format_errors
 
 PREFIX = f"{names.ENVIRONMENT_PREFIX}OPERATOR_"
 
@@ -42,7 +42,7 @@ class OperatorSettings(Model):
 
     http_host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes the pod's own address
 
-    stream_interval: Annotated[timedelta, Between("1s", "10m")] = timedelta(seconds=15)
+    stream_interval: Annotated[timedelta, DurationRange("1s", "10m")] = timedelta(seconds=15)
     """How often the operator looks at the streams in Redis; spread by a quarter at random."""
 
     lease: str = Field("", pattern=r"^([a-z0-9.-]+/[a-z0-9.-]+)?$")
@@ -57,5 +57,5 @@ class OperatorSettings(Model):
         try:
             return cls.model_validate(found)
         except ValidationError as error:
-            lines = sentences(error, lambda where: PREFIX + to_snake(str(where[0])).upper())
+            lines = format_errors(error, lambda where: PREFIX + to_snake(str(where[0])).upper())
             raise InvalidSettings("; ".join(lines)) from None

@@ -24,22 +24,22 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from streamconsumer import __version__
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
-from streamconsumer.operator.reconcile_trace import ENDPOINTS, Reconcile
+from streamconsumer.operator.reconcile_trace import ENDPOINT_VARIABLES, ReconcileTrace
 
 SHUTDOWN_SECONDS = 3.0
 """The SDK alone would wait half a minute for a collector that is away."""
-LONGEST_CONTEXT = 512
+MAX_CONTEXT_LENGTH = 512
 ANNOTATIONS = {"traceparent": "tracing.k8s.io/traceparent", "tracestate": "tracing.k8s.io/tracestate"}
 """The annotations of a StreamConsumer that name the trace which applied it: KEP-5915."""
 
 _propagator = TraceContextTextMapPropagator()
 
 
-class Tracing:
+class ReconcileTracing:
     """Spans by the SDK: there are few. `endpoint` counts where the environment names none."""
 
     def __init__(self, endpoint: str = "") -> None:
-        named = any(os.environ.get(name) for name in ENDPOINTS)
+        named = any(os.environ.get(name) for name in ENDPOINT_VARIABLES)
         exporter = OTLPSpanExporter() if named else OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
         resource = Resource.create(
             {
@@ -52,13 +52,13 @@ class Tracing:
         self._tracer = self._provider.get_tracer("streamconsumer.operator", __version__)
 
     @contextmanager
-    def reconcile(self, key: Key, manifest: Manifest | None, queued_seconds: float) -> Iterator[Reconcile]:
+    def reconcile(self, key: Key, manifest: Manifest | None, queued_seconds: float) -> Iterator[ReconcileTrace]:
         """Around one reconcile."""
-        found = _Traced(self._tracer, key, manifest, queued_seconds)
+        found = _ReconcileSpan(self._tracer, key, manifest, queued_seconds)
         try:
             yield found
         except Exception as error:
-            found.failed(error)
+            found.record_failure(error)
             raise
         finally:
             found.end()
@@ -70,28 +70,28 @@ class Tracing:
         thread.join(SHUTDOWN_SECONDS)
 
 
-class _Traced(Reconcile):
+class _ReconcileSpan(ReconcileTrace):
     """One reconcile; its span begins when there is something to tell, and says when the reconcile did."""
 
     def __init__(self, tracer: trace.Tracer, key: Key, manifest: Manifest | None, queued_seconds: float) -> None:
         self._tracer, self._key, self._manifest = tracer, key, manifest
-        self._queued_seconds, self._began_ns = queued_seconds, time.time_ns()
+        self._queued_seconds, self._start_ns = queued_seconds, time.time_ns()
         self._span: Span | None = None
 
     @contextmanager
-    def writing(self, method: str, path: str) -> Iterator[None]:
-        where = trace.set_span_in_context(self._begun(), Context())
+    def request_span(self, method: str, path: str) -> Iterator[None]:
+        where = trace.set_span_in_context(self._started_span(), Context())
         attributes = {"http.request.method": method.upper(), "url.path": path}
         with self._tracer.start_as_current_span(
-            f"{method.upper()} {_kind(path)}", where, SpanKind.CLIENT, attributes, record_exception=False
+            f"{method.upper()} {_resource_of(path)}", where, SpanKind.CLIENT, attributes, record_exception=False
         ):
             yield
 
     def event(self, reason: str, message: str) -> None:
-        self._begun().add_event(reason, {"message": message})
+        self._started_span().add_event(reason, {"message": message})
 
-    def failed(self, error: Exception) -> None:
-        span = self._begun()
+    def record_failure(self, error: Exception) -> None:
+        span = self._started_span()
         span.set_status(Status(StatusCode.ERROR, str(error)[:1000]))
         span.set_attribute("error.type", type(error).__qualname__)
 
@@ -99,7 +99,7 @@ class _Traced(Reconcile):
         if self._span is not None:
             self._span.end()
 
-    def _begun(self) -> Span:
+    def _started_span(self) -> Span:
         if self._span is None:
             namespace, name = self._key
             metadata = (self._manifest or {}).get("metadata", {})
@@ -109,24 +109,24 @@ class _Traced(Reconcile):
                 "streamconsumer.generation": metadata.get("generation", 0),
                 "streamconsumer.reconcile.queue_time": self._queued_seconds,
             }
-            links = [Link(found)] if (found := _applied_by(metadata.get("annotations", {}))).is_valid else []
+            links = [Link(found)] if (found := _applier_context(metadata.get("annotations", {}))).is_valid else []
             self._span = self._tracer.start_span(
-                "reconcile StreamConsumer", Context(), SpanKind.INTERNAL, attributes, links, self._began_ns
+                "reconcile StreamConsumer", Context(), SpanKind.INTERNAL, attributes, links, self._start_ns
             )
         return self._span
 
 
-def _applied_by(annotations: Mapping[str, Any]) -> trace.SpanContext:
+def _applier_context(annotations: Mapping[str, Any]) -> trace.SpanContext:
     """Whoever applied it; an invalid context where nobody says, or in words that mean nothing."""
     carrier = {
-        key: value[:LONGEST_CONTEXT]
+        key: value[:MAX_CONTEXT_LENGTH]
         for key, name in ANNOTATIONS.items()
         if isinstance(value := annotations.get(name), str)
     }
     return trace.get_current_span(_propagator.extract(carrier, Context())).get_span_context()
 
 
-def _kind(path: str) -> str:
+def _resource_of(path: str) -> str:
     """`/apis/apps/v1/namespaces/shop/deployments/orders-consumer` → deployments; a status says so."""
     parts = path.split("/namespaces/", 1)[-1].split("/")
     return "/".join(part for at, part in enumerate(parts[1:]) if at != 1)

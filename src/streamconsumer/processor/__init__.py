@@ -9,18 +9,18 @@ from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.handler.outcomes import BatchFailed, Defer, Reject, Retry
 from streamconsumer.processor.message import Message, current_message, current_messages
 from streamconsumer.processor.processor import RedisStreamProcessor
-from streamconsumer.processor.telemetry import ProvidedTelemetry, inject, sending
+from streamconsumer.processor.telemetry import TracerProviderTracing, inject, sending
 
 __all__ = [
     "BatchFailed",
     "Defer",
     "Effects",
     "Message",
-    "ProvidedTelemetry",
     "RedisStreamProcessor",
     "Reject",
     "Retry",
     "StreamManager",
+    "TracerProviderTracing",
     "current_message",
     "current_messages",
     "inject",

@@ -14,9 +14,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 STUCK_AFTER = timedelta(seconds=60)
 
-HEARTBEAT = timedelta(seconds=1)
+HEARTBEAT_INTERVAL = timedelta(seconds=1)
 
-OVERDUE = timedelta(seconds=30)
+STUCK_READ_AFTER = timedelta(seconds=30)
 """A read that is out this long beyond `poll_interval` is stuck: the connection's own limit is far below."""
 
 
@@ -25,52 +25,52 @@ class Health:
 
     def __init__(self, stuck_after: timedelta = STUCK_AFTER) -> None:
         self._stuck_after = stuck_after
-        self._beat = time.monotonic()
-        self._reason = "starting"
+        self._last_heartbeat = time.monotonic()
+        self._not_ready_reason = "starting"
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """The loop turns."""
-        self._beat = time.monotonic()
+        self._last_heartbeat = time.monotonic()
 
-    def ready(self) -> None:
+    def mark_ready(self) -> None:
         """Entries are being read."""
-        self._reason = ""
+        self._not_ready_reason = ""
 
-    def not_ready(self, reason: str) -> None:
+    def mark_not_ready(self, reason: str) -> None:
         """They are not, because."""
-        self._reason = reason
+        self._not_ready_reason = reason
 
     def liveness(self) -> tuple[bool, str]:
-        silent = time.monotonic() - self._beat
+        silent = time.monotonic() - self._last_heartbeat
         if silent < self._stuck_after.total_seconds():
             return True, "ok"
         return False, f"the loop has not turned for {silent:.0f} s; does the handler block the event loop?"
 
     def readiness(self) -> tuple[bool, str]:
-        return not self._reason, self._reason or "ok"
+        return not self._not_ready_reason, self._not_ready_reason or "ok"
 
 
-class Pulse:
+class LivenessMonitor:
     """Alive while the event loop turns and no read is stuck: a handler may take its time, Redis may be away."""
 
     def __init__(self, health: Health, poll_interval_seconds: float) -> None:
-        self._health, self._patience_seconds = health, poll_interval_seconds + OVERDUE.total_seconds()
+        self._health, self._stuck_after_seconds = health, poll_interval_seconds + STUCK_READ_AFTER.total_seconds()
         self.reading_since: float | None = None
         """When the read that is out was begun (monotonic seconds)."""
 
-    async def beat(self) -> None:
+    async def run(self) -> None:
         """Until cancelled."""
         while True:
-            if self.reading_since is None or time.monotonic() - self.reading_since < self._patience_seconds:
-                self._health.beat()
-            await asyncio.sleep(HEARTBEAT.total_seconds())
+            if self.reading_since is None or time.monotonic() - self.reading_since < self._stuck_after_seconds:
+                self._health.heartbeat()
+            await asyncio.sleep(HEARTBEAT_INTERVAL.total_seconds())
 
 
-class Endpoint:
+class ProbeServer:
     """The HTTP server. Port 0 takes a free one; `port` tells which."""
 
     def __init__(self, health: Health, registry: CollectorRegistry, host: str, port: int) -> None:
-        self._server = _Server((host, port), _handler(health, registry))
+        self._server = _HttpServer((host, port), _handler_class(health, registry))
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True)
 
@@ -82,11 +82,11 @@ class Endpoint:
         self._server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
+class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
 
 
-def _handler(health: Health, registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
+def _handler_class(health: Health, registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             match self.path.partition("?")[0]:

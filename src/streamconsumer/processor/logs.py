@@ -9,10 +9,10 @@ from pythonjsonlogger.json import JsonFormatter
 from streamconsumer.processor.message import current_message
 from streamconsumer.processor.telemetry import current_trace
 
-_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD_ATTRIBUTES = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-class _Correlated(logging.Filter):
+class _TraceContextFilter(logging.Filter):
     """Adds the ids of the message and of the trace that the line was logged in."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -24,11 +24,11 @@ class _Correlated(logging.Filter):
         return True
 
 
-class _Text(logging.Formatter):
+class _TextFormatter(logging.Formatter):
     """`WARNING message failed and stays pending  message_id=… error=…`"""
 
     def format(self, record: logging.LogRecord) -> str:
-        extras = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        extras = {name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES}
         for noise in ("span_id", "trace_flags"):
             extras.pop(noise, None)
         if record.exc_info and "error" in extras:  # the one line says it; the stack is for machines
@@ -41,10 +41,10 @@ class _Text(logging.Formatter):
 def configure(level: str, log_format: str) -> None:
     """Send every logger to standard output."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.addFilter(_Correlated())
+    handler.addFilter(_TraceContextFilter())
     if log_format == "json":
         renamed = {"levelname": "level", "name": "logger"}
         handler.setFormatter(JsonFormatter("%(message)s%(levelname)s%(name)s", rename_fields=renamed, timestamp="time"))
     else:
-        handler.setFormatter(_Text("%(levelname)s %(message)s"))
+        handler.setFormatter(_TextFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)

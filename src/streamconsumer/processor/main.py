@@ -15,17 +15,17 @@ from pathlib import Path
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
-from streamconsumer.model.env_codec import from_env, variable
+from streamconsumer.model.env_codec import env_name, from_env
 from streamconsumer.model.processor_settings import ProcessorSettings
 from streamconsumer.processor import logs
 from streamconsumer.processor.consumer import StreamManager
 from streamconsumer.processor.handler.http_handler import HttpHandler
-from streamconsumer.processor.handler.loader import BatchHandler, Handler, load, look_for_modules_here
-from streamconsumer.processor.health import Endpoint, Health
-from streamconsumer.processor.metrics import Metrics, registry
+from streamconsumer.processor.handler.loader import BatchHandler, Handler, add_handler_paths, load_handler
+from streamconsumer.processor.health import Health, ProbeServer
+from streamconsumer.processor.metrics import Metrics, build_registry
 from streamconsumer.processor.processor import RedisStreamProcessor
-from streamconsumer.processor.telemetry import FLUSH_BUDGET, Telemetry, telemetry_from_env
-from streamconsumer.processor.telemetry.otlp_metrics import FigureExporter, exporter_from_env
+from streamconsumer.processor.telemetry import FLUSH_BUDGET, SpanRecorder, telemetry_from_env
+from streamconsumer.processor.telemetry.otlp_metrics import MetricsExporter, exporter_from_env
 
 EXIT_CONFIGURATION = 78
 """EX_CONFIG of sysexits.h."""
@@ -41,43 +41,45 @@ def run() -> int:
     try:
         settings = from_env(ProcessorSettings, os.environ)
         logs.configure(settings.log_level, settings.log_format)
-        _run_until_signalled(settings, _handler(settings))
+        _run_until_signalled(settings, _load_handler(settings))
     except InvalidSettings as error:
-        return _give_up(error)
+        return _exit_with_configuration_error(error)
     return 0
 
 
 def _run_until_signalled(settings: ProcessorSettings, handler: Handler | BatchHandler) -> None:
     from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - only this process runs on it
 
-    manager, metrics = _manager(settings), Metrics()
-    telemetry = _telemetry(settings, manager, metrics)
-    figures = exporter_from_env(os.environ, metrics, lambda: _attributes(settings, manager))
+    manager, metrics = _build_manager(settings), Metrics()
+    telemetry = _build_telemetry(settings, manager, metrics)
+    figures = exporter_from_env(os.environ, metrics, lambda: _metric_attributes(settings, manager))
     if figures:
         figures.start()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         stuck = runner.run(_serve(settings, handler, manager, telemetry, metrics))
         _flush(telemetry, figures)
-        if stuck or _threads_left():  # closing the loop waits for coroutines and its threads, Python for all threads
+        if (
+            stuck or _has_live_threads()
+        ):  # closing the loop waits for coroutines and its threads, Python for all threads
             logging.shutdown()
             os._exit(0)
 
 
-def _flush(telemetry: Telemetry | None, figures: FigureExporter | None) -> None:
+def _flush(telemetry: SpanRecorder | None, metrics_exporter: MetricsExporter | None) -> None:
     """Spans and figures side by side, within one budget."""
     deadline = time.monotonic() + FLUSH_BUDGET.total_seconds()
-    if figures:
-        figures.stop()
+    if metrics_exporter:
+        metrics_exporter.stop()
     if telemetry and not telemetry.shutdown():
         log.warning(
             "the collector did not take the last spans in time; they are lost",
             extra={"spans_sent": telemetry.sent, "spans_dropped": telemetry.dropped},
         )
-    if figures and not figures.join(deadline - time.monotonic()):
+    if metrics_exporter and not metrics_exporter.join(deadline - time.monotonic()):
         log.warning("the collector did not take the last figures in time; they are lost")
 
 
-def _attributes(settings: ProcessorSettings, manager: StreamManager) -> dict[str, str | int]:
+def _metric_attributes(settings: ProcessorSettings, manager: StreamManager) -> dict[str, str | int]:
     address, port = manager.address
     about: dict[str, str | int] = {
         "messaging.system": "redis",
@@ -88,21 +90,21 @@ def _attributes(settings: ProcessorSettings, manager: StreamManager) -> dict[str
     return about if port is None else {**about, "server.port": port}
 
 
-def _handler(settings: ProcessorSettings) -> Handler | BatchHandler:
+def _load_handler(settings: ProcessorSettings) -> Handler | BatchHandler:
     said = settings.handler
     if said.http_url is None:
         assert said.python
-        look_for_modules_here()
-        return load(said.python, batch=said.batch)
+        add_handler_paths()
+        return load_handler(said.python, batch=said.batch)
     return HttpHandler(said.http_url, settings.concurrency, settings.delivery.timeout)
 
 
-def _threads_left() -> bool:
+def _has_live_threads() -> bool:
     """Threads that Python would wait for, such as those of a handler's own `asyncio.to_thread`."""
     return any(each is not threading.main_thread() and not each.daemon for each in threading.enumerate())
 
 
-def _give_up(error: InvalidSettings) -> int:
+def _exit_with_configuration_error(error: InvalidSettings) -> int:
     line = " ".join(f"{type(error).__name__}: {error}".split())
     log.critical(line)
     path = os.environ.get("STREAMCONSUMER_TERMINATION_LOG", names.TERMINATION_LOG)
@@ -115,16 +117,16 @@ async def _serve(
     settings: ProcessorSettings,
     handler: Handler | BatchHandler,
     manager: StreamManager,
-    telemetry: Telemetry | None,
+    telemetry: SpanRecorder | None,
     metrics: Metrics,
 ) -> bool:
     """Startup, listening, shutdown. True if handlers are still running."""
     health = Health()
     labels = {"stream": settings.stream, "consumer_group": settings.consumer_group}
     try:
-        endpoint = Endpoint(health, registry(metrics, labels), settings.http_host, settings.http_port)
+        endpoint = ProbeServer(health, build_registry(metrics, labels), settings.http_host, settings.http_port)
     except OSError as error:
-        raise InvalidSettings(f"{variable('http_port')} is {settings.http_port}: {error.strerror}") from None
+        raise InvalidSettings(f"{env_name('http_port')} is {settings.http_port}: {error.strerror}") from None
     endpoint.start()
     processor = RedisStreamProcessor(
         manager,
@@ -142,12 +144,12 @@ async def _serve(
         health=health,
     )
     processor.set_message_callback(handler)
-    stop = _signalled(processor)
+    stop = _install_signal_handlers(processor)
     await processor.start_listening()
     log.info(
         "processor started",
         extra={
-            "redis": manager.place,
+            "redis": manager.address_text,
             "handler": settings.handler.python or settings.handler.http_url,
             "http_port": endpoint.port,
             "tracing": telemetry is not None,
@@ -165,7 +167,7 @@ async def _serve(
     return processor.has_stuck_handlers
 
 
-def _manager(settings: ProcessorSettings) -> StreamManager:
+def _build_manager(settings: ProcessorSettings) -> StreamManager:
     manager = StreamManager.from_settings(
         settings.redis,
         settings.stream,
@@ -174,12 +176,12 @@ def _manager(settings: ProcessorSettings) -> StreamManager:
         delivery=settings.delivery,
         retention=settings.retention,
     )
-    if manager.trusts_anybody:
+    if manager.skips_tls_verification:
         log.warning("the server's certificate is not verified: whoever is in between can read and change everything")
     return manager
 
 
-def _telemetry(settings: ProcessorSettings, manager: StreamManager, metrics: Metrics) -> Telemetry | None:
+def _build_telemetry(settings: ProcessorSettings, manager: StreamManager, metrics: Metrics) -> SpanRecorder | None:
     return telemetry_from_env(
         os.environ,
         stream=settings.stream,
@@ -187,7 +189,7 @@ def _telemetry(settings: ProcessorSettings, manager: StreamManager, metrics: Met
         consumer=settings.consumer_name,
         server=lambda: manager.address,
         metrics=metrics,
-        starts=os.environ.get("OTEL_SERVICE_NAME") or settings.consumer_group,
+        startup_name=os.environ.get("OTEL_SERVICE_NAME") or settings.consumer_group,
         trust=settings.telemetry.context,
         field=settings.telemetry.context_field,
         allowed_baggage=settings.telemetry.baggage,
@@ -195,14 +197,14 @@ def _telemetry(settings: ProcessorSettings, manager: StreamManager, metrics: Met
     )
 
 
-def _signalled(processor: RedisStreamProcessor) -> asyncio.Event:
+def _install_signal_handlers(processor: RedisStreamProcessor) -> asyncio.Event:
     """The first SIGTERM or SIGINT sets the event; a second one hurries the drain."""
     stop = asyncio.Event()
 
     def signalled(number: int) -> None:
         log.info("received %s", signal.Signals(number).name)
         if stop.is_set():
-            processor.hurry()
+            processor.force_stop()
         stop.set()
 
     loop = asyncio.get_running_loop()

@@ -21,7 +21,7 @@ BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2
 QUEUE_BUCKETS_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 """Up to an hour: entries wait for consumers as long as it takes."""
 
-SHORTEST = BUCKETS_SECONDS[0]
+FIRST_BUCKET_SECONDS = BUCKETS_SECONDS[0]
 
 
 def _counter(description: str, otel_name: str = "", unit: str = "{message}") -> Any:
@@ -70,7 +70,7 @@ class Metrics:
     released: int = _counter("How many entries were handed back unbegun")
     abandoned: int = _counter("How many messages still ran when the drain time was over; they run again elsewhere")
     groups_recreated: int = _counter("How many times the consumer group was gone and created again", unit="{group}")
-    faults: int = _counter("How many times Redis failed the loop", unit="{fault}")
+    redis_errors: int = _counter("How many times Redis failed the loop", unit="{fault}")
     spans_dropped: int = _counter("How many spans were recorded and never reached the collector", unit="{span}")
     exceptions_dropped: int = _counter(
         "How many log records of what handlers raised never reached the collector", unit="{record}"
@@ -93,17 +93,17 @@ class Metrics:
         """How many messages are being handled."""
         return self.count_in_flight()
 
-    def handled(self, seconds: float) -> None:
+    def record_duration(self, seconds: float) -> None:
         """A handler returned or raised after so long."""
-        self.duration_counts[0 if seconds <= SHORTEST else bisect_left(BUCKETS_SECONDS, seconds)] += 1
+        self.duration_counts[0 if seconds <= FIRST_BUCKET_SECONDS else bisect_left(BUCKETS_SECONDS, seconds)] += 1
         self.duration_sum_seconds += seconds
 
     @property
-    def handled_count(self) -> int:
+    def handler_calls(self) -> int:
         """How many times a handler returned or raised."""
         return sum(self.duration_counts)
 
-    def arrived(self, count: int, first_id: str, last_id: str) -> None:
+    def record_queue_time(self, count: int, first_id: str, last_id: str) -> None:
         """So many new entries were read, in the order of their ids. An id begins with the server's milliseconds.
 
         The entries between are taken to be spread evenly: what one read brings was added close together, and a look
@@ -125,20 +125,24 @@ class Metrics:
         return {name: getattr(self, name) for name in names}
 
 
-class Exposition:
+class PrometheusCollector:
     """Metrics as a Prometheus collector, under fixed labels."""
 
     def __init__(self, metrics: Metrics, labels: dict[str, str]) -> None:
-        self._metrics, self._names, self._values = metrics, list(labels), list(labels.values())
+        self._metrics, self._label_names, self._label_values = metrics, list(labels), list(labels.values())
 
     def collect(self) -> Iterator[Metric]:
         for each in fields(Metrics):
             if "description" in each.metadata:
-                counter = CounterMetricFamily(f"{PREFIX}_{each.name}", each.metadata["description"], labels=self._names)
-                counter.add_metric(self._values, getattr(self._metrics, each.name))
+                counter = CounterMetricFamily(
+                    f"{PREFIX}_{each.name}", each.metadata["description"], labels=self._label_names
+                )
+                counter.add_metric(self._label_values, getattr(self._metrics, each.name))
                 yield counter
-        gauge = GaugeMetricFamily(f"{PREFIX}_in_flight", "How many messages are being handled", labels=self._names)
-        gauge.add_metric(self._values, self._metrics.in_flight)
+        gauge = GaugeMetricFamily(
+            f"{PREFIX}_in_flight", "How many messages are being handled", labels=self._label_names
+        )
+        gauge.add_metric(self._label_values, self._metrics.in_flight)
         yield gauge
         yield self._histogram(
             "process_duration",
@@ -151,16 +155,16 @@ class Exposition:
             self._metrics.queue,
         )
 
-    def _histogram(self, name: str, description: str, of: Histogram) -> Metric:
-        bounds = [*map(str, of.bounds), "+Inf"]
-        buckets = [(bound, float(count)) for bound, count in zip(bounds, accumulate(of.counts), strict=True)]
-        family = HistogramMetricFamily(f"{PREFIX}_{name}_seconds", description, labels=self._names)
-        family.add_metric(self._values, buckets=buckets, sum_value=of.sum)
+    def _histogram(self, name: str, description: str, histogram: Histogram) -> Metric:
+        bounds = [*map(str, histogram.bounds), "+Inf"]
+        buckets = [(bound, float(count)) for bound, count in zip(bounds, accumulate(histogram.counts), strict=True)]
+        family = HistogramMetricFamily(f"{PREFIX}_{name}_seconds", description, labels=self._label_names)
+        family.add_metric(self._label_values, buckets=buckets, sum_value=histogram.sum)
         return family
 
 
-def registry(metrics: Metrics, labels: dict[str, str]) -> CollectorRegistry:
+def build_registry(metrics: Metrics, labels: dict[str, str]) -> CollectorRegistry:
     """A registry of its own: nothing a handler registers globally gets in the way."""
     own = CollectorRegistry()
-    own.register(Exposition(metrics, labels))
+    own.register(PrometheusCollector(metrics, labels))
     return own

@@ -9,57 +9,57 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from streamconsumer.redis_client.credentials import Access, Place
-from streamconsumer.redis_client.errors_table import AFTER_HANDSHAKE
+from streamconsumer.redis_client.credentials import RedisAddress, RedisCredentials
+from streamconsumer.redis_client.errors_table import AFTER_TLS_HANDSHAKE
 
-ASK_SECONDS = 2.0
+TIMEOUT_SECONDS = 2.0
 """How long one sentinel, or one node of a cluster, may take with its answer before the next one is asked."""
 
 
-class Destination(Protocol):
+class AddressSource(Protocol):
     """Where a connection goes."""
 
-    access: Access
+    credentials: RedisCredentials
 
-    async def place(self) -> Place:
+    async def current_address(self) -> RedisAddress:
         """At each connect."""
 
 
-class Located(AbstractConnection):
+class ResolvingConnection(AbstractConnection):
     """The part that asks. redis-py calls `_connect` for the socket, and then the handshake with what we set here."""
 
-    def __init__(self, *, destination: Destination, **arguments: Any) -> None:
-        self._destination = destination
+    def __init__(self, *, destination: AddressSource, **arguments: Any) -> None:
+        self._address_source = destination
         super().__init__(**arguments)
 
     async def _connect(self) -> None:
-        self._go_to(await self._destination.place())
-        await self._look_up()
+        self._set_address(await self._address_source.current_address())
+        await self._resolve_host()
         await super()._connect()  # type: ignore[safe-super,no-untyped-call] # each class below has one
 
-    async def _look_up(self) -> None:
+    async def _resolve_host(self) -> None:
         """Of a socket there is nothing to look up."""
 
-    def _go_to(self, place: Place) -> None:
-        self.db, self.username, self.password = place.database, place.username, place.password
+    def _set_address(self, address: RedisAddress) -> None:
+        self.db, self.username, self.password = address.database, address.username, address.password
 
 
-class Tcp(Located, Connection):
-    dialled = ""
+class TcpConnection(ResolvingConnection, Connection):
+    resolved_host = ""
     """What the host is called from here."""
 
-    async def _look_up(self) -> None:
-        self.dialled = await self._destination.access.dial(self.host, int(self.port))
+    async def _resolve_host(self) -> None:
+        self.resolved_host = await self._address_source.credentials.resolve_host(self.host, int(self.port))
 
     def _connection_arguments(self) -> Mapping[str, Any]:
-        return {**super()._connection_arguments(), "host": self.dialled}
+        return {**super()._connection_arguments(), "host": self.resolved_host}
 
-    def _go_to(self, place: Place) -> None:
-        super()._go_to(place)
-        self.host, self.port = place.host, place.port
+    def _set_address(self, address: RedisAddress) -> None:
+        super()._set_address(address)
+        self.host, self.port = address.host, address.port
 
 
-class Tls(Tcp, SSLConnection):
+class TlsConnection(TcpConnection, SSLConnection):
     def _connection_arguments(self) -> Mapping[str, Any]:
         return {**super()._connection_arguments(), "server_hostname": self.host}
 
@@ -78,46 +78,57 @@ class Tls(Tcp, SSLConnection):
         except RedisConnectionError as error:
             if type(error) is not RedisConnectionError:  # it talked to us
                 raise
-            raise RedisConnectionError(f"{error} {AFTER_HANDSHAKE}") from None
+            raise RedisConnectionError(f"{error} {AFTER_TLS_HANDSHAKE}") from None
 
-    def _go_to(self, place: Place) -> None:
+    def _set_address(self, address: RedisAddress) -> None:
         """Certificates and keys rotate too, so their files are read anew."""
-        super()._go_to(place)
-        self.ssl_context.context = self._destination.access.tls()  # with None, redis-py makes its own of the options
+        super()._set_address(address)
+        self.ssl_context.context = (
+            self._address_source.credentials.tls_context()
+        )  # with None, redis-py makes its own of the options
 
 
-class Socket(Located, UnixDomainSocketConnection):
-    def _go_to(self, place: Place) -> None:
-        super()._go_to(place)
-        self.path = place.path
+class UnixConnection(ResolvingConnection, UnixDomainSocketConnection):
+    def _set_address(self, address: RedisAddress) -> None:
+        super()._set_address(address)
+        self.path = address.socket_path
 
 
-KINDS: dict[str, type[Located]] = {"redis": Tcp, "rediss": Tls, "unix": Socket}
+CONNECTION_CLASSES: dict[str, type[ResolvingConnection]] = {
+    "redis": TcpConnection,
+    "rediss": TlsConnection,
+    "unix": UnixConnection,
+}
 """By the scheme of the URL."""
 
-ONCE: dict[str, Any] = {"decode_responses": False, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
+NO_RETRY_OPTIONS: dict[str, Any] = {"decode_responses": False, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
 """Raw replies, and nothing sent twice: redis-py 8 would send a command up to eleven times, reads included; trying
 again is the loop's affair."""
 
 
-async def ask(access: Access, place: Place, *question: str) -> Any:
+async def execute_once(credentials: RedisCredentials, address: RedisAddress, *command: str) -> Any:
     """One question to one server, over a connection of its own."""
-    patience = {"socket_timeout": ASK_SECONDS, "socket_connect_timeout": ASK_SECONDS}
-    arguments = {**access.options(), **patience, **ONCE, "destination": _There(access, place)}
-    connection = KINDS[access.scheme](**arguments)
+    patience = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
+    arguments = {
+        **credentials.connection_options(),
+        **patience,
+        **NO_RETRY_OPTIONS,
+        "destination": _FixedAddress(credentials, address),
+    }
+    connection = CONNECTION_CLASSES[credentials.scheme](**arguments)
     try:
         await connection.connect()  # type: ignore[no-untyped-call] # ships no types
-        await connection.send_command(*question)
+        await connection.send_command(*command)
         return await connection.read_response()
     finally:
         await connection.disconnect(nowait=True)
 
 
-class _There:
+class _FixedAddress:
     """A place that is known."""
 
-    def __init__(self, access: Access, place: Place) -> None:
-        self.access, self._place = access, place
+    def __init__(self, credentials: RedisCredentials, address: RedisAddress) -> None:
+        self.credentials, self._address = credentials, address
 
-    async def place(self) -> Place:
-        return self._place
+    async def current_address(self) -> RedisAddress:
+        return self._address

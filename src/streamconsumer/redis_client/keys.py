@@ -3,18 +3,18 @@
 from binascii import crc_hqx
 
 
-def companion(stream: str, group: str, what: str) -> str:
+def group_key(stream: str, group: str, suffix: str) -> str:
     """A key in the stream's slot of a cluster, such as `{orders}:billing:dead-letters`. A cluster hashes what stands
     between the first `{` and the `}` after it, or else the whole key."""
     begin = stream.find("{")
     tagged = begin >= 0 and stream.find("}", begin) > begin + 1
-    return f"{stream if tagged else f'{{{stream}}}'}:{group}:{what}"
+    return f"{stream if tagged else f'{{{stream}}}'}:{group}:{suffix}"
 
 
-def shares_slot(stream: str) -> bool:
+def same_slot(stream: str) -> bool:
     """Whether keys beside the stream are in its slot of a cluster: not where its name has a `}` and no tag, as in
     `a}b`."""
-    return hash_slot(stream.encode()) == hash_slot(companion(stream, "", "").encode())
+    return hash_slot(stream.encode()) == hash_slot(group_key(stream, "", "").encode())
 
 
 def hash_slot(key: bytes) -> int:
@@ -25,9 +25,9 @@ def hash_slot(key: bytes) -> int:
     return crc_hqx(key[begin + 1 : end] if 0 <= begin < end - 1 else key, 0) % 16384
 
 
-POSTPONED = "~postponed"
+POSTPONED_CONSUMER = "~postponed"
 """A consumer that nobody is: it holds the group's entries that wait to be tried again. They stay pending, and survive
 every pod; `companion(…, "postponed")` says when each is due."""
 
-COMPANIONS = ("postponed", "consumers", "readers", "last-known", "committed")
+COMPANION_SUFFIXES = ("postponed", "consumers", "readers", "last-known", "committed")
 """Names of all companion keys that hold the state of a group. Dead letters are messages, not state of the group."""

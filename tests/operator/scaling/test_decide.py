@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from streamconsumer.model.autoscaling import Autoscaling
 from streamconsumer.model.status import ScalingReason as Why
-from streamconsumer.operator.autoscaling.algorithm import Backlog, Decision, Memory, decide
+from streamconsumer.operator.autoscaling.algorithm import Backlog, Decision, ScalingHistory, decide
 
 POLICIES = st.lists(
     st.builds(
@@ -49,7 +49,7 @@ HISTORY = st.lists(st.tuples(LOOKS, st.floats(0.1, 100)), min_size=1, max_size=3
 
 def run(found: Autoscaling, history: list[tuple[Backlog | None, float]], current: int) -> Any:
     """Each look with the number before it and the decision."""
-    memory, now = Memory(), 0.0
+    memory, now = ScalingHistory(), 0.0
     for seen, pause in history:
         now += pause
         decision, memory = decide(found, seen, current, memory, now)
@@ -85,7 +85,7 @@ def test_it_stays_within_its_bounds_once_it_is_there(found: Autoscaling, history
 def test_more_to_do_never_means_fewer_pods(
     found: Autoscaling, history: Any, current: int, backlog: int, more: int
 ) -> None:
-    memory, now = Memory(), 0.0
+    memory, now = ScalingHistory(), 0.0
     for seen, pause in history:
         now += pause
         decision, memory = decide(found, seen, current, memory, now)
@@ -106,8 +106,8 @@ def test_under_constant_load_the_number_goes_one_way_and_stays(
     assert len(set(numbers[-10:])) == 1
 
 
-def once(text: dict[str, Any], seen: Backlog | None, current: int, memory: Memory | None = None) -> Decision:
-    return decide(Autoscaling.model_validate(text), seen, current, memory or Memory(), 1000.0)[0]
+def once(text: dict[str, Any], seen: Backlog | None, current: int, memory: ScalingHistory | None = None) -> Decision:
+    return decide(Autoscaling.model_validate(text), seen, current, memory or ScalingHistory(), 1000.0)[0]
 
 
 @pytest.mark.parametrize(
@@ -138,19 +138,19 @@ def once(text: dict[str, Any], seen: Backlog | None, current: int, memory: Memor
 def test_it_says_what_it_saw_and_what_held_it(
     text: dict[str, Any], seen: Backlog | None, current: int, expected: str
 ) -> None:
-    assert once(text, seen, current, Memory(busy_seconds=0.0, needed=((995.0, 2),))).sentence == expected
+    assert once(text, seen, current, ScalingHistory(last_busy_seconds=0.0, needed=((995.0, 2),))).message == expected
 
 
 def test_one_message_wakes_at_the_defaults_and_an_activation_asks_for_more() -> None:
     assert once({}, Backlog(1, 0), 0).replicas == 1
-    assert once({"activation": {"backlog": 5}}, Backlog(5, 0), 0).why is Why.BELOW_ACTIVATION
+    assert once({"activation": {"backlog": 5}}, Backlog(5, 0), 0).reason is Why.BELOW_ACTIVATION
     assert once({"activation": {"backlog": 5}}, Backlog(6, 0), 0).replicas == 1
     assert once({"activation": {"backlog": 5}}, Backlog(0, 1), 0).replicas == 1  # somebody has begun it
 
 
 def test_the_last_pod_goes_after_the_cooldown() -> None:
     found = Autoscaling.model_validate({"cooldown": "60s", "scaleDown": {"stabilizationWindow": "0s"}})
-    memory, numbers = Memory(), {}
+    memory, numbers = ScalingHistory(), {}
     for second in range(0, 100, 5):
         seen = Backlog(0, 1) if second == 0 else Backlog(0, 0)
         decision, memory = decide(found, seen, 1, memory, float(second))
@@ -162,7 +162,7 @@ def test_the_last_pod_goes_after_the_cooldown() -> None:
 def test_a_stream_that_trickles_keeps_its_pod_though_no_look_finds_an_entry() -> None:
     found = Autoscaling.model_validate({"cooldown": "60s", "scaleDown": {"stabilizationWindow": "0s"}})
     trickle: list[tuple[Backlog | None, float]] = [
-        (Backlog(0, 0, position=f"{number}-0"), 15.0) for number in range(40)
+        (Backlog(0, 0, last_delivered_id=f"{number}-0"), 15.0) for number in range(40)
     ]
     assert all(decision.replicas == 1 for *_, decision in run(found, trickle, 1))
     assert [decision.replicas for *_, decision in run(found, [*trickle, *[(trickle[-1][0], 15.0)] * 4], 1)][-1] == 0
@@ -174,7 +174,7 @@ def test_a_long_message_in_flight_keeps_its_pod() -> None:
 
 
 def test_redis_away_wakes_nobody_who_slept_but_where_it_was_never_seen_there_is_a_pod() -> None:
-    assert once({}, None, 0, Memory(busy_seconds=900.0)).replicas == 0
+    assert once({}, None, 0, ScalingHistory(last_busy_seconds=900.0)).replicas == 0
     assert once({}, None, 0).replicas == 1
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from streamconsumer.operator.autoscaling.pod_deletion_cost import ANNOTATION, costs
+from streamconsumer.operator.autoscaling.pod_deletion_cost import ANNOTATION, deletion_costs
 from streamconsumer.operator.manifests import Manifest
 
 
@@ -22,4 +22,4 @@ def pod(name: str, cost: str | None = None, **metadata: str) -> Manifest:
     ids=["busy ones cost", "idle again", "other programs", "more than 32 bits", "going already"],
 )
 def test_a_pod_costs_what_it_holds(pods: list[Manifest], holding: dict[str, int], expected: dict[str, int]) -> None:
-    assert costs(pods, holding) == expected
+    assert deletion_costs(pods, holding) == expected

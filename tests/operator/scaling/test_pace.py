@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from streamconsumer.model.autoscaling import Autoscaling
 from streamconsumer.model.status import ScalingReason as Why
-from streamconsumer.operator.autoscaling.algorithm import Backlog, Decision, Memory, decide
-from streamconsumer.operator.autoscaling.throughput import Look, Pace
+from streamconsumer.operator.autoscaling.algorithm import Backlog, Decision, ScalingHistory, decide
+from streamconsumer.operator.autoscaling.throughput import Sample, Throughput
 
 LOOK_SECONDS = 15.0
 
@@ -28,11 +28,11 @@ class Steady:
         given = min(self.unread + self.arriving * seconds, pods * self.per_pod * seconds)
         self.unread += self.arriving * seconds - given
         self.read += given
-        return Backlog(int(self.unread), 0, read=int(self.read), position=str(self.read))
+        return Backlog(int(self.unread), 0, entries_read=int(self.read), last_delivered_id=str(self.read))
 
 
 def numbers(rules: Autoscaling, world: Steady, looks: int, pods: int = 1) -> list[Decision]:
-    memory, decisions = Memory(), []
+    memory, decisions = ScalingHistory(), []
     for each in range(looks):
         decision, memory = decide(rules, world.later(pods), pods, memory, each * LOOK_SECONDS)
         decisions.append(decision)
@@ -46,11 +46,11 @@ def test_under_a_steady_load_the_pods_that_keep_up_stay_though_the_backlog_is_go
     assert {each.replicas for each in settled} == {3, 4}
     turns = sum(before.replicas != after.replicas for before, after in pairwise(settled))
     assert turns <= 4  # of a hundred minutes
-    assert settled[0].why is Why.ARRIVALS
-    assert settled[0].sentence.startswith(
+    assert settled[0].reason is Why.ARRIVALS
+    assert settled[0].message.startswith(
         "stays 4: backlog 0 (unread 0, pending 0), target 100 a replica, 50/s arrive, "
     )
-    assert settled[0].sentence.endswith(", to keep up with what arrives")
+    assert settled[0].message.endswith(", to keep up with what arrives")
 
 
 @given(st.floats(0.5, 400), st.floats(0.5, 100))
@@ -69,38 +69,42 @@ def test_a_backlog_is_done_in_the_time_that_was_asked_for(seconds: int) -> None:
     rules = Autoscaling.model_validate({"maxReplicas": 1000, "target": {"drainTime": f"{seconds}s"}})
     world = Steady(arriving=40, per_pod=20, unread=30_000)
     decisions = numbers(rules, world, looks=3, pods=2)
-    assert decisions[0].sentence.endswith("a replica's pace not known yet")
+    assert decisions[0].message.endswith("a replica's pace not known yet")
     most = max(each.replicas for each in decisions)
     assert most == pytest.approx(2 + 30_000 / seconds / 20, rel=0.1, abs=2)
 
 
 def test_without_a_pace_a_drain_time_lowers_and_raises_nothing_but_from_zero() -> None:
     rules = Autoscaling.model_validate({"target": {"drainTime": "30s"}})
-    assert decide(rules, Backlog(5000, 0), 3, Memory(), 0.0)[0].replicas == 3
-    assert decide(rules, Backlog(5000, 0), 0, Memory(), 0.0)[0].replicas == 1
+    assert decide(rules, Backlog(5000, 0), 3, ScalingHistory(), 0.0)[0].replicas == 3
+    assert decide(rules, Backlog(5000, 0), 0, ScalingHistory(), 0.0)[0].replicas == 1
 
 
 def test_a_pace_is_not_measured_while_pods_start_nor_while_they_wait_for_entries() -> None:
-    starting = Pace().after(Look(0, 0, 900, 0, 1), -1e9).after(Look(15, 20, 880, 0, 9), grown_at_seconds=14)
-    assert starting.per_pod is None
-    waiting = Pace().after(Look(0, 0, 0, 0, 9), -1e9).after(Look(15, 20, 0, 0, 9), -1e9)
-    assert waiting.per_pod is None
+    starting = (
+        Throughput()
+        .with_sample(Sample(0, 0, 900, 0, 1), -1e9)
+        .with_sample(Sample(15, 20, 880, 0, 9), scaled_up_at_seconds=14)
+    )
+    assert starting.per_pod_rate is None
+    waiting = Throughput().with_sample(Sample(0, 0, 0, 0, 9), -1e9).with_sample(Sample(15, 20, 0, 0, 9), -1e9)
+    assert waiting.per_pod_rate is None
 
 
 def test_a_pace_that_was_measured_is_doubted_until_it_is_measured_again() -> None:
-    pace = Pace().after(Look(0, 0, 900, 0, 1), -1e9).after(Look(15, 300, 600, 0, 1), -1e9)
-    assert pace.per_pod == 20
+    pace = Throughput().with_sample(Sample(0, 0, 900, 0, 1), -1e9).with_sample(Sample(15, 300, 600, 0, 1), -1e9)
+    assert pace.per_pod_rate == 20
     for each in range(121):
-        pace = pace.after(Look(45 + each * 15, 900, 0, 0, 1), -1e9)
-    assert 22 < (pace.per_pod or 0) < 23
+        pace = pace.with_sample(Sample(45 + each * 15, 900, 0, 0, 1), -1e9)
+    assert 22 < (pace.per_pod_rate or 0) < 23
 
 
 def test_counters_that_go_back_begin_a_new_life_and_the_pace_is_kept() -> None:
-    pace = Pace().after(Look(0, 0, 900, 0, 1), -1e9).after(Look(15, 300, 600, 0, 1), -1e9)
-    after = pace.after(Look(30, 0, 5, 0, 1), -1e9)
-    assert (after.arriving, after.per_pod) == (None, 20)
+    pace = Throughput().with_sample(Sample(0, 0, 900, 0, 1), -1e9).with_sample(Sample(15, 300, 600, 0, 1), -1e9)
+    after = pace.with_sample(Sample(30, 0, 5, 0, 1), -1e9)
+    assert (after.arrival_rate, after.per_pod_rate) == (None, 20)
 
 
 def test_a_server_that_does_not_count_leaves_it_to_the_backlog() -> None:
-    decision, memory = decide(Autoscaling(), Backlog(450, 0), 1, Memory(), 0.0)
-    assert (decision.replicas, memory.pace.looks) == (5, ())
+    decision, memory = decide(Autoscaling(), Backlog(450, 0), 1, ScalingHistory(), 0.0)
+    assert (decision.replicas, memory.throughput.samples) == (5, ())

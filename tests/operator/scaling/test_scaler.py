@@ -3,8 +3,8 @@
 from typing import Any
 
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import StreamFigures
-from streamconsumer.operator.autoscaling.autoscaler import Scaler
+from streamconsumer.model.status import StreamStats
+from streamconsumer.operator.autoscaling.autoscaler import Autoscaler
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.redis_monitor.poller import Observation
 from tests.model.examples import consumer
@@ -18,21 +18,21 @@ def scaled(**autoscaling: Any) -> StreamConsumer:
 
 
 def seen(lag: int) -> Observation:
-    figures = StreamFigures(length=lag, lag=lag, lag_known=True, pending=0, last_delivered_id="0-0")
+    figures = StreamStats(length=lag, lag=lag, lag_known=True, pending=0, last_delivered_id="0-0")
     return Observation((), figures, {}, 0)
 
 
-def wanted(scaler: Scaler) -> int | None:
-    told = scaler.told(KEY)
+def wanted(scaler: Autoscaler) -> int | None:
+    told = scaler.published(KEY)
     return told.desired_replicas if told else None
 
 
 def test_a_look_before_the_reconcile_of_the_one_before_begins_where_that_ended() -> None:
     """Two entries at zero are two looks, and the queue may be long."""
     woken: list[Key] = []
-    scaler = Scaler(woken.append, lambda: 0.0)
-    scaler.attend(scaled(scaleUp=SLOWLY), 0, frozen=False)
-    scaler.looked(KEY, seen(100))
+    scaler = Autoscaler(woken.append, lambda: 0.0)
+    scaler.with_replicas(scaled(scaleUp=SLOWLY), 0, is_frozen=False)
+    scaler.on_observation(KEY, seen(100))
     assert wanted(scaler) == 4
-    scaler.looked(KEY, seen(100))
+    scaler.on_observation(KEY, seen(100))
     assert wanted(scaler) == 4

@@ -11,9 +11,9 @@ import pytest
 from streamconsumer.model import names
 from streamconsumer.operator.autoscaling.pod_deletion_cost import ANNOTATION
 from tests.cluster.redis_servers import RedisServer, StartRedis
-from tests.operator.looking import at, client, looking, seen
+from tests.operator.looking import manifest_for, redis_client, running_with_redis, wait_for_condition
 from tests.operator.operators import OperatorProcess
-from tests.operator.places import PATIENCE_SECONDS, Place, eventually
+from tests.operator.places import TIMEOUT_SECONDS, Namespace, eventually
 
 GROUP = "billing"
 SCALING = {"target": {"backlogPerReplica": 10}, "maxReplicas": 7, "cooldown": "2s"}
@@ -21,12 +21,12 @@ AT_ONCE = {**SCALING, "scaleDown": {"stabilizationWindow": "0s"}}
 
 
 @pytest.fixture
-def operator(on_api: Place, tmp_path: Path) -> Iterator[OperatorProcess]:
-    with looking(on_api, tmp_path) as operator:
+def operator(on_api: Namespace, tmp_path: Path) -> Iterator[OperatorProcess]:
+    with running_with_redis(on_api, tmp_path) as operator:
         yield operator
 
 
-def replicas(place: Place, expected: int, within: float = PATIENCE_SECONDS, name: str = "orders") -> None:
+def replicas(place: Namespace, expected: int, within: float = TIMEOUT_SECONDS, name: str = "orders") -> None:
     """Wait until so many pods are asked for."""
 
     def look() -> None:
@@ -36,7 +36,7 @@ def replicas(place: Place, expected: int, within: float = PATIENCE_SECONDS, name
     eventually(look, within)
 
 
-def check_decided(place: Place, sentence: str, lag: int) -> None:
+def check_decided(place: Namespace, sentence: str, lag: int) -> None:
     """And what the stream is said to hold beside it is what it was decided by."""
     status = place.get("StreamConsumer", "orders")["status"]
     assert status["autoscaling"]["message"] == sentence
@@ -44,11 +44,11 @@ def check_decided(place: Place, sentence: str, lag: int) -> None:
 
 
 def test_pods_follow_the_backlog_from_zero_to_many_and_back(
-    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
-    redis = client(redis_server)
-    on_api.create(at(redis_server, autoscaling=AT_ONCE))
-    seen(on_api, "orders", "ScalingActive", "NothingToDo")
+    redis = redis_client(redis_server)
+    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE))
+    wait_for_condition(on_api, "orders", "ScalingActive", "NothingToDo")
     replicas(on_api, 0)
     together = redis.pipeline()
     for number in range(35):
@@ -76,12 +76,12 @@ def _measured(operator: OperatorProcess, **expected: float) -> None:
 
 
 def test_a_lag_that_redis_does_not_know_is_counted_and_lowers_nothing_while_it_cannot_be(
-    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
-    redis = client(redis_server)
-    on_api.create(at(redis_server, autoscaling=AT_ONCE))
+    redis = redis_client(redis_server)
+    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE))
     replicas(on_api, 0)
-    seen(on_api, "orders", "GroupReady", "GroupExists")
+    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
     ids = [redis.xadd("orders", {"n": number}) for number in range(30)]
     replicas(on_api, 3)
     redis.xreadgroup(GROUP, "somebody", {"orders": ">"}, count=5)
@@ -93,9 +93,9 @@ def test_a_lag_that_redis_does_not_know_is_counted_and_lowers_nothing_while_it_c
 
 
 def test_whatever_was_done_to_a_stream_the_backlog_is_what_is_left(
-    on_api: Place, operator: OperatorProcess, any_redis: RedisServer
+    on_api: Namespace, operator: OperatorProcess, any_redis: RedisServer
 ) -> None:
-    redis = client(any_redis)
+    redis = redis_client(any_redis)
     ids = {}
     for name in ("deleted", "trimmed", "moved"):
         redis.xgroup_create(name, GROUP, "0", mkstream=True)
@@ -106,17 +106,17 @@ def test_whatever_was_done_to_a_stream_the_backlog_is_what_is_left(
     redis.xgroup_setid("moved", GROUP, ids["moved"][29])
     finely = {**AT_ONCE, "target": {"backlogPerReplica": 5}, "maxReplicas": 20}
     for name in ids:
-        on_api.create(at(any_redis, name, stream=name, autoscaling=finely))
+        on_api.create(manifest_for(any_redis, name, stream=name, autoscaling=finely))
     for name, unread in {"deleted": 29, "trimmed": 15, "moved": 10}.items():
         replicas(on_api, math.ceil((unread + 10) / 5), name=name)
 
 
 def test_kubernetes_is_told_who_is_busy_before_it_takes_pods_away(
-    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
-    redis = client(redis_server)
-    on_api.create(at(redis_server, autoscaling={**AT_ONCE, "target": {"backlogPerReplica": 1}}))
-    seen(on_api, "orders", "GroupReady", "GroupExists")
+    redis = redis_client(redis_server)
+    on_api.create(manifest_for(redis_server, autoscaling={**AT_ONCE, "target": {"backlogPerReplica": 1}}))
+    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
     for name in ("idle", "busy"):
         on_api.create(_pod(name))
     for _ in range(5):
@@ -148,13 +148,13 @@ def _pod(name: str) -> dict[str, Any]:
 
 
 def test_the_first_message_at_zero_is_noticed_at_once_however_seldom_the_operator_looks(
-    on_api: Place, tmp_path: Path, redis_server: RedisServer
+    on_api: Namespace, tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    redis = client(redis_server)
+    redis = redis_client(redis_server)
     streams = ["orders", "parcels", "letters"]
-    with looking(on_api, tmp_path, stream_interval="5m"):
+    with running_with_redis(on_api, tmp_path, stream_interval="5m"):
         for name in streams:
-            on_api.create(at(redis_server, name, stream=name, autoscaling=SCALING))
+            on_api.create(manifest_for(redis_server, name, stream=name, autoscaling=SCALING))
         for name in streams:
             replicas(on_api, 0, name=name)
         eventually(lambda: _waits(redis, streams), 15)
@@ -174,12 +174,12 @@ def _waits(redis: Any, streams: list[str]) -> None:
 
 
 def test_redis_that_restarts_in_any_phase_lowers_nothing_and_is_heard_again(
-    on_api: Place, operator: OperatorProcess, start_redis: StartRedis
+    on_api: Namespace, operator: OperatorProcess, start_redis: StartRedis
 ) -> None:
     server = start_redis({"appendonly": "yes", "appendfsync": "always"})
-    redis = client(server)
-    on_api.create(at(server, autoscaling=AT_ONCE))
-    seen(on_api, "orders", "GroupReady", "GroupExists")
+    redis = redis_client(server)
+    on_api.create(manifest_for(server, autoscaling=AT_ONCE))
+    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
     replicas(on_api, 0)
     server.restart()
     _add(redis, 25)
@@ -190,14 +190,14 @@ def test_redis_that_restarts_in_any_phase_lowers_nothing_and_is_heard_again(
     replicas(on_api, 5)
     read = [message_id for message_id, _ in redis.xreadgroup(GROUP, "somebody", {"orders": ">"}, count=100)[0][1]]
     server.kill()
-    seen(on_api, "orders", "ScalingActive", "BacklogUnknown")
+    wait_for_condition(on_api, "orders", "ScalingActive", "BacklogUnknown")
     replicas(on_api, 5, within=0.1)
     server.start()
     redis.xack("orders", GROUP, *read[12:])
     replicas(on_api, 2)
     redis.xack("orders", GROUP, *read[:12])
     server.kill()
-    seen(on_api, "orders", "ScalingActive", "BacklogUnknown")
+    wait_for_condition(on_api, "orders", "ScalingActive", "BacklogUnknown")
     replicas(on_api, 2, within=0.1)
     server.start()
     replicas(on_api, 0)
@@ -212,11 +212,11 @@ def _add(redis: Any, count: int) -> None:
 
 @pytest.mark.parametrize("gone", ["group", "stream"])
 def test_a_group_that_is_gone_keeps_the_pods_that_will_put_back_what_they_hold(
-    on_api: Place, operator: OperatorProcess, redis_server: RedisServer, gone: str
+    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer, gone: str
 ) -> None:
-    redis = client(redis_server)
-    on_api.create(at(redis_server, autoscaling={**AT_ONCE, "cooldown": "0s"}))
-    seen(on_api, "orders", "GroupReady", "GroupExists")
+    redis = redis_client(redis_server)
+    on_api.create(manifest_for(redis_server, autoscaling={**AT_ONCE, "cooldown": "0s"}))
+    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
     _add(redis, 25)
     replicas(on_api, 3)
     on_api.create(_pod("holding"))
@@ -230,18 +230,18 @@ def test_a_group_that_is_gone_keeps_the_pods_that_will_put_back_what_they_hold(
         redis.delete("orders")
     else:
         redis.xgroup_destroy("orders", GROUP)
-    seen(on_api, "orders", "ScalingActive", "BacklogUnknown")
+    wait_for_condition(on_api, "orders", "ScalingActive", "BacklogUnknown")
     replicas(on_api, 3, within=0.1)
     redis.xgroup_create("orders", GROUP, "$", mkstream=True)  # as the pod does, which held nothing in the end
     replicas(on_api, 0)
 
 
 def test_a_suspended_one_is_not_scaled_and_goes_on_by_its_backlog(
-    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
-    redis = client(redis_server)
-    on_api.create(at(redis_server, autoscaling=AT_ONCE))
-    seen(on_api, "orders", "GroupReady", "GroupExists")
+    redis = redis_client(redis_server)
+    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE))
+    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
     _add(redis, 25)
     replicas(on_api, 3)
     on_api.edit("orders", suspend=True)
@@ -256,11 +256,11 @@ def test_a_suspended_one_is_not_scaled_and_goes_on_by_its_backlog(
 
 
 def test_pods_that_cannot_start_are_not_multiplied(
-    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
-    redis = client(redis_server)
-    on_api.create(at(redis_server, autoscaling=AT_ONCE))
-    seen(on_api, "orders", "GroupReady", "GroupExists")
+    redis = redis_client(redis_server)
+    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE))
+    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
     _add(redis, 5)
     replicas(on_api, 1)
     _observed(on_api)
@@ -268,7 +268,7 @@ def test_pods_that_cannot_start_are_not_multiplied(
     waiting = {"name": "processor", "image": "none", "imageID": "", "ready": False, "restartCount": 0}
     waiting["state"] = {"waiting": {"reason": "ErrImagePull", "message": "none: not found"}}
     on_api.patch("Pod", "without-image", {"status": {"containerStatuses": [waiting]}}, "/status")
-    seen(on_api, "orders", "Stalled", "ImageUnavailable")
+    wait_for_condition(on_api, "orders", "Stalled", "ImageUnavailable")
     _add(redis, 40)
     time.sleep(3)  # several looks
     replicas(on_api, 1, within=0.1)
@@ -276,36 +276,36 @@ def test_pods_that_cannot_start_are_not_multiplied(
     replicas(on_api, 5)
 
 
-def _observed(place: Place) -> None:
+def _observed(place: Namespace) -> None:
     """As the Deployment's controller says it."""
     generation = place.get("Deployment", "orders-consumer")["metadata"]["generation"]
     status = {"observedGeneration": generation, "replicas": 1, "updatedReplicas": 1, "unavailableReplicas": 1}
     place.patch("Deployment", "orders-consumer", {"status": status}, "/status")
 
 
-def test_redis_away_lowers_nothing(on_api: Place, operator: OperatorProcess, redis_server: RedisServer) -> None:
-    redis = client(redis_server)
-    on_api.create(at(redis_server, autoscaling=AT_ONCE))
+def test_redis_away_lowers_nothing(on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer) -> None:
+    redis = redis_client(redis_server)
+    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE))
     replicas(on_api, 0)
-    seen(on_api, "orders", "GroupReady", "GroupExists")
+    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
     for number in range(25):
         redis.xadd("orders", {"n": number})
     replicas(on_api, 3)
     redis_server.kill()
-    seen(on_api, "orders", "ScalingActive", "BacklogUnknown")
+    wait_for_condition(on_api, "orders", "ScalingActive", "BacklogUnknown")
     replicas(on_api, 3, within=0.1)
 
 
 def test_the_number_that_a_person_writes_counts_again_once_autoscaling_goes(
-    on_api: Place, operator: OperatorProcess, redis_server: RedisServer
+    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
-    on_api.create(at(redis_server, autoscaling=AT_ONCE, replicas=2))
+    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE, replicas=2))
     replicas(on_api, 0)
     on_api.edit("orders", autoscaling=None)
     replicas(on_api, 2)
     eventually(lambda: _without(on_api), 10)
 
 
-def _without(place: Place) -> None:
+def _without(place: Namespace) -> None:
     status = place.get("StreamConsumer", "orders")["status"]
     assert "autoscaling" not in status, status

@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
-from streamconsumer.cli.status import TARGET, Name, with_options
+from streamconsumer.cli.status import TARGET_OPTIONS, ConsumerNameParam, with_options
 from streamconsumer.model.fields import parse_duration
 
 _ENTRY_ID = re.compile("[0-9]+-[0-9]+")
 
 
-class _EntryId(click.ParamType[str]):
+class _EntryIdParam(click.ParamType[str]):
     name = "id"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
@@ -25,7 +25,7 @@ class _EntryId(click.ParamType[str]):
         return value
 
 
-class _Duration(click.ParamType[timedelta]):
+class _DurationParam(click.ParamType[timedelta]):
     """`30s`, `1m30s`."""
 
     name = "duration"
@@ -37,18 +37,18 @@ class _Duration(click.ParamType[timedelta]):
             self.fail(f"{value!r} {error}", param, ctx)
 
 
-_TARGET = (
-    click.option("--name", type=Name(), help="The StreamConsumer, in the cluster."),
-    *TARGET,
+_TARGET_OPTIONS = (
+    click.option("--name", type=ConsumerNameParam(), help="The StreamConsumer, in the cluster."),
+    *TARGET_OPTIONS,
     click.option("--dead-letter-stream", help="The key of the dead letters, if it is not the usual one."),
 )
-_FILTER = (
+_FILTER_OPTIONS = (
     click.option("--reason", "reasons", multiple=True, help="Those of this reason; may be given several times."),
-    click.option("--older-than", type=_Duration(), help="Dead letters for longer than this, such as 1h30m."),
+    click.option("--older-than", type=_DurationParam(), help="Dead letters for longer than this, such as 1h30m."),
 )
-_WHICH = (
-    click.argument("ids", nargs=-1, type=_EntryId()),
-    *_FILTER,
+_SELECTION_OPTIONS = (
+    click.argument("ids", nargs=-1, type=_EntryIdParam()),
+    *_FILTER_OPTIONS,
     click.option("--all", "everything", is_flag=True, help="All of this group."),
     click.option("--dry-run", is_flag=True, help="Only list them."),
 )
@@ -71,7 +71,7 @@ def dead_letters() -> None:
 
 
 @dead_letters.command("list")
-@with_options(*_TARGET, *_FILTER)
+@with_options(*_TARGET_OPTIONS, *_FILTER_OPTIONS)
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def list_(**options: Any) -> None:
     """Print one line a dead letter, oldest first, or all that is known of them as one JSON document."""
@@ -79,15 +79,15 @@ def list_(**options: Any) -> None:
 
 
 @dead_letters.command()
-@click.argument("dead_letter_id", metavar="ID", type=_EntryId())
-@with_options(*_TARGET)
+@click.argument("dead_letter_id", metavar="ID", type=_EntryIdParam())
+@with_options(*_TARGET_OPTIONS)
 def show(**options: Any) -> None:
     """Print one dead letter: its fields, and what it failed of."""
     _run("show", options)
 
 
 @dead_letters.command()
-@with_options(*_TARGET, *_WHICH)
+@with_options(*_TARGET_OPTIONS, *_SELECTION_OPTIONS)
 @click.option(
     "--rate", type=click.FloatRange(0, min_open=True), default=100, show_default=True, help="So many a second."
 )
@@ -101,7 +101,7 @@ def replay(**options: Any) -> None:
 
 
 @dead_letters.command()
-@with_options(*_TARGET, *_WHICH)
+@with_options(*_TARGET_OPTIONS, *_SELECTION_OPTIONS)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def drop(**options: Any) -> None:
     """Delete dead letters for good."""

@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 import click
 
 from streamconsumer.cli.dead_letters import output
-from streamconsumer.cli.target import Options, Target, connected, located
+from streamconsumer.cli.target import Options, Target, open_manager, open_target
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.dead_letters.record import DeadLetter, DeadLetterReason
-from streamconsumer.processor.dead_letters.store import DeadLetterOffice, paced
+from streamconsumer.processor.dead_letters.store import DeadLetterStore, rate_limited
 
 PROGRESS_SECONDS = 5.0
-DROP_AT_ONCE = 500
+DROP_BATCH_SIZE = 500
 
 
 def run(command: str, options: Options) -> int:
@@ -29,12 +29,12 @@ def run(command: str, options: Options) -> int:
 
 
 @asynccontextmanager
-async def _opened(options: Options) -> AsyncIterator[tuple[Target, DeadLetterOffice]]:
+async def _open_store(options: Options) -> AsyncIterator[tuple[Target, DeadLetterStore]]:
     async with (
-        located(options, os.environ) as where,
-        connected(where, f"dead letters {where.dead_letters!r}") as manager,
+        open_target(options, os.environ) as where,
+        open_manager(where, f"dead letters {where.dead_letter_stream!r}") as manager,
     ):
-        office = DeadLetterOffice(manager.ask, where.stream, where.group, where.dead_letters)
+        office = DeadLetterStore(manager.execute, where.stream, where.group, where.dead_letter_stream)
         await office.check()
         yield where, office
 
@@ -44,33 +44,36 @@ async def _opened(options: Options) -> AsyncIterator[tuple[Target, DeadLetterOff
 
 async def _list(options: Options) -> int:
     reasons = _reasons(options)
-    async with _opened(options) as (where, office):
+    async with _open_store(options) as (where, office):
         letters = office.find(reasons, options["older_than"])
         if options["output"] == "json":
             await _print_json(where, letters)
         elif not await _print_table(letters):
-            click.echo(f"no dead letters of group {where.group!r} in {where.dead_letters!r}", err=True)
-        _tell_passed_over(where, office)
+            click.echo(f"no dead letters of group {where.group!r} in {where.dead_letter_stream!r}", err=True)
+        _report_skipped(where, office)
     return 0
 
 
 async def _show(options: Options) -> int:
-    async with _opened(options) as (where, office):
+    async with _open_store(options) as (where, office):
         letter = await office.get(options["dead_letter_id"])
         if letter is None:
-            click.echo(f"no dead letter {options['dead_letter_id']} in {where.dead_letters!r}: {_GONE}", err=True)
+            click.echo(
+                f"no dead letter {options['dead_letter_id']} in {where.dead_letter_stream!r}: {_ALREADY_REMOVED}",
+                err=True,
+            )
             return 1
         click.echo("\n".join(output.details(letter, _now())))
     return 0
 
 
-_GONE = "replayed, dropped or trimmed already"
+_ALREADY_REMOVED = "replayed, dropped or trimmed already"
 
 
-async def _print_table(letters: AsyncIterator[DeadLetter]) -> int:
+async def _print_table(dead_letters: AsyncIterator[DeadLetter]) -> int:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     count = 0
-    async for letter in letters:
+    async for letter in dead_letters:
         if not count:
             click.echo(output.HEADER)
         click.echo(output.row(letter, _now(), width))
@@ -78,12 +81,12 @@ async def _print_table(letters: AsyncIterator[DeadLetter]) -> int:
     return count
 
 
-async def _print_json(where: Target, letters: AsyncIterator[DeadLetter]) -> None:
+async def _print_json(target: Target, dead_letters: AsyncIterator[DeadLetter]) -> None:
     """One document, written as it is read: there may be more than fits into memory."""
-    about = {"stream": where.stream, "consumerGroup": where.group, "deadLetterStream": where.dead_letters}
+    about = {"stream": target.stream, "consumerGroup": target.group, "deadLetterStream": target.dead_letter_stream}
     click.echo(output.to_json(about).removesuffix("\n}") + ',\n  "deadLetters": [', nl=False)
     between = "\n"
-    async for letter in letters:
+    async for letter in dead_letters:
         click.echo(between + output.to_json(output.as_json(letter)), nl=False)
         between = ",\n"
     click.echo("\n]}")
@@ -93,79 +96,79 @@ async def _print_json(where: Target, letters: AsyncIterator[DeadLetter]) -> None
 
 
 async def _replay(options: Options) -> int:
-    _check_which(options)
-    async with _opened(options) as (where, office):
-        chosen = _Chosen(office, options)
+    _check_selection(options)
+    async with _open_store(options) as (where, office):
+        chosen = _Selection(office, options)
         if options["dry_run"]:
             return await _dry_run(where, office, chosen, "replay")
         with _progress("replayed", chosen) as progress:
-            async for letter in paced(chosen.letters(), options["rate"]):
+            async for letter in rate_limited(chosen.dead_letters(), options["rate"]):
                 if await office.replay(letter):
                     progress.done += 1
                 else:
-                    chosen.gone += 1
-                progress.tell()
-        _tell_passed_over(where, office)
-    return 1 if chosen.refused else 0
+                    chosen.missing += 1
+                progress.report()
+        _report_skipped(where, office)
+    return 1 if chosen.rejected else 0
 
 
 async def _drop(options: Options) -> int:
-    _check_which(options)
-    async with _opened(options) as (where, office):
-        chosen = _Chosen(office, options)
+    _check_selection(options)
+    async with _open_store(options) as (where, office):
+        chosen = _Selection(office, options)
         if options["dry_run"]:
             return await _dry_run(where, office, chosen, "drop")
-        found = [letter.dead_letter_id async for letter in chosen.letters()]
-        if found and not _confirmed(len(found), where, options):
+        found = [letter.dead_letter_id async for letter in chosen.dead_letters()]
+        if found and not _confirm(len(found), where, options):
             return 1
         with _progress("dropped", chosen) as progress:
-            for begin in range(0, len(found), DROP_AT_ONCE):
-                page = found[begin : begin + DROP_AT_ONCE]
+            for begin in range(0, len(found), DROP_BATCH_SIZE):
+                page = found[begin : begin + DROP_BATCH_SIZE]
                 dropped = await office.drop(page)
                 progress.done += dropped
-                chosen.gone += len(page) - dropped
-                progress.tell()
-        _tell_passed_over(where, office)
-    return 1 if chosen.refused else 0
+                chosen.missing += len(page) - dropped
+                progress.report()
+        _report_skipped(where, office)
+    return 1 if chosen.rejected else 0
 
 
-async def _dry_run(where: Target, office: DeadLetterOffice, chosen: "_Chosen", verb: str) -> int:
-    count = await _print_table(chosen.letters())
-    click.echo(f"would {verb} {_letters(count)}; nothing was done", err=True)
-    _tell_passed_over(where, office)
-    return 1 if chosen.refused else 0
+async def _dry_run(target: Target, store: DeadLetterStore, selection: "_Selection", verb: str) -> int:
+    count = await _print_table(selection.dead_letters())
+    click.echo(f"would {verb} {_count_text(count)}; nothing was done", err=True)
+    _report_skipped(target, store)
+    return 1 if selection.rejected else 0
 
 
-class _Chosen:
+class _Selection:
     """The letters that the options choose."""
 
-    def __init__(self, office: DeadLetterOffice, options: Options) -> None:
-        self._office, self._options = office, options
-        self.gone = 0
+    def __init__(self, store: DeadLetterStore, options: Options) -> None:
+        self._store, self._options = store, options
+        self.missing = 0
         """Named, or seen a moment ago, and not there."""
-        self.refused = 0
+        self.rejected = 0
 
-    async def letters(self) -> AsyncIterator[DeadLetter]:
+    async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         if self._options["ids"]:
             for dead_letter_id in dict.fromkeys(self._options["ids"]):
                 if letter := await self._get(dead_letter_id):
                     yield letter
             return
-        async for letter in self._office.find(_reasons(self._options), self._options["older_than"]):
+        async for letter in self._store.find(_reasons(self._options), self._options["older_than"]):
             yield letter
 
     async def _get(self, dead_letter_id: str) -> DeadLetter | None:
         try:
-            letter = await self._office.get(dead_letter_id)
+            letter = await self._store.get(dead_letter_id)
         except InvalidSettings as error:
-            self.refused += 1
+            self.rejected += 1
             click.echo(f"refused: {error}", err=True)
             return None
-        self.gone += letter is None
+        self.missing += letter is None
         return letter
 
 
-def _check_which(options: Options) -> None:
+def _check_selection(options: Options) -> None:
     by_filter = any((options["reasons"], options["older_than"]))
     ways = [bool(options["ids"]), by_filter, options["everything"]]
     if sum(ways) != 1:
@@ -180,8 +183,8 @@ def _reasons(options: Options) -> frozenset[str]:
     return reasons
 
 
-def _confirmed(count: int, where: Target, options: Options) -> bool:
-    question = f"Drop {_letters(count)} of group {where.group!r} of stream {where.stream!r} for good?"
+def _confirm(count: int, target: Target, options: Options) -> bool:
+    question = f"Drop {_count_text(count)} of group {target.group!r} of stream {target.stream!r} for good?"
     return options["yes"] or click.confirm(question, err=True)
 
 
@@ -189,38 +192,38 @@ def _confirmed(count: int, where: Target, options: Options) -> bool:
 
 
 class _Progress:
-    def __init__(self, did: str) -> None:
-        self._did = did
+    def __init__(self, action: str) -> None:
+        self._action = action
         self.done = 0
-        self._told = self._begun = time.monotonic()
+        self._reported_at = self._started_at = time.monotonic()
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Write a line to standard error every five seconds."""
         now = time.monotonic()
-        if now - self._told >= PROGRESS_SECONDS:
-            self._told = now
-            click.echo(f"{self._did} {self.done}, {now - self._begun:.0f} s", err=True)
+        if now - self._reported_at >= PROGRESS_SECONDS:
+            self._reported_at = now
+            click.echo(f"{self._action} {self.done}, {now - self._started_at:.0f} s", err=True)
 
 
 @contextmanager
-def _progress(did: str, chosen: _Chosen) -> Iterator[_Progress]:
+def _progress(action: str, selection: _Selection) -> Iterator[_Progress]:
     """With the last word, also of what was interrupted."""
-    progress = _Progress(did)
+    progress = _Progress(action)
     try:
         yield progress
     finally:
-        gone = f"; {chosen.gone} {_GONE}" if chosen.gone else ""
-        click.echo(f"{did} {_letters(progress.done)}{gone}")
+        gone = f"; {selection.missing} {_ALREADY_REMOVED}" if selection.missing else ""
+        click.echo(f"{action} {_count_text(progress.done)}{gone}")
 
 
-def _tell_passed_over(where: Target, office: DeadLetterOffice) -> None:
-    if office.passed_over:
-        many = "1 entry that is" if office.passed_over == 1 else f"{office.passed_over} entries that are"
-        whose = f"group {where.group!r} of stream {where.stream!r}"
+def _report_skipped(target: Target, store: DeadLetterStore) -> None:
+    if store.skipped:
+        many = "1 entry that is" if store.skipped == 1 else f"{store.skipped} entries that are"
+        whose = f"group {target.group!r} of stream {target.stream!r}"
         click.echo(f"passed over {many} no dead letter of {whose}", err=True)
 
 
-def _letters(count: int) -> str:
+def _count_text(count: int) -> str:
     return "1 dead letter" if count == 1 else f"{count} dead letters"
 
 

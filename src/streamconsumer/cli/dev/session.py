@@ -13,20 +13,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from streamconsumer.cli.dev.embedded_valkey import embedded_server
-from streamconsumer.cli.dev.kubelet_env import of_this_machine
+from streamconsumer.cli.dev.kubelet_env import host_env
 from streamconsumer.cli.dev.local_pod import LocalPod
-from streamconsumer.cli.dev.otlp_receiver import receiving
+from streamconsumer.cli.dev.otlp_receiver import run_receiver
 from streamconsumer.cli.dev.terminal import Terminal
 from streamconsumer.cli.dev.trace_trees import Span
 from streamconsumer.cli.dev.workload import Workload
-from streamconsumer.model.env_codec import variable
+from streamconsumer.model.env_codec import env_name
 
-ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+OTLP_ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
-_REPLACED = (variable("redis", ""), "OTEL_EXPORTER_OTLP_")
+_REPLACED_PREFIXES = (env_name("redis", ""), "OTEL_EXPORTER_OTLP_")
 """Prefixes of the variables that lead to the manifest's own Redis and collector."""
 
-_TICK_SECONDS = 0.25
+_TICK_INTERVAL_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def run(workloads: Sequence[Workload]) -> None:
 
 async def _run(workloads: Sequence[Workload]) -> None:
     terminal, stop = Terminal(), asyncio.Event()
-    async with running(workloads, terminal) as session:
+    async with start_session(workloads, terminal) as session:
 
         def signalled() -> None:
             if stop.is_set():
@@ -56,27 +56,27 @@ async def _run(workloads: Sequence[Workload]) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, signalled)
         await stop.wait()
-        terminal.say("draining; a second signal kills", "bold")
+        terminal.print_message("draining; a second signal kills", "bold")
 
 
 @asynccontextmanager
-async def running(workloads: Sequence[Workload], terminal: Terminal) -> AsyncIterator[Session]:
+async def start_session(workloads: Sequence[Workload], terminal: Terminal) -> AsyncIterator[Session]:
     """Run the workloads' pods, and drain them at the end. No process and no file is left."""
     loop = asyncio.get_running_loop()
 
     def take(spans: list[Span]) -> None:
-        loop.call_soon_threadsafe(lambda: terminal.spans(spans, loop.time()))
+        loop.call_soon_threadsafe(lambda: terminal.add_spans(spans, loop.time()))
 
-    with TemporaryDirectory(prefix="streamconsumer-dev-") as name, receiving(take) as endpoint:
+    with TemporaryDirectory(prefix="streamconsumer-dev-") as name, run_receiver(take) as endpoint:
         folder = Path(name)
         async with embedded_server(folder) as redis_url:
-            terminal.say(f"embedded Valkey: {redis_url}")
-            terminal.say(f"traces are shown here: {ENDPOINT}={endpoint}")
-            given = {variable("redis", "url"): redis_url, ENDPOINT: endpoint}
-            pods = [pod for workload in workloads for pod in _pods(workload, given, folder, terminal)]
-            terminal.expect(pod.name for pod in pods)
+            terminal.print_message(f"embedded Valkey: {redis_url}")
+            terminal.print_message(f"traces are shown here: {OTLP_ENDPOINT_VARIABLE}={endpoint}")
+            given = {env_name("redis", "url"): redis_url, OTLP_ENDPOINT_VARIABLE: endpoint}
+            pods = [pod for workload in workloads for pod in _create_pods(workload, given, folder, terminal)]
+            terminal.set_pods(pod.name for pod in pods)
             tasks = [asyncio.create_task(pod.run()) for pod in pods]
-            tasks.append(asyncio.create_task(_tick(terminal)))
+            tasks.append(asyncio.create_task(_run_ticks(terminal)))
             try:
                 yield Session(redis_url, endpoint, pods)
             finally:
@@ -85,41 +85,43 @@ async def running(workloads: Sequence[Workload], terminal: Terminal) -> AsyncIte
                 await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _pods(workload: Workload, given: dict[str, str], folder: Path, terminal: Terminal) -> list[LocalPod]:
+def _create_pods(workload: Workload, overrides: dict[str, str], folder: Path, terminal: Terminal) -> list[LocalPod]:
     spec, names = workload.consumer.spec, workload.pod_names
     count = f"{len(names)} {'pod' if len(names) == 1 else 'pods'}"
-    terminal.say(f"{workload.name}: stream {spec.stream}, group {spec.consumer_group}, {workload.handler}, {count}")
-    folders = [*_written(workload, folder), workload.folder]
+    terminal.print_message(
+        f"{workload.name}: stream {spec.stream}, group {spec.consumer_group}, {workload.handler_name}, {count}"
+    )
+    folders = [*_write_source(workload, folder), workload.folder]
     return [
-        LocalPod(name, _environment(workload, name, folders) | given, folders, workload.grace, terminal)
+        LocalPod(name, _pod_environment(workload, name, folders) | overrides, folders, workload.grace_period, terminal)
         for name in names
     ]
 
 
-def _environment(workload: Workload, pod_name: str, folders: Sequence[Path]) -> dict[str, str]:
+def _pod_environment(workload: Workload, pod_name: str, folders: Sequence[Path]) -> dict[str, str]:
     said = workload.environment(pod_name)
     return {
-        **of_this_machine(os.environ, folders),
-        **{name: value for name, value in said.items() if not name.startswith(_REPLACED)},
-        variable("http_port"): "0",
-        variable("http_host"): "127.0.0.1",
-        variable("log_format"): "json",
-        variable("termination_log"): os.devnull,
+        **host_env(os.environ, folders),
+        **{name: value for name, value in said.items() if not name.startswith(_REPLACED_PREFIXES)},
+        env_name("http_port"): "0",
+        env_name("http_host"): "127.0.0.1",
+        env_name("log_format"): "json",
+        env_name("termination_log"): os.devnull,
     }
 
 
-def _written(workload: Workload, folder: Path) -> list[Path]:
+def _write_source(workload: Workload, folder: Path) -> list[Path]:
     """The folder that the ConfigMap of `handler.source` is written to, if there is one."""
-    if not workload.source:
+    if not workload.source_files:
         return []
     source = folder / f"{workload.consumer.namespace}-{workload.name}"
     source.mkdir()
-    for name, text in workload.source.items():
+    for name, text in workload.source_files.items():
         (source / name).write_text(text)
     return [source]
 
 
-async def _tick(terminal: Terminal) -> None:
+async def _run_ticks(terminal: Terminal) -> None:
     while True:
-        await asyncio.sleep(_TICK_SECONDS)
+        await asyncio.sleep(_TICK_INTERVAL_SECONDS)
         terminal.tick(asyncio.get_running_loop().time())

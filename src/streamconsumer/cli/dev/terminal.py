@@ -11,9 +11,9 @@ from rich.text import Text
 
 from streamconsumer.cli.dev import log_lines, trace_trees
 from streamconsumer.cli.dev.log_lines import LogLine
-from streamconsumer.cli.dev.trace_trees import Span, TraceBoard
+from streamconsumer.cli.dev.trace_trees import Span, TraceBuffer
 
-_COLOURS = ("cyan", "magenta", "blue", "green", "bright_cyan", "bright_magenta")
+_POD_COLORS = ("cyan", "magenta", "blue", "green", "bright_cyan", "bright_magenta")
 
 
 class Terminal:
@@ -21,42 +21,42 @@ class Terminal:
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, soft_wrap=True)
-        self._board = TraceBoard()
+        self._trace_buffer = TraceBuffer()
         self._styles: dict[str, str] = {}
         self._width = 0
 
-    def expect(self, pods: Iterable[str]) -> None:
+    def set_pods(self, pods: Iterable[str]) -> None:
         """The pods to come, so that their lines align."""
-        self._styles = dict(zip(pods, cycle(_COLOURS)))
+        self._styles = dict(zip(pods, cycle(_POD_COLORS)))
         self._width = max(map(len, self._styles), default=0)
 
-    def say(self, text: str, style: str = "") -> None:
+    def print_message(self, text: str, style: str = "") -> None:
         """Dev's own words."""
         self.print(Text(text, style))
 
-    def line(self, pod: str, line: LogLine, folders: Sequence[Path]) -> None:
+    def print_log_line(self, pod: str, line: LogLine, folders: Sequence[Path]) -> None:
         """A pod said something."""
-        for text in log_lines.rendered(line, folders):
-            self.behind(pod, text)
+        for text in log_lines.render(line, folders):
+            self.print_for_pod(pod, text)
 
-    def ended(self, pod: str, what: str) -> None:
+    def print_pod_exit(self, pod: str, message: str) -> None:
         """A pod ended although nobody asked it to."""
-        self.behind(pod, Text(what, "red"))
+        self.print_for_pod(pod, Text(message, "red"))
 
-    def spans(self, spans: Iterable[Span], now: float) -> None:
+    def add_spans(self, spans: Iterable[Span], now: float) -> None:
         """Spans arrived; `tick` shows them when it is time."""
-        self._board.add(spans, now)
+        self._trace_buffer.add(spans, now)
 
     def tick(self, now: float) -> None:
         """Show the trace whose turn it is."""
-        if spans := self._board.due(now):
-            self.trace(spans)
+        if spans := self._trace_buffer.next_trace(now):
+            self.print_trace(spans)
 
-    def trace(self, spans: Sequence[Span]) -> None:
-        for text in trace_trees.rendered(spans):
+    def print_trace(self, spans: Sequence[Span]) -> None:
+        for text in trace_trees.render(spans):
             self.print(text)
 
-    def behind(self, pod: str, text: Text) -> None:
+    def print_for_pod(self, pod: str, text: Text) -> None:
         self.print(Text.assemble((f"{pod:<{self._width}} │ ", self._styles.get(pod, "")), text))
 
     def print(self, text: Text) -> None:

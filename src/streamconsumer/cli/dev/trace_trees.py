@@ -10,18 +10,18 @@ from typing import Any
 
 from rich.text import Text
 
-QUIET_SECONDS = 1.0
+QUIET_PERIOD_SECONDS = 1.0
 """A trace is shown when it has not grown for so long."""
 
 INTERVAL_SECONDS = 2.0
 """One trace is shown in each interval; the others are skipped."""
 
-MOST_TRACES = 10_000
+MAX_TRACES = 10_000
 """How many are remembered, so that a retry finds the trace of its first attempt."""
 
 MESSAGE_ID = "messaging.message.id"
 DELIVERY_COUNT = "streamconsumer.delivery.count"
-INSTANCE = "k8s.pod.name"
+POD_NAME = "k8s.pod.name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Span:
     name: str
     start_ns: int
     end_ns: int
-    producer: bool = False
-    failed: bool = False
+    is_producer: bool = False
+    is_failed: bool = False
     error: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     pod: str = ""
@@ -43,89 +43,94 @@ class Span:
 
 @dataclass(slots=True)
 class _Trace:
-    grown_at: float
+    updated_at: float
     spans: dict[str, Span] = field(default_factory=dict)
-    waiting: bool = True
+    is_unshown: bool = True
 
     @property
-    def failed(self) -> bool:
-        return any(span.failed for span in self.spans.values())
+    def is_failed(self) -> bool:
+        return any(span.is_failed for span in self.spans.values())
 
-    def quiet(self, now: float) -> bool:
+    def is_ready(self, now: float) -> bool:
         """True if the trace can be shown. A trace of nothing but a producer waits for its consumer."""
-        handled = not all(span.producer for span in self.spans.values())
-        return self.waiting and handled and now - self.grown_at >= QUIET_SECONDS
+        handled = not all(span.is_producer for span in self.spans.values())
+        return self.is_unshown and handled and now - self.updated_at >= QUIET_PERIOD_SECONDS
 
 
-class TraceBoard:
+class TraceBuffer:
     """Takes spans as they come and says what to show."""
 
     def __init__(self) -> None:
         self._traces: OrderedDict[str, _Trace] = OrderedDict()
-        self._shown_at = float("-inf")
+        self._last_shown_at = float("-inf")
 
     def add(self, spans: Iterable[Span], now: float) -> None:
         for span in spans:
             trace = self._traces.setdefault(span.trace_id, _Trace(now))
             self._traces.move_to_end(span.trace_id)
             trace.spans[span.span_id] = span
-            trace.grown_at = now
-            trace.waiting = True
-        while len(self._traces) > MOST_TRACES:
+            trace.updated_at = now
+            trace.is_unshown = True
+        while len(self._traces) > MAX_TRACES:
             self._traces.popitem(last=False)
 
-    def due(self, now: float) -> list[Span]:
+    def next_trace(self, now: float) -> list[Span]:
         """The spans of the trace to show now; a failed trace comes before the others. Empty if no trace is due."""
-        if now - self._shown_at < INTERVAL_SECONDS:
+        if now - self._last_shown_at < INTERVAL_SECONDS:
             return []
-        quiet = [trace for trace in self._traces.values() if trace.quiet(now)]
+        quiet = [trace for trace in self._traces.values() if trace.is_ready(now)]
         if not quiet:
             return []
         for trace in quiet:
-            trace.waiting = False
-        self._shown_at = now
-        return in_order(max(quiet, key=lambda trace: trace.failed).spans.values())
+            trace.is_unshown = False
+        self._last_shown_at = now
+        return sort_spans(max(quiet, key=lambda trace: trace.is_failed).spans.values())
 
 
-def in_order(spans: Iterable[Span]) -> list[Span]:
+def sort_spans(spans: Iterable[Span]) -> list[Span]:
     return sorted(spans, key=lambda span: (span.start_ns, span.span_id))
 
 
-def tree(spans: Sequence[Span]) -> Iterator[tuple[str, Span]]:
+def span_tree(spans: Sequence[Span]) -> Iterator[tuple[str, Span]]:
     """Each span behind the branch it sits on, parents first. A parent that is not here leaves a root."""
     known = {span.span_id for span in spans}
     children: dict[str, list[Span]] = {}
-    for span in in_order(spans):
+    for span in sort_spans(spans):
         children.setdefault(span.parent_id if span.parent_id in known else "", []).append(span)
     for root in children.get("", []):
         yield "", root
-        yield from _below(root, children, "")
+        yield from _subtree(root, children, "")
 
 
-def _below(parent: Span, children: Mapping[str, Sequence[Span]], indent: str) -> Iterator[tuple[str, Span]]:
+def _subtree(parent: Span, children: Mapping[str, Sequence[Span]], indent: str) -> Iterator[tuple[str, Span]]:
     siblings = children.get(parent.span_id, [])
     for number, span in enumerate(siblings, 1):
         here, further = ("└─ ", "   ") if number == len(siblings) else ("├─ ", "│  ")
         yield indent + here, span
-        yield from _below(span, children, indent + further)
+        yield from _subtree(span, children, indent + further)
 
 
-def rendered(spans: Sequence[Span]) -> list[Text]:
+def render(spans: Sequence[Span]) -> list[Text]:
     """A trace as lines: a heading, then a line a span."""
     began, ended = min(span.start_ns for span in spans), max(span.end_ns for span in spans)
     heading = Text(f"trace {spans[0].trace_id[:8]}  ", "bold")
-    heading.append(f"{len(spans)} {'span' if len(spans) == 1 else 'spans'}, {duration(ended - began)}", "not bold dim")
-    rows = list(tree(spans))
+    heading.append(
+        f"{len(spans)} {'span' if len(spans) == 1 else 'spans'}, {format_nanoseconds(ended - began)}", "not bold dim"
+    )
+    rows = list(span_tree(spans))
     width = max((len(branch) + len(span.name) for branch, span in rows), default=0)
-    return [heading, *(_row(branch, span, began, width) for branch, span in rows)]
+    return [heading, *(_render_span(branch, span, began, width) for branch, span in rows)]
 
 
-def _row(branch: str, span: Span, began: int, width: int) -> Text:
-    mark, style = ("✗", "red") if span.failed else ("✓", "green")
+def _render_span(branch: str, span: Span, trace_start_ns: int, width: int) -> Text:
+    mark, style = ("✗", "red") if span.is_failed else ("✓", "green")
     row = Text.assemble((branch, "dim"), span.name.ljust(width - len(branch)), " ", (mark, style))
-    row.append(f" {duration(span.end_ns - span.start_ns):>7}")
-    row.append(f" {'+' + duration(span.start_ns - began) if span.start_ns > began else '':>8}", "dim")
-    for part in _told(span):
+    row.append(f" {format_nanoseconds(span.end_ns - span.start_ns):>7}")
+    row.append(
+        f" {'+' + format_nanoseconds(span.start_ns - trace_start_ns) if span.start_ns > trace_start_ns else '':>8}",
+        "dim",
+    )
+    for part in _span_details(span):
         row.append(f"  {part}", "dim")
     if span.error:
         row.append(f"  {span.error}", style)
@@ -133,7 +138,7 @@ def _row(branch: str, span: Span, began: int, width: int) -> Text:
     return row
 
 
-def _told(span: Span) -> Iterator[str]:
+def _span_details(span: Span) -> Iterator[str]:
     if message_id := span.attributes.get(MESSAGE_ID):
         yield str(message_id)
     if deliveries := span.attributes.get(DELIVERY_COUNT):
@@ -142,7 +147,7 @@ def _told(span: Span) -> Iterator[str]:
         yield span.pod
 
 
-def duration(nanoseconds: int) -> str:
+def format_nanoseconds(nanoseconds: int) -> str:
     """`0.4ms`, `12ms`, `3.04s`."""
     milliseconds = nanoseconds / 1e6
     if milliseconds < 10:

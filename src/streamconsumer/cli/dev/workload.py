@@ -10,11 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from streamconsumer.cli.dev.kubelet_env import Objects, resolve
+from streamconsumer.cli.dev.kubelet_env import ConfigObjects, resolve
 from streamconsumer.cli.manifest_files import Document, read
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
-from streamconsumer.model.env_codec import variable
+from streamconsumer.model.env_codec import env_name
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.manifests.env import http_url
@@ -30,7 +30,7 @@ class Workload:
     """Of the manifest: where the handler's module is looked for."""
 
     children: Sequence[Manifest]
-    objects: Objects
+    config_objects: ConfigObjects
 
     @property
     def name(self) -> str:
@@ -41,7 +41,7 @@ class Workload:
         return next(child for child in self.children if child["kind"] == "Deployment")
 
     @property
-    def pod(self) -> dict[str, Any]:
+    def pod_spec(self) -> dict[str, Any]:
         spec: dict[str, Any] = self.deployment["spec"]["template"]["spec"]
         return spec
 
@@ -52,18 +52,18 @@ class Workload:
         return [f"{self.deployment['metadata']['name']}-{number}" for number in range(1, replicas + 1)]
 
     @property
-    def handler(self) -> str:
+    def handler_name(self) -> str:
         """What is told of the handler."""
         said = self.consumer.spec.handler
-        return self._sent_to() or said.python or "handler.source"
+        return self._local_handler_url() or said.python or "handler.source"
 
     @property
-    def grace(self) -> timedelta:
+    def grace_period(self) -> timedelta:
         """What a pod gets between SIGTERM and SIGKILL."""
-        return timedelta(seconds=self.pod["terminationGracePeriodSeconds"])
+        return timedelta(seconds=self.pod_spec["terminationGracePeriodSeconds"])
 
     @property
-    def source(self) -> Mapping[str, str]:
+    def source_files(self) -> Mapping[str, str]:
         """The files of the ConfigMap that carries `handler.source`."""
         return next((child["data"] for child in self.children if child["kind"] == "ConfigMap"), {})
 
@@ -76,23 +76,23 @@ class Workload:
             "metadata.uid": str(uuid.uuid4()),
             "spec.nodeName": "localhost",
         }
-        (container,) = self.pod["containers"]
-        found = resolve(container, fields, self.objects)
-        if url := self._sent_to():
-            found[variable("handler", "http_url")] = url
+        (container,) = self.pod_spec["containers"]
+        found = resolve(container, fields, self.config_objects)
+        if url := self._local_handler_url():
+            found[env_name("handler", "http_url")] = url
         return found
 
-    def _sent_to(self) -> str:
+    def _local_handler_url(self) -> str:
         """No Service answers here, but the program behind it may, on the same port of this machine."""
         http = self.consumer.spec.handler.http
         return http_url(http, "127.0.0.1") if http else ""
 
 
-def load(files: Iterable[Path]) -> list[Workload]:
+def load_workloads(files: Iterable[Path]) -> list[Workload]:
     """The StreamConsumers in the files. Raises InvalidSettings or InvalidResource if any of them cannot run."""
-    found = [(folder_of(file), document) for file in files for document in read([file])]
+    found = [(manifest_folder(file), document) for file in files for document in read([file])]
     settings = OperatorSettings.from_env(os.environ)
-    objects = objects_of(document for _, document in found)
+    objects = collect_config_objects(document for _, document in found)
     workloads: list[Workload] = []
     for folder, document in found:
         if document.get("kind") == names.KIND:
@@ -105,12 +105,12 @@ def load(files: Iterable[Path]) -> list[Workload]:
     return workloads
 
 
-def folder_of(file: Path) -> Path:
+def manifest_folder(file: Path) -> Path:
     """Where a handler beside the file is looked for; of standard input, the current folder."""
     return (file if file.is_dir() else file.parent).absolute()
 
 
-def objects_of(documents: Iterable[Document]) -> Objects:
+def collect_config_objects(documents: Iterable[Document]) -> ConfigObjects:
     """The Secrets and ConfigMaps among the documents. stringData wins over data, as on the API server."""
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     for document in documents:
@@ -120,16 +120,18 @@ def objects_of(documents: Iterable[Document]) -> Objects:
         metadata = document.get("metadata") or {}
         where = str(metadata.get("namespace") or "default"), str(metadata.get("name") or "")
         data = document.get("data") or {}
-        texts = {key: _decoded(where, key, value) if kind == "Secret" else str(value) for key, value in data.items()}
+        texts = {
+            key: _decode_secret(where, key, value) if kind == "Secret" else str(value) for key, value in data.items()
+        }
         texts |= {key: str(value) for key, value in (document.get("stringData") or {}).items()}
         found[kind, *where] = texts
-    return Objects(found)
+    return ConfigObjects(found)
 
 
-def _decoded(where: tuple[str, str], key: str, value: object) -> str:
+def _decode_secret(object_name: tuple[str, str], key: str, value: object) -> str:
     try:
         return base64.b64decode(str(value), validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         raise InvalidSettings(
-            f"Secret {'/'.join(where)}, data.{key}: is not text in base64; write it plainly under stringData"
+            f"Secret {'/'.join(object_name)}, data.{key}: is not text in base64; write it plainly under stringData"
         ) from None

@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from streamconsumer.cli.status import WHERE, Name, with_options
+from streamconsumer.cli.status import CLUSTER_OPTIONS, ConsumerNameParam, with_options
 
 
 @click.command()
-@click.argument("name", type=Name(), required=False)
-@with_options(*WHERE)
+@click.argument("name", type=ConsumerNameParam(), required=False)
+@with_options(*CLUSTER_OPTIONS)
 @click.option("--from-environment", is_flag=True, help="Look from here, with a pod's STREAMCONSUMER_ variables.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def doctor(**options: Any) -> None:

@@ -8,14 +8,14 @@ from streamconsumer.cli.status.facts import Finding
 from streamconsumer.model.fields import Model
 
 
-class Danger(Model):
+class RiskySetting(Model):
     """A setting of the server that can cost entries."""
 
     found: str
     advice: str
 
 
-class Server(Model):
+class ServerFacts(Model):
     """Redis, seen with a pod's own settings."""
 
     address: str
@@ -27,12 +27,12 @@ class Server(Model):
     """Rights, as ACL SETUSER spells them."""
     settings: dict[str, str | None] = Field({})
     """None: the user may not ask for it."""
-    dangers: list[Danger] = Field([])
+    dangers: list[RiskySetting] = Field([])
     group: Literal["exists", "missing", "unknown"] = "unknown"
     group_problem: str = ""
 
 
-class Target(Model):
+class Dependency(Model):
     """A handler or a collector: what it is called, and why it cannot be used."""
 
     name: str
@@ -45,13 +45,13 @@ class PodFacts(Model):
     name: str
     stream: str
     consumer_group: str
-    server: Server
-    handler: Target
-    collector: Target | None = None
+    server: ServerFacts
+    handler: Dependency
+    collector: Dependency | None = None
     """None: its environment names none."""
 
 
-class Operator(Model):
+class OperatorFacts(Model):
     """A Deployment of the operator."""
 
     namespace: str
@@ -64,28 +64,28 @@ class Operator(Model):
 class ClusterFacts(Model):
     """What the cluster holds of StreamConsumer. None: whoever asks may not look."""
 
-    operators: list[Operator] | None
+    operators: list[OperatorFacts] | None
     fields_lacking: list[str] | None
     """Fields that this command line knows and the CRD of the cluster does not."""
     rights: dict[str, bool]
     """`verb resource` of whoever asks."""
 
 
-class Passed(Model):
+class PassedCheck(Model):
     """One thing that was looked at and is right, or that nobody can tell anything of."""
 
     object: str
     found: str
 
 
-class Verdict(Model):
+class CheckResult(Model):
     """Everything that was looked at."""
 
-    checked: list[Passed] = Field([])
+    checked: list[PassedCheck] = Field([])
     findings: list[Finding] = Field([])
 
 
-class PodVerdict(Verdict):
+class PodCheckResult(CheckResult):
     """What was seen from within a pod."""
 
     name: str
@@ -94,11 +94,11 @@ class PodVerdict(Verdict):
 class Diagnosis(Model):
     """The document."""
 
-    cluster: Verdict | None = None
+    cluster: CheckResult | None = None
     """None: only a pod was asked."""
-    pod: PodVerdict | None = None
+    pod: PodCheckResult | None = None
     """None: no pod could be asked."""
 
     @property
-    def verdicts(self) -> list[Verdict]:
+    def results(self) -> list[CheckResult]:
         return [each for each in (self.cluster, self.pod) if each is not None]

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from streamconsumer.cli.status import TARGET, Name, with_options
+from streamconsumer.cli.status import TARGET_OPTIONS, ConsumerNameParam, with_options
 
 
 @click.group()
@@ -17,8 +17,8 @@ def group() -> None:
 
 
 @group.command()
-@click.argument("name", type=Name(), required=False)
-@with_options(*TARGET)
+@click.argument("name", type=ConsumerNameParam(), required=False)
+@with_options(*TARGET_OPTIONS)
 @click.option("--yes", is_flag=True, help="Delete without a prompt.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def delete(**options: Any) -> None:

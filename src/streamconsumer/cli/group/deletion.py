@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from streamconsumer.cli.target import Target
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.consumer import StreamManager
-from streamconsumer.processor.consumer.liveness import ABSENT
-from streamconsumer.redis_client.keys import COMPANIONS, POSTPONED, companion
-from streamconsumer.redis_client.replies import milliseconds
+from streamconsumer.processor.consumer.liveness import ABSENT_AFTER
+from streamconsumer.redis_client.keys import COMPANION_SUFFIXES, POSTPONED_CONSUMER, group_key
+from streamconsumer.redis_client.replies import to_milliseconds
 
-DELETE = """
+DELETE_GROUP = """
 local stream, group, postponed = KEYS[1], ARGV[1], ARGV[2]
 local absent, min_idle = tonumber(ARGV[3]), tonumber(ARGV[4])
 local now = tonumber(redis.call('TIME')[1])
@@ -58,23 +58,23 @@ the number of deleted companion keys. Deletes nothing if a consumer is alive."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DeletionResult:
     """The result of the script."""
 
-    alive: set[str]
+    live_consumers: set[str]
     """The live consumers. If there are any, nothing is deleted."""
-    existed: bool
+    group_existed: bool
     """True if the group existed."""
     companion_keys: int
     """Number of deleted companion keys."""
 
 
-async def delete(manager: StreamManager, target: Target) -> Outcome:
+async def delete_group(manager: StreamManager, target: Target) -> DeletionResult:
     """Delete the group and its companion keys, unless a consumer is alive."""
     delivery = target.consumer.spec.delivery if target.consumer else Delivery()
-    companions = sorted(COMPANIONS, key=lambda each: each != "consumers")
-    keys = [target.stream, *(companion(target.stream, target.group, each) for each in companions)]
-    limits = (int(ABSENT.total_seconds()), milliseconds(delivery.min_idle))
-    answer = await manager.ask("EVAL", DELETE, len(keys), *keys, target.group, POSTPONED, *limits)
+    companions = sorted(COMPANION_SUFFIXES, key=lambda each: each != "consumers")
+    keys = [target.stream, *(group_key(target.stream, target.group, each) for each in companions)]
+    limits = (int(ABSENT_AFTER.total_seconds()), to_milliseconds(delivery.min_idle))
+    answer = await manager.execute("EVAL", DELETE_GROUP, len(keys), *keys, target.group, POSTPONED_CONSUMER, *limits)
     alive, existed, companion_keys = answer
-    return Outcome({name.decode(errors="backslashreplace") for name in alive}, bool(existed), companion_keys)
+    return DeletionResult({name.decode(errors="backslashreplace") for name in alive}, bool(existed), companion_keys)

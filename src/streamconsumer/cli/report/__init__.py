@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from streamconsumer.cli.status import WHERE, Name, with_options
+from streamconsumer.cli.status import CLUSTER_OPTIONS, ConsumerNameParam, with_options
 
 
 @click.command()
-@click.argument("name", type=Name(), required=False)
-@with_options(*WHERE)
+@click.argument("name", type=ConsumerNameParam(), required=False)
+@with_options(*CLUSTER_OPTIONS)
 @click.option("--logs", is_flag=True, help="Add the last 2,000 lines of each log, without the named Secrets' values.")
 @click.option(
     "-o",

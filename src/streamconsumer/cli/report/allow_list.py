@@ -7,7 +7,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamconsumer.model import names
-from streamconsumer.model.crd import structural
+from streamconsumer.model.crd import structural_schema
 from streamconsumer.model.spec import StreamConsumerSpec
 from streamconsumer.model.status import Status
 
@@ -16,57 +16,59 @@ _CONDITION = ("type", "status", "reason", "message", "lastTransitionTime")
 _COUNTS = ("observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
 
 
-def streamconsumer(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def streamconsumer_document(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Copy the fields that the models define, without the values of `env` and without `handler.source`."""
-    spec, status = structural(StreamConsumerSpec), structural(Status)
+    spec, status = structural_schema(StreamConsumerSpec), structural_schema(Status)
     del spec["properties"]["env"]["items"]["properties"]["value"]
     del spec["properties"]["handler"]["properties"]["source"]
     return {
-        "metadata": _only(manifest["metadata"], *_METADATA),
-        "spec": _defined(manifest.get("spec"), spec),
-        "status": _defined(manifest.get("status"), status),
+        "metadata": _copy_fields(manifest["metadata"], *_METADATA),
+        "spec": _copy_defined(manifest.get("spec"), spec),
+        "status": _copy_defined(manifest.get("status"), status),
     }
 
 
-def _defined(value: Any, schema: Mapping[str, Any]) -> Any:
+def _copy_defined(value: Any, schema: Mapping[str, Any]) -> Any:
     """Copy what the schema defines. Of a map of texts, only the keys. A value of another type becomes None."""
     match schema, value:
         case {"properties": fields}, dict():
-            return {name: _defined(inner, fields[name]) for name, inner in value.items() if name in fields}
+            return {name: _copy_defined(inner, fields[name]) for name, inner in value.items() if name in fields}
         case {"additionalProperties": {"x-kubernetes-int-or-string": True} as amount}, dict():
-            return {name: _defined(inner, amount) for name, inner in value.items()}
+            return {name: _copy_defined(inner, amount) for name, inner in value.items()}
         case {"additionalProperties": _}, dict():
             return [*value]
         case {"items": inner}, list():
-            return [_defined(each, inner) for each in value]
+            return [_copy_defined(each, inner) for each in value]
         case ({"type": "object" | "array"}, _) | (_, dict() | list()):
             return None
     return value
 
 
-def deployment(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def deployment_document(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Copy what says which pods there are, without environment, command, arguments and volumes."""
     spec, status = manifest["spec"], manifest.get("status", {})
     return {
-        "metadata": _only(manifest["metadata"], *_METADATA),
-        **_only(spec, "replicas", "paused", "strategy"),
-        "containers": [_only(each, "name", "image", "resources") for each in spec["template"]["spec"]["containers"]],
-        "status": _only(status, *_COUNTS),
-        "conditions": [_only(each, *_CONDITION) for each in status.get("conditions", [])],
+        "metadata": _copy_fields(manifest["metadata"], *_METADATA),
+        **_copy_fields(spec, "replicas", "paused", "strategy"),
+        "containers": [
+            _copy_fields(each, "name", "image", "resources") for each in spec["template"]["spec"]["containers"]
+        ],
+        "status": _copy_fields(status, *_COUNTS),
+        "conditions": [_copy_fields(each, *_CONDITION) for each in status.get("conditions", [])],
     }
 
 
-def event(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def event_document(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Copy what an Event says, and of which object."""
     return {
-        **_only(
+        **_copy_fields(
             manifest, "type", "reason", "note", "eventTime", "deprecatedLastTimestamp", "deprecatedCount", "series"
         ),
-        "regarding": _only(manifest["regarding"], "kind", "name"),
+        "regarding": _copy_fields(manifest["regarding"], "kind", "name"),
     }
 
 
-def _only(manifest: Mapping[str, Any], *fields: str) -> dict[str, Any]:
+def _copy_fields(manifest: Mapping[str, Any], *fields: str) -> dict[str, Any]:
     return {name: manifest[name] for name in fields if name in manifest}
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from streamconsumer.cli.report.redact import Redactor
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.operator.kube.api import Refused, what_was_said
+from streamconsumer.operator.kube.api import ApiError, api_error_message
 
 CONTENTS, FOLDER = "contents.json", "streamconsumer-report"
 
@@ -23,42 +23,42 @@ class Bundle:
 
     def __init__(self) -> None:
         self.files: dict[str, str] = {}
-        self._left_out: dict[str, str] = {}
+        self._omitted: dict[str, str] = {}
         self._redactor = Redactor({})
 
-    def remove(self, values: Mapping[str, bytes]) -> None:
+    def redact_values(self, values: Mapping[str, bytes]) -> None:
         """Remove the values from all that is added from now on."""
         self._redactor = Redactor(values)
 
     def add(self, file: str, document: Any) -> None:
         """Add a text, or a document or a model as JSON."""
-        clean = self._clean(document)
+        clean = self._redact(document)
         self.files[file] = clean if isinstance(clean, str) else _json(clean)
 
-    async def add_answer(self, file: str, asked: Awaitable[Any]) -> None:
+    async def add_response(self, file: str, request: Awaitable[Any]) -> None:
         """Add an answer of the API server, unless it refuses."""
-        if (document := await self.ask(file, asked)) is not None:
+        if (document := await self.fetch(file, request)) is not None:
             self.add(file, document)
 
-    async def ask(self, what: str, asked: Awaitable[T]) -> T | None:
+    async def fetch(self, name: str, request: Awaitable[T]) -> T | None:
         """The answer; None if the API server refuses it, and then the reason is in the list of contents."""
         try:
-            return await asked
-        except Refused as error:
-            self.leave_out(what, what_was_said(error))
+            return await request
+        except ApiError as error:
+            self.omit(name, api_error_message(error))
             return None
 
-    def leave_out(self, what: str, reason: str) -> None:
-        self._left_out[what] = self._redactor.text(reason)
+    def omit(self, name: str, reason: str) -> None:
+        self._omitted[name] = self._redactor.redact(reason)
 
     def write(self, path: Path) -> None:
         """Write an archive that only its owner may read. Raises InvalidSettings if it cannot be written."""
         self.files[CONTENTS] = _json(
             {
                 "files": sorted({*self.files, CONTENTS}),
-                "removed": self._redactor.counts,
-                "notRemoved": self._redactor.kept,
-                "leftOut": self._left_out,
+                "removed": self._redactor.removed_counts,
+                "notRemoved": self._redactor.kept_reasons,
+                "leftOut": self._omitted,
             }
         )
         try:
@@ -73,16 +73,16 @@ class Bundle:
         except OSError as error:
             raise InvalidSettings(f"{path}: cannot be written: {error.strerror}") from None
 
-    def _clean(self, document: Any) -> Any:
+    def _redact(self, document: Any) -> Any:
         match document:
             case BaseModel():
-                return self._clean(document.model_dump(by_alias=True, mode="json"))
+                return self._redact(document.model_dump(by_alias=True, mode="json"))
             case str():
-                return self._redactor.text(document)
+                return self._redactor.redact(document)
             case dict():
-                return {name: self._clean(inner) for name, inner in document.items()}
+                return {name: self._redact(inner) for name, inner in document.items()}
             case list():
-                return [self._clean(inner) for inner in document]
+                return [self._redact(inner) for inner in document]
         return document
 
 

@@ -15,31 +15,34 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 URL_CREDENTIALS, URL_QUERY, PEM_BLOCK = "URL credentials", "URL query", "PEM block"
 
-SHORTEST, SHORTEST_LINE = 4, 8
+MIN_VALUE_BYTES, MIN_LINE_BYTES = 4, 8
 """Bytes of a value, and of one of its lines. A shorter one occurs in every log by chance."""
 
-COMMON = {b"true", b"false", b"none", b"null", b"enabled", b"disabled", b"default", b"localhost"}
+COMMON_VALUES = {b"true", b"false", b"none", b"null", b"enabled", b"disabled", b"default", b"localhost"}
 """Values that are words of every log."""
 
 _PERCENT = "%(?:25){0,3}"
 _BACKSLASHES = rf"(?:\\|{_PERCENT}5[Cc]){{1,8}}"
 _LINE_END = rf"(?:\s|{_BACKSLASHES}[rn]|{_PERCENT}0[ADad])"
 _SCHEME = rf"[A-Za-z0-9](?::|{_PERCENT}3[Aa])(?:\\{{0,8}}/|{_PERCENT}2[Ff]){{2}}"
-_REST = r'[^\s"<>]*'  # of a word without credentials or query: no search begins within it again
-_BEGIN, _END = r"-----BEGIN[^-\r\n]+-----", r"-----END[^-\r\n]+-----"
+_REST_OF_WORD = r'[^\s"<>]*'  # of a word without credentials or query: no search begins within it again
+_PEM_BEGIN, _PEM_END = r"-----BEGIN[^-\r\n]+-----", r"-----END[^-\r\n]+-----"
 
-_ALWAYS = [
-    (re.compile(rf'{_SCHEME}(?:([^\s"<>]+)(?:@|{_PERCENT}40)|{_REST})'), URL_CREDENTIALS),
-    (re.compile(rf'{_SCHEME}(?:[^\s"<>?#]+?(?:[?#]|{_PERCENT}(?:3[Ff]|23))([^\s"<>]+)|{_REST})'), URL_QUERY),
-    (re.compile(rf"(?s){_BEGIN}(?:(?:(?!-----BEGIN).)*?{_END}|(?:{_LINE_END}+[A-Za-z0-9+/=%]{{16,}})*)"), PEM_BLOCK),
-    (re.compile(rf"(?s)\A(?:(?!-----BEGIN).)*?{_END}"), PEM_BLOCK),  # the text begins within a block
+_GENERAL_PATTERNS = [
+    (re.compile(rf'{_SCHEME}(?:([^\s"<>]+)(?:@|{_PERCENT}40)|{_REST_OF_WORD})'), URL_CREDENTIALS),
+    (re.compile(rf'{_SCHEME}(?:[^\s"<>?#]+?(?:[?#]|{_PERCENT}(?:3[Ff]|23))([^\s"<>]+)|{_REST_OF_WORD})'), URL_QUERY),
+    (
+        re.compile(rf"(?s){_PEM_BEGIN}(?:(?:(?!-----BEGIN).)*?{_PEM_END}|(?:{_LINE_END}+[A-Za-z0-9+/=%]{{16,}})*)"),
+        PEM_BLOCK,
+    ),
+    (re.compile(rf"(?s)\A(?:(?!-----BEGIN).)*?{_PEM_END}"), PEM_BLOCK),  # the text begins within a block
 ]
 
-_SETTING = re.compile(rb"""[=:][\s"']*([^\s"'][^\r\n]*?)["',\s]*$""")
+_SETTING_VALUE = re.compile(rb"""[=:][\s"']*([^\s"'][^\r\n]*?)["',\s]*$""")
 """The value in `NAME=value` and `name: value`, without quotes."""
 
-_DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-_SPELLINGS = {"+": rf"(?:\+|-|{_PERCENT}2[Bb])", "/": rf"(?:_|\\{{0,8}}/|{_PERCENT}2[Ff])"}
+_BASE64_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_DIGIT_SPELLINGS = {"+": rf"(?:\+|-|{_PERCENT}2[Bb])", "/": rf"(?:_|\\{{0,8}}/|{_PERCENT}2[Ff])"}
 """Of the digits that are not the same for URLs, or are encoded."""
 
 
@@ -47,76 +50,76 @@ class Redactor:
     """Removes values. Each is replaced by its label."""
 
     def __init__(self, values: Mapping[str, bytes]) -> None:
-        self.counts: Counter[str] = Counter()
+        self.removed_counts: Counter[str] = Counter()
         """Removed, by the label of the value, or by one of the constants of this module."""
-        self.kept = {label: reason for label, value in values.items() if (reason := why_kept(value))}
+        self.kept_reasons = {label: reason for label, value in values.items() if (reason := keep_reason(value))}
         """Values that stay in texts, with the reason."""
-        labels = {part: label for label in {*values} - {*self.kept} for part in _parts(values[label])}
-        self._patterns = [(re.compile(each), label) for part, label in labels.items() for each in _patterns(part)]
+        labels = {part: label for label in {*values} - {*self.kept_reasons} for part in _secret_parts(values[label])}
+        self._patterns = [(re.compile(each), label) for part, label in labels.items() for each in _part_patterns(part)]
 
-    def text(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """Return the text without what must not leave the cluster."""
         spans = [
             (*found.span(found.lastindex or 0), label)
-            for pattern, label in (*self._patterns, *_ALWAYS)
+            for pattern, label in (*self._patterns, *_GENERAL_PATTERNS)
             for found in pattern.finditer(text)
             if found.lastindex or not pattern.groups
         ]
         kept, last = [], 0
         for start, end, label in sorted(spans, key=lambda span: (span[0], -span[1])):
             if start >= last:
-                self.counts[label] += 1
+                self.removed_counts[label] += 1
                 kept += [text[last:start], f"(removed: {label})"]
             last = max(last, end)
         return "".join([*kept, text[last:]])
 
 
-def why_kept(value: bytes) -> str:
+def keep_reason(value: bytes) -> str:
     """The reason why a value is left in texts; empty if it is removed."""
     whole = value.strip()
-    if len(whole) < SHORTEST:
-        return f"shorter than {SHORTEST} bytes"
+    if len(whole) < MIN_VALUE_BYTES:
+        return f"shorter than {MIN_VALUE_BYTES} bytes"
     if whole.startswith(b"-----BEGIN CERTIFICATE-----") and b"PRIVATE KEY" not in whole:
         return "public certificates, which are removed as PEM blocks"
-    return "a common word" if whole.lower() in COMMON else ""
+    return "a common word" if whole.lower() in COMMON_VALUES else ""
 
 
-def _parts(value: bytes) -> set[bytes]:
+def _secret_parts(value: bytes) -> set[bytes]:
     """The byte strings to remove: the value, its lines, the values of its settings and the password of a URL."""
     whole = value.strip()
     lines = {line.strip() for line in whole.splitlines()}
-    settings = {found for line in lines for each in line.split(b";") for found in _SETTING.findall(each)}
-    parts = {whole, *(each for each in {*lines, *settings} if len(each) >= SHORTEST_LINE)}
+    settings = {found for line in lines for each in line.split(b";") for found in _SETTING_VALUE.findall(each)}
+    parts = {whole, *(each for each in {*lines, *settings} if len(each) >= MIN_LINE_BYTES)}
     with suppress(ValueError, RecursionError):
-        for text in _texts(json.loads(whole)):
-            if len(text.encode(errors="replace")) >= SHORTEST_LINE:
-                parts |= _parts(text.encode(errors="replace"))
+        for text in _json_texts(json.loads(whole)):
+            if len(text.encode(errors="replace")) >= MIN_LINE_BYTES:
+                parts |= _secret_parts(text.encode(errors="replace"))
     with suppress(ValueError):
         password = urlsplit(whole.decode()).password or ""
         parts |= {password.encode(), unquote_to_bytes(password)}
-    return {part for part in parts if not why_kept(part)}
+    return {part for part in parts if not keep_reason(part)}
 
 
-def _texts(document: Any) -> Iterator[str]:
+def _json_texts(document: Any) -> Iterator[str]:
     """The texts in a JSON document, without the names of its fields."""
     match document:
         case str():
             yield document
         case dict() | list():
             for inner in document.values() if isinstance(document, dict) else document:
-                yield from _texts(inner)
+                yield from _json_texts(inner)
 
 
-def _patterns(part: bytes) -> Iterator[str]:
+def _part_patterns(part: bytes) -> Iterator[str]:
     """Find the part, and base64 of the part, of its JSON strings and of its percent-encoding."""
     text = part.decode(errors="surrogateescape")
-    yield "".join(map(_character, re.sub(r"\\+", r"\\", text)))
+    yield "".join(map(_character_pattern, re.sub(r"\\+", r"\\", text)))
     for form in {text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], quote(part, safe="")}:
         for before in range(3):
-            yield _base64(form.encode(errors="surrogateescape"), before)
+            yield _base64_pattern(form.encode(errors="surrogateescape"), before)
 
 
-def _character(character: str) -> str:
+def _character_pattern(character: str) -> str:
     """The character in each of its spellings. In a form a space may be a plus."""
     encoded = character.encode(errors="surrogateescape")
     percent = "".join(f"{_PERCENT}(?i:{byte:02x})" for byte in encoded)
@@ -128,16 +131,16 @@ def _character(character: str) -> str:
     return f"(?:{_BACKSLASHES}(?:{percent}|{plain}|(?i:{escapes}))|{percent}|{plain})"
 
 
-def _base64(part: bytes, before: int) -> str:
+def _base64_pattern(part: bytes, offset: int) -> str:
     """The part in base64, which may have several lines, that begins so many bytes before the part."""
-    least, most = (b64encode(fill * before + part + fill * 2) for fill in (b"\0", b"\xff"))
-    first, last = before * 8 // 6, -(-(before + len(part)) * 8 // 6)
-    return r"[\r\n]*".join(map(_digit, least[first:last], most[first:last]))
+    least, most = (b64encode(fill * offset + part + fill * 2) for fill in (b"\0", b"\xff"))
+    first, last = offset * 8 // 6, -(-(offset + len(part)) * 8 // 6)
+    return r"[\r\n]*".join(map(_digit_pattern, least[first:last], most[first:last]))
 
 
-def _digit(least: int, most: int) -> str:
+def _digit_pattern(minimum: int, maximum: int) -> str:
     """The digits of base64 that have the bits that the two have in common."""
-    low, high = _DIGITS.index(least), _DIGITS.index(most)
-    digits = (chr(_DIGITS[number]) for number in range(64) if number & ~(low ^ high) == low)
-    spellings = [_SPELLINGS.get(digit, digit) for digit in digits]
+    low, high = _BASE64_ALPHABET.index(minimum), _BASE64_ALPHABET.index(maximum)
+    digits = (chr(_BASE64_ALPHABET[number]) for number in range(64) if number & ~(low ^ high) == low)
+    spellings = [_DIGIT_SPELLINGS.get(digit, digit) for digit in digits]
     return f"(?:{'|'.join(spellings)})" if len(spellings) > 1 else spellings[0]

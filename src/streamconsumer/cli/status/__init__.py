@@ -17,39 +17,39 @@ from streamconsumer.errors import StreamConsumerError
 
 Command = Callable[..., Any]
 
-NAME = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
+NAME_PATTERN = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 
-COULD_NOT_CHECK = 3
+EXIT_UNAVAILABLE = 3
 """Nobody answered: nothing is known, neither good nor bad."""
 
 
-class Name(click.ParamType[str]):
+class ConsumerNameParam(click.ParamType[str]):
     """Of a StreamConsumer; the shell completes it from the cluster."""
 
     name = "name"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Anything else would be another path at the API server, such as all of them, or a subresource."""
-        if not NAME.fullmatch(value):
+        if not NAME_PATTERN.fullmatch(value):
             self.fail(f"{value!r} is no name of a StreamConsumer, such as orders", param, ctx)
         return value
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's signature
-        from streamconsumer.cli.status.completion import names_that_begin
+        from streamconsumer.cli.status.completion import complete_names
 
         try:
-            found = names_that_begin(incomplete, ctx.params.get("namespace"), ctx.params.get("context"))
+            found = complete_names(incomplete, ctx.params.get("namespace"), ctx.params.get("context"))
         except StreamConsumerError:
             return []
         return [CompletionItem(each) for each in found]
 
 
-WHERE = (
+CLUSTER_OPTIONS = (
     click.option("-n", "--namespace", help="Its namespace; else that of the kubeconfig's context."),
     click.option("--context", help="The kubeconfig's context; else the current one."),
 )
-TARGET = (
-    *WHERE,
+TARGET_OPTIONS = (
+    *CLUSTER_OPTIONS,
     click.option("--redis-url", help="The server; wins over that of the StreamConsumer."),
     click.option("--username", help="The ACL user."),
     click.option("--password-file", type=click.Path(path_type=Path), help="Else STREAMCONSUMER_REDIS_PASSWORD."),
@@ -75,8 +75,8 @@ def _run(command: str, options: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.argument("name", type=Name(), required=False)
-@with_options(*WHERE)
+@click.argument("name", type=ConsumerNameParam(), required=False)
+@with_options(*CLUSTER_OPTIONS)
 @click.option("-A", "--all-namespaces", is_flag=True, help="All namespaces.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def status(**options: Any) -> None:
@@ -89,8 +89,8 @@ def status(**options: Any) -> None:
 
 
 @click.command()
-@click.argument("name", type=Name())
-@with_options(*WHERE)
+@click.argument("name", type=ConsumerNameParam())
+@with_options(*CLUSTER_OPTIONS)
 def suspend(**options: Any) -> None:
     """Let the pods of NAME drain and go; the group keeps its place.
 
@@ -100,8 +100,8 @@ def suspend(**options: Any) -> None:
 
 
 @click.command()
-@click.argument("name", type=Name())
-@with_options(*WHERE)
+@click.argument("name", type=ConsumerNameParam())
+@with_options(*CLUSTER_OPTIONS)
 def resume(**options: Any) -> None:
     """Go on where `suspend` left off, with as many pods as before.
 

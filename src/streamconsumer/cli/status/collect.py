@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from streamconsumer.cli.status.facts import Consumer, Entry, Facts, Seen, of_manifests
-from streamconsumer.errors import InvalidResource, InvalidSettings, NotAllowed, ServerBusy, ServerUnavailable
+from streamconsumer.cli.status.facts import ConsumerFacts, Facts, PendingEntryFacts, RedisView, from_manifests
+from streamconsumer.errors import ApiThrottled, BackendUnavailable, InvalidResource, InvalidSettings, PermissionDenied
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import StreamReason
@@ -13,38 +13,44 @@ from streamconsumer.model.status import StreamReason
 try:
     from aiohttp import ClientError
 
-    from streamconsumer.operator.kube.api import Refused, connected, default_namespace, what_was_said
-    from streamconsumer.operator.kube.client import Cluster
-    from streamconsumer.operator.redis_monitor.probe import QUESTIONS, Place, Sight, questions, sight
-    from streamconsumer.operator.redis_monitor.secret_resolver import Resolved, resolve
-    from streamconsumer.redis_client.credentials import as_written
-    from streamconsumer.redis_client.errors_table import Fault
-    from streamconsumer.redis_client.pipeline_client import Line, Question
-    from streamconsumer.redis_client.replies import pairs
+    from streamconsumer.operator.kube.api import ApiError, api_error_message, connect, default_namespace
+    from streamconsumer.operator.kube.client import KubeClient
+    from streamconsumer.operator.redis_monitor.probe import (
+        COMMANDS_PER_PROBE,
+        GroupRef,
+        ProbeResult,
+        parse_probe,
+        probe_commands,
+    )
+    from streamconsumer.operator.redis_monitor.secret_resolver import ResolvedRedis, resolve_redis_spec
+    from streamconsumer.redis_client.credentials import no_host_lookup
+    from streamconsumer.redis_client.errors_table import RedisErrorInfo
+    from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
+    from streamconsumer.redis_client.replies import to_dict
 except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[operator]") from None
 
-PATIENCE_SECONDS = 2.0
+REDIS_TIMEOUT_SECONDS = 2.0
 """For Redis, which from outside a cluster is often not to be reached at all."""
 
-MOST_ENTRIES = 5
+MAX_PENDING_ENTRIES = 5
 """So many of the oldest pending entries are looked at."""
 
-NOT_READABLE = "you may not get the Secrets that it names"
+SECRETS_UNREADABLE = "you may not get the Secrets that it names"
 
 Manifest = dict[str, Any]
 
 
 @asynccontextmanager
-async def cluster(context: str | None) -> AsyncIterator[Cluster]:
-    """Raises ServerUnavailable, in a sentence, for whatever the API server does not do."""
+async def kube_client(context: str | None) -> AsyncIterator[KubeClient]:
+    """Raises BackendUnavailable, in a sentence, for whatever the API server does not do."""
     try:
-        async with connected(context) as found:
-            yield Cluster(found)
-    except Refused as error:
-        raise ServerUnavailable(f"the Kubernetes API refuses: {what_was_said(error)}") from None
-    except (ClientError, OSError, ServerBusy) as error:
-        raise ServerUnavailable(f"the Kubernetes API does not answer: {' '.join(str(error).split())}") from None
+        async with connect(context) as found:
+            yield KubeClient(found)
+    except ApiError as error:
+        raise BackendUnavailable(f"the Kubernetes API refuses: {api_error_message(error)}") from None
+    except (ClientError, OSError, ApiThrottled) as error:
+        raise BackendUnavailable(f"the Kubernetes API does not answer: {' '.join(str(error).split())}") from None
 
 
 def namespace_of(options: Mapping[str, Any]) -> str | None:
@@ -54,113 +60,121 @@ def namespace_of(options: Mapping[str, Any]) -> str | None:
     return options["namespace"] or default_namespace(options["context"])
 
 
-async def resources(found: Cluster, namespace: str | None, name: str | None) -> list[Manifest]:
+async def list_consumers(client: KubeClient, namespace: str | None, name: str | None) -> list[Manifest]:
     """The StreamConsumers meant. Raises InvalidSettings where the one that is named is not there."""
     if name is None:
-        return [each async for each in found.list(names.API_VERSION, names.KIND, namespace)]
+        return [each async for each in client.list(names.API_VERSION, names.KIND, namespace)]
     if namespace is None:
         raise InvalidSettings("a NAME is of one namespace; leave --all-namespaces out, or the NAME")
-    if (one := await found.get(names.API_VERSION, names.KIND, namespace, name)) is None:
+    if (one := await client.get(names.API_VERSION, names.KIND, namespace, name)) is None:
         raise InvalidSettings(
             f"there is no {names.KIND} {name} in namespace {namespace}; `kubectl get stc -A` lists all"
         )
     return [one]
 
 
-async def facts(found: Cluster, manifest: Manifest) -> Facts:
+async def collect_facts(client: KubeClient, manifest: Manifest) -> Facts:
     """Everything there is to know of one StreamConsumer."""
-    known = of_manifests(manifest, await pods_of(found, manifest))
-    return known.model_copy(update={"redis": await _seen(found, manifest, known)})
+    known = from_manifests(manifest, await list_pods(client, manifest))
+    return known.model_copy(update={"redis": await _redis_view(client, manifest, known)})
 
 
-async def pods_of(found: Cluster, manifest: Manifest) -> list[Manifest]:
+async def list_pods(client: KubeClient, manifest: Manifest) -> list[Manifest]:
     metadata = manifest["metadata"]
     selector = f"{names.LABEL_CONSUMER}={metadata['name']}"
-    return [each async for each in found.list("v1", "Pod", metadata["namespace"], selector)]
+    return [each async for each in client.list("v1", "Pod", metadata["namespace"], selector)]
 
 
-async def events_of(found: Cluster, namespace: str, about: set[str]) -> list[Manifest]:
+async def list_events(client: KubeClient, namespace: str, object_names: set[str]) -> list[Manifest]:
     """Oldest first."""
-    events = found.list("events.k8s.io/v1", "Event", namespace)
-    mine = [each async for each in events if each.get("regarding", {}).get("name") in about]
+    events = client.list("events.k8s.io/v1", "Event", namespace)
+    mine = [each async for each in events if each.get("regarding", {}).get("name") in object_names]
     return sorted(mine, key=lambda each: str(each.get("eventTime") or each["metadata"].get("creationTimestamp")))
 
 
-async def _seen(found: Cluster, manifest: Manifest, known: Facts) -> Seen:
+async def _redis_view(client: KubeClient, manifest: Manifest, facts: Facts) -> RedisView:
     """Redis asked from here, or why not, beside what the status says."""
-    answers = await ask_redis(found, manifest, _questions)
+    answers = await query_redis(client, manifest, _status_commands)
     if isinstance(answers, str):
-        return known.redis.model_copy(update={"problem": answers})
-    place = Place.of(StreamConsumer.parse(manifest))
-    seen = sight(place, answers[:QUESTIONS])
-    consumers, oldest = answers[QUESTIONS:]
-    pods = {pod.name for pod in known.pods}
-    return Seen(
+        return facts.redis.model_copy(update={"problem": answers})
+    place = GroupRef.from_consumer(StreamConsumer.parse(manifest))
+    seen = parse_probe(place, answers[:COMMANDS_PER_PROBE])
+    consumers, oldest = answers[COMMANDS_PER_PROBE:]
+    pods = {pod.name for pod in facts.pods}
+    return RedisView(
         by="redis",
-        problem="" if seen.group.status == "True" else seen.group.message,
-        figures=_with_lag(seen, known),
-        consumers=None if isinstance(consumers, Fault) else [_consumer(pairs(each), pods) for each in consumers],
-        oldest=None if isinstance(oldest, Fault) else [_entry(each) for each in oldest],
+        problem="" if seen.group_ready.status == "True" else seen.group_ready.message,
+        figures=_with_known_lag(seen, facts),
+        consumers=None
+        if isinstance(consumers, RedisErrorInfo)
+        else [_parse_consumer(to_dict(each), pods) for each in consumers],
+        oldest=None if isinstance(oldest, RedisErrorInfo) else [_parse_pending_entry(each) for each in oldest],
     )
 
 
-def _with_lag(seen: Sight, known: Facts) -> Any:
+def _with_known_lag(result: ProbeResult, facts: Facts) -> Any:
     """Where Redis does not know it, what the operator counted."""
-    figures, counted = seen.figures, known.redis.figures
+    figures, counted = result.stats, facts.redis.figures
     if figures is None or figures.lag is not None or counted is None:
         return figures
     return figures.model_copy(update={"lag": counted.lag, "lag_known": counted.lag_known})
 
 
-def _questions(place: Place) -> list[Question]:
+def _status_commands(group: GroupRef) -> list[Command]:
     return [
-        *questions(place),
-        ("XINFO", "CONSUMERS", place.stream, place.group),
-        ("XPENDING", place.stream, place.group, "-", "+", MOST_ENTRIES),
+        *probe_commands(group),
+        ("XINFO", "CONSUMERS", group.stream, group.group),
+        ("XPENDING", group.stream, group.group, "-", "+", MAX_PENDING_ENTRIES),
     ]
 
 
-async def way_to_redis(found: Cluster, consumer: StreamConsumer) -> Resolved | str:
+async def resolve_redis_settings(client: KubeClient, consumer: StreamConsumer) -> ResolvedRedis | str:
     """What a Line is made of, to be closed; or one sentence for why there is no way."""
     try:
-        way = await resolve(consumer.spec.redis, consumer.namespace, found)
-    except NotAllowed as error:
+        way = await resolve_redis_spec(consumer.spec.redis, consumer.namespace, client)
+    except PermissionDenied as error:
         return str(error)
-    if isinstance(way, Sight):
-        return NOT_READABLE if way.reachable.reason is StreamReason.SECRETS_NOT_READABLE else way.reachable.message
+    if isinstance(way, ProbeResult):
+        return (
+            SECRETS_UNREADABLE
+            if way.redis_reachable.reason is StreamReason.SECRETS_NOT_READABLE
+            else way.redis_reachable.message
+        )
     return way
 
 
-async def ask_redis(found: Cluster, manifest: Manifest, asked: Callable[[Place], list[Question]]) -> list[Any] | str:
+async def query_redis(
+    client: KubeClient, manifest: Manifest, build_commands: Callable[[GroupRef], list[Command]]
+) -> list[Any] | str:
     """The answers to `asked(place)`, or one sentence for why there are none."""
     try:
         consumer = StreamConsumer.parse(manifest)
     except InvalidResource as error:
         return str(error)
-    way = await way_to_redis(found, consumer)
+    way = await resolve_redis_settings(client, consumer)
     if isinstance(way, str):
         return way
     line = None
     try:
-        line = Line(way.settings, consumer.spec.stream, as_written, PATIENCE_SECONDS)
-        answers = await line.ask(asked(Place.of(consumer)))
+        line = PipelineClient(way.settings, consumer.spec.stream, no_host_lookup, REDIS_TIMEOUT_SECONDS)
+        answers = await line.execute(build_commands(GroupRef.from_consumer(consumer)))
     except InvalidSettings as error:
-        return way.without_secrets(str(error))
+        return way.redact(str(error))
     finally:
         if line is not None:
-            await line.hang_up()
+            await line.close()
         way.close()
-    return way.without_secrets(answers.sentence) if isinstance(answers, Fault) else answers
+    return way.redact(answers.message) if isinstance(answers, RedisErrorInfo) else answers
 
 
-def _consumer(told: dict[bytes, Any], pods: set[str]) -> Consumer:
-    name = told[b"name"].decode(errors="replace")
-    return Consumer(name=name, pending=told[b"pending"], idle_seconds=told[b"idle"] // 1000, is_pod=name in pods)
+def _parse_consumer(reply: dict[bytes, Any], pods: set[str]) -> ConsumerFacts:
+    name = reply[b"name"].decode(errors="replace")
+    return ConsumerFacts(name=name, pending=reply[b"pending"], idle_seconds=reply[b"idle"] // 1000, is_pod=name in pods)
 
 
-def _entry(told: Sequence[Any]) -> Entry:
-    message_id, consumer, idle, deliveries = told
-    return Entry(
+def _parse_pending_entry(reply: Sequence[Any]) -> PendingEntryFacts:
+    message_id, consumer, idle, deliveries = reply
+    return PendingEntryFacts(
         message_id=message_id.decode(),
         consumer=consumer.decode(errors="replace"),
         idle_seconds=idle // 1000,

@@ -5,21 +5,21 @@ import sys
 
 import click
 
-from streamconsumer.cli.status.collect import cluster, namespace_of, resources
+from streamconsumer.cli.status.collect import kube_client, list_consumers, namespace_of
 
-NO_FILES = 4
+NO_FILE_COMPLETION = 4
 """A directive of Cobra's, which kubectl speaks: complete nothing by itself."""
 
 
-def names_that_begin(incomplete: str, namespace: str | None, context: str | None) -> list[str]:
-    """Raises ServerUnavailable: a shell that completes must not print it."""
-    return asyncio.run(_names(incomplete, namespace, context))
+def complete_names(incomplete: str, namespace: str | None, context: str | None) -> list[str]:
+    """Raises BackendUnavailable: a shell that completes must not print it."""
+    return asyncio.run(_list_names(incomplete, namespace, context))
 
 
-async def _names(incomplete: str, namespace: str | None, context: str | None) -> list[str]:
-    async with cluster(context) as found:
+async def _list_names(incomplete: str, namespace: str | None, context: str | None) -> list[str]:
+    async with kube_client(context) as found:
         where = namespace_of({"namespace": namespace, "context": context})
-        every = [each["metadata"]["name"] for each in await resources(found, where, None)]
+        every = [each["metadata"]["name"] for each in await list_consumers(found, where, None)]
     return sorted(each for each in every if each.startswith(incomplete))
 
 
@@ -31,4 +31,4 @@ def print_for_kubectl(main: click.Command, arguments: list[str]) -> None:
     for each in ShellComplete(main, {}, "kubectl streamconsumer", "_COMPLETE").get_completions(before, incomplete):
         if each.type == "plain":
             sys.stdout.write(f"{each.value}\t{each.help}\n" if each.help else f"{each.value}\n")
-    sys.stdout.write(f":{NO_FILES}\n")
+    sys.stdout.write(f":{NO_FILE_COMPLETION}\n")

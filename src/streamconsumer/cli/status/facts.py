@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from streamconsumer.model.crd import NOT_LOOKED_AT
+from streamconsumer.model.crd import INITIAL_STATUS
 from streamconsumer.model.fields import Model
-from streamconsumer.model.status import Condition, ScalingStatus, Status, StreamFigures
-from streamconsumer.operator.cache.transform import mapping
+from streamconsumer.model.status import Condition, ScalingStatus, Status, StreamStats
+from streamconsumer.operator.cache.transform import as_mapping
 
 Manifest = Mapping[str, Any]
 
@@ -33,7 +33,7 @@ class Pod(Model):
     """Why its container waits, or ended."""
 
 
-class Consumer(Model):
+class ConsumerFacts(Model):
     """A name that the group knows."""
 
     name: str
@@ -42,7 +42,7 @@ class Consumer(Model):
     is_pod: bool
 
 
-class Entry(Model):
+class PendingEntryFacts(Model):
     """One of the oldest pending entries."""
 
     message_id: str
@@ -51,16 +51,16 @@ class Entry(Model):
     deliveries: int
 
 
-class Seen(Model):
+class RedisView(Model):
     """What Redis says of the stream."""
 
     by: Literal["redis", "operator", "nobody"]
     """`redis`: asked just now, from here. `operator`: what it last wrote into the status. `nobody`: not known."""
     problem: str = ""
     """Why Redis was not asked from here."""
-    figures: StreamFigures | None = None
-    consumers: list[Consumer] | None = None
-    oldest: list[Entry] | None = None
+    figures: StreamStats | None = None
+    consumers: list[ConsumerFacts] | None = None
+    oldest: list[PendingEntryFacts] | None = None
 
 
 class Facts(Model):
@@ -75,7 +75,7 @@ class Facts(Model):
     status: Status | None = None
     """None: the operator has not said anything yet."""
     pods: list[Pod] = Field([])
-    redis: Seen = Seen(by="nobody")
+    redis: RedisView = RedisView(by="nobody")
 
     @property
     def conditions(self) -> dict[str, Condition]:
@@ -86,9 +86,13 @@ class Facts(Model):
         return self.status.autoscaling if self.status else None
 
 
-def of_manifests(consumer: Manifest, pods: Sequence[Manifest]) -> Facts:
+def from_manifests(consumer: Manifest, pods: Sequence[Manifest]) -> Facts:
     """All but what Redis says beyond the status. A resource that is invalid is told of like any other."""
-    metadata, spec, status = consumer["metadata"], mapping(consumer.get("spec")), _status(consumer.get("status"))
+    metadata, spec, status = (
+        consumer["metadata"],
+        as_mapping(consumer.get("spec")),
+        _parse_status(consumer.get("status")),
+    )
     figures = status.stream if status else None
     return Facts(
         namespace=metadata["namespace"],
@@ -98,21 +102,21 @@ def of_manifests(consumer: Manifest, pods: Sequence[Manifest]) -> Facts:
         generation=metadata.get("generation", 0),
         suspended=bool(spec.get("suspend")),
         status=status,
-        pods=[_pod(each) for each in pods],
-        redis=Seen(by="operator" if figures else "nobody", figures=figures),
+        pods=[_pod_facts(each) for each in pods],
+        redis=RedisView(by="operator" if figures else "nobody", figures=figures),
     )
 
 
-def _status(found: Any) -> Status | None:
+def _parse_status(manifest: Any) -> Status | None:
     """None: no operator has looked at it, or somebody garbled what it said."""
     try:
-        said = Status.model_validate(found or NOT_LOOKED_AT)
+        said = Status.model_validate(manifest or INITIAL_STATUS)
     except ValidationError:
         return None
-    return None if said.observed_generation == NOT_LOOKED_AT["observedGeneration"] else said
+    return None if said.observed_generation == INITIAL_STATUS["observedGeneration"] else said
 
 
-def _pod(manifest: Manifest) -> Pod:
+def _pod_facts(manifest: Manifest) -> Pod:
     status = manifest.get("status", {})
     containers = status.get("containerStatuses", [])
     return Pod(
@@ -120,11 +124,11 @@ def _pod(manifest: Manifest) -> Pod:
         phase="Terminating" if "deletionTimestamp" in manifest["metadata"] else status.get("phase", "Unknown"),
         ready=bool(containers) and all(each.get("ready") for each in containers),
         restarts=sum(each.get("restartCount", 0) for each in containers),
-        last_words=next((words for each in containers if (words := _last_words(each))), ""),
+        last_words=next((words for each in containers if (words := _exit_message(each))), ""),
     )
 
 
-def _last_words(container: Manifest) -> str:
+def _exit_message(container: Manifest) -> str:
     waiting = container.get("state", {}).get("waiting") or {}
     ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
     words = ended.get("message") or waiting.get("message") or waiting.get("reason") or ended.get("reason") or ""

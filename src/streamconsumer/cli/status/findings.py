@@ -6,23 +6,23 @@ shows when pods and pending entries are put side by side.
 
 from collections.abc import Iterator
 
-from streamconsumer.cli.status.facts import Consumer, Entry, Facts, Finding
+from streamconsumer.cli.status.facts import ConsumerFacts, Facts, Finding, PendingEntryFacts
 from streamconsumer.model.status import Condition, Reason, ScalingReason, StreamReason
-from streamconsumer.redis_client.keys import POSTPONED
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
 
 SUSPECT_DELIVERIES = 2
 """An entry that was begun so often and is still pending fails, or ends its process."""
 
-SILENT_SECONDS = 60
+MIN_SILENT_SECONDS = 60
 """Pods show a sign of life every 0.4 s for what they hold."""
 
 _ADVICE: dict[str, str] = {
     Reason.INVALID_SPEC: "correct the spec as the message says",
-    Reason.NAME_TAKEN: "delete or rename the object that has the name, or rename the StreamConsumer",
-    Reason.CHILD_REFUSED: "correct what the API server refuses: a quota, an admission policy or a field of the spec",
+    Reason.NAME_CONFLICT: "delete or rename the object that has the name, or rename the StreamConsumer",
+    Reason.CHILD_REJECTED: "correct what the API server refuses: a quota, an admission policy or a field of the spec",
     Reason.IMAGE_UNAVAILABLE: "correct spec.image, or give spec.imagePullSecrets",
     Reason.UNSCHEDULABLE: "add nodes, or lower spec.resources, or correct nodeSelector and tolerations",
-    Reason.PODS_REFUSED: "look at quota and Pod Security of the namespace",
+    Reason.POD_CREATION_FAILED: "look at quota and Pod Security of the namespace",
     Reason.HANDLER_UNUSABLE: "correct spec.handler, or build the image so that it can be imported",
     Reason.INVALID_SETTINGS: "correct the setting that is named, or the Secret behind it",
     Reason.POD_INVALID: "create the Secret or ConfigMap that is named, or the key in it",
@@ -44,18 +44,24 @@ _ADVICE: dict[str, str] = {
     ScalingReason.FALLBACK: "let the operator see Redis; until then the fallback counts",
 }
 
-_WRONG_WHEN = {"Ready": "False", "RedisReachable": "False", "GroupReady": "False", "Degraded": "True"}
-_NO_FAULT = {Reason.PODS_STARTING, Reason.ROLLING_OUT, StreamReason.GROUP_MISSING}
+_ABNORMAL_STATUS = {"Ready": "False", "RedisReachable": "False", "GroupReady": "False", "Degraded": "True"}
+_TRANSIENT_REASONS = {Reason.PODS_STARTING, Reason.ROLLING_OUT, StreamReason.GROUP_MISSING}
 """What passes by itself: worth a warning."""
 
 
-def findings(facts: Facts) -> list[Finding]:
+def derive_findings(facts: Facts) -> list[Finding]:
     """Errors first; none where all is well."""
-    found = [*_of_the_operator(facts), *_of_conditions(facts), *_of_scaling(facts), *_of_pods(facts), *_of_redis(facts)]
+    found = [
+        *_operator_findings(facts),
+        *_condition_findings(facts),
+        *_scaling_findings(facts),
+        *_pod_findings(facts),
+        *_redis_findings(facts),
+    ]
     return sorted(found, key=lambda each: each.severity != "error")
 
 
-def _of_the_operator(facts: Facts) -> Iterator[Finding]:
+def _operator_findings(facts: Facts) -> Iterator[Finding]:
     about = f"StreamConsumer {facts.name}"
     advice = "see whether the operator runs and watches this namespace: kubectl logs of its Deployment"
     if facts.status is None:
@@ -65,23 +71,23 @@ def _of_the_operator(facts: Facts) -> Iterator[Finding]:
         yield error(about, seen, f"generation {facts.generation}, the newest", advice)
 
 
-def _of_conditions(facts: Facts) -> Iterator[Finding]:
-    for kind, wrong in _WRONG_WHEN.items():
+def _condition_findings(facts: Facts) -> Iterator[Finding]:
+    for kind, wrong in _ABNORMAL_STATUS.items():
         condition = facts.conditions.get(kind)
         if condition and condition.status == wrong:
-            passes = condition.reason in _NO_FAULT
+            passes = condition.reason in _TRANSIENT_REASONS
             make = warning if passes else error
             expected = f"{kind} {'False' if wrong == 'True' else 'True'}"
-            advice = _advice(condition.reason).replace("{where}", _where(facts))
-            yield make(f"StreamConsumer {facts.name}", _said(condition), expected, advice)
+            advice = _advice(condition.reason).replace("{where}", _target_options(facts))
+            yield make(f"StreamConsumer {facts.name}", _condition_text(condition), expected, advice)
 
 
-def _where(facts: Facts) -> str:
+def _target_options(facts: Facts) -> str:
     """As the command line is told which StreamConsumer is meant."""
     return f"--name {facts.name} -n {facts.namespace}"
 
 
-def _said(condition: Condition) -> str:
+def _condition_text(condition: Condition) -> str:
     return f"{condition.reason}: {condition.message}" if condition.message else condition.reason
 
 
@@ -89,16 +95,16 @@ def _advice(reason: str) -> str:
     return _ADVICE.get(reason, "wait; if it lasts, look at the pods: kubectl describe")
 
 
-def _of_scaling(facts: Facts) -> Iterator[Finding]:
+def _scaling_findings(facts: Facts) -> Iterator[Finding]:
     about = f"autoscaling of {facts.name}"
     active, limited = facts.conditions.get("ScalingActive"), facts.conditions.get("ScalingLimited")
     if active and active.reason in (ScalingReason.BACKLOG_UNKNOWN, ScalingReason.FALLBACK):
-        yield warning(about, _said(active), "a backlog that is known", _advice(active.reason))
+        yield warning(about, _condition_text(active), "a backlog that is known", _advice(active.reason))
     if limited and limited.status == "True" and limited.reason == ScalingReason.LIMITED_BY_MAX:
-        yield warning(about, _said(limited), "as many pods as the backlog wants", _advice(limited.reason))
+        yield warning(about, _condition_text(limited), "as many pods as the backlog wants", _advice(limited.reason))
 
 
-def _of_pods(facts: Facts) -> Iterator[Finding]:
+def _pod_findings(facts: Facts) -> Iterator[Finding]:
     ready = facts.conditions.get("Ready")
     for pod in facts.pods:
         told = ready is not None and pod.name in ready.message
@@ -112,26 +118,33 @@ def _of_pods(facts: Facts) -> Iterator[Finding]:
             yield warning(f"Pod {pod.name}", f"it was restarted {times}{words}", "no restarts", advice)
 
 
-def _of_redis(facts: Facts) -> Iterator[Finding]:
+def _redis_findings(facts: Facts) -> Iterator[Finding]:
     seen = facts.redis
-    if seen.figures and seen.figures.dead_letters and not _grows(facts):
+    if seen.figures and seen.figures.dead_letters and not _dead_letters_grow(facts):
         number = seen.figures.dead_letters
-        advice = f"look at them, then replay or drop them: kubectl streamconsumer dead-letters list {_where(facts)}"
+        advice = (
+            f"look at them, then replay or drop them: kubectl streamconsumer dead-letters list {_target_options(facts)}"
+        )
         found = "1 dead letter" if number == 1 else f"{number} dead letters"
         yield warning(f"group {facts.consumer_group!r}", found, "none", advice)
     for consumer in seen.consumers or []:
-        yield from _of_consumer(facts, consumer)
+        yield from _consumer_findings(facts, consumer)
     for entry in seen.oldest or []:
-        yield from _of_entry(entry)
+        yield from _entry_findings(entry)
 
 
-def _grows(facts: Facts) -> bool:
+def _dead_letters_grow(facts: Facts) -> bool:
     degraded = facts.conditions.get("Degraded")
     return degraded is not None and degraded.reason == StreamReason.DEAD_LETTERS_GROWING
 
 
-def _of_consumer(facts: Facts, consumer: Consumer) -> Iterator[Finding]:
-    if not consumer.pending or consumer.is_pod or consumer.name == POSTPONED or consumer.idle_seconds < SILENT_SECONDS:
+def _consumer_findings(facts: Facts, consumer: ConsumerFacts) -> Iterator[Finding]:
+    if (
+        not consumer.pending
+        or consumer.is_pod
+        or consumer.name == POSTPONED_CONSUMER
+        or consumer.idle_seconds < MIN_SILENT_SECONDS
+    ):
         return
     advice = (
         "resume it, so that pods take them over"
@@ -142,18 +155,18 @@ def _of_consumer(facts: Facts, consumer: Consumer) -> Iterator[Finding]:
     yield warning(f"consumer {consumer.name!r}", found, "a living consumer for what is pending", advice)
 
 
-def _of_entry(entry: Entry) -> Iterator[Finding]:
+def _entry_findings(entry: PendingEntryFacts) -> Iterator[Finding]:
     if entry.deliveries < SUSPECT_DELIVERIES:
         return
-    where = "it waits for another try" if entry.consumer == POSTPONED else f"{entry.consumer!r} holds it"
+    where = "it waits for another try" if entry.consumer == POSTPONED_CONSUMER else f"{entry.consumer!r} holds it"
     found = f"it was begun {entry.deliveries} times and is still pending; {where}"
     advice = "read in the pods' log why it fails; after delivery.maxDeliveries it becomes a dead letter"
     yield warning(f"entry {entry.message_id}", found, "handled at the first attempt", advice)
 
 
-def error(about: str, found: str, expected: str, advice: str) -> Finding:
-    return Finding(severity="error", object=about, found=found, expected=expected, advice=advice)
+def error(subject: str, found: str, expected: str, advice: str) -> Finding:
+    return Finding(severity="error", object=subject, found=found, expected=expected, advice=advice)
 
 
-def warning(about: str, found: str, expected: str, advice: str) -> Finding:
-    return Finding(severity="warning", object=about, found=found, expected=expected, advice=advice)
+def warning(subject: str, found: str, expected: str, advice: str) -> Finding:
+    return Finding(severity="warning", object=subject, found=found, expected=expected, advice=advice)

@@ -6,38 +6,38 @@ from datetime import UTC, datetime
 
 from streamconsumer.model.autoscaling import Autoscaling
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import Fact, ScalingReason, ScalingStatus, StreamFigures
-from streamconsumer.operator.autoscaling.algorithm import Backlog, Decision, Memory, decide
-from streamconsumer.operator.autoscaling.throughput import Pace
+from streamconsumer.model.status import ConditionState, ScalingReason, ScalingStatus, StreamStats
+from streamconsumer.operator.autoscaling.algorithm import Backlog, Decision, ScalingHistory, decide
+from streamconsumer.operator.autoscaling.throughput import Throughput
 from streamconsumer.operator.cache.workqueue import Key
-from streamconsumer.operator.redis_monitor.monitor import Heard
+from streamconsumer.operator.redis_monitor.monitor import ObservationEffect
 from streamconsumer.operator.redis_monitor.poller import Observation
 
-LIMITS = (ScalingReason.LIMITED_BY_MAX, ScalingReason.LIMITED_BY_POLICY)
+LIMIT_REASONS = (ScalingReason.LIMITED_BY_MAX, ScalingReason.LIMITED_BY_POLICY)
 
 
 @dataclass
-class _Scaled:
+class _ScalingState:
     """One StreamConsumer that scales itself."""
 
     rules: Autoscaling
     current: int
-    frozen: bool
-    memory: Memory = field(default_factory=Memory)
+    is_frozen: bool
+    history: ScalingHistory = field(default_factory=ScalingHistory)
     decision: Decision | None = None
-    told: ScalingStatus | None = None
-    holding: Mapping[str, int] = field(default_factory=dict)
+    published: ScalingStatus | None = None
+    pending_by_pod: Mapping[str, int] = field(default_factory=dict)
 
 
-class Scaler:
+class Autoscaler:
     """Fed by looks, asked by the reconciler. `wake` is called when a decision asks for another number of pods, or gives
     another reason for it."""
 
-    def __init__(self, wake: Callable[[Key], None], clock: Callable[[], float]) -> None:
-        self._wake, self._clock = wake, clock
-        self._scaled: dict[Key, _Scaled] = {}
+    def __init__(self, enqueue: Callable[[Key], None], clock: Callable[[], float]) -> None:
+        self._enqueue, self._clock = enqueue, clock
+        self._states: dict[Key, _ScalingState] = {}
 
-    def attend(self, consumer: StreamConsumer, current: int | None, *, frozen: bool) -> StreamConsumer:
+    def with_replicas(self, consumer: StreamConsumer, current: int | None, *, is_frozen: bool) -> StreamConsumer:
         """The StreamConsumer with the number of pods that was decided; as it is where it does not scale itself.
 
         `current` is what its Deployment states, None before there is one: then there is the least that may be, until
@@ -46,67 +46,69 @@ class Scaler:
         if rules is None:
             self.forget(key)
             return consumer
-        known = self._scaled.get(key)
+        known = self._states.get(key)
         if known is None or known.rules != rules:
-            memory = known.memory if known else Memory()
-            known = self._scaled[key] = _Scaled(rules, rules.min_replicas, frozen, memory)
+            memory = known.history if known else ScalingHistory()
+            known = self._states[key] = _ScalingState(rules, rules.min_replicas, is_frozen, memory)
             known.current = (
                 rules.min_replicas if current is None else min(max(current, rules.min_replicas), rules.max_replicas)
             )
-        known.frozen = frozen
+        known.is_frozen = is_frozen
         return _with_replicas(consumer, known.current)
 
-    def freeze(self, key: Key, *, frozen: bool) -> None:
+    def set_frozen(self, key: Key, *, is_frozen: bool) -> None:
         """From the moment that it is known: the next look may come before the next reconcile."""
-        if known := self._scaled.get(key):
-            known.frozen = frozen
+        if known := self._states.get(key):
+            known.is_frozen = is_frozen
 
-    def looked(self, key: Key, found: Observation) -> Heard:
+    def on_observation(self, key: Key, observation: Observation) -> ObservationEffect:
         """Decide anew by what a look found."""
-        known = self._scaled.get(key)
-        if known is None or known.frozen:
-            return Heard()
-        seen = backlog(found.figures, found.read, known.current)
-        decision, known.memory = decide(known.rules, seen, known.current, known.memory, self._clock())
-        before, known.decision, known.holding = known.told, decision, found.holding
+        known = self._states.get(key)
+        if known is None or known.is_frozen:
+            return ObservationEffect()
+        seen = build_backlog(observation.stats, observation.entries_read, known.current)
+        decision, known.history = decide(known.rules, seen, known.current, known.history, self._clock())
+        before, known.decision, known.pending_by_pod = known.published, decision, observation.pending_by_consumer
         known.current = decision.replicas  # the next look may come before the reconcile
-        news = before is None or (before.desired_replicas, before.reason) != (decision.replicas, decision.why)
+        news = before is None or (before.desired_replicas, before.reason) != (decision.replicas, decision.reason)
         if news:
-            known.told = ScalingStatus(
+            known.published = ScalingStatus(
                 desired_replicas=decision.replicas,
-                reason=decision.why,
-                message=decision.sentence,
+                reason=decision.reason,
+                message=decision.message,
                 decision_time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             )
-            self._wake(key)
-        return Heard(asleep=decision.replicas == 0, decided=news)
+            self._enqueue(key)
+        return ObservationEffect(scaled_to_zero=decision.replicas == 0, decision_changed=news)
 
-    def told(self, key: Key) -> ScalingStatus | None:
+    def published(self, key: Key) -> ScalingStatus | None:
         """What is to stand in the status; None before the first look."""
-        known = self._scaled.get(key)
-        return known.told if known else None
+        known = self._states.get(key)
+        return known.published if known else None
 
-    def holding(self, key: Key) -> Mapping[str, int]:
+    def pending_by_pod(self, key: Key) -> Mapping[str, int]:
         """How many entries each consumer held when it was decided."""
-        known = self._scaled.get(key)
-        return known.holding if known else {}
+        known = self._states.get(key)
+        return known.pending_by_pod if known else {}
 
-    def pace(self, key: Key) -> Pace:
+    def throughput(self, key: Key) -> Throughput:
         """How fast entries come and one pod handles them, as far as that was seen."""
-        known = self._scaled.get(key)
-        return known.memory.pace if known else Pace()
+        known = self._states.get(key)
+        return known.history.throughput if known else Throughput()
 
-    def facts(self, key: Key) -> tuple[Fact, ...]:
+    def conditions(self, key: Key) -> tuple[ConditionState, ...]:
         """The two conditions, in HorizontalPodAutoscaler's words."""
-        told = self.told(key)
+        told = self.published(key)
         if told is None:
             return ()
         reason = ScalingReason(told.reason)
         blind = reason in (ScalingReason.BACKLOG_UNKNOWN, ScalingReason.FALLBACK)
-        limited = reason in LIMITS
+        limited = reason in LIMIT_REASONS
         return (
-            Fact(type="ScalingActive", status="False" if blind else "True", reason=reason, message=told.message),
-            Fact(
+            ConditionState(
+                type="ScalingActive", status="False" if blind else "True", reason=reason, message=told.message
+            ),
+            ConditionState(
                 type="ScalingLimited",
                 status="True" if limited else "False",
                 reason=reason if limited else ScalingReason.NOT_LIMITED,
@@ -115,19 +117,25 @@ class Scaler:
         )
 
     def forget(self, key: Key) -> None:
-        self._scaled.pop(key, None)
+        self._states.pop(key, None)
 
 
-def backlog(figures: StreamFigures | None, read: int | None, current: int) -> Backlog | None:
+def build_backlog(stats: StreamStats | None, entries_read: int | None, current: int) -> Backlog | None:
     """What a look found, as far as it is known. None: nothing was seen.
 
     Without a group, all that the stream holds may be for it, and pods may be about to put back what they hold: it is
     known to be nothing only where there is nothing and nobody."""
-    if figures is None:
+    if stats is None:
         return None
-    if figures.pending is None:
-        return Backlog(figures.length, 0, exact=figures.length == 0 and current == 0)
-    return Backlog(figures.lag, figures.pending, exact=figures.lag_known, read=read, position=figures.last_delivered_id)
+    if stats.pending is None:
+        return Backlog(stats.length, 0, is_exact=stats.length == 0 and current == 0)
+    return Backlog(
+        stats.lag,
+        stats.pending,
+        is_exact=stats.lag_known,
+        entries_read=entries_read,
+        last_delivered_id=stats.last_delivered_id,
+    )
 
 
 def _with_replicas(consumer: StreamConsumer, replicas: int) -> StreamConsumer:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from streamconsumer.model.autoscaling import Autoscaling
 from streamconsumer.model.status import ScalingReason as Why
-from streamconsumer.operator.autoscaling.throughput import Pace
+from streamconsumer.operator.autoscaling.throughput import Throughput
 
-_HELD: dict[Why, Callable[[Autoscaling], str]] = {
+_REASON_TEXT: dict[Why, Callable[[Autoscaling], str]] = {
     Why.BACKLOG: lambda _: "",
     Why.ARRIVALS: lambda _: "to keep up with what arrives",
     Why.NOTHING_TO_DO: lambda _: "nothing to do",
@@ -21,25 +21,32 @@ _HELD: dict[Why, Callable[[Autoscaling], str]] = {
 }
 
 
-def sentence(rules: Autoscaling, found: str, change: tuple[int, int], why: Why, pace: Pace | None = None) -> str:
+def explain(
+    rules: Autoscaling, backlog_text: str, replicas: tuple[int, int], reason: Why, throughput: Throughput | None = None
+) -> str:
     """`3 → 7: ` what was found, what it is measured by, how fast it goes, what held it."""
-    before, after = change
+    before, after = replicas
     number = f"{before} → {after}" if after != before else f"stays {after}"
-    parts = (f"{number}: {found}", _target(rules), _speed(rules, why, pace) if pace else "", _HELD[why](rules))
+    parts = (
+        f"{number}: {backlog_text}",
+        _target_text(rules),
+        _throughput_text(rules, reason, throughput) if throughput else "",
+        _REASON_TEXT[reason](rules),
+    )
     return ", ".join(part for part in parts if part)
 
 
-def _target(rules: Autoscaling) -> str:
+def _target_text(rules: Autoscaling) -> str:
     drain_time = rules.target.drain_time
     if drain_time is None:
-        return f"target {rules.target.share:,} a replica"
+        return f"target {rules.target.backlog_share:,} a replica"
     return f"target done in {drain_time.total_seconds():,.0f} s"
 
 
-def _speed(rules: Autoscaling, why: Why, pace: Pace) -> str:
+def _throughput_text(rules: Autoscaling, reason: Why, throughput: Throughput) -> str:
     """Where it counted."""
-    if rules.target.drain_time is None and why is not Why.ARRIVALS:
+    if rules.target.drain_time is None and reason is not Why.ARRIVALS:
         return ""
-    if pace.per_pod is None:
+    if throughput.per_pod_rate is None:
         return "a replica's pace not known yet"
-    return f"{pace.arriving or 0:,.3g}/s arrive, a replica handles {pace.per_pod:,.3g}/s"
+    return f"{throughput.arrival_rate or 0:,.3g}/s arrive, a replica handles {throughput.per_pod_rate:,.3g}/s"

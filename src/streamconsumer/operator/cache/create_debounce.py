@@ -10,36 +10,36 @@ from datetime import timedelta
 
 from streamconsumer.operator.cache.workqueue import Key
 
-QUIET = timedelta(milliseconds=100)
+QUIET_PERIOD = timedelta(milliseconds=100)
 """The time without another creation after which the burst has ended."""
 
-LONGEST = timedelta(seconds=5)
+MAX_DELAY = timedelta(seconds=5)
 """The time after which the collected StreamConsumers start even if the burst continues."""
 
 
-class Arrivals:
+class CreateDebounce:
     """Collects the keys that `came` receives and passes them to `begin` in the same order."""
 
-    def __init__(self, begin: Callable[[Key], None]) -> None:
-        self._begin = begin
-        self._first = self._latest = 0.0
-        self._waiting: dict[Key, None] = {}
+    def __init__(self, enqueue: Callable[[Key], None]) -> None:
+        self._enqueue = enqueue
+        self._first_seconds = self._latest_seconds = 0.0
+        self._collected: dict[Key, None] = {}
 
-    def came(self, key: Key) -> None:
+    def add(self, key: Key) -> None:
         """Add a StreamConsumer that was created now."""
         loop = asyncio.get_running_loop()
-        self._latest = loop.time()
-        if not self._waiting:
-            self._first = self._latest
-            loop.call_later(QUIET.total_seconds(), self._go)
-        self._waiting[key] = None
+        self._latest_seconds = loop.time()
+        if not self._collected:
+            self._first_seconds = self._latest_seconds
+            loop.call_later(QUIET_PERIOD.total_seconds(), self._flush_if_quiet)
+        self._collected[key] = None
 
-    def _go(self) -> None:
+    def _flush_if_quiet(self) -> None:
         loop = asyncio.get_running_loop()
-        due = min(self._latest + QUIET.total_seconds(), self._first + LONGEST.total_seconds())
+        due = min(self._latest_seconds + QUIET_PERIOD.total_seconds(), self._first_seconds + MAX_DELAY.total_seconds())
         if loop.time() < due:
-            loop.call_at(due, self._go)
+            loop.call_at(due, self._flush_if_quiet)
             return
-        waiting, self._waiting = self._waiting, {}
+        waiting, self._collected = self._collected, {}
         for key in waiting:
-            self._begin(key)
+            self._enqueue(key)

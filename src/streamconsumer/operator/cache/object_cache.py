@@ -4,74 +4,75 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
 
 from streamconsumer.model import names
-from streamconsumer.operator.cache.transform import kept
+from streamconsumer.operator.cache.transform import strip_unused
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.manifests.metadata import owned_by
 
 
-class Store:
+class ObjectCache:
     """Filled by lists at start and by watch events and our own writes from then on."""
 
     def __init__(self) -> None:
         self.consumers: dict[Key, Manifest] = {}
         self._owned: defaultdict[Key, dict[tuple[str, str], Manifest]] = defaultdict(dict)
-        self._gone: dict[str, int] = {}
+        self._tombstones: dict[str, int] = {}
         """In which version an object of a uid went, since the last list was believed: the pages of the next one tell of
         the moment when the first of them was asked for."""
 
-    def put(self, manifest: Manifest) -> Key | None:
+    def upsert(self, manifest: Manifest) -> Key | None:
         """Remember the manifest unless it is older than what is known. Returns the StreamConsumer it concerns."""
-        key = _concerns(manifest)
-        if _version(manifest) <= self._gone.get(_uid(manifest), -1):
+        key = _key_for(manifest)
+        if _version(manifest) <= self._tombstones.get(_uid(manifest), -1):
             return key
         if key and manifest["kind"] == names.KIND:
-            self.consumers[key] = _newer(self.consumers.get(key), manifest)
+            self.consumers[key] = _latest(self.consumers.get(key), manifest)
         elif key:
             owned, identity = self._owned[key], _identity(manifest)
-            owned[identity] = _newer(owned.get(identity), manifest)
+            owned[identity] = _latest(owned.get(identity), manifest)
         return key
 
-    def drop(self, manifest: Manifest) -> Key | None:
+    def remove(self, manifest: Manifest) -> Key | None:
         """Forget the manifest, unless another of its name has come meanwhile. Returns whom it concerned."""
-        key = _concerns(manifest)
-        self._gone[_uid(manifest)] = _version(manifest)
-        if key and self.knows(manifest):
+        key = _key_for(manifest)
+        self._tombstones[_uid(manifest)] = _version(manifest)
+        if key and self.contains(manifest):
             if manifest["kind"] == names.KIND:
                 del self.consumers[key]
             else:
                 self._forget(key, _identity(manifest))
         return key
 
-    def everything(self) -> list[Manifest]:
+    def all_objects(self) -> list[Manifest]:
         """All that is remembered."""
         owned = [manifest for each in self._owned.values() for manifest in each.values()]
         return [*self.consumers.values(), *owned]
 
     def versions(self) -> dict[str, int]:
         """The version of each object, by its uid."""
-        return {manifest["metadata"]["uid"]: _version(manifest) for manifest in self.everything()}
+        return {manifest["metadata"]["uid"]: _version(manifest) for manifest in self.all_objects()}
 
-    def drop_missing(self, before: Mapping[str, int], there: Container[str]) -> set[Key | None]:
+    def remove_missing(self, versions_before: Mapping[str, int], listed_uids: Container[str]) -> set[Key | None]:
         """Believe a list: what was remembered in these versions `before` it was asked for, and is not among the uids
         that are `there`, is gone, unless it was heard of since. Returns whom that concerns."""
         gone = [
             manifest
-            for manifest in self.everything()
-            if (uid := manifest["metadata"]["uid"]) not in there and before.get(uid) == _version(manifest)
+            for manifest in self.all_objects()
+            if (uid := manifest["metadata"]["uid"]) not in listed_uids
+            and versions_before.get(uid) == _version(manifest)
         ]
-        concerned = {self.drop(manifest) for manifest in gone}
-        self._gone.clear()
+        concerned = {self.remove(manifest) for manifest in gone}
+        self._tombstones.clear()
         return concerned
 
-    def knows(self, manifest: Manifest) -> bool:
+    def contains(self, manifest: Manifest) -> bool:
         """Whether this very object, in any version, is remembered."""
-        key = _concerns(manifest)
+        key = _key_for(manifest)
         if key is None:
             return False
         is_child = manifest["kind"] != names.KIND
         known = self.child(key, *_identity(manifest)) if is_child else self.consumers.get(key)
-        return known is not None and _same_life(known, manifest)
+        return known is not None and _same_uid(known, manifest)
 
     def child(self, key: Key, kind: str, name: str) -> Manifest | None:
         """One child, or None."""
@@ -79,7 +80,7 @@ class Store:
 
     def children(self, key: Key) -> list[Manifest]:
         """Every child that is not a pod."""
-        return [manifest for (kind, _), manifest in self._of(key) if kind != "Pod"]
+        return [manifest for (kind, _), manifest in self._items(key) if kind != "Pod"]
 
     def owned(self, key: Key, uid: str) -> list[Manifest]:
         """The children that belong to the StreamConsumer of this uid, and do not only bear its labels."""
@@ -87,24 +88,28 @@ class Store:
 
     def pods(self, key: Key) -> list[Manifest]:
         """Every pod."""
-        return [manifest for (kind, _), manifest in self._of(key) if kind == "Pod"]
+        return [manifest for (kind, _), manifest in self._items(key) if kind == "Pod"]
 
     def _forget(self, key: Key, identity: tuple[str, str]) -> None:
         del self._owned[key][identity]
         if not self._owned[key]:
             del self._owned[key]
 
-    def _of(self, key: Key) -> Iterable[tuple[tuple[str, str], Manifest]]:
+    def _items(self, key: Key) -> Iterable[tuple[tuple[str, str], Manifest]]:
         return list(self._owned[key].items()) if key in self._owned else []
 
 
-def _newer(known: Manifest | None, manifest: Manifest) -> Manifest:
+def _latest(cached: Manifest | None, manifest: Manifest) -> Manifest:
     """A watch may still bring the state from before our own write, and brings that too; resource versions of one object
     are in order."""
-    return known if known and _same_life(known, manifest) and _version(known) >= _version(manifest) else kept(manifest)
+    return (
+        cached
+        if cached and _same_uid(cached, manifest) and _version(cached) >= _version(manifest)
+        else strip_unused(manifest)
+    )
 
 
-def _same_life(one: Manifest, other: Manifest) -> bool:
+def _same_uid(one: Manifest, other: Manifest) -> bool:
     return bool(one["metadata"].get("uid") == other["metadata"].get("uid"))
 
 
@@ -120,7 +125,7 @@ def _identity(manifest: Manifest) -> tuple[str, str]:
     return manifest["kind"], manifest["metadata"]["name"]
 
 
-def _concerns(manifest: Manifest) -> Key | None:
+def _key_for(manifest: Manifest) -> Key | None:
     metadata = manifest["metadata"]
     if manifest["kind"] == names.KIND:
         return metadata["namespace"], metadata["name"]

@@ -19,9 +19,9 @@ from kubernetes.aio.client.rest import RESTResponse
 from kubernetes.aio.config import ConfigException
 from yaml import YAMLError
 
-from streamconsumer.errors import InvalidSettings, ServerBusy
+from streamconsumer.errors import ApiThrottled, InvalidSettings
 
-Refused, FASTER, MISSING = ApiException, ConflictException, NotFoundException
+ApiError, Conflict, NotFound = ApiException, ConflictException, NotFoundException
 """What is raised where the API server refuses; where somebody else was faster; where there is no such object."""
 
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
@@ -29,31 +29,31 @@ APPLY_PATCH = "application/apply-patch+yaml; charset=utf-8"
 """With a charset, the package `kubernetes` takes a body of bytes and sends it unchanged."""
 
 REQUEST_TIMEOUT_SECONDS = 30
-BUSY = (429, 503)
-LONGEST_RETRY_AFTER = timedelta(minutes=2)
+RETRYABLE_STATUSES = (429, 503)
+MAX_RETRY_AFTER = timedelta(minutes=2)
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
-class Api:
-    """Requests to one API server. Each raises ServerBusy where the answer is when to ask again, and Refused, FASTER or
+class KubeApi:
+    """Requests to one API server. Each raises ApiThrottled where the answer is when to ask again, and Refused, FASTER or
     MISSING where it is another refusal."""
 
     def __init__(self, client: ApiClient) -> None:
         self._client = client
 
-    async def call(
+    async def request_json(
         self, method: str, path: str, *, body: Any = None, content_type: str = JSON, query: Mapping[str, str] = {}
     ) -> dict[str, Any]:
         """The object that is answered, in JSON."""
         headers = {"Content-Type": content_type, "Accept": JSON}
-        answer: dict[str, Any] = json.loads(await self._answer(method, path, body, headers, query))
+        answer: dict[str, Any] = json.loads(await self._request(method, path, body, headers, query))
         return answer
 
-    async def text(self, method: str, path: str, *, query: Mapping[str, str] = {}) -> str:
+    async def request_text(self, method: str, path: str, *, query: Mapping[str, str] = {}) -> str:
         """What is answered, as it is."""
-        return (await self._answer(method, path, None, {"Accept": "*/*"}, query)).decode(errors="replace")
+        return (await self._request(method, path, None, {"Accept": "*/*"}, query)).decode(errors="replace")
 
-    async def _answer(
+    async def _request(
         self, method: str, path: str, body: Any, headers: dict[str, str], query: Mapping[str, str]
     ) -> bytes:
         configuration = self._client.configuration
@@ -65,12 +65,12 @@ class Api:
         )
         data: bytes = await answer.read()  # type: ignore[no-untyped-call]
         if not 200 <= answer.status <= 299:
-            _refuse(f"{method} {path}", answer)
+            _raise_api_error(f"{method} {path}", answer)
         return data
 
 
 @asynccontextmanager
-async def connected(context: str | None = None) -> AsyncIterator[Api]:
+async def connect(context: str | None = None) -> AsyncIterator[KubeApi]:
     """By the pod's service account, or else by the kubeconfig file that kubectl would take. Who names a context means
     the file, in a pod too."""
     configuration = Configuration()
@@ -85,7 +85,7 @@ async def connected(context: str | None = None) -> AsyncIterator[Api]:
     # aiohttp would take the proxy from the environment by itself, and read ~/.netrc for each request in a thread.
     configuration.client_session_kwargs = {"trust_env": False}
     async with ApiClient(configuration) as found:
-        yield Api(found)
+        yield KubeApi(found)
 
 
 def as_yaml(value: Any) -> bytes:
@@ -109,13 +109,15 @@ async def _load_kubeconfig(context: str | None, configuration: Configuration) ->
             context=context, client_configuration=configuration
         )
     except ConfigException as error:
-        raise _no_kubernetes(str(error)) from None
+        raise _no_cluster_error(str(error)) from None
     except (YAMLError, AttributeError, KeyError, TypeError, ValueError):  # of an empty file, for example
-        raise _no_kubernetes("what the file holds is none") from None
+        raise _no_cluster_error("what the file holds is none") from None
 
 
-def _no_kubernetes(why: str) -> InvalidSettings:
-    return InvalidSettings(f"no Kubernetes to speak to: not in a pod, and no usable kubeconfig ({why}); set KUBECONFIG")
+def _no_cluster_error(reason: str) -> InvalidSettings:
+    return InvalidSettings(
+        f"no Kubernetes to speak to: not in a pod, and no usable kubeconfig ({reason}); set KUBECONFIG"
+    )
 
 
 def default_namespace(context: str | None = None) -> str:
@@ -130,7 +132,7 @@ def default_namespace(context: str | None = None) -> str:
     return "default"
 
 
-def what_was_said(error: Exception) -> str:
+def api_error_message(error: Exception) -> str:
     """The API server's own sentence, where the error is its answer; without headers and tracebacks."""
     with suppress(TypeError, ValueError, KeyError):
         return str(json.loads(getattr(error, "body", None))["message"])  # type: ignore[arg-type] # None is a TypeError
@@ -140,15 +142,15 @@ def what_was_said(error: Exception) -> str:
 def _retry_after(error: ApiException) -> timedelta | None:
     """What the server asked for, within reason. It says seconds; a date, as proxies may say, counts as nothing."""
     said = str((error.headers or {}).get("Retry-After", ""))
-    if error.status not in BUSY or not said.isdecimal():
+    if error.status not in RETRYABLE_STATUSES or not said.isdecimal():
         return None
-    return min(timedelta(seconds=int(said)), LONGEST_RETRY_AFTER) or None
+    return min(timedelta(seconds=int(said)), MAX_RETRY_AFTER) or None
 
 
-def _refuse(what: str, answer: RESTResponse) -> None:
+def _raise_api_error(request_line: str, response: RESTResponse) -> None:
     try:
-        ApiException.from_response(http_resp=answer, body=None, data=None)
+        ApiException.from_response(http_resp=response, body=None, data=None)
     except ApiException as error:
         if after := _retry_after(error):
-            raise ServerBusy(f"{what}: {what_was_said(error)}", after) from None
+            raise ApiThrottled(f"{request_line}: {api_error_message(error)}", after) from None
         raise

@@ -14,13 +14,13 @@ import kopf
 from kopf._cogs.clients import watching as kopf_watching
 
 from streamconsumer.model import names
-from streamconsumer.operator.kube.api import what_was_said
-from streamconsumer.operator.kube.client import PAGE
-from streamconsumer.operator.manifests import KINDS, Manifest
+from streamconsumer.operator.kube.api import api_error_message
+from streamconsumer.operator.kube.client import PAGE_SIZE
+from streamconsumer.operator.manifests import CHILD_KINDS, Manifest
 
-OWNED = [*KINDS, ("v1", "Pod")]
+OWNED_KINDS = [*CHILD_KINDS, ("v1", "Pod")]
 LISTED = "LISTED"
-FAILED_SECONDS = 1.0
+WATCH_RETRY_SECONDS = 1.0
 """How long a watch rests that has failed: the API server says that its place is too old, for example."""
 
 SELECTOR = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER},{names.LABEL_CONSUMER}"
@@ -29,7 +29,7 @@ SELECTOR = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER},{names.LABEL_CONSUME
 log = logging.getLogger(__name__)
 
 
-def watch() -> kopf.OperatorRegistry:
+def build_registry() -> kopf.OperatorRegistry:
     """A registry that has kopf watch what we need to know of."""
     registry = kopf.OperatorRegistry()
 
@@ -37,20 +37,22 @@ def watch() -> kopf.OperatorRegistry:
         """`listening` takes every event before kopf does."""
 
     kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, id="never", registry=registry)(never)
-    for api_version, kind in OWNED:
+    for api_version, kind in OWNED_KINDS:
         group, _, version = api_version.rpartition("/")
         kopf.on.event(group, version, kind, id="never", registry=registry)(never)
 
     @kopf.on.login(registry=registry)
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
         found = kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
-        return Connection(**{each.name: getattr(found, each.name) for each in fields(found)}) if found else None
+        return (
+            LenientTlsConnection(**{each.name: getattr(found, each.name) for each in fields(found)}) if found else None
+        )
 
     return registry
 
 
 @contextmanager
-def listening(seen: Callable[[str, Manifest], None]) -> Iterator[None]:
+def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[None]:
     """Take what kopf's watches bring before it does. For each object that changes it would start a task, and compare it
     with what it was: two thirds of what the operator computed, and nothing that we use. `seen` is called with ADDED,
     MODIFIED, DELETED or LISTED and the object."""
@@ -64,10 +66,10 @@ def listening(seen: Callable[[str, Manifest], None]) -> Iterator[None]:
                 if isinstance(brought, kopf_watching.Bookmark) or brought["type"] == "BOOKMARK":
                     yield brought
                 else:
-                    seen(brought["type"] or LISTED, {**typed, **brought["object"]})
+                    on_object(brought["type"] or LISTED, {**typed, **brought["object"]})
         except Exception as error:  # noqa: BLE001 - kopf would end all watches, whatever ended this one
-            log.warning("a watch has failed; it begins anew", extra={"watch": watch, "error": what_was_said(error)})
-            await asyncio.sleep(FAILED_SECONDS)
+            log.warning("a watch has failed; it begins anew", extra={"watch": watch, "error": api_error_message(error)})
+            await asyncio.sleep(WATCH_RETRY_SECONDS)
 
     kopf_watching.continuous_watch = continuous_watch
     try:
@@ -76,7 +78,7 @@ def listening(seen: Callable[[str, Manifest], None]) -> Iterator[None]:
         kopf_watching.continuous_watch = original
 
 
-class Connection(kopf.ConnectionInfo):
+class LenientTlsConnection(kopf.ConnectionInfo):
     """Verifies chain and name, not the form of certificates: see `api.connected`."""
 
     def as_ssl_context(self) -> ssl.SSLContext:
@@ -85,7 +87,7 @@ class Connection(kopf.ConnectionInfo):
         return context
 
 
-def watching() -> kopf.OperatorSettings:
+def kopf_settings() -> kopf.OperatorSettings:
     """kopf's settings. Each timeout is there because a watch without it was seen to die silently (kopf#955, #957)."""
     settings = kopf.OperatorSettings()
     settings.watching.connect_timeout = 5
@@ -97,8 +99,8 @@ def watching() -> kopf.OperatorSettings:
     settings.posting.enabled = False  # events are ours, with fixed reasons
     settings.peering.standalone = True  # a foreign peering object must not freeze us (kopf#734)
     settings.scanning.disabled = True  # no right to list CRDs or namespaces is needed
-    settings.watching.chunk_size = PAGE
-    for api_version, kind in OWNED:
+    settings.watching.chunk_size = PAGE_SIZE
+    for api_version, kind in OWNED_KINDS:
         group, _, version = api_version.rpartition("/")
         settings.watching.label_selectors[group, version, kind] = SELECTOR
     return settings

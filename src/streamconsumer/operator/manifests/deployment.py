@@ -6,18 +6,18 @@ from datetime import timedelta
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import redis_secrets
-from streamconsumer.operator.manifests.env import environment, sources
+from streamconsumer.operator.manifests.env import env_from, environment
 from streamconsumer.operator.manifests.metadata import Manifest, child_name, labels, metadata, selector
-from streamconsumer.operator.manifests.scheduling import placement, rollout, stated
+from streamconsumer.operator.manifests.scheduling import non_empty, rollout, scheduling
 from streamconsumer.operator.manifests.source_config_map import source_name
 from streamconsumer.operator.settings import OperatorSettings
 
-AFTER_THE_DRAIN = timedelta(seconds=8)
+GRACE_AFTER_DRAIN = timedelta(seconds=8)
 """What a pod gets beyond `drainTimeout` before it is killed. At worst: 1 s each for ending the read, handing
 back, handlers that were cancelled, and leaving, if the server does not answer; and 3 s for the last spans."""
 
 
-def deployment(consumer: StreamConsumer, settings: OperatorSettings, references: str) -> Manifest:
+def deployment(consumer: StreamConsumer, settings: OperatorSettings, config_hash: str) -> Manifest:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -27,22 +27,22 @@ def deployment(consumer: StreamConsumer, settings: OperatorSettings, references:
             **rollout(consumer.spec.rollout),
             "revisionHistoryLimit": 3,
             "selector": {"matchLabels": selector(consumer)},
-            "template": _template(consumer, settings, references),
+            "template": _template(consumer, settings, config_hash),
         },
     }
 
 
-def _template(consumer: StreamConsumer, settings: OperatorSettings, references: str) -> Manifest:
+def _template(consumer: StreamConsumer, settings: OperatorSettings, config_hash: str) -> Manifest:
     spec = consumer.spec
-    annotations = {**spec.pod_annotations, **stated(**{names.ANNOTATION_REFERENCES: references})}
-    said = {"labels": {**spec.pod_labels, **labels(consumer)}, **stated(annotations=annotations)}
+    annotations = {**spec.pod_annotations, **non_empty(**{names.ANNOTATION_REFERENCES: config_hash})}
+    said = {"labels": {**spec.pod_labels, **labels(consumer)}, **non_empty(annotations=annotations)}
     return {"metadata": said, "spec": _pod(consumer, settings)}
 
 
 def _pod(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
-    grace = consumer.spec.drain_timeout + AFTER_THE_DRAIN
+    grace = consumer.spec.drain_timeout + GRACE_AFTER_DRAIN
     return {
-        **placement(consumer),
+        **scheduling(consumer),
         "serviceAccountName": child_name(consumer),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -69,7 +69,7 @@ def _container(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest
         **({"imagePullPolicy": policy} if policy else {}),
         "command": ["streamconsumer", "processor"],
         "env": environment(consumer, settings),
-        **stated(envFrom=sources(consumer)),
+        **non_empty(envFrom=env_from(consumer)),
         "ports": [{"name": "http", "containerPort": names.HTTP_PORT}],
         # The first read is done within a second or two; asking often then costs little and shows a ready pod early.
         "startupProbe": {**_probe("/livez"), "periodSeconds": 1, "failureThreshold": 60},

@@ -5,12 +5,12 @@ import re
 from pydantic import BaseModel
 
 from streamconsumer.model import names
-from streamconsumer.model.container_env import EnvironmentVariable
-from streamconsumer.model.env_codec import to_env, variable
-from streamconsumer.model.processor_settings import PodHandler, Processing, Tracing
-from streamconsumer.model.spec import HttpHandler, StreamConsumer
+from streamconsumer.model.container_env import EnvVar
+from streamconsumer.model.env_codec import env_name, to_env
+from streamconsumer.model.processor_settings import HandlerSettings, SharedSettings, TraceContextSettings
+from streamconsumer.model.spec import HttpHandlerSpec, StreamConsumer
 from streamconsumer.operator.manifests.metadata import Manifest, child_name
-from streamconsumer.operator.manifests.redis_secrets import access
+from streamconsumer.operator.manifests.redis_secrets import redis_settings
 from streamconsumer.operator.settings import OperatorSettings
 
 SOURCE_HANDLER = f"{names.SOURCE_MODULE}:{names.SOURCE_FUNCTION}"
@@ -18,63 +18,65 @@ SOURCE_HANDLER = f"{names.SOURCE_MODULE}:{names.SOURCE_FUNCTION}"
 
 def environment(consumer: StreamConsumer, settings: OperatorSettings) -> list[Manifest]:
     """The user's own variables win over ours of the same name, except over settings, which have fields."""
-    users = [_users(variable) for variable in consumer.spec.env]
+    users = [_user_var(variable) for variable in consumer.spec.env]
     taken = {variable["name"] for variable in users}
-    ours = [*_settings(consumer), *_identity(), *_telemetry(consumer, settings)]
+    ours = [*_setting_vars(consumer), *_identity_vars(), *_telemetry_vars(consumer, settings)]
     last = _resource_attributes(consumer)  # refers to variables above it: the kubelet expands only earlier ones
     return [*users, *(each for each in [*ours, last] if each["name"] not in taken)]
 
 
-def sources(consumer: StreamConsumer) -> list[Manifest]:
+def env_from(consumer: StreamConsumer) -> list[Manifest]:
     """Secrets and ConfigMaps whose keys all become variables. What `environment` gives wins over them."""
-    return [_stated(source) for source in consumer.spec.env_from]
+    return [_dump(source) for source in consumer.spec.env_from]
 
 
-def _users(given: EnvironmentVariable) -> Manifest:
-    if given.value_from is None:
-        return _literal(given.name, given.value)
-    return {"name": given.name, "valueFrom": _stated(given.value_from)}
+def _user_var(env_var: EnvVar) -> Manifest:
+    if env_var.value_from is None:
+        return _literal(env_var.name, env_var.value)
+    return {"name": env_var.name, "valueFrom": _dump(env_var.value_from)}
 
 
-def _stated(model: BaseModel) -> Manifest:
+def _dump(model: BaseModel) -> Manifest:
     return model.model_dump(by_alias=True, exclude_defaults=True)
 
 
-def _settings(consumer: StreamConsumer) -> list[Manifest]:
+def _setting_vars(consumer: StreamConsumer) -> list[Manifest]:
     spec = consumer.spec
-    shared = {name: getattr(spec, name) for name in Processing.model_fields}
-    handler = _handler(consumer)
-    processing = Processing.model_construct(None, **shared)
-    tracing = Tracing.model_construct(None, **{name: getattr(spec.telemetry, name) for name in Tracing.model_fields})
-    parts = {"handler": handler, "redis": access(spec.redis), "telemetry": tracing}
+    shared = {name: getattr(spec, name) for name in SharedSettings.model_fields}
+    handler = _handler_settings(consumer)
+    processing = SharedSettings.model_construct(None, **shared)
+    tracing = TraceContextSettings.model_construct(
+        None, **{name: getattr(spec.telemetry, name) for name in TraceContextSettings.model_fields}
+    )
+    parts = {"handler": handler, "redis": redis_settings(spec.redis), "telemetry": tracing}
     literals = to_env(processing)
     for path, settings in parts.items():
         literals |= to_env(settings, path)
-    return [_literal(name, exact(value)) for name, value in literals.items()]
+    return [_literal(name, escape_dollars(value)) for name, value in literals.items()]
 
 
-def _handler(consumer: StreamConsumer) -> PodHandler:
+def _handler_settings(consumer: StreamConsumer) -> HandlerSettings:
     said = consumer.spec.handler
     if said.http:
-        return PodHandler(http_url=http_url(said.http, f"{said.http.service}.{consumer.namespace}.svc"))
-    return PodHandler(python=said.python or SOURCE_HANDLER, batch=said.batch)
+        return HandlerSettings(http_url=http_url(said.http, f"{said.http.service}.{consumer.namespace}.svc"))
+    return HandlerSettings(python=said.python or SOURCE_HANDLER, batch=said.batch)
 
 
-def http_url(handler: HttpHandler, host: str) -> str:
+def http_url(handler: HttpHandlerSpec, host: str) -> str:
     """Where a pod sends its messages. The name ends with `svc`: no name of the cluster's domain is needed."""
     return f"http://{host}:{handler.port}{handler.path}"
 
 
-def _identity() -> list[Manifest]:
+def _identity_vars() -> list[Manifest]:
     return [
-        _pod_field(variable("consumer_name"), "metadata.name"),
+        _pod_field(env_name("consumer_name"), "metadata.name"),
         _pod_field("OTEL_RESOURCE_ATTRIBUTES_POD_NAME", "metadata.name"),
         _pod_field("OTEL_RESOURCE_ATTRIBUTES_POD_UID", "metadata.uid"),
         _pod_field("OTEL_RESOURCE_ATTRIBUTES_NODE_NAME", "spec.nodeName"),
     ]
 
 
-def _telemetry(consumer: StreamConsumer, settings: OperatorSettings) -> list[Manifest]:
+def _telemetry_vars(consumer: StreamConsumer, settings: OperatorSettings) -> list[Manifest]:
     endpoint = consumer.spec.telemetry.endpoint or settings.telemetry_endpoint
     where = [_literal("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)] if endpoint else []
     ratio = consumer.spec.telemetry.sampling_ratio
@@ -105,7 +107,7 @@ def _resource_attributes(consumer: StreamConsumer) -> Manifest:
     return _literal("OTEL_RESOURCE_ATTRIBUTES", ",".join(f"{key}={value}" for key, value in attributes.items()))
 
 
-def exact(value: str) -> str:
+def escape_dollars(value: str) -> str:
     """A value that the process gets as it is: the kubelet would expand `$(NAME)` and make `$$` one dollar sign."""
     return re.sub(r"\$(?=[$(])", "$$", value)
 

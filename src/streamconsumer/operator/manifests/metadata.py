@@ -55,7 +55,7 @@ def owned_by(uid: str, child: Manifest) -> bool:
     return any(owner.get("uid") == uid for owner in child["metadata"].get("ownerReferences", []))
 
 
-def amount(text: str) -> int | str:
+def int_or_percent(text: str) -> int | str:
     """`2` as the number that Kubernetes wants, `25%` as it is."""
     return int(text) if text.isdecimal() else text
 
@@ -66,7 +66,7 @@ def digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def stamped(manifest: Manifest) -> Manifest:
+def with_applied_hash(manifest: Manifest) -> Manifest:
     """The manifest with its own hash as an annotation: the cheap answer to "is this what we applied last?"."""
     annotations = {**manifest["metadata"].get("annotations", {}), names.ANNOTATION_APPLIED: digest(manifest)}
     return {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}

@@ -1,10 +1,10 @@
 """The PodDisruptionBudget: a node drain takes one pod at a time. None for one replica, which it would only block."""
 
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.operator.manifests.metadata import Manifest, amount, child_name, metadata, selector
+from streamconsumer.operator.manifests.metadata import Manifest, child_name, int_or_percent, metadata, selector
 
 
-def disruption_budget(consumer: StreamConsumer) -> Manifest | None:
+def pod_disruption_budget(consumer: StreamConsumer) -> Manifest | None:
     scaling = consumer.spec.autoscaling
     pods = scaling.max_replicas if scaling else consumer.spec.replicas
     if pods <= 1:
@@ -14,5 +14,8 @@ def disruption_budget(consumer: StreamConsumer) -> Manifest | None:
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": metadata(consumer, child_name(consumer)),
-        "spec": {"maxUnavailable": amount(most) if most else 1, "selector": {"matchLabels": selector(consumer)}},
+        "spec": {
+            "maxUnavailable": int_or_percent(most) if most else 1,
+            "selector": {"matchLabels": selector(consumer)},
+        },
     }

@@ -9,43 +9,43 @@ StreamConsumer's condition shows it.
 from collections.abc import Iterator
 
 from streamconsumer.model import names
-from streamconsumer.model.processor_settings import RedisAccess
-from streamconsumer.model.spec import Redis, SecretKeyRef
+from streamconsumer.model.processor_settings import RedisSettings
+from streamconsumer.model.spec import RedisSpec, SecretKeyRef
 from streamconsumer.operator.manifests.metadata import Manifest
 
-READABLE = 0o444
+FILE_MODE = 0o444
 """For the user of any image: without an fsGroup, which some clusters forbid, the files belong to root."""
 
 _VOLUME = "redis"
 
 
-def access(redis: Redis) -> RedisAccess:
+def redis_settings(redis: RedisSpec) -> RedisSettings:
     """What the pod is told."""
     sentinel = redis.sentinel
-    return RedisAccess(
+    return RedisSettings(
         url=redis.url,
         tls_insecure_skip_verify=redis.tls.insecure_skip_verify if redis.tls else False,
         sentinel_master=sentinel.master_name if sentinel else None,
         sentinel_nodes=sentinel.nodes if sentinel else [],
         cluster=redis.cluster,
-        **{setting: f"{names.REDIS_FOLDER}/{file}" for setting, file, _ in files(redis)},
+        **{setting: f"{names.REDIS_FOLDER}/{file}" for setting, file, _ in secret_files(redis)},
     )
 
 
-def volumes(redis: Redis) -> list[Manifest]:
+def volumes(redis: RedisSpec) -> list[Manifest]:
     """The volume with all files; none where nothing comes from a Secret."""
     sources = [
         {"secret": {"name": ref.name, "items": [{"key": ref.key, "path": file}], "optional": True}}
-        for _, file, ref in files(redis)
+        for _, file, ref in secret_files(redis)
     ]
-    return [{"name": _VOLUME, "projected": {"defaultMode": READABLE, "sources": sources}}] if sources else []
+    return [{"name": _VOLUME, "projected": {"defaultMode": FILE_MODE, "sources": sources}}] if sources else []
 
 
-def mounts(redis: Redis) -> list[Manifest]:
+def mounts(redis: RedisSpec) -> list[Manifest]:
     return [{"name": _VOLUME, "mountPath": names.REDIS_FOLDER, "readOnly": True}] if volumes(redis) else []
 
 
-def files(redis: Redis) -> Iterator[tuple[str, str, SecretKeyRef]]:
+def secret_files(redis: RedisSpec) -> Iterator[tuple[str, str, SecretKeyRef]]:
     """The setting that names it, the file, and where it comes from."""
     tls, sentinel = redis.tls, redis.sentinel
     certificate = tls.cert_secret_ref.name if tls and tls.cert_secret_ref else None

@@ -6,13 +6,13 @@ from typing import Any
 
 from streamconsumer.model.pod_settings import Rollout
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.operator.manifests.metadata import Manifest, amount, selector
+from streamconsumer.operator.manifests.metadata import Manifest, int_or_percent, selector
 
 
-def placement(consumer: StreamConsumer) -> Manifest:
+def scheduling(consumer: StreamConsumer) -> Manifest:
     """Fields of the pod."""
     spec = consumer.spec
-    return stated(
+    return non_empty(
         nodeSelector=spec.node_selector,
         tolerations=[each.model_dump(by_alias=True, exclude_none=True) for each in spec.tolerations],
         topologySpreadConstraints=[
@@ -29,16 +29,18 @@ def placement(consumer: StreamConsumer) -> Manifest:
     )
 
 
-def rollout(said: Rollout) -> Manifest:
+def rollout(settings: Rollout) -> Manifest:
     """Fields of the Deployment."""
-    pace = {"maxUnavailable": said.max_unavailable, "maxSurge": said.max_surge}
-    given = {name: amount(value) for name, value in pace.items() if value is not None}
-    return stated(
+    pace = {"maxUnavailable": settings.max_unavailable, "maxSurge": settings.max_surge}
+    given = {name: int_or_percent(value) for name, value in pace.items() if value is not None}
+    return non_empty(
         strategy={"type": "RollingUpdate", "rollingUpdate": given} if given else None,
-        progressDeadlineSeconds=math.ceil(said.progress_deadline.total_seconds()) if said.progress_deadline else None,
+        progressDeadlineSeconds=math.ceil(settings.progress_deadline.total_seconds())
+        if settings.progress_deadline
+        else None,
     )
 
 
-def stated(**fields: Any) -> Manifest:
+def non_empty(**fields: Any) -> Manifest:
     """Those of the fields that say something."""
     return {name: value for name, value in fields.items() if value}

@@ -9,7 +9,7 @@ from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests.metadata import Manifest, child_name, digest, metadata
 
 
-def source(consumer: StreamConsumer) -> Manifest | None:
+def source_config_map(consumer: StreamConsumer) -> Manifest | None:
     text = consumer.spec.handler.source
     if text is None:
         return None

@@ -13,7 +13,7 @@ import hmac
 import json
 from typing import Protocol
 
-from streamconsumer.errors import NotAllowed
+from streamconsumer.errors import PermissionDenied
 from streamconsumer.model.spec import StreamConsumer, StreamConsumerSpec
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.manifests.metadata import digest
@@ -22,24 +22,24 @@ Reference = tuple[str, str]
 """The kind and the name."""
 
 
-class Reader(Protocol):
+class ConfigReader(Protocol):
     """The part of `Cluster` that is needed."""
 
-    async def peek(self, kind: str, namespace: str, name: str) -> Manifest | None: ...
+    async def get_config_object(self, kind: str, namespace: str, name: str) -> Manifest | None: ...
 
 
-async def references(consumer: StreamConsumer, cluster: Reader) -> str:
+async def referenced_config_hash(consumer: StreamConsumer, kube: ConfigReader) -> str:
     """The hash of everything that the variables refer to and that we may read; empty where that is nothing."""
     found = {}
-    for (kind, name), keys in sorted(_named(consumer.spec).items()):
+    for (kind, name), keys in sorted(_references(consumer.spec).items()):
         try:
-            found[f"{kind}/{name}"] = _keyed(await cluster.peek(kind, consumer.namespace, name), keys)
-        except NotAllowed:
+            found[f"{kind}/{name}"] = _hmac(await kube.get_config_object(kind, consumer.namespace, name), keys)
+        except PermissionDenied:
             continue
     return digest(found) if found else ""
 
 
-def _named(spec: StreamConsumerSpec) -> dict[Reference, set[str] | None]:
+def _references(spec: StreamConsumerSpec) -> dict[Reference, set[str] | None]:
     """Each Secret and ConfigMap with the keys that count; None: all."""
     found: dict[Reference, set[str] | None] = {}
     for variable in spec.env:
@@ -54,7 +54,7 @@ def _named(spec: StreamConsumerSpec) -> dict[Reference, set[str] | None]:
     return found
 
 
-def _keyed(live: Manifest | None, keys: set[str] | None) -> str:
+def _hmac(live: Manifest | None, keys: set[str] | None) -> str:
     if live is None:
         return ""
     data = {**live.get("data", {}), **live.get("binaryData", {})}

@@ -11,7 +11,7 @@ from typing import Any
 _KEYS = ("uid", "mountPath", "containerPort", "name")
 """What identifies an item of a list: the most telling first, for a volume may be mounted twice under its name."""
 
-_AMOUNTS = ("limits", "requests", "sizeLimit")
+_QUANTITY_FIELDS = ("limits", "requests", "sizeLimit")
 """Where quantities stand. Elsewhere `1000m` and `1` are different texts."""
 
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|Ki|M|Mi|G|Gi|T|Ti)?")
@@ -23,31 +23,32 @@ _SCALE: dict[str | None, Decimal] = {
 }
 
 
-def holds(live: Any, applied: Any, *, amounts: bool = False) -> bool:
+def contains_applied(live: Any, applied: Any, *, is_quantity: bool = False) -> bool:
     """Whether `live` has everything that `applied` states."""
     match applied:
         case dict():
             return isinstance(live, dict) and all(
-                holds(live.get(key), value, amounts=amounts or key in _AMOUNTS) for key, value in applied.items()
+                contains_applied(live.get(key), value, is_quantity=is_quantity or key in _QUANTITY_FIELDS)
+                for key, value in applied.items()
             )
         case list():
-            return isinstance(live, list) and _holds_list(live, applied)
+            return isinstance(live, list) and _contains_list(live, applied)
         case "":
             return live in (None, "")  # the API server leaves out what is empty
-        case str() if amounts:
-            return bool(_amount(live) == _amount(applied))
+        case str() if is_quantity:
+            return bool(_parse_quantity(live) == _parse_quantity(applied))
     return bool(live == applied)
 
 
-def _holds_list(live: list[Any], applied: list[Any]) -> bool:
+def _contains_list(live: list[Any], applied: list[Any]) -> bool:
     key = next((key for key in _KEYS if all(isinstance(item, dict) and key in item for item in applied)), None)
     if key is None:
-        return len(live) == len(applied) and all(map(holds, live, applied))
+        return len(live) == len(applied) and all(map(contains_applied, live, applied))
     by_key = {item.get(key): item for item in live if isinstance(item, dict)}
-    return all(holds(by_key.get(item[key]), item) for item in applied)
+    return all(contains_applied(by_key.get(item[key]), item) for item in applied)
 
 
-def _amount(quantity: Any) -> Any:
+def _parse_quantity(quantity: Any) -> Any:
     """What a quantity amounts to: the API server writes `1000m` as `1` and `1024Mi` as `1Gi`."""
     parts = _QUANTITY.fullmatch(str(quantity))
     return Decimal(parts[1]) * _SCALE[parts[2]] if parts else quantity

@@ -13,14 +13,14 @@ from datetime import timedelta
 
 from streamconsumer.operator.cache.workqueue import Key
 
-SETTLES_AFTER = timedelta(seconds=1)
+QUIET_PERIOD = timedelta(seconds=1)
 """How long after a write, or after the last thing that followed from it, nothing more is expected."""
 
-FEW = 20
+BASELINE_IN_MOTION = 20
 """Number of changed StreamConsumers above which the quiet time grows in proportion. With more of them, the controllers
 answer each one later."""
 
-TOLD_AFTER = timedelta(seconds=5)
+MAX_DELAY = timedelta(seconds=5)
 """After how long it is told all the same: a roll-out may take an hour."""
 
 
@@ -29,52 +29,56 @@ class Change:
     """One write to a child: what was done, to what, and why as an Event's reason."""
 
     reason: str
-    sentence: str
+    message: str
 
 
 @dataclass
-class _Item:
+class _PendingChanges:
     """What was written of one StreamConsumer, and when something moved."""
 
-    since: float
-    moved: float
-    found: object = None
+    first_seconds: float
+    last_moved_seconds: float
+    snapshot: object = None
     changes: list[Change] = field(default_factory=list)
 
 
 @dataclass
-class News:
+class StatusDebounce:
     """Of each StreamConsumer what was written since the last report."""
 
-    settles_after: timedelta = SETTLES_AFTER
-    told_after: timedelta = TOLD_AFTER
+    quiet_period: timedelta = QUIET_PERIOD
+    max_delay: timedelta = MAX_DELAY
     clock: Callable[[], float] = time.monotonic
-    _somebody_answers: bool = False
-    _items: dict[Key, _Item] = field(default_factory=dict)
+    _has_controllers: bool = False
+    _pending: dict[Key, _PendingChanges] = field(default_factory=dict)
 
     def add(self, key: Key, changes: list[Change]) -> None:
         """These were made now."""
         if changes:
             now = self.clock()
-            item = self._items.setdefault(key, _Item(now, now))
-            item.moved = now
+            item = self._pending.setdefault(key, _PendingChanges(now, now))
+            item.last_moved_seconds = now
             item.changes += changes
 
-    def wait(self, key: Key, gist: object, *, answered: bool) -> timedelta | None:
+    def delay(self, key: Key, snapshot: object, *, is_observed: bool) -> timedelta | None:
         """How long to wait before what is found now, `gist`, is told; None: tell it. `answered` says whether that
         comes after what was written last."""
-        self._somebody_answers |= answered
-        if (item := self._items.get(key)) is None:
+        self._has_controllers |= is_observed
+        if (item := self._pending.get(key)) is None:
             return None
         now = self.clock()
-        if (gist, answered) != item.found:
-            item.found, item.moved = (gist, answered), now
-        due = item.since + self.told_after.total_seconds()
-        if answered or not self._somebody_answers:
-            due = min(due, item.moved + self.settles_after.total_seconds() * max(1, len(self._items) / FEW))
+        if (snapshot, is_observed) != item.snapshot:
+            item.snapshot, item.last_moved_seconds = (snapshot, is_observed), now
+        due = item.first_seconds + self.max_delay.total_seconds()
+        if is_observed or not self._has_controllers:
+            due = min(
+                due,
+                item.last_moved_seconds
+                + self.quiet_period.total_seconds() * max(1, len(self._pending) / BASELINE_IN_MOTION),
+            )
         return timedelta(seconds=due - now) if due > now else None
 
-    def take(self, key: Key) -> list[Change]:
+    def pop_changes(self, key: Key) -> list[Change]:
         """What is told now, and needs to be told no more."""
-        item = self._items.pop(key, None)
+        item = self._pending.pop(key, None)
         return item.changes if item else []

@@ -12,40 +12,40 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
-RESOLVER = Path("/etc/resolv.conf")
-RELATIVE_DOTS = 1
+RESOLV_CONF = Path("/etc/resolv.conf")
+MAX_RELATIVE_DOTS = 1
 """`service`, `service.namespace`, `pod.service`: what may mean something else in another namespace. Names with more
 dots are the same everywhere."""
 
 _NAMESPACED = re.compile(r"^[^.]+(?=\.svc\.)")
 
 
-class Names:
+class NamespaceResolver:
     """Those of one namespace."""
 
     def __init__(self, namespace: str, search: Sequence[str] | None = None) -> None:
         """`search`: the domains that are tried, of a pod; without one, those of this pod."""
-        domains = _search(RESOLVER) if search is None else search
+        domains = _read_search_domains(RESOLV_CONF) if search is None else search
         in_cluster = any(_NAMESPACED.match(each) for each in domains)
         self._domains = [_NAMESPACED.sub(namespace, each) for each in domains] if in_cluster else []
 
-    async def dial(self, host: str, port: int) -> str:
+    async def resolve(self, host: str, port: int) -> str:
         """The name to connect by; the same one outside a cluster, and where no domain knows it."""
         if not self._domains or not is_relative(host):
             return host
         for domain in self._domains:
             candidate = f"{host}.{domain}."
-            if await _is_known(candidate, port):
+            if await _resolves(candidate, port):
                 return candidate
         return f"{host}."  # not what this pod's own search list makes of it
 
 
 def is_relative(host: str) -> bool:
     """Whether it depends on the namespace who that is."""
-    return host.count(".") <= RELATIVE_DOTS and not host.endswith(".") and not _is_address(host)
+    return host.count(".") <= MAX_RELATIVE_DOTS and not host.endswith(".") and not _is_address(host)
 
 
-async def _is_known(name: str, port: int) -> bool:
+async def _resolves(name: str, port: int) -> bool:
     try:
         await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
     except OSError:
@@ -61,7 +61,7 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _search(file: Path) -> list[str]:
+def _read_search_domains(file: Path) -> list[str]:
     """The last `search` line counts."""
     try:
         lines = [line.split() for line in file.read_text().splitlines()]

@@ -10,94 +10,94 @@ import logging
 from collections.abc import Callable
 
 from streamconsumer.operator.cache.workqueue import Key
-from streamconsumer.redis_client.errors_table import Fault
-from streamconsumer.redis_client.pipeline_client import Line
-from streamconsumer.redis_client.replies import order
+from streamconsumer.redis_client.errors_table import RedisErrorInfo
+from streamconsumer.redis_client.pipeline_client import PipelineClient
+from streamconsumer.redis_client.replies import parse_id
 
 BLOCK_SECONDS = 30
-PATIENCE_SECONDS = BLOCK_SECONDS + 5.0
+TIMEOUT_SECONDS = BLOCK_SECONDS + 5.0
 
-PAUSES_SECONDS = 0.5, 10.0
+RETRY_DELAYS_SECONDS = 0.5, 10.0
 """The first one after an outage, and the longest: each is twice the one before. A server that was restarted, or a proxy
 that ends what is quiet, is soon listened to again; between the attempts there are the looks."""
 
-GATHERING_SECONDS = 0.05
+BATCH_WINDOW_SECONDS = 0.05
 """Many that fall asleep at the same time are waited for together."""
 
 log = logging.getLogger(__name__)
 
 
-class Alarm:
+class ScaleFromZeroWatcher:
     """`rings` hears who has something to do. `connect` gives a line whose patience is above the block, or None."""
 
-    def __init__(self, rings: Callable[[Key], None], connect: Callable[[], Line | None]) -> None:
-        self._rings, self._connect = rings, connect
-        self._sleeping: dict[Key, tuple[str, str]] = {}
+    def __init__(self, on_entry: Callable[[Key], None], connect: Callable[[], PipelineClient | None]) -> None:
+        self._on_entry, self._connect = on_entry, connect
+        self._watched: dict[Key, tuple[str, str]] = {}
         """The stream of each, and the id after which an entry is news."""
         self._changed = asyncio.Event()
-        self._outdated = False
+        self._must_reconnect = False
 
-    def set(self, key: Key, stream: str, after: str) -> None:
+    def watch(self, key: Key, stream: str, after_id: str) -> None:
         """Wait for an entry after this id."""
-        known = self._sleeping.get(key)
-        if known is None or order(known[1]) < order(after):
-            self._sleeping[key] = (stream, after)
+        known = self._watched.get(key)
+        if known is None or parse_id(known[1]) < parse_id(after_id):
+            self._watched[key] = (stream, after_id)
         if known is None:
             self._changed.set()
 
-    def clear(self, key: Key) -> None:
+    def unwatch(self, key: Key) -> None:
         """It is awake, or gone."""
-        if self._sleeping.pop(key, None):
+        if self._watched.pop(key, None):
             self._changed.set()
 
-    def connect_anew(self) -> None:
+    def reconnect(self) -> None:
         """There is another way now: what the line was made of is gone."""
-        self._outdated = True
+        self._must_reconnect = True
         self._changed.set()
 
     async def run(self) -> None:
         """Until cancelled. Whatever goes wrong with a line, another is tried."""
-        line: Line | None = None
-        first, longest = PAUSES_SECONDS
+        line: PipelineClient | None = None
+        first, longest = RETRY_DELAYS_SECONDS
         pause = first
         try:
             while True:
                 try:
-                    if not self._sleeping or line is None or self._outdated:
-                        line = await self._begin(line)
-                    if line is not None and await self._listened(line):
+                    if not self._watched or line is None or self._must_reconnect:
+                        line = await self._connect_when_watching(line)
+                    if line is not None and await self._wait_for_entries(line):
                         pause = first
                         continue
                 except Exception as error:  # noqa: BLE001 - the looks go on beside it, and say what is wrong
                     log.debug("cannot wait for the first entry", extra={"error": type(error).__name__})
-                await self._hung_up(line)
+                await self._close(line)
                 line = None
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, longest)
         finally:
-            await self._hung_up(line)
+            await self._close(line)
 
-    async def _begin(self, line: Line | None) -> Line | None:
+    async def _connect_when_watching(self, client: PipelineClient | None) -> PipelineClient | None:
         """A line, once somebody sleeps; none is kept for nobody."""
-        await self._hung_up(line)
-        while not self._sleeping:
+        await self._close(client)
+        while not self._watched:
             self._changed.clear()
             await self._changed.wait()
-        self._outdated = False
+        self._must_reconnect = False
         return self._connect()
 
-    async def _hung_up(self, line: Line | None) -> None:
-        if line is not None:
-            await line.hang_up()
+    async def _close(self, client: PipelineClient | None) -> None:
+        if client is not None:
+            await client.close()
 
-    async def _listened(self, line: Line) -> bool:
+    async def _wait_for_entries(self, client: PipelineClient) -> bool:
         """Wait for an entry, the end of the block, or a change of who sleeps. Whether that is possible."""
-        await asyncio.sleep(GATHERING_SECONDS)
+        await asyncio.sleep(BATCH_WINDOW_SECONDS)
         self._changed.clear()
-        asked = dict(self._sleeping)
-        if not asked or self._outdated:
+        asked = dict(self._watched)
+        if not asked or self._must_reconnect:
             return True
-        reading = asyncio.create_task(line.ask([_question(list(asked.values()))]))
+        reading = asyncio.create_task(client.execute([_xread_command(list(asked.values()))]))
         changed = asyncio.create_task(self._changed.wait())
         try:
             await asyncio.wait({reading, changed}, return_when=asyncio.FIRST_COMPLETED)
@@ -109,21 +109,21 @@ class Alarm:
         if reading.cancelled():
             return True
         answers = reading.result()
-        if isinstance(answers, Fault) or isinstance(answers[0], Fault):
+        if isinstance(answers, RedisErrorInfo) or isinstance(answers[0], RedisErrorInfo):
             return False
-        self._hear({name.decode(): entries[-1][0].decode() for name, entries in answers[0] or []}, asked)
+        self._notify({name.decode(): entries[-1][0].decode() for name, entries in answers[0] or []}, asked)
         return True
 
-    def _hear(self, news: dict[str, str], asked: dict[Key, tuple[str, str]]) -> None:
-        for key, (stream, _) in asked.items():
-            if stream in news and key in self._sleeping:
-                self._sleeping[key] = (stream, news[stream])  # who goes on sleeping waits for the next one
-                self._rings(key)
+    def _notify(self, last_ids: dict[str, str], watched: dict[Key, tuple[str, str]]) -> None:
+        for key, (stream, _) in watched.items():
+            if stream in last_ids and key in self._watched:
+                self._watched[key] = (stream, last_ids[stream])  # who goes on sleeping waits for the next one
+                self._on_entry(key)
 
 
-def _question(sleeping: list[tuple[str, str]]) -> tuple[object, ...]:
+def _xread_command(watched: list[tuple[str, str]]) -> tuple[object, ...]:
     after: dict[str, str] = {}
-    for stream, message_id in sleeping:  # two groups may share a stream
-        if stream not in after or order(message_id) < order(after[stream]):
+    for stream, message_id in watched:  # two groups may share a stream
+        if stream not in after or parse_id(message_id) < parse_id(after[stream]):
             after[stream] = message_id
     return ("XREAD", "COUNT", 1, "BLOCK", BLOCK_SECONDS * 1000, "STREAMS", *after, *after.values())

@@ -21,44 +21,44 @@ The bargains, each measured on Redis 6.2, 7.0 and Valkey:
 from collections.abc import Callable, Collection
 from datetime import timedelta
 
-from streamconsumer.processor.consumer.claimer import Claim, Claims
-from streamconsumer.processor.consumer.manager import StreamManager, without_credentials
-from streamconsumer.processor.consumer.polling_consumer import PolledIntake
-from streamconsumer.processor.consumer.protocol import Manager
-from streamconsumer.processor.consumer.redis_consumer import RedisIntake
+from streamconsumer.processor.consumer.claimer import ClaimPage, PendingClaimer
+from streamconsumer.processor.consumer.manager import StreamManager, redact_url
+from streamconsumer.processor.consumer.polling_consumer import PollingConsumer
+from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
+from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.telemetry import Tracing
+from streamconsumer.processor.telemetry import MessageTracing
 
 __all__ = [
-    "Claim",
-    "Claims",
-    "Intake",
-    "Manager",
-    "PolledIntake",
-    "RedisIntake",
+    "ClaimPage",
+    "Consumer",
+    "PendingClaimer",
+    "PollingConsumer",
+    "RedisConsumer",
     "StreamManager",
-    "new_intake",
-    "without_credentials",
+    "StreamManagerProtocol",
+    "build_consumer",
+    "redact_url",
 ]
 
-Intake = RedisIntake | PolledIntake
+Consumer = RedisConsumer | PollingConsumer
 
 
-def new_intake(  # noqa: PLR0917 - what a processor has
-    manager: Manager,
-    who: tuple[str, str, str],
+def build_consumer(  # noqa: PLR0917 - what a processor has
+    manager: StreamManagerProtocol,
+    consumer_id: tuple[str, str, str],
     poll_interval_seconds: float,
-    held: Callable[[], Collection[str]],
+    in_flight_ids: Callable[[], Collection[str]],
     metrics: Metrics,
-    telemetry: Tracing | None,
-) -> Intake:
+    telemetry: MessageTracing | None,
+) -> Consumer:
     """Return the intake for the manager. `who`: stream, group and consumer; `held` returns the ids in flight."""
     if not isinstance(manager, StreamManager):
-        return PolledIntake(manager, *who)
+        return PollingConsumer(manager, *consumer_id)
     block = timedelta(seconds=poll_interval_seconds)
-    intake = RedisIntake(manager, *who, block=block, metrics=metrics, held=held)
-    intake.caring = Claims(intake, metrics)
+    intake = RedisConsumer(manager, *consumer_id, block=block, metrics=metrics, in_flight_ids=in_flight_ids)
+    intake.claimer = PendingClaimer(intake, metrics)
     if telemetry is not None:
-        intake.acks.sent = telemetry.acknowledged
+        intake.ack_buffer.on_sent = telemetry.on_acknowledged
         telemetry.dead_letter_stream = intake.dead_letter_stream
     return intake

@@ -19,18 +19,20 @@ from typing import Any
 
 from redis.exceptions import ClusterCrossSlotError, NoPermissionError, ResponseError
 
-from streamconsumer.errors import EffectsRefused
+from streamconsumer.errors import EffectsRejected
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.redis_client.errors_table import fault
-from streamconsumer.redis_client.keys import companion
-from streamconsumer.redis_client.replies import Ask
+from streamconsumer.redis_client.errors_table import classify_error
+from streamconsumer.redis_client.keys import group_key
+from streamconsumer.redis_client.replies import Execute
 
 log = logging.getLogger(__name__)
 
-REMEMBERED = 50_000
+MAX_REMEMBERED_COMMITS = 50_000
 """So many commits of a group are remembered: about 6 MB."""
 
-RIGHTS = "+eval +xpending +xack +type +strlen +get +xadd +set +incrby +del +zscore +zadd +zremrangebyrank +time"
+REQUIRED_PERMISSIONS = (
+    "+eval +xpending +xack +type +strlen +get +xadd +set +incrby +del +zscore +zadd +zremrangebyrank +time"
+)
 """What the user must be allowed, on the keys of the effects and on the one that remembers."""
 
 COMMIT = """
@@ -96,65 +98,71 @@ return 'done'
 for each effect its command, the number of its key, how many arguments, and these."""
 
 
-async def commit(  # noqa: PLR0917 - four say who asks, two what for
-    ask: Ask, stream: str, group: str, consumer: str, message_id: str, effects: Effects
+async def commit_effects(  # noqa: PLR0917 - four say who asks, two what for
+    execute: Execute, stream: str, group: str, consumer: str, message_id: str, effects: Effects
 ) -> bool:
     """Apply the effects and acknowledge the entry. False: it is not (any more) pending with this consumer, and nothing
     was applied now.
 
-    Raises EffectsRefused for what is the message's own affair, and what Redis raises for what is not: no rights, no
+    Raises EffectsRejected for what is the message's own affair, and what Redis raises for what is not: no rights, no
     memory, a replica, a lost connection. Nothing was applied then, or, where the connection was lost, everything or
     nothing; the call may be repeated until it answers, and never applies anything twice.
     """
-    memory = companion(stream, group, "committed").encode()
+    memory = group_key(stream, group, "committed").encode()
     keys = list(dict.fromkeys([stream.encode(), memory, *(each.key for each in effects.operations)]))
-    _check(stream.encode(), keys, effects, message_id)
+    _validate(stream.encode(), keys, effects, message_id)
     places = {key: place for place, key in enumerate(keys, 1)}
     arguments: list[Any] = []
     for command, key, words in effects.operations:
         arguments += [command, places[key], len(words), *words]
-    question = ("EVAL", COMMIT, len(keys), *keys, group, consumer, message_id, REMEMBERED, *arguments)
+    question = ("EVAL", COMMIT, len(keys), *keys, group, consumer, message_id, MAX_REMEMBERED_COMMITS, *arguments)
     try:
-        reply = await ask(*question)
+        reply = await execute(*question)
     except ClusterCrossSlotError:
-        raise EffectsRefused(
+        raise EffectsRejected(
             f"message {message_id}: a key of its effects is not in the cluster slot of stream {stream!r}; "
             "put the same {tag} into the names of the stream and of the keys"
         ) from None
     except ResponseError as error:
-        raise _told(error) from error
+        raise _with_permission_hint(error) from error
     if isinstance(reply, list):
-        raise EffectsRefused(_refusal(message_id, *(each.decode(errors="backslashreplace") for each in reply)))
+        raise EffectsRejected(
+            _rejection_message(message_id, *(each.decode(errors="backslashreplace") for each in reply))
+        )
     if reply == b"before":
         log.info("the effects of this message were committed before", extra={"message_id": message_id})
     return bool(reply != b"lost")
 
 
-def _check(stream: bytes, keys: list[bytes], effects: Effects, message_id: str) -> None:
+def _validate(stream: bytes, keys: list[bytes], effects: Effects, message_id: str) -> None:
     """What can be told without asking Redis."""
     for command, key, words in effects.operations:
         if key == keys[1]:
-            raise EffectsRefused(f"message {message_id}: {_name(key)} is our own key; use another one")
+            raise EffectsRejected(f"message {message_id}: {_quote_key(key)} is our own key; use another one")
         if key == stream and (command != "XADD" or words[0] == b"MAXLEN"):
             what = "trimmed by an effect; set spec.retention" if command == "XADD" else f"the key of a {command}"
-            raise EffectsRefused(f"message {message_id}: {_name(key)} is the stream that is read, it cannot be {what}")
+            raise EffectsRejected(
+                f"message {message_id}: {_quote_key(key)} is the stream that is read, it cannot be {what}"
+            )
 
 
-def _refusal(message_id: str, command: str, key: str, found: str) -> str:
+def _rejection_message(message_id: str, command: str, key: str, actual_type: str) -> str:
     expected = {"XADD": "a stream", "SET": "a string", "INCRBY": "a whole number of at most 18 digits"}[command]
-    holds = found if found.startswith("no ") else f"a {found}"
+    holds = actual_type if actual_type.startswith("no ") else f"a {actual_type}"
     return (
         f"message {message_id}: the key {key!r} holds {holds}; its {command} expects {expected} or no key. "
         "Nothing was applied; use another key or delete this one"
     )
 
 
-def _told(error: ResponseError) -> ResponseError:
+def _with_permission_hint(error: ResponseError) -> ResponseError:
     """The error; where the user lacks a right, one that says which are needed."""
-    if fault(error, "").code == "NOPERM":
-        return NoPermissionError(f"NOPERM effects are applied by a script, which needs {RIGHTS} ({error})")
+    if classify_error(error, "").code == "NOPERM":
+        return NoPermissionError(
+            f"NOPERM effects are applied by a script, which needs {REQUIRED_PERMISSIONS} ({error})"
+        )
     return error
 
 
-def _name(key: bytes) -> str:
+def _quote_key(key: bytes) -> str:
     return repr(key.decode(errors="backslashreplace"))

@@ -18,19 +18,19 @@ from datetime import timedelta
 from typing import Any
 
 from streamconsumer.redis_client import replies
-from streamconsumer.redis_client.keys import POSTPONED, companion
-from streamconsumer.redis_client.replies import Ask
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
+from streamconsumer.redis_client.replies import Execute
 
-EVERY = timedelta(seconds=1)
+SNAPSHOT_INTERVAL = timedelta(seconds=1)
 """How often it is written down, by whoever has anything in flight."""
 
-PROBATION = timedelta(milliseconds=1500)
+RESTORE_GRACE = timedelta(milliseconds=1500)
 """Three signs of life, and one that is late."""
 
-MOST = 10_000
+MAX_SNAPSHOT_IDS = 10_000
 """So many pending ids are written down. When there are more, the note before stays: it is true as well, only older."""
 
-MOST_WALKED = 1000
+MAX_RESTORED = 1000
 """So many entries behind the last note are put back one by one; where there are more, the group begins at the note."""
 
 _COMMON = f"""
@@ -42,16 +42,16 @@ local function dictionary(flat)
   for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
   return found
 end
-local function mark() return redis.pcall('XGROUP', 'CREATECONSUMER', stream, group, '{POSTPONED}') end
+local function mark() return redis.pcall('XGROUP', 'CREATECONSUMER', stream, group, '{POSTPONED_CONSUMER}') end
 local function restore(ids)
   for id in (redis.call('HGET', beside, 'pending') or ''):gmatch('%S+') do ids[#ids + 1] = id end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, '-inf', '+inf')) do ids[#ids + 1] = id end
   for _, id in ipairs(ids) do
     if #redis.call('XPENDING', stream, group, id, id, 1) == 0 then
       if tonumber(redis.call('ZSCORE', schedule, id) or -1) < 0 then
-        redis.pcall('ZADD', schedule, now + {replies.milliseconds(PROBATION)} + 0.5, id)  -- else due after minIdle
+        redis.pcall('ZADD', schedule, now + {replies.to_milliseconds(RESTORE_GRACE)} + 0.5, id)  -- else due after minIdle
       end
-      redis.call('XCLAIM', stream, group, '{POSTPONED}', 0, id, 'FORCE', 'JUSTID')
+      redis.call('XCLAIM', stream, group, '{POSTPONED_CONSUMER}', 0, id, 'FORCE', 'JUSTID')
     end
   end
 end
@@ -60,17 +60,17 @@ end
 group that has not been put right yet, and an error if there is no group or the server is out of memory. XCLAIM ignores
 an entry that the stream no longer has, and `DUE` removes it from the schedule."""
 
-NOTE = f"""{_COMMON}
+SAVE = f"""{_COMMON}
 local at = redis.call('HGET', beside, 'at')
-if at and now - at < {replies.milliseconds(EVERY * 0.8)} and now >= tonumber(at) then return 0 end
+if at and now - at < {replies.to_milliseconds(SNAPSHOT_INTERVAL * 0.8)} and now >= tonumber(at) then return 0 end
 local new = mark()
 if type(new) == 'table' then return 0 end
 if new == 1 then restore({{}}) end
 local ids = {{}}
 for _, each in ipairs(redis.call('XPENDING', stream, group)[4] or {{}}) do
   local name, pending = each[1], tonumber(each[2])
-  if name ~= '{POSTPONED}' then
-    if #ids + pending > {MOST} then return 0 end
+  if name ~= '{POSTPONED_CONSUMER}' then
+    if #ids + pending > {MAX_SNAPSHOT_IDS} then return 0 end
     local held = redis.call('XPENDING', stream, group, '-', '+', pending, name)
     for _, entry in ipairs(held) do ids[#ids + 1] = entry[1] end
   end
@@ -87,7 +87,7 @@ return 1
 """Write it down, unless a note is younger than 0.8 s, or more than `MOST` are pending. The note holds every entry whose
 score in the schedule is below zero, so these scores go."""
 
-RECREATE = f"""{_COMMON}
+RESTORE = f"""{_COMMON}
 local function before(a, b)
   local am, as = a:match('^(%d+)-(%d+)$')
   local bm, bs = b:match('^(%d+)-(%d+)$')
@@ -109,15 +109,15 @@ local walked = {{}}
 if noted and before(position, noted) then
   begin = noted
 elseif noted then
-  walked = redis.call('XRANGE', stream, '(' .. noted, position, 'COUNT', {MOST_WALKED})
+  walked = redis.call('XRANGE', stream, '(' .. noted, position, 'COUNT', {MAX_RESTORED})
   for i, entry in ipairs(walked) do walked[i] = entry[1] end
-  if #walked == {MOST_WALKED} then begin, walked = noted, {{}} end
+  if #walked == {MAX_RESTORED} then begin, walked = noted, {{}} end
 end
 local created = redis.pcall('XGROUP', 'CREATE', stream, group, begin, 'MKSTREAM')
 if created.err and not created.err:find('BUSYGROUP', 1, true) then return created end
 for i = 5, #ARGV do
   local held = redis.call('XPENDING', stream, group, ARGV[i], ARGV[i], 1)[1]
-  if not held or held[2] == '{POSTPONED}' then
+  if not held or held[2] == '{POSTPONED_CONSUMER}' then
     redis.pcall('ZADD', schedule, -1, ARGV[i])
     redis.call('XCLAIM', stream, group, ARGV[2], 0, ARGV[i], 'FORCE', 'JUSTID')
   end
@@ -134,23 +134,23 @@ back as well. What this consumer takes back stays in the schedule, below zero, u
 lost again before."""
 
 
-class LastKnown:
+class GroupSnapshot:
     """The note of one group, by one of its consumers."""
 
-    def __init__(self, ask: Ask, stream: str, group: str, consumer: str) -> None:
-        self._ask, self._who = ask, (group, consumer)
-        self._keys = [stream, *(companion(stream, group, what) for what in ("postponed", "last-known"))]
+    def __init__(self, execute: Execute, stream: str, group: str, consumer: str) -> None:
+        self._execute, self._group_and_consumer = execute, (group, consumer)
+        self._keys = [stream, *(group_key(stream, group, what) for what in ("postponed", "last-known"))]
 
-    async def note(self) -> None:
+    async def save(self) -> None:
         """Write down what the group knows, if nobody else did so a moment ago. Where the server is out of memory, the
         note before stays."""
-        await self._evaluate(NOTE)
+        await self._run_script(SAVE)
 
-    async def recreate(self, position: str, otherwise: str, *, in_flight: Sequence[str] = ()) -> str:
+    async def restore_group(self, last_delivered_id: str, start_from: str, *, in_flight: Sequence[str] = ()) -> str:
         """Create the group again where it was, with what is in flight here pending here, and what anybody held pending.
         Returns where it begins now."""
-        begin = await self._evaluate(RECREATE, position, otherwise, *in_flight)
+        begin = await self._run_script(RESTORE, last_delivered_id, start_from, *in_flight)
         return str(begin.decode())
 
-    async def _evaluate(self, script: str, *arguments: Any) -> Any:
-        return await self._ask("EVAL", script, len(self._keys), *self._keys, *self._who, *arguments)
+    async def _run_script(self, script: str, *arguments: Any) -> Any:
+        return await self._execute("EVAL", script, len(self._keys), *self._keys, *self._group_and_consumer, *arguments)

@@ -13,9 +13,9 @@ from redis.exceptions import OutOfMemoryError
 
 from streamconsumer.processor.message import Entry
 from streamconsumer.redis_client import replies
-from streamconsumer.redis_client.keys import POSTPONED, companion
-from streamconsumer.redis_client.replies import Ask
-from streamconsumer.redis_client.scripts import LEAVE
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
+from streamconsumer.redis_client.replies import Execute
+from streamconsumer.redis_client.scripts import DELETE_IDLE_CONSUMER
 
 RENEW = """
 local ids, mine, rest, lost = {}, {}, {}, {}
@@ -44,7 +44,7 @@ ask first would steal entries back from their new owner. What a peer put back fo
 ours, and stays in the schedule, below zero, until a note holds it. One look at a range of twice as many costs half of a
 look at each (1.9 against 3.4 ms for 200)."""
 
-BEGIN = """
+START_ATTEMPT = """
 local function held(...) return #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ...) == 1 end
 if not held(ARGV[2]) and held() then return 0 end
 if #redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3]) == 0 then
@@ -57,7 +57,7 @@ return 1
 """Before a redelivered entry begins, Redis is told how often it was begun: if it kills this process, that stays known.
 1: may begin. 0: another consumer has it. -1: it was trimmed from the stream, and is settled."""
 
-RECOUNT = """
+SET_DELIVERY_COUNTS = """
 for i = 3, #ARGV, 2 do
   if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2]) == 1 then
     redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'RETRYCOUNT', ARGV[i + 1], 'JUSTID')
@@ -82,7 +82,7 @@ return 0
 """Entries go to the pseudo consumer ARGV[3] until they are due: ids, counts and milliseconds in turn. First the due
 time, which may fail for want of memory, then the entry, which may not."""
 
-DUE = """
+CLAIM_DUE = """
 local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
 local entries, gone = {}, 0
@@ -111,7 +111,7 @@ return {gone, entries}
 their counts. They stay in the schedule, below zero, until `NOTE` sees them settled: should the reply be lost, and then
 the group, nobody else would know of them."""
 
-ADOPT = """
+REPAIR_SCHEDULE = """
 for _, held in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[4], '-', '+', 100, ARGV[3])) do
   if tonumber(redis.call('ZSCORE', KEYS[2], held[1]) or -1) < 0 then redis.call('ZADD', KEYS[2], 0, held[1]) end
 end
@@ -120,71 +120,71 @@ return 0
 """Postponed entries whose due time was lost, with a key that was deleted or evicted, are due now."""
 
 
-class Ownership:
+class Leases:
     """What one consumer may do with entries only while they are its own."""
 
-    def __init__(self, ask: Ask, stream: str, group: str, consumer: str) -> None:
-        self._ask, self._stream, self._group, self._consumer = ask, stream, group, consumer
-        self._schedule = companion(stream, group, "postponed")
-        self._consumers = companion(stream, group, "consumers")
+    def __init__(self, execute: Execute, stream: str, group: str, consumer: str) -> None:
+        self._execute, self._stream, self._group, self._consumer = execute, stream, group, consumer
+        self._schedule_key = group_key(stream, group, "postponed")
+        self._members_key = group_key(stream, group, "consumers")
 
-    async def enter(self) -> None:
+    async def register(self) -> None:
         """Be known as one of ours: peers then take this consumer for dead within seconds of its last sign of life. A
         server that is out of memory refuses: then they wait `min_idle`, as for any stranger."""
         with suppress(OutOfMemoryError):
-            await self._ask("XGROUP", "CREATECONSUMER", self._stream, self._group, self._consumer)
-            await self.be_present(await self.now_milliseconds() / 1000)
+            await self._execute("XGROUP", "CREATECONSUMER", self._stream, self._group, self._consumer)
+            await self.announce(await self.server_time_milliseconds() / 1000)
 
-    async def be_present(self, now_seconds: float) -> None:
+    async def announce(self, now_seconds: float) -> None:
         """Say that this consumer is there; by the server's clock. A server that is out of memory refuses to hear it:
         then the others take it for absent, and look more often than they need to."""
         with suppress(OutOfMemoryError):
-            await self._ask("HSET", self._consumers, self._consumer, round(now_seconds))
+            await self._execute("HSET", self._members_key, self._consumer, round(now_seconds))
 
     async def members(self) -> dict[str, float]:
         """Consumers of ours, and when they last said that they are there."""
-        flat = await self._ask("HGETALL", self._consumers)
-        return {name.decode(): float(seen) for name, seen in replies.pairs(flat).items()}
+        flat = await self._execute("HGETALL", self._members_key)
+        return {name.decode(): float(seen) for name, seen in replies.to_dict(flat).items()}
 
     async def renew(self, message_ids: Sequence[str]) -> list[str]:
         """A sign of life for those that are not another consumer's. Returns those that are."""
-        in_order = sorted(message_ids, key=replies.order)
-        return [each.decode() for each in await self._evaluate(RENEW, [self._schedule], *in_order)]
+        in_order = sorted(message_ids, key=replies.parse_id)
+        return [each.decode() for each in await self._run_script(RENEW, [self._schedule_key], *in_order)]
 
-    async def begin(self, message_id: str, deliveries: int) -> int:
+    async def start_attempt(self, message_id: str, deliveries: int) -> int:
         """Count that an entry begins again. 1: it may; 0: another consumer has it; -1: it is trimmed, and settled."""
-        return int(await self._evaluate(BEGIN, [], message_id, deliveries))
+        return int(await self._run_script(START_ATTEMPT, [], message_id, deliveries))
 
-    async def recount(self, entries: Sequence[tuple[str, int]]) -> None:
+    async def set_delivery_counts(self, entries: Sequence[tuple[str, int]]) -> None:
         """Correct how often entries (id, deliveries) were begun."""
         flat = [part for each in entries for part in each]
-        await self._evaluate(RECOUNT, [], *flat)
+        await self._run_script(SET_DELIVERY_COUNTS, [], *flat)
 
     async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> None:
         """Let entries (id, deliveries, delay) be due for any consumer after their delays."""
-        flat = [part for each in entries for part in (each[0], each[1], replies.milliseconds(each[2]))]
-        await self._evaluate(POSTPONE, [self._schedule], POSTPONED, *flat)
+        flat = [part for each in entries for part in (each[0], each[1], replies.to_milliseconds(each[2]))]
+        await self._run_script(POSTPONE, [self._schedule_key], POSTPONED_CONSUMER, *flat)
 
-    async def due(self, count: int) -> tuple[int, list[Entry]]:
+    async def claim_due(self, count: int) -> tuple[int, list[Entry]]:
         """Take postponed entries that are due. How many were trimmed, and the entries."""
-        trimmed, found = await self._evaluate(DUE, [self._schedule], POSTPONED, count)
+        trimmed, found = await self._run_script(CLAIM_DUE, [self._schedule_key], POSTPONED_CONSUMER, count)
         return int(trimmed), [Entry.redelivered(each[0], each[1], int(each[2])) for each in found]
 
-    async def adopt(self, idle: timedelta) -> None:
+    async def repair_schedule(self, idle: timedelta) -> None:
         """Postponed entries whose due time was lost, or that somebody died over who was about to take them, are due."""
-        await self._evaluate(ADOPT, [self._schedule], POSTPONED, replies.milliseconds(idle))
+        await self._run_script(REPAIR_SCHEDULE, [self._schedule_key], POSTPONED_CONSUMER, replies.to_milliseconds(idle))
 
-    async def leave(self, consumer: str | None = None) -> bool:
+    async def delete_consumer(self, consumer: str | None = None) -> bool:
         """Delete this or another consumer if nothing is pending with it."""
         name = self._consumer if consumer is None else consumer
-        keys = [self._consumers, companion(self._stream, self._group, "readers")]
-        return int(await self._evaluate(LEAVE, keys, consumer=name)) >= 0
+        keys = [self._members_key, group_key(self._stream, self._group, "readers")]
+        return int(await self._run_script(DELETE_IDLE_CONSUMER, keys, consumer=name)) >= 0
 
-    async def _evaluate(self, script: str, keys: list[str], *arguments: Any, consumer: str = "") -> Any:
+    async def _run_script(self, script: str, keys: list[str], *arguments: Any, consumer: str = "") -> Any:
         who = (self._group, consumer or self._consumer)
-        return await self._ask("EVAL", script, 1 + len(keys), self._stream, *keys, *who, *arguments)
+        return await self._execute("EVAL", script, 1 + len(keys), self._stream, *keys, *who, *arguments)
 
-    async def now_milliseconds(self) -> int:
+    async def server_time_milliseconds(self) -> int:
         """By the server's clock."""
-        seconds, microseconds = await self._ask("TIME")
+        seconds, microseconds = await self._execute("TIME")
         return int(seconds) * 1000 + int(microseconds) // 1000

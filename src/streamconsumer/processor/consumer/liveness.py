@@ -12,20 +12,20 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from streamconsumer.redis_client.keys import POSTPONED
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
 
-HEARTBEAT = timedelta(milliseconds=400)
-SILENCE = timedelta(milliseconds=1100)
-PROOF = timedelta(milliseconds=900)
-TURN = timedelta(milliseconds=1200)
+HEARTBEAT_INTERVAL = timedelta(milliseconds=400)
+SILENCE_THRESHOLD = timedelta(milliseconds=1100)
+CONFIRMATION_DELAY = timedelta(milliseconds=900)
+CHECK_INTERVAL = timedelta(milliseconds=1200)
 
-PRESENT_EVERY = timedelta(seconds=20)
+ANNOUNCE_INTERVAL = timedelta(seconds=20)
 """How often a consumer writes down that it is there."""
 
-ABSENT = timedelta(seconds=65)
+ABSENT_AFTER = timedelta(seconds=65)
 """Who has not done so for so long takes no turns."""
 
-FORGOTTEN = timedelta(minutes=10)
+EXPIRE_AFTER = timedelta(minutes=10)
 """Who has not done so for so long, and holds nothing, is gone: its name goes too."""
 
 Members = Mapping[str, float]
@@ -33,7 +33,7 @@ Members = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Consumer:
+class ConsumerInfo:
     """A line of XINFO CONSUMERS."""
 
     name: str
@@ -42,35 +42,41 @@ class Consumer:
     """Since its last sign of life, by the server's clock."""
 
 
-def silent(consumers: Iterable[Consumer], me: str) -> dict[str, timedelta]:
+def silent_consumers(consumers: Iterable[ConsumerInfo], consumer_name: str) -> dict[str, timedelta]:
     """Who may be dead: holds entries, and shows no sign of life."""
     return {
         each.name: each.idle
         for each in consumers
-        if each.pending and each.idle > SILENCE and each.name not in (me, POSTPONED)
+        if each.pending and each.idle > SILENCE_THRESHOLD and each.name not in (consumer_name, POSTPONED_CONSUMER)
     }
 
 
-def proven(before: Mapping[str, timedelta], now: Mapping[str, timedelta]) -> list[str]:
+def confirmed_dead(previous: Mapping[str, timedelta], current: Mapping[str, timedelta]) -> list[str]:
     """Who was silent before and has been ever since."""
-    return [name for name, idle in now.items() if name in before and idle >= before[name] + PROOF * 0.5]
+    return [
+        name for name, idle in current.items() if name in previous and idle >= previous[name] + CONFIRMATION_DELAY * 0.5
+    ]
 
 
-def there(members: Members, dead: Collection[str], me: str, now_seconds: float) -> list[str]:
+def active_members(members: Members, dead: Collection[str], consumer_name: str, now_seconds: float) -> list[str]:
     """Who takes turns, in their order."""
-    since = now_seconds - ABSENT.total_seconds()
-    return sorted({me, *(name for name, seen in members.items() if seen > since)} - set(dead) - {POSTPONED})
+    since = now_seconds - ABSENT_AFTER.total_seconds()
+    return sorted(
+        {consumer_name, *(name for name, seen in members.items() if seen > since)} - set(dead) - {POSTPONED_CONSUMER}
+    )
 
 
-def seconds_to_turn(now_seconds: float, order: list[str], me: str) -> float:
+def seconds_until_turn(now_seconds: float, active: list[str], consumer_name: str) -> float:
     """Until this consumer looks again: every n turns among n."""
-    turn = TURN.total_seconds()
-    wait = (order.index(me) * turn - now_seconds) % (len(order) * turn)
-    return wait if wait > turn / 10 else wait + len(order) * turn
+    turn = CHECK_INTERVAL.total_seconds()
+    wait = (active.index(consumer_name) * turn - now_seconds) % (len(active) * turn)
+    return wait if wait > turn / 10 else wait + len(active) * turn
 
 
-def gone(consumers: Iterable[Consumer], members: Members, me: str, now_seconds: float) -> list[str]:
+def expired_members(
+    consumers: Iterable[ConsumerInfo], members: Members, consumer_name: str, now_seconds: float
+) -> list[str]:
     """Of whom only the name is left."""
-    before = now_seconds - FORGOTTEN.total_seconds()
+    before = now_seconds - EXPIRE_AFTER.total_seconds()
     holding = {each.name for each in consumers if each.pending}
-    return [name for name, seen in members.items() if seen < before and name not in holding and name != me]
+    return [name for name, seen in members.items() if seen < before and name not in holding and name != consumer_name]

@@ -14,42 +14,42 @@ from redis.exceptions import NoPermissionError
 
 from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.redis_client import replies
-from streamconsumer.redis_client.errors_table import fault
-from streamconsumer.redis_client.keys import companion
+from streamconsumer.redis_client.errors_table import classify_error
+from streamconsumer.redis_client.keys import group_key
 
-OLDEST = (6, 2)
+MIN_SERVER_VERSION = (6, 2)
 """XPENDING with IDLE and with exclusive ids came with it."""
 
-NOBODY = "0-0"
+NO_SUCH_ID = "0-0"
 """No entry has this id."""
 
-OPTIONAL = {"+client|id", "+client|unblock"}
+OPTIONAL_PERMISSIONS = {"+client|id", "+client|unblock"}
 """Rights that the engine can do without."""
 
-_SETTINGS = ("maxmemory-policy", "save", "appendonly")
-_MOST_WORDS = 120
+_SERVER_SETTINGS = ("maxmemory-policy", "save", "appendonly")
+_MAX_QUOTED_LENGTH = 120
 """Characters of a server's answer that are quoted."""
 
-Probe = tuple[str, str, tuple[Any, ...]]
+PermissionProbe = tuple[str, str, tuple[Any, ...]]
 """The right, the key, and the command that needs both."""
 
-Who = tuple[str, str, str]
+ConsumerId = tuple[str, str, str]
 """Stream, group and consumer."""
 
 
-class Danger(NamedTuple):
+class RiskySetting(NamedTuple):
     """A setting of the server that can cost entries."""
 
-    found: str
+    problem: str
     advice: str
 
     @property
-    def sentence(self) -> str:
-        return f"{self.found}; {self.advice}"
+    def message(self) -> str:
+        return f"{self.problem}; {self.advice}"
 
 
 @dataclass(frozen=True)
-class Examination:
+class PreflightReport:
     """What one look at the server found."""
 
     problem: str
@@ -58,7 +58,7 @@ class Examination:
     version: str
     """Empty if the server does not name it."""
 
-    lacking: list[str]
+    missing_permissions: list[str]
     """Rights that the user is missing, as ACL SETUSER spells them."""
 
     settings: dict[str, str | None]
@@ -67,35 +67,35 @@ class Examination:
     @property
     def warnings(self) -> list[str]:
         """What the engine can do without, and what can cost entries."""
-        rights = f"grant {' '.join(self.lacking)} with ACL SETUSER; docs/redis.md lists the rights"
-        lacking = [f"the Redis user lacks rights; {rights}"] if self.lacking else []
-        return lacking + [each.sentence for each in dangers(self.settings)]
+        rights = f"grant {' '.join(self.missing_permissions)} with ACL SETUSER; docs/redis.md lists the rights"
+        lacking = [f"the Redis user lacks rights; {rights}"] if self.missing_permissions else []
+        return lacking + [each.message for each in risky_settings(self.settings)]
 
 
-async def examine(manager: StreamManager, who: Who) -> Examination:
+async def run_preflight_checks(manager: StreamManager, consumer_id: ConsumerId) -> PreflightReport:
     """Ask the server everything, in one round trip. Raises what a server answers that is not ready."""
-    probes = _probes(manager, who)
+    probes = _probes(manager, consumer_id)
     commands = [command for _, _, command in probes]
-    settings = [("CONFIG", "GET", name) for name in _SETTINGS]
-    hello, *answers = await manager.ask_together([("HELLO",), *commands, *settings])
-    version = "" if isinstance(hello, Exception) else str(replies.pairs(hello)[b"version"].decode())
-    refusals = _refusals(probes, answers)
-    problem = _outdated(version) or _unusable(manager, refusals)
-    return Examination(problem, version, [*refusals], _values(answers[len(probes) :]))
+    settings = [("CONFIG", "GET", name) for name in _SERVER_SETTINGS]
+    hello, *answers = await manager.execute_pipeline([("HELLO",), *commands, *settings])
+    version = "" if isinstance(hello, Exception) else str(replies.to_dict(hello)[b"version"].decode())
+    refusals = _find_rejections(probes, answers)
+    problem = _unsupported_version_error(version) or _missing_permission_error(manager, refusals)
+    return PreflightReport(problem, version, [*refusals], _setting_values(answers[len(probes) :]))
 
 
-def _refusals(probes: Sequence[Probe], answers: Sequence[Any]) -> dict[str, Exception]:
+def _find_rejections(probes: Sequence[PermissionProbe], raw_replies: Sequence[Any]) -> dict[str, Exception]:
     """Missing rights and the answers that show it."""
     found: dict[str, Exception] = {}
-    to_a_read = str(answers[0])  # a proxy without its server answers each command in the same words
-    for (right, key, _), answer in zip(probes, answers, strict=False):
+    to_a_read = str(raw_replies[0])  # a proxy without its server answers each command in the same words
+    for (right, key, _), answer in zip(probes, raw_replies, strict=False):
         if not isinstance(answer, Exception):
             continue
-        what = fault(answer, "")
+        what = classify_error(answer, "")
         if isinstance(answer, NoPermissionError):
             found.setdefault(f"~{key}" if "access" in str(answer) else f"+{right}", answer)
-        elif f"+{right}" not in OPTIONAL and (
-            what.is_refusal or (right == "eval" and not what.is_known and str(answer) != to_a_read)
+        elif f"+{right}" not in OPTIONAL_PERMISSIONS and (
+            what.is_command_unavailable or (right == "eval" and not what.is_known and str(answer) != to_a_read)
         ):
             found[f"+{right}"] = answer
         elif right == "eval":  # the server is not ready
@@ -103,56 +103,56 @@ def _refusals(probes: Sequence[Probe], answers: Sequence[Any]) -> dict[str, Exce
     return found
 
 
-def _outdated(found: str) -> str:
-    numbers = tuple(int(number) for number in re.findall(r"\d+", found)[:2])
-    if not numbers or numbers >= OLDEST:
+def _unsupported_version_error(version: str) -> str:
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if not numbers or numbers >= MIN_SERVER_VERSION:
         return ""
-    return f"the Redis server is version {found}; expected 6.2 or newer; upgrade it"
+    return f"the Redis server is version {version}; expected 6.2 or newer; upgrade it"
 
 
-def _unusable(manager: StreamManager, refusals: Mapping[str, Exception]) -> str:
+def _missing_permission_error(manager: StreamManager, rejections: Mapping[str, Exception]) -> str:
     """The sentence about the rights that the engine cannot work without."""
-    missing = {right: answer for right, answer in refusals.items() if right not in OPTIONAL}
+    missing = {right: answer for right, answer in rejections.items() if right not in OPTIONAL_PERMISSIONS}
     if not missing:
         return ""
-    about = f"Redis at {manager.place} refuses the Redis user what is required: {' '.join(missing)}"
+    about = f"Redis at {manager.address_text} refuses the Redis user what is required: {' '.join(missing)}"
     for right, answer in missing.items():
         if not isinstance(answer, NoPermissionError):
-            command, words = right[1:].replace("|", " ").upper(), str(answer)[:_MOST_WORDS]
+            command, words = right[1:].replace("|", " ").upper(), str(answer)[:_MAX_QUOTED_LENGTH]
             return f"{about}; {command} is renamed, disabled or refused by a proxy ({words}): enable it there"
     return f"{about}; grant it with ACL SETUSER, docs/redis.md lists the rights"
 
 
-def _values(answers: Sequence[Any]) -> dict[str, str | None]:
+def _setting_values(raw_replies: Sequence[Any]) -> dict[str, str | None]:
     return {
         name: None if isinstance(answer, Exception) or len(answer) < 2 else answer[1].decode()
-        for name, answer in zip(_SETTINGS, answers, strict=True)
+        for name, answer in zip(_SERVER_SETTINGS, raw_replies, strict=True)
     }
 
 
-def dangers(found: Mapping[str, str | None]) -> list[Danger]:
+def risky_settings(settings: Mapping[str, str | None]) -> list[RiskySetting]:
     """What of these settings can cost entries. What is not known is taken for right."""
-    policy, told = found["maxmemory-policy"] or "", []
+    policy, told = settings["maxmemory-policy"] or "", []
     if policy.startswith("allkeys-"):
         evicts = f"the server's maxmemory-policy is {policy}: short of memory it deletes the stream with "
-        told.append(Danger(evicts + "all that is pending", "set noeviction, or a volatile- policy"))
-    if found["appendonly"] == "no" and found["save"] == "":
-        told.append(Danger("the server keeps nothing on disk: a restart loses every entry", "set appendonly yes"))
+        told.append(RiskySetting(evicts + "all that is pending", "set noeviction, or a volatile- policy"))
+    if settings["appendonly"] == "no" and settings["save"] == "":
+        told.append(RiskySetting("the server keeps nothing on disk: a restart loses every entry", "set appendonly yes"))
     return told
 
 
-def _probes(manager: StreamManager, who: Who) -> list[Probe]:
+def _probes(manager: StreamManager, consumer_id: ConsumerId) -> list[PermissionProbe]:
     """`x` stands where a number or an id should. No group has a key with the companion name `*`."""
-    stream, group, consumer = who
-    beside = companion(stream, group, "*")
+    stream, group, consumer = consumer_id
+    beside = group_key(stream, group, "*")
     dead = manager.delivery.dead_letter_stream or beside
-    found: list[Probe] = [
+    found: list[PermissionProbe] = [
         ("xreadgroup", stream, ("GROUP", group, consumer, "COUNT", "x", "STREAMS", stream, ">")),
-        ("xack", stream, (stream, group, NOBODY)),
-        ("xclaim", stream, (stream, group, consumer, "x", NOBODY)),
+        ("xack", stream, (stream, group, NO_SUCH_ID)),
+        ("xclaim", stream, (stream, group, consumer, "x", NO_SUCH_ID)),
         ("xpending", stream, (stream, group, "-", "+", "x")),
         ("xrange", stream, (stream, "x", "x")),
-        ("xadd", dead, (dead, NOBODY, "x", "x")),
+        ("xadd", dead, (dead, NO_SUCH_ID, "x", "x")),
         ("xgroup|create", stream, (stream, group, "x")),
         ("xgroup|createconsumer", stream, (stream, "", "")),
         ("xgroup|delconsumer", stream, (stream, "", "")),

@@ -4,7 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
-class Manager(Protocol):
+class StreamManagerProtocol(Protocol):
     """The three coroutines that a user's own manager must have."""
 
     async def create_group(self, stream_name: str, group_name: str) -> Any: ...

@@ -19,7 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from streamconsumer.processor.message import Encoding
 
 
-class Wire(asyncio.Protocol):
+class RawConnection(asyncio.Protocol):
     """One connection. Replies come in the order of commands; an error among them is a ResponseError in its place.
     Texts are text where `encoding` is utf-8, with what is not UTF-8 escaped, and bytes otherwise."""
 
@@ -29,12 +29,12 @@ class Wire(asyncio.Protocol):
         self._transport: asyncio.Transport = writer.transport
         self._parser = hiredis.Reader(
             replyError=ResponseError,
-            notEnoughData=_MORE,
+            notEnoughData=_INCOMPLETE,
             encoding="utf-8" if encoding == "utf-8" else None,
             errors="surrogateescape",
         )
-        self._asked: deque[tuple[asyncio.Future[Any], Callable[[Any], None] | None]] = deque()
-        self._lost: Exception | None = None
+        self._pending_replies: deque[tuple[asyncio.Future[Any], Callable[[Any], None] | None]] = deque()
+        self._error: Exception | None = None
         self.bytes_received = 0
         self.is_ascii = True
         """Whether all that was received, since somebody said so last, was ASCII."""
@@ -42,27 +42,27 @@ class Wire(asyncio.Protocol):
 
     @property
     def is_usable(self) -> bool:
-        return self._lost is None and not self._transport.is_closing()
+        return self._error is None and not self._transport.is_closing()
 
-    def exchange(self, packed: bytes, before: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
+    def send(self, packed: bytes, on_first_reply: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
         """Send a packed command; the future holds its reply. With `before`, two commands in one write: it is told the
         reply to the first as soon as that comes, although the second may wait."""
         future = asyncio.get_running_loop().create_future()
         if not self.is_usable:
-            future.set_exception(self._lost or RedisConnectionError("the connection is closed"))
+            future.set_exception(self._error or RedisConnectionError("the connection is closed"))
             return future
-        self._asked.append((future, before))
+        self._pending_replies.append((future, on_first_reply))
         self._transport.write(packed)
         return future
 
-    async def ask(self, *command: Any) -> Any:
+    async def execute(self, *command: Any) -> Any:
         """One command, its reply; an error is raised."""
-        reply = await self.exchange(packed_command(*command))
+        reply = await self.send(pack_command(*command))
         if isinstance(reply, Exception):
             raise reply
         return reply
 
-    def give_up(self) -> None:
+    def abort(self) -> None:
         """The server did not answer in time: for this wire it never will."""
         self._fail(RedisTimeoutError("the server does not answer"))
         self._transport.abort()
@@ -80,8 +80,8 @@ class Wire(asyncio.Protocol):
         self.is_ascii = self.is_ascii and data.isascii()
         try:
             self._parser.feed(data)
-            while (reply := self._parser.gets()) is not _MORE:
-                self._answered(reply)
+            while (reply := self._parser.gets()) is not _INCOMPLETE:
+                self._on_reply(reply)
         except hiredis.ProtocolError as error:
             self._fail(RedisConnectionError(f"the server does not speak Redis' protocol: {error}"))
             self._transport.abort()
@@ -89,30 +89,30 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(RedisConnectionError(f"connection lost: {exc or 'closed by the server'}"))
 
-    def _answered(self, reply: Any) -> None:
-        if not self._asked:  # nobody asked: a push, or a server gone mad
+    def _on_reply(self, reply: Any) -> None:
+        if not self._pending_replies:  # nobody asked: a push, or a server gone mad
             return
-        future, before = self._asked[0]
+        future, before = self._pending_replies[0]
         if before is not None:
-            self._asked[0] = (future, None)
+            self._pending_replies[0] = (future, None)
             before(reply)
             return
-        self._asked.popleft()
+        self._pending_replies.popleft()
         if not future.done():
             future.set_result(reply)
 
     def _fail(self, error: Exception) -> None:
-        self._lost = self._lost or error
-        while self._asked:
-            future, _ = self._asked.popleft()
+        self._error = self._error or error
+        while self._pending_replies:
+            future, _ = self._pending_replies.popleft()
             if not future.done():
                 future.set_exception(error)
 
 
-_MORE = object()
+_INCOMPLETE = object()
 
 
-def packed_command(*words: str | int | bytes) -> bytes:
+def pack_command(*arguments: str | int | bytes) -> bytes:
     """A command as it goes over a wire."""
-    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type] # its stub allows one word only
+    packed: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type] # its stub allows one word only
     return packed

@@ -16,35 +16,35 @@ from typing import Any
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from streamconsumer.redis_client import replies
-from streamconsumer.redis_client.keys import companion
-from streamconsumer.redis_client.replies import Ask
+from streamconsumer.redis_client.keys import group_key
+from streamconsumer.redis_client.replies import Execute
 
-LATELY_SECONDS = 30.0
+RECENT_SECONDS = 30.0
 """Who has not said for so long that it is there is not woken: it says so every 20 s."""
 
 
-class Waiting:
+class ReaderRegistry:
     """The group's reading connections, by one of its consumers. Where CLIENT UNBLOCK is forbidden, what is handed back
     waits for the next turn."""
 
-    def __init__(self, ask: Ask, stream: str, group: str, consumer: str) -> None:
-        self._ask, self._me = ask, consumer
-        self._key = companion(stream, group, "readers")
+    def __init__(self, execute: Execute, stream: str, group: str, consumer: str) -> None:
+        self._execute, self._consumer = execute, consumer
+        self._key = group_key(stream, group, "readers")
 
-    async def enter(self, client_id: int) -> None:
+    async def register(self, client_id: int) -> None:
         """This consumer reads by this connection from here on."""
         with suppress(OutOfMemoryError):
-            await self._ask("HSET", self._key, self._me, client_id)
+            await self._execute("HSET", self._key, self._consumer, client_id)
 
     async def wake_one(self, members: Callable[[], Awaitable[Mapping[str, float]]], now_seconds: float) -> None:
         """End the wait of one of the others, if any waits."""
         with suppress(ResponseError):
-            flat: Any = await self._ask("HGETALL", self._key)
-            readers = {name.decode(): int(client_id) for name, client_id in replies.pairs(flat).items()}
-            readers.pop(self._me, None)
+            flat: Any = await self._execute("HGETALL", self._key)
+            readers = {name.decode(): int(client_id) for name, client_id in replies.to_dict(flat).items()}
+            readers.pop(self._consumer, None)
             if not readers:
                 return
-            there = [name for name, seen in (await members()).items() if now_seconds - seen < LATELY_SECONDS]
+            there = [name for name, seen in (await members()).items() if now_seconds - seen < RECENT_SECONDS]
             for name in random.sample(there, len(there)):
-                if name in readers and await self._ask("CLIENT", "UNBLOCK", readers[name]):
+                if name in readers and await self._execute("CLIENT", "UNBLOCK", readers[name]):
                     return

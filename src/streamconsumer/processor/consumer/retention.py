@@ -22,88 +22,88 @@ from redis.exceptions import ResponseError
 
 from streamconsumer.model import processor_settings
 from streamconsumer.redis_client import replies
-from streamconsumer.redis_client.replies import Ask
+from streamconsumer.redis_client.replies import Execute
 
-Id = tuple[int, int]
+EntryId = tuple[int, int]
 """An entry's id as numbers. That of an entry in a group or a trimming is always the least one that stays."""
 
-NOTHING: Id = (0, 0)
+ZERO_ID: EntryId = (0, 0)
 """Below this there is no entry: nothing is safe to trim."""
 
 
-def safe_minimum(positions: Mapping[bytes, Id], pending: Mapping[bytes, Id]) -> Id:
+def safe_minimum(positions: Mapping[bytes, EntryId], pending: Mapping[bytes, EntryId]) -> EntryId:
     """The id below which every group has acknowledged everything: `positions` are the ids that the groups were given
     last, `pending` the smallest ids that they have not acknowledged. Without any group nothing is safe: one that was
     just destroyed and will be created again would find nothing."""
     return min(
-        (min(after(position), pending.get(group, after(position))) for group, position in positions.items()),
-        default=NOTHING,
+        (min(next_id(position), pending.get(group, next_id(position))) for group, position in positions.items()),
+        default=ZERO_ID,
     )
 
 
-def cut(wanted: processor_settings.Retention, safe: Id, by_age: Id | None) -> Id:
+def trim_bound(retention: processor_settings.Retention, safe: EntryId, by_age: EntryId | None) -> EntryId:
     """Return the id below which entries are trimmed. The id is never above `safe`."""
-    return safe if wanted.acknowledged else min(by_age or NOTHING, safe)
+    return safe if retention.acknowledged else min(by_age or ZERO_ID, safe)
 
 
-def oldest_by_age(now_milliseconds: int, max_age: timedelta) -> Id:
+def oldest_by_age(now_milliseconds: int, max_age: timedelta) -> EntryId:
     """The first id that is not older than that. Ids begin with the server's time, unless producers choose their own."""
-    return max(0, now_milliseconds - replies.milliseconds(max_age)), 0
+    return max(0, now_milliseconds - replies.to_milliseconds(max_age)), 0
 
 
-def after(message_id: Id) -> Id:
+def next_id(message_id: EntryId) -> EntryId:
     """The next id there can be."""
     milliseconds, sequence = message_id
     return (milliseconds, sequence + 1) if sequence < 2**64 - 1 else (milliseconds + 1, 0)
 
 
-def text(message_id: Id) -> str:
+def format_id(message_id: EntryId) -> str:
     return f"{message_id[0]}-{message_id[1]}"
 
 
-def order(message_id: bytes) -> Id:
-    return replies.order(message_id.decode())
+def parse_id(message_id: bytes) -> EntryId:
+    return replies.parse_id(message_id.decode())
 
 
-class Retention:
+class StreamTrimmer:
     """Trims one stream as a StreamConsumer asks for. One pod of the group calls `enforce` every few seconds; several
     calls at the same time do no harm. In the first call nothing is safe yet."""
 
-    def __init__(self, ask: Ask, stream: str, group: str, wanted: processor_settings.Retention) -> None:
-        self._ask, self._stream, self._group, self._wanted = ask, stream, group.encode(), wanted
-        self._safe_before = NOTHING
+    def __init__(self, execute: Execute, stream: str, group: str, retention: processor_settings.Retention) -> None:
+        self._execute, self._stream, self._group, self._retention = execute, stream, group.encode(), retention
+        self._previous_safe_id = ZERO_ID
 
     @property
-    def is_wanted(self) -> bool:
-        return self._wanted.acknowledged or self._wanted.max_age is not None
+    def is_enabled(self) -> bool:
+        return self._retention.acknowledged or self._retention.max_age is not None
 
-    async def enforce(self) -> int:
+    async def trim(self) -> int:
         """Trim what was safe in two calls in a row. Returns the number of trimmed entries. Raises what Redis raises."""
-        if not self.is_wanted:
+        if not self.is_enabled:
             return 0
-        safe = await self._safe_now()
-        before, self._safe_before = self._safe_before, safe
-        end = cut(self._wanted, min(safe, before), await self._by_age())
-        if end == NOTHING:
+        safe = await self._current_safe_id()
+        before, self._previous_safe_id = self._previous_safe_id, safe
+        end = trim_bound(self._retention, min(safe, before), await self._age_bound())
+        if end == ZERO_ID:
             return 0
-        return int(await self._ask("XTRIM", self._stream, "MINID", "=", text(end)))
+        return int(await self._execute("XTRIM", self._stream, "MINID", "=", format_id(end)))
 
-    async def _safe_now(self) -> Id:
+    async def _current_safe_id(self) -> EntryId:
         """NOTHING if the stream or the consumer's own group does not exist."""
         try:
-            groups = [replies.pairs(each) for each in await self._ask("XINFO", "GROUPS", self._stream)]
-            positions = {each[b"name"]: order(each[b"last-delivered-id"]) for each in groups}
-            pending = {name: await self._ask("XPENDING", self._stream, name) for name in positions}
+            groups = [replies.to_dict(each) for each in await self._execute("XINFO", "GROUPS", self._stream)]
+            positions = {each[b"name"]: parse_id(each[b"last-delivered-id"]) for each in groups}
+            pending = {name: await self._execute("XPENDING", self._stream, name) for name in positions}
         except ResponseError as error:
             if "no such key" in str(error) or str(error).startswith("NOGROUP"):
-                return NOTHING
+                return ZERO_ID
             raise
-        smallest = {name: order(summary[1]) for name, summary in pending.items() if summary[0]}
-        return safe_minimum(positions, smallest) if self._group in positions else NOTHING
+        smallest = {name: parse_id(summary[1]) for name, summary in pending.items() if summary[0]}
+        return safe_minimum(positions, smallest) if self._group in positions else ZERO_ID
 
-    async def _by_age(self) -> Id | None:
+    async def _age_bound(self) -> EntryId | None:
         """By the server's clock, which made the ids."""
-        if self._wanted.max_age is None:
+        if self._retention.max_age is None:
             return None
-        seconds, microseconds = map(int, await self._ask("TIME"))
-        return oldest_by_age(seconds * 1000 + microseconds // 1000, self._wanted.max_age)
+        seconds, microseconds = map(int, await self._execute("TIME"))
+        return oldest_by_age(seconds * 1000 + microseconds // 1000, self._retention.max_age)

@@ -22,20 +22,24 @@ from pathlib import PurePath
 from traceback import TracebackException, walk_tb
 from typing import Any, Self
 
-PREFIX = "streamconsumer."
+FIELD_PREFIX = "streamconsumer."
 
-LONGEST_MESSAGE = 2000
-LONGEST_NAME = 300
+MAX_MESSAGE_LENGTH = 2000
+MAX_NAME_LENGTH = 300
 """In characters: an exception's text may hold the whole message, or a page of HTML."""
 
 _REASON = b"streamconsumer.reason"
-_ORIGIN, _REPLAYS, _FOR = b"streamconsumer.origin-id", b"streamconsumer.replays", b"streamconsumer.replayed-for"
+_ORIGIN_ID, _REPLAYS, _REPLAYED_FOR = (
+    b"streamconsumer.origin-id",
+    b"streamconsumer.replays",
+    b"streamconsumer.replayed-for",
+)
 _PACKED = b"streamconsumer.packed"
-_FOR_EITHER = (_FOR, _FOR.decode())
-_MARKS = 6
-LEAST_WITH_MARKS = _MARKS + 2
+_REPLAYED_FOR_VARIANTS = (_REPLAYED_FOR, _REPLAYED_FOR.decode())
+_MARKS_LENGTH = 6
+MIN_LENGTH_WITH_MARKS = _MARKS_LENGTH + 2
 """So many names and values an entry has at least that carries the marks of a replay."""
-MOST_FIELDS = 3500
+MAX_FIELDS = 3500
 """Number of fields of an original that is not packed. Lua's `unpack` returns fewer than 8000 values."""
 _ID = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _NUMBER = re.compile(rb"[0-9]{1,9}")
@@ -65,7 +69,7 @@ class DeadLetterReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class FailureDetails:
     """What is known of a message's end. When it was added and when it became a dead letter stands in the two ids, by
     the server's clock."""
 
@@ -90,7 +94,7 @@ class Evidence:
     """Of the last attempt's span. The producer's is in the original fields."""
 
     @classmethod
-    def of(
+    def from_error(
         cls,
         error: BaseException,
         *,
@@ -110,9 +114,9 @@ class Evidence:
             consumer=consumer,
             message_id=message_id,
             deliveries=deliveries,
-            error_type=_bounded(_name(type(error)), LONGEST_NAME),
-            error_message=_bounded(str(TracebackException.from_exception(error, limit=0)), LONGEST_MESSAGE),
-            at=_bounded(_place(error), LONGEST_NAME),
+            error_type=_truncate(_qualified_name(type(error)), MAX_NAME_LENGTH),
+            error_message=_truncate(str(TracebackException.from_exception(error, limit=0)), MAX_MESSAGE_LENGTH),
+            at=_truncate(_error_location(error), MAX_NAME_LENGTH),
             traceparent=traceparent,
         )
 
@@ -127,7 +131,7 @@ class DeadLetter:
     fields: list[bytes]
     """The original's names and values in turn."""
 
-    evidence: Evidence
+    failure: FailureDetails
     origin_id: str
     """The id under which the message was first added, kept through every replay."""
 
@@ -137,54 +141,56 @@ class DeadLetter:
     @property
     def added_at(self) -> datetime | None:
         """When it was first added; None where its producer chose an id that is no time."""
-        return instant(self.origin_id)
+        return entry_time(self.origin_id)
 
     @property
     def dead_lettered_at(self) -> datetime | None:
-        return instant(self.dead_letter_id)
+        return entry_time(self.dead_letter_id)
 
 
 # -- writing and reading ---------------------------------------------------------------------------------------------
 
 
-def fields(original: Sequence[bytes], evidence: Evidence) -> list[bytes]:
+def to_fields(original: Sequence[bytes], failure: FailureDetails) -> list[bytes]:
     """The fields of the dead letter: the original's as they are, then the evidence. The marks of a replay are read into
     the evidence and not kept beside it."""
-    origin, replays = lineage(original) or (evidence.message_id, 0)
+    origin, replays = parse_replay_marks(original) or (failure.message_id, 0)
     told = {
-        "reason": evidence.reason,
-        "stream": evidence.stream,
-        "group": evidence.consumer_group,
-        "consumer": evidence.consumer,
-        "message-id": evidence.message_id,
+        "reason": failure.reason,
+        "stream": failure.stream,
+        "group": failure.consumer_group,
+        "consumer": failure.consumer,
+        "message-id": failure.message_id,
         "origin-id": origin,
         "replays": str(replays),
-        "deliveries": str(evidence.deliveries),
-        "error-type": evidence.error_type,
-        "error-message": evidence.error_message,
-        "at": evidence.at,
-        "traceparent": evidence.traceparent,
+        "deliveries": str(failure.deliveries),
+        "error-type": failure.error_type,
+        "error-message": failure.error_message,
+        "at": failure.at,
+        "traceparent": failure.traceparent,
     }
-    ours = [part.encode() for name, text in told.items() if text for part in (PREFIX + name, text)]
-    return [*_packed(strip(original)), *ours]
+    ours = [part.encode() for name, text in told.items() if text for part in (FIELD_PREFIX + name, text)]
+    return [*_pack(strip_replay_marks(original)), *ours]
 
 
-def parse(dead_letter_id: str, found: Sequence[bytes]) -> DeadLetter | None:
+def from_fields(dead_letter_id: str, entry_fields: Sequence[bytes]) -> DeadLetter | None:
     """The inverse. None: the entry is no dead letter of ours."""
-    found = strip(found)  # of a dead letter that a group handles as its message, and that was replayed to it
-    names = found[::2]
+    entry_fields = strip_replay_marks(
+        entry_fields
+    )  # of a dead letter that a group handles as its message, and that was replayed to it
+    names = entry_fields[::2]
     if _REASON not in names:
         return None
     begin = 2 * (len(names) - 1 - names[::-1].index(_REASON))
-    told = {name.decode(errors="backslashreplace"): value for name, value in _pairs(found[begin:]).items()}
-    texts = {name.removeprefix(PREFIX): value.decode(errors="backslashreplace") for name, value in told.items()}
-    evidence = Evidence(
+    told = {name.decode(errors="backslashreplace"): value for name, value in _to_dict(entry_fields[begin:]).items()}
+    texts = {name.removeprefix(FIELD_PREFIX): value.decode(errors="backslashreplace") for name, value in told.items()}
+    evidence = FailureDetails(
         reason=texts["reason"],
         stream=texts.get("stream", ""),
         consumer_group=texts.get("group", ""),
         consumer=texts.get("consumer", ""),
         message_id=texts.get("message-id", ""),
-        deliveries=_number(told.get("streamconsumer.deliveries")),
+        deliveries=_parse_count(told.get("streamconsumer.deliveries")),
         error_type=texts.get("error-type", ""),
         error_message=texts.get("error-message", ""),
         at=texts.get("at", ""),
@@ -192,42 +198,60 @@ def parse(dead_letter_id: str, found: Sequence[bytes]) -> DeadLetter | None:
     )
     origin_id = texts.get("origin-id", evidence.message_id)
     return DeadLetter(
-        dead_letter_id, list(_unpacked(found[:begin])), evidence, origin_id, _number(told.get("streamconsumer.replays"))
+        dead_letter_id,
+        list(_unpack(entry_fields[:begin])),
+        evidence,
+        origin_id,
+        _parse_count(told.get("streamconsumer.replays")),
     )
 
 
 # -- replaying -------------------------------------------------------------------------------------------------------
 
 
-def replayed(letter: DeadLetter) -> list[bytes]:
+def replay_fields(dead_letter: DeadLetter) -> list[bytes]:
     """The fields of the entry that a replay adds to the stream: the original's, trace context included, and marks."""
-    marks = (_ORIGIN, letter.origin_id, _REPLAYS, str(letter.replays + 1), _FOR, letter.evidence.consumer_group)
-    return [*_packed(letter.fields), *(part if isinstance(part, bytes) else part.encode() for part in marks)]
+    marks = (
+        _ORIGIN_ID,
+        dead_letter.origin_id,
+        _REPLAYS,
+        str(dead_letter.replays + 1),
+        _REPLAYED_FOR,
+        dead_letter.failure.consumer_group,
+    )
+    return [*_pack(dead_letter.fields), *(part if isinstance(part, bytes) else part.encode() for part in marks)]
 
 
-def strip(found: Sequence[bytes]) -> Sequence[bytes]:
+def strip_replay_marks(entry_fields: Sequence[bytes]) -> Sequence[bytes]:
     """The fields as the handler gets them: unpacked, and without the marks of a replay."""
-    has_marks = len(found) > _MARKS and found[-2] == _FOR and lineage(found)
-    return _unpacked(found[:-_MARKS]) if has_marks else found
+    has_marks = (
+        len(entry_fields) > _MARKS_LENGTH and entry_fields[-2] == _REPLAYED_FOR and parse_replay_marks(entry_fields)
+    )
+    return _unpack(entry_fields[:-_MARKS_LENGTH]) if has_marks else entry_fields
 
 
-def is_replay(found: Sequence[bytes] | Sequence[str]) -> bool:
+def has_replay_marks(entry_fields: Sequence[bytes] | Sequence[str]) -> bool:
     """Whether the entry may carry the marks of a replay: a look that costs nearly nothing."""
-    return len(found) > _MARKS and found[-2] in _FOR_EITHER
+    return len(entry_fields) > _MARKS_LENGTH and entry_fields[-2] in _REPLAYED_FOR_VARIANTS
 
 
-def is_for_another(found: Sequence[bytes], consumer_group: bytes) -> bool:
+def is_replay_for_other_group(entry_fields: Sequence[bytes], consumer_group: bytes) -> bool:
     """Whether a replay was meant for another group of the stream than this one. Every group of a stream is given every
     entry: one that had handled the message the first time must not do so again because another had not."""
-    return len(found) > _MARKS and found[-2] == _FOR and found[-1] != consumer_group and lineage(found) is not None
+    return (
+        len(entry_fields) > _MARKS_LENGTH
+        and entry_fields[-2] == _REPLAYED_FOR
+        and entry_fields[-1] != consumer_group
+        and parse_replay_marks(entry_fields) is not None
+    )
 
 
-def lineage(found: Sequence[bytes]) -> tuple[str, int] | None:
+def parse_replay_marks(entry_fields: Sequence[bytes]) -> tuple[str, int] | None:
     """Origin and number of replays, if the marks of a replay are what the entry ends with."""
-    if len(found) <= _MARKS:
+    if len(entry_fields) <= _MARKS_LENGTH:
         return None
-    first, origin, second, replays, third = found[-_MARKS:-1]
-    are_marks = (first, second, third) == (_ORIGIN, _REPLAYS, _FOR)
+    first, origin, second, replays, third = entry_fields[-_MARKS_LENGTH:-1]
+    are_marks = (first, second, third) == (_ORIGIN_ID, _REPLAYS, _REPLAYED_FOR)
     if not are_marks or not _ID.fullmatch(origin) or not _NUMBER.fullmatch(replays):
         return None
     return origin.decode(), int(replays)
@@ -236,37 +260,37 @@ def lineage(found: Sequence[bytes]) -> tuple[str, int] | None:
 # -- packing ---------------------------------------------------------------------------------------------------------
 
 
-def _packed(original: Sequence[bytes]) -> Sequence[bytes]:
+def _pack(original: Sequence[bytes]) -> Sequence[bytes]:
     """The original, in one field if it has too many. An original that looks packed is packed too, or `_unpacked` would
     unpack it."""
-    if len(original) <= 2 * MOST_FIELDS and not _is_packed(original):
+    if len(original) <= 2 * MAX_FIELDS and not _is_packed(original):
         return original
     return [_PACKED, b"".join([b"%d:%b," % (len(part), part) for part in original])]
 
 
-def _unpacked(found: Sequence[bytes]) -> Sequence[bytes]:
+def _unpack(entry_fields: Sequence[bytes]) -> Sequence[bytes]:
     """The inverse. Fields that `_packed` did not write are returned unchanged."""
-    if not _is_packed(found):
-        return found
+    if not _is_packed(entry_fields):
+        return entry_fields
     original: list[bytes] = []
-    packed, at = found[1], 0
+    packed, at = entry_fields[1], 0
     while length := _LENGTH.match(packed, at):
         end = length.end() + int(length[1])
         if packed[end : end + 1] != b",":
-            return found
+            return entry_fields
         original.append(packed[length.end() : end])
         at = end + 1
-    return original if at == len(packed) and len(original) % 2 == 0 else found
+    return original if at == len(packed) and len(original) % 2 == 0 else entry_fields
 
 
-def _is_packed(found: Sequence[bytes]) -> bool:
-    return len(found) == 2 and found[0] == _PACKED
+def _is_packed(entry_fields: Sequence[bytes]) -> bool:
+    return len(entry_fields) == 2 and entry_fields[0] == _PACKED
 
 
 # -- small things ----------------------------------------------------------------------------------------------------
 
 
-def instant(entry_id: str) -> datetime | None:
+def entry_time(entry_id: str) -> datetime | None:
     """The time in an entry's id; None where it is beyond what a calendar has."""
     try:
         return datetime.fromtimestamp(int(entry_id.partition("-")[0]) / 1000, UTC)
@@ -274,26 +298,30 @@ def instant(entry_id: str) -> datetime | None:
         return None
 
 
-def _pairs(found: Sequence[bytes]) -> Mapping[bytes, bytes]:
-    return dict(zip(found[::2], found[1::2], strict=True))
+def _to_dict(entry_fields: Sequence[bytes]) -> Mapping[bytes, bytes]:
+    return dict(zip(entry_fields[::2], entry_fields[1::2], strict=True))
 
 
-def _number(found: Any) -> int:
-    return int(found) if found and _NUMBER.fullmatch(found) else 0
+def _parse_count(raw: Any) -> int:
+    return int(raw) if raw and _NUMBER.fullmatch(raw) else 0
 
 
-def _name(kind: type[BaseException]) -> str:
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+def _qualified_name(error_type: type[BaseException]) -> str:
+    return (
+        error_type.__qualname__
+        if error_type.__module__ == "builtins"
+        else f"{error_type.__module__}.{error_type.__qualname__}"
+    )
 
 
-def _place(error: BaseException) -> str:
+def _error_location(error: BaseException) -> str:
     frame, line = None, 0
     for frame, line in walk_tb(error.__traceback__):  # noqa: B007 - the last of them
         pass
     return f"{PurePath(frame.f_code.co_filename).name}:{line} in {frame.f_code.co_name}" if frame else ""
 
 
-def _bounded(text: str, longest: int) -> str:
+def _truncate(text: str, max_length: int) -> str:
     """In what UTF-8 can carry."""
-    text = text if len(text) <= longest else text[: longest - 1] + "…"
+    text = text if len(text) <= max_length else text[: max_length - 1] + "…"
     return text.encode(errors="backslashreplace").decode()

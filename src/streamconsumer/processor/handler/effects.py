@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, NamedTuple, Self
 
-Text = str | bytes
+StrOrBytes = str | bytes
 
-MOST_FIELDS = 1000
+MAX_FIELDS = 1000
 """Of one entry. Redis' Lua gives a command fewer than 8000 arguments."""
 
-LARGEST = 10**18
+MAX_INCREMENT = 10**18
 """How far the increments of one message may move a number. Redis counts to nine times that; beyond it an increment
 fails, and would do so after other effects were applied."""
 
@@ -39,43 +39,43 @@ class Effects:
 
     operations: list[Operation] = field(default_factory=list)
 
-    def add(self, stream: Text, fields: Mapping[Any, Text], max_length: int | None = None) -> Self:
+    def add(self, stream: StrOrBytes, fields: Mapping[Any, StrOrBytes], max_length: int | None = None) -> Self:
         """Add an entry to a stream, which is created where it does not exist. With `max_length` its oldest entries go
         until about so many are left, whether somebody still needs them or not."""
-        if not 1 <= len(fields) <= MOST_FIELDS:
-            raise ValueError(f"an entry for {stream!r} has {len(fields)} fields; expected 1 to {MOST_FIELDS}")
+        if not 1 <= len(fields) <= MAX_FIELDS:
+            raise ValueError(f"an entry for {stream!r} has {len(fields)} fields; expected 1 to {MAX_FIELDS}")
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_length of {stream!r} is {max_length}; expected at least 1")
         limit = () if max_length is None else (b"MAXLEN", b"~", b"%d" % max_length)
-        pairs = [_bytes(each, f"a field of {stream!r}") for pair in fields.items() for each in pair]
-        return self._then("XADD", stream, *limit, b"*", *pairs)
+        pairs = [_to_bytes(each, f"a field of {stream!r}") for pair in fields.items() for each in pair]
+        return self._append("XADD", stream, *limit, b"*", *pairs)
 
-    def set(self, key: Text, value: Text, expires: timedelta | None = None) -> Self:
+    def set(self, key: StrOrBytes, value: StrOrBytes, expires: timedelta | None = None) -> Self:
         """Set a key to a value; with `expires` it goes again after so long."""
         if expires is not None and expires < timedelta(milliseconds=1):
             raise ValueError(f"expires of {key!r} is {expires}; expected at least a millisecond")
         limit = () if expires is None else (b"PX", b"%d" % (expires // timedelta(milliseconds=1)))
-        return self._then("SET", key, _bytes(value, f"the value of {key!r}"), *limit)
+        return self._append("SET", key, _to_bytes(value, f"the value of {key!r}"), *limit)
 
-    def increment(self, key: Text, by: int = 1) -> Self:
+    def increment(self, key: StrOrBytes, by: int = 1) -> Self:
         """Add to a whole number, which is 0 where the key does not exist."""
         if type(by) is not int:
             raise TypeError(f"{key!r} is to be incremented by {by!r:.80}; expected a whole number")
         so_far = sum(
             abs(int(each.arguments[0]))
             for each in self.operations
-            if each.command == "INCRBY" and each.key == _bytes(key, "a key")
+            if each.command == "INCRBY" and each.key == _to_bytes(key, "a key")
         )
-        if so_far + abs(by) > LARGEST:
-            raise ValueError(f"{key!r} is to be incremented by {by}; expected {LARGEST} at most in one message")
-        return self._then("INCRBY", key, b"%d" % by)
+        if so_far + abs(by) > MAX_INCREMENT:
+            raise ValueError(f"{key!r} is to be incremented by {by}; expected {MAX_INCREMENT} at most in one message")
+        return self._append("INCRBY", key, b"%d" % by)
 
-    def delete(self, key: Text) -> Self:
+    def delete(self, key: StrOrBytes) -> Self:
         """Delete a key, whatever it holds."""
-        return self._then("DEL", key)
+        return self._append("DEL", key)
 
-    def _then(self, command: str, key: Text, *arguments: bytes) -> Self:
-        name = _bytes(key, "a key")
+    def _append(self, command: str, key: StrOrBytes, *arguments: bytes) -> Self:
+        name = _to_bytes(key, "a key")
         other = next((each.command for each in self.operations if each.key == name and each.command != command), None)
         if other:
             raise ValueError(f"{key!r} has a {other} already; expected one kind of effect for a key, not {command} too")
@@ -83,9 +83,9 @@ class Effects:
         return self
 
 
-def _bytes(value: Text, what: str) -> bytes:
+def _to_bytes(value: StrOrBytes, description: str) -> bytes:
     if isinstance(value, str):
         return value.encode()
     if isinstance(value, bytes):
         return value
-    raise TypeError(f"{what} is {value!r:.80}, a {type(value).__name__}; expected str or bytes")
+    raise TypeError(f"{description} is {value!r:.80}, a {type(value).__name__}; expected str or bytes")

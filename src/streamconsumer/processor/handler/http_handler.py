@@ -16,22 +16,22 @@ from streamconsumer.processor.handler.outcomes import Defer, Outcome, Reject, Re
 from streamconsumer.processor.message import Message, current_message
 from streamconsumer.processor.telemetry import current_traceparent
 
-ANSWER_WITHIN = timedelta(seconds=60)
+DEFAULT_TIMEOUT = timedelta(seconds=60)
 """How long an answer may take where there is no `delivery.timeout`: a Service that never answers holds a slot."""
 
-KEPT_ALIVE_SECONDS = 4.0
+KEEPALIVE_SECONDS = 4.0
 """Below the 5 s after which many servers close an idle connection: what is sent at that moment is lost."""
 
-TOLD_CHARACTERS = 500
+MAX_BODY_IN_ERROR = 500
 """How much of an answer's body goes into the error, and so into a dead letter and the log."""
 
-LONGEST_DEFERRAL = timedelta(hours=24)
-NOT_YET = (408, 425, 429)
+MAX_DEFERRAL = timedelta(hours=24)
+RETRYABLE_4XX = (408, 425, 429)
 """4xx that speak of the moment and not of the message."""
 
-TYPE = "dev.streamconsumer.entry"
-_REQUIRED = {"specversion", "id", "source", "type"}
-_ATTRIBUTE = re.compile("[a-z0-9]{1,64}")
+EVENT_TYPE = "dev.streamconsumer.entry"
+_REQUIRED_ATTRIBUTES = {"specversion", "id", "source", "type"}
+_ATTRIBUTE_NAME = re.compile("[a-z0-9]{1,64}")
 _TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -41,87 +41,91 @@ class HttpHandler:
     def __init__(self, url: str, concurrency: int, timeout: timedelta | None) -> None:
         import aiohttp  # noqa: PLC0415 - only who sends loads it
 
-        self._client, self._url, self._concurrency = aiohttp, url, concurrency
+        self._aiohttp, self._url, self._concurrency = aiohttp, url, concurrency
         # With delivery.timeout the processor itself ends the call, and names that field.
-        self._timeout = aiohttp.ClientTimeout(total=None if timeout else ANSWER_WITHIN.total_seconds())
+        self._timeout = aiohttp.ClientTimeout(total=None if timeout else DEFAULT_TIMEOUT.total_seconds())
         self._session: aiohttp.ClientSession | None = None
 
     async def __call__(self, data: dict[str, str]) -> None:
         """Returns when the message is handled; raises what becomes of it otherwise."""
-        headers, body = request(current_message(), data)
+        headers, body = build_request(current_message(), data)
         try:
-            async with self._connected().post(self._url, headers=headers, data=body, allow_redirects=False) as answer:
+            async with self._open_session().post(
+                self._url, headers=headers, data=body, allow_redirects=False
+            ) as answer:
                 if 200 <= answer.status < 300:
                     return
-                beginning = (await answer.content.read(4 * TOLD_CHARACTERS)).decode(errors="replace")
+                beginning = (await answer.content.read(4 * MAX_BODY_IN_ERROR)).decode(errors="replace")
         except TimeoutError:
             raise Retry(f"{self._url} did not answer in time") from None
-        except self._client.ClientError as error:
+        except self._aiohttp.ClientError as error:
             raise Retry(f"{self._url}: {type(error).__name__}: {error}") from error
-        why = " ".join(f"{self._url} answered {answer.status}: {beginning[:TOLD_CHARACTERS]}".split())
-        raise outcome(answer.status, answer.headers.get("Retry-After", ""), why, datetime.now(UTC))
+        why = " ".join(f"{self._url} answered {answer.status}: {beginning[:MAX_BODY_IN_ERROR]}".split())
+        raise outcome_for_status(answer.status, answer.headers.get("Retry-After", ""), why, datetime.now(UTC))
 
     async def aclose(self) -> None:
         """Close the connections."""
         if self._session:
             await self._session.close()
 
-    def _connected(self) -> Any:
+    def _open_session(self) -> Any:
         if self._session is None:
-            connector = self._client.TCPConnector(limit=self._concurrency, keepalive_timeout=KEPT_ALIVE_SECONDS)
-            self._session = self._client.ClientSession(
-                connector=connector, timeout=self._timeout, cookie_jar=self._client.DummyCookieJar()
+            connector = self._aiohttp.TCPConnector(limit=self._concurrency, keepalive_timeout=KEEPALIVE_SECONDS)
+            self._session = self._aiohttp.ClientSession(
+                connector=connector, timeout=self._timeout, cookie_jar=self._aiohttp.DummyCookieJar()
             )
         return self._session
 
 
-def outcome(status: int, retry_after: str, why: str, now: datetime) -> Outcome:
+def outcome_for_status(status: int, retry_after: str, reason: str, now: datetime) -> Outcome:
     """What an answer that is not 2xx says of its message. Pure."""
-    wait = _wait(retry_after, now)
+    wait = _parse_retry_after(retry_after, now)
     if status in (429, 503) and wait is not None:
-        return Defer(wait, why)
-    if 400 <= status < 500 and status not in NOT_YET:
-        return Reject(why)
-    return Retry(why)
+        return Defer(wait, reason)
+    if 400 <= status < 500 and status not in RETRYABLE_4XX:
+        return Reject(reason)
+    return Retry(reason)
 
 
-def request(message: Message, data: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
+def build_request(message: Message, data: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
     """The headers and the body of one message. Pure but for the current span."""
-    event, body = _as_it_came(data) if data.keys() >= _REQUIRED else _of_entry(message, data)
+    event, body = _pass_through_event(data) if data.keys() >= _REQUIRED_ATTRIBUTES else _wrap_as_event(message, data)
     trace = current_traceparent() or data.get("traceparent", "")
     return {
         **event,
         "Streamconsumer-Message-Id": message.message_id,
-        "Streamconsumer-Stream": _told(message.stream),
-        "Streamconsumer-Consumer-Group": _told(message.consumer_group),
+        "Streamconsumer-Stream": _encode_header(message.stream),
+        "Streamconsumer-Consumer-Group": _encode_header(message.consumer_group),
         "Streamconsumer-Deliveries": str(message.deliveries),
         **({"traceparent": trace} if _TRACEPARENT.fullmatch(trace) else {}),
     }, body
 
 
-def _as_it_came(data: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
+def _pass_through_event(data: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
     """An entry whose fields are a CloudEvent's: its attributes, and its `data` as the body."""
     attributes = data.keys() - {"data", "datacontenttype"}
-    headers = {f"ce-{name}": _told(data[name]) for name in sorted(attributes) if _ATTRIBUTE.fullmatch(name)}
-    kind = _told(data.get("datacontenttype", "application/json")).replace("%22", '"').replace("%20", " ")
+    headers = {
+        f"ce-{name}": _encode_header(data[name]) for name in sorted(attributes) if _ATTRIBUTE_NAME.fullmatch(name)
+    }
+    kind = _encode_header(data.get("datacontenttype", "application/json")).replace("%22", '"').replace("%20", " ")
     return {**headers, "Content-Type": kind}, data.get("data", "").encode()
 
 
-def _of_entry(message: Message, data: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
+def _wrap_as_event(message: Message, data: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
     """Any other entry: an event of ours, its fields as a JSON object."""
     milliseconds = int(message.message_id.partition("-")[0])
     headers = {
         "ce-specversion": "1.0",
         "ce-id": message.message_id,
         "ce-source": f"/redis/streams/{quote(message.stream, safe='')}",
-        "ce-type": TYPE,
-        **_time(milliseconds),
+        "ce-type": EVENT_TYPE,
+        **_time_header(milliseconds),
         "Content-Type": "application/json",
     }
     return headers, json.dumps(data, ensure_ascii=False).encode()
 
 
-def _time(milliseconds: int) -> dict[str, str]:
+def _time_header(milliseconds: int) -> dict[str, str]:
     """When the entry was added, unless a producer made its id up."""
     try:
         moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
@@ -130,18 +134,18 @@ def _time(milliseconds: int) -> dict[str, str]:
     return {"ce-time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
 
 
-def _wait(retry_after: str, now: datetime) -> timedelta | None:
+def _parse_retry_after(retry_after: str, now: datetime) -> timedelta | None:
     """Seconds or a date; None where it is neither."""
     if re.fullmatch("[0-9]{1,9}", retry_after):
-        return min(timedelta(seconds=int(retry_after)), LONGEST_DEFERRAL)
+        return min(timedelta(seconds=int(retry_after)), MAX_DEFERRAL)
     try:
         date = parsedate_to_datetime(retry_after)
     except ValueError:
         return None
     wait = date.replace(tzinfo=date.tzinfo or UTC) - now
-    return min(max(wait, timedelta()), LONGEST_DEFERRAL)
+    return min(max(wait, timedelta()), MAX_DEFERRAL)
 
 
-def _told(value: str) -> str:
+def _encode_header(value: str) -> str:
     """As CloudEvents writes an attribute in a header: what is not printable ASCII, and `"` and `%`, percent-encoded."""
     return quote(value, safe="!#$&'()*+,/:;<=>?@[\\]^`{|}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from streamconsumer.errors import HandlerUnusable
 from streamconsumer.model import names
-from streamconsumer.processor.error_logging import told
+from streamconsumer.processor.error_logging import format_error
 from streamconsumer.processor.message import current_messages
 
 Handler = Callable[[dict[Any, Any]], Any]
@@ -20,30 +20,30 @@ BatchHandler = Callable[[list[dict[Any, Any]]], Any]
 AsyncHandler = Callable[[Any], Awaitable[Any]]
 
 
-class Threads:
+class HandlerThreadPool:
     """Threads for plain functions, as many as run at the same time. They start when the first one is needed."""
 
-    def __init__(self, most: int) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=most, thread_name_prefix="handler")
-        self.busy: set[str] = set()
+    def __init__(self, max_threads: int) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=max_threads, thread_name_prefix="handler")
+        self.busy_ids: set[str] = set()
         """The messages that threads are at. Whoever awaits one may be cancelled; the thread goes on."""
 
     async def call(self, handler: Callable[[Any], Any], data: Any) -> Any:
         """Run the handler in a thread with the caller's context variables."""
         message_ids = [message.message_id for message in current_messages()]
         run = contextvars.copy_context().run
-        future = self._pool.submit(run, _contained, handler, data)
-        self.busy.update(message_ids)
-        future.add_done_callback(lambda _: self.busy.difference_update(message_ids))
+        future = self._pool.submit(run, _wrap_stop_iteration, handler, data)
+        self.busy_ids.update(message_ids)
+        future.add_done_callback(lambda _: self.busy_ids.difference_update(message_ids))
         return await asyncio.wrap_future(future)
 
 
-def look_for_modules_here() -> None:
+def add_handler_paths() -> None:
     """In the working directory and where `handler.source` is mounted, before anywhere else."""
     sys.path[:0] = [path for path in (str(Path.cwd()), names.SOURCE_FOLDER) if path not in sys.path]
 
 
-def load(path: str, *, batch: bool = False) -> Handler | BatchHandler:
+def load_handler(path: str, *, batch: bool = False) -> Handler | BatchHandler:
     """Import the handler. Raises HandlerUnusable with one line that says what is missing."""
     module_name, _, name = path.partition(":")
     try:
@@ -52,15 +52,15 @@ def load(path: str, *, batch: bool = False) -> Handler | BatchHandler:
         missing = f"module {error.name!r} not found" if error.name else str(error)
         raise HandlerUnusable(f"handler {path!r}: {missing}; is it in the image and on PYTHONPATH?") from None
     except (Exception, SystemExit) as error:
-        raise HandlerUnusable(f"handler {path!r}: importing it failed: {told(error)}") from error
+        raise HandlerUnusable(f"handler {path!r}: importing it failed: {format_error(error)}") from error
     handler = getattr(module, name, None)
     if handler is None:
-        there = ", ".join(public) if (public := _functions(module)) else "no functions"
+        there = ", ".join(public) if (public := _public_functions(module)) else "no functions"
         raise HandlerUnusable(f"handler {path!r}: module {module_name!r} has no {name!r}; it has {there}")
-    return checked(handler, path, batch=batch)
+    return validate_handler(handler, path, batch=batch)
 
 
-def checked(handler: Any, path: str, *, batch: bool = False) -> Handler | BatchHandler:
+def validate_handler(handler: Any, path: str, *, batch: bool = False) -> Handler | BatchHandler:
     """The handler, if it can be called with a message's data, or with a list of them. Raises HandlerUnusable."""
     if not callable(handler):
         taken = "a list of dicts" if batch else "one dict"
@@ -79,20 +79,20 @@ def checked(handler: Any, path: str, *, batch: bool = False) -> Handler | BatchH
     return handler  # type: ignore[no-any-return] # callable() narrows it no further
 
 
-def as_coroutine(handler: Handler | BatchHandler, threads: Threads) -> AsyncHandler:
+def as_coroutine(handler: Handler | BatchHandler, thread_pool: HandlerThreadPool) -> AsyncHandler:
     """A coroutine function is called as it is; a plain function runs in a thread."""
     called = getattr(handler, "__call__", None)  # noqa: B004 - an object may have an async __call__
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(called):
         return handler
 
     async def in_thread(data: Any) -> Any:
-        result = await threads.call(handler, data)
+        result = await thread_pool.call(handler, data)
         return await result if inspect.isawaitable(result) else result
 
     return in_thread
 
 
-def _contained(handler: Callable[[Any], Any], data: Any) -> Any:
+def _wrap_stop_iteration(handler: Callable[[Any], Any], data: Any) -> Any:
     """A StopIteration, as from a bare next(), cannot pass through a future: whoever awaits it would wait for ever."""
     try:
         return handler(data)
@@ -100,5 +100,5 @@ def _contained(handler: Callable[[Any], Any], data: Any) -> Any:
         raise RuntimeError("the handler let a StopIteration out") from error
 
 
-def _functions(module: Any) -> list[str]:
+def _public_functions(module: Any) -> list[str]:
     return [name for name, member in vars(module).items() if inspect.isfunction(member) and not name.startswith("_")]

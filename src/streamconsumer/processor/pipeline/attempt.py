@@ -8,92 +8,98 @@ from typing import Any
 
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.handler.loader import AsyncHandler
-from streamconsumer.processor.message import Entry, Told
-from streamconsumer.processor.pipeline.retry_policy import Bury
-from streamconsumer.processor.pipeline.settlement import Settling
-from streamconsumer.processor.pipeline.timeouts import Overdue
-from streamconsumer.processor.telemetry import Tracing
+from streamconsumer.processor.message import Entry, MessageContext
+from streamconsumer.processor.pipeline.retry_policy import ToDeadLetter
+from streamconsumer.processor.pipeline.settlement import Settler
+from streamconsumer.processor.pipeline.timeouts import HandlerTimeouts
+from streamconsumer.processor.telemetry import MessageTracing
 
-NOT_ITS_OWN = (KeyboardInterrupt, GeneratorExit)
+PROCESS_EXIT_ERRORS = (KeyboardInterrupt, GeneratorExit)
 """What comes through a handler and is not its own: the process, or its event loop, ends. Anything else that it raises
 is its failure, whether an Exception or not, as gevent's Timeout is none."""
 
 
-class Attempts:
+class AttemptRunner:
     """Returns what the handler returns. What it raises is raised again, with a verdict on the entry; without one the
     attempt was cancelled: for a peer, or at the end of a drain."""
 
     def __init__(
         self,
         handler: Callable[[], AsyncHandler],
-        settling: Settling,
-        telemetry: Tracing | None,
-        overdue: Overdue,
+        settler: Settler,
+        telemetry: MessageTracing | None,
+        timeouts: HandlerTimeouts,
     ) -> None:
-        self._handler, self._settling, self._telemetry, self._overdue = handler, settling, telemetry, overdue
-        self.carriers = telemetry.carriers if telemetry else frozenset()
+        self._handler, self._settler, self._telemetry, self._timeouts = handler, settler, telemetry, timeouts
+        self.trace_fields = telemetry.trace_fields if telemetry else frozenset()
         """A message with one of these fields has a span, or a context to hand on. None: every one may."""
-        self.of = self._plain if telemetry is None else self._perhaps_traced
+        self.run = self._run_untraced if telemetry is None else self._run_maybe_traced
 
-    def _perhaps_traced(self, entry: Entry, told: Told, data: dict[Any, Any]) -> Coroutine[Any, Any, Any]:
+    def _run_maybe_traced(
+        self, entry: Entry, context: MessageContext, data: dict[Any, Any]
+    ) -> Coroutine[Any, Any, Any]:
         assert self._telemetry
-        attempt = self._telemetry.begin(entry, data)
-        return self._plain(entry, told, data) if attempt is None else self._traced(attempt, entry, told, data)
+        attempt = self._telemetry.start_attempt(entry, data)
+        return (
+            self._run_untraced(entry, context, data)
+            if attempt is None
+            else self._run_traced(attempt, entry, context, data)
+        )
 
-    async def _traced(self, attempt: Any, entry: Entry, told: Told, data: dict[Any, Any]) -> Any:
+    async def _run_traced(self, attempt: Any, entry: Entry, context: MessageContext, data: dict[Any, Any]) -> Any:
         assert self._telemetry
         try:
-            result = await self._plain(entry, told, data)
+            result = await self._run_untraced(entry, context, data)
         except BaseException as error:
-            self._telemetry.end(attempt, entry, _outcome(entry), error)
+            self._telemetry.end_attempt(attempt, entry, _outcome_label(entry), error)
             raise
         # A handler may return although it was cancelled for a peer, or at the end of a drain.
-        done = "effects" if isinstance(result, Effects) else "" if entry.is_alone else "ack"
-        self._telemetry.end(attempt, entry, "released" if entry.fate else done)
+        done = "effects" if isinstance(result, Effects) else "" if entry.is_standalone else "ack"
+        self._telemetry.end_attempt(attempt, entry, "released" if entry.disposition else done)
         return result
 
-    async def _plain(self, entry: Entry, _told: Told, data: dict[Any, Any]) -> Any:
+    async def _run_untraced(self, entry: Entry, _context: MessageContext, data: dict[Any, Any]) -> Any:
         try:
-            result = await self.in_time(entry, data)
-        except NOT_ITS_OWN:
+            result = await self.call_with_timeout(entry, data)
+        except PROCESS_EXIT_ERRORS:
             raise
         except BaseException as error:
-            failure = self.judged(entry, error)
+            failure = self.record_failure(entry, error)
             if failure is error:
                 raise
         else:
-            if entry.fate != "timeout":
+            if entry.disposition != "timeout":
                 return result
-            failure = self.judged(entry)
+            failure = self.record_failure(entry)
         raise failure
 
-    async def in_time(self, entry: Entry, data: dict[Any, Any]) -> Any:
+    async def call_with_timeout(self, entry: Entry, data: dict[Any, Any]) -> Any:
         """Call the handler, and cancel it when `delivery.timeout` is over."""
         task = asyncio.current_task()
-        if self._overdue.timeout is None or entry.is_alone or task is None:
+        if self._timeouts.timeout is None or entry.is_standalone or task is None:
             return await self._handler()(data)
-        self._overdue.watch(entry, task)
+        self._timeouts.start(entry, task)
         try:
             return await self._handler()(data)
         finally:
-            self._overdue.done(entry)
+            self._timeouts.finish(entry)
 
-    def judged(self, entry: Entry, error: BaseException | None = None) -> BaseException:
+    def record_failure(self, entry: Entry, error: BaseException | None = None) -> BaseException:
         """What it failed of, with a verdict on the entry; unless it was cancelled. Without `error` it returned too
         late."""
-        if error is None or entry.fate == "timeout":
-            error = too_late(self._overdue.timeout)
+        if error is None or entry.disposition == "timeout":
+            error = handler_timeout_error(self._timeouts.timeout)
         elif isinstance(error, asyncio.CancelledError) and was_cancelled():
             return error
-        self._settling.judge(entry, error)
+        self._settler.on_failure(entry, error)
         return error
 
 
-def _outcome(entry: Entry) -> str:
+def _outcome_label(entry: Entry) -> str:
     """What becomes of one that failed; without a verdict it was cancelled."""
-    if entry.verdict is None:
+    if entry.decision is None:
         return "released"
-    return "dead_letter" if isinstance(entry.verdict.decision, Bury) else "retry"
+    return "dead_letter" if isinstance(entry.decision.decision, ToDeadLetter) else "retry"
 
 
 def was_cancelled() -> bool:
@@ -102,6 +108,6 @@ def was_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def too_late(timeout: timedelta | None) -> TimeoutError:
+def handler_timeout_error(timeout: timedelta | None) -> TimeoutError:
     """What a handler has failed of that was cancelled for the time it took."""
     return TimeoutError(f"the handler took longer than delivery.timeout, {timeout}")

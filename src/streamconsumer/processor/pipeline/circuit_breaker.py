@@ -25,7 +25,7 @@ from streamconsumer.model.processor_settings import Breaker
 MIN_PAUSE_SECONDS = 1.0
 """Length of the first pause, unless `maxPause` is shorter."""
 
-TRIALS_COUNT_AFTER_SECONDS = 3600.0
+COUNT_TRIALS_AFTER_SECONDS = 3600.0
 """Time without a success after which failed trials count as attempts."""
 
 
@@ -34,62 +34,68 @@ class CircuitBreaker:
     `failed(trial)` and `undecided(trial)`. `failures=0` never opens."""
 
     def __init__(self, policy: Breaker, clock: Callable[[], float] = time.monotonic) -> None:
-        self._failures, self._clock = policy.failures, clock
-        self._max_pause = policy.max_pause.total_seconds()
-        self._min_pause = min(MIN_PAUSE_SECONDS, self._max_pause)
-        self._in_a_row = 0
-        self._opened = 0.0
-        self._pause = 0.0
-        self._ends: float | None = None
+        self._failure_threshold, self._clock = policy.failures, clock
+        self._max_pause_seconds = policy.max_pause.total_seconds()
+        self._min_pause_seconds = min(MIN_PAUSE_SECONDS, self._max_pause_seconds)
+        self._consecutive_failures = 0
+        self._opened_at_seconds = 0.0
+        self._pause_seconds = 0.0
+        self._pause_ends_at_seconds: float | None = None
         """When the pause ends or ended; None while closed."""
-        self._trial = False
+        self._is_trial_running = False
         self.is_open = False
         """Whether the backlog waits, for the end of a pause or of a trial."""
-        self.is_calm = True
+        self.has_no_recent_failure = True
         """Whether nothing has failed since the last success: then one more success is no news."""
 
-    def allows(self) -> bool:
+    def allows_attempt(self) -> bool:
         """Whether a message may be begun now."""
-        return self._ends is None or (not self._trial and self._clock() >= self._ends)
+        return self._pause_ends_at_seconds is None or (
+            not self._is_trial_running and self._clock() >= self._pause_ends_at_seconds
+        )
 
-    def trials_count(self) -> bool:
+    def counts_trials(self) -> bool:
         """Whether it has been open for so long that a trial that fails is an attempt like any other."""
-        return self.is_open and self._clock() - self._opened >= TRIALS_COUNT_AFTER_SECONDS
+        return self.is_open and self._clock() - self._opened_at_seconds >= COUNT_TRIALS_AFTER_SECONDS
 
     def seconds_until_trial(self) -> float | None:
         """How long until a message may be begun; None where no time tells: it is closed, or a trial runs."""
-        if self._ends is None or self._trial:
+        if self._pause_ends_at_seconds is None or self._is_trial_running:
             return None
-        return max(0.0, self._ends - self._clock())
+        return max(0.0, self._pause_ends_at_seconds - self._clock())
 
-    def begun(self) -> bool:
+    def record_start(self) -> bool:
         """A message that was allowed begins. Returns whether it is the trial: its end must say so."""
-        trial = self._ends is not None and self.allows()
-        self._trial = self._trial or trial
+        trial = self._pause_ends_at_seconds is not None and self.allows_attempt()
+        self._is_trial_running = self._is_trial_running or trial
         return trial
 
-    def succeeded(self, trial: bool = False) -> None:
+    def record_success(self, is_trial: bool = False) -> None:
         """The handler returned. While open only the trial's word counts: what was begun before the dependency went
         may well be finished after."""
-        if trial or self._ends is None:
-            self._in_a_row, self._ends, self._trial = 0, None, False
-            self.is_open, self.is_calm = False, True
+        if is_trial or self._pause_ends_at_seconds is None:
+            self._consecutive_failures, self._pause_ends_at_seconds, self._is_trial_running = 0, None, False
+            self.is_open, self.has_no_recent_failure = False, True
 
-    def failed(self, trial: bool = False) -> None:
+    def record_failure(self, is_trial: bool = False) -> None:
         """The handler raised. While open only the trial's word counts: the others were begun before, together."""
-        self.is_calm = False
-        if trial:
-            self._open(min(2 * self._pause, self._max_pause))
-        elif self._ends is None and self._failures:
-            self._in_a_row += 1
-            if self._in_a_row >= self._failures:
-                self._opened = self._clock()
-                self._open(self._min_pause)
+        self.has_no_recent_failure = False
+        if is_trial:
+            self._open(min(2 * self._pause_seconds, self._max_pause_seconds))
+        elif self._pause_ends_at_seconds is None and self._failure_threshold:
+            self._consecutive_failures += 1
+            if self._consecutive_failures >= self._failure_threshold:
+                self._opened_at_seconds = self._clock()
+                self._open(self._min_pause_seconds)
 
-    def undecided(self, trial: bool = False) -> None:
+    def record_ignored(self, is_trial: bool = False) -> None:
         """It ended in a way that says nothing of the dependency. If it was the trial, the next message is."""
-        self._trial = self._trial and not trial
+        self._is_trial_running = self._is_trial_running and not is_trial
 
-    def _open(self, pause: float) -> None:
-        self._pause, self._ends, self._trial = pause, self._clock() + pause, False
+    def _open(self, pause_seconds: float) -> None:
+        self._pause_seconds, self._pause_ends_at_seconds, self._is_trial_running = (
+            pause_seconds,
+            self._clock() + pause_seconds,
+            False,
+        )
         self.is_open = True

@@ -12,27 +12,27 @@ from typing import Protocol
 
 from streamconsumer.processor.message import Entry
 
-MOST_HELD = 1000
-MOST_HELD_BYTES = 32 * 1024 * 1024
+MAX_BLOCKED = 1000
+MAX_BLOCKED_BYTES = 32 * 1024 * 1024
 
 
-class Gate(Protocol):
+class AdmissionGate(Protocol):
     """Whether anything may begin: a circuit breaker."""
 
     is_open: bool
     """Whether it has anything to say."""
 
-    def allows(self) -> bool:
+    def allows_attempt(self) -> bool:
         """Whether a message may begin now."""
 
-    def begun(self) -> bool:
+    def record_start(self) -> bool:
         """One that was allowed begins. Returns whether it is a trial for the others."""
 
-    def undecided(self, trial: bool) -> None:
+    def record_ignored(self, is_trial: bool) -> None:
         """It ended in a way that tells nothing."""
 
 
-class Held:
+class BlockedEntries:
     """Entries that are here and may not begin yet: they stand behind another of their ordering key, or wait to be tried
     again. Counted by number and by bytes, so that a pod that holds large ones stops reading sooner."""
 
@@ -43,7 +43,7 @@ class Held:
     @property
     def is_full(self) -> bool:
         """Whether no more may be read."""
-        return len(self._sizes) >= MOST_HELD or self.size_bytes >= MOST_HELD_BYTES
+        return len(self._sizes) >= MAX_BLOCKED or self.size_bytes >= MAX_BLOCKED_BYTES
 
     def add(self, entry: Entry) -> None:
         """It may not begin yet."""
@@ -56,63 +56,63 @@ class Held:
         self.size_bytes -= self._sizes.pop(entry, 0)
 
 
-class Ready:
+class ReadyQueue:
     """Entries that have not begun."""
 
-    def __init__(self, ordering_key: str | None = None, held: Held | None = None) -> None:
-        self._key = ordering_key.encode() if ordering_key else None
-        self.free: deque[Entry] = deque()
+    def __init__(self, ordering_key: str | None = None, blocked: BlockedEntries | None = None) -> None:
+        self._ordering_key = ordering_key.encode() if ordering_key else None
+        self.ready: deque[Entry] = deque()
         """Whoever may begin without a further look, unless there are suspects."""
         self.suspects: deque[Entry] = deque()
-        self._suspect: Entry | None = None
+        self._active_suspect: Entry | None = None
         """The suspect that has its turn."""
-        self._others_turn = False
+        self._is_others_turn = False
         self._lanes: dict[bytes, deque[Entry]] = {}
         """By key, what stands behind the entry that has its turn."""
-        self._held = Held() if held is None else held
+        self._blocked = BlockedEntries() if blocked is None else blocked
         """Among others those who stand in lanes."""
 
     def __len__(self) -> int:
         """How many could begin if there were slots; not those that stand behind another."""
-        return len(self.free) + len(self.suspects)
+        return len(self.ready) + len(self.suspects)
 
     def put(self, entry: Entry) -> None:
         """A new one, last in its order."""
-        if self._key is not None and (key := entry.value(self._key)) is not None:
+        if self._ordering_key is not None and (key := entry.field_value(self._ordering_key)) is not None:
             entry.lane = key
             if key in self._lanes:
                 self._lanes[key].append(entry)
-                self._held.add(entry)
+                self._blocked.add(entry)
                 return
             self._lanes[key] = deque()
-        self.again(entry)
+        self.requeue(entry)
 
     def put_all(self, entries: Collection[Entry]) -> None:
         """New ones, in their order."""
-        if self._key is None and not any(entry.suspect for entry in entries):
-            self.free.extend(entries)
+        if self._ordering_key is None and not any(entry.is_suspect for entry in entries):
+            self.ready.extend(entries)
         else:
             for entry in entries:
                 self.put(entry)
 
-    def again(self, entry: Entry) -> None:
+    def requeue(self, entry: Entry) -> None:
         """One that has its turn in its lane, or needs none."""
-        (self.suspects if entry.suspect else self.free).append(entry)
+        (self.suspects if entry.is_suspect else self.ready).append(entry)
 
-    def take(self) -> Entry | None:
+    def pop(self) -> Entry | None:
         """The next one, if any may begin."""
-        if self.suspects and self._suspect is None and not (self._others_turn and self.free):
-            self._others_turn = True
-            self._suspect = self.suspects.popleft()
-            return self._suspect
-        self._others_turn = False
-        return self.free.popleft() if self.free else None
+        if self.suspects and self._active_suspect is None and not (self._is_others_turn and self.ready):
+            self._is_others_turn = True
+            self._active_suspect = self.suspects.popleft()
+            return self._active_suspect
+        self._is_others_turn = False
+        return self.ready.popleft() if self.ready else None
 
-    def take_untried(self) -> Entry | None:
+    def pop_untried(self) -> Entry | None:
         """The next one that was just read, and so has not failed yet."""
         entry = next(self._untried(), None)
         if entry is not None:
-            self.free.remove(entry)
+            self.ready.remove(entry)
         return entry
 
     def has_untried(self) -> bool:
@@ -120,47 +120,47 @@ class Ready:
         return any(self._untried())
 
     def _untried(self) -> Iterator[Entry]:
-        return (entry for entry in self.free if entry.is_counted)
+        return (entry for entry in self.ready if entry.attempt_counted)
 
-    def take_if(self, may_begin: Callable[[Entry], bool]) -> Entry | None:
+    def pop_if(self, may_begin: Callable[[Entry], bool]) -> Entry | None:
         """The next one beside another, unless it is none that may; no suspect."""
-        return self.free.popleft() if self.free and may_begin(self.free[0]) else None
+        return self.ready.popleft() if self.ready and may_begin(self.ready[0]) else None
 
-    def rest(self, entry: Entry) -> None:
+    def release_turn(self, entry: Entry) -> None:
         """It runs no more, and keeps its turn in its lane."""
-        if entry is self._suspect:
-            self._suspect = None
+        if entry is self._active_suspect:
+            self._active_suspect = None
 
-    def done(self, entry: Entry) -> None:
+    def complete(self, entry: Entry) -> None:
         """It is done for good: whoever stands behind it has the turn."""
-        self.rest(entry)
+        self.release_turn(entry)
         if entry.lane is None:
             return
         lane = self._lanes[entry.lane]
         if lane:
-            self._held.discard(lane[0])
-            self.again(lane.popleft())
+            self._blocked.discard(lane[0])
+            self.requeue(lane.popleft())
         else:
             del self._lanes[entry.lane]
 
     def remove(self, entry: Entry) -> None:
         """It is another consumer's now, and was not begun here."""
-        for queue in (self.free, self.suspects):
+        for queue in (self.ready, self.suspects):
             if entry in queue:
                 queue.remove(entry)
-                self.done(entry)
+                self.complete(entry)
                 return
         if entry.lane is not None and entry in (lane := self._lanes[entry.lane]):
             lane.remove(entry)
-            self._held.discard(entry)
+            self._blocked.discard(entry)
 
     def clear(self) -> list[Entry]:
         """Everything that has not begun, for a peer."""
-        left = [*self.suspects, *self.free, *(entry for lane in self._lanes.values() for entry in lane)]
+        left = [*self.suspects, *self.ready, *(entry for lane in self._lanes.values() for entry in lane)]
         self.suspects.clear()
-        self.free.clear()
+        self.ready.clear()
         for lane in self._lanes.values():
             lane.clear()
         for entry in left:
-            self._held.discard(entry)
+            self._blocked.discard(entry)
         return left

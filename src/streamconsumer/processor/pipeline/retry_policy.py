@@ -9,43 +9,45 @@ from streamconsumer.processor.handler.outcomes import Defer, Reject, Retry
 
 
 @dataclass(frozen=True, slots=True)
-class TryAgain:
+class RetryLater:
     """After so long. `counts` is false for what is no attempt."""
 
     delay: timedelta
-    counts: bool = True
+    counts_as_attempt: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Bury:
+class ToDeadLetter:
     """To the dead letters, now."""
 
     reason: DeadLetterReason
 
 
-Decision = TryAgain | Bury
+Decision = RetryLater | ToDeadLetter
 
 
-def decide(error: BaseException, deliveries: int, policy: Delivery, *, dice: float, is_free: bool = False) -> Decision:
+def decide(
+    error: BaseException, deliveries: int, policy: Delivery, *, jitter: float, is_uncounted: bool = False
+) -> Decision:
     """`deliveries` is how often the message was begun, this time included; `dice` is drawn from 0 to 1. `is_free` is a
     trial while the breaker is open, that fails and is no attempt: it says more of the world than of the message."""
     if isinstance(error, Defer):
-        return TryAgain(error.after, counts=False)
+        return RetryLater(error.after, counts_as_attempt=False)
     if isinstance(error, Reject):
-        return Bury(DeadLetterReason.REJECTED)
+        return ToDeadLetter(DeadLetterReason.REJECTED)
     if is_terminal(error, policy.terminal_errors):
-        return Bury(DeadLetterReason.TERMINAL_ERROR)
-    if is_free:
-        return TryAgain(backoff(1, policy.backoff, dice), counts=False)
+        return ToDeadLetter(DeadLetterReason.TERMINAL_ERROR)
+    if is_uncounted:
+        return RetryLater(backoff(1, policy.backoff, jitter), counts_as_attempt=False)
     if deliveries >= policy.max_deliveries:
-        return Bury(DeadLetterReason.MAX_DELIVERIES)
+        return ToDeadLetter(DeadLetterReason.MAX_DELIVERIES)
     wanted = error.after if isinstance(error, Retry) else None
-    return TryAgain(backoff(deliveries, policy.backoff, dice) if wanted is None else wanted)
+    return RetryLater(backoff(deliveries, policy.backoff, jitter) if wanted is None else wanted)
 
 
-def backoff(deliveries: int, policy: Backoff, dice: float) -> timedelta:
+def backoff(deliveries: int, policy: Backoff, jitter: float) -> timedelta:
     """Full jitter: anything from nothing to a bound that doubles. What failed together is not tried again together."""
-    return min(policy.min_delay * 2.0 ** min(deliveries - 1, 40), policy.max_delay) * dice
+    return min(policy.min_delay * 2.0 ** min(deliveries - 1, 40), policy.max_delay) * jitter
 
 
 def is_terminal(error: BaseException, names: list[str]) -> bool:

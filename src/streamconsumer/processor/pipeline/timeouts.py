@@ -6,7 +6,7 @@ from datetime import timedelta
 from streamconsumer.processor.message import Entry
 
 
-class Overdue:
+class HandlerTimeouts:
     """Cancels handlers that take too long, and nothing else: what Redis takes to note that a message begins, or what
     became of it, is not the handler's, and must not be cut off."""
 
@@ -17,7 +17,7 @@ class Overdue:
         """In the order in which they were called."""
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, entry: Entry, task: asyncio.Task[None]) -> None:
+    def start(self, entry: Entry, task: asyncio.Task[None]) -> None:
         """Its handler is called: its time runs, if there is a limit."""
         if self._seconds is None:
             return
@@ -25,18 +25,18 @@ class Overdue:
         entry.started_seconds = loop.time()
         self._running[entry] = task
         if self._timer is None:
-            self._timer = loop.call_later(self._seconds, self._end)
+            self._timer = loop.call_later(self._seconds, self._cancel_overdue)
 
-    def done(self, entry: Entry) -> None:
+    def finish(self, entry: Entry) -> None:
         """Its handler has ended."""
         self._running.pop(entry, None)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Nothing runs any more."""
         if self._timer:
             self._timer.cancel()
 
-    def _end(self) -> None:
+    def _cancel_overdue(self) -> None:
         """They begin in order and have the same time, so the first is the first to be late."""
         assert self._seconds is not None
         loop = asyncio.get_running_loop()
@@ -44,9 +44,9 @@ class Overdue:
         for entry, task in list(self._running.items()):
             left = entry.started_seconds + self._seconds - loop.time()
             if left > 0:
-                self._timer = loop.call_later(left, self._end)
+                self._timer = loop.call_later(left, self._cancel_overdue)
                 return
-            self.done(entry)
-            if not entry.fate:
-                entry.fate = "timeout"
+            self.finish(entry)
+            if not entry.disposition:
+                entry.disposition = "timeout"
                 task.cancel()

@@ -13,17 +13,17 @@ was raised. `sdk` is the only one that knows OpenTelemetry's SDK, and is importe
 one a message costs nothing.
 """
 
-from streamconsumer.processor.telemetry.message_tracing import Tracing
+from streamconsumer.processor.telemetry.message_tracing import MessageTracing
 from streamconsumer.processor.telemetry.propagation import current_trace, current_traceparent, inject, sending
 from streamconsumer.processor.telemetry.setup import telemetry_from_env
-from streamconsumer.processor.telemetry.span_recorder import FLUSH_BUDGET, Telemetry
-from streamconsumer.processor.telemetry.tracer_provider import ProvidedTelemetry
+from streamconsumer.processor.telemetry.span_recorder import FLUSH_BUDGET, SpanRecorder
+from streamconsumer.processor.telemetry.tracer_provider import TracerProviderTracing
 
 __all__ = [
     "FLUSH_BUDGET",
-    "ProvidedTelemetry",
-    "Telemetry",
-    "Tracing",
+    "MessageTracing",
+    "SpanRecorder",
+    "TracerProviderTracing",
     "current_trace",
     "current_traceparent",
     "inject",

@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Mapping
 
-PATIENCE_SECONDS = 3.0
+TIMEOUT_SECONDS = 3.0
 """Tries included: a connection that is refused is tried again within it."""
 
-NOTHING = b""
+EMPTY_REQUEST = b""
 """An export request without any span: a collector takes it as any other, and stores nothing."""
 
 
-def endpoint(environ: Mapping[str, str]) -> str | None:
+def traces_endpoint(environ: Mapping[str, str]) -> str | None:
     """Where spans go, or None where they go nowhere."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none":
         return None
@@ -18,15 +18,15 @@ def endpoint(environ: Mapping[str, str]) -> str | None:
     return environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or (f"{base}/v1/traces" if base else None)
 
 
-def what_is_wrong() -> str:
+def probe_collector() -> str:
     """Send nothing by the way that spans take, with the variables of this process. Why it was not taken, or nothing."""
     # The SDK costs a second of start-up, and has the variables for certificates, headers and compression.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
 
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # what it would log is what is returned
-    exporter = OTLPSpanExporter(timeout=PATIENCE_SECONDS)
+    exporter = OTLPSpanExporter(timeout=TIMEOUT_SECONDS)
     try:
-        answer = exporter._client.export(NOTHING)  # noqa: SLF001 - as in `sdk`: the way that our spans take
+        answer = exporter._client.export(EMPTY_REQUEST)  # noqa: SLF001 - as in `sdk`: the way that our spans take
     finally:
         exporter.shutdown()  # type: ignore[no-untyped-call] # ships no types for it
     if answer.success:

@@ -11,44 +11,44 @@ from traceback import TracebackException
 from typing import Any
 
 from streamconsumer.processor.telemetry import otlp_encoding, semconv
-from streamconsumer.processor.telemetry.export_queue import Outbox
+from streamconsumer.processor.telemetry.export_queue import ExportQueue
 from streamconsumer.processor.telemetry.spans import RecordedSpan, error_type
 
 log = logging.getLogger(__name__)
 
-MOST_FRAMES, LONGEST_STACK, LONGEST_MESSAGE = 50, 16_384, 2000
+MAX_FRAMES, MAX_STACK_LENGTH, MAX_MESSAGE_LENGTH = 50, 16_384, 2000
 """Of a stack the end is kept, which is where it was raised."""
 
 _WARN = 13, "WARN"
 """What the conventions ask for: the message may well be handled at another attempt."""
 
 
-class Exceptions:
+class ExceptionLogs:
     """`about`: the attributes that all records have."""
 
-    def __init__(self, outbox: Outbox, about: Mapping[str, Any]) -> None:
-        self._outbox, self._about = outbox, about
+    def __init__(self, queue: ExportQueue, attributes: Mapping[str, Any]) -> None:
+        self._queue, self._attributes = queue, attributes
 
-    def record(self, span: RecordedSpan, error: BaseException, more: Mapping[str, Any]) -> None:
+    def record(self, span: RecordedSpan, error: BaseException, attributes: Mapping[str, Any]) -> None:
         """Never raises: not even for an exception that fails at telling what it is."""
-        if self._outbox.refuses():
+        if self._queue.is_full():
             return
         try:
-            found = TracebackException.from_exception(error, limit=-MOST_FRAMES, compact=True)
+            found = TracebackException.from_exception(error, limit=-MAX_FRAMES, compact=True)
             told = {
-                **self._about,
-                **more,
+                **self._attributes,
+                **attributes,
                 semconv.EXCEPTION_TYPE: error_type(error),
-                semconv.EXCEPTION_MESSAGE: str(found)[:LONGEST_MESSAGE],
-                semconv.EXCEPTION_STACK: "".join(found.format())[-LONGEST_STACK:],
+                semconv.EXCEPTION_MESSAGE: str(found)[:MAX_MESSAGE_LENGTH],
+                semconv.EXCEPTION_STACK: "".join(found.format())[-MAX_STACK_LENGTH:],
             }
             ids = span.trace_id, span.span_id, span.flags
-            self._outbox.put(otlp_encoding.log_record(semconv.EXCEPTION_EVENT, _WARN, time.time_ns(), ids, told))
+            self._queue.put(otlp_encoding.log_record(semconv.EXCEPTION_EVENT, _WARN, time.time_ns(), ids, told))
         except Exception:
             log.exception("an exception could not be written down")
 
     def flush(self, timeout_seconds: float) -> bool:
-        return self._outbox.flush(timeout_seconds)
+        return self._queue.flush(timeout_seconds)
 
     def close(self, timeout_seconds: float) -> bool:
-        return self._outbox.close(timeout_seconds)
+        return self._queue.close(timeout_seconds)

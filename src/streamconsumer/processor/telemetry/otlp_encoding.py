@@ -13,7 +13,7 @@ from typing import Any
 _TIMES = Struct("<BQBQ")  # start_time_unix_nano = 7, end_time_unix_nano = 8
 _FLAGS = Struct("<I")
 _DOUBLE = Struct("<d")
-_MOMENT = Struct("<BQ")
+_FIXED64 = Struct("<BQ")
 _BYTE = [bytes([number]) for number in range(256)]
 _REMOTE_IS_KNOWN, _IS_REMOTE = 0x100, 0x200
 
@@ -29,34 +29,36 @@ def varint(number: int) -> bytes:
     return bytes(found)
 
 
-def block(tag: bytes, content: bytes) -> bytes:
+def length_delimited(tag: bytes, content: bytes) -> bytes:
     """A field of which the length is told."""
     size = len(content)
     return tag + (_BYTE[size] if size < 0x80 else varint(size)) + content
 
 
 def string(tag: bytes, text: str) -> bytes:
-    return block(tag, text.encode(errors="backslashreplace"))
+    return length_delimited(tag, text.encode(errors="backslashreplace"))
 
 
-def value(given: Any) -> bytes:  # noqa: PLR0911 - a line for each kind
+def any_value(item: Any) -> bytes:  # noqa: PLR0911 - a line for each kind
     """An AnyValue."""
-    match given:
+    match item:
         case str():
-            return string(b"\x0a", given)
+            return string(b"\x0a", item)
         case bool():
-            return b"\x10\x01" if given else b"\x10\x00"
+            return b"\x10\x01" if item else b"\x10\x00"
         case int():
-            return b"\x18" + varint(given & 0xFFFFFFFFFFFFFFFF)
+            return b"\x18" + varint(item & 0xFFFFFFFFFFFFFFFF)
         case float():
-            return b"\x21" + _DOUBLE.pack(given)
+            return b"\x21" + _DOUBLE.pack(item)
         case bytes():
-            return block(b"\x3a", given)
+            return length_delimited(b"\x3a", item)
         case Mapping():
-            return block(b"\x32", b"".join(_pair(b"\x0a", str(key), each) for key, each in given.items()))
+            return length_delimited(
+                b"\x32", b"".join(_key_value(b"\x0a", str(key), each) for key, each in item.items())
+            )
         case Sequence():
-            return block(b"\x2a", b"".join(block(b"\x0a", value(each)) for each in given))
-    return string(b"\x0a", str(given))
+            return length_delimited(b"\x2a", b"".join(length_delimited(b"\x0a", any_value(each)) for each in item))
+    return string(b"\x0a", str(item))
 
 
 @lru_cache(64)
@@ -71,33 +73,41 @@ def _double(tag: bytes, key: str) -> bytes:
     return tag + varint(len(name) + 11) + name + b"\x12\x09\x21"
 
 
-def _pair(tag: bytes, key: str, given: Any) -> bytes:
+def _key_value(tag: bytes, key: str, item: Any) -> bytes:
     """An attribute. Short texts and numbers with a fraction are nearly all that a hot span has: they are encoded in
     one step, which takes a quarter of the time."""
-    if type(given) is float:
-        return _double(tag, key) + _DOUBLE.pack(given)
+    if type(item) is float:
+        return _double(tag, key) + _DOUBLE.pack(item)
     name = _key(key)
-    if type(given) is str:
-        text = given.encode(errors="backslashreplace")
+    if type(item) is str:
+        text = item.encode(errors="backslashreplace")
         size = len(text)
         if (whole := len(name) + size + 4) < 0x80:
             return b"".join((tag, _BYTE[whole], name, b"\x12", _BYTE[size + 2], b"\x0a", _BYTE[size], text))
-    return block(tag, name + block(b"\x12", value(given)))
+    return length_delimited(tag, name + length_delimited(b"\x12", any_value(item)))
 
 
-def attributes(given: Mapping[str, Any], tag: bytes = b"\x4a") -> bytes:
+def attributes(items: Mapping[str, Any], tag: bytes = b"\x4a") -> bytes:
     """The attributes of a span, unless the tag is another's."""
-    return b"".join([_pair(tag, key, each) for key, each in given.items()])
+    return b"".join([_key_value(tag, key, each) for key, each in items.items()])
 
 
-def link(trace_id: bytes, span_id: bytes, flags: int, about: Mapping[str, Any]) -> bytes:
+def link(trace_id: bytes, span_id: bytes, flags: int, link_attributes: Mapping[str, Any]) -> bytes:
     """A link; `about` has its attributes."""
-    content = b"\x0a\x10" + trace_id + b"\x12\x08" + span_id + (attributes(about, b"\x22") if about else b"")
-    return block(b"\x6a", content + b"\x35" + _FLAGS.pack(flags | _REMOTE_IS_KNOWN | _IS_REMOTE))
+    content = (
+        b"\x0a\x10"
+        + trace_id
+        + b"\x12\x08"
+        + span_id
+        + (attributes(link_attributes, b"\x22") if link_attributes else b"")
+    )
+    return length_delimited(b"\x6a", content + b"\x35" + _FLAGS.pack(flags | _REMOTE_IS_KNOWN | _IS_REMOTE))
 
 
-def event(name: str, at_ns: int, told: Mapping[str, Any]) -> bytes:
-    return block(b"\x5a", _MOMENT.pack(9, at_ns) + string(b"\x12", name) + attributes(told, b"\x1a"))
+def event(name: str, at_ns: int, event_attributes: Mapping[str, Any]) -> bytes:
+    return length_delimited(
+        b"\x5a", _FIXED64.pack(9, at_ns) + string(b"\x12", name) + attributes(event_attributes, b"\x1a")
+    )
 
 
 def log_record(
@@ -105,37 +115,37 @@ def log_record(
     severity: tuple[int, str],
     at_ns: int,
     ids: tuple[bytes, bytes, int],
-    told: Mapping[str, Any],
+    record_attributes: Mapping[str, Any],
 ) -> bytes:
     """A whole one of a span, as a field of its scope. Numbers as in opentelemetry/proto/logs/v1/logs.proto."""
     number, word = severity
     trace_id, span_id, flags = ids
     parts = (
-        _MOMENT.pack(0x09, at_ns),
-        _MOMENT.pack(0x59, at_ns),  # observed
+        _FIXED64.pack(0x09, at_ns),
+        _FIXED64.pack(0x59, at_ns),  # observed
         b"\x10" + varint(number),
         string(b"\x1a", word),
-        attributes(told, b"\x32"),
+        attributes(record_attributes, b"\x32"),
         b"\x45" + _FLAGS.pack(flags),
         b"\x4a\x10" + trace_id,
         b"\x52\x08" + span_id,
         string(b"\x62", event_name),
     )
-    return block(b"\x12", b"".join(parts))
+    return length_delimited(b"\x12", b"".join(parts))
 
 
-def error(message: str) -> bytes:
+def error_status(message: str) -> bytes:
     """A status."""
-    return block(b"\x7a", string(b"\x12", message) + b"\x18\x02")
+    return length_delimited(b"\x7a", string(b"\x12", message) + b"\x18\x02")
 
 
-def ok() -> bytes:
+def ok_status() -> bytes:
     """A status too; never ours, but a handler may say so."""
     return b"\x7a\x02\x18\x01"
 
 
 @lru_cache(16)
-def head(name: str, kind: int) -> bytes:
+def span_head(name: str, kind: int) -> bytes:
     """What does not change between the spans of an operation. `kind` counts as OTLP does: 3 is a CLIENT."""
     return string(b"\x2a", name) + b"\x30" + varint(kind)
 
@@ -170,15 +180,15 @@ def span(
     return b"\x12" + varint(len(body)) + body
 
 
-class Request:
+class ExportRequest:
     """An ExportTraceServiceRequest of so many spans of one scope of one process; of log records it is an
     ExportLogsServiceRequest, which has the same numbers."""
 
     def __init__(self, resource: Mapping[str, Any], scope: str, version: str, schema_url: str) -> None:
-        self._resource = block(b"\x0a", attributes(resource, b"\x0a"))
-        self._scope = block(b"\x0a", string(b"\x0a", scope) + string(b"\x12", version))
+        self._resource = length_delimited(b"\x0a", attributes(resource, b"\x0a"))
+        self._scope = length_delimited(b"\x0a", string(b"\x0a", scope) + string(b"\x12", version))
         self._schema = string(b"\x1a", schema_url)
 
-    def of(self, spans: Iterable[bytes]) -> bytes:
-        of_scope = block(b"\x12", b"".join((self._scope, *spans, self._schema)))
-        return block(b"\x0a", self._resource + of_scope)
+    def encode(self, spans: Iterable[bytes]) -> bytes:
+        of_scope = length_delimited(b"\x12", b"".join((self._scope, *spans, self._schema)))
+        return length_delimited(b"\x0a", self._resource + of_scope)

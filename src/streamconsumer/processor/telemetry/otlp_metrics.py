@@ -29,14 +29,14 @@ log = logging.getLogger(__name__)
 Attributes = Mapping[str, str | int]
 
 
-class Times(NamedTuple):
+class TimeRange(NamedTuple):
     """From when and to when was counted, in nanoseconds since 1970."""
 
-    began: int
-    now: int
+    start_ns: int
+    end_ns: int
 
 
-class FigureExporter:
+class MetricsExporter:
     """Sends the figures once an interval, and once more at the end."""
 
     def __init__(
@@ -48,7 +48,7 @@ class FigureExporter:
     ) -> None:
         self._metrics, self._attributes, self._exporter = metrics, attributes, exporter
         self.interval_seconds = interval_seconds
-        self._began = time.time_ns()
+        self._start_ns = time.time_ns()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="figures", daemon=True)
 
@@ -72,21 +72,21 @@ class FigureExporter:
 
     def _send(self) -> None:
         try:
-            self._exporter.export(snapshot(self._metrics, self._attributes(), self._began, time.time_ns()))
+            self._exporter.export(snapshot(self._metrics, self._attributes(), self._start_ns, time.time_ns()))
         except Exception:  # a collector's trouble is never the messages'
             log.warning("figures not sent", exc_info=True)
 
 
 def exporter_from_env(
     environ: Mapping[str, str], metrics: Metrics, attributes: Callable[[], Attributes]
-) -> FigureExporter | None:
+) -> MetricsExporter | None:
     """Over OTLP/HTTP where the OTEL_ variables name an endpoint; None, and no SDK, otherwise."""
     off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_METRICS_EXPORTER") == "none"
     if off or not any(environ.get(name) for name in ENDPOINT_VARIABLES):
         return None
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter  # noqa: PLC0415 - costs start-up
 
-    return FigureExporter(metrics, attributes, OTLPMetricExporter(), _interval_seconds(environ))
+    return MetricsExporter(metrics, attributes, OTLPMetricExporter(), _interval_seconds(environ))
 
 
 def _interval_seconds(environ: Mapping[str, str]) -> float:
@@ -98,18 +98,18 @@ def _interval_seconds(environ: Mapping[str, str]) -> float:
     return INTERVAL_MILLISECONDS / 1000
 
 
-def snapshot(metrics: Metrics, attributes: Attributes, began: int, now: int) -> "MetricsData":
+def snapshot(metrics: Metrics, attributes: Attributes, start_ns: int, end_ns: int) -> "MetricsData":
     """All figures as they stand; `began` and `now` in nanoseconds since 1970."""
     from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics  # noqa: PLC0415 - as above
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 - as above
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope  # noqa: PLC0415 - as above
 
     scope = InstrumentationScope(SCOPE, __version__, SCHEMA_URL)
-    told = list(_told(metrics, attributes, Times(began, now)))
+    told = list(_otlp_metrics(metrics, attributes, TimeRange(start_ns, end_ns)))
     return MetricsData([ResourceMetrics(Resource.create(), [ScopeMetrics(scope, told, SCHEMA_URL)], SCHEMA_URL)])
 
 
-def _told(metrics: Metrics, attributes: Attributes, times: Times) -> "Iterator[Metric]":
+def _otlp_metrics(metrics: Metrics, attributes: Attributes, times: TimeRange) -> "Iterator[Metric]":
     from opentelemetry.sdk.metrics import export  # noqa: PLC0415 - as above
 
     cumulative = export.AggregationTemporality.CUMULATIVE
@@ -117,7 +117,7 @@ def _told(metrics: Metrics, attributes: Attributes, times: Times) -> "Iterator[M
     def number(value: int, operation: str, *, rises: bool) -> Any:
         about = {**attributes, OPERATION_NAME: operation} if operation else attributes
         point = export.NumberDataPoint(
-            attributes=about, value=value, start_time_unix_nano=times.began, time_unix_nano=times.now
+            attributes=about, value=value, start_time_unix_nano=times.start_ns, time_unix_nano=times.end_ns
         )
         return export.Sum([point], cumulative, is_monotonic=rises)
 
@@ -131,8 +131,8 @@ def _told(metrics: Metrics, attributes: Attributes, times: Times) -> "Iterator[M
             explicit_bounds=found.bounds,
             min=None,  # type: ignore[arg-type] # optional on the wire, and not kept
             max=None,  # type: ignore[arg-type] # as above
-            start_time_unix_nano=times.began,
-            time_unix_nano=times.now,
+            start_time_unix_nano=times.start_ns,
+            time_unix_nano=times.end_ns,
         )
         return export.Histogram([point], cumulative)
 

@@ -9,7 +9,7 @@ from opentelemetry.trace import SpanKind
 
 from streamconsumer import __version__
 from streamconsumer.processor.telemetry import semconv
-from streamconsumer.processor.telemetry.spans import failed
+from streamconsumer.processor.telemetry.spans import record_failure
 
 
 def current_trace() -> dict[str, str]:
@@ -56,7 +56,7 @@ def sending(stream: str, fields: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
         with trace.use_span(span, record_exception=False, set_status_on_exception=False):
             yield inject(fields)
     except BaseException as error:
-        failed(span, error)
+        record_failure(span, error)
         raise
     finally:
         span.end()

@@ -14,7 +14,7 @@ _ALL = 1 << 64
 _ROOTS = {"always_on": _ALL, "always_off": 0}
 
 
-class Sampling(NamedTuple):
+class Sampler(NamedTuple):
     """What becomes of a trace that begins here, and whether whoever began one elsewhere has decided."""
 
     bound: int = _ALL
@@ -43,13 +43,13 @@ class Sampling(NamedTuple):
             ratio = 1.0
         return cls(round(ratio * _ALL), follows)
 
-    def wants(self, trace_id: bytes, parent_sampled: bool | None) -> bool:
+    def should_sample(self, trace_id: bytes, parent_sampled: bool | None) -> bool:
         """`parent_sampled` is None where there is no parent."""
         if parent_sampled is not None and self.follows_parent:
             return parent_sampled
         return int.from_bytes(trace_id[8:], "big") < self.bound
 
     @property
-    def is_never(self) -> bool:
+    def never_samples(self) -> bool:
         """Whether nothing is sampled but what somebody else has sampled."""
         return self.bound == 0

@@ -12,15 +12,15 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.util.types import Attributes, AttributeValue
 
-from streamconsumer.processor.error_logging import told
+from streamconsumer.processor.error_logging import format_error
 from streamconsumer.processor.telemetry import otlp_encoding, semconv
 from streamconsumer.processor.telemetry.content import Link
-from streamconsumer.processor.telemetry.trace_context import Remote
+from streamconsumer.processor.telemetry.trace_context import SpanRef
 
-MOST_EVENTS = 128
+MAX_EVENTS = 128
 """As in the SDK. What a handler adds to its span is bounded."""
 
-LONGEST_STATUS = 500
+MAX_STATUS_LENGTH = 500
 
 
 class UnsampledSpan(trace.Span):
@@ -42,9 +42,9 @@ class UnsampledSpan(trace.Span):
         return self._context
 
     @property
-    def remote(self) -> Remote:
+    def ref(self) -> SpanRef:
         """The same for who links to it."""
-        return Remote(self.trace_id, self.span_id, self.flags, self.state)
+        return SpanRef(self.trace_id, self.span_id, self.flags, self.state)
 
     def is_recording(self) -> bool:
         return False
@@ -105,12 +105,12 @@ class RecordedSpan(UnsampledSpan):
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
         self._events = [] if self._events is None else self._events
-        if len(self._events) < MOST_EVENTS:
+        if len(self._events) < MAX_EVENTS:
             self._events.append(otlp_encoding.event(name, timestamp or time.time_ns(), attributes or {}))
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
         self._links = [] if self._links is None else self._links
-        if len(self._links) < MOST_EVENTS:
+        if len(self._links) < MAX_EVENTS:
             ids = context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big")
             self._links.append(otlp_encoding.link(*ids, int(context.trace_flags), attributes or {}))
 
@@ -121,9 +121,9 @@ class RecordedSpan(UnsampledSpan):
         code = status.status_code if isinstance(status, Status) else status
         text = status.description if isinstance(status, Status) else description
         if code is StatusCode.ERROR:
-            self._status = otlp_encoding.error((text or "")[:LONGEST_STATUS])
+            self._status = otlp_encoding.error_status((text or "")[:MAX_STATUS_LENGTH])
         elif code is StatusCode.OK:
-            self._status = otlp_encoding.ok()
+            self._status = otlp_encoding.ok_status()
 
     def record_exception(
         self,
@@ -132,7 +132,7 @@ class RecordedSpan(UnsampledSpan):
         timestamp: int | None = None,
         escaped: bool = False,  # noqa: ARG002 - OpenTelemetry's own word
     ) -> None:
-        kind, message = error_type(exception), told(exception)
+        kind, message = error_type(exception), format_error(exception)
         self.add_event(
             "exception", {"exception.type": kind, "exception.message": message, **(attributes or {})}, timestamp
         )
@@ -143,7 +143,7 @@ class RecordedSpan(UnsampledSpan):
         for (trace_id, span_id, flags, _), about in links:
             self.parts.append(otlp_encoding.link(trace_id, span_id, flags, about))
 
-    def encoded(self, *, is_remote: bool = True) -> bytes:
+    def encode(self, *, is_remote: bool = True) -> bytes:
         parts = [self.head, *self.parts, self._status]
         if self._added:
             parts.append(otlp_encoding.attributes(self._added))
@@ -161,10 +161,10 @@ class RecordedSpan(UnsampledSpan):
         )
 
 
-def failed(span: trace.Span, error: BaseException) -> None:
+def record_failure(span: trace.Span, error: BaseException) -> None:
     """Set the span's status and `error.type`."""
     span.set_attribute(semconv.ERROR_TYPE, error_type(error))
-    span.set_status(Status(StatusCode.ERROR, told(error)[:LONGEST_STATUS]))
+    span.set_status(Status(StatusCode.ERROR, format_error(error)[:MAX_STATUS_LENGTH]))
 
 
 def error_type(error: BaseException) -> str:

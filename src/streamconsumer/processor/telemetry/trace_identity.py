@@ -14,43 +14,43 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
-from streamconsumer.processor.dead_letters.record import lineage
+from streamconsumer.processor.dead_letters.record import parse_replay_marks
 from streamconsumer.processor.message import Entry
-from streamconsumer.processor.telemetry.sampling import Sampling
-from streamconsumer.processor.telemetry.trace_context import Remote, producer
+from streamconsumer.processor.telemetry.sampling import Sampler
+from streamconsumer.processor.telemetry.trace_context import SpanRef, extract
 
 Trust = Literal["parent", "link", "ignore"]
 """What the producer's context is: the parent of our spans; a link, from a trace and a sampling of our own; nothing."""
 
 
-class Ids:
+class DeterministicIds:
     """Those of one consumer group's messages. `origin` is the id under which a message was first added: a replay, which
     has another id, goes on in its trace."""
 
     def __init__(self, stream: str, consumer_group: str) -> None:
         self._key = blake2b(f"{stream}\0{consumer_group}".encode(), digest_size=16).digest()
 
-    def trace(self, origin: str) -> bytes:
+    def trace_id(self, origin: str) -> bytes:
         return blake2b(origin.encode(), digest_size=16, key=self._key).digest()
 
-    def attempt(self, message_id: str, number: int) -> bytes:
+    def attempt_span_id(self, message_id: str, number: int) -> bytes:
         """The span of an attempt; 1 is the first."""
         return blake2b(f"{message_id} {number}".encode(), digest_size=8, key=self._key).digest()
 
-    def dead_letter(self, origin: str, replays: int) -> bytes:
+    def dead_letter_span_id(self, origin: str, replays: int) -> bytes:
         """The span of becoming a dead letter, after so many replays."""
         return blake2b(f"{origin} dead {replays}".encode(), digest_size=8, key=self._key).digest()
 
 
-def random_trace() -> bytes:
+def random_trace_id() -> bytes:
     return secrets.token_bytes(16)
 
 
-def random_span() -> bytes:
+def random_span_id() -> bytes:
     return secrets.token_bytes(8)
 
 
-class Subject(NamedTuple):
+class TraceIdentity(NamedTuple):
     """Of one message."""
 
     origin: str
@@ -61,7 +61,7 @@ class Subject(NamedTuple):
     flags: int
     """Of all its spans."""
 
-    producer: Remote | None
+    producer: SpanRef | None
     parent: bytes
     """The producer's span, where that is the parent."""
 
@@ -70,31 +70,33 @@ class Subject(NamedTuple):
         return bool(self.flags & 1)
 
 
-class Subjects:
+class TraceIdentities:
     """Says of a message what its spans are about; the same in every process of the group."""
 
-    def __init__(self, ids: Ids, sampling: Sampling, trust: Trust, field: str) -> None:
-        self._ids, self._sampling, self._trust, self._field = ids, sampling, trust, field
-        self.carriers: frozenset[str | bytes] = frozenset([field, field.encode()])
+    def __init__(self, ids: DeterministicIds, sampler: Sampler, trust: Trust, field: str) -> None:
+        self._ids, self._sampler, self._trust, self._field = ids, sampler, trust, field
+        self.trace_fields: frozenset[str | bytes] = frozenset([field, field.encode()])
         """The field that may hold a context, whether names are text or bytes."""
-        self.is_never = sampling.is_never
+        self.never_samples = sampler.never_samples
         """Whether nothing is sampled but what a producer has sampled."""
 
-    def of(self, entry: Entry, data: Mapping[Any, Any]) -> Subject | None:
+    def for_message(self, entry: Entry, data: Mapping[Any, Any]) -> TraceIdentity | None:
         """None: nothing is to be recorded, and there is nothing to hand on."""
-        found = None if self._trust == "ignore" else producer(data, self._field)
-        if self.is_never and (found is None or self._trust != "parent"):
+        found = None if self._trust == "ignore" else extract(data, self._field)
+        if self.never_samples and (found is None or self._trust != "parent"):
             return None
-        origin, replays = (lineage(entry.fields) or (entry.message_id, 0)) if entry.is_replay else (entry.message_id, 0)
+        origin, replays = (
+            (parse_replay_marks(entry.fields) or (entry.message_id, 0)) if entry.is_replay else (entry.message_id, 0)
+        )
         if found is not None and self._trust == "parent":
-            wanted = self._sampling.wants(found.trace_id, found.is_sampled)
-            return Subject(origin, replays, found.trace_id, found.flags & 2 | wanted, found, found.span_id)
-        trace_id = self._ids.trace(origin)
-        return Subject(origin, replays, trace_id, int(self._sampling.wants(trace_id, None)), found, b"")
+            wanted = self._sampler.should_sample(found.trace_id, found.is_sampled)
+            return TraceIdentity(origin, replays, found.trace_id, found.flags & 2 | wanted, found, found.span_id)
+        trace_id = self._ids.trace_id(origin)
+        return TraceIdentity(origin, replays, trace_id, int(self._sampler.should_sample(trace_id, None)), found, b"")
 
-    def of_fields(self, entry: Entry) -> Subject | None:
+    def for_entry(self, entry: Entry) -> TraceIdentity | None:
         """The same of an entry that is not decoded."""
         fields: Sequence[bytes] = entry.fields
-        carrier = {name: entry.value(name.encode()) for name in (self._field, "tracestate")} if fields else {}
-        entry.is_replay = entry.is_replay or entry.has_marks()
-        return self.of(entry, carrier)
+        carrier = {name: entry.field_value(name.encode()) for name in (self._field, "tracestate")} if fields else {}
+        entry.is_replay = entry.is_replay or entry.has_replay_marks()
+        return self.for_message(entry, carrier)
