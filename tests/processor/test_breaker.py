@@ -189,7 +189,7 @@ class AnyOrder(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.clock.now += seconds
 
-    @precondition(lambda self: self.breaker.allows())
+    @precondition(lambda self: self.breaker.allows_attempt())
     @rule()
     def begin(self) -> None:
         self.running.append(self.breaker.record_start())

@@ -74,7 +74,7 @@ def test_a_server_that_forgets_everything_begins_a_new_life(start_redis: StartRe
             trial.goes_on()
             server.kill()
             server.start()
-            trial.ledger.forget_what_is_gone(trial.client)
+            trial.ledger.record_server_losses(trial.client)
             trial.goes_on()
     account: Account = trial.end()
     assert len(account.trimmed) < 20, "what had been handled was not lost"
@@ -111,7 +111,7 @@ def test_a_failover_by_sentinel_loses_nothing_that_the_replica_had(start_redis: 
             old.kill()
             assert wait_until(lambda: sentinel.primary() == (new.host, new.port), 60)
             proxy.set_target(new.host, new.port)
-            traffic.alone()
+            traffic.stop_waiting_for_replicas()
             trial.client = clients[1]
             trial.goes_on()
         account: Account = trial.end()

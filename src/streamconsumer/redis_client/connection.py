@@ -28,8 +28,8 @@ class AddressSource(Protocol):
 class ResolvingConnection(AbstractConnection):
     """The part that asks. redis-py calls `_connect` for the socket, and then the handshake with what we set here."""
 
-    def __init__(self, *, destination: AddressSource, **arguments: Any) -> None:
-        self._address_source = destination
+    def __init__(self, *, address_source: AddressSource, **arguments: Any) -> None:
+        self._address_source = address_source
         super().__init__(**arguments)
 
     async def _connect(self) -> None:
@@ -113,7 +113,7 @@ async def execute_once(credentials: RedisCredentials, address: RedisAddress, *co
         **credentials.connection_options(),
         **patience,
         **NO_RETRY_OPTIONS,
-        "destination": _FixedAddress(credentials, address),
+        "address_source": _FixedAddress(credentials, address),
     }
     connection = CONNECTION_CLASSES[credentials.scheme](**arguments)
     try:

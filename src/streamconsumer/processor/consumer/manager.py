@@ -89,7 +89,7 @@ class StreamManager:
         found = topology(settings, stream)
         kind, arguments = (
             CONNECTION_CLASSES[found.credentials.scheme],
-            {**found.credentials.connection_options(), "destination": found},
+            {**found.credentials.connection_options(), "address_source": found},
         )
         return cls(Redis(connection_pool=ConnectionPool(connection_class=kind, **arguments)), **options)
 
@@ -158,8 +158,8 @@ class StreamManager:
     def address(self) -> tuple[str, int | None]:
         """Host and port of the last connection, or where the next one goes; a socket's path and None."""
         arguments = self._connection_options
-        if (destination := arguments.get("destination")) is not None:
-            found: tuple[str, int | None] = destination.address
+        if (address_source := arguments.get("address_source")) is not None:
+            found: tuple[str, int | None] = address_source.address
             return found
         return str(arguments.get("host") or arguments.get("path") or "localhost"), arguments.get("port")
 
@@ -172,8 +172,8 @@ class StreamManager:
     @property
     def skips_tls_verification(self) -> bool:
         """Whether the settings that it was made from have any certificate of a server taken."""
-        destination = self._connection_options.get("destination")
-        return destination is not None and bool(destination.access.trusts_anybody)
+        address_source = self._connection_options.get("address_source")
+        return address_source is not None and bool(address_source.credentials.skips_tls_verification)
 
     async def aclose(self) -> None:
         """Close what this manager opened; a client that was given stays open."""

@@ -99,7 +99,7 @@ def _outcome_label(entry: Entry) -> str:
     """What becomes of one that failed; without a verdict it was cancelled."""
     if entry.decision is None:
         return "released"
-    return "dead_letter" if isinstance(entry.decision.decision, ToDeadLetter) else "retry"
+    return "dead_letter" if isinstance(entry.decision.action, ToDeadLetter) else "retry"
 
 
 def was_cancelled() -> bool:

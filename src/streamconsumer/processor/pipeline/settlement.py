@@ -164,7 +164,7 @@ class Settler:
         """Decide what becomes of a message that failed, and say so."""
         if self._decide(entry, error):
             self._record_breaker_failure(entry)
-        self._log_failure(entry, error, entry.decision.decision)
+        self._log_failure(entry, error, entry.decision.action)
 
     def on_batch_failure(self, failed: Sequence[tuple[Entry, BaseException]], *, is_whole_batch: bool) -> None:
         """The same for each of a batch by its own error. For the circuit breaker a batch is one, and what it depends on
@@ -176,7 +176,7 @@ class Settler:
             self._log_batch_failure([entry for entry, _ in failed], failed[0][1])
         else:
             for entry, error in failed:
-                self._log_failure(entry, error, entry.decision.decision)
+                self._log_failure(entry, error, entry.decision.action)
 
     def _decide(self, entry: Entry, error: BaseException) -> bool:
         """Returns whether the failure says something of what the handler depends on."""
@@ -359,7 +359,7 @@ class Settler:
         """One line for all, and one stack."""
         self._metrics.failed += len(entries)
         buried = (
-            sum(isinstance(entry.decision.decision, ToDeadLetter) for entry in entries) if self._consumer.claimer else 0
+            sum(isinstance(entry.decision.action, ToDeadLetter) for entry in entries) if self._consumer.claimer else 0
         )
         about = {
             "stream": self._stream,
