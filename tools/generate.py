@@ -1,7 +1,8 @@
-"""Write everything that is computed: the CRD, the operator's rights and the admission policy, for kustomize and for
-the chart; docs/reference.md from the models; alerts and the dashboard from `monitoring.py`; the values in the README.
+"""Generator of all computed files. `make generate` runs it.
 
-`make generate` runs this; `python -m tools.generate --check` and a test fail where a file is not what it would write.
+Writes the CRD, the operator's permissions and the admission policy (for kustomize and for the chart), docs/reference.md
+from the models, alerts and the dashboard from `monitoring.py`, and the values table in the chart's README.
+`python -m tools.generate --check` and a test fail if a file differs from the generated text.
 """
 
 import sys
@@ -43,7 +44,7 @@ Schema = dict[str, Any]
 
 
 def generated() -> dict[Path, str]:
-    """Every generated file and what it must hold."""
+    """Return every generated file with its text."""
     crd = to_yaml([custom_resource_definition()])
     return {
         ROOT / "k8s/crds/streamconsumers.yaml": f"# {NOTICE}\n{crd}",
@@ -68,10 +69,11 @@ def _with_tables(text: str) -> str:
 
 
 def main() -> int:
-    """Write, or with --check only compare. The exit code."""
+    """Write the stale files, or only list them with --check. Returns the exit code."""
     stale = [path for path, text in generated().items() if not path.exists() or path.read_text() != text]
     for path in stale:
-        print(f"{'stale' if '--check' in sys.argv else 'written'}: {path.relative_to(ROOT)}")
+        name = path.relative_to(ROOT)
+        print(f"stale: {name}; run `make generate`" if "--check" in sys.argv else f"written: {name}")
     if "--check" in sys.argv:
         return 1 if stale else 0
     for path in stale:
@@ -117,7 +119,7 @@ def _cluster_role() -> str:
 
 
 def _policy_for_chart() -> str:
-    """Of the whole cluster, as the operator that it goes with: an installation in some namespaces has no such right."""
+    """Return the policy of a cluster-wide installation. An installation for some namespaces may not create it."""
     name = f'{{{{ include "{OPERATOR}.fullname" . }}}}'
     labels = f'{{{{- include "{OPERATOR}.labels" . | nindent 4 }}}}'
     body = to_yaml(policy("NAME")).replace("  name: NAME\n", f"  name: {name}\n  labels:\n    {labels}\n")
