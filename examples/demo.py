@@ -33,7 +33,7 @@ DEADLINE_SECONDS = 45
 
 
 class Audience(Terminal):
-    """Terminal output of the demo: shows one failure and the complete trace of one retry; keeps all spans for the summary."""
+    """Terminal output of the demo. Shows one failure and the trace of its retry; keeps all spans for the summary."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -178,7 +178,9 @@ def main() -> int:
 
 async def _demo(console: Console, count: int) -> Result:
     audience = Audience(console)
-    audience.say(f"publishing {count} orders at {RATE}/s for the StreamConsumer in examples/orders/consumer.yaml", "bold")
+    audience.say(
+        f"publishing {count} orders at {RATE}/s for the StreamConsumer in examples/orders/consumer.yaml", "bold"
+    )
     workloads = load([ORDERS / "consumer.yaml"])
     workloads[0].deployment["spec"]["replicas"] = PODS
     async with running(workloads, audience) as session:
