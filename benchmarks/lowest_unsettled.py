@@ -55,10 +55,10 @@ of this consumer. Each entry there waits with `~postponed` until its owner renew
 
 
 async def register(self: Claims) -> None:
-    """Replaces `Claims.note`, which each busy consumer calls once a second."""
+    """Register the position. Replaces `Claims.note`, which each busy consumer calls once a second."""
     intake = self._intake
     stream, group, consumer = intake.who
-    position = intake._position  # noqa: SLF001 - the intake does not publish it
+    position = intake._position  # noqa: SLF001 - no public attribute exists
     if held := intake.held():
         milliseconds, sequence = min(map(replies.order, held))
         position = f"{milliseconds}-{sequence - 1}" if sequence else f"{milliseconds - 1}-{LARGEST}"
@@ -72,7 +72,7 @@ async def recreate(
     *,
     in_flight: Sequence[str] = (),
 ) -> str:
-    """Replaces `LastKnown.recreate`."""
+    """Create the lost group again. Replaces `LastKnown.recreate`."""
     stream, schedule, _ = self._keys
     group, consumer, *_ = self._who
     keys = (stream, schedule, companion(stream, group, REGISTRATIONS))

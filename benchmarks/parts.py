@@ -1,6 +1,6 @@
-"""What single steps cost on this machine, each in a loop of its own, as microseconds a message.
+"""Cost of single steps on this machine, in microseconds per message. Each step runs in its own loop.
 
-They are the prices of the shop: they tell which step is worth saving, whichever way the processor is built just now.
+The figures show which steps are worth optimizing, independent of the current design of the processor.
 """
 
 import asyncio
@@ -18,14 +18,14 @@ from benchmarks.contenders.protocol import pack_command
 
 BATCH = 100
 TURNS, TRIES = 200, 5
-"""A figure is the best of some tries: noise only ever adds."""
+"""Each figure is the minimum of several tries, because noise only adds time."""
 
 IDS = [f"1764000000000-{number}".encode() for number in range(BATCH)]
 FIELDS = [each.encode() for pair in ENTRY.items() for each in pair]
 
 
 def prices() -> list[tuple[str, float]]:
-    """Each step and its price."""
+    """Return each step with its cost in microseconds per message."""
     plain = [(told, _best(step)) for told, step in _PLAIN.items()]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return plain + [(told, runner.run(_best_async(step))) for told, step in _ASYNC.items()]
@@ -53,11 +53,11 @@ async def _best_async(step: Callable[[], Awaitable[object]]) -> float:
     return best / TURNS / BATCH * 1e6
 
 
-# -- steps, each for a batch of a hundred messages ------------------------------------------------------------------
+# -- steps, each for a batch of 100 messages ------------------------------------------------------------------------
 
 
 def _reply() -> bytes:
-    """What Redis answers to XREADGROUP."""
+    """Return an XREADGROUP reply as Redis encodes it."""
 
     def bulk(value: bytes) -> bytes:
         return b"$%d\r\n%s\r\n" % (len(value), value)
@@ -143,7 +143,7 @@ async def _timers() -> None:
 
 
 async def _turn() -> None:
-    """One turn of the loop for the whole batch."""
+    """Run one iteration of the event loop for the whole batch."""
     await asyncio.sleep(0)
 
 

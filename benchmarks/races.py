@@ -1,7 +1,7 @@
-"""One contender on a fresh stream, as a child process, and what came of it by its own clock and by Redis' counters.
+"""Races: runs one contender as a child process on a fresh stream, measured by its clock and by Redis' counters.
 
-Rounds are interleaved: in each, everybody runs once, so that a slow minute of the machine hits all alike. A run that
-leaves an entry pending is an error: whoever does not acknowledge is not in the race.
+Rounds are interleaved. Each contender runs once per round, so that a slow minute of the machine affects all contenders.
+A run that leaves an entry pending is an error, because each contender must acknowledge all entries.
 """
 
 import json
@@ -26,15 +26,15 @@ PATIENCE = 120
 FILL = "for _ = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2)) end"
 
 OURS = ("info", "config|resetstat")
-"""Commands of the harness; its looks at what is pending are counted by whoever takes them."""
+"""Commands of the harness, which are not counted. A contender counts its own XPENDING polls."""
 
 Beside = Callable[[redis.Redis], AbstractContextManager[object]]
-"""What goes on while the contender runs, such as a producer."""
+"""Context manager that is active while the contender runs, such as a producer."""
 
 
 @dataclass
 class Lane:
-    """One contender with one job, and what its rounds gave."""
+    """One contender with one job, and the results of its rounds."""
 
     who: Contender
     count: int
@@ -42,20 +42,20 @@ class Lane:
     concurrency: int = 1
     per_second: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
-    """Microseconds a message, all threads of the process, from the first message to the last acknowledgement."""
+    """CPU microseconds per message of all threads, from the first message to the last acknowledgement."""
     commands: list[float] = field(default_factory=list)
     mebibytes: list[float] = field(default_factory=list)
     busy: list[float] = field(default_factory=list)
-    """Which part of their time the slots of `concurrency` were taken by a handler, where handlers take time."""
+    """Share of time in which handlers occupied the `concurrency` slots. Meaningful only for handlers that take time."""
     delays: list[list[float]] = field(default_factory=list)
-    """Milliseconds of each message, a list for each round."""
+    """Latency of each message in milliseconds, one list per round."""
 
     def cells(self) -> list[str]:
         return [str(self.batch), self.who.told]
 
 
 def rounds(lanes: Sequence[Lane], number: int, run: Callable[[Lane], object]) -> None:
-    """Everybody once, again and again."""
+    """Run all lanes once per round."""
     for each in range(number):
         for lane in lanes:
             run(lane)
@@ -64,7 +64,7 @@ def rounds(lanes: Sequence[Lane], number: int, run: Callable[[Lane], object]) ->
 
 
 def race(lane: Lane, url: str, *, handler: Any = "noop") -> dict[str, Any]:
-    """The whole backlog is there when the contender starts. Returns what the contender said."""
+    """Run the contender on a complete backlog. Returns the contender's result."""
     with connected(url) as client:
         fresh(client)
         fill(client, lane.count, entry=lane.who.entry)
@@ -72,7 +72,7 @@ def race(lane: Lane, url: str, *, handler: Any = "noop") -> dict[str, Any]:
 
 
 def live(lane: Lane, url: str, producer: Beside, *, skip: int) -> dict[str, Any]:
-    """Entries come while the contender waits for them. Returns what the contender said."""
+    """Run the contender while a producer adds entries. Returns the contender's result."""
     with connected(url) as client:
         fresh(client)
         job = Job(url, lane.count, lane.batch, lane.concurrency, "stamp", skip)
@@ -80,26 +80,26 @@ def live(lane: Lane, url: str, producer: Beside, *, skip: int) -> dict[str, Any]
 
 
 def connected(url: str) -> redis.Redis:
-    """A client that waits for the server while it makes a million entries; redis-py gives up after 5 s."""
+    """Return a client with a long timeout. The server needs more than redis-py's 5 s to create a million entries."""
     return redis.Redis.from_url(url, socket_timeout=PATIENCE)
 
 
 def fresh(client: redis.Redis, *streams: str) -> None:
-    """An empty server with a group on each stream."""
+    """Flush the server and create a group on each stream."""
     client.flushall()
     for stream in streams or (STREAM,):
         client.xgroup_create(stream, GROUP, "0", mkstream=True)
 
 
 def fill(client: redis.Redis, count: int, stream: str = STREAM, entry: dict[str, str] = ENTRY) -> None:
-    """Entries, made inside the server: a client would take ten times as long."""
+    """Add `count` entries by a script in the server. A client would take ten times as long."""
     fields = [each for pair in entry.items() for each in pair]
     for begin in range(0, count, 10_000):
         client.eval(FILL, 1, stream, min(10_000, count - begin), *fields)
 
 
 def calls(client: redis.Redis) -> int:
-    """How many commands the server has run since its counters were reset, those inside scripts included."""
+    """Return the number of commands since the last reset of the counters, including commands inside scripts."""
     stats: Any = client.info("commandstats")
     return sum(each["calls"] for name, each in stats.items() if name.removeprefix("cmdstat_") not in OURS)
 
@@ -116,10 +116,10 @@ def _run(lane: Lane, client: redis.Redis, job: Job, beside: AbstractContextManag
     except BaseException:
         child.kill()
         said, complained = child.communicate()
-        print(f"{lane.who.name} said:\n{(said + complained)[-3000:]}", file=sys.stderr)
+        print(f"output of {lane.who.name}:\n{(said + complained)[-3000:]}", file=sys.stderr)
         raise
     if child.returncode:
-        raise BenchError(f"{lane.who.name} ended with {child.returncode}; it said:\n{(said + complained)[-3000:]}")
+        raise BenchError(f"{lane.who.name} exited with {child.returncode}; its output:\n{(said + complained)[-3000:]}")
     result: dict[str, Any] = json.loads(next(line for line in said.splitlines() if '"handlers_seconds"' in line))
     _note(lane, result, calls(client))
     found: Any = client.xpending(STREAM, GROUP)

@@ -1,4 +1,4 @@
-"""The one writer of RESULTS.md: each workload's tables between its markers; what people wrote around them stays."""
+"""Writer of RESULTS.md. Replaces the tables between the markers of each workload and keeps the text around them."""
 
 import operator
 import os
@@ -13,7 +13,7 @@ COMPARE = {"at least": operator.ge, "at most": operator.le, "under": operator.lt
 
 @dataclass(frozen=True)
 class Goal:
-    """A promise about a figure, and what it was this time."""
+    """Bound of a figure, with the measured value."""
 
     what: str
     bound: str
@@ -25,7 +25,7 @@ class Goal:
 
     @property
     def met(self) -> bool:
-        """Judged as it is printed: nobody can read more digits."""
+        """True if the measured value, rounded as printed, is within the bound."""
         return bool(COMPARE[self.bound](round(self.measured, self.digits), self.limit))
 
     def row(self) -> list[str]:
@@ -36,11 +36,11 @@ class Goal:
 
 @dataclass(frozen=True)
 class Section:
-    """What one workload found out."""
+    """Result of one workload."""
 
     name: str
     facts: str
-    """How it was measured, one sentence."""
+    """Conditions of the measurement, in one sentence."""
     head: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     goals: Sequence[Goal] = field(default_factory=list)
@@ -57,12 +57,12 @@ class Section:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
+    """Return a Markdown table."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def write(section: Section, path: Path = RESULTS) -> None:
-    """Put the section between its markers; one without markers gets them at the end."""
+    """Write the section between its markers. If the file has no such markers, append them."""
     begin, end = f"<!-- begin {section.name} -->", f"<!-- end {section.name} -->"
     text = path.read_text()
     if begin not in text:

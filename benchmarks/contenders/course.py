@@ -1,4 +1,4 @@
-"""What all contenders share: the job, the handler, and the clock from the first message to the last acknowledgement."""
+"""Shared parts of all contenders: the job, the handler, and the clock from first message to last acknowledgement."""
 
 import asyncio
 import json
@@ -18,16 +18,16 @@ WAIT_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Job:
-    """What a contender is told, as one argument of JSON; benchmarks/go reads the same."""
+    """Parameters of a run, passed to the contender as one JSON argument. benchmarks/go reads the same format."""
 
     url: str
     count: int
     batch: int
     concurrency: int = 1
     handler: Literal["noop", "wait", "stamp"] = "noop"
-    """Nothing; 10 ms of waiting; noting how long ago the entry was sent."""
+    """`noop` does nothing, `wait` sleeps 10 ms, `stamp` records the age of the entry."""
     skip: int = 0
-    """So many messages warm up: they are handled and not measured."""
+    """Number of warm-up messages, which are handled but not measured."""
     stream: str = STREAM
     group: str = GROUP
 
@@ -41,12 +41,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Moment:
-    """Two clocks read together."""
+    """Wall clock and CPU clocks, read at the same time."""
 
     wall: float
     cpu: float
     system: float
-    """The part of `cpu` that went into the kernel."""
+    """CPU time in the kernel. Part of `cpu`."""
 
     @classmethod
     def now(cls) -> Self:
@@ -55,14 +55,14 @@ class Moment:
 
 
 class Course:
-    """The handler that all share, in the kind that the job asks for, and what it saw."""
+    """Handler of the job's kind, and its measurements."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.seen = self.polls = 0
         self.delays: list[float] = []
         self.all_seen: Callable[[], object] = lambda: None
-        """Called once when the last message is handled, not yet acknowledged."""
+        """Called once after the last message was handled, before it is acknowledged."""
         self.handle = {"noop": self._noop, "wait": self._wait, "stamp": self._stamp}[job.handler]
         self._began = self._ended = Moment(0, 0, 0)
         self.handlers_seconds = 0.0
@@ -74,7 +74,7 @@ class Course:
 
     @property
     def running(self) -> bool:
-        """Whether the clock runs."""
+        """True between the first message and the end of the run."""
         return bool(self._began.wall) and not self._ended.wall
 
     async def _noop(self, _data: Any) -> None:
@@ -106,16 +106,16 @@ class Course:
     # -- the end -------------------------------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Every acknowledgement has arrived: say what came of it. Now, since a pod may end without coming back."""
+        """Print the result. Call this after the last acknowledgement, because a pod may exit without returning."""
         self._ended = Moment.now()
         print(json.dumps(self.result()), flush=True)
 
     async def settled(self) -> None:
-        """For whoever cannot know by itself: wait until Redis holds nothing pending."""
+        """Wait until no entry is pending, then end. Used by contenders that do not see their acknowledgements."""
         await asyncio.to_thread(self.wait_until_settled)
 
     def wait_until_settled(self) -> None:
-        """The same for threads."""
+        """Wait in the calling thread until no entry is pending, then end."""
         with redis.Redis.from_url(self.job.url) as client:
             while self._pending(client):
                 time.sleep(0.001)
@@ -127,20 +127,20 @@ class Course:
         return int(found["pending"])
 
     def result(self) -> dict[str, Any]:
-        """What benchmarks.races reads."""
+        """Return the result in the format of benchmarks.races."""
         return {
             "seconds": self._ended.wall - self._began.wall,
             "cpu_seconds": self._ended.cpu - self._began.cpu,
             "system_seconds": self._ended.system - self._began.system,
             "handlers_seconds": self.handlers_seconds,
             "mebibytes": peak("self"),
-            "polls": self.polls,  # of our own: no commands of the contender
+            "polls": self.polls,  # XPENDING commands of the harness, not of the contender
             "delays": self.delays,
             "samples": self.samples,
         }
 
 
 def peak(pid: int | str) -> float:
-    """The greatest resident size of a process so far, in MiB; getrusage would count what it was forked from."""
+    """Return the peak resident size of a process in MiB. getrusage would include the parent before the fork."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024

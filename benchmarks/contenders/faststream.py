@@ -1,5 +1,6 @@
-"""FastStream's Redis broker: its logs off, on uvloop, as many entries a read as the others; acknowledges each message
-by itself."""
+"""FastStream's Redis broker on uvloop, without logs, with the same batch size as the others. Acknowledges each message
+separately.
+"""
 
 import asyncio
 from typing import Any
@@ -18,8 +19,8 @@ async def _run(course: Course) -> None:
     job = course.job
     over = asyncio.Event()
     course.all_seen = over.set
-    broker = RedisBroker(job.url, logger=None)  # type: ignore[arg-type] # None is how its documentation turns logs off
-    # With workers it names its consumer itself and refuses another name.
+    broker = RedisBroker(job.url, logger=None)  # type: ignore[arg-type] # the documented way to disable logs
+    # With several workers, FastStream sets the consumer name and rejects another one.
     subscription = StreamSub(job.stream, group=job.group, consumer=CONSUMER, max_records=job.batch)
 
     @broker.subscriber(stream=subscription, max_workers=job.concurrency)

@@ -1,6 +1,6 @@
-"""taskiq's worker on a stream of Redis: its logs off, on uvloop; acknowledges each message by itself.
+"""taskiq's worker on a Redis stream, on uvloop and without logs. Acknowledges each message separately.
 
-Its entries have its own form, one field of JSON, and carry the same three fields as the argument of a task.
+Its entries have one JSON field, which contains the same three fields as the argument of a task.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from benchmarks.contenders.course import CONSUMER, Course
 
 
 def run(course: Course) -> None:
-    # Not uvloop.run: that cancels the worker and waits for it, and now and then the worker goes on instead.
+    # Not uvloop.run: it cancels the worker and waits for it, and the worker sometimes ignores the cancellation.
     uvloop.new_event_loop().run_until_complete(_run(course))
 
 

@@ -1,4 +1,4 @@
-"""Who says how many pods there are: our own decision, and what KEDA and the HPA make of the same stream."""
+"""Scalers of the simulation: StreamConsumer's algorithm, and KEDA with an HPA on the same stream."""
 
 import math
 from collections import deque
@@ -10,18 +10,18 @@ from streamconsumer.operator.scaling.decide import Backlog, Memory, decide
 from streamconsumer.operator.settings import OperatorSettings
 
 TARGET, MAX = 100, 10
-"""Entries a pod, and pods at most: the same for all."""
+"""Target of entries per pod and maximum number of pods. All scalers use the same values."""
 
 
 class Scaler(Protocol):
-    """Is asked every second, and looks when it would look."""
+    """Scaler that is called every second and decides at its own interval."""
 
     name: str
     idle_first: bool
-    """Whether idle pods are the first to go."""
+    """True if idle pods are removed first."""
 
     def wanted(self, now: int, read: int, unread: int, pending: int, current: int) -> int:
-        """So many pods from now on."""
+        """Return the desired number of pods."""
         ...
 
 
@@ -31,7 +31,7 @@ def _rules(target: dict[str, Any]) -> Autoscaling:
 
 @dataclass
 class Ours:
-    """`decide` as the operator calls it, at the defaults: on its interval, and at once when an entry wakes it."""
+    """`decide` with the operator's defaults: at its interval, and immediately when an entry arrives at zero pods."""
 
     name: str = "StreamConsumer"
     idle_first: bool = True
@@ -49,9 +49,11 @@ class Ours:
 
 @dataclass
 class Keda:
-    """KEDA's redis-streams scaler over an HPA, from KEDA 2.21 and Kubernetes 1.37 as documented: KEDA goes from zero to
-    one and back, the HPA does the rest by the average of one metric. Here the lag: what is pending never grows beyond
-    what the pods hold, and wakes nobody at zero."""
+    """KEDA's redis-streams scaler with an HPA, as documented for KEDA 2.21 and Kubernetes 1.37.
+
+    KEDA scales from zero to one and back, and the HPA scales by the average of one metric. The metric is the lag.
+    Pending entries are not used: their number never exceeds the capacity of the pods, and they do not scale from zero.
+    """
 
     name: str
     polling_seconds: int = 30
@@ -61,7 +63,7 @@ class Keda:
     _active: int = -(10**9)
     _needed: deque[tuple[int, int]] = field(default_factory=deque)
 
-    def wanted(self, now: int, read: int, unread: int, pending: int, current: int) -> int:  # noqa: ARG002 - it does not look at these
+    def wanted(self, now: int, read: int, unread: int, pending: int, current: int) -> int:  # noqa: ARG002 - KEDA uses only the lag
         if now % self.polling_seconds == 0:
             if unread > 0:
                 self._active = now
@@ -84,11 +86,11 @@ class Keda:
 
 
 HPA_SECONDS, HPA_TOLERANCE = 15, 0.1
-"""How often the HPA looks, and what it takes for no difference."""
+"""Interval of the HPA, and the relative difference that it ignores."""
 
 
 def all_of_them() -> list[Scaler]:
-    """Anew: they remember."""
+    """Return new scalers, because each keeps state."""
     return [
         Ours(),
         Ours("StreamConsumer, drainTime 30s", rules=_rules({"drainTime": "30s"})),

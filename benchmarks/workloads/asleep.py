@@ -1,4 +1,4 @@
-"""Five hundred StreamConsumers that scale themselves, on one Redis: what they cost it and the operator."""
+"""Workload: the cost of 500 StreamConsumers with autoscaling for one Redis and the operator."""
 
 import json
 import statistics
@@ -27,16 +27,16 @@ SECONDS = 45
 WAKES = 10
 PATIENCE = 240
 TOUCHED_A_SECOND = 100
-"""Streams in which something happens, while all are awake."""
+"""Number of streams per second that get an entry while all StreamConsumers have pods."""
 
 LOOKS = ("xinfo|groups", "xlen", "xpending", "eval", "xread", "hello", "client|setinfo", "select")
-"""What only the operator asks here."""
+"""Commands that only the operator sends in this workload."""
 
 HEAD = ["what", "s", "commands/s of the operator at Redis", "most connections", "operator CPU, of one core", "MiB"]
 
 
-def measure(number: int) -> Section:  # noqa: ARG001 - a round has its own steps, in one order
-    """Make them, let them rest, wake one now and then, wake all, keep them busy."""
+def measure(number: int) -> Section:  # noqa: ARG001 - the steps run once, in a fixed order
+    """Create all StreamConsumers, let them sleep, wake single ones, wake all, and keep them busy."""
     with ApiServer() as api, RedisServer() as server, tempfile.TemporaryDirectory() as folder:
         define(api)
         with running(api.kubeconfig, Path(folder)) as operator:
@@ -98,7 +98,7 @@ class _Course:
         self._somebody_waits()
 
     def _woken(self, number: int) -> float:
-        """One of those that sleep: seconds until its Deployment asks for a pod."""
+        """Wake one StreamConsumer. Returns the seconds until its Deployment requests a pod."""
         began = time.monotonic()
         self.redis.xadd(NAMES[number], {"n": 1})
 
@@ -125,7 +125,7 @@ class _Course:
         eventually(all_asked_for, PATIENCE, pause=0.2)
 
     def _busy(self) -> None:
-        """Entries come, are read and acknowledged, as by pods."""
+        """Add, read and acknowledge entries, as producers and pods do."""
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             for begin in range(0, MANY, TOUCHED_A_SECOND):
@@ -147,7 +147,7 @@ class _Course:
 
     @contextmanager
     def _connections(self) -> Iterator[list[int]]:
-        """How many the operator had, looked at now and then."""
+        """Sample the number of the operator's connections."""
         most, done = [0], threading.Event()
 
         def look() -> None:

@@ -1,4 +1,4 @@
-"""XGROUP DESTROY under load: the group snapshot, and one lowest unsettled id for each consumer in its place."""
+"""Workload: XGROUP DESTROY under load. Compares the group snapshot with one lowest unsettled ID per consumer."""
 
 import itertools
 import time
@@ -66,7 +66,7 @@ return redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
 
 
 def measure(number: int) -> Section:
-    """All forms at the same time on one server, each with a stream of its own."""
+    """Measure all forms at the same time on one server, each with its own stream."""
     rows, prices = [], []
     for _, flavour in itertools.product(range(number), (REDIS, VALKEY)):
         with RedisServer(flavour=flavour) as server, connected(server.url) as client:
@@ -87,7 +87,7 @@ def measure(number: int) -> Section:
 
 @dataclass
 class _Loss:
-    """One group that is destroyed."""
+    """One run in which the group is destroyed."""
 
     url: str
     load: str
@@ -142,7 +142,7 @@ class _Loss:
 
 
 def counts(outputs: list[str], produced: set[str], killed: float | None) -> Counter[str]:
-    """Count what the pods logged, in the order of time. `killed` is the time at which the first pod was killed."""
+    """Count the events in the pod logs, in order of time. `killed` is the time at which the first pod was killed."""
     events = [(float(at), pod, event, id_) for pod, text in enumerate(outputs) for at, event, id_ in _events(text)]
     if killed is not None:
         events.append((killed, 0, "killed", ""))
@@ -171,7 +171,7 @@ def _events(text: str) -> list[list[str]]:
 
 
 def _price(client: redis.Redis, pending: int, names: int) -> list[str]:
-    """What the server spends on one NOTE, and on one HSET of each consumer."""
+    """Return the server time of one NOTE, and of one HSET per consumer."""
     fresh(client)
     fill(client, pending)
     for each in (POSTPONED, *range(names)):
@@ -196,7 +196,7 @@ def _price(client: redis.Redis, pending: int, names: int) -> list[str]:
 
 
 def _microseconds(client: redis.Redis, command: str, act: Callable[[], object]) -> float:
-    """The server's time for one call. The best of some tries: other programs on the machine only add to it."""
+    """Return the server time of one call: the minimum of several tries, because other programs only add time."""
     tries = []
     for _ in range(TRIES):
         client.config_resetstat()

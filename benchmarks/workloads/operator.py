@@ -1,4 +1,4 @@
-"""A thousand StreamConsumers on a real API server with Kubernetes' own controllers: what the operator costs both."""
+"""Workload: the cost of 1,000 StreamConsumers for the operator and a real API server with Kubernetes' controllers."""
 
 import json
 import os
@@ -21,13 +21,13 @@ ROUNDS = 1
 MANY = 1000
 REST_SECONDS = 600
 PATIENCE = 300
-"""Seconds for all of them, on a machine that has other things to do."""
+"""Seconds to wait for all StreamConsumers on a busy machine."""
 
 HEAD = ["what", "all done after s", "applies an object", "of them status", "events an object", "operator CPU s"]
 
 
 def measure(number: int) -> Section:
-    """Create, restart, edit, one among many, rest: in this order, on one cluster a round. The last round counts."""
+    """Create, restart, update all, update one and rest, on a new cluster per round. Returns the last round."""
     for _ in range(number):
         with ControlPlane() as plane, RedisServer() as redis, tempfile.TemporaryDirectory() as folder:
             define(plane)
@@ -42,7 +42,7 @@ class _Round:
 
     def section(self) -> Section:
         with running(self.place.cluster.kubeconfig, self.folder) as operator:
-            settled(self.place, 5)  # the cluster is new too, and has things to do of its own
+            settled(self.place, 5)  # a new cluster writes objects of its own
             created, create_writes = self._step("create", operator, self._create)
             operator.stop()
         with running(self.place.cluster.kubeconfig, self.folder) as operator:
@@ -69,7 +69,7 @@ class _Round:
         return Section("operator", facts, HEAD, self.rows, goals)
 
     def _step(self, what: str, operator: OperatorProcess, act: Callable[[], object]) -> tuple[float, float]:
-        """Seconds until it was done, and the writes until nothing moved any more."""
+        """Return the seconds until the step was done, and the number of writes until the cluster was quiet."""
         before, cpu, began = self._writes(), cpu_seconds(operator.pid), time.monotonic()
         act()
         seconds = time.monotonic() - began
@@ -105,7 +105,7 @@ class _Round:
             assert sum(each.get("status", {}).get("observedGeneration") == generation for each in found) == MANY
             assert len(self.place.every("Deployment")) == MANY
 
-        eventually(last_told, PATIENCE)  # to list a thousand costs the API server what it serves five of them with
+        eventually(last_told, PATIENCE)  # listing 1,000 costs the API server as much as serving five of them
         eventually(told, PATIENCE, pause=0.5)
 
     def _seen(self, operator: OperatorProcess) -> None:
@@ -118,7 +118,7 @@ class _Round:
         eventually(reconciled, PATIENCE)
 
     def _single(self) -> float:
-        """The edit of one, until its Deployment says so."""
+        """Edit one StreamConsumer. Returns the seconds until its Deployment has changed."""
         name = f"orders-{MANY // 2}"
         before = self.place.get("Deployment", f"{name}-consumer")["metadata"]["generation"]
         began = time.monotonic()
@@ -131,7 +131,7 @@ class _Round:
         return time.monotonic() - began
 
     def _writes(self) -> tuple[float, float, float]:
-        """Server-side applies, those of a status among them, and events of ours, as the API server counts them."""
+        """Return the number of server-side applies, of status applies among them, and of the operator's Events."""
         text = self.place.cluster.request("GET", "/metrics", accept="text/plain")
         applies = re.findall(r'^apiserver_request_total\{([^}]*verb="APPLY"[^}]*)\} (\S+)$', text, re.MULTILINE)
         statuses = sum(float(count) for labels, count in applies if 'subresource="status"' in labels)

@@ -1,4 +1,4 @@
-"""What a collector that is slow or away costs the messages, next to one that takes everything."""
+"""Workload: the throughput with a slow or absent collector, compared with a working one."""
 
 import socket
 import statistics
@@ -18,13 +18,13 @@ ROUNDS = 3
 ENTRIES, BATCH = 200_000, 100
 LATE_SECONDS = 2
 MOST_MORE = 48
-"""MiB more than without an endpoint, the SDK included: what docs/telemetry.md states."""
+"""Maximum of additional MiB compared with no endpoint, including the SDK. docs/telemetry.md states this bound."""
 
 HEAD = ["collector", "messages a second", "to one that takes everything", "CPU µs a message", "peak MiB"]
 
 
 def measure(number: int) -> Section:
-    """Every message is sampled, and every one acknowledged before the clock stops."""
+    """Measure with all messages sampled. The clock stops after the last acknowledgement."""
     with RedisServer() as server, Sink() as sink, Sink(LATE_SECONDS) as late, _black_hole() as hole:
         lanes = {
             "off": Lane(replace(STREAMCONSUMER, told="no endpoint"), ENTRIES, BATCH),
@@ -41,7 +41,7 @@ def measure(number: int) -> Section:
 
 @contextmanager
 def _black_hole() -> Iterator[str]:
-    """The system takes connections for it; nobody reads."""
+    """Listen without accepting. The kernel completes connections, and no process reads."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 

@@ -1,4 +1,4 @@
-"""Where each microsecond goes: the real run, looked at every millisecond of CPU, and the prices of single steps."""
+"""Workload: CPU profile of the processor by sampling, and the cost of single steps."""
 
 import sys
 from collections import Counter
@@ -14,15 +14,15 @@ from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 1
 ENTRIES = {100: 400_000, 10: 200_000, 1: 40_000}
-"""At 1 a read every message pays for a round trip of its own, as it does at a low rate."""
+"""Entries per batch size. With one entry per read, each message needs its own round trip, as at a low rate."""
 SHOWN = 0.015
-"""Functions with a smaller share in every run are summed up in one row."""
+"""Minimum share of a function. Smaller functions are summed up in one row."""
 
 HEAD = [f"{batch} a read" for batch in ENTRIES]
 
 
 def measure(number: int) -> Section:
-    """A backlog for the same pod, with three batch counts. `number` makes it longer."""
+    """Profile one backlog with three batch sizes. `number` multiplies the backlog."""
     with RedisServer() as server, connected(server.url) as client:
         runs = [_Run(client, Lane(SAMPLED, ENTRIES[batch] * number, batch), server.url) for batch in ENTRIES]
         facts = f"Redis {server.version} on loopback, a backlog, one run each; microseconds a message."
@@ -43,7 +43,7 @@ def measure(number: int) -> Section:
 
 
 class _Run:
-    """One run, everything as microseconds a message."""
+    """One run. All times are microseconds per message."""
 
     def __init__(self, client: redis.Redis, lane: Lane, url: str) -> None:
         result = race(lane, url)
@@ -70,7 +70,7 @@ class _Run:
 
 
 def _functions(runs: list[_Run]) -> list[list[str]]:
-    """The dearest at 100 a read first."""
+    """Return a row per function, ordered by its cost at 100 entries per read."""
     names = {name for run in runs for name in run.functions}
     shown = [name for name in names if any(run.microseconds(name) >= SHOWN * run.cpu for run in runs)]
     shown.sort(key=lambda name: [-run.microseconds(name) for run in runs])

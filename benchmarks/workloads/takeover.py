@@ -1,4 +1,4 @@
-"""kill -9 of a pod that holds a hundred entries, at the defaults: how long until another pod has begun each of them."""
+"""Workload: kill -9 of a pod with 100 pending entries. Measures the time until another pod has started them."""
 
 import random
 import time
@@ -19,7 +19,7 @@ from tests.cluster.runs import wait_until
 
 ROUNDS = 5
 PAIRS = 4
-"""So many streams at a time, each with a pod that dies and one that lives."""
+"""Number of streams at a time, each with one pod that is killed and one that survives."""
 HELD = 100
 SETTLES_WITHIN = 20.0
 PATIENCE = 120.0
@@ -28,7 +28,7 @@ HEAD = ["kills", "entries held", "p50 s", "p99 s", "most s", "p99 of the first e
 
 
 def measure(number: int) -> Section:
-    """Kills at random moments, several pairs at a time."""
+    """Kill pods at random moments, several pairs at a time."""
     streams = [f"bench-{pair}" for pair in range(PAIRS)]
     kills: list[_Kill] = []
     with RedisServer() as server, connected(server.url) as client, ThreadPoolExecutor(PAIRS) as threads:
@@ -52,7 +52,7 @@ def measure(number: int) -> Section:
 
 
 class _Kill:
-    """One pair, and what became of the entries that the dead one held."""
+    """One pair of pods, and the delays of the killed pod's entries."""
 
     def __init__(self, url: str, stream: str) -> None:
         held = {"batch_count": str(HELD), "concurrency": str(HELD)}
@@ -60,11 +60,13 @@ class _Kill:
         with connected(url) as client, ExitStack() as stack:
             victim = stack.enter_context(Pod(url, "hold", "dies", **settings)).listening()
             fill(client, HELD, stream)
-            _wait(lambda: _pending(client, stream) == HELD, SETTLES_WITHIN, "the pod that dies does not hold them")
+            _wait(lambda: _pending(client, stream) == HELD, SETTLES_WITHIN, "the first pod did not get all entries")
             peer = stack.enter_context(Pod(url, "note", "lives", **settings)).listening()
             time.sleep(random.uniform(1, 3))
             killed = victim.kill()
-            _wait(lambda: _pending(client, stream) == 0, PATIENCE, "the pod that lives has not taken all over")
+            _wait(
+                lambda: _pending(client, stream) == 0, PATIENCE, "the second pod did not claim and finish all entries"
+            )
             begun = [line.split() for line in peer.output.read_text().splitlines() if line.startswith("begun ")]
         self.delays = [float(at) - killed for _, _, at in begun]
         self.twice = len(begun) - len({message_id for _, message_id, _ in begun})

@@ -1,4 +1,4 @@
-"""A backlog and a handler that does nothing: what the machinery itself costs."""
+"""Workload: a backlog and a handler that does nothing. Measures the overhead of each consumer."""
 
 import statistics
 import sys
@@ -13,7 +13,7 @@ from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 5
 ENTRIES, ENTRIES_ONE_BY_ONE = 200_000, 5_000
-"""Slow contenders get fewer: what is compared is a rate."""
+"""Entries of slow contenders. A smaller number is enough, because rates are compared."""
 
 HEAD = [
     *("batch", "who", "messages a second", "to go-redis", "to the pipelined loop", "to the naive loop"),
@@ -22,7 +22,7 @@ HEAD = [
 
 
 def measure(number: int) -> Section:
-    """Each contender at 10 and at 100 entries a read."""
+    """Measure each contender with 10 and with 100 entries per read."""
     lanes, notes = _lanes()
     with RedisServer() as server:
         rounds(lanes, number, lambda lane: race(lane, server.url))
@@ -41,7 +41,7 @@ def _lanes() -> tuple[list[Lane], list[str]]:
         notes.append(f"**Without go-redis**: {missing}.")
         print(f"go-redis is left out: {missing}", file=sys.stderr, flush=True)
     lanes = [Lane(who, ENTRIES, batch) for batch in (10, 100) for who in (STREAMCONSUMER, *compiled, PIPELINED)]
-    # One command a message: the batch makes no difference to these.
+    # These contenders send one command per message, so the batch size makes no difference.
     return [*lanes, *(Lane(who, ENTRIES_ONE_BY_ONE, 100) for who in (NAIVE, FASTSTREAM, TASKIQ))], notes
 
 

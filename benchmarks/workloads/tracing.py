@@ -1,4 +1,4 @@
-"""What a span for each message costs, next to the straightforward loop of OpenTelemetry's SDK, and how many arrive."""
+"""Workload: the cost of one span per message, compared with a loop that uses the OpenTelemetry SDK."""
 
 import statistics
 from dataclasses import replace
@@ -17,7 +17,7 @@ HEAD = ["who", "messages a second", "to the same without an endpoint", "CPU µs 
 
 
 def measure(number: int) -> Section:
-    """Each setting, over HTTP to a collector that counts."""
+    """Measure each setting over HTTP with a collector that counts spans."""
     with RedisServer() as server, Sink() as sink:
         lanes = _lanes(sink.endpoint)
         arrived: dict[str, list[float]] = {name: [] for name in lanes}
