@@ -17,7 +17,7 @@ STARTS_WITHIN = ENDS_WITHIN = 30.0
 
 
 def environment(redis_url: str, **settings: str) -> dict[str, str]:
-    """Return the variables that the operator would set. All other settings keep their defaults."""
+    """Return the variables that the operator would set. Other settings keep their defaults."""
     given = {
         "redis_url": redis_url,
         "http_host": "127.0.0.1",

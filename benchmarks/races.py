@@ -34,7 +34,7 @@ Beside = Callable[[redis.Redis], AbstractContextManager[object]]
 
 @dataclass
 class Lane:
-    """One contender with one job, and the results of its rounds."""
+    """Contender with a job, and the results of its rounds."""
 
     who: Contender
     count: int

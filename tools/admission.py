@@ -3,9 +3,9 @@ that its pods get.
 
 The policy is computed from the CRD, so it automatically covers new fields that name a Secret.
 
-CEL limits the cost. One permission check costs 350,000 units. One expression may cost 1,000,000 units, and all together
-10,000,000. Hence the policy has one expression per Secret. It limits the number of Secrets if the author may not
-read all Secrets of the namespace.
+CEL limits the cost: a permission check costs 350,000 units, an expression may cost 1,000,000 units, and the policy
+10,000,000. Hence the policy has one expression per Secret, and limits the number of Secrets if the author may not read
+all Secrets of the namespace.
 """
 
 from collections.abc import Iterator

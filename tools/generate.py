@@ -1,7 +1,7 @@
 """Generator of all computed files. `make generate` runs it.
 
-Writes the CRD, the operator's permissions and the admission policy (for kustomize and for the chart), docs/reference.md
-from the models, alerts and the dashboard from `monitoring.py`, and the values table in the chart's README.
+The output for kustomize and the chart is the CRD, the operator's permissions and the admission policy. The models give
+docs/reference.md, `monitoring.py` gives alerts and the dashboard, and values.yaml the table in the chart's README.
 `python -m tools.generate --check` and a test fail if a file differs from the generated text.
 """
 

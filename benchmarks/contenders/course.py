@@ -50,7 +50,7 @@ class Moment:
 
     @classmethod
     def now(cls) -> Self:
-        usage = resource.getrusage(resource.RUSAGE_SELF)  # all threads of the process
+        usage = resource.getrusage(resource.RUSAGE_SELF)  # includes all threads
         return cls(time.perf_counter(), usage.ru_utime + usage.ru_stime, usage.ru_stime)
 
 

@@ -1,5 +1,6 @@
-"""Handlers without Redis, as many as `concurrency` allows. The result is the upper bound for the other contenders: the
-timers of the event loop have a resolution of 1 ms, so that a wait of 10 ms takes longer.
+"""Handlers without Redis, as many as `concurrency` allows. The result is the upper bound for the other contenders.
+
+The timers of the event loop have a resolution of 1 ms, so a wait of 10 ms takes longer.
 """
 
 import asyncio

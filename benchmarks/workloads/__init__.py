@@ -17,4 +17,4 @@ NAMES = (
 )
 
 ONLY_BY_NAME = ("lost_group",)
-"""Workloads that `make bench` skips. They were measured once, for a design decision."""
+"""Workloads that were measured once, for a design decision. `make bench` skips them."""

@@ -87,7 +87,7 @@ def measure(number: int) -> Section:
 
 @dataclass
 class _Loss:
-    """One run in which the group is destroyed."""
+    """Run in which the group is destroyed."""
 
     url: str
     load: str

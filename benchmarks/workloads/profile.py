@@ -43,7 +43,7 @@ def measure(number: int) -> Section:
 
 
 class _Run:
-    """One run. All times are microseconds per message."""
+    """Profiled run. Its times are microseconds per message."""
 
     def __init__(self, client: redis.Redis, lane: Lane, url: str) -> None:
         result = race(lane, url)

@@ -52,7 +52,7 @@ def measure(number: int) -> Section:
 
 
 class _Kill:
-    """One pair of pods, and the delays of the killed pod's entries."""
+    """Pair of pods, and the delays of the killed pod's entries."""
 
     def __init__(self, url: str, stream: str) -> None:
         held = {"batch_count": str(HELD), "concurrency": str(HELD)}
