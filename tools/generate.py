@@ -2,7 +2,7 @@
 
 The output for kustomize and the chart is the CRD, the operator's permissions and the admission policy. The models give
 docs/reference.md, `monitoring.py` gives alerts and the dashboard, and values.yaml the table in the chart's README.
-`python -m tools.generate --check` and a test fail if a file differs from the generated text.
+`make check` runs `python -m tools.generate --check`, which fails if a file differs from the generated text.
 """
 
 import sys
