@@ -1,11 +1,11 @@
-"""How fast the processor is, side by side with others in one run. `make bench` runs all and writes RESULTS.md.
+"""Benchmarks that compare the processor with other consumers in one run. `make bench` runs all and writes RESULTS.md.
 
 __main__      python -m benchmarks WORKLOAD… [--rounds N]
-workloads/    one module a question: each runs its rounds and returns a Section
-contenders/   one module a peer, each run as a process of its own
+workloads/    one module per workload; each runs its rounds and returns a Section
+contenders/   one module per contender; each runs as a separate process
 lost_group    the handler of the workload lost_group; `lowest_unsettled` replaces the snapshot in its pods
-races         fresh stream, one contender as a child process, what Redis counted
-pods          `streamconsumer processor` as a child process; `handlers` is what it runs
-results       the one writer of RESULTS.md; `figures` does the sums
+races         runs one contender as a child process on a fresh stream, and reads the command counters of Redis
+pods          runs `streamconsumer processor` as a child process; `handlers` contains its handlers
+results       writes RESULTS.md; `figures` computes the statistics
 go/           the bare loop of go-redis
 """

@@ -1,4 +1,4 @@
-"""`python -m benchmarks` runs every workload; named, those alone. Tables go to the terminal and into RESULTS.md."""
+"""Run all workloads, or only the named ones. The tables go to the terminal and to RESULTS.md."""
 
 import argparse
 import importlib
@@ -10,20 +10,20 @@ from benchmarks.workloads import NAMES, ONLY_BY_NAME
 
 
 def main() -> None:
-    """Measure, print, write down."""
+    """Run the workloads, print their tables and write RESULTS.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "workload",
         nargs="*",
         metavar="WORKLOAD",
-        help=f"of {', '.join(NAMES)}; without one, all; by name only: {', '.join(ONLY_BY_NAME)}",
+        help=f"{', '.join(NAMES)} (default: all of these); only by name: {', '.join(ONLY_BY_NAME)}",
     )
-    parser.add_argument("--rounds", type=int, help="how often each is run; without it, as often as the workload says")
-    parser.add_argument("--no-write", action="store_true", help="leave RESULTS.md as it is")
+    parser.add_argument("--rounds", type=int, help="number of rounds (default: set by each workload)")
+    parser.add_argument("--no-write", action="store_true", help="do not write RESULTS.md")
     asked = parser.parse_args()
     known = (*NAMES, *ONLY_BY_NAME)
     if unknown := set(asked.workload) - set(known):
-        parser.error(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+        parser.error(f"unknown workload {', '.join(sorted(unknown))}; expected {', '.join(known)}")
     for name in asked.workload or NAMES:
         began = time.perf_counter()
         workload = importlib.import_module(f"benchmarks.workloads.{name}")

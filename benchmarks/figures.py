@@ -1,22 +1,22 @@
-"""The sums. Machines are noisy: medians, the least and the most beside them, and ratios taken within a round."""
+"""Statistics of noisy measurements: medians with minimum and maximum, and ratios within one round."""
 
 import statistics
 from collections.abc import Sequence
 
 
 def median(values: Sequence[float], digits: int = 0) -> str:
-    """The median; in brackets the least and the most, where there are several."""
+    """Format the median. Several values add the minimum and the maximum in brackets."""
     text = f"{statistics.median(values):,.{digits}f}"
     return text if len(values) < 2 else f"{text} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of the rounds' ratios: what one round has in common, such as a slow minute, falls out."""
+    """Return the median of the ratios of all rounds. A slow minute affects both values of a round and cancels out."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The least value that so many percent of all do not exceed."""
+    """Return the smallest value that is at least as large as `percent` percent of all values."""
     ranked = sorted(values)
     return ranked[max(0, -int(-len(ranked) * percent // 100) - 1)]
 

@@ -1,4 +1,4 @@
-"""What the pods of the workloads run."""
+"""Handlers of the pods in the workloads."""
 
 import asyncio
 import os
@@ -13,12 +13,12 @@ async def nothing(_data: dict[str, Any]) -> None:
 
 
 async def hold(_data: dict[str, Any]) -> None:
-    """Never done: what this pod was given, it holds."""
+    """Never return, so that all entries of this pod stay pending."""
     await asyncio.Event().wait()
 
 
 async def note(_data: dict[str, Any]) -> None:
-    """Say when the message was begun."""
+    """Print the start time of the message."""
     os.write(1, f"begun {current_message().message_id} {time.time()}\n".encode())
 
 

@@ -1,4 +1,4 @@
-"""The handler of the workload `lost_group`. It logs the start and the end of each message."""
+"""Handler of the workload `lost_group`. Logs the start and the end of each message."""
 
 import asyncio
 import os

@@ -1,8 +1,8 @@
 """The alternative to the group snapshot. Importing this module puts it into a pod in place of the snapshot.
 
-Each consumer registers a position in the stream: the id before the lowest id that the consumer has not settled or, if
-there is none, the last id that the consumer read. A lost group is created at the lowest of these positions, and the
-schedule restores postponed ids.
+Each consumer registers a position in the stream: the ID before its lowest unsettled ID. A consumer without unsettled
+entries registers the last ID that it read. A lost group is created at the lowest of these positions, and the schedule
+restores postponed IDs.
 """
 
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ async def restore_group(
     *,
     in_flight: Sequence[str] = (),
 ) -> str:
-    """Replaces `LastKnown.recreate`."""
+    """Create the lost group again. Replaces `LastKnown.recreate`."""
     stream, schedule, _ = self._keys
     group, consumer, *_ = self._group_and_consumer
     keys = (stream, schedule, group_key(stream, group, REGISTRATIONS))

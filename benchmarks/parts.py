@@ -1,6 +1,6 @@
-"""What single steps cost on this machine, each in a loop of its own, as microseconds a message.
+"""Cost of single steps on this machine, in microseconds per message. Each step runs in its own loop.
 
-They are the prices of the shop: they tell which step is worth saving, whichever way the processor is built just now.
+The figures show which steps are worth optimizing, independent of the current design of the processor.
 """
 
 import asyncio
@@ -53,11 +53,11 @@ async def _best_async(step: Callable[[], Awaitable[object]]) -> float:
     return best / ITERATIONS / BATCH * 1e6
 
 
-# -- steps, each for a batch of a hundred messages ------------------------------------------------------------------
+# -- steps, each for a batch of 100 messages ------------------------------------------------------------------------
 
 
 def _reply() -> bytes:
-    """What Redis answers to XREADGROUP."""
+    """Return an XREADGROUP reply as Redis encodes it."""
 
     def bulk(value: bytes) -> bytes:
         return b"$%d\r\n%s\r\n" % (len(value), value)

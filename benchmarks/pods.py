@@ -1,4 +1,4 @@
-"""`streamconsumer processor` as a child process: a pod without a cluster, told by its environment alone."""
+"""Pods without a cluster: `streamconsumer processor` as a child process, configured by environment variables."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ START_TIMEOUT = STOP_TIMEOUT = 30.0
 
 
 def environment(redis_url: str, **settings: str) -> dict[str, str]:
-    """What the operator would state: the rest is at its defaults."""
+    """Return the variables that the operator would set. Other settings keep their defaults."""
     given = {
         "redis_url": redis_url,
         "http_host": "127.0.0.1",
@@ -29,7 +29,7 @@ def environment(redis_url: str, **settings: str) -> dict[str, str]:
 
 
 class Pod:
-    """One pod. What it says on standard output stands in `output`."""
+    """Processor process. The file `output` contains its standard output and standard error."""
 
     def __init__(self, redis_url: str, handler: str, name: str, **settings: str) -> None:
         self.name = name
@@ -57,28 +57,28 @@ class Pod:
             lambda: self.process.poll() is not None or '"processor started"' in self.output.read_text(), START_TIMEOUT
         )
         if not started or self.process.poll() is not None:
-            raise ProgramFailed(f"pod {self.name} does not listen; it said:\n{self.output.read_text()[-2000:]}")
+            raise ProgramFailed(f"pod {self.name} does not listen; its output:\n{self.output.read_text()[-2000:]}")
         return self
 
     def kill(self) -> float:
-        """kill -9. Returns the time (seconds since 1970) just before."""
+        """Kill the pod with SIGKILL. Returns the time just before, in seconds since 1970."""
         now = time.time()
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         return now
 
     def stop(self) -> float:
-        """SIGTERM, as the kubelet does. Returns the seconds until the process has ended."""
+        """Send SIGTERM, as the kubelet does. Returns the seconds until the process has exited."""
         began = time.perf_counter()
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(STOP_TIMEOUT)
         took = time.perf_counter() - began
         if code:
-            raise ProgramFailed(f"pod {self.name} ended with {code}; it said:\n{self.output.read_text()[-2000:]}")
+            raise ProgramFailed(f"pod {self.name} exited with {code}; its output:\n{self.output.read_text()[-2000:]}")
         return took
 
     def cpu_seconds(self) -> float:
-        """What it has used so far, all threads."""
+        """Return the CPU seconds that all threads have used since the start."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.producer URL RATE COUNT` adds entries at a steady rate, each with the time it was sent at.
+"""Producer that adds entries at a steady rate: `python -m benchmarks.producer URL RATE COUNT`.
 
-An open loop: the next entry is due when it is due, however long the server took with the last one.
+Each entry contains the time at which it was sent. The loop is open: a slow reply does not delay the next entry.
 """
 
 import sys
@@ -13,7 +13,7 @@ from benchmarks.contenders.course import STREAM
 
 
 def main(url: str, rate: int, count: int) -> None:
-    """Send them; whoever is late sends at once."""
+    """Send `count` entries. If the producer is late, the next entry is sent immediately."""
     rest = {name: ENTRY[name] for name in ("item", "amount")}
     with redis.Redis.from_url(url) as client:
         client.ping()

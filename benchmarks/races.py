@@ -1,7 +1,7 @@
-"""One contender on a fresh stream, as a child process, and what came of it by its own clock and by Redis' counters.
+"""Races: runs one contender as a child process on a fresh stream, measured by its clock and by Redis' counters.
 
-Rounds are interleaved: in each, everybody runs once, so that a slow minute of the machine hits all alike. A run that
-leaves an entry pending is an error: whoever does not acknowledge is not in the race.
+Rounds are interleaved. Each contender runs once per round, so that a slow minute of the machine affects all contenders.
+A run that leaves an entry pending is an error, because each contender must acknowledge all entries.
 """
 
 import json
@@ -34,7 +34,7 @@ Background = Callable[[redis.Redis], AbstractContextManager[object]]
 
 @dataclass
 class Lane:
-    """One contender with one job, and what its rounds gave."""
+    """Contender with a job, and the results of its rounds."""
 
     contender: Contender
     count: int
@@ -42,13 +42,13 @@ class Lane:
     concurrency: int = 1
     per_second: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
-    """Microseconds a message, all threads of the process, from the first message to the last acknowledgement."""
+    """CPU microseconds per message of all threads, from the first message to the last acknowledgement."""
     commands: list[float] = field(default_factory=list)
     mebibytes: list[float] = field(default_factory=list)
     busy: list[float] = field(default_factory=list)
-    """Which part of their time the slots of `concurrency` were taken by a handler, where handlers take time."""
+    """Share of time in which handlers occupied the `concurrency` slots. Meaningful only for handlers that take time."""
     delays: list[list[float]] = field(default_factory=list)
-    """Milliseconds of each message, a list for each round."""
+    """Latency of each message in milliseconds, one list per round."""
 
     def cells(self) -> list[str]:
         return [str(self.batch), self.contender.label]
@@ -92,7 +92,7 @@ def reset_server(client: redis.Redis, *streams: str) -> None:
 
 
 def fill(client: redis.Redis, count: int, stream: str = STREAM, entry: dict[str, str] = ENTRY) -> None:
-    """Entries, made inside the server: a client would take ten times as long."""
+    """Add `count` entries by a script in the server. A client would take ten times as long."""
     fields = [each for pair in entry.items() for each in pair]
     for begin in range(0, count, 10_000):
         client.eval(FILL_SCRIPT, 1, stream, min(10_000, count - begin), *fields)

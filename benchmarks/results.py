@@ -1,4 +1,4 @@
-"""The one writer of RESULTS.md: each workload's tables between its markers; what people wrote around them stays."""
+"""Writer of RESULTS.md. Replaces the tables between the markers of each workload and keeps the text around them."""
 
 import operator
 import os
@@ -13,7 +13,7 @@ COMPARE = {"at least": operator.ge, "at most": operator.le, "under": operator.lt
 
 @dataclass(frozen=True)
 class Goal:
-    """A promise about a figure, and what it was this time."""
+    """Bound of a figure, with the measured value."""
 
     name: str
     bound: str
@@ -36,11 +36,11 @@ class Goal:
 
 @dataclass(frozen=True)
 class Section:
-    """What one workload found out."""
+    """Result of one workload."""
 
     name: str
     facts: str
-    """How it was measured, one sentence."""
+    """Conditions of the measurement, in one sentence."""
     head: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     goals: Sequence[Goal] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Section:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
+    """Return a Markdown table."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 

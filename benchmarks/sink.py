@@ -1,5 +1,8 @@
-"""A collector that only counts spans, as a process of its own: `python -m benchmarks.sink` says its port, then a number
-for each line on its standard input. An argument says how many seconds late it answers."""
+"""Collector that only counts spans, in a separate process.
+
+`python -m benchmarks.sink SECONDS` prints its port, then the number of spans for each line on its standard input. Each
+reply is delayed by SECONDS.
+"""
 
 import subprocess
 import sys
@@ -22,9 +25,9 @@ class _SinkHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if not self.path.endswith("/traces"):
-            body = b""  # figures and log records are taken, too
+            body = b""  # metrics and log records are accepted and ignored
         for of_resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-            # `ack` spans are extra: what is compared is one span for each message.
+            # The comparison counts one span per message, so `ack` spans are ignored.
             found = (span for scope in of_resource.scope_spans for span in scope.spans)
             type(self).spans += sum(span.name.startswith("process") for span in found)
         time.sleep(self.delay_seconds)
@@ -33,7 +36,7 @@ class _SinkHandler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Silent."""
+        """Log no requests."""
 
 
 class OtlpSink:
@@ -51,7 +54,7 @@ class OtlpSink:
         return self
 
     def count(self) -> int:
-        """How many messages' spans have come since the last time."""
+        """Return the number of message spans since the last call."""
         assert self._process.stdin
         self._process.stdin.write("count\n")
         return self._read_number()

@@ -1,7 +1,7 @@
-"""`make demo`: orders are published, handled by two pods on this machine, one fails and is tried again.
+"""The demo that `make demo` runs: publishes orders, handles them in two local pods, and retries the orders that fail.
 
-No Docker, no cluster: `streamconsumer dev` in this process, an embedded Valkey, a producer in another one.
-Ends by itself; the exit code is 1 if an order was lost or is stuck.
+Needs no Docker and no cluster: `streamconsumer dev` runs in this process with an embedded Valkey, and the producer runs
+in another process. Exits when all orders are handled, or after 45 s. The exit code is 1 if an order is lost or stuck.
 """
 
 import argparse
@@ -33,19 +33,19 @@ DEADLINE_SECONDS = 45
 
 
 class Audience(Terminal):
-    """Shows one failure and one whole trace of a retry, and keeps every span for the summary."""
+    """Terminal output of the demo. Shows one failure and the trace of its retry; keeps all spans for the summary."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self.sent: list[Span] = []
         self.handled: dict[str, list[Span]] = defaultdict(list)
-        """The spans of the handler by the message they are about."""
+        """The handler's spans by message ID."""
 
         self.started = asyncio.Event()
-        """Set when every pod reads the stream."""
+        """Set when all pods read the stream."""
 
         self.done: Counter[str] = Counter()
-        """The counters that the pods log at their end."""
+        """Sum of the counters that the pods log when they stop."""
 
         self._starting = PODS
         self._failure = ""
@@ -65,7 +65,7 @@ class Audience(Terminal):
         if line.fields.get("message_id", self._failure) == self._failure:
             super().print_log_line(pod, line, folders)
 
-    def spans(self, spans: Iterable[Span], now: float) -> None:  # noqa: ARG002 - nothing here waits for its turn
+    def spans(self, spans: Iterable[Span], now: float) -> None:  # noqa: ARG002 - the demo delays no trace
         for span in spans:
             if message_id := span.attributes.get(MESSAGE_ID):
                 self.handled[message_id].append(span)
@@ -74,7 +74,7 @@ class Audience(Terminal):
         self._show_the_retry()
 
     def tick(self, now: float) -> None:
-        """Only the one trace is shown."""
+        """Do nothing: the demo shows only one trace."""
 
     def _show_the_retry(self) -> None:
         attempts = self.handled.get(self._failure, [])
@@ -91,7 +91,7 @@ class Audience(Terminal):
 
 @dataclass(frozen=True)
 class Backlog:
-    """Redis's figures for the stream and its group; None if Redis does not know a figure."""
+    """State of the stream and its group in Redis. A number is None if Redis does not know it."""
 
     length: int
     acknowledged: int = 0
@@ -105,7 +105,7 @@ class Backlog:
 
 @dataclass(frozen=True)
 class Result:
-    """What happened, for the table and the exit code."""
+    """Outcome of the demo, for the table and the exit code."""
 
     wanted: int
     published: int
@@ -129,11 +129,11 @@ class Result:
         return [spans[0] for spans in self.attempts if not spans[0].is_failed]
 
     def latencies_ms(self) -> list[float]:
-        """XADD → handled."""
+        """Milliseconds from XADD to the end of the handler, sorted."""
         return sorted(span.end_ns / 1e6 - _added_ms(span) for span in self.at_once)
 
     def throughput(self) -> float:
-        """From the first XADD to the last message handled, those tried again aside."""
+        """Messages per second from the first XADD to the end of the last handler. Retried messages are left out."""
         began, ended = min(map(_added_ms, self.at_once)), max(span.end_ns / 1e6 for span in self.at_once)
         return 1000 * len(self.at_once) / (ended - began)
 
@@ -146,7 +146,7 @@ class Result:
         yield "handled", f"{sum(count > 0 for count in self.succeeded)} in {PODS} pods"
         yield "acknowledged", str(self.done["acknowledged"])
         yield (
-            "failed and tried again",
+            "failed and retried",
             f"{self.done['failed']}" + (f", after {retries[0]:.1f} to {retries[-1]:.1f} s" if retries else ""),
         )
         yield "handled twice", str(sum(count > 1 for count in self.succeeded))
@@ -161,8 +161,8 @@ class Result:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Publish orders, handle them, count.")
-    parser.add_argument("--count", type=int, default=600, help="how many orders")
+    parser = argparse.ArgumentParser(description="Publish orders, handle them and count the outcomes.")
+    parser.add_argument("--count", type=int, default=600, help="number of orders")
     arguments = parser.parse_args()
     began = time.monotonic()
     console = Console(highlight=False, soft_wrap=True)
@@ -204,7 +204,7 @@ async def _producer(session: Session, count: int) -> asyncio.subprocess.Process:
 
 
 async def _watched(session: Session, producer: asyncio.subprocess.Process, audience: Audience) -> Backlog:
-    """Say every second how far it is, until all is done or the deadline has come."""
+    """Print the progress every second until the group has no backlog or the deadline has passed."""
     before, began = 0, time.monotonic()
     async with Redis.from_url(session.redis_url) as redis:
         while True:
@@ -229,7 +229,7 @@ async def _backlog(redis: Redis) -> Backlog:
 
 
 def _added_ms(span: Span) -> int:
-    """Redis puts the moment of XADD into the id of an entry."""
+    """Return the time of XADD. Redis stores it in the entry ID."""
     return int(str(span.attributes[MESSAGE_ID]).partition("-")[0])
 
 

@@ -1,1 +1,1 @@
-"""What keeps the house in order: generated files and locks. No part of the package."""
+"""Maintenance tools: generated files and dependency locks. No part of the package."""

@@ -1,9 +1,11 @@
-"""The ValidatingAdmissionPolicy: who writes a StreamConsumer must be able to have himself what its pods will have.
+"""ValidatingAdmissionPolicy that prevents privilege escalation: the author of a StreamConsumer needs all permissions
+that its pods get.
 
-Computed from the definition, so that a new field that names a Secret is asked about without anybody's doing.
+The policy is computed from the CRD, so it automatically covers new fields that name a Secret.
 
-CEL has its price. One check of a right costs 350,000, one expression may cost 1,000,000 and all together 10,000,000:
-so there is an expression for each Secret, and a bound on their number for those who may not read all of them.
+CEL limits the cost: a permission check costs 350,000 units, an expression may cost 1,000,000 units, and the policy
+10,000,000. Hence the policy has one expression per Secret, and limits the number of Secrets if the author may not read
+all Secrets of the namespace.
 """
 
 from collections.abc import Iterator
@@ -14,7 +16,8 @@ from streamconsumer.model.crd import structural_schema
 from streamconsumer.model.spec import StreamConsumerSpec
 
 SECRETS = 16
-"""How many Secrets may be named by who may not read all of the namespace: 350,000 each, of 10,000,000."""
+"""Maximum number of Secrets that an author may name without permission to read all Secrets of the namespace. Each check
+costs 350,000 of 10,000,000 units."""
 
 _REFERENCES = ("secretref", "secretkeyref")
 _LISTS = ("imagePullSecrets",)
@@ -22,21 +25,16 @@ _CREATE = "authorizer.group('{group}').resource('{resource}').namespace(request.
 _GET = "authorizer.group('').resource('secrets').namespace(request.namespace){name}.check('get').allowed()"
 _ALL = "variables.everySecret || size(variables.secrets) <= "
 
-MAKES_PODS = (
-    "who writes a StreamConsumer has pods made in its namespace: this needs the right to create pods or deployments "
-    "there, which you have not"
-)
-TOO_MANY = (
-    f"names more than {SECRETS} Secrets: this needs the right to get all Secrets of the namespace, which you have not"
-)
+MAKES_PODS = "a StreamConsumer creates pods in its namespace: you need permission to create pods or deployments there"
+TOO_MANY = f"spec names more than {SECRETS} Secrets: you need permission to get all Secrets of the namespace"
 UNREADABLE = (
-    "'a StreamConsumer hands its pods the Secrets that it names: this needs the right to get each, "
-    "and you may not get Secret ' + variables.secrets[{}]"
+    "'a StreamConsumer passes the Secrets that it names to its pods: "
+    "you need permission to get Secret ' + variables.secrets[{}]"
 )
 
 
 def policy(name: str) -> list[dict[str, Any]]:
-    """The policy and its binding, without labels."""
+    """Return the policy and its binding, without labels."""
     kind = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy"}
     binding = {**kind, "kind": "ValidatingAdmissionPolicyBinding"}
     return [
@@ -56,7 +54,7 @@ def _spec() -> dict[str, Any]:
         "failurePolicy": "Fail",
         "matchConstraints": {"resourceRules": [rule]},
         "matchConditions": [
-            # Metadata such as labels and finalizers gives no rights, and garbage collectors write finalizers.
+            # Labels and finalizers grant no permissions, and garbage collectors write finalizers.
             {"name": "spec", "expression": "oldObject == null || object.spec != oldObject.spec"}
         ],
         "variables": [

@@ -1,7 +1,8 @@
-"""Write everything that is computed: the CRD, the operator's rights and the admission policy, for kustomize and for
-the chart; docs/reference.md from the models; alerts and the dashboard from `monitoring.py`; the values in the README.
+"""Generator of all computed files. `make generate` runs it.
 
-`make generate` runs this; `python -m tools.generate --check` and a test fail where a file is not what it would write.
+The output for kustomize and the chart is the CRD, the operator's permissions and the admission policy. The models give
+docs/reference.md, `monitoring.py` gives alerts and the dashboard, and values.yaml the table in the chart's README.
+`make check` runs `python -m tools.generate --check`, which fails if a file differs from the generated text.
 """
 
 import sys
@@ -41,7 +42,7 @@ Schema = dict[str, Any]
 
 
 def generated() -> dict[Path, str]:
-    """Every generated file and what it must hold."""
+    """Return every generated file with its text."""
     crd = to_yaml([custom_resource_definition()])
     return {
         ROOT / "k8s/crds/streamconsumers.yaml": f"# {NOTICE}\n{crd}",
@@ -66,10 +67,11 @@ def _with_tables(text: str) -> str:
 
 
 def main() -> int:
-    """Write, or with --check only compare. The exit code."""
+    """Write the stale files, or only list them with --check. Returns the exit code."""
     stale = [path for path, text in generated().items() if not path.exists() or path.read_text() != text]
     for path in stale:
-        print(f"{'stale' if '--check' in sys.argv else 'written'}: {path.relative_to(ROOT)}")
+        name = path.relative_to(ROOT)
+        print(f"stale: {name}; run `make generate`" if "--check" in sys.argv else f"written: {name}")
     if "--check" in sys.argv:
         return 1 if stale else 0
     for path in stale:
@@ -115,7 +117,7 @@ def _cluster_role() -> str:
 
 
 def _policy_for_chart() -> str:
-    """Of the whole cluster, as the operator that it goes with: an installation in some namespaces has no such right."""
+    """Return the policy of a cluster-wide installation. An installation for some namespaces may not create it."""
     name = f'{{{{ include "{OPERATOR}.fullname" . }}}}'
     labels = f'{{{{- include "{OPERATOR}.labels" . | nindent 4 }}}}'
     body = to_yaml(policy("NAME")).replace("  name: NAME\n", f"  name: {name}\n  labels:\n    {labels}\n")

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Pin every dependency with its hashes, for every Python that is supported. `make lock` runs this; it needs uv.
-# The development lock comes first and binds the others: one version of everything.
+# Pin all dependencies with hashes, for all supported Python versions. `make lock` runs this script; it needs uv.
+# The development lock comes first and constrains the others, so that each package has one version.
 set -eu
 cd "$(dirname "$0")/.."
-lock() { # NAME, then what to lock
+lock() { # NAME, then the inputs of `uv pip compile`
     name=$1; shift
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
         --no-emit-find-links --custom-compile-command 'make lock' --output-file "locks/$name.txt" ${UPGRADE:+--upgrade} "$@"

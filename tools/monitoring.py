@@ -1,19 +1,19 @@
-"""Alerts and the dashboard: each once, here, as the chart ships them and as docs/monitoring.md explains them."""
+"""Alerts and dashboard panels, declared once for the chart and for docs/monitoring.md."""
 
 import json
 from dataclasses import dataclass
 from typing import Any
 
 GROUP = "namespace, stream, consumer_group"
-"""What pods of one StreamConsumer have in common; `namespace` comes from the scrape."""
+"""Labels that the pods of one StreamConsumer share. Prometheus adds `namespace` when it scrapes."""
 
 RESOURCE = "resource_namespace, resource_name"
-"""What the operator says of one StreamConsumer."""
+"""Labels of the operator's metrics that identify one StreamConsumer."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """`what` is the summary, with labels as Prometheus writes them; `then` is what to do."""
+    """Alert rule. `what` is the summary and may contain Prometheus label templates; `then` is the remedy."""
 
     name: str
     expression: str
@@ -142,7 +142,7 @@ ALERTS = [
 
 @dataclass(frozen=True)
 class Panel:
-    """One graph: what each line is (expression, legend), its unit in Grafana's words, and what to read in it."""
+    """Graph of the dashboard: its lines (expression, legend), its Grafana unit and a description for the reader."""
 
     title: str
     unit: str
@@ -246,7 +246,7 @@ PANELS = [
 
 
 def rules() -> dict[str, Any]:
-    """The groups of a PrometheusRule, and a rules file of Prometheus."""
+    """Return the rule groups, for a PrometheusRule and for a Prometheus rules file."""
     alerts = [
         {
             "alert": each.name,
@@ -261,7 +261,7 @@ def rules() -> dict[str, Any]:
 
 
 def dashboard() -> str:
-    """As Grafana imports it."""
+    """Return the dashboard as JSON for Grafana's import."""
     panels = [_panel(number, each) for number, each in enumerate(PANELS)]
     board = {
         "title": "StreamConsumer",
@@ -313,7 +313,7 @@ def _choice(label: str) -> dict[str, Any]:
 
 
 def table_of_alerts() -> str:
-    """For docs/monitoring.md."""
+    """Return the Markdown table of alerts for docs/monitoring.md."""
     rows = [
         f"| `{each.name}` | {each.severity} | `{each.expression}` for {each.lasting} | {each.then} |" for each in ALERTS
     ]
@@ -321,6 +321,6 @@ def table_of_alerts() -> str:
 
 
 def table_of_panels() -> str:
-    """For docs/monitoring.md."""
+    """Return the Markdown table of panels for docs/monitoring.md."""
     rows = [f"| {each.title} | {each.description} |" for each in PANELS]
     return "\n".join(["| Panel | What to read in it |", "| --- | --- |", *rows])

@@ -1,4 +1,4 @@
-"""The table of values in the chart's README: names and defaults from values.yaml, sentences from values.schema.json."""
+"""Values table of the chart's README: names and defaults from values.yaml, descriptions from values.schema.json."""
 
 import json
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ HEAD = "| Value | What it is | Default |\n|---|---|---|\n"
 
 
 def with_values(chart: Path) -> str:
-    """The README as it stands up to its table, and the table anew: it is the end of the file."""
+    """Return the README with a new values table. The table is the end of the file; the text before it is unchanged."""
     before, found, _ = (chart / "README.md").read_text().partition(HEAD)
     if not found:
-        raise SystemExit(f"{chart}/README.md has no table that begins {HEAD.splitlines()[0]}: write that line")
+        raise SystemExit(f"{chart}/README.md has no table with the header {HEAD.splitlines()[0]!r}; add the header")
     values = yaml.safe_load((chart / "values.yaml").read_text())
     schema = json.loads((chart / "values.schema.json").read_text())
     rows = [f"| `{path}` | {what} | `{json.dumps(default)}` |\n" for path, what, default in leaves(schema, values)]
@@ -22,7 +22,7 @@ def with_values(chart: Path) -> str:
 
 
 def leaves(schema: dict[str, Any], values: dict[str, Any], path: str = "") -> Iterator[tuple[str, str, Any]]:
-    """(path, description, default) of each value that has no described values below it."""
+    """Yield (path, description, default) of each value without described values below it."""
     for name, value in values.items():
         property_ = schema["properties"][name]
         below = property_.get("properties", {})

@@ -1,4 +1,4 @@
-"""Who runs in the races. Each is a process of its own: `python -m benchmarks.contenders NAME JOB` prints JSON."""
+"""Contenders of the races. Each runs as a separate process: `python -m benchmarks.contenders NAME JOB` prints JSON."""
 
 import json
 import sys
@@ -9,12 +9,12 @@ from pathlib import Path
 from benchmarks.contenders.course import Job
 
 ENTRY = {"id": "1234567", "item": "a" * 60, "amount": "b" * 40}
-"""Three fields, a hundred bytes of payload and a number."""
+"""Entry of all contenders: three fields with a number and 100 bytes of payload."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """`name` is its module here, unless it is a program."""
+    """Consumer that takes part in a race. `name` is its module in this package, unless `program` is set."""
 
     name: str
     label: str
@@ -23,9 +23,9 @@ class Contender:
     """Whether its entries have a form of its own."""
     program: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables beside those of the race."""
+    """Environment variables in addition to those of the race."""
     fields: Mapping[str, str] = field(default_factory=dict)
-    """What its entries have beside those of the others."""
+    """Fields of its entries in addition to `ENTRY`."""
 
     @property
     def entry(self) -> dict[str, str]:
@@ -36,7 +36,7 @@ class Contender:
         return {"data": json.dumps(task)}
 
     def command(self, job: Job) -> list[str]:
-        """What runs it as a process of its own."""
+        """Return the command that runs the contender."""
         if self.program:
             return [str(self.program), job.to_json()]
         return [sys.executable, "-m", "benchmarks.contenders", self.name, job.to_json()]

@@ -1,4 +1,4 @@
-"""Runs one contender. A line of JSON on standard output says what came of it."""
+"""Runs one contender and prints its result as one line of JSON."""
 
 import importlib
 import logging
@@ -13,4 +13,4 @@ if __name__ == "__main__":
     if name != "streamconsumer":  # a pod configures its own logs
         logging.disable(logging.CRITICAL)
     importlib.import_module(f"benchmarks.contenders.{name}").run(course)
-    os._exit(0)  # what a library leaves running is none of the race's business
+    os._exit(0)  # do not wait for threads that a library left running

@@ -1,4 +1,4 @@
-"""What all contenders share: the job, the handler, and the clock from the first message to the last acknowledgement."""
+"""Shared parts of all contenders: the job, the handler, and the clock from first message to last acknowledgement."""
 
 import asyncio
 import json
@@ -18,16 +18,16 @@ WAIT_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Job:
-    """What a contender is told, as one argument of JSON; benchmarks/go reads the same."""
+    """Parameters of a run, passed to the contender as one JSON argument. benchmarks/go reads the same format."""
 
     url: str
     count: int
     batch: int
     concurrency: int = 1
     handler: Literal["noop", "wait", "stamp"] = "noop"
-    """Nothing; 10 ms of waiting; noting how long ago the entry was sent."""
+    """`noop` does nothing, `wait` sleeps 10 ms, `stamp` records the age of the entry."""
     skip: int = 0
-    """So many messages warm up: they are handled and not measured."""
+    """Number of warm-up messages, which are handled but not measured."""
     stream: str = STREAM
     group: str = GROUP
 
@@ -46,11 +46,11 @@ class ClockReading:
     wall: float
     cpu: float
     system: float
-    """The part of `cpu` that went into the kernel."""
+    """CPU time in the kernel. Part of `cpu`."""
 
     @classmethod
     def now(cls) -> Self:
-        usage = resource.getrusage(resource.RUSAGE_SELF)  # all threads of the process
+        usage = resource.getrusage(resource.RUSAGE_SELF)  # includes all threads
         return cls(time.perf_counter(), usage.ru_utime + usage.ru_stime, usage.ru_stime)
 
 
@@ -115,7 +115,7 @@ class Harness:
         await asyncio.to_thread(self.wait_until_settled)
 
     def wait_until_settled(self) -> None:
-        """The same for threads."""
+        """Wait in the calling thread until no entry is pending, then end."""
         with redis.Redis.from_url(self.job.url) as client:
             while self._pending(client):
                 time.sleep(0.001)
@@ -127,20 +127,20 @@ class Harness:
         return int(found["pending"])
 
     def result(self) -> dict[str, Any]:
-        """What benchmarks.races reads."""
+        """Return the result in the format of benchmarks.races."""
         return {
             "seconds": self._ended_at.wall - self._started_at.wall,
             "cpu_seconds": self._ended_at.cpu - self._started_at.cpu,
             "system_seconds": self._ended_at.system - self._started_at.system,
             "handlers_seconds": self.handler_seconds,
             "mebibytes": peak("self"),
-            "polls": self.polls,  # of our own: no commands of the contender
+            "polls": self.polls,  # XPENDING commands of the harness, not of the contender
             "delays": self.delays,
             "samples": self.samples,
         }
 
 
 def peak(pid: int | str) -> float:
-    """The greatest resident size of a process so far, in MiB; getrusage would count what it was forked from."""
+    """Return the peak resident size of a process in MiB. getrusage would include the parent before the fork."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024

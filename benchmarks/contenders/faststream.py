@@ -1,5 +1,6 @@
-"""FastStream's Redis broker: its logs off, on uvloop, as many entries a read as the others; acknowledges each message
-by itself."""
+"""FastStream's Redis broker on uvloop, without logs, with the same batch size as the others. Acknowledges each message
+separately.
+"""
 
 import asyncio
 from typing import Any

@@ -1,6 +1,6 @@
-"""The bare loop of go-redis: what a compiled language makes of the same two commands. Built when it is first asked for.
+"""Bare loop of go-redis: the same two commands in a compiled language. Built on first use.
 
-A machine without Go runs the races without it, and the results say so.
+Without Go, the races run without this contender, and the results state it.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ SOURCES = ("go.mod", "go.sum", "main.go")
 
 
 def goredis() -> Contender:
-    """The contender, built into the project's cache. Raises MissingTool without Go."""
+    """Return the contender, built into the project's cache. Raises MissingTool without Go."""
     text = b"".join((MODULE / name).read_bytes() for name in SOURCES)
     program = cache_directory() / "bin" / f"goredis-{hashlib.sha256(text).hexdigest()[:12]}"
     with locked(program.with_name(".goredis.lock")):
@@ -29,7 +29,7 @@ def goredis() -> Contender:
 
 def _build(program: Path) -> None:
     if not shutil.which("go"):
-        raise MissingTool("go is not on PATH: install Go 1.26 or newer to have go-redis in the same run")
+        raise MissingTool("go is not on PATH: install Go 1.26 or newer to include go-redis in the run")
     unfinished = program.with_name(f".{program.name}.{os.getpid()}")
     built = subprocess.run(
         ["go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", str(unfinished), "."],
@@ -41,5 +41,5 @@ def _build(program: Path) -> None:
         check=False,
     )
     if built.returncode:
-        raise BenchError(f"building benchmarks/go failed; the end of what go said:\n{built.stderr[-3000:]}")
+        raise BenchError(f"building benchmarks/go failed; the end of its output:\n{built.stderr[-3000:]}")
     unfinished.rename(program)

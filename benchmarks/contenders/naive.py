@@ -1,4 +1,4 @@
-"""The loop of the tutorials: a read, then an acknowledgement for each message."""
+"""Loop of common tutorials: one read, then one acknowledgement per message."""
 
 from typing import Any
 

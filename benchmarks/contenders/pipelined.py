@@ -1,4 +1,4 @@
-"""The bare redis-py loop at its best: one pipeline carries the acknowledgements of a batch and the next read."""
+"""Bare redis-py loop in its fastest form: one pipeline with the acknowledgements of a batch and the next read."""
 
 import uvloop
 from redis.asyncio import Redis

@@ -1,4 +1,4 @@
-"""As little as Python can do: an asyncio.Protocol, hiredis, one write for XACK and the next read. No redis-py."""
+"""Minimum in Python: an asyncio.Protocol with hiredis, and one write for XACK and the next read. No redis-py."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class RawProtocol(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's own is no subclass
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's transport is not a subclass
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -39,8 +39,8 @@ class RawProtocol(asyncio.Protocol):
 
 
 def pack_command(command: Sequence[str | bytes]) -> bytes:
-    """What goes over the wire."""
-    packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type] # its types know one argument only
+    """Return the command as RESP bytes."""
+    packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type] # its type stub accepts only one argument
     return packed
 
 

@@ -1,7 +1,7 @@
-"""StreamConsumer while a timer interrupts it every few milliseconds of CPU, and notes what it was at.
+"""StreamConsumer with a sampling profiler: a timer records the running function every few milliseconds of CPU time.
 
-A profiler that is called with every function would distort what it measures: here most functions cost less than the
-call of the profiler. What the loop does in C counts for the Python function that it calls next.
+A profiler hook on every call would distort the result, because most functions here cost less than the hook. C code of
+the event loop is attributed to the Python function that it calls next.
 """
 
 import signal
@@ -46,10 +46,10 @@ def _function_of(frame: FrameType | None) -> str:
 
 
 def _library(path: str) -> str:
-    """A distribution's package, or a module of Python's own; dataclasses write their functions into a string."""
+    """Return the package or standard module of a path. Functions of dataclasses have the path `<string>`."""
     if path == "<string>":
         return "dataclass"
-    if path.endswith("_weakrefset.py"):  # asyncio's list of all tasks
+    if path.endswith("_weakrefset.py"):  # asyncio's set of all tasks
         return "asyncio"
     name = path.rpartition("site-packages/")[2] if "site-packages/" in path else path.rpartition("/lib/python")[2]
     return next((part for part in name.split("/") if part and not part[0].isdigit()), "").removesuffix(".py")

@@ -1,5 +1,6 @@
-"""The bare redis-py loop that handles several at a time: a task for each message, a semaphore for how many, and one
-task that acknowledges what is done."""
+"""Bare redis-py loop with concurrency: one task per message, limited by a semaphore, and one task that acknowledges
+finished messages.
+"""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""The pipelined loop with a span for each message, as the documentation of OpenTelemetry's SDK shows it."""
+"""Pipelined loop with one span per message, as the documentation of the OpenTelemetry SDK shows it."""
 
 import uvloop
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

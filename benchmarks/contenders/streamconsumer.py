@@ -1,4 +1,4 @@
-"""StreamConsumer as a whole pod: told by its environment, with all its guarantees, probes and figures on."""
+"""StreamConsumer as a complete pod: configured by its environment, with all guarantees, probes and metrics."""
 
 import os
 import signal
@@ -11,12 +11,12 @@ from benchmarks.pods import environment
 from streamconsumer.processor import main
 
 handle: Callable[[Any], Coroutine[Any, Any, None]]
-"""What the environment names: the course's own, put here before the pod looks for it."""
+"""Handler that the environment names. Set to the handler of the course before the pod loads it."""
 
 
 def run(course: Harness) -> None:
     job = course.job
-    global handle  # noqa: PLW0603 - a pod finds its handler by a name in a module
+    global handle  # noqa: PLW0603 - a pod loads its handler by module and name
     handle = course.handle
     os.environ |= environment(
         job.url,
@@ -29,7 +29,7 @@ def run(course: Harness) -> None:
     )
     course.on_all_handled = threading.Thread(target=_finish, args=(course,), daemon=True).start
     if main.run():
-        raise SystemExit("the pod could not begin; its log says why")
+        raise SystemExit("the pod failed to start; see its log")
 
 
 def _finish(course: Harness) -> None:

@@ -1,6 +1,6 @@
-"""taskiq's worker on a stream of Redis: its logs off, on uvloop; acknowledges each message by itself.
+"""taskiq's worker on a Redis stream, on uvloop and without logs. Acknowledges each message separately.
 
-Its entries have its own form, one field of JSON, and carry the same three fields as the argument of a task.
+Its entries have one JSON field, which contains the same three fields as the argument of a task.
 """
 
 import asyncio

@@ -1,5 +1,7 @@
-"""No Redis at all: as many handlers as may run, again and again. What an event loop whose timers count in
-milliseconds makes of 10 ms is the ceiling for everybody else."""
+"""Handlers without Redis, as many as `concurrency` allows. The result is the upper bound for the other contenders.
+
+The timers of the event loop have a resolution of 1 ms, so a wait of 10 ms takes longer.
+"""
 
 import asyncio
 

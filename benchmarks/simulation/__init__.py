@@ -1,1 +1,1 @@
-"""Scaling without a cluster: a clock that is counted, pods that are objects, and the real decision among its rivals."""
+"""Simulation of autoscaling without a cluster: a simulated clock, pods as objects, and the real scaling algorithm."""

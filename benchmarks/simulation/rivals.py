@@ -1,4 +1,4 @@
-"""Who says how many pods there are: our own decision, and what KEDA and the HPA make of the same stream."""
+"""Scalers of the simulation: StreamConsumer's algorithm, and KEDA with an HPA on the same stream."""
 
 import math
 from collections import deque
@@ -14,7 +14,7 @@ TARGET, MAX_REPLICAS = 100, 10
 
 
 class Scaler(Protocol):
-    """Is asked every second, and looks when it would look."""
+    """Scaler that is called every second and decides at its own interval."""
 
     name: str
     deletes_idle_first: bool
@@ -84,7 +84,7 @@ class KedaScaler:
 
 
 HPA_SECONDS, HPA_TOLERANCE = 15, 0.1
-"""How often the HPA looks, and what it takes for no difference."""
+"""Interval of the HPA, and the relative difference that it ignores."""
 
 
 def all_scalers() -> list[Scaler]:

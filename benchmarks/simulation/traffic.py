@@ -1,4 +1,4 @@
-"""What arrives when, and how long it takes to handle. Each is the same at every call: the dice are seeded."""
+"""Traffic patterns: arrival times and handling times of messages. Random numbers are seeded, so each call repeats."""
 
 import itertools
 import math
@@ -8,45 +8,45 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RECORDED = Path(__file__).parent / "requests_in_five_minutes.txt"
-"""288 counts of requests at a load balancer of AWS in five minutes, from 10 April 2014: `elb_request_count_8c0756.csv`
-of the Numenta Anomaly Benchmark (MIT, github.com/numenta/NAB)."""
+"""Request counts of an AWS load balancer in 288 intervals of five minutes, from 10 April 2014. Source:
+`elb_request_count_8c0756.csv` of the Numenta Anomaly Benchmark (MIT, github.com/numenta/NAB)."""
 FIVE_MINUTES = 300
 HOUR = 3600
 
 
 @dataclass
 class Message:
-    """An entry."""
+    """Entry of the simulated stream."""
 
     added: int
-    """The second in which it was added."""
+    """Second at which the entry was added."""
     work_seconds: float
     is_poison: bool = False
     """Fails at every attempt."""
     attempts: int = 0
     left_seconds: float = 0.0
-    """Of the attempt that runs."""
+    """Remaining seconds of the running attempt."""
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """A story."""
+    """Traffic pattern with its duration."""
 
     name: str
     seconds: int
     arrivals: Callable[[], Iterator[list[Message]]]
-    """What is added in each second, from the first on."""
+    """Returns an iterator over the entries of each second."""
     max_deliveries: int = 10
     drain_seconds: int = 25
 
 
 def steady() -> Traffic:
-    """Fifty a second for an hour."""
+    """Return a pattern with 50 messages per second for one hour."""
     return _by_rate("steady", HOUR, lambda _: 50.0, 0.05)
 
 
 def bursty() -> Traffic:
-    """Nothing, and every ten minutes three thousand at once."""
+    """Return a pattern with 3,000 messages every ten minutes and none in between."""
     return Traffic("bursty", 2 * HOUR, lambda: (_burst(now) for now in itertools.count()))
 
 
@@ -55,12 +55,12 @@ def _burst(now: int) -> list[Message]:
 
 
 def daily() -> Traffic:
-    """A day from next to nothing at night to forty a second at noon."""
+    """Return a day with almost no messages at night and 40 per second at noon."""
     return _by_rate("daily", 24 * HOUR, lambda now: 20 - 20 * math.cos(2 * math.pi * now / (24 * HOUR)), 0.1)
 
 
 def recorded() -> Traffic:
-    """A real day, every request ten messages of a second's work."""
+    """Return a recorded day. Each request becomes ten messages that take one second."""
     counts = [int(line) for line in RECORDED.read_text().split()]
     return _by_rate("recorded", 24 * HOUR, lambda now: 10 * counts[now // FIVE_MINUTES] / FIVE_MINUTES, 1.0)
 
@@ -71,7 +71,7 @@ def poison() -> Traffic:
 
 
 def slow() -> Traffic:
-    """One message every twenty minutes, which takes more than six."""
+    """Return a pattern with one message every 20 minutes. Its handler takes more than six minutes."""
     return Traffic(
         "slow handler",
         2 * HOUR,
@@ -94,7 +94,7 @@ def _by_rate(
 
 
 def _poisson(dice: random.Random, mean: float) -> int:
-    """How many of something that comes `mean` times in the middle."""
+    """Return a Poisson-distributed number."""
     limit, product, number = math.exp(-mean), dice.random(), 0
     while product > limit:
         product *= dice.random()

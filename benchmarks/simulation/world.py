@@ -1,5 +1,8 @@
-"""One stream, one group and its pods, second by second. The processor is the same whoever scales it: it drains, hands
-back what it has not begun, and its pending entries are taken over."""
+"""Simulation of one stream, one group and its pods, second by second.
+
+The processor is the same for all scalers: a stopping pod drains and releases unstarted entries, and other pods claim
+its pending entries.
+"""
 
 import random
 from collections import deque
@@ -15,16 +18,16 @@ EXTRA_SECONDS = 1800
 BATCH = 10
 BASE_DELAY_SECONDS, MAX_DELAY_SECONDS = 1.0, 300.0
 FLAP_SECONDS = 300
-"""Whoever turns round within this time was wrong one way or the other."""
+"""A change of direction within this time is counted as a flap."""
 
 
 @dataclass
 class Pod:
-    """A process with one slot."""
+    """Pod with one worker slot."""
 
     reads_at: int
     ends_at: int | None = None
-    """When its grace is over, once it was told to go."""
+    """End of the grace period. None if the pod is not stopping."""
     buffered: deque[Message] = field(default_factory=deque)
     running: Message | None = None
 
@@ -35,7 +38,7 @@ class Pod:
 
 @dataclass
 class Outcome:
-    """What there is to say in the end."""
+    """Result of a simulation."""
 
     over_target_seconds: int = 0
     """How long there were more entries than the target for each pod that reads; any at all where none does."""
@@ -45,7 +48,7 @@ class Outcome:
     """Attempts that a pod's end ended."""
     unfinished: int = 0
     waits: list[int] = field(default_factory=list)
-    """From being added until done or dead, in seconds, of each entry that got there."""
+    """Seconds from XADD to the acknowledgement or dead letter of each finished entry."""
 
 
 @dataclass
@@ -58,15 +61,15 @@ class ClusterModel:
     added: int = 0
     unread: deque[Message] = field(default_factory=deque)
     returned: deque[Message] = field(default_factory=deque)
-    """Pending and nobody's: whoever has a slot takes it over."""
+    """Pending entries without a consumer. The next pod with a free slot claims them."""
     waiting: list[tuple[float, Message]] = field(default_factory=list)
-    """Pending until their next attempt."""
+    """Pending entries that wait for a retry, with the time at which they are due."""
     outcome: Outcome = field(default_factory=Outcome)
     _dice: random.Random = field(default_factory=lambda: random.Random(1))
     _last_change: tuple[int, int] = (-(10**9), 0)
 
     def run(self) -> Outcome:
-        """The whole story, and half an hour more for what is left."""
+        """Run the traffic pattern and another half hour for the remaining entries."""
         arrivals: Iterator[list[Message]] = self.traffic.arrivals()
         for now in range(self.traffic.seconds + EXTRA_SECONDS):
             new = next(arrivals, [])
@@ -92,7 +95,7 @@ class ClusterModel:
             self.returned.extend(ready)
 
     def _work(self, pod: Pod, now: int) -> None:
-        """A second of a pod's life."""
+        """Simulate one second of a pod."""
         left = 1.0 if now >= pod.reads_at else 0.0
         while left > 0 and (message := pod.running or self._next(pod)):
             if pod.running is None:

@@ -1,4 +1,4 @@
-"""One module a question. Each has ROUNDS, how often it is asked by default, and `measure(rounds)`, which answers."""
+"""Workloads, one per module. Each module has `ROUNDS`, the default number of rounds, and `measure(rounds)`."""
 
 NAMES = (
     "throughput",
@@ -17,4 +17,4 @@ NAMES = (
 )
 
 ONLY_BY_NAME = ("lost_group",)
-"""Measured once, for a decision. `make bench` leaves these out."""
+"""Workloads that were measured once, for a design decision. `make bench` skips them."""

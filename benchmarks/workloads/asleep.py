@@ -1,4 +1,4 @@
-"""Five hundred StreamConsumers that scale themselves, on one Redis: what they cost it and the operator."""
+"""Workload: the cost of 500 StreamConsumers with autoscaling for one Redis and the operator."""
 
 import json
 import statistics
@@ -35,8 +35,8 @@ OPERATOR_COMMANDS = ("xinfo|groups", "xlen", "xpending", "eval", "xread", "hello
 HEAD = ["what", "s", "commands/s of the operator at Redis", "most connections", "operator CPU, of one core", "MiB"]
 
 
-def measure(number: int) -> Section:  # noqa: ARG001 - a round has its own steps, in one order
-    """Make them, let them rest, wake one now and then, wake all, keep them busy."""
+def measure(number: int) -> Section:  # noqa: ARG001 - the steps run once, in a fixed order
+    """Create all StreamConsumers, let them sleep, wake single ones, wake all, and keep them busy."""
     with ApiServer() as api, RedisServer() as server, tempfile.TemporaryDirectory() as folder:
         install_crd(api)
         with running_operator(api.kubeconfig, Path(folder)) as operator:

@@ -1,4 +1,4 @@
-"""A handler that waits 10 ms, a hundred at the same time: how near to the ideal of 10,000 a second."""
+"""Workload: 100 concurrent handlers that wait 10 ms each. The ideal is 10,000 messages per second."""
 
 import statistics
 
@@ -21,7 +21,7 @@ HEAD = [
 
 
 def measure(number: int) -> Section:
-    """From the first handler's start to the last acknowledgement."""
+    """Measure from the start of the first handler to the last acknowledgement."""
     lanes = [
         Lane(STREAMCONSUMER, ENTRIES, BATCH, CONCURRENCY),
         Lane(TIMERS, ENTRIES_UNBATCHED, BATCH, CONCURRENCY),

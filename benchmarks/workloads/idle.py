@@ -1,4 +1,4 @@
-"""Pods with nothing to do: what they cost Redis and the node."""
+"""Workload: the cost of idle pods for Redis and the node."""
 
 import time
 from contextlib import ExitStack
@@ -16,13 +16,13 @@ SECONDS = 30
 WARMUP_SECONDS = 3.0
 """What a start costs is none of it."""
 PODS = (1, 4)
-"""Two groups on servers of their own: their difference is what a further pod costs."""
+"""Sizes of two groups on separate servers. Their difference is the cost of additional pods."""
 
 HEAD = ["pods in the group", "commands a second", "which", "CPU ms a second and pod", "peak MiB a pod"]
 
 
 def measure(number: int) -> Section:
-    """A group of one and a group of several, at the same time; each round goes on where the last one ended."""
+    """Measure both groups at the same time. More rounds extend the measured time."""
     with ExitStack() as stack:
         groups = [_Group(stack, pods) for pods in PODS]
         time.sleep(WARMUP_SECONDS)

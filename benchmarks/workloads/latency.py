@@ -1,5 +1,6 @@
-"""A steady thousand a second: how long from XADD to the start of the handler, and what a message costs when batches
-shrink to one."""
+"""Workload: 1,000 messages per second. Measures the latency from XADD to the start of the handler, and the cost of a
+message if batches shrink to one.
+"""
 
 import statistics
 import subprocess
@@ -21,14 +22,14 @@ from tests.cluster.runs import wait_until
 ROUNDS = 3
 RATE = 1_000
 SKIP, COUNT = 500, 4_500
-"""Half a second warms up, four are measured."""
+"""Warm-up messages (0.5 s), and the total number including four measured seconds."""
 BATCH = 100
 
 HEAD = ["who", "p50 ms", "p99 ms", "most ms", "CPU µs a message", "commands a message"]
 
 
 def measure(number: int) -> Section:
-    """Each contender waits for the producer."""
+    """Measure each contender with a live producer."""
     lanes = [Lane(who, COUNT, BATCH) for who in (STREAMCONSUMER, PROTOCOL, PIPELINED, FASTSTREAM)]
     with RedisServer() as server:
         run_rounds(lanes, number, lambda lane: run_live(lane, server.url, producing(RATE, COUNT), skip=SKIP))
@@ -72,5 +73,5 @@ def _row(lane: Lane) -> list[str]:
         lane.contender.label,
         *(median(_percentiles(lane, percent), 2) for percent in (50, 99, 100)),
         median(lane.cpu),
-        f"{statistics.median(lane.commands) - 1:.2f}",  # without the producer's XADD
+        f"{statistics.median(lane.commands) - 1:.2f}",  # excludes the producer's XADD
     ]

@@ -1,4 +1,4 @@
-"""XGROUP DESTROY under load: the group snapshot, and one lowest unsettled id for each consumer in its place."""
+"""Workload: XGROUP DESTROY under load. Compares the group snapshot with one lowest unsettled ID per consumer."""
 
 import itertools
 import time
@@ -66,7 +66,7 @@ return redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
 
 
 def measure(number: int) -> Section:
-    """All forms at the same time on one server, each with a stream of its own."""
+    """Measure all forms at the same time on one server, each with its own stream."""
     rows, prices = [], []
     for _, flavour in itertools.product(range(number), (REDIS, VALKEY)):
         with RedisServer(flavour=flavour) as server, connect(server.url) as client:
@@ -144,7 +144,7 @@ class _Run:
 
 
 def counts(outputs: list[str], produced: set[str], killed: float | None) -> Counter[str]:
-    """Count what the pods logged, in the order of time. `killed` is the time at which the first pod was killed."""
+    """Count the events in the pod logs, in order of time. `killed` is the time at which the first pod was killed."""
     events = [(float(at), pod, event, id_) for pod, text in enumerate(outputs) for at, event, id_ in _events(text)]
     if killed is not None:
         events.append((killed, 0, "killed", ""))

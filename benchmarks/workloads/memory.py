@@ -1,4 +1,4 @@
-"""A backlog that is much larger than a pod: how large the pod gets."""
+"""Workload: the memory of a pod with a backlog that is much larger than its bound."""
 
 import time
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class _Case:
     label: str
     entries: int
     mebibytes: float
-    """Of an entry."""
+    """Size of one entry in MiB."""
     batch: int
     concurrency: int
     handler: str
@@ -33,7 +33,7 @@ class _Case:
 
     @property
     def bound(self) -> float:
-        """What is read and not yet done, as bytes, as text, and on its way through the socket's buffers."""
+        """Stated bound in MiB: buffered entries as bytes and as text, and the socket buffers."""
         if self.ordering_key:
             return BASE_MEBIBYTES + MAX_BLOCKED_BYTES / MEBIBYTE + 2 * MAX_READ_BYTES / MEBIBYTE
         return BASE_MEBIBYTES + 2 * self.mebibytes * (self.batch + self.concurrency)
@@ -49,7 +49,7 @@ CASES = (
 
 
 def measure(number: int) -> Section:
-    """Each backlog for some seconds; it is never used up."""
+    """Run each case for some seconds. The backlog is never processed completely."""
     with RedisServer() as server:
         peaks = [max(_peak(server.url, case) for _ in range(number)) for case in CASES]
         facts = f"Redis {server.version} on loopback; a pod's greatest resident size within {SECONDS} s of a backlog."

@@ -1,4 +1,4 @@
-"""A thousand StreamConsumers on a real API server with Kubernetes' own controllers: what the operator costs both."""
+"""Workload: the cost of 1,000 StreamConsumers for the operator and a real API server with Kubernetes' controllers."""
 
 import json
 import os
@@ -27,7 +27,7 @@ HEAD = ["what", "all done after s", "applies an object", "of them status", "even
 
 
 def measure(number: int) -> Section:
-    """Create, restart, edit, one among many, rest: in this order, on one cluster a round. The last round counts."""
+    """Create, restart, update all, update one and rest, on a new cluster per round. Returns the last round."""
     for _ in range(number):
         with ControlPlane() as plane, RedisServer() as redis, tempfile.TemporaryDirectory() as folder:
             install_crd(plane)

@@ -1,4 +1,4 @@
-"""What a collector that is slow or away costs the messages, next to one that takes everything."""
+"""Workload: the throughput with a slow or absent collector, compared with a working one."""
 
 import socket
 import statistics
@@ -41,7 +41,7 @@ def measure(number: int) -> Section:
 
 @contextmanager
 def _black_hole() -> Iterator[str]:
-    """The system takes connections for it; nobody reads."""
+    """Listen without accepting. The kernel completes connections, and no process reads."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 

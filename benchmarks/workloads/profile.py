@@ -1,4 +1,4 @@
-"""Where each microsecond goes: the real run, looked at every millisecond of CPU, and the prices of single steps."""
+"""Workload: CPU profile of the processor by sampling, and the cost of single steps."""
 
 import sys
 from collections import Counter
@@ -43,7 +43,7 @@ def measure(number: int) -> Section:
 
 
 class _Run:
-    """One run, everything as microseconds a message."""
+    """Profiled run. Its times are microseconds per message."""
 
     def __init__(self, client: redis.Redis, lane: Lane, url: str) -> None:
         result = run_backlog(lane, url)
@@ -72,7 +72,7 @@ class _Run:
 
 
 def _functions(runs: list[_Run]) -> list[list[str]]:
-    """The dearest at 100 a read first."""
+    """Return a row per function, ordered by its cost at 100 entries per read."""
     names = {name for run in runs for name in run.functions}
     shown = [name for name in names if any(run.microseconds(name) >= MIN_SHARE * run.cpu for run in runs)]
     shown.sort(key=lambda name: [-run.microseconds(name) for run in runs])

@@ -1,4 +1,4 @@
-"""How many pods, and when: our decision beside KEDA's, over the same traffic. Simulated: the same on every machine."""
+"""Workload: simulated autoscaling of StreamConsumer and KEDA on the same traffic. Independent of the machine."""
 
 from benchmarks.figures import percentile
 from benchmarks.results import Goal, Section
@@ -21,8 +21,8 @@ HEAD = [
 ]
 
 
-def measure(number: int) -> Section:  # noqa: ARG001 - once is always
-    """Every traffic with everybody."""
+def measure(number: int) -> Section:  # noqa: ARG001 - each round gives the same result
+    """Run all traffic patterns with all scalers."""
     outcomes = {
         (traffic.name, scaler.name): (ClusterModel(traffic, scaler).run(), traffic.seconds)
         for traffic in (make() for make in ALL_TRAFFIC)

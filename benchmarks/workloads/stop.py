@@ -1,4 +1,4 @@
-"""An idle processor is asked to stop: how long until it has."""
+"""Workload: the time that an idle processor needs to stop."""
 
 import asyncio
 import random
@@ -18,13 +18,13 @@ from tests.cluster.redis_servers import RedisServer
 ROUNDS = 4
 PODS = 5
 STOPS = 50
-"""In one process, for each round."""
+"""Stops per round, in one process."""
 
 HEAD = ["what", "times", "p50 ms", "p99 ms", "most ms"]
 
 
 def measure(number: int) -> Section:
-    """`stop_listening` in a process that goes on, and SIGTERM to the end of a pod's process."""
+    """Measure `stop_listening` within a process, and SIGTERM until the exit of a pod's process."""
     with RedisServer() as server:
         with connect(server.url) as client:
             reset_server(client)

@@ -1,4 +1,4 @@
-"""kill -9 of a pod that holds a hundred entries, at the defaults: how long until another pod has begun each of them."""
+"""Workload: kill -9 of a pod with 100 pending entries. Measures the time until another pod has started them."""
 
 import random
 import time
@@ -28,7 +28,7 @@ HEAD = ["kills", "entries held", "p50 s", "p99 s", "most s", "p99 of the first e
 
 
 def measure(number: int) -> Section:
-    """Kills at random moments, several pairs at a time."""
+    """Kill pods at random moments, several pairs at a time."""
     streams = [f"bench-{pair}" for pair in range(PAIRS)]
     kills: list[_Kill] = []
     with RedisServer() as server, connect(server.url) as client, ThreadPoolExecutor(PAIRS) as threads:
@@ -52,7 +52,7 @@ def measure(number: int) -> Section:
 
 
 class _Kill:
-    """One pair, and what became of the entries that the dead one held."""
+    """Pair of pods, and the delays of the killed pod's entries."""
 
     def __init__(self, url: str, stream: str) -> None:
         held = {"batch_count": str(PENDING), "concurrency": str(PENDING)}

@@ -1,4 +1,4 @@
-"""A backlog and a handler that does nothing: what the machinery itself costs."""
+"""Workload: a backlog and a handler that does nothing. Measures the overhead of each consumer."""
 
 import statistics
 import sys
@@ -22,7 +22,7 @@ HEAD = [
 
 
 def measure(number: int) -> Section:
-    """Each contender at 10 and at 100 entries a read."""
+    """Measure each contender with 10 and with 100 entries per read."""
     lanes, notes = _lanes()
     with RedisServer() as server:
         run_rounds(lanes, number, lambda lane: run_backlog(lane, server.url))

@@ -1,4 +1,4 @@
-"""What a span for each message costs, next to the straightforward loop of OpenTelemetry's SDK, and how many arrive."""
+"""Workload: the cost of one span per message, compared with a loop that uses the OpenTelemetry SDK."""
 
 import statistics
 from dataclasses import replace

@@ -1,6 +1,6 @@
-"""Publishes orders, each with a trace of its own:  python publish.py --count 200 --rate 100 --url redis://…
+"""Producer that publishes orders, each with its own trace:  python publish.py --count 200 --rate 100 --url redis://…
 
-Needs redis. Traces are sent where OpenTelemetry is installed and OTEL_EXPORTER_OTLP_ENDPOINT says where to.
+Needs the package redis. Sends traces if OpenTelemetry is installed and OTEL_EXPORTER_OTLP_ENDPOINT is set.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main() -> None:
     try:
         server.ping()
     except redis.ConnectionError as error:
-        sys.exit(f"no Redis answers at {arguments.url}: {error}")
+        sys.exit(f"Redis at {arguments.url} does not answer: {error}")
     for number in range(arguments.count):
         time.sleep(max(0.0, begin + number / arguments.rate - time.monotonic()))
         order: Fields = {"id": number, "item": random.choice(ITEMS), "amount": random.randint(1, 99)}
@@ -48,7 +48,10 @@ def _arguments() -> argparse.Namespace:
 
 
 def _tracing(stream: str) -> tuple[Tracing, Callable[[], object]]:
-    """What wraps one message, and what sends the last spans; both do nothing where nobody asks for traces."""
+    """Return a context manager that traces one message, and a function that sends the last spans.
+
+    Both do nothing without OpenTelemetry or without an endpoint.
+    """
     try:
         from opentelemetry import trace  # noqa: PLC0415 - optional
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415

@@ -103,21 +103,21 @@ def role(namespace: str, who: str, rules: list[Manifest]) -> list[Manifest]:
 
 
 def test_who_may_make_no_pods_gets_none_made(town: Town) -> None:
-    assert "needs the right to create pods or deployments there" in town.refusal("writer")
+    assert "you need permission to create pods or deployments there" in town.refusal("writer")
     town.writes("deployer")
     town.writes("developer")
 
 
 def test_who_may_not_read_a_secret_gets_it_into_no_pod(town: Town) -> None:
-    assert "you may not get Secret redis" in town.refusal("deployer", redis=BEHIND_A_PASSWORD)
-    assert "you may not get Secret payroll" in town.refusal("developer", redis=BEHIND_ANOTHER)
+    assert "you need permission to get Secret redis" in town.refusal("deployer", redis=BEHIND_A_PASSWORD)
+    assert "you need permission to get Secret payroll" in town.refusal("developer", redis=BEHIND_ANOTHER)
     town.writes("developer", redis=BEHIND_A_PASSWORD)
     town.writes("owner", redis=BEHIND_ANOTHER)
 
 
 def test_an_edit_cannot_bring_in_what_a_creation_could_not(town: Town) -> None:
     town.writes("developer", redis=BEHIND_A_PASSWORD)
-    assert "you may not get Secret payroll" in town.refusal("developer", redis=BEHIND_ANOTHER)
+    assert "you need permission to get Secret payroll" in town.refusal("developer", redis=BEHIND_ANOTHER)
 
 
 def test_what_gives_nobody_anything_is_not_asked_about(town: Town) -> None:
@@ -145,7 +145,7 @@ def test_what_gives_nobody_anything_is_not_asked_about(town: Town) -> None:
     ],
 )
 def test_a_secret_is_asked_about_wherever_it_is_named(town: Town, redis: Manifest) -> None:
-    assert "you may not get Secret payroll" in town.refusal("developer", redis=redis)
+    assert "you need permission to get Secret payroll" in town.refusal("developer", redis=redis)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_a_secret_is_asked_about_wherever_it_is_named(town: Town, redis: Manifes
     ],
 )
 def test_so_it_is_among_what_the_pods_are_given(town: Town, spec: Manifest) -> None:
-    assert "you may not get Secret payroll" in town.refusal("developer", **spec)
+    assert "you need permission to get Secret payroll" in town.refusal("developer", **spec)
     town.writes("owner", **spec)
 
 
