@@ -23,4 +23,4 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 def rounds_text(number: int) -> str:
     """How often everybody ran."""
-    return "one round" if number == 1 else f"{number} rounds in turns; medians, in brackets the least and the most"
+    return "one round" if number == 1 else f"{number} interleaved rounds; medians, with minimum and maximum in brackets"

@@ -150,17 +150,17 @@ async def _loop_iteration() -> None:
 _SYNC_STEPS: dict[str, Callable[[], object]] = {
     "parse the reply of a read of 100 (hiredis)": _parse,
     "pack the XACK of 100 (hiredis)": _pack,
-    "decode the id, three names and three values": _decode,
-    "into a table by id, and out of it": _insert_and_delete,
+    "decode the ID, three names and three values": _decode,
+    "add to a table by ID and remove again": _insert_and_delete,
     "set and reset a context variable": _variables,
-    "look at the clock twice": _clock,
+    "read the clock twice": _clock,
     "find the bucket of a duration": _bucket,
 }
 _ASYNC_STEPS: dict[str, Callable[[], Awaitable[object]]] = {
     "await a coroutine that does nothing": _await,
-    "a task for it": _tasks,
-    "a task that gives way once": _suspended_tasks,
-    "`asyncio.timeout` around it": _timeouts,
+    "create a task for the coroutine": _tasks,
+    "a task that yields once": _suspended_tasks,
+    "`asyncio.timeout` around the coroutine": _timeouts,
     "a timer, set and cancelled": _timers,
-    "a turn of the loop for 100 messages": _loop_iteration,
+    "event loop iteration for 100 messages": _loop_iteration,
 }

@@ -52,7 +52,7 @@ class Section:
         if self.rows:
             parts.append(table(self.head, self.rows))
         if self.goals:
-            parts.append(table(["to reach", "bound", "measured", "met"], [goal.row() for goal in self.goals]))
+            parts.append(table(["goal", "bound", "measured", "met"], [goal.row() for goal in self.goals]))
         return "\n\n".join([*parts, *self.closing])
 
 

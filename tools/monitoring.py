@@ -33,7 +33,7 @@ ALERTS = [
         "10m",
         "critical",
         f"{_ONE} has not been ready for 10 minutes",
-        "`kubectl describe stc` says why in the Ready condition.",
+        "`kubectl describe stc` shows the reason in the Ready condition.",
     ),
     Alert(
         "StreamConsumerStuck",
@@ -41,8 +41,9 @@ ALERTS = [
         "sum by (stream, consumer_group) (rate(streamconsumer_acknowledged_total[10m])) == 0",
         "10m",
         "critical",
-        f"{_ONE} has a backlog and acknowledges nothing",
-        "Look at the pods' logs: a handler that hangs (set `delivery.timeout`), an open breaker, a paused Redis.",
+        f"{_ONE} has a backlog and acknowledges no entries",
+        "Check the pod logs for a handler that hangs (set `delivery.timeout`), an open circuit breaker or a paused "
+        "Redis.",
     ),
     Alert(
         "StreamConsumerSlow",
@@ -51,16 +52,16 @@ ALERTS = [
         "10m",
         "warning",
         f"Messages for {_PODS} wait more than 5 minutes before they are read",
-        "More `replicas`, more `concurrency`, or a faster handler.",
+        "Increase `replicas` or `concurrency`, or make the handler faster.",
     ),
     Alert(
         "StreamConsumerLagUnknown",
         "streamconsumer_group_lag_known == 0",
         "30m",
         "warning",
-        f"Redis does not know how far {_ONE} is behind",
-        "Entries were deleted with XDEL or the group was moved with XGROUP SETID; it is known again once the group "
-        "has read to the end.",
+        f"Redis does not know the lag of {_ONE}",
+        "Entries were deleted with XDEL, or the group was moved with XGROUP SETID. The lag is known again after the "
+        "group has read all entries.",
     ),
     Alert(
         "StreamConsumerPendingOld",
@@ -68,8 +69,8 @@ ALERTS = [
         "10m",
         "warning",
         f"An entry of {_ONE} has been pending for more than an hour",
-        "`XPENDING` names it. It is retried with long waits, handled by a very slow handler, or belongs to a program "
-        "that is gone and shares the group.",
+        "Find the entry with `XPENDING`. The entry is retried with long waits, its handler is very slow, or its "
+        "consumer is another program in the group that has ended.",
     ),
     Alert(
         "StreamConsumerRetriesMany",
@@ -77,8 +78,8 @@ ALERTS = [
         f"> 0.1 * sum by ({GROUP}) (rate(streamconsumer_delivered_total[10m]))",
         "15m",
         "warning",
-        f"More than a tenth of the messages for {_PODS} fail and are tried again",
-        "The handler's log lines and spans say what of; is something it depends on down?",
+        f"More than a tenth of the messages for {_PODS} fail and are retried",
+        "Find the errors in the handler's log lines and spans. Check whether a dependency of the handler is down.",
     ),
     Alert(
         "StreamConsumerDeadLetters",
@@ -86,7 +87,8 @@ ALERTS = [
         "0m",
         "warning",
         f"Messages for {_PODS} became dead letters",
-        "`kubectl streamconsumer dead-letters list --name NAME` shows what they failed of; `replay` once it is mended.",
+        "Show the errors with `kubectl streamconsumer dead-letters list --name NAME`. Fix the cause, then run "
+        "`replay`.",
     ),
     Alert(
         "StreamConsumerEntriesLost",
@@ -94,32 +96,33 @@ ALERTS = [
         "0m",
         "critical",
         f"Entries for {_PODS} were trimmed from the stream before they were handled",
-        "A producer's MAXLEN is too small for the backlog; use `retention` instead, which passes no group.",
+        "A producer's MAXLEN is too small for the backlog. Use `retention` instead: it never trims entries that a "
+        "group has not acknowledged.",
     ),
     Alert(
         "StreamConsumerGroupRecreated",
         f"sum by ({GROUP}) (increase(streamconsumer_groups_recreated_total[10m])) > 0",
         "0m",
         "warning",
-        f"The group of {_PODS} was gone and was created again where it had been",
-        "Somebody flushed Redis, deleted the key or destroyed the group; or Redis lost its data: check persistence and "
-        "the eviction policy.",
+        f"Consumer group {_PODS} was missing and was created again at its last position",
+        "Redis was flushed, the key was deleted, the group was destroyed, or Redis lost its data. Check persistence "
+        "and the eviction policy.",
     ),
     Alert(
         "StreamConsumerBreakerOpen",
         f"sum by ({GROUP}) (increase(streamconsumer_breaker_opened_total[10m])) > 0",
         "0m",
         "warning",
-        f"All messages for {_PODS} failed in a row, and nearly nothing is begun",
-        "What the handler depends on is down, or a new version of it is broken.",
+        f"Messages for {_PODS} failed in a row, and the circuit breaker opened: one message at a time is tried",
+        "A dependency of the handler is down, or a new version of the handler is broken.",
     ),
     Alert(
         "StreamConsumerDrainTimedOut",
         f"sum by ({GROUP}) (increase(streamconsumer_abandoned_total[30m])) > 0",
         "0m",
         "warning",
-        f"Pods of {_PODS} stopped before their messages were done",
-        "Those run again in another pod. Raise `drainTimeout` above what the handler takes.",
+        f"Pods of {_PODS} stopped before their messages were finished",
+        "The messages run again in another pod. Set `drainTimeout` longer than the handler takes.",
     ),
     Alert(
         "StreamConsumerSpansDropped",
@@ -127,15 +130,15 @@ ALERTS = [
         "0m",
         "warning",
         f"Pods of {_PODS} dropped spans that did not reach the collector",
-        "The collector is unavailable, slow or refuses the spans; the pods' logs say which.",
+        "The collector is unavailable, slow or rejects the spans. The pod logs contain the cause.",
     ),
     Alert(
         "StreamConsumerOperatorFailing",
         'sum(rate(streamconsumer_operator_reconciles_total{outcome="error"}[10m])) > 0',
         "15m",
         "warning",
-        "The operator's reconciles fail",
-        "Its log says of which StreamConsumer, and what the API server answered.",
+        "Reconciles of the operator fail",
+        "The operator's log names the StreamConsumer and the error of the API server.",
     ),
 ]
 
@@ -164,20 +167,21 @@ _OF_RESOURCE = 'resource_namespace=~"$namespace", stream=~"$stream"'
 
 PANELS = [
     Panel(
-        "Messages a second",
+        "Messages per second",
         "ops",
         [(_rate("delivered"), "{{stream}} read"), (_rate("acknowledged"), "{{stream}} acknowledged")],
-        "Read and acknowledged should run together. Acknowledged below read for long: messages fail or pile up.",
+        "Read and acknowledged messages should have the same rate. If acknowledged stays below read, messages fail or "
+        "accumulate.",
     ),
     Panel(
         "Backlog",
         "short",
         [
-            (f"streamconsumer_group_lag{{{_OF_RESOURCE}}}", "{{stream}} not yet read"),
+            (f"streamconsumer_group_lag{{{_OF_RESOURCE}}}", "{{stream}} unread"),
             (f"streamconsumer_group_pending{{{_OF_RESOURCE}}}", "{{stream}} pending"),
         ],
-        "Entries that the group has not read, and those read and not acknowledged. A gap in the first line: Redis does "
-        "not know.",
+        "Unread entries of the group, and entries that were read but not acknowledged. A gap in the first line means "
+        "that the lag is unknown.",
     ),
     Panel(
         "Time in the stream",
@@ -186,7 +190,7 @@ PANELS = [
             (_quantile(0.5, "queue_duration"), "{{stream}} median"),
             (_quantile(0.99, "queue_duration"), "{{stream}} p99"),
         ],
-        "How long entries had been in the stream when they were read. Rising: too few pods.",
+        "Age of entries when they are first read. A rising line means too few pods.",
     ),
     Panel(
         "Time in the handler",
@@ -195,52 +199,54 @@ PANELS = [
             (_quantile(0.5, "process_duration"), "{{stream}} median"),
             (_quantile(0.99, "process_duration"), "{{stream}} p99"),
         ],
-        "How long the handler takes with one message, or one batch.",
+        "Time that the handler takes for one message or one batch.",
     ),
     Panel(
-        "Failures a second",
+        "Failures per second",
         "ops",
         [
             (_rate("failed"), "{{stream}} failed"),
-            (_rate("retried"), "{{stream}} tried again"),
+            (_rate("retried"), "{{stream}} retried"),
             (_rate("dead_lettered"), "{{stream}} dead letters"),
         ],
-        "Every failure ends as one of the other two.",
+        "Each failure leads to a retry or a dead letter.",
     ),
     Panel(
         "Oldest pending entry",
         "s",
         [(f"streamconsumer_group_oldest_pending_age_seconds{{{_OF_RESOURCE}}}", "{{stream}}")],
-        "How old the oldest entry is that was read and not acknowledged. A straight line upwards: a message is stuck.",
+        "Age of the oldest entry that was read but not acknowledged. A straight rising line means that a message is "
+        "stuck.",
     ),
     Panel(
-        "Taken over, handed back, lost",
+        "Claimed, released, lost",
         "ops",
         [
-            (_rate("claimed"), "{{stream}} taken over from the dead"),
-            (_rate("released"), "{{stream}} handed back at a stop"),
-            (_rate("abandoned"), "{{stream}} stopped unfinished"),
+            (_rate("claimed"), "{{stream}} claimed from dead consumers"),
+            (_rate("released"), "{{stream}} released at shutdown"),
+            (_rate("abandoned"), "{{stream}} unfinished at shutdown"),
             (_rate("lost_to_trimming"), "{{stream}} lost to trimming"),
         ],
-        "Pods coming and going. The last line should not exist.",
+        "Entries that change hands when pods start, stop or die. The line for entries lost to trimming should stay at "
+        "zero.",
     ),
     Panel(
         "In flight",
         "short",
         [(f"sum by ({GROUP}) (streamconsumer_in_flight{{{_CHOSEN}}})", "{{stream}}")],
-        "Messages in handlers now. At `replicas` times `concurrency`: every place is taken.",
+        "Messages in handlers now. At `replicas` times `concurrency`, all slots are in use.",
     ),
     Panel(
-        "Dead letters kept",
+        "Dead letters",
         "short",
         [(f"streamconsumer_group_dead_letters{{{_OF_RESOURCE}}}", "{{stream}}")],
-        "What waits for somebody to look at it: `kubectl streamconsumer dead-letters list --name NAME`.",
+        "Dead letters that wait for your decision: `kubectl streamconsumer dead-letters list --name NAME`.",
     ),
     Panel(
-        "Reconciles a second",
+        "Reconciles per second",
         "ops",
         [("sum by (outcome) (rate(streamconsumer_operator_reconciles_total[$__rate_interval]))", "{{outcome}}")],
-        "The operator at work. Errors that go on are described in its log.",
+        "Reconciles of the operator by outcome. The operator's log describes lasting errors.",
     ),
 ]
 
@@ -317,10 +323,10 @@ def table_of_alerts() -> str:
     rows = [
         f"| `{each.name}` | {each.severity} | `{each.expression}` for {each.lasting} | {each.then} |" for each in ALERTS
     ]
-    return "\n".join(["| Alert | Severity | When | What to do |", "| --- | --- | --- | --- |", *rows])
+    return "\n".join(["| Alert | Severity | Condition | Action |", "| --- | --- | --- | --- |", *rows])
 
 
 def table_of_panels() -> str:
     """Return the Markdown table of panels for docs/monitoring.md."""
     rows = [f"| {each.title} | {each.description} |" for each in PANELS]
-    return "\n".join(["| Panel | What to read in it |", "| --- | --- |", *rows])
+    return "\n".join(["| Panel | Meaning |", "| --- | --- |", *rows])

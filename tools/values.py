@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-HEAD = "| Value | What it is | Default |\n|---|---|---|\n"
+HEAD = "| Value | Description | Default |\n|---|---|---|\n"
 
 
 def with_values(chart: Path) -> str:

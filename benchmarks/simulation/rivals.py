@@ -93,5 +93,7 @@ def all_scalers() -> list[Scaler]:
         OurScaler(),
         OurScaler("StreamConsumer, drainTime 30s", rules=_rules({"drainTime": "30s"})),
         KedaScaler("KEDA, lagCount"),
-        KedaScaler("KEDA, lagCount, as hasty as ours", polling_seconds=15, stabilization_seconds=60),
+        KedaScaler(
+            "KEDA, lagCount, with the intervals of StreamConsumer", polling_seconds=15, stabilization_seconds=60
+        ),
     ]

@@ -32,7 +32,14 @@ ACTIVE_PER_SECOND = 100
 OPERATOR_COMMANDS = ("xinfo|groups", "xlen", "xpending", "eval", "xread", "hello", "client|setinfo", "select")
 """What only the operator asks here."""
 
-HEAD = ["what", "s", "commands/s of the operator at Redis", "most connections", "operator CPU, of one core", "MiB"]
+HEAD = [
+    "phase",
+    "s",
+    "Redis commands per second of the operator",
+    "max connections",
+    "operator CPU, share of one core",
+    "MiB",
+]
 
 
 def measure(number: int) -> Section:  # noqa: ARG001 - the steps run once, in a fixed order
@@ -52,21 +59,21 @@ class _Measurement:
         self.max_connections = 0
 
     def section(self) -> Section:
-        self._step("made, until all sleep", self._create)
-        self._step("asleep", lambda: time.sleep(SECONDS))
+        self._step("create all, until all are at zero pods", self._create)
+        self._step("all at zero pods", lambda: time.sleep(SECONDS))
         woken = [self._wake_one(each) for each in range(WAKES)]
-        self._step(f"{CONSUMERS - WAKES} woken at once, until all have a pod", self._wake_all)
-        self._step(f"awake, something happens in {ACTIVE_PER_SECOND} of them a second", self._process_entries)
+        self._step(f"{CONSUMERS - WAKES} woken together, until all have a pod", self._wake_all)
+        self._step(f"all awake, {ACTIVE_PER_SECOND} streams active per second", self._process_entries)
         goals = [
             Goal("connections of the operator to Redis", "at most", 4, self.max_connections, 0),
-            Goal("s from an entry at zero to a Deployment that asks for a pod, median", "at most", 0.2, _median(woken)),
+            Goal("median s from an entry at zero pods to a Deployment with a replica", "at most", 0.2, _median(woken)),
         ]
         note = (
-            f"An entry at zero, in one of {CONSUMERS} streams: a pod is asked for after {_median(woken):.2f} s, at worst "
-            f"{max(woken):.2f} s ({WAKES} times)."
+            f"With all at zero pods, an entry in one of {CONSUMERS} streams makes its Deployment request a pod after "
+            f"{_median(woken):.2f} s (maximum {max(woken):.2f} s, {WAKES} times)."
         )
         facts = (
-            f"{CONSUMERS} StreamConsumers, each with a stream of its own, `autoscaling` at its defaults; no pods; etcd, API "
+            f"{CONSUMERS} StreamConsumers, each with its own stream, `autoscaling` at its defaults; no pods; etcd, API "
             "server and Redis on the same cores."
         )
         return Section("asleep", facts, HEAD, self.rows, goals, [note])

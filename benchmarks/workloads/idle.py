@@ -18,7 +18,7 @@ WARMUP_SECONDS = 3.0
 PODS = (1, 4)
 """Sizes of two groups on separate servers. Their difference is the cost of additional pods."""
 
-HEAD = ["pods in the group", "commands a second", "which", "CPU ms a second and pod", "peak MiB a pod"]
+HEAD = ["pods in the group", "commands per second", "commands by name", "CPU ms per second and pod", "peak MiB per pod"]
 
 
 def measure(number: int) -> Section:
@@ -35,10 +35,10 @@ def measure(number: int) -> Section:
     few, many = (group.per_second for group in groups)
     pod = (many - few) / (PODS[1] - PODS[0])
     goals = [
-        Goal("commands a second for a further pod", "at most", 0.3, pod),
-        Goal("commands a second for the group's watch", "at most", 1, few - pod),
+        Goal("commands per second for each additional pod", "at most", 0.3, pod),
+        Goal("commands per second for the group's liveness checks", "at most", 1, few - pod),
     ]
-    facts = f"Redis {version} on loopback, pods at their defaults, {SECONDS * number} s of nothing to do."
+    facts = f"Redis {version} on loopback, pods at their defaults, {SECONDS * number} s without entries."
     return Section("idle", facts, HEAD, rows, goals)
 
 

@@ -25,7 +25,7 @@ SKIP, COUNT = 500, 4_500
 """Warm-up messages (0.5 s), and the total number including four measured seconds."""
 BATCH = 100
 
-HEAD = ["who", "p50 ms", "p99 ms", "most ms", "CPU µs a message", "commands a message"]
+HEAD = ["contender", "p50 ms", "p99 ms", "max ms", "CPU µs per message", "commands per message"]
 
 
 def measure(number: int) -> Section:
@@ -34,13 +34,13 @@ def measure(number: int) -> Section:
     with RedisServer() as server:
         run_rounds(lanes, number, lambda lane: run_live(lane, server.url, producing(RATE, COUNT), skip=SKIP))
         facts = (
-            f"Redis {server.version} on loopback, {RATE:,} messages a second from a process of its own, "
+            f"Redis {server.version} on loopback, {RATE:,} messages per second from a separate process, "
             f"{(COUNT - SKIP) / RATE:.0f} s, {rounds_text(number)}."
         )
     ours = lanes[0]
     goals = [
         Goal("p99 from XADD to the handler's start", "under", 2, statistics.median(_percentiles(ours, 99)), 2, "ms"),
-        Goal("CPU a message at 1,000 a second", "under", 150, statistics.median(ours.cpu), 0, "µs"),
+        Goal("CPU per message at 1,000 per second", "under", 150, statistics.median(ours.cpu), 0, "µs"),
     ]
     return Section("latency", facts, HEAD, [_row(lane) for lane in lanes], goals)
 

@@ -78,10 +78,13 @@ def measure(number: int) -> Section:
             for pending, names in itertools.product((0, 1000, 10_000), (4, 1000)):
                 prices.append([flavour.name, *_snapshot_cost(client, pending, names)])
     facts = (
-        f"loopback, {PODS} pods for each row with concurrency {CONCURRENCY}, XGROUP DESTROY after {BEFORE_SECONDS:.0f} "
-        "s; a kill -9 of one pod comes just before it."
+        f"loopback, {PODS} pods per row with concurrency {CONCURRENCY}, XGROUP DESTROY after {BEFORE_SECONDS:.0f} s; "
+        "with kill -9, one pod is killed just before."
     )
-    note = "NOTE runs once a second and group, and is skipped by each other busy pod; HSETs are one for each consumer."
+    note = (
+        "NOTE writes the snapshot once per second and group, and every other busy pod skips it. "
+        "HSETs write one registration per consumer."
+    )
     return Section("lost_group", facts, HEAD, rows, closing=[note, table(PRICE_HEAD, prices)])
 
 

@@ -52,7 +52,7 @@ def measure(number: int) -> Section:
     """Run each case for some seconds. The backlog is never processed completely."""
     with RedisServer() as server:
         peaks = [max(_peak(server.url, case) for _ in range(number)) for case in CASES]
-        facts = f"Redis {server.version} on loopback; a pod's greatest resident size within {SECONDS} s of a backlog."
+        facts = f"Redis {server.version} on loopback; peak resident size of a pod within {SECONDS} s of a backlog."
     rows = [
         [each.label, str(each.batch), str(each.concurrency), each.handler, f"{mebibytes:.0f}", f"{each.bound:.0f}"]
         for each, mebibytes in zip(CASES, peaks, strict=True)

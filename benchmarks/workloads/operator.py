@@ -23,7 +23,14 @@ REST_SECONDS = 600
 TIMEOUT_SECONDS = 300
 """Seconds for all of them, on a machine that has other things to do."""
 
-HEAD = ["what", "all done after s", "applies an object", "of them status", "events an object", "operator CPU s"]
+HEAD = [
+    "phase",
+    "finished after s",
+    "applies per object",
+    "status applies per object",
+    "Events per object",
+    "operator CPU s",
+]
 
 
 def measure(number: int) -> Section:
@@ -49,24 +56,24 @@ class _Round:
             _, restart_writes = self._step(
                 "restart of the operator", operator, lambda: self._wait_until_reconciled(operator)
             )
-            _, update_writes = self._step("update of each", operator, self._update)
+            _, update_writes = self._step("update of all", operator, self._update)
             single = self._measure_single_edit()
             wait_until_settled(self.namespace, 3)
             _, rest_writes = self._step(f"at rest, {REST_SECONDS} s", operator, lambda: time.sleep(REST_SECONDS))
             resident = operator.resident_mebibytes()
         goals = [
-            Goal("seconds until all Deployments and statuses are there", "at most", 30, created, 1),
-            Goal("writes an object on create, events included", "at most", 5, create_writes / CONSUMERS),
-            Goal("writes an object on update, events included", "at most", 2, update_writes / CONSUMERS),
+            Goal("seconds until all Deployments and statuses exist", "at most", 30, created, 1),
+            Goal("writes per object on create, including Events", "at most", 5, create_writes / CONSUMERS),
+            Goal("writes per object on update, including Events", "at most", 2, update_writes / CONSUMERS),
             Goal("writes on restart of the operator", "at most", 0, restart_writes, 0),
             Goal(f"writes at rest in {REST_SECONDS} s", "at most", 0, rest_writes, 0),
-            Goal("seconds until one edit among them is in its Deployment", "under", 1, single),
-            Goal("MiB resident of the operator", "at most", 140, resident, 0),
+            Goal("seconds until a single edit reaches its Deployment", "under", 1, single),
+            Goal("resident MiB of the operator", "at most", 140, resident, 0),
         ]
         facts = (
-            f"{CONSUMERS:,} StreamConsumers with two children and a stream each; etcd, API server, controllers, scheduler, "
-            "Redis and operator on the same cores, no node, so that pods stay unschedulable. `kubectl create` of one "
-            "list is part of the time."
+            f"{CONSUMERS:,} StreamConsumers with two children and one stream each; etcd, API server, controllers, "
+            "scheduler, Redis and operator on the same cores, no node, so that pods stay unschedulable. `kubectl "
+            "create` of one list is part of the time."
         )
         return Section("operator", facts, HEAD, self.rows, goals)
 

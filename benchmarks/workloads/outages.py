@@ -20,7 +20,7 @@ DELAY_SECONDS = 2
 MAX_EXTRA_MEBIBYTES = 48
 """MiB more than without an endpoint, the SDK included: what docs/telemetry.md states."""
 
-HEAD = ["collector", "messages a second", "to one that takes everything", "CPU µs a message", "peak MiB"]
+HEAD = ["collector", "messages per second", "relative to a working collector", "CPU µs per message", "peak MiB"]
 
 
 def measure(number: int) -> Section:
@@ -28,13 +28,13 @@ def measure(number: int) -> Section:
     with RedisServer() as server, OtlpSink() as sink, OtlpSink(DELAY_SECONDS) as late, _black_hole() as hole:
         lanes = {
             "off": Lane(replace(STREAMCONSUMER, label="no endpoint"), ENTRIES, BATCH),
-            "well": _lane_for(sink.endpoint, "takes everything"),
+            "well": _lane_for(sink.endpoint, "accepts all spans"),
             "refused": _lane_for(f"http://127.0.0.1:{free_port()}", "refuses connections"),
-            "hole": _lane_for(hole, "never answers"),
+            "hole": _lane_for(hole, "never replies"),
             "late": _lane_for(late.endpoint, f"answers {DELAY_SECONDS} s late"),
         }
         run_rounds(list(lanes.values()), number, lambda lane: run_backlog(lane, server.url))
-        facts = f"Redis {server.version} on loopback, {ENTRIES:,} entries, {BATCH} a read, {rounds_text(number)}."
+        facts = f"Redis {server.version} on loopback, {ENTRIES:,} entries, {BATCH} per read, {rounds_text(number)}."
     rows = [_row(lane, lanes["well"]) for lane in lanes.values()]
     return Section("outages", facts, HEAD, rows, _goals(lanes))
 
@@ -65,7 +65,7 @@ def _goals(lanes: dict[str, Lane]) -> list[Goal]:
     away = [lanes[name] for name in ("refused", "hole", "late")]
     speeds = [
         Goal(
-            f"messages a second, {each.contender.label}",
+            f"messages per second, {each.contender.label}",
             "at least",
             0.95,
             ratio(each.per_second, lanes["well"].per_second),
@@ -74,4 +74,4 @@ def _goals(lanes: dict[str, Lane]) -> list[Goal]:
     ]
     without = statistics.median(lanes["off"].mebibytes)
     more = max(max(each.mebibytes) for each in away) - without
-    return [*speeds, Goal("memory more than without an endpoint", "under", MAX_EXTRA_MEBIBYTES, more, 0, "MiB")]
+    return [*speeds, Goal("additional memory compared with no endpoint", "under", MAX_EXTRA_MEBIBYTES, more, 0, "MiB")]

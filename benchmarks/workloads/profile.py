@@ -18,27 +18,27 @@ ENTRIES = {100: 400_000, 10: 200_000, 1: 40_000}
 MIN_SHARE = 0.015
 """Functions with a smaller share in every run are summed up in one row."""
 
-HEAD = [f"{batch} a read" for batch in ENTRIES]
+HEAD = [f"{batch} per read" for batch in ENTRIES]
 
 
 def measure(number: int) -> Section:
     """A backlog for the same pod, with three batch counts. `number` makes it longer."""
     with RedisServer() as server, connect(server.url) as client:
         runs = [_Run(client, Lane(SAMPLED, ENTRIES[batch] * number, batch), server.url) for batch in ENTRIES]
-        facts = f"Redis {server.version} on loopback, a backlog, one run each; microseconds a message."
+        facts = f"Redis {server.version} on loopback, a backlog, one run each; microseconds per message."
     most, _, least = runs
     trip = (least.cpu - most.cpu) / (1 / 1 - 1 / 100)
     rows = [
-        ["**from message to message**", *(f"**{run.wall:.2f}**" for run in runs)],
-        ["Redis' own time: XREADGROUP, XACK", *(f"{run.server:.2f}" for run in runs)],
-        ["waiting: for Redis, for the kernel", *(f"{max(0, run.wall - run.cpu):.2f}" for run in runs)],
+        ["**time per message**", *(f"**{run.wall:.2f}**" for run in runs)],
+        ["time in Redis: XREADGROUP, XACK", *(f"{run.server:.2f}" for run in runs)],
+        ["waiting for Redis and the kernel", *(f"{max(0, run.wall - run.cpu):.2f}" for run in runs)],
         ["CPU of the pod", *(f"{run.cpu:.2f}" for run in runs)],
-        ["… of it in the kernel", *(f"{run.system:.2f}" for run in runs)],
-        ["… of it for round trips", *(f"{trip / run.batch:.2f}" for run in runs)],
+        ["… in the kernel", *(f"{run.system:.2f}" for run in runs)],
+        ["… for round trips", *(f"{trip / run.batch:.2f}" for run in runs)],
     ]
-    functions = table(["CPU of the pod, by function with what it calls in libraries", *HEAD], _functions(runs))
+    functions = table(["CPU of the pod by function, including library calls", *HEAD], _functions(runs))
     steps = [[told, f"{price:.2f}"] for told, price in measure_steps()]
-    after = [functions, table(["single steps, each in a loop of its own, in batches of 100", "µs a message"], steps)]
+    after = [functions, table(["single steps, each in its own loop, in batches of 100", "µs per message"], steps)]
     return Section("profile", facts, ["", *HEAD], rows, closing=after)
 
 

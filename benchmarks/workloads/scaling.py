@@ -10,14 +10,14 @@ ROUNDS = 1
 OURS, THEIRS = "StreamConsumer", "KEDA, lagCount"
 HEAD = [
     "traffic",
-    "who scales",
+    "scaler",
     "time over target",
     "replica-hours",
     "flaps",
     "added → done p50 s",
     "p99 s",
-    "attempts cut off",
-    "not done in the end",
+    "attempts interrupted",
+    "unfinished at the end",
 ]
 
 
@@ -34,12 +34,15 @@ def measure(number: int) -> Section:  # noqa: ARG001 - each round gives the same
     ]
     ours = [outcome for (_, who), (outcome, _) in outcomes.items() if who == OURS]
     goals = [
-        Goal("time over target, to KEDA's, where it is most", "under", 1, max(shares)),
-        Goal("attempts that a pod's end cut off", "at most", 0, sum(each.interrupted for each in ours), 0),
-        Goal("not done in the end", "at most", 0, sum(each.unfinished for each in ours), 0),
+        Goal("time over target relative to KEDA, worst case", "under", 1, max(shares)),
+        Goal("attempts interrupted by a stopping pod", "at most", 0, sum(each.interrupted for each in ours), 0),
+        Goal("unfinished at the end", "at most", 0, sum(each.unfinished for each in ours), 0),
     ]
     rows = [[*names, *_cells(*told)] for names, told in outcomes.items()]
-    facts = f"simulated, target {TARGET} entries a replica, at most {MAX_REPLICAS} pods; a pod reads 2 s after it is wanted."
+    facts = (
+        f"simulated, target {TARGET} entries per replica, at most {MAX_REPLICAS} pods; "
+        "a pod reads 2 s after it is requested."
+    )
     return Section("scaling", facts, HEAD, rows, goals)
 
 

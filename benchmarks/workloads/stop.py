@@ -20,7 +20,7 @@ PODS = 5
 STOPS = 50
 """Stops per round, in one process."""
 
-HEAD = ["what", "times", "p50 ms", "p99 ms", "most ms"]
+HEAD = ["operation", "runs", "p50 ms", "p99 ms", "max ms"]
 
 
 def measure(number: int) -> Section:
@@ -30,8 +30,8 @@ def measure(number: int) -> Section:
             reset_server(client)
         listening = uvloop.run(_measure_stop_listening(server.url, STOPS * number))
         pods = [took for _ in range(number) for took in _measure_sigterm(server.url)]
-        facts = f"Redis {server.version} on loopback, an idle processor whose read waits in Redis."
-    rows = [_row("stop_listening() to its return", listening), _row("SIGTERM to the end of a pod's process", pods)]
+        facts = f"Redis {server.version} on loopback, an idle processor whose read is blocked in Redis."
+    rows = [_row("stop_listening() until it returns", listening), _row("SIGTERM to exit of a pod's process", pods)]
     goals = [Goal("p99 of stopping an idle processor", "under", 50, percentile(listening, 99) * 1000, 1, "ms")]
     return Section("stop", facts, HEAD, rows, goals)
 

@@ -16,8 +16,15 @@ ENTRIES, ENTRIES_UNBATCHED = 200_000, 5_000
 """Slow contenders get fewer: what is compared is a rate."""
 
 HEAD = [
-    *("batch", "who", "messages a second", "to go-redis", "to the pipelined loop", "to the naive loop"),
-    *("CPU µs a message", "commands a message", "peak MiB"),
+    *(
+        "batch",
+        "contender",
+        "messages per second",
+        "relative to go-redis",
+        "relative to the pipelined loop",
+        "relative to the naive loop",
+    ),
+    *("CPU µs per message", "commands per message", "peak MiB"),
 ]
 
 
@@ -70,8 +77,8 @@ def _goals(lanes: list[Lane]) -> list[Goal]:
     for batch, name, least in ((100, "goredis", 0.8), (100, "faststream", 20), (10, "goredis", 0.4)):
         ours, peer = _find(lanes, "streamconsumer", batch), _find(lanes, name, batch)
         if ours and peer:
-            what = f"messages a second at {batch}, to {peer.contender.label.partition(',')[0]}"
+            what = f"messages per second at {batch} per read, relative to {peer.contender.label.partition(',')[0]}"
             goals.append(Goal(what, "at least", least, ratio(ours.per_second, peer.per_second)))
     if ours := _find(lanes, "streamconsumer", 100):
-        goals.append(Goal("commands a message at 100", "at most", 0.02, statistics.median(ours.commands), 3))
+        goals.append(Goal("commands per message at 100 per read", "at most", 0.02, statistics.median(ours.commands), 3))
     return goals

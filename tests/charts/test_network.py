@@ -37,7 +37,7 @@ def test_the_pods_reach_name_servers_redis_sentinels_and_the_collector_where_the
 
 
 def test_where_all_namespaces_are_watched_the_pods_policy_asks_for_names(helm: Helm) -> None:
-    assert "name the namespaces" in helm.template_error("--set", "processor.networkPolicy.enabled=true")
+    assert "list the namespaces" in helm.template_error("--set", "processor.networkPolicy.enabled=true")
     arguments = "processor.networkPolicy.enabled=true,processor.networkPolicy.namespaces={shop}"
     _, (policy,) = policies(helm.template("--set", arguments))
     assert policy["metadata"]["namespace"] == "shop"

@@ -118,7 +118,7 @@ def test_the_document_names_these_rights_and_no_others() -> None:
     [told] = [line.split() for line in text.splitlines() if line.startswith("ACL SETUSER shop ")]
     assert [word for word in told if word.startswith("+")] == SMALLEST
     assert [word for word in told if word.startswith("~")] == list(KEYS)
-    [more] = [line for line in text.splitlines() if line.startswith("| handlers that return")]
+    [more] = [line for line in text.splitlines() if line.startswith("| Handlers that return")]
     needed = effects_commit.REQUIRED_PERMISSIONS.split()
     assert [right for right in needed if right not in SMALLEST] == [
         right for right in more.replace("`", " ").split() if right.startswith("+")

@@ -1,6 +1,6 @@
-"""`helm test`: publish a message, make a StreamConsumer for it, and wait until a pod of that has acknowledged it.
+"""`helm test`: publish a message, create a StreamConsumer for it, and wait until a pod has acknowledged the message.
 
-Runs in the stock processor image: redis-py is there, a client of Kubernetes is not, and four requests need none.
+Runs in the stock processor image. The image contains redis-py but no Kubernetes client, and four requests need none.
 """
 
 import json
@@ -20,7 +20,9 @@ import redis
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 NAME, NAMESPACE = "helm-test", os.environ["POD_NAMESPACE"]
 STREAM = f"{NAME}-{os.environ['POD_UID']}"
-BESIDE = [f"{{{STREAM}}}:{NAME}:{what}" for what in ("consumers", "readers", "postponed", "last-known", "dead-letters")]
+COMPANION_KEYS = [
+    f"{{{STREAM}}}:{NAME}:{suffix}" for suffix in ("consumers", "readers", "postponed", "last-known", "dead-letters")
+]
 CONSUMERS = f"https://kubernetes.default.svc/apis/streamconsumer.dev/v1alpha1/namespaces/{NAMESPACE}/streamconsumers"
 SOURCE = "async def handle(data):\n    print('helm test: handled', data, flush=True)\n"
 SPEC: dict[str, Any] = {
@@ -31,73 +33,81 @@ SPEC: dict[str, Any] = {
     "imagePullSecrets": json.loads(os.environ["TEST_PULL_SECRETS"]),
 }
 WITH_PODS = {"propagationPolicy": "Foreground"}
-"""The StreamConsumer is gone only after its pods."""
+"""Deletion options: delete the StreamConsumer after its pods."""
 
-PATIENCE, ENDING = float(os.environ["TEST_SECONDS"]), 60.0
+HANDLED_WITHIN_SECONDS, DELETED_WITHIN_SECONDS = float(os.environ["TEST_SECONDS"]), 60.0
 
 
 def main() -> None:
-    """Exits with a sentence where something is not as it should be."""
+    """Run the test. Exits with an error message if a step fails."""
     server = redis.Redis.from_url(os.environ["TEST_REDIS_URL"], decode_responses=True, socket_timeout=10)
-    kubernetes("DELETE", f"/{NAME}", WITH_PODS)  # of a test that was killed
-    eventually("the StreamConsumer of an earlier test is gone", lambda: kubernetes("GET", f"/{NAME}") is None, ENDING)
+    kubernetes("DELETE", f"/{NAME}", WITH_PODS)  # left by a killed test
+    eventually(
+        "the StreamConsumer of an earlier test is deleted",
+        lambda: kubernetes("GET", f"/{NAME}") is None,
+        DELETED_WITHIN_SECONDS,
+    )
     with cleaning_up(server):
         server.xadd(STREAM, {"hello": "from helm test"})
         metadata = {"name": NAME, "namespace": NAMESPACE}
         consumer = {"apiVersion": "streamconsumer.dev/v1alpha1", "kind": "StreamConsumer", "metadata": metadata}
         kubernetes("POST", "", {**consumer, "spec": SPEC})
-        eventually("the message is handled and acknowledged", lambda: handled(server), PATIENCE)
+        eventually("the message is handled and acknowledged", lambda: handled(server), HANDLED_WITHIN_SECONDS)
     print("a message was published, handled by a pod of a StreamConsumer, and acknowledged")
 
 
 @contextmanager
 def cleaning_up(server: "redis.Redis[str]") -> Iterator[None]:
-    """Neither the StreamConsumer nor a key of it stays, however the test ends. The pods end first: they would make
-    their keys again."""
+    """Delete the StreamConsumer, then its keys, even if the test fails. Running pods would create the keys again."""
     try:
         yield
     finally:
         kubernetes("DELETE", f"/{NAME}", WITH_PODS)
-        eventually("the StreamConsumer is gone", lambda: kubernetes("GET", f"/{NAME}") is None, ENDING)
-        server.delete(STREAM, *BESIDE)
+        eventually(
+            "the StreamConsumer is deleted", lambda: kubernetes("GET", f"/{NAME}") is None, DELETED_WITHIN_SECONDS
+        )
+        server.delete(STREAM, *COMPANION_KEYS)
 
 
 def handled(server: "redis.Redis[str]") -> bool:
-    """One message was read, and none is pending: it was acknowledged."""
+    """Return True if a message was read and none is pending: the message was acknowledged."""
     try:
         groups = server.xinfo_groups(STREAM)
-    except redis.ResponseError:  # nobody has made the group yet
+    except redis.ResponseError:  # no group exists yet
         return False
     return any(group["last-delivered-id"] != "0-0" and group["pending"] == 0 for group in groups)
 
 
-def eventually(what: str, holds: Any, seconds: float) -> None:
-    """Ask until it holds."""
+def eventually(condition: str, is_met: Any, seconds: float) -> None:
+    """Poll until the condition is met. Exits with the status of the StreamConsumer after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not holds():
+    while not is_met():
         if time.monotonic() > deadline:
-            found = kubernetes("GET", f"/{NAME}") or {}
-            status = json.dumps(found.get("status"), indent=1)
-            sys.exit(f"not within {seconds:g} s: {what}; the status of StreamConsumer {NAMESPACE}/{NAME}: {status}")
+            consumer = kubernetes("GET", f"/{NAME}") or {}
+            status = json.dumps(consumer.get("status"), indent=1)
+            sys.exit(
+                f"timed out after {seconds:g} s, waiting until {condition}; "
+                f"status of StreamConsumer {NAMESPACE}/{NAME}: {status}"
+            )
         time.sleep(0.2)
 
 
 def kubernetes(method: str, path: str, body: object = None) -> dict[str, Any] | None:
-    """The API server's answer; None when there is no such thing."""
+    """Call the API server. Returns the response, or None if the object does not exist."""
     token = (ACCOUNT / "token").read_text()
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     trust = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
-    trust.verify_flags &= ~ssl.VERIFY_X509_STRICT  # many clusters' authorities have no key identifier
+    trust.verify_flags &= ~ssl.VERIFY_X509_STRICT  # many clusters' CA certificates have no key identifier
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(CONSUMERS + path, data, headers, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=10, context=trust) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
+        with urllib.request.urlopen(request, timeout=10, context=trust) as response:
+            result: dict[str, Any] = json.load(response)
+            return result
     except urllib.error.HTTPError as error:
         if error.code == 404 and path:
             return None
-        return sys.exit(f"{method} StreamConsumer {NAMESPACE}/{NAME} answered {error.code}: {error.read().decode()}")
+        return sys.exit(f"{method} StreamConsumer {NAMESPACE}/{NAME} returned {error.code}: {error.read().decode()}")
 
 
 if __name__ == "__main__":

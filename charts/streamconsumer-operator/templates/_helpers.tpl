@@ -1,11 +1,11 @@
-{{/* The chart's name, fit for a label. */}}
+{{/* The chart's name, shortened to the length of a label. */}}
 {{- define "streamconsumer-operator.name" -}}
 {{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
 {{/*
-The name of every object. A release that already says what it is ("streamconsumer",
-"my-streamconsumer-operator") does not say it twice. 58 characters leave room for "-view" and "-edit".
+The name of every object. The chart's name is not repeated if the release name contains it
+("my-streamconsumer-operator") or is its beginning ("streamconsumer"). 58 characters leave room for "-view" and "-edit".
 */}}
 {{- define "streamconsumer-operator.fullname" -}}
 {{- $name := .Values.nameOverride | default .Chart.Name }}
@@ -22,13 +22,13 @@ The name of every object. A release that already says what it is ("streamconsume
 {{- .Values.serviceAccount.name | default (ternary (include "streamconsumer-operator.fullname" .) "default" .Values.serviceAccount.create) }}
 {{- end }}
 
-{{/* What the Deployment finds its pods by: never changes, so it holds nothing else. */}}
+{{/* Selector of the Deployment. It is immutable, so it contains no other labels. */}}
 {{- define "streamconsumer-operator.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "streamconsumer-operator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{/* What a pod carries: nothing that changes with the chart alone, which would restart it. */}}
+{{/* Labels of the operator's pods. They exclude the chart's version, so that a new chart alone restarts no pod. */}}
 {{- define "streamconsumer-operator.podLabels" -}}
 {{ include "streamconsumer-operator.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -45,14 +45,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* The reference of an image, from a list of its values and the tag it has by default. */}}
+{{/* Image reference. Takes a list: the values of the image and its default tag. */}}
 {{- define "streamconsumer-operator.image" -}}
 {{- $image := first . }}
 {{- with $image.registry }}{{ . }}/{{ end }}{{ $image.repository }}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default (last .) }}{{ end }}
 {{- end }}
 
-{{/* Whether a kind of the Prometheus Operator's is to be made, from the root, the value that asks for it, and the kind. */}}
+{{/* "true" if a monitor of the Prometheus Operator is to be created. Takes a list: root, name of the value, kind. */}}
 {{- define "streamconsumer-operator.monitors" -}}
 {{- $root := index . 0 }}
 {{- $value := index . 1 }}
@@ -66,8 +66,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 
 {{/*
-A rule of a NetworkPolicy's egress that lets out to the collector, where one is named: to its port, since its address is
-nothing that a policy could name.
+Egress rule of a NetworkPolicy for the collector in telemetry.endpoint. The rule allows a port only, because a policy
+cannot select a host name.
 */}}
 {{- define "streamconsumer-operator.telemetryEgress" -}}
 {{- with .Values.telemetry.endpoint }}

@@ -1,35 +1,36 @@
--- How Argo CD sees a StreamConsumer. What the operator said of an older spec does not count.
-local hs = {status = "Progressing", message = "Waiting for the operator to look at this spec"}
+-- Maps the conditions of a StreamConsumer to an Argo CD health status. Conditions of an older generation are ignored.
+local health = {status = "Progressing", message = "Waiting for the operator to reconcile this generation"}
 if obj.status == nil or obj.status.observedGeneration ~= obj.metadata.generation then
-  return hs
+  return health
 end
 
-local found = {}
+local conditions = {}
 for _, condition in ipairs(obj.status.conditions or {}) do
-  found[condition.type] = condition
+  conditions[condition.type] = condition
 end
 
-local function holds(kind)
-  return found[kind] ~= nil and found[kind].status == "True"
+local function is_true(kind)
+  return conditions[kind] ~= nil and conditions[kind].status == "True"
 end
 
-if found["Ready"] == nil then
-  return hs
+local ready = conditions["Ready"]
+if ready == nil then
+  return health
 end
-hs.message = found["Ready"].reason
-if found["Ready"].message ~= nil and found["Ready"].message ~= "" then
-  hs.message = hs.message .. ": " .. found["Ready"].message
+health.message = ready.reason
+if ready.message ~= nil and ready.message ~= "" then
+  health.message = health.message .. ": " .. ready.message
 end
 
-if holds("Stalled") then
-  hs.status = "Degraded"
-elseif holds("Suspended") then
-  hs.status = "Suspended"
-elseif holds("Reconciling") then
-  hs.status = "Progressing"
-elseif holds("Ready") then
-  hs.status = "Healthy"
+if is_true("Stalled") then
+  health.status = "Degraded"
+elseif is_true("Suspended") then
+  health.status = "Suspended"
+elseif is_true("Reconciling") then
+  health.status = "Progressing"
+elseif is_true("Ready") then
+  health.status = "Healthy"
 else
-  hs.status = "Degraded"
+  health.status = "Degraded"
 end
-return hs
+return health
