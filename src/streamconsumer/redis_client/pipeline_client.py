@@ -93,7 +93,12 @@ class PipelineClient:
         if self._connection is None:
             access = self._topology.credentials
             patience = {"socket_timeout": self._timeout_seconds, "socket_connect_timeout": DEFAULT_TIMEOUT_SECONDS}
-            arguments = {**access.connection_options(), **patience, **NO_RETRY_OPTIONS, "address_source": self._topology}
+            arguments = {
+                **access.connection_options(),
+                **patience,
+                **NO_RETRY_OPTIONS,
+                "address_source": self._topology,
+            }
             self._connection = CONNECTION_CLASSES[access.scheme](**arguments)
             await self._connection.connect()  # type: ignore[no-untyped-call] # ships no types
         return self._connection
