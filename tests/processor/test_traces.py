@@ -171,7 +171,7 @@ async def test_where_only_producers_sample_the_others_messages_go_the_express_wa
         await asyncio.sleep(0)
 
     processor = await group.start(note, settings={"telemetry": kit.telemetry})
-    assert processor._fast_path is not None
+    assert processor._pipeline.fast_path is not None
     for fields in ({"n": "1"}, {"traceparent": NOT_SAMPLED}, {"traceparent": SAMPLED}, {"n": "2"}):
         await group.add(fields=fields)
     await group.wait_settled()

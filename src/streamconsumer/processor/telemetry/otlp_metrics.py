@@ -147,6 +147,6 @@ def _otlp_metrics(metrics: Metrics, attributes: Attributes, times: TimeRange) ->
     process = {OPERATION_NAME: "process"}
     duration = histogram(metrics.duration, process)
     yield export.Metric("messaging.process.duration", "How long a handler took with one message", "s", duration)
-    queued = histogram(metrics.queue, {})
+    queued = histogram(metrics.queue_duration, {})
     description = "How long an entry had been in the stream when it was first read"
     yield export.Metric("streamconsumer.queue.duration", description, "s", queued)
