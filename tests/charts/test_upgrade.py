@@ -26,6 +26,8 @@ from tests.operator.operators import running
 from tests.operator.places import Place, eventually
 
 PREVIOUS = Path(__file__).parent / "previous" / CHART.name
+pytestmark = pytest.mark.cluster
+
 DEFINITION = f"{names.PLURAL}.{names.GROUP}"
 
 

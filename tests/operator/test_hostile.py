@@ -15,6 +15,8 @@ from tests.operator.conftest import define
 from tests.operator.operators import running
 from tests.operator.places import PATIENCE_SECONDS, Place, eventually
 
+pytestmark = pytest.mark.cluster
+
 MANY = 200
 SOON = PATIENCE_SECONDS
 
