@@ -21,7 +21,7 @@ from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.error_logging import logging_redis_errors
 from streamconsumer.processor.handler.loader import AsyncHandler, BatchHandler, Handler, HandlerThreadPool, as_coroutine
 from streamconsumer.processor.health import Health, LivenessMonitor
-from streamconsumer.processor.message import Entry, reset_current, set_current
+from streamconsumer.processor.message import ConsumerId, Entry, reset_current, set_current
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.attempt import AttemptRunner
 from streamconsumer.processor.pipeline.batch import BatchRunner
@@ -332,7 +332,7 @@ class RedisStreamProcessor:
         """Everything that belongs to one time of listening."""
         self._is_open = False
         self._fatal_error = None
-        who = self._consumer_id = (self.stream_name, self.consumer_group_name, self.consumer_name)
+        consumer_id = self._consumer_id = ConsumerId(self.stream_name, self.consumer_group_name, self.consumer_name)
         breaker = CircuitBreaker(self.delivery.breaker)
         self._in_flight = InFlightTable(
             (lambda first: self._batch_runner.run(first)) if self.batch else self._handle_entry,  # noqa: PLW0108 - created later
@@ -345,7 +345,7 @@ class RedisStreamProcessor:
         )
         held, telemetry = self._in_flight.ids, self._telemetry
         self._consumer: Consumer = build_consumer(
-            self.stream_manager, who, self.poll_interval, held, self.metrics, telemetry
+            self.stream_manager, consumer_id, self.poll_interval, held, self.metrics, telemetry
         )
         self._recovery_loop = RecoveryLoop(
             self._consumer,
@@ -361,7 +361,7 @@ class RedisStreamProcessor:
             self._in_flight,
             self.delivery,
             breaker,
-            consumer_id=who,
+            consumer_id=consumer_id,
             metrics=self.metrics,
             telemetry=self._telemetry,
         )
@@ -373,7 +373,7 @@ class RedisStreamProcessor:
             self._settler,
             self.delivery,
             max_count=self.batch_count,
-            consumer_id=who,
+            consumer_id=consumer_id,
             telemetry=self._telemetry,
             metrics=self.metrics,
         )
