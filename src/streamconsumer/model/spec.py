@@ -121,8 +121,7 @@ class RedisSpec(
         ("!(has(self.sentinel) && has(self.cluster) && self.cluster)", ONE_TOPOLOGY),
         ("!has(self.tls) || !has(self.url) || self.url.startsWith('rediss://')", TLS_NEEDS_REDISS),
         (
-            "!has(self.url) || !has(self.cluster) || !self.cluster || "
-             f"self.url.matches(r'^{_DATABASE_0_PATTERN}$')",
+            f"!has(self.url) || !has(self.cluster) || !self.cluster || self.url.matches(r'^{_DATABASE_0_PATTERN}$')",
             CLUSTER_NEEDS_DATABASE_0,
         ),
     ),
