@@ -14,14 +14,14 @@ CONDITION_MEANINGS = {
     "Reconciling": "True while the operator or Kubernetes works towards the spec. Wait until the condition is False.",
     "Stalled": "True if waiting does not help: the spec, a Secret, the image or the cluster must be changed.",
     "Suspended": "True if `spec.suspend` is true and all pods have stopped.",
-    "RedisReachable": "True if the operator can query Redis. Unknown if the operator is not allowed to read the Secrets of "
+    "RedisReachable": "True if the operator can query Redis. Unknown if the operator may not read the Secrets of "
     "`spec.redis`. Ready does not depend on this condition: pods can work while the operator has no access.",
     "GroupReady": "True if the consumer group exists. Unknown if the operator cannot query the group.",
     "Degraded": "True if there are new dead letters, or if an entry is stuck. Unknown if the operator has no data.",
     "ScalingActive": "False if the backlog is unknown; the operator then does not scale down. Only with "
     "`spec.autoscaling`.",
-    "ScalingLimited": "True if `maxReplicas` or a policy prevents the number of pods that the backlog asks for. Only with "
-    "`spec.autoscaling`.",
+    "ScalingLimited": "True if `maxReplicas` or a policy prevents the number of pods that the backlog asks for. Only "
+    "with `spec.autoscaling`.",
 }
 """Meaning of each condition type, in the order of `CONDITIONS`."""
 
