@@ -31,7 +31,7 @@ def to_env(settings: BaseModel, *parent: str) -> dict[str, str]:
 
 
 def from_env(model: type[SettingsT], environ: Mapping[str, str]) -> SettingsT:
-    """Parse settings from environment variables. Raises InvalidSettings with one line per missing or invalid variable."""
+    """Parse settings from environment variables. Raises InvalidSettings with one line per invalid variable."""
     try:
         return model.model_validate(_nested_values(model, environ, ()))
     except ValidationError as error:

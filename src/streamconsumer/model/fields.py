@@ -102,8 +102,8 @@ class Pattern:
 
 
 def is_usable_redis_url(url: str) -> bool:
-    """Return whether port and database of a redis:// or rediss:// URL are usable. A regular expression cannot check this
-    well, and redis-py silently uses database 0 if the database is not a number."""
+    """Return whether port and database of a redis:// or rediss:// URL are usable. A regular expression cannot check
+    this well, and redis-py silently uses database 0 if the database is not a number."""
     try:
         parts = urlsplit(url)
         return parts.port != 0 and re.fullmatch(r"(/\d*/?)?", parts.path) is not None
@@ -116,7 +116,7 @@ def _cel_matches(pattern: str) -> str:
 
 
 def cel_rules(*rules: tuple[str, str]) -> dict[str, Any]:
-    """Return CEL rules for the API server as a JSON schema keyword. Each rule is (expression, error message)."""
+    """Return CEL rules for the API server as a JSON schema keyword. A rule is (expression, error message)."""
     return {"x-kubernetes-validations": [{"rule": cel, "message": message} for cel, message in rules]}
 
 
