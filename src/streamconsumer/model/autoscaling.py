@@ -1,5 +1,4 @@
 """Fields of `spec.autoscaling`: the backlog determines the number of pods. Implemented in `operator/autoscaling/`."""
-rules."""
 
 from datetime import timedelta
 from typing import Annotated, Literal, Self
