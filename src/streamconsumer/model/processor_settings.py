@@ -167,7 +167,7 @@ class SharedSettings(Model):
 
     start_from: StartFrom = "0"
     """Start position of a new group: `0` is the oldest entry, `$` skips all existing entries, an entry ID skips all
-    entries up to this entry. An existing group keeps its position."""
+    entries up to and including this entry. An existing group keeps its position."""
 
     batch_count: int = Field(default=10, ge=1, le=1000)
     """Maximum number of entries per read."""
