@@ -176,7 +176,7 @@ class Disguise(Proxy):
         super().__init__(server)
         self.version, self.refusal = version, refusal
 
-    async def _hand_back(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _forward_replies(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await source.read(1 << 16):
                 target.write(self._disguised(data))
