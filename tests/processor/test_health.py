@@ -132,7 +132,7 @@ async def test_the_metrics_count_what_happened(group: Group, pages: Pages) -> No
         "acknowledged": 5,
         "redelivered": 0,
         "acknowledgements_lost": 0,
-        "faults": 0,
+        "redis_errors": 0,
     }
     assert {name: found[f"streamconsumer_{name}_total"] for name in expected} == expected
     assert found["streamconsumer_in_flight"] == 0
