@@ -203,7 +203,7 @@ async def test_what_is_refused_is_a_dead_letter_with_status_and_answer(
     letter = await only_letter(group)
     assert (letter["streamconsumer.message-id"], letter["streamconsumer.reason"]) == (message_id, "Rejected")
     error = letter["streamconsumer.error-message"]
-    assert f"{service.url} answered 422: no such customer!!!" in error
+    assert f"{service.url} responded 422: no such customer!!!" in error
     assert len(error) < 700
 
 

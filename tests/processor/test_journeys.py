@@ -181,7 +181,7 @@ async def test_of_a_batch_that_died_the_claim_tells_where_its_messages_were_made
     async def handle(batch: list[dict[str, str]]) -> None:
         pass
 
-    telemetry = new_kit(batches=True).telemetry
+    telemetry = new_kit(is_batch=True).telemetry
     await group.start(handle, min_idle=1, settings={"telemetry": telemetry, "batch": True})
     [claim] = await wait_for_named_spans(collector, CLAIM)
     assert {(link.trace_id, link.span_id) for link in claim.links} == {(TRACE, PARENT)}

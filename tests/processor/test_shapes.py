@@ -292,7 +292,7 @@ def test_what_finds_no_room_is_dropped_and_counted_and_nothing_else() -> None:
     outbox = ExportQueue(send, max_size=100, batch_size=10, delay_seconds=3600)
     for _ in range(1000):
         outbox.put(b"span")
-        assert len(outbox._waiting) <= 100
+        assert len(outbox._queued) <= 100
     assert outbox.close(5)
     assert outbox.sent + outbox.dropped == 1000
     assert outbox.sent == sum(taken[::2])
