@@ -93,7 +93,7 @@ async def test_a_pod_that_listens_tells_nothing_more(group: Group, collector: Co
 
 
 async def test_listening_again_is_no_start(group: Group, new_kit: NewTelemetryKit, collector: Collector) -> None:
-    kit = new_kit(starts="shop")
+    kit = new_kit(startup_name="shop")
     for _ in range(2):
         kit.telemetry.on_ready(0)
     kit.flush()
