@@ -92,7 +92,7 @@ async def test_a_message_that_is_rejected_is_told_of_as_a_dead_letter(dev: DevPr
         await dev.wait_for_line("processor started")
         async with client(url) as redis:
             await redis.xadd("orders", {"id": 1})
-            told = await dev.wait_for_line("message is a dead letter")
+            told = await dev.wait_for_line("message dead-lettered")
             assert "reason=Rejected  error=Reject: no such customer" in told
         dev.signal(signal.SIGTERM)
         assert await dev.wait_for_exit() == 0

@@ -274,7 +274,7 @@ async def test_last_spans_arrive_after_sigterm_and_log_lines_have_their_ids(
 async def test_log_line_of_a_failure_has_the_trace_id(group: Group, collector: Collector, new_pod: NewPod) -> None:
     [message_id] = await group.add(fields={"n": "1", "traceparent": SAMPLED})
     pod = new_pod("pod_handlers:failing").start(environment=collector.environment)
-    [line] = await pod.wait_for_log("message failed and stays pending")
+    [line] = await pod.wait_for_log("message failed; will retry")
     assert (line["message_id"], line["level"]) == (message_id, "ERROR")
     assert "ConnectionResetError: the bank hung up" in line["exc_info"]
     assert line["trace_id"] == TRACE

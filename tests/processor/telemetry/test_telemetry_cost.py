@@ -40,7 +40,7 @@ async def test_unsampled_messages_take_the_fast_path_when_only_producers_sample(
         await asyncio.sleep(0)
 
     processor = await group.start(note, settings={"telemetry": telemetry_kit.telemetry})
-    assert processor._fast_path is not None
+    assert processor._pipeline.fast_path is not None
     for fields in ({"n": "1"}, {"traceparent": NOT_SAMPLED}, {"traceparent": SAMPLED}, {"n": "2"}):
         await group.add(fields=fields)
     await group.wait_settled()

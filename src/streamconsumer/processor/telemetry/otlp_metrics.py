@@ -148,9 +148,10 @@ def _otlp_metrics(metrics: Metrics, attributes: Attributes, times: TimeRange) ->
             value = sum_of(getattr(metrics, counter.name), operation, is_monotonic=True)
             yield export.Metric(name, metadata["description"], metadata["unit"], value)
     in_flight = sum_of(metrics.in_flight, "", is_monotonic=False)
-    yield export.Metric("streamconsumer.in_flight", "Messages being handled", "{message}", in_flight)
+    yield export.Metric("streamconsumer.in_flight", "Messages whose handlers are running", "{message}", in_flight)
     duration = histogram_of(metrics.duration, {OPERATION_NAME: "process"})
-    yield export.Metric("messaging.process.duration", "Time in the handler per message or batch", "s", duration)
-    queue_duration = histogram_of(metrics.queue, {})
-    description = "Age of an entry in the stream when it was first read"
+    description = "Duration of a handler call with one message or one batch"
+    yield export.Metric("messaging.process.duration", description, "s", duration)
+    queue_duration = histogram_of(metrics.queue_duration, {})
+    description = "Time that an entry spent in the stream before its first read"
     yield export.Metric("streamconsumer.queue.duration", description, "s", queue_duration)
