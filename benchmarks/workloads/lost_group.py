@@ -82,7 +82,7 @@ def measure(number: int) -> Section:
         "with kill -9, one pod is killed just before."
     )
     note = (
-        "One pod saves the snapshot once per second and group, and every other busy pod skips it. "
+        "A busy pod saves the snapshot once per second and group, and every other busy pod skips it. "
         "HSETs write one registration per consumer."
     )
     return Section("lost_group", facts, HEAD, rows, closing=[note, table(COST_HEAD, costs)])
