@@ -41,13 +41,13 @@ from tests.model.examples import Manifest, manifest
 
 REDIS_URL = "must be redis://host:port/database, or rediss:// for TLS"
 FUNCTION = "must name a function as package.module:function"
-START = "must be 0 (the oldest entry), $ (only new entries) or the id of an entry"
-VARIABLE = "must be letters, digits and _, and not begin with a digit"
-ENDPOINT = "must begin with http:// or https://, and hold no credentials"
-BAGGAGE = "must be a key of baggage: letters, digits, `.`, `_` and `-`"
+START = "must be 0 (the oldest entry), $ (only new entries) or the ID of an entry"
+VARIABLE = "must contain only letters, digits and _, and must not begin with a digit"
+ENDPOINT = "must begin with http:// or https://, and must not contain credentials"
+BAGGAGE = "must be a baggage key: letters, digits, `.`, `_` and `-`"
 EXCEPTION = "must name an exception, such as ValueError or package.module.Error"
 SERVICE = "must be the name of a Service in the same namespace, without a dot"
-PATH = "must begin with / and hold no query, such as /orders"
+PATH = "must begin with / and must not contain a query, such as /orders"
 NODE = "must be a sentinel as host:port"
 
 SECRET = {"name": "redis", "key": "url"}
