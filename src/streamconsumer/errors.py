@@ -1,61 +1,64 @@
-"""Every error that this package raises on purpose. The class says what to do about it.
+"""Exception tree: every error that this package raises deliberately. The class determines how to respond.
 
 StreamConsumerError
-├── InvalidSettings       what we were told cannot be used; nothing changes until somebody edits it
-│   ├── InvalidResource   a StreamConsumer that the operator cannot act on
+├── InvalidSettings       settings cannot be used; retrying has no effect until they are edited
+│   ├── InvalidResource   the operator cannot act on a StreamConsumer
 │   └── HandlerUnusable   the handler cannot be imported or called
-├── UndecodableEntry      one entry's bytes are not what `encoding` promised; only this entry fails
-├── EffectsRejected        what a handler returned cannot be done as it is; none of it was, and the message has failed
-├── NameConflict             a child's name belongs to an object that is not ours
-├── ChildRejected          the API server does not want a child as it is
-├── PermissionDenied            the operator lacks a right, and can do without
-├── ApiThrottled            the API server says after how long it wants to be asked again
-└── BackendUnavailable     Redis or the Kubernetes API does not answer a command line tool, or refuses what it asks for
+├── UndecodableEntry      the bytes of one entry do not match `encoding`; only this entry fails
+├── EffectsRejected       a handler's effects cannot be applied; none was applied and the message has failed
+├── NameConflict          an object of another owner already has the name of a child
+├── ChildRejected         the API server rejects a child
+├── PermissionDenied      the operator is missing an optional permission
+├── ApiThrottled          the API server asks the operator to retry after a given time
+└── BackendUnavailable    Redis or the Kubernetes API does not respond to a CLI command, or rejects its request
 
-A message names the object, what was found, what was expected and what to do.
+A message names the object, the value found, the value expected and the remedy.
 """
 
 from datetime import timedelta
 
 
 class StreamConsumerError(Exception):
-    """The root: catch it to catch all of ours and nothing else."""
+    """Base class. Catch it to handle every error of this package and no other."""
 
 
 class InvalidSettings(StreamConsumerError):
-    """Settings that cannot be used; retrying without an edit is pointless."""
+    """Settings cannot be used. Retrying has no effect until they are edited."""
 
 
 class InvalidResource(InvalidSettings):
-    """A StreamConsumer that got past the API server and still cannot be acted on."""
+    """The API server accepted a StreamConsumer, but the operator cannot act on it."""
 
 
 class HandlerUnusable(InvalidSettings):
-    """The handler's module or function is missing, or is not something to call."""
+    """The handler's module or function is missing, or is not callable."""
 
 
 class UndecodableEntry(StreamConsumerError):
-    """An entry's field is not text although `encoding` is utf-8."""
+    """A field of an entry is not valid text although `encoding` is utf-8."""
 
 
 class EffectsRejected(StreamConsumerError):
-    """A handler's effects do not fit what is in Redis, or do not fit together. Nothing of them was applied."""
+    """A handler's effects conflict with the data in Redis or with each other. None of them was applied."""
 
 
 class NameConflict(StreamConsumerError):
-    """An object of the child's name exists and belongs to somebody else: it is never adopted."""
+    """An object with the child's name exists and has another owner. The operator never adopts it."""
 
 
 class ChildRejected(StreamConsumerError):
-    """The API server, a quota or an admission policy refused a child: nothing changes until somebody edits."""
+    """The API server, a quota or an admission policy rejected a child. Retrying has no effect until it is edited."""
 
 
 class PermissionDenied(StreamConsumerError):
-    """The API server does not let the operator do what it can do without, at a price that it tells."""
+    """The API server denied an optional request. The operator continues without it and reports the consequence."""
 
 
 class ApiThrottled(StreamConsumerError):
-    """The API server refused a request for now, with a Retry-After: nothing of it was done."""
+    """The API server refused a request with a Retry-After header. No part of the request was executed.
+
+    `retry_after` is the requested delay.
+    """
 
     def __init__(self, message: str, retry_after: timedelta) -> None:
         super().__init__(message)
@@ -63,5 +66,7 @@ class ApiThrottled(StreamConsumerError):
 
 
 class BackendUnavailable(StreamConsumerError):
-    """Redis does not answer and none can be started, or it or the Kubernetes API refuses what a command line tool asks
-    for."""
+    """A CLI command cannot use Redis or the Kubernetes API.
+
+    Redis does not respond and none can be started, or Redis or the Kubernetes API rejects the request.
+    """

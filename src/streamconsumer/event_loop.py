@@ -1,9 +1,10 @@
-"""The event loop of the operator's and the processor's process: uvloop's, where a socket is closed once.
+"""Event loop of the operator and the processor: uvloop with a fix that closes a socket only once.
 
-uvloop takes over the file descriptor of a socket that it is given, and forgets to tell the socket's object when the
-connection fails at once: the peer resets it during the TLS handshake, as an API server does that is killed. The object
-closes the number a second time when it is collected, and by then it may be another connection's (uvloop 0.23 mends one
-of the ways there, uvloop#738). aiohttp connects like that, so that an operator could lose its watches for good.
+uvloop takes over the file descriptor of a socket that the caller passes. It does not detach the Python socket object
+if the connection fails immediately, for instance when the peer resets it during the TLS handshake. An API server that
+is killed does that. The garbage collector later closes the same descriptor number again, when it may already belong to
+another connection. uvloop 0.23 fixes one of the ways to get there (uvloop#738). aiohttp connects with its own socket,
+so that an operator could permanently lose its watches.
 """
 
 from socket import socket
@@ -13,10 +14,10 @@ import uvloop
 
 
 class SafeUvloop(uvloop.Loop):
-    """uvloop's, but for `create_connection`."""
+    """uvloop's event loop with a safe `create_connection`."""
 
     async def create_connection(self, *arguments: Any, sock: socket | None = None, **options: Any) -> Any:
-        """asyncio's. `sock` is the loop's from here on, and of no use to the caller afterwards."""
+        """Connect as asyncio does. The loop owns `sock` from here on; the caller can no longer use it."""
         try:
             return await super().create_connection(*arguments, sock=sock, **options)
         finally:
@@ -25,5 +26,5 @@ class SafeUvloop(uvloop.Loop):
 
 
 def new_event_loop() -> SafeUvloop:
-    """A loop for `asyncio.Runner`."""
+    """Return an event loop, for the `loop_factory` of `asyncio.Runner`."""
     return SafeUvloop()

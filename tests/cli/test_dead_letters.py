@@ -302,7 +302,7 @@ async def test_the_environment_of_a_pod_names_server_group_and_credentials(
     assert len((await run("list", "--password-file", password_file, url=url)).out.splitlines()) == 2
     without = await run("list", url=url)
     assert without.code == 3
-    assert "the server wants a password" in without.err
+    assert "the server requires a password" in without.err
     wrong = await run("list", url=url, STREAMCONSUMER_REDIS_PASSWORD="wr0ng")
     assert wrong.code == 3
     assert "the user name or the password is wrong" in wrong.err

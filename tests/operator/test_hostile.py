@@ -15,6 +15,8 @@ from tests.operator.conftest import install_crd
 from tests.operator.operators import running_operator
 from tests.operator.places import TIMEOUT_SECONDS, Namespace, eventually
 
+pytestmark = pytest.mark.cluster
+
 MANY = 200
 SOON = TIMEOUT_SECONDS
 

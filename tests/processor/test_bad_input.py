@@ -81,7 +81,7 @@ async def test_a_missing_password_is_told(start_redis: StartRedis) -> None:
     server = start_redis({"requirepass": PASSWORD})
     group = Group(server, f"redis://{server.host}:{server.port}/0")
     processor = await group.start(Recorder())
-    await is_not_ready(processor, "the server wants a password")
+    await is_not_ready(processor, "the server requires a password")
     await group.close()
 
 
@@ -105,7 +105,7 @@ async def test_a_password_that_changes_while_it_runs_is_noticed_at_the_next_conn
     await group.wait_until_reading()
     await group.client.config_set("requirepass", PASSWORD)
     await group.client.client_kill_filter(_type="normal", skipme=True)
-    await is_not_ready(processor, "the server wants a password")
+    await is_not_ready(processor, "the server requires a password")
     await group.client.config_set("requirepass", "")
     await is_ready(processor)
 

@@ -19,6 +19,7 @@ from streamconsumer.processor.consumer.preflight import (
     run_preflight_checks,
 )
 from streamconsumer.processor.health import Health
+from streamconsumer.processor.message import ConsumerId
 from tests.cluster.redis_servers import FLAVOURS, Flavour, RedisServer, StartRedis
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
@@ -27,7 +28,7 @@ from tests.processor.proxy import Proxy, ServerAddress
 from tests.processor.recorder import Recorder
 from tests.processor.test_acl import KEYS, SMALLEST
 
-WHO = (STREAM, GROUP, "pod-a")
+CONSUMER_ID = ConsumerId(STREAM, GROUP, "pod-a")
 WITHOUT_EVAL = {"rename-command": 'EVAL ""'}
 REFUSALS = [
     "ERR unknown command",
@@ -51,7 +52,7 @@ async def grant(admin: Redis, user: str, *rules: str) -> None:
 async def examined(server: RedisServer, user: str = "default", **options: Any) -> PreflightReport:
     manager = StreamManager.from_url(server.url, username=user, password="pw", **options)
     try:
-        return await run_preflight_checks(manager, WHO)
+        return await run_preflight_checks(manager, CONSUMER_ID)
     finally:
         await manager.aclose()
 
@@ -116,7 +117,7 @@ async def test_asking_changes_nothing(any_redis: RedisServer, with_group: bool) 
             await client.xadd(STREAM, {"n": "1"})
         before = await everything(client)
         manager = StreamManager.from_url(any_redis.url)
-        assert (await run_preflight_checks(manager, WHO)).missing_permissions == []
+        assert (await run_preflight_checks(manager, CONSUMER_ID)).missing_permissions == []
         await manager.aclose()
         assert await everything(client) == before
 
@@ -131,7 +132,7 @@ async def everything(client: Redis) -> Any:
 async def test_a_server_that_may_lose_entries_is_told(start_redis: StartRedis) -> None:
     server = start_redis({"maxmemory-policy": "allkeys-lru"})
     manager = StreamManager.from_url(server.url)
-    evicts, forgets = risky_settings((await run_preflight_checks(manager, WHO)).settings)
+    evicts, forgets = risky_settings((await run_preflight_checks(manager, CONSUMER_ID)).settings)
     assert evicts.problem.startswith("the server's maxmemory-policy is allkeys-lru: short of memory it deletes")
     assert forgets.problem.startswith("the server keeps nothing on disk")
     await manager.aclose()
@@ -140,7 +141,7 @@ async def test_a_server_that_may_lose_entries_is_told(start_redis: StartRedis) -
 @pytest.mark.parametrize("keeps", [{"appendonly": "yes"}, {"save": "3600 1"}], ids=str)
 async def test_a_server_that_keeps_entries_is_not_told(start_redis: StartRedis, keeps: dict[str, str]) -> None:
     manager = StreamManager.from_url(start_redis(keeps).url)
-    assert (await run_preflight_checks(manager, WHO)).warnings == []
+    assert (await run_preflight_checks(manager, CONSUMER_ID)).warnings == []
     await manager.aclose()
 
 
@@ -154,13 +155,13 @@ async def test_who_may_not_ask_is_told_nothing(admin: Redis, any_redis: RedisSer
 @pytest.mark.parametrize("found", ["6.2.0", "6.2.14", "7.0.15", "8.10.1", "9.1.0", "unknown"])
 async def test_a_server_that_is_new_enough_is_used(group: Group, found: str) -> None:
     async with Disguise(group.server, version=found).running() as disguise:
-        assert (await run_preflight_checks(group.manager(disguise.url), WHO)).problem == ""
+        assert (await run_preflight_checks(group.manager(disguise.url), CONSUMER_ID)).problem == ""
 
 
 @pytest.mark.parametrize("found", ["6.0.16", "5.0.14", "2.8.0"])
 async def test_a_server_that_is_too_old_is_refused(group: Group, found: str) -> None:
     async with Disguise(group.server, version=found).running() as disguise:
-        assert (await run_preflight_checks(group.manager(disguise.url), WHO)).problem == (
+        assert (await run_preflight_checks(group.manager(disguise.url), CONSUMER_ID)).problem == (
             f"the Redis server is version {found}; expected 6.2 or newer; upgrade it"
         )
 
@@ -175,7 +176,7 @@ class Disguise(Proxy):
         super().__init__(server)
         self.version, self.refusal = version, refusal
 
-    async def _hand_back(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _forward_replies(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await source.read(1 << 16):
                 target.write(self._disguised(data))

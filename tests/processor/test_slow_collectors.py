@@ -136,6 +136,7 @@ def own_collector() -> Iterator[Collector]:
         yield started
 
 
+@pytest.mark.cluster
 async def test_while_a_collector_is_restarted_each_span_arrives_or_is_counted(
     group: Group, own_collector: Collector, new_pod: NewPod
 ) -> None:

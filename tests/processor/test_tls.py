@@ -127,7 +127,7 @@ async def test_a_certificate_from_somebody_else_is_refused(secured: Secured, tmp
 async def test_a_certificate_for_another_name_is_refused(secured: Secured) -> None:
     found = await says(secured.access("127.0.0.2", **secured.trusting))
     assert found is not None
-    assert "is not made out to this address" in found.message
+    assert "is not issued for this address" in found.message
 
 
 async def test_any_certificate_is_taken_where_that_is_asked_for(secured: Secured) -> None:
@@ -138,7 +138,7 @@ async def test_a_server_without_tls_is_told_apart(secured: Secured) -> None:
     url = f"rediss://localhost:{secured.group.server.port}/0?socket_connect_timeout=0.3"
     found = await says(RedisSettings(url=url, **secured.trusting))
     assert found is not None
-    assert "does the server speak TLS at this port?" in found.message
+    assert "check that the server uses TLS at this port" in found.message
 
 
 async def test_what_the_url_says_of_tls_by_itself_still_counts(secured: Secured) -> None:
@@ -172,7 +172,7 @@ async def test_a_url_that_gives_up_on_certificates_is_believed(secured: Secured)
     [
         (
             {"url": "rediss://r", "tls_ca_file": "/nowhere/ca.crt"},
-            "STREAMCONSUMER_REDIS_TLS_CA_FILE is /nowhere/ca.crt, and there is no such file; does the Secret exist",
+            "STREAMCONSUMER_REDIS_TLS_CA_FILE is /nowhere/ca.crt: file not found; check that the Secret exists",
         ),
         (
             {"url": "rediss://r", "tls_ca_file": __file__},
@@ -183,10 +183,10 @@ async def test_a_url_that_gives_up_on_certificates_is_believed(secured: Secured)
             f"STREAMCONSUMER_REDIS_TLS_CERT_FILE is {__file__}: expected a certificate that its key belongs to",
         ),
         ({"url": "redis://r", "tls_ca_file": __file__}, "needs a URL that begins with rediss://"),
-        ({"url": "redis://r", "password_file": "/nowhere/p"}, "PASSWORD_FILE is /nowhere/p, and there is no such file"),
-        ({"url_file": "/nowhere/url"}, "STREAMCONSUMER_REDIS_URL_FILE is /nowhere/url, and there is no such file"),
-        ({"url": "redis://u:hunter2@h:port/0"}, "STREAMCONSUMER_REDIS_URL is no redis://"),
-        ({"url": "redis://u:hunter2@h/orders"}, "STREAMCONSUMER_REDIS_URL is no redis://"),
+        ({"url": "redis://r", "password_file": "/nowhere/p"}, "PASSWORD_FILE is /nowhere/p: file not found"),
+        ({"url_file": "/nowhere/url"}, "STREAMCONSUMER_REDIS_URL_FILE is /nowhere/url: file not found"),
+        ({"url": "redis://u:hunter2@h:port/0"}, "STREAMCONSUMER_REDIS_URL is not a URL of the form redis://"),
+        ({"url": "redis://u:hunter2@h/orders"}, "STREAMCONSUMER_REDIS_URL is not a URL of the form redis://"),
     ],
 )
 def test_files_that_cannot_be_used_are_named_at_start(settings: dict[str, Any], sentence: str) -> None:
@@ -200,7 +200,7 @@ def test_files_that_cannot_be_used_are_named_at_start(settings: dict[str, Any], 
     "url", ["redis://r/0?hunter2=1", "redis://r/0?ssl_cert_reqs=none", "rediss://r?ssl_cert_reqs=x"]
 )
 def test_an_option_that_no_connection_takes_is_refused_at_start(url: str) -> None:
-    with pytest.raises(InvalidSettings, match=r"STREAMCONSUMER_REDIS_URL has an option behind \?") as caught:
+    with pytest.raises(InvalidSettings, match=r"STREAMCONSUMER_REDIS_URL has an option after \?") as caught:
         StreamManager.from_settings(RedisSettings(url=url), STREAM)
     assert "hunter2" not in str(caught.value), "it may be part of a password"
 

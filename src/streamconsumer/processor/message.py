@@ -3,12 +3,20 @@
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from streamconsumer.errors import UndecodableEntry
 from streamconsumer.processor.dead_letters.record import MIN_LENGTH_WITH_MARKS, has_replay_marks, strip_replay_marks
 
 Encoding = Literal["utf-8", "bytes"]
+
+
+class ConsumerId(NamedTuple):
+    """Identity of a consumer: its stream, its group and its own name. Built once per start, never per message."""
+
+    stream: str
+    group: str
+    consumer: str
 
 
 class Entry:
@@ -191,15 +199,15 @@ class Message:
     data: Mapping[Any, Any] = field(repr=False)
 
 
-MessageContext = tuple[Entry, tuple[str, str, str], Mapping[Any, Any]]
+MessageContext = tuple[Entry, ConsumerId, Mapping[Any, Any]]
 """A message as it is handled: its entry, the stream, group and consumer, and its data. A bare tuple, for one is
 made for every message; what `current_message()` answers is put together only when somebody asks."""
 
 
 def to_message(context: MessageContext) -> Message:
     """What is told of a message."""
-    entry, who, data = context
-    return Message(entry.message_id, *who, entry.deliveries, data)
+    entry, consumer_id, data = context
+    return Message(entry.message_id, *consumer_id, entry.deliveries, data)
 
 
 _current: ContextVar[MessageContext | list[Message]] = ContextVar("streamconsumer_message")

@@ -1,6 +1,7 @@
-"""How a Redis server is reached, and what pods and operator both know of it.
+"""Access to a Redis server, shared by the pods, the operator and the CLI.
 
-Where it is (topology) and how to get in (access) is found anew at each connect (connections). keys, replies, scripts
-and faults are what is agreed on: names beside a stream, the shape of answers, Lua, and what an error means. Nothing is
-imported here: keys and faults do without redis, and so does who needs only those.
+topology finds the address, credentials reads URL, passwords and certificates, and connection combines both at each
+connect. pipeline_client sends many commands in one round trip. keys, replies, scripts and errors_table hold what the
+callers have in common: companion keys, reply parsing, Lua scripts and the meaning of errors. This module imports
+nothing, because keys and errors_table work without redis and can be loaded without it.
 """

@@ -1,4 +1,4 @@
-"""Connections that ask where to go, and as whom, each time they connect; otherwise they are redis-py's own."""
+"""redis-py connections that resolve their address and credentials at each connect."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -13,20 +13,23 @@ from streamconsumer.redis_client.credentials import RedisAddress, RedisCredentia
 from streamconsumer.redis_client.errors_table import AFTER_TLS_HANDSHAKE
 
 TIMEOUT_SECONDS = 2.0
-"""How long one sentinel, or one node of a cluster, may take with its answer before the next one is asked."""
+"""Timeout of a query to one sentinel or one node of a Cluster. After it, the next one is asked."""
 
 
 class AddressSource(Protocol):
-    """Where a connection goes."""
+    """Provides the address of a connection."""
 
     credentials: RedisCredentials
 
     async def current_address(self) -> RedisAddress:
-        """At each connect."""
+        """Return the address to connect to. Called at each connect."""
 
 
 class ResolvingConnection(AbstractConnection):
-    """The part that asks. redis-py calls `_connect` for the socket, and then the handshake with what we set here."""
+    """Base class that sets address and credentials before each connect.
+
+    redis-py calls `_connect` for the socket, and then runs the handshake with the attributes set here.
+    """
 
     def __init__(self, *, address_source: AddressSource, **arguments: Any) -> None:
         self._address_source = address_source
@@ -38,15 +41,17 @@ class ResolvingConnection(AbstractConnection):
         await super()._connect()  # type: ignore[safe-super,no-untyped-call] # each class below has one
 
     async def _resolve_host(self) -> None:
-        """Of a socket there is nothing to look up."""
+        """Do nothing: a Unix socket has no host."""
 
     def _set_address(self, address: RedisAddress) -> None:
         self.db, self.username, self.password = address.database, address.username, address.password
 
 
 class TcpConnection(ResolvingConnection, Connection):
+    """Connection by plain TCP."""
+
     resolved_host = ""
-    """What the host is called from here."""
+    """The host as `resolve_host` returned it."""
 
     async def _resolve_host(self) -> None:
         self.resolved_host = await self._address_source.credentials.resolve_host(self.host, int(self.port))
@@ -60,35 +65,43 @@ class TcpConnection(ResolvingConnection, Connection):
 
 
 class TlsConnection(TcpConnection, SSLConnection):
+    """Connection by TLS."""
+
     def _connection_arguments(self) -> Mapping[str, Any]:
         return {**super()._connection_arguments(), "server_hostname": self.host}
 
     async def _connect(self) -> None:
         try:
             await super()._connect()
-        except TimeoutError:  # a Redis without TLS waits for the rest of what it takes for a command
-            where = f"{self.host}:{self.port}"
-            raise RedisTimeoutError(f"no TLS with {where} in time; does the server speak TLS at this port?") from None
+        except TimeoutError:  # Redis without TLS takes the handshake for a command and waits for the rest of it
+            message = (
+                f"TLS handshake with {self.host}:{self.port} timed out; check that the server uses TLS at this port"
+            )
+            raise RedisTimeoutError(message) from None
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
-        """In TLS 1.3 a server looks at our certificate when we think that the handshake is done. What it says then may
-        get lost behind the end of the connection."""
+        """Mark a connection that ends right after the handshake, so that `errors_table` can explain it.
+
+        In TLS 1.3, a server verifies the client certificate after the client has finished its handshake. The server's
+        alert can get lost because the connection ends.
+        """
         try:
             await super().on_connect_check_health(check_health)
         except RedisConnectionError as error:
-            if type(error) is not RedisConnectionError:  # it talked to us
+            if type(error) is not RedisConnectionError:  # the server has replied
                 raise
             raise RedisConnectionError(f"{error} {AFTER_TLS_HANDSHAKE}") from None
 
     def _set_address(self, address: RedisAddress) -> None:
-        """Certificates and keys rotate too, so their files are read anew."""
+        """Read the files of certificates and keys again, because they rotate too."""
         super()._set_address(address)
-        self.ssl_context.context = (
-            self._address_source.credentials.tls_context()
-        )  # with None, redis-py makes its own of the options
+        # With None, redis-py creates a context from the options of the URL.
+        self.ssl_context.context = self._address_source.credentials.tls_context()
 
 
 class UnixConnection(ResolvingConnection, UnixDomainSocketConnection):
+    """Connection by Unix socket."""
+
     def _set_address(self, address: RedisAddress) -> None:
         super()._set_address(address)
         self.path = address.socket_path
@@ -99,23 +112,19 @@ CONNECTION_CLASSES: dict[str, type[ResolvingConnection]] = {
     "rediss": TlsConnection,
     "unix": UnixConnection,
 }
-"""By the scheme of the URL."""
+"""Connection class by URL scheme."""
 
 NO_RETRY_OPTIONS: dict[str, Any] = {"decode_responses": False, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
-"""Raw replies, and nothing sent twice: redis-py 8 would send a command up to eleven times, reads included; trying
-again is the loop's affair."""
+"""Options for raw replies without retries. redis-py 8 would send a command up to eleven times, reads included. The
+consume loop retries instead."""
 
 
 async def execute_once(credentials: RedisCredentials, address: RedisAddress, *command: str) -> Any:
-    """One question to one server, over a connection of its own."""
-    patience = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
-    arguments = {
-        **credentials.connection_options(),
-        **patience,
-        **NO_RETRY_OPTIONS,
-        "address_source": _FixedAddress(credentials, address),
-    }
-    connection = CONNECTION_CLASSES[credentials.scheme](**arguments)
+    """Execute one command on one server, over a new connection."""
+    timeouts = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
+    options = {**credentials.connection_options(), **timeouts, **NO_RETRY_OPTIONS}
+    address_source = _FixedAddress(credentials, address)
+    connection = CONNECTION_CLASSES[credentials.scheme](**options, address_source=address_source)
     try:
         await connection.connect()  # type: ignore[no-untyped-call] # ships no types
         await connection.send_command(*command)
@@ -125,7 +134,7 @@ async def execute_once(credentials: RedisCredentials, address: RedisAddress, *co
 
 
 class _FixedAddress:
-    """A place that is known."""
+    """Address source that always returns the same address."""
 
     def __init__(self, credentials: RedisCredentials, address: RedisAddress) -> None:
         self.credentials, self._address = credentials, address

@@ -1,7 +1,7 @@
-"""What a pod was told about Redis, as it stands now: files are read anew at each connect.
+"""Redis URL, credentials and TLS settings of a pod. Their files are read again at each connect.
 
-The kubelet brings a rotated Secret into a running pod's files within about a minute. Whoever connects after that uses
-the new one; a connection that is there already stays good, for Redis asks for a password once.
+The kubelet updates the files of a running pod within about a minute after a Secret is rotated. Later connects use the
+new credentials. Open connections stay valid, because Redis checks a password only once.
 """
 
 import ssl
@@ -30,7 +30,7 @@ _CONNECTION_CLASSES = {"redis": Connection, "rediss": SSLConnection, "unix": Uni
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """Where to connect, and as whom."""
+    """Address, database and credentials of one connection."""
 
     host: str = "localhost"
     port: int = DEFAULT_PORT
@@ -38,27 +38,31 @@ class RedisAddress:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     socket_path: str = ""
-    """Of a socket; then host and port count for nothing."""
+    """Path of a Unix socket. Host and port are ignored if it is set."""
 
 
 HostResolver = Callable[[str, int], Awaitable[str]]
-"""A host and a port → the name to connect by."""
+"""Coroutine function that maps a host and a port to the name to connect to."""
 
 
-async def no_host_lookup(host: str, port: int) -> str:  # noqa: ARG001 - a Dial
-    """A pod's hosts are what its own resolver says."""
+async def no_host_lookup(host: str, port: int) -> str:  # noqa: ARG001 - a HostResolver
+    """Return the host unchanged: in a pod, the resolver of the system finds it."""
     return host
 
 
 class RedisCredentials:
-    """The settings, with what stands in their files. Raises InvalidSettings for what cannot be used already."""
+    """Settings combined with the current content of their files."""
 
     def __init__(self, settings: RedisSettings, resolve_host: HostResolver = no_host_lookup) -> None:
-        """`dial` is for who looks from elsewhere; certificates are held against the host as it is written."""
+        """Check the settings. Raises InvalidSettings if they cannot be used.
+
+        The operator and the CLI pass a `resolve_host`, because they run in another network location than the pods.
+        Certificates are verified against the host as the URL spells it.
+        """
         self._settings = settings
         self.resolve_host = resolve_host
         self.scheme = self._read_url().partition("://")[0]
-        """Of the URL at start: a pod does not change between plain TCP, TLS and a socket."""
+        """URL scheme at start. A pod does not switch between plain TCP, TLS and a Unix socket."""
 
         if self.scheme != "rediss" and self._has_tls_settings:
             raise InvalidSettings(f"{_env_name('tls')}_…: TLS needs a URL that begins with rediss://")
@@ -69,49 +73,55 @@ class RedisCredentials:
             self.tls_context()
 
     def address(self) -> RedisAddress:
-        """What the URL says, with the credentials that come by themselves. Raises InvalidSettings."""
-        found = self._parse_url()
+        """Return the address in the URL. Separate credentials override those in the URL. Raises InvalidSettings."""
+        parts = self._parse_url()
         return RedisAddress(
-            host=found.get("host", "localhost"),
-            port=found.get("port", DEFAULT_PORT),
-            database=int(found.get("db", 0)),
-            username=self._read_setting("username") or found.get("username"),
-            password=self._read_setting("password") or found.get("password"),
-            socket_path=found.get("path", ""),
+            host=parts.get("host", "localhost"),
+            port=parts.get("port", DEFAULT_PORT),
+            database=int(parts.get("db", 0)),
+            username=self._read_setting("username") or parts.get("username"),
+            password=self._read_setting("password") or parts.get("password"),
+            socket_path=parts.get("path", ""),
         )
 
     def sentinel_credentials(self) -> tuple[str | None, str | None]:
+        """Return user name and password for the sentinels."""
         return self._read_setting("sentinel_username"), self._read_setting("sentinel_password")
 
     def connection_options(self) -> dict[str, Any]:
-        """What else the URL says of connections, such as `?socket_timeout=3`. Only redis-py knows which there are.
-        Raises InvalidSettings."""
-        found = {key: value for key, value in self._parse_url().items() if key not in _ADDRESS_OPTIONS | _POOL_OPTIONS}
+        """Return the connection options in the URL, such as `?socket_timeout=3`.
+
+        Raises InvalidSettings for an option that redis-py does not accept.
+        """
+        ignored = _ADDRESS_OPTIONS | _POOL_OPTIONS
+        options = {key: value for key, value in self._parse_url().items() if key not in ignored}
         try:
-            _CONNECTION_CLASSES[self.scheme](**found)
-        except (TypeError, ValueError, AttributeError, RedisError):  # which are not quoted: of a password, behind a `?`
+            _CONNECTION_CLASSES[self.scheme](**options)
+        except (TypeError, ValueError, AttributeError, RedisError):  # not quoted: may be a password that contains `?`
             raise InvalidSettings(
-                f"{_env_name('url')} has an option behind ? that a connection by {self.scheme}:// does not take; leave it "
-                "out, and in a password write ? as %3F"
+                f"{_env_name('url')} has an option after ? that a {self.scheme}:// connection does not accept; remove "
+                "it, and in a password write ? as %3F"
             ) from None
-        return found
+        return options
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """How TLS is spoken; None where the URL says it by itself, as in `?ssl_ca_certs=…`."""
+        """Return the TLS context. None if the URL configures TLS itself, as in `?ssl_ca_certs=…`."""
         return None if self._tls_configured_by_url else self._create_tls_context()
 
     @property
     def skips_tls_verification(self) -> bool:
-        """Whether the server's certificate, or the name in it, counts for nothing."""
+        """True if the server's certificate, or the host name in it, is not verified."""
         if not self._tls_configured_by_url:
             return self._settings.tls_insecure_skip_verify
         options = self.connection_options()
         return options.get("ssl_cert_reqs") == "none" or options.get("ssl_check_hostname") is False
 
     def _create_tls_context(self) -> ssl.SSLContext:
-        """Certificates are verified for chain and name, not for form: Python 3.13's strictness refuses the
-        authorities of many clusters. Where an authority is given, those of the system do not count. Raises
-        InvalidSettings with the file that cannot be used."""
+        """Create a context that verifies the certificate chain and the host name.
+
+        A configured CA file replaces the CAs of the system. The strict X.509 check of Python 3.13 is off, because it
+        rejects the CAs of many clusters. Raises InvalidSettings that names the unusable file.
+        """
         settings = self._settings
         try:
             context = ssl.create_default_context(cafile=settings.tls_ca_file)
@@ -123,7 +133,7 @@ class RedisCredentials:
             context.verify_mode = ssl.CERT_NONE
         if settings.tls_cert_file is not None:
             try:
-                # A password that is empty is refused; one that is not given is asked for at the terminal.
+                # OpenSSL prompts at the terminal if no password is passed; an encrypted key rejects the empty one.
                 context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file, password="")
             except OSError as error:
                 raise self._file_error("tls_cert_file", "a certificate that its key belongs to", error) from None
@@ -136,7 +146,7 @@ class RedisCredentials:
 
     @property
     def _tls_configured_by_url(self) -> bool:
-        """Whether its options say how TLS is spoken, and nothing else does."""
+        """True if only the options of the URL configure TLS."""
         return not self._has_tls_settings and any(key.startswith("ssl_") for key in self.connection_options())
 
     def _read_url(self) -> str:
@@ -144,33 +154,33 @@ class RedisCredentials:
 
     def _parse_url(self) -> dict[str, Any]:
         url = self._read_url()
-        found: dict[str, Any] | None = None
+        parts: dict[str, Any] | None = None
         if url.startswith("unix:") or is_usable_redis_url(url):
-            with suppress(ValueError):  # whose text may quote the password
-                found = {**parse_url(url)}
-        if found is None:
+            with suppress(ValueError):  # its text may quote the password
+                parts = {**parse_url(url)}
+        if parts is None:
             raise InvalidSettings(
-                f"{_env_name('url')} is no redis://[user:password@]host[:port][/db]; "
+                f"{_env_name('url')} is not a URL of the form redis://[user:password@]host[:port][/db]; "
                 "in a password, write / as %2F, # as %23 and ? as %3F"
             )
-        return found
+        return parts
 
     def _read_setting(self, name: str) -> str | None:
-        """A setting, or what its file says now, without the line feed that editors put at the end."""
+        """Return a setting, or the current content of its file without the trailing newline that editors add."""
         if (file := getattr(self._settings, f"{name}_file")) is None:
-            given = getattr(self._settings, name)
-            return given.get_secret_value() if isinstance(given, SecretStr) else given
+            value = getattr(self._settings, name)
+            return value.get_secret_value() if isinstance(value, SecretStr) else value
         try:
             return Path(file).read_text().rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             raise self._file_error(f"{name}_file", "text", error) from None
 
     def _file_error(self, name: str, expected: str, error: Exception) -> InvalidSettings:
-        told = f"{_env_name(name)} is {getattr(self._settings, name)}"
+        setting = f"{_env_name(name)} is {getattr(self._settings, name)}"
         if isinstance(error, FileNotFoundError):
-            return InvalidSettings(f"{told}, and there is no such file; does the Secret exist, and has it the key?")
-        why = error.reason if isinstance(error, ssl.SSLError) and error.reason else error
-        return InvalidSettings(f"{told}: expected {expected}, found {why}")
+            return InvalidSettings(f"{setting}: file not found; check that the Secret exists and contains the key")
+        reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else error
+        return InvalidSettings(f"{setting}: expected {expected}, found {reason}")
 
 
 def _env_name(field_name: str) -> str:

@@ -1,7 +1,7 @@
-"""What an error of the server means and what to do about it, in one table. Pure: works on the error's words.
+"""Table of Redis errors: the meaning and the remedy of each. Pure: works on the text of the error.
 
-Redis names its errors by their first word, except for a few that are only `ERR`. A lost group has two names: a blocked
-reader on Redis 7.0 is told UNBLOCKED, everybody else NOGROUP.
+The first word of a Redis error is its code, except for a few errors that only have `ERR`. A lost group has two codes:
+UNBLOCKED for a blocked reader on Redis 7.0, and NOGROUP otherwise.
 """
 
 import re
@@ -10,28 +10,29 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RedisErrorInfo:
-    """An error in the loop, told to people."""
+    """A classified error, with a message for people."""
 
     code: str
     message: str
     is_known: bool = False
-    """Whether the table has the code."""
+    """True if the table contains the code."""
     is_command_unavailable: bool = False
-    """Whether the user may not run the command, or the server does not have it."""
+    """True if the user is missing permission for the command, or the server does not have it."""
     is_group_lost: bool = False
+    """True if the consumer group does not exist."""
     must_relocate: bool = False
-    """Whether the stream is to be looked for anew: this server is not, or no longer, the one that takes writes."""
+    """True if this server does not accept writes (any longer), so that the primary must be found again."""
 
 
 DATABASE_OUT_OF_RANGE = "DB index is out of range"
 UNKNOWN_COMMAND = "unknown command"
 
 _MESSAGES = {
-    "NOGROUP": "the consumer group is gone; it is created again at the last known position",
-    "UNBLOCKED": "the stream or its consumer group went while waiting for entries; it is created again",
+    "NOGROUP": "the consumer group is gone; recreating it at the last known position",
+    "UNBLOCKED": "the stream or its consumer group was deleted while waiting for entries; recreating it",
     "WRONGTYPE": "the key is not a stream; rename one of the two, or correct `stream`",
     "WRONGPASS": "the user name or the password is wrong; correct the Secret",
-    "NOAUTH": "the server wants a password; set redis.passwordSecretRef",
+    "NOAUTH": "the server requires a password; set redis.passwordSecretRef",
     "NOPERM": "the user lacks a permission; grant it with ACL SETUSER",
     "READONLY": "this is a replica; waiting until the address leads to the primary",
     "LOADING": "the server is loading its data; waiting",
@@ -43,61 +44,62 @@ _MESSAGES = {
     "BUSY": "the server is busy with a script; waiting",
     "OOM": "the server is out of memory; free some or raise maxmemory",
     "NOREPLICAS": "the server has too few replicas in sync and refuses writes; waiting",
-    "MISCONF": "the server cannot persist and refuses writes; look at its disk",
+    "MISCONF": "the server cannot persist and refuses writes; check its disk",
     UNKNOWN_COMMAND: "the server does not have a command that is required: renamed, disabled or refused by a proxy",
-    DATABASE_OUT_OF_RANGE: "the server has no database of this number; correct the end of the URL",
+    DATABASE_OUT_OF_RANGE: "the server has no database of this number; correct the number at the end of the URL",
 }
 _GROUP_LOST_CODES = {"NOGROUP", "UNBLOCKED"}
 _COMMAND_UNAVAILABLE_CODES = {"NOPERM", UNKNOWN_COMMAND}
 _CODES_BY_EXCEPTION = {"NoPermission": "NOPERM", "ReadOnly": "READONLY", "OutOfMemory": "OOM"}
-"""Where the server's client takes the first word away and makes a class of it."""
+"""Codes of the errors for which redis-py removes the first word and raises a class of its own."""
 
 _SCRIPT_PERMISSION_PHRASES = ("can't run this command", "ACL failure in script")
 _SCRIPT_ERROR_PREFIX = re.compile(r"^(ERR )?Error running script .*?: (@user_script: ?\d+: )+-?")
-"""What Redis 6.2 puts before the error of a command in Lua. Later ones put it behind."""
+"""Prefix that Redis 6.2 adds to the error of a command in Lua. Later versions append the text instead."""
 _RELOCATE_CODES = {"READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN"}
 
 AFTER_TLS_HANDSHAKE = "(right after the TLS handshake)"
 
 _TLS_MESSAGES = {
-    "Hostname mismatch": "the server's certificate is made out to another name; correct the host in the URL",
-    "IP address mismatch": "the server's certificate is not made out to this address; connect to its name",
+    "Hostname mismatch": "the server's certificate is issued for another name; correct the host in the URL",
+    "IP address mismatch": "the server's certificate is not issued for this address; connect to its name",
     "certificate has expired": "the server's certificate has expired; renew it",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate comes from an unknown authority; set redis.tls.caSecretRef",
-    "CERTIFICATE_REQUIRED": "the server wants a client's certificate; set redis.tls.certSecretRef",
-    "ALERT_UNKNOWN_CA": "the server does not trust our certificate; correct redis.tls.certSecretRef",
-    "HANDSHAKE_FAILURE": "the server refuses the handshake, perhaps for want of a certificate: redis.tls.certSecretRef",
-    AFTER_TLS_HANDSHAKE: "the server ends the connection; does it want a client's certificate? Set redis.tls.certSecretRef",
-    "WRONG_VERSION_NUMBER": "the server does not speak TLS at this port; write redis:// or another port",
+    "CERTIFICATE_REQUIRED": "the server requires a client certificate; set redis.tls.certSecretRef",
+    "ALERT_UNKNOWN_CA": "the server does not trust the client certificate; correct redis.tls.certSecretRef",
+    "HANDSHAKE_FAILURE": "the server rejects the handshake; if it requires a client certificate, "
+    "set redis.tls.certSecretRef",
+    AFTER_TLS_HANDSHAKE: "the server closes the connection; if it requires a client certificate, "
+    "set redis.tls.certSecretRef",
+    "WRONG_VERSION_NUMBER": "the server does not use TLS at this port; write redis:// or another port",
 }
-"""By OpenSSL's words, the more telling first."""
+"""Messages by words of OpenSSL, the more specific first."""
 
 
 def classify_error(error: BaseException, context: str) -> RedisErrorInfo:
-    """The fault behind an error; `where` names the stream, the group and the server without credentials."""
-    words = _SCRIPT_ERROR_PREFIX.sub("", " ".join(str(error).split()))
-    if sentence := next((sentence for phrase, sentence in _TLS_MESSAGES.items() if phrase in words), ""):
-        return RedisErrorInfo("TLS", f"{context}: {sentence} ({words})")
-    code = _error_code(error, words)
+    """Return what an error means. `context` begins the message: stream, group and server, without credentials."""
+    text = _SCRIPT_ERROR_PREFIX.sub("", " ".join(str(error).split()))
+    if tls_message := next((message for phrase, message in _TLS_MESSAGES.items() if phrase in text), ""):
+        return RedisErrorInfo("TLS", f"{context}: {tls_message} ({text})")
+    code = _error_code(error, text)
     if not code:
-        return RedisErrorInfo(type(error).__name__, f"{context}: {words or type(error).__name__}")
-    sentence = f"{context}: {_MESSAGES[code]} ({words})"
-    kinds = {
+        return RedisErrorInfo(type(error).__name__, f"{context}: {text or type(error).__name__}")
+    flags = {
         "is_command_unavailable": code in _COMMAND_UNAVAILABLE_CODES,
         "is_group_lost": code in _GROUP_LOST_CODES,
         "must_relocate": code in _RELOCATE_CODES,
     }
-    return RedisErrorInfo(code, sentence, is_known=True, **kinds)
+    return RedisErrorInfo(code, f"{context}: {_MESSAGES[code]} ({text})", is_known=True, **flags)
 
 
 def _error_code(error: BaseException, text: str) -> str:
-    code = str(getattr(error, "status_code", None) or "")  # redis-py takes the first word off what it knows
+    code = str(getattr(error, "status_code", None) or "")  # redis-py removes the code from errors that it knows
     if code in _MESSAGES:
         return code
     code = next((code for code in _MESSAGES if text.startswith(code) or f" {code} " in text[:40]), "")
     if not code and ("invalid username-password" in text or "Authentication" in type(error).__name__):
         code = "WRONGPASS" if "required" not in text else "NOAUTH"
     code = code or next((code for kind, code in _CODES_BY_EXCEPTION.items() if kind in type(error).__name__), "")
-    if not code and any(each in text for each in _SCRIPT_PERMISSION_PHRASES):
+    if not code and any(phrase in text for phrase in _SCRIPT_PERMISSION_PHRASES):
         code = "NOPERM"
     return code

@@ -1,6 +1,6 @@
-"""One connection for who looks from outside now and then: many questions in one round trip, each with its own answer.
+"""Client for the operator and the CLI: sends many commands in one round trip, with one reply for each command.
 
-Errors are answers: what the server refuses concerns one question, and that it cannot be reached concerns them all.
+Errors are returned as replies. A command that the server rejects fails alone; a lost connection fails all commands.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ from streamconsumer.redis_client.errors_table import RedisErrorInfo, classify_er
 from streamconsumer.redis_client.topology import topology
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
-"""For connecting, and for each portion: a server that is frozen, or behind a network that swallows everything."""
+"""Timeout of the connect, and of each chunk. Bounds the wait for a frozen server or a network that drops packets."""
 
 CHUNK_SIZE = 500
-"""Questions at once: the server answers them without looking at anybody else."""
+"""Maximum number of commands in one round trip. The server runs a chunk without serving other clients in between."""
 
 Command = tuple[Any, ...]
 
 
 class PipelineClient:
-    """A connection that is made when something is asked and it is not there, and given up at the first doubt."""
+    """One connection, opened by the first command and closed on the first error."""
 
     def __init__(
         self,
@@ -35,23 +35,26 @@ class PipelineClient:
         resolve_host: HostResolver,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> None:
-        """`stream` says which node of a Cluster. Raises InvalidSettings; nothing connects yet."""
+        """Prepare a client without connecting. `stream` selects the node of a Cluster. Raises InvalidSettings."""
         self._timeout_seconds = timeout_seconds
         self._topology = topology(settings, stream, resolve_host)
         self._connection: AbstractConnection | None = None
         self._lock = asyncio.Lock()
 
     async def execute(self, commands: Sequence[Command]) -> list[Any] | RedisErrorInfo:
-        """The raw replies in order, a Fault where the server refuses; one Fault where nobody answers."""
+        """Return the raw replies in order, with a RedisErrorInfo for each command that the server rejects.
+
+        Returns a single RedisErrorInfo if the server cannot be reached.
+        """
         async with self._lock:
             return await self._execute(commands)
 
     async def _execute(self, commands: Sequence[Command]) -> list[Any] | RedisErrorInfo:
-        answers: list[Any] = []
+        raw_replies: list[Any] = []
         try:
             for begin in range(0, len(commands), CHUNK_SIZE):
                 async with asyncio.timeout(self._timeout_seconds):
-                    answers += await self._execute_chunk(commands[begin : begin + CHUNK_SIZE])
+                    raw_replies += await self._execute_chunk(commands[begin : begin + CHUNK_SIZE])
         except TimeoutError as error:
             await self.close()
             return RedisErrorInfo(
@@ -61,14 +64,14 @@ class PipelineClient:
             await self.close()
             return classify_error(error, self._server_name)
         except BaseException:
-            await self.close()  # a reply that was not waited for would be taken for the next one's
+            await self.close()  # otherwise the next command would receive a reply to this one
             raise
-        if any(isinstance(each, RedisErrorInfo) and each.must_relocate for each in answers):
+        if any(isinstance(reply, RedisErrorInfo) and reply.must_relocate for reply in raw_replies):
             await self.close()
-        return answers
+        return raw_replies
 
     async def close(self) -> None:
-        """Close the connection; the next question connects anew, wherever the stream then is."""
+        """Close the connection. The next command finds the stream's server again and connects to it."""
         if (connection := self._connection) is not None:
             self._connection = None
             await connection.disconnect(nowait=True)
@@ -91,9 +94,9 @@ class PipelineClient:
 
     async def _connect(self) -> AbstractConnection:
         if self._connection is None:
-            access = self._topology.credentials
-            patience = {"socket_timeout": self._timeout_seconds, "socket_connect_timeout": DEFAULT_TIMEOUT_SECONDS}
-            arguments = {**access.connection_options(), **patience, **NO_RETRY_OPTIONS, "address_source": self._topology}
-            self._connection = CONNECTION_CLASSES[access.scheme](**arguments)
+            credentials = self._topology.credentials
+            timeouts = {"socket_timeout": self._timeout_seconds, "socket_connect_timeout": DEFAULT_TIMEOUT_SECONDS}
+            options = {**credentials.connection_options(), **timeouts, **NO_RETRY_OPTIONS}
+            self._connection = CONNECTION_CLASSES[credentials.scheme](**options, address_source=self._topology)
             await self._connection.connect()  # type: ignore[no-untyped-call] # ships no types
         return self._connection

@@ -1,11 +1,12 @@
-"""Where the primary is that has the stream, found anew at each connect: at a fixed address, by Sentinel, in a Cluster.
+"""Finds the primary that holds the stream, again at each connect: at a fixed address, by Sentinel or in a Cluster.
 
-All three come down to one server at a time, because all keys of a consumer share a slot (keys.companion). So nothing
-above needs to know of them: after a failover, READONLY or MOVED the connection is given up, and the next one leads to
-where the stream then is. Two threads may ask at the same time; what they remember is only ever replaced as a whole.
+All three lead to one server at a time, because all keys of a consumer share a hash slot (`keys.group_key`). Callers
+therefore need not know which one is used. After a failover, READONLY or MOVED the connection is closed, and the next
+connect leads to the current primary. Two threads may search at the same time: remembered addresses are only replaced
+as a whole.
 
-Sentinels and nodes are asked one question over a connection of its own. redis-py's own clients for them keep
-connections, need more rights (SENTINEL MASTERS, COMMAND), and know nothing of files that change.
+Each query to a sentinel or a node opens its own connection. redis-py's Sentinel and Cluster clients keep connections
+open, need more permissions (SENTINEL MASTERS, COMMAND) and do not re-read credential files.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +25,7 @@ HostPort = tuple[str, int]
 
 
 class Topology:
-    """A fixed address: what the URL says. The others find theirs in `locate`."""
+    """A fixed address: the one in the URL. Subclasses find theirs in `find_primary`."""
 
     def __init__(self, credentials: RedisCredentials) -> None:
         self.credentials = credentials
@@ -32,7 +33,7 @@ class Topology:
 
     @property
     def address(self) -> tuple[str, int | None]:
-        """Where the last connection led, or else what the URL says. A socket's path and None."""
+        """Host and port of the last connect, or else of the URL. For a Unix socket, its path and None."""
         return (
             (self._last_address.socket_path, None)
             if self._last_address.socket_path
@@ -40,32 +41,33 @@ class Topology:
         )
 
     async def find_primary(self) -> HostPort:
-        """Host and port of the primary. Raises redis' ConnectionError where nobody knows one."""
-        place = self.credentials.address()
-        return place.host, place.port
+        """Return host and port of the primary. Raises redis' ConnectionError if no server knows it."""
+        address = self.credentials.address()
+        return address.host, address.port
 
     async def current_address(self) -> RedisAddress:
-        """The same with credentials and database, as they stand now."""
+        """Return the primary's address with the current credentials and database."""
         host, port = await self.find_primary()
         self._last_address = replace(self.credentials.address(), host=host, port=port)
         return self._last_address
 
 
 class SentinelTopology(Topology):
-    """The sentinels know. Whoever answered is asked first the next time."""
+    """Asks the sentinels, beginning with the one that answered last."""
 
     def __init__(self, credentials: RedisCredentials, primary_name: str, nodes: Sequence[HostPort]) -> None:
         super().__init__(credentials)
         self._primary_name, self._nodes = primary_name, list(nodes)
 
     async def find_primary(self) -> HostPort:
+        """Return the primary that the first answering sentinel reports."""
         username, password = self.credentials.sentinel_credentials()
-        places = [RedisAddress(host, port, username=username, password=password) for host, port in self._nodes]
-        whom = f"no sentinel says where the primary {self._primary_name!r} is"
-        question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._primary_name)
-        asked, address = await _first_reply(self.credentials, places, question, self._parse_reply, whom)
-        self._nodes = sorted(self._nodes, key=lambda node: node != (asked.host, asked.port))
-        return address
+        sentinels = [RedisAddress(host, port, username=username, password=password) for host, port in self._nodes]
+        failure_message = f"no sentinel says where the primary {self._primary_name!r} is"
+        command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._primary_name)
+        sentinel, primary = await _first_reply(self.credentials, sentinels, command, self._parse_reply, failure_message)
+        self._nodes = sorted(self._nodes, key=lambda node: node != (sentinel.host, sentinel.port))
+        return primary
 
     def _parse_reply(self, _node_address: RedisAddress, reply: Any) -> HostPort:
         if reply is None:
@@ -74,8 +76,10 @@ class SentinelTopology(Topology):
 
 
 class ClusterTopology(Topology):
-    """The node of the stream's slot. Any node knows; another one is asked each time, for one may have missed a
-    failover, or be gone."""
+    """Asks the nodes of a Cluster for the primary of the stream's slot.
+
+    Any node can answer. Each search begins with another node, because one node may have missed a failover or be gone.
+    """
 
     def __init__(self, credentials: RedisCredentials, stream: str) -> None:
         super().__init__(credentials)
@@ -83,37 +87,41 @@ class ClusterTopology(Topology):
         self._nodes: list[HostPort] = []
 
     async def find_primary(self) -> HostPort:
+        """Return the primary that the first answering node reports."""
         seed = self.credentials.address()
         nodes = dict.fromkeys([*self._nodes, (seed.host, seed.port)])
-        places = [replace(seed, host=host, port=port, database=0) for host, port in nodes]
-        whom = "no node of the cluster says where the stream is"
-        _, address = await _first_reply(self.credentials, places, ("CLUSTER", "SLOTS"), self._parse_reply, whom)
-        return address
+        addresses = [replace(seed, host=host, port=port, database=0) for host, port in nodes]
+        failure_message = "no node of the cluster says where the stream is"
+        command = ("CLUSTER", "SLOTS")
+        _, primary = await _first_reply(self.credentials, addresses, command, self._parse_reply, failure_message)
+        return primary
 
     def _parse_reply(self, node_address: RedisAddress, reply: Any) -> HostPort:
-        """The reply: first and last slot, then the primary, then its replicas. A node that does not know its own
-        name is where we asked."""
-        found, nodes = None, []
+        """Return the primary of the slot, and remember all primaries.
+
+        Each line of the reply holds the first and the last slot, the primary, and its replicas. A node that does not
+        know its own host name leaves it empty: then the address of the query counts.
+        """
+        slot_owner, nodes = None, []
         for first, last, (host, port, *_), *_replicas in reply:
-            address = host.decode() if host else node_address.host, int(port)
-            nodes.append(address)
+            primary = host.decode() if host else node_address.host, int(port)
+            nodes.append(primary)
             if first <= self._slot <= last:
-                found = address
-        here = (node_address.host, node_address.port)
-        self._nodes = sorted(nodes, key=lambda node: node == here)
-        if found is None:
+                slot_owner = primary
+        answering_node = (node_address.host, node_address.port)
+        self._nodes = sorted(nodes, key=lambda node: node == answering_node)
+        if slot_owner is None:
             raise LookupError(f"no node has slot {self._slot}")
-        return found
+        return slot_owner
 
 
 def topology(settings: RedisSettings, stream: str, resolve_host: HostResolver = no_host_lookup) -> Topology:
-    """The one that the settings ask for. Raises InvalidSettings for what cannot be used."""
-    access = RedisCredentials(settings, resolve_host)
+    """Return the topology that the settings name. Raises InvalidSettings if they cannot be used."""
+    credentials = RedisCredentials(settings, resolve_host)
     if settings.sentinel_master:
-        return SentinelTopology(
-            access, settings.sentinel_master, [_parse_node(node) for node in settings.sentinel_nodes]
-        )
-    return ClusterTopology(access, stream) if settings.cluster else Topology(access)
+        nodes = [_parse_node(node) for node in settings.sentinel_nodes]
+        return SentinelTopology(credentials, settings.sentinel_master, nodes)
+    return ClusterTopology(credentials, stream) if settings.cluster else Topology(credentials)
 
 
 def _parse_node(node: str) -> HostPort:
@@ -128,11 +136,14 @@ async def _first_reply(
     parse_reply: Callable[[RedisAddress, Any], HostPort],
     failure_message: str,
 ) -> tuple[RedisAddress, HostPort]:
-    """The first that knows, and what it says. Raises redis' ConnectionError with the reason of each that does not."""
+    """Return the first address that answers, and its answer.
+
+    Raises redis' ConnectionError with the reason of each address that did not answer.
+    """
     problems = []
-    for place in addresses:
+    for address in addresses:
         try:
-            return place, parse_reply(place, await execute_once(credentials, place, *command))
+            return address, parse_reply(address, await execute_once(credentials, address, *command))
         except (RedisError, OSError, LookupError) as error:
-            problems.append(f"{place.host}:{place.port}: {' '.join(str(error).split())}")
+            problems.append(f"{address.host}:{address.port}: {' '.join(str(error).split())}")
     raise RedisConnectionError(f"{failure_message} ({'; '.join(problems)})")

@@ -16,6 +16,7 @@ try:
     from streamconsumer.cli.redis_errors import as_backend_unavailable
     from streamconsumer.processor.consumer import StreamManager, preflight, redact_url
     from streamconsumer.processor.handler.loader import add_handler_paths, load_handler
+    from streamconsumer.processor.message import ConsumerId
     from streamconsumer.processor.telemetry import collector_probe
     from streamconsumer.redis_client.errors_table import classify_error
     from streamconsumer.redis_client.replies import to_dict
@@ -61,9 +62,8 @@ async def _check_server(settings: ProcessorSettings) -> ServerFacts:
 
 
 async def _query_server(manager: StreamManager, settings: ProcessorSettings, address: str) -> ServerFacts:
-    found = await preflight.run_preflight_checks(
-        manager, (settings.stream, settings.consumer_group, settings.consumer_name)
-    )
+    consumer_id = ConsumerId(settings.stream, settings.consumer_group, settings.consumer_name)
+    found = await preflight.run_preflight_checks(manager, consumer_id)
     if found.problem:
         return ServerFacts(address=address, problem=found.problem)
     (groups,) = await manager.execute_pipeline([("XINFO", "GROUPS", settings.stream)])

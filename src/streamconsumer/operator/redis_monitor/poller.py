@@ -5,21 +5,20 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import ConditionState, StreamReason, StreamStats
+from streamconsumer.model.status import StreamReason
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.api import api_error_message
 from streamconsumer.operator.kube.client import KubeClient
-from streamconsumer.operator.manifests.metadata import child_name
 from streamconsumer.operator.redis_monitor import group_admin
 from streamconsumer.operator.redis_monitor.dns import NamespaceResolver
+from streamconsumer.operator.redis_monitor.monitored_stream import MonitoredStream, Observation, PollTarget
 from streamconsumer.operator.redis_monitor.probe import (
     COMMANDS_PER_PROBE,
-    GroupRef,
     ProbeResult,
     from_error,
     parse_probe,
@@ -43,47 +42,6 @@ CLEANUP_INTERVAL_SECONDS = 60.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class PollTarget:
-    """One StreamConsumer, as the reconciler last knew it: as much of it as is needed for the next looks."""
-
-    generation_id: tuple[str, int]
-    """Its uid and generation."""
-    group_ref: GroupRef
-    start_from: str
-    deployment: str
-    pods: frozenset[str]
-    pod_has_run: bool
-    """Whether there is a pod that may know of a group that was there. One that waits for a node or its image knows
-    nothing."""
-    last_delivered_id: str | None
-    """What its status says: a group was there, and this was its place."""
-
-    @classmethod
-    def from_consumer(
-        cls, consumer: StreamConsumer, pods: frozenset[str], last_delivered_id: str | None, *, pod_has_run: bool
-    ) -> "PollTarget":
-        edition, place = (consumer.uid, consumer.generation), GroupRef.from_consumer(consumer)
-        return cls(edition, place, consumer.spec.start_from, child_name(consumer), pods, pod_has_run, last_delivered_id)
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What a look found: three conditions and the figures."""
-
-    conditions: tuple[ConditionState, ...]
-    stats: StreamStats | None
-    pending_by_consumer: Mapping[str, int]
-    """How many entries each consumer holds."""
-    entries_read: int | None
-    """How many entries the group was ever given, where the server counts them."""
-
-    @property
-    def condition_key(self) -> list[tuple[str, str, str]]:
-        """What is worth a write at once. Words may differ from look to look."""
-        return [(each.type, each.status, each.reason) for each in self.conditions]
-
-
 class EndpointPoller:
     """Looks at once at who is new or changed, and at everybody every `interval`, until cancelled."""
 
@@ -92,15 +50,12 @@ class EndpointPoller:
         kube: KubeClient,
         first: StreamConsumer,
         interval: timedelta,
-        on_observation: Callable[[Key, Observation], bool],
+        on_observation: Callable[[MonitoredStream, Observation], bool],
     ) -> None:
         """By what the first one says of Redis: the others who come say the same, and mean the same server by it."""
         self._redis, self._namespace, self._stream = first.spec.redis, first.namespace, first.spec.stream
-        self.targets: dict[Key, PollTarget] = {}
+        self.streams: dict[Key, MonitoredStream] = {}
         self._kube, self._interval, self._on_observation = kube, interval, on_observation
-        self._health: dict[Key, StreamHealth] = {}
-        self._cleaned_at: dict[Key, float] = {}
-        self._last_delivered_ids: dict[Key, str] = {}
         self._due: set[Key] = set()
         self._wakeup = asyncio.Event()
         self._resolved: ResolvedRedis | None = None
@@ -108,25 +63,25 @@ class EndpointPoller:
         self._secrets_read_seconds = float("-inf")
         self._scale_from_zero = ScaleFromZeroWatcher(self._poll_soon, self._new_blocking_client)
 
-    def watch(self, key: Key, target: PollTarget) -> None:
-        """Look at this one from now on; at once if it is new or was edited."""
-        before = self.targets.get(key)
-        self.targets[key] = target
-        if before is not None and before.group_ref != target.group_ref:
-            self._health.pop(key, None)  # of another stream of dead letters
-        if before is None or before.generation_id != target.generation_id:
-            self._poll_soon(key)
+    def watch(self, stream: MonitoredStream, target: PollTarget) -> None:
+        """Poll the stream from now on, immediately if it is new or was edited."""
+        is_new, previous = stream.key not in self.streams, stream.target
+        self.streams[stream.key], stream.target = stream, target
+        if previous.group_ref != target.group_ref:
+            stream.health = StreamHealth()  # the previous counts are from another dead-letter stream
+        if is_new or previous.generation_id != target.generation_id:
+            self._poll_soon(stream.key)
 
     def _poll_soon(self, key: Key) -> None:
-        if key in self.targets:
+        if key in self.streams:
             self._due.add(key)
             self._wakeup.set()
 
-    def unwatch(self, key: Key) -> None:
-        for known in (self.targets, self._health, self._cleaned_at, self._last_delivered_ids):
-            known.pop(key, None)
-        self._due.discard(key)
-        self._scale_from_zero.unwatch(key)
+    def unwatch(self, stream: MonitoredStream) -> None:
+        """Stop polling the stream."""
+        self.streams.pop(stream.key, None)
+        self._due.discard(stream.key)
+        self._scale_from_zero.unwatch(stream.key)
 
     async def run(self) -> None:
         """Until cancelled. Whatever goes wrong is this endpoint's, and is tried again."""
@@ -151,8 +106,8 @@ class EndpointPoller:
                 await asyncio.sleep(BATCH_WINDOW_SECONDS)
             keys: Iterable[Key] = self._due
             if loop.time() >= next_seconds:
-                keys, next_seconds = self.targets, loop.time() + self._with_jitter()
-            await self._poll({key: self.targets[key] for key in keys if key in self.targets})
+                keys, next_seconds = self.streams, loop.time() + self._with_jitter()
+            await self._poll({key: self.streams[key].target for key in keys if key in self.streams})
 
     async def _poll(self, targets: Mapping[Key, PollTarget]) -> None:
         self._due = set()
@@ -161,34 +116,38 @@ class EndpointPoller:
             return
         try:
             for key, seen in (await self._probe_groups(targets)).items():
-                if self._is_current(key, targets[key]):
-                    asleep = self._on_observation(key, self._observe(key, seen))
-                    self._update_scale_from_zero(key, seen, scaled_to_zero=asleep)
+                if stream := self._current(key, targets[key]):
+                    asleep = self._on_observation(stream, self._observe(stream, seen))
+                    self._update_scale_from_zero(key, targets[key], seen, scaled_to_zero=asleep)
         except Exception as error:  # noqa: BLE001 - the API server may be away: the next look may do better
             log.warning("cannot look at Redis; will be tried again", extra={"error": api_error_message(error)})
 
-    def _is_current(self, key: Key, target: PollTarget) -> bool:
-        """Whether this one is looked at as it was when the look began: it may have been deleted meanwhile, and another
-        of its name may read another stream."""
-        now = self.targets.get(key)
-        return now is not None and (now.generation_id[0], now.group_ref) == (target.generation_id[0], target.group_ref)
+    def _current(self, key: Key, target: PollTarget) -> MonitoredStream | None:
+        """The stream that is polled under this key, or None if the poll of this target is outdated. The StreamConsumer
+        may have been deleted during the poll, and a new one of the same name may read another stream."""
+        stream = self.streams.get(key)
+        if stream is None:
+            return None
+        current = stream.target.generation_id[0], stream.target.group_ref
+        return stream if current == (target.generation_id[0], target.group_ref) else None
 
-    def _observe(self, key: Key, result: ProbeResult) -> Observation:
+    def _observe(self, stream: MonitoredStream, result: ProbeResult) -> Observation:
         now = asyncio.get_running_loop().time()
-        judgement = self._health.setdefault(key, StreamHealth())
-        facts = result.redis_reachable, result.group_ready, judgement.degraded_condition(result, now)
+        facts = result.redis_reachable, result.group_ready, stream.health.degraded_condition(result, now)
         return Observation(facts, result.stats, result.pending_by_consumer, result.entries_read)
 
-    def _update_scale_from_zero(self, key: Key, result: ProbeResult, *, scaled_to_zero: bool) -> None:
+    def _update_scale_from_zero(
+        self, key: Key, target: PollTarget, result: ProbeResult, *, scaled_to_zero: bool
+    ) -> None:
         """Who has no pods is to have one as soon as an entry comes."""
         after = result.stats.last_delivered_id if result.stats else None
         if scaled_to_zero and after is not None:
-            self._scale_from_zero.watch(key, self.targets[key].group_ref.stream, after)
+            self._scale_from_zero.watch(key, target.group_ref.stream, after)
         else:
             self._scale_from_zero.unwatch(key)
 
     def _new_blocking_client(self) -> PipelineClient | None:
-        if self._resolved is None or not self.targets:
+        if self._resolved is None or not self.streams:
             return None
         return self._build_client(self._resolved, TIMEOUT_SECONDS)
 
@@ -198,7 +157,8 @@ class EndpointPoller:
         missing = {key for key, seen in found.items() if seen.is_group_missing and self._may_create(key, targets[key])}
         for key in missing:
             member = targets[key]
-            last_delivered = self._last_delivered_ids.get(key, member.last_delivered_id)
+            stream = self.streams.get(key)
+            last_delivered = (stream and stream.last_delivered_id) or member.last_delivered_id
             await group_admin.create_group(self._execute, member.group_ref, member.start_from, last_delivered)
         if missing:
             found |= await self._probe({key: targets[key] for key in missing})
@@ -209,17 +169,19 @@ class EndpointPoller:
 
     def _may_create(self, key: Key, target: PollTarget) -> bool:
         """Asked as late as can be: it may have got pods that run since this look began."""
-        return self._is_current(key, target) and not self.targets[key].pod_has_run
+        stream = self._current(key, target)
+        return stream is not None and not stream.target.pod_has_run
 
     def _with_last_delivered_id(self, key: Key, target: PollTarget, result: ProbeResult) -> ProbeResult:
         """A group that was lost is remembered where it was: whoever creates it again begins there."""
         figures = result.stats
-        if figures is None or not self._is_current(key, target):
+        stream = self._current(key, target)
+        if figures is None or stream is None:
             return result
         if figures.last_delivered_id is not None:
-            self._last_delivered_ids[key] = figures.last_delivered_id
+            stream.last_delivered_id = figures.last_delivered_id
             return result
-        position = self._last_delivered_ids.get(key, target.last_delivered_id)
+        position = stream.last_delivered_id or target.last_delivered_id
         return replace(result, stats=figures.model_copy(update={"last_delivered_id": position}))
 
     async def _probe(self, targets: Mapping[Key, PollTarget]) -> dict[Key, ProbeResult]:
@@ -255,13 +217,15 @@ class EndpointPoller:
         """Now and then, when there are more consumers than pods."""
         now = asyncio.get_running_loop().time()
         consumers = result.stats.consumers if result.stats else None
+        stream = self.streams.get(key)
         if (
-            consumers is None
+            stream is None
+            or consumers is None
             or consumers <= len(target.pods)
-            or now - self._cleaned_at.get(key, float("-inf")) < CLEANUP_INTERVAL_SECONDS
+            or now - stream.cleaned_up_seconds < CLEANUP_INTERVAL_SECONDS
         ):
             return
-        self._cleaned_at[key] = now
+        stream.cleaned_up_seconds = now
         if names := await group_admin.delete_stale_consumers(
             self._execute, target.group_ref, target.deployment, target.pods
         ):

@@ -26,6 +26,7 @@ from streamconsumer.processor.consumer.manager import StreamManager, redact_url
 from streamconsumer.processor.consumer.polling_consumer import PollingConsumer
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
+from streamconsumer.processor.message import ConsumerId
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.telemetry import MessageTracing
 
@@ -46,7 +47,7 @@ Consumer = RedisConsumer | PollingConsumer
 
 def build_consumer(  # noqa: PLR0917 - what a processor has
     manager: StreamManagerProtocol,
-    consumer_id: tuple[str, str, str],
+    consumer_id: ConsumerId,
     poll_interval_seconds: float,
     in_flight_ids: Callable[[], Collection[str]],
     metrics: Metrics,

@@ -13,6 +13,7 @@ from streamconsumer.processor.consumer.ack_buffer import AckBuffer
 from streamconsumer.processor.consumer.leases import Leases
 from streamconsumer.processor.consumer.liveness import HEARTBEAT_INTERVAL
 from streamconsumer.processor.consumer.manager import StreamManager
+from streamconsumer.processor.message import ConsumerId
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class HeartbeatThread:
     def __init__(
         self,
         manager: StreamManager,
-        consumer_id: tuple[str, str, str],
+        consumer_id: ConsumerId,
         ack_buffer: AckBuffer,
         *,
         in_flight_ids: Callable[[], list[str]],
@@ -107,8 +108,7 @@ class HeartbeatThread:
     async def _ack_again(self, manager: StreamManager, message_ids: list[str]) -> None:
         """A renewal puts back what is nobody's, and so also what Redis heard acknowledged before it."""
         if settled := [each for each in message_ids if not self._ack_buffer.is_buffered(each)]:
-            stream, group, _ = self._consumer_id
-            await manager.execute("XACK", stream, group, *settled)
+            await manager.execute("XACK", self._consumer_id.stream, self._consumer_id.group, *settled)
 
     def _in_flight_since_last_beat(self, ids: list[str]) -> list[str]:
         """What was in flight a beat ago too. What comes and goes between two beats needs no other sign of life."""

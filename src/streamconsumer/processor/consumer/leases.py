@@ -124,7 +124,7 @@ class Leases:
     """What one consumer may do with entries only while they are its own."""
 
     def __init__(self, execute: Execute, stream: str, group: str, consumer: str) -> None:
-        self._execute, self._stream, self._group, self._consumer = execute, stream, group, consumer
+        self._execute, self._stream, self._group, self._consumer_name = execute, stream, group, consumer
         self._schedule_key = group_key(stream, group, "postponed")
         self._members_key = group_key(stream, group, "consumers")
 
@@ -132,14 +132,14 @@ class Leases:
         """Be known as one of ours: peers then take this consumer for dead within seconds of its last sign of life. A
         server that is out of memory refuses: then they wait `min_idle`, as for any stranger."""
         with suppress(OutOfMemoryError):
-            await self._execute("XGROUP", "CREATECONSUMER", self._stream, self._group, self._consumer)
+            await self._execute("XGROUP", "CREATECONSUMER", self._stream, self._group, self._consumer_name)
             await self.announce(await self.server_time_milliseconds() / 1000)
 
     async def announce(self, now_seconds: float) -> None:
         """Say that this consumer is there; by the server's clock. A server that is out of memory refuses to hear it:
         then the others take it for absent, and look more often than they need to."""
         with suppress(OutOfMemoryError):
-            await self._execute("HSET", self._members_key, self._consumer, round(now_seconds))
+            await self._execute("HSET", self._members_key, self._consumer_name, round(now_seconds))
 
     async def members(self) -> dict[str, float]:
         """Consumers of ours, and when they last said that they are there."""
@@ -176,12 +176,12 @@ class Leases:
 
     async def delete_consumer(self, consumer: str | None = None) -> bool:
         """Delete this or another consumer if nothing is pending with it."""
-        name = self._consumer if consumer is None else consumer
+        name = self._consumer_name if consumer is None else consumer
         keys = [self._members_key, group_key(self._stream, self._group, "readers")]
         return int(await self._run_script(DELETE_IDLE_CONSUMER, keys, consumer=name)) >= 0
 
     async def _run_script(self, script: str, keys: list[str], *arguments: Any, consumer: str = "") -> Any:
-        who = (self._group, consumer or self._consumer)
+        who = (self._group, consumer or self._consumer_name)
         return await self._execute("EVAL", script, 1 + len(keys), self._stream, *keys, *who, *arguments)
 
     async def server_time_milliseconds(self) -> int:

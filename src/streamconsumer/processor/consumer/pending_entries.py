@@ -22,7 +22,7 @@ class PendingEntries:
     """What is pending in a group, seen by one of its consumers."""
 
     def __init__(self, execute: Execute, stream: str, group: str, consumer: str) -> None:
-        self._execute, self._stream, self._group, self._consumer = execute, stream, group, consumer
+        self._execute, self._stream, self._group, self._consumer_name = execute, stream, group, consumer
 
     async def page(
         self, owner: str, count: int, *, after: str = "", idle: timedelta | None = None
@@ -40,7 +40,7 @@ class PendingEntries:
         entries: list[Entry] = []
         for deliveries in sorted({each.deliveries for each in pending}):
             ids = [each.message_id for each in pending if each.deliveries == deliveries]
-            claim = ("XCLAIM", self._stream, self._group, self._consumer, replies.to_milliseconds(idle), *ids)
+            claim = ("XCLAIM", self._stream, self._group, self._consumer_name, replies.to_milliseconds(idle), *ids)
             claimed = await self._execute(*claim, "RETRYCOUNT", deliveries)
             entries += _to_entries(claimed, deliveries)
         taken = {entry.message_id for entry in entries}

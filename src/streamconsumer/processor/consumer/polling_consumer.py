@@ -16,7 +16,7 @@ class PollingConsumer:
     """A user's own manager as an intake."""
 
     def __init__(self, manager: StreamManagerProtocol, stream: str, group: str, consumer: str) -> None:
-        self._manager, self._stream, self._group, self._consumer = manager, stream, group, consumer
+        self._manager, self._stream, self._group, self._consumer_name = manager, stream, group, consumer
         self.is_blocking = False
         self.encoding: Encoding = "utf-8"
         self.ack_nowait: Callable[[str], None] | None = None
@@ -26,7 +26,7 @@ class PollingConsumer:
         await self._manager.create_group(self._stream, self._group)
 
     async def read(self, count: int) -> list[Entry]:
-        events = await self._manager.read_events(self._stream, self._group, self._consumer, count)
+        events = await self._manager.read_events(self._stream, self._group, self._consumer_name, count)
         return [DecodedEntry(message_id, data) for message_id, data in events or []]
 
     async def interrupt_read(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from redis.exceptions import NoPermissionError
 
 from streamconsumer.processor.consumer.manager import StreamManager
+from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key
@@ -32,9 +33,6 @@ _MAX_QUOTED_LENGTH = 120
 
 PermissionProbe = tuple[str, str, tuple[Any, ...]]
 """The right, the key, and the command that needs both."""
-
-ConsumerId = tuple[str, str, str]
-"""Stream, group and consumer."""
 
 
 class RiskySetting(NamedTuple):

@@ -28,20 +28,20 @@ class ReaderRegistry:
     waits for the next turn."""
 
     def __init__(self, execute: Execute, stream: str, group: str, consumer: str) -> None:
-        self._execute, self._consumer = execute, consumer
+        self._execute, self._consumer_name = execute, consumer
         self._key = group_key(stream, group, "readers")
 
     async def register(self, client_id: int) -> None:
         """This consumer reads by this connection from here on."""
         with suppress(OutOfMemoryError):
-            await self._execute("HSET", self._key, self._consumer, client_id)
+            await self._execute("HSET", self._key, self._consumer_name, client_id)
 
     async def wake_one(self, members: Callable[[], Awaitable[Mapping[str, float]]], now_seconds: float) -> None:
         """End the wait of one of the others, if any waits."""
         with suppress(ResponseError):
             flat: Any = await self._execute("HGETALL", self._key)
             readers = {name.decode(): int(client_id) for name, client_id in replies.to_dict(flat).items()}
-            readers.pop(self._consumer, None)
+            readers.pop(self._consumer_name, None)
             if not readers:
                 return
             there = [name for name, seen in (await members()).items() if now_seconds - seen < RECENT_SECONDS]

@@ -21,7 +21,7 @@ from streamconsumer.processor.consumer.raw_connection import RawConnection, pack
 from streamconsumer.processor.consumer.reader_registry import ReaderRegistry
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter, EncodedDeadLetter, chunks_by_size
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.message import AsciiEntry, BytesEntry, Entry, TextEntry, is_suspect
+from streamconsumer.processor.message import AsciiEntry, BytesEntry, ConsumerId, Entry, TextEntry, is_suspect
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
@@ -62,7 +62,8 @@ class RedisConsumer:
         in_flight_ids: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self.manager, self._metrics = manager, metrics
-        self.consumer_id = self._stream, self._group, self._consumer = stream, group, consumer
+        self.consumer_id = ConsumerId(stream, group, consumer)
+        self._stream, self._group, self._consumer_name = self.consumer_id
         self.is_blocking = True
         """Whether `read` itself waits for entries; otherwise the loop waits `poll_interval` after an empty one."""
         self.encoding = manager.encoding
@@ -73,7 +74,7 @@ class RedisConsumer:
         self._block_seconds = block.total_seconds()
         self._connection: RawConnection | None = None
         self._client_id: int | None = None
-        self._reading = asyncio.Event()
+        self._read_sent = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self.pending_entries = PendingEntries(manager.execute, *self.consumer_id)
@@ -161,7 +162,7 @@ class RedisConsumer:
     async def interrupt_read(self) -> None:
         """End the read that waits. Between two commands UNBLOCK does nothing, so it is repeated until one ends."""
         while not self._idle.is_set():
-            if self._client_id is not None and self._reading.is_set():
+            if self._client_id is not None and self._read_sent.is_set():
                 with suppress(RedisError, OSError):
                     await self.manager.execute("CLIENT", "UNBLOCK", self._client_id)
             with suppress(TimeoutError):
@@ -199,12 +200,12 @@ class RedisConsumer:
         packed = pack_command("XACK", self._stream, self._group, *acks) + read if acks else read
         patience = self._block_seconds + READ_TIMEOUT_MARGIN.total_seconds()
         out_of_patience = asyncio.get_running_loop().call_later(patience, connection.abort)
-        self._reading.set()
+        self._read_sent.set()
         begun = asyncio.get_running_loop().time()
         try:
             found = await connection.send(packed, acknowledged if acks else None)
         finally:
-            self._reading.clear()
+            self._read_sent.clear()
             out_of_patience.cancel()
             self._metrics.reads += 1
             if acks:
@@ -219,7 +220,7 @@ class RedisConsumer:
 
     def _pack_read(self, count: int) -> bytes:
         milliseconds = max(1, round(self._block_seconds * 1000))
-        read = ("XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", count)
+        read = ("XREADGROUP", "GROUP", self._group, self._consumer_name, "COUNT", count)
         packed = self._packed_reads[count] = pack_command(*read, "BLOCK", milliseconds, "STREAMS", self._stream, ">")
         return packed
 
@@ -253,7 +254,7 @@ class RedisConsumer:
         what a lost reply brought. They come without their delivery being counted: nobody has begun them."""
         with self.ack_buffer.acked_during() as done:
             count = min(PAGE_SIZE, self.max_count)
-            held = await self.pending_entries.page(self._consumer, count, after=self._replay_from or "")
+            held = await self.pending_entries.page(self._consumer_name, count, after=self._replay_from or "")
             here = {*self.in_flight_ids(), *done}
             entries = await self.claim([each for each in held if each.message_id not in here], ANY_IDLE_TIME)
         self._replay_from = held[-1].message_id if len(held) == count else None
@@ -323,7 +324,7 @@ class RedisConsumer:
         answers: list[bool | Exception] = []
         for page in chunks_by_size(dead_letters):
             with self.ack_buffer.acked_by_script([message_id for message_id, _ in page]):
-                found = await self._dead_letter_writer.write_many(self._consumer, page)
+                found = await self._dead_letter_writer.write_many(self._consumer_name, page)
                 for (message_id, _), buried in zip(page, found, strict=True):
                     if isinstance(buried, Exception):
                         await self.manager.handle_error(buried)

@@ -16,7 +16,7 @@ from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.handler.loader import AsyncHandler
 from streamconsumer.processor.handler.outcomes import BatchFailed
-from streamconsumer.processor.message import Entry, Message, reset_current, set_current
+from streamconsumer.processor.message import ConsumerId, Entry, Message, reset_current, set_current
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.attempt import PROCESS_EXIT_ERRORS, handler_timeout_error, was_cancelled
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
@@ -35,7 +35,7 @@ class BatchRunner:
         policy: Delivery,
         *,
         max_count: int,
-        consumer_id: tuple[str, str, str],
+        consumer_id: ConsumerId,
         telemetry: MessageTracing | None,
         metrics: Metrics,
     ) -> None:

@@ -15,7 +15,7 @@ from streamconsumer.errors import UndecodableEntry
 from streamconsumer.processor.dead_letters.record import MIN_LENGTH_WITH_MARKS
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.handler.loader import AsyncHandler
-from streamconsumer.processor.message import Encoding, Entry, reset_current, set_current
+from streamconsumer.processor.message import ConsumerId, Encoding, Entry, reset_current, set_current
 from streamconsumer.processor.metrics import FIRST_BUCKET_SECONDS, Metrics
 from streamconsumer.processor.pipeline.attempt import PROCESS_EXIT_ERRORS, AttemptRunner
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
@@ -36,7 +36,7 @@ class FastPath:
         *,
         ack: Callable[[str], None],
         encoding: Encoding,
-        consumer_id: tuple[str, str, str],
+        consumer_id: ConsumerId,
         metrics: Metrics,
     ) -> None:
         self.handler = handler
@@ -49,7 +49,7 @@ class FastPath:
         self, entry: Entry, task: asyncio.Task[None]
     ) -> Entry | None:
         """Handle ordinary entries. Returns one that is not; None if none is ready, or a context variable changed."""
-        in_flight, metrics, breaker, who = self._in_flight, self._metrics, self._breaker, self._consumer_id
+        in_flight, metrics, breaker, consumer_id = self._in_flight, self._metrics, self._breaker, self._consumer_id
         entries, tasks = in_flight.entries, in_flight.tasks
         free, suspects = in_flight.ready_queue.ready, in_flight.ready_queue.suspects
         acknowledge, counts, carriers = self._ack, metrics.duration_counts, self._attempt_runner.trace_fields
@@ -72,7 +72,7 @@ class FastPath:
                 tasks[message_id := entry.message_id] = task
                 if not free:
                     in_flight.update_capacity()
-                set_current((entry, who, data))
+                set_current((entry, consumer_id, data))
                 before, result, error = copy_context(), None, None
                 try:
                     try:

@@ -24,7 +24,7 @@ from streamconsumer.processor.dead_letters.record import (
 )
 from streamconsumer.processor.error_logging import format_error, log_redis_error
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.message import Entry
+from streamconsumer.processor.message import ConsumerId, Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
@@ -63,7 +63,7 @@ class Settler:
         policy: Delivery,
         breaker: CircuitBreaker,
         *,
-        consumer_id: tuple[str, str, str],
+        consumer_id: ConsumerId,
         metrics: Metrics,
         telemetry: MessageTracing | None = None,
     ) -> None:
