@@ -1,6 +1,6 @@
 """StreamConsumer: Python functions as Redis Streams consumers on Kubernetes.
 
-Packages and their import direction: `cli → operator | processor → redis_client → model → errors`. This module re-exports
+Packages and import direction: `cli → operator | processor → redis_client → model → errors`. This module re-exports
 nothing: an export would make the operator import redis, and every pod import kopf.
 """
 
