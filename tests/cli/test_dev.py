@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from tests.cli.dev_process import DevProcess, wait_for_exits
 from tests.cli.manifests import consumer, secret, write_documents
-from tests.processor.service import run_http_service
+from tests.processor.http_service import run_http_service
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 

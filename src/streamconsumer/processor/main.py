@@ -193,7 +193,7 @@ def _build_telemetry(settings: ProcessorSettings, manager: StreamManager, metric
         trust=settings.telemetry.context,
         field=settings.telemetry.context_field,
         allowed_baggage=settings.telemetry.baggage,
-        batches=settings.handler.batch,
+        is_batch=settings.handler.batch,
     )
 
 
