@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from redis.asyncio import Redis
 
+from streamconsumer.model.processor_settings import TraceContextSettings
 from streamconsumer.processor import RedisStreamProcessor
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.telemetry import SpanRecorder, current_traceparent
@@ -267,7 +268,7 @@ def unsent(spans: list[bytes], **options: Any) -> SpanRecorder:
 @settings(max_examples=500, deadline=None)
 def test_no_context_whatever_it_is_fails_a_message(data: dict[Any, Any]) -> None:
     entry, spans = Entry("1-0", ()), list[bytes]()
-    telemetry = unsent(spans, allowed_baggage=["user"])
+    telemetry = unsent(spans, trace_context=TraceContextSettings(baggage=["user"]))
     attempt = telemetry.start_attempt(entry, data)
     assert attempt
     assert current_traceparent()
