@@ -1,4 +1,4 @@
-"""One consumer group on a real server: adds entries, starts processors and inspects the group."""
+"""Consumer group on a real server: adds entries, starts processors and inspects the group."""
 
 from dataclasses import dataclass
 from datetime import timedelta

@@ -142,7 +142,7 @@ class RandomCut:
 
 
 async def test_entries_of_a_lost_reply_are_handled(any_group: Group) -> None:
-    """The server has delivered the entries, and the client never received them. They are in the pending entries list."""
+    """The server has delivered the entries, and the client never received them. They are in the pending entries."""
     async with Proxy(any_group.server).running() as proxy:
         proxy.cut_replies(lambda reply: 40 if STREAM.encode() in reply and proxy.cuts == 0 else None)
         ids = await any_group.add(10)
