@@ -58,5 +58,6 @@ async def test_a_database_that_is_not_there_is_told(any_group: Group) -> None:
         await execute_once(access, access.address(), "PING")
     found = classify_error(caught.value, "here")
     assert found.message == (
-        "here: the server has no database of this number; correct the number at the end of the URL (DB index is out of range)"
+        "here: the server has no database of this number; correct the number at the end of the URL "
+        "(DB index is out of range)"
     )
