@@ -207,7 +207,7 @@ async def test_only_the_groups_own_letters_are_found_under_a_key_that_several_sh
     assert at.skipped == 3
     assert await at.get(ours)
     for foreign in (theirs, other):
-        with pytest.raises(InvalidSettings, match=f"entry {foreign} of .* is no dead letter of group 'billing'"):
+        with pytest.raises(InvalidSettings, match=f"entry {foreign} of .* is not a dead letter of group 'billing'"):
             await at.get(foreign)
     assert await at.get("1-1") is None
 
