@@ -347,7 +347,7 @@ async def test_what_is_misspelt_is_told(group: Group) -> None:
     await group.client.set(KEY, "mine")
     ran = await run("list", url=group.url)
     assert (ran.code, ran.out) == (2, "")
-    assert f"key '{KEY}' is a string, not a stream of dead letters" in ran.err
+    assert f"key '{KEY}' is a string, not a dead-letter stream" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,7 @@ async def test_what_is_misspelt_is_told_and_what_is_empty_is_not(any_group: Grou
     await at.check()
     assert await everything(at) == []
     await any_group.client.rpush(KEY, "mine")
-    with pytest.raises(InvalidSettings, match="is a list, not a stream of dead letters"):
+    with pytest.raises(InvalidSettings, match="is a list, not a dead-letter stream"):
         await at.check()
 
 
