@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -117,3 +118,15 @@ def test_a_function_has_at_most_60_lines(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_has_a_docstring(module: str) -> None:
     assert ast.get_docstring(ast.parse(MODULES[module].read_text()))
+
+
+def test_every_file_that_the_architecture_names_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`([\w./-]+(?:\.py|/))`", text))
+    assert [path for path in sorted(named) if not any((folder / path).exists() for folder in (SOURCE, ROOT))] == []
+
+
+def test_the_architecture_names_every_module_of_the_processor_and_the_operator() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    modules = [name for name in MODULES if name.startswith(("processor/", "operator/")) and "__init__" not in name]
+    assert [name for name in modules if f"`{name}`" not in text] == []

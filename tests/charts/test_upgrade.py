@@ -26,6 +26,8 @@ from tests.operator.operators import running_operator
 from tests.operator.places import Namespace, eventually
 
 PREVIOUS = Path(__file__).parent / "previous" / CHART.name
+pytestmark = pytest.mark.cluster
+
 DEFINITION = f"{names.PLURAL}.{names.GROUP}"
 
 

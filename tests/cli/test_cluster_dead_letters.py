@@ -81,7 +81,7 @@ def test_a_secret_that_is_missing_is_named(on_api: Namespace, redis_server: Redi
     on_api.create(manifest_for(redis_server, password={"name": "redis", "key": "password"}))
     ran = run_plugin(on_api, "dead-letters", "list", "--name", "orders")
     assert ran.returncode == 2
-    assert "There is no Secret redis" in ran.stderr
+    assert "Secret redis does not exist" in ran.stderr
 
 
 def test_a_name_that_nobody_has_is_told(on_api: Namespace) -> None:

@@ -1,5 +1,5 @@
-"""The test bench: real Kubernetes, real Redis and a real OpenTelemetry Collector, on one machine.
+"""The test bench: real Kubernetes, Redis and OpenTelemetry Collector on one machine, without a simulated server.
 
-Nothing in here imitates a server. `fixtures` is the door for tests, `python -m tests.cluster` the
-door for people, and README.md tells what each costs.
+Tests use the fixtures of `fixtures`. `python -m tests.cluster` starts the same servers by hand. README.md lists start
+times and memory.
 """

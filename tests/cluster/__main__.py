@@ -1,4 +1,4 @@
-"""The bench for people: `python -m tests.cluster up`, `down`, `kubeconfig`, `load IMAGE`, `build`."""
+"""The test servers by hand: `python -m tests.cluster up`, `down`, `kubeconfig`, `load IMAGE`, `build`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.cluster.api_server import ApiServer
-from tests.cluster.binaries import BINARIES, build, find
+from tests.cluster.binaries import API_SERVER, BINARIES, CONTROL_PLANE, NODE, TARGETS, build, build_missing
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.errors import BenchError
 from tests.cluster.node import Node
 from tests.cluster.runs import KEPT_MARK, recorded_pid, remove, runs_directory
 
 SIZES: dict[str, type[ApiServer]] = {size.kind: size for size in (ApiServer, ControlPlane, Node)}
-COLLECTORS_AND_OTHER_HELMS = ("otelcol", "helm3")
+PROGRAMS = {ApiServer.kind: API_SERVER, ControlPlane.kind: CONTROL_PLANE, Node.kind: NODE}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,21 +32,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", help="start a cluster that stays until `down`")
+    up = commands.add_parser("up", help="start a cluster that keeps running until `down`")
     up.add_argument("--size", choices=SIZES, default="node")
-    down = commands.add_parser("down", help="end it; without --size, end all")
+    down = commands.add_parser("down", help="stop a cluster; without --size, stop all")
     down.add_argument("--size", choices=SIZES)
-    kubeconfig = commands.add_parser("kubeconfig", help="print the path of its kubeconfig")
+    kubeconfig = commands.add_parser("kubeconfig", help="print the path of a cluster's kubeconfig")
     kubeconfig.add_argument("--size", choices=SIZES)
-    load = commands.add_parser("load", help="bring an image of this machine's podman to the node")
+    load = commands.add_parser("load", help="copy an image from this machine's podman into the node")
     load.add_argument("image")
-    building = commands.add_parser("build", help="build or find the node's programs ahead of time")
-    building.add_argument("--all", action="store_true", help="and the collector and Helm 3, from source")
+    building = commands.add_parser("build", help="build the programs that this machine does not have")
+    building.add_argument("programs", nargs="*", metavar="PROGRAM", help="default: all")
+    building.add_argument("--for", dest="target", choices=TARGETS, help="only what this make target needs")
+    building.add_argument(
+        "--from-source", action="store_true", help="build also what KUBEBUILDER_ASSETS or PATH provides"
+    )
     return parser
 
 
 def up(parsed: argparse.Namespace) -> None:
     if not _runs(parsed.size):
+        build_missing(PROGRAMS[parsed.size])
         began = time.monotonic()
         SIZES[parsed.size](keep=True).start()
         print(f"{parsed.size} is up after {time.monotonic() - began:.1f} s", file=sys.stderr)
@@ -61,7 +66,7 @@ def down(parsed: argparse.Namespace) -> None:
 def kubeconfig(parsed: argparse.Namespace) -> None:
     running = [size for size in SIZES if parsed.size in (None, size) and _runs(size)]
     if not running:
-        raise BenchError("no cluster is up: python -m tests.cluster up")
+        raise BenchError("no cluster is running: start one with `python -m tests.cluster up`")
     print(_kubeconfig(running[-1]))
 
 
@@ -70,11 +75,14 @@ def load(parsed: argparse.Namespace) -> None:
 
 
 def build_programs(parsed: argparse.Namespace) -> None:
-    for name, binary in BINARIES.items():
-        if parsed.all:
-            print(build(binary))
-        elif name not in COLLECTORS_AND_OTHER_HELMS:
-            print(find(name))
+    names = TARGETS[parsed.target] if parsed.target else parsed.programs or [*BINARIES]
+    if unknown := set(names) - set(BINARIES):
+        raise BenchError(f"found no program {', '.join(sorted(unknown))}; expected some of {', '.join(BINARIES)}")
+    if parsed.from_source:
+        for name in names:
+            print(build(BINARIES[name]))
+    else:
+        build_missing(names)
 
 
 def _runs(size: str) -> bool:

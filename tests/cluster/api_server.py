@@ -1,6 +1,6 @@
-"""The smallest cluster: etcd and kube-apiserver.
+"""The smallest cluster: etcd and kube-apiserver, without controllers.
 
-It keeps objects and nothing moves them. That is enough for schemas, CEL, defaulting, server-side
+The API server stores objects and no controller acts on them. That is enough for schemas, CEL, defaulting, server-side
 apply, the status and scale subresources, RBAC and admission policies.
 """
 
@@ -33,20 +33,20 @@ AUDIT_POLICY = {
         {"level": "Metadata"},
     ],
 }
-"""What everybody but the cluster's own parts and its administrator asks for is written down."""
+"""Logs every request except those of the cluster's own components and of its administrator."""
 MAX_TRIES = 3
 
 Flags = Mapping[str, str | Path]
 
 
 class ApiServer(Cluster):
-    """etcd and kube-apiserver on loopback ports of their own; several may run at once.
+    """etcd and kube-apiserver on their own loopback ports. Several instances can run at a time.
 
-    Everyone in `credentials.USERS` has a token; RBAC is tried most easily by `kubectl --as`.
+    Each user of `credentials.USERS` has a token. `kubectl --as` is the easiest way to test RBAC.
     """
 
     kind = "api"
-    # Nothing here makes the default service account, so pods could not be created with it.
+    # No controller creates the default service account, so this admission plugin would reject all pods.
     disabled_admission = "ServiceAccount"
     address = "127.0.0.1"
     token = ADMIN.token
@@ -63,7 +63,7 @@ class ApiServer(Cluster):
 
     @property
     def directory(self) -> Path:
-        """Where its logs, credentials and kubeconfigs are."""
+        """The folder of logs, credentials and kubeconfigs."""
         if self._run is None:
             raise RuntimeError(f"this {type(self).__name__} is not running: call start() first")
         return self._run.path
@@ -78,7 +78,7 @@ class ApiServer(Cluster):
 
     @property
     def audit_log(self) -> Path:
-        """A line of JSON for each request that AUDIT_POLICY has written down."""
+        """The log with one line of JSON for each request that AUDIT_POLICY selects."""
         return self.directory / "audit.log"
 
     @property
@@ -101,7 +101,7 @@ class ApiServer(Cluster):
         return self
 
     def stop(self) -> None:
-        """End it at once: nothing of its state is wanted any more."""
+        """Kill all programs and delete their state."""
         for program in self.programs.values():
             program.kill()
         self.programs = {}
@@ -124,11 +124,11 @@ class ApiServer(Cluster):
         self._start_api_server(binaries["kube-apiserver"], etcd_port)
 
     def _ports(self) -> tuple[int, int, int]:
-        """For etcd, its peers and the API server."""
+        """Return the ports for etcd, its peers and the API server."""
         return free_port(), free_port(), free_port()
 
     def _wait(self) -> None:
-        """Wait for what was started last and together."""
+        """Wait until the programs that `_start` did not wait for are ready."""
 
     def _write_kubeconfig(self) -> Path:
         return self.credentials.write_kubeconfig(self.directory / "kubeconfig", self.url, ADMIN)
@@ -143,7 +143,7 @@ class ApiServer(Cluster):
             "listen-peer-urls": peer,
             "initial-advertise-peer-urls": peer,
             "initial-cluster": f"default={peer}",
-            # Throw-away state needs no disk: this is most of the difference in a write's latency.
+            # State of a test need not survive a crash, and fsync is most of the latency of a write.
             "unsafe-no-fsync": "true",
         }
         self._launch(binary, flags)
@@ -174,7 +174,7 @@ class ApiServer(Cluster):
         server.wait_until(self._is_ready, START_TIMEOUT)
 
     def _serving_flags(self) -> Flags:
-        """On loopback it may not publish its address as an endpoint: that is refused there."""
+        """Return flags for loopback, where the API server rejects its own address as an endpoint."""
         return {
             "bind-address": "127.0.0.1",
             "endpoint-reconciler-type": "none",
@@ -189,7 +189,7 @@ class ApiServer(Cluster):
         return program
 
     def _program(self, name: str, command: list[str | Path], environment: Mapping[str, str]) -> Program:
-        """The command as it is started from here; a node starts it inside its namespaces."""
+        """Return the program to start. `Node` overrides this to start it inside its namespaces."""
         return Program(name, command, self.directory, environment)
 
     def _is_ready(self) -> bool:
@@ -200,7 +200,7 @@ class ApiServer(Cluster):
         return True
 
     def delete_namespace(self, name: str) -> None:
-        """Delete it; nothing here would do so by itself, and its objects would stay in view."""
+        """Delete a namespace and its objects, as the namespace controller would. No controller runs here."""
         empty_namespace(self, name)
         path = f"/api/v1/namespaces/{name}"
         self.request("DELETE", path)
@@ -211,7 +211,7 @@ class ApiServer(Cluster):
     def request(
         self, method: str, path: str, body: Any = None, accept: str = "application/json", timeout: float = 10
     ) -> Any:
-        """One request as the administrator, for what kubectl has no word or is too slow for."""
+        """Send one request as the administrator, where kubectl has no command or is too slow."""
         connection = http.client.HTTPSConnection(
             self.address, self.port, timeout=timeout, context=ssl.create_default_context(cafile=self.ca)
         )

@@ -1,26 +1,29 @@
-"""The programs that the bench runs: where each is found, and how it is built when it is not.
+"""Programs that the test servers need: pinned versions, where each is searched for, and how it is built.
 
-`find` looks in KUBEBUILDER_ASSETS (named on purpose, so taken as it is), on PATH (only a program of
-the pinned major and minor version: an etcd of another year is no etcd to test against), then in the
-project's cache, and at last builds the pinned Go module under `go/` into that cache.
+`find` searches `KUBEBUILDER_ASSETS` (any version), then `PATH` (only the pinned major and minor version), then the
+project's cache. `build_missing` builds what is in none of these places, from the pinned Go modules under `go/`.
+`find` never builds: a build takes minutes and must not run inside the time limit of a test.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from tests.cluster.errors import BenchError, MissingTool
+from tests.cluster.errors import BenchError, BuildFailed, MissingTool
 from tests.cluster.runs import cache_directory, locked
 
 MODULES = Path(__file__).parent / "go"
+LINES_OF_A_FAILED_BUILD = 40
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,13 @@ class Binary:
 
     @property
     def version(self) -> str:
-        """The pinned version, read from go.mod so that it is written once."""
+        """The pinned version. go.mod is its only source."""
         if self.own_version:
             return self.own_version
         text = (MODULES / self.module / "go.mod").read_text()
         match = re.search(rf"^\s*(?:require )?{re.escape(self.pinned_by)} (v\S+)", text, re.MULTILINE)
         if not match:
-            raise BenchError(f"go/{self.module}/go.mod requires no {self.pinned_by}: add its pin")
+            raise BenchError(f"go/{self.module}/go.mod: found no {self.pinned_by}; add its pin")
         return match[1]
 
     @property
@@ -54,13 +57,14 @@ class Binary:
 
 def _kubernetes(names: Iterable[tuple[str, str]]) -> list[Binary]:
     return [
-        Binary(name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", "k8s.io/kubernetes", time) for name, time in names
+        Binary(name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", "k8s.io/kubernetes", duration)
+        for name, duration in names
     ]
 
 
 def _containerd(names: Iterable[tuple[str, str]]) -> list[Binary]:
     source = "github.com/containerd/containerd/v2"
-    return [Binary(name, "containerd", f"{source}/cmd/{name}", source, time, ("-v",)) for name, time in names]
+    return [Binary(name, "containerd", f"{source}/cmd/{name}", source, duration, ("-v",)) for name, duration in names]
 
 
 BINARIES = {
@@ -115,22 +119,85 @@ BINARIES = {
             ".",
             "sigs.k8s.io/kube-network-policies",
             "2 minutes",
-            program="streamconsumer-network-policies",  # nobody else's command is this one
+            program="streamconsumer-network-policies",  # a name that no other program uses
         ),
         Binary("pause", "pause", ".", "", "10 seconds", own_version="v3.10", program="streamconsumer-pause"),
         Binary("otelcol", "otelcol", ".", "go.opentelemetry.io/collector/otelcol", "2 minutes"),
     )
 }
 
+API_SERVER = ("etcd", "kube-apiserver", "kubectl")
+CONTROL_PLANE = ("etcd", "kube-apiserver", "kubectl", "kube-controller-manager", "kube-scheduler")
+NODE = (
+    *CONTROL_PLANE,
+    *("containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "kube-proxy", "coredns", "network-policies", "pause"),
+)
+FOR_ANY_CLUSTER = ("kubectl", "helm", "helm3", "otelcol")
+"""What end-to-end tests need of this machine if KUBECONFIG names a cluster."""
+
+TARGETS = {
+    "test-cluster": (*CONTROL_PLANE, "helm", "helm3", "otelcol"),
+    "e2e": (*NODE, *FOR_ANY_CLUSTER),
+    "bench": CONTROL_PLANE,
+}
+"""The programs that each make target needs."""
+
+_forbidden_for = ""
+"""The test that is running, if it has no marker that allows programs from here. Empty otherwise."""
+
+
+@contextlib.contextmanager
+def forbidden_for(test: str) -> Iterator[None]:
+    """Make `find` fail with an explanation while this test runs."""
+    global _forbidden_for  # noqa: PLW0603 -- a process runs one test at a time
+    _forbidden_for = test
+    try:
+        yield
+    finally:
+        _forbidden_for = ""
+
+
+def find(name: str) -> Path:
+    """Return the program's path. Raises MissingTool if it is neither on this machine nor built yet."""
+    _check_allowed(name)
+    return _found(name)
+
+
+def find_installed(name: str, package: str) -> Path:
+    """Return the path of a program of a Debian package. Raises MissingTool if it is not on PATH."""
+    _check_allowed(name)
+    found = shutil.which(name)
+    if found is None:
+        raise MissingTool(f"{name}: not found on PATH; install Debian's package {package}")
+    return Path(found)
+
+
+def _check_allowed(name: str) -> None:
+    if _forbidden_for:
+        raise BenchError(
+            f"{_forbidden_for} needs {name}, which `make test` does not have: take a fixture of "
+            "tests/cluster/fixtures.py, or mark the test with @pytest.mark.cluster so that `make test-cluster` runs it"
+        )
+
 
 @lru_cache
-def find(name: str) -> Path:
-    """The program's path; builds it the first time when this machine has none that fits."""
+def _found(name: str) -> Path:
     binary = BINARIES[name]
-    return _assets(binary) or _on_path(binary) or build(binary)
+    found = locate(binary)
+    if found is None:
+        raise MissingTool(
+            f"{name} {binary.version}: found neither in KUBEBUILDER_ASSETS nor on PATH nor in {binary.cached.parent}; "
+            f"build it with `{sys.executable} -m tests.cluster build {name}`, which needs Go 1.26 or newer"
+        )
+    return found
 
 
-def _assets(binary: Binary) -> Path | None:
+def locate(binary: Binary) -> Path | None:
+    """Return where the program is on this machine, None if it has to be built."""
+    return _in_assets(binary) or _on_path(binary) or (binary.cached if binary.cached.exists() else None)
+
+
+def _in_assets(binary: Binary) -> Path | None:
     folder = os.environ.get("KUBEBUILDER_ASSETS")
     if not folder:
         return None
@@ -147,7 +214,7 @@ def _on_path(binary: Binary) -> Path | None:
 
 def _reported_version(program: Path, binary: Binary) -> str:
     try:
-        said = subprocess.run(
+        ran = subprocess.run(
             [program, *binary.version_command],
             capture_output=True,
             text=True,
@@ -156,17 +223,41 @@ def _reported_version(program: Path, binary: Binary) -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return said.stdout + said.stderr
+    return ran.stdout + ran.stderr
 
 
 def _minor(text: str) -> str:
-    """Major and minor of the first version in the text, empty when there is none."""
+    """Major and minor of the first version in the text, empty if there is none."""
     match = re.search(r"(\d+\.\d+)\.\d+", text)
     return match[1] if match else ""
 
 
+def build_missing(names: Iterable[str], write: Callable[[str], None] | None = None) -> None:
+    """Build the programs that this machine does not have, with one progress line before and after each.
+
+    Raises MissingTool without Go, and BuildFailed with the end of the compiler's output.
+    """
+    write = write or _to_stderr
+    missing = [BINARIES[name] for name in dict.fromkeys(names) if locate(BINARIES[name]) is None]
+    if not missing:
+        return
+    started = time.monotonic()
+    write(f"building {len(missing)} programs that tests need and this machine does not have yet")
+    for number, binary in enumerate(missing, 1):
+        write(f"[{number}/{len(missing)}] {binary.name} {binary.version}: usually {binary.first_build} on two cores …")
+        began = time.monotonic()
+        build(binary)
+        now = time.monotonic()
+        write(f"[{number}/{len(missing)}] {binary.name}: built in {now - began:.0f} s, {now - started:.0f} s in all")
+    _found.cache_clear()
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def build(binary: Binary) -> Path:
-    """Build it into the cache, once however many test processes ask at the same time."""
+    """Build a program into the cache, unless another process has just built it."""
     with locked(binary.cached.with_name(f".{binary.name}.lock")):
         if not binary.cached.exists():
             _compile(binary)
@@ -176,15 +267,10 @@ def build(binary: Binary) -> Path:
 def _compile(binary: Binary) -> None:
     if not shutil.which("go"):
         raise MissingTool(
-            f"{binary.name} {binary.version} is neither on PATH nor in {binary.cached.parent}, and "
-            "go is not on PATH to build it: install Go 1.26 or newer, or point KUBEBUILDER_ASSETS "
-            "at a folder with Kubernetes binaries"
+            f"{binary.name} {binary.version}: found neither on PATH nor in {binary.cached.parent}, and found no go on "
+            "PATH to build it; install Go 1.26 or newer, or point KUBEBUILDER_ASSETS at a folder with Kubernetes "
+            "binaries"
         )
-    print(
-        f"building {binary.name} {binary.version} (about {binary.first_build} the first time)…",
-        file=sys.stderr,
-        flush=True,
-    )
     unfinished = binary.cached.with_name(f".{binary.name}.{os.getpid()}")
     built = subprocess.run(
         _go_build(binary, unfinished),
@@ -197,15 +283,17 @@ def _compile(binary: Binary) -> None:
         check=False,
     )
     if built.returncode:
-        raise BenchError(
-            f"building {binary.name} {binary.version} in tests/cluster/go/{binary.module} failed; "
-            f"the end of what go said:\n{built.stdout[-3000:]}"
+        unfinished.unlink(missing_ok=True)
+        output = "\n".join(built.stdout.splitlines()[-LINES_OF_A_FAILED_BUILD:])
+        raise BuildFailed(
+            f"build error: {binary.name} {binary.version} in tests/cluster/go/{binary.module}: "
+            f"go build exited with {built.returncode}. The end of its output:\n{output}"
         )
     unfinished.rename(binary.cached)
 
 
 def _go_build(binary: Binary, output: Path) -> list[str]:
-    # Without -buildvcs=false a module inside this repository is stamped with the commit.
+    # Without -buildvcs=false, go stamps a module inside this repository with the commit.
     return [
         *("go", "build", "-trimpath", "-buildvcs=false"),
         f"-ldflags={_linker_flags(binary)}",
@@ -214,7 +302,7 @@ def _go_build(binary: Binary, output: Path) -> list[str]:
 
 
 def _linker_flags(binary: Binary) -> str:
-    """Small binaries; Kubernetes' own build script sets its version here, and clients read it."""
+    """Strip symbols. Kubernetes gets its version set as its own build script does, because clients read it."""
     if binary.module != "kubernetes":
         return "-s -w"
     major, minor = binary.version.removeprefix("v").split(".")[:2]

@@ -1,4 +1,4 @@
-"""Throw-away authorities and what they sign, written by openssl."""
+"""Temporary certificate authorities and the certificates they sign, created by openssl."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ EXTENSIONS = "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSigna
 
 @dataclass(frozen=True)
 class Certificate:
-    """The files of one."""
+    """The files of one certificate."""
 
     certificate: Path
     key: Path
 
 
 class Authority:
-    """Signs certificates for servers and clients."""
+    """A certificate authority for servers and clients."""
 
     def __init__(self, folder: Path, name: str = "authority", *, strict: bool = True) -> None:
-        """Not `strict`: as many clusters make theirs, without a word about what its key is for."""
+        """Create the authority. Without `strict`, its certificate has no key usage, as in many clusters."""
         self.folder, self.name = folder, name
         self.file, self._key = folder / f"{name}.crt", folder / f"{name}.key"
         usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign") if strict else ()
@@ -33,7 +33,7 @@ class Authority:
         self._openssl("req", "-x509", *NEW_KEY, *VALIDITY, "-subj", f"/CN={name}", *usage, *files)
 
     def sign(self, name: str, alternatives: str = "DNS:localhost,IP:127.0.0.1") -> Certificate:
-        """One that is made out to these names."""
+        """Sign a certificate for these names."""
         made = Certificate(self.folder / f"{name}.crt", self.folder / f"{name}.key")
         request, extensions = self.folder / f"{name}.csr", self.folder / f"{name}.extensions"
         extensions.write_text(f"subjectAltName={alternatives}\n{EXTENSIONS}")

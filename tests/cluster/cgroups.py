@@ -1,4 +1,4 @@
-"""The control groups that a node's pods run in, one tree a node, named like its run."""
+"""The control groups of a node's pods: one tree for each node, named like the node's run."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ ROOT = Path("/sys/fs/cgroup")
 
 
 def hierarchies() -> list[Path]:
-    """The root of each hierarchy: one for version 2, one a controller for version 1."""
+    """Return the root of each hierarchy: a single one for version 2, one for each controller for version 1."""
     if (ROOT / "cgroup.controllers").exists():
         return [ROOT]
     return [entry for entry in sorted(ROOT.glob("*")) if entry.is_dir() and not entry.is_symlink()]
 
 
 def create(name: str) -> None:
-    """Make the tree, since the kubelet only works below a root that is already there."""
+    """Create the tree, because the kubelet requires an existing root."""
     for hierarchy in hierarchies():
         (hierarchy / name).mkdir(exist_ok=True)
 
 
 def remove(name: str, timeout: float = 5.0) -> None:
-    """Remove the tree; the kernel lets a group go a moment after its last process has gone."""
+    """Remove the tree. Retries, because the kernel frees a group only after its last process is reaped."""
     deadline = time.monotonic() + timeout
     while not _try_remove(name) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""How a test speaks to a cluster, whichever size it has and whoever started it."""
+"""Access to a cluster of any size: kubectl, Helm, server-side apply."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tests.cluster.errors import BenchError
 
 
 class KubectlError(BenchError):
-    """kubectl ended with an error; the message holds what it said."""
+    """kubectl exited with an error. The message contains its output."""
 
 
 class Cluster:
-    """A cluster that answers, known by its kubeconfig."""
+    """A running cluster, identified by its kubeconfig."""
 
     def __init__(self, kubeconfig: Path) -> None:
         self.kubeconfig = kubeconfig
 
     def kubectl(self, *arguments: str, input: str | None = None) -> str:  # noqa: A002 -- as in subprocess
-        """What kubectl prints; a manifest goes in as `kubectl("apply", "-f", "-", input=text)`."""
+        """Run kubectl and return its output. Pass a manifest as `kubectl("apply", "-f", "-", input=text)`."""
         ran = subprocess.run(
             [find("kubectl"), *arguments],
             input=input,
@@ -40,11 +40,11 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For programs that find the cluster by KUBECONFIG: kubectl, helm, the operator."""
+        """The environment of programs that find the cluster by KUBECONFIG: kubectl, helm, the operator."""
         return {
             **os.environ,
             "KUBECONFIG": str(self.kubeconfig),
-            # One cache a cluster: the next cluster on this port has other resources.
+            # Each cluster has its own cache: the next cluster on this port has other resources.
             "KUBECACHEDIR": str(self._scratch / "kubectl"),
             "HELM_CACHE_HOME": str(self._scratch / "helm-cache"),
             "HELM_CONFIG_HOME": str(self._scratch / "helm-config"),
@@ -56,19 +56,19 @@ class Cluster:
         return Path(tempfile.gettempdir()) / f"streamconsumer-own-cluster-{os.getuid()}"
 
     def apply(self, *objects: Mapping[str, Any]) -> None:
-        """Server-side apply of manifests given as dictionaries."""
+        """Apply manifests server-side, given as dictionaries."""
         everything = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(everything))
 
     def get(self, *arguments: str) -> Any:
-        """One object or list as a dictionary: `get("pod", "web-0", "--namespace", "shop")`."""
+        """Return an object or list as a dictionary: `get("pod", "web-0", "--namespace", "shop")`."""
         return json.loads(self.kubectl("get", *arguments, "--output", "json"))
 
     def delete_namespace(self, name: str) -> None:
         self.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
 
     def helm(self, *arguments: str, version: int = 4) -> str:
-        """What helm prints; `version=3` asks for the older one."""
+        """Run Helm 4, or Helm 3 with `version=3`, and return its output."""
         program = find("helm" if version == 4 else "helm3")
         ran = subprocess.run([program, *arguments], env=self.environment, capture_output=True, text=True, check=False)
         if ran.returncode:

@@ -1,4 +1,4 @@
-"""A real OpenTelemetry Collector on loopback ports, and the spans that reached it."""
+"""A real OpenTelemetry Collector on loopback ports, and the spans that it received."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ START_TIMEOUT = 15.0
 
 
 def configuration(grpc: str, http: str, folder: str, batch: str = "100ms") -> dict[str, Any]:
-    """A collector that receives OTLP and writes each signal to a file of its own.
+    """Return the configuration of a collector that receives OTLP and writes each signal to its own file.
 
-    The files stay open with their offset kept, so they are never truncated while it runs.
+    The collector keeps the files open at their offset, so they must not be truncated while it runs.
     """
     exporters = {
         f"file/{signal}": {"path": f"{folder}/{file}", "flush_interval": "200ms"} for signal, file in FILES.items()
@@ -44,7 +44,7 @@ def configuration(grpc: str, http: str, folder: str, batch: str = "100ms") -> di
 
 
 class Collector:
-    """One collector process; every start begins with empty files."""
+    """One collector process. Every start creates empty files."""
 
     def __init__(self) -> None:
         self.grpc_port = 0
@@ -55,7 +55,7 @@ class Collector:
 
     @property
     def http_endpoint(self) -> str:
-        """For OTEL_EXPORTER_OTLP_ENDPOINT with http/protobuf, the SDK adds /v1/traces."""
+        """The value of OTEL_EXPORTER_OTLP_ENDPOINT for http/protobuf. The SDK appends /v1/traces."""
         return f"http://127.0.0.1:{self.http_port}"
 
     @property
@@ -64,7 +64,7 @@ class Collector:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs in its environment to send its telemetry here."""
+        """The environment variables that make a process export to this collector."""
         return {
             "OTEL_EXPORTER_OTLP_ENDPOINT": self.http_endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
@@ -72,7 +72,7 @@ class Collector:
 
     @property
     def program(self) -> Program:
-        """The process, to pause or kill it as an outage."""
+        """The process. Tests pause or kill it to simulate an outage."""
         if self._program is None:
             raise RuntimeError("this Collector was never started: call start() first")
         return self._program
@@ -124,13 +124,13 @@ class Collector:
         self.stop()
 
     def clear(self) -> None:
-        """From here on, only show what arrives later."""
+        """Hide everything received so far."""
         for signal in FILES:
             file = self._file(signal)
             self._offsets[signal] = file.stat().st_size if file.exists() else 0
 
     def text(self, signal: str = "traces") -> str:
-        """The file of "traces", "metrics" or "logs" since the last `forget`, as OTLP in JSON."""
+        """Return the "traces", "metrics" or "logs" received since the last `forget`, as OTLP in JSON."""
         file = self._file(signal)
         if not file.exists():
             return ""
@@ -142,7 +142,7 @@ class Collector:
         return parse_spans(self.text())
 
     def wait_for_spans(self, expected: int | Callable[[list[Span]], bool] = 1, timeout: float = 10.0) -> list[Span]:
-        """The spans, once there are so many of them or they satisfy the condition."""
+        """Wait for this number of spans, or until they satisfy the condition, and return them."""
         enough = _at_least(expected) if isinstance(expected, int) else expected
         deadline = time.monotonic() + timeout
         while not enough(spans := self.spans()):
@@ -163,8 +163,8 @@ def _at_least(count: int) -> Callable[[list[Span]], bool]:
 
 def _timeout_message(spans: list[Span], criterion: object, timeout: float) -> str:
     names = ", ".join(f"{span.kind} {span.name!r}" for span in spans) or "none"
-    expected = f"{criterion} of them" if isinstance(criterion, int) else "spans that satisfy the condition"
+    expected = f"{criterion}" if isinstance(criterion, int) else "spans that satisfy the condition"
     return (
-        f"after {timeout:.0f} s the collector had {len(spans)} spans ({names}), not {expected}: "
+        f"the collector: found {len(spans)} spans after {timeout:.0f} s ({names}), expected {expected}; "
         "check the sender's endpoint, sampler and flush"
     )

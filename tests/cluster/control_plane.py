@@ -1,7 +1,7 @@
-"""The middle size: an API server whose controllers and scheduler run, and no node.
+"""The cluster of middle size: an API server with controllers and scheduler, without a node.
 
-Deployments become ReplicaSets become Pods, which stay Pending; garbage collection, disruption
-budgets, service accounts and namespace deletion are the real ones.
+The controllers create ReplicaSets and Pods for Deployments, and the Pods stay Pending. Garbage collection, disruption
+budgets, service accounts and namespace deletion work as in any cluster.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ControlPlane(ApiServer):
             "cluster-signing-key-file": credentials.ca_key,
             "cluster-cidr": POD_NETWORK,
             "profiling": "false",
-            # With its default of 20 requests a second it needs five seconds to greet its controllers.
+            # With the default of 20 requests a second, starting all controllers takes five seconds.
             "kube-api-qps": "500",
             "kube-api-burst": "1000",
         }
@@ -67,7 +67,7 @@ class ControlPlane(ApiServer):
         return self.credentials.write_kubeconfig(self.directory / f"{name}.kubeconfig", self.url, user)
 
     def _controllers_are_running(self) -> bool:
-        """The default service account is the first thing a pod needs, and a controller makes it."""
+        """Return True once a controller has created the default service account, which every pod needs."""
         try:
             self.request("GET", "/api/v1/namespaces/default/serviceaccounts/default")
         except (OSError, BenchError):

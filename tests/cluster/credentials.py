@@ -1,4 +1,4 @@
-"""Keys, certificates, tokens and kubeconfigs of a throw-away cluster, written by openssl."""
+"""Keys, certificates, tokens and kubeconfigs of a temporary cluster, created by openssl."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"
 
 @dataclass(frozen=True)
 class User:
-    """Somebody with a token of their own."""
+    """A user with a token."""
 
     token: str
     name: str
@@ -47,7 +47,7 @@ USERS = (ADMIN, CONTROLLER_MANAGER, SCHEDULER, KUBELET, PROXY)
 
 
 class Credentials:
-    """The files in one folder that let the parts of one cluster trust each other."""
+    """The files in one folder by which the components of a cluster authenticate each other."""
 
     def __init__(self, folder: Path, address: str) -> None:
         self.folder = folder
@@ -63,7 +63,7 @@ class Credentials:
         self.folder.mkdir()
         self._write_ca()
         self._write_certificate()
-        # kube-apiserver reads a public key only out of this older form of private key.
+        # kube-apiserver reads the public key only from this older format of a private key.
         out = ("-out", str(self.service_account_key))
         self._openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", *out)
         self.tokens.write_text(
@@ -71,7 +71,7 @@ class Credentials:
         )
 
     def _write_ca(self) -> None:
-        # Python from 3.13 on refuses an authority that does not say what its key is for.
+        # Python 3.13 and newer reject an authority without key usage.
         usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
         files = ("-keyout", str(self.ca_key), "-out", str(self.ca))
         self._openssl("req", "-x509", *NEW_KEY, *VALIDITY, "-subj", "/CN=test-bench-ca", *usage, *files)
@@ -86,14 +86,14 @@ class Credentials:
         self._openssl("x509", "-req", *files, *signer, *VALIDITY)
 
     def _names(self) -> list[str]:
-        """Everything that clients call the API server, on this machine and in pods."""
+        """Return every name and address of the API server, on this machine and in pods."""
         names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
         names.append("kubernetes.default.svc.cluster.local")
         addresses = sorted({"127.0.0.1", KUBERNETES_SERVICE, self.address})
         return [f"DNS:{name}" for name in names] + [f"IP:{address}" for address in addresses]
 
     def write_kubeconfig(self, path: Path, url: str, user: User) -> Path:
-        """A kubeconfig that needs no other file, so that it can be copied anywhere."""
+        """Write a kubeconfig that refers to no other file, so that it can be copied anywhere."""
         authority = base64.b64encode(self.ca.read_bytes()).decode()
         name = CONTEXT
         path.write_text(

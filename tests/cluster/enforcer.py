@@ -1,4 +1,4 @@
-"""NetworkPolicies that hold. The node has nothing that enforces them, so that no test depends on it unasked."""
+"""Enforcement of NetworkPolicies on a node. A node does not enforce them unless a test asks for it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from tests.cluster.processes import Program
 QUEUE = 100
 TIMEOUT_SECONDS = 20.0
 
-# Each first packet of a connection: between pods, and from a pod to the node, where API server and name server are. The
-# kubelet's probes come from the node itself and are let through, as everywhere. After DNAT: policies speak of pods.
+# Selects the first packet of each connection between pods, and from a pod to the node, which runs the API server and
+# the DNS server. Probes of the kubelet come from the node itself and pass, as on every cluster. The hooks run after
+# DNAT, because policies select pods and not Services.
 CHAINS = (("FORWARD",), ("INPUT", "--in-interface", "cni0"))
 
 
 @contextmanager
 def enforce_network_policies(node: Node) -> Iterator[None]:
-    """While this lasts, what no NetworkPolicy of a pod allows is dropped without an answer."""
+    """Drop all connections that the NetworkPolicies of a pod do not allow, until the context ends."""
     command = (find("network-policies"), f"--kubeconfig={node.kubeconfig}", f"--hostname-override={node.node_name}")
     inside = node.inside(*command, f"--nfqueue-id={QUEUE}")
     program = Program("network-policies", inside, node.directory, in_namespaces=True)
@@ -31,7 +32,7 @@ def enforce_network_policies(node: Node) -> Iterator[None]:
         _change_iptables(node, "--insert")
         yield
         if not program.is_running:
-            raise program.failure("ended: since then everything was dropped")
+            raise program.failure("ended; all connections were dropped since then")
     finally:
         _change_iptables(node, "--delete")
         program.stop()

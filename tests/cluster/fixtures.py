@@ -1,45 +1,120 @@
-"""The bench's door for tests: `pytest_plugins = ["tests.cluster.fixtures"]` in the root conftest.
+"""Fixtures of the real servers, and the marker of the tests that need more than git, make and Python.
 
-A missing tool skips the test loudly on a person's machine and fails it where CI is set, because a
-skip that nobody reads is a test that nobody has.
+`make test` runs the tests without a marker. A test that takes a fixture of `PROGRAMS` gets the marker `cluster`
+automatically and runs in `make test-cluster`; a test that starts such a server itself carries the marker in its file.
+Programs are built before the first test starts, because a build would not fit into the time limit of a test.
+
+A missing tool skips a test on a developer's machine, with a summary in red. If the environment variable CI is set, the
+test fails instead, because a skipped test in CI would go unnoticed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cluster import binaries
 from tests.cluster.api_server import ApiServer
-from tests.cluster.binaries import find
 from tests.cluster.collector import Collector
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.errors import MissingTool
+from tests.cluster.errors import BuildFailed, MissingTool
 from tests.cluster.namespaces import fresh_namespace
 from tests.cluster.node import Node
 from tests.cluster.own_cluster import OwnCluster, named_cluster
-from tests.cluster.redis_servers import FLAVOURS, REDIS, Flavour, Options, RedisServer, StartRedis
+from tests.cluster.redis_servers import DEFAULT, FLAVOURS, Flavour, Options, RedisServer, StartRedis
 
-SKIP_PREFIX = "MISSING TOOL: "
+SKIP_PREFIX = "SKIP_PREFIX TOOL: "
+BEYOND_MAKE_TEST = ("cluster", "e2e", "chaos")
+"""Markers of tests that `make test` does not run."""
+
+PROGRAMS = {
+    "api_server": binaries.API_SERVER,
+    "control_plane": binaries.CONTROL_PLANE,
+    "node": binaries.TARGETS["e2e"],
+    "collector_process": ("otelcol",),
+    "helm": ("helm", "helm3"),
+    "kubectl": ("kubectl",),
+    "promtool": (),  # Debian's
+}
+"""The programs that each fixture starts."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "cluster: needs a Kubernetes API server, Helm, a collector or promtool (make test-cluster); "
+        "a fixture that starts one of them adds this marker",
+    )
+    config.addinivalue_line("markers", "e2e: needs the whole single-node cluster (make e2e)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a program of `PROGRAMS`, before pytest selects by marker."""
+    for item in items:
+        fixtures = _fixtures(item)
+        if PROGRAMS.keys() & fixtures and not _has_marker(item):
+            item.add_marker("cluster")
+        if "node" in fixtures:
+            # With --dist loadgroup, one worker runs all tests on the node: one node is enough.
+            item.add_marker(pytest.mark.xdist_group("node"))
+
+
+def _fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
+
+
+def _has_marker(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in BEYOND_MAKE_TEST)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build what the selected tests need before the first one runs. End the session if a build fails."""
+    # Workers of pytest-xdist do not build: their output is not shown. `make test-cluster` builds before pytest starts.
+    if session.config.option.collectonly or hasattr(session.config, "workerinput"):
+        return
+    names = [name for item in session.items for name in _programs(item)]
+    with contextlib.suppress(MissingTool), uncaptured(session.config):
+        try:
+            binaries.build_missing(names)
+        except BuildFailed as failure:
+            pytest.exit(str(failure), returncode=pytest.ExitCode.INTERNAL_ERROR)
+
+
+def _programs(item: pytest.Item) -> list[str]:
+    """Return the names of the programs that a test needs: all of `make test-cluster` if only its marker says so."""
+    known = PROGRAMS.keys() & _fixtures(item)
+    if not known and item.get_closest_marker("cluster"):
+        return list(binaries.TARGETS["test-cluster"])
+    own_cluster = "node" in known and OwnCluster.from_environment()
+    return [*binaries.FOR_ANY_CLUSTER] if own_cluster else [name for fixture in known for name in PROGRAMS[fixture]]
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup() -> Iterator[None]:
-    with skip_on_missing_tool():
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    with only_marked_tests_find_programs(item), skip_on_missing_tool():
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Iterator[None]:
-    with skip_on_missing_tool():
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    with only_marked_tests_find_programs(item), skip_on_missing_tool():
         return (yield)
+
+
+def only_marked_tests_find_programs(item: pytest.Item) -> contextlib.AbstractContextManager[None]:
+    """Make `find` fail during a test that `make test` runs. Teardown is exempt: it may end what other tests started."""
+    return contextlib.nullcontext() if _has_marker(item) else binaries.forbidden_for(item.nodeid)
 
 
 @contextlib.contextmanager
 def skip_on_missing_tool() -> Iterator[None]:
+    """Skip the test if a tool is missing, or fail it in CI."""
     try:
         yield
     except MissingTool as missing:
@@ -50,55 +125,20 @@ def skip_on_missing_tool() -> Iterator[None]:
 
 @contextlib.contextmanager
 def uncaptured(config: pytest.Config) -> Iterator[None]:
-    """Let the progress of first builds reach the terminal."""
+    """Let progress reach the terminal."""
     capture: Any = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
         yield
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say at the end of the run, once a tool, what was not tested for lack of it."""
+    """List each missing tool once, with the number of tests that were skipped without it."""
     reasons = [str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])]
     missing = [reason.partition(SKIP_PREFIX)[2] for reason in reasons if SKIP_PREFIX in reason]
     if missing:
-        terminalreporter.section("tests not run for want of a tool", sep="!", red=True)
+        terminalreporter.section("tests not run because a tool is missing", sep="!", red=True)
     for reason in dict.fromkeys(missing):
         terminalreporter.write_line(f"{missing.count(reason)} not run: {reason}", red=True)
-
-
-NODE = ("containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "kube-proxy", "coredns", "network-policies")
-CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
-ON_ANY_CLUSTER = ("kubectl", "helm", "helm3", "otelcol")
-BINARIES_OF = {
-    "api_server": ("etcd", "kube-apiserver", "kubectl"),
-    "control_plane": CONTROL_PLANE,
-    "node": (*CONTROL_PLANE, *NODE, "pause", *ON_ANY_CLUSTER),
-    "collector_process": ("otelcol",),
-}
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build what the collected tests need before the first one runs, and its time-out with it."""
-    if session.config.option.collectonly:
-        return
-    fixtures = {fixture for item in session.items for fixture in getattr(item, "fixturenames", ())}
-    with contextlib.suppress(MissingTool), uncaptured(session.config):
-        for name in sorted({name for fixture in fixtures for name in binaries_of(fixture)}):
-            find(name)
-
-
-def binaries_of(fixture: str) -> Sequence[str]:
-    if fixture == "node" and OwnCluster.from_environment():
-        return ON_ANY_CLUSTER
-    return BINARIES_OF.get(fixture, ())
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give all tests on the node to one worker under `--dist loadgroup`: one node is enough."""
-    for item in items:
-        if "node" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("node"))
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +161,7 @@ def control_plane(pytestconfig: pytest.Config) -> Iterator[ControlPlane]:
 
 @pytest.fixture(scope="session")
 def node(pytestconfig: pytest.Config) -> Iterator[Node | OwnCluster]:
-    """A cluster that runs pods: the bench's own node or, where KUBECONFIG is set, that cluster."""
+    """A cluster that runs pods: a node on this machine or, if KUBECONFIG is set, that cluster."""
     named = named_cluster()
     if named:
         yield named
@@ -153,12 +193,24 @@ def control_plane_namespace(control_plane: ControlPlane) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(scope="session")
+def kubectl() -> Path:
+    """The path of kubectl."""
+    return binaries.find("kubectl")
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Path:
+    """The path of Prometheus' tool for rules and their tests."""
+    return binaries.find_installed("promtool", "prometheus")
+
+
 @pytest.fixture
 def start_redis() -> Iterator[StartRedis]:
     """Start servers with options of the test's choice: `start_redis({"requirepass": "x"})`."""
     servers: list[RedisServer] = []
 
-    def start(options: Options | None = None, flavour: Flavour = REDIS) -> RedisServer:
+    def start(options: Options | None = None, flavour: Flavour = DEFAULT) -> RedisServer:
         server = RedisServer(options, flavour)
         servers.append(server)
         return server.start()
@@ -170,13 +222,13 @@ def start_redis() -> Iterator[StartRedis]:
 
 @pytest.fixture
 def redis_server(start_redis: StartRedis) -> RedisServer:
-    """A fresh Redis 7.0."""
+    """A fresh server of the default kind."""
     return start_redis()
 
 
 @pytest.fixture(params=FLAVOURS, ids=lambda flavour: flavour.name)
 def any_redis(request: pytest.FixtureRequest, start_redis: StartRedis) -> RedisServer:
-    """A fresh server of each kind and age that the product works with, one after the other."""
+    """A fresh server; the test runs with each kind and version that the product supports."""
     return start_redis(flavour=request.param)
 
 

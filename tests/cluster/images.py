@@ -1,7 +1,6 @@
-"""Container images without a registry: a Debian base, the product's own, and three for pods.
+"""Container images without a registry: a Debian base, the product's images, and three images for pods of tests.
 
-buildah keeps every layer by the content it came from, so building again what has not changed takes
-seconds, and nothing here needs a memory of its own.
+buildah caches each layer by the content that it was built from, so an unchanged image takes seconds to build.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ CERTIFICATES = Path("/etc/ssl/certs")
 PIP_CONFIGURATION = Path("/etc/pip.conf")
 PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy")
 
-# What Debian's own slim images leave out.
+# Files that Debian's own slim images leave out.
 SLIM = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 
 
 def base() -> str:
-    """Debian trixie slim with ca-certificates, made on this machine when it is not there yet."""
+    """Return the base image, Debian trixie slim with ca-certificates. Create it if it does not exist."""
     with locked(cache_directory() / "base-image.lock"):
         if not exists(BASE):
             _bootstrap()
@@ -59,14 +58,14 @@ def build(
     target: str | None = None,
     build_args: Mapping[str, str] | None = None,
 ) -> str:
-    """Build an image and give its full reference, for `Node.load_image` and for pods."""
+    """Build an image and return its full reference, for `Node.load_image` and for pods."""
     base()
     reference = full_reference(tag)
     arguments = [f"--build-arg={name}={value}" for name, value in (build_args or {}).items()]
     if target:
         arguments.append(f"--target={target}")
     with package_clients() as mounts:
-        # Other isolations want control groups that a container or a virtual machine may not have.
+        # Other isolations need control groups, which a container or a virtual machine may not have.
         how = ["--isolation=chroot", "--network=host", "--pull-never", "--layers", *mounts]
         run("buildah", "build", *how, *arguments, f"--file={dockerfile}", f"--tag={reference}", str(context))
     return reference
@@ -74,10 +73,10 @@ def build(
 
 @contextlib.contextmanager
 def package_clients() -> Iterator[list[str]]:
-    """Mounts that let apt and pip inside a build reach what they reach on this machine.
+    """Return mounts that give apt and pip inside a build the same access as on this machine.
 
-    They are this machine's certificates and pip's index, and are no part of the image. Proxies
-    come through the environment, which buildah hands on by itself.
+    The mounts contain this machine's certificates and pip's index, and do not become part of the image. buildah passes
+    proxies on from the environment.
     """
     mounts = [f"--volume={CERTIFICATES}:{CERTIFICATES}:ro"] if CERTIFICATES.is_dir() else []
     settings = _pip_settings()
@@ -91,7 +90,7 @@ def package_clients() -> Iterator[list[str]]:
 
 
 def _pip_settings() -> dict[str, str]:
-    """Which index pip uses here; nothing when it is the one that pip knows by itself."""
+    """Return the index that pip uses on this machine. Empty if it is pip's default."""
     configured = configparser.ConfigParser(interpolation=None)
     configured.read(PIP_CONFIGURATION)
     found = dict(configured["global"]) if configured.has_section("global") else {}
@@ -103,18 +102,18 @@ def _pip_settings() -> dict[str, str]:
 
 
 def pause() -> str:
-    """The image that holds a pod's namespaces open."""
+    """Build the image that keeps a pod's namespaces open."""
     return _build_with(PAUSE, "pause", {"pause": find("pause")})
 
 
 def redis() -> str:
-    """Debian's Redis; a pod's `args` add to its options."""
+    """Build the image of Debian's Redis. The `args` of a pod are further options."""
     folder = CONTAINERS / "redis"
     return build(folder, folder / "Dockerfile", REDIS)
 
 
 def collector() -> str:
-    """The collector, listening on 4317 and 4318 and writing /data/spans.json."""
+    """Build the image of the collector, which listens on 4317 and 4318 and writes /data/spans.json."""
     return _build_with(
         COLLECTOR,
         "collector",
@@ -124,7 +123,7 @@ def collector() -> str:
 
 
 def _build_with(reference: str, name: str, programs: Mapping[str, Path], texts: Mapping[str, str] | None = None) -> str:
-    """Build one of `containers/` with programs of the bench beside its Dockerfile."""
+    """Build an image of `containers/` with programs of the bench next to its Dockerfile."""
     with tempfile.TemporaryDirectory() as folder:
         context = Path(folder)
         for file, program in programs.items():
@@ -140,14 +139,14 @@ def exists(reference: str) -> bool:
 
 
 def identity(reference: str) -> str:
-    """The image's id, which changes exactly when its content does."""
+    """Return the image's id, which changes exactly when its content changes."""
     if not exists(full_reference(reference)):
-        raise BenchError(f"podman has no image {full_reference(reference)}: build or pull it first")
+        raise BenchError(f"{full_reference(reference)}: podman has no such image; build or pull it first")
     return run("podman", "image", "inspect", "--format={{.Id}}", full_reference(reference)).strip()
 
 
 def full_reference(tag: str) -> str:
-    """The name that Kubernetes gives to a short name: `shop:1` is docker.io/library/shop:1."""
+    """Return the name that Kubernetes uses for a short name: `shop:1` is docker.io/library/shop:1."""
     first, slash, _ = tag.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
         return tag
@@ -171,6 +170,6 @@ def run(program: str, *arguments: str) -> str:
         check=False,
     )
     if ran.returncode:
-        said = (ran.stdout + ran.stderr)[-3000:]
-        raise BenchError(f"{program} {' '.join(arguments)} failed; the end of what it said:\n{said}")
+        output = (ran.stdout + ran.stderr)[-3000:]
+        raise BenchError(f"{program} {' '.join(arguments)} failed. The end of its output:\n{output}")
     return ran.stdout

@@ -1,4 +1,4 @@
-"""Log records as the collector writes them: OTLP in JSON, one request a line."""
+"""Parser of the log records that the collector writes: OTLP in JSON, one request for each line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.cluster.spans import attributes
 
 @dataclass(frozen=True)
 class LogRecord:
-    """One log record; ids are lower-case hexadecimal."""
+    """One log record. Ids are lower-case hexadecimal."""
 
     event_name: str
     severity: str
@@ -26,7 +26,7 @@ class LogRecord:
 
 
 def parse_records(text: str) -> list[LogRecord]:
-    """All in the text of a collector's file; a last line without its end is still being written, and left out."""
+    """Return the records in the text of a collector's file. Ignore an unfinished last line, which is being written."""
     complete = text[: text.rfind("\n") + 1]
     return [
         LogRecord(

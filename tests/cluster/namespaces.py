@@ -1,4 +1,4 @@
-"""Fresh namespaces for tests, and the emptying of one where no controller does it."""
+"""Fresh namespaces for tests, and their deletion on a cluster without a namespace controller."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryLis
 
 @contextlib.contextmanager
 def fresh_namespace(cluster: Cluster) -> Iterator[str]:
-    """A namespace of a new name; it is deleted afterwards without waiting for its end."""
+    """Create a namespace with a new name. Delete it afterwards without waiting until it is gone."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     cluster.kubectl("create", "namespace", name)
     try:
@@ -27,10 +27,10 @@ def fresh_namespace(cluster: Cluster) -> Iterator[str]:
 
 
 def empty_namespace(server: ApiServer, name: str) -> None:
-    """Delete all that is in a namespace, as the namespace controller would.
+    """Delete all objects in a namespace, as the namespace controller would.
 
-    Finalizers are taken off: whoever would have answered them is not running any more, and what
-    stays would be seen by the operator of the next test.
+    Removes finalizers, because their controllers are no longer running, and the operator of the next test would see
+    the remaining objects.
     """
     for collection in _collections(server, name):
         found = server.request("GET", collection)["items"]
@@ -46,7 +46,7 @@ def _remove_finalizers(server: ApiServer, path: str) -> None:
 
 
 def _collections(server: ApiServer, namespace: str) -> Iterator[str]:
-    """The paths of all kinds of object that the namespace may hold, in one version each."""
+    """Return the paths of all resources that the namespace can contain, each in one version."""
     for root in ("api", "apis"):
         for group in server.request("GET", f"/{root}", accept=DISCOVERY)["items"]:
             prefix = f"/{root}/{group['metadata'].get('name', '')}".rstrip("/")

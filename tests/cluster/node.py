@@ -1,8 +1,7 @@
-"""The whole size: one node that runs pods, in namespaces of its own.
+"""The complete cluster: a node that runs pods, in its own Linux namespaces.
 
-One process, the first of a new PID namespace, holds a network, a mount and a PID namespace, and
-everything else is started inside them. Killing that one process ends all the others, pods
-included, and with them go the mounts, the network and the interfaces: there is nothing to undo.
+The first process of a new PID namespace owns a network, a mount and a PID namespace. All other programs start inside
+them. Killing this process ends all the others, pods included, and the kernel removes mounts, network and interfaces.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ from tests.cluster.runs import Run, record_process, recorded_pid, wait_until
 PROGRAMS = ("runc", "conntrack", "iptables", "ip", "nsenter", "unshare", "openssl", "podman", "buildah")
 NETWORKS = range(1, 250)
 
-# Programs write below these whatever they are told; on a node they see an empty folder instead.
+# Programs write to these folders regardless of their configuration. On a node they see an empty folder instead.
 PRIVATE_FOLDERS = ("/run", "/var/log", "/var/lib/kubelet", "/var/lib/cni")
 
 
 class Node(ControlPlane):
-    """A control plane with containerd, kubelet, kube-proxy and CoreDNS; needs root."""
+    """A control plane with containerd, kubelet, kube-proxy and CoreDNS. Needs root."""
 
     kind = "node"
     node_name = NODE_NAME
@@ -54,34 +53,34 @@ class Node(ControlPlane):
 
     @classmethod
     def kept(cls) -> Node:
-        """The node that `python -m tests.cluster up --size node` left running."""
+        """Return the node that `python -m tests.cluster up --size node` started."""
         node = cls(keep=True)
         node._run = Run.kept(cls.kind)
         node.kubeconfig = node.directory / "kubeconfig"
         node.address = (node.directory / "address").read_text()
         return node
 
-    # -- what tests do with it -------------------------------------------------------------------
+    # -- for tests -------------------------------------------------------------------------------
 
     def load_image(self, reference: str) -> None:
-        """Bring an image of this machine's podman to the node; pods must not ask to pull it."""
+        """Copy an image from this machine's podman into the node. Pods must not use `imagePullPolicy: Always`."""
         identity = images.identity(reference)
         if self._loaded.get(reference) == identity:
             return
         save = ["podman", "save", "--quiet", "--format=docker-archive", images.full_reference(reference)]
         with subprocess.Popen(save, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as saving:
             imported = self._containerd("images", "import", "-", stdin=saving.stdout)
-            said = imported.stderr + (saving.stderr.read() if saving.stderr else b"")
+            output = imported.stderr + (saving.stderr.read() if saving.stderr else b"")
         if saving.returncode or imported.returncode:
-            raise BenchError(f"loading {reference} into the node failed: {said.decode()[-2000:]}")
+            raise BenchError(f"loading {reference} into the node failed: {output.decode()[-2000:]}")
         self._loaded[reference] = identity
 
     def inside(self, *command: str | Path) -> list[str | Path]:
-        """The command line that runs a program of this machine within the node's namespaces."""
+        """Return the command line that runs a program of this machine inside the node's namespaces."""
         return ["nsenter", f"--target={self.first_pid}", "--net", "--mount", "--pid", "--", *command]
 
     def container_pid(self, namespace: str, pod: str, container: str | None = None) -> int:
-        """The container's first process, by its number on this machine."""
+        """Return the pid of the container's first process on this machine."""
         identity = self._container_id(namespace, pod, container)
         for pid, numbers in _processes_of(identity):
             if numbers[-1] == "1":
@@ -89,12 +88,12 @@ class Node(ControlPlane):
         raise ProgramFailed(f"no process of {namespace}/{pod} runs here: wait until it is Running")
 
     def kill_container(self, namespace: str, pod: str, container: str | None = None) -> None:
-        """kill -9 its first process: no signal handler, no preStop, no grace."""
+        """Kill the container's first process with SIGKILL: no signal handler, no preStop, no grace period."""
         os.kill(self.container_pid(namespace, pod, container), signal.SIGKILL)
 
     @property
     def first_pid(self) -> int:
-        """The process that holds the node's namespaces."""
+        """The process that owns the node's namespaces."""
         pid = recorded_pid(self.directory / "first.pid")
         if pid is None:
             raise ProgramFailed("the node's first process is gone: start the node again")
@@ -111,7 +110,7 @@ class Node(ControlPlane):
         client = self.inside(find("ctr"), "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io")
         return subprocess.run([*client, *arguments], stdin=stdin, capture_output=True, check=False)
 
-    # -- how it starts ---------------------------------------------------------------------------
+    # -- start -----------------------------------------------------------------------------------
 
     def _start(self) -> None:
         _check_machine()
@@ -130,7 +129,7 @@ class Node(ControlPlane):
         return 2379, 2380, 6443
 
     def _serving_flags(self) -> Flags:
-        # Or `kubectl logs` looks the node's name up in a DNS that does not know it.
+        # Without this, `kubectl logs` resolves the node's name in a DNS that does not contain it.
         return {"kubelet-preferred-address-types": "InternalIP"}
 
     def _program(self, name: str, command: list[str | Path], environment: Mapping[str, str]) -> Program:
@@ -150,14 +149,14 @@ class Node(ControlPlane):
         self._connect()
 
     def _connect(self) -> None:
-        """A pair of interfaces between this machine and the node, on a network nobody has yet."""
+        """Connect this machine and the node by a pair of interfaces, on a network that is not in use."""
         for number in NETWORKS:
             outer = f"scnode{number}"
             pair = ("type", "veth", "peer", "name", "eth0", "netns", str(self.first_pid))
             if _ip("link", "add", outer, *pair):
                 break
         else:
-            raise ProgramFailed("every network from 10.98.1.0 to 10.98.249.0 has a node: end some")
+            raise ProgramFailed("every network from 10.98.1.0 to 10.98.249.0 is in use by a node: stop some")
         gateway, self.address = f"10.98.{number}.1", f"10.98.{number}.2"
         (self.directory / "address").write_text(self.address)
         _ip("addr", "add", f"{gateway}/24", "dev", outer)
@@ -197,10 +196,10 @@ class Node(ControlPlane):
             "kubeconfig": self._kubeconfig_for(PROXY, "proxy"),
             "hostname-override": NODE_NAME,
             "proxy-mode": "iptables",
-            # A Service follows its pods at once, where a large cluster gathers changes for a second.
+            # Update Services immediately. Large clusters collect changes for a second.
             "iptables-min-sync-period": "100ms",
             "cluster-cidr": POD_NETWORK,
-            # These would set the connection tracking of the machine, not of the node.
+            # Other values would change the connection tracking of the machine, not of the node.
             "conntrack-max-per-core": "0",
             "conntrack-tcp-timeout-established": "0s",
             "conntrack-tcp-timeout-close-wait": "0s",
@@ -208,7 +207,7 @@ class Node(ControlPlane):
         self._launch(binary, flags)
 
     def _start_dns(self, binary: Path) -> None:
-        """CoreDNS as a process of the node, behind the Service that pods ask."""
+        """Start CoreDNS as a process of the node, behind the Service that pods use as their DNS server."""
         written = self.directory / "Corefile"
         written.write_text(corefile(self.address, self._kubeconfig_for(ADMIN, "dns")))
         self._launch(binary, {"conf": written})
@@ -247,7 +246,7 @@ def _runs_program(name: str, pid: int) -> bool:
 
 
 def _processes_of(container: str) -> Iterator[tuple[int, list[str]]]:
-    """The processes in the container's control group, each with its number in every namespace."""
+    """Return the processes in the container's control group, each with its pid in every namespace."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if container not in (process / "cgroup").read_text():
@@ -260,5 +259,5 @@ def _processes_of(container: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _ip(*arguments: str) -> bool:
-    """Whether ip did it; it refuses a name or address that is taken."""
+    """Run ip. Returns False if it failed, for instance because a name or address is in use."""
     return not subprocess.run(["ip", *arguments], capture_output=True, check=False).returncode

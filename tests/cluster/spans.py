@@ -1,4 +1,4 @@
-"""Spans as the collector writes them: OTLP in JSON, one request a line."""
+"""Parser of the spans that the collector writes: OTLP in JSON, one request for each line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Span:
-    """One finished span; ids are lower-case hexadecimal, `parent_span_id` is empty for a root."""
+    """One finished span. Ids are lower-case hexadecimal. `parent_span_id` is empty for a root."""
 
     name: str
     kind: str
@@ -51,9 +51,9 @@ class Span:
 
 
 def parse_spans(text: str) -> list[Span]:
-    """All spans in the text of a collector's file, also of one copied out of a pod.
+    """Return the spans in the text of a collector's file, which may have been copied out of a pod.
 
-    A last line without its end is one that the collector is still writing, and is left out.
+    Ignores an unfinished last line, which the collector is still writing.
     """
     complete = text[: text.rfind("\n") + 1]
     return [span for line in complete.splitlines() if line for span in _spans(json.loads(line))]
@@ -97,7 +97,7 @@ def attributes(holder: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(value: dict[str, Any]) -> Any:
-    """The Python value of an OTLP AnyValue; 64-bit integers travel as strings in JSON."""
+    """Return the Python value of an OTLP AnyValue. 64-bit integers are strings in JSON."""
     for kind, content in value.items():
         if kind == "intValue":
             return int(content)

@@ -394,7 +394,7 @@ def test_a_program_on_path_is_taken_only_in_the_pinned_minor_version(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(binaries, "build", lambda binary: Path("/built"))
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
-    assert binaries.find.__wrapped__(name) == (program if taken else Path("/built"))
+    assert binaries._found.__wrapped__(name) == (program if taken else Path("/built"))
 
 
 def test_a_program_in_kubebuilder_assets_comes_before_all_others(
@@ -402,7 +402,7 @@ def test_a_program_in_kubebuilder_assets_comes_before_all_others(
 ) -> None:
     program = program_that_says(tmp_path, "etcd", "etcd Version: 3.4.0")
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
-    assert binaries.find.__wrapped__("etcd") == program
+    assert binaries._found.__wrapped__("etcd") == program
 
 
 def test_without_go_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,17 +12,11 @@ import yaml
 
 from streamconsumer.operator.metrics import GAUGES
 from streamconsumer.processor.metrics import Metrics, build_registry
-from tests.monitoring.promtool import promtool as find
 from tools.monitoring import ALERTS, PANELS, Alert
 
 MONITORING = Path(__file__).parents[2] / "charts/streamconsumer-operator/monitoring"
 GROUP = '{namespace="shop", stream="orders", consumer_group="billing"}'
 RESOURCE = '{resource_namespace="shop", resource_name="orders", stream="orders", consumer_group="billing"}'
-
-
-@pytest.fixture
-def promtool() -> str:
-    return find()
 
 
 RISING, STILL = "0+10x60", "100+0x60"
@@ -75,7 +69,7 @@ QUIET = {
 }
 
 
-def run(promtool: str, folder: Path, series: dict[str, str], firing: dict[str, list[dict[str, str]]]) -> str:
+def run(promtool: Path, folder: Path, series: dict[str, str], firing: dict[str, list[dict[str, str]]]) -> str:
     """What promtool says of the alerts at 36 minutes: nothing when all is as expected."""
     shutil.copy(MONITORING / "rules.yaml", folder)
     test = {
@@ -99,18 +93,18 @@ def run(promtool: str, folder: Path, series: dict[str, str], firing: dict[str, l
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_an_alert_fires_for_what_it_is_about_and_names_it(alert: Alert, promtool: str, tmp_path: Path) -> None:
+def test_an_alert_fires_for_what_it_is_about_and_names_it(alert: Alert, promtool: Path, tmp_path: Path) -> None:
     said = run(promtool, tmp_path, FIRING[alert.name], {alert.name: []})  # expecting none, promtool shows what it got
     assert f'alertname="{alert.name}"' in said, "it did not fire"
     assert "shop" in said or alert.name == "StreamConsumerOperatorFailing", "it does not say where"
     assert "<no value>" not in said
 
 
-def test_no_alert_fires_while_all_is_well(promtool: str, tmp_path: Path) -> None:
+def test_no_alert_fires_while_all_is_well(promtool: Path, tmp_path: Path) -> None:
     assert run(promtool, tmp_path, QUIET, {each.name: [] for each in ALERTS}) == ""
 
 
-def test_prometheus_takes_every_expression_of_the_dashboard(promtool: str, tmp_path: Path) -> None:
+def test_prometheus_takes_every_expression_of_the_dashboard(promtool: Path, tmp_path: Path) -> None:
     expressions = [expression for panel in PANELS for expression, _ in panel.lines]
     records = [
         {"record": f"panel:{number}", "expr": expression.replace("$__rate_interval", "5m")}

@@ -10,7 +10,14 @@ from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import ConditionState, StreamReason
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.client import KubeClient
-from streamconsumer.operator.redis_monitor.poller import EndpointPoller, Observation, PollTarget
+from streamconsumer.operator.redis_monitor.monitored_stream import (
+    EndpointId,
+    MonitoredStream,
+    Observation,
+    ObservationEffect,
+    PollTarget,
+)
+from streamconsumer.operator.redis_monitor.poller import EndpointPoller
 from streamconsumer.operator.redis_monitor.probe import ProbeResult
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest, stored
@@ -37,10 +44,11 @@ class Setting:
     def __init__(self, server: RedisServer) -> None:
         self.redis = {"url": f"redis://{server.host}:{server.port}/0"}
         self.told: asyncio.Queue[Observation] = asyncio.Queue()
+        self.streams: dict[Key, MonitoredStream] = {}
         first, nobody = self.consumer(), KubeClient.__new__(KubeClient)  # there are no Secrets to read
         self.endpoint = Watched(nobody, first, timedelta(minutes=10), self._tell)
 
-    def _tell(self, _: Key, found: Observation) -> bool:
+    def _tell(self, _: MonitoredStream, found: Observation) -> bool:
         self.told.put_nowait(found)
         return False
 
@@ -49,9 +57,14 @@ class Setting:
 
     def attend(self, key: Key = KEY, **given: Any) -> None:
         """With a pod: no group is created."""
-        self.endpoint.watch(
-            key, PollTarget.from_consumer(self.consumer(**given), frozenset({"a-pod"}), None, pod_has_run=True)
+        target = PollTarget.from_consumer(self.consumer(**given), frozenset({"a-pod"}), None, pod_has_run=True)
+        stream = self.streams.setdefault(
+            key, MonitoredStream(key, EndpointId("", "", 0), lambda _: ObservationEffect(), target)
         )
+        self.endpoint.watch(stream, target)
+
+    def unwatch(self) -> None:
+        self.endpoint.unwatch(self.streams.pop(KEY))
 
     async def next(self) -> dict[str, ConditionState]:
         async with asyncio.timeout(20):
@@ -81,7 +94,7 @@ async def test_what_a_look_finds_of_an_earlier_life_is_not_told_of_the_next(star
             setting.attend(stream="orders")
             async with asyncio.timeout(20):
                 await setting.endpoint.asked.wait()
-            setting.endpoint.unwatch(KEY)
+            setting.unwatch()
             setting.attend(uid="two", stream="returns")
         finally:
             server.resume()

@@ -1,7 +1,12 @@
 """What Prometheus is told of a StreamConsumer, from what is known of it."""
 
+from dataclasses import replace
+
+from streamconsumer.model.autoscaling import Autoscaling
+from streamconsumer.operator.autoscaling.autoscaler import Autoscaler
 from streamconsumer.operator.autoscaling.throughput import Sample, Throughput
 from streamconsumer.operator.metrics import StreamGauges
+from streamconsumer.operator.reconcile.consumer_state import ConsumerState
 from tests.model.examples import manifest
 
 PACE = Throughput().with_sample(Sample(0, 0, 900, 0, 1), -1e9).with_sample(Sample(15, 300, 750, 0, 1), -1e9)
@@ -10,7 +15,12 @@ LIMITED = [{"type": "ScalingActive", "status": "True"}, {"type": "ScalingLimited
 
 def told(status: dict[str, object], pace: Throughput) -> dict[str, float]:
     resource = {**manifest("orders"), "status": status}
-    gauges = StreamGauges({("shop", "orders"): resource}, lambda _: None, lambda _: pace)
+    state = ConsumerState(("shop", "orders"), "uid")
+    state.autoscaler = Autoscaler(
+        Autoscaling.model_validate({"target": {"backlogPerReplica": 10}, "maxReplicas": 7}), 1
+    )
+    state.autoscaler.history = replace(state.autoscaler.history, throughput=pace)
+    gauges = StreamGauges({state.key: resource}, {state.key: state})
     return {
         sample.name.removeprefix("streamconsumer_"): sample.value
         for each in gauges.collect()

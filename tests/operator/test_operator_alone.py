@@ -181,6 +181,7 @@ def own(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
         yield server
 
 
+@pytest.mark.cluster
 def test_an_operator_that_starts_before_its_definition_waits_for_it(own: ApiServer, tmp_path: Path) -> None:
     operator = OperatorProcess(own.kubeconfig, tmp_path).start()
     try:
@@ -199,6 +200,7 @@ def check_said(operator: OperatorProcess, message: str) -> None:
     assert operator.logged(message)
 
 
+@pytest.mark.cluster
 def test_an_operator_without_an_api_server_waits_and_still_ends_at_once(own: ApiServer, tmp_path: Path) -> None:
     config = json.loads(own.kubeconfig.read_text())
     config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{free_port()}"
@@ -214,6 +216,7 @@ def test_an_operator_without_an_api_server_waits_and_still_ends_at_once(own: Api
         operator.kill()
 
 
+@pytest.mark.cluster
 @pytest.mark.timeout(240)
 def test_what_happens_while_the_watch_is_broken_is_made_up_for(own: ApiServer, tmp_path: Path) -> None:
     """No watch tells afterwards what was deleted meanwhile: a new API server knows no history."""
@@ -244,6 +247,7 @@ def test_what_happens_while_the_watch_is_broken_is_made_up_for(own: ApiServer, t
         assert operator.stop()[0] == 0
 
 
+@pytest.mark.cluster
 @pytest.mark.timeout(240)
 def test_an_operator_outlives_its_api_server(own: ApiServer, tmp_path: Path) -> None:
     """A server that starts may leave a watch hanging that it has just accepted: 70 s without a word are its end."""
@@ -304,6 +308,7 @@ def restart(server: ApiServer) -> None:
     program.wait_until(server._is_ready, 30)
 
 
+@pytest.mark.cluster
 def test_what_got_past_validation_stalls_itself_and_nobody_else(own: ApiServer, tmp_path: Path) -> None:
     """A definition that somebody loosened, or one of another version, lets through what cannot be acted on."""
     loosened = custom_resource_definition()

@@ -1,7 +1,6 @@
 """What happens between two requests, which the real API server of test_operator.py cannot be made to time."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import Status
-from streamconsumer.operator.autoscaling.autoscaler import Autoscaler
 from streamconsumer.operator.cache.object_cache import ObjectCache
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.client import KubeClient
@@ -18,7 +16,13 @@ from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.reconcile.reconciler import Reconciler
 from streamconsumer.operator.reconcile.status_debounce import StatusDebounce
 from streamconsumer.operator.redis_monitor.monitor import RedisMonitor
-from streamconsumer.operator.redis_monitor.poller import Observation
+from streamconsumer.operator.redis_monitor.monitored_stream import (
+    EndpointId,
+    MonitoredStream,
+    Observation,
+    ObservationEffect,
+    PollTarget,
+)
 from streamconsumer.operator.settings import OperatorSettings
 from tests.model.examples import consumer, manifest, stored
 
@@ -65,37 +69,37 @@ class Scripted(KubeClient):
         self.asked.append(f"event {reason}")
 
 
-class Unseen(RedisMonitor):
-    """Streams that nobody looks at."""
+class FakeRedisMonitor(RedisMonitor):
+    """A monitor that polls no stream."""
 
     def __init__(self) -> None:
-        self.attended: list[Key] = []
-        self.forgotten: list[Key] = []
+        self.unwatched: list[Key] = []
 
     def watch(
-        self, consumer: StreamConsumer, pods: frozenset[str], last_delivered_id: str | None, *, pod_has_run: bool
-    ) -> None:
-        self.attended.append((consumer.namespace, consumer.name))
+        self,
+        stream: MonitoredStream | None,
+        consumer: StreamConsumer,
+        target: PollTarget,
+        on_observation: Callable[[Observation], ObservationEffect],
+    ) -> MonitoredStream:
+        return stream or MonitoredStream(
+            (consumer.namespace, consumer.name), EndpointId("", "", 0), on_observation, target
+        )
 
-    def unwatch(self, key: Key) -> None:
-        self.attended.clear()
-        self.forgotten.append(key)
-
-    def published(self, key: Key) -> Observation | None:
-        return None
+    def unwatch(self, stream: MonitoredStream) -> None:
+        self.unwatched.append(stream.key)
 
 
 class Setting:
     """A reconciler, what it knows, and what it speaks to."""
 
     def __init__(self, given: Manifest | None = None) -> None:
-        self.store, self.cluster, self.streams = ObjectCache(), Scripted(), Unseen()
+        self.store, self.cluster, self.streams = ObjectCache(), Scripted(), FakeRedisMonitor()
         self.reconciler = Reconciler(
             self.cluster,
             self.store,
             SETTINGS,
             self.streams,
-            Autoscaler(print, time.monotonic),
             EventRecorder(self.cluster),
             status_debounce=StatusDebounce(quiet_period=timedelta(0)),
         )
@@ -264,9 +268,9 @@ async def test_who_is_deleted_and_made_again_in_one_breath_begins_without_what_w
         setting.store.remove(child)
     setting.put(stored(manifest(stream="returns"), uid="another"))
     await setting.reconcile()
-    assert setting.streams.forgotten == [KEY]
+    assert setting.streams.unwatched == [KEY]
     await setting.reconcile()
-    assert setting.streams.forgotten == [KEY]
+    assert setting.streams.unwatched == [KEY]
 
 
 def copied(name: str) -> Manifest:

@@ -1,5 +1,5 @@
-"""What a StreamConsumer is. Pure: no I/O, no kopf, no redis.
+"""Models of the StreamConsumer resource: fields, rules and status. Pure: no I/O, no kopf, no redis.
 
-names → fields → settings → spec → status → crd: each file builds on the one before. What the operator and
-the processor agree on stands here and nowhere else.
+Import order: names → fields → processor_settings → spec → status → crd; each module builds on the previous modules.
+Everything that the operator and the processor must agree on is defined here and nowhere else.
 """

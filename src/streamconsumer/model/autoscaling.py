@@ -1,4 +1,4 @@
-"""How many pods a StreamConsumer wants, where its backlog decides: what a user writes under `autoscaling`."""
+"""Fields of `spec.autoscaling`: the backlog determines the number of pods. Implemented in `operator/autoscaling/`."""
 
 from datetime import timedelta
 from typing import Annotated, Literal, Self
@@ -9,56 +9,57 @@ from streamconsumer.model.fields import DurationRange, Model, cel_rules
 
 DEFAULT_BACKLOG_PER_REPLICA = 100
 
-MULTIPLE_TARGETS = "autoscaling.target has backlogPerReplica or drainTime, not both"
+MULTIPLE_TARGETS = "set autoscaling.target.backlogPerReplica or drainTime, not both"
 MIN_ABOVE_MAX = "autoscaling.minReplicas must not be above autoscaling.maxReplicas"
 
 
 class ScalingPolicy(Model):
-    """One limit on how fast the number of pods changes, as in autoscaling/v2."""
+    """Limit for the change of the number of pods within a period, as in autoscaling/v2."""
 
     type: Literal["Pods", "Percent"]
-    """Whether `value` is a number of pods or a share of those there were."""
+    """Unit of `value`: Pods is a number of pods, Percent a percentage of the pods at the start of the period."""
 
     value: int = Field(ge=1, le=10_000)
-    """So many pods, or so many percent, within one `period` at most."""
+    """Maximum change within one `period`, in pods or percent."""
 
     period: Annotated[timedelta, DurationRange("1s", "1h")] = timedelta(seconds=15)
-    """The time that `value` is for."""
+    """Period that `value` applies to."""
 
 
 class ScaleUp(Model):
-    """How the number grows. Left out: at once to what is needed."""
+    """Rules for adding pods. By default, all needed pods are added immediately."""
 
     stabilization_window: Annotated[timedelta, DurationRange("0s", "1h")] = timedelta(0)
-    """The number only grows to what was needed all this time. From zero pods it grows at once."""
+    """Time window for scale-up: the number of pods rises to the lowest number needed within the window. The first pod
+    is added without a delay."""
 
-    policies: list[ScalingPolicy] = Field([], max_length=8)
-    """Limits; the one that allows most counts."""
+    policies: list[ScalingPolicy] = Field(default=[], max_length=8)
+    """Limits for adding pods. The policy that allows the largest change applies. If empty, there is no limit."""
 
 
 class ScaleDown(Model):
-    """How the number shrinks."""
+    """Rules for removing pods."""
 
     stabilization_window: Annotated[timedelta, DurationRange("0s", "1h")] = timedelta(minutes=1)
-    """The number only shrinks to the most that was needed in this time: a dip is not the end of the work."""
+    """Time window for scale-down: the number of pods falls to the highest number needed within the window, so that a
+    short dip removes no pods."""
 
-    policies: list[ScalingPolicy] = Field([], max_length=8)
-    """Limits; the one that allows most counts."""
+    policies: list[ScalingPolicy] = Field(default=[], max_length=8)
+    """Limits for removing pods. The policy that allows the largest change applies. If empty, there is no limit."""
 
 
 class ScalingTarget(
     Model, json_schema_extra=cel_rules(("!(has(self.backlogPerReplica) && has(self.drainTime))", MULTIPLE_TARGETS))
 ):
-    """What one pod is for: a share of the backlog, or its part in having it done in time. However that is, there are
-    no fewer pods than it takes to keep up with what arrives, once it was seen how fast one is."""
+    """Target of the autoscaling: a backlog per pod, or a time in which the backlog is processed."""
 
-    backlog_per_replica: int | None = Field(None, ge=1, le=1_000_000_000)
-    """How many entries one pod should have before it, read or not: there are so many pods that none has more. 100 where
-    no target is given."""
+    backlog_per_replica: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    """Maximum number of unread and pending entries per pod. If neither `backlogPerReplica` nor `drainTime` is set,
+    100."""
 
     drain_time: Annotated[timedelta, DurationRange("1s", "24h")] | None = None
-    """How soon the backlog should be done, at the pace that was measured: that of one pod while it has more to do than
-    it can. Until there is one, the number stays. In place of `backlogPerReplica`."""
+    """Time in which the backlog should be processed, at the measured throughput of one busy pod. Until the throughput
+    is measured, the number of pods does not change. Alternative to `backlogPerReplica`."""
 
     @model_validator(mode="after")
     def _check_one_target(self) -> Self:
@@ -68,25 +69,25 @@ class ScalingTarget(
 
     @property
     def backlog_share(self) -> int:
-        """Entries a pod, where there is no drain time."""
+        """Entries per pod if no drain time is set."""
         return self.backlog_per_replica or DEFAULT_BACKLOG_PER_REPLICA
 
 
 class Activation(Model):
-    """What it takes to leave zero pods."""
+    """Condition for starting the first pod."""
 
-    backlog: int = Field(0, ge=0, le=1_000_000_000)
-    """More entries than this must wait. With 0, one message starts a pod."""
+    backlog: int = Field(default=0, ge=0, le=1_000_000_000)
+    """Backlog that must be exceeded before the first pod is started. With 0, one entry starts a pod."""
 
 
 class Fallback(Model):
-    """What to do while Redis does not answer the operator. The number never shrinks then."""
+    """Number of pods while Redis does not answer the operator."""
 
     replicas: int = Field(ge=1, le=1000)
-    """At least so many pods, once it has not answered for so long."""
+    """Minimum number of pods after Redis has not answered for `after`."""
 
     after: Annotated[timedelta, DurationRange("1s", "1h")] = timedelta(minutes=1)
-    """How long it must not have answered."""
+    """Duration without an answer after which the fallback applies."""
 
 
 class Autoscaling(
@@ -98,32 +99,34 @@ class Autoscaling(
         )
     ),
 ):
-    """Let the backlog say how many pods there are: entries that the group has not read and those that it has not
-    acknowledged, together."""
+    """Autoscaling of the number of pods by the backlog: the entries that the group has not read, plus the entries that
+    it has not acknowledged."""
 
-    min_replicas: int = Field(0, ge=0, le=1000)
-    """At least so many. With 0, there are none while there is nothing to do."""
+    min_replicas: int = Field(default=0, ge=0, le=1000)
+    """Minimum number of pods. 0 allows scaling to zero when there is no work."""
 
-    max_replicas: int = Field(10, ge=1, le=1000)
-    """At most so many."""
+    max_replicas: int = Field(default=10, ge=1, le=1000)
+    """Maximum number of pods."""
 
     target: ScalingTarget = ScalingTarget()
-    """What one pod is for."""
+    """Target of the autoscaling. If unset, a backlog of 100 entries per pod. Once the throughput of one pod is
+    measured, there are never fewer pods than needed to keep up with new entries."""
 
     activation: Activation = Activation()
-    """What it takes to leave zero pods."""
+    """Condition for starting the first pod."""
 
     cooldown: Annotated[timedelta, DurationRange("0s", "24h")] = timedelta(minutes=5)
-    """How long there must have been nothing to do before the last pod goes."""
+    """Duration without work after which the last pod is removed."""
 
     scale_up: ScaleUp = ScaleUp()
-    """How the number grows."""
+    """Rules for adding pods."""
 
     scale_down: ScaleDown = ScaleDown()
-    """How the number shrinks."""
+    """Rules for removing pods."""
 
     fallback: Fallback | None = None
-    """What to do while Redis does not answer the operator. Left out: the number stays."""
+    """Number of pods while Redis does not answer the operator. Pods are only added, never removed, during that time. If
+    unset, the number does not change."""
 
     @model_validator(mode="after")
     def _check_replica_bounds(self) -> Self:

@@ -1,5 +1,7 @@
-"""Variables that a user gives the handler: as they are, or from Secrets and ConfigMaps of the namespace, which the
-kubelet reads and the operator does not."""
+"""Environment variables for the handler: `spec.env` and `spec.envFrom`, as in a container.
+
+Values come from the spec, or from Secrets and ConfigMaps of the namespace. The kubelet reads these, not the operator.
+"""
 
 from typing import Annotated, Self
 
@@ -9,57 +11,57 @@ from streamconsumer.model import names
 from streamconsumer.model.fields import Model, Pattern, cel_rules
 
 RESERVED_VARIABLE_MESSAGE = (
-    "names that begin with STREAMCONSUMER_ are set by the operator: use the field of spec instead"
+    "names that begin with STREAMCONSUMER_ are reserved for the operator: use the field of spec instead"
 )
 RESERVED_PREFIX_MESSAGE = (
-    "a prefix must not begin with STREAMCONSUMER_, which is the operator's: use the field of spec instead"
+    "a prefix must not begin with STREAMCONSUMER_, which is reserved for the operator: use the field of spec instead"
 )
-ONE_VALUE = "give value or valueFrom, not both"
-ONE_KEY = "give exactly one of secretKeyRef and configMapKeyRef"
-ONE_SOURCE = "give exactly one of secretRef and configMapRef"
+ONE_VALUE = "set value or valueFrom, not both"
+ONE_KEY = "set exactly one of secretKeyRef and configMapKeyRef"
+ONE_SOURCE = "set exactly one of secretRef and configMapRef"
 
 VariableName = Annotated[
     str,
     Field(max_length=253),
-    Pattern("[A-Za-z_][A-Za-z0-9_]*", "must be letters, digits and _, and not begin with a digit"),
+    Pattern("[A-Za-z_][A-Za-z0-9_]*", "must contain only letters, digits and _, and must not begin with a digit"),
 ]
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 
 
 class KeySelector(Model):
-    """A key of a Secret or ConfigMap in the namespace of the StreamConsumer."""
+    """Key of a Secret or ConfigMap in the namespace of the StreamConsumer."""
 
     name: ObjectName
-    """The Secret's or ConfigMap's name."""
+    """Name of the Secret or ConfigMap."""
 
     key: str = Field(min_length=1, max_length=253)
-    """The key in it."""
+    """Key in the Secret or ConfigMap."""
 
     optional: bool = False
-    """Whether the pod starts, without the variable, where there is no such key."""
+    """If true, the pod also starts without the key; the variable is then not set."""
 
 
 class LocalObjectReference(Model):
-    """A Secret or ConfigMap in the namespace of the StreamConsumer."""
+    """Secret or ConfigMap in the namespace of the StreamConsumer."""
 
     name: ObjectName
-    """The Secret's or ConfigMap's name."""
+    """Name of the Secret or ConfigMap."""
 
     optional: bool = False
-    """Whether the pod starts, without the variables, where there is none of this name."""
+    """If true, the pod also starts without the Secret or ConfigMap; its variables are then not set."""
 
 
 class EnvVarSource(
     Model, json_schema_extra=cel_rules(("has(self.secretKeyRef) != has(self.configMapKeyRef)", ONE_KEY))
 ):
-    """Where a variable's value comes from. It is read when the container starts; the operator replaces the pods when it
-    has changed."""
+    """Source of a variable's value. It is read when the container starts. The operator replaces the pods when the value
+    changes."""
 
     secret_key_ref: KeySelector | None = None
-    """A key of a Secret."""
+    """Key of a Secret."""
 
     config_map_key_ref: KeySelector | None = None
-    """A key of a ConfigMap."""
+    """Key of a ConfigMap."""
 
     @model_validator(mode="after")
     def _check_one_key(self) -> Self:
@@ -75,16 +77,16 @@ class EnvVar(
         ("!has(self.valueFrom) || !has(self.value) || self.value == ''", ONE_VALUE),
     ),
 ):
-    """One variable for the handler. Wins over what the operator sets, such as OTEL_ variables."""
+    """Environment variable for the handler. Overrides variables that the operator sets, such as OTEL_ variables."""
 
     name: VariableName
-    """The variable's name."""
+    """Name of the variable."""
 
-    value: str = Field("", max_length=32_768)
-    """Its value."""
+    value: str = Field(default="", max_length=32_768)
+    """Value of the variable."""
 
     value_from: EnvVarSource | None = None
-    """Where its value comes from instead."""
+    """Source of the value, instead of `value`."""
 
     @model_validator(mode="after")
     def _check_name_and_value(self) -> Self:
@@ -105,17 +107,17 @@ class EnvFromSource(
         ),
     ),
 ):
-    """Variables for the handler from all keys of a Secret or ConfigMap. They are read when the container starts.
-    `env`, and what the operator sets, win over them."""
+    """Environment variables for the handler from all keys of a Secret or ConfigMap. They are read when the container
+    starts. `env` and the variables that the operator sets override them."""
 
     secret_ref: LocalObjectReference | None = None
-    """The Secret."""
+    """Secret with the variables."""
 
     config_map_ref: LocalObjectReference | None = None
-    """The ConfigMap."""
+    """ConfigMap with the variables."""
 
     prefix: VariableName | None = None
-    """What the names of the variables begin with, before the key."""
+    """Text that is put before each key to form the name of the variable."""
 
     @model_validator(mode="after")
     def _check_source_and_prefix(self) -> Self:

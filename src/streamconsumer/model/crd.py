@@ -1,9 +1,9 @@
-"""The CustomResourceDefinition, computed from the models. Pure.
+"""CustomResourceDefinition, computed from the models. Pure.
 
-Pydantic's JSON schema is not yet structural in Kubernetes' sense: references are inlined, `anyOf [X, null]` is
-folded into X, titles and everything the API server does not know are dropped. Scalars carry their default, so
-that `kubectl get` shows it; nested objects carry none (absent means default). `kubectl explain` shows none of them,
-so each description ends with it.
+Pydantic's JSON schema is not structural in Kubernetes' sense. This module inlines references, replaces
+`anyOf [X, null]` by X, and drops titles and all keywords that the API server does not know. Scalars have a default, so
+that `kubectl get` shows it. Nested objects have none: a missing object means all defaults. `kubectl explain` does not
+show defaults, so each description ends with the default.
 """
 
 import json
@@ -21,7 +21,8 @@ from streamconsumer.model.status import Status
 Schema = dict[str, Any]
 
 INITIAL_STATUS = {"observedGeneration": -1}
-"""The status of what no operator has seen yet: kstatus, and with it Helm and Flux, takes what has none for done."""
+"""Status of a StreamConsumer that no operator has seen yet. Without it, kstatus, Helm and Flux would consider the
+resource ready."""
 
 _KEPT_KEYWORDS = [
     *("type", "format", "pattern", "enum", "required"),
@@ -31,27 +32,27 @@ _KEPT_KEYWORDS = [
 ]
 
 PRINTER_COLUMNS = [
-    ("Stream", "string", ".spec.stream", 0, "The stream that is read"),
-    ("Group", "string", ".spec.consumerGroup", 0, "The consumer group it is read as"),
-    ("Desired", "integer", ".status.desiredReplicas", 0, "How many pods are wanted"),
-    ("Ready", "integer", ".status.readyReplicas", 0, "How many pods read the stream"),
-    ("Lag", "integer", ".status.stream.lag", 0, "How many entries the group has not been given yet"),
+    ("Stream", "string", ".spec.stream", 0, "Key of the stream"),
+    ("Group", "string", ".spec.consumerGroup", 0, "Consumer group"),
+    ("Desired", "integer", ".status.desiredReplicas", 0, "Desired number of pods"),
+    ("Ready", "integer", ".status.readyReplicas", 0, "Number of pods that read the stream"),
+    ("Lag", "integer", ".status.stream.lag", 0, "Number of entries not delivered to the group yet"),
     (
         "Pending",
         "integer",
         ".status.stream.pending",
         0,
-        "How many entries are with a consumer, or wait for another try",
+        "Number of entries that are in progress or wait for a retry",
     ),
-    ("Status", "string", '.status.conditions[?(@.type=="Ready")].reason', 0, "Why it is ready or not"),
+    ("Status", "string", '.status.conditions[?(@.type=="Ready")].reason', 0, "Reason of the Ready condition"),
     ("Age", "date", ".metadata.creationTimestamp", 0, ""),
-    ("Image", "string", ".spec.image", 1, "The image that holds the handler"),
-    ("Message", "string", '.status.conditions[?(@.type=="Ready")].message', 1, "The reason in a sentence"),
+    ("Image", "string", ".spec.image", 1, "Image with the handler"),
+    ("Message", "string", '.status.conditions[?(@.type=="Ready")].message', 1, "Message of the Ready condition"),
 ]
 
 
 def custom_resource_definition() -> Schema:
-    """The whole manifest, in the order in which people read one."""
+    """Return the complete manifest, with its fields in the usual order."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -73,7 +74,7 @@ def custom_resource_definition() -> Schema:
 
 
 def structural_schema(model: type[BaseModel]) -> Schema:
-    """The structural schema of one model."""
+    """Return the structural schema of a model."""
     schema = model.model_json_schema(by_alias=True, schema_generator=_DurationTextSchema)
     return _to_structural(schema, schema.get("$defs", {}))
 
@@ -103,7 +104,7 @@ def _crd_version() -> Schema:
 
 def _root_schema() -> Schema:
     return {
-        "description": "A Redis stream, a consumer group, and the function that handles each message.",
+        "description": "A Redis stream, a consumer group and a handler that is called with each message.",
         "type": "object",
         "required": ["spec"],
         "properties": {
@@ -124,18 +125,18 @@ def _printer_column(name: str, type_name: str, path: str, priority: int, descrip
 
 
 def _append_defaults(schema: Schema) -> Schema:
-    """The schema, with its defaults as part of the descriptions."""
-    told = dict(schema)
+    """Return the schema with each default appended to the description of its field."""
+    result = dict(schema)
     if "default" in schema and schema["default"] != "":
         default = schema["default"]
-        shown = json.dumps(default) if isinstance(default, bool) else str(default)
-        told["description"] = f"{schema['description']} Default: {shown}."
+        text = json.dumps(default) if isinstance(default, bool) else str(default)
+        result["description"] = f"{schema['description']} Default: {text}."
     if "properties" in schema:
-        told["properties"] = {name: _append_defaults(inner) for name, inner in schema["properties"].items()}
-    for deeper in ("items", "additionalProperties"):
-        if deeper in schema:
-            told[deeper] = _append_defaults(schema[deeper])
-    return told
+        result["properties"] = {name: _append_defaults(inner) for name, inner in schema["properties"].items()}
+    for keyword in ("items", "additionalProperties"):
+        if keyword in schema:
+            result[keyword] = _append_defaults(schema[keyword])
+    return result
 
 
 def _to_structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
@@ -143,7 +144,7 @@ def _to_structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
     result: Schema = {}
     if "description" in schema:
         result["description"] = " ".join(schema["description"].split())
-    result.update({word: schema[word] for word in _KEPT_KEYWORDS if word in schema})
+    result.update({keyword: schema[keyword] for keyword in _KEPT_KEYWORDS if keyword in schema})
     if isinstance(schema.get("default"), str | int):
         result["default"] = schema["default"]
     if "properties" in schema:
@@ -158,10 +159,10 @@ def _to_structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _inline_refs(schema: Schema, definitions: dict[str, Schema]) -> Schema:
-    """The schema with its reference inlined and `or null` taken out: the API server drops a null by itself."""
+    """Return the schema with its reference inlined and without `or null`: the API server drops nulls itself."""
     if "anyOf" in schema:
-        (kind,) = [option for option in schema["anyOf"] if option != {"type": "null"}]
-        schema = {**kind, **{key: value for key, value in schema.items() if key != "anyOf"}}
+        (variant,) = [option for option in schema["anyOf"] if option != {"type": "null"}]
+        schema = {**variant, **{key: value for key, value in schema.items() if key != "anyOf"}}
     if "$ref" in schema:
         target = definitions[schema["$ref"].rpartition("/")[2]]
         schema = {**target, **{key: value for key, value in schema.items() if key != "$ref"}}

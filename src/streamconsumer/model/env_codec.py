@@ -1,8 +1,8 @@
-"""Settings as environment variables, by one rule in both directions.
+"""Conversion between settings and environment variables.
 
-The path of a field, in upper case, joined by `_`, behind STREAMCONSUMER_: `delivery.min_idle` is
-STREAMCONSUMER_DELIVERY_MIN_IDLE. Fields at their default are not written: what a newer operator adds does not
-change the pods of an older one. The items of a list are separated by commas.
+A variable's name is STREAMCONSUMER_ and the path of the field in upper case, joined by `_`: `delivery.min_idle` is
+STREAMCONSUMER_DELIVERY_MIN_IDLE. List items are separated by commas. Fields at their default are not written, so that a
+field that a newer operator adds does not change existing pods.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,30 +16,30 @@ from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
 from streamconsumer.model.fields import format_duration, format_errors
 
-Settings = TypeVar("Settings", bound=BaseModel)
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 
 def env_name(*path: str | int) -> str:
-    """The variable of a field: `variable("redis", "url")` is STREAMCONSUMER_REDIS_URL."""
+    """Return the variable of a field: `env_name("redis", "url")` is STREAMCONSUMER_REDIS_URL."""
     return names.ENVIRONMENT_PREFIX + "_".join(to_snake(str(part)) for part in path).upper()
 
 
 def to_env(settings: BaseModel, *parent: str) -> dict[str, str]:
-    """Every field that is not at its default, as a pod's environment. A secret is written in the clear. `above` is the
-    path of these settings in larger ones."""
+    """Return all fields that differ from their default as environment variables. Secrets are written in clear text.
+    `parent` is the path of these settings within larger settings."""
     return {env_name(*path): text for path, text in _leaf_values(settings.model_dump(exclude_defaults=True), parent)}
 
 
-def from_env(model: type[Settings], environ: Mapping[str, str]) -> Settings:
-    """The inverse. Raises InvalidSettings with a line for each variable that is missing or wrong."""
+def from_env(model: type[SettingsT], environ: Mapping[str, str]) -> SettingsT:
+    """Parse settings from environment variables. Raises InvalidSettings with one line per invalid variable."""
     try:
         return model.model_validate(_nested_values(model, environ, ()))
     except ValidationError as error:
-        raise InvalidSettings("; ".join(format_errors(error, lambda where: env_name(*where)))) from None
+        raise InvalidSettings("; ".join(format_errors(error, lambda path: env_name(*path)))) from None
 
 
 def field_paths(model: type[BaseModel], parent: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The path of every leaf field, in the order of declaration."""
+    """Yield the path of every leaf field, in the order of declaration."""
     for name, field in model.model_fields.items():
         if _is_model(field.annotation):
             yield from field_paths(field.annotation, (*parent, name))
@@ -69,15 +69,15 @@ def _to_text(value: Any) -> str:
 
 
 def _nested_values(model: type[BaseModel], environ: Mapping[str, str], parent: tuple[str, ...]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         if _is_model(field.annotation):
             inner = _nested_values(field.annotation, environ, (*parent, name))
             if inner or field.is_required():
-                found[name] = inner
+                values[name] = inner
         elif (text := environ.get(env_name(*parent, name))) is not None:
-            found[name] = text.split(",") if _is_list(field.annotation) else text
-    return found
+            values[name] = text.split(",") if _is_list(field.annotation) else text
+    return values
 
 
 def _is_list(annotation: Any) -> bool:

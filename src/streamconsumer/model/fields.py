@@ -1,4 +1,7 @@
-"""The kinds of field that a StreamConsumer is made of: the strict model, durations, rules, and errors in sentences."""
+"""Building blocks of the models: strict base model, durations, CEL rules and readable validation errors.
+
+A rule is declared once. It is a CEL rule in the CRD for the API server, and a check in Python for the command line.
+"""
 
 import re
 from collections.abc import Callable, Sequence
@@ -14,7 +17,7 @@ from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 
 class Model(BaseModel):
-    """Frozen, strict about unknown fields, camelCase on the wire; a field's docstring is its description."""
+    """Base of all models: frozen, rejects unknown fields, camelCase in JSON. A field's docstring is its description."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -26,14 +29,15 @@ class Model(BaseModel):
 
 
 _UNIT_MICROSECONDS = {"h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1_000}
-"""In microseconds, which is what a timedelta counts: no rounding on the way there or back."""
+"""Microseconds per unit. A timedelta counts microseconds, so that conversions do not round."""
 
 DURATION_PATTERN = r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+"
 DURATION_MESSAGE = "must be a duration such as 500ms, 30s or 1m30s"
 
 
 def parse_duration(value: object) -> timedelta:
-    """`1m30s`, `500ms`, `2h` → timedelta: Go's and Kubernetes' spelling. A timedelta passes through."""
+    """Parse a duration in the format of Go and Kubernetes, such as `1m30s`, `500ms` or `2h`. A timedelta is returned
+    unchanged. Raises ValueError."""
     if isinstance(value, timedelta):
         return value
     if not isinstance(value, str) or not re.fullmatch(DURATION_PATTERN, value):
@@ -44,7 +48,7 @@ def parse_duration(value: object) -> timedelta:
 
 
 def format_duration(value: timedelta) -> str:
-    """The inverse of parse_duration, in the largest unit that divides it: 90 s is `90s`, an hour `1h`."""
+    """Format a duration in the largest unit that divides it: `90s`, `1h`. The inverse of `parse_duration`."""
     microseconds = value // timedelta(microseconds=1)
     for unit, size in _UNIT_MICROSECONDS.items():
         if microseconds and microseconds % size == 0:
@@ -53,8 +57,8 @@ def format_duration(value: timedelta) -> str:
 
 
 class DurationRange:
-    """`Annotated[timedelta, Between("1s", "1h")]`: a duration field with its bounds, which the API server checks as
-    CEL and we check again."""
+    """Bounds of a duration field: `Annotated[timedelta, DurationRange("1s", "1h")]`. The API server checks the bounds
+    with CEL, pydantic checks them again."""
 
     def __init__(self, minimum: str, maximum: str) -> None:
         self.minimum, self.maximum = minimum, maximum
@@ -70,15 +74,17 @@ class DurationRange:
         return core_schema.no_info_after_validator_function(self.check, parsed)
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        form = _cel_matches(DURATION_PATTERN)
-        bounds = f"duration(self) >= duration('{self.minimum}') && duration(self) <= duration('{self.maximum}')"
-        told = cel_rules((form, DURATION_MESSAGE), (f"!{form} || ({bounds})", self.message))
-        return {"type": "string", "maxLength": 32, **told}
+        is_duration = _cel_matches(DURATION_PATTERN)
+        is_in_range = f"duration(self) >= duration('{self.minimum}') && duration(self) <= duration('{self.maximum}')"
+        rules = cel_rules((is_duration, DURATION_MESSAGE), (f"!{is_duration} || ({is_in_range})", self.message))
+        return {"type": "string", "maxLength": 32, **rules}
 
 
 class Pattern:
-    """`Annotated[str, Matching(r"[a-z]+", "must be …")]`: text of a form that people are told in a sentence. The whole
-    text must match; the pattern must mean the same to Python and to RE2, and hold no quotes."""
+    """Regular expression for a text field, with an error message: `Annotated[str, Pattern(r"[a-z]+", "must be …")]`.
+
+    The whole text must match. The expression must mean the same in Python and in RE2, and must not contain quotes.
+    """
 
     def __init__(self, pattern: str, message: str) -> None:
         self.pattern, self.message = pattern, message
@@ -96,12 +102,12 @@ class Pattern:
 
 
 def is_usable_redis_url(url: str) -> bool:
-    """Whether port and database of a redis:// or rediss:// URL are usable, which no pattern tells well. redis-py takes
-    what is no number for database 0."""
+    """Return whether port and database of a redis:// or rediss:// URL are usable. A regular expression cannot check
+    this well, and redis-py silently uses database 0 if the database is not a number."""
     try:
         parts = urlsplit(url)
         return parts.port != 0 and re.fullmatch(r"(/\d*/?)?", parts.path) is not None
-    except ValueError:  # port 99999, or a bracket too many
+    except ValueError:  # port 99999, or an unbalanced bracket
         return False
 
 
@@ -110,12 +116,12 @@ def _cel_matches(pattern: str) -> str:
 
 
 def cel_rules(*rules: tuple[str, str]) -> dict[str, Any]:
-    """CEL rules for the API server, each with the sentence that a user reads when it says no."""
+    """Return CEL rules for the API server as a JSON schema keyword. A rule is (expression, error message)."""
     return {"x-kubernetes-validations": [{"rule": cel, "message": message} for cel, message in rules]}
 
 
 def format_errors(error: ValidationError, format_path: Callable[[Sequence[str | int]], str]) -> list[str]:
-    """One line per problem: where (as `name` spells it), what was found, what was expected."""
+    """Return one line per error: the field as `format_path` spells it, the value found, the value expected."""
     return [_format_error(format_path(problem["loc"]), problem) for problem in error.errors()]
 
 
@@ -128,7 +134,7 @@ def _format_error(path: str, error: ErrorDetails) -> str:
             return f"{path} is not a field; check its spelling"
         case "model_type":
             return f"{path} must be an object"
-    found = error["input"]
-    if not isinstance(found, str | int | float | None) or re.search("@|password=", str(found)):
-        return f"{path}: {expected}"  # a whole object, or a URL with credentials: not for logs and conditions
-    return f"{path} is {found!r:.80}: {expected}"
+    value = error["input"]
+    if not isinstance(value, str | int | float | None) or re.search("@|password=", str(value)):
+        return f"{path}: {expected}"  # logs and conditions must not show whole objects or URLs with credentials
+    return f"{path} is {value!r:.80}: {expected}"

@@ -1,4 +1,4 @@
-"""Every word that goes over a wire, once."""
+"""Names of the Kubernetes API: group, labels, annotations, environment prefix, ports and paths. Each has one place."""
 
 GROUP = "streamconsumer.dev"
 VERSION = "v1alpha1"
@@ -10,25 +10,25 @@ SHORT_NAME = "stc"
 CATEGORY = "streams"
 
 ENVIRONMENT_PREFIX = "STREAMCONSUMER_"
-"""A pod's settings are environment variables that begin so; see `model.environment`."""
+"""Prefix of the environment variables with a pod's settings; see `env_codec.py`."""
 
 FIELD_MANAGER = "streamconsumer-operator"
-"""Who owns the fields that the operator applies."""
+"""Field manager for everything that the operator applies."""
 
 LABEL_CONSUMER = f"{GROUP}/name"
-"""On every child: the StreamConsumer it belongs to. The only label a selector holds, so it never changes."""
+"""On every child: the name of its StreamConsumer. It never changes, because selectors use only this label."""
 
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 ANNOTATION_APPLIED = f"{GROUP}/applied"
-"""On every child: the hash of what was applied last. Differs: somebody changed the StreamConsumer."""
+"""On every child: hash of the manifest that was applied last. If it differs, the StreamConsumer has changed."""
 
 ANNOTATION_REFERENCES = f"{GROUP}/references"
-"""On pods: the hash of the Secrets and ConfigMaps that their variables come from. Differs: they must be replaced."""
+"""On pods: hash of the Secrets and ConfigMaps behind their variables. If it differs, the pods must be replaced."""
 
 CONTAINER = "processor"
 HTTP_PORT = 8080
 TERMINATION_LOG = "/dev/termination-log"
-"""Where a dying pod leaves its one line; the kubelet copies it into the pod's status (Kubernetes' default path)."""
+"""File for one line about why a pod exits, at Kubernetes' default path. The kubelet copies it to the pod status."""
 
 SOURCE_FOLDER = "/etc/streamconsumer/source"
 SOURCE_MODULE = "handler_source"
@@ -36,4 +36,4 @@ SOURCE_FUNCTION = "handle"
 """`handler.source` is mounted as SOURCE_FOLDER/SOURCE_MODULE.py and must define SOURCE_FUNCTION."""
 
 REDIS_FOLDER = "/etc/streamconsumer/redis"
-"""What a StreamConsumer takes of Secrets for Redis is mounted here, a file each."""
+"""Mount path of the Secret keys for Redis, one file per key."""

@@ -1,8 +1,8 @@
-"""What a user may say of the pods: a typed list, no pod template.
+"""Settings of the pods: typed fields instead of a pod template.
 
-Who may write a StreamConsumer has pods made by the operator. A free template would give him whatever a pod can have;
-these fields give him what he needs, and each can be named in a policy. Not among them: affinity, volumes,
-service accounts, security contexts, further containers.
+The operator creates pods for every user who may write a StreamConsumer. A free pod template would grant such a user
+everything that a pod can have. These fields are limited, and an admission policy can name each of them. Not included:
+affinity, volumes, service accounts, security contexts, additional containers.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,13 @@ from streamconsumer.model import names
 from streamconsumer.model.container_env import EnvFromSource, EnvVar, ObjectName
 from streamconsumer.model.fields import DurationRange, Model, cel_rules
 
-RESERVED_LABEL_MESSAGE = (
-    "labels of streamconsumer.dev/, app.kubernetes.io/ and kubernetes.io/ are the operator's and the cluster's"
-)
+RESERVED_LABEL_MESSAGE = "labels under streamconsumer.dev/, app.kubernetes.io/ and kubernetes.io/ are reserved"
 RESERVED_ANNOTATION_MESSAGE = (
-    "annotations of streamconsumer.dev/, kubernetes.io/ and Kubernetes' security profiles are not the user's to set"
+    "annotations under streamconsumer.dev/, kubernetes.io/ and the prefixes of security profiles are reserved"
 )
-EXISTS_TAKES_NO_VALUE = "a toleration with operator Exists takes no value"
-KEYLESS_NEEDS_EXISTS = "a toleration without a key tolerates all: write operator Exists"
-SECONDS_NEED_NO_EXECUTE = "tolerationSeconds counts for effect NoExecute only"
+EXISTS_TAKES_NO_VALUE = "a toleration with operator Exists must not have a value"
+KEYLESS_NEEDS_EXISTS = "a toleration without a key needs operator Exists: it tolerates all taints"
+SECONDS_NEED_NO_EXECUTE = "tolerationSeconds applies only to effect NoExecute"
 ROLLOUT_BLOCKED = "rollout.maxUnavailable and rollout.maxSurge must not both be 0: no pod could be replaced"
 
 RESERVED_LABEL_PREFIXES = (f"{names.GROUP}/", "app.kubernetes.io/", "kubernetes.io/")
@@ -47,7 +45,7 @@ Quantity = Annotated[
     Field(max_length=32, pattern=_QUANTITY_PATTERN),
     WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": _QUANTITY_PATTERN, "maxLength": 32, "minimum": 0}),
 ]
-"""`100m`, `0.5`, `256Mi`; a whole number may also be written as a number, as in any manifest: `cpu: 1`."""
+"""Kubernetes quantity such as `100m`, `0.5` or `256Mi`. An integer such as `cpu: 1` is accepted as well."""
 
 IntOrPercent = Annotated[
     str,
@@ -63,7 +61,7 @@ IntOrPercent = Annotated[
         }
     ),
 ]
-"""So many pods, `1`, or so many of a hundred, `25%`."""
+"""Number of pods such as `1`, or percentage of pods such as `25%`."""
 
 LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=_LABEL_KEY_PATTERN)]
 LabelValue = Annotated[str, Field(max_length=63, pattern=_LABEL_VALUE_PATTERN)]
@@ -80,16 +78,19 @@ LIST_MAP_BY_NAME: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernet
 
 
 def unique_by_name(items: list[NamedT]) -> list[NamedT]:
-    """What `x-kubernetes-list-type: map` asks of the API server."""
-    given = [item.name for item in items]
-    if twice := sorted({name for name in given if given.count(name) > 1}):
-        raise ValueError(f"gives {', '.join(twice)} more than once")
+    """Check that no two items have the same name. The API server checks this with `x-kubernetes-list-type: map`."""
+    item_names = [item.name for item in items]
+    if duplicates := sorted({name for name in item_names if item_names.count(name) > 1}):
+        raise ValueError(f"contains {', '.join(duplicates)} more than once")
     return items
 
 
 def _check_reserved(prefixes: Sequence[str], message: str) -> Any:
-    """A check of a map's keys. As CEL it may only ask for beginnings: the API server takes a key for as long as a whole
-    request, and the cost of a pattern on it for too high."""
+    """Return a validator that rejects keys with reserved prefixes.
+
+    The CEL rule compares prefixes instead of patterns: the API server assumes that a key can be as long as a request,
+    and rejects a pattern as too expensive.
+    """
 
     def check(value: dict[str, str]) -> dict[str, str]:
         if any(key.startswith(tuple(prefixes)) for key in value):
@@ -104,13 +105,13 @@ def _reserved_rule(prefixes: Sequence[str], message: str) -> dict[str, Any]:
 
 
 class Resources(Model):
-    """What one pod asks for and may use, as in any container."""
+    """Resources of one pod, as in a container."""
 
-    requests: dict[str, Quantity] = Field({}, max_length=8)
-    """What the scheduler reserves, such as `cpu: 100m`."""
+    requests: dict[str, Quantity] = Field(default={}, max_length=8)
+    """Resources that the scheduler reserves for a pod, such as `cpu: 100m`. If empty, nothing is reserved."""
 
-    limits: dict[str, Quantity] = Field({}, max_length=8)
-    """What the pod may not exceed, such as `memory: 256Mi`."""
+    limits: dict[str, Quantity] = Field(default={}, max_length=8)
+    """Resources that a pod cannot exceed, such as `memory: 256Mi`. If empty, there is no limit."""
 
 
 class Toleration(
@@ -121,22 +122,23 @@ class Toleration(
         ("!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')", SECONDS_NEED_NO_EXECUTE),
     ),
 ):
-    """A taint of nodes that keeps these pods away no longer."""
+    """Toleration: pods may run on nodes with a matching taint."""
 
     key: LabelKey | None = None
-    """The taint's key. Left out, with operator Exists: any."""
+    """Key of the taint. If unset, all keys match; `operator` must then be Exists."""
 
     operator: Literal["Equal", "Exists"] = "Equal"
-    """Whether the value must be equal, or may be any."""
+    """Equal compares the value of the taint with `value`. Exists matches any value."""
 
     value: LabelValue | None = None
-    """The taint's value."""
+    """Value of the taint, for operator Equal."""
 
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """The taint's effect. Left out: any."""
+    """Effect of the taint. If unset, all effects match."""
 
-    toleration_seconds: int | None = Field(None, ge=0, le=31_536_000)
-    """How long a pod stays that a NoExecute taint would evict. Left out: for ever."""
+    toleration_seconds: int | None = Field(default=None, ge=0, le=31_536_000)
+    """Seconds that a pod stays on a node with a NoExecute taint before it is evicted. If unset, the pod is not
+    evicted."""
 
     @model_validator(mode="after")
     def _check_combination(self) -> Self:
@@ -150,24 +152,25 @@ class Toleration(
 
 
 class TopologySpreadConstraint(Model):
-    """How evenly the pods of this StreamConsumer, those of one roll-out each, spread over the nodes."""
+    """Rule for the distribution of the pods over zones, nodes or other groups of nodes. Each rollout is counted
+    separately."""
 
     topology_key: LabelKey
-    """The label of nodes whose values are the places, such as `topology.kubernetes.io/zone`."""
+    """Node label whose values form the groups of nodes, such as `topology.kubernetes.io/zone`."""
 
-    max_skew: int = Field(1, ge=1, le=1000)
-    """How many pods more than any other a place may have."""
+    max_skew: int = Field(default=1, ge=1, le=1000)
+    """Maximum difference between the numbers of pods in any two groups of nodes."""
 
     when_unsatisfiable: Literal["ScheduleAnyway", "DoNotSchedule"] = "ScheduleAnyway"
-    """What becomes of a pod that fits nowhere so: it runs all the same, or it waits."""
+    """Action for a pod that would violate the constraint: ScheduleAnyway starts it, DoNotSchedule leaves it pending."""
 
 
 class PodDisruptionBudget(Model):
-    """What a drain of nodes may take away at a time. There is none for a single pod, which it would only block."""
+    """Limit for the pods that a node drain may evict at the same time."""
 
     max_unavailable: IntOrPercent | None = None
-    """So many pods, or so many of a hundred such as `25%`. Left out: 1. With 0, a node
-    with such a pod is never drained."""
+    """Number of pods, or percentage such as `25%`, that may be unavailable. If unset, 1. With 0, a node with such a pod
+    cannot be drained."""
 
 
 class Rollout(
@@ -180,17 +183,18 @@ class Rollout(
         )
     ),
 ):
-    """How pods are replaced when their configuration changes, as in a Deployment."""
+    """Limits for the replacement of pods after a configuration change, as in a Deployment."""
 
     max_unavailable: IntOrPercent | None = None
-    """How many pods may be missing meanwhile: `1`, or `25%`. Left out: 25%, rounded down."""
+    """Number of pods, or percentage such as `25%`, that may be unavailable during a rollout. If unset, 25%, rounded
+    down."""
 
     max_surge: IntOrPercent | None = None
-    """How many pods there may be too many meanwhile. Left out: 25%, rounded up. 0 never runs old and new side by side
-    beyond `replicas`."""
+    """Number of pods, or percentage such as `25%`, that may run above the desired number during a rollout. If unset,
+    25%, rounded up. With 0, the total never exceeds the desired number."""
 
     progress_deadline: Annotated[timedelta, DurationRange("10s", "24h")] | None = None
-    """How long a roll-out may show no progress before Ready says RolloutTimedOut. Left out: 10 minutes."""
+    """Duration without progress after which the reason of Ready becomes RolloutTimedOut. If unset, 10 minutes."""
 
     @model_validator(mode="after")
     def _check_not_blocked(self) -> Self:
@@ -200,61 +204,68 @@ class Rollout(
 
 
 class ImagePullSecret(Model):
-    """A Secret in the namespace of the StreamConsumer that the kubelet shows to the image's registry."""
+    """Secret with registry credentials, in the namespace of the StreamConsumer."""
 
     name: ObjectName
-    """The Secret's name."""
+    """Name of the Secret."""
 
 
 class PodSettings(Model):
-    """What the pods of a StreamConsumer are like. Changing any of it rolls them."""
+    """Settings of the pods. A change of any of them replaces the pods in a rollout."""
 
     env: Annotated[list[EnvVar], AfterValidator(unique_by_name)] = Field(
-        [], max_length=256, json_schema_extra=LIST_MAP_BY_NAME
+        default=[], max_length=256, json_schema_extra=LIST_MAP_BY_NAME
     )
-    """Variables for the handler."""
+    """Environment variables for the handler. They override variables that the operator sets, such as OTEL_
+    variables."""
 
-    env_from: list[EnvFromSource] = Field([], max_length=32)
-    """Variables for the handler, all keys of a Secret or ConfigMap; of two with the same name the later one wins."""
+    env_from: list[EnvFromSource] = Field(default=[], max_length=32)
+    """Environment variables for the handler from all keys of Secrets and ConfigMaps. If a name occurs twice, the later
+    source applies. `env` and variables that the operator sets override them."""
 
     resources: Resources = Resources()
-    """What one pod asks for and may use."""
+    """Resources of one pod. If unset, pods have no requests and no limits."""
 
     pod_labels: Annotated[dict[str, LabelValue], _check_reserved(RESERVED_LABEL_PREFIXES, RESERVED_LABEL_MESSAGE)] = (
-        Field({}, max_length=32, json_schema_extra=_reserved_rule(RESERVED_LABEL_PREFIXES, RESERVED_LABEL_MESSAGE))
+        Field(
+            default={}, max_length=32, json_schema_extra=_reserved_rule(RESERVED_LABEL_PREFIXES, RESERVED_LABEL_MESSAGE)
+        )
     )
-    """Further labels of the pods, such as for a NetworkPolicy or a bill."""
+    """Additional labels of the pods, for example for a NetworkPolicy or for cost reports."""
 
     pod_annotations: Annotated[
         dict[str, Annotated[str, Field(max_length=8192)]],
         _check_reserved(RESERVED_ANNOTATION_PREFIXES, RESERVED_ANNOTATION_MESSAGE),
     ] = Field(
-        {}, max_length=32, json_schema_extra=_reserved_rule(RESERVED_ANNOTATION_PREFIXES, RESERVED_ANNOTATION_MESSAGE)
+        default={},
+        max_length=32,
+        json_schema_extra=_reserved_rule(RESERVED_ANNOTATION_PREFIXES, RESERVED_ANNOTATION_MESSAGE),
     )
-    """Annotations of the pods, such as for a service mesh."""
+    """Annotations of the pods, for example for a service mesh."""
 
-    node_selector: dict[str, LabelValue] = Field({}, max_length=32)
-    """Labels that a node must have to get a pod."""
+    node_selector: dict[str, LabelValue] = Field(default={}, max_length=32)
+    """Labels that a node must have to run a pod."""
 
-    tolerations: list[Toleration] = Field([], max_length=32)
-    """Taints of nodes that keep the pods away no longer."""
+    tolerations: list[Toleration] = Field(default=[], max_length=32)
+    """Tolerations for taints of nodes."""
 
-    topology_spread_constraints: list[TopologySpreadConstraint] = Field([], max_length=8)
-    """How evenly the pods spread over zones, nodes and so on."""
+    topology_spread_constraints: list[TopologySpreadConstraint] = Field(default=[], max_length=8)
+    """Rules for the distribution of the pods over zones, nodes or other groups of nodes."""
 
     priority_class_name: ObjectName | None = None
-    """The PriorityClass of the pods."""
+    """Name of the PriorityClass of the pods."""
 
     runtime_class_name: ObjectName | None = None
-    """The RuntimeClass of the pods, such as a sandbox."""
+    """Name of the RuntimeClass of the pods, for example for a sandbox."""
 
     image_pull_secrets: Annotated[list[ImagePullSecret], AfterValidator(unique_by_name)] = Field(
-        [], max_length=16, json_schema_extra=LIST_MAP_BY_NAME
+        default=[], max_length=16, json_schema_extra=LIST_MAP_BY_NAME
     )
-    """Secrets that the kubelet shows to the image's registry."""
+    """Secrets with credentials for the registry of the image."""
 
     pod_disruption_budget: PodDisruptionBudget = PodDisruptionBudget()
-    """What a drain of nodes may take away at a time."""
+    """Limit for the pods that a node drain may evict at the same time. For a single pod there is no
+    PodDisruptionBudget, because it would only block the drain."""
 
     rollout: Rollout = Rollout()
-    """How pods are replaced when their configuration changes."""
+    """Limits for the replacement of pods after a configuration change."""

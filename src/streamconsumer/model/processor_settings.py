@@ -1,8 +1,8 @@
-"""What a processor pod is told: which entries to read, how, and with what patience.
+"""Settings of a processor pod: the entries to read, delivery, retention, Redis and the handler.
 
-`Processing` is what the resource and the pod say alike. A field here is, by itself, a property of the CRD, an
-environment variable of the pod and a row of docs/reference.md: name, type, unit, bound, default and sentence stand
-once. A default never changes within an API version: pods would restart on an operator upgrade.
+`SharedSettings` are the fields that the resource and the pod have in common. Each field defines a property of the CRD,
+an environment variable of the pod and a row of docs/reference.md: name, type, unit, bounds, default and description are
+declared once. A default never changes within an API version, because an operator upgrade would then restart pods.
 """
 
 from datetime import timedelta
@@ -27,7 +27,7 @@ ErrorName = Annotated[
 StartFrom = Annotated[
     str,
     Field(max_length=41),
-    Pattern(r"0|\$|[0-9]+(-[0-9]+)?", "must be 0 (the oldest entry), $ (only new entries) or the id of an entry"),
+    Pattern(r"0|\$|[0-9]+(-[0-9]+)?", "must be 0 (the oldest entry), $ (only new entries) or the ID of an entry"),
 ]
 
 MIN_DELAY_ABOVE_MAX = "minDelay must not be longer than maxDelay"
@@ -42,14 +42,13 @@ class Backoff(
         )
     ),
 ):
-    """The wait before a failed message is tried again: doubled with each attempt, drawn at random below that (full
-    jitter)."""
+    """Backoff between the attempts of a failed message (full jitter)."""
 
     min_delay: Annotated[timedelta, DurationRange("1ms", "1h")] = timedelta(seconds=1)
-    """The bound of the first wait."""
+    """Upper limit of the wait after the first failed attempt. The limit doubles with each attempt, up to `maxDelay`."""
 
     max_delay: Annotated[timedelta, DurationRange("1ms", "24h")] = timedelta(minutes=5)
-    """The bound that the waits grow to."""
+    """Highest value that the limit of the wait grows to."""
 
     @model_validator(mode="after")
     def _check_delays(self) -> Self:
@@ -59,89 +58,93 @@ class Backoff(
 
 
 class Breaker(Model):
-    """When whatever the handler depends on is away, a backlog must not use its attempts up against it: after so many
-    failures in a row nothing new is begun, and one message at a time is tried until one succeeds. A failed trial
-    counts as an attempt only after an hour without a success: one for each pause."""
+    """Circuit breaker. A backlog must not use up its attempts while a dependency of the handler is down."""
 
-    failures: int = Field(20, ge=0, le=100_000)
-    """How many messages must fail in a row; 0 never pauses."""
+    failures: int = Field(default=20, ge=0, le=100_000)
+    """Number of consecutive failures that open the circuit breaker. 0 disables it."""
 
     max_pause: Annotated[timedelta, DurationRange("10ms", "1h")] = timedelta(minutes=1)
-    """Longest pause between two trials. The first pause lasts 1 s, and each failed trial doubles it."""
+    """Maximum pause between two trials. The first pause is 1 s. Each failed trial doubles it."""
 
 
 class Delivery(Model):
-    """What becomes of entries that were delivered and not acknowledged."""
+    """Retries, claims and dead letters of entries that were delivered but not acknowledged."""
 
     min_idle: Annotated[timedelta, DurationRange("1s", "24h")] = timedelta(seconds=30)
-    """How long an entry may show no sign of life before it is taken over although nobody knows that its consumer is
-    dead: one of another program in the group, for instance. Our own dead pods are known within seconds, and messages
-    that are being handled or wait are renewed and never count as idle, however long they take."""
+    """Idle time after which a pending entry is claimed from a consumer that is not known to be dead, such as another
+    program in the group. Entries of dead pods of this StreamConsumer are claimed within seconds. Entries that are
+    handled or wait for a retry are renewed and never become idle."""
 
-    max_deliveries: int = Field(10, ge=1, le=1000)
-    """How many times a message is begun at most. Then it goes to the dead letters, with what it failed of."""
+    max_deliveries: int = Field(default=10, ge=1, le=1000)
+    """Maximum number of attempts per message. After the last failed attempt the message becomes a dead letter, with its
+    error."""
 
     timeout: Annotated[timedelta, DurationRange("10ms", "24h")] | None = None
-    """How long the handler may take with one message; then it is cancelled and the message has failed. Left out: as
-    long as it takes. A plain function's thread cannot be ended: it goes on, its outcome does not count."""
+    """Time limit for the handler per attempt. After it the handler is cancelled and the attempt has failed. If unset,
+    there is no limit. The thread of a plain function cannot be cancelled: it continues, and its result is ignored."""
 
     backoff: Backoff = Backoff()
-    """The wait before a failed message is tried again."""
+    """Backoff between the attempts of a failed message. The wait is random between 0 and a limit that doubles with each
+    attempt."""
 
-    terminal_errors: list[ErrorName] = Field([], max_length=64)
-    """Exceptions that trying again will not mend, by their names such as `ValueError` or `shop.errors.Unknown`, with
-    what inherits from them: such a message goes to the dead letters at once."""
+    terminal_errors: list[ErrorName] = Field(default=[], max_length=64)
+    """Names of exceptions that a retry cannot fix, such as `ValueError` or `shop.errors.Unknown`. Subclasses are
+    included. A message that fails with such an exception becomes a dead letter immediately."""
 
-    max_entry_bytes: int = Field(16_777_216, ge=1024, le=536_870_912)
-    """The names and values of an entry may be so many bytes together; a larger one goes to the dead letters at once."""
+    max_entry_bytes: int = Field(default=16_777_216, ge=1024, le=536_870_912)
+    """Maximum size of an entry in bytes: the sum of all field names and values. A larger entry becomes a dead letter
+    immediately."""
 
-    dead_letter_stream: str | None = Field(None, min_length=1, max_length=512)
-    """The key of the stream of dead letters. Left out: `{stream}:consumerGroup:dead-letters`, braces included, which
-    keep it in the stream's slot of a cluster."""
+    dead_letter_stream: str | None = Field(default=None, min_length=1, max_length=512)
+    """Key of the dead-letter stream. If unset, `{stream}:consumerGroup:dead-letters`; the braces are part of the key
+    and keep it in the stream's cluster slot."""
 
-    dead_letter_max_length: int = Field(100_000, ge=1, le=100_000_000)
-    """About how many dead letters are kept; the oldest go."""
+    dead_letter_max_length: int = Field(default=100_000, ge=1, le=100_000_000)
+    """Approximate maximum number of dead letters. The oldest dead letters are trimmed."""
 
     breaker: Breaker = Breaker()
-    """When to stop burning attempts."""
+    """Circuit breaker. After a number of consecutive failures no new messages start, and one message at a time is tried
+    until one succeeds. A failed trial counts as an attempt only after an hour without a success: one trial per
+    pause."""
 
 
 class Retention(Model):
-    """Which entries the processors trim from the stream. Left out: none. An entry that any group of the stream has not
-    acknowledged is never trimmed."""
+    """Rules for trimming the stream."""
 
     max_age: Annotated[timedelta, DurationRange("1s", "8760h")] | None = None
-    """Trim entries that are older than this and that every group has acknowledged."""
+    """Age after which entries that every group has acknowledged are trimmed. If unset, entries are not trimmed by
+    age."""
 
     acknowledged: bool = False
-    """Trim entries as soon as every group has acknowledged them and all entries before them."""
+    """If true, entries are trimmed as soon as every group has acknowledged them and all entries before them."""
 
 
 BaggageKey = Annotated[
     str,
     Field(max_length=253),
-    Pattern("[A-Za-z0-9._-]+", "must be a key of baggage: letters, digits, `.`, `_` and `-`"),
+    Pattern("[A-Za-z0-9._-]+", "must be a baggage key: letters, digits, `.`, `_` and `-`"),
 ]
 
 
 class TraceContextSettings(Model):
-    """What becomes of the trace in which a message was made."""
+    """Handling of the trace context that a producer adds to an entry."""
 
     context: Literal["parent", "link", "ignore"] = "parent"
-    """`parent`: handling it belongs to the producer's trace, and is sampled if that is. `link`: it has a trace and a
-    sampling of its own, linked to the producer's; for streams that strangers write to, who could otherwise force the
-    cost of sampling on you, or evade it. `ignore`: it has nothing to do with it. Batches always have their own."""
+    """Relation of an attempt's spans to the trace of the producer. `parent`: they belong to that trace and follow its
+    sampling decision. `link`: they have their own trace and sampling decision, with a link to the producer. Use `link`
+    for streams that untrusted programs write to: with `parent`, these could force or avoid the cost of sampling.
+    `ignore`: the context is not used. A batch always has its own trace."""
 
-    context_field: str = Field("traceparent", min_length=1, max_length=253)
-    """The field of the entries that holds the context, in the form of W3C traceparent."""
+    context_field: str = Field(default="traceparent", min_length=1, max_length=253)
+    """Field of the entries with the trace context, in the format of W3C traceparent."""
 
-    baggage: list[BaggageKey] = Field([], max_length=64)
-    """The keys of the field `baggage` that the handler's own calls may carry on. Others are dropped: whoever may write
-    to the stream chooses them."""
+    baggage: list[BaggageKey] = Field(default=[], max_length=64)
+    """Keys of the field `baggage` that are propagated to calls of the handler. Other keys are dropped, because any
+    program that writes to the stream can set them."""
 
 
 class SharedSettings(Model):
-    """What the resource and the pod say alike."""
+    """Fields that the resource and the pod have in common."""
 
     stream: str = Field(
         min_length=1,
@@ -150,7 +153,7 @@ class SharedSettings(Model):
             ("self == oldSelf", "stream is immutable: create another StreamConsumer for another stream")
         ),
     )
-    """The key of the Redis stream to read. It is created, empty, where it does not exist."""
+    """Key of the Redis stream. If the key does not exist, an empty stream is created."""
 
     consumer_group: str = Field(
         min_length=1,
@@ -159,39 +162,41 @@ class SharedSettings(Model):
             ("self == oldSelf", "consumerGroup is immutable: create another StreamConsumer for another group")
         ),
     )
-    """The consumer group to read as. Every entry goes to one consumer of the group."""
+    """Name of the consumer group. Each entry is delivered to one consumer of the group."""
 
     start_from: StartFrom = "0"
-    """Where a group that does not exist yet begins: `0` is the oldest entry, `$` only entries added after the group
-    was created, an entry id everything after that entry. An existing group goes on where it was."""
+    """Start position of a new group: `0` is the oldest entry, `$` skips all existing entries, an entry ID skips all
+    entries up to and including this entry. An existing group keeps its position."""
 
-    batch_count: int = Field(10, ge=1, le=1000)
-    """How many entries one read asks for at most."""
+    batch_count: int = Field(default=10, ge=1, le=1000)
+    """Maximum number of entries per read."""
 
     poll_interval: Annotated[timedelta, DurationRange("100ms", "1m")] = timedelta(seconds=5)
-    """How long a read waits in Redis for entries before it is asked again. A new entry ends the wait at once, and
-    so does stopping: a long interval costs no latency."""
+    """Maximum duration of a blocking read. A new entry or a shutdown ends the read immediately, so that a long interval
+    adds no latency."""
 
-    concurrency: int = Field(1, ge=1, le=1000)
-    """How many messages one pod handles at the same time. With 1, one after another in the order read."""
+    concurrency: int = Field(default=1, ge=1, le=1000)
+    """Number of messages that one pod handles at the same time. With 1, messages are handled one by one in the order
+    read."""
 
-    ordering_key: str | None = Field(None, min_length=1, max_length=512)
-    """A field of the entries, such as `customer`: within one pod, entries with the same value in it are handled one
-    after another, in order, the next only once the one before is done with; others go on in parallel. Entries without
-    the field have no order."""
+    ordering_key: str | None = Field(default=None, min_length=1, max_length=512)
+    """Name of a field such as `customer`. Within one pod, entries with the same value in this field are handled one by
+    one, in order: the next entry starts after the previous entry is settled. Other entries are handled in parallel.
+    Entries without the field have no order."""
 
     encoding: Literal["utf-8", "bytes"] = "utf-8"
-    """What the handler receives as field names and values: text, or the bytes as they are."""
+    """Type of the field names and values that the handler receives: `utf-8` for text, `bytes` for unchanged bytes."""
 
     delivery: Delivery = Delivery()
-    """What becomes of entries that were delivered and not acknowledged."""
+    """Retries, claims and dead letters of entries that were delivered but not acknowledged."""
 
     retention: Retention = Retention()
-    """Which entries are trimmed from the stream."""
+    """Rules for trimming the stream. By default nothing is trimmed. An entry that any group of the stream has not
+    acknowledged is never trimmed."""
 
     drain_timeout: Annotated[timedelta, DurationRange("1s", "1h")] = timedelta(seconds=25)
-    """How long a pod that is asked to stop goes on with the messages it has begun. The pod's grace period is
-    computed from it."""
+    """Time that a stopping pod has to finish the messages that it has started. The pod's termination grace period is
+    derived from it."""
 
 
 SentinelNode = Annotated[
@@ -200,54 +205,54 @@ SentinelNode = Annotated[
     Pattern(r"[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}", "must be a sentinel as host:port"),
 ]
 
-ONE_URL_SOURCE = "give either STREAMCONSUMER_REDIS_URL or STREAMCONSUMER_REDIS_URL_FILE"
-ONE_CREDENTIAL_SOURCE = "give a username or password either as it is or as a file, not both"
-SENTINEL_OR_CLUSTER = "give STREAMCONSUMER_REDIS_SENTINEL_MASTER together with …_SENTINEL_NODES, and not with …_CLUSTER"
-BOTH_TLS_FILES = "give STREAMCONSUMER_REDIS_TLS_CERT_FILE and …_TLS_KEY_FILE together"
+ONE_URL_SOURCE = "set either STREAMCONSUMER_REDIS_URL or STREAMCONSUMER_REDIS_URL_FILE"
+ONE_CREDENTIAL_SOURCE = "set a username or password either directly or as a file, not both"
+SENTINEL_OR_CLUSTER = "set STREAMCONSUMER_REDIS_SENTINEL_MASTER together with …_SENTINEL_NODES, and not with …_CLUSTER"
+BOTH_TLS_FILES = "set STREAMCONSUMER_REDIS_TLS_CERT_FILE and …_TLS_KEY_FILE together"
 
 
 class RedisSettings(Model):
-    """How a pod reaches Redis. Credentials come from Secrets and are never printed.
+    """Address, credentials and TLS settings of Redis. Credentials come from Secrets and are never printed.
 
-    What stands in a file is read anew at each connect: a rotated Secret needs no restart.
+    Files are read again at each connect, so that a rotated Secret needs no restart.
     """
 
     url: (
         Annotated[str, Pattern(r"(redis|rediss|unix)://\S+", "must begin with redis://, rediss:// or unix://")] | None
-    ) = Field(None, max_length=2048, repr=False)
-    """The server; with its credentials where those do not come by themselves."""
-    url_file: str | None = Field(None, min_length=1)
-    """A file that holds the URL."""
+    ) = Field(default=None, max_length=2048, repr=False)
+    """URL of the server. Contains the credentials if they are not set separately."""
+    url_file: str | None = Field(default=None, min_length=1)
+    """File with the URL."""
     username: str | None = None
-    """The ACL user."""
-    username_file: str | None = Field(None, min_length=1)
-    """A file that holds the ACL user."""
+    """ACL user."""
+    username_file: str | None = Field(default=None, min_length=1)
+    """File with the ACL user."""
     password: SecretStr | None = None
-    """The password."""
-    password_file: str | None = Field(None, min_length=1)
-    """A file that holds the password."""
-    tls_ca_file: str | None = Field(None, min_length=1)
-    """The authorities that the server's certificate is verified against, as PEM. Left out: those of the system."""
-    tls_cert_file: str | None = Field(None, min_length=1)
-    """The certificate to show to a server that asks for one, as PEM."""
-    tls_key_file: str | None = Field(None, min_length=1)
-    """The key of that certificate."""
+    """Password."""
+    password_file: str | None = Field(default=None, min_length=1)
+    """File with the password."""
+    tls_ca_file: str | None = Field(default=None, min_length=1)
+    """PEM file with the certificate authorities for the server certificate. If unset, the system's authorities."""
+    tls_cert_file: str | None = Field(default=None, min_length=1)
+    """PEM file with the client certificate, for servers that require one."""
+    tls_key_file: str | None = Field(default=None, min_length=1)
+    """PEM file with the private key of the client certificate."""
     tls_insecure_skip_verify: bool = False
-    """Whether any certificate of a server is taken, for tests: whoever is in between can read everything."""
-    sentinel_master: str | None = Field(None, min_length=1)
-    """The name by which the sentinels know the primary."""
-    sentinel_nodes: list[SentinelNode] = Field([], max_length=32)
-    """The sentinels, as host:port."""
+    """If true, the server certificate is not verified. For tests only: the connection can be intercepted."""
+    sentinel_master: str | None = Field(default=None, min_length=1)
+    """Name of the primary in the Sentinel configuration."""
+    sentinel_nodes: list[SentinelNode] = Field(default=[], max_length=32)
+    """Addresses of the sentinels, as host:port."""
     sentinel_username: str | None = None
-    """The ACL user for the sentinels."""
-    sentinel_username_file: str | None = Field(None, min_length=1)
-    """A file that holds it."""
+    """ACL user for the sentinels."""
+    sentinel_username_file: str | None = Field(default=None, min_length=1)
+    """File with the ACL user for the sentinels."""
     sentinel_password: SecretStr | None = None
-    """The password for the sentinels."""
-    sentinel_password_file: str | None = Field(None, min_length=1)
-    """A file that holds it."""
+    """Password for the sentinels."""
+    sentinel_password_file: str | None = Field(default=None, min_length=1)
+    """File with the password for the sentinels."""
     cluster: bool = False
-    """Whether the server is a node of a Redis Cluster that may send us to another one."""
+    """If true, the server is a node of a Redis Cluster and may redirect to another node."""
 
     @model_validator(mode="after")
     def _check_alternatives(self) -> Self:
@@ -269,21 +274,21 @@ class RedisSettings(Model):
 
 
 ONE_HANDLER = (
-    "give either STREAMCONSUMER_HANDLER_PYTHON or STREAMCONSUMER_HANDLER_HTTP_URL; only the former with …_BATCH"
+    "set either STREAMCONSUMER_HANDLER_PYTHON or STREAMCONSUMER_HANDLER_HTTP_URL; …_BATCH only with the former"
 )
 
 
 class HandlerSettings(Model):
-    """What handles a message."""
+    """Handler of the messages: a Python function or an HTTP endpoint."""
 
     python: HandlerPath | None = None
-    """`package.module:function`."""
+    """Handler function as `package.module:function`."""
 
     http_url: Annotated[str, Field(max_length=2048), Pattern(r"https?://\S+", "must begin with http://")] | None = None
-    """Where messages are sent by POST, as CloudEvents."""
+    """URL that receives each message as a CloudEvent, by POST."""
 
     batch: bool = False
-    """Whether the function takes a list of messages' data instead of one."""
+    """If true, the function receives a list with the data of several messages instead of the data of one message."""
 
     @model_validator(mode="after")
     def _check_alternatives(self) -> Self:
@@ -293,23 +298,23 @@ class HandlerSettings(Model):
 
 
 class ProcessorSettings(SharedSettings):
-    """Everything a pod reads from its environment at start."""
+    """All settings that a pod reads from its environment at startup."""
 
     redis: RedisSettings
     handler: HandlerSettings
     telemetry: TraceContextSettings = TraceContextSettings()
 
     consumer_name: str = Field(min_length=1)
-    """The consumer's name in the group: the pod's name."""
+    """Consumer name in the group. In a cluster, the name of the pod."""
 
-    http_port: int = Field(names.HTTP_PORT, ge=0, le=65535)
-    """Where /livez, /readyz and /metrics answer; 0 takes a free port."""
+    http_port: int = Field(default=names.HTTP_PORT, ge=0, le=65535)
+    """Port for /livez, /readyz and /metrics. 0 selects a free port."""
 
     http_host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes the pod's own address
-    """The address to answer on."""
+    """Address to listen on."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """What is logged: DEBUG, INFO, WARNING or ERROR and what is graver."""
+    """Lowest level that is logged: DEBUG, INFO, WARNING or ERROR."""
     log_format: Literal["json", "text"] = "json"
-    """`json` for machines, `text` for people."""
+    """Format of log lines: `json` for log collectors, `text` for terminals."""
     termination_log: str = names.TERMINATION_LOG
-    """Where the one line goes that says why the process could not begin."""
+    """File for one line about why the process cannot start."""

@@ -1,6 +1,6 @@
-"""What a user writes: the StreamConsumer resource, its rules, and how it is parsed.
+"""StreamConsumer resource: fields, validation rules and parser.
 
-`StreamConsumerSpec` is `Processing` (which the pod says alike) and what only the cluster needs to know.
+`StreamConsumerSpec` extends `SharedSettings`, which pods read too, with the fields that only the cluster needs.
 """
 
 import json
@@ -17,18 +17,20 @@ from streamconsumer.model.pod_settings import PodSettings
 from streamconsumer.model.processor_settings import HandlerPath, SentinelNode, SharedSettings, TraceContextSettings
 
 MAX_NAME_LENGTH = 50
-"""The longest name of a StreamConsumer: children add a suffix, and labels end at 63 characters."""
+"""Maximum length of a StreamConsumer's name: child objects add a suffix, and a label has at most 63 characters."""
 
-ONE_URL = "give exactly one of redis.url and redis.urlSecretRef"
-ONE_TOPOLOGY = "give redis.sentinel or redis.cluster, not both"
-TLS_NEEDS_REDISS = "redis.tls needs a redis.url that begins with rediss://"
+ONE_URL = "set exactly one of redis.url and redis.urlSecretRef"
+ONE_TOPOLOGY = "set redis.sentinel or redis.cluster, not both"
+TLS_NEEDS_REDISS = "redis.tls requires a redis.url that begins with rediss://"
 CLUSTER_NEEDS_DATABASE_0 = (
-    "a cluster has only database 0: write redis.url as redis://host:port/0, with any of its nodes"
+    "a cluster has only database 0: set redis.url to redis://host:port/0, with any node of the cluster"
 )
-ONE_HANDLER = "give exactly one kind of handler: handler.python, handler.source or handler.http"
-HTTP_TAKES_NO_BATCH = "handler.http takes one message at a time: leave handler.batch out"
-HTTP_NEEDS_UTF8 = "handler.http sends text as JSON: leave encoding at utf-8"
-CREDENTIALS_IN_URL = "keep credentials out of redis.url: use usernameSecretRef and passwordSecretRef, or urlSecretRef"
+ONE_HANDLER = "set exactly one kind of handler: handler.python, handler.source or handler.http"
+HTTP_TAKES_NO_BATCH = "handler.http takes one message at a time: remove handler.batch"
+HTTP_NEEDS_UTF8 = "handler.http sends text as JSON: set encoding to utf-8"
+CREDENTIALS_IN_URL = (
+    "redis.url must not contain credentials: use usernameSecretRef and passwordSecretRef, or urlSecretRef"
+)
 NAME_TOO_LONG = f"the name of a StreamConsumer must have at most {MAX_NAME_LENGTH} characters"
 
 URL_MESSAGE = "must be redis://host:port/database, or rediss:// for TLS"
@@ -54,60 +56,62 @@ ServiceName = Annotated[
 HttpPath = Annotated[
     str,
     Field(max_length=1024),
-    Pattern(r"/[A-Za-z0-9._~!&*+,;=:@%/-]*", "must begin with / and hold no query, such as /orders"),
+    Pattern(r"/[A-Za-z0-9._~!&*+,;=:@%/-]*", "must begin with / and must not contain a query, such as /orders"),
 ]
 OtlpEndpoint = Annotated[
     str,
     Field(max_length=2048),
-    Pattern(r"https?://[^@\s]+", "must begin with http:// or https://, and hold no credentials"),
+    Pattern(r"https?://[^@\s]+", "must begin with http:// or https://, and must not contain credentials"),
 ]
 
 
 class SecretKeyRef(Model):
-    """A key of a Secret in the namespace of the StreamConsumer. The kubelet hands it to the pods; the
-    operator reads it too, to look at the stream, unless it may not."""
+    """Key of a Secret in the namespace of the StreamConsumer. The kubelet mounts it into the pods. The operator reads
+    it as well, to monitor the stream, if its permissions allow this."""
 
     name: str = Field(min_length=1, max_length=253)
-    """The Secret's name."""
+    """Name of the Secret."""
 
     key: str = Field(min_length=1, max_length=253)
-    """The key in the Secret."""
+    """Key in the Secret."""
 
 
 class SecretRef(Model):
-    """A Secret in the namespace of the StreamConsumer, of type kubernetes.io/tls."""
+    """Secret of type kubernetes.io/tls in the namespace of the StreamConsumer."""
 
     name: str = Field(min_length=1, max_length=253)
-    """The Secret's name."""
+    """Name of the Secret."""
 
 
 class TlsSpec(Model):
-    """Certificates. Without any of this, the server's is verified against the authorities of the image."""
+    """TLS certificates. By default, the server certificate is verified against the certificate authorities of the
+    image."""
 
     ca_secret_ref: SecretKeyRef | None = None
-    """The authorities that the server's certificate must come from, as PEM. Others count no more."""
+    """Certificate authorities for the server certificate, as PEM. They replace the authorities of the image."""
 
     cert_secret_ref: SecretRef | None = None
-    """The certificate to show to a server that asks for one: `tls.crt` and `tls.key` of a Secret."""
+    """Client certificate for servers that require one: `tls.crt` and `tls.key` of a Secret."""
 
     insecure_skip_verify: bool = False
-    """Whether any certificate is taken, for tests: whoever is in between can read and change everything."""
+    """If true, the server certificate is not verified. For tests only: the connection can be intercepted and
+    changed."""
 
 
 class SentinelSpec(Model):
-    """The sentinels that know where the primary is."""
+    """Sentinels that know the address of the primary."""
 
     master_name: str = Field(min_length=1, max_length=253)
-    """The name by which they know the primary."""
+    """Name of the primary in the Sentinel configuration."""
 
     nodes: list[SentinelNode] = Field(min_length=1, max_length=32)
-    """The sentinels, as host:port. They are asked in turn until one answers, at each connect."""
+    """Addresses of the sentinels, as host:port. At each connect they are queried in turn until one answers."""
 
     username_secret_ref: SecretKeyRef | None = None
-    """The ACL user for the sentinels themselves from a Secret."""
+    """ACL user for the sentinels, from a Secret."""
 
     password_secret_ref: SecretKeyRef | None = None
-    """The password for the sentinels themselves from a Secret."""
+    """Password for the sentinels, from a Secret."""
 
 
 _DATABASE_0_PATTERN = r"[^/?]+://[^/?]*(/0?)?"
@@ -121,38 +125,37 @@ class RedisSpec(
         ("!(has(self.sentinel) && has(self.cluster) && self.cluster)", ONE_TOPOLOGY),
         ("!has(self.tls) || !has(self.url) || self.url.startsWith('rediss://')", TLS_NEEDS_REDISS),
         (
-            "!has(self.url) || !has(self.cluster) || !self.cluster || "
-             f"self.url.matches(r'^{_DATABASE_0_PATTERN}$')",
+            f"!has(self.url) || !has(self.cluster) || !self.cluster || self.url.matches(r'^{_DATABASE_0_PATTERN}$')",
             CLUSTER_NEEDS_DATABASE_0,
         ),
     ),
 ):
-    """The Redis or Valkey server that holds the stream. What comes from Secrets is read anew at each connect: a
-    rotated password or certificate needs no restart."""
+    """Redis or Valkey server of the stream. Values from Secrets are read again at each connect, so that a rotated
+    password or certificate needs no restart."""
 
     url: RedisUrl | None = None
-    """`redis://host:port/database`, or `rediss://` for TLS. With `sentinel`, only the scheme and the database count,
-    as in `redis:///0`, for sentinels and servers alike. With `cluster`, any node of it, which is asked for the others;
-    the database is 0."""
+    """URL `redis://host:port/database`, or `rediss://` for TLS. With `sentinel`, only the scheme and the database are
+    used, as in `redis:///0`; the scheme also applies to the sentinels. With `cluster`, the URL of any node, which
+    returns the other nodes; the database is 0."""
 
     url_secret_ref: SecretKeyRef | None = None
-    """The whole URL, with its credentials, from a Secret."""
+    """Complete URL with credentials, from a Secret. Alternative to `url`."""
 
     username_secret_ref: SecretKeyRef | None = None
-    """The ACL user's name from a Secret."""
+    """ACL user, from a Secret."""
 
     password_secret_ref: SecretKeyRef | None = None
-    """The password from a Secret."""
+    """Password, from a Secret."""
 
     tls: TlsSpec | None = None
-    """Certificates, for `rediss://`."""
+    """TLS certificates, for `rediss://`."""
 
     sentinel: SentinelSpec | None = None
-    """The sentinels to ask where the primary is. Left out: it is where `url` says."""
+    """Sentinels that know the address of the primary. If unset, the server is at the address in `url`."""
 
     cluster: bool = False
-    """Whether `url` is a node of a Redis Cluster. The stream and what belongs to it share one slot; the processor goes
-    where the slot is."""
+    """If true, `url` is a node of a Redis Cluster. The stream and its companion keys share one slot. The processor
+    connects to the node that owns the slot."""
 
     @model_validator(mode="after")
     def _check_url(self) -> Self:
@@ -174,16 +177,16 @@ class RedisSpec(
 
 
 class HttpHandlerSpec(Model):
-    """A Service in the namespace of the StreamConsumer, and in no other: there is no URL to lead elsewhere."""
+    """Service in the namespace of the StreamConsumer. A URL is not accepted, because it could name other hosts."""
 
     service: ServiceName
-    """The Service's name."""
+    """Name of the Service."""
 
-    port: int = Field(80, ge=1, le=65535)
-    """Its port, as a number."""
+    port: int = Field(default=80, ge=1, le=65535)
+    """Port of the Service, as a number."""
 
     path: HttpPath = "/"
-    """The path to POST to."""
+    """Path of the POST requests."""
 
 
 class HandlerSpec(
@@ -196,21 +199,24 @@ class HandlerSpec(
         ("!has(self.http) || !self.batch", HTTP_TAKES_NO_BATCH),
     ),
 ):
-    """What is called with each message."""
+    """Handler that is called with each message. Set exactly one of `python`, `source` and `http`."""
 
     python: HandlerPath | None = None
-    """`package.module:function` in the image: `async def handle(data)` or a plain function, which runs in a thread."""
+    """Handler function in the image, as `package.module:function`. It is `async def handle(data)`, or a plain function,
+    which runs in a thread."""
 
-    source: str | None = Field(None, min_length=1, max_length=262_144)
-    """The text of a Python module that defines `handle`, for demos and small jobs: mounted from a ConfigMap, with
-    the packages of the image and no others. Editing it rolls the pods."""
+    source: str | None = Field(default=None, min_length=1, max_length=262_144)
+    """Source code of a Python module that defines `handle`, for demos and small jobs. It is mounted from a ConfigMap
+    and can import only the packages of the image. A change of the code replaces the pods in a rollout."""
 
     http: HttpHandlerSpec | None = None
-    """A Service that is sent each message as a CloudEvent, by POST. 2xx acknowledges; 429 and 503 with Retry-After
-    defer; 408, 425, 429 and what is not 4xx fail and are tried again; other 4xx go to the dead letters."""
+    """Service that receives each message as a CloudEvent, by POST. The response status decides: 2xx acknowledges the
+    message; 429 and 503 with Retry-After defer it; 408, 425, 429 and every other status outside 4xx are failures that
+    are retried; other 4xx dead-letter it."""
 
     batch: bool = False
-    """Whether the function takes a list of at most `batchCount` messages' data instead of one."""
+    """If true, the function receives a list with the data of up to `batchCount` messages instead of the data of one
+    message."""
 
     @model_validator(mode="after")
     def _check_one_handler(self) -> Self:
@@ -222,15 +228,15 @@ class HandlerSpec(
 
 
 class TelemetrySpec(TraceContextSettings):
-    """Where traces go, and which."""
+    """Tracing: the OTLP endpoint, sampling and the trace context of producers."""
 
     endpoint: OtlpEndpoint | None = None
-    """The OTLP endpoint (HTTP, protobuf) of an OpenTelemetry Collector, such as `http://collector:4318`. Left out:
-    the operator's default; without one, no tracing and no cost."""
+    """OTLP endpoint (HTTP, protobuf) of an OpenTelemetry Collector, such as `http://collector:4318`. If unset, the
+    operator's default endpoint. Without any endpoint, tracing is off and costs nothing."""
 
-    sampling_ratio: float | None = Field(None, ge=0, le=1)
-    """Which part of the traces is kept that begin here, from 0 to 1. Left out: all. Where the producer's context is the
-    parent, the producer has decided."""
+    sampling_ratio: float | None = Field(default=None, ge=0, le=1)
+    """Share of the traces that start here and are kept, from 0 to 1. If unset, all traces are kept. If the producer's
+    context is the parent, the producer's sampling decision applies instead."""
 
 
 class StreamConsumerSpec(
@@ -240,33 +246,33 @@ class StreamConsumerSpec(
         ("!has(self.handler.http) || self.encoding == 'utf-8'", HTTP_NEEDS_UTF8),
     ),
 ):
-    """This handler reads that stream as a member of that consumer group."""
+    """Desired state: a handler that reads a Redis stream as a member of a consumer group."""
 
     redis: RedisSpec
-    """The Redis or Valkey server that holds the stream."""
+    """Redis or Valkey server of the stream."""
 
     handler: HandlerSpec
-    """What is called with each message."""
+    """Handler that is called with each message."""
 
-    image: str | None = Field(None, min_length=1, max_length=1024)
-    """An image built FROM streamconsumer-processor that holds the handler. Left out: the stock processor image."""
+    image: str | None = Field(default=None, min_length=1, max_length=1024)
+    """Image with the handler, built FROM streamconsumer-processor. If unset, the default processor image."""
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    """When the kubelet pulls the image. Left out: Kubernetes' own rule."""
+    """Pull policy of the image. If unset, Kubernetes derives it from the image tag."""
 
-    replicas: int = Field(1, ge=0, le=1000)
-    """How many pods. Scale it by hand, by an HPA or by KEDA through the scale subresource of the StreamConsumer,
-    not of the Deployment, which follows it."""
+    replicas: int = Field(default=1, ge=0, le=1000)
+    """Number of pods. Change it with `kubectl scale`, an HPA or KEDA, through the scale subresource of the
+    StreamConsumer. Do not scale the Deployment: it follows this field."""
 
     autoscaling: Autoscaling | None = None
-    """Let the backlog say how many pods there are. `replicas` then counts for nothing."""
+    """Autoscaling of the number of pods by the backlog. If set, `replicas` is ignored."""
 
     suspend: bool = False
-    """Whether nothing is read for now: the pods drain and go, the group keeps its place. Back at false there are as
-    many pods as before."""
+    """If true, the pods drain and stop, and the group position is kept. If set back to false, the previous number of
+    pods is started."""
 
     telemetry: TelemetrySpec = TelemetrySpec()
-    """Where traces go, and which."""
+    """Tracing: the OTLP endpoint, sampling and the trace context of producers."""
 
     @model_validator(mode="after")
     def _check_http_encoding(self) -> Self:
@@ -276,7 +282,7 @@ class StreamConsumerSpec(
 
 
 class StreamConsumer(Model):
-    """A parsed, trusted StreamConsumer: below the edge nobody looks into dicts again."""
+    """Parsed and validated StreamConsumer. Code that receives one never reads the raw manifest."""
 
     name: str
     namespace: str
@@ -286,18 +292,18 @@ class StreamConsumer(Model):
 
     @classmethod
     def parse(cls, manifest: dict[str, Any]) -> Self:
-        """A manifest as the API server or a file gives it. Raises InvalidResource with a sentence per problem."""
+        """Parse a manifest from the API server or a file. Raises InvalidResource with one sentence per error."""
         metadata = manifest.get("metadata")
         metadata = metadata if isinstance(metadata, dict) else {}
         name, namespace = str(metadata.get("name") or ""), str(metadata.get("namespace") or "default")
         _check_kind(manifest, name)
-        problems = _name_errors(name)
+        errors = _name_errors(name)
         try:
             spec = StreamConsumerSpec.model_validate_json(_to_json(manifest.get("spec") or {}), strict=True)
         except ValidationError as error:
-            problems += format_errors(error, lambda where: ".".join(["spec", *map(str, where)]))
-        if problems:
-            raise InvalidResource(f"{namespace}/{name}: {'; '.join(problems)}")
+            errors += format_errors(error, lambda path: ".".join(["spec", *map(str, path)]))
+        if errors:
+            raise InvalidResource(f"{namespace}/{name}: {'; '.join(errors)}")
         return cls(
             name=name,
             namespace=namespace,
@@ -314,7 +320,7 @@ def _name_errors(name: str) -> list[str]:
 
 
 def _to_json(spec: Any) -> str:
-    """As the API server takes a manifest: null is left out, a date that YAML found is text."""
+    """Serialize a spec as the API server does: drop nulls, and turn dates that YAML recognized into text."""
     return json.dumps(_without_nulls(spec), default=str)
 
 
@@ -328,6 +334,6 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _check_kind(manifest: dict[str, Any], name: str) -> None:
-    found = f"{manifest.get('apiVersion')} {manifest.get('kind')}"
-    if found != f"{names.API_VERSION} {names.KIND}":
-        raise InvalidResource(f"{name or 'document'}: is {found}; expected {names.API_VERSION} {names.KIND}")
+    kind = f"{manifest.get('apiVersion')} {manifest.get('kind')}"
+    if kind != f"{names.API_VERSION} {names.KIND}":
+        raise InvalidResource(f"{name or 'document'}: is {kind}; expected {names.API_VERSION} {names.KIND}")

@@ -1,7 +1,7 @@
-"""What the operator says of a StreamConsumer, in words that kubectl wait, kstatus, Flux and Argo CD understand.
+"""Status of a StreamConsumer: conditions and their reasons, as kubectl wait, kstatus, Flux and Argo CD expect them.
 
-Pure: the clock is an argument. Conditions follow kstatus: Ready is what people wait for, Reconciling and Stalled
-say whether waiting will help.
+Pure: the clock is an argument. Conditions follow kstatus: users wait for Ready; Reconciling and Stalled show whether
+waiting will help. `reasons.py` has the meaning of each reason.
 """
 
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from pydantic import ConfigDict, Field
 from streamconsumer.model.fields import Model
 
 STREAM_CONDITIONS = ("RedisReachable", "GroupReady", "Degraded", "ScalingActive", "ScalingLimited")
-"""What the operator sees in Redis, and the scaling that rests on it. No part of Ready: pods that read well need no
-operator that can look."""
+"""Condition types about Redis, and about scaling that depends on it. They do not affect Ready: pods can work although
+the operator has no access to Redis."""
 
 CONDITIONS = ("Ready", "Reconciling", "Stalled", "Suspended", *STREAM_CONDITIONS)
 
 
 MAX_MESSAGE_LENGTH = 32_768
-"""Characters of a condition's sentence, as metav1.Condition has it."""
+"""Maximum number of characters in a condition's message, as in metav1.Condition."""
 
 
 class Reason(StrEnum):
-    """Why a condition is as it is. Fixed: people write alerts on these."""
+    """Reasons of Ready, Reconciling, Stalled and Suspended. They never change, because users write alerts on them."""
 
     ALL_PODS_READY = "AllPodsReady"
     SCALED_TO_ZERO = "ScaledToZero"
@@ -48,7 +48,7 @@ class Reason(StrEnum):
 
 
 class StreamReason(StrEnum):
-    """The same for what is seen in Redis: RedisReachable, GroupReady and Degraded."""
+    """Reasons of the conditions about Redis: RedisReachable, GroupReady and Degraded."""
 
     CONNECTED = "Connected"
     UNREACHABLE = "Unreachable"
@@ -68,7 +68,7 @@ class StreamReason(StrEnum):
 
 
 class ScalingReason(StrEnum):
-    """Why there are as many pods as there are: ScalingActive and ScalingLimited."""
+    """Reasons of a scaling decision, and of ScalingActive and ScalingLimited."""
 
     BACKLOG = "Backlog"
     ARRIVALS = "Arrivals"
@@ -85,104 +85,106 @@ class ScalingReason(StrEnum):
 
 
 class StatusModel(Model):
-    """What stands in a status. A newer operator may have said more: that is no reason to forget the rest."""
+    """Base of the status models. Unknown fields are ignored, because a newer operator may have written them."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class Condition(StatusModel):
-    """One fact with its reason, as metav1.Condition."""
+    """Condition, as metav1.Condition."""
 
     type: str = Field(max_length=316)
-    """Ready, Reconciling, Stalled, Suspended, RedisReachable, GroupReady, Degraded, ScalingActive or ScalingLimited."""
+    """Type of the condition: Ready, Reconciling, Stalled, Suspended, RedisReachable, GroupReady, Degraded,
+    ScalingActive or ScalingLimited."""
     status: Literal["True", "False", "Unknown"]
-    """Whether it is so."""
+    """Status of the condition: True, False or Unknown."""
     reason: str = Field(max_length=1024)
-    """Why, in one CamelCase word of a fixed list."""
-    message: str = Field("", max_length=MAX_MESSAGE_LENGTH)
-    """Why, in a sentence."""
+    """Reason of the status, as one CamelCase word from a fixed list."""
+    message: str = Field(default="", max_length=MAX_MESSAGE_LENGTH)
+    """Explanation of the status."""
     last_transition_time: str = Field(json_schema_extra={"format": "date-time"})
-    """When status changed last."""
+    """Time of the last change of `status`."""
     observed_generation: int = 0
-    """The generation of the spec that this was said of."""
+    """Generation of the spec that the condition describes."""
 
 
 class StreamStats(StatusModel):
-    """What Redis last said of the stream and the group. What is left out is not known."""
+    """Last values read from Redis for the stream and the group. A missing field is unknown."""
 
     length: int | None = None
-    """How many entries the stream holds."""
+    """Number of entries in the stream."""
     lag: int | None = None
-    """How many entries the group has not been given yet."""
+    """Number of entries that have not been delivered to the group yet."""
     lag_known: bool = False
-    """Whether `lag` is the number. false: at least so many; Redis does not know it, and the operator counts only so
-    far."""
+    """True if `lag` is exact. If false, `lag` is a lower bound: Redis does not know the number, and the operator counts
+    entries only up to a limit."""
     pending: int | None = None
-    """How many entries were given to a consumer and not acknowledged yet; those that wait for another try included."""
-    oldest_pending_time: str | None = Field(None, json_schema_extra={"format": "date-time"})
-    """When the oldest pending entry was added, by its id."""
+    """Number of entries that were delivered but not acknowledged yet, including entries that wait for a retry."""
+    oldest_pending_time: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
+    """Time when the oldest pending entry was added, from its ID."""
     consumers: int | None = None
-    """How many names of consumers the group knows."""
+    """Number of consumer names in the group."""
     dead_letters: int | None = None
-    """How many dead letters there are."""
+    """Number of dead letters."""
     last_delivered_id: str | None = None
-    """The id of the last entry that the group was given."""
+    """ID of the last entry that was delivered to the group."""
 
 
 class ScalingStatus(StatusModel):
-    """The last decision of the autoscaling."""
+    """Last decision of the autoscaling."""
 
     desired_replicas: int
-    """How many pods it wants."""
+    """Number of pods that the decision asks for."""
     reason: str
-    """What made the number what it is, in one word of a fixed list."""
+    """Reason for the number, as one word from a fixed list."""
     message: str
-    """What was seen, what it is measured by, and what held it: written when number or reason change."""
+    """Explanation: the backlog, the target and the limit that applied. Updated when the number or the reason
+    changes."""
     decision_time: str = Field(json_schema_extra={"format": "date-time"})
-    """When that was."""
+    """Time of the decision."""
 
 
 class Effective(StatusModel):
-    """What is in force where the spec may leave it to the installation. Every other setting has its default in the
-    spec, or in `kubectl explain`."""
+    """Effective values of settings whose default depends on the installation. Other defaults are in the spec or in
+    `kubectl explain`."""
 
     image: str
-    """The image that the pods run."""
+    """Image of the pods."""
     image_pull_policy: str | None = None
-    """When the kubelet pulls it."""
+    """Pull policy of the image."""
     telemetry_endpoint: str | None = None
-    """Where the pods send traces. Left out: nowhere."""
+    """OTLP endpoint for traces. If unset, pods send no traces."""
 
 
 class Status(StatusModel):
-    """What the operator last saw."""
+    """Observed state, as of the last reconcile."""
 
     observed_generation: int = 0
-    """The generation of the spec that the operator acted on last."""
+    """Generation of the spec that the operator last acted on."""
     conditions: list[Condition] = Field(
-        [],
+        default=[],
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
-    """Ready, Reconciling, Stalled and Suspended; RedisReachable, GroupReady and Degraded once the operator has looked;
-    ScalingActive and ScalingLimited with `autoscaling`."""
+    """Conditions: Ready, Reconciling, Stalled and Suspended; RedisReachable, GroupReady and Degraded after the operator
+    has polled Redis; ScalingActive and ScalingLimited with `autoscaling`."""
     desired_replicas: int = 0
-    """How many pods are wanted, by whoever scales."""
+    """Desired number of pods, from `replicas`, the autoscaling or `suspend`."""
     replicas: int = 0
-    """How many pods there are."""
+    """Number of existing pods."""
     ready_replicas: int = 0
-    """How many pods read the stream."""
+    """Number of pods that read the stream."""
     selector: str = ""
-    """The label selector of the pods, for the scale subresource."""
+    """Label selector of the pods, for the scale subresource."""
     effective: Effective | None = None
-    """What is in force where the spec may leave it to the installation."""
+    """Effective values of settings whose default depends on the installation."""
     stream: StreamStats | None = None
-    """What is known of the stream. Written when it changes, and at most every 30 s."""
+    """Last values read from Redis. Updated when they change, at most every 30 s."""
     autoscaling: ScalingStatus | None = None
-    """The last decision, where `autoscaling` is given."""
+    """Last decision of the autoscaling, if `spec.autoscaling` is set."""
 
 
 class Readiness(Model):
-    """What the operator concludes, before it is dated: the conditions follow from these four."""
+    """Result of a reconcile. Ready, Reconciling, Stalled and Suspended are derived from it."""
 
     ready: bool
     reason: Reason
@@ -192,7 +194,7 @@ class Readiness(Model):
 
 
 class ConditionState(Model):
-    """One condition of those in OF_THE_STREAM, before it is dated."""
+    """Condition of `STREAM_CONDITIONS` without timestamp and generation."""
 
     type: str
     status: Literal["True", "False", "Unknown"]
@@ -207,36 +209,41 @@ def build_conditions(
     now: datetime,
     stream_states: Sequence[ConditionState] = (),
 ) -> list[Condition]:
-    """Ready, Reconciling, Stalled and Suspended, and what was seen in Redis. Where nobody has looked yet, what was seen
-    before stays, with its own generation. A condition that keeps its status keeps its lastTransitionTime."""
-    since = {(condition.type, condition.status): condition.last_transition_time for condition in previous}
-    moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Return all conditions: Ready, Reconciling, Stalled and Suspended from `readiness`, the others from
+    `stream_states`.
 
-    def dated(fact: ConditionState) -> Condition:
-        last = since.get((fact.type, fact.status), moment)
-        told = fact.model_dump() | {"message": _truncate(fact.message)}
-        return Condition(**told, last_transition_time=last, observed_generation=generation)
+    If `stream_states` is empty because Redis was not polled yet, the previous stream conditions stay, with their
+    generation. A condition that keeps its status keeps its lastTransitionTime.
+    """
+    transition_times = {(condition.type, condition.status): condition.last_transition_time for condition in previous}
+    timestamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    def condition(kind: str, *, holds: bool, reason: Reason, message: str) -> Condition:
-        return dated(ConditionState(type=kind, status="True" if holds else "False", reason=reason, message=message))
+    def to_condition(state: ConditionState) -> Condition:
+        changed = transition_times.get((state.type, state.status), timestamp)
+        fields = state.model_dump() | {"message": _truncate(state.message)}
+        return Condition(**fields, last_transition_time=changed, observed_generation=generation)
 
-    def abnormal(kind: str, *, holds: bool) -> Condition:
-        reason, message = (readiness.reason, readiness.message) if holds else (Reason.SETTLED, "")
-        return condition(kind, holds=holds, reason=reason, message=message)
+    def readiness_condition(name: str, *, is_true: bool, reason: Reason, message: str) -> Condition:
+        status: Literal["True", "False"] = "True" if is_true else "False"
+        return to_condition(ConditionState(type=name, status=status, reason=reason, message=message))
+
+    def settled_unless(name: str, *, is_true: bool) -> Condition:
+        reason, message = (readiness.reason, readiness.message) if is_true else (Reason.SETTLED, "")
+        return readiness_condition(name, is_true=is_true, reason=reason, message=message)
 
     return [
-        condition("Ready", holds=readiness.ready, reason=readiness.reason, message=readiness.message),
-        abnormal("Reconciling", holds=readiness.reconciling),
-        abnormal("Stalled", holds=readiness.stalled),
-        abnormal("Suspended", holds=readiness.reason is Reason.SUSPENDED),
+        readiness_condition("Ready", is_true=readiness.ready, reason=readiness.reason, message=readiness.message),
+        settled_unless("Reconciling", is_true=readiness.reconciling),
+        settled_unless("Stalled", is_true=readiness.stalled),
+        settled_unless("Suspended", is_true=readiness.reason is Reason.SUSPENDED),
         *(
-            map(dated, stream_states)
+            map(to_condition, stream_states)
             if stream_states
-            else (each for each in previous if each.type in STREAM_CONDITIONS)
+            else (condition for condition in previous if condition.type in STREAM_CONDITIONS)
         ),
     ]
 
 
 def _truncate(message: str) -> str:
-    """What the API server quotes, or an admission policy says, may be longer than a condition."""
+    """Truncate a message to the API's limit. The API server or an admission policy can return longer messages."""
     return message if len(message) <= MAX_MESSAGE_LENGTH else f"{message[: MAX_MESSAGE_LENGTH - 1]}…"

@@ -15,7 +15,6 @@ from kopf._core.engines.peering import Identity
 
 from streamconsumer.errors import ApiThrottled
 from streamconsumer.model import names
-from streamconsumer.operator.autoscaling.autoscaler import Autoscaler
 from streamconsumer.operator.cache.create_debounce import CreateDebounce
 from streamconsumer.operator.cache.object_cache import ObjectCache
 from streamconsumer.operator.cache.workqueue import Key, WorkQueue
@@ -85,18 +84,10 @@ class Operator:
         self.queue = WorkQueue()
         self.create_debounce = CreateDebounce(self.queue.add)
         self.health = Health(queue_depth=self.queue.__len__)
-        self.autoscaler = Autoscaler(self.queue.add, time.monotonic)
-        self.redis_monitor = RedisMonitor(
-            kube,
-            self.queue.add,
-            interval=settings.stream_interval,
-            on_observation=self.autoscaler.on_observation,
-        )
-        self.health.registry.register(
-            StreamGauges(self.cache.consumers, self.redis_monitor.latest, self.autoscaler.throughput)
-        )
+        self.redis_monitor = RedisMonitor(kube, self.queue.add, interval=settings.stream_interval)
         self.events = EventRecorder(kube)
-        self.reconciler = Reconciler(kube, self.cache, settings, self.redis_monitor, self.autoscaler, self.events)
+        self.reconciler = Reconciler(kube, self.cache, settings, self.redis_monitor, self.events)
+        self.health.registry.register(StreamGauges(self.cache.consumers, self.reconciler.states))
         self.lease = LeaderLease(kube, settings.lease) if settings.lease else None
         self.tracing = _build_tracing(settings)
         self._relisted = asyncio.Event()

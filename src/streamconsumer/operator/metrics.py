@@ -1,6 +1,6 @@
 """What Prometheus reads of each StreamConsumer at the operator: of a group once, however many pods it has."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -10,7 +10,7 @@ from streamconsumer.operator.autoscaling.throughput import Throughput
 from streamconsumer.operator.cache.transform import as_mapping
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
-from streamconsumer.operator.redis_monitor.poller import Observation
+from streamconsumer.operator.reconcile.consumer_state import ConsumerState
 
 LABELS = ["resource_namespace", "resource_name", "stream", "consumer_group"]
 """Not `namespace`: a scrape says by that where the operator is."""
@@ -42,22 +42,15 @@ class StreamGauges:
     def __init__(
         self,
         consumers: Mapping[Key, Manifest],
-        latest: Callable[[Key], Observation | None],
-        throughput: Callable[[Key], Throughput],
+        states: Mapping[Key, ConsumerState],
     ) -> None:
-        self._consumers, self._latest, self._throughput = consumers, latest, throughput
+        self._consumers, self._states = consumers, states
 
     def collect(self) -> Iterator[Metric]:
         families = {name: GaugeMetricFamily(name, text, labels=LABELS) for name, text in GAUGES.items()}
         for key, manifest in self._consumers.items():
             labels = _labels(key, manifest)
-            found = self._latest(key)
-            values = [
-                *_status_values(manifest),
-                *_stream_values(found.stats if found else None),
-                *_rate_values(self._throughput(key)),
-            ]
-            for name, value in values:
+            for name, value in (*_status_values(manifest), *_state_values(self._states.get(key))):
                 families[name].add_metric(labels, value)
         yield from families.values()
 
@@ -77,6 +70,14 @@ def _status_values(manifest: Manifest) -> Iterator[tuple[str, float]]:
             yield name, float(found.get(kind, False))
     if "desiredReplicas" in status:
         yield "streamconsumer_desired_replicas", status["desiredReplicas"]
+
+
+def _state_values(state: ConsumerState | None) -> Iterator[tuple[str, float]]:
+    """Yield the values of the last poll and the measured rates."""
+    if state and state.stream and state.stream.latest:
+        yield from _stream_values(state.stream.latest.stats)
+    if state and state.autoscaler:
+        yield from _rate_values(state.autoscaler.throughput)
 
 
 def _rate_values(throughput: Throughput) -> Iterator[tuple[str, float]]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamconsumer.model.autoscaling import Autoscaling
-from streamconsumer.model.status import ScalingReason as Why
+from streamconsumer.model.status import ScalingReason
 from streamconsumer.operator.autoscaling.algorithm import Backlog, Decision, ScalingHistory, decide
 
 POLICIES = st.lists(
@@ -62,14 +62,14 @@ def test_it_is_never_zero_with_anything_to_do_or_unknown(found: Autoscaling, his
     for seen, before, decision in run(found, history, current):
         if seen is None:
             assert decision.replicas >= before
-        elif seen.total > 0 or not seen.known:
+        elif seen.total > 0 or not seen.is_known:
             assert decision.replicas >= 1
 
 
 @given(rules(), HISTORY, st.integers(0, 40))
 def test_what_is_unknown_lowers_nothing(found: Autoscaling, history: Any, current: int) -> None:
     for seen, before, decision in run(found, history, current):
-        if seen is None or not seen.known:
+        if seen is None or not seen.is_known:
             assert decision.replicas >= min(before, found.max_replicas)
 
 
@@ -117,21 +117,21 @@ def once(text: dict[str, Any], seen: Backlog | None, current: int, memory: Scali
             {"target": {"backlogPerReplica": 1000}, "maxReplicas": 7},
             Backlog(6800, 12),
             3,
-            "3 → 7: backlog 6,812 (unread 6,800, pending 12), target 1,000 a replica",
+            "3 → 7: backlog 6,812 (unread 6,800, pending 12), target 1,000 per replica",
         ),
         (
             {"target": {"backlogPerReplica": 100}, "maxReplicas": 7},
             Backlog(6800, 12),
             3,
-            "3 → 7: backlog 6,812 (unread 6,800, pending 12), target 100 a replica, max 7",
+            "3 → 7: backlog 6,812 (unread 6,800, pending 12), target 100 per replica, max 7",
         ),
-        ({}, Backlog(1, 0), 0, "0 → 1: backlog 1 (unread 1, pending 0), target 100 a replica"),
-        ({}, None, 3, "stays 3: Redis does not answer, target 100 a replica, what is unknown lowers nothing"),
+        ({}, Backlog(1, 0), 0, "0 → 1: backlog 1 (unread 1, pending 0), target 100 per replica"),
+        ({}, None, 3, "stays 3: Redis does not reply, target 100 per replica, backlog unknown, not scaling down"),
         (
             {},
             Backlog(0, 0),
             2,
-            "stays 2: backlog 0 (unread 0, pending 0), target 100 a replica, held by the stabilization window",
+            "stays 2: backlog 0 (unread 0, pending 0), target 100 per replica, held by the stabilization window",
         ),
     ],
 )
@@ -143,7 +143,7 @@ def test_it_says_what_it_saw_and_what_held_it(
 
 def test_one_message_wakes_at_the_defaults_and_an_activation_asks_for_more() -> None:
     assert once({}, Backlog(1, 0), 0).replicas == 1
-    assert once({"activation": {"backlog": 5}}, Backlog(5, 0), 0).reason is Why.BELOW_ACTIVATION
+    assert once({"activation": {"backlog": 5}}, Backlog(5, 0), 0).reason is ScalingReason.BELOW_ACTIVATION
     assert once({"activation": {"backlog": 5}}, Backlog(6, 0), 0).replicas == 1
     assert once({"activation": {"backlog": 5}}, Backlog(0, 1), 0).replicas == 1  # somebody has begun it
 

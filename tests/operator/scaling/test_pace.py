@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamconsumer.model.autoscaling import Autoscaling
-from streamconsumer.model.status import ScalingReason as Why
+from streamconsumer.model.status import ScalingReason
 from streamconsumer.operator.autoscaling.algorithm import Backlog, Decision, ScalingHistory, decide
 from streamconsumer.operator.autoscaling.throughput import Sample, Throughput
 
@@ -46,11 +46,11 @@ def test_under_a_steady_load_the_pods_that_keep_up_stay_though_the_backlog_is_go
     assert {each.replicas for each in settled} == {3, 4}
     turns = sum(before.replicas != after.replicas for before, after in pairwise(settled))
     assert turns <= 4  # of a hundred minutes
-    assert settled[0].reason is Why.ARRIVALS
+    assert settled[0].reason is ScalingReason.ARRIVALS
     assert settled[0].message.startswith(
-        "stays 4: backlog 0 (unread 0, pending 0), target 100 a replica, 50/s arrive, "
+        "stays 4: backlog 0 (unread 0, pending 0), target 100 per replica, 50/s arrive, "
     )
-    assert settled[0].message.endswith(", to keep up with what arrives")
+    assert settled[0].message.endswith(", to keep up with arrivals")
 
 
 @given(st.floats(0.5, 400), st.floats(0.5, 100))
@@ -69,7 +69,7 @@ def test_a_backlog_is_done_in_the_time_that_was_asked_for(seconds: int) -> None:
     rules = Autoscaling.model_validate({"maxReplicas": 1000, "target": {"drainTime": f"{seconds}s"}})
     world = Steady(arriving=40, per_pod=20, unread=30_000)
     decisions = numbers(rules, world, looks=3, pods=2)
-    assert decisions[0].message.endswith("a replica's pace not known yet")
+    assert decisions[0].message.endswith("throughput per replica not measured yet")
     most = max(each.replicas for each in decisions)
     assert most == pytest.approx(2 + 30_000 / seconds / 20, rel=0.1, abs=2)
 

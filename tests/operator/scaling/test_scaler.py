@@ -2,19 +2,16 @@
 
 from typing import Any
 
-from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.model.autoscaling import Autoscaling
 from streamconsumer.model.status import StreamStats
 from streamconsumer.operator.autoscaling.autoscaler import Autoscaler
-from streamconsumer.operator.cache.workqueue import Key
-from streamconsumer.operator.redis_monitor.poller import Observation
-from tests.model.examples import consumer
+from streamconsumer.operator.redis_monitor.monitored_stream import Observation, ObservationEffect
 
-KEY = ("shop", "orders")
 SLOWLY = {"policies": [{"type": "Pods", "value": 4, "period": "60s"}]}
 
 
-def scaled(**autoscaling: Any) -> StreamConsumer:
-    return consumer(autoscaling={"target": {"backlogPerReplica": 10}, "maxReplicas": 7, **autoscaling})
+def rules(**autoscaling: Any) -> Autoscaling:
+    return Autoscaling.model_validate({"target": {"backlogPerReplica": 10}, "maxReplicas": 7, **autoscaling})
 
 
 def seen(lag: int) -> Observation:
@@ -22,17 +19,30 @@ def seen(lag: int) -> Observation:
     return Observation((), figures, {}, 0)
 
 
-def wanted(scaler: Autoscaler) -> int | None:
-    told = scaler.published(KEY)
-    return told.desired_replicas if told else None
-
-
 def test_a_look_before_the_reconcile_of_the_one_before_begins_where_that_ended() -> None:
     """Two entries at zero are two looks, and the queue may be long."""
-    woken: list[Key] = []
-    scaler = Autoscaler(woken.append, lambda: 0.0)
-    scaler.with_replicas(scaled(scaleUp=SLOWLY), 0, is_frozen=False)
-    scaler.on_observation(KEY, seen(100))
-    assert wanted(scaler) == 4
-    scaler.on_observation(KEY, seen(100))
-    assert wanted(scaler) == 4
+    autoscaler = Autoscaler.with_rules(rules(scaleUp=SLOWLY), None, 0)
+    autoscaler.clock = lambda: 0.0
+    autoscaler.on_observation(seen(100))
+    assert autoscaler.replicas == 4
+    autoscaler.on_observation(seen(100))
+    assert autoscaler.replicas == 4
+
+
+def test_autoscaler_keeps_its_history_when_the_rules_change() -> None:
+    autoscaler = Autoscaler.with_rules(rules(), None, 3)
+    autoscaler.on_observation(seen(100))
+    assert Autoscaler.with_rules(rules(), autoscaler, 3) is autoscaler
+    edited = Autoscaler.with_rules(rules(maxReplicas=5), autoscaler, 7)
+    assert (edited.replicas, edited.published, edited.history) == (5, None, autoscaler.history)
+
+
+def test_autoscaler_starts_with_min_replicas_without_a_deployment() -> None:
+    assert Autoscaler.with_rules(rules(minReplicas=2), None, None).replicas == 2
+
+
+def test_autoscaler_decides_nothing_while_frozen() -> None:
+    autoscaler = Autoscaler.with_rules(rules(), None, 1)
+    autoscaler.is_frozen = True
+    assert autoscaler.on_observation(seen(100)) == ObservationEffect()
+    assert (autoscaler.replicas, autoscaler.published) == (1, None)

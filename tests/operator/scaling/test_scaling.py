@@ -55,7 +55,7 @@ def test_pods_follow_the_backlog_from_zero_to_many_and_back(
         together.xadd("orders", {"n": number})
     together.execute()
     replicas(on_api, 4)
-    eventually(lambda: check_decided(on_api, "0 → 4: backlog 35 (unread 35, pending 0), target 10 a replica", 35), 5)
+    eventually(lambda: check_decided(on_api, "0 → 4: backlog 35 (unread 35, pending 0), target 10 per replica", 35), 5)
     eventually(lambda: _measured(operator, desired_replicas=4, scaling_active=1, scaling_limited=0), 5)
 
     read = redis.xreadgroup(GROUP, "somebody", {"orders": ">"}, count=100)[0][1]

@@ -1,12 +1,13 @@
 """Facts → what is wrong, and what to do about it. Pure.
 
-What the operator concluded stands in the conditions; here is what to do about each of their reasons, and what only
-shows when pods and pending entries are put side by side.
+The operator's conclusions are in the conditions; `model/reasons.py` has the action for each reason. This module adds
+what only shows when pods and pending entries are compared.
 """
 
 from collections.abc import Iterator
 
 from streamconsumer.cli.status.facts import ConsumerFacts, Facts, Finding, PendingEntryFacts
+from streamconsumer.model.reasons import action_for
 from streamconsumer.model.status import Condition, Reason, ScalingReason, StreamReason
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
 
@@ -15,34 +16,6 @@ SUSPECT_DELIVERIES = 2
 
 MIN_SILENT_SECONDS = 60
 """Pods show a sign of life every 0.4 s for what they hold."""
-
-_ADVICE: dict[str, str] = {
-    Reason.INVALID_SPEC: "correct the spec as the message says",
-    Reason.NAME_CONFLICT: "delete or rename the object that has the name, or rename the StreamConsumer",
-    Reason.CHILD_REJECTED: "correct what the API server refuses: a quota, an admission policy or a field of the spec",
-    Reason.IMAGE_UNAVAILABLE: "correct spec.image, or give spec.imagePullSecrets",
-    Reason.UNSCHEDULABLE: "add nodes, or lower spec.resources, or correct nodeSelector and tolerations",
-    Reason.POD_CREATION_FAILED: "look at quota and Pod Security of the namespace",
-    Reason.HANDLER_UNUSABLE: "correct spec.handler, or build the image so that it can be imported",
-    Reason.INVALID_SETTINGS: "correct the setting that is named, or the Secret behind it",
-    Reason.POD_INVALID: "create the Secret or ConfigMap that is named, or the key in it",
-    Reason.POD_CRASHING: "read why: kubectl logs --previous of the pod",
-    Reason.REDIS_UNUSABLE: "correct what the message names: spec.redis, its Secrets, or the server",
-    Reason.ROLLOUT_TIMED_OUT: "look at the pods: kubectl describe",
-    StreamReason.UNREACHABLE: "check host and port of spec.redis, whether Redis runs, and NetworkPolicies",
-    StreamReason.CREDENTIALS_REFUSED: "correct the user or the password in the Secret",
-    StreamReason.TLS_FAILED: "correct spec.redis.tls or the certificates behind it",
-    StreamReason.SERVER_NOT_READY: "wait; if it lasts, look at the Redis server",
-    StreamReason.SECRET_MISSING: "create the Secret, or the key in it",
-    StreamReason.GROUP_MISSING: "let a pod start; it creates the group",
-    StreamReason.NOT_A_STREAM: "name another key in spec.stream, or rename the other one",
-    StreamReason.NO_PERMISSION: "grant the right with ACL SETUSER; docs/redis.md lists the rights",
-    StreamReason.DEAD_LETTERS_GROWING: "read why: kubectl streamconsumer dead-letters list {where}",
-    StreamReason.PENDING_STUCK: "look at the pod that holds it; set delivery.timeout to bound a handler that hangs",
-    ScalingReason.LIMITED_BY_MAX: "raise autoscaling.maxReplicas if the backlog is to go faster",
-    ScalingReason.BACKLOG_UNKNOWN: "let the operator see Redis; until then nothing is scaled",
-    ScalingReason.FALLBACK: "let the operator see Redis; until then the fallback counts",
-}
 
 _ABNORMAL_STATUS = {"Ready": "False", "RedisReachable": "False", "GroupReady": "False", "Degraded": "True"}
 _TRANSIENT_REASONS = {Reason.PODS_STARTING, Reason.ROLLING_OUT, StreamReason.GROUP_MISSING}
@@ -78,7 +51,7 @@ def _condition_findings(facts: Facts) -> Iterator[Finding]:
             passes = condition.reason in _TRANSIENT_REASONS
             make = warning if passes else error
             expected = f"{kind} {'False' if wrong == 'True' else 'True'}"
-            advice = _advice(condition.reason).replace("{where}", _target_options(facts))
+            advice = action_for(condition.reason, _target_options(facts))
             yield make(f"StreamConsumer {facts.name}", _condition_text(condition), expected, advice)
 
 
@@ -91,17 +64,13 @@ def _condition_text(condition: Condition) -> str:
     return f"{condition.reason}: {condition.message}" if condition.message else condition.reason
 
 
-def _advice(reason: str) -> str:
-    return _ADVICE.get(reason, "wait; if it lasts, look at the pods: kubectl describe")
-
-
 def _scaling_findings(facts: Facts) -> Iterator[Finding]:
     about = f"autoscaling of {facts.name}"
     active, limited = facts.conditions.get("ScalingActive"), facts.conditions.get("ScalingLimited")
     if active and active.reason in (ScalingReason.BACKLOG_UNKNOWN, ScalingReason.FALLBACK):
-        yield warning(about, _condition_text(active), "a backlog that is known", _advice(active.reason))
+        yield warning(about, _condition_text(active), "a backlog that is known", action_for(active.reason))
     if limited and limited.status == "True" and limited.reason == ScalingReason.LIMITED_BY_MAX:
-        yield warning(about, _condition_text(limited), "as many pods as the backlog wants", _advice(limited.reason))
+        yield warning(about, _condition_text(limited), "as many pods as the backlog wants", action_for(limited.reason))
 
 
 def _pod_findings(facts: Facts) -> Iterator[Finding]:

@@ -1,1 +1,1 @@
-"""How many pods there should be, and how that is done without hurting any."""
+"""Autoscaling: the number of pods of a StreamConsumer, and which pods Kubernetes deletes first."""

@@ -1,8 +1,8 @@
-"""How many pods: from what was seen of the stream to a number and the reason for it. Pure.
+"""Scaling algorithm: computes the number of pods, and the reason for it, from a probe of the stream. Pure.
 
-Two rules stand above all others. What is unknown is not zero: without the whole picture the number may grow and never
-shrinks. And there is no way to zero while anything is pending or unread: a pending entry that nobody handles would stay
-where it is for as long as there are no pods.
+Two rules take precedence over all others. An unknown backlog is not zero: while the backlog is unknown, the number of
+pods may grow and never shrinks. The number never becomes zero while an entry is pending or unread, because without pods
+no consumer would handle that entry.
 """
 
 import math
@@ -11,29 +11,32 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from streamconsumer.model.autoscaling import Autoscaling, ScalingPolicy
-from streamconsumer.model.status import ScalingReason as Why
+from streamconsumer.model.status import ScalingReason
 from streamconsumer.operator.autoscaling.explanation import explain
 from streamconsumer.operator.autoscaling.throughput import Sample, Throughput
+
+MAX_PERIOD_SECONDS = 3600.0
+"""Longest period of a scaling policy."""
 
 
 @dataclass(frozen=True)
 class Backlog:
-    """What a look found. Entries."""
+    """Numbers of entries that a probe found."""
 
     unread: int | None
-    """Not given to the group yet; None: not known."""
+    """Entries not yet delivered to the group. None if unknown."""
     pending: int
-    """Given and not acknowledged."""
+    """Entries delivered and not acknowledged."""
     is_exact: bool = True
-    """Whether `unread` is the number, or at least so many."""
+    """True if `unread` is the exact number, False if it is a lower bound."""
     entries_read: int | None = None
-    """How many entries the group was ever given, where Redis counts them: since 7.0."""
+    """Entries ever delivered to the group. None if Redis does not count them (before 7.0)."""
     last_delivered_id: str | None = None
-    """The id that was given last. Where it moved on there was work since the last look, however little is left."""
+    """Id of the last delivered entry. A change proves work since the previous probe, even if no entry is left."""
 
     @property
     def total(self) -> int:
-        """At least so many."""
+        """Lower bound of the entries left to handle."""
         return (self.unread or 0) + self.pending
 
     @property
@@ -49,56 +52,58 @@ class Backlog:
 
 @dataclass(frozen=True)
 class ScalingHistory:
-    """What has to be remembered of one StreamConsumer between two decisions. Times in seconds of one steady clock."""
+    """State of one StreamConsumer that is kept between two decisions. Times are seconds of a monotonic clock."""
 
     needed: tuple[tuple[float, int], ...] = ()
-    """What was needed when, as far back as the longer window."""
+    """Time and required number of pods of each decision within the longer stabilization window."""
     changes: tuple[tuple[float, int], ...] = ()
-    """By how much the number was changed when, as far back as the longest period of a policy."""
+    """Time and size of each change within the longest period of a policy."""
     last_busy_seconds: float | None = None
-    """When there was something to do last; None: nobody has looked yet."""
+    """Time of the last probe that found work. None before the first probe."""
     unreachable_since_seconds: float | None = None
-    """Since when Redis has not answered."""
+    """Time since which Redis does not reply. None if Redis is reachable."""
     last_delivered_id: str | None = None
-    """How far the group had come."""
+    """Last delivered id at the last probe that found work."""
     throughput: Throughput = field(default_factory=Throughput)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """So many pods, and why."""
+    """Number of pods and the reason for it."""
 
     replicas: int
-    reason: Why
+    reason: ScalingReason
     message: str
 
 
 def decide(
     rules: Autoscaling, backlog: Backlog | None, current: int, history: ScalingHistory, now_seconds: float
 ) -> tuple[Decision, ScalingHistory]:
-    """`seen` is None where Redis did not answer; `current` is how many pods are wanted now."""
+    """Compute the number of pods. Returns the decision and the history for the next one.
+
+    `backlog` is None if Redis did not reply. `current` is the number of pods desired until now."""
     if backlog is None:
         return _decide_without_data(rules, current, history, now_seconds)
-    if history.last_busy_seconds is None:  # a new operator knows of no work before it: it waits its whole windows
+    if history.last_busy_seconds is None:  # after an operator restart: wait the full windows
         history = replace(history, last_busy_seconds=now_seconds, needed=((now_seconds, current),))
     if backlog.total > 0 or not backlog.is_known or backlog.last_delivered_id != history.last_delivered_id:
         history = replace(history, last_busy_seconds=now_seconds, last_delivered_id=backlog.last_delivered_id)
     history = replace(
         history, unreachable_since_seconds=None, throughput=_updated_throughput(history, backlog, current, now_seconds)
     )
-    need, why = _required_replicas(rules, backlog, current, history.throughput)
-    history = _record_need(rules, history, need, now_seconds)
-    number, why = _Evaluation(rules, backlog, current, history, now_seconds).apply_bounds(need, why)
-    decision = Decision(number, why, explain(rules, str(backlog), (current, number), why, history.throughput))
-    return decision, _record_change(history, number - current, now_seconds)
+    required, reason = _required_replicas(rules, backlog, current, history.throughput)
+    history = _record_required(rules, history, required, now_seconds)
+    replicas, reason = _Evaluation(rules, backlog, current, history, now_seconds).apply_bounds(required, reason)
+    decision = Decision(replicas, reason, explain(rules, str(backlog), (current, replicas), reason, history.throughput))
+    return decision, _record_change(history, replicas - current, now_seconds)
 
 
 def _updated_throughput(history: ScalingHistory, backlog: Backlog, current: int, now_seconds: float) -> Throughput:
-    grown = max((at for at, change in history.changes if change > 0), default=-math.inf)
+    scaled_up_at = max((at for at, change in history.changes if change > 0), default=-math.inf)
     if backlog.unread is None or backlog.entries_read is None or not backlog.is_exact:
-        return history.throughput.with_sample(None, grown)
+        return history.throughput.with_sample(None, scaled_up_at)
     return history.throughput.with_sample(
-        Sample(now_seconds, backlog.entries_read, backlog.unread, backlog.pending, current), grown
+        Sample(now_seconds, backlog.entries_read, backlog.unread, backlog.pending, current), scaled_up_at
     )
 
 
@@ -109,43 +114,46 @@ def _decide_without_data(
     history = replace(
         history, unreachable_since_seconds=since, throughput=history.throughput.with_sample(None, now_seconds)
     )
-    least = rules.min_replicas if history.last_busy_seconds is not None else max(1, rules.min_replicas)
-    number, why = max(current, least), Why.BACKLOG_UNKNOWN  # where nobody has ever seen that there is nothing: a pod
+    # Before the first successful probe the stream may have work, so one pod runs.
+    floor = rules.min_replicas if history.last_busy_seconds is not None else max(1, rules.min_replicas)
+    replicas, reason = max(current, floor), ScalingReason.BACKLOG_UNKNOWN
     fallback = rules.fallback
-    if fallback and now_seconds - since >= fallback.after.total_seconds() and fallback.replicas > number:
-        number, why = min(fallback.replicas, max(rules.max_replicas, current)), Why.FALLBACK
-    decision = Decision(number, why, explain(rules, "Redis does not answer", (current, number), why))
-    return decision, _record_change(history, number - current, now_seconds)
+    if fallback and now_seconds - since >= fallback.after.total_seconds() and fallback.replicas > replicas:
+        replicas, reason = min(fallback.replicas, max(rules.max_replicas, current)), ScalingReason.FALLBACK
+    decision = Decision(replicas, reason, explain(rules, "Redis does not reply", (current, replicas), reason))
+    return decision, _record_change(history, replicas - current, now_seconds)
 
 
-def _required_replicas(rules: Autoscaling, backlog: Backlog, current: int, throughput: Throughput) -> tuple[int, Why]:
-    """What there is to do asks for, before anything holds it back."""
+def _required_replicas(
+    rules: Autoscaling, backlog: Backlog, current: int, throughput: Throughput
+) -> tuple[int, ScalingReason]:
+    """Compute the number of pods that the work requires, before bounds, windows and policies apply."""
     total = backlog.total
     if current == 0 and backlog.is_known and backlog.pending == 0 and total <= rules.activation.backlog:
-        return 0, Why.BELOW_ACTIVATION if total else Why.NOTHING_TO_DO
+        return 0, ScalingReason.BELOW_ACTIVATION if total else ScalingReason.NOTHING_TO_DO
     by_backlog = _replicas_for_backlog(rules, total, current, throughput)
-    keeping_up = throughput.min_pods(current) or 0
-    if keeping_up > max(1, by_backlog):  # one pod is the backlog's affair: whether there is to be any
-        return keeping_up, Why.ARRIVALS
+    by_arrivals = throughput.min_pods(current) or 0
+    if by_arrivals > max(1, by_backlog):  # the backlog alone decides between no pod and one
+        return by_arrivals, ScalingReason.ARRIVALS
     if total == 0 and backlog.is_known:
-        return 0, Why.NOTHING_TO_DO
-    return max(1, by_backlog), Why.BACKLOG
+        return 0, ScalingReason.NOTHING_TO_DO
+    return max(1, by_backlog), ScalingReason.BACKLOG
 
 
 def _replicas_for_backlog(rules: Autoscaling, total: int, current: int, throughput: Throughput) -> int:
-    """By the share of each pod, or by how soon it is to be done while more arrives."""
+    """Compute the pods for a backlog: by the backlog per pod, or by `drainTime` and the arrival rate."""
     target = rules.target
     if target.drain_time is None:
         return math.ceil(total / target.backlog_share)
     if throughput.per_pod_rate is None:
         return current
-    in_time = total / target.drain_time.total_seconds()
-    return math.ceil(((throughput.arrival_rate or 0.0) + in_time) / throughput.per_pod_rate) if total else 0
+    drain_rate = total / target.drain_time.total_seconds()
+    return math.ceil(((throughput.arrival_rate or 0.0) + drain_rate) / throughput.per_pod_rate) if total else 0
 
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """One decision on its way: what it starts from."""
+    """Inputs of one decision, and the rules that limit the required number of pods."""
 
     rules: Autoscaling
     backlog: Backlog
@@ -153,51 +161,50 @@ class _Evaluation:
     history: ScalingHistory
     now_seconds: float
 
-    def apply_bounds(self, need: int, reason: Why) -> tuple[int, Why]:
-        """What is needed, within everything that holds it back."""
+    def apply_bounds(self, required: int, reason: ScalingReason) -> tuple[int, ScalingReason]:
+        """Limit the required number of pods. Returns the number and the last rule that changed it."""
         rules = self.rules
-        number = need
-        if number > rules.max_replicas:
-            number, reason = rules.max_replicas, Why.LIMITED_BY_MAX
-        if number < rules.min_replicas:
-            number, reason = rules.min_replicas, Why.LIMITED_BY_MIN
-        if number > self.current:
-            return self._scale_up(number, reason)
-        if number < self.current:
-            return self._scale_down(number, reason)
-        return number, reason
+        replicas = required
+        if replicas > rules.max_replicas:
+            replicas, reason = rules.max_replicas, ScalingReason.LIMITED_BY_MAX
+        if replicas < rules.min_replicas:
+            replicas, reason = rules.min_replicas, ScalingReason.LIMITED_BY_MIN
+        if replicas > self.current:
+            return self._scale_up(replicas, reason)
+        if replicas < self.current:
+            return self._scale_down(replicas, reason)
+        return replicas, reason
 
-    def _scale_up(self, number: int, reason: Why) -> tuple[int, Why]:
-        growing, current = self.rules.scale_up, self.current
-        steady = min(_within(self.history.needed, growing.stabilization_window, self.now_seconds), default=number)
-        if (
-            growing.stabilization_window and current > 0 and steady < number
-        ):  # whoever waits at zero has waited long enough
-            number, reason = max(current, steady, self.rules.min_replicas), Why.STABILIZING
-        added = self._policy_limit(growing.policies, grows=True)
+    def _scale_up(self, replicas: int, reason: ScalingReason) -> tuple[int, ScalingReason]:
+        rules, current = self.rules.scale_up, self.current
+        window = rules.stabilization_window
+        lowest = min(_within(self.history.needed, window, self.now_seconds), default=replicas)
+        if window and current > 0 and lowest < replicas:  # scaling from zero never waits for the window
+            replicas, reason = max(current, lowest, self.rules.min_replicas), ScalingReason.STABILIZING
+        limit = self._policy_limit(rules.policies, grows=True)
         floor = max(1, self.rules.min_replicas)
-        if added is not None and max(current + added, floor) < number:
-            number, reason = max(current + added, floor), Why.LIMITED_BY_POLICY
-        return number, reason
+        if limit is not None and max(current + limit, floor) < replicas:
+            replicas, reason = max(current + limit, floor), ScalingReason.LIMITED_BY_POLICY
+        return replicas, reason
 
-    def _scale_down(self, number: int, reason: Why) -> tuple[int, Why]:
-        shrinking, least = self.rules.scale_down, min(self.current, self.rules.max_replicas)
-        if not self.backlog.is_known and number < least:
-            number, reason = least, Why.BACKLOG_UNKNOWN
-        needed = max(_within(self.history.needed, shrinking.stabilization_window, self.now_seconds))
-        if min(needed, least) > number:
-            number, reason = min(needed, least), Why.STABILIZING
-        if number == 0 and self._idle_seconds < self.rules.cooldown.total_seconds():
-            number, reason = 1, Why.COOLING_DOWN
-        taken = self._policy_limit(shrinking.policies, grows=False)
-        if taken is not None and self.current - taken > number:
-            number, reason = self.current - taken, Why.LIMITED_BY_POLICY
-        return number, reason
+    def _scale_down(self, replicas: int, reason: ScalingReason) -> tuple[int, ScalingReason]:
+        rules, ceiling = self.rules.scale_down, min(self.current, self.rules.max_replicas)
+        if not self.backlog.is_known and replicas < ceiling:
+            replicas, reason = ceiling, ScalingReason.BACKLOG_UNKNOWN
+        highest = max(_within(self.history.needed, rules.stabilization_window, self.now_seconds))
+        if min(highest, ceiling) > replicas:
+            replicas, reason = min(highest, ceiling), ScalingReason.STABILIZING
+        if replicas == 0 and self._idle_seconds < self.rules.cooldown.total_seconds():
+            replicas, reason = 1, ScalingReason.COOLING_DOWN
+        limit = self._policy_limit(rules.policies, grows=False)
+        if limit is not None and self.current - limit > replicas:
+            replicas, reason = self.current - limit, ScalingReason.LIMITED_BY_POLICY
+        return replicas, reason
 
     @property
     def _idle_seconds(self) -> float:
-        busy = self.history.last_busy_seconds
-        return 0.0 if busy is None else self.now_seconds - busy
+        last_busy = self.history.last_busy_seconds
+        return 0.0 if last_busy is None else self.now_seconds - last_busy
 
     def _policy_limit(self, policies: Sequence[ScalingPolicy], *, grows: bool) -> int | None:
         return _max_change(policies, self.current, self.history, self.now_seconds, grows=grows)
@@ -206,32 +213,31 @@ class _Evaluation:
 def _max_change(
     policies: Sequence[ScalingPolicy], current: int, history: ScalingHistory, now_seconds: float, *, grows: bool
 ) -> int | None:
-    """By how many more the number may change now; None: by any. The policy that allows most counts."""
-    left = []
+    """Return the largest change that the policies still allow now. None if there are no policies.
+
+    The most permissive policy decides."""
+    remaining = []
     for policy in policies:
         changes = [change for change in _within(history.changes, policy.period, now_seconds) if (change > 0) == grows]
-        before = current - sum(changes)
-        allowed = policy.value if policy.type == "Pods" else math.ceil(before * policy.value / 100)
-        left.append(max(0, allowed - abs(sum(changes))))
-    return max(left, default=None)
+        at_period_start = current - sum(changes)
+        allowed = policy.value if policy.type == "Pods" else math.ceil(at_period_start * policy.value / 100)
+        remaining.append(max(0, allowed - abs(sum(changes))))
+    return max(remaining, default=None)
 
 
 def _within(entries: Sequence[tuple[float, int]], window: timedelta, now_seconds: float) -> list[int]:
     return [value for at, value in entries if now_seconds - at <= window.total_seconds()]
 
 
-def _record_need(rules: Autoscaling, history: ScalingHistory, need: int, now_seconds: float) -> ScalingHistory:
-    longest = max(rules.scale_up.stabilization_window, rules.scale_down.stabilization_window).total_seconds()
-    return replace(history, needed=_recent((*history.needed, (now_seconds, need)), longest, now_seconds))
+def _record_required(rules: Autoscaling, history: ScalingHistory, required: int, now_seconds: float) -> ScalingHistory:
+    window = max(rules.scale_up.stabilization_window, rules.scale_down.stabilization_window).total_seconds()
+    return replace(history, needed=_recent((*history.needed, (now_seconds, required)), window, now_seconds))
 
 
 def _record_change(history: ScalingHistory, change: int, now_seconds: float) -> ScalingHistory:
     if change == 0:
         return history
     return replace(history, changes=_recent((*history.changes, (now_seconds, change)), MAX_PERIOD_SECONDS, now_seconds))
-
-
-MAX_PERIOD_SECONDS = 3600.0
 
 
 def _recent(

@@ -1,5 +1,6 @@
-"""The decisions as they stand: one for each StreamConsumer that scales itself, made anew at each look at its stream."""
+"""Autoscaler of one StreamConsumer: makes a new decision after every observation of its stream."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -7,124 +8,98 @@ from datetime import UTC, datetime
 from streamconsumer.model.autoscaling import Autoscaling
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import ConditionState, ScalingReason, ScalingStatus, StreamStats
-from streamconsumer.operator.autoscaling.algorithm import Backlog, Decision, ScalingHistory, decide
+from streamconsumer.operator.autoscaling.algorithm import Backlog, ScalingHistory, decide
 from streamconsumer.operator.autoscaling.throughput import Throughput
-from streamconsumer.operator.cache.workqueue import Key
-from streamconsumer.operator.redis_monitor.monitor import ObservationEffect
-from streamconsumer.operator.redis_monitor.poller import Observation
+from streamconsumer.operator.redis_monitor.monitored_stream import Observation, ObservationEffect
 
 LIMIT_REASONS = (ScalingReason.LIMITED_BY_MAX, ScalingReason.LIMITED_BY_POLICY)
 
 
 @dataclass
-class _ScalingState:
-    """One StreamConsumer that scales itself."""
+class Autoscaler:
+    """Decides the number of pods of one StreamConsumer after every observation of its stream."""
 
     rules: Autoscaling
-    current: int
-    is_frozen: bool
+    replicas: int
+    """Number of pods of the last decision."""
+    is_frozen: bool = False
+    """True if the pods cannot start, so that more pods would not help. Observations then change nothing."""
     history: ScalingHistory = field(default_factory=ScalingHistory)
-    decision: Decision | None = None
     published: ScalingStatus | None = None
+    """Decision for the status, written when number or reason change. None before the first observation."""
     pending_by_pod: Mapping[str, int] = field(default_factory=dict)
+    """Number of pending entries of each consumer at the last decision."""
+    clock: Callable[[], float] = time.monotonic
 
+    @classmethod
+    def with_rules(cls, rules: Autoscaling, previous: "Autoscaler | None", current: int | None) -> "Autoscaler":
+        """Return `previous` if its rules are the same, otherwise a new autoscaler with the previous history.
 
-class Autoscaler:
-    """Fed by looks, asked by the reconciler. `wake` is called when a decision asks for another number of pods, or gives
-    another reason for it."""
+        `current` is the number of pods in the Deployment. If there is no Deployment yet, `current` is None and the new
+        autoscaler starts with minReplicas."""
+        if previous is not None and previous.rules == rules:
+            return previous
+        replicas = rules.min_replicas if current is None else current
+        history = previous.history if previous else ScalingHistory()
+        return cls(rules, min(max(replicas, rules.min_replicas), rules.max_replicas), history=history)
 
-    def __init__(self, enqueue: Callable[[Key], None], clock: Callable[[], float]) -> None:
-        self._enqueue, self._clock = enqueue, clock
-        self._states: dict[Key, _ScalingState] = {}
+    def with_replicas(self, consumer: StreamConsumer) -> StreamConsumer:
+        """Return the StreamConsumer with the decided number of pods."""
+        spec = consumer.spec.model_copy(update={"replicas": self.replicas})
+        return consumer.model_copy(update={"spec": spec})
 
-    def with_replicas(self, consumer: StreamConsumer, current: int | None, *, is_frozen: bool) -> StreamConsumer:
-        """The StreamConsumer with the number of pods that was decided; as it is where it does not scale itself.
-
-        `current` is what its Deployment states, None before there is one: then there is the least that may be, until
-        the first look. Frozen: its pods cannot start, and more of them would not help."""
-        key, rules = (consumer.namespace, consumer.name), consumer.spec.autoscaling
-        if rules is None:
-            self.forget(key)
-            return consumer
-        known = self._states.get(key)
-        if known is None or known.rules != rules:
-            memory = known.history if known else ScalingHistory()
-            known = self._states[key] = _ScalingState(rules, rules.min_replicas, is_frozen, memory)
-            known.current = (
-                rules.min_replicas if current is None else min(max(current, rules.min_replicas), rules.max_replicas)
-            )
-        known.is_frozen = is_frozen
-        return _with_replicas(consumer, known.current)
-
-    def set_frozen(self, key: Key, *, is_frozen: bool) -> None:
-        """From the moment that it is known: the next look may come before the next reconcile."""
-        if known := self._states.get(key):
-            known.is_frozen = is_frozen
-
-    def on_observation(self, key: Key, observation: Observation) -> ObservationEffect:
-        """Decide anew by what a look found."""
-        known = self._states.get(key)
-        if known is None or known.is_frozen:
+    def on_observation(self, observation: Observation) -> ObservationEffect:
+        """Decide again after a poll."""
+        if self.is_frozen:
             return ObservationEffect()
-        seen = build_backlog(observation.stats, observation.entries_read, known.current)
-        decision, known.history = decide(known.rules, seen, known.current, known.history, self._clock())
-        before, known.decision, known.pending_by_pod = known.published, decision, observation.pending_by_consumer
-        known.current = decision.replicas  # the next look may come before the reconcile
-        news = before is None or (before.desired_replicas, before.reason) != (decision.replicas, decision.reason)
-        if news:
-            known.published = ScalingStatus(
+        backlog = build_backlog(observation.stats, observation.entries_read, self.replicas)
+        decision, self.history = decide(self.rules, backlog, self.replicas, self.history, self.clock())
+        previous, self.pending_by_pod = self.published, observation.pending_by_consumer
+        self.replicas = decision.replicas  # the next observation may come before the reconcile
+        has_changed = previous is None or (previous.desired_replicas, previous.reason) != (
+            decision.replicas,
+            decision.reason,
+        )
+        if has_changed:
+            self.published = ScalingStatus(
                 desired_replicas=decision.replicas,
                 reason=decision.reason,
                 message=decision.message,
                 decision_time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             )
-            self._enqueue(key)
-        return ObservationEffect(scaled_to_zero=decision.replicas == 0, decision_changed=news)
+        return ObservationEffect(scaled_to_zero=decision.replicas == 0, decision_changed=has_changed)
 
-    def published(self, key: Key) -> ScalingStatus | None:
-        """What is to stand in the status; None before the first look."""
-        known = self._states.get(key)
-        return known.published if known else None
+    @property
+    def throughput(self) -> Throughput:
+        """Measured rates: arriving entries, and entries handled by one pod."""
+        return self.history.throughput
 
-    def pending_by_pod(self, key: Key) -> Mapping[str, int]:
-        """How many entries each consumer held when it was decided."""
-        known = self._states.get(key)
-        return known.pending_by_pod if known else {}
-
-    def throughput(self, key: Key) -> Throughput:
-        """How fast entries come and one pod handles them, as far as that was seen."""
-        known = self._states.get(key)
-        return known.history.throughput if known else Throughput()
-
-    def conditions(self, key: Key) -> tuple[ConditionState, ...]:
-        """The two conditions, in HorizontalPodAutoscaler's words."""
-        told = self.published(key)
-        if told is None:
+    def conditions(self) -> tuple[ConditionState, ...]:
+        """Return the conditions ScalingActive and ScalingLimited, named as in HorizontalPodAutoscaler."""
+        published = self.published
+        if published is None:
             return ()
-        reason = ScalingReason(told.reason)
-        blind = reason in (ScalingReason.BACKLOG_UNKNOWN, ScalingReason.FALLBACK)
-        limited = reason in LIMIT_REASONS
+        reason = ScalingReason(published.reason)
+        is_blind = reason in (ScalingReason.BACKLOG_UNKNOWN, ScalingReason.FALLBACK)
+        is_limited = reason in LIMIT_REASONS
         return (
             ConditionState(
-                type="ScalingActive", status="False" if blind else "True", reason=reason, message=told.message
+                type="ScalingActive", status="False" if is_blind else "True", reason=reason, message=published.message
             ),
             ConditionState(
                 type="ScalingLimited",
-                status="True" if limited else "False",
-                reason=reason if limited else ScalingReason.NOT_LIMITED,
-                message=told.message if limited else "",
+                status="True" if is_limited else "False",
+                reason=reason if is_limited else ScalingReason.NOT_LIMITED,
+                message=published.message if is_limited else "",
             ),
         )
 
-    def forget(self, key: Key) -> None:
-        self._states.pop(key, None)
-
 
 def build_backlog(stats: StreamStats | None, entries_read: int | None, current: int) -> Backlog | None:
-    """What a look found, as far as it is known. None: nothing was seen.
+    """Build the backlog from the stream statistics. Returns None without statistics.
 
-    Without a group, all that the stream holds may be for it, and pods may be about to put back what they hold: it is
-    known to be nothing only where there is nothing and nobody."""
+    Without a group, all entries of the stream may be unread, and running pods may be about to restore pending entries.
+    The backlog is then known only if the stream is empty and there are no pods."""
     if stats is None:
         return None
     if stats.pending is None:
@@ -136,8 +111,3 @@ def build_backlog(stats: StreamStats | None, entries_read: int | None, current: 
         entries_read=entries_read,
         last_delivered_id=stats.last_delivered_id,
     )
-
-
-def _with_replicas(consumer: StreamConsumer, replicas: int) -> StreamConsumer:
-    spec = consumer.spec.model_copy(update={"replicas": replicas})
-    return consumer.model_copy(update={"spec": spec})

@@ -1,7 +1,7 @@
-"""Which pods go first when there are to be fewer: those that hold nothing. Pure.
+"""Pod deletion costs, so that scaling down deletes idle pods first. Pure.
 
-A ReplicaSet deletes pods of a lower `controller.kubernetes.io/pod-deletion-cost` before others. A pod in the middle of
-a long message holds an entry, and goes last; whatever goes still drains.
+A ReplicaSet first deletes the pods with the lowest `controller.kubernetes.io/pod-deletion-cost`. A pod that handles a
+long message has a pending entry and is deleted last. Each deleted pod still drains.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,16 +10,18 @@ from streamconsumer.operator.manifests import Manifest
 
 ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 MAX_COST = 2**31 - 1
-"""Of a 32-bit number, as which Kubernetes reads it."""
+"""Kubernetes parses the cost as a signed 32-bit integer."""
 
 
 def deletion_costs(pods: Sequence[Manifest], pending_by_pod: Mapping[str, int]) -> dict[str, int]:
-    """What to write at which pod: how many entries it holds, where it says something else. `holding` is by the names of
-    consumers, which are those of pods."""
-    found = {}
+    """Return the new cost of each pod whose annotation differs from its number of pending entries.
+
+    `pending_by_pod` has consumer names as keys, which are pod names. Pods that are being deleted are left out."""
+    costs = {}
     for pod in pods:
-        name, cost = pod["metadata"]["name"], min(pending_by_pod.get(pod["metadata"]["name"], 0), MAX_COST)
-        written = pod["metadata"].get("annotations", {}).get(ANNOTATION, "0")
-        if written != str(cost) and not pod["metadata"].get("deletionTimestamp"):
-            found[name] = cost
-    return found
+        metadata = pod["metadata"]
+        cost = min(pending_by_pod.get(metadata["name"], 0), MAX_COST)
+        annotated = metadata.get("annotations", {}).get(ANNOTATION, "0")
+        if annotated != str(cost) and not metadata.get("deletionTimestamp"):
+            costs[metadata["name"]] = cost
+    return costs

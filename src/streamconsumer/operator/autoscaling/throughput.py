@@ -1,37 +1,40 @@
-"""How fast entries come, and how fast one pod handles them, from what Redis counts. Pure.
+"""Arrival rate and throughput per pod, computed from the counters of Redis. Pure.
 
-A backlog alone cannot tell how many pods keep up: with enough of them it is next to nothing, which looks like work for
-one. A pod's pace can only be seen while there is more to do than the pods do; at other times it is at least what they
-did. So it is measured then, kept, and doubted a little more every second, until it is measured again.
+The backlog alone does not show how many pods are required: with enough pods it is almost zero, which looks like work
+for one pod. Throughput per pod is measurable only during a backlog; at other times the measurement is a lower bound.
+The module therefore measures during a backlog and keeps the result. Confidence in it decays until the next measurement.
 """
 
 import math
 from dataclasses import dataclass, replace
 
 ARRIVAL_WINDOW_SECONDS = 300.0
-"""What comes is averaged over this time: long enough for slow streams, and bursts are the backlog's affair."""
+"""Window over which the arrival rate is averaged. Long enough for slow streams; the backlog covers bursts."""
 HALF_LIFE_SECONDS = 120.0
-"""After so much time of measuring, half of a measurement is forgotten; one of few entries is not."""
+"""Time of measuring after which an earlier measurement has half its weight."""
 MIN_ENTRIES = 10
+"""Measurements of fewer entries keep their full weight."""
 CONFIDENCE_DECAY_SECONDS = 14400.0
-"""Unmeasured for so long, a pace is taken for e times faster: one pod of three is tried without after an hour."""
+"""Time without a measurement after which the assumed throughput has grown by the factor e.
+
+After one hour, autoscaling removes one pod of three as a trial."""
 POD_START_SECONDS = 10.0
-"""A pod that was just asked for does not work yet."""
+"""Time after a scale-up during which samples are not used, because new pods do not work yet."""
 MAX_UTILIZATION = 0.8
-"""Pods are only taken away if those that stay are busy for no more of their time."""
+"""Pods are removed only if the remaining pods stay at or below this utilization."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What was counted at one moment."""
+    """Counters of the group at one time."""
 
     at_seconds: float
     entries_read: int
-    """Entries that the group was ever given."""
+    """Entries ever delivered to the group."""
     unread: int
     pending: int
     pods: int
-    """So many have been wanted since the look before."""
+    """Number of pods desired since the previous sample."""
 
     @property
     def entries_added(self) -> int:
@@ -44,55 +47,58 @@ class Sample:
 
 @dataclass(frozen=True)
 class Throughput:
-    """What is known so far."""
+    """Measurements so far."""
 
     samples: tuple[Sample, ...] = ()
-    """As far back as arrivals are averaged."""
+    """Samples within the arrival window."""
     measured_entries: float = 0.0
     measured_pod_seconds: float = 0.0
 
     def with_sample(self, sample: Sample | None, scaled_up_at_seconds: float) -> "Throughput":
-        """With one more look; None where Redis did not tell all. More pods were asked for last at that moment."""
-        before = self.samples[-1] if self.samples else None
+        """Return a copy with one more sample.
+
+        `sample` is None if the probe did not report all counters. Then, or if a counter has decreased, the arrival rate
+        starts again and the throughput per pod is kept. `scaled_up_at_seconds` is the time of the last scale-up."""
+        previous = self.samples[-1] if self.samples else None
         if (
             sample is None
-            or before is None
-            or sample.entries_added < before.entries_added
-            or sample.entries_done < before.entries_done
+            or previous is None
+            or sample.entries_added < previous.entries_added
+            or sample.entries_done < previous.entries_done
         ):
             return replace(self, samples=(sample,) if sample else ())
-        kept = tuple(each for each in self.samples if sample.at_seconds - each.at_seconds <= ARRIVAL_WINDOW_SECONDS)
-        all_work = before.at_seconds >= scaled_up_at_seconds + POD_START_SECONDS
-        measured = self._with_measurement(before, sample) if sample.pods and all_work else self
-        return replace(measured, samples=(*kept, sample))
+        recent = tuple(each for each in self.samples if sample.at_seconds - each.at_seconds <= ARRIVAL_WINDOW_SECONDS)
+        all_started = previous.at_seconds >= scaled_up_at_seconds + POD_START_SECONDS
+        measured = self._with_measurement(previous, sample) if sample.pods and all_started else self
+        return replace(measured, samples=(*recent, sample))
 
     def _with_measurement(self, previous: Sample, sample: Sample) -> "Throughput":
         seconds = sample.at_seconds - previous.at_seconds
         entries, pod_seconds = sample.entries_done - previous.entries_done, seconds * sample.pods
         if previous.unread > sample.pods and sample.unread > sample.pods:
-            kept = 0.5 ** (seconds / HALF_LIFE_SECONDS) if self.measured_entries >= MIN_ENTRIES else 1.0
+            weight = 0.5 ** (seconds / HALF_LIFE_SECONDS) if self.measured_entries >= MIN_ENTRIES else 1.0
             return replace(
                 self,
-                measured_entries=self.measured_entries * kept + entries,
-                measured_pod_seconds=self.measured_pod_seconds * kept + pod_seconds,
+                measured_entries=self.measured_entries * weight + entries,
+                measured_pod_seconds=self.measured_pod_seconds * weight + pod_seconds,
             )
-        if self.per_pod_rate is None:  # whoever began to fall behind was busy for a part of the time at least
-            behind = sample.unread > sample.pods
-            return replace(self, measured_entries=entries, measured_pod_seconds=pod_seconds) if behind else self
-        at_least = max(
+        if self.per_pod_rate is None:  # pods that start to lag were busy at least part of the time
+            is_lagging = sample.unread > sample.pods
+            return replace(self, measured_entries=entries, measured_pod_seconds=pod_seconds) if is_lagging else self
+        rate = max(
             self.per_pod_rate * math.exp(seconds / CONFIDENCE_DECAY_SECONDS),
             entries / pod_seconds if pod_seconds else 0,
         )
-        return replace(self, measured_entries=at_least * self.measured_pod_seconds)
+        return replace(self, measured_entries=rate * self.measured_pod_seconds)
 
     @property
     def per_pod_rate(self) -> float | None:
-        """Entries a second that one pod handles; None until one was seen to."""
+        """Entries per second that one pod handles. None before the first measurement."""
         return self.measured_entries / self.measured_pod_seconds if self.measured_entries else None
 
     @property
     def arrival_rate(self) -> float | None:
-        """Entries a second; None before the second look."""
+        """Entries per second that are added to the stream. None before the second sample."""
         if len(self.samples) < 2:
             return None
         first, last = self.samples[0], self.samples[-1]
@@ -100,8 +106,9 @@ class Throughput:
         return (last.entries_added - first.entries_added) / seconds if seconds else None
 
     def min_pods(self, current: int) -> int | None:
-        """How many pods do what arrives; None: not known. As many as there are, where that is neither too few nor
-        clearly too many."""
+        """Return the number of pods that keep up with arrivals. None if a rate is unknown.
+
+        Returns `current` if that number is neither too low nor clearly too high."""
         if self.per_pod_rate is None or self.arrival_rate is None:
             return None
         pods = self.arrival_rate / self.per_pod_rate

@@ -1,4 +1,4 @@
-"""What a StreamConsumer becomes: spec in, manifests out, one noun a file. Pure: no client, no clock, no logger."""
+"""Manifests of a StreamConsumer's children: spec in, manifests out, one kind a file. Pure."""
 
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests.deployment import deployment
@@ -16,16 +16,17 @@ CHILD_KINDS = [
     ("apps/v1", "Deployment"),
     ("policy/v1", "PodDisruptionBudget"),
 ]
-"""Every kind that can be a child, in the order in which they are applied: what others refer to comes first."""
+"""Kinds of children, in the order of application: a referenced kind comes before the kinds that refer to it."""
 
 
 def desired(consumer: StreamConsumer, settings: OperatorSettings, config_hash: str = "") -> list[Manifest]:
-    """All children, in the order in which they are applied, each stamped with the hash of itself. `references` is the
-    hash of what the variables of the pods refer to."""
-    wanted = [
+    """Build the manifests of all children, in the order of application, each annotated with its own hash.
+
+    `config_hash` is the hash of the Secrets and ConfigMaps that the pods' variables refer to."""
+    manifests = [
         service_account(consumer),
         source_config_map(consumer),
         deployment(consumer, settings, config_hash),
         pod_disruption_budget(consumer),
     ]
-    return [with_applied_hash(manifest) for manifest in wanted if manifest is not None]
+    return [with_applied_hash(manifest) for manifest in manifests if manifest is not None]

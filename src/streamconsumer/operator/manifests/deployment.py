@@ -13,8 +13,10 @@ from streamconsumer.operator.manifests.source_config_map import source_name
 from streamconsumer.operator.settings import OperatorSettings
 
 GRACE_AFTER_DRAIN = timedelta(seconds=8)
-"""What a pod gets beyond `drainTimeout` before it is killed. At worst: 1 s each for ending the read, handing
-back, handlers that were cancelled, and leaving, if the server does not answer; and 3 s for the last spans."""
+"""Time between the end of `drainTimeout` and the kill.
+
+Worst case, if the server does not reply: 1 s each to end the read, release entries, await cancelled handlers and leave
+the group. The export of the last spans takes up to 3 s more."""
 
 
 def deployment(consumer: StreamConsumer, settings: OperatorSettings, config_hash: str) -> Manifest:
@@ -35,8 +37,8 @@ def deployment(consumer: StreamConsumer, settings: OperatorSettings, config_hash
 def _template(consumer: StreamConsumer, settings: OperatorSettings, config_hash: str) -> Manifest:
     spec = consumer.spec
     annotations = {**spec.pod_annotations, **non_empty(**{names.ANNOTATION_REFERENCES: config_hash})}
-    said = {"labels": {**spec.pod_labels, **labels(consumer)}, **non_empty(annotations=annotations)}
-    return {"metadata": said, "spec": _pod(consumer, settings)}
+    pod_metadata = {"labels": {**spec.pod_labels, **labels(consumer)}, **non_empty(annotations=annotations)}
+    return {"metadata": pod_metadata, "spec": _pod(consumer, settings)}
 
 
 def _pod(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest:
@@ -71,7 +73,7 @@ def _container(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest
         "env": environment(consumer, settings),
         **non_empty(envFrom=env_from(consumer)),
         "ports": [{"name": "http", "containerPort": names.HTTP_PORT}],
-        # The first read is done within a second or two; asking often then costs little and shows a ready pod early.
+        # The first read takes a second or two. Frequent probes cost little then and report a ready pod early.
         "startupProbe": {**_probe("/livez"), "periodSeconds": 1, "failureThreshold": 60},
         "readinessProbe": {**_probe("/readyz"), "periodSeconds": 2, "failureThreshold": 3},
         "livenessProbe": {**_probe("/livez"), "periodSeconds": 10, "failureThreshold": 3},

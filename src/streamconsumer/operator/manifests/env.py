@@ -1,4 +1,4 @@
-"""The environment of a pod: settings by the one rule, credentials as files, and who it is for telemetry."""
+"""Environment of a pod: settings by one naming rule, paths of credential files, identity of the pod in telemetry."""
 
 import re
 
@@ -17,16 +17,19 @@ SOURCE_HANDLER = f"{names.SOURCE_MODULE}:{names.SOURCE_FUNCTION}"
 
 
 def environment(consumer: StreamConsumer, settings: OperatorSettings) -> list[Manifest]:
-    """The user's own variables win over ours of the same name, except over settings, which have fields."""
-    users = [_user_var(variable) for variable in consumer.spec.env]
-    taken = {variable["name"] for variable in users}
-    ours = [*_setting_vars(consumer), *_identity_vars(), *_telemetry_vars(consumer, settings)]
-    last = _resource_attributes(consumer)  # refers to variables above it: the kubelet expands only earlier ones
-    return [*users, *(each for each in [*ours, last] if each["name"] not in taken)]
+    """Build the pod's variables.
+
+    A user's variable replaces the operator's variable of the same name. The CRD rejects user variables that have the
+    name of a setting, because settings have fields."""
+    user_vars = [_user_var(variable) for variable in consumer.spec.env]
+    user_names = {variable["name"] for variable in user_vars}
+    own_vars = [*_setting_vars(consumer), *_identity_vars(), *_telemetry_vars(consumer, settings)]
+    own_vars.append(_resource_attributes(consumer))  # last: the kubelet expands only references to earlier variables
+    return [*user_vars, *(variable for variable in own_vars if variable["name"] not in user_names)]
 
 
 def env_from(consumer: StreamConsumer) -> list[Manifest]:
-    """Secrets and ConfigMaps whose keys all become variables. What `environment` gives wins over them."""
+    """Build `envFrom`: Secrets and ConfigMaps whose keys all become variables. `environment` overrides them."""
     return [_dump(source) for source in consumer.spec.env_from]
 
 
@@ -56,14 +59,14 @@ def _setting_vars(consumer: StreamConsumer) -> list[Manifest]:
 
 
 def _handler_settings(consumer: StreamConsumer) -> HandlerSettings:
-    said = consumer.spec.handler
-    if said.http:
-        return HandlerSettings(http_url=http_url(said.http, f"{said.http.service}.{consumer.namespace}.svc"))
-    return HandlerSettings(python=said.python or SOURCE_HANDLER, batch=said.batch)
+    spec = consumer.spec.handler
+    if spec.http:
+        return HandlerSettings(http_url=http_url(spec.http, f"{spec.http.service}.{consumer.namespace}.svc"))
+    return HandlerSettings(python=spec.python or SOURCE_HANDLER, batch=spec.batch)
 
 
 def http_url(handler: HttpHandlerSpec, host: str) -> str:
-    """Where a pod sends its messages. The name ends with `svc`: no name of the cluster's domain is needed."""
+    """Return the URL that a pod sends its messages to. `host` ends with `svc`, which works in every cluster domain."""
     return f"http://{host}:{handler.port}{handler.path}"
 
 
@@ -78,9 +81,9 @@ def _identity_vars() -> list[Manifest]:
 
 def _telemetry_vars(consumer: StreamConsumer, settings: OperatorSettings) -> list[Manifest]:
     endpoint = consumer.spec.telemetry.endpoint or settings.telemetry_endpoint
-    where = [_literal("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)] if endpoint else []
+    exporter = [_literal("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)] if endpoint else []
     ratio = consumer.spec.telemetry.sampling_ratio
-    which = (
+    sampler = (
         []
         if ratio is None
         else [
@@ -88,11 +91,11 @@ def _telemetry_vars(consumer: StreamConsumer, settings: OperatorSettings) -> lis
             _literal("OTEL_TRACES_SAMPLER_ARG", f"{ratio:g}"),
         ]
     )
-    return [*where, *which, _literal("OTEL_SERVICE_NAME", consumer.name)]
+    return [*exporter, *sampler, _literal("OTEL_SERVICE_NAME", consumer.name)]
 
 
 def _resource_attributes(consumer: StreamConsumer) -> Manifest:
-    """Named as the OpenTelemetry operator names them, so that both can live in one cluster."""
+    """Build the resource attributes. The OpenTelemetry operator uses the same names, so both can run in one cluster."""
     pod = "$(OTEL_RESOURCE_ATTRIBUTES_POD_NAME)"
     attributes = {
         "service.namespace": consumer.namespace,
@@ -108,7 +111,9 @@ def _resource_attributes(consumer: StreamConsumer) -> Manifest:
 
 
 def escape_dollars(value: str) -> str:
-    """A value that the process gets as it is: the kubelet would expand `$(NAME)` and make `$$` one dollar sign."""
+    """Escape a value so that the process gets it unchanged.
+
+    The kubelet would expand `$(NAME)` and reduce `$$` to one dollar sign."""
     return re.sub(r"\$(?=[$(])", "$$", value)
 
 

@@ -1,4 +1,4 @@
-"""How children are named, labelled, owned and told apart."""
+"""Names, labels, owner references and hashes of children."""
 
 import hashlib
 import json
@@ -11,17 +11,21 @@ Manifest = dict[str, Any]
 
 
 def child_name(consumer: StreamConsumer) -> str:
-    """The name of the Deployment and what belongs to it. The suffix keeps clear of an `orders` that already runs."""
+    """Return the name of the Deployment and the other children.
+
+    The suffix avoids a conflict with an existing Deployment that has the StreamConsumer's name."""
     return f"{consumer.name}-consumer"
 
 
 def selector(consumer: StreamConsumer) -> dict[str, str]:
-    """The labels that pods are found by. Immutable in a Deployment, so nothing a user may change stands here."""
+    """Return the labels that select the pods.
+
+    A Deployment's selector is immutable, so it contains nothing that a user may change."""
     return {names.LABEL_CONSUMER: consumer.name}
 
 
 def labels(consumer: StreamConsumer) -> dict[str, str]:
-    """The labels of every child and of the pods."""
+    """Return the labels of every child and of the pods."""
     return {
         **selector(consumer),
         "app.kubernetes.io/name": "streamconsumer-processor",
@@ -33,7 +37,7 @@ def labels(consumer: StreamConsumer) -> dict[str, str]:
 
 
 def metadata(consumer: StreamConsumer, name: str) -> Manifest:
-    """The metadata of a child: its owner reference lets Kubernetes delete it with its StreamConsumer."""
+    """Build the metadata of a child. Its owner reference lets Kubernetes delete it together with its StreamConsumer."""
     owner = {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
@@ -46,27 +50,29 @@ def metadata(consumer: StreamConsumer, name: str) -> Manifest:
         "name": name,
         "namespace": consumer.namespace,
         "labels": labels(consumer),
-        **({"ownerReferences": [owner]} if consumer.uid else {}),  # a file that was never applied has no uid
+        **({"ownerReferences": [owner]} if consumer.uid else {}),  # a manifest that was never applied has no uid
     }
 
 
 def owned_by(uid: str, child: Manifest) -> bool:
-    """Whether it belongs to the StreamConsumer of this uid. Labels alone say nothing: somebody may have copied them."""
+    """Return True if the StreamConsumer of this uid owns the child.
+
+    Labels prove nothing: a user may have copied them."""
     return any(owner.get("uid") == uid for owner in child["metadata"].get("ownerReferences", []))
 
 
 def int_or_percent(text: str) -> int | str:
-    """`2` as the number that Kubernetes wants, `25%` as it is."""
+    """Convert `2` to the number that Kubernetes expects; return `25%` unchanged."""
     return int(text) if text.isdecimal() else text
 
 
 def digest(value: object) -> str:
-    """A short hash that is the same for equal JSON."""
+    """Return a short hash that is the same for equal JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def with_applied_hash(manifest: Manifest) -> Manifest:
-    """The manifest with its own hash as an annotation: the cheap answer to "is this what we applied last?"."""
+    """Return the manifest with its own hash as an annotation, a cheap comparison with the last applied manifest."""
     annotations = {**manifest["metadata"].get("annotations", {}), names.ANNOTATION_APPLIED: digest(manifest)}
     return {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}

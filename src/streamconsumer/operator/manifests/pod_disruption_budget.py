@@ -1,4 +1,6 @@
-"""The PodDisruptionBudget: a node drain takes one pod at a time. None for one replica, which it would only block."""
+"""PodDisruptionBudget: a node drain evicts one pod at a time.
+
+A single replica gets none, because the budget would only block the drain."""
 
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests.metadata import Manifest, child_name, int_or_percent, metadata, selector
@@ -9,13 +11,13 @@ def pod_disruption_budget(consumer: StreamConsumer) -> Manifest | None:
     pods = scaling.max_replicas if scaling else consumer.spec.replicas
     if pods <= 1:
         return None
-    most = consumer.spec.pod_disruption_budget.max_unavailable
+    max_unavailable = consumer.spec.pod_disruption_budget.max_unavailable
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": metadata(consumer, child_name(consumer)),
         "spec": {
-            "maxUnavailable": int_or_percent(most) if most else 1,
+            "maxUnavailable": int_or_percent(max_unavailable) if max_unavailable else 1,
             "selector": {"matchLabels": selector(consumer)},
         },
     }

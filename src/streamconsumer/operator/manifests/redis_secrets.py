@@ -1,9 +1,10 @@
-"""How a pod reaches Redis: what a StreamConsumer says of it as settings, and its Secrets as files.
+"""Redis access of a pod: connection settings from the spec, and its Secrets as mounted files.
 
-Files and not variables: a variable is fixed when the container starts, while the kubelet brings a rotated Secret into
-the files of a running pod, and the processor reads them at each connect. A Secret that is missing does not keep the
-pod from starting, in a way that only its events tell: the processor says which file is not there, and the
-StreamConsumer's condition shows it.
+Secrets are files because variables are fixed when the container starts. After a rotation the kubelet updates the files
+of a running pod, and the processor reads them at each connect.
+
+The volume is optional. Otherwise a pod with a missing Secret would not start, and only its Events would show the cause.
+With an optional volume the processor reports the missing file, and the StreamConsumer's condition shows it.
 """
 
 from collections.abc import Iterator
@@ -14,13 +15,13 @@ from streamconsumer.model.spec import RedisSpec, SecretKeyRef
 from streamconsumer.operator.manifests.metadata import Manifest
 
 FILE_MODE = 0o444
-"""For the user of any image: without an fsGroup, which some clusters forbid, the files belong to root."""
+"""Readable by the user of any image. Without an fsGroup, which some clusters forbid, root owns the files."""
 
 _VOLUME = "redis"
 
 
 def redis_settings(redis: RedisSpec) -> RedisSettings:
-    """What the pod is told."""
+    """Build the connection settings of the pod. Values from Secrets are paths of files."""
     sentinel = redis.sentinel
     return RedisSettings(
         url=redis.url,
@@ -33,7 +34,7 @@ def redis_settings(redis: RedisSpec) -> RedisSettings:
 
 
 def volumes(redis: RedisSpec) -> list[Manifest]:
-    """The volume with all files; none where nothing comes from a Secret."""
+    """Build the volume with all files. Returns an empty list if no value comes from a Secret."""
     sources = [
         {"secret": {"name": ref.name, "items": [{"key": ref.key, "path": file}], "optional": True}}
         for _, file, ref in secret_files(redis)
@@ -46,10 +47,10 @@ def mounts(redis: RedisSpec) -> list[Manifest]:
 
 
 def secret_files(redis: RedisSpec) -> Iterator[tuple[str, str, SecretKeyRef]]:
-    """The setting that names it, the file, and where it comes from."""
+    """Yield setting, file name and Secret key of each value that comes from a Secret."""
     tls, sentinel = redis.tls, redis.sentinel
     certificate = tls.cert_secret_ref.name if tls and tls.cert_secret_ref else None
-    known = [
+    candidates = [
         ("url_file", "url", redis.url_secret_ref),
         ("username_file", "username", redis.username_secret_ref),
         ("password_file", "password", redis.password_secret_ref),
@@ -59,4 +60,4 @@ def secret_files(redis: RedisSpec) -> Iterator[tuple[str, str, SecretKeyRef]]:
         ("sentinel_username_file", "sentinel-username", sentinel.username_secret_ref if sentinel else None),
         ("sentinel_password_file", "sentinel-password", sentinel.password_secret_ref if sentinel else None),
     ]
-    return ((setting, file, reference) for setting, file, reference in known if reference)
+    return ((setting, file, reference) for setting, file, reference in candidates if reference)

@@ -1,5 +1,7 @@
-"""Where pods run and how they are replaced. What a StreamConsumer does not say is not stated: a field that a newer
-operator knows changes no pod of an older one."""
+"""Scheduling and rollout fields of the Deployment.
+
+Fields that a StreamConsumer leaves out are omitted, so that a field added by a newer operator restarts no existing pod.
+"""
 
 import math
 from typing import Any
@@ -10,31 +12,31 @@ from streamconsumer.operator.manifests.metadata import Manifest, int_or_percent,
 
 
 def scheduling(consumer: StreamConsumer) -> Manifest:
-    """Fields of the pod."""
+    """Build the scheduling fields of the pod."""
     spec = consumer.spec
     return non_empty(
         nodeSelector=spec.node_selector,
-        tolerations=[each.model_dump(by_alias=True, exclude_none=True) for each in spec.tolerations],
+        tolerations=[toleration.model_dump(by_alias=True, exclude_none=True) for toleration in spec.tolerations],
         topologySpreadConstraints=[
             {
-                **each.model_dump(by_alias=True),
+                **constraint.model_dump(by_alias=True),
                 "labelSelector": {"matchLabels": selector(consumer)},
-                "matchLabelKeys": ["pod-template-hash"],  # pods that are about to go weigh nothing
+                "matchLabelKeys": ["pod-template-hash"],  # ignores pods of earlier revisions
             }
-            for each in spec.topology_spread_constraints
+            for constraint in spec.topology_spread_constraints
         ],
         priorityClassName=spec.priority_class_name,
         runtimeClassName=spec.runtime_class_name,
-        imagePullSecrets=[each.model_dump() for each in spec.image_pull_secrets],
+        imagePullSecrets=[secret.model_dump() for secret in spec.image_pull_secrets],
     )
 
 
 def rollout(settings: Rollout) -> Manifest:
-    """Fields of the Deployment."""
-    pace = {"maxUnavailable": settings.max_unavailable, "maxSurge": settings.max_surge}
-    given = {name: int_or_percent(value) for name, value in pace.items() if value is not None}
+    """Build the rollout fields of the Deployment."""
+    fields = {"maxUnavailable": settings.max_unavailable, "maxSurge": settings.max_surge}
+    rolling_update = {name: int_or_percent(value) for name, value in fields.items() if value is not None}
     return non_empty(
-        strategy={"type": "RollingUpdate", "rollingUpdate": given} if given else None,
+        strategy={"type": "RollingUpdate", "rollingUpdate": rolling_update} if rolling_update else None,
         progressDeadlineSeconds=math.ceil(settings.progress_deadline.total_seconds())
         if settings.progress_deadline
         else None,
@@ -42,5 +44,5 @@ def rollout(settings: Rollout) -> Manifest:
 
 
 def non_empty(**fields: Any) -> Manifest:
-    """Those of the fields that say something."""
+    """Return the fields that are not empty."""
     return {name: value for name, value in fields.items() if value}

@@ -1,4 +1,4 @@
-"""The ServiceAccount of the pods: an identity without rights, its token never mounted."""
+"""ServiceAccount of the pods: an identity without permissions, whose token is never mounted."""
 
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests.metadata import Manifest, child_name, metadata

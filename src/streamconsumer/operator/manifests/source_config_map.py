@@ -1,7 +1,7 @@
-"""The ConfigMap that carries `handler.source`, or none.
+"""ConfigMap that contains `handler.source`.
 
-Its name holds the hash of the source, so editing the source makes another one and rolls the pods. Under one name a new
-pod could still be given the old text: a kubelet that has the ConfigMap of a running pod may answer from its memory.
+Its name contains the hash of the source, so an edit creates a new ConfigMap and rolls the pods. With a constant name, a
+new pod could get the old text from the kubelet's cache.
 """
 
 from streamconsumer.model import names

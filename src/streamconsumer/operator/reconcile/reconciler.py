@@ -1,7 +1,8 @@
-"""Make the cluster hold what one StreamConsumer asks for, and report what it holds.
+"""One reconcile of a StreamConsumer: apply its children, prune, monitor its stream, and write its status.
 
-Level-triggered: whatever woke us, everything is compared and only differences are written. The children are
-server-side applied; what belongs to somebody else is never touched; one status write, and none when nothing changed.
+Level-triggered: every reconcile compares everything and writes only differences, whatever event caused it. Children are
+applied server-side, and objects of other owners are never changed. A reconcile writes the status at most once, and not
+at all if nothing changed.
 """
 
 import logging
@@ -25,6 +26,7 @@ from streamconsumer.operator.kube.event_recorder import EventRecorder
 from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.manifests.metadata import child_name, owned_by
 from streamconsumer.operator.reconcile.config_hash import referenced_config_hash
+from streamconsumer.operator.reconcile.consumer_state import ConsumerState
 from streamconsumer.operator.reconcile.drift import contains_applied
 from streamconsumer.operator.reconcile.readiness import (
     effective,
@@ -35,126 +37,154 @@ from streamconsumer.operator.reconcile.readiness import (
 )
 from streamconsumer.operator.reconcile.status_debounce import Change, StatusDebounce
 from streamconsumer.operator.redis_monitor.monitor import RedisMonitor
+from streamconsumer.operator.redis_monitor.monitored_stream import PollTarget
 from streamconsumer.operator.settings import OperatorSettings
 
 REJECTED_RETRY = timedelta(minutes=1)
-"""After how long a child that was refused is applied again: a quota or a policy may have changed."""
+"""The delay before a rejected child is applied again: a quota or a policy may have changed."""
 
 CONFLICT_RETRY = timedelta(seconds=5)
-"""No watch tells when a name becomes free: the object that has it does not bear our labels."""
+"""The delay before a conflicting name is checked again. The conflicting object does not have the operator's labels, so
+no watch reports its deletion."""
 
 UPDATED = "Updated"
-"""Logged and not an Event: whoever edited knows, the status says how far it is, and an Event is one more write."""
+"""Logged, but not recorded as an Event. The user who edited the resource knows about the edit, the status shows the
+progress, and an Event would be one more write."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Reconciler:
-    """Reads the store, writes the cluster."""
+    """Reads the object cache and writes to the cluster."""
 
     kube: KubeClient
     cache: ObjectCache
     settings: OperatorSettings
     redis_monitor: RedisMonitor
-    autoscaler: Autoscaler
     events: EventRecorder
     status_debounce: StatusDebounce = field(default_factory=StatusDebounce)
-    uids: dict[Key, str] = field(default_factory=dict)
-    """The uid of the StreamConsumer that all of this is known of."""
+    states: dict[Key, ConsumerState] = field(default_factory=dict)
+    """The state of every known StreamConsumer."""
 
     async def reconcile(self, key: Key) -> timedelta | None:
-        """Bring one StreamConsumer up to date. Raises what the API raised; the queue tries again. Returns after how
-        long to look again at what no watch will tell of."""
+        """Bring one StreamConsumer up to date.
+
+        Returns the delay before the next reconcile if no watch would report the awaited change, otherwise None.
+        Raises the errors of the API server; the work queue retries."""
         manifest = self.cache.consumers.get(key)
         if manifest is None or manifest["metadata"].get("deletionTimestamp"):
             self._forget(key)  # Kubernetes deletes the children by their owner references
             return None
-        if self.uids.setdefault(key, uid := manifest["metadata"]["uid"]) != uid:
-            self._forget(key)  # its deletion and the next one of its name came in one breath
-            self.uids[key] = uid
+        state = self._state_of(key, manifest["metadata"]["uid"])
         try:
             consumer = StreamConsumer.parse(manifest)
-            self._start_monitoring(consumer, manifest)
+            self._start_monitoring(state, consumer, manifest)
             if leftovers := self._children_of_previous_uid(key, consumer):
-                await self._write_status(manifest, _waiting_for_deletion(leftovers), [])
+                await self._write_status(state, manifest, _waiting_for_deletion(leftovers), [])
                 return None
-            consumer = self._with_replicas(key, consumer, manifest)
-            changes = await self._apply_children(key, consumer)
+            consumer = self._with_replicas(state, consumer, manifest)
+            changes = await self._apply_children(state, consumer)
         except (InvalidResource, NameConflict, ChildRejected) as error:
-            return await self._stall(key, manifest, error)
+            return await self._stall(state, manifest, error)
         deployment = self.cache.child(key, "Deployment", child_name(consumer))
-        seen = self.redis_monitor.published(key)
-        found = evaluate_readiness(consumer, deployment, self.cache.pods(key), seen.conditions if seen else ())
-        self.status_debounce.add(key, changes)
-        if moving := self.status_debounce.delay(key, (found, seen), is_observed=is_observed(deployment)):
-            return moving
-        await self._write_status(manifest, found, self.status_debounce.pop_changes(key))
+        observation = state.published
+        stream_conditions = observation.conditions if observation else ()
+        readiness = evaluate_readiness(consumer, deployment, self.cache.pods(key), stream_conditions)
+        self.status_debounce.add(state.pending_changes, changes)
+        if delay := self.status_debounce.delay(
+            state.pending_changes,
+            (readiness, observation),
+            is_observed=is_observed(deployment),
+            in_motion=self._count_in_motion,
+        ):
+            return delay
+        await self._write_status(state, manifest, readiness, state.pending_changes.pop())
         return None
 
-    async def _stall(self, key: Key, manifest: Manifest, error: Exception) -> timedelta | None:
-        """Say what keeps it from being done. Returns when to try again without an edit."""
-        if isinstance(error, InvalidResource):
-            self._stop_monitoring(key)
-            await self._write_status(manifest, _stalled(Reason.INVALID_SPEC, str(error)), [])
-            return None
-        if isinstance(error, NameConflict):
-            await self._write_status(manifest, _stalled(Reason.NAME_CONFLICT, str(error)), [])
-            return CONFLICT_RETRY
-        await self._write_status(manifest, _stalled(Reason.CHILD_REJECTED, f"The API server refused {error}"), [])
-        return REJECTED_RETRY
+    def _state_of(self, key: Key, uid: str) -> ConsumerState:
+        """Return the state of the StreamConsumer with this uid. A new uid starts with a new state."""
+        state = self.states.get(key)
+        if state is None or state.uid != uid:
+            self._forget(key)  # the resource was deleted and created again between two reconciles
+            state = self.states[key] = ConsumerState(key, uid)
+        return state
 
     def _forget(self, key: Key) -> None:
-        """Whoever comes under this name is another one."""
-        self.uids.pop(key, None)
-        self.status_debounce.pop_changes(key)
-        self._stop_monitoring(key)
+        """Drop the state of a StreamConsumer that no longer exists."""
+        if state := self.states.pop(key, None):
+            self._stop_monitoring(state)
 
-    def _start_monitoring(self, consumer: StreamConsumer, manifest: Manifest) -> None:
-        """Have the stream looked at, before there are pods: what is added from now on counts for a new group. Nobody
-        looks for who is suspended."""
+    def _count_in_motion(self) -> int:
+        """Count the StreamConsumers with changes that their status does not show yet."""
+        return sum(bool(state.pending_changes.changes) for state in self.states.values())
+
+    async def _stall(self, state: ConsumerState, manifest: Manifest, error: Exception) -> timedelta | None:
+        """Write the reason why the reconcile cannot finish. Returns the delay before a retry without an edit."""
+        if isinstance(error, InvalidResource):
+            self._stop_monitoring(state)
+            await self._write_status(state, manifest, _stalled(Reason.INVALID_SPEC, str(error)), [])
+            return None
+        if isinstance(error, NameConflict):
+            await self._write_status(state, manifest, _stalled(Reason.NAME_CONFLICT, str(error)), [])
+            return CONFLICT_RETRY
+        message = f"The API server rejected {error}"
+        await self._write_status(state, manifest, _stalled(Reason.CHILD_REJECTED, message), [])
+        return REJECTED_RETRY
+
+    def _start_monitoring(self, state: ConsumerState, consumer: StreamConsumer, manifest: Manifest) -> None:
+        """Start to poll the stream, before pods exist: a new group must include the entries that are added from now on.
+        The stream of a suspended StreamConsumer is not polled."""
         if consumer.spec.suspend:
-            self.redis_monitor.unwatch((consumer.namespace, consumer.name))
+            self._stop_monitoring(state)
             return
-        pods = [*self.cache.pods((consumer.namespace, consumer.name))]
-        before = _previous_status(manifest.get("status") or {}).stream
-        self.redis_monitor.watch(
+        pods = self.cache.pods(state.key)
+        previous = _previous_status(manifest.get("status") or {}).stream
+        target = PollTarget.from_consumer(
             consumer,
             frozenset(pod["metadata"]["name"] for pod in pods),
-            before.last_delivered_id if before else None,
+            previous.last_delivered_id if previous else None,
             pod_has_run=any(has_started(pod) for pod in pods),
         )
+        state.stream = self.redis_monitor.watch(state.stream, consumer, target, state.on_observation)
 
-    def _stop_monitoring(self, key: Key) -> None:
-        self.redis_monitor.unwatch(key)
-        self.autoscaler.forget(key)
+    def _stop_monitoring(self, state: ConsumerState) -> None:
+        """Stop to poll the stream, and drop the results and the scaling history."""
+        if state.stream is not None:
+            self.redis_monitor.unwatch(state.stream)
+        state.stream = state.autoscaler = None
 
-    def _with_replicas(self, key: Key, consumer: StreamConsumer, manifest: Manifest) -> StreamConsumer:
-        """With as many replicas as its backlog wants, where it scales itself and is not suspended."""
-        if consumer.spec.suspend:
-            self.autoscaler.forget(key)
+    def _with_replicas(self, state: ConsumerState, consumer: StreamConsumer, manifest: Manifest) -> StreamConsumer:
+        """Return the StreamConsumer with the number of pods that its autoscaler decided. Without autoscaling, and while
+        suspended, the StreamConsumer is returned unchanged."""
+        rules = consumer.spec.autoscaling
+        if rules is None or consumer.spec.suspend:
+            state.autoscaler = None
             return consumer
-        live = self.cache.child(key, "Deployment", child_name(consumer))
+        live = self.cache.child(state.key, "Deployment", child_name(consumer))
         current = live["spec"].get("replicas", 1) if live else None
-        before = _previous_status(manifest.get("status") or {})
-        frozen = any(each.type == "Stalled" and each.status == "True" for each in before.conditions)
-        return self.autoscaler.with_replicas(consumer, current, is_frozen=frozen)
+        previous = _previous_status(manifest.get("status") or {})
+        state.autoscaler = Autoscaler.with_rules(rules, state.autoscaler, current)
+        state.autoscaler.is_frozen = any(
+            each.type == "Stalled" and each.status == "True" for each in previous.conditions
+        )
+        return state.autoscaler.with_replicas(consumer)
 
     def _children_of_previous_uid(self, key: Key, consumer: StreamConsumer) -> list[Manifest]:
-        """Children of a deleted StreamConsumer of this name, which Kubernetes is about to delete too."""
+        """List the children of a deleted StreamConsumer of the same name. Kubernetes is about to delete them too."""
         return [child for child in self.cache.children(key) if _owned_by_previous_uid(consumer, child)]
 
-    async def _apply_children(self, key: Key, consumer: StreamConsumer) -> list[Change]:
-        referred = await referenced_config_hash(consumer, self.kube)
-        wanted = desired(consumer, self.settings, referred)
-        changes = [change for child in wanted if (change := await self._apply_child(key, consumer, child))]
-        return [*changes, *await self._prune(key, consumer, wanted)]
+    async def _apply_children(self, state: ConsumerState, consumer: StreamConsumer) -> list[Change]:
+        config_hash = await referenced_config_hash(consumer, self.kube)
+        manifests = desired(consumer, self.settings, config_hash)
+        changes = [change for child in manifests if (change := await self._apply_child(state, consumer, child))]
+        return [*changes, *await self._prune(state.key, consumer, manifests)]
 
-    async def _apply_child(self, key: Key, consumer: StreamConsumer, manifest: Manifest) -> Change | None:
-        """Apply one child if it is missing, outdated or drifted."""
+    async def _apply_child(self, state: ConsumerState, consumer: StreamConsumer, manifest: Manifest) -> Change | None:
+        """Apply one child if it is missing, outdated or drifted. Raises NameConflict and ChildRejected."""
         kind, name = manifest["kind"], manifest["metadata"]["name"]
-        live = self.cache.child(key, kind, name)
-        if live is None:  # not in the store: there is none, or it is somebody else's and lacks our label
+        live = self.cache.child(state.key, kind, name)
+        if live is None:  # the cache has no objects without our label: an object of another owner may have the name
             live = await self.kube.get(manifest["apiVersion"], kind, consumer.namespace, name)
         if live is not None and not owned_by(consumer.uid, live):
             raise NameConflict(
@@ -165,100 +195,114 @@ class Reconciler:
             self.cache.upsert({"apiVersion": manifest["apiVersion"], "kind": kind, **live})
             return None
         if live is not None and _scales_down(live, manifest):
-            await self._set_deletion_costs(key)
+            await self._set_deletion_costs(state)
         self.cache.upsert(await self.kube.apply(manifest))
-        return self._describe_change(key, live, manifest)
+        return _describe_change(state.autoscaler, live, manifest)
 
-    async def _set_deletion_costs(self, key: Key) -> None:
-        """Tell Kubernetes which pods hold entries, before it chooses who goes. A courtesy: each drains all the same."""
-        for name, cost in deletion_costs(self.cache.pods(key), self.autoscaler.pending_by_pod(key)).items():
+    async def _set_deletion_costs(self, state: ConsumerState) -> None:
+        """Annotate the pods with their pending entries before Kubernetes chooses pods to delete. Failures are only
+        logged, because every deleted pod drains anyway."""
+        pending_by_pod = state.autoscaler.pending_by_pod if state.autoscaler else {}
+        namespace = state.key[0]
+        for name, cost in deletion_costs(self.cache.pods(state.key), pending_by_pod).items():
             try:
-                await self.kube.annotate_pod(key[0], name, {ANNOTATION: str(cost)})
+                await self.kube.annotate_pod(namespace, name, {ANNOTATION: str(cost)})
             except Exception:
-                log.info("cannot say which pods are busy", exc_info=True, extra={"namespace": key[0], "pod": name})
+                extra = {"namespace": namespace, "pod": name}
+                log.info("failed to set the pod deletion cost", exc_info=True, extra=extra)
                 return
 
-    def _describe_change(self, key: Key, live: Manifest | None, manifest: Manifest) -> Change:
-        """A number of pods that was decided has its own words: what was seen, and what it was measured by."""
-        decision = self.autoscaler.published(key)
-        if live is not None and decision is not None and manifest["kind"] == "Deployment":
-            step = manifest["spec"]["replicas"] - live["spec"].get("replicas", 1)
-            if step and manifest["spec"]["replicas"] == decision.desired_replicas:
-                return Change("ScaledUp" if step > 0 else "ScaledDown", decision.message)
-        return _describe_apply(live, manifest)
-
     async def _prune(self, key: Key, consumer: StreamConsumer, manifests: list[Manifest]) -> list[Change]:
-        """Delete the children that are ours, no longer wanted, and in no running pod's use."""
-        kept = {(child["kind"], child["metadata"]["name"]) for child in manifests}
-        kept |= {("ConfigMap", name) for name in mounted_config_maps(self.cache.pods(key))}
-        gone = [
+        """Delete the owned children that are no longer desired and that no running pod mounts."""
+        keep = {(child["kind"], child["metadata"]["name"]) for child in manifests}
+        keep |= {("ConfigMap", name) for name in mounted_config_maps(self.cache.pods(key))}
+        obsolete = [
             child
             for child in self.cache.owned(key, consumer.uid)
-            if (child["kind"], child["metadata"]["name"]) not in kept
+            if (child["kind"], child["metadata"]["name"]) not in keep
         ]
-        for child in gone:
+        for child in obsolete:
             await self.kube.delete(child)
             self.cache.remove(child)
-        return [Change("Pruned", f"{child['kind']} {child['metadata']['name']} is no longer wanted") for child in gone]
+        return [Change("Pruned", f"deleted {_kind_and_name(child)}, which is no longer needed") for child in obsolete]
 
-    async def _write_status(self, manifest: Manifest, readiness: Readiness, changes: list[Change]) -> None:
-        """Write the status if it differs, and events for what changed."""
-        metadata = manifest["metadata"]
-        self.autoscaler.set_frozen((metadata["namespace"], metadata["name"]), is_frozen=readiness.stalled)
-        before = _previous_status(manifest.get("status") or {})
-        status = self._build_status((metadata["namespace"], metadata["name"]), manifest, readiness, before)
-        if status != before:
-            written = await self.kube.apply_status(metadata["namespace"], metadata["name"], status)
+    async def _write_status(
+        self, state: ConsumerState, manifest: Manifest, readiness: Readiness, changes: list[Change]
+    ) -> None:
+        """Write the status if it differs, and record Events for the changes."""
+        if state.autoscaler:
+            state.autoscaler.is_frozen = readiness.stalled  # now: the next poll may come before the next reconcile
+        previous = _previous_status(manifest.get("status") or {})
+        status = self._build_status(state, manifest, readiness, previous)
+        if status != previous:
+            written = await self.kube.apply_status(*state.key, status)
             if written is None:
-                self.cache.remove(manifest)  # deleted, and the watch has not said so yet
+                self.cache.remove(manifest)  # deleted, and the watch has not reported the deletion yet
             if written is None or not self.cache.contains(manifest):
                 return
             self.cache.upsert(written)
         for reason in dict.fromkeys(change.reason for change in changes if change.reason != UPDATED):
-            sentence = "; ".join(change.message for change in changes if change.reason == reason)
-            self.events.record(manifest, reason, sentence, warning=reason == "DriftRepaired")
-        if readiness.stalled and _event_key(status) != _event_key(before):
+            message = "; ".join(change.message for change in changes if change.reason == reason)
+            self.events.record(manifest, reason, message, warning=reason == "DriftRepaired")
+        if readiness.stalled and _event_key(status) != _event_key(previous):
             self.events.record(manifest, readiness.reason, readiness.message, warning=True)
 
-    def _build_status(self, key: Key, manifest: Manifest, readiness: Readiness, previous: Status) -> Status:
-        name, generation = key[1], manifest["metadata"].get("generation", 0)
-        mine = self.cache.owned(key, manifest["metadata"]["uid"])
-        deployments = [child for child in mine if child["kind"] == "Deployment"]
-        counts = deployments[0].get("status", {}) if deployments else {}
-        seen = self.redis_monitor.published(key)
-        facts = (*seen.conditions, *self.autoscaler.conditions(key)) if seen else ()
+    def _build_status(self, state: ConsumerState, manifest: Manifest, readiness: Readiness, previous: Status) -> Status:
+        generation = manifest["metadata"].get("generation", 0)
+        children = self.cache.owned(state.key, state.uid)
+        deployment = next((child for child in children if child["kind"] == "Deployment"), None)
+        counts = deployment.get("status", {}) if deployment else {}
+        observation, autoscaler = state.published, state.autoscaler
+        stream_conditions = observation.conditions if observation else ()
+        scaling_conditions = autoscaler.conditions() if observation and autoscaler else ()
+        decision = autoscaler.published if autoscaler else None
         wants_scaling = as_mapping(manifest.get("spec")).get("autoscaling")
+        facts = (*stream_conditions, *scaling_conditions)
         return Status(
             observed_generation=generation,
             conditions=build_conditions(readiness, generation, previous.conditions, datetime.now(UTC), facts),
-            desired_replicas=deployments[0]["spec"].get("replicas", 1) if deployments else 0,
+            desired_replicas=deployment["spec"].get("replicas", 1) if deployment else 0,
             replicas=counts.get("replicas", 0),
             ready_replicas=counts.get("readyReplicas", 0),
-            selector=f"{names.LABEL_CONSUMER}={name}",
-            effective=effective(deployments[0]) if deployments else None,
-            stream=seen.stats if seen else previous.stream,
-            autoscaling=self.autoscaler.published(key) or (previous.autoscaling if wants_scaling else None),
+            selector=f"{names.LABEL_CONSUMER}={state.key[1]}",
+            effective=effective(deployment) if deployment else None,
+            stream=observation.stats if observation else previous.stream,
+            autoscaling=decision or (previous.autoscaling if wants_scaling else None),
         )
 
 
 def _owned_by_previous_uid(consumer: StreamConsumer, live: Manifest) -> bool:
     owners = live["metadata"].get("ownerReferences", [])
-    mine = [owner for owner in owners if (owner.get("kind"), owner.get("name")) == (names.KIND, consumer.name)]
-    return bool(mine) and all(owner.get("uid") != consumer.uid for owner in mine)
+    namesakes = [owner for owner in owners if (owner.get("kind"), owner.get("name")) == (names.KIND, consumer.name)]
+    return bool(namesakes) and all(owner.get("uid") != consumer.uid for owner in namesakes)
 
 
 def _scales_down(live: Manifest, manifest: Manifest) -> bool:
     return manifest["kind"] == "Deployment" and bool(manifest["spec"]["replicas"] < live["spec"].get("replicas", 1))
 
 
+def _describe_change(autoscaler: Autoscaler | None, live: Manifest | None, manifest: Manifest) -> Change:
+    """Describe an applied child. For a number of pods that the autoscaler decided, use the message of the decision."""
+    decision = autoscaler.published if autoscaler else None
+    if live is not None and decision is not None and manifest["kind"] == "Deployment":
+        step = manifest["spec"]["replicas"] - live["spec"].get("replicas", 1)
+        if step and manifest["spec"]["replicas"] == decision.desired_replicas:
+            return Change("ScaledUp" if step > 0 else "ScaledDown", decision.message)
+    return _describe_apply(live, manifest)
+
+
 def _describe_apply(live: Manifest | None, manifest: Manifest) -> Change:
-    what = f"{manifest['kind']} {manifest['metadata']['name']}"
+    child = _kind_and_name(manifest)
     if live is None:
-        return Change("Created", f"{what} created")
-    stamps = [each["metadata"].get("annotations", {}).get(names.ANNOTATION_APPLIED) for each in (live, manifest)]
-    if stamps[0] == stamps[1]:
-        return Change("DriftRepaired", f"{what} was changed by somebody else and is put right")
-    return Change(UPDATED, f"{what} updated")
+        return Change("Created", f"created {child}")
+    hashes = [each["metadata"].get("annotations", {}).get(names.ANNOTATION_APPLIED) for each in (live, manifest)]
+    if hashes[0] == hashes[1]:
+        return Change("DriftRepaired", f"reverted changes to {child}")
+    return Change(UPDATED, f"updated {child}")
+
+
+def _kind_and_name(child: Manifest) -> str:
+    return f"{child['kind']} {child['metadata']['name']}"
 
 
 def _stalled(reason: Reason, message: str) -> Readiness:
@@ -266,21 +310,23 @@ def _stalled(reason: Reason, message: str) -> Readiness:
 
 
 def _waiting_for_deletion(children: list[Manifest]) -> Readiness:
-    what = ", ".join(f"{child['kind']} {child['metadata']['name']}" for child in children)
-    message = f"Waiting until Kubernetes has deleted what belonged to an earlier StreamConsumer of this name: {what}."
+    objects = ", ".join(map(_kind_and_name, children))
+    message = f"Waiting for {objects}, owned by a previous StreamConsumer of the same name, to be deleted."
     return Readiness(ready=False, reason=Reason.PODS_STARTING, message=message, reconciling=True)
 
 
 def _previous_status(status: dict[str, Any]) -> Status:
-    """Our part of the status as it stands; one that somebody else garbled counts as none."""
+    """Parse the operator's part of the live status. An invalid status counts as empty."""
     try:
-        found = Status.model_validate(status)
+        previous = Status.model_validate(status)
     except ValidationError:
         return Status()
-    return found.model_copy(update={"conditions": [each for each in found.conditions if each.type in CONDITIONS]})
+    own_conditions = [each for each in previous.conditions if each.type in CONDITIONS]
+    return previous.model_copy(update={"conditions": own_conditions})
 
 
 def _event_key(status: Status) -> tuple[str, int]:
-    """What an event is about: its words may differ from one look to the next, as the kubelet's do about an image."""
+    """Return the reason and the generation. A change of the message alone records no Event: the kubelet's message about
+    an image, for example, differs between two reconciles."""
     ready = next((each for each in status.conditions if each.type == "Ready"), None)
     return (ready.reason, ready.observed_generation) if ready else ("", 0)

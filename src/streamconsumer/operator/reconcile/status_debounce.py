@@ -1,9 +1,9 @@
-"""When to tell of what was changed: once, together with what follows from it.
+"""Debounce of status writes: one write per change, after the consequences of the change have been observed.
 
-A write to a Deployment is answered by its controller, the scheduler and the kubelet, with a change each. Told one by
-one they are a status each, and most are old before anybody reads them. Until its controller has answered, a Deployment
-counts the pods of before the write: that is not worth telling either. Whether there is anybody to answer is seen by
-that somebody once did.
+The Deployment controller, the scheduler and the kubelet each react to a Deployment write with an update. Without the
+debounce, each update causes a status write, and most of these are outdated before a user reads them. Until the
+Deployment controller has reacted, the Deployment still counts the pods of before the write, so the status waits for
+that too. If no Deployment controller has ever reacted, the debounce does not wait for one.
 """
 
 import time
@@ -11,74 +11,77 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from streamconsumer.operator.cache.workqueue import Key
-
 QUIET_PERIOD = timedelta(seconds=1)
-"""How long after a write, or after the last thing that followed from it, nothing more is expected."""
+"""The time without an update after which a change counts as settled."""
 
 BASELINE_IN_MOTION = 20
-"""Number of changed StreamConsumers above which the quiet time grows in proportion. With more of them, the controllers
-answer each one later."""
+"""The number of StreamConsumers with pending changes above which the quiet period grows in proportion. With more of
+them, the controllers react later to each one."""
 
 MAX_DELAY = timedelta(seconds=5)
-"""After how long it is told all the same: a roll-out may take an hour."""
+"""The time after which the status is written although updates continue: a rollout may take an hour."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One write to a child: what was done, to what, and why as an Event's reason."""
+    """One write to a child, as the reason and the message of an Event."""
 
     reason: str
     message: str
 
 
 @dataclass
-class _PendingChanges:
-    """What was written of one StreamConsumer, and when something moved."""
+class PendingChanges:
+    """The changes of one StreamConsumer that its status does not show yet."""
 
-    first_seconds: float
-    last_moved_seconds: float
-    snapshot: object = None
     changes: list[Change] = field(default_factory=list)
+    first_seconds: float = 0.0
+    """The time of the first change."""
+    last_moved_seconds: float = 0.0
+    """The time of the last change or the last update that followed from it."""
+    snapshot: object = None
+    """The observed state at that time."""
+
+    def pop(self) -> list[Change]:
+        """Return the changes and start again without any."""
+        changes, self.changes, self.snapshot = self.changes, [], None
+        return changes
 
 
 @dataclass
 class StatusDebounce:
-    """Of each StreamConsumer what was written since the last report."""
+    """Decides when the status of a StreamConsumer with pending changes is written."""
 
     quiet_period: timedelta = QUIET_PERIOD
     max_delay: timedelta = MAX_DELAY
     clock: Callable[[], float] = time.monotonic
     _has_controllers: bool = False
-    _pending: dict[Key, _PendingChanges] = field(default_factory=dict)
+    """True once a Deployment controller has reacted to any Deployment."""
 
-    def add(self, key: Key, changes: list[Change]) -> None:
-        """These were made now."""
+    def add(self, pending: PendingChanges, changes: list[Change]) -> None:
+        """Add changes that were made now."""
         if changes:
             now = self.clock()
-            item = self._pending.setdefault(key, _PendingChanges(now, now))
-            item.last_moved_seconds = now
-            item.changes += changes
+            if not pending.changes:
+                pending.first_seconds = now
+            pending.last_moved_seconds = now
+            pending.changes += changes
 
-    def delay(self, key: Key, snapshot: object, *, is_observed: bool) -> timedelta | None:
-        """How long to wait before what is found now, `gist`, is told; None: tell it. `answered` says whether that
-        comes after what was written last."""
+    def delay(
+        self, pending: PendingChanges, snapshot: object, *, is_observed: bool, in_motion: Callable[[], int]
+    ) -> timedelta | None:
+        """Return the time to wait before the status is written, or None to write it now.
+
+        `snapshot` is the observed state, `is_observed` is True if the Deployment controller has seen the last write.
+        `in_motion` counts the StreamConsumers with pending changes."""
         self._has_controllers |= is_observed
-        if (item := self._pending.get(key)) is None:
+        if not pending.changes:
             return None
         now = self.clock()
-        if (snapshot, is_observed) != item.snapshot:
-            item.snapshot, item.last_moved_seconds = (snapshot, is_observed), now
-        due = item.first_seconds + self.max_delay.total_seconds()
+        if (snapshot, is_observed) != pending.snapshot:
+            pending.snapshot, pending.last_moved_seconds = (snapshot, is_observed), now
+        due = pending.first_seconds + self.max_delay.total_seconds()
         if is_observed or not self._has_controllers:
-            due = min(
-                due,
-                item.last_moved_seconds
-                + self.quiet_period.total_seconds() * max(1, len(self._pending) / BASELINE_IN_MOTION),
-            )
+            quiet_seconds = self.quiet_period.total_seconds() * max(1, in_motion() / BASELINE_IN_MOTION)
+            due = min(due, pending.last_moved_seconds + quiet_seconds)
         return timedelta(seconds=due - now) if due > now else None
-
-    def pop_changes(self, key: Key) -> list[Change]:
-        """What is told now, and needs to be told no more."""
-        item = self._pending.pop(key, None)
-        return item.changes if item else []

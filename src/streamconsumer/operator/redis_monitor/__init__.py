@@ -1,9 +1,10 @@
-"""What the operator sees of Redis, and the little that it does there. Redis itself is reached through `server`.
+"""Redis monitor: polls the streams of all StreamConsumers, and creates and cleans up consumer groups.
 
-watch is what the reconciler asks; behind it, one endpoint for each way to reach a server, with one connection that all
-its StreamConsumers share. access makes that way of a resource and its Secrets, sight is what is asked and what the
-answers mean, judgement when it is no longer healthy, groups what is written: a group that is missing, consumers of
-pods that are gone, a group that is to go.
+The reconciler calls `monitor`, which keeps one `poller` per Redis endpoint. All StreamConsumers of an endpoint share
+its connection. `secret_resolver` builds the connection settings from a resource and its Secrets. `probe` has the
+commands and parses the replies, and `stream_health` decides when a stream is degraded. `group_admin` writes to Redis:
+it creates a missing group and deletes consumers of terminated pods. `wakeup` waits for the first entry of streams
+without pods.
 
-Nothing here is in the way of a pod: whoever cannot look says so in a condition, and the pods go on by themselves.
+No pod depends on the monitor. If polling fails, a condition shows the cause and the pods continue.
 """

@@ -1,8 +1,8 @@
-"""What a host is called where the pods are.
+"""Host name resolution from the viewpoint of a StreamConsumer's namespace.
 
-`redis://redis:6379` means the Service `redis` of the StreamConsumer's own namespace. The operator lives in another one,
-where that name is nobody's, or somebody else's. So it looks hosts up as a pod of that namespace would: through the
-search list that the kubelet gives to every pod, with the namespace in it exchanged.
+`redis://redis:6379` means the Service `redis` in the namespace of the StreamConsumer. In the operator's own namespace
+that name may be missing or belong to another Service. The operator therefore resolves hosts as a pod of the
+StreamConsumer does: through the search list that the kubelet gives to every pod, with the namespace replaced.
 """
 
 import asyncio
@@ -14,34 +14,35 @@ from pathlib import Path
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 MAX_RELATIVE_DOTS = 1
-"""`service`, `service.namespace`, `pod.service`: what may mean something else in another namespace. Names with more
-dots are the same everywhere."""
+"""`service`, `service.namespace` and `pod.service` depend on the namespace. Names with more dots do not."""
 
 _NAMESPACED = re.compile(r"^[^.]+(?=\.svc\.)")
 
 
 class NamespaceResolver:
-    """Those of one namespace."""
+    """Resolver for the host names that the pods of one namespace use."""
 
     def __init__(self, namespace: str, search: Sequence[str] | None = None) -> None:
-        """`search`: the domains that are tried, of a pod; without one, those of this pod."""
+        """`search` lists the search domains of a pod. If it is None, those of the operator's pod are read."""
         domains = _read_search_domains(RESOLV_CONF) if search is None else search
-        in_cluster = any(_NAMESPACED.match(each) for each in domains)
-        self._domains = [_NAMESPACED.sub(namespace, each) for each in domains] if in_cluster else []
+        in_cluster = any(_NAMESPACED.match(domain) for domain in domains)
+        self._domains = [_NAMESPACED.sub(namespace, domain) for domain in domains] if in_cluster else []
 
     async def resolve(self, host: str, port: int) -> str:
-        """The name to connect by; the same one outside a cluster, and where no domain knows it."""
+        """Return the name to connect to.
+
+        Returns `host` unchanged outside a cluster, and as an absolute name if no search domain resolves it."""
         if not self._domains or not is_relative(host):
             return host
         for domain in self._domains:
             candidate = f"{host}.{domain}."
             if await _resolves(candidate, port):
                 return candidate
-        return f"{host}."  # not what this pod's own search list makes of it
+        return f"{host}."  # absolute: bypasses the search list of the operator's pod
 
 
 def is_relative(host: str) -> bool:
-    """Whether it depends on the namespace who that is."""
+    """Return True if the meaning of the host name depends on the namespace."""
     return host.count(".") <= MAX_RELATIVE_DOTS and not host.endswith(".") and not _is_address(host)
 
 
@@ -62,10 +63,10 @@ def _is_address(host: str) -> bool:
 
 
 def _read_search_domains(file: Path) -> list[str]:
-    """The last `search` line counts."""
+    """Return the domains of the last `search` line, as the system resolver does."""
     try:
         lines = [line.split() for line in file.read_text().splitlines()]
     except OSError:
         return []
-    found = [words[1:] for words in lines if words[:1] == ["search"]]
-    return [each.rstrip(".") for each in found[-1]] if found else []
+    search_lists = [words[1:] for words in lines if words[:1] == ["search"]]
+    return [domain.rstrip(".") for domain in search_lists[-1]] if search_lists else []

@@ -1,7 +1,8 @@
-"""What the operator writes to Redis: it creates a missing group, and deletes the names of consumers that are gone.
+"""Writes of the operator to Redis: creates missing groups and deletes consumers of terminated pods.
 
-It never deletes a consumer that holds anything: that is decided in the step that deletes, by the script that pods use.
-It never creates a group beside pods that ran either: they know what they had begun, and put it back.
+The operator never deletes a consumer that has pending entries. The same script that pods use checks this and deletes in
+one step. The operator also never creates a group while pods exist that have run: these pods restore the group together
+with the entries that they have started.
 """
 
 import math
@@ -15,78 +16,94 @@ from streamconsumer.redis_client.pipeline_client import Command
 from streamconsumer.redis_client.replies import parse_id, to_dict
 from streamconsumer.redis_client.scripts import COUNT_AFTER, DELETE_IDLE_CONSUMER
 
-Execute = Callable[[Sequence[Command]], Awaitable[list[Any] | RedisErrorInfo]]
+ExecuteMany = Callable[[Sequence[Command]], Awaitable[list[Any] | RedisErrorInfo]]
+"""Run commands in one round trip; see `PipelineClient.execute`."""
 
 ABSENT_AFTER_SECONDS = 65.0
-"""A pod writes down every 20 s that it is there. Who has not for so long is not, whatever the API server says: pods of
-the same names may read in another cluster."""
+"""Age of the last announcement after which a consumer counts as absent. Pods announce themselves every 20 s.
+
+The API server alone is not enough, because pods of the same names may read the stream from another cluster."""
 
 MAX_COUNTED = 10_000
-"""Entries, where the server does not know the lag: about 5 ms of its time."""
+"""Upper limit of the count if Redis does not report the lag. Counting this many takes about 5 ms of server time."""
 
 MESSAGE_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
-"""What a status says may be anybody's."""
+"""Valid entry id. The status is user-writable, so its id is checked before use."""
 
 POD_NAME_SUFFIX = r"-[a-z0-9]{1,10}-[a-z0-9]{5}"
-"""What a Deployment puts behind its own name."""
+"""Suffix that a Deployment appends to its own name for its pods."""
 
 
-async def create_group(execute: Execute, group_ref: GroupRef, start_from: str, last_delivered_id: str | None) -> None:
-    """Create a group that never was where it is to begin, and one that was lost where it last was; from the very
-    beginning if the stream has a new life. Whoever creates it at the same time does the same."""
+async def create_group(
+    execute: ExecuteMany, group_ref: GroupRef, start_from: str, last_delivered_id: str | None
+) -> None:
+    """Create a group: a new one at `start_from`, a lost one at its last delivered id.
+
+    If the stream was recreated since, a lost group starts at the beginning. A pod that creates the group concurrently
+    chooses the same position."""
     position = start_from
     if last_delivered_id is not None and MESSAGE_ID.fullmatch(last_delivered_id):
-        found = await execute([("XINFO", "STREAM", group_ref.stream)])
-        known = not isinstance(found, RedisErrorInfo) and not isinstance(found[0], RedisErrorInfo)
-        last = to_dict(found[0])[b"last-generated-id"].decode() if known else "0-0"  # type: ignore[index] # known
+        last = await _last_generated_id(execute, group_ref.stream)
         position = last_delivered_id if parse_id(last) >= parse_id(last_delivered_id) else "0"
     await execute([("XGROUP", "CREATE", group_ref.stream, group_ref.group, position, "MKSTREAM")])
 
 
+async def _last_generated_id(execute: ExecuteMany, stream: str) -> str:
+    replies = await execute([("XINFO", "STREAM", stream)])
+    if isinstance(replies, RedisErrorInfo) or isinstance(replies[0], RedisErrorInfo):
+        return "0-0"
+    last_id: bytes = to_dict(replies[0])[b"last-generated-id"]
+    return last_id.decode()
+
+
 def count_lag_command(group_ref: GroupRef, message_id: str) -> Command:
-    """How many entries the group was not given, counted as far as MOST_COUNTED."""
+    """Return the command that counts the entries after `message_id`, up to MAX_COUNTED."""
     return ("EVAL", COUNT_AFTER, 1, group_ref.stream, message_id, MAX_COUNTED)
 
 
 async def delete_stale_consumers(
-    execute: Execute, group_ref: GroupRef, deployment: str, pods: Collection[str]
+    execute: ExecuteMany, group_ref: GroupRef, deployment: str, pods: Collection[str]
 ) -> list[str]:
-    """Delete the consumers of pods that are gone and hold nothing. Returns their names."""
+    """Delete consumers of terminated pods that have no pending entries. Returns the deleted names."""
     members = group_ref.companion_key("consumers")
-    found = await execute([("XINFO", "CONSUMERS", group_ref.stream, group_ref.group), ("HGETALL", members), ("TIME",)])
-    if isinstance(found, RedisErrorInfo) or any(isinstance(each, RedisErrorInfo) for each in found):
+    replies = await execute(
+        [("XINFO", "CONSUMERS", group_ref.stream, group_ref.group), ("HGETALL", members), ("TIME",)]
+    )
+    if isinstance(replies, RedisErrorInfo) or any(isinstance(reply, RedisErrorInfo) for reply in replies):
         return []
-    lines, seen, (seconds, _) = found
-    gone = _stale_consumers([to_dict(each) for each in lines], to_dict(seen), int(seconds), deployment)
-    names = [name for name in gone if name not in pods]
-    answers = await execute(
+    consumers, announced_at, (now_seconds, _) = replies
+    stale = _stale_consumers(
+        [to_dict(consumer) for consumer in consumers], to_dict(announced_at), int(now_seconds), deployment
+    )
+    names = [name for name in stale if name not in pods]
+    results = await execute(
         [("EVAL", DELETE_IDLE_CONSUMER, 2, group_ref.stream, members, group_ref.group, name) for name in names]
     )
-    if isinstance(answers, RedisErrorInfo):
+    if isinstance(results, RedisErrorInfo):
         return []
     return [
         name
-        for name, each in zip(names, answers, strict=True)
-        if not isinstance(each, RedisErrorInfo) and int(each) >= 0
+        for name, result in zip(names, results, strict=True)
+        if not isinstance(result, RedisErrorInfo) and int(result) >= 0
     ]
 
 
 def _stale_consumers(
-    consumers: list[dict[bytes, Any]], last_seen: dict[bytes, Any], now_seconds: int, deployment: str
+    consumers: list[dict[bytes, Any]], announced_at: dict[bytes, Any], now_seconds: int, deployment: str
 ) -> list[str]:
-    """Named as pods of this Deployment are, hold nothing, and show no sign of being there."""
-    mine = re.compile(re.escape(deployment) + POD_NAME_SUFFIX)
+    """Return consumers named like pods of this Deployment that have no pending entries and no recent announcement."""
+    pod_name = re.compile(re.escape(deployment) + POD_NAME_SUFFIX)
     return [
         name
-        for each in consumers
-        if mine.fullmatch(name := each[b"name"].decode(errors="replace"))
-        and int(each[b"pending"]) == 0
-        and _parse_seconds(last_seen.get(each[b"name"], b"0")) < now_seconds - ABSENT_AFTER_SECONDS
+        for consumer in consumers
+        if pod_name.fullmatch(name := consumer[b"name"].decode(errors="replace"))
+        and int(consumer[b"pending"]) == 0
+        and _parse_seconds(announced_at.get(consumer[b"name"], b"0")) < now_seconds - ABSENT_AFTER_SECONDS
     ]
 
 
 def _parse_seconds(value: bytes) -> float:
-    """What is no number is no sign that anybody is gone."""
+    """Parse a timestamp. An unreadable one returns infinity, so that its consumer counts as present."""
     try:
         return float(value)
     except ValueError:

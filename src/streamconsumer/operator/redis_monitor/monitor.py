@@ -1,8 +1,7 @@
-"""Whom the operator looks at in Redis, and what of it is worth telling."""
+"""Redis monitor: starts and stops polling of streams, and decides which observations reach the status."""
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -11,91 +10,62 @@ from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.manifests.redis_secrets import secret_files
 from streamconsumer.operator.redis_monitor.dns import is_relative
-from streamconsumer.operator.redis_monitor.poller import EndpointPoller, Observation, PollTarget
+from streamconsumer.operator.redis_monitor.monitored_stream import (
+    EndpointId,
+    MonitoredStream,
+    Observation,
+    ObservationEffect,
+    PollTarget,
+)
+from streamconsumer.operator.redis_monitor.poller import EndpointPoller
 from streamconsumer.redis_client.keys import hash_slot
 
 PUBLISH_INTERVAL = timedelta(seconds=30)
-"""Figures that move are told this often at most: each time is a write for the API server and for all who watch."""
-
-EndpointId = tuple[str, str, int]
-
-
-@dataclass
-class PublishedObservation:
-    """What was told last of one StreamConsumer, and when."""
-
-    observation: Observation
-    at_seconds: float
-
-
-@dataclass(frozen=True)
-class ObservationEffect:
-    """What became of a look."""
-
-    scaled_to_zero: bool = False
-    """Whether there is nobody to notice the next entry."""
-    decision_changed: bool = False
-    """Whether something else was decided by it than before: then its figures are to be seen beside the decision."""
+"""Minimum time between status writes for statistics. Each write costs the API server and all watchers."""
 
 
 class RedisMonitor:
-    """Begins to look when it is asked to attend to a StreamConsumer; wakes its key when there is something to tell."""
+    """Polls the streams that the reconciler passes to `watch`, with one poller per Redis endpoint.
 
-    def __init__(
-        self,
-        kube: KubeClient,
-        enqueue: Callable[[Key], None],
-        *,
-        interval: timedelta,
-        on_observation: Callable[[Key, Observation], ObservationEffect],
-    ) -> None:
-        """`looked` hears of every look."""
-        self._on_observation = on_observation
+    Enqueues the key of a StreamConsumer whose status must change."""
+
+    def __init__(self, kube: KubeClient, enqueue: Callable[[Key], None], *, interval: timedelta) -> None:
         self._kube, self._enqueue, self._interval = kube, enqueue, interval
         self._pollers: dict[EndpointId, tuple[EndpointPoller, asyncio.Task[None]]] = {}
         self._stopping: set[asyncio.Task[None]] = set()
-        self._endpoint_ids: dict[Key, EndpointId] = {}
-        self._published: dict[Key, PublishedObservation] = {}
-        self._latest: dict[Key, Observation] = {}
 
     def watch(
-        self, consumer: StreamConsumer, pods: frozenset[str], last_delivered_id: str | None, *, pod_has_run: bool
-    ) -> None:
-        """Look at this one from now on, with these pods; `one_ran`: see `Member`."""
-        key, identity = (consumer.namespace, consumer.name), _endpoint_id(consumer)
-        if self._endpoint_ids.get(key, identity) != identity:
-            self.unwatch(key)
-        self._endpoint_ids[key] = identity
-        self._poller(identity, consumer).watch(
-            key, PollTarget.from_consumer(consumer, pods, last_delivered_id, pod_has_run=pod_has_run)
-        )
+        self,
+        stream: MonitoredStream | None,
+        consumer: StreamConsumer,
+        target: PollTarget,
+        on_observation: Callable[[Observation], ObservationEffect],
+    ) -> MonitoredStream:
+        """Poll the stream of this StreamConsumer from now on.
 
-    def unwatch(self, key: Key) -> None:
-        """Look no more; the last one to go closes the connection."""
-        identity = self._endpoint_ids.pop(key, None)
-        self._published.pop(key, None)
-        self._latest.pop(key, None)
-        if identity is None:
-            return
-        endpoint, task = self._pollers[identity]
-        endpoint.unwatch(key)
-        if not endpoint.targets:
-            del self._pollers[identity]
+        `stream` is the object of the previous call. None starts without history, and so does a resource that now names
+        another Redis server. Returns the object for the next call."""
+        endpoint_id = _endpoint_id(consumer)
+        if stream is not None and stream.endpoint_id != endpoint_id:
+            self.unwatch(stream)
+            stream = None
+        if stream is None:
+            stream = MonitoredStream((consumer.namespace, consumer.name), endpoint_id, on_observation, target)
+        self._poller(endpoint_id, consumer).watch(stream, target)
+        return stream
+
+    def unwatch(self, stream: MonitoredStream) -> None:
+        """Stop polling the stream. The last stream of a server closes the connection."""
+        poller, task = self._pollers[stream.endpoint_id]
+        poller.unwatch(stream)
+        if not poller.streams:
+            del self._pollers[stream.endpoint_id]
             task.cancel()
             self._stopping.add(task)
             task.add_done_callback(self._stopping.discard)
 
-    def published(self, key: Key) -> Observation | None:
-        """What is to stand in the status; None where nobody has looked yet."""
-        telling = self._published.get(key)
-        return telling.observation if telling else None
-
-    def latest(self, key: Key) -> Observation | None:
-        """What the last look found; None of whom nobody looks at."""
-        return self._latest.get(key)
-
     async def aclose(self) -> None:
-        """Hang up everywhere."""
+        """Stop all pollers and close their connections."""
         tasks = [task for _, task in self._pollers.values()]
         for task in tasks:
             task.cancel()
@@ -103,37 +73,42 @@ class RedisMonitor:
 
     def _poller(self, endpoint_id: EndpointId, first: StreamConsumer) -> EndpointPoller:
         if endpoint_id not in self._pollers:
-            endpoint = EndpointPoller(self._kube, first, self._interval, self._publish)
-            self._pollers[endpoint_id] = endpoint, asyncio.create_task(endpoint.run())
+            poller = EndpointPoller(self._kube, first, self._interval, self._publish)
+            self._pollers[endpoint_id] = poller, asyncio.create_task(poller.run())
         return self._pollers[endpoint_id][0]
 
-    def _publish(self, key: Key, observation: Observation) -> bool:
-        """Conditions at once, figures at most every TELL_EVERY, and nothing when nothing changed."""
-        self._latest[key] = observation
-        heard = self._on_observation(key, observation)
-        now, before = asyncio.get_running_loop().time(), self._published.get(key)
-        if before is None or heard.decision_changed or observation.condition_key != before.observation.condition_key:
-            worth_it = True
+    def _publish(self, stream: MonitoredStream, observation: Observation) -> bool:
+        """Store an observation, and request a reconcile if the status must show it.
+
+        Conditions and decisions go to the status immediately, statistics at most every PUBLISH_INTERVAL. Returns
+        True if the StreamConsumer is scaled to zero."""
+        stream.latest, published = observation, stream.published
+        effect = stream.on_observation(observation)
+        now = asyncio.get_running_loop().time()
+        if published is None or effect.decision_changed or observation.condition_key != published.condition_key:
+            must_publish = True
         else:
-            due = now - before.at_seconds >= PUBLISH_INTERVAL.total_seconds()
-            worth_it = due and observation.stats != before.observation.stats
-        if worth_it:
-            self._published[key] = PublishedObservation(observation, now)
-            self._enqueue(key)
-        return heard.scaled_to_zero
+            is_due = now - stream.published_seconds >= PUBLISH_INTERVAL.total_seconds()
+            must_publish = is_due and observation.stats != published.stats
+        if must_publish:
+            stream.published, stream.published_seconds = observation, now
+            self._enqueue(stream.key)
+        return effect.scaled_to_zero
 
 
 def _endpoint_id(consumer: StreamConsumer) -> EndpointId:
-    """Who shares a connection: the same server by the same words, in one namespace where these mean something else in
-    another; and in a Cluster the same slot, which some node has."""
+    """Return the identity of the endpoint.
+
+    It contains the namespace only if the settings depend on it: a host name that is relative, or a Secret. In a Redis
+    Cluster it contains the hash slot, because slots are on different nodes."""
     redis = consumer.spec.redis
     namespace = consumer.namespace if any(secret_files(redis)) or any(map(is_relative, _hosts(redis))) else ""
     slot = hash_slot(consumer.spec.stream.encode()) if redis.cluster else 0
-    return namespace, redis.model_dump_json(), slot
+    return EndpointId(namespace, redis.model_dump_json(), slot)
 
 
 def _hosts(redis: RedisSpec) -> list[str]:
-    """Those that are written down; what a URL in a Secret says is not known here."""
+    """Return the hosts in the spec. The host of a URL in a Secret is unknown here."""
     url = urlsplit(redis.url).hostname if redis.url else None
     nodes = redis.sentinel.nodes if redis.sentinel else []
     return [*([url] if url else []), *(node.rpartition(":")[0].strip("[]") for node in nodes)]

@@ -1,4 +1,4 @@
-"""What is asked of one stream in each look, and what the answers mean. Pure."""
+"""Commands that probe one stream, and the parser of their replies. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,14 +22,14 @@ _REASONS = {
         StreamReason.SERVER_NOT_READY,
     ),
 }
-"""What an answer says of the server rather than of one stream."""
+"""Reasons for error codes that concern the server, not one stream."""
 
 CONNECTED = ConditionState(type="RedisReachable", status="True", reason=StreamReason.CONNECTED)
 
 
 @dataclass(frozen=True)
 class GroupRef:
-    """Where one StreamConsumer is at home in Redis."""
+    """Keys of one StreamConsumer in Redis."""
 
     stream: str
     group: str
@@ -38,8 +38,8 @@ class GroupRef:
     @classmethod
     def from_consumer(cls, consumer: StreamConsumer) -> "GroupRef":
         spec = consumer.spec
-        beside = group_key(spec.stream, spec.consumer_group, "dead-letters")
-        return cls(spec.stream, spec.consumer_group, spec.delivery.dead_letter_stream or beside)
+        default = group_key(spec.stream, spec.consumer_group, "dead-letters")
+        return cls(spec.stream, spec.consumer_group, spec.delivery.dead_letter_stream or default)
 
     def companion_key(self, suffix: str) -> str:
         return group_key(self.stream, self.group, suffix)
@@ -47,19 +47,19 @@ class GroupRef:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What one look found."""
+    """Result of one probe."""
 
     redis_reachable: ConditionState
     group_ready: ConditionState
     stats: StreamStats | None = None
     oldest_pending_id: str | None = None
-    """The id of the oldest pending entry."""
+    """Id of the oldest pending entry."""
     owned_pending: int = 0
-    """How many of the pending ones are with a consumer, and not just waiting for another try."""
+    """Pending entries that a consumer owns. Entries postponed for a retry are left out."""
     pending_by_consumer: Mapping[str, int] = field(default_factory=dict)
-    """How many entries each consumer holds; who holds none is left out."""
+    """Pending entries per consumer. Consumers without pending entries are left out."""
     entries_read: int | None = None
-    """How many entries the group was ever given, where the server counts them."""
+    """Entries ever delivered to the group. None if the server does not count them."""
 
     @property
     def is_group_missing(self) -> bool:
@@ -79,41 +79,46 @@ COMMANDS_PER_PROBE = 4
 
 
 def parse_probe(group_ref: GroupRef, replies: Sequence[Any]) -> ProbeResult:
-    """The answers to `questions`. Lengths may be forbidden: then they are not known, and it is said."""
-    groups, length, pending, dead = replies
+    """Parse the replies to `probe_commands`.
+
+    XLEN and XPENDING may be forbidden. Their values are then unknown, and GroupReady names the missing permissions."""
+    groups, length, pending, dead_letters = replies
     if isinstance(groups, RedisErrorInfo):
-        return _groups_unavailable(group_ref, groups, length, dead)
-    mine = next((found for each in groups if (found := to_dict(each))[b"name"] == group_ref.group.encode()), None)
-    if mine is None:
-        return ProbeResult(
-            CONNECTED, _group_missing(group_ref), StreamStats(length=_count(length), dead_letters=_count(dead))
-        )
-    lag = _lag(mine, _count(length))
+        return _groups_unavailable(group_ref, groups, length, dead_letters)
+    group_name = group_ref.group.encode()
+    group = next((fields for fields in map(to_dict, groups) if fields[b"name"] == group_name), None)
+    if group is None:
+        return _without_group(group_ref, length, dead_letters)
+    lag = _lag(group, _count(length))
     summary: Sequence[Any] = (0, None, None, None) if isinstance(pending, RedisErrorInfo) else pending
-    oldest = summary[1].decode() if summary[1] else None
-    figures = StreamStats(
+    oldest_id = summary[1].decode() if summary[1] else None
+    stats = StreamStats(
         length=_count(length),
         lag=lag,
         lag_known=lag is not None,
-        pending=int(mine[b"pending"]),
-        oldest_pending_time=_id_time(oldest) if oldest else None,
-        consumers=int(mine[b"consumers"]),
-        dead_letters=_count(dead),
-        last_delivered_id=mine[b"last-delivered-id"].decode(),
+        pending=int(group[b"pending"]),
+        oldest_pending_time=_id_time(oldest_id) if oldest_id else None,
+        consumers=int(group[b"consumers"]),
+        dead_letters=_count(dead_letters),
+        last_delivered_id=group[b"last-delivered-id"].decode(),
     )
-    holding = {name.decode(errors="replace"): int(count) for name, count in summary[3] or []}
-    held = sum(holding.values()) - holding.get(POSTPONED_CONSUMER, 0)
-    group = _group_exists(group_ref, {"xlen": length, "xpending": pending})
-    return ProbeResult(CONNECTED, group, figures, oldest, held, holding, mine.get(b"entries-read"))
+    by_consumer = {name.decode(errors="replace"): int(count) for name, count in summary[3] or []}
+    return ProbeResult(
+        CONNECTED,
+        _group_exists(group_ref, {"xlen": length, "xpending": pending}),
+        stats,
+        oldest_id,
+        owned_pending=sum(by_consumer.values()) - by_consumer.get(POSTPONED_CONSUMER, 0),
+        pending_by_consumer=by_consumer,
+        entries_read=group.get(b"entries-read"),
+    )
 
 
 def unreachable(reason: StreamReason, message: str, *, status: Literal["False", "Unknown"] = "False") -> ProbeResult:
-    """Nothing was seen."""
+    """Return a result without stream statistics, because the probe did not reach Redis."""
     return ProbeResult(
         ConditionState(type="RedisReachable", status=status, reason=reason, message=message),
-        ConditionState(
-            type="GroupReady", status="Unknown", reason=reason, message="Redis is not reachable for the operator."
-        ),
+        ConditionState(type="GroupReady", status="Unknown", reason=reason, message="The operator cannot reach Redis."),
     )
 
 
@@ -121,40 +126,42 @@ def from_error(error_info: RedisErrorInfo) -> ProbeResult:
     return unreachable(_REASONS.get(error_info.code, StreamReason.UNREACHABLE), error_info.message)
 
 
-def _groups_unavailable(group_ref: GroupRef, error_info: RedisErrorInfo, length: Any, dead: Any) -> ProbeResult:
+def _groups_unavailable(group_ref: GroupRef, error_info: RedisErrorInfo, length: Any, dead_letters: Any) -> ProbeResult:
     if error_info.code in _REASONS:
         return from_error(error_info)
     if "no such key" in error_info.message:
-        return ProbeResult(
-            CONNECTED, _group_missing(group_ref), StreamStats(length=_count(length), dead_letters=_count(dead))
-        )
-    known = {"WRONGTYPE": StreamReason.NOT_A_STREAM, "NOPERM": StreamReason.NO_PERMISSION}
-    reason = known.get(error_info.code, StreamReason.GROUP_MISSING)
+        return _without_group(group_ref, length, dead_letters)
+    reasons = {"WRONGTYPE": StreamReason.NOT_A_STREAM, "NOPERM": StreamReason.NO_PERMISSION}
+    reason = reasons.get(error_info.code, StreamReason.GROUP_MISSING)
     status: Literal["False", "Unknown"] = "Unknown" if reason is StreamReason.NO_PERMISSION else "False"
     message = f"{error_info.message}; XINFO GROUPS needs +xinfo|groups" if status == "Unknown" else error_info.message
     return ProbeResult(CONNECTED, ConditionState(type="GroupReady", status=status, reason=reason, message=message))
 
 
-def _group_missing(group_ref: GroupRef) -> ConditionState:
+def _without_group(group_ref: GroupRef, length: Any, dead_letters: Any) -> ProbeResult:
     message = f"Stream {group_ref.stream!r} has no group {group_ref.group!r} yet; the first pod creates it."
-    return ConditionState(type="GroupReady", status="False", reason=StreamReason.GROUP_MISSING, message=message)
+    group_ready = ConditionState(type="GroupReady", status="False", reason=StreamReason.GROUP_MISSING, message=message)
+    return ProbeResult(CONNECTED, group_ready, StreamStats(length=_count(length), dead_letters=_count(dead_letters)))
 
 
-def _group_exists(group_ref: GroupRef, optional: dict[str, Any]) -> ConditionState:
+def _group_exists(group_ref: GroupRef, optional_replies: dict[str, Any]) -> ConditionState:
     message = f"Stream {group_ref.stream!r} has the group {group_ref.group!r}."
-    lacking = [f"+{right}" for right, answer in optional.items() if isinstance(answer, RedisErrorInfo)]
-    if lacking:
-        message += f" Not all can be told: grant {' '.join(lacking)} with ACL SETUSER."
+    missing = [f"+{command}" for command, reply in optional_replies.items() if isinstance(reply, RedisErrorInfo)]
+    if missing:
+        message += f" Some values are unavailable; grant {' '.join(missing)} with ACL SETUSER."
     return ConditionState(type="GroupReady", status="True", reason=StreamReason.GROUP_EXISTS, message=message)
 
 
 def _lag(group: dict[bytes, Any], length: int | None) -> int | None:
-    """Redis knows it since 7.0, not after entries were deleted from the middle, and has been seen to say -1. After
-    XTRIM it goes on counting what was cut off, until all is read: nobody can be behind by more than there is."""
+    """Return the lag that Redis reports. None if it is unknown.
+
+    Redis reports the lag since 7.0, but not after XDEL in the middle of the stream, and sometimes as -1. After XTRIM
+    the lag includes trimmed entries until the group has read the rest. A lag above the stream length is unknown.
+    """
     if length == 0:
         return 0
-    told = group.get(b"lag")
-    lag = -1 if told is None else int(told)
+    reported = group.get(b"lag")
+    lag = -1 if reported is None else int(reported)
     return lag if lag >= 0 and (length is None or lag <= length) else None
 
 
@@ -163,9 +170,11 @@ def _count(reply: Any) -> int | None:
 
 
 def _id_time(message_id: str) -> str | None:
-    """An id that the server made begins with milliseconds since 1970; a producer's own may be any number."""
+    """Return the time in an entry id, or None if the id has none.
+
+    Ids that the server generates start with milliseconds since 1970. An id that a producer sets may be any number."""
     try:
-        moment = datetime.fromtimestamp(int(message_id.partition("-")[0]) / 1000, UTC)
+        added_at = datetime.fromtimestamp(int(message_id.partition("-")[0]) / 1000, UTC)
     except (OverflowError, ValueError, OSError):
         return None
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return added_at.strftime("%Y-%m-%dT%H:%M:%SZ")

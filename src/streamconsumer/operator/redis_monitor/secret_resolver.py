@@ -1,7 +1,7 @@
-"""How a StreamConsumer says that its server is reached, with what stands in its Secrets now.
+"""Connection settings of a StreamConsumer, with the current values of its Secrets.
 
-The operator has no files of theirs: what a pod has mounted, it reads through the API. OpenSSL takes certificates from
-files alone; they are given to it as files in memory, which no other process sees and nothing writes to a disk.
+The operator mounts none of these Secrets, so it reads them through the API. OpenSSL loads certificates only from files.
+The operator passes them as memory files, which no other process sees and which are never written to a disk.
 """
 
 import os
@@ -20,73 +20,81 @@ from streamconsumer.operator.redis_monitor.probe import ProbeResult, unreachable
 from streamconsumer.redis_client.credentials import RedisCredentials
 
 NOT_READABLE_MESSAGE = (
-    "The operator may not read {}: it cannot look at the stream, so lag and pending are not known, and the group and "
-    "its consumers are left to the pods, who need no operator for it. Allow it with rbac.readSecrets."
+    "The operator is not allowed to read {}, so it cannot poll the stream. Lag and pending entries are unknown, and "
+    "only the pods manage the group and its consumers. To allow it, set rbac.readSecrets."
 )
-"""What it costs."""
+"""Effect and remedy of a missing permission."""
 
 
 @dataclass
 class ResolvedRedis:
-    """What a Line is made of. Its files last until it is closed."""
+    """Settings of a `PipelineClient`. The files in memory exist until `close`."""
 
     settings: RedisSettings
     values: dict[str, str] = field(repr=False)
-    """By setting: what makes two of these equal, or another one needed."""
+    """Secret values by setting. If they change, a new connection is required."""
     _descriptors: list[int] = field(repr=False)
     _secrets: list[str] = field(repr=False)
 
     def close(self) -> None:
+        """Close the files in memory."""
         while self._descriptors:
             os.close(self._descriptors.pop())
 
     def redact(self, message: str) -> str:
-        """An error may quote a user's name, or the host of a URL that is a Secret as a whole."""
-        for each in self._secrets:
-            message = message.replace(each, "…")
+        """Remove secret values from an error message.
+
+        A message may quote the user name, or the host of a URL that is itself a Secret."""
+        for secret in self._secrets:
+            message = message.replace(secret, "…")
         return message
 
 
 async def resolve_redis_spec(redis: RedisSpec, namespace: str, kube: KubeClient) -> ResolvedRedis | ProbeResult:
-    """The way there, or why there is none."""
+    """Read the Secrets and build the settings. Returns a failed ProbeResult if that is not possible."""
     values: dict[str, str] = {}
     for setting, _, ref in secret_files(redis):
-        found = await _secret_value(kube, namespace, ref)
-        if isinstance(found, ProbeResult):
-            return found
-        values[setting] = found
-    held = {setting: _memfd(value) for setting, value in values.items() if setting.startswith("tls_")}
+        value = await _secret_value(kube, namespace, ref)
+        if isinstance(value, ProbeResult):
+            return value
+        values[setting] = value
+    descriptors = {setting: _memfd(value) for setting, value in values.items() if setting.startswith("tls_")}
     try:
-        return _build_resolved(redis_settings(redis), values, held)
+        return _build_resolved(redis_settings(redis), values, descriptors)
     except (ValidationError, InvalidSettings) as error:
-        for each in held.values():
-            os.close(each)
-        return unreachable(StreamReason.INVALID_SETTINGS, _settings_error_message(error, redis, held))
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+        return unreachable(StreamReason.INVALID_SETTINGS, _settings_error_message(error, redis, descriptors))
 
 
 def _build_resolved(settings: RedisSettings, values: dict[str, str], descriptors: dict[str, int]) -> ResolvedRedis:
-    """Certificates as files, everything else as it is."""
+    """Combine the settings: certificates as paths of files in memory, other Secrets as values."""
     fields: dict[str, Any] = {name: value for name, value in settings if name not in values}
     fields |= {setting: _descriptor_path(descriptor) for setting, descriptor in descriptors.items()}
     texts = {setting: value.rstrip("\r\n") for setting, value in values.items() if setting not in descriptors}
     fields |= {setting.removesuffix("_file"): text for setting, text in texts.items()}
     resolved = RedisSettings(**fields)
-    place = RedisCredentials(resolved).address()
-    hidden = {text for setting, text in texts.items() if setting != "url_file"}
+    address = RedisCredentials(resolved).address()
+    secrets = {text for setting, text in texts.items() if setting != "url_file"}
     if "url_file" in values:
-        hidden |= {place.host, place.username or "", place.password or "", place.socket_path}
-    return ResolvedRedis(resolved, values, [*descriptors.values()], sorted(hidden - {""}, key=len, reverse=True))
+        secrets |= {address.host, address.username or "", address.password or "", address.socket_path}
+    return ResolvedRedis(resolved, values, [*descriptors.values()], sorted(secrets - {""}, key=len, reverse=True))
 
 
 def _settings_error_message(error: Exception, redis: RedisSpec, descriptors: dict[str, int]) -> str:
-    """Our own sentences name a file; pydantic's quote what they found, which may be a Secret."""
+    """Describe invalid settings without quoting a Secret.
+
+    InvalidSettings names a file in memory, which is replaced by the Secret's key. A pydantic error quotes the invalid
+    value, so its text is not used."""
     keys = {setting: f"key {ref.key} of Secret {ref.name}" for setting, _, ref in secret_files(redis)}
     if not isinstance(error, InvalidSettings):
-        return f"{', '.join(keys.values())}: expected what spec.redis takes, such as redis://host:port/database"
-    sentence = str(error)
+        return (
+            f"{', '.join(keys.values())}: expected a value that spec.redis accepts, such as redis://host:port/database"
+        )
+    message = str(error)
     for setting, descriptor in descriptors.items():
-        sentence = sentence.replace(_descriptor_path(descriptor), keys[setting])
-    return sentence
+        message = message.replace(_descriptor_path(descriptor), keys[setting])
+    return message
 
 
 async def _secret_value(kube: KubeClient, namespace: str, ref: SecretKeyRef) -> str | ProbeResult:
@@ -96,9 +104,9 @@ async def _secret_value(kube: KubeClient, namespace: str, ref: SecretKeyRef) -> 
         message = NOT_READABLE_MESSAGE.format(f"Secret {ref.name}")
         return unreachable(StreamReason.SECRETS_NOT_READABLE, message, status="Unknown")
     if data is None:
-        return unreachable(StreamReason.SECRET_MISSING, f"There is no Secret {ref.name}; create it.")
+        return unreachable(StreamReason.SECRET_MISSING, f"Secret {ref.name} does not exist; create it.")
     if ref.key not in data:
-        return unreachable(StreamReason.SECRET_MISSING, f"Secret {ref.name} has no key {ref.key}; expected one.")
+        return unreachable(StreamReason.SECRET_MISSING, f"Secret {ref.name} has no key {ref.key}; add it.")
     try:
         return data[ref.key].decode()
     except UnicodeDecodeError:

@@ -1,5 +1,4 @@
-"""When a stream is no longer healthy though its pods run: what one look cannot tell, and two can. Pure but for what it
-remembers."""
+"""Stream health: detects a degraded stream whose pods run, by comparing consecutive probes. No I/O."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,16 +7,17 @@ from streamconsumer.model.status import ConditionState, StreamReason
 from streamconsumer.operator.redis_monitor.probe import ProbeResult
 
 GROWING_FOR = timedelta(minutes=10)
-"""So long after the last new dead letter a stream counts as degraded."""
+"""Time after the last new dead letter during which a stream is degraded."""
 
 STUCK_AFTER = timedelta(minutes=15)
-"""An entry that has been the oldest pending one for so long, and does not just wait for another try, is stuck: its
-handler hangs, or nobody takes it over."""
+"""Time after which the oldest pending entry counts as stuck.
+
+Its handler hangs, or no consumer claims it. Entries that are postponed for a retry do not count."""
 
 
 @dataclass
 class StreamHealth:
-    """Of one StreamConsumer, from look to look."""
+    """Health of one StreamConsumer's stream, updated by each probe."""
 
     dead_letters: int | None = None
     dead_letters_grew_seconds: float = float("-inf")
@@ -25,18 +25,18 @@ class StreamHealth:
     oldest_since_seconds: float = 0.0
 
     def degraded_condition(self, result: ProbeResult, now_seconds: float) -> ConditionState:
-        """The condition, by this look and those before. A look that saw nothing changes nothing."""
+        """Return the Degraded condition, from this probe and earlier ones. A failed probe does not change the state."""
         if result.stats is not None:
             self._update(result, now_seconds)
         if now_seconds - self.dead_letters_grew_seconds < GROWING_FOR.total_seconds():
             minutes = GROWING_FOR // timedelta(minutes=1)
             command = "kubectl streamconsumer dead-letters list --name NAME"
-            message = f"Dead letters came within the last {minutes} minutes; `{command}` shows them."
+            message = f"Messages were dead-lettered within the last {minutes} minutes; `{command}` lists them."
             return _condition("True", StreamReason.DEAD_LETTERS_GROWING, message)
         if self.oldest_id and now_seconds - self.oldest_since_seconds >= STUCK_AFTER.total_seconds():
             minutes = STUCK_AFTER // timedelta(minutes=1)
             message = (
-                f"Entry {self.oldest_id} has been the oldest pending one for {minutes} minutes; is its handler stuck?"
+                f"Entry {self.oldest_id} has been the oldest pending entry for {minutes} minutes; is its handler stuck?"
             )
             return _condition("True", StreamReason.PENDING_STUCK, message)
         if result.stats is None:
@@ -44,10 +44,10 @@ class StreamHealth:
         return _condition("False", StreamReason.HEALTHY)
 
     def _update(self, result: ProbeResult, now_seconds: float) -> None:
-        figures = result.stats
-        if figures is None or figures.pending is None:
+        stats = result.stats
+        if stats is None or stats.pending is None:
             return
-        count = figures.dead_letters
+        count = stats.dead_letters
         if count is not None and self.dead_letters is not None and count > self.dead_letters:
             self.dead_letters_grew_seconds = now_seconds
         self.dead_letters = count

@@ -1,13 +1,14 @@
-"""Who sleeps is woken by the first entry: one connection waits on the streams of all who have no pods.
+"""Scale from zero: one connection per endpoint blocks on the streams of all StreamConsumers without pods.
 
-XREAD needs no group, takes nothing from anybody, and the server answers it the moment something is added. It is asked
-anew every half minute, so that a network that swallowed the connection is noticed; the looks go on beside it, and
-find what it may have missed.
+XREAD needs no group and does not consume entries, and the server replies as soon as an entry is added. The command is
+repeated every 30 s to detect a connection that the network dropped silently. Polling continues meanwhile and finds
+entries that the blocked read missed.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.redis_client.errors_table import RedisErrorInfo
@@ -18,67 +19,77 @@ BLOCK_SECONDS = 30
 TIMEOUT_SECONDS = BLOCK_SECONDS + 5.0
 
 RETRY_DELAYS_SECONDS = 0.5, 10.0
-"""The first one after an outage, and the longest: each is twice the one before. A server that was restarted, or a proxy
-that ends what is quiet, is soon listened to again; between the attempts there are the looks."""
+"""First and longest delay before a new connection; each delay is twice the previous one.
+
+A short first delay suits a restarted server and a proxy that closes idle connections. Polling covers the delays."""
 
 BATCH_WINDOW_SECONDS = 0.05
-"""Many that fall asleep at the same time are waited for together."""
+"""Time to collect streams that scale to zero together, so that one read covers them all."""
 
 log = logging.getLogger(__name__)
 
 
+class WatchedStream(NamedTuple):
+    """Stream of a StreamConsumer without pods."""
+
+    stream: str
+    after_id: str
+    """Entries after this id are new."""
+
+
 class ScaleFromZeroWatcher:
-    """`rings` hears who has something to do. `connect` gives a line whose patience is above the block, or None."""
+    """Calls `on_entry` with the key of each watched StreamConsumer whose stream gets an entry.
+
+    `connect` returns a client whose timeout is longer than BLOCK_SECONDS, or None if no connection is possible yet."""
 
     def __init__(self, on_entry: Callable[[Key], None], connect: Callable[[], PipelineClient | None]) -> None:
         self._on_entry, self._connect = on_entry, connect
-        self._watched: dict[Key, tuple[str, str]] = {}
-        """The stream of each, and the id after which an entry is news."""
+        self._watched: dict[Key, WatchedStream] = {}
         self._changed = asyncio.Event()
         self._must_reconnect = False
 
     def watch(self, key: Key, stream: str, after_id: str) -> None:
         """Wait for an entry after this id."""
-        known = self._watched.get(key)
-        if known is None or parse_id(known[1]) < parse_id(after_id):
-            self._watched[key] = (stream, after_id)
-        if known is None:
+        watched = self._watched.get(key)
+        if watched is None or parse_id(watched.after_id) < parse_id(after_id):
+            self._watched[key] = WatchedStream(stream, after_id)
+        if watched is None:
             self._changed.set()
 
     def unwatch(self, key: Key) -> None:
-        """It is awake, or gone."""
+        """Stop waiting: the StreamConsumer has pods or was deleted."""
         if self._watched.pop(key, None):
             self._changed.set()
 
     def reconnect(self) -> None:
-        """There is another way now: what the line was made of is gone."""
+        """Replace the connection, because its settings or certificate files have changed."""
         self._must_reconnect = True
         self._changed.set()
 
     async def run(self) -> None:
-        """Until cancelled. Whatever goes wrong with a line, another is tried."""
-        line: PipelineClient | None = None
-        first, longest = RETRY_DELAYS_SECONDS
-        pause = first
+        """Wait for entries until cancelled. After any error, reconnect with backoff."""
+        client: PipelineClient | None = None
+        first_delay, max_delay = RETRY_DELAYS_SECONDS
+        delay = first_delay
         try:
             while True:
                 try:
-                    if not self._watched or line is None or self._must_reconnect:
-                        line = await self._connect_when_watching(line)
-                    if line is not None and await self._wait_for_entries(line):
-                        pause = first
+                    if not self._watched or client is None or self._must_reconnect:
+                        client = await self._connect_when_watching(client)
+                    if client is not None and await self._wait_for_entries(client):
+                        delay = first_delay
                         continue
-                except Exception as error:  # noqa: BLE001 - the looks go on beside it, and say what is wrong
-                    log.debug("cannot wait for the first entry", extra={"error": type(error).__name__})
-                await self._close(line)
-                line = None
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, longest)
+                except Exception as error:  # noqa: BLE001 - polling continues and reports the cause
+                    log.debug("failed to block on sleeping streams; retrying", extra={"error": type(error).__name__})
+                await self._close(client)
+                client = None
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, max_delay)
         finally:
-            await self._close(line)
+            await self._close(client)
 
     async def _connect_when_watching(self, client: PipelineClient | None) -> PipelineClient | None:
-        """A line, once somebody sleeps; none is kept for nobody."""
+        """Close the client, wait until a stream is watched, and connect. No idle connection is kept."""
         await self._close(client)
         while not self._watched:
             self._changed.clear()
@@ -91,39 +102,40 @@ class ScaleFromZeroWatcher:
             await client.close()
 
     async def _wait_for_entries(self, client: PipelineClient) -> bool:
-        """Wait for an entry, the end of the block, or a change of who sleeps. Whether that is possible."""
+        """Wait for an entry, the end of the block or a change of watched streams. Returns False on a Redis error."""
         await asyncio.sleep(BATCH_WINDOW_SECONDS)
         self._changed.clear()
-        asked = dict(self._watched)
-        if not asked or self._must_reconnect:
+        watched = dict(self._watched)
+        if not watched or self._must_reconnect:
             return True
-        reading = asyncio.create_task(client.execute([_xread_command(list(asked.values()))]))
+        reading = asyncio.create_task(client.execute([_xread_command(watched.values())]))
         changed = asyncio.create_task(self._changed.wait())
         try:
             await asyncio.wait({reading, changed}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             changed.cancel()
             if not reading.done():
-                reading.cancel()  # the line hangs up: the server forgets the question
+                reading.cancel()  # closes the connection, and so ends the blocked command
             await asyncio.wait({reading, changed})
         if reading.cancelled():
             return True
-        answers = reading.result()
-        if isinstance(answers, RedisErrorInfo) or isinstance(answers[0], RedisErrorInfo):
+        replies = reading.result()
+        if isinstance(replies, RedisErrorInfo) or isinstance(replies[0], RedisErrorInfo):
             return False
-        self._notify({name.decode(): entries[-1][0].decode() for name, entries in answers[0] or []}, asked)
+        self._notify({stream.decode(): entries[-1][0].decode() for stream, entries in replies[0] or []}, watched)
         return True
 
-    def _notify(self, last_ids: dict[str, str], watched: dict[Key, tuple[str, str]]) -> None:
+    def _notify(self, last_ids: dict[str, str], watched: dict[Key, WatchedStream]) -> None:
         for key, (stream, _) in watched.items():
             if stream in last_ids and key in self._watched:
-                self._watched[key] = (stream, last_ids[stream])  # who goes on sleeping waits for the next one
+                # A StreamConsumer that stays at zero waits for the next entry.
+                self._watched[key] = WatchedStream(stream, last_ids[stream])
                 self._on_entry(key)
 
 
-def _xread_command(watched: list[tuple[str, str]]) -> tuple[object, ...]:
-    after: dict[str, str] = {}
-    for stream, message_id in watched:  # two groups may share a stream
-        if stream not in after or parse_id(message_id) < parse_id(after[stream]):
-            after[stream] = message_id
-    return ("XREAD", "COUNT", 1, "BLOCK", BLOCK_SECONDS * 1000, "STREAMS", *after, *after.values())
+def _xread_command(watched: Iterable[WatchedStream]) -> tuple[object, ...]:
+    after_ids: dict[str, str] = {}
+    for stream, after_id in watched:  # two groups may share a stream
+        if stream not in after_ids or parse_id(after_id) < parse_id(after_ids[stream]):
+            after_ids[stream] = after_id
+    return ("XREAD", "COUNT", 1, "BLOCK", BLOCK_SECONDS * 1000, "STREAMS", *after_ids, *after_ids.values())

@@ -1,0 +1,148 @@
+"""Builds the pipeline: the components that take a message from the read to its settlement.
+
+A processor builds a new pipeline on each start, so that no state of an earlier run is left.
+"""
+
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from streamconsumer.model.processor_settings import Delivery
+from streamconsumer.processor.consumer import Consumer, build_consumer
+from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
+from streamconsumer.processor.handler.loader import AsyncHandler
+from streamconsumer.processor.message import ConsumerId, Entry
+from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.pipeline.attempt import AttemptRunner
+from streamconsumer.processor.pipeline.batch import BatchRunner
+from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
+from streamconsumer.processor.pipeline.fast_path import FastPath
+from streamconsumer.processor.pipeline.in_flight import InFlightTable
+from streamconsumer.processor.pipeline.prefetch import Prefetch
+from streamconsumer.processor.pipeline.recovery_loop import RecoveryLoop
+from streamconsumer.processor.pipeline.settlement import Settler
+from streamconsumer.processor.telemetry import MessageTracing
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSettings:
+    """Settings of a processor that shape its pipeline."""
+
+    batch_count: int
+    """Maximum number of entries per read, and of messages per batch."""
+
+    poll_interval: float
+    """Maximum duration of a blocking read, or pause between polls of a user's own manager, in seconds."""
+
+    concurrency: int
+    """Number of worker slots."""
+
+    is_batch: bool
+    """True if the handler takes a list of messages."""
+
+    ordering_key: str | None
+    """Field whose value selects the ordering lane. None if messages may run in any order."""
+
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Components of one run of a processor."""
+
+    consumer_id: ConsumerId
+    consumer: Consumer
+    in_flight: InFlightTable
+    settler: Settler
+    attempt_runner: AttemptRunner
+    recovery_loop: RecoveryLoop
+    prefetch: Prefetch
+    fast_path: FastPath | None
+    """None if every message goes through `handle_entry`."""
+
+
+def build_pipeline(
+    manager: StreamManagerProtocol,
+    consumer_id: ConsumerId,
+    settings: PipelineSettings,
+    *,
+    require_handler: Callable[[], AsyncHandler],
+    handle_entry: Callable[[Entry], Coroutine[Any, Any, None]],
+    fast_path_handler: AsyncHandler | None,
+    may_claim: Callable[[], bool],
+    busy_ids: Collection[str],
+    metrics: Metrics,
+    telemetry: MessageTracing | None,
+) -> Pipeline:
+    """Create the components and connect them.
+
+    `require_handler` returns the user's handler or raises InvalidSettings. `handle_entry` handles one entry; batches
+    do not use it. `fast_path_handler` is None if ordinary messages must go through `handle_entry` too. `may_claim`
+    returns False while the processor must not claim entries. `busy_ids` are the ids of messages that a handler thread
+    still works on.
+    """
+    is_batch, delivery, batch_count = settings.is_batch, settings.delivery, settings.batch_count
+    breaker = CircuitBreaker(delivery.breaker)
+    in_flight = InFlightTable(
+        (lambda first: batch_runner.run(first)) if is_batch else handle_entry,  # noqa: PLW0108 - created later
+        concurrency=settings.concurrency,
+        metrics=metrics,
+        busy_ids=busy_ids,
+        ordering_key=settings.ordering_key,
+        timeout=None if is_batch else delivery.timeout,  # BatchRunner has a timer of its own
+        gate=breaker if delivery.breaker.failures else None,
+    )
+    consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry)
+    settler = Settler(
+        consumer, in_flight, delivery, breaker, consumer_id=consumer_id, metrics=metrics, telemetry=telemetry
+    )
+    handler = _single_message_handler(require_handler) if is_batch else require_handler
+    attempt_runner = AttemptRunner(handler, settler, telemetry, in_flight.timeouts)
+    batch_runner = BatchRunner(
+        require_handler,
+        in_flight,
+        settler,
+        delivery,
+        max_count=batch_count,
+        consumer_id=consumer_id,
+        telemetry=telemetry,
+        metrics=metrics,
+    )
+    recovery_loop = RecoveryLoop(
+        consumer,
+        in_flight,
+        may_claim=may_claim,
+        batch_count=batch_count,
+        log_context=consumer_id.log_context,
+        metrics=metrics,
+        telemetry=telemetry,
+    )
+    calls_per_slot = (1 if is_batch else batch_count) / settings.concurrency
+    prefetch = Prefetch(metrics, batch_count=batch_count, calls_per_slot=calls_per_slot)
+    fast_path = None
+    # Without `trace_fields` each message has a span, and none is ordinary.
+    can_use_fast_path = not is_batch and not settings.ordering_key and attempt_runner.trace_fields is not None
+    if can_use_fast_path and fast_path_handler and (ack := consumer.ack_nowait):
+        fast_path = FastPath(
+            fast_path_handler,
+            in_flight,
+            attempt_runner,
+            settler,
+            breaker,
+            ack=ack,
+            encoding=consumer.encoding,
+            consumer_id=consumer_id,
+            metrics=metrics,
+        )
+        in_flight.fast_path = fast_path.run
+    return Pipeline(consumer_id, consumer, in_flight, settler, attempt_runner, recovery_loop, prefetch, fast_path)
+
+
+def _single_message_handler(require_handler: Callable[[], AsyncHandler]) -> Callable[[], AsyncHandler]:
+    """Adapt a batch handler to single messages, for code that calls `_process_single_message` directly."""
+
+    def adapted() -> AsyncHandler:
+        handler = require_handler()
+        return lambda data: handler([data])
+
+    return adapted
