@@ -98,8 +98,8 @@ def test_a_missing_required_right_is_an_error_in_the_words_of_the_processor(
     ran = doctor(new_pod(server, redis_username="shop", redis_password="pw"))
     assert ran.returncode == 1
     assert found(ran)[f"Redis 127.0.0.1:{server.port}"] == (
-        f"error: Redis at 127.0.0.1:{server.port} refuses the Redis user what is required: +eval; "
-        "grant it with ACL SETUSER, docs/redis.md lists the rights"
+        f"error: Redis at 127.0.0.1:{server.port} does not grant required permissions: +eval; "
+        "grant them with ACL SETUSER, docs/redis.md lists the permissions"
     )
 
 

@@ -6,13 +6,7 @@ from pydantic import Field
 
 from streamconsumer.cli.status.facts import Finding
 from streamconsumer.model.fields import Model
-
-
-class RiskySetting(Model):
-    """A setting of the server that can cost entries."""
-
-    found: str
-    advice: str
+from streamconsumer.redis_client.server_settings import RiskySetting
 
 
 class ServerFacts(Model):

@@ -89,7 +89,7 @@ def _check_server(server: ServerFacts, facts: PodFacts) -> Iterator[CheckOutcome
 
 def _check_settings(server: ServerFacts) -> Iterator[CheckOutcome]:
     for danger in server.dangers:
-        yield warning("settings of Redis", danger.found, "a server that keeps what it was given", danger.advice)
+        yield warning("settings of Redis", danger.problem, "a server that keeps what it was given", danger.advice)
     unknown = [name for name, value in server.settings.items() if value is None]
     if unknown:
         found = f"not known, the user may not ask (CONFIG GET): {', '.join(unknown)}"

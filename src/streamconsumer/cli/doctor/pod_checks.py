@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from typing import Any
 
-from streamconsumer.cli.doctor.facts import Dependency, PodFacts, RiskySetting, ServerFacts
+from streamconsumer.cli.doctor.facts import Dependency, PodFacts, ServerFacts
 from streamconsumer.cli.tcp_check import connect_error
 from streamconsumer.errors import BackendUnavailable, InvalidSettings
 from streamconsumer.model.env_codec import from_env
@@ -20,6 +20,7 @@ try:
     from streamconsumer.processor.telemetry import collector_probe
     from streamconsumer.redis_client.errors_table import classify_error
     from streamconsumer.redis_client.replies import to_dict
+    from streamconsumer.redis_client.server_settings import risky_settings
 except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[processor]") from None
 
@@ -72,9 +73,7 @@ async def _query_server(manager: StreamManager, settings: ProcessorSettings, add
         version=found.version,
         lacking=found.missing_permissions,
         settings=found.settings,
-        dangers=[
-            RiskySetting(found=each.problem, advice=each.advice) for each in preflight.risky_settings(found.settings)
-        ],
+        dangers=risky_settings(found.settings),
         **_group_state(groups, settings),
     )
 
