@@ -170,7 +170,7 @@ async def test_a_handler_that_cannot_be_used_is_told_in_one_line(new_pod: NewPod
         ({"STREAMCONSUMER_STREAM": None}, ["STREAMCONSUMER_STREAM is missing; it is required"]),
         (
             {"STREAMCONSUMER_STREAM": None, "STREAMCONSUMER_REDIS_URL": None},
-            ["STREAMCONSUMER_STREAM is missing", "STREAMCONSUMER_REDIS: give either STREAMCONSUMER_REDIS_URL or"],
+            ["STREAMCONSUMER_STREAM is missing", "STREAMCONSUMER_REDIS: set either STREAMCONSUMER_REDIS_URL or"],
         ),
         ({"STREAMCONSUMER_BATCH_COUNT": "many"}, ["STREAMCONSUMER_BATCH_COUNT is 'many'"]),
         ({"STREAMCONSUMER_POLL_INTERVAL": "1 day"}, ["STREAMCONSUMER_POLL_INTERVAL is '1 day'"]),

@@ -355,12 +355,8 @@ class Settler:
 
     def _log_failure(self, entry: Entry, error: BaseException, decision: Decision) -> None:
         self._metrics.failed += 1
-        log_fields = {
-            "message_id": entry.message_id,
-            "stream": self._consumer_id.stream,
-            "deliveries": entry.deliveries,
-            "error": format_error(error),
-        }
+        log_fields: dict[str, Any] = {"message_id": entry.message_id, "stream": self._consumer_id.stream}
+        log_fields["deliveries"] = entry.deliveries
         if self._consumer.claimer is None:
             message = "message failed; it stays pending"
         elif isinstance(decision, RetryLater):
@@ -368,7 +364,7 @@ class Settler:
             log_fields["retry_after_seconds"] = round(decision.delay.total_seconds(), 3)
         else:
             message = "message failed; dead-lettering"
-        log.error(message, exc_info=error, extra=log_fields)
+        log.error(message, exc_info=error, extra={**log_fields, "error": format_error(error)})
 
     def _log_batch_failure(self, entries: Sequence[Entry], error: BaseException) -> None:
         """Log one line and one stack trace for all messages of the batch."""
