@@ -43,7 +43,7 @@ SETTINGS = {
 
 
 class StreamWorkload:
-    """One stream with a continuous producer, and pods that are killed, frozen, stopped and replaced."""
+    """Stream with a continuous producer, and pods that are killed, frozen, stopped and replaced."""
 
     def __init__(
         self, stream: str, server_pair: ServerPair, fork_server: ForkServer, folder: Path, rng: random.Random

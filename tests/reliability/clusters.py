@@ -18,7 +18,7 @@ def execute(client: Redis, *words: Any) -> Any:
 
 
 class Sentinel(RedisServer):
-    """One Sentinel with a quorum of one."""
+    """Sentinel with a quorum of one."""
 
     def __init__(self, primary: RedisServer) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Pod:
-    """One pod process that can be killed, frozen and stopped."""
+    """Pod process that can be killed, frozen and stopped."""
 
     def __init__(self, pid: int, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder

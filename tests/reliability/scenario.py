@@ -45,7 +45,7 @@ def pod_environment(stream: str, url: str, name: str, ledger: Ledger, **override
 
 @dataclass
 class Scenario:
-    """A stream of its own on a shared server."""
+    """Scenario with its own stream on a shared server."""
 
     fork_server: ForkServer
     client: Redis
@@ -75,8 +75,8 @@ class Scenario:
     def add_backlog(self) -> None:
         """Add a backlog with every kind of message.
 
-        Pending entries of a dead pod and of a dead consumer of another program, messages that fail once or always,
-        a wait so long that the entry is postponed, and a handler that runs longer than a heartbeat interval.
+        The backlog has pending entries of a dead pod and of a dead consumer of another program. Messages fail once or
+        always, wait long enough to be postponed in Redis, or run longer than a heartbeat interval.
         """
         self.client.xgroup_create(self.stream, GROUP, "0", mkstream=True)
         interrupted = [self._add(ms="300") for _ in range(2)]

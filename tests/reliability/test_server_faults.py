@@ -26,9 +26,9 @@ class LoadScenario(Scenario):
             self.start_pod(name)
         return Producer(self.ledger, client, random.Random(5), replicas=replicas)
 
-    def wait_for_progress(self, more: int = 40, within: float = 60.0) -> None:
-        """Wait until `more` further messages have been handled."""
-        target = len(self.ledger.lines("done")) + more
+    def wait_for_progress(self, count: int = 40, within: float = 60.0) -> None:
+        """Wait until `count` more messages have been handled."""
+        target = len(self.ledger.lines("done")) + count
         assert wait_until(lambda: len(self.ledger.lines("done")) >= target, within), self.pod_logs()
 
 

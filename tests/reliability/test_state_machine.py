@@ -38,7 +38,7 @@ ANY = st.integers(0, 1000)
 
 
 class Group(RuleBasedStateMachine):
-    """One group, its pods, and a consumer of another program that is called the stranger."""
+    """State machine of a group, its pods, and a consumer of another program that is called the stranger."""
 
     fork_server: ClassVar[ForkServer]
     accounts: ClassVar[list[Account]] = []
@@ -63,10 +63,10 @@ class Group(RuleBasedStateMachine):
         self.start()
         self.start()
 
-    @rule(more=st.integers(1, 4))
-    def let_it_run(self, more: int) -> None:
-        """Wait until `more` messages were handled, at most 0.5 s."""
-        target = len(self.ledger.lines("done")) + more
+    @rule(count=st.integers(1, 4))
+    def let_it_run(self, count: int) -> None:
+        """Wait until `count` messages were handled, at most 0.5 s."""
+        target = len(self.ledger.lines("done")) + count
         wait_until(lambda: len(self.ledger.lines("done")) >= target, 0.5)
 
     @rule(kinds=st.lists(st.sampled_from(KINDS), min_size=2, max_size=8))
