@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.enforcer import enforce_network_policies
+from tests.cluster.network_policy_enforcer import enforce_network_policies
 from tests.cluster.node import Node
 from tests.e2e.shop import CHART, SYSTEM, TOOLS_IMAGE, Shop, eventually
 from tests.e2e.test_upgrades import check_ledger, consumer, publish
