@@ -51,12 +51,12 @@ def test_a_pod_that_is_ready_looks_at_what_it_needs(
     on_api.create(manifest_for(redis_server))
     running_pod(on_api, "orders-consumer-a", ready=False)
     running_pod(on_api, "orders-consumer-b", ready=True)
-    inside = Pod(tmp_path, redis_server.url, "pod_handlers:note", consumer_name="orders-consumer-b").environment
+    inside = Pod(tmp_path, redis_server.url, "pod_handlers:log_handled", consumer_name="orders-consumer-b").environment
     inside.pop("PATH")
     ran = run_plugin(on_api, "doctor", "orders", "-o", "json", PATH=in_pods(tmp_path, inside))
     found = document(ran)
     assert found["pod"]["name"] == "orders-consumer-b"
-    assert "handler pod_handlers:note" in {each["object"] for each in found["pod"]["checked"]}
+    assert "handler pod_handlers:log_handled" in {each["object"] for each in found["pod"]["checked"]}
     asked = (tmp_path / "asked").read_text()
     assert asked.startswith(f"exec -n {on_api.name} orders-consumer-b -c processor -- ")
     told = {each["object"]: each["found"] for each in found["cluster"]["checked"]}

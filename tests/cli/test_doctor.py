@@ -50,7 +50,7 @@ def found(ran: Ran) -> dict[str, str]:
 
 @pytest.fixture
 def new_pod(tmp_path: Path) -> Any:
-    def made(server: RedisServer, handler: str = "pod_handlers:note", **settings: str) -> Pod:
+    def made(server: RedisServer, handler: str = "pod_handlers:log_handled", **settings: str) -> Pod:
         return Pod(tmp_path, server.url, handler, **settings)
 
     return made
@@ -69,7 +69,7 @@ def test_where_all_is_there_each_thing_is_told_and_nothing_is_changed(
     assert said(ran)["findings"] == []
     told = {each["object"]: each["found"] for each in said(ran)["checked"]}
     assert told[f"Redis 127.0.0.1:{server.port}"] == f"answers, version {server.version}"
-    assert told["handler pod_handlers:note"] == "can be called"
+    assert told["handler pod_handlers:log_handled"] == "can be called"
     assert told[f"collector {collector.http_endpoint}/v1/traces"] == "takes an empty export"
     assert told[f"group {GROUP!r} of {STREAM!r}"] == "exists"
 

@@ -101,7 +101,10 @@ def test_a_bundle_without_logs_has_the_allowed_fields_and_no_text_of_the_user(
     archive = tmp_path / "bundle.tar.gz"
     archive.touch(0o644)
     inside = Pod(
-        tmp_path, f"redis://{server.host}:{server.port}/0", "pod_handlers:note", consumer_name="orders-consumer-a"
+        tmp_path,
+        f"redis://{server.host}:{server.port}/0",
+        "pod_handlers:log_handled",
+        consumer_name="orders-consumer-a",
     ).environment
     inside.pop("PATH")
     with metrics() as port, running_operator(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.name):

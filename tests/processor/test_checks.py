@@ -355,7 +355,7 @@ async def test_a_pod_without_eval_ends_with_one_line_in_its_termination_log(
     start_redis: StartRedis, new_pod: NewPod
 ) -> None:
     server = start_redis(WITHOUT_EVAL)
-    pod = new_pod("pod_handlers:note").start(environment={"STREAMCONSUMER_REDIS_URL": server.url})
+    pod = new_pod("pod_handlers:log_handled").start(environment={"STREAMCONSUMER_REDIS_URL": server.url})
     assert await pod.wait_for_exit() == 78
     about = with_scripts(server) + "EVAL is renamed, disabled or refused by a proxy (unknown command "
     assert pod.termination_log.read_text().startswith(f"InvalidSettings: {about}")
@@ -367,7 +367,7 @@ async def test_a_pod_without_eval_ends_when_the_server_answers_after_the_start(
 ) -> None:
     server = start_redis(WITHOUT_EVAL)
     await asyncio.to_thread(server.stop)
-    pod = new_pod("pod_handlers:note").start(environment={"STREAMCONSUMER_REDIS_URL": server.url})
+    pod = new_pod("pod_handlers:log_handled").start(environment={"STREAMCONSUMER_REDIS_URL": server.url})
     await pod.wait_for_log("processor started")
     await asyncio.to_thread(server.start)
     assert await pod.wait_for_exit() == 78
@@ -376,7 +376,7 @@ async def test_a_pod_without_eval_ends_when_the_server_answers_after_the_start(
 
 async def test_a_pod_warns_of_optional_rights_and_goes_on(group: Group, new_pod: NewPod) -> None:
     await grant(group.client, "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST, "-client|id")
-    pod = new_pod("pod_handlers:note", redis_username="shop", redis_password="pw").start()
+    pod = new_pod("pod_handlers:log_handled", redis_username="shop", redis_password="pw").start()
     await pod.wait_for_log(
         "the Redis user lacks rights; grant +client|id with ACL SETUSER; docs/redis.md lists the rights"
     )
@@ -385,7 +385,7 @@ async def test_a_pod_warns_of_optional_rights_and_goes_on(group: Group, new_pod:
 
 
 async def test_a_pod_without_its_secret_says_which_file_is_missing(new_pod: NewPod) -> None:
-    pod = new_pod("pod_handlers:note", redis_password_file="/nowhere/password").start()
+    pod = new_pod("pod_handlers:log_handled", redis_password_file="/nowhere/password").start()
     assert await pod.wait_for_exit() == 78
     assert pod.termination_log.read_text() == (
         "InvalidSettings: STREAMCONSUMER_REDIS_PASSWORD_FILE is /nowhere/password, and there is no such file; "

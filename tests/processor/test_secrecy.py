@@ -20,7 +20,7 @@ async def test_a_password_is_in_no_log_line_span_figure_or_answer(
     url = tmp_path / "url"
     url.write_text(f"redis://{USER}:{WORD}@{where}")
     pod = new_pod(
-        "pod_handlers:failing",
+        "pod_handlers:fail",
         poll_interval="1s",
         redis_url_file=str(url),
         log_level="DEBUG",
