@@ -56,7 +56,7 @@ def test_a_healthy_one_is_shown_on_one_screen_with_what_redis_says_now(
         "isPod": True,
     }
     assert "\x1b" not in ran.stdout
-    assert "reads 'orders' as 'billing'" in ran.stdout
+    assert "reads stream 'orders' in group 'billing'" in ran.stdout
     assert max(map(len, ran.stdout.splitlines())) <= 100
     redis.close()
 

@@ -102,7 +102,7 @@ def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(
 
 
 def check_busy(operator: OperatorProcess) -> None:
-    assert operator.logged("the API server is busy")
+    assert operator.logged("API server is throttling requests; pausing")
 
 
 @pytest.mark.parametrize("fault", ["410", "429", "500", "drop", "page"])

@@ -84,7 +84,7 @@ async def test_a_note_is_cut_to_what_the_api_server_takes_whatever_its_letters_a
     class Recorder:
         note = ""
 
-        async def call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        async def request_json(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
             self.note = arguments["body"]["note"]
             return {}
 

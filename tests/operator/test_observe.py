@@ -270,8 +270,8 @@ def test_waiting_helps_or_it_does_not_but_never_both(name: str) -> None:
 
 
 def test_the_message_of_a_ready_one_says_what_is_read() -> None:
-    assert judged(deployment(available=1)).message == "1 pod reads 'orders' as 'billing'."
-    assert judged(deployment(3, there=3, available=3)).message == "3 pods read 'orders' as 'billing'."
+    assert judged(deployment(available=1)).message == "1 pod reads stream 'orders' in group 'billing'."
+    assert judged(deployment(3, there=3, available=3)).message == "3 pods read stream 'orders' in group 'billing'."
 
 
 def test_the_message_of_a_failed_pod_names_the_pod_and_what_it_said() -> None:
@@ -311,7 +311,7 @@ WRONG_PASSWORD = ConditionState(
 def test_what_redis_refuses_a_pod_that_runs_stands_in_the_verdict() -> None:
     found = evaluate_readiness(consumer(), deployment(), [STARTED], [WRONG_PASSWORD])
     assert (found.ready, found.reason, outcome(found)) == (False, Reason.REDIS_UNUSABLE, "reconciling")
-    assert found.message.endswith(f"x2x7k runs and cannot read yet: {WRONG_PASSWORD.message}")
+    assert found.message.endswith(f"x2x7k is running but not ready: {WRONG_PASSWORD.message}")
 
 
 def test_a_rollout_that_timed_out_says_what_redis_refuses() -> None:

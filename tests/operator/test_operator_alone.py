@@ -185,7 +185,7 @@ def own(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
 def test_an_operator_that_starts_before_its_definition_waits_for_it(own: ApiServer, tmp_path: Path) -> None:
     operator = OperatorProcess(own.kubeconfig, tmp_path).start()
     try:
-        eventually(lambda: check_said(operator, "cannot list; will be tried again"))
+        eventually(lambda: check_said(operator, "failed to list resources; retrying"))
         assert operator.exit_code is None
         install_crd(own)
         operator.wait_until_started()
@@ -208,7 +208,7 @@ def test_an_operator_without_an_api_server_waits_and_still_ends_at_once(own: Api
     nowhere.write_text(json.dumps(config))
     operator = OperatorProcess(nowhere, tmp_path).start()
     try:
-        eventually(lambda: check_said(operator, "cannot list; will be tried again"))
+        eventually(lambda: check_said(operator, "failed to list resources; retrying"))
         code, seconds = operator.stop()
         assert code == 0
         assert seconds < QUICK

@@ -22,7 +22,7 @@ def test_a_pod_that_redis_refuses_is_told_of_with_the_reason_and_that_it_reads_a
         status = {"phase": "Running", "containerStatuses": [{**container(running)[0], "started": True}]}
         name = pod(on_api, "orders", **status)
         message = wait_for_condition(on_api, "orders", "Ready", "RedisUnusable")["message"]
-        assert f"Pod {name} runs and cannot read yet: " in message
+        assert f"Pod {name} is running but not ready: " in message
         assert "the user name or the password is wrong" in message
         assert "not-this-one" not in message
         assert on_api.conditions("orders")["Stalled"]["status"] == "False"

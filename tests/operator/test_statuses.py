@@ -84,7 +84,7 @@ def test_kubectl_wait_returns_when_the_pods_read(served: Namespace) -> None:
     later.join()
     assert said == "streamconsumer.streamconsumer.dev/awaited condition met\n"
     found = told(served, "awaited", "AllPodsReady")
-    assert found["Ready"]["message"] == "2 pods read 'orders' as 'billing'."
+    assert found["Ready"]["message"] == "2 pods read stream 'orders' in group 'billing'."
     assert {kind: each["status"] for kind, each in found.items() if kind not in STREAM_CONDITIONS} == {
         "Ready": "True",
         "Reconciling": "False",
