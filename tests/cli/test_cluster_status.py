@@ -11,9 +11,9 @@ from tests.cli.plugin import SCRIPTS, environment, run_json, run_plugin
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import Manifest, manifest
-from tests.operator.looking import manifest_for, redis_client, running_with_redis, wait_for_condition
-from tests.operator.operators import running_operator
-from tests.operator.places import Namespace, eventually
+from tests.operator.namespace import Namespace, eventually
+from tests.operator.operator_process import running_operator
+from tests.operator.redis_operator import manifest_for, redis_client, running_with_redis, wait_for_condition
 
 
 def pod(place: Namespace, name: str, consumer: str = "orders", **status: Any) -> None:

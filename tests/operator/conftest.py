@@ -9,8 +9,8 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.errors import ProgramFailed
 from tests.cluster.namespaces import fresh_namespace
 from tests.model.examples import Manifest
-from tests.operator.operators import OperatorProcess, running_operator
-from tests.operator.places import Namespace, eventually
+from tests.operator.namespace import Namespace, eventually
+from tests.operator.operator_process import OperatorProcess, running_operator
 
 
 def install_crd(cluster: ApiServer, definition: Manifest | None = None) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.model.examples import Manifest, manifest
-from tests.operator.faulty import FaultyApiProxy, Request
-from tests.operator.operators import OperatorProcess, running_operator
-from tests.operator.places import CHILDREN, LABELLED, TIMEOUT_SECONDS, Namespace, eventually
+from tests.operator.faulty_api_proxy import FaultyApiProxy, Request
+from tests.operator.namespace import CHILDREN, LABELLED, TIMEOUT_SECONDS, Namespace, eventually
+from tests.operator.operator_process import OperatorProcess, running_operator
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tests.cluster.clusters import KubectlError
 from tests.cluster.errors import ProgramFailed
 from tests.model.examples import Manifest, consumer, manifest
 from tests.model.rules import RULES_WITH_MESSAGE, RULES_WITHOUT_MESSAGE, VALID_MANIFESTS, Case
-from tests.operator.places import Namespace
+from tests.operator.namespace import Namespace
 
 TRY = f"/apis/{names.API_VERSION}/namespaces/default/{names.PLURAL}?dryRun=All&fieldValidation=Strict"
 

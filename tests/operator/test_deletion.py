@@ -7,8 +7,14 @@ import pytest
 
 from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import manifest
-from tests.operator.looking import check_absent, manifest_for, redis_client, running_with_redis, wait_for_condition
-from tests.operator.places import CHILDREN, Namespace, eventually
+from tests.operator.namespace import CHILDREN, Namespace, eventually
+from tests.operator.redis_operator import (
+    check_absent,
+    manifest_for,
+    redis_client,
+    running_with_redis,
+    wait_for_condition,
+)
 
 COLLECTED_SECONDS = 90.0
 """The garbage collector learns of a new CustomResourceDefinition only every 30 s."""

@@ -12,8 +12,8 @@ from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import Manifest, manifest
 from tests.model.malformed_resources import malformed_manifest
 from tests.operator.conftest import install_crd
-from tests.operator.operators import running_operator
-from tests.operator.places import TIMEOUT_SECONDS, Namespace, eventually
+from tests.operator.namespace import TIMEOUT_SECONDS, Namespace, eventually
+from tests.operator.operator_process import running_operator
 
 pytestmark = pytest.mark.cluster
 

@@ -11,8 +11,8 @@ import pytest
 from streamconsumer.model import names
 from streamconsumer.model.status import STREAM_CONDITIONS
 from tests.model.examples import Manifest, manifest
-from tests.operator.operators import OperatorProcess
-from tests.operator.places import TIMEOUT_SECONDS, Namespace, eventually, wait_until_settled
+from tests.operator.namespace import TIMEOUT_SECONDS, Namespace, eventually, wait_until_settled
+from tests.operator.operator_process import OperatorProcess
 
 SOON = TIMEOUT_SECONDS
 """Seconds within which the operator has answered whatever happened."""
@@ -391,7 +391,9 @@ def test_what_happened_is_seen_in_describe(served: Namespace) -> None:
 
     def told() -> None:
         text = served.kubectl("describe", "stc", "described")
-        assert re.search(r"Normal\s+Created\s+\S+\s+streamconsumer-operator\s+ServiceAccount described-consumer", text)
+        assert re.search(
+            r"Normal\s+Created\s+\S+\s+streamconsumer-operator\s+created ServiceAccount described-consumer", text
+        )
 
     eventually(told, SOON)
 

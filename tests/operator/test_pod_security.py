@@ -10,7 +10,7 @@ from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.settings import OperatorSettings
 from tests.charts.rendering import Helm, of_kind, pod_template
 from tests.cluster.errors import ProgramFailed
-from tests.operator.places import Namespace
+from tests.operator.namespace import Namespace
 
 CLASSES = ("priorityClassName", "runtimeClassName")
 """Names of objects that are not there; the standard does not ask about them."""

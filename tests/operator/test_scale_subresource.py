@@ -9,8 +9,8 @@ import yaml
 
 from streamconsumer.model import names
 from tests.model.examples import manifest
-from tests.operator.looking import running_with_redis
-from tests.operator.places import Namespace, eventually
+from tests.operator.namespace import Namespace, eventually
+from tests.operator.redis_operator import running_with_redis
 
 PAGE = Path(__file__).parents[2] / "docs/scaling.md"
 SYNC_SECONDS = 60.0

@@ -9,8 +9,8 @@ import pytest
 from tests.cluster.collector import Collector
 from tests.cluster.spans import Span
 from tests.model.examples import manifest
-from tests.operator.operators import OperatorProcess, running_operator
-from tests.operator.places import Namespace, wait_until_settled
+from tests.operator.namespace import Namespace, wait_until_settled
+from tests.operator.operator_process import OperatorProcess, running_operator
 
 TRACEPARENT = "tracing.k8s.io/traceparent"
 APPLIED_BY = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -11,9 +11,9 @@ import pytest
 from streamconsumer.model import names
 from streamconsumer.operator.autoscaling.pod_deletion_cost import ANNOTATION
 from tests.cluster.redis_servers import RedisServer, StartRedis
-from tests.operator.looking import manifest_for, redis_client, running_with_redis, wait_for_condition
-from tests.operator.operators import OperatorProcess
-from tests.operator.places import TIMEOUT_SECONDS, Namespace, eventually
+from tests.operator.namespace import TIMEOUT_SECONDS, Namespace, eventually
+from tests.operator.operator_process import OperatorProcess
+from tests.operator.redis_operator import manifest_for, redis_client, running_with_redis, wait_for_condition
 
 GROUP = "billing"
 SCALING = {"target": {"backlogPerReplica": 10}, "maxReplicas": 7, "cooldown": "2s"}

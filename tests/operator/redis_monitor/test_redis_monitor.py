@@ -13,8 +13,10 @@ from tests.cluster.certificates import Authority
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest
-from tests.operator.faulty import FaultyApiProxy
-from tests.operator.looking import (
+from tests.operator.faulty_api_proxy import FaultyApiProxy
+from tests.operator.namespace import Namespace, eventually, wait_until_settled
+from tests.operator.operator_process import OperatorProcess, running_operator
+from tests.operator.redis_operator import (
     POLL_INTERVAL,
     create_secret,
     manifest_for,
@@ -23,8 +25,6 @@ from tests.operator.looking import (
     wait_for_condition,
     wait_for_stats,
 )
-from tests.operator.operators import OperatorProcess, running_operator
-from tests.operator.places import Namespace, eventually, wait_until_settled
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Two hundred at once. The limits are generous, the figures are printed: `pytest -s tests/operator/test_many.py`."""
+"""200 StreamConsumers created together. The limits are generous; `pytest -s tests/operator/test_scale_200.py` prints figures."""
 
 import json
 import re
@@ -9,8 +9,8 @@ import pytest
 
 from tests.cluster.api_server import ApiServer
 from tests.model.examples import Manifest, manifest
-from tests.operator.operators import running_operator
-from tests.operator.places import Namespace, eventually, wait_until_settled
+from tests.operator.namespace import Namespace, eventually, wait_until_settled
+from tests.operator.operator_process import running_operator
 
 MANY = 200
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.model.examples import manifest
-from tests.operator.operators import OperatorProcess
-from tests.operator.places import Namespace, eventually, wait_until_settled
+from tests.operator.namespace import Namespace, eventually, wait_until_settled
+from tests.operator.operator_process import OperatorProcess
 
 FIFTY = 50
 SOON = 8.0
@@ -147,9 +147,7 @@ def test_a_leader_that_was_frozen_until_another_led_ends_at_once(pair: Pair) -> 
     leader = pair.holder
     os.kill(pair.first.pid, signal.SIGCONT)
     eventually(lambda: check_ended(pair.first, 1))
-    assert pair.first.logged(
-        "lost the leader lease; exiting"
-    )
+    assert pair.first.logged("lost the leader lease; exiting")
     assert pair.holder == leader
 
 

@@ -4,9 +4,9 @@ from base64 import b64encode
 from pathlib import Path
 
 from tests.cluster.redis_servers import StartRedis
-from tests.operator.looking import create_secret, manifest_for, running_with_redis, wait_for_condition
-from tests.operator.places import Namespace
-from tests.operator.test_statuses import container, pod, report
+from tests.operator.namespace import Namespace
+from tests.operator.redis_operator import create_secret, manifest_for, running_with_redis, wait_for_condition
+from tests.operator.test_conditions import container, pod, report
 
 
 def test_a_pod_that_redis_refuses_is_told_of_with_the_reason_and_that_it_reads_again(

@@ -9,8 +9,8 @@ import yaml
 
 from tests.cluster.errors import BenchError
 from tests.model.examples import Manifest, manifest
-from tests.operator.operators import running_operator
-from tests.operator.places import Namespace
+from tests.operator.namespace import Namespace
+from tests.operator.operator_process import running_operator
 
 
 @pytest.fixture

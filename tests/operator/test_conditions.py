@@ -13,8 +13,8 @@ from tests.cluster.api_server import ApiServer
 from tests.cluster.clusters import KubectlError
 from tests.cluster.namespaces import fresh_namespace
 from tests.model.examples import Manifest, manifest
-from tests.operator.operators import running_operator
-from tests.operator.places import Namespace, eventually
+from tests.operator.namespace import Namespace, eventually
+from tests.operator.operator_process import running_operator
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.credentials import User
 from tests.cluster.namespaces import fresh_namespace
 from tests.model.examples import manifest
-from tests.operator.operators import OperatorProcess, running_operator
-from tests.operator.places import CHILDREN, Namespace, eventually
+from tests.operator.namespace import CHILDREN, Namespace, eventually
+from tests.operator.operator_process import OperatorProcess, running_operator
 
 ACCOUNT = "streamconsumer-operator"
 WITHOUT_A_CALL = {(names.GROUP, f"{names.PLURAL}/finalizers", "update"), ("", "pods", "patch")}

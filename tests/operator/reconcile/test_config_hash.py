@@ -12,7 +12,7 @@ from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.reconcile.config_hash import referenced_config_hash
 from streamconsumer.operator.settings import OperatorSettings
 from tests.model.examples import consumer, manifest
-from tests.operator.places import Namespace, eventually, wait_until_settled
+from tests.operator.namespace import Namespace, eventually, wait_until_settled
 
 FROM_SECRET = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "bank", "key": "token"}}}
 FROM_CONFIG = {"name": "LIMIT", "valueFrom": {"configMapKeyRef": {"name": "shop", "key": "limit"}}}
