@@ -87,10 +87,10 @@ def test_what_has_the_wrong_shape_is_refused(api: ApiServer, case: Case) -> None
     assert case.field in refusal(api, case.invalid_manifest)
 
 
-def test_a_misspelt_field_is_refused_by_kubectl(on_api: Namespace) -> None:
+def test_a_misspelt_field_is_refused_by_kubectl(api_namespace: Namespace) -> None:
     with pytest.raises(KubectlError, match=r"unknown field \"spec.batchcount\""):
-        on_api.cluster.kubectl(
-            "create", "-f", "-", "--namespace", on_api.name, input=json.dumps(unplaced(batchcount=5))
+        api_namespace.cluster.kubectl(
+            "create", "-f", "-", "--namespace", api_namespace.name, input=json.dumps(unplaced(batchcount=5))
         )
 
 
@@ -253,23 +253,23 @@ def test_defaults_are_written_down_when_a_resource_is_stored(api: ApiServer) -> 
 
 
 @pytest.mark.parametrize("field", ["stream", "consumerGroup"])
-def test_who_reads_what_never_changes(on_api: Namespace, field: str) -> None:
-    on_api.create(manifest())
+def test_who_reads_what_never_changes(api_namespace: Namespace, field: str) -> None:
+    api_namespace.create(manifest())
     with pytest.raises(ProgramFailed, match=f"{field} is immutable: create another StreamConsumer"):
-        on_api.edit("orders", **{field: "other"})
-    assert on_api.edit("orders", batchCount=20)["spec"]["batchCount"] == 20
+        api_namespace.edit("orders", **{field: "other"})
+    assert api_namespace.edit("orders", batchCount=20)["spec"]["batchCount"] == 20
 
 
-def test_a_status_cannot_be_written_with_the_spec(on_api: Namespace) -> None:
-    stored = on_api.create({**manifest(), "status": {"replicas": 5}})
+def test_a_status_cannot_be_written_with_the_spec(api_namespace: Namespace) -> None:
+    stored = api_namespace.create({**manifest(), "status": {"replicas": 5}})
     assert stored["status"].items() >= {"observedGeneration": -1, "replicas": 0}.items()
     assert stored["metadata"]["generation"] == 1
 
 
-def test_writing_the_status_is_no_new_generation(on_api: Namespace) -> None:
-    on_api.create(manifest())
+def test_writing_the_status_is_no_new_generation(api_namespace: Namespace) -> None:
+    api_namespace.create(manifest())
     status = {"replicas": 2, "readyReplicas": 1, "selector": f"{names.LABEL_CONSUMER}=orders"}
-    told = on_api.patch("StreamConsumer", "orders", {"status": status}, "/status")
+    told = api_namespace.patch("StreamConsumer", "orders", {"status": status}, "/status")
     assert told["metadata"]["generation"] == 1
     assert told["status"]["readyReplicas"] == 1
 
@@ -289,49 +289,49 @@ def test_explain_describes_every_field(api: ApiServer) -> None:
     assert "<no description>" not in api.kubectl("explain", "stc.spec")
 
 
-def test_the_short_name_and_the_category_lead_to_it(on_api: Namespace) -> None:
-    on_api.create(manifest())
+def test_the_short_name_and_the_category_lead_to_it(api_namespace: Namespace) -> None:
+    api_namespace.create(manifest())
     for word in ("stc", "streamconsumer", "streams"):
-        assert on_api.kubectl("get", word, "--output", "name") == "streamconsumer.streamconsumer.dev/orders\n"
+        assert api_namespace.kubectl("get", word, "--output", "name") == "streamconsumer.streamconsumer.dev/orders\n"
 
 
-def test_get_shows_what_one_asks_first(on_api: Namespace) -> None:
-    on_api.create(manifest(replicas=3))
+def test_get_shows_what_one_asks_first(api_namespace: Namespace) -> None:
+    api_namespace.create(manifest(replicas=3))
     told = {"type": "Ready", "status": "False", "reason": "PodsStarting", "message": "1 of 3 pods ready."}
     condition = {**told, "lastTransitionTime": "2026-11-24T12:00:00Z", "observedGeneration": 1}
     status: Manifest = {"status": {"desiredReplicas": 3, "readyReplicas": 1, "conditions": [condition]}}
     status["status"]["stream"] = {"lag": 7, "pending": 2}
-    on_api.patch("StreamConsumer", "orders", status, "/status")
-    head, row = on_api.kubectl("get", "stc").splitlines()
+    api_namespace.patch("StreamConsumer", "orders", status, "/status")
+    head, row = api_namespace.kubectl("get", "stc").splitlines()
     assert head.split() == ["NAME", "STREAM", "GROUP", "DESIRED", "READY", "LAG", "PENDING", "STATUS", "AGE"]
     assert row.split()[:8] == ["orders", "orders", "billing", "3", "1", "7", "2", "PodsStarting"]
-    wide = on_api.kubectl("get", "stc", "--output", "wide")
+    wide = api_namespace.kubectl("get", "stc", "--output", "wide")
     assert "shop:1.4" in wide
     assert "1 of 3 pods ready." in wide
 
 
-def test_a_status_with_a_garbled_condition_is_refused(on_api: Namespace) -> None:
-    on_api.create(manifest())
+def test_a_status_with_a_garbled_condition_is_refused(api_namespace: Namespace) -> None:
+    api_namespace.create(manifest())
     with pytest.raises(ProgramFailed, match=r"status.conditions\[0\]"):
-        on_api.patch("StreamConsumer", "orders", {"status": {"conditions": [{"type": "Ready"}]}}, "/status")
+        api_namespace.patch("StreamConsumer", "orders", {"status": {"conditions": [{"type": "Ready"}]}}, "/status")
 
 
-def test_it_scales_like_a_deployment(on_api: Namespace) -> None:
-    on_api.create(manifest())
-    on_api.kubectl("scale", "stc/orders", "--replicas=3")
-    assert on_api.get("StreamConsumer", "orders")["spec"]["replicas"] == 3
+def test_it_scales_like_a_deployment(api_namespace: Namespace) -> None:
+    api_namespace.create(manifest())
+    api_namespace.kubectl("scale", "stc/orders", "--replicas=3")
+    assert api_namespace.get("StreamConsumer", "orders")["spec"]["replicas"] == 3
     status = {"status": {"replicas": 2, "selector": f"{names.LABEL_CONSUMER}=orders"}}
-    on_api.patch("StreamConsumer", "orders", status, "/status")
-    scale = on_api.cluster.request("GET", on_api.path("StreamConsumer", "orders") + "/scale")
+    api_namespace.patch("StreamConsumer", "orders", status, "/status")
+    scale = api_namespace.cluster.request("GET", api_namespace.path("StreamConsumer", "orders") + "/scale")
     assert scale["spec"] == {"replicas": 3}
     assert scale["status"] == {"replicas": 2, "selector": "streamconsumer.dev/name=orders"}
 
 
 @pytest.mark.parametrize("replicas", [-1, 1001])
-def test_it_scales_only_within_its_bounds(on_api: Namespace, replicas: int) -> None:
-    on_api.create(manifest())
+def test_it_scales_only_within_its_bounds(api_namespace: Namespace, replicas: int) -> None:
+    api_namespace.create(manifest())
     with pytest.raises(ProgramFailed):
-        on_api.patch("StreamConsumer", "orders", {"spec": {"replicas": replicas}}, "/scale")
+        api_namespace.patch("StreamConsumer", "orders", {"spec": {"replicas": replicas}}, "/scale")
 
 
 def test_the_samples_are_accepted_as_they_are(api: ApiServer, pytestconfig: pytest.Config) -> None:
@@ -378,22 +378,24 @@ PODS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("spec", PODS.values(), ids=PODS)
-def test_what_is_applied_is_stored_as_it_is(on_api: Namespace, spec: dict[str, Any]) -> None:
+def test_what_is_applied_is_stored_as_it_is(api_namespace: Namespace, spec: dict[str, Any]) -> None:
     """Or the operator would take what the API server makes of it for drift, and apply it for ever."""
     (deployment,) = [each for each in desired(consumer(**spec), OperatorSettings()) if each["kind"] == "Deployment"]
     del deployment["metadata"]["namespace"], deployment["metadata"]["ownerReferences"]
-    assert contains_applied(on_api.create(deployment), deployment)
+    assert contains_applied(api_namespace.create(deployment), deployment)
 
 
 @pytest.mark.parametrize("spec", PODS.values(), ids=PODS)
-def test_pods_are_admitted_where_only_restricted_ones_are(on_api: Namespace, spec: dict[str, Any]) -> None:
+def test_pods_are_admitted_where_only_restricted_ones_are(api_namespace: Namespace, spec: dict[str, Any]) -> None:
     """By the API server's own Pod Security admission."""
-    on_api.cluster.kubectl("label", "namespace", on_api.name, "pod-security.kubernetes.io/enforce=restricted")
+    api_namespace.cluster.kubectl(
+        "label", "namespace", api_namespace.name, "pod-security.kubernetes.io/enforce=restricted"
+    )
     (deployment,) = [each for each in desired(consumer(**spec), OperatorSettings()) if each["kind"] == "Deployment"]
     template = deployment["spec"]["template"]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "tried"}, "spec": template["spec"]}
-    assert on_api.create(pod)["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert api_namespace.create(pod)["spec"]["securityContext"]["runAsNonRoot"] is True
     free: Manifest = json.loads(json.dumps({**pod, "metadata": {"name": "free"}}))
     del free["spec"]["containers"][0]["securityContext"]
     with pytest.raises(ProgramFailed, match="violates PodSecurity"):
-        on_api.create(free)
+        api_namespace.create(free)

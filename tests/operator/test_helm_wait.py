@@ -14,20 +14,20 @@ from tests.operator.operator_process import running_operator
 
 
 @pytest.fixture
-def waited_for(on_plane: Namespace, tmp_path: Path) -> Iterator[Namespace]:
-    with running_operator(on_plane.cluster.kubeconfig, tmp_path, watch_namespaces=on_plane.name):
-        yield on_plane
+def waited_for(plane_namespace: Namespace, tmp_path: Path) -> Iterator[Namespace]:
+    with running_operator(plane_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=plane_namespace.name):
+        yield plane_namespace
 
 
-def install(place: Namespace, folder: Path, consumer: Manifest, *arguments: str) -> None:
+def install(namespace: Namespace, folder: Path, consumer: Manifest, *arguments: str) -> None:
     """A chart of nothing but this StreamConsumer."""
     chart = folder / f"chart-{consumer['metadata']['name']}"
     (chart / "templates").mkdir(parents=True)
     (chart / "Chart.yaml").write_text(yaml.safe_dump({"apiVersion": "v2", "name": "shop", "version": "1.0.0"}))
     consumer["metadata"].pop("namespace", None)
     (chart / "templates" / "consumer.yaml").write_text(yaml.safe_dump(consumer))
-    release = (consumer["metadata"]["name"], str(chart), "--namespace", place.name)
-    place.cluster.helm("install", *release, "--wait", *arguments)
+    release = (consumer["metadata"]["name"], str(chart), "--namespace", namespace.name)
+    namespace.cluster.helm("install", *release, "--wait", *arguments)
 
 
 def test_helm_waits_until_a_stream_consumer_is_ready(waited_for: Namespace, tmp_path: Path) -> None:
@@ -49,6 +49,6 @@ def test_helm_ends_its_wait_for_one_that_is_stalled_and_says_why(waited_for: Nam
     assert time.monotonic() - begin < 50
 
 
-def test_who_is_looked_at_by_no_operator_is_not_taken_for_ready(on_api: Namespace, tmp_path: Path) -> None:
+def test_who_is_looked_at_by_no_operator_is_not_taken_for_ready(api_namespace: Namespace, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="InProgress"):
-        install(on_api, tmp_path, manifest(), "--timeout=2s")
+        install(api_namespace, tmp_path, manifest(), "--timeout=2s")

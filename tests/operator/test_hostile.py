@@ -63,14 +63,14 @@ def test_two_hundred_hostile_resources_disturb_none_of_the_good_ones(
         assert operator.logged("reconcile failed; retrying") == []
 
 
-def check_served(place: Namespace, name: str, replicas: int) -> None:
-    assert place.get("Deployment", f"{name}-consumer")["spec"]["replicas"] == replicas
-    told = place.conditions(name)
+def check_served(namespace: Namespace, name: str, replicas: int) -> None:
+    assert namespace.get("Deployment", f"{name}-consumer")["spec"]["replicas"] == replicas
+    told = namespace.conditions(name)
     assert (told["Ready"]["reason"], told["GroupReady"]["status"]) == ("PodsStarting", "True")
     assert told["Ready"]["observedGeneration"] == replicas, "each edit here is one of the replicas"
 
 
-def check_judged(place: Namespace) -> None:
+def check_judged(namespace: Namespace) -> None:
     """Each says of itself what is wrong with it, or was served."""
-    found = place.list_all("StreamConsumer")
+    found = namespace.list_all("StreamConsumer")
     assert [each["metadata"]["name"] for each in found if not each.get("status", {}).get("conditions")] == []

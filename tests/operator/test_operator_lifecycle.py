@@ -28,23 +28,23 @@ QUICK = 20.0
 """Seconds: well inside any pod's grace period."""
 
 
-def reconciled(place: Namespace, name: str, within: float = TIMEOUT_SECONDS, **expected: Any) -> Manifest:
+def reconciled(namespace: Namespace, name: str, within: float = TIMEOUT_SECONDS, **expected: Any) -> Manifest:
     """The Deployment, once the status speaks of the newest generation."""
 
     def told() -> Manifest:
-        found = place.get("StreamConsumer", name)
+        found = namespace.get("StreamConsumer", name)
         assert found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
-        live = place.get("Deployment", f"{name}-consumer")
+        live = namespace.get("Deployment", f"{name}-consumer")
         assert {key: live["spec"][key] for key in expected} == expected
         return live
 
     return eventually(told, within)
 
 
-def test_an_operator_that_is_asked_to_end_ends_at_once(on_api: Namespace, tmp_path: Path) -> None:
-    with running_operator(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.name) as operator:
-        on_api.create(manifest())
-        reconciled(on_api, "orders")
+def test_an_operator_that_is_asked_to_end_ends_at_once(api_namespace: Namespace, tmp_path: Path) -> None:
+    with running_operator(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name) as operator:
+        api_namespace.create(manifest())
+        reconciled(api_namespace, "orders")
         code, seconds = operator.stop()
     print(f"\nended after {seconds:.2f} s")
     assert code == 0
@@ -52,21 +52,21 @@ def test_an_operator_that_is_asked_to_end_ends_at_once(on_api: Namespace, tmp_pa
     assert operator.logged("operator stopped")
 
 
-def test_a_life_without_incidents_is_a_quiet_one(on_api: Namespace, tmp_path: Path) -> None:
+def test_a_life_without_incidents_is_a_quiet_one(api_namespace: Namespace, tmp_path: Path) -> None:
     """Not a line of kopf's, none that is not JSON, and none that alarms."""
-    with running_operator(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.name) as operator:
-        on_api.create(manifest(replicas=2))
-        reconciled(on_api, "orders", replicas=2)
-        on_api.edit("orders", replicas=1, batchCount=20)
-        reconciled(on_api, "orders", replicas=1)
-        on_api.delete("StreamConsumer", "orders")
-        wait_until_settled(on_api, 0.5)
+    with running_operator(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name) as operator:
+        api_namespace.create(manifest(replicas=2))
+        reconciled(api_namespace, "orders", replicas=2)
+        api_namespace.edit("orders", replicas=1, batchCount=20)
+        reconciled(api_namespace, "orders", replicas=1)
+        api_namespace.delete("StreamConsumer", "orders")
+        wait_until_settled(api_namespace, 0.5)
         operator.stop()
     assert operator.unexpected_lines() == []
     assert {line["message"].split()[0] for line in operator.lines()} == {"operator", "created", "deleted"}
 
 
-def test_a_restart_writes_nothing(on_api: Namespace, tmp_path: Path) -> None:
+def test_a_restart_writes_nothing(api_namespace: Namespace, tmp_path: Path) -> None:
     """Nor does an upgrade, which is a restart: what is right is left alone."""
     for name, spec in {
         "plain": manifest("plain"),
@@ -79,17 +79,17 @@ def test_a_restart_writes_nothing(on_api: Namespace, tmp_path: Path) -> None:
         ),
         "refused": manifest("refused", stream="$$(x)"),
     }.items():
-        on_api.create({**spec, "metadata": {"name": name}})
-    told = {"watch_namespaces": on_api.name}
-    with running_operator(on_api.cluster.kubeconfig, tmp_path, **told) as first:
+        api_namespace.create({**spec, "metadata": {"name": name}})
+    told = {"watch_namespaces": api_namespace.name}
+    with running_operator(api_namespace.cluster.kubeconfig, tmp_path, **told) as first:
         for name in ("plain", "full", "refused"):
-            reconciled(on_api, name)
-        before = wait_until_settled(on_api)
+            reconciled(api_namespace, name)
+        before = wait_until_settled(api_namespace)
         first.stop()
-    with running_operator(on_api.cluster.kubeconfig, tmp_path, **told) as second:
+    with running_operator(api_namespace.cluster.kubeconfig, tmp_path, **told) as second:
         eventually(lambda: check_all_seen(second, 3))
-        assert wait_until_settled(on_api, 2) == before
-    assert {reason for name in ("plain", "full", "refused") for reason, _ in on_api.events(name)} == {"Created"}
+        assert wait_until_settled(api_namespace, 2) == before
+    assert {reason for name in ("plain", "full", "refused") for reason, _ in api_namespace.events(name)} == {"Created"}
 
 
 def check_all_seen(operator: OperatorProcess, consumers: int) -> None:
@@ -99,32 +99,34 @@ def check_all_seen(operator: OperatorProcess, consumers: int) -> None:
     assert sum(float(line.split()[-1]) for line in counted) >= consumers
 
 
-def test_only_the_namespaces_that_are_named_are_served(on_api: Namespace, tmp_path: Path) -> None:
+def test_only_the_namespaces_that_are_named_are_served(api_namespace: Namespace, tmp_path: Path) -> None:
     with (
-        fresh_namespace(on_api.cluster) as second,
-        fresh_namespace(on_api.cluster) as other,
-        running_operator(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=f"{on_api.name}, {second}"),
+        fresh_namespace(api_namespace.cluster) as second,
+        fresh_namespace(api_namespace.cluster) as other,
+        running_operator(
+            api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=f"{api_namespace.name}, {second}"
+        ),
     ):
-        places = [Namespace(on_api.cluster, name) for name in (on_api.name, second, other)]
-        for place in places:
-            place.create(manifest())
-        for place in places[:2]:
-            reconciled(place, "orders")
-        assert places[2].get("StreamConsumer", "orders")["status"]["observedGeneration"] == -1
-        assert places[2].children("orders") == {}
+        namespaces = [Namespace(api_namespace.cluster, name) for name in (api_namespace.name, second, other)]
+        for namespace in namespaces:
+            namespace.create(manifest())
+        for namespace in namespaces[:2]:
+            reconciled(namespace, "orders")
+        assert namespaces[2].get("StreamConsumer", "orders")["status"]["observedGeneration"] == -1
+        assert namespaces[2].children("orders") == {}
 
 
-def restricted(place: Namespace, folder: Path, *, clusterwide: bool) -> Path:
+def restricted(namespace: Namespace, folder: Path, *, clusterwide: bool) -> Path:
     """A kubeconfig with exactly the rights of the roles that the chart and kustomize install."""
     base = Path(__file__).parents[2] / "k8s" / "base"
     role = yaml.safe_load((base / "clusterrole.yaml").read_text())
     lead, leads = yaml.safe_load_all((base / "lead-role.yaml").read_text())
     prefix = "Cluster" if clusterwide else ""
-    kind, name = f"{prefix}Role", f"operator-{place.name}"
-    here = {} if clusterwide else {"namespace": place.name}
-    subject = {"kind": "ServiceAccount", "name": "operator", "namespace": place.name}
-    place.cluster.apply(
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator", "namespace": place.name}},
+    kind, name = f"{prefix}Role", f"operator-{namespace.name}"
+    here = {} if clusterwide else {"namespace": namespace.name}
+    subject = {"kind": "ServiceAccount", "name": "operator", "namespace": namespace.name}
+    namespace.cluster.apply(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator", "namespace": namespace.name}},
         {**role, "kind": kind, "metadata": {"name": name, **here}},
         {
             "apiVersion": role["apiVersion"],
@@ -133,43 +135,43 @@ def restricted(place: Namespace, folder: Path, *, clusterwide: bool) -> Path:
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name},
             "subjects": [subject],
         },
-        {**lead, "metadata": {**lead["metadata"], "namespace": place.name}},
-        {**leads, "metadata": {**leads["metadata"], "namespace": place.name}, "subjects": [subject]},
+        {**lead, "metadata": {**lead["metadata"], "namespace": namespace.name}},
+        {**leads, "metadata": {**leads["metadata"], "namespace": namespace.name}, "subjects": [subject]},
     )
-    config = json.loads(place.cluster.kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": place.kubectl("create", "token", "operator").strip()}
+    config = json.loads(namespace.cluster.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": namespace.kubectl("create", "token", "operator").strip()}
     path = folder / "restricted.kubeconfig"
     path.write_text(json.dumps(config))
     return path
 
 
 @pytest.mark.parametrize("clusterwide", [True, False], ids=["in the cluster", "in one namespace"])
-def test_the_rights_that_are_installed_are_enough(on_api: Namespace, tmp_path: Path, clusterwide: bool) -> None:
-    kubeconfig = restricted(on_api, tmp_path, clusterwide=clusterwide)
-    served = {} if clusterwide else {"watch_namespaces": on_api.name}
-    lease = f"{on_api.name}/streamconsumer-operator"
+def test_the_rights_that_are_installed_are_enough(api_namespace: Namespace, tmp_path: Path, clusterwide: bool) -> None:
+    kubeconfig = restricted(api_namespace, tmp_path, clusterwide=clusterwide)
+    served = {} if clusterwide else {"watch_namespaces": api_namespace.name}
+    lease = f"{api_namespace.name}/streamconsumer-operator"
     with running_operator(kubeconfig, tmp_path, lease=lease, **served) as operator:
-        on_api.create(manifest(handler={"source": "x = 1"}, replicas=2))
-        reconciled(on_api, "orders")
-        on_api.edit("orders", handler={"source": None, "python": "shop:handle"}, replicas=1)
-        reconciled(on_api, "orders", replicas=1)
-        eventually(lambda: check_children(on_api, "ServiceAccount", "Deployment"))
-        on_api.patch("Deployment", "orders-consumer", {"spec": {"replicas": 4}})
-        reconciled(on_api, "orders", replicas=1)
-        on_api.delete("Deployment", "orders-consumer")
-        reconciled(on_api, "orders")
-        eventually(lambda: check_reasons(on_api, "Created", "Pruned", "DriftRepaired"))
+        api_namespace.create(manifest(handler={"source": "x = 1"}, replicas=2))
+        reconciled(api_namespace, "orders")
+        api_namespace.edit("orders", handler={"source": None, "python": "shop:handle"}, replicas=1)
+        reconciled(api_namespace, "orders", replicas=1)
+        eventually(lambda: check_children(api_namespace, "ServiceAccount", "Deployment"))
+        api_namespace.patch("Deployment", "orders-consumer", {"spec": {"replicas": 4}})
+        reconciled(api_namespace, "orders", replicas=1)
+        api_namespace.delete("Deployment", "orders-consumer")
+        reconciled(api_namespace, "orders")
+        eventually(lambda: check_reasons(api_namespace, "Created", "Pruned", "DriftRepaired"))
         assert operator.stop()[0] == 0
     assert [line for line in operator.unexpected_lines() if line.get("reason") != "DriftRepaired"] == []
     assert "forbidden" not in operator.log.read_text()
 
 
-def check_children(place: Namespace, *kinds: str) -> None:
-    assert set(place.children("orders")) == set(kinds)
+def check_children(namespace: Namespace, *kinds: str) -> None:
+    assert set(namespace.children("orders")) == set(kinds)
 
 
-def check_reasons(place: Namespace, *reasons: str) -> None:
-    assert {reason for reason, _ in place.events("orders")} == set(reasons)
+def check_reasons(namespace: Namespace, *reasons: str) -> None:
+    assert {reason for reason, _ in namespace.events("orders")} == set(reasons)
 
 
 @pytest.fixture
@@ -187,9 +189,9 @@ def test_an_operator_that_starts_before_its_definition_waits_for_it(own: ApiServ
         assert operator.exit_code is None
         install_crd(own)
         operator.wait_until_started()
-        place = Namespace(own, "default")
-        place.create(manifest())
-        reconciled(place, "orders")
+        namespace = Namespace(own, "default")
+        namespace.create(manifest())
+        reconciled(namespace, "orders")
     finally:
         operator.kill()
 
@@ -219,29 +221,29 @@ def test_an_operator_without_an_api_server_waits_and_still_ends_at_once(own: Api
 def test_what_happens_while_the_watch_is_broken_is_made_up_for(own: ApiServer, tmp_path: Path) -> None:
     """No watch tells afterwards what was deleted meanwhile: a new API server knows no history."""
     install_crd(own)
-    place = Namespace(own, "default")
+    namespace = Namespace(own, "default")
     with running_operator(own.kubeconfig, tmp_path) as operator:
         for name in ("changed", "robbed", "deleted"):
-            place.create(manifest(name))
+            namespace.create(manifest(name))
         for name in ("changed", "robbed", "deleted"):
-            reconciled(place, name)
-        wait_until_settled(place, 0.5)
+            reconciled(namespace, name)
+        wait_until_settled(namespace, 0.5)
         with blind(operator):
             restart(own)
-            place.edit("changed", batchCount=20)
+            namespace.edit("changed", batchCount=20)
             for kind, name in (
                 ("Deployment", "robbed-consumer"),
                 ("StreamConsumer", "deleted"),
                 ("Deployment", "deleted-consumer"),
                 ("ServiceAccount", "deleted-consumer"),
             ):
-                place.delete(kind, name)
-        reconciled(place, "changed", within=100)
-        reconciled(place, "robbed", within=100)
-        wait_until_settled(place, 3)
-        assert place.find("Deployment", "deleted-consumer") is None
-        place.create(manifest("deleted"))
-        reconciled(place, "deleted")
+                namespace.delete(kind, name)
+        reconciled(namespace, "changed", within=100)
+        reconciled(namespace, "robbed", within=100)
+        wait_until_settled(namespace, 3)
+        assert namespace.find("Deployment", "deleted-consumer") is None
+        namespace.create(manifest("deleted"))
+        reconciled(namespace, "deleted")
         assert operator.stop()[0] == 0
 
 
@@ -250,13 +252,13 @@ def test_what_happens_while_the_watch_is_broken_is_made_up_for(own: ApiServer, t
 def test_an_operator_outlives_its_api_server(own: ApiServer, tmp_path: Path) -> None:
     """A server that starts may leave a watch hanging that it has just accepted: 70 s without a word are its end."""
     install_crd(own)
-    place = Namespace(own, "default")
+    namespace = Namespace(own, "default")
     with running_operator(own.kubeconfig, tmp_path) as operator:
-        place.create(manifest())
-        reconciled(place, "orders")
+        namespace.create(manifest())
+        reconciled(namespace, "orders")
         restart(own)
-        place.edit("orders", replicas=0)
-        reconciled(place, "orders", within=100, replicas=0)
+        namespace.edit("orders", replicas=0)
+        reconciled(namespace, "orders", within=100, replicas=0)
         assert operator.exit_code is None
 
 
@@ -273,9 +275,9 @@ main.run()
 """
 
 
-def test_an_operator_that_cannot_go_on_ends_and_says_why(on_api: Namespace, tmp_path: Path) -> None:
+def test_an_operator_that_cannot_go_on_ends_and_says_why(api_namespace: Namespace, tmp_path: Path) -> None:
     """Kubernetes starts it again, where one that lives on without working would be left alone for minutes."""
-    operator = OperatorProcess(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.name)
+    operator = OperatorProcess(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name)
     operator.command = (sys.executable, "-c", BROKEN)
     try:
         operator.start().wait_until_started()
@@ -316,19 +318,19 @@ def test_what_got_past_validation_stalls_itself_and_nobody_else(own: ApiServer, 
     }
     install_crd(own)
     own.apply(loosened)
-    place = Namespace(own, "default")
+    namespace = Namespace(own, "default")
     with running_operator(own.kubeconfig, tmp_path) as operator:
 
         def create() -> None:
-            place.create(manifest("wrong", batchCount="many", redis={"url": "redis://:hunter2@redis"}))
+            namespace.create(manifest("wrong", batchCount="many", redis={"url": "redis://:hunter2@redis"}))
 
         eventually_without_errors(create)
-        place.create(manifest("right", replicas=2))
-        reconciled(place, "right", replicas=2)
+        namespace.create(manifest("right", replicas=2))
+        reconciled(namespace, "right", replicas=2)
 
         def stalled() -> dict[str, Manifest]:
-            assert place.reason("wrong") == "InvalidSpec"
-            return place.conditions("wrong")
+            assert namespace.reason("wrong") == "InvalidSpec"
+            return namespace.conditions("wrong")
 
         found = eventually(stalled)
         assert {kind: each["status"] for kind, each in found.items()} == {
@@ -338,14 +340,16 @@ def test_what_got_past_validation_stalls_itself_and_nobody_else(own: ApiServer, 
             "Suspended": "False",
         }
         assert "spec.batchCount is 'many': must be a valid integer" in found["Stalled"]["message"]
-        assert "hunter2" not in json.dumps(place.get("StreamConsumer", "wrong")["status"]) + operator.log.read_text()
-        assert place.children("wrong") == {}
-        wait_until_settled(place, 0.5)
-        assert [reason for reason, _ in place.events("wrong")] == ["InvalidSpec"]
-        place.edit("wrong", batchCount=5, redis={"url": "redis://redis"})
-        reconciled(place, "wrong")
-        place.patch("Deployment", "right-consumer", {"spec": {"replicas": 7}})
-        reconciled(place, "right", replicas=2)
+        assert (
+            "hunter2" not in json.dumps(namespace.get("StreamConsumer", "wrong")["status"]) + operator.log.read_text()
+        )
+        assert namespace.children("wrong") == {}
+        wait_until_settled(namespace, 0.5)
+        assert [reason for reason, _ in namespace.events("wrong")] == ["InvalidSpec"]
+        namespace.edit("wrong", batchCount=5, redis={"url": "redis://redis"})
+        reconciled(namespace, "wrong")
+        namespace.patch("Deployment", "right-consumer", {"spec": {"replicas": 7}})
+        reconciled(namespace, "right", replicas=2)
 
 
 def eventually_without_errors(act: Any) -> None:
@@ -358,15 +362,15 @@ def eventually_without_errors(act: Any) -> None:
     eventually(tried)
 
 
-def test_a_status_that_somebody_garbled_is_put_right(on_api: Namespace, tmp_path: Path) -> None:
-    with running_operator(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.name):
-        on_api.create(manifest())
-        reconciled(on_api, "orders")
-        wait_until_settled(on_api, 0.5)
-        on_api.patch("StreamConsumer", "orders", {"status": None}, "/status")
+def test_a_status_that_somebody_garbled_is_put_right(api_namespace: Namespace, tmp_path: Path) -> None:
+    with running_operator(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name):
+        api_namespace.create(manifest())
+        reconciled(api_namespace, "orders")
+        wait_until_settled(api_namespace, 0.5)
+        api_namespace.patch("StreamConsumer", "orders", {"status": None}, "/status")
 
         def told() -> None:
-            assert set(on_api.conditions("orders")) - set(STREAM_CONDITIONS) == {
+            assert set(api_namespace.conditions("orders")) - set(STREAM_CONDITIONS) == {
                 "Ready",
                 "Reconciling",
                 "Stalled",
@@ -374,7 +378,7 @@ def test_a_status_that_somebody_garbled_is_put_right(on_api: Namespace, tmp_path
             }
 
         eventually(told)
-        before = wait_until_settled(on_api)
+        before = wait_until_settled(api_namespace)
         foreign = {
             "type": "Synced",
             "status": "True",
@@ -382,12 +386,12 @@ def test_a_status_that_somebody_garbled_is_put_right(on_api: Namespace, tmp_path
             "message": "",
             "lastTransitionTime": "2026-11-24T12:00:00Z",
         }
-        mine = list(on_api.conditions("orders").values())
-        on_api.patch("StreamConsumer", "orders", {"status": {"conditions": [*mine, foreign]}}, "/status")
-        after = wait_until_settled(on_api)
+        mine = list(api_namespace.conditions("orders").values())
+        api_namespace.patch("StreamConsumer", "orders", {"status": {"conditions": [*mine, foreign]}}, "/status")
+        after = wait_until_settled(api_namespace)
         changed = [uid for uid in after if after[uid] != before[uid]]
-        assert changed == [on_api.get("StreamConsumer", "orders")["metadata"]["uid"]]
-        assert set(on_api.conditions("orders")) - set(STREAM_CONDITIONS) == {
+        assert changed == [api_namespace.get("StreamConsumer", "orders")["metadata"]["uid"]]
+        assert set(api_namespace.conditions("orders")) - set(STREAM_CONDITIONS) == {
             "Ready",
             "Reconciling",
             "Stalled",
@@ -396,18 +400,20 @@ def test_a_status_that_somebody_garbled_is_put_right(on_api: Namespace, tmp_path
         }
 
 
-def test_the_selector_of_the_status_is_the_one_of_the_deployment(on_api: Namespace, tmp_path: Path) -> None:
-    with running_operator(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.name):
-        on_api.create(manifest())
-        live = reconciled(on_api, "orders")
+def test_the_selector_of_the_status_is_the_one_of_the_deployment(api_namespace: Namespace, tmp_path: Path) -> None:
+    with running_operator(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name):
+        api_namespace.create(manifest())
+        live = reconciled(api_namespace, "orders")
         (label,) = live["spec"]["selector"]["matchLabels"].items()
-        assert on_api.get("StreamConsumer", "orders")["status"]["selector"] == "=".join(label)
+        assert api_namespace.get("StreamConsumer", "orders")["status"]["selector"] == "=".join(label)
         assert label == (names.LABEL_CONSUMER, "orders")
 
 
-def test_any_unicode_character_of_a_source_reaches_the_config_map_unchanged(on_api: Namespace, tmp_path: Path) -> None:
+def test_any_unicode_character_of_a_source_reaches_the_config_map_unchanged(
+    api_namespace: Namespace, tmp_path: Path
+) -> None:
     source = "text = '🦊 é \x7f \x85 \u2028 \ufeff \\ud83e'\n\ndef handle(data): ..."
-    with running_operator(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.name):
-        on_api.create(manifest(handler={"source": source}))
-        (found,) = eventually(lambda: [on_api.children("orders")["ConfigMap"]])
+    with running_operator(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name):
+        api_namespace.create(manifest(handler={"source": source}))
+        (found,) = eventually(lambda: [api_namespace.children("orders")["ConfigMap"]])
         assert found["data"] == {"handler_source.py": source}

@@ -10,23 +10,23 @@ from tests.operator.test_conditions import container, pod, report
 
 
 def test_a_pod_that_redis_refuses_is_told_of_with_the_reason_and_that_it_reads_again(
-    on_api: Namespace, start_redis: StartRedis, tmp_path: Path
+    api_namespace: Namespace, start_redis: StartRedis, tmp_path: Path
 ) -> None:
-    with running_with_redis(on_api, tmp_path):
+    with running_with_redis(api_namespace, tmp_path):
         server = start_redis({"requirepass": "right"})
-        create_secret(on_api, "redis", password="not-this-one")
-        on_api.create(manifest_for(server, password={"name": "redis", "key": "password"}))
-        wait_for_condition(on_api, "orders", "RedisReachable", "CredentialsRefused")
-        report(on_api, "orders", 1, 0)
+        create_secret(api_namespace, "redis", password="not-this-one")
+        api_namespace.create(manifest_for(server, password={"name": "redis", "key": "password"}))
+        wait_for_condition(api_namespace, "orders", "RedisReachable", "CredentialsRefused")
+        report(api_namespace, "orders", 1, 0)
         running = {"running": {"startedAt": "2026-11-24T12:00:00Z"}}
         status = {"phase": "Running", "containerStatuses": [{**container(running)[0], "started": True}]}
-        name = pod(on_api, "orders", **status)
-        message = wait_for_condition(on_api, "orders", "Ready", "RedisUnusable")["message"]
+        name = pod(api_namespace, "orders", **status)
+        message = wait_for_condition(api_namespace, "orders", "Ready", "RedisUnusable")["message"]
         assert f"Pod {name} is running but not ready: " in message
         assert "the user name or the password is wrong" in message
         assert "not-this-one" not in message
-        assert on_api.conditions("orders")["Stalled"]["status"] == "False"
-        path = f"/api/v1/namespaces/{on_api.name}/secrets/redis"
-        on_api.cluster.request("PATCH", path, {"data": {"password": b64encode(b"right").decode()}})
-        wait_for_condition(on_api, "orders", "RedisReachable", "Connected")
-        wait_for_condition(on_api, "orders", "Ready", "PodsStarting")
+        assert api_namespace.conditions("orders")["Stalled"]["status"] == "False"
+        path = f"/api/v1/namespaces/{api_namespace.name}/secrets/redis"
+        api_namespace.cluster.request("PATCH", path, {"data": {"password": b64encode(b"right").decode()}})
+        wait_for_condition(api_namespace, "orders", "RedisReachable", "Connected")
+        wait_for_condition(api_namespace, "orders", "Ready", "PodsStarting")

@@ -81,16 +81,16 @@ def test_without_the_right_to_read_secrets_only_config_maps_count() -> None:
 
 
 @pytest.mark.parametrize("kind", ["Secret", "ConfigMap"])
-def test_a_change_replaces_the_pods_and_nothing_else_does(served: Namespace, kind: str) -> None:
+def test_a_change_replaces_the_pods_and_nothing_else_does(operator_namespace: Namespace, kind: str) -> None:
     name, data = f"with-{kind.lower()}", "stringData" if kind == "Secret" else "data"
     source = {"secretRef" if kind == "Secret" else "configMapRef": {"name": name}}
-    path = f"/api/v1/namespaces/{served.name}/{kind.lower()}s"
+    path = f"/api/v1/namespaces/{operator_namespace.name}/{kind.lower()}s"
     given = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, data: {"token": "hunter2"}}
-    served.cluster.request("POST", path, given)
-    served.create(manifest(name, envFrom=[source]))
+    operator_namespace.cluster.request("POST", path, given)
+    operator_namespace.create(manifest(name, envFrom=[source]))
 
     def template() -> Manifest:
-        deployment = served.find("Deployment", f"{name}-consumer")
+        deployment = operator_namespace.find("Deployment", f"{name}-consumer")
         assert deployment
         found: Manifest = deployment["spec"]["template"]
         return found
@@ -98,12 +98,12 @@ def test_a_change_replaces_the_pods_and_nothing_else_does(served: Namespace, kin
     before = eventually(template)
     assert names.ANNOTATION_REFERENCES in before["metadata"]["annotations"]
     assert "hunter2" not in json.dumps(before)
-    wait_until_settled(served, 0.5)
-    served.patch("StreamConsumer", name, {"metadata": {"labels": {"look": "again"}}})
-    wait_until_settled(served, 0.5)
+    wait_until_settled(operator_namespace, 0.5)
+    operator_namespace.patch("StreamConsumer", name, {"metadata": {"labels": {"look": "again"}}})
+    wait_until_settled(operator_namespace, 0.5)
     assert template() == before
-    served.cluster.request("PATCH", f"{path}/{name}", {data: {"token": "correct horse"}})
-    served.patch("StreamConsumer", name, {"metadata": {"labels": {"look": "once-more"}}})
+    operator_namespace.cluster.request("PATCH", f"{path}/{name}", {data: {"token": "correct horse"}})
+    operator_namespace.patch("StreamConsumer", name, {"metadata": {"labels": {"look": "once-more"}}})
 
     def replaced() -> None:
         after = template()
