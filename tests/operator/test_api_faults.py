@@ -64,7 +64,9 @@ def containers(deployment: Manifest) -> list[Manifest]:
 
 
 @pytest.mark.timeout(120)
-def test_it_converges_though_first_writes_fail(api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path) -> None:
+def test_the_operator_converges_when_the_first_writes_fail(
+    api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
+) -> None:
     proxy.fault_for = spoil = Spoiling()
     with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name) as operator:
         for fault in FAULTS:
@@ -77,9 +79,7 @@ def test_it_converges_though_first_writes_fail(api_namespace: Namespace, proxy: 
         assert len(paths) >= (1 if fault == "hang" else 3), f"{fault} was not in the way: {paths}"
 
 
-def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(
-    api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
-) -> None:
+def test_retry_after_pauses_all_requests(api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path) -> None:
     """By all: it is the server that is busy, and not the one resource."""
     refused: list[Request] = []
 
@@ -106,7 +106,7 @@ def check_busy(operator: OperatorProcess) -> None:
 
 
 @pytest.mark.parametrize("fault", ["410", "429", "500", "drop", "page"])
-def test_it_goes_on_after_watches_that_end_and_begin_again_with_trouble(
+def test_the_operator_converges_when_restarted_watches_fail(
     api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path, fault: str
 ) -> None:
     refused = Counter[str]()
@@ -131,7 +131,7 @@ def test_it_goes_on_after_watches_that_end_and_begin_again_with_trouble(
         assert operator.exit_code is None
 
 
-def test_a_child_that_is_refused_for_a_while_is_told_of_and_made_later(
+def test_a_rejected_child_is_reported_and_applied_later(
     api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
 ) -> None:
     with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name):
@@ -147,7 +147,7 @@ def check_refused(namespace: Namespace) -> None:
     assert namespace.reason("orders") == "ChildRejected"
 
 
-def test_requests_that_hang_hold_up_no_other_resource(
+def test_a_hanging_request_does_not_block_other_resources(
     api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
 ) -> None:
     with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name):
@@ -158,7 +158,7 @@ def test_requests_that_hang_hold_up_no_other_resource(
         eventually(lambda: api_namespace.get("Deployment", "orders-consumer"))
 
 
-def test_killed_at_each_of_its_writes_it_goes_on_where_it_was(
+def test_the_operator_converges_when_killed_at_each_of_its_writes(
     api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
 ) -> None:
     """After the server has seen the write and before its answer. Killed before that, or while it reads, an operator

@@ -95,14 +95,14 @@ def test_kubectl_wait_returns_when_the_pods_read(operator_namespace: Namespace) 
     assert (status["replicas"], status["readyReplicas"]) == (2, 2)
 
 
-def test_kubectl_wait_goes_on_while_pods_start(operator_namespace: Namespace) -> None:
+def test_kubectl_wait_does_not_return_while_pods_start(operator_namespace: Namespace) -> None:
     deployed(operator_namespace, "slow")
     report(operator_namespace, "slow", 1, 0)
     with pytest.raises(KubectlError, match="timed out"):
         operator_namespace.kubectl("wait", "--for=condition=Ready", "stc/slow", "--timeout=1s")
 
 
-def test_a_handler_that_cannot_be_imported_stalls(operator_namespace: Namespace) -> None:
+def test_a_handler_that_cannot_be_imported_stalls_the_streamconsumer(operator_namespace: Namespace) -> None:
     deployed(operator_namespace, "unusable")
     report(operator_namespace, "unusable", 1, 0)
     waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container"}}
@@ -116,7 +116,7 @@ def test_a_handler_that_cannot_be_imported_stalls(operator_namespace: Namespace)
     assert event == found["Ready"]["message"]
 
 
-def test_a_trouble_that_goes_away_is_forgotten(operator_namespace: Namespace) -> None:
+def test_stalled_is_false_again_when_the_problem_is_fixed(operator_namespace: Namespace) -> None:
     deployed(operator_namespace, "mended")
     report(operator_namespace, "mended", 1, 0)
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "shop:1.4"'}}
@@ -130,7 +130,7 @@ def test_a_trouble_that_goes_away_is_forgotten(operator_namespace: Namespace) ->
     assert found["Stalled"]["status"] == "False"
 
 
-def test_an_edit_is_told_as_work_in_progress_whatever_went_before(operator_namespace: Namespace) -> None:
+def test_an_edit_is_reconciling_after_an_earlier_failure(operator_namespace: Namespace) -> None:
     """kstatus, Flux and Argo CD give up at Stalled: a fix must not be judged by the pods it replaces."""
     deployed(operator_namespace, "fixed")
     report(operator_namespace, "fixed", 1, 0)
@@ -146,7 +146,7 @@ def test_an_edit_is_told_as_work_in_progress_whatever_went_before(operator_names
     assert (found["Stalled"]["status"], found["Reconciling"]["status"]) == ("False", "True")
 
 
-def test_pods_that_a_quota_refuses_are_told(operator_namespace: Namespace) -> None:
+def test_pods_rejected_by_a_quota_are_reported(operator_namespace: Namespace) -> None:
     deployed(operator_namespace, "refused")
     condition = {
         "type": "ReplicaFailure",
@@ -160,7 +160,7 @@ def test_pods_that_a_quota_refuses_are_told(operator_namespace: Namespace) -> No
     assert "exceeded quota" in told(operator_namespace, "refused", "PodCreationFailed")["Stalled"]["message"]
 
 
-def test_the_scale_says_by_what_label_an_autoscaler_finds_the_pods(operator_namespace: Namespace) -> None:
+def test_the_scale_subresource_has_the_label_selector_of_the_pods(operator_namespace: Namespace) -> None:
     deployed(operator_namespace, "measured")
     report(operator_namespace, "measured", 1, 0)
     name = pod(operator_namespace, "measured")
@@ -176,7 +176,7 @@ def scale_of(namespace: Namespace, name: str) -> Manifest:
     return found
 
 
-def test_the_status_is_not_written_when_only_the_pods_names_change(operator_namespace: Namespace) -> None:
+def test_the_status_is_not_written_when_only_pod_names_change(operator_namespace: Namespace) -> None:
     deployed(operator_namespace, "steady")
     report(operator_namespace, "steady", 1, 1)
     told(operator_namespace, "steady", "AllPodsReady")
@@ -188,7 +188,7 @@ def test_the_status_is_not_written_when_only_the_pods_names_change(operator_name
     assert operator_namespace.get("StreamConsumer", "steady")["metadata"]["resourceVersion"] == before
 
 
-def test_the_status_tells_what_the_installation_decides(operator_namespace: Namespace) -> None:
+def test_the_status_shows_the_defaults_of_the_installation(operator_namespace: Namespace) -> None:
     operator_namespace.create(
         manifest(
             "effective",

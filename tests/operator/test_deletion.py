@@ -23,7 +23,7 @@ GONE_POD = "orders-consumer-66c9f7d7b-x2x7k"
 
 
 @pytest.mark.parametrize("cascade", ["background", "foreground"])
-def test_without_an_operator_a_deleted_streamconsumer_is_gone_with_all_its_children(
+def test_kubernetes_deletes_a_streamconsumer_and_its_children_without_an_operator(
     plane_namespace: Namespace, tmp_path: Path, cascade: str
 ) -> None:
     with running_with_redis(plane_namespace, tmp_path):
@@ -33,9 +33,7 @@ def test_without_an_operator_a_deleted_streamconsumer_is_gone_with_all_its_child
     eventually(lambda: check_deleted(plane_namespace), COLLECTED_SECONDS)
 
 
-def test_with_an_operator_a_foreground_deletion_ends_with_no_children(
-    plane_namespace: Namespace, tmp_path: Path
-) -> None:
+def test_a_foreground_deletion_completes_while_the_operator_runs(plane_namespace: Namespace, tmp_path: Path) -> None:
     with running_with_redis(plane_namespace, tmp_path) as operator:
         plane_namespace.create(manifest(replicas=2, handler={"source": "def handle(data): ..."}))
         eventually(lambda: check_complete(plane_namespace))
@@ -46,7 +44,7 @@ def test_with_an_operator_a_foreground_deletion_ends_with_no_children(
         assert operator.unexpected_lines() == []
 
 
-def test_the_operator_leaves_the_consumer_group_and_its_pending_entries_untouched_on_deletion(
+def test_deletion_keeps_the_consumer_group_and_its_pending_entries(
     plane_namespace: Namespace, tmp_path: Path, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)

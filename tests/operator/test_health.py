@@ -3,7 +3,7 @@ import aiohttp
 from streamconsumer.operator.health import Health, serve
 
 
-async def test_probes_and_metrics_answer() -> None:
+async def test_probes_and_metrics_respond() -> None:
     health = Health(queue_depth=lambda: 3)
     health.record_reconcile("success", 0.1)
     runner = await serve(health, "127.0.0.1", 0)

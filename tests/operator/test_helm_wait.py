@@ -30,13 +30,15 @@ def install(namespace: Namespace, folder: Path, consumer: Manifest, *arguments: 
     namespace.cluster.helm("install", *release, "--wait", *arguments)
 
 
-def test_helm_waits_until_a_stream_consumer_is_ready(waited_for: Namespace, tmp_path: Path) -> None:
+def test_helm_waits_until_a_streamconsumer_is_ready(waited_for: Namespace, tmp_path: Path) -> None:
     """From before any operator has looked at it: kstatus takes what has no status at all for done."""
     install(waited_for, tmp_path, manifest("none-wanted", replicas=0), "--timeout=60s")
     assert waited_for.reason("none-wanted") == "ScaledToZero"
 
 
-def test_helm_ends_its_wait_for_one_that_is_stalled_and_says_why(waited_for: Namespace, tmp_path: Path) -> None:
+def test_helm_stops_waiting_for_a_stalled_streamconsumer_and_prints_the_message(
+    waited_for: Namespace, tmp_path: Path
+) -> None:
     labels = {"app": "foreign"}
     pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
     spec = {"selector": {"matchLabels": labels}, "template": pod}
@@ -49,6 +51,6 @@ def test_helm_ends_its_wait_for_one_that_is_stalled_and_says_why(waited_for: Nam
     assert time.monotonic() - begin < 50
 
 
-def test_who_is_looked_at_by_no_operator_is_not_taken_for_ready(api_namespace: Namespace, tmp_path: Path) -> None:
+def test_helm_does_not_report_ready_without_an_operator(api_namespace: Namespace, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="InProgress"):
         install(api_namespace, tmp_path, manifest(), "--timeout=2s")

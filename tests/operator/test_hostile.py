@@ -42,7 +42,7 @@ def lax() -> Iterator[Namespace]:
         yield Namespace(server, "default")
 
 
-def test_two_hundred_hostile_resources_disturb_none_of_the_good_ones(
+def test_200_malformed_resources_do_not_affect_valid_ones(
     lax: Namespace, tmp_path: Path, redis_server: RedisServer
 ) -> None:
     redis = {"url": f"redis://{redis_server.host}:{redis_server.port}/0"}

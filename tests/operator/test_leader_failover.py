@@ -74,7 +74,7 @@ def check_reported(operator: OperatorProcess, name: str) -> None:
     assert [line for line in operator.lines() if line.get("consumer") == name]
 
 
-def test_only_the_leader_works_and_both_are_ready(pair: Pair) -> None:
+def test_only_the_leader_reconciles_and_both_operators_are_ready(pair: Pair) -> None:
     pair.namespace.create(manifest())
     served_by(pair.first, pair.namespace, "orders", within=AT_LAST)
     wait_until_settled(pair.namespace)
@@ -83,7 +83,7 @@ def test_only_the_leader_works_and_both_are_ready(pair: Pair) -> None:
     assert [each.get("livez")[0] for each in (pair.first, pair.second)] == [200, 200]
 
 
-def test_a_leader_that_is_asked_to_end_hands_over_at_once(pair: Pair) -> None:
+def test_a_leader_that_is_stopped_releases_the_lease_immediately(pair: Pair) -> None:
     assert pair.first.stop()[0] == 0
     pair.namespace.create(manifest())
     seconds = served_by(pair.second, pair.namespace, "orders", within=SOON)
@@ -93,7 +93,7 @@ def test_a_leader_that_is_asked_to_end_hands_over_at_once(pair: Pair) -> None:
     assert pair.namespace.get("Lease", "operator")["spec"]["leaseTransitions"] == 2
 
 
-def test_a_leader_that_is_killed_is_followed(pair: Pair) -> None:
+def test_the_follower_becomes_leader_when_the_leader_is_killed(pair: Pair) -> None:
     dead = pair.holder
     pair.first.kill()
     pair.namespace.create(manifest())
@@ -103,9 +103,7 @@ def test_a_leader_that_is_killed_is_followed(pair: Pair) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_leader_that_is_killed_while_fifty_change_leaves_nothing_undone(
-    plane_namespace: Namespace, tmp_path: Path
-) -> None:
+def test_50_edits_are_completed_when_the_leader_is_killed(plane_namespace: Namespace, tmp_path: Path) -> None:
     """Beside Kubernetes' own controllers, which go on meanwhile."""
     names = [f"orders-{number}" for number in range(FIFTY)]
     everything = {"apiVersion": "v1", "kind": "List", "items": [manifest(name, plane_namespace.name) for name in names]}
@@ -145,7 +143,7 @@ def check_converged(namespace: Namespace, names: list[str], *, edited: bool) -> 
         assert each["status"]["observedGeneration"] == each["metadata"]["generation"]
 
 
-def test_a_leader_that_was_frozen_until_another_led_ends_at_once(pair: Pair) -> None:
+def test_a_frozen_leader_exits_when_another_operator_has_become_leader(pair: Pair) -> None:
     os.kill(pair.first.pid, signal.SIGSTOP)
     eventually(lambda: check_leads(pair.second), timeout=AT_LAST)
     leader = pair.holder
@@ -155,7 +153,7 @@ def test_a_leader_that_was_frozen_until_another_led_ends_at_once(pair: Pair) -> 
     assert pair.holder == leader
 
 
-def test_a_lease_that_somebody_deletes_ends_no_operator_for_long(pair: Pair) -> None:
+def test_an_operator_leads_again_when_the_lease_is_deleted(pair: Pair) -> None:
     pair.namespace.delete("Lease", "operator")
     eventually(lambda: check_ended(pair.first, 1))
     eventually(lambda: check_leads(pair.second))

@@ -42,7 +42,7 @@ def container(deployment: Manifest) -> dict[str, Any]:
     return dict(found)
 
 
-def test_a_streamconsumer_becomes_a_service_account_and_a_deployment(operator_namespace: Namespace) -> None:
+def test_a_streamconsumer_has_a_service_account_and_a_deployment(operator_namespace: Namespace) -> None:
     created = operator_namespace.create(manifest("plain"))
     children = made(operator_namespace, "plain", "ServiceAccount", "Deployment")
     for child in children.values():
@@ -54,7 +54,7 @@ def test_a_streamconsumer_becomes_a_service_account_and_a_deployment(operator_na
     assert container(children["Deployment"])["image"] == "shop:1.4"
 
 
-def test_the_status_speaks_of_the_generation_it_saw(operator_namespace: Namespace) -> None:
+def test_the_status_has_the_observed_generation(operator_namespace: Namespace) -> None:
     operator_namespace.create(manifest("status"))
 
     def told(generation: int) -> dict[str, Manifest]:
@@ -72,7 +72,7 @@ def test_the_status_speaks_of_the_generation_it_saw(operator_namespace: Namespac
     assert second["Ready"]["lastTransitionTime"] == first["Ready"]["lastTransitionTime"]
 
 
-def test_pods_that_fit_nowhere_are_told_in_the_schedulers_words(operator_namespace: Namespace) -> None:
+def test_unschedulable_pods_are_reported_with_the_message_of_the_scheduler(operator_namespace: Namespace) -> None:
     operator_namespace.create(manifest("nowhere"))
 
     def told() -> Manifest:
@@ -82,7 +82,7 @@ def test_pods_that_fit_nowhere_are_told_in_the_schedulers_words(operator_namespa
     assert "no nodes available" in eventually(told, SOON)["message"]
 
 
-def test_a_source_is_carried_by_a_config_map_until_the_handler_changes(operator_namespace: Namespace) -> None:
+def test_a_source_config_map_is_pruned_when_the_handler_changes(operator_namespace: Namespace) -> None:
     operator_namespace.create(manifest("source", handler={"source": "def handle(data): ..."}))
     children = made(operator_namespace, "source", "ServiceAccount", "ConfigMap", "Deployment")
     assert children["ConfigMap"]["data"] == {"handler_source.py": "def handle(data): ..."}
@@ -108,7 +108,7 @@ def test_editing_the_source_rolls_the_pods(operator_namespace: Namespace) -> Non
     eventually(rolled, SOON)
 
 
-def test_the_second_pod_brings_a_disruption_budget_and_takes_it_along(operator_namespace: Namespace) -> None:
+def test_a_pod_disruption_budget_exists_only_with_two_or_more_replicas(operator_namespace: Namespace) -> None:
     operator_namespace.create(manifest("pair"))
     made(operator_namespace, "pair", "ServiceAccount", "Deployment")
     operator_namespace.kubectl("scale", "stc/pair", "--replicas=2")
@@ -118,7 +118,7 @@ def test_the_second_pod_brings_a_disruption_budget_and_takes_it_along(operator_n
     made(operator_namespace, "pair", "ServiceAccount", "Deployment")
 
 
-def test_kubectl_scale_reaches_the_deployment_and_its_pods(operator_namespace: Namespace) -> None:
+def test_kubectl_scale_changes_the_deployment_and_its_pods(operator_namespace: Namespace) -> None:
     operator_namespace.create(manifest("scaled"))
     before = made(operator_namespace, "scaled", "ServiceAccount", "Deployment")["Deployment"]
     operator_namespace.kubectl("scale", "stc/scaled", "--replicas=3")
@@ -135,7 +135,7 @@ def test_kubectl_scale_reaches_the_deployment_and_its_pods(operator_namespace: N
     assert len(operator_namespace.list_all("Pod", f"?labelSelector={scale['status']['selector']}")) == 3
 
 
-def test_a_suspended_one_has_no_pods_and_comes_back_with_as_many(operator_namespace: Namespace) -> None:
+def test_a_suspended_streamconsumer_has_no_pods_and_resumes_with_the_same_number(operator_namespace: Namespace) -> None:
     operator_namespace.create(manifest("paused", replicas=2))
     made(operator_namespace, "paused", "ServiceAccount", "Deployment", "PodDisruptionBudget")
     operator_namespace.edit("paused", suspend=True)
@@ -162,7 +162,7 @@ def has_replicas(operator_namespace: Namespace, name: str, number: int) -> None:
     assert operator_namespace.get("Deployment", f"{name}-consumer")["spec"]["replicas"] == number
 
 
-def test_a_child_that_the_api_server_refuses_is_told_on_the_resource(operator_namespace: Namespace) -> None:
+def test_a_rejected_child_is_reported_in_the_status(operator_namespace: Namespace) -> None:
     operator_namespace.create(
         manifest("greedy", resources={"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}})
     )
@@ -221,7 +221,7 @@ EDITS: dict[str, Manifest] = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_a_hand_edit_of_the_deployment_is_put_right(operator_namespace: Namespace, edit: str) -> None:
+def test_a_manual_edit_of_the_deployment_is_reverted(operator_namespace: Namespace, edit: str) -> None:
     name = f"edit-{edit}"
     operator_namespace.create(manifest(name))
     made(operator_namespace, name, "ServiceAccount", "Deployment")
@@ -241,7 +241,7 @@ def test_a_hand_edit_of_the_deployment_is_put_right(operator_namespace: Namespac
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "ServiceAccount", "ConfigMap", "PodDisruptionBudget"])
-def test_a_child_that_is_deleted_is_made_again(operator_namespace: Namespace, kind: str) -> None:
+def test_a_deleted_child_is_recreated(operator_namespace: Namespace, kind: str) -> None:
     name = f"deleted-{kind.lower()}"
     operator_namespace.create(manifest(name, handler={"source": "def handle(data): ..."}, replicas=2))
     made(operator_namespace, name, "ServiceAccount", "ConfigMap", "Deployment", "PodDisruptionBudget")
@@ -256,7 +256,7 @@ def test_a_child_that_is_deleted_is_made_again(operator_namespace: Namespace, ki
     eventually(made_again, SOON)
 
 
-def test_what_others_add_to_the_deployment_stays(operator_namespace: Namespace) -> None:
+def test_additions_of_other_tools_to_the_deployment_are_kept(operator_namespace: Namespace) -> None:
     """A sidecar that a service mesh injects, an annotation of a tool: not ours, not our business."""
     operator_namespace.create(manifest("shared", env=[{"name": "EMPTY", "value": ""}]))
     made(operator_namespace, "shared", "ServiceAccount", "Deployment")
@@ -275,7 +275,7 @@ def test_what_others_add_to_the_deployment_stays(operator_namespace: Namespace) 
     assert [reason for reason, _ in operator_namespace.events("shared")] == ["Created"]
 
 
-def test_a_change_of_configuration_is_one_change_of_the_deployment(operator_namespace: Namespace) -> None:
+def test_several_edited_fields_are_one_change_of_the_deployment(operator_namespace: Namespace) -> None:
     operator_namespace.create(manifest("changed"))
     made(operator_namespace, "changed", "ServiceAccount", "Deployment")
     wait_until_settled(operator_namespace, 0.5)
@@ -296,7 +296,7 @@ def test_a_change_of_configuration_is_one_change_of_the_deployment(operator_name
     assert len([each for each in replica_sets if each["metadata"]["name"].startswith("changed-")]) == 2
 
 
-def test_applying_the_same_again_writes_nothing(operator_namespace: Namespace) -> None:
+def test_applying_an_unchanged_manifest_writes_nothing(operator_namespace: Namespace) -> None:
     given = {**manifest("same"), "metadata": {"name": "same", "namespace": operator_namespace.name}}
     operator_namespace.cluster.apply(given)
     made(operator_namespace, "same", "ServiceAccount", "Deployment")
@@ -306,7 +306,7 @@ def test_applying_the_same_again_writes_nothing(operator_namespace: Namespace) -
     assert wait_until_settled(operator_namespace) == before
 
 
-def test_a_mark_on_the_streamconsumer_touches_no_child(operator_namespace: Namespace) -> None:
+def test_labels_and_annotations_of_the_streamconsumer_change_no_child(operator_namespace: Namespace) -> None:
     operator_namespace.create(manifest("marked"))
     children = made(operator_namespace, "marked", "ServiceAccount", "Deployment")
     wait_until_settled(operator_namespace, 0.5)
@@ -318,7 +318,7 @@ def test_a_mark_on_the_streamconsumer_touches_no_child(operator_namespace: Names
     assert all(after[child["metadata"]["uid"]] == before[child["metadata"]["uid"]] for child in children.values())
 
 
-def test_a_deployment_of_somebody_else_is_never_adopted(operator_namespace: Namespace) -> None:
+def test_a_deployment_of_another_owner_is_never_adopted(operator_namespace: Namespace) -> None:
     """And once it is gone, the work goes on by itself."""
     foreign = {
         "apiVersion": "apps/v1",
@@ -361,7 +361,7 @@ def test_a_deployment_of_somebody_else_is_never_adopted(operator_namespace: Name
     eventually(ours)
 
 
-def test_deleting_a_streamconsumer_takes_its_children_along(operator_namespace: Namespace) -> None:
+def test_deleting_a_streamconsumer_deletes_its_children(operator_namespace: Namespace) -> None:
     operator_namespace.create(manifest("gone", handler={"source": "x = 1"}, replicas=2))
     made(operator_namespace, "gone", "ServiceAccount", "ConfigMap", "Deployment", "PodDisruptionBudget")
     operator_namespace.kubectl("delete", "stc/gone", "--timeout=5s")
@@ -373,7 +373,7 @@ def test_deleting_a_streamconsumer_takes_its_children_along(operator_namespace: 
     eventually(gone)
 
 
-def test_deleted_and_applied_in_one_breath_it_comes_back_without_alarm(operator_namespace: Namespace) -> None:
+def test_a_recreated_streamconsumer_reports_no_drift(operator_namespace: Namespace) -> None:
     operator_namespace.create(manifest("reborn"))
     first = made(operator_namespace, "reborn", "ServiceAccount", "Deployment")["Deployment"]
     operator_namespace.delete("StreamConsumer", "reborn")
@@ -391,7 +391,7 @@ def test_deleted_and_applied_in_one_breath_it_comes_back_without_alarm(operator_
     check_told_only(operator_namespace, "reborn", {"Created"})
 
 
-def test_what_happened_is_seen_in_describe(operator_namespace: Namespace) -> None:
+def test_kubectl_describe_shows_the_events(operator_namespace: Namespace) -> None:
     operator_namespace.create(manifest("described"))
     made(operator_namespace, "described", "ServiceAccount", "Deployment")
 
@@ -404,14 +404,14 @@ def test_what_happened_is_seen_in_describe(operator_namespace: Namespace) -> Non
     eventually(told, SOON)
 
 
-def test_the_operator_tells_how_it_fares(operator_namespace: Namespace, operator: OperatorProcess) -> None:
+def test_the_operator_exports_its_own_metrics(operator_namespace: Namespace, operator: OperatorProcess) -> None:
     wait_until_settled(operator_namespace, 0.5)
     told = operator.metrics()
     assert re.search(r'streamconsumer_operator_reconciles_total\{outcome="success"\} \d+', told)
     assert "streamconsumer_operator_queue_depth 0.0" in told
 
 
-def test_nothing_alarming_was_logged_by_all_of_this(operator: OperatorProcess) -> None:
+def test_the_other_tests_of_this_module_logged_no_unexpected_warning(operator: OperatorProcess) -> None:
     """What is put right, refused, or has its name taken, is told once as a warning; nothing else is."""
     expected = {"DriftRepaired", "NameConflict", "ChildRejected"}
     assert [line for line in operator.unexpected_lines() if line.get("reason") not in expected] == []

@@ -41,7 +41,7 @@ def reconciled(namespace: Namespace, name: str, within: float = TIMEOUT_SECONDS,
     return eventually(told, within)
 
 
-def test_an_operator_that_is_asked_to_end_ends_at_once(api_namespace: Namespace, tmp_path: Path) -> None:
+def test_sigterm_stops_the_operator_quickly(api_namespace: Namespace, tmp_path: Path) -> None:
     with running_operator(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name) as operator:
         api_namespace.create(manifest())
         reconciled(api_namespace, "orders")
@@ -52,7 +52,7 @@ def test_an_operator_that_is_asked_to_end_ends_at_once(api_namespace: Namespace,
     assert operator.logged("operator stopped")
 
 
-def test_a_life_without_incidents_is_a_quiet_one(api_namespace: Namespace, tmp_path: Path) -> None:
+def test_the_log_of_an_undisturbed_operator_has_no_warnings(api_namespace: Namespace, tmp_path: Path) -> None:
     """Not a line of kopf's, none that is not JSON, and none that alarms."""
     with running_operator(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name) as operator:
         api_namespace.create(manifest(replicas=2))
@@ -99,7 +99,7 @@ def check_all_seen(operator: OperatorProcess, consumers: int) -> None:
     assert sum(float(line.split()[-1]) for line in counted) >= consumers
 
 
-def test_only_the_namespaces_that_are_named_are_served(api_namespace: Namespace, tmp_path: Path) -> None:
+def test_only_the_configured_namespaces_are_served(api_namespace: Namespace, tmp_path: Path) -> None:
     with (
         fresh_namespace(api_namespace.cluster) as second,
         fresh_namespace(api_namespace.cluster) as other,
@@ -146,7 +146,7 @@ def restricted(namespace: Namespace, folder: Path, *, clusterwide: bool) -> Path
 
 
 @pytest.mark.parametrize("clusterwide", [True, False], ids=["in the cluster", "in one namespace"])
-def test_the_rights_that_are_installed_are_enough(api_namespace: Namespace, tmp_path: Path, clusterwide: bool) -> None:
+def test_the_installed_rbac_rules_are_sufficient(api_namespace: Namespace, tmp_path: Path, clusterwide: bool) -> None:
     kubeconfig = restricted(api_namespace, tmp_path, clusterwide=clusterwide)
     served = {} if clusterwide else {"watch_namespaces": api_namespace.name}
     lease = f"{api_namespace.name}/streamconsumer-operator"
@@ -182,7 +182,7 @@ def own(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
 
 
 @pytest.mark.cluster
-def test_an_operator_that_starts_before_its_definition_waits_for_it(own: ApiServer, tmp_path: Path) -> None:
+def test_an_operator_that_starts_before_the_crd_waits_for_it(own: ApiServer, tmp_path: Path) -> None:
     operator = OperatorProcess(own.kubeconfig, tmp_path).start()
     try:
         eventually(lambda: check_said(operator, "failed to list resources; retrying"))
@@ -201,7 +201,7 @@ def check_said(operator: OperatorProcess, message: str) -> None:
 
 
 @pytest.mark.cluster
-def test_an_operator_without_an_api_server_waits_and_still_ends_at_once(own: ApiServer, tmp_path: Path) -> None:
+def test_an_operator_without_an_api_server_retries_and_stops_quickly(own: ApiServer, tmp_path: Path) -> None:
     config = json.loads(own.kubeconfig.read_text())
     config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{free_port()}"
     nowhere = tmp_path / "nowhere.kubeconfig"
@@ -218,7 +218,7 @@ def test_an_operator_without_an_api_server_waits_and_still_ends_at_once(own: Api
 
 @pytest.mark.cluster
 @pytest.mark.timeout(240)
-def test_what_happens_while_the_watch_is_broken_is_made_up_for(own: ApiServer, tmp_path: Path) -> None:
+def test_changes_during_a_broken_watch_are_reconciled(own: ApiServer, tmp_path: Path) -> None:
     """No watch tells afterwards what was deleted meanwhile: a new API server knows no history."""
     install_crd(own)
     namespace = Namespace(own, "default")
@@ -249,7 +249,7 @@ def test_what_happens_while_the_watch_is_broken_is_made_up_for(own: ApiServer, t
 
 @pytest.mark.cluster
 @pytest.mark.timeout(240)
-def test_an_operator_outlives_its_api_server(own: ApiServer, tmp_path: Path) -> None:
+def test_an_operator_continues_after_a_restart_of_the_api_server(own: ApiServer, tmp_path: Path) -> None:
     """A server that starts may leave a watch hanging that it has just accepted: 70 s without a word are its end."""
     install_crd(own)
     namespace = Namespace(own, "default")
@@ -275,7 +275,7 @@ main.run()
 """
 
 
-def test_an_operator_that_cannot_go_on_ends_and_says_why(api_namespace: Namespace, tmp_path: Path) -> None:
+def test_an_operator_whose_main_loop_fails_exits_with_the_error(api_namespace: Namespace, tmp_path: Path) -> None:
     """Kubernetes starts it again, where one that lives on without working would be left alone for minutes."""
     operator = OperatorProcess(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name)
     operator.command = (sys.executable, "-c", BROKEN)
@@ -309,7 +309,7 @@ def restart(server: ApiServer) -> None:
 
 
 @pytest.mark.cluster
-def test_what_got_past_validation_stalls_itself_and_nobody_else(own: ApiServer, tmp_path: Path) -> None:
+def test_an_invalid_resource_stalls_without_affecting_others(own: ApiServer, tmp_path: Path) -> None:
     """A definition that somebody loosened, or one of another version, lets through what cannot be acted on."""
     loosened = custom_resource_definition()
     loosened["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = {
@@ -362,7 +362,7 @@ def eventually_without_errors(act: Any) -> None:
     eventually(tried)
 
 
-def test_a_status_that_somebody_garbled_is_put_right(api_namespace: Namespace, tmp_path: Path) -> None:
+def test_a_damaged_status_is_restored(api_namespace: Namespace, tmp_path: Path) -> None:
     with running_operator(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name):
         api_namespace.create(manifest())
         reconciled(api_namespace, "orders")
@@ -400,7 +400,7 @@ def test_a_status_that_somebody_garbled_is_put_right(api_namespace: Namespace, t
         }
 
 
-def test_the_selector_of_the_status_is_the_one_of_the_deployment(api_namespace: Namespace, tmp_path: Path) -> None:
+def test_the_selector_in_the_status_equals_the_one_of_the_deployment(api_namespace: Namespace, tmp_path: Path) -> None:
     with running_operator(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name):
         api_namespace.create(manifest())
         live = reconciled(api_namespace, "orders")

@@ -51,9 +51,7 @@ def operator(installed: Namespace, tmp_path: Path) -> Iterator[OperatorProcess]:
         yield operator
 
 
-def test_the_operator_asks_for_what_it_may_do_and_may_do_nothing_else(
-    operator: OperatorProcess, installed: Namespace
-) -> None:
+def test_the_operator_uses_exactly_its_permissions(operator: OperatorProcess, installed: Namespace) -> None:
     live_through_everything(installed)
     granted = {(right.group, what, verb) for right in RULES for what in right.resources for verb in right.verbs}
 
@@ -64,7 +62,7 @@ def test_the_operator_asks_for_what_it_may_do_and_may_do_nothing_else(
     assert not [line for line in operator.unexpected_lines() if "forbidden" in json.dumps(line)]
 
 
-def test_it_may_do_nothing_in_another_namespace_and_list_no_secrets(installed: Namespace) -> None:
+def test_the_operator_has_no_permission_in_other_namespaces_and_cannot_list_secrets(installed: Namespace) -> None:
     who = f"--as=system:serviceaccount:{installed.name}:{ACCOUNT}"
     for question in (
         ("list", f"{names.PLURAL}.{names.GROUP}", "--namespace", "default"),

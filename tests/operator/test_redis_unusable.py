@@ -9,7 +9,7 @@ from tests.operator.redis_operator import create_secret, manifest_for, running_w
 from tests.operator.test_conditions import container, pod, report
 
 
-def test_a_pod_that_redis_refuses_is_told_of_with_the_reason_and_that_it_reads_again(
+def test_a_pod_that_redis_rejects_is_reported_until_the_secret_is_fixed(
     api_namespace: Namespace, start_redis: StartRedis, tmp_path: Path
 ) -> None:
     with running_with_redis(api_namespace, tmp_path):

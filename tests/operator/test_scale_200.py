@@ -33,7 +33,9 @@ def everything(namespace: str) -> Manifest:
 
 
 @pytest.mark.timeout(240)
-def test_two_hundred_at_once_are_served_soon_and_then_left_alone(plane_namespace: Namespace, tmp_path: Path) -> None:
+def test_200_streamconsumers_are_served_quickly_and_then_cause_no_writes(
+    plane_namespace: Namespace, tmp_path: Path
+) -> None:
     with running_operator(
         plane_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=plane_namespace.name
     ) as operator:

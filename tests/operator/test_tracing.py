@@ -37,7 +37,7 @@ def of(spans: list[Span], name: str) -> list[Span]:
     return [each for each in spans if each.name == RECONCILE and each.attributes["streamconsumer.name"] == name]
 
 
-def test_what_a_reconcile_wrote_is_a_trace_that_leads_to_whoever_applied_the_resource(
+def test_a_reconcile_that_writes_is_a_trace_linked_to_the_applier(
     api_namespace: Namespace, operator: OperatorProcess, collector: Collector
 ) -> None:
     apply(api_namespace, "orders", **{TRACEPARENT: APPLIED_BY})
@@ -58,7 +58,7 @@ def test_what_a_reconcile_wrote_is_a_trace_that_leads_to_whoever_applied_the_res
     assert "PATCH streamconsumers/status" in {each.name for each in spans if each.trace_id == made.trace_id}
 
 
-def test_a_reconcile_that_writes_nothing_is_no_span(
+def test_a_reconcile_that_writes_nothing_has_no_span(
     api_namespace: Namespace, operator: OperatorProcess, collector: Collector
 ) -> None:
     apply(api_namespace, "orders")
@@ -74,7 +74,7 @@ def test_a_reconcile_that_writes_nothing_is_no_span(
     assert api_namespace.get("Deployment", "orders-consumer")["metadata"]["resourceVersion"] == before
 
 
-def test_a_garbled_annotation_is_no_link_and_stops_nothing(
+def test_a_malformed_trace_annotation_is_ignored(
     api_namespace: Namespace, operator: OperatorProcess, collector: Collector
 ) -> None:
     garbled = ["no", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "00-" + "f" * 9000, "é\n"]
@@ -85,7 +85,7 @@ def test_a_garbled_annotation_is_no_link_and_stops_nothing(
     assert all(each.links == () for name in names for each in of(spans, name))
 
 
-def test_a_refusal_is_told_in_the_span_too(
+def test_a_name_conflict_is_an_event_of_the_span(
     api_namespace: Namespace, operator: OperatorProcess, collector: Collector
 ) -> None:
     foreign = {

@@ -41,28 +41,28 @@ def digest(objects: Objects, **spec: Any) -> str:
     return asyncio.run(referenced_config_hash(consumer(**spec), objects))
 
 
-def test_who_refers_to_nothing_has_no_hash_and_the_pods_of_before() -> None:
+def test_without_references_there_is_no_hash_and_no_annotation() -> None:
     assert digest(Objects()) == ""
     assert names.ANNOTATION_REFERENCES not in json.dumps(desired(consumer(), OperatorSettings(), ""))
 
 
-def test_what_is_not_referred_to_does_not_count() -> None:
+def test_unreferenced_keys_do_not_change_the_hash() -> None:
     before = digest(Objects(shop={"limit": "1", "other": "1"}), env=[FROM_CONFIG])
     assert digest(Objects(shop={"limit": "1", "other": "2"}, more={}), env=[FROM_CONFIG]) == before
     assert digest(Objects(shop={"limit": "2", "other": "1"}), env=[FROM_CONFIG]) != before
 
 
-def test_of_a_whole_object_everything_counts() -> None:
+def test_every_key_of_env_from_changes_the_hash() -> None:
     one, other = Objects(shop={"limit": "1", "other": "1"}), Objects(shop={"limit": "1", "other": "2"})
     both: dict[str, Any] = {"env": [FROM_CONFIG], "envFrom": ALL_OF_CONFIG}
     assert digest(one, **both) != digest(other, **both)
 
 
-def test_what_comes_into_being_counts() -> None:
+def test_creating_a_referenced_object_changes_the_hash() -> None:
     assert digest(Objects(), env=[FROM_CONFIG]) != digest(Objects(shop={}), env=[FROM_CONFIG])
 
 
-def test_a_hash_tells_nothing_to_who_does_not_know_the_secrets_uid() -> None:
+def test_the_hash_depends_on_the_uid_of_the_secret() -> None:
     objects = Objects()
     objects.put("Secret", "bank", token="x")
     before = digest(objects, env=[FROM_SECRET])
@@ -70,7 +70,7 @@ def test_a_hash_tells_nothing_to_who_does_not_know_the_secrets_uid() -> None:
     assert digest(objects, env=[FROM_SECRET]) != before
 
 
-def test_without_the_right_to_read_secrets_only_config_maps_count() -> None:
+def test_without_permission_for_secrets_only_config_maps_are_hashed() -> None:
     objects = Objects(shop={"limit": "1"})
     objects.refused = {"Secret"}
     found = []
@@ -81,7 +81,7 @@ def test_without_the_right_to_read_secrets_only_config_maps_count() -> None:
 
 
 @pytest.mark.parametrize("kind", ["Secret", "ConfigMap"])
-def test_a_change_replaces_the_pods_and_nothing_else_does(operator_namespace: Namespace, kind: str) -> None:
+def test_only_a_changed_reference_replaces_the_pods(operator_namespace: Namespace, kind: str) -> None:
     name, data = f"with-{kind.lower()}", "stringData" if kind == "Secret" else "data"
     source = {"secretRef" if kind == "Secret" else "configMapRef": {"name": name}}
     path = f"/api/v1/namespaces/{operator_namespace.name}/{kind.lower()}s"
