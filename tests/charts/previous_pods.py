@@ -2,7 +2,7 @@
 that was applied for it, as `golden/` has it for the operator of now.
 
 An operator that makes another pod template of the same StreamConsumer restarts every user's pods when it is upgraded.
-`python -m tests.charts.pods_before` writes the files anew: when a release is made, and otherwise only together with a
+`python -m tests.charts.previous_pods` writes the files anew: when a release is made, and otherwise only together with a
 line in the changelog that says that an upgrade restarts pods, and why.
 """
 

@@ -11,9 +11,9 @@ import pytest
 from streamconsumer.model import names
 from streamconsumer.operator.autoscaling.pod_deletion_cost import ANNOTATION
 from tests.cluster.redis_servers import RedisServer, StartRedis
-from tests.operator.looking import manifest_for, redis_client, running_with_redis, wait_for_condition
-from tests.operator.operators import OperatorProcess
-from tests.operator.places import TIMEOUT_SECONDS, Namespace, eventually
+from tests.operator.namespace import TIMEOUT_SECONDS, Namespace, eventually
+from tests.operator.operator_process import OperatorProcess
+from tests.operator.redis_operator import manifest_for, redis_client, running_with_redis, wait_for_condition
 
 GROUP = "billing"
 SCALING = {"target": {"backlogPerReplica": 10}, "maxReplicas": 7, "cooldown": "2s"}
@@ -21,51 +21,53 @@ AT_ONCE = {**SCALING, "scaleDown": {"stabilizationWindow": "0s"}}
 
 
 @pytest.fixture
-def operator(on_api: Namespace, tmp_path: Path) -> Iterator[OperatorProcess]:
-    with running_with_redis(on_api, tmp_path) as operator:
+def operator(api_namespace: Namespace, tmp_path: Path) -> Iterator[OperatorProcess]:
+    with running_with_redis(api_namespace, tmp_path) as operator:
         yield operator
 
 
-def replicas(place: Namespace, expected: int, within: float = TIMEOUT_SECONDS, name: str = "orders") -> None:
+def replicas(namespace: Namespace, expected: int, within: float = TIMEOUT_SECONDS, name: str = "orders") -> None:
     """Wait until so many pods are asked for."""
 
     def look() -> None:
-        found = place.get("Deployment", f"{name}-consumer")["spec"]["replicas"]
-        assert found == expected, place.get("StreamConsumer", name).get("status", {}).get("autoscaling")
+        found = namespace.get("Deployment", f"{name}-consumer")["spec"]["replicas"]
+        assert found == expected, namespace.get("StreamConsumer", name).get("status", {}).get("autoscaling")
 
     eventually(look, within)
 
 
-def check_decided(place: Namespace, sentence: str, lag: int) -> None:
+def check_decided(namespace: Namespace, sentence: str, lag: int) -> None:
     """And what the stream is said to hold beside it is what it was decided by."""
-    status = place.get("StreamConsumer", "orders")["status"]
+    status = namespace.get("StreamConsumer", "orders")["status"]
     assert status["autoscaling"]["message"] == sentence
     assert status["stream"]["lag"] == lag
 
 
 def test_pods_follow_the_backlog_from_zero_to_many_and_back(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE))
-    wait_for_condition(on_api, "orders", "ScalingActive", "NothingToDo")
-    replicas(on_api, 0)
+    api_namespace.create(manifest_for(redis_server, autoscaling=AT_ONCE))
+    wait_for_condition(api_namespace, "orders", "ScalingActive", "NothingToDo")
+    replicas(api_namespace, 0)
     together = redis.pipeline()
     for number in range(35):
         together.xadd("orders", {"n": number})
     together.execute()
-    replicas(on_api, 4)
-    eventually(lambda: check_decided(on_api, "0 → 4: backlog 35 (unread 35, pending 0), target 10 per replica", 35), 5)
+    replicas(api_namespace, 4)
+    eventually(
+        lambda: check_decided(api_namespace, "0 → 4: backlog 35 (unread 35, pending 0), target 10 per replica", 35), 5
+    )
     eventually(lambda: _measured(operator, desired_replicas=4, scaling_active=1, scaling_limited=0), 5)
 
     read = redis.xreadgroup(GROUP, "somebody", {"orders": ">"}, count=100)[0][1]
     redis.xack("orders", GROUP, *[message_id for message_id, _ in read[1:]])
-    replicas(on_api, 1)
+    replicas(api_namespace, 1)
     time.sleep(4)  # more than the cooldown: one message in flight holds a pod for as long as it takes
-    replicas(on_api, 1, within=0.1)
+    replicas(api_namespace, 1, within=0.1)
     redis.xack("orders", GROUP, read[0][0])
-    replicas(on_api, 0)
-    assert {"ScaledUp", "ScaledDown"} <= {reason for reason, _ in on_api.events("orders")}
+    replicas(api_namespace, 0)
+    assert {"ScaledUp", "ScaledDown"} <= {reason for reason, _ in api_namespace.events("orders")}
 
 
 def _measured(operator: OperatorProcess, **expected: float) -> None:
@@ -76,24 +78,24 @@ def _measured(operator: OperatorProcess, **expected: float) -> None:
 
 
 def test_a_lag_that_redis_does_not_know_is_counted_and_lowers_nothing_while_it_cannot_be(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE))
-    replicas(on_api, 0)
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
+    api_namespace.create(manifest_for(redis_server, autoscaling=AT_ONCE))
+    replicas(api_namespace, 0)
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     ids = [redis.xadd("orders", {"n": number}) for number in range(30)]
-    replicas(on_api, 3)
+    replicas(api_namespace, 3)
     redis.xreadgroup(GROUP, "somebody", {"orders": ">"}, count=5)
     redis.xdel("orders", ids[20])  # from here on XINFO GROUPS has a null for the lag
     assert redis.xinfo_groups("orders")[0]["lag"] is None
     for _ in range(20):
         redis.xadd("orders", {"n": 0})
-    replicas(on_api, 5)
+    replicas(api_namespace, 5)
 
 
 def test_whatever_was_done_to_a_stream_the_backlog_is_what_is_left(
-    on_api: Namespace, operator: OperatorProcess, any_redis: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, any_redis: RedisServer
 ) -> None:
     redis = redis_client(any_redis)
     ids = {}
@@ -106,27 +108,27 @@ def test_whatever_was_done_to_a_stream_the_backlog_is_what_is_left(
     redis.xgroup_setid("moved", GROUP, ids["moved"][29])
     finely = {**AT_ONCE, "target": {"backlogPerReplica": 5}, "maxReplicas": 20}
     for name in ids:
-        on_api.create(manifest_for(any_redis, name, stream=name, autoscaling=finely))
+        api_namespace.create(manifest_for(any_redis, name, stream=name, autoscaling=finely))
     for name, unread in {"deleted": 29, "trimmed": 15, "moved": 10}.items():
-        replicas(on_api, math.ceil((unread + 10) / 5), name=name)
+        replicas(api_namespace, math.ceil((unread + 10) / 5), name=name)
 
 
 def test_kubernetes_is_told_who_is_busy_before_it_takes_pods_away(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling={**AT_ONCE, "target": {"backlogPerReplica": 1}}))
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
+    api_namespace.create(manifest_for(redis_server, autoscaling={**AT_ONCE, "target": {"backlogPerReplica": 1}}))
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     for name in ("idle", "busy"):
-        on_api.create(_pod(name))
+        api_namespace.create(_pod(name))
     for _ in range(5):
         redis.xadd("orders", {"n": 0})
     read = redis.xreadgroup(GROUP, "busy", {"orders": ">"}, count=5)[0][1]
-    replicas(on_api, 5)
+    replicas(api_namespace, 5)
     redis.xack("orders", GROUP, *[message_id for message_id, _ in read[2:]])
-    replicas(on_api, 2)
-    assert on_api.get("Pod", "busy")["metadata"]["annotations"][ANNOTATION] == "2"
-    assert ANNOTATION not in on_api.get("Pod", "idle")["metadata"].get("annotations", {})
+    replicas(api_namespace, 2)
+    assert api_namespace.get("Pod", "busy")["metadata"]["annotations"][ANNOTATION] == "2"
+    assert ANNOTATION not in api_namespace.get("Pod", "idle")["metadata"].get("annotations", {})
 
 
 def _looks(redis: Any) -> int:
@@ -148,22 +150,22 @@ def _pod(name: str) -> dict[str, Any]:
 
 
 def test_the_first_message_at_zero_is_noticed_at_once_however_seldom_the_operator_looks(
-    on_api: Namespace, tmp_path: Path, redis_server: RedisServer
+    api_namespace: Namespace, tmp_path: Path, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
     streams = ["orders", "parcels", "letters"]
-    with running_with_redis(on_api, tmp_path, stream_interval="5m"):
+    with running_with_redis(api_namespace, tmp_path, stream_interval="5m"):
         for name in streams:
-            on_api.create(manifest_for(redis_server, name, stream=name, autoscaling=SCALING))
+            api_namespace.create(manifest_for(redis_server, name, stream=name, autoscaling=SCALING))
         for name in streams:
-            replicas(on_api, 0, name=name)
+            replicas(api_namespace, 0, name=name)
         eventually(lambda: _waits(redis, streams), 15)
         connections = len(redis.client_list())
         assert connections <= 1 + 2, "one to look, one to wait, and this test's"
         for name in reversed(streams):
             began = time.monotonic()
             redis.xadd(name, {"n": 1})
-            replicas(on_api, 1, name=name)
+            replicas(api_namespace, 1, name=name)
             assert time.monotonic() - began < 60
     assert redis.info("commandstats")["cmdstat_xread"]["calls"] < 20
 
@@ -174,33 +176,33 @@ def _waits(redis: Any, streams: list[str]) -> None:
 
 
 def test_redis_that_restarts_in_any_phase_lowers_nothing_and_is_heard_again(
-    on_api: Namespace, operator: OperatorProcess, start_redis: StartRedis
+    api_namespace: Namespace, operator: OperatorProcess, start_redis: StartRedis
 ) -> None:
     server = start_redis({"appendonly": "yes", "appendfsync": "always"})
     redis = redis_client(server)
-    on_api.create(manifest_for(server, autoscaling=AT_ONCE))
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
-    replicas(on_api, 0)
+    api_namespace.create(manifest_for(server, autoscaling=AT_ONCE))
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
+    replicas(api_namespace, 0)
     server.restart()
     _add(redis, 25)
-    replicas(on_api, 3)
+    replicas(api_namespace, 3)
     server.restart()
-    replicas(on_api, 3, within=0.1)
+    replicas(api_namespace, 3, within=0.1)
     _add(redis, 20)
-    replicas(on_api, 5)
+    replicas(api_namespace, 5)
     read = [message_id for message_id, _ in redis.xreadgroup(GROUP, "somebody", {"orders": ">"}, count=100)[0][1]]
     server.kill()
-    wait_for_condition(on_api, "orders", "ScalingActive", "BacklogUnknown")
-    replicas(on_api, 5, within=0.1)
+    wait_for_condition(api_namespace, "orders", "ScalingActive", "BacklogUnknown")
+    replicas(api_namespace, 5, within=0.1)
     server.start()
     redis.xack("orders", GROUP, *read[12:])
-    replicas(on_api, 2)
+    replicas(api_namespace, 2)
     redis.xack("orders", GROUP, *read[:12])
     server.kill()
-    wait_for_condition(on_api, "orders", "ScalingActive", "BacklogUnknown")
-    replicas(on_api, 2, within=0.1)
+    wait_for_condition(api_namespace, "orders", "ScalingActive", "BacklogUnknown")
+    replicas(api_namespace, 2, within=0.1)
     server.start()
-    replicas(on_api, 0)
+    replicas(api_namespace, 0)
 
 
 def _add(redis: Any, count: int) -> None:
@@ -212,15 +214,15 @@ def _add(redis: Any, count: int) -> None:
 
 @pytest.mark.parametrize("gone", ["group", "stream"])
 def test_a_group_that_is_gone_keeps_the_pods_that_will_put_back_what_they_hold(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer, gone: str
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer, gone: str
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling={**AT_ONCE, "cooldown": "0s"}))
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
+    api_namespace.create(manifest_for(redis_server, autoscaling={**AT_ONCE, "cooldown": "0s"}))
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     _add(redis, 25)
-    replicas(on_api, 3)
-    on_api.create(_pod("holding"))
-    on_api.patch("Pod", "holding", {"status": {"phase": "Running"}}, "/status")
+    replicas(api_namespace, 3)
+    api_namespace.create(_pod("holding"))
+    api_namespace.patch("Pod", "holding", {"status": {"phase": "Running"}}, "/status")
     looks = _looks(redis)
     eventually(lambda: _check_looks(redis, looks + 2))  # by the second one, the operator knows of it
     read = redis.xreadgroup(GROUP, "holding", {"orders": ">"}, count=100)[0][1]
@@ -230,82 +232,84 @@ def test_a_group_that_is_gone_keeps_the_pods_that_will_put_back_what_they_hold(
         redis.delete("orders")
     else:
         redis.xgroup_destroy("orders", GROUP)
-    wait_for_condition(on_api, "orders", "ScalingActive", "BacklogUnknown")
-    replicas(on_api, 3, within=0.1)
+    wait_for_condition(api_namespace, "orders", "ScalingActive", "BacklogUnknown")
+    replicas(api_namespace, 3, within=0.1)
     redis.xgroup_create("orders", GROUP, "$", mkstream=True)  # as the pod does, which held nothing in the end
-    replicas(on_api, 0)
+    replicas(api_namespace, 0)
 
 
 def test_a_suspended_one_is_not_scaled_and_goes_on_by_its_backlog(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE))
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
+    api_namespace.create(manifest_for(redis_server, autoscaling=AT_ONCE))
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     _add(redis, 25)
-    replicas(on_api, 3)
-    on_api.edit("orders", suspend=True)
-    replicas(on_api, 0)
+    replicas(api_namespace, 3)
+    api_namespace.edit("orders", suspend=True)
+    replicas(api_namespace, 0)
     looks = redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"]
     _add(redis, 20)
     time.sleep(3)  # several looks, if there were any
-    replicas(on_api, 0, within=0.1)
+    replicas(api_namespace, 0, within=0.1)
     assert redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"] <= looks + 1
-    on_api.edit("orders", suspend=False)
-    replicas(on_api, 5)
+    api_namespace.edit("orders", suspend=False)
+    replicas(api_namespace, 5)
 
 
 def test_pods_that_cannot_start_are_not_multiplied(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE))
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
+    api_namespace.create(manifest_for(redis_server, autoscaling=AT_ONCE))
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     _add(redis, 5)
-    replicas(on_api, 1)
-    _observed(on_api)
-    on_api.create(_pod("without-image"))
+    replicas(api_namespace, 1)
+    _observed(api_namespace)
+    api_namespace.create(_pod("without-image"))
     waiting = {"name": "processor", "image": "none", "imageID": "", "ready": False, "restartCount": 0}
     waiting["state"] = {"waiting": {"reason": "ErrImagePull", "message": "none: not found"}}
-    on_api.patch("Pod", "without-image", {"status": {"containerStatuses": [waiting]}}, "/status")
-    wait_for_condition(on_api, "orders", "Stalled", "ImageUnavailable")
+    api_namespace.patch("Pod", "without-image", {"status": {"containerStatuses": [waiting]}}, "/status")
+    wait_for_condition(api_namespace, "orders", "Stalled", "ImageUnavailable")
     _add(redis, 40)
     time.sleep(3)  # several looks
-    replicas(on_api, 1, within=0.1)
-    on_api.delete("Pod", "without-image")
-    replicas(on_api, 5)
+    replicas(api_namespace, 1, within=0.1)
+    api_namespace.delete("Pod", "without-image")
+    replicas(api_namespace, 5)
 
 
-def _observed(place: Namespace) -> None:
+def _observed(namespace: Namespace) -> None:
     """As the Deployment's controller says it."""
-    generation = place.get("Deployment", "orders-consumer")["metadata"]["generation"]
+    generation = namespace.get("Deployment", "orders-consumer")["metadata"]["generation"]
     status = {"observedGeneration": generation, "replicas": 1, "updatedReplicas": 1, "unavailableReplicas": 1}
-    place.patch("Deployment", "orders-consumer", {"status": status}, "/status")
+    namespace.patch("Deployment", "orders-consumer", {"status": status}, "/status")
 
 
-def test_redis_away_lowers_nothing(on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer) -> None:
+def test_redis_away_lowers_nothing(
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE))
-    replicas(on_api, 0)
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
+    api_namespace.create(manifest_for(redis_server, autoscaling=AT_ONCE))
+    replicas(api_namespace, 0)
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     for number in range(25):
         redis.xadd("orders", {"n": number})
-    replicas(on_api, 3)
+    replicas(api_namespace, 3)
     redis_server.kill()
-    wait_for_condition(on_api, "orders", "ScalingActive", "BacklogUnknown")
-    replicas(on_api, 3, within=0.1)
+    wait_for_condition(api_namespace, "orders", "ScalingActive", "BacklogUnknown")
+    replicas(api_namespace, 3, within=0.1)
 
 
 def test_the_number_that_a_person_writes_counts_again_once_autoscaling_goes(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
-    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE, replicas=2))
-    replicas(on_api, 0)
-    on_api.edit("orders", autoscaling=None)
-    replicas(on_api, 2)
-    eventually(lambda: _without(on_api), 10)
+    api_namespace.create(manifest_for(redis_server, autoscaling=AT_ONCE, replicas=2))
+    replicas(api_namespace, 0)
+    api_namespace.edit("orders", autoscaling=None)
+    replicas(api_namespace, 2)
+    eventually(lambda: _without(api_namespace), 10)
 
 
-def _without(place: Namespace) -> None:
-    status = place.get("StreamConsumer", "orders")["status"]
+def _without(namespace: Namespace) -> None:
+    status = namespace.get("StreamConsumer", "orders")["status"]
     assert "autoscaling" not in status, status
