@@ -1,4 +1,4 @@
-"""Scaling on a real API server, by what a real Redis says. No pods: what counts here is how many are asked for."""
+"""Autoscaling with a real API server and a real Redis server. The tests check the requested replicas; no pods run."""
 
 import math
 import time
@@ -17,7 +17,7 @@ from tests.operator.places import TIMEOUT_SECONDS, Namespace, eventually
 
 GROUP = "billing"
 SCALING = {"target": {"backlogPerReplica": 10}, "maxReplicas": 7, "cooldown": "2s"}
-AT_ONCE = {**SCALING, "scaleDown": {"stabilizationWindow": "0s"}}
+IMMEDIATE = {**SCALING, "scaleDown": {"stabilizationWindow": "0s"}}
 
 
 @pytest.fixture
@@ -26,20 +26,22 @@ def operator(on_api: Namespace, tmp_path: Path) -> Iterator[OperatorProcess]:
         yield operator
 
 
-def replicas(place: Namespace, expected: int, within: float = TIMEOUT_SECONDS, name: str = "orders") -> None:
-    """Wait until so many pods are asked for."""
+def wait_for_replicas(
+    namespace: Namespace, expected: int, within: float = TIMEOUT_SECONDS, name: str = "orders"
+) -> None:
+    """Wait until the Deployment requests this number of pods."""
 
-    def look() -> None:
-        found = place.get("Deployment", f"{name}-consumer")["spec"]["replicas"]
-        assert found == expected, place.get("StreamConsumer", name).get("status", {}).get("autoscaling")
+    def check() -> None:
+        replicas = namespace.get("Deployment", f"{name}-consumer")["spec"]["replicas"]
+        assert replicas == expected, namespace.get("StreamConsumer", name).get("status", {}).get("autoscaling")
 
-    eventually(look, within)
+    eventually(check, within)
 
 
-def check_decided(place: Namespace, sentence: str, lag: int) -> None:
-    """And what the stream is said to hold beside it is what it was decided by."""
-    status = place.get("StreamConsumer", "orders")["status"]
-    assert status["autoscaling"]["message"] == sentence
+def check_decision(namespace: Namespace, message: str, lag: int) -> None:
+    """The status shows the decision together with the lag that it is based on."""
+    status = namespace.get("StreamConsumer", "orders")["status"]
+    assert status["autoscaling"]["message"] == message
     assert status["stream"]["lag"] == lag
 
 
@@ -47,52 +49,48 @@ def test_pods_follow_the_backlog_from_zero_to_many_and_back(
     on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE))
+    on_api.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
     wait_for_condition(on_api, "orders", "ScalingActive", "NothingToDo")
-    replicas(on_api, 0)
-    together = redis.pipeline()
-    for number in range(35):
-        together.xadd("orders", {"n": number})
-    together.execute()
-    replicas(on_api, 4)
-    eventually(lambda: check_decided(on_api, "0 → 4: backlog 35 (unread 35, pending 0), target 10 per replica", 35), 5)
-    eventually(lambda: _measured(operator, desired_replicas=4, scaling_active=1, scaling_limited=0), 5)
+    wait_for_replicas(on_api, 0)
+    _add(redis, 35)
+    wait_for_replicas(on_api, 4)
+    eventually(lambda: check_decision(on_api, "0 → 4: backlog 35 (unread 35, pending 0), target 10 per replica", 35), 5)
+    eventually(lambda: _check_metrics(operator, desired_replicas=4, scaling_active=1, scaling_limited=0), 5)
 
-    read = redis.xreadgroup(GROUP, "somebody", {"orders": ">"}, count=100)[0][1]
+    read = redis.xreadgroup(GROUP, "another", {"orders": ">"}, count=100)[0][1]
     redis.xack("orders", GROUP, *[message_id for message_id, _ in read[1:]])
-    replicas(on_api, 1)
-    time.sleep(4)  # more than the cooldown: one message in flight holds a pod for as long as it takes
-    replicas(on_api, 1, within=0.1)
+    wait_for_replicas(on_api, 1)
+    time.sleep(4)  # more than the cooldown: a message in flight keeps its pod
+    wait_for_replicas(on_api, 1, within=0.1)
     redis.xack("orders", GROUP, read[0][0])
-    replicas(on_api, 0)
+    wait_for_replicas(on_api, 0)
     assert {"ScaledUp", "ScaledDown"} <= {reason for reason, _ in on_api.events("orders")}
 
 
-def _measured(operator: OperatorProcess, **expected: float) -> None:
-    """What Prometheus would read."""
+def _check_metrics(operator: OperatorProcess, **expected: float) -> None:
     lines = [line.rsplit(" ", 1) for line in operator.metrics().splitlines() if "resource_name=" in line]
-    found = {name.partition("{")[0].removeprefix("streamconsumer_"): float(value) for name, value in lines}
-    assert expected.items() <= found.items(), found
+    values = {name.partition("{")[0].removeprefix("streamconsumer_"): float(value) for name, value in lines}
+    assert expected.items() <= values.items(), values
 
 
-def test_a_lag_that_redis_does_not_know_is_counted_and_lowers_nothing_while_it_cannot_be(
+def test_unknown_lag_is_counted_and_never_scales_down(
     on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE))
-    replicas(on_api, 0)
+    on_api.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
+    wait_for_replicas(on_api, 0)
     wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
     ids = [redis.xadd("orders", {"n": number}) for number in range(30)]
-    replicas(on_api, 3)
-    redis.xreadgroup(GROUP, "somebody", {"orders": ">"}, count=5)
-    redis.xdel("orders", ids[20])  # from here on XINFO GROUPS has a null for the lag
+    wait_for_replicas(on_api, 3)
+    redis.xreadgroup(GROUP, "another", {"orders": ">"}, count=5)
+    redis.xdel("orders", ids[20])  # from here on XINFO GROUPS reports a null lag
     assert redis.xinfo_groups("orders")[0]["lag"] is None
     for _ in range(20):
         redis.xadd("orders", {"n": 0})
-    replicas(on_api, 5)
+    wait_for_replicas(on_api, 5)
 
 
-def test_whatever_was_done_to_a_stream_the_backlog_is_what_is_left(
+def test_backlog_is_correct_after_xdel_xtrim_and_xgroup_setid(
     on_api: Namespace, operator: OperatorProcess, any_redis: RedisServer
 ) -> None:
     redis = redis_client(any_redis)
@@ -100,41 +98,41 @@ def test_whatever_was_done_to_a_stream_the_backlog_is_what_is_left(
     for name in ("deleted", "trimmed", "moved"):
         redis.xgroup_create(name, GROUP, "0", mkstream=True)
         ids[name] = [redis.xadd(name, {"n": number}) for number in range(40)]
-        redis.xreadgroup(GROUP, "somebody", {name: ">"}, count=10)
+        redis.xreadgroup(GROUP, "another", {name: ">"}, count=10)
     redis.xdel("deleted", ids["deleted"][20])
     redis.xtrim("trimmed", maxlen=15, approximate=False)
     redis.xgroup_setid("moved", GROUP, ids["moved"][29])
-    finely = {**AT_ONCE, "target": {"backlogPerReplica": 5}, "maxReplicas": 20}
+    scaling = {**IMMEDIATE, "target": {"backlogPerReplica": 5}, "maxReplicas": 20}
     for name in ids:
-        on_api.create(manifest_for(any_redis, name, stream=name, autoscaling=finely))
+        on_api.create(manifest_for(any_redis, name, stream=name, autoscaling=scaling))
     for name, unread in {"deleted": 29, "trimmed": 15, "moved": 10}.items():
-        replicas(on_api, math.ceil((unread + 10) / 5), name=name)
+        wait_for_replicas(on_api, math.ceil((unread + 10) / 5), name=name)
 
 
-def test_kubernetes_is_told_who_is_busy_before_it_takes_pods_away(
+def test_busy_pods_have_a_deletion_cost_before_the_replicas_decrease(
     on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling={**AT_ONCE, "target": {"backlogPerReplica": 1}}))
+    on_api.create(manifest_for(redis_server, autoscaling={**IMMEDIATE, "target": {"backlogPerReplica": 1}}))
     wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
     for name in ("idle", "busy"):
         on_api.create(_pod(name))
     for _ in range(5):
         redis.xadd("orders", {"n": 0})
     read = redis.xreadgroup(GROUP, "busy", {"orders": ">"}, count=5)[0][1]
-    replicas(on_api, 5)
+    wait_for_replicas(on_api, 5)
     redis.xack("orders", GROUP, *[message_id for message_id, _ in read[2:]])
-    replicas(on_api, 2)
+    wait_for_replicas(on_api, 2)
     assert on_api.get("Pod", "busy")["metadata"]["annotations"][ANNOTATION] == "2"
     assert ANNOTATION not in on_api.get("Pod", "idle")["metadata"].get("annotations", {})
 
 
-def _looks(redis: Any) -> int:
+def _polls(redis: Any) -> int:
     return int(redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"])
 
 
-def _check_looks(redis: Any, at_least: int) -> None:
-    assert _looks(redis) >= at_least
+def _check_polls(redis: Any, at_least: int) -> None:
+    assert _polls(redis) >= at_least
 
 
 def _pod(name: str) -> dict[str, Any]:
@@ -147,7 +145,7 @@ def _pod(name: str) -> dict[str, Any]:
     }
 
 
-def test_the_first_message_at_zero_is_noticed_at_once_however_seldom_the_operator_looks(
+def test_first_message_at_zero_starts_a_pod_despite_a_long_poll_interval(
     on_api: Namespace, tmp_path: Path, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
@@ -156,156 +154,158 @@ def test_the_first_message_at_zero_is_noticed_at_once_however_seldom_the_operato
         for name in streams:
             on_api.create(manifest_for(redis_server, name, stream=name, autoscaling=SCALING))
         for name in streams:
-            replicas(on_api, 0, name=name)
-        eventually(lambda: _waits(redis, streams), 15)
+            wait_for_replicas(on_api, 0, name=name)
+        eventually(lambda: _check_blocked_client(redis, streams), 15)
         connections = len(redis.client_list())
-        assert connections <= 1 + 2, "one to look, one to wait, and this test's"
+        assert connections <= 1 + 2, "one for polls, one blocked, and that of this test"
         for name in reversed(streams):
-            began = time.monotonic()
+            started = time.monotonic()
             redis.xadd(name, {"n": 1})
-            replicas(on_api, 1, name=name)
-            assert time.monotonic() - began < 60
+            wait_for_replicas(on_api, 1, name=name)
+            assert time.monotonic() - started < 60
     assert redis.info("commandstats")["cmdstat_xread"]["calls"] < 20
 
 
-def _waits(redis: Any, streams: list[str]) -> None:
+def _check_blocked_client(redis: Any, streams: list[str]) -> None:
     assert redis.info("clients")["blocked_clients"] == 1
     assert redis.info("clients").get("total_blocking_keys", len(streams)) == len(streams)
 
 
-def test_redis_that_restarts_in_any_phase_lowers_nothing_and_is_heard_again(
+def test_restart_of_redis_never_scales_down_and_polls_resume(
     on_api: Namespace, operator: OperatorProcess, start_redis: StartRedis
 ) -> None:
     server = start_redis({"appendonly": "yes", "appendfsync": "always"})
     redis = redis_client(server)
-    on_api.create(manifest_for(server, autoscaling=AT_ONCE))
+    on_api.create(manifest_for(server, autoscaling=IMMEDIATE))
     wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
-    replicas(on_api, 0)
+    wait_for_replicas(on_api, 0)
     server.restart()
     _add(redis, 25)
-    replicas(on_api, 3)
+    wait_for_replicas(on_api, 3)
     server.restart()
-    replicas(on_api, 3, within=0.1)
+    wait_for_replicas(on_api, 3, within=0.1)
     _add(redis, 20)
-    replicas(on_api, 5)
-    read = [message_id for message_id, _ in redis.xreadgroup(GROUP, "somebody", {"orders": ">"}, count=100)[0][1]]
+    wait_for_replicas(on_api, 5)
+    read = [message_id for message_id, _ in redis.xreadgroup(GROUP, "another", {"orders": ">"}, count=100)[0][1]]
     server.kill()
     wait_for_condition(on_api, "orders", "ScalingActive", "BacklogUnknown")
-    replicas(on_api, 5, within=0.1)
+    wait_for_replicas(on_api, 5, within=0.1)
     server.start()
     redis.xack("orders", GROUP, *read[12:])
-    replicas(on_api, 2)
+    wait_for_replicas(on_api, 2)
     redis.xack("orders", GROUP, *read[:12])
     server.kill()
     wait_for_condition(on_api, "orders", "ScalingActive", "BacklogUnknown")
-    replicas(on_api, 2, within=0.1)
+    wait_for_replicas(on_api, 2, within=0.1)
     server.start()
-    replicas(on_api, 0)
+    wait_for_replicas(on_api, 0)
 
 
 def _add(redis: Any, count: int) -> None:
-    together = redis.pipeline()
+    pipeline = redis.pipeline()
     for number in range(count):
-        together.xadd("orders", {"n": number})
-    together.execute()
+        pipeline.xadd("orders", {"n": number})
+    pipeline.execute()
 
 
-@pytest.mark.parametrize("gone", ["group", "stream"])
-def test_a_group_that_is_gone_keeps_the_pods_that_will_put_back_what_they_hold(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer, gone: str
+@pytest.mark.parametrize("deleted", ["group", "stream"])
+def test_deleted_group_keeps_the_pods_that_will_restore_it(
+    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer, deleted: str
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling={**AT_ONCE, "cooldown": "0s"}))
+    on_api.create(manifest_for(redis_server, autoscaling={**IMMEDIATE, "cooldown": "0s"}))
     wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
     _add(redis, 25)
-    replicas(on_api, 3)
-    on_api.create(_pod("holding"))
-    on_api.patch("Pod", "holding", {"status": {"phase": "Running"}}, "/status")
-    looks = _looks(redis)
-    eventually(lambda: _check_looks(redis, looks + 2))  # by the second one, the operator knows of it
-    read = redis.xreadgroup(GROUP, "holding", {"orders": ">"}, count=100)[0][1]
+    wait_for_replicas(on_api, 3)
+    on_api.create(_pod("owner"))
+    on_api.patch("Pod", "owner", {"status": {"phase": "Running"}}, "/status")
+    polls = _polls(redis)
+    eventually(lambda: _check_polls(redis, polls + 2))  # at the second poll, the operator has seen the pod
+    read = redis.xreadgroup(GROUP, "owner", {"orders": ">"}, count=100)[0][1]
     redis.xack("orders", GROUP, *[message_id for message_id, _ in read[:5]])
     redis.xtrim("orders", maxlen=5, approximate=False)  # without a group there is work for one pod now
-    if gone == "stream":
+    if deleted == "stream":
         redis.delete("orders")
     else:
         redis.xgroup_destroy("orders", GROUP)
     wait_for_condition(on_api, "orders", "ScalingActive", "BacklogUnknown")
-    replicas(on_api, 3, within=0.1)
-    redis.xgroup_create("orders", GROUP, "$", mkstream=True)  # as the pod does, which held nothing in the end
-    replicas(on_api, 0)
+    wait_for_replicas(on_api, 3, within=0.1)
+    redis.xgroup_create("orders", GROUP, "$", mkstream=True)  # as the pod does; no entries are pending now
+    wait_for_replicas(on_api, 0)
 
 
-def test_a_suspended_one_is_not_scaled_and_goes_on_by_its_backlog(
+def test_suspended_consumer_is_not_scaled_until_it_resumes(
     on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE))
+    on_api.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
     wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
     _add(redis, 25)
-    replicas(on_api, 3)
+    wait_for_replicas(on_api, 3)
     on_api.edit("orders", suspend=True)
-    replicas(on_api, 0)
-    looks = redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"]
+    wait_for_replicas(on_api, 0)
+    polls = _polls(redis)
     _add(redis, 20)
-    time.sleep(3)  # several looks, if there were any
-    replicas(on_api, 0, within=0.1)
-    assert redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"] <= looks + 1
+    time.sleep(3)  # several poll intervals
+    wait_for_replicas(on_api, 0, within=0.1)
+    assert _polls(redis) <= polls + 1
     on_api.edit("orders", suspend=False)
-    replicas(on_api, 5)
+    wait_for_replicas(on_api, 5)
 
 
-def test_pods_that_cannot_start_are_not_multiplied(
+def test_pods_that_cannot_start_are_not_scaled_up(
     on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE))
+    on_api.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
     wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
     _add(redis, 5)
-    replicas(on_api, 1)
-    _observed(on_api)
+    wait_for_replicas(on_api, 1)
+    _report_observed_generation(on_api)
     on_api.create(_pod("without-image"))
     waiting = {"name": "processor", "image": "none", "imageID": "", "ready": False, "restartCount": 0}
     waiting["state"] = {"waiting": {"reason": "ErrImagePull", "message": "none: not found"}}
     on_api.patch("Pod", "without-image", {"status": {"containerStatuses": [waiting]}}, "/status")
     wait_for_condition(on_api, "orders", "Stalled", "ImageUnavailable")
     _add(redis, 40)
-    time.sleep(3)  # several looks
-    replicas(on_api, 1, within=0.1)
+    time.sleep(3)  # several poll intervals
+    wait_for_replicas(on_api, 1, within=0.1)
     on_api.delete("Pod", "without-image")
-    replicas(on_api, 5)
+    wait_for_replicas(on_api, 5)
 
 
-def _observed(place: Namespace) -> None:
-    """As the Deployment's controller says it."""
-    generation = place.get("Deployment", "orders-consumer")["metadata"]["generation"]
+def _report_observed_generation(namespace: Namespace) -> None:
+    """Write the Deployment's status as its controller does."""
+    generation = namespace.get("Deployment", "orders-consumer")["metadata"]["generation"]
     status = {"observedGeneration": generation, "replicas": 1, "updatedReplicas": 1, "unavailableReplicas": 1}
-    place.patch("Deployment", "orders-consumer", {"status": status}, "/status")
+    namespace.patch("Deployment", "orders-consumer", {"status": status}, "/status")
 
 
-def test_redis_away_lowers_nothing(on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer) -> None:
+def test_outage_of_redis_never_scales_down(
+    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE))
-    replicas(on_api, 0)
+    on_api.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
+    wait_for_replicas(on_api, 0)
     wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
     for number in range(25):
         redis.xadd("orders", {"n": number})
-    replicas(on_api, 3)
+    wait_for_replicas(on_api, 3)
     redis_server.kill()
     wait_for_condition(on_api, "orders", "ScalingActive", "BacklogUnknown")
-    replicas(on_api, 3, within=0.1)
+    wait_for_replicas(on_api, 3, within=0.1)
 
 
-def test_the_number_that_a_person_writes_counts_again_once_autoscaling_goes(
+def test_spec_replicas_apply_again_when_autoscaling_is_removed(
     on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
-    on_api.create(manifest_for(redis_server, autoscaling=AT_ONCE, replicas=2))
-    replicas(on_api, 0)
+    on_api.create(manifest_for(redis_server, autoscaling=IMMEDIATE, replicas=2))
+    wait_for_replicas(on_api, 0)
     on_api.edit("orders", autoscaling=None)
-    replicas(on_api, 2)
-    eventually(lambda: _without(on_api), 10)
+    wait_for_replicas(on_api, 2)
+    eventually(lambda: _check_no_autoscaling(on_api), 10)
 
 
-def _without(place: Namespace) -> None:
-    status = place.get("StreamConsumer", "orders")["status"]
+def _check_no_autoscaling(namespace: Namespace) -> None:
+    status = namespace.get("StreamConsumer", "orders")["status"]
     assert "autoscaling" not in status, status

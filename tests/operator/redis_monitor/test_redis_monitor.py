@@ -206,7 +206,8 @@ def test_certificates_are_read_from_secrets(
     files = {"tls-cert-file": server.certificate, "tls-key-file": server.key, "tls-ca-cert-file": authority.file}
     start_redis({"tls-port": str(port), "tls-auth-clients": "yes", **{name: str(file) for name, file in files.items()}})
     create_secret(on_api, "ca", **{"ca.crt": authority.file.read_text(), "garbage": "x"})
-    create_secret(on_api, "client", **{"tls.crt": client.certificate.read_text(), "tls.key": client.key.read_text()})
+    client_files = {"tls.crt": client.certificate.read_text(), "tls.key": client.key.read_text()}
+    create_secret(on_api, "client", **client_files)
     certificate = {"certSecretRef": {"name": "client"}}
     for name, tls in {
         "mutual": {"caSecretRef": {"name": "ca", "key": "ca.crt"}, **certificate},
