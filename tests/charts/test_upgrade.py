@@ -22,8 +22,8 @@ from tests.cluster.api_server import ApiServer
 from tests.cluster.control_plane import ControlPlane
 from tests.model.examples import manifest
 from tests.operator.golden import SETTINGS
-from tests.operator.operators import running_operator
-from tests.operator.places import Namespace, eventually
+from tests.operator.namespace import Namespace, eventually
+from tests.operator.operator_process import running_operator
 
 PREVIOUS = Path(__file__).parent / "previous" / CHART.name
 pytestmark = pytest.mark.cluster

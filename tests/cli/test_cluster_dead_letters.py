@@ -11,8 +11,8 @@ from tests.cli.plugin import run_json, run_plugin
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest
-from tests.operator.looking import create_secret, manifest_for
-from tests.operator.places import Namespace
+from tests.operator.namespace import Namespace
+from tests.operator.redis_operator import create_secret, manifest_for
 from tests.processor.letters import FIELDS, failure_details
 
 LETTERS = group_key("orders", "billing", "dead-letters")

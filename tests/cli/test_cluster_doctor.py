@@ -11,8 +11,8 @@ from tests.cli.plugin import SCRIPTS, CompletedCommand, run_plugin
 from tests.cli.test_cluster_status import container, only, pod
 from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import manifest
-from tests.operator.looking import manifest_for
-from tests.operator.places import Namespace
+from tests.operator.namespace import Namespace
+from tests.operator.redis_operator import manifest_for
 from tests.processor.pod import Pod
 
 KUBECTL = """#!{python}

@@ -9,8 +9,8 @@ from streamconsumer.redis_client.keys import group_key
 from tests.cli.plugin import run_json, run_plugin
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest
-from tests.operator.looking import create_secret, manifest_for, redis_client
-from tests.operator.places import Namespace
+from tests.operator.namespace import Namespace
+from tests.operator.redis_operator import create_secret, manifest_for, redis_client
 
 POSTPONED_KEY = group_key("orders", "billing", "postponed")
 

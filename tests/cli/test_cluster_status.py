@@ -11,9 +11,9 @@ from tests.cli.plugin import SCRIPTS, environment, run_json, run_plugin
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import Manifest, manifest
-from tests.operator.looking import manifest_for, redis_client, running_with_redis, wait_for_condition
-from tests.operator.operators import running_operator
-from tests.operator.places import Namespace, eventually
+from tests.operator.namespace import Namespace, eventually
+from tests.operator.operator_process import running_operator
+from tests.operator.redis_operator import manifest_for, redis_client, running_with_redis, wait_for_condition
 
 
 def pod(place: Namespace, name: str, consumer: str = "orders", **status: Any) -> None:
@@ -56,7 +56,7 @@ def test_a_healthy_one_is_shown_on_one_screen_with_what_redis_says_now(
         "isPod": True,
     }
     assert "\x1b" not in ran.stdout
-    assert "reads 'orders' as 'billing'" in ran.stdout
+    assert "reads stream 'orders' in group 'billing'" in ran.stdout
     assert max(map(len, ran.stdout.splitlines())) <= 100
     redis.close()
 

@@ -24,7 +24,7 @@ from streamconsumer.cli.status.facts import Finding
 from tests.cluster.collector import Collector
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
-from tests.operator.looking import redis_client
+from tests.operator.redis_operator import redis_client
 from tests.processor.group import GROUP, STREAM
 from tests.processor.pod import Pod
 from tests.processor.test_acl import KEYS, SMALLEST

@@ -19,9 +19,9 @@ from tests.cli.test_cluster_doctor import in_pods
 from tests.cli.test_cluster_status import container, only
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import Manifest, manifest
-from tests.operator.looking import create_secret
-from tests.operator.operators import running_operator
-from tests.operator.places import Namespace, eventually
+from tests.operator.namespace import Namespace, eventually
+from tests.operator.operator_process import running_operator
+from tests.operator.redis_operator import create_secret
 from tests.processor.pod import Pod
 
 PASSWORD, TOKEN, API_KEY = "planted-1-Redis/pass word", "planted-2-in-a-pod", "planted-3-of-all-keys"

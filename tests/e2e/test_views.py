@@ -14,7 +14,7 @@ from tests.cluster.api_server import ApiServer
 from tests.cluster.binaries import find
 from tests.e2e.shop import CHART, NAMESPACE, SYSTEM, Shop, eventually
 from tests.e2e.test_upgrades import consumer
-from tests.operator.places import Namespace
+from tests.operator.namespace import Namespace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

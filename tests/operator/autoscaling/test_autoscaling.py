@@ -11,9 +11,9 @@ import pytest
 from streamconsumer.model import names
 from streamconsumer.operator.autoscaling.pod_deletion_cost import ANNOTATION
 from tests.cluster.redis_servers import RedisServer, StartRedis
-from tests.operator.looking import manifest_for, redis_client, running_with_redis, wait_for_condition
-from tests.operator.operators import OperatorProcess
-from tests.operator.places import TIMEOUT_SECONDS, Namespace, eventually
+from tests.operator.namespace import TIMEOUT_SECONDS, Namespace, eventually
+from tests.operator.operator_process import OperatorProcess
+from tests.operator.redis_operator import manifest_for, redis_client, running_with_redis, wait_for_condition
 
 GROUP = "billing"
 SCALING = {"target": {"backlogPerReplica": 10}, "maxReplicas": 7, "cooldown": "2s"}
@@ -21,8 +21,8 @@ IMMEDIATE = {**SCALING, "scaleDown": {"stabilizationWindow": "0s"}}
 
 
 @pytest.fixture
-def operator(on_api: Namespace, tmp_path: Path) -> Iterator[OperatorProcess]:
-    with running_with_redis(on_api, tmp_path) as operator:
+def operator(api_namespace: Namespace, tmp_path: Path) -> Iterator[OperatorProcess]:
+    with running_with_redis(api_namespace, tmp_path) as operator:
         yield operator
 
 
@@ -46,25 +46,27 @@ def check_decision(namespace: Namespace, message: str, lag: int) -> None:
 
 
 def test_pods_follow_the_backlog_from_zero_to_many_and_back(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
-    wait_for_condition(on_api, "orders", "ScalingActive", "NothingToDo")
-    wait_for_replicas(on_api, 0)
+    api_namespace.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
+    wait_for_condition(api_namespace, "orders", "ScalingActive", "NothingToDo")
+    wait_for_replicas(api_namespace, 0)
     _add(redis, 35)
-    wait_for_replicas(on_api, 4)
-    eventually(lambda: check_decision(on_api, "0 → 4: backlog 35 (unread 35, pending 0), target 10 per replica", 35), 5)
+    wait_for_replicas(api_namespace, 4)
+    eventually(
+        lambda: check_decision(api_namespace, "0 → 4: backlog 35 (unread 35, pending 0), target 10 per replica", 35), 5
+    )
     eventually(lambda: _check_metrics(operator, desired_replicas=4, scaling_active=1, scaling_limited=0), 5)
 
     read = redis.xreadgroup(GROUP, "another", {"orders": ">"}, count=100)[0][1]
     redis.xack("orders", GROUP, *[message_id for message_id, _ in read[1:]])
-    wait_for_replicas(on_api, 1)
+    wait_for_replicas(api_namespace, 1)
     time.sleep(4)  # more than the cooldown: a message in flight keeps its pod
-    wait_for_replicas(on_api, 1, within=0.1)
+    wait_for_replicas(api_namespace, 1, within=0.1)
     redis.xack("orders", GROUP, read[0][0])
-    wait_for_replicas(on_api, 0)
-    assert {"ScaledUp", "ScaledDown"} <= {reason for reason, _ in on_api.events("orders")}
+    wait_for_replicas(api_namespace, 0)
+    assert {"ScaledUp", "ScaledDown"} <= {reason for reason, _ in api_namespace.events("orders")}
 
 
 def _check_metrics(operator: OperatorProcess, **expected: float) -> None:
@@ -74,24 +76,24 @@ def _check_metrics(operator: OperatorProcess, **expected: float) -> None:
 
 
 def test_unknown_lag_is_counted_and_never_scales_down(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
-    wait_for_replicas(on_api, 0)
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
+    api_namespace.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
+    wait_for_replicas(api_namespace, 0)
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     ids = [redis.xadd("orders", {"n": number}) for number in range(30)]
-    wait_for_replicas(on_api, 3)
+    wait_for_replicas(api_namespace, 3)
     redis.xreadgroup(GROUP, "another", {"orders": ">"}, count=5)
     redis.xdel("orders", ids[20])  # from here on XINFO GROUPS reports a null lag
     assert redis.xinfo_groups("orders")[0]["lag"] is None
     for _ in range(20):
         redis.xadd("orders", {"n": 0})
-    wait_for_replicas(on_api, 5)
+    wait_for_replicas(api_namespace, 5)
 
 
 def test_backlog_is_correct_after_xdel_xtrim_and_xgroup_setid(
-    on_api: Namespace, operator: OperatorProcess, any_redis: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, any_redis: RedisServer
 ) -> None:
     redis = redis_client(any_redis)
     ids = {}
@@ -104,27 +106,27 @@ def test_backlog_is_correct_after_xdel_xtrim_and_xgroup_setid(
     redis.xgroup_setid("moved", GROUP, ids["moved"][29])
     scaling = {**IMMEDIATE, "target": {"backlogPerReplica": 5}, "maxReplicas": 20}
     for name in ids:
-        on_api.create(manifest_for(any_redis, name, stream=name, autoscaling=scaling))
+        api_namespace.create(manifest_for(any_redis, name, stream=name, autoscaling=scaling))
     for name, unread in {"deleted": 29, "trimmed": 15, "moved": 10}.items():
-        wait_for_replicas(on_api, math.ceil((unread + 10) / 5), name=name)
+        wait_for_replicas(api_namespace, math.ceil((unread + 10) / 5), name=name)
 
 
 def test_busy_pods_have_a_deletion_cost_before_the_replicas_decrease(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling={**IMMEDIATE, "target": {"backlogPerReplica": 1}}))
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
+    api_namespace.create(manifest_for(redis_server, autoscaling={**IMMEDIATE, "target": {"backlogPerReplica": 1}}))
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     for name in ("idle", "busy"):
-        on_api.create(_pod(name))
+        api_namespace.create(_pod(name))
     for _ in range(5):
         redis.xadd("orders", {"n": 0})
     read = redis.xreadgroup(GROUP, "busy", {"orders": ">"}, count=5)[0][1]
-    wait_for_replicas(on_api, 5)
+    wait_for_replicas(api_namespace, 5)
     redis.xack("orders", GROUP, *[message_id for message_id, _ in read[2:]])
-    wait_for_replicas(on_api, 2)
-    assert on_api.get("Pod", "busy")["metadata"]["annotations"][ANNOTATION] == "2"
-    assert ANNOTATION not in on_api.get("Pod", "idle")["metadata"].get("annotations", {})
+    wait_for_replicas(api_namespace, 2)
+    assert api_namespace.get("Pod", "busy")["metadata"]["annotations"][ANNOTATION] == "2"
+    assert ANNOTATION not in api_namespace.get("Pod", "idle")["metadata"].get("annotations", {})
 
 
 def _polls(redis: Any) -> int:
@@ -146,22 +148,22 @@ def _pod(name: str) -> dict[str, Any]:
 
 
 def test_first_message_at_zero_starts_a_pod_despite_a_long_poll_interval(
-    on_api: Namespace, tmp_path: Path, redis_server: RedisServer
+    api_namespace: Namespace, tmp_path: Path, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
     streams = ["orders", "parcels", "letters"]
-    with running_with_redis(on_api, tmp_path, stream_interval="5m"):
+    with running_with_redis(api_namespace, tmp_path, stream_interval="5m"):
         for name in streams:
-            on_api.create(manifest_for(redis_server, name, stream=name, autoscaling=SCALING))
+            api_namespace.create(manifest_for(redis_server, name, stream=name, autoscaling=SCALING))
         for name in streams:
-            wait_for_replicas(on_api, 0, name=name)
+            wait_for_replicas(api_namespace, 0, name=name)
         eventually(lambda: _check_blocked_client(redis, streams), 15)
         connections = len(redis.client_list())
         assert connections <= 1 + 2, "one for polls, one blocked, and that of this test"
         for name in reversed(streams):
             started = time.monotonic()
             redis.xadd(name, {"n": 1})
-            wait_for_replicas(on_api, 1, name=name)
+            wait_for_replicas(api_namespace, 1, name=name)
             assert time.monotonic() - started < 60
     assert redis.info("commandstats")["cmdstat_xread"]["calls"] < 20
 
@@ -172,33 +174,33 @@ def _check_blocked_client(redis: Any, streams: list[str]) -> None:
 
 
 def test_restart_of_redis_never_scales_down_and_polls_resume(
-    on_api: Namespace, operator: OperatorProcess, start_redis: StartRedis
+    api_namespace: Namespace, operator: OperatorProcess, start_redis: StartRedis
 ) -> None:
     server = start_redis({"appendonly": "yes", "appendfsync": "always"})
     redis = redis_client(server)
-    on_api.create(manifest_for(server, autoscaling=IMMEDIATE))
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
-    wait_for_replicas(on_api, 0)
+    api_namespace.create(manifest_for(server, autoscaling=IMMEDIATE))
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
+    wait_for_replicas(api_namespace, 0)
     server.restart()
     _add(redis, 25)
-    wait_for_replicas(on_api, 3)
+    wait_for_replicas(api_namespace, 3)
     server.restart()
-    wait_for_replicas(on_api, 3, within=0.1)
+    wait_for_replicas(api_namespace, 3, within=0.1)
     _add(redis, 20)
-    wait_for_replicas(on_api, 5)
+    wait_for_replicas(api_namespace, 5)
     read = [message_id for message_id, _ in redis.xreadgroup(GROUP, "another", {"orders": ">"}, count=100)[0][1]]
     server.kill()
-    wait_for_condition(on_api, "orders", "ScalingActive", "BacklogUnknown")
-    wait_for_replicas(on_api, 5, within=0.1)
+    wait_for_condition(api_namespace, "orders", "ScalingActive", "BacklogUnknown")
+    wait_for_replicas(api_namespace, 5, within=0.1)
     server.start()
     redis.xack("orders", GROUP, *read[12:])
-    wait_for_replicas(on_api, 2)
+    wait_for_replicas(api_namespace, 2)
     redis.xack("orders", GROUP, *read[:12])
     server.kill()
-    wait_for_condition(on_api, "orders", "ScalingActive", "BacklogUnknown")
-    wait_for_replicas(on_api, 2, within=0.1)
+    wait_for_condition(api_namespace, "orders", "ScalingActive", "BacklogUnknown")
+    wait_for_replicas(api_namespace, 2, within=0.1)
     server.start()
-    wait_for_replicas(on_api, 0)
+    wait_for_replicas(api_namespace, 0)
 
 
 def _add(redis: Any, count: int) -> None:
@@ -210,15 +212,15 @@ def _add(redis: Any, count: int) -> None:
 
 @pytest.mark.parametrize("deleted", ["group", "stream"])
 def test_deleted_group_keeps_the_pods_that_will_restore_it(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer, deleted: str
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer, deleted: str
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling={**IMMEDIATE, "cooldown": "0s"}))
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
+    api_namespace.create(manifest_for(redis_server, autoscaling={**IMMEDIATE, "cooldown": "0s"}))
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     _add(redis, 25)
-    wait_for_replicas(on_api, 3)
-    on_api.create(_pod("owner"))
-    on_api.patch("Pod", "owner", {"status": {"phase": "Running"}}, "/status")
+    wait_for_replicas(api_namespace, 3)
+    api_namespace.create(_pod("owner"))
+    api_namespace.patch("Pod", "owner", {"status": {"phase": "Running"}}, "/status")
     polls = _polls(redis)
     eventually(lambda: _check_polls(redis, polls + 2))  # at the second poll, the operator has seen the pod
     read = redis.xreadgroup(GROUP, "owner", {"orders": ">"}, count=100)[0][1]
@@ -228,50 +230,50 @@ def test_deleted_group_keeps_the_pods_that_will_restore_it(
         redis.delete("orders")
     else:
         redis.xgroup_destroy("orders", GROUP)
-    wait_for_condition(on_api, "orders", "ScalingActive", "BacklogUnknown")
-    wait_for_replicas(on_api, 3, within=0.1)
+    wait_for_condition(api_namespace, "orders", "ScalingActive", "BacklogUnknown")
+    wait_for_replicas(api_namespace, 3, within=0.1)
     redis.xgroup_create("orders", GROUP, "$", mkstream=True)  # as the pod does; no entries are pending now
-    wait_for_replicas(on_api, 0)
+    wait_for_replicas(api_namespace, 0)
 
 
 def test_suspended_consumer_is_not_scaled_until_it_resumes(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
+    api_namespace.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     _add(redis, 25)
-    wait_for_replicas(on_api, 3)
-    on_api.edit("orders", suspend=True)
-    wait_for_replicas(on_api, 0)
+    wait_for_replicas(api_namespace, 3)
+    api_namespace.edit("orders", suspend=True)
+    wait_for_replicas(api_namespace, 0)
     polls = _polls(redis)
     _add(redis, 20)
     time.sleep(3)  # several poll intervals
-    wait_for_replicas(on_api, 0, within=0.1)
+    wait_for_replicas(api_namespace, 0, within=0.1)
     assert _polls(redis) <= polls + 1
-    on_api.edit("orders", suspend=False)
-    wait_for_replicas(on_api, 5)
+    api_namespace.edit("orders", suspend=False)
+    wait_for_replicas(api_namespace, 5)
 
 
 def test_pods_that_cannot_start_are_not_scaled_up(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
+    api_namespace.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     _add(redis, 5)
-    wait_for_replicas(on_api, 1)
-    _report_observed_generation(on_api)
-    on_api.create(_pod("without-image"))
+    wait_for_replicas(api_namespace, 1)
+    _report_observed_generation(api_namespace)
+    api_namespace.create(_pod("without-image"))
     waiting = {"name": "processor", "image": "none", "imageID": "", "ready": False, "restartCount": 0}
     waiting["state"] = {"waiting": {"reason": "ErrImagePull", "message": "none: not found"}}
-    on_api.patch("Pod", "without-image", {"status": {"containerStatuses": [waiting]}}, "/status")
-    wait_for_condition(on_api, "orders", "Stalled", "ImageUnavailable")
+    api_namespace.patch("Pod", "without-image", {"status": {"containerStatuses": [waiting]}}, "/status")
+    wait_for_condition(api_namespace, "orders", "Stalled", "ImageUnavailable")
     _add(redis, 40)
     time.sleep(3)  # several poll intervals
-    wait_for_replicas(on_api, 1, within=0.1)
-    on_api.delete("Pod", "without-image")
-    wait_for_replicas(on_api, 5)
+    wait_for_replicas(api_namespace, 1, within=0.1)
+    api_namespace.delete("Pod", "without-image")
+    wait_for_replicas(api_namespace, 5)
 
 
 def _report_observed_generation(namespace: Namespace) -> None:
@@ -282,28 +284,28 @@ def _report_observed_generation(namespace: Namespace) -> None:
 
 
 def test_outage_of_redis_never_scales_down(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
-    wait_for_replicas(on_api, 0)
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
+    api_namespace.create(manifest_for(redis_server, autoscaling=IMMEDIATE))
+    wait_for_replicas(api_namespace, 0)
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     for number in range(25):
         redis.xadd("orders", {"n": number})
-    wait_for_replicas(on_api, 3)
+    wait_for_replicas(api_namespace, 3)
     redis_server.kill()
-    wait_for_condition(on_api, "orders", "ScalingActive", "BacklogUnknown")
-    wait_for_replicas(on_api, 3, within=0.1)
+    wait_for_condition(api_namespace, "orders", "ScalingActive", "BacklogUnknown")
+    wait_for_replicas(api_namespace, 3, within=0.1)
 
 
 def test_spec_replicas_apply_again_when_autoscaling_is_removed(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
-    on_api.create(manifest_for(redis_server, autoscaling=IMMEDIATE, replicas=2))
-    wait_for_replicas(on_api, 0)
-    on_api.edit("orders", autoscaling=None)
-    wait_for_replicas(on_api, 2)
-    eventually(lambda: _check_no_autoscaling(on_api), 10)
+    api_namespace.create(manifest_for(redis_server, autoscaling=IMMEDIATE, replicas=2))
+    wait_for_replicas(api_namespace, 0)
+    api_namespace.edit("orders", autoscaling=None)
+    wait_for_replicas(api_namespace, 2)
+    eventually(lambda: _check_no_autoscaling(api_namespace), 10)
 
 
 def _check_no_autoscaling(namespace: Namespace) -> None:

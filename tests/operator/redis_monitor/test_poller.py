@@ -21,7 +21,7 @@ from streamconsumer.operator.redis_monitor.poller import EndpointPoller
 from streamconsumer.operator.redis_monitor.probe import ProbeResult
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest, stored
-from tests.operator.looking import redis_client
+from tests.operator.redis_operator import redis_client
 
 KEY = ("shop", "orders")
 

@@ -13,8 +13,10 @@ from tests.cluster.certificates import Authority
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest
-from tests.operator.faulty import FaultyApiProxy
-from tests.operator.looking import (
+from tests.operator.faulty_api_proxy import FaultyApiProxy
+from tests.operator.namespace import Namespace, eventually, wait_until_settled
+from tests.operator.operator_process import OperatorProcess, running_operator
+from tests.operator.redis_operator import (
     POLL_INTERVAL,
     create_secret,
     manifest_for,
@@ -23,32 +25,33 @@ from tests.operator.looking import (
     wait_for_condition,
     wait_for_stats,
 )
-from tests.operator.operators import OperatorProcess, running_operator
-from tests.operator.places import Namespace, eventually, wait_until_settled
 
 
 @pytest.fixture
-def operator(on_api: Namespace, tmp_path: Path) -> Iterator[OperatorProcess]:
-    with running_with_redis(on_api, tmp_path) as operator:
+def operator(api_namespace: Namespace, tmp_path: Path) -> Iterator[OperatorProcess]:
+    with running_with_redis(api_namespace, tmp_path) as operator:
         yield operator
 
 
 def test_group_is_created_at_start_from_before_the_first_pod(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
     first = redis.xadd("orders", {"n": 1}).decode()
     redis.xadd("orders", {"n": 2})
-    on_api.create(manifest_for(redis_server, startFrom=first))
-    assert wait_for_condition(on_api, "orders", "RedisReachable", "Connected")["status"] == "True"
-    assert wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")["status"] == "True"
-    assert wait_for_condition(on_api, "orders", "Degraded", "Healthy")["status"] == "False"
-    assert wait_for_stats(on_api, lag=1, lagKnown=True, pending=0, length=2, deadLetters=0)["lastDeliveredId"] == first
+    api_namespace.create(manifest_for(redis_server, startFrom=first))
+    assert wait_for_condition(api_namespace, "orders", "RedisReachable", "Connected")["status"] == "True"
+    assert wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")["status"] == "True"
+    assert wait_for_condition(api_namespace, "orders", "Degraded", "Healthy")["status"] == "False"
+    assert (
+        wait_for_stats(api_namespace, lag=1, lagKnown=True, pending=0, length=2, deadLetters=0)["lastDeliveredId"]
+        == first
+    )
     redis.close()
 
 
 def test_status_shows_the_stream_statistics(
-    on_api: Namespace, operator: OperatorProcess, any_redis: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, any_redis: RedisServer
 ) -> None:
     redis = redis_client(any_redis)
     redis.xgroup_create("orders", "billing", "0", mkstream=True)
@@ -56,20 +59,20 @@ def test_status_shows_the_stream_statistics(
         redis.xadd("orders", {"n": number})
     [[_, entries]] = redis.xreadgroup("billing", "another", {"orders": ">"}, count=2)
     redis.xadd(group_key("orders", "billing", "dead-letters"), {"n": 0})
-    on_api.create(manifest_for(any_redis))
-    stats = wait_for_stats(on_api, lag=3, lagKnown=True, pending=2, length=5, deadLetters=1, consumers=1)
+    api_namespace.create(manifest_for(any_redis))
+    stats = wait_for_stats(api_namespace, lag=3, lagKnown=True, pending=2, length=5, deadLetters=1, consumers=1)
     assert stats["lastDeliveredId"] == entries[-1][0].decode()
     age = time.time() - int(entries[0][0].decode().partition("-")[0]) / 1000
     assert stats["oldestPendingTime"] <= time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     assert age < 60
-    header, row = on_api.kubectl("get", "stc", "orders").splitlines()
+    header, row = api_namespace.kubectl("get", "stc", "orders").splitlines()
     assert header.split()[5:7] == ["LAG", "PENDING"]
     assert row.split()[5:7] == ["3", "2"]
     redis.close()
 
 
 def test_lag_is_counted_when_redis_does_not_report_it(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
     redis.xgroup_create("orders", "billing", "0", mkstream=True)
@@ -77,121 +80,124 @@ def test_lag_is_counted_when_redis_does_not_report_it(
     redis.xreadgroup("billing", "another", {"orders": ">"}, count=1)
     redis.xdel("orders", ids[3])
     assert redis.xinfo_groups("orders")[0]["lag"] is None
-    on_api.create(manifest_for(redis_server))
-    wait_for_stats(on_api, lag=3, lagKnown=True)
+    api_namespace.create(manifest_for(redis_server))
+    wait_for_stats(api_namespace, lag=3, lagKnown=True)
     redis.close()
 
 
 def test_operator_writes_nothing_at_rest(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
     for number in range(20):
-        on_api.create(manifest_for(redis_server, f"orders-{number}", stream=f"orders-{number}"))
+        api_namespace.create(manifest_for(redis_server, f"orders-{number}", stream=f"orders-{number}"))
     for number in range(20):
-        wait_for_condition(on_api, f"orders-{number}", "GroupReady", "GroupExists")
-    versions = wait_until_settled(on_api, 2)
+        wait_for_condition(api_namespace, f"orders-{number}", "GroupReady", "GroupExists")
+    versions = wait_until_settled(api_namespace, 2)
     polls = redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"]
     time.sleep(3)
     assert redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"] > polls
-    assert on_api.versions() == versions
+    assert api_namespace.versions() == versions
     (connection,) = [client for client in redis.client_list() if client["cmd"] != "client|list"]
     assert connection["cmd"] in ("xlen", "xinfo|groups")
     operator.kill()
-    with running_with_redis(on_api, operator.log.parent, stream_interval=POLL_INTERVAL):
+    with running_with_redis(api_namespace, operator.log.parent, stream_interval=POLL_INTERVAL):
         time.sleep(3)
-        assert on_api.versions() == versions
+        assert api_namespace.versions() == versions
     redis.close()
 
 
 def test_changing_statistics_are_written_rarely(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server))
-    wait_for_stats(on_api, lag=0)
+    api_namespace.create(manifest_for(redis_server))
+    wait_for_stats(api_namespace, lag=0)
     started, versions = time.monotonic(), set()
     while time.monotonic() - started < 6:
         redis.xadd("orders", {"n": 1})
-        versions.add(on_api.get("StreamConsumer", "orders")["metadata"]["resourceVersion"])
+        versions.add(api_namespace.get("StreamConsumer", "orders")["metadata"]["resourceVersion"])
         time.sleep(0.2)
     assert len(versions) == 1
     redis.close()
 
 
 def test_unavailable_server_does_not_delay_other_servers(
-    on_api: Namespace, operator: OperatorProcess, start_redis: StartRedis
+    api_namespace: Namespace, operator: OperatorProcess, start_redis: StartRedis
 ) -> None:
     frozen, good = start_redis(), start_redis()
     frozen.pause()
     try:
-        on_api.create(manifest_for(frozen, "frozen"))
-        on_api.create(manifest("nowhere", redis={"url": "redis://127.0.0.1:1"}))
-        on_api.create(manifest_for(good, "good"))
-        wait_for_condition(on_api, "good", "GroupReady", "GroupExists")
+        api_namespace.create(manifest_for(frozen, "frozen"))
+        api_namespace.create(manifest("nowhere", redis={"url": "redis://127.0.0.1:1"}))
+        api_namespace.create(manifest_for(good, "good"))
+        wait_for_condition(api_namespace, "good", "GroupReady", "GroupExists")
         for name in ("frozen", "nowhere"):
-            condition = wait_for_condition(on_api, name, "RedisReachable", "Unreachable")
+            condition = wait_for_condition(api_namespace, name, "RedisReachable", "Unreachable")
             assert condition["status"] == "False"
-            assert on_api.conditions(name)["GroupReady"]["status"] == "Unknown"
-        assert "127.0.0.1:1" in on_api.conditions("nowhere")["RedisReachable"]["message"]
+            assert api_namespace.conditions(name)["GroupReady"]["status"] == "Unknown"
+        assert "127.0.0.1:1" in api_namespace.conditions("nowhere")["RedisReachable"]["message"]
     finally:
         frozen.resume()
-    wait_for_condition(on_api, "frozen", "RedisReachable", "Connected")
+    wait_for_condition(api_namespace, "frozen", "RedisReachable", "Connected")
 
 
 def test_missing_database_is_reported_as_invalid_settings(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
-    on_api.create(manifest(redis={"url": f"redis://127.0.0.1:{redis_server.port}/99"}))
-    condition = wait_for_condition(on_api, "orders", "RedisReachable", "InvalidSettings")
+    api_namespace.create(manifest(redis={"url": f"redis://127.0.0.1:{redis_server.port}/99"}))
+    condition = wait_for_condition(api_namespace, "orders", "RedisReachable", "InvalidSettings")
     assert "the server has no database of this number" in condition["message"]
 
 
 def test_error_of_one_stream_is_reported_only_for_that_stream(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
     redis.set("text", "x")
-    on_api.create(manifest_for(redis_server, "wrong", stream="text"))
-    on_api.create(manifest_for(redis_server, "right"))
-    assert wait_for_condition(on_api, "wrong", "GroupReady", "NotAStream")["status"] == "False"
-    wait_for_condition(on_api, "right", "GroupReady", "GroupExists")
-    assert {on_api.conditions(name)["RedisReachable"]["status"] for name in ("wrong", "right")} == {"True"}
+    api_namespace.create(manifest_for(redis_server, "wrong", stream="text"))
+    api_namespace.create(manifest_for(redis_server, "right"))
+    assert wait_for_condition(api_namespace, "wrong", "GroupReady", "NotAStream")["status"] == "False"
+    wait_for_condition(api_namespace, "right", "GroupReady", "GroupExists")
+    assert {api_namespace.conditions(name)["RedisReachable"]["status"] for name in ("wrong", "right")} == {"True"}
     redis.close()
 
 
 def test_password_is_read_again_after_a_change(
-    on_api: Namespace, operator: OperatorProcess, start_redis: StartRedis
+    api_namespace: Namespace, operator: OperatorProcess, start_redis: StartRedis
 ) -> None:
     server = start_redis({"requirepass": "old"})
     ref = {"name": "redis", "key": "password"}
-    on_api.create(manifest_for(server, password=ref))
-    assert "redis" in wait_for_condition(on_api, "orders", "RedisReachable", "SecretMissing")["message"]
-    create_secret(on_api, "redis", password="wrong-hunter2\n")
-    rejected = wait_for_condition(on_api, "orders", "RedisReachable", "CredentialsRefused")
+    api_namespace.create(manifest_for(server, password=ref))
+    assert "redis" in wait_for_condition(api_namespace, "orders", "RedisReachable", "SecretMissing")["message"]
+    create_secret(api_namespace, "redis", password="wrong-hunter2\n")
+    rejected = wait_for_condition(api_namespace, "orders", "RedisReachable", "CredentialsRefused")
     redis = redis_client(server, password="old")
     redis.config_set("requirepass", "wrong-hunter2")
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     redis.config_set("requirepass", "new")
     redis.execute_command("CLIENT", "KILL", "TYPE", "normal")
-    wait_for_condition(on_api, "orders", "RedisReachable", "CredentialsRefused")
+    wait_for_condition(api_namespace, "orders", "RedisReachable", "CredentialsRefused")
     encoded = {"data": {"password": b64encode(b"new").decode()}}
-    on_api.cluster.request("PATCH", f"/api/v1/namespaces/{on_api.name}/secrets/redis", encoded)
-    wait_for_condition(on_api, "orders", "RedisReachable", "Connected")
-    assert "hunter2" not in rejected["message"] + operator.log.read_text() + str(on_api.events("orders"))
+    api_namespace.cluster.request("PATCH", f"/api/v1/namespaces/{api_namespace.name}/secrets/redis", encoded)
+    wait_for_condition(api_namespace, "orders", "RedisReachable", "Connected")
+    assert "hunter2" not in rejected["message"] + operator.log.read_text() + str(api_namespace.events("orders"))
     redis.close()
 
 
-def test_url_in_a_secret_is_never_quoted(on_api: Namespace, operator: OperatorProcess) -> None:
+def test_url_in_a_secret_is_never_quoted(api_namespace: Namespace, operator: OperatorProcess) -> None:
     url = "redis://shop:hunter2@127.0.0.1:1/0"
-    create_secret(on_api, "redis", url=url, garbage="hunter2", option=f"{url}?hunter2=1", socket="unix:///run/hunter2")
+    create_secret(
+        api_namespace, "redis", url=url, garbage="hunter2", option=f"{url}?hunter2=1", socket="unix:///run/hunter2"
+    )
     for key in ("url", "garbage", "option", "socket"):
-        on_api.create(manifest(key, redis={"urlSecretRef": {"name": "redis", "key": key}}))
+        api_namespace.create(manifest(key, redis={"urlSecretRef": {"name": "redis", "key": key}}))
     messages = [
-        wait_for_condition(on_api, name, "RedisReachable", "Unreachable")["message"] for name in ("url", "socket")
+        wait_for_condition(api_namespace, name, "RedisReachable", "Unreachable")["message"]
+        for name in ("url", "socket")
     ]
-    garbage = wait_for_condition(on_api, "garbage", "RedisReachable", "InvalidSettings")["message"]
-    option = wait_for_condition(on_api, "option", "RedisReachable", "InvalidSettings")["message"]
+    garbage = wait_for_condition(api_namespace, "garbage", "RedisReachable", "InvalidSettings")["message"]
+    option = wait_for_condition(api_namespace, "option", "RedisReachable", "InvalidSettings")["message"]
     assert "Secret redis" in garbage
     assert "an option" in option
     output = "".join([*messages, garbage, option, operator.log.read_text()])
@@ -199,70 +205,75 @@ def test_url_in_a_secret_is_never_quoted(on_api: Namespace, operator: OperatorPr
 
 
 def test_certificates_are_read_from_secrets(
-    on_api: Namespace, operator: OperatorProcess, tmp_path: Path, start_redis: StartRedis
+    api_namespace: Namespace, operator: OperatorProcess, tmp_path: Path, start_redis: StartRedis
 ) -> None:
     authority, port = Authority(tmp_path), free_port()
     server, client = authority.sign("server"), authority.sign("client")
     files = {"tls-cert-file": server.certificate, "tls-key-file": server.key, "tls-ca-cert-file": authority.file}
     start_redis({"tls-port": str(port), "tls-auth-clients": "yes", **{name: str(file) for name, file in files.items()}})
-    create_secret(on_api, "ca", **{"ca.crt": authority.file.read_text(), "garbage": "x"})
+    create_secret(api_namespace, "ca", **{"ca.crt": authority.file.read_text(), "garbage": "x"})
     client_files = {"tls.crt": client.certificate.read_text(), "tls.key": client.key.read_text()}
-    create_secret(on_api, "client", **client_files)
+    create_secret(api_namespace, "client", **client_files)
     certificate = {"certSecretRef": {"name": "client"}}
     for name, tls in {
         "mutual": {"caSecretRef": {"name": "ca", "key": "ca.crt"}, **certificate},
         "unknown": {"caSecretRef": {"name": "ca", "key": "ca.crt"}},
         "garbled": {"caSecretRef": {"name": "ca", "key": "garbage"}, **certificate},
     }.items():
-        on_api.create(manifest(name, redis={"url": f"rediss://localhost:{port}/0", "tls": tls}))
-    wait_for_condition(on_api, "mutual", "GroupReady", "GroupExists")
-    assert "certSecretRef" in wait_for_condition(on_api, "unknown", "RedisReachable", "TlsFailed")["message"]
+        api_namespace.create(manifest(name, redis={"url": f"rediss://localhost:{port}/0", "tls": tls}))
+    wait_for_condition(api_namespace, "mutual", "GroupReady", "GroupExists")
+    assert "certSecretRef" in wait_for_condition(api_namespace, "unknown", "RedisReachable", "TlsFailed")["message"]
     assert (
         "key garbage of Secret ca"
-        in wait_for_condition(on_api, "garbled", "RedisReachable", "InvalidSettings")["message"]
+        in wait_for_condition(api_namespace, "garbled", "RedisReachable", "InvalidSettings")["message"]
     )
 
 
 def test_missing_permission_leaves_only_that_value_unknown(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
     permissions = ("+xinfo|groups", "+xgroup|create", "+xpending")
     redis.execute_command("ACL", "SETUSER", "shop", "on", ">pw", "~orders", *permissions)
     redis.execute_command("ACL", "SETUSER", "blind", "on", ">pw", "~orders", "+ping")
     for user in ("shop", "blind"):
-        create_secret(on_api, user, username=user, password="pw")
+        create_secret(api_namespace, user, username=user, password="pw")
         refs = {f"{key}SecretRef": {"name": user, "key": key} for key in ("username", "password")}
-        on_api.create(manifest(user, redis={"url": f"redis://{redis_server.host}:{redis_server.port}", **refs}))
-    assert "grant +xlen with" in wait_for_condition(on_api, "shop", "GroupReady", "GroupExists")["message"]
-    wait_for_stats(on_api, "shop", pending=0, lag=0, length=None, deadLetters=None)
-    blind = wait_for_condition(on_api, "blind", "GroupReady", "NoPermission")
+        api_namespace.create(manifest(user, redis={"url": f"redis://{redis_server.host}:{redis_server.port}", **refs}))
+    assert "grant +xlen with" in wait_for_condition(api_namespace, "shop", "GroupReady", "GroupExists")["message"]
+    wait_for_stats(api_namespace, "shop", pending=0, lag=0, length=None, deadLetters=None)
+    blind = wait_for_condition(api_namespace, "blind", "GroupReady", "NoPermission")
     assert blind["status"] == "Unknown"
     assert "+xinfo|groups" in blind["message"]
     redis.close()
 
 
-def test_missing_permission_to_read_secrets_is_reported_with_the_remedy(on_api: Namespace, tmp_path: Path) -> None:
-    create_secret(on_api, "redis", password="hunter2")
-    settings = {"watch_namespaces": on_api.name, "stream_interval": POLL_INTERVAL}
-    with FaultyApiProxy(on_api.cluster) as proxy, running_operator(proxy.kubeconfig(tmp_path), tmp_path, **settings):
+def test_missing_permission_to_read_secrets_is_reported_with_the_remedy(
+    api_namespace: Namespace, tmp_path: Path
+) -> None:
+    create_secret(api_namespace, "redis", password="hunter2")
+    settings = {"watch_namespaces": api_namespace.name, "stream_interval": POLL_INTERVAL}
+    with (
+        FaultyApiProxy(api_namespace.cluster) as proxy,
+        running_operator(proxy.kubeconfig(tmp_path), tmp_path, **settings),
+    ):
         proxy.fault_for = lambda request: "403" if "/secrets/" in request.path else None
         ref = {"name": "redis", "key": "password"}
         redis = {"url": "redis://127.0.0.1:1", "passwordSecretRef": ref}
-        on_api.create(manifest(redis=redis))
-        condition = wait_for_condition(on_api, "orders", "RedisReachable", "SecretsNotReadable")
-        assert on_api.find("Deployment", "orders-consumer")
+        api_namespace.create(manifest(redis=redis))
+        condition = wait_for_condition(api_namespace, "orders", "RedisReachable", "SecretsNotReadable")
+        assert api_namespace.find("Deployment", "orders-consumer")
     assert condition["status"] == "Unknown"
     assert "rbac.readSecrets" in condition["message"]
 
 
 def test_lost_group_is_recreated_at_its_position(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     """No pod exists that would restore the group."""
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server))
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
+    api_namespace.create(manifest_for(redis_server))
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     for number in range(3):
         redis.xadd("orders", {"n": number})
     redis.xreadgroup("billing", "another", {"orders": ">"}, count=2)
@@ -270,29 +281,29 @@ def test_lost_group_is_recreated_at_its_position(
     eventually(lambda: check_polled(redis))
     redis.xgroup_destroy("orders", "billing")
     eventually(lambda: check_position(redis, last))
-    wait_for_stats(on_api, lag=1, lagKnown=True)  # even Redis 7 does not report it after that
+    wait_for_stats(api_namespace, lag=1, lagKnown=True)  # even Redis 7 does not report it after that
     redis.close()
 
 
 def test_group_deleted_while_suspended_is_recreated_at_its_position_after_the_resume(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server))
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
+    api_namespace.create(manifest_for(redis_server))
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     redis.xadd("orders", {"n": 1})
     redis.xreadgroup("billing", "another", {"orders": ">"})
     last = redis.xinfo_groups("orders")[0]["last-delivered-id"]
-    wait_for_stats(on_api, lastDeliveredId=last.decode())
-    on_api.edit("orders", suspend=True)
-    wait_until_settled(on_api)
+    wait_for_stats(api_namespace, lastDeliveredId=last.decode())
+    api_namespace.edit("orders", suspend=True)
+    wait_until_settled(api_namespace)
     redis.xgroup_destroy("orders", "billing")
-    on_api.create(manifest_for(redis_server, "other", stream="other"))
-    wait_for_condition(on_api, "other", "GroupReady", "GroupExists")
+    api_namespace.create(manifest_for(redis_server, "other", stream="other"))
+    wait_for_condition(api_namespace, "other", "GroupReady", "GroupExists")
     redis.xgroup_destroy("other", "billing")
     eventually(lambda: check_recreated(redis, "other"))  # by a poll after the deletion
     assert redis.xinfo_groups("orders") == []
-    on_api.edit("orders", suspend=False)
+    api_namespace.edit("orders", suspend=False)
     eventually(lambda: check_position(redis, last))
     redis.close()
 
@@ -314,21 +325,21 @@ def check_position(redis: Any, last: bytes) -> None:
 
 @pytest.mark.parametrize(("phase", "reason"), [("Pending", "GroupExists"), ("Running", "GroupMissing")])
 def test_group_is_created_only_if_no_pod_has_run(
-    on_api: Namespace, redis_server: RedisServer, tmp_path: Path, phase: str, reason: str
+    api_namespace: Namespace, redis_server: RedisServer, tmp_path: Path, phase: str, reason: str
 ) -> None:
     """Pods that have not run wait for their image, or exist before the first poll of Redis."""
     spec = {"containers": [{"name": "processor", "image": "shop:1.4"}]}
     labels = {"streamconsumer.dev/name": "orders", "app.kubernetes.io/managed-by": "streamconsumer-operator"}
     metadata = {"name": "orders-consumer-66c9f7d7b-first", "labels": labels}
-    on_api.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
-    on_api.patch("Pod", "orders-consumer-66c9f7d7b-first", {"status": {"phase": phase}}, "/status")
-    on_api.create(manifest_for(redis_server))
-    with running_with_redis(on_api, tmp_path):
-        wait_for_condition(on_api, "orders", "GroupReady", reason)
+    api_namespace.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    api_namespace.patch("Pod", "orders-consumer-66c9f7d7b-first", {"status": {"phase": phase}}, "/status")
+    api_namespace.create(manifest_for(redis_server))
+    with running_with_redis(api_namespace, tmp_path):
+        wait_for_condition(api_namespace, "orders", "GroupReady", reason)
 
 
 def test_consumers_of_terminated_pods_are_deleted_unless_they_have_pending_entries(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
     redis.xgroup_create("orders", "billing", "0", mkstream=True)
@@ -339,7 +350,7 @@ def test_consumers_of_terminated_pods_are_deleted_unless_they_have_pending_entri
         redis.xgroup_createconsumer("orders", "billing", name)
     members = group_key("orders", "billing", "consumers")
     redis.hset(members, mapping={terminated: 1, pending: 1, running: redis.time()[0]})
-    on_api.create(manifest_for(redis_server))
+    api_namespace.create(manifest_for(redis_server))
     eventually(lambda: check_consumers(redis, pending, running, "other-program"))
     assert set(redis.hkeys(members)) == {pending.encode(), running.encode()}
     redis.close()
@@ -351,17 +362,19 @@ def check_consumers(redis: Any, *names: str) -> None:
 
 
 def test_metrics_endpoint_exports_the_statistics_of_each_group(
-    on_api: Namespace, operator: OperatorProcess, redis_server: RedisServer
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    on_api.create(manifest_for(redis_server))
-    on_api.create(manifest("lost", redis={"url": "redis://127.0.0.1:1/0"}))
-    wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
+    api_namespace.create(manifest_for(redis_server))
+    api_namespace.create(manifest("lost", redis={"url": "redis://127.0.0.1:1/0"}))
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
     for number in range(5):
         redis.xadd("orders", {"n": number})
     redis.xreadgroup("billing", "another", {"orders": ">"}, count=2)
-    wait_for_stats(on_api, lag=3, pending=2)
-    labels = f'{{consumer_group="billing",resource_name="%s",resource_namespace="{on_api.name}",stream="orders"}}'
+    wait_for_stats(api_namespace, lag=3, pending=2)
+    labels = (
+        f'{{consumer_group="billing",resource_name="%s",resource_namespace="{api_namespace.name}",stream="orders"}}'
+    )
     text = operator.metrics()
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("streamconsumer_"))
     own_labels = labels % "orders"
@@ -371,7 +384,7 @@ def test_metrics_endpoint_exports_the_statistics_of_each_group(
     assert 0 <= float(values[f"streamconsumer_group_oldest_pending_age_seconds{own_labels}"]) < 60
     assert values[f"streamconsumer_ready{labels % 'lost'}"] == "0.0"
     assert f"streamconsumer_group_lag{labels % 'lost'}" not in values
-    on_api.edit("orders", suspend=True)
+    api_namespace.edit("orders", suspend=True)
     eventually(lambda: check_not_exported(operator, f"streamconsumer_group_lag{own_labels}"))
     redis.close()
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.model.examples import manifest
-from tests.operator.operators import OperatorProcess
-from tests.operator.places import Namespace, eventually, wait_until_settled
+from tests.operator.namespace import Namespace, eventually, wait_until_settled
+from tests.operator.operator_process import OperatorProcess
 
 FIFTY = 50
 SOON = 8.0
@@ -24,10 +24,10 @@ AT_LAST = 60.0
 class Pair:
     """Two operators of one namespace; the first leads."""
 
-    def __init__(self, place: Namespace, folder: Path) -> None:
-        told = {"watch_namespaces": place.name, "lease": f"{place.name}/operator"}
-        self.place = place
-        self.first, self.second = (OperatorProcess(place.cluster.kubeconfig, folder, **told) for _ in range(2))
+    def __init__(self, namespace: Namespace, folder: Path) -> None:
+        told = {"watch_namespaces": namespace.name, "lease": f"{namespace.name}/operator"}
+        self.namespace = namespace
+        self.first, self.second = (OperatorProcess(namespace.cluster.kubeconfig, folder, **told) for _ in range(2))
 
     def start(self) -> None:
         self.first.start().wait_until_started()
@@ -36,23 +36,23 @@ class Pair:
 
     @property
     def holder(self) -> str:
-        return str(self.place.get("Lease", "operator")["spec"].get("holderIdentity", ""))
+        return str(self.namespace.get("Lease", "operator")["spec"].get("holderIdentity", ""))
 
 
 def check_stands_by(operator: OperatorProcess) -> None:
-    assert operator.logged("another operator leads"), operator.log.read_text()
+    assert operator.logged("waiting: another replica is the leader"), operator.log.read_text()
 
 
 @pytest.fixture
-def pair(on_api: Namespace, tmp_path: Path) -> Iterator[Pair]:
-    with paired(on_api, tmp_path) as pair:
+def pair(api_namespace: Namespace, tmp_path: Path) -> Iterator[Pair]:
+    with paired(api_namespace, tmp_path) as pair:
         yield pair
 
 
 @contextmanager
-def paired(place: Namespace, folder: Path) -> Iterator[Pair]:
+def paired(namespace: Namespace, folder: Path) -> Iterator[Pair]:
     """Both, the first leads."""
-    pair = Pair(place, folder)
+    pair = Pair(namespace, folder)
     try:
         pair.start()
         yield pair
@@ -61,10 +61,10 @@ def paired(place: Namespace, folder: Path) -> Iterator[Pair]:
         pair.second.kill()
 
 
-def served_by(operator: OperatorProcess, place: Namespace, name: str, within: float) -> float:
+def served_by(operator: OperatorProcess, namespace: Namespace, name: str, within: float) -> float:
     """Seconds until this operator, and no other, has made the Deployment."""
     began = time.monotonic()
-    eventually(lambda: place.get("Deployment", f"{name}-consumer"), within)
+    eventually(lambda: namespace.get("Deployment", f"{name}-consumer"), within)
     seconds = time.monotonic() - began
     eventually(lambda: check_reported(operator, name), within)
     return seconds
@@ -74,54 +74,56 @@ def check_reported(operator: OperatorProcess, name: str) -> None:
     assert [line for line in operator.lines() if line.get("consumer") == name]
 
 
-def test_only_the_leader_works_and_both_are_ready(pair: Pair) -> None:
-    pair.place.create(manifest())
-    served_by(pair.first, pair.place, "orders", within=AT_LAST)
-    wait_until_settled(pair.place)
+def test_only_the_leader_reconciles_and_both_operators_are_ready(pair: Pair) -> None:
+    pair.namespace.create(manifest())
+    served_by(pair.first, pair.namespace, "orders", within=AT_LAST)
+    wait_until_settled(pair.namespace)
     assert not [line for line in pair.second.lines() if line.get("consumer")]
     assert [each.get("readyz") for each in (pair.first, pair.second)] == [(200, "ok\n"), (200, "ok, follower\n")]
     assert [each.get("livez")[0] for each in (pair.first, pair.second)] == [200, 200]
 
 
-def test_a_leader_that_is_asked_to_end_hands_over_at_once(pair: Pair) -> None:
+def test_a_leader_that_is_stopped_releases_the_lease_immediately(pair: Pair) -> None:
     assert pair.first.stop()[0] == 0
-    pair.place.create(manifest())
-    seconds = served_by(pair.second, pair.place, "orders", within=SOON)
+    pair.namespace.create(manifest())
+    seconds = served_by(pair.second, pair.namespace, "orders", within=SOON)
     print(f"\nafter SIGTERM another operator had made the Deployment within {seconds:.2f} s")
     assert pair.second.stop()[0] == 0
     assert pair.holder == ""
-    assert pair.place.get("Lease", "operator")["spec"]["leaseTransitions"] == 2
+    assert pair.namespace.get("Lease", "operator")["spec"]["leaseTransitions"] == 2
 
 
-def test_a_leader_that_is_killed_is_followed(pair: Pair) -> None:
+def test_the_follower_becomes_leader_when_the_leader_is_killed(pair: Pair) -> None:
     dead = pair.holder
     pair.first.kill()
-    pair.place.create(manifest())
-    seconds = served_by(pair.second, pair.place, "orders", within=AT_LAST)
+    pair.namespace.create(manifest())
+    seconds = served_by(pair.second, pair.namespace, "orders", within=AT_LAST)
     print(f"\nafter kill -9 another operator had made the Deployment within {seconds:.2f} s")
     assert pair.holder != dead
 
 
 @pytest.mark.timeout(120)
-def test_a_leader_that_is_killed_while_fifty_change_leaves_nothing_undone(on_plane: Namespace, tmp_path: Path) -> None:
+def test_50_edits_are_completed_when_the_leader_is_killed(plane_namespace: Namespace, tmp_path: Path) -> None:
     """Beside Kubernetes' own controllers, which go on meanwhile."""
     names = [f"orders-{number}" for number in range(FIFTY)]
-    everything = {"apiVersion": "v1", "kind": "List", "items": [manifest(name, on_plane.name) for name in names]}
-    with paired(on_plane, tmp_path) as pair:
-        on_plane.cluster.kubectl("create", "-f", "-", input=json.dumps(everything))
-        eventually(lambda: check_converged(on_plane, names, edited=False), timeout=AT_LAST)
-        before = {each["metadata"]["name"]: each["metadata"]["uid"] for each in on_plane.list_all("Deployment")}
+    everything = {"apiVersion": "v1", "kind": "List", "items": [manifest(name, plane_namespace.name) for name in names]}
+    with paired(plane_namespace, tmp_path) as pair:
+        plane_namespace.cluster.kubectl("create", "-f", "-", input=json.dumps(everything))
+        eventually(lambda: check_converged(plane_namespace, names, edited=False), timeout=AT_LAST)
+        before = {each["metadata"]["name"]: each["metadata"]["uid"] for each in plane_namespace.list_all("Deployment")}
         for name in names[: FIFTY // 2]:
-            on_plane.edit(name, concurrency=20)
+            plane_namespace.edit(name, concurrency=20)
         pair.first.kill()
         killed = time.monotonic()
         for name in names[FIFTY // 2 :]:
-            on_plane.edit(name, concurrency=20)
+            plane_namespace.edit(name, concurrency=20)
         eventually(lambda: check_leads(pair.second), timeout=AT_LAST)
         led = time.monotonic() - killed
-        eventually(lambda: check_converged(on_plane, names, edited=True), timeout=AT_LAST)
+        eventually(lambda: check_converged(plane_namespace, names, edited=True), timeout=AT_LAST)
         print(f"\nafter kill -9 another led within {led:.2f} s, {FIFTY} edits were done after {elapsed(killed):.2f} s")
-        assert {each["metadata"]["name"]: each["metadata"]["uid"] for each in on_plane.list_all("Deployment")} == before
+        assert {
+            each["metadata"]["name"]: each["metadata"]["uid"] for each in plane_namespace.list_all("Deployment")
+        } == before
         assert pair.second.unexpected_lines() == []
 
 
@@ -129,32 +131,30 @@ def elapsed(since: float) -> float:
     return time.monotonic() - since
 
 
-def check_converged(place: Namespace, names: list[str], *, edited: bool) -> None:
+def check_converged(namespace: Namespace, names: list[str], *, edited: bool) -> None:
     """In Deployments, one each, and told in statuses."""
     stated = {"name": "STREAMCONSUMER_CONCURRENCY", "value": "20"}
-    deployments = {each["metadata"]["name"]: each for each in place.list_all("Deployment")}
+    deployments = {each["metadata"]["name"]: each for each in namespace.list_all("Deployment")}
     assert set(deployments) == {f"{name}-consumer" for name in names}
     for each in deployments.values():
         (container,) = each["spec"]["template"]["spec"]["containers"]
         assert (stated in container["env"]) == edited
-    for each in place.list_all("StreamConsumer"):
+    for each in namespace.list_all("StreamConsumer"):
         assert each["status"]["observedGeneration"] == each["metadata"]["generation"]
 
 
-def test_a_leader_that_was_frozen_until_another_led_ends_at_once(pair: Pair) -> None:
+def test_a_frozen_leader_exits_when_another_operator_has_become_leader(pair: Pair) -> None:
     os.kill(pair.first.pid, signal.SIGSTOP)
     eventually(lambda: check_leads(pair.second), timeout=AT_LAST)
     leader = pair.holder
     os.kill(pair.first.pid, signal.SIGCONT)
     eventually(lambda: check_ended(pair.first, 1))
-    assert pair.first.logged(
-        "the lease is lost: this operator ends at once, and is a follower when it is started again"
-    )
+    assert pair.first.logged("lost the leader lease; exiting")
     assert pair.holder == leader
 
 
-def test_a_lease_that_somebody_deletes_ends_no_operator_for_long(pair: Pair) -> None:
-    pair.place.delete("Lease", "operator")
+def test_an_operator_leads_again_when_the_lease_is_deleted(pair: Pair) -> None:
+    pair.namespace.delete("Lease", "operator")
     eventually(lambda: check_ended(pair.first, 1))
     eventually(lambda: check_leads(pair.second))
 

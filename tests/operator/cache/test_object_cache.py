@@ -27,14 +27,14 @@ def consumer(version: int = 1, uid: str = "c-1") -> Manifest:
     return found
 
 
-def test_what_is_put_is_found_again() -> None:
+def test_upserted_objects_are_found() -> None:
     store = ObjectCache()
     assert store.upsert(consumer()) == store.upsert(child()) == KEY
     assert store.consumers == {KEY: consumer()}
     assert store.child(KEY, "Deployment", "orders-consumer") == child()
 
 
-def test_pods_are_kept_apart_from_children() -> None:
+def test_pods_are_not_listed_as_children() -> None:
     store = ObjectCache()
     store.upsert(child())
     store.upsert(child("Pod"))
@@ -53,7 +53,7 @@ def test_an_older_version_does_not_overwrite_a_newer_one() -> None:
     assert store.consumers[KEY]["metadata"]["resourceVersion"] == "10"
 
 
-def test_what_is_known_in_this_version_is_not_looked_through_again() -> None:
+def test_an_object_in_the_same_version_is_not_transformed_again() -> None:
     """A watch brings what our own write has returned, and every list brings everything."""
     store = ObjectCache()
     store.upsert(child(version=1))
@@ -62,14 +62,14 @@ def test_what_is_known_in_this_version_is_not_looked_through_again() -> None:
     assert store.children(KEY)[0] is known
 
 
-def test_a_new_life_of_the_same_name_counts_whatever_its_version() -> None:
+def test_an_object_with_a_new_uid_replaces_the_old_one_in_spite_of_a_lower_version() -> None:
     store = ObjectCache()
     store.upsert(child(version=10, uid="d-1"))
     store.upsert(child(version=2, uid="d-2"))
     assert store.children(KEY) == [child(version=2, uid="d-2")]
 
 
-def test_what_is_dropped_is_forgotten() -> None:
+def test_removed_objects_are_not_found() -> None:
     store = ObjectCache()
     store.upsert(consumer())
     store.upsert(child())
@@ -79,7 +79,7 @@ def test_what_is_dropped_is_forgotten() -> None:
     assert store.child(KEY, "Deployment", "orders-consumer") is None
 
 
-def test_the_end_of_an_old_life_does_not_end_the_new_one() -> None:
+def test_removing_an_old_uid_keeps_the_object_with_the_new_uid() -> None:
     """The answer to our own write may come before the watch tells that its predecessor was deleted."""
     store = ObjectCache()
     store.upsert(child(uid="d-2", version=5))
@@ -90,12 +90,12 @@ def test_the_end_of_an_old_life_does_not_end_the_new_one() -> None:
     assert KEY in store.consumers
 
 
-def test_dropping_what_is_unknown_is_fine() -> None:
+def test_removing_an_unknown_object_has_no_effect() -> None:
     store = ObjectCache()
     assert store.remove(child()) == store.remove(consumer()) == KEY
 
 
-def test_what_bears_no_label_of_ours_concerns_nobody() -> None:
+def test_an_object_without_the_operators_label_has_no_key() -> None:
     stranger = child()
     del stranger["metadata"]["labels"]
     store = ObjectCache()
@@ -103,7 +103,7 @@ def test_what_bears_no_label_of_ours_concerns_nobody() -> None:
     assert store.remove(stranger) is None
 
 
-def test_asking_leaves_no_trace() -> None:
+def test_lookups_do_not_grow_the_cache() -> None:
     """A key that is only asked for must not grow the store: names come and go for months."""
     store = ObjectCache()
     store.children(KEY), store.pods(KEY), store.child(KEY, "Deployment", "x")
@@ -118,7 +118,7 @@ def believe(store: ObjectCache, before: Mapping[str, int], *found: Manifest) -> 
     return concerned | store.remove_missing(before, {manifest["metadata"]["uid"] for manifest in found})
 
 
-def test_a_list_tells_what_was_deleted_while_nobody_watched() -> None:
+def test_a_list_removes_objects_that_were_deleted_without_a_watch() -> None:
     store = ObjectCache()
     store.upsert(consumer())
     store.upsert(child())
@@ -129,7 +129,7 @@ def test_a_list_tells_what_was_deleted_while_nobody_watched() -> None:
     assert store.consumers[KEY]["metadata"]["resourceVersion"] == "2"
 
 
-def test_a_list_does_not_undo_what_was_heard_of_since_it_was_asked_for() -> None:
+def test_a_list_does_not_undo_changes_since_its_request() -> None:
     store = ObjectCache()
     store.upsert(child(version=1))
     before = store.versions()
@@ -140,14 +140,14 @@ def test_a_list_does_not_undo_what_was_heard_of_since_it_was_asked_for() -> None
     assert KEY in store.consumers
 
 
-def test_everyone_whom_a_list_concerns_is_looked_at() -> None:
+def test_a_list_returns_the_keys_of_added_and_removed_objects() -> None:
     store, gone = ObjectCache(), child()
     gone["metadata"]["labels"] = {names.LABEL_CONSUMER: "returns"}
     store.upsert(gone)
     assert believe(store, store.versions(), consumer()) == {KEY, ("shop", "returns")}
 
 
-def test_what_is_deleted_while_a_list_is_read_does_not_come_back_with_a_later_page() -> None:
+def test_an_object_that_is_deleted_during_a_list_does_not_return_with_a_later_page() -> None:
     """All pages tell of the moment when the first one was asked for."""
     store = ObjectCache()
     for each in (consumer(), child(), child("Pod", uid="p-1")):
@@ -160,7 +160,7 @@ def test_what_is_deleted_while_a_list_is_read_does_not_come_back_with_a_later_pa
     assert store.all_objects() == []
 
 
-def test_who_lost_our_label_and_has_it_again_is_known_again() -> None:
+def test_an_object_whose_label_was_removed_and_restored_is_cached_again() -> None:
     """A watch tells of either as of a deletion and of a new object, of one uid."""
     store = ObjectCache()
     store.upsert(child(version=1))
@@ -169,7 +169,7 @@ def test_who_lost_our_label_and_has_it_again_is_known_again() -> None:
     assert store.children(KEY) == [child(version=3)]
 
 
-def test_what_is_gone_is_not_remembered_for_longer_than_a_list_may_tell_of_it() -> None:
+def test_tombstones_are_dropped_after_the_next_list() -> None:
     store = ObjectCache()
     before = store.versions()
     store.remove(child())

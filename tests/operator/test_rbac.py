@@ -16,8 +16,8 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.credentials import User
 from tests.cluster.namespaces import fresh_namespace
 from tests.model.examples import manifest
-from tests.operator.operators import OperatorProcess, running_operator
-from tests.operator.places import CHILDREN, Namespace, eventually
+from tests.operator.namespace import CHILDREN, Namespace, eventually
+from tests.operator.operator_process import OperatorProcess, running_operator
 
 ACCOUNT = "streamconsumer-operator"
 WITHOUT_A_CALL = {(names.GROUP, f"{names.PLURAL}/finalizers", "update"), ("", "pods", "patch")}
@@ -29,14 +29,14 @@ SOURCE = "async def handle(data):\n    print(data)\n"
 
 
 @pytest.fixture
-def installed(plane: ControlPlane) -> Iterator[Namespace]:
+def installed(control_plane_with_crd: ControlPlane) -> Iterator[Namespace]:
     """A namespace with the chart's rights in it, for an operator of this namespace alone."""
-    with fresh_namespace(plane) as name:
+    with fresh_namespace(control_plane_with_crd) as name:
         rendered = Helm("helm").template("--namespace", name, "--set", f"watchNamespaces={{{name}}}")
         rights = [each for each in rendered if each["kind"] in ("ServiceAccount", "Role", "RoleBinding")]
         assert {each["metadata"]["namespace"] for each in rights} == {name}
-        plane.apply(*rights)
-        yield Namespace(plane, name)
+        control_plane_with_crd.apply(*rights)
+        yield Namespace(control_plane_with_crd, name)
 
 
 @pytest.fixture
@@ -51,9 +51,7 @@ def operator(installed: Namespace, tmp_path: Path) -> Iterator[OperatorProcess]:
         yield operator
 
 
-def test_the_operator_asks_for_what_it_may_do_and_may_do_nothing_else(
-    operator: OperatorProcess, installed: Namespace
-) -> None:
+def test_the_operator_uses_exactly_its_permissions(operator: OperatorProcess, installed: Namespace) -> None:
     live_through_everything(installed)
     granted = {(right.group, what, verb) for right in RULES for what in right.resources for verb in right.verbs}
 
@@ -64,7 +62,7 @@ def test_the_operator_asks_for_what_it_may_do_and_may_do_nothing_else(
     assert not [line for line in operator.unexpected_lines() if "forbidden" in json.dumps(line)]
 
 
-def test_it_may_do_nothing_in_another_namespace_and_list_no_secrets(installed: Namespace) -> None:
+def test_the_operator_has_no_permission_in_other_namespaces_and_cannot_list_secrets(installed: Namespace) -> None:
     who = f"--as=system:serviceaccount:{installed.name}:{ACCOUNT}"
     for question in (
         ("list", f"{names.PLURAL}.{names.GROUP}", "--namespace", "default"),
@@ -78,10 +76,10 @@ def test_it_may_do_nothing_in_another_namespace_and_list_no_secrets(installed: N
         assert "Error" not in str(refused.value)
 
 
-def live_through_everything(place: Namespace) -> None:
+def live_through_everything(namespace: Namespace) -> None:
     """Have every kind of child made, mended, changed, and pruned."""
     behind_a_password = {"url": "redis://127.0.0.1:1/0", "passwordSecretRef": {"name": "redis", "key": "password"}}
-    place.create(
+    namespace.create(
         manifest(
             name="orders",
             replicas=2,
@@ -90,18 +88,20 @@ def live_through_everything(place: Namespace) -> None:
             envFrom=[{"configMapRef": {"name": "shop", "optional": True}}],
         )
     )
-    children = eventually(lambda: every_child(place))
+    children = eventually(lambda: every_child(namespace))
     for kind in CHILDREN:
-        place.create({**copy_of(children[kind]), "kind": kind})
+        namespace.create({**copy_of(children[kind]), "kind": kind})
 
     def pruned() -> None:
-        assert not [kind for kind, child in children.items() if place.find(kind, copy_of(child)["metadata"]["name"])]
+        assert not [
+            kind for kind, child in children.items() if namespace.find(kind, copy_of(child)["metadata"]["name"])
+        ]
 
     eventually(pruned)
 
 
-def every_child(place: Namespace) -> dict[str, Manifest]:
-    found = place.children("orders")
+def every_child(namespace: Namespace) -> dict[str, Manifest]:
+    found = namespace.children("orders")
     assert set(found) == set(CHILDREN)
     return found
 
@@ -113,10 +113,10 @@ def copy_of(child: Manifest) -> Manifest:
     return {**child, "metadata": {"name": name, **kept}}
 
 
-def asked_for(place: Namespace) -> set[Asked]:
-    """What the operator of this place was allowed, or refused, at the API server. That is what it wanted."""
-    user = f"system:serviceaccount:{place.name}:{ACCOUNT}"
-    lines = map(json.loads, place.cluster.audit_log.read_text().splitlines())
+def asked_for(namespace: Namespace) -> set[Asked]:
+    """What the operator of this namespace was allowed, or refused, at the API server. That is what it wanted."""
+    user = f"system:serviceaccount:{namespace.name}:{ACCOUNT}"
+    lines = map(json.loads, namespace.cluster.audit_log.read_text().splitlines())
     return {each for line in lines if line["user"]["username"] == user and "objectRef" in line for each in rights(line)}
 
 

@@ -129,20 +129,20 @@ def ready(told: Manifest) -> dict[str, Any]:
     return dict(found)
 
 
-async def test_a_first_look_makes_the_children_and_says_so_once() -> None:
+async def test_the_first_reconcile_creates_the_children_and_records_one_event() -> None:
     setting = Setting()
     await setting.reconcile()
     assert setting.cluster.asked == ["apply ServiceAccount", "apply Deployment", "apply status", "event Created"]
 
 
-async def test_a_second_look_asks_nothing() -> None:
+async def test_the_second_reconcile_sends_no_request() -> None:
     setting = Setting()
     await setting.reconcile()
     await setting.reconcile()
     assert setting.cluster.asked == []
 
 
-async def test_a_status_that_others_added_to_is_not_written_again_and_again() -> None:
+async def test_conditions_and_fields_of_other_tools_cause_no_status_write() -> None:
     """Another tool's condition, or a field of a newer operator's, is none of our business."""
     setting = Setting()
     await setting.reconcile()
@@ -155,7 +155,7 @@ async def test_a_status_that_others_added_to_is_not_written_again_and_again() ->
     assert setting.cluster.asked == []
 
 
-async def test_a_streamconsumer_that_is_deleted_while_its_status_is_written_stays_forgotten() -> None:
+async def test_a_streamconsumer_that_is_deleted_during_its_status_write_is_not_cached_again() -> None:
     """Otherwise its children would be made again, for Kubernetes to delete again, for ever."""
     setting = Setting()
     setting.cluster.before_status = lambda: setting.store.remove(setting.manifest) and None
@@ -165,7 +165,7 @@ async def test_a_streamconsumer_that_is_deleted_while_its_status_is_written_stay
     assert setting.cluster.asked == []
 
 
-async def test_a_streamconsumer_that_turns_out_to_be_gone_is_forgotten() -> None:
+async def test_a_streamconsumer_that_no_longer_exists_leaves_the_cache() -> None:
     """Its deletion was missed: the watch was broken."""
     setting = Setting()
     setting.cluster.there = False
@@ -173,7 +173,7 @@ async def test_a_streamconsumer_that_turns_out_to_be_gone_is_forgotten() -> None
     assert setting.store.consumers == {}
 
 
-async def test_a_streamconsumer_on_its_way_out_is_left_alone() -> None:
+async def test_a_terminating_streamconsumer_is_not_reconciled() -> None:
     setting = Setting()
     setting.manifest["metadata"]["deletionTimestamp"] = "2026-11-24T12:00:00Z"
     setting.put(setting.manifest)
@@ -181,7 +181,7 @@ async def test_a_streamconsumer_on_its_way_out_is_left_alone() -> None:
     assert setting.cluster.asked == []
 
 
-async def test_a_child_that_was_deleted_is_created_again() -> None:
+async def test_a_deleted_child_is_created_again() -> None:
     setting = Setting()
     await setting.reconcile()
     (deployment,) = [each for each in setting.store.children(KEY) if each["kind"] == "Deployment"]
@@ -194,7 +194,7 @@ async def test_a_child_that_was_deleted_is_created_again() -> None:
     ]
 
 
-async def test_the_children_of_a_deleted_namesake_are_waited_for_and_not_touched() -> None:
+async def test_children_of_a_deleted_streamconsumer_of_the_same_name_are_waited_for() -> None:
     """kubectl delete and apply in one breath: Kubernetes has not collected the old Deployment yet."""
     setting = Setting()
     for child in desired(consumer(), SETTINGS):
@@ -208,7 +208,7 @@ async def test_the_children_of_a_deleted_namesake_are_waited_for_and_not_touched
     assert "Deployment orders-consumer" in told["message"]
 
 
-async def test_a_name_that_is_taken_is_looked_at_again_for_no_watch_will_tell() -> None:
+async def test_a_name_conflict_is_checked_again_after_a_delay() -> None:
     setting = Setting()
     foreign = {"kind": "Deployment", "metadata": {"name": "orders-consumer", "uid": "x", "namespace": "shop"}}
     setting.cluster.objects["Deployment", "orders-consumer"] = foreign
@@ -219,7 +219,7 @@ async def test_a_name_that_is_taken_is_looked_at_again_for_no_watch_will_tell() 
     assert setting.cluster.objects["Deployment", "orders-consumer"] is foreign
 
 
-async def test_a_trouble_that_lasts_is_told_once() -> None:
+async def test_a_lasting_problem_records_one_event() -> None:
     setting = Setting({**manifest(), "spec": {"stream": "orders"}})
     await setting.reconcile()
     assert setting.cluster.asked == ["apply status", "event InvalidSpec"]
@@ -227,7 +227,7 @@ async def test_a_trouble_that_lasts_is_told_once() -> None:
     assert setting.cluster.asked == []
 
 
-async def test_an_event_that_cannot_be_written_fails_nothing() -> None:
+async def test_a_failed_event_write_does_not_fail_the_reconcile() -> None:
     setting = Setting()
 
     async def refuse(*_: Any, **__: Any) -> None:
@@ -238,7 +238,7 @@ async def test_an_event_that_cannot_be_written_fails_nothing() -> None:
     assert names.LABEL_CONSUMER in setting.store.consumers[KEY]["status"]["selector"]
 
 
-async def test_a_source_stays_while_a_running_pod_holds_it() -> None:
+async def test_a_source_config_map_is_kept_while_a_running_pod_mounts_it() -> None:
     """A container of that pod that is restarted reads it again."""
     setting = Setting(manifest(handler={"source": "x = 1"}))
     await setting.reconcile()
@@ -259,7 +259,7 @@ async def test_a_source_stays_while_a_running_pod_holds_it() -> None:
     assert setting.cluster.asked.count("delete ConfigMap") == 1
 
 
-async def test_who_is_deleted_and_made_again_in_one_breath_begins_without_what_was_known_of_the_first() -> None:
+async def test_a_recreated_streamconsumer_is_monitored_from_the_start() -> None:
     """Both waited for a worker, who sees the second one only: it may read another stream."""
     setting = Setting()
     await setting.reconcile()
@@ -281,7 +281,7 @@ def copied(name: str) -> Manifest:
     return {**found, "metadata": metadata, "status": {"replicas": 7}}
 
 
-async def test_a_deployment_that_somebody_copied_is_not_told_of_as_ours() -> None:
+async def test_a_copied_deployment_is_not_reported_in_the_status() -> None:
     setting = Setting()
     setting.put(copied("a-copy"))
     await setting.reconcile()

@@ -26,7 +26,7 @@ class Taken(KubeClient):
         return manifest
 
 
-async def test_who_finds_another_in_its_place_ends_without_a_pause() -> None:
+async def test_leader_stops_immediately_when_another_operator_holds_the_lease() -> None:
     """Otherwise both would work meanwhile."""
     lease = LeaderLease(Taken(), "shop/operator")
     await lease.acquire()

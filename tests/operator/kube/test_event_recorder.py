@@ -43,7 +43,7 @@ def told(given: EventRecorder, *sentences: str) -> None:
         given.record(manifest(), "Created", sentence, warning=False)
 
 
-async def test_what_is_told_is_written_in_order_and_later() -> None:
+async def test_events_are_written_in_order_in_the_background() -> None:
     cluster = Written()
     given = EventRecorder(cluster)
     told(given, "one", "two")
@@ -56,7 +56,7 @@ async def test_what_is_told_is_written_in_order_and_later() -> None:
     assert cluster.sentences == ["one", "two", "three"]
 
 
-async def test_one_that_cannot_be_written_keeps_no_other_from_it() -> None:
+async def test_an_event_that_cannot_be_written_does_not_block_the_next_one() -> None:
     cluster = Written(refused="one")
     given = EventRecorder(cluster)
     writing = asyncio.create_task(given.run())
@@ -66,7 +66,7 @@ async def test_one_that_cannot_be_written_keeps_no_other_from_it() -> None:
     assert cluster.sentences == ["two"]
 
 
-async def test_so_many_wait_and_the_rest_is_in_the_log_only(caplog: pytest.LogCaptureFixture) -> None:
+async def test_events_beyond_the_maximum_queue_length_are_only_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     cluster = Written()
     given = EventRecorder(cluster)
@@ -78,13 +78,13 @@ async def test_so_many_wait_and_the_rest_is_in_the_log_only(caplog: pytest.LogCa
     assert len([each for each in caplog.records if each.levelno == logging.INFO]) == event_recorder.MAX_QUEUED + 5
 
 
-async def test_a_note_is_cut_to_what_the_api_server_takes_whatever_its_letters_are() -> None:
+async def test_event_notes_are_truncated_to_1024_bytes_between_characters() -> None:
     """1,024 bytes, and no letter torn apart."""
 
     class Recorder:
         note = ""
 
-        async def call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        async def request_json(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
             self.note = arguments["body"]["note"]
             return {}
 

@@ -13,23 +13,23 @@ def deployment(**metadata: Any) -> Manifest:
     return {"kind": "Deployment", "metadata": {"name": "orders-consumer", **metadata}, "spec": {"paused": True}}
 
 
-def test_who_owns_which_field_is_not_kept() -> None:
+def test_field_ownership_is_dropped() -> None:
     assert strip_unused(deployment(managedFields=[FOREIGN], creationTimestamp="2026-11-25T12:00:00Z")) == deployment()
 
 
-def test_what_kubectl_notes_for_itself_is_not_kept() -> None:
+def test_the_last_applied_annotation_of_kubectl_is_dropped() -> None:
     note = {"kubectl.kubernetes.io/last-applied-configuration": "{}"}
     assert strip_unused(deployment(annotations={**note, "team": "shop"})) == deployment(annotations={"team": "shop"})
 
 
-def test_of_what_a_deployment_says_of_itself_the_troubles_are_kept_without_their_times() -> None:
+def test_problem_conditions_of_a_deployment_are_kept_without_timestamps() -> None:
     failed = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota"}
     told = [{"type": "Available", "status": "False"}, {**failed, "lastUpdateTime": "2026-11-25T12:00:00Z"}]
     found = strip_unused({**deployment(), "status": {"replicas": 1, "conditions": told}})
     assert found == {**deployment(), "status": {"replicas": 1, "conditions": [failed]}}
 
 
-def test_of_a_pod_its_fate_and_its_source_are_kept() -> None:
+def test_a_pod_keeps_its_status_and_its_mounted_config_maps() -> None:
     waiting = {"name": "consumer", "ready": False, "state": {"waiting": {"reason": "ImagePullBackOff"}}}
     scheduled = {"type": "PodScheduled", "status": "True"}
     source = {"name": "source", "configMap": {"name": "orders-consumer-1"}}
@@ -51,7 +51,7 @@ def test_of_a_pod_its_fate_and_its_source_are_kept() -> None:
     }
 
 
-def test_each_word_is_kept_once() -> None:
+def test_equal_strings_share_one_object() -> None:
     told = json.dumps(deployment(labels={"team": "fulfilment"}))
     one, other = (strip_unused(json.loads(told))["metadata"]["labels"] for _ in range(2))
     assert next(iter(one)) is next(iter(other))

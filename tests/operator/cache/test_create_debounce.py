@@ -27,13 +27,13 @@ class Begun:
             return [int((await self.keys.get())[1]) for _ in range(count)]
 
 
-async def test_a_single_new_one_starts() -> None:
+async def test_a_single_new_streamconsumer_is_enqueued() -> None:
     begun = Begun()
     begun.come(1)
     assert await begun.numbers(1) == [1]
 
 
-async def test_a_burst_starts_in_its_order_after_the_last_one() -> None:
+async def test_a_burst_is_enqueued_in_order_after_the_last_creation() -> None:
     begun = Begun()
     for number in range(50):
         begun.come(number)
@@ -42,7 +42,7 @@ async def test_a_burst_starts_in_its_order_after_the_last_one() -> None:
     assert await begun.numbers(50) == list(range(50))
 
 
-async def test_a_burst_that_does_not_end_starts_after_the_longest_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_continuing_burst_is_enqueued_after_the_maximum_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(create_debounce, "QUIET_PERIOD", timedelta(milliseconds=50))
     monkeypatch.setattr(create_debounce, "MAX_DELAY", timedelta(milliseconds=100))
     begun, came = Begun(), 0
@@ -54,7 +54,7 @@ async def test_a_burst_that_does_not_end_starts_after_the_longest_wait(monkeypat
     assert await begun.numbers(begun.keys.qsize()) == list(range(came))
 
 
-async def test_the_next_burst_waits_again() -> None:
+async def test_each_burst_is_delayed() -> None:
     begun = Begun()
     begun.come(1)
     assert await begun.numbers(1) == [1]

@@ -169,7 +169,7 @@ def _length(head: bytes) -> int:
 
 
 def _injected_response(fault: str | None) -> bytes | None:
-    """What is answered in the server's place, if that is the fault."""
+    """What is answered instead of the server, if that is the fault."""
     if fault == "page":
         return HTML_RESPONSE
     return _error_response(int(fault)) if fault and fault.isdecimal() else None

@@ -9,34 +9,36 @@ import yaml
 
 from tests.cluster.errors import BenchError
 from tests.model.examples import Manifest, manifest
-from tests.operator.operators import running_operator
-from tests.operator.places import Namespace
+from tests.operator.namespace import Namespace
+from tests.operator.operator_process import running_operator
 
 
 @pytest.fixture
-def waited_for(on_plane: Namespace, tmp_path: Path) -> Iterator[Namespace]:
-    with running_operator(on_plane.cluster.kubeconfig, tmp_path, watch_namespaces=on_plane.name):
-        yield on_plane
+def waited_for(plane_namespace: Namespace, tmp_path: Path) -> Iterator[Namespace]:
+    with running_operator(plane_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=plane_namespace.name):
+        yield plane_namespace
 
 
-def install(place: Namespace, folder: Path, consumer: Manifest, *arguments: str) -> None:
+def install(namespace: Namespace, folder: Path, consumer: Manifest, *arguments: str) -> None:
     """A chart of nothing but this StreamConsumer."""
     chart = folder / f"chart-{consumer['metadata']['name']}"
     (chart / "templates").mkdir(parents=True)
     (chart / "Chart.yaml").write_text(yaml.safe_dump({"apiVersion": "v2", "name": "shop", "version": "1.0.0"}))
     consumer["metadata"].pop("namespace", None)
     (chart / "templates" / "consumer.yaml").write_text(yaml.safe_dump(consumer))
-    release = (consumer["metadata"]["name"], str(chart), "--namespace", place.name)
-    place.cluster.helm("install", *release, "--wait", *arguments)
+    release = (consumer["metadata"]["name"], str(chart), "--namespace", namespace.name)
+    namespace.cluster.helm("install", *release, "--wait", *arguments)
 
 
-def test_helm_waits_until_a_stream_consumer_is_ready(waited_for: Namespace, tmp_path: Path) -> None:
+def test_helm_waits_until_a_streamconsumer_is_ready(waited_for: Namespace, tmp_path: Path) -> None:
     """From before any operator has looked at it: kstatus takes what has no status at all for done."""
     install(waited_for, tmp_path, manifest("none-wanted", replicas=0), "--timeout=60s")
     assert waited_for.reason("none-wanted") == "ScaledToZero"
 
 
-def test_helm_ends_its_wait_for_one_that_is_stalled_and_says_why(waited_for: Namespace, tmp_path: Path) -> None:
+def test_helm_stops_waiting_for_a_stalled_streamconsumer_and_prints_the_message(
+    waited_for: Namespace, tmp_path: Path
+) -> None:
     labels = {"app": "foreign"}
     pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
     spec = {"selector": {"matchLabels": labels}, "template": pod}
@@ -49,6 +51,6 @@ def test_helm_ends_its_wait_for_one_that_is_stalled_and_says_why(waited_for: Nam
     assert time.monotonic() - begin < 50
 
 
-def test_who_is_looked_at_by_no_operator_is_not_taken_for_ready(on_api: Namespace, tmp_path: Path) -> None:
+def test_helm_does_not_report_ready_without_an_operator(api_namespace: Namespace, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="InProgress"):
-        install(on_api, tmp_path, manifest(), "--timeout=2s")
+        install(api_namespace, tmp_path, manifest(), "--timeout=2s")

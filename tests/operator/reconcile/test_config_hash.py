@@ -12,7 +12,7 @@ from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.reconcile.config_hash import referenced_config_hash
 from streamconsumer.operator.settings import OperatorSettings
 from tests.model.examples import consumer, manifest
-from tests.operator.places import Namespace, eventually, wait_until_settled
+from tests.operator.namespace import Namespace, eventually, wait_until_settled
 
 FROM_SECRET = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "bank", "key": "token"}}}
 FROM_CONFIG = {"name": "LIMIT", "valueFrom": {"configMapKeyRef": {"name": "shop", "key": "limit"}}}
@@ -41,28 +41,28 @@ def digest(objects: Objects, **spec: Any) -> str:
     return asyncio.run(referenced_config_hash(consumer(**spec), objects))
 
 
-def test_who_refers_to_nothing_has_no_hash_and_the_pods_of_before() -> None:
+def test_without_references_there_is_no_hash_and_no_annotation() -> None:
     assert digest(Objects()) == ""
     assert names.ANNOTATION_REFERENCES not in json.dumps(desired(consumer(), OperatorSettings(), ""))
 
 
-def test_what_is_not_referred_to_does_not_count() -> None:
+def test_unreferenced_keys_do_not_change_the_hash() -> None:
     before = digest(Objects(shop={"limit": "1", "other": "1"}), env=[FROM_CONFIG])
     assert digest(Objects(shop={"limit": "1", "other": "2"}, more={}), env=[FROM_CONFIG]) == before
     assert digest(Objects(shop={"limit": "2", "other": "1"}), env=[FROM_CONFIG]) != before
 
 
-def test_of_a_whole_object_everything_counts() -> None:
+def test_every_key_of_env_from_changes_the_hash() -> None:
     one, other = Objects(shop={"limit": "1", "other": "1"}), Objects(shop={"limit": "1", "other": "2"})
     both: dict[str, Any] = {"env": [FROM_CONFIG], "envFrom": ALL_OF_CONFIG}
     assert digest(one, **both) != digest(other, **both)
 
 
-def test_what_comes_into_being_counts() -> None:
+def test_creating_a_referenced_object_changes_the_hash() -> None:
     assert digest(Objects(), env=[FROM_CONFIG]) != digest(Objects(shop={}), env=[FROM_CONFIG])
 
 
-def test_a_hash_tells_nothing_to_who_does_not_know_the_secrets_uid() -> None:
+def test_the_hash_depends_on_the_uid_of_the_secret() -> None:
     objects = Objects()
     objects.put("Secret", "bank", token="x")
     before = digest(objects, env=[FROM_SECRET])
@@ -70,7 +70,7 @@ def test_a_hash_tells_nothing_to_who_does_not_know_the_secrets_uid() -> None:
     assert digest(objects, env=[FROM_SECRET]) != before
 
 
-def test_without_the_right_to_read_secrets_only_config_maps_count() -> None:
+def test_without_permission_for_secrets_only_config_maps_are_hashed() -> None:
     objects = Objects(shop={"limit": "1"})
     objects.refused = {"Secret"}
     found = []
@@ -81,16 +81,16 @@ def test_without_the_right_to_read_secrets_only_config_maps_count() -> None:
 
 
 @pytest.mark.parametrize("kind", ["Secret", "ConfigMap"])
-def test_a_change_replaces_the_pods_and_nothing_else_does(served: Namespace, kind: str) -> None:
+def test_only_a_changed_reference_replaces_the_pods(operator_namespace: Namespace, kind: str) -> None:
     name, data = f"with-{kind.lower()}", "stringData" if kind == "Secret" else "data"
     source = {"secretRef" if kind == "Secret" else "configMapRef": {"name": name}}
-    path = f"/api/v1/namespaces/{served.name}/{kind.lower()}s"
+    path = f"/api/v1/namespaces/{operator_namespace.name}/{kind.lower()}s"
     given = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, data: {"token": "hunter2"}}
-    served.cluster.request("POST", path, given)
-    served.create(manifest(name, envFrom=[source]))
+    operator_namespace.cluster.request("POST", path, given)
+    operator_namespace.create(manifest(name, envFrom=[source]))
 
     def template() -> Manifest:
-        deployment = served.find("Deployment", f"{name}-consumer")
+        deployment = operator_namespace.find("Deployment", f"{name}-consumer")
         assert deployment
         found: Manifest = deployment["spec"]["template"]
         return found
@@ -98,12 +98,12 @@ def test_a_change_replaces_the_pods_and_nothing_else_does(served: Namespace, kin
     before = eventually(template)
     assert names.ANNOTATION_REFERENCES in before["metadata"]["annotations"]
     assert "hunter2" not in json.dumps(before)
-    wait_until_settled(served, 0.5)
-    served.patch("StreamConsumer", name, {"metadata": {"labels": {"look": "again"}}})
-    wait_until_settled(served, 0.5)
+    wait_until_settled(operator_namespace, 0.5)
+    operator_namespace.patch("StreamConsumer", name, {"metadata": {"labels": {"look": "again"}}})
+    wait_until_settled(operator_namespace, 0.5)
     assert template() == before
-    served.cluster.request("PATCH", f"{path}/{name}", {data: {"token": "correct horse"}})
-    served.patch("StreamConsumer", name, {"metadata": {"labels": {"look": "once-more"}}})
+    operator_namespace.cluster.request("PATCH", f"{path}/{name}", {data: {"token": "correct horse"}})
+    operator_namespace.patch("StreamConsumer", name, {"metadata": {"labels": {"look": "once-more"}}})
 
     def replaced() -> None:
         after = template()

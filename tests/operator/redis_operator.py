@@ -10,8 +10,8 @@ from redis import Redis
 
 from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import Manifest, manifest
-from tests.operator.operators import OperatorProcess, running_operator
-from tests.operator.places import Namespace, eventually
+from tests.operator.namespace import Namespace, eventually
+from tests.operator.operator_process import OperatorProcess, running_operator
 
 POLL_INTERVAL = "1s"
 """How often the operator looks in these tests."""

@@ -1,4 +1,4 @@
-"""Two hundred at once. The limits are generous, the figures are printed: `pytest -s tests/operator/test_many.py`."""
+"""200 StreamConsumers created together. The limits are generous; use `pytest -s` to see the measured figures."""
 
 import json
 import re
@@ -9,8 +9,8 @@ import pytest
 
 from tests.cluster.api_server import ApiServer
 from tests.model.examples import Manifest, manifest
-from tests.operator.operators import running_operator
-from tests.operator.places import Namespace, eventually, wait_until_settled
+from tests.operator.namespace import Namespace, eventually, wait_until_settled
+from tests.operator.operator_process import running_operator
 
 MANY = 200
 
@@ -33,27 +33,33 @@ def everything(namespace: str) -> Manifest:
 
 
 @pytest.mark.timeout(240)
-def test_two_hundred_at_once_are_served_soon_and_then_left_alone(on_plane: Namespace, tmp_path: Path) -> None:
-    with running_operator(on_plane.cluster.kubeconfig, tmp_path, watch_namespaces=on_plane.name) as operator:
-        empty, before, began = operator.resident_mebibytes(), applied(on_plane.cluster), time.monotonic()
-        on_plane.cluster.kubectl("create", "-f", "-", input=json.dumps(everything(on_plane.name)))
+def test_200_streamconsumers_are_served_quickly_and_then_cause_no_writes(
+    plane_namespace: Namespace, tmp_path: Path
+) -> None:
+    with running_operator(
+        plane_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=plane_namespace.name
+    ) as operator:
+        empty, before, began = operator.resident_mebibytes(), applied(plane_namespace.cluster), time.monotonic()
+        plane_namespace.cluster.kubectl("create", "-f", "-", input=json.dumps(everything(plane_namespace.name)))
         created = time.monotonic() - began
 
         def served() -> None:
-            found = on_plane.list_all("StreamConsumer")
+            found = plane_namespace.list_all("StreamConsumer")
             assert sum(each.get("status", {}).get("observedGeneration") == 1 for each in found) == MANY
-            assert len(on_plane.list_all("Deployment")) == MANY
+            assert len(plane_namespace.list_all("Deployment")) == MANY
 
         eventually(served, MOST_SECONDS, pause=0.5)
         seconds = time.monotonic() - began
-        eventually(lambda: all_judged(on_plane), MOST_SECONDS, pause=0.5)
-        wait_until_settled(on_plane, 2)
-        writes = applied(on_plane.cluster) - before
-        events = sum(each["reportingController"] == "streamconsumer-operator" for each in on_plane.list_all("Event"))
+        eventually(lambda: all_judged(plane_namespace), MOST_SECONDS, pause=0.5)
+        wait_until_settled(plane_namespace, 2)
+        writes = applied(plane_namespace.cluster) - before
+        events = sum(
+            each["reportingController"] == "streamconsumer-operator" for each in plane_namespace.list_all("Event")
+        )
         resident = operator.resident_mebibytes()
-        rest = applied(on_plane.cluster), on_plane.versions()
+        rest = applied(plane_namespace.cluster), plane_namespace.versions()
         time.sleep(REST_SECONDS)
-        assert (applied(on_plane.cluster), on_plane.versions()) == rest
+        assert (applied(plane_namespace.cluster), plane_namespace.versions()) == rest
         assert operator.unexpected_lines() == []
     print(
         f"\n{MANY} StreamConsumers: created in {created:.1f} s, Deployments and statuses of all after {seconds:.1f} s;"
@@ -64,9 +70,9 @@ def test_two_hundred_at_once_are_served_soon_and_then_left_alone(on_plane: Names
     assert resident < MOST_MEBIBYTES
 
 
-def all_judged(place: Namespace) -> None:
+def all_judged(namespace: Namespace) -> None:
     """By their pods, which no node takes."""
-    told = [each["status"]["conditions"] for each in place.list_all("StreamConsumer")]
+    told = [each["status"]["conditions"] for each in namespace.list_all("StreamConsumer")]
     assert {each["reason"] for conditions in told for each in conditions if each["type"] == "Ready"} == {
         "Unschedulable"
     }

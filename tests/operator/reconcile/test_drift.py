@@ -82,16 +82,16 @@ DRIFTED: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize(("live", "applied"), HOLDS.values(), ids=HOLDS)
-def test_it_holds(live: Any, applied: Any) -> None:
+def test_live_object_contains_the_applied_manifest(live: Any, applied: Any) -> None:
     assert contains_applied(live, applied)
 
 
 @pytest.mark.parametrize(("live", "applied"), DRIFTED.values(), ids=DRIFTED)
-def test_it_has_drifted(live: Any, applied: Any) -> None:
+def test_live_object_has_drifted(live: Any, applied: Any) -> None:
     assert not contains_applied(live, applied)
 
 
-def test_what_was_applied_holds_itself() -> None:
+def test_a_manifest_contains_itself_and_no_other() -> None:
     children = desired(consumer(handler={"source": "x = 1"}, replicas=2), OperatorSettings())
     assert all(contains_applied(child, child) for child in children)
     assert not any(contains_applied(one, other) for one in children for other in children if one is not other)

@@ -239,7 +239,7 @@ TABLE: dict[str, tuple[Manifest | None, list[Manifest], Reason, bool, str]] = {
 
 
 @pytest.mark.parametrize(("live", "pods", "reason", "ready", "kstatus"), TABLE.values(), ids=TABLE)
-def test_what_is_seen_has_a_reason(
+def test_an_observed_state_has_a_reason_and_a_kstatus_result(
     live: Manifest | None, pods: list[Manifest], reason: Reason, ready: bool, kstatus: str
 ) -> None:
     found = judged(live, *pods)
@@ -247,13 +247,13 @@ def test_what_is_seen_has_a_reason(
     assert found.message
 
 
-def test_every_reason_is_reached() -> None:
+def test_the_table_covers_every_reason_of_this_module() -> None:
     """The others are found before a Deployment is looked at, asked for, seen in Redis, or say that nothing is wrong."""
     elsewhere = {Reason.SUSPENDED, Reason.SETTLED, Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.CHILD_REJECTED}
     assert {row[2] for row in TABLE.values()} == set(Reason) - elsewhere - {Reason.REDIS_UNUSABLE}
 
 
-def test_a_suspended_one_is_ready_once_its_pods_are_gone() -> None:
+def test_a_suspended_streamconsumer_is_ready_when_its_pods_are_gone() -> None:
     suspended = consumer(suspend=True, replicas=3)
     found = evaluate_readiness(suspended, deployment(0, there=0), [])
     assert (found.reason, found.ready, outcome(found)) == (Reason.SUSPENDED, True, "settled")
@@ -262,29 +262,29 @@ def test_a_suspended_one_is_ready_once_its_pods_are_gone() -> None:
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_waiting_helps_or_it_does_not_but_never_both(name: str) -> None:
+def test_a_state_is_never_both_stalled_and_reconciling(name: str) -> None:
     live, pods, *_ = TABLE[name]
     found = judged(live, *pods)
     assert not (found.stalled and found.reconciling)
     assert found.ready or found.stalled or found.reconciling
 
 
-def test_the_message_of_a_ready_one_says_what_is_read() -> None:
-    assert judged(deployment(available=1)).message == "1 pod reads 'orders' as 'billing'."
-    assert judged(deployment(3, there=3, available=3)).message == "3 pods read 'orders' as 'billing'."
+def test_the_ready_message_names_the_stream_and_the_group() -> None:
+    assert judged(deployment(available=1)).message == "1 pod reads stream 'orders' in group 'billing'."
+    assert judged(deployment(3, there=3, available=3)).message == "3 pods read stream 'orders' in group 'billing'."
 
 
-def test_the_message_of_a_failed_pod_names_the_pod_and_what_it_said() -> None:
+def test_the_message_of_a_failed_pod_has_the_pod_name_and_its_termination_message() -> None:
     said = judged(deployment(), pod(BACK_OFF, ended(message="HandlerUnusable: no module named 'shop'\n"))).message
     assert said == "Pod orders-consumer-66c9f7d7b-x2x7k: no module named 'shop'"
 
 
-def test_the_message_of_a_killed_pod_says_why_and_where_to_look() -> None:
+def test_the_message_of_a_killed_pod_has_the_exit_code_and_a_remedy() -> None:
     said = judged(deployment(), pod(BACK_OFF, ended(code=137, reason="OOMKilled"))).message
     assert said.endswith("exited with code 137 (OOMKilled); see kubectl logs --previous")
 
 
-def test_what_is_nearest_to_the_users_own_doing_is_told_first() -> None:
+def test_problems_that_the_user_can_fix_have_priority() -> None:
     crashed = pod(BACK_OFF, ended())
     unusable = pod(BACK_OFF, ended(message="HandlerUnusable: no module named 'shop'"))
     pulling = pod(waiting("ErrImagePull", "not found"))
@@ -292,7 +292,7 @@ def test_what_is_nearest_to_the_users_own_doing_is_told_first() -> None:
     assert found.reason is Reason.HANDLER_UNUSABLE
 
 
-def test_a_rollout_that_fails_is_not_ready_although_the_old_pods_still_read() -> None:
+def test_a_failed_rollout_is_not_ready_while_the_old_pods_still_read() -> None:
     """Whoever waits for Ready after an edit waits for what the edit asked for."""
     broken = pod(BACK_OFF, ended(message="HandlerUnusable: no module named 'shop'"))
     found = judged(deployment(2, there=3, updated=1, available=2), broken, pod(RUNNING, ready=True))
@@ -308,19 +308,19 @@ WRONG_PASSWORD = ConditionState(
 )
 
 
-def test_what_redis_refuses_a_pod_that_runs_stands_in_the_verdict() -> None:
+def test_the_redis_problem_of_a_running_pod_is_in_the_message() -> None:
     found = evaluate_readiness(consumer(), deployment(), [STARTED], [WRONG_PASSWORD])
     assert (found.ready, found.reason, outcome(found)) == (False, Reason.REDIS_UNUSABLE, "reconciling")
-    assert found.message.endswith(f"x2x7k runs and cannot read yet: {WRONG_PASSWORD.message}")
+    assert found.message.endswith(f"x2x7k is running but not ready: {WRONG_PASSWORD.message}")
 
 
-def test_a_rollout_that_timed_out_says_what_redis_refuses() -> None:
+def test_the_message_of_a_timed_out_rollout_has_the_redis_problem() -> None:
     found = evaluate_readiness(consumer(), deployment(conditions=(TOO_LONG,)), [STARTED], [WRONG_PASSWORD])
     assert found.reason is Reason.ROLLOUT_TIMED_OUT
     assert WRONG_PASSWORD.message in found.message
 
 
-def test_redis_is_not_blamed_where_pods_do_not_run_or_all_read_or_a_group_is_missing() -> None:
+def test_a_redis_problem_is_ignored_without_a_running_unready_pod() -> None:
     starting = evaluate_readiness(consumer(), deployment(), [pod(waiting("ContainerCreating"))], [WRONG_PASSWORD])
     assert starting.reason is Reason.PODS_STARTING
     reading = evaluate_readiness(consumer(), deployment(available=1), [pod(RUNNING, ready=True)], [WRONG_PASSWORD])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from streamconsumer.operator.settings import PREFIX
-from tests.operator.places import TIMEOUT_SECONDS, eventually
+from tests.operator.namespace import TIMEOUT_SECONDS, eventually
 
 LogLine = dict[str, Any]
 

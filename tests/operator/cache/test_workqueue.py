@@ -86,14 +86,14 @@ async def begun_after(timers: Timers, queue: WorkQueue, work: Work) -> float:
     return pause
 
 
-async def test_what_is_added_is_done() -> None:
+async def test_an_added_key_is_processed() -> None:
     queue, work = WorkQueue(), Work()
     async with working(queue, work):
         queue.add(A)
         assert await work.begins() == A
 
 
-async def test_keys_are_done_in_the_order_in_which_they_came() -> None:
+async def test_keys_are_processed_in_the_order_in_which_they_were_added() -> None:
     queue, work = WorkQueue(), Work()
     for key in (B, C, A):
         queue.add(key)
@@ -103,7 +103,7 @@ async def test_keys_are_done_in_the_order_in_which_they_came() -> None:
             work.end(key)
 
 
-async def test_a_key_waits_once_however_often_it_is_added() -> None:
+async def test_a_key_that_is_added_several_times_is_processed_once() -> None:
     queue, work = WorkQueue(), Work()
     for _ in range(10):
         queue.add(A)
@@ -115,7 +115,7 @@ async def test_a_key_waits_once_however_often_it_is_added() -> None:
         assert work.begun.empty()
 
 
-async def test_a_key_is_never_with_two_workers() -> None:
+async def test_a_key_is_never_processed_by_two_workers_at_a_time() -> None:
     queue, work = WorkQueue(), Work()
     async with working(queue, work):
         queue.add(A)
@@ -125,7 +125,7 @@ async def test_a_key_is_never_with_two_workers() -> None:
         assert work.running == [A]
 
 
-async def test_what_is_added_while_it_is_worked_on_is_done_once_more() -> None:
+async def test_a_key_that_is_added_while_in_progress_is_processed_again() -> None:
     queue, work = WorkQueue(), Work()
     async with working(queue, work):
         queue.add(A)
@@ -140,7 +140,7 @@ async def test_what_is_added_while_it_is_worked_on_is_done_once_more() -> None:
         assert len(queue) == 0
 
 
-async def test_a_key_that_is_worked_on_holds_up_no_other() -> None:
+async def test_a_key_in_progress_does_not_block_other_keys() -> None:
     queue, work = WorkQueue(), Work()
     async with working(queue, work, workers=2):
         queue.add(A)
@@ -150,7 +150,7 @@ async def test_a_key_that_is_worked_on_holds_up_no_other() -> None:
         assert await work.begins() == B
 
 
-async def test_there_are_never_more_at_work_than_workers() -> None:
+async def test_the_number_of_keys_in_progress_does_not_exceed_the_workers() -> None:
     queue, work = WorkQueue(), Work()
     async with working(queue, work, workers=2):
         for key in (A, B, C):
@@ -160,7 +160,7 @@ async def test_there_are_never_more_at_work_than_workers() -> None:
         assert len(queue) == 3
 
 
-async def test_pauses_double_up_to_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retry_delays_double_up_to_the_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
     queue, work, timers = WorkQueue(), Work(), Timers(monkeypatch)
     pauses = []
     async with working(queue, work):
@@ -174,7 +174,7 @@ async def test_pauses_double_up_to_the_longest(monkeypatch: pytest.MonkeyPatch) 
     assert pauses[-1] == pauses[-2] == timedelta(minutes=2).total_seconds()
 
 
-async def test_a_success_makes_the_pauses_short_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_success_resets_the_retry_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     queue, work, timers = WorkQueue(), Work(), Timers(monkeypatch)
     async with working(queue, work):
         queue.add(A)
@@ -193,7 +193,7 @@ async def test_a_success_makes_the_pauses_short_again(monkeypatch: pytest.Monkey
         assert await begun_after(timers, queue, work) == 0.2
 
 
-async def test_pauses_are_spread_so_that_not_all_come_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retry_delays_are_jittered(monkeypatch: pytest.MonkeyPatch) -> None:
     queue, work, timers = WorkQueue(), Work(), Timers(monkeypatch)
     asked = []
 
@@ -210,7 +210,9 @@ async def test_pauses_are_spread_so_that_not_all_come_back_at_once(monkeypatch: 
     assert asked == [(0.75, 1.25)]
 
 
-async def test_what_is_added_during_a_pause_is_done_at_once_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_that_is_added_during_a_retry_delay_is_processed_immediately_and_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     queue, work, timers = WorkQueue(), Work(), Timers(monkeypatch)
     async with working(queue, work):
         queue.add(A)
@@ -227,7 +229,7 @@ async def test_what_is_added_during_a_pause_is_done_at_once_and_only_once(monkey
         assert work.begun.empty()
 
 
-async def test_a_failure_of_what_was_added_meanwhile_needs_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_key_that_was_added_again_is_retried_without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     queue, work, timers = WorkQueue(), Work(), Timers(monkeypatch)
     async with working(queue, work):
         queue.add(A)
@@ -239,7 +241,7 @@ async def test_a_failure_of_what_was_added_meanwhile_needs_no_pause(monkeypatch:
         assert not timers.set
 
 
-async def test_one_key_that_fails_leaves_the_workers_to_the_others() -> None:
+async def test_a_failing_key_does_not_occupy_a_worker() -> None:
     queue, work = WorkQueue(), Work()
     async with working(queue, work, workers=1):
         queue.add(A)
@@ -249,7 +251,7 @@ async def test_one_key_that_fails_leaves_the_workers_to_the_others() -> None:
         assert await work.begins() == B
 
 
-async def test_what_pauses_does_not_count_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_in_a_retry_delay_does_not_count_as_queued(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise one broken object would make the operator look stuck."""
     queue, work, timers = WorkQueue(), Work(), Timers(monkeypatch)
     async with working(queue, work):
@@ -260,7 +262,7 @@ async def test_what_pauses_does_not_count_as_waiting(monkeypatch: pytest.MonkeyP
         assert len(queue) == 0
 
 
-async def test_cancelling_ends_every_worker_even_in_the_middle() -> None:
+async def test_cancellation_ends_every_worker_during_a_reconcile() -> None:
     queue, work = WorkQueue(), Work()
     async with working(queue, work):
         queue.add(A)
@@ -271,7 +273,7 @@ async def test_cancelling_ends_every_worker_even_in_the_middle() -> None:
     assert len(queue) == 0
 
 
-async def test_a_key_can_ask_to_be_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reconcile_can_request_another_one_after_a_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a failure: no warning, and no pause that grows."""
     queue, timers, seen = WorkQueue(), Timers(monkeypatch), []
 

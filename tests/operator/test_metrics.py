@@ -28,7 +28,7 @@ def told(status: dict[str, object], pace: Throughput) -> dict[str, float]:
     }
 
 
-def test_one_that_scales_itself_tells_what_is_wanted_and_how_fast_it_goes() -> None:
+def test_a_scaled_streamconsumer_exports_replicas_and_rates() -> None:
     assert told({"desiredReplicas": 7, "conditions": LIMITED}, PACE) == {
         "ready": 0.0,
         "desired_replicas": 7.0,
@@ -39,5 +39,5 @@ def test_one_that_scales_itself_tells_what_is_wanted_and_how_fast_it_goes() -> N
     }
 
 
-def test_what_is_not_known_is_left_out() -> None:
+def test_unknown_values_are_absent() -> None:
     assert told({}, Throughput()) == {"ready": 0.0}
