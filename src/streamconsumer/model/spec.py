@@ -193,7 +193,7 @@ class HandlerSpec(
     Model,
     json_schema_extra=cel_rules(
         (
-            "[has(self.python), has(self.source), has(self.http)].filter(given, given).size() == 1",
+            "[has(self.python), has(self.source), has(self.http)].filter(is_set, is_set).size() == 1",
             ONE_HANDLER,
         ),
         ("!has(self.http) || !self.batch", HTTP_TAKES_NO_BATCH),
