@@ -87,7 +87,7 @@ class TlsSpec(Model):
     """TLS certificates for the connection to Redis."""
 
     ca_secret_ref: SecretKeyRef | None = None
-    """Certificate authorities for the server certificate, as PEM. They replace the authorities of the image."""
+    """Certificate authorities for the server certificate, as PEM, instead of the authorities of the image."""
 
     cert_secret_ref: SecretRef | None = None
     """Client certificate for servers that require one: `tls.crt` and `tls.key` of a Secret of type
@@ -202,17 +202,17 @@ class HandlerSpec(
     """Handler that is called with each message."""
 
     python: HandlerPath | None = None
-    """Handler function in the image, as `package.module:function`. It is `async def handle(data)`, or a plain function,
+    """Handler function in the image, as `package.module:function`: an `async def handle(data)`, or a plain function,
     which runs in a thread."""
 
     source: str | None = Field(default=None, min_length=1, max_length=262_144)
-    """Source code of a Python module that defines `handle`, for demos and small jobs. It is mounted from a ConfigMap
-    and can import only the packages of the image. A change of the code replaces the pods in a rollout."""
+    """Source code of a Python module that defines `handle`, for demos and small jobs. The module is mounted from a
+    ConfigMap and can import only the packages of the image. A change of the code replaces the pods in a rollout."""
 
     http: HttpHandlerSpec | None = None
-    """Service in the same namespace that receives each message as a CloudEvent, by POST. The response status decides:
-    2xx acknowledges the message; 429 and 503 with Retry-After defer it; 408, 425, 429 and every other status outside
-    4xx are failures that are retried; other 4xx dead-letter it."""
+    """Service in the same namespace that receives each message as a CloudEvent, by POST. The response status decides.
+    2xx acknowledges the message. 429 and 503 with Retry-After defer it. 408, 425, 429 and every other status outside
+    4xx are failures that are retried. Other 4xx dead-letter the message."""
 
     batch: bool = False
     """If true, the function receives a list with the data of up to `batchCount` messages instead of the data of one
@@ -249,8 +249,8 @@ class StreamConsumerSpec(
     """Desired state: a handler that reads a Redis stream as a member of a consumer group."""
 
     redis: RedisSpec
-    """Redis or Valkey server of the stream. Secrets are in the namespace of the StreamConsumer. They are read again at
-    each connect, so that a rotated password or certificate needs no restart."""
+    """Redis or Valkey server of the stream. Secrets are in the namespace of the StreamConsumer. Their values are read
+    again at each connect, so that a rotated password or certificate needs no restart."""
 
     handler: HandlerSpec
     """Handler that is called with each message. Set exactly one of `python`, `source` and `http`."""
