@@ -20,17 +20,17 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, help="number of rounds (default: set by each workload)")
     parser.add_argument("--no-write", action="store_true", help="do not write RESULTS.md")
-    asked = parser.parse_args()
-    known = (*NAMES, *ONLY_BY_NAME)
-    if unknown := set(asked.workload) - set(known):
-        parser.error(f"unknown workload {', '.join(sorted(unknown))}; expected {', '.join(known)}")
-    for name in asked.workload or NAMES:
-        began = time.perf_counter()
+    arguments = parser.parse_args()
+    all_names = (*NAMES, *ONLY_BY_NAME)
+    if unknown := set(arguments.workload) - set(all_names):
+        parser.error(f"unknown workload {', '.join(sorted(unknown))}; expected {', '.join(all_names)}")
+    for name in arguments.workload or NAMES:
+        started = time.perf_counter()
         workload = importlib.import_module(f"benchmarks.workloads.{name}")
-        section = workload.measure(asked.rounds or workload.ROUNDS)
+        section = workload.measure(arguments.rounds or workload.ROUNDS)
         print(f"\n## {name}\n\n{section.text()}\n", flush=True)
-        print(f"{name} took {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-        if not asked.no_write:
+        print(f"{name} took {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+        if not arguments.no_write:
             results.write_section(section)
 
 

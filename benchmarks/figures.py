@@ -10,9 +10,9 @@ def median(values: Sequence[float], digits: int = 0) -> str:
     return text if len(values) < 2 else f"{text} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+def ratio(values: Sequence[float], references: Sequence[float]) -> float:
     """Return the median of the ratios of all rounds. A slow minute affects both values of a round and cancels out."""
-    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+    return statistics.median(a / b for a, b in zip(values, references, strict=True))
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -22,5 +22,5 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def rounds_text(number: int) -> str:
-    """How often everybody ran."""
+    """Describe the number of rounds."""
     return "one round" if number == 1 else f"{number} interleaved rounds; medians, with minimum and maximum in brackets"

@@ -8,18 +8,18 @@ from typing import Any
 from streamconsumer.processor import current_message
 
 
-async def nothing(_data: dict[str, Any]) -> None:
+async def noop(_data: dict[str, Any]) -> None:
     pass
 
 
-async def hold(_data: dict[str, Any]) -> None:
+async def block(_data: dict[str, Any]) -> None:
     """Never return, so that all entries of this pod stay pending."""
     await asyncio.Event().wait()
 
 
-async def note(_data: dict[str, Any]) -> None:
+async def log_start(_data: dict[str, Any]) -> None:
     """Print the start time of the message."""
-    os.write(1, f"begun {current_message().message_id} {time.time()}\n".encode())
+    os.write(1, f"started {current_message().message_id} {time.time()}\n".encode())
 
 
 async def wait_10ms(_data: dict[str, Any]) -> None:

@@ -11,9 +11,9 @@ REGISTRATIONS = "registrations"
 """The companion key of `benchmarks.lowest_unsettled`."""
 
 
-async def work(data: dict[str, Any]) -> None:
+async def handle(data: dict[str, Any]) -> None:
     """Sleep for the seconds that the message states."""
-    _log("begun")
+    _log("started")
     try:
         await asyncio.sleep(float(data["seconds"]))
     except asyncio.CancelledError:

@@ -7,13 +7,13 @@ restores postponed IDs.
 
 from collections.abc import Sequence
 
-from benchmarks.lost_group import REGISTRATIONS, work
+from benchmarks.lost_group import REGISTRATIONS, handle
 from streamconsumer.processor.consumer.claimer import PendingClaimer
 from streamconsumer.processor.consumer.group_snapshot import GroupSnapshot
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 
-__all__ = ["work"]
+__all__ = ["handle"]
 
 MAX_SEQUENCE = 2**64 - 1
 
@@ -55,14 +55,14 @@ of this consumer. Each entry there waits with `~postponed` until its owner renew
 
 
 async def save(self: PendingClaimer) -> None:
-    """Replaces `Claims.note`, which each busy consumer calls once a second."""
-    intake = self._consumer
-    stream, group, consumer = intake.consumer_id
-    position = intake._last_delivered_id  # noqa: SLF001 - the intake does not publish it
-    if held := intake.in_flight_ids():
-        milliseconds, sequence = min(map(replies.parse_id, held))
+    """Register the position. Replaces `PendingClaimer.save_snapshot`, which each busy consumer calls once a second."""
+    redis_consumer = self._consumer
+    stream, group, consumer_name = redis_consumer.consumer_id
+    position = redis_consumer._last_delivered_id  # noqa: SLF001 - the consumer does not publish it
+    if in_flight_ids := redis_consumer.in_flight_ids():
+        milliseconds, sequence = min(map(replies.parse_id, in_flight_ids))
         position = f"{milliseconds}-{sequence - 1}" if sequence else f"{milliseconds - 1}-{MAX_SEQUENCE}"
-    await intake.manager.execute("HSET", group_key(stream, group, REGISTRATIONS), consumer, position)
+    await redis_consumer.manager.execute("HSET", group_key(stream, group, REGISTRATIONS), consumer_name, position)
 
 
 async def restore_group(
@@ -72,7 +72,7 @@ async def restore_group(
     *,
     in_flight: Sequence[str] = (),
 ) -> str:
-    """Create the lost group again. Replaces `LastKnown.recreate`."""
+    """Create the lost group again. Replaces `GroupSnapshot.restore_group`."""
     stream, schedule, _ = self._keys
     group, consumer, *_ = self._group_and_consumer
     keys = (stream, schedule, group_key(stream, group, REGISTRATIONS))

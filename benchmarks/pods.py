@@ -18,14 +18,14 @@ START_TIMEOUT = STOP_TIMEOUT = 30.0
 
 def environment(redis_url: str, **settings: str) -> dict[str, str]:
     """Return the variables that the operator would set. Other settings keep their defaults."""
-    given = {
+    values = {
         "redis_url": redis_url,
         "http_host": "127.0.0.1",
         "http_port": "0",
         "termination_log": os.devnull,
         **settings,
     }
-    return {f"STREAMCONSUMER_{name.upper()}": value for name, value in given.items()}
+    return {f"STREAMCONSUMER_{name.upper()}": value for name, value in values.items()}
 
 
 class Pod:
@@ -52,12 +52,12 @@ class Pod:
             )
 
     def wait_until_started(self) -> Self:
-        """Wait until it reads the stream."""
+        """Wait until the pod reads the stream. Raises ProgramFailed if it exits or takes too long."""
         started = wait_until(
             lambda: self.process.poll() is not None or '"processor started"' in self.output.read_text(), START_TIMEOUT
         )
         if not started or self.process.poll() is not None:
-            raise ProgramFailed(f"pod {self.name} does not listen; its output:\n{self.output.read_text()[-2000:]}")
+            raise ProgramFailed(f"pod {self.name} is not reading; its output:\n{self.output.read_text()[-2000:]}")
         return self
 
     def kill(self) -> float:

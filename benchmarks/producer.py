@@ -9,19 +9,19 @@ import time
 import redis
 
 from benchmarks.contenders import ENTRY
-from benchmarks.contenders.course import STREAM
+from benchmarks.contenders.harness import STREAM
 
 
 def main(url: str, rate: int, count: int) -> None:
     """Send `count` entries. If the producer is late, the next entry is sent immediately."""
-    rest = {name: ENTRY[name] for name in ("item", "amount")}
+    other_fields = {name: ENTRY[name] for name in ("item", "amount")}
     with redis.Redis.from_url(url) as client:
         client.ping()
         began = time.perf_counter()
-        for each in range(count):
-            if (early := began + each / rate - time.perf_counter()) > 0:
+        for number in range(count):
+            if (early := began + number / rate - time.perf_counter()) > 0:
                 time.sleep(early)
-            client.xadd(STREAM, {"sent": time.time_ns(), **rest})
+            client.xadd(STREAM, {"sent": time.time_ns(), **other_fields})
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ class Goal:
 
     @property
     def is_met(self) -> bool:
-        """Judged as it is printed: nobody can read more digits."""
+        """True if the value, rounded to the printed digits, is within the bound."""
         return bool(COMPARE[self.bound](round(self.measured, self.digits), self.limit))
 
     def row(self) -> list[str]:
@@ -62,14 +62,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_section(section: Section, path: Path = RESULTS) -> None:
-    """Put the section between its markers; one without markers gets them at the end."""
+    """Write the section between its markers. A section without markers is appended at the end."""
     begin, end = f"<!-- begin {section.name} -->", f"<!-- end {section.name} -->"
     text = path.read_text()
     if begin not in text:
         text = f"{text.rstrip()}\n\n{begin}\n{end}\n"
-    before, _, rest = text.partition(begin)
-    after = rest.partition(end)[2]
-    path.write_text(f"{before}{begin}\n{section.text()}\n{end}{after}")
+    head, _, rest = text.partition(begin)
+    tail = rest.partition(end)[2]
+    path.write_text(f"{head}{begin}\n{section.text()}\n{end}{tail}")
 
 
 def _machine() -> str:

@@ -1,4 +1,4 @@
-"""Contenders of the races. Each runs as a separate process: `python -m benchmarks.contenders NAME JOB` prints JSON."""
+"""Contenders of the benchmarks, each a separate process: `python -m benchmarks.contenders NAME JOB` prints JSON."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.contenders.course import Job
+from benchmarks.contenders.harness import Job
 
 ENTRY = {"id": "1234567", "item": "a" * 60, "amount": "b" * 40}
 """Entry of all contenders: three fields with a number and 100 bytes of payload."""
@@ -14,22 +14,22 @@ ENTRY = {"id": "1234567", "item": "a" * 60, "amount": "b" * 40}
 
 @dataclass(frozen=True)
 class Contender:
-    """Consumer that takes part in a race. `name` is its module in this package, unless `program` is set."""
+    """Consumer that is measured. `name` is its module in this package, unless `program` is set."""
 
     name: str
     label: str
-    """What the tables call it."""
+    """Name in the tables."""
     is_wrapped: bool = False
-    """Whether its entries have a form of its own."""
+    """True if its entries have their own format."""
     program: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables in addition to those of the race."""
+    """Environment variables in addition to those of the run."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Fields of its entries in addition to `ENTRY`."""
 
     @property
     def entry(self) -> dict[str, str]:
-        """What its stream is filled with."""
+        """Entry that its stream is filled with."""
         if not self.is_wrapped:
             return {**ENTRY, **self.fields}
         task = {"task_id": "1", "task_name": "handle", "labels": {}, "args": [ENTRY], "kwargs": {}}

@@ -5,12 +5,12 @@ import logging
 import os
 import sys
 
-from benchmarks.contenders.course import Harness, Job
+from benchmarks.contenders.harness import Harness, Job
 
 if __name__ == "__main__":
     name, text = sys.argv[1:]
-    course = Harness(Job.from_json(text))
+    harness = Harness(Job.from_json(text))
     if name != "streamconsumer":  # a pod configures its own logs
         logging.disable(logging.CRITICAL)
-    importlib.import_module(f"benchmarks.contenders.{name}").run(course)
+    importlib.import_module(f"benchmarks.contenders.{name}").run(harness)
     os._exit(0)  # do not wait for threads that a library left running

@@ -8,26 +8,25 @@ from typing import Any
 import uvloop
 from faststream.redis import RedisBroker, StreamSub
 
-from benchmarks.contenders.course import CONSUMER, Harness
+from benchmarks.contenders.harness import CONSUMER, Harness
 
 
-def run(course: Harness) -> None:
-    uvloop.run(_run(course))
+def run(harness: Harness) -> None:
+    uvloop.run(_run(harness))
 
 
-async def _run(course: Harness) -> None:
-    job = course.job
-    over = asyncio.Event()
-    course.on_all_handled = over.set
+async def _run(harness: Harness) -> None:
+    job = harness.job
+    all_handled = asyncio.Event()
+    harness.on_all_handled = all_handled.set
     broker = RedisBroker(job.url, logger=None)  # type: ignore[arg-type] # None is how its documentation turns logs off
-    # With workers it names its consumer itself and refuses another name.
     subscription = StreamSub(job.stream, group=job.group, consumer=CONSUMER, max_records=job.batch)
 
     @broker.subscriber(stream=subscription, max_workers=job.concurrency)
     async def handle(message: dict[str, Any]) -> None:
-        await course.handle(message)
+        await harness.handle(message)
 
     await broker.start()
-    await over.wait()
-    await course.finish_when_settled()
+    await all_handled.wait()
+    await harness.finish_when_settled()
     await broker.stop()

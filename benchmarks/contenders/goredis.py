@@ -1,6 +1,6 @@
 """Bare loop of go-redis: the same two commands in a compiled language. Built on first use.
 
-Without Go, the races run without this contender, and the results state it.
+Without Go, the benchmarks run without this contender, and the results state it.
 """
 
 import hashlib

@@ -3,18 +3,18 @@
 import uvloop
 from redis.asyncio import Redis
 
-from benchmarks.contenders.course import CONSUMER, Harness
+from benchmarks.contenders.harness import CONSUMER, Harness
 
 
-def run(course: Harness) -> None:
-    uvloop.run(_run(course))
+def run(harness: Harness) -> None:
+    uvloop.run(_run(harness))
 
 
-async def _run(course: Harness) -> None:
-    job = course.job
+async def _run(harness: Harness) -> None:
+    job = harness.job
     client = Redis.from_url(job.url)
     done: list[bytes] = []
-    while not course.is_finished:
+    while not harness.is_finished:
         pipeline = client.pipeline(transaction=False)
         if done:
             pipeline.xack(job.stream, job.group, *done)
@@ -23,8 +23,8 @@ async def _run(course: Harness) -> None:
         done = []
         for _, entries in reply:
             for message_id, data in entries:
-                await course.handle(data)
+                await harness.handle(data)
                 done.append(message_id)
     await client.xack(job.stream, job.group, *done)
-    course.finish()
+    harness.finish()
     await client.aclose()

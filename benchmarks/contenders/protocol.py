@@ -8,15 +8,15 @@ from urllib.parse import urlsplit
 import hiredis
 import uvloop
 
-from benchmarks.contenders.course import CONSUMER, Harness
+from benchmarks.contenders.harness import CONSUMER, Harness
 
 
-def run(course: Harness) -> None:
-    uvloop.run(_run(course))
+def run(harness: Harness) -> None:
+    uvloop.run(_run(harness))
 
 
 class RawProtocol(asyncio.Protocol):
-    """Replies, in the order in which they were asked for."""
+    """Connection that queues replies in the order of their commands."""
 
     def __init__(self) -> None:
         self._reader = hiredis.Reader()
@@ -32,10 +32,10 @@ class RawProtocol(asyncio.Protocol):
             self._replies.put_nowait(reply)
 
     async def reply(self) -> Any:
-        found = await self._replies.get()
-        if isinstance(found, Exception):
-            raise found
-        return found
+        reply = await self._replies.get()
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
 
 def pack_command(command: Sequence[str | bytes]) -> bytes:
@@ -44,8 +44,8 @@ def pack_command(command: Sequence[str | bytes]) -> bytes:
     return packed
 
 
-async def _run(course: Harness) -> None:
-    job, address = course.job, urlsplit(course.job.url)
+async def _run(harness: Harness) -> None:
+    job, address = harness.job, urlsplit(harness.job.url)
     _, wire = await asyncio.get_running_loop().create_connection(
         RawProtocol, address.hostname or "localhost", address.port or 6379
     )
@@ -56,7 +56,7 @@ async def _run(course: Harness) -> None:
         )
     )
     done: list[bytes] = []
-    while not course.is_finished:
+    while not harness.is_finished:
         if done:
             wire.transport.write(pack_command(("XACK", job.stream, job.group, *done)) + read)
             await wire.reply()
@@ -66,9 +66,9 @@ async def _run(course: Harness) -> None:
         done = []
         for _, entries in reply or ():
             for message_id, fields in entries:
-                await course.handle(dict(zip(fields[::2], fields[1::2], strict=True)))
+                await harness.handle(dict(zip(fields[::2], fields[1::2], strict=True)))
                 done.append(message_id)
     wire.transport.write(pack_command(("XACK", job.stream, job.group, *done)))
     await wire.reply()
-    course.finish()
+    harness.finish()
     wire.transport.close()

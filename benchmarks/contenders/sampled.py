@@ -11,28 +11,28 @@ from types import FrameType
 
 import streamconsumer
 from benchmarks.contenders import streamconsumer as pod
-from benchmarks.contenders.course import Harness
+from benchmarks.contenders.harness import Harness
 
 INTERVAL_SECONDS = 0.001
-"""The kernel looks only at its own ticks, mostly every 4 ms."""
+"""Requested interval. The kernel checks the timer only at its own ticks, usually every 4 ms."""
 PACKAGE_FOLDER = f"{Path(streamconsumer.__file__).parent}/"
-HARNESS_FILE = str(Path(__file__).with_name("course.py"))
+HARNESS_FILE = str(Path(__file__).with_name("harness.py"))
 
 
-def run(course: Harness) -> None:
-    samples = course.samples = Counter()
+def run(harness: Harness) -> None:
+    samples = harness.samples = Counter()
 
     def sample(_number: int, frame: FrameType | None) -> None:
-        if course.is_running:
+        if harness.is_running:
             samples[_function_of(frame)] += 1
 
     signal.signal(signal.SIGPROF, sample)
     signal.setitimer(signal.ITIMER_PROF, INTERVAL_SECONDS, INTERVAL_SECONDS)
-    pod.run(course)
+    pod.run(harness)
 
 
 def _function_of(frame: FrameType | None) -> str:
-    """`file: function|library`: the innermost function of ours, and what it had called outside."""
+    """Return `file: function|library`: the innermost function of this package, and the library that it called."""
     library = ""
     while frame is not None:
         code = frame.f_code
@@ -42,7 +42,7 @@ def _function_of(frame: FrameType | None) -> str:
             return f"{code.co_filename.removeprefix(PACKAGE_FOLDER)}: {code.co_qualname}|{library}"
         library = library or _library(code.co_filename)
         frame = frame.f_back
-    return f"the event loop between our functions|{library}"
+    return f"the event loop between package functions|{library}"
 
 
 def _library(path: str) -> str:

@@ -8,22 +8,22 @@ from typing import Any
 import uvloop
 from redis.asyncio import Redis
 
-from benchmarks.contenders.course import CONSUMER, Harness
+from benchmarks.contenders.harness import CONSUMER, Harness
 
 
-def run(course: Harness) -> None:
-    uvloop.run(_run(course))
+def run(harness: Harness) -> None:
+    uvloop.run(_run(harness))
 
 
-async def _run(course: Harness) -> None:
-    job = course.job
+async def _run(harness: Harness) -> None:
+    job = harness.job
     client = Redis.from_url(job.url)
     slots, done, some_done = asyncio.Semaphore(job.concurrency), list[bytes](), asyncio.Event()
     left = job.count
 
     async def handle(message_id: bytes, data: dict[Any, Any]) -> None:
         try:
-            await course.handle(data)
+            await harness.handle(data)
         finally:
             slots.release()
         done.append(message_id)
@@ -50,5 +50,5 @@ async def _run(course: Harness) -> None:
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
     await acknowledging
-    course.finish()
+    harness.finish()
     await client.aclose()

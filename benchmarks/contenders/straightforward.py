@@ -7,21 +7,21 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind
 from redis.asyncio import Redis
 
-from benchmarks.contenders.course import CONSUMER, Harness
+from benchmarks.contenders.harness import CONSUMER, Harness
 
 
-def run(course: Harness) -> None:
+def run(harness: Harness) -> None:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    uvloop.run(_run(course, provider))
+    uvloop.run(_run(harness, provider))
     provider.shutdown()
 
 
-async def _run(course: Harness, provider: TracerProvider) -> None:
-    job, tracer = course.job, provider.get_tracer("bench")
+async def _run(harness: Harness, provider: TracerProvider) -> None:
+    job, tracer = harness.job, provider.get_tracer("bench")
     client = Redis.from_url(job.url)
     done: list[bytes] = []
-    while not course.is_finished:
+    while not harness.is_finished:
         pipeline = client.pipeline(transaction=False)
         if done:
             pipeline.xack(job.stream, job.group, *done)
@@ -43,8 +43,8 @@ async def _run(course: Harness, provider: TracerProvider) -> None:
                 with tracer.start_as_current_span(
                     f"process {job.stream}", kind=SpanKind.CONSUMER, attributes=attributes
                 ):
-                    await course.handle(data)
+                    await harness.handle(data)
                 done.append(message_id)
     await client.xack(job.stream, job.group, *done)
-    course.finish()
+    harness.finish()
     await client.aclose()

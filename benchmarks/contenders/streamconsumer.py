@@ -6,18 +6,18 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from benchmarks.contenders.course import CONSUMER, Harness
+from benchmarks.contenders.harness import CONSUMER, Harness
 from benchmarks.pods import environment
 from streamconsumer.processor import main
 
 handle: Callable[[Any], Coroutine[Any, Any, None]]
-"""Handler that the environment names. Set to the handler of the course before the pod loads it."""
+"""Handler that the environment names. Set to the handler of the harness before the pod loads it."""
 
 
-def run(course: Harness) -> None:
-    job = course.job
+def run(harness: Harness) -> None:
+    job = harness.job
     global handle  # noqa: PLW0603 - a pod loads its handler by module and name
-    handle = course.handle
+    handle = harness.handle
     os.environ |= environment(
         job.url,
         stream=job.stream,
@@ -27,11 +27,11 @@ def run(course: Harness) -> None:
         batch_count=str(job.batch),
         concurrency=str(job.concurrency),
     )
-    course.on_all_handled = threading.Thread(target=_finish, args=(course,), daemon=True).start
+    harness.on_all_handled = threading.Thread(target=_finish, args=(harness,), daemon=True).start
     if main.run():
         raise SystemExit("the pod failed to start; see its log")
 
 
-def _finish(course: Harness) -> None:
-    course.wait_until_settled()
+def _finish(harness: Harness) -> None:
+    harness.wait_until_settled()
     os.kill(os.getpid(), signal.SIGTERM)

@@ -10,18 +10,18 @@ import uvloop
 from taskiq.api import run_receiver_task
 from taskiq_redis import RedisStreamBroker
 
-from benchmarks.contenders.course import CONSUMER, Harness
+from benchmarks.contenders.harness import CONSUMER, Harness
 
 
-def run(course: Harness) -> None:
-    # Not uvloop.run: that cancels the worker and waits for it, and now and then the worker goes on instead.
-    uvloop.new_event_loop().run_until_complete(_run(course))
+def run(harness: Harness) -> None:
+    # Not uvloop.run, which cancels the worker and waits for it. The worker sometimes ignores the cancellation.
+    uvloop.new_event_loop().run_until_complete(_run(harness))
 
 
-async def _run(course: Harness) -> None:
-    job = course.job
-    over = asyncio.Event()
-    course.on_all_handled = over.set
+async def _run(harness: Harness) -> None:
+    job = harness.job
+    all_handled = asyncio.Event()
+    harness.on_all_handled = all_handled.set
     broker = RedisStreamBroker(
         job.url,
         queue_name=job.stream,
@@ -32,10 +32,10 @@ async def _run(course: Harness) -> None:
 
     @broker.task(task_name="handle")
     async def handle(data: dict[str, Any]) -> None:
-        await course.handle(data)
+        await harness.handle(data)
 
     await broker.startup()
     receiving = asyncio.create_task(run_receiver_task(broker, max_async_tasks=job.concurrency))
-    await over.wait()
-    await course.finish_when_settled()
+    await all_handled.wait()
+    await harness.finish_when_settled()
     assert not receiving.done()

@@ -7,17 +7,17 @@ import asyncio
 
 import uvloop
 
-from benchmarks.contenders.course import Harness
+from benchmarks.contenders.harness import Harness
 
 
-def run(course: Harness) -> None:
-    uvloop.run(_run(course))
+def run(harness: Harness) -> None:
+    uvloop.run(_run(harness))
 
 
-async def _run(course: Harness) -> None:
+async def _run(harness: Harness) -> None:
     async def slot() -> None:
-        for _ in range(course.job.count // course.job.concurrency):
-            await course.handle({})
+        for _ in range(harness.job.count // harness.job.concurrency):
+            await harness.handle({})
 
-    await asyncio.gather(*(slot() for _ in range(course.job.concurrency)))
-    course.finish()
+    await asyncio.gather(*(slot() for _ in range(harness.job.concurrency)))
+    harness.finish()

@@ -1,7 +1,7 @@
 // The bare loop of go-redis: one pipeline carries XACK of the last batch and XREADGROUP of the next.
 //
-// It speaks the contenders' language (benchmarks/contenders/course.py): one argument of JSON says what to do, one
-// line of JSON on standard output says what came of it. Entries that it left pending are an error.
+// The interface is that of all contenders (benchmarks/contenders/harness.py): one JSON argument with the job, and one
+// line of JSON with the result on standard output. Entries that are left pending are an error.
 package main
 
 import (
@@ -30,8 +30,8 @@ type job struct {
 	Skip    int    `json:"skip"`
 }
 
-// course is the handler and its clock, which starts at the first message.
-type course struct {
+// harness is the handler and its clock, which starts at the first message.
+type harness struct {
 	job
 	seen   int
 	began  time.Time
@@ -40,30 +40,30 @@ type course struct {
 }
 
 func main() {
-	var given job
-	if err := json.Unmarshal([]byte(os.Args[1]), &given); err != nil {
-		log.Fatalf("the job is no JSON: %v", err)
+	var parameters job
+	if err := json.Unmarshal([]byte(os.Args[1]), &parameters); err != nil {
+		log.Fatalf("invalid job, expected JSON: %v", err)
 	}
-	options, err := redis.ParseURL(given.URL)
+	options, err := redis.ParseURL(parameters.URL)
 	if err != nil {
 		log.Fatalf("url: %v", err)
 	}
 	client := redis.NewClient(options)
 	defer client.Close()
-	if err := run(context.Background(), client, &course{job: given}); err != nil {
+	if err := run(context.Background(), client, &harness{job: parameters}); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(ctx context.Context, client *redis.Client, the *course) error {
+func run(ctx context.Context, client *redis.Client, h *harness) error {
 	var done []string
-	for the.seen < the.Count {
+	for h.seen < h.Count {
 		pipeline := client.Pipeline()
 		if len(done) > 0 {
-			pipeline.XAck(ctx, the.Stream, the.Group, done...)
+			pipeline.XAck(ctx, h.Stream, h.Group, done...)
 		}
 		read := pipeline.XReadGroup(ctx, &redis.XReadGroupArgs{
-			Group: the.Group, Consumer: "one", Streams: []string{the.Stream, ">"}, Count: the.Batch, Block: time.Second,
+			Group: h.Group, Consumer: "one", Streams: []string{h.Stream, ">"}, Count: h.Batch, Block: time.Second,
 		})
 		if _, err := pipeline.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 			return err
@@ -71,16 +71,16 @@ func run(ctx context.Context, client *redis.Client, the *course) error {
 		done = done[:0]
 		for _, stream := range read.Val() {
 			for _, message := range stream.Messages {
-				the.handle(message.Values)
+				h.handle(message.Values)
 				done = append(done, message.ID)
 			}
 		}
 	}
-	if err := client.XAck(ctx, the.Stream, the.Group, done...).Err(); err != nil {
+	if err := client.XAck(ctx, h.Stream, h.Group, done...).Err(); err != nil {
 		return err
 	}
-	seconds, cpu := time.Since(the.began).Seconds(), (cpuTime() - the.cpu).Seconds()
-	pending, err := client.XPending(ctx, the.Stream, the.Group).Result()
+	seconds, cpu := time.Since(h.began).Seconds(), (cpuTime() - h.cpu).Seconds()
+	pending, err := client.XPending(ctx, h.Stream, h.Group).Result()
 	if err != nil {
 		return err
 	}
@@ -89,18 +89,18 @@ func run(ctx context.Context, client *redis.Client, the *course) error {
 	}
 	return json.NewEncoder(os.Stdout).Encode(map[string]any{
 		"seconds": seconds, "cpu_seconds": cpu, "mebibytes": peak(), "handlers_seconds": 0, "polls": 1,
-		"delays": the.delays,
+		"delays": h.delays,
 	})
 }
 
-func (the *course) handle(values map[string]any) {
-	if the.seen == the.Skip {
-		the.began, the.cpu = time.Now(), cpuTime()
+func (h *harness) handle(values map[string]any) {
+	if h.seen == h.Skip {
+		h.began, h.cpu = time.Now(), cpuTime()
 	}
-	the.seen++
-	if the.Handler == "stamp" && the.seen > the.Skip {
+	h.seen++
+	if h.Handler == "stamp" && h.seen > h.Skip {
 		sent, _ := strconv.ParseInt(values["sent"].(string), 10, 64)
-		the.delays = append(the.delays, float64(time.Now().UnixNano()-sent)/1e6)
+		h.delays = append(h.delays, float64(time.Now().UnixNano()-sent)/1e6)
 	}
 }
 
@@ -112,7 +112,7 @@ func cpuTime() time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// peak is the greatest resident size of this process so far, in MiB.
+// peak returns the peak resident size of this process in MiB.
 func peak() float64 {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {

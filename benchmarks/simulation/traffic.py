@@ -22,7 +22,7 @@ class Message:
     """Second at which the entry was added."""
     work_seconds: float
     is_poison: bool = False
-    """Fails at every attempt."""
+    """True if every attempt fails."""
     attempts: int = 0
     left_seconds: float = 0.0
     """Remaining seconds of the running attempt."""
@@ -66,7 +66,7 @@ def recorded() -> Traffic:
 
 
 def poison() -> Traffic:
-    """Twenty a second for half an hour, and one in a hundred fails until it is a dead letter."""
+    """Return half an hour with 20 messages per second. One in a hundred fails until it is dead-lettered."""
     return _by_rate("poison", HOUR // 2, lambda _: 20.0, 0.05, poison_ratio=0.01)
 
 
@@ -86,17 +86,17 @@ def _by_rate(
     name: str, seconds: int, rate: Callable[[int], float], work_seconds: float, poison_ratio: float = 0.0
 ) -> Traffic:
     def arrivals() -> Iterator[list[Message]]:
-        dice = random.Random(name)
+        rng = random.Random(name)
         for now in range(seconds):
-            yield [Message(now, work_seconds, dice.random() < poison_ratio) for _ in range(_poisson(dice, rate(now)))]
+            yield [Message(now, work_seconds, rng.random() < poison_ratio) for _ in range(_poisson(rng, rate(now)))]
 
     return Traffic(name, seconds, arrivals)
 
 
-def _poisson(dice: random.Random, mean: float) -> int:
+def _poisson(rng: random.Random, mean: float) -> int:
     """Return a Poisson-distributed number."""
-    limit, product, number = math.exp(-mean), dice.random(), 0
+    limit, product, number = math.exp(-mean), rng.random(), 0
     while product > limit:
-        product *= dice.random()
+        product *= rng.random()
         number += 1
     return number

@@ -13,7 +13,7 @@ NAMES = (
     "profile",
     "operator",
     "scaling",
-    "asleep",
+    "scale_to_zero",
 )
 
 ONLY_BY_NAME = ("lost_group",)

@@ -3,10 +3,10 @@
 import statistics
 
 from benchmarks.contenders import FASTSTREAM, SEMAPHORE, STREAMCONSUMER, TASKIQ, TIMERS
-from benchmarks.contenders.course import WAIT_SECONDS
+from benchmarks.contenders.harness import WAIT_SECONDS
 from benchmarks.figures import median, ratio, rounds_text
-from benchmarks.races import Lane, run_backlog, run_rounds
 from benchmarks.results import Goal, Section
+from benchmarks.runs import Lane, run_backlog, run_rounds
 from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 3
@@ -26,7 +26,7 @@ def measure(number: int) -> Section:
         Lane(STREAMCONSUMER, ENTRIES, BATCH, CONCURRENCY),
         Lane(TIMERS, ENTRIES_UNBATCHED, BATCH, CONCURRENCY),
         Lane(SEMAPHORE, ENTRIES, BATCH, CONCURRENCY),
-        *(Lane(who, ENTRIES_UNBATCHED, BATCH, CONCURRENCY) for who in (FASTSTREAM, TASKIQ)),
+        *(Lane(contender, ENTRIES_UNBATCHED, BATCH, CONCURRENCY) for contender in (FASTSTREAM, TASKIQ)),
     ]
     with RedisServer() as server:
         run_rounds(lanes, number, lambda lane: run_backlog(lane, server.url, handler="wait"))

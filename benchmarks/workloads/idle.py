@@ -4,17 +4,17 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-from benchmarks.contenders.course import GROUP, STREAM
-from benchmarks.contenders.course import peak as resident
+from benchmarks.contenders.harness import GROUP, STREAM
+from benchmarks.contenders.harness import peak as resident
 from benchmarks.pods import Pod
-from benchmarks.races import HARNESS_COMMANDS, connect, count_commands, reset_server
 from benchmarks.results import Goal, Section
+from benchmarks.runs import HARNESS_COMMANDS, connect, count_commands, reset_server
 from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 1
 SECONDS = 30
 WARMUP_SECONDS = 3.0
-"""What a start costs is none of it."""
+"""Wait before the measurement, so that the cost of the start is not included."""
 PODS = (1, 4)
 """Sizes of two groups on separate servers. Their difference is the cost of additional pods."""
 
@@ -50,7 +50,7 @@ class _Group:
         reset_server(self._client)
         settings = {"stream": STREAM, "consumer_group": GROUP}
         self._pods = [
-            stack.enter_context(Pod(self.server.url, "nothing", f"pod-{each}", **settings)) for each in range(size)
+            stack.enter_context(Pod(self.server.url, "noop", f"pod-{number}", **settings)) for number in range(size)
         ]
         for pod in self._pods:
             pod.wait_until_started()
@@ -73,8 +73,8 @@ class _Group:
 
     def _command_counts(self) -> str:
         stats: Any = self._client.info("commandstats")
-        counts = {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats.items()}
-        ranked = sorted(counts.items(), key=lambda each: -each[1])
+        counts = {name.removeprefix("cmdstat_"): command["calls"] for name, command in stats.items()}
+        ranked = sorted(counts.items(), key=lambda item: -item[1])
         return ", ".join(
             f"{name.upper().replace('|', ' ')} {count}" for name, count in ranked if name not in HARNESS_COMMANDS
         )

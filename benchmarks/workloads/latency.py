@@ -13,8 +13,8 @@ import redis
 
 from benchmarks.contenders import FASTSTREAM, PIPELINED, PROTOCOL, STREAMCONSUMER
 from benchmarks.figures import median, percentile, rounds_text
-from benchmarks.races import ROOT, Background, Lane, run_live, run_rounds
 from benchmarks.results import Goal, Section
+from benchmarks.runs import ROOT, Background, Lane, run_live, run_rounds
 from tests.cluster.errors import BenchError
 from tests.cluster.redis_servers import RedisServer
 from tests.cluster.runs import wait_until
@@ -30,7 +30,7 @@ HEAD = ["contender", "p50 ms", "p99 ms", "max ms", "CPU µs per message", "comma
 
 def measure(number: int) -> Section:
     """Measure each contender with a live producer."""
-    lanes = [Lane(who, COUNT, BATCH) for who in (STREAMCONSUMER, PROTOCOL, PIPELINED, FASTSTREAM)]
+    lanes = [Lane(contender, COUNT, BATCH) for contender in (STREAMCONSUMER, PROTOCOL, PIPELINED, FASTSTREAM)]
     with RedisServer() as server:
         run_rounds(lanes, number, lambda lane: run_live(lane, server.url, producing(RATE, COUNT), skip=SKIP))
         facts = (
@@ -46,10 +46,10 @@ def measure(number: int) -> Section:
 
 
 def producing(rate: int, count: int) -> Background:
-    """A producer that begins as soon as the contender waits for entries."""
+    """Return a producer that starts as soon as the contender waits for entries."""
 
     @contextmanager
-    def beside(client: redis.Redis) -> Iterator[None]:
+    def run_producer(client: redis.Redis) -> Iterator[None]:
         arguments: Any = client.connection_pool.connection_kwargs
         url = f"redis://{arguments['host']}:{arguments['port']}"
         if not wait_until(lambda: client.info("clients")["blocked_clients"] > 0, 15, 0.001):
@@ -61,7 +61,7 @@ def producing(rate: int, count: int) -> Background:
             finally:
                 child.kill()
 
-    return beside
+    return run_producer
 
 
 def _percentiles(lane: Lane, percent: float) -> list[float]:

@@ -11,11 +11,11 @@ from typing import Any
 
 import redis
 
-from benchmarks.contenders.course import GROUP, STREAM
+from benchmarks.contenders.harness import GROUP, STREAM
 from benchmarks.lost_group import REGISTRATIONS
 from benchmarks.pods import Pod
-from benchmarks.races import connect, fill, reset_server
 from benchmarks.results import Section, table
+from benchmarks.runs import connect, fill, reset_server
 from streamconsumer.processor.consumer import group_snapshot
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from tests.cluster.redis_servers import REDIS, VALKEY, RedisServer
@@ -26,9 +26,9 @@ TRIES, CALLS = 10, 20
 PODS, CONCURRENCY = 4, 20
 BEFORE_SECONDS, AFTER_SECONDS, TIMEOUT_SECONDS = 25.0, 3.0, 90.0
 HANDLERS = {
-    "snapshot": "benchmarks.lost_group:work",
-    "lowest id": "benchmarks.lowest_unsettled:work",
-    "lowest id, walked": "benchmarks.lowest_unsettled:work",
+    "snapshot": "benchmarks.lost_group:handle",
+    "lowest id": "benchmarks.lowest_unsettled:handle",
+    "lowest id, walked": "benchmarks.lowest_unsettled:handle",
 }
 LOADS = {
     "200/s, 5 ms, one in 200 takes 20 s": (200, (0.005,) * 199 + (20,)),
@@ -47,7 +47,7 @@ HEAD = [
     "lost",
     "settled after s",
 ]
-PRICE_HEAD = ["server", "pending", "consumers", "NOTE, µs", "NOTE, skipped, µs", "NOTE, bytes", "HSETs, µs", "bytes"]
+COST_HEAD = ["server", "pending", "consumers", "save, µs", "save, skipped, µs", "save, bytes", "HSETs, µs", "bytes"]
 
 DESTROY = """
 for _, each in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
@@ -67,25 +67,25 @@ return redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
 
 def measure(number: int) -> Section:
     """Measure all forms at the same time on one server, each with its own stream."""
-    rows, prices = [], []
+    rows, costs = [], []
     for _, flavour in itertools.product(range(number), (REDIS, VALKEY)):
         with RedisServer(flavour=flavour) as server, connect(server.url) as client:
             for load, kill in itertools.product(LOADS, (False, True)):
-                losses = [_Run(server.url, load, form, kill) for form in HANDLERS]
-                reset_server(client, *(each.stream for each in losses))
-                with ThreadPoolExecutor(len(losses)) as threads:
-                    rows += [[flavour.name, *cells] for cells in threads.map(_Run.run, losses)]
+                runs = [_Run(server.url, load, form, kill) for form in HANDLERS]
+                reset_server(client, *(run.stream for run in runs))
+                with ThreadPoolExecutor(len(runs)) as threads:
+                    rows += [[flavour.name, *cells] for cells in threads.map(_Run.run, runs)]
             for pending, names in itertools.product((0, 1000, 10_000), (4, 1000)):
-                prices.append([flavour.name, *_snapshot_cost(client, pending, names)])
+                costs.append([flavour.name, *_snapshot_cost(client, pending, names)])
     facts = (
         f"loopback, {PODS} pods per row with concurrency {CONCURRENCY}, XGROUP DESTROY after {BEFORE_SECONDS:.0f} s; "
         "with kill -9, one pod is killed just before."
     )
     note = (
-        "NOTE writes the snapshot once per second and group, and every other busy pod skips it. "
+        "A busy pod saves the snapshot once per second and group, and every other busy pod skips it. "
         "HSETs write one registration per consumer."
     )
-    return Section("lost_group", facts, HEAD, rows, closing=[note, table(PRICE_HEAD, prices)])
+    return Section("lost_group", facts, HEAD, rows, closing=[note, table(COST_HEAD, costs)])
 
 
 @dataclass
@@ -122,13 +122,13 @@ class _Run:
             wait_until(lambda: self._is_done(client, produced[-1]), TIMEOUT_SECONDS, pause=0.2)
             seconds = time.monotonic() - destroyed
             time.sleep(1)
-            found = counts([pod.output.read_text() for pod in pods], set(produced), killed)
-        figures = [len(produced), *(found[each] for each in ("again", "twice", "cancelled", "lost"))]
+            event_counts = count_events([pod.output.read_text() for pod in pods], set(produced), killed)
+        figures = [len(produced), *(event_counts[name] for name in ("again", "twice", "cancelled", "lost"))]
         return [
             self.load,
             "yes" if self.kills_pod else "no",
             self.form,
-            *(f"{each:,}" for each in figures),
+            *(f"{figure:,}" for figure in figures),
             f"{seconds:.0f}",
         ]
 
@@ -146,29 +146,29 @@ class _Run:
         return bool(groups) and groups[0]["pending"] == 0 and groups[0]["last-delivered-id"].decode() == last
 
 
-def counts(outputs: list[str], produced: set[str], killed: float | None) -> Counter[str]:
+def count_events(outputs: list[str], produced: set[str], killed: float | None) -> Counter[str]:
     """Count the events in the pod logs, in order of time. `killed` is the time at which the first pod was killed."""
     events = [(float(at), pod, event, id_) for pod, text in enumerate(outputs) for at, event, id_ in _events(text)]
     if killed is not None:
         events.append((killed, 0, "killed", ""))
-    found: Counter[str] = Counter()
-    running: dict[str, set[int]] = {each: set() for each in produced}
+    totals: Counter[str] = Counter()
+    running: dict[str, set[int]] = {message_id: set() for message_id in produced}
     ended: set[str] = set()
     for _, pod, event, message_id in sorted(events):
-        if event == "begun":
-            found["again"] += message_id in ended
-            found["twice"] += bool(running[message_id])
+        if event == "started":
+            totals["again"] += message_id in ended
+            totals["twice"] += bool(running[message_id])
             running[message_id].add(pod)
         elif event == "killed":
             for pods in running.values():
                 pods.discard(pod)
         else:
             running[message_id].discard(pod)
-            found["cancelled"] += event == "cancelled"
+            totals["cancelled"] += event == "cancelled"
             if event == "ended":
                 ended.add(message_id)
-    found["lost"] = len(produced - ended)
-    return found
+    totals["lost"] = len(produced - ended)
+    return totals
 
 
 def _events(text: str) -> list[list[str]]:
@@ -176,32 +176,30 @@ def _events(text: str) -> list[list[str]]:
 
 
 def _snapshot_cost(client: redis.Redis, pending: int, names: int) -> list[str]:
-    """What the server spends on one NOTE, and on one HSET of each consumer."""
+    """Measure the server's time for one save of the snapshot, and for one HSET of each consumer."""
     reset_server(client)
     fill(client, pending)
-    for each in (POSTPONED_CONSUMER, *range(names)):
-        client.xgroup_createconsumer(STREAM, GROUP, each)
-    for each in range(names if pending else 0):
-        client.xreadgroup(GROUP, str(each), {STREAM: ">"}, max(1, pending // names))
-    keys = [STREAM, *(group_key(STREAM, GROUP, what) for what in ("postponed", "last-known", REGISTRATIONS))]
+    for name in (POSTPONED_CONSUMER, *range(names)):
+        client.xgroup_createconsumer(STREAM, GROUP, name)
+    for number in range(names if pending else 0):
+        client.xreadgroup(GROUP, str(number), {STREAM: ">"}, max(1, pending // names))
+    keys = [STREAM, *(group_key(STREAM, GROUP, suffix) for suffix in ("postponed", "last-known", REGISTRATIONS))]
 
-    def note(*, is_due: bool) -> float:
-        def act() -> None:
-            if is_due:
-                client.hdel(keys[2], "at")
-            client.eval(group_snapshot.SAVE, 3, *keys[:3], GROUP, 0)
+    def save(*, is_due: bool) -> None:
+        if is_due:
+            client.hdel(keys[2], "at")
+        client.eval(group_snapshot.SAVE, 3, *keys[:3], GROUP, 0)
 
-        return _microseconds(client, "eval", act)
-
-    written, skipped = note(is_due=True), note(is_due=False)
-    size = len(group_snapshot.SAVE) + sum(len(each) for each in client.hvals(keys[2]))
+    saved = _microseconds(client, "eval", lambda: save(is_due=True))
+    skipped = _microseconds(client, "eval", lambda: save(is_due=False))
+    size = len(group_snapshot.SAVE) + sum(len(value) for value in client.hvals(keys[2]))
     hset = names * _microseconds(client, "hset", lambda: client.hset(keys[3], "pod-0", "1764000000000-0"))
-    cells = [pending, names, written, skipped, size, hset, names * len("pod-01764000000000-0")]
-    return [f"{each:,.0f}" for each in cells]
+    cells = [pending, names, saved, skipped, size, hset, names * len("pod-01764000000000-0")]
+    return [f"{cell:,.0f}" for cell in cells]
 
 
 def _microseconds(client: redis.Redis, command: str, action: Callable[[], object]) -> float:
-    """The server's time for one call. The best of some tries: other programs on the machine only add to it."""
+    """Return the server's time for one call: the minimum of several tries, because other programs only add time."""
     tries = []
     for _ in range(TRIES):
         client.config_resetstat()

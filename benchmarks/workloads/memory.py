@@ -3,10 +3,10 @@
 import time
 from dataclasses import dataclass
 
-from benchmarks.contenders.course import GROUP, STREAM, peak
+from benchmarks.contenders.harness import GROUP, STREAM, peak
 from benchmarks.pods import Pod
-from benchmarks.races import connect, fill, reset_server
 from benchmarks.results import Goal, Section
+from benchmarks.runs import connect, fill, reset_server
 from streamconsumer.processor.consumer.redis_consumer import MAX_READ_BYTES
 from streamconsumer.processor.pipeline.ready_queue import MAX_BLOCKED_BYTES
 from tests.cluster.redis_servers import RedisServer
@@ -15,7 +15,7 @@ ROUNDS = 1
 SECONDS = 5
 MEBIBYTE = 1024 * 1024
 BASE_MEBIBYTES = 64
-"""MiB that a pod may have whatever it reads."""
+"""MiB of a pod apart from the entries that it reads."""
 
 HEAD = ["backlog", "batchCount", "concurrency", "handler", "peak MiB", "stated bound MiB"]
 
@@ -54,12 +54,12 @@ def measure(number: int) -> Section:
         peaks = [max(_peak(server.url, case) for _ in range(number)) for case in CASES]
         facts = f"Redis {server.version} on loopback; peak resident size of a pod within {SECONDS} s of a backlog."
     rows = [
-        [each.label, str(each.batch), str(each.concurrency), each.handler, f"{mebibytes:.0f}", f"{each.bound:.0f}"]
-        for each, mebibytes in zip(CASES, peaks, strict=True)
+        [case.label, str(case.batch), str(case.concurrency), case.handler, f"{mebibytes:.0f}", f"{case.bound:.0f}"]
+        for case, mebibytes in zip(CASES, peaks, strict=True)
     ]
     goals = [
-        Goal(f"{each.label}, batchCount {each.batch}", "under", round(each.bound), mebibytes, 0, "MiB")
-        for each, mebibytes in zip(CASES, peaks, strict=True)
+        Goal(f"{case.label}, batchCount {case.batch}", "under", round(case.bound), mebibytes, 0, "MiB")
+        for case, mebibytes in zip(CASES, peaks, strict=True)
     ]
     return Section("memory", facts, HEAD, rows, goals)
 

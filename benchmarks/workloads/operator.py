@@ -21,7 +21,7 @@ ROUNDS = 1
 CONSUMERS = 1000
 REST_SECONDS = 600
 TIMEOUT_SECONDS = 300
-"""Seconds for all of them, on a machine that has other things to do."""
+"""Limit for all StreamConsumers, on a busy machine."""
 
 HEAD = [
     "phase",
@@ -49,7 +49,7 @@ class _Round:
 
     def section(self) -> Section:
         with running_operator(self.namespace.cluster.kubeconfig, self.folder) as operator:
-            wait_until_settled(self.namespace, 5)  # the cluster is new too, and has things to do of its own
+            wait_until_settled(self.namespace, 5)  # the new cluster writes objects of its own
             created, create_writes = self._step("create", operator, self._create)
             operator.stop()
         with running_operator(self.namespace.cluster.kubeconfig, self.folder) as operator:
@@ -78,21 +78,21 @@ class _Round:
         return Section("operator", facts, HEAD, self.rows, goals)
 
     def _step(self, name: str, operator: OperatorProcess, action: Callable[[], object]) -> tuple[float, float]:
-        """Seconds until it was done, and the writes until nothing moved any more."""
+        """Run a phase. Returns its seconds, and the writes until the cluster has settled."""
         before, cpu, began = self._writes(), cpu_seconds(operator.pid), time.monotonic()
         action()
         seconds = time.monotonic() - began
         wait_until_settled(self.namespace, 3)
         applies, statuses, events = (now - then for now, then in zip(self._writes(), before, strict=True))
         spent = cpu_seconds(operator.pid) - cpu
-        each = [f"{count / CONSUMERS:.2f}" for count in (applies, statuses, events)]
-        self.rows.append([name, f"{seconds:.1f}", *each, f"{spent:.1f}"])
+        per_object = [f"{count / CONSUMERS:.2f}" for count in (applies, statuses, events)]
+        self.rows.append([name, f"{seconds:.1f}", *per_object, f"{spent:.1f}"])
         return seconds, applies + events
 
     def _create(self) -> None:
         items = [self._consumer(f"orders-{number}") for number in range(CONSUMERS)]
-        listed = {"apiVersion": "v1", "kind": "List", "items": items}
-        self.namespace.cluster.kubectl("create", "-f", "-", input=json.dumps(listed))
+        manifest_list = {"apiVersion": "v1", "kind": "List", "items": items}
+        self.namespace.cluster.kubectl("create", "-f", "-", input=json.dumps(manifest_list))
         self._wait_until_observed(1)
 
     def _consumer(self, name: str) -> Manifest:
@@ -105,44 +105,44 @@ class _Round:
         self._wait_until_observed(2)
 
     def _wait_until_observed(self, generation: int) -> None:
-        def last_told() -> None:
+        def check_last() -> None:
             last = self.namespace.get("StreamConsumer", f"orders-{CONSUMERS - 1}")
             assert last["status"]["observedGeneration"] == generation
 
-        def told() -> None:
-            found = self.namespace.list_all("StreamConsumer")
-            assert sum(each.get("status", {}).get("observedGeneration") == generation for each in found) == CONSUMERS
+        def check_all() -> None:
+            consumers = self.namespace.list_all("StreamConsumer")
+            generations = [each.get("status", {}).get("observedGeneration") for each in consumers]
+            assert generations.count(generation) == CONSUMERS
             assert len(self.namespace.list_all("Deployment")) == CONSUMERS
 
-        eventually(
-            last_told, TIMEOUT_SECONDS
-        )  # to list a thousand costs the API server what it serves five of them with
-        eventually(told, TIMEOUT_SECONDS, pause=0.5)
+        # The last object first: a list of 1,000 costs the API server as much as all work for five of them.
+        eventually(check_last, TIMEOUT_SECONDS)
+        eventually(check_all, TIMEOUT_SECONDS, pause=0.5)
 
     def _wait_until_reconciled(self, operator: OperatorProcess) -> None:
-        def reconciled() -> None:
-            counted = re.findall(
+        def check_reconciled() -> None:
+            counts = re.findall(
                 r"^streamconsumer_operator_reconciles_total\S* (\S+)$", operator.metrics(), re.MULTILINE
             )
-            assert sum(map(float, counted)) >= CONSUMERS
+            assert sum(map(float, counts)) >= CONSUMERS
 
-        eventually(reconciled, TIMEOUT_SECONDS)
+        eventually(check_reconciled, TIMEOUT_SECONDS)
 
     def _measure_single_edit(self) -> float:
-        """The edit of one, until its Deployment says so."""
+        """Edit one StreamConsumer. Returns the seconds until its Deployment has changed."""
         name = f"orders-{CONSUMERS // 2}"
-        before = self.namespace.get("Deployment", f"{name}-consumer")["metadata"]["generation"]
+        generation = self.namespace.get("Deployment", f"{name}-consumer")["metadata"]["generation"]
         began = time.monotonic()
         self.namespace.edit(name, batchCount=30)
 
-        def changed() -> None:
-            assert self.namespace.get("Deployment", f"{name}-consumer")["metadata"]["generation"] > before
+        def check_changed() -> None:
+            assert self.namespace.get("Deployment", f"{name}-consumer")["metadata"]["generation"] > generation
 
-        eventually(changed, TIMEOUT_SECONDS, pause=0.01)
+        eventually(check_changed, TIMEOUT_SECONDS, pause=0.01)
         return time.monotonic() - began
 
     def _writes(self) -> tuple[float, float, float]:
-        """Server-side applies, those of a status among them, and events of ours, as the API server counts them."""
+        """Return the number of server-side applies, of status applies among them, and of the operator's Events."""
         text = self.namespace.cluster.request("GET", "/metrics", accept="text/plain")
         applies = re.findall(r'^apiserver_request_total\{([^}]*verb="APPLY"[^}]*)\} (\S+)$', text, re.MULTILINE)
         statuses = sum(float(count) for labels, count in applies if 'subresource="status"' in labels)

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from benchmarks.contenders import STREAMCONSUMER
 from benchmarks.figures import median, ratio, rounds_text
-from benchmarks.races import Lane, run_backlog, run_rounds
+from benchmarks.otlp_sink import OtlpSink
 from benchmarks.results import Goal, Section
-from benchmarks.sink import OtlpSink
+from benchmarks.runs import Lane, run_backlog, run_rounds
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer
 
@@ -18,24 +18,24 @@ ROUNDS = 3
 ENTRIES, BATCH = 200_000, 100
 DELAY_SECONDS = 2
 MAX_EXTRA_MEBIBYTES = 48
-"""MiB more than without an endpoint, the SDK included: what docs/telemetry.md states."""
+"""Additional MiB compared with no endpoint, including the SDK, as docs/telemetry.md states."""
 
 HEAD = ["collector", "messages per second", "relative to a working collector", "CPU µs per message", "peak MiB"]
 
 
 def measure(number: int) -> Section:
-    """Every message is sampled, and every one acknowledged before the clock stops."""
+    """Measure each collector. All messages are sampled, and acknowledged before the clock stops."""
     with RedisServer() as server, OtlpSink() as sink, OtlpSink(DELAY_SECONDS) as late, _black_hole() as hole:
         lanes = {
             "off": Lane(replace(STREAMCONSUMER, label="no endpoint"), ENTRIES, BATCH),
-            "well": _lane_for(sink.endpoint, "accepts all spans"),
+            "working": _lane_for(sink.endpoint, "accepts all spans"),
             "refused": _lane_for(f"http://127.0.0.1:{free_port()}", "refuses connections"),
             "hole": _lane_for(hole, "never replies"),
-            "late": _lane_for(late.endpoint, f"answers {DELAY_SECONDS} s late"),
+            "late": _lane_for(late.endpoint, f"replies {DELAY_SECONDS} s late"),
         }
         run_rounds(list(lanes.values()), number, lambda lane: run_backlog(lane, server.url))
         facts = f"Redis {server.version} on loopback, {ENTRIES:,} entries, {BATCH} per read, {rounds_text(number)}."
-    rows = [_row(lane, lanes["well"]) for lane in lanes.values()]
+    rows = [_row(lane, lanes["working"]) for lane in lanes.values()]
     return Section("outages", facts, HEAD, rows, _goals(lanes))
 
 
@@ -62,16 +62,19 @@ def _row(lane: Lane, reference: Lane) -> list[str]:
 
 
 def _goals(lanes: dict[str, Lane]) -> list[Goal]:
-    away = [lanes[name] for name in ("refused", "hole", "late")]
+    failing = [lanes[name] for name in ("refused", "hole", "late")]
     speeds = [
         Goal(
-            f"messages per second, {each.contender.label}",
+            f"messages per second, {lane.contender.label}",
             "at least",
             0.95,
-            ratio(each.per_second, lanes["well"].per_second),
+            ratio(lane.per_second, lanes["working"].per_second),
         )
-        for each in away
+        for lane in failing
     ]
-    without = statistics.median(lanes["off"].mebibytes)
-    more = max(max(each.mebibytes) for each in away) - without
-    return [*speeds, Goal("additional memory compared with no endpoint", "under", MAX_EXTRA_MEBIBYTES, more, 0, "MiB")]
+    baseline = statistics.median(lanes["off"].mebibytes)
+    extra = max(max(lane.mebibytes) for lane in failing) - baseline
+    return [
+        *speeds,
+        Goal("additional memory compared with no endpoint", "under", MAX_EXTRA_MEBIBYTES, extra, 0, "MiB"),
+    ]

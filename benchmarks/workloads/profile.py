@@ -7,14 +7,14 @@ from typing import Any
 import redis
 
 from benchmarks.contenders import SAMPLED
-from benchmarks.parts import measure_steps
-from benchmarks.races import Lane, connect, run_backlog
+from benchmarks.micro import measure_steps
 from benchmarks.results import Section, table
+from benchmarks.runs import Lane, connect, run_backlog
 from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 1
 ENTRIES = {100: 400_000, 10: 200_000, 1: 40_000}
-"""At 1 a read every message pays for a round trip of its own, as it does at a low rate."""
+"""Entries by entries per read. With 1 per read, each message costs a round trip, as at a low message rate."""
 MIN_SHARE = 0.015
 """Functions with a smaller share in every run are summed up in one row."""
 
@@ -22,12 +22,12 @@ HEAD = [f"{batch} per read" for batch in ENTRIES]
 
 
 def measure(number: int) -> Section:
-    """A backlog for the same pod, with three batch counts. `number` makes it longer."""
+    """Profile the same pod with three batch counts. More rounds lengthen the backlog."""
     with RedisServer() as server, connect(server.url) as client:
         runs = [_Run(client, Lane(SAMPLED, ENTRIES[batch] * number, batch), server.url) for batch in ENTRIES]
         facts = f"Redis {server.version} on loopback, a backlog, one run each; microseconds per message."
-    most, _, least = runs
-    trip = (least.cpu - most.cpu) / (1 / 1 - 1 / 100)
+    largest, _, smallest = runs
+    trip = (smallest.cpu - largest.cpu) / (1 / 1 - 1 / 100)
     rows = [
         ["**time per message**", *(f"**{run.wall:.2f}**" for run in runs)],
         ["time in Redis: XREADGROUP, XACK", *(f"{run.server:.2f}" for run in runs)],
@@ -37,9 +37,9 @@ def measure(number: int) -> Section:
         ["… for round trips", *(f"{trip / run.batch:.2f}" for run in runs)],
     ]
     functions = table(["CPU of the pod by function, including library calls", *HEAD], _functions(runs))
-    steps = [[told, f"{price:.2f}"] for told, price in measure_steps()]
-    after = [functions, table(["single steps, each in its own loop, in batches of 100", "µs per message"], steps)]
-    return Section("profile", facts, ["", *HEAD], rows, closing=after)
+    steps = [[name, f"{cost:.2f}"] for name, cost in measure_steps()]
+    closing = [functions, table(["single steps, each in its own loop, in batches of 100", "µs per message"], steps)]
+    return Section("profile", facts, ["", *HEAD], rows, closing=closing)
 
 
 class _Run:
@@ -52,11 +52,11 @@ class _Run:
         self.cpu, self.system = lane.cpu[-1], result["system_seconds"] / lane.count * 1e6
         stats: Any = client.info("commandstats")
         self.server = sum(stats[f"cmdstat_{name}"]["usec"] for name in ("xreadgroup", "xack")) / lane.count
-        found: dict[str, int] = result["samples"]
-        self.samples = sum(found.values())
+        samples: dict[str, int] = result["samples"]
+        self.samples = sum(samples.values())
         self.functions: Counter[str] = Counter()
         self.libraries: dict[str, Counter[str]] = {}
-        for name, times in found.items():
+        for name, times in samples.items():
             function, _, library = name.partition("|")
             self.functions[function] += times
             if library:
@@ -84,6 +84,6 @@ def _functions(runs: list[_Run]) -> list[list[str]]:
 def _function_label(name: str, runs: list[_Run]) -> str:
     libraries: Counter[str] = sum((run.libraries.get(name, Counter()) for run in runs), Counter())
     total = sum(run.functions[name] for run in runs)
-    worth = [library for library, times in libraries.most_common(2) if times > total * 0.2]
-    told = name if ":" not in name else f"`{name}`"
-    return f"{told} ({', '.join(worth)})" if worth else told
+    main_libraries = [library for library, times in libraries.most_common(2) if times > total * 0.2]
+    label = name if ":" not in name else f"`{name}`"
+    return f"{label} ({', '.join(main_libraries)})" if main_libraries else label

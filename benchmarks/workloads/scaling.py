@@ -2,9 +2,9 @@
 
 from benchmarks.figures import percentile
 from benchmarks.results import Goal, Section
-from benchmarks.simulation.rivals import MAX_REPLICAS, TARGET, all_scalers
+from benchmarks.simulation.cluster_model import EXTRA_SECONDS, ClusterModel, Outcome
+from benchmarks.simulation.scalers import MAX_REPLICAS, TARGET, all_scalers
 from benchmarks.simulation.traffic import ALL_TRAFFIC
-from benchmarks.simulation.world import EXTRA_SECONDS, ClusterModel, Outcome
 
 ROUNDS = 1
 OURS, THEIRS = "StreamConsumer", "KEDA, lagCount"
@@ -32,13 +32,13 @@ def measure(number: int) -> Section:  # noqa: ARG001 - each round gives the same
         outcomes[name, OURS][0].over_target_seconds / max(1, outcomes[name, THEIRS][0].over_target_seconds)
         for name in dict.fromkeys(name for name, _ in outcomes)
     ]
-    ours = [outcome for (_, who), (outcome, _) in outcomes.items() if who == OURS]
+    ours = [outcome for (_, scaler), (outcome, _) in outcomes.items() if scaler == OURS]
     goals = [
         Goal("time over target relative to KEDA, worst case", "under", 1, max(shares)),
-        Goal("attempts interrupted by a stopping pod", "at most", 0, sum(each.interrupted for each in ours), 0),
-        Goal("unfinished at the end", "at most", 0, sum(each.unfinished for each in ours), 0),
+        Goal("attempts interrupted by a stopping pod", "at most", 0, sum(outcome.interrupted for outcome in ours), 0),
+        Goal("unfinished at the end", "at most", 0, sum(outcome.unfinished for outcome in ours), 0),
     ]
-    rows = [[*names, *_cells(*told)] for names, told in outcomes.items()]
+    rows = [[*names, *_cells(outcome, seconds)] for names, (outcome, seconds) in outcomes.items()]
     facts = (
         f"simulated, target {TARGET} entries per replica, at most {MAX_REPLICAS} pods; "
         "a pod reads 2 s after it is requested."

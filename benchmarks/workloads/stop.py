@@ -6,12 +6,12 @@ from contextlib import ExitStack
 
 import uvloop
 
-from benchmarks.contenders.course import CONSUMER, GROUP, STREAM
+from benchmarks.contenders.harness import CONSUMER, GROUP, STREAM
 from benchmarks.figures import percentile
-from benchmarks.handlers import nothing
+from benchmarks.handlers import noop
 from benchmarks.pods import Pod
-from benchmarks.races import connect, reset_server
 from benchmarks.results import Goal, Section
+from benchmarks.runs import connect, reset_server
 from streamconsumer.processor import RedisStreamProcessor, StreamManager
 from tests.cluster.redis_servers import RedisServer
 
@@ -41,7 +41,7 @@ async def _measure_stop_listening(url: str, times: int) -> list[float]:
     for _ in range(times):
         manager = StreamManager.from_url(url)
         processor = RedisStreamProcessor(manager, STREAM, GROUP, CONSUMER)
-        processor.set_message_callback(nothing)
+        processor.set_message_callback(noop)
         await processor.start_listening()
         await asyncio.sleep(random.uniform(0, 0.05))
         began = clock()
@@ -52,10 +52,10 @@ async def _measure_stop_listening(url: str, times: int) -> list[float]:
 
 
 def _measure_sigterm(url: str) -> list[float]:
-    """Some pods, stopped one after the other."""
+    """Start PODS pods and stop them one after the other. Returns the seconds of each stop."""
     settings = {"stream": STREAM, "consumer_group": GROUP}
     with ExitStack() as stack:
-        pods = [stack.enter_context(Pod(url, "nothing", f"pod-{each}", **settings)) for each in range(PODS)]
+        pods = [stack.enter_context(Pod(url, "noop", f"pod-{number}", **settings)) for number in range(PODS)]
         for pod in pods:
             pod.wait_until_started()
         return [pod.stop() for pod in pods]

@@ -8,18 +8,18 @@ from typing import Any
 
 import redis
 
-from benchmarks.contenders.course import GROUP
+from benchmarks.contenders.harness import GROUP
 from benchmarks.figures import percentile
 from benchmarks.pods import Pod
-from benchmarks.races import connect, fill, reset_server
 from benchmarks.results import Goal, Section
+from benchmarks.runs import connect, fill, reset_server
 from tests.cluster.errors import BenchError
 from tests.cluster.redis_servers import RedisServer
 from tests.cluster.runs import wait_until
 
 ROUNDS = 5
 PAIRS = 4
-"""So many streams at a time, each with a pod that dies and one that lives."""
+"""Concurrent streams, each with a pod that is killed and its peer."""
 PENDING = 100
 READ_TIMEOUT = 20.0
 TIMEOUT_SECONDS = 120.0
@@ -36,7 +36,7 @@ def measure(number: int) -> Section:
             reset_server(client, *streams)
             kills += threads.map(lambda stream: _Kill(server.url, stream), streams)
         version = server.version
-    delays = [each for kill in kills for each in kill.delays]
+    delays = [delay for kill in kills for delay in kill.delays]
     row = [
         *(str(len(kills)), str(PENDING)),
         *(f"{percentile(delays, percent):.2f}" for percent in (50, 99, 100)),
@@ -55,24 +55,24 @@ class _Kill:
     """Pair of pods, and the delays of the killed pod's entries."""
 
     def __init__(self, url: str, stream: str) -> None:
-        held = {"batch_count": str(PENDING), "concurrency": str(PENDING)}
-        settings = {"stream": stream, "consumer_group": GROUP, **held}
+        capacity = {"batch_count": str(PENDING), "concurrency": str(PENDING)}
+        settings = {"stream": stream, "consumer_group": GROUP, **capacity}
         with connect(url) as client, ExitStack() as stack:
-            victim = stack.enter_context(Pod(url, "hold", "dies", **settings)).wait_until_started()
+            victim = stack.enter_context(Pod(url, "block", "dies", **settings)).wait_until_started()
             fill(client, PENDING, stream)
-            _wait(lambda: _pending(client, stream) == PENDING, READ_TIMEOUT, "the pod that dies does not hold them")
-            peer = stack.enter_context(Pod(url, "note", "lives", **settings)).wait_until_started()
+            _wait(lambda: _pending(client, stream) == PENDING, READ_TIMEOUT, "the first pod has not read all entries")
+            peer = stack.enter_context(Pod(url, "log_start", "lives", **settings)).wait_until_started()
             time.sleep(random.uniform(1, 3))
             killed = victim.kill()
-            _wait(lambda: _pending(client, stream) == 0, TIMEOUT_SECONDS, "the pod that lives has not taken all over")
-            begun = [line.split() for line in peer.output.read_text().splitlines() if line.startswith("begun ")]
-        self.delays = [float(at) - killed for _, _, at in begun]
-        self.duplicates = len(begun) - len({message_id for _, message_id, _ in begun})
+            _wait(lambda: _pending(client, stream) == 0, TIMEOUT_SECONDS, "the second pod has not claimed all entries")
+            starts = [line.split() for line in peer.output.read_text().splitlines() if line.startswith("started ")]
+        self.delays = [float(at) - killed for _, _, at in starts]
+        self.duplicates = len(starts) - len({message_id for _, message_id, _ in starts})
 
 
 def _pending(client: redis.Redis, stream: str) -> int:
-    found: Any = client.xpending(stream, GROUP)
-    return int(found["pending"])
+    summary: Any = client.xpending(stream, GROUP)
+    return int(summary["pending"])
 
 
 def _wait(condition: Any, timeout: float, problem: str) -> None:

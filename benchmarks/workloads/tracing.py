@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from benchmarks.contenders import PIPELINED, STRAIGHTFORWARD, STREAMCONSUMER, Contender
 from benchmarks.figures import median, ratio, rounds_text
-from benchmarks.races import Lane, run_backlog, run_rounds
+from benchmarks.otlp_sink import OtlpSink
 from benchmarks.results import Goal, Section
-from benchmarks.sink import OtlpSink
+from benchmarks.runs import Lane, run_backlog, run_rounds
 from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 5
@@ -24,14 +24,14 @@ HEAD = [
 
 
 def measure(number: int) -> Section:
-    """Each setting, over HTTP to a collector that counts."""
+    """Measure each setting. The spans go over HTTP to a collector that counts them."""
     with RedisServer() as server, OtlpSink() as sink:
         lanes = _lanes(sink.endpoint)
         arrived: dict[str, list[float]] = {name: [] for name in lanes}
 
         def run(lane: Lane) -> None:
             run_backlog(lane, server.url)
-            name = next(name for name, each in lanes.items() if each is lane)
+            name = next(name for name, candidate in lanes.items() if candidate is lane)
             arrived[name].append(sink.count() / lane.count)
 
         run_rounds(list(lanes.values()), number, run)
@@ -41,10 +41,12 @@ def measure(number: int) -> Section:
 
 
 def _lanes(endpoint: str) -> dict[str, Lane]:
-    def traced(who: Contender, told: str, ratio: str = "", fields: dict[str, str] | None = None) -> Lane:
-        to = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+    def traced(contender: Contender, label: str, ratio: str = "", fields: dict[str, str] | None = None) -> Lane:
+        exporter = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
         sampler = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": ratio} if ratio else {}
-        return Lane(replace(who, label=told, environment=to | sampler, fields=fields or {}), ENTRIES, BATCH)
+        return Lane(
+            replace(contender, label=label, environment=exporter | sampler, fields=fields or {}), ENTRIES, BATCH
+        )
 
     ours = STREAMCONSUMER.label
     return {
@@ -60,11 +62,11 @@ def _lanes(endpoint: str) -> dict[str, Lane]:
 
 
 def _row(lane: Lane, lanes: dict[str, Lane], arrived: list[float]) -> list[str]:
-    without = lanes["loop" if lane.contender.name in {PIPELINED.name, STRAIGHTFORWARD.name} else "off"]
+    baseline = lanes["loop" if lane.contender.name in {PIPELINED.name, STRAIGHTFORWARD.name} else "off"]
     return [
         lane.contender.label,
         median(lane.per_second),
-        f"{ratio(lane.per_second, without.per_second):.2f}",
+        f"{ratio(lane.per_second, baseline.per_second):.2f}",
         f"{statistics.median(lane.cpu):.1f}",
         f"{statistics.median(lane.mebibytes):.0f}",
         f"{min(arrived):.1%}",
@@ -72,13 +74,16 @@ def _row(lane: Lane, lanes: dict[str, Lane], arrived: list[float]) -> list[str]:
 
 
 def _goals(lanes: dict[str, Lane], arrived: dict[str, list[float]]) -> list[Goal]:
-    def to(name: str, other: str) -> float:
+    def share(name: str, other: str) -> float:
         return ratio(lanes[name].per_second, lanes[other].per_second)
 
     return [
-        Goal("messages per second, sampled 0, relative to no endpoint", "at least", 0.85, to("0", "off")),
+        Goal("messages per second, sampled 0, relative to no endpoint", "at least", 0.85, share("0", "off")),
         Goal(
-            "messages per second, sampled 1.0, relative to the straightforward loop", "at least", 2, to("1", "loop 1")
+            "messages per second, sampled 1.0, relative to the straightforward loop",
+            "at least",
+            2,
+            share("1", "loop 1"),
         ),
         Goal("spans that arrive, sampled 1.0", "at least", 1, min(arrived["1"]), 4),
         Goal("spans that arrive, sampled by the producer", "at least", 1, min(arrived["child"]), 4),

@@ -1,7 +1,7 @@
 """StreamConsumer: Python functions as Redis Streams consumers on Kubernetes.
 
-Rooms, and the one way the arrows go: `cli → operator | processor → server → model → errors`.
-Nothing is re-exported here: it would drag redis into the operator and kopf into every pod.
+Packages and import direction: `cli → operator | processor → redis_client → model → errors`. This module re-exports
+nothing: an export would make the operator import redis, and every pod import kopf.
 """
 
 __version__ = "0.1.0"

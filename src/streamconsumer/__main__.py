@@ -1,4 +1,4 @@
-"""`python -m streamconsumer` is the command `streamconsumer`."""
+"""Entry point of `python -m streamconsumer`, the same as the command `streamconsumer`."""
 
 from streamconsumer.cli import main
 

@@ -72,7 +72,9 @@ def test_errors_come_first() -> None:
 
 
 def test_a_pod_is_not_told_twice() -> None:
-    pod = Pod(name="orders-consumer-a", phase="Running", ready=False, restarts=4, exit_message="HandlerUnusable: no shop")
+    pod = Pod(
+        name="orders-consumer-a", phase="Running", ready=False, restarts=4, exit_message="HandlerUnusable: no shop"
+    )
     told = condition("Ready", "False", Reason.HANDLER_UNUSABLE, "Pod orders-consumer-a: no shop")
     assert len(derive_findings(facts(told, pods=[pod]))) == 1
     starting = condition("Ready", "False", Reason.PODS_STARTING)

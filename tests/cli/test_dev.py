@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from tests.cli.dev_process import DevProcess, wait_for_exits
 from tests.cli.manifests import consumer, secret, write_documents
-from tests.processor.service import run_http_service
+from tests.processor.http_service import run_http_service
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -92,7 +92,7 @@ async def test_a_message_that_is_rejected_is_told_of_as_a_dead_letter(dev: DevPr
         await dev.wait_for_line("processor started")
         async with client(url) as redis:
             await redis.xadd("orders", {"id": 1})
-            told = await dev.wait_for_line("message is a dead letter")
+            told = await dev.wait_for_line("message dead-lettered")
             assert "reason=Rejected  error=Reject: no such customer" in told
         dev.signal(signal.SIGTERM)
         assert await dev.wait_for_exit() == 0

@@ -111,7 +111,7 @@ def test_a_server_a_handler_and_a_collector_that_are_not_there_are_told_at_once(
     told = found(ran)
     assert told[f"Redis 127.0.0.1:{port}"].startswith("error: 127.0.0.1")
     assert "module 'shop' not found" in told["handler shop.orders:handle"]
-    assert next(each for about, each in told.items() if "/v1/traces" in about).startswith("warning: no answer")
+    assert next(each for about, each in told.items() if "/v1/traces" in about).startswith("warning: no response")
     assert "hidden" not in ran.stdout + ran.stderr
 
 
@@ -181,7 +181,9 @@ def objects(verdict: CheckResult) -> list[tuple[str, str]]:
 
 def test_a_server_that_cannot_be_used_says_nothing_more() -> None:
     verdict = evaluate_pod(
-        pod_facts(server=ServerFacts(address="redis:6379", problem="redis:6379: refused", missing_permissions=["+time"]))
+        pod_facts(
+            server=ServerFacts(address="redis:6379", problem="redis:6379: refused", missing_permissions=["+time"])
+        )
     )
     assert objects(verdict) == [("error", "Redis redis:6379")]
 

@@ -1,4 +1,4 @@
-"""StreamConsumers for tests: the smallest one, and the smallest with something changed."""
+"""Minimal StreamConsumer manifests for tests, with optional changes."""
 
 import json
 from typing import Any
@@ -12,8 +12,8 @@ UID = "3c1d7f0a-6f0e-4b8e-9d3c-0a1b2c3d4e5f"
 
 
 def manifest(name: str = "orders", namespace: str = "shop", **spec: Any) -> Manifest:
-    """The smallest useful StreamConsumer, with these fields of its spec instead; `...` leaves a field out."""
-    smallest = {
+    """Return a minimal manifest. Keyword arguments replace fields of the spec; `...` removes a field."""
+    minimal = {
         "redis": {"url": "redis://redis:6379/0"},
         "stream": "orders",
         "consumerGroup": "billing",
@@ -24,17 +24,17 @@ def manifest(name: str = "orders", namespace: str = "shop", **spec: Any) -> Mani
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {key: value for key, value in {**smallest, **spec}.items() if value is not ...},
+        "spec": {key: value for key, value in {**minimal, **spec}.items() if value is not ...},
     }
 
 
 def stored(original: Manifest, uid: str = UID, generation: int = 1) -> Manifest:
-    """The manifest as the API server hands it out."""
+    """Return the manifest as the API server returns it, with a uid and a generation."""
     metadata = {**original["metadata"], "uid": uid, "generation": generation, "resourceVersion": "1"}
     copied: Manifest = json.loads(json.dumps({**original, "metadata": metadata}))
     return copied
 
 
 def consumer(name: str = "orders", namespace: str = "shop", **spec: Any) -> StreamConsumer:
-    """The same, parsed, as if it had come from the API server."""
+    """Return a parsed StreamConsumer, as if it came from the API server. Arguments as for `manifest`."""
     return StreamConsumer.parse(stored(manifest(name, namespace, **spec)))

@@ -1,4 +1,4 @@
-"""Generated settings: every value that a pod can be told."""
+"""Hypothesis strategies for `ProcessorSettings`: every valid value of every field."""
 
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from streamconsumer.model.processor_settings import (
     TraceContextSettings,
 )
 
-# What an environment variable cannot hold is no setting: NUL, and half a surrogate pair.
+# An environment variable cannot contain NUL or half a surrogate pair.
 text = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=60)
 some_text = text.filter(bool)
 unspaced = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=60)
@@ -26,7 +26,7 @@ words = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
 
 
 def durations(minimum: str, maximum: str) -> st.SearchStrategy[timedelta]:
-    """Durations with these bounds, to the microsecond."""
+    """Return a strategy for durations within the bounds, with microseconds."""
     return st.timedeltas(parse_duration(minimum), parse_duration(maximum))
 
 
@@ -37,14 +37,14 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def models(model: type[T], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[T]:
-    """Models of this kind, by their fields' own names. A field that is added and not generated would not be covered by
-    the round trip."""
+    """Return a strategy for a model. Every field needs a strategy; otherwise the round-trip test would miss a new
+    field."""
     assert set(fields) == set(model.model_fields), f"{model.__name__}: fields and strategies differ"
     return st.fixed_dictionaries(fields).map(lambda drawn: model(**drawn))
 
 
 def one_of_or_none(*choices: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
-    """The fields of one of these, or none of them."""
+    """Return a strategy for the fields of one of the choices, or for no fields."""
     return st.just({}) | st.one_of(*(st.fixed_dictionaries(choice) for choice in choices))
 
 

@@ -20,7 +20,7 @@ ROOT = VERSION["schema"]["openAPIV3Schema"]
 
 
 def schemas(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
-    """The schema and all below it, each with its path."""
+    """Yield the schema and all schemas below it, each with its path."""
     yield path, schema
     for name, inner in schema.get("properties", {}).items():
         yield from schemas(inner, f"{path}.{name}")
@@ -30,14 +30,14 @@ def schemas(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
 
 
 ALL = dict(schemas(ROOT))
-OURS = {path: schema for path, schema in ALL.items() if path.startswith((".spec", ".status"))}
+SPEC_AND_STATUS = {path: schema for path, schema in ALL.items() if path.startswith((".spec", ".status"))}
 
 
-def test_the_definition_is_smaller_than_60_kilobytes() -> None:
-    assert len(json.dumps(CRD, separators=(",", ":")).encode()) < 60_000  # as kubectl apply keeps it in an annotation
+def test_crd_is_smaller_than_60_kilobytes() -> None:
+    assert len(json.dumps(CRD, separators=(",", ":")).encode()) < 60_000  # kubectl apply stores it in an annotation
 
 
-def test_its_names_are_the_fixed_ones() -> None:
+def test_crd_names_never_change() -> None:
     assert CRD["metadata"]["name"] == "streamconsumers.streamconsumer.dev"
     assert CRD["spec"]["names"] == {
         "kind": "StreamConsumer",
@@ -50,9 +50,9 @@ def test_its_names_are_the_fixed_ones() -> None:
     assert (VERSION["name"], CRD["spec"]["scope"]) == ("v1alpha1", "Namespaced")
 
 
-@pytest.mark.parametrize("path", OURS)
+@pytest.mark.parametrize("path", SPEC_AND_STATUS)
 def test_every_schema_is_structural(path: str) -> None:
-    schema = OURS[path]
+    schema = SPEC_AND_STATUS[path]
     assert schema.get("type") in {"object", "array", "string", "integer", "number", "boolean"} or schema.get(
         "x-kubernetes-int-or-string"
     )
@@ -60,31 +60,33 @@ def test_every_schema_is_structural(path: str) -> None:
     assert schema.get("type") != "array" or "items" in schema
 
 
-@pytest.mark.parametrize("path", [path for path in OURS if not path.endswith("[]")])
-def test_every_field_is_described_in_sentences(path: str) -> None:
-    assert re.match(r"^[A-Z`].*\.$", OURS[path]["description"], re.DOTALL), OURS[path].get("description")
+@pytest.mark.parametrize("path", [path for path in SPEC_AND_STATUS if not path.endswith("[]")])
+def test_every_field_has_a_description(path: str) -> None:
+    assert re.match(r"^[A-Z`].*\.$", SPEC_AND_STATUS[path]["description"], re.DOTALL), SPEC_AND_STATUS[path].get(
+        "description"
+    )
 
 
-@pytest.mark.parametrize("path", [path for path in OURS if path.startswith(".spec")])
-def test_what_a_user_writes_is_bounded(path: str) -> None:
-    """An unbounded list or text makes CEL too dear for the API server, and etcd full."""
-    schema = OURS[path]
+@pytest.mark.parametrize("path", [path for path in SPEC_AND_STATUS if path.startswith(".spec")])
+def test_every_field_of_the_spec_has_bounds(path: str) -> None:
+    """An unbounded list or text makes CEL rules too expensive for the API server, and could fill etcd."""
+    schema = SPEC_AND_STATUS[path]
     bounds = {"string": {"maxLength", "enum"}, "array": {"maxItems"}, "integer": {"maximum"}}
-    wanted = bounds.get(schema.get("type", ""))
-    assert wanted is None or wanted & set(schema)
+    required = bounds.get(schema.get("type", ""))
+    assert required is None or required & set(schema)
     assert "additionalProperties" not in schema or "maxProperties" in schema
 
 
 @pytest.mark.parametrize("column", PRINTER_COLUMNS, ids=lambda column: column[0])
-def test_every_printer_column_shows_a_field_that_exists(column: tuple[str, str, str, int, str]) -> None:
+def test_every_printer_column_shows_an_existing_field(column: tuple[str, str, str, int, str]) -> None:
     path = column[2]
     if path == ".metadata.creationTimestamp":
         return
-    found = re.fullmatch(r"(\.status\.conditions)\[\?\(@\.type==\"(\w+)\"\)\](\.\w+)", path)
-    assert (f"{found[1]}[]{found[3]}" if found else path) in ALL
+    match = re.fullmatch(r"(\.status\.conditions)\[\?\(@\.type==\"(\w+)\"\)\](\.\w+)", path)
+    assert (f"{match[1]}[]{match[3]}" if match else path) in ALL
 
 
-def test_the_scale_subresource_points_at_fields_that_exist() -> None:
+def test_scale_subresource_uses_existing_fields() -> None:
     scale = VERSION["subresources"]["scale"]
     assert {ALL[path]["type"] for path in scale.values()} == {"integer", "string"}
     assert VERSION["subresources"]["status"] == {}
@@ -96,44 +98,44 @@ def test_conditions_are_merged_by_type_and_variables_by_name() -> None:
     assert {ALL[path]["x-kubernetes-list-type"] for path in (".status.conditions", ".spec.env")} == {"map"}
 
 
-def test_a_condition_has_all_that_kubernetes_asks_of_one() -> None:
+def test_condition_has_all_fields_of_a_kubernetes_condition() -> None:
     kubernetes = {"type", "status", "reason", "message", "lastTransitionTime", "observedGeneration"}
     assert set(ALL[".status.conditions[]"]["properties"]) == kubernetes
     assert ALL[".status.conditions[].lastTransitionTime"]["format"] == "date-time"
     assert set(get_args(Condition.model_fields["status"].annotation)) == {"True", "False", "Unknown"}
 
 
-def test_nothing_may_be_null() -> None:
-    """The API server drops a null by itself; under the scale subresource it even refuses a nullable one."""
+def test_no_field_is_nullable() -> None:
+    """The API server drops nulls. It rejects a CRD with nullable fields that the scale subresource uses."""
     assert not [path for path, schema in ALL.items() if "nullable" in schema]
 
 
-def defaults(kind: type[BaseModel], path: str) -> Iterator[tuple[str, Any]]:
-    for field in kind.model_fields.values():
+def defaults(model: type[BaseModel], path: str) -> Iterator[tuple[str, Any]]:
+    for field in model.model_fields.values():
         if field.is_required():
             continue
-        where, default = f"{path}.{field.alias}", field.get_default()
+        field_path, default = f"{path}.{field.alias}", field.get_default()
         if isinstance(default, BaseModel):
-            yield from defaults(type(default), where)
+            yield from defaults(type(default), field_path)
         elif isinstance(default, str | int):
-            yield where, default
+            yield field_path, default
         elif default not in (None, [], {}):
-            yield where, format_duration(default)
+            yield field_path, format_duration(default)
 
 
 @pytest.mark.parametrize(("path", "default"), [*defaults(StreamConsumerSpec, ".spec"), *defaults(Status, ".status")])
-def test_the_schema_and_the_model_have_the_same_defaults(path: str, default: Any) -> None:
+def test_schema_and_model_have_the_same_defaults(path: str, default: Any) -> None:
     assert ALL[path]["default"] == default
 
 
 def test_no_object_of_the_spec_has_a_default() -> None:
-    """The status has: that nobody has looked yet."""
+    """The status has a default, which shows that no operator has seen the resource yet."""
     objects = [path for path, schema in ALL.items() if schema.get("type") == "object" and "default" in schema]
     assert objects == [".status"]
 
 
 def cel_rules() -> list[tuple[str, str, str]]:
-    """Path, expression and sentence of every rule of the definition."""
+    """Return path, expression and message of every rule of the CRD."""
     return [
         (path, rule["rule"], rule["message"])
         for path, schema in ALL.items()
@@ -141,40 +143,40 @@ def cel_rules() -> list[tuple[str, str, str]]:
     ]
 
 
-def test_every_rule_has_a_sentence() -> None:
-    assert all(len(sentence.split()) > 3 for _, _, sentence in cel_rules())
+def test_every_rule_has_a_message() -> None:
+    assert all(len(message.split()) > 3 for _, _, message in cel_rules())
 
 
-def test_every_rule_is_known_to_be_refused_by_pydantic_too() -> None:
-    """All but those on changes: a manifest alone does not show what it was."""
-    here = {sentence for _, expression, sentence in cel_rules() if "oldSelf" not in expression}
-    assert here == {case.message for case in RULES_WITH_MESSAGE}
+def test_every_rule_is_also_checked_by_pydantic() -> None:
+    """Rules about changes are excluded: a single manifest does not contain the old value."""
+    messages = {message for _, expression, message in cel_rules() if "oldSelf" not in expression}
+    assert messages == {case.message for case in RULES_WITH_MESSAGE}
 
 
-def test_what_names_the_group_and_the_stream_never_changes() -> None:
+def test_stream_and_consumer_group_are_immutable() -> None:
     assert {path for path, expression, _ in cel_rules() if expression == "self == oldSelf"} == {
         ".spec.stream",
         ".spec.consumerGroup",
     }
 
 
-def models(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    yield kind
-    for field in kind.model_fields.values():
+def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    yield model
+    for field in model.model_fields.values():
         for inner in (field.annotation, *get_args(field.annotation)):
             if isinstance(inner, type) and issubclass(inner, BaseModel):
                 yield from models(inner)
 
 
-@pytest.mark.parametrize("kind", dict.fromkeys(models(StreamConsumerSpec)), ids=lambda kind: kind.__name__)
-def test_every_rule_of_a_model_has_a_twin_in_the_schema(kind: type[BaseModel]) -> None:
-    """A validator of a whole model stands beside CEL on that model, in its schema's own validations."""
-    own = kind.model_json_schema().get("x-kubernetes-validations", [])
-    assert bool(kind.__pydantic_decorators__.model_validators) == bool(own)
+@pytest.mark.parametrize("model", dict.fromkeys(models(StreamConsumerSpec)), ids=lambda model: model.__name__)
+def test_every_model_validator_has_a_rule_in_the_schema(model: type[BaseModel]) -> None:
+    """A validator of a whole model has a CEL rule in the schema of that model."""
+    own = model.model_json_schema().get("x-kubernetes-validations", [])
+    assert bool(model.__pydantic_decorators__.model_validators) == bool(own)
 
 
-def test_bounds_of_durations_are_told_as_they_are_checked() -> None:
-    for path, expression, sentence in cel_rules():
-        if found := re.fullmatch(r"must be (\w+) to (\w+)", sentence):
-            assert re.findall(r"duration\('(\w+)'\)", expression) == [*found.groups()], path
-            assert parse_duration(found[1]) < parse_duration(found[2])
+def test_messages_of_duration_bounds_match_their_expressions() -> None:
+    for path, expression, message in cel_rules():
+        if match := re.fullmatch(r"must be (\w+) to (\w+)", message):
+            assert re.findall(r"duration\('(\w+)'\)", expression) == [*match.groups()], path
+            assert parse_duration(match[1]) < parse_duration(match[2])

@@ -11,6 +11,7 @@ from streamconsumer.model.status import ConditionState, StreamReason
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.redis_monitor.monitored_stream import (
+    EndpointId,
     MonitoredStream,
     Observation,
     ObservationEffect,
@@ -57,7 +58,9 @@ class Setting:
     def attend(self, key: Key = KEY, **given: Any) -> None:
         """With a pod: no group is created."""
         target = PollTarget.from_consumer(self.consumer(**given), frozenset({"a-pod"}), None, pod_has_run=True)
-        stream = self.streams.setdefault(key, MonitoredStream(key, ("", "", 0), lambda _: ObservationEffect(), target))
+        stream = self.streams.setdefault(
+            key, MonitoredStream(key, EndpointId("", "", 0), lambda _: ObservationEffect(), target)
+        )
         self.endpoint.watch(stream, target)
 
     def unwatch(self) -> None:

@@ -10,7 +10,7 @@ from streamconsumer.model.crd import custom_resource_definition
 from tests.cluster.api_server import ApiServer
 from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import Manifest, manifest
-from tests.model.hostile import malformed_manifest
+from tests.model.malformed_resources import malformed_manifest
 from tests.operator.conftest import install_crd
 from tests.operator.operators import running_operator
 from tests.operator.places import TIMEOUT_SECONDS, Namespace, eventually

@@ -89,7 +89,7 @@ def test_a_source_is_carried_by_a_config_map_until_the_handler_changes(served: N
     name = children["ConfigMap"]["metadata"]["name"]
     served.edit("source", handler={"source": None, "python": "shop.orders:handle"})
     made(served, "source", "ServiceAccount", "Deployment")
-    pruned = ("Pruned", f"ConfigMap {name} is no longer wanted")
+    pruned = ("Pruned", f"deleted ConfigMap {name}, which is no longer needed")
     eventually(lambda: check_told(served, "source", pruned), SOON)
 
 

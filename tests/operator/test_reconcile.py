@@ -17,6 +17,7 @@ from streamconsumer.operator.reconcile.reconciler import Reconciler
 from streamconsumer.operator.reconcile.status_debounce import StatusDebounce
 from streamconsumer.operator.redis_monitor.monitor import RedisMonitor
 from streamconsumer.operator.redis_monitor.monitored_stream import (
+    EndpointId,
     MonitoredStream,
     Observation,
     ObservationEffect,
@@ -81,7 +82,9 @@ class FakeRedisMonitor(RedisMonitor):
         target: PollTarget,
         on_observation: Callable[[Observation], ObservationEffect],
     ) -> MonitoredStream:
-        return stream or MonitoredStream((consumer.namespace, consumer.name), ("", "", 0), on_observation, target)
+        return stream or MonitoredStream(
+            (consumer.namespace, consumer.name), EndpointId("", "", 0), on_observation, target
+        )
 
     def unwatch(self, stream: MonitoredStream) -> None:
         self.unwatched.append(stream.key)

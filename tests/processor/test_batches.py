@@ -411,7 +411,7 @@ async def test_a_drain_finishes_batches_and_hands_the_rest_back(any_group: Group
     processor = await start(any_group, handler, concurrency=2)
     await handler.has_seen(2)
     stopping = asyncio.create_task(processor.stop_listening())
-    await eventually(lambda: not processor._in_flight.queued)
+    await eventually(lambda: not processor._pipeline.in_flight.queued)
     handler.gate.set()
     await stopping
     assert handler.finished == ids[:20]

@@ -37,14 +37,14 @@ WRONG: dict[str, tuple[Callable[[Effects], Any], str]] = {
     "a number as a value": (lambda e: e.set("k", ANY), "the value of 'k' is 0.5, a float; expected str or bytes"),
     "a number in a field": (lambda e: e.add("s", {"a": ANY}), "a field of 's' is 0.5, a float; expected str or bytes"),
     "no time": (lambda e: e.set("k", "v", timedelta()), "expires of 'k' is 0:00:00; expected at least a millisecond"),
-    "half": (lambda e: e.increment("k", ANY), "'k' is to be incremented by 0.5; expected a whole number"),
+    "half": (lambda e: e.increment("k", ANY), "increment of 'k' is 0.5; expected a whole number"),
     "too much": (
         lambda e: e.increment("k", MAX_INCREMENT).increment("k", -1),
-        "'k' is to be incremented by -1; expected 1000000000000000000 at most in one message",
+        "increment of 'k' is -1; expected at most 1000000000000000000 in one message",
     ),
     "two kinds": (
         lambda e: e.set("k", "1").increment(b"k"),
-        "b'k' has a SET already; expected one kind of effect for a key, not INCRBY too",
+        "b'k' already has a SET; expected one kind of effect per key, not also INCRBY",
     ),
 }
 

@@ -115,11 +115,11 @@ def test_what_one_read_brings_is_counted_by_how_long_it_waited() -> None:
     metrics.record_queue_time(1, f"{now + 60_000}-0", f"{now + 60_000}-0")  # a server whose clock is ahead
     metrics.record_queue_time(100, f"{now - 20_100}-0", f"{now - 20_000}-7")
     metrics.record_queue_time(3, f"{now - 4_000_000}-0", f"{now}-0")
-    counts = dict(zip([*QUEUE_BUCKETS_SECONDS, "more"], metrics.queue.counts, strict=True))
+    counts = dict(zip([*QUEUE_BUCKETS_SECONDS, "more"], metrics.queue_duration.counts, strict=True))
     assert {bound: count for bound, count in counts.items() if count and bound not in (0.001, 0.005, 0.01, 0.05)} == {
         30.0: 100,
         3600.0: 1,
         "more": 1,
     }
-    assert sum(metrics.queue.counts) == 104
-    assert metrics.queue.sum == pytest.approx(100 * 20.05 + 6000, abs=1)
+    assert sum(metrics.queue_duration.counts) == 104
+    assert metrics.queue_duration.sum == pytest.approx(100 * 20.05 + 6000, abs=1)

@@ -58,7 +58,7 @@ async def test_a_long_wait_is_written_down_and_survives_the_pod(any_group: Group
     [message_id] = await any_group.add()
     processor = await any_group.start(failing)
     await eventually(lambda: processor.metrics.retried)
-    await eventually(lambda: not processor._in_flight.ids())
+    await eventually(lambda: not processor._pipeline.in_flight.ids())
     assert [(each.message_id, each.consumer) for each in await any_group.entries()] == [
         (message_id, POSTPONED_CONSUMER)
     ]
@@ -77,7 +77,7 @@ async def test_a_postponed_message_whose_due_time_was_deleted_comes_all_the_same
     await any_group.add()
     processor = await any_group.start(handler, min_idle=1)
     await eventually(lambda: processor.metrics.retried)
-    await eventually(lambda: not processor._in_flight.ids())
+    await eventually(lambda: not processor._pipeline.in_flight.ids())
     await any_group.client.delete(group_key(STREAM, GROUP, "postponed"))
     await handler.wait_until_finished(1)
     await any_group.wait_settled()

@@ -163,7 +163,7 @@ async def test_a_sign_of_life_does_not_put_back_what_is_being_settled(
         manager = any_group.manager(proxy.url, min_idle=1)
         processor = await any_group.start(handle, concurrency=10, manager=manager)
         await eventually(lambda: processor.metrics.failed == 10)
-        await eventually(lambda: not processor._in_flight.ids())
+        await eventually(lambda: not processor._pipeline.in_flight.ids())
         assert processor.metrics.lost_ownership == 0
         assert Counter(each.consumer for each in await any_group.entries()) == left
         await processor.stop_listening()
@@ -187,7 +187,7 @@ async def test_entry_stays_settled_when_a_renewal_overtakes_the_reply_of_the_scr
 
     manager = group.manager()
     processor = await group.start(handle, manager=manager)
-    intake = processor._consumer
+    intake = processor._pipeline.consumer
     assert isinstance(intake, RedisConsumer)
     lost: list[str] = []
     heart = HeartbeatThread(
@@ -203,7 +203,7 @@ async def test_entry_stays_settled_when_a_renewal_overtakes_the_reply_of_the_scr
 
     setattr(target, script, run_and_renew)
     [message_id] = await group.add(1)
-    await eventually(lambda: processor.metrics.failed == 1 and not processor._in_flight.ids())
+    await eventually(lambda: processor.metrics.failed == 1 and not processor._pipeline.in_flight.ids())
     await processor.stop_listening()
     assert Counter(each.consumer for each in await group.entries()) == left
     assert not lost

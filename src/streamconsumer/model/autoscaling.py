@@ -51,8 +51,7 @@ class ScaleDown(Model):
 class ScalingTarget(
     Model, json_schema_extra=cel_rules(("!(has(self.backlogPerReplica) && has(self.drainTime))", MULTIPLE_TARGETS))
 ):
-    """Target of the autoscaling: a backlog per pod, or a time in which the backlog is processed. Once the throughput of
-    one pod is measured, there are never fewer pods than needed to keep up with new entries."""
+    """Target of the autoscaling: a backlog per pod, or a time in which the backlog is processed."""
 
     backlog_per_replica: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """Maximum number of unread and pending entries per pod. If neither `backlogPerReplica` nor `drainTime` is set,
@@ -82,7 +81,7 @@ class Activation(Model):
 
 
 class Fallback(Model):
-    """Number of pods while Redis does not answer the operator. The operator never removes pods during that time."""
+    """Number of pods while Redis does not answer the operator."""
 
     replicas: int = Field(ge=1, le=1000)
     """Minimum number of pods after Redis has not answered for `after`."""
@@ -110,7 +109,8 @@ class Autoscaling(
     """Maximum number of pods."""
 
     target: ScalingTarget = ScalingTarget()
-    """Target of the autoscaling. If unset, a backlog of 100 entries per pod."""
+    """Target of the autoscaling. If unset, a backlog of 100 entries per pod. Once the throughput of one pod is
+    measured, there are never fewer pods than needed to keep up with new entries."""
 
     activation: Activation = Activation()
     """Condition for starting the first pod."""
@@ -125,7 +125,8 @@ class Autoscaling(
     """Rules for removing pods."""
 
     fallback: Fallback | None = None
-    """Number of pods while Redis does not answer the operator. If unset, the number does not change."""
+    """Number of pods while Redis does not answer the operator. Pods are only added, never removed, during that time. If
+    unset, the number does not change."""
 
     @model_validator(mode="after")
     def _check_replica_bounds(self) -> Self:

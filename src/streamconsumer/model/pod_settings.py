@@ -166,8 +166,7 @@ class TopologySpreadConstraint(Model):
 
 
 class PodDisruptionBudget(Model):
-    """Limit for the pods that a node drain may evict at the same time. There is no PodDisruptionBudget for a single
-    pod, because it would only block the drain."""
+    """Limit for the pods that a node drain may evict at the same time."""
 
     max_unavailable: IntOrPercent | None = None
     """Number of pods, or percentage such as `25%`, that may be unavailable. If unset, 1. With 0, a node with such a pod
@@ -217,11 +216,12 @@ class PodSettings(Model):
     env: Annotated[list[EnvVar], AfterValidator(unique_by_name)] = Field(
         default=[], max_length=256, json_schema_extra=LIST_MAP_BY_NAME
     )
-    """Environment variables for the handler."""
+    """Environment variables for the handler. They override variables that the operator sets, such as OTEL_
+    variables."""
 
     env_from: list[EnvFromSource] = Field(default=[], max_length=32)
     """Environment variables for the handler from all keys of Secrets and ConfigMaps. If a name occurs twice, the later
-    source applies."""
+    source applies. `env` and variables that the operator sets override them."""
 
     resources: Resources = Resources()
     """Resources of one pod. If unset, pods have no requests and no limits."""
@@ -264,7 +264,8 @@ class PodSettings(Model):
     """Secrets with credentials for the registry of the image."""
 
     pod_disruption_budget: PodDisruptionBudget = PodDisruptionBudget()
-    """Limit for the pods that a node drain may evict at the same time."""
+    """Limit for the pods that a node drain may evict at the same time. For a single pod there is no
+    PodDisruptionBudget, because it would only block the drain."""
 
     rollout: Rollout = Rollout()
     """Limits for the replacement of pods after a configuration change."""

@@ -42,14 +42,13 @@ class Backoff(
         )
     ),
 ):
-    """Backoff between the attempts of a failed message. The wait is random between 0 and a limit (full jitter). The
-    limit doubles with each attempt, from `minDelay` to `maxDelay`."""
+    """Backoff between the attempts of a failed message (full jitter)."""
 
     min_delay: Annotated[timedelta, DurationRange("1ms", "1h")] = timedelta(seconds=1)
-    """Limit for the wait after the first attempt."""
+    """Upper limit of the wait after the first failed attempt. The limit doubles with each attempt, up to `maxDelay`."""
 
     max_delay: Annotated[timedelta, DurationRange("1ms", "24h")] = timedelta(minutes=5)
-    """Highest limit for the wait."""
+    """Highest value that the limit of the wait grows to."""
 
     @model_validator(mode="after")
     def _check_delays(self) -> Self:
@@ -59,9 +58,7 @@ class Backoff(
 
 
 class Breaker(Model):
-    """Circuit breaker: a backlog must not use up its attempts while a dependency of the handler is down. After a number
-    of consecutive failures no new messages start, and one message at a time is tried until one succeeds. A failed trial
-    counts as an attempt only after an hour without a success: one trial per pause."""
+    """Circuit breaker. A backlog must not use up its attempts while a dependency of the handler is down."""
 
     failures: int = Field(default=20, ge=0, le=100_000)
     """Number of consecutive failures that open the circuit breaker. 0 disables it."""
@@ -75,8 +72,8 @@ class Delivery(Model):
 
     min_idle: Annotated[timedelta, DurationRange("1s", "24h")] = timedelta(seconds=30)
     """Idle time after which a pending entry is claimed from a consumer that is not known to be dead, such as another
-    program in the group. Entries of own dead pods are claimed within seconds. Entries that are handled or wait for a
-    retry are renewed and never become idle."""
+    program in the group. Entries of dead pods of this StreamConsumer are claimed within seconds. Entries that are
+    handled or wait for a retry are renewed and never become idle."""
 
     max_deliveries: int = Field(default=10, ge=1, le=1000)
     """Maximum number of attempts per message. After the last failed attempt the message becomes a dead letter, with its
@@ -87,7 +84,8 @@ class Delivery(Model):
     there is no limit. The thread of a plain function cannot be cancelled: it continues, and its result is ignored."""
 
     backoff: Backoff = Backoff()
-    """Backoff between the attempts of a failed message."""
+    """Backoff between the attempts of a failed message. The wait is random between 0 and a limit that doubles with each
+    attempt."""
 
     terminal_errors: list[ErrorName] = Field(default=[], max_length=64)
     """Names of exceptions that a retry cannot fix, such as `ValueError` or `shop.errors.Unknown`. Subclasses are
@@ -105,16 +103,17 @@ class Delivery(Model):
     """Approximate maximum number of dead letters. The oldest dead letters are trimmed."""
 
     breaker: Breaker = Breaker()
-    """Circuit breaker that stops new attempts after consecutive failures."""
+    """Circuit breaker. After a number of consecutive failures no new messages start, and one message at a time is tried
+    until one succeeds. A failed trial counts as an attempt only after an hour without a success: one trial per
+    pause."""
 
 
 class Retention(Model):
-    """Rules for trimming the stream. By default nothing is trimmed. An entry that any group of the stream has not
-    acknowledged is never trimmed."""
+    """Rules for trimming the stream."""
 
     max_age: Annotated[timedelta, DurationRange("1s", "8760h")] | None = None
-    """Maximum age of entries that every group has acknowledged. Older entries are trimmed. If unset, age does not
-    matter."""
+    """Age after which entries that every group has acknowledged are trimmed. If unset, entries are not trimmed by
+    age."""
 
     acknowledged: bool = False
     """If true, entries are trimmed as soon as every group has acknowledged them and all entries before them."""
@@ -192,7 +191,8 @@ class SharedSettings(Model):
     """Retries, claims and dead letters of entries that were delivered but not acknowledged."""
 
     retention: Retention = Retention()
-    """Rules for trimming the stream. By default nothing is trimmed."""
+    """Rules for trimming the stream. By default nothing is trimmed. An entry that any group of the stream has not
+    acknowledged is never trimmed."""
 
     drain_timeout: Annotated[timedelta, DurationRange("1s", "1h")] = timedelta(seconds=25)
     """Time that a stopping pod has to finish the messages that it has started. The pod's termination grace period is

@@ -1,7 +1,8 @@
-"""What runs in a pod: one consumer of one consumer group.
+"""The processor of a pod: one consumer of one consumer group.
 
-processor (the loop) asks an intake for entries; stream (the only user of redis) is the intake of a Redis, polling
-that of a user's own manager. handler, telemetry, metrics, health and logs are one concern each; main wires them.
+`main` starts the process, and `processor` runs the consume loop. `consumer` reads and acknowledges entries, and is the
+main user of redis-py. `pipeline` takes each message through the process. `handler`, `dead_letters`, `telemetry`,
+`metrics`, `health` and `logs` cover one concern each.
 """
 
 from streamconsumer.processor.consumer import StreamManager

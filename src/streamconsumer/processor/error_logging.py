@@ -1,4 +1,4 @@
-"""Errors that are told and gone on after."""
+"""Helpers that log an error and continue."""
 
 import logging
 from collections.abc import Iterator
@@ -11,21 +11,21 @@ log = logging.getLogger(__name__)
 
 
 def format_error(error: BaseException) -> str:
-    """`Type: text` in what UTF-8 can carry. A handler's exception may fail even at telling what it is."""
+    """Format an error as `Type: text`, encodable as UTF-8. Works even if the exception's `__str__` fails."""
     text = str(TracebackException.from_exception(error, limit=0))
     return f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
 
 
 def log_redis_error(message: str, context: str, error: Exception) -> None:
-    """Say that something failed that is gone on after."""
-    found = classify_error(error, context)
-    log.warning(message, extra={"code": found.code, "error": found.message})
+    """Log a warning with the classification of a Redis error."""
+    error_info = classify_error(error, context)
+    log.warning(message, extra={"code": error_info.code, "error": error_info.message})
 
 
 @contextmanager
 def logging_redis_errors(message: str, context: str) -> Iterator[None]:
-    """Go on after an error, and say so."""
+    """Log any error of the block and continue after it."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+    except Exception as error:  # noqa: BLE001 - every error is logged
         log_redis_error(message, context, error)

@@ -1,7 +1,8 @@
-"""/livez, /readyz and /metrics of a pod, from a thread of its own: they answer while a handler blocks the loop,
-and so can tell that it does.
+"""HTTP server for `/livez`, `/readyz` and `/metrics` of a pod.
 
-Alive: the loop has turned within `STUCK_AFTER`. Ready: it reads. Plain text, the reason in the body.
+The server runs in a thread of its own, so that it responds while a handler blocks the event loop, and can report that.
+The pod is alive if the loop has run within `STUCK_AFTER`, and ready while it reads. Responses are plain text with the
+reason in the body.
 """
 
 import asyncio
@@ -13,15 +14,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 STUCK_AFTER = timedelta(seconds=60)
+"""Time without a heartbeat of the event loop after which the pod is not alive."""
 
 HEARTBEAT_INTERVAL = timedelta(seconds=1)
+"""Interval between heartbeats of the event loop."""
 
 STUCK_READ_AFTER = timedelta(seconds=30)
-"""A read that is out this long beyond `poll_interval` is stuck: the connection's own limit is far below."""
+"""Duration of a read beyond `poll_interval` after which it is stuck. The connection's own timeout is far shorter."""
 
 
 class Health:
-    """What the loop says of itself. Written by the loop, read by the thread."""
+    """Health of the consume loop. Written by the event loop, read by the server's threads."""
 
     def __init__(self, stuck_after: timedelta = STUCK_AFTER) -> None:
         self._stuck_after = stuck_after
@@ -29,37 +32,41 @@ class Health:
         self._not_ready_reason = "starting"
 
     def heartbeat(self) -> None:
-        """The loop turns."""
+        """Record that the event loop runs."""
         self._last_heartbeat = time.monotonic()
 
     def mark_ready(self) -> None:
-        """Entries are being read."""
+        """Record that entries are being read."""
         self._not_ready_reason = ""
 
     def mark_not_ready(self, reason: str) -> None:
-        """They are not, because."""
+        """Record why entries are not being read."""
         self._not_ready_reason = reason
 
     def liveness(self) -> tuple[bool, str]:
-        silent = time.monotonic() - self._last_heartbeat
-        if silent < self._stuck_after.total_seconds():
+        """Return whether the pod is alive, and the reason."""
+        seconds = time.monotonic() - self._last_heartbeat
+        if seconds < self._stuck_after.total_seconds():
             return True, "ok"
-        return False, f"the loop has not turned for {silent:.0f} s; does the handler block the event loop?"
+        return False, f"the event loop has not run for {seconds:.0f} s; the handler probably blocks it"
 
     def readiness(self) -> tuple[bool, str]:
+        """Return whether the pod reads entries, and the reason."""
         return not self._not_ready_reason, self._not_ready_reason or "ok"
 
 
 class LivenessMonitor:
-    """Alive while the event loop turns and no read is stuck: a handler may take its time, Redis may be away."""
+    """Sends heartbeats while the event loop runs and no read is stuck.
+
+    Slow handlers and an unavailable Redis do not make a pod dead."""
 
     def __init__(self, health: Health, poll_interval_seconds: float) -> None:
         self._health, self._stuck_after_seconds = health, poll_interval_seconds + STUCK_READ_AFTER.total_seconds()
         self.reading_since: float | None = None
-        """When the read that is out was begun (monotonic seconds)."""
+        """Start of the current read in monotonic seconds. None while no read runs."""
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Send heartbeats until cancelled."""
         while True:
             if self.reading_since is None or time.monotonic() - self.reading_since < self._stuck_after_seconds:
                 self._health.heartbeat()
@@ -67,7 +74,7 @@ class LivenessMonitor:
 
 
 class ProbeServer:
-    """The HTTP server. Port 0 takes a free one; `port` tells which."""
+    """HTTP server of the probes. Port 0 selects a free port, which the attribute `port` holds."""
 
     def __init__(self, health: Health, registry: CollectorRegistry, host: str, port: int) -> None:
         self._server = _HttpServer((host, port), _handler_class(health, registry))
@@ -75,9 +82,11 @@ class ProbeServer:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True)
 
     def start(self) -> None:
+        """Start serving in a background thread."""
         self._thread.start()
 
     def stop(self) -> None:
+        """Stop serving and close the socket."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -91,25 +100,28 @@ def _handler_class(health: Health, registry: CollectorRegistry) -> type[BaseHTTP
         def do_GET(self) -> None:
             match self.path.partition("?")[0]:
                 case "/livez":
-                    self._verdict(*health.liveness())
+                    self._send_probe_result(*health.liveness())
                 case "/readyz":
-                    self._verdict(*health.readiness())
+                    self._send_probe_result(*health.readiness())
                 case "/metrics":
-                    self._answer(200, generate_latest(registry), CONTENT_TYPE_LATEST)
+                    self._send(200, generate_latest(registry), CONTENT_TYPE_LATEST)
                 case _:
-                    self._verdict(good=False, text="not found; try /livez, /readyz or /metrics", otherwise=404)
+                    self._send_text(404, "not found; try /livez, /readyz or /metrics")
 
-        def _verdict(self, good: bool, text: str, otherwise: int = 503) -> None:
-            self._answer(200 if good else otherwise, f"{text}\n".encode(), "text/plain; charset=utf-8")
+        def _send_probe_result(self, is_healthy: bool, reason: str) -> None:
+            self._send_text(200 if is_healthy else 503, reason)
 
-        def _answer(self, status: int, body: bytes, kind: str) -> None:
+        def _send_text(self, status: int, text: str) -> None:
+            self._send(status, f"{text}\n".encode(), "text/plain; charset=utf-8")
+
+        def _send(self, status: int, body: bytes, content_type: str) -> None:
             self.send_response(status)
-            self.send_header("Content-Type", kind)
+            self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-            """Probes are not news."""
+            """Discard the access log: probes are frequent."""
 
     return Handler

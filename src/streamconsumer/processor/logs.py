@@ -1,4 +1,4 @@
-"""Logs to standard output: JSON for machines, one short line for people, both with the ids of the current trace."""
+"""Logs to standard output, as JSON or as short text lines. Both carry the ids of the current trace."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ _STANDARD_ATTRIBUTES = set(vars(logging.makeLogRecord({}))) | {"message", "ascti
 
 
 class _TraceContextFilter(logging.Filter):
-    """Adds the ids of the message and of the trace that the line was logged in."""
+    """Adds the ids of the current message and trace to a log record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         for name, value in current_trace().items():
@@ -25,13 +25,13 @@ class _TraceContextFilter(logging.Filter):
 
 
 class _TextFormatter(logging.Formatter):
-    """`WARNING message failed and stays pending  message_id=… error=…`"""
+    """Formats `ERROR message failed; will retry  message_id=… error=…`."""
 
     def format(self, record: logging.LogRecord) -> str:
         extras = {name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES}
-        for noise in ("span_id", "trace_flags"):
-            extras.pop(noise, None)
-        if record.exc_info and "error" in extras:  # the one line says it; the stack is for machines
+        for name in ("span_id", "trace_flags"):
+            extras.pop(name, None)
+        if record.exc_info and "error" in extras:  # The line already shows the error; only JSON has the stack trace.
             record.exc_info, record.exc_text = None, None
         line = super().format(record)
         fields = " ".join(f"{name}={value}" for name, value in extras.items())
@@ -39,12 +39,14 @@ class _TextFormatter(logging.Formatter):
 
 
 def configure(level: str, log_format: str) -> None:
-    """Send every logger to standard output."""
+    """Send all loggers to standard output."""
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(_TraceContextFilter())
     if log_format == "json":
-        renamed = {"levelname": "level", "name": "logger"}
-        handler.setFormatter(JsonFormatter("%(message)s%(levelname)s%(name)s", rename_fields=renamed, timestamp="time"))
+        rename_fields = {"levelname": "level", "name": "logger"}
+        handler.setFormatter(
+            JsonFormatter("%(message)s%(levelname)s%(name)s", rename_fields=rename_fields, timestamp="time")
+        )
     else:
         handler.setFormatter(_TextFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)

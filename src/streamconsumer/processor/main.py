@@ -1,7 +1,7 @@
-"""A pod's process: environment → settings → processor; a signal → stop_listening → flush → exit.
+"""The process of a pod: reads the settings from the environment, runs the processor, drains on a signal.
 
-Exit code 0 after a drain, 78 (configuration) when it cannot begin: the one line that says why goes to the log and to
-the termination log, from where the operator lifts it into the StreamConsumer's condition.
+The exit code is 0 after a drain and 78 (configuration) if the process cannot start. The one-line reason goes to the log
+and to the termination log, from which the operator copies it into the StreamConsumer's condition.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from streamconsumer.processor.telemetry import FLUSH_BUDGET, SpanRecorder, telem
 from streamconsumer.processor.telemetry.otlp_metrics import MetricsExporter, exporter_from_env
 
 EXIT_CONFIGURATION = 78
-"""EX_CONFIG of sysexits.h."""
+"""Exit code EX_CONFIG of sysexits.h."""
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 def run() -> int:
     """Run one processor from its environment until a signal ends it. Returns the exit code."""
     logs.configure("INFO", os.environ.get("STREAMCONSUMER_LOG_FORMAT", "json"))
-    # Until there is something to drain, a signal just ends it: process 1 has no such default.
+    # Before the processor runs, a signal ends the process. Process 1 has no default action for signals.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:
         settings = from_env(ProcessorSettings, os.environ)
@@ -48,67 +48,67 @@ def run() -> int:
 
 
 def _run_until_signalled(settings: ProcessorSettings, handler: Handler | BatchHandler) -> None:
-    from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - only this process runs on it
+    from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - only this process uses it
 
     manager, metrics = _build_manager(settings), Metrics()
     telemetry = _build_telemetry(settings, manager, metrics)
-    figures = exporter_from_env(os.environ, metrics, lambda: _metric_attributes(settings, manager))
-    if figures:
-        figures.start()
+    metrics_exporter = exporter_from_env(os.environ, metrics, lambda: _metric_attributes(settings, manager))
+    if metrics_exporter:
+        metrics_exporter.start()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        stuck = runner.run(_serve(settings, handler, manager, telemetry, metrics))
-        _flush(telemetry, figures)
-        if (
-            stuck or _has_live_threads()
-        ):  # closing the loop waits for coroutines and its threads, Python for all threads
+        has_stuck_handlers = runner.run(_serve(settings, handler, manager, telemetry, metrics))
+        _flush(telemetry, metrics_exporter)
+        # Closing the loop would wait for its coroutines and threads, and Python would wait for all threads.
+        if has_stuck_handlers or _has_live_threads():
             logging.shutdown()
             os._exit(0)
 
 
 def _flush(telemetry: SpanRecorder | None, metrics_exporter: MetricsExporter | None) -> None:
-    """Spans and figures side by side, within one budget."""
+    """Export the last spans and metrics in parallel, within one budget."""
     deadline = time.monotonic() + FLUSH_BUDGET.total_seconds()
     if metrics_exporter:
         metrics_exporter.stop()
     if telemetry and not telemetry.shutdown():
         log.warning(
-            "the collector did not take the last spans in time; they are lost",
+            "timed out exporting the last spans; dropped",
             extra={"spans_sent": telemetry.sent, "spans_dropped": telemetry.dropped},
         )
     if metrics_exporter and not metrics_exporter.join(deadline - time.monotonic()):
-        log.warning("the collector did not take the last figures in time; they are lost")
+        log.warning("timed out exporting the last metrics; dropped")
 
 
 def _metric_attributes(settings: ProcessorSettings, manager: StreamManager) -> dict[str, str | int]:
     address, port = manager.address
-    about: dict[str, str | int] = {
+    attributes: dict[str, str | int] = {
         "messaging.system": "redis",
         "messaging.destination.name": settings.stream,
         "messaging.consumer.group.name": settings.consumer_group,
         "server.address": address,
     }
-    return about if port is None else {**about, "server.port": port}
+    return attributes if port is None else {**attributes, "server.port": port}
 
 
 def _load_handler(settings: ProcessorSettings) -> Handler | BatchHandler:
-    said = settings.handler
-    if said.http_url is None:
-        assert said.python
+    handler_settings = settings.handler
+    if handler_settings.http_url is None:
+        assert handler_settings.python
         add_handler_paths()
-        return load_handler(said.python, batch=said.batch)
-    return HttpHandler(said.http_url, settings.concurrency, settings.delivery.timeout)
+        return load_handler(handler_settings.python, batch=handler_settings.batch)
+    return HttpHandler(handler_settings.http_url, settings.concurrency, settings.delivery.timeout)
 
 
 def _has_live_threads() -> bool:
-    """Threads that Python would wait for, such as those of a handler's own `asyncio.to_thread`."""
-    return any(each is not threading.main_thread() and not each.daemon for each in threading.enumerate())
+    """Return whether Python would wait for threads at exit, such as those of a handler's `asyncio.to_thread`."""
+    return any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate())
 
 
 def _exit_with_configuration_error(error: InvalidSettings) -> int:
+    """Write the error to the log and to the termination log. Returns the exit code."""
     line = " ".join(f"{type(error).__name__}: {error}".split())
     log.critical(line)
     path = os.environ.get("STREAMCONSUMER_TERMINATION_LOG", names.TERMINATION_LOG)
-    with suppress(OSError):  # there is none outside a pod
+    with suppress(OSError):  # outside a pod, the path does not exist
         Path(path).write_text(line[:4096])
     return EXIT_CONFIGURATION
 
@@ -120,14 +120,14 @@ async def _serve(
     telemetry: SpanRecorder | None,
     metrics: Metrics,
 ) -> bool:
-    """Startup, listening, shutdown. True if handlers are still running."""
+    """Run the processor until a signal or an unusable server ends it. Returns True if handlers still run."""
     health = Health()
     labels = {"stream": settings.stream, "consumer_group": settings.consumer_group}
     try:
-        endpoint = ProbeServer(health, build_registry(metrics, labels), settings.http_host, settings.http_port)
+        probe_server = ProbeServer(health, build_registry(metrics, labels), settings.http_host, settings.http_port)
     except OSError as error:
         raise InvalidSettings(f"{env_name('http_port')} is {settings.http_port}: {error.strerror}") from None
-    endpoint.start()
+    probe_server.start()
     processor = RedisStreamProcessor(
         manager,
         settings.stream,
@@ -151,19 +151,19 @@ async def _serve(
         extra={
             "redis": manager.address_text,
             "handler": settings.handler.python or settings.handler.http_url,
-            "http_port": endpoint.port,
+            "http_port": probe_server.port,
             "tracing": telemetry is not None,
         },
     )
-    ended = asyncio.create_task(processor.wait_stopped())
-    await asyncio.wait([asyncio.create_task(stop.wait()), ended], return_when=asyncio.FIRST_COMPLETED)
+    stopped = asyncio.create_task(processor.wait_stopped())
+    await asyncio.wait([asyncio.create_task(stop.wait()), stopped], return_when=asyncio.FIRST_COMPLETED)
     await processor.stop_listening()
     if isinstance(handler, HttpHandler):
         await handler.aclose()
     await manager.aclose()
-    endpoint.stop()
-    log.info("processor stopped", extra=metrics.counters())  # what the last scrape missed
-    await ended
+    probe_server.stop()
+    log.info("processor stopped", extra=metrics.counters())  # counts since the last scrape
+    await stopped
     return processor.has_stuck_handlers
 
 
@@ -177,7 +177,7 @@ def _build_manager(settings: ProcessorSettings) -> StreamManager:
         retention=settings.retention,
     )
     if manager.skips_tls_verification:
-        log.warning("the server's certificate is not verified: whoever is in between can read and change everything")
+        log.warning("TLS certificate verification is disabled; the connection can be intercepted")
     return manager
 
 
@@ -193,15 +193,15 @@ def _build_telemetry(settings: ProcessorSettings, manager: StreamManager, metric
         trust=settings.telemetry.context,
         field=settings.telemetry.context_field,
         allowed_baggage=settings.telemetry.baggage,
-        batches=settings.handler.batch,
+        is_batch=settings.handler.batch,
     )
 
 
 def _install_signal_handlers(processor: RedisStreamProcessor) -> asyncio.Event:
-    """The first SIGTERM or SIGINT sets the event; a second one hurries the drain."""
+    """Return an event that the first SIGTERM or SIGINT sets. A second signal ends the drain."""
     stop = asyncio.Event()
 
-    def signalled(number: int) -> None:
+    def on_signal(number: int) -> None:
         log.info("received %s", signal.Signals(number).name)
         if stop.is_set():
             processor.force_stop()
@@ -209,5 +209,5 @@ def _install_signal_handlers(processor: RedisStreamProcessor) -> asyncio.Event:
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signalled, number)
+        loop.add_signal_handler(number, on_signal, number)
     return stop

@@ -1,4 +1,8 @@
-"""An entry on its way through the processor, and what a handler may ask about the one it handles."""
+"""Entries and messages: an `Entry` is the raw form in the processor, a `Message` the form that a handler sees.
+
+An entry keeps its values as bytes until its handler starts, so that an undecodable entry fails alone. Defaults are
+class attributes: they cost nothing for an ordinary entry, which is nearly every one.
+"""
 
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -18,116 +22,119 @@ class ConsumerId(NamedTuple):
     group: str
     consumer: str
 
+    @property
+    def log_context(self) -> str:
+        """Prefix of log messages about this consumer's group."""
+        return f"stream {self.stream!r}, group {self.group!r}"
+
 
 class Entry:
-    """One entry as Redis gave it: bytes, decoded only when its turn comes, so that a bad one fails alone.
-
-    What stands in the class is what is so for nearly every entry: it costs nothing until it is different.
-    """
+    """One stream entry as returned by Redis, and its state in the processor."""
 
     deliveries: int = 1
-    """How often it was begun, this time included, as Redis counts; before a redelivered one begins, without this time.
-    One that was read and never begun counts as begun once, for nobody can tell."""
+    """Number of started attempts as counted by Redis. Includes the current attempt once `attempt_counted` is True.
+
+    An entry that was read counts one attempt, even if its handler never started: Redis cannot tell the difference."""
 
     attempt_counted = True
-    """Whether Redis knows that it begins. What comes again must be counted first."""
+    """True if Redis has counted the current attempt. A redelivered entry must be counted before its handler starts."""
 
     is_first_delivery = False
-    """Whether it was just read for the first time, and is not large: then only marks are to be looked for."""
+    """True if the entry was just read for the first time and is not large. Only replay marks need a check then."""
 
     is_ascii = False
-    """Whether it is text for certain, and known as `texts`."""
+    """True if the entry is known to be ASCII. `texts` then holds its fields."""
 
     texts: Sequence[str] = ()
 
     is_standalone = False
+    """True if the entry is not in the in-flight table."""
 
     is_replay = False
-    """Whether it was a dead letter, and carries marks that the handler does not get to see."""
+    """True if the entry was replayed from a dead letter. Its marks are hidden from the handler."""
 
     may_be_large = False
-    """Whether its size must be looked at."""
+    """True if the size of the entry must be checked."""
 
     is_trial = False
-    """Whether it began while the circuit breaker was open."""
+    """True if the attempt started while the circuit breaker was open."""
 
     decision: Any = None
-    """What was decided of it and could not be done yet."""
+    """FailureDecision or Effects that could not be applied yet. None if nothing is outstanding."""
 
     is_suspect = False
-    """Whether its consumers died more than once while it may have run."""
+    """True if more than one consumer died while the entry may have been running."""
 
     owner_died = False
-    """Whether its consumer died while it may have run, and no attempt at it has ended since."""
+    """True if a consumer died while the entry may have been running, and no attempt has ended since."""
 
     is_uncounted = False
-    """Whether it runs without Redis having counted it: a trial while the circuit breaker is open."""
+    """True if the attempt runs without being counted by Redis: a trial while the circuit breaker is open."""
 
-    disposition: Literal["", "lost", "timeout", "drained", "waits"] = ""
-    """What became of it apart from what its handler says: another consumer has it; it took too long; the drain was
-    over; it waits to be tried again."""
+    disposition: Literal["", "claimed_by_peer", "timeout", "drain_timeout", "retry_scheduled"] = ""
+    """Why the attempt ended other than by its handler. Empty while the handler decides."""
 
     lane: bytes | None = None
-    """The value of its ordering key."""
+    """Value of the ordering key. None if the entry has none."""
 
     started_seconds = 0.0
-    """When its handler was called, on the loop's clock; where somebody needs to know."""
+    """Time at which the handler was called, on the event loop's clock. Set only if a timeout is configured."""
 
     received_ns = 0
-    """When this process had it, on its own clock; where somebody needs to know. 0 once it was tried."""
+    """Time at which this process received the entry, on its own clock. Set only for tracing. 0 after an attempt."""
 
     had_uncounted_attempt = False
-    """Whether it was begun before and that did not count: then there was an attempt of the same number."""
+    """True if an earlier attempt was not counted: the current attempt then repeats its number."""
 
     last_attempt_span: Any = None
-    """The span of the last attempt in this process."""
+    """Span of the last attempt in this process. None if there is none."""
 
     claimed_from = ""
-    """The consumer that it was taken over from."""
+    """Name of the consumer from which the entry was claimed. Empty if it was not claimed."""
 
     claim_span: Any = None
-    """The span of taking it over."""
+    """Span of the claim. None if there is none."""
 
     def __init__(self, message_id: str, fields: Sequence[bytes]) -> None:
         self.message_id = message_id
         self.fields = fields
-        """Names and values in turn, as they stand in the reply."""
+        """Field names and values in turn, as in the reply."""
 
     @classmethod
     def standalone(cls, message_id: str) -> "Entry":
-        """One that did not come through the in-flight table: somebody calls `_process_single_message` by himself."""
+        """Create an entry for a direct call of `_process_single_message`, without the in-flight table."""
         entry = cls(message_id, ())
         entry.is_standalone = True
         return entry
 
     @classmethod
     def redelivered(cls, message_id: bytes, fields: Sequence[bytes], deliveries: int) -> "Entry":
-        """An entry that a consumer received before: its next attempt must be counted."""
+        """Create an entry that a consumer received before. Its next attempt must be counted."""
         entry = cls(message_id.decode(), fields)
         entry.deliveries, entry.attempt_counted, entry.may_be_large = deliveries, False, True
         return entry
 
     @classmethod
     def from_reply(cls, raw_entries: Sequence[Any]) -> "list[Entry]":
-        """The entries of a raw reply; without those that were trimmed."""
-        return [cls(each[0].decode(), each[1]) for each in raw_entries if each is not None and each[1] is not None]
+        """Parse the entries of a raw reply, without the trimmed ones."""
+        return [cls(raw[0].decode(), raw[1]) for raw in raw_entries if raw is not None and raw[1] is not None]
 
     def has_replay_marks(self) -> bool:
-        """Whether it may carry the marks of a replay."""
+        """Return whether the entry may carry replay marks."""
         return has_replay_marks(self.fields)
 
     def field_value(self, name: bytes) -> bytes | None:
-        """The value of a field."""
+        """Return the value of a field. None if the entry lacks the field."""
         fields = strip_replay_marks(self.fields)
         names = fields[::2]
         return fields[2 * names.index(name) + 1] if name in names else None
 
     def size_bytes(self) -> int:
-        """Names and values together, without the marks of a replay."""
+        """Return the size of all names and values, without replay marks."""
         return sum(map(len, strip_replay_marks(self.fields)))
 
     def data(self, encoding: Encoding) -> dict[Any, Any]:
-        """Field names to values. A name that occurs twice keeps its last value. Raises UndecodableEntry."""
+        """Return field values by name. A repeated name keeps its last value. Raises UndecodableEntry."""
         fields = strip_replay_marks(self.fields) if self.is_replay else self.fields
         if encoding == "bytes":
             return dict(zip(fields[::2], fields[1::2], strict=True))
@@ -144,14 +151,16 @@ class Entry:
 
 
 class BytesEntry(Entry):
-    """One that was just read, and whose texts nobody wants."""
+    """Entry of a first delivery whose values stay bytes."""
 
     is_first_delivery = True
 
 
 class TextEntry(Entry):
-    """One whose reply was parsed as text, which takes a fourth of decoding it piece by piece afterwards. What is not
-    UTF-8 came through as lone surrogates, from which the bytes can be had back."""
+    """Entry of a first delivery whose reply was parsed as text.
+
+    Parsing the reply as text takes a quarter of the time of decoding each value afterwards. Bytes that are not UTF-8
+    arrive as lone surrogates, from which the original bytes can be restored."""
 
     is_first_delivery = True
 
@@ -160,7 +169,7 @@ class TextEntry(Entry):
         self.texts = texts
 
     @property
-    def fields(self) -> Sequence[bytes]:  # type: ignore[override] # put together only for the few that need it
+    def fields(self) -> Sequence[bytes]:  # type: ignore[override] # built only for the few entries that need bytes
         return [text.encode(errors="surrogateescape") for text in self.texts]
 
     def has_replay_marks(self) -> bool:
@@ -176,36 +185,37 @@ class TextEntry(Entry):
                 except UnicodeEncodeError:
                     raise self._undecodable_error(text.encode(errors="surrogateescape")) from None
         in_turn = iter(self.texts)
-        return dict(zip(in_turn, in_turn))  # noqa: B905 - Redis' names all have values; to check that costs 0.1 µs
+        return dict(zip(in_turn, in_turn))  # noqa: B905 - in Redis each name has a value; checking it costs 0.1 µs
 
 
 class AsciiEntry(TextEntry):
-    """One of a reply that was ASCII altogether: then there is nothing to look for."""
+    """Entry of a reply that is ASCII only, which needs no check for surrogates."""
 
     is_ascii = True
 
 
-@dataclass(slots=True)  # not frozen: that would triple what making one costs
+@dataclass(slots=True)  # not frozen, which would triple the cost of creating one
 class Message:
-    """What `current_message()` tells a handler."""
+    """A message as `current_message()` returns it."""
 
     message_id: str
     stream: str
     consumer_group: str
     consumer: str
     deliveries: int
-    """1 the first time; more after a failure, or after another consumer died with it."""
+    """1 for the first attempt. Higher after a failure, or after another consumer died with the message."""
 
     data: Mapping[Any, Any] = field(repr=False)
 
 
 MessageContext = tuple[Entry, ConsumerId, Mapping[Any, Any]]
-"""A message as it is handled: its entry, the stream, group and consumer, and its data. A bare tuple, for one is
-made for every message; what `current_message()` answers is put together only when somebody asks."""
+"""The message in the current handler: its entry, its consumer and its data.
+
+A bare tuple, because one is created per message. `current_message()` builds a `Message` only on request."""
 
 
 def to_message(context: MessageContext) -> Message:
-    """What is told of a message."""
+    """Build the `Message` of a context."""
     entry, consumer_id, data = context
     return Message(entry.message_id, *consumer_id, entry.deliveries, data)
 
@@ -214,27 +224,31 @@ _current: ContextVar[MessageContext | list[Message]] = ContextVar("streamconsume
 
 
 def current_message() -> Message:
-    """The message that is being handled. Raises LookupError outside a handler, and in one that takes batches."""
-    found = _current.get()
-    if isinstance(found, list):
-        raise LookupError(f"a batch of {len(found)} is being handled, not one message; call current_messages()")  # noqa: TRY004 - what it promised to raise
-    return to_message(found)
+    """Return the message that is being handled. Raises LookupError outside a handler, and in a batch handler."""
+    current = _current.get()
+    if isinstance(current, list):
+        raise LookupError(f"a batch of {len(current)} is being handled, not one message; call current_messages()")  # noqa: TRY004 - part of the interface
+    return to_message(current)
 
 
 def current_messages() -> list[Message]:
-    """The messages of the batch that is being handled, in the order of its list. Raises LookupError outside a
-    handler; in one that takes single messages, it is a list of one."""
-    found = _current.get()
-    return list(found) if isinstance(found, list) else [to_message(found)]
+    """Return the messages that are being handled, in the order of the batch. Raises LookupError outside a handler.
+
+    In a handler of single messages, the list has one element."""
+    current = _current.get()
+    return list(current) if isinstance(current, list) else [to_message(current)]
 
 
 set_current, reset_current = _current.set, _current.reset
-"""`token = enter(message)` makes `current_message()` answer with this message, until `leave(token)`; the same with the
-list of a batch."""
+"""Setter and resetter of the current message: `token = set_current(context)`, later `reset_current(token)`.
+
+For a batch, the context is its list of messages."""
 
 
 def is_suspect(deliveries: int, max_deliveries: int) -> bool:
-    """Whether an entry of a consumer that died must begin alone. One that was begun once may just have been read; from
-    the second time on it ran when its process died, perhaps beside the one that killed it. Where there are too few
-    attempts to tell the two apart, all begin alone."""
+    """Return whether an entry of a dead consumer must run alone: its handler may have crashed the process.
+
+    An entry with one delivery may only have been read. From two on, the entry was running when its process died,
+    possibly together with the entry that crashed it. If `max_deliveries` is too small to tell the two cases apart,
+    every entry is a suspect."""
     return deliveries >= min(2, max_deliveries - 1)

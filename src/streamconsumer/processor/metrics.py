@@ -1,7 +1,7 @@
-"""The figures of one processor, and how Prometheus reads them; `telemetry/figures.py` sends the same to a collector.
+"""Metrics of one processor, and their Prometheus form. `telemetry.otlp_metrics` exports the same metrics over OTLP.
 
-Plain integers, added to per batch or per message and read only when somebody asks: a metrics library in the loop
-would cost more than the loop.
+The values are plain integers that the loop increments per batch or per message, and that are read only on a scrape: a
+metrics library in the loop would cost more than the loop itself.
 """
 
 import time
@@ -16,22 +16,22 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 PREFIX = "streamconsumer"
 BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""The bounds that OpenTelemetry advises for messaging.process.duration."""
+"""Bucket bounds that OpenTelemetry recommends for messaging.process.duration."""
 
 QUEUE_BUCKETS_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
-"""Up to an hour: entries wait for consumers as long as it takes."""
+"""Bucket bounds up to an hour: entries may wait long for a consumer."""
 
 FIRST_BUCKET_SECONDS = BUCKETS_SECONDS[0]
 
 
 def _counter(description: str, otel_name: str = "", unit: str = "{message}") -> Any:
-    """A counter; `otel_name` where it is not the field's own under `streamconsumer.`."""
+    """Declare a counter. `otel_name` is empty if the name is `streamconsumer.` and the field's name."""
     return field(default=0, metadata={"description": description, "otel_name": otel_name, "unit": unit})
 
 
 @dataclass(slots=True)
 class Histogram:
-    """How many values were at most each bound, one more for what is larger, and their sum."""
+    """Counts of values per bucket, with a last bucket for larger values, and the sum of the values."""
 
     bounds: tuple[float, ...]
     counts: list[int] = field(init=False)
@@ -41,118 +41,117 @@ class Histogram:
         self.counts = [0] * (len(self.bounds) + 1)
 
     def add(self, value: float, times: int = 1) -> None:
-        """The value was seen so many times."""
+        """Add a value `times` times."""
         self.counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
 
 
 @dataclass(slots=True)
 class Metrics:
-    """Counters by their own names; `in_flight` and the durations beside them."""
+    """Counters, the number of messages in flight, and the duration histograms."""
 
-    reads: int = _counter("How many times entries were asked for", unit="{read}")
-    delivered: int = _counter(
-        "How many entries were taken in, redelivered ones included", "messaging.client.consumed.messages"
+    reads: int = _counter("Reads of the stream", unit="{read}")
+    delivered: int = _counter("Entries received, including redelivered ones", "messaging.client.consumed.messages")
+    redelivered: int = _counter("Entries received again that this consumer had received before")
+    claimed: int = _counter("Pending entries claimed from other consumers")
+    acknowledged: int = _counter("Entries that Redis confirmed as acknowledged")
+    acknowledgements_lost: int = _counter(
+        "Acknowledgements of entries that were no longer pending, because the group was missing"
     )
-    redelivered: int = _counter("How many entries this consumer had begun before and was given again")
-    claimed: int = _counter("How many entries were taken over because they showed no sign of life")
-    acknowledged: int = _counter("How many entries Redis confirmed as acknowledged")
-    acknowledgements_lost: int = _counter("How many acknowledgements found nothing pending: the group was gone")
-    failed: int = _counter("How many messages failed in the handler or could not be decoded")
-    retried: int = _counter("How many failures will be tried again")
-    dead_lettered: int = _counter("How many messages became dead letters")
-    breaker_opened: int = _counter(
-        "How many times so many messages failed in a row that no more were begun", unit="{opening}"
-    )
-    lost_ownership: int = _counter("How many messages another consumer took over while they ran here")
-    lost_to_trimming: int = _counter("How many entries were trimmed from the stream while pending")
-    trimmed: int = _counter("How many entries the retention trimmed from the stream")
-    released: int = _counter("How many entries were handed back unbegun")
-    abandoned: int = _counter("How many messages still ran when the drain time was over; they run again elsewhere")
-    groups_recreated: int = _counter("How many times the consumer group was gone and created again", unit="{group}")
-    redis_errors: int = _counter("How many times Redis failed the loop", unit="{fault}")
-    spans_dropped: int = _counter("How many spans were recorded and never reached the collector", unit="{span}")
+    failed: int = _counter("Messages that failed in the handler or could not be decoded")
+    retried: int = _counter("Failed messages that will be retried")
+    dead_lettered: int = _counter("Messages that became dead letters")
+    breaker_opened: int = _counter("Times the circuit breaker opened", unit="{opening}")
+    lost_ownership: int = _counter("Messages that another consumer claimed while their handlers ran")
+    lost_to_trimming: int = _counter("Entries that were trimmed from the stream while pending")
+    trimmed: int = _counter("Entries that retention trimmed from the stream")
+    released: int = _counter("Entries released before their handlers started")
+    abandoned: int = _counter("Messages that still ran at the drain timeout and will run again on another consumer")
+    groups_recreated: int = _counter("Times the consumer group was missing and was recreated", unit="{group}")
+    redis_errors: int = _counter("Redis errors of the consume loop", unit="{error}")
+    spans_dropped: int = _counter("Recorded spans that never reached the collector", unit="{span}")
     exceptions_dropped: int = _counter(
-        "How many log records of what handlers raised never reached the collector", unit="{record}"
+        "Log records of handler exceptions that never reached the collector", unit="{record}"
     )
     count_in_flight: Callable[[], int] = field(default=int)
     duration_counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_SECONDS) + 1))
     duration_sum_seconds: float = 0.0
-    queue: Histogram = field(default_factory=lambda: Histogram(QUEUE_BUCKETS_SECONDS))
-    """How long entries had been in the stream when they were first read."""
+    queue_duration: Histogram = field(default_factory=lambda: Histogram(QUEUE_BUCKETS_SECONDS))
+    """Time that entries spent in the stream before their first read."""
 
     @property
     def duration(self) -> Histogram:
-        """How long handlers took, as of now."""
-        found = Histogram(BUCKETS_SECONDS)
-        found.counts, found.sum = list(self.duration_counts), self.duration_sum_seconds
-        return found
+        """Snapshot of the handler durations."""
+        histogram = Histogram(BUCKETS_SECONDS)
+        histogram.counts, histogram.sum = list(self.duration_counts), self.duration_sum_seconds
+        return histogram
 
     @property
     def in_flight(self) -> int:
-        """How many messages are being handled."""
+        """Number of messages whose handlers run."""
         return self.count_in_flight()
 
     def record_duration(self, seconds: float) -> None:
-        """A handler returned or raised after so long."""
+        """Record the duration of a handler that returned or raised."""
         self.duration_counts[0 if seconds <= FIRST_BUCKET_SECONDS else bisect_left(BUCKETS_SECONDS, seconds)] += 1
         self.duration_sum_seconds += seconds
 
     @property
     def handler_calls(self) -> int:
-        """How many times a handler returned or raised."""
+        """Number of handler calls that returned or raised."""
         return sum(self.duration_counts)
 
     def record_queue_time(self, count: int, first_id: str, last_id: str) -> None:
-        """So many new entries were read, in the order of their ids. An id begins with the server's milliseconds.
+        """Record the queue times of `count` new entries between two ids. An id starts with the server's milliseconds.
 
-        The entries between are taken to be spread evenly: what one read brings was added close together, and a look
-        at each id would cost as much as the whole table in flight."""
+        The entries in between are assumed to be spread evenly: entries of one read were added close together, and
+        parsing each id would cost as much as the whole in-flight table."""
         now_milliseconds = time.time() * 1000
         oldest = max(0.0, now_milliseconds - int(first_id.partition("-")[0])) / 1000
         newest = max(0.0, now_milliseconds - int(last_id.partition("-")[0])) / 1000
-        bounds = self.queue.bounds
+        bounds = self.queue_duration.bounds
         if count == 1 or bisect_left(bounds, oldest) == bisect_left(bounds, newest):
-            self.queue.add((oldest + newest) / 2, count)
+            self.queue_duration.add((oldest + newest) / 2, count)
             return
         step = (oldest - newest) / (count - 1)
         for number in range(count):
-            self.queue.add(newest + number * step)
+            self.queue_duration.add(newest + number * step)
 
     def counters(self) -> dict[str, int]:
-        """Every counter by its name."""
-        names = [each.name for each in fields(self) if "description" in each.metadata]
+        """Return the value of each counter by name."""
+        names = [counter.name for counter in fields(self) if "description" in counter.metadata]
         return {name: getattr(self, name) for name in names}
 
 
 class PrometheusCollector:
-    """Metrics as a Prometheus collector, under fixed labels."""
+    """Prometheus collector of the metrics, with fixed labels."""
 
     def __init__(self, metrics: Metrics, labels: dict[str, str]) -> None:
         self._metrics, self._label_names, self._label_values = metrics, list(labels), list(labels.values())
 
     def collect(self) -> Iterator[Metric]:
-        for each in fields(Metrics):
-            if "description" in each.metadata:
+        """Yield all metrics with their current values."""
+        for declared in fields(Metrics):
+            if "description" in declared.metadata:
                 counter = CounterMetricFamily(
-                    f"{PREFIX}_{each.name}", each.metadata["description"], labels=self._label_names
+                    f"{PREFIX}_{declared.name}", declared.metadata["description"], labels=self._label_names
                 )
-                counter.add_metric(self._label_values, getattr(self._metrics, each.name))
+                counter.add_metric(self._label_values, getattr(self._metrics, declared.name))
                 yield counter
         gauge = GaugeMetricFamily(
-            f"{PREFIX}_in_flight", "How many messages are being handled", labels=self._label_names
+            f"{PREFIX}_in_flight", "Messages whose handlers are running", labels=self._label_names
         )
         gauge.add_metric(self._label_values, self._metrics.in_flight)
         yield gauge
         yield self._histogram(
             "process_duration",
-            "How long a handler took with one message, or one batch",
+            "Duration of a handler call with one message or one batch",
             self._metrics.duration,
         )
         yield self._histogram(
             "queue_duration",
-            "How long an entry had been in the stream when it was first read",
-            self._metrics.queue,
+            "Time that an entry spent in the stream before its first read",
+            self._metrics.queue_duration,
         )
 
     def _histogram(self, name: str, description: str, histogram: Histogram) -> Metric:
@@ -164,7 +163,7 @@ class PrometheusCollector:
 
 
 def build_registry(metrics: Metrics, labels: dict[str, str]) -> CollectorRegistry:
-    """A registry of its own: nothing a handler registers globally gets in the way."""
-    own = CollectorRegistry()
-    own.register(PrometheusCollector(metrics, labels))
-    return own
+    """Create a separate registry, so that metrics that a handler registers globally cannot collide."""
+    registry = CollectorRegistry()
+    registry.register(PrometheusCollector(metrics, labels))
+    return registry

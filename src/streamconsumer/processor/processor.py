@@ -302,9 +302,7 @@ class RedisStreamProcessor:
         """Unblock a blocked read. Cancels the read only if Redis does not respond: the outcome of a cancelled read is
         unknown."""
         try:
-            await asyncio.wait_for(
-                self._pipeline.consumer.interrupt_read(), SHUTDOWN_COMMAND_TIMEOUT.total_seconds()
-            )
+            await asyncio.wait_for(self._pipeline.consumer.interrupt_read(), SHUTDOWN_COMMAND_TIMEOUT.total_seconds())
         except TimeoutError:
             if self._read_task:
                 self._read_task.cancel()

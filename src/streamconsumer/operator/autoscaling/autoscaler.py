@@ -1,4 +1,4 @@
-"""The autoscaler of one StreamConsumer: a new decision after every observation of its stream."""
+"""Autoscaler of one StreamConsumer: makes a new decision after every observation of its stream."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -21,14 +21,14 @@ class Autoscaler:
 
     rules: Autoscaling
     replicas: int
-    """The number of pods of the last decision."""
+    """Number of pods of the last decision."""
     is_frozen: bool = False
     """True if the pods cannot start, so that more pods would not help. Observations then change nothing."""
     history: ScalingHistory = field(default_factory=ScalingHistory)
     published: ScalingStatus | None = None
-    """The last decision, for the status. None before the first observation."""
+    """Decision for the status, written when number or reason change. None before the first observation."""
     pending_by_pod: Mapping[str, int] = field(default_factory=dict)
-    """The number of pending entries of each consumer at the last decision."""
+    """Number of pending entries of each consumer at the last decision."""
     clock: Callable[[], float] = time.monotonic
 
     @classmethod
@@ -71,11 +71,11 @@ class Autoscaler:
 
     @property
     def throughput(self) -> Throughput:
-        """The measured rates: arriving entries, and entries handled by one pod."""
+        """Measured rates: arriving entries, and entries handled by one pod."""
         return self.history.throughput
 
     def conditions(self) -> tuple[ConditionState, ...]:
-        """The conditions ScalingActive and ScalingLimited, with the meaning that HorizontalPodAutoscaler gives them."""
+        """Return the conditions ScalingActive and ScalingLimited, named as in HorizontalPodAutoscaler."""
         published = self.published
         if published is None:
             return ()
@@ -96,10 +96,10 @@ class Autoscaler:
 
 
 def build_backlog(stats: StreamStats | None, entries_read: int | None, current: int) -> Backlog | None:
-    """What a look found, as far as it is known. None: nothing was seen.
+    """Build the backlog from the stream statistics. Returns None without statistics.
 
-    Without a group, all that the stream holds may be for it, and pods may be about to put back what they hold: it is
-    known to be nothing only where there is nothing and nobody."""
+    Without a group, all entries of the stream may be unread, and running pods may be about to restore pending entries.
+    The backlog is then known only if the stream is empty and there are no pods."""
     if stats is None:
         return None
     if stats.pending is None:

@@ -1,4 +1,4 @@
-"""Whom the operator looks at in Redis, and what of it is worth telling."""
+"""Redis monitor: starts and stops polling of streams, and decides which observations reach the status."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,11 +21,13 @@ from streamconsumer.operator.redis_monitor.poller import EndpointPoller
 from streamconsumer.redis_client.keys import hash_slot
 
 PUBLISH_INTERVAL = timedelta(seconds=30)
-"""Figures that move are told this often at most: each time is a write for the API server and for all who watch."""
+"""Minimum time between status writes for statistics. Each write costs the API server and all watchers."""
 
 
 class RedisMonitor:
-    """Begins to look when it is asked to attend to a StreamConsumer; wakes its key when there is something to tell."""
+    """Polls the streams that the reconciler passes to `watch`, with one poller per Redis endpoint.
+
+    Enqueues the key of a StreamConsumer whose status must change."""
 
     def __init__(self, kube: KubeClient, enqueue: Callable[[Key], None], *, interval: timedelta) -> None:
         self._kube, self._enqueue, self._interval = kube, enqueue, interval
@@ -63,7 +65,7 @@ class RedisMonitor:
             task.add_done_callback(self._stopping.discard)
 
     async def aclose(self) -> None:
-        """Hang up everywhere."""
+        """Stop all pollers and close their connections."""
         tasks = [task for _, task in self._pollers.values()]
         for task in tasks:
             task.cancel()
@@ -71,8 +73,8 @@ class RedisMonitor:
 
     def _poller(self, endpoint_id: EndpointId, first: StreamConsumer) -> EndpointPoller:
         if endpoint_id not in self._pollers:
-            endpoint = EndpointPoller(self._kube, first, self._interval, self._publish)
-            self._pollers[endpoint_id] = endpoint, asyncio.create_task(endpoint.run())
+            poller = EndpointPoller(self._kube, first, self._interval, self._publish)
+            self._pollers[endpoint_id] = poller, asyncio.create_task(poller.run())
         return self._pollers[endpoint_id][0]
 
     def _publish(self, stream: MonitoredStream, observation: Observation) -> bool:
@@ -95,16 +97,18 @@ class RedisMonitor:
 
 
 def _endpoint_id(consumer: StreamConsumer) -> EndpointId:
-    """Who shares a connection: the same server by the same words, in one namespace where these mean something else in
-    another; and in a Cluster the same slot, which some node has."""
+    """Return the identity of the endpoint.
+
+    It contains the namespace only if the settings depend on it: a host name that is relative, or a Secret. In a Redis
+    Cluster it contains the hash slot, because slots are on different nodes."""
     redis = consumer.spec.redis
     namespace = consumer.namespace if any(secret_files(redis)) or any(map(is_relative, _hosts(redis))) else ""
     slot = hash_slot(consumer.spec.stream.encode()) if redis.cluster else 0
-    return namespace, redis.model_dump_json(), slot
+    return EndpointId(namespace, redis.model_dump_json(), slot)
 
 
 def _hosts(redis: RedisSpec) -> list[str]:
-    """Those that are written down; what a URL in a Secret says is not known here."""
+    """Return the hosts in the spec. The host of a URL in a Secret is unknown here."""
     url = urlsplit(redis.url).hostname if redis.url else None
     nodes = redis.sentinel.nodes if redis.sentinel else []
     return [*([url] if url else []), *(node.rpartition(":")[0].strip("[]") for node in nodes)]

@@ -1,4 +1,4 @@
-"""One way to reach a server, one connection, and everybody who reads by it: looked at together, in one round trip."""
+"""Poller of one Redis endpoint: one connection probes the groups of all its StreamConsumers in one round trip."""
 
 import asyncio
 import logging
@@ -26,24 +26,26 @@ from streamconsumer.operator.redis_monitor.probe import (
 )
 from streamconsumer.operator.redis_monitor.secret_resolver import ResolvedRedis, resolve_redis_spec
 from streamconsumer.operator.redis_monitor.stream_health import StreamHealth
-from streamconsumer.operator.redis_monitor.wakeup import TIMEOUT_SECONDS, ScaleFromZeroWatcher
+from streamconsumer.operator.redis_monitor.wakeup import TIMEOUT_SECONDS as WAKEUP_TIMEOUT_SECONDS
+from streamconsumer.operator.redis_monitor.wakeup import ScaleFromZeroWatcher
 from streamconsumer.redis_client.errors_table import RedisErrorInfo
-from streamconsumer.redis_client.pipeline_client import DEFAULT_TIMEOUT_SECONDS as LINE_SECONDS
+from streamconsumer.redis_client.pipeline_client import DEFAULT_TIMEOUT_SECONDS as COMMAND_TIMEOUT_SECONDS
 from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
 
 BATCH_WINDOW_SECONDS = 0.05
-"""Many that come at the same time are looked at together."""
+"""Time to collect new and changed StreamConsumers, so that one poll covers them all."""
 
 MAX_SECRETS_AGE_SECONDS = 600.0
-"""What was read of Secrets is read again after so long, and at once where the server or TLS refuses it."""
+"""Age after which Secrets are read again. If the server or TLS rejects them, they are read again at the next poll."""
 
 CLEANUP_INTERVAL_SECONDS = 60.0
+"""Minimum time between two deletions of stale consumers of a group."""
 
 log = logging.getLogger(__name__)
 
 
 class EndpointPoller:
-    """Looks at once at who is new or changed, and at everybody every `interval`, until cancelled."""
+    """Polls new and changed StreamConsumers immediately, and all of them every `interval`."""
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class EndpointPoller:
         interval: timedelta,
         on_observation: Callable[[MonitoredStream, Observation], bool],
     ) -> None:
-        """By what the first one says of Redis: the others who come say the same, and mean the same server by it."""
+        """`first` provides the Redis settings. All other StreamConsumers of this endpoint have the same settings."""
         self._redis, self._namespace, self._stream = first.spec.redis, first.namespace, first.spec.stream
         self.streams: dict[Key, MonitoredStream] = {}
         self._kube, self._interval, self._on_observation = kube, interval, on_observation
@@ -84,7 +86,7 @@ class EndpointPoller:
         self._scale_from_zero.unwatch(stream.key)
 
     async def run(self) -> None:
-        """Until cancelled. Whatever goes wrong is this endpoint's, and is tried again."""
+        """Poll until cancelled. Errors affect only this endpoint and are retried."""
         waiting = asyncio.create_task(self._scale_from_zero.run())
         try:
             await self._loop()
@@ -115,16 +117,18 @@ class EndpointPoller:
         if not targets:
             return
         try:
-            for key, seen in (await self._probe_groups(targets)).items():
+            for key, result in (await self._probe_groups(targets)).items():
                 if stream := self._current(key, targets[key]):
-                    asleep = self._on_observation(stream, self._observe(stream, seen))
-                    self._update_scale_from_zero(key, targets[key], seen, scaled_to_zero=asleep)
-        except Exception as error:  # noqa: BLE001 - the API server may be away: the next look may do better
-            log.warning("cannot look at Redis; will be tried again", extra={"error": api_error_message(error)})
+                    scaled_to_zero = self._on_observation(stream, self._observe(stream, result))
+                    self._update_scale_from_zero(key, targets[key], result, scaled_to_zero=scaled_to_zero)
+        except Exception as error:  # noqa: BLE001 - such as an unavailable API server; the next poll retries
+            log.warning("failed to poll Redis; retrying", extra={"error": api_error_message(error)})
 
     def _current(self, key: Key, target: PollTarget) -> MonitoredStream | None:
-        """The stream that is polled under this key, or None if the poll of this target is outdated. The StreamConsumer
-        may have been deleted during the poll, and a new one of the same name may read another stream."""
+        """Return the stream that is polled under this key, or None if the poll of this target is outdated.
+
+        The StreamConsumer may have been deleted during the poll, and a new one of the same name may read another
+        stream."""
         stream = self.streams.get(key)
         if stream is None:
             return None
@@ -133,88 +137,96 @@ class EndpointPoller:
 
     def _observe(self, stream: MonitoredStream, result: ProbeResult) -> Observation:
         now = asyncio.get_running_loop().time()
-        facts = result.redis_reachable, result.group_ready, stream.health.degraded_condition(result, now)
-        return Observation(facts, result.stats, result.pending_by_consumer, result.entries_read)
+        conditions = result.redis_reachable, result.group_ready, stream.health.degraded_condition(result, now)
+        return Observation(conditions, result.stats, result.pending_by_consumer, result.entries_read)
 
     def _update_scale_from_zero(
         self, key: Key, target: PollTarget, result: ProbeResult, *, scaled_to_zero: bool
     ) -> None:
-        """Who has no pods is to have one as soon as an entry comes."""
-        after = result.stats.last_delivered_id if result.stats else None
-        if scaled_to_zero and after is not None:
-            self._scale_from_zero.watch(key, target.group_ref.stream, after)
+        """Wait for the next entry if the StreamConsumer has no pods."""
+        after_id = result.stats.last_delivered_id if result.stats else None
+        if scaled_to_zero and after_id is not None:
+            self._scale_from_zero.watch(key, target.group_ref.stream, after_id)
         else:
             self._scale_from_zero.unwatch(key)
 
     def _new_blocking_client(self) -> PipelineClient | None:
         if self._resolved is None or not self.streams:
             return None
-        return self._build_client(self._resolved, TIMEOUT_SECONDS)
+        return self._build_client(self._resolved, WAKEUP_TIMEOUT_SECONDS)
 
     async def _probe_groups(self, targets: Mapping[Key, PollTarget]) -> dict[Key, ProbeResult]:
-        """A look at each of these."""
-        found = await self._probe(targets)
-        missing = {key for key, seen in found.items() if seen.is_group_missing and self._may_create(key, targets[key])}
+        """Probe the targets, create missing groups and delete stale consumers. Returns the result of each target."""
+        results = await self._probe(targets)
+        missing = {
+            key for key, result in results.items() if result.is_group_missing and self._may_create(key, targets[key])
+        }
         for key in missing:
-            member = targets[key]
-            stream = self.streams.get(key)
-            last_delivered = (stream and stream.last_delivered_id) or member.last_delivered_id
-            await group_admin.create_group(self._execute, member.group_ref, member.start_from, last_delivered)
+            target, stream = targets[key], self.streams.get(key)
+            last_delivered_id = (stream and stream.last_delivered_id) or target.last_delivered_id
+            await group_admin.create_group(self._execute, target.group_ref, target.start_from, last_delivered_id)
         if missing:
-            found |= await self._probe({key: targets[key] for key in missing})
-        found = {key: self._with_last_delivered_id(key, targets[key], seen) for key, seen in found.items()}
-        for key, seen in found.items():
-            await self._delete_stale_consumers(key, targets[key], seen)
-        return await self._with_counted_lag(targets, found)
+            results |= await self._probe({key: targets[key] for key in missing})
+        results = {key: self._with_last_delivered_id(key, targets[key], result) for key, result in results.items()}
+        for key, result in results.items():
+            await self._delete_stale_consumers(key, targets[key], result)
+        return await self._with_counted_lag(targets, results)
 
     def _may_create(self, key: Key, target: PollTarget) -> bool:
-        """Asked as late as can be: it may have got pods that run since this look began."""
+        """Return True if no pod has run. Call just before the creation, because pods may have started during the poll."""
         stream = self._current(key, target)
         return stream is not None and not stream.target.pod_has_run
 
     def _with_last_delivered_id(self, key: Key, target: PollTarget, result: ProbeResult) -> ProbeResult:
-        """A group that was lost is remembered where it was: whoever creates it again begins there."""
-        figures = result.stats
+        """Store the position of the group. For a lost group, add its last known position to the result.
+
+        The group is recreated at this position."""
+        stats = result.stats
         stream = self._current(key, target)
-        if figures is None or stream is None:
+        if stats is None or stream is None:
             return result
-        if figures.last_delivered_id is not None:
-            stream.last_delivered_id = figures.last_delivered_id
+        if stats.last_delivered_id is not None:
+            stream.last_delivered_id = stats.last_delivered_id
             return result
         position = stream.last_delivered_id or target.last_delivered_id
-        return replace(result, stats=figures.model_copy(update={"last_delivered_id": position}))
+        return replace(result, stats=stats.model_copy(update={"last_delivered_id": position}))
 
     async def _probe(self, targets: Mapping[Key, PollTarget]) -> dict[Key, ProbeResult]:
         if (problem := await self._ensure_client()) is not None:
             return dict.fromkeys(targets, problem)
-        places = [member.group_ref for member in targets.values()]
-        asked = [question for place in places for question in probe_commands(place)]
-        answers = await self._execute(asked)
-        if isinstance(answers, RedisErrorInfo):  # the connection may have been old; the next is new
-            answers = await self._execute(asked)
-        if isinstance(answers, RedisErrorInfo):
-            return dict.fromkeys(targets, self._failed_probe(answers))
-        portions = [answers[begin : begin + COMMANDS_PER_PROBE] for begin in range(0, len(answers), COMMANDS_PER_PROBE)]
-        return {key: parse_probe(*each) for key, each in zip(targets, zip(places, portions, strict=True), strict=True)}
+        group_refs = [target.group_ref for target in targets.values()]
+        commands = [command for group_ref in group_refs for command in probe_commands(group_ref)]
+        replies = await self._execute(commands)
+        if isinstance(replies, RedisErrorInfo):  # an idle connection may be broken; the retry opens a new one
+            replies = await self._execute(commands)
+        if isinstance(replies, RedisErrorInfo):
+            return dict.fromkeys(targets, self._failed_probe(replies))
+        batches = [replies[start : start + COMMANDS_PER_PROBE] for start in range(0, len(replies), COMMANDS_PER_PROBE)]
+        return {
+            key: parse_probe(group_ref, batch)
+            for key, group_ref, batch in zip(targets, group_refs, batches, strict=True)
+        }
 
     async def _with_counted_lag(
         self, targets: Mapping[Key, PollTarget], results: dict[Key, ProbeResult]
     ) -> dict[Key, ProbeResult]:
-        """With the entries counted where the server does not know the lag."""
-        asked = {
-            key: group_admin.count_lag_command(targets[key].group_ref, seen.stats.last_delivered_id)
-            for key, seen in results.items()
-            if seen.stats and seen.stats.last_delivered_id and seen.stats.pending is not None
-            if not seen.stats.lag_known
+        """Count the unread entries of groups whose lag Redis does not report. Returns the completed results."""
+        commands = {
+            key: group_admin.count_lag_command(targets[key].group_ref, result.stats.last_delivered_id)
+            for key, result in results.items()
+            if result.stats and result.stats.last_delivered_id and result.stats.pending is not None
+            if not result.stats.lag_known
         }
-        answers = await self._execute([*asked.values()])
-        if isinstance(answers, RedisErrorInfo):
+        replies = await self._execute([*commands.values()])
+        if isinstance(replies, RedisErrorInfo):
             return results
-        counts = {key: each for key, each in zip(asked, answers, strict=True) if not isinstance(each, RedisErrorInfo)}
+        counts = {
+            key: reply for key, reply in zip(commands, replies, strict=True) if not isinstance(reply, RedisErrorInfo)
+        }
         return results | {key: _with_lag(results[key], int(count)) for key, count in counts.items()}
 
     async def _delete_stale_consumers(self, key: Key, target: PollTarget, result: ProbeResult) -> None:
-        """Now and then, when there are more consumers than pods."""
+        """Delete stale consumers if the group has more consumers than pods, at most every CLEANUP_INTERVAL_SECONDS."""
         now = asyncio.get_running_loop().time()
         consumers = result.stats.consumers if result.stats else None
         stream = self.streams.get(key)
@@ -230,21 +242,21 @@ class EndpointPoller:
             self._execute, target.group_ref, target.deployment, target.pods
         ):
             extra = {"namespace": key[0], "consumer": key[1], "names": names}
-            log.info("consumers of pods that are gone and held nothing are removed", extra=extra)
+            log.info("deleted consumers of terminated pods", extra=extra)
 
     async def _ensure_client(self) -> ProbeResult | None:
-        """Have a line, by what the Secrets say. Why there is none, where there is none."""
+        """Connect, with the current values of the Secrets. Returns a failed ProbeResult if that is not possible."""
         now = asyncio.get_running_loop().time()
         if self._client is not None and now - self._secrets_read_seconds < MAX_SECRETS_AGE_SECONDS:
             return None
-        found = await resolve_redis_spec(self._redis, self._namespace, self._kube)
-        if isinstance(found, ProbeResult):
-            return found
+        resolved = await resolve_redis_spec(self._redis, self._namespace, self._kube)
+        if isinstance(resolved, ProbeResult):
+            return resolved
         self._secrets_read_seconds = now
-        if self._client is not None and self._resolved is not None and found.values == self._resolved.values:
-            found.close()
+        if self._client is not None and self._resolved is not None and resolved.values == self._resolved.values:
+            resolved.close()
             return None
-        await self._connect(found)
+        await self._connect(resolved)
         return None
 
     async def _connect(self, resolved: ResolvedRedis) -> None:
@@ -253,8 +265,8 @@ class EndpointPoller:
         if self._resolved is not None:
             self._resolved.close()
         self._client, self._resolved = None, resolved
-        self._client = self._build_client(resolved, LINE_SECONDS)
-        self._scale_from_zero.reconnect()  # its own line takes certificates from the files that were closed
+        self._client = self._build_client(resolved, COMMAND_TIMEOUT_SECONDS)
+        self._scale_from_zero.reconnect()  # its connection uses certificate files that are closed now
 
     def _build_client(self, resolved: ResolvedRedis, timeout_seconds: float) -> PipelineClient:
         return PipelineClient(
@@ -262,25 +274,26 @@ class EndpointPoller:
         )
 
     def _failed_probe(self, error_info: RedisErrorInfo) -> ProbeResult:
-        """Why nobody answers. A Secret may have changed meanwhile: it is read again before the next look."""
-        seen = from_error(error_info)
-        if seen.redis_reachable.reason in (StreamReason.CREDENTIALS_REFUSED, StreamReason.TLS_FAILED):
+        """Return the result for an error. If the credentials were rejected, read the Secrets before the next poll."""
+        result = from_error(error_info)
+        if result.redis_reachable.reason in (StreamReason.CREDENTIALS_REFUSED, StreamReason.TLS_FAILED):
             self._secrets_read_seconds = float("-inf")
-        return seen
+        return result
 
     async def _execute(self, commands: Sequence[Command]) -> list[Any] | RedisErrorInfo:
         if self._client is None or self._resolved is None or not commands:
             return []
-        answers = await self._client.execute(commands)
-        hide = self._resolved.redact
-        if isinstance(answers, RedisErrorInfo):
-            return replace(answers, message=hide(answers.message))
+        replies = await self._client.execute(commands)
+        redact = self._resolved.redact
+        if isinstance(replies, RedisErrorInfo):
+            return replace(replies, message=redact(replies.message))
         return [
-            replace(each, message=hide(each.message)) if isinstance(each, RedisErrorInfo) else each for each in answers
+            replace(reply, message=redact(reply.message)) if isinstance(reply, RedisErrorInfo) else reply
+            for reply in replies
         ]
 
     def _with_jitter(self) -> float:
-        return self._interval.total_seconds() * random.uniform(0.75, 1.25)  # noqa: S311 - spreads endpoints, guards nothing
+        return self._interval.total_seconds() * random.uniform(0.75, 1.25)  # noqa: S311 - spreads the polls, not security
 
 
 def _with_lag(result: ProbeResult, count: int) -> ProbeResult:

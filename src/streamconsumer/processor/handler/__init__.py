@@ -1,1 +1,1 @@
-"""The user's function: loading it, calling it over HTTP, its outcomes and its effects."""
+"""The user's handler: loading, calling over HTTP, outcomes and effects."""

@@ -1,7 +1,7 @@
-"""A handler in any language: each message is sent to a Service by POST, as a CloudEvent in binary mode.
+"""HTTP handler: sends each message to a Service by POST, as a CloudEvent in binary mode. It may be in any language.
 
-The answer's status says what becomes of the message, see `outcome`. Redirects are not followed and no proxy is asked:
-what the resource names is where the message goes. Nothing here loads the HTTP client unless it is used.
+The status of the response decides how the message is settled, see `outcome_for_status`. Redirects are not followed and
+no proxy is used: a message goes only to the URL in the resource. The HTTP client is imported only if it is used.
 """
 
 import json
@@ -17,17 +17,18 @@ from streamconsumer.processor.message import Message, current_message
 from streamconsumer.processor.telemetry import current_traceparent
 
 DEFAULT_TIMEOUT = timedelta(seconds=60)
-"""How long an answer may take where there is no `delivery.timeout`: a Service that never answers holds a slot."""
+"""Time limit of a request without `delivery.timeout`: a Service that never responds would occupy a slot for ever."""
 
 KEEPALIVE_SECONDS = 4.0
-"""Below the 5 s after which many servers close an idle connection: what is sent at that moment is lost."""
+"""Idle time of a connection. Many servers close it after 5 s, and a request sent at that moment is lost."""
 
 MAX_BODY_IN_ERROR = 500
-"""How much of an answer's body goes into the error, and so into a dead letter and the log."""
+"""Maximum length of a response body in the error, which goes into the dead letter and the log."""
 
 MAX_DEFERRAL = timedelta(hours=24)
+"""Longest wait that a `Retry-After` header can request."""
 RETRYABLE_4XX = (408, 425, 429)
-"""4xx that speak of the moment and not of the message."""
+"""4xx statuses that describe a temporary state, not an invalid message."""
 
 EVENT_TYPE = "dev.streamconsumer.entry"
 _REQUIRED_ATTRIBUTES = {"specversion", "id", "source", "type"}
@@ -36,32 +37,32 @@ _TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class HttpHandler:
-    """Called like any other handler. `concurrency` messages are sent at the same time, over as many connections."""
+    """Handler that sends messages to `url`, at most `concurrency` at the same time, each over its own connection."""
 
     def __init__(self, url: str, concurrency: int, timeout: timedelta | None) -> None:
-        import aiohttp  # noqa: PLC0415 - only who sends loads it
+        import aiohttp  # noqa: PLC0415 - imported only if used
 
         self._aiohttp, self._url, self._concurrency = aiohttp, url, concurrency
-        # With delivery.timeout the processor itself ends the call, and names that field.
+        # With delivery.timeout the processor cancels the call, and its error names that field.
         self._timeout = aiohttp.ClientTimeout(total=None if timeout else DEFAULT_TIMEOUT.total_seconds())
         self._session: aiohttp.ClientSession | None = None
 
     async def __call__(self, data: dict[str, str]) -> None:
-        """Returns when the message is handled; raises what becomes of it otherwise."""
+        """Send a message. Returns if the response is 2xx; otherwise raises the outcome."""
         headers, body = build_request(current_message(), data)
         try:
             async with self._open_session().post(
                 self._url, headers=headers, data=body, allow_redirects=False
-            ) as answer:
-                if 200 <= answer.status < 300:
+            ) as response:
+                if 200 <= response.status < 300:
                     return
-                beginning = (await answer.content.read(4 * MAX_BODY_IN_ERROR)).decode(errors="replace")
+                body_start = (await response.content.read(4 * MAX_BODY_IN_ERROR)).decode(errors="replace")
         except TimeoutError:
-            raise Retry(f"{self._url} did not answer in time") from None
+            raise Retry(f"{self._url} did not respond in time") from None
         except self._aiohttp.ClientError as error:
             raise Retry(f"{self._url}: {type(error).__name__}: {error}") from error
-        why = " ".join(f"{self._url} answered {answer.status}: {beginning[:MAX_BODY_IN_ERROR]}".split())
-        raise outcome_for_status(answer.status, answer.headers.get("Retry-After", ""), why, datetime.now(UTC))
+        reason = " ".join(f"{self._url} responded {response.status}: {body_start[:MAX_BODY_IN_ERROR]}".split())
+        raise outcome_for_status(response.status, response.headers.get("Retry-After", ""), reason, datetime.now(UTC))
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -78,7 +79,7 @@ class HttpHandler:
 
 
 def outcome_for_status(status: int, retry_after: str, reason: str, now: datetime) -> Outcome:
-    """What an answer that is not 2xx says of its message. Pure."""
+    """Return the outcome for a response that is not 2xx. Pure."""
     wait = _parse_retry_after(retry_after, now)
     if status in (429, 503) and wait is not None:
         return Defer(wait, reason)
@@ -88,7 +89,7 @@ def outcome_for_status(status: int, retry_after: str, reason: str, now: datetime
 
 
 def build_request(message: Message, data: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
-    """The headers and the body of one message. Pure but for the current span."""
+    """Return headers and body for one message. Pure except that it reads the current span."""
     event, body = _pass_through_event(data) if data.keys() >= _REQUIRED_ATTRIBUTES else _wrap_as_event(message, data)
     trace = current_traceparent() or data.get("traceparent", "")
     return {
@@ -102,7 +103,7 @@ def build_request(message: Message, data: Mapping[str, str]) -> tuple[dict[str, 
 
 
 def _pass_through_event(data: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
-    """An entry whose fields are a CloudEvent's: its attributes, and its `data` as the body."""
+    """Convert an entry with the fields of a CloudEvent: attributes become headers and `data` becomes the body."""
     attributes = data.keys() - {"data", "datacontenttype"}
     headers = {
         f"ce-{name}": _encode_header(data[name]) for name in sorted(attributes) if _ATTRIBUTE_NAME.fullmatch(name)
@@ -112,7 +113,7 @@ def _pass_through_event(data: Mapping[str, str]) -> tuple[dict[str, str], bytes]
 
 
 def _wrap_as_event(message: Message, data: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
-    """Any other entry: an event of ours, its fields as a JSON object."""
+    """Convert any other entry into an event of type `EVENT_TYPE` with the fields as a JSON object."""
     milliseconds = int(message.message_id.partition("-")[0])
     headers = {
         "ce-specversion": "1.0",
@@ -126,7 +127,7 @@ def _wrap_as_event(message: Message, data: Mapping[str, str]) -> tuple[dict[str,
 
 
 def _time_header(milliseconds: int) -> dict[str, str]:
-    """When the entry was added, unless a producer made its id up."""
+    """Return the header with the time of XADD, or no header if a producer chose an id that is not a time."""
     try:
         moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (OverflowError, ValueError, OSError):
@@ -135,7 +136,7 @@ def _time_header(milliseconds: int) -> dict[str, str]:
 
 
 def _parse_retry_after(retry_after: str, now: datetime) -> timedelta | None:
-    """Seconds or a date; None where it is neither."""
+    """Parse `Retry-After`, which is seconds or a date. Returns None if it is neither."""
     if re.fullmatch("[0-9]{1,9}", retry_after):
         return min(timedelta(seconds=int(retry_after)), MAX_DEFERRAL)
     try:
@@ -147,5 +148,5 @@ def _parse_retry_after(retry_after: str, now: datetime) -> timedelta | None:
 
 
 def _encode_header(value: str) -> str:
-    """As CloudEvents writes an attribute in a header: what is not printable ASCII, and `"` and `%`, percent-encoded."""
+    """Percent-encode `"`, `%` and all but printable ASCII, as CloudEvents requires for an attribute in a header."""
     return quote(value, safe="!#$&'()*+,/:;<=>?@[\\]^`{|}")

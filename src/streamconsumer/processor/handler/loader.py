@@ -1,4 +1,4 @@
-"""The user's function: found by `package.module:function`, called as a coroutine whatever kind it is."""
+"""Loader of the user's handler: imports `package.module:function` and adapts a plain function to a coroutine."""
 
 import asyncio
 import contextvars
@@ -21,12 +21,12 @@ AsyncHandler = Callable[[Any], Awaitable[Any]]
 
 
 class HandlerThreadPool:
-    """Threads for plain functions, as many as run at the same time. They start when the first one is needed."""
+    """Threads for plain functions, one per concurrent message. A thread starts when it is first needed."""
 
     def __init__(self, max_threads: int) -> None:
         self._pool = ThreadPoolExecutor(max_workers=max_threads, thread_name_prefix="handler")
         self.busy_ids: set[str] = set()
-        """The messages that threads are at. Whoever awaits one may be cancelled; the thread goes on."""
+        """Ids of the messages that threads are handling. Cancelling the awaiting task does not stop the thread."""
 
     async def call(self, handler: Callable[[Any], Any], data: Any) -> Any:
         """Run the handler in a thread with the caller's context variables."""
@@ -39,50 +39,52 @@ class HandlerThreadPool:
 
 
 def add_handler_paths() -> None:
-    """In the working directory and where `handler.source` is mounted, before anywhere else."""
+    """Put the working directory and the mount of `handler.source` at the start of `sys.path`."""
     sys.path[:0] = [path for path in (str(Path.cwd()), names.SOURCE_FOLDER) if path not in sys.path]
 
 
 def load_handler(path: str, *, batch: bool = False) -> Handler | BatchHandler:
-    """Import the handler. Raises HandlerUnusable with one line that says what is missing."""
+    """Import the handler. Raises HandlerUnusable, with one line, if it cannot be used."""
     module_name, _, name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         missing = f"module {error.name!r} not found" if error.name else str(error)
-        raise HandlerUnusable(f"handler {path!r}: {missing}; is it in the image and on PYTHONPATH?") from None
+        raise HandlerUnusable(f"handler {path!r}: {missing}; check that it is in the image and on PYTHONPATH") from None
     except (Exception, SystemExit) as error:
-        raise HandlerUnusable(f"handler {path!r}: importing it failed: {format_error(error)}") from error
+        raise HandlerUnusable(f"handler {path!r}: import failed: {format_error(error)}") from error
     handler = getattr(module, name, None)
     if handler is None:
-        there = ", ".join(public) if (public := _public_functions(module)) else "no functions"
-        raise HandlerUnusable(f"handler {path!r}: module {module_name!r} has no {name!r}; it has {there}")
+        functions = ", ".join(_public_functions(module)) or "no functions"
+        raise HandlerUnusable(f"handler {path!r}: module {module_name!r} has no {name!r}; it has {functions}")
     return validate_handler(handler, path, batch=batch)
 
 
 def validate_handler(handler: Any, path: str, *, batch: bool = False) -> Handler | BatchHandler:
-    """The handler, if it can be called with a message's data, or with a list of them. Raises HandlerUnusable."""
+    """Return the handler. Raises HandlerUnusable if it cannot be called with a dict, or with a list for batches."""
     if not callable(handler):
-        taken = "a list of dicts" if batch else "one dict"
-        raise HandlerUnusable(f"handler {path!r} is {type(handler).__name__}; expected a function that takes {taken}")
+        argument = "a list of dicts" if batch else "one dict"
+        raise HandlerUnusable(
+            f"handler {path!r} is {type(handler).__name__}; expected a function that takes {argument}"
+        )
     if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
-        raise HandlerUnusable(f"handler {path!r} is a generator: calling it would run none of it; take `yield` out")
+        raise HandlerUnusable(f"handler {path!r} is a generator, so a call runs none of its body; remove `yield`")
     try:
         inspect.signature(handler).bind([] if batch else {})
     except TypeError:
-        what = "the list of the batch's data" if batch else "the message's data"
+        argument = "the list of the batch's data" if batch else "the message's data"
         raise HandlerUnusable(
-            f"handler {path!r} takes {inspect.signature(handler)}; expected one argument, {what}"
+            f"handler {path!r} takes {inspect.signature(handler)}; expected one argument, {argument}"
         ) from None
-    except ValueError:  # a builtin that tells nothing of its arguments
+    except ValueError:  # a builtin without a signature
         pass
     return handler  # type: ignore[no-any-return] # callable() narrows it no further
 
 
 def as_coroutine(handler: Handler | BatchHandler, thread_pool: HandlerThreadPool) -> AsyncHandler:
-    """A coroutine function is called as it is; a plain function runs in a thread."""
-    called = getattr(handler, "__call__", None)  # noqa: B004 - an object may have an async __call__
-    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(called):
+    """Return a coroutine function unchanged, and a plain function wrapped to run in a thread."""
+    call_method = getattr(handler, "__call__", None)  # noqa: B004 - an object may have an async __call__
+    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call_method):
         return handler
 
     async def in_thread(data: Any) -> Any:
@@ -93,11 +95,11 @@ def as_coroutine(handler: Handler | BatchHandler, thread_pool: HandlerThreadPool
 
 
 def _wrap_stop_iteration(handler: Callable[[Any], Any], data: Any) -> Any:
-    """A StopIteration, as from a bare next(), cannot pass through a future: whoever awaits it would wait for ever."""
+    """Call the handler and convert StopIteration, as from a bare next(): a future that raises it never completes."""
     try:
         return handler(data)
     except StopIteration as error:
-        raise RuntimeError("the handler let a StopIteration out") from error
+        raise RuntimeError("the handler raised StopIteration") from error
 
 
 def _public_functions(module: Any) -> list[str]:

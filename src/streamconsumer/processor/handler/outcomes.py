@@ -1,10 +1,11 @@
-"""What a handler may raise to say what shall become of its message. Anything else that it raises means: failed, try
-again after the back-off, at most `delivery.maxDeliveries` times.
+"""Outcomes that a handler raises to decide how its message is settled.
 
-    raise Retry("the bank is closed", after=timedelta(minutes=5))   # failed; this wait instead of the back-off
-    raise Defer(timedelta(hours=1))                                 # not now; does not count as an attempt
-    raise Reject("no such customer")                                # to the dead letters, now
-    raise BatchFailed({3: error})                                   # batch handlers: only these failed
+Any other exception means: the message failed and is retried after the backoff, up to `delivery.maxDeliveries` times.
+
+    raise Retry("the bank is closed", after=timedelta(minutes=5))   # failed; this wait instead of the backoff
+    raise Defer(timedelta(hours=1))                                 # too early; does not count as an attempt
+    raise Reject("no such customer")                                # dead-letter immediately
+    raise BatchFailed({3: error})                                   # batch handlers: only these messages failed
 """
 
 from collections.abc import Mapping
@@ -12,11 +13,11 @@ from datetime import timedelta
 
 
 class Outcome(Exception):
-    """The root of what handlers raise on purpose."""
+    """Base class of the outcomes."""
 
 
 class Retry(Outcome):
-    """The message failed and shall be tried again; after `after`, or after the back-off."""
+    """The message failed and is retried after `after`, or after the backoff if `after` is None."""
 
     def __init__(self, why: str = "", *, after: timedelta | None = None) -> None:
         super().__init__(why)
@@ -24,7 +25,7 @@ class Retry(Outcome):
 
 
 class Defer(Outcome):
-    """It is too early for the message: again after so long, without counting this time."""
+    """It is too early for the message. The message is retried after `after`; this attempt does not count."""
 
     def __init__(self, after: timedelta, why: str = "") -> None:
         super().__init__(why)
@@ -32,13 +33,15 @@ class Defer(Outcome):
 
 
 class Reject(Outcome):
-    """The message can never be handled: to the dead letters."""
+    """The message can never be handled and is dead-lettered."""
 
 
 class BatchFailed(Outcome):
-    """Of a batch, these failed, by their index in the list; each error counts as if its message had raised it alone.
-    The others are acknowledged."""
+    """Some messages of a batch failed. `failures` maps their index in the list to the error.
+
+    Each error counts as if the handler had raised it for that message alone. The other messages are acknowledged.
+    """
 
     def __init__(self, failures: Mapping[int, BaseException]) -> None:
-        super().__init__(f"{len(failures)} of the batch failed")
+        super().__init__(f"{len(failures)} messages of the batch failed")
         self.failures = dict(failures)

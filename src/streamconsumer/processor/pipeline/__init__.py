@@ -1,1 +1,1 @@
-"""The way of one message through the process, from the in-flight table to its settlement."""
+"""The path of one message through the process, from the in-flight table to its settlement."""

@@ -1,5 +1,7 @@
-"""One attempt at a message: its handler is called inside its span, and what it raises is judged there, where the log
-line still has the span's ids."""
+"""Runs one attempt at a message: calls the handler inside the message's span.
+
+An error is decided on and logged inside the span, so that the log line carries the span's ids.
+"""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -15,13 +17,15 @@ from streamconsumer.processor.pipeline.timeouts import HandlerTimeouts
 from streamconsumer.processor.telemetry import MessageTracing
 
 PROCESS_EXIT_ERRORS = (KeyboardInterrupt, GeneratorExit)
-"""What comes through a handler and is not its own: the process, or its event loop, ends. Anything else that it raises
-is its failure, whether an Exception or not, as gevent's Timeout is none."""
+"""Errors that pass through a handler when the process or its event loop ends. Every other error is a failure of the
+handler, even if it is not an Exception: gevent's Timeout is not."""
 
 
 class AttemptRunner:
-    """Returns what the handler returns. What it raises is raised again, with a verdict on the entry; without one the
-    attempt was cancelled: for a peer, or at the end of a drain."""
+    """Runs attempts. `run` returns the handler's result and raises the handler's error.
+
+    After an error, `entry.decision` holds the decision. It is None if the attempt was cancelled, because a peer claimed
+    the entry or the drain timed out."""
 
     def __init__(
         self,
@@ -32,7 +36,7 @@ class AttemptRunner:
     ) -> None:
         self._handler, self._settler, self._telemetry, self._timeouts = handler, settler, telemetry, timeouts
         self.trace_fields = telemetry.trace_fields if telemetry else frozenset()
-        """A message with one of these fields has a span, or a context to hand on. None: every one may."""
+        """Names of the fields that give a message a span or a trace context. None if every message may have one."""
         self.run = self._run_untraced if telemetry is None else self._run_maybe_traced
 
     def _run_maybe_traced(
@@ -53,9 +57,9 @@ class AttemptRunner:
         except BaseException as error:
             self._telemetry.end_attempt(attempt, entry, _outcome_label(entry), error)
             raise
-        # A handler may return although it was cancelled for a peer, or at the end of a drain.
-        done = "effects" if isinstance(result, Effects) else "" if entry.is_standalone else "ack"
-        self._telemetry.end_attempt(attempt, entry, "released" if entry.disposition else done)
+        # A cancelled handler may return: after a claim by a peer, or at the end of a drain.
+        outcome = "effects" if isinstance(result, Effects) else "" if entry.is_standalone else "ack"
+        self._telemetry.end_attempt(attempt, entry, "released" if entry.disposition else outcome)
         return result
 
     async def _run_untraced(self, entry: Entry, _context: MessageContext, data: dict[Any, Any]) -> Any:
@@ -74,7 +78,7 @@ class AttemptRunner:
         raise failure
 
     async def call_with_timeout(self, entry: Entry, data: dict[Any, Any]) -> Any:
-        """Call the handler, and cancel it when `delivery.timeout` is over."""
+        """Call the handler, and cancel it after `delivery.timeout`."""
         task = asyncio.current_task()
         if self._timeouts.timeout is None or entry.is_standalone or task is None:
             return await self._handler()(data)
@@ -85,8 +89,9 @@ class AttemptRunner:
             self._timeouts.finish(entry)
 
     def record_failure(self, entry: Entry, error: BaseException | None = None) -> BaseException:
-        """What it failed of, with a verdict on the entry; unless it was cancelled. Without `error` it returned too
-        late."""
+        """Decide on a failed attempt and return its error. `error` is None if the handler returned after its timeout.
+
+        A cancellation from outside the handler is returned without a decision."""
         if error is None or entry.disposition == "timeout":
             error = handler_timeout_error(self._timeouts.timeout)
         elif isinstance(error, asyncio.CancelledError) and was_cancelled():
@@ -96,18 +101,18 @@ class AttemptRunner:
 
 
 def _outcome_label(entry: Entry) -> str:
-    """What becomes of one that failed; without a verdict it was cancelled."""
+    """Return the outcome of a failed attempt for its span. An attempt without a decision was cancelled."""
     if entry.decision is None:
         return "released"
     return "dead_letter" if isinstance(entry.decision.action, ToDeadLetter) else "retry"
 
 
 def was_cancelled() -> bool:
-    """Whether the current task was cancelled; otherwise a CancelledError is the handler's own."""
+    """Return whether the current task was cancelled. If not, the handler raised the CancelledError itself."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def handler_timeout_error(timeout: timedelta | None) -> TimeoutError:
-    """What a handler has failed of that was cancelled for the time it took."""
+    """Build the error of a handler that exceeded its timeout."""
     return TimeoutError(f"the handler took longer than delivery.timeout, {timeout}")

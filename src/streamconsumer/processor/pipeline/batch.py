@@ -1,9 +1,11 @@
-"""Batch handlers: one call of the user's function takes a list, whatever is ready when a slot is free.
+"""Batch handlers: one call of the user's function takes a list of the messages that are ready when a slot is free.
 
-A batch never waits to fill up. Each of its messages keeps its own deliveries and its own end: what is bad is buried
-alone, what a peer takes over is not acknowledged, and what a `BatchFailed` does not name is. Alone, in a batch of one,
-begin those for whom company would be unjust or unsafe: suspects, trials of the circuit breaker, and whoever has one
-attempt left, so that nothing is buried for what its neighbour did.
+A batch never waits to fill up. Each message keeps its own delivery count and its own outcome. An undecodable message is
+dead-lettered alone, a message that a peer has claimed is not acknowledged, and a message that `BatchFailed` does not
+name is acknowledged.
+
+Three kinds of entries run in a batch of one: suspects, circuit-breaker trials, and entries on their last attempt. A
+message is therefore never dead-lettered because another message in its batch failed.
 """
 
 import asyncio
@@ -25,7 +27,7 @@ from streamconsumer.processor.telemetry import MessageTracing
 
 
 class BatchRunner:
-    """Runs batches of at most `most` messages. One for each start of a processor."""
+    """Runs batches of at most `max_count` messages, for one run of a processor."""
 
     def __init__(
         self,
@@ -44,13 +46,13 @@ class BatchRunner:
         self._max_count, self._consumer_id, self._telemetry = max_count, consumer_id, telemetry
 
     async def run(self, first: Entry) -> None:
-        """Handle an entry with what else is ready, and raise nothing but what ends its slot."""
-        in_company = self._may_share_batch(first)
+        """Handle an entry together with further ready entries. Raises only errors that end the slot."""
+        can_share = self._may_share_batch(first)
         message = await self._prepare(first)
         if message is None:
             return
-        most = self._max_count - 1 if in_company else 0
-        others = dict.fromkeys(self._in_flight.fill_batch(first, most, self._may_share_batch))
+        max_others = self._max_count - 1 if can_share else 0
+        others = dict.fromkeys(self._in_flight.fill_batch(first, max_others, self._may_share_batch))
         batch = {first: message}
         try:
             for entry in list(others):
@@ -59,14 +61,13 @@ class BatchRunner:
                 else:
                     self._leave_batch(entry, others)
                     self._in_flight.dispatch()
-            batch = {
-                entry: each for entry, each in batch.items() if not entry.disposition
-            }  # a peer may have one by now
+            # A peer may have claimed an entry while the others were prepared.
+            batch = {entry: message for entry, message in batch.items() if not entry.disposition}
             if batch:
                 await self._handle(list(batch), list(batch.values()))
-            # An entry leaves the table as soon as it is done with, or a sign of life would put it back. The first one
-            # stays until its slot goes on, and so comes last.
-            failed = [entry for entry in batch if entry.decision is not None and entry.disposition != "lost"]
+            # An entry leaves the table as soon as it is settled, or a lease renewal would restore it. The first entry
+            # stays until its slot continues, and is therefore settled last.
+            failed = [entry for entry in batch if entry.decision is not None and entry.disposition != "claimed_by_peer"]
             await self._settler.apply_decisions(failed)
             for entry in failed:
                 self._leave_batch(entry, others)
@@ -89,14 +90,14 @@ class BatchRunner:
         return not (entry.is_suspect or is_last_attempt)
 
     async def _prepare(self, entry: Entry) -> Message | None:
-        """What the handler gets of an entry; None if that is settled in another way, or another consumer's by now."""
+        """Return the message for the handler. None if the entry is settled otherwise or claimed by a peer."""
         data = await self._settler.prepare_data(entry)
         if data is None or entry.disposition:
             return None
         return Message(entry.message_id, *self._consumer_id, entry.deliveries, data)
 
     async def _handle(self, entries: Sequence[Entry], messages: list[Message]) -> None:
-        """Call the handler. What it raises is a verdict on the entries by now; only a cancellation goes on."""
+        """Call the handler. Its errors are stored as decisions on the entries; only a cancellation is raised."""
         token, started = set_current(messages), time.perf_counter()
         try:
             await self._run_traced(entries, messages)
@@ -104,7 +105,7 @@ class BatchRunner:
             if isinstance(error, PROCESS_EXIT_ERRORS) or (
                 isinstance(error, asyncio.CancelledError) and was_cancelled()
             ):
-                raise  # otherwise it was judged and logged where the span was current
+                raise  # Any other error was decided on and logged inside the span.
         finally:
             self._metrics.record_duration(time.perf_counter() - started)
             reset_current(token)
@@ -123,19 +124,26 @@ class BatchRunner:
         self._telemetry.end_batch(attempt, entries)
 
     async def _run_attempt(self, entries: Sequence[Entry], batch: list[Mapping[Any, Any]]) -> None:
-        """Raises if all of the batch failed, which is the span's error: what all failed of, if that is of one kind."""
+        """Call the handler and decide on each failure.
+
+        If the whole batch failed, raises the error of the span: the first message's error if all errors have one type,
+        else the BatchFailed."""
         failure = await self._call_handler(entries, batch)
         if failure is None:
             return
         failures = failure.failures if isinstance(failure, BatchFailed) else dict.fromkeys(range(len(batch)), failure)
-        whole = len(failures) == len(batch)
-        ours = [(entries[index], error) for index, error in failures.items() if entries[index].disposition != "lost"]
-        self._settler.on_batch_failure(ours, is_whole_batch=whole)
-        if whole:
+        is_whole_batch = len(failures) == len(batch)
+        failed = [
+            (entries[index], error)
+            for index, error in failures.items()
+            if entries[index].disposition != "claimed_by_peer"
+        ]
+        self._settler.on_batch_failure(failed, is_whole_batch=is_whole_batch)
+        if is_whole_batch:
             raise next(iter(failures.values())) if len(set(map(type, failures.values()))) == 1 else failure
 
     async def _call_handler(self, entries: Sequence[Entry], batch: list[Mapping[Any, Any]]) -> BaseException | None:
-        """What the batch failed of; a cancellation from outside is raised."""
+        """Return the error of the batch, None on success. Raises a cancellation from outside the handler."""
         task, timeout, timer = asyncio.current_task(), self._policy.timeout, None
         assert task
         if timeout is not None:
@@ -148,7 +156,7 @@ class BatchRunner:
             failure = _validate_failures(error, len(batch))
         except PROCESS_EXIT_ERRORS:
             raise
-        except BaseException as error:  # noqa: BLE001 - judged by whoever called
+        except BaseException as error:  # noqa: BLE001 - the caller decides
             failure = error
         finally:
             if timer is not None:
@@ -165,7 +173,7 @@ class BatchRunner:
 
 
 def _cancel_timed_out(task: asyncio.Task[None], entries: Iterable[Entry]) -> None:
-    """Its time is over for all, and they are cancelled once."""
+    """Mark all entries of the batch as timed out, and cancel their common task once."""
     overdue = [entry for entry in entries if not entry.disposition]
     for entry in overdue:
         entry.disposition = "timeout"
@@ -174,23 +182,28 @@ def _cancel_timed_out(task: asyncio.Task[None], entries: Iterable[Entry]) -> Non
 
 
 def _validate_failures(failed: BatchFailed, count: int) -> BaseException | None:
-    """What a `BatchFailed` means for so many messages: itself, nothing, or what is wrong with it."""
+    """Check a `BatchFailed` against the number of messages.
+
+    Returns it unchanged, None if it names no failures, or the error if an index or an exception is invalid."""
     for index, error in failed.failures.items():
         if type(index) is not int or not 0 <= index < count:
-            wrong: Exception = IndexError(f"BatchFailed names index {index!r}; the list had 0 to {count - 1}")
+            invalid: Exception = IndexError(f"BatchFailed names index {index!r}; the list had 0 to {count - 1}")
         elif not isinstance(error, BaseException):
-            wrong = TypeError(f"BatchFailed has {error!r:.80} at index {index}; expected the exception it failed with")
+            invalid = TypeError(
+                f"BatchFailed has {error!r:.80} at index {index}; expected the exception it failed with"
+            )
         else:
             continue
-        wrong.__cause__ = failed
-        return wrong
+        invalid.__cause__ = failed
+        return invalid
     return failed if failed.failures else None
 
 
 def _reject_effects(result: Any) -> None:
-    found = result if isinstance(result, list | tuple) else [result]
-    if any(isinstance(each, Effects) for each in found):
+    """Raise EffectsRejected if a batch handler returned Effects."""
+    results = result if isinstance(result, list | tuple) else [result]
+    if any(isinstance(each, Effects) for each in results):
         raise EffectsRejected(
-            "a batch handler returned Effects, which happen with the acknowledgement of one message; nothing was "
-            "applied: return None and write to Redis yourself, or take single messages (handler.batch: false)"
+            "a batch handler returned Effects, which belong to the acknowledgement of one message; nothing was "
+            "applied. Return None and write to Redis yourself, or handle single messages (handler.batch: false)"
         )

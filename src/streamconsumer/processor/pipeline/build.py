@@ -123,8 +123,17 @@ def build_pipeline(
     # Without `trace_fields` each message has a span, and none is ordinary.
     can_use_fast_path = not is_batch and not settings.ordering_key and attempt_runner.trace_fields is not None
     if can_use_fast_path and fast_path_handler and (ack := consumer.ack_nowait):
-        collaborators = (in_flight, attempt_runner, settler, breaker, ack, consumer.encoding, consumer_id, metrics)
-        fast_path = FastPath(fast_path_handler, *collaborators)
+        fast_path = FastPath(
+            fast_path_handler,
+            in_flight,
+            attempt_runner,
+            settler,
+            breaker,
+            ack=ack,
+            encoding=consumer.encoding,
+            consumer_id=consumer_id,
+            metrics=metrics,
+        )
         in_flight.fast_path = fast_path.run
     return Pipeline(consumer_id, consumer, in_flight, settler, attempt_runner, recovery_loop, prefetch, fast_path)
 

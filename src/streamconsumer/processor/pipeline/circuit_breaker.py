@@ -1,20 +1,21 @@
-"""A circuit breaker around the handler: when whatever it depends on is away, a backlog must not use its attempts up.
+"""A circuit breaker around the handler, so that an outage of the handler's dependency does not use up attempts.
 
 ```
-           failures in a row                pause over, one message begun
-  closed ───────────────────→ open (pause) ──────────────────────────────→ trial
-    ↑                           ↑  the pause doubles, up to its bound        │ │
-    │                           └────────────────── failed ──────────────────┘ │
-    └────────────────────────────────── succeeded ─────────────────────────────┘
+          consecutive failures               pause over, one message starts
+  closed ──────────────────────→ open (pause) ─────────────────────────────→ trial
+    ↑                             ↑  the pause doubles, up to its maximum      │ │
+    │                             └────────────────── failed ──────────────────┘ │
+    └──────────────────────────────────── succeeded ─────────────────────────────┘
 ```
 
-Pure but for the clock. Only what says something of the dependency counts: a handler that returned or that raised. A
-message that was rejected, put off, cancelled or taken over is `undecided`.
+Pure except for the clock. Only a handler that returned or raised says something about the dependency. A message that
+was rejected, deferred, cancelled or claimed by another consumer is ignored.
 
-A failed trial is no attempt: it says more of the dependency than of the message that stood in. But where nothing is
-left but messages that can never be handled, no trial succeeds until another message comes, and nobody can tell that
-from an outage. So after a while trials count, and such messages end. An outage that is longer costs one attempt in each
-pause, by turns of what this pod holds, and the backlog none: at the defaults six dead letters an hour and pod at most.
+A failed trial is not counted as an attempt: it says more about the dependency than about the message. But if only
+messages that can never be handled are left, no trial succeeds until another message arrives, which looks the same as an
+outage. After an hour, trials therefore count, and such messages become dead letters. A longer outage costs one attempt
+per pause, spread over the entries of this pod, and none of the backlog: at the defaults at most six dead letters per
+hour and pod.
 """
 
 import time
@@ -23,15 +24,17 @@ from collections.abc import Callable
 from streamconsumer.model.processor_settings import Breaker
 
 MIN_PAUSE_SECONDS = 1.0
-"""Length of the first pause, unless `maxPause` is shorter."""
+"""Duration of the first pause, unless `maxPause` is shorter."""
 
 COUNT_TRIALS_AFTER_SECONDS = 3600.0
 """Time without a success after which failed trials count as attempts."""
 
 
 class CircuitBreaker:
-    """For every message: `allows()`, then `trial = begun()`, and at its end one of `succeeded(trial)`,
-    `failed(trial)` and `undecided(trial)`. `failures=0` never opens."""
+    """Call `allows_attempt()` and then `is_trial = record_start()` before each message.
+
+    After the message, call one of `record_success(is_trial)`, `record_failure(is_trial)` and
+    `record_ignored(is_trial)`. With `failures=0` the breaker never opens."""
 
     def __init__(self, policy: Breaker, clock: Callable[[], float] = time.monotonic) -> None:
         self._failure_threshold, self._clock = policy.failures, clock
@@ -41,44 +44,45 @@ class CircuitBreaker:
         self._opened_at_seconds = 0.0
         self._pause_seconds = 0.0
         self._pause_ends_at_seconds: float | None = None
-        """When the pause ends or ended; None while closed."""
+        """Time at which the pause ends or ended. None while closed."""
         self._is_trial_running = False
         self.is_open = False
-        """Whether the backlog waits, for the end of a pause or of a trial."""
+        """True while the backlog waits for the end of a pause or of a trial."""
         self.has_no_recent_failure = True
-        """Whether nothing has failed since the last success: then one more success is no news."""
+        """True if no message has failed since the last success: a further success then changes nothing."""
 
     def allows_attempt(self) -> bool:
-        """Whether a message may be begun now."""
+        """Return whether a message may start now."""
         return self._pause_ends_at_seconds is None or (
             not self._is_trial_running and self._clock() >= self._pause_ends_at_seconds
         )
 
     def counts_trials(self) -> bool:
-        """Whether it has been open for so long that a trial that fails is an attempt like any other."""
+        """Return whether the breaker has been open long enough for failed trials to count as attempts."""
         return self.is_open and self._clock() - self._opened_at_seconds >= COUNT_TRIALS_AFTER_SECONDS
 
     def seconds_until_trial(self) -> float | None:
-        """How long until a message may be begun; None where no time tells: it is closed, or a trial runs."""
+        """Return the seconds until a message may start. None while closed, and while a trial runs."""
         if self._pause_ends_at_seconds is None or self._is_trial_running:
             return None
         return max(0.0, self._pause_ends_at_seconds - self._clock())
 
     def record_start(self) -> bool:
-        """A message that was allowed begins. Returns whether it is the trial: its end must say so."""
-        trial = self._pause_ends_at_seconds is not None and self.allows_attempt()
-        self._is_trial_running = self._is_trial_running or trial
-        return trial
+        """Record that an allowed message starts. Returns True if the message is the trial."""
+        is_trial = self._pause_ends_at_seconds is not None and self.allows_attempt()
+        self._is_trial_running = self._is_trial_running or is_trial
+        return is_trial
 
     def record_success(self, is_trial: bool = False) -> None:
-        """The handler returned. While open only the trial's word counts: what was begun before the dependency went
-        may well be finished after."""
+        """Record that the handler returned. While open, only the trial closes the breaker: other messages may have
+        started before the dependency failed."""
         if is_trial or self._pause_ends_at_seconds is None:
             self._consecutive_failures, self._pause_ends_at_seconds, self._is_trial_running = 0, None, False
             self.is_open, self.has_no_recent_failure = False, True
 
     def record_failure(self, is_trial: bool = False) -> None:
-        """The handler raised. While open only the trial's word counts: the others were begun before, together."""
+        """Record that the handler raised. While open, only the trial counts: other messages started before the breaker
+        opened."""
         self.has_no_recent_failure = False
         if is_trial:
             self._open(min(2 * self._pause_seconds, self._max_pause_seconds))
@@ -89,13 +93,9 @@ class CircuitBreaker:
                 self._open(self._min_pause_seconds)
 
     def record_ignored(self, is_trial: bool = False) -> None:
-        """It ended in a way that says nothing of the dependency. If it was the trial, the next message is."""
+        """Record an end that says nothing about the dependency. After an ignored trial, the next message is one."""
         self._is_trial_running = self._is_trial_running and not is_trial
 
     def _open(self, pause_seconds: float) -> None:
-        self._pause_seconds, self._pause_ends_at_seconds, self._is_trial_running = (
-            pause_seconds,
-            self._clock() + pause_seconds,
-            False,
-        )
-        self.is_open = True
+        self._pause_seconds, self._pause_ends_at_seconds = pause_seconds, self._clock() + pause_seconds
+        self._is_trial_running, self.is_open = False, True

@@ -1,11 +1,11 @@
-"""The in-flight table: the only gate for entries, and the slots in which they are handled.
+"""The in-flight table: admits each entry once, and runs handlers in worker slots.
 
-An entry is in the table from being taken in until it is done with here, whichever way it came: read, replayed, taken
-over or due again. What is in it is never taken in again, so one entry is never in two handlers of one process.
+An entry is in the table from its admission until this process is done with it, whether it was read, replayed, claimed
+or due again. An entry in the table is never admitted again, so one entry is never in two handlers of one process.
 
-A slot is a task that handles one message after another: a task for each message would cost as much as all the rest
-(1.6 of 3 microseconds). What a handler leaves behind in context variables must not reach the next message: then the
-slot ends, and a new one begins.
+A slot is a task that handles one message after another: a task per message would cost as much as everything else
+(1.6 of 3 microseconds). Context variables that a handler sets must not reach the next message. If a handler changes
+one, its slot ends and a new slot starts.
 """
 
 import asyncio
@@ -24,20 +24,20 @@ from streamconsumer.processor.pipeline.timeouts import HandlerTimeouts
 log = logging.getLogger(__name__)
 
 CANCEL_TIMEOUT = timedelta(seconds=1)
-"""How long a handler that was cancelled is waited for."""
+"""Maximum wait for a cancelled handler to end."""
 
 MAX_TRIAL_CANDIDATES = 100
-"""How many entries may be held while the circuit breaker is open before no more is read to be tried."""
+"""Number of entries in the table at which reading for further trials stops while the circuit breaker is open."""
 
 BUSY_RETRY_SECONDS = 0.1
-"""How long a message waits again whose thread is still at the attempt before."""
+"""Further delay of a retry while a thread still runs the previous attempt."""
 
 SELF_CANCEL_RETRY_SECONDS = 1.0
-"""How long a message waits of which nobody can tell how it ended."""
+"""Delay of a retry after a handler cancelled its own task."""
 
 
 class InFlightTable:
-    """Entries that wait for a slot, have one, or wait to be tried again. `run` handles one and raises nothing."""
+    """Entries that wait for a slot, run, or wait for a retry. `run` handles one entry and raises nothing."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class InFlightTable:
     ) -> None:
         self._run, self._concurrency, self._metrics = run, concurrency, metrics
         self._busy_ids = busy_ids
-        """Messages that a thread is still at although whoever awaited it was cancelled."""
+        """Ids of messages that a thread still handles after the awaiting task was cancelled."""
         self._gate = gate
         self.entries: dict[str, Entry] = {}
         self._blocked = BlockedEntries()
@@ -62,57 +62,60 @@ class InFlightTable:
         self.timeouts = HandlerTimeouts(timeout)
         self._slots: set[asyncio.Task[None]] = set()
         self._idle_slots: list[asyncio.Future[None]] = []
-        """One for each slot that has nothing to do."""
+        """One future per idle slot. Setting its result wakes the slot."""
         self._batched_count = 0
-        """How many of those that run share the slot of another."""
+        """Number of running entries that share the slot of another entry."""
         self.is_closed = False
         self._base_context = copy_context()
-        """What every message finds in context variables."""
+        """Context variables with which every message starts."""
         self.fast_path: Callable[[Entry, asyncio.Task[None]], Coroutine[Any, Any, Entry | None]] | None = None
-        """Handles an entry and what is ready behind it while that is ordinary; returns one that is not."""
+        """Handles ordinary entries, starting with the given one. Returns the first entry that is not ordinary."""
         self.prefetch_limit = 0
-        """How many entries may wait for a slot while more are read: 0 where handlers are slow, for what one pod
-        buffers its peers cannot have."""
+        """Number of entries that may wait for a slot while more are read. 0 if handlers are slow: an entry that one pod
+        buffers is not available to its peers."""
         self.has_capacity = asyncio.Event()
-        """Set while it is time to read more. Set for good once closed."""
+        """Set while there is room to read more, and permanently after `close`."""
         self.has_capacity.set()
         metrics.count_in_flight = self.tasks.__len__
 
     @property
     def queued(self) -> int:
-        """How many have not begun, or wait to be tried again."""
+        """Number of entries that have not started or wait for a retry."""
         return len(self.entries) - len(self.tasks)
 
     @property
     def running(self) -> int:
+        """Number of entries whose handler runs."""
         return len(self.tasks)
 
     def ids(self) -> list[str]:
-        """Everything in flight, oldest first. Another thread may ask."""
+        """Return the ids of all entries in the table, oldest first. Safe to call from another thread."""
         return list(self.entries)
 
     def get(self, message_id: str) -> Entry | None:
-        """The entry, if it is in flight."""
+        """Return the entry. None if it is not in the table."""
         return self.entries.get(message_id)
 
     def admit(self, entries: Collection[Entry]) -> None:
-        """Take in what is not in flight already, and begin what there are slots for."""
+        """Add the entries that are not in the table yet, and start as many as there are free slots."""
         table, busy = self.entries, self._busy_ids
         new = {entry.message_id: entry for entry in entries}
         if busy or not table.keys().isdisjoint(new):
-            new = {each: entry for each, entry in new.items() if each not in table and each not in busy}
+            new = {id_: entry for id_, entry in new.items() if id_ not in table and id_ not in busy}
         table.update(new)
         self.ready_queue.put_all(new.values())
         self._metrics.delivered += len(new)
         self.dispatch()
 
     def drop_claimed(self, message_id: str) -> bool:
-        """Another consumer has it: what runs is cancelled, unless it is part of a batch; what has not begun never will.
-        False: not in flight."""
+        """Drop an entry that another consumer has claimed. Returns False if the entry is not in the table.
+
+        A running handler is cancelled, unless its batch still has entries of this consumer. An entry that has not
+        started never starts."""
         entry = self.entries.get(message_id)
-        if entry is None or entry.disposition == "lost":
+        if entry is None or entry.disposition == "claimed_by_peer":
             return False
-        entry.disposition = "lost"
+        entry.disposition = "claimed_by_peer"
         if task := self.tasks.get(message_id):
             if not self._has_own_entries(task):
                 task.cancel()
@@ -128,53 +131,57 @@ class InFlightTable:
         return True
 
     def schedule_retry(self, entry: Entry, seconds: float) -> None:
-        """To be said of one that runs: when it has ended, it stays in flight and begins again after so long. What
-        another consumer has by now waits for nothing."""
-        if entry.disposition == "lost":
+        """Schedule a running entry for a retry `seconds` from now. The entry stays in the table when its attempt ends.
+
+        Does nothing if another consumer has claimed the entry."""
+        if entry.disposition == "claimed_by_peer":
             return
-        entry.disposition = "waits"
+        entry.disposition = "retry_scheduled"
         entry.attempt_counted = entry.is_first_delivery = False
         self._blocked.add(entry)
         self._retry_timers[entry.message_id] = asyncio.get_running_loop().call_later(seconds, self._retry_now, entry)
 
     def close(self) -> None:
-        """Begin nothing any more."""
+        """Start no further entries."""
         self.is_closed = True
         self.has_capacity.set()
         self._wake_slots(len(self._idle_slots))
 
     def take_unstarted(self) -> list[tuple[Entry, float]]:
-        """What has not begun, and in how many seconds it should; forgotten here, and so not renewed any more either."""
+        """Remove all entries that do not run. Returns each with the seconds until its retry, 0 if it was ready.
+
+        The leases of removed entries are no longer renewed."""
         now = asyncio.get_running_loop().time()
-        left = [(entry, 0.0) for entry in self.ready_queue.clear()]
+        unstarted = [(entry, 0.0) for entry in self.ready_queue.clear()]
         for message_id, timer in list(self._retry_timers.items()):
             if message_id not in self.tasks:
                 timer.cancel()
                 del self._retry_timers[message_id]
                 self._blocked.discard(self.entries[message_id])
-                left.append((self.entries[message_id], max(0.0, timer.when() - now)))
-        for entry, _ in left:
+                unstarted.append((self.entries[message_id], max(0.0, timer.when() - now)))
+        for entry, _ in unstarted:
             del self.entries[entry.message_id]
-        return left
+        return unstarted
 
     async def drain(self, deadline: float, force_stop: asyncio.Event) -> None:
-        """Wait for what runs until the deadline (monotonic seconds) or until hurried; then cancel it."""
-        hurried = asyncio.create_task(force_stop.wait())
-        while self.tasks and not hurried.done() and (left := deadline - time.monotonic()) > 0:
-            await asyncio.wait({hurried, *self.tasks.values()}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
+        """Wait for running handlers until `deadline` (monotonic seconds) or `force_stop`, then cancel them."""
+        forced = asyncio.create_task(force_stop.wait())
+        while self.tasks and not forced.done() and (seconds_left := deadline - time.monotonic()) > 0:
+            tasks = {forced, *self.tasks.values()}
+            await asyncio.wait(tasks, timeout=seconds_left, return_when=asyncio.FIRST_COMPLETED)
+        forced.cancel()
         if running := set(self.tasks.values()):
             self._metrics.abandoned += len(self.tasks)
-            log.warning("drain ended with messages running; they stay pending", extra={"messages": len(self.tasks)})
+            log.warning("drain timeout reached; running messages stay pending", extra={"messages": len(self.tasks)})
             for message_id in self.tasks:
-                self.entries[message_id].disposition = "drained"
+                self.entries[message_id].disposition = "drain_timeout"
             for task in running:
                 task.cancel()
             await asyncio.wait(running, timeout=CANCEL_TIMEOUT.total_seconds())
         self.timeouts.close()
 
     def dispatch(self) -> None:
-        """Begin what is ready while slots are free, and say whether there is room to read more."""
+        """Start ready entries while slots are free, and update the capacity to read more."""
         if not self.is_closed and (ready := len(self.ready_queue)):
             ready -= self._wake_slots(ready)
             for _ in range(min(ready, self._concurrency - len(self._slots))):
@@ -185,8 +192,10 @@ class InFlightTable:
     # -- batches: several entries in one slot ------------------------------------------------------------------------
 
     def fill_batch(self, first: Entry, max_count: int, may_share_batch: Callable[[Entry], bool]) -> list[Entry]:
-        """What else is ready begins in the slot of the first one, in its order, at most so many and up to one that may
-        not. With each of them `part` is to be called. A trial of the circuit breaker runs alone."""
+        """Start up to `max_count` further ready entries in the slot of the first one. Returns them in order.
+
+        Stops at the first entry for which `may_share_batch` returns False. Call `finish_batched` for each returned
+        entry. A trial of the circuit breaker runs alone."""
         joined: list[Entry] = []
         if self.is_closed or self._is_breaker_open():
             return joined
@@ -200,21 +209,24 @@ class InFlightTable:
         return joined
 
     def finish_batched(self, entry: Entry) -> None:
-        """One that joined is done with; or it waits, and begins again by itself."""
+        """Finish an entry that `fill_batch` returned. An entry with a scheduled retry stays in the table."""
         self._batched_count -= 1
         self.finish_attempt(entry)
 
     def _has_own_entries(self, task: asyncio.Task[None]) -> bool:
-        """Whether a message that runs there is still ours."""
-        return any(each is task and self.entries[id_].disposition != "lost" for id_, each in self.tasks.items())
+        """Return whether the task handles an entry that no other consumer has claimed."""
+        return any(
+            running is task and self.entries[message_id].disposition != "claimed_by_peer"
+            for message_id, running in self.tasks.items()
+        )
 
     # -- slots -----------------------------------------------------------------------------------------------------
 
     async def _run_slot(self) -> None:
-        """Handle one message after another."""
+        """Handle one message after another, until a handler changes a context variable or is cancelled."""
         task = asyncio.current_task()
         assert task
-        express = self.fast_path
+        fast_path = self.fast_path
         try:
             while not self.is_closed:
                 entry = self._next_entry()
@@ -222,9 +234,9 @@ class InFlightTable:
                     await self._wait_for_work()
                     continue
                 is_ordinary = entry.is_first_delivery and not self._is_breaker_open()
-                left = await express(entry, task) if express and is_ordinary else entry
-                if left is not None:
-                    await self._run_one(left, task)
+                unhandled = await fast_path(entry, task) if fast_path and is_ordinary else entry
+                if unhandled is not None:
+                    await self._run_one(unhandled, task)
                 if task.cancelling() or copy_context() != self._base_context:
                     break
         finally:
@@ -238,8 +250,10 @@ class InFlightTable:
         return self._gate is not None and self._gate.allows_attempt()
 
     def _next_entry(self) -> Entry | None:
-        """Whoever begins now. The trial of a circuit breaker is one that has not failed yet, if there is one: where
-        only some messages cannot be handled, the others must not wait behind them."""
+        """Remove and return the entry that starts now. None if no entry may start.
+
+        The circuit breaker's trial is preferably an entry that has not failed yet. If only some messages cannot be
+        handled, the others must not wait behind them."""
         if not self._is_breaker_open():
             return self.ready_queue.pop()
         return (self.ready_queue.pop_untried() or self.ready_queue.pop()) if self._allows_trial() else None
@@ -258,14 +272,14 @@ class InFlightTable:
             self.finish_attempt(entry)
 
     async def _wait_for_work(self) -> None:
-        """Until there is something to do."""
+        """Wait until `dispatch` or `close` wakes this slot."""
         self.update_capacity()
         waiter = asyncio.get_running_loop().create_future()
         self._idle_slots.append(waiter)
         await waiter
 
     def _wake_slots(self, max_count: int) -> int:
-        """Wake so many slots that rest; returns how many there were."""
+        """Wake up to `max_count` idle slots. Returns the number of slots that were woken."""
         woken = self._idle_slots[:max_count]
         del self._idle_slots[:max_count]
         for waiter in woken:
@@ -273,6 +287,7 @@ class InFlightTable:
         return len(woken)
 
     def update_capacity(self) -> None:
+        """Set or clear `has_capacity`."""
         if self.is_closed or (self._has_room_for_trials() if self._is_breaker_open() else self._has_room_for_new()):
             self.has_capacity.set()
         else:
@@ -289,20 +304,20 @@ class InFlightTable:
         return sum(entry.size_bytes() for entry in self.entries.values()) < MAX_BLOCKED_BYTES
 
     def _start_attempt(self, entry: Entry) -> None:
-        """As a trial of the circuit breaker, if that is open."""
+        """Mark the attempt as a trial if the circuit breaker is open."""
         if self._gate is not None and self._gate.is_open:
             entry.is_trial = self._gate.record_start()
 
     def retry_after_self_cancel(self, entry: Entry) -> None:
-        """To be said before `ended` of one whose slot ends in the middle of it, and not because somebody here wants
-        that: a handler may cancel its own task. It begins again, and that counts, so that it has an end."""
+        """Retry an entry whose handler cancelled its own task. Call before `finish_attempt`.
+
+        The attempt counts, so such an entry eventually reaches `max_deliveries`."""
         if not self.is_closed and entry.disposition in {"", "timeout"}:
-            log.warning(
-                "a message has not ended as it should; it is tried again", extra={"message_id": entry.message_id}
-            )
+            log.warning("handler cancelled its own task; retrying the message", extra={"message_id": entry.message_id})
             self.schedule_retry(entry, SELF_CANCEL_RETRY_SECONDS)
 
     def finish_attempt(self, entry: Entry) -> None:
+        """Free the slot of an entry. Removes the entry from the table unless a retry is scheduled."""
         del self.tasks[entry.message_id]
         if entry.is_trial and self._gate is not None:
             entry.is_trial = False
@@ -311,11 +326,11 @@ class InFlightTable:
             self.ready_queue.release_turn(entry)
             return
         self.entries.pop(entry.message_id, None)
-        if entry.is_suspect or entry.lane is not None:  # nobody stands behind any other
+        if entry.is_suspect or entry.lane is not None:  # other entries block no entry
             self.ready_queue.complete(entry)
 
     def _retry_now(self, entry: Entry) -> None:
-        """Its wait is over."""
+        """Queue an entry whose retry delay is over. Waits longer while a thread still runs its previous attempt."""
         if entry.message_id in self._busy_ids or entry.message_id in self.tasks:
             timer = asyncio.get_running_loop().call_later(BUSY_RETRY_SECONDS, self._retry_now, entry)
             self._retry_timers[entry.message_id] = timer

@@ -1,27 +1,28 @@
-"""How many entries may be buffered: one read's worth if it is handled in no time, else none."""
+"""Prefetch limit: the entries of one read if handlers finish them within `MAX_BATCH_SECONDS`, else none."""
 
 from streamconsumer.processor.metrics import Metrics
 
 MAX_BATCH_SECONDS = 0.05
-"""What a read's worth may take for the next one to be read ahead: what one pod buffers, its peers cannot have."""
+"""Maximum handling time of one read's entries for prefetching. Entries that one pod buffers are not available to its
+peers."""
 
 
 class Prefetch:
-    """Concludes from what handlers took since it was asked last."""
+    """Computes the limit from the handler durations since the previous call."""
 
     def __init__(self, metrics: Metrics, *, batch_count: int, calls_per_slot: float) -> None:
         self._metrics, self._batch_count = metrics, batch_count
         self._calls_per_slot = calls_per_slot
-        """How often as long as one call of the handler a read's worth takes."""
+        """Number of handler calls per worker slot that the entries of one read take."""
         self._previous_totals = metrics.handler_calls, metrics.duration_sum_seconds
         self._limit = 0
 
     def limit(self) -> int:
-        """As it is now; as before while nothing was handled."""
+        """Return the current limit. Unchanged if no handler has ended since the previous call."""
         count, seconds = self._metrics.handler_calls, self._metrics.duration_sum_seconds
         count_before, seconds_before = self._previous_totals
         if count != count_before:
             self._previous_totals = count, seconds
-            each = (seconds - seconds_before) / (count - count_before)
-            self._limit = self._batch_count if each * self._calls_per_slot < MAX_BATCH_SECONDS else 0
+            mean_seconds = (seconds - seconds_before) / (count - count_before)
+            self._limit = self._batch_count if mean_seconds * self._calls_per_slot < MAX_BATCH_SECONDS else 0
         return self._limit

@@ -1,9 +1,9 @@
-"""Which entry may begin next. Pure: no clock, no Redis.
+"""Queue of entries that may start next. Pure: no clock, no Redis.
 
-Entries begin in the order in which they came, with two exceptions. With an ordering key, entries of one key stand in a
-lane behind the one that has its turn, until that one is done for good. And suspects, entries whose consumer died more
-than once while they were begun, begin one at a time, in turns with the others: whichever kills this process too then
-takes no other suspect with it, and one that only fails does not keep the rest from being tried.
+Entries start in order of arrival, with two exceptions. With an ordering key, entries with the same key wait in a lane
+behind the entry that has its turn, until that entry is settled. Suspects, entries whose consumers died more than once
+while they were running, start one at a time and alternate with other entries. A suspect that crashes this process too
+then takes no other suspect with it, and a suspect that only fails does not block the rest.
 """
 
 from collections import deque
@@ -17,24 +17,25 @@ MAX_BLOCKED_BYTES = 32 * 1024 * 1024
 
 
 class AdmissionGate(Protocol):
-    """Whether anything may begin: a circuit breaker."""
+    """Decides whether an entry may start: the circuit breaker."""
 
     is_open: bool
-    """Whether it has anything to say."""
+    """True while the gate restricts starts."""
 
     def allows_attempt(self) -> bool:
-        """Whether a message may begin now."""
+        """Return whether a message may start now."""
 
     def record_start(self) -> bool:
-        """One that was allowed begins. Returns whether it is a trial for the others."""
+        """Record that an allowed message starts. Returns True if it is a trial."""
 
     def record_ignored(self, is_trial: bool) -> None:
-        """It ended in a way that tells nothing."""
+        """Record an end that says nothing about the dependency."""
 
 
 class BlockedEntries:
-    """Entries that are here and may not begin yet: they stand behind another of their ordering key, or wait to be tried
-    again. Counted by number and by bytes, so that a pod that holds large ones stops reading sooner."""
+    """Entries that may not start yet: they wait behind another entry of their lane, or for a retry.
+
+    Limited by number and by bytes, so that a pod with large entries stops reading sooner."""
 
     def __init__(self) -> None:
         self._sizes: dict[Entry, int] = {}
@@ -42,42 +43,42 @@ class BlockedEntries:
 
     @property
     def is_full(self) -> bool:
-        """Whether no more may be read."""
+        """True if no more entries may be read."""
         return len(self._sizes) >= MAX_BLOCKED or self.size_bytes >= MAX_BLOCKED_BYTES
 
     def add(self, entry: Entry) -> None:
-        """It may not begin yet."""
+        """Add an entry, or update its size."""
         self.discard(entry)
         self._sizes[entry] = size = entry.size_bytes()
         self.size_bytes += size
 
     def discard(self, entry: Entry) -> None:
-        """It may, or is not here any more."""
+        """Remove an entry, if present."""
         self.size_bytes -= self._sizes.pop(entry, 0)
 
 
 class ReadyQueue:
-    """Entries that have not begun."""
+    """Entries that have not started."""
 
     def __init__(self, ordering_key: str | None = None, blocked: BlockedEntries | None = None) -> None:
         self._ordering_key = ordering_key.encode() if ordering_key else None
         self.ready: deque[Entry] = deque()
-        """Whoever may begin without a further look, unless there are suspects."""
+        """Entries that may start without further checks, unless there are suspects."""
         self.suspects: deque[Entry] = deque()
         self._active_suspect: Entry | None = None
-        """The suspect that has its turn."""
+        """Suspect that has the turn. None if no suspect runs or waits for its retry."""
         self._is_others_turn = False
         self._lanes: dict[bytes, deque[Entry]] = {}
-        """By key, what stands behind the entry that has its turn."""
+        """By ordering key, the entries that wait behind the entry that has its turn."""
         self._blocked = BlockedEntries() if blocked is None else blocked
-        """Among others those who stand in lanes."""
+        """Shared with the in-flight table. Includes the entries that wait in lanes."""
 
     def __len__(self) -> int:
-        """How many could begin if there were slots; not those that stand behind another."""
+        """Return the number of entries that could start if slots were free. Excludes entries that wait in a lane."""
         return len(self.ready) + len(self.suspects)
 
     def put(self, entry: Entry) -> None:
-        """A new one, last in its order."""
+        """Add a new entry, at the end of its lane if its ordering key has the turn."""
         if self._ordering_key is not None and (key := entry.field_value(self._ordering_key)) is not None:
             entry.lane = key
             if key in self._lanes:
@@ -88,7 +89,7 @@ class ReadyQueue:
         self.requeue(entry)
 
     def put_all(self, entries: Collection[Entry]) -> None:
-        """New ones, in their order."""
+        """Add new entries in order."""
         if self._ordering_key is None and not any(entry.is_suspect for entry in entries):
             self.ready.extend(entries)
         else:
@@ -96,11 +97,11 @@ class ReadyQueue:
                 self.put(entry)
 
     def requeue(self, entry: Entry) -> None:
-        """One that has its turn in its lane, or needs none."""
+        """Add an entry that has the turn in its lane, or no lane."""
         (self.suspects if entry.is_suspect else self.ready).append(entry)
 
     def pop(self) -> Entry | None:
-        """The next one, if any may begin."""
+        """Remove and return the next entry. None if no entry may start."""
         if self.suspects and self._active_suspect is None and not (self._is_others_turn and self.ready):
             self._is_others_turn = True
             self._active_suspect = self.suspects.popleft()
@@ -109,30 +110,30 @@ class ReadyQueue:
         return self.ready.popleft() if self.ready else None
 
     def pop_untried(self) -> Entry | None:
-        """The next one that was just read, and so has not failed yet."""
+        """Remove and return the next entry that was just read and has not failed yet. None if there is none."""
         entry = next(self._untried(), None)
         if entry is not None:
             self.ready.remove(entry)
         return entry
 
     def has_untried(self) -> bool:
-        """Whether there is one."""
+        """Return whether `pop_untried` would return an entry."""
         return any(self._untried())
 
     def _untried(self) -> Iterator[Entry]:
         return (entry for entry in self.ready if entry.attempt_counted)
 
-    def pop_if(self, may_begin: Callable[[Entry], bool]) -> Entry | None:
-        """The next one beside another, unless it is none that may; no suspect."""
-        return self.ready.popleft() if self.ready and may_begin(self.ready[0]) else None
+    def pop_if(self, may_start: Callable[[Entry], bool]) -> Entry | None:
+        """Remove and return the next entry that is no suspect, if `may_start` allows it. None otherwise."""
+        return self.ready.popleft() if self.ready and may_start(self.ready[0]) else None
 
     def release_turn(self, entry: Entry) -> None:
-        """It runs no more, and keeps its turn in its lane."""
+        """End the turn of a suspect. The entry keeps the turn in its lane."""
         if entry is self._active_suspect:
             self._active_suspect = None
 
     def complete(self, entry: Entry) -> None:
-        """It is done for good: whoever stands behind it has the turn."""
+        """Record that an entry is settled. The next entry of its lane gets the turn."""
         self.release_turn(entry)
         if entry.lane is None:
             return
@@ -144,7 +145,7 @@ class ReadyQueue:
             del self._lanes[entry.lane]
 
     def remove(self, entry: Entry) -> None:
-        """It is another consumer's now, and was not begun here."""
+        """Remove an unstarted entry that another consumer has claimed."""
         for queue in (self.ready, self.suspects):
             if entry in queue:
                 queue.remove(entry)
@@ -155,12 +156,12 @@ class ReadyQueue:
             self._blocked.discard(entry)
 
     def clear(self) -> list[Entry]:
-        """Everything that has not begun, for a peer."""
-        left = [*self.suspects, *self.ready, *(entry for lane in self._lanes.values() for entry in lane)]
+        """Remove and return all unstarted entries."""
+        unstarted = [*self.suspects, *self.ready, *(entry for lane in self._lanes.values() for entry in lane)]
         self.suspects.clear()
         self.ready.clear()
         for lane in self._lanes.values():
             lane.clear()
-        for entry in left:
+        for entry in unstarted:
             self._blocked.discard(entry)
-        return left
+        return unstarted

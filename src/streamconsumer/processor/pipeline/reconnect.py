@@ -1,4 +1,4 @@
-"""When Redis fails the loop: what is said of it, and how long the loop waits."""
+"""Reconnect backoff: logs Redis errors of the consume loop, and computes the pause after each."""
 
 import logging
 import random
@@ -11,11 +11,11 @@ from streamconsumer.redis_client.errors_table import classify_error
 log = logging.getLogger(__name__)
 
 MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.05, 5.0
-"""Bounds of the pause after a failure: it doubles with each failure in a row."""
+"""Bounds of the pause after a failure, which doubles with each consecutive failure."""
 
 
 class ReconnectBackoff:
-    """Counts faults in a row."""
+    """Counts consecutive failures of the consume loop."""
 
     def __init__(self, stream: str, group: str, metrics: Metrics, health: Health) -> None:
         self._stream, self._metrics, self._health = stream, metrics, health
@@ -23,20 +23,24 @@ class ReconnectBackoff:
         self.consecutive_failures = 0
 
     def record_failure(self, error: Exception) -> float:
-        """Say what happened. Returns the seconds to pause: at random below a bound that doubles, so that pods do not
-        march in step."""
+        """Log an error and mark the pod as not ready. Returns the seconds to pause.
+
+        The pause is random, between half of a doubling bound and the bound, so that pods do not retry in step. Only
+        the 1st, 2nd, 4th, 8th … consecutive failure is logged."""
         self._metrics.redis_errors += 1
         self.consecutive_failures += 1
-        found = classify_error(error, self._log_context)
-        self._health.mark_not_ready(found.message)
-        if self.consecutive_failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th … in a row
+        error_info = classify_error(error, self._log_context)
+        self._health.mark_not_ready(error_info.message)
+        if self.consecutive_failures.bit_count() == 1:
             level = logging.ERROR if isinstance(error, InvalidSettings) else logging.WARNING
-            log.log(level, found.message, extra={"code": found.code, "in_a_row": self.consecutive_failures})
+            log_fields = {"code": error_info.code, "consecutive_failures": self.consecutive_failures}
+            log.log(level, error_info.message, extra=log_fields)
         bound: float = min(MIN_PAUSE_SECONDS * 2 ** min(self.consecutive_failures, 20), MAX_PAUSE_SECONDS)
-        return bound * random.uniform(0.5, 1)  # noqa: S311 - spreads pods, guards nothing
+        return bound * random.uniform(0.5, 1)  # noqa: S311 - spreads pods, protects no secret
 
     def record_success(self) -> None:
-        """Redis answers."""
+        """Reset the backoff after a successful read."""
         if self.consecutive_failures:
-            log.info("reading again", extra={"stream": self._stream, "faults": self.consecutive_failures})
+            log_fields = {"stream": self._stream, "consecutive_failures": self.consecutive_failures}
+            log.info("Redis recovered; reading resumed", extra=log_fields)
         self.consecutive_failures = 0

@@ -1,4 +1,4 @@
-"""What becomes of a message that was not handled. Pure: the dice are an argument."""
+"""Retry policy: retry or dead-letter a failed message. Pure: the random number is an argument."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,7 +10,7 @@ from streamconsumer.processor.handler.outcomes import Defer, Reject, Retry
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """After so long. `counts` is false for what is no attempt."""
+    """Retry after `delay`. The failed attempt is not counted if `counts_as_attempt` is False."""
 
     delay: timedelta
     counts_as_attempt: bool = True
@@ -18,7 +18,7 @@ class RetryLater:
 
 @dataclass(frozen=True, slots=True)
 class ToDeadLetter:
-    """To the dead letters, now."""
+    """Dead-letter immediately."""
 
     reason: DeadLetterReason
 
@@ -29,8 +29,11 @@ Decision = RetryLater | ToDeadLetter
 def decide(
     error: BaseException, deliveries: int, policy: Delivery, *, jitter: float, is_uncounted: bool = False
 ) -> Decision:
-    """`deliveries` is how often the message was begun, this time included; `dice` is drawn from 0 to 1. `is_free` is a
-    trial while the breaker is open, that fails and is no attempt: it says more of the world than of the message."""
+    """Decide on a failed attempt.
+
+    `deliveries` is the number of attempts including this one. `jitter` is a random number from 0 to 1. `is_uncounted`
+    is True for a trial of the open circuit breaker that is not counted as an attempt: its failure says more about the
+    dependency than about the message."""
     if isinstance(error, Defer):
         return RetryLater(error.after, counts_as_attempt=False)
     if isinstance(error, Reject):
@@ -41,18 +44,22 @@ def decide(
         return RetryLater(backoff(1, policy.backoff, jitter), counts_as_attempt=False)
     if deliveries >= policy.max_deliveries:
         return ToDeadLetter(DeadLetterReason.MAX_DELIVERIES)
-    wanted = error.after if isinstance(error, Retry) else None
-    return RetryLater(backoff(deliveries, policy.backoff, jitter) if wanted is None else wanted)
+    delay = error.after if isinstance(error, Retry) else None
+    return RetryLater(backoff(deliveries, policy.backoff, jitter) if delay is None else delay)
 
 
 def backoff(deliveries: int, policy: Backoff, jitter: float) -> timedelta:
-    """Full jitter: anything from nothing to a bound that doubles. What failed together is not tried again together."""
+    """Return a delay with full jitter: between zero and a bound that doubles with each attempt.
+
+    Jitter spreads the retries of messages that failed at the same time."""
     return min(policy.min_delay * 2.0 ** min(deliveries - 1, 40), policy.max_delay) * jitter
 
 
 def is_terminal(error: BaseException, names: list[str]) -> bool:
-    """Whether the error, or what it inherits from, is named: `ValueError`, or with its module `shop.errors.Unknown`."""
+    """Return whether `names` contains the class of the error or one of its base classes.
+
+    A name is qualified (`ValueError`) or full (`shop.errors.Unknown`)."""
     if not names:
         return False
-    kinds = type(error).__mro__
-    return any(kind.__qualname__ in names or f"{kind.__module__}.{kind.__qualname__}" in names for kind in kinds)
+    classes = type(error).__mro__
+    return any(cls.__qualname__ in names or f"{cls.__module__}.{cls.__qualname__}" in names for cls in classes)

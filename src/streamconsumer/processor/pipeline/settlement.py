@@ -1,7 +1,7 @@
-"""What becomes of a message once its handler has ended: acknowledged, tried again, or buried with the dead letters.
+"""Settles messages whose handler has ended: acknowledges, retries, postpones or dead-letters them.
 
-Which of them is decided in decision.py; here it is done. Whatever fails on the way leaves the entry pending: it is
-tried again, and lost in no case.
+`retry_policy` decides, and this module applies the decision. If a step fails, the entry stays pending and the step is
+retried, so that no entry is lost.
 """
 
 import asyncio
@@ -34,27 +34,27 @@ from streamconsumer.processor.telemetry import MessageTracing, current_tracepare
 log = logging.getLogger(__name__)
 
 MAX_LOCAL_WAIT = timedelta(seconds=2)
-"""A wait up to this long is spent in this process; a longer one is written down in Redis, and survives the pod."""
+"""Longest retry delay spent in this process. A longer delay is stored in Redis, where it survives the pod."""
 
 RETRY_DELAY_SECONDS = 1.0
-"""How soon what Redis refused is tried again."""
-
+"""Delay before a step that failed in Redis is retried."""
 
 MAX_LOGGED_IDS = 10
-"""How many ids of a batch that failed are told."""
+"""Maximum number of message ids in the log line of a failed batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailureDecision:
-    """What was decided, and on what evidence."""
+    """Decision on a failed attempt, and the error that led to it."""
 
     action: Decision
     error: BaseException
     traceparent: str = ""
+    """Trace context of the attempt. Empty if the attempt was not traced."""
 
 
 class Settler:
-    """Ends messages. One for each start of a processor."""
+    """Settles the messages of one run of a processor."""
 
     def __init__(
         self,
@@ -68,14 +68,13 @@ class Settler:
         telemetry: MessageTracing | None = None,
     ) -> None:
         self._consumer, self._in_flight, self._policy, self._breaker = consumer, in_flight, policy, breaker
-        self._stream, self._group, self._consumer_name = consumer_id
-        self._log_context = f"stream {self._stream!r}, group {self._group!r}"
+        self._consumer_id, self._log_context = consumer_id, consumer_id.log_context
         self._metrics, self._telemetry = metrics, telemetry
 
-    # -- before it begins ----------------------------------------------------------------------------------------------
+    # -- before the attempt --------------------------------------------------------------------------------------------
 
     async def prepare_data(self, entry: Entry) -> dict[Any, Any] | None:
-        """The data for the handler. None if the entry must not begin; the entry is then settled in another way."""
+        """Return the data for the handler. None if the entry must not start; it is then settled here."""
         if entry.has_replay_marks():
             entry.is_replay = True
         is_ordinary = entry.attempt_counted and not entry.may_be_large and not entry.is_replay
@@ -88,50 +87,51 @@ class Settler:
             return None
 
     async def _prepare_attempt(self, entry: Entry) -> bool:
-        """Whether a redelivered or a large entry may be handled; otherwise it is settled in another way."""
+        """Check a redelivered, large or replayed entry, and count its attempt. Returns False if it must not start."""
         try:
             if entry.decision is not None:
                 await self.apply_decision(entry)
                 return False
-            if entry.is_replay and is_replay_for_other_group(entry.fields, self._group.encode()):
+            if entry.is_replay and is_replay_for_other_group(entry.fields, self._consumer_id.group.encode()):
                 await self._consumer.ack(entry.message_id)
                 return False
             if entry.may_be_large and entry.size_bytes() > self._policy.max_entry_bytes:
                 await self._on_oversized(entry)
                 return False
             return entry.attempt_counted or await self._count_attempt(entry)
-        except Exception as error:  # noqa: BLE001 - whatever the server's client raises
-            log_redis_error("a message could not begin; it will be tried again", self._log_context, error)
+        except Exception as error:  # noqa: BLE001 - the client may raise anything
+            log_redis_error("failed to start message; retrying", self._log_context, error)
             self._in_flight.schedule_retry(entry, RETRY_DELAY_SECONDS)
             return False
 
     async def _count_attempt(self, entry: Entry) -> bool:
+        """Count the attempt in Redis. Returns False if the entry is dead-lettered, claimed by a peer or trimmed."""
         if entry.deliveries >= self._policy.max_deliveries:
             error = RuntimeError(
-                f"begun {entry.deliveries} times and never ended: does handling it kill the process? "
+                f"started {entry.deliveries} times without finishing; it probably crashes the process; "
                 f"maxDeliveries is {self._policy.max_deliveries}"
             )
             await self._dead_letter_many([(entry, FailureDecision(ToDeadLetter(DeadLetterReason.CRASHED), error))])
             return False
-        if entry.is_suspect:  # if it kills this process, what is done shall be known to be done
+        if entry.is_suspect:  # Confirm finished messages first: this entry may crash the process.
             await self._consumer.flush()
         entry.is_uncounted = entry.is_trial and not entry.owner_died and not self._breaker.counts_trials()
         entry.had_uncounted_attempt = entry.had_uncounted_attempt or entry.is_uncounted or not entry.deliveries
-        begun = await self._consumer.start_attempt(entry.message_id, entry.deliveries + (not entry.is_uncounted))
-        if begun == 1:
+        reply = await self._consumer.start_attempt(entry.message_id, entry.deliveries + (not entry.is_uncounted))
+        if reply == 1:
             entry.deliveries += 1
             entry.attempt_counted = True
             return True
-        if begun == 0:
+        if reply == 0:
             self._metrics.lost_ownership += 1
         else:
             self._metrics.lost_to_trimming += 1
         return False
 
-    # -- after it ended ------------------------------------------------------------------------------------------------
+    # -- after the attempt ---------------------------------------------------------------------------------------------
 
     async def on_success(self, entry: Entry, result: Any) -> None:
-        """Acknowledge; with what the handler returned to be done in the same step, if it did."""
+        """Acknowledge the entry. If the handler returned Effects, apply them in the same step."""
         try:
             if isinstance(result, Effects):
                 await self._commit_effects(entry, result)
@@ -151,27 +151,29 @@ class Settler:
         try:
             if not await self._consumer.commit_effects(entry.message_id, effects):
                 self._metrics.lost_ownership += 1
-                log.warning("another consumer has the message; its effects were not applied")
+                log.warning("message was claimed by another consumer; effects not applied")
         except EffectsRejected as error:
             self.on_failure(entry, error)
             await self.apply_decision(entry)
-        except Exception as error:  # noqa: BLE001 - the server's fault, not the message's: it is not handled again
-            log_redis_error("effects could not be committed; they will be", self._log_context, error)
+        except Exception as error:  # noqa: BLE001 - an error of the server: only the commit is retried, not the handler
+            log_redis_error("failed to commit effects; retrying", self._log_context, error)
             entry.decision = effects
             self._in_flight.schedule_retry(entry, RETRY_DELAY_SECONDS)
 
     def on_failure(self, entry: Entry, error: BaseException) -> None:
-        """Decide what becomes of a message that failed, and say so."""
+        """Decide whether a failed message is retried or dead-lettered, and log it."""
         if self._decide(entry, error):
             self._record_breaker_failure(entry)
         self._log_failure(entry, error, entry.decision.action)
 
     def on_batch_failure(self, failed: Sequence[tuple[Entry, BaseException]], *, is_whole_batch: bool) -> None:
-        """The same for each of a batch by its own error. For the circuit breaker a batch is one, and what it depends on
-        is there if not the `whole` batch failed."""
-        weighty = [entry for entry, error in failed if self._decide(entry, error)]
-        if is_whole_batch and weighty:
-            self._record_breaker_failure(weighty[0])
+        """Decide on each failed message of a batch by its own error, and log it.
+
+        The circuit breaker counts a batch as one failure. If only a part of the batch failed, the breaker counts none,
+        because the dependency works."""
+        breaker_failures = [entry for entry, error in failed if self._decide(entry, error)]
+        if is_whole_batch and breaker_failures:
+            self._record_breaker_failure(breaker_failures[0])
         if len(failed) > 1 and len({id(error) for _, error in failed}) == 1:
             self._log_batch_failure([entry for entry, _ in failed], failed[0][1])
         else:
@@ -179,59 +181,60 @@ class Settler:
                 self._log_failure(entry, error, entry.decision.action)
 
     def _decide(self, entry: Entry, error: BaseException) -> bool:
-        """Returns whether the failure says something of what the handler depends on."""
-        dice = random.random()  # noqa: S311 - spreads retries, guards nothing
-        is_free = entry.is_trial and (entry.is_uncounted or not self._breaker.counts_trials())
-        decision = decide(error, entry.deliveries, self._policy, jitter=dice, is_uncounted=is_free)
+        """Store the decision on the entry. Returns True if the failure may be one of the handler's dependency."""
+        jitter = random.random()  # noqa: S311 - spreads retries, protects no secret
+        is_uncounted = entry.is_trial and (entry.is_uncounted or not self._breaker.counts_trials())
+        decision = decide(error, entry.deliveries, self._policy, jitter=jitter, is_uncounted=is_uncounted)
         entry.decision = FailureDecision(decision, error, current_traceparent())
         return entry.is_trial or (isinstance(decision, RetryLater) and decision.counts_as_attempt)
 
     async def apply_decision(self, entry: Entry) -> None:
-        """Do what was decided. A user's own manager can do neither: it stays pending, and nobody knows more."""
-        verdict: FailureDecision | Effects = entry.decision
+        """Apply the stored decision. With a user's own manager the entry just stays pending: such a manager can neither
+        postpone nor dead-letter."""
+        decision: FailureDecision | Effects = entry.decision
         if self._consumer.claimer is None:
             return
-        if not isinstance(verdict, Effects):
+        if not isinstance(decision, Effects):
             await self.apply_decisions([entry])
             return
         entry.decision = None
-        if entry.is_trial:  # its handler was called before: this says nothing of what that depends on
+        if entry.is_trial:  # The handler ran earlier, so this commit shows nothing about its dependency.
             entry.is_trial = False
             self._breaker.record_ignored(is_trial=True)
-        await self._commit_effects(entry, verdict)
+        await self._commit_effects(entry, decision)
 
     async def apply_decisions(self, entries: Sequence[Entry]) -> None:
-        """The same for what failed of a batch: one round trip for all that wait, and one for many dead letters."""
+        """Apply the decisions on failed messages: one round trip for all postponed ones, few for the dead letters."""
         if self._consumer.claimer is None:
             return
-        buried: list[tuple[Entry, FailureDecision]] = []
-        again: list[tuple[Entry, RetryLater]] = []
+        to_dead_letter: list[tuple[Entry, FailureDecision]] = []
+        to_retry: list[tuple[Entry, RetryLater]] = []
         for entry in entries:
-            verdict: FailureDecision = entry.decision
-            if isinstance(verdict.action, ToDeadLetter):
-                buried.append((entry, verdict))
+            decision: FailureDecision = entry.decision
+            if isinstance(decision.action, ToDeadLetter):
+                to_dead_letter.append((entry, decision))
             else:
                 entry.decision = None
-                again.append((entry, verdict.action))
-        await self._schedule_retries(again)
-        await self._dead_letter_many(buried)
+                to_retry.append((entry, decision.action))
+        await self._schedule_retries(to_retry)
+        await self._dead_letter_many(to_dead_letter)
 
     async def _on_undecodable(self, entry: Entry, error: UndecodableEntry) -> None:
-        """Trying again would not mend it."""
+        """Dead-letter an entry that cannot be decoded: a retry would fail the same way."""
         self._metrics.failed += 1
         log.error("message cannot be decoded", extra={"error": str(error)})
         if self._consumer.claimer is not None:
             await self._dead_letter_many([(entry, FailureDecision(ToDeadLetter(DeadLetterReason.UNDECODABLE), error))])
 
     async def release(self, entries: list[tuple[Entry, float]]) -> None:
-        """What was not begun, for a peer; what waits to be tried again, when its time comes."""
+        """Release unstarted entries to other consumers: ready ones immediately, others after their delay."""
         self._metrics.released += len(entries)
-        given = [
+        postponements = [
             (entry.message_id, entry.deliveries - (1 if entry.attempt_counted else 0), timedelta(seconds=seconds))
             for entry, seconds in entries
         ]
-        if given and self._consumer.claimer:
-            await self._consumer.postpone(given)
+        if postponements and self._consumer.claimer:
+            await self._consumer.postpone(postponements)
 
     async def _schedule_retries(self, entries: Sequence[tuple[Entry, RetryLater]]) -> None:
         for entry, decision in entries:
@@ -239,33 +242,37 @@ class Settler:
             entry.had_uncounted_attempt = entry.had_uncounted_attempt or not decision.counts_as_attempt
             entry.owner_died = False
         self._metrics.retried += len(entries)
-        written = await self._postpone(
-            [each for each in entries if each[1].delay > MAX_LOCAL_WAIT and each[0].lane is None]
+        postponed_ids = await self._postpone(
+            [(entry, retry) for entry, retry in entries if retry.delay > MAX_LOCAL_WAIT and entry.lane is None]
         )
-        here = [each for each in entries if each[0].message_id not in written]
+        local = [(entry, retry) for entry, retry in entries if entry.message_id not in postponed_ids]
         await self._uncount_attempts(
-            [entry for entry, decision in here if not (decision.counts_as_attempt or entry.is_uncounted)]
+            [entry for entry, retry in local if not (retry.counts_as_attempt or entry.is_uncounted)]
         )
-        for entry, decision in here:
+        for entry, decision in local:
             self._in_flight.schedule_retry(entry, decision.delay.total_seconds())
 
     async def _uncount_attempts(self, entries: Sequence[Entry]) -> None:
-        """What did not count is known before the wait: a peer of a process that is killed in it believes Redis."""
+        """Remove uncounted attempts from the delivery count before the wait.
+
+        Otherwise a crash during the wait would count them."""
         if not entries:
             return
         try:
             await self._consumer.set_delivery_counts([(entry.message_id, entry.deliveries) for entry in entries])
-        except Exception as error:  # noqa: BLE001 - whatever the server's client raises
-            log_redis_error("an attempt that does not count could not be taken back", self._log_context, error)
+        except Exception as error:  # noqa: BLE001 - the client may raise anything
+            log_redis_error("failed to reset the delivery count", self._log_context, error)
 
     async def _postpone(self, entries: Sequence[tuple[Entry, RetryLater]]) -> set[str]:
-        """Their waits are in Redis, all or none: returns whose."""
+        """Store the delays in Redis, for all entries or none. Returns the ids of the postponed entries."""
         if not entries:
             return set()
         try:
-            await self._consumer.postpone([(entry.message_id, entry.deliveries, each.delay) for entry, each in entries])
-        except Exception as error:  # noqa: BLE001 - whatever the server's client raises
-            log_redis_error("a wait could not be written down; it is spent here", self._log_context, error)
+            await self._consumer.postpone(
+                [(entry.message_id, entry.deliveries, retry.delay) for entry, retry in entries]
+            )
+        except Exception as error:  # noqa: BLE001 - the client may raise anything
+            log_redis_error("failed to postpone in Redis; waiting in this process", self._log_context, error)
             return set()
         return {entry.message_id for entry, _ in entries}
 
@@ -278,67 +285,68 @@ class Settler:
     async def _dead_letter_many(self, entries: Sequence[tuple[Entry, FailureDecision]]) -> None:
         if not entries:
             return
-        answers: Sequence[bool | Exception]
+        replies: Sequence[bool | Exception]
         start_ns = time.time_ns()
         try:
-            answers = await self._consumer.dead_letter_many(
-                [self._dead_letter_record(entry, verdict) for entry, verdict in entries]
+            replies = await self._consumer.dead_letter_many(
+                [self._dead_letter_record(entry, decision) for entry, decision in entries]
             )
-        except Exception as error:  # noqa: BLE001 - whatever the server's client raises
-            answers = [error] * len(entries)
-        for (entry, verdict), answer in zip(entries, answers, strict=True):
-            self._on_dead_lettered(entry, verdict, answer, start_ns)
+        except Exception as error:  # noqa: BLE001 - the client may raise anything
+            replies = [error] * len(entries)
+        for (entry, decision), reply in zip(entries, replies, strict=True):
+            self._on_dead_lettered(entry, decision, reply, start_ns)
 
     def _dead_letter_record(self, entry: Entry, decision: FailureDecision) -> tuple[str, list[bytes]]:
         assert isinstance(decision.action, ToDeadLetter)
-        evidence = FailureDetails.from_error(
+        failure = FailureDetails.from_error(
             decision.error,
             reason=decision.action.reason,
-            stream=self._stream,
-            consumer_group=self._group,
-            consumer=self._consumer_name,
+            stream=self._consumer_id.stream,
+            consumer_group=self._consumer_id.group,
+            consumer=self._consumer_id.consumer,
             message_id=entry.message_id,
             deliveries=entry.deliveries,
             traceparent=decision.traceparent,
         )
-        return entry.message_id, to_fields(entry.fields, evidence)
+        return entry.message_id, to_fields(entry.fields, failure)
 
     def _on_dead_lettered(
         self, entry: Entry, decision: FailureDecision, reply: bool | Exception, start_ns: int
     ) -> None:
+        """Process one result of `dead_letter_many`. A failed write is retried, and False means a claim by a peer."""
         assert isinstance(decision.action, ToDeadLetter)
         reason = decision.action.reason
         if isinstance(reply, Exception):
-            log_redis_error("a dead letter could not be written; the message stays pending", self._log_context, reply)
+            log_redis_error("failed to write dead letter; message stays pending", self._log_context, reply)
             entry.decision = decision
             self._in_flight.schedule_retry(entry, RETRY_DELAY_SECONDS)
         elif reply:
             self._metrics.dead_lettered += 1
             if self._telemetry is not None:
                 self._telemetry.on_dead_lettered(entry, start_ns, was_started=reason == DeadLetterReason.CRASHED)
-            about: dict[str, Any] = {"message_id": entry.message_id, "reason": str(reason)}
-            about |= {"deliveries": entry.deliveries, "error": format_error(decision.error)}
-            log.error("message is a dead letter", extra=about)
+            log_fields: dict[str, Any] = {"message_id": entry.message_id, "reason": str(reason)}
+            log_fields |= {"deliveries": entry.deliveries, "error": format_error(decision.error)}
+            log.error("message dead-lettered", extra=log_fields)
         else:
             self._metrics.lost_ownership += 1
 
     def _record_breaker_failure(self, entry: Entry) -> None:
-        was_open, trial = self._breaker.is_open, entry.is_trial
+        was_open, is_trial = self._breaker.is_open, entry.is_trial
         entry.is_trial = False
-        self._breaker.record_failure(trial)
+        self._breaker.record_failure(is_trial)
         seconds = self._breaker.seconds_until_trial()
-        if seconds is None or (was_open and not trial):
+        if seconds is None or (was_open and not is_trial):
             return
         self._schedule_trial()
         self._metrics.breaker_opened += not was_open
         if not was_open:
             log.warning(
-                "too many messages failed in a row: no more are begun until one succeeds",
+                "circuit breaker opened",
                 extra={"failures": self._policy.breaker.failures, "pause_seconds": seconds},
             )
 
     def _schedule_trial(self) -> None:
-        """Timers may come a little early."""
+        """Dispatch when the breaker's pause is over. Waits again if the timer fired early."""
         seconds = self._breaker.seconds_until_trial()
         if seconds:
             asyncio.get_running_loop().call_later(seconds, self._schedule_trial)
@@ -347,24 +355,27 @@ class Settler:
 
     def _log_failure(self, entry: Entry, error: BaseException, decision: Decision) -> None:
         self._metrics.failed += 1
-        about = {"message_id": entry.message_id, "stream": self._stream, "deliveries": entry.deliveries}
-        what = "message failed and goes to the dead letters"
-        if isinstance(decision, RetryLater) or self._consumer.claimer is None:
-            what = "message failed and stays pending"
-        if isinstance(decision, RetryLater) and self._consumer.claimer is not None:
-            about["again_after_seconds"] = round(decision.delay.total_seconds(), 3)
-        log.error(what, exc_info=error, extra={**about, "error": format_error(error)})
+        log_fields: dict[str, Any] = {"message_id": entry.message_id, "stream": self._consumer_id.stream}
+        log_fields["deliveries"] = entry.deliveries
+        if self._consumer.claimer is None:
+            message = "message failed; it stays pending"
+        elif isinstance(decision, RetryLater):
+            message = "message failed; will retry"
+            log_fields["retry_after_seconds"] = round(decision.delay.total_seconds(), 3)
+        else:
+            message = "message failed; dead-lettering"
+        log.error(message, exc_info=error, extra={**log_fields, "error": format_error(error)})
 
     def _log_batch_failure(self, entries: Sequence[Entry], error: BaseException) -> None:
-        """One line for all, and one stack."""
+        """Log one line and one stack trace for all messages of the batch."""
         self._metrics.failed += len(entries)
-        buried = (
+        to_dead_letter = (
             sum(isinstance(entry.decision.action, ToDeadLetter) for entry in entries) if self._consumer.claimer else 0
         )
-        about = {
-            "stream": self._stream,
+        log_fields = {
+            "stream": self._consumer_id.stream,
             "messages": len(entries),
-            "stay_pending": len(entries) - buried,
+            "stay_pending": len(entries) - to_dead_letter,
             "message_ids": [entry.message_id for entry in entries[:MAX_LOGGED_IDS]],
         }
-        log.error("batch failed", exc_info=error, extra={**about, "error": format_error(error)})
+        log.error("batch failed", exc_info=error, extra={**log_fields, "error": format_error(error)})

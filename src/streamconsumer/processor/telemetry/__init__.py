@@ -1,16 +1,16 @@
-"""The only user of OpenTelemetry: what a message's journey looks like to a collector.
+"""Spans, exception records and metrics over OTLP. No other package of the processor imports OpenTelemetry.
 
-| span | kind | when |
+| span | kind | recorded when |
 |---|---|---|
 | `process S` | CONSUMER | a handler is called |
-| `claim S` | CLIENT | entries of another consumer were taken over |
-| `ack S` | CLIENT | XACK was answered, and what it acknowledged is sampled |
-| `send S:dead-letters` | PRODUCER | a message became a dead letter |
+| `claim S` | CLIENT | entries of another consumer were claimed |
+| `ack S` | CLIENT | Redis replied to XACK, and an acknowledged message is sampled |
+| `send S:dead-letters` | PRODUCER | a message was dead-lettered |
 
-`names` has every name, `context` reads what a producer wrote, `sampling` decides before anything is built, `ids` knows
-the spans of other processes, `encode` makes bytes of spans, `outbox` sends them, `exceptions` makes log records of what
-was raised. `sdk` is the only one that knows OpenTelemetry's SDK, and is imported only where an endpoint is set: without
-one a message costs nothing.
+`semconv` has every name, `trace_context` parses the producer's context, `sampling` decides before a span is built,
+`trace_identity` computes the span ids of other processes, `otlp_encoding` encodes spans, `export_queue` sends them, and
+`exception_logs` records exceptions. Only `otlp_sdk`, `otlp_metrics` and `collector_probe` use OpenTelemetry's SDK. They
+import it only if an endpoint is set: without an endpoint a message costs nothing.
 """
 
 from streamconsumer.processor.telemetry.message_tracing import MessageTracing

@@ -1,17 +1,17 @@
-"""Whether the collector takes what a pod would send it: asked by `streamconsumer doctor`."""
+"""Test export to the collector, for `streamconsumer doctor`: does the collector accept spans from this pod?"""
 
 import logging
 from collections.abc import Mapping
 
 TIMEOUT_SECONDS = 3.0
-"""Tries included: a connection that is refused is tried again within it."""
+"""Time limit including retries: a refused connection is retried within it."""
 
 EMPTY_REQUEST = b""
-"""An export request without any span: a collector takes it as any other, and stores nothing."""
+"""An export request without spans: a collector accepts it and stores nothing."""
 
 
 def traces_endpoint(environ: Mapping[str, str]) -> str | None:
-    """Where spans go, or None where they go nowhere."""
+    """Return the URL that spans are sent to, or None if spans are not exported."""
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none":
         return None
     base = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").rstrip("/")
@@ -19,18 +19,21 @@ def traces_endpoint(environ: Mapping[str, str]) -> str | None:
 
 
 def probe_collector() -> str:
-    """Send nothing by the way that spans take, with the variables of this process. Why it was not taken, or nothing."""
+    """Send an empty request as spans are sent, with the OTEL_ variables of this process.
+
+    Returns the reason why the collector did not accept it, or an empty string.
+    """
     # The SDK costs a second of start-up, and has the variables for certificates, headers and compression.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
 
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # what it would log is what is returned
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # the caller gets the error as the return value
     exporter = OTLPSpanExporter(timeout=TIMEOUT_SECONDS)
     try:
-        answer = exporter._client.export(EMPTY_REQUEST)  # noqa: SLF001 - as in `sdk`: the way that our spans take
+        result = exporter._client.export(EMPTY_REQUEST)  # noqa: SLF001 - the client that `otlp_sdk` sends spans with
     finally:
-        exporter.shutdown()  # type: ignore[no-untyped-call] # ships no types for it
-    if answer.success:
+        exporter.shutdown()  # type: ignore[no-untyped-call] # has no type annotations
+    if result.success:
         return ""
-    if answer.status_code is not None:
-        return f"it answered {answer.status_code} {answer.reason or ''}".rstrip()
-    return f"no answer: {' '.join(str(answer.error).split())}" if answer.error else "no answer"
+    if result.status_code is not None:
+        return f"it responded {result.status_code} {result.reason or ''}".rstrip()
+    return f"no response: {' '.join(str(result.error).split())}" if result.error else "no response"

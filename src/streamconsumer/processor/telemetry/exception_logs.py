@@ -1,7 +1,7 @@
-"""What a handler raised, with its stack: a log record of the attempt's span, beside it and not in it.
+"""Exceptions of handlers as OTLP log records, each with its stack and the ids of the attempt's span.
 
-The conventions have given up exceptions as events of spans: a span that must carry stacks is one that backends cut off.
-Only what is sampled has a record: whoever wants all of them has the log lines of the pod.
+The semantic conventions no longer record exceptions as span events, because backends truncate spans that carry stacks.
+Only sampled attempts have a record; the log lines of the pod have every exception.
 """
 
 import logging
@@ -17,38 +17,42 @@ from streamconsumer.processor.telemetry.spans import RecordedSpan, error_type
 log = logging.getLogger(__name__)
 
 MAX_FRAMES, MAX_STACK_LENGTH, MAX_MESSAGE_LENGTH = 50, 16_384, 2000
-"""Of a stack the end is kept, which is where it was raised."""
+"""Limits of a record. A stack is cut at its start, so that the raising frame stays."""
 
 _WARN = 13, "WARN"
-"""What the conventions ask for: the message may well be handled at another attempt."""
+"""Severity required by the semantic conventions: another attempt may still succeed."""
 
 
 class ExceptionLogs:
-    """`about`: the attributes that all records have."""
+    """Encodes exceptions into an export queue. `attributes` are common to all records."""
 
     def __init__(self, queue: ExportQueue, attributes: Mapping[str, Any]) -> None:
         self._queue, self._attributes = queue, attributes
 
     def record(self, span: RecordedSpan, error: BaseException, attributes: Mapping[str, Any]) -> None:
-        """Never raises: not even for an exception that fails at telling what it is."""
-        if self._queue.is_full():
+        """Queue a record of an exception. Never raises, even if `str()` of the exception fails."""
+        if self._queue.drop_if_full():
             return
         try:
-            found = TracebackException.from_exception(error, limit=-MAX_FRAMES, compact=True)
-            told = {
+            traceback = TracebackException.from_exception(error, limit=-MAX_FRAMES, compact=True)
+            record_attributes = {
                 **self._attributes,
                 **attributes,
                 semconv.EXCEPTION_TYPE: error_type(error),
-                semconv.EXCEPTION_MESSAGE: str(found)[:MAX_MESSAGE_LENGTH],
-                semconv.EXCEPTION_STACK: "".join(found.format())[-MAX_STACK_LENGTH:],
+                semconv.EXCEPTION_MESSAGE: str(traceback)[:MAX_MESSAGE_LENGTH],
+                semconv.EXCEPTION_STACK: "".join(traceback.format())[-MAX_STACK_LENGTH:],
             }
             ids = span.trace_id, span.span_id, span.flags
-            self._queue.put(otlp_encoding.log_record(semconv.EXCEPTION_EVENT, _WARN, time.time_ns(), ids, told))
+            self._queue.put(
+                otlp_encoding.log_record(semconv.EXCEPTION_EVENT, _WARN, time.time_ns(), ids, record_attributes)
+            )
         except Exception:
-            log.exception("an exception could not be written down")
+            log.exception("failed to record exception")
 
     def flush(self, timeout_seconds: float) -> bool:
+        """Send queued records. Returns False if not all were sent in time."""
         return self._queue.flush(timeout_seconds)
 
     def close(self, timeout_seconds: float) -> bool:
+        """Send queued records and stop the queue. Returns False if not all were sent in time."""
         return self._queue.close(timeout_seconds)

@@ -1,5 +1,4 @@
-"""What the loop and those beside it ask of telemetry: one call when an attempt begins, one when it ends, and a few for
-what is rare."""
+"""Tracing interface of the processor: one call when an attempt starts, one when it ends, and a few for rare events."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
@@ -8,46 +7,48 @@ from streamconsumer.processor.message import Entry, Message
 
 
 class MessageTracing(Protocol):
-    """`Telemetry`, or `ProvidedTelemetry`."""
+    """Implemented by `SpanRecorder` and `TracerProviderTracing`."""
 
     dead_letter_stream: str
-    """Told by the intake."""
+    """Name of the dead-letter stream, set by the consumer. Empty with a user's own stream manager."""
 
     def on_ready(self, clock_offset_ns: int) -> None:
-        """The group is there, and the first read comes next. By so much the server's clock is ahead of this
-        machine's."""
+        """Record that the group exists and the first read is next.
+
+        `clock_offset_ns` is how far the server's clock is ahead of this machine's.
+        """
 
     def start_attempt(self, entry: Entry, data: Mapping[Any, Any]) -> Any:
-        """The span of an attempt, current from here on. None: there is nothing to end."""
+        """Start the span of an attempt and make it current. Returns None if there is no span to end."""
 
     def end_attempt(self, attempt: Any, entry: Entry, outcome: str, error: BaseException | None = None) -> None:
-        """`outcome` is one of `names.OUTCOMES`, or nothing where that is not known."""
+        """End the span of an attempt. `outcome` is one of `semconv.OUTCOMES`, or empty if unknown."""
 
     def start_batch(self, entries: Sequence[Entry], messages: Sequence[Message]) -> Any:
-        """The span of one call for a batch."""
+        """Start the span of one batch call and make it current."""
 
     def end_batch(self, attempt: Any, entries: Sequence[Entry], error: BaseException | None = None) -> None:
-        """The error is that of all of it."""
+        """End the span of a batch call. `error` is set if the whole batch failed."""
 
     def on_received(self, entries: Sequence[Entry]) -> None:
-        """This process has them."""
+        """Record that this process received the entries."""
 
     @property
     def trace_fields(self) -> frozenset[str | bytes] | None:
-        """The fields that give a message a span or a context to hand on, where none else has any. None: all may."""
+        """Entry fields without which a message gets neither a span nor a context. None if every message may."""
 
     @property
     def is_backlogged(self) -> bool:
-        """Whether more is recorded than is sent, and `catch_up` would help."""
+        """True if spans are recorded faster than sent and `wait_for_export` would help."""
 
     async def wait_for_export(self) -> None:
-        """For a moment, before more is read."""
+        """Pause reading briefly so that the export queue can drain."""
 
     def on_claimed(self, entries: Sequence[Entry], start_ns: int) -> None:
-        """Entries of another consumer are ours."""
+        """Record that entries of another consumer were claimed."""
 
     def on_acknowledged(self, message_ids: Collection[str], start_ns: int) -> None:
-        """XACK was answered."""
+        """Record that Redis replied to XACK."""
 
     def on_dead_lettered(self, entry: Entry, start_ns: int, *, was_started: bool) -> None:
-        """It is a dead letter. `was_begun`: by a process that died of it, perhaps."""
+        """Record that an entry was dead-lettered. `was_started`: an earlier process started it and may have crashed."""

@@ -1,8 +1,8 @@
-"""The figures of one processor on their way to a collector, over OTLP.
+"""Export of a processor's metrics to a collector over OTLP.
 
-They are plain integers (`metrics.py`); once an interval a thread makes OpenTelemetry's data of them and hands it to
-the SDK's exporter. No instrument of the SDK is in the loop: recording into one costs 16 µs a message.
-Names and units follow the semantic conventions for messaging 1.44; what those do not know is under `streamconsumer.`.
+The metrics are plain integers (`metrics.py`). Once per interval a thread converts them to OpenTelemetry's data and
+passes it to the SDK's exporter. The consume loop uses no instrument of the SDK: recording into one costs 16 µs a
+message. Names and units follow the semantic conventions for messaging 1.44; other metrics are named `streamconsumer.*`.
 """
 
 import logging
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
 INTERVAL_VARIABLE = "OTEL_METRIC_EXPORT_INTERVAL"
 INTERVAL_MILLISECONDS = 60_000
-"""What the SDK takes where the variable is not set."""
+"""Interval if the variable is not set, as in the SDK."""
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +30,14 @@ Attributes = Mapping[str, str | int]
 
 
 class TimeRange(NamedTuple):
-    """From when and to when was counted, in nanoseconds since 1970."""
+    """Start and end of a cumulative count, in nanoseconds since 1970."""
 
     start_ns: int
     end_ns: int
 
 
 class MetricsExporter:
-    """Sends the figures once an interval, and once more at the end."""
+    """Sends the metrics once per interval and once at the end."""
 
     def __init__(
         self,
@@ -50,17 +50,18 @@ class MetricsExporter:
         self.interval_seconds = interval_seconds
         self._start_ns = time.time_ns()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="figures", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
     def start(self) -> None:
+        """Start the exporting thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin to send what was counted last."""
+        """Start the last export. Does not wait for it."""
         self._stop.set()
 
     def join(self, seconds: float) -> bool:
-        """Wait until it is sent, for so long at most. Whether it is, or was given up by the exporter."""
+        """Wait at most `seconds` for the last export. Returns True if the exporter sent it or gave up."""
         self._thread.join(max(0.0, seconds))
         return not self._thread.is_alive()
 
@@ -73,16 +74,18 @@ class MetricsExporter:
     def _send(self) -> None:
         try:
             self._exporter.export(snapshot(self._metrics, self._attributes(), self._start_ns, time.time_ns()))
-        except Exception:  # a collector's trouble is never the messages'
-            log.warning("figures not sent", exc_info=True)
+        except Exception:  # a failing collector must not affect messages
+            log.warning("failed to export metrics", exc_info=True)
 
 
 def exporter_from_env(
     environ: Mapping[str, str], metrics: Metrics, attributes: Callable[[], Attributes]
 ) -> MetricsExporter | None:
-    """Over OTLP/HTTP where the OTEL_ variables name an endpoint; None, and no SDK, otherwise."""
-    off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_METRICS_EXPORTER") == "none"
-    if off or not any(environ.get(name) for name in ENDPOINT_VARIABLES):
+    """Return an exporter over OTLP/HTTP. Returns None, and loads no SDK, if the OTEL_ variables set no endpoint."""
+    is_disabled = (
+        environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_METRICS_EXPORTER") == "none"
+    )
+    if is_disabled or not any(environ.get(name) for name in ENDPOINT_VARIABLES):
         return None
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter  # noqa: PLC0415 - costs start-up
 
@@ -94,19 +97,19 @@ def _interval_seconds(environ: Mapping[str, str]) -> float:
     if text.isdigit() and int(text) > 0:
         return int(text) / 1000
     if text:
-        log.warning("%s is %r: expected milliseconds; %d is taken", INTERVAL_VARIABLE, text, INTERVAL_MILLISECONDS)
+        log.warning("invalid %s=%r (expected milliseconds); using %d", INTERVAL_VARIABLE, text, INTERVAL_MILLISECONDS)
     return INTERVAL_MILLISECONDS / 1000
 
 
 def snapshot(metrics: Metrics, attributes: Attributes, start_ns: int, end_ns: int) -> "MetricsData":
-    """All figures as they stand; `began` and `now` in nanoseconds since 1970."""
+    """Return the current values of all metrics. `start_ns` and `end_ns` are nanoseconds since 1970."""
     from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics, ScopeMetrics  # noqa: PLC0415 - as above
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 - as above
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope  # noqa: PLC0415 - as above
 
     scope = InstrumentationScope(SCOPE, __version__, SCHEMA_URL)
-    told = list(_otlp_metrics(metrics, attributes, TimeRange(start_ns, end_ns)))
-    return MetricsData([ResourceMetrics(Resource.create(), [ScopeMetrics(scope, told, SCHEMA_URL)], SCHEMA_URL)])
+    values = list(_otlp_metrics(metrics, attributes, TimeRange(start_ns, end_ns)))
+    return MetricsData([ResourceMetrics(Resource.create(), [ScopeMetrics(scope, values, SCHEMA_URL)], SCHEMA_URL)])
 
 
 def _otlp_metrics(metrics: Metrics, attributes: Attributes, times: TimeRange) -> "Iterator[Metric]":
@@ -114,39 +117,41 @@ def _otlp_metrics(metrics: Metrics, attributes: Attributes, times: TimeRange) ->
 
     cumulative = export.AggregationTemporality.CUMULATIVE
 
-    def number(value: int, operation: str, *, rises: bool) -> Any:
-        about = {**attributes, OPERATION_NAME: operation} if operation else attributes
+    def sum_of(value: int, operation: str, *, is_monotonic: bool) -> Any:
         point = export.NumberDataPoint(
-            attributes=about, value=value, start_time_unix_nano=times.start_ns, time_unix_nano=times.end_ns
+            attributes={**attributes, OPERATION_NAME: operation} if operation else attributes,
+            value=value,
+            start_time_unix_nano=times.start_ns,
+            time_unix_nano=times.end_ns,
         )
-        return export.Sum([point], cumulative, is_monotonic=rises)
+        return export.Sum([point], cumulative, is_monotonic=is_monotonic)
 
-    def histogram(found: Histogram, more: Attributes) -> Any:
-        about, counts = {**attributes, **more}, list(found.counts)
+    def histogram_of(histogram: Histogram, extra_attributes: Attributes) -> Any:
+        counts = list(histogram.counts)
         point = export.HistogramDataPoint(
-            attributes=about,
+            attributes={**attributes, **extra_attributes},
             count=sum(counts),
-            sum=found.sum,
+            sum=histogram.sum,
             bucket_counts=counts,
-            explicit_bounds=found.bounds,
-            min=None,  # type: ignore[arg-type] # optional on the wire, and not kept
+            explicit_bounds=histogram.bounds,
+            min=None,  # type: ignore[arg-type] # optional in OTLP, and not recorded
             max=None,  # type: ignore[arg-type] # as above
             start_time_unix_nano=times.start_ns,
             time_unix_nano=times.end_ns,
         )
         return export.Histogram([point], cumulative)
 
-    for each in fields(Metrics):
-        if told := each.metadata:
-            name = told["otel_name"] or f"streamconsumer.{each.name}"
-            operation = "receive" if told["otel_name"] else ""
-            value = number(getattr(metrics, each.name), operation, rises=True)
-            yield export.Metric(name, told["description"], told["unit"], value)
-    in_flight = number(metrics.in_flight, "", rises=False)
-    yield export.Metric("streamconsumer.in_flight", "How many messages are being handled", "{message}", in_flight)
-    process = {OPERATION_NAME: "process"}
-    duration = histogram(metrics.duration, process)
-    yield export.Metric("messaging.process.duration", "How long a handler took with one message", "s", duration)
-    queued = histogram(metrics.queue, {})
-    description = "How long an entry had been in the stream when it was first read"
-    yield export.Metric("streamconsumer.queue.duration", description, "s", queued)
+    for counter in fields(Metrics):
+        if metadata := counter.metadata:
+            name = metadata["otel_name"] or f"streamconsumer.{counter.name}"
+            operation = "receive" if metadata["otel_name"] else ""
+            value = sum_of(getattr(metrics, counter.name), operation, is_monotonic=True)
+            yield export.Metric(name, metadata["description"], metadata["unit"], value)
+    in_flight = sum_of(metrics.in_flight, "", is_monotonic=False)
+    yield export.Metric("streamconsumer.in_flight", "Messages whose handlers are running", "{message}", in_flight)
+    duration = histogram_of(metrics.duration, {OPERATION_NAME: "process"})
+    description = "Duration of a handler call with one message or one batch"
+    yield export.Metric("messaging.process.duration", description, "s", duration)
+    queue_duration = histogram_of(metrics.queue_duration, {})
+    description = "Time that an entry spent in the stream before its first read"
+    yield export.Metric("streamconsumer.queue.duration", description, "s", queue_duration)

@@ -1,4 +1,4 @@
-"""For those who add messages: the trace goes along as plain fields of the entry, which any language can write."""
+"""Trace propagation for producers: the context travels in plain fields of the entry, which any language can write."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,37 +13,42 @@ from streamconsumer.processor.telemetry.spans import record_failure
 
 
 def current_trace() -> dict[str, str]:
-    """The ids of the current span for a log line; empty outside of one."""
-    found = trace.get_current_span().get_span_context()
-    if not found.is_valid:
+    """Return the ids of the current span for a log line. Empty if there is no current span."""
+    current = trace.get_current_span().get_span_context()
+    if not current.is_valid:
         return {}
     return {
-        "trace_id": trace.format_trace_id(found.trace_id),
-        "span_id": trace.format_span_id(found.span_id),
-        "trace_flags": f"{found.trace_flags:02x}",
+        "trace_id": trace.format_trace_id(current.trace_id),
+        "span_id": trace.format_span_id(current.span_id),
+        "trace_flags": f"{current.trace_flags:02x}",
     }
 
 
 def current_traceparent() -> str:
-    """The current span in the form in which it travels; empty outside of one."""
-    found = trace.get_current_span().get_span_context()
-    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}" if found.is_valid else ""
+    """Return the `traceparent` of the current span. Empty if there is no current span."""
+    current = trace.get_current_span().get_span_context()
+    return f"00-{current.trace_id:032x}-{current.span_id:016x}-{current.trace_flags:02x}" if current.is_valid else ""
 
 
 def inject(fields: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The fields with the current span's `traceparent` and `tracestate`. A message that carries a context keeps it:
-    it says where the message was made, and whoever passes it on did not."""
-    here = current_traceparent()
-    if not here or "traceparent" in fields or b"traceparent" in fields:
+    """Return the fields with the current span's `traceparent` and `tracestate`.
+
+    Fields that already have a context keep it: the context names the producer of the message, not a forwarder.
+    """
+    traceparent = current_traceparent()
+    if not traceparent or "traceparent" in fields or b"traceparent" in fields:
         return dict(fields)
     state = trace.get_current_span().get_span_context().trace_state.to_header()
-    return {**fields, "traceparent": here, **({"tracestate": state} if state else {})}
+    return {**fields, "traceparent": traceparent, **({"tracestate": state} if state else {})}
 
 
 @contextmanager
 def sending(stream: str, fields: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
-    """`with sending("orders", fields) as carried: client.xadd("orders", carried)`: a PRODUCER span around it, and the
-    fields with its context. Goes to the process' own tracer provider; without one it only injects."""
+    """Record a PRODUCER span around the block and yield the fields with its context.
+
+    Use: `with sending("orders", fields) as carried: client.xadd("orders", carried)`. The span goes to the process'
+    global tracer provider. Without a provider the fields get the current context, if any.
+    """
     attributes = {
         semconv.SYSTEM: "redis",
         semconv.OPERATION_NAME: "send",

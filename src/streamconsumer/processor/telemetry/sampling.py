@@ -1,7 +1,7 @@
-"""Whether a span is wanted, from ids and flags alone: before an attribute is built for it.
+"""Sampling decision from ids and flags alone, before any attribute is built.
 
-What OTEL_TRACES_SAMPLER names, decided as the SDK decides it, which takes ten times as long: the ratio looks at the
-lower half of the trace id.
+Implements the samplers of OTEL_TRACES_SAMPLER with the SDK's decisions; the SDK takes ten times as long. A ratio is
+compared with the lower half of the trace id.
 """
 
 import logging
@@ -15,41 +15,42 @@ _ROOTS = {"always_on": _ALL, "always_off": 0}
 
 
 class Sampler(NamedTuple):
-    """What becomes of a trace that begins here, and whether whoever began one elsewhere has decided."""
+    """Ratio for traces that start here, and whether a remote parent's decision is followed."""
 
     bound: int = _ALL
-    """Trace ids whose lower half is below are sampled."""
+    """A trace id is sampled if its lower half is less than this."""
 
     follows_parent: bool = True
+    """True if a parent's sampled flag decides."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Like the SDK: what is not known counts as its default, with a warning."""
+        """Read OTEL_TRACES_SAMPLER and its argument. As in the SDK, an unknown value logs a warning and is ignored."""
         name = (environ.get("OTEL_TRACES_SAMPLER") or "parentbased_always_on").lower()
         root = name.removeprefix("parentbased_")
         follows = root != name
         if root in _ROOTS:
             return cls(_ROOTS[root], follows)
         if root != "traceidratio":
-            log.warning("OTEL_TRACES_SAMPLER is not known here; everything is sampled", extra={"found": name})
+            log.warning("unsupported OTEL_TRACES_SAMPLER; sampling everything", extra={"value": name})
             return cls()
-        given = environ.get("OTEL_TRACES_SAMPLER_ARG", "1")
+        argument = environ.get("OTEL_TRACES_SAMPLER_ARG", "1")
         try:
-            ratio = float(given)
+            ratio = float(argument)
         except ValueError:
             ratio = -1.0
         if not 0 <= ratio <= 1:
-            log.warning("OTEL_TRACES_SAMPLER_ARG is no number from 0 to 1; 1 is taken", extra={"found": given})
+            log.warning("invalid OTEL_TRACES_SAMPLER_ARG; using 1", extra={"value": argument, "expected": "0 to 1"})
             ratio = 1.0
         return cls(round(ratio * _ALL), follows)
 
     def should_sample(self, trace_id: bytes, parent_sampled: bool | None) -> bool:
-        """`parent_sampled` is None where there is no parent."""
+        """Return whether a span is sampled. `parent_sampled` is None if there is no parent."""
         if parent_sampled is not None and self.follows_parent:
             return parent_sampled
         return int.from_bytes(trace_id[8:], "big") < self.bound
 
     @property
     def never_samples(self) -> bool:
-        """Whether nothing is sampled but what somebody else has sampled."""
+        """True if only traces that a producer sampled are sampled."""
         return self.bound == 0

@@ -1,7 +1,7 @@
-"""Every name that goes to a collector.
+"""Every attribute name that is sent to a collector.
 
-Names follow the semantic conventions for messaging 1.44 (all still in development there). What the conventions do not
-know is under `streamconsumer.`.
+Names follow the semantic conventions for messaging 1.44, which are all still in development. Attributes that the
+conventions do not define start with `streamconsumer.`.
 """
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
@@ -20,20 +20,20 @@ ERROR_TYPE = "error.type"
 BATCH_COUNT = "messaging.batch.message_count"
 
 DELIVERY_COUNT = "streamconsumer.delivery.count"
-"""How often the message was begun, where it is more than once."""
+"""Delivery count of the message, if it is more than 1."""
 
 CLAIMED_FROM = "streamconsumer.claimed_from"
-"""The consumer that had the entry before it was taken over."""
+"""Consumer that the entry was claimed from."""
 
 TIME_IN_STREAM = "streamconsumer.queue.stream_time"
-"""Seconds from being added until this process had it, by the server's clock; of a retry, the waiting included."""
+"""Seconds from XADD until this process received the entry, by the server's clock. For a retry, includes the wait."""
 
 TIME_IN_BUFFER = "streamconsumer.queue.buffer_time"
-"""Seconds from there until the handler was called."""
+"""Seconds from receipt until the handler was called."""
 
 OUTCOME = "streamconsumer.outcome"
-"""`ack`, `effects` (acknowledged together with them), `retry`, `dead_letter`; `released` where the attempt was
-cancelled: for another consumer, or at the end of a drain."""
+"""`ack`, `effects` (acknowledged together with its effects), `retry`, `dead_letter` or `released`. `released` is a
+cancelled attempt: another consumer claimed the entry, or the drain ended."""
 
 EXCEPTION_EVENT = "messaging.process.exception"
 EXCEPTION_TYPE = "exception.type"
@@ -43,5 +43,5 @@ EXCEPTION_STACK = "exception.stacktrace"
 OUTCOMES = ("ack", "effects", "retry", "dead_letter", "released")
 
 LINK = "streamconsumer.link"
-"""On a link: `previous_attempt`, `claim`, `dead_letter`, `attempt`, `reconcile` or `pod_start`. The link to the
-producer has no such attribute."""
+"""Kind of a link: `previous_attempt`, `claim`, `dead_letter`, `attempt`, `reconcile` or `pod_start`. The link to the
+producer does not have this attribute."""

@@ -1,13 +1,13 @@
-"""What the OTEL_ variables say of traces, as the SDK reads them."""
+"""Set-up of tracing from the OTEL_ variables, with the SDK's meanings."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.telemetry import startup_span
 from streamconsumer.processor.telemetry.sampling import Sampler
 from streamconsumer.processor.telemetry.span_recorder import SpanRecorder
+from streamconsumer.processor.telemetry.startup_span import create_startup_span
 
 ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
@@ -19,30 +19,38 @@ def telemetry_from_env(
     startup_name: str = "",
     **options: Any,
 ) -> SpanRecorder | None:
-    """None, and no SDK, where they name no endpoint. `starts`: the name of what begins with this process, if its start
-    is to be recorded. Options as for `Telemetry`."""
+    """Build a span recorder. Returns None, and loads no SDK, if the variables set no endpoint.
+
+    `startup_name` names the span of the process' start; if empty, the start is not recorded. `options` are passed to
+    `SpanRecorder`. Raises InvalidSettings for OTEL_CONFIG_FILE.
+    """
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     if file := environ.get("OTEL_CONFIG_FILE"):
         raise InvalidSettings(
-            f"OTEL_CONFIG_FILE is {file!r}: a file would take the place of all OTEL_ variables, and what it may say of "
-            "processors and exporters is not supported here; remove it and set OTEL_EXPORTER_OTLP_ENDPOINT, "
-            "OTEL_TRACES_SAMPLER and so on instead"
+            f"OTEL_CONFIG_FILE is {file!r}: found a configuration file, expected OTEL_ variables; a file would replace "
+            "them all, and its processors and exporters are not supported here. Remove OTEL_CONFIG_FILE and set "
+            "OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER and the other variables instead"
         )
     if not _is_enabled(environ, "TRACES"):
         return None
-    # The SDK costs a second of start-up: only who exports pays it.
+    # The SDK adds a second to the start: import it only if spans are exported.
     from streamconsumer.processor.telemetry import otlp_sdk  # noqa: PLC0415
 
     provider = otlp_sdk.build_tracer_provider(environ)
     exceptions = otlp_sdk.exception_queue(environ, provider, metrics) if _is_enabled(environ, "LOGS") else None
-    sampling = Sampler.from_env(environ)
-    start = startup_span.create_startup_span(startup_name, sampling) if startup_name else None
-    options |= {"sampling": sampling, "exceptions": exceptions, "start": start, "shutdown": provider.shutdown}
-    return SpanRecorder(otlp_sdk.span_queue(environ, provider, metrics), **options)
+    sampler = Sampler.from_env(environ)
+    return SpanRecorder(
+        otlp_sdk.span_queue(environ, provider, metrics),
+        sampler=sampler,
+        exception_queue=exceptions,
+        startup_span=create_startup_span(startup_name, sampler) if startup_name else None,
+        shutdown=provider.shutdown,
+        **options,
+    )
 
 
 def _is_enabled(environ: Mapping[str, str], signal: str) -> bool:
-    """Whether there is an endpoint, for all signals or for this one, and nobody said that it goes nowhere."""
-    named = environ.get(ENDPOINT_VARIABLE) or environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
-    return bool(named) and environ.get(f"OTEL_{signal}_EXPORTER") != "none"
+    """Return whether an endpoint is set, for all signals or this signal, and the signal's exporter is not `none`."""
+    endpoint = environ.get(ENDPOINT_VARIABLE) or environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
+    return bool(endpoint) and environ.get(f"OTEL_{signal}_EXPORTER") != "none"

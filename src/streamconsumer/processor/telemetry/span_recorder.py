@@ -1,6 +1,6 @@
-"""Spans for one consumer: one call when an attempt begins, one when it ends, and a few for what is rare.
+"""Span recorder of one consumer: implements `MessageTracing` with spans that are encoded into an export queue.
 
-Nothing here raises: a message is not lost to its own description.
+Nothing here raises, so that tracing cannot lose a message.
 """
 
 import asyncio
@@ -36,28 +36,33 @@ from streamconsumer.processor.telemetry.trace_identity import (
 log = logging.getLogger(__name__)
 
 FLUSH_BUDGET = timedelta(seconds=3)
-"""What the last spans may cost at shutdown; the SDK's own limit is 30 s, a whole grace period."""
+"""Time limit for the last spans at shutdown. The SDK's own limit is 30 s, a whole grace period."""
 
 MAX_EXPORT_WAIT = timedelta(milliseconds=100)
-"""How long reading waits, at most and each time, for a collector that takes what it is sent."""
+"""Longest pause of reading, each time, for a collector that accepts spans fast."""
 
 MAX_LINKS = 1000
-"""The largest batch."""
+"""Maximum number of messages that a batch span links to: the largest batch."""
 
 MAX_UNACKNOWLEDGED = 100_000
-"""Of so many sampled messages it is remembered which span their acknowledgement belongs to."""
+"""Maximum number of sampled messages whose span is kept until they are acknowledged."""
 
 _CLIENT, _PRODUCER, _CONSUMER = 3, 4, 5
 _SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, context.Context())))
-"""Where OpenTelemetry keeps the current span: a context is made in a third of the time."""
+"""OpenTelemetry's context key of the current span. With it, building a context takes a third of the time."""
 
-_OUTCOMES = {each: otlp_encoding.attributes({semconv.OUTCOME: each}) for each in semconv.OUTCOMES}
+_OUTCOMES = {outcome: otlp_encoding.attributes({semconv.OUTCOME: outcome}) for outcome in semconv.OUTCOMES}
+
 Attempt = tuple[UnsampledSpan, "Token[context.Context]"]
-"""What `begin` gives and `end` takes."""
+"""Started span and the token that restores the previous context."""
 
 
 class SpanRecorder:
-    """What a pod records, into an outbox."""
+    """Records the spans of one consumer into `queue`.
+
+    `server` returns address and port of Redis. `trust` and `field` say how the producer's context is used and which
+    field holds it. `is_batch` is True if the handler takes batches. `shutdown` ends the handlers' own tracing.
+    """
 
     def __init__(
         self,
@@ -67,36 +72,36 @@ class SpanRecorder:
         consumer_group: str,
         consumer: str,
         server: Callable[[], tuple[str, int | None]],
-        sampling: Sampler | None = None,
+        sampler: Sampler | None = None,
         trust: Trust = "parent",
         field: str = "traceparent",
         allowed_baggage: Sequence[str] = (),
-        batches: bool = False,
-        exceptions: ExportQueue | None = None,
-        start: RecordedSpan | None = None,
+        is_batch: bool = False,
+        exception_queue: ExportQueue | None = None,
+        startup_span: RecordedSpan | None = None,
         shutdown: Callable[[], object] = lambda: None,
     ) -> None:
         self._queue, self._server, self._shutdown = queue, server, shutdown
         self._stream, self._allowed_baggage = stream, allowed_baggage
-        self._ids, self._sampler = DeterministicIds(stream, consumer_group), sampling or Sampler()
+        self._ids, self._sampler = DeterministicIds(stream, consumer_group), sampler or Sampler()
         self._process_head = otlp_encoding.span_head(f"process {stream}", _CONSUMER)
-        self._batches = batches
+        self._is_batch = is_batch
         self._identities = TraceIdentities(self._ids, self._sampler, trust, field)
-        about = content.group_attributes(stream, consumer_group)
-        self._consumer_attributes = {**about, semconv.CLIENT_ID: consumer}
-        self._exceptions = ExceptionLogs(exceptions, about) if exceptions else None
+        group_attributes = content.group_attributes(stream, consumer_group)
+        self._consumer_attributes = {**group_attributes, semconv.CLIENT_ID: consumer}
+        self._exceptions = ExceptionLogs(exception_queue, group_attributes) if exception_queue else None
         self._common = lru_cache(64)(self._common_attributes)
-        self._startup_span = start
+        self._startup_span = startup_span
         self._startup_ref: SpanRef | None = None
-        """The span of the pod's start, until an attempt is linked to it."""
+        """Span of the pod's start. None once an attempt is linked to it."""
         self._unacknowledged: dict[str, SpanRef] = {}
         self.dead_letter_stream = ""
-        """Told by the intake."""
+        """Name of the dead-letter stream, set by the consumer. Empty with a user's own stream manager."""
         self.clock_offset_ns = 0
-        """By how much the server's clock is ahead of this machine's."""
+        """Nanoseconds by which the server's clock is ahead of this machine's."""
 
     def on_ready(self, clock_offset_ns: int) -> None:
-        """The group is there: the pod's start is over, and the first attempt that is recorded is linked to it."""
+        """End the span of the pod's start: the group exists. The first recorded attempt is linked to it."""
         self.clock_offset_ns = clock_offset_ns
         span, self._startup_span = self._startup_span, None
         if span is None:
@@ -108,13 +113,16 @@ class SpanRecorder:
     # -- attempts ------------------------------------------------------------------------------------------------------
 
     def start_attempt(self, entry: Entry, data: Mapping[Any, Any]) -> Attempt | None:
-        """The span of an attempt, current from here on. None: nothing is recorded or handed on, and no `end` wanted."""
+        """Start the span of an attempt and make it current.
+
+        Returns None if nothing is recorded and there is no context to propagate; `end_attempt` is not called then.
+        """
         if self._identities.never_samples and self._identities.trace_fields.isdisjoint(data):
             return None
-        subject = self._identities.for_message(entry, data)
-        if subject is None:
+        identity = self._identities.for_message(entry, data)
+        if identity is None:
             return None
-        trace_id, flags, producer, parent = subject[2:]
+        trace_id, flags, producer, parent = identity.trace_id, identity.flags, identity.producer, identity.parent
         state = producer.state if producer is not None and parent else ""
         span: UnsampledSpan
         if flags & 1:
@@ -124,14 +132,15 @@ class SpanRecorder:
                 else self._ids.attempt_span_id(entry.message_id, entry.deliveries)
             )
             span = recorded = RecordedSpan(self._process_head, trace_id, span_id, flags, parent=parent, state=state)
-            about = content.attempt_attributes(entry, recorded.start_ns, self.clock_offset_ns)
-            self._describe(recorded, about, content.message_links(producer, self._preceding_spans(entry, subject)))
+            attributes = content.attempt_attributes(entry, recorded.start_ns, self.clock_offset_ns)
+            links = content.message_links(producer, self._preceding_spans(entry, identity))
+            self._describe(recorded, attributes, links)
         else:
             span = UnsampledSpan(trace_id, parent or trace_id[:8], flags, state=state)
         return span, context.attach(self._context_of(span, data))
 
     def end_attempt(self, attempt: Attempt, entry: Entry, outcome: str, error: BaseException | None = None) -> None:
-        """`outcome` is one of `names.OUTCOMES`, or nothing where that is not known."""
+        """End the span of an attempt. `outcome` is one of `semconv.OUTCOMES`, or empty if unknown."""
         span, token = attempt
         context.detach(token)
         if not isinstance(span, RecordedSpan):
@@ -149,30 +158,33 @@ class SpanRecorder:
         self._export(span)
 
     def start_batch(self, entries: Sequence[Entry], messages: Sequence[Message]) -> Attempt:
-        """The same for a batch: a trace of its own, for its messages have no parent in common, linked to each of them.
-        What differs between messages stands at the link. It is recorded if one of them is."""
+        """Start the span of one batch call and make it current.
+
+        The messages have no common parent, so the span starts a trace of its own and links to each message. Attributes
+        of single messages are on the links. The span is recorded if its trace or a message with a producer is sampled.
+        """
         trace_id = random_trace_id()
-        subjects = [
+        identities = [
             self._identities.for_message(entry, message.data) for entry, message in zip(entries, messages, strict=True)
         ]
-        wanted = self._sampler.should_sample(trace_id, None) or any(
-            each is not None and each.producer is not None and each.is_sampled for each in subjects
+        is_sampled = self._sampler.should_sample(trace_id, None) or any(
+            each is not None and each.producer is not None and each.is_sampled for each in identities
         )
         span: UnsampledSpan
-        if wanted:
+        if is_sampled:
             span = recorded = RecordedSpan(self._process_head, trace_id, random_span_id(), 1)
             links: list[Link] = []
-            for entry, subject in zip(entries[:MAX_LINKS], subjects, strict=False):
-                producer, about = subject and subject.producer, content.message_attributes(entry)
-                links += content.message_links(
-                    producer, {"previous_attempt": entry.last_attempt_span, "claim": entry.claim_span}, about
-                )
+            for entry, identity in zip(entries[:MAX_LINKS], identities, strict=False):
+                producer = identity and identity.producer
+                related = {"previous_attempt": entry.last_attempt_span, "claim": entry.claim_span}
+                links += content.message_links(producer, related, content.message_attributes(entry))
             self._describe(recorded, {semconv.BATCH_COUNT: len(entries)}, links)
         else:
             span = UnsampledSpan(trace_id, trace_id[:8], 0)
         return span, context.attach(self._context_of(span, {}))
 
     def end_batch(self, attempt: Attempt, entries: Sequence[Entry], error: BaseException | None = None) -> None:
+        """End the span of a batch call. `error` is set if the whole batch failed."""
         span, token = attempt
         context.detach(token)
         if not isinstance(span, RecordedSpan):
@@ -189,113 +201,129 @@ class SpanRecorder:
         self._export(span)
 
     def on_received(self, entries: Sequence[Entry]) -> None:
-        """This process has them."""
+        """Record when this process received the entries."""
         if self._identities.never_samples:
-            return  # what little is sampled shall not cost all the others
+            return  # few messages are sampled; the others must not pay for them
         now = time.time_ns()
         for entry in entries:
             entry.received_ns = now
 
     @property
     def is_backlogged(self) -> bool:
+        """True if spans are recorded faster than sent and `wait_for_export` would help."""
         return self._queue.is_backlogged
 
     async def wait_for_export(self) -> None:
-        """Let the collector have what it can take, for a moment. A slow or dead one is not waited for."""
+        """Pause briefly so that the export queue can drain. Does not wait for a slow or unavailable collector."""
         deadline = time.monotonic() + MAX_EXPORT_WAIT.total_seconds()
-        while self._queue.is_backlogged and time.monotonic() < deadline:  # noqa: ASYNC110 - told by another thread
+        while self._queue.is_backlogged and time.monotonic() < deadline:  # noqa: ASYNC110 - changed by another thread
             await asyncio.sleep(0.001)
 
     @property
     def trace_fields(self) -> frozenset[str | bytes] | None:
-        """The fields that give a message a span or a context to hand on, where none else has any. None: all may."""
+        """Entry fields without which a message gets neither a span nor a context. None if every message may."""
         return self._identities.trace_fields if self._identities.never_samples else None
 
-    # -- what is rare --------------------------------------------------------------------------------------------------
+    # -- rare events ---------------------------------------------------------------------------------------------------
 
     def on_claimed(self, entries: Sequence[Entry], start_ns: int) -> None:
-        """Entries of another consumer are ours. The claim is linked to the attempts that died with their process: of
-        those nothing else is ever heard."""
+        """Record a claim of another consumer's entries.
+
+        The span links to the attempts that ended with their process: those were never exported themselves.
+        """
         links: list[Link] = []
         for entry in entries:
-            subject = self._identities.for_entry(entry)
-            if subject is not None and subject.is_sampled:
-                died = self._attempt_ref(entry, subject, entry.deliveries)
-                about: dict[str, Any] = {semconv.MESSAGE_ID: entry.message_id}
-                links += content.message_links(None if died else subject.producer, {"attempt": died}, about)
+            identity = self._identities.for_entry(entry)
+            if identity is not None and identity.is_sampled:
+                interrupted = self._attempt_ref(entry, identity, entry.deliveries)
+                producer = None if interrupted else identity.producer
+                links += content.message_links(
+                    producer, {"attempt": interrupted}, {semconv.MESSAGE_ID: entry.message_id}
+                )
         if not links:
             return
-        about = {semconv.BATCH_COUNT: len(entries), semconv.CLAIMED_FROM: entries[0].claimed_from}
-        claim = self._record_request("claim", "receive", start_ns, about, links=links)
+        attributes = {semconv.BATCH_COUNT: len(entries), semconv.CLAIMED_FROM: entries[0].claimed_from}
+        claim = self._record_request("claim", "receive", start_ns, attributes, links=links)
         for entry in entries:
             entry.claim_span = claim.ref
 
     def on_acknowledged(self, message_ids: Collection[str], start_ns: int) -> None:
-        """XACK was answered. One span for all; beneath the attempt if it is one, else linked to each."""
+        """Record an XACK that Redis replied to. One message's attempt is the parent, several messages' are links."""
         if not self._unacknowledged:
             return
-        found = [each for id_ in message_ids if (each := self._unacknowledged.pop(id_, None))]
-        if not found:
+        spans = [span for id_ in message_ids if (span := self._unacknowledged.pop(id_, None))]
+        if not spans:
             return
         if len(message_ids) == 1:
             self._record_request(
-                "ack", "settle", start_ns, {semconv.MESSAGE_ID: next(iter(message_ids))}, parent=found[0]
+                "ack", "settle", start_ns, {semconv.MESSAGE_ID: next(iter(message_ids))}, parent=spans[0]
             )
         else:
-            links = [(each, content.NO_ATTRIBUTES) for each in dict.fromkeys(found)]
+            links = [(span, content.NO_ATTRIBUTES) for span in dict.fromkeys(spans)]
             self._record_request("ack", "settle", start_ns, {semconv.BATCH_COUNT: len(message_ids)}, links=links)
 
     def on_dead_lettered(self, entry: Entry, start_ns: int, *, was_started: bool) -> None:
-        """It is a dead letter, beneath its last attempt. A replay finds the span by itself."""
-        subject = self._identities.for_entry(entry)
-        if subject is None or not subject.is_sampled:
+        """Record a dead letter as a child of the last attempt.
+
+        The span id is deterministic, so that a replay can link to it.
+        """
+        identity = self._identities.for_entry(entry)
+        if identity is None or not identity.is_sampled:
             return
-        last = entry.last_attempt_span
-        if last is None and was_started:
-            last = self._attempt_ref(entry, subject, entry.deliveries)
-        name = self.dead_letter_stream
-        span_id = self._ids.dead_letter_span_id(subject.origin, subject.replays)
-        beneath = last.span_id if last is not None and last.trace_id == subject.trace_id else subject.parent
-        head = otlp_encoding.span_head(f"send {name}", _PRODUCER)
-        span = RecordedSpan(head, subject.trace_id, span_id, subject.flags, parent=beneath)
+        last_attempt = entry.last_attempt_span
+        if last_attempt is None and was_started:
+            last_attempt = self._attempt_ref(entry, identity, entry.deliveries)
+        is_child = last_attempt is not None and last_attempt.trace_id == identity.trace_id
+        parent = last_attempt.span_id if last_attempt and is_child else identity.parent
+        stream = self.dead_letter_stream
+        head = otlp_encoding.span_head(f"send {stream}", _PRODUCER)
+        span_id = self._ids.dead_letter_span_id(identity.origin, identity.replays)
+        span = RecordedSpan(head, identity.trace_id, span_id, identity.flags, parent=parent)
         span.start_ns = start_ns
-        who = {semconv.SYSTEM: "redis", semconv.DESTINATION: name, semconv.MESSAGE_ID: entry.message_id}
-        about = {**content.operation_attributes("send", "send", *self._server()), **who}
-        span.describe(about, content.message_links(subject.producer, {"attempt": last}))
+        attributes = {
+            **content.operation_attributes("send", "send", *self._server()),
+            semconv.SYSTEM: "redis",
+            semconv.DESTINATION: stream,
+            semconv.MESSAGE_ID: entry.message_id,
+        }
+        span.describe(attributes, content.message_links(identity.producer, {"attempt": last_attempt}))
         self._export(span)
 
     @property
     def dropped(self) -> int:
-        """How many spans were recorded and never reached the collector."""
+        """Number of spans that were recorded and never reached the collector."""
         return self._queue.dropped
 
     @property
     def sent(self) -> int:
+        """Number of spans that the collector accepted."""
         return self._queue.sent
 
     def flush(self, timeout_seconds: float = FLUSH_BUDGET.total_seconds()) -> bool:
-        """Send what waits, now."""
+        """Send queued spans and exceptions now. Returns False if not all were sent in time."""
         deadline = time.monotonic() + timeout_seconds
-        done = self._queue.flush(timeout_seconds)
-        return done and (self._exceptions is None or self._exceptions.flush(deadline - time.monotonic()))
+        is_flushed = self._queue.flush(timeout_seconds)
+        return is_flushed and (self._exceptions is None or self._exceptions.flush(deadline - time.monotonic()))
 
     def shutdown(self) -> bool:
-        """Send what is last within the budget, the handler's own spans and what was raised beside ours. False: it was
-        not enough."""
+        """Send the last spans, the handlers' own spans and the exceptions in parallel, within `FLUSH_BUDGET`.
+
+        Returns False if not all were sent in time.
+        """
         budget = FLUSH_BUDGET.total_seconds()
         deadline = time.monotonic() + budget
-        ends: list[Callable[[], object]] = [self._shutdown]
+        actions: list[Callable[[], object]] = [self._shutdown]
         if self._exceptions is not None:
-            ends.append(partial(self._exceptions.close, budget))
-        others = [Thread(target=each, name="telemetry shutdown", daemon=True) for each in ends]
-        for each in others:
-            each.start()
-        done = self._queue.close(budget)
-        for each in others:
-            each.join(max(0.0, deadline - time.monotonic()))
-        return done and not any(each.is_alive() for each in others)
+            actions.append(partial(self._exceptions.close, budget))
+        threads = [Thread(target=action, name="telemetry shutdown", daemon=True) for action in actions]
+        for thread in threads:
+            thread.start()
+        is_sent = self._queue.close(budget)
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return is_sent and not any(thread.is_alive() for thread in threads)
 
-    # -- small things --------------------------------------------------------------------------------------------------
+    # -- helpers -------------------------------------------------------------------------------------------------------
 
     def _context_of(self, span: UnsampledSpan, data: Mapping[Any, Any]) -> context.Context:
         current = context.Context({_SPAN_KEY: span})
@@ -305,32 +333,32 @@ class SpanRecorder:
         return current
 
     def _remember_until_acknowledged(self, message_id: str, span: RecordedSpan) -> None:
-        """Unless a user's own manager acknowledges, of which nothing is heard."""
+        """Keep the span for `on_acknowledged`. A user's own stream manager does not report acknowledgements."""
         if self.dead_letter_stream and len(self._unacknowledged) < MAX_UNACKNOWLEDGED:
             self._unacknowledged[message_id] = span.ref
 
     def _attempt_ref(self, entry: Entry, identity: TraceIdentity, number: int) -> SpanRef | None:
-        """The span of an attempt of another process. None for batches: their span ids are random."""
-        if self._batches or number < 1:
+        """Return the span of an attempt in another process. None for batches: their span ids are random."""
+        if self._is_batch or number < 1:
             return None
         return SpanRef(identity.trace_id, self._ids.attempt_span_id(entry.message_id, number), identity.flags)
 
     def _preceding_spans(self, entry: Entry, identity: TraceIdentity) -> dict[str, SpanRef | None]:
-        """The spans that precede an attempt, by the kind of the link to them."""
-        found: dict[str, SpanRef | None] = {}
+        """Return the spans that precede an attempt, by the kind of the link to them."""
+        preceding: dict[str, SpanRef | None] = {}
         if entry.deliveries > 1 or entry.had_uncounted_attempt:
-            found["previous_attempt"] = entry.last_attempt_span or self._attempt_ref(
+            preceding["previous_attempt"] = entry.last_attempt_span or self._attempt_ref(
                 entry, identity, entry.deliveries - 1
             )
         if entry.claim_span is not None:
-            found["claim"] = entry.claim_span
+            preceding["claim"] = entry.claim_span
         if identity.replays:
-            letter = self._ids.dead_letter_span_id(identity.origin, identity.replays - 1)
-            found["dead_letter"] = SpanRef(identity.trace_id, letter, identity.flags)
-        return found
+            span_id = self._ids.dead_letter_span_id(identity.origin, identity.replays - 1)
+            preceding["dead_letter"] = SpanRef(identity.trace_id, span_id, identity.flags)
+        return preceding
 
     def _describe(self, span: RecordedSpan, attributes: Mapping[str, Any], links: list[Link]) -> None:
-        """Add the content of an attempt; the first one is linked to the pod's start."""
+        """Add attributes and links of an attempt. The first recorded attempt also links to the pod's start."""
         if self._startup_ref is not None:
             links += content.message_links(None, {"pod_start": self._startup_ref})
             self._startup_ref = None
@@ -347,10 +375,10 @@ class SpanRecorder:
         links: Iterable[Link] = (),
         parent: SpanRef | None = None,
     ) -> RecordedSpan:
-        """Record a request to Redis that was answered."""
-        trace_id, beneath, flags, _ = parent or (random_trace_id(), b"", 1, "")
+        """Record a request to Redis that got a reply."""
+        trace_id, parent_id, flags, _ = parent or (random_trace_id(), b"", 1, "")
         head = otlp_encoding.span_head(f"{operation} {self._stream}", _CLIENT)
-        span = RecordedSpan(head, trace_id, random_span_id(), flags, parent=beneath)
+        span = RecordedSpan(head, trace_id, random_span_id(), flags, parent=parent_id)
         span.start_ns = start_ns
         span.parts.append(self._common(operation, kind, *self._server()))
         span.describe(attributes, links)
@@ -358,17 +386,17 @@ class SpanRecorder:
         return span
 
     def _common_attributes(self, operation: str, kind: str, address: str, port: int | None) -> bytes:
-        """The attributes that all spans of an operation have, until the server is another one."""
+        """Encode the attributes common to all spans of an operation on one server."""
         return otlp_encoding.attributes(
             {**self._consumer_attributes, **content.operation_attributes(operation, kind, address, port)}
         )
 
     def _export(self, span: RecordedSpan, *, is_remote: bool = True) -> None:
-        if self._queue.is_full():
+        if self._queue.drop_if_full():
             return
         try:
             encoded = span.encode(is_remote=is_remote)
         except Exception:
-            log.exception("a span could not be written: did the handler add what has no text?")
+            log.exception("failed to encode span; does an attribute fail to convert to text?")
             return
         self._queue.put(encoded)

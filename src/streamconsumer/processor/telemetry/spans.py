@@ -1,7 +1,7 @@
-"""The span of an attempt: OpenTelemetry's interface for the handler, and bytes when it ends.
+"""Span of an attempt: OpenTelemetry's interface for the handler, encoded to bytes when it ends.
 
-A handler may ask for the current span, add to it, and begin spans of its own beneath it, with whatever SDK it likes.
-Nothing is built before somebody asks: nearly no handler does.
+A handler may get the current span, add to it, and start child spans with any SDK. OpenTelemetry objects are built only
+on demand, because nearly no handler uses them.
 """
 
 import time
@@ -18,13 +18,14 @@ from streamconsumer.processor.telemetry.content import Link
 from streamconsumer.processor.telemetry.trace_context import SpanRef
 
 MAX_EVENTS = 128
-"""As in the SDK. What a handler adds to its span is bounded."""
+"""Maximum number of events, and of links, that a handler can add to its span. As in the SDK."""
 
 MAX_STATUS_LENGTH = 500
+"""Maximum length of a status message in characters."""
 
 
 class UnsampledSpan(trace.Span):
-    """One that is not recorded, and is the parent all the same: what happens beneath is not to be recorded either."""
+    """Span that is not recorded but is the current parent, so that its child spans are not recorded either."""
 
     __slots__ = ("_context", "flags", "parent", "span_id", "state", "trace_id")
 
@@ -43,7 +44,7 @@ class UnsampledSpan(trace.Span):
 
     @property
     def ref(self) -> SpanRef:
-        """The same for who links to it."""
+        """Reference to this span for links from other spans."""
         return SpanRef(self.trace_id, self.span_id, self.flags, self.state)
 
     def is_recording(self) -> bool:
@@ -78,7 +79,7 @@ class UnsampledSpan(trace.Span):
 
 
 class RecordedSpan(UnsampledSpan):
-    """One that is. Who begins it also ends it: `end` does nothing in a handler's hands."""
+    """Span that is recorded. The processor ends it with `encode`; `end` does nothing if a handler calls it."""
 
     __slots__ = ("_added", "_events", "_links", "_status", "head", "parts", "start_ns")
 
@@ -88,7 +89,7 @@ class RecordedSpan(UnsampledSpan):
         super().__init__(trace_id, span_id, flags, parent=parent, state=state)
         self.head, self.start_ns = head, time.time_ns()
         self.parts: list[bytes] = []
-        """Attributes and links, encoded."""
+        """Encoded attributes and links of the processor."""
         self._added: dict[str, Any] | None = None
         self._events: list[bytes] | None = None
         self._links: list[bytes] | None = None
@@ -115,7 +116,7 @@ class RecordedSpan(UnsampledSpan):
             self._links.append(otlp_encoding.link(*ids, int(context.trace_flags), attributes or {}))
 
     def update_name(self, name: str) -> None:
-        """Its name is what people find it by: it stays."""
+        """Do nothing: users search for spans by their fixed name."""
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         code = status.status_code if isinstance(status, Status) else status
@@ -130,7 +131,7 @@ class RecordedSpan(UnsampledSpan):
         exception: BaseException,
         attributes: Attributes = None,
         timestamp: int | None = None,
-        escaped: bool = False,  # noqa: ARG002 - OpenTelemetry's own word
+        escaped: bool = False,  # noqa: ARG002 - part of OpenTelemetry's interface
     ) -> None:
         kind, message = error_type(exception), format_error(exception)
         self.add_event(
@@ -138,12 +139,13 @@ class RecordedSpan(UnsampledSpan):
         )
 
     def describe(self, attributes: Mapping[str, Any], links: Iterable[Link]) -> None:
-        """Add attributes and links of the processor's own."""
+        """Add attributes and links of the processor."""
         self.parts.append(otlp_encoding.attributes(attributes))
-        for (trace_id, span_id, flags, _), about in links:
-            self.parts.append(otlp_encoding.link(trace_id, span_id, flags, about))
+        for (trace_id, span_id, flags, _), link_attributes in links:
+            self.parts.append(otlp_encoding.link(trace_id, span_id, flags, link_attributes))
 
     def encode(self, *, is_remote: bool = True) -> bytes:
+        """End the span now and encode it. `is_remote`: the parent is a span of another process."""
         parts = [self.head, *self.parts, self._status]
         if self._added:
             parts.append(otlp_encoding.attributes(self._added))
@@ -168,5 +170,6 @@ def record_failure(span: trace.Span, error: BaseException) -> None:
 
 
 def error_type(error: BaseException) -> str:
+    """Return the qualified class name of an exception, without `builtins`."""
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,4 +1,4 @@
-"""The start of a pod: from its process' beginning until its group is there."""
+"""Span of a pod's start: from the start of its process until its consumer group exists."""
 
 import time
 from os import sysconf
@@ -11,13 +11,13 @@ from streamconsumer.processor.telemetry.trace_identity import random_span_id, ra
 
 _INTERNAL = 1
 _START_TIME_FIELD = 19
-"""Where /proc/self/stat has it, counted from behind the name, in which there may be anything."""
+"""Index of the start time in /proc/self/stat after the process name. The name may contain any character."""
 _MAX_AGE_NS = 600 * 1_000_000_000
-"""Whoever is older at its start runs on a kernel that does not tell, and has written 0."""
+"""A process that appears older at its start runs on a kernel that writes 0 as the start time."""
 
 
 def process_start_ns() -> int:
-    """When this process began, to a hundredth of a second; now, where no kernel tells."""
+    """Return when this process started, to a hundredth of a second; the current time if the kernel does not say."""
     now = time.time_ns()
     try:
         stat = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace")
@@ -29,7 +29,10 @@ def process_start_ns() -> int:
 
 
 def create_startup_span(name: str, sampler: Sampler) -> RecordedSpan | None:
-    """Its span, if it is wanted: a trace of its own, for the pod may outlive by months what it was made for."""
+    """Create the span of the pod's start. Returns None if it is not sampled.
+
+    The span has a trace of its own: the pod may outlive by months the change that created it.
+    """
     trace_id = random_trace_id()
     if not sampler.should_sample(trace_id, None):
         return None

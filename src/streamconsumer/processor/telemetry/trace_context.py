@@ -1,7 +1,7 @@
-"""The producer's context from an entry's fields: plain `traceparent` and `tracestate`, text or bytes.
+"""Parser of the producer's trace context: the fields `traceparent`, `tracestate` and `baggage`, as text or bytes.
 
-An entry is foreign: nothing in it may raise here, nor make a consumer work much. It is read by hand, because the
-propagator of OpenTelemetry takes 4 µs and raises at bytes.
+An entry is untrusted: nothing in it may raise here or cost much time. The parser is hand-written, because
+OpenTelemetry's propagator takes 4 µs and raises for bytes.
 """
 
 import re
@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 MAX_CARRIER_FIELD_LENGTH = 512
-"""Longer context is not parsed."""
+"""Maximum length of a field. A longer field is ignored."""
 
 MAX_TRACESTATE_MEMBERS = 32
-"""So many members a tracestate may have; one with more is dropped as a whole."""
+"""Maximum number of tracestate members. A tracestate with more is dropped as a whole."""
 
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _TRACESTATE_MEMBER = re.compile(
@@ -23,7 +23,7 @@ _NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
 
 
 class SpanRef(NamedTuple):
-    """A span of somebody else, or of another time."""
+    """Reference to a span of another process or of an earlier attempt."""
 
     trace_id: bytes
     span_id: bytes
@@ -36,7 +36,7 @@ class SpanRef(NamedTuple):
 
 
 def short_text_field(data: Mapping[Any, Any], name: str) -> str | None:
-    """A field, if it is there, short and ASCII."""
+    """Return a field of at most `MAX_CARRIER_FIELD_LENGTH` characters. None if it is missing, longer or not text."""
     value = data.get(name)
     if value is None:
         value = data.get(name.encode())
@@ -46,16 +46,19 @@ def short_text_field(data: Mapping[Any, Any], name: str) -> str | None:
 
 
 def extract(data: Mapping[Any, Any], name: str = "traceparent") -> SpanRef | None:
-    """None where there is no context or it is garbage."""
-    found = short_text_field(data, name)
-    if found is None or (parsed := parse_traceparent(found)) is None:
+    """Return the producer's context, or None if it is missing or invalid."""
+    traceparent = short_text_field(data, name)
+    if traceparent is None or (producer := parse_traceparent(traceparent)) is None:
         return None
     state = short_text_field(data, "tracestate")
-    return parsed._replace(state=_validated_tracestate(state)) if state else parsed
+    return producer._replace(state=_validated_tracestate(state)) if state else producer
 
 
 def parse_traceparent(traceparent: str) -> SpanRef | None:
-    """A version that is not known yet may have more behind, as the standard says; version 0 may not."""
+    """Parse a `traceparent`. Returns None if it is invalid.
+
+    As the standard says, a later version may append fields; version 00 may not.
+    """
     match = _TRACEPARENT.fullmatch(traceparent)
     if match is None or (len(traceparent) > 55 and traceparent.startswith("00")):
         return None
@@ -72,11 +75,13 @@ def _validated_tracestate(state: str) -> str:
 
 
 def extract_baggage(data: Mapping[Any, Any], allowed: Sequence[str]) -> dict[str, str]:
-    """The members of the field `baggage` whose keys are allowed: it comes from whoever may write to the stream, and
-    would go on to whomever the handler calls."""
-    found: dict[str, str] = {}
+    """Return the members of the field `baggage` whose keys are allowed.
+
+    Any writer of the stream can set the field, and it would be passed on to every service that the handler calls.
+    """
+    members: dict[str, str] = {}
     for member in (short_text_field(data, "baggage") or "").split(","):
         key, separator, value = member.partition(";")[0].partition("=")
         if separator and key.strip() in allowed:
-            found[key.strip()] = unquote(value.strip())
-    return found
+            members[key.strip()] = unquote(value.strip())
+    return members

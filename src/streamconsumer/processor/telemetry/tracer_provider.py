@@ -1,6 +1,7 @@
-"""Spans through a tracer provider that is given: for whoever runs a processor in a program that has one.
+"""Spans through the tracer provider of the program that runs the processor.
 
-Its SDK chooses ids and samples. So attempts are not linked to each other here, and a span costs what it costs there.
+The provider's SDK chooses ids and samples. Attempts are therefore not linked to each other, and a span costs what the
+SDK's span costs.
 """
 
 import time
@@ -18,10 +19,11 @@ from streamconsumer.processor.telemetry.spans import record_failure
 from streamconsumer.processor.telemetry.trace_context import SpanRef, extract
 
 StartedAttempt = tuple[trace.Span, Any]
+"""Started span and the token that restores the previous context."""
 
 
 class TracerProviderTracing:
-    """The spans of attempts alone."""
+    """Records only the spans of attempts, through `provider`."""
 
     dead_letter_stream = ""
     is_backlogged = False
@@ -42,17 +44,16 @@ class TracerProviderTracing:
         self._consumer_attributes = {**content.group_attributes(stream, consumer_group), semconv.CLIENT_ID: consumer}
 
     def on_ready(self, clock_offset_ns: int) -> None:
-        """Only the offset is kept: when the program began is its own affair."""
+        """Store the clock offset. The program's start is not recorded."""
         self.clock_offset_ns = clock_offset_ns
 
     def start_attempt(self, entry: Entry, data: Mapping[Any, Any]) -> StartedAttempt:
-        made, now = extract(data), time.time_ns()
+        producer, start_ns = extract(data), time.time_ns()
         parent = context.Context()
-        if made is not None:
-            parent = trace.set_span_in_context(NonRecordingSpan(_span_context(made)), parent)
-        return self._start_span(
-            parent, content.attempt_attributes(entry, now, self.clock_offset_ns), content.message_links(made, {})
-        )
+        if producer is not None:
+            parent = trace.set_span_in_context(NonRecordingSpan(_span_context(producer)), parent)
+        attributes = content.attempt_attributes(entry, start_ns, self.clock_offset_ns)
+        return self._start_span(parent, attributes, content.message_links(producer, {}))
 
     def end_attempt(
         self, attempt: StartedAttempt, entry: Entry, outcome: str, error: BaseException | None = None
@@ -69,7 +70,7 @@ class TracerProviderTracing:
             links += content.message_links(extract(message.data), {}, content.message_attributes(entry))
         return self._start_span(context.Context(), {semconv.BATCH_COUNT: len(entries)}, links)
 
-    def end_batch(self, attempt: StartedAttempt, entries: Sequence[Entry], error: BaseException | None = None) -> None:  # noqa: ARG002 - ours needs it
+    def end_batch(self, attempt: StartedAttempt, entries: Sequence[Entry], error: BaseException | None = None) -> None:  # noqa: ARG002 - SpanRecorder needs it
         self._end_span(attempt, error)
 
     def on_received(self, entries: Sequence[Entry]) -> None:
@@ -78,7 +79,7 @@ class TracerProviderTracing:
             entry.received_ns = now
 
     async def wait_for_export(self) -> None:
-        """Not recorded, like all that follow."""
+        """Do nothing, like all following methods: only attempts are recorded."""
 
     def on_claimed(self, entries: Sequence[Entry], start_ns: int) -> None:
         pass
@@ -101,7 +102,7 @@ class TracerProviderTracing:
                 **content.operation_attributes("process", "process", *self._server()),
                 **attributes,
             },
-            links=[trace.Link(_span_context(to), told) for to, told in links],
+            links=[trace.Link(_span_context(ref), link_attributes) for ref, link_attributes in links],
             record_exception=False,
             set_status_on_exception=False,
         )

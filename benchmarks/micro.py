@@ -18,17 +18,17 @@ from benchmarks.contenders.protocol import pack_command
 
 BATCH = 100
 ITERATIONS, TRIES = 200, 5
-"""A figure is the best of some tries: noise only ever adds."""
+"""Each figure is the minimum of several tries, because noise only adds time."""
 
 IDS = [f"1764000000000-{number}".encode() for number in range(BATCH)]
-FIELDS = [each.encode() for pair in ENTRY.items() for each in pair]
+FIELDS = [text.encode() for pair in ENTRY.items() for text in pair]
 
 
 def measure_steps() -> list[tuple[str, float]]:
-    """Each step and its price."""
-    plain = [(told, _best(step)) for told, step in _SYNC_STEPS.items()]
+    """Return the name and the cost of each step."""
+    costs = [(name, _best(step)) for name, step in _SYNC_STEPS.items()]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return plain + [(told, runner.run(_best_async(step))) for told, step in _ASYNC_STEPS.items()]
+        return costs + [(name, runner.run(_best_async(step))) for name, step in _ASYNC_STEPS.items()]
 
 
 def _best(step: Callable[[], object]) -> float:
@@ -58,12 +58,13 @@ async def _best_async(step: Callable[[], Awaitable[object]]) -> float:
 
 def _reply() -> bytes:
     """Return an XREADGROUP reply as Redis encodes it."""
+    fields = b"".join(map(_bulk_string, FIELDS))
+    entries = [b"*2\r\n%s*6\r\n%s" % (_bulk_string(message_id), fields) for message_id in IDS]
+    return b"*1\r\n*2\r\n%s*%d\r\n%s" % (_bulk_string(b"bench"), BATCH, b"".join(entries))
 
-    def bulk(value: bytes) -> bytes:
-        return b"$%d\r\n%s\r\n" % (len(value), value)
 
-    entries = [b"*2\r\n%s*6\r\n%s" % (bulk(each), b"".join(map(bulk, FIELDS))) for each in IDS]
-    return b"*1\r\n*2\r\n%s*%d\r\n%s" % (bulk(b"bench"), BATCH, b"".join(entries))
+def _bulk_string(value: bytes) -> bytes:
+    return b"$%d\r\n%s\r\n" % (len(value), value)
 
 
 REPLY = _reply()
@@ -84,14 +85,14 @@ def _pack() -> None:
 
 def _decode() -> None:
     names, values = FIELDS[::2], FIELDS[1::2]
-    for each in IDS:
-        each.decode()
+    for message_id in IDS:
+        message_id.decode()
         {name.decode(): value.decode() for name, value in zip(names, values, strict=True)}
 
 
 def _variables() -> None:
-    for each in IDS:
-        _current.reset(_current.set(each))
+    for message_id in IDS:
+        _current.reset(_current.set(message_id))
 
 
 def _clock() -> None:
@@ -101,11 +102,11 @@ def _clock() -> None:
 
 
 def _insert_and_delete() -> None:
-    for each in IDS:
-        if each not in _table:
-            _table[each] = each
-    for each in IDS:
-        del _table[each]
+    for message_id in IDS:
+        if message_id not in _table:
+            _table[message_id] = message_id
+    for message_id in IDS:
+        del _table[message_id]
 
 
 def _bucket() -> None:
@@ -143,7 +144,7 @@ async def _timers() -> None:
 
 
 async def _loop_iteration() -> None:
-    """One turn of the loop for the whole batch."""
+    """Run one iteration of the event loop for the whole batch."""
     await asyncio.sleep(0)
 
 

@@ -27,10 +27,10 @@ SECONDS = 45
 WAKES = 10
 TIMEOUT_SECONDS = 240
 ACTIVE_PER_SECOND = 100
-"""Streams in which something happens, while all are awake."""
+"""Streams that get an entry per second while all StreamConsumers have pods."""
 
 OPERATOR_COMMANDS = ("xinfo|groups", "xlen", "xpending", "eval", "xread", "hello", "client|setinfo", "select")
-"""What only the operator asks here."""
+"""Commands that only the operator sends in this workload."""
 
 HEAD = [
     "phase",
@@ -43,7 +43,7 @@ HEAD = [
 
 
 def measure(number: int) -> Section:  # noqa: ARG001 - the steps run once, in a fixed order
-    """Create all StreamConsumers, let them sleep, wake single ones, wake all, and keep them busy."""
+    """Create all StreamConsumers, scale them to zero, wake some one by one, wake all, and keep them busy."""
     with ApiServer() as api, RedisServer() as server, tempfile.TemporaryDirectory() as folder:
         install_crd(api)
         with running_operator(api.kubeconfig, Path(folder)) as operator:
@@ -61,7 +61,7 @@ class _Measurement:
     def section(self) -> Section:
         self._step("create all, until all are at zero pods", self._create)
         self._step("all at zero pods", lambda: time.sleep(SECONDS))
-        woken = [self._wake_one(each) for each in range(WAKES)]
+        woken = [self._wake_one(number) for number in range(WAKES)]
         self._step(f"{CONSUMERS - WAKES} woken together, until all have a pod", self._wake_all)
         self._step(f"all awake, {ACTIVE_PER_SECOND} streams active per second", self._process_entries)
         goals = [
@@ -76,61 +76,59 @@ class _Measurement:
             f"{CONSUMERS} StreamConsumers, each with its own stream, `autoscaling` at its defaults; no pods; etcd, API "
             "server and Redis on the same cores."
         )
-        return Section("asleep", facts, HEAD, self.rows, goals, [note])
+        return Section("scale_to_zero", facts, HEAD, self.rows, goals, [note])
 
     def _step(self, name: str, action: Callable[[], object]) -> None:
         wait_until_settled(self.namespace, 2)
-        asked, cpu, began = self._count_commands(), cpu_seconds(self.operator.pid), time.monotonic()
-        with self._sample_connections() as most:
+        commands, cpu, began = self._count_commands(), cpu_seconds(self.operator.pid), time.monotonic()
+        with self._sample_connections() as samples:
             action()
         seconds = time.monotonic() - began
         share = (cpu_seconds(self.operator.pid) - cpu) / seconds
-        rate = (self._count_commands() - asked) / seconds
+        rate = (self._count_commands() - commands) / seconds
         resident = self.operator.resident_mebibytes()
-        self.max_connections = max(self.max_connections, *most)
-        self.rows.append([name, f"{seconds:.1f}", f"{rate:.0f}", str(max(most)), f"{share:.1%}", f"{resident:.0f}"])
+        self.max_connections = max(self.max_connections, *samples)
+        self.rows.append([name, f"{seconds:.1f}", f"{rate:.0f}", str(max(samples)), f"{share:.1%}", f"{resident:.0f}"])
 
     def _create(self) -> None:
         url = f"redis://{self.server.host}:{self.server.port}/0"
         items = [manifest(name, self.namespace.name, redis={"url": url}, stream=name, autoscaling={}) for name in NAMES]
-        listed = {"apiVersion": "v1", "kind": "List", "items": items}
-        self.namespace.cluster.kubectl("create", "-f", "-", input=json.dumps(listed))
+        manifest_list = {"apiVersion": "v1", "kind": "List", "items": items}
+        self.namespace.cluster.kubectl("create", "-f", "-", input=json.dumps(manifest_list))
         eventually(self._check_scaled_to_zero, TIMEOUT_SECONDS, pause=0.5)
 
     def _check_scaled_to_zero(self) -> None:
-        told = [each.get("status", {}).get("desiredReplicas") for each in self.namespace.list_all("StreamConsumer")]
-        assert told.count(0) == CONSUMERS
+        consumers = self.namespace.list_all("StreamConsumer")
+        assert [each.get("status", {}).get("desiredReplicas") for each in consumers].count(0) == CONSUMERS
         self._check_blocked_client()
 
     def _wake_one(self, number: int) -> float:
-        """One of those that sleep: seconds until its Deployment asks for a pod."""
+        """Add an entry to one stream without pods. Returns the seconds until its Deployment requests a pod."""
         began = time.monotonic()
         self.redis.xadd(NAMES[number], {"n": 1})
-
-        def asked_for() -> None:
-            assert self.namespace.get("Deployment", f"{NAMES[number]}-consumer")["spec"]["replicas"] == 1
-
-        eventually(asked_for, TIMEOUT_SECONDS, pause=0.005)
+        eventually(lambda: self._check_pod_requested(NAMES[number]), TIMEOUT_SECONDS, pause=0.005)
         seconds = time.monotonic() - began
         eventually(self._check_blocked_client, TIMEOUT_SECONDS)
         return seconds
+
+    def _check_pod_requested(self, name: str) -> None:
+        assert self.namespace.get("Deployment", f"{name}-consumer")["spec"]["replicas"] == 1
+
+    def _check_all_pods_requested(self) -> None:
+        assert [each["spec"]["replicas"] for each in self.namespace.list_all("Deployment")].count(1) == CONSUMERS
 
     def _check_blocked_client(self) -> None:
         assert self.redis.info("clients")["blocked_clients"] == 1
 
     def _wake_all(self) -> None:
-        together = self.redis.pipeline(transaction=False)
+        pipeline = self.redis.pipeline(transaction=False)
         for name in NAMES[WAKES:]:
-            together.xadd(name, {"n": 1})
-        together.execute()
-
-        def all_asked_for() -> None:
-            assert [each["spec"]["replicas"] for each in self.namespace.list_all("Deployment")].count(1) == CONSUMERS
-
-        eventually(all_asked_for, TIMEOUT_SECONDS, pause=0.2)
+            pipeline.xadd(name, {"n": 1})
+        pipeline.execute()
+        eventually(self._check_all_pods_requested, TIMEOUT_SECONDS, pause=0.2)
 
     def _process_entries(self) -> None:
-        """Entries come, are read and acknowledged, as by pods."""
+        """Add, read and acknowledge entries, as pods do."""
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             for begin in range(0, CONSUMERS, ACTIVE_PER_SECOND):
@@ -138,13 +136,13 @@ class _Measurement:
                 time.sleep(1)
 
     def _process_once(self, streams: list[str]) -> None:
-        together = self.redis.pipeline(transaction=False)
+        pipeline = self.redis.pipeline(transaction=False)
         for name in streams:
-            together.xadd(name, {"n": 1})
-            together.xreadgroup("billing", "pod", {name: ">"}, count=10)
-        for name, [[_, entries]] in zip(streams, together.execute()[1::2], strict=True):
-            together.xack(name, "billing", *[message_id for message_id, _ in entries])
-        together.execute()
+            pipeline.xadd(name, {"n": 1})
+            pipeline.xreadgroup("billing", "pod", {name: ">"}, count=10)
+        for name, [[_, entries]] in zip(streams, pipeline.execute()[1::2], strict=True):
+            pipeline.xack(name, "billing", *[message_id for message_id, _ in entries])
+        pipeline.execute()
 
     def _count_commands(self) -> int:
         stats = self.redis.info("commandstats")
@@ -152,17 +150,17 @@ class _Measurement:
 
     @contextmanager
     def _sample_connections(self) -> Iterator[list[int]]:
-        """How many the operator had, looked at now and then."""
-        most, done = [0], threading.Event()
+        """Sample the number of connections of the operator every 0.2 s."""
+        samples, done = [0], threading.Event()
 
-        def look() -> None:
+        def sample() -> None:
             while not done.wait(0.2):
-                most.append(sum(each["cmd"] in OPERATOR_COMMANDS for each in self.redis.client_list()))
+                samples.append(sum(client["cmd"] in OPERATOR_COMMANDS for client in self.redis.client_list()))
 
-        thread = threading.Thread(target=look)
+        thread = threading.Thread(target=sample)
         thread.start()
         try:
-            yield most
+            yield samples
         finally:
             done.set()
             thread.join()

@@ -1,4 +1,4 @@
-"""StreamConsumers that no API server with our definition would store, fuzzed from its schema: the same each time."""
+"""Malformed StreamConsumers, generated from the CRD schema with fixed seeds. The API server would reject them."""
 
 from random import Random
 from typing import Any
@@ -14,39 +14,40 @@ MALFORMED_VALUES: list[Any] = [
     *("", " ", "x" * 5000, "\n\t\x7f\u202e", "🦊" * 300, "null", "../../etc/passwd"),
     *([], {}, [[]], [None], [1, "a", {}], {"": ""}, {"a": {"b": [{"c": None}]}}, [{}] * 50, {"name": 3}, "{{ x }}"),
 ]
-"""What fits almost nowhere, and might where nobody thought of it."""
+"""Values that are invalid in almost every field."""
 
 MALFORMED_SPECS: list[Any] = [
     *({}, {"redis": "text", "stream": [], "handler": 1}, {"redis": [], "autoscaling": True}),
     *({"redis": {"sentinel": "text"}, "env": {"a": 1}}, {"suspend": "true"}, "text", 7, [], True, None),
 ]
-"""In place of a whole spec."""
+"""Malformed values for the whole spec."""
 
 MALFORMED_RATIO = 0.1
-"""How likely a value is of no right type: where everything is wrong, nothing gets past the first check."""
+"""Probability that a value has a wrong type. It is low, so that some resources pass the first checks."""
 
 
 def malformed_manifest(number: int, namespace: str, **spec: Any) -> Manifest:
-    """The hostile StreamConsumer of this number, called so. Where it does not get other ideas, it has this spec."""
+    """Return the malformed StreamConsumer with this number. `spec` replaces fields that are not malformed."""
     dice = Random(number)
-    made = manifest(f"hostile-{number}", namespace, **spec)
+    base = manifest(f"malformed-{number}", namespace, **spec)
     if number < len(MALFORMED_SPECS):
-        return {**made, "spec": MALFORMED_SPECS[number]}
+        return {**base, "spec": MALFORMED_SPECS[number]}
     chosen = dice.sample(list(FIELDS), dice.randint(1, 3))
-    return {**made, "spec": {**made["spec"], **{name: _value(FIELDS[name], dice) for name in chosen}}}
+    return {**base, "spec": {**base["spec"], **{name: _value(FIELDS[name], dice) for name in chosen}}}
 
 
 def _value(schema: Schema, dice: Random) -> Any:
-    """Sometimes of the right type; then what is in it may be wrong."""
+    """Return a value for the schema: of a wrong type, or of the right type with possibly invalid content."""
     if dice.random() < MALFORMED_RATIO:
         return dice.choice(MALFORMED_VALUES)
     match schema.get("type"):
         case "object":
-            known = {
-                name: _value(each, dice) for name, each in schema.get("properties", {}).items() if dice.random() < 0.5
+            declared = {
+                name: _value(inner, dice) for name, inner in schema.get("properties", {}).items() if dice.random() < 0.5
             }
-            more = schema.get("additionalProperties")
-            return {**known, **({dice.choice(["a", "", "A b"]): _value(more, dice)} if isinstance(more, dict) else {})}
+            additional = schema.get("additionalProperties")
+            extra = {dice.choice(["a", "", "A b"]): _value(additional, dice)} if isinstance(additional, dict) else {}
+            return {**declared, **extra}
         case "array":
             return [_value(schema["items"], dice) for _ in range(dice.randrange(3))]
         case "integer":

@@ -55,7 +55,7 @@ class ClockReading:
 
 
 class Harness:
-    """The handler that all share, in the kind that the job asks for, and what it saw."""
+    """Handler that the job asks for, shared by all contenders, with its clock and its results."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -74,7 +74,7 @@ class Harness:
 
     @property
     def is_running(self) -> bool:
-        """Whether the clock runs."""
+        """True while the clock runs."""
         return bool(self._started_at.wall) and not self._ended_at.wall
 
     async def _noop(self, _data: Any) -> None:
@@ -106,16 +106,18 @@ class Harness:
     # -- the end -------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Every acknowledgement has arrived: say what came of it. Now, since a pod may end without coming back."""
+        """Stop the clock and print the result. Call when every acknowledgement has arrived.
+
+        Prints immediately, because a pod may exit without returning here."""
         self._ended_at = ClockReading.now()
         print(json.dumps(self.result()), flush=True)
 
     async def finish_when_settled(self) -> None:
-        """For whoever cannot know by itself: wait until Redis holds nothing pending."""
+        """Wait until no entry is pending, then finish. For contenders that cannot see their acknowledgements."""
         await asyncio.to_thread(self.wait_until_settled)
 
     def wait_until_settled(self) -> None:
-        """Wait in the calling thread until no entry is pending, then end."""
+        """Wait in the calling thread until no entry is pending, then finish."""
         with redis.Redis.from_url(self.job.url) as client:
             while self._pending(client):
                 time.sleep(0.001)
@@ -123,11 +125,11 @@ class Harness:
 
     def _pending(self, client: redis.Redis) -> int:
         self.polls += 1
-        found: Any = client.xpending(self.job.stream, self.job.group)
-        return int(found["pending"])
+        summary: Any = client.xpending(self.job.stream, self.job.group)
+        return int(summary["pending"])
 
     def result(self) -> dict[str, Any]:
-        """Return the result in the format of benchmarks.races."""
+        """Return the result in the format of benchmarks.runs."""
         return {
             "seconds": self._ended_at.wall - self._started_at.wall,
             "cpu_seconds": self._ended_at.cpu - self._started_at.cpu,

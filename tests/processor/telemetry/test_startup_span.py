@@ -1,4 +1,4 @@
-"""The span of a pod's start and the link from the first message to it, in a real collector."""
+"""Span of a pod's start, and the link to it from the first message, in a real collector."""
 
 import asyncio
 import signal
@@ -14,32 +14,32 @@ from tests.cluster.spans import Span
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod, Pod
-from tests.processor.tracing import NewTelemetryKit, linked_span_ids, only_link, wait_for_named_spans
+from tests.processor.telemetry.telemetry_kit import NewTelemetryKit, linked_span_ids, only_link, wait_for_named_spans
 
 PROCESS = f"process {STREAM}"
 NONE = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}
 
 
-async def ended(pod: Pod) -> None:
+async def stop(pod: Pod) -> None:
     pod.signal(signal.SIGTERM)
     assert await pod.wait_for_exit() == 0
 
 
 async def spans_of(group: Group, collector: Collector, pod: Pod, messages: int = 2, **environment: str) -> list[Span]:
-    """All that a pod tells of its life, with some messages in it."""
+    """Run a pod that handles some messages. Returns all its spans."""
     before = time.time_ns()
     pod.start(environment={**collector.environment, "OTEL_SERVICE_NAME": "shop", **environment})
     await pod.wait_for_log("processor started")
     for _ in range(messages):
         await group.add(1)
         await group.wait_settled()
-    await ended(pod)
+    await stop(pod)
     spans = await asyncio.to_thread(collector.wait_for_spans)
-    assert all(span.start_ns >= before - 20_000_000 for span in spans)  # a clock of ticks
+    assert all(span.start_ns >= before - 20_000_000 for span in spans)  # the kernel counts the start in ticks
     return spans
 
 
-async def test_the_first_message_is_linked_to_the_start(group: Group, collector: Collector, new_pod: NewPod) -> None:
+async def test_first_message_links_to_the_pod_start(group: Group, collector: Collector, new_pod: NewPod) -> None:
     pod = new_pod("pod_handlers:silent")
     await spans_of(group, collector, pod)
     [start] = await wait_for_named_spans(collector, "start shop")
@@ -57,29 +57,31 @@ async def test_the_first_message_is_linked_to_the_start(group: Group, collector:
     assert start.end_ns <= first.start_ns
 
 
-async def test_the_first_batch_is_linked_to_the_start(group: Group, collector: Collector, new_pod: NewPod) -> None:
+async def test_first_batch_links_to_the_pod_start(group: Group, collector: Collector, new_pod: NewPod) -> None:
     await spans_of(group, collector, new_pod("pod_handlers:note_batch", handler_batch="true"))
     [start] = await wait_for_named_spans(collector, "start shop")
     first, second = await wait_for_named_spans(collector, PROCESS, 2)
     assert (linked_span_ids(first, "pod_start"), linked_span_ids(second, "pod_start")) == ([start.span_id], [])
 
 
-async def test_a_start_is_sampled_as_what_begins_here(group: Group, collector: Collector, new_pod: NewPod) -> None:
+async def test_pod_start_is_not_sampled_when_only_producers_sample(
+    group: Group, collector: Collector, new_pod: NewPod
+) -> None:
     pod = new_pod("pod_handlers:silent")
     pod.start(environment={**collector.environment, **NONE})
     await pod.wait_for_log("processor started")
     await group.add(1, {"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"})
     await group.wait_settled()
-    await ended(pod)
+    await stop(pod)
     [span] = await wait_for_named_spans(collector, PROCESS)
     assert linked_span_ids(span, "pod_start") == []
     assert not [each for each in collector.spans() if each.name.startswith("start ")]
 
 
-async def test_a_pod_that_listens_tells_nothing_more(group: Group, collector: Collector, new_pod: NewPod) -> None:
-    every = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
+async def test_idle_pod_sends_no_spans_after_its_start(group: Group, collector: Collector, new_pod: NewPod) -> None:
+    fast_export = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
     pod = new_pod("pod_handlers:silent", poll_interval="100ms")
-    pod.start(environment={**collector.environment, **every})
+    pod.start(environment={**collector.environment, **fast_export})
     await wait_for_named_spans(collector, f"start {GROUP}")
     collector.clear()
     await group.reset_command_counts()
@@ -88,23 +90,27 @@ async def test_a_pod_that_listens_tells_nothing_more(group: Group, collector: Co
         return (await group.command_counts()).get("xreadgroup", 0) >= 10
 
     await eventually(has_read_often, 15)
-    await ended(pod)  # everything is sent by then
+    await stop(pod)  # the shutdown sends all spans
     assert collector.spans() == []
 
 
-async def test_listening_again_is_no_start(group: Group, new_kit: NewTelemetryKit, collector: Collector) -> None:
-    kit = new_kit(starts="shop")
+async def test_start_is_recorded_once_when_listening_starts_twice(
+    group: Group, new_telemetry_kit: NewTelemetryKit, collector: Collector
+) -> None:
+    telemetry_kit = new_telemetry_kit(startup_name="shop")
     for _ in range(2):
-        kit.telemetry.on_ready(0)
-    kit.flush()
+        telemetry_kit.telemetry.on_ready(0)
+    telemetry_kit.flush()
     [start] = await wait_for_named_spans(collector, "start shop")
     assert start.seconds < 600
 
 
-def test_a_process_knows_when_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
-    began = startup_span.process_start_ns()
-    assert time.time_ns() - began > 0
-    assert abs(startup_span.process_start_ns() - began) < 20_000_000
+def test_process_start_time_falls_back_to_now_when_the_kernel_does_not_report_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start_ns = startup_span.process_start_ns()
+    assert time.time_ns() - start_ns > 0
+    assert abs(startup_span.process_start_ns() - start_ns) < 20_000_000
 
     def unknown(*_: Any) -> int:
         raise OSError
@@ -113,5 +119,5 @@ def test_a_process_knows_when_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.time_ns() - startup_span.process_start_ns() < 1_000_000_000
 
 
-def test_a_start_that_is_not_sampled_has_no_span() -> None:
+def test_unsampled_start_has_no_span() -> None:
     assert startup_span.create_startup_span("shop", Sampler(bound=0)) is None

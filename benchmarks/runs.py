@@ -1,4 +1,4 @@
-"""Races: runs one contender as a child process on a fresh stream, measured by its clock and by Redis' counters.
+"""Runs of the contenders: each is a child process on a fresh stream, measured by its clock and by Redis' counters.
 
 Rounds are interleaved. Each contender runs once per round, so that a slow minute of the machine affects all contenders.
 A run that leaves an entry pending is an error, because each contender must acknowledge all entries.
@@ -17,7 +17,7 @@ from typing import Any
 import redis
 
 from benchmarks.contenders import ENTRY, Contender
-from benchmarks.contenders.course import GROUP, STREAM, Job
+from benchmarks.contenders.harness import GROUP, STREAM, Job
 from tests.cluster.errors import BenchError
 
 ROOT = Path(__file__).parents[1]
@@ -26,10 +26,10 @@ TIMEOUT_SECONDS = 120
 FILL_SCRIPT = "for _ = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2)) end"
 
 HARNESS_COMMANDS = ("info", "config|resetstat")
-"""Commands of the harness; its looks at what is pending are counted by whoever takes them."""
+"""Commands of the harness that are not counted. Contenders report their XPENDING polls themselves."""
 
 Background = Callable[[redis.Redis], AbstractContextManager[object]]
-"""What goes on while the contender runs, such as a producer."""
+"""Returns a context that is active while the contender runs, such as a producer."""
 
 
 @dataclass
@@ -55,16 +55,16 @@ class Lane:
 
 
 def run_rounds(lanes: Sequence[Lane], number: int, run: Callable[[Lane], object]) -> None:
-    """Everybody once, again and again."""
-    for each in range(number):
+    """Run all lanes once per round, for `number` rounds."""
+    for round_number in range(1, number + 1):
         for lane in lanes:
             run(lane)
-            said = f"{lane.contender.name} at {lane.batch}: {lane.per_second[-1]:,.0f}/s, {lane.cpu[-1]:.1f} µs"
-            print(f"round {each + 1}: {said}", file=sys.stderr, flush=True)
+            result = f"{lane.contender.name} at {lane.batch}: {lane.per_second[-1]:,.0f}/s, {lane.cpu[-1]:.1f} µs"
+            print(f"round {round_number}: {result}", file=sys.stderr, flush=True)
 
 
 def run_backlog(lane: Lane, url: str, *, handler: Any = "noop") -> dict[str, Any]:
-    """The whole backlog is there when the contender starts. Returns what the contender said."""
+    """Fill the stream, then run the contender. Returns its result."""
     with connect(url) as client:
         reset_server(client)
         fill(client, lane.count, entry=lane.contender.entry)
@@ -72,7 +72,7 @@ def run_backlog(lane: Lane, url: str, *, handler: Any = "noop") -> dict[str, Any
 
 
 def run_live(lane: Lane, url: str, producer: Background, *, skip: int) -> dict[str, Any]:
-    """Entries come while the contender waits for them. Returns what the contender said."""
+    """Run the contender while the producer adds entries. Returns its result."""
     with connect(url) as client:
         reset_server(client)
         job = Job(url, lane.count, lane.batch, lane.concurrency, "stamp", skip)
@@ -80,12 +80,12 @@ def run_live(lane: Lane, url: str, producer: Background, *, skip: int) -> dict[s
 
 
 def connect(url: str) -> redis.Redis:
-    """A client that waits for the server while it makes a million entries; redis-py gives up after 5 s."""
+    """Return a client with a timeout that lets the server add a million entries; redis-py's default is 5 s."""
     return redis.Redis.from_url(url, socket_timeout=TIMEOUT_SECONDS)
 
 
 def reset_server(client: redis.Redis, *streams: str) -> None:
-    """An empty server with a group on each stream."""
+    """Delete all data and create a group on each stream."""
     client.flushall()
     for stream in streams or (STREAM,):
         client.xgroup_create(stream, GROUP, "0", mkstream=True)
@@ -93,15 +93,17 @@ def reset_server(client: redis.Redis, *streams: str) -> None:
 
 def fill(client: redis.Redis, count: int, stream: str = STREAM, entry: dict[str, str] = ENTRY) -> None:
     """Add `count` entries by a script in the server. A client would take ten times as long."""
-    fields = [each for pair in entry.items() for each in pair]
+    fields = [text for pair in entry.items() for text in pair]
     for begin in range(0, count, 10_000):
         client.eval(FILL_SCRIPT, 1, stream, min(10_000, count - begin), *fields)
 
 
 def count_commands(client: redis.Redis) -> int:
-    """How many commands the server has run since its counters were reset, those inside scripts included."""
+    """Return the number of commands since the counters were reset, including those inside scripts."""
     stats: Any = client.info("commandstats")
-    return sum(each["calls"] for name, each in stats.items() if name.removeprefix("cmdstat_") not in HARNESS_COMMANDS)
+    return sum(
+        command["calls"] for name, command in stats.items() if name.removeprefix("cmdstat_") not in HARNESS_COMMANDS
+    )
 
 
 def _run(lane: Lane, client: redis.Redis, job: Job, background: AbstractContextManager[object]) -> dict[str, Any]:
@@ -117,22 +119,22 @@ def _run(lane: Lane, client: redis.Redis, job: Job, background: AbstractContextM
     )
     try:
         with background:
-            said, complained = child.communicate(timeout=TIMEOUT_SECONDS)
+            output, errors = child.communicate(timeout=TIMEOUT_SECONDS)
     except BaseException:
         child.kill()
-        said, complained = child.communicate()
-        print(f"{lane.contender.name} said:\n{(said + complained)[-3000:]}", file=sys.stderr)
+        output, errors = child.communicate()
+        print(f"output of {lane.contender.name}:\n{(output + errors)[-3000:]}", file=sys.stderr)
         raise
     if child.returncode:
         raise BenchError(
-            f"{lane.contender.name} ended with {child.returncode}; it said:\n{(said + complained)[-3000:]}"
+            f"{lane.contender.name} exited with {child.returncode}; its output:\n{(output + errors)[-3000:]}"
         )
-    result: dict[str, Any] = json.loads(next(line for line in said.splitlines() if '"handlers_seconds"' in line))
+    result: dict[str, Any] = json.loads(next(line for line in output.splitlines() if '"handlers_seconds"' in line))
     _record_round(lane, result, count_commands(client))
-    found: Any = client.xpending(STREAM, GROUP)
-    if found["pending"]:
+    summary: Any = client.xpending(STREAM, GROUP)
+    if summary["pending"]:
         raise BenchError(
-            f"{lane.contender.name}: {found['pending']} entries are still pending; each must be acknowledged"
+            f"{lane.contender.name}: {summary['pending']} entries are still pending; each must be acknowledged"
         )
     return result
 

@@ -1,7 +1,7 @@
 """Collector that only counts spans, in a separate process.
 
-`python -m benchmarks.sink SECONDS` prints its port, then the number of spans for each line on its standard input. Each
-reply is delayed by SECONDS.
+`python -m benchmarks.otlp_sink SECONDS` prints its port, then the number of spans for each line on its standard input.
+Each reply is delayed by SECONDS.
 """
 
 import subprocess
@@ -26,10 +26,10 @@ class _SinkHandler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if not self.path.endswith("/traces"):
             body = b""  # metrics and log records are accepted and ignored
-        for of_resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             # The comparison counts one span per message, so `ack` spans are ignored.
-            found = (span for scope in of_resource.scope_spans for span in scope.spans)
-            type(self).spans += sum(span.name.startswith("process") for span in found)
+            spans = (span for scope in resource.scope_spans for span in scope.spans)
+            type(self).spans += sum(span.name.startswith("process") for span in spans)
         time.sleep(self.delay_seconds)
         self.send_response(200)
         self.send_header("Content-Length", "0")
@@ -40,13 +40,13 @@ class _SinkHandler(BaseHTTPRequestHandler):
 
 
 class OtlpSink:
-    """From outside."""
+    """Client side of the collector process."""
 
     def __init__(self, delay_seconds: float = 0.0) -> None:
         self._delay_seconds = delay_seconds
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "benchmarks.sink", str(self._delay_seconds)]
+        command = [sys.executable, "-m", "benchmarks.otlp_sink", str(self._delay_seconds)]
         self._process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )

@@ -1,4 +1,4 @@
-"""Messages that a Service handles: what it is sent, and what its answers mean."""
+"""HTTP handler: requests to the Service, and the outcome for each response."""
 
 import asyncio
 import json
@@ -22,9 +22,9 @@ from streamconsumer.processor.message import Message
 from streamconsumer.processor.telemetry import current_traceparent
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
+from tests.processor.http_service import Service, never_respond, run_http_service
 from tests.processor.letters import KEY
 from tests.processor.pod import NewPod, Pod
-from tests.processor.service import Service, never_respond, run_http_service
 
 TRACE = f"00-{'4b' * 16}-{'a3' * 8}-01"
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -32,14 +32,14 @@ NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def service() -> AsyncIterator[Service]:
-    async with run_http_service() as found:
-        yield found
+    async with run_http_service() as running:
+        yield running
 
 
 @pytest.fixture
 async def handler(service: Service) -> AsyncIterator[HttpHandler]:
-    async with closing(HttpHandler(service.url, 4, None)) as found:
-        yield found
+    async with closing(HttpHandler(service.url, 4, None)) as opened:
+        yield opened
 
 
 @asynccontextmanager
@@ -48,21 +48,21 @@ async def closing(handler: HttpHandler) -> AsyncIterator[HttpHandler]:
     await handler.aclose()
 
 
-async def only_letter(group: Group) -> dict[str, str]:
-    found: Any = await group.client.xrange(KEY)
-    [(_, letter)] = found
-    return dict(letter)
+async def only_dead_letter(group: Group) -> dict[str, str]:
+    entries: Any = await group.client.xrange(KEY)
+    [(_, fields)] = entries
+    return dict(fields)
 
 
-def message(**different: Any) -> Message:
-    told = {"message_id": "1764000000123-7", "stream": "orders", "consumer_group": "billing", "consumer": "pod-a"}
-    return Message(**{**told, "deliveries": 1, "data": {}, **different})
+def message(**overrides: Any) -> Message:
+    defaults = {"message_id": "1764000000123-7", "stream": "orders", "consumer_group": "billing", "consumer": "pod-a"}
+    return Message(**{**defaults, "deliveries": 1, "data": {}, **overrides})
 
 
-# -- what is sent ---------------------------------------------------------------------------------------------------
+# -- requests ------------------------------------------------------------------------------------------------------
 
 
-def test_an_entry_is_sent_as_an_event_with_its_fields_as_json() -> None:
+def test_entry_is_sent_as_an_event_with_its_fields_as_json() -> None:
     headers, body = build_request(message(deliveries=3), {"id": "7", "name": "Зоя"})
     assert json.loads(body) == {"id": "7", "name": "Зоя"}
     assert headers == {
@@ -79,7 +79,7 @@ def test_an_entry_is_sent_as_an_event_with_its_fields_as_json() -> None:
     }
 
 
-def test_an_entry_that_is_a_cloud_event_is_sent_as_it_came() -> None:
+def test_cloud_event_is_sent_unchanged() -> None:
     event = {
         "specversion": "1.0",
         "id": "A-1",
@@ -106,12 +106,12 @@ def test_an_entry_that_is_a_cloud_event_is_sent_as_it_came() -> None:
 
 
 @pytest.mark.parametrize(("traceparent", "sent"), [(TRACE, TRACE), ("00-x", None), (f"{TRACE}\r\nX: y", None)])
-def test_without_a_span_of_our_own_the_producers_trace_goes_on(traceparent: str, sent: str | None) -> None:
+def test_producers_traceparent_is_sent_when_there_is_no_current_span(traceparent: str, sent: str | None) -> None:
     headers, _ = build_request(message(), {"traceparent": traceparent})
     assert headers.get("traceparent") == sent
 
 
-def test_with_a_span_of_our_own_the_service_sees_that() -> None:
+def test_traceparent_of_the_current_span_is_sent() -> None:
     with TracerProvider().get_tracer("shop").start_as_current_span("process orders"):
         headers, _ = build_request(message(), {"traceparent": TRACE})
         assert headers["traceparent"] == current_traceparent() != TRACE
@@ -122,13 +122,13 @@ def test_with_a_span_of_our_own_the_service_sees_that() -> None:
     stream=st.text(min_size=1),
     number=st.integers(0, 2**64),
 )
-def test_no_field_can_make_a_header_of_its_own(data: dict[str, str], stream: str, number: int) -> None:
+def test_fields_cannot_inject_headers(data: dict[str, str], stream: str, number: int) -> None:
     headers, body = build_request(message(message_id=f"{number}-0", stream=stream), data)
     assert all(name.isascii() and value.isascii() and value.isprintable() for name, value in headers.items())
     assert isinstance(body, bytes)
 
 
-# -- what answers mean ----------------------------------------------------------------------------------------------
+# -- responses -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -153,46 +153,48 @@ def test_no_field_can_make_a_header_of_its_own(data: dict[str, str], stream: str
         (101, "", Retry, None),
     ],
 )
-def test_an_answer_says_what_becomes_of_the_message(
-    status: int, retry_after: str, kind: type, after: timedelta | None
-) -> None:
-    found = outcome_for_status(status, retry_after, "why", NOON)
-    assert type(found) is kind
-    assert getattr(found, "after", None) == after
-    assert str(found) == "why"
+def test_status_decides_the_outcome(status: int, retry_after: str, kind: type, after: timedelta | None) -> None:
+    outcome = outcome_for_status(status, retry_after, "why", NOON)
+    assert type(outcome) is kind
+    assert getattr(outcome, "after", None) == after
+    assert str(outcome) == "why"
 
 
-async def test_2xx_acknowledges(group: Group, service: Service, handler: HttpHandler) -> None:
+async def test_2xx_acknowledges_the_message(group: Group, service: Service, handler: HttpHandler) -> None:
     service.responses = [web.Response(status=200, text="x" * 100_000), web.Response(status=202)]
     ids = await group.add(3)
     await group.start(handler)
-    found = await service.wait_for_requests(3)
+    requests = await service.wait_for_requests(3)
     await group.wait_settled()
-    assert [each.headers["streamconsumer-message-id"] for each in found] == ids
-    assert {(each.method, each.path) for each in found} == {("POST", "/orders")}
-    assert [json.loads(each.body) for each in found] == [{"n": "0"}, {"n": "1"}, {"n": "2"}]
+    assert [each.headers["streamconsumer-message-id"] for each in requests] == ids
+    assert {(each.method, each.path) for each in requests} == {("POST", "/orders")}
+    assert [json.loads(each.body) for each in requests] == [{"n": "0"}, {"n": "1"}, {"n": "2"}]
 
 
-async def test_what_fails_is_sent_again_with_its_count(group: Group, service: Service, handler: HttpHandler) -> None:
+async def test_failed_message_is_sent_again_with_its_delivery_count(
+    group: Group, service: Service, handler: HttpHandler
+) -> None:
     service.responses = [web.Response(status=500), web.Response(status=302, headers={"Location": "/elsewhere"})]
     await group.add()
     await group.start(handler)
-    found = await service.wait_for_requests(3)
+    requests = await service.wait_for_requests(3)
     await group.wait_settled()
-    assert [each.headers["streamconsumer-deliveries"] for each in found] == ["1", "2", "3"]
-    assert {each.path for each in found} == {"/orders"}, "nobody follows a redirect"
+    assert [each.headers["streamconsumer-deliveries"] for each in requests] == ["1", "2", "3"]
+    assert {each.path for each in requests} == {"/orders"}, "a redirect was followed"
 
 
-async def test_429_with_retry_after_is_no_attempt(group: Group, service: Service, handler: HttpHandler) -> None:
+async def test_429_with_retry_after_does_not_count_as_an_attempt(
+    group: Group, service: Service, handler: HttpHandler
+) -> None:
     service.responses = [web.Response(status=429, headers={"Retry-After": "0"}) for _ in range(3)]
     await group.add()
     await group.start(handler)
-    found = await service.wait_for_requests(4)
+    requests = await service.wait_for_requests(4)
     await group.wait_settled()
-    assert [each.headers["streamconsumer-deliveries"] for each in found] == ["1"] * 4
+    assert [each.headers["streamconsumer-deliveries"] for each in requests] == ["1"] * 4
 
 
-async def test_what_is_refused_is_a_dead_letter_with_status_and_answer(
+async def test_rejected_message_is_dead_lettered_with_status_and_body(
     group: Group, service: Service, handler: HttpHandler
 ) -> None:
     service.responses = [web.Response(status=422, text="no such\ncustomer" + "!" * 9000)]
@@ -200,14 +202,14 @@ async def test_what_is_refused_is_a_dead_letter_with_status_and_answer(
     await group.start(handler)
     await service.wait_for_requests(1)
     await group.wait_settled()
-    letter = await only_letter(group)
-    assert (letter["streamconsumer.message-id"], letter["streamconsumer.reason"]) == (message_id, "Rejected")
-    error = letter["streamconsumer.error-message"]
-    assert f"{service.url} answered 422: no such customer!!!" in error
+    dead_letter = await only_dead_letter(group)
+    assert (dead_letter["streamconsumer.message-id"], dead_letter["streamconsumer.reason"]) == (message_id, "Rejected")
+    error = dead_letter["streamconsumer.error-message"]
+    assert f"{service.url} responded 422: no such customer!!!" in error
     assert len(error) < 700
 
 
-async def test_as_many_are_sent_at_once_as_there_are_slots_over_connections_that_stay(
+async def test_concurrent_requests_use_one_kept_connection_per_slot(
     group: Group, service: Service, handler: HttpHandler
 ) -> None:
     open_gate = asyncio.Event()
@@ -221,13 +223,13 @@ async def test_as_many_are_sent_at_once_as_there_are_slots_over_connections_that
     await group.start(handler, concurrency=4)
     await service.wait_for_requests(4)
     open_gate.set()
-    found = await service.wait_for_requests(40)
+    requests = await service.wait_for_requests(40)
     await group.wait_settled()
     assert service.max_concurrent == 4
-    assert len({each.connection for each in found}) == 4
+    assert len({each.connection for each in requests}) == 4
 
 
-async def test_a_service_that_does_not_answer_in_time_has_failed(group: Group, service: Service) -> None:
+async def test_service_that_exceeds_the_delivery_timeout_fails_the_message(group: Group, service: Service) -> None:
     group.delivery = Delivery(timeout=timedelta(milliseconds=100), max_deliveries=1)
     service.responses = [never_respond]
     await group.add()
@@ -235,10 +237,13 @@ async def test_a_service_that_does_not_answer_in_time_has_failed(group: Group, s
         await group.start(handler)
         await service.wait_for_requests(1)
         await group.wait_settled()
-    assert "the handler took longer than delivery.timeout" in (await only_letter(group))["streamconsumer.error-message"]
+    assert (
+        "the handler took longer than delivery.timeout"
+        in (await only_dead_letter(group))["streamconsumer.error-message"]
+    )
 
 
-async def test_without_a_timeout_there_is_one_all_the_same(
+async def test_request_times_out_without_a_delivery_timeout(
     group: Group, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_handler, "DEFAULT_TIMEOUT", timedelta(milliseconds=100))
@@ -250,27 +255,27 @@ async def test_without_a_timeout_there_is_one_all_the_same(
         await group.wait_settled()
 
 
-async def test_a_service_that_is_not_there_is_tried_again(group: Group, service: Service) -> None:
+async def test_message_is_retried_when_the_service_is_unavailable(group: Group, service: Service) -> None:
     group.delivery = Delivery(max_deliveries=1)
     await group.add()
-    async with closing(HttpHandler("http://127.0.0.1:9/", 1, None)) as away:
-        await group.start(away)
+    async with closing(HttpHandler("http://127.0.0.1:9/", 1, None)) as unavailable:
+        await group.start(unavailable)
         await eventually(lambda: group.client.exists(KEY))
-    letter = await only_letter(group)
-    assert letter["streamconsumer.reason"] == "MaxDeliveries"
-    assert "ClientConnectorError" in letter["streamconsumer.error-message"]
+    dead_letter = await only_dead_letter(group)
+    assert dead_letter["streamconsumer.reason"] == "MaxDeliveries"
+    assert "ClientConnectorError" in dead_letter["streamconsumer.error-message"]
 
 
 # -- in a pod -------------------------------------------------------------------------------------------------------
 
 
-def sending(new_pod: NewPod, service: Service) -> Pod:
+def new_http_pod(new_pod: NewPod, service: Service) -> Pod:
     pod = new_pod("", handler_http_url=service.url, concurrency="4")
     del pod.environment["STREAMCONSUMER_HANDLER_PYTHON"]
     return pod
 
 
-async def test_a_pod_sends_what_it_reads_and_drains(group: Group, service: Service, new_pod: NewPod) -> None:
+async def test_pod_sends_messages_and_drains(group: Group, service: Service, new_pod: NewPod) -> None:
     release = asyncio.Event()
 
     async def slowly() -> web.Response:
@@ -279,10 +284,10 @@ async def test_a_pod_sends_what_it_reads_and_drains(group: Group, service: Servi
 
     service.responses = [slowly]
     [message_id] = await group.add(fields={"id": "7", "traceparent": TRACE})
-    pod = sending(new_pod, service).start()
-    [found] = await service.wait_for_requests(1)
-    assert found.headers["streamconsumer-message-id"] == message_id
-    assert found.headers["traceparent"] == TRACE
+    pod = new_http_pod(new_pod, service).start()
+    [request] = await service.wait_for_requests(1)
+    assert request.headers["streamconsumer-message-id"] == message_id
+    assert request.headers["traceparent"] == TRACE
     [started] = await pod.wait_for_log("processor started")
     assert started["handler"] == service.url
     pod.signal(signal.SIGTERM)
@@ -291,11 +296,14 @@ async def test_a_pod_sends_what_it_reads_and_drains(group: Group, service: Servi
     assert await pod.wait_for_exit() == 0
     assert await group.pending() == 0
     assert not [line for line in pod.log_lines if line.get("level") == "ERROR" or "text" in line]
-    assert (found.headers["streamconsumer-stream"], found.headers["streamconsumer-consumer-group"]) == (STREAM, GROUP)
+    assert (request.headers["streamconsumer-stream"], request.headers["streamconsumer-consumer-group"]) == (
+        STREAM,
+        GROUP,
+    )
 
 
-async def test_no_proxy_is_asked(group: Group, service: Service, new_pod: NewPod) -> None:
-    pod = sending(new_pod, service)
+async def test_proxy_from_the_environment_is_not_used(group: Group, service: Service, new_pod: NewPod) -> None:
+    pod = new_http_pod(new_pod, service)
     pod.environment |= {"HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1"}
     await group.add()
     pod.start()

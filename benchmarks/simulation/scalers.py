@@ -10,7 +10,7 @@ from streamconsumer.operator.autoscaling.algorithm import Backlog, ScalingHistor
 from streamconsumer.operator.settings import OperatorSettings
 
 TARGET, MAX_REPLICAS = 100, 10
-"""Entries a pod, and pods at most: the same for all."""
+"""Entries per pod and maximum number of pods, the same for all scalers."""
 
 
 class Scaler(Protocol):
@@ -18,10 +18,10 @@ class Scaler(Protocol):
 
     name: str
     deletes_idle_first: bool
-    """Whether idle pods are the first to go."""
+    """True if scaling down deletes idle pods first."""
 
     def desired_replicas(self, now: int, entries_read: int, unread: int, pending: int, current: int) -> int:
-        """So many pods from now on."""
+        """Return the number of pods desired from now on."""
         ...
 
 
@@ -31,7 +31,7 @@ def _rules(target: dict[str, Any]) -> Autoscaling:
 
 @dataclass
 class OurScaler:
-    """`decide` as the operator calls it, at the defaults: on its interval, and at once when an entry wakes it."""
+    """StreamConsumer's algorithm at its defaults. Decides at the poll interval, and on the first entry at zero pods."""
 
     name: str = "StreamConsumer"
     deletes_idle_first: bool = True
@@ -42,16 +42,17 @@ class OurScaler:
     def desired_replicas(self, now: int, entries_read: int, unread: int, pending: int, current: int) -> int:
         if now % self.interval_seconds and not (current == 0 and unread):
             return current
-        seen = Backlog(unread, pending, entries_read=entries_read, last_delivered_id=str(entries_read))
-        decision, self._history = decide(self.rules, seen, current, self._history, float(now))
+        backlog = Backlog(unread, pending, entries_read=entries_read, last_delivered_id=str(entries_read))
+        decision, self._history = decide(self.rules, backlog, current, self._history, float(now))
         return decision.replicas
 
 
 @dataclass
 class KedaScaler:
-    """KEDA's redis-streams scaler over an HPA, from KEDA 2.21 and Kubernetes 1.37 as documented: KEDA goes from zero to
-    one and back, the HPA does the rest by the average of one metric. Here the lag: what is pending never grows beyond
-    what the pods hold, and wakes nobody at zero."""
+    """KEDA's redis-streams scaler with an HPA, as documented for KEDA 2.21 and Kubernetes 1.37.
+
+    KEDA scales between zero and one pod. The HPA scales between one and the maximum, by the average of one metric. The
+    metric is the lag, because the number of pending entries is limited by the pods and starts no pod at zero."""
 
     name: str
     polling_seconds: int = 30
@@ -59,9 +60,9 @@ class KedaScaler:
     stabilization_seconds: int = 300
     deletes_idle_first: bool = False
     _active_seconds: int = -(10**9)
-    _needed: deque[tuple[int, int]] = field(default_factory=deque)
+    _required: deque[tuple[int, int]] = field(default_factory=deque)
 
-    def desired_replicas(self, now: int, entries_read: int, unread: int, pending: int, current: int) -> int:  # noqa: ARG002 - it does not look at these
+    def desired_replicas(self, now: int, entries_read: int, unread: int, pending: int, current: int) -> int:  # noqa: ARG002 - KEDA uses only the lag
         if now % self.polling_seconds == 0:
             if unread > 0:
                 self._active_seconds = now
@@ -71,16 +72,16 @@ class KedaScaler:
         return self._hpa_replicas(now, unread, current) if current and now % HPA_SECONDS == 0 else current
 
     def _hpa_replicas(self, now: int, lag: int, current: int) -> int:
-        need = math.ceil(lag / TARGET)
+        required = math.ceil(lag / TARGET)
         if abs(lag / (TARGET * current) - 1) <= HPA_TOLERANCE:
-            need = current
-        need = min(max(need, 1), MAX_REPLICAS)
-        self._needed.append((now, need))
-        while now - self._needed[0][0] > self.stabilization_seconds:
-            self._needed.popleft()
-        if need < current:
-            return min(current, max(each for _, each in self._needed))
-        return min(need, max(2 * current, current + 4))
+            required = current
+        required = min(max(required, 1), MAX_REPLICAS)
+        self._required.append((now, required))
+        while now - self._required[0][0] > self.stabilization_seconds:
+            self._required.popleft()
+        if required < current:
+            return min(current, max(pods for _, pods in self._required))
+        return min(required, max(2 * current, current + 4))
 
 
 HPA_SECONDS, HPA_TOLERANCE = 15, 0.1
@@ -88,7 +89,7 @@ HPA_SECONDS, HPA_TOLERANCE = 15, 0.1
 
 
 def all_scalers() -> list[Scaler]:
-    """Anew: they remember."""
+    """Return new scalers, because each keeps a history."""
     return [
         OurScaler(),
         OurScaler("StreamConsumer, drainTime 30s", rules=_rules({"drainTime": "30s"})),

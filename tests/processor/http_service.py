@@ -1,4 +1,4 @@
-"""A Service that messages are sent to: a real HTTP server in the test's own loop."""
+"""HTTP service that receives messages: a real server in the test's own event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,21 +14,21 @@ QueuedResponse = web.Response | Callable[[], Awaitable[web.Response]]
 
 @dataclass(frozen=True)
 class Request:
-    """What it was sent."""
+    """One received request."""
 
     method: str
     path: str
     headers: dict[str, str]
-    """Names in lower case."""
+    """Headers with lower-case names."""
 
     body: str
     connection: int
-    """A number that each connection has for itself."""
+    """Number that identifies the TCP connection."""
 
 
 @dataclass
 class Service:
-    """Answers in the order of `answers`, and 204 from then on."""
+    """Responds with `responses` in order, then with 204."""
 
     url: str = ""
     requests: list[Request] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Service:
     max_concurrent: int = 0
 
     async def wait_for_requests(self, count: int) -> list[Request]:
-        """What it was sent, once it was so much."""
+        """Wait for `count` requests. Returns all of them."""
         await eventually(lambda: len(self.requests) >= count)
         return self.requests
 
@@ -46,17 +46,17 @@ class Service:
         self.max_concurrent = max(self.max_concurrent, self.concurrent)
         try:
             headers = {name.lower(): value for name, value in request.headers.items()}
-            seen = Request(request.method, request.path, headers, await request.text(), id(request.transport))
-            self.requests.append(seen)
-            answer = self.responses.pop(0) if self.responses else web.Response(status=204)
-            return answer if isinstance(answer, web.Response) else await answer()
+            body = await request.text()
+            self.requests.append(Request(request.method, request.path, headers, body, id(request.transport)))
+            response = self.responses.pop(0) if self.responses else web.Response(status=204)
+            return response if isinstance(response, web.Response) else await response()
         finally:
             self.concurrent -= 1
 
 
 @asynccontextmanager
 async def run_http_service() -> AsyncIterator[Service]:
-    """On a free port, at the path /orders and every other."""
+    """Run a service on a free port. Every path is served; `url` ends with /orders."""
     service = Service()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", service.handle)
@@ -71,6 +71,6 @@ async def run_http_service() -> AsyncIterator[Service]:
 
 
 async def never_respond() -> web.Response:
-    """An answer that does not come."""
+    """Never respond."""
     await asyncio.sleep(3600)
     raise AssertionError

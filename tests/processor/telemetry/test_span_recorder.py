@@ -1,12 +1,11 @@
-"""Spans as they reach a real collector."""
+"""Spans of attempts and batches in a real collector, and in the logs of a pod."""
 
 import asyncio
 import dataclasses
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,9 +19,9 @@ from tests.cluster.collector import Collector
 from tests.cluster.spans import Span
 from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import Group
-from tests.processor.pod import Pod
+from tests.processor.pod import NewPod
 from tests.processor.recorder import Recorder, fail_first_delivery
-from tests.processor.tracing import TelemetryKit, consumer_spans
+from tests.processor.telemetry.telemetry_kit import TelemetryKit, consumer_spans
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
@@ -31,7 +30,7 @@ SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
 async def spans_of(
     group: Group, telemetry: SpanRecorder, collector: Collector, handler: Any, *messages: dict[str, Any], **options: Any
 ) -> list[Span]:
-    """Handle the messages and fetch their spans."""
+    """Handle the messages. Returns their spans."""
     for fields in messages:
         await group.add(fields=fields)
     handler = handler or Recorder()
@@ -44,7 +43,7 @@ async def spans_of(
     return await consumer_spans(collector, len(messages))
 
 
-async def test_a_message_is_one_consumer_span_under_its_producer_and_linked_to_it(
+async def test_message_is_one_consumer_span_that_is_a_child_of_its_producer_and_links_to_it(
     group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     handler = Recorder()
@@ -72,7 +71,7 @@ async def test_a_message_is_one_consumer_span_under_its_producer_and_linked_to_i
     assert span.schema_url == "https://opentelemetry.io/schemas/1.44.0"
 
 
-async def test_a_message_without_a_producers_context_begins_a_trace(
+async def test_message_without_a_producers_context_starts_a_trace(
     group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     first, second = await spans_of(group, telemetry, collector, None, {"n": "1"}, {"traceparent": "garbage"})
@@ -81,10 +80,10 @@ async def test_a_message_without_a_producers_context_begins_a_trace(
     assert first.trace_id != second.trace_id
 
 
-async def test_the_traces_of_concurrent_messages_do_not_mix(
-    group: Group, kit: TelemetryKit, telemetry: SpanRecorder, collector: Collector
+async def test_traces_of_concurrent_messages_do_not_mix(
+    group: Group, telemetry_kit: TelemetryKit, telemetry: SpanRecorder, collector: Collector
 ) -> None:
-    tracer = trace.get_tracer("shop", tracer_provider=kit.provider)
+    tracer = trace.get_tracer("shop", tracer_provider=telemetry_kit.provider)
 
     async def handle(data: dict[str, Any]) -> None:
         await asyncio.sleep(0.01)
@@ -102,18 +101,18 @@ async def test_the_traces_of_concurrent_messages_do_not_mix(
         assert (span.trace_id, span.parent_span_id) == (outer[span.name].trace_id, outer[span.name].span_id)
 
 
-async def test_what_a_plain_function_traces_is_in_its_messages_trace(
-    group: Group, kit: TelemetryKit, telemetry: SpanRecorder, collector: Collector
+async def test_spans_of_a_plain_function_are_in_its_messages_trace(
+    group: Group, telemetry_kit: TelemetryKit, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     def handle(data: dict[str, Any]) -> None:
-        trace.get_tracer("shop", tracer_provider=kit.provider).start_span("charge").end()
+        trace.get_tracer("shop", tracer_provider=telemetry_kit.provider).start_span("charge").end()
 
     await spans_of(group, telemetry, collector, handle, {"traceparent": SAMPLED})
     inner, outer = sorted(await consumer_spans(collector, 2), key=lambda span: span.name)
     assert (inner.name, inner.parent_span_id) == ("charge", outer.span_id)
 
 
-async def test_a_message_that_its_producer_did_not_sample_is_not_exported(
+async def test_message_is_not_exported_when_its_producer_did_not_sample_it(
     group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     messages = [{"traceparent": NOT_SAMPLED}, {"traceparent": SAMPLED}]
@@ -131,7 +130,7 @@ class CardDeclined(Exception):
     pass
 
 
-async def test_a_failure_is_an_error_with_its_type_and_without_events(
+async def test_failed_attempt_has_an_error_type_and_no_events(
     group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     handler = Recorder(lambda message: CardDeclined("no funds") if message.data["n"] == "1" else ValueError("x"))
@@ -143,9 +142,7 @@ async def test_a_failure_is_an_error_with_its_type_and_without_events(
     assert own.events == builtin.events == ()
 
 
-async def test_an_error_text_that_is_not_utf_8_does_not_cost_the_batch_of_spans_that_it_is_in(
-    telemetry: SpanRecorder, collector: Collector
-) -> None:
+async def test_error_text_that_is_not_utf_8_is_escaped(telemetry: SpanRecorder, collector: Collector) -> None:
     entry = Entry("1-0", ())
     attempt = telemetry.start_attempt(entry, {})
     assert attempt
@@ -155,7 +152,7 @@ async def test_an_error_text_that_is_not_utf_8_does_not_cost_the_batch_of_spans_
     assert span.status_message == "CardDeclined: no funds \\udcff"
 
 
-async def test_a_retry_is_a_span_of_its_own_that_tells_the_delivery(
+async def test_retry_has_its_own_span_with_the_delivery_count(
     group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     handler = Recorder(fail_first_delivery(RuntimeError("once")))
@@ -182,22 +179,22 @@ async def spans_of_batches(
     return await consumer_spans(collector, processor.metrics.handler_calls)
 
 
-async def test_a_batch_is_one_span_of_a_trace_of_its_own_linked_to_each_message(
+async def test_batch_is_one_span_in_its_own_trace_that_links_to_each_message(
     group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     ids: list[str] = []
-    found: list[str] = []
+    current_span_ids: list[str] = []
 
     async def handle(batch: list[dict[str, str]]) -> None:
         ids.extend(message.message_id for message in current_messages())
-        found.append(f"{trace.get_current_span().get_span_context().span_id:016x}")
+        current_span_ids.append(f"{trace.get_current_span().get_span_context().span_id:016x}")
 
-    others = f"00-{'2' * 32}-{'3' * 16}-01"
-    messages = [{"traceparent": SAMPLED}, {"n": "1"}, {"traceparent": others}, {"traceparent": "garbage"}]
+    other_producer = f"00-{'2' * 32}-{'3' * 16}-01"
+    messages = [{"traceparent": SAMPLED}, {"n": "1"}, {"traceparent": other_producer}, {"traceparent": "garbage"}]
     [span] = await spans_of_batches(group, telemetry, collector, handle, messages)
     assert (span.name, span.kind, span.parent_span_id) == ("process orders", "CONSUMER", "")
     assert span.trace_id not in {TRACE, "2" * 32}
-    assert found == [span.span_id]
+    assert current_span_ids == [span.span_id]
     assert [(link.trace_id, link.span_id, link.attributes) for link in span.links] == [
         (TRACE, PARENT, {"messaging.message.id": ids[0]}),
         ("2" * 32, "3" * 16, {"messaging.message.id": ids[2]}),
@@ -207,7 +204,7 @@ async def test_a_batch_is_one_span_of_a_trace_of_its_own_linked_to_each_message(
     assert (span.status_code, span.events) == ("UNSET", ())
 
 
-async def test_a_large_batch_keeps_all_its_links(group: Group, telemetry: SpanRecorder, collector: Collector) -> None:
+async def test_large_batch_keeps_all_its_links(group: Group, telemetry: SpanRecorder, collector: Collector) -> None:
     async def handle(batch: list[dict[str, str]]) -> None:
         await asyncio.sleep(0.3)
 
@@ -215,11 +212,11 @@ async def test_a_large_batch_keeps_all_its_links(group: Group, telemetry: SpanRe
     spans = await spans_of_batches(group, telemetry, collector, handle, messages)
     sizes = [span.attributes["messaging.batch.message_count"] for span in spans]
     assert [len(span.links) for span in spans] == sizes
-    assert max(sizes) > 128, "what the SDK alone would keep"
+    assert max(sizes) > 128, "the SDK alone would keep 128 links"
 
 
 @pytest.mark.parametrize("failed", [1, 2, 3])
-async def test_a_batch_is_an_error_only_if_all_of_it_failed(
+async def test_batch_span_is_an_error_only_when_all_messages_failed(
     group: Group, telemetry: SpanRecorder, collector: Collector, failed: int
 ) -> None:
     group.delivery = Delivery(max_deliveries=1)
@@ -232,7 +229,7 @@ async def test_a_batch_is_an_error_only_if_all_of_it_failed(
     assert span.attributes.get("error.type") == (f"{__name__}.CardDeclined" if failed == 3 else None)
 
 
-async def test_a_handler_cancelled_at_the_end_of_a_drain_is_no_success(
+async def test_attempt_cancelled_by_a_drain_is_an_error(
     group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     handler = Recorder(gate=False)
@@ -244,7 +241,7 @@ async def test_a_handler_cancelled_at_the_end_of_a_drain_is_no_success(
     assert (span.status_code, span.attributes["error.type"]) == ("ERROR", "asyncio.exceptions.CancelledError")
 
 
-async def test_idling_makes_no_spans(group: Group, telemetry: SpanRecorder, collector: Collector) -> None:
+async def test_idle_processor_records_no_spans(group: Group, telemetry: SpanRecorder, collector: Collector) -> None:
     processor = await group.start(Recorder(), poll=0.05, min_idle=0.2, settings={"telemetry": telemetry})
     await eventually(lambda: processor.metrics.reads > 20)
     await processor.stop_listening()
@@ -256,43 +253,28 @@ async def test_idling_makes_no_spans(group: Group, telemetry: SpanRecorder, coll
 # -- in a process -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-async def new_pod(tmp_path: Path, group: Group) -> AsyncIterator[Callable[..., Pod]]:
-    pods: list[Pod] = []
-
-    def new(handler: str, **settings: str) -> Pod:
-        pods.append(Pod(tmp_path, group.url, handler, **settings))
-        return pods[-1]
-
-    yield new
-    for pod in pods:
-        pod.remove()
-
-
-async def test_the_last_spans_arrive_after_sigterm_and_log_lines_carry_their_ids(
-    group: Group, collector: Collector, new_pod: Callable[..., Pod]
+async def test_last_spans_arrive_after_sigterm_and_log_lines_have_their_ids(
+    group: Group, collector: Collector, new_pod: NewPod
 ) -> None:
     await group.add(fields={"n": "1", "traceparent": SAMPLED})
     resource = {"OTEL_SERVICE_NAME": "orders", "OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=pod-a"}
     late = {"OTEL_BSP_SCHEDULE_DELAY": "3600000"}  # nothing is exported before the end
     pod = new_pod("pod_handlers:note").start(environment={**collector.environment, **resource, **late})
     [line] = await pod.wait_for_log("handled")
-    begun = time.monotonic()
+    start_seconds = time.monotonic()
     pod.signal(signal.SIGTERM)
     assert await pod.wait_for_exit() == 0
-    assert time.monotonic() - begun < TIMEOUT_SECONDS
+    assert time.monotonic() - start_seconds < TIMEOUT_SECONDS
     [span] = await consumer_spans(collector, 1)
     assert (line["trace_id"], line["span_id"], line["trace_flags"]) == (TRACE, span.span_id, "01")
     assert line["message_id"] == span.attributes["messaging.message.id"]
     assert (span.resource["service.name"], span.resource["k8s.pod.name"]) == ("orders", "pod-a")
 
 
-async def test_the_log_line_of_a_failure_carries_the_ids_too(
-    group: Group, collector: Collector, new_pod: Callable[..., Pod]
-) -> None:
+async def test_log_line_of_a_failure_has_the_trace_id(group: Group, collector: Collector, new_pod: NewPod) -> None:
     [message_id] = await group.add(fields={"n": "1", "traceparent": SAMPLED})
     pod = new_pod("pod_handlers:failing").start(environment=collector.environment)
-    [line] = await pod.wait_for_log("message failed and stays pending")
+    [line] = await pod.wait_for_log("message failed; will retry")
     assert (line["message_id"], line["level"]) == (message_id, "ERROR")
     assert "ConnectionResetError: the bank hung up" in line["exc_info"]
     assert line["trace_id"] == TRACE
@@ -300,7 +282,7 @@ async def test_the_log_line_of_a_failure_carries_the_ids_too(
 
 @dataclasses.dataclass
 class BlackHole:
-    """Takes connections and never answers."""
+    """Server that accepts connections and never responds."""
 
     listener: socket.socket
 
@@ -315,9 +297,9 @@ def black_hole() -> Iterator[BlackHole]:
         yield BlackHole(listener)
 
 
-@pytest.mark.parametrize("kind", ["refuses", "never answers"])
-async def test_a_dead_collector_costs_no_message_and_little_time_at_the_end(
-    group: Group, black_hole: BlackHole, new_pod: Callable[..., Pod], kind: str
+@pytest.mark.parametrize("kind", ["refuses", "never responds"])
+async def test_unavailable_collector_delays_no_message_and_the_shutdown_only_briefly(
+    group: Group, black_hole: BlackHole, new_pod: NewPod, kind: str
 ) -> None:
     if kind == "refuses":
         endpoint = black_hole.endpoint
@@ -328,8 +310,8 @@ async def test_a_dead_collector_costs_no_message_and_little_time_at_the_end(
     pod = new_pod("pod_handlers:note").start(environment={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
     await pod.wait_for_log("handled", times=1000)
     await group.wait_settled()
-    begun = time.monotonic()
+    start_seconds = time.monotonic()
     pod.signal(signal.SIGTERM)
     assert await pod.wait_for_exit() == 0
-    # 3 s for the last spans, and the way out of a process on a busy machine; the SDK alone would take 30 s.
-    assert time.monotonic() - begun < TIMEOUT_SECONDS
+    # 3 s for the last spans plus the exit of a process on a busy machine. The SDK alone would take 30 s.
+    assert time.monotonic() - start_seconds < TIMEOUT_SECONDS

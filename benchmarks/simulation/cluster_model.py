@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from benchmarks.simulation.rivals import TARGET, Scaler
+from benchmarks.simulation.scalers import TARGET, Scaler
 from benchmarks.simulation.traffic import Message, Traffic
 
 START_SECONDS = 2
-"""From being wanted until a pod reads."""
+"""Time from the request for a pod until it reads."""
 EXTRA_SECONDS = 1800
 BATCH = 10
 BASE_DELAY_SECONDS, MAX_DELAY_SECONDS = 1.0, 300.0
@@ -41,11 +41,11 @@ class Outcome:
     """Result of a simulation."""
 
     over_target_seconds: int = 0
-    """How long there were more entries than the target for each pod that reads; any at all where none does."""
+    """Seconds in which the backlog exceeded the target of all reading pods. Without such pods, any entry exceeds it."""
     replica_seconds: int = 0
     flaps: int = 0
     interrupted: int = 0
-    """Attempts that a pod's end ended."""
+    """Attempts interrupted by the end of a pod."""
     unfinished: int = 0
     waits: list[int] = field(default_factory=list)
     """Seconds from XADD to the acknowledgement or dead letter of each finished entry."""
@@ -53,7 +53,7 @@ class Outcome:
 
 @dataclass
 class ClusterModel:
-    """Everything that is."""
+    """Cluster with one stream, its group and its pods."""
 
     traffic: Traffic
     scaler: Scaler
@@ -65,7 +65,7 @@ class ClusterModel:
     waiting: list[tuple[float, Message]] = field(default_factory=list)
     """Pending entries that wait for a retry, with the time at which they are due."""
     outcome: Outcome = field(default_factory=Outcome)
-    _dice: random.Random = field(default_factory=lambda: random.Random(1))
+    _rng: random.Random = field(default_factory=lambda: random.Random(1))
     _last_change: tuple[int, int] = (-(10**9), 0)
 
     def run(self) -> Outcome:
@@ -89,9 +89,9 @@ class ClusterModel:
         return sum(pod.pending for pod in self.pods) + len(self.returned) + len(self.waiting)
 
     def _release_due(self, now: int) -> None:
-        ready = [message for at, message in self.waiting if at <= now]
+        ready = [message for due, message in self.waiting if due <= now]
         if ready:
-            self.waiting = [each for each in self.waiting if each[0] > now]
+            self.waiting = [(due, message) for due, message in self.waiting if due > now]
             self.returned.extend(ready)
 
     def _work(self, pod: Pod, now: int) -> None:
@@ -120,12 +120,12 @@ class ClusterModel:
         if not message.is_poison or message.attempts >= self.traffic.max_deliveries:
             self.outcome.waits.append(now - message.added)
             return
-        longest = min(MAX_DELAY_SECONDS, BASE_DELAY_SECONDS * 2 ** (message.attempts - 1))
-        self.waiting.append((now + self._dice.uniform(0, longest), message))
+        max_delay = min(MAX_DELAY_SECONDS, BASE_DELAY_SECONDS * 2 ** (message.attempts - 1))
+        self.waiting.append((now + self._rng.uniform(0, max_delay), message))
 
     def _finish_draining(self, now: int) -> None:
-        """Pods that are done draining, or have to be."""
-        for pod in [each for each in self.pods if each.ends_at is not None]:
+        """Remove pods that have drained or whose grace period is over."""
+        for pod in [pod for pod in self.pods if pod.ends_at is not None]:
             if pod.running and pod.ends_at is not None and now >= pod.ends_at:
                 self.outcome.interrupted += 1
                 self.returned.append(pod.running)
@@ -136,27 +136,29 @@ class ClusterModel:
     def _scale(self, now: int) -> None:
         staying = [pod for pod in self.pods if pod.ends_at is None]
         current = len(staying)
-        wanted = self.scaler.desired_replicas(
+        desired = self.scaler.desired_replicas(
             now, self.added - len(self.unread), len(self.unread), self._pending, current
         )
-        if wanted == current:
+        if desired == current:
             return
-        self._count_flap(now, wanted - current)
-        self.pods.extend(Pod(now + START_SECONDS) for _ in range(wanted - current))
+        self._count_flap(now, desired - current)
+        self.pods.extend(Pod(now + START_SECONDS) for _ in range(desired - current))
         newest_first = staying[::-1]
-        going = sorted(newest_first, key=lambda pod: pod.pending) if self.scaler.deletes_idle_first else newest_first
-        for pod in going[: max(0, current - wanted)]:
+        deletion_order = (
+            sorted(newest_first, key=lambda pod: pod.pending) if self.scaler.deletes_idle_first else newest_first
+        )
+        for pod in deletion_order[: max(0, current - desired)]:
             pod.ends_at = now + self.traffic.drain_seconds
             self.returned.extendleft(reversed(pod.buffered))
             pod.buffered.clear()
 
     def _count_flap(self, now: int, change: int) -> None:
-        at, before = self._last_change
-        if change * before < 0 and now - at < FLAP_SECONDS:
+        changed_at, last_change = self._last_change
+        if change * last_change < 0 and now - changed_at < FLAP_SECONDS:
             self.outcome.flaps += 1
         self._last_change = now, change
 
     def _record_second(self) -> None:
-        now_reading = sum(pod.ends_at is None for pod in self.pods)
+        reading = sum(pod.ends_at is None for pod in self.pods)
         self.outcome.replica_seconds += len(self.pods)
-        self.outcome.over_target_seconds += len(self.unread) + self._pending > TARGET * now_reading
+        self.outcome.over_target_seconds += len(self.unread) + self._pending > TARGET * reading

@@ -8,49 +8,51 @@ from tests.model.examples import Manifest, consumer, manifest, stored
 from tests.model.rules import RULES_WITH_MESSAGE, RULES_WITHOUT_MESSAGE, VALID_MANIFESTS, Case
 
 
-def refusal(wrong: Manifest) -> str:
+def rejection(invalid: Manifest) -> str:
     with pytest.raises(InvalidResource) as caught:
-        StreamConsumer.parse(wrong)
+        StreamConsumer.parse(invalid)
     return str(caught.value)
 
 
-@pytest.mark.parametrize("right", VALID_MANIFESTS.values(), ids=VALID_MANIFESTS)
-def test_what_is_right_is_parsed(right: Manifest) -> None:
-    assert StreamConsumer.parse(right).name == right["metadata"]["name"]
+@pytest.mark.parametrize("valid", VALID_MANIFESTS.values(), ids=VALID_MANIFESTS)
+def test_valid_manifest_is_parsed(valid: Manifest) -> None:
+    assert StreamConsumer.parse(valid).name == valid["metadata"]["name"]
 
 
 @pytest.mark.parametrize("case", RULES_WITH_MESSAGE, ids=str)
-def test_what_breaks_a_rule_is_refused_with_its_sentence(case: Case) -> None:
-    told = refusal(case.invalid_manifest)
-    assert told.startswith(f"shop/{case.invalid_manifest['metadata']['name']}: ")
-    assert case.field in told
-    assert case.message in told
+def test_violated_rule_is_rejected_with_its_message(case: Case) -> None:
+    error = rejection(case.invalid_manifest)
+    assert error.startswith(f"shop/{case.invalid_manifest['metadata']['name']}: ")
+    assert case.field in error
+    assert case.message in error
 
 
 @pytest.mark.parametrize("case", RULES_WITHOUT_MESSAGE, ids=str)
-def test_what_has_the_wrong_shape_is_refused_and_the_field_is_named(case: Case) -> None:
-    assert f" {case.field}" in refusal(case.invalid_manifest)
+def test_wrong_type_or_bound_is_rejected_with_the_field(case: Case) -> None:
+    assert f" {case.field}" in rejection(case.invalid_manifest)
 
 
-def test_a_refusal_names_the_object_what_was_found_and_what_was_expected() -> None:
-    assert refusal(manifest(batchCount=0)) == ("shop/orders: spec.batchCount is 0: must be greater than or equal to 1")
+def test_error_names_the_object_the_value_and_the_expectation() -> None:
+    assert rejection(manifest(batchCount=0)) == (
+        "shop/orders: spec.batchCount is 0: must be greater than or equal to 1"
+    )
 
 
-def test_a_missing_field_is_named() -> None:
-    assert refusal(manifest(stream=...)) == "shop/orders: spec.stream is missing; it is required"
+def test_missing_field_is_named() -> None:
+    assert rejection(manifest(stream=...)) == "shop/orders: spec.stream is missing; it is required"
 
 
-def test_a_misspelt_field_is_named() -> None:
-    assert refusal(manifest(batchcount=1)) == "shop/orders: spec.batchcount is not a field; check its spelling"
+def test_unknown_field_is_named() -> None:
+    assert rejection(manifest(batchcount=1)) == "shop/orders: spec.batchcount is not a field; check its spelling"
 
 
-def test_every_problem_is_told_at_once() -> None:
-    told = refusal(manifest(batchCount=0, drainTimeout="x", handler={}))
-    assert all(field in told for field in ("spec.batchCount", "spec.drainTimeout", "spec.handler"))
+def test_parse_reports_all_errors() -> None:
+    error = rejection(manifest(batchCount=0, drainTimeout="x", handler={}))
+    assert all(field in error for field in ("spec.batchCount", "spec.drainTimeout", "spec.handler"))
 
 
-def test_what_was_found_is_cut_short() -> None:
-    assert len(refusal(manifest(handler={"python": "x" * 100_000}))) < 400
+def test_long_value_is_truncated_in_the_error() -> None:
+    assert len(rejection(manifest(handler={"python": "x" * 100_000}))) < 400
 
 
 @pytest.mark.parametrize(
@@ -67,12 +69,12 @@ def test_what_was_found_is_cut_short() -> None:
     ],
     ids=str,
 )
-def test_a_refusal_never_prints_credentials(redis: Any) -> None:
-    assert "hunter2" not in refusal(manifest(redis=redis))
+def test_error_contains_no_credentials(redis: Any) -> None:
+    assert "hunter2" not in rejection(manifest(redis=redis))
 
 
 @pytest.mark.parametrize(
-    ("wrong", "sentence"),
+    ("document", "message"),
     [
         (
             {"kind": "Deployment", "apiVersion": "apps/v1", "metadata": {"name": "orders"}},
@@ -91,22 +93,22 @@ def test_a_refusal_never_prints_credentials(redis: Any) -> None:
     ],
     ids=str,
 )
-def test_whatever_stands_in_a_file_is_refused_in_words(wrong: Manifest, sentence: str) -> None:
-    assert sentence in refusal(wrong)
+def test_malformed_document_is_rejected_with_a_message(document: Manifest, message: str) -> None:
+    assert message in rejection(document)
 
 
-def test_a_parsed_streamconsumer_knows_who_it_is() -> None:
+def test_parsed_streamconsumer_has_its_metadata() -> None:
     parsed = StreamConsumer.parse(stored(manifest(), uid="u-1", generation=7))
     assert (parsed.namespace, parsed.name, parsed.uid, parsed.generation) == ("shop", "orders", "u-1", 7)
 
 
-def test_a_file_without_a_namespace_is_of_the_default_one() -> None:
-    given = manifest()
-    del given["metadata"]["namespace"]
-    assert StreamConsumer.parse(given).namespace == "default"
+def test_manifest_without_a_namespace_is_in_the_default_namespace() -> None:
+    document = manifest()
+    del document["metadata"]["namespace"]
+    assert StreamConsumer.parse(document).namespace == "default"
 
 
-def test_left_out_and_default_are_the_same() -> None:
+def test_explicit_defaults_equal_omitted_fields() -> None:
     assert consumer() == consumer(replicas=1, batchCount=10, pollInterval="5s", delivery={"minIdle": "30s"})
 
 
@@ -121,11 +123,11 @@ def test_left_out_and_default_are_the_same() -> None:
         "redis://redis:6379/0/1",
     ],
 )
-def test_a_url_in_which_host_port_or_database_is_unusable_is_refused(url: str) -> None:
-    """The API server's rule lets it through."""
-    assert URL_MESSAGE in refusal(manifest(redis={"url": url}))
+def test_url_with_an_unusable_host_port_or_database_is_rejected(url: str) -> None:
+    """The CEL rule of the API server accepts these URLs."""
+    assert URL_MESSAGE in rejection(manifest(redis={"url": url}))
 
 
 @pytest.mark.parametrize("end", ["", "/", "/0", "/15", "/2/", "?db=2", "/?socket_timeout=3"])
-def test_a_url_may_end_in_a_database(end: str) -> None:
+def test_url_with_an_optional_database_is_accepted(end: str) -> None:
     assert consumer(redis={"url": f"redis://redis:6379{end}"}).spec.redis.url == f"redis://redis:6379{end}"

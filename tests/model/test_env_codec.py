@@ -14,7 +14,7 @@ from streamconsumer.model.processor_settings import (
 )
 from tests.model import strategies
 
-SMALLEST = {
+MINIMAL = {
     "STREAMCONSUMER_STREAM": "orders",
     "STREAMCONSUMER_CONSUMER_GROUP": "billing",
     "STREAMCONSUMER_REDIS_URL": "redis://redis:6379/0",
@@ -24,51 +24,51 @@ SMALLEST = {
 
 
 @given(strategies.settings)
-def test_what_is_written_to_the_environment_is_read_back(settings: ProcessorSettings) -> None:
+def test_settings_survive_a_round_trip_through_the_environment(settings: ProcessorSettings) -> None:
     assert from_env(ProcessorSettings, to_env(settings)) == settings
 
 
 @given(strategies.settings)
-def test_every_variable_belongs_to_us(settings: ProcessorSettings) -> None:
+def test_every_variable_has_the_prefix(settings: ProcessorSettings) -> None:
     assert all(name.startswith("STREAMCONSUMER_") for name in to_env(settings))
 
 
-def test_no_two_fields_share_a_variable() -> None:
+def test_every_field_has_its_own_variable() -> None:
     variables = [env_name(*path) for path in field_paths(ProcessorSettings)]
     assert len(set(variables)) == len(variables)
 
 
-def test_the_pod_reads_all_that_the_resource_says() -> None:
+def test_pod_reads_every_shared_setting() -> None:
     assert set(field_paths(SharedSettings)) <= set(field_paths(ProcessorSettings))
 
 
-def test_a_field_at_its_default_is_not_written() -> None:
-    settings = from_env(ProcessorSettings, SMALLEST)
-    assert to_env(settings) == SMALLEST
+def test_field_at_its_default_is_not_written() -> None:
+    settings = from_env(ProcessorSettings, MINIMAL)
+    assert to_env(settings) == MINIMAL
 
 
-def test_the_variable_of_a_nested_field_is_its_path() -> None:
-    settings = from_env(ProcessorSettings, {**SMALLEST, "STREAMCONSUMER_DELIVERY_MIN_IDLE": "1m30s"})
+def test_nested_field_is_read_from_the_variable_of_its_path() -> None:
+    settings = from_env(ProcessorSettings, {**MINIMAL, "STREAMCONSUMER_DELIVERY_MIN_IDLE": "1m30s"})
     assert settings.delivery.min_idle.total_seconds() == 90
 
 
-def test_other_variables_are_not_looked_at() -> None:
-    assert from_env(ProcessorSettings, {**SMALLEST, "PATH": "/bin", "STREAM": "other"}).stream == "orders"
+def test_variables_without_the_prefix_are_ignored() -> None:
+    assert from_env(ProcessorSettings, {**MINIMAL, "PATH": "/bin", "STREAM": "other"}).stream == "orders"
 
 
-IN_TWO_WAYS = {"STREAMCONSUMER_REDIS_URL", "STREAMCONSUMER_HANDLER_PYTHON"}
+WITH_ALTERNATIVES = {"STREAMCONSUMER_REDIS_URL", "STREAMCONSUMER_HANDLER_PYTHON"}
 
 
-@pytest.mark.parametrize("missing", sorted(SMALLEST.keys() - IN_TWO_WAYS))
-def test_a_missing_variable_is_named(missing: str) -> None:
-    environ = {name: value for name, value in SMALLEST.items() if name != missing}
+@pytest.mark.parametrize("missing", sorted(MINIMAL.keys() - WITH_ALTERNATIVES))
+def test_missing_variable_is_named(missing: str) -> None:
+    environ = {name: value for name, value in MINIMAL.items() if name != missing}
     with pytest.raises(InvalidSettings) as caught:
         from_env(ProcessorSettings, environ)
     assert str(caught.value) == f"{missing} is missing; it is required"
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "sentence"),
+    ("name", "value", "message"),
     [
         ("STREAMCONSUMER_BATCH_COUNT", "0", "is '0': must be greater than or equal to 1"),
         ("STREAMCONSUMER_BATCH_COUNT", "ten", "is 'ten': must be a valid integer"),
@@ -87,15 +87,15 @@ def test_a_missing_variable_is_named(missing: str) -> None:
         ("STREAMCONSUMER_REDIS_SENTINEL_NODES", "one:26379,two", "_1 is 'two': must be a sentinel as host:port"),
     ],
 )
-def test_a_wrong_variable_is_named_with_what_was_found_and_expected(name: str, value: str, sentence: str) -> None:
+def test_error_names_the_variable_the_value_and_the_expectation(name: str, value: str, message: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
-        from_env(ProcessorSettings, {**SMALLEST, name: value})
-    assert sentence in str(caught.value)
+        from_env(ProcessorSettings, {**MINIMAL, name: value})
+    assert message in str(caught.value)
     assert str(caught.value).startswith(name.removesuffix("_MIN_DELAY"))
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("values", "message"),
     [
         ({}, ONE_URL_SOURCE),
         ({"url": "redis://r", "url_file": "/f"}, ONE_URL_SOURCE),
@@ -111,15 +111,15 @@ def test_a_wrong_variable_is_named_with_what_was_found_and_expected(name: str, v
     ],
     ids=str,
 )
-def test_what_is_said_of_redis_must_fit_together(given: dict[str, str], sentence: str) -> None:
-    rest = {name: value for name, value in SMALLEST.items() if name != "STREAMCONSUMER_REDIS_URL"}
+def test_contradictory_redis_settings_are_rejected(values: dict[str, str], message: str) -> None:
+    rest = {name: value for name, value in MINIMAL.items() if name != "STREAMCONSUMER_REDIS_URL"}
     with pytest.raises(InvalidSettings) as caught:
-        from_env(ProcessorSettings, rest | {env_name("redis", name): value for name, value in given.items()})
-    assert str(caught.value) == f"STREAMCONSUMER_REDIS: {sentence}"
+        from_env(ProcessorSettings, rest | {env_name("redis", name): value for name, value in values.items()})
+    assert str(caught.value) == f"STREAMCONSUMER_REDIS: {message}"
 
 
 @pytest.mark.parametrize(
-    "given",
+    "values",
     [
         {},
         {"python": "shop:handle", "http_url": "http://billing"},
@@ -127,31 +127,31 @@ def test_what_is_said_of_redis_must_fit_together(given: dict[str, str], sentence
     ],
     ids=str,
 )
-def test_what_is_said_of_the_handler_must_fit_together(given: dict[str, str]) -> None:
-    rest = {name: value for name, value in SMALLEST.items() if name != "STREAMCONSUMER_HANDLER_PYTHON"}
+def test_contradictory_handler_settings_are_rejected(values: dict[str, str]) -> None:
+    rest = {name: value for name, value in MINIMAL.items() if name != "STREAMCONSUMER_HANDLER_PYTHON"}
     with pytest.raises(InvalidSettings) as caught:
-        from_env(ProcessorSettings, rest | {env_name("handler", name): value for name, value in given.items()})
+        from_env(ProcessorSettings, rest | {env_name("handler", name): value for name, value in values.items()})
     assert str(caught.value) == f"STREAMCONSUMER_HANDLER: {ONE_HANDLER}"
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_from_env_reports_all_errors() -> None:
     with pytest.raises(InvalidSettings) as caught:
         from_env(ProcessorSettings, {"STREAMCONSUMER_BATCH_COUNT": "0"})
-    told = str(caught.value).split("; ")
-    assert sum("STREAMCONSUMER_" in line for line in told) == len(SMALLEST) + 1
+    lines = str(caught.value).split("; ")
+    assert sum("STREAMCONSUMER_" in line for line in lines) == len(MINIMAL) + 1
 
 
-def test_credentials_are_never_told() -> None:
-    wrong = {**SMALLEST, "STREAMCONSUMER_REDIS_URL": "http://billing:hunter2@redis"}
+def test_errors_and_repr_contain_no_credentials() -> None:
+    invalid = {**MINIMAL, "STREAMCONSUMER_REDIS_URL": "http://billing:hunter2@redis"}
     with pytest.raises(InvalidSettings) as caught:
-        from_env(ProcessorSettings, wrong)
+        from_env(ProcessorSettings, invalid)
     assert "hunter2" not in str(caught.value)
-    right = from_env(
+    settings = from_env(
         ProcessorSettings,
         {
-            **SMALLEST,
+            **MINIMAL,
             "STREAMCONSUMER_REDIS_URL": "redis://billing:hunter2@redis",
             "STREAMCONSUMER_REDIS_PASSWORD": "hunter2",
         },
     )
-    assert "hunter2" not in repr(right)
+    assert "hunter2" not in repr(settings)
