@@ -40,7 +40,7 @@ RedisFields = dict[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """One consumer group on one server."""
+    """A consumer group on a server."""
 
     redis: RedisSettings = field(repr=False)
     stream: str

@@ -14,7 +14,7 @@ QUIET_PERIOD_SECONDS = 1.0
 """A trace is shown after this time without a new span."""
 
 INTERVAL_SECONDS = 2.0
-"""One trace is shown in each interval; the others are skipped."""
+"""Interval of the display. A single trace is shown in each interval; the others are skipped."""
 
 MAX_TRACES = 10_000
 """Number of buffered traces. The buffer lets a retry join the trace of its first attempt."""

@@ -45,7 +45,7 @@ class ConsumerFacts(Model):
 
 
 class PendingEntryFacts(Model):
-    """One of the oldest pending entries."""
+    """An entry among the oldest pending entries."""
 
     message_id: str
     consumer: str
