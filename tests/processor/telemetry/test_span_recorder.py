@@ -43,7 +43,7 @@ async def spans_of(
     return await consumer_spans(collector, len(messages))
 
 
-async def test_message_is_one_consumer_span_that_is_a_child_of_its_producer_and_links_to_it(
+async def test_message_span_is_a_child_of_its_producer_and_links_to_it(
     group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     handler = Recorder()
@@ -179,7 +179,7 @@ async def spans_of_batches(
     return await consumer_spans(collector, processor.metrics.handler_calls)
 
 
-async def test_batch_is_one_span_in_its_own_trace_that_links_to_each_message(
+async def test_batch_span_has_its_own_trace_and_links_to_each_message(
     group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     ids: list[str] = []

@@ -159,7 +159,7 @@ class SpanRecorder:
     def start_batch(self, entries: Sequence[Entry], messages: Sequence[Message]) -> Attempt:
         """Start the span of one batch call and make it current.
 
-        The messages have no common parent, so the span starts a trace of its own and links to each message. Attributes
+        The messages have no common parent, so the span starts its own trace and links to each message. Attributes
         of single messages are on the links. The span is recorded if its trace or a message with a producer is sampled.
         """
         trace_id = random_trace_id()
