@@ -14,7 +14,7 @@ from tests.cluster.api_server import ApiServer
 from tests.cluster.binaries import find
 from tests.e2e.shop import CHART, NAMESPACE, SYSTEM, Shop, eventually
 from tests.e2e.test_upgrades import consumer
-from tests.operator.places import Namespace
+from tests.operator.namespace import Namespace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -64,7 +64,7 @@ def test_status_shows_a_running_consumer_with_values_from_the_operator(picky: Sh
     (found,) = document(ran)["streamConsumers"]
     assert ran.returncode == 0, found["findings"]
     assert [pod["ready"] for pod in found["pods"]] == [True]
-    assert found["redis"]["by"] == "operator"  # `redis` is a name that only pods know
+    assert found["redis"]["source"] == "operator"  # `redis` is a name that only pods know
     assert "redis" in found["redis"]["problem"]
 
 
@@ -73,8 +73,8 @@ def test_doctor_runs_checks_in_a_pod_and_finds_no_problem(picky: Shop) -> None:
     found = document(ran)
     assert ran.returncode == 0, findings_text(found)
     assert found["pod"]["name"] == picky.ready_pods("picky")[0]
-    checked = {each["object"]: each["found"] for each in found["pod"]["checked"]}
-    assert checked["rights at Redis"] == "the user has every right that is used"
+    checked = {each["object"]: each["found"] for each in found["pod"]["passed"]}
+    assert checked["Redis permissions"] == "the user has every permission in use"
     assert checked["group 'tests' of 'picky'"] == "exists"
     assert any(name.startswith("collector http://collector:4318") for name in checked)
 

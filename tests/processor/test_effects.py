@@ -16,6 +16,7 @@ from streamconsumer.errors import EffectsRejected
 from streamconsumer.processor.consumer import effects_commit as applying
 from streamconsumer.processor.consumer.effects_commit import REQUIRED_PERMISSIONS, commit_effects
 from streamconsumer.processor.handler.effects import MAX_INCREMENT, Effects
+from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key, hash_slot
 from tests.processor.eventually import eventually
@@ -44,7 +45,7 @@ async def begun(group: Group, count: int = 1, consumer: str = "pod-a") -> list[s
 
 
 async def committed(group: Group, message_id: str, effects: Effects) -> bool:
-    return await commit_effects(group.manager().execute, STREAM, GROUP, "pod-a", message_id, effects)
+    return await commit_effects(group.manager().execute, ConsumerId(STREAM, GROUP, "pod-a"), message_id, effects)
 
 
 async def whole(group: Group) -> dict[str, Any]:
@@ -113,7 +114,7 @@ async def test_two_consumers_that_both_think_it_is_theirs_apply_it_once(any_grou
 
     async def one(consumer: str, message_id: str) -> bool:
         await any_group.claim([message_id], consumer)
-        return await commit_effects(ask, STREAM, GROUP, consumer, message_id, Effects().increment("count"))
+        return await commit_effects(ask, ConsumerId(STREAM, GROUP, consumer), message_id, Effects().increment("count"))
 
     for message_id in ids:
         await asyncio.gather(one("pod-a", message_id), one("pod-b", message_id))
@@ -178,7 +179,7 @@ async def test_a_key_that_holds_something_else_refuses_all_effects(
 ) -> None:
     await any_group.client.lpush(key, "x")
     sentence = await refused(any_group, message_id, FULL)
-    assert f"message {message_id}: the key '{key}' holds a list; its {command} expects {expected}" in sentence
+    assert f"message {message_id}: the key '{key}' holds a list; {command} expects {expected}" in sentence
     assert "Nothing was applied" in sentence
     assert await whole(any_group) == {**KEPT, key: "list"}
 
@@ -205,7 +206,7 @@ async def test_the_stream_that_is_read_takes_entries_and_nothing_else(any_group:
         assert "'orders' is the stream that is read" in await refused(any_group, message_id, effects)
     trimming = await refused(any_group, message_id, Effects().add(STREAM, {"a": "b"}, max_length=1))
     assert "set spec.retention" in trimming
-    assert "is our own key" in await refused(any_group, message_id, Effects().delete(MEMORY))
+    assert "is reserved for StreamConsumer" in await refused(any_group, message_id, Effects().delete(MEMORY))
     assert await committed(any_group, message_id, Effects().add(STREAM, {"a": "b"}))
     assert await any_group.client.xlen(STREAM) == 2
 
@@ -223,14 +224,14 @@ async def test_a_user_without_one_of_the_rights_applies_nothing(
     await any_group.client.set("count", "1")
     ask = any_group.manager(f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0").execute
     with pytest.raises(NoPermissionError) as raised:
-        await commit_effects(ask, STREAM, GROUP, "pod-a", message_id, FULL)
+        await commit_effects(ask, ConsumerId(STREAM, GROUP, "pod-a"), message_id, FULL)
     assert "a script, which needs +eval" in str(raised.value)
     assert classify_error(raised.value, "here").code == "NOPERM"
     assert await whole(any_group) == {**KEPT, "count": "string"}
     assert await any_group.client.get("count") == "1"
     assert await any_group.pending() == 1
     await any_group.client.execute_command("ACL", "SETUSER", "shop", lacking)  # type: ignore[no-untyped-call] # ships no types
-    assert await commit_effects(ask, STREAM, GROUP, "pod-a", message_id, FULL)
+    assert await commit_effects(ask, ConsumerId(STREAM, GROUP, "pod-a"), message_id, FULL)
     assert await whole(any_group) == dict.fromkeys(("count", "value"), "string") | {
         "out": "stream",
         STREAM: "stream",
@@ -245,7 +246,7 @@ async def test_a_user_who_may_not_touch_a_key_applies_nothing(any_group: Group, 
     )  # type: ignore[no-untyped-call] # ships no types
     ask = any_group.manager(f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0").execute
     with pytest.raises(NoPermissionError):
-        await commit_effects(ask, STREAM, GROUP, "pod-a", message_id, FULL)
+        await commit_effects(ask, ConsumerId(STREAM, GROUP, "pod-a"), message_id, FULL)
     assert await whole(any_group) == KEPT
 
 
