@@ -260,7 +260,7 @@ async def test_a_source_config_map_is_kept_while_a_running_pod_mounts_it() -> No
 
 
 async def test_a_recreated_streamconsumer_is_monitored_from_the_start() -> None:
-    """One reconcile sees both the deletion and the new resource, which may read another stream."""
+    """The reconcile sees only the new resource, which may read another stream."""
     fixture = Fixture()
     await fixture.reconcile()
     fixture.kube.objects.clear()
