@@ -47,21 +47,21 @@ def wait_until_converged(namespace: Namespace, name: str, within: float = TIMEOU
     """Wait until the status and the children have the current generation, and each child exists once."""
 
     def done() -> None:
-        found = namespace.get("StreamConsumer", name)
-        assert found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
+        resource = namespace.get("StreamConsumer", name)
+        assert resource.get("status", {}).get("observedGeneration") == resource["metadata"]["generation"]
         assert namespace.reason(name) == "PodsStarting"
         children = [each for kind in CHILDREN for each in namespace.list_all(kind, f"{LABELLED}={name}")]
         assert sorted(each["metadata"]["name"] for each in children) == [f"{name}-consumer"] * 2
         (deployment,) = namespace.list_all("Deployment", f"{LABELLED}={name}")
         variables = {each["name"]: each.get("value") for each in containers(deployment)[0]["env"]}
-        assert variables.get("STREAMCONSUMER_BATCH_COUNT") == str(found["spec"]["batchCount"])
+        assert variables.get("STREAMCONSUMER_BATCH_COUNT") == str(resource["spec"]["batchCount"])
 
     eventually(done, within)
 
 
 def containers(deployment: Manifest) -> list[Manifest]:
-    found: list[Manifest] = deployment["spec"]["template"]["spec"]["containers"]
-    return found
+    items: list[Manifest] = deployment["spec"]["template"]["spec"]["containers"]
+    return items
 
 
 @pytest.mark.timeout(120)

@@ -73,7 +73,7 @@ def wait_for_reason(namespace: Namespace, name: str, reason: str) -> dict[str, M
 
 def event_notes(namespace: Namespace, name: str, reason: str) -> list[str]:
     """Return the notes of the Events with this reason."""
-    notes = [note for found, note in namespace.events(name) if found == reason]
+    notes = [note for event_reason, note in namespace.events(name) if event_reason == reason]
     assert notes
     return notes
 
@@ -83,12 +83,12 @@ def test_kubectl_wait_returns_when_the_pods_read(operator_namespace: Namespace) 
     wait_for_reason(operator_namespace, "awaited", "PodsStarting")
     later = threading.Timer(1, report, (operator_namespace, "awaited", 2, 2))
     later.start()
-    said = operator_namespace.kubectl("wait", "--for=condition=Ready", "stc/awaited", "--timeout=10s")
+    output = operator_namespace.kubectl("wait", "--for=condition=Ready", "stc/awaited", "--timeout=10s")
     later.join()
-    assert said == "streamconsumer.streamconsumer.dev/awaited condition met\n"
-    found = wait_for_reason(operator_namespace, "awaited", "AllPodsReady")
-    assert found["Ready"]["message"] == "2 pods read stream 'orders' in group 'billing'."
-    assert {kind: each["status"] for kind, each in found.items() if kind not in STREAM_CONDITIONS} == {
+    assert output == "streamconsumer.streamconsumer.dev/awaited condition met\n"
+    conditions = wait_for_reason(operator_namespace, "awaited", "AllPodsReady")
+    assert conditions["Ready"]["message"] == "2 pods read stream 'orders' in group 'billing'."
+    assert {kind: each["status"] for kind, each in conditions.items() if kind not in STREAM_CONDITIONS} == {
         "Ready": "True",
         "Reconciling": "False",
         "Stalled": "False",
@@ -111,12 +111,12 @@ def test_a_handler_that_cannot_be_imported_stalls_the_streamconsumer(operator_na
     waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container"}}
     last = ended("HandlerUnusable: shop.orders: no module named 'shop'")
     name = pod(operator_namespace, "unusable", phase="Running", containerStatuses=container(waiting, last))
-    found = wait_for_reason(operator_namespace, "unusable", "HandlerUnusable")
-    assert found["Stalled"]["status"] == "True"
-    assert found["Ready"]["message"] == f"Pod {name}: shop.orders: no module named 'shop'"
+    conditions = wait_for_reason(operator_namespace, "unusable", "HandlerUnusable")
+    assert conditions["Stalled"]["status"] == "True"
+    assert conditions["Ready"]["message"] == f"Pod {name}: shop.orders: no module named 'shop'"
     operator_namespace.kubectl("wait", "--for=condition=Stalled", "stc/unusable", "--timeout=1s")
     (event,) = eventually(lambda: event_notes(operator_namespace, "unusable", "HandlerUnusable"))
-    assert event == found["Ready"]["message"]
+    assert event == conditions["Ready"]["message"]
 
 
 def test_stalled_is_false_again_when_the_problem_is_fixed(operator_namespace: Namespace) -> None:
@@ -129,8 +129,8 @@ def test_stalled_is_false_again_when_the_problem_is_fixed(operator_namespace: Na
     status = {"phase": "Running", "containerStatuses": container(running, ready=True)}
     operator_namespace.patch("Pod", name, {"status": status}, "/status")
     report(operator_namespace, "fixed-image", 1, 1)
-    found = wait_for_reason(operator_namespace, "fixed-image", "AllPodsReady")
-    assert found["Stalled"]["status"] == "False"
+    conditions = wait_for_reason(operator_namespace, "fixed-image", "AllPodsReady")
+    assert conditions["Stalled"]["status"] == "False"
 
 
 def test_an_edit_is_reconciling_after_an_earlier_failure(operator_namespace: Namespace) -> None:
@@ -145,8 +145,8 @@ def test_an_edit_is_reconciling_after_an_earlier_failure(operator_namespace: Nam
     )
     wait_for_reason(operator_namespace, "fixed", "HandlerUnusable")
     operator_namespace.edit("fixed", image="shop:1.5")
-    found = wait_for_reason(operator_namespace, "fixed", "PodsStarting")
-    assert (found["Stalled"]["status"], found["Reconciling"]["status"]) == ("False", "True")
+    conditions = wait_for_reason(operator_namespace, "fixed", "PodsStarting")
+    assert (conditions["Stalled"]["status"], conditions["Reconciling"]["status"]) == ("False", "True")
 
 
 def test_pods_rejected_by_a_quota_are_reported(operator_namespace: Namespace) -> None:
@@ -168,15 +168,15 @@ def test_the_scale_subresource_has_the_label_selector_of_the_pods(operator_names
     report(operator_namespace, "measured", 1, 0)
     name = pod(operator_namespace, "measured")
     scale = eventually(lambda: scale_of(operator_namespace, "measured"))
-    (found,) = operator_namespace.list_all("Pod", f"?labelSelector={scale['status']['selector']}")
-    assert found["metadata"]["name"] == name
+    (matching_pod,) = operator_namespace.list_all("Pod", f"?labelSelector={scale['status']['selector']}")
+    assert matching_pod["metadata"]["name"] == name
     assert scale["status"]["selector"] == f"{names.LABEL_CONSUMER}=measured"
 
 
 def scale_of(namespace: Namespace, name: str) -> Manifest:
-    found: Manifest = namespace.cluster.request("GET", namespace.path("StreamConsumer", name) + "/scale")
-    assert found["status"].get("selector")
-    return found
+    scale: Manifest = namespace.cluster.request("GET", namespace.path("StreamConsumer", name) + "/scale")
+    assert scale["status"].get("selector")
+    return scale
 
 
 def test_the_status_is_not_written_when_only_pod_names_change(operator_namespace: Namespace) -> None:
@@ -201,8 +201,8 @@ def test_the_status_shows_the_defaults_of_the_installation(operator_namespace: N
         )
     )
     eventually(lambda: report(operator_namespace, "effective", 1, 0))
-    found = eventually(lambda: operator_namespace.get("StreamConsumer", "effective")["status"]["effective"])
-    assert found == {
+    shown = eventually(lambda: operator_namespace.get("StreamConsumer", "effective")["status"]["effective"])
+    assert shown == {
         "image": OperatorSettings().processor_image,
         "imagePullPolicy": "IfNotPresent",
         "telemetryEndpoint": "http://collector:4318",

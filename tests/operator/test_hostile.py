@@ -72,5 +72,5 @@ def check_served(namespace: Namespace, name: str, replicas: int) -> None:
 
 def check_conditions(namespace: Namespace) -> None:
     """Check that every StreamConsumer has conditions."""
-    found = namespace.list_all("StreamConsumer")
-    assert [each["metadata"]["name"] for each in found if not each.get("status", {}).get("conditions")] == []
+    resources = namespace.list_all("StreamConsumer")
+    assert [each["metadata"]["name"] for each in resources if not each.get("status", {}).get("conditions")] == []

@@ -339,15 +339,15 @@ def test_a_deployment_of_another_owner_is_never_adopted(operator_namespace: Name
         assert operator_namespace.reason("taken") == "NameConflict"
         return operator_namespace.conditions("taken")
 
-    found = eventually(stalled, TIMEOUT_SECONDS)
-    assert {kind: each["status"] for kind, each in found.items() if kind not in STREAM_CONDITIONS} == {
+    conditions = eventually(stalled, TIMEOUT_SECONDS)
+    assert {kind: each["status"] for kind, each in conditions.items() if kind not in STREAM_CONDITIONS} == {
         "Ready": "False",
         "Reconciling": "False",
         "Stalled": "True",
         "Suspended": "False",
     }
-    assert "Deployment" in found["Stalled"]["message"]
-    assert "delete or rename it" in found["Stalled"]["message"]
+    assert "Deployment" in conditions["Stalled"]["message"]
+    assert "delete or rename it" in conditions["Stalled"]["message"]
     live = operator_namespace.get("Deployment", "taken-consumer")
     assert container(live)["image"] == "web:1"
     assert "ownerReferences" not in live["metadata"]

@@ -334,14 +334,14 @@ def test_an_invalid_resource_stalls_without_affecting_others(own_api: ApiServer,
             assert namespace.reason("wrong") == "InvalidSpec"
             return namespace.conditions("wrong")
 
-        found = eventually(stalled)
-        assert {kind: each["status"] for kind, each in found.items()} == {
+        conditions = eventually(stalled)
+        assert {kind: each["status"] for kind, each in conditions.items()} == {
             "Ready": "False",
             "Reconciling": "False",
             "Stalled": "True",
             "Suspended": "False",
         }
-        assert "spec.batchCount is 'many': must be a valid integer" in found["Stalled"]["message"]
+        assert "spec.batchCount is 'many': must be a valid integer" in conditions["Stalled"]["message"]
         assert (
             "hunter2" not in json.dumps(namespace.get("StreamConsumer", "wrong")["status"]) + operator.log.read_text()
         )
@@ -417,5 +417,5 @@ def test_any_unicode_character_of_a_source_reaches_the_config_map_unchanged(
     source = "text = '🦊 é \x7f \x85 \u2028 \ufeff \\ud83e'\n\ndef handle(data): ..."
     with running_operator(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name):
         api_namespace.create(manifest(handler={"source": source}))
-        (found,) = eventually(lambda: [api_namespace.children("orders")["ConfigMap"]])
-        assert found["data"] == {"handler_source.py": source}
+        (config_map,) = eventually(lambda: [api_namespace.children("orders")["ConfigMap"]])
+        assert config_map["data"] == {"handler_source.py": source}

@@ -44,8 +44,8 @@ def test_200_streamconsumers_are_served_quickly_and_then_cause_no_writes(
         created = time.monotonic() - began
 
         def served() -> None:
-            found = plane_namespace.list_all("StreamConsumer")
-            assert sum(each.get("status", {}).get("observedGeneration") == 1 for each in found) == MANY
+            resources = plane_namespace.list_all("StreamConsumer")
+            assert sum(each.get("status", {}).get("observedGeneration") == 1 for each in resources) == MANY
             assert len(plane_namespace.list_all("Deployment")) == MANY
 
         eventually(served, MAX_SECONDS, pause=0.5)

@@ -44,7 +44,7 @@ def test_a_reconcile_that_writes_is_a_trace_linked_to_the_applier(
     wait_until_settled(api_namespace)
     events = {reason for reason, _ in api_namespace.events("orders")}
     spans = collector.wait_for_spans(
-        lambda found: events <= {event.name for each in reconcile_spans(found, "orders") for event in each.events}
+        lambda spans: events <= {event.name for each in reconcile_spans(spans, "orders") for event in each.events}
     )
     [creating] = [
         each for each in reconcile_spans(spans, "orders") if "Created" in {event.name for event in each.events}
@@ -65,7 +65,7 @@ def test_a_reconcile_that_writes_nothing_has_no_span(
 ) -> None:
     apply(api_namespace, "orders")
     wait_until_settled(api_namespace)
-    collector.wait_for_spans(lambda found: bool(reconcile_spans(found, "orders")))
+    collector.wait_for_spans(lambda spans: bool(reconcile_spans(spans, "orders")))
     time.sleep(1)  # ten times the export delay of the SDK
     collector.clear()
     before = api_namespace.get("Deployment", "orders-consumer")["metadata"]["resourceVersion"]
@@ -83,7 +83,7 @@ def test_a_malformed_trace_annotation_is_ignored(
     names = [f"garbled-{number}" for number in range(len(garbled))]
     for name, garbage in zip(names, garbled, strict=True):
         apply(api_namespace, name, **{TRACEPARENT: garbage})
-    spans = collector.wait_for_spans(lambda found: all(reconcile_spans(found, name) for name in names))
+    spans = collector.wait_for_spans(lambda spans: all(reconcile_spans(spans, name) for name in names))
     assert all(each.links == () for name in names for each in reconcile_spans(spans, name))
 
 
@@ -105,7 +105,7 @@ def test_a_name_conflict_is_an_event_of_the_span(
     api_namespace.create(foreign)
     apply(api_namespace, "orders")
     collector.wait_for_spans(
-        lambda found: any(
-            event.name == "NameConflict" for each in reconcile_spans(found, "orders") for event in each.events
+        lambda spans: any(
+            event.name == "NameConflict" for each in reconcile_spans(spans, "orders") for event in each.events
         )
     )

@@ -22,9 +22,9 @@ def child(kind: str = "Deployment", version: int = 1, uid: str = "d-1", **fields
 
 
 def consumer(version: int = 1, uid: str = "c-1") -> Manifest:
-    found = stored(manifest(), uid=uid)
-    found["metadata"]["resourceVersion"] = str(version)
-    return found
+    resource = stored(manifest(), uid=uid)
+    resource["metadata"]["resourceVersion"] = str(version)
+    return resource
 
 
 def test_upserted_objects_are_found() -> None:

@@ -65,8 +65,8 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
 
 def ended(code: int = 1, reason: str = "Error", message: str = "") -> dict[str, Any]:
     times = {"startedAt": "2026-11-24T12:00:00Z", "finishedAt": "2026-11-24T12:00:01Z"}
-    told = {"message": message} if message else {}
-    return {"terminated": {"exitCode": code, "reason": reason, "containerID": "containerd://1", **times, **told}}
+    extra = {"message": message} if message else {}
+    return {"terminated": {"exitCode": code, "reason": reason, "containerID": "containerd://1", **times, **extra}}
 
 
 BACK_OFF = waiting("CrashLoopBackOff", "back-off 10s restarting failed container=processor pod=orders-consumer")
@@ -104,9 +104,9 @@ def evaluate(live: Manifest | None, *pods: Manifest, **spec: Any) -> Readiness:
     return evaluate_readiness(consumer(**spec), live, pods)
 
 
-def outcome(found: Readiness) -> str:
+def outcome(readiness: Readiness) -> str:
     """Return the result of kstatus."""
-    return "stalled" if found.stalled else "reconciling" if found.reconciling else "settled"
+    return "stalled" if readiness.stalled else "reconciling" if readiness.reconciling else "settled"
 
 
 TABLE: dict[str, tuple[Manifest | None, list[Manifest], Reason, bool, str]] = {
@@ -242,9 +242,9 @@ TABLE: dict[str, tuple[Manifest | None, list[Manifest], Reason, bool, str]] = {
 def test_an_observed_state_has_a_reason_and_a_kstatus_result(
     live: Manifest | None, pods: list[Manifest], reason: Reason, ready: bool, kstatus: str
 ) -> None:
-    found = evaluate(live, *pods)
-    assert (found.reason, found.ready, outcome(found)) == (reason, ready, kstatus)
-    assert found.message
+    readiness = evaluate(live, *pods)
+    assert (readiness.reason, readiness.ready, outcome(readiness)) == (reason, ready, kstatus)
+    assert readiness.message
 
 
 def test_the_table_covers_every_reason_of_this_module() -> None:
@@ -255,8 +255,8 @@ def test_the_table_covers_every_reason_of_this_module() -> None:
 
 def test_a_suspended_streamconsumer_is_ready_when_its_pods_are_gone() -> None:
     suspended = consumer(suspend=True, replicas=3)
-    found = evaluate_readiness(suspended, deployment(0, replicas=0), [])
-    assert (found.reason, found.ready, outcome(found)) == (Reason.SUSPENDED, True, "settled")
+    readiness = evaluate_readiness(suspended, deployment(0, replicas=0), [])
+    assert (readiness.reason, readiness.ready, outcome(readiness)) == (Reason.SUSPENDED, True, "settled")
     draining = evaluate_readiness(suspended, deployment(0, replicas=1, available=1), [])
     assert (draining.reason, outcome(draining)) == (Reason.ROLLING_OUT, "reconciling")
 
@@ -264,9 +264,9 @@ def test_a_suspended_streamconsumer_is_ready_when_its_pods_are_gone() -> None:
 @pytest.mark.parametrize("name", TABLE)
 def test_a_state_is_never_both_stalled_and_reconciling(name: str) -> None:
     live, pods, *_ = TABLE[name]
-    found = evaluate(live, *pods)
-    assert not (found.stalled and found.reconciling)
-    assert found.ready or found.stalled or found.reconciling
+    readiness = evaluate(live, *pods)
+    assert not (readiness.stalled and readiness.reconciling)
+    assert readiness.ready or readiness.stalled or readiness.reconciling
 
 
 def test_the_ready_message_names_the_stream_and_the_group() -> None:
@@ -288,15 +288,17 @@ def test_problems_that_the_user_can_fix_have_priority() -> None:
     crashed = pod(BACK_OFF, ended())
     unusable = pod(BACK_OFF, ended(message="HandlerUnusable: no module named 'shop'"))
     pulling = pod(waiting("ErrImagePull", "not found"))
-    found = evaluate(deployment(4, replicas=4, conditions=(TOO_LONG, QUOTA)), UNSCHEDULABLE, crashed, pulling, unusable)
-    assert found.reason is Reason.HANDLER_UNUSABLE
+    readiness = evaluate(
+        deployment(4, replicas=4, conditions=(TOO_LONG, QUOTA)), UNSCHEDULABLE, crashed, pulling, unusable
+    )
+    assert readiness.reason is Reason.HANDLER_UNUSABLE
 
 
 def test_a_failed_rollout_is_not_ready_while_the_old_pods_still_read() -> None:
     """A user who waits for Ready after an edit waits for the pods of the edited spec."""
     broken = pod(BACK_OFF, ended(message="HandlerUnusable: no module named 'shop'"))
-    found = evaluate(deployment(2, replicas=3, updated=1, available=2), broken, pod(RUNNING, ready=True))
-    assert (found.reason, found.stalled, found.ready) == (Reason.HANDLER_UNUSABLE, True, False)
+    readiness = evaluate(deployment(2, replicas=3, updated=1, available=2), broken, pod(RUNNING, ready=True))
+    assert (readiness.reason, readiness.stalled, readiness.ready) == (Reason.HANDLER_UNUSABLE, True, False)
 
 
 STARTED = {**pod(RUNNING), "status": {"containerStatuses": [{"started": True, "ready": False, "state": RUNNING}]}}
@@ -309,15 +311,15 @@ WRONG_PASSWORD = ConditionState(
 
 
 def test_the_redis_problem_of_a_running_pod_is_in_the_message() -> None:
-    found = evaluate_readiness(consumer(), deployment(), [STARTED], [WRONG_PASSWORD])
-    assert (found.ready, found.reason, outcome(found)) == (False, Reason.REDIS_UNUSABLE, "reconciling")
-    assert found.message.endswith(f"x2x7k is running but not ready: {WRONG_PASSWORD.message}")
+    readiness = evaluate_readiness(consumer(), deployment(), [STARTED], [WRONG_PASSWORD])
+    assert (readiness.ready, readiness.reason, outcome(readiness)) == (False, Reason.REDIS_UNUSABLE, "reconciling")
+    assert readiness.message.endswith(f"x2x7k is running but not ready: {WRONG_PASSWORD.message}")
 
 
 def test_the_message_of_a_timed_out_rollout_has_the_redis_problem() -> None:
-    found = evaluate_readiness(consumer(), deployment(conditions=(TOO_LONG,)), [STARTED], [WRONG_PASSWORD])
-    assert found.reason is Reason.ROLLOUT_TIMED_OUT
-    assert WRONG_PASSWORD.message in found.message
+    readiness = evaluate_readiness(consumer(), deployment(conditions=(TOO_LONG,)), [STARTED], [WRONG_PASSWORD])
+    assert readiness.reason is Reason.ROLLOUT_TIMED_OUT
+    assert WRONG_PASSWORD.message in readiness.message
 
 
 def test_a_redis_problem_is_ignored_without_a_running_unready_pod() -> None:
