@@ -1,4 +1,4 @@
-"""The decisions as they stand, between looks and reconciles."""
+"""State of the autoscaler between observations and reconciles."""
 
 from typing import Any
 
@@ -7,31 +7,31 @@ from streamconsumer.model.status import StreamStats
 from streamconsumer.operator.autoscaling.autoscaler import Autoscaler
 from streamconsumer.operator.redis_monitor.monitored_stream import Observation, ObservationEffect
 
-SLOWLY = {"policies": [{"type": "Pods", "value": 4, "period": "60s"}]}
+POLICY = {"policies": [{"type": "Pods", "value": 4, "period": "60s"}]}
 
 
 def rules(**autoscaling: Any) -> Autoscaling:
     return Autoscaling.model_validate({"target": {"backlogPerReplica": 10}, "maxReplicas": 7, **autoscaling})
 
 
-def seen(lag: int) -> Observation:
-    figures = StreamStats(length=lag, lag=lag, lag_known=True, pending=0, last_delivered_id="0-0")
-    return Observation((), figures, {}, 0)
+def observation(lag: int) -> Observation:
+    stats = StreamStats(length=lag, lag=lag, lag_known=True, pending=0, last_delivered_id="0-0")
+    return Observation((), stats, {}, 0)
 
 
-def test_a_look_before_the_reconcile_of_the_one_before_begins_where_that_ended() -> None:
-    """Two entries at zero are two looks, and the queue may be long."""
-    autoscaler = Autoscaler.with_rules(rules(scaleUp=SLOWLY), None, 0)
+def test_second_observation_before_a_reconcile_starts_from_the_first_decision() -> None:
+    """Two entries at zero cause two polls, and the reconcile may be delayed in the work queue."""
+    autoscaler = Autoscaler.with_rules(rules(scaleUp=POLICY), None, 0)
     autoscaler.clock = lambda: 0.0
-    autoscaler.on_observation(seen(100))
+    autoscaler.on_observation(observation(100))
     assert autoscaler.replicas == 4
-    autoscaler.on_observation(seen(100))
+    autoscaler.on_observation(observation(100))
     assert autoscaler.replicas == 4
 
 
 def test_autoscaler_keeps_its_history_when_the_rules_change() -> None:
     autoscaler = Autoscaler.with_rules(rules(), None, 3)
-    autoscaler.on_observation(seen(100))
+    autoscaler.on_observation(observation(100))
     assert Autoscaler.with_rules(rules(), autoscaler, 3) is autoscaler
     edited = Autoscaler.with_rules(rules(maxReplicas=5), autoscaler, 7)
     assert (edited.replicas, edited.published, edited.history) == (5, None, autoscaler.history)
@@ -44,5 +44,5 @@ def test_autoscaler_starts_with_min_replicas_without_a_deployment() -> None:
 def test_autoscaler_decides_nothing_while_frozen() -> None:
     autoscaler = Autoscaler.with_rules(rules(), None, 1)
     autoscaler.is_frozen = True
-    assert autoscaler.on_observation(seen(100)) == ObservationEffect()
+    assert autoscaler.on_observation(observation(100)) == ObservationEffect()
     assert (autoscaler.replicas, autoscaler.published) == (1, None)

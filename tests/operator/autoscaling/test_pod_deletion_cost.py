@@ -1,4 +1,4 @@
-"""Which pods are to go first."""
+"""Deletion costs of pods."""
 
 import pytest
 
@@ -11,15 +11,17 @@ def pod(name: str, cost: str | None = None, **metadata: str) -> Manifest:
 
 
 @pytest.mark.parametrize(
-    ("pods", "holding", "expected"),
+    ("pods", "pending_by_pod", "expected"),
     [
         ([pod("a"), pod("b")], {"b": 3}, {"b": 3}),
         ([pod("a", "7"), pod("b", "3")], {"b": 3}, {"a": 0}),
-        ([pod("a")], {"somebody else": 9}, {}),
+        ([pod("a")], {"other program": 9}, {}),
         ([pod("a")], {"a": 2**40}, {"a": 2**31 - 1}),
         ([pod("a", deletionTimestamp="2026-01-01T00:00:00Z")], {"a": 3}, {}),
     ],
-    ids=["busy ones cost", "idle again", "other programs", "more than 32 bits", "going already"],
+    ids=["busy pod", "idle again", "other program", "more than 32 bits", "already terminating"],
 )
-def test_a_pod_costs_what_it_holds(pods: list[Manifest], holding: dict[str, int], expected: dict[str, int]) -> None:
-    assert deletion_costs(pods, holding) == expected
+def test_deletion_cost_is_the_number_of_pending_entries(
+    pods: list[Manifest], pending_by_pod: dict[str, int], expected: dict[str, int]
+) -> None:
+    assert deletion_costs(pods, pending_by_pod) == expected

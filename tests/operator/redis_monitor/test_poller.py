@@ -1,4 +1,4 @@
-"""Looks of one endpoint, between the calls of the reconciler. The server is real."""
+"""Polls of one endpoint between calls of the reconciler, with a real Redis server."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -26,88 +26,89 @@ from tests.operator.redis_operator import redis_client
 KEY = ("shop", "orders")
 
 
-class Watched(EndpointPoller):
-    """Says when it asks."""
+class ObservedPoller(EndpointPoller):
+    """Poller that sets an event when a probe starts."""
 
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
-        self.asked = asyncio.Event()
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.probe_started = asyncio.Event()
 
     async def _probe(self, targets: Mapping[Key, PollTarget]) -> dict[Key, ProbeResult]:
-        self.asked.set()
+        self.probe_started.set()
         return await super()._probe(targets)
 
 
-class Setting:
-    """An endpoint at a server, and what it tells."""
+class PollerFixture:
+    """Poller of one server, and its observations."""
 
     def __init__(self, server: RedisServer) -> None:
         self.redis = {"url": f"redis://{server.host}:{server.port}/0"}
-        self.told: asyncio.Queue[Observation] = asyncio.Queue()
+        self.observations: asyncio.Queue[Observation] = asyncio.Queue()
         self.streams: dict[Key, MonitoredStream] = {}
-        first, nobody = self.consumer(), KubeClient.__new__(KubeClient)  # there are no Secrets to read
-        self.endpoint = Watched(nobody, first, timedelta(minutes=10), self._tell)
+        kube = KubeClient.__new__(KubeClient)  # not connected: there are no Secrets to read
+        self.poller = ObservedPoller(kube, self.consumer(), timedelta(minutes=10), self._on_observation)
 
-    def _tell(self, _: MonitoredStream, found: Observation) -> bool:
-        self.told.put_nowait(found)
+    def _on_observation(self, _: MonitoredStream, observation: Observation) -> bool:
+        self.observations.put_nowait(observation)
         return False
 
     def consumer(self, uid: str = "one", generation: int = 1, **spec: Any) -> StreamConsumer:
         return StreamConsumer.parse(stored(manifest(redis=self.redis, **spec), uid, generation))
 
-    def attend(self, key: Key = KEY, **given: Any) -> None:
-        """With a pod: no group is created."""
-        target = PollTarget.from_consumer(self.consumer(**given), frozenset({"a-pod"}), None, pod_has_run=True)
+    def watch(self, key: Key = KEY, **spec: Any) -> None:
+        """Poll a StreamConsumer that has a running pod, so that the poller creates no group."""
+        target = PollTarget.from_consumer(self.consumer(**spec), frozenset({"a-pod"}), None, pod_has_run=True)
         stream = self.streams.setdefault(
             key, MonitoredStream(key, EndpointId("", "", 0), lambda _: ObservationEffect(), target)
         )
-        self.endpoint.watch(stream, target)
+        self.poller.watch(stream, target)
 
     def unwatch(self) -> None:
-        self.endpoint.unwatch(self.streams.pop(KEY))
+        self.poller.unwatch(self.streams.pop(KEY))
 
-    async def next(self) -> dict[str, ConditionState]:
+    async def next_conditions(self) -> dict[str, ConditionState]:
         async with asyncio.timeout(20):
-            return {each.type: each for each in (await self.told.get()).conditions}
+            observation = await self.observations.get()
+        return {condition.type: condition for condition in observation.conditions}
 
 
 @asynccontextmanager
-async def looking(server: RedisServer) -> AsyncIterator[Setting]:
-    setting = Setting(server)
-    running = asyncio.create_task(setting.endpoint.run())
+async def running_poller(server: RedisServer) -> AsyncIterator[PollerFixture]:
+    fixture = PollerFixture(server)
+    running = asyncio.create_task(fixture.poller.run())
     try:
-        yield setting
+        yield fixture
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_what_a_look_finds_of_an_earlier_life_is_not_told_of_the_next(start_redis: StartRedis) -> None:
-    """One of the same name that reads another stream came while the server had the question."""
+async def test_probe_of_a_deleted_resource_is_not_reported_for_its_successor(start_redis: StartRedis) -> None:
+    """The new resource of the same name reads another stream and is created during the probe."""
     server = start_redis()
-    async with looking(server) as setting:
-        setting.attend(("shop", "other"), stream="elsewhere")
-        await setting.next()
+    async with running_poller(server) as fixture:
+        fixture.watch(("shop", "other"), stream="elsewhere")
+        await fixture.next_conditions()
         server.pause()
         try:
-            setting.endpoint.asked.clear()
-            setting.attend(stream="orders")
+            fixture.poller.probe_started.clear()
+            fixture.watch(stream="orders")
             async with asyncio.timeout(20):
-                await setting.endpoint.asked.wait()
-            setting.unwatch()
-            setting.attend(uid="two", stream="returns")
+                await fixture.poller.probe_started.wait()
+            fixture.unwatch()
+            fixture.watch(uid="two", stream="returns")
         finally:
             server.resume()
-        assert "'returns'" in (await setting.next())["GroupReady"].message
+        assert "'returns'" in (await fixture.next_conditions())["GroupReady"].message
 
 
-async def test_letters_in_another_stream_for_dead_letters_are_no_growth(redis_server: RedisServer) -> None:
+async def test_stream_stays_healthy_when_its_dead_letter_stream_changes(redis_server: RedisServer) -> None:
     redis = redis_client(redis_server)
     redis.xgroup_create("orders", "billing", "0", mkstream=True)
     redis.xadd("old-letters", {"n": 1})
-    async with looking(redis_server) as setting:
-        setting.attend()
-        assert (await setting.next())["Degraded"].reason == StreamReason.HEALTHY
-        setting.attend(generation=2, delivery={"deadLetterStream": "old-letters"})
-        assert (await setting.next())["Degraded"].reason == StreamReason.HEALTHY
+    async with running_poller(redis_server) as fixture:
+        fixture.watch()
+        assert (await fixture.next_conditions())["Degraded"].reason == StreamReason.HEALTHY
+        fixture.watch(generation=2, delivery={"deadLetterStream": "old-letters"})
+        assert (await fixture.next_conditions())["Degraded"].reason == StreamReason.HEALTHY
     redis.close()

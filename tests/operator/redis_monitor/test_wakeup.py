@@ -1,3 +1,5 @@
+"""Connection that waits for the first entry of streams without pods."""
+
 import asyncio
 from collections.abc import Sequence
 from typing import Any
@@ -14,54 +16,54 @@ from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
 KEY = ("shop", "orders")
 
 
-async def test_who_is_cancelled_while_it_connects_leaves_nothing_behind() -> None:
-    asked = asyncio.Event()
+async def test_watcher_leaves_no_task_when_cancelled_while_connecting() -> None:
+    connected = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """A server that takes connections and never answers."""
+        """Accept a connection and never reply."""
         await reader.readuntil(b"LIB-VER")
-        asked.set()
+        connected.set()
         await reader.read()
         writer.close()
 
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         settings = RedisSettings(url=f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
-        alarm = ScaleFromZeroWatcher(
+        watcher = ScaleFromZeroWatcher(
             lambda _: None, lambda: PipelineClient(settings, "orders", NamespaceResolver("shop").resolve)
         )
-        before = asyncio.all_tasks()
-        running = asyncio.create_task(alarm.run())
-        alarm.watch(KEY, "orders", "0-0")
+        tasks_before = asyncio.all_tasks()
+        running = asyncio.create_task(watcher.run())
+        watcher.watch(KEY, "orders", "0-0")
         async with asyncio.timeout(20):
-            await asked.wait()
+            await connected.wait()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        left = [each for each in asyncio.all_tasks() - before if "silent" not in repr(each)]
-    assert left == []
+        remaining = [task for task in asyncio.all_tasks() - tasks_before if "silent" not in repr(task)]
+    assert remaining == []
 
 
-class Broken(PipelineClient):
-    """One that cannot even be tried."""
+class FailingClient(PipelineClient):
+    """Client that fails before it connects."""
 
     async def execute(self, commands: Sequence[Command]) -> list[Any] | RedisErrorInfo:
-        raise InvalidSettings("there is no such file")
+        raise InvalidSettings("file not found")
 
 
-async def test_what_goes_wrong_with_one_connection_is_not_the_end_of_listening() -> None:
-    """A certificate that was exchanged, for example: the files of the old one are closed."""
+async def test_watcher_reconnects_when_a_connection_fails() -> None:
+    """A certificate rotation, for example, closes the files of the old certificate."""
     attempts: asyncio.Queue[None] = asyncio.Queue()
-    kinds = iter([None, Broken])
+    kinds = iter([None, FailingClient])
 
     def connect() -> PipelineClient:
         attempts.put_nowait(None)
-        if (kind := next(kinds, Broken)) is None:
-            raise InvalidSettings("there is no such file")
+        if (kind := next(kinds, FailingClient)) is None:
+            raise InvalidSettings("file not found")
         return kind(RedisSettings(url="redis://127.0.0.1:1/0"), "orders", NamespaceResolver("shop").resolve)
 
-    alarm = ScaleFromZeroWatcher(lambda _: None, connect)
-    running = asyncio.create_task(alarm.run())
-    alarm.watch(KEY, "orders", "0-0")
+    watcher = ScaleFromZeroWatcher(lambda _: None, connect)
+    running = asyncio.create_task(watcher.run())
+    watcher.watch(KEY, "orders", "0-0")
     async with asyncio.timeout(20):
         for _ in range(3):
             await attempts.get()
