@@ -81,10 +81,9 @@ class SpanRecorder:
     ) -> None:
         self._queue, self._server, self._shutdown = queue, server, shutdown
         trace_context = trace_context or TraceContextSettings()
-        self._stream, self._allowed_baggage = stream, trace_context.baggage
+        self._stream, self._is_batch, self._allowed_baggage = stream, is_batch, trace_context.baggage
         self._ids, self._sampler = DeterministicIds(stream, consumer_group), sampler or Sampler()
         self._process_head = otlp_encoding.span_head(f"process {stream}", _CONSUMER)
-        self._is_batch = is_batch
         self._identities = TraceIdentities(self._ids, self._sampler, trace_context.context, trace_context.context_field)
         group_attributes = content.group_attributes(stream, consumer_group)
         self._consumer_attributes = {**group_attributes, semconv.CLIENT_ID: consumer}
