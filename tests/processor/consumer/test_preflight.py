@@ -21,12 +21,12 @@ from streamconsumer.processor.health import Health
 from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client.server_settings import risky_settings
 from tests.cluster.redis_servers import FLAVOURS, Flavour, RedisServer, StartRedis
+from tests.processor.consumer.test_permissions import KEYS, SMALLEST
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod
 from tests.processor.proxy import Proxy, ServerAddress
 from tests.processor.recorder import Recorder
-from tests.processor.test_acl import KEYS, SMALLEST
 
 CONSUMER_ID = ConsumerId(STREAM, GROUP, "pod-a")
 WITHOUT_EVAL = {"rename-command": 'EVAL ""'}

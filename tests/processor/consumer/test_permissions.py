@@ -31,7 +31,7 @@ SMALLEST = [
 
 KEYS = (f"~{STREAM}", f"~{{{STREAM}}}:{GROUP}:*")
 
-DOCUMENT = Path(__file__).parents[2] / "docs/redis.md"
+DOCUMENT = Path(__file__).parents[3] / "docs/redis.md"
 
 
 @pytest.fixture

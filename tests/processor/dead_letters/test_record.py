@@ -116,7 +116,7 @@ def test_the_evidence_tells_type_text_and_place_of_the_exception() -> None:
     found = evidence(raised(UnicodeError, "no\nsuch \ud800 letter"))
     assert found.error_type == "UnicodeError"
     assert found.error_message == "no\nsuch \\ud800 letter"
-    assert found.at.startswith("test_dead_letters.py:")
+    assert found.at.startswith("test_record.py:")
     assert found.at.endswith(" in fail")
 
 

@@ -5,8 +5,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from streamconsumer.processor.dead_letters.record import from_fields, to_fields
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter
-from tests.processor.group import STREAM, Group
-from tests.processor.letters import (
+from tests.processor.dead_letters.dead_letter_factory import (
     FIELDS,
     KEY,
     add_pending_message,
@@ -16,6 +15,7 @@ from tests.processor.letters import (
     restrict,
     write_dead_letter,
 )
+from tests.processor.group import STREAM, Group
 
 RIGHTS = ["+xadd", "+xack", "+xpending", "+eval"]
 

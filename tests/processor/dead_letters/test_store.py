@@ -18,9 +18,7 @@ from streamconsumer.processor.dead_letters.record import (
     to_fields,
 )
 from streamconsumer.processor.dead_letters.store import DeadLetterStore, rate_limited
-from tests.processor.eventually import TIMEOUT_SECONDS
-from tests.processor.group import STREAM, Group
-from tests.processor.letters import (
+from tests.processor.dead_letters.dead_letter_factory import (
     FIELDS,
     KEY,
     add_pending_message,
@@ -34,6 +32,8 @@ from tests.processor.letters import (
     write_dead_letter,
     write_dead_letters,
 )
+from tests.processor.eventually import TIMEOUT_SECONDS
+from tests.processor.group import STREAM, Group
 from tests.processor.recorder import Recorder
 
 RIGHTS = ["+xadd", "+xdel", "+xrange", "+xrevrange", "+time", "+type", "+eval"]
