@@ -1,4 +1,4 @@
-"""The event loop of both processes: whose a file descriptor is."""
+"""Event loop of the operator and the processor: ownership of file descriptors."""
 
 import asyncio
 import os
@@ -13,17 +13,17 @@ from streamconsumer.event_loop import new_event_loop
 
 
 @pytest.fixture
-def listening() -> Iterator[socket.socket]:
+def listener() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server
 
 
-async def _connected(listening: socket.socket) -> tuple[socket.socket, socket.socket]:
-    """A socket, and its peer's."""
-    ours = socket.socket()
-    ours.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(ours, listening.getsockname())
-    return ours, listening.accept()[0]
+async def _connect(listener: socket.socket) -> tuple[socket.socket, socket.socket]:
+    """Return a socket and its peer's."""
+    sock = socket.socket()
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, listener.getsockname())
+    return sock, listener.accept()[0]
 
 
 def _reset(peer: socket.socket) -> None:
@@ -31,32 +31,32 @@ def _reset(peer: socket.socket) -> None:
     peer.close()
 
 
-def test_a_socket_whose_peer_resets_the_handshake_is_closed_once(listening: socket.socket) -> None:
-    """Its number may be another connection's by the time that its object is collected."""
+def test_socket_is_closed_once_when_its_peer_resets_the_handshake(listener: socket.socket) -> None:
+    """Otherwise the garbage collector would close the same number again, when it may be another connection's."""
 
-    async def refused() -> int:
-        ours, peer = await _connected(listening)
-        number = ours.fileno()
+    async def connect_and_reset() -> int:
+        sock, peer = await _connect(listener)
+        number = sock.fileno()
         _reset(peer)
         with pytest.raises(ConnectionResetError):
             await asyncio.get_running_loop().create_connection(
-                asyncio.Protocol, sock=ours, ssl=ssl.create_default_context(), server_hostname="redis"
+                asyncio.Protocol, sock=sock, ssl=ssl.create_default_context(), server_hostname="redis"
             )
-        assert ours.fileno() == -1
+        assert sock.fileno() == -1
         return number
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        number = runner.run(refused())
+        number = runner.run(connect_and_reset())
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(number)
 
 
-def test_a_connection_over_a_socket_lives_until_it_is_closed(listening: socket.socket) -> None:
-    async def greeted() -> bytes:
-        ours, peer = await _connected(listening)
+def test_connection_over_a_given_socket_lives_until_it_is_closed(listener: socket.socket) -> None:
+    async def exchange_greetings() -> bytes:
+        sock, peer = await _connect(listener)
         with peer:
-            reader, writer = await asyncio.open_connection(sock=ours)
-            del ours
+            reader, writer = await asyncio.open_connection(sock=sock)
+            del sock
             writer.write(b"ping\n")
             assert peer.recv(5) == b"ping\n"
             peer.send(b"pong\n")
@@ -67,4 +67,4 @@ def test_a_connection_over_a_socket_lives_until_it_is_closed(listening: socket.s
             return answer
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        assert runner.run(greeted()) == b"pong\n"
+        assert runner.run(exchange_greetings()) == b"pong\n"

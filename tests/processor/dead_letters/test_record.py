@@ -1,4 +1,4 @@
-"""The form of dead letters: whatever the original holds, it comes back as it was."""
+"""Record format of dead letters: every original can be restored unchanged."""
 
 from datetime import UTC, datetime
 
@@ -32,7 +32,7 @@ values = names | st.sampled_from([b"1-1", b"7", b"Rejected"])
 originals = st.lists(st.tuples(names, values), min_size=1, max_size=12).map(
     lambda pairs: [part for pair in pairs for part in pair]
 )
-evidences = st.builds(
+failures = st.builds(
     FailureDetails,
     reason=st.sampled_from(DeadLetterReason),
     stream=texts,
@@ -47,25 +47,25 @@ evidences = st.builds(
 )
 
 
-@given(originals, evidences, ids)
-def test_a_dead_letter_is_read_as_it_was_written_whatever_its_fields_are_called(
-    original: list[bytes], evidence: FailureDetails, dead_letter_id: str
+@given(originals, failures, ids)
+def test_dead_letter_is_parsed_as_it_was_written_for_any_field_names(
+    original: list[bytes], failure: FailureDetails, dead_letter_id: str
 ) -> None:
-    written = to_fields(original, evidence)
-    kept = list(strip_replay_marks(original))
-    assert written[: len(kept)] == kept
-    found = from_fields(dead_letter_id, written)
-    assert found
-    assert (found.dead_letter_id, found.fields, found.failure) == (dead_letter_id, kept, evidence)
+    written = to_fields(original, failure)
+    stripped = list(strip_replay_marks(original))
+    assert written[: len(stripped)] == stripped
+    record = from_fields(dead_letter_id, written)
+    assert record
+    assert (record.dead_letter_id, record.fields, record.failure) == (dead_letter_id, stripped, failure)
 
 
-@given(originals, evidences, ids, st.integers(1, 5))
-def test_the_origin_and_the_number_of_replays_are_kept_through_every_replay(
-    original: list[bytes], evidence: FailureDetails, dead_letter_id: str, rounds: int
+@given(originals, failures, ids, st.integers(1, 5))
+def test_origin_and_number_of_replays_are_kept_through_every_replay(
+    original: list[bytes], failure: FailureDetails, dead_letter_id: str, rounds: int
 ) -> None:
-    first = letter = parsed(dead_letter_id, to_fields(original, evidence))
+    first = record = parse(dead_letter_id, to_fields(original, failure))
     for number in range(1, rounds + 1):
-        entry = replay_fields(letter)
+        entry = replay_fields(record)
         assert strip_replay_marks(entry) == first.fields
         again = FailureDetails.from_error(
             ValueError(),
@@ -76,28 +76,28 @@ def test_the_origin_and_the_number_of_replays_are_kept_through_every_replay(
             message_id="9-9",
             deliveries=1,
         )
-        letter = parsed("10-0", to_fields(entry, again))
-        assert letter.replays == first.replays + number
-        assert (letter.origin_id, letter.failure.message_id) == (first.origin_id, "9-9")
-        assert letter.fields == first.fields
+        record = parse("10-0", to_fields(entry, again))
+        assert record.replays == first.replays + number
+        assert (record.origin_id, record.failure.message_id) == (first.origin_id, "9-9")
+        assert record.fields == first.fields
 
 
-@given(originals, evidences, evidences)
-def test_the_dead_letter_of_a_dead_letter_holds_the_inner_one(
+@given(originals, failures, failures)
+def test_dead_letter_of_a_dead_letter_contains_the_inner_one(
     original: list[bytes], inner: FailureDetails, outer: FailureDetails
 ) -> None:
     written = to_fields(original, inner)
-    assert parsed("2-0", to_fields(written, outer)).fields == written
-    again = replay_fields(parsed("2-0", to_fields(written, outer)))
-    assert parsed("3-0", again) == parsed("3-0", written), "replayed into the stream of dead letters it is one of them"
+    assert parse("2-0", to_fields(written, outer)).fields == written
+    again = replay_fields(parse("2-0", to_fields(written, outer)))
+    assert parse("3-0", again) == parse("3-0", written), "a replay into the dead-letter stream is a dead letter too"
 
 
 @given(originals)
-def test_what_has_no_reason_is_no_dead_letter(original: list[bytes]) -> None:
+def test_entry_without_a_reason_is_not_a_dead_letter(original: list[bytes]) -> None:
     assert (from_fields("1-0", original) is None) == (b"streamconsumer.reason" not in strip_replay_marks(original)[::2])
 
 
-def test_marks_that_nobody_here_wrote_are_fields_like_any_other() -> None:
+def test_foreign_marks_are_ordinary_fields() -> None:
     for origin, replays in [(b"yesterday", b"1"), (b"1-1", b"often"), (b"1-1", b"9" * 5000)]:
         marks = [b"streamconsumer.origin-id", origin, b"streamconsumer.replays", replays]
         entry = [b"n", b"1", *marks, b"streamconsumer.replayed-for", b"billing"]
@@ -105,47 +105,47 @@ def test_marks_that_nobody_here_wrote_are_fields_like_any_other() -> None:
         assert not is_replay_for_other_group(entry, b"shipping")
 
 
-def test_a_replay_is_for_its_own_group_only() -> None:
-    letter = parsed("2-0", to_fields([b"n", b"1"], evidence(ValueError("x"))))
-    assert is_replay_for_other_group(replay_fields(letter), b"shipping")
-    assert not is_replay_for_other_group(replay_fields(letter), b"billing")
+def test_replay_is_for_its_own_group_only() -> None:
+    record = parse("2-0", to_fields([b"n", b"1"], failure(ValueError("x"))))
+    assert is_replay_for_other_group(replay_fields(record), b"shipping")
+    assert not is_replay_for_other_group(replay_fields(record), b"billing")
     assert not is_replay_for_other_group([b"n", b"1"], b"shipping")
 
 
-def test_the_evidence_tells_type_text_and_place_of_the_exception() -> None:
-    found = evidence(raised(UnicodeError, "no\nsuch \ud800 letter"))
-    assert found.error_type == "UnicodeError"
-    assert found.error_message == "no\nsuch \\ud800 letter"
-    assert found.at.startswith("test_record.py:")
-    assert found.at.endswith(" in fail")
+def test_failure_contains_type_text_and_location_of_the_exception() -> None:
+    details = failure(catch(UnicodeError, "no\nsuch \ud800 letter"))
+    assert details.error_type == "UnicodeError"
+    assert details.error_message == "no\nsuch \\ud800 letter"
+    assert details.at.startswith("test_record.py:")
+    assert details.at.endswith(" in fail")
 
 
 def test_an_exception_is_named_as_terminal_errors_name_it() -> None:
-    assert evidence(pytest.UsageError()).error_type == f"{pytest.UsageError.__module__}.UsageError"
+    assert failure(pytest.UsageError()).error_type == f"{pytest.UsageError.__module__}.UsageError"
 
 
-def test_long_texts_are_cut() -> None:
-    found = evidence(ValueError("ä" * 100_000))
-    assert len(found.error_message) == MAX_MESSAGE_LENGTH
-    assert found.error_message.endswith("ä…")
+def test_long_texts_are_truncated() -> None:
+    details = failure(ValueError("ä" * 100_000))
+    assert len(details.error_message) == MAX_MESSAGE_LENGTH
+    assert details.error_message.endswith("ä…")
 
 
-def test_an_exception_that_cannot_tell_what_it_is_leaves_evidence_all_the_same() -> None:
+def test_exception_without_a_usable_text_still_has_failure_details() -> None:
     class Mute(Exception):
         def __str__(self) -> str:
             raise RuntimeError
 
-    assert "Mute" in evidence(Mute()).error_type
-    assert to_fields([b"n", b"1"], evidence(Mute()))
+    assert "Mute" in failure(Mute()).error_type
+    assert to_fields([b"n", b"1"], failure(Mute()))
 
 
-def test_times_stand_in_the_ids_and_an_id_may_be_no_time() -> None:
-    letter = parsed("1000000000250-0", to_fields([b"n", b"1"], evidence(ValueError(), message_id=f"{2**64 - 1}-0")))
-    assert letter.dead_lettered_at == datetime(2001, 9, 9, 1, 46, 40, 250_000, UTC)
-    assert letter.added_at is None
+def test_times_are_parsed_from_ids_and_none_if_an_id_is_not_a_time() -> None:
+    record = parse("1000000000250-0", to_fields([b"n", b"1"], failure(ValueError(), message_id=f"{2**64 - 1}-0")))
+    assert record.dead_lettered_at == datetime(2001, 9, 9, 1, 46, 40, 250_000, UTC)
+    assert record.added_at is None
 
 
-def evidence(error: BaseException, message_id: str = "1-0") -> FailureDetails:
+def failure(error: BaseException, message_id: str = "1-0") -> FailureDetails:
     return FailureDetails.from_error(
         error,
         reason=DeadLetterReason.REJECTED,
@@ -157,13 +157,13 @@ def evidence(error: BaseException, message_id: str = "1-0") -> FailureDetails:
     )
 
 
-def parsed(dead_letter_id: str, found: list[bytes]) -> DeadLetter:
-    letter = from_fields(dead_letter_id, found)
-    assert letter
-    return letter
+def parse(dead_letter_id: str, entry_fields: list[bytes]) -> DeadLetter:
+    record = from_fields(dead_letter_id, entry_fields)
+    assert record
+    return record
 
 
-def raised(kind: type[Exception], text: str) -> BaseException:
+def catch(kind: type[Exception], text: str) -> BaseException:
     with pytest.raises(kind) as caught:
         fail(kind(text))
     return caught.value
