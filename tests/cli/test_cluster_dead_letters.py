@@ -11,8 +11,8 @@ from tests.cli.plugin import run_json, run_plugin
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest
-from tests.operator.looking import create_secret, manifest_for
-from tests.operator.places import Namespace
+from tests.operator.namespace import Namespace
+from tests.operator.redis_operator import create_secret, manifest_for
 from tests.processor.dead_letters.dead_letter_factory import FIELDS, failure_details
 
 LETTERS = group_key("orders", "billing", "dead-letters")
@@ -87,4 +87,4 @@ def test_a_secret_that_is_missing_is_named(on_api: Namespace, redis_server: Redi
 def test_a_name_that_nobody_has_is_told(on_api: Namespace) -> None:
     ran = run_plugin(on_api, "dead-letters", "list", "--name", "orders")
     assert ran.returncode == 2
-    assert f"there is no StreamConsumer orders in namespace {on_api.name}" in ran.stderr
+    assert f"StreamConsumer {on_api.name}/orders: not found" in ran.stderr

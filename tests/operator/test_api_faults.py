@@ -1,4 +1,4 @@
-"""The API server as it is on bad days, and the operator killed at each of its requests: it converges every time."""
+"""Faults of the API server, and a kill of the operator at each of its writes: the operator converges every time."""
 
 import threading
 import time
@@ -9,182 +9,185 @@ from pathlib import Path
 import pytest
 
 from tests.model.examples import Manifest, manifest
-from tests.operator.faulty import FaultyApiProxy, Request
-from tests.operator.operators import OperatorProcess, running_operator
-from tests.operator.places import CHILDREN, LABELLED, TIMEOUT_SECONDS, Namespace, eventually
+from tests.operator.faulty_api_proxy import FaultyApiProxy, Request
+from tests.operator.namespace import CHILDREN, LABELLED, TIMEOUT_SECONDS, Namespace, eventually
+from tests.operator.operator_process import OperatorProcess, running_operator
 
 
 @pytest.fixture
-def proxy(on_api: Namespace) -> Iterator[FaultyApiProxy]:
-    with FaultyApiProxy(on_api.cluster) as proxy:
+def proxy(api_namespace: Namespace) -> Iterator[FaultyApiProxy]:
+    with FaultyApiProxy(api_namespace.cluster) as proxy:
         yield proxy
 
 
 FAULTS = ("409", "410", "429", "500", "503", "drop", "lose", "hang")
-"""Refused, gone, too many, broken, away; dropped before the server has seen it, and after; no answer at all."""
+"""The faults of `FaultRule`, of which every first write gets one."""
 
 
-class Spoiling:
-    """Spoils the first write to each path of a StreamConsumer, by the fault that its name ends with, twice. One that
-    hangs is spoiled once: half a minute is waited for an answer."""
+class FirstWritesFail:
+    """A fault rule for the first two writes to each path of a StreamConsumer, whose name ends with the fault.
+
+    Only one write hangs, because the operator waits 30 s for the response."""
 
     def __init__(self) -> None:
-        self.spoiled = Counter[str]()
+        self.injected = Counter[str]()
 
     def __call__(self, request: Request) -> str | None:
         path = request.path.partition("?")[0]
         fault = next((each for each in FAULTS if f"orders-{each}" in path), None)
-        if fault is None or not request.is_write or self.spoiled[path] >= 2:
+        if fault is None or not request.is_write or self.injected[path] >= 2:
             return None
-        if fault == "hang" and any("orders-hang" in each for each in self.spoiled):
+        if fault == "hang" and any("orders-hang" in each for each in self.injected):
             return None
-        self.spoiled[path] += 1
+        self.injected[path] += 1
         return fault
 
 
-def converged(place: Namespace, name: str, within: float = TIMEOUT_SECONDS) -> None:
-    """The status speaks of the newest generation, and so do the children, each of which is there once."""
+def wait_until_converged(namespace: Namespace, name: str, within: float = TIMEOUT_SECONDS) -> None:
+    """Wait until the status and the children have the current generation, and each child exists once."""
 
     def done() -> None:
-        found = place.get("StreamConsumer", name)
-        assert found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
-        assert place.reason(name) == "PodsStarting"
-        children = [each for kind in CHILDREN for each in place.list_all(kind, f"{LABELLED}={name}")]
+        resource = namespace.get("StreamConsumer", name)
+        assert resource.get("status", {}).get("observedGeneration") == resource["metadata"]["generation"]
+        assert namespace.reason(name) == "PodsStarting"
+        children = [each for kind in CHILDREN for each in namespace.list_all(kind, f"{LABELLED}={name}")]
         assert sorted(each["metadata"]["name"] for each in children) == [f"{name}-consumer"] * 2
-        (deployment,) = place.list_all("Deployment", f"{LABELLED}={name}")
-        told = {each["name"]: each.get("value") for each in containers(deployment)[0]["env"]}
-        assert told.get("STREAMCONSUMER_BATCH_COUNT") == str(found["spec"]["batchCount"])
+        (deployment,) = namespace.list_all("Deployment", f"{LABELLED}={name}")
+        variables = {each["name"]: each.get("value") for each in containers(deployment)[0]["env"]}
+        assert variables.get("STREAMCONSUMER_BATCH_COUNT") == str(resource["spec"]["batchCount"])
 
     eventually(done, within)
 
 
 def containers(deployment: Manifest) -> list[Manifest]:
-    found: list[Manifest] = deployment["spec"]["template"]["spec"]["containers"]
-    return found
+    items: list[Manifest] = deployment["spec"]["template"]["spec"]["containers"]
+    return items
 
 
 @pytest.mark.timeout(120)
-def test_it_converges_though_first_writes_fail(on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path) -> None:
-    proxy.fault_for = spoil = Spoiling()
-    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.name) as operator:
+def test_the_operator_converges_when_the_first_writes_fail(
+    api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
+) -> None:
+    proxy.fault_for = rule = FirstWritesFail()
+    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name) as operator:
         for fault in FAULTS:
-            on_api.create(manifest(f"orders-{fault}", batchCount=20))
+            api_namespace.create(manifest(f"orders-{fault}", batchCount=20))
         for fault in FAULTS:
-            converged(on_api, f"orders-{fault}", within=60)
+            wait_until_converged(api_namespace, f"orders-{fault}", within=60)
         assert operator.exit_code is None
     for fault in FAULTS:
-        paths = {path for path in spoil.spoiled if f"orders-{fault}" in path}
-        assert len(paths) >= (1 if fault == "hang" else 3), f"{fault} was not in the way: {paths}"
+        paths = {path for path in rule.injected if f"orders-{fault}" in path}
+        assert len(paths) >= (1 if fault == "hang" else 3), f"{fault} was injected into {paths} only"
 
 
-def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(
-    on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path
-) -> None:
-    """By all: it is the server that is busy, and not the one resource."""
-    refused: list[Request] = []
+def test_retry_after_pauses_all_requests(api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path) -> None:
+    """The API server throttles the whole operator, not one resource."""
+    injected_faults: list[Request] = []
 
-    def once(request: Request) -> str | None:
-        if refused or not request.is_write:
+    def throttle_one_write(request: Request) -> str | None:
+        if injected_faults or not request.is_write:
             return None
-        refused.append(request)
+        injected_faults.append(request)
         return "429"
 
-    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.name) as operator:
-        proxy.fault_for = once
-        on_api.create(manifest("orders", batchCount=20))
-        eventually(lambda: check_busy(operator))
-        on_api.create(manifest("returns", batchCount=20))
-        converged(on_api, "orders")
-        converged(on_api, "returns")
+    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name) as operator:
+        proxy.fault_for = throttle_one_write
+        api_namespace.create(manifest("orders", batchCount=20))
+        eventually(lambda: check_throttled(operator))
+        api_namespace.create(manifest("returns", batchCount=20))
+        wait_until_converged(api_namespace, "orders")
+        wait_until_converged(api_namespace, "returns")
     writes = [request for request in proxy.requests if request.is_write]
-    assert writes[0] is refused[0]
+    assert writes[0] is injected_faults[0]
     assert writes[1].at - writes[0].at >= 1
 
 
-def check_busy(operator: OperatorProcess) -> None:
-    assert operator.logged("the API server is busy")
+def check_throttled(operator: OperatorProcess) -> None:
+    assert operator.logged("API server is throttling requests; pausing")
 
 
 @pytest.mark.parametrize("fault", ["410", "429", "500", "drop", "page"])
-def test_it_goes_on_after_watches_that_end_and_begin_again_with_trouble(
-    on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path, fault: str
+def test_the_operator_converges_when_restarted_watches_fail(
+    api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path, fault: str
 ) -> None:
-    refused = Counter[str]()
+    injected_faults = Counter[str]()
 
-    def twice(request: Request) -> str | None:
+    def fail_two_watches(request: Request) -> str | None:
         kind = request.path.partition("?")[0]
-        if not request.is_watch or refused[kind] >= 2:
+        if not request.is_watch or injected_faults[kind] >= 2:
             return None
-        refused[kind] += 1
+        injected_faults[kind] += 1
         return fault
 
-    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.name) as operator:
-        on_api.create(manifest("before", batchCount=20))
-        converged(on_api, "before")
-        proxy.fault_for = twice
+    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name) as operator:
+        api_namespace.create(manifest("before", batchCount=20))
+        wait_until_converged(api_namespace, "before")
+        proxy.fault_for = fail_two_watches
         proxy.cut_watches()
-        on_api.edit("before", batchCount=30)
-        on_api.create(manifest("after", batchCount=20))
-        converged(on_api, "before")
-        converged(on_api, "after")
-        assert refused
+        api_namespace.edit("before", batchCount=30)
+        api_namespace.create(manifest("after", batchCount=20))
+        wait_until_converged(api_namespace, "before")
+        wait_until_converged(api_namespace, "after")
+        assert injected_faults
         assert operator.exit_code is None
 
 
-def test_a_child_that_is_refused_for_a_while_is_told_of_and_made_later(
-    on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path
+def test_a_rejected_child_is_reported_and_applied_later(
+    api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
 ) -> None:
-    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.name):
+    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name):
         proxy.fault_for = lambda request: "422" if request.is_write and "/deployments/" in request.path else None
-        on_api.create(manifest(batchCount=20))
-        eventually(lambda: check_refused(on_api))
+        api_namespace.create(manifest(batchCount=20))
+        eventually(lambda: check_rejected(api_namespace))
         proxy.fault_for = lambda _: None
-        on_api.edit("orders", batchCount=30)  # or after a minute by itself
-        converged(on_api, "orders")
+        api_namespace.edit("orders", batchCount=30)  # without the edit, the operator retries after a minute
+        wait_until_converged(api_namespace, "orders")
 
 
-def check_refused(place: Namespace) -> None:
-    assert place.reason("orders") == "ChildRejected"
+def check_rejected(namespace: Namespace) -> None:
+    assert namespace.reason("orders") == "ChildRejected"
 
 
-def test_requests_that_hang_hold_up_no_other_resource(on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path) -> None:
-    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.name):
-        proxy.fault_for = lambda request: "hang" if "hung-consumer" in request.path else None
-        on_api.create(manifest("hung", batchCount=20))
-        time.sleep(0.3)
-        on_api.create(manifest("orders", batchCount=20))
-        eventually(lambda: on_api.get("Deployment", "orders-consumer"))
-
-
-def test_killed_at_each_of_its_writes_it_goes_on_where_it_was(
-    on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path
+def test_a_hanging_request_does_not_block_other_resources(
+    api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
 ) -> None:
-    """After the server has seen the write and before its answer. Killed before that, or while it reads, an operator
-    has left nothing that the one before it had not."""
-    told, kubeconfig = {"watch_namespaces": on_api.name}, proxy.kubeconfig(tmp_path)
-    on_api.create(manifest(batchCount=20))
+    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name):
+        proxy.fault_for = lambda request: "hang" if "hung-consumer" in request.path else None
+        api_namespace.create(manifest("hung", batchCount=20))
+        time.sleep(0.3)
+        api_namespace.create(manifest("orders", batchCount=20))
+        eventually(lambda: api_namespace.get("Deployment", "orders-consumer"))
+
+
+def test_the_operator_converges_when_killed_at_each_of_its_writes(
+    api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
+) -> None:
+    """The kill happens after the server has received the write and before the response. A kill before the write or
+    during a read leaves no new state."""
+    variables, kubeconfig = {"watch_namespaces": api_namespace.name}, proxy.kubeconfig(tmp_path)
+    api_namespace.create(manifest(batchCount=20))
     kills = 0
-    while killed_at_its_first_write(proxy, kubeconfig, tmp_path, **told):
+    while killed_at_its_first_write(proxy, kubeconfig, tmp_path, **variables):
         kills += 1
-        assert kills < 10, "every operator finds something to write"
+        assert kills < 10, "every operator writes something"
     assert kills >= 3
     proxy.fault_for = lambda _: None
-    with running_operator(kubeconfig, tmp_path, **told):
-        converged(on_api, "orders")
+    with running_operator(kubeconfig, tmp_path, **variables):
+        wait_until_converged(api_namespace, "orders")
 
 
-def killed_at_its_first_write(proxy: FaultyApiProxy, kubeconfig: Path, folder: Path, **told: str) -> bool:
-    """Whether it wrote anything."""
+def killed_at_its_first_write(proxy: FaultyApiProxy, kubeconfig: Path, folder: Path, **variables: str) -> bool:
+    """Start an operator and kill it at its first write. Returns False if the operator wrote nothing."""
     reached = threading.Event()
 
-    def spoil(request: Request) -> str | None:
+    def rule(request: Request) -> str | None:
         if request.is_write:
             reached.set()
             return "lose"
         return None
 
-    proxy.fault_for = spoil
-    operator = OperatorProcess(kubeconfig, folder, **told).start()
+    proxy.fault_for = rule
+    operator = OperatorProcess(kubeconfig, folder, **variables).start()
 
     def wrote_or_started() -> None:
         assert reached.is_set() or operator.logged("operator started")

@@ -20,7 +20,7 @@ async def test_password_is_in_no_log_line_span_metric_or_probe_response(
     url = tmp_path / "url"
     url.write_text(f"redis://{USER}:{WORD}@{address}")
     pod = new_pod(
-        "pod_handlers:failing",
+        "pod_handlers:fail",
         poll_interval="1s",
         redis_url_file=str(url),
         log_level="DEBUG",

@@ -43,7 +43,7 @@ async def test_messages_of_a_killed_pod_run_elsewhere_long_before_min_idle(
     """With the default settings: `minIdle` applies to consumers of other programs."""
     ids = await group.add(100, {"seconds": "60"})
     pod = new_pod(f"pod_handlers:{handler}", batch_count="100", concurrency="100").start()
-    await pod.wait_for_log("begun", times=100)
+    await pod.wait_for_log("started", times=100)
     peer = Recorder()
     await group.start(peer, "pod-b", concurrency=10)
     await group.wait_until_reading()
@@ -60,7 +60,7 @@ async def test_handler_keeps_its_message_when_it_blocks_the_event_loop(group: Gr
     """A separate thread sends the heartbeats."""
     await group.add(1, {"seconds": "6"})
     pod = new_pod("pod_handlers:blocking").start()
-    await pod.wait_for_log("begun")
+    await pod.wait_for_log("started")
     peer = Recorder()
     await group.start(peer, "pod-b")
     await pod.wait_for_log("handled")
@@ -106,7 +106,7 @@ async def test_message_that_crashes_its_process_is_dead_lettered_and_the_others_
     ids = await group.add(20, {"seconds": "0.05"})
     [killer] = await group.add(1, {"kills": "yes"})
     ids += await group.add(20, {"seconds": "0.05"})
-    pod = new_pod("pod_handlers:mortal", batch_count="100", concurrency="10", delivery_max_deliveries="4")
+    pod = new_pod("pod_handlers:crash_or_sleep", batch_count="100", concurrency="10", delivery_max_deliveries="4")
 
     async def over() -> bool:
         if pod.process is None or pod.process.poll() is not None:

@@ -5,7 +5,6 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,35 +25,6 @@ from tests.processor.pod import SOURCES
 
 MEMORY = group_key(STREAM, GROUP, "committed")
 CHILD = Path(__file__).with_name("effects_child.py")
-
-# -- writing effects down --------------------------------------------------------------------------------------------
-
-ANY: Any = 0.5
-
-WRONG: dict[str, tuple[Callable[[Effects], Any], str]] = {
-    "no fields": (lambda e: e.add("s", {}), "'s' has 0 fields; expected 1 to 1000"),
-    "too many fields": (lambda e: e.add("s", {str(n): "" for n in range(1001)}), "1001 fields; expected 1 to 1000"),
-    "no length": (lambda e: e.add("s", {"a": "b"}, max_length=0), "max_length of 's' is 0; expected at least 1"),
-    "a number as a value": (lambda e: e.set("k", ANY), "the value of 'k' is 0.5, a float; expected str or bytes"),
-    "a number in a field": (lambda e: e.add("s", {"a": ANY}), "a field of 's' is 0.5, a float; expected str or bytes"),
-    "no time": (lambda e: e.set("k", "v", timedelta()), "expires of 'k' is 0:00:00; expected at least a millisecond"),
-    "half": (lambda e: e.increment("k", ANY), "increment of 'k' is 0.5; expected a whole number"),
-    "too much": (
-        lambda e: e.increment("k", MAX_INCREMENT).increment("k", -1),
-        "increment of 'k' is -1; expected at most 1000000000000000000 in one message",
-    ),
-    "two kinds": (
-        lambda e: e.set("k", "1").increment(b"k"),
-        "b'k' already has a SET; expected one kind of effect per key, not also INCRBY",
-    ),
-}
-
-
-@pytest.mark.parametrize(("call", "sentence"), WRONG.values(), ids=WRONG)
-def test_invalid_effect_raises_where_it_is_added(call: Callable[[Effects], Any], sentence: str) -> None:
-    with pytest.raises((ValueError, TypeError)) as raised:
-        call(Effects())
-    assert sentence in str(raised.value)
 
 
 def test_hash_slot_matches_cluster_keyslot() -> None:

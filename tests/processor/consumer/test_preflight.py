@@ -360,7 +360,7 @@ async def test_a_pod_without_eval_ends_with_one_line_in_its_termination_log(
     start_redis: StartRedis, new_pod: NewPod
 ) -> None:
     server = start_redis(WITHOUT_EVAL)
-    pod = new_pod("pod_handlers:note").start(environment={"STREAMCONSUMER_REDIS_URL": server.url})
+    pod = new_pod("pod_handlers:log_handled").start(environment={"STREAMCONSUMER_REDIS_URL": server.url})
     assert await pod.wait_for_exit() == 78
     problem = eval_problem(server) + "EVAL is renamed, disabled or refused by a proxy (unknown command "
     assert pod.termination_log.read_text().startswith(f"InvalidSettings: {problem}")
@@ -372,7 +372,7 @@ async def test_pod_without_eval_ends_when_the_server_becomes_reachable_after_the
 ) -> None:
     server = start_redis(WITHOUT_EVAL)
     await asyncio.to_thread(server.stop)
-    pod = new_pod("pod_handlers:note").start(environment={"STREAMCONSUMER_REDIS_URL": server.url})
+    pod = new_pod("pod_handlers:log_handled").start(environment={"STREAMCONSUMER_REDIS_URL": server.url})
     await pod.wait_for_log("processor started")
     await asyncio.to_thread(server.start)
     assert await pod.wait_for_exit() == 78
@@ -381,7 +381,7 @@ async def test_pod_without_eval_ends_when_the_server_becomes_reachable_after_the
 
 async def test_pod_warns_of_missing_optional_permissions_and_continues(group: Group, new_pod: NewPod) -> None:
     await grant(group.client, "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST, "-client|id")
-    pod = new_pod("pod_handlers:note", redis_username="shop", redis_password="pw").start()
+    pod = new_pod("pod_handlers:log_handled", redis_username="shop", redis_password="pw").start()
     await pod.wait_for_log(
         "the Redis user is missing permissions; grant +client|id with ACL SETUSER; docs/redis.md lists the permissions"
     )
@@ -390,7 +390,7 @@ async def test_pod_warns_of_missing_optional_permissions_and_continues(group: Gr
 
 
 async def test_pod_without_its_secret_names_the_missing_file(new_pod: NewPod) -> None:
-    pod = new_pod("pod_handlers:note", redis_password_file="/nowhere/password").start()
+    pod = new_pod("pod_handlers:log_handled", redis_password_file="/nowhere/password").start()
     assert await pod.wait_for_exit() == 78
     assert pod.termination_log.read_text() == (
         "InvalidSettings: STREAMCONSUMER_REDIS_PASSWORD_FILE is /nowhere/password: file not found; "

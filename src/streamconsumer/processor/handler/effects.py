@@ -1,4 +1,4 @@
-"""Effects: Redis writes that a handler returns and that are applied atomically with the acknowledgement.
+"""Effects: Redis writes that a handler returns. They are applied together with the acknowledgement, or not at all.
 
 ```python
 def handle(order):
@@ -25,7 +25,7 @@ increment beyond Redis' range would fail after other effects were applied."""
 
 
 class Operation(NamedTuple):
-    """One command on one key."""
+    """Command on one key."""
 
     command: str
     key: bytes
