@@ -44,31 +44,31 @@ class Nodes:
     def access(self, seed: RedisServer) -> RedisSettings:
         return RedisSettings(url=f"redis://{seed.host}:{seed.port}/0", cluster=True)
 
-    async def ask(self, server: RedisServer, *command: Any) -> Any:
+    async def execute(self, server: RedisServer, *command: Any) -> Any:
         return await self.clients[self.servers.index(server)].execute_command(*command)  # type: ignore[no-untyped-call] # ships no types
 
     async def form(self) -> None:
         first = self.servers[0]
         for server, slots in zip(self.servers, SLOTS, strict=True):
-            await self.ask(server, "CLUSTER", "ADDSLOTSRANGE", slots.start, slots.stop - 1)
-            await self.ask(server, "CLUSTER", "MEET", first.host, first.port, first.options["cluster-port"])
+            await self.execute(server, "CLUSTER", "ADDSLOTSRANGE", slots.start, slots.stop - 1)
+            await self.execute(server, "CLUSTER", "MEET", first.host, first.port, first.options["cluster-port"])
         for server in self.servers:
 
             async def is_whole(server: RedisServer = server) -> bool:
-                info = str(await self.ask(server, "CLUSTER", "INFO"))
+                info = str(await self.execute(server, "CLUSTER", "INFO"))
                 return "cluster_state:ok" in info and "cluster_known_nodes:3" in info
 
             await eventually(is_whole)
 
     async def move(self, source: RedisServer, target: RedisServer) -> None:
         """Move the slot with all its keys, as `redis-cli --cluster reshard` does."""
-        source_id, target_id = [await self.ask(each, "CLUSTER", "MYID") for each in (source, target)]
-        await self.ask(target, "CLUSTER", "SETSLOT", SLOT, "IMPORTING", source_id)
-        await self.ask(source, "CLUSTER", "SETSLOT", SLOT, "MIGRATING", target_id)
-        keys = await self.ask(source, "CLUSTER", "GETKEYSINSLOT", SLOT, 100)
-        await self.ask(source, "MIGRATE", target.host, target.port, "", 0, 5000, "KEYS", *keys)
+        source_id, target_id = [await self.execute(each, "CLUSTER", "MYID") for each in (source, target)]
+        await self.execute(target, "CLUSTER", "SETSLOT", SLOT, "IMPORTING", source_id)
+        await self.execute(source, "CLUSTER", "SETSLOT", SLOT, "MIGRATING", target_id)
+        keys = await self.execute(source, "CLUSTER", "GETKEYSINSLOT", SLOT, 100)
+        await self.execute(source, "MIGRATE", target.host, target.port, "", 0, 5000, "KEYS", *keys)
         for each in (target, source, self.third):
-            await self.ask(each, "CLUSTER", "SETSLOT", SLOT, "NODE", target_id)
+            await self.execute(each, "CLUSTER", "SETSLOT", SLOT, "NODE", target_id)
 
     async def close(self) -> None:
         await self.group.close()
@@ -164,9 +164,9 @@ async def test_processor_reconnects_when_its_seed_node_is_gone(nodes: Nodes) -> 
     await nodes.group.start(handler, manager=manager)
     await nodes.group.add(1)
     await handler.wait_until_finished(1)
-    await nodes.ask(nodes.owner, "CONFIG", "SET", "cluster-require-full-coverage", "no")
+    await nodes.execute(nodes.owner, "CONFIG", "SET", "cluster-require-full-coverage", "no")
     await asyncio.to_thread(nodes.third.kill)
-    await nodes.ask(nodes.owner, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    await nodes.execute(nodes.owner, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     await nodes.group.client.connection_pool.disconnect()
     await nodes.group.add(1)
     await handler.wait_until_finished(2)

@@ -35,8 +35,8 @@ async def consume(manager: StreamManager) -> None:
 
 
 async def read(manager: StreamManager, begin: str) -> Any:
-    question = ("XREADGROUP", "GROUP", GROUP, "pod-a", "COUNT", 10, "STREAMS", STREAM, begin)
-    return Entry.from_reply(replies.stream_entries(await manager.execute(*question)))
+    command = ("XREADGROUP", "GROUP", GROUP, "pod-a", "COUNT", 10, "STREAMS", STREAM, begin)
+    return Entry.from_reply(replies.stream_entries(await manager.execute(*command)))
 
 
 async def main() -> None:

@@ -143,7 +143,7 @@ async def test_group_is_checked_once_a_second_for_any_number_of_pods(group: Grou
     await group.reset_command_counts()
     await asyncio.sleep(8)
     commands = await group.command_counts()
-    assert set(commands) <= {"xinfo", "hgetall", "hset"}, "and nothing else is asked while nothing happens"
+    assert set(commands) <= {"xinfo", "hgetall", "hset"}, "no other command is sent while the group is idle"
     assert 4 <= commands["xinfo"] + commands.get("hgetall", 0) <= 8 + 1
 
 
@@ -249,7 +249,7 @@ def test_consumers_check_in_turns() -> None:
     turn = CHECK_INTERVAL.total_seconds()
     assert turns == pytest.approx({"a": 3 * turn - 0.25, "b": turn - 0.25, "c": 2 * turn - 0.25})
     assert liveness.seconds_until_turn(now + turn - 0.05, order, "b") == pytest.approx(3 * turn + 0.05), (
-        "its turn has begun"
+        "its turn has started"
     )
 
 

@@ -110,11 +110,13 @@ async def test_effects_are_not_applied_when_the_entry_is_already_acknowledged(an
 
 async def test_effects_are_applied_once_when_two_consumers_commit_them(any_group: Group) -> None:
     ids = await start_entry(any_group, 50)
-    ask = any_group.manager().execute
+    execute = any_group.manager().execute
 
     async def one(consumer: str, message_id: str) -> bool:
         await any_group.claim([message_id], consumer)
-        return await commit_effects(ask, ConsumerId(STREAM, GROUP, consumer), message_id, Effects().increment("count"))
+        return await commit_effects(
+            execute, ConsumerId(STREAM, GROUP, consumer), message_id, Effects().increment("count")
+        )
 
     for message_id in ids:
         await asyncio.gather(one("pod-a", message_id), one("pod-b", message_id))
@@ -148,10 +150,10 @@ async def test_only_the_last_commits_are_remembered(any_group: Group, monkeypatc
     assert sorted(await any_group.client.zrange(MEMORY, 0, -1)) == ids[2:]
 
 
-# -- refusing --------------------------------------------------------------------------------------------------------
+# -- rejecting -------------------------------------------------------------------------------------------------------
 
 FULL = Effects().add("out", {"a": "b"}).set("value", "v").increment("count").delete("old")
-"""One of each kind: what would be left of it shows that a refusal came too late."""
+"""An effect of each kind. A leftover of any of them shows a rejection that came too late."""
 
 KEPT = {"old": "string", STREAM: "stream"}
 
@@ -209,7 +211,7 @@ async def test_effects_on_the_own_stream_may_only_add_entries(any_group: Group, 
     assert await any_group.client.xlen(STREAM) == 2
 
 
-# -- what is not the message's affair -------------------------------------------------------------------------------
+# -- failures that the message did not cause --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lacking", REQUIRED_PERMISSIONS.split())
@@ -218,16 +220,16 @@ async def test_missing_permission_rejects_all_effects(any_group: Group, message_
     keys = [f"~{key}" for key in (STREAM, MEMORY, "out", "value", "count", "old")]
     await any_group.client.execute_command("ACL", "SETUSER", "shop", "on", ">pw", *keys, "-@all", *rights)  # type: ignore[no-untyped-call] # ships no types
     await any_group.client.set("count", "1")
-    ask = any_group.manager(f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0").execute
+    execute = any_group.manager(f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0").execute
     with pytest.raises(NoPermissionError) as raised:
-        await commit_effects(ask, ConsumerId(STREAM, GROUP, "pod-a"), message_id, FULL)
+        await commit_effects(execute, ConsumerId(STREAM, GROUP, "pod-a"), message_id, FULL)
     assert "a script, which needs +eval" in str(raised.value)
     assert classify_error(raised.value, "here").code == "NOPERM"
     assert await server_content(any_group) == {**KEPT, "count": "string"}
     assert await any_group.client.get("count") == "1"
     assert await any_group.pending() == 1
     await any_group.client.execute_command("ACL", "SETUSER", "shop", lacking)  # type: ignore[no-untyped-call] # ships no types
-    assert await commit_effects(ask, ConsumerId(STREAM, GROUP, "pod-a"), message_id, FULL)
+    assert await commit_effects(execute, ConsumerId(STREAM, GROUP, "pod-a"), message_id, FULL)
     assert await server_content(any_group) == dict.fromkeys(("count", "value"), "string") | {
         "out": "stream",
         STREAM: "stream",
@@ -240,9 +242,9 @@ async def test_inaccessible_key_rejects_all_effects(any_group: Group, message_id
     await any_group.client.execute_command(
         "ACL", "SETUSER", "shop", "on", ">pw", *keys, "-@all", *REQUIRED_PERMISSIONS.split()
     )  # type: ignore[no-untyped-call] # ships no types
-    ask = any_group.manager(f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0").execute
+    execute = any_group.manager(f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0").execute
     with pytest.raises(NoPermissionError):
-        await commit_effects(ask, ConsumerId(STREAM, GROUP, "pod-a"), message_id, FULL)
+        await commit_effects(execute, ConsumerId(STREAM, GROUP, "pod-a"), message_id, FULL)
     assert await server_content(any_group) == KEPT
 
 

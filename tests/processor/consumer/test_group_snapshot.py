@@ -36,7 +36,7 @@ async def test_group_is_recreated_when_it_is_destroyed_during_a_blocked_read(any
     later = await any_group.add(3)
     await handler.wait_until_finished(6)
     await any_group.wait_settled()
-    assert handler.ids[3:] == later, "and no message that the note shows as acknowledged is handled again"
+    assert handler.ids[3:] == later, "no message acknowledged in the snapshot is handled again"
     assert processor.metrics.groups_recreated == 1
     assert processor.metrics.redis_errors == 0
 
@@ -49,12 +49,12 @@ async def test_group_is_recreated_when_it_is_destroyed_while_a_message_is_handle
     await handler.wait_until_received(1)
     await any_group.client.execute_command(*WAYS[way])  # type: ignore[no-untyped-call] # ships no types for it
     handler.gate.set()
-    await asyncio.sleep(0.002)  # a new stream in the same millisecond would give out the same id again
+    await asyncio.sleep(0.002)  # a new stream in the same millisecond would create the same id
     later = await any_group.add(3)
     await eventually(lambda: set(handler.finished) >= set(later))
     await any_group.wait_settled()
     assert [each for each in handler.ids if each in later] == later
-    assert handler.ids.count(first) <= 2, "an acknowledgement that was lost with the group costs one repetition"
+    assert handler.ids.count(first) <= 2, "an acknowledgement lost with the group costs one more attempt"
 
 
 async def test_entries_in_flight_stay_pending_when_the_group_is_destroyed(any_group: Group) -> None:
@@ -164,7 +164,7 @@ async def test_message_in_flight_is_kept_when_a_peer_recreates_the_group(any_gro
     await idle.wait_until_finished(1)
     await eventually(lambda: _snapshot_saved(any_group, beyond, running))
     await any_group.client.xgroup_destroy(STREAM, GROUP)
-    await eventually(any_group.group_exists)  # the idle one created it again, behind what the busy one holds
+    await eventually(any_group.group_exists)  # the idle consumer recreated it, after the position of the busy one
     await asyncio.sleep(1)  # several renewals
     assert not busy.cancelled
     busy.gate.set()
@@ -260,8 +260,8 @@ async def test_group_recreated_by_another_program_gets_its_pending_entries_back(
 
 @pytest.mark.parametrize("way", ["heartbeat", "recreation"])
 async def test_restored_entry_survives_a_second_loss_before_the_next_snapshot(any_group: Group, way: str) -> None:
-    ask = any_group.manager().execute
-    dead, peer = (GroupSnapshot(ask, STREAM, GROUP, name) for name in ("dead", "peer"))
+    execute = any_group.manager().execute
+    dead, peer = (GroupSnapshot(execute, STREAM, GROUP, name) for name in ("dead", "peer"))
     await any_group.create_group()
     ids = await any_group.add(3)
     await any_group.read_as("dead", 3)
@@ -276,7 +276,7 @@ async def test_restored_entry_survives_a_second_loss_before_the_next_snapshot(an
 
     await eventually(saved_again)
     if way == "heartbeat":
-        assert not await Leases(ask, STREAM, GROUP, "dead").renew(ids)
+        assert not await Leases(execute, STREAM, GROUP, "dead").renew(ids)
     else:
         await dead.restore_group("0-0", "0", in_flight=ids)
     assert {each.consumer for each in await any_group.entries()} == {"dead"}
@@ -286,8 +286,8 @@ async def test_restored_entry_survives_a_second_loss_before_the_next_snapshot(an
 
 
 async def test_entry_trimmed_after_the_snapshot_is_not_restored(any_group: Group) -> None:
-    ask = any_group.manager().execute
-    peer = GroupSnapshot(ask, STREAM, GROUP, "peer")
+    execute = any_group.manager().execute
+    peer = GroupSnapshot(execute, STREAM, GROUP, "peer")
     await any_group.create_group()
     trimmed, *ids = await any_group.add(3)
     await any_group.read_as("dead", 3)
@@ -299,7 +299,7 @@ async def test_entry_trimmed_after_the_snapshot_is_not_restored(any_group: Group
     due: list[str] = []
 
     async def all_are_due() -> bool:
-        lost, entries = await Leases(ask, STREAM, GROUP, "peer").claim_due(10)
+        lost, entries = await Leases(execute, STREAM, GROUP, "peer").claim_due(10)
         assert not lost
         due.extend(each.message_id for each in entries)
         return len(due) == len(ids)

@@ -193,24 +193,24 @@ async def test_renewal_does_not_restore_an_entry_whose_acknowledgement_overtakes
     any_group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The consumer sends the renewal while the message runs; Redis receives it after the acknowledgement."""
-    asked, may_go, ask = threading.Event(), threading.Event(), StreamManager.execute
+    renewal_sent, may_continue, execute = threading.Event(), threading.Event(), StreamManager.execute
 
     async def slow(self: StreamManager, *command: Any) -> Any:
         if command[:2] == ("EVAL", RENEW):
-            asked.set()
-            await asyncio.to_thread(may_go.wait)
-        return await ask(self, *command)
+            renewal_sent.set()
+            await asyncio.to_thread(may_continue.wait)
+        return await execute(self, *command)
 
     monkeypatch.setattr(StreamManager, "execute", slow)
     handler = Recorder(gate=False)
     processor = await any_group.start(handler)
     await any_group.add()
     await handler.wait_until_received(1)
-    await eventually(asked.is_set)
+    await eventually(renewal_sent.is_set)
     handler.gate.set()
     await eventually(lambda: processor.metrics.acknowledged)
     assert await any_group.pending() == 0
-    may_go.set()
+    may_continue.set()
     await processor.stop_listening()
     assert await any_group.pending() == 0
     assert len(handler.received) == 1

@@ -144,13 +144,13 @@ async def test_entries_read_during_the_check_are_not_trimmed(stream: Group) -> N
     manager = stream.manager()
     ids = await stream.add(3)
 
-    async def ask(*command: Any) -> Any:
+    async def execute(*command: Any) -> Any:
         reply = await manager.execute(*command)
         if command[0] in ("XINFO", "XPENDING"):
             await stream.read_as("a", 1)
         return reply
 
-    trimmer = StreamTrimmer(ask, STREAM, GROUP, RetentionSettings(acknowledged=True))
+    trimmer = StreamTrimmer(execute, STREAM, GROUP, RetentionSettings(acknowledged=True))
     assert await trimmer.trim() + await trimmer.trim() == 0
     assert await remaining_ids(stream) == ids
 
@@ -163,15 +163,15 @@ async def test_retention_works_with_these_permissions(stream: Group) -> None:
     await stream.client.execute_command("ACL", "SETUSER", "shop", "on", ">pw", f"~{STREAM}", "-@all", *RIGHTS)  # type: ignore[no-untyped-call] # ships no types
     await stream.add(30)
     await acknowledge(stream, await stream.read_as("a", 30))
-    ask = stream.manager(f"redis://shop:pw@{stream.server.host}:{stream.server.port}/0").execute
-    trimmer = StreamTrimmer(ask, STREAM, GROUP, RetentionSettings(acknowledged=True, max_age=timedelta(hours=1)))
+    execute = stream.manager(f"redis://shop:pw@{stream.server.host}:{stream.server.port}/0").execute
+    trimmer = StreamTrimmer(execute, STREAM, GROUP, RetentionSettings(acknowledged=True, max_age=timedelta(hours=1)))
     assert await trimmer.trim() + await trimmer.trim() == 30
 
 
-# -- whatever happens ------------------------------------------------------------------------------------------------
+# -- any history -----------------------------------------------------------------------------------------------------
 
 HOUR = 3_600_000
-WISHES = st.builds(
+SETTINGS = st.builds(
     RetentionSettings,
     acknowledged=st.booleans(),
     max_age=st.none() | st.integers(0, 40).map(lambda hours: timedelta(hours=hours, minutes=30)),
@@ -185,19 +185,19 @@ class AnyHistory(RuleBasedStateMachine):
         super().__init__()
         self.client = client
         self.ids: list[str] = []
-        self.owed: dict[str, set[str]] = {}
-        """Of each group, what it has not acknowledged: pending or not read."""
+        self.unacknowledged: dict[str, set[str]] = {}
+        """Entries that each group has not acknowledged: pending or unread."""
         self.unread: dict[str, list[str]] = {}
 
-    @initialize(wish=WISHES)
-    def begin(self, wish: RetentionSettings) -> None:
+    @initialize(retention=SETTINGS)
+    def begin(self, retention: RetentionSettings) -> None:
         self.client.flushall()
         self.first = self.client.time()[0] * 1000 - 60 * HOUR
-        self.wish = wish
-        self.trimmers = [StreamTrimmer(self._ask, STREAM, GROUP, wish) for _ in range(2)]
+        self.retention = retention
+        self.trimmers = [StreamTrimmer(self._execute, STREAM, GROUP, retention) for _ in range(2)]
         self.create(GROUP)
 
-    async def _ask(self, *command: Any) -> Any:
+    async def _execute(self, *command: Any) -> Any:
         return self.client.execute_command(*command)  # type: ignore[no-untyped-call] # ships no types for it
 
     @rule(count=st.integers(1, 8))
@@ -206,34 +206,34 @@ class AnyHistory(RuleBasedStateMachine):
             message_id = f"{self.first + len(self.ids) * HOUR // 2}-0"
             self.client.xadd(STREAM, {"n": "0"}, message_id)
             self.ids.append(message_id)
-            for group in self.owed:
-                self.owed[group].add(message_id)
+            for group in self.unacknowledged:
+                self.unacknowledged[group].add(message_id)
                 self.unread[group].append(message_id)
 
     @rule(group=st.sampled_from(["audit", "search"]))
     def create(self, group: str) -> None:
-        if group not in self.owed:
+        if group not in self.unacknowledged:
             self.client.xgroup_create(STREAM, group, "0", mkstream=True)
-            self.unread[group] = self._there()
-            self.owed[group] = set(self.unread[group])
+            self.unread[group] = self._stream_ids()
+            self.unacknowledged[group] = set(self.unread[group])
 
     @rule(group=st.sampled_from([GROUP, "audit", "search"]), count=st.integers(1, 12))
     def read(self, group: str, count: int) -> None:
-        if group in self.owed:
+        if group in self.unacknowledged:
             self.client.xreadgroup(group, "c", {STREAM: ">"}, count)
-            still = set(self._there())
+            still = set(self._stream_ids())
             unread = [each for each in self.unread[group] if each in still]
             self.unread[group] = unread[count:]
 
     @rule(group=st.sampled_from([GROUP, "audit", "search"]), which=st.sets(st.integers(0, 11)), most=st.booleans())
     def acknowledge(self, group: str, which: set[int], most: bool) -> None:
-        if group not in self.owed:
+        if group not in self.unacknowledged:
             return
-        pending = sorted(self.owed[group] - set(self.unread[group]))
+        pending = sorted(self.unacknowledged[group] - set(self.unread[group]))
         chosen = [each for number, each in enumerate(pending) if (number in which) != most]
         if chosen:
             self.client.xack(STREAM, group, *chosen)
-            self.owed[group].difference_update(chosen)
+            self.unacknowledged[group].difference_update(chosen)
 
     @precondition(lambda self: self.ids)
     @rule(which=st.integers(0, 200))
@@ -242,28 +242,28 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule(pod=st.integers(0, 1))
     def trim(self, pod: int) -> None:
-        before = self._there()
+        before = self._stream_ids()
         trimmed = asyncio.run(self.trimmers[pod].trim())
-        left = self._there()
-        went = before[: len(before) - len(left)]
-        assert before[len(went) :] == left
-        needed = set().union(*self.owed.values())
-        assert trimmed == len(went)
-        assert needed.isdisjoint(went)
-        self._is_requested(went)
-        for group in self.owed:
-            self.owed[group].difference_update(went)
+        left = self._stream_ids()
+        trimmed_ids = before[: len(before) - len(left)]
+        assert before[len(trimmed_ids) :] == left
+        needed = set().union(*self.unacknowledged.values())
+        assert trimmed == len(trimmed_ids)
+        assert needed.isdisjoint(trimmed_ids)
+        self._assert_requested(trimmed_ids)
+        for group in self.unacknowledged:
+            self.unacknowledged[group].difference_update(trimmed_ids)
 
-    def _is_requested(self, went: list[str]) -> None:
-        """Return True if only entries were trimmed that the settings ask to trim."""
-        if not went or self.wish.acknowledged:
+    def _assert_requested(self, trimmed_ids: list[str]) -> None:
+        """Assert that the settings ask to trim these entries."""
+        if not trimmed_ids or self.retention.acknowledged:
             return
-        age = self.wish.max_age
+        age = self.retention.max_age
         now = self.client.time()[0] * 1000
         assert age is not None
-        assert int(went[-1][:-2]) <= now - age / timedelta(milliseconds=1)
+        assert int(trimmed_ids[-1][:-2]) <= now - age / timedelta(milliseconds=1)
 
-    def _there(self) -> list[str]:
+    def _stream_ids(self) -> list[str]:
         return [message_id.decode() for message_id, _ in self.client.execute_command("XRANGE", STREAM, "-", "+")]  # type: ignore[no-untyped-call] # ships no types for it
 
 
