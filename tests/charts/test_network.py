@@ -1,6 +1,7 @@
 """NetworkPolicies of operator and processors.
 
-tests/e2e checks on a network that enforces them that everything works and that no other connection is possible.
+tests/e2e/test_network_policies.py checks on a network that enforces them that all required connections work, and
+that all other connections are blocked.
 """
 
 import json

@@ -87,4 +87,4 @@ def test_a_secret_that_is_missing_is_named(on_api: Namespace, redis_server: Redi
 def test_a_name_that_nobody_has_is_told(on_api: Namespace) -> None:
     ran = run_plugin(on_api, "dead-letters", "list", "--name", "orders")
     assert ran.returncode == 2
-    assert f"there is no StreamConsumer orders in namespace {on_api.name}" in ran.stderr
+    assert f"StreamConsumer {on_api.name}/orders: not found" in ran.stderr

@@ -35,7 +35,7 @@ def facts(*conditions: Condition, **more: Any) -> Facts:
 
 
 def seen(**told: Any) -> RedisView:
-    return RedisView(by="redis", figures=StreamStats(lag=0, lag_known=True, pending=0, dead_letters=0), **told)
+    return RedisView(source="redis", stats=StreamStats(lag=0, lag_known=True, pending=0, dead_letters=0), **told)
 
 
 def shown(given: Facts, width: int = 80) -> list[str]:
@@ -44,7 +44,7 @@ def shown(given: Facts, width: int = 80) -> list[str]:
 
 def test_where_all_is_well_nothing_is_found() -> None:
     assert derive_findings(facts(redis=seen())) == []
-    assert shown(facts(redis=seen()))[-1] == "Nothing is wrong."
+    assert shown(facts(redis=seen()))[-1] == "No problems found."
 
 
 @pytest.mark.parametrize("reason", [Reason.HANDLER_UNUSABLE, Reason.POD_CRASHING, Reason.IMAGE_UNAVAILABLE])
@@ -65,14 +65,16 @@ def test_errors_come_first() -> None:
         facts(
             condition("Ready", "False", Reason.PODS_STARTING),
             condition("RedisReachable", "False", StreamReason.UNREACHABLE),
-            redis=RedisView(by="operator", figures=dead),
+            redis=RedisView(source="operator", stats=dead),
         )
     )
     assert [each.severity for each in found] == ["error", "warning", "warning"]
 
 
 def test_a_pod_is_not_told_twice() -> None:
-    pod = Pod(name="orders-consumer-a", phase="Running", ready=False, restarts=4, last_words="HandlerUnusable: no shop")
+    pod = Pod(
+        name="orders-consumer-a", phase="Running", ready=False, restarts=4, exit_message="HandlerUnusable: no shop"
+    )
     told = condition("Ready", "False", Reason.HANDLER_UNUSABLE, "Pod orders-consumer-a: no shop")
     assert len(derive_findings(facts(told, pods=[pod]))) == 1
     starting = condition("Ready", "False", Reason.PODS_STARTING)
@@ -81,7 +83,7 @@ def test_a_pod_is_not_told_twice() -> None:
 
 def test_an_edit_that_the_operator_has_not_acted_on_is_an_error() -> None:
     (found,) = derive_findings(facts(generation=2))
-    assert (found.severity, found.found) == ("error", "the operator last acted on generation 1")
+    assert (found.severity, found.found) == ("error", "the operator last reconciled generation 1")
 
 
 def test_entries_of_a_consumer_that_is_gone_are_told_and_those_of_pods_and_waiting_ones_are_not() -> None:
@@ -98,15 +100,15 @@ def test_entries_of_a_consumer_that_is_gone_are_told_and_those_of_pods_and_waiti
 def test_a_message_that_fails_again_and_again_is_told_by_its_id() -> None:
     poison = PendingEntryFacts(message_id="17-0", consumer=POSTPONED_CONSUMER, idle_seconds=3, deliveries=6)
     fresh = PendingEntryFacts(message_id="18-0", consumer="orders-consumer-a", idle_seconds=0, deliveries=1)
-    (found,) = derive_findings(facts(redis=seen(oldest=[poison, fresh])))
+    (found,) = derive_findings(facts(redis=seen(oldest_pending=[poison, fresh])))
     assert found.object == "entry 17-0"
-    assert "begun 6 times" in found.found
+    assert "delivered 6 times" in found.found
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_screen_is_never_wider_than_the_terminal(width: int) -> None:
     broken = condition("Ready", "False", Reason.HANDLER_UNUSABLE, "the handler cannot be imported " * 20)
-    found = shown(facts(broken, redis=RedisView(by="nobody", problem="redis: connection refused " * 10)), width)
+    found = shown(facts(broken, redis=RedisView(source="unknown", problem="redis: connection refused " * 10)), width)
     assert (
         max(len(line.replace("\x1b[31m\x1b[1m", "").replace("\x1b[1m", "").replace("\x1b[0m", "")) for line in found)
         <= width

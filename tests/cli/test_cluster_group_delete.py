@@ -89,7 +89,7 @@ def test_another_way_to_the_server_brings_its_own_credentials(
 def test_a_name_that_does_not_exist_is_reported(on_api: Namespace) -> None:
     ran = run_plugin(on_api, "group", "delete", "orders", "--yes")
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert f"there is no StreamConsumer orders in namespace {on_api.name}" in ran.stderr
+    assert f"StreamConsumer {on_api.name}/orders: not found" in ran.stderr
 
 
 def test_a_server_that_only_pods_reach_is_no_answer_and_the_remedy_is_given(on_api: Namespace) -> None:

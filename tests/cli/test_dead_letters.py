@@ -146,7 +146,7 @@ async def test_show_prints_all_that_is_known(group: Group) -> None:
 async def test_show_of_what_is_not_there_says_so(group: Group) -> None:
     ran = await run("show", "7-7", url=group.url)
     assert (ran.code, ran.out) == (1, "")
-    assert ran.err == f"no dead letter 7-7 in '{KEY}': replayed, dropped or trimmed already\n"
+    assert ran.err == f"dead letter 7-7 in '{KEY}': not found; already replayed, dropped or trimmed\n"
 
 
 # -- replaying ---------------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ async def test_replay_by_id_twice_replays_once(group: Group) -> None:
     assert (ran.code, ran.out, ran.err) == (0, "replayed 2 dead letters\n", "")
     assert [dead_letter_id for dead_letter_id, _ in await raw(group, KEY)] == [second]
     ran = await run("replay", first, third, url=group.url)
-    assert (ran.code, ran.out) == (0, "replayed 0 dead letters; 2 replayed, dropped or trimmed already\n")
+    assert (ran.code, ran.out) == (0, "replayed 0 dead letters; 2 already replayed, dropped or trimmed\n")
     assert await group.client.xlen(STREAM) == 2
 
 
@@ -166,7 +166,7 @@ async def test_replay_by_filter_replays_what_matches(group: Group) -> None:
     await write_dead_letters(group, 3, reason=DeadLetterReason.REJECTED)
     await write_dead_letters(group, 2)
     listed = await run("replay", "--reason", "Rejected", "--dry-run", url=group.url)
-    assert listed.err == "would replay 3 dead letters; nothing was done\n"
+    assert listed.err == "would replay 3 dead letters; nothing was changed\n"
     assert len(listed.out.splitlines()) == 4
     assert await group.client.xlen(STREAM) == 0
     assert (await run("replay", "--older-than", "1h", url=group.url)).out == "replayed 0 dead letters\n"
@@ -234,10 +234,10 @@ async def test_what_is_no_dead_letter_of_the_group_is_refused_and_the_others_are
     [theirs] = await write_dead_letters(group, 1, consumer_group="shipping")
     ran = await run("replay", ours, theirs, url=group.url)
     assert (ran.code, ran.out) == (1, "replayed 1 dead letter\n")
-    assert ran.err.startswith(f"refused: entry {theirs} of '{KEY}' is no dead letter of group 'billing'")
+    assert ran.err.startswith(f"refused: entry {theirs} of '{KEY}' is not a dead letter of group 'billing'")
     ran = await run("replay", "--all", url=group.url)
     assert (ran.code, ran.out) == (0, "replayed 0 dead letters\n")
-    assert ran.err == "passed over 1 entry that is no dead letter of group 'billing' of stream 'orders'\n"
+    assert ran.err == "skipped 1 entry that is not a dead letter of group 'billing' of stream 'orders'\n"
 
 
 # -- dropping ----------------------------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ async def test_drop_asks_on_a_terminal(group: Group, answer: bytes, code: int, l
     os.write(ours, answer)
     _, err = await process.communicate()
     os.close(ours)
-    assert b"Drop 3 dead letters of group 'billing' of stream 'orders' for good? [y/N]" in err
+    assert b"Drop 3 dead letters of group 'billing' of stream 'orders' permanently? [y/N]" in err
     assert process.returncode == code
     assert await group.client.xlen(KEY) == left
 
@@ -347,20 +347,20 @@ async def test_what_is_misspelt_is_told(group: Group) -> None:
     await group.client.set(KEY, "mine")
     ran = await run("list", url=group.url)
     assert (ran.code, ran.out) == (2, "")
-    assert f"key '{KEY}' is a string, not a stream of dead letters" in ran.err
+    assert f"key '{KEY}' is a string, not a dead-letter stream" in ran.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["replay"], "say which: their IDs, or --reason"),
-        (["replay", "1-0", "--all"], "say which"),
-        (["drop", "--yes"], "say which"),
-        (["list", "-n", "shop"], "-n and --context need the name of a StreamConsumer"),
-        (["list", "--name", "orders"], "--stream, --group: the StreamConsumer already names them"),
-        (["replay", "latest"], "'latest' is not the id of an entry"),
+        (["replay"], "select dead letters in one way: IDS, --reason and --older-than, or --all"),
+        (["replay", "1-0", "--all"], "select dead letters in one way"),
+        (["drop", "--yes"], "select dead letters in one way"),
+        (["list", "-n", "shop"], "-n and --context require the name of a StreamConsumer"),
+        (["list", "--name", "orders"], "--stream, --group: cannot be combined with the name of a StreamConsumer"),
+        (["replay", "latest"], "'latest' is not a valid entry id"),
         (["list", "--older-than", "yesterday"], "'yesterday' must be a duration such as 500ms"),
-        (["list", "--reason", "Bored"], "there is no such reason; there are MaxDeliveries, Rejected, TerminalError"),
+        (["list", "--reason", "Bored"], "unknown reason; expected one of MaxDeliveries, Rejected, TerminalError"),
         (["replay", "--all", "--rate", "0"], "0.0 is not in the range x>0"),
     ],
 )
@@ -373,7 +373,7 @@ async def test_wrong_use_is_told_before_anything_is_asked(arguments: list[str], 
 async def test_nothing_said_at_all_says_what_to_say() -> None:
     ran = await run("list")
     assert ran.code == 2
-    assert "--redis-url, --stream, --group: missing; or give the name of a StreamConsumer" in ran.err
+    assert "missing --redis-url, --stream, --group; give these options, or the name of a StreamConsumer" in ran.err
 
 
 async def test_a_missing_right_is_told(group: Group) -> None:

@@ -135,7 +135,7 @@ async def test_a_missing_handler_is_shown_and_found_once_it_is_there(dev: DevPro
         shown = await dev.wait_for_line("CRITICAL")
         assert "HandlerUnusable: handler 'orders:handle': module 'orders' not found" in shown
         (tmp_path / "orders.py").write_text(HANDLE)
-        await dev.wait_for_line("exited with 78; next try in 2 s")
+        await dev.wait_for_line("exited with code 78; restarting in 2 s")
         await dev.wait_for_line("processor started")
         dev.signal(signal.SIGINT)
         assert await dev.wait_for_exit() == 0

@@ -50,7 +50,7 @@ def found(ran: Ran) -> dict[str, str]:
 
 @pytest.fixture
 def new_pod(tmp_path: Path) -> Any:
-    def made(server: RedisServer, handler: str = "pod_handlers:note", **settings: str) -> Pod:
+    def made(server: RedisServer, handler: str = "pod_handlers:log_handled", **settings: str) -> Pod:
         return Pod(tmp_path, server.url, handler, **settings)
 
     return made
@@ -67,10 +67,10 @@ def test_where_all_is_there_each_thing_is_told_and_nothing_is_changed(
         assert (redis.keys("*"), redis.xinfo_stream(STREAM), redis.xinfo_consumers(STREAM, GROUP)) == before
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert said(ran)["findings"] == []
-    told = {each["object"]: each["found"] for each in said(ran)["checked"]}
+    told = {each["object"]: each["found"] for each in said(ran)["passed"]}
     assert told[f"Redis 127.0.0.1:{server.port}"] == f"answers, version {server.version}"
-    assert told["handler pod_handlers:note"] == "can be called"
-    assert told[f"collector {collector.http_endpoint}/v1/traces"] == "takes an empty export"
+    assert told["handler pod_handlers:log_handled"] == "can be called"
+    assert told[f"collector {collector.http_endpoint}/v1/traces"] == "accepts an empty export"
     assert told[f"group {GROUP!r} of {STREAM!r}"] == "exists"
 
 
@@ -83,9 +83,9 @@ def test_dangers_rights_and_a_missing_group_are_warnings(new_pod: Any, start_red
     ran = doctor(new_pod(server, redis_username="shop", redis_password="pw"))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     told = [(each["object"], each["found"]) for each in said(ran)["findings"]]
-    assert ("rights at Redis", "the user lacks +client|id") in told
-    assert (f"group {GROUP!r} of {STREAM!r}", "there is no such group") in told
-    assert [about for about, _ in told].count("settings of Redis") == 2
+    assert ("Redis permissions", "the user is missing +client|id") in told
+    assert (f"group {GROUP!r} of {STREAM!r}", "the group does not exist") in told
+    assert [about for about, _ in told].count("Redis settings") == 2
     assert {each["severity"] for each in said(ran)["findings"]} == {"warning"}
 
 
@@ -98,8 +98,8 @@ def test_a_missing_required_right_is_an_error_in_the_words_of_the_processor(
     ran = doctor(new_pod(server, redis_username="shop", redis_password="pw"))
     assert ran.returncode == 1
     assert found(ran)[f"Redis 127.0.0.1:{server.port}"] == (
-        f"error: Redis at 127.0.0.1:{server.port} refuses the Redis user what is required: +eval; "
-        "grant it with ACL SETUSER, docs/redis.md lists the rights"
+        f"error: Redis at 127.0.0.1:{server.port} does not grant required permissions: +eval; "
+        "grant them with ACL SETUSER, docs/redis.md lists the permissions"
     )
 
 
@@ -148,7 +148,7 @@ def test_a_service_is_asked_for_a_connection_only(tmp_path: Path, redis_server: 
     url = f"http://127.0.0.1:{free_port()}/orders"
     ran = doctor(pod, STREAMCONSUMER_HANDLER_HTTP_URL=url)
     assert ran.returncode == 1
-    assert found(ran)[f"handler {url}"].startswith("error: it cannot be reached")
+    assert found(ran)[f"handler {url}"].startswith("error: connection failed")
 
 
 @pytest.mark.parametrize(
@@ -170,8 +170,8 @@ def pod_facts(**changed: Any) -> PodFacts:
 
 
 def cluster_facts(**changed: Any) -> ClusterFacts:
-    operator = OperatorFacts(namespace="ops", name="operator", image="operator:1", wanted=2, ready=2)
-    whole = {"operators": [operator], "fields_lacking": [], "rights": dict.fromkeys(PERMISSIONS, True)}
+    operator = OperatorFacts(namespace="ops", name="operator", image="operator:1", desired=2, ready=2)
+    whole = {"operators": [operator], "missing_fields": [], "permissions": dict.fromkeys(PERMISSIONS, True)}
     return ClusterFacts(**{**whole, **changed})
 
 
@@ -181,27 +181,29 @@ def objects(verdict: CheckResult) -> list[tuple[str, str]]:
 
 def test_a_server_that_cannot_be_used_says_nothing_more() -> None:
     verdict = evaluate_pod(
-        pod_facts(server=ServerFacts(address="redis:6379", problem="redis:6379: refused", lacking=["+time"]))
+        pod_facts(
+            server=ServerFacts(address="redis:6379", problem="redis:6379: refused", missing_permissions=["+time"])
+        )
     )
     assert objects(verdict) == [("error", "Redis redis:6379")]
 
 
 def test_an_operator_without_pods_is_an_error_and_one_that_may_not_be_seen_is_not() -> None:
-    away = OperatorFacts(namespace="ops", name="operator", image="operator:1", wanted=2, ready=0)
+    away = OperatorFacts(namespace="ops", name="operator", image="operator:1", desired=2, ready=0)
     assert objects(evaluate_cluster(cluster_facts(operators=[away]))) == [("error", "operator ops/operator")]
     assert objects(evaluate_cluster(cluster_facts(operators=[]))) == [("error", "operator")]
-    assert objects(evaluate_cluster(cluster_facts(operators=None, fields_lacking=None))) == []
+    assert objects(evaluate_cluster(cluster_facts(operators=None, missing_fields=None))) == []
 
 
 def test_an_old_definition_is_a_warning_that_names_the_fields() -> None:
-    (finding,) = evaluate_cluster(cluster_facts(fields_lacking=["spec.new"])).findings
-    assert (finding.severity, finding.found) == ("warning", "it does not know spec.new")
+    (finding,) = evaluate_cluster(cluster_facts(missing_fields=["spec.new"])).findings
+    assert (finding.severity, finding.found) == ("warning", "missing fields: spec.new")
 
 
 def test_a_right_that_is_lacking_says_what_it_is_for() -> None:
-    rights = {**dict.fromkeys(PERMISSIONS, True), "create pods/exec": False}
-    (finding,) = evaluate_cluster(cluster_facts(rights=rights)).findings
-    assert (finding.severity, finding.found) == ("warning", "you may not create pods/exec")
+    permissions = {**dict.fromkeys(PERMISSIONS, True), "create pods/exec": False}
+    (finding,) = evaluate_cluster(cluster_facts(permissions=permissions)).findings
+    assert (finding.severity, finding.found) == ("warning", "you are not allowed to create pods/exec")
 
 
 @pytest.mark.parametrize("width", [60, 100])

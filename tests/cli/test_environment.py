@@ -106,12 +106,12 @@ def test_variables_of_secrets_and_config_maps_come_from_the_same_files(tmp_path:
     [
         (
             {"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "shop", "key": "a"}}}]},
-            "ConfigMap default/shop is not in the files given",
+            "ConfigMap default/shop: not found in FILES",
         ),
-        ({"envFrom": [{"secretRef": {"name": "bank"}}]}, "Secret default/bank is not in the files given"),
+        ({"envFrom": [{"secretRef": {"name": "bank"}}]}, "Secret default/bank: not found in FILES"),
         (
             {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "other", "key": "a"}}}]},
-            "Secret default/other has no key 'a'; it has b",
+            "Secret default/other: key 'a' not found; the keys are b",
         ),
     ],
 )

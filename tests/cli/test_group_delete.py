@@ -340,11 +340,11 @@ async def test_without_a_terminal_yes_is_required(group: Group) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--yes"], "--redis-url, --stream, --group: missing; or give the name of a StreamConsumer"),
-        (["--yes", "--redis-url", "redis://x", "--stream", STREAM], "--group: missing"),
-        (["--yes", "orders", "--stream", STREAM], "--stream: the StreamConsumer already names them"),
-        (["--yes", "-n", "shop", "--stream", STREAM], "-n and --context need the name of a StreamConsumer"),
-        (["--yes", "../pods"], "is no name of a StreamConsumer"),
+        (["--yes"], "missing --redis-url, --stream, --group; give these options, or the name of a StreamConsumer"),
+        (["--yes", "--redis-url", "redis://x", "--stream", STREAM], "missing --group;"),
+        (["--yes", "orders", "--stream", STREAM], "--stream: cannot be combined with the name of a StreamConsumer"),
+        (["--yes", "-n", "shop", "--stream", STREAM], "-n and --context require the name of a StreamConsumer"),
+        (["--yes", "../pods"], "is not a valid StreamConsumer name"),
     ],
 )
 async def test_wrong_use_is_reported_before_any_server_is_asked(arguments: list[str], expected: str) -> None:

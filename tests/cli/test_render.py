@@ -31,7 +31,7 @@ def test_render_refuses_with_the_reason_and_prints_the_others(tmp_path: Path) ->
     file = write_documents(tmp_path, consumer(), consumer("greedy", batchCount=0))
     result = CliRunner().invoke(main, ["render", str(file)])
     assert result.exit_code == 2
-    assert "refused: default/greedy: spec.batchCount is 0: must be greater than or equal to 1" in result.stderr
+    assert "rejected: default/greedy: spec.batchCount is 0: must be greater than or equal to 1" in result.stderr
     assert "name: orders-consumer" in result.stdout
     assert "greedy" not in result.stdout
 

@@ -101,7 +101,10 @@ def test_a_bundle_without_logs_has_the_allowed_fields_and_no_text_of_the_user(
     archive = tmp_path / "bundle.tar.gz"
     archive.touch(0o644)
     inside = Pod(
-        tmp_path, f"redis://{server.host}:{server.port}/0", "pod_handlers:note", consumer_name="orders-consumer-a"
+        tmp_path,
+        f"redis://{server.host}:{server.port}/0",
+        "pod_handlers:log_handled",
+        consumer_name="orders-consumer-a",
     ).environment
     inside.pop("PATH")
     with metrics() as port, running_operator(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.name):
@@ -123,7 +126,7 @@ def test_a_bundle_without_logs_has_the_allowed_fields_and_no_text_of_the_user(
     assert deployment["metadata"]["name"] == "orders-consumer"
     assert deployment["containers"][0].keys() <= {"name", "image", "resources"}
     status = json.loads(found[f"{folder}/status.json"])
-    assert status["pods"][0]["lastWords"].startswith(f"failed with (removed: Secret {on_api.name}/redis, key pass")
+    assert status["pods"][0]["exitMessage"].startswith(f"failed with (removed: Secret {on_api.name}/redis, key pass")
     doctor = json.loads(found[f"{folder}/doctor.json"])
     assert doctor["pod"], doctor
     assert doctor["pod"]["name"] == "orders-consumer-a"
@@ -198,7 +201,7 @@ def test_logs_are_left_out_if_a_named_secret_does_not_exist_unless_it_is_optiona
         assert ran.returncode == 0, ran.stderr
     assert "logs" not in left_out(contents(tmp_path / "orders"))
     reasons = left_out(contents(tmp_path / "returns"))
-    assert reasons[f"Secret {on_api.name}/absent"] == "not found, or empty"
+    assert reasons[f"Secret {on_api.name}/absent"] == "not found or empty"
     assert f"Secret {on_api.name}/absent" in reasons["logs"]
 
 
@@ -210,14 +213,14 @@ def test_what_the_api_server_refuses_is_listed_with_the_reason(on_api: Namespace
     assert f"{folder}/streamconsumer.json" in found
     for what in ("pods", "status.json", "deployments.json"):
         assert "visitor" in left_out(found)[f"{folder}/{what}"]
-    assert "you may not list its pods" in found[f"{folder}/doctor.json"]
+    assert "you are not allowed to list its pods" in found[f"{folder}/doctor.json"]
 
 
 def test_a_secret_name_that_is_a_path_is_not_asked_for(on_api: Namespace, tmp_path: Path) -> None:
     ref = {"name": "../configmaps/kube-root-ca.crt", "key": "ca.crt"}
     on_api.create(manifest(redis={"url": "redis://redis:6379/0", "passwordSecretRef": ref}))
     found = reported(on_api, tmp_path / "bundle.tar.gz")
-    assert left_out(found)[f"Secret {on_api.name}/{ref['name']}"] == "not a name of a Secret"
+    assert left_out(found)[f"Secret {on_api.name}/{ref['name']}"] == "not a valid name of a Secret"
 
 
 def test_an_archive_in_a_folder_that_does_not_exist_is_wrong_use(on_api: Namespace, tmp_path: Path) -> None:

@@ -276,11 +276,11 @@ def test_a_status_write_keeps_the_generation(api_namespace: Namespace) -> None:
 
 def test_kubectl_explain_shows_descriptions_and_defaults(api: ApiServer) -> None:
     told = api.kubectl("explain", "stc.spec.redis")
-    assert "The Redis or Valkey server that holds the stream." in " ".join(told.split())
+    assert "Redis or Valkey server of the stream." in " ".join(told.split())
     assert "`redis://host:port/database`, or `rediss://` for TLS." in " ".join(told.split())
     assert "<empty>" not in told
     told = " ".join(api.kubectl("explain", "stc.spec.delivery").split())
-    assert "with what it failed of. Default: 10." in told, "kubectl itself shows no defaults"
+    assert "with its error. Default: 10." in told, "kubectl itself shows no defaults"
 
 
 def test_kubectl_explain_describes_every_field(api: ApiServer) -> None:

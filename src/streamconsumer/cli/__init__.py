@@ -1,5 +1,7 @@
-"""`streamconsumer …`, also installed as kubectl-streamconsumer. A room is imported only inside the command that
-needs it: a pod never loads kopf, the operator never loads redis."""
+"""The command line `streamconsumer`, also installed as the kubectl plugin kubectl-streamconsumer.
+
+Each command imports its packages inside its function: a pod never loads kopf, the operator never loads redis.
+"""
 
 import gc
 import sys
@@ -20,8 +22,10 @@ from streamconsumer.errors import BackendUnavailable, StreamConsumerError
 
 @contextmanager
 def _gc_paused() -> Iterator[None]:
-    """Modules are no garbage: looking for some among them takes a quarter of a pod's start, and later a part of each
-    look."""
+    """Disable garbage collection during imports and exclude the imported modules from later collections.
+
+    Modules are never garbage. Scanning them takes a quarter of a pod's start time, and a part of each later collection.
+    """
     gc.disable()
     try:
         yield
@@ -31,8 +35,10 @@ def _gc_paused() -> Iterator[None]:
 
 
 class _ErrorReportingGroup(click.Group):
-    """Turns our own errors into one line and exit code 2, or 3 if a server is unavailable; a bug still shows its
-    traceback."""
+    """Prints a StreamConsumerError as one line, with exit code 3 if a server is unavailable and 2 otherwise.
+
+    Other exceptions are bugs and keep their traceback.
+    """
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -45,12 +51,23 @@ class _ErrorReportingGroup(click.Group):
 @click.group(cls=_ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="streamconsumer")
 def main() -> None:
-    """Run Python functions as Redis Streams consumers on Kubernetes."""
+    """Run Python functions as Redis Streams consumers on Kubernetes.
+
+    "streamconsumer COMMAND --help" shows the options and the exit codes of a command.
+    """
 
 
 @main.command()
 def processor() -> None:
-    """Read the stream that the STREAMCONSUMER_ variables name, until SIGTERM (what a pod runs)."""
+    """Run one consumer in this process until SIGTERM.
+
+    Pods run this command. The STREAMCONSUMER_ environment variables contain its settings.
+
+    \b
+    Exit codes:
+      0   stopped after a signal
+      78  invalid settings, or the handler cannot be loaded
+    """
     with _gc_paused():
         from streamconsumer.processor.main import run
 
@@ -59,7 +76,10 @@ def processor() -> None:
 
 @main.command()
 def operator() -> None:
-    """Reconcile StreamConsumers until SIGTERM (what the operator's pod runs)."""
+    """Run the operator in this process until SIGTERM.
+
+    The operator's pod runs this command. The STREAMCONSUMER_OPERATOR_ environment variables contain its settings.
+    """
     with _gc_paused():
         from streamconsumer.operator.main import run
 
@@ -68,7 +88,7 @@ def operator() -> None:
 
 @main.command()
 def crd() -> None:
-    """Print the CustomResourceDefinition."""
+    """Print the CustomResourceDefinition as YAML."""
     from streamconsumer.cli.manifest_files import to_yaml
     from streamconsumer.model.crd import custom_resource_definition
 
@@ -81,11 +101,18 @@ _FILES_ARGUMENT = click.argument("files", nargs=-1, required=True, type=click.Pa
 @main.command()
 @_FILES_ARGUMENT
 def render(files: tuple[Path, ...]) -> None:
-    """Print what the operator would apply for the StreamConsumers in FILES (- reads standard input).
+    """Print the manifests that the operator would apply.
 
-    All but the owner references, which only a stored StreamConsumer can have, and with the STREAMCONSUMER_OPERATOR_
-    variables of this shell for what an installation sets. What the rules of the resource refuse is refused here,
-    with the reason, and the exit code is 2; the others are printed.
+    FILES contain StreamConsumers. For a folder, the command reads its YAML files; "-" reads standard input.
+
+    Owner references are missing, because only a stored StreamConsumer can have them. Settings of the installation come
+    from the STREAMCONSUMER_OPERATOR_ environment variables.
+
+    \b
+    Exit codes:
+      0  all StreamConsumers were rendered
+      2  invalid StreamConsumers were rejected and the others rendered,
+         or FILES contain no StreamConsumer
     """
     from streamconsumer.cli.render import render_files
 
@@ -95,10 +122,19 @@ def render(files: tuple[Path, ...]) -> None:
 @main.command()
 @_FILES_ARGUMENT
 def dev(files: tuple[Path, ...]) -> None:
-    """Run the StreamConsumers in FILES on this machine, without Docker or a cluster. Ctrl-C drains.
+    """Run StreamConsumers on this machine, without a cluster.
 
-    Starts an embedded Valkey in place of the resource's own Redis, runs the Deployment that the operator would apply
-    as local processes with the same environment, and shows their logs and traces.
+    The command starts an embedded Valkey in place of spec.redis. The pods run as local processes with the environment
+    that the operator would set, and the terminal shows their logs and traces. FILES contain the StreamConsumers and
+    the Secrets and ConfigMaps that they reference.
+
+    Ctrl-C drains the pods; a second Ctrl-C kills them.
+
+    \b
+    Exit codes:
+      0  stopped after a signal
+      2  invalid FILES, or a missing package
+      3  the embedded Valkey did not start
     """
     from streamconsumer.cli.dev import run_files
 
@@ -109,12 +145,12 @@ main.add_command(dead_letters)
 main.add_command(doctor)
 main.add_command(group)
 main.add_command(report)
-for each in COMMANDS:
-    main.add_command(each)
+for _command in COMMANDS:
+    main.add_command(_command)
 
 
 def complete() -> None:
-    """`kubectl_complete-streamconsumer`: what kubectl calls for the words after `kubectl streamconsumer`."""
+    """Entry point of `kubectl_complete-streamconsumer`, which kubectl runs to complete `kubectl streamconsumer …`."""
     from streamconsumer.cli.status.completion import print_for_kubectl
 
     print_for_kubectl(main, sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The target of a StreamConsumer that is stored in a cluster: its spec, and the Secrets that it names."""
+"""Target of a StreamConsumer in the cluster, from its spec and the Secrets that the spec references."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,19 +13,22 @@ from streamconsumer.operator.redis_monitor.probe import GroupRef
 
 @asynccontextmanager
 async def target_from_cluster(options: Mapping[str, Any], environ: Mapping[str, str]) -> AsyncIterator[Target]:
-    """Read the StreamConsumer and its Secrets. Certificates from Secrets exist as files until the end. Raises
-    InvalidSettings and BackendUnavailable."""
-    async with kube_client(options["context"]) as found:
-        (manifest,) = await list_consumers(found, namespace_of(options), options["name"])
+    """Read the StreamConsumer and its Secrets and yield the target.
+
+    Certificates from Secrets exist as files until the context ends. Raises InvalidSettings and BackendUnavailable.
+    """
+    async with kube_client(options["context"]) as client:
+        (manifest,) = await list_consumers(client, namespace_of(options), options["name"])
         consumer = StreamConsumer.parse(manifest)
-        way = None if options["redis_url"] else await resolve_redis_settings(found, consumer)
-    if isinstance(way, str):
-        raise InvalidSettings(f"StreamConsumer {consumer.namespace}/{consumer.name}: {way}; {OUTSIDE_CLUSTER_HINT}")
-    place = GroupRef.from_consumer(consumer)
-    dead_letters = options.get("dead_letter_stream") or place.dead_letters
+        resolved = None if options["redis_url"] else await resolve_redis_settings(client, consumer)
+    if isinstance(resolved, str):
+        problem = f"StreamConsumer {consumer.namespace}/{consumer.name}: {resolved}"
+        raise InvalidSettings(f"{problem}; {OUTSIDE_CLUSTER_HINT}")
+    group = GroupRef.from_consumer(consumer)
+    dead_letters = options.get("dead_letter_stream") or group.dead_letters
     try:
-        redis = redis_settings(way.settings.model_dump(exclude_none=True) if way else {}, options, environ)
-        yield Target(redis, place.stream, place.group, dead_letters, consumer)
+        redis = redis_settings(resolved.settings.model_dump(exclude_none=True) if resolved else {}, options, environ)
+        yield Target(redis, group.stream, group.group, dead_letters, consumer)
     finally:
-        if way:
-            way.close()
+        if resolved:
+            resolved.close()

@@ -1,4 +1,4 @@
-"""Manifests in and out of YAML, as kubectl reads and prints them."""
+"""Reads and writes YAML manifests in the format that kubectl uses."""
 
 import sys
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ Document = dict[str, Any]
 
 
 class _Dumper(yaml.SafeDumper):
-    """No aliases, and text of several lines as a block: what people would have written."""
+    """Writes YAML without aliases, and multi-line text as a block, as in manifests written by hand."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - PyYAML's signature
         return True
@@ -27,12 +27,15 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def to_yaml(documents: Iterable[Document]) -> str:
-    """The documents, `---` between them, keys in the order given."""
+    """Return the documents as YAML, separated by `---`, with the keys in their original order."""
     return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
 def read(files: Iterable[Path]) -> list[Document]:
-    """Every document of the files, of folders' *.yaml files, or of standard input for `-`."""
+    """Return every document of the files, of the YAML files in folders, and of standard input for `-`.
+
+    Raises InvalidSettings if a file cannot be read or does not contain manifests.
+    """
     return [document for file in files for path in _expand_folder(file) for document in _read(path)]
 
 
@@ -47,7 +50,7 @@ def _read(path: Path) -> list[Document]:
     except OSError as error:
         raise InvalidSettings(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidSettings(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
-    if wrong := [document for document in documents if not isinstance(document, dict)]:
-        raise InvalidSettings(f"{path}: holds {type(wrong[0]).__name__}; expected Kubernetes manifests")
+        raise InvalidSettings(f"{path}: invalid YAML: {' '.join(str(error).split())}") from None
+    if invalid := [document for document in documents if not isinstance(document, dict)]:
+        raise InvalidSettings(f"{path}: found {type(invalid[0]).__name__}; expected Kubernetes manifests")
     return documents

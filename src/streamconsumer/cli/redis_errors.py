@@ -1,4 +1,4 @@
-"""For who looks at a stream from outside: whatever fails on the way is one of our errors, with a sentence."""
+"""Converts redis-py and network errors into BackendUnavailable for the commands."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +13,16 @@ from streamconsumer.redis_client.errors_table import classify_error
 
 @contextmanager
 def as_backend_unavailable(context: str, advice: str = "") -> Iterator[None]:
-    """`where` names what was asked for and the server, without credentials. `advice`: what to do where the server is
-    not to be reached at all."""
+    """Raise BackendUnavailable instead of a Redis or network error.
+
+    `context` names the object and the server, without credentials. `advice` is appended if the server cannot be
+    reached.
+    """
     try:
         yield
     except (RedisError, OSError) as error:
-        sentence = classify_error(error, context).message
-        unreached = isinstance(error, OSError | RedisConnectionError | RedisTimeoutError)
-        if advice and unreached and not isinstance(error, AuthenticationError):
-            sentence = f"{sentence}; {advice}"
-        raise BackendUnavailable(sentence) from error
+        message = classify_error(error, context).message
+        is_unreachable = isinstance(error, OSError | RedisConnectionError | RedisTimeoutError)
+        if advice and is_unreachable and not isinstance(error, AuthenticationError):
+            message = f"{message}; {advice}"
+        raise BackendUnavailable(message) from error

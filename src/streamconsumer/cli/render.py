@@ -1,4 +1,4 @@
-"""`streamconsumer render`: what the operator would apply, offline."""
+"""The command `render`: prints the manifests that the operator would apply, without a cluster."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,28 +14,31 @@ from streamconsumer.operator.settings import OperatorSettings
 
 
 def render_files(files: Iterable[Path]) -> int:
-    """Print the children of every StreamConsumer in the files; refusals go to standard error. The exit code."""
+    """Print the children of every StreamConsumer in the files and return the exit code.
+
+    Errors of invalid StreamConsumers go to standard error.
+    """
     import os
 
     settings = OperatorSettings.from_env(os.environ)
-    consumers, refusals = parse_consumers([each for each in read(files) if each.get("kind") == names.KIND])
+    consumers, problems = parse_consumers([each for each in read(files) if each.get("kind") == names.KIND])
     manifests = [manifest for consumer in consumers for manifest in desired(consumer, settings)]
     if manifests:
         click.echo(to_yaml(manifests), nl=False)
-    for refusal in refusals:
-        click.echo(f"refused: {refusal}", err=True)
-    if not consumers and not refusals:
+    for problem in problems:
+        click.echo(f"rejected: {problem}", err=True)
+    if not consumers and not problems:
         click.echo(f"no {names.API_VERSION} {names.KIND} in {', '.join(map(str, files))}", err=True)
-    return 2 if refusals or not consumers else 0
+    return 2 if problems or not consumers else 0
 
 
 def parse_consumers(documents: Iterable[Document]) -> tuple[list[StreamConsumer], list[str]]:
-    """The StreamConsumers that can be acted on, and why the others cannot."""
+    """Return the valid StreamConsumers and the errors of the invalid ones."""
     consumers: list[StreamConsumer] = []
-    refusals: list[str] = []
+    problems: list[str] = []
     for document in documents:
         try:
             consumers.append(StreamConsumer.parse(document))
         except InvalidResource as error:
-            refusals.append(str(error))
-    return consumers, refusals
+            problems.append(str(error))
+    return consumers, problems

@@ -1,5 +1,6 @@
-"""The server, the stream and the group that a command is about: those of a StreamConsumer in the cluster, those of the
-options, or those of a pod's own environment.
+"""Target of a command: the server, the stream and the consumer group.
+
+The target comes from a StreamConsumer in the cluster, from the options, or from the environment of a pod.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -34,23 +35,24 @@ _POD_ENV_NAMES = {
 
 Options = Mapping[str, Any]
 RedisFields = dict[str, Any]
-"""Fields of RedisAccess, by name."""
+"""Fields of RedisSettings, by name."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One consumer group on one server."""
+    """A consumer group on a server."""
 
     redis: RedisSettings = field(repr=False)
     stream: str
     group: str
     dead_letter_stream: str
-    """The key of the dead letters."""
+    """Key of the dead-letter stream."""
     consumer: StreamConsumer | None = None
-    """The StreamConsumer in the cluster; None if the target comes from elsewhere."""
+    """The StreamConsumer in the cluster. None if the target comes from options or the environment."""
 
     @property
     def server(self) -> str:
+        """The server's address for messages, without credentials."""
         if self.redis.sentinel_master:
             return f"the primary {self.redis.sentinel_master!r} of {','.join(self.redis.sentinel_nodes)}"
         return redact_url(self.redis.url) if self.redis.url else str(self.redis.url_file)
@@ -58,25 +60,30 @@ class Target:
 
 @asynccontextmanager
 async def open_target(options: Options, environ: Mapping[str, str]) -> AsyncIterator[Target]:
-    """Find the target. Certificates from Secrets exist as files until the end. Raises click.UsageError, InvalidSettings
-    and BackendUnavailable."""
+    """Find the target.
+
+    Certificates from Secrets exist as files until the context ends. Raises click.UsageError, InvalidSettings and
+    BackendUnavailable.
+    """
     if not options["name"]:
         if options["namespace"] or options["context"]:
-            raise click.UsageError("-n and --context need the name of a StreamConsumer")
+            raise click.UsageError("-n and --context require the name of a StreamConsumer")
         yield _target_from_options(options, environ)
         return
-    if given := [f"--{each}" for each in ("stream", "group") if options[each]]:
-        raise click.UsageError(f"{', '.join(given)}: the StreamConsumer already names them; give one of the two")
+    if conflicting := [f"--{each}" for each in ("stream", "group") if options[each]]:
+        raise click.UsageError(f"{', '.join(conflicting)}: cannot be combined with the name of a StreamConsumer")
     from streamconsumer.cli.cluster_target import target_from_cluster
 
-    async with target_from_cluster(options, environ) as found:
-        yield found
+    async with target_from_cluster(options, environ) as target:
+        yield target
 
 
 @asynccontextmanager
 async def open_manager(target: Target, subject: str) -> AsyncIterator[StreamManager]:
-    """Connect to the target's server. Raises BackendUnavailable, which names `about`, if the server does not answer or
-    refuses a command."""
+    """Connect to the target's server.
+
+    Raises BackendUnavailable, which names `subject`, if the server does not answer or rejects a command.
+    """
     manager = StreamManager.from_settings(target.redis, target.stream)
     try:
         with as_backend_unavailable(f"{subject} at {target.server}", OUTSIDE_CLUSTER_HINT if target.consumer else ""):
@@ -86,34 +93,39 @@ async def open_manager(target: Target, subject: str) -> AsyncIterator[StreamMana
 
 
 def redis_settings(fields: RedisFields, options: Options, environ: Mapping[str, str]) -> RedisSettings:
-    """The settings of the connection. --redis-url replaces the server and its credentials."""
+    """Return the connection settings. --redis-url replaces the server and its credentials.
+
+    Raises InvalidSettings if a setting is invalid.
+    """
     if options["redis_url"]:
         fields = {"url": options["redis_url"]}
-    given = {"username": options["username"], "password": _read_password(options["password_file"], environ)}
-    for name, value in given.items():
+    credentials = {"username": options["username"], "password": _read_password(options["password_file"], environ)}
+    for name, value in credentials.items():
         if value:
             fields = {**fields, name: value}
             fields.pop(f"{name}_file", None)
     try:
         return RedisSettings.model_validate(fields)
     except ValidationError as error:
-        raise InvalidSettings("; ".join(format_errors(error, lambda where: env_name("redis", *where)))) from None
+        raise InvalidSettings("; ".join(format_errors(error, lambda path: env_name("redis", *path)))) from None
 
 
 def _target_from_options(options: Options, environ: Mapping[str, str]) -> Target:
-    known = {name: options.get(name) or environ.get(by) for name, by in _POD_ENV_NAMES.items()}
+    values = {name: options.get(name) or environ.get(variable) for name, variable in _POD_ENV_NAMES.items()}
     redis = _redis_fields_from_env(environ)
-    needed = {"--redis-url": options["redis_url"] or redis, "--stream": known["stream"], "--group": known["group"]}
-    if missing := [option for option, value in needed.items() if not value]:
-        raise InvalidSettings(f"{', '.join(missing)}: missing; or give the name of a StreamConsumer")
-    stream, group = str(known["stream"]), str(known["group"])
-    dead_letters = known["dead_letter_stream"] or group_key(stream, group, "dead-letters")
+    required = {"--redis-url": options["redis_url"] or redis, "--stream": values["stream"], "--group": values["group"]}
+    if missing := [option for option, value in required.items() if not value]:
+        raise InvalidSettings(f"missing {', '.join(missing)}; give these options, or the name of a StreamConsumer")
+    stream, group = str(values["stream"]), str(values["group"])
+    dead_letters = values["dead_letter_stream"] or group_key(stream, group, "dead-letters")
     return Target(redis_settings(redis, options, environ), stream, group, dead_letters)
 
 
 def _redis_fields_from_env(environ: Mapping[str, str]) -> RedisFields:
     redis: RedisFields = {
-        name: environ[by] for name in RedisSettings.model_fields if (by := env_name("redis", name)) in environ
+        name: environ[variable]
+        for name in RedisSettings.model_fields
+        if (variable := env_name("redis", name)) in environ
     }
     if "sentinel_nodes" in redis:
         redis["sentinel_nodes"] = redis["sentinel_nodes"].split(",")
@@ -126,4 +138,4 @@ def _read_password(file: Path | None, environ: Mapping[str, str]) -> str | None:
     try:
         return file.read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSettings(f"{file}: the password cannot be read from it: {error}") from None
+        raise InvalidSettings(f"{file}: cannot read the password: {error}") from None

@@ -1,19 +1,19 @@
-"""Whether something takes connections where a URL points. It is not asked anything: that would have it do something."""
+"""Checks that the address of a URL accepts TCP connections. Sends no request, because a request may have effects."""
 
 import asyncio
 from urllib.parse import urlsplit
 
 
 async def connect_error(url: str, timeout_seconds: float) -> str:
-    """Why it cannot be reached, or nothing."""
+    """Return the reason why the connection fails; empty if it succeeds."""
     try:
-        place = urlsplit(url)
-        port = place.port or (443 if place.scheme == "https" else 80)
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
         async with asyncio.timeout(timeout_seconds):
-            _, writer = await asyncio.open_connection(place.hostname, port)
+            _, writer = await asyncio.open_connection(parts.hostname, port)
     except TimeoutError:
         return f"no answer within {timeout_seconds:.0f} s"
-    except (OSError, ValueError) as error:  # a port or a name that cannot be one is a ValueError
-        return f"it cannot be reached: {getattr(error, 'strerror', None) or error}"
+    except (OSError, ValueError) as error:  # an invalid port or host name raises ValueError
+        return f"connection failed: {getattr(error, 'strerror', None) or error}"
     writer.close()
     return ""

@@ -1,6 +1,6 @@
-"""`streamconsumer dead-letters …`: what could not be handled, looked at, replayed, dropped.
+"""The commands `dead-letters list`, `show`, `replay` and `drop`.
 
-Here are the words of the command line; work (the commands), output (pure).
+This module declares the commands, run executes them, and output formats dead letters. output is pure.
 """
 
 import re
@@ -10,23 +10,25 @@ from typing import Any
 
 import click
 
-from streamconsumer.cli.status import TARGET_OPTIONS, ConsumerNameParam, with_options
+from streamconsumer.cli.status import OUTPUT_OPTION, TARGET_OPTIONS, ConsumerNameParam, with_options
 from streamconsumer.model.fields import parse_duration
 
 _ENTRY_ID = re.compile("[0-9]+-[0-9]+")
 
 
 class _EntryIdParam(click.ParamType[str]):
+    """The id of a stream entry, such as `1795492081416-0`."""
+
     name = "id"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not _ENTRY_ID.fullmatch(value):
-            self.fail(f"{value!r} is not the id of an entry, such as 1795492081416-0", param, ctx)
+            self.fail(f"{value!r} is not a valid entry id; expected an id such as 1795492081416-0", param, ctx)
         return value
 
 
 class _DurationParam(click.ParamType[timedelta]):
-    """`30s`, `1m30s`."""
+    """A duration such as `30s` or `1m30s`."""
 
     name = "duration"
 
@@ -38,19 +40,24 @@ class _DurationParam(click.ParamType[timedelta]):
 
 
 _TARGET_OPTIONS = (
-    click.option("--name", type=ConsumerNameParam(), help="The StreamConsumer, in the cluster."),
+    click.option("--name", type=ConsumerNameParam(), help="Name of the StreamConsumer in the cluster."),
     *TARGET_OPTIONS,
-    click.option("--dead-letter-stream", help="The key of the dead letters, if it is not the usual one."),
+    click.option(
+        "--dead-letter-stream",
+        metavar="KEY",
+        show_default="{STREAM}:GROUP:dead-letters",
+        help="Key of the dead-letter stream.",
+    ),
 )
 _FILTER_OPTIONS = (
-    click.option("--reason", "reasons", multiple=True, help="Those of this reason; may be given several times."),
-    click.option("--older-than", type=_DurationParam(), help="Dead letters for longer than this, such as 1h30m."),
+    click.option("--reason", "reasons", metavar="REASON", multiple=True, help="Select this reason. Repeatable."),
+    click.option("--older-than", type=_DurationParam(), help="Select dead letters older than this, such as 1h30m."),
 )
 _SELECTION_OPTIONS = (
     click.argument("ids", nargs=-1, type=_EntryIdParam()),
     *_FILTER_OPTIONS,
-    click.option("--all", "everything", is_flag=True, help="All of this group."),
-    click.option("--dry-run", is_flag=True, help="Only list them."),
+    click.option("--all", "everything", is_flag=True, help="Select all dead letters of the group."),
+    click.option("--dry-run", is_flag=True, help="List the selected dead letters and change nothing."),
 )
 
 
@@ -62,19 +69,29 @@ def _run(command: str, options: dict[str, Any]) -> None:
 
 @click.group()
 def dead_letters() -> None:
-    """List, show, replay or drop the messages that could not be handled.
+    """List, show, replay or drop dead letters.
 
-    Say where to look with --name NAME (a StreamConsumer in the cluster), or with --redis-url, --stream and --group; in
-    a processor's pod nothing is needed.
-    Exit code 0: done; 1: something was refused; 2: wrong use; 3: the server failed.
+    Select the consumer group with --name, which names a StreamConsumer in the cluster, or with --redis-url, --stream
+    and --group. In a pod of the processor, the environment selects the group.
+
+    \b
+    Exit codes:
+      0  done
+      1  an ID is not a dead letter of the group, "show" found nothing,
+         or you declined at the prompt
+      2  wrong use, or no such StreamConsumer
+      3  Redis or the Kubernetes API did not answer, or refused
     """
 
 
 @dead_letters.command("list")
 @with_options(*_TARGET_OPTIONS, *_FILTER_OPTIONS)
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@OUTPUT_OPTION
 def list_(**options: Any) -> None:
-    """Print one line a dead letter, oldest first, or all that is known of them as one JSON document."""
+    """List dead letters, oldest first.
+
+    "-o json" prints one document with all fields of the messages and all details of the failures.
+    """
     _run("list", options)
 
 
@@ -82,27 +99,38 @@ def list_(**options: Any) -> None:
 @click.argument("dead_letter_id", metavar="ID", type=_EntryIdParam())
 @with_options(*_TARGET_OPTIONS)
 def show(**options: Any) -> None:
-    """Print one dead letter: its fields, and what it failed of."""
+    """Print one dead letter: its fields and its failure."""
     _run("show", options)
 
 
 @dead_letters.command()
 @with_options(*_TARGET_OPTIONS, *_SELECTION_OPTIONS)
 @click.option(
-    "--rate", type=click.FloatRange(0, min_open=True), default=100, show_default=True, help="So many a second."
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    default=100,
+    show_default=True,
+    help="Maximum number of replays per second.",
 )
 def replay(**options: Any) -> None:
-    """Add messages to their stream again, and delete their dead letters, each in one step.
+    """Add messages to their stream again and delete their dead letters.
 
-    The other groups of the stream are given the new entries too, and processors in them pass them over. It does no harm
-    to run this twice, even at the same time, or to interrupt it: what is replayed already is not replayed again.
+    Each replay is atomic. You can interrupt the command, repeat it or run it twice at the same time: no dead letter is
+    replayed twice.
+
+    The other groups of the stream also receive the new entries. Their processors skip these entries.
+
+    Select dead letters by IDS, by --reason and --older-than, or by --all.
     """
     _run("replay", options)
 
 
 @dead_letters.command()
 @with_options(*_TARGET_OPTIONS, *_SELECTION_OPTIONS)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Drop without a prompt.")
 def drop(**options: Any) -> None:
-    """Delete dead letters for good."""
+    """Delete dead letters permanently.
+
+    Select dead letters by IDS, by --reason and --older-than, or by --all.
+    """
     _run("drop", options)

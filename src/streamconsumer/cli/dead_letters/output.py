@@ -1,7 +1,7 @@
-"""Dead letters as people and programs read them. Pure.
+"""Formats dead letters as text and as JSON. Pure.
 
-What a message or an exception says may hold anything: on a terminal it must not become colour, movement or a second
-line, so what cannot be printed is shown as Python would write it.
+Texts of messages and exceptions are untrusted. Unprintable characters are escaped as in Python, so that a text cannot
+send commands to the terminal or add lines.
 """
 
 import base64
@@ -17,36 +17,34 @@ HEADER = f"{'ID':<18}  {'AGE':>5}  {'REASON':<13}  {'DELIVERIES':>10}  ERROR"
 
 
 def row(dead_letter: DeadLetter, now: datetime, width: int | None) -> str:
-    """One line, cut where the terminal ends."""
-    evidence = dead_letter.failure
-    error = ": ".join(part for part in (evidence.error_type, evidence.error_message) if part)
-    line = (
-        f"{dead_letter.dead_letter_id:<18}  {_format_age(dead_letter, now):>5}  {escape_unprintable(evidence.reason):<13}  "
-        f"{evidence.deliveries:>10}  {escape_unprintable(error)}"
-    ).rstrip()
+    """Format one line of the list. Truncates the line to `width`, unless it is None."""
+    failure = dead_letter.failure
+    error = ": ".join(part for part in (failure.error_type, failure.error_message) if part)
+    age, reason, error = _format_age(dead_letter, now), escape_unprintable(failure.reason), escape_unprintable(error)
+    line = f"{dead_letter.dead_letter_id:<18}  {age:>5}  {reason:<13}  {failure.deliveries:>10}  {error}".rstrip()
     return line if width is None or len(line) <= width else line[: width - 1] + "…"
 
 
 def details(dead_letter: DeadLetter, now: datetime) -> Iterator[str]:
-    """All that is known, a line each."""
-    evidence = dead_letter.failure
-    known = {
+    """Format the failure, one detail per line, and the fields of the message."""
+    failure = dead_letter.failure
+    rows = {
         "id": dead_letter.dead_letter_id,
         "dead-lettered": _format_time(dead_letter.dead_lettered_at, now),
-        "reason": evidence.reason,
-        "error": evidence.error_type,
-        "message": evidence.error_message,
-        "at": evidence.at,
-        "stream": evidence.stream,
-        "group": evidence.consumer_group,
-        "consumer": evidence.consumer,
-        "message id": evidence.message_id,
+        "reason": failure.reason,
+        "error": failure.error_type,
+        "message": failure.error_message,
+        "at": failure.at,
+        "stream": failure.stream,
+        "group": failure.consumer_group,
+        "consumer": failure.consumer,
+        "message id": failure.message_id,
         "first added": f"{_format_time(dead_letter.added_at, now)} as {dead_letter.origin_id}",
-        "deliveries": str(evidence.deliveries),
+        "deliveries": str(failure.deliveries),
         "replays": str(dead_letter.replays),
-        "last attempt": evidence.traceparent,
+        "last attempt": failure.traceparent,
     }
-    for name, text in known.items():
+    for name, text in rows.items():
         if text:
             yield f"{name + ':':<15}{escape_unprintable(text)}"
     yield "fields:"
@@ -54,22 +52,25 @@ def details(dead_letter: DeadLetter, now: datetime) -> Iterator[str]:
 
 
 def as_json(dead_letter: DeadLetter) -> dict[str, Any]:
-    """All that is known. A field's `name` and `value` are text; what is not UTF-8 is `nameBase64` or `valueBase64`."""
-    evidence = dead_letter.failure
+    """Return the dead letter as a JSON document.
+
+    A field has `name` and `value` as text. Bytes that are not UTF-8 are in `nameBase64` or `valueBase64`.
+    """
+    failure = dead_letter.failure
     return {
         "id": dead_letter.dead_letter_id,
         "deadLetteredAt": _to_iso(dead_letter.dead_lettered_at),
-        "reason": str(evidence.reason),
-        "error": {"type": evidence.error_type, "message": evidence.error_message, "at": evidence.at},
-        "stream": evidence.stream,
-        "consumerGroup": evidence.consumer_group,
-        "consumer": evidence.consumer,
-        "messageId": evidence.message_id,
+        "reason": str(failure.reason),
+        "error": {"type": failure.error_type, "message": failure.error_message, "at": failure.at},
+        "stream": failure.stream,
+        "consumerGroup": failure.consumer_group,
+        "consumer": failure.consumer,
+        "messageId": failure.message_id,
         "originId": dead_letter.origin_id,
         "addedAt": _to_iso(dead_letter.added_at),
-        "deliveries": evidence.deliveries,
+        "deliveries": failure.deliveries,
         "replays": dead_letter.replays,
-        "traceparent": evidence.traceparent or None,
+        "traceparent": failure.traceparent or None,
         "fields": [
             {**_json_field("name", name), **_json_field("value", value)} for name, value in _field_pairs(dead_letter)
         ],
@@ -103,11 +104,7 @@ def _format_age(dead_letter: DeadLetter, now: datetime) -> str:
 
 
 def _format_time(timestamp: datetime | None, now: datetime) -> str:
-    return (
-        f"{_to_iso(timestamp)} ({format_age(timestamp, now)} ago)"
-        if timestamp
-        else "at a time that its id does not tell"
-    )
+    return f"{_to_iso(timestamp)} ({format_age(timestamp, now)} ago)" if timestamp else "unknown: the id has no time"
 
 
 def _to_iso(timestamp: datetime | None) -> str | None:

@@ -1,5 +1,7 @@
-"""The commands of `streamconsumer dead-letters`. What they print of the letters goes to standard output, all else to
-standard error."""
+"""Runs the commands of `dead-letters`.
+
+Dead letters and results go to standard output, all other text to standard error.
+"""
 
 import asyncio
 import os
@@ -19,11 +21,14 @@ from streamconsumer.processor.dead_letters.record import DeadLetter, DeadLetterR
 from streamconsumer.processor.dead_letters.store import DeadLetterStore, rate_limited
 
 PROGRESS_SECONDS = 5.0
+"""Interval of progress lines."""
+
 DROP_BATCH_SIZE = 500
+"""Number of dead letters that one command deletes."""
 
 
 def run(command: str, options: Options) -> int:
-    """The exit code."""
+    """Run the command and return its exit code. Raises InvalidSettings and BackendUnavailable."""
     commands = {"list": _list, "show": _show, "replay": _replay, "drop": _drop}
     return asyncio.run(commands[command](options))
 
@@ -31,174 +36,176 @@ def run(command: str, options: Options) -> int:
 @asynccontextmanager
 async def _open_store(options: Options) -> AsyncIterator[tuple[Target, DeadLetterStore]]:
     async with (
-        open_target(options, os.environ) as where,
-        open_manager(where, f"dead letters {where.dead_letter_stream!r}") as manager,
+        open_target(options, os.environ) as target,
+        open_manager(target, f"dead letters {target.dead_letter_stream!r}") as manager,
     ):
-        office = DeadLetterStore(manager.execute, where.stream, where.group, where.dead_letter_stream)
-        await office.check()
-        yield where, office
+        store = DeadLetterStore(manager.execute, target.stream, target.group, target.dead_letter_stream)
+        await store.check()
+        yield target, store
 
 
-# -- looking -----------------------------------------------------------------------------------------------------------
+# -- list, show --------------------------------------------------------------------------------------------------------
 
 
 async def _list(options: Options) -> int:
     reasons = _reasons(options)
-    async with _open_store(options) as (where, office):
-        letters = office.find(reasons, options["older_than"])
+    async with _open_store(options) as (target, store):
+        dead_letters = store.find(reasons, options["older_than"])
         if options["output"] == "json":
-            await _print_json(where, letters)
-        elif not await _print_table(letters):
-            click.echo(f"no dead letters of group {where.group!r} in {where.dead_letter_stream!r}", err=True)
-        _report_skipped(where, office)
+            await _print_json(target, dead_letters)
+        elif not await _print_table(dead_letters):
+            click.echo(f"no dead letters of group {target.group!r} in {target.dead_letter_stream!r}", err=True)
+        _report_skipped(target, store)
     return 0
 
 
 async def _show(options: Options) -> int:
-    async with _open_store(options) as (where, office):
-        letter = await office.get(options["dead_letter_id"])
-        if letter is None:
-            click.echo(
-                f"no dead letter {options['dead_letter_id']} in {where.dead_letter_stream!r}: {_ALREADY_REMOVED}",
-                err=True,
-            )
+    async with _open_store(options) as (target, store):
+        dead_letter = await store.get(options["dead_letter_id"])
+        if dead_letter is None:
+            subject = f"dead letter {options['dead_letter_id']} in {target.dead_letter_stream!r}"
+            click.echo(f"{subject}: not found; {_ALREADY_REMOVED}", err=True)
             return 1
-        click.echo("\n".join(output.details(letter, _now())))
+        click.echo("\n".join(output.details(dead_letter, _now())))
     return 0
 
 
-_ALREADY_REMOVED = "replayed, dropped or trimmed already"
+_ALREADY_REMOVED = "already replayed, dropped or trimmed"
 
 
 async def _print_table(dead_letters: AsyncIterator[DeadLetter]) -> int:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     count = 0
-    async for letter in dead_letters:
+    async for dead_letter in dead_letters:
         if not count:
             click.echo(output.HEADER)
-        click.echo(output.row(letter, _now(), width))
+        click.echo(output.row(dead_letter, _now(), width))
         count += 1
     return count
 
 
 async def _print_json(target: Target, dead_letters: AsyncIterator[DeadLetter]) -> None:
-    """One document, written as it is read: there may be more than fits into memory."""
-    about = {"stream": target.stream, "consumerGroup": target.group, "deadLetterStream": target.dead_letter_stream}
-    click.echo(output.to_json(about).removesuffix("\n}") + ',\n  "deadLetters": [', nl=False)
-    between = "\n"
-    async for letter in dead_letters:
-        click.echo(between + output.to_json(output.as_json(letter)), nl=False)
-        between = ",\n"
+    """Print one document while the dead letters are read, because they may not fit into memory."""
+    header = {"stream": target.stream, "consumerGroup": target.group, "deadLetterStream": target.dead_letter_stream}
+    click.echo(output.to_json(header).removesuffix("\n}") + ',\n  "deadLetters": [', nl=False)
+    separator = "\n"
+    async for dead_letter in dead_letters:
+        click.echo(separator + output.to_json(output.as_json(dead_letter)), nl=False)
+        separator = ",\n"
     click.echo("\n]}")
 
 
-# -- doing -------------------------------------------------------------------------------------------------------------
+# -- replay, drop ------------------------------------------------------------------------------------------------------
 
 
 async def _replay(options: Options) -> int:
     _check_selection(options)
-    async with _open_store(options) as (where, office):
-        chosen = _Selection(office, options)
+    async with _open_store(options) as (target, store):
+        selection = _Selection(store, options)
         if options["dry_run"]:
-            return await _dry_run(where, office, chosen, "replay")
-        with _progress("replayed", chosen) as progress:
-            async for letter in rate_limited(chosen.dead_letters(), options["rate"]):
-                if await office.replay(letter):
+            return await _dry_run(target, store, selection, "replay")
+        with _progress("replayed", selection) as progress:
+            async for dead_letter in rate_limited(selection.dead_letters(), options["rate"]):
+                if await store.replay(dead_letter):
                     progress.done += 1
                 else:
-                    chosen.missing += 1
+                    selection.missing += 1
                 progress.report()
-        _report_skipped(where, office)
-    return 1 if chosen.rejected else 0
+        _report_skipped(target, store)
+    return 1 if selection.rejected else 0
 
 
 async def _drop(options: Options) -> int:
     _check_selection(options)
-    async with _open_store(options) as (where, office):
-        chosen = _Selection(office, options)
+    async with _open_store(options) as (target, store):
+        selection = _Selection(store, options)
         if options["dry_run"]:
-            return await _dry_run(where, office, chosen, "drop")
-        found = [letter.dead_letter_id async for letter in chosen.dead_letters()]
-        if found and not _confirm(len(found), where, options):
+            return await _dry_run(target, store, selection, "drop")
+        ids = [dead_letter.dead_letter_id async for dead_letter in selection.dead_letters()]
+        if ids and not _confirm(len(ids), target, options):
             return 1
-        with _progress("dropped", chosen) as progress:
-            for begin in range(0, len(found), DROP_BATCH_SIZE):
-                page = found[begin : begin + DROP_BATCH_SIZE]
-                dropped = await office.drop(page)
+        with _progress("dropped", selection) as progress:
+            for start in range(0, len(ids), DROP_BATCH_SIZE):
+                batch = ids[start : start + DROP_BATCH_SIZE]
+                dropped = await store.drop(batch)
                 progress.done += dropped
-                chosen.missing += len(page) - dropped
+                selection.missing += len(batch) - dropped
                 progress.report()
-        _report_skipped(where, office)
-    return 1 if chosen.rejected else 0
+        _report_skipped(target, store)
+    return 1 if selection.rejected else 0
 
 
 async def _dry_run(target: Target, store: DeadLetterStore, selection: "_Selection", verb: str) -> int:
     count = await _print_table(selection.dead_letters())
-    click.echo(f"would {verb} {_count_text(count)}; nothing was done", err=True)
+    click.echo(f"would {verb} {_count_text(count)}; nothing was changed", err=True)
     _report_skipped(target, store)
     return 1 if selection.rejected else 0
 
 
 class _Selection:
-    """The letters that the options choose."""
+    """The dead letters that the options select."""
 
     def __init__(self, store: DeadLetterStore, options: Options) -> None:
         self._store, self._options = store, options
         self.missing = 0
-        """Named, or seen a moment ago, and not there."""
+        """Number of selected dead letters that no longer exist."""
         self.rejected = 0
+        """Number of ids that are not dead letters of this group."""
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
+        """Read the selected dead letters. Prints an error for each id that belongs to another group."""
         if self._options["ids"]:
             for dead_letter_id in dict.fromkeys(self._options["ids"]):
-                if letter := await self._get(dead_letter_id):
-                    yield letter
+                if dead_letter := await self._get(dead_letter_id):
+                    yield dead_letter
             return
-        async for letter in self._store.find(_reasons(self._options), self._options["older_than"]):
-            yield letter
+        async for dead_letter in self._store.find(_reasons(self._options), self._options["older_than"]):
+            yield dead_letter
 
     async def _get(self, dead_letter_id: str) -> DeadLetter | None:
         try:
-            letter = await self._store.get(dead_letter_id)
+            dead_letter = await self._store.get(dead_letter_id)
         except InvalidSettings as error:
             self.rejected += 1
             click.echo(f"refused: {error}", err=True)
             return None
-        self.missing += letter is None
-        return letter
+        self.missing += dead_letter is None
+        return dead_letter
 
 
 def _check_selection(options: Options) -> None:
     by_filter = any((options["reasons"], options["older_than"]))
-    ways = [bool(options["ids"]), by_filter, options["everything"]]
-    if sum(ways) != 1:
-        raise click.UsageError("say which: their IDs, or --reason, --older-than, or --all")
+    selectors = [bool(options["ids"]), by_filter, options["everything"]]
+    if sum(selectors) != 1:
+        raise click.UsageError("select dead letters in one way: IDS, --reason and --older-than, or --all")
 
 
 def _reasons(options: Options) -> frozenset[str]:
     reasons = frozenset(options["reasons"])
     if unknown := reasons - set(DeadLetterReason):
-        known = ", ".join(DeadLetterReason)
-        raise click.UsageError(f"--reason {', '.join(sorted(unknown))}: there is no such reason; there are {known}")
+        expected = ", ".join(DeadLetterReason)
+        raise click.UsageError(f"--reason {', '.join(sorted(unknown))}: unknown reason; expected one of {expected}")
     return reasons
 
 
 def _confirm(count: int, target: Target, options: Options) -> bool:
-    question = f"Drop {_count_text(count)} of group {target.group!r} of stream {target.stream!r} for good?"
+    question = f"Drop {_count_text(count)} of group {target.group!r} of stream {target.stream!r} permanently?"
     return options["yes"] or click.confirm(question, err=True)
 
 
-# -- telling -----------------------------------------------------------------------------------------------------------
+# -- progress and results ----------------------------------------------------------------------------------------------
 
 
 class _Progress:
+    """Counts the processed dead letters and reports the progress."""
+
     def __init__(self, action: str) -> None:
         self._action = action
         self.done = 0
         self._reported_at = self._started_at = time.monotonic()
 
     def report(self) -> None:
-        """Write a line to standard error every five seconds."""
+        """Write a progress line to standard error, at most every five seconds."""
         now = time.monotonic()
         if now - self._reported_at >= PROGRESS_SECONDS:
             self._reported_at = now
@@ -207,20 +214,20 @@ class _Progress:
 
 @contextmanager
 def _progress(action: str, selection: _Selection) -> Iterator[_Progress]:
-    """With the last word, also of what was interrupted."""
+    """Yield the progress and print the result at the end, also after an interruption."""
     progress = _Progress(action)
     try:
         yield progress
     finally:
-        gone = f"; {selection.missing} {_ALREADY_REMOVED}" if selection.missing else ""
-        click.echo(f"{action} {_count_text(progress.done)}{gone}")
+        missing = f"; {selection.missing} {_ALREADY_REMOVED}" if selection.missing else ""
+        click.echo(f"{action} {_count_text(progress.done)}{missing}")
 
 
 def _report_skipped(target: Target, store: DeadLetterStore) -> None:
     if store.skipped:
-        many = "1 entry that is" if store.skipped == 1 else f"{store.skipped} entries that are"
-        whose = f"group {target.group!r} of stream {target.stream!r}"
-        click.echo(f"passed over {many} no dead letter of {whose}", err=True)
+        entry = "1 entry that is not a dead letter"
+        entries = entry if store.skipped == 1 else f"{store.skipped} entries that are not dead letters"
+        click.echo(f"skipped {entries} of group {target.group!r} of stream {target.stream!r}", err=True)
 
 
 def _count_text(count: int) -> str:

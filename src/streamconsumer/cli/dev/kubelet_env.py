@@ -1,7 +1,7 @@
-"""A container's environment as the kubelet makes it. Pure.
+"""Computes the environment of a container as the kubelet does. Pure.
 
-A pod sees what its manifest says and nothing of the shell that started it, apart from the few variables that
-a process on this machine needs: what works here by a variable in somebody's shell would not work there.
+A pod gets the variables of its manifest and only the few variables of the shell that a local process needs. Otherwise
+a handler could depend on a variable of the shell, and fail in the cluster.
 """
 
 import re
@@ -21,67 +21,77 @@ _VARIABLE_REFERENCE = re.compile(r"\$(?:\$|\((?P<name>[^)]*)\))")
 
 @dataclass(frozen=True)
 class ConfigObjects:
-    """The data of Secrets and ConfigMaps, by kind, namespace and name."""
+    """Data of the Secrets and ConfigMaps in the files."""
 
     data_by_object: Mapping[tuple[str, str, str], Mapping[str, str]]
+    """Data by kind, namespace and name."""
 
     def get_data(self, kind: str, namespace: str, reference: Mapping[str, Any]) -> Mapping[str, str]:
-        """Every key of one object. Raises InvalidSettings if the files do not contain it, unless it is optional."""
+        """Return the data of one object.
+
+        Raises InvalidSettings if the files do not contain the object, unless the reference is optional.
+        """
         data = self.data_by_object.get((kind, namespace, reference["name"]))
         if data is None and not reference.get("optional"):
             raise InvalidSettings(
-                f"{kind} {namespace}/{reference['name']} is not in the files given; "
-                f"`dev` takes {kind}s only from its FILES"
+                f"{kind} {namespace}/{reference['name']}: not found in FILES; add it, because `dev` reads {kind}s only "
+                "from FILES"
             )
         return data or {}
 
     def get_variable(self, name: str, kind: str, namespace: str, reference: Mapping[str, Any]) -> dict[str, str]:
-        """One key as the variable `name`. Raises InvalidSettings if the key is missing, unless it is optional."""
+        """Return one key of an object as the variable `name`.
+
+        Raises InvalidSettings if the object or the key is missing, unless the reference is optional.
+        """
         data, key = self.get_data(kind, namespace, reference), reference["key"]
         if key in data:
             return {name: data[key]}
         if reference.get("optional"):
             return {}
         raise InvalidSettings(
-            f"{kind} {namespace}/{reference['name']} has no key {key!r}; it has {', '.join(sorted(data))}"
+            f"{kind} {namespace}/{reference['name']}: key {key!r} not found; the keys are {', '.join(sorted(data))}"
         )
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
-    """`$(NAME)` is replaced by what is known, and stays as it is where nothing is; `$$` is a dollar sign."""
+    """Replace `$(NAME)` by the variable; an unknown name stays unchanged. `$$` becomes a dollar sign."""
 
-    def replaced(found: re.Match[str]) -> str:
-        name = found["name"]
-        return "$" if name is None else variables.get(name, found[0])
+    def replacement(match: re.Match[str]) -> str:
+        name = match["name"]
+        return "$" if name is None else variables.get(name, match[0])
 
-    return _VARIABLE_REFERENCE.sub(replaced, text)
+    return _VARIABLE_REFERENCE.sub(replacement, text)
 
 
 def resolve(container: Mapping[str, Any], fields: Mapping[str, str], objects: ConfigObjects) -> dict[str, str]:
-    """A container's `envFrom`, then its `env`, as a process's environment; `fields` answers its fieldRefs."""
-    known: dict[str, str] = {}
+    """Return the environment of a container: its `envFrom`, then its `env`. `fields` contains the values of fieldRefs.
+
+    Raises InvalidSettings if a variable cannot be resolved.
+    """
+    environment: dict[str, str] = {}
     namespace = fields["metadata.namespace"]
     for source in container.get("envFrom", []):
         kind = "Secret" if "secretRef" in source else "ConfigMap"
         data = objects.get_data(kind, namespace, source.get("secretRef") or source["configMapRef"])
-        known |= {source.get("prefix", "") + key: text for key, text in data.items()}
+        environment |= {source.get("prefix", "") + key: text for key, text in data.items()}
     for entry in container["env"]:
         match entry:
             case {"name": name, "value": text}:
-                known[name] = expand(text, known)
+                environment[name] = expand(text, environment)
             case {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} if path in fields:
-                known[name] = fields[path]
+                environment[name] = fields[path]
             case {"name": name, "valueFrom": {"secretKeyRef": reference}}:
-                known |= objects.get_variable(name, "Secret", namespace, reference)
+                environment |= objects.get_variable(name, "Secret", namespace, reference)
             case {"name": name, "valueFrom": {"configMapKeyRef": reference}}:
-                known |= objects.get_variable(name, "ConfigMap", namespace, reference)
+                environment |= objects.get_variable(name, "ConfigMap", namespace, reference)
             case _:
-                raise InvalidSettings(f"variable {entry.get('name')}: `dev` cannot resolve {entry}")
-    return known
+                raise InvalidSettings(f"variable {entry.get('name')}: unsupported source {entry}")
+    return environment
 
 
 def host_env(environ: Mapping[str, str], python_path: Iterable[Path]) -> dict[str, str]:
-    """What a process needs of the machine it runs on, and where Python finds the handler."""
+    """Return the variables that a process needs from this machine, and the PYTHONPATH of the handler."""
     inherited = [Path(each).absolute() for each in environ.get("PYTHONPATH", "").split(":") if each]
     return {
         **{name: environ[name] for name in _INHERITED_VARIABLES if name in environ},

@@ -1,4 +1,4 @@
-"""One replica as a process on this machine, restarted when it ends."""
+"""A pod as a process on this machine, which is restarted when it exits."""
 
 import asyncio
 import sys
@@ -12,11 +12,13 @@ from streamconsumer.cli.dev.child_process import spawn
 from streamconsumer.cli.dev.terminal import Terminal
 
 RESTART_SECONDS = 2.0
+"""Delay before a restart."""
+
 _OUTPUT_TIMEOUT_SECONDS = 1.0
 
 
 class LocalPod:
-    """A name, an environment, and a process under them."""
+    """A pod name, its environment and its process."""
 
     def __init__(
         self,
@@ -26,7 +28,7 @@ class LocalPod:
         grace_period: timedelta,
         terminal: Terminal,
     ) -> None:
-        """`folders` are where handlers are looked for, the last one to work in."""
+        """`folders` are searched for handlers. The last folder is the working directory."""
         self.name = name
         self._environment, self._folders, self._grace_period, self._terminal = (
             environment,
@@ -37,14 +39,14 @@ class LocalPod:
         self._process: asyncio.subprocess.Process | None = None
 
     async def run(self) -> None:
-        """Run the process, and run it again when it ends. A cancellation drains it."""
+        """Run the process and restart it when it exits. Cancellation drains the process."""
         while True:
             code = await self._run_once()
-            self._terminal.print_pod_exit(self.name, f"exited with {code}; next try in {RESTART_SECONDS:.0f} s")
+            self._terminal.print_pod_exit(self.name, f"exited with code {code}; restarting in {RESTART_SECONDS:.0f} s")
             await asyncio.sleep(RESTART_SECONDS)
 
     def kill(self) -> None:
-        """End the process without a drain."""
+        """Kill the process without a drain."""
         if self._process:
             with suppress(ProcessLookupError):
                 self._process.kill()
@@ -64,14 +66,14 @@ class LocalPod:
                 await asyncio.wait_for(output, _OUTPUT_TIMEOUT_SECONDS)
 
     async def _drain(self, process: asyncio.subprocess.Process) -> None:
-        """SIGTERM, then SIGKILL after the grace period."""
+        """Send SIGTERM, then SIGKILL after the grace period."""
         with suppress(ProcessLookupError):
             process.terminate()
         try:
             await asyncio.wait_for(process.wait(), self._grace_period.total_seconds())
         except TimeoutError:
             self._terminal.print_pod_exit(
-                self.name, f"killed: it did not end within {self._grace_period.total_seconds():.0f} s"
+                self.name, f"killed: did not exit within {self._grace_period.total_seconds():.0f} s"
             )
             self.kill()
             await process.wait()
@@ -81,7 +83,7 @@ class LocalPod:
         while True:
             try:
                 raw = await process.stdout.readline()
-            except ValueError:  # longer than the longest line: skipped
+            except ValueError:  # longer than the limit: the line is skipped
                 continue
             if not raw:
                 return

@@ -1,4 +1,4 @@
-"""A pod's output, a line at a time: JSON in, what a person wants to read out. Pure."""
+"""Formats the output of a pod: parses JSON log lines and renders them for a terminal. Pure."""
 
 import json
 import re
@@ -17,14 +17,14 @@ _LEVEL_STYLES = {
     "CRITICAL": "bold white on red",
 }
 _HIDDEN_FIELDS = {"time", "logger", "span_id", "trace_flags", "stream", "group", "taskName"}
-"""The prefix names the consumer, and the rest is for machines."""
+"""Fields that are not shown. The prefix of the line names the pod; the other fields are for machines."""
 
 _FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """What a pod said: logged, or just printed (then it has no level)."""
+    """An output line of a pod. `level` is empty if the handler printed the line without the log."""
 
     message: str
     level: str = ""
@@ -33,47 +33,47 @@ class LogLine:
 
 
 def parse(text: str) -> LogLine:
-    """A line of the JSON log, or whatever else the handler printed."""
+    """Parse a line of the JSON log. Returns other text as a line without a level."""
     try:
-        found = json.loads(text) if text.startswith("{") else None
+        record = json.loads(text) if text.startswith("{") else None
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or "message" not in found or "level" not in found:
+        record = None
+    if not isinstance(record, dict) or "message" not in record or "level" not in record:
         return LogLine(text)
-    message, level = str(found.pop("message")), str(found.pop("level"))
-    stack = str(found.pop("exc_info", None) or found.pop("stack_info", None) or "")
-    return LogLine(message, level, found, stack)
+    message, level = str(record.pop("message")), str(record.pop("level"))
+    stack = str(record.pop("exc_info", None) or record.pop("stack_info", None) or "")
+    return LogLine(message, level, record, stack)
 
 
 def render(line: LogLine, folders: Sequence[Path]) -> list[Text]:
-    """`ERROR message failed and stays pending  message_id=…  error=…`; the stack where nothing else tells."""
+    """Render `ERROR message failed; will retry  message_id=…  error=…`. The stack follows if there is no `error`."""
     if not line.level:
         return [Text(line.message)]
     first = Text.assemble((f"{line.level:<8}", _LEVEL_STYLES.get(line.level, "")), line.message)
     for name, value in _visible_fields(line, folders):
         first.append(f"  {name}=", "dim").append(str(value))
-    untold = [] if "error" in line.fields else line.stack.splitlines()
-    return [first, *(Text(each, "dim") for each in untold)]
+    stack = [] if "error" in line.fields else line.stack.splitlines()
+    return [first, *(Text(each, "dim") for each in stack)]
 
 
 def _visible_fields(line: LogLine, folders: Sequence[Path]) -> list[tuple[str, Any]]:
-    """The fields worth reading, the error and where it was raised last. Counters at zero are left out."""
-    told = {name: value for name, value in line.fields.items() if name not in _HIDDEN_FIELDS and value != 0}
-    if told.get("deliveries") == 1:  # worth a word only when there were more
-        del told["deliveries"]
-    if trace_id := told.pop("trace_id", ""):
-        told["trace"] = str(trace_id)[:8]
-    if error := told.pop("error", ""):
-        told["error"] = error
-        if place := innermost_frame(line.stack, folders):
-            told["at"] = place
-    return list(told.items())
+    """Return the fields to show, with the error and its innermost frame last. Omits counters at zero."""
+    fields = {name: value for name, value in line.fields.items() if name not in _HIDDEN_FIELDS and value != 0}
+    if fields.get("deliveries") == 1:  # only a repeated delivery is of interest
+        del fields["deliveries"]
+    if trace_id := fields.pop("trace_id", ""):
+        fields["trace"] = str(trace_id)[:8]
+    if error := fields.pop("error", ""):
+        fields["error"] = error
+        if frame := innermost_frame(line.stack, folders):
+            fields["at"] = frame
+    return list(fields.items())
 
 
 def innermost_frame(stack: str, folders: Sequence[Path]) -> str:
-    """The innermost frame in the user's own folders, as `orders.py:12`."""
-    for found in reversed(list(_FRAME.finditer(stack))):
+    """Return the innermost frame within the folders, such as `orders.py:12`. Empty if there is none."""
+    for match in reversed(list(_FRAME.finditer(stack))):
         for folder in folders:
-            if (file := Path(found["file"])).is_relative_to(folder):
-                return f"{file.relative_to(folder)}:{found['line']}"
+            if (file := Path(match["file"])).is_relative_to(folder):
+                return f"{file.relative_to(folder)}:{match['line']}"
     return ""

@@ -1,6 +1,6 @@
-"""A small OTLP receiver: HTTP and protobuf on a free loopback port, in a thread of its own.
+"""OTLP receiver for HTTP and protobuf on a free loopback port, in its own thread.
 
-It takes traces; metrics and logs it accepts and throws away.
+The receiver parses traces. Metrics and logs are accepted and discarded.
 """
 
 import threading
@@ -20,7 +20,7 @@ _SPAN_KIND_PRODUCER, _STATUS_CODE_ERROR = 4, 2
 
 @contextmanager
 def run_receiver(on_spans: Callable[[list[Span]], None]) -> Iterator[str]:
-    """Call `take` with the spans of each request, in a thread of the receiver. Yields its endpoint."""
+    """Run the receiver and yield its endpoint. Calls `on_spans` with the spans of each request, in another thread."""
     server = _Server(("127.0.0.1", 0), _request_handler(on_spans))
     threading.Thread(target=server.serve_forever, args=(0.1,), name="spans", daemon=True).start()
     try:
@@ -34,7 +34,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """An exporter that went away in the middle is not news."""
+        """Ignore exporters that disconnect during a request."""
 
 
 def _request_handler(on_spans: Callable[[list[Span]], None]) -> type[BaseHTTPRequestHandler]:
@@ -48,36 +48,36 @@ def _request_handler(on_spans: Callable[[list[Span]], None]) -> type[BaseHTTPReq
                 try:
                     on_spans(parse_spans(body))
                 except DecodeError:
-                    return self._answer(400)
-            return self._answer(200)
+                    return self._respond(400)
+            return self._respond(200)
 
-        def _answer(self, status: int) -> None:
+        def _respond(self, status: int) -> None:
             self.send_response(status)
             self.send_header("Content-Type", PROTOBUF_CONTENT_TYPE)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-            """Requests are not news."""
+            """Do not log requests."""
 
     return Handler
 
 
 def parse_spans(body: bytes) -> list[Span]:
-    """The spans of an ExportTraceServiceRequest. Raises DecodeError."""
+    """Return the spans of an ExportTraceServiceRequest. Raises DecodeError."""
     request = ExportTraceServiceRequest()
     request.ParseFromString(body)
     return list(_convert_spans(request))
 
 
 def _convert_spans(request: Any) -> Iterator[Span]:
-    for of_resource in request.resource_spans:
-        pod = str(_to_attributes(of_resource.resource.attributes).get(POD_NAME, ""))
-        for of_scope in of_resource.scope_spans:
-            for span in of_scope.spans:
-                told = _convert_span(span, pod)
-                if told.attributes.get("messaging.operation.type") != "settle":  # tells a person nothing
-                    yield told
+    for resource_spans in request.resource_spans:
+        pod = str(_to_attributes(resource_spans.resource.attributes).get(POD_NAME, ""))
+        for scope_spans in resource_spans.scope_spans:
+            for proto in scope_spans.spans:
+                span = _convert_span(proto, pod)
+                if span.attributes.get("messaging.operation.type") != "settle":  # not of interest in a terminal
+                    yield span
 
 
 def _convert_span(span: Any, pod: str) -> Span:

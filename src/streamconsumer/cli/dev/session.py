@@ -1,6 +1,6 @@
-"""A session: an embedded server, a receiver of spans, the pods; all of it ended together.
+"""A session of `dev`: the embedded Valkey, the OTLP receiver and the pods.
 
-Order of the end: pods drain first, while the server and the receiver still run; then the rest goes.
+At the end, the pods drain while Valkey and the receiver still run. Then both stop.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from streamconsumer.model.env_codec import env_name
 OTLP_ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 _REPLACED_PREFIXES = (env_name("redis", ""), "OTEL_EXPORTER_OTLP_")
-"""Prefixes of the variables that lead to the manifest's own Redis and collector."""
+"""Prefixes of the variables for the Redis and the collector of the manifest."""
 
 _TICK_INTERVAL_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
 class Session:
-    """The running pods, and the addresses for producers."""
+    """The running pods, and the endpoints for producers."""
 
     redis_url: str
     endpoint: str
@@ -39,7 +39,7 @@ class Session:
 
 
 def run(workloads: Sequence[Workload]) -> None:
-    """Run until SIGINT, SIGTERM or SIGHUP; a second signal kills the pods."""
+    """Run the workloads until SIGINT, SIGTERM or SIGHUP. A second signal kills the pods."""
     asyncio.run(_run(workloads))
 
 
@@ -47,33 +47,33 @@ async def _run(workloads: Sequence[Workload]) -> None:
     terminal, stop = Terminal(), asyncio.Event()
     async with start_session(workloads, terminal) as session:
 
-        def signalled() -> None:
+        def on_signal() -> None:
             if stop.is_set():
                 for pod in session.pods:
                     pod.kill()
             stop.set()
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, signalled)
+            asyncio.get_running_loop().add_signal_handler(number, on_signal)
         await stop.wait()
-        terminal.print_message("draining; a second signal kills", "bold")
+        terminal.print_message("draining the pods; a second signal kills them", "bold")
 
 
 @asynccontextmanager
 async def start_session(workloads: Sequence[Workload], terminal: Terminal) -> AsyncIterator[Session]:
-    """Run the workloads' pods, and drain them at the end. No process and no file is left."""
+    """Run the pods of the workloads and drain them at the end. No process and no file remains."""
     loop = asyncio.get_running_loop()
 
-    def take(spans: list[Span]) -> None:
+    def show_spans(spans: list[Span]) -> None:
         loop.call_soon_threadsafe(lambda: terminal.add_spans(spans, loop.time()))
 
-    with TemporaryDirectory(prefix="streamconsumer-dev-") as name, run_receiver(take) as endpoint:
+    with TemporaryDirectory(prefix="streamconsumer-dev-") as name, run_receiver(show_spans) as endpoint:
         folder = Path(name)
         async with embedded_server(folder) as redis_url:
             terminal.print_message(f"embedded Valkey: {redis_url}")
-            terminal.print_message(f"traces are shown here: {OTLP_ENDPOINT_VARIABLE}={endpoint}")
-            given = {env_name("redis", "url"): redis_url, OTLP_ENDPOINT_VARIABLE: endpoint}
-            pods = [pod for workload in workloads for pod in _create_pods(workload, given, folder, terminal)]
+            terminal.print_message(f"showing traces sent to {OTLP_ENDPOINT_VARIABLE}={endpoint}")
+            overrides = {env_name("redis", "url"): redis_url, OTLP_ENDPOINT_VARIABLE: endpoint}
+            pods = [pod for workload in workloads for pod in _create_pods(workload, overrides, folder, terminal)]
             terminal.set_pods(pod.name for pod in pods)
             tasks = [asyncio.create_task(pod.run()) for pod in pods]
             tasks.append(asyncio.create_task(_run_ticks(terminal)))
@@ -99,10 +99,10 @@ def _create_pods(workload: Workload, overrides: dict[str, str], folder: Path, te
 
 
 def _pod_environment(workload: Workload, pod_name: str, folders: Sequence[Path]) -> dict[str, str]:
-    said = workload.environment(pod_name)
+    environment = workload.environment(pod_name)
     return {
         **host_env(os.environ, folders),
-        **{name: value for name, value in said.items() if not name.startswith(_REPLACED_PREFIXES)},
+        **{name: value for name, value in environment.items() if not name.startswith(_REPLACED_PREFIXES)},
         env_name("http_port"): "0",
         env_name("http_host"): "127.0.0.1",
         env_name("log_format"): "json",
@@ -111,7 +111,7 @@ def _pod_environment(workload: Workload, pod_name: str, folders: Sequence[Path])
 
 
 def _write_source(workload: Workload, folder: Path) -> list[Path]:
-    """The folder that the ConfigMap of `handler.source` is written to, if there is one."""
+    """Write the ConfigMap of `handler.source` to a folder. Returns the folder, or an empty list if there is none."""
     if not workload.source_files:
         return []
     source = folder / f"{workload.consumer.namespace}-{workload.name}"

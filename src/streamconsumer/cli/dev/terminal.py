@@ -1,4 +1,4 @@
-"""What a session shows, in one place: the pods' lines behind their names, traces, and dev's own words."""
+"""Output of a session: log lines prefixed with the pod name, traces, and messages of `dev`."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ _POD_COLORS = ("cyan", "magenta", "blue", "green", "bright_cyan", "bright_magent
 
 
 class Terminal:
-    """Plain lines, coloured only where somebody looks: rich minds NO_COLOR and pipes."""
+    """Prints lines. rich omits the colors if the output is a pipe or NO_COLOR is set."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, soft_wrap=True)
@@ -26,29 +26,29 @@ class Terminal:
         self._width = 0
 
     def set_pods(self, pods: Iterable[str]) -> None:
-        """The pods to come, so that their lines align."""
+        """Set the names of the pods, so that their lines align."""
         self._styles = dict(zip(pods, cycle(_POD_COLORS)))
         self._width = max(map(len, self._styles), default=0)
 
     def print_message(self, text: str, style: str = "") -> None:
-        """Dev's own words."""
+        """Print a message of `dev`."""
         self.print(Text(text, style))
 
     def print_log_line(self, pod: str, line: LogLine, folders: Sequence[Path]) -> None:
-        """A pod said something."""
+        """Print a log line of a pod."""
         for text in log_lines.render(line, folders):
             self.print_for_pod(pod, text)
 
     def print_pod_exit(self, pod: str, message: str) -> None:
-        """A pod ended although nobody asked it to."""
+        """Print that a pod exited without a request."""
         self.print_for_pod(pod, Text(message, "red"))
 
     def add_spans(self, spans: Iterable[Span], now: float) -> None:
-        """Spans arrived; `tick` shows them when it is time."""
+        """Buffer spans. `tick` shows them when their trace is complete."""
         self._trace_buffer.add(spans, now)
 
     def tick(self, now: float) -> None:
-        """Show the trace whose turn it is."""
+        """Show the next trace, if one is due."""
         if spans := self._trace_buffer.next_trace(now):
             self.print_trace(spans)
 
@@ -62,5 +62,5 @@ class Terminal:
     def print(self, text: Text) -> None:
         try:
             self._console.print(text)
-        except SystemExit:  # rich, when nobody reads any more (`… | head`): drain as for a signal
+        except SystemExit:  # rich raises it if the reader of the pipe has exited (`… | head`): drain
             os.kill(os.getpid(), signal.SIGTERM)

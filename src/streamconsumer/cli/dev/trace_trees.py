@@ -1,4 +1,4 @@
-"""Spans → trees worth reading, and which of them to show when a thousand come by in a second.
+"""Formats traces as trees, and selects the traces to show if thousands arrive per second.
 
 Pure: the clock is an argument.
 """
@@ -11,13 +11,13 @@ from typing import Any
 from rich.text import Text
 
 QUIET_PERIOD_SECONDS = 1.0
-"""A trace is shown when it has not grown for so long."""
+"""A trace is shown after this time without a new span."""
 
 INTERVAL_SECONDS = 2.0
-"""One trace is shown in each interval; the others are skipped."""
+"""Interval of the display. A single trace is shown in each interval; the others are skipped."""
 
 MAX_TRACES = 10_000
-"""How many are remembered, so that a retry finds the trace of its first attempt."""
+"""Number of buffered traces. The buffer lets a retry join the trace of its first attempt."""
 
 MESSAGE_ID = "messaging.message.id"
 DELIVERY_COUNT = "streamconsumer.delivery.count"
@@ -26,7 +26,7 @@ POD_NAME = "k8s.pod.name"
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One finished span; ids in hexadecimal, `parent_id` empty for a root."""
+    """A finished span. Ids are hexadecimal; `parent_id` is empty for a root."""
 
     trace_id: str
     span_id: str
@@ -52,19 +52,20 @@ class _Trace:
         return any(span.is_failed for span in self.spans.values())
 
     def is_ready(self, now: float) -> bool:
-        """True if the trace can be shown. A trace of nothing but a producer waits for its consumer."""
-        handled = not all(span.is_producer for span in self.spans.values())
-        return self.is_unshown and handled and now - self.updated_at >= QUIET_PERIOD_SECONDS
+        """True if the trace can be shown. A trace that contains only producer spans waits for its consumer."""
+        has_consumer = not all(span.is_producer for span in self.spans.values())
+        return self.is_unshown and has_consumer and now - self.updated_at >= QUIET_PERIOD_SECONDS
 
 
 class TraceBuffer:
-    """Takes spans as they come and says what to show."""
+    """Collects spans into traces and selects the next trace to show."""
 
     def __init__(self) -> None:
         self._traces: OrderedDict[str, _Trace] = OrderedDict()
         self._last_shown_at = float("-inf")
 
     def add(self, spans: Iterable[Span], now: float) -> None:
+        """Add spans to their traces. Evicts the oldest traces above MAX_TRACES."""
         for span in spans:
             trace = self._traces.setdefault(span.trace_id, _Trace(now))
             self._traces.move_to_end(span.trace_id)
@@ -75,7 +76,7 @@ class TraceBuffer:
             self._traces.popitem(last=False)
 
     def next_trace(self, now: float) -> list[Span]:
-        """The spans of the trace to show now; a failed trace comes before the others. Empty if no trace is due."""
+        """Return the spans of the trace to show now; empty if no trace is due. Failed traces come first."""
         if now - self._last_shown_at < INTERVAL_SECONDS:
             return []
         quiet = [trace for trace in self._traces.values() if trace.is_ready(now)]
@@ -88,15 +89,16 @@ class TraceBuffer:
 
 
 def sort_spans(spans: Iterable[Span]) -> list[Span]:
+    """Sort spans by start time."""
     return sorted(spans, key=lambda span: (span.start_ns, span.span_id))
 
 
 def span_tree(spans: Sequence[Span]) -> Iterator[tuple[str, Span]]:
-    """Each span behind the branch it sits on, parents first. A parent that is not here leaves a root."""
-    known = {span.span_id for span in spans}
+    """Yield each span with its branch prefix, parents first. A span whose parent is missing is a root."""
+    span_ids = {span.span_id for span in spans}
     children: dict[str, list[Span]] = {}
     for span in sort_spans(spans):
-        children.setdefault(span.parent_id if span.parent_id in known else "", []).append(span)
+        children.setdefault(span.parent_id if span.parent_id in span_ids else "", []).append(span)
     for root in children.get("", []):
         yield "", root
         yield from _subtree(root, children, "")
@@ -105,21 +107,22 @@ def span_tree(spans: Sequence[Span]) -> Iterator[tuple[str, Span]]:
 def _subtree(parent: Span, children: Mapping[str, Sequence[Span]], indent: str) -> Iterator[tuple[str, Span]]:
     siblings = children.get(parent.span_id, [])
     for number, span in enumerate(siblings, 1):
-        here, further = ("└─ ", "   ") if number == len(siblings) else ("├─ ", "│  ")
-        yield indent + here, span
-        yield from _subtree(span, children, indent + further)
+        branch, child_indent = ("└─ ", "   ") if number == len(siblings) else ("├─ ", "│  ")
+        yield indent + branch, span
+        yield from _subtree(span, children, indent + child_indent)
 
 
 def render(spans: Sequence[Span]) -> list[Text]:
-    """A trace as lines: a heading, then a line a span."""
-    began, ended = min(span.start_ns for span in spans), max(span.end_ns for span in spans)
+    """Render a trace: a heading, then one line for each span."""
+    start_ns, end_ns = min(span.start_ns for span in spans), max(span.end_ns for span in spans)
     heading = Text(f"trace {spans[0].trace_id[:8]}  ", "bold")
     heading.append(
-        f"{len(spans)} {'span' if len(spans) == 1 else 'spans'}, {format_nanoseconds(ended - began)}", "not bold dim"
+        f"{len(spans)} {'span' if len(spans) == 1 else 'spans'}, {format_nanoseconds(end_ns - start_ns)}",
+        "not bold dim",
     )
     rows = list(span_tree(spans))
     width = max((len(branch) + len(span.name) for branch, span in rows), default=0)
-    return [heading, *(_render_span(branch, span, began, width) for branch, span in rows)]
+    return [heading, *(_render_span(branch, span, start_ns, width) for branch, span in rows)]
 
 
 def _render_span(branch: str, span: Span, trace_start_ns: int, width: int) -> Text:
@@ -148,7 +151,7 @@ def _span_details(span: Span) -> Iterator[str]:
 
 
 def format_nanoseconds(nanoseconds: int) -> str:
-    """`0.4ms`, `12ms`, `3.04s`."""
+    """Format a duration, such as `0.4ms`, `12ms` or `3.04s`."""
     milliseconds = nanoseconds / 1e6
     if milliseconds < 10:
         return f"{milliseconds:.1f}ms"

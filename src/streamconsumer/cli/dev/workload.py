@@ -1,4 +1,4 @@
-"""Files → what to run: each StreamConsumer with the Deployment that the operator would apply for it."""
+"""Reads files into workloads: each StreamConsumer with the manifests that the operator would apply."""
 
 import base64
 import binascii
@@ -23,11 +23,11 @@ from streamconsumer.operator.settings import OperatorSettings
 
 @dataclass(frozen=True)
 class Workload:
-    """One StreamConsumer, ready to run here."""
+    """A StreamConsumer with everything that is needed to run it on this machine."""
 
     consumer: StreamConsumer
     folder: Path
-    """Of the manifest: where the handler's module is looked for."""
+    """Folder of the manifest. The module of the handler is searched there."""
 
     children: Sequence[Manifest]
     config_objects: ConfigObjects
@@ -47,29 +47,30 @@ class Workload:
 
     @property
     def pod_names(self) -> list[str]:
-        """The name of each replica's pod: `orders-consumer-1`, `orders-consumer-2`."""
+        """Names of the pods, such as `orders-consumer-1` and `orders-consumer-2`."""
         replicas = int(self.deployment["spec"].get("replicas", 1))
         return [f"{self.deployment['metadata']['name']}-{number}" for number in range(1, replicas + 1)]
 
     @property
     def handler_name(self) -> str:
-        """What is told of the handler."""
-        said = self.consumer.spec.handler
-        return self._local_handler_url() or said.python or "handler.source"
+        """Name of the handler for messages."""
+        return self._local_handler_url() or self.consumer.spec.handler.python or "handler.source"
 
     @property
     def grace_period(self) -> timedelta:
-        """What a pod gets between SIGTERM and SIGKILL."""
+        """Time between SIGTERM and SIGKILL."""
         return timedelta(seconds=self.pod_spec["terminationGracePeriodSeconds"])
 
     @property
     def source_files(self) -> Mapping[str, str]:
-        """The files of the ConfigMap that carries `handler.source`."""
+        """Files of the ConfigMap of `handler.source`; empty if there is none."""
         return next((child["data"] for child in self.children if child["kind"] == "ConfigMap"), {})
 
     def environment(self, pod_name: str) -> dict[str, str]:
-        """The container's. Raises InvalidSettings where a Secret or ConfigMap is missing: in a cluster it may come
-        later, here it cannot."""
+        """Return the environment of the container.
+
+        Raises InvalidSettings if a Secret or ConfigMap is missing, because no program creates it later.
+        """
         fields = {
             "metadata.name": pod_name,
             "metadata.namespace": self.consumer.namespace,
@@ -77,28 +78,28 @@ class Workload:
             "spec.nodeName": "localhost",
         }
         (container,) = self.pod_spec["containers"]
-        found = resolve(container, fields, self.config_objects)
+        environment = resolve(container, fields, self.config_objects)
         if url := self._local_handler_url():
-            found[env_name("handler", "http_url")] = url
-        return found
+            environment[env_name("handler", "http_url")] = url
+        return environment
 
     def _local_handler_url(self) -> str:
-        """No Service answers here, but the program behind it may, on the same port of this machine."""
+        """Return the URL of an HTTP handler on this machine. The program of the Service may listen on the same port."""
         http = self.consumer.spec.handler.http
         return http_url(http, "127.0.0.1") if http else ""
 
 
 def load_workloads(files: Iterable[Path]) -> list[Workload]:
-    """The StreamConsumers in the files. Raises InvalidSettings or InvalidResource if any of them cannot run."""
-    found = [(manifest_folder(file), document) for file in files for document in read([file])]
+    """Load the StreamConsumers in the files. Raises InvalidSettings or InvalidResource if one of them cannot run."""
+    documents = [(manifest_folder(file), document) for file in files for document in read([file])]
     settings = OperatorSettings.from_env(os.environ)
-    objects = collect_config_objects(document for _, document in found)
+    objects = collect_config_objects(document for _, document in documents)
     workloads: list[Workload] = []
-    for folder, document in found:
+    for folder, document in documents:
         if document.get("kind") == names.KIND:
             consumer = StreamConsumer.parse(document)
             workload = Workload(consumer, folder, desired(consumer, settings), objects)
-            workload.environment("pod")  # a missing Secret is reported before anything starts
+            workload.environment("pod")  # reports a missing Secret before a process starts
             workloads.append(workload)
     if not workloads:
         raise InvalidSettings(f"no {names.API_VERSION} {names.KIND} in {', '.join(map(str, files))}")
@@ -106,26 +107,27 @@ def load_workloads(files: Iterable[Path]) -> list[Workload]:
 
 
 def manifest_folder(file: Path) -> Path:
-    """Where a handler beside the file is looked for; of standard input, the current folder."""
+    """Return the folder of the file. For standard input, the current folder."""
     return (file if file.is_dir() else file.parent).absolute()
 
 
 def collect_config_objects(documents: Iterable[Document]) -> ConfigObjects:
-    """The Secrets and ConfigMaps among the documents. stringData wins over data, as on the API server."""
-    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    """Collect the Secrets and ConfigMaps of the documents. stringData overrides data, as in the API server."""
+    data_by_object: dict[tuple[str, str, str], dict[str, str]] = {}
     for document in documents:
         kind = document.get("kind")
         if kind not in ("Secret", "ConfigMap"):
             continue
         metadata = document.get("metadata") or {}
-        where = str(metadata.get("namespace") or "default"), str(metadata.get("name") or "")
+        object_name = str(metadata.get("namespace") or "default"), str(metadata.get("name") or "")
         data = document.get("data") or {}
         texts = {
-            key: _decode_secret(where, key, value) if kind == "Secret" else str(value) for key, value in data.items()
+            key: _decode_secret(object_name, key, value) if kind == "Secret" else str(value)
+            for key, value in data.items()
         }
         texts |= {key: str(value) for key, value in (document.get("stringData") or {}).items()}
-        found[kind, *where] = texts
-    return ConfigObjects(found)
+        data_by_object[kind, *object_name] = texts
+    return ConfigObjects(data_by_object)
 
 
 def _decode_secret(object_name: tuple[str, str], key: str, value: object) -> str:
@@ -133,5 +135,6 @@ def _decode_secret(object_name: tuple[str, str], key: str, value: object) -> str
         return base64.b64decode(str(value), validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         raise InvalidSettings(
-            f"Secret {'/'.join(object_name)}, data.{key}: is not text in base64; write it plainly under stringData"
+            f"Secret {'/'.join(object_name)}, data.{key}: found binary data or no base64, expected text in base64; "
+            "use stringData for plain text"
         ) from None

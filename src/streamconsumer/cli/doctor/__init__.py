@@ -1,7 +1,7 @@
-"""`streamconsumer doctor`: whether everything is there that a StreamConsumer needs.
+"""The command `doctor`: checks every prerequisite of a StreamConsumer.
 
-Facts (what is known) → findings (pure) → the screen of `cli.cluster`. pod looks from within a pod, by its own
-environment; in_cluster looks at the cluster and has one of the pods look.
+This module declares the command and run executes it. cluster_checks checks the cluster and runs pod_checks in a pod;
+pod_checks uses the environment of its pod. facts models the observations and findings evaluates them; both are pure.
 """
 
 import sys
@@ -9,23 +9,36 @@ from typing import Any
 
 import click
 
-from streamconsumer.cli.status import CLUSTER_OPTIONS, ConsumerNameParam, with_options
+from streamconsumer.cli.status import CLUSTER_OPTIONS, OUTPUT_OPTION, ConsumerNameParam, with_options
 
 
 @click.command()
 @click.argument("name", type=ConsumerNameParam(), required=False)
 @with_options(*CLUSTER_OPTIONS)
-@click.option("--from-environment", is_flag=True, help="Look from here, with a pod's STREAMCONSUMER_ variables.")
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option(
+    "--from-environment",
+    is_flag=True,
+    help="Run the checks of a pod in this process, with the STREAMCONSUMER_ variables of a pod.",
+)
+@OUTPUT_OPTION
 def doctor(**options: Any) -> None:
-    """Look whether everything is there that the StreamConsumer NAME needs, in the cluster and from within a pod.
+    """Check every prerequisite of a StreamConsumer.
 
-    The operator, its CRD, your own rights, what the resource says; and in a pod, through `kubectl exec`: Redis, its
-    version, rights and settings, the group, the handler, the collector. Nothing is changed.
-    Exit code 0: nothing is wrong, or only warnings; 1: something is wrong; 2: wrong use; 3: not all could be looked at.
+    In the cluster, the command checks the operator, the CRD, your permissions and the resource. In one of the pods of
+    NAME, it checks Redis (version, permissions, settings), the consumer group, the handler and the collector. The
+    checks in the pod run through "kubectl exec". The command changes nothing.
+
+    \b
+    Exit codes:
+      0  no problems, or only warnings
+      1  a problem of severity error
+      2  wrong use, no such StreamConsumer, or the environment is not
+         that of a pod
+      3  the Kubernetes API did not answer or refused, or no pod could
+         run the checks
     """
     if options["from_environment"] == bool(options["name"]):
-        raise click.UsageError("give either the NAME of a StreamConsumer or --from-environment")
+        raise click.UsageError("give either NAME or --from-environment")
     from streamconsumer.cli.doctor import run
 
     sys.exit(run.run(options))

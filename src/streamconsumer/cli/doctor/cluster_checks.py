@@ -1,4 +1,4 @@
-"""The cluster, looked at with the rights of whoever asks; and one pod that is asked to look at what it needs."""
+"""Checks of the cluster with the permissions of the caller, and checks in one pod through `kubectl exec`."""
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,46 +18,51 @@ from streamconsumer.cli.status.collect import (
     namespace_of,
 )
 from streamconsumer.cli.status.facts import from_manifests
-from streamconsumer.cli.status.findings import derive_findings as of_resource
+from streamconsumer.cli.status.findings import derive_findings
 from streamconsumer.model import names
 from streamconsumer.model.crd import custom_resource_definition
 from streamconsumer.operator.kube.client import KubeClient
 
 OPERATOR_SELECTOR = "app.kubernetes.io/component=operator,app.kubernetes.io/part-of=streamconsumer"
-"""As the chart and k8s/ label its Deployment."""
+"""Labels of the operator's Deployment in the chart and in k8s/."""
 
 CRD_API_GROUP = "apiextensions.k8s.io"
 DOCTOR_COMMAND = ("streamconsumer", "doctor", "--from-environment", "-o", "json")
 
 
 async def diagnose(options: Mapping[str, Any]) -> Diagnosis:
-    """Raises BackendUnavailable where no API server answers."""
-    async with kube_client(options["context"]) as found:
-        (manifest,) = await list_consumers(found, namespace_of(options), options["name"])
-        return await diagnose_resource(found, manifest, options["context"])
+    """Check the StreamConsumer of the options.
+
+    Raises InvalidSettings, and BackendUnavailable if the Kubernetes API does not answer or refuses.
+    """
+    async with kube_client(options["context"]) as client:
+        (manifest,) = await list_consumers(client, namespace_of(options), options["name"])
+        return await diagnose_resource(client, manifest, options["context"])
 
 
 async def diagnose_resource(client: KubeClient, manifest: Manifest, context: str | None) -> Diagnosis:
-    """Examine the cluster, and one pod of the StreamConsumer through `kubectl exec`."""
-    seen = await _collect_cluster_facts(client, manifest["metadata"]["namespace"])
-    if not seen.rights["list pods"]:
-        wrong = of_resource(from_manifests(manifest, []))
-        return Diagnosis(cluster=evaluate_cluster(seen, [*wrong, skipped("you may not list its pods")]))
-    resource, pods = await asyncio.gather(collect_facts(client, manifest), list_pods(client, manifest))
-    verdict = await _check_in_pod(pods, context)
-    wrong = of_resource(resource)
-    if isinstance(verdict, str):
-        return Diagnosis(cluster=evaluate_cluster(seen, [*wrong, skipped(verdict)]))
-    return Diagnosis(cluster=evaluate_cluster(seen, wrong), pod=verdict)
+    """Check the cluster, and check one pod of the StreamConsumer through `kubectl exec`."""
+    cluster = await _collect_cluster_facts(client, manifest["metadata"]["namespace"])
+    if not cluster.permissions["list pods"]:
+        findings = derive_findings(from_manifests(manifest, []))
+        return Diagnosis(
+            cluster=evaluate_cluster(cluster, [*findings, skipped("you are not allowed to list its pods")])
+        )
+    facts, pods = await asyncio.gather(collect_facts(client, manifest), list_pods(client, manifest))
+    result = await _check_in_pod(pods, context)
+    findings = derive_findings(facts)
+    if isinstance(result, str):
+        return Diagnosis(cluster=evaluate_cluster(cluster, [*findings, skipped(result)]))
+    return Diagnosis(cluster=evaluate_cluster(cluster, findings), pod=result)
 
 
 async def _collect_cluster_facts(client: KubeClient, namespace: str) -> ClusterFacts:
-    rights = [right.split(" ") for right in PERMISSIONS]
-    held = await asyncio.gather(*(client.can_i(verb, resource, namespace) for verb, resource in rights))
+    requests = [permission.split(" ") for permission in PERMISSIONS]
+    granted = await asyncio.gather(*(client.can_i(verb, resource, namespace) for verb, resource in requests))
     return ClusterFacts(
         operators=await _list_operators(client),
-        fields_lacking=await _missing_fields(client),
-        rights=dict(zip(PERMISSIONS, held, strict=True)),
+        missing_fields=await _missing_fields(client),
+        permissions=dict(zip(PERMISSIONS, granted, strict=True)),
     )
 
 
@@ -73,24 +78,24 @@ def _operator_facts(deployment: Manifest) -> OperatorFacts:
         namespace=metadata["namespace"],
         name=metadata["name"],
         image=spec["template"]["spec"]["containers"][0]["image"],
-        wanted=spec.get("replicas", 1),
+        desired=spec.get("replicas", 1),
         ready=deployment.get("status", {}).get("readyReplicas", 0),
     )
 
 
 async def _missing_fields(client: KubeClient) -> list[str] | None:
-    wanted = custom_resource_definition()
+    definition = custom_resource_definition()
     if not await client.can_i("get", f"customresourcedefinitions.{CRD_API_GROUP}", None):
         return None
-    there = await client.get(f"{CRD_API_GROUP}/v1", wanted["kind"], None, wanted["metadata"]["name"])
-    known = {*_field_paths(there)} if there else set()
-    return [each for each in _field_paths(wanted) if each not in known]
+    installed = await client.get(f"{CRD_API_GROUP}/v1", definition["kind"], None, definition["metadata"]["name"])
+    installed_fields = {*_field_paths(installed)} if installed else set()
+    return [path for path in _field_paths(definition) if path not in installed_fields]
 
 
 def _field_paths(definition: Manifest) -> list[str]:
-    """Of spec and status, as paths."""
+    """Return the paths of the fields of spec and status."""
     schemas = [each["schema"] for each in definition["spec"]["versions"] if each["name"] == names.VERSION]
-    return [path for each in schemas for path in _property_paths(each["openAPIV3Schema"], "")]
+    return [path for schema in schemas for path in _property_paths(schema["openAPIV3Schema"], "")]
 
 
 def _property_paths(schema: Mapping[str, Any], parent: str) -> Iterator[str]:
@@ -103,27 +108,27 @@ def _property_paths(schema: Mapping[str, Any], parent: str) -> Iterator[str]:
 
 
 async def _check_in_pod(pods: Sequence[Manifest], context: str | None) -> PodCheckResult | str:
-    """What a pod says of itself, or why none could be asked."""
+    """Run the checks in a pod and return their result, or the reason why no pod ran them."""
     pod = _running_pod(pods)
     if pod is None:
-        return "no pod runs"
-    answer = await run_in_pod(pod, names.CONTAINER, DOCTOR_COMMAND, context)
-    if isinstance(answer, str):
-        return answer
-    said, complaint = answer
+        return "no pod is running"
+    output = await run_in_pod(pod, names.CONTAINER, DOCTOR_COMMAND, context)
+    if isinstance(output, str):
+        return output
+    document, last_error = output
     try:
-        verdict = Diagnosis.model_validate_json(said).pod
+        result = Diagnosis.model_validate_json(document).pod
     except ValidationError:
-        verdict = None
-    return verdict or f"pod {pod['metadata']['name']} could not be asked: {complaint}"
+        result = None
+    return result or f"pod {pod['metadata']['name']} could not run the checks: {last_error}"
 
 
 def _running_pod(pods: Sequence[Manifest]) -> Manifest | None:
-    """Rather one that is ready."""
+    """Return a running pod. Prefers a ready pod."""
     running = [
-        each
-        for each in pods
-        if each.get("status", {}).get("phase") == "Running" and "deletionTimestamp" not in each["metadata"]
+        pod
+        for pod in pods
+        if pod.get("status", {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
     ]
 
     def is_ready(pod: Manifest) -> bool:

@@ -1,46 +1,48 @@
-"""What `doctor` looks at, and what it says: the shape of its `-o json`. Pure."""
+"""Models of the observations and results of `doctor`. Diagnosis defines the JSON of `doctor -o json`. Pure."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import Field
 
 from streamconsumer.cli.status.facts import Finding
 from streamconsumer.model.fields import Model
+from streamconsumer.redis_client.server_settings import RiskySetting
 
 
-class RiskySetting(Model):
-    """A setting of the server that can cost entries."""
-
-    found: str
-    advice: str
-
-
-class ServerFacts(Model):
-    """Redis, seen with a pod's own settings."""
+@dataclass(frozen=True)
+class ServerFacts:
+    """State of the Redis server, read with the settings of a pod."""
 
     address: str
     problem: str = ""
-    """Why it cannot be used; then nothing else is known."""
+    """Why the server cannot be used; empty if it can. With a problem, the other fields are unknown."""
     version: str = ""
-    """Empty: it does not say."""
-    lacking: list[str] = Field([])
-    """Rights, as ACL SETUSER spells them."""
-    settings: dict[str, str | None] = Field({})
-    """None: the user may not ask for it."""
-    dangers: list[RiskySetting] = Field([])
+    """Empty if the server does not report it."""
+    missing_permissions: list[str] = field(default_factory=list)
+    """Permissions that the Redis user lacks, in the syntax of ACL SETUSER."""
+    settings: dict[str, str | None] = field(default_factory=dict)
+    """Values of the server settings. None if the user is not allowed to read a setting."""
+    risky_settings: list[RiskySetting] = field(default_factory=list)
     group: Literal["exists", "missing", "unknown"] = "unknown"
     group_problem: str = ""
+    """Why the group cannot be read; empty if it can."""
 
 
-class Dependency(Model):
-    """A handler or a collector: what it is called, and why it cannot be used."""
+@dataclass(frozen=True)
+class Dependency:
+    """A handler or a collector."""
 
     name: str
     problem: str = ""
+    """Why it cannot be used; empty if it can."""
 
 
-class PodFacts(Model):
-    """What a pod sees of what it needs."""
+@dataclass(frozen=True)
+class PodFacts:
+    """State of the dependencies of a pod, as the pod observes them."""
 
     name: str
     stream: str
@@ -48,7 +50,7 @@ class PodFacts(Model):
     server: ServerFacts
     handler: Dependency
     collector: Dependency | None = None
-    """None: its environment names none."""
+    """None if the environment names no collector."""
 
 
 class OperatorFacts(Model):
@@ -57,48 +59,51 @@ class OperatorFacts(Model):
     namespace: str
     name: str
     image: str
-    wanted: int
+    desired: int
+    """Number of pods in the spec of the Deployment."""
     ready: int
+    """Number of ready pods."""
 
 
 class ClusterFacts(Model):
-    """What the cluster holds of StreamConsumer. None: whoever asks may not look."""
+    """State of the operator and the CRD in the cluster. A field is None if the caller is not allowed to read it."""
 
     operators: list[OperatorFacts] | None
-    fields_lacking: list[str] | None
-    """Fields that this command line knows and the CRD of the cluster does not."""
-    rights: dict[str, bool]
-    """`verb resource` of whoever asks."""
+    missing_fields: list[str] | None
+    """Fields that this version defines and the CRD of the cluster does not contain."""
+    permissions: dict[str, bool]
+    """Keys are `verb resource`. True if the caller has the permission."""
 
 
 class PassedCheck(Model):
-    """One thing that was looked at and is right, or that nobody can tell anything of."""
+    """A check that passed, or whose result is unknown."""
 
     object: str
     found: str
 
 
 class CheckResult(Model):
-    """Everything that was looked at."""
+    """Results of the checks."""
 
-    checked: list[PassedCheck] = Field([])
-    findings: list[Finding] = Field([])
+    passed: list[PassedCheck] = Field(default=[])
+    findings: list[Finding] = Field(default=[])
 
 
 class PodCheckResult(CheckResult):
-    """What was seen from within a pod."""
+    """Results of the checks that ran in a pod."""
 
     name: str
 
 
 class Diagnosis(Model):
-    """The document."""
+    """The document of `-o json`."""
 
     cluster: CheckResult | None = None
-    """None: only a pod was asked."""
+    """None if the checks of the cluster did not run."""
     pod: PodCheckResult | None = None
-    """None: no pod could be asked."""
+    """None if no pod ran the checks."""
 
     @property
     def results(self) -> list[CheckResult]:
+        """The results of the checks that ran."""
         return [each for each in (self.cluster, self.pod) if each is not None]

@@ -1,4 +1,4 @@
-"""What a pod sees of what it needs, by its own environment. Nothing is changed, in Redis or at the collector."""
+"""Checks of a pod's dependencies with its environment. Changes nothing in Redis and at the collector."""
 
 import asyncio
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from typing import Any
 
-from streamconsumer.cli.doctor.facts import Dependency, PodFacts, RiskySetting, ServerFacts
+from streamconsumer.cli.doctor.facts import Dependency, PodFacts, ServerFacts
 from streamconsumer.cli.tcp_check import connect_error
 from streamconsumer.errors import BackendUnavailable, InvalidSettings
 from streamconsumer.model.env_codec import from_env
@@ -20,23 +20,24 @@ try:
     from streamconsumer.processor.telemetry import collector_probe
     from streamconsumer.redis_client.errors_table import classify_error
     from streamconsumer.redis_client.replies import to_dict
+    from streamconsumer.redis_client.server_settings import risky_settings
 except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[processor]") from None
 
 TIMEOUT_SECONDS = 5.0
-"""For a server that does not answer at all, and for a Service."""
+"""Limit for the Redis checks, and for the connection to the Service of an HTTP handler."""
 
 
 async def check_pod(environ: Mapping[str, str]) -> PodFacts:
-    """Raises InvalidSettings where this is no pod's environment."""
+    """Check Redis, the handler and the collector. Raises InvalidSettings if the environment is not that of a pod."""
     settings = from_env(ProcessorSettings, environ)
-    seen, reached = await asyncio.gather(_check_server(settings), _check_collector(environ))
+    server, collector = await asyncio.gather(_check_server(settings), _check_collector(environ))
     return PodFacts(
         name=settings.consumer_name,
         stream=settings.stream,
         consumer_group=settings.consumer_group,
-        server=seen,
-        collector=reached,
+        server=server,
+        collector=collector,
         handler=await _check_handler(settings.handler),
     )
 
@@ -63,28 +64,26 @@ async def _check_server(settings: ProcessorSettings) -> ServerFacts:
 
 async def _query_server(manager: StreamManager, settings: ProcessorSettings, address: str) -> ServerFacts:
     consumer_id = ConsumerId(settings.stream, settings.consumer_group, settings.consumer_name)
-    found = await preflight.run_preflight_checks(manager, consumer_id)
-    if found.problem:
-        return ServerFacts(address=address, problem=found.problem)
+    report = await preflight.run_preflight_checks(manager, consumer_id)
+    if report.problem:
+        return ServerFacts(address=address, problem=report.problem)
     (groups,) = await manager.execute_pipeline([("XINFO", "GROUPS", settings.stream)])
     return ServerFacts(
         address=address,
-        version=found.version,
-        lacking=found.missing_permissions,
-        settings=found.settings,
-        dangers=[
-            RiskySetting(found=each.problem, advice=each.advice) for each in preflight.risky_settings(found.settings)
-        ],
+        version=report.version,
+        missing_permissions=report.missing_permissions,
+        settings=report.settings,
+        risky_settings=risky_settings(report.settings),
         **_group_state(groups, settings),
     )
 
 
 def _group_state(reply: Any, settings: ProcessorSettings) -> dict[str, Any]:
     if isinstance(reply, Exception):
-        found = classify_error(reply, f"stream {settings.stream!r}")
-        if found.code == "NOPERM":
+        info = classify_error(reply, f"stream {settings.stream!r}")
+        if info.code == "NOPERM":
             return {"group": "unknown"}
-        return {"group": "missing"} if "no such key" in str(reply) else {"group_problem": found.message}
+        return {"group": "missing"} if "no such key" in str(reply) else {"group_problem": info.message}
     names = [to_dict(each)[b"name"] for each in reply]
     return {"group": "exists" if settings.consumer_group.encode() in names else "missing"}
 
@@ -104,7 +103,7 @@ async def _check_handler(handler: HandlerSettings) -> Dependency:
     assert handler.python
     add_handler_paths()
     try:
-        with redirect_stdout(sys.stderr):  # what a user's module prints is no part of the document
+        with redirect_stdout(sys.stderr):  # output of the user's module must not mix with the document
             load_handler(handler.python, batch=handler.batch)
     except InvalidSettings as error:
         return Dependency(name=handler.python, problem=str(error))

@@ -1,4 +1,4 @@
-"""`doctor`: the document goes to standard output, all else to standard error."""
+"""Runs `doctor`. The results go to standard output, all other text to standard error."""
 
 import asyncio
 import json
@@ -17,12 +17,16 @@ from streamconsumer.cli.status import EXIT_UNAVAILABLE
 from streamconsumer.cli.status.screen import clamp_width, finding_lines, wrap
 
 PIPE_WIDTH = 120
+"""Line length if the output is not a terminal."""
 
 Options = Mapping[str, Any]
 
 
 def run(options: Options) -> int:
-    """The exit code. Raises InvalidSettings, and BackendUnavailable where no cluster answers."""
+    """Run the checks, print the results and return the exit code.
+
+    Raises InvalidSettings, and BackendUnavailable if the Kubernetes API does not answer or refuses.
+    """
     if not options["from_environment"]:
         from streamconsumer.cli.doctor.cluster_checks import diagnose
 
@@ -31,9 +35,9 @@ def run(options: Options) -> int:
 
     facts = asyncio.run(check_pod(os.environ))
     code = _print_diagnosis(Diagnosis(pod=findings.evaluate_pod(facts)), options)
-    if any(each is not threading.main_thread() and not each.daemon for each in threading.enumerate()):
+    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
         sys.stdout.flush()
-        os._exit(code)  # Python would wait for the threads that the handler's module has begun
+        os._exit(code)  # Python would wait for the threads that the handler's module started
     return code
 
 
@@ -44,25 +48,25 @@ def _print_diagnosis(diagnosis: Diagnosis, options: Options) -> int:
     else:
         width = clamp_width(shutil.get_terminal_size((PIPE_WIDTH, 24)).columns)
         click.echo("\n".join(lines(diagnosis, width)))
-    if any(each.severity == "error" for verdict in diagnosis.results for each in verdict.findings):
+    if any(finding.severity == "error" for result in diagnosis.results for finding in result.findings):
         return 1
     return 0 if diagnosis.pod else EXIT_UNAVAILABLE
 
 
 def lines(diagnosis: Diagnosis, width: int) -> Iterator[str]:
-    """As a person reads it: what is right in a line each, then what is wrong."""
+    """Format the results: one line for each passed check, then the problems."""
     if diagnosis.cluster:
         yield from _result_lines("in the cluster", diagnosis.cluster, width)
     if diagnosis.pod:
         yield from _result_lines(f"in pod {diagnosis.pod.name}", diagnosis.pod, width)
-    if not any(verdict.findings for verdict in diagnosis.results):
-        yield "Nothing is wrong."
+    if not any(result.findings for result in diagnosis.results):
+        yield "No problems found."
 
 
 def _result_lines(title: str, result: CheckResult, width: int) -> Iterator[str]:
     yield click.style(title, bold=True)
-    for each in result.checked:
-        yield from wrap("ok       ", f"{each.object}: {each.found}", width)
+    for check in result.passed:
+        yield from wrap("ok       ", f"{check.object}: {check.found}", width)
     for finding in result.findings:
         yield from finding_lines(finding, width)
     yield ""

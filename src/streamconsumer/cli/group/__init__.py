@@ -1,6 +1,6 @@
-"""`streamconsumer group …`: consumer groups of streams.
+"""The command `group delete`.
 
-This module declares the command line. work runs the command, deletion holds the Lua script.
+This module declares the command, run executes it, and deletion contains the Lua script.
 """
 
 import sys
@@ -20,13 +20,29 @@ def group() -> None:
 @click.argument("name", type=ConsumerNameParam(), required=False)
 @with_options(*TARGET_OPTIONS)
 @click.option("--yes", is_flag=True, help="Delete without a prompt.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Output format.",
+)
 def delete(**options: Any) -> None:
-    """Delete the consumer group of the StreamConsumer NAME, its pending entries and its companion keys.
+    """Delete a consumer group with its pending entries.
 
-    If the StreamConsumer no longer exists, give --redis-url, --stream and --group instead of NAME. The stream and the
-    dead letters stay. Suspend or delete the StreamConsumer first: the command refuses while a consumer is alive.
-    Exit code 0: done; 1: refused; 2: wrong use, or no such group; 3: the server failed.
+    The command deletes the consumer group of the StreamConsumer NAME, its pending entries and its companion keys. If
+    the StreamConsumer no longer exists, give --redis-url, --stream and --group instead of NAME. The stream and the
+    dead letters stay.
+
+    Suspend or delete the StreamConsumer first: the command refuses while a consumer is alive.
+
+    \b
+    Exit codes:
+      0  done
+      1  refused, or declined at the prompt
+      2  wrong use, no such StreamConsumer, or no such group
+      3  Redis or the Kubernetes API did not answer, or refused
     """
     from streamconsumer.cli.group import run
 

@@ -7,8 +7,8 @@ A consumer is alive in two cases:
 - It is registered in the `consumers` companion key and its registration is recent. This covers pods that wait for
   entries: Redis before 7.2 does not update `idle` when a read returns no entry.
 - Its `idle` is less than `minIdle`. This covers consumers of other programs. `idle` is the time since the last attempt
-  to read or claim on Redis 7.2 and Valkey, and since the last successful one before. `inactive`, which Redis 7.2 added,
-  is always the latter, and would count a reader that waits for entries as gone.
+  to read or claim on Redis 7.2 and Valkey, and since the last successful attempt before. `inactive`, which Redis 7.2
+  added, is always the time since the last successful attempt, and would count a reader that waits for entries as dead.
 
 No server reports a reader of another program that has been blocked in one XREADGROUP for longer than `minIdle`.
 """
@@ -29,7 +29,7 @@ local now = tonumber(redis.call('TIME')[1])
 local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, group)
 local exists = not consumers.err
 if not exists then
-  local words = consumers.err:gsub('^@user_script: ?%d+: %-?', '')  -- 6.2 begins each error with it
+  local words = consumers.err:gsub('^@user_script: ?%d+: %-?', '')  -- prefix of each error in 6.2
   if words:find('^NOGROUP') == nil and words:find('^ERR no such key') == nil then return {err = words} end
   consumers = {}
 end
@@ -46,15 +46,18 @@ for _, each in ipairs(consumers) do
 end
 local keys = 0
 if #alive == 0 then
-  keys = redis.call('UNLINK', KEYS[2])  -- holds only dead consumers; a missing right shows here
+  keys = redis.call('UNLINK', KEYS[2])  -- contains only dead consumers; a missing permission fails here
   if exists then redis.call('XGROUP', 'DESTROY', stream, group) end
   keys = keys + redis.call('UNLINK', unpack(KEYS, 3))
 end
 return {alive, exists and 1 or 0, keys}
 """
-"""KEYS: the stream, its companion key `consumers`, the other companion keys. ARGV: the group, `~postponed`, the seconds
-after which a registration is old, `minIdle` in milliseconds. Returns the live consumers, 1 if the group existed, and
-the number of deleted companion keys. Deletes nothing if a consumer is alive."""
+"""KEYS: the stream, its companion key `consumers`, the other companion keys.
+
+ARGV: the group, `~postponed`, the seconds after which a registration expires, `minIdle` in milliseconds. Returns the
+live consumers, 1 if the group existed, and the number of deleted companion keys. Deletes nothing if a consumer is
+alive.
+"""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ async def delete_group(manager: StreamManager, target: Target) -> DeletionResult
     companions = sorted(COMPANION_SUFFIXES, key=lambda each: each != "consumers")
     keys = [target.stream, *(group_key(target.stream, target.group, each) for each in companions)]
     limits = (int(ABSENT_AFTER.total_seconds()), to_milliseconds(delivery.min_idle))
-    answer = await manager.execute("EVAL", DELETE_GROUP, len(keys), *keys, target.group, POSTPONED_CONSUMER, *limits)
-    alive, existed, companion_keys = answer
-    return DeletionResult({name.decode(errors="backslashreplace") for name in alive}, bool(existed), companion_keys)
+    reply = await manager.execute("EVAL", DELETE_GROUP, len(keys), *keys, target.group, POSTPONED_CONSUMER, *limits)
+    live_consumers, existed, companion_keys = reply
+    names = {name.decode(errors="backslashreplace") for name in live_consumers}
+    return DeletionResult(names, bool(existed), companion_keys)

@@ -25,28 +25,29 @@ REMEDY = (
 
 
 def run(options: Options) -> int:
-    """Return the exit code. Raises InvalidSettings and BackendUnavailable."""
+    """Run the command and return its exit code. Raises InvalidSettings and BackendUnavailable."""
     return asyncio.run(_delete(options))
 
 
 async def _delete(options: Options) -> int:
     async with open_target(options, os.environ) as target:
-        whose = f"group {target.group!r} of stream {target.stream!r}"
+        group_label = f"group {target.group!r} of stream {target.stream!r}"
         if target.consumer and not target.consumer.spec.suspend:
-            return _reject(f"{whose} is not deleted: StreamConsumer {target.consumer.name} is not suspended")
-        async with open_manager(target, whose) as manager:
-            figures = _summary(target, await _read_stats(manager, target))
-            if not options["yes"] and not _confirm(figures):
+            return _reject(f"{group_label} is not deleted: StreamConsumer {target.consumer.name} is not suspended")
+        async with open_manager(target, group_label) as manager:
+            summary = _summary(target, await _read_stats(manager, target))
+            if not options["yes"] and not _confirm(summary):
                 return 1
-            outcome = await delete_group(manager, target)
-    if outcome.live_consumers:
-        alive = ", ".join(map(repr, sorted(outcome.live_consumers)))
-        return _reject(f"{whose} is not deleted: found the live consumers {alive}, expected none")
-    if not outcome.group_existed and not outcome.companion_keys:
+            result = await delete_group(manager, target)
+    if result.live_consumers:
+        consumers = ", ".join(map(repr, sorted(result.live_consumers)))
+        return _reject(f"{group_label} is not deleted: found the live consumers {consumers}, expected none")
+    if not result.group_existed and not result.companion_keys:
         raise InvalidSettings(
-            f"{whose} at {target.server} does not exist and has no companion keys; check the names and the database"
+            f"{group_label} at {target.server} does not exist and has no companion keys; "
+            "check the names and the database"
         )
-    click.echo(_render_result(whose, figures, outcome, options))
+    click.echo(_render_result(group_label, summary, result, options))
     return 0
 
 
@@ -56,10 +57,10 @@ def _reject(reason: str) -> int:
 
 
 async def _read_stats(manager: StreamManager, target: Target) -> StreamStats:
-    place = GroupRef(target.stream, target.group, target.dead_letter_stream)
-    answers = await manager.execute_pipeline(probe_commands(place))
-    faults = [classify_error(each, "") if isinstance(each, Exception) else each for each in answers]
-    return parse_probe(place, faults).stats or StreamStats()
+    group = GroupRef(target.stream, target.group, target.dead_letter_stream)
+    replies = await manager.execute_pipeline(probe_commands(group))
+    results = [classify_error(each, "") if isinstance(each, Exception) else each for each in replies]
+    return parse_probe(group, results).stats or StreamStats()
 
 
 def _summary(target: Target, stats: StreamStats) -> dict[str, Any]:
@@ -85,5 +86,5 @@ def _render_result(group_label: str, summary: Mapping[str, Any], result: Deletio
     if options["output"] == "json":
         deleted = {"groupDeleted": result.group_existed, "companionKeysDeleted": result.companion_keys}
         return json.dumps({**summary, **deleted}, ensure_ascii=False, indent=2)
-    done = "deleted" if result.group_existed else "did not exist"
-    return f"{group_label} {done}; companion keys deleted: {result.companion_keys}"
+    outcome = "deleted" if result.group_existed else "did not exist"
+    return f"{group_label} {outcome}; companion keys deleted: {result.companion_keys}"

@@ -1,7 +1,7 @@
-"""`kubectl streamconsumer report`: a bundle of facts about a problem, for a person without access to the cluster.
+"""The command `report`: a bundle of facts about a problem, for support contacts without access to the cluster.
 
-collect asks the API server and the pods, documents is the allow-list, redact removes
-the values of Secrets from texts, bundle holds the files and writes the archive.
+run reads from the API server and the pods. allow_list selects the fields of objects, and redact removes the values of
+Secrets from texts. bundle contains the files and writes the archive.
 """
 
 from pathlib import Path
@@ -15,23 +15,33 @@ from streamconsumer.cli.status import CLUSTER_OPTIONS, ConsumerNameParam, with_o
 @click.command()
 @click.argument("name", type=ConsumerNameParam(), required=False)
 @with_options(*CLUSTER_OPTIONS)
-@click.option("--logs", is_flag=True, help="Add the last 2,000 lines of each log, without the named Secrets' values.")
+@click.option(
+    "--logs",
+    is_flag=True,
+    help="Add the last 2,000 lines of each container log, without the values of the referenced Secrets.",
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
     default=Path("streamconsumer-report.tar.gz"),
     show_default=True,
-    help="The archive to write.",
+    help="Archive to write. An existing file is replaced.",
 )
 def report(**options: Any) -> None:
-    """Write an archive that helps to diagnose NAME, or all StreamConsumers of the namespace.
+    """Write an archive that helps to diagnose a problem.
 
-    The archive contains StreamConsumers, the output of status and doctor, metrics, Events, Deployments and versions,
-    without the values of variables and without source code. contents.json lists the files, what was removed from
-    them and what was left out. Read the files before you share the archive.
+    The archive describes NAME, or all StreamConsumers of the namespace. It contains StreamConsumers, the output of
+    status and doctor, metrics, Events, Deployments and versions. It contains no values of environment variables and no
+    source code. contents.json lists the files, the removed values and the omitted files. Read the files before you
+    share the archive.
 
-    Exit code 0: written; 2: wrong use; 3: the API server did not answer.
+    \b
+    Exit codes:
+      0  the archive is written
+      2  wrong use, or no such StreamConsumer
+      3  the Kubernetes API did not answer, or refused
     """
     import asyncio
 

@@ -1,4 +1,4 @@
-"""The allow-list of a bundle: what is copied from a StreamConsumer, a Deployment and a pod's metrics. Pure."""
+"""Allow-list of a bundle: selects fields of StreamConsumers, Deployments, Events and metrics. Pure."""
 
 from collections.abc import Collection, Iterator, Mapping
 from math import isfinite
@@ -29,12 +29,12 @@ def streamconsumer_document(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _copy_defined(value: Any, schema: Mapping[str, Any]) -> Any:
-    """Copy what the schema defines. Of a map of texts, only the keys. A value of another type becomes None."""
+    """Copy the fields that the schema defines. A map of texts becomes its keys; a value of another type, None."""
     match schema, value:
         case {"properties": fields}, dict():
             return {name: _copy_defined(inner, fields[name]) for name, inner in value.items() if name in fields}
-        case {"additionalProperties": {"x-kubernetes-int-or-string": True} as amount}, dict():
-            return {name: _copy_defined(inner, amount) for name, inner in value.items()}
+        case {"additionalProperties": {"x-kubernetes-int-or-string": True} as quantity}, dict():
+            return {name: _copy_defined(inner, quantity) for name, inner in value.items()}
         case {"additionalProperties": _}, dict():
             return [*value]
         case {"items": inner}, list():
@@ -45,13 +45,14 @@ def _copy_defined(value: Any, schema: Mapping[str, Any]) -> Any:
 
 
 def deployment_document(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy what says which pods there are, without environment, command, arguments and volumes."""
+    """Copy replicas, images, resources and status, without environment, command, arguments and volumes."""
     spec, status = manifest["spec"], manifest.get("status", {})
     return {
         "metadata": _copy_fields(manifest["metadata"], *_METADATA),
         **_copy_fields(spec, "replicas", "paused", "strategy"),
         "containers": [
-            _copy_fields(each, "name", "image", "resources") for each in spec["template"]["spec"]["containers"]
+            _copy_fields(container, "name", "image", "resources")
+            for container in spec["template"]["spec"]["containers"]
         ],
         "status": _copy_fields(status, *_COUNTS),
         "conditions": [_copy_fields(each, *_CONDITION) for each in status.get("conditions", [])],
@@ -59,7 +60,7 @@ def deployment_document(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def event_document(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy what an Event says, and of which object."""
+    """Copy the text and the times of an Event and the name of its object."""
     return {
         **_copy_fields(
             manifest, "type", "reason", "note", "eventTime", "deprecatedLastTimestamp", "deprecatedCount", "series"
@@ -73,9 +74,9 @@ def _copy_fields(manifest: Mapping[str, Any], *fields: str) -> dict[str, Any]:
 
 
 def samples(exposition: str, resources: Collection[str]) -> Iterator[dict[str, Any]]:
-    """StreamConsumer's own samples. The operator's samples of resources that are not in the bundle are left out.
+    """Return the samples of StreamConsumer metrics. Omits the operator's samples of resources outside the bundle.
 
-    Raises ValueError if the text is not Prometheus' format.
+    Raises ValueError if the text is not in the Prometheus format.
     """
     for family in text_string_to_metric_families(exposition):
         for name, labels, value, *_ in family.samples:

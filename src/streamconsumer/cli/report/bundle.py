@@ -1,4 +1,4 @@
-"""The files of a bundle, the list of its contents, and the archive."""
+"""The files of a bundle, the list of its contents, and the archive writer."""
 
 import io
 import json
@@ -19,15 +19,16 @@ T = TypeVar("T")
 
 
 class Bundle:
-    """Texts by file name. Every text passes through a redactor."""
+    """The files of a report. Every text passes through a redactor."""
 
     def __init__(self) -> None:
         self.files: dict[str, str] = {}
+        """Texts by file name."""
         self._omitted: dict[str, str] = {}
         self._redactor = Redactor({})
 
     def redact_values(self, values: Mapping[str, bytes]) -> None:
-        """Remove the values from all that is added from now on."""
+        """Remove the values from every text that is added after this call."""
         self._redactor = Redactor(values)
 
     def add(self, file: str, document: Any) -> None:
@@ -36,12 +37,12 @@ class Bundle:
         self.files[file] = clean if isinstance(clean, str) else _json(clean)
 
     async def add_response(self, file: str, request: Awaitable[Any]) -> None:
-        """Add an answer of the API server, unless it refuses."""
+        """Add a response of the API server. Lists the file as omitted if the API server refuses the request."""
         if (document := await self.fetch(file, request)) is not None:
             self.add(file, document)
 
     async def fetch(self, name: str, request: Awaitable[T]) -> T | None:
-        """The answer; None if the API server refuses it, and then the reason is in the list of contents."""
+        """Return the response. If the API server refuses the request, lists it as omitted and returns None."""
         try:
             return await request
         except ApiError as error:
@@ -49,6 +50,7 @@ class Bundle:
             return None
 
     def omit(self, name: str, reason: str) -> None:
+        """List a file or a value as omitted, with the reason."""
         self._omitted[name] = self._redactor.redact(reason)
 
     def write(self, path: Path) -> None:
@@ -63,7 +65,7 @@ class Bundle:
         )
         try:
             path.touch(0o600)
-            path.chmod(0o600)  # a file that existed has the mode of its first creation
+            path.chmod(0o600)  # touch keeps the mode of an existing file
             with tarfile.open(path, "w:gz") as archive:
                 for file, text in self.files.items():
                     content = text.encode(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""Removes values of Secrets, PEM blocks and the credentials of URLs from texts, and counts what it removed. Pure.
+"""Removes values of Secrets, PEM blocks and the credentials of URLs from texts, and counts the removals. Pure.
 
 A regular expression for each value covers its spellings: each character is plain, percent-encoded or escaped as in JSON
 or Python, in several layers. Further expressions find the value at each place within base64.
@@ -16,16 +16,16 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 URL_CREDENTIALS, URL_QUERY, PEM_BLOCK = "URL credentials", "URL query", "PEM block"
 
 MIN_VALUE_BYTES, MIN_LINE_BYTES = 4, 8
-"""Bytes of a value, and of one of its lines. A shorter one occurs in every log by chance."""
+"""Minimum length of a value and of one of its lines. Shorter texts occur in every log by chance."""
 
 COMMON_VALUES = {b"true", b"false", b"none", b"null", b"enabled", b"disabled", b"default", b"localhost"}
-"""Values that are words of every log."""
+"""Common words of logs. A value that is such a word is not removed."""
 
 _PERCENT = "%(?:25){0,3}"
 _BACKSLASHES = rf"(?:\\|{_PERCENT}5[Cc]){{1,8}}"
 _LINE_END = rf"(?:\s|{_BACKSLASHES}[rn]|{_PERCENT}0[ADad])"
 _SCHEME = rf"[A-Za-z0-9](?::|{_PERCENT}3[Aa])(?:\\{{0,8}}/|{_PERCENT}2[Ff]){{2}}"
-_REST_OF_WORD = r'[^\s"<>]*'  # of a word without credentials or query: no search begins within it again
+_REST_OF_WORD = r'[^\s"<>]*'  # skips a word without credentials or query, so that no search starts within it
 _PEM_BEGIN, _PEM_END = r"-----BEGIN[^-\r\n]+-----", r"-----END[^-\r\n]+-----"
 
 _GENERAL_PATTERNS = [
@@ -43,39 +43,39 @@ _SETTING_VALUE = re.compile(rb"""[=:][\s"']*([^\s"'][^\r\n]*?)["',\s]*$""")
 
 _BASE64_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _DIGIT_SPELLINGS = {"+": rf"(?:\+|-|{_PERCENT}2[Bb])", "/": rf"(?:_|\\{{0,8}}/|{_PERCENT}2[Ff])"}
-"""Of the digits that are not the same for URLs, or are encoded."""
+"""Spellings of the base64 digits that differ in URLs or may be encoded."""
 
 
 class Redactor:
-    """Removes values. Each is replaced by its label."""
+    """Replaces each secret value in a text by its label."""
 
     def __init__(self, values: Mapping[str, bytes]) -> None:
         self.removed_counts: Counter[str] = Counter()
-        """Removed, by the label of the value, or by one of the constants of this module."""
+        """Number of removals by the label of the value, or by a constant of this module."""
         self.kept_reasons = {label: reason for label, value in values.items() if (reason := keep_reason(value))}
-        """Values that stay in texts, with the reason."""
+        """Labels of the values that stay in texts, with the reason."""
         labels = {part: label for label in {*values} - {*self.kept_reasons} for part in _secret_parts(values[label])}
         self._patterns = [(re.compile(each), label) for part, label in labels.items() for each in _part_patterns(part)]
 
     def redact(self, text: str) -> str:
-        """Return the text without what must not leave the cluster."""
+        """Return the text without secret values, URL credentials and PEM blocks."""
         spans = [
-            (*found.span(found.lastindex or 0), label)
+            (*match.span(match.lastindex or 0), label)
             for pattern, label in (*self._patterns, *_GENERAL_PATTERNS)
-            for found in pattern.finditer(text)
-            if found.lastindex or not pattern.groups
+            for match in pattern.finditer(text)
+            if match.lastindex or not pattern.groups
         ]
-        kept, last = [], 0
+        parts, position = [], 0
         for start, end, label in sorted(spans, key=lambda span: (span[0], -span[1])):
-            if start >= last:
+            if start >= position:
                 self.removed_counts[label] += 1
-                kept += [text[last:start], f"(removed: {label})"]
-            last = max(last, end)
-        return "".join([*kept, text[last:]])
+                parts += [text[position:start], f"(removed: {label})"]
+            position = max(position, end)
+        return "".join([*parts, text[position:]])
 
 
 def keep_reason(value: bytes) -> str:
-    """The reason why a value is left in texts; empty if it is removed."""
+    """Return the reason why a value stays in texts; empty if it is removed."""
     whole = value.strip()
     if len(whole) < MIN_VALUE_BYTES:
         return f"shorter than {MIN_VALUE_BYTES} bytes"
@@ -85,10 +85,10 @@ def keep_reason(value: bytes) -> str:
 
 
 def _secret_parts(value: bytes) -> set[bytes]:
-    """The byte strings to remove: the value, its lines, the values of its settings and the password of a URL."""
+    """Return the byte strings to remove: the value, its lines, the values of settings and the password of a URL."""
     whole = value.strip()
     lines = {line.strip() for line in whole.splitlines()}
-    settings = {found for line in lines for each in line.split(b";") for found in _SETTING_VALUE.findall(each)}
+    settings = {value for line in lines for part in line.split(b";") for value in _SETTING_VALUE.findall(part)}
     parts = {whole, *(each for each in {*lines, *settings} if len(each) >= MIN_LINE_BYTES)}
     with suppress(ValueError, RecursionError):
         for text in _json_texts(json.loads(whole)):
@@ -101,7 +101,7 @@ def _secret_parts(value: bytes) -> set[bytes]:
 
 
 def _json_texts(document: Any) -> Iterator[str]:
-    """The texts in a JSON document, without the names of its fields."""
+    """Return the texts in a JSON document, without the names of its fields."""
     match document:
         case str():
             yield document
@@ -111,16 +111,16 @@ def _json_texts(document: Any) -> Iterator[str]:
 
 
 def _part_patterns(part: bytes) -> Iterator[str]:
-    """Find the part, and base64 of the part, of its JSON strings and of its percent-encoding."""
+    """Return patterns for the part, and for base64 of the part, of its JSON strings and of its percent-encoding."""
     text = part.decode(errors="surrogateescape")
     yield "".join(map(_character_pattern, re.sub(r"\\+", r"\\", text)))
     for form in {text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], quote(part, safe="")}:
-        for before in range(3):
-            yield _base64_pattern(form.encode(errors="surrogateescape"), before)
+        for offset in range(3):
+            yield _base64_pattern(form.encode(errors="surrogateescape"), offset)
 
 
 def _character_pattern(character: str) -> str:
-    """The character in each of its spellings. In a form a space may be a plus."""
+    """Return a pattern for each spelling of the character. In form data, a space may be a plus."""
     encoded = character.encode(errors="surrogateescape")
     percent = "".join(f"{_PERCENT}(?i:{byte:02x})" for byte in encoded)
     if character.isascii() and character.isalnum():
@@ -132,14 +132,14 @@ def _character_pattern(character: str) -> str:
 
 
 def _base64_pattern(part: bytes, offset: int) -> str:
-    """The part in base64, which may have several lines, that begins so many bytes before the part."""
-    least, most = (b64encode(fill * offset + part + fill * 2) for fill in (b"\0", b"\xff"))
+    """Return a pattern for the part in base64 with line breaks, after `offset` other bytes."""
+    minimum, maximum = (b64encode(fill * offset + part + fill * 2) for fill in (b"\0", b"\xff"))
     first, last = offset * 8 // 6, -(-(offset + len(part)) * 8 // 6)
-    return r"[\r\n]*".join(map(_digit_pattern, least[first:last], most[first:last]))
+    return r"[\r\n]*".join(map(_digit_pattern, minimum[first:last], maximum[first:last]))
 
 
 def _digit_pattern(minimum: int, maximum: int) -> str:
-    """The digits of base64 that have the bits that the two have in common."""
+    """Return a pattern for the base64 digits that share the common bits of the two digits."""
     low, high = _BASE64_ALPHABET.index(minimum), _BASE64_ALPHABET.index(maximum)
     digits = (chr(_BASE64_ALPHABET[number]) for number in range(64) if number & ~(low ^ high) == low)
     spellings = [_DIGIT_SPELLINGS.get(digit, digit) for digit in digits]

@@ -1,4 +1,7 @@
-"""Collects a bundle from the cluster: Secrets first, so that their values are removed from all that follows."""
+"""Collects a bundle from the cluster.
+
+The Secrets are read before all other texts, so that their values are removed from every text that is added.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Collection, Iterator, Mapping, Sequence
@@ -12,8 +15,15 @@ from streamconsumer.cli.report import allow_list
 from streamconsumer.cli.report.bundle import Bundle
 from streamconsumer.cli.report.redact import keep_reason
 from streamconsumer.cli.status import NAME_PATTERN
-from streamconsumer.cli.status import collect as connection
-from streamconsumer.cli.status.collect import Manifest
+from streamconsumer.cli.status.collect import (
+    Manifest,
+    collect_facts,
+    kube_client,
+    list_consumers,
+    list_events,
+    list_pods,
+    namespace_of,
+)
 from streamconsumer.cli.status.findings import derive_findings
 from streamconsumer.cli.status.run import status_item
 from streamconsumer.errors import PermissionDenied
@@ -21,16 +31,16 @@ from streamconsumer.model import names
 from streamconsumer.operator.kube.client import KubeClient
 
 MAX_LOG_LINES = 2000
-"""Lines of each log, counted from its end."""
+"""Number of lines from the end of each log."""
 
 MAX_LOG_LENGTH = 1_000_000
-"""Characters of each log, counted from its end. Lines may be of any length."""
+"""Number of characters from the end of each log. A line can have any length."""
 
 MAX_VALUE_BYTES = 4096
-"""Bytes of a value of a Secret. The search for a longer value takes too long."""
+"""Maximum length of a value of a Secret. The search for a longer value takes too long."""
 
 MAX_CONCURRENT_PODS = 8
-"""Pods that are asked for metrics at the same time: each needs a kubectl process."""
+"""Number of pods whose metrics are read concurrently. Each needs a kubectl process."""
 
 GET_METRICS = """
 from http.client import HTTPConnection
@@ -40,49 +50,54 @@ print(connection.getresponse().read().decode())
 """
 
 PodsWithFolder = Sequence[tuple[str, Manifest]]
-"""Each with the folder of its files."""
+"""Pairs of the folder for the files of a pod, and the pod."""
 
 
 async def collect(options: Mapping[str, Any]) -> Bundle:
-    """Raises BackendUnavailable if the API server does not answer."""
+    """Collect the files for the StreamConsumers of the options and for the operator.
+
+    Raises InvalidSettings, and BackendUnavailable if the Kubernetes API does not answer.
+    """
     bundle, context = Bundle(), options["context"]
-    async with connection.kube_client(context) as api:
-        found = await connection.list_consumers(api, connection.namespace_of(options), options["name"])
-        resources = {f"{each['metadata']['namespace']}/{each['metadata']['name']}": each for each in found}
-        operators = await bundle.fetch("operator/pods", _list_objects(api, "v1", "Pod", None, OPERATOR_SELECTOR))
+    async with kube_client(context) as client:
+        consumers = await list_consumers(client, namespace_of(options), options["name"])
+        resources = {f"{each['metadata']['namespace']}/{each['metadata']['name']}": each for each in consumers}
+        operators = await bundle.fetch("operator/pods", _list_objects(client, "v1", "Pod", None, OPERATOR_SELECTOR))
         pods = [("operator", pod) for pod in operators or []]
         for folder, resource in resources.items():
-            of_resource = await bundle.fetch(f"{folder}/pods", connection.list_pods(api, resource))
-            pods += [(folder, pod) for pod in of_resource or []]
-        unknown = await _read_secrets(bundle, api, [*found, *(pod for _, pod in pods)])
+            consumer_pods = await bundle.fetch(f"{folder}/pods", list_pods(client, resource))
+            pods += [(folder, pod) for pod in consumer_pods or []]
+        unknown = await _read_secrets(bundle, client, [*consumers, *(pod for _, pod in pods)])
         for folder, resource in resources.items():
             bundle.add(f"{folder}/streamconsumer.json", allow_list.streamconsumer_document(resource))
-            await bundle.add_response(f"{folder}/status.json", _status_document(api, resource))
-            await bundle.add_response(f"{folder}/doctor.json", diagnose_resource(api, resource, context))
+            await bundle.add_response(f"{folder}/status.json", _status_document(client, resource))
+            await bundle.add_response(f"{folder}/doctor.json", diagnose_resource(client, resource, context))
             namespace, selector = resource["metadata"]["namespace"], f"{names.LABEL_CONSUMER}={folder.split('/')[1]}"
-            await bundle.add_response(f"{folder}/deployments.json", _deployment_documents(api, namespace, selector))
-            about = {pod["metadata"]["name"] for of, pod in pods if of == folder}
-            await bundle.add_response(f"{folder}/events.json", _event_documents(api, resource, about))
-        await bundle.add_response("operator/deployments.json", _deployment_documents(api, None, OPERATOR_SELECTOR))
+            await bundle.add_response(f"{folder}/deployments.json", _deployment_documents(client, namespace, selector))
+            pod_names = {pod["metadata"]["name"] for pod_folder, pod in pods if pod_folder == folder}
+            await bundle.add_response(f"{folder}/events.json", _event_documents(client, resource, pod_names))
+        await bundle.add_response("operator/deployments.json", _deployment_documents(client, None, OPERATOR_SELECTOR))
         await _add_metrics(bundle, pods, resources, context)
         if options["logs"] and unknown:
-            bundle.omit("logs", f"they may hold the unknown values of {', '.join(sorted(unknown))}")
+            bundle.omit("logs", f"logs may contain the unknown values of {', '.join(sorted(unknown))}")
         elif options["logs"]:
-            await _add_logs(bundle, api, pods)
-        version = await bundle.fetch("version of Kubernetes", api.version())
+            await _add_logs(bundle, client, pods)
+        version = await bundle.fetch("version of Kubernetes", client.version())
         bundle.add("versions.json", {"streamconsumer": __version__, "kubernetes": version})
     return bundle
 
 
 async def _read_secrets(bundle: Bundle, client: KubeClient, manifests: Sequence[Manifest]) -> Collection[str]:
-    """Have the bundle remove the values of all named Secrets. Returns the Secrets whose values are unknown."""
+    """Register the values of all referenced Secrets for removal. Returns the Secrets whose values are unknown."""
     values, unknown = dict[str, bytes](), dict[str, str]()
     for namespace, name, optional in {
-        (each["metadata"]["namespace"], *of) for each in manifests for of in secret_references(each)
+        (manifest["metadata"]["namespace"], *reference)
+        for manifest in manifests
+        for reference in secret_references(manifest)
     }:
         secret = f"Secret {namespace}/{name}"
-        if not NAME_PATTERN.fullmatch(name):  # it would be another path at the API server
-            unknown[secret] = "not a name of a Secret"
+        if not NAME_PATTERN.fullmatch(name):  # the name would be another path at the API server
+            unknown[secret] = "not a valid name of a Secret"
             continue
         try:
             data = await client.get_secret(namespace, name) or {}
@@ -90,7 +105,7 @@ async def _read_secrets(bundle: Bundle, client: KubeClient, manifests: Sequence[
             unknown[secret] = str(error)
             continue
         if not data and not optional:
-            unknown[secret] = "not found, or empty"
+            unknown[secret] = "not found or empty"
         values |= {f"{secret}, key {key}": value for key, value in data.items()}
     too_long = {
         label: f"longer than {MAX_VALUE_BYTES} bytes" for label, value in values.items() if len(value) > MAX_VALUE_BYTES
@@ -103,18 +118,18 @@ async def _read_secrets(bundle: Bundle, client: KubeClient, manifests: Sequence[
 
 
 def secret_references(manifest: Any) -> Iterator[tuple[str, bool]]:
-    """The names of the Secrets that a StreamConsumer or a pod names, and whether each is optional.
+    """Return the names of the Secrets that a manifest references, each with True if the reference is optional.
 
-    Only the kubelet reads imagePullSecrets: no log has their values.
+    Omits imagePullSecrets: only the kubelet reads them, so that no log contains their values.
     """
     if isinstance(manifest, list):
-        for each in manifest:
-            yield from secret_references(each)
+        for item in manifest:
+            yield from secret_references(item)
     for field, inner in manifest.items() if isinstance(manifest, dict) else ():
         yield from secret_references(inner)
         if isinstance(inner, dict) and field.lower().endswith(("secretref", "secretkeyref", "secret")):
-            found = [inner[key] for key in ("name", "secretName") if isinstance(inner.get(key), str)]
-            yield from ((name, inner.get("optional") is True) for name in found)
+            secret_names = [inner[key] for key in ("name", "secretName") if isinstance(inner.get(key), str)]
+            yield from ((name, inner.get("optional") is True) for name in secret_names)
 
 
 async def _list_objects(
@@ -124,55 +139,55 @@ async def _list_objects(
 
 
 async def _status_document(client: KubeClient, resource: Manifest) -> Any:
-    facts = await connection.collect_facts(client, resource)
+    facts = await collect_facts(client, resource)
     return status_item(facts, derive_findings(facts))
 
 
 async def _deployment_documents(client: KubeClient, namespace: str | None, selector: str) -> Any:
     return [
-        allow_list.deployment_document(each)
-        for each in await _list_objects(client, "apps/v1", "Deployment", namespace, selector)
+        allow_list.deployment_document(deployment)
+        for deployment in await _list_objects(client, "apps/v1", "Deployment", namespace, selector)
     ]
 
 
 async def _event_documents(client: KubeClient, resource: Manifest, pods: set[str]) -> Any:
     namespace, name = resource["metadata"]["namespace"], resource["metadata"]["name"]
-    found = await connection.list_events(client, namespace, {name, f"{name}-consumer", *pods})
-    return [allow_list.event_document(each) for each in found]
+    events = await list_events(client, namespace, {name, f"{name}-consumer", *pods})
+    return [allow_list.event_document(event) for event in events]
 
 
 async def _add_metrics(bundle: Bundle, pods: PodsWithFolder, resources: Collection[str], context: str | None) -> None:
-    at_once = asyncio.Semaphore(MAX_CONCURRENT_PODS)
+    semaphore = asyncio.Semaphore(MAX_CONCURRENT_PODS)
 
     async def add(folder: str, pod: Manifest) -> None:
         file = f"{folder}/metrics/{pod['metadata']['name']}.json"
-        async with at_once:
-            said, complaint = await _fetch_metrics(pod, context)
+        async with semaphore:
+            metrics, problem = await _fetch_metrics(pod, context)
         with suppress(ValueError):
-            if samples := [*allow_list.samples(said.decode(), resources)]:
+            if samples := [*allow_list.samples(metrics.decode(), resources)]:
                 bundle.add(file, samples)
                 return
-        bundle.omit(file, complaint)
+        bundle.omit(file, problem)
 
-    await asyncio.gather(*(add(*each) for each in pods))
+    await asyncio.gather(*(add(folder, pod) for folder, pod in pods))
 
 
 async def _fetch_metrics(pod: Manifest, context: str | None) -> tuple[bytes, str]:
-    """The metrics in Prometheus' format, and the reason if there are none."""
+    """Return the metrics in the Prometheus format, and the problem if there are none."""
     for container in pod["spec"]["containers"]:
         for port in container.get("ports", []):
             if port.get("name") == "http":
                 command = ("python", "-c", GET_METRICS.format(port=int(port["containerPort"])))
-                answer = await run_in_pod(pod, container["name"], command, context)
-                return (b"", answer) if isinstance(answer, str) else answer
+                output = await run_in_pod(pod, container["name"], command, context)
+                return (b"", output) if isinstance(output, str) else output
     return b"", "no container has a port named http"
 
 
 async def _add_logs(bundle: Bundle, client: KubeClient, pods: PodsWithFolder) -> None:
     for folder, pod in pods:
         namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-        states = pod.get("status", {}).get("containerStatuses", [])
-        restarted = {each["name"] for each in states if each.get("restartCount")}
+        statuses = pod.get("status", {}).get("containerStatuses", [])
+        restarted = {each["name"] for each in statuses if each.get("restartCount")}
         for container in (each["name"] for each in pod["spec"]["containers"]):
             for previous in (False, True) if container in restarted else (False,):
                 file = f"{folder}/logs/{name}-{container}{'-previous' if previous else ''}.log"
@@ -181,6 +196,6 @@ async def _add_logs(bundle: Bundle, client: KubeClient, pods: PodsWithFolder) ->
 
 
 async def _last_lines(request: Awaitable[str]) -> str:
-    """The last whole lines of a log, within LONGEST_LOG."""
+    """Return the last complete lines of a log, within MAX_LOG_LENGTH."""
     log = await request
     return log if len(log) <= MAX_LOG_LENGTH else log[-MAX_LOG_LENGTH:].partition("\n")[2]

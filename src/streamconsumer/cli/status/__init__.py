@@ -1,7 +1,7 @@
-"""`kubectl streamconsumer status|suspend|resume`: a StreamConsumer in its cluster, looked at and managed.
+"""The commands `status`, `suspend` and `resume` for a StreamConsumer in a cluster, and options of other commands.
 
-Here are the words of the command line. Facts (what is known) → findings (what is wrong; pure) → screen (pure);
-connection is the only one that asks, work runs the commands.
+This module declares the commands and run executes them. collect reads the Kubernetes API and Redis; facts models the
+state; findings derives the problems and screen formats both. facts, findings and screen are pure.
 """
 
 import re
@@ -20,52 +20,76 @@ Command = Callable[..., Any]
 NAME_PATTERN = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 
 EXIT_UNAVAILABLE = 3
-"""Nobody answered: nothing is known, neither good nor bad."""
+"""A server did not answer or rejected the request. The state is unknown."""
 
 
 class ConsumerNameParam(click.ParamType[str]):
-    """Of a StreamConsumer; the shell completes it from the cluster."""
+    """The name of a StreamConsumer. The shell completes it from the cluster."""
 
     name = "name"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Anything else would be another path at the API server, such as all of them, or a subresource."""
+        """Reject other texts: they would be another path at the API server, such as a list or a subresource."""
         if not NAME_PATTERN.fullmatch(value):
-            self.fail(f"{value!r} is no name of a StreamConsumer, such as orders", param, ctx)
+            self.fail(f"{value!r} is not a valid StreamConsumer name; expected a name such as orders", param, ctx)
         return value
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's signature
         from streamconsumer.cli.status.completion import complete_names
 
         try:
-            found = complete_names(incomplete, ctx.params.get("namespace"), ctx.params.get("context"))
+            matches = complete_names(incomplete, ctx.params.get("namespace"), ctx.params.get("context"))
         except StreamConsumerError:
             return []
-        return [CompletionItem(each) for each in found]
+        return [CompletionItem(each) for each in matches]
 
 
 CLUSTER_OPTIONS = (
-    click.option("-n", "--namespace", help="Its namespace; else that of the kubeconfig's context."),
-    click.option("--context", help="The kubeconfig's context; else the current one."),
+    click.option(
+        "-n",
+        "--namespace",
+        metavar="NAMESPACE",
+        show_default="namespace of the kubeconfig context",
+        help="Namespace of the StreamConsumer.",
+    ),
+    click.option("--context", metavar="NAME", show_default="current context", help="Context of the kubeconfig."),
 )
 TARGET_OPTIONS = (
     *CLUSTER_OPTIONS,
-    click.option("--redis-url", help="The server; wins over that of the StreamConsumer."),
-    click.option("--username", help="The ACL user."),
-    click.option("--password-file", type=click.Path(path_type=Path), help="Else STREAMCONSUMER_REDIS_PASSWORD."),
-    click.option("--stream", help="The stream, if no StreamConsumer is named."),
-    click.option("--group", help="The consumer group, if no StreamConsumer is named."),
+    click.option("--redis-url", metavar="URL", help="URL of the Redis server. Replaces that of the StreamConsumer."),
+    click.option("--username", metavar="USER", help="Redis ACL user."),
+    click.option(
+        "--password-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        show_default="STREAMCONSUMER_REDIS_PASSWORD",
+        help="File with the Redis password.",
+    ),
+    click.option("--stream", metavar="KEY", help="Stream, if you give no StreamConsumer name."),
+    click.option("--group", metavar="NAME", help="Consumer group, if you give no StreamConsumer name."),
 )
-"""The server, the stream and the group; with the name of a StreamConsumer, which is `name`."""
+"""Options for the server, the stream and the group. The command adds the StreamConsumer name as `name`."""
 
 
 def with_options(*options: Command) -> Callable[[Command], Command]:
-    def decorated(command: Command) -> Command:
+    """Return a decorator that adds the options to a command, in this order."""
+
+    def add_options(command: Command) -> Command:
         for option in reversed(options):
             command = option(command)
         return command
 
-    return decorated
+    return add_options
+
+
+OUTPUT_OPTION = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="Output format.",
+)
 
 
 def _run(command: str, options: dict[str, Any]) -> None:
@@ -77,13 +101,23 @@ def _run(command: str, options: dict[str, Any]) -> None:
 @click.command()
 @click.argument("name", type=ConsumerNameParam(), required=False)
 @with_options(*CLUSTER_OPTIONS)
-@click.option("-A", "--all-namespaces", is_flag=True, help="All namespaces.")
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("-A", "--all-namespaces", is_flag=True, help="Show the StreamConsumers of all namespaces.")
+@OUTPUT_OPTION
 def status(**options: Any) -> None:
-    """Show one StreamConsumer on one screen, what is wrong with it and what to do; without NAME, a line for each.
+    """Show the state and the problems of StreamConsumers.
 
-    Figures are asked of Redis where it can be reached from here, and else are those of the operator; it says which.
-    Exit code 0: nothing is wrong, or only warnings; 1: something is wrong; 2: wrong use; 3: nobody answered.
+    With NAME, the command prints the state of one StreamConsumer, its problems and their remedies. Without NAME, it
+    prints one line for each StreamConsumer.
+
+    The command reads lag and pending entries from Redis. If it cannot reach Redis, it prints the last values of the
+    operator and the reason.
+
+    \b
+    Exit codes:
+      0  no problems, or only warnings
+      1  a problem of severity error
+      2  wrong use, or no such StreamConsumer
+      3  the Kubernetes API did not answer, or refused
     """
     _run("status", options)
 
@@ -92,9 +126,15 @@ def status(**options: Any) -> None:
 @click.argument("name", type=ConsumerNameParam())
 @with_options(*CLUSTER_OPTIONS)
 def suspend(**options: Any) -> None:
-    """Let the pods of NAME drain and go; the group keeps its place.
+    """Drain and stop the pods of a StreamConsumer.
 
-    Exit code 0: done; 2: wrong use; 3: nobody answered.
+    The group position is kept. "resume" starts the pods again.
+
+    \b
+    Exit codes:
+      0  done
+      2  wrong use, or no such StreamConsumer
+      3  the Kubernetes API did not answer, or refused
     """
     _run("suspend", options)
 
@@ -103,9 +143,15 @@ def suspend(**options: Any) -> None:
 @click.argument("name", type=ConsumerNameParam())
 @with_options(*CLUSTER_OPTIONS)
 def resume(**options: Any) -> None:
-    """Go on where `suspend` left off, with as many pods as before.
+    """Resume a suspended StreamConsumer.
 
-    Exit code 0: done; 2: wrong use; 3: nobody answered.
+    The operator starts the same number of pods as before. They continue at the group position.
+
+    \b
+    Exit codes:
+      0  done
+      2  wrong use, or no such StreamConsumer
+      3  the Kubernetes API did not answer, or refused
     """
     _run("resume", options)
 

@@ -1,4 +1,7 @@
-"""To the API server that kubectl would speak to, and from there to Redis, with the rights of whoever asks."""
+"""Reads the state of StreamConsumers from the Kubernetes API and from Redis, with the permissions of the caller.
+
+The API server is that of the kubeconfig, as for kubectl. The Redis settings come from the spec and its Secrets.
+"""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -31,22 +34,25 @@ except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[operator]") from None
 
 REDIS_TIMEOUT_SECONDS = 2.0
-"""For Redis, which from outside a cluster is often not to be reached at all."""
+"""Limit for a Redis command. From outside a cluster, Redis is often unreachable."""
 
 MAX_PENDING_ENTRIES = 5
-"""So many of the oldest pending entries are looked at."""
+"""Number of the oldest pending entries that are read."""
 
-SECRETS_UNREADABLE = "you may not get the Secrets that it names"
+SECRETS_UNREADABLE = "you are not allowed to get the Secrets that it references"
 
 Manifest = dict[str, Any]
 
 
 @asynccontextmanager
 async def kube_client(context: str | None) -> AsyncIterator[KubeClient]:
-    """Raises BackendUnavailable, in a sentence, for whatever the API server does not do."""
+    """Connect to the API server of the kubeconfig's context.
+
+    Raises BackendUnavailable if the API server does not answer or refuses a request.
+    """
     try:
-        async with connect(context) as found:
-            yield KubeClient(found)
+        async with connect(context) as api:
+            yield KubeClient(api)
     except ApiError as error:
         raise BackendUnavailable(f"the Kubernetes API refuses: {api_error_message(error)}") from None
     except (ClientError, OSError, ApiThrottled) as error:
@@ -54,70 +60,74 @@ async def kube_client(context: str | None) -> AsyncIterator[KubeClient]:
 
 
 def namespace_of(options: Mapping[str, Any]) -> str | None:
-    """None: all of them."""
+    """Return the namespace of the options or of the context. None for all namespaces."""
     if options.get("all_namespaces"):
         return None
     return options["namespace"] or default_namespace(options["context"])
 
 
 async def list_consumers(client: KubeClient, namespace: str | None, name: str | None) -> list[Manifest]:
-    """The StreamConsumers meant. Raises InvalidSettings where the one that is named is not there."""
+    """List the StreamConsumers, or get the StreamConsumer `name`.
+
+    Raises InvalidSettings if the StreamConsumer does not exist, or if a name is given for all namespaces.
+    """
     if name is None:
         return [each async for each in client.list(names.API_VERSION, names.KIND, namespace)]
     if namespace is None:
-        raise InvalidSettings("a NAME is of one namespace; leave --all-namespaces out, or the NAME")
-    if (one := await client.get(names.API_VERSION, names.KIND, namespace, name)) is None:
-        raise InvalidSettings(
-            f"there is no {names.KIND} {name} in namespace {namespace}; `kubectl get stc -A` lists all"
-        )
-    return [one]
+        raise InvalidSettings("NAME cannot be combined with --all-namespaces; remove one of them")
+    if (manifest := await client.get(names.API_VERSION, names.KIND, namespace, name)) is None:
+        raise InvalidSettings(f"{names.KIND} {namespace}/{name}: not found; `kubectl get stc -A` lists all")
+    return [manifest]
 
 
 async def collect_facts(client: KubeClient, manifest: Manifest) -> Facts:
-    """Everything there is to know of one StreamConsumer."""
-    known = from_manifests(manifest, await list_pods(client, manifest))
-    return known.model_copy(update={"redis": await _redis_view(client, manifest, known)})
+    """Return the facts of one StreamConsumer: its status, its pods, and the state in Redis."""
+    facts = from_manifests(manifest, await list_pods(client, manifest))
+    return facts.model_copy(update={"redis": await _redis_view(client, manifest, facts)})
 
 
 async def list_pods(client: KubeClient, manifest: Manifest) -> list[Manifest]:
+    """Return the pods of a StreamConsumer."""
     metadata = manifest["metadata"]
     selector = f"{names.LABEL_CONSUMER}={metadata['name']}"
     return [each async for each in client.list("v1", "Pod", metadata["namespace"], selector)]
 
 
 async def list_events(client: KubeClient, namespace: str, object_names: set[str]) -> list[Manifest]:
-    """Oldest first."""
+    """Return the Events of the named objects, oldest first."""
     events = client.list("events.k8s.io/v1", "Event", namespace)
-    mine = [each async for each in events if each.get("regarding", {}).get("name") in object_names]
-    return sorted(mine, key=lambda each: str(each.get("eventTime") or each["metadata"].get("creationTimestamp")))
+    matching = [event async for event in events if event.get("regarding", {}).get("name") in object_names]
+    return sorted(matching, key=lambda event: str(event.get("eventTime") or event["metadata"].get("creationTimestamp")))
 
 
 async def _redis_view(client: KubeClient, manifest: Manifest, facts: Facts) -> RedisView:
-    """Redis asked from here, or why not, beside what the status says."""
-    answers = await query_redis(client, manifest, _status_commands)
-    if isinstance(answers, str):
-        return facts.redis.model_copy(update={"problem": answers})
-    place = GroupRef.from_consumer(StreamConsumer.parse(manifest))
-    seen = parse_probe(place, answers[:COMMANDS_PER_PROBE])
-    consumers, oldest = answers[COMMANDS_PER_PROBE:]
+    """Return the state in Redis, or the values of the status with the reason why Redis was not read."""
+    replies = await query_redis(client, manifest, _status_commands)
+    if isinstance(replies, str):
+        return facts.redis.model_copy(update={"problem": replies})
+    group = GroupRef.from_consumer(StreamConsumer.parse(manifest))
+    result = parse_probe(group, replies[:COMMANDS_PER_PROBE])
+    consumers, pending = replies[COMMANDS_PER_PROBE:]
     pods = {pod.name for pod in facts.pods}
     return RedisView(
-        by="redis",
-        problem="" if seen.group_ready.status == "True" else seen.group_ready.message,
-        figures=_with_known_lag(seen, facts),
+        source="redis",
+        problem="" if result.group_ready.status == "True" else result.group_ready.message,
+        stats=_with_known_lag(result, facts),
         consumers=None
         if isinstance(consumers, RedisErrorInfo)
         else [_parse_consumer(to_dict(each), pods) for each in consumers],
-        oldest=None if isinstance(oldest, RedisErrorInfo) else [_parse_pending_entry(each) for each in oldest],
+        oldest_pending=None
+        if isinstance(pending, RedisErrorInfo)
+        else [_parse_pending_entry(each) for each in pending],
     )
 
 
 def _with_known_lag(result: ProbeResult, facts: Facts) -> Any:
-    """Where Redis does not know it, what the operator counted."""
-    figures, counted = result.stats, facts.redis.figures
-    if figures is None or figures.lag is not None or counted is None:
-        return figures
-    return figures.model_copy(update={"lag": counted.lag, "lag_known": counted.lag_known})
+    """Return the stats of the probe, with the lag that the operator counted if Redis does not know the lag."""
+    stats, operator_stats = result.stats, facts.redis.stats
+    if stats is None or stats.lag is not None or operator_stats is None:
+        return stats
+    return stats.model_copy(update={"lag": operator_stats.lag, "lag_known": operator_stats.lag_known})
 
 
 def _status_commands(group: GroupRef) -> list[Command]:
@@ -129,42 +139,39 @@ def _status_commands(group: GroupRef) -> list[Command]:
 
 
 async def resolve_redis_settings(client: KubeClient, consumer: StreamConsumer) -> ResolvedRedis | str:
-    """What a Line is made of, to be closed; or one sentence for why there is no way."""
+    """Return the connection settings, which the caller must close, or the problem as text."""
     try:
-        way = await resolve_redis_spec(consumer.spec.redis, consumer.namespace, client)
+        resolved = await resolve_redis_spec(consumer.spec.redis, consumer.namespace, client)
     except PermissionDenied as error:
         return str(error)
-    if isinstance(way, ProbeResult):
-        return (
-            SECRETS_UNREADABLE
-            if way.redis_reachable.reason is StreamReason.SECRETS_NOT_READABLE
-            else way.redis_reachable.message
-        )
-    return way
+    if isinstance(resolved, ProbeResult):
+        condition = resolved.redis_reachable
+        return SECRETS_UNREADABLE if condition.reason is StreamReason.SECRETS_NOT_READABLE else condition.message
+    return resolved
 
 
 async def query_redis(
     client: KubeClient, manifest: Manifest, build_commands: Callable[[GroupRef], list[Command]]
 ) -> list[Any] | str:
-    """The answers to `asked(place)`, or one sentence for why there are none."""
+    """Execute the commands that `build_commands` returns for the group. Returns the replies, or the problem as text."""
     try:
         consumer = StreamConsumer.parse(manifest)
     except InvalidResource as error:
         return str(error)
-    way = await resolve_redis_settings(client, consumer)
-    if isinstance(way, str):
-        return way
-    line = None
+    resolved = await resolve_redis_settings(client, consumer)
+    if isinstance(resolved, str):
+        return resolved
+    redis = None
     try:
-        line = PipelineClient(way.settings, consumer.spec.stream, no_host_lookup, REDIS_TIMEOUT_SECONDS)
-        answers = await line.execute(build_commands(GroupRef.from_consumer(consumer)))
+        redis = PipelineClient(resolved.settings, consumer.spec.stream, no_host_lookup, REDIS_TIMEOUT_SECONDS)
+        replies = await redis.execute(build_commands(GroupRef.from_consumer(consumer)))
     except InvalidSettings as error:
-        return way.redact(str(error))
+        return resolved.redact(str(error))
     finally:
-        if line is not None:
-            await line.close()
-        way.close()
-    return way.redact(answers.message) if isinstance(answers, RedisErrorInfo) else answers
+        if redis is not None:
+            await redis.close()
+        resolved.close()
+    return resolved.redact(replies.message) if isinstance(replies, RedisErrorInfo) else replies
 
 
 def _parse_consumer(reply: dict[bytes, Any], pods: set[str]) -> ConsumerFacts:

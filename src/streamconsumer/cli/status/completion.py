@@ -1,4 +1,4 @@
-"""Names of StreamConsumers for the shell, and kubectl's own way to ask a plugin for completions."""
+"""Shell completion: names of StreamConsumers, and the completion protocol of kubectl plugins."""
 
 import asyncio
 import sys
@@ -8,27 +8,30 @@ import click
 from streamconsumer.cli.status.collect import kube_client, list_consumers, namespace_of
 
 NO_FILE_COMPLETION = 4
-"""A directive of Cobra's, which kubectl speaks: complete nothing by itself."""
+"""Cobra's directive to kubectl to add no completions of its own."""
 
 
 def complete_names(incomplete: str, namespace: str | None, context: str | None) -> list[str]:
-    """Raises BackendUnavailable: a shell that completes must not print it."""
+    """Return the names that start with `incomplete`.
+
+    Raises BackendUnavailable and InvalidSettings. The caller must not print them, because the shell is completing.
+    """
     return asyncio.run(_list_names(incomplete, namespace, context))
 
 
 async def _list_names(incomplete: str, namespace: str | None, context: str | None) -> list[str]:
-    async with kube_client(context) as found:
-        where = namespace_of({"namespace": namespace, "context": context})
-        every = [each["metadata"]["name"] for each in await list_consumers(found, where, None)]
-    return sorted(each for each in every if each.startswith(incomplete))
+    async with kube_client(context) as client:
+        namespace = namespace_of({"namespace": namespace, "context": context})
+        names = [each["metadata"]["name"] for each in await list_consumers(client, namespace, None)]
+    return sorted(name for name in names if name.startswith(incomplete))
 
 
 def print_for_kubectl(main: click.Command, arguments: list[str]) -> None:
-    """A line each, with its help behind a tab, then the directive: what kubectl asks `kubectl_complete-…` for."""
+    """Print the completions as kubectl expects them: one per line, a tab, its help; then the directive."""
     from click.shell_completion import ShellComplete
 
-    *before, incomplete = arguments or [""]
-    for each in ShellComplete(main, {}, "kubectl streamconsumer", "_COMPLETE").get_completions(before, incomplete):
-        if each.type == "plain":
-            sys.stdout.write(f"{each.value}\t{each.help}\n" if each.help else f"{each.value}\n")
+    *words, incomplete = arguments or [""]
+    for item in ShellComplete(main, {}, "kubectl streamconsumer", "_COMPLETE").get_completions(words, incomplete):
+        if item.type == "plain":
+            sys.stdout.write(f"{item.value}\t{item.help}\n" if item.help else f"{item.value}\n")
     sys.stdout.write(f":{NO_FILE_COMPLETION}\n")

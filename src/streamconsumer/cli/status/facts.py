@@ -1,4 +1,4 @@
-"""What is known of one StreamConsumer, and what is wrong with it: the shape of `-o json`. Pure."""
+"""Models of the state of a StreamConsumer and of its problems. They define the JSON of `status -o json`. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -14,10 +14,10 @@ Manifest = Mapping[str, Any]
 
 
 class Finding(Model):
-    """One thing that is wrong."""
+    """A problem and its remedy."""
 
     severity: Literal["error", "warning"]
-    """`error`: messages are not handled as they should be. `warning`: somebody should look."""
+    """`error` if messages are not processed as specified, `warning` if the state needs a check."""
     object: str
     found: str
     expected: str
@@ -25,16 +25,18 @@ class Finding(Model):
 
 
 class Pod(Model):
+    """A pod of the StreamConsumer."""
+
     name: str
     phase: str
     ready: bool
     restarts: int
-    last_words: str = ""
-    """Why its container waits, or ended."""
+    exit_message: str = ""
+    """Why the container waits or ended. Empty if unknown."""
 
 
 class ConsumerFacts(Model):
-    """A name that the group knows."""
+    """A consumer of the group."""
 
     name: str
     pending: int
@@ -43,7 +45,7 @@ class ConsumerFacts(Model):
 
 
 class PendingEntryFacts(Model):
-    """One of the oldest pending entries."""
+    """An entry among the oldest pending entries."""
 
     message_id: str
     consumer: str
@@ -52,19 +54,22 @@ class PendingEntryFacts(Model):
 
 
 class RedisView(Model):
-    """What Redis says of the stream."""
+    """State of the stream and the group in Redis."""
 
-    by: Literal["redis", "operator", "nobody"]
-    """`redis`: asked just now, from here. `operator`: what it last wrote into the status. `nobody`: not known."""
+    source: Literal["redis", "operator", "unknown"]
+    """Source of the stats: read from Redis by this command, from the operator's status, or none."""
     problem: str = ""
-    """Why Redis was not asked from here."""
-    figures: StreamStats | None = None
+    """Why this command did not read Redis, or the problem that Redis reported for the group."""
+    stats: StreamStats | None = None
+    """None if unknown."""
     consumers: list[ConsumerFacts] | None = None
-    oldest: list[PendingEntryFacts] | None = None
+    """None if unknown."""
+    oldest_pending: list[PendingEntryFacts] | None = None
+    """None if unknown."""
 
 
 class Facts(Model):
-    """One StreamConsumer as it stands now."""
+    """Current state of one StreamConsumer."""
 
     namespace: str
     name: str
@@ -73,27 +78,29 @@ class Facts(Model):
     generation: int
     suspended: bool
     status: Status | None = None
-    """None: the operator has not said anything yet."""
-    pods: list[Pod] = Field([])
-    redis: RedisView = RedisView(by="nobody")
+    """None if no operator has written a status yet, or if the status is invalid."""
+    pods: list[Pod] = Field(default=[])
+    redis: RedisView = RedisView(source="unknown")
 
     @property
     def conditions(self) -> dict[str, Condition]:
+        """The conditions by type."""
         return {each.type: each for each in self.status.conditions} if self.status else {}
 
     @property
     def autoscaling(self) -> ScalingStatus | None:
+        """The last scaling decision. None if there is none."""
         return self.status.autoscaling if self.status else None
 
 
 def from_manifests(consumer: Manifest, pods: Sequence[Manifest]) -> Facts:
-    """All but what Redis says beyond the status. A resource that is invalid is told of like any other."""
-    metadata, spec, status = (
-        consumer["metadata"],
-        as_mapping(consumer.get("spec")),
-        _parse_status(consumer.get("status")),
-    )
-    figures = status.stream if status else None
+    """Return the facts that need no connection to Redis.
+
+    An invalid resource does not raise an error: it is shown like a valid one.
+    """
+    metadata, spec = consumer["metadata"], as_mapping(consumer.get("spec"))
+    status = _parse_status(consumer.get("status"))
+    stats = status.stream if status else None
     return Facts(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -103,17 +110,17 @@ def from_manifests(consumer: Manifest, pods: Sequence[Manifest]) -> Facts:
         suspended=bool(spec.get("suspend")),
         status=status,
         pods=[_pod_facts(each) for each in pods],
-        redis=RedisView(by="operator" if figures else "nobody", figures=figures),
+        redis=RedisView(source="operator" if stats else "unknown", stats=stats),
     )
 
 
 def _parse_status(manifest: Any) -> Status | None:
-    """None: no operator has looked at it, or somebody garbled what it said."""
+    """Return the status. None if no operator has written it yet, or if it is invalid."""
     try:
-        said = Status.model_validate(manifest or INITIAL_STATUS)
+        status = Status.model_validate(manifest or INITIAL_STATUS)
     except ValidationError:
         return None
-    return None if said.observed_generation == INITIAL_STATUS["observedGeneration"] else said
+    return None if status.observed_generation == INITIAL_STATUS["observedGeneration"] else status
 
 
 def _pod_facts(manifest: Manifest) -> Pod:
@@ -124,12 +131,12 @@ def _pod_facts(manifest: Manifest) -> Pod:
         phase="Terminating" if "deletionTimestamp" in manifest["metadata"] else status.get("phase", "Unknown"),
         ready=bool(containers) and all(each.get("ready") for each in containers),
         restarts=sum(each.get("restartCount", 0) for each in containers),
-        last_words=next((words for each in containers if (words := _exit_message(each))), ""),
+        exit_message=next((message for each in containers if (message := _exit_message(each))), ""),
     )
 
 
 def _exit_message(container: Manifest) -> str:
     waiting = container.get("state", {}).get("waiting") or {}
     ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
-    words = ended.get("message") or waiting.get("message") or waiting.get("reason") or ended.get("reason") or ""
-    return " ".join(words.split())
+    message = ended.get("message") or waiting.get("message") or waiting.get("reason") or ended.get("reason") or ""
+    return " ".join(message.split())

@@ -1,7 +1,7 @@
-"""Facts → what is wrong, and what to do about it. Pure.
+"""Derives the problems of a StreamConsumer and their remedies from its facts. Pure.
 
-The operator's conclusions are in the conditions; `model/reasons.py` has the action for each reason. This module adds
-what only shows when pods and pending entries are compared.
+The operator reports its conclusions in the conditions, and `model/reasons.py` contains the remedy of each reason. This
+module adds the problems that need a comparison of pods and pending entries.
 """
 
 from collections.abc import Iterator
@@ -12,51 +12,50 @@ from streamconsumer.model.status import Condition, Reason, ScalingReason, Stream
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
 
 SUSPECT_DELIVERIES = 2
-"""An entry that was begun so often and is still pending fails, or ends its process."""
+"""A pending entry that was delivered this often probably fails or crashes the process."""
 
 MIN_SILENT_SECONDS = 60
-"""Pods show a sign of life every 0.4 s for what they hold."""
+"""Idle time after which a consumer is reported. Pods send a heartbeat for their pending entries every 0.4 s."""
 
 _ABNORMAL_STATUS = {"Ready": "False", "RedisReachable": "False", "GroupReady": "False", "Degraded": "True"}
 _TRANSIENT_REASONS = {Reason.PODS_STARTING, Reason.ROLLING_OUT, StreamReason.GROUP_MISSING}
-"""What passes by itself: worth a warning."""
+"""Reasons that usually end without a change. They are warnings."""
 
 
 def derive_findings(facts: Facts) -> list[Finding]:
-    """Errors first; none where all is well."""
-    found = [
+    """Return the problems, errors first. Empty if there are none."""
+    findings = [
         *_operator_findings(facts),
         *_condition_findings(facts),
         *_scaling_findings(facts),
         *_pod_findings(facts),
         *_redis_findings(facts),
     ]
-    return sorted(found, key=lambda each: each.severity != "error")
+    return sorted(findings, key=lambda finding: finding.severity != "error")
 
 
 def _operator_findings(facts: Facts) -> Iterator[Finding]:
-    about = f"StreamConsumer {facts.name}"
-    advice = "see whether the operator runs and watches this namespace: kubectl logs of its Deployment"
+    subject = f"StreamConsumer {facts.name}"
+    advice = "check that the operator runs and watches this namespace: kubectl logs of its Deployment"
     if facts.status is None:
-        yield error(about, "it has no status", "the operator reports within seconds", advice)
+        yield error(subject, "no valid status", "a status from the operator within seconds", advice)
     elif facts.status.observed_generation < facts.generation:
-        seen = f"the operator last acted on generation {facts.status.observed_generation}"
-        yield error(about, seen, f"generation {facts.generation}, the newest", advice)
+        found = f"the operator last reconciled generation {facts.status.observed_generation}"
+        yield error(subject, found, f"generation {facts.generation}, the latest", advice)
 
 
 def _condition_findings(facts: Facts) -> Iterator[Finding]:
-    for kind, wrong in _ABNORMAL_STATUS.items():
-        condition = facts.conditions.get(kind)
-        if condition and condition.status == wrong:
-            passes = condition.reason in _TRANSIENT_REASONS
-            make = warning if passes else error
-            expected = f"{kind} {'False' if wrong == 'True' else 'True'}"
+    for condition_type, abnormal in _ABNORMAL_STATUS.items():
+        condition = facts.conditions.get(condition_type)
+        if condition and condition.status == abnormal:
+            severity = warning if condition.reason in _TRANSIENT_REASONS else error
+            expected = f"{condition_type} {'False' if abnormal == 'True' else 'True'}"
             advice = action_for(condition.reason, _target_options(facts))
-            yield make(f"StreamConsumer {facts.name}", _condition_text(condition), expected, advice)
+            yield severity(f"StreamConsumer {facts.name}", _condition_text(condition), expected, advice)
 
 
 def _target_options(facts: Facts) -> str:
-    """As the command line is told which StreamConsumer is meant."""
+    """Return the options that name the StreamConsumer on the command line."""
     return f"--name {facts.name} -n {facts.namespace}"
 
 
@@ -65,40 +64,37 @@ def _condition_text(condition: Condition) -> str:
 
 
 def _scaling_findings(facts: Facts) -> Iterator[Finding]:
-    about = f"autoscaling of {facts.name}"
+    subject = f"autoscaling of {facts.name}"
     active, limited = facts.conditions.get("ScalingActive"), facts.conditions.get("ScalingLimited")
     if active and active.reason in (ScalingReason.BACKLOG_UNKNOWN, ScalingReason.FALLBACK):
-        yield warning(about, _condition_text(active), "a backlog that is known", action_for(active.reason))
+        yield warning(subject, _condition_text(active), "a known backlog", action_for(active.reason))
     if limited and limited.status == "True" and limited.reason == ScalingReason.LIMITED_BY_MAX:
-        yield warning(about, _condition_text(limited), "as many pods as the backlog wants", action_for(limited.reason))
+        yield warning(subject, _condition_text(limited), "enough pods for the backlog", action_for(limited.reason))
 
 
 def _pod_findings(facts: Facts) -> Iterator[Finding]:
     ready = facts.conditions.get("Ready")
     for pod in facts.pods:
-        told = ready is not None and pod.name in ready.message
-        if not told and not pod.ready and pod.last_words:
-            advice = f"kubectl logs {pod.name} -n {facts.namespace} --previous"
-            yield error(f"Pod {pod.name}", pod.last_words, "a container that runs", advice)
+        is_in_condition = ready is not None and pod.name in ready.message
+        advice = f"read the log: kubectl logs {pod.name} -n {facts.namespace} --previous"
+        if not is_in_condition and not pod.ready and pod.exit_message:
+            yield error(f"Pod {pod.name}", pod.exit_message, "a running container", advice)
         elif pod.ready and pod.restarts:
             times = "once" if pod.restarts == 1 else f"{pod.restarts} times"
-            advice = f"kubectl logs {pod.name} -n {facts.namespace} --previous says why"
-            words = f" ({pod.last_words})" if pod.last_words else ""
-            yield warning(f"Pod {pod.name}", f"it was restarted {times}{words}", "no restarts", advice)
+            message = f" ({pod.exit_message})" if pod.exit_message else ""
+            yield warning(f"Pod {pod.name}", f"restarted {times}{message}", "no restarts", advice)
 
 
 def _redis_findings(facts: Facts) -> Iterator[Finding]:
-    seen = facts.redis
-    if seen.figures and seen.figures.dead_letters and not _dead_letters_grow(facts):
-        number = seen.figures.dead_letters
-        advice = (
-            f"look at them, then replay or drop them: kubectl streamconsumer dead-letters list {_target_options(facts)}"
-        )
-        found = "1 dead letter" if number == 1 else f"{number} dead letters"
-        yield warning(f"group {facts.consumer_group!r}", found, "none", advice)
-    for consumer in seen.consumers or []:
+    redis = facts.redis
+    if redis.stats and redis.stats.dead_letters and not _dead_letters_grow(facts):
+        count = redis.stats.dead_letters
+        command = f"kubectl streamconsumer dead-letters list {_target_options(facts)}"
+        found = "1 dead letter" if count == 1 else f"{count} dead letters"
+        yield warning(f"group {facts.consumer_group!r}", found, "none", f"list, then replay or drop them: {command}")
+    for consumer in redis.consumers or []:
         yield from _consumer_findings(facts, consumer)
-    for entry in seen.oldest or []:
+    for entry in redis.oldest_pending or []:
         yield from _entry_findings(entry)
 
 
@@ -116,26 +112,28 @@ def _consumer_findings(facts: Facts, consumer: ConsumerFacts) -> Iterator[Findin
     ):
         return
     advice = (
-        "resume it, so that pods take them over"
+        "resume the StreamConsumer, so that its pods claim the entries"
         if facts.suspended
-        else "let a pod run; it takes them over when their consumer is dead, or after delivery.minIdle"
+        else "start a pod; it claims the entries of a dead consumer, or after delivery.minIdle those of another program"
     )
-    found = f"it holds {consumer.pending} pending, is no pod and was silent for {consumer.idle_seconds} s"
-    yield warning(f"consumer {consumer.name!r}", found, "a living consumer for what is pending", advice)
+    found = f"{consumer.pending} pending, idle for {consumer.idle_seconds} s, and not a pod of this StreamConsumer"
+    yield warning(f"consumer {consumer.name!r}", found, "a live consumer for each pending entry", advice)
 
 
 def _entry_findings(entry: PendingEntryFacts) -> Iterator[Finding]:
     if entry.deliveries < SUSPECT_DELIVERIES:
         return
-    where = "it waits for another try" if entry.consumer == POSTPONED_CONSUMER else f"{entry.consumer!r} holds it"
-    found = f"it was begun {entry.deliveries} times and is still pending; {where}"
-    advice = "read in the pods' log why it fails; after delivery.maxDeliveries it becomes a dead letter"
-    yield warning(f"entry {entry.message_id}", found, "handled at the first attempt", advice)
+    state = "waits for a retry" if entry.consumer == POSTPONED_CONSUMER else f"owned by {entry.consumer!r}"
+    found = f"delivered {entry.deliveries} times and still pending; {state}"
+    advice = "read the cause in the pod logs; after delivery.maxDeliveries the entry becomes a dead letter"
+    yield warning(f"entry {entry.message_id}", found, "success on the first attempt", advice)
 
 
 def error(subject: str, found: str, expected: str, advice: str) -> Finding:
+    """Return a finding of severity error."""
     return Finding(severity="error", object=subject, found=found, expected=expected, advice=advice)
 
 
 def warning(subject: str, found: str, expected: str, advice: str) -> Finding:
+    """Return a finding of severity warning."""
     return Finding(severity="warning", object=subject, found=found, expected=expected, advice=advice)

@@ -1,4 +1,4 @@
-"""`status`, `suspend` and `resume`: what was asked for goes to standard output, all else to standard error."""
+"""Runs `status`, `suspend` and `resume`. Results go to standard output, all other text to standard error."""
 
 import asyncio
 import json
@@ -19,16 +19,20 @@ from streamconsumer.model import names
 from streamconsumer.operator.kube.api import NotFound
 
 MAX_CONCURRENT = 10
-"""StreamConsumers that are looked at side by side: a big cluster has many."""
+"""Number of StreamConsumers that are read concurrently. A large cluster has many."""
 
 PIPE_WIDTH = 120
+"""Line length if the output is not a terminal."""
 
 Options = Mapping[str, Any]
 Results = Sequence[tuple[Facts, Sequence[Finding]]]
 
 
 def run(command: str, options: Options) -> int:
-    """The exit code. Raises BackendUnavailable where nobody answers."""
+    """Run the command and return its exit code.
+
+    Raises InvalidSettings, and BackendUnavailable if the Kubernetes API does not answer or refuses.
+    """
     if command == "status":
         return asyncio.run(_status(options))
     return asyncio.run(_set_suspended(options, suspended=command == "suspend"))
@@ -38,39 +42,39 @@ def run(command: str, options: Options) -> int:
 
 
 async def _status(options: Options) -> int:
-    told = await _collect_results(options)
-    click.echo(_render(told, options))
-    return 1 if any(each.severity == "error" for _, found in told for each in found) else 0
+    results = await _collect_results(options)
+    click.echo(_render(results, options))
+    return 1 if any(finding.severity == "error" for _, findings in results for finding in findings) else 0
 
 
 async def _collect_results(options: Options) -> Results:
-    at_once = asyncio.Semaphore(MAX_CONCURRENT)
-    async with kube_client(options["context"]) as found:
+    semaphore = asyncio.Semaphore(MAX_CONCURRENT)
+    async with kube_client(options["context"]) as client:
 
-        async def look(manifest: dict[str, Any]) -> Facts:
-            async with at_once:
-                return await collect_facts(found, manifest)
+        async def collect(manifest: dict[str, Any]) -> Facts:
+            async with semaphore:
+                return await collect_facts(client, manifest)
 
-        manifests = await list_consumers(found, namespace_of(options), options["name"])
-        told = await asyncio.gather(*map(look, manifests))
-    return [(each, derive_findings(each)) for each in told]
+        manifests = await list_consumers(client, namespace_of(options), options["name"])
+        all_facts = await asyncio.gather(*map(collect, manifests))
+    return [(facts, derive_findings(facts)) for facts in all_facts]
 
 
 def _render(results: Results, options: Options) -> str:
     if options["output"] == "json":
         return _render_json(results)
     if not results:
-        return f"there are no {names.KIND}s here"
-    terminal = sys.stdout.isatty()
+        return f"No {names.KIND}s found."
+    is_terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns
     if options["name"] or len(results) == 1:
         return "\n".join(screen.lines(*results[0], datetime.now(UTC), width))
-    rows = [screen.TABLE_HEADER, *(screen.summary_row(each, found) for each, found in results)]
-    return "\n".join(screen.table(rows, width if terminal else None))
+    rows = [screen.TABLE_HEADER, *(screen.summary_row(facts, findings) for facts, findings in results)]
+    return "\n".join(screen.table(rows, width if is_terminal else None))
 
 
 def _render_json(results: Results) -> str:
-    items = [status_item(each, found) for each, found in results]
+    items = [status_item(facts, findings) for facts, findings in results]
     return json.dumps({"streamConsumers": items}, ensure_ascii=False, indent=2)
 
 
@@ -88,10 +92,12 @@ def status_item(facts: Facts, findings: Sequence[Finding]) -> dict[str, Any]:
 async def _set_suspended(options: Options, *, suspended: bool) -> int:
     namespace, name = namespace_of(options), options["name"]
     assert namespace is not None
-    async with kube_client(options["context"]) as found:
+    async with kube_client(options["context"]) as client:
         try:
-            await found.set_suspended(namespace, name, suspended=suspended)
+            await client.set_suspended(namespace, name, suspended=suspended)
         except NotFound:
-            raise InvalidSettings(f"there is no {names.KIND} {name} in namespace {namespace}") from None
+            raise InvalidSettings(
+                f"{names.KIND} {namespace}/{name}: not found; `kubectl get stc -A` lists all"
+            ) from None
         click.echo(f"{namespace}/{name} {'suspended' if suspended else 'resumed'}")
     return 0

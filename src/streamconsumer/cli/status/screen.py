@@ -1,4 +1,4 @@
-"""Facts and findings as a person reads them. Pure; colours are the terminal's affair, and fall away in a pipe."""
+"""Formats facts and findings as text. Pure. click removes the colors if the output is not a terminal."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ _SEVERITY_COLORS = {"error": "red", "warning": "yellow"}
 
 
 def clamp_width(width: int) -> int:
-    """How wide lines are at a terminal of this width."""
+    """Return the line length for a terminal of this width."""
     return min(max(width, MIN_WIDTH), MAX_WIDTH)
 
 
 def lines(facts: Facts, findings: Sequence[Finding], now: datetime, width: int) -> Iterator[str]:
-    """One StreamConsumer on one screen."""
+    """Format the state and the problems of one StreamConsumer."""
     width = clamp_width(width)
     yield from _heading_lines(facts, width)
     for name, text in _stats_rows(facts, now).items():
@@ -28,42 +28,42 @@ def lines(facts: Facts, findings: Sequence[Finding], now: datetime, width: int) 
     yield from _consumer_lines(facts, width)
     yield ""
     if not findings:
-        yield "Nothing is wrong."
+        yield "No problems found."
     for finding in findings:
         yield from finding_lines(finding, width)
 
 
 def finding_lines(finding: Finding, width: int) -> Iterator[str]:
-    """What was found where, what was expected, what to do."""
-    mark = click.style(f"{finding.severity.upper():<9}", fg=_SEVERITY_COLORS[finding.severity], bold=True)
-    first, *more = wrap(" " * 9, f"{finding.object}: {escape_unprintable(finding.found)}", width)
-    yield mark + first[9:]
-    yield from more
+    """Format a problem: the object, the observed state, the expected state and the remedy."""
+    severity = click.style(f"{finding.severity.upper():<9}", fg=_SEVERITY_COLORS[finding.severity], bold=True)
+    first, *others = wrap(" " * 9, f"{finding.object}: {escape_unprintable(finding.found)}", width)
+    yield severity + first[9:]
+    yield from others
     yield from wrap(" " * 9 + "expected: ", finding.expected, width)
-    yield from wrap(" " * 9 + "do: ", finding.advice, width)
+    yield from wrap(" " * 9 + "remedy: ", finding.advice, width)
 
 
 def summary_row(facts: Facts, findings: Sequence[Finding]) -> list[str]:
-    """The cells of one line of many."""
-    status, figures = facts.status, facts.redis.figures
-    worst = findings[0].found if findings else ""
+    """Return the cells of the table row of one StreamConsumer."""
+    status, stats = facts.status, facts.redis.stats
+    problem = findings[0].found if findings else ""
     return [
         facts.namespace,
         facts.name,
         f"{status.ready_replicas}/{status.desired_replicas}" if status else "?",
-        _number_or_unknown(figures and figures.lag),
-        _number_or_unknown(figures and figures.pending),
-        _number_or_unknown(figures and figures.dead_letters),
-        facts.redis.by,
-        escape_unprintable(worst) or "-",
+        _number_or_unknown(stats and stats.lag),
+        _number_or_unknown(stats and stats.pending),
+        _number_or_unknown(stats and stats.dead_letters),
+        facts.redis.source,
+        escape_unprintable(problem) or "-",
     ]
 
 
-TABLE_HEADER = ("NAMESPACE", "NAME", "READY", "LAG", "PENDING", "DEAD", "SEEN BY", "WRONG")
+TABLE_HEADER = ("NAMESPACE", "NAME", "READY", "LAG", "PENDING", "DEAD-LETTERS", "SOURCE", "PROBLEM")
 
 
 def table(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
-    """Columns as wide as they must be, cut where the terminal ends."""
+    """Format aligned columns. Truncates lines to `width`, unless it is None."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         line = "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
@@ -79,31 +79,31 @@ def _heading_lines(facts: Facts, width: int) -> Iterator[str]:
 
 
 def _source_text(redis: RedisView) -> str:
-    if redis.by == "redis":
-        return "figures asked of Redis just now"
-    why = f" (Redis from here: {escape_unprintable(redis.problem)})" if redis.problem else ""
-    whose = "figures as the operator last saw them" if redis.by == "operator" else "nobody has seen Redis"
-    return f"{whose}{why}"
+    if redis.source == "redis":
+        return "values read from Redis now"
+    reason = f" (Redis not read: {escape_unprintable(redis.problem)})" if redis.problem else ""
+    source = "last values of the operator" if redis.source == "operator" else "no values from Redis"
+    return f"{source}{reason}"
 
 
 def _stats_rows(facts: Facts, now: datetime) -> dict[str, str]:
-    status, figures = facts.status, facts.redis.figures
-    told = {}
+    status, stats = facts.status, facts.redis.stats
+    rows = {}
     if status:
-        told["replicas"] = f"{status.desired_replicas} wanted, {status.replicas} there, {status.ready_replicas} ready"
-    if figures:
-        known = "" if figures.lag_known or figures.lag is None else " or more"
-        told["lag"] = _number_or_unknown(figures.lag) + known
-        told["pending"] = _number_or_unknown(figures.pending)
-        if figures.oldest_pending_time:
-            told["pending"] += (
-                f", the oldest added {format_age(datetime.fromisoformat(figures.oldest_pending_time), now)} ago"
-            )
-        told["dead letters"] = _number_or_unknown(figures.dead_letters)
+        ready = f"{status.replicas} current, {status.ready_replicas} ready"
+        rows["replicas"] = f"{status.desired_replicas} desired, {ready}"
+    if stats:
+        lower_bound = "" if stats.lag_known or stats.lag is None else " or more"
+        rows["lag"] = _number_or_unknown(stats.lag) + lower_bound
+        rows["pending"] = _number_or_unknown(stats.pending)
+        if stats.oldest_pending_time:
+            age = format_age(datetime.fromisoformat(stats.oldest_pending_time), now)
+            rows["pending"] += f", oldest added {age} ago"
+        rows["dead letters"] = _number_or_unknown(stats.dead_letters)
     if (decision := facts.autoscaling) is not None:
-        when = format_age(datetime.fromisoformat(decision.decision_time), now)
-        told["last decision"] = f"{decision.desired_replicas} pods, {decision.reason}, {when} ago: {decision.message}"
-    return told
+        age = format_age(datetime.fromisoformat(decision.decision_time), now)
+        rows["last decision"] = f"{decision.desired_replicas} pods, {decision.reason}, {age} ago: {decision.message}"
+    return rows
 
 
 def _pod_lines(facts: Facts, width: int) -> Iterator[str]:
@@ -120,11 +120,11 @@ def _consumer_lines(facts: Facts, width: int) -> Iterator[str]:
             (escape_unprintable(each.name), str(each.pending), f"{each.idle_seconds} s", "yes" if each.is_pod else "no")
             for each in facts.redis.consumers
         ]
-        yield from ("  " + line for line in table([("CONSUMER", "HOLDS", "IDLE", "IS A POD"), *rows], width - 2))
+        yield from ("  " + line for line in table([("CONSUMER", "PENDING", "IDLE", "POD"), *rows], width - 2))
 
 
 def wrap(label: str, text: str, width: int) -> list[str]:
-    """Commands and names are not torn apart at their hyphens: people copy them."""
+    """Wrap the text after a label. Does not break at hyphens, so that commands and names can be copied."""
     indent = " " * len(label)
     text = escape_unprintable(text)
     return textwrap.wrap(text, width, initial_indent=label, subsequent_indent=indent, break_on_hyphens=False) or [label]
@@ -135,6 +135,7 @@ def _number_or_unknown(value: Any) -> str:
 
 
 def format_age(since: datetime, now: datetime) -> str:
+    """Format the time since then in one unit, such as `90s`, `5m`, `3h` or `2d`."""
     seconds = max(0, (now - since) // timedelta(seconds=1))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= 2 * size:
@@ -143,6 +144,8 @@ def format_age(since: datetime, now: datetime) -> str:
 
 
 def escape_unprintable(text: str) -> str:
-    """On one line, and nothing in it that a terminal would obey: messages of handlers and names of consumers are
-    anybody's."""
+    """Escape control characters and line breaks.
+
+    Messages of handlers and names of consumers are untrusted: they could contain terminal commands.
+    """
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

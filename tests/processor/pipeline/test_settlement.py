@@ -1,4 +1,4 @@
-"""What becomes of a message that is not handled: tried again, after which wait, how often, and where it waits."""
+"""Settlement of failed messages: retries, their delays and where they wait, dead letters, timeouts and the breaker."""
 
 import asyncio
 import time
@@ -8,23 +8,15 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.model.processor_settings import Backoff, Breaker, Delivery
+from streamconsumer.model.processor_settings import Breaker, Delivery
 from streamconsumer.processor import Defer, Message, Reject, Retry, current_message
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from tests.processor.eventually import eventually
-from tests.processor.group import GROUP, STREAM, Group
+from tests.processor.group import DEAD_LETTER_STREAM, GROUP, QUICK_BACKOFF, STREAM, Group
 from tests.processor.recorder import Recorder, fail_every_delivery, fail_first_delivery
 
-DEAD_LETTERS = group_key(STREAM, GROUP, "dead-letters")
-QUICKLY = Backoff(min_delay=timedelta(milliseconds=5), max_delay=timedelta(milliseconds=20))
 
-
-async def dead_letters(group: Group) -> list[dict[str, str]]:
-    letters: Any = await group.client.xrange(DEAD_LETTERS)
-    return [fields for _, fields in letters]
-
-
-async def test_a_failed_message_is_tried_again_and_redis_counts_it(any_group: Group) -> None:
+async def test_failed_message_is_retried_and_counted_in_redis(any_group: Group) -> None:
     handler = Recorder(lambda message: ValueError("not yet") if message.deliveries < 4 else None)
     [message_id] = await any_group.add()
     processor = await any_group.start(handler)
@@ -35,31 +27,31 @@ async def test_a_failed_message_is_tried_again_and_redis_counts_it(any_group: Gr
     assert (processor.metrics.failed, processor.metrics.retried, processor.metrics.acknowledged) == (3, 3, 1)
 
 
-async def test_a_message_that_always_fails_becomes_a_dead_letter_with_its_evidence(any_group: Group) -> None:
-    any_group.delivery = Delivery(backoff=QUICKLY, max_deliveries=3)
+async def test_message_that_always_fails_becomes_a_dead_letter_with_its_failure(any_group: Group) -> None:
+    any_group.delivery = Delivery(backoff=QUICK_BACKOFF, max_deliveries=3)
     handler = Recorder(fail_every_delivery(ValueError("no such customer")))
     [message_id] = await any_group.add()
     processor = await any_group.start(handler)
     await eventually(lambda: processor.metrics.dead_lettered)
     await any_group.wait_settled()
     assert len(handler.received) == 3
-    [letter] = await dead_letters(any_group)
-    assert letter["n"] == "0"
-    assert letter["streamconsumer.reason"] == "MaxDeliveries"
-    assert letter["streamconsumer.origin-id"] == message_id
-    assert letter["streamconsumer.deliveries"] == "3"
-    assert "ValueError" in letter["streamconsumer.error-type"]
-    assert letter["streamconsumer.error-message"] == "no such customer"
+    [dead_letter] = await any_group.dead_letters()
+    assert dead_letter["n"] == "0"
+    assert dead_letter["streamconsumer.reason"] == "MaxDeliveries"
+    assert dead_letter["streamconsumer.origin-id"] == message_id
+    assert dead_letter["streamconsumer.deliveries"] == "3"
+    assert "ValueError" in dead_letter["streamconsumer.error-type"]
+    assert dead_letter["streamconsumer.error-message"] == "no such customer"
 
 
-async def test_a_long_wait_is_written_down_and_survives_the_pod(any_group: Group) -> None:
-    """Nobody holds it meanwhile: it is pending with a consumer that nobody is."""
+async def test_long_retry_delay_is_stored_in_redis_and_survives_the_pod(any_group: Group) -> None:
+    """Meanwhile the entry is pending with the consumer of postponed entries, which is not a process."""
     failing, peer = Recorder(fail_first_delivery(Retry("later", after=timedelta(seconds=3)))), Recorder()
     [message_id] = await any_group.add()
     processor = await any_group.start(failing)
     await eventually(lambda: processor.metrics.retried)
     await eventually(lambda: not processor._pipeline.in_flight.ids())
-    assert [(each.message_id, each.consumer) for each in await any_group.entries()] == [
+    assert [(entry.message_id, entry.consumer) for entry in await any_group.entries()] == [
         (message_id, POSTPONED_CONSUMER)
     ]
     failed = time.monotonic()
@@ -72,7 +64,7 @@ async def test_a_long_wait_is_written_down_and_survives_the_pod(any_group: Group
     await any_group.wait_settled()
 
 
-async def test_a_postponed_message_whose_due_time_was_deleted_comes_all_the_same(any_group: Group) -> None:
+async def test_postponed_message_returns_when_its_due_time_was_deleted(any_group: Group) -> None:
     handler = Recorder(fail_first_delivery(Retry(after=timedelta(hours=1))))
     await any_group.add()
     processor = await any_group.start(handler, min_idle=1)
@@ -83,18 +75,18 @@ async def test_a_postponed_message_whose_due_time_was_deleted_comes_all_the_same
     await any_group.wait_settled()
 
 
-async def test_a_rejected_message_is_a_dead_letter_at_once(any_group: Group) -> None:
+async def test_rejected_message_is_dead_lettered_without_a_retry(any_group: Group) -> None:
     handler = Recorder(fail_every_delivery(Reject("unknown currency")))
     await any_group.add()
     await any_group.start(handler)
     await handler.wait_until_received(1)
     await any_group.wait_settled()
     assert len(handler.received) == 1
-    [letter] = await dead_letters(any_group)
-    assert letter["streamconsumer.reason"] == "Rejected"
+    [dead_letter] = await any_group.dead_letters()
+    assert dead_letter["streamconsumer.reason"] == "Rejected"
 
 
-async def test_an_error_named_as_terminal_is_not_tried_again(group: Group) -> None:
+async def test_terminal_error_is_not_retried(group: Group) -> None:
     group.delivery = Delivery(terminal_errors=["LookupError"])
     handler = Recorder(lambda message: KeyError("x") if message.data["n"] == "0" else None)
     await group.add(2)
@@ -102,18 +94,18 @@ async def test_an_error_named_as_terminal_is_not_tried_again(group: Group) -> No
     await handler.wait_until_received(2)
     await group.wait_settled()
     assert len(handler.received) == 2
-    [letter] = await dead_letters(group)
-    assert letter["streamconsumer.reason"] == "TerminalError"
+    [dead_letter] = await group.dead_letters()
+    assert dead_letter["streamconsumer.reason"] == "TerminalError"
 
 
-async def test_deferring_does_not_count_as_an_attempt(any_group: Group) -> None:
+async def test_defer_does_not_count_as_an_attempt(any_group: Group) -> None:
     any_group.delivery = Delivery(max_deliveries=2)
-    times = 0
+    calls = 0
 
     def defer_five_times(_message: Message) -> BaseException | None:
-        nonlocal times
-        times += 1
-        return Defer(timedelta(milliseconds=5)) if times <= 5 else None
+        nonlocal calls
+        calls += 1
+        return Defer(timedelta(milliseconds=5)) if calls <= 5 else None
 
     handler = Recorder(defer_five_times)
     await any_group.add()
@@ -121,25 +113,25 @@ async def test_deferring_does_not_count_as_an_attempt(any_group: Group) -> None:
     await handler.wait_until_finished(1)
     await any_group.wait_settled()
     assert {message.deliveries for message in handler.received} == {1}
-    assert await dead_letters(any_group) == []
+    assert await any_group.dead_letters() == []
 
 
-async def test_a_dead_letter_that_cannot_be_written_leaves_the_message_pending_until_it_can(group: Group) -> None:
+async def test_message_stays_pending_until_its_dead_letter_can_be_written(group: Group) -> None:
     handler = Recorder(fail_every_delivery(Reject("no")))
-    await group.client.set(DEAD_LETTERS, "somebody's own")
+    await group.client.set(DEAD_LETTER_STREAM, "another program's value")
     [message_id] = await group.add()
     processor = await group.start(handler)
     await handler.wait_until_received(1)
     await asyncio.sleep(0.2)
-    assert [each.message_id for each in await group.entries()] == [message_id]
+    assert [entry.message_id for entry in await group.entries()] == [message_id]
     assert processor.metrics.dead_lettered == 0
-    await group.client.delete(DEAD_LETTERS)
+    await group.client.delete(DEAD_LETTER_STREAM)
     await group.wait_settled()
-    assert len(await dead_letters(group)) == 1
-    assert len(handler.received) == 1, "and the handler was not called again for it"
+    assert len(await group.dead_letters()) == 1
+    assert len(handler.received) == 1, "the handler was not called again"
 
 
-async def test_an_entry_that_is_too_large_is_a_dead_letter_and_its_neighbours_are_handled(any_group: Group) -> None:
+async def test_oversized_entry_is_dead_lettered_and_the_others_are_handled(any_group: Group) -> None:
     any_group.delivery = Delivery(max_entry_bytes=2000)
     [small] = await any_group.add()
     await any_group.add(fields={"blob": "x" * 5000})
@@ -149,12 +141,12 @@ async def test_an_entry_that_is_too_large_is_a_dead_letter_and_its_neighbours_ar
     await handler.wait_until_finished(2)
     await any_group.wait_settled()
     assert handler.ids == [small, after]
-    [letter] = await dead_letters(any_group)
-    assert letter["streamconsumer.reason"] == "Oversized"
+    [dead_letter] = await any_group.dead_letters()
+    assert dead_letter["streamconsumer.reason"] == "Oversized"
 
 
-async def test_a_handler_that_takes_too_long_is_cancelled_and_its_message_tried_again(any_group: Group) -> None:
-    any_group.delivery = Delivery(timeout=timedelta(milliseconds=200), backoff=QUICKLY)
+async def test_timed_out_handler_is_cancelled_and_its_message_retried(any_group: Group) -> None:
+    any_group.delivery = Delivery(timeout=timedelta(milliseconds=200), backoff=QUICK_BACKOFF)
     cancelled = 0
 
     async def slow_at_first(_data: dict[str, Any]) -> None:
@@ -173,7 +165,7 @@ async def test_a_handler_that_takes_too_long_is_cancelled_and_its_message_tried_
     assert (processor.metrics.failed, processor.metrics.acknowledged) == (3, 3)
 
 
-async def test_a_handler_that_returns_after_its_time_has_failed_all_the_same(group: Group) -> None:
+async def test_handler_that_returns_after_its_timeout_has_failed(group: Group) -> None:
     group.delivery = Delivery(timeout=timedelta(milliseconds=50), max_deliveries=1)
 
     async def stubborn(_data: dict[str, Any]) -> None:
@@ -185,16 +177,16 @@ async def test_a_handler_that_returns_after_its_time_has_failed_all_the_same(gro
     await group.add()
     processor = await group.start(stubborn)
     await eventually(lambda: processor.metrics.dead_lettered)
-    [letter] = await dead_letters(group)
-    assert "TimeoutError" in letter["streamconsumer.error-type"]
+    [dead_letter] = await group.dead_letters()
+    assert "TimeoutError" in dead_letter["streamconsumer.error-type"]
 
 
-async def test_when_everything_fails_the_backlog_keeps_its_attempts(group: Group) -> None:
-    """A payment service that is down for a second must not bury a thousand orders."""
+async def test_backlog_keeps_its_attempts_while_every_message_fails(group: Group) -> None:
+    """A payment service that is down for a second must not dead-letter a thousand orders."""
     pause = timedelta(milliseconds=100)
     group.delivery = Delivery(
         max_deliveries=2,
-        backoff=QUICKLY,
+        backoff=QUICK_BACKOFF,
         breaker=Breaker(failures=5, max_pause=pause),
     )
     is_down = True
@@ -207,12 +199,12 @@ async def test_when_everything_fails_the_backlog_keeps_its_attempts(group: Group
     is_down = False
     await handler.wait_until_finished(295)
     await group.wait_settled()
-    assert len(await dead_letters(group)) <= 5
+    assert len(await group.dead_letters()) <= 5
 
 
-async def test_an_open_breaker_lets_a_waiting_message_be_the_trial(group: Group) -> None:
+async def test_message_that_waits_for_a_retry_can_be_the_trial(group: Group) -> None:
     pause = timedelta(milliseconds=50)
-    group.delivery = Delivery(backoff=QUICKLY, breaker=Breaker(failures=1, max_pause=pause))
+    group.delivery = Delivery(backoff=QUICK_BACKOFF, breaker=Breaker(failures=1, max_pause=pause))
     handler = Recorder(lambda _: OSError("down") if len(handler.received) < 6 else None)
     await group.add(1)
     await group.start(handler)
@@ -222,17 +214,15 @@ async def test_an_open_breaker_lets_a_waiting_message_be_the_trial(group: Group)
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-async def test_what_a_handler_leaves_in_context_variables_does_not_reach_the_next_message(
-    group: Group, concurrency: int
-) -> None:
-    left: ContextVar[str] = ContextVar("left", default="")
-    found = []
+async def test_context_variables_do_not_reach_the_next_message(group: Group, concurrency: int) -> None:
+    left_over: ContextVar[str] = ContextVar("left_over", default="")
+    values = []
 
     async def handle(data: dict[str, str]) -> None:
-        found.append(left.get())
-        left.set(data["n"])
+        values.append(left_over.get())
+        left_over.set(data["n"])
 
     await group.add(50)
     await group.start(handle, concurrency=concurrency)
-    await eventually(lambda: len(found) == 50)
-    assert set(found) == {""}
+    await eventually(lambda: len(values) == 50)
+    assert set(values) == {""}

@@ -1,4 +1,4 @@
-"""Messages whose handler, or whose end, went another way than anybody meant: none of them stays behind."""
+"""Messages whose handler or settlement ends in an unusual way: none of them stays pending forever."""
 
 import asyncio
 from datetime import timedelta
@@ -8,42 +8,39 @@ import pytest
 
 from streamconsumer.model.processor_settings import Backoff, Breaker, Delivery
 from streamconsumer.processor import current_message
-from streamconsumer.processor.message import Entry
 from streamconsumer.processor.pipeline import circuit_breaker
-from streamconsumer.processor.pipeline.ready_queue import ReadyQueue
 from tests.processor.eventually import eventually
 from tests.processor.group import FAST_RETRIES, Group
 from tests.processor.recorder import Recorder
-from tests.processor.test_retries import dead_letters
 
 PAUSE = timedelta(milliseconds=20)
-QUICKLY = Backoff(min_delay=timedelta(milliseconds=1), max_delay=timedelta(milliseconds=10))
+QUICK_BACKOFF = Backoff(min_delay=timedelta(milliseconds=1), max_delay=timedelta(milliseconds=10))
 
 
 class Halt(BaseException):
-    """As gevent's Timeout and pytest's Exit are."""
+    """BaseException that is no Exception, like gevent's Timeout and pytest's Exit."""
 
 
-async def test_when_nothing_but_poison_is_left_it_ends_with_the_dead_letters(
+async def test_poison_messages_are_dead_lettered_when_no_other_message_is_left(
     any_group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(circuit_breaker, "COUNT_TRIALS_AFTER_SECONDS", 0.3)
     policy = Breaker(failures=3, max_pause=PAUSE)
-    any_group.delivery = Delivery(backoff=QUICKLY, breaker=policy, max_deliveries=4)
+    any_group.delivery = Delivery(backoff=QUICK_BACKOFF, breaker=policy, max_deliveries=4)
     handler = Recorder(lambda _: ValueError("no such order"))
     await any_group.add(3)
     processor = await any_group.start(handler)
     await eventually(lambda: processor.metrics.dead_lettered == 3)
     await any_group.wait_settled()
-    letters = await dead_letters(any_group)
-    assert {(each["streamconsumer.reason"], each["streamconsumer.deliveries"]) for each in letters} == {
+    dead_letters = await any_group.dead_letters()
+    assert {(each["streamconsumer.reason"], each["streamconsumer.deliveries"]) for each in dead_letters} == {
         ("MaxDeliveries", "4")
     }
-    assert len(handler.received) > 12, "there were trials that did not count"
+    assert len(handler.received) > 12, "some trials did not count as attempts"
 
 
-async def test_messages_behind_many_that_fail_are_read_and_tried(any_group: Group) -> None:
-    any_group.delivery = Delivery(backoff=QUICKLY, breaker=Breaker(failures=5, max_pause=PAUSE))
+async def test_messages_behind_failing_messages_are_read_and_tried(any_group: Group) -> None:
+    any_group.delivery = Delivery(backoff=QUICK_BACKOFF, breaker=Breaker(failures=5, max_pause=PAUSE))
     poison = await any_group.add(5)
     good = await any_group.add(5)
     handler = Recorder(lambda message: ValueError("no such order") if message.message_id in poison else None)
@@ -52,9 +49,9 @@ async def test_messages_behind_many_that_fail_are_read_and_tried(any_group: Grou
     assert handler.finished == good
 
 
-async def test_a_suspect_that_fails_leaves_the_next_trial_to_another_message(group: Group) -> None:
-    """Suspects go first; but who stands in for the others must not be the same again and again."""
-    group.delivery = Delivery(backoff=QUICKLY, breaker=Breaker(failures=1, max_pause=PAUSE))
+async def test_next_trial_is_another_message_after_a_suspect_failed(group: Group) -> None:
+    """Suspects start first, but the same message must not be the trial repeatedly."""
+    group.delivery = Delivery(backoff=QUICK_BACKOFF, breaker=Breaker(failures=1, max_pause=PAUSE))
     await group.create_group()
     [poison, *_] = await group.add(4)
     [suspect] = await group.read_as("pod-z", 1)
@@ -64,23 +61,8 @@ async def test_a_suspect_that_fails_leaves_the_next_trial_to_another_message(gro
     await handler.wait_until_finished(3)
 
 
-def test_suspects_and_others_take_turns() -> None:
-    ready = ReadyQueue()
-    for number in range(4):
-        entry = Entry(f"{number}-0", ())
-        entry.is_suspect = number < 2
-        ready.put(entry)
-    order = []
-    while taken := ready.pop():
-        order.append(taken.message_id)
-        ready.complete(taken)
-    assert order == ["0-0", "2-0", "1-0", "3-0"]
-
-
 @pytest.mark.parametrize("concurrency", [1, 3])
-async def test_a_handler_that_raises_no_exception_but_something_else_has_failed(
-    any_group: Group, concurrency: int
-) -> None:
+async def test_base_exception_of_a_handler_is_a_failure(any_group: Group, concurrency: int) -> None:
     any_group.delivery = FAST_RETRIES
     await any_group.add(3)
     handler = Recorder(lambda message: Halt("stop") if message.deliveries == 1 else None)
@@ -90,8 +72,8 @@ async def test_a_handler_that_raises_no_exception_but_something_else_has_failed(
     assert processor.metrics.failed == 3
 
 
-async def test_a_handler_that_cancels_itself_is_tried_again_soon(any_group: Group) -> None:
-    async def cancels_itself(_data: dict[str, Any]) -> None:
+async def test_handler_that_cancels_itself_is_retried_soon(any_group: Group) -> None:
+    async def cancel_itself(_data: dict[str, Any]) -> None:
         if current_message().deliveries < 3:
             task = asyncio.current_task()
             assert task
@@ -99,47 +81,47 @@ async def test_a_handler_that_cancels_itself_is_tried_again_soon(any_group: Grou
             await asyncio.sleep(1)
 
     await any_group.add(2)
-    processor = await any_group.start(cancels_itself)
+    processor = await any_group.start(cancel_itself)
     await eventually(lambda: processor.metrics.acknowledged == 2)
     assert processor.metrics.claimed == 0
 
 
-async def test_the_timeout_is_the_handlers_and_not_that_of_the_servers_answer_to_its_end(group: Group) -> None:
+async def test_timeout_does_not_include_the_settlement(group: Group) -> None:
     timeout = timedelta(milliseconds=200)
     group.delivery = Delivery(timeout=timeout, max_deliveries=1)
 
-    async def fails_while_the_server_rests(_data: dict[str, Any]) -> None:
+    async def fail_and_pause_the_server(_data: dict[str, Any]) -> None:
         group.server.pause()
         raise ValueError("no such order")
 
     await group.add()
-    processor = await group.start(fails_while_the_server_rests)
+    processor = await group.start(fail_and_pause_the_server)
     await eventually(lambda: processor.metrics.failed)
     await asyncio.sleep(2 * timeout.total_seconds())
     group.server.resume()
     await eventually(lambda: processor.metrics.dead_lettered)
-    [letter] = await dead_letters(group)
-    assert letter["streamconsumer.error-message"] == "no such order"
+    [dead_letter] = await group.dead_letters()
+    assert dead_letter["streamconsumer.error-message"] == "no such order"
     assert (processor.metrics.failed, processor.metrics.claimed) == (1, 0)
 
 
-async def test_a_message_that_waited_long_for_its_beginning_has_its_whole_time(group: Group) -> None:
+async def test_timeout_starts_with_the_handler_when_the_start_was_delayed(group: Group) -> None:
     timeout = timedelta(milliseconds=200)
     group.delivery = Delivery(timeout=timeout, backoff=Backoff(min_delay=PAUSE, max_delay=PAUSE))
 
-    async def fails_once(_data: dict[str, Any]) -> None:
+    async def fail_once(_data: dict[str, Any]) -> None:
         if current_message().deliveries == 1:
             asyncio.get_running_loop().call_later(0.001, group.server.pause)
             asyncio.get_running_loop().call_later(3 * timeout.total_seconds(), group.server.resume)
             raise ValueError("not yet")
 
     await group.add()
-    processor = await group.start(fails_once)
+    processor = await group.start(fail_once)
     await eventually(lambda: processor.metrics.acknowledged)
     assert (processor.metrics.failed, processor.metrics.claimed) == (1, 0)
 
 
-async def test_a_callback_that_is_set_while_a_backlog_is_handled_gets_the_next_message(group: Group) -> None:
+async def test_new_callback_receives_the_next_message_of_a_backlog(group: Group) -> None:
     second = Recorder()
 
     async def first(_data: dict[str, Any]) -> None:

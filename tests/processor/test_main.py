@@ -1,4 +1,4 @@
-"""The process in a pod: starts or says why not, ends on a signal in time, loses nothing when it is killed."""
+"""The process of a pod: start-up errors, signals, kills, probes and logs."""
 
 import asyncio
 import os
@@ -16,53 +16,53 @@ from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import Group
 from tests.processor.pod import NewPod
 
-# -- ending ---------------------------------------------------------------------------------------------------------
+# -- shutdown -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_an_idle_pod_ends_without_waiting_for_the_end_of_its_read(
+async def test_idle_pod_exits_without_waiting_for_its_read(
     group: Group, new_pod: NewPod, number: signal.Signals
 ) -> None:
-    pod = new_pod("pod_handlers:note", poll_interval="1m").start()
+    pod = new_pod("pod_handlers:log_handled", poll_interval="1m").start()
     await pod.wait_for_log("processor started")
     await eventually(group.group_exists)
-    begun = time.monotonic()
+    started_at = time.monotonic()
     pod.signal(number)
     assert await pod.wait_for_exit() == 0
-    assert time.monotonic() - begun < TIMEOUT_SECONDS
+    assert time.monotonic() - started_at < TIMEOUT_SECONDS
     assert await group.consumers() == set()
 
 
-async def test_a_busy_pod_finishes_its_message_and_hands_the_others_back(group: Group, new_pod: NewPod) -> None:
+async def test_busy_pod_finishes_its_message_and_releases_the_others(group: Group, new_pod: NewPod) -> None:
     running, *others = await group.add(5, {"seconds": "1"})
     pod = new_pod("pod_handlers:slow").start()
-    await pod.wait_for_log("begun")
+    await pod.wait_for_log("started")
     pod.signal(signal.SIGTERM)
     assert await pod.wait_for_exit() == 0
     assert [line["message_id"] for line in pod.find_log("handled")] == [running]
-    left = await group.entries()
-    assert [each.message_id for each in left] == others
-    assert {each.consumer for each in left} == {POSTPONED_CONSUMER}
+    pending = await group.entries()
+    assert [entry.message_id for entry in pending] == others
+    assert {entry.consumer for entry in pending} == {POSTPONED_CONSUMER}
 
 
 @pytest.mark.parametrize("handler", ["slow", "slow_thread", "stubborn"])
-async def test_a_pod_ends_at_its_drain_time_out_whatever_the_handler_does(
+async def test_pod_exits_at_the_drain_timeout_whatever_the_handler_does(
     group: Group, new_pod: NewPod, handler: str
 ) -> None:
     await group.add(1, {"seconds": "30"})
     pod = new_pod(f"pod_handlers:{handler}", drain_timeout="1s").start()
-    await pod.wait_for_log("begun")
-    begun = time.monotonic()
+    await pod.wait_for_log("started")
+    started_at = time.monotonic()
     pod.signal(signal.SIGTERM)
     assert await pod.wait_for_exit() == 0
-    assert 0.9 < time.monotonic() - begun < TIMEOUT_SECONDS
+    assert 0.9 < time.monotonic() - started_at < TIMEOUT_SECONDS
     assert await group.pending() == 1
 
 
-async def test_a_second_signal_ends_the_drain(group: Group, new_pod: NewPod) -> None:
+async def test_second_signal_ends_the_drain(group: Group, new_pod: NewPod) -> None:
     await group.add(1, {"seconds": "30"})
     pod = new_pod("pod_handlers:slow").start()
-    await pod.wait_for_log("begun")
+    await pod.wait_for_log("started")
     pod.signal(signal.SIGTERM)
     await pod.wait_for_log("draining")
     pod.signal(signal.SIGTERM)
@@ -72,49 +72,51 @@ async def test_a_second_signal_ends_the_drain(group: Group, new_pod: NewPod) -> 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root may make a PID namespace")
 @pytest.mark.parametrize("moment", ["importing", "idle", "busy"])
-async def test_a_pod_ends_as_process_1_too(group: Group, new_pod: NewPod, moment: str) -> None:
-    """The kernel gives process 1 no default: a signal that nobody handles is as if it had never been sent."""
-    pod = new_pod({"busy": "pod_handlers:slow", "importing": "slow_import:handle"}.get(moment, "pod_handlers:note"))
+async def test_pod_exits_on_sigterm_as_process_1(group: Group, new_pod: NewPod, moment: str) -> None:
+    """The kernel gives process 1 no default actions: a signal without a handler has no effect."""
+    pod = new_pod(
+        {"busy": "pod_handlers:slow", "importing": "slow_import:handle"}.get(moment, "pod_handlers:log_handled")
+    )
     (pod.folder / "slow_import.py").write_text("print('importing', flush=True)\nimport time; time.sleep(60)\n")
     await group.add(1, {"seconds": "1", "n": "1"})
     pod.start(command_prefix=["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"])
     if moment == "importing":
         await eventually(lambda: {"text": "importing"} in pod.log_lines)
     else:
-        await pod.wait_for_log("begun" if moment == "busy" else "handled")
+        await pod.wait_for_log("started" if moment == "busy" else "handled")
     pod.signal(signal.SIGTERM, pod.child_pid)
     assert await pod.wait_for_exit() == 0
     if moment != "importing":
         assert await group.pending() == 0
 
 
-async def test_a_pod_that_never_reached_its_server_ends_in_time(new_pod: NewPod, group: Group) -> None:
+async def test_pod_that_never_reached_its_server_exits_in_time(new_pod: NewPod, group: Group) -> None:
     group.server.pause()
-    pod = new_pod("pod_handlers:note").start()
+    pod = new_pod("pod_handlers:log_handled").start()
     await pod.wait_for_log("processor started")
-    begun = time.monotonic()
+    started_at = time.monotonic()
     pod.signal(signal.SIGTERM)
     assert await pod.wait_for_exit() == 0
-    assert time.monotonic() - begun < TIMEOUT_SECONDS
+    assert time.monotonic() - started_at < TIMEOUT_SECONDS
     group.server.resume()
 
 
-async def test_a_pod_that_is_killed_and_started_again_handles_everything(group: Group, new_pod: NewPod) -> None:
+async def test_restarted_pod_handles_every_message_after_kills(group: Group, new_pod: NewPod) -> None:
     ids = await group.add(300, {"seconds": "0.005"})
     pod = new_pod("pod_handlers:slow", concurrency="4")
-    for killed in range(3):
+    for kills in range(3):
         pod.start()
-        await pod.wait_for_log("handled", times=40 * (killed + 1))
+        await pod.wait_for_log("handled", times=40 * (kills + 1))
         pod.signal(signal.SIGKILL)
         assert await pod.wait_for_exit() == -signal.SIGKILL
     pod.start()
     await eventually(lambda: {line["message_id"] for line in pod.find_log("handled")} == set(ids))
     await group.wait_settled()
-    twice = len(pod.find_log("handled")) - len(ids)
-    assert twice <= 3 * (4 + 10), "a kill repeats at most what was running or not acknowledged yet"
+    repeated = len(pod.find_log("handled")) - len(ids)
+    assert repeated <= 3 * (4 + 10), "a kill repeats at most running and unacknowledged messages"
 
 
-# -- not beginning --------------------------------------------------------------------------------------------------
+# -- start-up errors ------------------------------------------------------------------------------------------------
 
 BROKEN_MODULES = {
     "raises.py": "raise RuntimeError('no\\nlicence')",
@@ -134,7 +136,7 @@ def keyword(*, data): ...
 
 
 @pytest.mark.parametrize(
-    ("handler", "sentence"),
+    ("handler", "expected"),
     [
         ("nowhere:handle", "module 'nowhere' not found"),
         ("nowhere.deep.er:handle", "module 'nowhere' not found"),
@@ -152,20 +154,20 @@ def keyword(*, data): ...
         ("not a path", "STREAMCONSUMER_HANDLER_PYTHON is 'not a path'"),
     ],
 )
-async def test_a_handler_that_cannot_be_used_is_told_in_one_line(new_pod: NewPod, handler: str, sentence: str) -> None:
+async def test_unusable_handler_is_reported_in_one_line(new_pod: NewPod, handler: str, expected: str) -> None:
     pod = new_pod(handler)
     for name, text in BROKEN_MODULES.items():
         (pod.folder / name).write_text(text)
     assert await pod.start().wait_for_exit() == 78
     [line] = pod.log_lines
-    assert sentence in line["message"]
+    assert expected in line["message"]
     assert line["level"] == "CRITICAL"
     assert pod.termination_log.read_text() == line["message"]
     assert "\n" not in line["message"]
 
 
 @pytest.mark.parametrize(
-    ("environment", "sentences"),
+    ("environment", "expected"),
     [
         ({"STREAMCONSUMER_STREAM": None}, ["STREAMCONSUMER_STREAM is missing; it is required"]),
         (
@@ -180,30 +182,30 @@ async def test_a_handler_that_cannot_be_used_is_told_in_one_line(new_pod: NewPod
         ({"STREAMCONSUMER_HTTP_PORT": "99999"}, ["STREAMCONSUMER_HTTP_PORT is '99999'"]),
     ],
 )
-async def test_variables_that_are_missing_or_wrong_are_told_in_one_line(
-    new_pod: NewPod, environment: dict[str, str | None], sentences: list[str]
+async def test_missing_or_invalid_variables_are_reported_in_one_line(
+    new_pod: NewPod, environment: dict[str, str | None], expected: list[str]
 ) -> None:
-    pod = new_pod("pod_handlers:note")
+    pod = new_pod("pod_handlers:log_handled")
     for name, value in environment.items():
         pod.environment.pop(name, None)
         if value is not None:
             pod.environment[name] = value
     assert await pod.start().wait_for_exit() == 78
     [line] = pod.log_lines
-    assert all(sentence in line["message"] for sentence in sentences)
+    assert all(text in line["message"] for text in expected)
     assert "s3cret" not in pod.output.read_text() + pod.termination_log.read_text()
 
 
-async def test_a_port_that_is_taken_is_told_in_one_line(new_pod: NewPod, group: Group) -> None:
-    pod = new_pod("pod_handlers:note", http_port=str(group.server.port))
+async def test_port_in_use_is_reported_in_one_line(new_pod: NewPod, group: Group) -> None:
+    pod = new_pod("pod_handlers:log_handled", http_port=str(group.server.port))
     assert await pod.start().wait_for_exit() == 78
     [line] = pod.log_lines
     assert f"STREAMCONSUMER_HTTP_PORT is {group.server.port}" in line["message"]
     assert "in use" in line["message"]
 
 
-async def test_a_password_is_never_printed(new_pod: NewPod, group: Group) -> None:
-    pod = new_pod("pod_handlers:note", redis_password="s3cret", log_level="DEBUG")
+async def test_password_is_never_logged(new_pod: NewPod, group: Group) -> None:
+    pod = new_pod("pod_handlers:log_handled", redis_password="s3cret", log_level="DEBUG")
     pod.environment["STREAMCONSUMER_REDIS_URL"] = f"redis://:s3cret@127.0.0.1:{group.server.port}/0?password=s3cret"
     pod.start()
     port = await pod.http_port()
@@ -215,8 +217,8 @@ async def test_a_password_is_never_printed(new_pod: NewPod, group: Group) -> Non
     assert "s3cret" not in pod.output.read_text()
 
 
-async def test_a_pod_that_trusts_anybody_says_so(new_pod: NewPod, group: Group) -> None:
-    pod = new_pod("pod_handlers:note")
+async def test_disabled_tls_verification_is_reported(new_pod: NewPod, group: Group) -> None:
+    pod = new_pod("pod_handlers:log_handled")
     pod.environment["STREAMCONSUMER_REDIS_URL"] = f"rediss://127.0.0.1:{group.server.port}/0?ssl_cert_reqs=none"
     pod.start()
     await pod.wait_for_log("TLS certificate verification is disabled; the connection can be intercepted")
@@ -227,23 +229,23 @@ async def test_a_pod_that_trusts_anybody_says_so(new_pod: NewPod, group: Group) 
 # -- running --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_pod_answers_its_probes_and_metrics_and_logs_json(group: Group, new_pod: NewPod) -> None:
+async def test_pod_serves_probes_and_metrics_and_logs_json(group: Group, new_pod: NewPod) -> None:
     ids = await group.add(3)
-    pod = new_pod("pod_handlers:note").start()
+    pod = new_pod("pod_handlers:log_handled").start()
     await pod.wait_for_log("handled", times=3)
     await group.wait_settled()
     port = await pod.http_port()
 
     def get(path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-            return str(answer.read().decode())
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+            return str(response.read().decode())
 
     assert await asyncio.to_thread(get, "/livez") == "ok\n"
     assert await asyncio.to_thread(get, "/readyz") == "ok\n"
     families = text_string_to_metric_families(await asyncio.to_thread(get, "/metrics"))
-    found = {sample.name: sample for family in families for sample in family.samples}
-    assert found["streamconsumer_acknowledged_total"].value == 3
-    assert found["streamconsumer_delivered_total"].labels == {"stream": "orders", "consumer_group": "billing"}
+    samples = {sample.name: sample for family in families for sample in family.samples}
+    assert samples["streamconsumer_acknowledged_total"].value == 3
+    assert samples["streamconsumer_delivered_total"].labels == {"stream": "orders", "consumer_group": "billing"}
     assert [line["message_id"] for line in pod.find_log("handled")] == ids
     assert {(line["level"], line["logger"], line["n"]) for line in pod.find_log("handled")} == {
         ("INFO", "shop", str(number)) for number in range(3)
@@ -253,20 +255,20 @@ async def test_a_pod_answers_its_probes_and_metrics_and_logs_json(group: Group, 
     assert await pod.wait_for_exit() == 0
 
 
-async def test_logs_for_people_are_one_line_a_failure(group: Group, new_pod: NewPod) -> None:
+async def test_text_log_has_one_line_per_failure(group: Group, new_pod: NewPod) -> None:
     [message_id] = await group.add()
-    pod = new_pod("pod_handlers:failing", log_format="text").start()
-    told = re.compile(
+    pod = new_pod("pod_handlers:fail", log_format="text").start()
+    failure_line = re.compile(
         f"message_id={message_id} stream=orders deliveries=1 retry_after_seconds=[0-9.]+ "
         "error=ConnectionResetError: the bank hung up"
     )
-    await eventually(lambda: told.search(pod.output.read_text()))
+    await eventually(lambda: failure_line.search(pod.output.read_text()))
     assert "Traceback" not in pod.output.read_text()
 
 
-async def test_without_an_endpoint_no_telemetry_sdk_and_no_operator_is_loaded(group: Group, new_pod: NewPod) -> None:
+async def test_telemetry_sdk_and_operator_are_not_loaded_without_an_endpoint(group: Group, new_pod: NewPod) -> None:
     await group.add()
-    pod = new_pod("pod_handlers:stack").start()
+    pod = new_pod("pod_handlers:log_loaded_modules").start()
     [line] = await pod.wait_for_log("loaded")
-    assert line["heavy"] == [], "redis-py itself loads the SDK's metrics where they are installed, no more than that"
+    assert line["heavy"] == [], "redis-py loads only the SDK's metrics, if they are installed"
     assert "trace_id" not in line

@@ -1,6 +1,6 @@
-"""The handler of the reliability suite: does what the message says, and writes down what it did.
+"""Handlers of the reliability tests: each follows the instructions in its message and appends lines to a ledger file.
 
-A line is one write to a file opened with O_APPEND: whole or not there, and kill -9 takes nothing back that was written.
+A line is one write to a file opened with O_APPEND. It is written completely or not at all, and survives kill -9.
 """
 
 import asyncio
@@ -18,26 +18,26 @@ _running: set[str] = set()
 
 
 def _append_line(kind: str, data: dict[str, Any], message: Message) -> None:
-    global _file  # noqa: PLW0603 - opened by the process that handles, not by the one that it was forked from
+    global _file  # noqa: PLW0603 - opened by the handling process, not by the fork server
     if _file < 0:
         _file = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    words = (kind, data["n"], message.message_id, message.consumer, str(message.deliveries), f"{time.time():.3f}")
-    os.write(_file, (" ".join(words) + "\n").encode())
+    fields = (kind, data["n"], message.message_id, message.consumer, str(message.deliveries), f"{time.time():.3f}")
+    os.write(_file, (" ".join(fields) + "\n").encode())
 
 
-def _record_begin(data: dict[str, Any], message: Message) -> None:
-    _append_line("twice-at-once" if message.message_id in _running else "begun", data, message)
+def _record_start(data: dict[str, Any], message: Message) -> None:
+    _append_line("started-twice" if message.message_id in _running else "started", data, message)
     _running.add(message.message_id)
 
 
 def outage_file(ledger: Path) -> Path:
-    """While this file is there, every message fails: what handlers depend on is away."""
+    """Return a file's path. While the file exists, every message fails as if a dependency of the handler were down."""
     return ledger.with_suffix(".outage")
 
 
 def _outcome(data: dict[str, Any], message: Message) -> None:
-    is_away = outage_file(Path(os.environ["LEDGER"])).exists()
-    if is_away or data.get("poison") or message.deliveries <= int(data.get("fails", 0)):
+    is_outage = outage_file(Path(os.environ["LEDGER"])).exists()
+    if is_outage or data.get("poison") or message.deliveries <= int(data.get("fails", 0)):
         _append_line("failed", data, message)
         raise ConnectionResetError("the bank hung up")
     if "later" in data and message.deliveries == 1:
@@ -47,10 +47,13 @@ def _outcome(data: dict[str, Any], message: Message) -> None:
 
 
 async def handle(data: dict[str, Any]) -> None:
-    """Notes the begin; takes `ms` milliseconds; fails as often as `fails` says, always for `poison`, once
-    and for so many seconds for `later`; notes the end."""
+    """Record the start, run for `ms` milliseconds, and record the end.
+
+    Fails the first `fails` deliveries, or every delivery with `poison`. With `later`, asks for a retry after that many
+    seconds on the first delivery.
+    """
     message = current_message()
-    _record_begin(data, message)
+    _record_start(data, message)
     try:
         await asyncio.sleep(_seconds(data))
         _outcome(data, message)
@@ -59,9 +62,9 @@ async def handle(data: dict[str, Any]) -> None:
 
 
 def handle_in_thread(data: dict[str, Any]) -> None:
-    """The same as a plain function."""
+    """Do the same as `handle`, as a plain function."""
     message = current_message()
-    _record_begin(data, message)
+    _record_start(data, message)
     try:
         time.sleep(_seconds(data))
         _outcome(data, message)
@@ -70,16 +73,16 @@ def handle_in_thread(data: dict[str, Any]) -> None:
 
 
 async def handle_with_effects(data: dict[str, Any]) -> Effects:
-    """The same, with an entry in another stream that must be there once, however often the message is handled."""
+    """Do the same as `handle`, and add one entry to another stream. It must be there once, whatever the retries."""
     await handle(data)
     return Effects().add(f"{current_message().stream}-invoices", {"n": data["n"]})
 
 
 async def handle_batch(batch: list[dict[str, Any]]) -> None:
-    """The same for a list: takes as long as the longest, and each has its own end."""
+    """Do the same as `handle` for a batch: runs as long as the longest message; each message has its own outcome."""
     messages = current_messages()
     for data, message in zip(batch, messages, strict=True):
-        _record_begin(data, message)
+        _record_start(data, message)
     failures: dict[int, BaseException] = {}
     try:
         await asyncio.sleep(max(map(_seconds, batch)))

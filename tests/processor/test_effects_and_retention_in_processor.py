@@ -1,4 +1,4 @@
-"""Effects, retention and forgotten names, as a running processor has them."""
+"""Effects, retention and the removal of expired consumers in a running processor."""
 
 from datetime import timedelta
 from typing import Any
@@ -13,7 +13,7 @@ from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder
 
 
-async def test_what_a_handler_returns_is_done_with_the_acknowledgement(any_group: Group) -> None:
+async def test_effects_are_applied_with_the_acknowledgement(any_group: Group) -> None:
     async def total(data: dict[str, Any]) -> Effects:
         return Effects().increment("total", int(data["amount"])).add("invoices", {"amount": data["amount"]})
 
@@ -22,19 +22,19 @@ async def test_what_a_handler_returns_is_done_with_the_acknowledgement(any_group
     await any_group.start(total)
     await eventually(lambda: any_group.client.get("total"))
 
-    async def all_done() -> bool:
+    async def is_total_complete() -> bool:
         return await any_group.client.get("total") == "15"
 
-    await eventually(all_done)
+    await eventually(is_total_complete)
     await any_group.wait_settled()
     assert await any_group.client.xlen("invoices") == 5
 
 
-async def test_effects_that_cannot_be_done_fail_their_message_and_leave_nothing_behind(group: Group) -> None:
+async def test_failed_effects_fail_their_message_and_apply_nothing(group: Group) -> None:
     async def count(_data: dict[str, Any]) -> Effects:
         return Effects().increment("counter").add("list", {"a": "1"})
 
-    await group.client.rpush("list", "somebody's own")
+    await group.client.rpush("list", "another program's value")
     await group.add()
     processor = await group.start(count)
     await eventually(lambda: processor.metrics.failed)
@@ -45,7 +45,7 @@ async def test_effects_that_cannot_be_done_fail_their_message_and_leave_nothing_
     assert await group.client.get("counter") == "1"
 
 
-async def test_acknowledged_entries_are_trimmed_and_no_others(
+async def test_only_entries_acknowledged_by_all_groups_are_trimmed(
     any_group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claimer, "TRIM_INTERVAL", timedelta(milliseconds=100))
@@ -57,17 +57,15 @@ async def test_acknowledged_entries_are_trimmed_and_no_others(
     await handler.wait_until_finished(5)
     await any_group.wait_settled()
     reply: Any = await any_group.client.xreadgroup("others", "one", {STREAM: ">"}, 10)
-    seen = [message_id for message_id, _ in reply[0][1]]
-    await any_group.client.xack(STREAM, "others", *seen[:3])
+    message_ids = [message_id for message_id, _ in reply[0][1]]
+    await any_group.client.xack(STREAM, "others", *message_ids[:3])
     await eventually(lambda: processor.metrics.trimmed == 3)
     assert await any_group.client.xlen(STREAM) == 2
     assert processor.metrics.lost_to_trimming == 0
 
 
-async def test_the_name_of_a_pod_that_is_long_gone_is_removed_and_never_its_entries(
-    group: Group, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was killed while idle."""
+async def test_expired_consumer_without_entries_is_deleted(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The consumer was killed while idle. A consumer of another program is kept."""
     monkeypatch.setattr(liveness, "EXPIRE_AFTER", timedelta(seconds=2))
     await group.create_group()
     await group.client.xgroup_createconsumer(STREAM, GROUP, "killed")
@@ -75,7 +73,7 @@ async def test_the_name_of_a_pod_that_is_long_gone_is_removed_and_never_its_entr
     await group.client.xgroup_createconsumer(STREAM, GROUP, "stranger")
     await group.start(Recorder())
 
-    async def gone() -> bool:
+    async def is_expired_consumer_deleted() -> bool:
         return await group.consumers() == {"pod-a", "stranger"}
 
-    await eventually(gone)
+    await eventually(is_expired_consumer_deleted)

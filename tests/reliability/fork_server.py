@@ -1,11 +1,11 @@
-"""Pods by the dozen: a process that has imported all that a pod needs, and forks itself for each one.
+"""Fork server: a process that has imported all modules of a pod and forks itself for each pod.
 
-A forked pod runs what `python -m streamconsumer processor` runs, in an environment of its own, and is there after 20 ms
-instead of half a second: what makes thousands of kill -9 affordable. Linux only: a pod is held by a pidfd, so that no
-signal can hit a stranger that was given its pid.
+A forked pod runs the same code as `python -m streamconsumer processor`, in its own environment. It starts within 20 ms
+instead of half a second, which makes thousands of kill -9 affordable. Linux only: a pod is addressed by a pidfd, so
+that no signal can reach another process that got its pid.
 
-    nursery  ← one JSON line a pod: {"environment": {…}, "folder": …}
-             → its pid
+    fork server  ← one JSON line per pod: {"environment": {…}, "folder": …}
+                 → its pid
 """
 
 import contextlib
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Pod:
-    """One process, which may be killed, frozen and asked to stop."""
+    """Pod process that can be killed, frozen and stopped."""
 
     def __init__(self, pid: int, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
@@ -41,7 +41,7 @@ class Pod:
         return self._fd >= 0 and not self.wait_for_exit(0)
 
     def wait_for_exit(self, within: float) -> bool:
-        """Whether it has ended in so many seconds."""
+        """Return whether the process ended within `within` seconds."""
         if self._fd < 0:
             return True
         poll = select.poll()
@@ -49,7 +49,7 @@ class Pod:
         return bool(poll.poll(within * 1000))
 
     def signal(self, number: signal.Signals) -> None:
-        """To one that has ended, nothing."""
+        """Send a signal. Does nothing if the process has ended."""
         with self._lock, contextlib.suppress(ProcessLookupError):
             if self._fd >= 0:
                 signal.pidfd_send_signal(self._fd, number)
@@ -64,11 +64,11 @@ class Pod:
 
 
 class ForkServer:
-    """Starts pods; ends them all when it is left."""
+    """Starts pods. Kills all of them when the context is left."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.reliability.nursery"],
+            [sys.executable, "-m", "tests.reliability.fork_server"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -92,7 +92,7 @@ class ForkServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
 
@@ -102,8 +102,8 @@ def _serve() -> None:
     for module in pkgutil.walk_packages(processor.__path__, "streamconsumer.processor."):
         importlib.import_module(module.name)
     importlib.import_module("streamconsumer.event_loop")
-    importlib.import_module("tests.reliability.deeds")
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks for exit codes: let the kernel bury the dead
+    importlib.import_module("tests.reliability.scripted_handler")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # exit codes are not read, so the kernel reaps ended processes
     for line in sys.stdin:
         order = json.loads(line)
         pid = os.fork()
@@ -122,22 +122,22 @@ def _run_as_pod(order: dict[str, dict[str, str]]) -> NoReturn:
         os.environ.update(order["environment"])
         folder = str(order["folder"])
         os.chdir(folder)
-        said = os.open(f"{order['name']}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for ours, theirs in ((nothing, 0), (said, 1), (said, 2)):
-            os.dup2(ours, theirs)
+        log_file = os.open(f"{order['name']}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        no_input = os.open(os.devnull, os.O_RDONLY)
+        for source, target in ((no_input, 0), (log_file, 1), (log_file, 2)):
+            os.dup2(source, target)
         from tests.reliability import kill_points
 
         kill_points.install()
         from streamconsumer.processor.pipeline import circuit_breaker, reconnect
 
-        # Poison and outages end within the time of a test.
+        # Poison messages and outages must end within the time of a test.
         circuit_breaker.COUNT_TRIALS_AFTER_SECONDS, reconnect.MAX_PAUSE_SECONDS = 2.0, 0.2
         from streamconsumer.cli import main
 
         code = main(["processor"], standalone_mode=False) or 0
-    except SystemExit as left:
-        code = left.code if isinstance(left.code, int) else 1
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
     except BaseException:
         sys.excepthook(*sys.exc_info())
         raise

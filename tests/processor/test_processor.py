@@ -1,4 +1,4 @@
-"""What users call, exactly as they were promised it."""
+"""The promised interface: `RedisStreamProcessor`, `StreamManager` and a user's own manager."""
 
 import asyncio
 import logging
@@ -16,9 +16,10 @@ from tests.cluster.redis_servers import RedisServer
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder, fail_every_delivery, fail_first_delivery
+from tests.processor.user_manager import UserManager
 
 
-async def test_a_message_is_handled_and_acknowledged(any_group: Group) -> None:
+async def test_message_is_handled_and_acknowledged(any_group: Group) -> None:
     handler = Recorder()
     await any_group.start(handler)
     [message_id] = await any_group.add(fields={"id": "7", "total": "9.50"})
@@ -27,12 +28,12 @@ async def test_a_message_is_handled_and_acknowledged(any_group: Group) -> None:
     assert handler.received == [Message(message_id, STREAM, GROUP, "pod-a", 1, {"id": "7", "total": "9.50"})]
 
 
-async def test_starting_creates_the_stream_and_the_group(any_group: Group) -> None:
+async def test_start_creates_the_stream_and_the_group(any_group: Group) -> None:
     await any_group.start(Recorder())
     await eventually(any_group.group_exists)
 
 
-async def test_a_group_that_starts_from_0_handles_what_was_added_before(group: Group) -> None:
+async def test_group_from_0_handles_earlier_entries(group: Group) -> None:
     ids = await group.add(25)
     handler = Recorder()
     await group.start(handler)
@@ -40,7 +41,7 @@ async def test_a_group_that_starts_from_0_handles_what_was_added_before(group: G
     assert handler.ids == ids
 
 
-async def test_a_group_that_starts_from_the_dollar_handles_only_what_is_added_later(group: Group) -> None:
+async def test_group_from_dollar_handles_only_later_entries(group: Group) -> None:
     await group.add(5)
     handler = Recorder()
     await group.start(handler, start_from="$")
@@ -51,7 +52,7 @@ async def test_a_group_that_starts_from_the_dollar_handles_only_what_is_added_la
     assert handler.ids == later
 
 
-async def test_a_group_that_exists_goes_on_where_it_was(group: Group) -> None:
+async def test_existing_group_continues_at_its_position(group: Group) -> None:
     await group.add(3)
     await group.create_group("$")
     later = await group.add(2)
@@ -61,7 +62,7 @@ async def test_a_group_that_exists_goes_on_where_it_was(group: Group) -> None:
     assert handler.ids == later
 
 
-async def test_starting_twice_starts_once(group: Group, caplog: pytest.LogCaptureFixture) -> None:
+async def test_second_start_does_nothing_while_listening(group: Group, caplog: pytest.LogCaptureFixture) -> None:
     handler = Recorder()
     processor = await group.start(handler)
     await processor.start_listening()
@@ -74,14 +75,14 @@ async def test_starting_twice_starts_once(group: Group, caplog: pytest.LogCaptur
     assert "already listening" in caplog.text
 
 
-async def test_starting_without_a_callback_is_refused(group: Group) -> None:
+async def test_start_without_a_callback_is_rejected(group: Group) -> None:
     processor = RedisStreamProcessor(group.manager(), STREAM, GROUP, "pod-a")
     with pytest.raises(InvalidSettings, match="set_message_callback"):
         await processor.start_listening()
     assert not processor.is_running
 
 
-async def test_stopping_works_before_the_start_twice_and_from_two_tasks(group: Group) -> None:
+async def test_stop_is_safe_before_start_twice_and_from_two_tasks(group: Group) -> None:
     processor = group.processor(Recorder())
     await processor.stop_listening()
     await processor.start_listening()
@@ -92,7 +93,7 @@ async def test_stopping_works_before_the_start_twice_and_from_two_tasks(group: G
     assert not processor.is_running
 
 
-async def test_a_caller_of_stop_who_gives_up_does_not_stop_the_stopping(group: Group) -> None:
+async def test_drain_continues_when_a_caller_of_stop_is_cancelled(group: Group) -> None:
     handler = Recorder(gate=False)
     processor = await group.start(handler)
     await group.add()
@@ -105,7 +106,7 @@ async def test_a_caller_of_stop_who_gives_up_does_not_stop_the_stopping(group: G
     assert not processor.is_running
 
 
-async def test_a_processor_starts_again_after_a_stop(any_group: Group) -> None:
+async def test_processor_starts_again_after_a_stop(any_group: Group) -> None:
     handler = Recorder()
     processor = await any_group.start(handler)
     for rounds in (1, 2, 3):
@@ -117,7 +118,7 @@ async def test_a_processor_starts_again_after_a_stop(any_group: Group) -> None:
     assert len(handler.received) == 3
 
 
-async def test_a_handler_may_stop_its_own_processor(group: Group) -> None:
+async def test_handler_can_stop_its_own_processor(group: Group) -> None:
     stops: list[asyncio.Task[None]] = []
 
     async def handle(data: dict[str, Any]) -> None:
@@ -133,37 +134,37 @@ async def test_a_handler_may_stop_its_own_processor(group: Group) -> None:
 # -- failures -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_failed_message_is_logged_and_tried_again(any_group: Group, caplog: pytest.LogCaptureFixture) -> None:
+async def test_failed_message_is_logged_and_retried(any_group: Group, caplog: pytest.LogCaptureFixture) -> None:
     handler = Recorder(fail_first_delivery(Retry("no such customer", after=timedelta(seconds=2))))
     processor = await any_group.start(handler)
     [message_id] = await any_group.add()
     await handler.wait_until_received(1)
     await asyncio.sleep(0)
-    assert [(each.message_id, each.deliveries) for each in await any_group.entries()] == [(message_id, 1)]
+    assert [(entry.message_id, entry.deliveries) for entry in await any_group.entries()] == [(message_id, 1)]
     await handler.wait_until_finished(1)
     await any_group.wait_settled()
     assert [message.deliveries for message in handler.received] == [1, 2]
     assert processor.metrics.failed == 1
-    [record] = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert record.message_id == message_id  # type: ignore[attr-defined] # an extra of the record
     assert "Retry: no such customer" in caplog.text
 
 
-async def test_one_failing_message_does_not_keep_the_others_waiting(group: Group) -> None:
+async def test_failing_message_does_not_block_the_others(group: Group) -> None:
     first, *others = await group.add(30)
     handler = Recorder(lambda message: RuntimeError("bad") if message.message_id == first else None)
     await group.start(handler)
     await handler.wait_until_finished(29)
     assert handler.finished == others
 
-    async def left() -> bool:  # the last acknowledgements travel a moment later
-        return [each.message_id for each in await group.entries()] == [first]
+    async def only_the_failed_message_is_pending() -> bool:  # the last acknowledgements arrive a moment later
+        return [entry.message_id for entry in await group.entries()] == [first]
 
-    await eventually(left)
+    await eventually(only_the_failed_message_is_pending)
 
 
 class OwnCancellation:
-    """What a handler does that awaits something which somebody else cancelled."""
+    """Handler that awaits a task which was cancelled elsewhere."""
 
     async def __call__(self, data: dict[str, Any]) -> None:
         inner = asyncio.create_task(asyncio.sleep(60))
@@ -171,7 +172,7 @@ class OwnCancellation:
         await inner
 
 
-def exit_of_a_library(data: dict[str, Any]) -> None:
+def library_exit(data: dict[str, Any]) -> None:
     raise SystemExit(3)
 
 
@@ -188,8 +189,8 @@ async def unprintable(data: dict[str, Any]) -> None:
     raise _Unprintable
 
 
-@pytest.mark.parametrize("handler", [OwnCancellation(), exit_of_a_library, leaked_stop_iteration, unprintable])
-async def test_whatever_a_handler_ends_with_is_a_failure_of_that_message(
+@pytest.mark.parametrize("handler", [OwnCancellation(), library_exit, leaked_stop_iteration, unprintable])
+async def test_any_error_of_a_handler_is_a_failure_of_its_message(
     group: Group, caplog: pytest.LogCaptureFixture, handler: Any
 ) -> None:
     processor = await group.start(handler)
@@ -200,8 +201,8 @@ async def test_whatever_a_handler_ends_with_is_a_failure_of_that_message(
     assert processor.is_running
 
 
-async def test_a_failed_message_is_tried_again_while_the_backlog_goes_on(group: Group) -> None:
-    """The buffer is hardly ever empty under load; what is pending must not wait for that."""
+async def test_failed_message_is_retried_under_a_backlog(group: Group) -> None:
+    """The buffer is rarely empty under load. Retries must not wait until it is."""
     bad, *_ = await group.add(3000)
 
     async def slow(data: dict[str, Any]) -> None:
@@ -219,12 +220,12 @@ async def test_a_failed_message_is_tried_again_while_the_backlog_goes_on(group: 
 # -- kinds of handlers --------------------------------------------------------------------------------------------
 
 
-async def test_plain_functions_run_in_threads_side_by_side(group: Group) -> None:
-    together = threading.Barrier(4, timeout=5)
+async def test_plain_functions_run_in_parallel_threads(group: Group) -> None:
+    barrier = threading.Barrier(4, timeout=5)
     names: list[tuple[str, str]] = []
 
     def handle(data: dict[str, Any]) -> None:
-        together.wait()  # passes only if four run at the same time
+        barrier.wait()  # passes only if four handlers run at the same time
         names.append((threading.current_thread().name, current_message().message_id))
 
     await group.start(handle, concurrency=4)
@@ -235,7 +236,7 @@ async def test_plain_functions_run_in_threads_side_by_side(group: Group) -> None
     assert threading.main_thread().name not in {name for name, _ in names}
 
 
-async def test_a_plain_function_that_returns_a_coroutine_has_it_awaited(group: Group) -> None:
+async def test_coroutine_returned_by_a_plain_function_is_awaited(group: Group) -> None:
     handler = Recorder()
     await group.start(lambda data: handler(dict(data)))
     await group.add()
@@ -243,7 +244,7 @@ async def test_a_plain_function_that_returns_a_coroutine_has_it_awaited(group: G
     await group.wait_settled()
 
 
-async def test_current_message_is_right_in_every_task_and_nowhere_else(group: Group) -> None:
+async def test_current_message_is_set_in_each_handler_task_only(group: Group) -> None:
     handler = Recorder(gate=False)
     await group.start(handler, concurrency=5)
     ids = await group.add(5)
@@ -259,42 +260,21 @@ async def test_current_message_is_right_in_every_task_and_nowhere_else(group: Gr
 # -- the user's own manager ---------------------------------------------------------------------------------------
 
 
-class OwnManager:
-    """Just the three coroutines, over the user's own client."""
-
-    def __init__(self, url: str) -> None:
-        self.client: Redis = Redis.from_url(url, decode_responses=True)
-        self.reads = 0
-
-    async def create_group(self, stream_name: str, group_name: str) -> None:
-        await self.client.xgroup_create(stream_name, group_name, "0", mkstream=True)
-
-    async def read_events(
-        self, stream_name: str, group_name: str, consumer_name: str, count: int
-    ) -> list[tuple[str, dict[str, Any]]]:
-        self.reads += 1
-        reply: Any = await self.client.xreadgroup(group_name, consumer_name, {stream_name: ">"}, count)
-        return list(reply[0][1]) if reply else []
-
-    async def ack_event(self, stream_name: str, group_name: str, message_id: str) -> None:
-        await self.client.xack(stream_name, group_name, message_id)
-
-
-async def test_a_users_own_manager_of_three_coroutines_is_enough(any_group: Group) -> None:
-    manager = OwnManager(any_group.url)
+async def test_users_own_manager_with_three_coroutines_suffices(any_group: Group) -> None:
+    manager = UserManager(any_group.url)
     handler = Recorder(lambda message: RuntimeError("bad") if message.data["n"] == "3" else None)
     ids = await any_group.add(25)
     processor = await any_group.start(handler, manager=manager, poll=0.05)
     await handler.wait_until_finished(24)
     await eventually(any_group.pending)
     assert handler.ids == ids
-    assert [each.message_id for each in await any_group.entries()] == [ids[3]]
+    assert [entry.message_id for entry in await any_group.entries()] == [ids[3]]
     await processor.stop_listening()
     await manager.client.aclose()
 
 
-async def test_a_users_own_manager_is_polled_with_the_interval_between_empty_reads(group: Group) -> None:
-    manager = OwnManager(group.url)
+async def test_users_own_manager_is_polled_at_the_interval_after_an_empty_read(group: Group) -> None:
+    manager = UserManager(group.url)
     await group.start(Recorder(), manager=manager, poll=60)
     await eventually(lambda: manager.reads == 1)
     await asyncio.sleep(0.05)
@@ -302,7 +282,7 @@ async def test_a_users_own_manager_is_polled_with_the_interval_between_empty_rea
     await manager.client.aclose()
 
 
-async def test_a_mocked_manager_is_called_as_documented() -> None:
+async def test_mocked_manager_is_called_as_documented() -> None:
     manager = AsyncMock()
     manager.read_events.side_effect = [[("1-0", {"id": "7"})], [], *[[]] * 1000]
     handler = Recorder()
@@ -317,7 +297,7 @@ async def test_a_mocked_manager_is_called_as_documented() -> None:
     assert handler.received[0].data == {"id": "7"}
 
 
-async def test_a_users_own_manager_that_fails_is_asked_again() -> None:
+async def test_users_own_manager_is_called_again_after_an_error() -> None:
     manager = AsyncMock()
     manager.create_group.side_effect = [ConnectionError("away"), None]
     manager.read_events.side_effect = [OSError("away"), [("1-0", {})], *[[]] * 1000]
@@ -330,7 +310,7 @@ async def test_a_users_own_manager_that_fails_is_asked_again() -> None:
     assert processor.metrics.redis_errors == 2
 
 
-async def test_processing_one_message_directly_acknowledges_at_once(group: Group) -> None:
+async def test_message_processed_directly_is_acknowledged_immediately(group: Group) -> None:
     await group.create_group()
     await group.add()
     [message_id] = await group.read_as("pod-a")
@@ -340,7 +320,7 @@ async def test_processing_one_message_directly_acknowledges_at_once(group: Group
     assert await group.pending() == 0
 
 
-async def test_a_message_that_fails_when_processed_directly_stays_pending(group: Group) -> None:
+async def test_message_processed_directly_stays_pending_on_failure(group: Group) -> None:
     await group.create_group()
     await group.add()
     [message_id] = await group.read_as("pod-a")
@@ -353,7 +333,7 @@ async def test_a_message_that_fails_when_processed_directly_stays_pending(group:
 # -- StreamManager by itself --------------------------------------------------------------------------------------
 
 
-async def test_the_stream_manager_creates_reads_and_acknowledges(any_group: Group) -> None:
+async def test_stream_manager_creates_reads_and_acknowledges(any_group: Group) -> None:
     manager = any_group.manager()
     await manager.create_group(STREAM, GROUP)
     await manager.create_group(STREAM, GROUP)
@@ -367,9 +347,7 @@ async def test_the_stream_manager_creates_reads_and_acknowledges(any_group: Grou
 
 
 @pytest.mark.parametrize("options", [{"decode_responses": True}, {"protocol": 3}, {"protocol": 2}, {"db": 3}])
-async def test_any_redis_client_can_be_given_to_the_stream_manager(
-    redis_server: RedisServer, options: dict[str, Any]
-) -> None:
+async def test_stream_manager_accepts_any_redis_client(redis_server: RedisServer, options: dict[str, Any]) -> None:
     client: Redis = Redis(host=redis_server.host, port=redis_server.port, **options)
     manager = StreamManager(client)
     handler = Recorder()
@@ -380,21 +358,21 @@ async def test_any_redis_client_can_be_given_to_the_stream_manager(
     await handler.wait_until_finished(1)
     await processor.stop_listening()
     await manager.aclose()
-    assert await client.ping(), "the client that was given stays open"
+    assert await client.ping(), "the manager does not close the user's client"
     await client.aclose()
 
 
-async def test_a_way_of_ones_own_to_process_a_message_is_gone_for_each(group: Group) -> None:
-    ids, handler, went = await group.add(25), Recorder(), []
+async def test_overridden_process_single_message_is_called_for_each_message(group: Group) -> None:
+    ids, handler, processed = await group.add(25), Recorder(), []
     processor = group.processor(handler)
-    ours = processor._process_single_message
+    original = processor._process_single_message
 
-    async def own(message_id: str, data: dict[Any, Any]) -> None:
-        went.append(message_id)
-        await ours(message_id, data)
+    async def override(message_id: str, data: dict[Any, Any]) -> None:
+        processed.append(message_id)
+        await original(message_id, data)
 
-    processor._process_single_message = own  # type: ignore[method-assign] # as a subclass would
+    processor._process_single_message = override  # type: ignore[method-assign] # as a subclass would
     await processor.start_listening()
     await handler.wait_until_finished(25)
     await group.wait_settled()
-    assert went == ids
+    assert processed == ids

@@ -1,4 +1,4 @@
-"""`kubectl streamconsumer …` as a person types it, outside the cluster: what runs well, and what is broken."""
+"""`kubectl streamconsumer …` as a user runs it outside the cluster, for working and broken StreamConsumers."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.operator.namespace import Namespace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-PICKY = """
+REJECTING = """
 from streamconsumer.processor import Reject
 
 def handle(data):
@@ -29,21 +29,21 @@ COLLECTOR = {"endpoint": "http://collector:4318"}
 
 @pytest.fixture(scope="module")
 def picky(shop: Shop) -> Iterator[Shop]:
-    """The chart, and a consumer whose handler has rejected one message."""
+    """Install the chart, and run a consumer whose handler has rejected one message."""
     shop.cluster.helm(
         *("upgrade", "--install", "streamconsumer", str(CHART), "--namespace", SYSTEM, "--create-namespace"),
         *("--wait", "--timeout", "90s"),
     )
-    shop.apply(consumer("picky", handler={"source": PICKY}, replicas=1, telemetry=COLLECTOR))
+    shop.apply(consumer("picky", handler={"source": REJECTING}, replicas=1, telemetry=COLLECTOR))
     shop.wait_ready("picky")
     shop.redis("XADD", "picky", "*", "customer", "4711")
-    eventually("it is settled", lambda: shop.drained("picky"))
+    eventually("the message is settled", lambda: shop.drained("picky"))
     yield shop
     shop.kubectl("delete", "stc", "--all")
 
 
-def asked(shop: Shop, *arguments: str) -> CompletedCommand:
-    """With kubectl on PATH, as whoever has a plugin has it."""
+def run_command(shop: Shop, *arguments: str) -> CompletedCommand:
+    """Run the kubectl plugin, with kubectl on PATH."""
     path = os.pathsep.join([str(find("kubectl").parent), str(SCRIPTS), os.environ["PATH"]])
     return run_plugin(Namespace(cast("ApiServer", shop.cluster), NAMESPACE), *arguments, PATH=path)
 
@@ -53,37 +53,35 @@ def document(ran: CompletedCommand) -> Any:
     return json.loads(ran.stdout)
 
 
-def wrong(diagnosis: Any) -> str:
-    """All that doctor finds, in one text."""
-    verdicts = [diagnosis[where] for where in ("cluster", "pod") if diagnosis[where]]
+def findings_text(diagnosis: Any) -> str:
+    """Return all findings of doctor as one text."""
+    verdicts = [diagnosis[part] for part in ("cluster", "pod") if diagnosis[part]]
     return json.dumps([finding for verdict in verdicts for finding in verdict["findings"]])
 
 
-def test_status_shows_a_consumer_that_runs_with_the_figures_of_the_operator(picky: Shop) -> None:
-    ran = asked(picky, "status", "picky", "-o", "json")
+def test_status_shows_a_running_consumer_with_values_from_the_operator(picky: Shop) -> None:
+    ran = run_command(picky, "status", "picky", "-o", "json")
     (found,) = document(ran)["streamConsumers"]
     assert ran.returncode == 0, found["findings"]
     assert [pod["ready"] for pod in found["pods"]] == [True]
-    assert found["redis"]["by"] == "operator"  # `redis` is a name that only pods know
+    assert found["redis"]["source"] == "operator"  # `redis` is a name that only pods know
     assert "redis" in found["redis"]["problem"]
 
 
-def test_doctor_has_a_pod_look_and_finds_nothing_wrong(picky: Shop) -> None:
-    ran = asked(picky, "doctor", "picky", "-o", "json")
+def test_doctor_runs_checks_in_a_pod_and_finds_no_problem(picky: Shop) -> None:
+    ran = run_command(picky, "doctor", "picky", "-o", "json")
     found = document(ran)
-    assert ran.returncode == 0, wrong(found)
+    assert ran.returncode == 0, findings_text(found)
     assert found["pod"]["name"] == picky.ready_pods("picky")[0]
-    checked = {each["object"]: each["found"] for each in found["pod"]["checked"]}
-    assert checked["rights at Redis"] == "the user has every right that is used"
+    checked = {each["object"]: each["found"] for each in found["pod"]["passed"]}
+    assert checked["Redis permissions"] == "the user has every permission in use"
     assert checked["group 'tests' of 'picky'"] == "exists"
     assert any(name.startswith("collector http://collector:4318") for name in checked)
 
 
-def test_report_writes_an_archive_with_metrics_and_logs_of_each_pod_and_of_the_operator(
-    picky: Shop, tmp_path: Path
-) -> None:
+def test_report_archive_has_metrics_and_logs_of_each_pod_and_of_the_operator(picky: Shop, tmp_path: Path) -> None:
     archive = tmp_path / "bundle.tar.gz"
-    ran = asked(picky, "report", "picky", "--logs", "-o", str(archive))
+    ran = run_command(picky, "report", "picky", "--logs", "-o", str(archive))
     assert ran.returncode == 0, ran.stderr
     with tarfile.open(archive) as files:
         names = {each.name.partition("/")[2] for each in files}
@@ -96,36 +94,36 @@ def test_report_writes_an_archive_with_metrics_and_logs_of_each_pod_and_of_the_o
     assert any(name.startswith("operator/logs/") for name in names), left_out
 
 
-def test_dead_letters_that_only_pods_reach_are_listed_in_a_pod_as_the_error_says(picky: Shop) -> None:
-    ran = asked(picky, "dead-letters", "list", "--name", "picky")
+def test_dead_letters_are_listed_in_a_pod_when_only_pods_reach_redis(picky: Shop) -> None:
+    ran = run_command(picky, "dead-letters", "list", "--name", "picky")
     assert ran.returncode == 3, ran.stdout
     assert "run the command in a pod" in ran.stderr
-    in_a_pod = ("exec", "deploy/picky-consumer", "--", "streamconsumer", "dead-letters", "list")
-    assert "no such customer" in picky.kubectl(*in_a_pod)
+    command = ("exec", "deploy/picky-consumer", "--", "streamconsumer", "dead-letters", "list")
+    assert "no such customer" in picky.kubectl(*command)
 
 
-def test_doctor_and_the_condition_find_a_wrong_password(picky: Shop) -> None:
+def test_doctor_and_condition_report_a_wrong_password(picky: Shop) -> None:
     picky.redis("ACL", "SETUSER", "locked", "on", ">the-right-one", "~*", "&*", "+@all")
-    told = ("--from-literal=user=locked", "--from-literal=word=not-this-one")
-    picky.kubectl("create", "secret", "generic", "locked", *told)
+    values = ("--from-literal=user=locked", "--from-literal=word=not-this-one")
+    picky.kubectl("create", "secret", "generic", "locked", *values)
     refs = {"username": "user", "password": "word"}
-    login = {f"{what}SecretRef": {"name": "locked", "key": key} for what, key in refs.items()}
+    login = {f"{field}SecretRef": {"name": "locked", "key": key} for field, key in refs.items()}
     picky.apply(consumer("locked", redis={"url": "redis://redis:6379/0", **login}, replicas=1))
-    lifted = lambda: picky.condition("locked").get("reason") == "RedisUnusable"  # noqa: E731
-    eventually("the condition says why the pod does not read", lifted)
+    is_reported = lambda: picky.condition("locked").get("reason") == "RedisUnusable"  # noqa: E731
+    eventually("the condition reports the reason", is_reported)
     assert "the user name or the password is wrong" in picky.condition("locked")["message"]
-    ran = asked(picky, "doctor", "locked", "-o", "json")
+    ran = run_command(picky, "doctor", "locked", "-o", "json")
     found = document(ran)
     assert ran.returncode == 1
-    assert found["pod"], "a pod that is not ready can look too"
-    assert "the password is wrong" in wrong(found)
+    assert found["pod"], "a pod that is not ready can run the checks as well"
+    assert "the password is wrong" in findings_text(found)
     assert "not-this-one" not in ran.stdout + ran.stderr + picky.kubectl("get", "stc,events", "-o", "yaml")
 
 
-def test_doctor_finds_a_handler_that_cannot_be_imported(picky: Shop) -> None:
+def test_doctor_reports_a_handler_that_cannot_be_imported(picky: Shop) -> None:
     picky.apply(consumer("absent", handler={"python": "shop.billing:handle"}, replicas=1))
-    lifted = lambda: picky.condition("absent").get("reason") == "HandlerUnusable"  # noqa: E731
-    eventually("the condition says it", lifted)
-    ran = asked(picky, "doctor", "absent", "-o", "json")
+    is_reported = lambda: picky.condition("absent").get("reason") == "HandlerUnusable"  # noqa: E731
+    eventually("the condition reports it", is_reported)
+    ran = run_command(picky, "doctor", "absent", "-o", "json")
     assert ran.returncode == 1
-    assert "module 'shop' not found" in wrong(document(ran))
+    assert "module 'shop' not found" in findings_text(document(ran))

@@ -1,4 +1,4 @@
-"""With an ordering key: one after another within a key, side by side otherwise; a failing key blocks only itself."""
+"""Order of entries: ordering keys, and turns of suspects."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -6,6 +6,8 @@ from datetime import timedelta
 
 from streamconsumer.model.processor_settings import Backoff, Delivery
 from streamconsumer.processor import Reject, current_message
+from streamconsumer.processor.message import Entry
+from streamconsumer.processor.pipeline.ready_queue import ReadyQueue
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
 
@@ -13,20 +15,20 @@ BY_CUSTOMER = {"ordering_key": "customer"}
 
 
 async def _add(group: Group, customers: str) -> list[str]:
-    """One entry for each letter, whose number counts up."""
+    """Add one entry per letter, numbered in order. Returns the ids."""
     return [(await group.add(fields={"customer": letter, "n": str(n)}))[0] for n, letter in enumerate(customers)]
 
 
-async def test_entries_of_one_key_are_handled_in_order_and_never_at_the_same_time(any_group: Group) -> None:
+async def test_entries_with_the_same_key_are_handled_in_order_and_one_at_a_time(any_group: Group) -> None:
     order: dict[str, list[int]] = defaultdict(list)
-    running, most = Counter[str](), 0
+    running, max_running = Counter[str](), 0
 
     async def handle(data: dict[str, str]) -> None:
-        nonlocal most
+        nonlocal max_running
         customer = data["customer"]
         running[customer] += 1
         assert running[customer] == 1
-        most = max(most, sum(running.values()))
+        max_running = max(max_running, sum(running.values()))
         await asyncio.sleep(0.005)
         order[customer].append(int(data["n"]))
         running[customer] -= 1
@@ -36,10 +38,10 @@ async def test_entries_of_one_key_are_handled_in_order_and_never_at_the_same_tim
     await eventually(lambda: sum(map(len, order.values())) == 80)
     await any_group.wait_settled()
     assert all(numbers == sorted(numbers) for numbers in order.values())
-    assert most > 1
+    assert max_running > 1
 
 
-async def test_a_failing_key_blocks_only_itself_and_keeps_its_order(any_group: Group) -> None:
+async def test_failing_key_keeps_its_order_and_does_not_block_other_keys(any_group: Group) -> None:
     any_group.delivery = Delivery(backoff=Backoff(min_delay=timedelta(seconds=1), max_delay=timedelta(seconds=1)))
     handled: list[str] = []
 
@@ -52,11 +54,11 @@ async def test_a_failing_key_blocks_only_itself_and_keeps_its_order(any_group: G
     await any_group.start(handle, concurrency=3, settings=BY_CUSTOMER)
     await eventually(lambda: len(handled) == 10)
     await any_group.wait_settled()
-    assert [each for each in handled if each[0] == "a"] == ["a0", "a1", "a4", "a9"]
-    assert [each[0] for each in handled[:6]].count("a") == 0, "the others did not wait"
+    assert [name for name in handled if name[0] == "a"] == ["a0", "a1", "a4", "a9"]
+    assert [name[0] for name in handled[:6]].count("a") == 0, "the other keys did not wait"
 
 
-async def test_after_a_dead_letter_the_key_goes_on(group: Group) -> None:
+async def test_key_continues_after_a_dead_letter(group: Group) -> None:
     handled: list[str] = []
 
     async def handle(data: dict[str, str]) -> None:
@@ -71,7 +73,7 @@ async def test_after_a_dead_letter_the_key_goes_on(group: Group) -> None:
     assert handled == ["1", "2", "3"]
 
 
-async def test_entries_without_the_key_have_no_order(group: Group) -> None:
+async def test_entries_without_the_ordering_key_are_not_ordered(group: Group) -> None:
     release = asyncio.Event()
     handled: list[str] = []
 
@@ -87,21 +89,34 @@ async def test_entries_without_the_key_have_no_order(group: Group) -> None:
     await group.wait_settled()
 
 
-async def test_what_stands_behind_a_running_message_is_handed_back_when_stopping(group: Group) -> None:
-    begun, release = asyncio.Event(), asyncio.Event()
+async def test_entries_that_wait_in_a_lane_are_released_on_stop(group: Group) -> None:
+    started, release = asyncio.Event(), asyncio.Event()
     handled: list[str] = []
 
     async def handle(data: dict[str, str]) -> None:
-        begun.set()
+        started.set()
         await release.wait()
         handled.append(data["n"])
 
     await _add(group, "aaaaa")
     processor = await group.start(handle, concurrency=5, settings=BY_CUSTOMER)
-    await begun.wait()
+    await started.wait()
     stopping = asyncio.create_task(processor.stop_listening())
     await eventually(lambda: processor.metrics.released == 4)
     release.set()
     await stopping
     assert handled == ["0"]
     assert await group.pending() == 4
+
+
+def test_suspects_alternate_with_other_entries() -> None:
+    ready_queue = ReadyQueue()
+    for number in range(4):
+        entry = Entry(f"{number}-0", ())
+        entry.is_suspect = number < 2
+        ready_queue.put(entry)
+    order = []
+    while popped := ready_queue.pop():
+        order.append(popped.message_id)
+        ready_queue.complete(popped)
+    assert order == ["0-0", "2-0", "1-0", "3-0"]

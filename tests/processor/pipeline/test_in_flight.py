@@ -1,4 +1,4 @@
-"""So many handlers at once as was asked for, and never one message in two of them."""
+"""Concurrency: the number of running handlers, and that no message is in two handlers."""
 
 import asyncio
 import time
@@ -11,11 +11,11 @@ from tests.processor.eventually import eventually
 from tests.processor.group import Group
 from tests.processor.recorder import Recorder
 
-left = ContextVar("left", default="nothing")
+left_over = ContextVar("left_over", default="nothing")
 
 
 @pytest.mark.parametrize(("concurrency", "batch"), [(1, 10), (8, 10), (30, 10), (3, 1)])
-async def test_that_many_handlers_run_at_once_and_never_more(group: Group, concurrency: int, batch: int) -> None:
+async def test_concurrency_limits_running_handlers(group: Group, concurrency: int, batch: int) -> None:
     handler = Recorder(gate=False)
     await group.start(handler, concurrency=concurrency, batch=batch)
     await group.add(100)
@@ -28,8 +28,8 @@ async def test_that_many_handlers_run_at_once_and_never_more(group: Group, concu
     assert handler.max_running == concurrency
 
 
-async def test_a_processor_takes_no_more_than_it_has_room_for(group: Group) -> None:
-    """What one pod buffers, its peers cannot have."""
+async def test_processor_reads_no_more_than_its_capacity(group: Group) -> None:
+    """Entries that one pod buffers are not available to its peers."""
     handler = Recorder(gate=False)
     await group.start(handler, concurrency=4, batch=10)
     await group.add(100)
@@ -38,7 +38,7 @@ async def test_a_processor_takes_no_more_than_it_has_room_for(group: Group) -> N
     assert await group.pending() <= 4 + 10
 
 
-async def test_a_slow_message_does_not_keep_the_others_waiting(group: Group) -> None:
+async def test_slow_message_does_not_block_the_others(group: Group) -> None:
     slow, *_ = await group.add(50)
     release = asyncio.Event()
     finished: list[str] = []
@@ -55,8 +55,8 @@ async def test_a_slow_message_does_not_keep_the_others_waiting(group: Group) -> 
     assert finished[-1] == slow
 
 
-async def test_a_message_that_is_delivered_again_while_it_runs_is_not_run_twice(any_group: Group) -> None:
-    """It comes again as idle (claim) and, with the connection lost, as pending (replay)."""
+async def test_message_redelivered_while_it_runs_is_not_run_twice(any_group: Group) -> None:
+    """The entry returns as idle (claim) and, after a lost connection, as pending (replay)."""
     handler = Recorder(gate=False)
     ids = await any_group.add(6)
     processor = await any_group.start(handler, min_idle=1, concurrency=8)
@@ -73,14 +73,14 @@ async def test_a_message_that_is_delivered_again_while_it_runs_is_not_run_twice(
     assert handler.ids == ids
 
 
-async def test_a_handler_that_blocks_the_loop_for_long_is_not_run_again_by_its_own_process(
+async def test_message_of_a_handler_that_blocks_the_loop_is_not_run_again(
     group: Group,
 ) -> None:
-    """Nothing could be renewed meanwhile; what is done but not acknowledged yet must not be claimed back."""
+    """No lease could be renewed meanwhile. A handled but unacknowledged entry must not be claimed back."""
     handled: list[str] = []
 
     async def handle(data: dict[str, str]) -> None:
-        time.sleep(0.7)  # noqa: ASYNC251 - the mistake that this is about
+        time.sleep(0.7)  # noqa: ASYNC251 - blocks the event loop on purpose
         handled.append(current_message().message_id)
 
     await group.start(handle, min_idle=0.4, concurrency=2)
@@ -91,8 +91,8 @@ async def test_a_handler_that_blocks_the_loop_for_long_is_not_run_again_by_its_o
     assert handled == ids
 
 
-async def test_a_task_that_outlives_its_message_still_knows_whose_it_was(group: Group) -> None:
-    """The next messages run in the same slot, one after another without giving way."""
+async def test_task_that_outlives_its_message_keeps_the_current_message(group: Group) -> None:
+    """The next messages run in the same slot, without yielding to the task in between."""
     release = asyncio.Event()
     tasks: list[asyncio.Task[str]] = []
 
@@ -110,15 +110,15 @@ async def test_a_task_that_outlives_its_message_still_knows_whose_it_was(group: 
     assert await asyncio.gather(*tasks) == ids
 
 
-async def test_what_a_handler_leaves_in_context_variables_does_not_reach_the_next_message(group: Group) -> None:
-    seen: list[str] = []
+async def test_context_variables_do_not_reach_the_next_message_of_a_read(group: Group) -> None:
+    values: list[str] = []
 
     async def handle(data: dict[str, str]) -> None:
-        seen.append(left.get())
+        values.append(left_over.get())
         if int(data["n"]) % 3 == 0:
-            left.set(data["n"])
+            left_over.set(data["n"])
 
     await group.add(20)
     await group.start(handle, batch=20)
-    await eventually(lambda: len(seen) == 20)
-    assert seen == ["nothing"] * 20
+    await eventually(lambda: len(values) == 20)
+    assert values == ["nothing"] * 20
