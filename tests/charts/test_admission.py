@@ -60,7 +60,7 @@ def api_with_policy(api_server: ApiServer) -> Iterator[ApiServer]:
     """API server with the policy while this module runs. Other modules run without it."""
     install_crd(api_server)
     objects = Helm("helm").template()
-    policy = [found for found in objects if found["kind"].startswith("ValidatingAdmissionPolicy")]
+    policy = [each for each in objects if each["kind"].startswith("ValidatingAdmissionPolicy")]
     assert len(policy) == 2
     api_server.apply(*policy)
     yield api_server
@@ -79,7 +79,7 @@ def policy_namespace(api_with_policy: ApiServer) -> Iterator[PolicyNamespace]:
 
 
 def check_policy_is_active(policy_namespace: PolicyNamespace) -> None:
-    """A new policy and new permissions take effect after a moment."""
+    """Check that the policy and the permissions are active, which takes a moment."""
     consumer = manifest()
     consumer["metadata"].pop("namespace")
     try:

@@ -49,7 +49,7 @@ def test_each_optional_value_is_used(all_objects: list[Manifest]) -> None:
     assert ALL_VALUES["extraVolumeMounts"][0] in operator["volumeMounts"]
     assert operator["image"] == "registry.example.com:5000/mirror/streamconsumer-operator:1.2.3"
     assert operator["imagePullPolicy"] == "Always"
-    account = next(found for found in of_kind("ServiceAccount", all_objects) if found["metadata"]["name"] == "runner")
+    account = next(each for each in of_kind("ServiceAccount", all_objects) if each["metadata"]["name"] == "runner")
     assert account["metadata"]["annotations"] == {"team": "platform"}
     assert account["metadata"]["labels"]["team"] == "streams"
 
