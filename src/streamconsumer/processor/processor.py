@@ -1,4 +1,4 @@
-"""The consume loop: read a batch, handle each message, acknowledge. One consumer of one consumer group.
+"""The consume loop of one consumer: read a batch, handle each message, acknowledge.
 
 Errors of Redis belong to the loop, which pauses and reads again. Errors of a handler belong to the message, which is
 logged and not acknowledged. The loop ends only on `stop_listening`, or if the server lacks a required feature.

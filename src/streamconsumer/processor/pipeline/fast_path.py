@@ -1,8 +1,8 @@
 """Handles ordinary messages, which are nearly all messages, in one function that inlines the steps of other modules.
 
-A function call costs a twentieth of what a whole message may cost. One loop therefore takes each entry that was just
-read, calls the handler and queues the acknowledgement. Entries that are redelivered, large, undecodable or failed go
-to the general path. The fast path changes neither the order in which entries start nor the state of the in-flight
+A function call costs a twentieth of what a whole message may cost. A single loop therefore takes each entry that was
+just read, calls the handler and queues the acknowledgement. Entries that are redelivered, large, undecodable or failed
+go to the general path. The fast path changes neither the order in which entries start, nor the state of the in-flight
 table that other components see.
 """
 
