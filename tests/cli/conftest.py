@@ -1,4 +1,4 @@
-"""Clusters for the commands that look into one."""
+"""Fixtures of the Kubernetes API server for the commands that read from a cluster."""
 
 from tests.operator.conftest import api, on_api
 

@@ -1,4 +1,4 @@
-"""`kubectl streamconsumer group delete NAME` on a real API server and a real Redis."""
+"""`kubectl streamconsumer group delete NAME` with a real API server and a real Redis."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,8 +16,8 @@ POSTPONED_KEY = group_key("orders", "billing", "postponed")
 
 
 @pytest.fixture
-def guarded(start_redis: StartRedis) -> Iterator[tuple[RedisServer, Any]]:
-    """A Redis with a password, the group, one companion key and one dead letter under a key of its own."""
+def protected_redis(start_redis: StartRedis) -> Iterator[tuple[RedisServer, Any]]:
+    """A Redis with a password, the group, a companion key, and a dead letter in the stream `graves`."""
     server = start_redis({"requirepass": "hunter2"})
     redis = redis_client(server, password="hunter2")
     redis.xgroup_create("orders", "billing", "$", mkstream=True)
@@ -27,15 +27,17 @@ def guarded(start_redis: StartRedis) -> Iterator[tuple[RedisServer, Any]]:
     redis.close()
 
 
-def guarded_at(server: RedisServer, **spec: Any) -> dict[str, Any]:
+def protected_manifest(server: RedisServer, **spec: Any) -> dict[str, Any]:
     password = {"name": "redis", "key": "password"}
     return manifest_for(server, password=password, delivery={"deadLetterStream": "graves", "minIdle": "1h"}, **spec)
 
 
-def test_the_name_of_a_suspended_stream_consumer_is_enough(on_api: Namespace, guarded: tuple[RedisServer, Any]) -> None:
-    server, redis = guarded
+def test_name_of_a_suspended_stream_consumer_selects_the_group(
+    on_api: Namespace, protected_redis: tuple[RedisServer, Any]
+) -> None:
+    server, redis = protected_redis
     create_secret(on_api, "redis", password="hunter2")
-    on_api.create(guarded_at(server, suspend=True))
+    on_api.create(protected_manifest(server, suspend=True))
     deleted = run_json(on_api, "group", "delete", "orders", "--yes")
     assert (deleted["groupDeleted"], deleted["companionKeysDeleted"]) == (True, 1)
     assert (deleted["deadLetterStream"], deleted["deadLetters"]) == ("graves", 1)
@@ -46,12 +48,12 @@ def test_the_name_of_a_suspended_stream_consumer_is_enough(on_api: Namespace, gu
     assert "does not exist and has no companion keys" in again.stderr
 
 
-def test_the_group_of_a_stream_consumer_that_is_not_suspended_is_kept(
-    on_api: Namespace, guarded: tuple[RedisServer, Any]
+def test_group_of_an_active_stream_consumer_is_kept(
+    on_api: Namespace, protected_redis: tuple[RedisServer, Any]
 ) -> None:
-    server, redis = guarded
+    server, redis = protected_redis
     create_secret(on_api, "redis", password="hunter2")
-    on_api.create(guarded_at(server))
+    on_api.create(protected_manifest(server))
     ran = run_plugin(on_api, "group", "delete", "orders", "--yes")
     assert (ran.returncode, ran.stdout) == (1, "")
     assert "StreamConsumer orders is not suspended; suspend or delete the StreamConsumer" in ran.stderr
@@ -59,12 +61,12 @@ def test_the_group_of_a_stream_consumer_that_is_not_suspended_is_kept(
     assert redis.exists(POSTPONED_KEY)
 
 
-def test_min_idle_of_the_stream_consumer_decides_whether_a_consumer_is_alive(
-    on_api: Namespace, guarded: tuple[RedisServer, Any]
+def test_min_idle_of_the_stream_consumer_defines_live_consumers(
+    on_api: Namespace, protected_redis: tuple[RedisServer, Any]
 ) -> None:
-    server, redis = guarded
+    server, redis = protected_redis
     create_secret(on_api, "redis", password="hunter2")
-    on_api.create(guarded_at(server, suspend=True))
+    on_api.create(protected_manifest(server, suspend=True))
     redis.xadd("orders", {"n": 1})
     redis.xreadgroup("billing", "orders-consumer-a", {"orders": ">"})
     ran = run_plugin(on_api, "group", "delete", "orders", "--yes")
@@ -73,10 +75,10 @@ def test_min_idle_of_the_stream_consumer_decides_whether_a_consumer_is_alive(
     assert len(redis.xinfo_groups("orders")) == 1
 
 
-def test_another_way_to_the_server_brings_its_own_credentials(
-    on_api: Namespace, guarded: tuple[RedisServer, Any]
+def test_redis_url_replaces_the_server_and_the_credentials(
+    on_api: Namespace, protected_redis: tuple[RedisServer, Any]
 ) -> None:
-    server, redis = guarded
+    server, redis = protected_redis
     reference = {"name": "x", "key": "y"}
     on_api.create(manifest(redis={"url": "redis://only-pods:6379/0", "passwordSecretRef": reference}, suspend=True))
     url = f"redis://:hunter2@{server.host}:{server.port}/0"
@@ -86,13 +88,13 @@ def test_another_way_to_the_server_brings_its_own_credentials(
     assert redis.xinfo_groups("orders") == []
 
 
-def test_a_name_that_does_not_exist_is_reported(on_api: Namespace) -> None:
+def test_missing_stream_consumer_is_reported(on_api: Namespace) -> None:
     ran = run_plugin(on_api, "group", "delete", "orders", "--yes")
     assert (ran.returncode, ran.stdout) == (2, "")
     assert f"StreamConsumer {on_api.name}/orders: not found" in ran.stderr
 
 
-def test_a_server_that_only_pods_reach_is_no_answer_and_the_remedy_is_given(on_api: Namespace) -> None:
+def test_unreachable_server_is_reported_with_the_remedy(on_api: Namespace) -> None:
     on_api.create(manifest(redis={"url": "redis://127.0.0.1:1/0"}, suspend=True))
     ran = run_plugin(on_api, "group", "delete", "orders", "--yes")
     assert (ran.returncode, ran.stdout) == (3, "")

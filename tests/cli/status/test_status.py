@@ -1,55 +1,34 @@
-"""`kubectl streamconsumer status`, `suspend` and `resume`: real API server, operator and Redis; pods only on paper."""
+"""`kubectl streamconsumer status`, `suspend` and `resume` with a real API server, operator and Redis. No pod runs."""
 
-import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cli.plugin import SCRIPTS, environment, run_json, run_plugin
+from tests.cli.pods import container_status, create_pod
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
-from tests.model.examples import Manifest, manifest
+from tests.model.examples import manifest
 from tests.operator.looking import manifest_for, redis_client, running_with_redis, wait_for_condition
 from tests.operator.operators import running_operator
 from tests.operator.places import Namespace, eventually
 
 
-def pod(place: Namespace, name: str, consumer: str = "orders", **status: Any) -> None:
-    """A pod as the kubelet would report it."""
-    place.create(
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "labels": {"streamconsumer.dev/name": consumer}},
-            "spec": {"containers": [{"name": "processor", "image": "shop:1.4"}]},
-        }
-    )
-    place.patch("Pod", name, {"status": status}, "/status")
-
-
-def container(**told: Any) -> Manifest:
-    return {"name": "processor", "image": "shop:1.4", "imageID": "", "ready": False, "restartCount": 0, **told}
-
-
-def test_a_healthy_one_is_shown_on_one_screen_with_what_redis_says_now(
-    on_api: Namespace, redis_server: RedisServer, tmp_path: Path
-) -> None:
+def test_status_shows_the_current_values_of_redis(on_api: Namespace, redis_server: RedisServer, tmp_path: Path) -> None:
     redis = redis_client(redis_server)
     with running_with_redis(on_api, tmp_path):
         on_api.create(manifest_for(redis_server, replicas=0))
         wait_for_condition(on_api, "orders", "GroupReady", "GroupExists")
-        pod(on_api, "orders-consumer-a", phase="Running", containerStatuses=[container(ready=True)])
+        create_pod(on_api, "orders-consumer-a", phase="Running", containerStatuses=[container_status(ready=True)])
         for number in range(3):
             redis.xadd("orders", {"n": number})
         redis.xreadgroup("billing", "orders-consumer-a", {"orders": ">"}, count=1)
-        said = run_json(on_api, "status", "orders")["streamConsumers"]
+        (item,) = run_json(on_api, "status", "orders")["streamConsumers"]
         ran = run_plugin(on_api, "status", "orders")
-    (one,) = said
-    assert one["redis"]["source"] == "redis"
-    assert (one["redis"]["stats"]["lag"], one["redis"]["stats"]["pending"]) == (2, 1)
-    assert one["redis"]["consumers"][0] | {"idleSeconds": 0} == {
+    assert item["redis"]["source"] == "redis"
+    assert (item["redis"]["stats"]["lag"], item["redis"]["stats"]["pending"]) == (2, 1)
+    assert item["redis"]["consumers"][0] | {"idleSeconds": 0} == {
         "name": "orders-consumer-a",
         "pending": 1,
         "idleSeconds": 0,
@@ -61,9 +40,7 @@ def test_a_healthy_one_is_shown_on_one_screen_with_what_redis_says_now(
     redis.close()
 
 
-def test_a_password_that_is_wrong_is_an_error_with_what_to_do(
-    on_api: Namespace, start_redis: StartRedis, tmp_path: Path
-) -> None:
+def test_wrong_password_is_an_error_with_a_remedy(on_api: Namespace, start_redis: StartRedis, tmp_path: Path) -> None:
     server = start_redis({"requirepass": "right"})
     with running_with_redis(on_api, tmp_path):
         on_api.create(manifest_for(server, replicas=0))
@@ -73,37 +50,35 @@ def test_a_password_that_is_wrong_is_an_error_with_what_to_do(
     assert "correct the user or the password in the Secret" in " ".join(ran.stdout.split())
 
 
-def test_redis_that_is_down_and_a_pod_that_cannot_import_its_handler_are_told(
-    on_api: Namespace, tmp_path: Path
-) -> None:
-    words = "HandlerUnusable: handler 'shop.orders:handle': module 'shop' not found; is it in the image?"
+def test_unreachable_redis_and_an_unusable_handler_are_reported(on_api: Namespace, tmp_path: Path) -> None:
+    message = "HandlerUnusable: handler 'shop.orders:handle': module 'shop' not found; is it in the image?"
     waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}
-    ended = {"terminated": {"exitCode": 78, "message": words}}
+    ended = {"terminated": {"exitCode": 78, "message": message}}
     with running_with_redis(on_api, tmp_path):
         on_api.create(manifest(redis={"url": f"redis://127.0.0.1:{free_port()}/0"}))
         wait_for_condition(on_api, "orders", "RedisReachable", "Unreachable")
-        pod(
+        create_pod(
             on_api,
             "orders-consumer-a",
             phase="Running",
-            containerStatuses=[container(state=waiting, lastState=ended, restartCount=4)],
+            containerStatuses=[container_status(state=waiting, lastState=ended, restartCount=4)],
         )
-        found = run_json(on_api, "status", "orders")["streamConsumers"][0]
-    told = [(each["object"], each["found"]) for each in found["findings"]]
-    assert ("Pod orders-consumer-a", words) in told
-    assert any(about == "StreamConsumer orders" and "Unreachable: " in said for about, said in told)
-    assert found["redis"]["source"] == "unknown"
-    assert "Connect call failed" in found["redis"]["problem"]
+        (item,) = run_json(on_api, "status", "orders")["streamConsumers"]
+    findings = [(each["object"], each["found"]) for each in item["findings"]]
+    assert ("Pod orders-consumer-a", message) in findings
+    assert any(subject == "StreamConsumer orders" and "Unreachable: " in text for subject, text in findings)
+    assert item["redis"]["source"] == "unknown"
+    assert "Connect call failed" in item["redis"]["problem"]
 
 
-def test_one_that_no_operator_has_seen_is_told_as_such(on_api: Namespace) -> None:
+def test_missing_status_is_reported_if_no_operator_runs(on_api: Namespace) -> None:
     on_api.create(manifest())
     ran = run_plugin(on_api, "status", "orders")
     assert ran.returncode == 1
     assert "no valid status" in ran.stdout
 
 
-def test_many_are_a_line_each_and_a_name_that_is_not_there_is_wrong_use(on_api: Namespace) -> None:
+def test_status_without_name_prints_one_line_each_and_rejects_a_missing_name(on_api: Namespace) -> None:
     for name in ("orders", "returns"):
         on_api.create(manifest(name))
     lines = run_plugin(on_api, "status").stdout.splitlines()
@@ -114,7 +89,7 @@ def test_many_are_a_line_each_and_a_name_that_is_not_there_is_wrong_use(on_api: 
 
 
 @pytest.mark.parametrize("name", ["", "stc/orders", "orders/status"])
-def test_what_is_no_name_is_wrong_use(on_api: Namespace, name: str) -> None:
+def test_invalid_name_is_wrong_use(on_api: Namespace, name: str) -> None:
     on_api.create(manifest())
     for verb in ("status", "suspend", "doctor", "report"):
         ran = run_plugin(on_api, verb, name)
@@ -122,33 +97,21 @@ def test_what_is_no_name_is_wrong_use(on_api: Namespace, name: str) -> None:
         assert "is not a valid StreamConsumer name" in ran.stderr
 
 
-def only(place: Namespace, folder: Path, *resources: str) -> str:
-    """A kubeconfig of somebody who may get and list these, and nothing else."""
-    place.kubectl("create", "serviceaccount", "visitor")
-    place.kubectl("create", "role", "visitor", "--verb=get,list", *(f"--resource={each}" for each in resources))
-    place.kubectl("create", "rolebinding", "visitor", "--role=visitor", f"--serviceaccount={place.name}:visitor")
-    config = json.loads(place.cluster.kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": place.kubectl("create", "token", "visitor").strip()}
-    path = folder / "visitor.kubeconfig"
-    path.write_text(json.dumps(config))
-    return str(path)
-
-
 @pytest.mark.parametrize("text", ["", "a: [", "- a list", "clusters: 7"])
-def test_a_kubeconfig_that_is_none_is_told_in_a_line(on_api: Namespace, tmp_path: Path, text: str) -> None:
+def test_invalid_kubeconfig_prints_one_line(on_api: Namespace, tmp_path: Path, text: str) -> None:
     broken = tmp_path / "kubeconfig"
     broken.write_text(text)
     command = [str(SCRIPTS / "streamconsumer"), "status"]
-    told = environment(on_api, KUBECONFIG=str(broken))
-    ran = subprocess.run(command, env=told, capture_output=True, text=True, check=False)
+    variables = environment(on_api, KUBECONFIG=str(broken))
+    ran = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert ran.returncode == 2, ran.stderr
     assert "no usable kubeconfig" in ran.stderr.splitlines()[-1]
 
 
-def test_an_api_server_that_does_not_answer_is_exit_code_3(on_api: Namespace, tmp_path: Path) -> None:
-    nowhere = tmp_path / "kubeconfig"
-    nowhere.write_text(on_api.cluster.kubeconfig.read_text().replace(f":{_port(on_api)}", f":{free_port()}"))
-    ran = run_plugin(on_api, "status", KUBECONFIG=str(nowhere))
+def test_exit_code_is_3_if_the_api_server_does_not_answer(on_api: Namespace, tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(on_api.cluster.kubeconfig.read_text().replace(f":{_port(on_api)}", f":{free_port()}"))
+    ran = run_plugin(on_api, "status", KUBECONFIG=str(kubeconfig))
     assert ran.returncode == 3, ran.stderr
     assert "does not answer" in ran.stderr
 
@@ -158,7 +121,7 @@ def _port(place: Namespace) -> str:
 
 
 @pytest.mark.parametrize(("verb", "before"), [("suspend", False), ("resume", True)])
-def test_suspend_and_resume_write_one_field(on_api: Namespace, verb: str, before: bool) -> None:
+def test_suspend_and_resume_change_only_spec_suspend(on_api: Namespace, verb: str, before: bool) -> None:
     on_api.create(manifest(suspend=before))
     ran = run_plugin(on_api, verb, "orders")
     assert (ran.returncode, ran.stdout) == (0, f"{on_api.name}/orders {verb.removesuffix('e')}ed\n"), ran.stderr
@@ -166,7 +129,7 @@ def test_suspend_and_resume_write_one_field(on_api: Namespace, verb: str, before
 
 
 @pytest.mark.parametrize(("verb", "before"), [("suspend", False), ("resume", True)])
-def test_kubectl_wait_returns_once_the_operator_has_followed(
+def test_kubectl_wait_returns_after_suspend_and_resume(
     on_api: Namespace, tmp_path: Path, verb: str, before: bool
 ) -> None:
     with running_operator(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.name):
@@ -183,16 +146,16 @@ def test_kubectl_wait_returns_once_the_operator_has_followed(
         assert conditions.get("Suspended", {}).get("status") == ("False" if before else "True")
 
 
-def test_status_of_all_namespaces_takes_no_name(on_api: Namespace) -> None:
+def test_all_namespaces_option_shows_every_namespace_and_rejects_a_name(on_api: Namespace) -> None:
     on_api.create(manifest())
-    found = run_json(on_api, "status", "-A")["streamConsumers"]
-    assert (on_api.name, "orders") in {(each["namespace"], each["name"]) for each in found}
+    items = run_json(on_api, "status", "-A")["streamConsumers"]
+    assert (on_api.name, "orders") in {(item["namespace"], item["name"]) for item in items}
     both = run_plugin(on_api, "status", "orders", "-A")
     assert both.returncode == 2
     assert "NAME cannot be combined with --all-namespaces" in both.stderr
 
 
-def test_kubectl_completes_verbs_and_names(on_api: Namespace) -> None:
+def test_kubectl_completes_commands_and_names(on_api: Namespace) -> None:
     on_api.create(manifest("returns"))
 
     def completed(*words: str) -> list[str]:
