@@ -81,10 +81,10 @@ def _readable(position: int) -> dict[str, str]:
 
 
 def secrets() -> list[str]:
-    """A CEL list for each field of the spec that names a Secret."""
+    """Return CEL lists with the names of all Secrets that the spec refers to."""
     schema = structural_schema(StreamConsumerSpec)
-    single = [f"object.spec{path}.?name" for path in _references(schema, "")]
-    return [f"[{', '.join(f'?{each}' for each in single)}]", *_lists(schema, "object.spec")]
+    paths = [f"object.spec{path}.?name" for path in _references(schema, "")]
+    return [f"[{', '.join(f'?{path}' for path in paths)}]", *_lists(schema, "object.spec")]
 
 
 def _references(schema: dict[str, Any], path: str) -> Iterator[str]:
@@ -97,14 +97,14 @@ def _references(schema: dict[str, Any], path: str) -> Iterator[str]:
 
 def _lists(schema: dict[str, Any], path: str) -> Iterator[str]:
     for name, field in schema.get("properties", {}).items():
-        here = f"{path}.?{name}"
+        field_path = f"{path}.?{name}"
         if field.get("type") == "object":
-            yield from _lists(field, here)
+            yield from _lists(field, field_path)
         elif field.get("type") == "array":
-            found = [""] if name in _LISTS else list(_references(field["items"], ""))
-            for inner in found:
+            references = [""] if name in _LISTS else list(_references(field["items"], ""))
+            for inner in references:
                 item = f"each{inner}"
                 yield (
-                    f"{here}.orValue([]).filter(each, each{inner}.?name.hasValue())"
+                    f"{field_path}.orValue([]).filter(each, each{inner}.?name.hasValue())"
                     f".map(each, {item.replace('?', '')}.name)"
                 )

@@ -13,18 +13,18 @@ RESOURCE = "resource_namespace, resource_name"
 
 @dataclass(frozen=True)
 class Alert:
-    """Alert rule. `what` is the summary and may contain Prometheus label templates; `then` is the remedy."""
+    """Alert rule. `summary` may contain Prometheus label templates; `action` is for the person who gets the alert."""
 
     name: str
     expression: str
-    lasting: str
+    duration: str
     severity: str
-    what: str
-    then: str
+    summary: str
+    action: str
 
 
-_PODS = "{{ $labels.consumer_group }} on {{ $labels.stream }} in {{ $labels.namespace }}"
-_ONE = "StreamConsumer {{ $labels.resource_namespace }}/{{ $labels.resource_name }}"
+_GROUP_TEXT = "{{ $labels.consumer_group }} on {{ $labels.stream }} in {{ $labels.namespace }}"
+_RESOURCE_TEXT = "StreamConsumer {{ $labels.resource_namespace }}/{{ $labels.resource_name }}"
 
 ALERTS = [
     Alert(
@@ -32,7 +32,7 @@ ALERTS = [
         "streamconsumer_ready == 0",
         "10m",
         "critical",
-        f"{_ONE} has not been ready for 10 minutes",
+        f"{_RESOURCE_TEXT} has not been ready for 10 minutes",
         "`kubectl describe stc` shows the reason in the Ready condition.",
     ),
     Alert(
@@ -41,7 +41,7 @@ ALERTS = [
         "sum by (stream, consumer_group) (rate(streamconsumer_acknowledged_total[10m])) == 0",
         "10m",
         "critical",
-        f"{_ONE} has a backlog and acknowledges no entries",
+        f"{_RESOURCE_TEXT} has a backlog and acknowledges no entries",
         "Check the pod logs for a handler that hangs (set `delivery.timeout`), an open circuit breaker or a paused "
         "Redis.",
     ),
@@ -51,7 +51,7 @@ ALERTS = [
         f"sum by ({GROUP}, le) (rate(streamconsumer_queue_duration_seconds_bucket[5m]))) > 300",
         "10m",
         "warning",
-        f"Messages for {_PODS} wait more than 5 minutes before they are read",
+        f"Messages for {_GROUP_TEXT} wait more than 5 minutes before they are read",
         "Increase `replicas` or `concurrency`, or make the handler faster.",
     ),
     Alert(
@@ -59,7 +59,7 @@ ALERTS = [
         "streamconsumer_group_lag_known == 0",
         "30m",
         "warning",
-        f"Redis does not know the lag of {_ONE}",
+        f"Redis does not know the lag of {_RESOURCE_TEXT}",
         "Entries were deleted with XDEL, or the group was moved with XGROUP SETID. The lag is known again after the "
         "group has read all entries.",
     ),
@@ -68,7 +68,7 @@ ALERTS = [
         "streamconsumer_group_oldest_pending_age_seconds > 3600",
         "10m",
         "warning",
-        f"An entry of {_ONE} has been pending for more than an hour",
+        f"An entry of {_RESOURCE_TEXT} has been pending for more than an hour",
         "Find the entry with `XPENDING`. The entry is retried with long waits, its handler is very slow, or its "
         "consumer is another program in the group that has ended.",
     ),
@@ -78,7 +78,7 @@ ALERTS = [
         f"> 0.1 * sum by ({GROUP}) (rate(streamconsumer_delivered_total[10m]))",
         "15m",
         "warning",
-        f"More than a tenth of the messages for {_PODS} fail and are retried",
+        f"More than a tenth of the messages for {_GROUP_TEXT} fail and are retried",
         "Find the errors in the handler's log lines and spans. Check whether a dependency of the handler is down.",
     ),
     Alert(
@@ -86,7 +86,7 @@ ALERTS = [
         f"sum by ({GROUP}) (increase(streamconsumer_dead_lettered_total[10m])) > 0",
         "0m",
         "warning",
-        f"Messages for {_PODS} became dead letters",
+        f"Messages for {_GROUP_TEXT} became dead letters",
         "Show the errors with `kubectl streamconsumer dead-letters list --name NAME`. Fix the cause, then run "
         "`replay`.",
     ),
@@ -95,7 +95,7 @@ ALERTS = [
         f"sum by ({GROUP}) (increase(streamconsumer_lost_to_trimming_total[10m])) > 0",
         "0m",
         "critical",
-        f"Entries for {_PODS} were trimmed from the stream before they were handled",
+        f"Entries for {_GROUP_TEXT} were trimmed from the stream before they were handled",
         "A producer's MAXLEN is too small for the backlog. Use `retention` instead: it never trims entries that a "
         "group has not acknowledged.",
     ),
@@ -104,7 +104,7 @@ ALERTS = [
         f"sum by ({GROUP}) (increase(streamconsumer_groups_recreated_total[10m])) > 0",
         "0m",
         "warning",
-        f"Consumer group {_PODS} was missing and was created again at its last position",
+        f"Consumer group {_GROUP_TEXT} was missing and was created again at its last position",
         "Redis was flushed, the key was deleted, the group was destroyed, or Redis lost its data. Check persistence "
         "and the eviction policy.",
     ),
@@ -113,7 +113,7 @@ ALERTS = [
         f"sum by ({GROUP}) (increase(streamconsumer_breaker_opened_total[10m])) > 0",
         "0m",
         "warning",
-        f"Messages for {_PODS} failed in a row, and the circuit breaker opened: one message at a time is tried",
+        f"Messages for {_GROUP_TEXT} failed in a row, and the circuit breaker opened: one message at a time is tried",
         "A dependency of the handler is down, or a new version of the handler is broken.",
     ),
     Alert(
@@ -121,7 +121,7 @@ ALERTS = [
         f"sum by ({GROUP}) (increase(streamconsumer_abandoned_total[30m])) > 0",
         "0m",
         "warning",
-        f"Pods of {_PODS} stopped before their messages were finished",
+        f"Pods of {_GROUP_TEXT} stopped before their messages were finished",
         "The messages run again in another pod. Set `drainTimeout` longer than the handler takes.",
     ),
     Alert(
@@ -129,7 +129,7 @@ ALERTS = [
         f"sum by ({GROUP}) (increase(streamconsumer_spans_dropped_total[10m])) > 0",
         "0m",
         "warning",
-        f"Pods of {_PODS} dropped spans that did not reach the collector",
+        f"Pods of {_GROUP_TEXT} dropped spans that did not reach the collector",
         "The collector is unavailable, slow or rejects the spans. The pod logs contain the cause.",
     ),
     Alert(
@@ -154,16 +154,16 @@ class Panel:
 
 
 def _rate(counter: str) -> str:
-    return f"sum by ({GROUP}) (rate(streamconsumer_{counter}_total{{{_CHOSEN}}}[$__rate_interval]))"
+    return f"sum by ({GROUP}) (rate(streamconsumer_{counter}_total{{{_POD_FILTER}}}[$__rate_interval]))"
 
 
 def _quantile(share: float, histogram: str) -> str:
-    rate = f"rate(streamconsumer_{histogram}_seconds_bucket{{{_CHOSEN}}}[$__rate_interval])"
+    rate = f"rate(streamconsumer_{histogram}_seconds_bucket{{{_POD_FILTER}}}[$__rate_interval])"
     return f"histogram_quantile({share}, sum by ({GROUP}, le) ({rate}))"
 
 
-_CHOSEN = 'namespace=~"$namespace", stream=~"$stream"'
-_OF_RESOURCE = 'resource_namespace=~"$namespace", stream=~"$stream"'
+_POD_FILTER = 'namespace=~"$namespace", stream=~"$stream"'
+_OPERATOR_FILTER = 'resource_namespace=~"$namespace", stream=~"$stream"'
 
 PANELS = [
     Panel(
@@ -177,8 +177,8 @@ PANELS = [
         "Backlog",
         "short",
         [
-            (f"streamconsumer_group_lag{{{_OF_RESOURCE}}}", "{{stream}} unread"),
-            (f"streamconsumer_group_pending{{{_OF_RESOURCE}}}", "{{stream}} pending"),
+            (f"streamconsumer_group_lag{{{_OPERATOR_FILTER}}}", "{{stream}} unread"),
+            (f"streamconsumer_group_pending{{{_OPERATOR_FILTER}}}", "{{stream}} pending"),
         ],
         "Unread entries of the group, and entries that were read but not acknowledged. A gap in the first line means "
         "that the lag is unknown.",
@@ -214,7 +214,7 @@ PANELS = [
     Panel(
         "Oldest pending entry",
         "s",
-        [(f"streamconsumer_group_oldest_pending_age_seconds{{{_OF_RESOURCE}}}", "{{stream}}")],
+        [(f"streamconsumer_group_oldest_pending_age_seconds{{{_OPERATOR_FILTER}}}", "{{stream}}")],
         "Age of the oldest entry that was read but not acknowledged. A straight rising line means that a message is "
         "stuck.",
     ),
@@ -233,13 +233,13 @@ PANELS = [
     Panel(
         "In flight",
         "short",
-        [(f"sum by ({GROUP}) (streamconsumer_in_flight{{{_CHOSEN}}})", "{{stream}}")],
+        [(f"sum by ({GROUP}) (streamconsumer_in_flight{{{_POD_FILTER}}})", "{{stream}}")],
         "Messages in handlers now. At `replicas` times `concurrency`, all slots are in use.",
     ),
     Panel(
         "Dead letters",
         "short",
-        [(f"streamconsumer_group_dead_letters{{{_OF_RESOURCE}}}", "{{stream}}")],
+        [(f"streamconsumer_group_dead_letters{{{_OPERATOR_FILTER}}}", "{{stream}}")],
         "Dead letters that wait for your decision: `kubectl streamconsumer dead-letters list --name NAME`.",
     ),
     Panel(
@@ -255,20 +255,20 @@ def rules() -> dict[str, Any]:
     """Return the rule groups, for a PrometheusRule and for a Prometheus rules file."""
     alerts = [
         {
-            "alert": each.name,
-            "expr": each.expression,
-            "for": each.lasting,
-            "labels": {"severity": each.severity},
-            "annotations": {"summary": each.what, "description": each.then},
+            "alert": alert.name,
+            "expr": alert.expression,
+            "for": alert.duration,
+            "labels": {"severity": alert.severity},
+            "annotations": {"summary": alert.summary, "description": alert.action},
         }
-        for each in ALERTS
+        for alert in ALERTS
     ]
     return {"groups": [{"name": "streamconsumer", "rules": alerts}]}
 
 
 def dashboard() -> str:
     """Return the dashboard as JSON for Grafana's import."""
-    panels = [_panel(number, each) for number, each in enumerate(PANELS)]
+    panels = [_panel(number, panel) for number, panel in enumerate(PANELS)]
     board = {
         "title": "StreamConsumer",
         "uid": "streamconsumer",
@@ -277,7 +277,7 @@ def dashboard() -> str:
         "schemaVersion": 39,
         "refresh": "30s",
         "time": {"from": "now-1h", "to": "now"},
-        "templating": {"list": [_source(), _choice("namespace"), _choice("stream")]},
+        "templating": {"list": [_datasource_variable(), _label_variable("namespace"), _label_variable("stream")]},
         "panels": panels,
     }
     return json.dumps(board, indent=2) + "\n"
@@ -300,11 +300,11 @@ def _panel(number: int, panel: Panel) -> dict[str, Any]:
     }
 
 
-def _source() -> dict[str, Any]:
+def _datasource_variable() -> dict[str, Any]:
     return {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Data source"}
 
 
-def _choice(label: str) -> dict[str, Any]:
+def _label_variable(label: str) -> dict[str, Any]:
     return {
         "name": label,
         "type": "query",
@@ -321,12 +321,13 @@ def _choice(label: str) -> dict[str, Any]:
 def table_of_alerts() -> str:
     """Return the Markdown table of alerts for docs/monitoring.md."""
     rows = [
-        f"| `{each.name}` | {each.severity} | `{each.expression}` for {each.lasting} | {each.then} |" for each in ALERTS
+        f"| `{alert.name}` | {alert.severity} | `{alert.expression}` for {alert.duration} | {alert.action} |"
+        for alert in ALERTS
     ]
     return "\n".join(["| Alert | Severity | Condition | Action |", "| --- | --- | --- | --- |", *rows])
 
 
 def table_of_panels() -> str:
     """Return the Markdown table of panels for docs/monitoring.md."""
-    rows = [f"| {each.title} | {each.description} |" for each in PANELS]
+    rows = [f"| {panel.title} | {panel.description} |" for panel in PANELS]
     return "\n".join(["| Panel | Meaning |", "| --- | --- |", *rows])

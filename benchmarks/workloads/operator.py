@@ -14,8 +14,8 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import Manifest, manifest
 from tests.operator.conftest import install_crd
-from tests.operator.operators import OperatorProcess, running_operator
-from tests.operator.places import Namespace, eventually, wait_until_settled
+from tests.operator.namespace import Namespace, eventually, wait_until_settled
+from tests.operator.operator_process import OperatorProcess, running_operator
 
 ROUNDS = 1
 CONSUMERS = 1000

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.charts.everything import ALL_VALUES
+from tests.charts.all_values import ALL_VALUES
 from tests.charts.rendering import Helm, Manifest
 
 

@@ -13,7 +13,7 @@ from tests.cluster.clusters import KubectlError
 from tests.cluster.namespaces import fresh_namespace
 from tests.model.examples import manifest
 from tests.operator.conftest import install_crd
-from tests.operator.places import eventually
+from tests.operator.namespace import eventually
 from tools.admission import SECRETS
 
 WRITES = {"apiGroups": [names.GROUP], "resources": [names.PLURAL], "verbs": ["get", "create", "update", "patch"]}

@@ -7,7 +7,7 @@ from kubernetes_validate import validate
 
 from streamconsumer.operator.rbac import RULES
 from streamconsumer.operator.settings import PREFIX, OperatorSettings
-from tests.charts.everything import ALL_VALUES, DIGEST
+from tests.charts.all_values import ALL_VALUES, DIGEST
 from tests.charts.rendering import (
     CHART,
     KUBERNETES,

@@ -1,6 +1,6 @@
 """Who may connect to operator and processors, and whom these may connect to, as NetworkPolicies say it.
 
-That a network which obeys them lets everything work, and nothing else, is tested in tests/e2e/test_walls.py.
+That a network which obeys them lets everything work, and nothing else, is tested in tests/e2e/test_network_policies.py.
 """
 
 import json

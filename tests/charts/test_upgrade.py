@@ -16,14 +16,14 @@ from streamconsumer.model.crd import custom_resource_definition
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests import desired
 from streamconsumer.operator.manifests.metadata import with_applied_hash
-from tests.charts import pods_before
+from tests.charts import previous_pods
 from tests.charts.rendering import CHART, NAMESPACE, Helm, Manifest, of_kind
 from tests.cluster.api_server import ApiServer
 from tests.cluster.control_plane import ControlPlane
 from tests.model.examples import manifest
 from tests.operator.golden import SETTINGS
-from tests.operator.operators import running_operator
-from tests.operator.places import Namespace, eventually
+from tests.operator.namespace import Namespace, eventually
+from tests.operator.operator_process import running_operator
 
 PREVIOUS = Path(__file__).parent / "previous" / CHART.name
 pytestmark = pytest.mark.cluster
@@ -62,10 +62,10 @@ def test_an_upgrade_and_its_rollback_keep_every_stream_consumer_as_it_is(server:
     server.kubectl("delete", "crd", DEFINITION)
 
 
-@pytest.mark.parametrize("case", pods_before.CASES)
+@pytest.mark.parametrize("case", previous_pods.CASES)
 def test_the_operator_makes_the_same_pods_as_the_one_before_it(case: str) -> None:
-    """So its upgrade restarts none. Where that cannot be, see `pods_before`."""
-    written, applied = pods_before.previous_manifests(case)
+    """So its upgrade restarts none. Where that cannot be, see `previous_pods`."""
+    written, applied = previous_pods.previous_manifests(case)
     (then,) = of_kind("Deployment", applied)
     (now,) = of_kind("Deployment", desired(StreamConsumer.parse(written), SETTINGS))
     for field in ("selector", "template"):
@@ -79,7 +79,7 @@ def test_an_upgrade_of_chart_and_operator_restarts_no_pod(server: ApiServer, tmp
     server.helm("install", *release[:1], str(PREVIOUS), *release[1:])
     (before,) = of_kind("CustomResourceDefinition", Helm("helm").template(chart=PREVIOUS))
     eventually(lambda: served(server, before))
-    written, applied = pods_before.previous_manifests("source")
+    written, applied = previous_pods.previous_manifests("source")
     apply_as_operator(place, eventually(lambda: create(place, written)), applied)
     life = eventually(lambda: lives(place))
 

@@ -1,5 +1,5 @@
 """Fixtures of the Kubernetes API server for the commands that read from a cluster."""
 
-from tests.operator.conftest import api, on_api
+from tests.operator.conftest import api, api_namespace
 
-__all__ = ["api", "on_api"]
+__all__ = ["api", "api_namespace"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.binaries import find
-from tests.operator.places import Namespace
+from tests.operator.namespace import Namespace
 
 CompletedCommand = subprocess.CompletedProcess[str]
 SCRIPTS = Path(sys.executable).parent

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.cli.plugin import SCRIPTS
 from tests.model.examples import Manifest
-from tests.operator.places import Namespace
+from tests.operator.namespace import Namespace
 
 FAKE_KUBECTL = """#!{python}
 import os, sys

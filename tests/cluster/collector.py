@@ -44,7 +44,7 @@ def configuration(grpc: str, http: str, folder: str, batch: str = "100ms") -> di
 
 
 class Collector:
-    """One collector process. Every start creates empty files."""
+    """Collector process. Every start creates empty files."""
 
     def __init__(self) -> None:
         self.grpc_port = 0

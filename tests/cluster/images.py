@@ -93,12 +93,12 @@ def _pip_settings() -> dict[str, str]:
     """Return the index that pip uses on this machine. Empty if it is pip's default."""
     configured = configparser.ConfigParser(interpolation=None)
     configured.read(PIP_CONFIGURATION)
-    found = dict(configured["global"]) if configured.has_section("global") else {}
+    options = dict(configured["global"]) if configured.has_section("global") else {}
     for name in PIP_SETTINGS:
         value = os.environ.get(f"PIP_{name.upper().replace('-', '_')}")
         if value:
-            found[name] = value
-    return {name: found[name] for name in PIP_SETTINGS if name in found}
+            options[name] = value
+    return {name: options[name] for name in PIP_SETTINGS if name in options}
 
 
 def pause() -> str:

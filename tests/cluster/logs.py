@@ -11,7 +11,7 @@ from tests.cluster.spans import attributes
 
 @dataclass(frozen=True)
 class LogRecord:
-    """One log record. Ids are lower-case hexadecimal."""
+    """Log record. Ids are lower-case hexadecimal."""
 
     event_name: str
     severity: str

@@ -33,10 +33,10 @@ def empty_namespace(server: ApiServer, name: str) -> None:
     the remaining objects.
     """
     for collection in _collections(server, name):
-        found = server.request("GET", collection)["items"]
-        if found:
+        items = server.request("GET", collection)["items"]
+        if items:
             server.request("DELETE", collection)
-        for item in found:
+        for item in items:
             if item["metadata"].get("finalizers"):
                 _remove_finalizers(server, f"{collection}/{item['metadata']['name']}")
 

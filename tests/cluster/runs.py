@@ -46,7 +46,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 class Run:
-    """One folder of state, owned by this process or kept."""
+    """Folder of state, owned by this process or kept."""
 
     def __init__(self, path: Path, owner: IO[str] | None) -> None:
         self.path = path

@@ -27,7 +27,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Span:
-    """One finished span. Ids are lower-case hexadecimal. `parent_span_id` is empty for a root."""
+    """Finished span. Ids are lower-case hexadecimal. `parent_span_id` is empty for a root."""
 
     name: str
     kind: str

@@ -1,6 +1,7 @@
-"""One node, one chart, one shop for all end-to-end tests."""
+"""Fixtures of the end-to-end tests: one node and one shop for all tests."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,11 +11,19 @@ from tests.cluster.own_cluster import OwnCluster
 from tests.e2e.shop import NAMESPACE, SYSTEM, Shop, build_images
 
 MANIFESTS = "tests/e2e/manifests"
+ORDER = ["test_orders", "test_scaling", "test_upgrades", "test_cli", "test_network_policies"]
+"""Order of the modules: `test_orders` installs the chart for the first time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the end-to-end tests last, in `ORDER`."""
+    folder = Path(__file__).parent
+    items.sort(key=lambda item: ORDER.index(item.path.stem) if item.path.parent == folder else -1)
 
 
 @pytest.fixture(scope="session")
 def shop(node: Node | OwnCluster, pytestconfig: pytest.Config) -> Iterator[Shop]:
-    """The node with every image, and a namespace in which Redis and a collector run."""
+    """Load every image into the node, and run Redis and a collector in a namespace."""
     with uncaptured(pytestconfig):
         for reference in build_images():
             node.load_image(reference)

@@ -1,4 +1,4 @@
-"""The shop of the end-to-end tests: one namespace with Redis, a collector and publishers, and questions to ask it."""
+"""The shop of the end-to-end tests: one namespace with Redis, a collector and publishers, and queries about it."""
 
 import shutil
 import tempfile
@@ -21,18 +21,18 @@ SYSTEM = "streamconsumer-system"
 TOOLS_IMAGE = "streamconsumer-test/orders-tools:test"
 
 
-def eventually(what: str, holds: Callable[[], Any], seconds: float = 120) -> Any:
-    """The first true answer of `holds`; a failure that says what was waited for otherwise."""
-    deadline, answer = time.monotonic() + seconds, None
+def eventually(description: str, condition: Callable[[], Any], seconds: float = 120) -> Any:
+    """Poll until `condition` returns a true value, and return it. Raises AssertionError with `description`."""
+    deadline, value = time.monotonic() + seconds, None
     while time.monotonic() < deadline:
-        if answer := holds():
-            return answer
-        time.sleep(0.2)  # the far side is another machine as far as we know: there is nothing to await
-    raise AssertionError(f"not within {seconds:g} s: {what}; last answer: {answer!r}")
+        if value := condition():
+            return value
+        time.sleep(0.2)  # the cluster may be another machine, so there is nothing to await
+    raise AssertionError(f"not within {seconds:g} s: {description}; last value: {value!r}")
 
 
 def build_images() -> list[str]:
-    """Everything that pods of these tests run, by its reference."""
+    """Build or find every image that pods of these tests run. Returns their references."""
     processor = images.build(ROOT, ROOT / "Dockerfile", "streamconsumer-processor:0.1.0", target="processor")
     operator = images.build(ROOT, ROOT / "Dockerfile", "streamconsumer-operator:0.1.0", target="operator")
     orders = images.build(ORDERS, ORDERS / "Dockerfile", "orders:0.1.0", build_args={"PROCESSOR": processor})
@@ -45,7 +45,7 @@ def build_images() -> list[str]:
 
 @dataclass
 class Shop:
-    """Asks and tells the cluster, always in the shop's namespace."""
+    """Commands and queries in the shop's namespace."""
 
     cluster: Node | OwnCluster
 
@@ -62,27 +62,28 @@ class Shop:
         return self.kubectl("exec", "deploy/redis", "--", "redis-cli", "--raw", *command).strip()
 
     def publish(self, name: str, count: int, rate: int) -> None:
-        """A pod that publishes orders with traces of their own; see `published`."""
+        """Start a pod that publishes orders, each with its own trace. See `published`."""
         url, endpoint = "redis://redis:6379/0", "http://collector:4318"
         publisher = ("python3", "publish.py", "--url", url, "--count", str(count), "--rate", str(rate))
         environment = (f"--env=OTEL_EXPORTER_OTLP_ENDPOINT={endpoint}", "--env=OTEL_BSP_MAX_QUEUE_SIZE=65536")
         run = ("run", name, f"--image={TOOLS_IMAGE}", "--restart=Never", "--image-pull-policy=IfNotPresent")
-        # `python3` of the image's environment, not Debian's: the first on the image's PATH.
+        # The first `python3` on the image's PATH is that of its virtual environment, not Debian's.
         self.kubectl(*run, *environment, "--command", "--", *publisher)
 
     def published(self, name: str) -> bool:
+        """Return whether the publisher has finished. Raises AssertionError with its log if it failed."""
         phase = self.get("pod", name)["status"]["phase"]
         assert phase != "Failed", self.kubectl("logs", name)
         return bool(phase == "Succeeded")
 
     def group(self, stream: str = "orders") -> dict[str, int]:
-        """The figures of the stream's only group: pending, lag, consumers."""
+        """Return pending, lag, consumers and entries-read of the stream's only group. -1 means unknown."""
         flat = self.redis("XINFO", "GROUPS", stream).splitlines()
-        found = dict(zip(flat[::2], flat[1::2], strict=True))
-        return {name: int(found[name] or -1) for name in ("pending", "lag", "consumers", "entries-read")}
+        info = dict(zip(flat[::2], flat[1::2], strict=True))
+        return {name: int(info[name] or -1) for name in ("pending", "lag", "consumers", "entries-read")}
 
     def drained(self, stream: str = "orders") -> bool:
-        """Whether every entry was delivered and acknowledged."""
+        """Return whether every entry was delivered and acknowledged."""
         group = self.group(stream)
         return group["lag"] == 0 and group["pending"] == 0
 
@@ -90,31 +91,31 @@ class Shop:
         return self.get("stc", name)
 
     def condition(self, name: str, kind: str = "Ready") -> dict[str, Any]:
-        """A condition of a StreamConsumer; an empty one where there is none yet."""
+        """Return a condition of a StreamConsumer. Empty if the condition does not exist yet."""
         conditions: list[dict[str, Any]] = self.consumer(name).get("status", {}).get("conditions", [])
         return next((each for each in conditions if each["type"] == kind), {})
 
     def pods(self, name: str = "orders") -> list[Any]:
-        """The StreamConsumer's pods that are not on their way out."""
+        """Return the StreamConsumer's pods without those that are being deleted."""
         return [pod for pod in self.all_pods(name) if not pod["metadata"].get("deletionTimestamp")]
 
     def all_pods(self, name: str = "orders") -> list[Any]:
-        """The StreamConsumer's pods, those on their way out included."""
-        found: list[Any] = self.get("pods", "--selector", f"streamconsumer.dev/name={name}")["items"]
-        return found
+        """Return the StreamConsumer's pods, including those that are being deleted."""
+        pods: list[Any] = self.get("pods", "--selector", f"streamconsumer.dev/name={name}")["items"]
+        return pods
 
     def ready_pods(self, name: str = "orders") -> list[str]:
         statuses = {pod["metadata"]["name"]: pod["status"].get("containerStatuses", []) for pod in self.pods(name)}
         return [pod for pod, containers in statuses.items() if containers and all(each["ready"] for each in containers)]
 
     def wait_ready(self, name: str = "orders", seconds: int = 60) -> float:
-        """How long `kubectl wait --for=condition=Ready` took."""
+        """Wait until a StreamConsumer is Ready. Returns the seconds that `kubectl wait` took."""
         begin = time.monotonic()
         self.kubectl("wait", "--for=condition=Ready", f"stc/{name}", f"--timeout={seconds}s")
         return time.monotonic() - begin
 
     def settled(self, name: str, replicas: int) -> bool:
-        """Whether the spec as it stands is rolled out, with so many pods ready and no others left."""
+        """Return whether the current spec is rolled out with `replicas` ready pods and no other pods."""
         consumer = self.consumer(name)
         status = consumer.get("status", {})
         return bool(
@@ -125,6 +126,6 @@ class Shop:
         )
 
     def spans(self, name: str) -> list[Span]:
-        """Every span of this name that the collector has written."""
+        """Return every span with this name that the collector has written."""
         text = self.kubectl("exec", "deploy/collector", "--", "cat", "/data/spans.json")
         return [span for span in parse_spans(text) if span.name == name]

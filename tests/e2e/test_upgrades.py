@@ -1,5 +1,7 @@
-"""What an administrator does to the whole: he tests the release, upgrades it, takes the upgrade back and changes a
-password, while orders keep coming. The tests build on each other, in the order in which they stand."""
+"""Tasks of an administrator while orders arrive: Helm test, upgrade, rollback and a changed password.
+
+Each test depends on the previous one.
+"""
 
 import json
 import subprocess
@@ -37,8 +39,8 @@ for number in range(int(sys.argv[1])):
 
 
 def consumer(name: str, **spec: object) -> str:
-    """Writes down in `ledger:<name>` what it has handled from stream `<name>`."""
-    stated = {
+    """Return a StreamConsumer of stream `<name>` that counts handled messages in `ledger:<name>`."""
+    fields = {
         "redis": {"url": "redis://redis:6379/0"},
         "stream": name,
         "consumerGroup": "tests",
@@ -46,19 +48,19 @@ def consumer(name: str, **spec: object) -> str:
         "replicas": 2,
         **spec,
     }
-    head = {"apiVersion": "streamconsumer.dev/v1alpha1", "kind": "StreamConsumer"}
-    return yaml.safe_dump({**head, "metadata": {"name": name, "namespace": NAMESPACE}, "spec": stated})
+    type_meta = {"apiVersion": "streamconsumer.dev/v1alpha1", "kind": "StreamConsumer"}
+    return yaml.safe_dump({**type_meta, "metadata": {"name": name, "namespace": NAMESPACE}, "spec": fields})
 
 
 def publish(shop: Shop, pod: str, count: int, *streams: str) -> None:
-    """A pod that adds a hundred entries a second to each stream."""
+    """Start a pod that adds a hundred entries per second to each stream."""
     run = ("run", pod, f"--image={TOOLS_IMAGE}", "--restart=Never", "--image-pull-policy=IfNotPresent")
     shop.kubectl(*run, "--command", "--", "python3", "-c", PUBLISHER, str(count), *streams)
     eventually(f"{pod} publishes", lambda: all(shop.redis("EXISTS", stream) == "1" for stream in streams))
 
 
-def balance(shop: Shop, stream: str, published: int) -> None:
-    """Produced = handled, and nothing is pending."""
+def check_ledger(shop: Shop, stream: str, published: int) -> None:
+    """Check that every produced message was handled and none is pending."""
     eventually(f"all of {stream} is acknowledged", lambda: shop.drained(stream), 60)
     flat = shop.redis("HGETALL", f"ledger:{stream}").splitlines()
     handled = {message: int(count) for message, count in zip(flat[::2], flat[1::2], strict=True)}
@@ -70,8 +72,8 @@ def balance(shop: Shop, stream: str, published: int) -> None:
     print(f"\n{stream}: produced {len(produced)}, handled {len(handled)}, pending 0, handled more than once: {twice}")
 
 
-def lives(shop: Shop, name: str) -> set[tuple[str, int]]:
-    """Which pods there are, and how often their containers began."""
+def container_starts(shop: Shop, name: str) -> set[tuple[str, int]]:
+    """Return the uid of each pod with the restart count of its container."""
     return {
         (pod["metadata"]["uid"], status["restartCount"])
         for pod in shop.pods(name)
@@ -81,12 +83,12 @@ def lives(shop: Shop, name: str) -> set[tuple[str, int]]:
 
 @pytest.fixture(scope="module")
 def release(shop: Shop) -> Iterator[Shop]:
-    """The chart as it is installed by default, and told of a Redis to test with."""
+    """Install the chart with default values and the URL of a Redis for `helm test`."""
     if "streamconsumer" in shop.cluster.helm("list", "--short", "--namespace", SYSTEM):
         shop.cluster.helm("uninstall", *RELEASE, "--wait")
-    told = ("--set", f"test.redisUrl=redis://redis.{NAMESPACE}:6379/0")
+    test_values = ("--set", f"test.redisUrl=redis://redis.{NAMESPACE}:6379/0")
     install = ("install", RELEASE[0], str(CHART), *RELEASE[1:], "--create-namespace")
-    shop.cluster.helm(*install, *told, "--wait", "--timeout", "90s")
+    shop.cluster.helm(*install, *test_values, "--wait", "--timeout", "90s")
     yield shop
     shop.kubectl("delete", "stc", "--all")
 
@@ -94,14 +96,14 @@ def release(shop: Shop) -> Iterator[Shop]:
 @pytest.mark.parametrize("version", [3, 4])
 def test_helm_test_publishes_a_message_and_waits_until_it_is_handled(release: Shop, version: int) -> None:
     begin = time.monotonic()
-    said = release.cluster.helm("test", *RELEASE, "--logs", version=version)
+    output = release.cluster.helm("test", *RELEASE, "--logs", version=version)
     print(f"\nhelm {version} test: {time.monotonic() - begin:.1f} s")
-    assert "a message was published, handled by a pod of a StreamConsumer, and acknowledged" in said
-    assert release.redis("KEYS", "*helm-test*") == "", "nothing of it stays"
+    assert "a message was published, handled by a pod of a StreamConsumer, and acknowledged" in output
+    assert release.redis("KEYS", "*helm-test*") == "", "the keys of the test must be deleted"
     assert release.cluster.get("stc", "--namespace", SYSTEM)["items"] == []
 
 
-def test_an_upgrade_and_its_rollback_under_load_lose_nothing_and_restart_none_but_the_stock_images_pods(
+def test_upgrade_and_rollback_under_load_lose_nothing_and_restart_only_pods_of_the_stock_image(
     release: Shop,
 ) -> None:
     for name, spec in {"own": {"image": TOOLS_IMAGE}, "stock": {}}.items():
@@ -111,73 +113,73 @@ def test_an_upgrade_and_its_rollback_under_load_lose_nothing_and_restart_none_bu
         old, new = (images.full_reference(f"streamconsumer-{name}:{tag}") for tag in ("0.1.0", "next"))
         subprocess.run(["podman", "tag", old, new], check=True)
         release.cluster.load_image(new)
-    before = {name: lives(release, name) for name in ("own", "stock")}
+    before = {name: container_starts(release, name) for name in ("own", "stock")}
 
     publish(release, "publish-upgrade", 4000, "own", "stock")
-    along = json.dumps([yaml.safe_load(consumer("along"))])
+    extra_objects = json.dumps([yaml.safe_load(consumer("extra"))])
     new_images = "image.tag=next,processor.image.tag=next"
     begin = time.monotonic()
     release.cluster.helm(
         *("upgrade", RELEASE[0], str(CHART), *RELEASE[1:], "--reuse-values", "--set", new_images),
-        *("--set-json", f"extraObjects={along}", "--wait", "--timeout", "90s"),
+        *("--set-json", f"extraObjects={extra_objects}", "--wait", "--timeout", "90s"),
     )
     print(f"\nhelm upgrade --wait: {time.monotonic() - begin:.1f} s")
-    assert release.condition("along")["status"] == "True", "Helm 4 waits for StreamConsumers of a release too"
+    assert release.condition("extra")["status"] == "True", "Helm 4 must wait for StreamConsumers of a release"
     eventually("the stock image's pods are replaced", lambda: _stock_runs(release, "next"), 60)
-    assert not {uid for uid, _ in lives(release, "stock")} & {uid for uid, _ in before["stock"]}
+    assert not {uid for uid, _ in container_starts(release, "stock")} & {uid for uid, _ in before["stock"]}
 
     release.cluster.helm("rollback", RELEASE[0], "1", *RELEASE[1:], "--wait", "--timeout", "90s")
     eventually("the rollback is rolled out", lambda: _stock_runs(release, "0.1.0"), 60)
     eventually("all published", lambda: release.published("publish-upgrade"), 90)
     for name in ("own", "stock"):
-        balance(release, name, 4000)
-    assert lives(release, "own") == before["own"]
+        check_ledger(release, name, 4000)
+    assert container_starts(release, "own") == before["own"]
 
 
 def _stock_runs(shop: Shop, tag: str) -> bool:
-    """Whether the stock image's pods, and no others, have this tag and are ready."""
+    """Return whether all pods of the stock image have this tag and are ready."""
     tags = {pod["spec"]["containers"][0]["image"].partition(":")[2] for pod in shop.all_pods("stock")}
     return tags == {tag} and shop.settled("stock", 2)
 
 
-def test_a_password_changed_in_redis_and_in_its_secret_loses_nothing_and_restarts_nothing(release: Shop) -> None:
-    release.redis("ACL", "SETUSER", "rotating", "on", ">word-one", "~*", "&*", "+@all")
+def test_password_change_in_redis_and_secret_loses_no_message_and_restarts_no_pod(release: Shop) -> None:
+    release.redis("ACL", "SETUSER", "rotating", "on", ">password-one", "~*", "&*", "+@all")
     release.kubectl(
-        "create", "secret", "generic", "login", "--from-literal=user=rotating", "--from-literal=word=word-one"
+        "create", "secret", "generic", "login", "--from-literal=user=rotating", "--from-literal=word=password-one"
     )
     refs = {
-        f"{what}SecretRef": {"name": "login", "key": key}
-        for what, key in {"username": "user", "password": "word"}.items()
+        f"{field}SecretRef": {"name": "login", "key": key}
+        for field, key in {"username": "user", "password": "word"}.items()
     }
     endpoint = {"endpoint": "http://collector:4318"}
     release.apply(consumer("rotation", redis={"url": "redis://redis:6379/0", **refs}, telemetry=endpoint))
     release.wait_ready("rotation")
-    before = lives(release, "rotation")
+    before = container_starts(release, "rotation")
 
     publish(release, "publish-rotation", 2000, "rotation")
-    release.redis("ACL", "SETUSER", "rotating", "<word-one", ">word-two")
+    release.redis("ACL", "SETUSER", "rotating", "<password-one", ">password-two")
     release.redis("CLIENT", "KILL", "USER", "rotating")
     refused = lambda: release.condition("rotation", "RedisReachable").get("reason") == "CredentialsRefused"  # noqa: E731
     eventually("the first password is refused", refused, 60)
-    release.kubectl("patch", "secret", "login", "--patch", json.dumps({"stringData": {"word": "word-two"}}))
-    # The kubelet brings a Secret's files up to date every minute, and when a pod changes.
-    release.kubectl("annotate", "pod", "--selector", "streamconsumer.dev/name=rotation", "test=look")
+    release.kubectl("patch", "secret", "login", "--patch", json.dumps({"stringData": {"word": "password-two"}}))
+    # The kubelet updates the files of a Secret every minute, and when a pod changes.
+    release.kubectl("annotate", "pod", "--selector", "streamconsumer.dev/name=rotation", "test=update")
     begin = time.monotonic()
     eventually("all published", lambda: release.published("publish-rotation"), 90)
-    balance(release, "rotation", 2000)
+    check_ledger(release, "rotation", 2000)
     print(f"after the Secret changed: {time.monotonic() - begin:.1f} s")
     reachable = lambda: release.condition("rotation", "RedisReachable").get("status") == "True"  # noqa: E731
-    eventually("the operator is in again", reachable, 60)
-    assert lives(release, "rotation") == before
+    eventually("the operator connects again", reachable, 60)
+    assert container_starts(release, "rotation") == before
     eventually("spans are written", lambda: release.spans("process rotation"), 10)
-    said = {
+    outputs = {
         "objects": release.kubectl("get", "stc,events,deployments,pods", "--output", "yaml"),
-        "the pods' logs": release.kubectl("logs", "--selector", "streamconsumer.dev/name=rotation", "--tail=-1"),
-        "the operator's log": release.cluster.kubectl(
+        "logs of the pods": release.kubectl("logs", "--selector", "streamconsumer.dev/name=rotation", "--tail=-1"),
+        "log of the operator": release.cluster.kubectl(
             *("logs", "--namespace", SYSTEM, "--selector", "app.kubernetes.io/component=operator", "--tail=-1")
         ),
         "spans": release.kubectl("exec", "deploy/collector", "--", "cat", "/data/spans.json"),
     }
-    for place, text in said.items():
-        assert "word-one" not in text, place
-        assert "word-two" not in text, place
+    for place, text in outputs.items():
+        assert "password-one" not in text, place
+        assert "password-two" not in text, place

@@ -1,4 +1,4 @@
-"""The alerts and the dashboard, as promtool and the figures themselves see them."""
+"""Alerts and dashboard, checked with promtool and against the metrics that exist."""
 
 import json
 import re
@@ -18,15 +18,14 @@ MONITORING = Path(__file__).parents[2] / "charts/streamconsumer-operator/monitor
 GROUP = '{namespace="shop", stream="orders", consumer_group="billing"}'
 RESOURCE = '{resource_namespace="shop", resource_name="orders", stream="orders", consumer_group="billing"}'
 
-
-RISING, STILL = "0+10x60", "100+0x60"
-"""Samples a minute apart: a counter that counts, one that does not."""
+RISING, CONSTANT = "0+10x60", "100+0x60"
+"""Samples of a rising and of a constant counter, one minute apart."""
 
 FIRING = {
     "StreamConsumerNotReady": {f"streamconsumer_ready{RESOURCE}": "0x60"},
     "StreamConsumerStuck": {
         f"streamconsumer_group_lag{RESOURCE}": "7x60",
-        f"streamconsumer_acknowledged_total{GROUP}": STILL,
+        f"streamconsumer_acknowledged_total{GROUP}": CONSTANT,
     },
     "StreamConsumerSlow": {
         f'streamconsumer_queue_duration_seconds_bucket{GROUP[:-1]}, le="300.0"}}': "0x60",
@@ -48,7 +47,7 @@ FIRING = {
     "StreamConsumerOperatorFailing": {'streamconsumer_operator_reconciles_total{outcome="error"}': RISING},
 }
 
-QUIET = {
+NORMAL = {
     f"streamconsumer_ready{RESOURCE}": "1x60",
     f"streamconsumer_group_lag{RESOURCE}": "7x60",
     f"streamconsumer_group_lag_known{RESOURCE}": "1x60",
@@ -58,19 +57,19 @@ QUIET = {
     f"streamconsumer_retried_total{GROUP}": "0+1x60",
     f'streamconsumer_queue_duration_seconds_bucket{GROUP[:-1]}, le="1.0"}}': RISING,
     f'streamconsumer_queue_duration_seconds_bucket{GROUP[:-1]}, le="+Inf"}}': RISING,
-    f"streamconsumer_dead_lettered_total{GROUP}": STILL,
-    f"streamconsumer_lost_to_trimming_total{GROUP}": STILL,
-    f"streamconsumer_groups_recreated_total{GROUP}": STILL,
-    f"streamconsumer_breaker_opened_total{GROUP}": STILL,
-    f"streamconsumer_abandoned_total{GROUP}": STILL,
-    f"streamconsumer_spans_dropped_total{GROUP}": STILL,
-    'streamconsumer_operator_reconciles_total{outcome="error"}': STILL,
+    f"streamconsumer_dead_lettered_total{GROUP}": CONSTANT,
+    f"streamconsumer_lost_to_trimming_total{GROUP}": CONSTANT,
+    f"streamconsumer_groups_recreated_total{GROUP}": CONSTANT,
+    f"streamconsumer_breaker_opened_total{GROUP}": CONSTANT,
+    f"streamconsumer_abandoned_total{GROUP}": CONSTANT,
+    f"streamconsumer_spans_dropped_total{GROUP}": CONSTANT,
+    'streamconsumer_operator_reconciles_total{outcome="error"}': CONSTANT,
     'streamconsumer_operator_reconciles_total{outcome="success"}': RISING,
 }
 
 
 def run(promtool: Path, folder: Path, series: dict[str, str], firing: dict[str, list[dict[str, str]]]) -> str:
-    """What promtool says of the alerts at 36 minutes: nothing when all is as expected."""
+    """Check the alerts at 36 minutes with promtool. Returns its output, or an empty string if all is as expected."""
     shutil.copy(MONITORING / "rules.yaml", folder)
     test = {
         "rule_files": ["rules.yaml"],
@@ -86,25 +85,26 @@ def run(promtool: Path, folder: Path, series: dict[str, str], firing: dict[str, 
         ],
     }
     (folder / "test.yaml").write_text(yaml.safe_dump(test))
-    ran = subprocess.run(
+    completed = subprocess.run(
         [promtool, "test", "rules", "test.yaml"], cwd=folder, capture_output=True, text=True, check=False
     )
-    return "" if ran.returncode == 0 else ran.stdout + ran.stderr
+    return "" if completed.returncode == 0 else completed.stdout + completed.stderr
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_an_alert_fires_for_what_it_is_about_and_names_it(alert: Alert, promtool: Path, tmp_path: Path) -> None:
-    said = run(promtool, tmp_path, FIRING[alert.name], {alert.name: []})  # expecting none, promtool shows what it got
-    assert f'alertname="{alert.name}"' in said, "it did not fire"
-    assert "shop" in said or alert.name == "StreamConsumerOperatorFailing", "it does not say where"
-    assert "<no value>" not in said
+def test_alert_fires_and_names_its_object(alert: Alert, promtool: Path, tmp_path: Path) -> None:
+    # No alert is expected, so that promtool prints the alerts that fire.
+    output = run(promtool, tmp_path, FIRING[alert.name], {alert.name: []})
+    assert f'alertname="{alert.name}"' in output, "the alert did not fire"
+    assert "shop" in output or alert.name == "StreamConsumerOperatorFailing", "the alert does not name the namespace"
+    assert "<no value>" not in output
 
 
-def test_no_alert_fires_while_all_is_well(promtool: Path, tmp_path: Path) -> None:
-    assert run(promtool, tmp_path, QUIET, {each.name: [] for each in ALERTS}) == ""
+def test_no_alert_fires_in_normal_operation(promtool: Path, tmp_path: Path) -> None:
+    assert run(promtool, tmp_path, NORMAL, {each.name: [] for each in ALERTS}) == ""
 
 
-def test_prometheus_takes_every_expression_of_the_dashboard(promtool: Path, tmp_path: Path) -> None:
+def test_prometheus_accepts_every_expression_of_the_dashboard(promtool: Path, tmp_path: Path) -> None:
     expressions = [expression for panel in PANELS for expression, _ in panel.lines]
     records = [
         {"record": f"panel:{number}", "expr": expression.replace("$__rate_interval", "5m")}
@@ -114,21 +114,21 @@ def test_prometheus_takes_every_expression_of_the_dashboard(promtool: Path, tmp_
     subprocess.run([promtool, "check", "rules", "panels.yaml"], cwd=tmp_path, check=True, capture_output=True)
 
 
-def used() -> Iterator[str]:
-    """The names of the figures that alerts and panels look at."""
+def used_metrics() -> Iterator[str]:
+    """Yield the names of the metrics in alerts and panels."""
     texts = [each.expression for each in ALERTS] + [text for panel in PANELS for text, _ in panel.lines]
     for text in texts:
         yield from re.findall(r"streamconsumer_[a-z_]+", text)
 
 
-def test_alerts_and_panels_look_at_figures_that_there_are() -> None:
+def test_alerts_and_panels_use_only_existing_metrics() -> None:
     pods = {sample.name for family in build_registry(Metrics(), {}).collect() for sample in family.samples}
-    counted = {"streamconsumer_operator_reconciles_total"}
-    assert set(used()) <= pods | set(GAUGES) | counted
+    operator_counters = {"streamconsumer_operator_reconciles_total"}
+    assert set(used_metrics()) <= pods | set(GAUGES) | operator_counters
 
 
-def test_the_dashboard_is_json_whose_panels_lie_side_by_side() -> None:
-    board = json.loads((MONITORING / "dashboard.json").read_text())
-    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in board["panels"]]
-    assert len(places) == len(set(places)) == len(PANELS)
-    assert all(panel["description"] for panel in board["panels"])
+def test_panels_of_the_dashboard_do_not_overlap() -> None:
+    dashboard = json.loads((MONITORING / "dashboard.json").read_text())
+    positions = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in dashboard["panels"]]
+    assert len(positions) == len(set(positions)) == len(PANELS)
+    assert all(panel["description"] for panel in dashboard["panels"])

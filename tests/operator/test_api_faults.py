@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.model.examples import Manifest, manifest
-from tests.operator.faulty import FaultyApiProxy, Request
-from tests.operator.operators import OperatorProcess, running_operator
-from tests.operator.places import CHILDREN, LABELLED, TIMEOUT_SECONDS, Namespace, eventually
+from tests.operator.faulty_api_proxy import FaultyApiProxy, Request
+from tests.operator.namespace import CHILDREN, LABELLED, TIMEOUT_SECONDS, Namespace, eventually
+from tests.operator.operator_process import OperatorProcess, running_operator
 
 
 @pytest.fixture
-def proxy(on_api: Namespace) -> Iterator[FaultyApiProxy]:
-    with FaultyApiProxy(on_api.cluster) as proxy:
+def proxy(api_namespace: Namespace) -> Iterator[FaultyApiProxy]:
+    with FaultyApiProxy(api_namespace.cluster) as proxy:
         yield proxy
 
 
@@ -42,16 +42,16 @@ class Spoiling:
         return fault
 
 
-def converged(place: Namespace, name: str, within: float = TIMEOUT_SECONDS) -> None:
+def converged(namespace: Namespace, name: str, within: float = TIMEOUT_SECONDS) -> None:
     """The status speaks of the newest generation, and so do the children, each of which is there once."""
 
     def done() -> None:
-        found = place.get("StreamConsumer", name)
+        found = namespace.get("StreamConsumer", name)
         assert found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
-        assert place.reason(name) == "PodsStarting"
-        children = [each for kind in CHILDREN for each in place.list_all(kind, f"{LABELLED}={name}")]
+        assert namespace.reason(name) == "PodsStarting"
+        children = [each for kind in CHILDREN for each in namespace.list_all(kind, f"{LABELLED}={name}")]
         assert sorted(each["metadata"]["name"] for each in children) == [f"{name}-consumer"] * 2
-        (deployment,) = place.list_all("Deployment", f"{LABELLED}={name}")
+        (deployment,) = namespace.list_all("Deployment", f"{LABELLED}={name}")
         told = {each["name"]: each.get("value") for each in containers(deployment)[0]["env"]}
         assert told.get("STREAMCONSUMER_BATCH_COUNT") == str(found["spec"]["batchCount"])
 
@@ -64,22 +64,22 @@ def containers(deployment: Manifest) -> list[Manifest]:
 
 
 @pytest.mark.timeout(120)
-def test_it_converges_though_first_writes_fail(on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path) -> None:
+def test_the_operator_converges_when_the_first_writes_fail(
+    api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
+) -> None:
     proxy.fault_for = spoil = Spoiling()
-    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.name) as operator:
+    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name) as operator:
         for fault in FAULTS:
-            on_api.create(manifest(f"orders-{fault}", batchCount=20))
+            api_namespace.create(manifest(f"orders-{fault}", batchCount=20))
         for fault in FAULTS:
-            converged(on_api, f"orders-{fault}", within=60)
+            converged(api_namespace, f"orders-{fault}", within=60)
         assert operator.exit_code is None
     for fault in FAULTS:
         paths = {path for path in spoil.spoiled if f"orders-{fault}" in path}
         assert len(paths) >= (1 if fault == "hang" else 3), f"{fault} was not in the way: {paths}"
 
 
-def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(
-    on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path
-) -> None:
+def test_retry_after_pauses_all_requests(api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path) -> None:
     """By all: it is the server that is busy, and not the one resource."""
     refused: list[Request] = []
 
@@ -89,25 +89,25 @@ def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(
         refused.append(request)
         return "429"
 
-    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.name) as operator:
+    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name) as operator:
         proxy.fault_for = once
-        on_api.create(manifest("orders", batchCount=20))
+        api_namespace.create(manifest("orders", batchCount=20))
         eventually(lambda: check_busy(operator))
-        on_api.create(manifest("returns", batchCount=20))
-        converged(on_api, "orders")
-        converged(on_api, "returns")
+        api_namespace.create(manifest("returns", batchCount=20))
+        converged(api_namespace, "orders")
+        converged(api_namespace, "returns")
     writes = [request for request in proxy.requests if request.is_write]
     assert writes[0] is refused[0]
     assert writes[1].at - writes[0].at >= 1
 
 
 def check_busy(operator: OperatorProcess) -> None:
-    assert operator.logged("the API server is busy")
+    assert operator.logged("API server is throttling requests; pausing")
 
 
 @pytest.mark.parametrize("fault", ["410", "429", "500", "drop", "page"])
-def test_it_goes_on_after_watches_that_end_and_begin_again_with_trouble(
-    on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path, fault: str
+def test_the_operator_converges_when_restarted_watches_fail(
+    api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path, fault: str
 ) -> None:
     refused = Counter[str]()
 
@@ -118,51 +118,53 @@ def test_it_goes_on_after_watches_that_end_and_begin_again_with_trouble(
         refused[kind] += 1
         return fault
 
-    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.name) as operator:
-        on_api.create(manifest("before", batchCount=20))
-        converged(on_api, "before")
+    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name) as operator:
+        api_namespace.create(manifest("before", batchCount=20))
+        converged(api_namespace, "before")
         proxy.fault_for = twice
         proxy.cut_watches()
-        on_api.edit("before", batchCount=30)
-        on_api.create(manifest("after", batchCount=20))
-        converged(on_api, "before")
-        converged(on_api, "after")
+        api_namespace.edit("before", batchCount=30)
+        api_namespace.create(manifest("after", batchCount=20))
+        converged(api_namespace, "before")
+        converged(api_namespace, "after")
         assert refused
         assert operator.exit_code is None
 
 
-def test_a_child_that_is_refused_for_a_while_is_told_of_and_made_later(
-    on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path
+def test_a_rejected_child_is_reported_and_applied_later(
+    api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
 ) -> None:
-    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.name):
+    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name):
         proxy.fault_for = lambda request: "422" if request.is_write and "/deployments/" in request.path else None
-        on_api.create(manifest(batchCount=20))
-        eventually(lambda: check_refused(on_api))
+        api_namespace.create(manifest(batchCount=20))
+        eventually(lambda: check_refused(api_namespace))
         proxy.fault_for = lambda _: None
-        on_api.edit("orders", batchCount=30)  # or after a minute by itself
-        converged(on_api, "orders")
+        api_namespace.edit("orders", batchCount=30)  # or after a minute by itself
+        converged(api_namespace, "orders")
 
 
-def check_refused(place: Namespace) -> None:
-    assert place.reason("orders") == "ChildRejected"
+def check_refused(namespace: Namespace) -> None:
+    assert namespace.reason("orders") == "ChildRejected"
 
 
-def test_requests_that_hang_hold_up_no_other_resource(on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path) -> None:
-    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=on_api.name):
+def test_a_hanging_request_does_not_block_other_resources(
+    api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
+) -> None:
+    with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name):
         proxy.fault_for = lambda request: "hang" if "hung-consumer" in request.path else None
-        on_api.create(manifest("hung", batchCount=20))
+        api_namespace.create(manifest("hung", batchCount=20))
         time.sleep(0.3)
-        on_api.create(manifest("orders", batchCount=20))
-        eventually(lambda: on_api.get("Deployment", "orders-consumer"))
+        api_namespace.create(manifest("orders", batchCount=20))
+        eventually(lambda: api_namespace.get("Deployment", "orders-consumer"))
 
 
-def test_killed_at_each_of_its_writes_it_goes_on_where_it_was(
-    on_api: Namespace, proxy: FaultyApiProxy, tmp_path: Path
+def test_the_operator_converges_when_killed_at_each_of_its_writes(
+    api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
 ) -> None:
     """After the server has seen the write and before its answer. Killed before that, or while it reads, an operator
     has left nothing that the one before it had not."""
-    told, kubeconfig = {"watch_namespaces": on_api.name}, proxy.kubeconfig(tmp_path)
-    on_api.create(manifest(batchCount=20))
+    told, kubeconfig = {"watch_namespaces": api_namespace.name}, proxy.kubeconfig(tmp_path)
+    api_namespace.create(manifest(batchCount=20))
     kills = 0
     while killed_at_its_first_write(proxy, kubeconfig, tmp_path, **told):
         kills += 1
@@ -170,7 +172,7 @@ def test_killed_at_each_of_its_writes_it_goes_on_where_it_was(
     assert kills >= 3
     proxy.fault_for = lambda _: None
     with running_operator(kubeconfig, tmp_path, **told):
-        converged(on_api, "orders")
+        converged(api_namespace, "orders")
 
 
 def killed_at_its_first_write(proxy: FaultyApiProxy, kubeconfig: Path, folder: Path, **told: str) -> bool:

@@ -22,7 +22,7 @@ from tests.cluster.clusters import KubectlError
 from tests.cluster.errors import ProgramFailed
 from tests.model.examples import Manifest, consumer, manifest
 from tests.model.rules import RULES_WITH_MESSAGE, RULES_WITHOUT_MESSAGE, VALID_MANIFESTS, Case
-from tests.operator.places import Namespace
+from tests.operator.namespace import Namespace
 
 TRY = f"/apis/{names.API_VERSION}/namespaces/default/{names.PLURAL}?dryRun=All&fieldValidation=Strict"
 
@@ -45,7 +45,7 @@ def refusal(api: ApiServer, given: Manifest) -> str:
     return text
 
 
-def test_the_definition_is_accepted_without_a_warning(api: ApiServer) -> None:
+def test_the_crd_is_accepted_without_a_warning(api: ApiServer) -> None:
     told = subprocess.run(
         [find("kubectl"), "apply", "--server-side", "--dry-run=server", "-f", "-"],
         input=json.dumps(custom_resource_definition()),
@@ -64,33 +64,33 @@ def test_the_schema_is_structural(api: ApiServer) -> None:
     assert "NonStructuralSchema" not in conditions
 
 
-def test_the_definition_changes_nothing_when_it_is_stored(api: ApiServer) -> None:
+def test_the_api_server_stores_the_crd_unchanged(api: ApiServer) -> None:
     """What the API server defaults or drops, users of GitOps see as a difference that never goes away."""
     sent, stored = custom_resource_definition(), api.get("crd", f"{names.PLURAL}.{names.GROUP}")
     assert stored["spec"]["versions"] == sent["spec"]["versions"]
 
 
 @pytest.mark.parametrize("right", VALID_MANIFESTS.values(), ids=VALID_MANIFESTS)
-def test_what_is_right_is_accepted(api: ApiServer, right: Manifest) -> None:
+def test_a_valid_manifest_is_accepted(api: ApiServer, right: Manifest) -> None:
     assert StreamConsumer.parse(accepted(api, right)).name == right["metadata"]["name"]
 
 
 @pytest.mark.parametrize("case", RULES_WITH_MESSAGE, ids=str)
-def test_what_breaks_a_rule_is_refused_with_the_same_sentence(api: ApiServer, case: Case) -> None:
+def test_a_violated_rule_is_rejected_with_the_message_of_pydantic(api: ApiServer, case: Case) -> None:
     told = refusal(api, case.invalid_manifest)
     assert case.message in told
     assert case.field in told
 
 
 @pytest.mark.parametrize("case", RULES_WITHOUT_MESSAGE, ids=str)
-def test_what_has_the_wrong_shape_is_refused(api: ApiServer, case: Case) -> None:
+def test_a_wrong_type_is_rejected(api: ApiServer, case: Case) -> None:
     assert case.field in refusal(api, case.invalid_manifest)
 
 
-def test_a_misspelt_field_is_refused_by_kubectl(on_api: Namespace) -> None:
+def test_kubectl_rejects_a_misspelt_field(api_namespace: Namespace) -> None:
     with pytest.raises(KubectlError, match=r"unknown field \"spec.batchcount\""):
-        on_api.cluster.kubectl(
-            "create", "-f", "-", "--namespace", on_api.name, input=json.dumps(unplaced(batchcount=5))
+        api_namespace.cluster.kubectl(
+            "create", "-f", "-", "--namespace", api_namespace.name, input=json.dumps(unplaced(batchcount=5))
         )
 
 
@@ -222,7 +222,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 
 @given(spec=st.fixed_dictionaries({}, optional=VALUES))
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_pydantic_and_the_api_server_agree(api: ApiServer, spec: dict[str, Any]) -> None:
+def test_pydantic_and_the_api_server_accept_the_same_specs(api: ApiServer, spec: dict[str, Any]) -> None:
     """What `render` and `dev` accept, the cluster accepts, and the other way round."""
     tried = manifest(**spec)
     try:
@@ -233,7 +233,7 @@ def test_pydantic_and_the_api_server_agree(api: ApiServer, spec: dict[str, Any])
         accepted(api, tried)
 
 
-def test_defaults_are_written_down_when_a_resource_is_stored(api: ApiServer) -> None:
+def test_a_stored_resource_has_the_defaults(api: ApiServer) -> None:
     spec = accepted(api, manifest(delivery={}, env=[{"name": "A"}]))["spec"]
     assert {name: spec[name] for name in ("replicas", "batchCount", "concurrency", "startFrom", "encoding")} == {
         "replicas": 1,
@@ -253,88 +253,88 @@ def test_defaults_are_written_down_when_a_resource_is_stored(api: ApiServer) -> 
 
 
 @pytest.mark.parametrize("field", ["stream", "consumerGroup"])
-def test_who_reads_what_never_changes(on_api: Namespace, field: str) -> None:
-    on_api.create(manifest())
+def test_stream_and_group_are_immutable(api_namespace: Namespace, field: str) -> None:
+    api_namespace.create(manifest())
     with pytest.raises(ProgramFailed, match=f"{field} is immutable: create another StreamConsumer"):
-        on_api.edit("orders", **{field: "other"})
-    assert on_api.edit("orders", batchCount=20)["spec"]["batchCount"] == 20
+        api_namespace.edit("orders", **{field: "other"})
+    assert api_namespace.edit("orders", batchCount=20)["spec"]["batchCount"] == 20
 
 
-def test_a_status_cannot_be_written_with_the_spec(on_api: Namespace) -> None:
-    stored = on_api.create({**manifest(), "status": {"replicas": 5}})
+def test_the_status_is_ignored_on_create(api_namespace: Namespace) -> None:
+    stored = api_namespace.create({**manifest(), "status": {"replicas": 5}})
     assert stored["status"].items() >= {"observedGeneration": -1, "replicas": 0}.items()
     assert stored["metadata"]["generation"] == 1
 
 
-def test_writing_the_status_is_no_new_generation(on_api: Namespace) -> None:
-    on_api.create(manifest())
+def test_a_status_write_keeps_the_generation(api_namespace: Namespace) -> None:
+    api_namespace.create(manifest())
     status = {"replicas": 2, "readyReplicas": 1, "selector": f"{names.LABEL_CONSUMER}=orders"}
-    told = on_api.patch("StreamConsumer", "orders", {"status": status}, "/status")
+    told = api_namespace.patch("StreamConsumer", "orders", {"status": status}, "/status")
     assert told["metadata"]["generation"] == 1
     assert told["status"]["readyReplicas"] == 1
 
 
-def test_explain_reads_like_documentation(api: ApiServer) -> None:
+def test_kubectl_explain_shows_descriptions_and_defaults(api: ApiServer) -> None:
     told = api.kubectl("explain", "stc.spec.redis")
-    assert "The Redis or Valkey server that holds the stream." in " ".join(told.split())
+    assert "Redis or Valkey server of the stream." in " ".join(told.split())
     assert "`redis://host:port/database`, or `rediss://` for TLS." in " ".join(told.split())
     assert "<empty>" not in told
     told = " ".join(api.kubectl("explain", "stc.spec.delivery").split())
-    assert "with what it failed of. Default: 10." in told, "kubectl itself shows no defaults"
+    assert "with its error. Default: 10." in told, "kubectl itself shows no defaults"
 
 
-def test_explain_describes_every_field(api: ApiServer) -> None:
+def test_kubectl_explain_describes_every_field(api: ApiServer) -> None:
     told = api.kubectl("explain", "streamconsumer", "--recursive", "--output", "plaintext-openapiv2")
     assert all(field in told for field in ("pollInterval", "minIdle", "urlSecretRef", "lastTransitionTime"))
     assert "<no description>" not in api.kubectl("explain", "stc.spec")
 
 
-def test_the_short_name_and_the_category_lead_to_it(on_api: Namespace) -> None:
-    on_api.create(manifest())
+def test_kubectl_finds_the_resource_by_short_name_and_category(api_namespace: Namespace) -> None:
+    api_namespace.create(manifest())
     for word in ("stc", "streamconsumer", "streams"):
-        assert on_api.kubectl("get", word, "--output", "name") == "streamconsumer.streamconsumer.dev/orders\n"
+        assert api_namespace.kubectl("get", word, "--output", "name") == "streamconsumer.streamconsumer.dev/orders\n"
 
 
-def test_get_shows_what_one_asks_first(on_api: Namespace) -> None:
-    on_api.create(manifest(replicas=3))
+def test_kubectl_get_shows_the_main_columns(api_namespace: Namespace) -> None:
+    api_namespace.create(manifest(replicas=3))
     told = {"type": "Ready", "status": "False", "reason": "PodsStarting", "message": "1 of 3 pods ready."}
     condition = {**told, "lastTransitionTime": "2026-11-24T12:00:00Z", "observedGeneration": 1}
     status: Manifest = {"status": {"desiredReplicas": 3, "readyReplicas": 1, "conditions": [condition]}}
     status["status"]["stream"] = {"lag": 7, "pending": 2}
-    on_api.patch("StreamConsumer", "orders", status, "/status")
-    head, row = on_api.kubectl("get", "stc").splitlines()
+    api_namespace.patch("StreamConsumer", "orders", status, "/status")
+    head, row = api_namespace.kubectl("get", "stc").splitlines()
     assert head.split() == ["NAME", "STREAM", "GROUP", "DESIRED", "READY", "LAG", "PENDING", "STATUS", "AGE"]
     assert row.split()[:8] == ["orders", "orders", "billing", "3", "1", "7", "2", "PodsStarting"]
-    wide = on_api.kubectl("get", "stc", "--output", "wide")
+    wide = api_namespace.kubectl("get", "stc", "--output", "wide")
     assert "shop:1.4" in wide
     assert "1 of 3 pods ready." in wide
 
 
-def test_a_status_with_a_garbled_condition_is_refused(on_api: Namespace) -> None:
-    on_api.create(manifest())
+def test_a_status_with_an_invalid_condition_is_rejected(api_namespace: Namespace) -> None:
+    api_namespace.create(manifest())
     with pytest.raises(ProgramFailed, match=r"status.conditions\[0\]"):
-        on_api.patch("StreamConsumer", "orders", {"status": {"conditions": [{"type": "Ready"}]}}, "/status")
+        api_namespace.patch("StreamConsumer", "orders", {"status": {"conditions": [{"type": "Ready"}]}}, "/status")
 
 
-def test_it_scales_like_a_deployment(on_api: Namespace) -> None:
-    on_api.create(manifest())
-    on_api.kubectl("scale", "stc/orders", "--replicas=3")
-    assert on_api.get("StreamConsumer", "orders")["spec"]["replicas"] == 3
+def test_kubectl_scale_changes_the_replicas(api_namespace: Namespace) -> None:
+    api_namespace.create(manifest())
+    api_namespace.kubectl("scale", "stc/orders", "--replicas=3")
+    assert api_namespace.get("StreamConsumer", "orders")["spec"]["replicas"] == 3
     status = {"status": {"replicas": 2, "selector": f"{names.LABEL_CONSUMER}=orders"}}
-    on_api.patch("StreamConsumer", "orders", status, "/status")
-    scale = on_api.cluster.request("GET", on_api.path("StreamConsumer", "orders") + "/scale")
+    api_namespace.patch("StreamConsumer", "orders", status, "/status")
+    scale = api_namespace.cluster.request("GET", api_namespace.path("StreamConsumer", "orders") + "/scale")
     assert scale["spec"] == {"replicas": 3}
     assert scale["status"] == {"replicas": 2, "selector": "streamconsumer.dev/name=orders"}
 
 
 @pytest.mark.parametrize("replicas", [-1, 1001])
-def test_it_scales_only_within_its_bounds(on_api: Namespace, replicas: int) -> None:
-    on_api.create(manifest())
+def test_a_scale_out_of_bounds_is_rejected(api_namespace: Namespace, replicas: int) -> None:
+    api_namespace.create(manifest())
     with pytest.raises(ProgramFailed):
-        on_api.patch("StreamConsumer", "orders", {"spec": {"replicas": replicas}}, "/scale")
+        api_namespace.patch("StreamConsumer", "orders", {"spec": {"replicas": replicas}}, "/scale")
 
 
-def test_the_samples_are_accepted_as_they_are(api: ApiServer, pytestconfig: pytest.Config) -> None:
+def test_the_samples_are_accepted(api: ApiServer, pytestconfig: pytest.Config) -> None:
     for path in sorted((pytestconfig.rootpath / "k8s" / "samples").glob("*.yaml")):
         for document in yaml.safe_load_all(path.read_text()):
             if document["kind"] == "StreamConsumer":
@@ -378,22 +378,26 @@ PODS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("spec", PODS.values(), ids=PODS)
-def test_what_is_applied_is_stored_as_it_is(on_api: Namespace, spec: dict[str, Any]) -> None:
+def test_an_applied_deployment_is_stored_without_drift(api_namespace: Namespace, spec: dict[str, Any]) -> None:
     """Or the operator would take what the API server makes of it for drift, and apply it for ever."""
     (deployment,) = [each for each in desired(consumer(**spec), OperatorSettings()) if each["kind"] == "Deployment"]
     del deployment["metadata"]["namespace"], deployment["metadata"]["ownerReferences"]
-    assert contains_applied(on_api.create(deployment), deployment)
+    assert contains_applied(api_namespace.create(deployment), deployment)
 
 
 @pytest.mark.parametrize("spec", PODS.values(), ids=PODS)
-def test_pods_are_admitted_where_only_restricted_ones_are(on_api: Namespace, spec: dict[str, Any]) -> None:
+def test_pods_are_admitted_under_the_restricted_pod_security_standard(
+    api_namespace: Namespace, spec: dict[str, Any]
+) -> None:
     """By the API server's own Pod Security admission."""
-    on_api.cluster.kubectl("label", "namespace", on_api.name, "pod-security.kubernetes.io/enforce=restricted")
+    api_namespace.cluster.kubectl(
+        "label", "namespace", api_namespace.name, "pod-security.kubernetes.io/enforce=restricted"
+    )
     (deployment,) = [each for each in desired(consumer(**spec), OperatorSettings()) if each["kind"] == "Deployment"]
     template = deployment["spec"]["template"]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "tried"}, "spec": template["spec"]}
-    assert on_api.create(pod)["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert api_namespace.create(pod)["spec"]["securityContext"]["runAsNonRoot"] is True
     free: Manifest = json.loads(json.dumps({**pod, "metadata": {"name": "free"}}))
     del free["spec"]["containers"][0]["securityContext"]
     with pytest.raises(ProgramFailed, match="violates PodSecurity"):
-        on_api.create(free)
+        api_namespace.create(free)

@@ -7,8 +7,14 @@ import pytest
 
 from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import manifest
-from tests.operator.looking import check_absent, manifest_for, redis_client, running_with_redis, wait_for_condition
-from tests.operator.places import CHILDREN, Namespace, eventually
+from tests.operator.namespace import CHILDREN, Namespace, eventually
+from tests.operator.redis_operator import (
+    check_absent,
+    manifest_for,
+    redis_client,
+    running_with_redis,
+    wait_for_condition,
+)
 
 COLLECTED_SECONDS = 90.0
 """The garbage collector learns of a new CustomResourceDefinition only every 30 s."""
@@ -17,40 +23,40 @@ GONE_POD = "orders-consumer-66c9f7d7b-x2x7k"
 
 
 @pytest.mark.parametrize("cascade", ["background", "foreground"])
-def test_without_an_operator_a_deleted_streamconsumer_is_gone_with_all_its_children(
-    on_plane: Namespace, tmp_path: Path, cascade: str
+def test_kubernetes_deletes_a_streamconsumer_and_its_children_without_an_operator(
+    plane_namespace: Namespace, tmp_path: Path, cascade: str
 ) -> None:
-    with running_with_redis(on_plane, tmp_path):
-        on_plane.create(manifest(replicas=2, handler={"source": "def handle(data): ..."}))
-        eventually(lambda: check_complete(on_plane))
-    on_plane.kubectl("delete", "stc", "orders", f"--cascade={cascade}", "--wait=false")
-    eventually(lambda: check_deleted(on_plane), COLLECTED_SECONDS)
+    with running_with_redis(plane_namespace, tmp_path):
+        plane_namespace.create(manifest(replicas=2, handler={"source": "def handle(data): ..."}))
+        eventually(lambda: check_complete(plane_namespace))
+    plane_namespace.kubectl("delete", "stc", "orders", f"--cascade={cascade}", "--wait=false")
+    eventually(lambda: check_deleted(plane_namespace), COLLECTED_SECONDS)
 
 
-def test_with_an_operator_a_foreground_deletion_ends_with_no_children(on_plane: Namespace, tmp_path: Path) -> None:
-    with running_with_redis(on_plane, tmp_path) as operator:
-        on_plane.create(manifest(replicas=2, handler={"source": "def handle(data): ..."}))
-        eventually(lambda: check_complete(on_plane))
-        on_plane.kubectl("delete", "stc", "orders", "--cascade=foreground", "--wait=false")
-        eventually(lambda: check_absent(on_plane, "orders"))
-        assert on_plane.list_all("Pod") == []
-        eventually(lambda: check_deleted(on_plane), COLLECTED_SECONDS)
+def test_a_foreground_deletion_completes_while_the_operator_runs(plane_namespace: Namespace, tmp_path: Path) -> None:
+    with running_with_redis(plane_namespace, tmp_path) as operator:
+        plane_namespace.create(manifest(replicas=2, handler={"source": "def handle(data): ..."}))
+        eventually(lambda: check_complete(plane_namespace))
+        plane_namespace.kubectl("delete", "stc", "orders", "--cascade=foreground", "--wait=false")
+        eventually(lambda: check_absent(plane_namespace, "orders"))
+        assert plane_namespace.list_all("Pod") == []
+        eventually(lambda: check_deleted(plane_namespace), COLLECTED_SECONDS)
         assert operator.unexpected_lines() == []
 
 
-def test_the_operator_leaves_the_consumer_group_and_its_pending_entries_untouched_on_deletion(
-    on_plane: Namespace, tmp_path: Path, redis_server: RedisServer
+def test_deletion_keeps_the_consumer_group_and_its_pending_entries(
+    plane_namespace: Namespace, tmp_path: Path, redis_server: RedisServer
 ) -> None:
     redis = redis_client(redis_server)
-    with running_with_redis(on_plane, tmp_path):
-        on_plane.create(manifest_for(redis_server))
-        wait_for_condition(on_plane, "orders", "GroupReady", "GroupExists")
+    with running_with_redis(plane_namespace, tmp_path):
+        plane_namespace.create(manifest_for(redis_server))
+        wait_for_condition(plane_namespace, "orders", "GroupReady", "GroupExists")
         for number in range(3):
             redis.xadd("orders", {"n": number})
         redis.xreadgroup("billing", GONE_POD, {"orders": ">"}, count=2)
         before = state(redis)
-        on_plane.delete("StreamConsumer", "orders")
-        eventually(lambda: check_deleted(on_plane), COLLECTED_SECONDS)
+        plane_namespace.delete("StreamConsumer", "orders")
+        eventually(lambda: check_deleted(plane_namespace), COLLECTED_SECONDS)
         eventually(lambda: check_only_client(redis))
     assert state(redis) == before
     redis.close()
@@ -64,15 +70,15 @@ def state(redis: Any) -> tuple[Any, ...]:
     return sorted(redis.keys()), group, owners
 
 
-def check_complete(place: Namespace) -> None:
-    assert set(place.children("orders")) == set(CHILDREN)
-    assert len(place.list_all("Pod")) == 2
+def check_complete(namespace: Namespace) -> None:
+    assert set(namespace.children("orders")) == set(CHILDREN)
+    assert len(namespace.list_all("Pod")) == 2
 
 
-def check_deleted(place: Namespace) -> None:
-    check_absent(place, "orders")
-    assert place.children("orders") == {}
-    assert place.list_all("Pod") == []
+def check_deleted(namespace: Namespace) -> None:
+    check_absent(namespace, "orders")
+    assert namespace.children("orders") == {}
+    assert namespace.list_all("Pod") == []
 
 
 def check_only_client(redis: Any) -> None:

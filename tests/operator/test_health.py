@@ -3,7 +3,7 @@ import aiohttp
 from streamconsumer.operator.health import Health, serve
 
 
-async def test_probes_and_metrics_answer() -> None:
+async def test_probes_and_metrics_respond() -> None:
     health = Health(queue_depth=lambda: 3)
     health.record_reconcile("success", 0.1)
     runner = await serve(health, "127.0.0.1", 0)
@@ -12,7 +12,7 @@ async def test_probes_and_metrics_answer() -> None:
         async with aiohttp.ClientSession() as client:
             assert (await client.get(f"{address}/livez")).status == 200
             waiting = await client.get(f"{address}/readyz")
-            assert (waiting.status, await waiting.text()) == (503, "the first lists are not in yet\n")
+            assert (waiting.status, await waiting.text()) == (503, "waiting for the first lists\n")
             health.is_synced = True
             assert (await client.get(f"{address}/readyz")).status == 200
             metrics = await (await client.get(f"{address}/metrics")).text()

@@ -12,8 +12,8 @@ from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import Manifest, manifest
 from tests.model.malformed_resources import malformed_manifest
 from tests.operator.conftest import install_crd
-from tests.operator.operators import running_operator
-from tests.operator.places import TIMEOUT_SECONDS, Namespace, eventually
+from tests.operator.namespace import TIMEOUT_SECONDS, Namespace, eventually
+from tests.operator.operator_process import running_operator
 
 pytestmark = pytest.mark.cluster
 
@@ -42,7 +42,7 @@ def lax() -> Iterator[Namespace]:
         yield Namespace(server, "default")
 
 
-def test_two_hundred_hostile_resources_disturb_none_of_the_good_ones(
+def test_200_malformed_resources_do_not_affect_valid_ones(
     lax: Namespace, tmp_path: Path, redis_server: RedisServer
 ) -> None:
     redis = {"url": f"redis://{redis_server.host}:{redis_server.port}/0"}
@@ -60,17 +60,17 @@ def test_two_hundred_hostile_resources_disturb_none_of_the_good_ones(
         assert operator.exit_code is None
         assert operator.get("livez")[0] == 200
         assert operator.metrics().count("streamconsumer_ready{") == MANY + 2
-        assert operator.logged("reconcile failed; it will be tried again") == []
+        assert operator.logged("reconcile failed; retrying") == []
 
 
-def check_served(place: Namespace, name: str, replicas: int) -> None:
-    assert place.get("Deployment", f"{name}-consumer")["spec"]["replicas"] == replicas
-    told = place.conditions(name)
+def check_served(namespace: Namespace, name: str, replicas: int) -> None:
+    assert namespace.get("Deployment", f"{name}-consumer")["spec"]["replicas"] == replicas
+    told = namespace.conditions(name)
     assert (told["Ready"]["reason"], told["GroupReady"]["status"]) == ("PodsStarting", "True")
     assert told["Ready"]["observedGeneration"] == replicas, "each edit here is one of the replicas"
 
 
-def check_judged(place: Namespace) -> None:
+def check_judged(namespace: Namespace) -> None:
     """Each says of itself what is wrong with it, or was served."""
-    found = place.list_all("StreamConsumer")
+    found = namespace.list_all("StreamConsumer")
     assert [each["metadata"]["name"] for each in found if not each.get("status", {}).get("conditions")] == []

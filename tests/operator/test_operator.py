@@ -11,30 +11,30 @@ import pytest
 from streamconsumer.model import names
 from streamconsumer.model.status import STREAM_CONDITIONS
 from tests.model.examples import Manifest, manifest
-from tests.operator.operators import OperatorProcess
-from tests.operator.places import TIMEOUT_SECONDS, Namespace, eventually, wait_until_settled
+from tests.operator.namespace import TIMEOUT_SECONDS, Namespace, eventually, wait_until_settled
+from tests.operator.operator_process import OperatorProcess
 
 SOON = TIMEOUT_SECONDS
 """Seconds within which the operator has answered whatever happened."""
 
 
-def made(place: Namespace, name: str, *kinds: str) -> dict[str, Manifest]:
+def made(namespace: Namespace, name: str, *kinds: str) -> dict[str, Manifest]:
     """The children, once there are these."""
 
     def complete() -> dict[str, Manifest]:
-        children = place.children(name)
+        children = namespace.children(name)
         assert set(children) == set(kinds)
         return children
 
     return eventually(complete, SOON)
 
 
-def check_told_only(place: Namespace, name: str, reasons: set[str]) -> None:
-    assert {reason for reason, _ in place.events(name)} == reasons
+def check_told_only(namespace: Namespace, name: str, reasons: set[str]) -> None:
+    assert {reason for reason, _ in namespace.events(name)} == reasons
 
 
-def check_told(place: Namespace, name: str, event: tuple[str, str]) -> None:
-    assert event in place.events(name)
+def check_told(namespace: Namespace, name: str, event: tuple[str, str]) -> None:
+    assert event in namespace.events(name)
 
 
 def container(deployment: Manifest) -> dict[str, Any]:
@@ -42,9 +42,9 @@ def container(deployment: Manifest) -> dict[str, Any]:
     return dict(found)
 
 
-def test_a_streamconsumer_becomes_a_service_account_and_a_deployment(served: Namespace) -> None:
-    created = served.create(manifest("plain"))
-    children = made(served, "plain", "ServiceAccount", "Deployment")
+def test_a_streamconsumer_has_a_service_account_and_a_deployment(operator_namespace: Namespace) -> None:
+    created = operator_namespace.create(manifest("plain"))
+    children = made(operator_namespace, "plain", "ServiceAccount", "Deployment")
     for child in children.values():
         (owner,) = child["metadata"]["ownerReferences"]
         assert (owner["kind"], owner["name"], owner["uid"]) == ("StreamConsumer", "plain", created["metadata"]["uid"])
@@ -54,53 +54,53 @@ def test_a_streamconsumer_becomes_a_service_account_and_a_deployment(served: Nam
     assert container(children["Deployment"])["image"] == "shop:1.4"
 
 
-def test_the_status_speaks_of_the_generation_it_saw(served: Namespace) -> None:
-    served.create(manifest("status"))
+def test_the_status_has_the_observed_generation(operator_namespace: Namespace) -> None:
+    operator_namespace.create(manifest("status"))
 
     def told(generation: int) -> dict[str, Manifest]:
-        status = served.get("StreamConsumer", "status").get("status", {})
+        status = operator_namespace.get("StreamConsumer", "status").get("status", {})
         assert status.get("observedGeneration") == generation
         assert {each["observedGeneration"] for each in status["conditions"]} == {generation}
-        return served.conditions("status")
+        return operator_namespace.conditions("status")
 
     first = eventually(lambda: told(1), SOON)
     assert set(first) - set(STREAM_CONDITIONS) == {"Ready", "Reconciling", "Stalled", "Suspended"}
     since = datetime.fromisoformat(first["Ready"]["lastTransitionTime"])
     assert abs((datetime.now(UTC) - since).total_seconds()) < 120
-    served.edit("status", batchCount=20)
+    operator_namespace.edit("status", batchCount=20)
     second = eventually(lambda: told(2), SOON)
     assert second["Ready"]["lastTransitionTime"] == first["Ready"]["lastTransitionTime"]
 
 
-def test_pods_that_fit_nowhere_are_told_in_the_schedulers_words(served: Namespace) -> None:
-    served.create(manifest("nowhere"))
+def test_unschedulable_pods_are_reported_with_the_message_of_the_scheduler(operator_namespace: Namespace) -> None:
+    operator_namespace.create(manifest("nowhere"))
 
     def told() -> Manifest:
-        assert served.reason("nowhere") == "Unschedulable"
-        return served.conditions("nowhere")["Ready"]
+        assert operator_namespace.reason("nowhere") == "Unschedulable"
+        return operator_namespace.conditions("nowhere")["Ready"]
 
     assert "no nodes available" in eventually(told, SOON)["message"]
 
 
-def test_a_source_is_carried_by_a_config_map_until_the_handler_changes(served: Namespace) -> None:
-    served.create(manifest("source", handler={"source": "def handle(data): ..."}))
-    children = made(served, "source", "ServiceAccount", "ConfigMap", "Deployment")
+def test_a_source_config_map_is_pruned_when_the_handler_changes(operator_namespace: Namespace) -> None:
+    operator_namespace.create(manifest("source", handler={"source": "def handle(data): ..."}))
+    children = made(operator_namespace, "source", "ServiceAccount", "ConfigMap", "Deployment")
     assert children["ConfigMap"]["data"] == {"handler_source.py": "def handle(data): ..."}
     name = children["ConfigMap"]["metadata"]["name"]
-    served.edit("source", handler={"source": None, "python": "shop.orders:handle"})
-    made(served, "source", "ServiceAccount", "Deployment")
+    operator_namespace.edit("source", handler={"source": None, "python": "shop.orders:handle"})
+    made(operator_namespace, "source", "ServiceAccount", "Deployment")
     pruned = ("Pruned", f"deleted ConfigMap {name}, which is no longer needed")
-    eventually(lambda: check_told(served, "source", pruned), SOON)
+    eventually(lambda: check_told(operator_namespace, "source", pruned), SOON)
 
 
-def test_editing_the_source_rolls_the_pods(served: Namespace) -> None:
-    served.create(manifest("rolled", handler={"source": "def handle(data): ..."}))
-    children = made(served, "rolled", "ServiceAccount", "ConfigMap", "Deployment")
+def test_editing_the_source_rolls_the_pods(operator_namespace: Namespace) -> None:
+    operator_namespace.create(manifest("rolled", handler={"source": "def handle(data): ..."}))
+    children = made(operator_namespace, "rolled", "ServiceAccount", "ConfigMap", "Deployment")
     old, before = children["ConfigMap"]["metadata"]["name"], children["Deployment"]["spec"]["template"]
-    served.edit("rolled", handler={"source": "def handle(data): print(data)"})
+    operator_namespace.edit("rolled", handler={"source": "def handle(data): print(data)"})
 
     def rolled() -> None:
-        after = made(served, "rolled", "ServiceAccount", "ConfigMap", "Deployment")
+        after = made(operator_namespace, "rolled", "ServiceAccount", "ConfigMap", "Deployment")
         assert "print" in after["ConfigMap"]["data"]["handler_source.py"]
         assert after["ConfigMap"]["metadata"]["name"] != old, "or a kubelet may give new pods the old text"
         assert after["Deployment"]["spec"]["template"] != before
@@ -108,40 +108,40 @@ def test_editing_the_source_rolls_the_pods(served: Namespace) -> None:
     eventually(rolled, SOON)
 
 
-def test_the_second_pod_brings_a_disruption_budget_and_takes_it_along(served: Namespace) -> None:
-    served.create(manifest("pair"))
-    made(served, "pair", "ServiceAccount", "Deployment")
-    served.kubectl("scale", "stc/pair", "--replicas=2")
-    children = made(served, "pair", "ServiceAccount", "Deployment", "PodDisruptionBudget")
+def test_a_pod_disruption_budget_exists_only_with_two_or_more_replicas(operator_namespace: Namespace) -> None:
+    operator_namespace.create(manifest("pair"))
+    made(operator_namespace, "pair", "ServiceAccount", "Deployment")
+    operator_namespace.kubectl("scale", "stc/pair", "--replicas=2")
+    children = made(operator_namespace, "pair", "ServiceAccount", "Deployment", "PodDisruptionBudget")
     assert children["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
-    served.kubectl("scale", "stc/pair", "--replicas=1")
-    made(served, "pair", "ServiceAccount", "Deployment")
+    operator_namespace.kubectl("scale", "stc/pair", "--replicas=1")
+    made(operator_namespace, "pair", "ServiceAccount", "Deployment")
 
 
-def test_kubectl_scale_reaches_the_deployment_and_its_pods(served: Namespace) -> None:
-    served.create(manifest("scaled"))
-    before = made(served, "scaled", "ServiceAccount", "Deployment")["Deployment"]
-    served.kubectl("scale", "stc/scaled", "--replicas=3")
+def test_kubectl_scale_changes_the_deployment_and_its_pods(operator_namespace: Namespace) -> None:
+    operator_namespace.create(manifest("scaled"))
+    before = made(operator_namespace, "scaled", "ServiceAccount", "Deployment")["Deployment"]
+    operator_namespace.kubectl("scale", "stc/scaled", "--replicas=3")
 
     def scaled() -> Manifest:
-        assert served.get("StreamConsumer", "scaled")["status"]["replicas"] == 3
-        return served.get("Deployment", "scaled-consumer")
+        assert operator_namespace.get("StreamConsumer", "scaled")["status"]["replicas"] == 3
+        return operator_namespace.get("Deployment", "scaled-consumer")
 
     after = eventually(scaled, SOON)
     assert after["spec"]["replicas"] == 3
     assert after["spec"]["template"] == before["spec"]["template"]
-    scale = served.cluster.request("GET", served.path("StreamConsumer", "scaled") + "/scale")
+    scale = operator_namespace.cluster.request("GET", operator_namespace.path("StreamConsumer", "scaled") + "/scale")
     assert scale["status"]["selector"] == f"{names.LABEL_CONSUMER}=scaled"
-    assert len(served.list_all("Pod", f"?labelSelector={scale['status']['selector']}")) == 3
+    assert len(operator_namespace.list_all("Pod", f"?labelSelector={scale['status']['selector']}")) == 3
 
 
-def test_a_suspended_one_has_no_pods_and_comes_back_with_as_many(served: Namespace) -> None:
-    served.create(manifest("paused", replicas=2))
-    made(served, "paused", "ServiceAccount", "Deployment", "PodDisruptionBudget")
-    served.edit("paused", suspend=True)
+def test_a_suspended_streamconsumer_has_no_pods_and_resumes_with_the_same_number(operator_namespace: Namespace) -> None:
+    operator_namespace.create(manifest("paused", replicas=2))
+    made(operator_namespace, "paused", "ServiceAccount", "Deployment", "PodDisruptionBudget")
+    operator_namespace.edit("paused", suspend=True)
 
     def suspended() -> None:
-        found = served.conditions("paused")
+        found = operator_namespace.conditions("paused")
         ours = {kind: each for kind, each in found.items() if kind not in STREAM_CONDITIONS}
         assert {kind: (each["status"], each["reason"]) for kind, each in ours.items()} == {
             "Ready": ("True", "Suspended"),
@@ -149,42 +149,44 @@ def test_a_suspended_one_has_no_pods_and_comes_back_with_as_many(served: Namespa
             "Stalled": ("False", "Settled"),
             "Suspended": ("True", "Suspended"),
         }
-        assert served.get("Deployment", "paused-consumer")["spec"]["replicas"] == 0
+        assert operator_namespace.get("Deployment", "paused-consumer")["spec"]["replicas"] == 0
 
     eventually(suspended, SOON)
-    served.kubectl("wait", "--for=condition=Suspended", "stc/paused", "--timeout=1s")
-    served.edit("paused", suspend=False)
-    eventually(lambda: has_replicas(served, "paused", 2), SOON)
-    served.kubectl("wait", "--for=condition=Suspended=False", "stc/paused", f"--timeout={SOON}s")
+    operator_namespace.kubectl("wait", "--for=condition=Suspended", "stc/paused", "--timeout=1s")
+    operator_namespace.edit("paused", suspend=False)
+    eventually(lambda: has_replicas(operator_namespace, "paused", 2), SOON)
+    operator_namespace.kubectl("wait", "--for=condition=Suspended=False", "stc/paused", f"--timeout={SOON}s")
 
 
-def has_replicas(served: Namespace, name: str, number: int) -> None:
-    assert served.get("Deployment", f"{name}-consumer")["spec"]["replicas"] == number
+def has_replicas(operator_namespace: Namespace, name: str, number: int) -> None:
+    assert operator_namespace.get("Deployment", f"{name}-consumer")["spec"]["replicas"] == number
 
 
-def test_a_child_that_the_api_server_refuses_is_told_on_the_resource(served: Namespace) -> None:
-    served.create(manifest("greedy", resources={"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}))
+def test_a_rejected_child_is_reported_in_the_status(operator_namespace: Namespace) -> None:
+    operator_namespace.create(
+        manifest("greedy", resources={"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}})
+    )
 
     def told() -> None:
-        assert served.reason("greedy") == "ChildRejected"
-        ready = served.conditions("greedy")
+        assert operator_namespace.reason("greedy") == "ChildRejected"
+        ready = operator_namespace.conditions("greedy")
         assert "must be less than or equal to memory limit" in ready["Ready"]["message"]
         assert ready["Stalled"]["status"] == "True"
 
     eventually(told, SOON)
-    eventually(lambda: served.kubectl("describe", "stc", "greedy").index("ChildRejected"), SOON)
-    served.edit("greedy", resources={"limits": {"memory": "2Gi"}})
-    made(served, "greedy", "ServiceAccount", "Deployment")
+    eventually(lambda: operator_namespace.kubectl("describe", "stc", "greedy").index("ChildRejected"), SOON)
+    operator_namespace.edit("greedy", resources={"limits": {"memory": "2Gi"}})
+    made(operator_namespace, "greedy", "ServiceAccount", "Deployment")
 
 
-def test_scaled_to_zero_is_ready(served: Namespace) -> None:
-    served.create(manifest("zero", replicas=0))
+def test_scaled_to_zero_is_ready(operator_namespace: Namespace) -> None:
+    operator_namespace.create(manifest("zero", replicas=0))
 
     def told() -> None:
-        assert served.reason("zero") == "ScaledToZero"
+        assert operator_namespace.reason("zero") == "ScaledToZero"
 
     eventually(told, SOON)
-    served.kubectl("wait", "--for=condition=Ready", "stc/zero", "--timeout=1s")
+    operator_namespace.kubectl("wait", "--for=condition=Ready", "stc/zero", "--timeout=1s")
 
 
 EDITS: dict[str, Manifest] = {
@@ -219,19 +221,19 @@ EDITS: dict[str, Manifest] = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_a_hand_edit_of_the_deployment_is_put_right(served: Namespace, edit: str) -> None:
+def test_a_manual_edit_of_the_deployment_is_reverted(operator_namespace: Namespace, edit: str) -> None:
     name = f"edit-{edit}"
-    served.create(manifest(name))
-    made(served, name, "ServiceAccount", "Deployment")
-    wait_until_settled(served, 0.5)
-    before, began = served.get("Deployment", f"{name}-consumer"), time.monotonic()
-    served.kubectl("patch", "deployment", f"{name}-consumer", "--patch", json.dumps(EDITS[edit]))
+    operator_namespace.create(manifest(name))
+    made(operator_namespace, name, "ServiceAccount", "Deployment")
+    wait_until_settled(operator_namespace, 0.5)
+    before, began = operator_namespace.get("Deployment", f"{name}-consumer"), time.monotonic()
+    operator_namespace.kubectl("patch", "deployment", f"{name}-consumer", "--patch", json.dumps(EDITS[edit]))
 
     def repaired() -> None:
-        after = served.get("Deployment", f"{name}-consumer")
+        after = operator_namespace.get("Deployment", f"{name}-consumer")
         assert after["spec"] == before["spec"]
         assert after["metadata"]["labels"] == before["metadata"]["labels"]
-        reasons = [reason for reason, _ in served.events(name)]
+        reasons = [reason for reason, _ in operator_namespace.events(name)]
         assert reasons == ["Created", *(["DriftRepaired"] if edit != "annotation" else [])]
 
     eventually(repaired, SOON)
@@ -239,25 +241,25 @@ def test_a_hand_edit_of_the_deployment_is_put_right(served: Namespace, edit: str
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "ServiceAccount", "ConfigMap", "PodDisruptionBudget"])
-def test_a_child_that_is_deleted_is_made_again(served: Namespace, kind: str) -> None:
+def test_a_deleted_child_is_recreated(operator_namespace: Namespace, kind: str) -> None:
     name = f"deleted-{kind.lower()}"
-    served.create(manifest(name, handler={"source": "def handle(data): ..."}, replicas=2))
-    made(served, name, "ServiceAccount", "ConfigMap", "Deployment", "PodDisruptionBudget")
-    wait_until_settled(served, 0.5)
-    before = served.children(name)[kind]
+    operator_namespace.create(manifest(name, handler={"source": "def handle(data): ..."}, replicas=2))
+    made(operator_namespace, name, "ServiceAccount", "ConfigMap", "Deployment", "PodDisruptionBudget")
+    wait_until_settled(operator_namespace, 0.5)
+    before = operator_namespace.children(name)[kind]
     child = before["metadata"]["name"]
-    served.delete(kind, child)
+    operator_namespace.delete(kind, child)
 
     def made_again() -> None:
-        assert served.get(kind, child)["metadata"]["uid"] != before["metadata"]["uid"]
+        assert operator_namespace.get(kind, child)["metadata"]["uid"] != before["metadata"]["uid"]
 
     eventually(made_again, SOON)
 
 
-def test_what_others_add_to_the_deployment_stays(served: Namespace) -> None:
+def test_additions_of_other_tools_to_the_deployment_are_kept(operator_namespace: Namespace) -> None:
     """A sidecar that a service mesh injects, an annotation of a tool: not ours, not our business."""
-    served.create(manifest("shared", env=[{"name": "EMPTY", "value": ""}]))
-    made(served, "shared", "ServiceAccount", "Deployment")
+    operator_namespace.create(manifest("shared", env=[{"name": "EMPTY", "value": ""}]))
+    made(operator_namespace, "shared", "ServiceAccount", "Deployment")
     addition = {
         "metadata": {"annotations": {"tool.example/seen": "yes"}, "labels": {"team": "shop"}},
         "spec": {
@@ -265,54 +267,58 @@ def test_what_others_add_to_the_deployment_stays(served: Namespace) -> None:
             "template": {"spec": {"containers": [{"name": "proxy", "image": "proxy:1"}]}},
         },
     }
-    served.kubectl("patch", "deployment", "shared-consumer", "--patch", json.dumps(addition))
-    wait_until_settled(served)
-    after = served.get("Deployment", "shared-consumer")
+    operator_namespace.kubectl("patch", "deployment", "shared-consumer", "--patch", json.dumps(addition))
+    wait_until_settled(operator_namespace)
+    after = operator_namespace.get("Deployment", "shared-consumer")
     assert {each["name"] for each in after["spec"]["template"]["spec"]["containers"]} == {"processor", "proxy"}
     assert after["metadata"]["labels"]["team"] == "shop"
-    assert [reason for reason, _ in served.events("shared")] == ["Created"]
+    assert [reason for reason, _ in operator_namespace.events("shared")] == ["Created"]
 
 
-def test_a_change_of_configuration_is_one_change_of_the_deployment(served: Namespace) -> None:
-    served.create(manifest("changed"))
-    made(served, "changed", "ServiceAccount", "Deployment")
-    wait_until_settled(served, 0.5)
-    before = served.get("Deployment", "changed-consumer")["metadata"]["generation"]
-    served.edit("changed", batchCount=20, drainTimeout="40s")
+def test_several_edited_fields_are_one_change_of_the_deployment(operator_namespace: Namespace) -> None:
+    operator_namespace.create(manifest("changed"))
+    made(operator_namespace, "changed", "ServiceAccount", "Deployment")
+    wait_until_settled(operator_namespace, 0.5)
+    before = operator_namespace.get("Deployment", "changed-consumer")["metadata"]["generation"]
+    operator_namespace.edit("changed", batchCount=20, drainTimeout="40s")
 
     def rolled() -> Manifest:
-        live = served.get("Deployment", "changed-consumer")
+        live = operator_namespace.get("Deployment", "changed-consumer")
         assert {"name": "STREAMCONSUMER_BATCH_COUNT", "value": "20"} in container(live)["env"]
         return live
 
     live = eventually(rolled, SOON)
     assert live["metadata"]["generation"] == before + 1
     assert live["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 48
-    replica_sets = served.cluster.request("GET", f"/apis/apps/v1/namespaces/{served.name}/replicasets")["items"]
+    replica_sets = operator_namespace.cluster.request(
+        "GET", f"/apis/apps/v1/namespaces/{operator_namespace.name}/replicasets"
+    )["items"]
     assert len([each for each in replica_sets if each["metadata"]["name"].startswith("changed-")]) == 2
 
 
-def test_applying_the_same_again_writes_nothing(served: Namespace) -> None:
-    given = {**manifest("same"), "metadata": {"name": "same", "namespace": served.name}}
-    served.cluster.apply(given)
-    made(served, "same", "ServiceAccount", "Deployment")
-    before = wait_until_settled(served)
-    served.cluster.apply(given)
-    served.patch("StreamConsumer", "same", {"spec": {"batchCount": 10}})
-    assert wait_until_settled(served) == before
+def test_applying_an_unchanged_manifest_writes_nothing(operator_namespace: Namespace) -> None:
+    given = {**manifest("same"), "metadata": {"name": "same", "namespace": operator_namespace.name}}
+    operator_namespace.cluster.apply(given)
+    made(operator_namespace, "same", "ServiceAccount", "Deployment")
+    before = wait_until_settled(operator_namespace)
+    operator_namespace.cluster.apply(given)
+    operator_namespace.patch("StreamConsumer", "same", {"spec": {"batchCount": 10}})
+    assert wait_until_settled(operator_namespace) == before
 
 
-def test_a_mark_on_the_streamconsumer_touches_no_child(served: Namespace) -> None:
-    served.create(manifest("marked"))
-    children = made(served, "marked", "ServiceAccount", "Deployment")
-    wait_until_settled(served, 0.5)
-    before = served.versions()
-    served.patch("StreamConsumer", "marked", {"metadata": {"annotations": {"team": "shop"}, "labels": {"a": "b"}}})
-    after = wait_until_settled(served)
+def test_labels_and_annotations_of_the_streamconsumer_change_no_child(operator_namespace: Namespace) -> None:
+    operator_namespace.create(manifest("marked"))
+    children = made(operator_namespace, "marked", "ServiceAccount", "Deployment")
+    wait_until_settled(operator_namespace, 0.5)
+    before = operator_namespace.versions()
+    operator_namespace.patch(
+        "StreamConsumer", "marked", {"metadata": {"annotations": {"team": "shop"}, "labels": {"a": "b"}}}
+    )
+    after = wait_until_settled(operator_namespace)
     assert all(after[child["metadata"]["uid"]] == before[child["metadata"]["uid"]] for child in children.values())
 
 
-def test_a_deployment_of_somebody_else_is_never_adopted(served: Namespace) -> None:
+def test_a_deployment_of_another_owner_is_never_adopted(operator_namespace: Namespace) -> None:
     """And once it is gone, the work goes on by itself."""
     foreign = {
         "apiVersion": "apps/v1",
@@ -327,12 +333,12 @@ def test_a_deployment_of_somebody_else_is_never_adopted(served: Namespace) -> No
             },
         },
     }
-    served.create(foreign)
-    served.create(manifest("taken"))
+    operator_namespace.create(foreign)
+    operator_namespace.create(manifest("taken"))
 
     def stalled() -> dict[str, Manifest]:
-        assert served.reason("taken") == "NameConflict"
-        return served.conditions("taken")
+        assert operator_namespace.reason("taken") == "NameConflict"
+        return operator_namespace.conditions("taken")
 
     found = eventually(stalled, SOON)
     assert {kind: each["status"] for kind, each in found.items() if kind not in STREAM_CONDITIONS} == {
@@ -343,67 +349,69 @@ def test_a_deployment_of_somebody_else_is_never_adopted(served: Namespace) -> No
     }
     assert "Deployment" in found["Stalled"]["message"]
     assert "delete or rename it" in found["Stalled"]["message"]
-    live = served.get("Deployment", "taken-consumer")
+    live = operator_namespace.get("Deployment", "taken-consumer")
     assert container(live)["image"] == "web:1"
     assert "ownerReferences" not in live["metadata"]
-    served.delete("Deployment", "taken-consumer")
+    operator_namespace.delete("Deployment", "taken-consumer")
 
     def ours() -> None:
-        assert container(served.get("Deployment", "taken-consumer"))["image"] == "shop:1.4"
-        assert [reason for reason, _ in served.events("taken")] == ["NameConflict", "Created"]
+        assert container(operator_namespace.get("Deployment", "taken-consumer"))["image"] == "shop:1.4"
+        assert [reason for reason, _ in operator_namespace.events("taken")] == ["NameConflict", "Created"]
 
     eventually(ours)
 
 
-def test_deleting_a_streamconsumer_takes_its_children_along(served: Namespace) -> None:
-    served.create(manifest("gone", handler={"source": "x = 1"}, replicas=2))
-    made(served, "gone", "ServiceAccount", "ConfigMap", "Deployment", "PodDisruptionBudget")
-    served.kubectl("delete", "stc/gone", "--timeout=5s")
+def test_deleting_a_streamconsumer_deletes_its_children(operator_namespace: Namespace) -> None:
+    operator_namespace.create(manifest("gone", handler={"source": "x = 1"}, replicas=2))
+    made(operator_namespace, "gone", "ServiceAccount", "ConfigMap", "Deployment", "PodDisruptionBudget")
+    operator_namespace.kubectl("delete", "stc/gone", "--timeout=5s")
 
     def gone() -> None:
-        assert served.children("gone") == {}
-        assert served.list_all("Pod", f"?labelSelector={names.LABEL_CONSUMER}=gone") == []
+        assert operator_namespace.children("gone") == {}
+        assert operator_namespace.list_all("Pod", f"?labelSelector={names.LABEL_CONSUMER}=gone") == []
 
     eventually(gone)
 
 
-def test_deleted_and_applied_in_one_breath_it_comes_back_without_alarm(served: Namespace) -> None:
-    served.create(manifest("reborn"))
-    first = made(served, "reborn", "ServiceAccount", "Deployment")["Deployment"]
-    served.delete("StreamConsumer", "reborn")
-    second = served.create(manifest("reborn"))
+def test_a_recreated_streamconsumer_reports_no_drift(operator_namespace: Namespace) -> None:
+    operator_namespace.create(manifest("reborn"))
+    first = made(operator_namespace, "reborn", "ServiceAccount", "Deployment")["Deployment"]
+    operator_namespace.delete("StreamConsumer", "reborn")
+    second = operator_namespace.create(manifest("reborn"))
 
     def back() -> None:
-        live = served.get("Deployment", "reborn-consumer")
+        live = operator_namespace.get("Deployment", "reborn-consumer")
         assert live["metadata"]["uid"] != first["metadata"]["uid"]
         assert live["metadata"]["ownerReferences"][0]["uid"] == second["metadata"]["uid"]
-        assert set(served.children("reborn")) == {"ServiceAccount", "Deployment"}
+        assert set(operator_namespace.children("reborn")) == {"ServiceAccount", "Deployment"}
 
     eventually(back)
-    eventually(lambda: check_told_only(served, "reborn", {"Created"}), SOON)
-    wait_until_settled(served, 1.5)
-    check_told_only(served, "reborn", {"Created"})
+    eventually(lambda: check_told_only(operator_namespace, "reborn", {"Created"}), SOON)
+    wait_until_settled(operator_namespace, 1.5)
+    check_told_only(operator_namespace, "reborn", {"Created"})
 
 
-def test_what_happened_is_seen_in_describe(served: Namespace) -> None:
-    served.create(manifest("described"))
-    made(served, "described", "ServiceAccount", "Deployment")
+def test_kubectl_describe_shows_the_events(operator_namespace: Namespace) -> None:
+    operator_namespace.create(manifest("described"))
+    made(operator_namespace, "described", "ServiceAccount", "Deployment")
 
     def told() -> None:
-        text = served.kubectl("describe", "stc", "described")
-        assert re.search(r"Normal\s+Created\s+\S+\s+streamconsumer-operator\s+ServiceAccount described-consumer", text)
+        text = operator_namespace.kubectl("describe", "stc", "described")
+        assert re.search(
+            r"Normal\s+Created\s+\S+\s+streamconsumer-operator\s+created ServiceAccount described-consumer", text
+        )
 
     eventually(told, SOON)
 
 
-def test_the_operator_tells_how_it_fares(served: Namespace, operator: OperatorProcess) -> None:
-    wait_until_settled(served, 0.5)
+def test_the_operator_exports_its_own_metrics(operator_namespace: Namespace, operator: OperatorProcess) -> None:
+    wait_until_settled(operator_namespace, 0.5)
     told = operator.metrics()
     assert re.search(r'streamconsumer_operator_reconciles_total\{outcome="success"\} \d+', told)
     assert "streamconsumer_operator_queue_depth 0.0" in told
 
 
-def test_nothing_alarming_was_logged_by_all_of_this(operator: OperatorProcess) -> None:
+def test_the_other_tests_of_this_module_logged_no_unexpected_warning(operator: OperatorProcess) -> None:
     """What is put right, refused, or has its name taken, is told once as a warning; nothing else is."""
     expected = {"DriftRepaired", "NameConflict", "ChildRejected"}
     assert [line for line in operator.unexpected_lines() if line.get("reason") not in expected] == []

@@ -10,7 +10,7 @@ from streamconsumer.operator.manifests import Manifest, desired
 from streamconsumer.operator.settings import OperatorSettings
 from tests.charts.rendering import Helm, of_kind, pod_template
 from tests.cluster.errors import ProgramFailed
-from tests.operator.places import Namespace
+from tests.operator.namespace import Namespace
 
 CLASSES = ("priorityClassName", "runtimeClassName")
 """Names of objects that are not there; the standard does not ask about them."""
@@ -19,14 +19,14 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture
-def restricted(on_api: Namespace) -> Namespace:
+def restricted(api_namespace: Namespace) -> Namespace:
     labels = {
         "pod-security.kubernetes.io/enforce": "restricted",
         "pod-security.kubernetes.io/enforce-version": "latest",
     }
-    path = f"/api/v1/namespaces/{on_api.name}"
-    on_api.cluster.request("PATCH", path, {"metadata": {"labels": labels}})
-    return on_api
+    path = f"/api/v1/namespaces/{api_namespace.name}"
+    api_namespace.cluster.request("PATCH", path, {"metadata": {"labels": labels}})
+    return api_namespace
 
 
 def pod(name: str, template: Manifest) -> Manifest:

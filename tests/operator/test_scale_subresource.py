@@ -9,8 +9,8 @@ import yaml
 
 from streamconsumer.model import names
 from tests.model.examples import manifest
-from tests.operator.looking import running_with_redis
-from tests.operator.places import Namespace, eventually
+from tests.operator.namespace import Namespace, eventually
+from tests.operator.redis_operator import running_with_redis
 
 PAGE = Path(__file__).parents[2] / "docs/scaling.md"
 SYNC_SECONDS = 60.0
@@ -37,25 +37,25 @@ def test_each_documented_keda_trigger_names_the_stream_and_the_group() -> None:
 
 
 def test_the_documented_hpa_scales_the_pods_and_a_resumed_streamconsumer_has_them_again(
-    on_plane: Namespace, tmp_path: Path
+    plane_namespace: Namespace, tmp_path: Path
 ) -> None:
     hpa = documented("HorizontalPodAutoscaler")
     least = hpa["spec"]["minReplicas"]
     assert least > 1, "the HPA controller reaches minReplicas without metrics"
-    with running_with_redis(on_plane, tmp_path):
-        on_plane.create(manifest())
-        eventually(lambda: check_replicas(on_plane, 1))
-        on_plane.cluster.apply({**hpa, "metadata": {**hpa["metadata"], "namespace": on_plane.name}})
-        eventually(lambda: check_replicas(on_plane, least), SYNC_SECONDS)
-        on_plane.edit("orders", suspend=True)
-        eventually(lambda: check_replicas(on_plane, 0))
-        assert on_plane.get("StreamConsumer", "orders")["spec"]["replicas"] == least
-        on_plane.edit("orders", suspend=False)
-        eventually(lambda: check_replicas(on_plane, least))
+    with running_with_redis(plane_namespace, tmp_path):
+        plane_namespace.create(manifest())
+        eventually(lambda: check_replicas(plane_namespace, 1))
+        plane_namespace.cluster.apply({**hpa, "metadata": {**hpa["metadata"], "namespace": plane_namespace.name}})
+        eventually(lambda: check_replicas(plane_namespace, least), SYNC_SECONDS)
+        plane_namespace.edit("orders", suspend=True)
+        eventually(lambda: check_replicas(plane_namespace, 0))
+        assert plane_namespace.get("StreamConsumer", "orders")["spec"]["replicas"] == least
+        plane_namespace.edit("orders", suspend=False)
+        eventually(lambda: check_replicas(plane_namespace, least))
 
 
-def check_replicas(place: Namespace, number: int) -> None:
-    assert place.get("Deployment", "orders-consumer")["spec"]["replicas"] == number
-    scale = place.cluster.request("GET", place.path("StreamConsumer", "orders") + "/scale")
+def check_replicas(namespace: Namespace, number: int) -> None:
+    assert namespace.get("Deployment", "orders-consumer")["spec"]["replicas"] == number
+    scale = namespace.cluster.request("GET", namespace.path("StreamConsumer", "orders") + "/scale")
     assert scale["status"]["replicas"] == number
-    assert len(place.list_all("Pod", f"?labelSelector={scale['status']['selector']}")) == number
+    assert len(namespace.list_all("Pod", f"?labelSelector={scale['status']['selector']}")) == number

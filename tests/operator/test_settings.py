@@ -7,13 +7,13 @@ from streamconsumer.errors import InvalidSettings
 from streamconsumer.operator.settings import PREFIX, OperatorSettings
 
 
-def test_nothing_need_be_told() -> None:
+def test_all_settings_have_defaults() -> None:
     settings = OperatorSettings.from_env({})
     assert settings == OperatorSettings()
     assert settings.processor_image == f"streamconsumer-processor:{__version__}"
 
 
-def test_every_field_has_a_variable() -> None:
+def test_every_setting_has_a_variable() -> None:
     told = {
         "watch_namespaces": "shop, warehouse,",
         "processor_image": "registry.example/processor:2",
@@ -41,11 +41,11 @@ def test_every_field_has_a_variable() -> None:
         ("http_port", "http", "is 'http': must be a valid integer"),
     ],
 )
-def test_a_wrong_variable_is_named(name: str, value: str, expected: str) -> None:
+def test_an_invalid_variable_is_named_in_the_error(name: str, value: str, expected: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
         OperatorSettings.from_env({PREFIX + name.upper(): value})
     assert str(caught.value).startswith(f"{PREFIX}{name.upper()} {expected}")
 
 
-def test_the_pods_variables_are_none_of_the_operators() -> None:
+def test_variables_of_pods_are_ignored() -> None:
     assert OperatorSettings.from_env({"STREAMCONSUMER_HTTP_PORT": "1"}) == OperatorSettings()

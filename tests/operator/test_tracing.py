@@ -9,8 +9,8 @@ import pytest
 from tests.cluster.collector import Collector
 from tests.cluster.spans import Span
 from tests.model.examples import manifest
-from tests.operator.operators import OperatorProcess, running_operator
-from tests.operator.places import Namespace, wait_until_settled
+from tests.operator.namespace import Namespace, wait_until_settled
+from tests.operator.operator_process import OperatorProcess, running_operator
 
 TRACEPARENT = "tracing.k8s.io/traceparent"
 APPLIED_BY = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -20,29 +20,29 @@ RECONCILE = "reconcile StreamConsumer"
 
 @pytest.fixture
 def operator(
-    on_api: Namespace, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    api_namespace: Namespace, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[OperatorProcess]:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", str(DELAY_MS))
-    told = {"watch_namespaces": on_api.name, "telemetry_endpoint": collector.http_endpoint}
-    with running_operator(on_api.cluster.kubeconfig, tmp_path, **told) as operator:
+    told = {"watch_namespaces": api_namespace.name, "telemetry_endpoint": collector.http_endpoint}
+    with running_operator(api_namespace.cluster.kubeconfig, tmp_path, **told) as operator:
         yield operator
 
 
-def apply(place: Namespace, name: str, **annotations: str) -> None:
+def apply(namespace: Namespace, name: str, **annotations: str) -> None:
     made = manifest(name)
-    place.create({**made, "metadata": {**made["metadata"], "annotations": annotations}})
+    namespace.create({**made, "metadata": {**made["metadata"], "annotations": annotations}})
 
 
 def of(spans: list[Span], name: str) -> list[Span]:
     return [each for each in spans if each.name == RECONCILE and each.attributes["streamconsumer.name"] == name]
 
 
-def test_what_a_reconcile_wrote_is_a_trace_that_leads_to_whoever_applied_the_resource(
-    on_api: Namespace, operator: OperatorProcess, collector: Collector
+def test_a_reconcile_that_writes_is_a_trace_linked_to_the_applier(
+    api_namespace: Namespace, operator: OperatorProcess, collector: Collector
 ) -> None:
-    apply(on_api, "orders", **{TRACEPARENT: APPLIED_BY})
-    wait_until_settled(on_api)
-    events = {reason for reason, _ in on_api.events("orders")}
+    apply(api_namespace, "orders", **{TRACEPARENT: APPLIED_BY})
+    wait_until_settled(api_namespace)
+    events = {reason for reason, _ in api_namespace.events("orders")}
     spans = collector.wait_for_spans(
         lambda found: events <= {event.name for each in of(found, "orders") for event in each.events}
     )
@@ -50,7 +50,7 @@ def test_what_a_reconcile_wrote_is_a_trace_that_leads_to_whoever_applied_the_res
     first = min(of(spans, "orders"), key=lambda each: each.start_ns)
     assert [(link.trace_id, link.span_id) for link in first.links] == [tuple(APPLIED_BY.split("-")[1:3])]
     assert first.parent_span_id == ""
-    assert first.attributes["k8s.namespace.name"] == on_api.name
+    assert first.attributes["k8s.namespace.name"] == api_namespace.name
     assert 0 <= first.attributes["streamconsumer.reconcile.queue_time"] < 5
     assert first.resource["service.name"] == "streamconsumer-operator"
     children = {each.name for each in spans if each.parent_span_id == first.span_id}
@@ -58,34 +58,36 @@ def test_what_a_reconcile_wrote_is_a_trace_that_leads_to_whoever_applied_the_res
     assert "PATCH streamconsumers/status" in {each.name for each in spans if each.trace_id == made.trace_id}
 
 
-def test_a_reconcile_that_writes_nothing_is_no_span(
-    on_api: Namespace, operator: OperatorProcess, collector: Collector
+def test_a_reconcile_that_writes_nothing_has_no_span(
+    api_namespace: Namespace, operator: OperatorProcess, collector: Collector
 ) -> None:
-    apply(on_api, "orders")
-    wait_until_settled(on_api)
+    apply(api_namespace, "orders")
+    wait_until_settled(api_namespace)
     collector.wait_for_spans(lambda found: bool(of(found, "orders")))
     time.sleep(1)  # ten times what the SDK waits with them
     collector.clear()
-    before = on_api.get("Deployment", "orders-consumer")["metadata"]["resourceVersion"]
-    on_api.patch("StreamConsumer", "orders", {"metadata": {"labels": {"looked": "at"}}})
-    wait_until_settled(on_api)
+    before = api_namespace.get("Deployment", "orders-consumer")["metadata"]["resourceVersion"]
+    api_namespace.patch("StreamConsumer", "orders", {"metadata": {"labels": {"looked": "at"}}})
+    wait_until_settled(api_namespace)
     time.sleep(1)
     assert of(collector.spans(), "orders") == []
-    assert on_api.get("Deployment", "orders-consumer")["metadata"]["resourceVersion"] == before
+    assert api_namespace.get("Deployment", "orders-consumer")["metadata"]["resourceVersion"] == before
 
 
-def test_a_garbled_annotation_is_no_link_and_stops_nothing(
-    on_api: Namespace, operator: OperatorProcess, collector: Collector
+def test_a_malformed_trace_annotation_is_ignored(
+    api_namespace: Namespace, operator: OperatorProcess, collector: Collector
 ) -> None:
     garbled = ["no", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "00-" + "f" * 9000, "é\n"]
     names = [f"garbled-{number}" for number in range(len(garbled))]
     for name, garbage in zip(names, garbled, strict=True):
-        apply(on_api, name, **{TRACEPARENT: garbage})
+        apply(api_namespace, name, **{TRACEPARENT: garbage})
     spans = collector.wait_for_spans(lambda found: all(of(found, name) for name in names))
     assert all(each.links == () for name in names for each in of(spans, name))
 
 
-def test_a_refusal_is_told_in_the_span_too(on_api: Namespace, operator: OperatorProcess, collector: Collector) -> None:
+def test_a_name_conflict_is_an_event_of_the_span(
+    api_namespace: Namespace, operator: OperatorProcess, collector: Collector
+) -> None:
     foreign = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -98,8 +100,8 @@ def test_a_refusal_is_told_in_the_span_too(on_api: Namespace, operator: Operator
             },
         },
     }
-    on_api.create(foreign)
-    apply(on_api, "orders")
+    api_namespace.create(foreign)
+    apply(api_namespace, "orders")
     collector.wait_for_spans(
         lambda found: any(event.name == "NameConflict" for each in of(found, "orders") for event in each.events)
     )

@@ -10,23 +10,23 @@ from tests.processor.pod import NewPod, Pod
 
 @pytest.fixture
 async def group(redis_server: RedisServer) -> AsyncIterator[Group]:
-    """An empty Redis 7.0 and the group that tests use on it."""
-    on_server = Group(redis_server)
-    yield on_server
-    await on_server.close()
+    """Yield a consumer group on an empty Redis 7.0."""
+    group_on_server = Group(redis_server)
+    yield group_on_server
+    await group_on_server.close()
 
 
 @pytest.fixture
 async def any_group(any_redis: RedisServer) -> AsyncIterator[Group]:
-    """The same on each kind of server, one after the other."""
-    on_server = Group(any_redis)
-    yield on_server
-    await on_server.close()
+    """Yield a consumer group on each kind of server in turn."""
+    group_on_server = Group(any_redis)
+    yield group_on_server
+    await group_on_server.close()
 
 
 @pytest.fixture
 async def new_pod(tmp_path: Path, group: Group) -> AsyncIterator[NewPod]:
-    """Pods over `group`'s server: `new_pod("pod_handlers:note", drain_timeout="3s")`."""
+    """Create pods that use the server of `group`: `new_pod("pod_handlers:log_handled", drain_timeout="3s")`."""
     pods: list[Pod] = []
 
     def new(handler: str, **settings: str) -> Pod:

@@ -7,7 +7,7 @@ from typing import Any
 from streamconsumer.processor import StreamManager
 from streamconsumer.processor.consumer.effects_commit import commit_effects
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.message import Entry
+from streamconsumer.processor.message import ConsumerId, Entry
 from streamconsumer.redis_client import replies
 
 URL, STREAM, GROUP, STOP_AT = sys.argv[1:]
@@ -25,7 +25,9 @@ async def consume(manager: StreamManager) -> None:
             for entry in found:
                 effects = Effects().add("out", {"from": entry.message_id}).increment("count")
                 await stop_if_at("before")
-                assert await commit_effects(manager.execute, STREAM, GROUP, "pod-a", entry.message_id, effects)
+                assert await commit_effects(
+                    manager.execute, ConsumerId(STREAM, GROUP, "pod-a"), entry.message_id, effects
+                )
                 await stop_if_at("after")
 
 

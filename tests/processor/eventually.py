@@ -1,4 +1,4 @@
-"""The one way to wait for something that no event announces: look until it is so, or the deadline has passed."""
+"""Polls a condition that no event announces, until it is true or the deadline has passed."""
 
 import asyncio
 import inspect
@@ -9,19 +9,20 @@ from typing import Any
 POLL_INTERVAL_SECONDS = 0.01
 
 TIMEOUT_SECONDS = 20.0
-"""Longer than anything takes on two cores that others keep busy, and shorter than `minIdle` in these tests, 30 s, after
-which much is mended by itself. How fast something is, is measured in benchmarks."""
+"""Default deadline: longer than any step takes on two busy cores, and shorter than `minIdle` in these tests.
+
+After `minIdle` (30 s) claims hide most faults. Speed is measured in `benchmarks`, not here."""
 
 
 async def eventually(condition: Callable[[], Any], within: float = TIMEOUT_SECONDS) -> Any:
-    """What `condition` returns, or its coroutine, once that is true. It is asked again and again until the deadline."""
+    """Call `condition` until its result, or the result of its coroutine, is true. Returns the result."""
     deadline = time.monotonic() + within
     while True:
-        found = condition()
-        if inspect.isawaitable(found):
-            found = await found
-        if found:
-            return found
+        result = condition()
+        if inspect.isawaitable(result):
+            result = await result
+        if result:
+            return result
         if time.monotonic() > deadline:
-            raise AssertionError(f"not so after {within} s: {inspect.getsource(condition).strip()}")
+            raise AssertionError(f"not true after {within} s: {inspect.getsource(condition).strip()}")
         await asyncio.sleep(POLL_INTERVAL_SECONDS)

@@ -14,7 +14,7 @@ QueuedResponse = web.Response | Callable[[], Awaitable[web.Response]]
 
 @dataclass(frozen=True)
 class Request:
-    """One received request."""
+    """Received request."""
 
     method: str
     path: str

@@ -1,4 +1,4 @@
-"""`python -m streamconsumer processor` as a child process: a pod without a cluster."""
+"""A pod without a cluster: `python -m streamconsumer processor` as a child process."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SOURCES = Path(streamconsumer.__file__).parents[1]
 
 
 class Pod:
-    """One process, its environment, and what it said on standard output."""
+    """Child process, its environment and its output."""
 
     def __init__(self, folder: Path, redis_url: str, handler: str, **settings: str) -> None:
         self.folder = folder
@@ -40,7 +40,7 @@ class Pod:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, environment: Mapping[str, str] | None = None, command_prefix: Sequence[str] = ()) -> "Pod":
-        """`under` are the words of a command to run it with."""
+        """Start the process. `command_prefix` is a command that runs it, such as `unshare`."""
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 [*command_prefix, sys.executable, "-m", "streamconsumer", "processor"],
@@ -57,26 +57,28 @@ class Pod:
         os.kill(pid or self.process.pid, number)
 
     async def wait_for_exit(self, within: float = TIMEOUT_SECONDS) -> int:
-        """Its exit code."""
+        """Wait for the process to exit. Returns its exit code."""
         process = self.process
         assert process
         await eventually(lambda: process.poll() is not None, within)
         return int(process.returncode)
 
     def remove(self) -> None:
+        """Kill the process if it still runs."""
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
 
     @property
     def child_pid(self) -> int:
+        """Process id of the only child of the process."""
         assert self.process
         [pid] = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return int(pid)
 
     @property
     def log_lines(self) -> list[dict[str, Any]]:
-        """Its log so far. What is no JSON is shown as `{"text": …}`."""
+        """Log lines so far. A line that is not JSON becomes `{"text": …}`."""
         text = self.output.read_text() if self.output.exists() else ""
         return [_parse_line(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
@@ -84,7 +86,7 @@ class Pod:
         return [line for line in self.log_lines if line.get("message") == message]
 
     async def wait_for_log(self, message: str, times: int = 1, within: float = TIMEOUT_SECONDS) -> list[dict[str, Any]]:
-        """The log lines with this message, once there are so many."""
+        """Wait for `times` log lines with this message. Returns all such lines."""
         await eventually(lambda: len(self.find_log(message)) >= times, within)
         return self.find_log(message)
 
@@ -93,7 +95,7 @@ class Pod:
 
 
 NewPod = Callable[..., Pod]
-"""What the fixture `new_pod` gives."""
+"""Type of the fixture `new_pod`."""
 
 
 def _parse_line(line: str) -> dict[str, Any]:

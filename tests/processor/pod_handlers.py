@@ -1,4 +1,4 @@
-"""What the processors that tests start as processes run."""
+"""Handlers of the processors that tests start as child processes."""
 
 import asyncio
 import logging
@@ -14,28 +14,28 @@ from streamconsumer.processor import Defer, current_message, current_messages
 log = logging.getLogger("shop")
 
 
-async def note(data: dict[str, Any]) -> None:
+async def log_handled(data: dict[str, Any]) -> None:
     log.info("handled", extra={"n": data.get("n")})
 
 
-async def silent(data: dict[str, Any]) -> None:
-    """For many messages: a line for each costs more than the message."""
+async def noop(data: dict[str, Any]) -> None:
+    """Do nothing, for tests with many messages: a log line costs more than the message."""
 
 
 async def slow(data: dict[str, Any]) -> None:
-    log.info("begun")
+    log.info("started")
     await asyncio.sleep(float(data["seconds"]))
     log.info("handled")
 
 
 def slow_thread(data: dict[str, Any]) -> None:
-    log.info("begun")
+    log.info("started")
     time.sleep(float(data["seconds"]))
     log.info("handled")
 
 
 async def stubborn(data: dict[str, Any]) -> None:
-    log.info("begun")
+    log.info("started")
     while True:
         try:
             await asyncio.sleep(3600)
@@ -43,50 +43,50 @@ async def stubborn(data: dict[str, Any]) -> None:
             log.info("refused")
 
 
-async def failing(data: dict[str, Any]) -> None:
+async def fail(data: dict[str, Any]) -> None:
     raise ConnectionResetError("the bank hung up")
 
 
-async def stack(data: dict[str, Any]) -> None:
-    """Say what is loaded that should not be."""
+async def log_loaded_modules(data: dict[str, Any]) -> None:
+    """Log which modules are loaded that a processor must not load."""
     heavy = ("opentelemetry.sdk.trace", "opentelemetry.exporter", "kopf", "kubernetes", "aiohttp")
     log.info("loaded", extra={"heavy": [name for name in heavy if name in sys.modules]})
 
 
 async def blocking(data: dict[str, Any]) -> None:
-    log.info("begun")
-    time.sleep(float(data["seconds"]))  # noqa: ASYNC251 - the mistake that this is about
+    log.info("started")
+    time.sleep(float(data["seconds"]))  # noqa: ASYNC251 - blocks the event loop on purpose
     log.info("handled")
 
 
-async def mortal(data: dict[str, Any]) -> None:
+async def crash_or_sleep(data: dict[str, Any]) -> None:
     if "kills" in data:
         os.kill(os.getpid(), signal.SIGKILL)
     await asyncio.sleep(float(data["seconds"]))
     log.info("handled")
 
 
-async def note_batch(batch: list[dict[str, Any]]) -> None:
+async def log_batch(batch: list[dict[str, Any]]) -> None:
     log.info("handled", extra={"ids": [message.message_id for message in current_messages()], "size": len(batch)})
 
 
-async def deferring(data: dict[str, Any]) -> None:
-    """Fails once, then puts off."""
+async def fail_once_then_defer(data: dict[str, Any]) -> None:
+    """Fail the first attempt and defer the second."""
     if current_message().deliveries == 1:
         raise ConnectionResetError("the bank hung up")
     log.info("deferred")
     raise Defer(timedelta(hours=1))
 
 
-async def tried(data: dict[str, Any]) -> None:
-    """Fails once, then takes its time."""
+async def fail_once_then_hang(data: dict[str, Any]) -> None:
+    """Fail the first attempt and hang in the second."""
     if current_message().deliveries == 1:
         raise ConnectionResetError("the bank hung up")
-    log.info("begun")
+    log.info("started")
     await asyncio.sleep(3600)
 
 
-async def failing_or_mortal(data: dict[str, Any]) -> None:
+async def fail_or_crash(data: dict[str, Any]) -> None:
     if "kills" in data:
         os.kill(os.getpid(), signal.SIGKILL)
     raise ConnectionResetError("the bank hung up")

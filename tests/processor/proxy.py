@@ -1,4 +1,4 @@
-"""A TCP proxy before a server or a collector, which can lose what a lost network loses, and be slow."""
+"""TCP proxy in front of a server or collector that can cut connections and delay replies."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class ServerAddress(Protocol):
-    """Where somebody listens, such as a RedisServer."""
+    """Address of a listening server, such as a RedisServer."""
 
     @property
     def host(self) -> str: ...
@@ -17,13 +17,13 @@ class ServerAddress(Protocol):
 
 
 class Proxy:
-    """Hands bytes on to `target`, which may be changed; cuts a connection where told to."""
+    """Forwards bytes to `target`, which may be changed, and cuts connections on request."""
 
     def __init__(self, server: ServerAddress) -> None:
         self.target = (server.host, server.port)
         self.cuts = 0
         self.delay_seconds = 0.0
-        """How much later replies arrive."""
+        """Delay of each reply."""
         self._cut_position: Callable[[bytes], int | None] = lambda _: None
         self._writers: set[asyncio.StreamWriter] = set()
         self._handlers: set[asyncio.Task[None]] = set()
@@ -39,11 +39,11 @@ class Proxy:
         return f"redis://{self.address}/0"
 
     def cut_replies(self, cut_position: Callable[[bytes], int | None]) -> None:
-        """From now on: `where(reply)` says after how many bytes of it the connection is cut; None lets it pass."""
+        """Cut connections at `cut_position(reply)` bytes of a reply from now on. None forwards the whole reply."""
         self._cut_position = cut_position
 
     def cut_now(self) -> None:
-        """Cut every connection."""
+        """Cut all connections."""
         for writer in list(self._writers):
             writer.transport.abort()
 
@@ -63,12 +63,12 @@ class Proxy:
         self._handlers.add(task)
         with suppress(OSError):
             to_reader, to_writer = await asyncio.open_connection(*self.target)
-            both = {writer, to_writer}
-            self._writers |= both
+            writers = {writer, to_writer}
+            self._writers |= writers
             await asyncio.gather(self._forward_requests(reader, to_writer), self._forward_replies(to_reader, writer))
-            self._writers -= both
-            for each in both:
-                each.transport.abort()
+            self._writers -= writers
+            for open_writer in writers:
+                open_writer.transport.abort()
         self._handlers.discard(task)
 
     async def _forward_requests(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:

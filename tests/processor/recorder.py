@@ -1,16 +1,16 @@
-"""A handler that remembers what it was given."""
+"""Handlers that record their messages: `Recorder` for single messages, `BatchRecorder` for batches."""
 
 import asyncio
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from streamconsumer.processor import Message, current_message
+from streamconsumer.processor import Message, current_message, current_messages
 from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 
 
 class Recorder:
-    """Remembers each message; goes no further while `gate` is closed; then raises what `failing` says, if anything."""
+    """Records each message, waits while `gate` is closed, then raises the error that `failing` returns, if any."""
 
     def __init__(self, failing: Callable[[Message], BaseException | None] | None = None, *, gate: bool = True) -> None:
         self.received: list[Message] = []
@@ -46,7 +46,7 @@ class Recorder:
 
     @property
     def attempt_counts(self) -> Counter[str]:
-        """How often each message was begun."""
+        """Number of started attempts per message id."""
         return Counter(self.ids)
 
     async def wait_until_received(self, count: int, within: float = TIMEOUT_SECONDS) -> None:
@@ -56,8 +56,50 @@ class Recorder:
         await eventually(lambda: len(self.finished) >= count, within)
 
 
+class BatchRecorder:
+    """Records each batch, waits while `gate` is closed, then raises the error that `failing` returns, if any."""
+
+    def __init__(
+        self, failing: Callable[[list[Message]], BaseException | None] | None = None, *, gate: bool = True
+    ) -> None:
+        self.batches: list[list[Message]] = []
+        self.finished: list[str] = []
+        self.cancelled = 0
+        self.gate = asyncio.Event()
+        self._failing = failing
+        if gate:
+            self.gate.set()
+
+    async def __call__(self, batch: list[dict[str, Any]]) -> None:
+        messages = current_messages()
+        assert [message.data for message in messages] == batch
+        self.batches.append(messages)
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self._failing and (error := self._failing(messages)):
+            raise error
+        self.finished += [message.message_id for message in messages]
+
+    @property
+    def ids(self) -> list[list[str]]:
+        return [[message.message_id for message in batch] for batch in self.batches]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(batch) for batch in self.batches]
+
+    async def wait_until_started(self, batches: int) -> None:
+        await eventually(lambda: len(self.batches) >= batches)
+
+    async def wait_until_finished(self, messages: int, within: float = TIMEOUT_SECONDS) -> None:
+        await eventually(lambda: len(self.finished) >= messages, within)
+
+
 def fail_first_delivery(error: BaseException) -> Callable[[Message], BaseException | None]:
-    """Fails the first delivery of each message."""
+    """Fail the first delivery of each message."""
     return lambda message: error if message.deliveries == 1 else None
 
 

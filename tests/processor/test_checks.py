@@ -15,11 +15,11 @@ from streamconsumer.processor import RedisStreamProcessor, StreamManager
 from streamconsumer.processor.consumer.preflight import (
     OPTIONAL_PERMISSIONS,
     PreflightReport,
-    risky_settings,
     run_preflight_checks,
 )
 from streamconsumer.processor.health import Health
 from streamconsumer.processor.message import ConsumerId
+from streamconsumer.redis_client.server_settings import risky_settings
 from tests.cluster.redis_servers import FLAVOURS, Flavour, RedisServer, StartRedis
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
@@ -72,15 +72,15 @@ async def test_the_smallest_rights_are_enough_and_each_missing_one_is_named(
     assert sorted(found.missing_permissions) == sorted(SMALLEST)
     required = [right for right in found.missing_permissions if right not in OPTIONAL_PERMISSIONS]
     assert found.problem == (
-        f"Redis at 127.0.0.1:{any_redis.port} refuses the Redis user what is required: {' '.join(required)}; "
-        "grant it with ACL SETUSER, docs/redis.md lists the rights"
+        f"Redis at 127.0.0.1:{any_redis.port} does not grant required permissions: {' '.join(required)}; "
+        "grant them with ACL SETUSER, docs/redis.md lists the permissions"
     )
 
 
 @pytest.mark.parametrize("right", [right for right in SMALLEST if right not in OPTIONAL_PERMISSIONS])
 async def test_a_user_without_a_required_right_is_refused(admin: Redis, any_redis: RedisServer, right: str) -> None:
     await grant(admin, "shop", "on", ">pw", *KEYS, "-@all", *[each for each in SMALLEST if each != right])
-    assert f"what is required: {right}; " in (await examined(any_redis, "shop")).problem
+    assert f"required permissions: {right}; " in (await examined(any_redis, "shop")).problem
 
 
 async def test_without_optional_rights_there_is_a_warning_and_no_problem(admin: Redis, any_redis: RedisServer) -> None:
@@ -90,7 +90,8 @@ async def test_without_optional_rights_there_is_a_warning_and_no_problem(admin: 
     found = await examined(any_redis, "shop")
     assert found.problem == ""
     assert found.warnings[0] == (
-        "the Redis user lacks rights; grant +client|id +client|unblock with ACL SETUSER; docs/redis.md lists the rights"
+        "the Redis user is missing permissions; grant +client|id +client|unblock with ACL SETUSER; "
+        "docs/redis.md lists the permissions"
     )
 
 
@@ -101,7 +102,7 @@ async def test_keys_that_are_out_of_reach_are_named(admin: Redis, any_redis: Red
     assert await lacks(any_redis, "shop", delivery=elsewhere) == ["~{orders}:dead", "~{orders}:billing:*"]
     await grant(admin, "other", "on", ">pw", "~other", "-@all", *SMALLEST)
     assert await lacks(any_redis, "other") == ["~orders", "~{orders}:billing:*"]
-    assert "what is required: ~orders ~{orders}:billing:*; " in (await examined(any_redis, "other")).problem
+    assert "required permissions: ~orders ~{orders}:billing:*; " in (await examined(any_redis, "other")).problem
 
 
 async def test_what_only_retention_needs_is_asked_only_then(admin: Redis, any_redis: RedisServer) -> None:
@@ -192,7 +193,7 @@ class Disguise(Proxy):
 
 
 def with_scripts(server: ServerAddress) -> str:
-    return f"Redis at {server.host}:{server.port} refuses the Redis user what is required: +eval; "
+    return f"Redis at {server.host}:{server.port} does not grant required permissions: +eval; "
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS, ids=lambda flavour: flavour.name)
@@ -216,7 +217,7 @@ async def test_start_listening_raises_behind_a_proxy_that_refuses_eval(start_red
     group = Group(start_redis(WITHOUT_EVAL))
     async with Disguise(group.server, refusal=refusal).running() as proxy:
         processor = group.processor(Recorder(), manager=group.manager(proxy.url))
-        with pytest.raises(InvalidSettings, match=r"what is required: \+eval; "):
+        with pytest.raises(InvalidSettings, match=r"required permissions: \+eval; "):
             await processor.start_listening()
         assert not processor.is_running
     await group.close()
@@ -263,8 +264,8 @@ async def test_start_listening_raises_for_a_user_who_may_not_eval(admin: Redis, 
     with pytest.raises(InvalidSettings) as raised:
         await processor.start_listening()
     assert str(raised.value) == (
-        f"Redis at 127.0.0.1:{any_redis.port} refuses the Redis user what is required: +eval; "
-        "grant it with ACL SETUSER, docs/redis.md lists the rights"
+        f"Redis at 127.0.0.1:{any_redis.port} does not grant required permissions: +eval; "
+        "grant them with ACL SETUSER, docs/redis.md lists the permissions"
     )
     await manager.aclose()
 
@@ -323,7 +324,7 @@ class Revocation:
         await grant(self.group.client, "shop", "resetkeys", "-@all", *rights)
 
     async def is_reported(self) -> None:
-        expected = f"refuses the Redis user what is required: {self.right}; grant it with ACL SETUSER"
+        expected = f"does not grant required permissions: {self.right}; grant them with ACL SETUSER"
         await eventually(lambda: [each for each in self.caplog.records if expected in each.getMessage()])
         assert {each.levelname for each in self.caplog.records if expected in each.getMessage()} == {"ERROR"}
         assert not self.health.readiness()[0]
@@ -355,7 +356,7 @@ async def test_a_pod_without_eval_ends_with_one_line_in_its_termination_log(
     start_redis: StartRedis, new_pod: NewPod
 ) -> None:
     server = start_redis(WITHOUT_EVAL)
-    pod = new_pod("pod_handlers:note").start(environment={"STREAMCONSUMER_REDIS_URL": server.url})
+    pod = new_pod("pod_handlers:log_handled").start(environment={"STREAMCONSUMER_REDIS_URL": server.url})
     assert await pod.wait_for_exit() == 78
     about = with_scripts(server) + "EVAL is renamed, disabled or refused by a proxy (unknown command "
     assert pod.termination_log.read_text().startswith(f"InvalidSettings: {about}")
@@ -367,7 +368,7 @@ async def test_a_pod_without_eval_ends_when_the_server_answers_after_the_start(
 ) -> None:
     server = start_redis(WITHOUT_EVAL)
     await asyncio.to_thread(server.stop)
-    pod = new_pod("pod_handlers:note").start(environment={"STREAMCONSUMER_REDIS_URL": server.url})
+    pod = new_pod("pod_handlers:log_handled").start(environment={"STREAMCONSUMER_REDIS_URL": server.url})
     await pod.wait_for_log("processor started")
     await asyncio.to_thread(server.start)
     assert await pod.wait_for_exit() == 78
@@ -376,20 +377,20 @@ async def test_a_pod_without_eval_ends_when_the_server_answers_after_the_start(
 
 async def test_a_pod_warns_of_optional_rights_and_goes_on(group: Group, new_pod: NewPod) -> None:
     await grant(group.client, "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST, "-client|id")
-    pod = new_pod("pod_handlers:note", redis_username="shop", redis_password="pw").start()
+    pod = new_pod("pod_handlers:log_handled", redis_username="shop", redis_password="pw").start()
     await pod.wait_for_log(
-        "the Redis user lacks rights; grant +client|id with ACL SETUSER; docs/redis.md lists the rights"
+        "the Redis user is missing permissions; grant +client|id with ACL SETUSER; docs/redis.md lists the permissions"
     )
     await group.add(1)
     await pod.wait_for_log("handled")
 
 
 async def test_a_pod_without_its_secret_says_which_file_is_missing(new_pod: NewPod) -> None:
-    pod = new_pod("pod_handlers:note", redis_password_file="/nowhere/password").start()
+    pod = new_pod("pod_handlers:log_handled", redis_password_file="/nowhere/password").start()
     assert await pod.wait_for_exit() == 78
     assert pod.termination_log.read_text() == (
-        "InvalidSettings: STREAMCONSUMER_REDIS_PASSWORD_FILE is /nowhere/password, and there is no such file; "
-        "does the Secret exist, and has it the key?"
+        "InvalidSettings: STREAMCONSUMER_REDIS_PASSWORD_FILE is /nowhere/password: file not found; "
+        "check that the Secret exists and contains the key"
     )
 
 

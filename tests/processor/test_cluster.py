@@ -13,6 +13,7 @@ from streamconsumer.errors import EffectsRejected, InvalidSettings
 from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.processor import Effects, StreamManager
 from streamconsumer.processor.consumer.effects_commit import commit_effects
+from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client.keys import group_key
 from streamconsumer.redis_client.topology import topology
 from tests.cluster.processes import free_port
@@ -148,10 +149,12 @@ async def test_effects_with_a_key_in_another_slot_than_the_stream_are_refused(no
     await nodes.group.add()
     [message_id] = await nodes.group.read_as("pod-a")
     with pytest.raises(EffectsRejected, match=f"message {message_id}: .* slot of stream '{STREAM}'"):
-        await commit_effects(manager.execute, STREAM, GROUP, "pod-a", message_id, Effects().set("elsewhere", "x"))
+        await commit_effects(
+            manager.execute, ConsumerId(STREAM, GROUP, "pod-a"), message_id, Effects().set("elsewhere", "x")
+        )
     assert await nodes.group.pending() == 1
     fitting = Effects().add(f"{{{STREAM}}}:out", {"a": "b"}).increment(f"count:{{{STREAM}}}")
-    assert await commit_effects(manager.execute, STREAM, GROUP, "pod-a", message_id, fitting)
+    assert await commit_effects(manager.execute, ConsumerId(STREAM, GROUP, "pod-a"), message_id, fitting)
 
 
 async def test_a_seed_that_is_gone_is_not_missed(nodes: Nodes) -> None:
@@ -193,7 +196,7 @@ async def test_a_group_reads_on_where_it_was_after_the_move(nodes: Nodes) -> Non
 @pytest.mark.parametrize("stream", ["a}b", "{}orders", "}{"])
 def test_a_name_beside_which_no_key_fits_is_refused(stream: str) -> None:
     access = RedisSettings(url="redis://redis", cluster=True)
-    with pytest.raises(InvalidSettings, match="no key beside it can be in its slot"):
+    with pytest.raises(InvalidSettings, match="companion keys cannot share its cluster slot"):
         StreamManager.from_settings(access, stream)
     StreamManager.from_settings(RedisSettings(url="redis://redis"), stream)
 

@@ -78,7 +78,7 @@ async def test_a_file_that_is_away_for_a_moment_is_a_fault_and_no_end(shop: Grou
     await shop.wait_until_reading()
     file.unlink()
     await cut(shop)
-    await eventually(lambda: "there is no such file" in processor.health.readiness()[1])
+    await eventually(lambda: "file not found" in processor.health.readiness()[1])
     file.write_text("old")
     await shop.add(1)
     await handler.wait_until_finished(1)

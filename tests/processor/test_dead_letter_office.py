@@ -207,7 +207,7 @@ async def test_only_the_groups_own_letters_are_found_under_a_key_that_several_sh
     assert at.skipped == 3
     assert await at.get(ours)
     for foreign in (theirs, other):
-        with pytest.raises(InvalidSettings, match=f"entry {foreign} of .* is no dead letter of group 'billing'"):
+        with pytest.raises(InvalidSettings, match=f"entry {foreign} of .* is not a dead letter of group 'billing'"):
             await at.get(foreign)
     assert await at.get("1-1") is None
 
@@ -230,7 +230,7 @@ async def test_what_is_misspelt_is_told_and_what_is_empty_is_not(any_group: Grou
     await at.check()
     assert await everything(at) == []
     await any_group.client.rpush(KEY, "mine")
-    with pytest.raises(InvalidSettings, match="is a list, not a stream of dead letters"):
+    with pytest.raises(InvalidSettings, match="is a list, not a dead-letter stream"):
         await at.check()
 
 

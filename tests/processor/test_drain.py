@@ -1,4 +1,4 @@
-"""Stopping: what runs is finished, what has not begun is handed back, and nobody waits longer than agreed."""
+"""Drain: running messages are finished, unstarted entries are released, and the drain ends within its timeout."""
 
 import asyncio
 import threading
@@ -16,7 +16,7 @@ from tests.processor.group import Group
 from tests.processor.recorder import Recorder, fail_first_delivery
 
 
-async def test_what_runs_is_finished_and_acknowledged(any_group: Group) -> None:
+async def test_running_messages_are_finished_and_acknowledged(any_group: Group) -> None:
     handler = Recorder(gate=False)
     processor = await any_group.start(handler, concurrency=5)
     ids = await any_group.add(5)
@@ -31,24 +31,24 @@ async def test_what_runs_is_finished_and_acknowledged(any_group: Group) -> None:
     assert await any_group.pending() == 0
 
 
-async def test_what_has_not_begun_is_handed_back_at_once(any_group: Group) -> None:
-    """Whoever looks next takes it, also while the drain goes on. The delivery that came to nothing is not counted."""
+async def test_unstarted_entries_are_released_immediately(any_group: Group) -> None:
+    """Another consumer can claim the entries during the drain. The released delivery is not counted."""
     handler = Recorder(gate=False)
-    running, *unbegun = await any_group.add(8)
+    running, *unstarted = await any_group.add(8)
     processor = await any_group.start(handler, drain=60)
     await handler.wait_until_received(1)
     stopping = asyncio.create_task(processor.stop_listening())
     await eventually(lambda: processor.metrics.released == 7)
     await asyncio.sleep(1)  # time for a renewal
-    handed_back = [each for each in await any_group.entries() if each.message_id != running]
-    assert [each.message_id for each in handed_back] == unbegun
-    assert {each.consumer for each in handed_back} == {POSTPONED_CONSUMER}
-    assert {each.deliveries for each in handed_back} == {0}
+    released = [entry for entry in await any_group.entries() if entry.message_id != running]
+    assert [entry.message_id for entry in released] == unstarted
+    assert {entry.consumer for entry in released} == {POSTPONED_CONSUMER}
+    assert {entry.deliveries for entry in released} == {0}
 
     peer = Recorder()
     await any_group.start(peer, "pod-b")
     await peer.wait_until_finished(7)
-    assert peer.ids == unbegun
+    assert peer.ids == unstarted
     assert {message.deliveries for message in peer.received} == {1}
     handler.gate.set()
     await stopping
@@ -56,20 +56,20 @@ async def test_what_has_not_begun_is_handed_back_at_once(any_group: Group) -> No
     assert handler.ids == [running]
 
 
-async def test_a_drain_ends_at_its_time_out_with_the_rest_pending(any_group: Group) -> None:
+async def test_drain_timeout_leaves_running_messages_pending(any_group: Group) -> None:
     handler = Recorder(gate=False)
     [message_id] = await any_group.add()
     processor = await any_group.start(handler, drain=0.3)
     await handler.wait_until_received(1)
-    begun = time.monotonic()
+    started = time.monotonic()
     await processor.stop_listening()
-    assert 0.25 < time.monotonic() - begun < TIMEOUT_SECONDS
+    assert 0.25 < time.monotonic() - started < TIMEOUT_SECONDS
     assert handler.cancelled == [message_id]
-    assert [each.message_id for each in await any_group.entries()] == [message_id]
+    assert [entry.message_id for entry in await any_group.entries()] == [message_id]
     assert processor.metrics.failed == 0
 
 
-async def test_a_hurried_drain_ends_now(group: Group) -> None:
+async def test_force_stop_ends_the_drain(group: Group) -> None:
     handler = Recorder(gate=False)
     processor = await group.start(handler, drain=60)
     await group.add()
@@ -81,7 +81,7 @@ async def test_a_hurried_drain_ends_now(group: Group) -> None:
     assert await group.pending() == 1
 
 
-async def test_a_handler_that_refuses_to_be_cancelled_does_not_hold_the_drain_up(group: Group) -> None:
+async def test_handler_that_ignores_its_cancellation_does_not_delay_the_drain(group: Group) -> None:
     end = asyncio.Event()
 
     async def stubborn(data: dict[str, Any]) -> None:
@@ -94,57 +94,57 @@ async def test_a_handler_that_refuses_to_be_cancelled_does_not_hold_the_drain_up
     processor = await group.start(stubborn, drain=0.1)
     await group.add()
     await eventually(lambda: processor.metrics.in_flight)
-    begun = time.monotonic()
+    started = time.monotonic()
     await processor.stop_listening()
-    assert time.monotonic() - begun < TIMEOUT_SECONDS
+    assert time.monotonic() - started < TIMEOUT_SECONDS
     assert processor.has_stuck_handlers
     end.set()
     await eventually(lambda: not processor.has_stuck_handlers)
 
 
-async def test_a_thread_that_goes_on_after_the_drain_is_told_of_and_not_started_again_beside_itself(
+async def test_message_of_a_thread_that_outlives_the_drain_is_not_started_in_parallel(
     group: Group,
 ) -> None:
-    end, begun = threading.Event(), []
+    end, started = threading.Event(), []
 
     def handle(data: dict[str, Any]) -> None:
-        begun.append(data)
+        started.append(data)
         end.wait(10)
 
     processor = await group.start(handle, drain=0.1, min_idle=1, concurrency=2)
     await group.add()
-    await eventually(lambda: begun)
+    await eventually(lambda: started)
     await processor.stop_listening()
     assert processor.has_stuck_handlers
     await processor.start_listening()
     await asyncio.sleep(1.5)
-    assert len(begun) == 1
+    assert len(started) == 1
     end.set()
-    await eventually(lambda: len(begun) == 2)
+    await eventually(lambda: len(started) == 2)
     await group.wait_settled()
 
 
-async def test_a_plain_function_that_lost_its_message_is_not_started_again_beside_itself(group: Group) -> None:
-    end, begun = threading.Event(), []
+async def test_claimed_message_of_a_running_thread_is_not_started_in_parallel(group: Group) -> None:
+    end, started = threading.Event(), []
 
     def handle(data: dict[str, Any]) -> None:
-        begun.append(data)
+        started.append(data)
         end.wait(10)
 
     processor = await group.start(handle, min_idle=0.5, concurrency=2)
     ids = await group.add()
-    await eventually(lambda: begun)
+    await eventually(lambda: started)
     await group.claim(ids, "pod-b")
     await eventually(lambda: processor.metrics.lost_ownership)
     await group.claim(ids, "pod-b", idle_ms=60_000)
     await eventually(lambda: processor.metrics.claimed)
-    assert len(begun) == 1
+    assert len(started) == 1
     end.set()
     await group.wait_settled()
-    assert len(begun) == 2
+    assert len(started) == 2
 
 
-async def test_a_consumer_leaves_the_group_when_nothing_is_pending_here(any_group: Group) -> None:
+async def test_consumer_without_pending_entries_leaves_the_group(any_group: Group) -> None:
     handler = Recorder()
     processor = await any_group.start(handler)
     await any_group.add()
@@ -153,8 +153,8 @@ async def test_a_consumer_leaves_the_group_when_nothing_is_pending_here(any_grou
     assert await any_group.consumers() == set()
 
 
-async def test_a_consumer_with_pending_entries_stays_in_the_group(any_group: Group) -> None:
-    """The message was cancelled at the end of the drain: nobody knows how far it came."""
+async def test_consumer_with_pending_entries_stays_in_the_group(any_group: Group) -> None:
+    """The message was cancelled at the end of the drain, so its outcome is unknown."""
     processor = await any_group.start(Recorder(gate=False), drain=0.1)
     await any_group.add()
     await eventually(lambda: processor.metrics.in_flight)
@@ -163,7 +163,7 @@ async def test_a_consumer_with_pending_entries_stays_in_the_group(any_group: Gro
     assert await any_group.pending() == 1
 
 
-async def test_what_waits_to_be_tried_again_is_handed_on_with_its_time(any_group: Group) -> None:
+async def test_message_that_waits_for_a_retry_is_released_with_its_delay(any_group: Group) -> None:
     handler, peer = Recorder(fail_first_delivery(Retry("bad", after=timedelta(seconds=2)))), Recorder()
     processor = await any_group.start(handler)
     await any_group.add()
@@ -176,7 +176,7 @@ async def test_what_waits_to_be_tried_again_is_handed_on_with_its_time(any_group
     await any_group.wait_settled()
 
 
-async def test_a_rolling_update_loses_nothing_and_handles_nothing_twice(group: Group) -> None:
+async def test_rolling_update_handles_every_message_once(group: Group) -> None:
     handlers = []
     ids = await group.add(2000)
 
@@ -194,11 +194,11 @@ async def test_a_rolling_update_loses_nothing_and_handles_nothing_twice(group: G
     assert sorted(message_id for handler in handlers for message_id in handler.ids) == sorted(ids)
 
 
-async def test_a_handler_that_swallows_its_cancellation_has_not_handled_its_message(any_group: Group) -> None:
-    begun = asyncio.Event()
+async def test_message_stays_pending_when_its_handler_returns_after_a_cancellation(any_group: Group) -> None:
+    started = asyncio.Event()
 
     async def handle(_data: dict[str, Any]) -> None:
-        begun.set()
+        started.set()
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -206,12 +206,12 @@ async def test_a_handler_that_swallows_its_cancellation_has_not_handled_its_mess
 
     await any_group.add()
     processor = await any_group.start(handle, drain=0.2)
-    await begun.wait()
+    await started.wait()
     await processor.stop_listening()
     assert await any_group.pending() == 1
 
 
-async def test_a_pod_that_drains_is_not_ready_although_its_read_ended_well(any_group: Group) -> None:
+async def test_draining_pod_is_not_ready_after_a_successful_read(any_group: Group) -> None:
     handler = Recorder(gate=False)
     processor = await any_group.start(handler, concurrency=2)
     await any_group.add()
@@ -225,11 +225,11 @@ async def test_a_pod_that_drains_is_not_ready_although_its_read_ended_well(any_g
     await stopping
 
 
-async def test_what_is_handed_back_wakes_a_peer_that_waits(any_group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own turn to look comes every two minutes."""
+async def test_released_entries_wake_an_idle_consumer(any_group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two consumers, the peer itself checks only every two minutes."""
     monkeypatch.setattr(liveness, "CHECK_INTERVAL", timedelta(minutes=1))
     handler, peer = Recorder(gate=False), Recorder()
-    _, *unbegun = await any_group.add(4)
+    _, *unstarted = await any_group.add(4)
     processor = await any_group.start(handler, drain=60)
     await handler.wait_until_received(1)
     await any_group.start(peer, "pod-b", poll=60)
@@ -238,7 +238,7 @@ async def test_what_is_handed_back_wakes_a_peer_that_waits(any_group: Group, mon
     await peer.wait_until_finished(3)
     handler.gate.set()
     await stopping
-    assert peer.ids == unbegun
+    assert peer.ids == unstarted
 
 
 async def _blocked(group: Group) -> bool:

@@ -1,4 +1,4 @@
-"""What a kubelet and a Prometheus are told, over HTTP."""
+"""Probes and metrics over HTTP."""
 
 import asyncio
 import http.client
@@ -19,24 +19,24 @@ from tests.processor.recorder import Recorder, fail_first_delivery
 LABELS = {"stream": "orders", "consumer_group": "billing"}
 
 
-class Pages:
-    """The pages of one processor, and the health and metrics behind them."""
+class Probes:
+    """Probe server of one processor, with its health and metrics."""
 
     def __init__(self, stuck_after: timedelta) -> None:
         self.health, self.metrics = Health(stuck_after), Metrics()
-        self.endpoint = ProbeServer(self.health, build_registry(self.metrics, LABELS), "127.0.0.1", 0)
-        self.endpoint.start()
+        self.server = ProbeServer(self.health, build_registry(self.metrics, LABELS), "127.0.0.1", 0)
+        self.server.start()
 
     @property
     def settings(self) -> dict[str, Any]:
         return {"health": self.health, "metrics": self.metrics}
 
     def get(self, path: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.endpoint.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=5)
         try:
             connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
+            response = connection.getresponse()
+            return response.status, response.read().decode()
         finally:
             connection.close()
 
@@ -44,85 +44,85 @@ class Pages:
         return await asyncio.to_thread(self.get, path)
 
     def samples(self) -> dict[str, float]:
-        """Name to value; a bucket is `name{le}`."""
-        found = {}
+        """Return the values of all samples by name. The name of a bucket is `name{le}`."""
+        values = {}
         for family in text_string_to_metric_families(self.get("/metrics")[1]):
             for sample in family.samples:
                 labels = dict(sample.labels)
                 bound = labels.pop("le", None)
                 assert labels == LABELS
-                found[sample.name + (f"{{{bound}}}" if bound else "")] = sample.value
-        return found
+                values[sample.name + (f"{{{bound}}}" if bound else "")] = sample.value
+        return values
 
 
 @pytest.fixture
-def pages() -> Iterator[Pages]:
-    served = Pages(stuck_after=timedelta(seconds=1.6))
-    yield served
-    served.endpoint.stop()
+def probes() -> Iterator[Probes]:
+    running = Probes(stuck_after=timedelta(seconds=1.6))
+    yield running
+    running.server.stop()
 
 
-async def test_a_processor_is_ready_once_it_reads_and_not_while_it_drains(group: Group, pages: Pages) -> None:
-    assert pages.get("/readyz") == (503, "starting\n")
+async def test_processor_is_ready_while_it_reads_and_not_ready_while_it_drains(group: Group, probes: Probes) -> None:
+    assert probes.get("/readyz") == (503, "starting\n")
     handler = Recorder(gate=False)
-    processor = await group.start(handler, settings=pages.settings, poll=0.1)
-    await eventually(lambda: pages.get("/readyz") == (200, "ok\n"))
+    processor = await group.start(handler, settings=probes.settings, poll=0.1)
+    await eventually(lambda: probes.get("/readyz") == (200, "ok\n"))
     await group.add()
     await handler.wait_until_received(1)
     stopping = asyncio.create_task(processor.stop_listening())
-    await eventually(lambda: pages.get("/readyz") == (503, "draining\n"))
+    await eventually(lambda: probes.get("/readyz") == (503, "draining\n"))
     handler.gate.set()
     await stopping
 
 
-async def test_a_handler_that_blocks_the_loop_is_noticed_from_outside_of_it(group: Group, pages: Pages) -> None:
+async def test_liveness_fails_while_a_handler_blocks_the_loop(group: Group, probes: Probes) -> None:
     async def handle(data: dict[str, str]) -> None:
-        time.sleep(2.5)  # noqa: ASYNC251 - the mistake that this is about
+        time.sleep(2.5)  # noqa: ASYNC251 - blocks the event loop on purpose
 
-    await group.start(handle, settings=pages.settings, poll=0.1)
-    assert pages.get("/livez") == (200, "ok\n")
-    asking = asyncio.create_task(asyncio.to_thread(_first_bad_answer, pages))
+    await group.start(handle, settings=probes.settings, poll=0.1)
+    assert probes.get("/livez") == (200, "ok\n")
+    failed_probe = asyncio.create_task(asyncio.to_thread(_wait_for_failed_liveness, probes))
     await group.add()
-    status, text = await asking
+    status, text = await failed_probe
     assert status == 503
     assert "the handler probably blocks it" in text
     await group.wait_settled()
-    await eventually(lambda: pages.get("/livez") == (200, "ok\n"))
+    await eventually(lambda: probes.get("/livez") == (200, "ok\n"))
 
 
-def _first_bad_answer(pages: Pages) -> tuple[int, str]:
+def _wait_for_failed_liveness(probes: Probes) -> tuple[int, str]:
     deadline = time.monotonic() + 5
-    while (answer := pages.get("/livez"))[0] == 200 and time.monotonic() < deadline:
+    while (response := probes.get("/livez"))[0] == 200 and time.monotonic() < deadline:
         time.sleep(0.05)
-    return answer
+    return response
 
 
 @pytest.mark.parametrize("kind", ["long handler", "long poll", "long outage"])
-async def test_a_long_wait_is_no_sign_of_death(group: Group, pages: Pages, kind: str) -> None:
-    """Restarting the pod would help none of these: a handler takes its time, a stream is empty, Redis is away."""
+async def test_liveness_holds_during_a_long_wait(group: Group, probes: Probes, kind: str) -> None:
+    """A restart would not help against a slow handler, an empty stream or a Redis outage."""
     handler = Recorder(gate=False)
     if kind == "long outage":
         group.server.kill()
-    await group.start(handler, settings=pages.settings, poll=60)
+    await group.start(handler, settings=probes.settings, poll=60)
     if kind == "long handler":
         await group.add(2)
         await handler.wait_until_received(1)
     deadline = time.monotonic() + 2.5
     while time.monotonic() < deadline:
-        assert await pages.fetch("/livez") == (200, "ok\n")
+        assert await probes.fetch("/livez") == (200, "ok\n")
         await asyncio.sleep(0.1)
     group.server.start()
     handler.gate.set()
 
 
-async def test_the_metrics_count_what_happened(group: Group, pages: Pages) -> None:
+async def test_metrics_count_deliveries_failures_and_acknowledgements(group: Group, probes: Probes) -> None:
     handler = Recorder(fail_first_delivery(RuntimeError("once")))
-    processor = await group.start(handler, min_idle=1, settings=pages.settings)
+    processor = await group.start(handler, min_idle=1, settings=probes.settings)
     await group.add(5)
     await handler.wait_until_finished(5)
     await group.wait_settled()
     await processor.stop_listening()
-    found = pages.samples()
+    samples = probes.samples()
     expected = {
         "delivered": 5,
         "claimed": 0,
@@ -132,30 +132,30 @@ async def test_the_metrics_count_what_happened(group: Group, pages: Pages) -> No
         "acknowledged": 5,
         "redelivered": 0,
         "acknowledgements_lost": 0,
-        "faults": 0,
+        "redis_errors": 0,
     }
-    assert {name: found[f"streamconsumer_{name}_total"] for name in expected} == expected
-    assert found["streamconsumer_in_flight"] == 0
-    assert found["streamconsumer_process_duration_seconds_count"] == 10
-    assert found["streamconsumer_process_duration_seconds_bucket{+Inf}"] == 10
-    assert 0 < found["streamconsumer_process_duration_seconds_sum"] < 60
+    assert {name: samples[f"streamconsumer_{name}_total"] for name in expected} == expected
+    assert samples["streamconsumer_in_flight"] == 0
+    assert samples["streamconsumer_process_duration_seconds_count"] == 10
+    assert samples["streamconsumer_process_duration_seconds_bucket{+Inf}"] == 10
+    assert 0 < samples["streamconsumer_process_duration_seconds_sum"] < 60
 
 
-async def test_durations_fall_into_the_buckets_of_the_conventions(pages: Pages) -> None:
+async def test_durations_are_counted_in_the_conventional_buckets(probes: Probes) -> None:
     for seconds in (0.001, 0.005, 0.006, 0.3, 60):
-        pages.metrics.record_duration(seconds)
-    found = pages.samples()
+        probes.metrics.record_duration(seconds)
+    samples = probes.samples()
     name = "streamconsumer_process_duration_seconds_bucket"
-    assert [found[f"{name}{{{bound}}}"] for bound in ("0.005", "0.01", "0.25", "0.5", "10.0", "+Inf")] == [
+    assert [samples[f"{name}{{{bound}}}"] for bound in ("0.005", "0.01", "0.25", "0.5", "10.0", "+Inf")] == [
         2, 3, 3, 4, 4, 5
     ]  # fmt: skip
-    assert found["streamconsumer_process_duration_seconds_sum"] == pytest.approx(60.312)
+    assert samples["streamconsumer_process_duration_seconds_sum"] == pytest.approx(60.312)
 
 
-async def test_other_pages_and_methods_are_refused(pages: Pages) -> None:
-    assert pages.get("/")[0] == 404
-    assert pages.get("/livez?verbose")[0] == 200
-    connection = http.client.HTTPConnection("127.0.0.1", pages.endpoint.port, timeout=5)
+async def test_unknown_paths_and_methods_are_rejected(probes: Probes) -> None:
+    assert probes.get("/")[0] == 404
+    assert probes.get("/livez?verbose")[0] == 200
+    connection = http.client.HTTPConnection("127.0.0.1", probes.server.port, timeout=5)
     connection.request("POST", "/livez")
     assert connection.getresponse().status == 501
     connection.close()

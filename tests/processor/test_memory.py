@@ -1,4 +1,4 @@
-"""What a pod holds is bounded by bytes too, whichever way its entries came."""
+"""Memory bounds: the entries in a pod are limited by bytes, whether they were read or claimed."""
 
 import asyncio
 
@@ -9,24 +9,24 @@ from tests.processor.group import Group
 from tests.processor.recorder import Recorder
 
 MEGABYTE = 1_000_000
-MOST = (MAX_BLOCKED_BYTES + MAX_READ_BYTES) // MEGABYTE
-LARGE = {"customer": "one", "picture": "x" * MEGABYTE}
+MAX_DELIVERED = (MAX_BLOCKED_BYTES + MAX_READ_BYTES) // MEGABYTE
+LARGE_FIELDS = {"customer": "one", "picture": "x" * MEGABYTE}
 
 
-async def test_large_entries_that_stand_behind_one_of_their_key_are_read_up_to_a_bound(group: Group) -> None:
+async def test_large_entries_that_wait_in_a_lane_are_read_up_to_the_byte_limit(group: Group) -> None:
     handler = Recorder(gate=False)
-    await group.add(100, LARGE)
+    await group.add(100, LARGE_FIELDS)
     processor = await group.start(handler, concurrency=4, settings={"ordering_key": "customer"})
     await eventually(lambda: processor.metrics.delivered > MAX_BLOCKED_BYTES // MEGABYTE)
     await asyncio.sleep(0.2)
-    assert processor.metrics.delivered <= MOST
+    assert processor.metrics.delivered <= MAX_DELIVERED
     handler.gate.set()
     await handler.wait_until_finished(100)
 
 
-async def test_large_entries_of_the_dead_are_taken_over_few_at_a_time(group: Group) -> None:
+async def test_large_entries_of_a_dead_consumer_are_claimed_in_small_pages(group: Group) -> None:
     await group.create_group()
-    await group.add(100, LARGE)
+    await group.add(100, LARGE_FIELDS)
     await group.read_as("pod-a", 100)
     handler = Recorder(gate=False)
     processor = await group.start(handler, batch=100)

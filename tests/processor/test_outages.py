@@ -1,4 +1,4 @@
-"""The server is away, restarted, frozen or demoted, or the network loses its replies: nothing is lost."""
+"""Outages: no entry is lost when the server is down, restarted, frozen or demoted, or when replies are lost."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ from tests.processor.recorder import Recorder
 
 
 class Producer:
-    """Adds entries as fast as the server takes them, and remembers those whose addition it confirmed."""
+    """Adds entries as fast as the server accepts them, and records the ids that it confirmed."""
 
     def __init__(self, server: RedisServer) -> None:
         self.confirmed: list[str] = []
@@ -51,11 +51,11 @@ handled: list[str] = []
 
 
 @pytest.fixture(autouse=True)
-def _nothing_handled_yet() -> None:
+def _clear_handled() -> None:
     handled.clear()
 
 
-async def test_nothing_is_lost_when_the_server_restarts_under_load(
+async def test_no_entry_is_lost_when_the_server_restarts_under_load(
     any_redis: RedisServer, start_redis: StartRedis
 ) -> None:
     server = start_redis({"appendonly": "yes", "appendfsync": "always"}, any_redis.flavour)
@@ -75,7 +75,7 @@ async def test_nothing_is_lost_when_the_server_restarts_under_load(
     await group.close()
 
 
-async def test_nothing_is_lost_when_the_server_freezes_under_load(any_group: Group) -> None:
+async def test_no_entry_is_lost_when_the_server_freezes_under_load(any_group: Group) -> None:
     for name in ("pod-a", "pod-b"):
         await any_group.start(handle_briefly, name, min_idle=1, poll=0.2, concurrency=4)
     producer = Producer(any_group.server)
@@ -90,8 +90,8 @@ async def test_nothing_is_lost_when_the_server_freezes_under_load(any_group: Gro
     await any_group.wait_settled()
 
 
-async def test_a_read_that_never_answers_is_given_up(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A half-open connection: nobody says that it is gone."""
+async def test_read_without_a_reply_times_out(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A half-open connection never reports that it is broken."""
     monkeypatch.setattr("streamconsumer.processor.consumer.redis_consumer.READ_TIMEOUT_MARGIN", timedelta(seconds=0.2))
     handler = Recorder()
     processor = await group.start(handler, poll=0.3)
@@ -105,7 +105,7 @@ async def test_a_read_that_never_answers_is_given_up(group: Group, monkeypatch: 
     assert processor.health.readiness()[0]
 
 
-async def test_stopping_does_not_wait_for_a_frozen_server(group: Group) -> None:
+async def test_stop_does_not_wait_for_a_frozen_server(group: Group) -> None:
     handler = Recorder(gate=False)
     processor = await group.start(handler, poll=60, concurrency=2)
     await group.add()
@@ -113,24 +113,24 @@ async def test_stopping_does_not_wait_for_a_frozen_server(group: Group) -> None:
     await group.wait_until_reading()
     group.server.pause()
     handler.gate.set()
-    begun = time.monotonic()
+    started_at = time.monotonic()
     await processor.stop_listening()
-    assert time.monotonic() - begun < TIMEOUT_SECONDS
+    assert time.monotonic() - started_at < TIMEOUT_SECONDS
     group.server.resume()
 
 
-async def test_stopping_does_not_wait_for_a_server_that_cannot_be_reached(group: Group) -> None:
-    group.server.pause()  # takes connections and does not answer
+async def test_stop_does_not_wait_for_an_unreachable_server(group: Group) -> None:
+    group.server.pause()  # accepts connections and sends no replies
     processor = await group.start(Recorder())
     await asyncio.sleep(0.1)
-    begun = time.monotonic()
+    started_at = time.monotonic()
     await processor.stop_listening()
-    assert time.monotonic() - begun < TIMEOUT_SECONDS
+    assert time.monotonic() - started_at < TIMEOUT_SECONDS
     group.server.resume()
 
 
-class Cut:
-    """Cuts some of the replies that bring entries, anywhere from before the first byte to before the last."""
+class RandomCut:
+    """Cuts some of the replies with entries, at a random position before the last byte."""
 
     def __init__(self, chance: float) -> None:
         self._chance, self._random = chance, random.Random(7)
@@ -141,8 +141,8 @@ class Cut:
         return self._random.choice([0, 1, len(reply) // 2, len(reply) - 1])
 
 
-async def test_entries_of_a_reply_that_was_lost_are_handled(any_group: Group) -> None:
-    """The server has delivered them, the client never saw them: only reading the own pending entries tells."""
+async def test_entries_of_a_lost_reply_are_handled(any_group: Group) -> None:
+    """The server has delivered the entries, and the client never received them. They are in the pending entries."""
     async with Proxy(any_group.server).running() as proxy:
         proxy.cut_replies(lambda reply: 40 if STREAM.encode() in reply and proxy.cuts == 0 else None)
         ids = await any_group.add(10)
@@ -155,12 +155,12 @@ async def test_entries_of_a_reply_that_was_lost_are_handled(any_group: Group) ->
         await any_group.close()
 
 
-async def test_nothing_is_lost_or_stuck_through_a_hundred_lost_replies(
+async def test_no_entry_is_lost_or_stuck_after_a_hundred_lost_replies(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconnect, "MAX_PAUSE_SECONDS", 0.005)
     async with Proxy(group.server).running() as proxy:
-        proxy.cut_replies(Cut(0.3))
+        proxy.cut_replies(RandomCut(0.3))
         manager = group.manager(proxy.url)
         processor = await group.start(handle_briefly, manager=manager, concurrency=3)
         ids = []
@@ -170,12 +170,12 @@ async def test_nothing_is_lost_or_stuck_through_a_hundred_lost_replies(
         proxy.cut_replies(lambda _: None)
         await eventually(lambda: set(handled) == set(ids))
         await group.wait_settled()
-        assert processor.metrics.claimed == 0, "without waiting for min_idle"
+        assert processor.metrics.claimed == 0, "the entries are recovered without waiting for min_idle"
         await group.close()
 
 
-async def test_after_a_failover_the_address_is_followed_to_the_new_primary(start_redis: StartRedis) -> None:
-    """The old primary stays up as a replica, and its connections stay open: they must be given up."""
+async def test_processor_reconnects_to_the_new_primary_after_a_failover(start_redis: StartRedis) -> None:
+    """The old primary stays up as a replica and keeps its connections open. The processor must close them."""
     old, new = start_redis(), start_redis()
     async with Proxy(old).running() as proxy:
         group = Group(old, proxy.url)

@@ -20,7 +20,7 @@ async def test_a_password_is_in_no_log_line_span_figure_or_answer(
     url = tmp_path / "url"
     url.write_text(f"redis://{USER}:{WORD}@{where}")
     pod = new_pod(
-        "pod_handlers:failing",
+        "pod_handlers:fail",
         poll_interval="1s",
         redis_url_file=str(url),
         log_level="DEBUG",
@@ -38,7 +38,7 @@ async def test_a_password_is_in_no_log_line_span_figure_or_answer(
     collector.wait_for_spans(lambda spans: any(span.name == f"process {STREAM}" for span in spans))
     answer(port, "/metrics", heard)
     await group.client.execute_command("ACL", "SETUSER", USER, "-@all")  # type: ignore[no-untyped-call] # ships no types
-    await eventually(lambda: "what is required: " in answer(port, "/readyz", heard))
+    await eventually(lambda: "required permissions: " in answer(port, "/readyz", heard))
     for place, told in places(pod, collector, heard).items():
         assert told, place
         assert WORD not in told, place

@@ -41,7 +41,7 @@ async def test_the_messages_of_a_killed_pod_run_elsewhere_long_before_min_idle(
     """At the defaults: `minIdle` is for strangers."""
     ids = await group.add(100, {"seconds": "60"})
     pod = new_pod(f"pod_handlers:{handler}", batch_count="100", concurrency="100").start()
-    await pod.wait_for_log("begun", times=100)
+    await pod.wait_for_log("started", times=100)
     peer = Recorder()
     await group.start(peer, "pod-b", concurrency=10)
     await group.wait_until_reading()
@@ -58,7 +58,7 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_message(group: Gro
     """Signs of life come from a thread."""
     await group.add(1, {"seconds": "6"})
     pod = new_pod("pod_handlers:blocking").start()
-    await pod.wait_for_log("begun")
+    await pod.wait_for_log("started")
     peer = Recorder()
     await group.start(peer, "pod-b")
     await pod.wait_for_log("handled")
@@ -104,7 +104,7 @@ async def test_a_message_that_kills_its_process_is_a_dead_letter_and_the_others_
     ids = await group.add(20, {"seconds": "0.05"})
     [killer] = await group.add(1, {"kills": "yes"})
     ids += await group.add(20, {"seconds": "0.05"})
-    pod = new_pod("pod_handlers:mortal", batch_count="100", concurrency="10", delivery_max_deliveries="4")
+    pod = new_pod("pod_handlers:crash_or_sleep", batch_count="100", concurrency="10", delivery_max_deliveries="4")
 
     async def over() -> bool:
         if pod.process is None or pod.process.poll() is not None:

@@ -1,9 +1,9 @@
-"""Thousands of random faults against several groups of pods at once, and the ledger at the end.
+"""Chaos test: thousands of random faults against several groups of pods at the same time, then a check of the ledgers.
 
     python -m tests.reliability.chaos --faults 10000 --seconds 900 [--seed N]
 
-Exit code 0: everything that was produced is accounted for and nothing is pending. The seed gives the same choices
-again, not the same interleaving: what the machine does meanwhile is part of the test.
+Exit code 0: every produced message is accounted for and nothing is pending. A seed repeats the same choices, not the
+same interleaving, which depends on the machine.
 """
 
 import argparse
@@ -21,20 +21,20 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from tests.reliability.deeds import outage_file
 from tests.reliability.faults import NetworkFaultQueue, ServerPair, running_server_pair
+from tests.reliability.fork_server import ForkServer, Pod
 from tests.reliability.ledger import DELETE, FLUSH, GROUP, TRIM, Account, Ledger
-from tests.reliability.nursery import ForkServer, Pod
 from tests.reliability.proxy import NetworkFault
+from tests.reliability.scenario import pod_environment
+from tests.reliability.scripted_handler import outage_file
 from tests.reliability.traffic import Producer
-from tests.reliability.trial import pod_environment
 
 STREAMS = 3
 PODS = 3
 SETTLE_TIMEOUT_SECONDS = 90.0
 SETTINGS = {
     "DELIVERY_MAX_DELIVERIES": "10",
-    # The breaker opens now and then, and at the end, when only poison is left (see `nursery` for how that ends).
+    # The circuit breaker opens at times, and at the end when only poison messages are left (see `fork_server`).
     "DELIVERY_BREAKER_FAILURES": "5",
     "DELIVERY_BREAKER_MAX_PAUSE": "500ms",
     "CONCURRENCY": "4",
@@ -43,7 +43,7 @@ SETTINGS = {
 
 
 class StreamWorkload:
-    """One stream: a producer that never rests, and pods that are killed, frozen, asked to stop and replaced."""
+    """Stream with a continuous producer, and pods that are killed, frozen, stopped and replaced."""
 
     def __init__(
         self, stream: str, server_pair: ServerPair, fork_server: ForkServer, folder: Path, rng: random.Random
@@ -62,17 +62,17 @@ class StreamWorkload:
         self._traffic.start()
 
     def start_pod(self, name: str = "") -> None:
-        """A new one, or one with the name of another: what that had not finished is its own."""
+        """Start a pod. With the name of a killed pod, it owns the entries that the killed pod did not finish."""
         self._pods_started += 1
         name = name or f"{self.stream}-pod-{self._pods_started}"
-        handler = "tests.reliability.deeds:handle" + ("_in_thread" if self._pods_started % 4 == 0 else "")
+        handler = "tests.reliability.scripted_handler:handle" + ("_in_thread" if self._pods_started % 4 == 0 else "")
         environment = pod_environment(
             self.stream, self._server_pair.proxy.url, name, self.ledger, **SETTINGS, HANDLER_PYTHON=handler
         )
         self.pods.append(self._fork_server.start(name, self.folder, environment))
 
     def replace(self, pod: Pod, number: signal.Signals) -> None:
-        """End one by a signal; another comes, under the same name or a new one."""
+        """End a pod by a signal and start another one, under the same name or a new one."""
         self.pods.remove(pod)
         pod.signal(number)
         if number == signal.SIGKILL:
@@ -86,13 +86,13 @@ class StreamWorkload:
         threading.Timer(seconds, pod.signal, (signal.SIGCONT,)).start()
 
     def start_outage(self, seconds: float) -> None:
-        """What the handlers depend on: long enough for circuit breakers to open, and for trials to count."""
+        """Make a dependency of the handlers unavailable. `seconds` can be long enough that breaker trials count."""
         file = outage_file(self.ledger.handled_file)
         file.touch()
         threading.Timer(seconds, file.unlink, (True,)).start()
 
     def close(self) -> None:
-        """No more messages, and enough healthy pods."""
+        """Stop the producer, and make sure that `PODS` healthy pods run."""
         self._traffic.stop()
         for pod in self.pods:
             pod.signal(signal.SIGCONT)
@@ -105,7 +105,7 @@ class StreamWorkload:
 
 
 class Chaos:
-    """Chooses what goes wrong next."""
+    """Chooses and injects faults."""
 
     def __init__(self, server_pair: ServerPair, workloads: list[StreamWorkload], rng: random.Random) -> None:
         self._server_pair, self._workloads, self._rng = server_pair, workloads, rng
@@ -113,17 +113,29 @@ class Chaos:
         server_pair.proxy.plan = self._network_faults
         self._counts: Counter[str] = Counter()
         self._actions: list[tuple[float, str, Callable[[StreamWorkload], None]]] = [
-            (12, "kill -9 of a pod", lambda shop: shop.replace(self._random_pod(shop), signal.SIGKILL)),
-            (5, "SIGTERM to a pod", lambda shop: shop.replace(self._random_pod(shop), signal.SIGTERM)),
-            (5, "a pod is frozen", lambda shop: shop.freeze(self._random_pod(shop), self._rng.uniform(0.1, 4))),
-            (45, "a command is harmed", lambda _: self._network_faults.enqueue(self._rng.choice(list(NetworkFault)))),
+            (12, "kill -9 of a pod", lambda workload: workload.replace(self._random_pod(workload), signal.SIGKILL)),
+            (5, "SIGTERM to a pod", lambda workload: workload.replace(self._random_pod(workload), signal.SIGTERM)),
+            (
+                5,
+                "a pod is frozen",
+                lambda workload: workload.freeze(self._random_pod(workload), self._rng.uniform(0.1, 4)),
+            ),
+            (
+                45,
+                "a command is disturbed",
+                lambda _: self._network_faults.enqueue(self._rng.choice(list(NetworkFault))),
+            ),
             (2, "all connections are cut", lambda _: self._server_pair.proxy.cut_all()),
-            (0.5, "what handlers need is away", lambda shop: shop.start_outage(self._rng.uniform(0.5, 4))),
-            (2, "a stranger reads and dies", self._abandon_entries),
+            (
+                0.5,
+                "a dependency of the handlers is unavailable",
+                lambda workload: workload.start_outage(self._rng.uniform(0.5, 4)),
+            ),
+            (2, "another program reads and dies", self._abandon_entries),
             (0.2, "entries are trimmed", self._trim),
             (1, "an entry is deleted", self._delete),
-            (2, "the group is destroyed", lambda shop: shop.ledger.destroy_group(self._server_pair.client)),
-            (0.2, "the keys are flushed", lambda shop: shop.ledger.remove(self._server_pair.client, FLUSH)),
+            (2, "the group is destroyed", lambda workload: workload.ledger.destroy_group(self._server_pair.client)),
+            (0.2, "the keys are flushed", lambda workload: workload.ledger.remove(self._server_pair.client, FLUSH)),
             (0.6, "the server is killed", lambda _: self._if_in_sync(self._server_pair.restart)),
             (0.6, "the server is frozen", lambda _: self._server_pair.freeze(self._rng.uniform(0.1, 1.5))),
             (0.6, "the replica is promoted", lambda _: self._if_in_sync(self._server_pair.promote)),
@@ -131,18 +143,18 @@ class Chaos:
 
     @property
     def faults(self) -> Counter[str]:
-        """How often each has happened. What was asked for and hit no command has not."""
-        harms = {f"a command: {harm}": count for harm, count in self._network_faults.injected.items()}
-        return Counter({**self._counts, **harms})
+        """Number of injected faults of each kind. A network fault that hit no command does not count."""
+        network_faults = {f"a command: {fault}": count for fault, count in self._network_faults.injected.items()}
+        return Counter({**self._counts, **network_faults})
 
     def inject_one(self) -> None:
-        """One fault."""
+        """Inject one fault."""
         _, name, act = self._rng.choices(self._actions, [weight for weight, *_ in self._actions])[0]
         try:
             act(self._rng.choice(self._workloads))
-        except (RedisError, OSError):  # the server is away just now
+        except (RedisError, OSError):  # the server is unavailable at this moment
             return
-        if name != "a command is harmed":
+        if name != "a command is disturbed":
             self._counts[name] += 1
 
     def stop(self) -> None:
@@ -155,7 +167,7 @@ class Chaos:
 
     def _if_in_sync(self, act: Callable[[], None]) -> None:
         if not self._server_pair.is_in_sync:
-            raise OSError("the replica is not in step: what was confirmed by both would be lost")
+            raise OSError("the replica is not in sync: entries that both confirmed would be lost")
         act()
 
     def _abandon_entries(self, workload: StreamWorkload) -> None:
@@ -173,24 +185,29 @@ class Chaos:
 
 
 def run(faults: int, seconds: float, seed: int, folder: Path, *, pace: float = 20) -> tuple[Chaos, list[Account]]:
-    """So many faults, about `pace` a second, or as many as the time allows: at twice that, the pods of a busy machine
-    die before they have begun anything. Raises AssertionError if the books do not balance."""
-    dice = random.Random(seed)
-    with running_server_pair() as world, ForkServer() as nursery:
-        shops = [StreamWorkload(f"orders-{number}", world, nursery, folder, dice) for number in range(STREAMS)]
-        for shop in shops:
-            shop.open()
-        chaos = Chaos(world, shops, dice)
+    """Inject `faults` faults, about `pace` per second, or as many as `seconds` allow.
+
+    At twice that pace, the pods of a busy machine die before they start anything. Raises AssertionError if the ledgers
+    do not balance.
+    """
+    rng = random.Random(seed)
+    with running_server_pair() as server_pair, ForkServer() as fork_server:
+        workloads = [
+            StreamWorkload(f"orders-{number}", server_pair, fork_server, folder, rng) for number in range(STREAMS)
+        ]
+        for workload in workloads:
+            workload.open()
+        chaos = Chaos(server_pair, workloads, rng)
         try:
             deadline = time.monotonic() + seconds
             while chaos.faults.total() < faults and time.monotonic() < deadline:
                 chaos.inject_one()
-                time.sleep(dice.expovariate(pace))
+                time.sleep(rng.expovariate(pace))
         finally:
             chaos.stop()
-            for shop in shops:
-                shop.close()
-        return chaos, [shop.wait_settled() for shop in shops]
+            for workload in workloads:
+                workload.close()
+        return chaos, [workload.wait_settled() for workload in workloads]
 
 
 def main() -> int:
@@ -198,18 +215,18 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=900)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    given = parser.parse_args()
-    print(f"seed {given.seed}: {given.faults} faults or {given.seconds:.0f} s", flush=True)
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}: {arguments.faults} faults or {arguments.seconds:.0f} s", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    begun = time.monotonic()
+    start_seconds = time.monotonic()
     try:
-        chaos, accounts = run(given.faults, given.seconds, given.seed, folder)
+        chaos, accounts = run(arguments.faults, arguments.seconds, arguments.seed, folder)
     except AssertionError as error:
         print(f"{error}\nledgers and logs are in {folder}", file=sys.stderr)
         return 1
     for name, count in chaos.faults.most_common():
         print(f"{count:7}  {name}")
-    print(f"{chaos.faults.total():7}  faults in {time.monotonic() - begun:.0f} s")
+    print(f"{chaos.faults.total():7}  faults in {time.monotonic() - start_seconds:.0f} s")
     for account in accounts:
         print(account)
     shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""Servers that know of each other: a Sentinel that watches a primary, and a Redis Cluster of two."""
+"""Groups of servers: a Sentinel that watches a primary, and a Redis Cluster with two nodes."""
 
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ SLOTS = 16384
 
 
 def execute(client: Redis, *words: Any) -> Any:
-    """One command."""
+    """Execute one command."""
     return client.execute_command(*words)  # type: ignore[no-untyped-call] # ships no types for it
 
 
 class Sentinel(RedisServer):
-    """One Sentinel, whose word is enough."""
+    """Sentinel with a quorum of one."""
 
     def __init__(self, primary: RedisServer) -> None:
         super().__init__()
@@ -44,9 +44,9 @@ class Sentinel(RedisServer):
         return Redis.from_url(self.url, decode_responses=True)
 
     def has_replica(self) -> bool:
-        found: Any = execute(self.client, "SENTINEL", "MASTER", "shop")
-        about = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
-        return int(about["num-slaves"]) > 0
+        reply: Any = execute(self.client, "SENTINEL", "MASTER", "shop")
+        info = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+        return int(info["num-slaves"]) > 0
 
     def primary(self) -> tuple[str, int]:
         host, port = execute(self.client, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop")
@@ -54,7 +54,7 @@ class Sentinel(RedisServer):
 
 
 class Cluster:
-    """Two nodes; the first has all slots, until they are moved."""
+    """Redis Cluster with two nodes. The first node has all slots until they are moved."""
 
     def __init__(self) -> None:
         self.nodes = [self._node().start() for _ in range(2)]
@@ -71,9 +71,9 @@ class Cluster:
 
     @staticmethod
     def _is_ready(client: Redis) -> bool:
-        about: Any = execute(client, "CLUSTER", "INFO")
-        told = about if isinstance(about, dict) else dict(line.split(":") for line in about.split())
-        return bool(told["cluster_state"] == "ok" and told["cluster_known_nodes"] == "2")
+        reply: Any = execute(client, "CLUSTER", "INFO")
+        info = reply if isinstance(reply, dict) else dict(line.split(":") for line in reply.split())
+        return bool(info["cluster_state"] == "ok" and info["cluster_known_nodes"] == "2")
 
     def move_slot_of(self, key: str) -> None:
         """Move the slot of a key, with all its keys, from the first node to the second while both serve."""

@@ -6,37 +6,37 @@ import pytest
 from redis import Redis
 
 from tests.cluster.redis_servers import RedisServer
-from tests.reliability.nursery import ForkServer
-from tests.reliability.trial import Scenario
+from tests.reliability.fork_server import ForkServer
+from tests.reliability.scenario import Scenario
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "chaos: tries all instead of a sample (make chaos)")
+    config.addinivalue_line("markers", "chaos: tests all cases instead of a sample (make chaos)")
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[ForkServer]:
-    with ForkServer() as ours:
-        yield ours
+def fork_server() -> Iterator[ForkServer]:
+    with ForkServer() as server:
+        yield server
 
 
 @pytest.fixture
 def client(redis_server: RedisServer) -> Iterator[Redis]:
-    ours = Redis.from_url(redis_server.url, decode_responses=True)
-    yield ours
-    ours.close()
+    connected = Redis.from_url(redis_server.url, decode_responses=True)
+    yield connected
+    connected.close()
 
 
 @pytest.fixture
-def new_trial(nursery: ForkServer, client: Redis, redis_server: RedisServer, tmp_path: Path) -> Iterator[Any]:
-    """Trials on one server: `new_trial()`, each with a stream of its own."""
-    trials: list[Scenario] = []
+def new_scenario(fork_server: ForkServer, client: Redis, redis_server: RedisServer, tmp_path: Path) -> Iterator[Any]:
+    """Create scenarios on one server, each with its own stream: `new_scenario(CONCURRENCY="1")`."""
+    scenarios: list[Scenario] = []
 
-    def new(url: str = "", **more: str) -> Scenario:
-        trials.append(Scenario(nursery, client, url or redis_server.url, tmp_path, more))
-        return trials[-1]
+    def new(url: str = "", **settings: str) -> Scenario:
+        scenarios.append(Scenario(fork_server, client, url or redis_server.url, tmp_path, settings))
+        return scenarios[-1]
 
     yield new
-    for trial in trials:
-        for pod in trial.pods:
+    for scenario in scenarios:
+        for pod in scenario.pods:
             pod.remove()

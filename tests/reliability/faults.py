@@ -1,4 +1,4 @@
-"""What can go wrong, one class a scale: a pod, the pair of servers, the network before them."""
+"""Faults of a pair of servers and of the network in front of it."""
 
 import contextlib
 import random
@@ -14,11 +14,11 @@ from tests.cluster.runs import wait_until
 from tests.reliability.proxy import NetworkFault, Proxy
 
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}
-"""What was confirmed survives kill -9 of the server."""
+"""Options with which a confirmed write survives kill -9 of the server."""
 
 
 class ServerPair:
-    """A primary with a replica; which of the two is which changes. Behind a proxy, as behind a Service."""
+    """A primary with a replica, which can swap roles, behind a proxy as behind a Service."""
 
     def __init__(self) -> None:
         self.primary, self.replica = RedisServer(DURABLE).start(), RedisServer(DURABLE).start()
@@ -35,31 +35,33 @@ class ServerPair:
 
     @property
     def is_in_sync(self) -> bool:
-        """Whether both have everything, on disk too: time for the next misfortune. A replica that has just got all its
-        data keeps them in memory alone until it has written its append-only file anew."""
+        """True if both servers have all data on disk, so that the next fault may come.
+
+        A replica that has just received all data has it only in memory until its append-only file is rewritten.
+        """
         try:
-            about: list[Any] = [self._connect(each).info() for each in (self.primary, self.replica)]
+            infos: list[Any] = [self._connect(each).info() for each in (self.primary, self.replica)]
         except (RedisError, OSError):
             return False
-        writing = any(each["aof_rewrite_in_progress"] or each["aof_rewrite_scheduled"] for each in about)
-        return about[1].get("master_link_status") == "up" and not writing
+        is_rewriting = any(each["aof_rewrite_in_progress"] or each["aof_rewrite_scheduled"] for each in infos)
+        return infos[1].get("master_link_status") == "up" and not is_rewriting
 
     def wait_in_sync(self) -> None:
-        """Until both are in step."""
-        assert wait_until(lambda: self.is_in_sync, 60), "the replica has not come into step in 60 s"
+        """Wait until both servers are in sync."""
+        assert wait_until(lambda: self.is_in_sync, 60), "the replica is not in sync after 60 s"
 
     def restart(self) -> None:
-        """kill -9, and up again with what it had confirmed."""
+        """Kill the primary with kill -9 and start it again with all confirmed writes."""
         self.primary.kill()
         self.primary.start()
 
     def freeze(self, seconds: float) -> None:
-        """It answers nobody for a while."""
+        """Stop the primary from responding for a while."""
         self.primary.pause()
         threading.Timer(seconds, self.primary.resume).start()
 
     def promote(self) -> None:
-        """The replica becomes the primary; what it had not yet been told is gone. The old one follows it."""
+        """Make the replica the primary. Writes that it has not received are lost. The old primary follows it."""
         self.replica, self.primary = self.primary, self.replica
         self.client = self._connect(self.primary)
         self.client.replicaof("NO", "ONE")
@@ -76,7 +78,7 @@ class ServerPair:
 
 
 class NetworkFaultQueue:
-    """A proxy's plan: what was asked for befalls the next commands, whichever they are."""
+    """Plan of a proxy that applies queued faults to the next commands."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng, self._lock = rng, threading.Lock()
@@ -95,14 +97,14 @@ class NetworkFaultQueue:
         with self._lock:
             if not self._queued or self._rng.random() > 0.2:
                 return None
-            harm = self._queued.pop()
-            self.injected[harm] += 1
-            return harm
+            fault = self._queued.pop()
+            self.injected[fault] += 1
+            return fault
 
 
 @contextlib.contextmanager
 def running_server_pair() -> Any:
-    """A pair that is gone afterwards."""
+    """Run a pair of servers and remove it afterwards."""
     pair = ServerPair()
     try:
         yield pair

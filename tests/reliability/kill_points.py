@@ -1,14 +1,14 @@
-"""Every point at which a pod's own code waits, found while it runs; and kill -9 at one of them.
+"""Kill points: finds every await point in a pod's own code while it runs, and sends kill -9 at one of them.
 
-A task is stepped through a wrapper: each time its coroutine is suspended, the chain of frames of `streamconsumer` that
-wait for one another, outermost first, *is* the await point: `processor.py:201 _turn > stream/intake.py:99 read`. Nobody
-keeps a list of them: code that comes later is found when it first runs.
+A wrapper steps each task. Whenever its coroutine is suspended, the chain of waiting frames of `streamconsumer`,
+outermost first, is the await point: `processor.py:201 _turn > consumer/redis_consumer.py:99 read`. There is no list of
+points to maintain: the recorder finds a point in new code when the code first runs.
 
-A process dies at three moments of an await:
+A process can die at three moments of an await:
 
-    suspended   what it asked for may not have left the process
-    sent        the loop has turned once since: what was asked for is on its way
-    resumed     the answer is there and nothing has been made of it
+    suspended   the request may not have left the process
+    sent        the event loop has run once since: the request is on its way
+    resumed     the reply has arrived and has not been processed
 """
 
 import ast
@@ -26,14 +26,14 @@ import streamconsumer
 
 MOMENTS = ("suspended", "sent", "resumed")
 SECOND_HIT = 3
-"""A point is tried at its first hit and, if it has so many, at this one."""
+"""A point is tested at its first hit and, if it is hit often enough, at this hit."""
 
 RECORD, KILL = "KILL_POINTS_RECORD", "KILL_POINTS_KILL"
 _PROCESSOR_DIR = str(Path(streamconsumer.__file__).parent / "processor") + os.sep
 
 
 def install() -> None:
-    """In a pod: what its environment asks for. `RECORD` is a file, `KILL` is [point, moment, hit] as JSON."""
+    """Install a recorder or a killer in a pod. `RECORD` is a file; `KILL` is [point, moment, hit] as JSON."""
     if record := os.environ.get(RECORD):
         _step_through(PointRecorder(record))
     if kill := os.environ.get(KILL):
@@ -41,7 +41,7 @@ def install() -> None:
 
 
 class PointRecorder:
-    """Writes down each point when it is first hit, and again when it is hit often enough to be tried later."""
+    """Records each point at its first hit and at hit `SECOND_HIT`."""
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -57,7 +57,7 @@ class PointRecorder:
 
 
 class Killer:
-    """kill -9 at one moment of one hit of one point."""
+    """Sends kill -9 to its own process at one moment of one hit of one point."""
 
     def __init__(self, point: str, moment: str, hit: int) -> None:
         self._point, self._moment, self._hits_left = point, moment, hit
@@ -81,7 +81,7 @@ def _die() -> None:
 
 
 class WatchedCoroutine(Coroutine[Any, Any, Any]):
-    """A task's coroutine, of which every suspension is told to `watcher`."""
+    """A task's coroutine that reports every suspension to `watcher`."""
 
     def __init__(self, inner: Coroutine[Any, Any, Any], watcher: PointRecorder | Killer) -> None:
         self._inner, self._watcher, self._point = inner, watcher, ""
@@ -90,15 +90,15 @@ class WatchedCoroutine(Coroutine[Any, Any, Any]):
 
     def send(self, value: Any) -> Any:
         self._before()
-        found = self._inner.send(value)
+        result = self._inner.send(value)
         self._after()
-        return found
+        return result
 
     def throw(self, *error: Any) -> Any:
         self._before()
-        found = self._inner.throw(*error)
+        result = self._inner.throw(*error)
         self._after()
-        return found
+        return result
 
     def close(self) -> None:
         self._inner.close()
@@ -117,12 +117,12 @@ class WatchedCoroutine(Coroutine[Any, Any, Any]):
 
 
 def frames_of(coroutine: Any) -> list[str]:
-    """The frames of the processor that wait, outermost first: `stream/intake.py:99 read`."""
-    found = []
+    """Return the waiting frames of the processor, outermost first: `consumer/redis_consumer.py:99 read`."""
+    frames = []
     while coroutine is not None:
         frame: FrameType | None = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "ag_frame", None)
         if frame is not None and frame.f_code.co_filename.startswith(_PROCESSOR_DIR):
-            found.append(f"{frame.f_code.co_filename[len(_PROCESSOR_DIR) :]}:{frame.f_lineno} {frame.f_code.co_name}")
+            frames.append(f"{frame.f_code.co_filename[len(_PROCESSOR_DIR) :]}:{frame.f_lineno} {frame.f_code.co_name}")
         coroutine = next(
             (
                 awaited
@@ -131,11 +131,11 @@ def frames_of(coroutine: Any) -> list[str]:
             ),
             None,
         )
-    return found
+    return frames
 
 
 def uncovered_awaits(points: Iterable[str]) -> list[str]:
-    """The awaits in the processor's sources that none of these points passes through."""
+    """Return the awaits in the processor's sources that are not on the chain of any of these points."""
     passed = {tuple(step.split(" ")[0].rsplit(":", 1)) for point in points for step in point.split(" > ")}
     lines: dict[str, set[int]] = {}
     for file, line in passed:
@@ -148,7 +148,7 @@ def uncovered_awaits(points: Iterable[str]) -> list[str]:
 
 
 def _awaits() -> Iterator[tuple[str, int, int]]:
-    """File, first and last line of every await."""
+    """Yield file, first and last line of every await."""
     for path in sorted(Path(_PROCESSOR_DIR).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Await | ast.AsyncFor):
@@ -158,15 +158,15 @@ def _awaits() -> Iterator[tuple[str, int, int]]:
 
 
 def _step_through(watcher: PointRecorder | Killer) -> None:
-    """From now on, every task of every new loop: the process' own, and those of threads with loops of their own."""
+    """Wrap every task of every new event loop, in threads too."""
     from streamconsumer import event_loop
 
     module: Any
     for module in (event_loop, asyncio.events):
-        module.new_event_loop = _stepping(module.new_event_loop, watcher)
+        module.new_event_loop = _wrap_loop_factory(module.new_event_loop, watcher)
 
 
-def _stepping(new_event_loop: Callable[[], Any], watcher: PointRecorder | Killer) -> Callable[[], Any]:
+def _wrap_loop_factory(new_event_loop: Callable[[], Any], watcher: PointRecorder | Killer) -> Callable[[], Any]:
     def new_loop() -> Any:
         loop = new_event_loop()
         loop.set_task_factory(

@@ -1,9 +1,9 @@
-"""The ledger: what was put in, and what became of each of it.
+"""Ledger: accounts for every message that was added to a stream.
 
     produced = acknowledged + dead-lettered + lost to trimming,   and nothing pending
 
-A message is known by its own number `n`, not by its id: a server that lost its newest entries gives their ids again.
-Who produces and trims writes it down here; handlers write into a file (deeds.py); the rest is asked of the server.
+A message is identified by its own number `n`, not by its id: a server that lost its newest entries reuses their ids.
+Producers and trimming tests record here, handlers record in a file (scripted_handler.py), and the server has the rest.
 """
 
 import threading
@@ -26,19 +26,19 @@ GROUP = "billing"
 
 @dataclass
 class Account:
-    """Where the messages of one stream are."""
+    """State of all messages of one stream, by `n`."""
 
     produced: set[str]
     acknowledged: set[str]
     dead_lettered: set[str]
     trimmed: set[str]
-    """Gone from the stream before anybody handled them: trimmed, flushed, or forgotten by a server."""
+    """Removed from the stream before they were handled: trimmed, flushed, or lost by a server."""
     pending: int
     unread: int
-    begun: Counter[str]
+    started: Counter[str]
     concurrent_duplicates: list[str]
     reprocessed: int = 0
-    """How many times a message was handled that had been handled: the price of at least once."""
+    """Number of times that a handled message was handled again: the cost of at-least-once delivery."""
     missing: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -50,14 +50,15 @@ class Account:
 
     def __str__(self) -> str:
         return (
-            f"{len(self.produced)} produced = {len(self.acknowledged)} acknowledged + {len(self.dead_lettered)} dead-lettered + "
-            f"{len(self.trimmed)} lost to trimming + {len(self.missing)} MISSING; "
-            f"{self.pending} pending, {self.unread} unread, {self.reprocessed} handled again"
+            f"{len(self.produced)} produced = {len(self.acknowledged)} acknowledged"
+            f" + {len(self.dead_lettered)} dead-lettered + {len(self.trimmed)} lost to trimming"
+            f" + {len(self.missing)} MISSING; {self.pending} pending, {self.unread} unread"
+            f", {self.reprocessed} handled again"
         )
 
 
 class Ledger:
-    """The books of one stream and the group `billing` on it."""
+    """Account of one stream and its group `billing`."""
 
     def __init__(self, stream: str, handled: Path) -> None:
         self.stream, self.handled_file = stream, handled
@@ -66,7 +67,7 @@ class Ledger:
         self._lock = threading.Lock()
 
     def add(self, client: Redis, fields: dict[str, str] | None = None, *, replicas: int = 0) -> str | None:
-        """Produce one message, and count it once the server, or that many replicas, confirmed it. Returns its id."""
+        """Produce a message. It counts if the server, or `replicas` replicas, confirmed it. Returns its id or None."""
         n = f"{len(self.produced)}-{time.monotonic_ns()}"
         entry: dict[Any, Any] = {**(fields or {}), "n": n}
         pipeline = client.pipeline(transaction=False)
@@ -83,79 +84,84 @@ class Ledger:
         return str(message_id)
 
     def remove(self, client: Redis, script: str, *arguments: str) -> None:
-        """Trim or flush by Lua (`TRIM`, `FLUSH`), and write down in the same step what that takes away."""
-        taken = client.eval(script, 1, self.stream, *arguments)
+        """Trim, delete or flush by a Lua script (`TRIM`, `DELETE`, `FLUSH`), and record the removed messages."""
+        removed = client.eval(script, 1, self.stream, *arguments)
         with self._lock:
-            self.removed.update(taken)
+            self.removed.update(removed)
 
     def destroy_group(self, client: Redis) -> None:
-        """Destroy the group, and with it all that it knows of what is pending. No excuse for losing any of it."""
-        with suppress(ResponseError):  # there is no stream just now
+        """Destroy the group and its pending entries list. No message may be lost by it."""
+        with suppress(ResponseError):  # the stream does not exist at this moment
             client.xgroup_destroy(self.stream, GROUP)
 
     def record_server_losses(self, client: Redis) -> None:
-        """After the server came back without its newest entries: what it does not hold any more was its own loss."""
+        """Record the messages that a restarted server no longer has. The server lost them, not the processor."""
         with self._lock:
-            known = set(self.produced)
-        held = {fields["n"] for _, fields in stream_entries(client, self.stream)}
+            produced = set(self.produced)
+        remaining = {fields["n"] for _, fields in stream_entries(client, self.stream)}
         with self._lock:
-            self.removed |= known - held
+            self.removed |= produced - remaining
 
-    # -- reading the books -----------------------------------------------------------------------------------------
+    # -- accounting ------------------------------------------------------------------------------------------------
 
     def lines(self, kind: str = "") -> list[list[str]]:
-        """The handlers' lines: kind, n, message id, consumer, deliveries, time."""
+        """Return the lines of the handlers: kind, n, message id, consumer, deliveries, time."""
         text = self.handled_file.read_text() if self.handled_file.exists() else ""
-        found = [line.split(" ") for line in text[: text.rfind("\n") + 1].splitlines()]
-        return [line for line in found if not kind or line[0] == kind]
+        lines = [line.split(" ") for line in text[: text.rfind("\n") + 1].splitlines()]
+        return [line for line in lines if not kind or line[0] == kind]
 
     def account(self, client: Redis) -> Account:
-        """Where everything is now."""
+        """Return the current account."""
         lines = self.lines()
         done = Counter(line[1] for line in lines if line[0] == "done")
-        dead = {fields["n"] for _, fields in stream_entries(client, group_key(self.stream, GROUP, "dead-letters"))}
+        dead_lettered = {
+            fields["n"] for _, fields in stream_entries(client, group_key(self.stream, GROUP, "dead-letters"))
+        }
         handled = set(done)
-        trimmed = (self.produced & self.removed) - handled - dead
+        trimmed = (self.produced & self.removed) - handled - dead_lettered
         return Account(
             produced=set(self.produced),
             acknowledged=self.produced & handled,
-            dead_lettered=(self.produced & dead) - handled,
+            dead_lettered=(self.produced & dead_lettered) - handled,
             trimmed=trimmed,
             pending=_pending(client, self.stream),
             unread=_unread(client, self.stream),
-            begun=Counter(line[1] for line in lines if line[0] == "begun"),
-            concurrent_duplicates=[" ".join(line) for line in lines if line[0] == "twice-at-once"],
+            started=Counter(line[1] for line in lines if line[0] == "started"),
+            concurrent_duplicates=[" ".join(line) for line in lines if line[0] == "started-twice"],
             reprocessed=sum(count - 1 for count in done.values()),
         )
 
     def find_lost(self, client: Redis) -> set[str]:
-        """What the group was given, nobody handled, and nothing holds any more: lost, at this moment already.
+        """Return the messages that are lost already: read by the group, not handled, and no longer pending.
 
-        The server is asked first and the handlers' lines are read after that: a handler writes before it returns, and
-        only then comes the acknowledgement, so whatever is no longer pending must stand in the lines.
+        The server is queried before the handlers' lines are read. A handler writes its line before it returns, and the
+        acknowledgement comes after that. Each entry that is no longer pending must therefore have a line.
         """
         with self._lock:
-            known = set(self.produced)
-        let_go = set(client.eval(NOT_PENDING, 1, self.stream, GROUP))
+            produced = set(self.produced)
+        not_pending = set(client.eval(NOT_PENDING, 1, self.stream, GROUP))
         account = self.account(client)
-        return (known & let_go) - account.acknowledged - account.dead_lettered - self.removed
+        return (produced & not_pending) - account.acknowledged - account.dead_lettered - self.removed
 
     def wait_settled(self, client: Redis, within: float, diagnostics: Callable[[], str] = str) -> Account:
-        """The account once nothing is pending, unread or missing. Raises AssertionError, with `why`, if that is not
-        so in time, or if a message ever was in two handlers of one process at once."""
-        found: list[Account] = []
+        """Wait until nothing is pending, unread or missing. Returns the account.
+
+        Raises AssertionError with `diagnostics` after `within` seconds, or if a message was ever in two handlers of one
+        process at the same time.
+        """
+        accounts: list[Account] = []
 
         def settled() -> bool:
             try:
-                found[:] = [self.account(client)]
+                accounts[:] = [self.account(client)]
             except (RedisError, OSError):
                 return False
-            return found[0].is_settled
+            return accounts[0].is_settled
 
-        balanced = wait_until(settled, within, pause=0.1)
-        assert found, f"{self.stream}: no server answered in {within} s"
-        account = found[0]
-        assert balanced, (
+        is_settled = wait_until(settled, within, pause=0.1)
+        assert accounts, f"{self.stream}: no server responded within {within} s"
+        account = accounts[0]
+        assert is_settled, (
             f"{self.stream}: {account} after {within} s\n{self._describe_unsettled(client, account)}\n{diagnostics()}"
         )
         assert not account.concurrent_duplicates, (
@@ -164,26 +170,26 @@ class Ledger:
         return account
 
     def _describe_unsettled(self, client: Redis, account: Account) -> str:
-        """What whoever looks for the mistake wants to see first."""
+        """Return the state of the unsettled messages, for the error message."""
         pending: Any = client.xpending_range(self.stream, GROUP, "-", "+", 20)
         missing = [" ".join(line) for line in self.lines() if line[1] in account.missing]
-        held = [entry for entry in stream_entries(client, self.stream) if entry[1]["n"] in account.missing]
-        told = [f"pending: {pending}", f"missing: {sorted(account.missing)[:20]}", f"still in the stream: {held[:20]}"]
-        return "\n".join([*told, "its lines:", *missing[:40]])
+        in_stream = [entry for entry in stream_entries(client, self.stream) if entry[1]["n"] in account.missing]
+        state = [f"pending: {pending}", f"missing: {sorted(account.missing)[:20]}", f"in the stream: {in_stream[:20]}"]
+        return "\n".join([*state, "lines of the missing messages:", *missing[:40]])
 
 
 def stream_entries(client: Redis, key: str, first: str = "-") -> list[tuple[str, dict[str, str]]]:
-    """What a stream holds, from an id on."""
-    found: Any = client.xrange(key, first)
-    return [(message_id, fields) for message_id, fields in found]
+    """Return the entries of a stream, from an id on."""
+    entries: Any = client.xrange(key, first)
+    return [(message_id, fields) for message_id, fields in entries]
 
 
 def _pending(client: Redis, stream: str) -> int:
     try:
-        found: Any = client.xpending(stream, GROUP)
-    except ResponseError:  # the group is gone: whatever was pending must become so again
+        summary: Any = client.xpending(stream, GROUP)
+    except ResponseError:  # the group is missing, and its pending entries must be restored
         return 1
-    return int(found["pending"])
+    return int(summary["pending"])
 
 
 def _unread(client: Redis, stream: str) -> int:
@@ -191,35 +197,35 @@ def _unread(client: Redis, stream: str) -> int:
         groups: Any = client.xinfo_groups(stream)
     except ResponseError:
         return 1
-    for each in groups:
-        if each["name"] == GROUP:
-            return len(stream_entries(client, stream, f"({each['last-delivered-id']}"))
+    for group in groups:
+        if group["name"] == GROUP:
+            return len(stream_entries(client, stream, f"({group['last-delivered-id']}"))
     return 1
 
 
 _LUA_NUMBERS = """
 local function numbers(entries)
-  local found = {}
+  local result = {}
   for _, entry in ipairs(entries) do
-    for i = 1, #entry[2], 2 do if entry[2][i] == 'n' then found[#found + 1] = entry[2][i + 1] end end
+    for i = 1, #entry[2], 2 do if entry[2][i] == 'n' then result[#result + 1] = entry[2][i + 1] end end
   end
-  return found
+  return result
 end
 """
 
 TRIM = f"""{_LUA_NUMBERS}
-local gone = numbers(redis.call('XRANGE', KEYS[1], '-', '(' .. ARGV[1]))
+local removed = numbers(redis.call('XRANGE', KEYS[1], '-', '(' .. ARGV[1]))
 redis.call('XTRIM', KEYS[1], 'MINID', ARGV[1])
-return gone
+return removed
 """
-"""Everything older than an id."""
+"""Removes all entries older than an id. Returns their numbers."""
 
 DELETE = f"""{_LUA_NUMBERS}
-local gone = numbers(redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]))
+local removed = numbers(redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]))
 redis.call('XDEL', KEYS[1], ARGV[1])
-return gone
+return removed
 """
-"""One entry."""
+"""Deletes one entry. Returns its number."""
 
 NOT_PENDING = f"""{_LUA_NUMBERS}
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
@@ -228,20 +234,20 @@ if not groups.err then
   for _, each in ipairs(groups) do if each[2] == ARGV[1] then last = each[8] end end
 end
 if not last then return {{}} end
-local held = {{}}
-for _, each in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 10000)) do held[each[1]] = true end
+local pending = {{}}
+for _, each in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 10000)) do pending[each[1]] = true end
 local free = {{}}
 for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', last)) do
-  if not held[entry[1]] then free[#free + 1] = entry end
+  if not pending[entry[1]] then free[#free + 1] = entry end
 end
 return numbers(free)
 """
-"""What the group was given and does not hold any more."""
+"""Returns the numbers of the entries that the group has read and that are no longer pending."""
 
 FLUSH = f"""{_LUA_NUMBERS}
-local gone = numbers(redis.call('XRANGE', KEYS[1], '-', '+'))
+local removed = numbers(redis.call('XRANGE', KEYS[1], '-', '+'))
 for _, key in ipairs(redis.call('KEYS', '{{' .. KEYS[1] .. '}}:*')) do redis.call('DEL', key) end
 redis.call('DEL', KEYS[1])
-return gone
+return removed
 """
-"""The stream with all that stands beside it, as FLUSHALL takes it."""
+"""Deletes the stream and its companion keys, as FLUSHALL does. Returns the numbers of the entries."""

@@ -1,6 +1,6 @@
-"""A TCP proxy that knows which command passes, and does to it what networks do.
+"""TCP proxy that recognises each Redis command and can disturb it as a network would.
 
-It runs in a thread with a loop of its own: the tests are plain functions, the pods processes.
+The proxy runs in a thread with its own event loop, because tests are plain functions and pods are processes.
 """
 
 import asyncio
@@ -17,26 +17,26 @@ SLOW_SECONDS = 0.3
 
 
 class NetworkFault(StrEnum):
-    """What can happen to one command on its way."""
+    """Fault of one command on the network."""
 
     CUT_BEFORE = "cut before the request"
-    """The server never hears of it."""
+    """The server does not receive the request."""
     CUT_AFTER = "cut after the request"
-    """The server has done it; nobody hears of that."""
+    """The server executes the command; the client gets no reply."""
     CUT_IN_REPLY = "cut in mid-reply"
     DELAY = "delay"
     HALVES = "halves"
-    """Request and reply come in two pieces, with a pause between."""
+    """Request and reply arrive in two parts with a pause between them."""
     BLACK_HOLE = "black hole"
-    """Taken in, done, never answered; the connection stays open and swallows all that follows."""
+    """The command is executed without a reply. The connection stays open and no later reply arrives."""
 
 
 Plan = Callable[[str], NetworkFault | None]
-"""What is to be done to a command with this label."""
+"""Returns the fault for a command with this label, or None."""
 
 
 class SingleFault:
-    """One harm, at one occurrence of one command."""
+    """Plan with one fault at one occurrence of one command."""
 
     def __init__(self, label: str, fault: NetworkFault, occurrence: int = 1) -> None:
         self._label, self._fault, self._occurrences_left = label, fault, occurrence
@@ -53,7 +53,7 @@ class SingleFault:
 
 
 class Proxy:
-    """Hands commands on to `target`, which may be changed; does what `plan` says."""
+    """Forwards commands to `target`, which can be changed, with the faults of `plan`."""
 
     def __init__(self, host: str, port: int, plan: Plan = lambda _: None) -> None:
         self.target = (host, port)
@@ -78,7 +78,7 @@ class Proxy:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
     @property
@@ -90,7 +90,7 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._cut_all)
 
     def set_target(self, host: str, port: int) -> None:
-        """As a Service does whose endpoint has moved: new connections lead elsewhere, old ones end."""
+        """Connect new clients to another server and cut existing connections, like a Service with a new endpoint."""
         self.target = (host, port)
         self.cut_all()
 
@@ -134,7 +134,7 @@ class Proxy:
 
 
 class _Link:
-    """One connection on each side."""
+    """Connection of a client and the connection to the server for it."""
 
     def __init__(self, proxy: Proxy, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self._proxy, self._client, self._server = proxy, client, server
@@ -150,30 +150,30 @@ class _Link:
             async for request in _read_values(source):
                 label = resp.command_label(resp.parse_command(request))
                 self._proxy.command_counts[label] += 1
-                harm = self._proxy.plan(label)
-                if harm is NetworkFault.CUT_BEFORE:
+                fault = self._proxy.plan(label)
+                if fault is NetworkFault.CUT_BEFORE:
                     break
-                self._expected.append(harm)
-                await _forward(request, self._server, in_halves=harm is NetworkFault.HALVES)
+                self._expected.append(fault)
+                await _forward(request, self._server, in_halves=fault is NetworkFault.HALVES)
         self.cut()
 
     async def replies(self, source: asyncio.StreamReader) -> None:
         with suppress(OSError):
             async for reply in _read_values(source):
-                harm = self._expected.popleft() if self._expected and not reply.startswith(b">") else None
-                if harm is NetworkFault.CUT_AFTER:
+                fault = self._expected.popleft() if self._expected and not reply.startswith(b">") else None
+                if fault is NetworkFault.CUT_AFTER:
                     break
-                if harm is NetworkFault.CUT_IN_REPLY:
+                if fault is NetworkFault.CUT_IN_REPLY:
                     self._client.write(reply[: len(reply) // 2])
                     await self._client.drain()
                     break
-                if harm is NetworkFault.DELAY:
+                if fault is NetworkFault.DELAY:
                     await asyncio.sleep(SLOW_SECONDS)
-                self._is_black_hole |= harm is NetworkFault.BLACK_HOLE
+                self._is_black_hole |= fault is NetworkFault.BLACK_HOLE
                 if not self._is_black_hole:
-                    await _forward(reply, self._client, in_halves=harm is NetworkFault.HALVES)
+                    await _forward(reply, self._client, in_halves=fault is NetworkFault.HALVES)
         if self._client.transport.is_closing() or not self._is_black_hole:
-            # What stands in the buffer still leaves: half a reply is half a reply.
+            # close() still sends the buffer, so that half a reply arrives as half a reply.
             self._client.close()
             self._server.transport.abort()
 
@@ -189,7 +189,7 @@ async def _forward(data: bytes, target: asyncio.StreamWriter, *, in_halves: bool
 
 
 async def _read_values(source: asyncio.StreamReader) -> Any:
-    """Whole requests or replies, one after another."""
+    """Yield complete requests or replies."""
     data = bytearray()
     while more := await source.read(1 << 16):
         data += more

@@ -1,4 +1,4 @@
-"""As much of Redis' protocol as a proxy needs: where a request or a reply ends, and which command a request is."""
+"""The part of Redis' protocol that a proxy needs: the end of a request or reply, and the command of a request."""
 
 import zlib
 
@@ -8,7 +8,7 @@ _AGGREGATE = {b"*": 1, b"~": 1, b">": 1, b"%": 2, b"|": 2}
 
 
 def find_end(data: bytes | bytearray, begin: int = 0) -> int | None:
-    """Behind the value that begins there; None while it is not whole. RESP2 and RESP3."""
+    """Return the index after the value at `begin`, or None if the value is incomplete. RESP2 and RESP3."""
     line = data.find(LINE, begin)
     if line < 0:
         return None
@@ -25,14 +25,14 @@ def find_end(data: bytes | bytearray, begin: int = 0) -> int | None:
 def _find_end_of_parts(data: bytes | bytearray, begin: int, count: int) -> int | None:
     end: int | None = begin
     for _ in range(count):
-        end = find_end(data, end)  # type: ignore[arg-type] # it is left as soon as it is None
+        end = find_end(data, end)  # type: ignore[arg-type] # the loop returns as soon as it is None
         if end is None:
             return None
     return end
 
 
 def parse_command(request: bytes) -> list[bytes]:
-    """A request's words: it is an array of bulk strings."""
+    """Return the words of a request, which is an array of bulk strings."""
     words, at = [], request.find(LINE) + 2
     while at < len(request):
         line = request.find(LINE, at)
@@ -43,8 +43,10 @@ def parse_command(request: bytes) -> list[bytes]:
 
 
 def command_label(words: list[bytes]) -> str:
-    """What the proxy calls a command: with its subcommand; new entries and own pending ones apart; scripts by a sum of
-    their text."""
+    """Return the proxy's label of a command.
+
+    Labels include the subcommand, distinguish reads of new and of own pending entries, and a checksum of scripts.
+    """
     name = words[0].upper().decode()
     if name == "XREADGROUP":
         return f"{name} {'new' if words[-1] == b'>' else 'own'}"

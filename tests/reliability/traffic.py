@@ -1,4 +1,4 @@
-"""A producer that never rests: adds messages, counts those that were confirmed, and goes on through every outage."""
+"""Continuous producer: adds messages, counts the confirmed ones, and continues through outages."""
 
 import random
 import threading
@@ -13,7 +13,7 @@ MAX_PAUSE_SECONDS = 0.06
 
 
 class Producer:
-    """`client` is asked for anew each time: the primary may be another one by now."""
+    """Adds random messages. `client` is called for each message, because the primary may have changed."""
 
     def __init__(self, ledger: Ledger, client: Callable[[], Redis], rng: random.Random, *, replicas: int = 0) -> None:
         self._ledger, self._client, self._rng, self._replicas = ledger, client, rng, replicas
@@ -25,7 +25,7 @@ class Producer:
         return self
 
     def stop_waiting_for_replicas(self) -> None:
-        """There is no replica any more that could confirm."""
+        """Stop waiting for replicas, because no replica is left."""
         self._replicas = 0
 
     def stop(self) -> None:
@@ -35,7 +35,7 @@ class Producer:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
     def _produce(self) -> None:
@@ -45,7 +45,7 @@ class Producer:
 
 
 def random_message(rng: random.Random) -> dict[str, str]:
-    """Most messages are quick; some fail, take long, wait long, can never be handled."""
+    """Return a random message. Most are quick; some fail, run long, wait long or can never be handled."""
     kinds = ("", "ms=200", "ms=2000", "fails=1", "fails=3", "later=2.5", "poison=1")
     name, _, value = rng.choices(kinds, (85, 5, 1, 5, 1, 1, 2))[0].partition("=")
     return {name: value} if name else {}

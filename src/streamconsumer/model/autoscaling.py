@@ -27,7 +27,7 @@ class ScalingPolicy(Model):
 
 
 class ScaleUp(Model):
-    """Rules for adding pods. By default, all needed pods are added immediately."""
+    """Rules for adding pods."""
 
     stabilization_window: Annotated[timedelta, DurationRange("0s", "1h")] = timedelta(0)
     """Time window for scale-up: the number of pods rises to the lowest number needed within the window. The first pod
@@ -119,10 +119,10 @@ class Autoscaling(
     """Duration without work after which the last pod is removed."""
 
     scale_up: ScaleUp = ScaleUp()
-    """Rules for adding pods."""
+    """Rules for adding pods. If unset, all needed pods are added immediately."""
 
     scale_down: ScaleDown = ScaleDown()
-    """Rules for removing pods."""
+    """Rules for removing pods. If unset, pods are removed after they were not needed for one minute."""
 
     fallback: Fallback | None = None
     """Number of pods while Redis does not answer the operator. Pods are only added, never removed, during that time. If

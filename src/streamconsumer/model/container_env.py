@@ -54,8 +54,8 @@ class LocalObjectReference(Model):
 class EnvVarSource(
     Model, json_schema_extra=cel_rules(("has(self.secretKeyRef) != has(self.configMapKeyRef)", ONE_KEY))
 ):
-    """Source of a variable's value. It is read when the container starts. The operator replaces the pods when the value
-    changes."""
+    """Source of a variable's value. The value is read when the container starts. The operator replaces the pods when
+    the value changes."""
 
     secret_key_ref: KeySelector | None = None
     """Key of a Secret."""
@@ -107,8 +107,8 @@ class EnvFromSource(
         ),
     ),
 ):
-    """Environment variables for the handler from all keys of a Secret or ConfigMap. They are read when the container
-    starts. `env` and the variables that the operator sets override them."""
+    """Environment variables for the handler from all keys of a Secret or ConfigMap. The values are read when the
+    container starts. `env` and the variables that the operator sets override them."""
 
     secret_ref: LocalObjectReference | None = None
     """Secret with the variables."""

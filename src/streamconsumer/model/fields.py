@@ -1,6 +1,6 @@
 """Building blocks of the models: strict base model, durations, CEL rules and readable validation errors.
 
-A rule is declared once. It is a CEL rule in the CRD for the API server, and a check in Python for the command line.
+Each rule is declared once, and becomes a CEL rule in the CRD for the API server and a check in Python.
 """
 
 import re

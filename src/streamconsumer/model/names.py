@@ -16,7 +16,7 @@ FIELD_MANAGER = "streamconsumer-operator"
 """Field manager for everything that the operator applies."""
 
 LABEL_CONSUMER = f"{GROUP}/name"
-"""On every child: the name of its StreamConsumer. It never changes, because selectors use only this label."""
+"""On every child: the name of its StreamConsumer. The label never changes, because selectors use only this label."""
 
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 ANNOTATION_APPLIED = f"{GROUP}/applied"

@@ -88,7 +88,7 @@ def unique_by_name(items: list[NamedT]) -> list[NamedT]:
 def _check_reserved(prefixes: Sequence[str], message: str) -> Any:
     """Return a validator that rejects keys with reserved prefixes.
 
-    The CEL rule compares prefixes instead of patterns: the API server assumes that a key can be as long as a request,
+    The CEL rule compares prefixes instead of patterns. The API server assumes that a key can be as long as a request,
     and rejects a pattern as too expensive.
     """
 
@@ -216,7 +216,7 @@ class PodSettings(Model):
     env: Annotated[list[EnvVar], AfterValidator(unique_by_name)] = Field(
         default=[], max_length=256, json_schema_extra=LIST_MAP_BY_NAME
     )
-    """Environment variables for the handler. They override variables that the operator sets, such as OTEL_
+    """Environment variables for the handler. These override variables that the operator sets, such as OTEL_
     variables."""
 
     env_from: list[EnvFromSource] = Field(default=[], max_length=32)

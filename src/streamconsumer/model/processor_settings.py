@@ -1,7 +1,7 @@
 """Settings of a processor pod: the entries to read, delivery, retention, Redis and the handler.
 
 `SharedSettings` are the fields that the resource and the pod have in common. Each field defines a property of the CRD,
-an environment variable of the pod and a row of docs/reference.md: name, type, unit, bounds, default and description are
+an environment variable of the pod and a row of docs/reference.md. Name, type, unit, bounds, default and description are
 declared once. A default never changes within an API version, because an operator upgrade would then restart pods.
 """
 
@@ -80,8 +80,9 @@ class Delivery(Model):
     error."""
 
     timeout: Annotated[timedelta, DurationRange("10ms", "24h")] | None = None
-    """Time limit for the handler per attempt. After it the handler is cancelled and the attempt has failed. If unset,
-    there is no limit. The thread of a plain function cannot be cancelled: it continues, and its result is ignored."""
+    """Time limit for the handler per attempt. After this time the handler is cancelled and the attempt has failed. If
+    unset, there is no limit. The thread of a plain function cannot be cancelled. The thread continues, and its result
+    is ignored."""
 
     backoff: Backoff = Backoff()
     """Backoff between the attempts of a failed message. The wait is random between 0 and a limit that doubles with each
@@ -103,7 +104,7 @@ class Delivery(Model):
     """Approximate maximum number of dead letters. The oldest dead letters are trimmed."""
 
     breaker: Breaker = Breaker()
-    """Circuit breaker. After a number of consecutive failures no new messages start, and one message at a time is tried
+    """Circuit breaker. After `failures` consecutive failures no new messages start. One message at a time is tried
     until one succeeds. A failed trial counts as an attempt only after an hour without a success: one trial per
     pause."""
 
@@ -130,10 +131,10 @@ class TraceContextSettings(Model):
     """Handling of the trace context that a producer adds to an entry."""
 
     context: Literal["parent", "link", "ignore"] = "parent"
-    """Relation of an attempt's spans to the trace of the producer. `parent`: they belong to that trace and follow its
-    sampling decision. `link`: they have their own trace and sampling decision, with a link to the producer. Use `link`
-    for streams that untrusted programs write to: with `parent`, these could force or avoid the cost of sampling.
-    `ignore`: the context is not used. A batch always has its own trace."""
+    """Relation of an attempt's spans to the trace of the producer. `parent`: the spans belong to that trace and follow
+    its sampling decision. `link`: the spans have their own trace and sampling decision, with a link to the producer.
+    Use `link` for streams that untrusted programs write to: with `parent`, these programs could force or avoid the cost
+    of sampling. `ignore`: the context is not used. A batch always has its own trace."""
 
     context_field: str = Field(default="traceparent", min_length=1, max_length=253)
     """Field of the entries with the trace context, in the format of W3C traceparent."""
@@ -181,7 +182,7 @@ class SharedSettings(Model):
 
     ordering_key: str | None = Field(default=None, min_length=1, max_length=512)
     """Name of a field such as `customer`. Within one pod, entries with the same value in this field are handled one by
-    one, in order: the next entry starts after the previous entry is settled. Other entries are handled in parallel.
+    one, in order. The next entry starts after the previous entry is settled. Other entries are handled in parallel.
     Entries without the field have no order."""
 
     encoding: Literal["utf-8", "bytes"] = "utf-8"

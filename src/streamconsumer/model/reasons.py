@@ -116,7 +116,7 @@ REASONS: dict[str, ReasonInfo] = {
     StreamReason.SECRETS_NOT_READABLE: ReasonInfo(
         "The operator is not allowed to read the Secrets of `spec.redis`. Pods are not affected.",
         "grant the operator read access to the Secrets, or ignore this: without it the operator reports no backlog "
-        "and does not scale",
+        "and cannot autoscale",
     ),
     StreamReason.GROUP_EXISTS: ReasonInfo("The consumer group exists."),
     StreamReason.GROUP_MISSING: ReasonInfo(

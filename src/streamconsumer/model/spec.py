@@ -84,14 +84,14 @@ class SecretRef(Model):
 
 
 class TlsSpec(Model):
-    """TLS certificates. By default, the server certificate is verified against the certificate authorities of the
-    image."""
+    """TLS certificates for the connection to Redis."""
 
     ca_secret_ref: SecretKeyRef | None = None
-    """Certificate authorities for the server certificate, as PEM. They replace the authorities of the image."""
+    """Certificate authorities for the server certificate, as PEM, instead of the authorities of the image."""
 
     cert_secret_ref: SecretRef | None = None
-    """Client certificate for servers that require one: `tls.crt` and `tls.key` of a Secret."""
+    """Client certificate for servers that require one: `tls.crt` and `tls.key` of a Secret of type
+    kubernetes.io/tls."""
 
     insecure_skip_verify: bool = False
     """If true, the server certificate is not verified. For tests only: the connection can be intercepted and
@@ -130,8 +130,7 @@ class RedisSpec(
         ),
     ),
 ):
-    """Redis or Valkey server of the stream. Values from Secrets are read again at each connect, so that a rotated
-    password or certificate needs no restart."""
+    """Redis or Valkey server of the stream."""
 
     url: RedisUrl | None = None
     """URL `redis://host:port/database`, or `rediss://` for TLS. With `sentinel`, only the scheme and the database are
@@ -148,7 +147,8 @@ class RedisSpec(
     """Password, from a Secret."""
 
     tls: TlsSpec | None = None
-    """TLS certificates, for `rediss://`."""
+    """TLS certificates, for `rediss://`. If unset, the server certificate is verified against the certificate
+    authorities of the image."""
 
     sentinel: SentinelSpec | None = None
     """Sentinels that know the address of the primary. If unset, the server is at the address in `url`."""
@@ -193,26 +193,26 @@ class HandlerSpec(
     Model,
     json_schema_extra=cel_rules(
         (
-            "[has(self.python), has(self.source), has(self.http)].filter(given, given).size() == 1",
+            "[has(self.python), has(self.source), has(self.http)].filter(is_set, is_set).size() == 1",
             ONE_HANDLER,
         ),
         ("!has(self.http) || !self.batch", HTTP_TAKES_NO_BATCH),
     ),
 ):
-    """Handler that is called with each message. Set exactly one of `python`, `source` and `http`."""
+    """Handler that is called with each message."""
 
     python: HandlerPath | None = None
-    """Handler function in the image, as `package.module:function`. It is `async def handle(data)`, or a plain function,
+    """Handler function in the image, as `package.module:function`: an `async def handle(data)`, or a plain function,
     which runs in a thread."""
 
     source: str | None = Field(default=None, min_length=1, max_length=262_144)
-    """Source code of a Python module that defines `handle`, for demos and small jobs. It is mounted from a ConfigMap
-    and can import only the packages of the image. A change of the code replaces the pods in a rollout."""
+    """Source code of a Python module that defines `handle`, for demos and small jobs. The module is mounted from a
+    ConfigMap and can import only the packages of the image. A change of the code replaces the pods in a rollout."""
 
     http: HttpHandlerSpec | None = None
-    """Service that receives each message as a CloudEvent, by POST. The response status decides: 2xx acknowledges the
-    message; 429 and 503 with Retry-After defer it; 408, 425, 429 and every other status outside 4xx are failures that
-    are retried; other 4xx dead-letter it."""
+    """Service in the same namespace that receives each message as a CloudEvent, by POST. The response status decides.
+    2xx acknowledges the message. 429 and 503 with Retry-After defer it. 408, 425, 429 and every other status outside
+    4xx are failures that are retried. Other 4xx dead-letter the message."""
 
     batch: bool = False
     """If true, the function receives a list with the data of up to `batchCount` messages instead of the data of one
@@ -249,10 +249,11 @@ class StreamConsumerSpec(
     """Desired state: a handler that reads a Redis stream as a member of a consumer group."""
 
     redis: RedisSpec
-    """Redis or Valkey server of the stream."""
+    """Redis or Valkey server of the stream. Secrets are in the namespace of the StreamConsumer. Their values are read
+    again at each connect, so that a rotated password or certificate needs no restart."""
 
     handler: HandlerSpec
-    """Handler that is called with each message."""
+    """Handler that is called with each message. Set exactly one of `python`, `source` and `http`."""
 
     image: str | None = Field(default=None, min_length=1, max_length=1024)
     """Image with the handler, built FROM streamconsumer-processor. If unset, the default processor image."""

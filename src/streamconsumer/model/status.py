@@ -14,8 +14,8 @@ from pydantic import ConfigDict, Field
 from streamconsumer.model.fields import Model
 
 STREAM_CONDITIONS = ("RedisReachable", "GroupReady", "Degraded", "ScalingActive", "ScalingLimited")
-"""Condition types about Redis, and about scaling that depends on it. They do not affect Ready: pods can work although
-the operator has no access to Redis."""
+"""Condition types about Redis, and about scaling that depends on it. Ready does not depend on them: pods can work
+although the operator has no access to Redis."""
 
 CONDITIONS = ("Ready", "Reconciling", "Stalled", "Suspended", *STREAM_CONDITIONS)
 
@@ -25,7 +25,8 @@ MAX_MESSAGE_LENGTH = 32_768
 
 
 class Reason(StrEnum):
-    """Reasons of Ready, Reconciling, Stalled and Suspended. They never change, because users write alerts on them."""
+    """Reasons of Ready, Reconciling, Stalled and Suspended. Reasons never change, because users write alerts on
+    them."""
 
     ALL_PODS_READY = "AllPodsReady"
     SCALED_TO_ZERO = "ScaledToZero"

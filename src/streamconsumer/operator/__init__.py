@@ -1,5 +1,6 @@
-"""What runs once per cluster: makes it hold what each StreamConsumer asks for, and says so in its status.
+"""The operator, which runs once per cluster: creates the pods of every StreamConsumer and reports in its status.
 
-handlers (kopf watches, nothing else) → queue → reconcile → manifests (pure) → cluster (the only user of the
-Kubernetes API). Importing this package imports neither kopf nor kubernetes: the CLI renders with `manifests` alone.
+`kube/watches` (kopf only watches) → `cache` (object cache, work queue) → `reconcile` → `manifests` (pure) →
+`kube/client` (the Kubernetes API). `redis_monitor` polls the streams, and `autoscaling` decides the number of pods.
+Importing this package imports neither kopf nor kubernetes: the CLI renders with `manifests` alone.
 """

@@ -1,4 +1,4 @@
-"""/livez, /readyz and /metrics of the operator. /livez answers while the event loop runs."""
+"""The pages /livez, /readyz and /metrics of the operator. /livez responds while the event loop runs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,42 +16,43 @@ from prometheus_client import (
 
 @dataclass
 class Health:
-    """What the probes answer from. Written by the operator's loop."""
+    """The state behind the probes and the metrics of the operator. Updated by the operator on the event loop."""
 
     queue_depth: Callable[[], int]
-    """How many StreamConsumers wait for a reconcile or are in one."""
+    """Returns the number of StreamConsumers that wait for a reconcile or are being reconciled."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     is_synced: bool = False
+    """True once the first lists are complete."""
     is_follower: bool = False
-    """Whether another operator leads: ready to take over is all that is asked of this one."""
+    """True while another operator is the leader. A follower is ready without having listed anything."""
 
     def __post_init__(self) -> None:
         self.reconciles = Counter(
             "streamconsumer_operator_reconciles",
-            "How many reconciles ended, by outcome",
+            "Finished reconciles, by outcome",
             ["outcome"],
             registry=self.registry,
         )
         self.duration = Histogram(
             "streamconsumer_operator_reconcile_duration_seconds",
-            "How long a reconcile took",
+            "Duration of a reconcile",
             registry=self.registry,
         )
         Gauge(
             "streamconsumer_operator_queue_depth",
-            "How many StreamConsumers wait for a reconcile or are in one",
+            "StreamConsumers that wait for a reconcile or are being reconciled",
             registry=self.registry,
         ).set_function(self.queue_depth)
 
     def record_reconcile(self, outcome: str, seconds: float) -> None:
-        """A reconcile ended."""
+        """Count a finished reconcile and its duration."""
         self.reconciles.labels(outcome).inc()
         self.duration.observe(seconds)
 
 
 async def serve(health: Health, host: str, port: int) -> web.AppRunner:
-    """Answer probes until the runner is cleaned up."""
+    """Start the HTTP server. The caller stops it by the cleanup of the returned runner."""
 
     async def livez(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -60,7 +61,7 @@ async def serve(health: Health, host: str, port: int) -> web.AppRunner:
         if health.is_follower:
             return web.Response(text="ok, follower\n")
         if not health.is_synced:
-            return web.Response(status=503, text="the first lists are not in yet\n")
+            return web.Response(status=503, text="waiting for the first lists\n")
         return web.Response(text="ok\n")
 
     async def metrics(_: web.Request) -> web.Response:

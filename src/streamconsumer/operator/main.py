@@ -1,4 +1,4 @@
-"""The operator's process: lists once, then watches; workers reconcile; SIGTERM ends it between two requests."""
+"""The operator process: lists all objects, watches them, and reconciles with several workers until SIGTERM."""
 
 import asyncio
 import logging
@@ -52,20 +52,20 @@ log = logging.getLogger(__name__)
 
 
 def run() -> None:
-    """Run the operator from its environment until a signal ends it. Raises InvalidSettings."""
+    """Run the operator with settings from the environment until a signal. Raises InvalidSettings."""
     settings = OperatorSettings.from_env(os.environ)
     kopf.configure(log_format=kopf.LogFormat.JSON)
     logging.getLogger().setLevel(settings.log_level)
     logging.getLogger("kopf").setLevel(logging.WARNING)
 
-    from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - only this process runs on it
+    from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - other imports of this module need no event loop
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(operate(settings))
 
 
 async def operate(settings: OperatorSettings) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Run the operator until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -75,7 +75,7 @@ async def operate(settings: OperatorSettings) -> None:
 
 
 class Operator:
-    """Store, queue and reconciler around one cluster."""
+    """The object cache, the work queue and the reconciler of one cluster."""
 
     def __init__(self, kube: KubeClient, settings: OperatorSettings) -> None:
         self.kube = kube
@@ -94,14 +94,14 @@ class Operator:
         self._lease_renewal: asyncio.Task[None] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Startup, main loop, shutdown."""
+        """Start, run the main loop until `stop` is set, and shut down. Raises the error that ended the main loop."""
         self._runner = await serve(self.health, self.settings.http_host, self.settings.http_port)
         self._main_task = asyncio.create_task(self._startup())
         try:
             await _first_of(self._main_task, stop)
             if not stop.is_set():
                 self._main_task = asyncio.create_task(self._main_loop())
-                self._main_task.add_done_callback(lambda _: stop.set())  # it never ends by itself
+                self._main_task.add_done_callback(lambda _: stop.set())  # the main loop only ends with an error
                 await self._watch_until(stop)
         finally:
             await self._shutdown()
@@ -110,43 +110,43 @@ class Operator:
         log.info("operator stopped")
 
     async def _startup(self) -> None:
-        """Lead, then know everything before the first reconcile: what is missing from the store is missing from the
-        cluster."""
+        """Become the leader, then list everything before the first reconcile: an object that is missing from the cache
+        must be missing from the cluster."""
         if self.lease:
             await self._acquire_leadership(self.lease)
-        while not await self._try_resync():  # noqa: ASYNC110 - nobody would set an event
+        while not await self._try_resync():  # noqa: ASYNC110 - no component would set an event
             await asyncio.sleep(RETRY_SECONDS)
         self.health.is_synced = True
         counts = {"consumers": len(self.cache.consumers), "objects": len(self.cache.all_objects())}
-        told = {"namespaces": self.settings.watch_namespaces, "http_port": self._runner.addresses[0][1]}
-        log.info("operator started", extra={**counts, **told})
+        log_fields = {"namespaces": self.settings.watch_namespaces, "http_port": self._runner.addresses[0][1]}
+        log.info("operator started", extra={**counts, **log_fields})
 
     async def _acquire_leadership(self, lease: LeaderLease) -> None:
         self.health.is_follower = True
-        log.info("operator stands by", extra={"http_port": self._runner.addresses[0][1]})
+        log.info("running as follower", extra={"http_port": self._runner.addresses[0][1]})
         await lease.acquire()
         self.health.is_follower = False
         self._lease_renewal = asyncio.create_task(_exit_when_lease_lost(lease))
 
     async def _try_resync(self) -> bool:
-        """Whether the cluster could be looked at: the API server may be away, a definition only just be there."""
+        """List all objects. Returns False if that failed: the API server may be down, or the CRD only just created."""
         try:
             await self._resync_once()
-        except Exception as error:  # noqa: BLE001 - without a look there is nothing to do but to try again
-            log.warning("cannot list; will be tried again", extra={"error": api_error_message(error)})
+        except Exception as error:  # noqa: BLE001 - without a list, retrying is the only option
+            log.warning("failed to list resources; retrying", extra={"error": api_error_message(error)})
             if isinstance(error, ApiThrottled):
                 await asyncio.sleep(error.retry_after.total_seconds())
             return False
         return True
 
     async def _resync_once(self) -> None:
-        """Make the store what the cluster holds, and reconcile everything."""
-        before, there, concerned = self.cache.versions(), set[str](), set[Key | None]()
+        """Update the cache from complete lists, and enqueue every StreamConsumer."""
+        versions_before, listed_uids, keys = self.cache.versions(), set[str](), set[Key | None]()
         for kinds, selector in ((OWNED_KINDS, SELECTOR), ([(names.API_VERSION, names.KIND)], "")):
             async for manifest in list_all(self.kube, kinds, self.settings.watch_namespaces, selector):
-                there.add(manifest["metadata"]["uid"])
-                concerned.add(self.cache.upsert(manifest))
-        for key in concerned | self.cache.remove_missing(before, there):
+                listed_uids.add(manifest["metadata"]["uid"])
+                keys.add(self.cache.upsert(manifest))
+        for key in keys | self.cache.remove_missing(versions_before, listed_uids):
             if key:
                 self.queue.add(key)
 
@@ -157,7 +157,7 @@ class Operator:
             group.create_task(self._resync_loop())
 
     async def _shutdown(self) -> None:
-        """Between two requests, and at once: whatever was begun is found and ended by the next operator."""
+        """Stop immediately, between two requests. The next operator completes an unfinished reconcile."""
         self._main_task.cancel()
         await asyncio.gather(self._main_task, return_exceptions=True)
         await self.redis_monitor.aclose()
@@ -175,7 +175,7 @@ class Operator:
         registry = build_registry()
 
         async def cleanup(**_: Any) -> None:
-            """kopf takes the signals over, and at the end waits 5 s for tasks that still run: ours and its own."""
+            """Shut down before kopf's own end: kopf handles the signals and then waits 5 s for tasks that still run."""
             stop.set()
             await self._shutdown()
 
@@ -184,7 +184,7 @@ class Operator:
             await kopf.operator(
                 registry=registry,
                 settings=kopf_settings(),
-                # kopf would derive one from the user name, and a numeric user of a container has none.
+                # kopf would derive an identity from the user name, and the numeric user of a container has no name.
                 identity=Identity(names.FIELD_MANAGER),
                 standalone=True,
                 clusterwide=not self.settings.watch_namespaces,
@@ -206,34 +206,35 @@ class Operator:
     async def _reconcile(self, key: Key) -> timedelta | None:
         started, outcome = time.monotonic(), "error"
         try:
-            again = await self._reconcile_traced(key)
+            delay = await self._reconcile_traced(key)
             outcome = "success"
         finally:
             self.health.record_reconcile(outcome, time.monotonic() - started)
-        return again
+        return delay
 
     async def _reconcile_traced(self, key: Key) -> timedelta | None:
         if self.tracing is None:
             return await self.reconciler.reconcile(key)
-        with self.tracing.reconcile(key, self.cache.consumers.get(key), self.queue.queue_seconds.get(key, 0)) as told:
-            current.set(told)  # of this worker's task, until its next reconcile
+        queue_seconds = self.queue.queue_seconds.get(key, 0)
+        with self.tracing.reconcile(key, self.cache.consumers.get(key), queue_seconds) as trace:
+            current.set(trace)  # in the context of this worker's task, until its next reconcile
             return await self.reconciler.reconcile(key)
 
     async def _resync_loop(self) -> None:
-        """Look at everything after kopf had to list: it does not tell what was deleted while its watch was broken.
-        And now and then although nothing happened."""
+        """List everything after each list of kopf, and every RESYNC_INTERVAL without a cause. kopf does not report the
+        objects that were deleted while its watch was broken."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_with_jitter(RESYNC_INTERVAL)):
                     await self._relisted.wait()
-            await asyncio.sleep(RETRY_SECONDS)  # kopf lists one kind after the other: one look after the last will do
+            await asyncio.sleep(RETRY_SECONDS)  # kopf lists one kind after the other: resync once after the last
             self._relisted.clear()
             if not await self._try_resync():
                 self._relisted.set()
 
 
 async def _first_of(task: asyncio.Task[None], stop: asyncio.Event) -> None:
-    """Wait for the task, but no longer than until stop is set. Raises what the task raised."""
+    """Wait until the task ends or `stop` is set. Raises the error of the task."""
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -242,19 +243,20 @@ async def _first_of(task: asyncio.Task[None], stop: asyncio.Event) -> None:
 
 
 async def _exit_when_lease_lost(lease: LeaderLease) -> None:
-    """Another may lead as soon as the Lease is lost. So nothing is tidied up: what was begun is found by the other,
-    and Kubernetes starts this one again, as a follower."""
+    """Exit the process when the Lease is lost. Another operator may lead from then on, so the exit is immediate and
+    without cleanup. The new leader completes unfinished reconciles, and Kubernetes restarts this process as a
+    follower."""
     await lease.renew_until_lost()
-    log.critical("the lease is lost: this operator ends at once, and is a follower when it is started again")
+    log.critical("lost the leader lease; exiting")
     logging.shutdown()
     os._exit(1)
 
 
 def _build_tracing(settings: OperatorSettings) -> "ReconcileTracing | None":
-    """Where somebody is told to take spans. Nothing of OpenTelemetry is loaded otherwise."""
-    told = settings.telemetry_endpoint or any(os.environ.get(name) for name in ENDPOINT_VARIABLES)
-    off = os.environ.get("OTEL_SDK_DISABLED") == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
-    if not told or off:
+    """Return the tracing, or None if no endpoint is configured. OpenTelemetry is imported only with an endpoint."""
+    has_endpoint = settings.telemetry_endpoint or any(os.environ.get(name) for name in ENDPOINT_VARIABLES)
+    is_off = os.environ.get("OTEL_SDK_DISABLED") == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
+    if not has_endpoint or is_off:
         return None
     from streamconsumer.operator import tracing  # noqa: PLC0415 - 10 MiB
 
@@ -262,4 +264,4 @@ def _build_tracing(settings: OperatorSettings) -> "ReconcileTracing | None":
 
 
 def _with_jitter(interval: timedelta) -> float:
-    return interval.total_seconds() * random.uniform(0.75, 1.25)  # noqa: S311 - spreads operators, guards nothing
+    return interval.total_seconds() * random.uniform(0.75, 1.25)  # noqa: S311 - jitter

@@ -1,4 +1,4 @@
-"""What Prometheus reads of each StreamConsumer at the operator: of a group once, however many pods it has."""
+"""Prometheus metrics of every StreamConsumer, exported by the operator: one series per group, not one per pod."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -13,20 +13,20 @@ from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.reconcile.consumer_state import ConsumerState
 
 LABELS = ["resource_namespace", "resource_name", "stream", "consumer_group"]
-"""Not `namespace`: a scrape says by that where the operator is."""
+"""The label is not `namespace`: Prometheus sets that label to the namespace of the operator."""
 
 GAUGES = {
-    "streamconsumer_ready": "Whether the StreamConsumer is Ready: 1 or 0",
-    "streamconsumer_group_lag": "How many entries the group has not been given; left out where that is not known",
-    "streamconsumer_group_lag_known": "Whether the lag is known: 1 or 0",
-    "streamconsumer_group_pending": "How many entries were given and not acknowledged",
-    "streamconsumer_group_oldest_pending_age_seconds": "How long ago the oldest pending entry was added; 0 for none",
-    "streamconsumer_group_dead_letters": "How many dead letters are kept",
-    "streamconsumer_desired_replicas": "How many pods are wanted",
-    "streamconsumer_scaling_active": "With autoscaling: whether the backlog is known: 1 or 0",
-    "streamconsumer_scaling_limited": "With autoscaling: whether maxReplicas or a policy allows no more: 1 or 0",
-    "streamconsumer_group_arrivals_per_second": "With autoscaling: how fast entries come, over 5 minutes",
-    "streamconsumer_replica_entries_per_second": "With autoscaling: how fast one pod was seen to handle them",
+    "streamconsumer_ready": "1 if the StreamConsumer is Ready, else 0",
+    "streamconsumer_group_lag": "Entries that the group has not read yet; absent if unknown",
+    "streamconsumer_group_lag_known": "1 if the lag is known, else 0",
+    "streamconsumer_group_pending": "Entries that were read and not acknowledged",
+    "streamconsumer_group_oldest_pending_age_seconds": "Age of the oldest pending entry; 0 without pending entries",
+    "streamconsumer_group_dead_letters": "Dead letters in the dead-letter stream",
+    "streamconsumer_desired_replicas": "Desired number of pods",
+    "streamconsumer_scaling_active": "With autoscaling: 1 if the backlog is known, else 0",
+    "streamconsumer_scaling_limited": "With autoscaling: 1 if maxReplicas or a policy limits the pods, else 0",
+    "streamconsumer_group_arrivals_per_second": "With autoscaling: entries added per second, over 5 minutes",
+    "streamconsumer_replica_entries_per_second": "With autoscaling: measured entries per second of one pod",
 }
 
 _CONDITIONS = {
@@ -37,7 +37,7 @@ _CONDITIONS = {
 
 
 class StreamGauges:
-    """A Prometheus collector over the StreamConsumers that are there and the last look at each."""
+    """A Prometheus collector over the cached StreamConsumers and the last poll of each."""
 
     def __init__(
         self,
@@ -56,18 +56,18 @@ class StreamGauges:
 
 
 def _labels(key: Key, manifest: Manifest) -> list[str]:
-    """Whatever stands in the spec: one that is invalid has to be seen too."""
+    """Return the label values. An invalid StreamConsumer has a series too, with the raw values of its spec."""
     spec = as_mapping(manifest.get("spec"))
     return [*key, str(spec.get("stream", "")), str(spec.get("consumerGroup", ""))]
 
 
 def _status_values(manifest: Manifest) -> Iterator[tuple[str, float]]:
-    """What the status says; of one that has none, that it is not ready."""
+    """Yield the values of the status. A StreamConsumer without a status is not ready."""
     status = manifest.get("status") or {}
-    found = {each["type"]: each["status"] == "True" for each in status.get("conditions") or []}
-    for kind, name in _CONDITIONS.items():
-        if kind in found or kind == "Ready":
-            yield name, float(found.get(kind, False))
+    conditions = {each["type"]: each["status"] == "True" for each in status.get("conditions") or []}
+    for condition, name in _CONDITIONS.items():
+        if condition in conditions or condition == "Ready":
+            yield name, float(conditions.get(condition, False))
     if "desiredReplicas" in status:
         yield "streamconsumer_desired_replicas", status["desiredReplicas"]
 

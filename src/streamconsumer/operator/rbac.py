@@ -1,5 +1,8 @@
-"""All that the operator may do at the Kubernetes API, and why. The chart's rules and those of k8s/ are written from
-here (`make generate`); a test lets a real API server write down what is asked, and holds it equal to this table."""
+"""The RBAC rules of the operator, with a reason for each rule.
+
+`make generate` writes the rules of the chart and of k8s/ from this table. A test compares the table with the requests
+in the audit log of a real API server.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,22 +11,22 @@ from streamconsumer.model import names
 
 READ = ("get", "list", "watch")
 MANAGE = (*READ, "create", "patch", "delete")
-"""`create` although only patches are sent: the API server asks for it when an apply makes an object."""
+"""The operator sends only patches. The API server also requires `create` if an apply creates an object."""
 
 
 @dataclass(frozen=True)
 class PolicyRule:
-    """What may be done to some resources of one API group."""
+    """The allowed verbs for some resources of one API group."""
 
     group: str
     resources: tuple[str, ...]
     verbs: tuple[str, ...]
     why: str
     chart_flag: str = ""
-    """The value of the chart that takes this right away when it is false."""
+    """The chart value that removes this rule if it is false. Empty if the rule is always present."""
 
     def rule(self) -> dict[str, Any]:
-        """As a rule of a Role or ClusterRole."""
+        """Return the rule as in a Role or ClusterRole."""
         return {"apiGroups": [self.group], "resources": [*self.resources], "verbs": [*self.verbs]}
 
 

@@ -1,4 +1,4 @@
-"""Where the operator tells what it does, whether or not somebody listens. `tracing.py` is who does."""
+"""The trace of the running reconcile: a no-op by default. `tracing.py` implements it with OpenTelemetry."""
 
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
@@ -7,17 +7,17 @@ ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_
 
 
 class ReconcileTrace:
-    """One reconcile that nobody listens to."""
+    """The trace of one reconcile. This base class records nothing."""
 
     def request_span(self, method: str, path: str) -> AbstractContextManager[None]:  # noqa: ARG002
-        """Around a request that changes something."""
+        """Return a context for a request that changes an object."""
         return nullcontext()
 
     def event(self, reason: str, message: str) -> None:
-        """What is told as an Event."""
+        """Add an Event to the trace."""
 
 
 NOOP = ReconcileTrace()
 
 current: ContextVar[ReconcileTrace] = ContextVar("reconcile", default=NOOP)
-"""The one that runs in this task."""
+"""The trace of the reconcile that runs in this task."""

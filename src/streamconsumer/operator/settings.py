@@ -1,4 +1,4 @@
-"""What the operator itself is told, from STREAMCONSUMER_OPERATOR_ variables that the chart sets."""
+"""The settings of the operator, from STREAMCONSUMER_OPERATOR_ variables that the chart sets."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -20,7 +20,7 @@ def _split(value: object) -> object:
 
 
 class OperatorSettings(Model):
-    """Each field is STREAMCONSUMER_OPERATOR_ and its name in upper case."""
+    """The settings. The variable of a field is STREAMCONSUMER_OPERATOR_ and the field name in upper case."""
 
     model_config = ConfigDict(alias_generator=None)
 
@@ -28,34 +28,34 @@ class OperatorSettings(Model):
     """The namespaces to serve, comma-separated; empty serves all."""
 
     processor_image: str = f"streamconsumer-processor:{__version__}"
-    """The image of StreamConsumers that name none."""
+    """The image of the pods of StreamConsumers without spec.image."""
 
     processor_image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
-    """The pull policy of pods whose StreamConsumer states none."""
+    """The pull policy of the pods of StreamConsumers without spec.imagePullPolicy. Empty: the default of Kubernetes."""
 
     telemetry_endpoint: str = ""
-    """The OTLP endpoint of StreamConsumers that name none, and of the operator's own traces where OTEL_ variables say
-    nothing else."""
+    """The OTLP endpoint of StreamConsumers without their own endpoint, and of the operator's traces unless OTEL_
+    variables set another one. Empty: no telemetry."""
 
     http_port: int = Field(names.HTTP_PORT, ge=0, le=65535)
-    """Where /livez, /readyz and /metrics answer."""
+    """The port of /livez, /readyz and /metrics."""
 
     http_host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes the pod's own address
 
     stream_interval: Annotated[timedelta, DurationRange("1s", "10m")] = timedelta(seconds=15)
-    """How often the operator looks at the streams in Redis; spread by a quarter at random."""
+    """The interval at which the operator polls the streams in Redis. Jittered by 25 %."""
 
     lease: str = Field("", pattern=r"^([a-z0-9.-]+/[a-z0-9.-]+)?$")
-    """The Lease, as namespace/name, that decides which of several operators works; empty: this one does."""
+    """The Lease for leader election, as namespace/name. Empty: no election, this operator is the leader."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "OperatorSettings":
-        """Raises InvalidSettings with a line for each variable that is wrong."""
-        found = {name: environ[PREFIX + name.upper()] for name in cls.model_fields if PREFIX + name.upper() in environ}
+        """Read the settings from environment variables. Raises InvalidSettings that lists every invalid variable."""
+        values = {name: environ[PREFIX + name.upper()] for name in cls.model_fields if PREFIX + name.upper() in environ}
         try:
-            return cls.model_validate(found)
+            return cls.model_validate(values)
         except ValidationError as error:
-            lines = format_errors(error, lambda where: PREFIX + to_snake(str(where[0])).upper())
+            lines = format_errors(error, lambda location: PREFIX + to_snake(str(location[0])).upper())
             raise InvalidSettings("; ".join(lines)) from None

@@ -1,8 +1,9 @@
-"""What a reconcile did, as a trace. The only user of OpenTelemetry in the operator; loaded where spans are wanted.
+"""Traces of reconciles. The only user of OpenTelemetry in the operator, imported only with a configured endpoint.
 
-A reconcile that writes nothing has no span: looking is not news, and there are thousands of looks. One that writes is
-a trace of its own, linked to whoever applied the resource where `tracing.k8s.io/traceparent` says who that was; beneath
-it each request that changed something. What `kubectl describe` shows as Events are its events, in the same words.
+A reconcile that writes nothing has no span, because thousands of reconciles write nothing. A reconcile that writes is
+a trace of its own, with one child span per write request. The trace is linked to the trace that applied the resource,
+if the annotation `tracing.k8s.io/traceparent` names one. The Events of `kubectl describe` are span events with the same
+text.
 """
 
 import os
@@ -27,20 +28,24 @@ from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.reconcile_trace import ENDPOINT_VARIABLES, ReconcileTrace
 
 SHUTDOWN_SECONDS = 3.0
-"""The SDK alone would wait half a minute for a collector that is away."""
+"""The time limit of a shutdown. The SDK alone would wait 30 s for an unavailable collector."""
 MAX_CONTEXT_LENGTH = 512
 ANNOTATIONS = {"traceparent": "tracing.k8s.io/traceparent", "tracestate": "tracing.k8s.io/tracestate"}
-"""The annotations of a StreamConsumer that name the trace which applied it: KEP-5915."""
+"""The annotations with the context of the trace that applied the StreamConsumer: KEP-5915."""
 
 _propagator = TraceContextTextMapPropagator()
 
 
 class ReconcileTracing:
-    """Spans by the SDK: there are few. `endpoint` counts where the environment names none."""
+    """Records the spans of reconciles with the SDK: its cost does not matter for so few spans.
+
+    `endpoint` is used if the environment sets no endpoint."""
 
     def __init__(self, endpoint: str = "") -> None:
-        named = any(os.environ.get(name) for name in ENDPOINT_VARIABLES)
-        exporter = OTLPSpanExporter() if named else OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
+        in_environment = any(os.environ.get(name) for name in ENDPOINT_VARIABLES)
+        exporter = (
+            OTLPSpanExporter() if in_environment else OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
+        )
         resource = Resource.create(
             {
                 "service.name": os.environ.get("OTEL_SERVICE_NAME", "streamconsumer-operator"),
@@ -53,25 +58,26 @@ class ReconcileTracing:
 
     @contextmanager
     def reconcile(self, key: Key, manifest: Manifest | None, queued_seconds: float) -> Iterator[ReconcileTrace]:
-        """Around one reconcile."""
-        found = _ReconcileSpan(self._tracer, key, manifest, queued_seconds)
+        """Trace one reconcile. An exception becomes the status of its span and is raised again."""
+        span = _ReconcileSpan(self._tracer, key, manifest, queued_seconds)
         try:
-            yield found
+            yield span
         except Exception as error:
-            found.record_failure(error)
+            span.record_failure(error)
             raise
         finally:
-            found.end()
+            span.end()
 
     def shutdown(self) -> None:
-        """Send what is left, within SHUTDOWN_SECONDS."""
+        """Export the remaining spans within SHUTDOWN_SECONDS."""
         thread = threading.Thread(target=self._provider.shutdown, daemon=True)
         thread.start()
         thread.join(SHUTDOWN_SECONDS)
 
 
 class _ReconcileSpan(ReconcileTrace):
-    """One reconcile; its span begins when there is something to tell, and says when the reconcile did."""
+    """The trace of one reconcile. The span is created with the first write or Event, with the start time of the
+    reconcile."""
 
     def __init__(self, tracer: trace.Tracer, key: Key, manifest: Manifest | None, queued_seconds: float) -> None:
         self._tracer, self._key, self._manifest = tracer, key, manifest
@@ -80,10 +86,10 @@ class _ReconcileSpan(ReconcileTrace):
 
     @contextmanager
     def request_span(self, method: str, path: str) -> Iterator[None]:
-        where = trace.set_span_in_context(self._started_span(), Context())
+        parent = trace.set_span_in_context(self._started_span(), Context())
         attributes = {"http.request.method": method.upper(), "url.path": path}
         with self._tracer.start_as_current_span(
-            f"{method.upper()} {_resource_of(path)}", where, SpanKind.CLIENT, attributes, record_exception=False
+            f"{method.upper()} {_resource_of(path)}", parent, SpanKind.CLIENT, attributes, record_exception=False
         ):
             yield
 
@@ -109,7 +115,8 @@ class _ReconcileSpan(ReconcileTrace):
                 "streamconsumer.generation": metadata.get("generation", 0),
                 "streamconsumer.reconcile.queue_time": self._queued_seconds,
             }
-            links = [Link(found)] if (found := _applier_context(metadata.get("annotations", {}))).is_valid else []
+            applier = _applier_context(metadata.get("annotations", {}))
+            links = [Link(applier)] if applier.is_valid else []
             self._span = self._tracer.start_span(
                 "reconcile StreamConsumer", Context(), SpanKind.INTERNAL, attributes, links, self._start_ns
             )
@@ -117,7 +124,8 @@ class _ReconcileSpan(ReconcileTrace):
 
 
 def _applier_context(annotations: Mapping[str, Any]) -> trace.SpanContext:
-    """Whoever applied it; an invalid context where nobody says, or in words that mean nothing."""
+    """Return the context of the trace that applied the resource. Missing or malformed annotations give an invalid
+    context."""
     carrier = {
         key: value[:MAX_CONTEXT_LENGTH]
         for key, name in ANNOTATIONS.items()
@@ -127,6 +135,7 @@ def _applier_context(annotations: Mapping[str, Any]) -> trace.SpanContext:
 
 
 def _resource_of(path: str) -> str:
-    """`/apis/apps/v1/namespaces/shop/deployments/orders-consumer` → deployments; a status says so."""
+    """Return the resource of a path: `/apis/apps/v1/namespaces/shop/deployments/orders-consumer` → `deployments`. A
+    subresource is appended: `streamconsumers/status`."""
     parts = path.split("/namespaces/", 1)[-1].split("/")
-    return "/".join(part for at, part in enumerate(parts[1:]) if at != 1)
+    return "/".join(part for index, part in enumerate(parts[1:]) if index != 1)

@@ -190,9 +190,7 @@ def _build_telemetry(settings: ProcessorSettings, manager: StreamManager, metric
         server=lambda: manager.address,
         metrics=metrics,
         startup_name=os.environ.get("OTEL_SERVICE_NAME") or settings.consumer_group,
-        trust=settings.telemetry.context,
-        field=settings.telemetry.context_field,
-        allowed_baggage=settings.telemetry.baggage,
+        trace_context=settings.telemetry,
         is_batch=settings.handler.batch,
     )
 

@@ -29,12 +29,12 @@ class ConsumerId(NamedTuple):
 
 
 class Entry:
-    """One stream entry as returned by Redis, and its state in the processor."""
+    """An entry as Redis returned it, and its state in the processor."""
 
     deliveries: int = 1
     """Number of started attempts as counted by Redis. Includes the current attempt once `attempt_counted` is True.
 
-    An entry that was read counts one attempt, even if its handler never started: Redis cannot tell the difference."""
+    An entry that was read counts one attempt, even if its handler never started: Redis does not know the difference."""
 
     attempt_counted = True
     """True if Redis has counted the current attempt. A redelivered entry must be counted before its handler starts."""
@@ -249,6 +249,6 @@ def is_suspect(deliveries: int, max_deliveries: int) -> bool:
     """Return whether an entry of a dead consumer must run alone: its handler may have crashed the process.
 
     An entry with one delivery may only have been read. From two on, the entry was running when its process died,
-    possibly together with the entry that crashed it. If `max_deliveries` is too small to tell the two cases apart,
+    possibly together with the entry that crashed it. If `max_deliveries` is too small to distinguish the two cases,
     every entry is a suspect."""
     return deliveries >= min(2, max_deliveries - 1)

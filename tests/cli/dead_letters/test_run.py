@@ -234,7 +234,7 @@ async def test_replay_refuses_dead_letters_of_another_group_and_replays_the_othe
     [other_id] = await write_dead_letters(group, 1, consumer_group="shipping")
     ran = await run("replay", own_id, other_id, url=group.url)
     assert (ran.code, ran.out) == (1, "replayed 1 dead letter\n")
-    assert ran.err.startswith(f"refused: entry {other_id} of '{KEY}' is no dead letter of group 'billing'")
+    assert ran.err.startswith(f"refused: entry {other_id} of '{KEY}' is not a dead letter of group 'billing'")
     ran = await run("replay", "--all", url=group.url)
     assert (ran.code, ran.out) == (0, "replayed 0 dead letters\n")
     assert ran.err == "skipped 1 entry that is not a dead letter of group 'billing' of stream 'orders'\n"
@@ -347,7 +347,7 @@ async def test_misspelt_stream_group_and_key_are_reported(group: Group) -> None:
     await group.client.set(KEY, "mine")
     ran = await run("list", url=group.url)
     assert (ran.code, ran.out) == (2, "")
-    assert f"key '{KEY}' is a string, not a stream of dead letters" in ran.err
+    assert f"key '{KEY}' is a string, not a dead-letter stream" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from tests.cli.plugin import CompletedCommand, restricted_kubeconfig, run_plugin
 from tests.cli.pods import container_status, create_pod, path_with_fake_kubectl
 from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import manifest
-from tests.operator.looking import manifest_for
-from tests.operator.places import Namespace
+from tests.operator.namespace import Namespace
+from tests.operator.redis_operator import manifest_for
 from tests.processor.pod import Pod
 
 
@@ -25,18 +25,20 @@ def create_running_pod(place: Namespace, name: str, *, ready: bool) -> None:
     create_pod(place, name, phase="Running", containerStatuses=[container_status(ready=ready)])
 
 
-def test_checks_run_in_a_ready_pod(on_api: Namespace, redis_server: RedisServer, tmp_path: Path) -> None:
-    on_api.create(manifest_for(redis_server))
-    create_running_pod(on_api, "orders-consumer-a", ready=False)
-    create_running_pod(on_api, "orders-consumer-b", ready=True)
-    variables = Pod(tmp_path, redis_server.url, "pod_handlers:note", consumer_name="orders-consumer-b").environment
+def test_checks_run_in_a_ready_pod(api_namespace: Namespace, redis_server: RedisServer, tmp_path: Path) -> None:
+    api_namespace.create(manifest_for(redis_server))
+    create_running_pod(api_namespace, "orders-consumer-a", ready=False)
+    create_running_pod(api_namespace, "orders-consumer-b", ready=True)
+    variables = Pod(
+        tmp_path, redis_server.url, "pod_handlers:log_handled", consumer_name="orders-consumer-b"
+    ).environment
     variables.pop("PATH")
-    ran = run_plugin(on_api, "doctor", "orders", "-o", "json", PATH=path_with_fake_kubectl(tmp_path, variables))
+    ran = run_plugin(api_namespace, "doctor", "orders", "-o", "json", PATH=path_with_fake_kubectl(tmp_path, variables))
     diagnosis = document(ran)
     assert diagnosis["pod"]["name"] == "orders-consumer-b"
-    assert "handler pod_handlers:note" in {each["object"] for each in diagnosis["pod"]["passed"]}
+    assert "handler pod_handlers:log_handled" in {each["object"] for each in diagnosis["pod"]["passed"]}
     arguments = (tmp_path / "kubectl-arguments").read_text()
-    assert arguments.startswith(f"exec -n {on_api.name} orders-consumer-b -c processor -- ")
+    assert arguments.startswith(f"exec -n {api_namespace.name} orders-consumer-b -c processor -- ")
     passed = {each["object"]: each["found"] for each in diagnosis["cluster"]["passed"]}
     assert passed["CustomResourceDefinition"] == "contains every field of this version"
     assert passed["your permissions"] == "you have every permission that the commands use"
@@ -49,15 +51,15 @@ def test_checks_run_in_a_ready_pod(on_api: Namespace, redis_server: RedisServer,
 
 
 def test_exit_code_is_3_for_a_healthy_resource_without_pods(
-    on_api: Namespace,
+    api_namespace: Namespace,
 ) -> None:
     labels = {"app.kubernetes.io/component": "operator", "app.kubernetes.io/part-of": "streamconsumer"}
     template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "operator", "image": "operator:1"}]}}
     spec = {"replicas": 2, "selector": {"matchLabels": labels}, "template": template}
     metadata = {"name": "the-operator", "labels": labels}
-    on_api.create({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
-    on_api.patch("Deployment", "the-operator", {"status": {"replicas": 2, "readyReplicas": 2}}, "/status")
-    created = on_api.create(manifest(replicas=0))
+    api_namespace.create({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
+    api_namespace.patch("Deployment", "the-operator", {"status": {"replicas": 2, "readyReplicas": 2}}, "/status")
+    created = api_namespace.create(manifest(replicas=0))
     ready = {
         "type": "Ready",
         "status": "True",
@@ -66,20 +68,20 @@ def test_exit_code_is_3_for_a_healthy_resource_without_pods(
         "lastTransitionTime": "2026-11-25T12:00:00Z",
     }
     status = {"observedGeneration": created["metadata"]["generation"], "conditions": [ready]}
-    on_api.patch("StreamConsumer", "orders", {"status": status}, "/status")
-    ran = run_plugin(on_api, "doctor", "orders", "-o", "json")
+    api_namespace.patch("StreamConsumer", "orders", {"status": status}, "/status")
+    ran = run_plugin(api_namespace, "doctor", "orders", "-o", "json")
     diagnosis = document(ran)
     assert ran.returncode == 3, ran.stdout
     assert diagnosis["pod"] is None
     assert [each["found"] for each in diagnosis["cluster"]["findings"]] == ["no pod is running"]
     passed = {each["object"]: each["found"] for each in diagnosis["cluster"]["passed"]}
-    assert passed[f"operator {on_api.name}/the-operator"] == "2 of 2 pods ready, operator:1"
+    assert passed[f"operator {api_namespace.name}/the-operator"] == "2 of 2 pods ready, operator:1"
 
 
-def test_missing_permissions_are_listed(on_api: Namespace, tmp_path: Path) -> None:
-    on_api.create(manifest())
-    kubeconfig = restricted_kubeconfig(on_api, tmp_path, "streamconsumers.streamconsumer.dev")
-    ran = run_plugin(on_api, "doctor", "orders", "-o", "json", KUBECONFIG=kubeconfig)
+def test_missing_permissions_are_listed(api_namespace: Namespace, tmp_path: Path) -> None:
+    api_namespace.create(manifest())
+    kubeconfig = restricted_kubeconfig(api_namespace, tmp_path, "streamconsumers.streamconsumer.dev")
+    ran = run_plugin(api_namespace, "doctor", "orders", "-o", "json", KUBECONFIG=kubeconfig)
     findings = {each["found"] for each in document(ran)["cluster"]["findings"]}
     assert findings >= {
         "you are not allowed to list pods",
@@ -89,9 +91,9 @@ def test_missing_permissions_are_listed(on_api: Namespace, tmp_path: Path) -> No
     assert ran.returncode == 1, ran.stderr
 
 
-def test_failed_exec_is_reported_with_the_reason(on_api: Namespace) -> None:
-    on_api.create(manifest())
-    create_running_pod(on_api, "orders-consumer-a", ready=True)
-    ran = run_plugin(on_api, "doctor", "orders", "-o", "json")
+def test_failed_exec_is_reported_with_the_reason(api_namespace: Namespace) -> None:
+    api_namespace.create(manifest())
+    create_running_pod(api_namespace, "orders-consumer-a", ready=True)
+    ran = run_plugin(api_namespace, "doctor", "orders", "-o", "json")
     (finding,) = [each for each in document(ran)["cluster"]["findings"] if each["object"] == "checks in a pod"]
     assert finding["found"].startswith("pod orders-consumer-a could not run the checks: ")

@@ -11,7 +11,7 @@ import pytest
 from tests.cluster.collector import Collector
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
-from tests.operator.looking import redis_client
+from tests.operator.redis_operator import redis_client
 from tests.processor.group import GROUP, STREAM
 from tests.processor.pod import Pod
 from tests.processor.test_acl import KEYS, SMALLEST
@@ -38,7 +38,7 @@ def findings(ran: CompletedCommand) -> dict[str, str]:
 
 @pytest.fixture
 def new_pod(tmp_path: Path) -> Any:
-    def create(server: RedisServer, handler: str = "pod_handlers:note", **settings: str) -> Pod:
+    def create(server: RedisServer, handler: str = "pod_handlers:log_handled", **settings: str) -> Pod:
         return Pod(tmp_path, server.url, handler, **settings)
 
     return create
@@ -57,7 +57,7 @@ def test_doctor_passes_every_check_and_changes_nothing(
     assert result(ran)["findings"] == []
     passed = {each["object"]: each["found"] for each in result(ran)["passed"]}
     assert passed[f"Redis 127.0.0.1:{server.port}"] == f"answers, version {server.version}"
-    assert passed["handler pod_handlers:note"] == "can be called"
+    assert passed["handler pod_handlers:log_handled"] == "can be called"
     assert passed[f"collector {collector.http_endpoint}/v1/traces"] == "accepts an empty export"
     assert passed[f"group {GROUP!r} of {STREAM!r}"] == "exists"
 
@@ -88,8 +88,8 @@ def test_missing_required_permission_is_an_error_with_the_message_of_the_process
     ran = doctor(new_pod(server, redis_username="shop", redis_password="pw"))
     assert ran.returncode == 1
     assert findings(ran)[f"Redis 127.0.0.1:{server.port}"] == (
-        f"error: Redis at 127.0.0.1:{server.port} refuses the Redis user what is required: +eval; "
-        "grant it with ACL SETUSER, docs/redis.md lists the rights"
+        f"error: Redis at 127.0.0.1:{server.port} does not grant required permissions: +eval; "
+        "grant them with ACL SETUSER, docs/redis.md lists the permissions"
     )
 
 

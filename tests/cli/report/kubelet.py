@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from tests.cluster.certificates import Authority
-from tests.operator.places import Namespace
+from tests.operator.namespace import Namespace
 
 NODES = "/api/v1/nodes"
 

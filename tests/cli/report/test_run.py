@@ -20,9 +20,9 @@ from tests.cli.pods import container_status, path_with_fake_kubectl
 from tests.cli.report.kubelet import kubelet
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import Manifest, manifest
-from tests.operator.looking import create_secret
-from tests.operator.operators import running_operator
-from tests.operator.places import Namespace, eventually
+from tests.operator.namespace import Namespace, eventually
+from tests.operator.operator_process import running_operator
+from tests.operator.redis_operator import create_secret
 from tests.processor.pod import Pod
 
 PASSWORD, TOKEN, API_KEY = "planted-1-Redis/pass word", "planted-2-in-a-pod", "planted-3-of-all-keys"
@@ -95,32 +95,38 @@ def create_report(place: Namespace, archive: Path, *options: str, **environment:
 
 
 def test_report_without_logs_contains_only_allowed_fields(
-    on_api: Namespace, start_redis: StartRedis, tmp_path: Path
+    api_namespace: Namespace, start_redis: StartRedis, tmp_path: Path
 ) -> None:
     server = start_redis({"requirepass": f'"{PASSWORD}"'})
     resource = manifest_with_secrets(
-        on_api, server, handler={"source": "KEY = 'planted-7'\ndef handle(data):\n    pass\n"}
+        api_namespace, server, handler={"source": "KEY = 'planted-7'\ndef handle(data):\n    pass\n"}
     )
     resource["metadata"] |= {"annotations": {"example.com/note": "planted-8"}, "labels": {"team": "planted-9"}}
     archive = tmp_path / "bundle.tar.gz"
     archive.touch(0o644)
     variables = Pod(
-        tmp_path, f"redis://{server.host}:{server.port}/0", "pod_handlers:note", consumer_name="orders-consumer-a"
+        tmp_path,
+        f"redis://{server.host}:{server.port}/0",
+        "pod_handlers:log_handled",
+        consumer_name="orders-consumer-a",
     ).environment
     variables.pop("PATH")
-    with metrics() as port, running_operator(on_api.cluster.kubeconfig, tmp_path, watch_namespaces=on_api.name):
-        on_api.create(resource)
-        eventually(lambda: on_api.conditions("orders")["Ready"])
+    with (
+        metrics() as port,
+        running_operator(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name),
+    ):
+        api_namespace.create(resource)
+        eventually(lambda: api_namespace.conditions("orders")["Ready"])
         message = f"failed with {PASSWORD} and {TOKEN} and http://u:planted-10@h"
         ended = {"terminated": {"exitCode": 1, "message": message}}
         create_consumer_pod(
-            on_api, "orders-consumer-a", port=port, containerStatuses=[container_status(lastState=ended)]
+            api_namespace, "orders-consumer-a", port=port, containerStatuses=[container_status(lastState=ended)]
         )
-        files = create_report(on_api, archive, PATH=path_with_fake_kubectl(tmp_path, variables))
+        files = create_report(api_namespace, archive, PATH=path_with_fake_kubectl(tmp_path, variables))
     assert archive.stat().st_mode & 0o777 == 0o600
     for text in (PLANTED, quote(PASSWORD, safe=""), base64.b64encode(PASSWORD.encode()).decode()):
         assert [file for file, content in files.items() if text in content] == []
-    folder = f"{on_api.name}/orders"
+    folder = f"{api_namespace.name}/orders"
     spec = json.loads(files[f"{folder}/streamconsumer.json"])["spec"]
     assert spec["stream"] == "orders"
     assert spec["env"] == [{"name": "DATABASE"}]
@@ -129,7 +135,9 @@ def test_report_without_logs_contains_only_allowed_fields(
     assert deployment["metadata"]["name"] == "orders-consumer"
     assert deployment["containers"][0].keys() <= {"name", "image", "resources"}
     status = json.loads(files[f"{folder}/status.json"])
-    assert status["pods"][0]["exitMessage"].startswith(f"failed with (removed: Secret {on_api.name}/redis, key pass")
+    assert status["pods"][0]["exitMessage"].startswith(
+        f"failed with (removed: Secret {api_namespace.name}/redis, key pass"
+    )
     doctor = json.loads(files[f"{folder}/doctor.json"])
     assert doctor["pod"], doctor
     assert doctor["pod"]["name"] == "orders-consumer-a"
@@ -140,14 +148,14 @@ def test_report_without_logs_contains_only_allowed_fields(
     assert json.loads(files["versions.json"])["kubernetes"]["gitVersion"].startswith("v1.")
     listed = json.loads(files["contents.json"])
     assert listed["files"] == sorted(files)
-    assert listed["notRemoved"][f"Secret {on_api.name}/all, key debug"] == "a common word"
+    assert listed["notRemoved"][f"Secret {api_namespace.name}/all, key debug"] == "a common word"
     assert not any("/logs/" in file for file in files)
 
 
 def test_logs_are_added_without_the_values_of_referenced_secrets(
-    on_api: Namespace, redis_server: RedisServer, tmp_path: Path
+    api_namespace: Namespace, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    on_api.create(manifest_with_secrets(on_api, redis_server))
+    api_namespace.create(manifest_with_secrets(api_namespace, redis_server))
     lines = [
         f"connecting with {PASSWORD}",
         json.dumps({"message": f"token {TOKEN}", "url": f"redis://:{quote(PASSWORD)}@redis"}),
@@ -156,79 +164,81 @@ def test_logs_are_added_without_the_values_of_referenced_secrets(
         "message 17-0 failed: ValueError; debug is true",
     ]
     logs = {"orders-consumer-a/processor": "\n".join(lines), "orders-consumer-a/processor/previous": f"it was {TOKEN}"}
-    with kubelet(on_api, tmp_path, logs) as node:
+    with kubelet(api_namespace, tmp_path, logs) as node:
         create_consumer_pod(
-            on_api,
+            api_namespace,
             "orders-consumer-a",
             node=node.node,
             containerStatuses=[container_status(ready=True, restartCount=1)],
         )
-        create_consumer_pod(on_api, "orders-consumer-b", node=node.node)
-        files = create_report(on_api, tmp_path / "bundle.tar.gz", "--logs")
-    folder = f"{on_api.name}/orders/logs"
+        create_consumer_pod(api_namespace, "orders-consumer-b", node=node.node)
+        files = create_report(api_namespace, tmp_path / "bundle.tar.gz", "--logs")
+    folder = f"{api_namespace.name}/orders/logs"
     log = files[f"{folder}/orders-consumer-a-processor.log"]
-    password, token = (f"(removed: Secret {on_api.name}/{name})" for name in ("redis, key password", "shop, key token"))
+    password, token = (
+        f"(removed: Secret {api_namespace.name}/{name})" for name in ("redis, key password", "shop, key token")
+    )
     assert log.splitlines()[0] == f"connecting with {password}"
     assert log.splitlines()[-1] == "message 17-0 failed: ValueError; debug is true"
     assert files[f"{folder}/orders-consumer-a-processor-previous.log"] == f"it was {token}"
     for text in (PLANTED, quote(PASSWORD), base64.b64encode(b"hop:planted-3").decode()[4:]):
         assert [file for file, content in files.items() if text in content] == []
     removed = json.loads(files["contents.json"])["removed"]
-    assert removed[f"Secret {on_api.name}/shop, key token"] == 2
+    assert removed[f"Secret {api_namespace.name}/shop, key token"] == 2
     assert removed["PEM block"] == 1
     assert node.requested_lines == dict.fromkeys([*logs, "orders-consumer-b/processor"], 2000)
     assert f"{folder}/orders-consumer-b-processor.log" in left_out(files)
 
 
-def test_logs_are_omitted_if_a_referenced_secret_is_not_readable(on_api: Namespace, tmp_path: Path) -> None:
+def test_logs_are_omitted_if_a_referenced_secret_is_not_readable(api_namespace: Namespace, tmp_path: Path) -> None:
     resources = ("streamconsumers.streamconsumer.dev", "pods", "pods/log", "events.events.k8s.io")
     ref = {"name": "redis", "key": "password"}
-    on_api.create(manifest(redis={"url": "redis://redis:6379/0", "passwordSecretRef": ref}))
-    with kubelet(on_api, tmp_path, {"orders-consumer-a/processor": PASSWORD}) as node:
-        create_consumer_pod(on_api, "orders-consumer-a", node=node.node)
-        visitor = restricted_kubeconfig(on_api, tmp_path, *resources)
-        files = create_report(on_api, tmp_path / "bundle.tar.gz", "--logs", KUBECONFIG=visitor)
+    api_namespace.create(manifest(redis={"url": "redis://redis:6379/0", "passwordSecretRef": ref}))
+    with kubelet(api_namespace, tmp_path, {"orders-consumer-a/processor": PASSWORD}) as node:
+        create_consumer_pod(api_namespace, "orders-consumer-a", node=node.node)
+        visitor = restricted_kubeconfig(api_namespace, tmp_path, *resources)
+        files = create_report(api_namespace, tmp_path / "bundle.tar.gz", "--logs", KUBECONFIG=visitor)
     reasons = left_out(files)
     for name in ("redis", "shop"):
-        assert "visitor" in reasons[f"Secret {on_api.name}/{name}"]
-        assert f"Secret {on_api.name}/{name}" in reasons["logs"]
+        assert "visitor" in reasons[f"Secret {api_namespace.name}/{name}"]
+        assert f"Secret {api_namespace.name}/{name}" in reasons["logs"]
     assert node.requested_lines == {}
-    assert f"{on_api.name}/orders/status.json" in files
+    assert f"{api_namespace.name}/orders/status.json" in files
 
 
-def test_logs_are_omitted_if_a_required_secret_does_not_exist(on_api: Namespace, tmp_path: Path) -> None:
+def test_logs_are_omitted_if_a_required_secret_does_not_exist(api_namespace: Namespace, tmp_path: Path) -> None:
     optional = {"name": "absent", "optional": True}
-    on_api.create(manifest(envFrom=[{"secretRef": optional}], imagePullSecrets=[{"name": "absent-too"}]))
-    on_api.create(manifest("returns", envFrom=[{"secretRef": {"name": "absent"}}]))
+    api_namespace.create(manifest(envFrom=[{"secretRef": optional}], imagePullSecrets=[{"name": "absent-too"}]))
+    api_namespace.create(manifest("returns", envFrom=[{"secretRef": {"name": "absent"}}]))
     for name in ("orders", "returns"):
-        ran = run_plugin(on_api, "report", name, "--logs", "-o", str(tmp_path / name))
+        ran = run_plugin(api_namespace, "report", name, "--logs", "-o", str(tmp_path / name))
         assert ran.returncode == 0, ran.stderr
     assert "logs" not in left_out(contents(tmp_path / "orders"))
     reasons = left_out(contents(tmp_path / "returns"))
-    assert reasons[f"Secret {on_api.name}/absent"] == "not found or empty"
-    assert f"Secret {on_api.name}/absent" in reasons["logs"]
+    assert reasons[f"Secret {api_namespace.name}/absent"] == "not found or empty"
+    assert f"Secret {api_namespace.name}/absent" in reasons["logs"]
 
 
-def test_refused_requests_are_listed_with_the_reason(on_api: Namespace, tmp_path: Path) -> None:
-    on_api.create(manifest())
-    kubeconfig = restricted_kubeconfig(on_api, tmp_path, "streamconsumers.streamconsumer.dev")
-    files = create_report(on_api, tmp_path / "bundle.tar.gz", "--logs", KUBECONFIG=kubeconfig)
-    folder = f"{on_api.name}/orders"
+def test_refused_requests_are_listed_with_the_reason(api_namespace: Namespace, tmp_path: Path) -> None:
+    api_namespace.create(manifest())
+    kubeconfig = restricted_kubeconfig(api_namespace, tmp_path, "streamconsumers.streamconsumer.dev")
+    files = create_report(api_namespace, tmp_path / "bundle.tar.gz", "--logs", KUBECONFIG=kubeconfig)
+    folder = f"{api_namespace.name}/orders"
     assert f"{folder}/streamconsumer.json" in files
     for name in ("pods", "status.json", "deployments.json"):
         assert "visitor" in left_out(files)[f"{folder}/{name}"]
     assert "you are not allowed to list its pods" in files[f"{folder}/doctor.json"]
 
 
-def test_secret_name_that_is_a_path_is_not_requested(on_api: Namespace, tmp_path: Path) -> None:
+def test_secret_name_that_is_a_path_is_not_requested(api_namespace: Namespace, tmp_path: Path) -> None:
     ref = {"name": "../configmaps/kube-root-ca.crt", "key": "ca.crt"}
-    on_api.create(manifest(redis={"url": "redis://redis:6379/0", "passwordSecretRef": ref}))
-    files = create_report(on_api, tmp_path / "bundle.tar.gz")
-    assert left_out(files)[f"Secret {on_api.name}/{ref['name']}"] == "not a valid name of a Secret"
+    api_namespace.create(manifest(redis={"url": "redis://redis:6379/0", "passwordSecretRef": ref}))
+    files = create_report(api_namespace, tmp_path / "bundle.tar.gz")
+    assert left_out(files)[f"Secret {api_namespace.name}/{ref['name']}"] == "not a valid name of a Secret"
 
 
-def test_archive_in_a_missing_folder_is_wrong_use(on_api: Namespace, tmp_path: Path) -> None:
-    on_api.create(manifest())
-    ran = run_plugin(on_api, "report", "orders", "-o", os.fspath(tmp_path / "absent" / "bundle.tar.gz"))
+def test_archive_in_a_missing_folder_is_wrong_use(api_namespace: Namespace, tmp_path: Path) -> None:
+    api_namespace.create(manifest())
+    ran = run_plugin(api_namespace, "report", "orders", "-o", os.fspath(tmp_path / "absent" / "bundle.tar.gz"))
     assert ran.returncode == 2
     assert "cannot be written" in ran.stderr

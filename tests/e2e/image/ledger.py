@@ -1,5 +1,7 @@
-"""The orders handler with a ledger: every message that was handled is counted in Redis, so that none can be missed
-and those handled twice can be told."""
+"""The orders handler with a ledger in Redis.
+
+The ledger counts how often each message was handled, so that lost and repeated messages are visible.
+"""
 
 import os
 from typing import Any
@@ -15,6 +17,6 @@ _redis = Redis.from_url(os.environ["STREAMCONSUMER_REDIS_URL"])
 
 
 async def handle(order: dict[str, Any]) -> None:
-    """Handle the order, then write it down."""
+    """Handle the order, then count it in the ledger."""
     await orders.handle(order)
     await _redis.hincrby(LEDGER, current_message().message_id, 1)

@@ -8,7 +8,7 @@ from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.reconcile.consumer_state import ConsumerState
 from streamconsumer.operator.redis_monitor.monitored_stream import Observation
 from tests.model.examples import manifest, stored
-from tests.operator.test_reconcile import KEY, Setting
+from tests.operator.reconcile.test_reconciler import KEY, Setting
 
 AUTOSCALING = {"target": {"backlogPerReplica": 10}, "maxReplicas": 7}
 OBSERVATION = Observation(

@@ -1,4 +1,4 @@
-"""All recorded spans follow the semantic conventions for messaging 1.44."""
+"""Recorded spans follow the semantic conventions for messaging 1.44."""
 
 import asyncio
 import importlib
@@ -31,7 +31,7 @@ def registry() -> dict[str, str]:
 
     The stable package overrides the incubating one, which marks attributes as deprecated that moved to the stable one.
     """
-    known: dict[str, str] = {}
+    registered: dict[str, str] = {}
     for package in ("opentelemetry.semconv._incubating.attributes", "opentelemetry.semconv.attributes"):
         folder = importlib.import_module(package)
         for module in pkgutil.iter_modules(folder.__path__):
@@ -39,19 +39,19 @@ def registry() -> dict[str, str]:
             text = Path(str(attributes.__file__)).read_text(encoding="utf-8")
             for name, key, docstring in CONSTANT.findall(text):
                 assert getattr(attributes, name) == key
-                known[key] = "deprecated" if docstring.lstrip().startswith("Deprecated") else ""
-    return known
+                registered[key] = "deprecated" if docstring.lstrip().startswith("Deprecated") else ""
+    return registered
 
 
 def violations(spans: list[Span]) -> Iterator[str]:
     """Yield each violation of the conventions for messaging 1.44."""
-    known = registry()
+    registered = registry()
     for span in spans:
         attributes = span.attributes
         keys = {*attributes, *(key for link in span.links for key in link.attributes)}
         own_keys = {key for key in keys if key.startswith("streamconsumer.")}
-        yield from (f"unknown attribute {key}" for key in keys - own_keys - known.keys())
-        yield from (f"deprecated attribute {key}" for key in keys & known.keys() if known[key])
+        yield from (f"unregistered attribute {key}" for key in keys - own_keys - registered.keys())
+        yield from (f"deprecated attribute {key}" for key in keys & registered.keys() if registered[key])
         name, kind = attributes.get("messaging.operation.name"), attributes.get("messaging.operation.type", "")
         if span.name != f"{name} {attributes.get('messaging.destination.name')}":
             yield f"name {span.name}"
@@ -124,7 +124,7 @@ def test_check_finds_violations() -> None:
         schema_url="",
     )
     problems = set(violations([careless]))
-    assert {"deprecated attribute messaging.operation", "unknown attribute messaging.redis.group"} <= problems
+    assert {"deprecated attribute messaging.operation", "unregistered attribute messaging.redis.group"} <= problems
     assert {"name orders process", "kind CLIENT of process", "a status of OK", "schema "} <= problems
     assert "no link to the producer" in problems
     assert "an error without its type" in set(violations([replace(careless, status_code="ERROR")]))

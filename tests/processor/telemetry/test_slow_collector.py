@@ -120,7 +120,7 @@ async def slow_collector(collector: Collector) -> AsyncIterator[str]:
 async def test_slow_collector_drops_are_counted(
     group: Group, collector: Collector, slow_collector: str, new_pod: NewPod
 ) -> None:
-    run = await start_run(group, new_pod("pod_handlers:silent", batch_count="100"), slow_collector, **SMALL_QUEUE)
+    run = await start_run(group, new_pod("pod_handlers:noop", batch_count="100"), slow_collector, **SMALL_QUEUE)
     await run.add(3000)
     await run.wait_until_acknowledged()
     await run.wait_until_accounted_for(collector)
@@ -149,7 +149,7 @@ async def test_each_span_arrives_or_is_counted_while_the_collector_restarts(
     program = own_collector.program
     run = await start_run(
         group,
-        new_pod("pod_handlers:silent", batch_count="100"),
+        new_pod("pod_handlers:noop", batch_count="100"),
         own_collector.http_endpoint,
         **SMALL_QUEUE,
         **SHORT_TIMEOUT,
@@ -184,7 +184,7 @@ def peak_mebibytes(pod: Pod) -> float:
 async def test_memory_is_bounded_when_the_collector_never_responds(group: Group, new_pod: NewPod) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        run = await start_run(group, new_pod("pod_handlers:silent", batch_count="1000"), endpoint)
+        run = await start_run(group, new_pod("pod_handlers:noop", batch_count="1000"), endpoint)
         await run.add(1000)
         await run.wait_until_acknowledged()
         before = peak_mebibytes(run.pod)

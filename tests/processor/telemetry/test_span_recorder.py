@@ -43,7 +43,7 @@ async def spans_of(
     return await consumer_spans(collector, len(messages))
 
 
-async def test_message_is_one_consumer_span_that_is_a_child_of_its_producer_and_links_to_it(
+async def test_message_span_is_a_child_of_its_producer_and_links_to_it(
     group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     handler = Recorder()
@@ -179,7 +179,7 @@ async def spans_of_batches(
     return await consumer_spans(collector, processor.metrics.handler_calls)
 
 
-async def test_batch_is_one_span_in_its_own_trace_that_links_to_each_message(
+async def test_batch_span_has_its_own_trace_and_links_to_each_message(
     group: Group, telemetry: SpanRecorder, collector: Collector
 ) -> None:
     ids: list[str] = []
@@ -259,7 +259,7 @@ async def test_last_spans_arrive_after_sigterm_and_log_lines_have_their_ids(
     await group.add(fields={"n": "1", "traceparent": SAMPLED})
     resource = {"OTEL_SERVICE_NAME": "orders", "OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=pod-a"}
     late = {"OTEL_BSP_SCHEDULE_DELAY": "3600000"}  # nothing is exported before the end
-    pod = new_pod("pod_handlers:note").start(environment={**collector.environment, **resource, **late})
+    pod = new_pod("pod_handlers:log_handled").start(environment={**collector.environment, **resource, **late})
     [line] = await pod.wait_for_log("handled")
     start_seconds = time.monotonic()
     pod.signal(signal.SIGTERM)
@@ -273,7 +273,7 @@ async def test_last_spans_arrive_after_sigterm_and_log_lines_have_their_ids(
 
 async def test_log_line_of_a_failure_has_the_trace_id(group: Group, collector: Collector, new_pod: NewPod) -> None:
     [message_id] = await group.add(fields={"n": "1", "traceparent": SAMPLED})
-    pod = new_pod("pod_handlers:failing").start(environment=collector.environment)
+    pod = new_pod("pod_handlers:fail").start(environment=collector.environment)
     [line] = await pod.wait_for_log("message failed; will retry")
     assert (line["message_id"], line["level"]) == (message_id, "ERROR")
     assert "ConnectionResetError: the bank hung up" in line["exc_info"]
@@ -307,7 +307,7 @@ async def test_unavailable_collector_delays_no_message_and_the_shutdown_only_bri
     else:
         endpoint = black_hole.endpoint
     await group.add(1000)
-    pod = new_pod("pod_handlers:note").start(environment={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+    pod = new_pod("pod_handlers:log_handled").start(environment={"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
     await pod.wait_for_log("handled", times=1000)
     await group.wait_settled()
     start_seconds = time.monotonic()

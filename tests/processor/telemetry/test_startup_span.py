@@ -40,7 +40,7 @@ async def spans_of(group: Group, collector: Collector, pod: Pod, messages: int =
 
 
 async def test_first_message_links_to_the_pod_start(group: Group, collector: Collector, new_pod: NewPod) -> None:
-    pod = new_pod("pod_handlers:silent")
+    pod = new_pod("pod_handlers:noop")
     await spans_of(group, collector, pod)
     [start] = await wait_for_named_spans(collector, "start shop")
     assert (start.kind, start.parent_span_id, start.status_code) == ("INTERNAL", "", "UNSET")
@@ -58,7 +58,7 @@ async def test_first_message_links_to_the_pod_start(group: Group, collector: Col
 
 
 async def test_first_batch_links_to_the_pod_start(group: Group, collector: Collector, new_pod: NewPod) -> None:
-    await spans_of(group, collector, new_pod("pod_handlers:note_batch", handler_batch="true"))
+    await spans_of(group, collector, new_pod("pod_handlers:log_batch", handler_batch="true"))
     [start] = await wait_for_named_spans(collector, "start shop")
     first, second = await wait_for_named_spans(collector, PROCESS, 2)
     assert (linked_span_ids(first, "pod_start"), linked_span_ids(second, "pod_start")) == ([start.span_id], [])
@@ -67,7 +67,7 @@ async def test_first_batch_links_to_the_pod_start(group: Group, collector: Colle
 async def test_pod_start_is_not_sampled_when_only_producers_sample(
     group: Group, collector: Collector, new_pod: NewPod
 ) -> None:
-    pod = new_pod("pod_handlers:silent")
+    pod = new_pod("pod_handlers:noop")
     pod.start(environment={**collector.environment, **NONE})
     await pod.wait_for_log("processor started")
     await group.add(1, {"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"})
@@ -80,7 +80,7 @@ async def test_pod_start_is_not_sampled_when_only_producers_sample(
 
 async def test_idle_pod_sends_no_spans_after_its_start(group: Group, collector: Collector, new_pod: NewPod) -> None:
     fast_export = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
-    pod = new_pod("pod_handlers:silent", poll_interval="100ms")
+    pod = new_pod("pod_handlers:noop", poll_interval="100ms")
     pod.start(environment={**collector.environment, **fast_export})
     await wait_for_named_spans(collector, f"start {GROUP}")
     collector.clear()

@@ -66,7 +66,7 @@ async def count_telemetry_calls(group: Group, settings: dict[str, Any]) -> Count
 
     def count_call(frame: FrameType, event: str, _: object) -> None:
         if event == "call" and (
-            "processor/telemetry/" in (file := frame.f_code.co_filename) or "opentelemetry" in file
+            "streamconsumer/processor/telemetry/" in (file := frame.f_code.co_filename) or "opentelemetry" in file
         ):
             calls[f"{file}:{frame.f_code.co_name}"] += 1
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from opentelemetry import baggage, trace
 
+from streamconsumer.model.processor_settings import TraceContextSettings
 from streamconsumer.processor.telemetry import current_trace
 from streamconsumer.processor.telemetry.trace_context import parse_traceparent
 from tests.cluster.collector import Collector
@@ -99,7 +100,8 @@ async def test_untrusted_producers_context_is_not_the_parent(
     group: Group, new_telemetry_kit: NewTelemetryKit, collector: Collector, trust: str
 ) -> None:
     """Such a producer can neither force nor prevent sampling."""
-    spans = await spans_by_context(group, new_telemetry_kit(trust=trust), collector, len(CONTEXTS))
+    telemetry_kit = new_telemetry_kit(trace_context=TraceContextSettings.model_validate({"context": trust}))
+    spans = await spans_by_context(group, telemetry_kit, collector, len(CONTEXTS))
     assert len({span.trace_id for span in spans.values()}) == len(CONTEXTS)
     for name, span in spans.items():
         assert (span.trace_id == TRACE, span.parent_span_id) == (False, "")
@@ -110,7 +112,8 @@ async def test_untrusted_producers_context_is_not_the_parent(
 async def test_untrusted_producer_cannot_force_sampling(
     group: Group, new_telemetry_kit: NewTelemetryKit, collector: Collector, sampler: str
 ) -> None:
-    assert await spans_by_context(group, new_telemetry_kit(environment(sampler), trust="link"), collector, 0) == {}
+    telemetry_kit = new_telemetry_kit(environment(sampler), trace_context=TraceContextSettings(context="link"))
+    assert await spans_by_context(group, telemetry_kit, collector, 0) == {}
 
 
 async def test_batch_is_recorded_when_one_of_its_messages_is_sampled(
@@ -143,7 +146,8 @@ async def test_tracestate_and_the_configured_context_field_are_propagated(
         states.append(trace.get_current_span().get_span_context().trace_state.to_header())
 
     await group.add(fields={"ctx": f"{WELL_FORMED}01", "tracestate": "shop=eu", "traceparent": "garbage"})
-    await group.start(handle, settings={"telemetry": new_telemetry_kit(field="ctx").telemetry})
+    telemetry = new_telemetry_kit(trace_context=TraceContextSettings(context_field="ctx")).telemetry
+    await group.start(handle, settings={"telemetry": telemetry})
     [span] = await wait_for_named_spans(collector, PROCESS)
     assert (span.trace_id, states) == (TRACE, ["shop=eu"])
 
@@ -159,7 +163,8 @@ async def test_only_allowed_baggage_keys_are_propagated(
 
     fields = {"baggage": "tenant=a%20b;p=1, secret=x,nonsense", "traceparent": f"{WELL_FORMED}01"}
     await group.add(fields=fields)
-    await group.start(handle, settings={"telemetry": new_telemetry_kit(allowed_baggage=allowed).telemetry})
+    telemetry = new_telemetry_kit(trace_context=TraceContextSettings(baggage=allowed)).telemetry
+    await group.start(handle, settings={"telemetry": telemetry})
     await eventually(lambda: handler_baggage)
     assert handler_baggage == [{"tenant": "a b"} if allowed else {}]
 

@@ -75,7 +75,7 @@ async def test_claim_links_to_the_attempt_of_a_killed_process(
     """The span of a killed attempt is never exported. Only a log line and child spans show its id."""
     await group.add(fields={"seconds": "60", "traceparent": SAMPLED})
     pod = new_pod("pod_handlers:slow").start(environment=collector.environment)
-    [line] = await pod.wait_for_log("begun")
+    [line] = await pod.wait_for_log("started")
     await group.start(Recorder(), "pod-b", settings={"telemetry": telemetry_kit.telemetry})
     pod.signal(signal.SIGKILL)
     [claim] = await wait_for_named_spans(collector, CLAIM)

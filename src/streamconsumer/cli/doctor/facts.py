@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from streamconsumer.cli.status.facts import Finding
 from streamconsumer.model.fields import Model
-
-if TYPE_CHECKING:  # at run time, the import would load redis-py
-    from streamconsumer.processor.consumer.preflight import RiskySetting
+from streamconsumer.redis_client.server_settings import RiskySetting
 
 
 @dataclass(frozen=True)

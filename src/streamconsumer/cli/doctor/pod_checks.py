@@ -20,6 +20,7 @@ try:
     from streamconsumer.processor.telemetry import collector_probe
     from streamconsumer.redis_client.errors_table import classify_error
     from streamconsumer.redis_client.replies import to_dict
+    from streamconsumer.redis_client.server_settings import risky_settings
 except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[processor]") from None
 
@@ -72,7 +73,7 @@ async def _query_server(manager: StreamManager, settings: ProcessorSettings, add
         version=report.version,
         missing_permissions=report.missing_permissions,
         settings=report.settings,
-        risky_settings=preflight.risky_settings(report.settings),
+        risky_settings=risky_settings(report.settings),
         **_group_state(groups, settings),
     )
 

@@ -18,7 +18,7 @@ MAX_DELAY = timedelta(seconds=5)
 
 
 class CreateDebounce:
-    """Collects the keys that `came` receives and passes them to `begin` in the same order."""
+    """Collects the keys of new StreamConsumers and enqueues them in the same order."""
 
     def __init__(self, enqueue: Callable[[Key], None]) -> None:
         self._enqueue = enqueue
@@ -26,7 +26,7 @@ class CreateDebounce:
         self._collected: dict[Key, None] = {}
 
     def add(self, key: Key) -> None:
-        """Add a StreamConsumer that was created now."""
+        """Add a StreamConsumer that was just created."""
         loop = asyncio.get_running_loop()
         self._latest_seconds = loop.time()
         if not self._collected:
@@ -40,6 +40,6 @@ class CreateDebounce:
         if loop.time() < due:
             loop.call_at(due, self._flush_if_quiet)
             return
-        waiting, self._collected = self._collected, {}
-        for key in waiting:
+        collected, self._collected = self._collected, {}
+        for key in collected:
             self._enqueue(key)

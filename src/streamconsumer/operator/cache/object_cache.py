@@ -1,4 +1,7 @@
-"""What the watch has seen last: StreamConsumers, their children, their pods. Reconciling reads here, not the API."""
+"""The cache of the latest known objects: StreamConsumers, their children and their pods.
+
+Reconciles read the cache instead of the API server.
+"""
 
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
@@ -9,104 +12,107 @@ from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.manifests.metadata import owned_by
 
+ChildId = tuple[str, str]
+"""The kind and the name."""
+
 
 class ObjectCache:
-    """Filled by lists at start and by watch events and our own writes from then on."""
+    """The cached objects. Filled by lists at startup, and by watch events and the operator's own writes."""
 
     def __init__(self) -> None:
         self.consumers: dict[Key, Manifest] = {}
-        self._owned: defaultdict[Key, dict[tuple[str, str], Manifest]] = defaultdict(dict)
+        self._owned: defaultdict[Key, dict[ChildId, Manifest]] = defaultdict(dict)
         self._tombstones: dict[str, int] = {}
-        """In which version an object of a uid went, since the last list was believed: the pages of the next one tell of
-        the moment when the first of them was asked for."""
+        """The versions of the objects that were deleted since the last list, by uid. All pages of a list show the time
+        of its first page, so a later page may still contain an object that was deleted meanwhile."""
 
     def upsert(self, manifest: Manifest) -> Key | None:
-        """Remember the manifest unless it is older than what is known. Returns the StreamConsumer it concerns."""
+        """Store the manifest unless the cache has a newer version. Returns the key of its StreamConsumer."""
         key = _key_for(manifest)
         if _version(manifest) <= self._tombstones.get(_uid(manifest), -1):
             return key
         if key and manifest["kind"] == names.KIND:
             self.consumers[key] = _latest(self.consumers.get(key), manifest)
         elif key:
-            owned, identity = self._owned[key], _identity(manifest)
-            owned[identity] = _latest(owned.get(identity), manifest)
+            owned, child_id = self._owned[key], _child_id(manifest)
+            owned[child_id] = _latest(owned.get(child_id), manifest)
         return key
 
     def remove(self, manifest: Manifest) -> Key | None:
-        """Forget the manifest, unless another of its name has come meanwhile. Returns whom it concerned."""
+        """Remove the object, unless the name now belongs to a new object. Returns the key of its StreamConsumer."""
         key = _key_for(manifest)
         self._tombstones[_uid(manifest)] = _version(manifest)
         if key and self.contains(manifest):
             if manifest["kind"] == names.KIND:
                 del self.consumers[key]
             else:
-                self._forget(key, _identity(manifest))
+                self._forget(key, _child_id(manifest))
         return key
 
     def all_objects(self) -> list[Manifest]:
-        """All that is remembered."""
+        """Return every object of the cache."""
         owned = [manifest for each in self._owned.values() for manifest in each.values()]
         return [*self.consumers.values(), *owned]
 
     def versions(self) -> dict[str, int]:
-        """The version of each object, by its uid."""
+        """Return the version of every object by its uid."""
         return {manifest["metadata"]["uid"]: _version(manifest) for manifest in self.all_objects()}
 
     def remove_missing(self, versions_before: Mapping[str, int], listed_uids: Container[str]) -> set[Key | None]:
-        """Believe a list: what was remembered in these versions `before` it was asked for, and is not among the uids
-        that are `there`, is gone, unless it was heard of since. Returns whom that concerns."""
-        gone = [
+        """Remove the objects that a complete list does not contain.
+
+        `versions_before` are the cached versions before the list was requested. An object that changed since then
+        stays. Returns the keys of the StreamConsumers whose objects were removed."""
+        missing = [
             manifest
             for manifest in self.all_objects()
             if (uid := manifest["metadata"]["uid"]) not in listed_uids
             and versions_before.get(uid) == _version(manifest)
         ]
-        concerned = {self.remove(manifest) for manifest in gone}
+        keys = {self.remove(manifest) for manifest in missing}
         self._tombstones.clear()
-        return concerned
+        return keys
 
     def contains(self, manifest: Manifest) -> bool:
-        """Whether this very object, in any version, is remembered."""
+        """Return True if the cache has this object, by uid, in any version."""
         key = _key_for(manifest)
         if key is None:
             return False
         is_child = manifest["kind"] != names.KIND
-        known = self.child(key, *_identity(manifest)) if is_child else self.consumers.get(key)
-        return known is not None and _same_uid(known, manifest)
+        cached = self.child(key, *_child_id(manifest)) if is_child else self.consumers.get(key)
+        return cached is not None and _same_uid(cached, manifest)
 
     def child(self, key: Key, kind: str, name: str) -> Manifest | None:
-        """One child, or None."""
+        """Return one child, or None if the cache does not have it."""
         return self._owned[key].get((kind, name)) if key in self._owned else None
 
     def children(self, key: Key) -> list[Manifest]:
-        """Every child that is not a pod."""
+        """Return all children except pods."""
         return [manifest for (kind, _), manifest in self._items(key) if kind != "Pod"]
 
     def owned(self, key: Key, uid: str) -> list[Manifest]:
-        """The children that belong to the StreamConsumer of this uid, and do not only bear its labels."""
+        """Return the children that the StreamConsumer with this uid owns. Labels alone do not count."""
         return [child for child in self.children(key) if owned_by(uid, child)]
 
     def pods(self, key: Key) -> list[Manifest]:
-        """Every pod."""
+        """Return all pods."""
         return [manifest for (kind, _), manifest in self._items(key) if kind == "Pod"]
 
-    def _forget(self, key: Key, identity: tuple[str, str]) -> None:
-        del self._owned[key][identity]
+    def _forget(self, key: Key, child_id: ChildId) -> None:
+        del self._owned[key][child_id]
         if not self._owned[key]:
             del self._owned[key]
 
-    def _items(self, key: Key) -> Iterable[tuple[tuple[str, str], Manifest]]:
+    def _items(self, key: Key) -> Iterable[tuple[ChildId, Manifest]]:
         return list(self._owned[key].items()) if key in self._owned else []
 
 
 def _latest(cached: Manifest | None, manifest: Manifest) -> Manifest:
-    """A watch may still bring the state from before our own write, and brings that too; resource versions of one object
-    are in order."""
-    return (
-        cached
-        if cached and _same_uid(cached, manifest) and _version(cached) >= _version(manifest)
-        else strip_unused(manifest)
-    )
+    """Return the newer of two versions. After a write by the operator, a watch may still report the state before the
+    write. Resource versions of one object are ordered."""
+    if cached and _same_uid(cached, manifest) and _version(cached) >= _version(manifest):
+        return cached
+    return strip_unused(manifest)
 
 
 def _same_uid(one: Manifest, other: Manifest) -> bool:
@@ -121,7 +127,7 @@ def _version(manifest: Manifest) -> int:
     return int(manifest["metadata"].get("resourceVersion", 0))
 
 
-def _identity(manifest: Manifest) -> tuple[str, str]:
+def _child_id(manifest: Manifest) -> ChildId:
     return manifest["kind"], manifest["metadata"]["name"]
 
 

@@ -1,8 +1,8 @@
 """The keyed work queue between the watch and the workers.
 
-A key waits once however often it is added; it is never with two workers; what is added while a worker has it is
-done once more after. A failure comes back after a pause that doubles and is forgotten at the first success; what is
-no failure and cannot be finished yet may ask to be looked at again.
+The queue deduplicates keys, never gives one key to two workers, and re-queues a key that is added while it is being
+processed. A failed key is retried after a delay that doubles with every failure and is reset by a success. A reconcile
+that succeeded may request another reconcile after a delay.
 """
 
 import asyncio
@@ -19,22 +19,25 @@ Key = tuple[str, str]
 """The namespace and the name of a StreamConsumer."""
 
 BASE_DELAY = timedelta(milliseconds=200)
+"""The delay after the first failure. Jittered by 25 %."""
+
 MAX_DELAY = timedelta(minutes=2)
+"""The maximum delay after repeated failures. Jittered by 25 %."""
 
 ReconcileFunc = Callable[[Key], Awaitable[timedelta | None]]
-"""What is done for a key. Returns after how long it wants to be looked at again, if at all."""
+"""The function that processes a key. Returns the delay before the next reconcile, or None."""
 
 log = logging.getLogger(__name__)
 
 
 class WorkQueue:
-    """`add` keys from anywhere on the event loop; `work` runs `act(key)` for each until cancelled."""
+    """The queue of StreamConsumers that wait for a reconcile. Not thread-safe: use the queue on one event loop."""
 
     def __init__(self) -> None:
         self._queued: OrderedDict[Key, float] = OrderedDict()
-        """Since when, by the monotonic clock."""
+        """The waiting keys, with the monotonic time at which each was added."""
         self.queue_seconds: dict[Key, float] = {}
-        """Of those that are being worked on, how long they had waited for it."""
+        """The time that each key in progress had waited in the queue."""
         self._in_progress: set[Key] = set()
         self._failures: dict[Key, int] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
@@ -45,14 +48,14 @@ class WorkQueue:
         return len(self._queued) + len(self._in_progress)
 
     def add(self, key: Key) -> None:
-        """Ask for a reconcile of this key as soon as a worker is free."""
+        """Request a reconcile of this key as soon as a worker is free."""
         if timer := self._timers.pop(key, None):
             timer.cancel()
         self._queued.setdefault(key, time.monotonic())
         self._wakeup.set()
 
     async def run_workers(self, reconcile: ReconcileFunc, workers: int) -> None:
-        """Serve the queue with this many workers, until cancelled."""
+        """Process the queue with this number of workers until cancelled."""
         async with asyncio.TaskGroup() as group:
             for _ in range(workers):
                 group.create_task(self._worker(reconcile))
@@ -61,31 +64,34 @@ class WorkQueue:
         while True:
             key = await self._next()
             try:
-                again = await reconcile(key)
-            except ApiThrottled as busy:
-                self._pause_all(busy, key)
-            except Exception:  # noqa: BLE001 - whatever one object causes stays with that object
+                delay = await reconcile(key)
+            except ApiThrottled as throttled:
+                self._pause_all(throttled, key)
+            except Exception:  # noqa: BLE001 - an error of one object must not stop the others
                 self._add_after(key, self._retry_delay(key))
             else:
                 self._failures.pop(key, None)
-                if again:
-                    self._add_after(key, again)
+                if delay:
+                    self._add_after(key, delay)
             finally:
                 self._in_progress.discard(key)
                 self.queue_seconds.pop(key, None)
-                self._wakeup.set()  # it may have been added again meanwhile
+                self._wakeup.set()  # the key may have been added again meanwhile
 
     def _pause_all(self, throttled: ApiThrottled, key: Key) -> None:
-        """The server means all of us, not only this key: nothing begins until then. It is no failure of the key's."""
+        """Stop all workers for the time that the API server requests, and re-queue the key without counting a
+        failure."""
         pause = throttled.retry_after.total_seconds() * random.uniform(1, 1.25)  # noqa: S311 - jitter
-        log.warning("the API server is busy", extra={"error": str(throttled), "pause_seconds": pause})
+        log.warning(
+            "API server is throttling requests; pausing", extra={"error": str(throttled), "pause_seconds": pause}
+        )
         self._paused_until = max(self._paused_until, time.monotonic() + pause)
         self.add(key)
 
     async def _next(self) -> Key:
         while True:
-            while (rest := self._paused_until - time.monotonic()) > 0:  # noqa: ASYNC110 - a clock, not an event
-                await asyncio.sleep(rest)
+            while (remaining := self._paused_until - time.monotonic()) > 0:  # noqa: ASYNC110 - a clock, not an event
+                await asyncio.sleep(remaining)
             for key in self._queued:
                 if key not in self._in_progress:
                     self.queue_seconds[key] = time.monotonic() - self._queued.pop(key)
@@ -98,8 +104,8 @@ class WorkQueue:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         pause: timedelta = min(BASE_DELAY * 2 ** min(failures - 1, 20), MAX_DELAY) * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
         log.warning(
-            "reconcile failed; it will be tried again",
-            exc_info=True,  # noqa: LOG014 - called where it is handled
+            "reconcile failed; retrying",
+            exc_info=True,  # noqa: LOG014 - called in the exception handler
             extra={
                 "namespace": key[0],
                 "consumer": key[1],

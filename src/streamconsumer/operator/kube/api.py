@@ -1,5 +1,7 @@
-"""One connection to the API server: a request in, JSON out. The only user of the package `kubernetes`, which knows the
-ways to log in and has the connections; what it would do around a request costs more than the request.
+"""HTTP requests to the Kubernetes API server, with JSON bodies. The only user of the package `kubernetes`.
+
+The package provides the authentication methods and the connections. Its model classes are not used, because their
+conversion costs more than the request.
 """
 
 import json
@@ -21,12 +23,18 @@ from yaml import YAMLError
 
 from streamconsumer.errors import ApiThrottled, InvalidSettings
 
-ApiError, Conflict, NotFound = ApiException, ConflictException, NotFoundException
-"""What is raised where the API server refuses; where somebody else was faster; where there is no such object."""
+ApiError = ApiException
+"""An error response of the API server."""
+
+Conflict = ConflictException
+"""The error after a write to an outdated version of an object."""
+
+NotFound = NotFoundException
+"""The error after a request for a missing object."""
 
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml; charset=utf-8"
-"""With a charset, the package `kubernetes` takes a body of bytes and sends it unchanged."""
+"""With this charset, the package `kubernetes` sends a body of bytes unchanged."""
 
 REQUEST_TIMEOUT_SECONDS = 30
 RETRYABLE_STATUSES = (429, 503)
@@ -35,8 +43,10 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class KubeApi:
-    """Requests to one API server. Each raises ApiThrottled where the answer is when to ask again, and Refused, FASTER or
-    MISSING where it is another refusal."""
+    """Requests to one API server.
+
+    A request raises ApiThrottled if the response names a time for the retry. Other error responses raise ApiError,
+    Conflict or NotFound."""
 
     def __init__(self, client: ApiClient) -> None:
         self._client = client
@@ -44,13 +54,13 @@ class KubeApi:
     async def request_json(
         self, method: str, path: str, *, body: Any = None, content_type: str = JSON, query: Mapping[str, str] = {}
     ) -> dict[str, Any]:
-        """The object that is answered, in JSON."""
+        """Send a request and return the JSON object of the response."""
         headers = {"Content-Type": content_type, "Accept": JSON}
-        answer: dict[str, Any] = json.loads(await self._request(method, path, body, headers, query))
-        return answer
+        document: dict[str, Any] = json.loads(await self._request(method, path, body, headers, query))
+        return document
 
     async def request_text(self, method: str, path: str, *, query: Mapping[str, str] = {}) -> str:
-        """What is answered, as it is."""
+        """Send a request and return the body of the response as text."""
         return (await self._request(method, path, None, {"Accept": "*/*"}, query)).decode(errors="replace")
 
     async def _request(
@@ -60,39 +70,43 @@ class KubeApi:
         token = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
         headers = {**self._client.default_headers, **headers, **({"Authorization": token} if token else {})}
         url = f"{configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
-        answer = await self._client.call_api(
+        response = await self._client.call_api(
             method.upper(), url, headers, body, _request_timeout=REQUEST_TIMEOUT_SECONDS
         )
-        data: bytes = await answer.read()  # type: ignore[no-untyped-call]
-        if not 200 <= answer.status <= 299:
-            _raise_api_error(f"{method} {path}", answer)
+        data: bytes = await response.read()  # type: ignore[no-untyped-call]
+        if not 200 <= response.status <= 299:
+            _raise_api_error(f"{method} {path}", response)
         return data
 
 
 @asynccontextmanager
 async def connect(context: str | None = None) -> AsyncIterator[KubeApi]:
-    """By the pod's service account, or else by the kubeconfig file that kubectl would take. Who names a context means
-    the file, in a pod too."""
+    """Connect with the service account of the pod, or outside of a pod with the kubeconfig that kubectl uses.
+
+    A named context always selects the kubeconfig, even in a pod. Raises InvalidSettings if there is no usable
+    kubeconfig."""
     configuration = Configuration()
-    # Chain and name are verified. What Python 3.13 asks beyond that of a certificate's form, the authorities of many
-    # clusters do not have.
+    # The chain and the name of the certificate are verified. Python 3.13 also verifies the form of the CA certificate,
+    # and the CAs of many clusters fail that check.
     configuration.disable_strict_ssl_verification = True
     if context is not None or not _is_in_cluster(configuration):
         await _load_kubeconfig(context, configuration)
     host = urlsplit(configuration.host)
     if not (proxy_bypass(host.hostname or "") or proxy_bypass(host.netloc)):
         configuration.proxy = configuration.proxy or getproxies().get(host.scheme)
-    # aiohttp would take the proxy from the environment by itself, and read ~/.netrc for each request in a thread.
+    # With trust_env, aiohttp would read the proxy from the environment and ~/.netrc for each request in a thread.
     configuration.client_session_kwargs = {"trust_env": False}
-    async with ApiClient(configuration) as found:
-        yield KubeApi(found)
+    async with ApiClient(configuration) as client:
+        yield KubeApi(client)
 
 
 def as_yaml(value: Any) -> bytes:
-    """JSON that is YAML too: YAML has no escape for half of a surrogate pair, and refuses or folds some raw characters
-    below U+10000."""
+    """Encode a value as JSON that is also valid YAML.
+
+    YAML rejects or folds some raw characters below U+10000, so all from U+007F to U+FFFF are escaped. YAML has no
+    escape for half of a surrogate pair, so characters from U+10000 stay raw."""
     text = json.dumps(value, ensure_ascii=False)
-    return re.sub("[\x7f-\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text).encode()
+    return re.sub("[\x7f-\uffff]", lambda match: f"\\u{ord(match[0]):04x}", text).encode()
 
 
 def _is_in_cluster(configuration: Configuration) -> bool:
@@ -110,41 +124,43 @@ async def _load_kubeconfig(context: str | None, configuration: Configuration) ->
         )
     except ConfigException as error:
         raise _no_cluster_error(str(error)) from None
-    except (YAMLError, AttributeError, KeyError, TypeError, ValueError):  # of an empty file, for example
-        raise _no_cluster_error("what the file holds is none") from None
+    except (YAMLError, AttributeError, KeyError, TypeError, ValueError):  # an empty file, for example
+        raise _no_cluster_error("the file is not a kubeconfig") from None
 
 
 def _no_cluster_error(reason: str) -> InvalidSettings:
     return InvalidSettings(
-        f"no Kubernetes to speak to: not in a pod, and no usable kubeconfig ({reason}); set KUBECONFIG"
+        f"no Kubernetes cluster: not running in a pod, and no usable kubeconfig ({reason}); set KUBECONFIG"
     )
 
 
 def default_namespace(context: str | None = None) -> str:
-    """The namespace of a context, of the current one by default, or the pod's own; as kubectl has it."""
+    """Return the default namespace as kubectl does: the namespace of the pod, of the named context, or of the current
+    context."""
     with suppress(OSError):
         if context is None:
             return NAMESPACE_FILE.read_text().strip()
     with suppress(ConfigException):
         contexts, current = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
-        chosen = next((each for each in contexts if each["name"] == context), current)
-        return str(chosen["context"].get("namespace") or "default")
+        selected = next((each for each in contexts if each["name"] == context), current)
+        return str(selected["context"].get("namespace") or "default")
     return "default"
 
 
 def api_error_message(error: Exception) -> str:
-    """The API server's own sentence, where the error is its answer; without headers and tracebacks."""
+    """Return the message of the API server without headers, or the type and the text of any other error."""
     with suppress(TypeError, ValueError, KeyError):
         return str(json.loads(getattr(error, "body", None))["message"])  # type: ignore[arg-type] # None is a TypeError
     return f"{type(error).__name__}: {error}"
 
 
 def _retry_after(error: ApiException) -> timedelta | None:
-    """What the server asked for, within reason. It says seconds; a date, as proxies may say, counts as nothing."""
-    said = str((error.headers or {}).get("Retry-After", ""))
-    if error.status not in RETRYABLE_STATUSES or not said.isdecimal():
+    """Return the delay in Retry-After, at most MAX_RETRY_AFTER. The API server sends seconds; a date, which a proxy may
+    send, is ignored."""
+    seconds = str((error.headers or {}).get("Retry-After", ""))
+    if error.status not in RETRYABLE_STATUSES or not seconds.isdecimal():
         return None
-    return min(timedelta(seconds=int(said)), MAX_RETRY_AFTER) or None
+    return min(timedelta(seconds=int(seconds)), MAX_RETRY_AFTER) or None
 
 
 def _raise_api_error(request_line: str, response: RESTResponse) -> None:

@@ -1,5 +1,7 @@
-"""What the operator does at the Kubernetes API: reads, server-side apply, delete, status, events. Manifests in,
-manifests out. Every path is known here, so nothing is discovered, and no model classes are built.
+"""The client for the Kubernetes API: reads, server-side apply, delete, status and Events.
+
+Arguments and results are manifests, not model classes. The paths of all used kinds are in this module, so the client
+needs no discovery.
 """
 
 import uuid
@@ -25,14 +27,13 @@ from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.reconcile_trace import current
 
 PAGE_SIZE = 20
-"""How many objects a list is asked for at a time: a thousand Deployments are 20 MB of text, and five times that once
-they are read."""
+"""The number of objects in one page of a list: 1,000 Deployments are 20 MB of JSON, and five times that in memory."""
 
 TERMINAL_STATUSES = (400, 403, 422)
-"""Of a child: to try again is pointless without an edit."""
+"""The response codes after which a child is rejected: a retry without an edit would fail again."""
 
 MAX_NOTE_BYTES = 1024
-"""Bytes of an Event's sentence that the API server takes."""
+"""The maximum length of an Event's message, in bytes, that the API server accepts."""
 
 _PLURALS = {
     "ServiceAccount": "serviceaccounts",
@@ -49,19 +50,20 @@ _PLURALS = {
 
 
 class KubeClient:
-    """A connection to one API server."""
+    """Typed requests to one API server."""
 
     def __init__(self, api: KubeApi) -> None:
         self._api = api
 
     async def get(self, api_version: str, kind: str, namespace: str | None, name: str) -> Manifest | None:
-        """The object, or None where there is none."""
+        """Return the object, or None if the object does not exist."""
         with suppress(NotFound):
             return await self._request("get", _path(api_version, kind, namespace, name))
         return None
 
     async def get_config_object(self, kind: str, namespace: str, name: str) -> Manifest | None:
-        """A Secret or ConfigMap that pods refer to, or None where there is none. Raises PermissionDenied where we may not."""
+        """Return a Secret or ConfigMap that pods refer to, or None if the object does not exist. Raises
+        PermissionDenied."""
         try:
             return await self.get("v1", kind, namespace, name)
         except ApiError as error:
@@ -72,21 +74,24 @@ class KubeClient:
     async def list(
         self, api_version: str, kind: str, namespace: str | None, selector: str = ""
     ) -> AsyncIterator[Manifest]:
-        """Every object of the kind, in one namespace or in all. Items carry their apiVersion and kind."""
+        """Yield every object of the kind, with apiVersion and kind. A namespace of None lists all namespaces."""
         path, query = _path(api_version, kind, namespace), {"limit": str(PAGE_SIZE)}
         if selector:
             query["labelSelector"] = selector
-        more = ""
+        token = ""
         while True:
-            found = await self._request("get", path, query=query | ({"continue": more} if more else {}))
-            for item in found.pop("items"):
+            page = await self._request("get", path, query=query | ({"continue": token} if token else {}))
+            for item in page.pop("items"):
                 yield {"apiVersion": api_version, "kind": kind, **item}
-            if not (more := found["metadata"].get("continue", "")):
+            if not (token := page["metadata"].get("continue", "")):
                 return
 
     async def apply(self, manifest: Manifest) -> Manifest:
-        """Server-side apply as our field manager. What we state is ours; a field somebody else changed comes back.
-        Raises ChildRejected where trying again without an edit is pointless: invalid, forbidden, against a policy."""
+        """Apply the manifest server-side and return the object. The operator becomes the owner of all its fields, and
+        changes of other clients to these fields are reverted.
+
+        Raises ChildRejected if a retry without an edit would fail again: the manifest is invalid or forbidden, or
+        violates a policy."""
         try:
             return await self._apply(manifest, _path_of(manifest))
         except ApiError as error:
@@ -97,7 +102,7 @@ class KubeClient:
             ) from None
 
     async def apply_status(self, namespace: str, name: str, status: Status) -> Manifest | None:
-        """One write of the whole status. Returns the object, or None where it is not there any more."""
+        """Write the whole status. Returns the object, or None if the object no longer exists."""
         manifest = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
@@ -109,20 +114,20 @@ class KubeClient:
         return None
 
     async def get_secret(self, namespace: str, name: str) -> dict[str, bytes] | None:
-        """What stands in a Secret; None where there is none. Raises PermissionDenied where it may not be read."""
-        found = await self.get_config_object("Secret", namespace, name)
-        return None if found is None else {key: b64decode(value) for key, value in found.get("data", {}).items()}
+        """Return the decoded data of a Secret, or None if the Secret does not exist. Raises PermissionDenied."""
+        secret = await self.get_config_object("Secret", namespace, name)
+        return None if secret is None else {key: b64decode(value) for key, value in secret.get("data", {}).items()}
 
     async def annotate_pod(self, namespace: str, name: str, annotations: dict[str, str]) -> None:
-        """Write annotations at a pod; one that is gone needs none."""
-        change = {"metadata": {"annotations": annotations}}
+        """Annotate a pod. A deleted pod is ignored."""
+        patch = {"metadata": {"annotations": annotations}}
         with suppress(NotFound):
             path = _path("v1", "Pod", namespace, name)
-            await self._request("patch", path, body=change, content_type=MERGE_PATCH)
+            await self._request("patch", path, body=patch, content_type=MERGE_PATCH)
 
     async def replace(self, manifest: Manifest) -> Manifest:
-        """Write the object as a whole if it is still in the version that the manifest names; one without a version is
-        created. Raises FASTER where somebody was faster."""
+        """Replace the object if its version is still the one in the manifest. A manifest without a version creates the
+        object. Raises Conflict if another client has written the object."""
         if "resourceVersion" in manifest["metadata"]:
             return await self._request("put", _path_of(manifest), body=manifest)
         metadata = manifest["metadata"]
@@ -130,45 +135,49 @@ class KubeClient:
         return await self._request("post", path, body=manifest)
 
     async def set_suspended(self, namespace: str, name: str, *, suspended: bool) -> None:
-        """What `suspend` and `resume` of the command line write; the operator itself never does."""
+        """Set spec.suspend, for the commands `suspend` and `resume`. The operator itself never writes the spec."""
         path = _path(names.API_VERSION, names.KIND, namespace, name)
-        change = {"spec": {"suspend": suspended}}
-        await self._request("patch", path, body=change, content_type=MERGE_PATCH)
+        patch = {"spec": {"suspend": suspended}}
+        await self._request("patch", path, body=patch, content_type=MERGE_PATCH)
 
     async def can_i(self, verb: str, resource: str, namespace: str | None) -> bool:
-        """Whether whoever asks has a right, for the command line. A resource is `pods/exec`, or `deployments.apps`."""
-        whole, _, subresource = resource.partition("/")
-        plural, _, group = whole.partition(".")
-        about = {"verb": verb, "group": group, "resource": plural, "subresource": subresource}
+        """Return True if the user has a permission, for the command line. Examples of a resource are `pods/exec` and
+        `deployments.apps`."""
+        plural_and_group, _, subresource = resource.partition("/")
+        plural, _, group = plural_and_group.partition(".")
+        attributes = {"verb": verb, "group": group, "resource": plural, "subresource": subresource}
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": {**about, **({"namespace": namespace} if namespace else {})}},
+            "spec": {"resourceAttributes": {**attributes, **({"namespace": namespace} if namespace else {})}},
         }
-        answer = await self._api.request_json(
+        response = await self._api.request_json(
             "post", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=review
         )
-        return bool(answer["status"]["allowed"])
+        return bool(response["status"]["allowed"])
 
     async def version(self) -> Manifest:
-        """What the API server says of itself, for the command line."""
+        """Return the version of the API server, for the command line."""
         return await self._api.request_json("get", "/version")
 
     async def pod_log(self, namespace: str, pod: str, container: str, *, lines: int, previous: bool) -> str:
-        """The end of what a container wrote, or the one before it; for the command line."""
+        """Return the last lines of a container's log, for the command line. `previous` selects the container before
+        its last restart."""
         query = {"container": container, "tailLines": str(lines), "previous": str(previous).lower()}
         return await self._api.request_text("get", f"{_path('v1', 'Pod', namespace, pod)}/log", query=query)
 
     async def delete(self, manifest: Manifest) -> None:
-        """Delete in the background what this manifest names, and only that very object; gone already is fine."""
-        only = {"preconditions": {"uid": manifest["metadata"]["uid"]}, "propagationPolicy": "Background"}
+        """Delete an object with background propagation. Only the object with the uid of the manifest is deleted; a
+        missing object is ignored."""
+        options = {"preconditions": {"uid": manifest["metadata"]["uid"]}, "propagationPolicy": "Background"}
         with suppress(NotFound):
-            await self._request("delete", _path_of(manifest), body=only)
+            await self._request("delete", _path_of(manifest), body=options)
 
     async def create_event(
         self, regarding: Manifest, *, reason: str, message: str, warning: bool, at: datetime
     ) -> None:
-        """An Event on the StreamConsumer, for kubectl describe. Its namespace may be going away: then none."""
+        """Create an Event on the StreamConsumer, for `kubectl describe`. Raises ApiError, for example if the namespace
+        is terminating."""
         metadata = regarding["metadata"]
         event = {
             "apiVersion": "events.k8s.io/v1",
@@ -213,18 +222,18 @@ class KubeClient:
 async def list_all(
     kube: KubeClient, kinds: Iterable[tuple[str, str]], namespaces: Iterable[str], selector: str = ""
 ) -> AsyncIterator[Manifest]:
-    """Every object of these kinds, in these namespaces or, without any, in all."""
-    places: list[str | None] = [*namespaces] or [None]
+    """Yield every object of these kinds in these namespaces. Without namespaces, list all namespaces."""
+    searched: list[str | None] = [*namespaces] or [None]
     for api_version, kind in kinds:
-        for place in places:
-            async for manifest in kube.list(api_version, kind, place, selector):
+        for namespace in searched:
+            async for manifest in kube.list(api_version, kind, namespace, selector):
                 yield manifest
 
 
 def _path(api_version: str, kind: str, namespace: str | None, name: str = "") -> str:
     root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
-    place = f"/namespaces/{namespace}" if namespace else ""
-    return f"{root}{place}/{_PLURALS[kind]}" + (f"/{name}" if name else "")
+    scope = f"/namespaces/{namespace}" if namespace else ""
+    return f"{root}{scope}/{_PLURALS[kind]}" + (f"/{name}" if name else "")
 
 
 def _path_of(manifest: Manifest) -> str:

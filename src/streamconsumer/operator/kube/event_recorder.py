@@ -1,4 +1,4 @@
-"""Events on StreamConsumers, for kubectl describe. A courtesy: none fails a reconcile, and none is waited for."""
+"""Events on StreamConsumers, for `kubectl describe`. A failed Event never fails a reconcile, and no reconcile waits."""
 
 import asyncio
 import logging
@@ -12,14 +12,14 @@ from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.reconcile_trace import current
 
 MAX_QUEUED = 1000
-"""The number of Events that wait at most. The log has those that find no room."""
+"""The maximum number of queued Events. Further Events are only logged."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to whom: the metadata is enough, the rest of the resource may be large."""
+    """An Event that waits for its write. `regarding` holds only the metadata, because a resource may be large."""
 
     regarding: Manifest
     reason: str
@@ -29,14 +29,14 @@ class Event:
 
 
 class EventRecorder:
-    """`tell` from a reconcile; `write` runs until it is cancelled."""
+    """Queues the Events of reconciles and writes them in the background."""
 
     def __init__(self, kube: KubeClient) -> None:
         self._kube = kube
         self._queue: asyncio.Queue[Event] = asyncio.Queue(MAX_QUEUED)
 
     def record(self, regarding: Manifest, reason: str, message: str, *, warning: bool) -> None:
-        """Log it, add it to the reconcile's trace, and have `write` write it."""
+        """Log an Event, add the Event to the trace of the reconcile, and queue the write."""
         event = Event({"metadata": regarding["metadata"]}, reason, message, warning)
         log.log(logging.WARNING if warning else logging.INFO, message, extra=_log_fields(event))
         current.get().event(reason, message)
@@ -44,7 +44,7 @@ class EventRecorder:
             self._queue.put_nowait(event)
 
     async def run(self) -> None:
-        """Write Events in their order, one after the other."""
+        """Write the queued Events in order, one at a time, until cancelled."""
         while True:
             event = await self._queue.get()
             reason, message, warning = event.reason, event.message, event.warning
@@ -52,8 +52,8 @@ class EventRecorder:
                 await self._kube.create_event(
                     event.regarding, reason=reason, message=message, warning=warning, at=event.at
                 )
-            except Exception as error:  # noqa: BLE001 - the namespace may be going away, the right to write them missing
-                log.warning("event not written", extra={**_log_fields(event), "error": api_error_message(error)})
+            except Exception as error:  # noqa: BLE001 - the namespace may be terminating, or the permission missing
+                log.warning("failed to write event", extra={**_log_fields(event), "error": api_error_message(error)})
 
 
 def _log_fields(event: Event) -> dict[str, str]:

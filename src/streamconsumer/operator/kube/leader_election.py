@@ -1,9 +1,11 @@
-"""Who of several operators works: the one that holds a Lease, as Kubernetes' own controllers agree on it.
+"""Leader election between operators by a Lease, as Kubernetes' own controllers do it.
 
-The election that `kubernetes.aio` ships is not used: it does not give the Lease up at the end, so that every upgrade
-would wait for it to expire; its requests have no time-out, so that a server that hangs leaves two leaders; and a lost
-connection ends it. What counts here is this process' own clock: when a Lease was last *seen* to change, and when the
-last renewal that succeeded was *sent*. Clocks of different nodes are never compared.
+The election in `kubernetes.aio` is not used, for three reasons. At exit it does not release the Lease, and every
+upgrade would wait for the expiry. Its requests have no timeout: an API server that hangs would leave two leaders. A
+lost connection ends the election.
+
+This module only uses the clock of its own process: the time at which it *saw* the Lease change, and the time at which
+it *sent* the last successful renewal. Clocks of different nodes are never compared.
 """
 
 import asyncio
@@ -20,14 +22,16 @@ from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.manifests import Manifest
 
 LEASE_DURATION = 12.0
-"""Seconds after which a Lease that nobody renews is free."""
+"""The time, in seconds, after which a Lease without a renewal is free."""
 
 RENEW_DEADLINE = 8.0
-"""Seconds without a renewal after which its holder stops: well before anybody else begins."""
+"""The time, in seconds, without a renewal after which the leader stops: well before another operator starts."""
 
 RETRY_PERIOD = 2.0
+"""The interval, in seconds, at which the leader renews the Lease."""
+
 POLL_PERIOD = 1.0
-"""Seconds. A follower only reads, and has a Lease that was given up within a second."""
+"""The interval, in seconds, at which a follower reads the Lease. A follower takes a released Lease within a second."""
 
 API_VERSION, KIND = "coordination.k8s.io/v1", "Lease"
 
@@ -35,29 +39,31 @@ log = logging.getLogger(__name__)
 
 
 class LeaderLease:
-    """One operator's hand on the Lease `namespace/name`."""
+    """The Lease `namespace/name`, as one operator acquires, renews and releases it."""
 
     def __init__(self, kube: KubeClient, namespaced_name: str) -> None:
-        self.identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"  # a pod's host name is its own name
+        self.identity = (
+            f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"  # the host name of a pod is the name of the pod
+        )
         self._kube = kube
         self._namespace, _, self._name = namespaced_name.partition("/")
         self._own_lease: Manifest | None = None
-        self._last_change: tuple[str, float] = ("", 0.0)
+        self._last_version, self._last_change_seconds = "", 0.0
         self._holder = ""
         self._renewed_seconds = 0.0
 
     async def acquire(self) -> None:
-        """Return once the Lease is ours. Whatever goes wrong is tried again."""
-        told = ""
+        """Return when this operator holds the Lease. Errors are logged and retried."""
+        logged_holder = ""
         while not await self._attempt(self._try_acquire):
-            if self._holder not in (told, self.identity):
-                told = self._holder
-                log.info("another operator leads", extra={"leader": told})
+            if self._holder not in (logged_holder, self.identity):
+                logged_holder = self._holder
+                log.info("waiting: another replica is the leader", extra={"leader": self._holder})
             await asyncio.sleep(POLL_PERIOD)
-        log.info("this operator leads", extra={"leader": self.identity})
+        log.info("became the leader", extra={"leader": self.identity})
 
     async def renew_until_lost(self) -> None:
-        """Renew the Lease. Returns when it is lost, or might be."""
+        """Renew the Lease. Returns when the Lease is lost or may be lost."""
         while (left := self._renewed_seconds + RENEW_DEADLINE - time.monotonic()) > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
@@ -67,10 +73,10 @@ class LeaderLease:
                     await asyncio.sleep(RETRY_PERIOD if renewed else POLL_PERIOD)
 
     async def release(self) -> None:
-        """Give up what is held, so that nobody waits for it to expire."""
+        """Release a held Lease, so that the next leader does not wait for its expiry."""
         if self._own_lease is None:
             return
-        with suppress(Exception):  # it expires by itself
+        with suppress(Exception):  # an unreleased Lease expires
             async with asyncio.timeout(RETRY_PERIOD):
                 self._own_lease = await self._kube.get(API_VERSION, KIND, self._namespace, self._name)
                 if self._own_lease and self._own_lease["spec"].get("holderIdentity") == self.identity:
@@ -78,52 +84,56 @@ class LeaderLease:
         self._own_lease = None
 
     async def _attempt(self, action: Any) -> bool:
-        """Whether it was done. A server that hangs counts as one that does not answer."""
+        """Run the action with a timeout. Returns False if the action returned False, failed or timed out."""
         try:
             async with asyncio.timeout(RENEW_DEADLINE / 2):
                 return bool(await action())
-        except Exception as error:  # noqa: BLE001 - the Lease's deadline judges, not the kind of error
-            log.warning("no word on the lease", extra={"error": api_error_message(error)})
+        except Exception as error:  # noqa: BLE001 - the deadline of the Lease decides, not the kind of error
+            log.warning("failed to read or renew the leader lease; retrying", extra={"error": api_error_message(error)})
             return False
 
     async def _try_acquire(self) -> bool:
-        found = await self._kube.get(API_VERSION, KIND, self._namespace, self._name)
-        if found is None:
-            found = {"apiVersion": API_VERSION, "kind": KIND}
-            found["metadata"] = {"namespace": self._namespace, "name": self._name}
-        self._observe(found)
-        if self._holder not in ("", self.identity) and time.monotonic() < self._last_change[1] + LEASE_DURATION:
+        lease = await self._kube.get(API_VERSION, KIND, self._namespace, self._name)
+        if lease is None:
+            lease = {"apiVersion": API_VERSION, "kind": KIND}
+            lease["metadata"] = {"namespace": self._namespace, "name": self._name}
+        self._observe(lease)
+        if self._holder not in ("", self.identity) and time.monotonic() < self._last_change_seconds + LEASE_DURATION:
             return False
-        self._own_lease = found
-        now, turns = _now(), found.get("spec", {}).get("leaseTransitions", 0)
-        return await self._renew(acquireTime=now, leaseTransitions=turns + 1)
+        self._own_lease = lease
+        transitions = lease.get("spec", {}).get("leaseTransitions", 0)
+        return await self._renew(acquireTime=_now(), leaseTransitions=transitions + 1)
 
     def _observe(self, lease: Manifest) -> None:
-        """Its version changes with each renewal; that it has changed is all that is known of when."""
+        """Record the holder, and the time at which this process first saw the version. Each renewal changes the
+        version."""
         self._holder = lease.get("spec", {}).get("holderIdentity") or ""
         version = lease["metadata"].get("resourceVersion", "")
-        if version != self._last_change[0]:
-            self._last_change = version, time.monotonic()
+        if version != self._last_version:
+            self._last_version, self._last_change_seconds = version, time.monotonic()
 
     async def _renew(self, **spec: Any) -> bool:
-        """Write it as it was last seen. A conflict is another's hand on it, or our own write whose answer was lost."""
-        sent = time.monotonic()
+        """Renew the last seen version of the Lease.
+
+        Returns False after a conflict: another operator wrote the Lease, or the response to the previous write of this
+        operator was lost. Reading the Lease shows which of the two happened."""
+        sent_seconds = time.monotonic()
         try:
             await self._write(
                 holderIdentity=self.identity, leaseDurationSeconds=int(LEASE_DURATION), renewTime=_now(), **spec
             )
         except (Conflict, NotFound):
-            found = await self._kube.get(API_VERSION, KIND, self._namespace, self._name)
-            ours = found is not None and found.get("spec", {}).get("holderIdentity") == self.identity
-            self._own_lease = found if ours else None
+            lease = await self._kube.get(API_VERSION, KIND, self._namespace, self._name)
+            is_holder = lease is not None and lease.get("spec", {}).get("holderIdentity") == self.identity
+            self._own_lease = lease if is_holder else None
             return False
-        self._renewed_seconds = sent
+        self._renewed_seconds = sent_seconds
         return True
 
     async def _write(self, **spec: Any) -> None:
         assert self._own_lease
-        wanted = {**self._own_lease, "spec": {**self._own_lease.get("spec", {}), **spec}}
-        self._own_lease = await self._kube.replace(wanted)
+        lease = {**self._own_lease, "spec": {**self._own_lease.get("spec", {}), **spec}}
+        self._own_lease = await self._kube.replace(lease)
 
 
 def _now() -> str:

@@ -1,5 +1,7 @@
-"""What kopf is used for: watching, with lists, bookmarks, time-outs and new attempts. What a watch brings goes to a
-callback and not to handlers: kopf stores nothing on the objects, and needs no finalizers and no timers.
+"""Watches of Kubernetes objects by kopf, including lists, bookmarks, timeouts and retries.
+
+The watched objects go to a callback instead of kopf's handlers: kopf then stores nothing on the objects and needs no
+finalizers or timers.
 """
 
 import asyncio
@@ -21,20 +23,20 @@ from streamconsumer.operator.manifests import CHILD_KINDS, Manifest
 OWNED_KINDS = [*CHILD_KINDS, ("v1", "Pod")]
 LISTED = "LISTED"
 WATCH_RETRY_SECONDS = 1.0
-"""How long a watch rests that has failed: the API server says that its place is too old, for example."""
+"""The pause before a failed watch is restarted, for example after "too old resource version"."""
 
 SELECTOR = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER},{names.LABEL_CONSUMER}"
-"""The children and pods that the operator watches: the API server sends no others."""
+"""The label selector of the watched children and pods. The API server sends no other objects."""
 
 log = logging.getLogger(__name__)
 
 
 def build_registry() -> kopf.OperatorRegistry:
-    """A registry that has kopf watch what we need to know of."""
+    """Return a registry that makes kopf watch StreamConsumers, their children and their pods."""
     registry = kopf.OperatorRegistry()
 
     async def never(**_: Any) -> None:
-        """`listening` takes every event before kopf does."""
+        """Never called: `intercept_watches` takes every event before kopf does."""
 
     kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, id="never", registry=registry)(never)
     for api_version, kind in OWNED_KINDS:
@@ -43,18 +45,20 @@ def build_registry() -> kopf.OperatorRegistry:
 
     @kopf.on.login(registry=registry)
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
-        found = kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
-        return (
-            LenientTlsConnection(**{each.name: getattr(found, each.name) for each in fields(found)}) if found else None
-        )
+        connection = kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+        if connection is None:
+            return None
+        return LenientTlsConnection(**{each.name: getattr(connection, each.name) for each in fields(connection)})
 
     return registry
 
 
 @contextmanager
 def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[None]:
-    """Take what kopf's watches bring before it does. For each object that changes it would start a task, and compare it
-    with what it was: two thirds of what the operator computed, and nothing that we use. `seen` is called with ADDED,
+    """Pass the objects of kopf's watches to `on_object` instead of kopf.
+
+    For each changed object, kopf would start a task and compare the object with its previous state. That took two
+    thirds of the operator's CPU time, and the operator does not use the result. `on_object` is called with ADDED,
     MODIFIED, DELETED or LISTED and the object."""
     original = kopf_watching.continuous_watch
 
@@ -62,13 +66,13 @@ def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[No
         watch = f"{resource.plural} in {namespace or 'all namespaces'}"
         typed = {"apiVersion": f"{resource.group}/{resource.version}".lstrip("/"), "kind": resource.kind}
         try:
-            async for brought in original(resource=resource, namespace=namespace, **rest):
-                if isinstance(brought, kopf_watching.Bookmark) or brought["type"] == "BOOKMARK":
-                    yield brought
+            async for event in original(resource=resource, namespace=namespace, **rest):
+                if isinstance(event, kopf_watching.Bookmark) or event["type"] == "BOOKMARK":
+                    yield event
                 else:
-                    on_object(brought["type"] or LISTED, {**typed, **brought["object"]})
-        except Exception as error:  # noqa: BLE001 - kopf would end all watches, whatever ended this one
-            log.warning("a watch has failed; it begins anew", extra={"watch": watch, "error": api_error_message(error)})
+                    on_object(event["type"] or LISTED, {**typed, **event["object"]})
+        except Exception as error:  # noqa: BLE001 - kopf would end all watches because of any error in one
+            log.warning("watch failed; restarting it", extra={"watch": watch, "error": api_error_message(error)})
             await asyncio.sleep(WATCH_RETRY_SECONDS)
 
     kopf_watching.continuous_watch = continuous_watch
@@ -79,7 +83,7 @@ def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[No
 
 
 class LenientTlsConnection(kopf.ConnectionInfo):
-    """Verifies chain and name, not the form of certificates: see `api.connected`."""
+    """A connection that verifies the chain and the name of a certificate, but not its form: see `api.connect`."""
 
     def as_ssl_context(self) -> ssl.SSLContext:
         context = super().as_ssl_context()
@@ -88,7 +92,7 @@ class LenientTlsConnection(kopf.ConnectionInfo):
 
 
 def kopf_settings() -> kopf.OperatorSettings:
-    """kopf's settings. Each timeout is there because a watch without it was seen to die silently (kopf#955, #957)."""
+    """Return kopf's settings. The timeouts are necessary: without them, watches died silently (kopf#955, #957)."""
     settings = kopf.OperatorSettings()
     settings.watching.connect_timeout = 5
     settings.watching.server_timeout = 300
@@ -96,9 +100,9 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.inactivity_timeout = 70
     settings.networking.request_timeout = 30
     settings.networking.enforce_retry_after = True
-    settings.posting.enabled = False  # events are ours, with fixed reasons
-    settings.peering.standalone = True  # a foreign peering object must not freeze us (kopf#734)
-    settings.scanning.disabled = True  # no right to list CRDs or namespaces is needed
+    settings.posting.enabled = False  # the operator records its own Events, with fixed reasons
+    settings.peering.standalone = True  # another operator's peering object must not pause this operator (kopf#734)
+    settings.scanning.disabled = True  # needs no permission to list CRDs or namespaces
     settings.watching.chunk_size = PAGE_SIZE
     for api_version, kind in OWNED_KINDS:
         group, _, version = api_version.rpartition("/")

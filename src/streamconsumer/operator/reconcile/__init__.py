@@ -1,1 +1,1 @@
-"""One reconcile: parse, apply, prune, observe, write the status."""
+"""The reconcile of a StreamConsumer: parse, apply, prune, observe, write the status."""

@@ -1,11 +1,11 @@
-"""What the variables of pods come from, as a hash that stands on the pods.
+"""The hash of the Secrets and ConfigMaps that the environment variables of the pods refer to.
 
-A container keeps the variables that it was started with. When a Secret or ConfigMap that they refer to has changed, the
-hash is another one, and the pods are replaced. We look whenever the StreamConsumer is reconciled, the resync included,
-and watch neither: to be told of some would mean to be told of all.
+A container keeps the variables from its start. The pod template has the hash, so a change of a referenced object
+replaces the pods. The operator reads these objects in every reconcile, resyncs included, and does not watch them: a
+watch on some of them would be a watch on all Secrets and ConfigMaps.
 
-The hash is keyed with the object's uid, which nobody knows who may not read a Secret: the plain hash of a short
-password, on a pod that more people may look at, could be guessed.
+The hash is keyed with the uid of the object, which only readers of the object know. More users can read a pod than a
+Secret, and the plain hash of a short password could be guessed.
 """
 
 import hashlib
@@ -19,45 +19,45 @@ from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.manifests.metadata import digest
 
 Reference = tuple[str, str]
-"""The kind and the name."""
+"""The kind and the name of a referenced object."""
 
 
 class ConfigReader(Protocol):
-    """The part of `Cluster` that is needed."""
+    """The method of `KubeClient` that this module needs."""
 
     async def get_config_object(self, kind: str, namespace: str, name: str) -> Manifest | None: ...
 
 
 async def referenced_config_hash(consumer: StreamConsumer, kube: ConfigReader) -> str:
-    """The hash of everything that the variables refer to and that we may read; empty where that is nothing."""
-    found = {}
+    """Return the hash of all referenced objects that the operator may read. Empty if there are none."""
+    hashes = {}
     for (kind, name), keys in sorted(_references(consumer.spec).items()):
         try:
-            found[f"{kind}/{name}"] = _hmac(await kube.get_config_object(kind, consumer.namespace, name), keys)
+            hashes[f"{kind}/{name}"] = _hmac(await kube.get_config_object(kind, consumer.namespace, name), keys)
         except PermissionDenied:
             continue
-    return digest(found) if found else ""
+    return digest(hashes) if hashes else ""
 
 
 def _references(spec: StreamConsumerSpec) -> dict[Reference, set[str] | None]:
-    """Each Secret and ConfigMap with the keys that count; None: all."""
-    found: dict[Reference, set[str] | None] = {}
+    """Return the referenced objects with the referenced keys. None means all keys."""
+    references: dict[Reference, set[str] | None] = {}
     for variable in spec.env:
-        if given := variable.value_from:
-            for kind, key in (("Secret", given.secret_key_ref), ("ConfigMap", given.config_map_key_ref)):
+        if source := variable.value_from:
+            for kind, key in (("Secret", source.secret_key_ref), ("ConfigMap", source.config_map_key_ref)):
                 if key:
-                    found[kind, key.name] = (found.get((kind, key.name)) or set()) | {key.key}
-    for source in spec.env_from:
-        for kind, whole in (("Secret", source.secret_ref), ("ConfigMap", source.config_map_ref)):
-            if whole:
-                found[kind, whole.name] = None
-    return found
+                    references[kind, key.name] = (references.get((kind, key.name)) or set()) | {key.key}
+    for env_from in spec.env_from:
+        for kind, ref in (("Secret", env_from.secret_ref), ("ConfigMap", env_from.config_map_ref)):
+            if ref:
+                references[kind, ref.name] = None
+    return references
 
 
 def _hmac(live: Manifest | None, keys: set[str] | None) -> str:
     if live is None:
         return ""
     data = {**live.get("data", {}), **live.get("binaryData", {})}
-    counts = {key: value for key, value in data.items() if keys is None or key in keys}
-    text = json.dumps(counts, sort_keys=True)
+    referenced = {key: value for key, value in data.items() if keys is None or key in keys}
+    text = json.dumps(referenced, sort_keys=True)
     return hmac.new(live["metadata"]["uid"].encode(), text.encode(), hashlib.sha256).hexdigest()

@@ -1,7 +1,7 @@
-"""Does a live object still hold all that was applied? Pure.
+"""Drift detection: compares a live object with the applied manifest. Pure.
 
-What the API server or others added does not count; what we stated and is gone or different does. Lists of named
-things (containers, variables, volumes, ports) are compared by name, as server-side apply merges them.
+Fields that the API server or other clients added are no drift. Applied fields that are missing or different are drift.
+Lists of named items (containers, variables, volumes, ports) are compared by name, as server-side apply merges them.
 """
 
 import re
@@ -9,10 +9,10 @@ from decimal import Decimal
 from typing import Any
 
 _KEYS = ("uid", "mountPath", "containerPort", "name")
-"""What identifies an item of a list: the most telling first, for a volume may be mounted twice under its name."""
+"""The fields that identify an item of a list, the most specific first: a volume may be mounted twice under its name."""
 
 _QUANTITY_FIELDS = ("limits", "requests", "sizeLimit")
-"""Where quantities stand. Elsewhere `1000m` and `1` are different texts."""
+"""The fields whose values are quantities. In other fields, `1000m` and `1` are different strings."""
 
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|Ki|M|Mi|G|Gi|T|Ti)?")
 _SCALE: dict[str | None, Decimal] = {
@@ -24,7 +24,7 @@ _SCALE: dict[str | None, Decimal] = {
 
 
 def contains_applied(live: Any, applied: Any, *, is_quantity: bool = False) -> bool:
-    """Whether `live` has everything that `applied` states."""
+    """Return True if `live` has every field of `applied` with the same value."""
     match applied:
         case dict():
             return isinstance(live, dict) and all(
@@ -34,7 +34,7 @@ def contains_applied(live: Any, applied: Any, *, is_quantity: bool = False) -> b
         case list():
             return isinstance(live, list) and _contains_list(live, applied)
         case "":
-            return live in (None, "")  # the API server leaves out what is empty
+            return live in (None, "")  # the API server omits empty strings
         case str() if is_quantity:
             return bool(_parse_quantity(live) == _parse_quantity(applied))
     return bool(live == applied)
@@ -49,6 +49,6 @@ def _contains_list(live: list[Any], applied: list[Any]) -> bool:
 
 
 def _parse_quantity(quantity: Any) -> Any:
-    """What a quantity amounts to: the API server writes `1000m` as `1` and `1024Mi` as `1Gi`."""
+    """Return the number of a quantity. The API server rewrites `1000m` to `1` and `1024Mi` to `1Gi`."""
     parts = _QUANTITY.fullmatch(str(quantity))
     return Decimal(parts[1]) * _SCALE[parts[2]] if parts else quantity

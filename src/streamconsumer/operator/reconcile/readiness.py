@@ -1,4 +1,4 @@
-"""From what the cluster holds to what is said of it. Pure: a Deployment and its pods in, a Verdict out."""
+"""The readiness of a StreamConsumer, from its Deployment, its pods and the conditions of its stream. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -19,6 +19,7 @@ _IMAGE_REASONS = {
 _CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
 PodProblem = tuple[Reason, str]
+"""The reason and the message."""
 
 
 def evaluate_readiness(
@@ -27,8 +28,9 @@ def evaluate_readiness(
     pods: Iterable[Manifest],
     stream_conditions: Iterable[ConditionState] = (),
 ) -> Readiness:
-    """Ready when as many pods read as are wanted, all of the newest kind; otherwise the most telling reason. `seen`:
-    what the operator sees in Redis."""
+    """Return Ready if all desired pods are available and updated, otherwise the most specific reason.
+
+    `stream_conditions` are the conditions that the operator observes in Redis."""
     if deployment is None:
         return Readiness(
             ready=False,
@@ -37,28 +39,29 @@ def evaluate_readiness(
             reconciling=True,
         )
     spec, status = deployment.get("spec", {}), deployment.get("status", {})
-    wanted = spec.get("replicas", 1)
+    desired = spec.get("replicas", 1)
     counts = {key: status.get(key, 0) for key in ("replicas", "updatedReplicas", "availableReplicas")}
-    current = is_observed(deployment)
-    if current and set(counts.values()) == {wanted}:
-        return _steady_readiness(consumer, wanted)
-    progress = f"{counts['availableReplicas']} of {wanted} pods ready, {counts['updatedReplicas']} of the newest kind."
-    refused = _redis_problem(pods, stream_conditions)
-    if current and (trouble := _find_problem(status, pods)):  # what went before an edit is not held against it
-        reason, message = trouble
-        if reason is Reason.ROLLOUT_TIMED_OUT:  # which says that it lasts, and not why
-            message += refused
+    is_current = is_observed(deployment)
+    if is_current and set(counts.values()) == {desired}:
+        return _steady_readiness(consumer, desired)
+    progress = f"{counts['availableReplicas']} of {desired} pods ready, {counts['updatedReplicas']} updated."
+    redis_problem = _redis_problem(pods, stream_conditions)
+    if is_current and (problem := _find_problem(status, pods)):  # ignore problems from before the last edit
+        reason, message = problem
+        if reason is Reason.ROLLOUT_TIMED_OUT:  # the message of Kubernetes has the duration but not the cause
+            message += redis_problem
         stalled = reason is not Reason.UNSCHEDULABLE
         return Readiness(ready=False, reason=reason, message=message, reconciling=not stalled, stalled=stalled)
-    if counts["availableReplicas"] >= wanted:
-        return Readiness(ready=True, reason=Reason.ROLLING_OUT, message=progress + refused, reconciling=True)
-    if refused:  # pods wait for Redis without end, and read as soon as it lets them: nothing has to be started again
-        return Readiness(ready=False, reason=Reason.REDIS_UNUSABLE, message=progress + refused, reconciling=True)
+    if counts["availableReplicas"] >= desired:
+        return Readiness(ready=True, reason=Reason.ROLLING_OUT, message=progress + redis_problem, reconciling=True)
+    if redis_problem:  # not stalled: pods retry without limit and start to read as soon as Redis is usable
+        return Readiness(ready=False, reason=Reason.REDIS_UNUSABLE, message=progress + redis_problem, reconciling=True)
     return Readiness(ready=False, reason=Reason.PODS_STARTING, message=progress + _log_hint(pods), reconciling=True)
 
 
 def is_observed(deployment: Manifest | None) -> bool:
-    """Whether its controller has seen what was written last: until then its counts are of what went before."""
+    """Return True if the Deployment controller has seen the last write. Until then, the status of the Deployment
+    describes the previous spec."""
     if deployment is None:
         return False
     return bool(
@@ -67,13 +70,14 @@ def is_observed(deployment: Manifest | None) -> bool:
 
 
 def _redis_problem(pods: Iterable[Manifest], stream_conditions: Iterable[ConditionState]) -> str:
-    """What keeps a pod that runs from reading, as the operator sees it: it comes to the server with the same words and
-    Secrets. A pod that runs has no termination log, and may write nowhere at the Kubernetes API."""
-    why = next(
-        (fact.message for fact in stream_conditions if fact.status != "True" and fact.reason in _BLOCKING_REASONS), ""
-    )
+    """Return the Redis problem of a running pod that is not ready, or an empty string.
+
+    The operator uses the same settings and Secrets as the pod, so it has the same problem. The pod cannot report the
+    problem: a running pod has no termination message and no permissions at the Kubernetes API."""
+    blocking = (each for each in stream_conditions if each.status != "True" and each.reason in _BLOCKING_REASONS)
+    message = next((condition.message for condition in blocking), "")
     name = _unready_pod(pods)
-    return f" Pod {name} runs and cannot read yet: {why}" if name and why else ""
+    return f" Pod {name} is running but not ready: {message}" if name and message else ""
 
 
 _BLOCKING_REASONS = {
@@ -88,13 +92,14 @@ _BLOCKING_REASONS = {
 
 
 def _log_hint(pods: Iterable[Manifest]) -> str:
-    """The pod to ask where the operator does not see what keeps it, such as a right that it lacks."""
+    """Return a reference to the log of an unready pod, or an empty string. The operator does not see every problem of a
+    pod, such as a missing permission in Redis."""
     name = _unready_pod(pods)
-    return f" Pod {name} runs and cannot read yet; kubectl logs {name} says why." if name else ""
+    return f" Pod {name} is running but not ready; see kubectl logs {name}." if name else ""
 
 
 def _unready_pod(pods: Iterable[Manifest]) -> str:
-    """A pod that runs and does not get ready."""
+    """Return the name of a running pod that is not ready, or an empty string."""
     for pod in pods:
         if "deletionTimestamp" in pod["metadata"]:
             continue
@@ -105,7 +110,7 @@ def _unready_pod(pods: Iterable[Manifest]) -> str:
 
 
 def effective(deployment: Manifest) -> Effective:
-    """As the Deployment has it: this is what its pods run with."""
+    """Return the effective settings: the values in the Deployment, with which its pods run."""
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     variables = {each["name"]: each.get("value") for each in container.get("env", [])}
     return Effective(
@@ -116,12 +121,12 @@ def effective(deployment: Manifest) -> Effective:
 
 
 def has_started(pod: Manifest) -> bool:
-    """Whether a container of it was ever started."""
+    """Return True if a container of the pod has ever started."""
     return str(pod.get("status", {}).get("phase", "Pending")) != "Pending"
 
 
 def mounted_config_maps(pods: Iterable[Manifest]) -> set[str]:
-    """The ConfigMaps that running pods hold: a container of theirs that is restarted reads its source again."""
+    """Return the ConfigMaps that running pods mount. A container that restarts reads its source again."""
     running = [pod for pod in pods if pod.get("status", {}).get("phase") == "Running"]
     volumes = [volume for pod in running for volume in pod.get("spec", {}).get("volumes", [])]
     return {volume["configMap"]["name"] for volume in volumes if "configMap" in volume}
@@ -129,23 +134,23 @@ def mounted_config_maps(pods: Iterable[Manifest]) -> set[str]:
 
 def _steady_readiness(consumer: StreamConsumer, desired: int) -> Readiness:
     if consumer.spec.suspend:
-        message = "Suspended: no pods run, the group keeps its place. suspend: false goes on."
+        message = "Suspended: no pods are running and the group position is kept. Set spec.suspend to false to resume."
         return Readiness(ready=True, reason=Reason.SUSPENDED, message=message)
     if desired == 0:
-        return Readiness(
-            ready=True, reason=Reason.SCALED_TO_ZERO, message="No pods are wanted; the group keeps its place."
-        )
-    reads = f"{desired} {'pod reads' if desired == 1 else 'pods read'} {consumer.spec.stream!r}"
-    return Readiness(ready=True, reason=Reason.ALL_PODS_READY, message=f"{reads} as {consumer.spec.consumer_group!r}.")
+        message = "Scaled to zero; the group position is kept."
+        return Readiness(ready=True, reason=Reason.SCALED_TO_ZERO, message=message)
+    pods_read = f"{desired} {'pod reads' if desired == 1 else 'pods read'}"
+    message = f"{pods_read} stream {consumer.spec.stream!r} in group {consumer.spec.consumer_group!r}."
+    return Readiness(ready=True, reason=Reason.ALL_PODS_READY, message=message)
 
 
 def _find_problem(status: Manifest, pods: Iterable[Manifest]) -> PodProblem | None:
-    """What keeps pods from being ready, the cause nearest to the user's own doing first."""
+    """Return the problem that keeps pods from being ready. Problems that the user can fix have priority."""
     staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
-    found = [trouble for pod in staying if (trouble := _pod_problem(pod))]
-    found += [trouble for condition in status.get("conditions", []) if (trouble := _condition_problem(condition))]
+    problems = [problem for pod in staying if (problem := _pod_problem(pod))]
+    problems += [problem for condition in status.get("conditions", []) if (problem := _condition_problem(condition))]
     order = list(Reason)
-    return min(found, key=lambda trouble: _PRIORITY.get(trouble[0], order.index(trouble[0]) + 10), default=None)
+    return min(problems, key=lambda problem: _PRIORITY.get(problem[0], order.index(problem[0]) + 10), default=None)
 
 
 _PRIORITY = {
@@ -173,8 +178,8 @@ def _pod_problem(pod: Manifest) -> PodProblem | None:
         if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
             return Reason.UNSCHEDULABLE, f"Pod {name}: {condition.get('message', '')}"
     for container in status.get("containerStatuses", []):
-        if trouble := _container_problem(container):
-            reason, message = trouble
+        if problem := _container_problem(container):
+            reason, message = problem
             return reason, f"Pod {name}: {message}"
     return None
 
@@ -183,20 +188,20 @@ def _container_problem(container: dict[str, Any]) -> PodProblem | None:
     if container.get("ready"):
         return None
     waiting = container.get("state", {}).get("waiting", {})
-    ended = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
+    terminated = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated") or {}
     if waiting.get("reason") in _IMAGE_REASONS:
         return Reason.IMAGE_UNAVAILABLE, waiting.get("message") or waiting["reason"]
-    if words := _TERMINATION_MESSAGE.match(ended.get("message") or ""):
-        return Reason(words[1]), words[2].strip()
-    if waiting.get("reason") in _CONFIG_REASONS:  # never started: a Secret or one of its keys is missing, for example
+    if match := _TERMINATION_MESSAGE.match(terminated.get("message") or ""):
+        return Reason(match[1]), match[2].strip()
+    if waiting.get("reason") in _CONFIG_REASONS:  # not started, for example because a Secret or a key is missing
         return Reason.POD_INVALID, waiting.get("message") or waiting["reason"]
-    if ended.get("exitCode") or waiting.get("reason") == "CrashLoopBackOff":
-        return Reason.POD_CRASHING, _exit_message(ended, waiting)
+    if terminated.get("exitCode") or waiting.get("reason") == "CrashLoopBackOff":
+        return Reason.POD_CRASHING, _exit_message(terminated, waiting)
     return None
 
 
 def _exit_message(terminated: dict[str, Any], waiting: dict[str, Any]) -> str:
     if not terminated:
         return str(waiting.get("message") or waiting["reason"])
-    words = terminated.get("message") or terminated.get("reason") or "no message"
-    return f"exited with code {terminated.get('exitCode')} ({words.strip()}); see kubectl logs --previous"
+    cause = terminated.get("message") or terminated.get("reason") or "no message"
+    return f"exited with code {terminated.get('exitCode')} ({cause.strip()}); see kubectl logs --previous"

@@ -1,4 +1,4 @@
-"""One reconcile of a StreamConsumer: apply its children, prune, monitor its stream, and write its status.
+"""The reconcile of a StreamConsumer: monitor its stream, apply its children, prune, and write its status.
 
 Level-triggered: every reconcile compares everything and writes only differences, whatever event caused it. Children are
 applied server-side, and objects of other owners are never changed. A reconcile writes the status at most once, and not

@@ -24,7 +24,7 @@ MAX_DELAY = timedelta(seconds=5)
 
 @dataclass(frozen=True)
 class Change:
-    """One write to a child, as the reason and the message of an Event."""
+    """A write to a child, as the reason and the message of an Event."""
 
     reason: str
     message: str

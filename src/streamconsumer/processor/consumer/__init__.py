@@ -1,21 +1,22 @@
-"""What a pod says to Redis; how it gets there is the affair of `streamconsumer.redis_client`.
+"""One consumer of a Redis Streams consumer group. The connection itself is in `streamconsumer.redis_client`.
 
-manager is the StreamManager that users name. Behind it, one consumer's side of a group: intake reads and acknowledges
-over a wire of its own; acknowledgements are those on their way; ownership, with its Lua in scripts, is what may be done
-with an entry only by whom it belongs to; pending looks into the pending entries list; watch says who is dead, claims
-takes over, heart shows that this one lives. dead_letters, effects and retention are one concern each; checks
-asks what the server and its user lack.
+manager provides the public StreamManager. redis_consumer reads and acknowledges over a raw_connection; ack_buffer
+holds the acknowledgements that Redis has not confirmed. leases changes entries that the consumer owns, and
+pending_entries lists and claims entries. liveness detects dead consumers, claimer claims their entries, and heartbeat
+renews the consumer's own. reader_registry wakes an idle consumer. group_snapshot restores a lost group. effects_commit
+and retention have one task each. preflight checks the permissions and settings of the server. polling_consumer serves
+a user's own manager.
 
-The bargains, each measured on Redis 6.2, 7.0 and Valkey:
-- The outcome of a failed read is unknown: entries may have been delivered to a reply that was lost. The reader's
-  connection therefore never retries by itself (redis-py 8 would, and strand them), and after any error the own
-  pending entries are looked at again.
-- A blocked read is never cancelled, which could strand entries too: CLIENT UNBLOCK ends it with an empty reply.
-- XACK of the last batch and XREADGROUP of the next travel together, without MULTI, which would not block and which
-  Redis 7.0 refuses at maxmemory: one round trip a batch.
-- XACK answers 0, not an error, when the group is gone or another consumer acknowledged: the replies are counted.
-- Nothing but a handler's beginning raises a delivery count: XREADGROUP from `0` and XCLAIM would raise it for entries
-  that were only moved, and a message that kills its process would take its whole batch to the dead letters.
+Design decisions, each measured on Redis 6.2, 7.0 and Valkey:
+- The outcome of a failed read is unknown: Redis may have delivered entries in the lost reply. The reading connection
+  therefore never retries by itself (redis-py 8 would, and strand such entries). After any error, the consumer reads
+  its own pending entries again.
+- A blocked read is never cancelled, because that could strand entries too: CLIENT UNBLOCK ends it with an empty reply.
+- XACK of the last batch and XREADGROUP of the next share one round trip per batch. MULTI is not used: reads would not
+  block in it, and Redis 7.0 rejects it at maxmemory.
+- XACK replies 0, not an error, if the group is gone or another consumer acknowledged the entry: replies are counted.
+- Only the start of a handler increments a delivery count. XREADGROUP from `0` and XCLAIM would increment it for entries
+  that were only moved. A message that crashes its process would then dead-letter its whole batch.
 """
 
 from collections.abc import Callable, Collection
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 Consumer = RedisConsumer | PollingConsumer
+"""Consumer of a processor, by the kind of its manager."""
 
 
 def build_consumer(  # noqa: PLR0917 - what a processor has
@@ -53,13 +55,13 @@ def build_consumer(  # noqa: PLR0917 - what a processor has
     metrics: Metrics,
     telemetry: MessageTracing | None,
 ) -> Consumer:
-    """Return the intake for the manager. `who`: stream, group and consumer; `held` returns the ids in flight."""
+    """Return the consumer for a manager. `in_flight_ids` returns the ids of the entries in flight."""
     if not isinstance(manager, StreamManager):
         return PollingConsumer(manager, *consumer_id)
     block = timedelta(seconds=poll_interval_seconds)
-    intake = RedisConsumer(manager, *consumer_id, block=block, metrics=metrics, in_flight_ids=in_flight_ids)
-    intake.claimer = PendingClaimer(intake, metrics)
+    consumer = RedisConsumer(manager, *consumer_id, block=block, metrics=metrics, in_flight_ids=in_flight_ids)
+    consumer.claimer = PendingClaimer(consumer, metrics)
     if telemetry is not None:
-        intake.ack_buffer.on_sent = telemetry.on_acknowledged
-        telemetry.dead_letter_stream = intake.dead_letter_stream
-    return intake
+        consumer.ack_buffer.on_sent = telemetry.on_acknowledged
+        telemetry.dead_letter_stream = consumer.dead_letter_stream
+    return consumer

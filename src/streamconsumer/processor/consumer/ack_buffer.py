@@ -1,6 +1,6 @@
-"""Acknowledgements on their way: collected here until the next read carries them, or a command of their own.
+"""Buffer of acknowledgements: collects ids until the next read, or an XACK of their own, sends them.
 
-None is forgotten before Redis has answered: what is not known to have arrived is sent again, which does no harm.
+The buffer keeps an id until Redis has confirmed it. Unconfirmed ids are sent again, because a second XACK is harmless.
 """
 
 import asyncio
@@ -13,41 +13,42 @@ from redis.exceptions import RedisError
 from streamconsumer.processor.metrics import Metrics
 
 LINGER_SECONDS = 0.005
-"""How long an acknowledgement waits for the next read to carry it before it travels alone."""
+"""Time for which an acknowledgement waits for the next read. After it, a separate XACK is sent."""
 
 RETRY_DELAY_SECONDS = 0.5
-"""How long after a failure they are sent again."""
+"""Delay before acknowledgements are sent again after a failed flush."""
 
 
 AckBatch = dict[str, None]
-"""Ids, each once, in their order."""
+"""Unique ids in insertion order."""
 
 
 class AckBuffer:
-    """`send` takes ids to Redis by themselves and returns how many it confirmed."""
+    """Acknowledgements of one consumer that Redis has not confirmed."""
 
     def __init__(
         self,
         send: Callable[[Collection[str]], Awaitable[int]],
         metrics: Metrics,
     ) -> None:
+        """Create an empty buffer. `send` sends ids in a separate XACK and returns the number that Redis confirmed."""
         self._send, self._metrics = send, metrics
         self._buffered: AckBatch = {}
         self._unconfirmed: list[AckBatch] = []
-        """Batches whose replies have not come; each as a whole, for to move ids one by one costs as much as sending."""
+        """Batches that were sent and not confirmed. Kept whole, because moving single ids costs as much as sending."""
         self._listeners: list[set[str]] = []
         self.ids_in_scripts: set[str] = set()
-        """What another command is settling, whose reply is on its way. Another thread may ask."""
+        """Entries that a running script acknowledges or postpones. The heartbeat thread reads this set."""
         self._renewed_ids: set[str] = set()
-        """Entries of `elsewhere` that a lease renewal may have made pending again after that command."""
+        """Entries of `ids_in_scripts` that a lease renewal may have made pending again after the script."""
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: set[asyncio.Task[None]] = set()
         self.on_sent: Callable[[Collection[str], int], None] | None = None
-        """Told of each command that was answered, and when it was sent, in nanoseconds."""
+        """Called with the ids of each confirmed batch and its send time in nanoseconds. None without telemetry."""
         self._sent_ns = 0
 
     def add(self, message_id: str) -> None:
-        """The next read carries it, or after a few milliseconds a command of its own."""
+        """Buffer an acknowledgement for the next read, or for a separate XACK after `LINGER_SECONDS`."""
         self._buffered[message_id] = None
         if self._listeners:
             self._notify_acked(message_id)
@@ -55,24 +56,27 @@ class AckBuffer:
             self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._flush_soon)
 
     def is_buffered(self, message_id: str) -> bool:
-        """Whether it has not been sent yet, or must be sent again."""
+        """Return True if the id has not been sent yet, or must be sent again."""
         return message_id in self._buffered
 
     def take_batch(self) -> AckBatch:
-        """All that wait, for somebody who sends them, and then says `settle` or at least `give_back`."""
+        """Remove and return all buffered ids. The caller sends them, and then calls `confirm` or `requeue`."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         acks = self._buffered
         if acks:
-            self._unconfirmed.append(acks)  # before they leave the other place: another thread may ask
+            self._unconfirmed.append(acks)  # before `_buffered` is emptied: the heartbeat thread reads both
         self._buffered = {}
         if self.on_sent is not None:
             self._sent_ns = time.time_ns()
         return acks
 
     def confirm(self, acks: AckBatch, confirmed: int) -> None:
-        """They have arrived. Fewer confirmed than sent: somebody else acknowledged them, or the group was gone."""
+        """Record the reply to a batch: the number of ids that XACK counted.
+
+        The number is smaller than the batch if another consumer acknowledged an entry, or if the group was gone.
+        """
         self._metrics.acknowledged += confirmed
         self._metrics.acknowledgements_lost += len(acks) - confirmed
         self._remove_batch(acks)
@@ -80,28 +84,30 @@ class AckBuffer:
             self.on_sent(acks, self._sent_ns)
 
     def requeue(self, acks: AckBatch) -> None:
-        """If they are not settled, they wait again."""
-        if any(each is acks for each in self._unconfirmed):
+        """Buffer a batch again, unless it was confirmed."""
+        if any(batch is acks for batch in self._unconfirmed):
             self._buffered.update(acks)
             self._remove_batch(acks)
 
     def _remove_batch(self, acks: AckBatch) -> None:
-        self._unconfirmed = [each for each in self._unconfirmed if each is not acks]
+        self._unconfirmed = [batch for batch in self._unconfirmed if batch is not acks]
 
     @contextmanager
     def acked_during(self) -> Iterator[set[str]]:
-        """What may still stand in the reply to a question asked in this context although it is done with here."""
-        done = set().union(self._buffered, *self._unconfirmed)
-        self._listeners.append(done)
+        """Collect the ids that are acknowledged but may still be pending in a reply received in this context."""
+        acked_ids = set().union(self._buffered, *self._unconfirmed)
+        self._listeners.append(acked_ids)
         try:
-            yield done
+            yield acked_ids
         finally:
-            self._listeners = [each for each in self._listeners if each is not done]
+            self._listeners = [listener for listener in self._listeners if listener is not acked_ids]
 
     @contextmanager
     def acked_by_script(self, message_ids: Sequence[str]) -> Iterator[None]:
-        """Another command settles them in this context: no sign of life for them meanwhile, which would put back what
-        is acknowledged already, or take what was postponed for lost."""
+        """Exclude entries from lease renewal while a script acknowledges or postpones them.
+
+        A renewal would make an acknowledged entry pending again, or report a postponed one as lost.
+        """
         self.ids_in_scripts.update(message_ids)
         try:
             yield
@@ -110,25 +116,28 @@ class AckBuffer:
             self._renewed_ids.intersection_update(self.ids_in_scripts)
 
     def record_acked(self, message_id: str) -> None:
-        """The other command settled the entry. Acknowledges it again if a renewal may have followed in Redis."""
+        """Record that a script acknowledged an entry. Acknowledges it again if Redis may have renewed it afterwards."""
         self._notify_acked(message_id)
         if message_id in self._renewed_ids:
             self.add(message_id)
 
     def _notify_acked(self, message_id: str) -> None:
-        for done in self._listeners:
-            done.add(message_id)
+        for acked_ids in self._listeners:
+            acked_ids.add(message_id)
 
     def record_renewed(self, message_ids: Collection[str]) -> set[str]:
-        """A renewal of the entries was answered. Returns those whose settling command is still unanswered: Redis may
-        have run it before the renewal, which then made them pending again. Called from the heartbeat's thread, before
-        it reads `done`: either it sees there that the command was answered, or `settled_elsewhere` sees the renewal."""
+        """Record a renewal of entries. Returns those for which a script has not replied yet.
+
+        Redis may have run the script before the renewal, which then made the entry pending again. The heartbeat thread
+        calls this before it reads the set of `acked_during`. The thread then finds there that the script has replied,
+        or else `record_acked` finds the renewal.
+        """
         unanswered = self.ids_in_scripts.intersection(message_ids)
         self._renewed_ids.update(unanswered)
         return unanswered
 
     async def flush(self) -> None:
-        """Send what waits, by itself. Raises what Redis raised, and keeps what has not arrived."""
+        """Send the buffered ids in a separate XACK. Raises Redis errors; unconfirmed ids stay in the buffer."""
         acks = self.take_batch()
         if not acks:
             return
@@ -138,12 +147,12 @@ class AckBuffer:
             self.requeue(acks)
 
     async def flush_final(self) -> None:
-        """Flush for the last time, after those under way."""
+        """Wait for running flushes and flush once more, before the consumer closes."""
         await asyncio.gather(*self._flushing)
         await self.flush()
 
     def cancel(self) -> None:
-        """Give up what is under way."""
+        """Cancel running flushes."""
         for task in self._flushing:
             task.cancel()
 
@@ -156,6 +165,6 @@ class AckBuffer:
     async def _flush_quietly(self) -> None:
         try:
             await self.flush()
-        except (RedisError, OSError):  # they are kept; a read may carry them, but while handlers run there is none
+        except (RedisError, OSError):  # retried here too: no read may follow while handlers occupy all slots
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(RETRY_DELAY_SECONDS, self._flush_soon)

@@ -1,5 +1,7 @@
-"""Entries that are due here although nobody reads them: of dead consumers, of strangers that show no sign of life, and
-those whose wait is over. Each is taken in portions, as there is room."""
+"""Claims pending entries: those of dead consumers, those idle longer than `min_idle`, and due postponed entries.
+
+Each claim takes one page at a time, as in-flight capacity allows.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator
@@ -21,16 +23,17 @@ from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
 
 CHECKS_PER_MEMBERS_REFRESH = 10
-"""After so many looks it is asked anew who is there, though nothing tells that somebody has come or gone."""
+"""Number of checks after which the members hash is read again even if the list of consumers has not changed."""
 
 TRIM_INTERVAL = timedelta(seconds=10)
+"""Interval at which one consumer of the group trims the stream."""
 
 ClaimPage = Callable[[int], Awaitable[list[Entry]]]
-"""Takes over at most so many entries; fewer: there are no more."""
+"""Coroutine function that claims up to the given number of entries. A smaller result means that none are left."""
 
 
 class PendingClaimer:
-    """What one consumer may take over."""
+    """Finds and claims pending entries for one consumer."""
 
     def __init__(self, consumer: RedisConsumer, metrics: Metrics) -> None:
         self._consumer, self._metrics = consumer, metrics
@@ -52,8 +55,12 @@ class PendingClaimer:
         on_lost: Callable[[list[str]], None],
         is_alive: Callable[[], bool],
     ) -> Callable[[], Awaitable[None]]:
-        """Begin to show signs of life for what is held; `lost` is told what belongs to another consumer by now."""
-        heart = HeartbeatThread(
+        """Start renewing the entries in flight, and return the function that stops it.
+
+        `on_lost` is called with the ids that another consumer has claimed. Nothing is renewed while `is_alive` is
+        False.
+        """
+        heartbeat = HeartbeatThread(
             self._consumer.manager,
             self._consumer.consumer_id,
             self._consumer.ack_buffer,
@@ -61,29 +68,32 @@ class PendingClaimer:
             on_lost=on_lost,
             is_alive=is_alive,
         )
-        heart.start()
-        return heart.stop
+        heartbeat.start()
+        return heartbeat.stop
 
     @property
     def wakeup(self) -> asyncio.Event:
-        """Set when somebody may have handed entries back."""
+        """Event that is set when another consumer may have released entries."""
         return self._consumer.wakeup
 
     async def save_snapshot(self) -> None:
-        """Write down what would be lost with the group."""
+        """Save the group state that would be lost with the group."""
         await self._consumer.snapshot.save()
 
     async def seconds_until_turn(self) -> float:
-        """Until this consumer looks again."""
+        """Return the time until this consumer's next liveness check."""
         now = await self._now_seconds()
         return liveness.seconds_until_turn(now, self._active_members(now), self._consumer_name)
 
     async def find_claimable(self) -> list[ClaimPage]:
-        """The watch's turn: one command, unless somebody is silent or something is postponed."""
+        """Run this consumer's liveness check. Returns the claims of dead consumers' and due postponed entries.
+
+        Sends one command if no consumer is silent and no entry is postponed.
+        """
         now = await self._now_seconds()
         await self._refresh_members(now)
         claims: list[ClaimPage] = [partial(self._claim_from_dead, name) for name in await self._find_dead()]
-        if any(each.name == POSTPONED_CONSUMER and each.pending for each in self._consumer_infos):
+        if _has_postponed(self._consumer_infos):
             claims.append(self._claim_due)
         for name in liveness.expired_members(self._consumer_infos, self._members, self._consumer_name, now):
             await self._consumer.leases.delete_consumer(name)
@@ -91,13 +101,14 @@ class PendingClaimer:
         return claims
 
     async def _refresh_members(self, now: float) -> None:
-        """Who is there is asked anew when names have come or gone, and now and then."""
-        names = {each.name for each in self._consumer_infos}
+        """Read the members again if a consumer was added or deleted, and every few checks."""
+        previous_names = {info.name for info in self._consumer_infos}
         self._consumer_infos = await self._list_consumers()
         if now > self._announce_at_seconds:
             await self._consumer.leases.announce(now)
             self._announce_at_seconds = now + liveness.ANNOUNCE_INTERVAL.total_seconds()
-        if self._check_count % CHECKS_PER_MEMBERS_REFRESH == 0 or names != {each.name for each in self._consumer_infos}:
+        names = {info.name for info in self._consumer_infos}
+        if self._check_count % CHECKS_PER_MEMBERS_REFRESH == 0 or names != previous_names:
             self._members = await self._consumer.leases.members()
         self._check_count += 1
 
@@ -105,7 +116,7 @@ class PendingClaimer:
         return liveness.active_members(self._members, self._silent_members, self._consumer_name, now)
 
     async def _now_seconds(self) -> float:
-        """The server's clock, asked once."""
+        """Return the server's time. Only the first call queries it."""
         loop = asyncio.get_running_loop()
         if self._clock_offset_seconds is None:
             seconds, microseconds = await self._execute("TIME")
@@ -113,7 +124,7 @@ class PendingClaimer:
         return loop.time() + self._clock_offset_seconds
 
     async def _trim(self, now: float) -> None:
-        """Enforce the retention, now and then: the first of the consumers does it for all."""
+        """Trim the stream every `TRIM_INTERVAL`, if this consumer is the first active member."""
         if (
             not self._trimmer.is_enabled
             or now < self._trim_at_seconds
@@ -124,24 +135,27 @@ class PendingClaimer:
         self._metrics.trimmed += await self._trimmer.trim()
 
     async def find_idle(self) -> list[ClaimPage]:
-        """Whatever shows no sign of life, of whomever; our own entries that went astray included."""
+        """Return the claims of entries idle longer than `min_idle`, of any consumer.
+
+        Includes entries of this consumer that are no longer in flight here.
+        """
         consumers = await self._list_consumers()
-        if any(each.name == POSTPONED_CONSUMER and each.pending for each in consumers):
+        if _has_postponed(consumers):
             await self._consumer.leases.repair_schedule(self.min_idle)
         return [
-            partial(self._claim_idle, each.name)
-            for each in consumers
-            if each.pending and each.name != POSTPONED_CONSUMER
+            partial(self._claim_idle, info.name)
+            for info in consumers
+            if info.pending and info.name != POSTPONED_CONSUMER
         ]
 
     async def _find_dead(self) -> list[str]:
-        before = liveness.silent_consumers(self._consumer_infos, self._consumer_name)
-        self._silent_members = before.keys() & self._members.keys()
+        first_check = liveness.silent_consumers(self._consumer_infos, self._consumer_name)
+        self._silent_members = first_check.keys() & self._members.keys()
         if not self._silent_members:
             return []
         await asyncio.sleep(liveness.CONFIRMATION_DELAY.total_seconds())
-        now = liveness.silent_consumers(await self._list_consumers(), self._consumer_name)
-        return [name for name in liveness.confirmed_dead(before, now) if name in self._silent_members]
+        second_check = liveness.silent_consumers(await self._list_consumers(), self._consumer_name)
+        return [name for name in liveness.confirmed_dead(first_check, second_check) if name in self._silent_members]
 
     async def _claim_from_dead(self, name: str, count: int) -> list[Entry]:
         return self._mark_claimed_from(name, await self._claim_pending(name, count, liveness.SILENCE_THRESHOLD))
@@ -155,11 +169,12 @@ class PendingClaimer:
         return self._consumer.mark_suspects(entries)
 
     async def _claim_pending(self, name: str, count: int, idle: timedelta) -> list[Entry]:
-        with self._replay_on_error(), self._consumer.ack_buffer.acked_during() as done:
-            held = await self._consumer.pending_entries.page(name, min(count, self._consumer.max_count), idle=idle)
-            known = {*done, *self._consumer.in_flight_ids()}
-            entries = await self._consumer.claim([each for each in held if each.message_id not in known], idle)
-        return self._count_claimed([entry for entry in entries if entry.message_id not in done])
+        with self._replay_on_error(), self._consumer.ack_buffer.acked_during() as acked_ids:
+            page = await self._consumer.pending_entries.page(name, min(count, self._consumer.max_count), idle=idle)
+            excluded = {*acked_ids, *self._consumer.in_flight_ids()}
+            claimable = [pending for pending in page if pending.message_id not in excluded]
+            entries = await self._consumer.claim(claimable, idle)
+        return self._count_claimed([entry for entry in entries if entry.message_id not in acked_ids])
 
     async def _claim_due(self, count: int) -> list[Entry]:
         with self._replay_on_error():
@@ -170,7 +185,7 @@ class PendingClaimer:
 
     @contextmanager
     def _replay_on_error(self) -> Iterator[None]:
-        """What is taken here may be ours already when the reply is lost."""
+        """Read the own pending entries again after an error: Redis may have run a claim whose reply was lost."""
         try:
             yield
         except BaseException:
@@ -183,12 +198,16 @@ class PendingClaimer:
 
     async def _list_consumers(self) -> list[ConsumerInfo]:
         try:
-            found = await self._execute("XINFO", "CONSUMERS", self._stream, self._group)
+            reply = await self._execute("XINFO", "CONSUMERS", self._stream, self._group)
         except ResponseError as error:
             if str(error).startswith(("NOGROUP", "no such key", "ERR no such key")):
-                return []  # whoever reads sees it too, and creates the group again
+                return []  # the next read gets the same error and recreates the group
             raise
-        return [_parse_consumer(replies.to_dict(each)) for each in found]
+        return [_parse_consumer(replies.to_dict(line)) for line in reply]
+
+
+def _has_postponed(consumers: list[ConsumerInfo]) -> bool:
+    return any(info.name == POSTPONED_CONSUMER and info.pending for info in consumers)
 
 
 def _parse_consumer(line: dict[bytes, Any]) -> ConsumerInfo:

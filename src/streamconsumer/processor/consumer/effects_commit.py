@@ -1,17 +1,17 @@
-"""Effects and acknowledgement in one step of Redis: both, or neither.
+"""Commits a handler's effects and the acknowledgement in one Lua script: both are applied, or neither.
 
-A script is one step for everybody else, but an error in the midst of it leaves what it did before. So it first looks
-at all that can go wrong, and only then writes:
+Other clients never see an intermediate state, but a script that fails keeps the writes it already made. The script
+therefore checks everything that can fail before its first write:
 
-- Whose the entry is. Another consumer's, or nobody's: nothing is applied.
-- Whether it was committed before. A commit whose reply was lost may have been done, and something else may have made
-  the entry pending again: a renewal that was on its way, or a group that was lost and created again a little further
-  back. The ids of the last REMEMBERED commits stand in a key beside the stream for that.
-- What the keys hold. SET would replace whatever there is, the others would fail.
-- Whether the user may run the commands, and whether there is memory, disk and replicas for them: each command is tried
-  where it can do nothing. Redis refuses a script's first write for those reasons, not its later ones.
+- The entry's owner. Nothing is applied if the entry is pending with another consumer, or not pending.
+- An earlier commit. The reply to a commit may be lost, and the entry may then become pending again: by a renewal that
+  was under way, or because a lost group was recreated at an earlier position. A companion key therefore stores the ids
+  of the last MAX_REMEMBERED_COMMITS commits.
+- The types of the keys. SET would replace a value of any type, and the other commands would fail.
+- Permissions, memory, disk and replicas. The script tries each command where it has no effect. Redis rejects the first
+  write of a script for these reasons, not a later one.
 
-What is left to go wrong half way is a stream whose ids have come to the very last one.
+One failure after the first write remains possible: an XADD to a stream whose ids have reached the last possible one.
 """
 
 import logging
@@ -21,6 +21,7 @@ from redis.exceptions import ClusterCrossSlotError, NoPermissionError, ResponseE
 
 from streamconsumer.errors import EffectsRejected
 from streamconsumer.processor.handler.effects import Effects
+from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key
 from streamconsumer.redis_client.replies import Execute
@@ -28,12 +29,12 @@ from streamconsumer.redis_client.replies import Execute
 log = logging.getLogger(__name__)
 
 MAX_REMEMBERED_COMMITS = 50_000
-"""So many commits of a group are remembered: about 6 MB."""
+"""Maximum number of remembered commits per group: about 6 MB."""
 
 REQUIRED_PERMISSIONS = (
     "+eval +xpending +xack +type +strlen +get +xadd +set +incrby +del +zscore +zadd +zremrangebyrank +time"
 )
-"""What the user must be allowed, on the keys of the effects and on the one that remembers."""
+"""Permissions that the Redis user needs on the keys of the effects and on the key of remembered commits."""
 
 COMMIT = """
 local stream, memory, group, me, id = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
@@ -54,7 +55,7 @@ while at <= #ARGV do
 end
 
 local harmless = {
-  {'XACK', {stream, group, '0-0'}, ''},  -- goes without memory, and so does what comes behind it
+  {'XACK', {stream, group, '0-0'}, ''},  -- succeeds without free memory, as do the probes after it
   {'ZADD', {memory, 'XX', 0, ''}, ''},
   {'ZREMRANGEBYRANK', {memory, 1, 0}, ''},
   {'TIME', {}, ''},
@@ -71,7 +72,7 @@ end
 for _, probe in ipairs(harmless) do
   local reply = redis.pcall(probe[1], unpack(probe[2]))
   if type(reply) == 'table' and reply.err and (probe[3] == '' or not reply.err:find(probe[3], 1, true)) then
-    return {err = (reply.err:gsub('^@user_script: %d+: %-?', ''))}  -- how 6.2 begins every error
+    return {err = (reply.err:gsub('^@user_script: %d+: %-?', ''))}  -- Redis 6.2 adds this prefix to each error
   end
 end
 
@@ -86,7 +87,7 @@ for _, step in ipairs(steps) do
   end
 end
 
-for _, step in ipairs(deletions) do redis.call(unpack(step)) end  -- first: DEL cannot be tried where it does nothing
+for _, step in ipairs(deletions) do redis.call(unpack(step)) end  -- first: DEL has no probe without an effect
 local now = redis.call('TIME')
 redis.call('ZADD', memory, now[1] * 1000 + math.floor(now[2] / 1000), id)
 redis.call('ZREMRANGEBYRANK', memory, 0, -1 - tonumber(ARGV[4]))
@@ -94,30 +95,31 @@ redis.call('XACK', stream, group, id)
 for _, step in ipairs(steps) do redis.call(unpack(step)) end
 return 'done'
 """
-"""KEYS: the stream, what remembers, the keys of the effects. ARGV: group, consumer, entry, how many are remembered, and
-for each effect its command, the number of its key, how many arguments, and these."""
+"""KEYS: the stream, the remembered commits, the keys of the effects. ARGV: group, consumer, entry, number of remembered
+commits, and for each effect: its command, the index of its key, the number of its arguments, the arguments. Returns
+`done`, `before` if the effects were committed earlier, `lost` if the entry is not pending with this consumer, or a
+table (command, key, actual type) if a key has another type."""
 
 
-async def commit_effects(  # noqa: PLR0917 - four say who asks, two what for
-    execute: Execute, stream: str, group: str, consumer: str, message_id: str, effects: Effects
-) -> bool:
-    """Apply the effects and acknowledge the entry. False: it is not (any more) pending with this consumer, and nothing
-    was applied now.
+async def commit_effects(execute: Execute, consumer_id: ConsumerId, message_id: str, effects: Effects) -> bool:
+    """Apply the effects and acknowledge the entry.
 
-    Raises EffectsRejected for what is the message's own affair, and what Redis raises for what is not: no rights, no
-    memory, a replica, a lost connection. Nothing was applied then, or, where the connection was lost, everything or
-    nothing; the call may be repeated until it answers, and never applies anything twice.
+    Returns False if the entry is not pending with this consumer; nothing was applied now. Raises EffectsRejected if
+    the effects of this message cannot be applied, and Redis errors for other reasons: missing permissions or memory, a
+    replica, a lost connection. Nothing was applied then, except that after a lost connection everything or nothing was
+    applied. The call may be repeated until Redis replies; it never applies effects twice.
     """
-    memory = group_key(stream, group, "committed").encode()
-    keys = list(dict.fromkeys([stream.encode(), memory, *(each.key for each in effects.operations)]))
+    stream, group, consumer = consumer_id
+    commits_key = group_key(stream, group, "committed").encode()
+    keys = list(dict.fromkeys([stream.encode(), commits_key, *(operation.key for operation in effects.operations)]))
     _validate(stream.encode(), keys, effects, message_id)
-    places = {key: place for place, key in enumerate(keys, 1)}
+    key_indexes = {key: index for index, key in enumerate(keys, 1)}
     arguments: list[Any] = []
     for command, key, words in effects.operations:
-        arguments += [command, places[key], len(words), *words]
-    question = ("EVAL", COMMIT, len(keys), *keys, group, consumer, message_id, MAX_REMEMBERED_COMMITS, *arguments)
+        arguments += [command, key_indexes[key], len(words), *words]
+    script_call = ("EVAL", COMMIT, len(keys), *keys, group, consumer, message_id, MAX_REMEMBERED_COMMITS, *arguments)
     try:
-        reply = await execute(*question)
+        reply = await execute(*script_call)
     except ClusterCrossSlotError:
         raise EffectsRejected(
             f"message {message_id}: a key of its effects is not in the cluster slot of stream {stream!r}; "
@@ -127,36 +129,38 @@ async def commit_effects(  # noqa: PLR0917 - four say who asks, two what for
         raise _with_permission_hint(error) from error
     if isinstance(reply, list):
         raise EffectsRejected(
-            _rejection_message(message_id, *(each.decode(errors="backslashreplace") for each in reply))
+            _rejection_message(message_id, *(part.decode(errors="backslashreplace") for part in reply))
         )
     if reply == b"before":
-        log.info("the effects of this message were committed before", extra={"message_id": message_id})
+        log.info("effects already committed; acknowledging", extra={"message_id": message_id})
     return bool(reply != b"lost")
 
 
 def _validate(stream: bytes, keys: list[bytes], effects: Effects, message_id: str) -> None:
-    """What can be told without asking Redis."""
+    """Raise EffectsRejected for mistakes that can be detected without Redis."""
     for command, key, words in effects.operations:
         if key == keys[1]:
-            raise EffectsRejected(f"message {message_id}: {_quote_key(key)} is our own key; use another one")
-        if key == stream and (command != "XADD" or words[0] == b"MAXLEN"):
-            what = "trimmed by an effect; set spec.retention" if command == "XADD" else f"the key of a {command}"
             raise EffectsRejected(
-                f"message {message_id}: {_quote_key(key)} is the stream that is read, it cannot be {what}"
+                f"message {message_id}: {_quote_key(key)} is reserved for StreamConsumer; use another key"
+            )
+        if key == stream and (command != "XADD" or words[0] == b"MAXLEN"):
+            misuse = "trimmed by an effect; set spec.retention" if command == "XADD" else f"the key of a {command}"
+            raise EffectsRejected(
+                f"message {message_id}: {_quote_key(key)} is the stream that is read, it cannot be {misuse}"
             )
 
 
 def _rejection_message(message_id: str, command: str, key: str, actual_type: str) -> str:
     expected = {"XADD": "a stream", "SET": "a string", "INCRBY": "a whole number of at most 18 digits"}[command]
-    holds = actual_type if actual_type.startswith("no ") else f"a {actual_type}"
+    actual = actual_type if actual_type.startswith("no ") else f"a {actual_type}"
     return (
-        f"message {message_id}: the key {key!r} holds {holds}; its {command} expects {expected} or no key. "
+        f"message {message_id}: the key {key!r} holds {actual}; {command} expects {expected} or no key. "
         "Nothing was applied; use another key or delete this one"
     )
 
 
 def _with_permission_hint(error: ResponseError) -> ResponseError:
-    """The error; where the user lacks a right, one that says which are needed."""
+    """Return the error. If a permission is missing, return one that lists the required permissions."""
     if classify_error(error, "").code == "NOPERM":
         return NoPermissionError(
             f"NOPERM effects are applied by a script, which needs {REQUIRED_PERMISSIONS} ({error})"

@@ -1,16 +1,18 @@
-"""What a group knew, kept beside it: should the group be lost, nothing is lost with it, whoever dies meanwhile.
+"""Snapshot of a consumer group in a companion key: its last-delivered id and its pending ids.
 
-XGROUP DESTROY takes the position and all that is pending. What a process holds it puts back itself; but one that is
-killed at the same time does not, and a reply that was lost is known to nobody. So while anything is in flight, once in
-a second somebody writes down the group's position and what is pending: all that is not acknowledged stands in there or
-comes behind that position. The price is that what was acknowledged since then may be handled again, by about a second.
+A group that was destroyed can be restored from the snapshot, even if its consumers die at the same time. XGROUP DESTROY
+deletes the position and the pending entries list. A running process restores the entries it has in flight, but a
+process that is killed at the same time cannot, and no process knows the entries of a lost reply. While entries are in
+flight, one consumer therefore saves the position and the pending ids once a second. Every unacknowledged entry is in
+the snapshot or after its position. The cost: entries acknowledged since the last snapshot, about one second's worth,
+may be handled again after a restore.
 
-Everything that is put back without anybody being known to hold it waits for PROBATION with `~postponed`: whoever has it
-in flight takes it back with the next sign of life, and otherwise it is due. Half a millisecond in the due time tells
-these from what was postponed on purpose.
+Entries that are restored without a known owner are pending with `~postponed` for RESTORE_GRACE. A consumer that has one
+in flight takes it back with its next lease renewal; otherwise the entry becomes due. A due time with half a millisecond
+distinguishes restored entries from postponed ones.
 
-The consumer `~postponed` is the mark of a group that has been put right: in one that anybody else created it is
-missing, and the next note puts back what is missing before it writes anything down.
+A restored group has the consumer `~postponed`. A group that another program created does not, and the next snapshot
+first restores the missing entries before it saves.
 """
 
 from collections.abc import Sequence
@@ -22,16 +24,17 @@ from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from streamconsumer.redis_client.replies import Execute
 
 SNAPSHOT_INTERVAL = timedelta(seconds=1)
-"""How often it is written down, by whoever has anything in flight."""
+"""Interval at which a consumer with entries in flight saves the snapshot."""
 
 RESTORE_GRACE = timedelta(milliseconds=1500)
-"""Three signs of life, and one that is late."""
+"""Time in which a consumer can take back a restored entry: three heartbeats, and a late one."""
 
 MAX_SNAPSHOT_IDS = 10_000
-"""So many pending ids are written down. When there are more, the note before stays: it is true as well, only older."""
+"""Maximum number of pending ids in a snapshot. With more, the previous snapshot stays: still correct, but older."""
 
 MAX_RESTORED = 1000
-"""So many entries behind the last note are put back one by one; where there are more, the group begins at the note."""
+"""Maximum number of entries after the snapshot that are restored one by one. With more, the group begins at the
+position of the snapshot."""
 
 _COMMON = f"""
 local stream, schedule, beside, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
@@ -49,16 +52,16 @@ local function restore(ids)
   for _, id in ipairs(ids) do
     if #redis.call('XPENDING', stream, group, id, id, 1) == 0 then
       if tonumber(redis.call('ZSCORE', schedule, id) or -1) < 0 then
-        redis.pcall('ZADD', schedule, now + {replies.to_milliseconds(RESTORE_GRACE)} + 0.5, id)  -- else due after minIdle
+        redis.pcall('ZADD', schedule, now + {replies.to_milliseconds(RESTORE_GRACE)} + 0.5, id)  -- or after minIdle
       end
       redis.call('XCLAIM', stream, group, '{POSTPONED_CONSUMER}', 0, id, 'FORCE', 'JUSTID')
     end
   end
 end
 """
-"""KEYS: the stream, the schedule of what is postponed, the note. ARGV: the group, this consumer. `mark` returns 1 for a
-group that has not been put right yet, and an error if there is no group or the server is out of memory. XCLAIM ignores
-an entry that the stream no longer has, and `DUE` removes it from the schedule."""
+"""KEYS: the stream, the schedule of postponed entries, the snapshot. ARGV: the group, this consumer. `mark` returns 1
+for a group that has not been restored yet, and an error if there is no group or the server is out of memory. XCLAIM
+ignores an entry that the stream no longer has, and `CLAIM_DUE` removes it from the schedule."""
 
 SAVE = f"""{_COMMON}
 local at = redis.call('HGET', beside, 'at')
@@ -84,8 +87,8 @@ end
 redis.call('ZREMRANGEBYSCORE', schedule, '-inf', '(0')
 return 1
 """
-"""Write it down, unless a note is younger than 0.8 s, or more than `MOST` are pending. The note holds every entry whose
-score in the schedule is below zero, so these scores go."""
+"""Saves the snapshot, unless one is younger than 0.8 s or more than `MAX_SNAPSHOT_IDS` entries are pending. The
+snapshot then contains every entry whose score in the schedule is below zero, so these scores are removed."""
 
 RESTORE = f"""{_COMMON}
 local function before(a, b)
@@ -125,30 +128,34 @@ end
 if mark() == 1 then restore(walked) end
 return begin
 """
-"""Create the group where it was, unless a peer was faster, with everything pending that was. ARGV[3]: how far this
-consumer knows it to have been; ARGV[4]: where to begin when nobody knows; then what it has in flight. A stream that
-ends before a position has a new life, and its old one is of no account.
+"""Recreates the group at its previous position with its pending entries, unless a peer was faster. ARGV[3]: the last
+position that this consumer knows; ARGV[4]: the start if no position is known; then the ids in flight here. A position
+after the end of the stream is ignored: the stream was deleted and created again.
 
-Behind what was written down others may have been given entries that this consumer knows nothing of. So those are put
-back as well. What this consumer takes back stays in the schedule, below zero, until a note holds it: the group may be
-lost again before."""
+Other consumers may have received entries after the snapshot that this consumer does not know. These are restored as
+well. Entries that this consumer takes back stay in the schedule, below zero, until a snapshot contains them: the group
+may be lost again before that."""
 
 
 class GroupSnapshot:
-    """The note of one group, by one of its consumers."""
+    """Saves and restores the snapshot of a group, for one of its consumers."""
 
     def __init__(self, execute: Execute, stream: str, group: str, consumer: str) -> None:
         self._execute, self._group_and_consumer = execute, (group, consumer)
-        self._keys = [stream, *(group_key(stream, group, what) for what in ("postponed", "last-known"))]
+        self._keys = [stream, *(group_key(stream, group, suffix) for suffix in ("postponed", "last-known"))]
 
     async def save(self) -> None:
-        """Write down what the group knows, if nobody else did so a moment ago. Where the server is out of memory, the
-        note before stays."""
+        """Save the group state, unless another consumer has just done so.
+
+        The previous snapshot stays if the server is out of memory.
+        """
         await self._run_script(SAVE)
 
     async def restore_group(self, last_delivered_id: str, start_from: str, *, in_flight: Sequence[str] = ()) -> str:
-        """Create the group again where it was, with what is in flight here pending here, and what anybody held pending.
-        Returns where it begins now."""
+        """Recreate the group at its previous position. Returns the position where it begins.
+
+        Entries `in_flight` become pending with this consumer. Other entries that were pending become pending again.
+        """
         begin = await self._run_script(RESTORE, last_delivered_id, start_from, *in_flight)
         return str(begin.decode())
 

@@ -1,4 +1,7 @@
-"""Signs of life, from a thread of its own: a handler that blocks the event loop must not cost its message."""
+"""Heartbeat: renews the leases of the entries in flight from a separate thread.
+
+The thread keeps the leases alive while a handler blocks the event loop.
+"""
 
 import asyncio
 import logging
@@ -18,16 +21,17 @@ from streamconsumer.processor.message import ConsumerId
 log = logging.getLogger(__name__)
 
 PAGE_SIZE = 200
-"""How many entries one command renews: 2 ms of the server."""
+"""Maximum number of entries that one command renews. Takes the server 2 ms."""
 
 STOP_TIMEOUT_SECONDS = 0.5
+"""Time for which `stop` waits for a running renewal."""
 
 RENEWALS_PER_MIN_IDLE = 4
-"""How often an entry is renewed, at least, before it would count as idle."""
+"""Minimum number of renewals of an entry within `min_idle`, after which the entry would count as idle."""
 
 
 class HeartbeatThread:
-    """Renews what is in flight. `lost` is told, in the loop's thread, which entries are another consumer's by now."""
+    """Thread that renews the entries in flight."""
 
     def __init__(
         self,
@@ -39,6 +43,11 @@ class HeartbeatThread:
         on_lost: Callable[[list[str]], None],
         is_alive: Callable[[], bool],
     ) -> None:
+        """Prepare the thread.
+
+        `on_lost` is called in the event loop's thread with the ids that another consumer has claimed. Nothing is
+        renewed while `is_alive` is False.
+        """
         self._manager, self._consumer_id, self._ack_buffer = manager, consumer_id, ack_buffer
         self._in_flight_ids, self._on_lost, self._is_alive = in_flight_ids, on_lost, is_alive
         self._interval = min(HEARTBEAT_INTERVAL, manager.min_idle / RENEWALS_PER_MIN_IDLE)
@@ -46,16 +55,20 @@ class HeartbeatThread:
         self._stopped = asyncio.Event()
         self._request_stop: Callable[[], object] = lambda: None
         self._abort: Callable[[], object] = lambda: None
-        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._next_index = 0
         self._ids_at_last_beat: set[str] = set()
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     async def stop(self) -> None:
-        """No more signs of life. One that is under way is finished, or what it puts back would stay pending; unless the
-        server does not answer."""
+        """Stop renewing.
+
+        A running renewal is completed, because entries that it makes pending again must be acknowledged again. It is
+        cancelled if the server does not reply within `STOP_TIMEOUT_SECONDS`.
+        """
         self._request_stop()
         try:
             await asyncio.wait_for(self._stopped.wait(), STOP_TIMEOUT_SECONDS)
@@ -65,59 +78,66 @@ class HeartbeatThread:
     def _run(self) -> None:
         with suppress(asyncio.CancelledError):
             asyncio.run(self._heartbeat_loop())
-        with suppress(RuntimeError):  # the loop is closed
+        with suppress(RuntimeError):  # the processor's event loop is closed
             self._loop.call_soon_threadsafe(self._stopped.set)
 
     async def _heartbeat_loop(self) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task
-        enough = asyncio.Event()
-        self._request_stop = lambda: loop.is_closed() or loop.call_soon_threadsafe(enough.set)
+        stop_requested = asyncio.Event()
+        self._request_stop = lambda: loop.is_closed() or loop.call_soon_threadsafe(stop_requested.set)
         self._abort = lambda: loop.is_closed() or loop.call_soon_threadsafe(task.cancel)
-        twin = self._manager.clone()
-        ownership = Leases(twin.execute, *self._consumer_id)
+        manager = self._manager.clone()
+        leases = Leases(manager.execute, *self._consumer_id)
         try:
-            while not enough.is_set():
+            while not stop_requested.is_set():
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(enough.wait(), self._interval.total_seconds())
+                    await asyncio.wait_for(stop_requested.wait(), self._interval.total_seconds())
                     break
                 if self._is_alive() and (
                     ids := self._select_ids(self._in_flight_since_last_beat(self._in_flight_ids()))
                 ):
-                    await self._renew(twin, ownership, ids)
+                    await self._renew(manager, leases, ids)
         finally:
-            await twin.aclose()
+            await manager.aclose()
 
     async def _renew(self, manager: StreamManager, leases: Leases, ids: list[str]) -> None:
         lost: list[str] = []
         unanswered: set[str] = set()
         try:
-            with self._ack_buffer.acked_during() as done:
+            with self._ack_buffer.acked_during() as acked_ids:
                 try:
                     for begin in range(0, len(ids), PAGE_SIZE):
                         lost += await leases.renew(ids[begin : begin + PAGE_SIZE])
                 finally:  # Redis may have run a renewal that failed here
                     unanswered = self._ack_buffer.record_renewed(ids)
-                await self._ack_again(manager, [each for each in ids if each in done and each not in lost])
+                await self._ack_again(manager, [id_ for id_ in ids if id_ in acked_ids and id_ not in lost])
         except (RedisError, OSError) as error:
             log.debug("lease renewal failed", extra={"error": str(error)})
-        if taken := [each for each in lost if each not in unanswered]:  # a postponed entry is not another consumer's
-            with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._on_lost, taken)
+        if claimed := [id_ for id_ in lost if id_ not in unanswered]:  # no consumer has claimed a postponed entry
+            with suppress(RuntimeError):  # the processor's event loop is closed
+                self._loop.call_soon_threadsafe(self._on_lost, claimed)
 
     async def _ack_again(self, manager: StreamManager, message_ids: list[str]) -> None:
-        """A renewal puts back what is nobody's, and so also what Redis heard acknowledged before it."""
-        if settled := [each for each in message_ids if not self._ack_buffer.is_buffered(each)]:
-            await manager.execute("XACK", self._consumer_id.stream, self._consumer_id.group, *settled)
+        """Acknowledge entries again, because the renewal made them pending after Redis had acknowledged them."""
+        if sent := [id_ for id_ in message_ids if not self._ack_buffer.is_buffered(id_)]:
+            await manager.execute("XACK", self._consumer_id.stream, self._consumer_id.group, *sent)
 
     def _in_flight_since_last_beat(self, ids: list[str]) -> list[str]:
-        """What was in flight a beat ago too. What comes and goes between two beats needs no other sign of life."""
-        stay = [each for each in ids if each in self._ids_at_last_beat and each not in self._ack_buffer.ids_in_scripts]
+        """Return the ids that were also in flight at the last beat.
+
+        Entries that come and go between two beats need no renewal.
+        """
+        in_scripts = self._ack_buffer.ids_in_scripts
+        remaining = [id_ for id_ in ids if id_ in self._ids_at_last_beat and id_ not in in_scripts]
         self._ids_at_last_beat = set(ids)
-        return stay
+        return remaining
 
     def _select_ids(self, ids: list[str]) -> list[str]:
-        """Those that are renewed now. Of very many, a part each time: all of them several times within `min_idle`."""
+        """Return the ids to renew now.
+
+        Of a large number, one part at each beat, so that each entry is renewed several times within `min_idle`.
+        """
         share = max(PAGE_SIZE, round(len(ids) * RENEWALS_PER_MIN_IDLE * (self._interval / self._manager.min_idle)))
         if len(ids) <= share:
             return ids

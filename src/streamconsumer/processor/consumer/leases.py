@@ -1,7 +1,7 @@
-"""Entry ownership: renewing, counting, postponing and taking entries, each as one Lua script.
+"""Entry ownership: renews, counts, postpones and claims entries, each in one Lua script.
 
-Redis runs a script in one step: whose an entry is, and what is done about it, must not fall apart. KEYS[1] is the
-stream, ARGV[1] the group, ARGV[2] this consumer.
+A script checks the owner of an entry and changes the entry in one atomic step. KEYS[1] is the stream, ARGV[1] the
+group, ARGV[2] this consumer.
 """
 
 from collections.abc import Sequence
@@ -31,18 +31,19 @@ for id in pairs(ids) do
   if due and due % 1 == 0 then lost[#lost + 1] = id else mine[#mine + 1] = id end
 end
 if #mine > 0 then
-  mine[#mine + 1] = 'FORCE'  -- in the table: anything behind unpack() would cut it to one
+  mine[#mine + 1] = 'FORCE'  -- in the table: an argument after unpack() would truncate it to one value
   mine[#mine + 1] = 'JUSTID'
   redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(mine))
 end
 return lost
 """
-"""A sign of life for the entries, given in order, that are not another consumer's. Returns those that are. One that is
-nobody's was pending with a group that is gone and was created again by a peer: it is put back, if the stream still has
-it. (Or a peer took it over and acknowledged it already: then it has been handled twice anyway.) A renewal that did not
-ask first would steal entries back from their new owner. What a peer put back for whoever knows of it (`restore`) is
-ours, and stays in the schedule, below zero, until a note holds it. One look at a range of twice as many costs half of a
-look at each (1.9 against 3.4 ms for 200)."""
+"""Renews the leases of the entries ARGV[3…], given in stream order. Returns the ids that another consumer owns.
+
+The owner is checked first: a renewal without a check would take entries back from their new owner. An entry that is not
+pending belonged to a group that a peer has recreated. It becomes pending again if the stream still has it. (A peer may
+instead have claimed and acknowledged it; then it has been handled twice anyway.) An entry that a peer restored
+(`GroupSnapshot`) is this consumer's. It stays in the schedule, below zero, until a snapshot contains it. One query for
+a range of twice the size costs half of a query for each id (1.9 against 3.4 ms for 200)."""
 
 START_ATTEMPT = """
 local function held(...) return #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ...) == 1 end
@@ -54,8 +55,9 @@ end
 redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'RETRYCOUNT', ARGV[4], 'FORCE', 'JUSTID')
 return 1
 """
-"""Before a redelivered entry begins, Redis is told how often it was begun: if it kills this process, that stays known.
-1: may begin. 0: another consumer has it. -1: it was trimmed from the stream, and is settled."""
+"""Stores the delivery count ARGV[4] of the redelivered entry ARGV[3] before its attempt starts, so that the count
+survives a crash of this process. Returns 1 if the attempt may start, 0 if another consumer owns the entry, and -1 if it
+was trimmed from the stream; then it is acknowledged."""
 
 SET_DELIVERY_COUNTS = """
 for i = 3, #ARGV, 2 do
@@ -65,8 +67,8 @@ for i = 3, #ARGV, 2 do
 end
 return 0
 """
-"""How often entries were begun: ids and counts in turn. An attempt that does not count is taken back before the wait
-that follows it, or a peer of a process that is killed meanwhile would count it."""
+"""Stores delivery counts, given as alternating ids and counts. An uncounted attempt is removed from the count before
+the wait that follows it. Otherwise a peer would count it if this process were killed during the wait."""
 
 POSTPONE = """
 local now = redis.call('TIME')
@@ -79,8 +81,8 @@ for i = 4, #ARGV, 3 do
 end
 return 0
 """
-"""Entries go to the pseudo consumer ARGV[3] until they are due: ids, counts and milliseconds in turn. First the due
-time, which may fail for want of memory, then the entry, which may not."""
+"""Moves entries to the pseudo consumer ARGV[3] until they are due, given as alternating ids, delivery counts and
+milliseconds. The due time is stored first, because only that write can fail if memory is full."""
 
 CLAIM_DUE = """
 local now = redis.call('TIME')
@@ -90,9 +92,9 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], 0, now, 'LIMIT', 0, ARG
   local held = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
   local on_probation = redis.call('ZSCORE', KEYS[2], id) % 1 > 0
   local told = redis.pcall('ZADD', KEYS[2], -now, id)
-  if type(told) == 'table' then redis.call('ZREM', KEYS[2], id) end  -- there is no memory for it
+  if type(told) == 'table' then redis.call('ZREM', KEYS[2], id) end  -- out of memory
   if not held and on_probation then
-    redis.call('ZREM', KEYS[2], id)  -- settled by whom it was put back for
+    redis.call('ZREM', KEYS[2], id)  -- acknowledged by the consumer that it was restored for
   elseif not held or held[2] == ARGV[3] then
     local count = held and held[4] or 0
     local claimed = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'RETRYCOUNT', count, 'FORCE')[1]
@@ -107,9 +109,9 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], 0, now, 'LIMIT', 0, ARG
 end
 return {gone, entries}
 """
-"""This consumer takes the postponed entries that are due. Returns how many were trimmed meanwhile, and the entries with
-their counts. They stay in the schedule, below zero, until `NOTE` sees them settled: should the reply be lost, and then
-the group, nobody else would know of them."""
+"""Claims up to ARGV[4] due postponed entries for this consumer. Returns the number of trimmed entries, and the
+claimed entries with their delivery counts. Claimed entries stay in the schedule, below zero, until a
+snapshot is saved. If the reply and then the group are lost, only the schedule still contains them."""
 
 REPAIR_SCHEDULE = """
 for _, held in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[4], '-', '+', 100, ARGV[3])) do
@@ -117,11 +119,11 @@ for _, held in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[4], 
 end
 return 0
 """
-"""Postponed entries whose due time was lost, with a key that was deleted or evicted, are due now."""
+"""Makes postponed entries due now if their due time was lost because the schedule's key was deleted or evicted."""
 
 
 class Leases:
-    """What one consumer may do with entries only while they are its own."""
+    """Operations on entries that require that this consumer owns them."""
 
     def __init__(self, execute: Execute, stream: str, group: str, consumer: str) -> None:
         self._execute, self._stream, self._group, self._consumer_name = execute, stream, group, consumer
@@ -129,62 +131,78 @@ class Leases:
         self._members_key = group_key(stream, group, "consumers")
 
     async def register(self) -> None:
-        """Be known as one of ours: peers then take this consumer for dead within seconds of its last sign of life. A
-        server that is out of memory refuses: then they wait `min_idle`, as for any stranger."""
+        """Register this consumer as a member, so that peers detect its death within seconds of its last heartbeat.
+
+        A server that is out of memory rejects the registration. Peers then wait `min_idle`, as for a consumer of
+        another program.
+        """
         with suppress(OutOfMemoryError):
             await self._execute("XGROUP", "CREATECONSUMER", self._stream, self._group, self._consumer_name)
             await self.announce(await self.server_time_milliseconds() / 1000)
 
     async def announce(self, now_seconds: float) -> None:
-        """Say that this consumer is there; by the server's clock. A server that is out of memory refuses to hear it:
-        then the others take it for absent, and look more often than they need to."""
+        """Store in the members hash that this consumer is active at `now_seconds`, by the server's clock.
+
+        A server that is out of memory rejects the write. Peers then take this consumer for absent and check more often
+        than needed.
+        """
         with suppress(OutOfMemoryError):
             await self._execute("HSET", self._members_key, self._consumer_name, round(now_seconds))
 
     async def members(self) -> dict[str, float]:
-        """Consumers of ours, and when they last said that they are there."""
+        """Return the registered consumers and the time of their last announcement."""
         flat = await self._execute("HGETALL", self._members_key)
-        return {name.decode(): float(seen) for name, seen in replies.to_dict(flat).items()}
+        return {name.decode(): float(announced_at) for name, announced_at in replies.to_dict(flat).items()}
 
     async def renew(self, message_ids: Sequence[str]) -> list[str]:
-        """A sign of life for those that are not another consumer's. Returns those that are."""
-        in_order = sorted(message_ids, key=replies.parse_id)
-        return [each.decode() for each in await self._run_script(RENEW, [self._schedule_key], *in_order)]
+        """Renew the leases of entries. Returns the ids that another consumer owns."""
+        sorted_ids = sorted(message_ids, key=replies.parse_id)
+        return [lost.decode() for lost in await self._run_script(RENEW, [self._schedule_key], *sorted_ids)]
 
     async def start_attempt(self, message_id: str, deliveries: int) -> int:
-        """Count that an entry begins again. 1: it may; 0: another consumer has it; -1: it is trimmed, and settled."""
+        """Store the delivery count of an entry before its next attempt.
+
+        Returns 1 if the attempt may start, 0 if another consumer owns the entry, and -1 if the entry was trimmed and is
+        now acknowledged.
+        """
         return int(await self._run_script(START_ATTEMPT, [], message_id, deliveries))
 
     async def set_delivery_counts(self, entries: Sequence[tuple[str, int]]) -> None:
-        """Correct how often entries (id, deliveries) were begun."""
-        flat = [part for each in entries for part in each]
+        """Correct the delivery counts of entries, given as (id, deliveries)."""
+        flat = [part for entry in entries for part in entry]
         await self._run_script(SET_DELIVERY_COUNTS, [], *flat)
 
     async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> None:
-        """Let entries (id, deliveries, delay) be due for any consumer after their delays."""
-        flat = [part for each in entries for part in (each[0], each[1], replies.to_milliseconds(each[2]))]
+        """Postpone entries, given as (id, deliveries, delay). After the delay, any consumer may claim the entry."""
+        flat: list[str | int] = []
+        for message_id, deliveries, delay in entries:
+            flat += [message_id, deliveries, replies.to_milliseconds(delay)]
         await self._run_script(POSTPONE, [self._schedule_key], POSTPONED_CONSUMER, *flat)
 
     async def claim_due(self, count: int) -> tuple[int, list[Entry]]:
-        """Take postponed entries that are due. How many were trimmed, and the entries."""
-        trimmed, found = await self._run_script(CLAIM_DUE, [self._schedule_key], POSTPONED_CONSUMER, count)
-        return int(trimmed), [Entry.redelivered(each[0], each[1], int(each[2])) for each in found]
+        """Claim postponed entries that are due. Returns the number of trimmed entries, and the claimed entries."""
+        trimmed, claimed = await self._run_script(CLAIM_DUE, [self._schedule_key], POSTPONED_CONSUMER, count)
+        return int(trimmed), [Entry.redelivered(raw[0], raw[1], int(raw[2])) for raw in claimed]
 
     async def repair_schedule(self, idle: timedelta) -> None:
-        """Postponed entries whose due time was lost, or that somebody died over who was about to take them, are due."""
+        """Make postponed entries due that have been idle for `idle` and have no due time.
+
+        The due time was lost, or a consumer died while it was claiming the entry.
+        """
         await self._run_script(REPAIR_SCHEDULE, [self._schedule_key], POSTPONED_CONSUMER, replies.to_milliseconds(idle))
 
     async def delete_consumer(self, consumer: str | None = None) -> bool:
-        """Delete this or another consumer if nothing is pending with it."""
+        """Delete this or another consumer. Returns False if it has pending entries; then nothing is deleted."""
         name = self._consumer_name if consumer is None else consumer
         keys = [self._members_key, group_key(self._stream, self._group, "readers")]
         return int(await self._run_script(DELETE_IDLE_CONSUMER, keys, consumer=name)) >= 0
 
     async def _run_script(self, script: str, keys: list[str], *arguments: Any, consumer: str = "") -> Any:
-        who = (self._group, consumer or self._consumer_name)
-        return await self._execute("EVAL", script, 1 + len(keys), self._stream, *keys, *who, *arguments)
+        consumer = consumer or self._consumer_name
+        key_count = 1 + len(keys)
+        return await self._execute("EVAL", script, key_count, self._stream, *keys, self._group, consumer, *arguments)
 
     async def server_time_milliseconds(self) -> int:
-        """By the server's clock."""
+        """Return the server's time."""
         seconds, microseconds = await self._execute("TIME")
         return int(seconds) * 1000 + int(microseconds) // 1000

@@ -1,11 +1,12 @@
-"""The watch over a group's consumers: who is dead, and whose turn it is to look. Pure.
+"""Liveness of a group's consumers: detects dead consumers and schedules which consumer checks next. Pure.
 
-A consumer of ours that has anything in flight shows a sign of life every `HEARTBEAT`, from a thread of its own. One
-that holds entries and has been silent for `SILENCE` at two looks, `PROOF` apart, is dead. Two, because after an outage
-of the server all have been silent: whoever lives says so before the second.
+A consumer with entries in flight renews their leases every HEARTBEAT_INTERVAL, from a separate thread. A registered
+consumer that owns pending entries is dead if it was silent for SILENCE_THRESHOLD in two checks, CONFIRMATION_DELAY
+apart. One check is not enough: after a Redis outage every consumer has been silent, and live ones send a heartbeat
+before the second check.
 
-One look in `TURN` is enough for a group, however many consumers it has: they look in turns, by the server's clock. Who
-is there stands in a hash beside the stream, for Redis before 7.2 does not notice a consumer that waits for entries.
+One check per CHECK_INTERVAL is enough for a group of any size: the consumers take turns by the server's clock. Active
+consumers announce themselves in a companion hash, because Redis before 7.2 does not count a blocked read as activity.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -20,54 +21,53 @@ CONFIRMATION_DELAY = timedelta(milliseconds=900)
 CHECK_INTERVAL = timedelta(milliseconds=1200)
 
 ANNOUNCE_INTERVAL = timedelta(seconds=20)
-"""How often a consumer writes down that it is there."""
+"""Interval at which a consumer announces itself in the members hash."""
 
 ABSENT_AFTER = timedelta(seconds=65)
-"""Who has not done so for so long takes no turns."""
+"""Time without an announcement after which a consumer takes no turns."""
 
 EXPIRE_AFTER = timedelta(minutes=10)
-"""Who has not done so for so long, and holds nothing, is gone: its name goes too."""
+"""Time without an announcement after which a consumer without pending entries is deleted."""
 
 Members = Mapping[str, float]
-"""Consumers of ours, and when they last said that they are there, in seconds of the server's clock."""
+"""Registered consumers and the time of their last announcement, in seconds of the server's clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumerInfo:
-    """A line of XINFO CONSUMERS."""
+    """One consumer in the reply to XINFO CONSUMERS."""
 
     name: str
     pending: int
     idle: timedelta
-    """Since its last sign of life, by the server's clock."""
+    """Time since the consumer's last activity, by the server's clock."""
 
 
 def silent_consumers(consumers: Iterable[ConsumerInfo], consumer_name: str) -> dict[str, timedelta]:
-    """Who may be dead: holds entries, and shows no sign of life."""
+    """Return the other consumers that own pending entries and have been silent, with their idle times."""
     return {
-        each.name: each.idle
-        for each in consumers
-        if each.pending and each.idle > SILENCE_THRESHOLD and each.name not in (consumer_name, POSTPONED_CONSUMER)
+        info.name: info.idle
+        for info in consumers
+        if info.pending and info.idle > SILENCE_THRESHOLD and info.name not in (consumer_name, POSTPONED_CONSUMER)
     }
 
 
 def confirmed_dead(previous: Mapping[str, timedelta], current: Mapping[str, timedelta]) -> list[str]:
-    """Who was silent before and has been ever since."""
+    """Return the consumers that have been silent from the previous check until the current one."""
     return [
         name for name, idle in current.items() if name in previous and idle >= previous[name] + CONFIRMATION_DELAY * 0.5
     ]
 
 
 def active_members(members: Members, dead: Collection[str], consumer_name: str, now_seconds: float) -> list[str]:
-    """Who takes turns, in their order."""
+    """Return the consumers that take turns, in the order of their turns. Always includes `consumer_name`."""
     since = now_seconds - ABSENT_AFTER.total_seconds()
-    return sorted(
-        {consumer_name, *(name for name, seen in members.items() if seen > since)} - set(dead) - {POSTPONED_CONSUMER}
-    )
+    recent = (name for name, announced_at in members.items() if announced_at > since)
+    return sorted({consumer_name, *recent} - set(dead) - {POSTPONED_CONSUMER})
 
 
 def seconds_until_turn(now_seconds: float, active: list[str], consumer_name: str) -> float:
-    """Until this consumer looks again: every n turns among n."""
+    """Return the time until this consumer's next check: every n-th turn with n active consumers."""
     turn = CHECK_INTERVAL.total_seconds()
     wait = (active.index(consumer_name) * turn - now_seconds) % (len(active) * turn)
     return wait if wait > turn / 10 else wait + len(active) * turn
@@ -76,7 +76,11 @@ def seconds_until_turn(now_seconds: float, active: list[str], consumer_name: str
 def expired_members(
     consumers: Iterable[ConsumerInfo], members: Members, consumer_name: str, now_seconds: float
 ) -> list[str]:
-    """Of whom only the name is left."""
-    before = now_seconds - EXPIRE_AFTER.total_seconds()
-    holding = {each.name for each in consumers if each.pending}
-    return [name for name, seen in members.items() if seen < before and name not in holding and name != consumer_name]
+    """Return the members that no longer announce themselves and own no pending entries."""
+    expired_before = now_seconds - EXPIRE_AFTER.total_seconds()
+    with_pending = {info.name for info in consumers if info.pending}
+    return [
+        name
+        for name, announced_at in members.items()
+        if announced_at < expired_before and name not in with_pending and name != consumer_name
+    ]

@@ -1,4 +1,4 @@
-"""The StreamManager: what users name, and where connections come from."""
+"""StreamManager: the public access to Redis, which provides the connections of a consumer."""
 
 import time
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ _OPTIONS_NOT_COPIED = {"himport_registry", "event_dispatcher", "maint_notificati
 
 
 class StreamManager:
-    """Redis Streams as a user's code sees them: create a group, read from it, acknowledge.
+    """Access to Redis Streams: create a group, read from it, acknowledge entries.
 
-    Give it a URL or a `redis.asyncio.Redis`. `RedisStreamProcessor` asks it for more than these three coroutines:
-    blocking reads, renewal, take-over.
+    Create it from a URL with `from_url`, or from a `redis.asyncio.Redis` client. `RedisStreamProcessor` uses more than
+    these three coroutines: blocking reads, lease renewal, claiming.
     """
 
     def __init__(
@@ -42,18 +42,20 @@ class StreamManager:
         delivery: Delivery | None = None,
         retention: Retention | None = None,
     ) -> None:
+        """Use the connection options of a client. Nothing connects yet. The options are those of `from_url`."""
         self.start_from, self.encoding = start_from, encoding
         self.delivery, self.retention = delivery or Delivery(), retention or Retention()
         self.min_idle = min_idle or self.delivery.min_idle
         pool = client.connection_pool
-        given = {key: value for key, value in pool.connection_kwargs.items() if key not in _OPTIONS_NOT_COPIED}
         self._connection_class: type[AbstractConnection] = pool.connection_class
         self._connection_options = {
-            **{key: value for key, value in given.items() if not key.startswith(("maint_", "orig_", "oss_"))},
-            **NO_RETRY_OPTIONS,
-        }
+            key: value
+            for key, value in pool.connection_kwargs.items()
+            if key not in _OPTIONS_NOT_COPIED and not key.startswith(("maint_", "orig_", "oss_"))
+        } | NO_RETRY_OPTIONS
         self.command_refused = Event()
-        """Set when the server has refused a command. The reader then examines the server again. A twin shares it."""
+        """Set when the server has rejected a command. The consumer then repeats the preflight checks before its next
+        read. Clones share it."""
         self.control = self._new_control()
 
     def _new_control(self) -> Redis:
@@ -61,40 +63,93 @@ class StreamManager:
             connection_class=self._connection_class, max_connections=8, **self._connection_options
         )
         control: Redis = Redis(connection_pool=pool)
-        control.response_callbacks.clear()  # raw replies: redis-py's shapes drop what we need
+        control.response_callbacks.clear()  # raw replies: the parsed replies of redis-py omit needed fields
         return control
 
     def clone(self) -> Self:
-        """The same with connections of its own, for another thread's event loop."""
+        """Return a copy with its own connections, for the event loop of another thread."""
         other = copy(self)
         other.control = self._new_control()
         return other
 
     @classmethod
-    def from_url(cls, url: str, *, username: str | None = None, password: str | None = None, **options: Any) -> Self:
-        """`redis://host:port/db`, `rediss://…` or `unix://…`; options as for the class. Nothing connects yet."""
-        given: dict[str, Any] = {"username": username, "password": password}
-        pool = ConnectionPool.from_url(url, **{key: value for key, value in given.items() if value is not None})
-        return cls(Redis(connection_pool=pool), **options)
+    def from_url(
+        cls,
+        url: str,
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        start_from: str = "0",
+        encoding: Encoding = "utf-8",
+        min_idle: timedelta | None = None,
+        delivery: Delivery | None = None,
+        retention: Retention | None = None,
+    ) -> Self:
+        """Create a manager for one Redis server. Nothing connects yet.
+
+        Connection options of redis-py can be added to the URL, such as `?socket_timeout=3` (seconds). For options that
+        a URL cannot express, pass a `redis.asyncio.Redis` client to the class instead.
+
+        Args:
+            url: `redis://host:port/db`, `rediss://host:port/db` (TLS) or `unix:///path/to/socket`.
+            username: Redis user, if the URL contains none. Default: the default user.
+            password: password of the user, if the URL contains none. Default: none.
+            start_from: position of a consumer group that does not exist yet: "0" for all entries of the stream, "$" for
+                new entries only, or an entry id. Default: "0".
+            encoding: "utf-8" passes field names and values to the handler as text, "bytes" as bytes. Default: "utf-8".
+            min_idle: idle time after which a pending entry of another program's consumer is claimed. Default:
+                `delivery.min_idle`, which is 30 seconds by default.
+            delivery: retries, dead letters and the circuit breaker. Default: `Delivery()`.
+            retention: entries to trim from the stream. Default: none.
+        """
+        credentials: dict[str, Any] = {"username": username, "password": password}
+        pool = ConnectionPool.from_url(url, **{key: value for key, value in credentials.items() if value is not None})
+        return cls(
+            Redis(connection_pool=pool),
+            start_from=start_from,
+            encoding=encoding,
+            min_idle=min_idle,
+            delivery=delivery,
+            retention=retention,
+        )
 
     @classmethod
-    def from_settings(cls, settings: RedisSettings, stream: str, **options: Any) -> Self:
-        """As a pod is told: a fixed address, Sentinel or the cluster node of `stream`, found anew at each connect, with
-        credentials and certificates as their files then are. Raises InvalidSettings; nothing connects yet."""
+    def from_settings(
+        cls,
+        settings: RedisSettings,
+        stream: str,
+        *,
+        start_from: str = "0",
+        encoding: Encoding = "utf-8",
+        delivery: Delivery | None = None,
+        retention: Retention | None = None,
+    ) -> Self:
+        """Create a manager from a pod's settings. Nothing connects yet. Raises InvalidSettings.
+
+        Each connect finds the address again: fixed, by Sentinel, or the Cluster node of `stream`. Each connect also
+        reads the files of credentials and certificates. The other options are those of `from_url`.
+        """
         if settings.cluster and not same_slot(stream):
             raise InvalidSettings(
-                f"stream {stream!r}: no key beside it can be in its slot of the cluster; "
-                "name it without braces, or with one tag in them, such as {shop}:orders"
+                f"stream {stream!r}: companion keys cannot share its cluster slot; "
+                "use a name without braces, or with one hash tag, such as {shop}:orders"
             )
-        found = topology(settings, stream)
-        kind, arguments = (
-            CONNECTION_CLASSES[found.credentials.scheme],
-            {**found.credentials.connection_options(), "address_source": found},
+        address_source = topology(settings, stream)
+        pool = ConnectionPool(
+            connection_class=CONNECTION_CLASSES[address_source.credentials.scheme],
+            **address_source.credentials.connection_options(),
+            address_source=address_source,
         )
-        return cls(Redis(connection_pool=ConnectionPool(connection_class=kind, **arguments)), **options)
+        return cls(
+            Redis(connection_pool=pool),
+            start_from=start_from,
+            encoding=encoding,
+            delivery=delivery,
+            retention=retention,
+        )
 
     async def execute(self, *command: Any) -> Any:
-        """One command on the control connection, its raw reply. Sent once: trying again is the caller's affair."""
+        """Execute one command on a control connection and return the raw reply. Errors are raised without a retry."""
         try:
             return await self.control.execute_command(*command)  # type: ignore[no-untyped-call] # ships no types for it
         except RedisError as error:
@@ -102,22 +157,22 @@ class StreamManager:
             raise
 
     async def handle_error(self, error: Exception) -> None:
-        """Connect again after an error of a server that is no longer the right one, and note a refused command."""
-        found = classify_error(error, "")
-        if found.must_relocate:
+        """Drop the connections if the primary must be found again, and record a rejected command."""
+        error_info = classify_error(error, "")
+        if error_info.must_relocate:
             await self.drop_connections()
-        if found.is_command_unavailable:
+        if error_info.is_command_unavailable:
             self.command_refused.set()
 
     async def execute_pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """Several commands in one round trip; an error of one is its answer, unless it is the connection's."""
+        """Execute commands in one round trip. Returns one reply or error for each; raises connection errors."""
         pipeline = self.control.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
         return list(await pipeline.execute(raise_on_error=False))
 
     async def create_group(self, stream_name: str, group_name: str) -> None:
-        """Create the group, and the stream where it does not exist. A group that exists stays as it is."""
+        """Create the group, and the stream if it does not exist. An existing group is unchanged."""
         try:
             await self.execute("XGROUP", "CREATE", stream_name, group_name, self.start_from, "MKSTREAM")
         except ResponseError as error:
@@ -127,79 +182,69 @@ class StreamManager:
     async def read_events(
         self, stream_name: str, group_name: str, consumer_name: str, count: int
     ) -> list[tuple[str, dict[str, Any]]]:
-        """At most `count` entries that no consumer has seen yet, as (message id, data); none if there are none."""
-        command = (
-            "XREADGROUP",
-            "GROUP",
-            group_name,
-            consumer_name,
-            "COUNT",
-            count,
-            "STREAMS",
-            stream_name,
-            ">",
-        )
-        reply = await self.execute(*command)
-        return [
-            (entry.message_id, entry.data(self.encoding)) for entry in Entry.from_reply(replies.stream_entries(reply))
-        ]
+        """Read up to `count` new entries of the group without waiting. Returns (message id, data) for each."""
+        source = ("COUNT", count, "STREAMS", stream_name, ">")
+        reply = await self.execute("XREADGROUP", "GROUP", group_name, consumer_name, *source)
+        entries = Entry.from_reply(replies.stream_entries(reply))
+        return [(entry.message_id, entry.data(self.encoding)) for entry in entries]
 
     async def ack_event(self, stream_name: str, group_name: str, message_id: str) -> bool:
-        """Acknowledge one entry. False: it was not pending (any more)."""
+        """Acknowledge one entry. Returns False if it was not pending."""
         return bool(await self.execute("XACK", stream_name, group_name, message_id))
 
     async def connect(self) -> AbstractConnection:
-        """A connection of its own, its handshake done, that never retries by itself."""
+        """Return a new connection that has completed its handshake and never retries."""
         connection = self._connection_class(**{**self._connection_options, "health_check_interval": 0})
         await connection.connect()  # type: ignore[no-untyped-call] # ships no types for it
         return connection
 
     @property
     def address(self) -> tuple[str, int | None]:
-        """Host and port of the last connection, or where the next one goes; a socket's path and None."""
-        arguments = self._connection_options
-        if (address_source := arguments.get("address_source")) is not None:
-            found: tuple[str, int | None] = address_source.address
-            return found
-        return str(arguments.get("host") or arguments.get("path") or "localhost"), arguments.get("port")
+        """Host and port of the last connect, or of the next one. For a Unix socket, its path and None."""
+        options = self._connection_options
+        if (address_source := options.get("address_source")) is not None:
+            host, port = address_source.address
+            return host, port
+        return str(options.get("host") or options.get("path") or "localhost"), options.get("port")
 
     @property
     def address_text(self) -> str:
-        """The address as one text."""
+        """`host:port`, or the path of a Unix socket."""
         host, port = self.address
         return host if port is None else f"{host}:{port}"
 
     @property
     def skips_tls_verification(self) -> bool:
-        """Whether the settings that it was made from have any certificate of a server taken."""
+        """True if the settings disable the verification of the server's certificate."""
         address_source = self._connection_options.get("address_source")
         return address_source is not None and bool(address_source.credentials.skips_tls_verification)
 
     async def aclose(self) -> None:
-        """Close what this manager opened; a client that was given stays open."""
+        """Close the manager's connections. A client that was passed to the class stays open."""
         await self.control.aclose()
         await self.control.connection_pool.disconnect()
 
     async def last_delivered_id(self, stream: str, group: str) -> str | None:
-        """The id of the last entry that the group was given; None where there is no such group, or no telling."""
+        """Return the group's last-delivered id. None if the group does not exist or Redis rejects the query."""
         with suppress(ResponseError):
-            for each in await self.execute("XINFO", "GROUPS", stream):
-                if replies.to_dict(each)[b"name"] == group.encode():
-                    return str(replies.to_dict(each)[b"last-delivered-id"].decode())
+            for line in await self.execute("XINFO", "GROUPS", stream):
+                group_info = replies.to_dict(line)
+                if group_info[b"name"] == group.encode():
+                    return str(group_info[b"last-delivered-id"].decode())
         return None
 
     async def clock_offset_ns(self) -> int:
-        """By how much the server's clock is ahead of this machine's, give or take half a round trip."""
-        before = time.time_ns()
+        """Return by how much the server's clock is ahead of this machine's, within half a round trip."""
+        sent_ns = time.time_ns()
         seconds, microseconds = await self.execute("TIME")
-        return (int(seconds) * 1_000_000 + int(microseconds)) * 1000 - (before + time.time_ns()) // 2
+        return (int(seconds) * 1_000_000 + int(microseconds)) * 1000 - (sent_ns + time.time_ns()) // 2
 
     async def drop_connections(self) -> None:
-        """Connect anew from here on: after a failover the address may lead elsewhere."""
+        """Close idle connections, so that the next command connects again: the address may change by a failover."""
         await self.control.connection_pool.disconnect(inuse_connections=False)
 
 
 def redact_url(url: str) -> str:
-    """The URL as it may be printed."""
+    """Return the URL without credentials and options, for output."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

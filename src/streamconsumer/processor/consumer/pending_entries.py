@@ -1,4 +1,4 @@
-"""The pending entries list of a group: looking into it, and taking entries out of it for this consumer."""
+"""Pending entries list of a group: lists entries, and claims them for this consumer."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from streamconsumer.redis_client.replies import Execute
 
 @dataclass(frozen=True, slots=True)
 class PendingEntry:
-    """One pending entry."""
+    """Id and delivery count of a pending entry."""
 
     message_id: str
     deliveries: int
 
 
 class PendingEntries:
-    """What is pending in a group, seen by one of its consumers."""
+    """Pending entries list of a group, used by one of its consumers."""
 
     def __init__(self, execute: Execute, stream: str, group: str, consumer: str) -> None:
         self._execute, self._stream, self._group, self._consumer_name = execute, stream, group, consumer
@@ -27,30 +27,34 @@ class PendingEntries:
     async def page(
         self, owner: str, count: int, *, after: str = "", idle: timedelta | None = None
     ) -> list[PendingEntry]:
-        """The first entries of a consumer behind an id; only such as show no sign of life for so long."""
-        silent = ("IDLE", replies.to_milliseconds(idle)) if idle else ()
+        """Return up to `count` entries of the consumer `owner`, optionally after an id, or idle for at least `idle`."""
+        idle_filter = ("IDLE", replies.to_milliseconds(idle)) if idle else ()
         begin = f"({after}" if after else "-"
-        found = await self._execute("XPENDING", self._stream, self._group, *silent, begin, "+", count, owner)
-        return [PendingEntry(each[0].decode(), int(each[3])) for each in found]
+        reply = await self._execute("XPENDING", self._stream, self._group, *idle_filter, begin, "+", count, owner)
+        return [PendingEntry(line[0].decode(), int(line[3])) for line in reply]
 
     async def claim(self, pending: Collection[PendingEntry], idle: timedelta) -> tuple[list[Entry], int]:
-        """These entries, as this consumer's now, as far as they still show no sign of life for so long, which decides
-        between consumers that ask for the same. How often they were begun stays as it is: they have not begun yet.
-        Also returns how many of them had been trimmed from the stream, and are settled."""
+        """Claim entries for this consumer. Returns the claimed entries, and the number of trimmed ones.
+
+        Redis claims only entries that are still idle for `idle`, which decides between consumers that claim the same
+        entries. The delivery counts stay unchanged, because no attempt has started. Trimmed entries are acknowledged.
+        """
         entries: list[Entry] = []
-        for deliveries in sorted({each.deliveries for each in pending}):
-            ids = [each.message_id for each in pending if each.deliveries == deliveries]
+        for deliveries in sorted({entry.deliveries for entry in pending}):
+            ids = [entry.message_id for entry in pending if entry.deliveries == deliveries]
             claim = ("XCLAIM", self._stream, self._group, self._consumer_name, replies.to_milliseconds(idle), *ids)
             claimed = await self._execute(*claim, "RETRYCOUNT", deliveries)
             entries += _to_entries(claimed, deliveries)
-        taken = {entry.message_id for entry in entries}
-        missing = [each.message_id for each in pending if each.message_id not in taken]
-        return sorted(entries, key=lambda entry: replies.parse_id(entry.message_id)), await self._settle_trimmed(
-            missing
-        )
+        claimed_ids = {entry.message_id for entry in entries}
+        unclaimed_ids = [entry.message_id for entry in pending if entry.message_id not in claimed_ids]
+        entries.sort(key=lambda entry: replies.parse_id(entry.message_id))
+        return entries, await self._ack_trimmed(unclaimed_ids)
 
-    async def _settle_trimmed(self, message_ids: list[str]) -> int:
-        """Entries that are not in the stream any more can never be handled. Since Redis 7.0 claiming one settles it."""
+    async def _ack_trimmed(self, message_ids: list[str]) -> int:
+        """Acknowledge the entries that are no longer in the stream, and return their number.
+
+        Such entries can never be handled. Since Redis 7.0, XCLAIM itself removes them from the pending entries list.
+        """
         trimmed = 0
         for message_id in message_ids:
             if not await self._execute("XRANGE", self._stream, message_id, message_id):
@@ -60,5 +64,5 @@ class PendingEntries:
 
 
 def _to_entries(claimed: Sequence[Any], deliveries: int) -> list[Entry]:
-    """Redis 6.2 also claims what was trimmed, as nothing."""
-    return [Entry.redelivered(each[0], each[1], deliveries) for each in claimed if each is not None and each[0]]
+    """Parse the reply to XCLAIM. Redis 6.2 returns nil for a trimmed entry."""
+    return [Entry.redelivered(raw[0], raw[1], deliveries) for raw in claimed if raw is not None and raw[0]]

@@ -1,8 +1,8 @@
-"""What a server and its user lack, and which of the server's settings can cost entries: asked in one round trip.
+"""Preflight checks of a Redis server: version, permissions of the user, and risky settings, in one round trip.
 
-Nothing is changed. Redis looks at rights before it looks at arguments. So each command is sent with arguments that it
-refuses, or that are about nothing: NOPERM shows that the right is missing, any other answer that it is not. Scripts are
-different: `return 1` must return 1, for a proxy refuses EVAL in words of its own.
+The checks change nothing. Redis checks permissions before arguments, so each command is sent with arguments that it
+rejects or that have no effect. NOPERM then means that the permission is missing; any other reply means that it is
+granted. EVAL is different: `return 1` must return 1, because a proxy rejects EVAL with its own error text.
 """
 
 import re
@@ -17,88 +17,95 @@ from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key
+from streamconsumer.redis_client.server_settings import CHECKED_SETTINGS, risky_settings
 
 MIN_SERVER_VERSION = (6, 2)
-"""XPENDING with IDLE and with exclusive ids came with it."""
+"""Oldest supported version: the first with IDLE and exclusive ids in XPENDING."""
 
 NO_SUCH_ID = "0-0"
-"""No entry has this id."""
+"""Id that no entry can have."""
 
 OPTIONAL_PERMISSIONS = {"+client|id", "+client|unblock"}
-"""Rights that the engine can do without."""
+"""Permissions without which the processor works with limitations."""
 
-_SERVER_SETTINGS = ("maxmemory-policy", "save", "appendonly")
 _MAX_QUOTED_LENGTH = 120
-"""Characters of a server's answer that are quoted."""
-
-PermissionProbe = tuple[str, str, tuple[Any, ...]]
-"""The right, the key, and the command that needs both."""
+"""Maximum number of characters quoted from an error reply."""
 
 
-class RiskySetting(NamedTuple):
-    """A setting of the server that can cost entries."""
+class PermissionProbe(NamedTuple):
+    """A command that shows whether the user has a permission."""
 
-    problem: str
-    advice: str
+    permission: str
+    key: str
+    """Key of the command. Empty if it has none."""
+    arguments: tuple[Any, ...]
 
     @property
-    def message(self) -> str:
-        return f"{self.problem}; {self.advice}"
+    def command(self) -> tuple[Any, ...]:
+        """The command with its arguments."""
+        return (*self.permission.upper().split("|"), *self.arguments)
 
 
 @dataclass(frozen=True)
 class PreflightReport:
-    """What one look at the server found."""
+    """Result of the checks."""
 
     problem: str
-    """Why the server cannot be used, in one sentence. Empty if it can."""
+    """Reason why the server cannot be used, in one sentence. Empty if it can be used."""
 
     version: str
-    """Empty if the server does not name it."""
+    """Version of the server. Empty if the server does not report it."""
 
     missing_permissions: list[str]
-    """Rights that the user is missing, as ACL SETUSER spells them."""
+    """Missing permissions in the syntax of ACL SETUSER."""
 
     settings: dict[str, str | None]
-    """What `dangers` judges. None if the user may not ask, or the server does not know the setting."""
+    """Values of the CHECKED_SETTINGS. None if the user may not read them, or the server does not have the setting."""
 
     @property
     def warnings(self) -> list[str]:
-        """What the engine can do without, and what can cost entries."""
-        rights = f"grant {' '.join(self.missing_permissions)} with ACL SETUSER; docs/redis.md lists the rights"
-        lacking = [f"the Redis user lacks rights; {rights}"] if self.missing_permissions else []
-        return lacking + [each.message for each in risky_settings(self.settings)]
+        """Log messages about missing optional permissions and about settings that can cost entries."""
+        warnings = [setting.message for setting in risky_settings(self.settings)]
+        if self.missing_permissions:
+            permissions = " ".join(self.missing_permissions)
+            warnings.insert(
+                0,
+                f"the Redis user is missing permissions; grant {permissions} with ACL SETUSER; "
+                "docs/redis.md lists the permissions",
+            )
+        return warnings
 
 
 async def run_preflight_checks(manager: StreamManager, consumer_id: ConsumerId) -> PreflightReport:
-    """Ask the server everything, in one round trip. Raises what a server answers that is not ready."""
+    """Run all checks in one round trip. Raises the error reply of a server that is not ready."""
     probes = _probes(manager, consumer_id)
-    commands = [command for _, _, command in probes]
-    settings = [("CONFIG", "GET", name) for name in _SERVER_SETTINGS]
-    hello, *answers = await manager.execute_pipeline([("HELLO",), *commands, *settings])
+    commands = [probe.command for probe in probes]
+    settings = [("CONFIG", "GET", name) for name in CHECKED_SETTINGS]
+    hello, *raw_replies = await manager.execute_pipeline([("HELLO",), *commands, *settings])
     version = "" if isinstance(hello, Exception) else str(replies.to_dict(hello)[b"version"].decode())
-    refusals = _find_rejections(probes, answers)
-    problem = _unsupported_version_error(version) or _missing_permission_error(manager, refusals)
-    return PreflightReport(problem, version, [*refusals], _setting_values(answers[len(probes) :]))
+    rejections = _find_rejections(probes, raw_replies)
+    problem = _unsupported_version_error(version) or _missing_permission_error(manager, rejections)
+    return PreflightReport(problem, version, [*rejections], _setting_values(raw_replies[len(probes) :]))
 
 
 def _find_rejections(probes: Sequence[PermissionProbe], raw_replies: Sequence[Any]) -> dict[str, Exception]:
-    """Missing rights and the answers that show it."""
-    found: dict[str, Exception] = {}
-    to_a_read = str(raw_replies[0])  # a proxy without its server answers each command in the same words
-    for (right, key, _), answer in zip(probes, raw_replies, strict=False):
-        if not isinstance(answer, Exception):
+    """Return the missing permissions with the error replies that show them."""
+    rejections: dict[str, Exception] = {}
+    reply_to_read = str(raw_replies[0])  # a proxy that has lost its server replies to each command with the same text
+    for probe, reply in zip(probes, raw_replies, strict=False):
+        if not isinstance(reply, Exception):
             continue
-        what = classify_error(answer, "")
-        if isinstance(answer, NoPermissionError):
-            found.setdefault(f"~{key}" if "access" in str(answer) else f"+{right}", answer)
-        elif f"+{right}" not in OPTIONAL_PERMISSIONS and (
-            what.is_command_unavailable or (right == "eval" and not what.is_known and str(answer) != to_a_read)
+        error_info = classify_error(reply, "")
+        permission, is_eval = f"+{probe.permission}", probe.permission == "eval"
+        if isinstance(reply, NoPermissionError):
+            rejections.setdefault(f"~{probe.key}" if "access" in str(reply) else permission, reply)
+        elif permission not in OPTIONAL_PERMISSIONS and (
+            error_info.is_command_unavailable or (is_eval and not error_info.is_known and str(reply) != reply_to_read)
         ):
-            found[f"+{right}"] = answer
-        elif right == "eval":  # the server is not ready
-            raise answer
-    return found
+            rejections[permission] = reply
+        elif is_eval:  # the server is not ready
+            raise reply
+    return rejections
 
 
 def _unsupported_version_error(version: str) -> str:
@@ -109,68 +116,61 @@ def _unsupported_version_error(version: str) -> str:
 
 
 def _missing_permission_error(manager: StreamManager, rejections: Mapping[str, Exception]) -> str:
-    """The sentence about the rights that the engine cannot work without."""
-    missing = {right: answer for right, answer in rejections.items() if right not in OPTIONAL_PERMISSIONS}
+    """Return the error about missing required permissions. Empty if none is missing."""
+    missing = {permission: reply for permission, reply in rejections.items() if permission not in OPTIONAL_PERMISSIONS}
     if not missing:
         return ""
-    about = f"Redis at {manager.address_text} refuses the Redis user what is required: {' '.join(missing)}"
-    for right, answer in missing.items():
-        if not isinstance(answer, NoPermissionError):
-            command, words = right[1:].replace("|", " ").upper(), str(answer)[:_MAX_QUOTED_LENGTH]
-            return f"{about}; {command} is renamed, disabled or refused by a proxy ({words}): enable it there"
-    return f"{about}; grant it with ACL SETUSER, docs/redis.md lists the rights"
+    problem = f"Redis at {manager.address_text} does not grant required permissions: {' '.join(missing)}"
+    for permission, reply in missing.items():
+        if not isinstance(reply, NoPermissionError):
+            command, quote = permission[1:].replace("|", " ").upper(), str(reply)[:_MAX_QUOTED_LENGTH]
+            return f"{problem}; {command} is renamed, disabled or refused by a proxy ({quote}): enable it there"
+    return f"{problem}; grant them with ACL SETUSER, docs/redis.md lists the permissions"
 
 
 def _setting_values(raw_replies: Sequence[Any]) -> dict[str, str | None]:
     return {
-        name: None if isinstance(answer, Exception) or len(answer) < 2 else answer[1].decode()
-        for name, answer in zip(_SERVER_SETTINGS, raw_replies, strict=True)
+        name: None if isinstance(reply, Exception) or len(reply) < 2 else reply[1].decode()
+        for name, reply in zip(CHECKED_SETTINGS, raw_replies, strict=True)
     }
 
 
-def risky_settings(settings: Mapping[str, str | None]) -> list[RiskySetting]:
-    """What of these settings can cost entries. What is not known is taken for right."""
-    policy, told = settings["maxmemory-policy"] or "", []
-    if policy.startswith("allkeys-"):
-        evicts = f"the server's maxmemory-policy is {policy}: short of memory it deletes the stream with "
-        told.append(RiskySetting(evicts + "all that is pending", "set noeviction, or a volatile- policy"))
-    if settings["appendonly"] == "no" and settings["save"] == "":
-        told.append(RiskySetting("the server keeps nothing on disk: a restart loses every entry", "set appendonly yes"))
-    return told
-
-
 def _probes(manager: StreamManager, consumer_id: ConsumerId) -> list[PermissionProbe]:
-    """`x` stands where a number or an id should. No group has a key with the companion name `*`."""
+    """Return the commands that test the permissions.
+
+    `x` replaces a number or an id, so that Redis rejects the arguments. No group has a companion key with the suffix
+    `*`.
+    """
     stream, group, consumer = consumer_id
-    beside = group_key(stream, group, "*")
-    dead = manager.delivery.dead_letter_stream or beside
-    found: list[PermissionProbe] = [
+    companion = group_key(stream, group, "*")
+    dead_letters = manager.delivery.dead_letter_stream or companion
+    probes: list[tuple[str, str, tuple[Any, ...]]] = [
         ("xreadgroup", stream, ("GROUP", group, consumer, "COUNT", "x", "STREAMS", stream, ">")),
         ("xack", stream, (stream, group, NO_SUCH_ID)),
         ("xclaim", stream, (stream, group, consumer, "x", NO_SUCH_ID)),
         ("xpending", stream, (stream, group, "-", "+", "x")),
         ("xrange", stream, (stream, "x", "x")),
-        ("xadd", dead, (dead, NO_SUCH_ID, "x", "x")),
+        ("xadd", dead_letters, (dead_letters, NO_SUCH_ID, "x", "x")),
         ("xgroup|create", stream, (stream, group, "x")),
         ("xgroup|createconsumer", stream, (stream, "", "")),
         ("xgroup|delconsumer", stream, (stream, "", "")),
         ("xinfo|stream", stream, (stream, "x")),
         ("xinfo|groups", stream, (stream,)),
         ("xinfo|consumers", stream, (stream, "")),
-        ("hset", beside, (beside, "x", "x", "x")),
-        ("hget", beside, (beside, "")),
-        ("hgetall", beside, (beside,)),
-        ("hdel", beside, (beside, "")),
-        ("zadd", beside, (beside, "x", "x")),
-        ("zrem", beside, (beside, "")),
-        ("zrangebyscore", beside, (beside, "x", "x")),
-        ("zremrangebyscore", beside, (beside, "x", "x")),
-        ("zscore", beside, (beside, "")),
+        ("hset", companion, (companion, "x", "x", "x")),
+        ("hget", companion, (companion, "")),
+        ("hgetall", companion, (companion,)),
+        ("hdel", companion, (companion, "")),
+        ("zadd", companion, (companion, "x", "x")),
+        ("zrem", companion, (companion, "")),
+        ("zrangebyscore", companion, (companion, "x", "x")),
+        ("zremrangebyscore", companion, (companion, "x", "x")),
+        ("zscore", companion, (companion, "")),
         ("time", "", ()),
         ("eval", stream, ("return 1", 1, stream)),
         ("client|id", "", ()),
         ("client|unblock", "", (0,)),
     ]
     if manager.retention.max_age or manager.retention.acknowledged:
-        found.append(("xtrim", stream, (stream, "MAXLEN", "x")))
-    return [(right, key, (*right.upper().split("|"), *arguments)) for right, key, arguments in found]
+        probes.append(("xtrim", stream, (stream, "MAXLEN", "x")))
+    return [PermissionProbe(*probe) for probe in probes]

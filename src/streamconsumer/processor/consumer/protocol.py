@@ -1,4 +1,4 @@
-"""The interface of a user's own stream manager."""
+"""Interface of a user's own stream manager."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -7,10 +7,16 @@ from typing import Any, Protocol, runtime_checkable
 class StreamManagerProtocol(Protocol):
     """The three coroutines that a user's own manager must have."""
 
-    async def create_group(self, stream_name: str, group_name: str) -> Any: ...
+    async def create_group(self, stream_name: str, group_name: str) -> Any:
+        """Create the group if it does not exist."""
+        ...
 
     async def read_events(
         self, stream_name: str, group_name: str, consumer_name: str, count: int
-    ) -> list[tuple[str, dict[str, Any]]]: ...
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """Return up to `count` new entries as (message id, data)."""
+        ...
 
-    async def ack_event(self, stream_name: str, group_name: str, message_id: str) -> Any: ...
+    async def ack_event(self, stream_name: str, group_name: str, message_id: str) -> Any:
+        """Acknowledge an entry."""
+        ...

@@ -1,16 +1,15 @@
-"""Dead letters: what a message becomes that could not be handled, and what becomes of it again. Pure: fields in, fields
-out.
+"""Record format of dead letters and of replayed entries. Pure: fields in, fields out.
 
-A dead letter is the entry's fields as they were and, behind them, ours: `streamconsumer.reason` first. What stands
-before the last of that name is the original, whatever it calls its own fields; so even the dead letter of a dead letter
-is read rightly.
+A dead letter consists of the unchanged fields of the entry, followed by the failure fields, `streamconsumer.reason`
+first. Everything before the last field of that name is the original, whatever names its own fields have. The dead
+letter of a dead letter is therefore parsed correctly.
 
-A replayed entry is the original fields and three marks at the very end: where it came from, how often, and for which
-group. They are looked for at the end alone: a message that has none pays for two comparisons.
+A replayed entry consists of the original fields and three marks at the end: origin id, number of replays, and the
+group it is replayed for. Only the end of an entry is checked, so that an entry without marks costs two comparisons.
 
-A script cannot add an entry of more than about 4000 fields. A dead letter or a replay of an original with more than
-MOST_FIELDS therefore holds all names and values of the original in one field, `streamconsumer.packed`, as netstrings
-(`5:hello,`). `parse` and `strip` unpack that field.
+A script cannot add an entry with more than about 4000 fields. The dead letter or the replay of an original with more
+than MAX_FIELDS fields therefore stores all its names and values in one field, `streamconsumer.packed`, as netstrings
+(`5:hello,`). `from_fields` and `strip_replay_marks` unpack that field.
 """
 
 import re
@@ -26,7 +25,7 @@ FIELD_PREFIX = "streamconsumer."
 
 MAX_MESSAGE_LENGTH = 2000
 MAX_NAME_LENGTH = 300
-"""In characters: an exception's text may hold the whole message, or a page of HTML."""
+"""Limits in characters: the text of an exception may contain the whole message, or a page of HTML."""
 
 _REASON = b"streamconsumer.reason"
 _ORIGIN_ID, _REPLAYS, _REPLAYED_FOR = (
@@ -38,19 +37,19 @@ _PACKED = b"streamconsumer.packed"
 _REPLAYED_FOR_VARIANTS = (_REPLAYED_FOR, _REPLAYED_FOR.decode())
 _MARKS_LENGTH = 6
 MIN_LENGTH_WITH_MARKS = _MARKS_LENGTH + 2
-"""So many names and values an entry has at least that carries the marks of a replay."""
+"""Minimum number of names and values in an entry with replay marks."""
 MAX_FIELDS = 3500
-"""Number of fields of an original that is not packed. Lua's `unpack` returns fewer than 8000 values."""
+"""Maximum number of fields of an original that is not packed. Lua's `unpack` returns fewer than 8000 values."""
 _ID = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _NUMBER = re.compile(rb"[0-9]{1,9}")
 _LENGTH = re.compile(rb"([0-9]{1,9}):")
 
 
 class DeadLetterReason(StrEnum):
-    """Why a message is a dead letter."""
+    """Reason why a message was dead-lettered."""
 
     MAX_DELIVERIES = "MaxDeliveries"
-    """It failed each time; `delivery.maxDeliveries` were given to it."""
+    """All of its `delivery.maxDeliveries` attempts failed."""
 
     REJECTED = "Rejected"
     """The handler raised Reject."""
@@ -59,39 +58,41 @@ class DeadLetterReason(StrEnum):
     """The handler raised one of `delivery.terminalErrors`."""
 
     UNDECODABLE = "Undecodable"
-    """It is not text although `encoding` is utf-8."""
+    """The message is not valid text although `encoding` is utf-8."""
 
     OVERSIZED = "Oversized"
-    """It is larger than `delivery.maxEntryBytes`."""
+    """The message is larger than `delivery.maxEntryBytes`."""
 
     CRASHED = "Crashed"
-    """It was begun `delivery.maxDeliveries` times and nobody ever learnt of an outcome: it kills its process."""
+    """The message was started `delivery.maxDeliveries` times and never finished. It probably crashes its process."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailureDetails:
-    """What is known of a message's end. When it was added and when it became a dead letter stands in the two ids, by
-    the server's clock."""
+    """Details of a failed message.
+
+    The times at which the message was added and dead-lettered are in the two ids, by the server's clock.
+    """
 
     reason: str
-    """A DeadLetterReason; another word if a later version wrote it."""
+    """Value of a DeadLetterReason, or another word that a later version wrote."""
 
     stream: str
     consumer_group: str
     consumer: str
     message_id: str
-    """Of the entry that failed. That of the first of its line is the dead letter's `origin_id`."""
+    """Id of the entry that failed. After a replay it differs from the dead letter's `origin_id`."""
 
     deliveries: int
     error_type: str = ""
-    """As `delivery.terminalErrors` would name it."""
+    """Type of the exception, in the form used in `delivery.terminalErrors`."""
 
     error_message: str = ""
     at: str = ""
-    """The innermost place of the traceback: `orders.py:15 in handle`."""
+    """Innermost location of the traceback: `orders.py:15 in handle`."""
 
     traceparent: str = ""
-    """Of the last attempt's span. The producer's is in the original fields."""
+    """Trace context of the last attempt's span. The producer's trace context is in the original fields."""
 
     @classmethod
     def from_error(
@@ -106,7 +107,10 @@ class FailureDetails:
         deliveries: int,
         traceparent: str = "",
     ) -> Self:
-        """With what the exception tells, bounded. It may fail even at that, or tell what UTF-8 cannot carry."""
+        """Return the details of an exception, with its texts truncated and made valid UTF-8.
+
+        May raise any error, because the exception's own `__str__` can fail.
+        """
         return cls(
             reason=reason,
             stream=stream,
@@ -123,28 +127,29 @@ class FailureDetails:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A dead letter, read."""
+    """A parsed dead letter."""
 
     dead_letter_id: str
-    """The entry's id in the stream of dead letters."""
+    """Id in the dead-letter stream."""
 
     fields: list[bytes]
-    """The original's names and values in turn."""
+    """Alternating names and values of the original entry."""
 
     failure: FailureDetails
     origin_id: str
-    """The id under which the message was first added, kept through every replay."""
+    """Id under which the message was first added. Replays keep it."""
 
     replays: int = 0
-    """How often it had been replayed before it failed."""
+    """Number of replays before the failure."""
 
     @property
     def added_at(self) -> datetime | None:
-        """When it was first added; None where its producer chose an id that is no time."""
+        """Time at which the message was first added. None if its producer set an id that is not a time."""
         return entry_time(self.origin_id)
 
     @property
     def dead_lettered_at(self) -> datetime | None:
+        """Time at which the message was dead-lettered."""
         return entry_time(self.dead_letter_id)
 
 
@@ -152,10 +157,12 @@ class DeadLetter:
 
 
 def to_fields(original: Sequence[bytes], failure: FailureDetails) -> list[bytes]:
-    """The fields of the dead letter: the original's as they are, then the evidence. The marks of a replay are read into
-    the evidence and not kept beside it."""
+    """Return the fields of a dead letter: those of the original, then those of the failure.
+
+    Replay marks of the original become failure fields and are removed from the original.
+    """
     origin, replays = parse_replay_marks(original) or (failure.message_id, 0)
-    told = {
+    values = {
         "reason": failure.reason,
         "stream": failure.stream,
         "group": failure.consumer_group,
@@ -169,40 +176,38 @@ def to_fields(original: Sequence[bytes], failure: FailureDetails) -> list[bytes]
         "at": failure.at,
         "traceparent": failure.traceparent,
     }
-    ours = [part.encode() for name, text in told.items() if text for part in (FIELD_PREFIX + name, text)]
-    return [*_pack(strip_replay_marks(original)), *ours]
+    failure_fields = [part.encode() for name, text in values.items() if text for part in (FIELD_PREFIX + name, text)]
+    return [*_pack(strip_replay_marks(original)), *failure_fields]
 
 
 def from_fields(dead_letter_id: str, entry_fields: Sequence[bytes]) -> DeadLetter | None:
-    """The inverse. None: the entry is no dead letter of ours."""
-    entry_fields = strip_replay_marks(
-        entry_fields
-    )  # of a dead letter that a group handles as its message, and that was replayed to it
+    """Parse the fields of a dead letter. Returns None if the entry is not a dead letter of StreamConsumer."""
+    # A group may read a dead-letter stream as its own stream, so that a dead letter can have been replayed to it.
+    entry_fields = strip_replay_marks(entry_fields)
     names = entry_fields[::2]
     if _REASON not in names:
         return None
     begin = 2 * (len(names) - 1 - names[::-1].index(_REASON))
-    told = {name.decode(errors="backslashreplace"): value for name, value in _to_dict(entry_fields[begin:]).items()}
-    texts = {name.removeprefix(FIELD_PREFIX): value.decode(errors="backslashreplace") for name, value in told.items()}
-    evidence = FailureDetails(
+    values = {name.decode(errors="backslashreplace"): value for name, value in _to_dict(entry_fields[begin:]).items()}
+    texts = {name.removeprefix(FIELD_PREFIX): value.decode(errors="backslashreplace") for name, value in values.items()}
+    failure = FailureDetails(
         reason=texts["reason"],
         stream=texts.get("stream", ""),
         consumer_group=texts.get("group", ""),
         consumer=texts.get("consumer", ""),
         message_id=texts.get("message-id", ""),
-        deliveries=_parse_count(told.get("streamconsumer.deliveries")),
+        deliveries=_parse_count(values.get("streamconsumer.deliveries")),
         error_type=texts.get("error-type", ""),
         error_message=texts.get("error-message", ""),
         at=texts.get("at", ""),
         traceparent=texts.get("traceparent", ""),
     )
-    origin_id = texts.get("origin-id", evidence.message_id)
     return DeadLetter(
         dead_letter_id,
         list(_unpack(entry_fields[:begin])),
-        evidence,
-        origin_id,
-        _parse_count(told.get("streamconsumer.replays")),
+        failure,
+        origin_id=texts.get("origin-id", failure.message_id),
+        replays=_parse_count(values.get("streamconsumer.replays")),
     )
 
 
@@ -210,7 +215,7 @@ def from_fields(dead_letter_id: str, entry_fields: Sequence[bytes]) -> DeadLette
 
 
 def replay_fields(dead_letter: DeadLetter) -> list[bytes]:
-    """The fields of the entry that a replay adds to the stream: the original's, trace context included, and marks."""
+    """Return the fields of a replayed entry: those of the original, including its trace context, and the marks."""
     marks = (
         _ORIGIN_ID,
         dead_letter.origin_id,
@@ -223,7 +228,7 @@ def replay_fields(dead_letter: DeadLetter) -> list[bytes]:
 
 
 def strip_replay_marks(entry_fields: Sequence[bytes]) -> Sequence[bytes]:
-    """The fields as the handler gets them: unpacked, and without the marks of a replay."""
+    """Return the fields for the handler: unpacked, and without replay marks."""
     has_marks = (
         len(entry_fields) > _MARKS_LENGTH and entry_fields[-2] == _REPLAYED_FOR and parse_replay_marks(entry_fields)
     )
@@ -231,13 +236,16 @@ def strip_replay_marks(entry_fields: Sequence[bytes]) -> Sequence[bytes]:
 
 
 def has_replay_marks(entry_fields: Sequence[bytes] | Sequence[str]) -> bool:
-    """Whether the entry may carry the marks of a replay: a look that costs nearly nothing."""
+    """Return True if the entry may have replay marks. The check costs two comparisons."""
     return len(entry_fields) > _MARKS_LENGTH and entry_fields[-2] in _REPLAYED_FOR_VARIANTS
 
 
 def is_replay_for_other_group(entry_fields: Sequence[bytes], consumer_group: bytes) -> bool:
-    """Whether a replay was meant for another group of the stream than this one. Every group of a stream is given every
-    entry: one that had handled the message the first time must not do so again because another had not."""
+    """Return True if the entry is a replay for another group of the stream.
+
+    Every group receives every entry. A group that handled the message before must not handle it again because it failed
+    in another group.
+    """
     return (
         len(entry_fields) > _MARKS_LENGTH
         and entry_fields[-2] == _REPLAYED_FOR
@@ -247,7 +255,7 @@ def is_replay_for_other_group(entry_fields: Sequence[bytes], consumer_group: byt
 
 
 def parse_replay_marks(entry_fields: Sequence[bytes]) -> tuple[str, int] | None:
-    """Origin and number of replays, if the marks of a replay are what the entry ends with."""
+    """Return origin id and number of replays if the entry ends with replay marks, otherwise None."""
     if len(entry_fields) <= _MARKS_LENGTH:
         return None
     first, origin, second, replays, third = entry_fields[-_MARKS_LENGTH:-1]
@@ -261,37 +269,39 @@ def parse_replay_marks(entry_fields: Sequence[bytes]) -> tuple[str, int] | None:
 
 
 def _pack(original: Sequence[bytes]) -> Sequence[bytes]:
-    """The original, in one field if it has too many. An original that looks packed is packed too, or `_unpacked` would
-    unpack it."""
+    """Return the original fields, or one packed field if there are more than MAX_FIELDS.
+
+    An original that looks packed is packed as well; otherwise `_unpack` would unpack it.
+    """
     if len(original) <= 2 * MAX_FIELDS and not _is_packed(original):
         return original
     return [_PACKED, b"".join([b"%d:%b," % (len(part), part) for part in original])]
 
 
 def _unpack(entry_fields: Sequence[bytes]) -> Sequence[bytes]:
-    """The inverse. Fields that `_packed` did not write are returned unchanged."""
+    """Return the original fields of a packed field. Returns fields that `_pack` did not write unchanged."""
     if not _is_packed(entry_fields):
         return entry_fields
     original: list[bytes] = []
-    packed, at = entry_fields[1], 0
-    while length := _LENGTH.match(packed, at):
+    packed, position = entry_fields[1], 0
+    while length := _LENGTH.match(packed, position):
         end = length.end() + int(length[1])
         if packed[end : end + 1] != b",":
             return entry_fields
         original.append(packed[length.end() : end])
-        at = end + 1
-    return original if at == len(packed) and len(original) % 2 == 0 else entry_fields
+        position = end + 1
+    return original if position == len(packed) and len(original) % 2 == 0 else entry_fields
 
 
 def _is_packed(entry_fields: Sequence[bytes]) -> bool:
     return len(entry_fields) == 2 and entry_fields[0] == _PACKED
 
 
-# -- small things ----------------------------------------------------------------------------------------------------
+# -- helpers ---------------------------------------------------------------------------------------------------------
 
 
 def entry_time(entry_id: str) -> datetime | None:
-    """The time in an entry's id; None where it is beyond what a calendar has."""
+    """Return the time in an entry id. None if it is outside the range of `datetime`."""
     try:
         return datetime.fromtimestamp(int(entry_id.partition("-")[0]) / 1000, UTC)
     except (ValueError, OverflowError, OSError):
@@ -316,12 +326,12 @@ def _qualified_name(error_type: type[BaseException]) -> str:
 
 def _error_location(error: BaseException) -> str:
     frame, line = None, 0
-    for frame, line in walk_tb(error.__traceback__):  # noqa: B007 - the last of them
+    for frame, line in walk_tb(error.__traceback__):  # noqa: B007 - the last values are used
         pass
     return f"{PurePath(frame.f_code.co_filename).name}:{line} in {frame.f_code.co_name}" if frame else ""
 
 
 def _truncate(text: str, max_length: int) -> str:
-    """In what UTF-8 can carry."""
+    """Return a text of at most `max_length` characters that can be encoded as UTF-8."""
     text = text if len(text) <= max_length else text[: max_length - 1] + "…"
     return text.encode(errors="backslashreplace").decode()

@@ -1,7 +1,7 @@
-"""The dead letters of one group, for who looks after them: found, read, replayed, dropped.
+"""Store of one group's dead letters: finds, reads, replays and drops them. Used by the CLI.
 
-A replay adds the message to its stream again and deletes the letter, by Lua in one step. Run twice, or twice at the
-same time, or killed in the middle: each letter is replayed once.
+A replay adds the message to its stream again and deletes the dead letter, in one Lua script. Each dead letter is
+replayed once, even if the command is repeated, run twice at the same time, or killed.
 """
 
 import asyncio
@@ -21,109 +21,119 @@ local id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2))
 redis.call('XDEL', KEYS[2], ARGV[1])
 return id
 """
-"""KEYS: the stream, the dead letters. ARGV: the letter, then the fields to add. XADD goes first: if it fails, the
-script ends there and the letter stays. Empty: somebody was faster."""
+"""KEYS: the stream, the dead-letter stream. ARGV: the dead letter's id, then the fields to add. XADD runs first: if it
+fails, the script ends and the dead letter stays. Returns the new id, or an empty string if the dead letter is gone."""
 
 FIRST_PAGE_SIZE, MAX_PAGE_SIZE = 10, 1000
 TARGET_PAGE_BYTES = 4_000_000
-"""Entries are read in pages of about this size: one may have 16 MB, and most have a hundred bytes."""
+"""Approximate size of a page. One entry may have 16 MB, but most have a hundred bytes."""
 
 
 class DeadLetterStore:
-    """The letters that one group of one stream left under a key, which other groups may share."""
+    """Dead letters of one group of one stream, under a key that other groups may share."""
 
     def __init__(self, execute: Execute, stream: str, group: str, key: str) -> None:
         self._execute, self._stream, self._group, self._key = execute, stream, group, key
         self.skipped = 0
-        """Entries that `find` met under the key and that are no dead letters of this group."""
+        """Number of entries under the key that `find` skipped because they are not dead letters of this group."""
 
     async def check(self) -> None:
-        """Raises InvalidSettings where there can be no dead letters: what was asked for is misspelt."""
-        kind = (await self._execute("TYPE", self._key)).decode()
-        if kind == "none":
+        """Raise InvalidSettings if no dead letters can exist because stream, group or key is wrong."""
+        key_type = (await self._execute("TYPE", self._key)).decode()
+        if key_type == "none":
             await self._check_group()
-        elif kind != "stream":
-            raise InvalidSettings(f"key {self._key!r} is a {kind}, not a stream of dead letters; name another key")
+        elif key_type != "stream":
+            raise InvalidSettings(f"key {self._key!r} is a {key_type}, not a dead-letter stream; name another key")
 
     async def find(
         self, reasons: frozenset[str] = frozenset(), older_than: timedelta | None = None
     ) -> AsyncIterator[DeadLetter]:
-        """The letters that are there now, oldest first, in pages. One that comes in meanwhile is not among them: a
-        message that is replayed and fails again would never come to an end."""
+        """Yield the current dead letters, oldest first, read in pages.
+
+        Dead letters that are added later are left out. Otherwise a message that is replayed and fails again would be
+        replayed forever.
+        """
         first, last = "-", await self._last_id(older_than)
         count = FIRST_PAGE_SIZE
         while last:
             page = await self._execute("XRANGE", self._key, first, last, "COUNT", count)
-            for each in page:
-                letter = self._parse(*each)
-                self.skipped += letter is None
-                if letter and (not reasons or letter.failure.reason in reasons):
-                    yield letter
+            for dead_letter_id, fields in page:
+                dead_letter = self._parse(dead_letter_id, fields)
+                self.skipped += dead_letter is None
+                if dead_letter and (not reasons or dead_letter.failure.reason in reasons):
+                    yield dead_letter
             if len(page) < count:
                 return
             first = f"({page[-1][0].decode()}"
-            size = sum(len(part) for each in page for part in each[1])
+            size = sum(len(part) for _, fields in page for part in fields)
             count = max(1, min(MAX_PAGE_SIZE, TARGET_PAGE_BYTES * count // max(size, 1)))
 
     async def get(self, dead_letter_id: str) -> DeadLetter | None:
-        """None: it was replayed, dropped or trimmed, or never was. Raises InvalidSettings for another's entry."""
-        found = await self._execute("XRANGE", self._key, dead_letter_id, dead_letter_id)
-        if not found:
+        """Return a dead letter. None if it was replayed, dropped or trimmed, or never existed.
+
+        Raises InvalidSettings if the entry is not a dead letter of this group.
+        """
+        page = await self._execute("XRANGE", self._key, dead_letter_id, dead_letter_id)
+        if not page:
             return None
-        if letter := self._parse(*found[0]):
-            return letter
+        if dead_letter := self._parse(*page[0]):
+            return dead_letter
         raise InvalidSettings(
-            f"entry {dead_letter_id} of {self._key!r} is no dead letter of group {self._group!r} of stream "
-            f"{self._stream!r}; nothing is done with it"
+            f"entry {dead_letter_id} of {self._key!r} is not a dead letter of group {self._group!r} of stream "
+            f"{self._stream!r}; it is left unchanged"
         )
 
     async def replay(self, dead_letter: DeadLetter) -> str | None:
-        """Add the message to its stream again and delete the letter. The new entry's id; None: somebody was faster."""
+        """Add the message to its stream again and delete the dead letter.
+
+        Returns the new entry's id. None if the dead letter was replayed or dropped in the meantime.
+        """
         move = ("EVAL", REPLAY, 2, self._stream, self._key, dead_letter.dead_letter_id, *replay_fields(dead_letter))
         return str((await self._execute(*move)).decode()) or None
 
     async def drop(self, dead_letter_ids: Sequence[str]) -> int:
-        """Delete letters for good. How many there were."""
+        """Delete dead letters permanently. Returns the number of deleted ones."""
         return int(await self._execute("XDEL", self._key, *dead_letter_ids))
 
     def _parse(self, dead_letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter | None:
-        letter = from_fields(dead_letter_id.decode(), fields)
-        if letter and (letter.failure.stream, letter.failure.consumer_group) == (self._stream, self._group):
-            return letter
-        return None
+        dead_letter = from_fields(dead_letter_id.decode(), fields)
+        if dead_letter is None:
+            return None
+        is_own = (dead_letter.failure.stream, dead_letter.failure.consumer_group) == (self._stream, self._group)
+        return dead_letter if is_own else None
 
     async def _last_id(self, older_than: timedelta | None) -> str:
-        """The last id to look at; empty if there is nothing."""
+        """Return the last id that `find` includes. Empty if there are no entries."""
         newest = await self._execute("XREVRANGE", self._key, "+", "-", "COUNT", 1)
         if not newest:
             return ""
         last: str = newest[0][0].decode()
         if older_than is None:
             return last
-        seconds, microseconds = await self._execute("TIME")  # the server's clock made the ids
+        seconds, microseconds = await self._execute("TIME")  # ids are created from the server's clock
         milliseconds = int(seconds) * 1000 + int(microseconds) // 1000 - replies.to_milliseconds(older_than)
         return min(last, f"{max(0, milliseconds)}-{2**64 - 1}", key=replies.parse_id)
 
     async def _check_group(self) -> None:
         try:
-            found = await self._execute("XINFO", "GROUPS", self._stream)
+            reply = await self._execute("XINFO", "GROUPS", self._stream)
         except ResponseError as error:
             if "no such key" in str(error):
                 raise InvalidSettings(f"there is no stream {self._stream!r}; check its name and the database") from None
             if str(error).startswith("WRONGTYPE"):
                 raise InvalidSettings(f"key {self._stream!r} is not a stream; check its name") from None
             raise
-        groups = [replies.to_dict(each)[b"name"].decode(errors="backslashreplace") for each in found]
+        groups = [replies.to_dict(line)[b"name"].decode(errors="backslashreplace") for line in reply]
         if self._group not in groups:
-            there = f"it has {', '.join(map(repr, sorted(groups)))}" if groups else "it has none"
-            raise InvalidSettings(f"stream {self._stream!r} has no group {self._group!r}; {there}")
+            existing = f"it has {', '.join(map(repr, sorted(groups)))}" if groups else "it has none"
+            raise InvalidSettings(f"stream {self._stream!r} has no group {self._group!r}; {existing}")
 
 
 async def rate_limited(dead_letters: AsyncIterator[DeadLetter], per_second: float) -> AsyncIterator[DeadLetter]:
-    """The letters, evenly, at most so many a second: what killed the handlers once should not come back as a flood."""
+    """Yield dead letters evenly, at most `per_second`, so that a replay does not overload the handlers."""
     loop = asyncio.get_running_loop()
     due = loop.time()
-    async for letter in dead_letters:
+    async for dead_letter in dead_letters:
         await asyncio.sleep(due - loop.time())
         due = max(due, loop.time()) + 1 / per_second
-        yield letter
+        yield dead_letter

@@ -1,6 +1,6 @@
-"""Burying: a script writes the dead letter and acknowledges the entry, in this order.
+"""Writer of dead letters: a script writes the dead letter and then acknowledges the entry.
 
-A letter that cannot be written (no memory, a key of another type) leaves the entry pending.
+The entry stays pending if its dead letter cannot be written (no memory, or a key of another type).
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -12,46 +12,53 @@ redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', unpack(ARGV, 5))
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
 return 1
 """
-"""KEYS: the stream, the dead letters. ARGV: group, consumer, entry, how many letters are kept, then the letter's
-fields. Lua takes nothing back, but it ends at the first command that fails: XADD goes first. 0: not this consumer's."""
+"""KEYS: the stream, the dead-letter stream. ARGV: group, consumer, entry id, maximum number of dead letters, then the
+dead letter's fields. A script is not rolled back, but it ends at the first command that fails: XADD runs first. Returns
+0 if the entry is not pending with this consumer."""
 
 
 MAX_CHUNK_BYTES = 1_000_000
+"""Approximate maximum size of the dead letters in one round trip."""
 
 EncodedDeadLetter = tuple[str, Sequence[bytes]]
-"""The entry's id, and what its letter holds."""
+"""Id of the entry, and fields of its dead letter."""
 
 ExecutePipeline = Callable[[Sequence[Sequence[Any]]], Awaitable[list[Any]]]
-"""Sends commands in one round trip."""
+"""Coroutine function that executes commands in one round trip."""
 
 
 def chunks_by_size(dead_letters: Iterable[EncodedDeadLetter]) -> Iterator[list[EncodedDeadLetter]]:
-    """Those that travel together."""
-    portion: list[EncodedDeadLetter] = []
+    """Yield lists of dead letters for one round trip each."""
+    chunk: list[EncodedDeadLetter] = []
     size = 0
-    for letter in dead_letters:
-        portion.append(letter)
-        size += sum(map(len, letter[1]))
+    for dead_letter in dead_letters:
+        chunk.append(dead_letter)
+        size += sum(map(len, dead_letter[1]))
         if size > MAX_CHUNK_BYTES:
-            yield portion
-            portion, size = [], 0
-    if portion:
-        yield portion
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 class DeadLetterWriter:
-    """Where one consumer group's dead letters go."""
+    """Writes the dead letters of one consumer group."""
 
     def __init__(self, execute_pipeline: ExecutePipeline, stream: str, group: str, key: str, max_length: int) -> None:
         self._execute_pipeline, self._stream, self._group, self._key = execute_pipeline, stream, group, key
         self._max_length = max_length
 
     async def write_many(self, consumer: str, dead_letters: Sequence[EncodedDeadLetter]) -> list[bool | Exception]:
-        """Write letters and acknowledge their entries. The answers: True; False for an entry that is not pending with
-        this consumer; or the error of Redis, and then the entry is still pending. Raises connection errors."""
-        answers = await self._execute_pipeline([self._command(consumer, *letter) for letter in dead_letters])
-        return [each if isinstance(each, Exception) else bool(each) for each in answers]
+        """Write dead letters and acknowledge their entries in one round trip. Raises connection errors.
+
+        Returns one result per entry: True, False if the entry is not pending with this consumer, or the Redis error;
+        then the entry is still pending.
+        """
+        raw_replies = await self._execute_pipeline(
+            [self._command(consumer, *dead_letter) for dead_letter in dead_letters]
+        )
+        return [reply if isinstance(reply, Exception) else bool(reply) for reply in raw_replies]
 
     def _command(self, consumer: str, message_id: str, fields: Sequence[bytes]) -> tuple[Any, ...]:
-        about = (self._group, consumer, message_id, self._max_length)
-        return ("EVAL", WRITE_AND_ACK, 2, self._stream, self._key, *about, *fields)
+        arguments = (self._group, consumer, message_id, self._max_length, *fields)
+        return ("EVAL", WRITE_AND_ACK, 2, self._stream, self._key, *arguments)

@@ -25,7 +25,7 @@ increment beyond Redis' range would fail after other effects were applied."""
 
 
 class Operation(NamedTuple):
-    """One command on one key."""
+    """Command on one key."""
 
     command: str
     key: bytes

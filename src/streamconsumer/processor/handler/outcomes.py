@@ -25,7 +25,7 @@ class Retry(Outcome):
 
 
 class Defer(Outcome):
-    """It is too early for the message. The message is retried after `after`; this attempt does not count."""
+    """The message comes too early and is retried after `after`. This attempt does not count."""
 
     def __init__(self, after: timedelta, why: str = "") -> None:
         super().__init__(why)

@@ -62,7 +62,7 @@ class InFlightTable:
         self.timeouts = HandlerTimeouts(timeout)
         self._slots: set[asyncio.Task[None]] = set()
         self._idle_slots: list[asyncio.Future[None]] = []
-        """One future per idle slot. Setting its result wakes the slot."""
+        """Futures of the idle slots. Setting a result wakes the slot."""
         self._batched_count = 0
         """Number of running entries that share the slot of another entry."""
         self.is_closed = False

@@ -69,7 +69,7 @@ class ReadyQueue:
         """Suspect that has the turn. None if no suspect runs or waits for its retry."""
         self._is_others_turn = False
         self._lanes: dict[bytes, deque[Entry]] = {}
-        """By ordering key, the entries that wait behind the entry that has its turn."""
+        """Entries that wait behind the entry that has the turn, by ordering key."""
         self._blocked = BlockedEntries() if blocked is None else blocked
         """Shared with the in-flight table. Includes the entries that wait in lanes."""
 

@@ -1,4 +1,4 @@
-"""Bounded queue of encoded spans, sent to the collector by a thread of its own.
+"""Bounded queue of encoded spans, sent to the collector by a separate thread.
 
 A slow or unavailable collector delays no message and uses no memory beyond the bound. A span that does not fit is
 dropped and counted: recorded = sent + dropped + queued. The bound is about 16 MB at 500 bytes a span. The SDK's own

@@ -1,9 +1,9 @@
 """Set-up of tracing from the OTEL_ variables, with the SDK's meanings."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from streamconsumer.errors import InvalidSettings
+from streamconsumer.model.processor_settings import TraceContextSettings
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.telemetry.sampling import Sampler
 from streamconsumer.processor.telemetry.span_recorder import SpanRecorder
@@ -15,21 +15,26 @@ ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 def telemetry_from_env(
     environ: Mapping[str, str],
     *,
+    stream: str,
+    consumer_group: str,
+    consumer: str,
+    server: Callable[[], tuple[str, int | None]],
+    trace_context: TraceContextSettings | None = None,
+    is_batch: bool = False,
     metrics: Metrics | None = None,
     startup_name: str = "",
-    **options: Any,
 ) -> SpanRecorder | None:
     """Build a span recorder. Returns None, and loads no SDK, if the variables set no endpoint.
 
-    `startup_name` names the span of the process' start; if empty, the start is not recorded. `options` are passed to
-    `SpanRecorder`. Raises InvalidSettings for OTEL_CONFIG_FILE.
+    `startup_name` names the span of the process' start; if empty, the start is not recorded. `metrics` counts dropped
+    spans. The other parameters are those of `SpanRecorder`. Raises InvalidSettings for OTEL_CONFIG_FILE.
     """
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     if file := environ.get("OTEL_CONFIG_FILE"):
         raise InvalidSettings(
-            f"OTEL_CONFIG_FILE is {file!r}: found a configuration file, expected OTEL_ variables; a file would replace "
-            "them all, and its processors and exporters are not supported here. Remove OTEL_CONFIG_FILE and set "
+            f"OTEL_CONFIG_FILE is {file!r}; configuration files are not supported, because a file would replace all OTEL_ "
+            "variables and its processors and exporters cannot be used here; remove OTEL_CONFIG_FILE and set "
             "OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER and the other variables instead"
         )
     if not _is_enabled(environ, "TRACES"):
@@ -42,11 +47,16 @@ def telemetry_from_env(
     sampler = Sampler.from_env(environ)
     return SpanRecorder(
         otlp_sdk.span_queue(environ, provider, metrics),
+        stream=stream,
+        consumer_group=consumer_group,
+        consumer=consumer,
+        server=server,
         sampler=sampler,
+        trace_context=trace_context,
+        is_batch=is_batch,
         exception_queue=exceptions,
         startup_span=create_startup_span(startup_name, sampler) if startup_name else None,
         shutdown=provider.shutdown,
-        **options,
     )
 
 

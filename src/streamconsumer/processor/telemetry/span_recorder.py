@@ -16,6 +16,7 @@ from typing import Any
 from opentelemetry import context, trace
 from opentelemetry.baggage import set_baggage
 
+from streamconsumer.model.processor_settings import TraceContextSettings
 from streamconsumer.processor.message import Entry, Message
 from streamconsumer.processor.telemetry import content, otlp_encoding, semconv
 from streamconsumer.processor.telemetry.content import Link
@@ -28,7 +29,6 @@ from streamconsumer.processor.telemetry.trace_identity import (
     DeterministicIds,
     TraceIdentities,
     TraceIdentity,
-    Trust,
     random_span_id,
     random_trace_id,
 )
@@ -60,8 +60,8 @@ Attempt = tuple[UnsampledSpan, "Token[context.Context]"]
 class SpanRecorder:
     """Records the spans of one consumer into `queue`.
 
-    `server` returns address and port of Redis. `trust` and `field` say how the producer's context is used and which
-    field holds it. `is_batch` is True if the handler takes batches. `shutdown` ends the handlers' own tracing.
+    `server` returns address and port of Redis. `trace_context` says how the producer's context is used, and None
+    selects the defaults. `is_batch` is True if the handler takes batches. `shutdown` ends the handlers' own tracing.
     """
 
     def __init__(
@@ -73,20 +73,19 @@ class SpanRecorder:
         consumer: str,
         server: Callable[[], tuple[str, int | None]],
         sampler: Sampler | None = None,
-        trust: Trust = "parent",
-        field: str = "traceparent",
-        allowed_baggage: Sequence[str] = (),
+        trace_context: TraceContextSettings | None = None,
         is_batch: bool = False,
         exception_queue: ExportQueue | None = None,
         startup_span: RecordedSpan | None = None,
         shutdown: Callable[[], object] = lambda: None,
     ) -> None:
         self._queue, self._server, self._shutdown = queue, server, shutdown
-        self._stream, self._allowed_baggage = stream, allowed_baggage
+        trace_context = trace_context or TraceContextSettings()
+        self._stream, self._allowed_baggage = stream, trace_context.baggage
         self._ids, self._sampler = DeterministicIds(stream, consumer_group), sampler or Sampler()
         self._process_head = otlp_encoding.span_head(f"process {stream}", _CONSUMER)
         self._is_batch = is_batch
-        self._identities = TraceIdentities(self._ids, self._sampler, trust, field)
+        self._identities = TraceIdentities(self._ids, self._sampler, trace_context.context, trace_context.context_field)
         group_attributes = content.group_attributes(stream, consumer_group)
         self._consumer_attributes = {**group_attributes, semconv.CLIENT_ID: consumer}
         self._exceptions = ExceptionLogs(exception_queue, group_attributes) if exception_queue else None
@@ -160,7 +159,7 @@ class SpanRecorder:
     def start_batch(self, entries: Sequence[Entry], messages: Sequence[Message]) -> Attempt:
         """Start the span of one batch call and make it current.
 
-        The messages have no common parent, so the span starts a trace of its own and links to each message. Attributes
+        The messages have no common parent, so the span starts its own trace and links to each message. Attributes
         of single messages are on the links. The span is recorded if its trace or a message with a producer is sampled.
         """
         trace_id = random_trace_id()

@@ -31,7 +31,7 @@ def process_start_ns() -> int:
 def create_startup_span(name: str, sampler: Sampler) -> RecordedSpan | None:
     """Create the span of the pod's start. Returns None if it is not sampled.
 
-    The span has a trace of its own: the pod may outlive by months the change that created it.
+    The span has its own trace, because the pod may outlive by months the change that created it.
     """
     trace_id = random_trace_id()
     if not sampler.should_sample(trace_id, None):

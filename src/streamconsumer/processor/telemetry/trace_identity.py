@@ -1,8 +1,8 @@
 """Identity of a message in traces: trace id, producer and sampling, with span ids that need no storage.
 
 The span id of an attempt is a hash of group, message id and attempt number. A consumer that claims a message therefore
-knows the span of the attempt that ended with its process, and a dead letter knows the last attempt. Storing a context
-when an attempt starts would cost a round trip per message.
+knows the span of the attempt that ended with its process. A dead letter knows the span of the last attempt. Storing a
+context when an attempt starts would cost a round trip per message.
 A message without a producer's context gets its trace id in the same way. All its attempts are one trace, and a sampling
 ratio samples all of them or none.
 """

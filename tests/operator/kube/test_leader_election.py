@@ -1,0 +1,35 @@
+"""What a leader does when the Lease turns out to be another's. The API server is a script here: a machine that was
+paused, whose clock stood still meanwhile, cannot be had."""
+
+import time
+
+from streamconsumer.operator.kube.api import Conflict
+from streamconsumer.operator.kube.client import KubeClient
+from streamconsumer.operator.kube.leader_election import POLL_PERIOD, LeaderLease
+from streamconsumer.operator.manifests import Manifest
+
+
+class Taken(KubeClient):
+    """Free at first; once it is written, another holds the Lease."""
+
+    def __init__(self) -> None:
+        self.written: Manifest | None = None
+
+    async def get(self, api_version: str, kind: str, namespace: str | None, name: str) -> Manifest | None:
+        metadata = {"namespace": "shop", "name": "operator", "resourceVersion": "7"}
+        return self.written and {"metadata": metadata, "spec": {"holderIdentity": "another"}}
+
+    async def replace(self, manifest: Manifest) -> Manifest:
+        if self.written:
+            raise Conflict(409)
+        self.written = manifest
+        return manifest
+
+
+async def test_leader_stops_immediately_when_another_operator_holds_the_lease() -> None:
+    """Otherwise both would work meanwhile."""
+    lease = LeaderLease(Taken(), "shop/operator")
+    await lease.acquire()
+    began = time.monotonic()
+    await lease.renew_until_lost()
+    assert time.monotonic() - began < POLL_PERIOD / 2

@@ -1,0 +1,123 @@
+"""The operator as its pod runs it: a process of its own, told by its environment, judged by its log and its end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from streamconsumer.operator.settings import PREFIX
+from tests.operator.namespace import TIMEOUT_SECONDS, eventually
+
+LogLine = dict[str, Any]
+
+
+class OperatorProcess:
+    """`python -m streamconsumer operator`."""
+
+    command: tuple[str, ...] = (sys.executable, "-m", "streamconsumer", "operator")
+
+    def __init__(self, kubeconfig: Path, folder: Path, **settings: object) -> None:
+        told = {"http_port": 0, "http_host": "127.0.0.1", **settings}
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("KUBERNETES_")},
+            **{PREFIX + name.upper(): str(value) for name, value in told.items()},
+            "KUBECONFIG": str(kubeconfig),
+            "HOME": str(folder),
+        }
+        self.log = folder / f"operator-{time.monotonic_ns()}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
+    def start(self) -> Self:
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(self.command, env=self.environment, stdout=log, stderr=log)
+        return self
+
+    def wait_until_started(self, timeout: float = TIMEOUT_SECONDS) -> Self:
+        """Until it has listed all there is."""
+
+        def started() -> None:
+            assert self.exit_code is None, f"the operator ended:\n{self.log.read_text()}"
+            assert self.logged("operator started"), f"the operator did not start:\n{self.log.read_text()}"
+
+        eventually(started, timeout)
+        return self
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, once it has ended."""
+        assert self._process
+        return self._process.poll()
+
+    def stop(self) -> tuple[int, float]:
+        """SIGTERM. The exit code, and how many seconds it took."""
+        assert self._process
+        began = time.monotonic()
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(timeout=60), time.monotonic() - began
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
+    def lines(self) -> list[LogLine]:
+        """What it has logged. A line that is not JSON is noise, and shown as such."""
+        return [_parse_line(text) for text in self.log.read_text().splitlines()]
+
+    def logged(self, message: str) -> list[LogLine]:
+        return [line for line in self.lines() if line["message"] == message]
+
+    def unexpected_lines(self) -> list[LogLine]:
+        """What a person would be alarmed by."""
+        return [line for line in self.lines() if line.get("severity") not in ("debug", "info")]
+
+    def metrics(self) -> str:
+        return self.get("metrics")[1]
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and text of one of its endpoints."""
+        port = next(line["http_port"] for line in self.lines() if "http_port" in line)
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}") as answer:
+                return answer.status, str(answer.read().decode())
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, refused.read().decode()
+
+    def resident_mebibytes(self) -> float:
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _parse_line(text: str) -> LogLine:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"message": text, "severity": "noise"}
+
+
+@contextmanager
+def running_operator(kubeconfig: Path, folder: Path, **settings: object) -> Iterator[OperatorProcess]:
+    """An operator that has started, for the length of a block."""
+    operator = OperatorProcess(kubeconfig, folder, **settings)
+    try:
+        yield operator.start().wait_until_started()
+    finally:
+        operator.kill()

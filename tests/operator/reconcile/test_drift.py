@@ -1,0 +1,97 @@
+from typing import Any
+
+import pytest
+
+from streamconsumer.operator.manifests import desired
+from streamconsumer.operator.reconcile.drift import contains_applied
+from streamconsumer.operator.settings import OperatorSettings
+from tests.model.examples import consumer
+
+
+def container(**fields: Any) -> dict[str, Any]:
+    return {"containers": [{"name": "processor", "image": "shop:1", **fields}]}
+
+
+HOLDS: dict[str, tuple[Any, Any]] = {
+    "the same": ({"a": 1}, {"a": 1}),
+    "a field that others added": ({"a": 1, "b": 2}, {"a": 1}),
+    "a sidecar that was injected": (
+        {"containers": [{"name": "proxy"}, {"name": "processor", "image": "shop:1"}]},
+        container(),
+    ),
+    "a variable that others added": (
+        container(env=[{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]),
+        container(env=[{"name": "A", "value": "1"}]),
+    ),
+    "named things in another order": (
+        container(env=[{"name": "B", "value": "2"}, {"name": "A", "value": "1"}]),
+        container(env=[{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]),
+    ),
+    "an empty value that the API server leaves out": (
+        container(env=[{"name": "A"}]),
+        container(env=[{"name": "A", "value": ""}]),
+    ),
+    "a volume that is mounted once more by others": (
+        container(volumeMounts=[{"name": "tmp", "mountPath": "/tmp"}, {"name": "tmp", "mountPath": "/run"}]),
+        container(volumeMounts=[{"name": "tmp", "mountPath": "/tmp"}]),
+    ),
+    "another owner of our name": (
+        {"ownerReferences": [{"name": "orders", "uid": "1"}, {"name": "orders", "uid": "2"}]},
+        {"ownerReferences": [{"name": "orders", "uid": "1"}]},
+    ),
+    "a thousand milli": ({"limits": {"cpu": "1"}}, {"limits": {"cpu": "1000m"}}),
+    "half a processor": ({"limits": {"cpu": "500m"}}, {"limits": {"cpu": "0.5"}}),
+    "1024 mebi": ({"limits": {"memory": "1Gi"}}, {"limits": {"memory": "1024Mi"}}),
+    "one and a half gibi": ({"limits": {"memory": "1536Mi"}}, {"limits": {"memory": "1.5Gi"}}),
+    "a volume's size": ({"emptyDir": {"sizeLimit": "1Gi"}}, {"emptyDir": {"sizeLimit": "1024Mi"}}),
+    "a plain list": ({"drop": ["ALL"]}, {"drop": ["ALL"]}),
+}
+
+DRIFTED: dict[str, tuple[Any, Any]] = {
+    "a missing field": ({}, {"a": 1}),
+    "nothing at all": (None, {"a": 1}),
+    "a changed field": ({"a": 2}, {"a": 1}),
+    "a changed image": ({"containers": [{"name": "processor", "image": "shop:2"}]}, container()),
+    "a missing container": ({"containers": [{"name": "proxy"}]}, container()),
+    "a removed variable": (container(env=[]), container(env=[{"name": "A", "value": "1"}])),
+    "a removed list": (container(), container(env=[{"name": "A", "value": "1"}])),
+    "a changed variable": (
+        container(env=[{"name": "A", "value": "2"}]),
+        container(env=[{"name": "A", "value": "1"}]),
+    ),
+    "a variable that is a version": (
+        container(env=[{"name": "A", "value": "1.2.4"}]),
+        container(env=[{"name": "A", "value": "1.2.3"}]),
+    ),
+    "a variable of the same amount": (
+        container(env=[{"name": "A", "value": "1"}]),
+        container(env=[{"name": "A", "value": "1000m"}]),
+    ),
+    "a variable from elsewhere": (
+        container(env=[{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]),
+        container(env=[{"name": "A", "value": "1"}]),
+    ),
+    "another amount": ({"limits": {"memory": "1G"}}, {"limits": {"memory": "1Gi"}}),
+    "a plain list that grew": ({"drop": ["ALL", "CHOWN"]}, {"drop": ["ALL"]}),
+    "a plain list that shrank": ({"drop": []}, {"drop": ["ALL"]}),
+    "one for true": ({"a": "true"}, {"a": True}),
+    "a list for an object": ({"a": []}, {"a": {"b": 1}}),
+    "an object for a list": ({"a": {"b": 1}}, {"a": [1]}),
+    "a list of the wrong things": ({"containers": ["processor"]}, container()),
+}
+
+
+@pytest.mark.parametrize(("live", "applied"), HOLDS.values(), ids=HOLDS)
+def test_live_object_contains_the_applied_manifest(live: Any, applied: Any) -> None:
+    assert contains_applied(live, applied)
+
+
+@pytest.mark.parametrize(("live", "applied"), DRIFTED.values(), ids=DRIFTED)
+def test_live_object_has_drifted(live: Any, applied: Any) -> None:
+    assert not contains_applied(live, applied)
+
+
+def test_a_manifest_contains_itself_and_no_other() -> None:
+    children = desired(consumer(handler={"source": "x = 1"}, replicas=2), OperatorSettings())
+    assert all(contains_applied(child, child) for child in children)
+    assert not any(contains_applied(one, other) for one in children for other in children if one is not other)

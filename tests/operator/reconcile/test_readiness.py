@@ -1,0 +1,333 @@
+"""From real statuses to reasons: the shapes are those that a kubelet and the controllers of 1.37 write."""
+
+from typing import Any
+
+import pytest
+
+from streamconsumer.model.status import ConditionState, Readiness, Reason, StreamReason
+from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.reconcile.readiness import evaluate_readiness
+from tests.model.examples import consumer
+
+
+def deployment(
+    wanted: int = 1,
+    *,
+    there: int = 1,
+    updated: int | None = None,
+    available: int = 0,
+    generation: int = 2,
+    observed: int = 2,
+    conditions: tuple[dict[str, str], ...] = (),
+) -> Manifest:
+    counts = {
+        "replicas": there,
+        "updatedReplicas": there if updated is None else updated,
+        "readyReplicas": available,
+        "availableReplicas": available,
+        "unavailableReplicas": max(wanted - available, 0),
+    }
+    status = {name: count for name, count in counts.items() if count}  # the API server leaves zeros out
+    return {
+        "kind": "Deployment",
+        "metadata": {"name": "orders-consumer", "generation": generation},
+        "spec": {"replicas": wanted},
+        "status": {"observedGeneration": observed, "conditions": list(conditions), **status},
+    }
+
+
+def pod(
+    state: dict[str, Any],
+    last: dict[str, Any] | None = None,
+    *,
+    ready: bool = False,
+    deleted: bool = False,
+) -> Manifest:
+    container = {
+        "name": "processor",
+        "image": "shop:1.4",
+        "imageID": "",
+        "ready": ready,
+        "restartCount": 1 if last else 0,
+        "started": False,
+        "state": state,
+        "lastState": last or {},
+    }
+    metadata: dict[str, Any] = {"name": "orders-consumer-66c9f7d7b-x2x7k", "namespace": "shop"}
+    if deleted:
+        metadata |= {"deletionTimestamp": "2026-11-24T12:00:30Z", "deletionGracePeriodSeconds": 30}
+    return {"kind": "Pod", "metadata": metadata, "status": {"phase": "Pending", "containerStatuses": [container]}}
+
+
+def waiting(reason: str, message: str = "") -> dict[str, Any]:
+    return {"waiting": {"reason": reason, **({"message": message} if message else {})}}
+
+
+def ended(code: int = 1, reason: str = "Error", message: str = "") -> dict[str, Any]:
+    times = {"startedAt": "2026-11-24T12:00:00Z", "finishedAt": "2026-11-24T12:00:01Z"}
+    told = {"message": message} if message else {}
+    return {"terminated": {"exitCode": code, "reason": reason, "containerID": "containerd://1", **times, **told}}
+
+
+BACK_OFF = waiting("CrashLoopBackOff", "back-off 10s restarting failed container=processor pod=orders-consumer")
+RUNNING = {"running": {"startedAt": "2026-11-24T12:00:00Z"}}
+UNSCHEDULABLE: Manifest = {
+    "kind": "Pod",
+    "metadata": {"name": "orders-consumer-66c9f7d7b-x2x7k"},
+    "status": {
+        "phase": "Pending",
+        "conditions": [
+            {
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "Unschedulable",
+                "message": "0/3 nodes are available: 3 Insufficient memory.",
+            }
+        ],
+    },
+}
+QUOTA = {
+    "type": "ReplicaFailure",
+    "status": "True",
+    "reason": "FailedCreate",
+    "message": 'pods "orders-consumer-x" is forbidden: exceeded quota: compute',
+}
+TOO_LONG = {
+    "type": "Progressing",
+    "status": "False",
+    "reason": "ProgressDeadlineExceeded",
+    "message": 'ReplicaSet "orders-consumer-66c9f7d7b" has timed out progressing.',
+}
+
+
+def judged(live: Manifest | None, *pods: Manifest, **spec: Any) -> Readiness:
+    return evaluate_readiness(consumer(**spec), live, pods)
+
+
+def outcome(found: Readiness) -> str:
+    """As kstatus sums it up."""
+    return "stalled" if found.stalled else "reconciling" if found.reconciling else "settled"
+
+
+TABLE: dict[str, tuple[Manifest | None, list[Manifest], Reason, bool, str]] = {
+    "no Deployment yet": (None, [], Reason.PODS_STARTING, False, "reconciling"),
+    "a Deployment that nobody has looked at": (
+        {"metadata": {"generation": 1}, "spec": {"replicas": 1}},
+        [],
+        Reason.PODS_STARTING,
+        False,
+        "reconciling",
+    ),
+    "all pods ready": (deployment(available=1), [pod(RUNNING, ready=True)], Reason.ALL_PODS_READY, True, "settled"),
+    "no pods wanted": (deployment(0, there=0), [], Reason.SCALED_TO_ZERO, True, "settled"),
+    "pods starting": (deployment(), [pod(waiting("ContainerCreating"))], Reason.PODS_STARTING, False, "reconciling"),
+    "a pod that runs and does not read yet": (deployment(), [pod(RUNNING)], Reason.PODS_STARTING, False, "reconciling"),
+    "a rollout under way": (
+        deployment(2, there=3, updated=1, available=2),
+        [],
+        Reason.ROLLING_OUT,
+        True,
+        "reconciling",
+    ),
+    "a generation that nobody has looked at": (
+        deployment(available=1, generation=3),
+        [],
+        Reason.ROLLING_OUT,
+        True,
+        "reconciling",
+    ),
+    "an image that is not there": (
+        deployment(),
+        [pod(waiting("ImagePullBackOff", 'Back-off pulling image "shop:1.4": not found'))],
+        Reason.IMAGE_UNAVAILABLE,
+        False,
+        "stalled",
+    ),
+    "an image that cannot be named": (
+        deployment(),
+        [pod(waiting("InvalidImageName", 'couldn\'t parse image name "Shop:1.4"'))],
+        Reason.IMAGE_UNAVAILABLE,
+        False,
+        "stalled",
+    ),
+    "no node for the pod": (deployment(), [UNSCHEDULABLE], Reason.UNSCHEDULABLE, False, "reconciling"),
+    "a handler that cannot be imported": (
+        deployment(),
+        [pod(BACK_OFF, ended(message="HandlerUnusable: shop.orders: no module named 'shop'\n"))],
+        Reason.HANDLER_UNUSABLE,
+        False,
+        "stalled",
+    ),
+    "a handler that could not be imported just now": (
+        deployment(),
+        [pod(ended(message="HandlerUnusable: shop.orders: no module named 'shop'"))],
+        Reason.HANDLER_UNUSABLE,
+        False,
+        "stalled",
+    ),
+    "settings that the pod refuses": (
+        deployment(),
+        [pod(BACK_OFF, ended(message="InvalidSettings: STREAMCONSUMER_REDIS_URL is missing; it is required"))],
+        Reason.INVALID_SETTINGS,
+        False,
+        "stalled",
+    ),
+    "a pod that crashes": (
+        deployment(),
+        [pod(BACK_OFF, ended(code=137, reason="OOMKilled"))],
+        Reason.POD_CRASHING,
+        False,
+        "stalled",
+    ),
+    "a Secret that is not there": (
+        deployment(),
+        [pod(waiting("CreateContainerConfigError", 'secret "redis" not found'))],
+        Reason.POD_INVALID,
+        False,
+        "stalled",
+    ),
+    "a quota that is used up": (
+        deployment(there=0, conditions=(QUOTA,)),
+        [],
+        Reason.POD_CREATION_FAILED,
+        False,
+        "stalled",
+    ),
+    "a rollout that took too long": (
+        deployment(conditions=(TOO_LONG,)),
+        [],
+        Reason.ROLLOUT_TIMED_OUT,
+        False,
+        "stalled",
+    ),
+    "an old pod that crashed and is on its way out": (
+        deployment(),
+        [pod(BACK_OFF, ended(), deleted=True), pod(waiting("ContainerCreating"))],
+        Reason.PODS_STARTING,
+        False,
+        "reconciling",
+    ),
+    "a fix that the Deployment controller has not seen yet": (
+        deployment(generation=3, conditions=(TOO_LONG,)),
+        [pod(BACK_OFF, ended(message="HandlerUnusable: no module named 'shop'"))],
+        Reason.PODS_STARTING,
+        False,
+        "reconciling",
+    ),
+    "a pod that came back after a crash": (
+        deployment(available=1),
+        [pod(RUNNING, ended(code=137, reason="OOMKilled"), ready=True)],
+        Reason.ALL_PODS_READY,
+        True,
+        "settled",
+    ),
+    "a pod that is asked to end and ends well": (
+        deployment(),
+        [pod(ended(0, "Completed"))],
+        Reason.PODS_STARTING,
+        False,
+        "reconciling",
+    ),
+    "pods that still run although none is wanted": (
+        deployment(0, there=1, available=1),
+        [],
+        Reason.ROLLING_OUT,
+        True,
+        "reconciling",
+    ),
+}
+
+
+@pytest.mark.parametrize(("live", "pods", "reason", "ready", "kstatus"), TABLE.values(), ids=TABLE)
+def test_an_observed_state_has_a_reason_and_a_kstatus_result(
+    live: Manifest | None, pods: list[Manifest], reason: Reason, ready: bool, kstatus: str
+) -> None:
+    found = judged(live, *pods)
+    assert (found.reason, found.ready, outcome(found)) == (reason, ready, kstatus)
+    assert found.message
+
+
+def test_the_table_covers_every_reason_of_this_module() -> None:
+    """The others are found before a Deployment is looked at, asked for, seen in Redis, or say that nothing is wrong."""
+    elsewhere = {Reason.SUSPENDED, Reason.SETTLED, Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.CHILD_REJECTED}
+    assert {row[2] for row in TABLE.values()} == set(Reason) - elsewhere - {Reason.REDIS_UNUSABLE}
+
+
+def test_a_suspended_streamconsumer_is_ready_when_its_pods_are_gone() -> None:
+    suspended = consumer(suspend=True, replicas=3)
+    found = evaluate_readiness(suspended, deployment(0, there=0), [])
+    assert (found.reason, found.ready, outcome(found)) == (Reason.SUSPENDED, True, "settled")
+    draining = evaluate_readiness(suspended, deployment(0, there=1, available=1), [])
+    assert (draining.reason, outcome(draining)) == (Reason.ROLLING_OUT, "reconciling")
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_state_is_never_both_stalled_and_reconciling(name: str) -> None:
+    live, pods, *_ = TABLE[name]
+    found = judged(live, *pods)
+    assert not (found.stalled and found.reconciling)
+    assert found.ready or found.stalled or found.reconciling
+
+
+def test_the_ready_message_names_the_stream_and_the_group() -> None:
+    assert judged(deployment(available=1)).message == "1 pod reads stream 'orders' in group 'billing'."
+    assert judged(deployment(3, there=3, available=3)).message == "3 pods read stream 'orders' in group 'billing'."
+
+
+def test_the_message_of_a_failed_pod_has_the_pod_name_and_its_termination_message() -> None:
+    said = judged(deployment(), pod(BACK_OFF, ended(message="HandlerUnusable: no module named 'shop'\n"))).message
+    assert said == "Pod orders-consumer-66c9f7d7b-x2x7k: no module named 'shop'"
+
+
+def test_the_message_of_a_killed_pod_has_the_exit_code_and_a_remedy() -> None:
+    said = judged(deployment(), pod(BACK_OFF, ended(code=137, reason="OOMKilled"))).message
+    assert said.endswith("exited with code 137 (OOMKilled); see kubectl logs --previous")
+
+
+def test_problems_that_the_user_can_fix_have_priority() -> None:
+    crashed = pod(BACK_OFF, ended())
+    unusable = pod(BACK_OFF, ended(message="HandlerUnusable: no module named 'shop'"))
+    pulling = pod(waiting("ErrImagePull", "not found"))
+    found = judged(deployment(4, there=4, conditions=(TOO_LONG, QUOTA)), UNSCHEDULABLE, crashed, pulling, unusable)
+    assert found.reason is Reason.HANDLER_UNUSABLE
+
+
+def test_a_failed_rollout_is_not_ready_while_the_old_pods_still_read() -> None:
+    """Whoever waits for Ready after an edit waits for what the edit asked for."""
+    broken = pod(BACK_OFF, ended(message="HandlerUnusable: no module named 'shop'"))
+    found = judged(deployment(2, there=3, updated=1, available=2), broken, pod(RUNNING, ready=True))
+    assert (found.reason, found.stalled, found.ready) == (Reason.HANDLER_UNUSABLE, True, False)
+
+
+STARTED = {**pod(RUNNING), "status": {"containerStatuses": [{"started": True, "ready": False, "state": RUNNING}]}}
+WRONG_PASSWORD = ConditionState(
+    type="RedisReachable",
+    status="False",
+    reason=StreamReason.CREDENTIALS_REFUSED,
+    message="redis:6379: the user name or the password is wrong; correct the Secret",
+)
+
+
+def test_the_redis_problem_of_a_running_pod_is_in_the_message() -> None:
+    found = evaluate_readiness(consumer(), deployment(), [STARTED], [WRONG_PASSWORD])
+    assert (found.ready, found.reason, outcome(found)) == (False, Reason.REDIS_UNUSABLE, "reconciling")
+    assert found.message.endswith(f"x2x7k is running but not ready: {WRONG_PASSWORD.message}")
+
+
+def test_the_message_of_a_timed_out_rollout_has_the_redis_problem() -> None:
+    found = evaluate_readiness(consumer(), deployment(conditions=(TOO_LONG,)), [STARTED], [WRONG_PASSWORD])
+    assert found.reason is Reason.ROLLOUT_TIMED_OUT
+    assert WRONG_PASSWORD.message in found.message
+
+
+def test_a_redis_problem_is_ignored_without_a_running_unready_pod() -> None:
+    starting = evaluate_readiness(consumer(), deployment(), [pod(waiting("ContainerCreating"))], [WRONG_PASSWORD])
+    assert starting.reason is Reason.PODS_STARTING
+    reading = evaluate_readiness(consumer(), deployment(available=1), [pod(RUNNING, ready=True)], [WRONG_PASSWORD])
+    assert reading.ready
+    missing = ConditionState(
+        type="GroupReady", status="False", reason=StreamReason.GROUP_MISSING, message="no group yet"
+    )
+    waits = evaluate_readiness(consumer(), deployment(), [STARTED], [missing])
+    assert waits.reason is Reason.PODS_STARTING
+    assert "kubectl logs" in waits.message

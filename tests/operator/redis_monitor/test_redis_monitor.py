@@ -1,0 +1,393 @@
+"""Redis monitor with a real API server and real Redis servers, without pods."""
+
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamconsumer.redis_client.keys import group_key
+from tests.cluster.certificates import Authority
+from tests.cluster.processes import free_port
+from tests.cluster.redis_servers import RedisServer, StartRedis
+from tests.model.examples import manifest
+from tests.operator.faulty_api_proxy import FaultyApiProxy
+from tests.operator.namespace import Namespace, eventually, wait_until_settled
+from tests.operator.operator_process import OperatorProcess, running_operator
+from tests.operator.redis_operator import (
+    POLL_INTERVAL,
+    create_secret,
+    manifest_for,
+    redis_client,
+    running_with_redis,
+    wait_for_condition,
+    wait_for_stats,
+)
+
+
+@pytest.fixture
+def operator(api_namespace: Namespace, tmp_path: Path) -> Iterator[OperatorProcess]:
+    with running_with_redis(api_namespace, tmp_path) as operator:
+        yield operator
+
+
+def test_group_is_created_at_start_from_before_the_first_pod(
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = redis_client(redis_server)
+    first = redis.xadd("orders", {"n": 1}).decode()
+    redis.xadd("orders", {"n": 2})
+    api_namespace.create(manifest_for(redis_server, startFrom=first))
+    assert wait_for_condition(api_namespace, "orders", "RedisReachable", "Connected")["status"] == "True"
+    assert wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")["status"] == "True"
+    assert wait_for_condition(api_namespace, "orders", "Degraded", "Healthy")["status"] == "False"
+    assert (
+        wait_for_stats(api_namespace, lag=1, lagKnown=True, pending=0, length=2, deadLetters=0)["lastDeliveredId"]
+        == first
+    )
+    redis.close()
+
+
+def test_status_shows_the_stream_statistics(
+    api_namespace: Namespace, operator: OperatorProcess, any_redis: RedisServer
+) -> None:
+    redis = redis_client(any_redis)
+    redis.xgroup_create("orders", "billing", "0", mkstream=True)
+    for number in range(5):
+        redis.xadd("orders", {"n": number})
+    [[_, entries]] = redis.xreadgroup("billing", "another", {"orders": ">"}, count=2)
+    redis.xadd(group_key("orders", "billing", "dead-letters"), {"n": 0})
+    api_namespace.create(manifest_for(any_redis))
+    stats = wait_for_stats(api_namespace, lag=3, lagKnown=True, pending=2, length=5, deadLetters=1, consumers=1)
+    assert stats["lastDeliveredId"] == entries[-1][0].decode()
+    age = time.time() - int(entries[0][0].decode().partition("-")[0]) / 1000
+    assert stats["oldestPendingTime"] <= time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    assert age < 60
+    header, row = api_namespace.kubectl("get", "stc", "orders").splitlines()
+    assert header.split()[5:7] == ["LAG", "PENDING"]
+    assert row.split()[5:7] == ["3", "2"]
+    redis.close()
+
+
+def test_lag_is_counted_when_redis_does_not_report_it(
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = redis_client(redis_server)
+    redis.xgroup_create("orders", "billing", "0", mkstream=True)
+    ids = [redis.xadd("orders", {"n": number}) for number in range(5)]
+    redis.xreadgroup("billing", "another", {"orders": ">"}, count=1)
+    redis.xdel("orders", ids[3])
+    assert redis.xinfo_groups("orders")[0]["lag"] is None
+    api_namespace.create(manifest_for(redis_server))
+    wait_for_stats(api_namespace, lag=3, lagKnown=True)
+    redis.close()
+
+
+def test_operator_writes_nothing_at_rest(
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = redis_client(redis_server)
+    for number in range(20):
+        api_namespace.create(manifest_for(redis_server, f"orders-{number}", stream=f"orders-{number}"))
+    for number in range(20):
+        wait_for_condition(api_namespace, f"orders-{number}", "GroupReady", "GroupExists")
+    versions = wait_until_settled(api_namespace, 2)
+    polls = redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"]
+    time.sleep(3)
+    assert redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"] > polls
+    assert api_namespace.versions() == versions
+    (connection,) = [client for client in redis.client_list() if client["cmd"] != "client|list"]
+    assert connection["cmd"] in ("xlen", "xinfo|groups")
+    operator.kill()
+    with running_with_redis(api_namespace, operator.log.parent, stream_interval=POLL_INTERVAL):
+        time.sleep(3)
+        assert api_namespace.versions() == versions
+    redis.close()
+
+
+def test_changing_statistics_are_written_rarely(
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = redis_client(redis_server)
+    api_namespace.create(manifest_for(redis_server))
+    wait_for_stats(api_namespace, lag=0)
+    started, versions = time.monotonic(), set()
+    while time.monotonic() - started < 6:
+        redis.xadd("orders", {"n": 1})
+        versions.add(api_namespace.get("StreamConsumer", "orders")["metadata"]["resourceVersion"])
+        time.sleep(0.2)
+    assert len(versions) == 1
+    redis.close()
+
+
+def test_unavailable_server_does_not_delay_other_servers(
+    api_namespace: Namespace, operator: OperatorProcess, start_redis: StartRedis
+) -> None:
+    frozen, good = start_redis(), start_redis()
+    frozen.pause()
+    try:
+        api_namespace.create(manifest_for(frozen, "frozen"))
+        api_namespace.create(manifest("nowhere", redis={"url": "redis://127.0.0.1:1"}))
+        api_namespace.create(manifest_for(good, "good"))
+        wait_for_condition(api_namespace, "good", "GroupReady", "GroupExists")
+        for name in ("frozen", "nowhere"):
+            condition = wait_for_condition(api_namespace, name, "RedisReachable", "Unreachable")
+            assert condition["status"] == "False"
+            assert api_namespace.conditions(name)["GroupReady"]["status"] == "Unknown"
+        assert "127.0.0.1:1" in api_namespace.conditions("nowhere")["RedisReachable"]["message"]
+    finally:
+        frozen.resume()
+    wait_for_condition(api_namespace, "frozen", "RedisReachable", "Connected")
+
+
+def test_missing_database_is_reported_as_invalid_settings(
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    api_namespace.create(manifest(redis={"url": f"redis://127.0.0.1:{redis_server.port}/99"}))
+    condition = wait_for_condition(api_namespace, "orders", "RedisReachable", "InvalidSettings")
+    assert "the server has no database of this number" in condition["message"]
+
+
+def test_error_of_one_stream_is_reported_only_for_that_stream(
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = redis_client(redis_server)
+    redis.set("text", "x")
+    api_namespace.create(manifest_for(redis_server, "wrong", stream="text"))
+    api_namespace.create(manifest_for(redis_server, "right"))
+    assert wait_for_condition(api_namespace, "wrong", "GroupReady", "NotAStream")["status"] == "False"
+    wait_for_condition(api_namespace, "right", "GroupReady", "GroupExists")
+    assert {api_namespace.conditions(name)["RedisReachable"]["status"] for name in ("wrong", "right")} == {"True"}
+    redis.close()
+
+
+def test_password_is_read_again_after_a_change(
+    api_namespace: Namespace, operator: OperatorProcess, start_redis: StartRedis
+) -> None:
+    server = start_redis({"requirepass": "old"})
+    ref = {"name": "redis", "key": "password"}
+    api_namespace.create(manifest_for(server, password=ref))
+    assert "redis" in wait_for_condition(api_namespace, "orders", "RedisReachable", "SecretMissing")["message"]
+    create_secret(api_namespace, "redis", password="wrong-hunter2\n")
+    rejected = wait_for_condition(api_namespace, "orders", "RedisReachable", "CredentialsRefused")
+    redis = redis_client(server, password="old")
+    redis.config_set("requirepass", "wrong-hunter2")
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
+    redis.config_set("requirepass", "new")
+    redis.execute_command("CLIENT", "KILL", "TYPE", "normal")
+    wait_for_condition(api_namespace, "orders", "RedisReachable", "CredentialsRefused")
+    encoded = {"data": {"password": b64encode(b"new").decode()}}
+    api_namespace.cluster.request("PATCH", f"/api/v1/namespaces/{api_namespace.name}/secrets/redis", encoded)
+    wait_for_condition(api_namespace, "orders", "RedisReachable", "Connected")
+    assert "hunter2" not in rejected["message"] + operator.log.read_text() + str(api_namespace.events("orders"))
+    redis.close()
+
+
+def test_url_in_a_secret_is_never_quoted(api_namespace: Namespace, operator: OperatorProcess) -> None:
+    url = "redis://shop:hunter2@127.0.0.1:1/0"
+    create_secret(
+        api_namespace, "redis", url=url, garbage="hunter2", option=f"{url}?hunter2=1", socket="unix:///run/hunter2"
+    )
+    for key in ("url", "garbage", "option", "socket"):
+        api_namespace.create(manifest(key, redis={"urlSecretRef": {"name": "redis", "key": key}}))
+    messages = [
+        wait_for_condition(api_namespace, name, "RedisReachable", "Unreachable")["message"]
+        for name in ("url", "socket")
+    ]
+    garbage = wait_for_condition(api_namespace, "garbage", "RedisReachable", "InvalidSettings")["message"]
+    option = wait_for_condition(api_namespace, "option", "RedisReachable", "InvalidSettings")["message"]
+    assert "Secret redis" in garbage
+    assert "an option" in option
+    output = "".join([*messages, garbage, option, operator.log.read_text()])
+    assert not [secret for secret in ("hunter2", "shop:", "127.0.0.1:1") if secret in output]
+
+
+def test_certificates_are_read_from_secrets(
+    api_namespace: Namespace, operator: OperatorProcess, tmp_path: Path, start_redis: StartRedis
+) -> None:
+    authority, port = Authority(tmp_path), free_port()
+    server, client = authority.sign("server"), authority.sign("client")
+    files = {"tls-cert-file": server.certificate, "tls-key-file": server.key, "tls-ca-cert-file": authority.file}
+    start_redis({"tls-port": str(port), "tls-auth-clients": "yes", **{name: str(file) for name, file in files.items()}})
+    create_secret(api_namespace, "ca", **{"ca.crt": authority.file.read_text(), "garbage": "x"})
+    client_files = {"tls.crt": client.certificate.read_text(), "tls.key": client.key.read_text()}
+    create_secret(api_namespace, "client", **client_files)
+    certificate = {"certSecretRef": {"name": "client"}}
+    for name, tls in {
+        "mutual": {"caSecretRef": {"name": "ca", "key": "ca.crt"}, **certificate},
+        "unknown": {"caSecretRef": {"name": "ca", "key": "ca.crt"}},
+        "garbled": {"caSecretRef": {"name": "ca", "key": "garbage"}, **certificate},
+    }.items():
+        api_namespace.create(manifest(name, redis={"url": f"rediss://localhost:{port}/0", "tls": tls}))
+    wait_for_condition(api_namespace, "mutual", "GroupReady", "GroupExists")
+    assert "certSecretRef" in wait_for_condition(api_namespace, "unknown", "RedisReachable", "TlsFailed")["message"]
+    assert (
+        "key garbage of Secret ca"
+        in wait_for_condition(api_namespace, "garbled", "RedisReachable", "InvalidSettings")["message"]
+    )
+
+
+def test_missing_permission_leaves_only_that_value_unknown(
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = redis_client(redis_server)
+    permissions = ("+xinfo|groups", "+xgroup|create", "+xpending")
+    redis.execute_command("ACL", "SETUSER", "shop", "on", ">pw", "~orders", *permissions)
+    redis.execute_command("ACL", "SETUSER", "blind", "on", ">pw", "~orders", "+ping")
+    for user in ("shop", "blind"):
+        create_secret(api_namespace, user, username=user, password="pw")
+        refs = {f"{key}SecretRef": {"name": user, "key": key} for key in ("username", "password")}
+        api_namespace.create(manifest(user, redis={"url": f"redis://{redis_server.host}:{redis_server.port}", **refs}))
+    assert "grant +xlen with" in wait_for_condition(api_namespace, "shop", "GroupReady", "GroupExists")["message"]
+    wait_for_stats(api_namespace, "shop", pending=0, lag=0, length=None, deadLetters=None)
+    blind = wait_for_condition(api_namespace, "blind", "GroupReady", "NoPermission")
+    assert blind["status"] == "Unknown"
+    assert "+xinfo|groups" in blind["message"]
+    redis.close()
+
+
+def test_missing_permission_to_read_secrets_is_reported_with_the_remedy(
+    api_namespace: Namespace, tmp_path: Path
+) -> None:
+    create_secret(api_namespace, "redis", password="hunter2")
+    settings = {"watch_namespaces": api_namespace.name, "stream_interval": POLL_INTERVAL}
+    with (
+        FaultyApiProxy(api_namespace.cluster) as proxy,
+        running_operator(proxy.kubeconfig(tmp_path), tmp_path, **settings),
+    ):
+        proxy.fault_for = lambda request: "403" if "/secrets/" in request.path else None
+        ref = {"name": "redis", "key": "password"}
+        redis = {"url": "redis://127.0.0.1:1", "passwordSecretRef": ref}
+        api_namespace.create(manifest(redis=redis))
+        condition = wait_for_condition(api_namespace, "orders", "RedisReachable", "SecretsNotReadable")
+        assert api_namespace.find("Deployment", "orders-consumer")
+    assert condition["status"] == "Unknown"
+    assert "rbac.readSecrets" in condition["message"]
+
+
+def test_lost_group_is_recreated_at_its_position(
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    """No pod exists that would restore the group."""
+    redis = redis_client(redis_server)
+    api_namespace.create(manifest_for(redis_server))
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
+    for number in range(3):
+        redis.xadd("orders", {"n": number})
+    redis.xreadgroup("billing", "another", {"orders": ">"}, count=2)
+    last = redis.xinfo_groups("orders")[0]["last-delivered-id"]
+    eventually(lambda: check_polled(redis))
+    redis.xgroup_destroy("orders", "billing")
+    eventually(lambda: check_position(redis, last))
+    wait_for_stats(api_namespace, lag=1, lagKnown=True)  # even Redis 7 does not report it after that
+    redis.close()
+
+
+def test_group_deleted_while_suspended_is_recreated_at_its_position_after_the_resume(
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = redis_client(redis_server)
+    api_namespace.create(manifest_for(redis_server))
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
+    redis.xadd("orders", {"n": 1})
+    redis.xreadgroup("billing", "another", {"orders": ">"})
+    last = redis.xinfo_groups("orders")[0]["last-delivered-id"]
+    wait_for_stats(api_namespace, lastDeliveredId=last.decode())
+    api_namespace.edit("orders", suspend=True)
+    wait_until_settled(api_namespace)
+    redis.xgroup_destroy("orders", "billing")
+    api_namespace.create(manifest_for(redis_server, "other", stream="other"))
+    wait_for_condition(api_namespace, "other", "GroupReady", "GroupExists")
+    redis.xgroup_destroy("other", "billing")
+    eventually(lambda: check_recreated(redis, "other"))  # by a poll after the deletion
+    assert redis.xinfo_groups("orders") == []
+    api_namespace.edit("orders", suspend=False)
+    eventually(lambda: check_position(redis, last))
+    redis.close()
+
+
+def check_recreated(redis: Any, stream: str) -> None:
+    assert redis.xinfo_groups(stream)
+
+
+def check_polled(redis: Any) -> None:
+    polls = redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"]
+    time.sleep(2.5)
+    assert redis.info("commandstats")["cmdstat_xinfo|groups"]["calls"] > polls
+
+
+def check_position(redis: Any, last: bytes) -> None:
+    groups = redis.xinfo_groups("orders")
+    assert [group["last-delivered-id"] for group in groups] == [last]
+
+
+@pytest.mark.parametrize(("phase", "reason"), [("Pending", "GroupExists"), ("Running", "GroupMissing")])
+def test_group_is_created_only_if_no_pod_has_run(
+    api_namespace: Namespace, redis_server: RedisServer, tmp_path: Path, phase: str, reason: str
+) -> None:
+    """Pods that have not run wait for their image, or exist before the first poll of Redis."""
+    spec = {"containers": [{"name": "processor", "image": "shop:1.4"}]}
+    labels = {"streamconsumer.dev/name": "orders", "app.kubernetes.io/managed-by": "streamconsumer-operator"}
+    metadata = {"name": "orders-consumer-66c9f7d7b-first", "labels": labels}
+    api_namespace.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    api_namespace.patch("Pod", "orders-consumer-66c9f7d7b-first", {"status": {"phase": phase}}, "/status")
+    api_namespace.create(manifest_for(redis_server))
+    with running_with_redis(api_namespace, tmp_path):
+        wait_for_condition(api_namespace, "orders", "GroupReady", reason)
+
+
+def test_consumers_of_terminated_pods_are_deleted_unless_they_have_pending_entries(
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = redis_client(redis_server)
+    redis.xgroup_create("orders", "billing", "0", mkstream=True)
+    redis.xadd("orders", {"n": 1})
+    terminated, pending, running = (f"orders-consumer-66c9f7d7b-{name}" for name in ("ended", "holds", "lives"))
+    redis.xreadgroup("billing", pending, {"orders": ">"})
+    for name in (terminated, running, "other-program"):
+        redis.xgroup_createconsumer("orders", "billing", name)
+    members = group_key("orders", "billing", "consumers")
+    redis.hset(members, mapping={terminated: 1, pending: 1, running: redis.time()[0]})
+    api_namespace.create(manifest_for(redis_server))
+    eventually(lambda: check_consumers(redis, pending, running, "other-program"))
+    assert set(redis.hkeys(members)) == {pending.encode(), running.encode()}
+    redis.close()
+
+
+def check_consumers(redis: Any, *names: str) -> None:
+    consumers = redis.xinfo_consumers("orders", "billing")
+    assert sorted(consumer["name"].decode() for consumer in consumers) == sorted(names)
+
+
+def test_metrics_endpoint_exports_the_statistics_of_each_group(
+    api_namespace: Namespace, operator: OperatorProcess, redis_server: RedisServer
+) -> None:
+    redis = redis_client(redis_server)
+    api_namespace.create(manifest_for(redis_server))
+    api_namespace.create(manifest("lost", redis={"url": "redis://127.0.0.1:1/0"}))
+    wait_for_condition(api_namespace, "orders", "GroupReady", "GroupExists")
+    for number in range(5):
+        redis.xadd("orders", {"n": number})
+    redis.xreadgroup("billing", "another", {"orders": ">"}, count=2)
+    wait_for_stats(api_namespace, lag=3, pending=2)
+    labels = (
+        f'{{consumer_group="billing",resource_name="%s",resource_namespace="{api_namespace.name}",stream="orders"}}'
+    )
+    text = operator.metrics()
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("streamconsumer_"))
+    own_labels = labels % "orders"
+    assert values[f"streamconsumer_group_lag{own_labels}"] == "3.0"
+    assert values[f"streamconsumer_group_lag_known{own_labels}"] == "1.0"
+    assert values[f"streamconsumer_group_pending{own_labels}"] == "2.0"
+    assert 0 <= float(values[f"streamconsumer_group_oldest_pending_age_seconds{own_labels}"]) < 60
+    assert values[f"streamconsumer_ready{labels % 'lost'}"] == "0.0"
+    assert f"streamconsumer_group_lag{labels % 'lost'}" not in values
+    api_namespace.edit("orders", suspend=True)
+    eventually(lambda: check_not_exported(operator, f"streamconsumer_group_lag{own_labels}"))
+    redis.close()
+
+
+def check_not_exported(operator: OperatorProcess, metric: str) -> None:
+    assert metric not in operator.metrics()

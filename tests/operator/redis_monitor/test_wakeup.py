@@ -1,0 +1,72 @@
+"""Connection that waits for the first entry of streams without pods."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from streamconsumer.errors import InvalidSettings
+from streamconsumer.model.processor_settings import RedisSettings
+from streamconsumer.operator.redis_monitor.dns import NamespaceResolver
+from streamconsumer.operator.redis_monitor.wakeup import ScaleFromZeroWatcher
+from streamconsumer.redis_client.errors_table import RedisErrorInfo
+from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
+
+KEY = ("shop", "orders")
+
+
+async def test_watcher_leaves_no_task_when_cancelled_while_connecting() -> None:
+    connected = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Accept a connection and never reply."""
+        await reader.readuntil(b"LIB-VER")
+        connected.set()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        settings = RedisSettings(url=f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
+        watcher = ScaleFromZeroWatcher(
+            lambda _: None, lambda: PipelineClient(settings, "orders", NamespaceResolver("shop").resolve)
+        )
+        tasks_before = asyncio.all_tasks()
+        running = asyncio.create_task(watcher.run())
+        watcher.watch(KEY, "orders", "0-0")
+        async with asyncio.timeout(20):
+            await connected.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        remaining = [task for task in asyncio.all_tasks() - tasks_before if "silent" not in repr(task)]
+    assert remaining == []
+
+
+class FailingClient(PipelineClient):
+    """Client that fails before it connects."""
+
+    async def execute(self, commands: Sequence[Command]) -> list[Any] | RedisErrorInfo:
+        raise InvalidSettings("file not found")
+
+
+async def test_watcher_reconnects_when_a_connection_fails() -> None:
+    """A certificate rotation, for example, closes the files of the old certificate."""
+    attempts: asyncio.Queue[None] = asyncio.Queue()
+    kinds = iter([None, FailingClient])
+
+    def connect() -> PipelineClient:
+        attempts.put_nowait(None)
+        if (kind := next(kinds, FailingClient)) is None:
+            raise InvalidSettings("file not found")
+        return kind(RedisSettings(url="redis://127.0.0.1:1/0"), "orders", NamespaceResolver("shop").resolve)
+
+    watcher = ScaleFromZeroWatcher(lambda _: None, connect)
+    running = asyncio.create_task(watcher.run())
+    watcher.watch(KEY, "orders", "0-0")
+    async with asyncio.timeout(20):
+        for _ in range(3):
+            await attempts.get()
+    assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

@@ -1,0 +1,122 @@
+"""Order of entries: ordering keys, and turns of suspects."""
+
+import asyncio
+from collections import Counter, defaultdict
+from datetime import timedelta
+
+from streamconsumer.model.processor_settings import Backoff, Delivery
+from streamconsumer.processor import Reject, current_message
+from streamconsumer.processor.message import Entry
+from streamconsumer.processor.pipeline.ready_queue import ReadyQueue
+from tests.processor.eventually import eventually
+from tests.processor.group import Group
+
+BY_CUSTOMER = {"ordering_key": "customer"}
+
+
+async def _add(group: Group, customers: str) -> list[str]:
+    """Add one entry per letter, numbered in order. Returns the ids."""
+    return [(await group.add(fields={"customer": letter, "n": str(n)}))[0] for n, letter in enumerate(customers)]
+
+
+async def test_entries_with_the_same_key_are_handled_in_order_and_one_at_a_time(any_group: Group) -> None:
+    order: dict[str, list[int]] = defaultdict(list)
+    running, max_running = Counter[str](), 0
+
+    async def handle(data: dict[str, str]) -> None:
+        nonlocal max_running
+        customer = data["customer"]
+        running[customer] += 1
+        assert running[customer] == 1
+        max_running = max(max_running, sum(running.values()))
+        await asyncio.sleep(0.005)
+        order[customer].append(int(data["n"]))
+        running[customer] -= 1
+
+    await _add(any_group, "aabacadbcbdacbda" * 5)
+    await any_group.start(handle, concurrency=4, settings=BY_CUSTOMER)
+    await eventually(lambda: sum(map(len, order.values())) == 80)
+    await any_group.wait_settled()
+    assert all(numbers == sorted(numbers) for numbers in order.values())
+    assert max_running > 1
+
+
+async def test_failing_key_keeps_its_order_and_does_not_block_other_keys(any_group: Group) -> None:
+    any_group.delivery = Delivery(backoff=Backoff(min_delay=timedelta(seconds=1), max_delay=timedelta(seconds=1)))
+    handled: list[str] = []
+
+    async def handle(data: dict[str, str]) -> None:
+        if data["customer"] == "a" and data["n"] == "0" and current_message().deliveries < 3:
+            raise ConnectionError("not yet")
+        handled.append(f"{data['customer']}{data['n']}")
+
+    await _add(any_group, "aabbacbcca")
+    await any_group.start(handle, concurrency=3, settings=BY_CUSTOMER)
+    await eventually(lambda: len(handled) == 10)
+    await any_group.wait_settled()
+    assert [name for name in handled if name[0] == "a"] == ["a0", "a1", "a4", "a9"]
+    assert [name[0] for name in handled[:6]].count("a") == 0, "the other keys did not wait"
+
+
+async def test_key_continues_after_a_dead_letter(group: Group) -> None:
+    handled: list[str] = []
+
+    async def handle(data: dict[str, str]) -> None:
+        if data["n"] == "0":
+            raise Reject("no")
+        handled.append(data["n"])
+
+    await _add(group, "aaaa")
+    await group.start(handle, concurrency=4, settings=BY_CUSTOMER)
+    await eventually(lambda: len(handled) == 3)
+    await group.wait_settled()
+    assert handled == ["1", "2", "3"]
+
+
+async def test_entries_without_the_ordering_key_are_not_ordered(group: Group) -> None:
+    release = asyncio.Event()
+    handled: list[str] = []
+
+    async def handle(data: dict[str, str]) -> None:
+        if data["n"] == "0":
+            await release.wait()
+        handled.append(data["n"])
+
+    await group.add(5)
+    await group.start(handle, concurrency=2, settings=BY_CUSTOMER)
+    await eventually(lambda: len(handled) == 4)
+    release.set()
+    await group.wait_settled()
+
+
+async def test_entries_that_wait_in_a_lane_are_released_on_stop(group: Group) -> None:
+    started, release = asyncio.Event(), asyncio.Event()
+    handled: list[str] = []
+
+    async def handle(data: dict[str, str]) -> None:
+        started.set()
+        await release.wait()
+        handled.append(data["n"])
+
+    await _add(group, "aaaaa")
+    processor = await group.start(handle, concurrency=5, settings=BY_CUSTOMER)
+    await started.wait()
+    stopping = asyncio.create_task(processor.stop_listening())
+    await eventually(lambda: processor.metrics.released == 4)
+    release.set()
+    await stopping
+    assert handled == ["0"]
+    assert await group.pending() == 4
+
+
+def test_suspects_alternate_with_other_entries() -> None:
+    ready_queue = ReadyQueue()
+    for number in range(4):
+        entry = Entry(f"{number}-0", ())
+        entry.is_suspect = number < 2
+        ready_queue.put(entry)
+    order = []
+    while popped := ready_queue.pop():
+        order.append(popped.message_id)
+        ready_queue.complete(popped)
+    assert order == ["0-0", "2-0", "1-0", "3-0"]
