@@ -13,7 +13,7 @@ from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest
 from tests.operator.namespace import Namespace
 from tests.operator.redis_operator import create_secret, manifest_for
-from tests.processor.letters import FIELDS, failure_details
+from tests.processor.dead_letters.dead_letter_factory import FIELDS, failure_details
 
 DEAD_LETTERS = group_key("orders", "billing", "dead-letters")
 

@@ -28,7 +28,7 @@ LINES_OF_A_FAILED_BUILD = 40
 
 @dataclass(frozen=True)
 class Binary:
-    """One program: its Go package, and the module in go.mod that pins its version."""
+    """Program: its Go package, and the module in go.mod that pins its version."""
 
     name: str
     module: str
@@ -133,7 +133,7 @@ NODE = (
     *("containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "kube-proxy", "coredns", "network-policies", "pause"),
 )
 FOR_ANY_CLUSTER = ("kubectl", "helm", "helm3", "otelcol")
-"""What end-to-end tests need of this machine if KUBECONFIG names a cluster."""
+"""Programs that end-to-end tests need on this machine if KUBECONFIG names a cluster."""
 
 TARGETS = {
     "test-cluster": (*CONTROL_PLANE, "helm", "helm3", "otelcol"),

@@ -38,22 +38,20 @@ REPOSITORY = Path(__file__).parents[2]
 pytest_plugins = ["tests.cluster.fixtures", "pytester"]
 
 
-def test_each_redis_starts_and_says_its_version(any_redis: RedisServer) -> None:
+def test_redis_starts_with_the_expected_version(any_redis: RedisServer) -> None:
     with redis.Redis.from_url(any_redis.url) as client:
-        said = client.info("server")
-    assert any_redis.version in (said.get("valkey_version"), said["redis_version"])
+        info = client.info("server")
+    assert any_redis.version in (info.get("valkey_version"), info["redis_version"])
 
 
-def test_each_redis_comes_back_on_the_same_address_after_a_restart(any_redis: RedisServer) -> None:
-    before = any_redis.url
+def test_redis_keeps_its_address_after_a_restart(any_redis: RedisServer) -> None:
+    url = any_redis.url
     any_redis.restart()
-    with redis.Redis.from_url(before) as client:
+    with redis.Redis.from_url(url) as client:
         assert client.ping()
 
 
-def test_each_redis_that_is_killed_keeps_what_it_wrote_to_its_log(
-    any_redis: RedisServer, start_redis: StartRedis
-) -> None:
+def test_killed_redis_keeps_its_append_only_file(any_redis: RedisServer, start_redis: StartRedis) -> None:
     server = start_redis({"appendonly": "yes", "appendfsync": "always"}, any_redis.flavour)
     with redis.Redis.from_url(server.url) as client:
         client.xadd("orders", {"id": "1"})
@@ -63,7 +61,7 @@ def test_each_redis_that_is_killed_keeps_what_it_wrote_to_its_log(
         assert client.xlen("orders") == 1
 
 
-def test_a_paused_redis_keeps_its_clients_waiting_and_answers_when_resumed(
+def test_paused_redis_responds_after_it_is_resumed(
     redis_server: RedisServer,
 ) -> None:
     with redis.Redis.from_url(redis_server.url, socket_timeout=0.2, retry=None) as client:
@@ -75,7 +73,7 @@ def test_a_paused_redis_keeps_its_clients_waiting_and_answers_when_resumed(
         assert client.ping()
 
 
-def test_a_redis_with_a_password_refuses_those_without(start_redis: StartRedis) -> None:
+def test_redis_with_a_password_rejects_clients_without_it(start_redis: StartRedis) -> None:
     server = start_redis({"requirepass": "open-sesame"})
     with redis.Redis.from_url(server.url) as client:
         assert client.ping()
@@ -86,7 +84,7 @@ def test_a_redis_with_a_password_refuses_those_without(start_redis: StartRedis) 
         stranger.ping()
 
 
-def test_a_redis_whose_test_process_was_killed_ends_with_the_next_start(
+def test_redis_of_a_killed_test_process_ends_at_the_next_start(
     start_redis: StartRedis,
 ) -> None:
     script = (
@@ -102,7 +100,7 @@ def test_a_redis_whose_test_process_was_killed_ends_with_the_next_start(
     assert not Path(directory).exists()
 
 
-def test_a_real_span_reaches_the_collector_whole(collector: Collector) -> None:
+def test_span_reaches_the_collector_complete(collector: Collector) -> None:
     provider = TracerProvider(resource=Resource({"service.name": "bench"}))
     exporter = OTLPSpanExporter(f"{collector.http_endpoint}/v1/traces")
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -137,38 +135,38 @@ def test_a_real_span_reaches_the_collector_whole(collector: Collector) -> None:
     assert consumer.end_ns >= consumer.start_ns
 
 
-def test_a_test_sees_no_spans_of_the_tests_before_it(collector: Collector) -> None:
+def test_collector_has_no_spans_of_earlier_tests(collector: Collector) -> None:
     assert collector.spans() == []
 
 
-def test_a_line_that_is_still_being_written_is_not_parsed() -> None:
+def test_incomplete_line_is_not_parsed() -> None:
     assert parse_spans('{"resourceSpans": []}\n{"resourceSp') == []
 
 
-def test_running_state_lies_in_the_projects_own_cache() -> None:
+def test_state_of_runs_is_in_the_projects_cache() -> None:
     assert runs_directory().parent.name == "streamconsumer"
 
 
 CONFIG_MAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kept"}, "data": {"a": "1"}}
 
 
-def test_the_api_server_keeps_objects_and_forgets_them_with_their_namespace(
+def test_api_server_deletes_objects_with_their_namespace(
     api_server: ApiServer,
 ) -> None:
     with fresh_namespace(api_server) as name:
-        held = {"name": "held", "namespace": name, "finalizers": ["example.com/never"]}
-        api_server.apply({**CONFIG_MAP, "metadata": held})
-        assert api_server.get("configmap", "held", "--namespace", name)["data"] == {"a": "1"}
+        metadata = {"name": "finalized", "namespace": name, "finalizers": ["example.com/never"]}
+        api_server.apply({**CONFIG_MAP, "metadata": metadata})
+        assert api_server.get("configmap", "finalized", "--namespace", name)["data"] == {"a": "1"}
     assert name not in api_server.kubectl("get", "namespaces")
     assert name not in api_server.kubectl("get", "configmaps", "--all-namespaces")
 
 
-def test_what_kubectl_complains_about_is_in_the_error(api_server: ApiServer, namespace: str) -> None:
+def test_error_contains_the_message_of_kubectl(api_server: ApiServer, namespace: str) -> None:
     with pytest.raises(BenchError, match=r'configmaps "absent" not found'):
         api_server.get("configmap", "absent", "--namespace", namespace)
 
 
-def test_the_api_servers_certificates_satisfy_the_strictest_python(api_server: ApiServer) -> None:
+def test_api_server_certificates_pass_strict_verification(api_server: ApiServer) -> None:
     strict = ssl.create_default_context(cafile=api_server.ca)
     strict.verify_flags |= ssl.VERIFY_X509_STRICT
     with (
@@ -178,7 +176,7 @@ def test_the_api_servers_certificates_satisfy_the_strictest_python(api_server: A
         assert secured.version() == "TLSv1.3"
 
 
-def test_two_api_servers_run_side_by_side(api_server: ApiServer, namespace: str) -> None:
+def test_two_api_servers_are_independent(api_server: ApiServer, namespace: str) -> None:
     with ApiServer() as other:
         assert other.url != api_server.url
         assert namespace not in other.kubectl("get", "namespaces")
@@ -187,35 +185,35 @@ def test_two_api_servers_run_side_by_side(api_server: ApiServer, namespace: str)
 def test_an_api_server_starts_within_seconds_and_starts_again_after_a_stop() -> None:
     server = ApiServer()
     for _ in range(2):
-        began = time.monotonic()
+        start_seconds = time.monotonic()
         server.start()
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - start_seconds < 30
         assert "default" in server.kubectl("get", "namespaces")
         directory = server.directory
         server.stop()
         assert not directory.exists()
 
 
-def test_a_program_that_does_not_start_shows_the_end_of_its_log(api_server: ApiServer, tmp_path: Path) -> None:
-    confused = Program("etcd", [*api_server.programs["etcd"].command, "--no-such-flag"], tmp_path)
-    confused.start()
+def test_error_of_a_failed_program_contains_the_end_of_its_log(api_server: ApiServer, tmp_path: Path) -> None:
+    program = Program("etcd", [*api_server.programs["etcd"].command, "--no-such-flag"], tmp_path)
+    program.start()
     with pytest.raises(ProgramFailed, match="no-such-flag"):
-        confused.wait_until(lambda: False, timeout=20)
+        program.wait_until(lambda: False, timeout=20)
 
 
-def test_a_deployment_on_the_control_plane_makes_pending_pods(
+def test_deployment_on_the_control_plane_creates_pending_pods(
     control_plane: ControlPlane, control_plane_namespace: str
 ) -> None:
-    there = ("--namespace", control_plane_namespace)
-    control_plane.kubectl("create", "deployment", "web", "--image=web", "--replicas=2", *there)
-    control_plane.kubectl("wait", "--for=create", "pod", "--selector=app=web", "--timeout=20s", *there)
-    assert wait_until(lambda: len(control_plane.get("pods", *there)["items"]) == 2, timeout=20)
-    pods = control_plane.get("pods", *there)["items"]
+    in_namespace = ("--namespace", control_plane_namespace)
+    control_plane.kubectl("create", "deployment", "web", "--image=web", "--replicas=2", *in_namespace)
+    control_plane.kubectl("wait", "--for=create", "pod", "--selector=app=web", "--timeout=20s", *in_namespace)
+    assert wait_until(lambda: len(control_plane.get("pods", *in_namespace)["items"]) == 2, timeout=20)
+    pods = control_plane.get("pods", *in_namespace)["items"]
     assert [pod["status"]["phase"] for pod in pods] == ["Pending", "Pending"]
 
 
 def redis_deployment() -> list[dict[str, Any]]:
-    """A Redis with a Service, under the settings that a restricted namespace demands."""
+    """Return a Redis Deployment and Service with the settings that a restricted namespace requires."""
     labels = {"app": "redis"}
     container = {
         "name": "redis",
@@ -252,39 +250,39 @@ def redis_deployment() -> list[dict[str, Any]]:
 
 
 @pytest.mark.e2e
-def test_a_pod_on_the_node_runs_is_found_by_name_and_restarts_after_kill_9(
+def test_pod_on_the_node_is_reachable_by_service_name_and_restarts_after_kill_9(
     node: Node | OwnCluster, node_namespace: str
 ) -> None:
-    there = ("--namespace", node_namespace)
+    in_namespace = ("--namespace", node_namespace)
     node.load_image(images.redis())
     node.apply(
         *({**each, "metadata": {**each["metadata"], "namespace": node_namespace}} for each in redis_deployment())
     )
-    node.kubectl("rollout", "status", "deployment/redis", "--timeout=60s", *there)
-    pod = node.get("pods", *there)["items"][0]["metadata"]["name"]
+    node.kubectl("rollout", "status", "deployment/redis", "--timeout=60s", *in_namespace)
+    pod = node.get("pods", *in_namespace)["items"][0]["metadata"]["name"]
 
-    asked = ("redis-cli", "-h", "redis", "PING")
-    assert wait_until(lambda: answer(node, pod, there, asked) == "PONG", timeout=10, pause=0.2)
-    assert "Ready to accept connections" in node.kubectl("logs", pod, *there)
+    command = ("redis-cli", "-h", "redis", "PING")
+    assert wait_until(lambda: run_in_pod(node, pod, in_namespace, command) == "PONG", timeout=10, pause=0.2)
+    assert "Ready to accept connections" in node.kubectl("logs", pod, *in_namespace)
 
     node.kill_container(node_namespace, pod, "redis")
     assert wait_until(lambda: restarts(node, node_namespace, pod) == 1, timeout=30, pause=0.2)
 
 
-def answer(node: Node | OwnCluster, pod: str, there: Sequence[str], asked: Sequence[str]) -> str:
-    """What the command in the pod says, also on failure: a Service needs a moment to find its pods."""
+def run_in_pod(node: Node | OwnCluster, pod: str, in_namespace: Sequence[str], command: Sequence[str]) -> str:
+    """Return the output of a command in a pod, or the error: a Service needs a moment to find its pods."""
     try:
-        return node.kubectl("exec", pod, *there, "--", *asked).strip()
-    except BenchError as refused:
-        return str(refused)
+        return node.kubectl("exec", pod, *in_namespace, "--", *command).strip()
+    except BenchError as error:
+        return str(error)
 
 
 @pytest.mark.e2e
-def test_an_api_server_on_the_node_can_be_frozen_and_killed_and_comes_back(
+def test_api_server_on_the_node_can_be_frozen_killed_and_restarted(
     node: Node | OwnCluster,
 ) -> None:
     if isinstance(node, OwnCluster):
-        pytest.skip("the processes of an own cluster are not the bench's")
+        pytest.skip("the tests cannot control processes of your own cluster")
     server = node.programs["kube-apiserver"]
     server.pause()
     with pytest.raises(TimeoutError):
@@ -301,8 +299,8 @@ def test_an_api_server_on_the_node_can_be_frozen_and_killed_and_comes_back(
 def listed_nodes(node: Node | OwnCluster) -> str:
     try:
         return node.kubectl("get", "nodes")
-    except BenchError as refused:
-        return str(refused)
+    except BenchError as error:
+        return str(error)
 
 
 def restarts(node: Node | OwnCluster, namespace: str, pod: str) -> int:

@@ -1,4 +1,6 @@
+import ast
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -65,3 +67,16 @@ def test_duration_at_its_bounds_is_accepted(inside: str) -> None:
 def test_duration_out_of_bounds_is_rejected_with_both_bounds(outside: str) -> None:
     with pytest.raises(ValidationError, match="must be 1s to 1h"):
         BOUNDED.validate_python(outside)
+
+
+SOURCES = sorted((Path(__file__).parents[2] / "src/streamconsumer").rglob("*.py"))
+
+
+def test_every_default_of_a_field_is_a_keyword() -> None:
+    """Type checkers without the pydantic plugin take a positional default for a required field."""
+    calls = [
+        node for source in SOURCES for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Call)
+    ]
+    fields = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Field"]
+    assert fields
+    assert [ast.unparse(call) for call in fields if call.args] == []

@@ -14,21 +14,21 @@ from tests.operator.operator_process import OperatorProcess, running_operator
 
 
 def install_crd(cluster: ApiServer, definition: Manifest | None = None) -> None:
-    """Apply the definition, or this one, and wait until StreamConsumers can be listed."""
+    """Apply the CRD, or the given definition, and wait until StreamConsumers can be listed."""
     cluster.apply(definition or custom_resource_definition())
 
-    def served() -> None:
+    def listed() -> None:
         try:
             cluster.request("GET", f"/apis/{names.API_VERSION}/{names.PLURAL}")
         except ProgramFailed as failure:
             raise AssertionError(str(failure)) from None
 
-    eventually(served)
+    eventually(listed)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests of one server to one worker under `--dist loadgroup`: one server of each kind is enough."""
+    """Run the tests of one server in one worker under `--dist loadgroup`: one server of each kind is enough."""
     for item in items:
         for server in {"api", "control_plane_with_crd"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.xdist_group(server))
@@ -36,28 +36,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def api(api_server: ApiServer) -> ApiServer:
-    """An API server that knows StreamConsumers. Nothing moves there but what a test starts."""
+    """An API server with the CRD and without controllers."""
     install_crd(api_server)
     return api_server
 
 
 @pytest.fixture(scope="session")
 def control_plane_with_crd(control_plane: ControlPlane) -> ControlPlane:
-    """The same with Kubernetes' own controllers: Deployments make pods, owners take their children along."""
+    """An API server with the CRD and Kubernetes' own controllers: Deployments create pods, and deletions cascade."""
     install_crd(control_plane)
     return control_plane
 
 
 @pytest.fixture
 def api_namespace(api: ApiServer) -> Iterator[Namespace]:
-    """A fresh namespace on `api`."""
+    """A new namespace on `api`."""
     with fresh_namespace(api) as name:
         yield Namespace(api, name)
 
 
 @pytest.fixture
 def plane_namespace(control_plane_with_crd: ControlPlane) -> Iterator[Namespace]:
-    """A fresh namespace on `control_plane_with_crd`, for tests that start an operator of their own."""
+    """A new namespace on `control_plane_with_crd`, for tests that start their own operator."""
     with fresh_namespace(control_plane_with_crd) as name:
         yield Namespace(control_plane_with_crd, name)
 
@@ -78,5 +78,5 @@ def operator(
 
 @pytest.fixture
 def operator_namespace(operator: OperatorProcess, control_plane_with_crd: ControlPlane) -> Namespace:
-    """The namespace that `operator` serves. Tests share it: each gives its StreamConsumers names of its own."""
+    """The namespace that `operator` serves. Tests share the namespace, and each test uses its own resource names."""
     return Namespace(control_plane_with_crd, operator.environment["STREAMCONSUMER_OPERATOR_WATCH_NAMESPACES"])

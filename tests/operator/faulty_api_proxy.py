@@ -1,6 +1,7 @@
-"""Between the operator and the real API server: a proxy that counts requests and spoils some.
+"""A proxy between the operator and a real API server that records requests and injects faults.
 
-TLS ends here with the API server's own certificate, which names every loopback address; requests go on as they are.
+The proxy terminates TLS with the certificate of the API server, which names every loopback address. Requests are
+forwarded unchanged.
 """
 
 import json
@@ -34,12 +35,12 @@ from tests.cluster.api_server import ApiServer
 
 @dataclass(frozen=True)
 class Request:
-    """What came in."""
+    """A request of the operator."""
 
     method: str
     path: str
     at: float
-    """By the monotonic clock."""
+    """The time of the request, on the monotonic clock."""
 
     @property
     def is_watch(self) -> bool:
@@ -51,9 +52,9 @@ class Request:
 
 
 FaultRule = Callable[[Request], str | None]
-"""What becomes of a request: None lets it pass; `429`, say, answers that; `drop` ends the connection before the server
-has seen it, `lose` after; `hang` never answers; `page` answers as somebody in between may, with what is
-no JSON."""
+"""Returns the fault of a request. None forwards the request, and a number such as `429` is the status of the response.
+`drop` closes the connection before the server receives the request, `lose` after. `hang` never responds. `page`
+responds with HTML, as a proxy may do."""
 
 
 HTML_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 14\r\n\r\n<h1>Hello</h1>"
@@ -61,7 +62,7 @@ HTML_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 
 
 @dataclass
 class FaultyApiProxy:
-    """Runs in a thread of its own, since tests wait in theirs."""
+    """The proxy. It runs in its own thread, because tests block theirs."""
 
     server: ApiServer
     fault_for: FaultRule = lambda _: None
@@ -83,7 +84,7 @@ class FaultyApiProxy:
         self._loop.close()
 
     def cut_watches(self) -> None:
-        """End the connection of every watch, in the middle of whatever it says."""
+        """Abort the connection of every watch, also in the middle of a response."""
 
         def cut() -> None:
             for writer in self._watch_writers:
@@ -92,7 +93,7 @@ class FaultyApiProxy:
         self._loop.call_soon_threadsafe(cut)
 
     def kubeconfig(self, folder: Path) -> Path:
-        """The administrator's, by way of this proxy."""
+        """Write a kubeconfig of the administrator that connects through this proxy, and return its path."""
         config = json.loads(self.server.kubeconfig.read_text())
         config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
         path = folder / "proxied.kubeconfig"
@@ -113,11 +114,11 @@ class FaultyApiProxy:
             task.cancel()
         await gather(*serving, return_exceptions=True)
         for writer in self._writers:
-            writer.transport.abort()  # closing would wait for the other end, which was killed or hangs
-        await sleep(0.05)  # an aborted transport is closed in one of the next turns of the loop
+            writer.transport.abort()  # close() would wait for the peer, which was killed or hangs
+        await sleep(0.05)  # an aborted transport is closed in one of the next iterations of the loop
 
     async def _serve(self, reader: StreamReader, writer: StreamWriter) -> None:
-        """One request after the other, each over a connection of its own to the server."""
+        """Forward the requests of a connection in order, each over a new connection to the server."""
         self._writers.add(writer)
         with suppress(OSError, EOFError, CancelledError):
             while await self._serve_one(reader, writer):
@@ -138,8 +139,8 @@ class FaultyApiProxy:
         if fault == "hang":
             await self._closed.wait()
             return False
-        if answer := _injected_response(fault):
-            writer.write(answer)
+        if response := _injected_response(fault):
+            writer.write(response)
             await writer.drain()
             return True
         context = ssl.create_default_context(cafile=self.server.ca)
@@ -156,7 +157,7 @@ class FaultyApiProxy:
         return False
 
     async def _relay_response(self, up: StreamReader, writer: StreamWriter, *, lost: bool) -> None:
-        """Hand on what the server says, byte for byte, and close: where its answer ends, the connection does."""
+        """Forward the response unchanged until the server closes the connection."""
         while piece := await up.read(65536):
             if not lost:
                 writer.write(piece)
@@ -169,16 +170,16 @@ def _length(head: bytes) -> int:
 
 
 def _injected_response(fault: str | None) -> bytes | None:
-    """What is answered instead of the server, if that is the fault."""
+    """Return the response to send instead of the response of the server, or None for another fault."""
     if fault == "page":
         return HTML_RESPONSE
     return _error_response(int(fault)) if fault and fault.isdecimal() else None
 
 
 def _error_response(code: int) -> bytes:
-    """The API server's own form."""
-    told = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": f"injected {code}"}
-    body = json.dumps(told)
+    """Return an error response in the format of the API server."""
+    status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": f"injected {code}"}
+    body = json.dumps(status)
     after = "Retry-After: 1\r\n" if code == 429 else ""
     head = f"HTTP/1.1 {code} Injected\r\nContent-Type: application/json\r\n{after}Content-Length: {len(body)}"
     return f"{head}\r\n\r\n{body}".encode()

@@ -1,8 +1,8 @@
-"""What each StreamConsumer in golden/ becomes, written down so that a change is seen in review.
+"""The golden files: the manifests of each StreamConsumer in golden/, so that reviews show every change.
 
-golden/<case>/consumer.yaml is what a user wrote, desired.yaml what the operator would apply. After a change
-that is meant, `python -m tests.operator.golden` rewrites every desired.yaml; `git diff` then shows what users
-will see.
+golden/<case>/consumer.yaml is the resource of a user, and desired.yaml has the manifests that the operator applies.
+After an intended change, `python -m tests.operator.golden` rewrites every desired.yaml. `git diff` then shows the
+change for users.
 """
 
 from pathlib import Path
@@ -20,22 +20,22 @@ CASES = sorted(path.parent.name for path in FOLDER.glob("*/consumer.yaml"))
 SETTINGS = OperatorSettings(
     processor_image="streamconsumer-processor:golden", telemetry_endpoint="http://otel.example:4318"
 )
-"""What the operator was told: no version in it, so a release changes nothing here."""
+"""The settings of the operator. They contain no version, so that a release changes no golden file."""
 
 
 def desired_file(case: str) -> Path:
-    """Where it is written down."""
+    """Return the path of the golden file."""
     return FOLDER / case / "desired.yaml"
 
 
 def render_desired(case: str) -> str:
-    """What the StreamConsumer of this case becomes now."""
-    given = yaml.safe_load((FOLDER / case / "consumer.yaml").read_text())
-    return to_yaml(desired(StreamConsumer.parse(given), SETTINGS))
+    """Return the current manifests of the case as YAML."""
+    manifest = yaml.safe_load((FOLDER / case / "consumer.yaml").read_text())
+    return to_yaml(desired(StreamConsumer.parse(manifest), SETTINGS))
 
 
 def main() -> None:
-    """Write down what every case becomes now."""
+    """Write the golden file of every case whose manifests have changed."""
     for case in CASES:
         if not desired_file(case).exists() or desired_file(case).read_text() != render_desired(case):
             desired_file(case).write_text(render_desired(case))

@@ -1,4 +1,4 @@
-"""A namespace on a real API server, as tests of the operator speak to it: objects in, objects out."""
+"""A namespace on a real API server, with the requests that the tests of the operator need."""
 
 import time
 from collections.abc import Callable
@@ -24,10 +24,11 @@ PREFIXES = {
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 30.0
-"""Longer than anything takes on two cores that others keep busy. How fast something is, is measured in benchmarks."""
+"""A time limit that is long enough on two busy cores. Benchmarks measure the speed, not these tests."""
 
 QUIET_FACTOR = 20
-"""A look at all objects takes a twentieth of a second or less; where it takes longer, the operator does too."""
+"""The quiet period, as a multiple of the time for a list of all objects. A list takes at most 0.05 s on an idle
+machine. On a busy machine the list takes longer, and so does the operator."""
 
 CHILDREN = ("ServiceAccount", "ConfigMap", "Deployment", "PodDisruptionBudget")
 LABELLED = f"?labelSelector={names.LABEL_CONSUMER}"
@@ -35,7 +36,7 @@ LABELLED = f"?labelSelector={names.LABEL_CONSUMER}"
 
 @dataclass(frozen=True)
 class Namespace:
-    """One namespace, and requests without the cost of a kubectl each."""
+    """A namespace, with direct requests instead of one kubectl process per request."""
 
     cluster: ApiServer
     name: str
@@ -47,7 +48,7 @@ class Namespace:
         return PREFIXES[kind].format(self.name) + (f"/{name}" if name else "")
 
     def create(self, manifest: Manifest) -> Manifest:
-        """The manifest, in this namespace whatever it says."""
+        """Create the object in this namespace, whatever namespace the manifest names."""
         metadata = {**manifest["metadata"], "namespace": self.name}
         created: Manifest = self.cluster.request(
             "POST", self.path(manifest["kind"]), {**manifest, "metadata": metadata}
@@ -55,7 +56,7 @@ class Namespace:
         return created
 
     def patch(self, kind: str, name: str, change: Manifest, subresource: str = "") -> Manifest:
-        """A merge patch: null takes a field out."""
+        """Send a merge patch. null removes a field."""
         patched: Manifest = self.cluster.request("PATCH", self.path(kind, name) + subresource, change)
         return patched
 
@@ -65,17 +66,17 @@ class Namespace:
 
     def find(self, kind: str, name: str) -> Manifest | None:
         try:
-            found: Manifest = self.cluster.request("GET", self.path(kind, name))
+            item: Manifest = self.cluster.request("GET", self.path(kind, name))
         except ProgramFailed as failure:
             if "answered 404" in str(failure):
                 return None
             raise
-        return found
+        return item
 
     def get(self, kind: str, name: str) -> Manifest:
-        found = self.find(kind, name)
-        assert found, f"there is no {kind} {name}"
-        return found
+        item = self.find(kind, name)
+        assert item, f"{kind} {name} not found"
+        return item
 
     def list_all(self, kind: str, query: str = "") -> list[Manifest]:
         items: list[Manifest] = self.cluster.request("GET", self.path(kind) + query)["items"]
@@ -85,12 +86,12 @@ class Namespace:
         self.cluster.request("DELETE", self.path(kind, name))
 
     def children(self, name: str) -> dict[str, Manifest]:
-        """By kind."""
+        """Return the children of a StreamConsumer by kind."""
         query = f"{LABELLED}={name}"
         return {kind: item for kind in CHILDREN for item in self.list_all(kind, query)}
 
     def conditions(self, name: str) -> dict[str, Manifest]:
-        """By type; none where there is no status yet."""
+        """Return the conditions by type. Empty without a status."""
         status = self.get("StreamConsumer", name).get("status", {})
         return {each["type"]: each for each in status.get("conditions", [])}
 
@@ -98,22 +99,22 @@ class Namespace:
         return str(self.conditions(name).get("Ready", {}).get("reason", ""))
 
     def events(self, name: str) -> list[tuple[str, str]]:
-        """Reasons and notes of the events about a StreamConsumer, oldest first."""
-        mine = [each for each in self.list_all("Event") if each.get("regarding", {}).get("kind") == names.KIND]
-        about = [each for each in mine if each["regarding"]["name"] == name]
-        return [(each["reason"], each["note"]) for each in sorted(about, key=lambda each: each["eventTime"])]
+        """Return the reasons and notes of the Events on a StreamConsumer, oldest first."""
+        events = [each for each in self.list_all("Event") if each.get("regarding", {}).get("kind") == names.KIND]
+        matching = [each for each in events if each["regarding"]["name"] == name]
+        return [(each["reason"], each["note"]) for each in sorted(matching, key=lambda each: each["eventTime"])]
 
     def versions(self) -> dict[str, str]:
-        """The resource version of every object that the operator might write: it changes with each write."""
-        found = [
+        """Return the resource version of every object that the operator may write. Each write changes the version."""
+        items = [
             *self.list_all("StreamConsumer"),
             *(item for kind in CHILDREN for item in self.list_all(kind, LABELLED)),
         ]
-        return {each["metadata"]["uid"]: each["metadata"]["resourceVersion"] for each in found}
+        return {each["metadata"]["uid"]: each["metadata"]["resourceVersion"] for each in items}
 
 
 def eventually(check: Callable[[], T], timeout: float = TIMEOUT_SECONDS, pause: float = 0.1) -> T:
-    """Call until it neither fails an assertion nor misses a field; then what it returned."""
+    """Call the check until it raises neither AssertionError nor KeyError. Returns the result of the check."""
     end = time.monotonic() + timeout
     while True:
         try:
@@ -125,20 +126,21 @@ def eventually(check: Callable[[], T], timeout: float = TIMEOUT_SECONDS, pause: 
 
 
 def wait_until_settled(namespace: Namespace, seconds: float = 1.5) -> dict[str, str]:
-    """The versions of all objects, once each StreamConsumer's status speaks of what it is now, and nothing has changed
-    for so long: a change is told in the status after a second of quiet. The busier the machine, the longer it must be
-    quiet."""
-    with suppress(AssertionError):  # there may be some that no operator looks after
+    """Wait until every status has the current generation and no object has changed for a quiet period.
+
+    The operator writes the status one second after the last change. The quiet period grows on a busy machine. Returns
+    the versions of all objects."""
+    with suppress(AssertionError):  # no operator may serve some StreamConsumers
         eventually(lambda: _check_observed(namespace))
-    before, since, quiet = namespace.versions(), time.monotonic(), seconds
+    previous, since, quiet = namespace.versions(), time.monotonic(), seconds
     while time.monotonic() - since < quiet:
         time.sleep(0.2)
-        asked = time.monotonic()
+        requested = time.monotonic()
         now = namespace.versions()
-        quiet = max(quiet, QUIET_FACTOR * (time.monotonic() - asked))
-        if now != before:
-            before, since = now, time.monotonic()
-    return before
+        quiet = max(quiet, QUIET_FACTOR * (time.monotonic() - requested))
+        if now != previous:
+            previous, since = now, time.monotonic()
+    return previous
 
 
 def _check_observed(namespace: Namespace) -> None:

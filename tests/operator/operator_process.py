@@ -1,4 +1,4 @@
-"""The operator as its pod runs it: a process of its own, told by its environment, judged by its log and its end."""
+"""The operator as a process, as in its pod: settings in the environment, results in the log and the exit code."""
 
 import json
 import os
@@ -20,15 +20,15 @@ LogLine = dict[str, Any]
 
 
 class OperatorProcess:
-    """`python -m streamconsumer operator`."""
+    """A process of `python -m streamconsumer operator`."""
 
     command: tuple[str, ...] = (sys.executable, "-m", "streamconsumer", "operator")
 
     def __init__(self, kubeconfig: Path, folder: Path, **settings: object) -> None:
-        told = {"http_port": 0, "http_host": "127.0.0.1", **settings}
+        variables = {"http_port": 0, "http_host": "127.0.0.1", **settings}
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("KUBERNETES_")},
-            **{PREFIX + name.upper(): str(value) for name, value in told.items()},
+            **{PREFIX + name.upper(): str(value) for name, value in variables.items()},
             "KUBECONFIG": str(kubeconfig),
             "HOME": str(folder),
         }
@@ -46,10 +46,10 @@ class OperatorProcess:
         return self
 
     def wait_until_started(self, timeout: float = TIMEOUT_SECONDS) -> Self:
-        """Until it has listed all there is."""
+        """Wait until the operator has completed its first lists."""
 
         def started() -> None:
-            assert self.exit_code is None, f"the operator ended:\n{self.log.read_text()}"
+            assert self.exit_code is None, f"the operator exited:\n{self.log.read_text()}"
             assert self.logged("operator started"), f"the operator did not start:\n{self.log.read_text()}"
 
         eventually(started, timeout)
@@ -57,12 +57,12 @@ class OperatorProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code, once it has ended."""
+        """The exit code, or None while the process runs."""
         assert self._process
         return self._process.poll()
 
     def stop(self) -> tuple[int, float]:
-        """SIGTERM. The exit code, and how many seconds it took."""
+        """Send SIGTERM. Returns the exit code and the seconds until the exit."""
         assert self._process
         began = time.monotonic()
         self._process.send_signal(signal.SIGTERM)
@@ -77,28 +77,28 @@ class OperatorProcess:
             self._process.wait()
 
     def lines(self) -> list[LogLine]:
-        """What it has logged. A line that is not JSON is noise, and shown as such."""
+        """Return the log lines. A line that is not JSON gets the severity `noise`."""
         return [_parse_line(text) for text in self.log.read_text().splitlines()]
 
     def logged(self, message: str) -> list[LogLine]:
         return [line for line in self.lines() if line["message"] == message]
 
     def unexpected_lines(self) -> list[LogLine]:
-        """What a person would be alarmed by."""
+        """Return the lines with a severity above info, and the lines that are not JSON."""
         return [line for line in self.lines() if line.get("severity") not in ("debug", "info")]
 
     def metrics(self) -> str:
         return self.get("metrics")[1]
 
     def get(self, path: str) -> tuple[int, str]:
-        """Status and text of one of its endpoints."""
+        """Return the status and the text of an HTTP endpoint of the operator."""
         port = next(line["http_port"] for line in self.lines() if "http_port" in line)
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}") as answer:
-                return answer.status, str(answer.read().decode())
-        except urllib.error.HTTPError as refused:
-            with refused:
-                return refused.code, refused.read().decode()
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}") as response:
+                return response.status, str(response.read().decode())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
 
     def resident_mebibytes(self) -> float:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
@@ -107,15 +107,15 @@ class OperatorProcess:
 
 def _parse_line(text: str) -> LogLine:
     try:
-        found = json.loads(text)
+        line = json.loads(text)
     except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {"message": text, "severity": "noise"}
+        line = None
+    return line if isinstance(line, dict) else {"message": text, "severity": "noise"}
 
 
 @contextmanager
 def running_operator(kubeconfig: Path, folder: Path, **settings: object) -> Iterator[OperatorProcess]:
-    """An operator that has started, for the length of a block."""
+    """Run a started operator for the duration of a block."""
     operator = OperatorProcess(kubeconfig, folder, **settings)
     try:
         yield operator.start().wait_until_started()

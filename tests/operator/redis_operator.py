@@ -1,4 +1,4 @@
-"""An operator that looks at real servers of Redis, and what it says of them."""
+"""An operator that polls real Redis servers, and checks of its conditions and statistics."""
 
 from base64 import b64encode
 from collections.abc import Iterator
@@ -14,19 +14,17 @@ from tests.operator.namespace import Namespace, eventually
 from tests.operator.operator_process import OperatorProcess, running_operator
 
 POLL_INTERVAL = "1s"
-"""How often the operator looks in these tests."""
+"""The poll interval of the operator in these tests."""
 
 
 @contextmanager
 def running_with_redis(namespace: Namespace, folder: Path, **settings: Any) -> Iterator[OperatorProcess]:
-    told = {"watch_namespaces": namespace.name, "stream_interval": POLL_INTERVAL, **settings}
-    with running_operator(namespace.cluster.kubeconfig, folder, **told) as operator:
+    variables = {"watch_namespaces": namespace.name, "stream_interval": POLL_INTERVAL, **settings}
+    with running_operator(namespace.cluster.kubeconfig, folder, **variables) as operator:
         yield operator
 
 
-def redis_client(
-    server: RedisServer, **options: Any
-) -> Any:  # redis-py types each reply as what it might be in asyncio too
+def redis_client(server: RedisServer, **options: Any) -> Any:  # redis-py types each reply as a union with an awaitable
     return Redis(host=server.host, port=server.port, protocol=2, **options)
 
 
@@ -38,25 +36,25 @@ def manifest_for(
 
 
 def wait_for_condition(namespace: Namespace, name: str, kind: str, reason: str) -> Manifest:
-    """The condition, once it has this reason."""
+    """Wait until the condition has this reason. Returns the condition."""
 
-    def look() -> Manifest:
-        found = namespace.conditions(name)
-        assert found.get(kind, {}).get("reason") == reason, found
-        return found[kind]
+    def check() -> Manifest:
+        conditions = namespace.conditions(name)
+        assert conditions.get(kind, {}).get("reason") == reason, conditions
+        return conditions[kind]
 
-    return eventually(look)
+    return eventually(check)
 
 
 def wait_for_stats(namespace: Namespace, name: str = "orders", **expected: Any) -> Manifest:
-    """What the status says of the stream, once it says this."""
+    """Wait until the statistics of the stream have these values. Returns the statistics."""
 
-    def look() -> Manifest:
+    def check() -> Manifest:
         stream: Manifest = namespace.get("StreamConsumer", name).get("status", {}).get("stream", {})
         assert {key: stream.get(key) for key in expected} == expected, stream
         return stream
 
-    return eventually(look, timeout=45)
+    return eventually(check, timeout=45)
 
 
 def create_secret(namespace: Namespace, name: str, **data: str) -> None:

@@ -1,4 +1,4 @@
-"""The API server as it is on bad days, and the operator killed at each of its requests: it converges every time."""
+"""Faults of the API server, and a kill of the operator at each of its writes: the operator converges every time."""
 
 import threading
 import time
@@ -21,87 +21,88 @@ def proxy(api_namespace: Namespace) -> Iterator[FaultyApiProxy]:
 
 
 FAULTS = ("409", "410", "429", "500", "503", "drop", "lose", "hang")
-"""Refused, gone, too many, broken, away; dropped before the server has seen it, and after; no answer at all."""
+"""The faults of `FaultRule`, of which every first write gets one."""
 
 
-class Spoiling:
-    """Spoils the first write to each path of a StreamConsumer, by the fault that its name ends with, twice. One that
-    hangs is spoiled once: half a minute is waited for an answer."""
+class FirstWritesFail:
+    """A fault rule for the first two writes to each path of a StreamConsumer, whose name ends with the fault.
+
+    Only one write hangs, because the operator waits 30 s for the response."""
 
     def __init__(self) -> None:
-        self.spoiled = Counter[str]()
+        self.injected = Counter[str]()
 
     def __call__(self, request: Request) -> str | None:
         path = request.path.partition("?")[0]
         fault = next((each for each in FAULTS if f"orders-{each}" in path), None)
-        if fault is None or not request.is_write or self.spoiled[path] >= 2:
+        if fault is None or not request.is_write or self.injected[path] >= 2:
             return None
-        if fault == "hang" and any("orders-hang" in each for each in self.spoiled):
+        if fault == "hang" and any("orders-hang" in each for each in self.injected):
             return None
-        self.spoiled[path] += 1
+        self.injected[path] += 1
         return fault
 
 
-def converged(namespace: Namespace, name: str, within: float = TIMEOUT_SECONDS) -> None:
-    """The status speaks of the newest generation, and so do the children, each of which is there once."""
+def wait_until_converged(namespace: Namespace, name: str, within: float = TIMEOUT_SECONDS) -> None:
+    """Wait until the status and the children have the current generation, and each child exists once."""
 
     def done() -> None:
-        found = namespace.get("StreamConsumer", name)
-        assert found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
+        resource = namespace.get("StreamConsumer", name)
+        assert resource.get("status", {}).get("observedGeneration") == resource["metadata"]["generation"]
         assert namespace.reason(name) == "PodsStarting"
         children = [each for kind in CHILDREN for each in namespace.list_all(kind, f"{LABELLED}={name}")]
         assert sorted(each["metadata"]["name"] for each in children) == [f"{name}-consumer"] * 2
         (deployment,) = namespace.list_all("Deployment", f"{LABELLED}={name}")
-        told = {each["name"]: each.get("value") for each in containers(deployment)[0]["env"]}
-        assert told.get("STREAMCONSUMER_BATCH_COUNT") == str(found["spec"]["batchCount"])
+        variables = {each["name"]: each.get("value") for each in containers(deployment)[0]["env"]}
+        assert variables.get("STREAMCONSUMER_BATCH_COUNT") == str(resource["spec"]["batchCount"])
 
     eventually(done, within)
 
 
 def containers(deployment: Manifest) -> list[Manifest]:
-    found: list[Manifest] = deployment["spec"]["template"]["spec"]["containers"]
-    return found
+    items: list[Manifest] = deployment["spec"]["template"]["spec"]["containers"]
+    return items
 
 
 @pytest.mark.timeout(120)
 def test_the_operator_converges_when_the_first_writes_fail(
     api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
 ) -> None:
-    proxy.fault_for = spoil = Spoiling()
+    proxy.fault_for = rule = FirstWritesFail()
     with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name) as operator:
         for fault in FAULTS:
             api_namespace.create(manifest(f"orders-{fault}", batchCount=20))
         for fault in FAULTS:
-            converged(api_namespace, f"orders-{fault}", within=60)
+            wait_until_converged(api_namespace, f"orders-{fault}", within=60)
         assert operator.exit_code is None
     for fault in FAULTS:
-        paths = {path for path in spoil.spoiled if f"orders-{fault}" in path}
-        assert len(paths) >= (1 if fault == "hang" else 3), f"{fault} was not in the way: {paths}"
+        paths = {path for path in rule.injected if f"orders-{fault}" in path}
+        assert len(paths) >= (1 if fault == "hang" else 3), f"{fault} was injected into {paths} only"
 
 
 def test_retry_after_pauses_all_requests(api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path) -> None:
-    """By all: it is the server that is busy, and not the one resource."""
-    refused: list[Request] = []
+    """The API server throttles the whole operator, not one resource."""
+    injected_faults: list[Request] = []
 
-    def once(request: Request) -> str | None:
-        if refused or not request.is_write:
+    def throttle_one_write(request: Request) -> str | None:
+        if injected_faults or not request.is_write:
             return None
-        refused.append(request)
+        injected_faults.append(request)
         return "429"
 
     with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name) as operator:
-        proxy.fault_for = once
+        proxy.fault_for = throttle_one_write
         api_namespace.create(manifest("orders", batchCount=20))
-        eventually(lambda: check_busy(operator))
+        eventually(lambda: check_throttled(operator))
         api_namespace.create(manifest("returns", batchCount=20))
-        converged(api_namespace, "orders")
-        converged(api_namespace, "returns")
+        wait_until_converged(api_namespace, "orders")
+        wait_until_converged(api_namespace, "returns")
     writes = [request for request in proxy.requests if request.is_write]
-    assert writes[0] is refused[0]
+    assert writes[0] is injected_faults[0]
     assert writes[1].at - writes[0].at >= 1
 
 
-def check_busy(operator: OperatorProcess) -> None:
+def check_throttled(operator: OperatorProcess) -> None:
     assert operator.logged("API server is throttling requests; pausing")
 
 
@@ -109,25 +110,25 @@ def check_busy(operator: OperatorProcess) -> None:
 def test_the_operator_converges_when_restarted_watches_fail(
     api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path, fault: str
 ) -> None:
-    refused = Counter[str]()
+    injected_faults = Counter[str]()
 
-    def twice(request: Request) -> str | None:
+    def fail_two_watches(request: Request) -> str | None:
         kind = request.path.partition("?")[0]
-        if not request.is_watch or refused[kind] >= 2:
+        if not request.is_watch or injected_faults[kind] >= 2:
             return None
-        refused[kind] += 1
+        injected_faults[kind] += 1
         return fault
 
     with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name) as operator:
         api_namespace.create(manifest("before", batchCount=20))
-        converged(api_namespace, "before")
-        proxy.fault_for = twice
+        wait_until_converged(api_namespace, "before")
+        proxy.fault_for = fail_two_watches
         proxy.cut_watches()
         api_namespace.edit("before", batchCount=30)
         api_namespace.create(manifest("after", batchCount=20))
-        converged(api_namespace, "before")
-        converged(api_namespace, "after")
-        assert refused
+        wait_until_converged(api_namespace, "before")
+        wait_until_converged(api_namespace, "after")
+        assert injected_faults
         assert operator.exit_code is None
 
 
@@ -137,13 +138,13 @@ def test_a_rejected_child_is_reported_and_applied_later(
     with running_operator(proxy.kubeconfig(tmp_path), tmp_path, watch_namespaces=api_namespace.name):
         proxy.fault_for = lambda request: "422" if request.is_write and "/deployments/" in request.path else None
         api_namespace.create(manifest(batchCount=20))
-        eventually(lambda: check_refused(api_namespace))
+        eventually(lambda: check_rejected(api_namespace))
         proxy.fault_for = lambda _: None
-        api_namespace.edit("orders", batchCount=30)  # or after a minute by itself
-        converged(api_namespace, "orders")
+        api_namespace.edit("orders", batchCount=30)  # without the edit, the operator retries after a minute
+        wait_until_converged(api_namespace, "orders")
 
 
-def check_refused(namespace: Namespace) -> None:
+def check_rejected(namespace: Namespace) -> None:
     assert namespace.reason("orders") == "ChildRejected"
 
 
@@ -161,32 +162,32 @@ def test_a_hanging_request_does_not_block_other_resources(
 def test_the_operator_converges_when_killed_at_each_of_its_writes(
     api_namespace: Namespace, proxy: FaultyApiProxy, tmp_path: Path
 ) -> None:
-    """After the server has seen the write and before its answer. Killed before that, or while it reads, an operator
-    has left nothing that the one before it had not."""
-    told, kubeconfig = {"watch_namespaces": api_namespace.name}, proxy.kubeconfig(tmp_path)
+    """The kill happens after the server has received the write and before the response. A kill before the write or
+    during a read leaves no new state."""
+    variables, kubeconfig = {"watch_namespaces": api_namespace.name}, proxy.kubeconfig(tmp_path)
     api_namespace.create(manifest(batchCount=20))
     kills = 0
-    while killed_at_its_first_write(proxy, kubeconfig, tmp_path, **told):
+    while killed_at_its_first_write(proxy, kubeconfig, tmp_path, **variables):
         kills += 1
-        assert kills < 10, "every operator finds something to write"
+        assert kills < 10, "every operator writes something"
     assert kills >= 3
     proxy.fault_for = lambda _: None
-    with running_operator(kubeconfig, tmp_path, **told):
-        converged(api_namespace, "orders")
+    with running_operator(kubeconfig, tmp_path, **variables):
+        wait_until_converged(api_namespace, "orders")
 
 
-def killed_at_its_first_write(proxy: FaultyApiProxy, kubeconfig: Path, folder: Path, **told: str) -> bool:
-    """Whether it wrote anything."""
+def killed_at_its_first_write(proxy: FaultyApiProxy, kubeconfig: Path, folder: Path, **variables: str) -> bool:
+    """Start an operator and kill it at its first write. Returns False if the operator wrote nothing."""
     reached = threading.Event()
 
-    def spoil(request: Request) -> str | None:
+    def rule(request: Request) -> str | None:
         if request.is_write:
             reached.set()
             return "lose"
         return None
 
-    proxy.fault_for = spoil
-    operator = OperatorProcess(kubeconfig, folder, **told).start()
+    proxy.fault_for = rule
+    operator = OperatorProcess(kubeconfig, folder, **variables).start()
 
     def wrote_or_started() -> None:
         assert reached.is_set() or operator.logged("operator started")

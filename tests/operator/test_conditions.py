@@ -1,5 +1,8 @@
-"""From a pod's end to `kubectl wait`: the operator is real, the statuses of Deployment and pods are written by hand
-where no kubelet and no controller would write others."""
+"""The conditions, from the status of a pod to `kubectl wait`.
+
+The operator and the API server are real. The test writes the statuses of the Deployment and the pods, because no
+controller and no kubelet runs.
+"""
 
 import threading
 from typing import Any
@@ -19,34 +22,34 @@ from tests.operator.operator_process import running_operator
 
 @pytest.fixture(scope="module")
 def operator_namespace(api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A namespace with an operator, which nothing else moves."""
+    """A namespace with an operator and without controllers."""
     folder = tmp_path_factory.mktemp("operator")
     with fresh_namespace(api) as name, running_operator(api.kubeconfig, folder, watch_namespaces=name):
         yield Namespace(api, name)
 
 
-def deployed(namespace: Namespace, name: str, **spec: Any) -> Manifest:
+def create_deployed(namespace: Namespace, name: str, **spec: Any) -> Manifest:
     namespace.create(manifest(name, **spec))
     return eventually(lambda: namespace.get("Deployment", f"{name}-consumer"))
 
 
-def report(namespace: Namespace, name: str, wanted: int, ready: int, **more: Any) -> None:
-    """What the Deployment controller would say."""
+def report(namespace: Namespace, name: str, desired: int, ready: int, **more: Any) -> None:
+    """Write the status of a Deployment as its controller would."""
     generation = namespace.get("Deployment", f"{name}-consumer")["metadata"]["generation"]
-    counts = {"replicas": wanted, "updatedReplicas": wanted, "readyReplicas": ready, "availableReplicas": ready}
+    counts = {"replicas": desired, "updatedReplicas": desired, "readyReplicas": ready, "availableReplicas": ready}
     status = {"observedGeneration": generation, **counts, **more}
     namespace.patch("Deployment", f"{name}-consumer", {"status": status}, "/status")
 
 
 def pod(namespace: Namespace, name: str, **status: Any) -> str:
-    """A pod of the Deployment, and what its kubelet would say. Its name."""
+    """Create a pod of the Deployment with the status that a kubelet would write. Returns the name of the pod."""
     deployment = namespace.get("Deployment", f"{name}-consumer")
     template = deployment["spec"]["template"]
-    called = f"{name}-consumer-66c9f7d7b-x2x7k"
-    metadata = {"name": called, "labels": template["metadata"]["labels"]}
+    pod_name = f"{name}-consumer-66c9f7d7b-x2x7k"
+    metadata = {"name": pod_name, "labels": template["metadata"]["labels"]}
     namespace.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
-    namespace.patch("Pod", called, {"status": status}, "/status")
-    return called
+    namespace.patch("Pod", pod_name, {"status": status}, "/status")
+    return pod_name
 
 
 def container(state: Manifest, last: Manifest | None = None, *, ready: bool = False) -> list[Manifest]:
@@ -58,8 +61,8 @@ def ended(message: str) -> Manifest:
     return {"terminated": {"exitCode": 1, "reason": "Error", "message": message, "containerID": "containerd://1"}}
 
 
-def told(namespace: Namespace, name: str, reason: str) -> dict[str, Manifest]:
-    """The conditions. After an edit that no controller answers, they take five seconds."""
+def wait_for_reason(namespace: Namespace, name: str, reason: str) -> dict[str, Manifest]:
+    """Wait until Ready has this reason. Returns the conditions. After an edit without a controller, this takes 5 s."""
 
     def look() -> dict[str, Manifest]:
         assert namespace.reason(name) == reason, namespace.conditions(name)
@@ -68,24 +71,24 @@ def told(namespace: Namespace, name: str, reason: str) -> dict[str, Manifest]:
     return eventually(look)
 
 
-def told_of(namespace: Namespace, name: str, reason: str) -> list[str]:
-    """The notes of the events with this reason."""
-    notes = [note for found, note in namespace.events(name) if found == reason]
+def event_notes(namespace: Namespace, name: str, reason: str) -> list[str]:
+    """Return the notes of the Events with this reason."""
+    notes = [note for event_reason, note in namespace.events(name) if event_reason == reason]
     assert notes
     return notes
 
 
 def test_kubectl_wait_returns_when_the_pods_read(operator_namespace: Namespace) -> None:
-    deployed(operator_namespace, "awaited", replicas=2)
-    told(operator_namespace, "awaited", "PodsStarting")
+    create_deployed(operator_namespace, "awaited", replicas=2)
+    wait_for_reason(operator_namespace, "awaited", "PodsStarting")
     later = threading.Timer(1, report, (operator_namespace, "awaited", 2, 2))
     later.start()
-    said = operator_namespace.kubectl("wait", "--for=condition=Ready", "stc/awaited", "--timeout=10s")
+    output = operator_namespace.kubectl("wait", "--for=condition=Ready", "stc/awaited", "--timeout=10s")
     later.join()
-    assert said == "streamconsumer.streamconsumer.dev/awaited condition met\n"
-    found = told(operator_namespace, "awaited", "AllPodsReady")
-    assert found["Ready"]["message"] == "2 pods read stream 'orders' in group 'billing'."
-    assert {kind: each["status"] for kind, each in found.items() if kind not in STREAM_CONDITIONS} == {
+    assert output == "streamconsumer.streamconsumer.dev/awaited condition met\n"
+    conditions = wait_for_reason(operator_namespace, "awaited", "AllPodsReady")
+    assert conditions["Ready"]["message"] == "2 pods read stream 'orders' in group 'billing'."
+    assert {kind: each["status"] for kind, each in conditions.items() if kind not in STREAM_CONDITIONS} == {
         "Ready": "True",
         "Reconciling": "False",
         "Stalled": "False",
@@ -96,43 +99,43 @@ def test_kubectl_wait_returns_when_the_pods_read(operator_namespace: Namespace) 
 
 
 def test_kubectl_wait_does_not_return_while_pods_start(operator_namespace: Namespace) -> None:
-    deployed(operator_namespace, "slow")
+    create_deployed(operator_namespace, "slow")
     report(operator_namespace, "slow", 1, 0)
     with pytest.raises(KubectlError, match="timed out"):
         operator_namespace.kubectl("wait", "--for=condition=Ready", "stc/slow", "--timeout=1s")
 
 
 def test_a_handler_that_cannot_be_imported_stalls_the_streamconsumer(operator_namespace: Namespace) -> None:
-    deployed(operator_namespace, "unusable")
+    create_deployed(operator_namespace, "unusable")
     report(operator_namespace, "unusable", 1, 0)
     waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container"}}
     last = ended("HandlerUnusable: shop.orders: no module named 'shop'")
     name = pod(operator_namespace, "unusable", phase="Running", containerStatuses=container(waiting, last))
-    found = told(operator_namespace, "unusable", "HandlerUnusable")
-    assert found["Stalled"]["status"] == "True"
-    assert found["Ready"]["message"] == f"Pod {name}: shop.orders: no module named 'shop'"
+    conditions = wait_for_reason(operator_namespace, "unusable", "HandlerUnusable")
+    assert conditions["Stalled"]["status"] == "True"
+    assert conditions["Ready"]["message"] == f"Pod {name}: shop.orders: no module named 'shop'"
     operator_namespace.kubectl("wait", "--for=condition=Stalled", "stc/unusable", "--timeout=1s")
-    (event,) = eventually(lambda: told_of(operator_namespace, "unusable", "HandlerUnusable"))
-    assert event == found["Ready"]["message"]
+    (event,) = eventually(lambda: event_notes(operator_namespace, "unusable", "HandlerUnusable"))
+    assert event == conditions["Ready"]["message"]
 
 
 def test_stalled_is_false_again_when_the_problem_is_fixed(operator_namespace: Namespace) -> None:
-    deployed(operator_namespace, "mended")
-    report(operator_namespace, "mended", 1, 0)
+    create_deployed(operator_namespace, "fixed-image")
+    report(operator_namespace, "fixed-image", 1, 0)
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "shop:1.4"'}}
-    name = pod(operator_namespace, "mended", phase="Pending", containerStatuses=container(waiting))
-    told(operator_namespace, "mended", "ImageUnavailable")
+    name = pod(operator_namespace, "fixed-image", phase="Pending", containerStatuses=container(waiting))
+    wait_for_reason(operator_namespace, "fixed-image", "ImageUnavailable")
     running = {"running": {"startedAt": "2026-11-24T12:00:00Z"}}
     status = {"phase": "Running", "containerStatuses": container(running, ready=True)}
     operator_namespace.patch("Pod", name, {"status": status}, "/status")
-    report(operator_namespace, "mended", 1, 1)
-    found = told(operator_namespace, "mended", "AllPodsReady")
-    assert found["Stalled"]["status"] == "False"
+    report(operator_namespace, "fixed-image", 1, 1)
+    conditions = wait_for_reason(operator_namespace, "fixed-image", "AllPodsReady")
+    assert conditions["Stalled"]["status"] == "False"
 
 
 def test_an_edit_is_reconciling_after_an_earlier_failure(operator_namespace: Namespace) -> None:
     """kstatus, Flux and Argo CD give up at Stalled: a fix must not be judged by the pods it replaces."""
-    deployed(operator_namespace, "fixed")
+    create_deployed(operator_namespace, "fixed")
     report(operator_namespace, "fixed", 1, 0)
     pod(
         operator_namespace,
@@ -140,14 +143,14 @@ def test_an_edit_is_reconciling_after_an_earlier_failure(operator_namespace: Nam
         phase="Running",
         containerStatuses=container(ended("HandlerUnusable: no module named 'shop'")),
     )
-    told(operator_namespace, "fixed", "HandlerUnusable")
+    wait_for_reason(operator_namespace, "fixed", "HandlerUnusable")
     operator_namespace.edit("fixed", image="shop:1.5")
-    found = told(operator_namespace, "fixed", "PodsStarting")
-    assert (found["Stalled"]["status"], found["Reconciling"]["status"]) == ("False", "True")
+    conditions = wait_for_reason(operator_namespace, "fixed", "PodsStarting")
+    assert (conditions["Stalled"]["status"], conditions["Reconciling"]["status"]) == ("False", "True")
 
 
 def test_pods_rejected_by_a_quota_are_reported(operator_namespace: Namespace) -> None:
-    deployed(operator_namespace, "refused")
+    create_deployed(operator_namespace, "refused")
     condition = {
         "type": "ReplicaFailure",
         "status": "True",
@@ -157,34 +160,34 @@ def test_pods_rejected_by_a_quota_are_reported(operator_namespace: Namespace) ->
         "lastUpdateTime": "2026-11-24T12:00:00Z",
     }
     report(operator_namespace, "refused", 0, 0, conditions=[condition])
-    assert "exceeded quota" in told(operator_namespace, "refused", "PodCreationFailed")["Stalled"]["message"]
+    assert "exceeded quota" in wait_for_reason(operator_namespace, "refused", "PodCreationFailed")["Stalled"]["message"]
 
 
 def test_the_scale_subresource_has_the_label_selector_of_the_pods(operator_namespace: Namespace) -> None:
-    deployed(operator_namespace, "measured")
+    create_deployed(operator_namespace, "measured")
     report(operator_namespace, "measured", 1, 0)
     name = pod(operator_namespace, "measured")
     scale = eventually(lambda: scale_of(operator_namespace, "measured"))
-    (found,) = operator_namespace.list_all("Pod", f"?labelSelector={scale['status']['selector']}")
-    assert found["metadata"]["name"] == name
+    (matching_pod,) = operator_namespace.list_all("Pod", f"?labelSelector={scale['status']['selector']}")
+    assert matching_pod["metadata"]["name"] == name
     assert scale["status"]["selector"] == f"{names.LABEL_CONSUMER}=measured"
 
 
 def scale_of(namespace: Namespace, name: str) -> Manifest:
-    found: Manifest = namespace.cluster.request("GET", namespace.path("StreamConsumer", name) + "/scale")
-    assert found["status"].get("selector")
-    return found
+    scale: Manifest = namespace.cluster.request("GET", namespace.path("StreamConsumer", name) + "/scale")
+    assert scale["status"].get("selector")
+    return scale
 
 
 def test_the_status_is_not_written_when_only_pod_names_change(operator_namespace: Namespace) -> None:
-    deployed(operator_namespace, "steady")
+    create_deployed(operator_namespace, "steady")
     report(operator_namespace, "steady", 1, 1)
-    told(operator_namespace, "steady", "AllPodsReady")
+    wait_for_reason(operator_namespace, "steady", "AllPodsReady")
     before = operator_namespace.get("StreamConsumer", "steady")["metadata"]["resourceVersion"]
     name = pod(operator_namespace, "steady", phase="Running")
     operator_namespace.delete("Pod", name)
     report(operator_namespace, "steady", 1, 1, conditions=[])
-    told(operator_namespace, "steady", "AllPodsReady")
+    wait_for_reason(operator_namespace, "steady", "AllPodsReady")
     assert operator_namespace.get("StreamConsumer", "steady")["metadata"]["resourceVersion"] == before
 
 
@@ -198,8 +201,8 @@ def test_the_status_shows_the_defaults_of_the_installation(operator_namespace: N
         )
     )
     eventually(lambda: report(operator_namespace, "effective", 1, 0))
-    found = eventually(lambda: operator_namespace.get("StreamConsumer", "effective")["status"]["effective"])
-    assert found == {
+    shown = eventually(lambda: operator_namespace.get("StreamConsumer", "effective")["status"]["effective"])
+    assert shown == {
         "image": OperatorSettings().processor_image,
         "imagePullPolicy": "IfNotPresent",
         "telemetryEndpoint": "http://collector:4318",

@@ -1,4 +1,4 @@
-"""The definition on a real API server: it is accepted, refuses what pydantic refuses, and reads well."""
+"""The CRD on a real API server: accepted without a warning, as strict as pydantic, and readable with kubectl."""
 
 import json
 import subprocess
@@ -27,26 +27,26 @@ from tests.operator.namespace import Namespace
 TRY = f"/apis/{names.API_VERSION}/namespaces/default/{names.PLURAL}?dryRun=All&fieldValidation=Strict"
 
 
-def in_default(given: Manifest) -> Manifest:
-    return {**given, "metadata": {**given["metadata"], "namespace": "default"}}
+def in_default(resource: Manifest) -> Manifest:
+    return {**resource, "metadata": {**resource["metadata"], "namespace": "default"}}
 
 
-def accepted(api: ApiServer, given: Manifest) -> Manifest:
-    """As it would be stored."""
-    stored: Manifest = api.request("POST", TRY, in_default(given))
+def accepted(api: ApiServer, resource: Manifest) -> Manifest:
+    """Return the resource as the API server would store it."""
+    stored: Manifest = api.request("POST", TRY, in_default(resource))
     return stored
 
 
-def refusal(api: ApiServer, given: Manifest) -> str:
+def rejection(api: ApiServer, resource: Manifest) -> str:
     with pytest.raises(ProgramFailed) as caught:
-        accepted(api, given)
+        accepted(api, resource)
     text = str(caught.value)
     assert "answered 4" in text
     return text
 
 
 def test_the_crd_is_accepted_without_a_warning(api: ApiServer) -> None:
-    told = subprocess.run(
+    output = subprocess.run(
         [find("kubectl"), "apply", "--server-side", "--dry-run=server", "-f", "-"],
         input=json.dumps(custom_resource_definition()),
         env=api.environment,
@@ -54,7 +54,7 @@ def test_the_crd_is_accepted_without_a_warning(api: ApiServer) -> None:
         text=True,
         check=True,
     )
-    assert told.stderr == ""
+    assert output.stderr == ""
 
 
 def test_the_schema_is_structural(api: ApiServer) -> None:
@@ -65,7 +65,7 @@ def test_the_schema_is_structural(api: ApiServer) -> None:
 
 
 def test_the_api_server_stores_the_crd_unchanged(api: ApiServer) -> None:
-    """What the API server defaults or drops, users of GitOps see as a difference that never goes away."""
+    """GitOps tools would show a field that the API server adds or drops as a permanent difference."""
     sent, stored = custom_resource_definition(), api.get("crd", f"{names.PLURAL}.{names.GROUP}")
     assert stored["spec"]["versions"] == sent["spec"]["versions"]
 
@@ -77,14 +77,14 @@ def test_a_valid_manifest_is_accepted(api: ApiServer, right: Manifest) -> None:
 
 @pytest.mark.parametrize("case", RULES_WITH_MESSAGE, ids=str)
 def test_a_violated_rule_is_rejected_with_the_message_of_pydantic(api: ApiServer, case: Case) -> None:
-    told = refusal(api, case.invalid_manifest)
-    assert case.message in told
-    assert case.field in told
+    message = rejection(api, case.invalid_manifest)
+    assert case.message in message
+    assert case.field in message
 
 
 @pytest.mark.parametrize("case", RULES_WITHOUT_MESSAGE, ids=str)
 def test_a_wrong_type_is_rejected(api: ApiServer, case: Case) -> None:
-    assert case.field in refusal(api, case.invalid_manifest)
+    assert case.field in rejection(api, case.invalid_manifest)
 
 
 def test_kubectl_rejects_a_misspelt_field(api_namespace: Namespace) -> None:
@@ -95,9 +95,9 @@ def test_kubectl_rejects_a_misspelt_field(api_namespace: Namespace) -> None:
 
 
 def unplaced(name: str = "orders", **spec: Any) -> Manifest:
-    given = manifest(name, **spec)
-    del given["metadata"]["namespace"]
-    return given
+    resource = manifest(name, **spec)
+    del resource["metadata"]["namespace"]
+    return resource
 
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
@@ -223,14 +223,14 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 @given(spec=st.fixed_dictionaries({}, optional=VALUES))
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_pydantic_and_the_api_server_accept_the_same_specs(api: ApiServer, spec: dict[str, Any]) -> None:
-    """What `render` and `dev` accept, the cluster accepts, and the other way round."""
-    tried = manifest(**spec)
+    """`render` and `dev` accept the same resources as the cluster."""
+    resource = manifest(**spec)
     try:
-        StreamConsumer.parse(tried)
+        StreamConsumer.parse(resource)
     except InvalidResource as error:
-        refusal(api, tried), str(error)
+        rejection(api, resource), str(error)
     else:
-        accepted(api, tried)
+        accepted(api, resource)
 
 
 def test_a_stored_resource_has_the_defaults(api: ApiServer) -> None:
@@ -269,23 +269,23 @@ def test_the_status_is_ignored_on_create(api_namespace: Namespace) -> None:
 def test_a_status_write_keeps_the_generation(api_namespace: Namespace) -> None:
     api_namespace.create(manifest())
     status = {"replicas": 2, "readyReplicas": 1, "selector": f"{names.LABEL_CONSUMER}=orders"}
-    told = api_namespace.patch("StreamConsumer", "orders", {"status": status}, "/status")
-    assert told["metadata"]["generation"] == 1
-    assert told["status"]["readyReplicas"] == 1
+    patched = api_namespace.patch("StreamConsumer", "orders", {"status": status}, "/status")
+    assert patched["metadata"]["generation"] == 1
+    assert patched["status"]["readyReplicas"] == 1
 
 
 def test_kubectl_explain_shows_descriptions_and_defaults(api: ApiServer) -> None:
-    told = api.kubectl("explain", "stc.spec.redis")
-    assert "Redis or Valkey server of the stream." in " ".join(told.split())
-    assert "`redis://host:port/database`, or `rediss://` for TLS." in " ".join(told.split())
-    assert "<empty>" not in told
-    told = " ".join(api.kubectl("explain", "stc.spec.delivery").split())
-    assert "with its error. Default: 10." in told, "kubectl itself shows no defaults"
+    output = api.kubectl("explain", "stc.spec.redis")
+    assert "Redis or Valkey server of the stream." in " ".join(output.split())
+    assert "`redis://host:port/database`, or `rediss://` for TLS." in " ".join(output.split())
+    assert "<empty>" not in output
+    output = " ".join(api.kubectl("explain", "stc.spec.delivery").split())
+    assert "with its error. Default: 10." in output, "kubectl itself shows no defaults"
 
 
 def test_kubectl_explain_describes_every_field(api: ApiServer) -> None:
-    told = api.kubectl("explain", "streamconsumer", "--recursive", "--output", "plaintext-openapiv2")
-    assert all(field in told for field in ("pollInterval", "minIdle", "urlSecretRef", "lastTransitionTime"))
+    output = api.kubectl("explain", "streamconsumer", "--recursive", "--output", "plaintext-openapiv2")
+    assert all(field in output for field in ("pollInterval", "minIdle", "urlSecretRef", "lastTransitionTime"))
     assert "<no description>" not in api.kubectl("explain", "stc.spec")
 
 
@@ -297,8 +297,8 @@ def test_kubectl_finds_the_resource_by_short_name_and_category(api_namespace: Na
 
 def test_kubectl_get_shows_the_main_columns(api_namespace: Namespace) -> None:
     api_namespace.create(manifest(replicas=3))
-    told = {"type": "Ready", "status": "False", "reason": "PodsStarting", "message": "1 of 3 pods ready."}
-    condition = {**told, "lastTransitionTime": "2026-11-24T12:00:00Z", "observedGeneration": 1}
+    reason = {"type": "Ready", "status": "False", "reason": "PodsStarting", "message": "1 of 3 pods ready."}
+    condition = {**reason, "lastTransitionTime": "2026-11-24T12:00:00Z", "observedGeneration": 1}
     status: Manifest = {"status": {"desiredReplicas": 3, "readyReplicas": 1, "conditions": [condition]}}
     status["status"]["stream"] = {"lag": 7, "pending": 2}
     api_namespace.patch("StreamConsumer", "orders", status, "/status")
@@ -379,7 +379,7 @@ PODS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("spec", PODS.values(), ids=PODS)
 def test_an_applied_deployment_is_stored_without_drift(api_namespace: Namespace, spec: dict[str, Any]) -> None:
-    """Or the operator would take what the API server makes of it for drift, and apply it for ever."""
+    """Otherwise the operator would see drift in every reconcile and apply the Deployment without end."""
     (deployment,) = [each for each in desired(consumer(**spec), OperatorSettings()) if each["kind"] == "Deployment"]
     del deployment["metadata"]["namespace"], deployment["metadata"]["ownerReferences"]
     assert contains_applied(api_namespace.create(deployment), deployment)
@@ -389,7 +389,7 @@ def test_an_applied_deployment_is_stored_without_drift(api_namespace: Namespace,
 def test_pods_are_admitted_under_the_restricted_pod_security_standard(
     api_namespace: Namespace, spec: dict[str, Any]
 ) -> None:
-    """By the API server's own Pod Security admission."""
+    """The API server itself enforces the Pod Security Standard."""
     api_namespace.cluster.kubectl(
         "label", "namespace", api_namespace.name, "pod-security.kubernetes.io/enforce=restricted"
     )

@@ -1,4 +1,4 @@
-"""Deletion of a StreamConsumer: real Kubernetes controllers and a real Redis."""
+"""Deletion of a StreamConsumer, with real Kubernetes controllers and a real Redis."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tests.operator.redis_operator import (
 )
 
 COLLECTED_SECONDS = 90.0
-"""The garbage collector learns of a new CustomResourceDefinition only every 30 s."""
+"""A time limit for the garbage collector, which discovers a new CRD only every 30 s."""
 
 GONE_POD = "orders-consumer-66c9f7d7b-x2x7k"
 
@@ -63,7 +63,7 @@ def test_deletion_keeps_the_consumer_group_and_its_pending_entries(
 
 
 def state(redis: Any) -> tuple[Any, ...]:
-    """All keys, the group and its pending entries, without their idle times."""
+    """Return all keys, the group and its pending entries, without their idle times."""
     group = redis.xinfo_groups("orders")
     pending = redis.xpending_range("orders", "billing", "-", "+", 10)
     owners = [(each["message_id"], each["consumer"], each["times_delivered"]) for each in pending]
@@ -82,5 +82,5 @@ def check_deleted(namespace: Namespace) -> None:
 
 
 def check_only_client(redis: Any) -> None:
-    """The operator has closed its connection."""
+    """Check that the operator has closed its connection."""
     assert len(redis.client_list()) == 1

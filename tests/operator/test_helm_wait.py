@@ -1,4 +1,4 @@
-"""Helm waits for StreamConsumers: Helm 4 by kstatus, as Flux does, so this is also how Flux sees them."""
+"""`helm install --wait` with StreamConsumers. Helm 4 uses kstatus as Flux does, so Flux behaves the same."""
 
 import time
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from tests.operator.operator_process import running_operator
 
 
 @pytest.fixture
-def waited_for(plane_namespace: Namespace, tmp_path: Path) -> Iterator[Namespace]:
+def served_namespace(plane_namespace: Namespace, tmp_path: Path) -> Iterator[Namespace]:
     with running_operator(plane_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=plane_namespace.name):
         yield plane_namespace
 
 
 def install(namespace: Namespace, folder: Path, consumer: Manifest, *arguments: str) -> None:
-    """A chart of nothing but this StreamConsumer."""
+    """Install a chart that contains only this StreamConsumer."""
     chart = folder / f"chart-{consumer['metadata']['name']}"
     (chart / "templates").mkdir(parents=True)
     (chart / "Chart.yaml").write_text(yaml.safe_dump({"apiVersion": "v2", "name": "shop", "version": "1.0.0"}))
@@ -30,24 +30,24 @@ def install(namespace: Namespace, folder: Path, consumer: Manifest, *arguments: 
     namespace.cluster.helm("install", *release, "--wait", *arguments)
 
 
-def test_helm_waits_until_a_streamconsumer_is_ready(waited_for: Namespace, tmp_path: Path) -> None:
-    """From before any operator has looked at it: kstatus takes what has no status at all for done."""
-    install(waited_for, tmp_path, manifest("none-wanted", replicas=0), "--timeout=60s")
-    assert waited_for.reason("none-wanted") == "ScaledToZero"
+def test_helm_waits_until_a_streamconsumer_is_ready(served_namespace: Namespace, tmp_path: Path) -> None:
+    """Helm starts to wait before the operator writes a status, and kstatus takes a missing status for ready."""
+    install(served_namespace, tmp_path, manifest("none-wanted", replicas=0), "--timeout=60s")
+    assert served_namespace.reason("none-wanted") == "ScaledToZero"
 
 
 def test_helm_stops_waiting_for_a_stalled_streamconsumer_and_prints_the_message(
-    waited_for: Namespace, tmp_path: Path
+    served_namespace: Namespace, tmp_path: Path
 ) -> None:
     labels = {"app": "foreign"}
     pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
     spec = {"selector": {"matchLabels": labels}, "template": pod}
-    waited_for.create(
+    served_namespace.create(
         {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "taken-consumer"}, "spec": spec}
     )
     begin = time.monotonic()
     with pytest.raises(BenchError, match="delete or rename it, or give the StreamConsumer another name"):
-        install(waited_for, tmp_path, manifest("taken"), "--timeout=60s")
+        install(served_namespace, tmp_path, manifest("taken"), "--timeout=60s")
     assert time.monotonic() - begin < 50
 
 

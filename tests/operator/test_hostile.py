@@ -1,4 +1,4 @@
-"""Resources past validation: an older definition let them in, or somebody took the rules away."""
+"""Malformed resources in the API server, because an older CRD accepted them or a user removed its rules."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ SOON = TIMEOUT_SECONDS
 
 
 def without_rules() -> Manifest:
-    """The definition, and whatever stands in spec and status is right to it. Scaling would look into the spec."""
+    """Return a CRD that accepts any spec and status. The scale subresource is removed, because it reads the spec."""
     definition = custom_resource_definition()
     anything = {"x-kubernetes-preserve-unknown-fields": True}
     for version in definition["spec"]["versions"]:
@@ -35,28 +35,28 @@ def without_rules() -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def lax() -> Iterator[Namespace]:
-    """A server of its own: what it stores, the definition of the others would not read."""
+def lax_namespace() -> Iterator[Namespace]:
+    """A namespace on a separate API server: the CRD of the shared one could not read the stored resources."""
     with ApiServer() as server:
         install_crd(server, without_rules())
         yield Namespace(server, "default")
 
 
 def test_200_malformed_resources_do_not_affect_valid_ones(
-    lax: Namespace, tmp_path: Path, redis_server: RedisServer
+    lax_namespace: Namespace, tmp_path: Path, redis_server: RedisServer
 ) -> None:
     redis = {"url": f"redis://{redis_server.host}:{redis_server.port}/0"}
-    lax.create(manifest("before", redis=redis))
-    items = [malformed_manifest(number, lax.name, redis=redis) for number in range(MANY)]
+    lax_namespace.create(manifest("before", redis=redis))
+    items = [malformed_manifest(number, lax_namespace.name, redis=redis) for number in range(MANY)]
     everything = {"apiVersion": "v1", "kind": "List", "items": items}
-    with running_operator(lax.cluster.kubeconfig, tmp_path) as operator:
-        eventually(lambda: check_served(lax, "before", 1), SOON)
-        lax.cluster.kubectl("create", "-f", "-", "--validate=false", input=json.dumps(everything))
-        lax.create(manifest("after", redis=redis))
-        lax.edit("before", replicas=2)
-        eventually(lambda: check_served(lax, "before", 2), SOON)
-        eventually(lambda: check_served(lax, "after", 1), SOON)
-        eventually(lambda: check_judged(lax), 2 * SOON)
+    with running_operator(lax_namespace.cluster.kubeconfig, tmp_path) as operator:
+        eventually(lambda: check_served(lax_namespace, "before", 1), SOON)
+        lax_namespace.cluster.kubectl("create", "-f", "-", "--validate=false", input=json.dumps(everything))
+        lax_namespace.create(manifest("after", redis=redis))
+        lax_namespace.edit("before", replicas=2)
+        eventually(lambda: check_served(lax_namespace, "before", 2), SOON)
+        eventually(lambda: check_served(lax_namespace, "after", 1), SOON)
+        eventually(lambda: check_conditions(lax_namespace), 2 * SOON)
         assert operator.exit_code is None
         assert operator.get("livez")[0] == 200
         assert operator.metrics().count("streamconsumer_ready{") == MANY + 2
@@ -65,12 +65,12 @@ def test_200_malformed_resources_do_not_affect_valid_ones(
 
 def check_served(namespace: Namespace, name: str, replicas: int) -> None:
     assert namespace.get("Deployment", f"{name}-consumer")["spec"]["replicas"] == replicas
-    told = namespace.conditions(name)
-    assert (told["Ready"]["reason"], told["GroupReady"]["status"]) == ("PodsStarting", "True")
-    assert told["Ready"]["observedGeneration"] == replicas, "each edit here is one of the replicas"
+    conditions = namespace.conditions(name)
+    assert (conditions["Ready"]["reason"], conditions["GroupReady"]["status"]) == ("PodsStarting", "True")
+    assert conditions["Ready"]["observedGeneration"] == replicas, "every edit in this test changes the replicas"
 
 
-def check_judged(namespace: Namespace) -> None:
-    """Each says of itself what is wrong with it, or was served."""
-    found = namespace.list_all("StreamConsumer")
-    assert [each["metadata"]["name"] for each in found if not each.get("status", {}).get("conditions")] == []
+def check_conditions(namespace: Namespace) -> None:
+    """Check that every StreamConsumer has conditions."""
+    resources = namespace.list_all("StreamConsumer")
+    assert [each["metadata"]["name"] for each in resources if not each.get("status", {}).get("conditions")] == []

@@ -1,4 +1,4 @@
-"""What Prometheus is told of a StreamConsumer, from what is known of it."""
+"""The metrics of StreamConsumers at the operator."""
 
 from dataclasses import replace
 
@@ -9,17 +9,17 @@ from streamconsumer.operator.metrics import StreamGauges
 from streamconsumer.operator.reconcile.consumer_state import ConsumerState
 from tests.model.examples import manifest
 
-PACE = Throughput().with_sample(Sample(0, 0, 900, 0, 1), -1e9).with_sample(Sample(15, 300, 750, 0, 1), -1e9)
+THROUGHPUT = Throughput().with_sample(Sample(0, 0, 900, 0, 1), -1e9).with_sample(Sample(15, 300, 750, 0, 1), -1e9)
 LIMITED = [{"type": "ScalingActive", "status": "True"}, {"type": "ScalingLimited", "status": "True"}]
 
 
-def told(status: dict[str, object], pace: Throughput) -> dict[str, float]:
+def values(status: dict[str, object], throughput: Throughput) -> dict[str, float]:
     resource = {**manifest("orders"), "status": status}
     state = ConsumerState(("shop", "orders"), "uid")
     state.autoscaler = Autoscaler(
         Autoscaling.model_validate({"target": {"backlogPerReplica": 10}, "maxReplicas": 7}), 1
     )
-    state.autoscaler.history = replace(state.autoscaler.history, throughput=pace)
+    state.autoscaler.history = replace(state.autoscaler.history, throughput=throughput)
     gauges = StreamGauges({state.key: resource}, {state.key: state})
     return {
         sample.name.removeprefix("streamconsumer_"): sample.value
@@ -29,7 +29,7 @@ def told(status: dict[str, object], pace: Throughput) -> dict[str, float]:
 
 
 def test_a_scaled_streamconsumer_exports_replicas_and_rates() -> None:
-    assert told({"desiredReplicas": 7, "conditions": LIMITED}, PACE) == {
+    assert values({"desiredReplicas": 7, "conditions": LIMITED}, THROUGHPUT) == {
         "ready": 0.0,
         "desired_replicas": 7.0,
         "scaling_active": 1.0,
@@ -40,4 +40,4 @@ def test_a_scaled_streamconsumer_exports_replicas_and_rates() -> None:
 
 
 def test_unknown_values_are_absent() -> None:
-    assert told({}, Throughput()) == {"ready": 0.0}
+    assert values({}, Throughput()) == {"ready": 0.0}

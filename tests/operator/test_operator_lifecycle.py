@@ -1,4 +1,4 @@
-"""The operator's own life: started, restarted, stopped, with few rights, and when the API server goes away."""
+"""The operator process: start, restart, stop, minimal permissions, and an API server that is unavailable."""
 
 import json
 import os
@@ -24,41 +24,43 @@ from tests.operator.conftest import install_crd
 from tests.operator.namespace import TIMEOUT_SECONDS, Namespace, eventually, wait_until_settled
 from tests.operator.operator_process import OperatorProcess, running_operator
 
-QUICK = 20.0
-"""Seconds: well inside any pod's grace period."""
+STOP_SECONDS = 20.0
+"""A time limit, in seconds, that is shorter than the grace period of any pod."""
 
 
-def reconciled(namespace: Namespace, name: str, within: float = TIMEOUT_SECONDS, **expected: Any) -> Manifest:
-    """The Deployment, once the status speaks of the newest generation."""
+def wait_until_reconciled(
+    namespace: Namespace, name: str, within: float = TIMEOUT_SECONDS, **expected: Any
+) -> Manifest:
+    """Wait until the status has the current generation. Returns the Deployment."""
 
-    def told() -> Manifest:
-        found = namespace.get("StreamConsumer", name)
-        assert found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
+    def is_current() -> Manifest:
+        resource = namespace.get("StreamConsumer", name)
+        assert resource.get("status", {}).get("observedGeneration") == resource["metadata"]["generation"]
         live = namespace.get("Deployment", f"{name}-consumer")
         assert {key: live["spec"][key] for key in expected} == expected
         return live
 
-    return eventually(told, within)
+    return eventually(is_current, within)
 
 
 def test_sigterm_stops_the_operator_quickly(api_namespace: Namespace, tmp_path: Path) -> None:
     with running_operator(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name) as operator:
         api_namespace.create(manifest())
-        reconciled(api_namespace, "orders")
+        wait_until_reconciled(api_namespace, "orders")
         code, seconds = operator.stop()
     print(f"\nended after {seconds:.2f} s")
     assert code == 0
-    assert seconds < QUICK
+    assert seconds < STOP_SECONDS
     assert operator.logged("operator stopped")
 
 
 def test_the_log_of_an_undisturbed_operator_has_no_warnings(api_namespace: Namespace, tmp_path: Path) -> None:
-    """Not a line of kopf's, none that is not JSON, and none that alarms."""
+    """The log has no lines of kopf, only JSON, and no warnings."""
     with running_operator(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name) as operator:
         api_namespace.create(manifest(replicas=2))
-        reconciled(api_namespace, "orders", replicas=2)
+        wait_until_reconciled(api_namespace, "orders", replicas=2)
         api_namespace.edit("orders", replicas=1, batchCount=20)
-        reconciled(api_namespace, "orders", replicas=1)
+        wait_until_reconciled(api_namespace, "orders", replicas=1)
         api_namespace.delete("StreamConsumer", "orders")
         wait_until_settled(api_namespace, 0.5)
         operator.stop()
@@ -67,7 +69,7 @@ def test_the_log_of_an_undisturbed_operator_has_no_warnings(api_namespace: Names
 
 
 def test_a_restart_writes_nothing(api_namespace: Namespace, tmp_path: Path) -> None:
-    """Nor does an upgrade, which is a restart: what is right is left alone."""
+    """An upgrade is a restart too, and writes nothing if everything is up to date."""
     for name, spec in {
         "plain": manifest("plain"),
         "full": manifest(
@@ -80,19 +82,19 @@ def test_a_restart_writes_nothing(api_namespace: Namespace, tmp_path: Path) -> N
         "refused": manifest("refused", stream="$$(x)"),
     }.items():
         api_namespace.create({**spec, "metadata": {"name": name}})
-    told = {"watch_namespaces": api_namespace.name}
-    with running_operator(api_namespace.cluster.kubeconfig, tmp_path, **told) as first:
+    variables = {"watch_namespaces": api_namespace.name}
+    with running_operator(api_namespace.cluster.kubeconfig, tmp_path, **variables) as first:
         for name in ("plain", "full", "refused"):
-            reconciled(api_namespace, name)
+            wait_until_reconciled(api_namespace, name)
         before = wait_until_settled(api_namespace)
         first.stop()
-    with running_operator(api_namespace.cluster.kubeconfig, tmp_path, **told) as second:
-        eventually(lambda: check_all_seen(second, 3))
+    with running_operator(api_namespace.cluster.kubeconfig, tmp_path, **variables) as second:
+        eventually(lambda: check_reconcile_count(second, 3))
         assert wait_until_settled(api_namespace, 2) == before
     assert {reason for name in ("plain", "full", "refused") for reason, _ in api_namespace.events(name)} == {"Created"}
 
 
-def check_all_seen(operator: OperatorProcess, consumers: int) -> None:
+def check_reconcile_count(operator: OperatorProcess, consumers: int) -> None:
     counted = [
         line for line in operator.metrics().splitlines() if line.startswith("streamconsumer_operator_reconciles_total")
     ]
@@ -111,27 +113,27 @@ def test_only_the_configured_namespaces_are_served(api_namespace: Namespace, tmp
         for namespace in namespaces:
             namespace.create(manifest())
         for namespace in namespaces[:2]:
-            reconciled(namespace, "orders")
+            wait_until_reconciled(namespace, "orders")
         assert namespaces[2].get("StreamConsumer", "orders")["status"]["observedGeneration"] == -1
         assert namespaces[2].children("orders") == {}
 
 
 def restricted(namespace: Namespace, folder: Path, *, clusterwide: bool) -> Path:
-    """A kubeconfig with exactly the rights of the roles that the chart and kustomize install."""
+    """Write a kubeconfig with exactly the permissions that the chart and kustomize install, and return its path."""
     base = Path(__file__).parents[2] / "k8s" / "base"
     role = yaml.safe_load((base / "clusterrole.yaml").read_text())
     lead, leads = yaml.safe_load_all((base / "lead-role.yaml").read_text())
     prefix = "Cluster" if clusterwide else ""
     kind, name = f"{prefix}Role", f"operator-{namespace.name}"
-    here = {} if clusterwide else {"namespace": namespace.name}
+    scope = {} if clusterwide else {"namespace": namespace.name}
     subject = {"kind": "ServiceAccount", "name": "operator", "namespace": namespace.name}
     namespace.cluster.apply(
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator", "namespace": namespace.name}},
-        {**role, "kind": kind, "metadata": {"name": name, **here}},
+        {**role, "kind": kind, "metadata": {"name": name, **scope}},
         {
             "apiVersion": role["apiVersion"],
             "kind": f"{kind}Binding",
-            "metadata": {"name": name, **here},
+            "metadata": {"name": name, **scope},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name},
             "subjects": [subject],
         },
@@ -152,14 +154,14 @@ def test_the_installed_rbac_rules_are_sufficient(api_namespace: Namespace, tmp_p
     lease = f"{api_namespace.name}/streamconsumer-operator"
     with running_operator(kubeconfig, tmp_path, lease=lease, **served) as operator:
         api_namespace.create(manifest(handler={"source": "x = 1"}, replicas=2))
-        reconciled(api_namespace, "orders")
+        wait_until_reconciled(api_namespace, "orders")
         api_namespace.edit("orders", handler={"source": None, "python": "shop:handle"}, replicas=1)
-        reconciled(api_namespace, "orders", replicas=1)
+        wait_until_reconciled(api_namespace, "orders", replicas=1)
         eventually(lambda: check_children(api_namespace, "ServiceAccount", "Deployment"))
         api_namespace.patch("Deployment", "orders-consumer", {"spec": {"replicas": 4}})
-        reconciled(api_namespace, "orders", replicas=1)
+        wait_until_reconciled(api_namespace, "orders", replicas=1)
         api_namespace.delete("Deployment", "orders-consumer")
-        reconciled(api_namespace, "orders")
+        wait_until_reconciled(api_namespace, "orders")
         eventually(lambda: check_reasons(api_namespace, "Created", "Pruned", "DriftRepaired"))
         assert operator.stop()[0] == 0
     assert [line for line in operator.unexpected_lines() if line.get("reason") != "DriftRepaired"] == []
@@ -175,61 +177,61 @@ def check_reasons(namespace: Namespace, *reasons: str) -> None:
 
 
 @pytest.fixture
-def own(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
-    """An API server that a test may break. It knows no StreamConsumers yet."""
+def own_api(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
+    """A separate API server that a test may break, without the CRD."""
     with ApiServer() as server:
         yield server
 
 
 @pytest.mark.cluster
-def test_an_operator_that_starts_before_the_crd_waits_for_it(own: ApiServer, tmp_path: Path) -> None:
-    operator = OperatorProcess(own.kubeconfig, tmp_path).start()
+def test_an_operator_that_starts_before_the_crd_waits_for_it(own_api: ApiServer, tmp_path: Path) -> None:
+    operator = OperatorProcess(own_api.kubeconfig, tmp_path).start()
     try:
-        eventually(lambda: check_said(operator, "failed to list resources; retrying"))
+        eventually(lambda: check_logged(operator, "failed to list resources; retrying"))
         assert operator.exit_code is None
-        install_crd(own)
+        install_crd(own_api)
         operator.wait_until_started()
-        namespace = Namespace(own, "default")
+        namespace = Namespace(own_api, "default")
         namespace.create(manifest())
-        reconciled(namespace, "orders")
+        wait_until_reconciled(namespace, "orders")
     finally:
         operator.kill()
 
 
-def check_said(operator: OperatorProcess, message: str) -> None:
+def check_logged(operator: OperatorProcess, message: str) -> None:
     assert operator.logged(message)
 
 
 @pytest.mark.cluster
-def test_an_operator_without_an_api_server_retries_and_stops_quickly(own: ApiServer, tmp_path: Path) -> None:
-    config = json.loads(own.kubeconfig.read_text())
+def test_an_operator_without_an_api_server_retries_and_stops_quickly(own_api: ApiServer, tmp_path: Path) -> None:
+    config = json.loads(own_api.kubeconfig.read_text())
     config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{free_port()}"
     nowhere = tmp_path / "nowhere.kubeconfig"
     nowhere.write_text(json.dumps(config))
     operator = OperatorProcess(nowhere, tmp_path).start()
     try:
-        eventually(lambda: check_said(operator, "failed to list resources; retrying"))
+        eventually(lambda: check_logged(operator, "failed to list resources; retrying"))
         code, seconds = operator.stop()
         assert code == 0
-        assert seconds < QUICK
+        assert seconds < STOP_SECONDS
     finally:
         operator.kill()
 
 
 @pytest.mark.cluster
 @pytest.mark.timeout(240)
-def test_changes_during_a_broken_watch_are_reconciled(own: ApiServer, tmp_path: Path) -> None:
-    """No watch tells afterwards what was deleted meanwhile: a new API server knows no history."""
-    install_crd(own)
-    namespace = Namespace(own, "default")
-    with running_operator(own.kubeconfig, tmp_path) as operator:
+def test_changes_during_a_broken_watch_are_reconciled(own_api: ApiServer, tmp_path: Path) -> None:
+    """A restarted API server has no history, so no watch reports the deletions afterwards."""
+    install_crd(own_api)
+    namespace = Namespace(own_api, "default")
+    with running_operator(own_api.kubeconfig, tmp_path) as operator:
         for name in ("changed", "robbed", "deleted"):
             namespace.create(manifest(name))
         for name in ("changed", "robbed", "deleted"):
-            reconciled(namespace, name)
+            wait_until_reconciled(namespace, name)
         wait_until_settled(namespace, 0.5)
-        with blind(operator):
-            restart(own)
+        with frozen(operator):
+            restart(own_api)
             namespace.edit("changed", batchCount=20)
             for kind, name in (
                 ("Deployment", "robbed-consumer"),
@@ -238,27 +240,27 @@ def test_changes_during_a_broken_watch_are_reconciled(own: ApiServer, tmp_path: 
                 ("ServiceAccount", "deleted-consumer"),
             ):
                 namespace.delete(kind, name)
-        reconciled(namespace, "changed", within=100)
-        reconciled(namespace, "robbed", within=100)
+        wait_until_reconciled(namespace, "changed", within=100)
+        wait_until_reconciled(namespace, "robbed", within=100)
         wait_until_settled(namespace, 3)
         assert namespace.find("Deployment", "deleted-consumer") is None
         namespace.create(manifest("deleted"))
-        reconciled(namespace, "deleted")
+        wait_until_reconciled(namespace, "deleted")
         assert operator.stop()[0] == 0
 
 
 @pytest.mark.cluster
 @pytest.mark.timeout(240)
-def test_an_operator_continues_after_a_restart_of_the_api_server(own: ApiServer, tmp_path: Path) -> None:
-    """A server that starts may leave a watch hanging that it has just accepted: 70 s without a word are its end."""
-    install_crd(own)
-    namespace = Namespace(own, "default")
-    with running_operator(own.kubeconfig, tmp_path) as operator:
+def test_an_operator_continues_after_a_restart_of_the_api_server(own_api: ApiServer, tmp_path: Path) -> None:
+    """A starting API server may leave an accepted watch without events. Such a watch ends after 70 s."""
+    install_crd(own_api)
+    namespace = Namespace(own_api, "default")
+    with running_operator(own_api.kubeconfig, tmp_path) as operator:
         namespace.create(manifest())
-        reconciled(namespace, "orders")
-        restart(own)
+        wait_until_reconciled(namespace, "orders")
+        restart(own_api)
         namespace.edit("orders", replicas=0)
-        reconciled(namespace, "orders", within=100, replicas=0)
+        wait_until_reconciled(namespace, "orders", within=100, replicas=0)
         assert operator.exit_code is None
 
 
@@ -268,7 +270,7 @@ from streamconsumer.operator import main
 
 async def broken(self):
     await asyncio.sleep(1)
-    raise RuntimeError("a mistake of ours")
+    raise RuntimeError("a programming error")
 
 main.Operator._resync_loop = broken
 main.run()
@@ -276,32 +278,32 @@ main.run()
 
 
 def test_an_operator_whose_main_loop_fails_exits_with_the_error(api_namespace: Namespace, tmp_path: Path) -> None:
-    """Kubernetes starts it again, where one that lives on without working would be left alone for minutes."""
+    """Kubernetes restarts a process that exits. A process that runs without working would go unnoticed for minutes."""
     operator = OperatorProcess(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name)
     operator.command = (sys.executable, "-c", BROKEN)
     try:
         operator.start().wait_until_started()
-        eventually(lambda: check_ended(operator))
+        eventually(lambda: check_exited(operator))
         assert operator.exit_code == 1
-        assert "RuntimeError: a mistake of ours" in operator.log.read_text()
+        assert "RuntimeError: a programming error" in operator.log.read_text()
     finally:
         operator.kill()
 
 
-def check_ended(operator: OperatorProcess) -> None:
+def check_exited(operator: OperatorProcess) -> None:
     assert operator.exit_code is not None
 
 
 @contextmanager
-def blind(operator: OperatorProcess) -> Iterator[None]:
-    """Whatever happens in the block, the operator is not running."""
+def frozen(operator: OperatorProcess) -> Iterator[None]:
+    """Freeze the operator for the duration of a block."""
     os.kill(operator.pid, signal.SIGSTOP)
     yield
     os.kill(operator.pid, signal.SIGCONT)
 
 
 def restart(server: ApiServer) -> None:
-    """kill -9, and the same again over the same etcd."""
+    """Kill the API server and start it again with the same etcd."""
     program = server.programs["kube-apiserver"]
     program.kill()
     program.start()
@@ -309,37 +311,37 @@ def restart(server: ApiServer) -> None:
 
 
 @pytest.mark.cluster
-def test_an_invalid_resource_stalls_without_affecting_others(own: ApiServer, tmp_path: Path) -> None:
-    """A definition that somebody loosened, or one of another version, lets through what cannot be acted on."""
+def test_an_invalid_resource_stalls_without_affecting_others(own_api: ApiServer, tmp_path: Path) -> None:
+    """A CRD without rules, or of another version, accepts resources that the operator cannot reconcile."""
     loosened = custom_resource_definition()
     loosened["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = {
         "type": "object",
         "x-kubernetes-preserve-unknown-fields": True,
     }
-    install_crd(own)
-    own.apply(loosened)
-    namespace = Namespace(own, "default")
-    with running_operator(own.kubeconfig, tmp_path) as operator:
+    install_crd(own_api)
+    own_api.apply(loosened)
+    namespace = Namespace(own_api, "default")
+    with running_operator(own_api.kubeconfig, tmp_path) as operator:
 
         def create() -> None:
             namespace.create(manifest("wrong", batchCount="many", redis={"url": "redis://:hunter2@redis"}))
 
         eventually_without_errors(create)
         namespace.create(manifest("right", replicas=2))
-        reconciled(namespace, "right", replicas=2)
+        wait_until_reconciled(namespace, "right", replicas=2)
 
         def stalled() -> dict[str, Manifest]:
             assert namespace.reason("wrong") == "InvalidSpec"
             return namespace.conditions("wrong")
 
-        found = eventually(stalled)
-        assert {kind: each["status"] for kind, each in found.items()} == {
+        conditions = eventually(stalled)
+        assert {kind: each["status"] for kind, each in conditions.items()} == {
             "Ready": "False",
             "Reconciling": "False",
             "Stalled": "True",
             "Suspended": "False",
         }
-        assert "spec.batchCount is 'many': must be a valid integer" in found["Stalled"]["message"]
+        assert "spec.batchCount is 'many': must be a valid integer" in conditions["Stalled"]["message"]
         assert (
             "hunter2" not in json.dumps(namespace.get("StreamConsumer", "wrong")["status"]) + operator.log.read_text()
         )
@@ -347,9 +349,9 @@ def test_an_invalid_resource_stalls_without_affecting_others(own: ApiServer, tmp
         wait_until_settled(namespace, 0.5)
         assert [reason for reason, _ in namespace.events("wrong")] == ["InvalidSpec"]
         namespace.edit("wrong", batchCount=5, redis={"url": "redis://redis"})
-        reconciled(namespace, "wrong")
+        wait_until_reconciled(namespace, "wrong")
         namespace.patch("Deployment", "right-consumer", {"spec": {"replicas": 7}})
-        reconciled(namespace, "right", replicas=2)
+        wait_until_reconciled(namespace, "right", replicas=2)
 
 
 def eventually_without_errors(act: Any) -> None:
@@ -365,11 +367,11 @@ def eventually_without_errors(act: Any) -> None:
 def test_a_damaged_status_is_restored(api_namespace: Namespace, tmp_path: Path) -> None:
     with running_operator(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name):
         api_namespace.create(manifest())
-        reconciled(api_namespace, "orders")
+        wait_until_reconciled(api_namespace, "orders")
         wait_until_settled(api_namespace, 0.5)
         api_namespace.patch("StreamConsumer", "orders", {"status": None}, "/status")
 
-        def told() -> None:
+        def restored() -> None:
             assert set(api_namespace.conditions("orders")) - set(STREAM_CONDITIONS) == {
                 "Ready",
                 "Reconciling",
@@ -377,7 +379,7 @@ def test_a_damaged_status_is_restored(api_namespace: Namespace, tmp_path: Path) 
                 "Suspended",
             }
 
-        eventually(told)
+        eventually(restored)
         before = wait_until_settled(api_namespace)
         foreign = {
             "type": "Synced",
@@ -386,8 +388,8 @@ def test_a_damaged_status_is_restored(api_namespace: Namespace, tmp_path: Path) 
             "message": "",
             "lastTransitionTime": "2026-11-24T12:00:00Z",
         }
-        mine = list(api_namespace.conditions("orders").values())
-        api_namespace.patch("StreamConsumer", "orders", {"status": {"conditions": [*mine, foreign]}}, "/status")
+        own = list(api_namespace.conditions("orders").values())
+        api_namespace.patch("StreamConsumer", "orders", {"status": {"conditions": [*own, foreign]}}, "/status")
         after = wait_until_settled(api_namespace)
         changed = [uid for uid in after if after[uid] != before[uid]]
         assert changed == [api_namespace.get("StreamConsumer", "orders")["metadata"]["uid"]]
@@ -403,7 +405,7 @@ def test_a_damaged_status_is_restored(api_namespace: Namespace, tmp_path: Path) 
 def test_the_selector_in_the_status_equals_the_one_of_the_deployment(api_namespace: Namespace, tmp_path: Path) -> None:
     with running_operator(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name):
         api_namespace.create(manifest())
-        live = reconciled(api_namespace, "orders")
+        live = wait_until_reconciled(api_namespace, "orders")
         (label,) = live["spec"]["selector"]["matchLabels"].items()
         assert api_namespace.get("StreamConsumer", "orders")["status"]["selector"] == "=".join(label)
         assert label == (names.LABEL_CONSUMER, "orders")
@@ -415,5 +417,5 @@ def test_any_unicode_character_of_a_source_reaches_the_config_map_unchanged(
     source = "text = '🦊 é \x7f \x85 \u2028 \ufeff \\ud83e'\n\ndef handle(data): ..."
     with running_operator(api_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=api_namespace.name):
         api_namespace.create(manifest(handler={"source": source}))
-        (found,) = eventually(lambda: [api_namespace.children("orders")["ConfigMap"]])
-        assert found["data"] == {"handler_source.py": source}
+        (config_map,) = eventually(lambda: [api_namespace.children("orders")["ConfigMap"]])
+        assert config_map["data"] == {"handler_source.py": source}

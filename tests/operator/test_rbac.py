@@ -1,6 +1,6 @@
-"""The operator with the rights that the chart gives it, and no others: what it asks for and what it may do are equal.
+"""The RBAC rules of the chart: the operator has exactly the permissions that it uses.
 
-A real API server decides, and writes down what it was asked.
+A real API server authorizes the requests and records them in its audit log.
 """
 
 import json
@@ -20,50 +20,50 @@ from tests.operator.namespace import CHILDREN, Namespace, eventually
 from tests.operator.operator_process import OperatorProcess, running_operator
 
 ACCOUNT = "streamconsumer-operator"
-WITHOUT_A_CALL = {(names.GROUP, f"{names.PLURAL}/finalizers", "update"), ("", "pods", "patch")}
-"""Asked of the authorizer by an admission plugin, see `permissions`; asked when pods that hold entries are to be fewer,
-see `scaling/test_scaling.py`."""
+NOT_REQUESTED = {(names.GROUP, f"{names.PLURAL}/finalizers", "update"), ("", "pods", "patch")}
+"""Permissions without a request in this test. An admission plugin checks the first one, see `rbac`. The operator uses
+the second one to scale in pods with pending entries, see `autoscaling/test_autoscaling.py`."""
 
-Asked = tuple[str, str, str]
+Permission = tuple[str, str, str]
 SOURCE = "async def handle(data):\n    print(data)\n"
 
 
 @pytest.fixture
 def installed(control_plane_with_crd: ControlPlane) -> Iterator[Namespace]:
-    """A namespace with the chart's rights in it, for an operator of this namespace alone."""
+    """A namespace with the RBAC objects of a chart that serves only this namespace."""
     with fresh_namespace(control_plane_with_crd) as name:
         rendered = Helm("helm").template("--namespace", name, "--set", f"watchNamespaces={{{name}}}")
-        rights = [each for each in rendered if each["kind"] in ("ServiceAccount", "Role", "RoleBinding")]
-        assert {each["metadata"]["namespace"] for each in rights} == {name}
-        control_plane_with_crd.apply(*rights)
+        permissions = [each for each in rendered if each["kind"] in ("ServiceAccount", "Role", "RoleBinding")]
+        assert {each["metadata"]["namespace"] for each in permissions} == {name}
+        control_plane_with_crd.apply(*permissions)
         yield Namespace(control_plane_with_crd, name)
 
 
 @pytest.fixture
 def operator(installed: Namespace, tmp_path: Path) -> Iterator[OperatorProcess]:
-    """An operator that is its service account."""
+    """An operator with the ServiceAccount of the chart."""
     cluster = installed.cluster
     path = f"/api/v1/namespaces/{installed.name}/serviceaccounts/{ACCOUNT}/token"
     token = cluster.request("POST", path, {"spec": {}})["status"]["token"]
-    who = User(token, ACCOUNT, "")
-    kubeconfig = cluster.credentials.write_kubeconfig(tmp_path / "kubeconfig", cluster.url, who)
+    user = User(token, ACCOUNT, "")
+    kubeconfig = cluster.credentials.write_kubeconfig(tmp_path / "kubeconfig", cluster.url, user)
     with running_operator(kubeconfig, tmp_path, watch_namespaces=installed.name) as operator:
         yield operator
 
 
 def test_the_operator_uses_exactly_its_permissions(operator: OperatorProcess, installed: Namespace) -> None:
-    live_through_everything(installed)
-    granted = {(right.group, what, verb) for right in RULES for what in right.resources for verb in right.verbs}
+    exercise_every_permission(installed)
+    granted = {(rule.group, resource, verb) for rule in RULES for resource in rule.resources for verb in rule.verbs}
 
-    def all_of_it() -> None:
-        assert asked_for(installed) == granted - WITHOUT_A_CALL
+    def used_all() -> None:
+        assert used_permissions(installed) == granted - NOT_REQUESTED
 
-    eventually(all_of_it)
+    eventually(used_all)
     assert not [line for line in operator.unexpected_lines() if "forbidden" in json.dumps(line)]
 
 
 def test_the_operator_has_no_permission_in_other_namespaces_and_cannot_list_secrets(installed: Namespace) -> None:
-    who = f"--as=system:serviceaccount:{installed.name}:{ACCOUNT}"
+    impersonation = f"--as=system:serviceaccount:{installed.name}:{ACCOUNT}"
     for question in (
         ("list", f"{names.PLURAL}.{names.GROUP}", "--namespace", "default"),
         ("create", "deployments.apps", "--namespace", "default"),
@@ -71,20 +71,20 @@ def test_the_operator_has_no_permission_in_other_namespaces_and_cannot_list_secr
         ("create", "pods", "--namespace", installed.name),
         ("escalate", "roles.rbac.authorization.k8s.io", "--namespace", installed.name),
     ):
-        with pytest.raises(Exception, match="failed") as refused:
-            installed.cluster.kubectl("auth", "can-i", *question, who)
-        assert "Error" not in str(refused.value)
+        with pytest.raises(Exception, match="failed") as denied:
+            installed.cluster.kubectl("auth", "can-i", *question, impersonation)
+        assert "Error" not in str(denied.value)
 
 
-def live_through_everything(namespace: Namespace) -> None:
-    """Have every kind of child made, mended, changed, and pruned."""
-    behind_a_password = {"url": "redis://127.0.0.1:1/0", "passwordSecretRef": {"name": "redis", "key": "password"}}
+def exercise_every_permission(namespace: Namespace) -> None:
+    """Make the operator create and prune every kind of child, and read Secrets and ConfigMaps."""
+    redis_with_password = {"url": "redis://127.0.0.1:1/0", "passwordSecretRef": {"name": "redis", "key": "password"}}
     namespace.create(
         manifest(
             name="orders",
             replicas=2,
             handler={"source": SOURCE},
-            redis=behind_a_password,
+            redis=redis_with_password,
             envFrom=[{"configMapRef": {"name": "shop", "optional": True}}],
         )
     )
@@ -101,29 +101,31 @@ def live_through_everything(namespace: Namespace) -> None:
 
 
 def every_child(namespace: Namespace) -> dict[str, Manifest]:
-    found = namespace.children("orders")
-    assert set(found) == set(CHILDREN)
-    return found
+    children = namespace.children("orders")
+    assert set(children) == set(CHILDREN)
+    return children
 
 
 def copy_of(child: Manifest) -> Manifest:
-    """What somebody has who copies a child: our label, and an owner who does not want it."""
+    """Return a copy of a child with the operator's label and the same owner. The operator must prune the copy."""
     kept = {name: child["metadata"][name] for name in ("labels", "ownerReferences")}
     name = f"{child['metadata']['name']}-copy"
     return {**child, "metadata": {"name": name, **kept}}
 
 
-def asked_for(namespace: Namespace) -> set[Asked]:
-    """What the operator of this namespace was allowed, or refused, at the API server. That is what it wanted."""
+def used_permissions(namespace: Namespace) -> set[Permission]:
+    """Return the permissions that the requests of this namespace's operator needed, whether granted or not."""
     user = f"system:serviceaccount:{namespace.name}:{ACCOUNT}"
     lines = map(json.loads, namespace.cluster.audit_log.read_text().splitlines())
-    return {each for line in lines if line["user"]["username"] == user and "objectRef" in line for each in rights(line)}
+    return {
+        each for line in lines if line["user"]["username"] == user and "objectRef" in line for each in permissions(line)
+    }
 
 
-def rights(line: Manifest) -> Iterator[Asked]:
-    """The rights that one request needs. An apply that makes an object needs two."""
-    what = line["objectRef"]
-    resource = "/".join(filter(None, (what["resource"], what.get("subresource"))))
-    yield what.get("apiGroup", ""), resource, line["verb"]
+def permissions(line: Manifest) -> Iterator[Permission]:
+    """Yield the permissions that a request needs. An apply that creates an object needs two."""
+    ref = line["objectRef"]
+    resource = "/".join(filter(None, (ref["resource"], ref.get("subresource"))))
+    yield ref.get("apiGroup", ""), resource, line["verb"]
     if line["verb"] == "patch" and line["responseStatus"]["code"] == 201:
-        yield what.get("apiGroup", ""), resource, "create"
+        yield ref.get("apiGroup", ""), resource, "create"

@@ -1,4 +1,4 @@
-"""A pod that runs and that Redis refuses: the operator is real, and so is the Redis; there is no kubelet."""
+"""A running pod whose Redis password is wrong, with a real operator and a real Redis and without a kubelet."""
 
 from base64 import b64encode
 from pathlib import Path

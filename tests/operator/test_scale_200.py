@@ -14,20 +14,20 @@ from tests.operator.operator_process import running_operator
 
 MANY = 200
 
-MOST_SECONDS = 60
-MOST_WRITES_EACH = 12
-MOST_MEBIBYTES = 250
+MAX_SECONDS = 60
+MAX_WRITES_EACH = 12
+MAX_MEBIBYTES = 250
 REST_SECONDS = 10
 
 
 def applied(cluster: ApiServer) -> float:
-    """How many server-side applies the API server has seen: none here but the operator's."""
+    """Return the number of server-side applies at the API server. Only the operator sends them in this test."""
     text = cluster.request("GET", "/metrics", accept="text/plain")
     counted = re.findall(r'^apiserver_request_total\{[^}]*verb="APPLY"[^}]*\} (\S+)$', text, re.MULTILINE)
     return sum(map(float, counted))
 
 
-def everything(namespace: str) -> Manifest:
+def manifest_list(namespace: str) -> Manifest:
     items = [manifest(f"orders-{number}", namespace) for number in range(MANY)]
     return {"apiVersion": "v1", "kind": "List", "items": items}
 
@@ -40,17 +40,17 @@ def test_200_streamconsumers_are_served_quickly_and_then_cause_no_writes(
         plane_namespace.cluster.kubeconfig, tmp_path, watch_namespaces=plane_namespace.name
     ) as operator:
         empty, before, began = operator.resident_mebibytes(), applied(plane_namespace.cluster), time.monotonic()
-        plane_namespace.cluster.kubectl("create", "-f", "-", input=json.dumps(everything(plane_namespace.name)))
+        plane_namespace.cluster.kubectl("create", "-f", "-", input=json.dumps(manifest_list(plane_namespace.name)))
         created = time.monotonic() - began
 
         def served() -> None:
-            found = plane_namespace.list_all("StreamConsumer")
-            assert sum(each.get("status", {}).get("observedGeneration") == 1 for each in found) == MANY
+            resources = plane_namespace.list_all("StreamConsumer")
+            assert sum(each.get("status", {}).get("observedGeneration") == 1 for each in resources) == MANY
             assert len(plane_namespace.list_all("Deployment")) == MANY
 
-        eventually(served, MOST_SECONDS, pause=0.5)
+        eventually(served, MAX_SECONDS, pause=0.5)
         seconds = time.monotonic() - began
-        eventually(lambda: all_judged(plane_namespace), MOST_SECONDS, pause=0.5)
+        eventually(lambda: check_unschedulable(plane_namespace), MAX_SECONDS, pause=0.5)
         wait_until_settled(plane_namespace, 2)
         writes = applied(plane_namespace.cluster) - before
         events = sum(
@@ -66,13 +66,13 @@ def test_200_streamconsumers_are_served_quickly_and_then_cause_no_writes(
         f"\n{writes / MANY:.2f} applies and {events / MANY:.2f} events each; 0 writes in {REST_SECONDS} s at rest;"
         f"\nthe operator has {resident:.0f} MiB resident, {empty:.0f} MiB before"
     )
-    assert writes + events <= MOST_WRITES_EACH * MANY
-    assert resident < MOST_MEBIBYTES
+    assert writes + events <= MAX_WRITES_EACH * MANY
+    assert resident < MAX_MEBIBYTES
 
 
-def all_judged(namespace: Namespace) -> None:
-    """By their pods, which no node takes."""
-    told = [each["status"]["conditions"] for each in namespace.list_all("StreamConsumer")]
-    assert {each["reason"] for conditions in told for each in conditions if each["type"] == "Ready"} == {
+def check_unschedulable(namespace: Namespace) -> None:
+    """Check that every status reports the unschedulable pods."""
+    statuses = [each["status"]["conditions"] for each in namespace.list_all("StreamConsumer")]
+    assert {each["reason"] for conditions in statuses for each in conditions if each["type"] == "Ready"} == {
         "Unschedulable"
     }

@@ -19,8 +19,8 @@ SYNC_SECONDS = 60.0
 
 def documented(kind: str) -> dict[str, Any]:
     blocks = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    (found,) = [each for each in map(yaml.safe_load, blocks) if each.get("kind") == kind]
-    return dict(found)
+    (document,) = [each for each in map(yaml.safe_load, blocks) if each.get("kind") == kind]
+    return dict(document)
 
 
 @pytest.mark.parametrize("kind", ["HorizontalPodAutoscaler", "ScaledObject"])
@@ -32,8 +32,8 @@ def test_the_documented_scaler_targets_the_streamconsumer_and_not_its_deployment
 def test_each_documented_keda_trigger_names_the_stream_and_the_group() -> None:
     triggers = documented("ScaledObject")["spec"]["triggers"]
     assert {each["type"] for each in triggers} == {"redis-streams"}
-    found = {(each["metadata"]["stream"], each["metadata"]["consumerGroup"]) for each in triggers}
-    assert found == {("orders", "billing")}
+    sources = {(each["metadata"]["stream"], each["metadata"]["consumerGroup"]) for each in triggers}
+    assert sources == {("orders", "billing")}
 
 
 def test_the_documented_hpa_scales_the_pods_and_a_resumed_streamconsumer_has_them_again(

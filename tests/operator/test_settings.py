@@ -14,7 +14,7 @@ def test_all_settings_have_defaults() -> None:
 
 
 def test_every_setting_has_a_variable() -> None:
-    told = {
+    variables = {
         "watch_namespaces": "shop, warehouse,",
         "processor_image": "registry.example/processor:2",
         "processor_image_pull_policy": "Always",
@@ -25,11 +25,11 @@ def test_every_setting_has_a_variable() -> None:
         "lease": "system/operator",
         "log_level": "DEBUG",
     }
-    assert set(told) == set(OperatorSettings.model_fields)
-    settings = OperatorSettings.from_env({PREFIX + name.upper(): text for name, text in told.items()})
+    assert set(variables) == set(OperatorSettings.model_fields)
+    settings = OperatorSettings.from_env({PREFIX + name.upper(): text for name, text in variables.items()})
     assert settings.watch_namespaces == ["shop", "warehouse"]
     assert (settings.http_port, settings.stream_interval) == (0, timedelta(minutes=1))
-    assert all(getattr(settings, name) != getattr(OperatorSettings(), name) for name in told)
+    assert all(getattr(settings, name) != getattr(OperatorSettings(), name) for name in variables)
 
 
 @pytest.mark.parametrize(

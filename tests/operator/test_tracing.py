@@ -1,4 +1,4 @@
-"""Reconciles as traces, on a real API server and in a real collector."""
+"""Traces of reconciles, with a real API server and a real collector."""
 
 import time
 from collections.abc import Iterator
@@ -23,17 +23,17 @@ def operator(
     api_namespace: Namespace, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[OperatorProcess]:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", str(DELAY_MS))
-    told = {"watch_namespaces": api_namespace.name, "telemetry_endpoint": collector.http_endpoint}
-    with running_operator(api_namespace.cluster.kubeconfig, tmp_path, **told) as operator:
+    variables = {"watch_namespaces": api_namespace.name, "telemetry_endpoint": collector.http_endpoint}
+    with running_operator(api_namespace.cluster.kubeconfig, tmp_path, **variables) as operator:
         yield operator
 
 
 def apply(namespace: Namespace, name: str, **annotations: str) -> None:
-    made = manifest(name)
-    namespace.create({**made, "metadata": {**made["metadata"], "annotations": annotations}})
+    resource = manifest(name)
+    namespace.create({**resource, "metadata": {**resource["metadata"], "annotations": annotations}})
 
 
-def of(spans: list[Span], name: str) -> list[Span]:
+def reconcile_spans(spans: list[Span], name: str) -> list[Span]:
     return [each for each in spans if each.name == RECONCILE and each.attributes["streamconsumer.name"] == name]
 
 
@@ -44,10 +44,12 @@ def test_a_reconcile_that_writes_is_a_trace_linked_to_the_applier(
     wait_until_settled(api_namespace)
     events = {reason for reason, _ in api_namespace.events("orders")}
     spans = collector.wait_for_spans(
-        lambda found: events <= {event.name for each in of(found, "orders") for event in each.events}
+        lambda spans: events <= {event.name for each in reconcile_spans(spans, "orders") for event in each.events}
     )
-    [made] = [each for each in of(spans, "orders") if "Created" in {event.name for event in each.events}]
-    first = min(of(spans, "orders"), key=lambda each: each.start_ns)
+    [creating] = [
+        each for each in reconcile_spans(spans, "orders") if "Created" in {event.name for event in each.events}
+    ]
+    first = min(reconcile_spans(spans, "orders"), key=lambda each: each.start_ns)
     assert [(link.trace_id, link.span_id) for link in first.links] == [tuple(APPLIED_BY.split("-")[1:3])]
     assert first.parent_span_id == ""
     assert first.attributes["k8s.namespace.name"] == api_namespace.name
@@ -55,7 +57,7 @@ def test_a_reconcile_that_writes_is_a_trace_linked_to_the_applier(
     assert first.resource["service.name"] == "streamconsumer-operator"
     children = {each.name for each in spans if each.parent_span_id == first.span_id}
     assert {"PATCH serviceaccounts", "PATCH deployments"} <= children
-    assert "PATCH streamconsumers/status" in {each.name for each in spans if each.trace_id == made.trace_id}
+    assert "PATCH streamconsumers/status" in {each.name for each in spans if each.trace_id == creating.trace_id}
 
 
 def test_a_reconcile_that_writes_nothing_has_no_span(
@@ -63,14 +65,14 @@ def test_a_reconcile_that_writes_nothing_has_no_span(
 ) -> None:
     apply(api_namespace, "orders")
     wait_until_settled(api_namespace)
-    collector.wait_for_spans(lambda found: bool(of(found, "orders")))
-    time.sleep(1)  # ten times what the SDK waits with them
+    collector.wait_for_spans(lambda spans: bool(reconcile_spans(spans, "orders")))
+    time.sleep(1)  # ten times the export delay of the SDK
     collector.clear()
     before = api_namespace.get("Deployment", "orders-consumer")["metadata"]["resourceVersion"]
-    api_namespace.patch("StreamConsumer", "orders", {"metadata": {"labels": {"looked": "at"}}})
+    api_namespace.patch("StreamConsumer", "orders", {"metadata": {"labels": {"edited": "yes"}}})
     wait_until_settled(api_namespace)
     time.sleep(1)
-    assert of(collector.spans(), "orders") == []
+    assert reconcile_spans(collector.spans(), "orders") == []
     assert api_namespace.get("Deployment", "orders-consumer")["metadata"]["resourceVersion"] == before
 
 
@@ -81,8 +83,8 @@ def test_a_malformed_trace_annotation_is_ignored(
     names = [f"garbled-{number}" for number in range(len(garbled))]
     for name, garbage in zip(names, garbled, strict=True):
         apply(api_namespace, name, **{TRACEPARENT: garbage})
-    spans = collector.wait_for_spans(lambda found: all(of(found, name) for name in names))
-    assert all(each.links == () for name in names for each in of(spans, name))
+    spans = collector.wait_for_spans(lambda spans: all(reconcile_spans(spans, name) for name in names))
+    assert all(each.links == () for name in names for each in reconcile_spans(spans, name))
 
 
 def test_a_name_conflict_is_an_event_of_the_span(
@@ -103,5 +105,7 @@ def test_a_name_conflict_is_an_event_of_the_span(
     api_namespace.create(foreign)
     apply(api_namespace, "orders")
     collector.wait_for_spans(
-        lambda found: any(event.name == "NameConflict" for each in of(found, "orders") for event in each.events)
+        lambda spans: any(
+            event.name == "NameConflict" for each in reconcile_spans(spans, "orders") for event in each.events
+        )
     )

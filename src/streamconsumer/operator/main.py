@@ -41,7 +41,7 @@ from streamconsumer.operator.settings import OperatorSettings
 if TYPE_CHECKING:
     from streamconsumer.operator.tracing import ReconcileTracing
 
-RETRY_SECONDS = 2
+RETRY_DELAY_SECONDS = 2
 WORKERS = 8
 """The number of StreamConsumers that are reconciled at the same time."""
 
@@ -115,7 +115,7 @@ class Operator:
         if self.lease:
             await self._acquire_leadership(self.lease)
         while not await self._try_resync():  # noqa: ASYNC110 - no component would set an event
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(RETRY_DELAY_SECONDS)
         self.health.is_synced = True
         counts = {"consumers": len(self.cache.consumers), "objects": len(self.cache.all_objects())}
         log_fields = {"namespaces": self.settings.watch_namespaces, "http_port": self._runner.addresses[0][1]}
@@ -227,7 +227,7 @@ class Operator:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_with_jitter(RESYNC_INTERVAL)):
                     await self._relisted.wait()
-            await asyncio.sleep(RETRY_SECONDS)  # kopf lists one kind after the other: resync once after the last
+            await asyncio.sleep(RETRY_DELAY_SECONDS)  # kopf lists one kind after the other: resync once after the last
             self._relisted.clear()
             if not await self._try_resync():
                 self._relisted.set()

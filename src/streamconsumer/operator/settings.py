@@ -24,7 +24,7 @@ class OperatorSettings(Model):
 
     model_config = ConfigDict(alias_generator=None)
 
-    watch_namespaces: Annotated[list[str], BeforeValidator(_split)] = Field([])
+    watch_namespaces: Annotated[list[str], BeforeValidator(_split)] = Field(default=[])
     """The namespaces to serve, comma-separated; empty serves all."""
 
     processor_image: str = f"streamconsumer-processor:{__version__}"
@@ -37,7 +37,7 @@ class OperatorSettings(Model):
     """The OTLP endpoint of StreamConsumers without their own endpoint, and of the operator's traces unless OTEL_
     variables set another one. Empty: no telemetry."""
 
-    http_port: int = Field(names.HTTP_PORT, ge=0, le=65535)
+    http_port: int = Field(default=names.HTTP_PORT, ge=0, le=65535)
     """The port of /livez, /readyz and /metrics."""
 
     http_host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes the pod's own address
@@ -45,7 +45,7 @@ class OperatorSettings(Model):
     stream_interval: Annotated[timedelta, DurationRange("1s", "10m")] = timedelta(seconds=15)
     """The interval at which the operator polls the streams in Redis. Jittered by 25 %."""
 
-    lease: str = Field("", pattern=r"^([a-z0-9.-]+/[a-z0-9.-]+)?$")
+    lease: str = Field(default="", pattern=r"^([a-z0-9.-]+/[a-z0-9.-]+)?$")
     """The Lease for leader election, as namespace/name. Empty: no election, this operator is the leader."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

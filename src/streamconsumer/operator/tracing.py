@@ -27,7 +27,7 @@ from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.reconcile_trace import ENDPOINT_VARIABLES, ReconcileTrace
 
-SHUTDOWN_SECONDS = 3.0
+SHUTDOWN_TIMEOUT_SECONDS = 3.0
 """The time limit of a shutdown. The SDK alone would wait 30 s for an unavailable collector."""
 MAX_CONTEXT_LENGTH = 512
 ANNOTATIONS = {"traceparent": "tracing.k8s.io/traceparent", "tracestate": "tracing.k8s.io/tracestate"}
@@ -69,10 +69,10 @@ class ReconcileTracing:
             span.end()
 
     def shutdown(self) -> None:
-        """Export the remaining spans within SHUTDOWN_SECONDS."""
+        """Export the remaining spans within SHUTDOWN_TIMEOUT_SECONDS."""
         thread = threading.Thread(target=self._provider.shutdown, daemon=True)
         thread.start()
-        thread.join(SHUTDOWN_SECONDS)
+        thread.join(SHUTDOWN_TIMEOUT_SECONDS)
 
 
 class _ReconcileSpan(ReconcileTrace):

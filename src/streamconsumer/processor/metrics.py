@@ -1,7 +1,7 @@
 """Metrics of one processor, and their Prometheus form. `telemetry.otlp_metrics` exports the same metrics over OTLP.
 
-The values are plain integers that the loop increments per batch or per message, and that are read only on a scrape: a
-metrics library in the loop would cost more than the loop itself.
+The loop increments plain integers per batch or per message, and they are read only on a scrape. A metrics library in
+the loop would cost more than the loop itself.
 """
 
 import time
@@ -104,8 +104,8 @@ class Metrics:
     def record_queue_time(self, count: int, first_id: str, last_id: str) -> None:
         """Record the queue times of `count` new entries between two ids. An id starts with the server's milliseconds.
 
-        The entries in between are assumed to be spread evenly: entries of one read were added close together, and
-        parsing each id would cost as much as the whole in-flight table."""
+        The entries in between are assumed to be spread evenly, because entries of one read were added close together.
+        Parsing each id would cost as much as the whole in-flight table."""
         now_milliseconds = time.time() * 1000
         oldest = max(0.0, now_milliseconds - int(first_id.partition("-")[0])) / 1000
         newest = max(0.0, now_milliseconds - int(last_id.partition("-")[0])) / 1000

@@ -17,9 +17,17 @@ import pytest
 from streamconsumer.processor.dead_letters.record import DeadLetterReason, to_fields
 from tests.cli.dev.dev_process import SOURCES
 from tests.cluster.redis_servers import RedisServer, StartRedis
+from tests.processor.dead_letters.dead_letter_factory import (
+    FIELDS,
+    KEY,
+    command,
+    failure_details,
+    raw,
+    restrict,
+    write_dead_letters,
+)
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
-from tests.processor.letters import FIELDS, KEY, command, failure_details, raw, restrict, write_dead_letters
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from tests.cluster.collector import Collector
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.operator.redis_operator import redis_client
+from tests.processor.consumer.test_permissions import KEYS, SMALLEST
 from tests.processor.group import GROUP, STREAM
 from tests.processor.pod import Pod
-from tests.processor.test_acl import KEYS, SMALLEST
 
 CompletedCommand = subprocess.CompletedProcess[str]
 

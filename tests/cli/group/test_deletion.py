@@ -22,11 +22,11 @@ from streamconsumer.redis_client.keys import COMPANION_SUFFIXES, group_key
 from tests.cli.dev.dev_process import SOURCES
 from tests.cluster.redis_servers import VALKEY, RedisServer, StartRedis
 from tests.model.examples import consumer
+from tests.processor.dead_letters.dead_letter_factory import KEY, command, restrict
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
-from tests.processor.letters import KEY, command, restrict
 from tests.processor.recorder import Recorder
-from tests.processor.test_cluster import Nodes, nodes
+from tests.redis_client.test_cluster import Nodes, nodes
 
 __all__ = ["nodes"]
 

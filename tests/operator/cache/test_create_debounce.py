@@ -1,4 +1,4 @@
-"""New StreamConsumers start together at the end of a burst."""
+"""The debounce of the first reconciles after a burst of creations."""
 
 import asyncio
 from datetime import timedelta
@@ -9,55 +9,55 @@ from streamconsumer.operator.cache import create_debounce
 from streamconsumer.operator.cache.create_debounce import CreateDebounce
 from streamconsumer.operator.cache.workqueue import Key
 
-PATIENCE_SECONDS = 20
+TIMEOUT_SECONDS = 20
 
 
-class Begun:
-    """Records the keys that an Arrivals passes on."""
+class RecordingDebounce:
+    """A debounce that records the enqueued keys."""
 
     def __init__(self) -> None:
         self.keys: asyncio.Queue[Key] = asyncio.Queue()
-        self.arrivals = CreateDebounce(self.keys.put_nowait)
+        self._debounce = CreateDebounce(self.keys.put_nowait)
 
-    def come(self, number: int) -> None:
-        self.arrivals.add(("shop", str(number)))
+    def create(self, number: int) -> None:
+        self._debounce.add(("shop", str(number)))
 
     async def numbers(self, count: int) -> list[int]:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             return [int((await self.keys.get())[1]) for _ in range(count)]
 
 
 async def test_a_single_new_streamconsumer_is_enqueued() -> None:
-    begun = Begun()
-    begun.come(1)
-    assert await begun.numbers(1) == [1]
+    debounce = RecordingDebounce()
+    debounce.create(1)
+    assert await debounce.numbers(1) == [1]
 
 
 async def test_a_burst_is_enqueued_in_order_after_the_last_creation() -> None:
-    begun = Begun()
+    debounce = RecordingDebounce()
     for number in range(50):
-        begun.come(number)
+        debounce.create(number)
         await asyncio.sleep(0)
-        assert begun.keys.empty()
-    assert await begun.numbers(50) == list(range(50))
+        assert debounce.keys.empty()
+    assert await debounce.numbers(50) == list(range(50))
 
 
 async def test_a_continuing_burst_is_enqueued_after_the_maximum_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(create_debounce, "QUIET_PERIOD", timedelta(milliseconds=50))
     monkeypatch.setattr(create_debounce, "MAX_DELAY", timedelta(milliseconds=100))
-    begun, came = Begun(), 0
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while begun.keys.empty():
-            begun.come(came)
-            came += 1
+    debounce, created = RecordingDebounce(), 0
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while debounce.keys.empty():
+            debounce.create(created)
+            created += 1
             await asyncio.sleep(0)
-    assert await begun.numbers(begun.keys.qsize()) == list(range(came))
+    assert await debounce.numbers(debounce.keys.qsize()) == list(range(created))
 
 
 async def test_each_burst_is_delayed() -> None:
-    begun = Begun()
-    begun.come(1)
-    assert await begun.numbers(1) == [1]
-    begun.come(2)
-    assert begun.keys.empty()
-    assert await begun.numbers(1) == [2]
+    debounce = RecordingDebounce()
+    debounce.create(1)
+    assert await debounce.numbers(1) == [1]
+    debounce.create(2)
+    assert debounce.keys.empty()
+    assert await debounce.numbers(1) == [2]

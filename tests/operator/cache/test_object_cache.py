@@ -22,156 +22,156 @@ def child(kind: str = "Deployment", version: int = 1, uid: str = "d-1", **fields
 
 
 def consumer(version: int = 1, uid: str = "c-1") -> Manifest:
-    found = stored(manifest(), uid=uid)
-    found["metadata"]["resourceVersion"] = str(version)
-    return found
+    resource = stored(manifest(), uid=uid)
+    resource["metadata"]["resourceVersion"] = str(version)
+    return resource
 
 
 def test_upserted_objects_are_found() -> None:
-    store = ObjectCache()
-    assert store.upsert(consumer()) == store.upsert(child()) == KEY
-    assert store.consumers == {KEY: consumer()}
-    assert store.child(KEY, "Deployment", "orders-consumer") == child()
+    cache = ObjectCache()
+    assert cache.upsert(consumer()) == cache.upsert(child()) == KEY
+    assert cache.consumers == {KEY: consumer()}
+    assert cache.child(KEY, "Deployment", "orders-consumer") == child()
 
 
 def test_pods_are_not_listed_as_children() -> None:
-    store = ObjectCache()
-    store.upsert(child())
-    store.upsert(child("Pod"))
-    assert [each["kind"] for each in store.children(KEY)] == ["Deployment"]
-    assert [each["kind"] for each in store.pods(KEY)] == ["Pod"]
+    cache = ObjectCache()
+    cache.upsert(child())
+    cache.upsert(child("Pod"))
+    assert [each["kind"] for each in cache.children(KEY)] == ["Deployment"]
+    assert [each["kind"] for each in cache.pods(KEY)] == ["Pod"]
 
 
 def test_an_older_version_does_not_overwrite_a_newer_one() -> None:
-    """A watch may still bring what was before our own write. Versions are numbers: 9 is older than 10."""
-    store = ObjectCache()
+    """A watch may still report the state before a write by the operator. Versions are numbers: 9 is older than 10."""
+    cache = ObjectCache()
     for version in (10, 9):
-        store.upsert(child(version=version))
-        store.upsert(consumer(version))
-    (kept,) = store.children(KEY)
+        cache.upsert(child(version=version))
+        cache.upsert(consumer(version))
+    (kept,) = cache.children(KEY)
     assert kept["metadata"]["resourceVersion"] == "10"
-    assert store.consumers[KEY]["metadata"]["resourceVersion"] == "10"
+    assert cache.consumers[KEY]["metadata"]["resourceVersion"] == "10"
 
 
 def test_an_object_in_the_same_version_is_not_transformed_again() -> None:
-    """A watch brings what our own write has returned, and every list brings everything."""
-    store = ObjectCache()
-    store.upsert(child(version=1))
-    [known] = store.children(KEY)
-    store.upsert(child(version=1))
-    assert store.children(KEY)[0] is known
+    """A watch repeats the result of a write by the operator, and every list repeats all objects."""
+    cache = ObjectCache()
+    cache.upsert(child(version=1))
+    [known] = cache.children(KEY)
+    cache.upsert(child(version=1))
+    assert cache.children(KEY)[0] is known
 
 
 def test_an_object_with_a_new_uid_replaces_the_old_one_in_spite_of_a_lower_version() -> None:
-    store = ObjectCache()
-    store.upsert(child(version=10, uid="d-1"))
-    store.upsert(child(version=2, uid="d-2"))
-    assert store.children(KEY) == [child(version=2, uid="d-2")]
+    cache = ObjectCache()
+    cache.upsert(child(version=10, uid="d-1"))
+    cache.upsert(child(version=2, uid="d-2"))
+    assert cache.children(KEY) == [child(version=2, uid="d-2")]
 
 
 def test_removed_objects_are_not_found() -> None:
-    store = ObjectCache()
-    store.upsert(consumer())
-    store.upsert(child())
-    assert store.remove(child()) == store.remove(consumer()) == KEY
-    assert not store.consumers
-    assert store.children(KEY) == []
-    assert store.child(KEY, "Deployment", "orders-consumer") is None
+    cache = ObjectCache()
+    cache.upsert(consumer())
+    cache.upsert(child())
+    assert cache.remove(child()) == cache.remove(consumer()) == KEY
+    assert not cache.consumers
+    assert cache.children(KEY) == []
+    assert cache.child(KEY, "Deployment", "orders-consumer") is None
 
 
 def test_removing_an_old_uid_keeps_the_object_with_the_new_uid() -> None:
-    """The answer to our own write may come before the watch tells that its predecessor was deleted."""
-    store = ObjectCache()
-    store.upsert(child(uid="d-2", version=5))
-    store.upsert(consumer(uid="c-2"))
-    store.remove(child(uid="d-1", version=4))
-    store.remove(consumer(uid="c-1"))
-    assert store.children(KEY) == [child(uid="d-2", version=5)]
-    assert KEY in store.consumers
+    """The response to a write may arrive before the watch reports the deletion of the previous object."""
+    cache = ObjectCache()
+    cache.upsert(child(uid="d-2", version=5))
+    cache.upsert(consumer(uid="c-2"))
+    cache.remove(child(uid="d-1", version=4))
+    cache.remove(consumer(uid="c-1"))
+    assert cache.children(KEY) == [child(uid="d-2", version=5)]
+    assert KEY in cache.consumers
 
 
 def test_removing_an_unknown_object_has_no_effect() -> None:
-    store = ObjectCache()
-    assert store.remove(child()) == store.remove(consumer()) == KEY
+    cache = ObjectCache()
+    assert cache.remove(child()) == cache.remove(consumer()) == KEY
 
 
 def test_an_object_without_the_operators_label_has_no_key() -> None:
-    stranger = child()
-    del stranger["metadata"]["labels"]
-    store = ObjectCache()
-    assert store.upsert(stranger) is None
-    assert store.remove(stranger) is None
+    unlabelled = child()
+    del unlabelled["metadata"]["labels"]
+    cache = ObjectCache()
+    assert cache.upsert(unlabelled) is None
+    assert cache.remove(unlabelled) is None
 
 
 def test_lookups_do_not_grow_the_cache() -> None:
-    """A key that is only asked for must not grow the store: names come and go for months."""
-    store = ObjectCache()
-    store.children(KEY), store.pods(KEY), store.child(KEY, "Deployment", "x")
-    store.upsert(child())
-    store.remove(child())
-    assert not store._owned
+    """Lookups of unknown keys must not allocate memory: names come and go for months."""
+    cache = ObjectCache()
+    cache.children(KEY), cache.pods(KEY), cache.child(KEY, "Deployment", "x")
+    cache.upsert(child())
+    cache.remove(child())
+    assert not cache._owned
 
 
-def believe(store: ObjectCache, before: Mapping[str, int], *found: Manifest) -> set[Key | None]:
-    """Put what a list found, and drop what it lacks. Returns whom that concerns."""
-    concerned = {store.upsert(manifest) for manifest in found}
-    return concerned | store.remove_missing(before, {manifest["metadata"]["uid"] for manifest in found})
+def apply_list(cache: ObjectCache, versions_before: Mapping[str, int], *listed: Manifest) -> set[Key | None]:
+    """Update the cache from a complete list. Returns the keys of added, changed and removed objects."""
+    keys = {cache.upsert(manifest) for manifest in listed}
+    return keys | cache.remove_missing(versions_before, {manifest["metadata"]["uid"] for manifest in listed})
 
 
 def test_a_list_removes_objects_that_were_deleted_without_a_watch() -> None:
-    store = ObjectCache()
-    store.upsert(consumer())
-    store.upsert(child())
-    store.upsert(child("Pod", uid="p-1"))
-    assert believe(store, store.versions(), consumer(2), child()) == {KEY}
-    assert store.pods(KEY) == []
-    assert store.children(KEY) == [child()]
-    assert store.consumers[KEY]["metadata"]["resourceVersion"] == "2"
+    cache = ObjectCache()
+    cache.upsert(consumer())
+    cache.upsert(child())
+    cache.upsert(child("Pod", uid="p-1"))
+    assert apply_list(cache, cache.versions(), consumer(2), child()) == {KEY}
+    assert cache.pods(KEY) == []
+    assert cache.children(KEY) == [child()]
+    assert cache.consumers[KEY]["metadata"]["resourceVersion"] == "2"
 
 
 def test_a_list_does_not_undo_changes_since_its_request() -> None:
-    store = ObjectCache()
-    store.upsert(child(version=1))
-    before = store.versions()
-    store.upsert(child(version=2))
-    store.upsert(consumer())
-    believe(store, before)
-    assert store.children(KEY) == [child(version=2)]
-    assert KEY in store.consumers
+    cache = ObjectCache()
+    cache.upsert(child(version=1))
+    before = cache.versions()
+    cache.upsert(child(version=2))
+    cache.upsert(consumer())
+    apply_list(cache, before)
+    assert cache.children(KEY) == [child(version=2)]
+    assert KEY in cache.consumers
 
 
 def test_a_list_returns_the_keys_of_added_and_removed_objects() -> None:
-    store, gone = ObjectCache(), child()
+    cache, gone = ObjectCache(), child()
     gone["metadata"]["labels"] = {names.LABEL_CONSUMER: "returns"}
-    store.upsert(gone)
-    assert believe(store, store.versions(), consumer()) == {KEY, ("shop", "returns")}
+    cache.upsert(gone)
+    assert apply_list(cache, cache.versions(), consumer()) == {KEY, ("shop", "returns")}
 
 
 def test_an_object_that_is_deleted_during_a_list_does_not_return_with_a_later_page() -> None:
-    """All pages tell of the moment when the first one was asked for."""
-    store = ObjectCache()
+    """All pages of a list show the time of the request for the first page."""
+    cache = ObjectCache()
     for each in (consumer(), child(), child("Pod", uid="p-1")):
-        store.upsert(each)
-    before = store.versions()
-    store.remove(child(version=2))
-    store.remove(child("Pod", uid="p-1", version=3))
-    store.remove(consumer(4))
-    believe(store, before, consumer(), child(), child("Pod", uid="p-1"))
-    assert store.all_objects() == []
+        cache.upsert(each)
+    before = cache.versions()
+    cache.remove(child(version=2))
+    cache.remove(child("Pod", uid="p-1", version=3))
+    cache.remove(consumer(4))
+    apply_list(cache, before, consumer(), child(), child("Pod", uid="p-1"))
+    assert cache.all_objects() == []
 
 
 def test_an_object_whose_label_was_removed_and_restored_is_cached_again() -> None:
-    """A watch tells of either as of a deletion and of a new object, of one uid."""
-    store = ObjectCache()
-    store.upsert(child(version=1))
-    store.remove(child(version=2))
-    store.upsert(child(version=3))
-    assert store.children(KEY) == [child(version=3)]
+    """A watch with a label selector reports these changes as a deletion and a creation of one uid."""
+    cache = ObjectCache()
+    cache.upsert(child(version=1))
+    cache.remove(child(version=2))
+    cache.upsert(child(version=3))
+    assert cache.children(KEY) == [child(version=3)]
 
 
 def test_tombstones_are_dropped_after_the_next_list() -> None:
-    store = ObjectCache()
-    before = store.versions()
-    store.remove(child())
-    believe(store, before)
-    assert not store._tombstones
+    cache = ObjectCache()
+    before = cache.versions()
+    cache.remove(child())
+    apply_list(cache, before)
+    assert not cache._tombstones

@@ -1,4 +1,4 @@
-"""What is remembered of an object is enough for whoever reads it, and no more."""
+"""The transform of objects before they are cached."""
 
 import json
 from typing import Any
@@ -24,9 +24,9 @@ def test_the_last_applied_annotation_of_kubectl_is_dropped() -> None:
 
 def test_problem_conditions_of_a_deployment_are_kept_without_timestamps() -> None:
     failed = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota"}
-    told = [{"type": "Available", "status": "False"}, {**failed, "lastUpdateTime": "2026-11-25T12:00:00Z"}]
-    found = strip_unused({**deployment(), "status": {"replicas": 1, "conditions": told}})
-    assert found == {**deployment(), "status": {"replicas": 1, "conditions": [failed]}}
+    conditions = [{"type": "Available", "status": "False"}, {**failed, "lastUpdateTime": "2026-11-25T12:00:00Z"}]
+    stripped = strip_unused({**deployment(), "status": {"replicas": 1, "conditions": conditions}})
+    assert stripped == {**deployment(), "status": {"replicas": 1, "conditions": [failed]}}
 
 
 def test_a_pod_keeps_its_status_and_its_mounted_config_maps() -> None:
@@ -52,7 +52,7 @@ def test_a_pod_keeps_its_status_and_its_mounted_config_maps() -> None:
 
 
 def test_equal_strings_share_one_object() -> None:
-    told = json.dumps(deployment(labels={"team": "fulfilment"}))
-    one, other = (strip_unused(json.loads(told))["metadata"]["labels"] for _ in range(2))
+    text = json.dumps(deployment(labels={"team": "fulfilment"}))
+    one, other = (strip_unused(json.loads(text))["metadata"]["labels"] for _ in range(2))
     assert next(iter(one)) is next(iter(other))
     assert one["team"] is other["team"]

@@ -1,5 +1,7 @@
-"""What a leader does when the Lease turns out to be another's. The API server is a script here: a machine that was
-paused, whose clock stood still meanwhile, cannot be had."""
+"""A leader that finds its Lease held by another operator.
+
+The API server is a fake: tests cannot pause a machine together with its clock.
+"""
 
 import time
 
@@ -9,8 +11,8 @@ from streamconsumer.operator.kube.leader_election import POLL_PERIOD, LeaderLeas
 from streamconsumer.operator.manifests import Manifest
 
 
-class Taken(KubeClient):
-    """Free at first; once it is written, another holds the Lease."""
+class LostLeaseClient(KubeClient):
+    """A client whose Lease is free. After the first write, another operator holds the Lease."""
 
     def __init__(self) -> None:
         self.written: Manifest | None = None
@@ -27,8 +29,8 @@ class Taken(KubeClient):
 
 
 async def test_leader_stops_immediately_when_another_operator_holds_the_lease() -> None:
-    """Otherwise both would work meanwhile."""
-    lease = LeaderLease(Taken(), "shop/operator")
+    """Otherwise two operators would reconcile until the end of the pause."""
+    lease = LeaderLease(LostLeaseClient(), "shop/operator")
     await lease.acquire()
     began = time.monotonic()
     await lease.renew_until_lost()

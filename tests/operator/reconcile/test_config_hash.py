@@ -1,4 +1,4 @@
-"""Pods are replaced when a Secret or ConfigMap changes that their variables come from."""
+"""The hash of Secrets and ConfigMaps that the variables of pods refer to."""
 
 import asyncio
 import json
@@ -20,21 +20,21 @@ ALL_OF_CONFIG = [{"configMapRef": {"name": "shop"}}]
 
 
 class Objects:
-    """Secrets and ConfigMaps as they are now."""
+    """The current Secrets and ConfigMaps."""
 
     def __init__(self, **data: dict[str, str]) -> None:
-        self.found: dict[tuple[str, str], Manifest] = {}
-        self.refused: set[str] = set()
+        self.objects: dict[tuple[str, str], Manifest] = {}
+        self.forbidden: set[str] = set()
         for name, texts in data.items():
             self.put("ConfigMap", name, **texts)
 
     def put(self, kind: str, name: str, uid: str = "1", **texts: str) -> None:
-        self.found[kind, name] = {"metadata": {"uid": uid}, "data": texts}
+        self.objects[kind, name] = {"metadata": {"uid": uid}, "data": texts}
 
     async def get_config_object(self, kind: str, namespace: str, name: str) -> Manifest | None:
-        if kind in self.refused:
+        if kind in self.forbidden:
             raise PermissionDenied(kind)
-        return self.found.get((kind, name))
+        return self.objects.get((kind, name))
 
 
 def digest(objects: Objects, **spec: Any) -> str:
@@ -72,12 +72,12 @@ def test_the_hash_depends_on_the_uid_of_the_secret() -> None:
 
 def test_without_permission_for_secrets_only_config_maps_are_hashed() -> None:
     objects = Objects(shop={"limit": "1"})
-    objects.refused = {"Secret"}
-    found = []
+    objects.forbidden = {"Secret"}
+    hashes = []
     for token in ("x", "y"):
         objects.put("Secret", "bank", token=token)
-        found.append(digest(objects, env=[FROM_SECRET, FROM_CONFIG]))
-    assert found[0] == found[1] != ""
+        hashes.append(digest(objects, env=[FROM_SECRET, FROM_CONFIG]))
+    assert hashes[0] == hashes[1] != ""
 
 
 @pytest.mark.parametrize("kind", ["Secret", "ConfigMap"])
@@ -85,15 +85,15 @@ def test_only_a_changed_reference_replaces_the_pods(operator_namespace: Namespac
     name, data = f"with-{kind.lower()}", "stringData" if kind == "Secret" else "data"
     source = {"secretRef" if kind == "Secret" else "configMapRef": {"name": name}}
     path = f"/api/v1/namespaces/{operator_namespace.name}/{kind.lower()}s"
-    given = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, data: {"token": "hunter2"}}
-    operator_namespace.cluster.request("POST", path, given)
+    body = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, data: {"token": "hunter2"}}
+    operator_namespace.cluster.request("POST", path, body)
     operator_namespace.create(manifest(name, envFrom=[source]))
 
     def template() -> Manifest:
         deployment = operator_namespace.find("Deployment", f"{name}-consumer")
         assert deployment
-        found: Manifest = deployment["spec"]["template"]
-        return found
+        pod_template: Manifest = deployment["spec"]["template"]
+        return pod_template
 
     before = eventually(template)
     assert names.ANNOTATION_REFERENCES in before["metadata"]["annotations"]

@@ -12,30 +12,30 @@ def container(**fields: Any) -> dict[str, Any]:
     return {"containers": [{"name": "processor", "image": "shop:1", **fields}]}
 
 
-HOLDS: dict[str, tuple[Any, Any]] = {
+CONTAINED: dict[str, tuple[Any, Any]] = {
     "the same": ({"a": 1}, {"a": 1}),
-    "a field that others added": ({"a": 1, "b": 2}, {"a": 1}),
+    "a field that another client added": ({"a": 1, "b": 2}, {"a": 1}),
     "a sidecar that was injected": (
         {"containers": [{"name": "proxy"}, {"name": "processor", "image": "shop:1"}]},
         container(),
     ),
-    "a variable that others added": (
+    "a variable that another client added": (
         container(env=[{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]),
         container(env=[{"name": "A", "value": "1"}]),
     ),
-    "named things in another order": (
+    "named items in another order": (
         container(env=[{"name": "B", "value": "2"}, {"name": "A", "value": "1"}]),
         container(env=[{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]),
     ),
-    "an empty value that the API server leaves out": (
+    "an empty value that the API server omits": (
         container(env=[{"name": "A"}]),
         container(env=[{"name": "A", "value": ""}]),
     ),
-    "a volume that is mounted once more by others": (
+    "a volume with a second mount of another client": (
         container(volumeMounts=[{"name": "tmp", "mountPath": "/tmp"}, {"name": "tmp", "mountPath": "/run"}]),
         container(volumeMounts=[{"name": "tmp", "mountPath": "/tmp"}]),
     ),
-    "another owner of our name": (
+    "another owner of the same name": (
         {"ownerReferences": [{"name": "orders", "uid": "1"}, {"name": "orders", "uid": "2"}]},
         {"ownerReferences": [{"name": "orders", "uid": "1"}]},
     ),
@@ -63,25 +63,25 @@ DRIFTED: dict[str, tuple[Any, Any]] = {
         container(env=[{"name": "A", "value": "1.2.4"}]),
         container(env=[{"name": "A", "value": "1.2.3"}]),
     ),
-    "a variable of the same amount": (
+    "a variable that is the same quantity": (
         container(env=[{"name": "A", "value": "1"}]),
         container(env=[{"name": "A", "value": "1000m"}]),
     ),
-    "a variable from elsewhere": (
+    "a variable from another source": (
         container(env=[{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]),
         container(env=[{"name": "A", "value": "1"}]),
     ),
-    "another amount": ({"limits": {"memory": "1G"}}, {"limits": {"memory": "1Gi"}}),
+    "another quantity": ({"limits": {"memory": "1G"}}, {"limits": {"memory": "1Gi"}}),
     "a plain list that grew": ({"drop": ["ALL", "CHOWN"]}, {"drop": ["ALL"]}),
     "a plain list that shrank": ({"drop": []}, {"drop": ["ALL"]}),
-    "one for true": ({"a": "true"}, {"a": True}),
+    "a string for true": ({"a": "true"}, {"a": True}),
     "a list for an object": ({"a": []}, {"a": {"b": 1}}),
     "an object for a list": ({"a": {"b": 1}}, {"a": [1]}),
-    "a list of the wrong things": ({"containers": ["processor"]}, container()),
+    "a list of the wrong items": ({"containers": ["processor"]}, container()),
 }
 
 
-@pytest.mark.parametrize(("live", "applied"), HOLDS.values(), ids=HOLDS)
+@pytest.mark.parametrize(("live", "applied"), CONTAINED.values(), ids=CONTAINED)
 def test_live_object_contains_the_applied_manifest(live: Any, applied: Any) -> None:
     assert contains_applied(live, applied)
 

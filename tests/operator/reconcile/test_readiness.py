@@ -1,4 +1,4 @@
-"""From real statuses to reasons: the shapes are those that a kubelet and the controllers of 1.37 write."""
+"""The readiness of a StreamConsumer, from statuses as the kubelet and the controllers of Kubernetes 1.37 write them."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from tests.model.examples import consumer
 
 
 def deployment(
-    wanted: int = 1,
+    desired: int = 1,
     *,
-    there: int = 1,
+    replicas: int = 1,
     updated: int | None = None,
     available: int = 0,
     generation: int = 2,
@@ -21,17 +21,17 @@ def deployment(
     conditions: tuple[dict[str, str], ...] = (),
 ) -> Manifest:
     counts = {
-        "replicas": there,
-        "updatedReplicas": there if updated is None else updated,
+        "replicas": replicas,
+        "updatedReplicas": replicas if updated is None else updated,
         "readyReplicas": available,
         "availableReplicas": available,
-        "unavailableReplicas": max(wanted - available, 0),
+        "unavailableReplicas": max(desired - available, 0),
     }
-    status = {name: count for name, count in counts.items() if count}  # the API server leaves zeros out
+    status = {name: count for name, count in counts.items() if count}  # the API server omits zeros
     return {
         "kind": "Deployment",
         "metadata": {"name": "orders-consumer", "generation": generation},
-        "spec": {"replicas": wanted},
+        "spec": {"replicas": desired},
         "status": {"observedGeneration": observed, "conditions": list(conditions), **status},
     }
 
@@ -65,8 +65,8 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
 
 def ended(code: int = 1, reason: str = "Error", message: str = "") -> dict[str, Any]:
     times = {"startedAt": "2026-11-24T12:00:00Z", "finishedAt": "2026-11-24T12:00:01Z"}
-    told = {"message": message} if message else {}
-    return {"terminated": {"exitCode": code, "reason": reason, "containerID": "containerd://1", **times, **told}}
+    extra = {"message": message} if message else {}
+    return {"terminated": {"exitCode": code, "reason": reason, "containerID": "containerd://1", **times, **extra}}
 
 
 BACK_OFF = waiting("CrashLoopBackOff", "back-off 10s restarting failed container=processor pod=orders-consumer")
@@ -100,18 +100,18 @@ TOO_LONG = {
 }
 
 
-def judged(live: Manifest | None, *pods: Manifest, **spec: Any) -> Readiness:
+def evaluate(live: Manifest | None, *pods: Manifest, **spec: Any) -> Readiness:
     return evaluate_readiness(consumer(**spec), live, pods)
 
 
-def outcome(found: Readiness) -> str:
-    """As kstatus sums it up."""
-    return "stalled" if found.stalled else "reconciling" if found.reconciling else "settled"
+def outcome(readiness: Readiness) -> str:
+    """Return the result of kstatus."""
+    return "stalled" if readiness.stalled else "reconciling" if readiness.reconciling else "settled"
 
 
 TABLE: dict[str, tuple[Manifest | None, list[Manifest], Reason, bool, str]] = {
     "no Deployment yet": (None, [], Reason.PODS_STARTING, False, "reconciling"),
-    "a Deployment that nobody has looked at": (
+    "a Deployment without a controller": (
         {"metadata": {"generation": 1}, "spec": {"replicas": 1}},
         [],
         Reason.PODS_STARTING,
@@ -119,24 +119,24 @@ TABLE: dict[str, tuple[Manifest | None, list[Manifest], Reason, bool, str]] = {
         "reconciling",
     ),
     "all pods ready": (deployment(available=1), [pod(RUNNING, ready=True)], Reason.ALL_PODS_READY, True, "settled"),
-    "no pods wanted": (deployment(0, there=0), [], Reason.SCALED_TO_ZERO, True, "settled"),
+    "no pods desired": (deployment(0, replicas=0), [], Reason.SCALED_TO_ZERO, True, "settled"),
     "pods starting": (deployment(), [pod(waiting("ContainerCreating"))], Reason.PODS_STARTING, False, "reconciling"),
     "a pod that runs and does not read yet": (deployment(), [pod(RUNNING)], Reason.PODS_STARTING, False, "reconciling"),
     "a rollout under way": (
-        deployment(2, there=3, updated=1, available=2),
+        deployment(2, replicas=3, updated=1, available=2),
         [],
         Reason.ROLLING_OUT,
         True,
         "reconciling",
     ),
-    "a generation that nobody has looked at": (
+    "a generation that no controller has observed": (
         deployment(available=1, generation=3),
         [],
         Reason.ROLLING_OUT,
         True,
         "reconciling",
     ),
-    "an image that is not there": (
+    "an image that is not replicas": (
         deployment(),
         [pod(waiting("ImagePullBackOff", 'Back-off pulling image "shop:1.4": not found'))],
         Reason.IMAGE_UNAVAILABLE,
@@ -165,7 +165,7 @@ TABLE: dict[str, tuple[Manifest | None, list[Manifest], Reason, bool, str]] = {
         False,
         "stalled",
     ),
-    "settings that the pod refuses": (
+    "settings that the pod rejects": (
         deployment(),
         [pod(BACK_OFF, ended(message="InvalidSettings: STREAMCONSUMER_REDIS_URL is missing; it is required"))],
         Reason.INVALID_SETTINGS,
@@ -179,7 +179,7 @@ TABLE: dict[str, tuple[Manifest | None, list[Manifest], Reason, bool, str]] = {
         False,
         "stalled",
     ),
-    "a Secret that is not there": (
+    "a missing Secret": (
         deployment(),
         [pod(waiting("CreateContainerConfigError", 'secret "redis" not found'))],
         Reason.POD_INVALID,
@@ -187,7 +187,7 @@ TABLE: dict[str, tuple[Manifest | None, list[Manifest], Reason, bool, str]] = {
         "stalled",
     ),
     "a quota that is used up": (
-        deployment(there=0, conditions=(QUOTA,)),
+        deployment(replicas=0, conditions=(QUOTA,)),
         [],
         Reason.POD_CREATION_FAILED,
         False,
@@ -200,7 +200,7 @@ TABLE: dict[str, tuple[Manifest | None, list[Manifest], Reason, bool, str]] = {
         False,
         "stalled",
     ),
-    "an old pod that crashed and is on its way out": (
+    "a terminating old pod that has crashed": (
         deployment(),
         [pod(BACK_OFF, ended(), deleted=True), pod(waiting("ContainerCreating"))],
         Reason.PODS_STARTING,
@@ -214,22 +214,22 @@ TABLE: dict[str, tuple[Manifest | None, list[Manifest], Reason, bool, str]] = {
         False,
         "reconciling",
     ),
-    "a pod that came back after a crash": (
+    "a pod that is ready after a crash": (
         deployment(available=1),
         [pod(RUNNING, ended(code=137, reason="OOMKilled"), ready=True)],
         Reason.ALL_PODS_READY,
         True,
         "settled",
     ),
-    "a pod that is asked to end and ends well": (
+    "a stopped pod that exited with code 0": (
         deployment(),
         [pod(ended(0, "Completed"))],
         Reason.PODS_STARTING,
         False,
         "reconciling",
     ),
-    "pods that still run although none is wanted": (
-        deployment(0, there=1, available=1),
+    "running pods of a Deployment that is scaled to zero": (
+        deployment(0, replicas=1, available=1),
         [],
         Reason.ROLLING_OUT,
         True,
@@ -242,61 +242,63 @@ TABLE: dict[str, tuple[Manifest | None, list[Manifest], Reason, bool, str]] = {
 def test_an_observed_state_has_a_reason_and_a_kstatus_result(
     live: Manifest | None, pods: list[Manifest], reason: Reason, ready: bool, kstatus: str
 ) -> None:
-    found = judged(live, *pods)
-    assert (found.reason, found.ready, outcome(found)) == (reason, ready, kstatus)
-    assert found.message
+    readiness = evaluate(live, *pods)
+    assert (readiness.reason, readiness.ready, outcome(readiness)) == (reason, ready, kstatus)
+    assert readiness.message
 
 
 def test_the_table_covers_every_reason_of_this_module() -> None:
-    """The others are found before a Deployment is looked at, asked for, seen in Redis, or say that nothing is wrong."""
+    """Other modules set the remaining reasons, apart from RedisUnusable and the reasons without a problem."""
     elsewhere = {Reason.SUSPENDED, Reason.SETTLED, Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.CHILD_REJECTED}
     assert {row[2] for row in TABLE.values()} == set(Reason) - elsewhere - {Reason.REDIS_UNUSABLE}
 
 
 def test_a_suspended_streamconsumer_is_ready_when_its_pods_are_gone() -> None:
     suspended = consumer(suspend=True, replicas=3)
-    found = evaluate_readiness(suspended, deployment(0, there=0), [])
-    assert (found.reason, found.ready, outcome(found)) == (Reason.SUSPENDED, True, "settled")
-    draining = evaluate_readiness(suspended, deployment(0, there=1, available=1), [])
+    readiness = evaluate_readiness(suspended, deployment(0, replicas=0), [])
+    assert (readiness.reason, readiness.ready, outcome(readiness)) == (Reason.SUSPENDED, True, "settled")
+    draining = evaluate_readiness(suspended, deployment(0, replicas=1, available=1), [])
     assert (draining.reason, outcome(draining)) == (Reason.ROLLING_OUT, "reconciling")
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_a_state_is_never_both_stalled_and_reconciling(name: str) -> None:
     live, pods, *_ = TABLE[name]
-    found = judged(live, *pods)
-    assert not (found.stalled and found.reconciling)
-    assert found.ready or found.stalled or found.reconciling
+    readiness = evaluate(live, *pods)
+    assert not (readiness.stalled and readiness.reconciling)
+    assert readiness.ready or readiness.stalled or readiness.reconciling
 
 
 def test_the_ready_message_names_the_stream_and_the_group() -> None:
-    assert judged(deployment(available=1)).message == "1 pod reads stream 'orders' in group 'billing'."
-    assert judged(deployment(3, there=3, available=3)).message == "3 pods read stream 'orders' in group 'billing'."
+    assert evaluate(deployment(available=1)).message == "1 pod reads stream 'orders' in group 'billing'."
+    assert evaluate(deployment(3, replicas=3, available=3)).message == "3 pods read stream 'orders' in group 'billing'."
 
 
 def test_the_message_of_a_failed_pod_has_the_pod_name_and_its_termination_message() -> None:
-    said = judged(deployment(), pod(BACK_OFF, ended(message="HandlerUnusable: no module named 'shop'\n"))).message
-    assert said == "Pod orders-consumer-66c9f7d7b-x2x7k: no module named 'shop'"
+    message = evaluate(deployment(), pod(BACK_OFF, ended(message="HandlerUnusable: no module named 'shop'\n"))).message
+    assert message == "Pod orders-consumer-66c9f7d7b-x2x7k: no module named 'shop'"
 
 
 def test_the_message_of_a_killed_pod_has_the_exit_code_and_a_remedy() -> None:
-    said = judged(deployment(), pod(BACK_OFF, ended(code=137, reason="OOMKilled"))).message
-    assert said.endswith("exited with code 137 (OOMKilled); see kubectl logs --previous")
+    message = evaluate(deployment(), pod(BACK_OFF, ended(code=137, reason="OOMKilled"))).message
+    assert message.endswith("exited with code 137 (OOMKilled); see kubectl logs --previous")
 
 
 def test_problems_that_the_user_can_fix_have_priority() -> None:
     crashed = pod(BACK_OFF, ended())
     unusable = pod(BACK_OFF, ended(message="HandlerUnusable: no module named 'shop'"))
     pulling = pod(waiting("ErrImagePull", "not found"))
-    found = judged(deployment(4, there=4, conditions=(TOO_LONG, QUOTA)), UNSCHEDULABLE, crashed, pulling, unusable)
-    assert found.reason is Reason.HANDLER_UNUSABLE
+    readiness = evaluate(
+        deployment(4, replicas=4, conditions=(TOO_LONG, QUOTA)), UNSCHEDULABLE, crashed, pulling, unusable
+    )
+    assert readiness.reason is Reason.HANDLER_UNUSABLE
 
 
 def test_a_failed_rollout_is_not_ready_while_the_old_pods_still_read() -> None:
-    """Whoever waits for Ready after an edit waits for what the edit asked for."""
+    """A user who waits for Ready after an edit waits for the pods of the edited spec."""
     broken = pod(BACK_OFF, ended(message="HandlerUnusable: no module named 'shop'"))
-    found = judged(deployment(2, there=3, updated=1, available=2), broken, pod(RUNNING, ready=True))
-    assert (found.reason, found.stalled, found.ready) == (Reason.HANDLER_UNUSABLE, True, False)
+    readiness = evaluate(deployment(2, replicas=3, updated=1, available=2), broken, pod(RUNNING, ready=True))
+    assert (readiness.reason, readiness.stalled, readiness.ready) == (Reason.HANDLER_UNUSABLE, True, False)
 
 
 STARTED = {**pod(RUNNING), "status": {"containerStatuses": [{"started": True, "ready": False, "state": RUNNING}]}}
@@ -309,15 +311,15 @@ WRONG_PASSWORD = ConditionState(
 
 
 def test_the_redis_problem_of_a_running_pod_is_in_the_message() -> None:
-    found = evaluate_readiness(consumer(), deployment(), [STARTED], [WRONG_PASSWORD])
-    assert (found.ready, found.reason, outcome(found)) == (False, Reason.REDIS_UNUSABLE, "reconciling")
-    assert found.message.endswith(f"x2x7k is running but not ready: {WRONG_PASSWORD.message}")
+    readiness = evaluate_readiness(consumer(), deployment(), [STARTED], [WRONG_PASSWORD])
+    assert (readiness.ready, readiness.reason, outcome(readiness)) == (False, Reason.REDIS_UNUSABLE, "reconciling")
+    assert readiness.message.endswith(f"x2x7k is running but not ready: {WRONG_PASSWORD.message}")
 
 
 def test_the_message_of_a_timed_out_rollout_has_the_redis_problem() -> None:
-    found = evaluate_readiness(consumer(), deployment(conditions=(TOO_LONG,)), [STARTED], [WRONG_PASSWORD])
-    assert found.reason is Reason.ROLLOUT_TIMED_OUT
-    assert WRONG_PASSWORD.message in found.message
+    readiness = evaluate_readiness(consumer(), deployment(conditions=(TOO_LONG,)), [STARTED], [WRONG_PASSWORD])
+    assert readiness.reason is Reason.ROLLOUT_TIMED_OUT
+    assert WRONG_PASSWORD.message in readiness.message
 
 
 def test_a_redis_problem_is_ignored_without_a_running_unready_pod() -> None:

@@ -1,4 +1,4 @@
-"""What happens between two requests, which the real API server of test_operator.py cannot be made to time."""
+"""Reconciles with events between two requests. The real API server of `test_operator.py` does not allow such timing."""
 
 import asyncio
 from collections.abc import Callable
@@ -30,14 +30,14 @@ KEY = ("shop", "orders")
 SETTINGS = OperatorSettings()
 
 
-class Scripted(KubeClient):
-    """Keeps what is applied, writes down what is asked, and lets a test act in the middle of a request."""
+class FakeKubeClient(KubeClient):
+    """A client that stores applied objects, records its requests, and runs code of a test during a request."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.objects: dict[tuple[str, str], Manifest] = {}
         self.before_status: Callable[[], None] = lambda: None
-        self.there = True
+        self.exists = True
         self.latest = 1
         self.consumer: Manifest = {}
 
@@ -46,27 +46,27 @@ class Scripted(KubeClient):
 
     async def apply(self, manifest: Manifest) -> Manifest:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
-        self.asked.append(f"apply {kind}")
+        self.requests.append(f"apply {kind}")
         self.latest += 1
         metadata = {**manifest["metadata"], "uid": f"{kind}-1", "resourceVersion": str(self.latest)}
         self.objects[kind, name] = {**manifest, "metadata": metadata}
         return self.objects[kind, name]
 
     async def apply_status(self, namespace: str, name: str, status: Status) -> Manifest | None:
-        self.asked.append("apply status")
+        self.requests.append("apply status")
         self.before_status()
         self.latest += 1
         metadata = {**self.consumer["metadata"], "resourceVersion": str(self.latest)}
-        told = status.model_dump(by_alias=True, exclude_none=True)
-        return {**self.consumer, "metadata": metadata, "status": told} if self.there else None
+        written = status.model_dump(by_alias=True, exclude_none=True)
+        return {**self.consumer, "metadata": metadata, "status": written} if self.exists else None
 
     async def delete(self, manifest: Manifest) -> None:
-        self.asked.append(f"delete {manifest['kind']}")
+        self.requests.append(f"delete {manifest['kind']}")
 
     async def create_event(
         self, regarding: Manifest, *, reason: str, message: str, warning: bool, at: datetime
     ) -> None:
-        self.asked.append(f"event {reason}")
+        self.requests.append(f"event {reason}")
 
 
 class FakeRedisMonitor(RedisMonitor):
@@ -90,159 +90,159 @@ class FakeRedisMonitor(RedisMonitor):
         self.unwatched.append(stream.key)
 
 
-class Setting:
-    """A reconciler, what it knows, and what it speaks to."""
+class Fixture:
+    """A reconciler with its cache and fake clients."""
 
-    def __init__(self, given: Manifest | None = None) -> None:
-        self.store, self.cluster, self.streams = ObjectCache(), Scripted(), FakeRedisMonitor()
+    def __init__(self, resource: Manifest | None = None) -> None:
+        self.cache, self.kube, self.monitor = ObjectCache(), FakeKubeClient(), FakeRedisMonitor()
         self.reconciler = Reconciler(
-            self.cluster,
-            self.store,
+            self.kube,
+            self.cache,
             SETTINGS,
-            self.streams,
-            EventRecorder(self.cluster),
+            self.monitor,
+            EventRecorder(self.kube),
             status_debounce=StatusDebounce(quiet_period=timedelta(0)),
         )
-        self.manifest = self.cluster.consumer = stored(given or manifest())
-        self.store.upsert(self.manifest)
+        self.manifest = self.kube.consumer = stored(resource or manifest())
+        self.cache.upsert(self.manifest)
 
     async def reconcile(self) -> timedelta | None:
-        self.cluster.asked = []
-        again = await self.reconciler.reconcile(KEY)
+        self.kube.requests = []
+        delay = await self.reconciler.reconcile(KEY)
         writing = asyncio.create_task(self.reconciler.events.run())
-        await asyncio.sleep(0)  # nothing in it waits before all are written
+        await asyncio.sleep(0)  # the fake client never waits, so one iteration writes all Events
         writing.cancel()
-        return again
+        return delay
 
     def put(self, changed: Manifest) -> None:
-        """What a watch brings: always of a later version."""
-        self.cluster.latest += 1
-        metadata = {**changed["metadata"], "resourceVersion": str(self.cluster.latest)}
+        """Update the cache as a watch does. The object gets a later version."""
+        self.kube.latest += 1
+        metadata = {**changed["metadata"], "resourceVersion": str(self.kube.latest)}
         changed = {**changed, "metadata": metadata}
         if changed["kind"] == names.KIND:
-            self.manifest = self.cluster.consumer = changed
-        self.store.upsert(changed)
+            self.manifest = self.kube.consumer = changed
+        self.cache.upsert(changed)
 
 
-def ready(told: Manifest) -> dict[str, Any]:
-    (found,) = [each for each in told["status"]["conditions"] if each["type"] == "Ready"]
-    return dict(found)
+def ready(resource: Manifest) -> dict[str, Any]:
+    (condition,) = [each for each in resource["status"]["conditions"] if each["type"] == "Ready"]
+    return dict(condition)
 
 
 async def test_the_first_reconcile_creates_the_children_and_records_one_event() -> None:
-    setting = Setting()
-    await setting.reconcile()
-    assert setting.cluster.asked == ["apply ServiceAccount", "apply Deployment", "apply status", "event Created"]
+    fixture = Fixture()
+    await fixture.reconcile()
+    assert fixture.kube.requests == ["apply ServiceAccount", "apply Deployment", "apply status", "event Created"]
 
 
 async def test_the_second_reconcile_sends_no_request() -> None:
-    setting = Setting()
-    await setting.reconcile()
-    await setting.reconcile()
-    assert setting.cluster.asked == []
+    fixture = Fixture()
+    await fixture.reconcile()
+    await fixture.reconcile()
+    assert fixture.kube.requests == []
 
 
 async def test_conditions_and_fields_of_other_tools_cause_no_status_write() -> None:
-    """Another tool's condition, or a field of a newer operator's, is none of our business."""
-    setting = Setting()
-    await setting.reconcile()
-    await setting.reconcile()
-    told = setting.store.consumers[KEY]
-    foreign = {**ready(told), "type": "Synced", "reason": "ArgoCD"}
-    status = {**told["status"], "lag": 3, "conditions": [*told["status"]["conditions"], foreign]}
-    setting.put({**told, "status": status})
-    await setting.reconcile()
-    assert setting.cluster.asked == []
+    """The operator ignores conditions of other tools and fields of newer operators."""
+    fixture = Fixture()
+    await fixture.reconcile()
+    await fixture.reconcile()
+    resource = fixture.cache.consumers[KEY]
+    foreign = {**ready(resource), "type": "Synced", "reason": "ArgoCD"}
+    status = {**resource["status"], "lag": 3, "conditions": [*resource["status"]["conditions"], foreign]}
+    fixture.put({**resource, "status": status})
+    await fixture.reconcile()
+    assert fixture.kube.requests == []
 
 
 async def test_a_streamconsumer_that_is_deleted_during_its_status_write_is_not_cached_again() -> None:
-    """Otherwise its children would be made again, for Kubernetes to delete again, for ever."""
-    setting = Setting()
-    setting.cluster.before_status = lambda: setting.store.remove(setting.manifest) and None
-    await setting.reconcile()
-    assert setting.store.consumers == {}
-    await setting.reconcile()
-    assert setting.cluster.asked == []
+    """Otherwise the operator would create the children again, and Kubernetes would delete them again, without end."""
+    fixture = Fixture()
+    fixture.kube.before_status = lambda: fixture.cache.remove(fixture.manifest) and None
+    await fixture.reconcile()
+    assert fixture.cache.consumers == {}
+    await fixture.reconcile()
+    assert fixture.kube.requests == []
 
 
 async def test_a_streamconsumer_that_no_longer_exists_leaves_the_cache() -> None:
-    """Its deletion was missed: the watch was broken."""
-    setting = Setting()
-    setting.cluster.there = False
-    await setting.reconcile()
-    assert setting.store.consumers == {}
+    """The watch was broken and missed the deletion."""
+    fixture = Fixture()
+    fixture.kube.exists = False
+    await fixture.reconcile()
+    assert fixture.cache.consumers == {}
 
 
 async def test_a_terminating_streamconsumer_is_not_reconciled() -> None:
-    setting = Setting()
-    setting.manifest["metadata"]["deletionTimestamp"] = "2026-11-24T12:00:00Z"
-    setting.put(setting.manifest)
-    await setting.reconcile()
-    assert setting.cluster.asked == []
+    fixture = Fixture()
+    fixture.manifest["metadata"]["deletionTimestamp"] = "2026-11-24T12:00:00Z"
+    fixture.put(fixture.manifest)
+    await fixture.reconcile()
+    assert fixture.kube.requests == []
 
 
 async def test_a_deleted_child_is_created_again() -> None:
-    setting = Setting()
-    await setting.reconcile()
-    (deployment,) = [each for each in setting.store.children(KEY) if each["kind"] == "Deployment"]
-    setting.store.remove(deployment)
-    setting.cluster.objects.clear()
-    await setting.reconcile()
-    assert [each for each in setting.cluster.asked if each != "apply status"] == [
+    fixture = Fixture()
+    await fixture.reconcile()
+    (deployment,) = [each for each in fixture.cache.children(KEY) if each["kind"] == "Deployment"]
+    fixture.cache.remove(deployment)
+    fixture.kube.objects.clear()
+    await fixture.reconcile()
+    assert [each for each in fixture.kube.requests if each != "apply status"] == [
         "apply Deployment",
         "event Created",
     ]
 
 
 async def test_children_of_a_deleted_streamconsumer_of_the_same_name_are_waited_for() -> None:
-    """kubectl delete and apply in one breath: Kubernetes has not collected the old Deployment yet."""
-    setting = Setting()
+    """After kubectl delete and apply, Kubernetes may not have deleted the old Deployment yet."""
+    fixture = Fixture()
     for child in desired(consumer(), SETTINGS):
         metadata = {**child["metadata"], "uid": "old", "resourceVersion": "1"}
-        owner = {**metadata["ownerReferences"][0], "uid": "an-earlier-life"}
-        setting.put({**child, "metadata": {**metadata, "ownerReferences": [owner]}})
-    await setting.reconcile()
-    assert setting.cluster.asked == ["apply status"]
-    told = ready(setting.store.consumers[KEY])
-    assert told["status"], told["reason"] == ("False", "PodsStarting")
-    assert "Deployment orders-consumer" in told["message"]
+        owner = {**metadata["ownerReferences"][0], "uid": "an-earlier-uid"}
+        fixture.put({**child, "metadata": {**metadata, "ownerReferences": [owner]}})
+    await fixture.reconcile()
+    assert fixture.kube.requests == ["apply status"]
+    condition = ready(fixture.cache.consumers[KEY])
+    assert (condition["status"], condition["reason"]) == ("False", "PodsStarting")
+    assert "Deployment orders-consumer" in condition["message"]
 
 
 async def test_a_name_conflict_is_checked_again_after_a_delay() -> None:
-    setting = Setting()
+    fixture = Fixture()
     foreign = {"kind": "Deployment", "metadata": {"name": "orders-consumer", "uid": "x", "namespace": "shop"}}
-    setting.cluster.objects["Deployment", "orders-consumer"] = foreign
-    again = await setting.reconcile()
-    assert again is not None
-    assert timedelta() < again <= timedelta(seconds=30)
-    assert ready(setting.store.consumers[KEY])["reason"] == "NameConflict"
-    assert setting.cluster.objects["Deployment", "orders-consumer"] is foreign
+    fixture.kube.objects["Deployment", "orders-consumer"] = foreign
+    delay = await fixture.reconcile()
+    assert delay is not None
+    assert timedelta() < delay <= timedelta(seconds=30)
+    assert ready(fixture.cache.consumers[KEY])["reason"] == "NameConflict"
+    assert fixture.kube.objects["Deployment", "orders-consumer"] is foreign
 
 
 async def test_a_lasting_problem_records_one_event() -> None:
-    setting = Setting({**manifest(), "spec": {"stream": "orders"}})
-    await setting.reconcile()
-    assert setting.cluster.asked == ["apply status", "event InvalidSpec"]
-    await setting.reconcile()
-    assert setting.cluster.asked == []
+    fixture = Fixture({**manifest(), "spec": {"stream": "orders"}})
+    await fixture.reconcile()
+    assert fixture.kube.requests == ["apply status", "event InvalidSpec"]
+    await fixture.reconcile()
+    assert fixture.kube.requests == []
 
 
 async def test_a_failed_event_write_does_not_fail_the_reconcile() -> None:
-    setting = Setting()
+    fixture = Fixture()
 
     async def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError("events is forbidden")
 
-    setting.cluster.create_event = refuse  # type: ignore[method-assign]
-    await setting.reconcile()
-    assert names.LABEL_CONSUMER in setting.store.consumers[KEY]["status"]["selector"]
+    fixture.kube.create_event = refuse  # type: ignore[method-assign]
+    await fixture.reconcile()
+    assert names.LABEL_CONSUMER in fixture.cache.consumers[KEY]["status"]["selector"]
 
 
 async def test_a_source_config_map_is_kept_while_a_running_pod_mounts_it() -> None:
-    """A container of that pod that is restarted reads it again."""
-    setting = Setting(manifest(handler={"source": "x = 1"}))
-    await setting.reconcile()
-    (old,) = [name for kind, name in setting.cluster.objects if kind == "ConfigMap"]
+    """A container that restarts reads its source again."""
+    fixture = Fixture(manifest(handler={"source": "x = 1"}))
+    await fixture.reconcile()
+    (old,) = [name for kind, name in fixture.kube.objects if kind == "ConfigMap"]
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -250,40 +250,40 @@ async def test_a_source_config_map_is_kept_while_a_running_pod_mounts_it() -> No
         "spec": {"volumes": [{"name": "source", "configMap": {"name": old}}]},
         "status": {"phase": "Running"},
     }
-    setting.put(pod)
-    setting.put(stored(manifest(handler={"source": "x = 2"})))
-    await setting.reconcile()
-    assert "delete ConfigMap" not in setting.cluster.asked
-    setting.store.remove(pod)
-    await setting.reconcile()
-    assert setting.cluster.asked.count("delete ConfigMap") == 1
+    fixture.put(pod)
+    fixture.put(stored(manifest(handler={"source": "x = 2"})))
+    await fixture.reconcile()
+    assert "delete ConfigMap" not in fixture.kube.requests
+    fixture.cache.remove(pod)
+    await fixture.reconcile()
+    assert fixture.kube.requests.count("delete ConfigMap") == 1
 
 
 async def test_a_recreated_streamconsumer_is_monitored_from_the_start() -> None:
-    """Both waited for a worker, who sees the second one only: it may read another stream."""
-    setting = Setting()
-    await setting.reconcile()
-    setting.cluster.objects.clear()
-    for child in setting.store.children(KEY):
-        setting.store.remove(child)
-    setting.put(stored(manifest(stream="returns"), uid="another"))
-    await setting.reconcile()
-    assert setting.streams.unwatched == [KEY]
-    await setting.reconcile()
-    assert setting.streams.unwatched == [KEY]
+    """The reconcile sees only the new resource, which may read another stream."""
+    fixture = Fixture()
+    await fixture.reconcile()
+    fixture.kube.objects.clear()
+    for child in fixture.cache.children(KEY):
+        fixture.cache.remove(child)
+    fixture.put(stored(manifest(stream="returns"), uid="another"))
+    await fixture.reconcile()
+    assert fixture.monitor.unwatched == [KEY]
+    await fixture.reconcile()
+    assert fixture.monitor.unwatched == [KEY]
 
 
-def copied(name: str) -> Manifest:
-    """Our Deployment, as somebody copied it: with all labels, and without an owner."""
-    (found,) = [each for each in desired(consumer(image="another:1"), SETTINGS) if each["kind"] == "Deployment"]
-    metadata = {**found["metadata"], "name": name, "uid": name, "resourceVersion": "1"}
+def copy_of_deployment(name: str) -> Manifest:
+    """Return a copy of the Deployment with all its labels and without an owner."""
+    (deployment,) = [each for each in desired(consumer(image="another:1"), SETTINGS) if each["kind"] == "Deployment"]
+    metadata = {**deployment["metadata"], "name": name, "uid": name, "resourceVersion": "1"}
     del metadata["ownerReferences"]
-    return {**found, "metadata": metadata, "status": {"replicas": 7}}
+    return {**deployment, "metadata": metadata, "status": {"replicas": 7}}
 
 
 async def test_a_copied_deployment_is_not_reported_in_the_status() -> None:
-    setting = Setting()
-    setting.put(copied("a-copy"))
-    await setting.reconcile()
-    told = setting.store.consumers[KEY]["status"]
-    assert (told["effective"]["image"], told["replicas"]) == ("shop:1.4", 0)
+    fixture = Fixture()
+    fixture.put(copy_of_deployment("a-copy"))
+    await fixture.reconcile()
+    status = fixture.cache.consumers[KEY]["status"]
+    assert (status["effective"]["image"], status["replicas"]) == ("shop:1.4", 0)

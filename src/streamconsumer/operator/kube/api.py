@@ -167,6 +167,6 @@ def _raise_api_error(request_line: str, response: RESTResponse) -> None:
     try:
         ApiException.from_response(http_resp=response, body=None, data=None)
     except ApiException as error:
-        if after := _retry_after(error):
-            raise ApiThrottled(f"{request_line}: {api_error_message(error)}", after) from None
+        if delay := _retry_after(error):
+            raise ApiThrottled(f"{request_line}: {api_error_message(error)}", delay) from None
         raise

@@ -57,7 +57,7 @@ def build_registry() -> kopf.OperatorRegistry:
 def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[None]:
     """Pass the objects of kopf's watches to `on_object` instead of kopf.
 
-    For each changed object, kopf would start a task and compare the object with its previous state. That took two
+    For each changed object, kopf would start a task and compare the object with its previous state. The tasks took two
     thirds of the operator's CPU time, and the operator does not use the result. `on_object` is called with ADDED,
     MODIFIED, DELETED or LISTED and the object."""
     original = kopf_watching.continuous_watch

@@ -133,7 +133,7 @@ class Reconciler:
         return REJECTED_RETRY
 
     def _start_monitoring(self, state: ConsumerState, consumer: StreamConsumer, manifest: Manifest) -> None:
-        """Start to poll the stream, before pods exist: a new group must include the entries that are added from now on.
+        """Start polling the stream before pods exist: a new group must include the entries that are added from now on.
         The stream of a suspended StreamConsumer is not polled."""
         if consumer.spec.suspend:
             self._stop_monitoring(state)
@@ -149,7 +149,7 @@ class Reconciler:
         state.stream = self.redis_monitor.watch(state.stream, consumer, target, state.on_observation)
 
     def _stop_monitoring(self, state: ConsumerState) -> None:
-        """Stop to poll the stream, and drop the results and the scaling history."""
+        """Stop polling the stream, and drop the results and the scaling history."""
         if state.stream is not None:
             self.redis_monitor.unwatch(state.stream)
         state.stream = state.autoscaler = None

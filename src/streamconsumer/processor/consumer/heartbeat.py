@@ -136,7 +136,7 @@ class HeartbeatThread:
     def _select_ids(self, ids: list[str]) -> list[str]:
         """Return the ids to renew now.
 
-        Of a large number, one part at each beat, so that each entry is renewed several times within `min_idle`.
+        With many ids, each beat renews a different part, so that each entry is renewed several times within `min_idle`.
         """
         share = max(PAGE_SIZE, round(len(ids) * RENEWALS_PER_MIN_IDLE * (self._interval / self._manager.min_idle)))
         if len(ids) <= share:

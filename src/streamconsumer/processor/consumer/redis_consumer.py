@@ -263,7 +263,7 @@ class RedisConsumer:
     async def _read_own_pending(self) -> list[Entry]:
         """Return one page of this consumer's pending entries that are not in flight.
 
-        These are entries from before a restart, or entries of a lost reply. Reading them does not increment their
+        Such entries were received before a restart, or in a lost reply. Reading them does not increment their
         delivery counts, because no attempt has started.
         """
         with self.ack_buffer.acked_during() as acked_ids:
@@ -341,9 +341,10 @@ class RedisConsumer:
             )
 
     async def dead_letter_many(self, dead_letters: Sequence[EncodedDeadLetter]) -> list[bool | Exception]:
-        """Write dead letters and acknowledge their entries, each in one step. One round trip per megabyte, about.
+        """Write dead letters and acknowledge their entries, each in one step.
 
-        Returns one result per entry: True, False (another consumer owns the entry) or the Redis error.
+        Sends about one megabyte per round trip. Returns one result per entry: True, False (another consumer owns the
+        entry) or the Redis error.
         """
         results: list[bool | Exception] = []
         for page in chunks_by_size(dead_letters):

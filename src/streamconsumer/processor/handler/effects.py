@@ -1,4 +1,4 @@
-"""Effects: Redis writes that a handler returns and that are applied atomically with the acknowledgement.
+"""Effects: Redis writes that a handler returns. They are applied together with the acknowledgement, or not at all.
 
 ```python
 def handle(order):

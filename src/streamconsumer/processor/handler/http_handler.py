@@ -1,7 +1,8 @@
-"""HTTP handler: sends each message to a Service by POST, as a CloudEvent in binary mode. It may be in any language.
+"""HTTP handler: sends each message to a Service by POST, as a CloudEvent in binary mode.
 
-The status of the response decides how the message is settled, see `outcome_for_status`. Redirects are not followed and
-no proxy is used: a message goes only to the URL in the resource. The HTTP client is imported only if it is used.
+The Service can be written in any language. The status of its response decides how the message is settled, see
+`outcome_for_status`. Redirects are not followed and no proxy is used: a message goes only to the URL in the resource.
+The HTTP client is imported only if it is used.
 """
 
 import json
@@ -17,10 +18,10 @@ from streamconsumer.processor.message import Message, current_message
 from streamconsumer.processor.telemetry import current_traceparent
 
 DEFAULT_TIMEOUT = timedelta(seconds=60)
-"""Time limit of a request without `delivery.timeout`: a Service that never responds would occupy a slot for ever."""
+"""Time limit of a request if `delivery.timeout` is not set. Otherwise a hanging Service would occupy a slot forever."""
 
 KEEPALIVE_SECONDS = 4.0
-"""Idle time of a connection. Many servers close it after 5 s, and a request sent at that moment is lost."""
+"""Time until an idle connection is closed. Many servers close it after 5 s and lose a request sent at that moment."""
 
 MAX_BODY_IN_ERROR = 500
 """Maximum length of a response body in the error, which goes into the dead letter and the log."""

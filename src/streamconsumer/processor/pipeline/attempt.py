@@ -24,8 +24,8 @@ handler, even if it is not an Exception: gevent's Timeout is not."""
 class AttemptRunner:
     """Runs attempts. `run` returns the handler's result and raises the handler's error.
 
-    After an error, `entry.decision` holds the decision. It is None if the attempt was cancelled, because a peer claimed
-    the entry or the drain timed out."""
+    After an error, `entry.decision` holds the decision. The decision is None if the attempt was cancelled, because a
+    peer claimed the entry or the drain timed out."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """Batch handlers: one call of the user's function takes a list of the messages that are ready when a slot is free.
 
-A batch never waits to fill up. Each message keeps its own delivery count and its own outcome. An undecodable message is
-dead-lettered alone, a message that a peer has claimed is not acknowledged, and a message that `BatchFailed` does not
-name is acknowledged.
+A batch never waits to fill up. Its messages keep their own delivery counts and outcomes: an undecodable message is
+dead-lettered alone, and a message that a peer has claimed is not acknowledged. After a `BatchFailed`, the messages that
+it does not name are acknowledged.
 
 Three kinds of entries run in a batch of one: suspects, circuit-breaker trials, and entries on their last attempt. A
 message is therefore never dead-lettered because another message in its batch failed.

@@ -14,8 +14,8 @@ was rejected, deferred, cancelled or claimed by another consumer is ignored.
 A failed trial is not counted as an attempt: it says more about the dependency than about the message. But if only
 messages that can never be handled are left, no trial succeeds until another message arrives, which looks the same as an
 outage. After an hour, trials therefore count, and such messages become dead letters. A longer outage costs one attempt
-per pause, spread over the entries of this pod, and none of the backlog: at the defaults at most six dead letters per
-hour and pod.
+per pause, spread over the entries of this pod, and none of the backlog. At the defaults these are at most six dead
+letters per hour and pod.
 """
 
 import time

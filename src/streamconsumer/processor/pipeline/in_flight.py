@@ -3,8 +3,8 @@
 An entry is in the table from its admission until this process is done with it, whether it was read, replayed, claimed
 or due again. An entry in the table is never admitted again, so one entry is never in two handlers of one process.
 
-A slot is a task that handles one message after another: a task per message would cost as much as everything else
-(1.6 of 3 microseconds). Context variables that a handler sets must not reach the next message. If a handler changes
+A slot is a task that handles one message after another. A task per message would cost as much as everything else (1.6
+of 3 microseconds). Context variables that a handler sets must not reach the next message. If a handler changes
 one, its slot ends and a new slot starts.
 """
 
@@ -27,10 +27,10 @@ CANCEL_TIMEOUT = timedelta(seconds=1)
 """Maximum wait for a cancelled handler to end."""
 
 MAX_TRIAL_CANDIDATES = 100
-"""Number of entries in the table at which reading for further trials stops while the circuit breaker is open."""
+"""Number of entries in the table at which an open circuit breaker stops reading for further trials."""
 
 BUSY_RETRY_SECONDS = 0.1
-"""Further delay of a retry while a thread still runs the previous attempt."""
+"""Additional delay of a retry while a thread still runs the previous attempt."""
 
 SELF_CANCEL_RETRY_SECONDS = 1.0
 """Delay of a retry after a handler cancelled its own task."""

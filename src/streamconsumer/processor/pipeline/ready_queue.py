@@ -2,8 +2,8 @@
 
 Entries start in order of arrival, with two exceptions. With an ordering key, entries with the same key wait in a lane
 behind the entry that has its turn, until that entry is settled. Suspects, entries whose consumers died more than once
-while they were running, start one at a time and alternate with other entries. A suspect that crashes this process too
-then takes no other suspect with it, and a suspect that only fails does not block the rest.
+while they were running, start one at a time and alternate with other entries. If a suspect crashes this process too,
+no other suspect was running. If a suspect only fails, it does not block the rest.
 """
 
 from collections import deque

@@ -32,7 +32,7 @@ def decide(
     """Decide on a failed attempt.
 
     `deliveries` is the number of attempts including this one. `jitter` is a random number from 0 to 1. `is_uncounted`
-    is True for a trial of the open circuit breaker that is not counted as an attempt: its failure says more about the
+    is True for a trial of the open circuit breaker that does not count as an attempt. Its failure says more about the
     dependency than about the message."""
     if isinstance(error, Defer):
         return RetryLater(error.after, counts_as_attempt=False)

@@ -10,6 +10,7 @@ from typing import Any
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.telemetry import semconv
 from streamconsumer.processor.telemetry.trace_context import SpanRef
+from streamconsumer.processor.telemetry.trace_identity import DeterministicIds, TraceIdentity
 
 MIN_ENTRY_TIME_NS = 1_000_000_000 * 1_000_000_000
 """Smallest entry id that is taken as a time. Smaller ids were chosen by the producer."""
@@ -72,3 +73,32 @@ def message_links(
         if span is not None:
             links.append((span, {**attributes, semconv.LINK: kind}))
     return links
+
+
+class RelatedSpans:
+    """Computes the spans of other attempts and processes that a message's spans link to.
+
+    `is_batch` is True if the handler takes batches. The span ids of batches are random and cannot be computed.
+    """
+
+    def __init__(self, ids: DeterministicIds, *, is_batch: bool) -> None:
+        self._ids, self._is_batch = ids, is_batch
+
+    def attempt(self, entry: Entry, identity: TraceIdentity, number: int) -> SpanRef | None:
+        """Return the span of an attempt in another process. None for batches."""
+        if self._is_batch or number < 1:
+            return None
+        return SpanRef(identity.trace_id, self._ids.attempt_span_id(entry.message_id, number), identity.flags)
+
+    def preceding(self, entry: Entry, identity: TraceIdentity) -> dict[str, SpanRef | None]:
+        """Return the spans that precede an attempt, by the kind of the link to them."""
+        preceding: dict[str, SpanRef | None] = {}
+        if entry.deliveries > 1 or entry.had_uncounted_attempt:
+            previous = entry.last_attempt_span or self.attempt(entry, identity, entry.deliveries - 1)
+            preceding["previous_attempt"] = previous
+        if entry.claim_span is not None:
+            preceding["claim"] = entry.claim_span
+        if identity.replays:
+            span_id = self._ids.dead_letter_span_id(identity.origin, identity.replays - 1)
+            preceding["dead_letter"] = SpanRef(identity.trace_id, span_id, identity.flags)
+        return preceding

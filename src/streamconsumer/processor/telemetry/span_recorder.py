@@ -19,7 +19,7 @@ from opentelemetry.baggage import set_baggage
 from streamconsumer.model.processor_settings import TraceContextSettings
 from streamconsumer.processor.message import Entry, Message
 from streamconsumer.processor.telemetry import content, otlp_encoding, semconv
-from streamconsumer.processor.telemetry.content import Link
+from streamconsumer.processor.telemetry.content import Link, RelatedSpans
 from streamconsumer.processor.telemetry.exception_logs import ExceptionLogs
 from streamconsumer.processor.telemetry.export_queue import ExportQueue
 from streamconsumer.processor.telemetry.sampling import Sampler
@@ -28,7 +28,6 @@ from streamconsumer.processor.telemetry.trace_context import SpanRef, extract_ba
 from streamconsumer.processor.telemetry.trace_identity import (
     DeterministicIds,
     TraceIdentities,
-    TraceIdentity,
     random_span_id,
     random_trace_id,
 )
@@ -84,7 +83,7 @@ class SpanRecorder:
         self._stream, self._allowed_baggage = stream, trace_context.baggage
         self._ids, self._sampler = DeterministicIds(stream, consumer_group), sampler or Sampler()
         self._process_head = otlp_encoding.span_head(f"process {stream}", _CONSUMER)
-        self._is_batch = is_batch
+        self._related = RelatedSpans(self._ids, is_batch=is_batch)
         self._identities = TraceIdentities(self._ids, self._sampler, trace_context.context, trace_context.context_field)
         group_attributes = content.group_attributes(stream, consumer_group)
         self._consumer_attributes = {**group_attributes, semconv.CLIENT_ID: consumer}
@@ -132,7 +131,7 @@ class SpanRecorder:
             )
             span = recorded = RecordedSpan(self._process_head, trace_id, span_id, flags, parent=parent, state=state)
             attributes = content.attempt_attributes(entry, recorded.start_ns, self.clock_offset_ns)
-            links = content.message_links(producer, self._preceding_spans(entry, identity))
+            links = content.message_links(producer, self._related.preceding(entry, identity))
             self._describe(recorded, attributes, links)
         else:
             span = UnsampledSpan(trace_id, parent or trace_id[:8], flags, state=state)
@@ -234,7 +233,7 @@ class SpanRecorder:
         for entry in entries:
             identity = self._identities.for_entry(entry)
             if identity is not None and identity.is_sampled:
-                interrupted = self._attempt_ref(entry, identity, entry.deliveries)
+                interrupted = self._related.attempt(entry, identity, entry.deliveries)
                 producer = None if interrupted else identity.producer
                 links += content.message_links(
                     producer, {"attempt": interrupted}, {semconv.MESSAGE_ID: entry.message_id}
@@ -271,7 +270,7 @@ class SpanRecorder:
             return
         last_attempt = entry.last_attempt_span
         if last_attempt is None and was_started:
-            last_attempt = self._attempt_ref(entry, identity, entry.deliveries)
+            last_attempt = self._related.attempt(entry, identity, entry.deliveries)
         is_child = last_attempt is not None and last_attempt.trace_id == identity.trace_id
         parent = last_attempt.span_id if last_attempt and is_child else identity.parent
         stream = self.dead_letter_stream
@@ -335,26 +334,6 @@ class SpanRecorder:
         """Keep the span for `on_acknowledged`. A user's own stream manager does not report acknowledgements."""
         if self.dead_letter_stream and len(self._unacknowledged) < MAX_UNACKNOWLEDGED:
             self._unacknowledged[message_id] = span.ref
-
-    def _attempt_ref(self, entry: Entry, identity: TraceIdentity, number: int) -> SpanRef | None:
-        """Return the span of an attempt in another process. None for batches: their span ids are random."""
-        if self._is_batch or number < 1:
-            return None
-        return SpanRef(identity.trace_id, self._ids.attempt_span_id(entry.message_id, number), identity.flags)
-
-    def _preceding_spans(self, entry: Entry, identity: TraceIdentity) -> dict[str, SpanRef | None]:
-        """Return the spans that precede an attempt, by the kind of the link to them."""
-        preceding: dict[str, SpanRef | None] = {}
-        if entry.deliveries > 1 or entry.had_uncounted_attempt:
-            preceding["previous_attempt"] = entry.last_attempt_span or self._attempt_ref(
-                entry, identity, entry.deliveries - 1
-            )
-        if entry.claim_span is not None:
-            preceding["claim"] = entry.claim_span
-        if identity.replays:
-            span_id = self._ids.dead_letter_span_id(identity.origin, identity.replays - 1)
-            preceding["dead_letter"] = SpanRef(identity.trace_id, span_id, identity.flags)
-        return preceding
 
     def _describe(self, span: RecordedSpan, attributes: Mapping[str, Any], links: list[Link]) -> None:
         """Add attributes and links of an attempt. The first recorded attempt also links to the pod's start."""

@@ -1,5 +1,7 @@
-"""Who is dead is known within seconds; who is alive is left alone. And a message that kills its process ends as a dead
-letter, without taking others with it."""
+"""Dead consumers are detected within seconds, and live ones are left alone.
+
+A message that crashes its process becomes a dead letter without the other messages of its batch.
+"""
 
 import asyncio
 import signal
@@ -29,16 +31,16 @@ from tests.processor.pod import NewPod
 from tests.processor.proxy import Proxy
 from tests.processor.recorder import Recorder
 
-DEAD_LETTERS = group_key(STREAM, GROUP, "dead-letters")
+DEAD_LETTERS = group_key(STREAM, GROUP, "dead-dead_letters")
 
 
 @pytest.mark.parametrize("handler", ["slow", "slow_thread"])
-async def test_the_messages_of_a_killed_pod_run_elsewhere_long_before_min_idle(
+async def test_messages_of_a_killed_pod_run_elsewhere_long_before_min_idle(
     group: Group,
     new_pod: NewPod,
     handler: str,
 ) -> None:
-    """At the defaults: `minIdle` is for strangers."""
+    """With the default settings: `minIdle` applies to consumers of other programs."""
     ids = await group.add(100, {"seconds": "60"})
     pod = new_pod(f"pod_handlers:{handler}", batch_count="100", concurrency="100").start()
     await pod.wait_for_log("started", times=100)
@@ -54,8 +56,8 @@ async def test_the_messages_of_a_killed_pod_run_elsewhere_long_before_min_idle(
     await group.wait_settled()
 
 
-async def test_a_handler_that_blocks_the_event_loop_keeps_its_message(group: Group, new_pod: NewPod) -> None:
-    """Signs of life come from a thread."""
+async def test_handler_keeps_its_message_when_it_blocks_the_event_loop(group: Group, new_pod: NewPod) -> None:
+    """A separate thread sends the heartbeats."""
     await group.add(1, {"seconds": "6"})
     pod = new_pod("pod_handlers:blocking").start()
     await pod.wait_for_log("started")
@@ -66,8 +68,8 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_message(group: Gro
     await group.wait_settled()
 
 
-async def test_after_an_outage_nobody_is_taken_for_dead_who_lives(group: Group) -> None:
-    """All were silent. Whoever lives says so before the second look."""
+async def test_live_consumers_keep_their_entries_after_an_outage(group: Group) -> None:
+    """Every consumer was silent. Live ones send a heartbeat before the second check."""
     handler, peer = Recorder(gate=False), Recorder()
     await group.add(3)
     await group.start(handler, concurrency=4)
@@ -84,8 +86,8 @@ async def test_after_an_outage_nobody_is_taken_for_dead_who_lives(group: Group) 
     await group.wait_settled()
 
 
-async def test_a_server_out_of_memory_does_not_keep_the_messages_of_a_dead_pod(any_group: Group) -> None:
-    """It refuses to be told who is there."""
+async def test_messages_of_a_dead_pod_are_claimed_when_the_server_is_out_of_memory(any_group: Group) -> None:
+    """The server rejects the announcements of the consumers."""
     await any_group.create_group()
     ids = await any_group.add(3)
     await any_group.read_as("pod-a")
@@ -97,7 +99,7 @@ async def test_a_server_out_of_memory_does_not_keep_the_messages_of_a_dead_pod(a
     assert peer.ids == ids
 
 
-async def test_a_message_that_kills_its_process_is_a_dead_letter_and_the_others_are_handled(
+async def test_message_that_crashes_its_process_is_dead_lettered_and_the_others_are_handled(
     group: Group,
     new_pod: NewPod,
 ) -> None:
@@ -112,17 +114,17 @@ async def test_a_message_that_kills_its_process_is_a_dead_letter_and_the_others_
         return bool(await group.client.xlen(DEAD_LETTERS)) and await group.pending() == 0
 
     await eventually(over, within=60)
-    letters: Any = await group.client.xrange(DEAD_LETTERS)
-    assert [fields["streamconsumer.message-id"] for _, fields in letters] == [killer]
-    assert letters[0][1]["streamconsumer.reason"] == "Crashed"
+    dead_letters: Any = await group.client.xrange(DEAD_LETTERS)
+    assert [fields["streamconsumer.message-id"] for _, fields in dead_letters] == [killer]
+    assert dead_letters[0][1]["streamconsumer.reason"] == "Crashed"
     handled = {line["message_id"] for line in pod.find_log("handled")}
     assert handled == set(ids)
     pod.signal(signal.SIGTERM)
     assert await pod.wait_for_exit() == 0
 
 
-async def test_a_strangers_entries_are_left_alone_for_min_idle(any_group: Group) -> None:
-    """Another program in the group shows no signs of life: nobody knows that it is dead."""
+async def test_entries_of_another_program_are_claimed_after_min_idle(any_group: Group) -> None:
+    """Another program in the group sends no heartbeats, so its death cannot be detected."""
     await any_group.create_group()
     await any_group.add(1)
     await any_group.read_as("stranger")
@@ -133,25 +135,25 @@ async def test_a_strangers_entries_are_left_alone_for_min_idle(any_group: Group)
     await handler.wait_until_finished(1)
 
 
-async def test_however_many_pods_a_group_has_it_is_looked_at_once_a_second(group: Group) -> None:
+async def test_group_is_checked_once_a_second_for_any_number_of_pods(group: Group) -> None:
     for number in range(4):
         await group.start(Recorder(), f"pod-{number}", poll=30)
     await group.wait_until_reading()
-    await asyncio.sleep(3)  # until all have seen each other
+    await asyncio.sleep(3)  # until each pod has read the members
     await group.reset_command_counts()
     await asyncio.sleep(8)
     commands = await group.command_counts()
-    assert set(commands) <= {"xinfo", "hgetall", "hset"}, "and nothing else is asked while nothing happens"
+    assert set(commands) <= {"xinfo", "hgetall", "hset"}, "no other command is sent while the group is idle"
     assert 4 <= commands["xinfo"] + commands.get("hgetall", 0) <= 8 + 1
 
 
 @pytest.mark.parametrize(
     ("error", "left"), [(Reject("no"), {}), (Retry("later", after=timedelta(minutes=5)), {POSTPONED_CONSUMER: 10})]
 )
-async def test_a_sign_of_life_does_not_put_back_what_is_being_settled(
+async def test_renewal_does_not_restore_an_entry_while_a_script_settles_it(
     any_group: Group, error: Exception, left: dict[str, int]
 ) -> None:
-    """On a slow way an entry is settled in Redis long before its consumer hears so."""
+    """With a slow network, Redis settles an entry long before the consumer receives the reply."""
 
     async def handle(_data: dict[str, Any]) -> None:
         await asyncio.sleep(0.6)
@@ -217,7 +219,7 @@ def _consumer(name: str, pending: int, idle: Any) -> ConsumerInfo:
     return ConsumerInfo(name, pending, idle)
 
 
-def test_only_who_holds_entries_and_is_silent_may_be_dead() -> None:
+def test_only_silent_consumers_with_pending_entries_may_be_dead() -> None:
     consumers = [
         _consumer("me", 1, SILENCE_THRESHOLD * 2),
         _consumer("busy", 1, SILENCE_THRESHOLD / 2),
@@ -228,7 +230,7 @@ def test_only_who_holds_entries_and_is_silent_may_be_dead() -> None:
     assert liveness.silent_consumers(consumers, "me") == {"gone": SILENCE_THRESHOLD * 2}
 
 
-def test_a_sign_of_life_between_two_looks_proves_that_nobody_is_dead() -> None:
+def test_heartbeat_between_two_checks_proves_that_a_consumer_is_alive() -> None:
     before = {"dead": SILENCE_THRESHOLD, "alive": SILENCE_THRESHOLD * 2}
     now = {
         "dead": SILENCE_THRESHOLD + CONFIRMATION_DELAY,
@@ -238,7 +240,7 @@ def test_a_sign_of_life_between_two_looks_proves_that_nobody_is_dead() -> None:
     assert liveness.confirmed_dead(before, now) == ["dead"]
 
 
-def test_consumers_look_in_turns() -> None:
+def test_consumers_check_in_turns() -> None:
     now = 1000.0 * CHECK_INTERVAL.total_seconds() * 3
     members = {"a": now, "b": now, "c": now, "absent": now - ABSENT_AFTER.total_seconds() * 2, "dead": now}
     order = liveness.active_members(members, ["dead"], "c", now)
@@ -247,11 +249,11 @@ def test_consumers_look_in_turns() -> None:
     turn = CHECK_INTERVAL.total_seconds()
     assert turns == pytest.approx({"a": 3 * turn - 0.25, "b": turn - 0.25, "c": 2 * turn - 0.25})
     assert liveness.seconds_until_turn(now + turn - 0.05, order, "b") == pytest.approx(3 * turn + 0.05), (
-        "its turn has begun"
+        "its turn has started"
     )
 
 
-def test_a_name_goes_when_it_has_been_away_for_long_and_holds_nothing() -> None:
+def test_members_expire_when_they_are_absent_and_own_no_entries() -> None:
     names = ("me", "old", "holding", "reading", "stranger")
     consumers = [_consumer(name, int(name == "holding"), SILENCE_THRESHOLD) for name in names]
     members = {"me": 0.0, "old": 0.0, "holding": 0.0, "reading": 900.0}

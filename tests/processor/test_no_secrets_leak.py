@@ -1,4 +1,4 @@
-"""What is secret is in none of the places where a pod says something, however it goes wrong."""
+"""No output of a pod contains a secret, whatever fails."""
 
 import urllib.error
 import urllib.request
@@ -12,13 +12,13 @@ from tests.processor.pod import NewPod, Pod
 WORD, USER = "hunter2-correct-horse", "shop-of-horrors"
 
 
-async def test_a_password_is_in_no_log_line_span_figure_or_answer(
+async def test_password_is_in_no_log_line_span_metric_or_probe_response(
     group: Group, new_pod: NewPod, collector: Collector, tmp_path: Path
 ) -> None:
-    """In a URL that is a Secret as a whole, the user's name is one too."""
-    where = f"{group.server.host}:{group.server.port}/0"
+    """If the whole URL is a Secret, the user name in it is secret too."""
+    address = f"{group.server.host}:{group.server.port}/0"
     url = tmp_path / "url"
-    url.write_text(f"redis://{USER}:{WORD}@{where}")
+    url.write_text(f"redis://{USER}:{WORD}@{address}")
     pod = new_pod(
         "pod_handlers:fail",
         poll_interval="1s",
@@ -39,10 +39,10 @@ async def test_a_password_is_in_no_log_line_span_figure_or_answer(
     answer(port, "/metrics", heard)
     await group.client.execute_command("ACL", "SETUSER", USER, "-@all")  # type: ignore[no-untyped-call] # ships no types
     await eventually(lambda: "required permissions: " in answer(port, "/readyz", heard))
-    for place, told in places(pod, collector, heard).items():
-        assert told, place
-        assert WORD not in told, place
-        assert USER not in told, place
+    for place, text in places(pod, collector, heard).items():
+        assert text, place
+        assert WORD not in text, place
+        assert USER not in text, place
 
 
 def places(pod: Pod, collector: Collector, heard: list[str]) -> dict[str, str]:
@@ -51,8 +51,8 @@ def places(pod: Pod, collector: Collector, heard: list[str]) -> dict[str, str]:
 
 def answer(port: int, path: str, heard: list[str]) -> str:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as said:
-            text = said.read().decode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as response:
+            text = response.read().decode()
     except urllib.error.HTTPError as refused:
         with refused:
             text = refused.read().decode()

@@ -1,4 +1,7 @@
-"""A consumer that commits effects, for tests that kill it: URL, stream, group, and where it stops ("never")."""
+"""Consumer that commits effects, for tests that kill it.
+
+Arguments: URL, stream, group, and the step to stop at ("never").
+"""
 
 import asyncio
 import sys
@@ -20,9 +23,9 @@ async def stop_if_at(point: str) -> None:
 
 
 async def consume(manager: StreamManager) -> None:
-    for begin in ("0", ">"):  # first what it had begun before it was killed
-        while found := await read(manager, begin):
-            for entry in found:
+    for begin in ("0", ">"):  # first the pending entries from before it was killed
+        while entries := await read(manager, begin):
+            for entry in entries:
                 effects = Effects().add("out", {"from": entry.message_id}).increment("count")
                 await stop_if_at("before")
                 assert await commit_effects(
@@ -32,8 +35,8 @@ async def consume(manager: StreamManager) -> None:
 
 
 async def read(manager: StreamManager, begin: str) -> Any:
-    question = ("XREADGROUP", "GROUP", GROUP, "pod-a", "COUNT", 10, "STREAMS", STREAM, begin)
-    return Entry.from_reply(replies.stream_entries(await manager.execute(*question)))
+    command = ("XREADGROUP", "GROUP", GROUP, "pod-a", "COUNT", 10, "STREAMS", STREAM, begin)
+    return Entry.from_reply(replies.stream_entries(await manager.execute(*command)))
 
 
 async def main() -> None:

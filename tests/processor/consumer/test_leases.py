@@ -1,4 +1,7 @@
-"""Whose message it is: dead consumers lose theirs, live ones keep them, and who has lost one stops."""
+"""Ownership of entries:
+
+dead consumers lose their entries, live ones keep them, and a consumer that has lost an entry stops its handler.
+"""
 
 import asyncio
 import threading
@@ -14,21 +17,21 @@ from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder
 
 
-async def test_a_restarted_consumer_first_finishes_what_it_had_begun(any_group: Group) -> None:
+async def test_restarted_consumer_first_handles_its_own_pending_entries(any_group: Group) -> None:
     await any_group.create_group()
-    begun = await any_group.add(450)
-    assert await any_group.read_as("pod-a", 450) == begun
+    pending_ids = await any_group.add(450)
+    assert await any_group.read_as("pod-a", 450) == pending_ids
     new = await any_group.add(5)
     handler = Recorder()
     await any_group.start(handler)
     await handler.wait_until_finished(455)
     await any_group.wait_settled()
-    assert handler.ids == begun + new
+    assert handler.ids == pending_ids + new
     assert {message.deliveries for message in handler.received} == {1, 2}
     assert {message.deliveries for message in handler.received[:450]} == {2}
 
 
-async def test_the_entries_of_a_dead_consumer_are_taken_over_after_min_idle(any_group: Group) -> None:
+async def test_entries_of_a_dead_consumer_are_claimed_after_min_idle(any_group: Group) -> None:
     await any_group.create_group()
     ids = await any_group.add(3)
     await any_group.read_as("dead")
@@ -43,7 +46,7 @@ async def test_the_entries_of_a_dead_consumer_are_taken_over_after_min_idle(any_
     assert processor.metrics.claimed == 3
 
 
-async def test_many_entries_of_a_dead_consumer_are_taken_over_as_fast_as_they_can_be_handled(
+async def test_many_entries_of_a_dead_consumer_are_claimed_as_fast_as_they_are_handled(
     group: Group,
 ) -> None:
     await group.create_group()
@@ -56,8 +59,8 @@ async def test_many_entries_of_a_dead_consumer_are_taken_over_as_fast_as_they_ca
     assert handler.attempt_counts == dict.fromkeys(ids, 1)
 
 
-async def test_a_dead_consumers_entry_behind_many_of_live_ones_is_found(group: Group) -> None:
-    """XAUTOCLAIM looks at ten entries for each one that it may claim."""
+async def test_entry_of_a_dead_consumer_is_claimed_behind_many_of_live_ones(group: Group) -> None:
+    """XAUTOCLAIM scans ten entries for each one that it may claim."""
     await group.create_group()
     await group.add(400)
     live = await group.read_as("live", 400)
@@ -71,7 +74,7 @@ async def test_a_dead_consumers_entry_behind_many_of_live_ones_is_found(group: G
     assert len(live) == 400
 
 
-async def test_a_long_handler_of_a_live_process_keeps_its_message(any_group: Group) -> None:
+async def test_live_process_keeps_the_message_of_a_long_handler(any_group: Group) -> None:
     handler, peer = Recorder(gate=False), Recorder()
     ids = await any_group.add(3)
     await any_group.start(handler, min_idle=1.5)
@@ -86,7 +89,7 @@ async def test_a_long_handler_of_a_live_process_keeps_its_message(any_group: Gro
     assert peers.metrics.claimed == 0
 
 
-async def test_a_consumer_that_lost_a_message_cancels_its_handler_and_does_not_acknowledge(
+async def test_consumer_cancels_the_handler_of_a_lost_message_and_does_not_acknowledge(
     any_group: Group,
 ) -> None:
     handler = Recorder(gate=False)
@@ -104,7 +107,7 @@ async def test_a_consumer_that_lost_a_message_cancels_its_handler_and_does_not_a
     assert processor.metrics.failed == 0
 
 
-async def test_a_message_that_was_taken_before_it_began_is_not_begun(group: Group) -> None:
+async def test_message_claimed_by_a_peer_before_its_start_is_not_started(group: Group) -> None:
     handler = Recorder(gate=False)
     first, taken, last = await group.add(3)
     await group.start(handler, min_idle=1)
@@ -118,8 +121,8 @@ async def test_a_message_that_was_taken_before_it_began_is_not_begun(group: Grou
     assert [(each.message_id, each.consumer) for each in await group.entries()] == [(taken, "pod-b")]
 
 
-async def test_a_message_trimmed_from_the_stream_while_it_runs_is_finished(any_group: Group) -> None:
-    """Producers trim by length. That nobody holds the entry any more does not mean that somebody else does."""
+async def test_message_trimmed_while_it_runs_is_finished(any_group: Group) -> None:
+    """Producers trim by length. An entry that is no longer pending need not belong to another consumer."""
     handler = Recorder(gate=False)
     processor = await any_group.start(handler, min_idle=0.5)
     [trimmed] = await any_group.add()
@@ -133,7 +136,7 @@ async def test_a_message_trimmed_from_the_stream_while_it_runs_is_finished(any_g
     assert processor.metrics.lost_ownership == 0
 
 
-async def test_a_failed_entry_that_was_trimmed_is_counted_and_settled(any_group: Group) -> None:
+async def test_failed_entry_that_was_trimmed_is_counted_and_acknowledged(any_group: Group) -> None:
     handler = Recorder(lambda _: Retry("bad", after=timedelta(seconds=1)))
     processor = await any_group.start(handler, min_idle=0.5, poll=0.3)
     await any_group.add()
@@ -144,7 +147,7 @@ async def test_a_failed_entry_that_was_trimmed_is_counted_and_settled(any_group:
     assert len(handler.received) == 1
 
 
-async def test_entries_trimmed_while_their_consumer_was_away_are_counted_and_settled(
+async def test_entries_trimmed_while_their_consumer_is_stopped_are_counted_and_acknowledged(
     any_group: Group,
 ) -> None:
     await any_group.create_group()
@@ -173,7 +176,7 @@ async def test_two_processors_share_the_work(any_group: Group) -> None:
     assert min(len(first.ids), len(second.ids)) > 50
 
 
-async def test_deliveries_are_told_right_however_many_entries_are_pending_here(group: Group) -> None:
+async def test_delivery_counts_are_correct_with_many_pending_entries(group: Group) -> None:
     await group.create_group()
     await group.add(900)
     await group.read_as("dead", 900)
@@ -186,28 +189,28 @@ async def test_deliveries_are_told_right_however_many_entries_are_pending_here(g
     assert {message.deliveries for message in handler.received} == {7}
 
 
-async def test_a_renewal_that_meets_an_acknowledgement_on_its_way_does_not_bring_the_entry_back(
+async def test_renewal_does_not_restore_an_entry_whose_acknowledgement_overtakes_it(
     any_group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The renewal was asked for while the message ran; Redis hears of it after the acknowledgement."""
-    asked, may_go, ask = threading.Event(), threading.Event(), StreamManager.execute
+    """The consumer sends the renewal while the message runs; Redis receives it after the acknowledgement."""
+    renewal_sent, may_continue, execute = threading.Event(), threading.Event(), StreamManager.execute
 
     async def slow(self: StreamManager, *command: Any) -> Any:
         if command[:2] == ("EVAL", RENEW):
-            asked.set()
-            await asyncio.to_thread(may_go.wait)
-        return await ask(self, *command)
+            renewal_sent.set()
+            await asyncio.to_thread(may_continue.wait)
+        return await execute(self, *command)
 
     monkeypatch.setattr(StreamManager, "execute", slow)
     handler = Recorder(gate=False)
     processor = await any_group.start(handler)
     await any_group.add()
     await handler.wait_until_received(1)
-    await eventually(asked.is_set)
+    await eventually(renewal_sent.is_set)
     handler.gate.set()
     await eventually(lambda: processor.metrics.acknowledged)
     assert await any_group.pending() == 0
-    may_go.set()
+    may_continue.set()
     await processor.stop_listening()
     assert await any_group.pending() == 0
     assert len(handler.received) == 1

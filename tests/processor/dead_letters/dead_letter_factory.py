@@ -1,4 +1,4 @@
-"""Dead letters for tests: messages that failed, buried as a processor buries them."""
+"""Dead letters for tests: failed messages, dead-lettered as a processor does it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,20 +16,18 @@ FIELDS = (b"n", b"\xff\x00", b"n", b"twice", b"traceparent", b"00-aa-bb-01")
 def failure_details(
     message_id: str, reason: DeadLetterReason = DeadLetterReason.MAX_DELIVERIES, **overrides: Any
 ) -> FailureDetails:
-    about = {"stream": STREAM, "consumer_group": GROUP, "consumer": "pod-a", "deliveries": 10}
+    defaults = {"stream": STREAM, "consumer_group": GROUP, "consumer": "pod-a", "deliveries": 10}
     error = overrides.pop("error", ValueError("no such customer"))
-    return FailureDetails.from_error(error, reason=reason, message_id=message_id, **{**about, **overrides})
+    return FailureDetails.from_error(error, reason=reason, message_id=message_id, **{**defaults, **overrides})
 
 
 def dead_letter_writer(group: Group, key: str = KEY, max_length: int = 100_000) -> DeadLetterWriter:
     return DeadLetterWriter(group.manager().execute_pipeline, STREAM, GROUP, key, max_length)
 
 
-async def write_dead_letter(
-    dead_letters: DeadLetterWriter, message_id: str, fields_and_failure: Sequence[bytes]
-) -> bool:
-    """Dead-letter one entry of the consumer `pod-a`. Raises what the server refuses."""
-    [answer] = await dead_letters.write_many("pod-a", [(message_id, fields_and_failure)])
+async def write_dead_letter(writer: DeadLetterWriter, message_id: str, fields_and_failure: Sequence[bytes]) -> bool:
+    """Dead-letter one entry of the consumer `pod-a`. Raises the error of the server."""
+    [answer] = await writer.write_many("pod-a", [(message_id, fields_and_failure)])
     if isinstance(answer, Exception):
         raise answer
     return answer
@@ -40,20 +38,20 @@ def dead_letter_store(group: Group, key: str = KEY) -> DeadLetterStore:
 
 
 async def add_pending_message(group: Group, original: Sequence[bytes] = FIELDS, consumer: str = "pod-a") -> str:
-    """A message that is pending with the consumer. Its id."""
+    """Add a message that is pending with the consumer. Returns its id."""
     message_id = str(await command(group, "XADD", STREAM, "*", *original))
     await read_as(group, consumer)
     return message_id
 
 
 async def read_as(group: Group, consumer: str) -> list[str]:
-    """As the group's own, of entries that are no text."""
+    """Read the group's own pending entries, which need not be text."""
     reply = await _raw(group, "XREADGROUP", "GROUP", GROUP, consumer, "STREAMS", STREAM, ">")
     return [message_id.decode() for message_id, _ in reply[0][1]] if reply else []
 
 
 async def write_dead_letters(group: Group, count: int, key: str = KEY, **overrides: Any) -> list[str]:
-    """The ids of so many dead letters of as many messages, `{"n": "0"}` and so on, written all at once."""
+    """Dead-letter messages `{"n": "0"}` and so on, in one round trip. Returns the ids of the dead letters."""
     pipeline = group.client.pipeline(transaction=False)
     for number in range(count):
         original = [b"n", str(number).encode()]
@@ -64,7 +62,7 @@ async def write_dead_letters(group: Group, count: int, key: str = KEY, **overrid
 
 
 async def raw(group: Group, key: str) -> list[tuple[str, list[bytes]]]:
-    """The stream's entries, their fields in order and as bytes."""
+    """Return the stream's entries, with their fields in order and as bytes."""
     return [(message_id.decode(), entry) for message_id, entry in await _raw(group, "XRANGE", key, "-", "+")]
 
 
@@ -77,6 +75,6 @@ async def command(group: Group, *words: Any) -> Any:
 
 
 async def restrict(group: Group, *rights: str, keys: Sequence[str] = (f"~{STREAM}", f"~{KEY}")) -> None:
-    """From here on the group's managers may do only this."""
+    """Grant the group's managers only these permissions from now on."""
     await command(group, "ACL", "SETUSER", "shop", "on", ">pw", *keys, "-@all", *rights)
     group.url = f"redis://shop:pw@{group.server.host}:{group.server.port}/0"

@@ -1,4 +1,4 @@
-"""Credentials from files, as the kubelet keeps them: what rotates while a processor runs is used without a restart."""
+"""Credentials from files as the kubelet writes them: rotated files are used without a restart."""
 
 import asyncio
 from pathlib import Path
@@ -23,12 +23,12 @@ async def cut(group: Group) -> None:
 
 @pytest.fixture
 async def shop(any_group: Group) -> Group:
-    """The group on a server with a user `shop`."""
+    """Return the group on a server with a user `shop`."""
     await acl(any_group, "on", ">old", "~*", "+@all")
     return any_group
 
 
-async def test_a_password_that_rotates_is_used_at_the_next_connect(shop: Group, tmp_path: Path) -> None:
+async def test_rotated_password_is_used_at_the_next_connect(shop: Group, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("old\n")
     access = RedisSettings(url=shop.server.url, username="shop", password_file=str(file))
@@ -38,7 +38,7 @@ async def test_a_password_that_rotates_is_used_at_the_next_connect(shop: Group, 
     await shop.wait_until_reading()
     await acl(shop, ">new", "<old")
     await shop.add(1)
-    await handler.wait_until_finished(1)  # connections that are there stay good
+    await handler.wait_until_finished(1)  # open connections stay valid
     await cut(shop)
     await eventually(lambda: processor.metrics.redis_errors >= 2)
     assert "the user name or the password is wrong" in processor.health.readiness()[1]
@@ -51,8 +51,8 @@ async def test_a_password_that_rotates_is_used_at_the_next_connect(shop: Group, 
     await manager.aclose()
 
 
-async def test_a_whole_url_that_rotates_leads_to_the_new_server(shop: Group, tmp_path: Path) -> None:
-    """Here: another database of the same server."""
+async def test_rotated_url_leads_to_the_new_server(shop: Group, tmp_path: Path) -> None:
+    """In this test, another database of the same server."""
     file = tmp_path / "url"
     file.write_text(f"redis://shop:old@{shop.server.host}:{shop.server.port}/1")
     manager = StreamManager.from_settings(RedisSettings(url_file=str(file)), STREAM)
@@ -68,7 +68,7 @@ async def test_a_whole_url_that_rotates_leads_to_the_new_server(shop: Group, tmp
     await manager.aclose()
 
 
-async def test_a_file_that_is_away_for_a_moment_is_a_fault_and_no_end(shop: Group, tmp_path: Path) -> None:
+async def test_missing_file_is_an_error_that_the_processor_survives(shop: Group, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("old")
     access = RedisSettings(url=shop.server.url, username="shop", password_file=str(file))
@@ -86,7 +86,7 @@ async def test_a_file_that_is_away_for_a_moment_is_a_fault_and_no_end(shop: Grou
     await manager.aclose()
 
 
-async def test_a_client_of_ones_own_works_as_before(any_group: Group) -> None:
+async def test_manager_uses_the_credentials_of_a_given_client(any_group: Group) -> None:
     manager = StreamManager(any_group.client)
     connection = await manager.connect()
     assert connection.is_connected

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from redis import Redis
 
-from streamconsumer.model.processor_settings import Retention as Wanted
+from streamconsumer.model.processor_settings import Retention as RetentionSettings
 from streamconsumer.processor.consumer.retention import ZERO_ID, StreamTrimmer, next_id, safe_minimum, trim_bound
 from tests.cluster.redis_servers import RedisServer
 from tests.processor.group import GROUP, STREAM, Group
@@ -19,25 +19,25 @@ from tests.processor.group import GROUP, STREAM, Group
 # -- deciding --------------------------------------------------------------------------------------------------------
 
 
-def test_safe_is_what_lies_before_the_first_entry_that_any_group_still_needs() -> None:
+def test_safe_minimum_is_the_first_entry_that_any_group_needs() -> None:
     positions = {b"a": (9, 0), b"b": (7, 3), b"c": (8, 0)}
     assert safe_minimum(positions, {}) == (7, 4)
     assert safe_minimum(positions, {b"a": (2, 1), b"c": (5, 0)}) == (2, 1)
     assert safe_minimum(positions, {b"a": (9, 0)}) == (7, 4)
 
 
-def test_nothing_is_safe_in_a_stream_without_groups() -> None:
+def test_safe_minimum_is_zero_without_groups() -> None:
     assert safe_minimum({}, {}) == ZERO_ID
 
 
-def test_the_next_id_after_the_last_of_a_millisecond_is_in_the_next() -> None:
+def test_next_id_continues_in_the_next_millisecond() -> None:
     assert next_id((5, 2**64 - 1)) == (6, 0)
 
 
-def test_an_age_stops_at_the_first_entry_that_a_group_still_needs() -> None:
-    wanted = Wanted(max_age=timedelta(hours=1))
-    assert trim_bound(wanted, (5, 0), (3, 0)) == (3, 0)
-    assert trim_bound(wanted, (5, 0), (9, 0)) == (5, 0)
+def test_trim_bound_by_age_stops_at_the_first_entry_that_a_group_needs() -> None:
+    settings = RetentionSettings(max_age=timedelta(hours=1))
+    assert trim_bound(settings, (5, 0), (3, 0)) == (3, 0)
+    assert trim_bound(settings, (5, 0), (9, 0)) == (5, 0)
 
 
 # -- on a server -----------------------------------------------------------------------------------------------------
@@ -49,155 +49,155 @@ async def stream(any_group: Group) -> Group:
     return any_group
 
 
-def retained(group: Group, **wanted: Any) -> StreamTrimmer:
-    return StreamTrimmer(group.manager().execute, STREAM, GROUP, Wanted(**wanted))
+def new_trimmer(group: Group, **settings: Any) -> StreamTrimmer:
+    return StreamTrimmer(group.manager().execute, STREAM, GROUP, RetentionSettings(**settings))
 
 
-async def enforced(group: Group, **wanted: Any) -> int:
-    """What goes at the second look: the first one trims nothing that a group might need."""
-    kept = retained(group, **wanted)
-    first = await kept.trim()
-    return first + await kept.trim()
+async def trim_twice(group: Group, **settings: Any) -> int:
+    """Return the number of entries trimmed by the second call. The first call trims nothing."""
+    trimmer = new_trimmer(group, **settings)
+    first = await trimmer.trim()
+    return first + await trimmer.trim()
 
 
-async def there(group: Group) -> list[str]:
-    found: Any = await group.client.xrange(STREAM)
-    return [message_id for message_id, _ in found]
+async def remaining_ids(group: Group) -> list[str]:
+    entries: Any = await group.client.xrange(STREAM)
+    return [message_id for message_id, _ in entries]
 
 
 async def acknowledge(group: Group, ids: list[str], name: str = GROUP) -> None:
     await group.client.xack(STREAM, name, *ids)
 
 
-async def test_what_every_group_has_acknowledged_goes(stream: Group) -> None:
+async def test_entries_that_every_group_has_acknowledged_are_trimmed(stream: Group) -> None:
     await stream.client.xgroup_create(STREAM, "audit", "0")
     ids = await stream.add(10)
     await acknowledge(stream, await stream.read_as("a", 8))
     await stream.client.xreadgroup("audit", "x", {STREAM: ">"}, 9)
     await acknowledge(stream, [*ids[:3], *ids[4:9]], "audit")
-    assert await enforced(stream, acknowledged=True) == 3
-    assert await there(stream) == ids[3:]
+    assert await trim_twice(stream, acknowledged=True) == 3
+    assert await remaining_ids(stream) == ids[3:]
     await acknowledge(stream, [ids[3]], "audit")
-    assert await enforced(stream, acknowledged=True) == 5
-    assert await there(stream) == ids[8:]
+    assert await trim_twice(stream, acknowledged=True) == 5
+    assert await remaining_ids(stream) == ids[8:]
 
 
-async def test_a_pod_that_looks_for_the_first_time_trims_nothing(stream: Group) -> None:
+async def test_first_trim_of_a_pod_trims_nothing(stream: Group) -> None:
     await stream.add(3)
     await acknowledge(stream, await stream.read_as("a"))
-    kept = retained(stream, acknowledged=True, max_age=timedelta(seconds=1))
-    assert await kept.trim() == 0
-    assert await kept.trim() == 3
+    trimmer = new_trimmer(stream, acknowledged=True, max_age=timedelta(seconds=1))
+    assert await trimmer.trim() == 0
+    assert await trimmer.trim() == 3
 
 
-async def test_without_a_wish_nothing_is_asked(stream: Group) -> None:
-    kept = retained(stream)
+async def test_no_command_is_sent_without_retention(stream: Group) -> None:
+    trimmer = new_trimmer(stream)
     await stream.reset_command_counts()
-    assert await kept.trim() == 0
+    assert await trimmer.trim() == 0
     assert await stream.command_counts() == {}
 
 
-async def test_entries_that_are_too_old_by_the_servers_clock_go(stream: Group) -> None:
+async def test_entries_older_than_max_age_by_the_servers_clock_are_trimmed(stream: Group) -> None:
     seconds, _ = await stream.client.time()
     ids = [f"{(int(seconds) - age) * 1000}-0" for age in (7200, 3700, 3500, 10)]
     for message_id in ids:
         await stream.client.xadd(STREAM, {"n": "0"}, message_id)
-    assert await enforced(stream, max_age=timedelta(hours=1)) == 0
+    assert await trim_twice(stream, max_age=timedelta(hours=1)) == 0
     await acknowledge(stream, await stream.read_as("a"))
-    assert await enforced(stream, max_age=timedelta(hours=1)) == 2
-    assert await there(stream) == ids[2:]
+    assert await trim_twice(stream, max_age=timedelta(hours=1)) == 2
+    assert await remaining_ids(stream) == ids[2:]
 
 
-async def test_a_group_that_was_destroyed_and_created_again_keeps_what_its_consumers_put_back(stream: Group) -> None:
-    """Between the two nothing says that the entries were pending: all before the group's position seems done."""
+async def test_entries_that_consumers_restore_in_a_recreated_group_are_not_trimmed(stream: Group) -> None:
+    """Before they are restored, all entries before the group's position seem acknowledged."""
     ids = await stream.add(5)
     await stream.read_as("a", 5)
-    kept = retained(stream, acknowledged=True)
-    assert await kept.trim() == 0
+    trimmer = new_trimmer(stream, acknowledged=True)
+    assert await trimmer.trim() == 0
     await stream.client.xgroup_destroy(STREAM, GROUP)
     await stream.create_group(ids[4])
-    assert await kept.trim() == 0
+    assert await trimmer.trim() == 0
     await stream.client.xclaim(STREAM, GROUP, "a", 0, [*ids[3:]], force=True, justid=True)
-    assert await kept.trim() == 3
-    assert await there(stream) == ids[3:]
+    assert await trimmer.trim() == 3
+    assert await remaining_ids(stream) == ids[3:]
 
 
-async def test_nothing_goes_while_our_own_group_is_gone(stream: Group) -> None:
+async def test_nothing_is_trimmed_while_the_own_group_is_missing(stream: Group) -> None:
     await stream.client.xgroup_create(STREAM, "audit", "0")
     ids = await stream.add(5)
     await stream.client.xreadgroup("audit", "x", {STREAM: ">"}, noack=True)
-    kept = retained(stream, acknowledged=True)
+    trimmer = new_trimmer(stream, acknowledged=True)
     await stream.client.xgroup_destroy(STREAM, GROUP)
-    assert [await kept.trim() for _ in range(3)] == [0] * 3
+    assert [await trimmer.trim() for _ in range(3)] == [0] * 3
     await stream.create_group(ids[4])
-    assert await kept.trim() == 0
+    assert await trimmer.trim() == 0
 
 
-async def test_a_stream_that_is_gone_is_no_error(stream: Group) -> None:
-    kept = retained(stream, acknowledged=True)
+async def test_missing_stream_is_no_error(stream: Group) -> None:
+    trimmer = new_trimmer(stream, acknowledged=True)
     await stream.client.delete(STREAM)
-    assert await kept.trim() == 0
+    assert await trimmer.trim() == 0
 
 
-async def test_a_lookers_entries_that_are_read_meanwhile_stay(stream: Group) -> None:
-    """The position is looked at first: what is read right after is behind it."""
+async def test_entries_read_during_the_check_are_not_trimmed(stream: Group) -> None:
+    """The position is queried first: an entry that is read after the query comes after it."""
     manager = stream.manager()
     ids = await stream.add(3)
 
-    async def ask(*command: Any) -> Any:
+    async def execute(*command: Any) -> Any:
         reply = await manager.execute(*command)
         if command[0] in ("XINFO", "XPENDING"):
             await stream.read_as("a", 1)
         return reply
 
-    kept = StreamTrimmer(ask, STREAM, GROUP, Wanted(acknowledged=True))
-    assert await kept.trim() + await kept.trim() == 0
-    assert await there(stream) == ids
+    trimmer = StreamTrimmer(execute, STREAM, GROUP, RetentionSettings(acknowledged=True))
+    assert await trimmer.trim() + await trimmer.trim() == 0
+    assert await remaining_ids(stream) == ids
 
 
 RIGHTS = ("+xinfo|groups", "+xpending", "+xtrim", "+time")
 """As in docs/retention.md."""
 
 
-async def test_these_rights_suffice(stream: Group) -> None:
+async def test_retention_works_with_these_permissions(stream: Group) -> None:
     await stream.client.execute_command("ACL", "SETUSER", "shop", "on", ">pw", f"~{STREAM}", "-@all", *RIGHTS)  # type: ignore[no-untyped-call] # ships no types
     await stream.add(30)
     await acknowledge(stream, await stream.read_as("a", 30))
-    ask = stream.manager(f"redis://shop:pw@{stream.server.host}:{stream.server.port}/0").execute
-    kept = StreamTrimmer(ask, STREAM, GROUP, Wanted(acknowledged=True, max_age=timedelta(hours=1)))
-    assert await kept.trim() + await kept.trim() == 30
+    execute = stream.manager(f"redis://shop:pw@{stream.server.host}:{stream.server.port}/0").execute
+    trimmer = StreamTrimmer(execute, STREAM, GROUP, RetentionSettings(acknowledged=True, max_age=timedelta(hours=1)))
+    assert await trimmer.trim() + await trimmer.trim() == 30
 
 
-# -- whatever happens ------------------------------------------------------------------------------------------------
+# -- any history -----------------------------------------------------------------------------------------------------
 
 HOUR = 3_600_000
-WISHES = st.builds(
-    Wanted,
+SETTINGS = st.builds(
+    RetentionSettings,
     acknowledged=st.booleans(),
     max_age=st.none() | st.integers(0, 40).map(lambda hours: timedelta(hours=hours, minutes=30)),
 )
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Producers, groups that come, read and acknowledge, and two pods that trim. Entries are an hour apart."""
+    """Producers, groups that are created, read and acknowledge, and two pods that trim. Entries are an hour apart."""
 
     def __init__(self, client: "Redis") -> None:
         super().__init__()
         self.client = client
         self.ids: list[str] = []
-        self.owed: dict[str, set[str]] = {}
-        """Of each group, what it has not acknowledged: pending or not read."""
+        self.unacknowledged: dict[str, set[str]] = {}
+        """Entries that each group has not acknowledged: pending or unread."""
         self.unread: dict[str, list[str]] = {}
 
-    @initialize(wish=WISHES)
-    def begin(self, wish: Wanted) -> None:
+    @initialize(retention=SETTINGS)
+    def begin(self, retention: RetentionSettings) -> None:
         self.client.flushall()
         self.first = self.client.time()[0] * 1000 - 60 * HOUR
-        self.wish = wish
-        self.keepers = [StreamTrimmer(self._ask, STREAM, GROUP, wish) for _ in range(2)]
+        self.retention = retention
+        self.trimmers = [StreamTrimmer(self._execute, STREAM, GROUP, retention) for _ in range(2)]
         self.create(GROUP)
 
-    async def _ask(self, *command: Any) -> Any:
+    async def _execute(self, *command: Any) -> Any:
         return self.client.execute_command(*command)  # type: ignore[no-untyped-call] # ships no types for it
 
     @rule(count=st.integers(1, 8))
@@ -206,64 +206,64 @@ class AnyHistory(RuleBasedStateMachine):
             message_id = f"{self.first + len(self.ids) * HOUR // 2}-0"
             self.client.xadd(STREAM, {"n": "0"}, message_id)
             self.ids.append(message_id)
-            for group in self.owed:
-                self.owed[group].add(message_id)
+            for group in self.unacknowledged:
+                self.unacknowledged[group].add(message_id)
                 self.unread[group].append(message_id)
 
     @rule(group=st.sampled_from(["audit", "search"]))
     def create(self, group: str) -> None:
-        if group not in self.owed:
+        if group not in self.unacknowledged:
             self.client.xgroup_create(STREAM, group, "0", mkstream=True)
-            self.unread[group] = self._there()
-            self.owed[group] = set(self.unread[group])
+            self.unread[group] = self._stream_ids()
+            self.unacknowledged[group] = set(self.unread[group])
 
     @rule(group=st.sampled_from([GROUP, "audit", "search"]), count=st.integers(1, 12))
     def read(self, group: str, count: int) -> None:
-        if group in self.owed:
+        if group in self.unacknowledged:
             self.client.xreadgroup(group, "c", {STREAM: ">"}, count)
-            still = set(self._there())
+            still = set(self._stream_ids())
             unread = [each for each in self.unread[group] if each in still]
             self.unread[group] = unread[count:]
 
     @rule(group=st.sampled_from([GROUP, "audit", "search"]), which=st.sets(st.integers(0, 11)), most=st.booleans())
     def acknowledge(self, group: str, which: set[int], most: bool) -> None:
-        if group not in self.owed:
+        if group not in self.unacknowledged:
             return
-        pending = sorted(self.owed[group] - set(self.unread[group]))
+        pending = sorted(self.unacknowledged[group] - set(self.unread[group]))
         chosen = [each for number, each in enumerate(pending) if (number in which) != most]
         if chosen:
             self.client.xack(STREAM, group, *chosen)
-            self.owed[group].difference_update(chosen)
+            self.unacknowledged[group].difference_update(chosen)
 
     @precondition(lambda self: self.ids)
     @rule(which=st.integers(0, 200))
     def delete(self, which: int) -> None:
         self.client.xdel(STREAM, self.ids[which % len(self.ids)])
 
-    @rule(who=st.integers(0, 1))
-    def trim(self, who: int) -> None:
-        before = self._there()
-        trimmed = asyncio.run(self.keepers[who].trim())
-        left = self._there()
-        went = before[: len(before) - len(left)]
-        assert before[len(went) :] == left
-        needed = set().union(*self.owed.values())
-        assert trimmed == len(went)
-        assert needed.isdisjoint(went)
-        self._wished_for(went)
-        for group in self.owed:
-            self.owed[group].difference_update(went)
+    @rule(pod=st.integers(0, 1))
+    def trim(self, pod: int) -> None:
+        before = self._stream_ids()
+        trimmed = asyncio.run(self.trimmers[pod].trim())
+        left = self._stream_ids()
+        trimmed_ids = before[: len(before) - len(left)]
+        assert before[len(trimmed_ids) :] == left
+        needed = set().union(*self.unacknowledged.values())
+        assert trimmed == len(trimmed_ids)
+        assert needed.isdisjoint(trimmed_ids)
+        self._assert_requested(trimmed_ids)
+        for group in self.unacknowledged:
+            self.unacknowledged[group].difference_update(trimmed_ids)
 
-    def _wished_for(self, went: list[str]) -> None:
-        """Nothing went that nobody asked to go."""
-        if not went or self.wish.acknowledged:
+    def _assert_requested(self, trimmed_ids: list[str]) -> None:
+        """Assert that the settings ask to trim these entries."""
+        if not trimmed_ids or self.retention.acknowledged:
             return
-        age = self.wish.max_age
+        age = self.retention.max_age
         now = self.client.time()[0] * 1000
         assert age is not None
-        assert int(went[-1][:-2]) <= now - age / timedelta(milliseconds=1)
+        assert int(trimmed_ids[-1][:-2]) <= now - age / timedelta(milliseconds=1)
 
-    def _there(self) -> list[str]:
+    def _stream_ids(self) -> list[str]:
         return [message_id.decode() for message_id, _ in self.client.execute_command("XRANGE", STREAM, "-", "+")]  # type: ignore[no-untyped-call] # ships no types for it
 
 
@@ -275,7 +275,7 @@ def history(any_redis: RedisServer) -> Callable[[], AnyHistory]:
     return lambda: AnyHistory(client)
 
 
-def test_no_entry_that_a_group_needs_is_trimmed_in_any_history(history: Callable[[], AnyHistory]) -> None:
+def test_no_needed_entry_is_trimmed_in_any_history(history: Callable[[], AnyHistory]) -> None:
     quick = settings(
         max_examples=150,
         stateful_step_count=40,

@@ -1,4 +1,4 @@
-"""A Redis Cluster of three: the processor goes where the stream's slot is, also when that moves while it listens."""
+"""Redis Cluster of three nodes: the processor connects to the node of the stream's slot, even after the slot moves."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -44,31 +44,31 @@ class Nodes:
     def access(self, seed: RedisServer) -> RedisSettings:
         return RedisSettings(url=f"redis://{seed.host}:{seed.port}/0", cluster=True)
 
-    async def ask(self, server: RedisServer, *command: Any) -> Any:
+    async def execute(self, server: RedisServer, *command: Any) -> Any:
         return await self.clients[self.servers.index(server)].execute_command(*command)  # type: ignore[no-untyped-call] # ships no types
 
     async def form(self) -> None:
         first = self.servers[0]
         for server, slots in zip(self.servers, SLOTS, strict=True):
-            await self.ask(server, "CLUSTER", "ADDSLOTSRANGE", slots.start, slots.stop - 1)
-            await self.ask(server, "CLUSTER", "MEET", first.host, first.port, first.options["cluster-port"])
+            await self.execute(server, "CLUSTER", "ADDSLOTSRANGE", slots.start, slots.stop - 1)
+            await self.execute(server, "CLUSTER", "MEET", first.host, first.port, first.options["cluster-port"])
         for server in self.servers:
 
             async def is_whole(server: RedisServer = server) -> bool:
-                told = str(await self.ask(server, "CLUSTER", "INFO"))
-                return "cluster_state:ok" in told and "cluster_known_nodes:3" in told
+                info = str(await self.execute(server, "CLUSTER", "INFO"))
+                return "cluster_state:ok" in info and "cluster_known_nodes:3" in info
 
             await eventually(is_whole)
 
     async def move(self, source: RedisServer, target: RedisServer) -> None:
         """Move the slot with all its keys, as `redis-cli --cluster reshard` does."""
-        source_id, target_id = [await self.ask(each, "CLUSTER", "MYID") for each in (source, target)]
-        await self.ask(target, "CLUSTER", "SETSLOT", SLOT, "IMPORTING", source_id)
-        await self.ask(source, "CLUSTER", "SETSLOT", SLOT, "MIGRATING", target_id)
-        keys = await self.ask(source, "CLUSTER", "GETKEYSINSLOT", SLOT, 100)
-        await self.ask(source, "MIGRATE", target.host, target.port, "", 0, 5000, "KEYS", *keys)
+        source_id, target_id = [await self.execute(each, "CLUSTER", "MYID") for each in (source, target)]
+        await self.execute(target, "CLUSTER", "SETSLOT", SLOT, "IMPORTING", source_id)
+        await self.execute(source, "CLUSTER", "SETSLOT", SLOT, "MIGRATING", target_id)
+        keys = await self.execute(source, "CLUSTER", "GETKEYSINSLOT", SLOT, 100)
+        await self.execute(source, "MIGRATE", target.host, target.port, "", 0, 5000, "KEYS", *keys)
         for each in (target, source, self.third):
-            await self.ask(each, "CLUSTER", "SETSLOT", SLOT, "NODE", target_id)
+            await self.execute(each, "CLUSTER", "SETSLOT", SLOT, "NODE", target_id)
 
     async def close(self) -> None:
         await self.group.close()
@@ -89,7 +89,7 @@ async def nodes(start_redis: StartRedis) -> AsyncIterator[Nodes]:
         await made.close()
 
 
-async def test_any_node_leads_to_the_stream(nodes: Nodes) -> None:
+async def test_every_seed_node_leads_to_the_stream(nodes: Nodes) -> None:
     handler = Recorder()
     manager = nodes.manager()
     await nodes.group.start(handler, manager=manager)
@@ -100,14 +100,14 @@ async def test_any_node_leads_to_the_stream(nodes: Nodes) -> None:
     assert manager.address == (nodes.owner.host, nodes.owner.port)
 
 
-async def test_without_the_setting_the_fault_says_which(nodes: Nodes) -> None:
+async def test_error_names_the_cluster_setting_when_it_is_missing(nodes: Nodes) -> None:
     manager = StreamManager.from_url(f"redis://{nodes.other.host}:{nodes.other.port}/0")
     nodes.managers.append(manager)
     processor = await nodes.group.start(Recorder(), manager=manager)
     await eventually(lambda: "set redis.cluster" in processor.health.readiness()[1])
 
 
-async def test_a_stream_that_moves_while_it_is_read_is_followed(nodes: Nodes) -> None:
+async def test_processor_follows_a_stream_that_moves_while_it_is_read(nodes: Nodes) -> None:
     handler = Recorder()
     manager = nodes.manager(nodes.owner)
     processor = await nodes.group.start(handler, manager=manager, poll=30)
@@ -115,35 +115,35 @@ async def test_a_stream_that_moves_while_it_is_read_is_followed(nodes: Nodes) ->
     await handler.wait_until_finished(5)
     await nodes.group.wait_until_reading()
     await nodes.move(nodes.owner, nodes.other)
-    there = Group(nodes.other)
-    ids = await there.add(5)
+    moved = Group(nodes.other)
+    ids = await moved.add(5)
     await handler.wait_until_finished(10)
-    await there.wait_settled()
+    await moved.wait_settled()
     assert handler.ids[5:] == ids
     assert set(handler.attempt_counts.values()) == {1}
     assert manager.address == (nodes.other.host, nodes.other.port)
     assert not processor.metrics.acknowledgements_lost
     await processor.stop_listening()
-    assert await there.consumers() == set()
-    await there.close()
+    assert await moved.consumers() == set()
+    await moved.close()
 
 
-async def test_what_runs_while_the_stream_moves_is_acknowledged_where_it_is_then(nodes: Nodes) -> None:
+async def test_running_message_is_acknowledged_on_the_new_node_after_a_move(nodes: Nodes) -> None:
     handler = Recorder(gate=False)
     processor = await nodes.group.start(handler, manager=nodes.manager(), concurrency=3, min_idle=1)
     await nodes.group.add(3)
     await handler.wait_until_received(3)
     await nodes.move(nodes.owner, nodes.other)
-    there = Group(nodes.other)
+    moved = Group(nodes.other)
     handler.gate.set()
     await handler.wait_until_finished(3)
-    await there.wait_settled()
+    await moved.wait_settled()
     assert set(handler.attempt_counts.values()) == {1}
     await processor.stop_listening()
-    await there.close()
+    await moved.close()
 
 
-async def test_effects_with_a_key_in_another_slot_than_the_stream_are_refused(nodes: Nodes) -> None:
+async def test_effects_on_a_key_in_another_slot_are_rejected(nodes: Nodes) -> None:
     manager = nodes.manager()
     await nodes.group.create_group()
     await nodes.group.add()
@@ -157,29 +157,29 @@ async def test_effects_with_a_key_in_another_slot_than_the_stream_are_refused(no
     assert await commit_effects(manager.execute, ConsumerId(STREAM, GROUP, "pod-a"), message_id, fitting)
 
 
-async def test_a_seed_that_is_gone_is_not_missed(nodes: Nodes) -> None:
-    """The others were learned from it."""
+async def test_processor_reconnects_when_its_seed_node_is_gone(nodes: Nodes) -> None:
+    """The other nodes were learned from it."""
     handler = Recorder()
     manager = nodes.manager(nodes.third)
     await nodes.group.start(handler, manager=manager)
     await nodes.group.add(1)
     await handler.wait_until_finished(1)
-    await nodes.ask(nodes.owner, "CONFIG", "SET", "cluster-require-full-coverage", "no")
+    await nodes.execute(nodes.owner, "CONFIG", "SET", "cluster-require-full-coverage", "no")
     await asyncio.to_thread(nodes.third.kill)
-    await nodes.ask(nodes.owner, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    await nodes.execute(nodes.owner, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     await nodes.group.client.connection_pool.disconnect()
     await nodes.group.add(1)
     await handler.wait_until_finished(2)
 
 
-async def test_a_server_that_is_no_cluster_is_told(start_redis: StartRedis) -> None:
+async def test_error_names_a_server_without_cluster_support(start_redis: StartRedis) -> None:
     server = start_redis()
     access = RedisSettings(url=server.url, cluster=True)
     with pytest.raises(RedisError, match=r"no node of the cluster says where the stream is .*cluster support disabled"):
         await topology(access, STREAM).find_primary()
 
 
-async def test_a_group_reads_on_where_it_was_after_the_move(nodes: Nodes) -> None:
+async def test_group_continues_at_its_position_after_a_move(nodes: Nodes) -> None:
     await nodes.group.create_group()
     await nodes.group.add(4)
     await nodes.group.read_as("pod-a", 2)
@@ -187,14 +187,14 @@ async def test_a_group_reads_on_where_it_was_after_the_move(nodes: Nodes) -> Non
     handler = Recorder()
     await nodes.group.start(handler, manager=nodes.manager(nodes.owner))
     await handler.wait_until_finished(4)
-    there = Group(nodes.other)
-    await there.wait_settled()
-    assert {each["name"] for each in await there.client.xinfo_groups(STREAM)} == {GROUP}
-    await there.close()
+    moved = Group(nodes.other)
+    await moved.wait_settled()
+    assert {each["name"] for each in await moved.client.xinfo_groups(STREAM)} == {GROUP}
+    await moved.close()
 
 
 @pytest.mark.parametrize("stream", ["a}b", "{}orders", "}{"])
-def test_a_name_beside_which_no_key_fits_is_refused(stream: str) -> None:
+def test_stream_name_without_companion_keys_in_its_slot_is_rejected(stream: str) -> None:
     access = RedisSettings(url="redis://redis", cluster=True)
     with pytest.raises(InvalidSettings, match="companion keys cannot share its cluster slot"):
         StreamManager.from_settings(access, stream)
@@ -202,6 +202,6 @@ def test_a_name_beside_which_no_key_fits_is_refused(stream: str) -> None:
 
 
 @pytest.mark.parametrize("stream", ["orders", "{shop}:orders", "a{b", "{a}{b}", "a{b}c}d"])
-def test_every_other_name_has_its_keys_beside_it(stream: str) -> None:
+def test_companion_keys_share_the_slot_of_every_other_stream_name(stream: str) -> None:
     StreamManager.from_settings(RedisSettings(url="redis://redis", cluster=True), stream)
     assert key_slot(group_key(stream, GROUP, "postponed").encode()) == key_slot(stream.encode())

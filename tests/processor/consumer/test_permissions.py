@@ -1,4 +1,4 @@
-"""The smallest rights that a processor works with."""
+"""The smallest permissions that a processor works with."""
 
 import asyncio
 from datetime import timedelta
@@ -31,19 +31,19 @@ SMALLEST = [
 
 KEYS = (f"~{STREAM}", f"~{{{STREAM}}}:{GROUP}:*")
 
-DOCUMENT = Path(__file__).parents[2] / "docs/redis.md"
+DOCUMENT = Path(__file__).parents[3] / "docs/redis.md"
 
 
 @pytest.fixture
 async def restricted(any_group: Group) -> Group:
-    """The group, whose processors may do only this."""
+    """Return the group, whose processors have only these permissions."""
     user = ("ACL", "SETUSER", "shop", "on", ">pw", *KEYS, "-@all")
     await any_group.client.execute_command(*user, *SMALLEST)  # type: ignore[no-untyped-call] # ships no types
     any_group.url = f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0"
     return any_group
 
 
-async def test_messages_are_handled_and_an_idle_processor_stops_at_once(restricted: Group) -> None:
+async def test_messages_are_handled_and_an_idle_processor_stops_immediately(restricted: Group) -> None:
     handler = Recorder()
     processor = await restricted.start(handler, poll=30)
     await restricted.add(20)
@@ -53,7 +53,7 @@ async def test_messages_are_handled_and_an_idle_processor_stops_at_once(restrict
     assert processor.metrics.redis_errors == 0
 
 
-async def test_a_long_handler_keeps_its_messages(restricted: Group) -> None:
+async def test_long_handler_keeps_its_messages(restricted: Group) -> None:
     handler, peer = Recorder(gate=False), Recorder()
     ids = await restricted.add(3)
     await restricted.start(handler, min_idle=1.5)
@@ -67,7 +67,7 @@ async def test_a_long_handler_keeps_its_messages(restricted: Group) -> None:
     assert handler.ids == ids
 
 
-async def test_a_message_that_another_took_is_cancelled_and_not_taken_back(restricted: Group) -> None:
+async def test_message_claimed_by_a_peer_is_cancelled_and_not_claimed_back(restricted: Group) -> None:
     handler = Recorder(gate=False)
     await restricted.start(handler, min_idle=1)
     [taken] = await restricted.add()
@@ -77,7 +77,7 @@ async def test_a_message_that_another_took_is_cancelled_and_not_taken_back(restr
     assert [(each.message_id, each.consumer) for each in await restricted.entries()] == [(taken, "pod-b")]
 
 
-async def test_what_has_not_begun_is_handed_back(restricted: Group) -> None:
+async def test_unstarted_entries_are_released(restricted: Group) -> None:
     handler = Recorder(gate=False)
     running, *unbegun = await restricted.add(4)
     processor = await restricted.start(handler, min_idle=2)
@@ -94,7 +94,7 @@ async def test_what_has_not_begun_is_handed_back(restricted: Group) -> None:
     assert handler.finished == [running]
 
 
-async def test_a_message_that_is_put_off_has_not_been_tried(restricted: Group) -> None:
+async def test_deferred_message_counts_no_attempt(restricted: Group) -> None:
     async def is_taken_back() -> bool:
         return [each.deliveries for each in await restricted.entries()] == [0]
 
@@ -103,7 +103,7 @@ async def test_a_message_that_is_put_off_has_not_been_tried(restricted: Group) -
     await eventually(is_taken_back)
 
 
-async def test_a_group_that_is_destroyed_is_created_again(restricted: Group) -> None:
+async def test_destroyed_group_is_recreated(restricted: Group) -> None:
     handler = Recorder()
     await restricted.start(handler, poll=0.5)
     await restricted.wait_until_reading()
@@ -113,11 +113,11 @@ async def test_a_group_that_is_destroyed_is_created_again(restricted: Group) -> 
     assert handler.ids == ids
 
 
-def test_the_document_names_these_rights_and_no_others() -> None:
+def test_docs_list_exactly_these_permissions() -> None:
     text = DOCUMENT.read_text()
-    [told] = [line.split() for line in text.splitlines() if line.startswith("ACL SETUSER shop ")]
-    assert [word for word in told if word.startswith("+")] == SMALLEST
-    assert [word for word in told if word.startswith("~")] == list(KEYS)
+    [words] = [line.split() for line in text.splitlines() if line.startswith("ACL SETUSER shop ")]
+    assert [word for word in words if word.startswith("+")] == SMALLEST
+    assert [word for word in words if word.startswith("~")] == list(KEYS)
     [more] = [line for line in text.splitlines() if line.startswith("| Handlers that return")]
     needed = effects_commit.REQUIRED_PERMISSIONS.split()
     assert [right for right in needed if right not in SMALLEST] == [
@@ -125,7 +125,7 @@ def test_the_document_names_these_rights_and_no_others() -> None:
     ]
 
 
-async def test_a_postponed_entry_without_a_due_time_is_due_after_min_idle(restricted: Group) -> None:
+async def test_postponed_entry_without_a_due_time_is_due_after_min_idle(restricted: Group) -> None:
     """The schedule was deleted or evicted."""
     await restricted.create_group()
     [message_id] = await restricted.add()

@@ -1,4 +1,4 @@
-"""The look at the server and at the user's rights: what ends a processor, and what it only warns of."""
+"""Preflight checks of the server and of the permissions: problems that end a processor, and warnings."""
 
 import asyncio
 import re
@@ -21,12 +21,12 @@ from streamconsumer.processor.health import Health
 from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client.server_settings import risky_settings
 from tests.cluster.redis_servers import FLAVOURS, Flavour, RedisServer, StartRedis
+from tests.processor.consumer.test_permissions import KEYS, SMALLEST
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod
 from tests.processor.proxy import Proxy, ServerAddress
 from tests.processor.recorder import Recorder
-from tests.processor.test_acl import KEYS, SMALLEST
 
 CONSUMER_ID = ConsumerId(STREAM, GROUP, "pod-a")
 WITHOUT_EVAL = {"rename-command": 'EVAL ""'}
@@ -49,7 +49,7 @@ async def grant(admin: Redis, user: str, *rules: str) -> None:
     await admin.execute_command("ACL", "SETUSER", user, *rules)  # type: ignore[no-untyped-call] # ships no types
 
 
-async def examined(server: RedisServer, user: str = "default", **options: Any) -> PreflightReport:
+async def run_checks(server: RedisServer, user: str = "default", **options: Any) -> PreflightReport:
     manager = StreamManager.from_url(server.url, username=user, password="pw", **options)
     try:
         return await run_preflight_checks(manager, CONSUMER_ID)
@@ -57,61 +57,61 @@ async def examined(server: RedisServer, user: str = "default", **options: Any) -
         await manager.aclose()
 
 
-async def lacks(server: RedisServer, user: str, **options: Any) -> list[str]:
-    return (await examined(server, user, **options)).missing_permissions
+async def missing_permissions(server: RedisServer, user: str, **options: Any) -> list[str]:
+    return (await run_checks(server, user, **options)).missing_permissions
 
 
-async def test_the_smallest_rights_are_enough_and_each_missing_one_is_named(
+async def test_smallest_permissions_are_enough_and_each_missing_one_is_named(
     admin: Redis, any_redis: RedisServer
 ) -> None:
     await grant(admin, "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST)
-    found = await examined(any_redis, "shop")
-    assert (found.problem, found.missing_permissions) == ("", [])
-    await grant(admin, "nobody", "on", ">pw", *KEYS, "-@all")
-    found = await examined(any_redis, "nobody")
-    assert sorted(found.missing_permissions) == sorted(SMALLEST)
-    required = [right for right in found.missing_permissions if right not in OPTIONAL_PERMISSIONS]
-    assert found.problem == (
+    report = await run_checks(any_redis, "shop")
+    assert (report.problem, report.missing_permissions) == ("", [])
+    await grant(admin, "unprivileged", "on", ">pw", *KEYS, "-@all")
+    report = await run_checks(any_redis, "unprivileged")
+    assert sorted(report.missing_permissions) == sorted(SMALLEST)
+    required = [right for right in report.missing_permissions if right not in OPTIONAL_PERMISSIONS]
+    assert report.problem == (
         f"Redis at 127.0.0.1:{any_redis.port} does not grant required permissions: {' '.join(required)}; "
         "grant them with ACL SETUSER, docs/redis.md lists the permissions"
     )
 
 
 @pytest.mark.parametrize("right", [right for right in SMALLEST if right not in OPTIONAL_PERMISSIONS])
-async def test_a_user_without_a_required_right_is_refused(admin: Redis, any_redis: RedisServer, right: str) -> None:
+async def test_missing_required_permission_is_a_problem(admin: Redis, any_redis: RedisServer, right: str) -> None:
     await grant(admin, "shop", "on", ">pw", *KEYS, "-@all", *[each for each in SMALLEST if each != right])
-    assert f"required permissions: {right}; " in (await examined(any_redis, "shop")).problem
+    assert f"required permissions: {right}; " in (await run_checks(any_redis, "shop")).problem
 
 
-async def test_without_optional_rights_there_is_a_warning_and_no_problem(admin: Redis, any_redis: RedisServer) -> None:
+async def test_missing_optional_permissions_are_a_warning(admin: Redis, any_redis: RedisServer) -> None:
     await grant(
         admin, "shop", "on", ">pw", *KEYS, "-@all", *[each for each in SMALLEST if each not in OPTIONAL_PERMISSIONS]
     )
-    found = await examined(any_redis, "shop")
-    assert found.problem == ""
-    assert found.warnings[0] == (
+    report = await run_checks(any_redis, "shop")
+    assert report.problem == ""
+    assert report.warnings[0] == (
         "the Redis user is missing permissions; grant +client|id +client|unblock with ACL SETUSER; "
         "docs/redis.md lists the permissions"
     )
 
 
-async def test_keys_that_are_out_of_reach_are_named(admin: Redis, any_redis: RedisServer) -> None:
+async def test_inaccessible_keys_are_named(admin: Redis, any_redis: RedisServer) -> None:
     await grant(admin, "shop", "on", ">pw", KEYS[0], "-@all", *SMALLEST)
-    assert await lacks(any_redis, "shop") == ["~{orders}:billing:*"]
+    assert await missing_permissions(any_redis, "shop") == ["~{orders}:billing:*"]
     elsewhere = Delivery(dead_letter_stream="{orders}:dead")
-    assert await lacks(any_redis, "shop", delivery=elsewhere) == ["~{orders}:dead", "~{orders}:billing:*"]
+    assert await missing_permissions(any_redis, "shop", delivery=elsewhere) == ["~{orders}:dead", "~{orders}:billing:*"]
     await grant(admin, "other", "on", ">pw", "~other", "-@all", *SMALLEST)
-    assert await lacks(any_redis, "other") == ["~orders", "~{orders}:billing:*"]
-    assert "required permissions: ~orders ~{orders}:billing:*; " in (await examined(any_redis, "other")).problem
+    assert await missing_permissions(any_redis, "other") == ["~orders", "~{orders}:billing:*"]
+    assert "required permissions: ~orders ~{orders}:billing:*; " in (await run_checks(any_redis, "other")).problem
 
 
-async def test_what_only_retention_needs_is_asked_only_then(admin: Redis, any_redis: RedisServer) -> None:
+async def test_xtrim_is_only_required_with_retention(admin: Redis, any_redis: RedisServer) -> None:
     await grant(admin, "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST)
-    assert await lacks(any_redis, "shop", retention=Retention(acknowledged=True)) == ["+xtrim"]
+    assert await missing_permissions(any_redis, "shop", retention=Retention(acknowledged=True)) == ["+xtrim"]
 
 
 @pytest.mark.parametrize("with_group", [True, False])
-async def test_asking_changes_nothing(any_redis: RedisServer, with_group: bool) -> None:
+async def test_checks_change_nothing(any_redis: RedisServer, with_group: bool) -> None:
     async with Redis(port=any_redis.port, decode_responses=True) as client:
         if with_group:
             await client.xgroup_create(STREAM, GROUP, mkstream=True)
@@ -130,7 +130,7 @@ async def everything(client: Redis) -> Any:
     return await client.keys("*"), info["length"], info["groups"]
 
 
-async def test_a_server_that_may_lose_entries_is_told(start_redis: StartRedis) -> None:
+async def test_settings_that_can_cost_entries_are_risky(start_redis: StartRedis) -> None:
     server = start_redis({"maxmemory-policy": "allkeys-lru"})
     manager = StreamManager.from_url(server.url)
     evicts, forgets = risky_settings((await run_preflight_checks(manager, CONSUMER_ID)).settings)
@@ -140,38 +140,38 @@ async def test_a_server_that_may_lose_entries_is_told(start_redis: StartRedis) -
 
 
 @pytest.mark.parametrize("keeps", [{"appendonly": "yes"}, {"save": "3600 1"}], ids=str)
-async def test_a_server_that_keeps_entries_is_not_told(start_redis: StartRedis, keeps: dict[str, str]) -> None:
+async def test_settings_that_keep_entries_are_not_risky(start_redis: StartRedis, keeps: dict[str, str]) -> None:
     manager = StreamManager.from_url(start_redis(keeps).url)
     assert (await run_preflight_checks(manager, CONSUMER_ID)).warnings == []
     await manager.aclose()
 
 
-async def test_who_may_not_ask_is_told_nothing(admin: Redis, any_redis: RedisServer) -> None:
+async def test_unreadable_settings_cause_no_warning(admin: Redis, any_redis: RedisServer) -> None:
     await admin.config_set("maxmemory-policy", "allkeys-lru")
     await grant(admin, "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST)
-    found = await examined(any_redis, "shop")
-    assert (found.warnings, found.problem, found.version) == ([], "", any_redis.version)
+    report = await run_checks(any_redis, "shop")
+    assert (report.warnings, report.problem, report.version) == ([], "", any_redis.version)
 
 
-@pytest.mark.parametrize("found", ["6.2.0", "6.2.14", "7.0.15", "8.10.1", "9.1.0", "unknown"])
-async def test_a_server_that_is_new_enough_is_used(group: Group, found: str) -> None:
-    async with Disguise(group.server, version=found).running() as disguise:
+@pytest.mark.parametrize("version", ["6.2.0", "6.2.14", "7.0.15", "8.10.1", "9.1.0", "unknown"])
+async def test_supported_server_version_is_no_problem(group: Group, version: str) -> None:
+    async with DisguisingProxy(group.server, version=version).running() as disguise:
         assert (await run_preflight_checks(group.manager(disguise.url), CONSUMER_ID)).problem == ""
 
 
-@pytest.mark.parametrize("found", ["6.0.16", "5.0.14", "2.8.0"])
-async def test_a_server_that_is_too_old_is_refused(group: Group, found: str) -> None:
-    async with Disguise(group.server, version=found).running() as disguise:
+@pytest.mark.parametrize("version", ["6.0.16", "5.0.14", "2.8.0"])
+async def test_old_server_version_is_a_problem(group: Group, version: str) -> None:
+    async with DisguisingProxy(group.server, version=version).running() as disguise:
         assert (await run_preflight_checks(group.manager(disguise.url), CONSUMER_ID)).problem == (
-            f"the Redis server is version {found}; expected 6.2 or newer; upgrade it"
+            f"the Redis server is version {version}; expected 6.2 or newer; upgrade it"
         )
 
 
 # -- without scripts -------------------------------------------------------------------------------------------------
 
 
-class Disguise(Proxy):
-    """A proxy that names another version, or words the refusal of EVAL in its own way."""
+class DisguisingProxy(Proxy):
+    """Proxy that reports another version, or replaces the error text for EVAL."""
 
     def __init__(self, server: ServerAddress, *, version: str = "", refusal: str = "") -> None:
         super().__init__(server)
@@ -180,10 +180,10 @@ class Disguise(Proxy):
     async def _forward_replies(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await source.read(1 << 16):
-                target.write(self._disguised(data))
+                target.write(self._disguise(data))
         target.close()
 
-    def _disguised(self, data: bytes) -> bytes:
+    def _disguise(self, data: bytes) -> bytes:
         if self.version:
             named = b"version\r\n$%d\r\n%s\r\n" % (len(self.version), self.version.encode())
             data = re.sub(rb"version\r\n\$\d+\r\n[^\r]*\r\n", named, data)
@@ -192,7 +192,7 @@ class Disguise(Proxy):
         return data
 
 
-def with_scripts(server: ServerAddress) -> str:
+def eval_problem(server: ServerAddress) -> str:
     return f"Redis at {server.host}:{server.port} does not grant required permissions: +eval; "
 
 
@@ -204,8 +204,8 @@ async def test_start_listening_raises_on_a_server_whose_eval_is_renamed(
     processor = group.processor(Recorder())
     with pytest.raises(InvalidSettings) as raised:
         await processor.start_listening()
-    about = with_scripts(group.server) + "EVAL is renamed, disabled or refused by a proxy (unknown command "
-    assert str(raised.value).startswith(about)
+    problem = eval_problem(group.server) + "EVAL is renamed, disabled or refused by a proxy (unknown command "
+    assert str(raised.value).startswith(problem)
     assert str(raised.value).endswith("): enable it there")
     assert not processor.is_running
     assert not await group.client.keys()
@@ -215,7 +215,7 @@ async def test_start_listening_raises_on_a_server_whose_eval_is_renamed(
 @pytest.mark.parametrize("refusal", REFUSALS)
 async def test_start_listening_raises_behind_a_proxy_that_refuses_eval(start_redis: StartRedis, refusal: str) -> None:
     group = Group(start_redis(WITHOUT_EVAL))
-    async with Disguise(group.server, refusal=refusal).running() as proxy:
+    async with DisguisingProxy(group.server, refusal=refusal).running() as proxy:
         processor = group.processor(Recorder(), manager=group.manager(proxy.url))
         with pytest.raises(InvalidSettings, match=r"required permissions: \+eval; "):
             await processor.start_listening()
@@ -223,8 +223,8 @@ async def test_start_listening_raises_behind_a_proxy_that_refuses_eval(start_red
     await group.close()
 
 
-class WithoutUpstream(Proxy):
-    """A proxy that answers each command in words of its own until its server is there."""
+class ProxyWithoutServer(Proxy):
+    """Proxy that replies to each command with its own error text until its server is available."""
 
     is_away = True
 
@@ -243,7 +243,7 @@ class WithoutUpstream(Proxy):
 
 
 async def test_a_processor_waits_for_the_server_behind_a_proxy(group: Group) -> None:
-    proxy = WithoutUpstream(group.server)
+    proxy = ProxyWithoutServer(group.server)
     async with proxy.running():
         handler = Recorder()
         processor = group.processor(handler, manager=group.manager(proxy.url))
@@ -256,7 +256,9 @@ async def test_a_processor_waits_for_the_server_behind_a_proxy(group: Group) -> 
         await processor.stop_listening()
 
 
-async def test_start_listening_raises_for_a_user_who_may_not_eval(admin: Redis, any_redis: RedisServer) -> None:
+async def test_start_listening_raises_when_the_user_is_missing_permission_for_eval(
+    admin: Redis, any_redis: RedisServer
+) -> None:
     await grant(admin, "shop", "on", ">secret", *KEYS, "-@all", *SMALLEST, "-eval")
     manager = StreamManager.from_url(f"redis://shop:secret@{any_redis.host}:{any_redis.port}/0")
     processor = RedisStreamProcessor(manager, STREAM, GROUP, "pod-a")
@@ -280,7 +282,9 @@ async def test_a_server_whose_evalsha_is_renamed_is_used(start_redis: StartRedis
     await group.close()
 
 
-async def test_a_processor_ends_when_an_unsuitable_server_answers_after_the_start(start_redis: StartRedis) -> None:
+async def test_processor_ends_when_an_unsuitable_server_becomes_reachable_after_the_start(
+    start_redis: StartRedis,
+) -> None:
     group = Group(start_redis(WITHOUT_EVAL))
     await asyncio.to_thread(group.server.stop)
     processor = await group.start(Recorder())
@@ -292,7 +296,7 @@ async def test_a_processor_ends_when_an_unsuitable_server_answers_after_the_star
     await group.close()
 
 
-async def test_a_processor_starts_again_after_its_user_was_granted_what_was_missing(group: Group) -> None:
+async def test_processor_starts_again_after_the_missing_permission_is_granted(group: Group) -> None:
     await grant(group.client, "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST, "-eval")
     group.url = f"redis://shop:pw@{group.server.host}:{group.server.port}/0"
     handler = Recorder()
@@ -306,7 +310,7 @@ async def test_a_processor_starts_again_after_its_user_was_granted_what_was_miss
 
 
 class Revocation:
-    """A processor whose user loses a right and gets it back."""
+    """Processor whose user loses a permission and gets it back."""
 
     def __init__(self, group: Group, right: str, caplog: pytest.LogCaptureFixture) -> None:
         self.group, self.right, self.caplog = group, right, caplog
@@ -336,7 +340,7 @@ class Revocation:
 
 
 @pytest.mark.parametrize("right", ["+eval", "+xreadgroup", "~{orders}:billing:*"])
-async def test_a_right_that_is_revoked_from_a_reader_is_an_error_and_not_ready_until_it_is_granted(
+async def test_revoked_permission_is_logged_and_not_ready_until_it_is_granted(
     any_group: Group, right: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     revocation, handler = Revocation(any_group, right, caplog), Recorder()
@@ -358,12 +362,12 @@ async def test_a_pod_without_eval_ends_with_one_line_in_its_termination_log(
     server = start_redis(WITHOUT_EVAL)
     pod = new_pod("pod_handlers:log_handled").start(environment={"STREAMCONSUMER_REDIS_URL": server.url})
     assert await pod.wait_for_exit() == 78
-    about = with_scripts(server) + "EVAL is renamed, disabled or refused by a proxy (unknown command "
-    assert pod.termination_log.read_text().startswith(f"InvalidSettings: {about}")
+    problem = eval_problem(server) + "EVAL is renamed, disabled or refused by a proxy (unknown command "
+    assert pod.termination_log.read_text().startswith(f"InvalidSettings: {problem}")
     assert len(pod.termination_log.read_text().splitlines()) == 1
 
 
-async def test_a_pod_without_eval_ends_when_the_server_answers_after_the_start(
+async def test_pod_without_eval_ends_when_the_server_becomes_reachable_after_the_start(
     start_redis: StartRedis, new_pod: NewPod
 ) -> None:
     server = start_redis(WITHOUT_EVAL)
@@ -372,10 +376,10 @@ async def test_a_pod_without_eval_ends_when_the_server_answers_after_the_start(
     await pod.wait_for_log("processor started")
     await asyncio.to_thread(server.start)
     assert await pod.wait_for_exit() == 78
-    assert pod.termination_log.read_text().startswith(f"InvalidSettings: {with_scripts(server)}")
+    assert pod.termination_log.read_text().startswith(f"InvalidSettings: {eval_problem(server)}")
 
 
-async def test_a_pod_warns_of_optional_rights_and_goes_on(group: Group, new_pod: NewPod) -> None:
+async def test_pod_warns_of_missing_optional_permissions_and_continues(group: Group, new_pod: NewPod) -> None:
     await grant(group.client, "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST, "-client|id")
     pod = new_pod("pod_handlers:log_handled", redis_username="shop", redis_password="pw").start()
     await pod.wait_for_log(
@@ -385,7 +389,7 @@ async def test_a_pod_warns_of_optional_rights_and_goes_on(group: Group, new_pod:
     await pod.wait_for_log("handled")
 
 
-async def test_a_pod_without_its_secret_says_which_file_is_missing(new_pod: NewPod) -> None:
+async def test_pod_without_its_secret_names_the_missing_file(new_pod: NewPod) -> None:
     pod = new_pod("pod_handlers:log_handled", redis_password_file="/nowhere/password").start()
     assert await pod.wait_for_exit() == 78
     assert pod.termination_log.read_text() == (
@@ -394,6 +398,6 @@ async def test_a_pod_without_its_secret_says_which_file_is_missing(new_pod: NewP
     )
 
 
-def test_a_setting_that_is_refused_is_an_invalid_setting() -> None:
+def test_conflicting_tls_setting_raises_invalid_settings() -> None:
     with pytest.raises(InvalidSettings):
         StreamManager.from_settings(RedisSettings(url="unix:///run/redis", tls_ca_file="/ca.crt"), STREAM)

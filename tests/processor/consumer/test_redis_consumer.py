@@ -1,4 +1,7 @@
-"""Reading waits in Redis: it costs nothing while idle, hears a new entry at once and can be ended at once."""
+"""Reads block in Redis:
+
+an idle consumer costs nothing, receives a new entry immediately and can be stopped immediately.
+"""
 
 import asyncio
 import time
@@ -11,16 +14,16 @@ from tests.processor.group import Group
 from tests.processor.recorder import Recorder
 
 
-async def test_stopping_an_idle_processor_does_not_wait_for_the_end_of_the_block(any_group: Group) -> None:
+async def test_idle_processor_stops_before_the_end_of_the_block(any_group: Group) -> None:
     processor = await any_group.start(Recorder(), poll=60)
     await any_group.wait_until_reading()
-    begun = time.monotonic()
+    started_at = time.monotonic()
     await processor.stop_listening()
-    assert time.monotonic() - begun < TIMEOUT_SECONDS
+    assert time.monotonic() - started_at < TIMEOUT_SECONDS
 
 
-async def test_entries_that_come_while_it_stops_are_not_stranded(any_group: Group) -> None:
-    """Each is either handled, or in the group for the next one: at no moment of the stop does one get lost."""
+async def test_entries_added_during_a_stop_are_not_stranded(any_group: Group) -> None:
+    """Each entry is either handled, or is left in the group for the next consumer."""
     handled: list[str] = []
 
     async def handle(data: dict[str, str]) -> None:
@@ -49,17 +52,17 @@ async def test_entries_that_come_while_it_stops_are_not_stranded(any_group: Grou
     assert len(handled) == len(added)
 
 
-async def test_a_new_entry_ends_the_block_at_once(group: Group) -> None:
+async def test_new_entry_ends_the_block_immediately(group: Group) -> None:
     handler = Recorder()
     await group.start(handler, poll=60)
     await group.wait_until_reading()
-    begun = time.monotonic()
+    started_at = time.monotonic()
     await group.add()
     await handler.wait_until_finished(1)
-    assert time.monotonic() - begun < TIMEOUT_SECONDS
+    assert time.monotonic() - started_at < TIMEOUT_SECONDS
 
 
-async def test_the_last_acknowledgement_does_not_wait_for_the_next_message(group: Group) -> None:
+async def test_last_acknowledgement_does_not_wait_for_the_next_message(group: Group) -> None:
     handler = Recorder()
     await group.start(handler, poll=60)
     await group.add()
@@ -67,21 +70,21 @@ async def test_the_last_acknowledgement_does_not_wait_for_the_next_message(group
     await group.wait_settled()
 
 
-async def test_an_idle_processor_sends_at_most_0_3_commands_a_second(group: Group) -> None:
-    """With the default settings, 50 times faster: what is counted in 3 s is what happens in 150."""
+async def test_idle_processor_sends_at_most_0_3_commands_per_second(group: Group) -> None:
+    """With the default settings, 50 times faster: the commands of 3 s are those of 150 s."""
     faster, default_poll, default_min_idle = 50, 5.0, 30.0
     await group.start(Recorder(), poll=default_poll / faster, min_idle=default_min_idle / faster)
     await group.wait_until_reading()
     await group.reset_command_counts()
-    begun = time.monotonic()
+    started_at = time.monotonic()
     await asyncio.sleep(3)
     commands = await group.command_counts()
-    at_default_settings = sum(commands.values()) / ((time.monotonic() - begun) * faster)
+    at_default_settings = sum(commands.values()) / ((time.monotonic() - started_at) * faster)
     assert 0.1 < at_default_settings <= 0.3, commands
 
 
-async def test_acknowledgements_ride_with_reads(any_group: Group) -> None:
-    """One read and one acknowledgement for ten messages, in one round trip."""
+async def test_acknowledgements_are_sent_with_reads(any_group: Group) -> None:
+    """Ten messages cost one read and one acknowledgement, in one round trip."""
     await any_group.add(1000)
     handler = Recorder()
     await any_group.reset_command_counts()
@@ -93,7 +96,7 @@ async def test_acknowledgements_ride_with_reads(any_group: Group) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 7, 1000])
-async def test_every_batch_size_handles_all_in_order(group: Group, batch: int) -> None:
+async def test_all_messages_are_handled_in_order_with_every_batch_size(group: Group, batch: int) -> None:
     ids = await group.add(2500)
     handler = Recorder()
     await group.start(handler, batch=batch)

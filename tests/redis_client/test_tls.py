@@ -1,4 +1,4 @@
-"""TLS to a real server: verified by chain and name unless told otherwise, and with a certificate of our own."""
+"""TLS to a real server: chain and name are verified unless disabled, and a client certificate is presented."""
 
 import asyncio
 import shutil
@@ -22,8 +22,8 @@ from tests.processor.group import STREAM, Group
 from tests.processor.recorder import Recorder
 
 
-class Secured:
-    """A server with a TLS port beside its plain one, and the authority behind it."""
+class TlsServer:
+    """Server with a TLS port in addition to its plain one, and its certificate authority."""
 
     def __init__(self, folder: Path, start_redis: StartRedis, *, strict: bool = True, asks: bool = False) -> None:
         self.authority = Authority(folder, strict=strict)
@@ -31,39 +31,43 @@ class Secured:
         self.client = self.authority.sign("client")
         self.port = free_port()
         files = {"tls-cert-file": own.certificate, "tls-key-file": own.key, "tls-ca-cert-file": self.authority.file}
-        given = {name: str(path) for name, path in files.items()}
-        ours = {"bind": "127.0.0.1 127.0.0.2", "tls-port": str(self.port), "tls-auth-clients": "yes" if asks else "no"}
-        self.group = Group(start_redis({**ours, **given}))
+        file_options = {name: str(path) for name, path in files.items()}
+        options = {
+            "bind": "127.0.0.1 127.0.0.2",
+            "tls-port": str(self.port),
+            "tls-auth-clients": "yes" if asks else "no",
+        }
+        self.group = Group(start_redis({**options, **file_options}))
 
     def access(self, host: str = "localhost", **settings: Any) -> RedisSettings:
         return RedisSettings(url=f"rediss://{host}:{self.port}/0", **settings)
 
     @property
-    def trusting(self) -> dict[str, str]:
+    def trusted(self) -> dict[str, str]:
         return {"tls_ca_file": str(self.authority.file)}
 
     @property
-    def known(self) -> dict[str, str]:
+    def client_certificate(self) -> dict[str, str]:
         return {"tls_cert_file": str(self.client.certificate), "tls_key_file": str(self.client.key)}
 
 
 @pytest.fixture
-async def secured(tmp_path: Path, start_redis: StartRedis) -> AsyncIterator[Secured]:
-    made = Secured(tmp_path, start_redis)
+async def tls_server(tmp_path: Path, start_redis: StartRedis) -> AsyncIterator[TlsServer]:
+    made = TlsServer(tmp_path, start_redis)
     yield made
     await made.group.close()
 
 
 @pytest.fixture
-async def mutual(tmp_path: Path, start_redis: StartRedis) -> AsyncIterator[Secured]:
-    """It talks only to clients with a certificate."""
-    made = Secured(tmp_path, start_redis, asks=True)
+async def mutual(tmp_path: Path, start_redis: StartRedis) -> AsyncIterator[TlsServer]:
+    """Return a server that requires a client certificate."""
+    made = TlsServer(tmp_path, start_redis, asks=True)
     yield made
     await made.group.close()
 
 
-async def says(access: RedisSettings) -> RedisErrorInfo | None:
-    """What becomes of a question."""
+async def execute_on(access: RedisSettings) -> RedisErrorInfo | None:
+    """Return the classified error of a command. None if it succeeds."""
     manager = StreamManager.from_settings(access, STREAM)
     try:
         await manager.execute("PING")
@@ -74,76 +78,78 @@ async def says(access: RedisSettings) -> RedisErrorInfo | None:
     return None
 
 
-async def reads(secured: Secured, access: RedisSettings) -> None:
+async def handles_messages(tls_server: TlsServer, access: RedisSettings) -> None:
     handler = Recorder()
     manager = StreamManager.from_settings(access, STREAM)
-    await secured.group.start(handler, manager=manager)
-    await secured.group.add(3)
+    await tls_server.group.start(handler, manager=manager)
+    await tls_server.group.add(3)
     await handler.wait_until_finished(3)
-    await secured.group.wait_settled()
-    assert manager.address == ("localhost", secured.port)
-    for processor in secured.group.processors:
+    await tls_server.group.wait_settled()
+    assert manager.address == ("localhost", tls_server.port)
+    for processor in tls_server.group.processors:
         await processor.stop_listening()
     await manager.aclose()
 
 
-async def test_messages_travel_over_tls(secured: Secured) -> None:
-    await reads(secured, secured.access(**secured.trusting))
+async def test_messages_are_handled_over_tls(tls_server: TlsServer) -> None:
+    await handles_messages(tls_server, tls_server.access(**tls_server.trusted))
 
 
-async def test_a_server_may_ask_who_we_are(mutual: Secured) -> None:
-    await reads(mutual, mutual.access(**mutual.trusting, **mutual.known))
+async def test_client_certificate_is_presented_to_the_server(mutual: TlsServer) -> None:
+    await handles_messages(mutual, mutual.access(**mutual.trusted, **mutual.client_certificate))
 
 
-async def test_an_authority_of_the_older_kind_is_trusted(tmp_path: Path, start_redis: StartRedis) -> None:
-    secured = Secured(tmp_path, start_redis, strict=False)
-    assert await says(secured.access(**secured.trusting)) is None
-    await secured.group.close()
+async def test_ca_without_strict_x509_extensions_is_trusted(tmp_path: Path, start_redis: StartRedis) -> None:
+    tls_server = TlsServer(tmp_path, start_redis, strict=False)
+    assert await execute_on(tls_server.access(**tls_server.trusted)) is None
+    await tls_server.group.close()
 
 
-async def test_a_server_that_asks_who_we_are_is_told_apart(mutual: Secured) -> None:
-    found = await says(mutual.access(**mutual.trusting))
-    assert found is not None
-    assert "redis.tls.certSecretRef" in found.message
+async def test_error_names_a_missing_client_certificate(mutual: TlsServer) -> None:
+    error = await execute_on(mutual.access(**mutual.trusted))
+    assert error is not None
+    assert "redis.tls.certSecretRef" in error.message
 
 
-async def test_a_server_that_does_not_trust_us_is_told_apart(mutual: Secured, tmp_path: Path) -> None:
+async def test_error_names_an_untrusted_client_certificate(mutual: TlsServer, tmp_path: Path) -> None:
     foreign = Authority(tmp_path, "foreign").sign("foreigner")
     files = {"tls_cert_file": str(foreign.certificate), "tls_key_file": str(foreign.key)}
-    found = await says(mutual.access(**mutual.trusting, **files))
-    assert found is not None
-    assert "redis.tls.certSecretRef" in found.message
+    error = await execute_on(mutual.access(**mutual.trusted, **files))
+    assert error is not None
+    assert "redis.tls.certSecretRef" in error.message
 
 
 @pytest.mark.parametrize("other", [True, False], ids=["another authority", "those of the system"])
-async def test_a_certificate_from_somebody_else_is_refused(secured: Secured, tmp_path: Path, other: bool) -> None:
+async def test_certificate_of_an_unknown_authority_is_rejected(
+    tls_server: TlsServer, tmp_path: Path, other: bool
+) -> None:
     files = {"tls_ca_file": str(Authority(tmp_path, "other").file)} if other else {}
-    found = await says(secured.access(**files))
-    assert found is not None
-    assert found.code == "TLS"
-    assert "comes from an unknown authority; set redis.tls.caSecretRef" in found.message
+    error = await execute_on(tls_server.access(**files))
+    assert error is not None
+    assert error.code == "TLS"
+    assert "comes from an unknown authority; set redis.tls.caSecretRef" in error.message
 
 
-async def test_a_certificate_for_another_name_is_refused(secured: Secured) -> None:
-    found = await says(secured.access("127.0.0.2", **secured.trusting))
-    assert found is not None
-    assert "is not issued for this address" in found.message
+async def test_certificate_for_another_name_is_rejected(tls_server: TlsServer) -> None:
+    error = await execute_on(tls_server.access("127.0.0.2", **tls_server.trusted))
+    assert error is not None
+    assert "is not issued for this address" in error.message
 
 
-async def test_any_certificate_is_taken_where_that_is_asked_for(secured: Secured) -> None:
-    assert await says(secured.access(tls_insecure_skip_verify=True)) is None
+async def test_any_certificate_is_accepted_when_verification_is_disabled(tls_server: TlsServer) -> None:
+    assert await execute_on(tls_server.access(tls_insecure_skip_verify=True)) is None
 
 
-async def test_a_server_without_tls_is_told_apart(secured: Secured) -> None:
-    url = f"rediss://localhost:{secured.group.server.port}/0?socket_connect_timeout=0.3"
-    found = await says(RedisSettings(url=url, **secured.trusting))
-    assert found is not None
-    assert "check that the server uses TLS at this port" in found.message
+async def test_error_names_a_server_without_tls(tls_server: TlsServer) -> None:
+    url = f"rediss://localhost:{tls_server.group.server.port}/0?socket_connect_timeout=0.3"
+    error = await execute_on(RedisSettings(url=url, **tls_server.trusted))
+    assert error is not None
+    assert "check that the server uses TLS at this port" in error.message
 
 
-async def test_what_the_url_says_of_tls_by_itself_still_counts(secured: Secured) -> None:
-    url = f"rediss://localhost:{secured.port}/0?ssl_ca_certs={secured.authority.file}"
-    assert await says(RedisSettings(url=url)) is None
+async def test_tls_options_of_the_url_are_used(tls_server: TlsServer) -> None:
+    url = f"rediss://localhost:{tls_server.port}/0?ssl_ca_certs={tls_server.authority.file}"
+    assert await execute_on(RedisSettings(url=url)) is None
 
 
 @pytest.mark.parametrize(
@@ -158,13 +164,13 @@ async def test_what_the_url_says_of_tls_by_itself_still_counts(secured: Secured)
         ({"url": "redis://r"}, False),
     ],
 )
-def test_who_trusts_anybody_knows_it(settings: dict[str, Any], anybody: bool) -> None:
+def test_disabled_tls_verification_is_reported(settings: dict[str, Any], anybody: bool) -> None:
     assert RedisCredentials(RedisSettings(**settings)).skips_tls_verification is anybody
 
 
-async def test_a_url_that_gives_up_on_certificates_is_believed(secured: Secured) -> None:
-    for option in ("ssl_cert_reqs=none", f"ssl_check_hostname=false&ssl_ca_certs={secured.authority.file}"):
-        assert await says(RedisSettings(url=f"rediss://127.0.0.2:{secured.port}/0?{option}")) is None
+async def test_verification_disabled_by_the_url_is_reported(tls_server: TlsServer) -> None:
+    for option in ("ssl_cert_reqs=none", f"ssl_check_hostname=false&ssl_ca_certs={tls_server.authority.file}"):
+        assert await execute_on(RedisSettings(url=f"rediss://127.0.0.2:{tls_server.port}/0?{option}")) is None
 
 
 @pytest.mark.parametrize(
@@ -189,7 +195,7 @@ async def test_a_url_that_gives_up_on_certificates_is_believed(secured: Secured)
         ({"url": "redis://u:hunter2@h/orders"}, "STREAMCONSUMER_REDIS_URL is not a URL of the form redis://"),
     ],
 )
-def test_files_that_cannot_be_used_are_named_at_start(settings: dict[str, Any], sentence: str) -> None:
+def test_unusable_files_are_named_at_start(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
         StreamManager.from_settings(RedisSettings(**settings), STREAM)
     assert sentence in str(caught.value)
@@ -199,14 +205,17 @@ def test_files_that_cannot_be_used_are_named_at_start(settings: dict[str, Any], 
 @pytest.mark.parametrize(
     "url", ["redis://r/0?hunter2=1", "redis://r/0?ssl_cert_reqs=none", "rediss://r?ssl_cert_reqs=x"]
 )
-def test_an_option_that_no_connection_takes_is_refused_at_start(url: str) -> None:
+def test_unknown_url_option_is_rejected_at_start(url: str) -> None:
     with pytest.raises(InvalidSettings, match=r"STREAMCONSUMER_REDIS_URL has an option after \?") as caught:
         StreamManager.from_settings(RedisSettings(url=url), STREAM)
     assert "hunter2" not in str(caught.value), "it may be part of a password"
 
 
-async def test_certificates_that_rotate_are_taken_at_the_next_connect(mutual: Secured, tmp_path: Path) -> None:
-    """The files are the kubelet's; first the server does not trust the certificate, then it is renewed."""
+async def test_rotated_certificates_are_used_at_the_next_connect(mutual: TlsServer, tmp_path: Path) -> None:
+    """The kubelet writes the files.
+
+    First the server does not trust the certificate, then the certificate is renewed.
+    """
     foreign = Authority(tmp_path, "foreign").sign("foreigner")
     here = tmp_path / "here.crt", tmp_path / "here.key"
 
@@ -217,7 +226,7 @@ async def test_certificates_that_rotate_are_taken_at_the_next_connect(mutual: Se
     bring(mutual.client.certificate, mutual.client.key)
     files = {"tls_cert_file": str(here[0]), "tls_key_file": str(here[1])}
     handler = Recorder()
-    manager = StreamManager.from_settings(mutual.access(**mutual.trusting, **files), STREAM)
+    manager = StreamManager.from_settings(mutual.access(**mutual.trusted, **files), STREAM)
     processor = await mutual.group.start(handler, manager=manager)
     await mutual.group.wait_until_reading()
     bring(foreign.certificate, foreign.key)

@@ -1,4 +1,4 @@
-"""The group goes while it is read: it is created again and nothing that Redis still holds is lost."""
+"""A group that is destroyed while it is read is recreated, and no entry that Redis still has is lost."""
 
 import asyncio
 from datetime import timedelta
@@ -24,40 +24,40 @@ by_every_way = pytest.mark.parametrize("way", list(WAYS))
 
 
 @by_every_way
-async def test_a_group_that_goes_while_its_reader_waits_is_created_again(any_group: Group, way: str) -> None:
+async def test_group_is_recreated_when_it_is_destroyed_during_a_blocked_read(any_group: Group, way: str) -> None:
     handler = Recorder()
     processor = await any_group.start(handler, poll=1)
     await any_group.add(3)
     await handler.wait_until_finished(3)
     await any_group.wait_settled()
     await any_group.wait_until_reading()
-    await eventually(lambda: _noted(any_group, handler.ids[-1]))
+    await eventually(lambda: _snapshot_saved(any_group, handler.ids[-1]))
     await any_group.client.execute_command(*WAYS[way])  # type: ignore[no-untyped-call] # ships no types for it
     later = await any_group.add(3)
     await handler.wait_until_finished(6)
     await any_group.wait_settled()
-    assert handler.ids[3:] == later, "and no message that the note shows as acknowledged is handled again"
+    assert handler.ids[3:] == later, "no message acknowledged in the snapshot is handled again"
     assert processor.metrics.groups_recreated == 1
     assert processor.metrics.redis_errors == 0
 
 
 @by_every_way
-async def test_a_group_that_goes_while_a_message_is_handled_is_created_again(any_group: Group, way: str) -> None:
+async def test_group_is_recreated_when_it_is_destroyed_while_a_message_is_handled(any_group: Group, way: str) -> None:
     handler = Recorder(gate=False)
     await any_group.start(handler, poll=1)
     [first] = await any_group.add()
     await handler.wait_until_received(1)
     await any_group.client.execute_command(*WAYS[way])  # type: ignore[no-untyped-call] # ships no types for it
     handler.gate.set()
-    await asyncio.sleep(0.002)  # a new stream in the same millisecond would give out the same id again
+    await asyncio.sleep(0.002)  # a new stream in the same millisecond would create the same id
     later = await any_group.add(3)
     await eventually(lambda: set(handler.finished) >= set(later))
     await any_group.wait_settled()
     assert [each for each in handler.ids if each in later] == later
-    assert handler.ids.count(first) <= 2, "an acknowledgement that was lost with the group costs one repetition"
+    assert handler.ids.count(first) <= 2, "an acknowledgement lost with the group costs one more attempt"
 
 
-async def test_what_is_in_flight_when_the_group_is_destroyed_stays_pending_until_it_is_done(any_group: Group) -> None:
+async def test_entries_in_flight_stay_pending_when_the_group_is_destroyed(any_group: Group) -> None:
     handler = Recorder(gate=False)
     ids = await any_group.add(5)
     processor = await any_group.start(handler, concurrency=8, min_idle=1)
@@ -76,8 +76,8 @@ async def test_what_is_in_flight_when_the_group_is_destroyed_stays_pending_until
     assert processor.metrics.lost_ownership == 0
 
 
-async def test_what_failed_before_the_group_is_destroyed_is_tried_again(any_group: Group) -> None:
-    """It is pending nowhere any more: only this process knows of it."""
+async def test_failed_message_is_retried_when_the_group_is_destroyed(any_group: Group) -> None:
+    """The entry is no longer pending in Redis: only this process knows it."""
     handler = Recorder(fail_first_delivery(Retry("not yet", after=timedelta(seconds=1))))
     bad, *_ = await any_group.add(1)
     await any_group.start(handler, min_idle=1)
@@ -89,8 +89,8 @@ async def test_what_failed_before_the_group_is_destroyed_is_tried_again(any_grou
     assert handler.finished == [bad]
 
 
-async def test_every_consumer_keeps_its_own_when_the_group_is_destroyed(any_group: Group) -> None:
-    """Whoever comes first creates the group where it was for itself; the others had gone further, or less far."""
+async def test_each_consumer_keeps_its_entries_when_the_group_is_destroyed(any_group: Group) -> None:
+    """The first consumer recreates the group at its own position. Other consumers know earlier or later positions."""
     later = timedelta(seconds=1.5)
     any_group.delivery = Delivery(breaker=Breaker(failures=0))
     first, second = (
@@ -110,7 +110,7 @@ async def test_every_consumer_keeps_its_own_when_the_group_is_destroyed(any_grou
     await any_group.wait_settled()
 
 
-async def test_a_group_that_began_at_the_dollar_is_not_created_there_again(any_group: Group) -> None:
+async def test_recreated_group_does_not_start_at_the_dollar(any_group: Group) -> None:
     handler = Recorder()
     await any_group.add(3)
     await any_group.start(handler, start_from="$", poll=1)
@@ -123,7 +123,7 @@ async def test_a_group_that_began_at_the_dollar_is_not_created_there_again(any_g
     assert [message.data for message in handler.received] == [{"n": "after"}]
 
 
-async def test_a_restarted_consumer_that_has_read_nothing_yet_knows_where_the_group_was(group: Group) -> None:
+async def test_restarted_consumer_knows_the_position_before_its_first_read(group: Group) -> None:
     await group.create_group()
     await group.add(50)
     for message_id in await group.read_as("before", 50):
@@ -137,7 +137,7 @@ async def test_a_restarted_consumer_that_has_read_nothing_yet_knows_where_the_gr
     assert handler.ids == later
 
 
-async def test_a_stream_that_is_flushed_again_and_again_under_load_is_followed(group: Group) -> None:
+async def test_processor_follows_a_stream_that_is_flushed_repeatedly_under_load(group: Group) -> None:
     handled: list[str] = []
 
     async def handle(data: dict[str, str]) -> None:
@@ -154,7 +154,7 @@ async def test_a_stream_that_is_flushed_again_and_again_under_load_is_followed(g
     await group.wait_settled()
 
 
-async def test_a_message_in_flight_is_kept_when_a_peer_creates_the_group_again(any_group: Group) -> None:
+async def test_message_in_flight_is_kept_when_a_peer_recreates_the_group(any_group: Group) -> None:
     busy, idle = Recorder(gate=False), Recorder()
     [running] = await any_group.add()
     await any_group.start(busy, min_idle=3)
@@ -162,9 +162,9 @@ async def test_a_message_in_flight_is_kept_when_a_peer_creates_the_group_again(a
     await any_group.start(idle, "pod-b", poll=0.2, min_idle=3)
     [beyond] = await any_group.add()
     await idle.wait_until_finished(1)
-    await eventually(lambda: _noted(any_group, beyond, running))
+    await eventually(lambda: _snapshot_saved(any_group, beyond, running))
     await any_group.client.xgroup_destroy(STREAM, GROUP)
-    await eventually(any_group.group_exists)  # the idle one created it again, behind what the busy one holds
+    await eventually(any_group.group_exists)  # the idle consumer recreated it, after the position of the busy one
     await asyncio.sleep(1)  # several renewals
     assert not busy.cancelled
     busy.gate.set()
@@ -173,7 +173,7 @@ async def test_a_message_in_flight_is_kept_when_a_peer_creates_the_group_again(a
     assert (busy.ids, idle.ids) == ([running], [beyond])
 
 
-async def test_a_failed_message_is_tried_again_although_a_peer_created_the_group_again(any_group: Group) -> None:
+async def test_failed_message_is_retried_when_a_peer_recreates_the_group(any_group: Group) -> None:
     def first_time(message: Message) -> BaseException | None:
         return (
             Retry("not yet", after=timedelta(seconds=1))
@@ -195,10 +195,10 @@ async def test_a_failed_message_is_tried_again_although_a_peer_created_the_group
     assert not idle.received
 
 
-async def test_what_a_dead_consumer_held_is_not_lost_with_the_group(any_group: Group) -> None:
-    """Two faults at once: nobody is left who knows of it, but what was written down beside the group."""
+async def test_entries_of_a_dead_consumer_survive_the_loss_of_the_group(any_group: Group) -> None:
+    """Two faults at the same time: only the snapshot still contains the entries."""
     await any_group.create_group()
-    held = await any_group.add(3)
+    ids = await any_group.add(3)
     await any_group.read_as("dead", 3)
     handler = Recorder()
     await any_group.start(handler, "pod-b", poll=1)
@@ -206,10 +206,10 @@ async def test_what_a_dead_consumer_held_is_not_lost_with_the_group(any_group: G
     await any_group.client.xgroup_destroy(STREAM, GROUP)
     await handler.wait_until_finished(3)
     await any_group.wait_settled()
-    assert sorted(handler.ids) == held
+    assert sorted(handler.ids) == ids
 
 
-async def test_what_was_postponed_and_taken_by_a_lost_reply_is_not_lost_with_the_group(any_group: Group) -> None:
+async def test_postponed_entries_of_a_lost_reply_survive_the_loss_of_the_group(any_group: Group) -> None:
     await any_group.create_group()
     [lost] = await any_group.add()
     await any_group.read_as("dead")
@@ -225,25 +225,25 @@ async def test_what_was_postponed_and_taken_by_a_lost_reply_is_not_lost_with_the
     assert handler.ids == [lost]
 
 
-async def test_a_group_that_goes_while_nobody_is_there_goes_on_where_it_was(any_group: Group) -> None:
-    handler, heir = Recorder(), Recorder()
+async def test_group_continues_at_its_position_when_it_is_destroyed_without_consumers(any_group: Group) -> None:
+    handler, peer = Recorder(), Recorder()
     processor = await any_group.start(handler)
     await any_group.add(5)
     await handler.wait_until_finished(5)
     await any_group.wait_settled()
-    await eventually(lambda: _noted(any_group, handler.ids[-1]))
+    await eventually(lambda: _snapshot_saved(any_group, handler.ids[-1]))
     await processor.stop_listening()
     await any_group.client.xgroup_destroy(STREAM, GROUP)
     later = await any_group.add(2)
-    await any_group.start(heir, "pod-b")
-    await heir.wait_until_finished(2)
+    await any_group.start(peer, "pod-b")
+    await peer.wait_until_finished(2)
     await any_group.wait_settled()
-    assert heir.ids == later
+    assert peer.ids == later
 
 
-async def test_a_group_that_a_stranger_created_again_gets_back_what_was_pending(any_group: Group) -> None:
+async def test_group_recreated_by_another_program_gets_its_pending_entries_back(any_group: Group) -> None:
     await any_group.create_group()
-    held = await any_group.add(3)
+    ids = await any_group.add(3)
     await any_group.read_as("dead", 3)
     handler = Recorder()
     await any_group.start(handler, "pod-b", poll=1)
@@ -252,68 +252,66 @@ async def test_a_group_that_a_stranger_created_again_gets_back_what_was_pending(
         together.xgroup_destroy(STREAM, GROUP)
         together.xgroup_create(STREAM, GROUP, "$")
         await together.execute()
-    await any_group.add()  # somebody writes down what is pending only while anything is
+    await any_group.add()  # the snapshot is saved only while entries are pending
     await handler.wait_until_finished(4)
     await any_group.wait_settled()
-    assert set(handler.ids) > set(held)
+    assert set(handler.ids) > set(ids)
 
 
 @pytest.mark.parametrize("way", ["heartbeat", "recreation"])
-async def test_an_entry_that_was_taken_back_survives_a_second_loss_of_the_group_before_the_next_note(
-    any_group: Group, way: str
-) -> None:
-    ask = any_group.manager().execute
-    dead, heir = (GroupSnapshot(ask, STREAM, GROUP, name) for name in ("dead", "heir"))
+async def test_restored_entry_survives_a_second_loss_before_the_next_snapshot(any_group: Group, way: str) -> None:
+    execute = any_group.manager().execute
+    dead, peer = (GroupSnapshot(execute, STREAM, GROUP, name) for name in ("dead", "peer"))
     await any_group.create_group()
-    held = await any_group.add(3)
+    ids = await any_group.add(3)
     await any_group.read_as("dead", 3)
     await dead.save()
-    written = await _noted_at(any_group)
+    written = await _saved_at(any_group)
     await any_group.client.xgroup_destroy(STREAM, GROUP)
-    await heir.restore_group("0-0", "0")
+    await peer.restore_group("0-0", "0")
 
-    async def noted_again() -> bool:
-        await heir.save()
-        return bool(await _noted_at(any_group) != written)
+    async def saved_again() -> bool:
+        await peer.save()
+        return bool(await _saved_at(any_group) != written)
 
-    await eventually(noted_again)
+    await eventually(saved_again)
     if way == "heartbeat":
-        assert not await Leases(ask, STREAM, GROUP, "dead").renew(held)
+        assert not await Leases(execute, STREAM, GROUP, "dead").renew(ids)
     else:
-        await dead.restore_group("0-0", "0", in_flight=held)
+        await dead.restore_group("0-0", "0", in_flight=ids)
     assert {each.consumer for each in await any_group.entries()} == {"dead"}
     await any_group.client.xgroup_destroy(STREAM, GROUP)
-    await heir.restore_group(held[-1], "0")
-    assert [each.message_id for each in await any_group.entries()] == held
+    await peer.restore_group(ids[-1], "0")
+    assert [each.message_id for each in await any_group.entries()] == ids
 
 
-async def test_an_entry_that_was_trimmed_since_the_note_is_not_put_back(any_group: Group) -> None:
-    ask = any_group.manager().execute
-    heir = GroupSnapshot(ask, STREAM, GROUP, "heir")
+async def test_entry_trimmed_after_the_snapshot_is_not_restored(any_group: Group) -> None:
+    execute = any_group.manager().execute
+    peer = GroupSnapshot(execute, STREAM, GROUP, "peer")
     await any_group.create_group()
-    trimmed, *held = await any_group.add(3)
+    trimmed, *ids = await any_group.add(3)
     await any_group.read_as("dead", 3)
-    await heir.save()
+    await peer.save()
     await any_group.client.xgroup_destroy(STREAM, GROUP)
     await any_group.client.xdel(STREAM, trimmed)
-    await heir.restore_group("0-0", "0")
-    assert [each.message_id for each in await any_group.entries()] == held
+    await peer.restore_group("0-0", "0")
+    assert [each.message_id for each in await any_group.entries()] == ids
     due: list[str] = []
 
     async def all_are_due() -> bool:
-        lost, found = await Leases(ask, STREAM, GROUP, "heir").claim_due(10)
+        lost, entries = await Leases(execute, STREAM, GROUP, "peer").claim_due(10)
         assert not lost
-        due.extend(each.message_id for each in found)
-        return len(due) == len(held)
+        due.extend(each.message_id for each in entries)
+        return len(due) == len(ids)
 
     await eventually(all_are_due)
     assert await any_group.client.zscore(group_key(STREAM, GROUP, "postponed"), trimmed) is None
 
 
-async def _noted(group: Group, position: str, pending: str = "") -> bool:
-    found: Any = group.client.hmget(group_key(STREAM, GROUP, "last-known"), ["position", "pending"])
-    return bool(await found == [position, pending])
+async def _snapshot_saved(group: Group, position: str, pending: str = "") -> bool:
+    reply: Any = group.client.hmget(group_key(STREAM, GROUP, "last-known"), ["position", "pending"])
+    return bool(await reply == [position, pending])
 
 
-async def _noted_at(group: Group) -> Any:
+async def _saved_at(group: Group) -> Any:
     return await group.client.hget(group_key(STREAM, GROUP, "last-known"), "at")

@@ -1,12 +1,11 @@
-"""Burying on real servers: the letter and the acknowledgement together, or neither."""
+"""Dead-record writes on real servers: the dead letter and the acknowledgement, both or neither."""
 
 import pytest
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from streamconsumer.processor.dead_letters.record import from_fields, to_fields
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter
-from tests.processor.group import STREAM, Group
-from tests.processor.letters import (
+from tests.processor.dead_letters.dead_letter_factory import (
     FIELDS,
     KEY,
     add_pending_message,
@@ -16,31 +15,32 @@ from tests.processor.letters import (
     restrict,
     write_dead_letter,
 )
+from tests.processor.group import STREAM, Group
 
 RIGHTS = ["+xadd", "+xack", "+xpending", "+eval"]
 
 
 @pytest.fixture
 async def dead_letters(any_group: Group) -> DeadLetterWriter:
-    """On each server, with the rights that are required."""
+    """Return a writer on each kind of server, with the required permissions."""
     await any_group.create_group()
     await restrict(any_group, *RIGHTS)
     return dead_letter_writer(any_group)
 
 
-async def test_the_letter_is_written_and_the_entry_acknowledged(
+async def test_dead_letter_is_written_and_its_entry_acknowledged(
     any_group: Group, dead_letters: DeadLetterWriter
 ) -> None:
     message_id = await add_pending_message(any_group)
     assert await write_dead_letter(dead_letters, message_id, to_fields(FIELDS, failure_details(message_id)))
     assert await any_group.pending() == 0
-    [(dead_letter_id, found)] = await raw(any_group, KEY)
-    letter = from_fields(dead_letter_id, found)
-    assert letter
-    assert (letter.fields, letter.failure) == ([*FIELDS], failure_details(message_id))
+    [(dead_letter_id, fields)] = await raw(any_group, KEY)
+    record = from_fields(dead_letter_id, fields)
+    assert record
+    assert (record.fields, record.failure) == ([*FIELDS], failure_details(message_id))
 
 
-async def test_what_another_consumer_has_is_not_buried(any_group: Group, dead_letters: DeadLetterWriter) -> None:
+async def test_entry_of_another_consumer_is_not_dead_lettered(any_group: Group, dead_letters: DeadLetterWriter) -> None:
     message_id = await add_pending_message(any_group)
     await any_group.claim([message_id], "pod-b")
     assert not await write_dead_letter(dead_letters, message_id, to_fields(FIELDS, failure_details(message_id)))
@@ -48,7 +48,7 @@ async def test_what_another_consumer_has_is_not_buried(any_group: Group, dead_le
     assert await raw(any_group, KEY) == []
 
 
-async def test_what_is_buried_is_not_buried_again(any_group: Group, dead_letters: DeadLetterWriter) -> None:
+async def test_entry_is_dead_lettered_only_once(any_group: Group, dead_letters: DeadLetterWriter) -> None:
     message_id = await add_pending_message(any_group)
     assert await write_dead_letter(dead_letters, message_id, to_fields(FIELDS, failure_details(message_id)))
     assert not await write_dead_letter(dead_letters, message_id, to_fields(FIELDS, failure_details(message_id)))
@@ -89,14 +89,14 @@ async def test_a_key_that_the_user_may_not_write_leaves_the_entry_pending(any_gr
     assert await any_group.pending() == 1
 
 
-async def test_a_group_that_is_gone_is_the_callers_affair(any_group: Group) -> None:
+async def test_missing_group_is_returned_as_an_error(any_group: Group) -> None:
     with pytest.raises(ResponseError, match="NOGROUP"):
         await write_dead_letter(dead_letter_writer(any_group), "1-0", to_fields(FIELDS, failure_details("1-0")))
     assert await raw(any_group, KEY) == []
 
 
 @pytest.mark.parametrize("count", [3499, 3500, 3501, 20_000, 100_000])
-async def test_a_dead_letter_holds_all_fields_of_an_original_of_any_width(any_group: Group, count: int) -> None:
+async def test_dead_letter_contains_all_fields_of_an_original_of_any_width(any_group: Group, count: int) -> None:
     await any_group.create_group()
     original = [part for number in range(count) for part in (b"\xff%d" % number, b"")]
     message_id = await add_pending_message(any_group, original)
@@ -104,15 +104,15 @@ async def test_a_dead_letter_holds_all_fields_of_an_original_of_any_width(any_gr
         dead_letter_writer(any_group), message_id, to_fields(original, failure_details(message_id))
     )
     assert await any_group.pending() == 0
-    [(dead_letter_id, found)] = await raw(any_group, KEY)
-    letter = from_fields(dead_letter_id, found)
-    assert letter
-    assert letter.fields == original
-    assert letter.failure == failure_details(message_id)
-    assert (len(found) < 100) == (count > 3500)
+    [(dead_letter_id, fields)] = await raw(any_group, KEY)
+    record = from_fields(dead_letter_id, fields)
+    assert record
+    assert record.fields == original
+    assert record.failure == failure_details(message_id)
+    assert (len(fields) < 100) == (count > 3500)
 
 
-async def test_about_so_many_letters_are_kept_and_the_oldest_go(any_group: Group) -> None:
+async def test_oldest_dead_letters_are_trimmed_above_the_maximum_length(any_group: Group) -> None:
     await any_group.create_group()
     dead_letters = dead_letter_writer(any_group, max_length=100)
     for _ in range(500):
