@@ -103,6 +103,7 @@ def build_pipeline(
         gate=breaker if delivery.breaker.failures else None,
     )
     consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry)
+    in_flight.on_entry_removed = consumer.on_entry_removed
     settler = Settler(
         consumer, in_flight, delivery, breaker, consumer_id=consumer_id, metrics=metrics, telemetry=telemetry
     )

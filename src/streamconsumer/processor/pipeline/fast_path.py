@@ -67,7 +67,7 @@ class FastPath:
                 if not ready:
                     in_flight.update_capacity()
                 set_current((entry, consumer_id, data))
-                context, result, error = copy_context(), None, None
+                context, result, error, is_plain = copy_context(), None, None, False
                 try:
                     try:
                         result = await (call_with_timeout(entry, data) if has_timeout else self.handler(data))
@@ -93,7 +93,7 @@ class FastPath:
                     raise
                 finally:
                     error = None  # breaks the reference cycle between the error's traceback and this frame
-                    if entry.disposition:
+                    if entry.disposition or not is_plain:
                         in_flight.finish_attempt(entry)
                     else:
                         del tasks[message_id], entries[message_id]
