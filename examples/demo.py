@@ -51,7 +51,7 @@ class Audience(Terminal):
         self._failure = ""
         self._trace_shown = False
 
-    def line(self, pod: str, line: LogLine, folders: Sequence[Path]) -> None:
+    def print_log_line(self, pod: str, line: LogLine, folders: Sequence[Path]) -> None:
         if line.message == "processor started":
             self._starting -= 1
             if not self._starting:
@@ -65,7 +65,7 @@ class Audience(Terminal):
         if line.fields.get("message_id", self._failure) == self._failure:
             super().print_log_line(pod, line, folders)
 
-    def spans(self, spans: Iterable[Span], now: float) -> None:  # noqa: ARG002 - the demo delays no trace
+    def add_spans(self, spans: Iterable[Span], now: float) -> None:  # noqa: ARG002 - the demo delays no trace
         for span in spans:
             if message_id := span.attributes.get(MESSAGE_ID):
                 self.handled[message_id].append(span)

@@ -1,11 +1,11 @@
-"""A pod's output as people read it."""
+"""Rendering of the output of a pod."""
 
 import json
 from pathlib import Path
 
 from streamconsumer.cli.dev.log_lines import innermost_frame, parse, render
 
-HERE = [Path("/home/me/orders")]
+HANDLER_FOLDERS = [Path("/home/me/orders")]
 STACK = """Traceback (most recent call last):
   File "/lib/streamconsumer/processor.py", line 300, in _call
     await self._callback(data)
@@ -16,12 +16,12 @@ STACK = """Traceback (most recent call last):
 ValueError"""
 
 
-def shown(**logged: object) -> list[str]:
-    return [text.plain for text in render(parse(json.dumps(logged)), HERE)]
+def rendered(**record: object) -> list[str]:
+    return [text.plain for text in render(parse(json.dumps(record)), HANDLER_FOLDERS)]
 
 
-def test_a_logged_line_shows_level_message_and_fields_but_nothing_for_machines() -> None:
-    line = shown(
+def test_log_line_shows_level_message_and_fields_of_interest() -> None:
+    line = rendered(
         message="message failed",
         level="WARNING",
         logger="shop",
@@ -35,28 +35,28 @@ def test_a_logged_line_shows_level_message_and_fields_but_nothing_for_machines()
     assert line == ["WARNING message failed  message_id=1-0  deliveries=2  trace=4bf92f35"]
 
 
-def test_a_counter_at_zero_is_not_shown() -> None:
-    assert shown(message="stopped", level="INFO", failed=0, acknowledged=3) == ["INFO    stopped  acknowledged=3"]
+def test_counter_at_zero_is_not_shown() -> None:
+    assert rendered(message="stopped", level="INFO", failed=0, acknowledged=3) == ["INFO    stopped  acknowledged=3"]
 
 
-def test_an_error_comes_last_with_the_line_of_the_users_code() -> None:
-    line = shown(message="failed", level="ERROR", error="ValueError: no", message_id="1-0", exc_info=STACK)
+def test_error_is_last_with_its_line_in_the_handler() -> None:
+    line = rendered(message="failed", level="ERROR", error="ValueError: no", message_id="1-0", exc_info=STACK)
     assert line == ["ERROR   failed  message_id=1-0  error=ValueError: no  at=shop/orders.py:12"]
 
 
-def test_the_place_is_the_innermost_frame_of_the_users_folder() -> None:
-    assert innermost_frame(STACK, HERE) == "shop/orders.py:12"
+def test_innermost_frame_is_within_the_handler_folders() -> None:
+    assert innermost_frame(STACK, HANDLER_FOLDERS) == "shop/orders.py:12"
     assert innermost_frame(STACK, [Path("/elsewhere")]) == ""
 
 
-def test_a_stack_is_shown_where_no_error_field_tells_of_it() -> None:
-    assert shown(message="oh", level="ERROR", exc_info="Traceback\nValueError") == [
+def test_stack_is_shown_if_there_is_no_error_field() -> None:
+    assert rendered(message="oh", level="ERROR", exc_info="Traceback\nValueError") == [
         "ERROR   oh",
         "Traceback",
         "ValueError",
     ]
 
 
-def test_what_a_handler_prints_is_shown_as_it_is() -> None:
+def test_printed_text_is_shown_unchanged() -> None:
     for text in ("hello [bold]", "", '{"json": "but no log line"}', "{broken", "[1, 2]"):
-        assert [each.plain for each in render(parse(text), HERE)] == [text]
+        assert [each.plain for each in render(parse(text), HANDLER_FOLDERS)] == [text]

@@ -1,5 +1,4 @@
-"""What a redactor removes from texts: values of Secrets in every encoding, PEM blocks, credentials and queries of
-URLs."""
+"""Removal of Secret values in every encoding, PEM blocks, and credentials and queries of URLs."""
 
 import base64
 import json
@@ -18,7 +17,7 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "plain": str,
     "percent": lambda text: quote(text, safe=""),
     "percent with slashes": quote,
-    "percent in lower case": lambda text: re.sub("%..", lambda found: found[0].lower(), quote(text, safe="")),
+    "percent in lower case": lambda text: re.sub("%..", lambda match: match[0].lower(), quote(text, safe="")),
     "percent with plus": quote_plus,
     "every byte as percent": lambda text: "".join(f"%{byte:02x}" for byte in text.encode()),
     "JSON": lambda text: json.dumps(text)[1:-1],
@@ -56,26 +55,24 @@ def redactor(value: str = "") -> Redactor:
 @given(secret=SECRETS, pair=PAIRS)
 @example(secret='pa"ss \\wörd/+ł😀', pair=("ascii", "percent with plus"))
 @example(secret='pa"ss \\wörd/+ł😀', pair=("JSON", "base64 at alignment 1"))
-def test_no_encoding_of_a_secret_survives_not_even_within_another(secret: str, pair: tuple[str, str]) -> None:
+def test_secret_is_removed_in_every_pair_of_encodings(secret: str, pair: tuple[str, str]) -> None:
     inner, outer = pair
     encoded = ENCODINGS[outer](ENCODINGS[inner](secret))
-    found = redactor(secret)
-    text = found.redact(f"first\n{encoded}\nlast")
+    instance = redactor(secret)
+    text = instance.redact(f"first\n{encoded}\nlast")
     assert "(removed: Secret shop/redis, key password)" in text
     assert encoded not in text
 
 
 @pytest.mark.parametrize("encoding", [each for each in ENCODINGS if not each.startswith("base64")])
 @given(secret=SECRETS)
-def test_nothing_of_an_encoded_secret_remains(encoding: str, secret: str) -> None:
+def test_encoded_secret_is_removed_completely(encoding: str, secret: str) -> None:
     text = redactor(secret).redact(f"first\n{ENCODINGS[encoding](secret)}\nlast")
     assert text == "first\n(removed: Secret shop/redis, key password)\nlast"
 
 
 @given(secret=SECRETS, before=st.binary(max_size=5), after=st.binary(max_size=5))
-def test_no_character_that_encodes_a_bit_of_a_secret_in_base64_remains(
-    secret: str, before: bytes, after: bytes
-) -> None:
+def test_every_base64_digit_of_a_secret_is_removed(secret: str, before: bytes, after: bytes) -> None:
     encoded = base64.b64encode(before + secret.encode() + after).decode().rstrip("=")
     text = redactor(secret).redact(f"first\n{encoded}\nlast")
     head, tail = len(before) * 8 // 6, -(-(len(before) + len(secret.encode())) * 8 // 6)
@@ -83,19 +80,19 @@ def test_no_character_that_encodes_a_bit_of_a_secret_in_base64_remains(
 
 
 @given(secret=SECRETS, before=st.text(max_size=40), after=st.text(max_size=40))
-def test_a_plain_secret_is_removed_and_the_lines_around_it_stay(secret: str, before: str, after: str) -> None:
+def test_plain_secret_is_removed_between_other_lines(secret: str, before: str, after: str) -> None:
     given_text = f"{before!a} <\n{secret}\n> {after!a}"
     text = redactor(secret).redact(given_text)
     assert f"<\n{secret}\n>" not in text
 
 
 @given(st.text(NO_SURROGATES, max_size=200))
-def test_a_text_without_secrets_credentials_and_pem_blocks_is_unchanged(text: str) -> None:
+def test_text_without_secrets_is_unchanged(text: str) -> None:
     harmless = text.replace("://", "").replace("-----", "")
     assert redactor("6b0c7f1e-the-password").redact(harmless) == harmless
 
 
-def test_a_secret_in_a_url_a_basic_header_and_a_json_line_is_removed() -> None:
+def test_secret_in_a_url_a_basic_header_and_a_json_line_is_removed() -> None:
     secret = "p@ss/w:rd"
     basic = base64.b64encode(f"shop:{secret}".encode()).decode()
     lines = [
@@ -114,39 +111,39 @@ def test_a_secret_in_a_url_a_basic_header_and_a_json_line_is_removed() -> None:
 
 
 @pytest.mark.parametrize("encode", ["plain", "JSON", "percent"])
-def test_a_pem_block_of_several_lines_is_removed_in_each_encoding(encode: str) -> None:
+def test_multiline_pem_block_is_removed_in_each_encoding(encode: str) -> None:
     block = (
         "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nBKcwggSjAgEAAoIBAQ\n-----END PRIVATE KEY-----"
     )
-    found = redactor()
-    text = found.redact(f"key: {ENCODINGS[encode](block)}, next")
+    instance = redactor()
+    text = instance.redact(f"key: {ENCODINGS[encode](block)}, next")
     assert text == "key: (removed: PEM block), next"
-    assert found.removed_counts == {PEM_BLOCK: 1}
+    assert instance.removed_counts == {PEM_BLOCK: 1}
 
 
-def test_a_pem_block_that_the_end_or_the_beginning_of_a_log_cuts_is_removed() -> None:
+def test_truncated_pem_block_is_removed() -> None:
     body = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC"
     assert body not in redactor().redact(f"a\n-----BEGIN PRIVATE KEY-----\n{body}\n{body}\n")
     assert redactor().redact(f"{body}\n{body}\n-----END PRIVATE KEY-----\nb") == "(removed: PEM block)\nb"
 
 
-def test_credentials_of_a_url_that_no_secret_holds_are_removed_in_each_encoding() -> None:
+def test_unknown_url_credentials_are_removed_in_each_encoding() -> None:
     url = "postgres://shop:unknown@db:5432/shop"
-    found = redactor()
-    text = found.redact("\n".join([url, json.dumps({"url": url}).replace("/", "\\/"), quote(url, safe="")]))
+    instance = redactor()
+    text = instance.redact("\n".join([url, json.dumps({"url": url}).replace("/", "\\/"), quote(url, safe="")]))
     assert "unknown" not in text
-    assert found.removed_counts == {URL_CREDENTIALS: 3}
+    assert instance.removed_counts == {URL_CREDENTIALS: 3}
 
 
 @pytest.mark.parametrize(
     ("value", "reason"), [("abc", "shorter than 4 bytes"), ("", "shorter than 4 bytes"), ("True\n", "a common word")]
 )
-def test_a_short_or_common_value_stays_and_has_a_reason(value: str, reason: str) -> None:
+def test_short_or_common_value_is_kept_with_a_reason(value: str, reason: str) -> None:
     assert keep_reason(value.encode()) == reason
     assert redactor(value).redact("abc is True") == "abc is True"
 
 
-def test_a_value_of_several_lines_is_removed_line_by_line() -> None:
+def test_multiline_value_is_removed_line_by_line() -> None:
     text = redactor("first-line-of-it\nsecond-line-of-it\n").redact("1: first-line-of-it\n2: second-line-of-it")
     assert "line-of-it" not in text
 
@@ -163,26 +160,26 @@ def test_a_value_of_several_lines_is_removed_line_by_line() -> None:
         "shop:planted-secret",
     ],
 )
-def test_a_value_within_a_secret_that_is_a_document_is_removed_alone(secret: str) -> None:
+def test_value_within_a_document_is_removed_alone(secret: str) -> None:
     text = redactor(secret).redact("login with planted-secret failed for shop")
     assert "planted" not in text
     assert text.startswith("login with (removed: ")
     assert text.endswith(") failed for shop")
 
 
-def test_a_document_that_is_nested_deeper_than_a_parser_goes_is_removed() -> None:
+def test_document_nested_beyond_the_parser_limit_is_removed() -> None:
     secret = "[" * 4000
     assert redactor(secret).redact(f"a {secret} b").startswith("a (removed: ")
 
 
-@pytest.mark.parametrize("words", ["-----BEGIN KEY-----\n", "a://"])
-def test_what_only_looks_like_a_pem_block_or_a_url_takes_no_longer_than_other_text(words: str) -> None:
+@pytest.mark.parametrize("fragment", ["-----BEGIN KEY-----\n", "a://"])
+def test_repeated_prefix_of_a_pem_block_or_url_is_scanned_in_linear_time(fragment: str) -> None:
     started = time.process_time()
-    text = redactor().redact(words * 100_000 + " end")
+    text = redactor().redact(fragment * 100_000 + " end")
     assert time.process_time() - started < 10
     assert text.endswith("end")
 
 
-def test_the_password_within_a_url_of_a_secret_is_removed_alone_and_encoded() -> None:
+def test_password_within_a_secret_url_is_removed_alone_and_encoded() -> None:
     text = redactor("redis://shop:p%40lanted@redis:6379/0").redact("auth with p@lanted; p%40lanted")
     assert "lanted" not in text

@@ -1,4 +1,4 @@
-"""The allow-list of a bundle: fields that are not defined do not pass."""
+"""Allow-list of a report: undefined fields are omitted."""
 
 from typing import Any
 
@@ -17,30 +17,30 @@ JSON = st.recursive(
 
 
 @given(value=JSON)
-def test_a_field_that_is_not_defined_does_not_reach_a_bundle_at_any_depth(value: Any) -> None:
+def test_undefined_fields_are_omitted_at_any_depth(value: Any) -> None:
     added = {"addedTomorrow": value}
-    given_manifest = manifest(
+    resource = manifest(
         redis={"url": "redis://redis:6379/0", **added},
         delivery={"breaker": added},
         env=[{"name": "A", **added}],
         **added,
     )
-    given_manifest |= {"status": {"conditions": [{"type": "Ready", **added}], **added}, **added}
-    given_manifest["metadata"] |= {"labels": added, "annotations": added, "managedFields": added}
-    document = streamconsumer_document(given_manifest)
+    resource |= {"status": {"conditions": [{"type": "Ready", **added}], **added}, **added}
+    resource["metadata"] |= {"labels": added, "annotations": added, "managedFields": added}
+    document = streamconsumer_document(resource)
     assert "addedTomorrow" not in str(document)
     assert document["spec"]["env"] == [{"name": "A"}]
     assert document["status"] == {"conditions": [{"type": "Ready"}]}
 
 
 @given(value=JSON)
-def test_a_value_of_another_type_than_the_defined_one_does_not_reach_a_bundle(value: Any) -> None:
+def test_values_of_an_undefined_type_are_omitted(value: Any) -> None:
     spec = {"stream": {"inner": value}, "env": {"inner": value}, "delivery": [value], "podLabels": [value]}
     document = streamconsumer_document({"metadata": {}, "spec": spec})
     assert document["spec"] == {"stream": None, "env": None, "delivery": None, "podLabels": None}
 
 
-def test_values_of_variables_source_code_and_values_of_labels_do_not_reach_a_bundle() -> None:
+def test_values_of_variables_labels_and_source_code_are_omitted() -> None:
     texts = {"key": "planted"}
     document = streamconsumer_document(
         manifest(
@@ -59,7 +59,7 @@ def test_values_of_variables_source_code_and_values_of_labels_do_not_reach_a_bun
     assert spec["resources"] == {"requests": {"cpu": "100m"}, "limits": {"memory": 1}}
 
 
-def test_a_deployment_loses_environment_command_annotations_and_volumes() -> None:
+def test_environment_command_annotations_and_volumes_of_a_deployment_are_omitted() -> None:
     container = {"name": "a", "image": "b", "env": [{"name": "A", "value": "planted"}], "command": ["planted"]}
     metadata = {"name": "orders-consumer", "annotations": {"example.com/a": "planted"}, "labels": {"team": "planted"}}
     template = {"metadata": metadata, "spec": {"containers": [container], "volumes": [{"name": "planted"}]}}
@@ -69,7 +69,7 @@ def test_a_deployment_loses_environment_command_annotations_and_volumes() -> Non
     assert document["containers"] == [{"name": "a", "image": "b"}]
 
 
-def test_samples_of_other_programs_and_of_other_streamconsumers_are_left_out() -> None:
+def test_samples_of_other_programs_and_resources_are_omitted() -> None:
     exposition = """# TYPE streamconsumer_group_pending gauge
 streamconsumer_group_pending{resource_namespace="shop",resource_name="orders"} 3.0
 streamconsumer_group_pending{resource_namespace="bank",resource_name="orders"} 4.0
@@ -78,15 +78,15 @@ streamconsumer_operator_queue_depth NaN
 # TYPE other gauge
 other{token="planted"} 1.0
 """
-    found = {each["name"]: each["value"] for each in samples(exposition, ["shop/orders"])}
-    assert found == {"streamconsumer_group_pending": 3.0, "streamconsumer_operator_queue_depth": "nan"}
+    values = {each["name"]: each["value"] for each in samples(exposition, ["shop/orders"])}
+    assert values == {"streamconsumer_group_pending": 3.0, "streamconsumer_operator_queue_depth": "nan"}
 
 
-def test_each_field_that_names_a_secret_is_found() -> None:
+def test_every_field_that_references_a_secret_is_returned() -> None:
     ref = {"name": "a", "key": "k"}
     spec = {
         "redis": {
-            **{f"{what}SecretRef": {**ref, "name": what} for what in ("url", "username", "password")},
+            **{f"{field}SecretRef": {**ref, "name": field} for field in ("url", "username", "password")},
             "tls": {"caSecretRef": {**ref, "name": "ca"}, "certSecretRef": {"name": "cert"}},
             "sentinel": {"passwordSecretRef": {**ref, "name": "sentinel"}},
         },

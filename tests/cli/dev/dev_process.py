@@ -1,4 +1,4 @@
-"""`streamconsumer dev` as a real process: its lines are awaited, its descendants counted."""
+"""Runs `streamconsumer dev` as a process: waits for its output lines and lists its descendants."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ SOURCES = Path(streamconsumer.__file__).parents[1]
 
 
 class DevProcess:
-    """`async with DevProcess(file, folder) as dev`: killed at the end if it still runs."""
+    """A `dev` process as an async context manager, which kills the process at the end if it still runs."""
 
     def __init__(self, *arguments: str | Path, temporary: Path) -> None:
         self.lines: list[str] = []
@@ -40,7 +40,7 @@ class DevProcess:
             await self._process.wait()
 
     async def wait_for_line(self, pattern: str) -> str:
-        """The next line that matches. Fails with all that was said if there is none."""
+        """Return the next line that matches. Fails with the whole output if there is none."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LINE_TIMEOUT_SECONDS):
                 while line := await self._read_line():
@@ -49,7 +49,7 @@ class DevProcess:
         raise AssertionError(f"no line matches {pattern!r} in:\n" + "\n".join(self.lines))
 
     async def redis_url(self) -> str:
-        """Where its embedded server is."""
+        """Return the URL of the embedded server."""
         return (await self.wait_for_line("embedded Valkey")).rpartition(" ")[2]
 
     async def _read_line(self) -> str:
@@ -62,17 +62,17 @@ class DevProcess:
         self._process.send_signal(number)
 
     async def wait_for_exit(self) -> int:
-        """The exit code; what was said until then is in `lines`."""
+        """Wait for the exit and return the exit code. Adds the remaining output to `lines`."""
         assert self._process.stdout
         self.lines += (await self._process.stdout.read()).decode().splitlines()
         return await self._process.wait()
 
     def descendants(self) -> list[int]:
-        """Handles (pidfds) of all its children and theirs."""
+        """Return pidfds of all descendants."""
         return [os.pidfd_open(pid) for pid in _descendants(self._process.pid)]
 
     def remaining_files(self) -> list[str]:
-        """What lies in its temporary folder."""
+        """Return the names of the files in its temporary folder."""
         return [each.name for each in self._temporary.iterdir()]
 
 
@@ -84,13 +84,13 @@ def _descendants(pid: int) -> list[int]:
 
 
 async def wait_for_exits(handles: list[int]) -> None:
-    """Returns when the processes behind the handles have ended."""
+    """Wait until the processes of the pidfds have exited."""
     loop = asyncio.get_running_loop()
     for handle in handles:
-        ended = asyncio.Event()
-        loop.add_reader(handle, ended.set)
+        exited = asyncio.Event()
+        loop.add_reader(handle, exited.set)
         try:
-            await asyncio.wait_for(ended.wait(), 20)
+            await asyncio.wait_for(exited.wait(), 20)
         finally:
             loop.remove_reader(handle)
             os.close(handle)

@@ -1,4 +1,4 @@
-"""`streamconsumer group delete` as a process, on real servers."""
+"""`streamconsumer group delete` as a process with real servers."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from streamconsumer.cli.target import Target
 from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.processor import Effects, Reject, Retry
 from streamconsumer.redis_client.keys import COMPANION_SUFFIXES, group_key
-from tests.cli.dev_process import SOURCES
+from tests.cli.dev.dev_process import SOURCES
 from tests.cluster.redis_servers import VALKEY, RedisServer, StartRedis
 from tests.model.examples import consumer
 from tests.processor.dead_letters.dead_letter_factory import KEY, command, restrict
@@ -33,7 +33,7 @@ __all__ = ["nodes"]
 CONSUMERS = group_key(STREAM, GROUP, "consumers")
 DOCUMENTED = [
     line
-    for line in (Path(__file__).parents[2] / "docs" / "redis.md").read_text().splitlines()
+    for line in (Path(__file__).parents[3] / "docs" / "redis.md").read_text().splitlines()
     if line.startswith("ACL SETUSER janitor")
 ]
 
@@ -57,16 +57,16 @@ async def group(redis_server: RedisServer) -> AsyncIterator[Group]:
 
 
 @dataclass(frozen=True)
-class Ran:
+class CommandResult:
     code: int
     out: str
     err: str
 
 
-async def started(*arguments: str, url: str = "", stdin: int = DEVNULL, **environment: str) -> Process:
-    where = ("--redis-url", url, "--stream", STREAM, "--group", GROUP) if url else ()
+async def start(*arguments: str, url: str = "", stdin: int = DEVNULL, **environment: str) -> Process:
+    target = ("--redis-url", url, "--stream", STREAM, "--group", GROUP) if url else ()
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "streamconsumer", "group", "delete", *where, *arguments),
+        *(sys.executable, "-m", "streamconsumer", "group", "delete", *target, *arguments),
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCES), **environment},
         stdin=stdin,
         stdout=PIPE,
@@ -74,15 +74,15 @@ async def started(*arguments: str, url: str = "", stdin: int = DEVNULL, **enviro
     )
 
 
-async def run(*arguments: str, url: str = "", **environment: str) -> Ran:
-    process = await started(*arguments, url=url, stdin=DEVNULL, **environment)
+async def run(*arguments: str, url: str = "", **environment: str) -> CommandResult:
+    process = await start(*arguments, url=url, stdin=DEVNULL, **environment)
     out, err = await process.communicate()
     assert process.returncode is not None
     assert b"Traceback" not in err, err.decode()
-    return Ran(process.returncode, out.decode(), err.decode())
+    return CommandResult(process.returncode, out.decode(), err.decode())
 
 
-async def outcome(group: Group, min_idle: str = "30s") -> DeletionResult:
+async def delete(group: Group, min_idle: str = "30s") -> DeletionResult:
     """Delete the group of a StreamConsumer."""
     target = Target(RedisSettings(url=group.url), STREAM, GROUP, KEY, consumer(delivery={"minIdle": min_idle}))
     return await delete_group(group.manager(), target)
@@ -100,10 +100,10 @@ async def write_companions(group: Group, stream: str = STREAM, name: str = GROUP
     return written
 
 
-# -- what is deleted ---------------------------------------------------------------------------------------------------
+# -- deletion ----------------------------------------------------------------------------------------------------------
 
 
-async def test_the_list_of_companion_keys_is_what_a_processor_writes_and_all_of_it_is_deleted(any_group: Group) -> None:
+async def test_every_companion_key_that_a_processor_writes_is_deleted(any_group: Group) -> None:
     def handle(data: dict[str, Any]) -> Effects | None:
         match data["n"]:
             case "0":
@@ -125,36 +125,36 @@ async def test_the_list_of_companion_keys_is_what_a_processor_writes_and_all_of_
     busy.gate.set()
     await processor.stop_listening()
     await peer.stop_listening()
-    letters, length = await any_group.client.xlen(KEY), await any_group.client.xlen(STREAM)
-    await write_companions_that_ended(any_group)
+    dead_letters, length = await any_group.client.xlen(KEY), await any_group.client.xlen(STREAM)
+    await rewrite_emptied_companions(any_group)
     ran = await run("--yes", url=any_group.url)
     assert (ran.code, ran.err) == (0, "")
     assert ran.out == f"group 'billing' of stream 'orders' deleted; companion keys deleted: {len(COMPANION_SUFFIXES)}\n"
     assert await keys(any_group) == {STREAM, KEY, f"{{{STREAM}}}:effect"}
     assert not await any_group.group_exists()
-    assert (await any_group.client.xlen(KEY), await any_group.client.xlen(STREAM)) == (letters, length)
+    assert (await any_group.client.xlen(KEY), await any_group.client.xlen(STREAM)) == (dead_letters, length)
 
 
-async def write_companions_that_ended(group: Group) -> None:
+async def rewrite_emptied_companions(group: Group) -> None:
     """Write again the companion keys that a processor empties when it stops."""
-    there = await keys(group)
+    existing = await keys(group)
     for each in COMPANION_SUFFIXES:
-        if (key := group_key(STREAM, GROUP, each)) not in there:
+        if (key := group_key(STREAM, GROUP, each)) not in existing:
             await group.client.hset(key, "pod-dead", "0")
 
 
-async def test_another_group_of_the_stream_keeps_its_pending_entries_and_its_keys(group: Group) -> None:
+async def test_other_group_of_the_stream_keeps_its_pending_entries_and_keys(group: Group) -> None:
     await group.client.xgroup_create(STREAM, "shipping", "0")
-    theirs = await write_companions(group, name="shipping")
+    other_keys = await write_companions(group, name="shipping")
     await group.add(2)
     await group.client.xreadgroup("shipping", "worker", {STREAM: ">"})
     assert (await run("--yes", url=group.url)).code == 0
     [other] = await group.client.xinfo_groups(STREAM)
     assert (other["name"], other["pending"]) == ("shipping", 2)
-    assert await keys(group) == {STREAM, *theirs}
+    assert await keys(group) == {STREAM, *other_keys}
 
 
-async def test_companion_keys_whose_stream_is_gone_are_deleted(any_group: Group) -> None:
+async def test_companion_keys_of_a_missing_stream_are_deleted(any_group: Group) -> None:
     await write_companions(any_group)
     await any_group.client.delete(STREAM)
     ran = await run("--yes", url=any_group.url)
@@ -163,11 +163,11 @@ async def test_companion_keys_whose_stream_is_gone_are_deleted(any_group: Group)
     assert await keys(any_group) == set()
 
 
-async def test_a_group_that_does_not_exist_is_reported(any_group: Group) -> None:
+async def test_missing_group_is_reported(any_group: Group) -> None:
     assert (await run("--yes", url=any_group.url)).code == 0
     for stream in (STREAM, "odrers"):
-        where = ("--redis-url", any_group.url, "--stream", stream, "--group", GROUP)
-        ran = await run("--yes", *where)
+        target = ("--redis-url", any_group.url, "--stream", stream, "--group", GROUP)
+        ran = await run("--yes", *target)
         assert (ran.code, ran.out) == (2, "")
         assert f"group 'billing' of stream '{stream}' at {any_group.url} does not exist and has no companion" in ran.err
 
@@ -187,7 +187,7 @@ async def test_names_with_braces_and_control_characters_are_deleted_and_printed_
     assert await group.client.xinfo_groups(stream) == []
 
 
-async def test_the_result_as_json_is_one_document(group: Group) -> None:
+async def test_json_output_is_one_document(group: Group) -> None:
     await group.add(3)
     await write_companions(group)
     ran = await run("--yes", "-o", "json", url=group.url)
@@ -204,7 +204,7 @@ async def test_the_result_as_json_is_one_document(group: Group) -> None:
     }
 
 
-async def test_in_a_redis_cluster_the_node_of_the_stream_is_found(nodes: Nodes) -> None:
+async def test_group_in_a_redis_cluster_is_deleted_on_the_node_of_the_stream(nodes: Nodes) -> None:
     await nodes.group.create_group()
     await write_companions(nodes.group)
     seed = f"redis://{nodes.other.host}:{nodes.other.port}/0"
@@ -215,10 +215,10 @@ async def test_in_a_redis_cluster_the_node_of_the_stream_is_found(nodes: Nodes) 
     assert not await nodes.group.group_exists()
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- refusals ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_pod_that_waits_for_entries_is_named_and_nothing_is_deleted(any_group: Group) -> None:
+async def test_waiting_pod_prevents_the_deletion_and_is_named(any_group: Group) -> None:
     processor = await any_group.start(Recorder(), poll=30)
     await any_group.wait_until_reading()
     ran = await run("--yes", url=any_group.url)
@@ -230,7 +230,7 @@ async def test_a_pod_that_waits_for_entries_is_named_and_nothing_is_deleted(any_
     assert (await run("--yes", url=any_group.url)).code == 0
 
 
-async def test_a_consumer_of_another_program_that_read_lately_is_refused(any_group: Group) -> None:
+async def test_active_consumer_of_another_program_prevents_the_deletion(any_group: Group) -> None:
     await any_group.add()
     await command(any_group, "XREADGROUP", "GROUP", GROUP, b"\xff\x1b[31m", "STREAMS", STREAM, ">")
     ran = await run("--yes", url=any_group.url)
@@ -241,19 +241,19 @@ async def test_a_consumer_of_another_program_that_read_lately_is_refused(any_gro
     assert kept["pending"] == 1
 
 
-async def test_a_consumer_that_is_idle_for_longer_than_min_idle_does_not_keep_the_group(any_group: Group) -> None:
+async def test_consumer_idle_for_min_idle_does_not_prevent_the_deletion(any_group: Group) -> None:
     await any_group.add()
     await any_group.read_as("worker")
 
     async def is_deleted() -> bool:
-        return (await outcome(any_group, min_idle="1s")).live_consumers != {"worker"}
+        return (await delete(any_group, min_idle="1s")).live_consumers != {"worker"}
 
     assert not await is_deleted()
     await eventually(is_deleted)
     assert not await any_group.group_exists()
 
 
-async def test_a_read_that_returns_no_entry_is_a_sign_of_life_where_the_server_records_it(
+async def test_empty_read_counts_as_activity_if_the_server_records_it(
     start_redis: StartRedis,
 ) -> None:
     group = Group(start_redis(flavour=VALKEY))
@@ -266,28 +266,28 @@ async def test_a_read_that_returns_no_entry_is_a_sign_of_life_where_the_server_r
 
     await eventually(is_idle)
     await group.read_as("worker")
-    assert (await outcome(group, min_idle="1s")).live_consumers == {"worker"}
+    assert (await delete(group, min_idle="1s")).live_consumers == {"worker"}
     await group.close()
 
 
-async def test_a_live_consumer_keeps_the_pending_entries_and_the_companion_keys(any_group: Group) -> None:
+async def test_live_consumer_keeps_its_pending_entries_and_companion_keys(any_group: Group) -> None:
     await any_group.add()
     written = await write_companions(any_group)
     await any_group.read_as("worker")
-    assert (await outcome(any_group)).live_consumers == {"worker"}
+    assert (await delete(any_group)).live_consumers == {"worker"}
     assert await any_group.pending() == 1
     assert written <= await keys(any_group)
 
 
-@pytest.mark.parametrize("seen", ["inf", "nan", "yesterday", "99999999999999"])
-async def test_a_registration_that_is_no_time_in_the_past_counts_as_alive(group: Group, seen: str) -> None:
-    await group.client.hset(CONSUMERS, "pod-a", seen)
+@pytest.mark.parametrize("registered", ["inf", "nan", "yesterday", "99999999999999"])
+async def test_invalid_or_future_registration_counts_as_alive(group: Group, registered: str) -> None:
+    await group.client.hset(CONSUMERS, "pod-a", registered)
     ran = await run("--yes", url=group.url)
     assert ran.code == 1
     assert "found the live consumers 'pod-a', expected none" in ran.err
 
 
-async def test_keys_of_other_types_are_refused_and_kept(any_group: Group) -> None:
+async def test_keys_of_other_types_are_reported_and_kept(any_group: Group) -> None:
     await any_group.client.set("text", "x")
     ran = await run("--yes", "--redis-url", any_group.url, "--stream", "text", "--group", GROUP)
     assert ran.code == 3
@@ -305,15 +305,15 @@ async def test_keys_of_other_types_are_refused_and_kept(any_group: Group) -> Non
 
 
 @pytest.mark.parametrize(("answer", "code"), [(b"n\n", 1), (b"y\n", 0)])
-async def test_a_terminal_shows_what_goes_and_prompts(group: Group, answer: bytes, code: int) -> None:
+async def test_deletion_prompts_on_a_terminal_with_a_summary(group: Group, answer: bytes, code: int) -> None:
     await group.add(2)
     await write_companions(group)
-    ours, its = pty.openpty()
-    process = await started(url=group.url, stdin=its)
-    os.close(its)
-    os.write(ours, answer)
+    terminal, child_terminal = pty.openpty()
+    process = await start(url=group.url, stdin=child_terminal)
+    os.close(child_terminal)
+    os.write(terminal, answer)
     _, err = await process.communicate()
-    os.close(ours)
+    os.close(terminal)
     shown = err.decode()
     for line in (
         "stream: 'orders'\n",
@@ -330,7 +330,7 @@ async def test_a_terminal_shows_what_goes_and_prompts(group: Group, answer: byte
     assert await group.group_exists() is bool(code)
 
 
-async def test_without_a_terminal_yes_is_required(group: Group) -> None:
+async def test_deletion_without_a_terminal_requires_yes(group: Group) -> None:
     ran = await run(url=group.url)
     assert (ran.code, ran.out) == (1, "")
     assert "Aborted!" in ran.err
@@ -347,7 +347,7 @@ async def test_without_a_terminal_yes_is_required(group: Group) -> None:
         (["--yes", "../pods"], "is not a valid StreamConsumer name"),
     ],
 )
-async def test_wrong_use_is_reported_before_any_server_is_asked(arguments: list[str], expected: str) -> None:
+async def test_wrong_use_is_reported_before_a_connection_is_opened(arguments: list[str], expected: str) -> None:
     ran = await run(*arguments)
     assert (ran.code, ran.out) == (2, "")
     assert expected in ran.err
@@ -356,16 +356,14 @@ async def test_wrong_use_is_reported_before_any_server_is_asked(arguments: list[
 # -- the server --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_server_that_does_not_answer_is_named_without_its_credentials() -> None:
+async def test_unreachable_server_is_named_without_credentials() -> None:
     ran = await run("--yes", url="redis://shop:s3cret@127.0.0.1:1/0")
     assert (ran.code, ran.out) == (3, "")
     assert "redis://127.0.0.1:1/0: " in ran.err
     assert "s3cret" not in ran.err
 
 
-async def test_a_password_file_opens_the_server_and_a_wrong_password_is_reported(
-    start_redis: StartRedis, tmp_path: Path
-) -> None:
+async def test_password_file_is_used_and_a_wrong_password_is_reported(start_redis: StartRedis, tmp_path: Path) -> None:
     server = start_redis({"requirepass": "s3cret"})
     on_server = Group(server)
     await on_server.create_group()
@@ -379,7 +377,7 @@ async def test_a_password_file_opens_the_server_and_a_wrong_password_is_reported
     await on_server.close()
 
 
-async def test_the_rights_in_the_documentation_are_enough(any_group: Group) -> None:
+async def test_documented_permissions_are_sufficient(any_group: Group) -> None:
     [line] = DOCUMENTED
     await any_group.add(2)
     await write_companions(any_group)
@@ -396,11 +394,11 @@ async def test_the_rights_in_the_documentation_are_enough(any_group: Group) -> N
     assert await keys(any_group) == {STREAM}
 
 
-@pytest.mark.parametrize("right", ["+unlink", "+eval", "+hgetall"])
-async def test_a_missing_right_keeps_the_group_and_its_keys(any_group: Group, right: str) -> None:
+@pytest.mark.parametrize("permission", ["+unlink", "+eval", "+hgetall"])
+async def test_missing_permission_keeps_the_group_and_its_keys(any_group: Group, permission: str) -> None:
     [line] = DOCUMENTED
-    rights = [each for each in line.split() if each.startswith("+") and each != right]
-    await restrict(any_group, *rights, keys=(f"~{STREAM}", f"~{{{STREAM}}}:{GROUP}:*"))
+    permissions = [each for each in line.split() if each.startswith("+") and each != permission]
+    await restrict(any_group, *permissions, keys=(f"~{STREAM}", f"~{{{STREAM}}}:{GROUP}:*"))
     written = await write_companions(any_group)
     ran = await run("--yes", url=any_group.url)
     assert (ran.code, ran.out) == (3, "")

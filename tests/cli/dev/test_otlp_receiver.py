@@ -1,4 +1,4 @@
-"""dev's own OTLP receiver, as real exporters meet it."""
+"""OTLP receiver of `dev` with the exporter of the SDK."""
 
 import threading
 from collections.abc import Iterator
@@ -16,30 +16,30 @@ from streamconsumer.cli.dev.otlp_receiver import run_receiver
 from streamconsumer.cli.dev.trace_trees import Span
 
 
-class Taken:
-    """Where a receiver puts its spans."""
+class SpanLog:
+    """Records the spans of a receiver."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
-        self.arrived = threading.Event()
+        self.received = threading.Event()
 
-    def take(self, spans: list[Span]) -> None:
+    def add(self, spans: list[Span]) -> None:
         self.spans += spans
-        self.arrived.set()
+        self.received.set()
 
 
 @pytest.fixture
-def taken() -> Taken:
-    return Taken()
+def span_log() -> SpanLog:
+    return SpanLog()
 
 
 @pytest.fixture
-def endpoint(taken: Taken) -> Iterator[str]:
-    with run_receiver(taken.take) as endpoint:
+def endpoint(span_log: SpanLog) -> Iterator[str]:
+    with run_receiver(span_log.add) as endpoint:
         yield endpoint
 
 
-def test_spans_of_the_sdks_exporter_arrive_whole(endpoint: str, taken: Taken) -> None:
+def test_receiver_returns_complete_spans_of_the_sdk_exporter(endpoint: str, span_log: SpanLog) -> None:
     exporter = OTLPSpanExporter(f"{endpoint}/v1/traces")
     provider = TracerProvider(resource=Resource({"k8s.pod.name": "orders-x"}), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -49,7 +49,7 @@ def test_spans_of_the_sdks_exporter_arrive_whole(endpoint: str, taken: Taken) ->
         span.set_status(Status(StatusCode.ERROR, "ValueError: no"))
         span.end()
     provider.shutdown()
-    process, send = taken.spans
+    process, send = span_log.spans
     assert (process.name, process.parent_id, process.pod) == ("process orders", send.span_id, "orders-x")
     assert (process.is_failed, process.error) == (True, "ValueError: no")
     assert process.attributes["messaging.message.id"] == "1-0"
@@ -57,23 +57,23 @@ def test_spans_of_the_sdks_exporter_arrive_whole(endpoint: str, taken: Taken) ->
     assert not send.is_failed
 
 
-def _posted(url: str, body: bytes, kind: str) -> int:
+def _post(url: str, body: bytes, content_type: str) -> int:
     try:
-        with urlopen(Request(url, body, {"Content-Type": kind})) as answer:
-            return int(answer.status)
+        with urlopen(Request(url, body, {"Content-Type": content_type})) as response:
+            return int(response.status)
     except HTTPError as error:
         error.close()
         return error.code
 
 
-def test_what_is_not_otlp_is_refused_and_the_next_request_is_served(endpoint: str, taken: Taken) -> None:
+def test_invalid_request_is_rejected_and_the_next_is_served(endpoint: str, span_log: SpanLog) -> None:
     traces = f"{endpoint}/v1/traces"
-    assert _posted(traces, b"\xff\xff\xff", "application/x-protobuf") == 400
-    assert _posted(traces, b"{}", "application/json") == 400
-    assert _posted(traces, b"", "application/x-protobuf") == 200
-    assert taken.arrived.is_set()
+    assert _post(traces, b"\xff\xff\xff", "application/x-protobuf") == 400
+    assert _post(traces, b"{}", "application/json") == 400
+    assert _post(traces, b"", "application/x-protobuf") == 200
+    assert span_log.received.is_set()
 
 
-def test_metrics_and_logs_are_accepted_and_forgotten(endpoint: str, taken: Taken) -> None:
-    assert _posted(f"{endpoint}/v1/metrics", b"x", "application/x-protobuf") == 200
-    assert not taken.spans
+def test_metrics_and_logs_are_accepted_and_discarded(endpoint: str, span_log: SpanLog) -> None:
+    assert _post(f"{endpoint}/v1/metrics", b"x", "application/x-protobuf") == 200
+    assert not span_log.spans

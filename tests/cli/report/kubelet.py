@@ -1,4 +1,4 @@
-"""A kubelet that answers one question, the logs of containers, to a real API server. No pod runs on its node."""
+"""Kubelet stub that serves container logs to a real API server. No pod runs on its node."""
 
 import ssl
 import threading
@@ -15,15 +15,16 @@ NODES = "/api/v1/nodes"
 
 
 class Kubelet:
-    """Logs by file name, as `pod/container` or `pod/container/previous`."""
+    """Logs by name: `pod/container` or `pod/container/previous`."""
 
     def __init__(self, node: str, logs: dict[str, str]) -> None:
         self.node = node
         self.logs = logs
         self.requested_lines: dict[str, int] = {}
-        """The number of lines that were asked for, by log."""
+        """Number of requested lines by log."""
 
     def read_log(self, path: str) -> str | None:
+        """Return the log for a request path and record the number of requested lines."""
         url = urlsplit(path)
         query = parse_qs(url.query)
         _, pod, container = url.path.removeprefix("/containerLogs/").split("/")
@@ -34,12 +35,12 @@ class Kubelet:
 
 @contextmanager
 def kubelet(place: Namespace, folder: Path, logs: dict[str, str]) -> Iterator[Kubelet]:
-    """A node whose kubelet has these logs."""
-    found = Kubelet(f"node-of-{place.name}", logs)
+    """Register a node whose kubelet serves these logs."""
+    stub = Kubelet(f"node-of-{place.name}", logs)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            log = found.read_log(self.path)
+            log = stub.read_log(self.path)
             self.send_response(404 if log is None else 200)
             self.end_headers()
             self.wfile.write((log or "no such log").encode())
@@ -54,17 +55,17 @@ def kubelet(place: Namespace, folder: Path, logs: dict[str, str]) -> Iterator[Ku
     server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
-    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": found.node}}
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": stub.node}}
     place.cluster.request("POST", NODES, node)
     status = {
         "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": server.server_address[1]}},
     }
-    place.cluster.request("PATCH", f"{NODES}/{found.node}/status", {"status": status})
+    place.cluster.request("PATCH", f"{NODES}/{stub.node}/status", {"status": status})
     try:
-        yield found
+        yield stub
     finally:
-        place.cluster.request("DELETE", f"{NODES}/{found.node}")
+        place.cluster.request("DELETE", f"{NODES}/{stub.node}")
         server.shutdown()
         server.server_close()
         thread.join()

@@ -1,4 +1,4 @@
-"""`streamconsumer dev` for real: an embedded Valkey, pods as processes, signals."""
+"""`streamconsumer dev` as a process: the embedded Valkey, pods as processes, and signals."""
 
 import re
 import signal
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from tests.cli.dev_process import DevProcess, wait_for_exits
+from tests.cli.dev.dev_process import DevProcess, wait_for_exits
 from tests.cli.manifests import consumer, secret, write_documents
 from tests.processor.http_service import run_http_service
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="requires /proc")
 
 HANDLE = """
 from streamconsumer.processor import current_message
@@ -34,10 +34,10 @@ async def client(url: str) -> AsyncIterator[Redis]:
 
 
 def counters(line: str) -> dict[str, int]:
-    """The outcomes that a pod counted, from the last line of its log."""
+    """Return the counters of a pod from the last line of its log."""
     assert "processor stopped" in line
-    found = re.findall(r" (acknowledged|failed|retried|dead_lettered)=(\d+)", line)
-    return {name: int(count) for name, count in found}
+    matches = re.findall(r" (acknowledged|failed|retried|dead_lettered)=(\d+)", line)
+    return {name: int(count) for name, count in matches}
 
 
 @pytest.fixture
@@ -45,9 +45,7 @@ def dev(tmp_path: Path) -> DevProcess:
     return DevProcess(tmp_path / "consumer.yaml", temporary=tmp_path / "tmp")
 
 
-async def test_a_handler_beside_its_manifest_handles_drains_and_leaves_nothing_behind(
-    dev: DevProcess, tmp_path: Path
-) -> None:
+async def test_handler_in_the_manifest_folder_runs_and_drains_without_remains(dev: DevProcess, tmp_path: Path) -> None:
     (tmp_path / "orders.py").write_text(HANDLE)
     write_documents(tmp_path, consumer())
     async with dev:
@@ -56,18 +54,16 @@ async def test_a_handler_beside_its_manifest_handles_drains_and_leaves_nothing_b
         async with client(url) as redis:
             await redis.xadd("orders", {"id": 1})
             assert "handled 1 by orders-consumer-" in await dev.wait_for_line("handled")
-        family = dev.descendants()
-        assert len(family) == 2, "Valkey, one pod"
+        processes = dev.descendants()
+        assert len(processes) == 2, "Valkey, one pod"
         dev.signal(signal.SIGINT)
         assert await dev.wait_for_exit() == 0
-        await wait_for_exits(family)
+        await wait_for_exits(processes)
         assert dev.remaining_files() == []
     assert counters(dev.lines[-1]) == {"acknowledged": 1}
 
 
-async def test_a_handler_in_the_resource_fails_is_tried_again_and_its_trace_is_shown(
-    dev: DevProcess, tmp_path: Path
-) -> None:
+async def test_retry_of_a_source_handler_is_shown_with_its_trace(dev: DevProcess, tmp_path: Path) -> None:
     source = f"{HANDLE}    if current_message().deliveries == 1: raise ValueError('not yet')\n"
     write_documents(tmp_path, consumer(handler={"source": source}, delivery={"backoff": {"minDelay": "10ms"}}))
     async with dev:
@@ -84,22 +80,22 @@ async def test_a_handler_in_the_resource_fails_is_tried_again_and_its_trace_is_s
     assert counters(dev.lines[-1]) == {"acknowledged": 1, "failed": 1, "retried": 1}
 
 
-async def test_a_message_that_is_rejected_is_told_of_as_a_dead_letter(dev: DevProcess, tmp_path: Path) -> None:
-    refuse = "from streamconsumer.processor import Reject\n\ndef handle(order):\n    raise Reject('no such customer')\n"
-    write_documents(tmp_path, consumer(handler={"source": refuse}))
+async def test_rejected_message_is_shown_as_a_dead_letter(dev: DevProcess, tmp_path: Path) -> None:
+    reject = "from streamconsumer.processor import Reject\n\ndef handle(order):\n    raise Reject('no such customer')\n"
+    write_documents(tmp_path, consumer(handler={"source": reject}))
     async with dev:
         url = await dev.redis_url()
         await dev.wait_for_line("processor started")
         async with client(url) as redis:
             await redis.xadd("orders", {"id": 1})
-            told = await dev.wait_for_line("message dead-lettered")
-            assert "reason=Rejected  error=Reject: no such customer" in told
+            line = await dev.wait_for_line("message dead-lettered")
+            assert "reason=Rejected  error=Reject: no such customer" in line
         dev.signal(signal.SIGTERM)
         assert await dev.wait_for_exit() == 0
     assert counters(dev.lines[-1]) == {"failed": 1, "dead_lettered": 1}
 
 
-async def test_a_service_is_the_program_on_its_port_here(dev: DevProcess, tmp_path: Path) -> None:
+async def test_http_handler_calls_the_port_of_the_service_on_this_machine(dev: DevProcess, tmp_path: Path) -> None:
     async with run_http_service() as service:
         port = int(service.url.rpartition(":")[2].partition("/")[0])
         write_documents(tmp_path, consumer(handler={"http": {"service": "billing", "port": port, "path": "/orders"}}))
@@ -115,7 +111,7 @@ async def test_a_service_is_the_program_on_its_port_here(dev: DevProcess, tmp_pa
     assert counters(dev.lines[-1]) == {"acknowledged": 1}
 
 
-async def test_a_batch_handler_takes_lists(dev: DevProcess, tmp_path: Path) -> None:
+async def test_batch_handler_receives_lists(dev: DevProcess, tmp_path: Path) -> None:
     (tmp_path / "orders.py").write_text("def handle(batch):\n    print('handled', [each['id'] for each in batch])\n")
     write_documents(tmp_path, consumer(handler={"python": "orders:handle", "batch": True}))
     async with dev:
@@ -129,7 +125,7 @@ async def test_a_batch_handler_takes_lists(dev: DevProcess, tmp_path: Path) -> N
     assert counters(dev.lines[-1]) == {"acknowledged": 1}
 
 
-async def test_a_missing_handler_is_shown_and_found_once_it_is_there(dev: DevProcess, tmp_path: Path) -> None:
+async def test_missing_handler_is_shown_and_loaded_after_its_creation(dev: DevProcess, tmp_path: Path) -> None:
     write_documents(tmp_path, consumer())
     async with dev:
         shown = await dev.wait_for_line("CRITICAL")
@@ -141,7 +137,7 @@ async def test_a_missing_handler_is_shown_and_found_once_it_is_there(dev: DevPro
         assert await dev.wait_for_exit() == 0
 
 
-async def test_a_second_signal_ends_the_drain_at_once(dev: DevProcess, tmp_path: Path) -> None:
+async def test_second_signal_kills_the_pods(dev: DevProcess, tmp_path: Path) -> None:
     endless = "import asyncio\nasync def handle(data):\n    print('began')\n    await asyncio.sleep(600)\n"
     write_documents(tmp_path, consumer(handler={"source": endless}, drainTimeout="10m"))
     async with dev:
@@ -150,42 +146,42 @@ async def test_a_second_signal_ends_the_drain_at_once(dev: DevProcess, tmp_path:
         async with client(url) as redis:
             await redis.xadd("orders", {"id": 1})
             await dev.wait_for_line("began")
-            family = dev.descendants()
+            processes = dev.descendants()
             dev.signal(signal.SIGINT)
             await dev.wait_for_line("draining")
             dev.signal(signal.SIGINT)
             assert await dev.wait_for_exit() == 0
-        await wait_for_exits(family)
+        await wait_for_exits(processes)
         assert dev.remaining_files() == []
 
 
-async def test_kill_9_ends_the_pods_and_the_server(dev: DevProcess, tmp_path: Path) -> None:
+async def test_kill_9_also_ends_the_pods_and_the_server(dev: DevProcess, tmp_path: Path) -> None:
     (tmp_path / "orders.py").write_text(HANDLE)
     write_documents(tmp_path, consumer(replicas=2))
     async with dev:
         for _ in range(2):
             await dev.wait_for_line("processor started")
-        family = dev.descendants()
-        assert len(family) == 3, "Valkey, two pods"
+        processes = dev.descendants()
+        assert len(processes) == 3, "Valkey, two pods"
         dev.signal(signal.SIGKILL)
         await dev.wait_for_exit()
-        await wait_for_exits(family)
+        await wait_for_exits(processes)
 
 
-async def test_a_closed_terminal_drains_and_leaves_nothing_behind(dev: DevProcess, tmp_path: Path) -> None:
+async def test_closed_terminal_drains_without_remains(dev: DevProcess, tmp_path: Path) -> None:
     (tmp_path / "orders.py").write_text(HANDLE)
     write_documents(tmp_path, consumer())
     async with dev:
         await dev.wait_for_line("processor started")
-        family = dev.descendants()
+        processes = dev.descendants()
         dev.signal(signal.SIGHUP)
         assert await dev.wait_for_exit() == 0
-        await wait_for_exits(family)
+        await wait_for_exits(processes)
         assert dev.remaining_files() == []
     assert "processor stopped" in dev.lines[-1]
 
 
-async def test_several_consumers_share_one_embedded_server(dev: DevProcess, tmp_path: Path) -> None:
+async def test_several_stream_consumers_share_one_embedded_server(dev: DevProcess, tmp_path: Path) -> None:
     (tmp_path / "orders.py").write_text(HANDLE)
     reference = {"urlSecretRef": {"name": "r", "key": "url"}}
     second = consumer("parcels", stream="parcels", redis=reference)
@@ -202,7 +198,7 @@ async def test_several_consumers_share_one_embedded_server(dev: DevProcess, tmp_
     assert not any("pass" in line for line in dev.lines)
 
 
-async def test_the_redis_of_the_manifest_is_never_used(tmp_path: Path) -> None:
+async def test_redis_of_the_manifest_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "orders.py").write_text(HANDLE)
     write_documents(tmp_path, consumer(replicas=0))
     first = DevProcess(tmp_path / "consumer.yaml", temporary=tmp_path / "first")

@@ -1,4 +1,4 @@
-"""Manifests in and out of YAML."""
+"""Manifests to YAML and back."""
 
 from pathlib import Path
 from typing import Any
@@ -19,29 +19,29 @@ _values: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(st.lists(st.dictionaries(_text, _values), max_size=3))
-def test_documents_survive_the_way_to_yaml_and_back(documents: list[dict[str, Any]]) -> None:
+def test_documents_are_equal_after_writing_and_parsing_yaml(documents: list[dict[str, Any]]) -> None:
     assert list(yaml.safe_load_all(to_yaml(documents))) == documents
 
 
-def test_documents_survive_the_way_through_a_file(tmp_path: Path) -> None:
+def test_documents_are_equal_after_writing_and_reading_a_file(tmp_path: Path) -> None:
     documents: list[dict[str, Any]] = [{"kind": "A", "text": "two\nlines\n"}, {"kind": "B", "list": [1, None, "on"]}]
     file = tmp_path / "both.yaml"
     file.write_text(to_yaml(documents))
     assert read([file]) == documents
 
 
-def test_text_of_several_lines_is_printed_as_a_block() -> None:
+def test_multiline_text_is_written_as_a_block() -> None:
     assert to_yaml([{"source": "def handle(data):\n    pass\n"}]) == "source: |\n  def handle(data):\n      pass\n"
 
 
-def test_a_folder_stands_for_its_yaml_files_in_order(tmp_path: Path) -> None:
+def test_folder_is_read_as_its_yaml_files_in_order(tmp_path: Path) -> None:
     for name, kind in (("2.yml", "Second"), ("1.yaml", "First"), ("notes.txt", "Ignored")):
         (tmp_path / name).write_text(f"kind: {kind}\n")
     assert [document["kind"] for document in read([tmp_path])] == ["First", "Second"]
 
 
 @pytest.mark.parametrize("text", ["{", "- a list\n", "\x00"])
-def test_a_file_that_holds_no_manifests_is_named(tmp_path: Path, text: str) -> None:
+def test_file_without_manifests_is_named_in_the_error(tmp_path: Path, text: str) -> None:
     file = tmp_path / "wrong.yaml"
     file.write_text(text)
     with pytest.raises(InvalidSettings, match=r"wrong\.yaml"):

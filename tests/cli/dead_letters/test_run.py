@@ -1,4 +1,4 @@
-"""`streamconsumer dead-letters` as a process, on a real server: what it prints, what it does, how it ends."""
+"""`streamconsumer dead-letters` as a process with a real server: output, effects and exit codes."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from streamconsumer.processor.dead_letters.record import DeadLetterReason, to_fields
-from tests.cli.dev_process import SOURCES
+from tests.cli.dev.dev_process import SOURCES
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.processor.dead_letters.dead_letter_factory import (
     FIELDS,
@@ -40,17 +40,17 @@ async def group(redis_server: RedisServer) -> AsyncIterator[Group]:
 
 
 @dataclass(frozen=True)
-class Ran:
+class CommandResult:
     code: int
     out: str
     err: str
 
 
-async def started(*arguments: str, url: str = "", stdin: int = DEVNULL, **environment: str) -> Process:
-    """Over the group on this server; without one, what the arguments say."""
-    where = ("--redis-url", url, "--stream", STREAM, "--group", GROUP) if url else ()
+async def start(*arguments: str, url: str = "", stdin: int = DEVNULL, **environment: str) -> Process:
+    """Start the command, for the group on this server if `url` is given."""
+    target = ("--redis-url", url, "--stream", STREAM, "--group", GROUP) if url else ()
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "streamconsumer", "dead-letters", *arguments, *where),
+        *(sys.executable, "-m", "streamconsumer", "dead-letters", *arguments, *target),
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCES), **environment},
         stdin=stdin,
         stdout=PIPE,
@@ -58,26 +58,26 @@ async def started(*arguments: str, url: str = "", stdin: int = DEVNULL, **enviro
     )
 
 
-async def run(*arguments: str, url: str = "", **environment: str) -> Ran:
-    process = await started(*arguments, url=url, stdin=DEVNULL, **environment)
+async def run(*arguments: str, url: str = "", **environment: str) -> CommandResult:
+    process = await start(*arguments, url=url, stdin=DEVNULL, **environment)
     out, err = await process.communicate()
     assert process.returncode is not None
     assert b"Traceback" not in err, err.decode()
-    return Ran(process.returncode, out.decode(), err.decode())
+    return CommandResult(process.returncode, out.decode(), err.decode())
 
 
-async def letter(group: Group, **about: Any) -> str:
-    """One that holds bytes, of an exception that says more than a line."""
+async def write_dead_letter(group: Group, **details: Any) -> str:
+    """Write a dead letter with binary fields and a multi-line error. Returns its id."""
     error = ValueError("no such\ncustomer \x1b[31mred")
-    about = {"error": error, "reason": DeadLetterReason.TERMINAL_ERROR, "traceparent": "00-cc-dd-01", **about}
-    return str(await command(group, "XADD", KEY, "*", *to_fields(FIELDS, failure_details("1-0", **about))))
+    details = {"error": error, "reason": DeadLetterReason.TERMINAL_ERROR, "traceparent": "00-cc-dd-01", **details}
+    return str(await command(group, "XADD", KEY, "*", *to_fields(FIELDS, failure_details("1-0", **details))))
 
 
-# -- looking -----------------------------------------------------------------------------------------------------------
+# -- list, show --------------------------------------------------------------------------------------------------------
 
 
-async def test_list_prints_a_line_a_letter_that_no_terminal_obeys(group: Group) -> None:
-    first = await letter(group)
+async def test_list_prints_one_escaped_line_for_each_dead_letter(group: Group) -> None:
+    first = await write_dead_letter(group)
     [second] = await write_dead_letters(group, 1)
     ran = await run("list", url=group.url)
     assert (ran.code, ran.err) == (0, "")
@@ -90,8 +90,8 @@ async def test_list_prints_a_line_a_letter_that_no_terminal_obeys(group: Group) 
     assert len(rows) == 2
 
 
-async def test_list_as_json_is_one_document_with_everything(group: Group) -> None:
-    dead_letter_id = await letter(group)
+async def test_list_as_json_prints_one_document_with_all_details(group: Group) -> None:
+    dead_letter_id = await write_dead_letter(group)
     await write_dead_letters(group, 1)
     ran = await run("list", "-o", "json", url=group.url)
     document = json.loads(ran.out)
@@ -100,9 +100,9 @@ async def test_list_as_json_is_one_document_with_everything(group: Group) -> Non
         "consumerGroup": GROUP,
         "deadLetterStream": KEY,
     }
-    found, _ = document["deadLetters"]
-    assert found.pop("deadLetteredAt").endswith("Z")
-    assert found == {
+    dead_letter, _ = document["deadLetters"]
+    assert dead_letter.pop("deadLetteredAt").endswith("Z")
+    assert dead_letter == {
         "id": dead_letter_id,
         "reason": "TerminalError",
         "error": {"type": "ValueError", "message": "no such\ncustomer \x1b[31mred", "at": ""},
@@ -123,17 +123,17 @@ async def test_list_as_json_is_one_document_with_everything(group: Group) -> Non
     }
 
 
-async def test_no_letters_are_no_error(group: Group) -> None:
+async def test_list_without_dead_letters_succeeds(group: Group) -> None:
     ran = await run("list", url=group.url)
     assert (ran.code, ran.out, ran.err) == (0, "", f"no dead letters of group 'billing' in '{KEY}'\n")
     assert json.loads((await run("list", "-o", "json", url=group.url)).out)["deadLetters"] == []
 
 
-async def test_ten_thousand_letters_are_listed_and_a_reader_may_leave_early(group: Group) -> None:
+async def test_list_prints_10_000_dead_letters_and_ends_if_the_reader_closes_the_pipe(group: Group) -> None:
     ids = await write_dead_letters(group, 10_000)
     ran = await run("list", url=group.url)
     assert [line.split()[0] for line in ran.out.splitlines()[1:]] == ids
-    process = await started("list", "-o", "json", url=group.url)
+    process = await start("list", "-o", "json", url=group.url)
     assert process.stdout
     assert process.stderr
     await process.stdout.readline()
@@ -142,8 +142,8 @@ async def test_ten_thousand_letters_are_listed_and_a_reader_may_leave_early(grou
     await process.wait()
 
 
-async def test_show_prints_all_that_is_known(group: Group) -> None:
-    dead_letter_id = await letter(group)
+async def test_show_prints_all_details(group: Group) -> None:
+    dead_letter_id = await write_dead_letter(group)
     ran = await run("show", dead_letter_id, url=group.url)
     assert ran.code == 0
     assert r"message:       no such\ncustomer \x1b[31mred" in ran.out
@@ -151,16 +151,16 @@ async def test_show_prints_all_that_is_known(group: Group) -> None:
     assert "\x1b" not in ran.out
 
 
-async def test_show_of_what_is_not_there_says_so(group: Group) -> None:
+async def test_show_reports_a_missing_dead_letter(group: Group) -> None:
     ran = await run("show", "7-7", url=group.url)
     assert (ran.code, ran.out) == (1, "")
     assert ran.err == f"dead letter 7-7 in '{KEY}': not found; already replayed, dropped or trimmed\n"
 
 
-# -- replaying ---------------------------------------------------------------------------------------------------------
+# -- replay ------------------------------------------------------------------------------------------------------------
 
 
-async def test_replay_by_id_twice_replays_once(group: Group) -> None:
+async def test_replay_by_id_replays_each_dead_letter_once(group: Group) -> None:
     first, second, third = await write_dead_letters(group, 3)
     ran = await run("replay", first, third, first, url=group.url)
     assert (ran.code, ran.out, ran.err) == (0, "replayed 2 dead letters\n", "")
@@ -170,7 +170,7 @@ async def test_replay_by_id_twice_replays_once(group: Group) -> None:
     assert await group.client.xlen(STREAM) == 2
 
 
-async def test_replay_by_filter_replays_what_matches(group: Group) -> None:
+async def test_replay_by_filter_replays_only_matching_dead_letters(group: Group) -> None:
     await write_dead_letters(group, 3, reason=DeadLetterReason.REJECTED)
     await write_dead_letters(group, 2)
     listed = await run("replay", "--reason", "Rejected", "--dry-run", url=group.url)
@@ -183,7 +183,7 @@ async def test_replay_by_filter_replays_what_matches(group: Group) -> None:
     assert await group.client.xlen(KEY) == 2
 
 
-async def test_replays_at_the_same_time_replay_each_once(group: Group) -> None:
+async def test_concurrent_replays_replay_each_dead_letter_once(group: Group) -> None:
     await write_dead_letters(group, 300)
     runs = await asyncio.gather(*(run("replay", "--all", "--rate", "100000", url=group.url) for _ in range(3)))
     assert {each.code for each in runs} == {0}
@@ -191,67 +191,67 @@ async def test_replays_at_the_same_time_replay_each_once(group: Group) -> None:
     assert await group.client.xlen(STREAM) == 300
 
 
-async def test_a_replay_that_is_killed_again_and_again_loses_and_doubles_nothing(group: Group) -> None:
+async def test_repeatedly_killed_replay_loses_and_duplicates_nothing(group: Group) -> None:
     await write_dead_letters(group, 2000)
-    in_the_middle = 0
+    interrupted = 0
     for threshold in range(200, 2000, 300):
-        process = await started("replay", "--all", "--rate", "100000", url=group.url)
+        process = await start("replay", "--all", "--rate", "100000", url=group.url)
 
-        async def has_replayed(so_many: int = threshold) -> bool:
-            return int(await group.client.xlen(STREAM)) >= so_many
+        async def has_replayed(minimum: int = threshold) -> bool:
+            return int(await group.client.xlen(STREAM)) >= minimum
 
         await eventually(has_replayed, 20)
         process.kill()
         await process.communicate()
-        await left_by_clients(group)
+        await wait_for_server(group)
         left = await group.client.xlen(KEY)
         assert await group.client.xlen(STREAM) + left == 2000
-        in_the_middle += bool(left)
-    assert in_the_middle >= 3
+        interrupted += bool(left)
+    assert interrupted >= 3
     ran = await run("replay", "--all", "--rate", "100000", url=group.url)
     assert ran.code == 0
     assert sorted(int(entry[1]) for _, entry in await raw(group, STREAM)) == list(range(2000))
     assert await group.client.xlen(KEY) == 0
 
 
-async def left_by_clients(group: Group) -> None:
-    """Wait until the server has done what was still on its way, and closed the connections of who is dead."""
+async def wait_for_server(group: Group) -> None:
+    """Wait until the server has executed all commands of the killed process and closed its connections."""
 
-    async def nobody_else() -> bool:
-        found = await group.client.client_list()
-        return not [each for each in found if each["cmd"] in {"eval", "xrange", "type"}]
+    async def has_no_other_client() -> bool:
+        clients = await group.client.client_list()
+        return not [each for each in clients if each["cmd"] in {"eval", "xrange", "type"}]
 
-    await eventually(nobody_else)
+    await eventually(has_no_other_client)
 
 
-async def test_a_replay_keeps_its_rate_and_writes_its_progress_every_five_seconds(group: Group) -> None:
+async def test_replay_keeps_its_rate_and_prints_progress_every_five_seconds(group: Group) -> None:
     await write_dead_letters(group, 110)
     loop = asyncio.get_running_loop()
-    begun = loop.time()
+    started_at = loop.time()
     ran = await run("replay", "--all", "--rate", "20", url=group.url)
-    assert 5.45 <= loop.time() - begun < 60
+    assert 5.45 <= loop.time() - started_at < 60
     assert ran.out == "replayed 110 dead letters\n"
     first, *_ = ran.err.splitlines()
-    told = re.fullmatch(r"replayed ([0-9]+), [56] s", first)
-    assert told
-    assert 0 < int(told[1]) < 110
+    progress = re.fullmatch(r"replayed ([0-9]+), [56] s", first)
+    assert progress
+    assert 0 < int(progress[1]) < 110
 
 
-async def test_what_is_no_dead_letter_of_the_group_is_refused_and_the_others_are_replayed(group: Group) -> None:
-    [ours] = await write_dead_letters(group, 1)
-    [theirs] = await write_dead_letters(group, 1, consumer_group="shipping")
-    ran = await run("replay", ours, theirs, url=group.url)
+async def test_replay_refuses_dead_letters_of_another_group_and_replays_the_others(group: Group) -> None:
+    [own_id] = await write_dead_letters(group, 1)
+    [other_id] = await write_dead_letters(group, 1, consumer_group="shipping")
+    ran = await run("replay", own_id, other_id, url=group.url)
     assert (ran.code, ran.out) == (1, "replayed 1 dead letter\n")
-    assert ran.err.startswith(f"refused: entry {theirs} of '{KEY}' is not a dead letter of group 'billing'")
+    assert ran.err.startswith(f"refused: entry {other_id} of '{KEY}' is not a dead letter of group 'billing'")
     ran = await run("replay", "--all", url=group.url)
     assert (ran.code, ran.out) == (0, "replayed 0 dead letters\n")
     assert ran.err == "skipped 1 entry that is not a dead letter of group 'billing' of stream 'orders'\n"
 
 
-# -- dropping ----------------------------------------------------------------------------------------------------------
+# -- drop --------------------------------------------------------------------------------------------------------------
 
 
-async def test_drop_without_a_terminal_deletes_only_with_yes(group: Group) -> None:
+async def test_drop_without_a_terminal_requires_yes(group: Group) -> None:
     ids = await write_dead_letters(group, 3)
     refused = await run("drop", "--all", url=group.url)
     assert (refused.code, refused.out) == (1, "")
@@ -265,29 +265,29 @@ async def test_drop_without_a_terminal_deletes_only_with_yes(group: Group) -> No
 
 
 @pytest.mark.parametrize(("answer", "code", "left"), [(b"n\n", 1, 3), (b"y\n", 0, 0)])
-async def test_drop_asks_on_a_terminal(group: Group, answer: bytes, code: int, left: int) -> None:
+async def test_drop_prompts_on_a_terminal(group: Group, answer: bytes, code: int, left: int) -> None:
     await write_dead_letters(group, 3)
-    ours, its = pty.openpty()
-    process = await started("drop", "--all", url=group.url, stdin=its)
-    os.close(its)
-    os.write(ours, answer)
+    terminal, child_terminal = pty.openpty()
+    process = await start("drop", "--all", url=group.url, stdin=child_terminal)
+    os.close(child_terminal)
+    os.write(terminal, answer)
     _, err = await process.communicate()
-    os.close(ours)
+    os.close(terminal)
     assert b"Drop 3 dead letters of group 'billing' of stream 'orders' permanently? [y/N]" in err
     assert process.returncode == code
     assert await group.client.xlen(KEY) == left
 
 
-# -- where to look -----------------------------------------------------------------------------------------------------
+# -- target ------------------------------------------------------------------------------------------------------------
 
 
-async def test_the_option_dead_letter_stream_names_the_key(group: Group) -> None:
+async def test_dead_letter_stream_option_selects_the_key(group: Group) -> None:
     await write_dead_letters(group, 1, key="graves")
     ran = await run("list", "--dead-letter-stream", "graves", url=group.url)
     assert len(ran.out.splitlines()) == 2
 
 
-async def test_the_environment_of_a_pod_names_server_group_and_credentials(
+async def test_environment_of_a_pod_selects_server_group_and_credentials(
     start_redis: StartRedis, tmp_path: Path
 ) -> None:
     server = start_redis({"requirepass": "s3cret"})
@@ -318,24 +318,24 @@ async def test_the_environment_of_a_pod_names_server_group_and_credentials(
     await on_server.close()
 
 
-# -- what goes wrong ---------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_server_that_does_not_answer_is_named_without_its_credentials() -> None:
+async def test_unreachable_server_is_named_without_credentials() -> None:
     ran = await run("list", url="redis://shop:s3cret@127.0.0.1:1/0")
     assert ran.code == 3
     assert "at redis://127.0.0.1:1/0: " in ran.err
     assert "s3cret" not in ran.err
 
 
-async def test_a_server_that_goes_away_ends_a_replay_with_what_was_done(group: Group) -> None:
+async def test_lost_server_ends_a_replay_with_its_progress(group: Group) -> None:
     await write_dead_letters(group, 1000)
-    process = await started("replay", "--all", "--rate", "200", url=group.url)
+    process = await start("replay", "--all", "--rate", "200", url=group.url)
 
-    async def has_begun() -> bool:
+    async def has_started() -> bool:
         return int(await group.client.xlen(STREAM)) > 10
 
-    await eventually(has_begun, 20)
+    await eventually(has_started, 20)
     group.server.kill()
     out, err = await process.communicate()
     assert process.returncode == 3
@@ -344,12 +344,12 @@ async def test_a_server_that_goes_away_ends_a_replay_with_what_was_done(group: G
     assert "BackendUnavailable" in err.decode()
 
 
-async def test_what_is_misspelt_is_told(group: Group) -> None:
-    where = ("--redis-url", group.url)
-    ran = await run("list", *where, "--stream", "odrers", "--group", GROUP)
+async def test_misspelt_stream_group_and_key_are_reported(group: Group) -> None:
+    server = ("--redis-url", group.url)
+    ran = await run("list", *server, "--stream", "odrers", "--group", GROUP)
     assert (ran.code, ran.out) == (2, "")
     assert "there is no stream 'odrers'" in ran.err
-    ran = await run("list", *where, "--stream", STREAM, "--group", "biling")
+    ran = await run("list", *server, "--stream", STREAM, "--group", "biling")
     assert (ran.code, ran.out) == (2, "")
     assert "stream 'orders' has no group 'biling'; it has 'billing'" in ran.err
     await group.client.set(KEY, "mine")
@@ -359,7 +359,7 @@ async def test_what_is_misspelt_is_told(group: Group) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["replay"], "select dead letters in one way: IDS, --reason and --older-than, or --all"),
         (["replay", "1-0", "--all"], "select dead letters in one way"),
@@ -372,19 +372,19 @@ async def test_what_is_misspelt_is_told(group: Group) -> None:
         (["replay", "--all", "--rate", "0"], "0.0 is not in the range x>0"),
     ],
 )
-async def test_wrong_use_is_told_before_anything_is_asked(arguments: list[str], told: str) -> None:
+async def test_wrong_use_is_reported_before_a_connection_is_opened(arguments: list[str], message: str) -> None:
     ran = await run(*arguments, url="redis://127.0.0.1:1/0")
     assert (ran.code, ran.out) == (2, "")
-    assert told in ran.err
+    assert message in ran.err
 
 
-async def test_nothing_said_at_all_says_what_to_say() -> None:
+async def test_missing_target_options_are_listed() -> None:
     ran = await run("list")
     assert ran.code == 2
     assert "missing --redis-url, --stream, --group; give these options, or the name of a StreamConsumer" in ran.err
 
 
-async def test_a_missing_right_is_told(group: Group) -> None:
+async def test_missing_permission_is_reported(group: Group) -> None:
     await restrict(group, "+type", "+xrevrange", "+xinfo")
     await write_dead_letters(group, 1)
     ran = await run("list", url=group.url)
@@ -393,7 +393,7 @@ async def test_a_missing_right_is_told(group: Group) -> None:
     assert "'xrange'" in ran.err
 
 
-async def test_a_server_out_of_memory_is_told_and_keeps_the_letter(group: Group) -> None:
+async def test_replay_on_a_server_out_of_memory_keeps_the_dead_letter(group: Group) -> None:
     await write_dead_letters(group, 1)
     await group.client.config_set("maxmemory", "1")
     ran = await run("replay", "--all", url=group.url)
@@ -403,8 +403,8 @@ async def test_a_server_out_of_memory_is_told_and_keeps_the_letter(group: Group)
     assert await group.client.xlen(KEY) == 1
 
 
-async def test_the_rights_in_the_documentation_are_enough(group: Group) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "dead-letters.md").read_text()
+async def test_documented_permissions_are_sufficient(group: Group) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "dead-letters.md").read_text()
     [line] = [line for line in text.splitlines() if line.startswith("ACL SETUSER clerk")]
     await command(group, *line.split())
     url = f"redis://clerk:password@{group.server.host}:{group.server.port}/0"
