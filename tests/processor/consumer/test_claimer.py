@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from streamconsumer.processor import Reject, Retry
+from streamconsumer.processor import BatchFailed, Reject, Retry
 from streamconsumer.processor.consumer import liveness
 from streamconsumer.processor.consumer.heartbeat import HeartbeatThread
 from streamconsumer.processor.consumer.liveness import (
@@ -200,7 +200,8 @@ async def test_entry_stays_settled_when_a_renewal_overtakes_the_reply_of_the_scr
 
     async def run_and_renew(*arguments: Any) -> Any:
         reply = await run(*arguments)
-        await heart._renew(manager, intake.leases, [message_id])
+        with intake.ack_buffer.acked_during() as acked_ids:
+            await heart._renew(manager, intake.leases, [message_id], acked_ids)
         return reply
 
     setattr(target, script, run_and_renew)
@@ -210,6 +211,49 @@ async def test_entry_stays_settled_when_a_renewal_overtakes_the_reply_of_the_scr
     assert Counter(each.consumer for each in await group.entries()) == left
     assert not lost
     assert processor.metrics.lost_ownership == 0
+
+
+async def test_settled_entry_is_not_renewed_while_the_rest_of_its_batch_is_settled(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entries of a batch stay in the in-flight table until all of them are settled: postponed ones first, then the
+    dead letters in several round trips."""
+    monkeypatch.setattr("streamconsumer.processor.dead_letters.writer.MAX_CHUNK_BYTES", 1)
+
+    sizes: list[int] = []
+
+    async def handle(batch: list[dict[str, Any]]) -> None:
+        sizes.append(len(batch))
+        retry = Retry("later", after=timedelta(minutes=5))
+        raise BatchFailed({index: Reject("no") if index else retry for index in range(len(batch))})
+
+    manager = group.manager()
+    processor = await group.start(handle, manager=manager, settings={"batch": True})
+    consumer, in_flight = processor._pipeline.consumer, processor._pipeline.in_flight
+    assert isinstance(consumer, RedisConsumer)
+    lost: list[str] = []
+    heart = HeartbeatThread(
+        manager,
+        consumer.consumer_id,
+        consumer.ack_buffer,
+        in_flight_ids=in_flight.ids,
+        on_lost=lost.extend,
+        is_alive=lambda: True,
+    )
+    write_many = consumer._dead_letter_writer.write_many
+
+    async def beat_and_write(*arguments: Any) -> Any:
+        for _ in range(2):  # a heartbeat renews only entries that were in flight at the last beat
+            await heart._beat(manager, consumer.leases)
+        return await write_many(*arguments)
+
+    monkeypatch.setattr(consumer._dead_letter_writer, "write_many", beat_and_write)
+    await group.add(5)
+    await eventually(lambda: processor.metrics.failed == 5 and not in_flight.ids())
+    await processor.stop_listening()
+    assert Counter(entry.consumer for entry in await group.entries()) == {POSTPONED_CONSUMER: len(sizes)}
+    assert not lost
+    assert not consumer.ack_buffer.ids_in_scripts
 
 
 # -- the decisions ---------------------------------------------------------------------------------------------------
