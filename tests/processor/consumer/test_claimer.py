@@ -31,7 +31,7 @@ from tests.processor.pod import NewPod
 from tests.processor.proxy import Proxy
 from tests.processor.recorder import Recorder
 
-DEAD_LETTERS = group_key(STREAM, GROUP, "dead-dead_letters")
+DEAD_LETTERS = group_key(STREAM, GROUP, "dead-letters")
 
 
 @pytest.mark.parametrize("handler", ["slow", "slow_thread"])
