@@ -11,9 +11,9 @@ from benchmarks.simulation.traffic import ALL_TRAFFIC, Traffic, bursty, poison, 
 
 @pytest.mark.parametrize("traffic", [steady(), bursty(), poison(), slow()], ids=lambda traffic: traffic.name)
 def test_algorithm_is_over_target_for_less_time_than_keda_and_interrupts_no_attempt(traffic: Traffic) -> None:
-    ours, keda = ClusterModel(traffic, OurScaler()).run(), ClusterModel(traffic, KedaScaler("KEDA")).run()
-    assert ours.over_target_seconds < keda.over_target_seconds
-    assert (ours.unfinished, ours.interrupted) == (0, 0)
+    own, keda = ClusterModel(traffic, OurScaler()).run(), ClusterModel(traffic, KedaScaler("KEDA")).run()
+    assert own.over_target_seconds < keda.over_target_seconds
+    assert (own.unfinished, own.interrupted) == (0, 0)
 
 
 def test_each_entry_is_finished_or_counted_as_unfinished() -> None:

@@ -66,7 +66,7 @@ def recorded() -> Traffic:
 
 
 def poison() -> Traffic:
-    """Return half an hour with 20 messages per second. One in a hundred fails until it is dead-lettered."""
+    """Return half an hour with 20 messages per second, of which 1 % fail until they are dead-lettered."""
     return _by_rate("poison", HOUR // 2, lambda _: 20.0, 0.05, poison_ratio=0.01)
 
 

@@ -31,15 +31,15 @@ def measure(number: int) -> Section:
     with RedisServer() as server:
         run_rounds(lanes, number, lambda lane: run_backlog(lane, server.url, handler="wait"))
         facts = f"Redis {server.version} on loopback, {CONCURRENCY} at the same time, {rounds_text(number)}."
-    ours, timers = lanes[0], lanes[1]
-    ideal = statistics.median(ours.per_second) / IDEAL * 100
+    own, timers = lanes[0], lanes[1]
+    ideal = statistics.median(own.per_second) / IDEAL * 100
     goals = [
         Goal("share of the ideal 10,000 per second", "at least", 95, ideal, 1, "%"),
         Goal(
             "throughput relative to timers only",
             "at least",
             95,
-            ratio(ours.per_second, timers.per_second) * 100,
+            ratio(own.per_second, timers.per_second) * 100,
             1,
             "%",
         ),

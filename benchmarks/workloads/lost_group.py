@@ -90,7 +90,7 @@ def measure(number: int) -> Section:
 
 @dataclass
 class _Run:
-    """One group that is destroyed."""
+    """Run with one group, which is destroyed under load."""
 
     url: str
     load: str
@@ -123,12 +123,12 @@ class _Run:
             seconds = time.monotonic() - destroyed
             time.sleep(1)
             event_counts = count_events([pod.output.read_text() for pod in pods], set(produced), killed)
-        figures = [len(produced), *(event_counts[name] for name in ("again", "twice", "cancelled", "lost"))]
+        cells = [len(produced), *(event_counts[name] for name in ("again", "twice", "cancelled", "lost"))]
         return [
             self.load,
             "yes" if self.kills_pod else "no",
             self.form,
-            *(f"{figure:,}" for figure in figures),
+            *(f"{cell:,}" for cell in cells),
             f"{seconds:.0f}",
         ]
 

@@ -79,11 +79,11 @@ class _Round:
 
     def _step(self, name: str, operator: OperatorProcess, action: Callable[[], object]) -> tuple[float, float]:
         """Run a phase. Returns its seconds, and the writes until the cluster has settled."""
-        before, cpu, began = self._writes(), cpu_seconds(operator.pid), time.monotonic()
+        writes, cpu, began = self._writes(), cpu_seconds(operator.pid), time.monotonic()
         action()
         seconds = time.monotonic() - began
         wait_until_settled(self.namespace, 3)
-        applies, statuses, events = (now - then for now, then in zip(self._writes(), before, strict=True))
+        applies, statuses, events = (now - then for now, then in zip(self._writes(), writes, strict=True))
         spent = cpu_seconds(operator.pid) - cpu
         per_object = [f"{count / CONSUMERS:.2f}" for count in (applies, statuses, events)]
         self.rows.append([name, f"{seconds:.1f}", *per_object, f"{spent:.1f}"])

@@ -14,7 +14,7 @@ from tests.cluster.redis_servers import RedisServer
 
 ROUNDS = 1
 ENTRIES = {100: 400_000, 10: 200_000, 1: 40_000}
-"""Entries by entries per read. With 1 per read, each message costs a round trip, as at a low message rate."""
+"""Number of entries per batch size. With a batch size of 1, each message costs a round trip, as at a low rate."""
 MIN_SHARE = 0.015
 """Functions with a smaller share in every run are summed up in one row."""
 

@@ -7,7 +7,7 @@ from benchmarks.simulation.scalers import MAX_REPLICAS, TARGET, all_scalers
 from benchmarks.simulation.traffic import ALL_TRAFFIC
 
 ROUNDS = 1
-OURS, THEIRS = "StreamConsumer", "KEDA, lagCount"
+STREAMCONSUMER, KEDA = "StreamConsumer", "KEDA, lagCount"
 HEAD = [
     "traffic",
     "scaler",
@@ -29,14 +29,20 @@ def measure(number: int) -> Section:  # noqa: ARG001 - each round gives the same
         for scaler in all_scalers()
     }
     shares = [
-        outcomes[name, OURS][0].over_target_seconds / max(1, outcomes[name, THEIRS][0].over_target_seconds)
+        outcomes[name, STREAMCONSUMER][0].over_target_seconds / max(1, outcomes[name, KEDA][0].over_target_seconds)
         for name in dict.fromkeys(name for name, _ in outcomes)
     ]
-    ours = [outcome for (_, scaler), (outcome, _) in outcomes.items() if scaler == OURS]
+    own = [outcome for (_, scaler), (outcome, _) in outcomes.items() if scaler == STREAMCONSUMER]
     goals = [
         Goal("time over target relative to KEDA, worst case", "under", 1, max(shares)),
-        Goal("attempts interrupted by a stopping pod", "at most", 0, sum(outcome.interrupted for outcome in ours), 0),
-        Goal("unfinished at the end", "at most", 0, sum(outcome.unfinished for outcome in ours), 0),
+        Goal(
+            "attempts interrupted by a stopping pod",
+            "at most",
+            0,
+            sum(outcome.interrupted for outcome in own),
+            0,
+        ),
+        Goal("unfinished at the end", "at most", 0, sum(outcome.unfinished for outcome in own), 0),
     ]
     rows = [[*names, *_cells(outcome, seconds)] for names, (outcome, seconds) in outcomes.items()]
     facts = (

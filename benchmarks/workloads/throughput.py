@@ -77,10 +77,10 @@ def _find(lanes: list[Lane], name: str, batch: int) -> Lane | None:
 def _goals(lanes: list[Lane]) -> list[Goal]:
     goals = []
     for batch, name, bound in ((100, "goredis", 0.8), (100, "faststream", 20), (10, "goredis", 0.4)):
-        ours, peer = _find(lanes, "streamconsumer", batch), _find(lanes, name, batch)
-        if ours and peer:
+        own, peer = _find(lanes, "streamconsumer", batch), _find(lanes, name, batch)
+        if own and peer:
             goal = f"messages per second at {batch} per read, relative to {peer.contender.label.partition(',')[0]}"
-            goals.append(Goal(goal, "at least", bound, ratio(ours.per_second, peer.per_second)))
-    if ours := _find(lanes, "streamconsumer", 100):
-        goals.append(Goal("commands per message at 100 per read", "at most", 0.02, statistics.median(ours.commands), 3))
+            goals.append(Goal(goal, "at least", bound, ratio(own.per_second, peer.per_second)))
+    if own := _find(lanes, "streamconsumer", 100):
+        goals.append(Goal("commands per message at 100 per read", "at most", 0.02, statistics.median(own.commands), 3))
     return goals

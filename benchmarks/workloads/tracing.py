@@ -48,14 +48,14 @@ def _lanes(endpoint: str) -> dict[str, Lane]:
             replace(contender, label=label, environment=exporter | sampler, fields=fields or {}), ENTRIES, BATCH
         )
 
-    ours = STREAMCONSUMER.label
+    name = STREAMCONSUMER.label
     return {
-        "off": Lane(replace(STREAMCONSUMER, label=f"{ours}, no endpoint"), ENTRIES, BATCH),
-        "0": traced(STREAMCONSUMER, f"{ours}, sampled 0", "0"),
-        "not": traced(STREAMCONSUMER, f"{ours}, producer did not sample", "1", {"traceparent": f"{PARENT}0"}),
-        "0.1": traced(STREAMCONSUMER, f"{ours}, sampled 0.1", "0.1"),
-        "1": traced(STREAMCONSUMER, f"{ours}, sampled 1.0", "1"),
-        "child": traced(STREAMCONSUMER, f"{ours}, sampled by the producer", "1", {"traceparent": f"{PARENT}1"}),
+        "off": Lane(replace(STREAMCONSUMER, label=f"{name}, no endpoint"), ENTRIES, BATCH),
+        "0": traced(STREAMCONSUMER, f"{name}, sampled 0", "0"),
+        "not": traced(STREAMCONSUMER, f"{name}, producer did not sample", "1", {"traceparent": f"{PARENT}0"}),
+        "0.1": traced(STREAMCONSUMER, f"{name}, sampled 0.1", "0.1"),
+        "1": traced(STREAMCONSUMER, f"{name}, sampled 1.0", "1"),
+        "child": traced(STREAMCONSUMER, f"{name}, sampled by the producer", "1", {"traceparent": f"{PARENT}1"}),
         "loop": Lane(PIPELINED, ENTRIES, BATCH),
         "loop 1": traced(STRAIGHTFORWARD, STRAIGHTFORWARD.label),
     }

@@ -1,10 +1,10 @@
 """Event loop of the operator and the processor: uvloop with a fix that closes a socket only once.
 
-uvloop takes over the file descriptor of a socket that the caller passes. It does not detach the Python socket object
-if the connection fails immediately, for instance when the peer resets it during the TLS handshake. An API server that
-is killed does that. The garbage collector later closes the same descriptor number again, when it may already belong to
-another connection. uvloop 0.23 fixes one of the ways to get there (uvloop#738). aiohttp connects with its own socket,
-so that an operator could permanently lose its watches.
+uvloop takes over the file descriptor of a socket that the caller passes. uvloop does not detach the Python socket
+object if the connection fails immediately, for instance when the peer resets it during the TLS handshake. An API server
+that is killed does that. The garbage collector later closes the same descriptor number again, when it may already
+belong to another connection. uvloop 0.23 fixes one of the ways to get there (uvloop#738). aiohttp connects with its own
+socket, so that an operator could permanently lose its watches.
 """
 
 from socket import socket

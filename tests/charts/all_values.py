@@ -1,4 +1,4 @@
-"""Values that say something of everything that can be said."""
+"""Chart values that set each optional value."""
 
 from tests.charts.rendering import Manifest
 
@@ -15,7 +15,7 @@ ALL_VALUES: Manifest = {
     "watchNamespaces": ["shop", "billing"],
     "telemetry": {"endpoint": "http://collector:4318"},
     "logLevel": "DEBUG",
-    "serviceAccount": {"name": "runner", "annotations": {"who": "me"}, "labels": {"team": "streams"}},
+    "serviceAccount": {"name": "runner", "annotations": {"team": "platform"}, "labels": {"team": "streams"}},
     "podAnnotations": {"note": "yes"},
     "podLabels": {"cost": "42"},
     "priorityClassName": "system-cluster-critical",

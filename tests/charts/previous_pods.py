@@ -1,9 +1,10 @@
-"""What the operator of the chart in `previous/` made of StreamConsumers: `previous/pods/<case>.yaml` holds one, and all
-that was applied for it, as `golden/` has it for the operator of now.
+"""Manifests of the previous release's operator, recorded in `previous/pods/<case>.yaml`.
 
-An operator that makes another pod template of the same StreamConsumer restarts every user's pods when it is upgraded.
-`python -m tests.charts.previous_pods` writes the files anew: when a release is made, and otherwise only together with a
-line in the changelog that says that an upgrade restarts pods, and why.
+Each file contains a StreamConsumer and all manifests that were applied for it. `golden/` contains the same for the
+current operator. An operator that builds a different pod template restarts all pods of all users on an upgrade.
+
+`python -m tests.charts.previous_pods` records the files again. Run it for a release. At any other time, add a changelog
+line that explains why an upgrade restarts pods.
 """
 
 from pathlib import Path
@@ -18,17 +19,17 @@ CASES = ("smallest", "source", "secrets", "http", "pods", "sentinel")
 
 
 def previous_manifests(case: str) -> tuple[Manifest, list[Manifest]]:
-    """What a user wrote, and what was made of it."""
-    written, *applied = parse_documents((FOLDER / f"{case}.yaml").read_text())
-    return written, applied
+    """Return the StreamConsumer and the manifests that were applied for it."""
+    consumer, *applied = parse_documents((FOLDER / f"{case}.yaml").read_text())
+    return consumer, applied
 
 
 def main() -> None:
-    """Write down what these golden cases become now."""
+    """Record the current manifests of these golden cases."""
     for case in CASES:
-        given = yaml.safe_load((golden.FOLDER / case / "consumer.yaml").read_text())
+        consumer = yaml.safe_load((golden.FOLDER / case / "consumer.yaml").read_text())
         (FOLDER / f"{case}.yaml").write_text(
-            f"{yaml.safe_dump(given, sort_keys=False)}---\n{golden.render_desired(case)}"
+            f"{yaml.safe_dump(consumer, sort_keys=False)}---\n{golden.render_desired(case)}"
         )
 
 

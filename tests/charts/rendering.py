@@ -1,4 +1,4 @@
-"""What Helm and kustomize make of the files in charts/ and k8s/, as parsed objects."""
+"""Objects that Helm and kustomize render from charts/ and k8s/."""
 
 import subprocess
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "streamconsumer-operator"
 NAMESPACE = "streamconsumer-system"
 KUBERNETES = "1.30.0"
-"""The oldest Kubernetes the chart admits. A Helm 3 built from source believes in 1.20 when not told."""
+"""Oldest Kubernetes version that the chart supports. A Helm 3 that is built from source assumes 1.20 by default."""
 
 Manifest = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Helm:
-    """One Helm: its name among the bench's programs."""
+    """Helm binary; `name` is its name in `tests.cluster.binaries`."""
 
     name: str
 
@@ -31,24 +31,24 @@ class Helm:
     def template(
         self, *arguments: str, release: str = "streamconsumer-operator", chart: Path = CHART
     ) -> list[Manifest]:
-        """The objects of a release, in Helm's order."""
-        done = self._template(release, chart, *arguments)
-        assert done.returncode == 0, done.stderr
-        return parse_documents(done.stdout)
+        """Render a release. Returns the objects in Helm's order."""
+        completed = self._template(release, chart, *arguments)
+        assert completed.returncode == 0, completed.stderr
+        return parse_documents(completed.stdout)
 
     def template_error(self, *arguments: str) -> str:
-        """Why Helm does not render these values."""
-        done = self._template("streamconsumer-operator", CHART, *arguments)
-        assert done.returncode != 0, f"{self.name} accepts {arguments}"
-        return done.stderr
+        """Return the error for values that Helm rejects."""
+        completed = self._template("streamconsumer-operator", CHART, *arguments)
+        assert completed.returncode != 0, f"{self.name} accepts {arguments}"
+        return completed.stderr
 
     def _template(self, release: str, chart: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        place = ("--namespace", NAMESPACE, "--kube-version", KUBERNETES)
-        return self.run("template", release, str(chart), *place, *arguments)
+        target = ("--namespace", NAMESPACE, "--kube-version", KUBERNETES)
+        return self.run("template", release, str(chart), *target, *arguments)
 
 
 def kustomize(overlay: str) -> list[Manifest]:
-    """The objects of a folder below k8s/."""
+    """Render a folder below k8s/."""
     command = [str(binaries.find("kubectl")), "kustomize", str(ROOT / "k8s" / overlay)]
     return parse_documents(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -58,23 +58,23 @@ def parse_documents(text: str) -> list[Manifest]:
 
 
 def of_kind(kind: str, objects: list[Manifest]) -> list[Manifest]:
-    return [found for found in objects if found["kind"] == kind]
+    return [manifest for manifest in objects if manifest["kind"] == kind]
 
 
 def pod_template(objects: list[Manifest]) -> Manifest:
-    """The operator's pod: of the only Deployment."""
+    """Return the pod template of the operator, from the only Deployment."""
     (deployment,) = of_kind("Deployment", objects)
     template: Manifest = deployment["spec"]["template"]
     return template
 
 
 def container(objects: list[Manifest]) -> Manifest:
-    (found,) = pod_template(objects)["spec"]["containers"]
-    operator: Manifest = found
+    (only,) = pod_template(objects)["spec"]["containers"]
+    operator: Manifest = only
     return operator
 
 
 def environment(objects: list[Manifest]) -> dict[str, str]:
-    """The operator's variables that have a plain value, as its container sees them."""
-    plain = {variable["name"]: variable["value"] for variable in container(objects)["env"] if "value" in variable}
-    return {name: value.replace("$(POD_NAMESPACE)", NAMESPACE) for name, value in plain.items()}
+    """Return the operator's variables with a literal value, as its container gets them."""
+    literals = {variable["name"]: variable["value"] for variable in container(objects)["env"] if "value" in variable}
+    return {name: value.replace("$(POD_NAMESPACE)", NAMESPACE) for name, value in literals.items()}

@@ -1,7 +1,7 @@
-"""The health check for Argo CD, as Argo CD runs it: in Lua 5.1, with the resource as `obj`.
+"""Health check for Argo CD, run as Argo CD runs it: in Lua 5.1, with the resource as `obj`.
 
-Redis speaks that Lua, and is at hand anyway. Argo CD itself is not: it runs the same files, `health_test.yaml` with its
-`testdata`, in the layout of its repository.
+The test uses the Lua interpreter of Redis, because Argo CD is not available here. Argo CD runs the same files in the
+layout of its repository: `health_test.yaml` with its `testdata`.
 """
 
 import json
@@ -22,30 +22,30 @@ TESTS = yaml.safe_load((CHECK / "health_test.yaml").read_text())["tests"]
 
 
 def data(path: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((CHECK / path).read_text())
-    return found
+    document: dict[str, Any] = yaml.safe_load((CHECK / path).read_text())
+    return document
 
 
 def health(server: RedisServer, resource: dict[str, Any]) -> dict[str, str]:
     script = f"local obj = cjson.decode(ARGV[1]) local function check() {(CHECK / 'health.lua').read_text()} end "
     with redis.Redis(host=server.host, port=server.port, decode_responses=True) as client:
-        found: dict[str, str] = json.loads(
+        status: dict[str, str] = json.loads(
             client.eval(f"{script} return cjson.encode(check())", 0, json.dumps(resource))
         )
-    return found
+    return status
 
 
-def test_each_resource_is_as_healthy_as_is_written_beside_it(redis_server: RedisServer) -> None:
-    found = [
+def test_health_of_each_resource_matches_health_test_yaml(redis_server: RedisServer) -> None:
+    results = [
         {"inputPath": test["inputPath"], "healthStatus": health(redis_server, data(test["inputPath"]))}
         for test in TESTS
     ]
-    assert found == [dict(sorted(test.items(), reverse=True)) for test in TESTS]
+    assert results == [dict(sorted(test.items(), reverse=True)) for test in TESTS]
     assert {test["healthStatus"]["status"] for test in TESTS} == {"Healthy", "Progressing", "Degraded", "Suspended"}
 
 
 @pytest.mark.parametrize("path", sorted(path.name for path in (CHECK / "testdata").iterdir()))
-def test_the_data_is_what_the_operator_says(path: str) -> None:
+def test_test_data_has_valid_conditions_and_is_used(path: str) -> None:
     status = Status.model_validate(data(f"testdata/{path}").get("status", {}))
     for condition in status.conditions:
         assert condition.type in CONDITIONS
@@ -53,7 +53,7 @@ def test_the_data_is_what_the_operator_says(path: str) -> None:
     assert f"testdata/{path}" in {test["inputPath"] for test in TESTS}
 
 
-def test_the_page_holds_the_check_as_it_is() -> None:
+def test_documentation_contains_the_current_check() -> None:
     page = Path(ROOT / "docs/gitops.md").read_text()
     indented = "".join(f"    {line}".rstrip() + "\n" for line in (CHECK / "health.lua").read_text().splitlines())
     assert indented in page

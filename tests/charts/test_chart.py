@@ -1,4 +1,4 @@
-"""What the chart's values do to what is installed."""
+"""Effect of the chart's values on the installed objects."""
 
 from datetime import timedelta
 
@@ -21,22 +21,22 @@ from tests.charts.rendering import (
 )
 
 
-def test_both_helms_find_nothing_to_complain_about(helm: Helm) -> None:
-    done = helm.run("lint", "--strict", str(CHART), "--kube-version", KUBERNETES)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_chart_passes_helm_lint(helm: Helm) -> None:
+    completed = helm.run("lint", "--strict", str(CHART), "--kube-version", KUBERNETES)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 @pytest.mark.parametrize("kubernetes", [f"1.{minor}" for minor in range(30, 38)])
-def test_kubernetes_knows_every_field_of_what_is_installed(
-    helm: Helm, everything: list[Manifest], kubernetes: str
+def test_each_field_of_the_objects_exists_in_kubernetes(
+    helm: Helm, all_objects: list[Manifest], kubernetes: str
 ) -> None:
-    for manifest in [*helm.template(), *everything]:
-        if manifest["kind"] != "PodMonitor":  # not Kubernetes' own
+    for manifest in [*helm.template(), *all_objects]:
+        if manifest["kind"] != "PodMonitor":  # not a built-in kind
             validate(manifest, kubernetes, strict=True)
 
 
-def test_every_optional_value_reaches_its_place(everything: list[Manifest]) -> None:
-    template, operator = pod_template(everything), container(everything)
+def test_each_optional_value_is_used(all_objects: list[Manifest]) -> None:
+    template, operator = pod_template(all_objects), container(all_objects)
     pod = template["spec"]
     for name in ("imagePullSecrets", "priorityClassName", "nodeSelector", "tolerations", "affinity"):
         assert pod[name] == ALL_VALUES[name]
@@ -49,30 +49,30 @@ def test_every_optional_value_reaches_its_place(everything: list[Manifest]) -> N
     assert ALL_VALUES["extraVolumeMounts"][0] in operator["volumeMounts"]
     assert operator["image"] == "registry.example.com:5000/mirror/streamconsumer-operator:1.2.3"
     assert operator["imagePullPolicy"] == "Always"
-    account = next(each for each in of_kind("ServiceAccount", everything) if each["metadata"]["name"] == "runner")
-    assert account["metadata"]["annotations"] == {"who": "me"}
+    account = next(each for each in of_kind("ServiceAccount", all_objects) if each["metadata"]["name"] == "runner")
+    assert account["metadata"]["annotations"] == {"team": "platform"}
     assert account["metadata"]["labels"]["team"] == "streams"
 
 
-def test_extra_objects_are_mappings_or_strings_with_templates_in_them(everything: list[Manifest]) -> None:
-    (config_map,), (secret,) = of_kind("ConfigMap", everything), of_kind("Secret", everything)
+def test_extra_objects_are_mappings_or_template_strings(all_objects: list[Manifest]) -> None:
+    (config_map,), (secret,) = of_kind("ConfigMap", all_objects), of_kind("Secret", all_objects)
     assert config_map["metadata"]["name"] == "streamconsumer-operator-extra"
     assert secret["metadata"]["name"] == "streamconsumer-operator-extra"
 
 
-def test_common_labels_are_on_all_the_chart_makes_but_in_no_selector(everything: list[Manifest]) -> None:
+def test_common_labels_are_on_all_own_objects_and_in_no_selector(all_objects: list[Manifest]) -> None:
     foreign = {"CustomResourceDefinition", "ConfigMap", "Secret"}
-    ours = [manifest for manifest in everything if manifest["kind"] not in foreign]
-    assert all(manifest["metadata"]["labels"]["owner"] == "platform" for manifest in ours)
-    (deployment,) = of_kind("Deployment", everything)
+    own_objects = [manifest for manifest in all_objects if manifest["kind"] not in foreign]
+    assert all(manifest["metadata"]["labels"]["owner"] == "platform" for manifest in own_objects)
+    (deployment,) = of_kind("Deployment", all_objects)
     assert set(deployment["spec"]["selector"]["matchLabels"]) == {
         "app.kubernetes.io/name",
         "app.kubernetes.io/instance",
     }
 
 
-def test_the_operator_understands_every_variable_that_the_chart_sets(everything: list[Manifest]) -> None:
-    variables = {name: value for name, value in environment(everything).items() if name.startswith(PREFIX)}
+def test_operator_parses_each_variable_of_the_chart(all_objects: list[Manifest]) -> None:
+    variables = {name: value for name, value in environment(all_objects).items() if name.startswith(PREFIX)}
     assert {name.removeprefix(PREFIX).lower() for name in variables} <= set(OperatorSettings.model_fields)
     settings = OperatorSettings.from_env(variables)
     assert settings.watch_namespaces == ["shop", "billing"]
@@ -83,56 +83,57 @@ def test_the_operator_understands_every_variable_that_the_chart_sets(everything:
     assert settings.stream_interval == timedelta(seconds=30)
 
 
-def test_by_default_the_operator_is_told_what_it_would_assume_anyway(helm: Helm) -> None:
+def test_default_values_equal_the_operators_defaults(helm: Helm) -> None:
     lease = f"{NAMESPACE}/streamconsumer-operator"
     assert OperatorSettings.from_env(environment(helm.template())) == OperatorSettings(lease=lease)
 
 
-def test_all_namespaces_are_watched_with_rights_in_all(helm: Helm) -> None:
+def test_watching_all_namespaces_uses_cluster_roles(helm: Helm) -> None:
     objects = helm.template()
     assert environment(objects)[f"{PREFIX}WATCH_NAMESPACES"] == ""
     assert of_kind("ClusterRole", objects)
     assert of_kind("ClusterRoleBinding", objects)
     (role,), (binding,) = of_kind("Role", objects), of_kind("RoleBinding", objects)
-    for each in (role, binding):
-        assert (each["metadata"]["name"], each["metadata"]["namespace"]) == ("streamconsumer-operator-lead", NAMESPACE)
+    for manifest in (role, binding):
+        metadata = manifest["metadata"]
+        assert (metadata["name"], metadata["namespace"]) == ("streamconsumer-operator-lead", NAMESPACE)
 
 
-def test_some_namespaces_are_watched_with_rights_in_these_alone(helm: Helm) -> None:
+def test_watching_some_namespaces_uses_roles_only_there(helm: Helm) -> None:
     objects = helm.template("--set", "watchNamespaces={shop,billing}")
     assert environment(objects)[f"{PREFIX}WATCH_NAMESPACES"] == "shop,billing"
     assert not of_kind("ClusterRole", objects) + of_kind("ClusterRoleBinding", objects)
     for kind in ("Role", "RoleBinding"):
-        serving = [found["metadata"] for found in of_kind(kind, objects) if not leads(found)]
-        assert {metadata["namespace"] for metadata in serving} == {"shop", "billing"}
+        metadata = [manifest["metadata"] for manifest in of_kind(kind, objects) if not is_for_lease(manifest)]
+        assert {each["namespace"] for each in metadata} == {"shop", "billing"}
     for binding in of_kind("RoleBinding", objects):
         assert binding["roleRef"]["kind"] == "Role"
         assert [subject["namespace"] for subject in binding["subjects"]] == [NAMESPACE]
 
 
-def leads(found: Manifest) -> bool:
-    """Whether it is about the Lease, which lies in the operator's own namespace."""
-    return str(found["metadata"]["name"]).endswith("-lead")
+def is_for_lease(manifest: Manifest) -> bool:
+    """Return True for the Role and RoleBinding of the Lease, which is in the operator's namespace."""
+    return str(manifest["metadata"]["name"]).endswith("-lead")
 
 
 def serving_roles(helm: Helm) -> list[Manifest]:
     roles = of_kind("Role", helm.template("--set", "watchNamespaces={shop}"))
-    return [role for role in roles if not leads(role)]
+    return [role for role in roles if not is_for_lease(role)]
 
 
-def test_one_role_serves_both_kinds_of_installation(helm: Helm) -> None:
-    (everywhere,) = [
+def test_role_and_cluster_role_have_the_same_rules(helm: Helm) -> None:
+    (cluster_role,) = [
         role
         for role in of_kind("ClusterRole", helm.template())
         if role["metadata"]["name"] == "streamconsumer-operator"
     ]
-    (here,) = serving_roles(helm)
-    assert here["rules"] == everywhere["rules"]
+    (namespace_role,) = serving_roles(helm)
+    assert namespace_role["rules"] == cluster_role["rules"]
 
 
-def test_the_operator_has_the_rights_of_the_table_and_no_others(helm: Helm) -> None:
+def test_role_has_exactly_the_rules_of_the_table(helm: Helm) -> None:
     (role,) = serving_roles(helm)
-    assert role["rules"] == [right.rule() for right in RULES]
+    assert role["rules"] == [rule.rule() for rule in RULES]
 
 
 def test_no_role_has_a_wildcard_or_lists_secrets(helm: Helm) -> None:
@@ -143,30 +144,30 @@ def test_no_role_has_a_wildcard_or_lists_secrets(helm: Helm) -> None:
             assert "secrets" not in words or rule["verbs"] == ["get"]
 
 
-def test_the_right_to_read_secrets_can_be_withheld(helm: Helm) -> None:
+def test_permission_to_read_secrets_can_be_disabled(helm: Helm) -> None:
     objects = helm.template("--set", "rbac.readSecrets=false")
     assert "secrets" not in str(of_kind("ClusterRole", objects))
 
 
-def test_people_get_the_rights_that_are_asked_for_them(helm: Helm) -> None:
+def test_user_roles_are_aggregated_as_configured(helm: Helm) -> None:
     prefix = "rbac.authorization.k8s.io/aggregate-to-"
     roles = of_kind("ClusterRole", helm.template("--set", "rbac.aggregateToEdit=false"))
-    given = {
+    aggregated = {
         role["metadata"]["name"].removeprefix("streamconsumer-operator").lstrip("-"): {
             label.removeprefix(prefix) for label in role["metadata"]["labels"] if label.startswith(prefix)
         }
         for role in roles
     }
-    assert given == {"": set(), "view": {"view", "admin"}, "edit": {"admin"}}
+    assert aggregated == {"": set(), "view": {"view", "admin"}, "edit": {"admin"}}
 
 
-def test_without_rbac_no_role_is_made(helm: Helm) -> None:
+def test_no_role_is_created_without_rbac(helm: Helm) -> None:
     kinds = {manifest["kind"] for manifest in helm.template("--set", "rbac.create=false")}
     policy = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
     assert kinds == {"CustomResourceDefinition", "Deployment", "PodDisruptionBudget", "ServiceAccount", *policy}
 
 
-def test_a_service_account_of_the_users_own_is_used_and_not_made(helm: Helm) -> None:
+def test_existing_service_account_is_used_and_not_created(helm: Helm) -> None:
     named = helm.template("--set", "serviceAccount.create=false,serviceAccount.name=mine")
     unnamed = helm.template("--set", "serviceAccount.create=false")
     assert not of_kind("ServiceAccount", named)
@@ -174,23 +175,23 @@ def test_a_service_account_of_the_users_own_is_used_and_not_made(helm: Helm) -> 
     assert pod_template(unnamed)["spec"]["serviceAccountName"] == "default"
 
 
-def test_the_definition_survives_an_uninstall_unless_told_otherwise(helm: Helm) -> None:
+def test_crd_is_kept_on_uninstall_by_default(helm: Helm) -> None:
     (kept,) = of_kind("CustomResourceDefinition", helm.template())
     (dropped,) = of_kind("CustomResourceDefinition", helm.template("--set", "crds.keep=false"))
     assert kept["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     assert "helm.sh/resource-policy" not in dropped["metadata"].get("annotations", {})
 
 
-def test_the_definition_can_be_left_to_somebody_else(helm: Helm) -> None:
+def test_crd_can_be_left_out(helm: Helm) -> None:
     assert not of_kind("CustomResourceDefinition", helm.template("--set", "crds.enabled=false"))
 
 
-def test_a_digest_wins_over_a_tag(helm: Helm) -> None:
+def test_digest_overrides_the_tag(helm: Helm) -> None:
     objects = helm.template("--set", f"image.tag=1.2.3,image.digest={DIGEST}")
     assert container(objects)["image"] == f"streamconsumer-operator@{DIGEST}"
 
 
-def test_the_pod_keeps_to_the_restricted_pod_security_standard(helm: Helm) -> None:
+def test_operator_pod_meets_the_restricted_pod_security_standard(helm: Helm) -> None:
     objects = helm.template()
     pod, operator = pod_template(objects)["spec"], container(objects)
     assert pod["securityContext"] == {
@@ -208,24 +209,24 @@ def test_the_pod_keeps_to_the_restricted_pod_security_standard(helm: Helm) -> No
     assert pod["enableServiceLinks"] is False
 
 
-def test_of_two_operators_the_one_with_the_lease_works(helm: Helm) -> None:
+def test_two_replicas_share_one_lease(helm: Helm) -> None:
     rendered = helm.template()
     (deployment,), (budget,) = of_kind("Deployment", rendered), of_kind("PodDisruptionBudget", rendered)
     assert deployment["spec"]["replicas"] == 2
     assert deployment["spec"]["strategy"]["type"] == "RollingUpdate"
     assert budget["spec"]["selector"] == deployment["spec"]["selector"]
-    told = {each["name"]: each.get("value") for each in pod_template(rendered)["spec"]["containers"][0]["env"]}
-    place, _, name = told["STREAMCONSUMER_OPERATOR_LEASE"].partition("/")
-    (role,) = filter(leads, of_kind("Role", rendered))
-    assert place == "$(POD_NAMESPACE)"
+    variables = {variable["name"]: variable.get("value") for variable in container(rendered)["env"]}
+    namespace, _, name = variables["STREAMCONSUMER_OPERATOR_LEASE"].partition("/")
+    (role,) = filter(is_for_lease, of_kind("Role", rendered))
+    assert namespace == "$(POD_NAMESPACE)"
     assert {"resourceNames": [name], "verbs": ["get", "update"]}.items() <= role["rules"][1].items()
 
 
-def test_a_single_operator_stands_in_no_drains_way(helm: Helm) -> None:
+def test_single_replica_has_no_disruption_budget(helm: Helm) -> None:
     assert of_kind("PodDisruptionBudget", helm.template("--set", "replicaCount=1")) == []
 
 
-def test_a_new_chart_alone_restarts_nothing(helm: Helm) -> None:
+def test_chart_version_is_not_in_the_pod_template(helm: Helm) -> None:
     assert "helm.sh/chart" not in pod_template(helm.template())["metadata"]["labels"]
 
 
@@ -239,26 +240,26 @@ def test_a_new_chart_alone_restarts_nothing(helm: Helm) -> None:
         ("stream", "stream-streamconsumer-operator"),
     ],
 )
-def test_objects_are_named_after_the_release_without_stammering(helm: Helm, release: str, name: str) -> None:
+def test_release_name_is_not_repeated_in_object_names(helm: Helm, release: str, name: str) -> None:
     (deployment,) = of_kind("Deployment", helm.template(release=release))
     assert deployment["metadata"]["name"] == name
 
 
 @pytest.mark.parametrize("override", ["", "nameOverride=", "fullnameOverride="])
-def test_no_name_is_too_long_for_a_label(helm: Helm, override: str) -> None:
+def test_names_fit_into_a_label(helm: Helm, override: str) -> None:
     arguments = ("--set", override + "x" * 90) if override else ()
     for manifest in helm.template(*arguments, release="r" * 53):
         names = [manifest["metadata"]["name"], *manifest["metadata"].get("labels", {}).values()]
         assert all(len(name) <= 63 and not name.endswith("-") for name in names)
 
 
-def test_an_installation_in_some_namespaces_makes_nothing_of_the_clusters(helm: Helm) -> None:
-    some = "watchNamespaces={shop},crds.enabled=false,podMonitor.enabled=true,podMonitor.renderMode=alwaysRender"
-    objects = helm.template("--set", f"{some},networkPolicy.enabled=true,podDisruptionBudget.enabled=true")
+def test_installation_for_some_namespaces_has_no_cluster_objects(helm: Helm) -> None:
+    values = "watchNamespaces={shop},crds.enabled=false,podMonitor.enabled=true,podMonitor.renderMode=alwaysRender"
+    objects = helm.template("--set", f"{values},networkPolicy.enabled=true,podDisruptionBudget.enabled=true")
     assert all(manifest["metadata"].get("namespace") for manifest in objects)
 
 
-def test_the_admission_policy_can_be_left_out(helm: Helm) -> None:
-    with_it, without = helm.template(), helm.template("--set", "admissionPolicy.enabled=false")
-    left_out = {each["kind"] for each in with_it} - {each["kind"] for each in without}
+def test_admission_policy_can_be_left_out(helm: Helm) -> None:
+    default, without_policy = helm.template(), helm.template("--set", "admissionPolicy.enabled=false")
+    left_out = {manifest["kind"] for manifest in default} - {manifest["kind"] for manifest in without_policy}
     assert left_out == {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}

@@ -1,4 +1,4 @@
-"""The alerts and the dashboard, and how a Prometheus Operator finds the figures, as the chart installs them."""
+"""Alerts, dashboard and Prometheus Operator objects of the chart."""
 
 import json
 
@@ -10,26 +10,27 @@ from tests.charts.rendering import CHART, Helm, Manifest, of_kind, pod_template
 from tests.model.examples import consumer
 
 
-def test_alerts_and_a_dashboard_are_installed_where_asked_for(helm: Helm) -> None:
+def test_alerts_and_dashboard_are_installed_when_enabled(helm: Helm) -> None:
     objects = helm.template(
         "--set", "prometheusRule.enabled=true,dashboard.enabled=true", "--set", "prometheusRule.labels.release=kps"
     )
     (rule,) = of_kind("PrometheusRule", objects)
     assert rule["spec"] == yaml.safe_load((CHART / "monitoring/rules.yaml").read_text())
     assert rule["metadata"]["labels"]["release"] == "kps"
-    (board,) = [each for each in of_kind("ConfigMap", objects) if "dashboard" in each["metadata"]["name"]]
+    config_maps = of_kind("ConfigMap", objects)
+    (board,) = [config_map for config_map in config_maps if "dashboard" in config_map["metadata"]["name"]]
     assert json.loads(board["data"]["streamconsumer.json"])["title"] == "StreamConsumer"
     assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
 @pytest.mark.parametrize("kind", ["PrometheusRule", "ConfigMap"])
-def test_otherwise_not(helm: Helm, kind: str) -> None:
+def test_alerts_and_dashboard_are_left_out_by_default(helm: Helm, kind: str) -> None:
     assert of_kind(kind, helm.template()) == []
 
 
-def test_the_pod_monitors_find_the_operator_and_the_pods_of_every_stream_consumer(everything: list[Manifest]) -> None:
-    operator, pods = of_kind("PodMonitor", everything)
-    labels = pod_template(everything)["metadata"]["labels"]
+def test_pod_monitors_select_the_operator_and_all_processor_pods(all_objects: list[Manifest]) -> None:
+    operator, pods = of_kind("PodMonitor", all_objects)
+    labels = pod_template(all_objects)["metadata"]["labels"]
     assert operator["spec"]["selector"]["matchLabels"].items() <= labels.items()
     assert pods["spec"]["selector"]["matchLabels"].items() <= child_labels(consumer()).items()
     assert pods["spec"]["namespaceSelector"] == {"matchNames": ["shop", "billing"]}
@@ -38,7 +39,7 @@ def test_the_pod_monitors_find_the_operator_and_the_pods_of_every_stream_consume
         assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "http", "interval": "30s"}]
 
 
-def test_the_service_monitor_finds_the_operator_by_a_service_and_its_pod_monitor_is_left_out(helm: Helm) -> None:
+def test_service_monitor_replaces_the_operators_pod_monitor(helm: Helm) -> None:
     always = "enabled=true,{0}.renderMode=alwaysRender,{0}.interval=30s"
     both = ",".join(f"{name}.{always.format(name)}" for name in ("podMonitor", "serviceMonitor"))
     objects = helm.template("--set", both)
@@ -52,7 +53,7 @@ def test_the_service_monitor_finds_the_operator_by_a_service_and_its_pod_monitor
 @pytest.mark.parametrize(("value", "kind"), [("podMonitor", "PodMonitor"), ("serviceMonitor", "ServiceMonitor")])
 @pytest.mark.parametrize("served", [True, False])
 @pytest.mark.parametrize("mode", ["skipIfMissing", "alwaysRender", "failIfMissing"])
-def test_monitors_are_made_where_the_cluster_has_their_kind_and_else_as_asked(
+def test_monitors_are_rendered_by_render_mode_when_the_cluster_lacks_their_kind(
     helm: Helm, mode: str, served: bool, value: str, kind: str
 ) -> None:
     versions = ["--api-versions", f"monitoring.coreos.com/v1/{kind}"] if served else []
@@ -60,5 +61,5 @@ def test_monitors_are_made_where_the_cluster_has_their_kind_and_else_as_asked(
     if mode == "failIfMissing" and not served:
         assert f"{value}.enabled: the cluster has no {kind}s; install the Prometheus" in helm.template_error(*arguments)
     else:
-        made = of_kind(kind, helm.template(*arguments)) + of_kind("Service", helm.template(*arguments))
-        assert len(made) == (2 if served or mode == "alwaysRender" else 0)
+        rendered = of_kind(kind, helm.template(*arguments)) + of_kind("Service", helm.template(*arguments))
+        assert len(rendered) == (2 if served or mode == "alwaysRender" else 0)

@@ -1,4 +1,4 @@
-"""The samples are what users copy: each is a StreamConsumer that we accept."""
+"""Samples, which users copy: each is a valid StreamConsumer."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ SAMPLES = sorted((ROOT / "k8s" / "samples").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.stem)
-def test_a_sample_is_a_valid_stream_consumer(sample: Path) -> None:
+def test_sample_is_a_valid_stream_consumer(sample: Path) -> None:
     (manifest,) = of_kind(names.KIND, parse_documents(sample.read_text()))
     StreamConsumer.parse(manifest)
 
 
-def test_the_secret_holds_the_key_that_its_consumer_names() -> None:
+def test_sample_secret_has_the_key_that_its_consumer_names() -> None:
     objects = parse_documents((ROOT / "k8s" / "samples" / "secret.yaml").read_text())
     (secret,), (consumer,) = of_kind("Secret", objects), of_kind(names.KIND, objects)
     reference: Manifest = consumer["spec"]["redis"]["urlSecretRef"]

@@ -1,7 +1,7 @@
-"""From the chart before this one to this one and back, on a real API server.
+"""Upgrade from the previous chart and rollback, on a real API server.
 
-`previous/` is the chart of the last release as it was published: version 0.1.0, before there was any; and what its
-operator made of StreamConsumers.
+`previous/` contains the chart of the last release and the manifests of its operator. Before the first release, it
+contains version 0.1.0.
 """
 
 import json
@@ -33,108 +33,108 @@ DEFINITION = f"{names.PLURAL}.{names.GROUP}"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ApiServer]:
-    """One of its own: the definition is the whole server's, and the release owns it."""
+    """Separate server, because the release owns the CRD, which is cluster-scoped."""
     with ControlPlane() as server:
         server.kubectl("create", "namespace", NAMESPACE)
         yield server
 
 
 @pytest.mark.parametrize("version", [3, 4])
-def test_an_upgrade_and_its_rollback_keep_every_stream_consumer_as_it_is(server: ApiServer, version: int) -> None:
-    place, release = Namespace(server, NAMESPACE), ("streamconsumer", "--namespace", NAMESPACE)
+def test_upgrade_and_rollback_keep_each_stream_consumer(server: ApiServer, version: int) -> None:
+    namespace, release = Namespace(server, NAMESPACE), ("streamconsumer", "--namespace", NAMESPACE)
     server.helm("install", *release[:1], str(PREVIOUS), *release[1:], version=version)
-    (before,) = of_kind("CustomResourceDefinition", Helm("helm").template(chart=PREVIOUS))
-    eventually(lambda: served(server, before))
-    written = eventually(lambda: create(place, manifest(replicas=3, delivery={"maxDeliveries": 5})))
+    (previous,) = of_kind("CustomResourceDefinition", Helm("helm").template(chart=PREVIOUS))
+    eventually(lambda: check_served(server, previous))
+    written = eventually(lambda: create(namespace, manifest(replicas=3, delivery={"maxDeliveries": 5})))
 
     server.helm("upgrade", *release[:1], str(CHART), *release[1:], version=version)
-    eventually(lambda: served(server, custom_resource_definition()))
-    upgraded = place.get("StreamConsumer", "orders")
+    eventually(lambda: check_served(server, custom_resource_definition()))
+    upgraded = namespace.get("StreamConsumer", "orders")
     assert upgraded["metadata"] == written["metadata"]
-    assert upgraded["spec"].items() >= written["spec"].items(), "new fields come with their defaults, and nothing else"
+    assert upgraded["spec"].items() >= written["spec"].items(), "only new fields with their defaults are added"
 
     server.helm("rollback", *release[:1], "1", *release[1:], version=version)
-    eventually(lambda: served(server, before))
-    assert place.get("StreamConsumer", "orders") == written
+    eventually(lambda: check_served(server, previous))
+    assert namespace.get("StreamConsumer", "orders") == written
 
     server.helm("uninstall", *release, version=version)
-    assert place.get("StreamConsumer", "orders") == written
+    assert namespace.get("StreamConsumer", "orders") == written
     server.kubectl("delete", "crd", DEFINITION)
 
 
 @pytest.mark.parametrize("case", previous_pods.CASES)
-def test_the_operator_makes_the_same_pods_as_the_one_before_it(case: str) -> None:
-    """So its upgrade restarts none. Where that cannot be, see `previous_pods`."""
+def test_operator_builds_the_same_pod_template_as_the_previous_one(case: str) -> None:
+    """An upgrade therefore restarts no pod. For unavoidable changes, see `previous_pods`."""
     written, applied = previous_pods.previous_manifests(case)
-    (then,) = of_kind("Deployment", applied)
-    (now,) = of_kind("Deployment", desired(StreamConsumer.parse(written), SETTINGS))
+    (previous,) = of_kind("Deployment", applied)
+    (current,) = of_kind("Deployment", desired(StreamConsumer.parse(written), SETTINGS))
     for field in ("selector", "template"):
-        assert now["spec"][field] == then["spec"][field], f"an upgrade restarts the pods of golden/{case}"
+        assert current["spec"][field] == previous["spec"][field], f"an upgrade restarts the pods of golden/{case}"
 
 
-def test_an_upgrade_of_chart_and_operator_restarts_no_pod(server: ApiServer, tmp_path: Path) -> None:
-    """Installed is the chart before; what its operator applied stands as it applied it."""
-    place, release = Namespace(server, "shop"), ("streamconsumer", "--namespace", NAMESPACE)
-    server.kubectl("create", "namespace", place.name)
+def test_upgrade_of_chart_and_operator_restarts_no_pod(server: ApiServer, tmp_path: Path) -> None:
+    """The previous chart is installed, and the manifests of its operator are applied."""
+    namespace, release = Namespace(server, "shop"), ("streamconsumer", "--namespace", NAMESPACE)
+    server.kubectl("create", "namespace", namespace.name)
     server.helm("install", *release[:1], str(PREVIOUS), *release[1:])
-    (before,) = of_kind("CustomResourceDefinition", Helm("helm").template(chart=PREVIOUS))
-    eventually(lambda: served(server, before))
+    (previous,) = of_kind("CustomResourceDefinition", Helm("helm").template(chart=PREVIOUS))
+    eventually(lambda: check_served(server, previous))
     written, applied = previous_pods.previous_manifests("source")
-    apply_as_operator(place, eventually(lambda: create(place, written)), applied)
-    life = eventually(lambda: lives(place))
+    apply_as_operator(namespace, eventually(lambda: create(namespace, written)), applied)
+    state = eventually(lambda: pod_state(namespace))
 
     server.helm("upgrade", *release[:1], str(CHART), *release[1:])
-    eventually(lambda: served(server, custom_resource_definition()))
-    told = {"processor_image": SETTINGS.processor_image, "telemetry_endpoint": SETTINGS.telemetry_endpoint}
-    with running_operator(server.kubeconfig, tmp_path, watch_namespaces=place.name, **told):
-        eventually(lambda: place.conditions("orders")["Ready"])
-        assert lives(place) == life
-        # It does act: the same edit that changes pods does so.
-        place.edit("orders", batchCount=20)
-        eventually(lambda: changed(place, life))
+    eventually(lambda: check_served(server, custom_resource_definition()))
+    settings = {"processor_image": SETTINGS.processor_image, "telemetry_endpoint": SETTINGS.telemetry_endpoint}
+    with running_operator(server.kubeconfig, tmp_path, watch_namespaces=namespace.name, **settings):
+        eventually(lambda: namespace.conditions("orders")["Ready"])
+        assert pod_state(namespace) == state
+        # Proof that the operator is active: an edit of the pod template changes the Deployment.
+        namespace.edit("orders", batchCount=20)
+        eventually(lambda: check_changed(namespace, state))
     server.helm("uninstall", *release)
     server.kubectl("delete", "crd", DEFINITION)
 
 
-def apply_as_operator(place: Namespace, owner: Manifest, applied: list[Manifest]) -> None:
-    """What stands in `previous/pods`, with this owner."""
-    for each in applied:
-        references = [{**each["metadata"]["ownerReferences"][0], "uid": owner["metadata"]["uid"]}]
-        metadata = {**each["metadata"], "ownerReferences": references}
-        del metadata["annotations"]  # the hash: it was of a manifest with this owner
-        how = ("apply", "--server-side", f"--field-manager={names.FIELD_MANAGER}", "-f", "-")
-        place.cluster.kubectl(*how, input=json.dumps(with_applied_hash({**each, "metadata": metadata})))
+def apply_as_operator(namespace: Namespace, owner: Manifest, applied: list[Manifest]) -> None:
+    """Apply the manifests of `previous/pods` with this owner."""
+    for child in applied:
+        references = [{**child["metadata"]["ownerReferences"][0], "uid": owner["metadata"]["uid"]}]
+        metadata = {**child["metadata"], "ownerReferences": references}
+        del metadata["annotations"]  # the applied hash, which depends on the owner
+        command = ("apply", "--server-side", f"--field-manager={names.FIELD_MANAGER}", "-f", "-")
+        namespace.cluster.kubectl(*command, input=json.dumps(with_applied_hash({**child, "metadata": metadata})))
 
 
-def lives(place: Namespace) -> Any:
-    """The Deployment's template in number, and its pods."""
-    live = place.get("Deployment", "orders-consumer")
-    pods = place.list_all("Pod", f"?labelSelector={names.LABEL_CONSUMER}=orders")
-    assert len(pods) == live["spec"]["replicas"]
-    return live["metadata"]["generation"], {pod["metadata"]["uid"] for pod in pods}
+def pod_state(namespace: Namespace) -> Any:
+    """Return the generation of the Deployment and the uids of its pods."""
+    deployment = namespace.get("Deployment", "orders-consumer")
+    pods = namespace.list_all("Pod", f"?labelSelector={names.LABEL_CONSUMER}=orders")
+    assert len(pods) == deployment["spec"]["replicas"]
+    return deployment["metadata"]["generation"], {pod["metadata"]["uid"] for pod in pods}
 
 
-def changed(place: Namespace, life: Any) -> None:
-    assert place.get("Deployment", "orders-consumer")["metadata"]["generation"] > life[0]
+def check_changed(namespace: Namespace, state: Any) -> None:
+    assert namespace.get("Deployment", "orders-consumer")["metadata"]["generation"] > state[0]
 
 
-def create(place: Namespace, written: Manifest) -> Manifest:
+def create(namespace: Namespace, written: Manifest) -> Manifest:
     try:
-        place.create(written)
-    except Exception as failure:  # noqa: BLE001 - whatever it is, the definition is not yet served
+        namespace.create(written)
+    except Exception as failure:  # noqa: BLE001 - any error means that the CRD is not served yet
         raise AssertionError(str(failure)) from None
-    return place.get("StreamConsumer", "orders")
+    return namespace.get("StreamConsumer", "orders")
 
 
-def served(server: ApiServer, definition: Manifest) -> None:
-    """The definition's fields are in force."""
+def check_served(server: ApiServer, definition: Manifest) -> None:
+    """Check that the CRD is established with these fields."""
     live = server.get("crd", DEFINITION)
     assert properties(live) == properties(definition)
-    conditions = {each["type"]: each["status"] for each in live["status"]["conditions"]}
+    conditions = {condition["type"]: condition["status"] for condition in live["status"]["conditions"]}
     assert conditions["Established"] == "True"
 
 
 def properties(definition: Manifest) -> Manifest:
     (version,) = definition["spec"]["versions"]
-    found: Manifest = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
-    return found
+    spec: Manifest = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    return spec

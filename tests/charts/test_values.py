@@ -1,4 +1,4 @@
-"""The values as a user meets them: values.yaml, values.schema.json and README.md say the same."""
+"""Chart values: values.yaml, values.schema.json and README.md agree."""
 
 import json
 from pathlib import Path
@@ -15,14 +15,14 @@ SCHEMA: Manifest = json.loads((CHART / "values.schema.json").read_text())
 ONLY_FOR_PARENT_CHARTS = {"global", "enabled"}
 
 
-def test_each_value_is_explained_on_the_line_above_it() -> None:
+def test_each_value_is_described_on_the_line_above_it() -> None:
     lines = [line.strip() for line in VALUES_TEXT.splitlines()]
     for path, description, _ in leaves(SCHEMA, VALUES):
-        after = lines[lines.index(f"# {description}") + 1]
-        assert after.startswith(f"{path.split('.')[-1]}:")
+        next_line = lines[lines.index(f"# {description}") + 1]
+        assert next_line.startswith(f"{path.split('.')[-1]}:")
 
 
-def test_the_schema_knows_no_value_that_the_chart_does_not_have() -> None:
+def test_schema_has_no_value_that_the_chart_lacks() -> None:
     assert set(SCHEMA["properties"]) - set(VALUES) == ONLY_FOR_PARENT_CHARTS
 
 
@@ -52,26 +52,28 @@ def test_the_schema_knows_no_value_that_the_chart_does_not_have() -> None:
         "extraEnv[0].name=STREAMCONSUMER_OPERATOR_LOG_LEVEL",
     ],
 )
-def test_a_slip_is_refused(helm: Helm, values: str) -> None:
+def test_invalid_value_is_rejected(helm: Helm, values: str) -> None:
     assert "specifications of the schema" in helm.template_error("--set", values)
 
 
-def test_no_extra_variable_can_come_twice(helm: Helm) -> None:
+def test_extra_variable_cannot_duplicate_a_variable_of_the_chart(helm: Helm) -> None:
     arguments = "telemetry.endpoint=http://collector:4318,processor.image.pullPolicy=Always"
     set_by_the_chart = [variable["name"] for variable in container(helm.template("--set", arguments))["env"]]
-    refused = SCHEMA["properties"]["extraEnv"]["items"]["properties"]["name"]["not"]["enum"]
-    assert set(refused) == set(set_by_the_chart)
+    rejected = SCHEMA["properties"]["extraEnv"]["items"]["properties"]["name"]["not"]["enum"]
+    assert set(rejected) == set(set_by_the_chart)
 
 
-def test_no_label_can_come_twice(helm: Helm) -> None:
+def test_common_label_cannot_duplicate_a_label_of_the_chart(helm: Helm) -> None:
     arguments = ("--set", "serviceAccount.create=true,commonLabels.team=shop")
-    set_by_the_chart = {name for each in helm.template(*arguments) for name in each["metadata"].get("labels", {})}
-    refused = SCHEMA["definitions"]["labels"]["propertyNames"]["not"]["enum"]
-    assert {name for name in set_by_the_chart if "kubernetes.io/" in name or "helm.sh/" in name} == set(refused)
+    set_by_the_chart = {
+        name for manifest in helm.template(*arguments) for name in manifest["metadata"].get("labels", {})
+    }
+    rejected = SCHEMA["definitions"]["labels"]["propertyNames"]["not"]["enum"]
+    assert {name for name in set_by_the_chart if "kubernetes.io/" in name or "helm.sh/" in name} == set(rejected)
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_the_chart_works_as_a_subchart_that_can_be_switched_off(helm: Helm, tmp_path: Path, enabled: bool) -> None:
+def test_chart_works_as_a_subchart_that_can_be_disabled(helm: Helm, tmp_path: Path, enabled: bool) -> None:
     parent = tmp_path / "parent"
     (parent / "charts").mkdir(parents=True)
     (parent / "charts" / CHART.name).symlink_to(CHART)

@@ -1,6 +1,5 @@
-"""The fixtures of tests that need an API server."""
+"""Fixtures of the Kubernetes API server for the commands that read from a cluster."""
 
-from tests.operator.conftest import api
-from tests.operator.conftest import api_namespace as on_api
+from tests.operator.conftest import api, api_namespace
 
-__all__ = ["api", "on_api"]
+__all__ = ["api", "api_namespace"]

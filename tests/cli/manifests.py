@@ -1,4 +1,4 @@
-"""StreamConsumers as users write them."""
+"""Manifests of StreamConsumers and Secrets as users write them."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import yaml
 
 
 def consumer(name: str = "orders", **spec: Any) -> dict[str, Any]:
-    """The smallest one, with `spec` over it. Nobody listens at port 1."""
+    """Return the smallest StreamConsumer, changed by `spec`. No server listens on port 1."""
     smallest = {
         "redis": {"url": "redis://127.0.0.1:1/0"},
         "stream": "orders",
@@ -27,7 +27,7 @@ def secret(name: str, **texts: str) -> dict[str, Any]:
 
 
 def write_documents(folder: Path, *documents: dict[str, Any]) -> Path:
-    """The documents as a file in the folder."""
+    """Write the documents to a file in the folder and return its path."""
     path = folder / "consumer.yaml"
     path.write_text(yaml.safe_dump_all(documents))
     return path

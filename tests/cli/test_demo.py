@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from examples.demo import Backlog, Result
-from tests.cli.dev_process import SOURCES
+from tests.cli.dev.dev_process import SOURCES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_the_demo_shows_a_retry_and_one_whole_trace_and_loses_nothing(tmp_path: Path) -> None:
+def test_demo_shows_a_retry_and_a_complete_trace_and_loses_nothing(tmp_path: Path) -> None:
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCES), "TMPDIR": str(tmp_path)}
     command = [sys.executable, str(EXAMPLES / "demo.py"), "--count", "100"]
     demo = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
@@ -42,7 +42,7 @@ def test_the_demo_shows_a_retry_and_one_whole_trace_and_loses_nothing(tmp_path: 
         (100, 100, Backlog(100, pending=0, lag=None), False),
     ],
 )
-def test_the_demo_succeeds_only_if_nothing_is_lost_or_stuck(
+def test_demo_succeeds_only_if_no_order_is_lost_or_stuck(
     published: int, acknowledged: int, backlog: Backlog, *, is_complete: bool
 ) -> None:
     assert Result(100, published, backlog, Counter(acknowledged=acknowledged), []).is_complete is is_complete

@@ -1,4 +1,4 @@
-"""`streamconsumer render` and `crd`."""
+"""The commands `render` and `crd`, and the output of errors."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from streamconsumer.operator.settings import OperatorSettings
 from tests.cli.manifests import consumer, write_documents
 
 
-def test_render_prints_exactly_what_the_operator_would_apply(tmp_path: Path) -> None:
+def test_render_prints_the_manifests_that_the_operator_applies(tmp_path: Path) -> None:
     file = write_documents(tmp_path, consumer())
     result = CliRunner().invoke(main, ["render", str(file)])
     assert result.exit_code == 0
-    wanted = desired(StreamConsumer.parse(consumer()), OperatorSettings())
-    assert list(yaml.safe_load_all(result.stdout)) == wanted
+    expected = desired(StreamConsumer.parse(consumer()), OperatorSettings())
+    assert list(yaml.safe_load_all(result.stdout)) == expected
 
 
 def test_render_reads_standard_input() -> None:
@@ -27,7 +27,7 @@ def test_render_reads_standard_input() -> None:
     assert "kind: Deployment" in result.stdout
 
 
-def test_render_refuses_with_the_reason_and_prints_the_others(tmp_path: Path) -> None:
+def test_render_rejects_an_invalid_resource_and_prints_the_others(tmp_path: Path) -> None:
     file = write_documents(tmp_path, consumer(), consumer("greedy", batchCount=0))
     result = CliRunner().invoke(main, ["render", str(file)])
     assert result.exit_code == 2
@@ -36,14 +36,14 @@ def test_render_refuses_with_the_reason_and_prints_the_others(tmp_path: Path) ->
     assert "greedy" not in result.stdout
 
 
-def test_render_of_files_without_a_streamconsumer_says_so(tmp_path: Path) -> None:
+def test_render_fails_if_files_contain_no_streamconsumer(tmp_path: Path) -> None:
     file = write_documents(tmp_path, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}})
     result = CliRunner().invoke(main, ["render", str(file)])
     assert result.exit_code == 2
     assert "no streamconsumer.dev/v1alpha1 StreamConsumer" in result.stderr
 
 
-def test_render_respects_the_operators_own_settings(tmp_path: Path) -> None:
+def test_render_uses_the_settings_of_the_operator(tmp_path: Path) -> None:
     file = write_documents(tmp_path, consumer())
     environment = {"STREAMCONSUMER_OPERATOR_PROCESSOR_IMAGE": "mine:7"}
     result = CliRunner().invoke(main, ["render", str(file)], env=environment)
@@ -56,7 +56,7 @@ def test_crd_prints_the_definition_as_yaml() -> None:
     assert yaml.safe_load(result.stdout) == custom_resource_definition()
 
 
-def test_an_error_of_ours_is_one_line_without_a_traceback(tmp_path: Path) -> None:
+def test_streamconsumer_error_is_printed_on_one_line_without_a_traceback(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["render", str(tmp_path / "nothing.yaml")])
     assert result.exit_code == 2
     assert result.stderr.startswith("streamconsumer: InvalidSettings: ")

@@ -2,9 +2,9 @@
 
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.handler.outcomes import Reject
+from tests.processor.dead_letters.dead_letter_factory import KEY, dead_letter_store
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
-from tests.processor.letters import KEY, dead_letter_store
 from tests.processor.recorder import Recorder
 
 

@@ -7,8 +7,8 @@ from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.redis_client.connection import execute_once
 from streamconsumer.redis_client.credentials import RedisCredentials
 from streamconsumer.redis_client.errors_table import RedisErrorInfo, classify_error
+from tests.processor.dead_letters.dead_letter_factory import restrict
 from tests.processor.group import GROUP, STREAM, Group
-from tests.processor.letters import restrict
 
 IN_LUA = "return redis.call(unpack(ARGV))"
 

@@ -1,6 +1,6 @@
 """The command line `streamconsumer`, also installed as the kubectl plugin kubectl-streamconsumer.
 
-Each command imports its packages inside its function: a pod never loads kopf, the operator never loads redis.
+Each command imports its packages inside its function: a pod never loads kopf, and `crd` loads no server library.
 """
 
 import gc

@@ -22,7 +22,7 @@ from streamconsumer.processor.handler.loader import AsyncHandler, BatchHandler, 
 from streamconsumer.processor.health import Health, LivenessMonitor
 from streamconsumer.processor.message import ConsumerId, Entry, reset_current, set_current
 from streamconsumer.processor.metrics import Metrics
-from streamconsumer.processor.pipeline.build import Pipeline, PipelineSettings, build_pipeline
+from streamconsumer.processor.pipeline.build import Pipeline, PipelineSettings, ProcessorHooks, build_pipeline
 from streamconsumer.processor.pipeline.reconnect import ReconnectBackoff
 from streamconsumer.processor.telemetry import MessageTracing
 
@@ -340,11 +340,13 @@ class RedisStreamProcessor:
                 ordering_key=self.ordering_key,
                 delivery=self.delivery,
             ),
-            require_handler=self._require_handler,
-            handle_entry=self._handle_entry,
-            fast_path_handler=None if self._overrides_single_message else self._callback,
-            may_claim=self._may_claim,
-            busy_ids=self._thread_pool.busy_ids,
+            ProcessorHooks(
+                require_handler=self._require_handler,
+                handle_entry=self._handle_entry,
+                fast_path_handler=None if self._overrides_single_message else self._callback,
+                may_claim=self._may_claim,
+                busy_ids=self._thread_pool.busy_ids,
+            ),
             metrics=self.metrics,
             telemetry=self._telemetry,
         )

@@ -21,7 +21,7 @@ class RedisErrorInfo:
     is_group_lost: bool = False
     """True if the consumer group does not exist."""
     must_relocate: bool = False
-    """True if this server does not accept writes (any longer), so that the primary must be found again."""
+    """True if the server does not accept writes, so that the primary must be found again."""
 
 
 DATABASE_OUT_OF_RANGE = "DB index is out of range"

@@ -26,7 +26,7 @@ Command = tuple[Any, ...]
 
 
 class PipelineClient:
-    """One connection, opened by the first command and closed on the first error."""
+    """Connection that is opened by the first command and closed on the first error."""
 
     def __init__(
         self,

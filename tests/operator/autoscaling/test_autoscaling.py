@@ -39,7 +39,7 @@ def wait_for_replicas(
 
 
 def check_decision(namespace: Namespace, message: str, lag: int) -> None:
-    """The status shows the decision together with the lag that it is based on."""
+    """Check that the status shows the decision with the lag that it is based on."""
     status = namespace.get("StreamConsumer", "orders")["status"]
     assert status["autoscaling"]["message"] == message
     assert status["stream"]["lag"] == lag

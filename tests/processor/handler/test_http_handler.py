@@ -20,10 +20,10 @@ from streamconsumer.processor.handler.http_handler import HttpHandler, build_req
 from streamconsumer.processor.handler.outcomes import Defer, Reject, Retry
 from streamconsumer.processor.message import Message
 from streamconsumer.processor.telemetry import current_traceparent
+from tests.processor.dead_letters.dead_letter_factory import KEY
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.http_service import Service, never_respond, run_http_service
-from tests.processor.letters import KEY
 from tests.processor.pod import NewPod, Pod
 
 TRACE = f"00-{'4b' * 16}-{'a3' * 8}-01"

@@ -11,9 +11,9 @@ from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor import Defer, Effects, Message, Reject, current_message, inject, sending
 from streamconsumer.processor.telemetry.trace_identity import DeterministicIds
 from tests.cluster.collector import Collector
+from tests.processor.dead_letters.dead_letter_factory import dead_letter_store
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
-from tests.processor.letters import dead_letter_store
 from tests.processor.pod import NewPod
 from tests.processor.recorder import Recorder, fail_first_delivery
 from tests.processor.telemetry.telemetry_kit import (

@@ -71,7 +71,7 @@ async def start_session(workloads: Sequence[Workload], terminal: Terminal) -> As
         folder = Path(name)
         async with embedded_server(folder) as redis_url:
             terminal.print_message(f"embedded Valkey: {redis_url}")
-            terminal.print_message(f"showing traces sent to {OTLP_ENDPOINT_VARIABLE}={endpoint}")
+            terminal.print_message(f"OTLP receiver: {OTLP_ENDPOINT_VARIABLE}={endpoint}")
             overrides = {env_name("redis", "url"): redis_url, OTLP_ENDPOINT_VARIABLE: endpoint}
             pods = [pod for workload in workloads for pod in _create_pods(workload, overrides, folder, terminal)]
             terminal.set_pods(pod.name for pod in pods)

@@ -27,7 +27,7 @@ class Workload:
 
     consumer: StreamConsumer
     folder: Path
-    """Folder of the manifest. The module of the handler is searched there."""
+    """Folder of the manifest. Python imports the handler from it."""
 
     children: Sequence[Manifest]
     config_objects: ConfigObjects

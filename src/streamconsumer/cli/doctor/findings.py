@@ -117,7 +117,7 @@ def _check_handler(handler: Dependency) -> Iterator[CheckOutcome]:
 
 def _check_collector(collector: Dependency | None) -> Iterator[CheckOutcome]:
     if collector is None:
-        yield PassedCheck(object="collector", found="not configured; no traces and metrics are exported")
+        yield PassedCheck(object="collector", found="not configured; no traces or metrics are exported")
     elif collector.problem:
         advice = "check OTEL_EXPORTER_OTLP_ENDPOINT (http/protobuf), headers, certificates, NetworkPolicies"
         yield warning(f"collector {collector.name}", collector.problem, "it accepts an empty export", advice)

@@ -7,8 +7,8 @@ A consumer is alive in two cases:
 - It is registered in the `consumers` companion key and its registration is recent. This covers pods that wait for
   entries: Redis before 7.2 does not update `idle` when a read returns no entry.
 - Its `idle` is less than `minIdle`. This covers consumers of other programs. `idle` is the time since the last attempt
-  to read or claim on Redis 7.2 and Valkey, and since the last successful attempt before. `inactive`, which Redis 7.2
-  added, is always the time since the last successful attempt, and would count a reader that waits for entries as dead.
+  to read or claim on Redis 7.2 and Valkey, and since the last successful attempt before. Redis 7.2 also reports
+  `inactive`, the time since the last successful attempt, which would count a reader that waits for entries as dead.
 
 No server reports a reader of another program that has been blocked in one XREADGROUP for longer than `minIdle`.
 """

@@ -111,7 +111,7 @@ def _json_texts(document: Any) -> Iterator[str]:
 
 
 def _part_patterns(part: bytes) -> Iterator[str]:
-    """Return patterns for the part, and for base64 of the part, of its JSON strings and of its percent-encoding."""
+    """Return patterns for the part, and for base64 of the plain, JSON-escaped and percent-encoded part."""
     text = part.decode(errors="surrogateescape")
     yield "".join(map(_character_pattern, re.sub(r"\\+", r"\\", text)))
     for form in {text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], quote(part, safe="")}:

@@ -29,7 +29,7 @@ class ConsumerNameParam(click.ParamType[str]):
     name = "name"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Reject other texts: they would be another path at the API server, such as a list or a subresource."""
+        """Reject invalid names: they could be another path at the API server, such as a list or a subresource."""
         if not NAME_PATTERN.fullmatch(value):
             self.fail(f"{value!r} is not a valid StreamConsumer name; expected a name such as orders", param, ctx)
         return value

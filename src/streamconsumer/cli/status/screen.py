@@ -75,7 +75,9 @@ def _heading_lines(facts: Facts, width: int) -> Iterator[str]:
     state = f"{'ready' if ready.status == 'True' else 'not ready'}, {ready.reason}" if ready else "no status yet"
     text = f"{facts.namespace}/{facts.name}: {state}"
     yield click.style(textwrap.shorten(text, width), bold=True)
-    yield from wrap("  ", f"reads {facts.stream!r} as {facts.consumer_group!r}; {_source_text(facts.redis)}", width)
+    yield from wrap(
+        "  ", f"reads stream {facts.stream!r} in group {facts.consumer_group!r}; {_source_text(facts.redis)}", width
+    )
 
 
 def _source_text(redis: RedisView) -> str:

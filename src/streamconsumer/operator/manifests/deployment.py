@@ -1,4 +1,4 @@
-"""The Deployment of the processor image: its pods are members of the consumer group."""
+"""Deployment of the processor image. Its pods are members of the consumer group."""
 
 import math
 from datetime import timedelta

@@ -73,6 +73,6 @@ def digest(value: object) -> str:
 
 
 def with_applied_hash(manifest: Manifest) -> Manifest:
-    """Return the manifest with its own hash as an annotation, a cheap comparison with the last applied manifest."""
+    """Return the manifest with its own hash as an annotation, which shows cheaply if the last applied one was equal."""
     annotations = {**manifest["metadata"].get("annotations", {}), names.ANNOTATION_APPLIED: digest(manifest)}
     return {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}

@@ -99,8 +99,8 @@ class RedisMonitor:
 def _endpoint_id(consumer: StreamConsumer) -> EndpointId:
     """Return the identity of the endpoint.
 
-    It contains the namespace only if the settings depend on it: a host name that is relative, or a Secret. In a Redis
-    Cluster it contains the hash slot, because slots are on different nodes."""
+    The identity contains the namespace only if the settings depend on it, by a relative host name or a Secret. In a
+    Redis Cluster the identity contains the hash slot, because slots are on different nodes."""
     redis = consumer.spec.redis
     namespace = consumer.namespace if any(secret_files(redis)) or any(map(is_relative, _hosts(redis))) else ""
     slot = hash_slot(consumer.spec.stream.encode()) if redis.cluster else 0

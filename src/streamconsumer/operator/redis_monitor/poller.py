@@ -173,7 +173,7 @@ class EndpointPoller:
         return await self._with_counted_lag(targets, results)
 
     def _may_create(self, key: Key, target: PollTarget) -> bool:
-        """Return True if no pod has run. Call just before the creation, because pods may have started during the poll."""
+        """Return True if no pod has run. Call just before the creation: pods may have started during the poll."""
         stream = self._current(key, target)
         return stream is not None and not stream.target.pod_has_run
 

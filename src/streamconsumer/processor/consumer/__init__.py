@@ -1,4 +1,4 @@
-"""One consumer of a Redis Streams consumer group. The connection itself is in `streamconsumer.redis_client`.
+"""Consumer of a Redis Streams consumer group. The package `streamconsumer.redis_client` connects to the server.
 
 manager provides the public StreamManager. redis_consumer reads and acknowledges over a raw_connection; ack_buffer
 holds the acknowledgements that Redis has not confirmed. leases changes entries that the consumer owns, and
@@ -8,13 +8,13 @@ and retention have one task each. preflight checks the permissions and settings 
 a user's own manager.
 
 Design decisions, each measured on Redis 6.2, 7.0 and Valkey:
-- The outcome of a failed read is unknown: Redis may have delivered entries in the lost reply. The reading connection
-  therefore never retries by itself (redis-py 8 would, and strand such entries). After any error, the consumer reads
-  its own pending entries again.
+- The outcome of a failed read is unknown, because Redis may have delivered entries in the lost reply. The reading
+  connection therefore never retries by itself (redis-py 8 would, and strand such entries). After any error, the
+  consumer reads its own pending entries again.
 - A blocked read is never cancelled, because that could strand entries too: CLIENT UNBLOCK ends it with an empty reply.
 - XACK of the last batch and XREADGROUP of the next share one round trip per batch. MULTI is not used: reads would not
   block in it, and Redis 7.0 rejects it at maxmemory.
-- XACK replies 0, not an error, if the group is gone or another consumer acknowledged the entry: replies are counted.
+- XACK returns 0, not an error, if the group is gone or another consumer acknowledged the entry: replies are counted.
 - Only the start of a handler increments a delivery count. XREADGROUP from `0` and XCLAIM would increment it for entries
   that were only moved. A message that crashes its process would then dead-letter its whole batch.
 """

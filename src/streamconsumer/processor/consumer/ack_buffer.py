@@ -30,15 +30,20 @@ class AckBuffer:
         self,
         send: Callable[[Collection[str]], Awaitable[int]],
         metrics: Metrics,
+        in_flight_ids: Callable[[], Collection[str]] = tuple,
     ) -> None:
         """Create an empty buffer. `send` sends ids in a separate XACK and returns the number that Redis confirmed."""
-        self._send, self._metrics = send, metrics
+        self._send, self._metrics, self._in_flight_ids = send, metrics, in_flight_ids
         self._buffered: AckBatch = {}
         self._unconfirmed: list[AckBatch] = []
         """Batches that were sent and not confirmed. Kept whole, because moving single ids costs as much as sending."""
         self._listeners: list[set[str]] = []
         self.ids_in_scripts: set[str] = set()
-        """Entries that a running script acknowledges or postpones. The heartbeat thread reads this set."""
+        """Entries that a script acknowledges or postpones, until they leave the in-flight table.
+
+        The heartbeat thread reads this set."""
+        self._settled_ids: set[str] = set()
+        """Entries that a script has settled, within the context of `settled_by_script`."""
         self._renewed_ids: set[str] = set()
         """Entries of `ids_in_scripts` that a lease renewal may have made pending again after the script."""
         self._timer: asyncio.TimerHandle | None = None
@@ -103,23 +108,32 @@ class AckBuffer:
             self._listeners = [listener for listener in self._listeners if listener is not acked_ids]
 
     @contextmanager
-    def acked_by_script(self, message_ids: Sequence[str]) -> Iterator[None]:
+    def settled_by_script(self, message_ids: Sequence[str]) -> Iterator[None]:
         """Exclude entries from lease renewal while a script acknowledges or postpones them.
 
-        A renewal would make an acknowledged entry pending again, or report a postponed one as lost.
+        A renewal would make an acknowledged entry pending again, or report a postponed one as lost. Within the context,
+        call `record_acked` or `record_postponed` for the entries that the script settled. They stay excluded until they
+        leave the in-flight table.
         """
         self.ids_in_scripts.update(message_ids)
         try:
             yield
         finally:
-            self.ids_in_scripts.difference_update(message_ids)
+            still_in_flight = self._settled_ids.intersection(self._in_flight_ids()) if self._settled_ids else ()
+            self.ids_in_scripts.difference_update(id_ for id_ in message_ids if id_ not in still_in_flight)
+            self._settled_ids.difference_update(message_ids)
             self._renewed_ids.intersection_update(self.ids_in_scripts)
 
     def record_acked(self, message_id: str) -> None:
         """Record that a script acknowledged an entry. Acknowledges it again if Redis may have renewed it afterwards."""
+        self._settled_ids.add(message_id)
         self._notify_acked(message_id)
         if message_id in self._renewed_ids:
             self.add(message_id)
+
+    def record_postponed(self, message_ids: Collection[str]) -> None:
+        """Record that a script postponed entries."""
+        self._settled_ids.update(message_ids)
 
     def _notify_acked(self, message_id: str) -> None:
         for acked_ids in self._listeners:

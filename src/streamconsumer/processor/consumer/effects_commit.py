@@ -4,9 +4,9 @@ Other clients never see an intermediate state, but a script that fails keeps the
 therefore checks everything that can fail before its first write:
 
 - The entry's owner. Nothing is applied if the entry is pending with another consumer, or not pending.
-- An earlier commit. The reply to a commit may be lost, and the entry may then become pending again: by a renewal that
-  was under way, or because a lost group was recreated at an earlier position. A companion key therefore stores the ids
-  of the last MAX_REMEMBERED_COMMITS commits.
+- An earlier commit. The reply to a commit may be lost, and the entry may then become pending again. The cause is a
+  renewal that was under way, or a lost group that was recreated at an earlier position. A companion key therefore
+  stores the ids of the last MAX_REMEMBERED_COMMITS commits.
 - The types of the keys. SET would replace a value of any type, and the other commands would fail.
 - Permissions, memory, disk and replicas. The script tries each command where it has no effect. Redis rejects the first
   write of a script for these reasons, not a later one.
@@ -37,9 +37,9 @@ REQUIRED_PERMISSIONS = (
 """Permissions that the Redis user needs on the keys of the effects and on the key of remembered commits."""
 
 COMMIT = """
-local stream, memory, group, me, id = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
+local stream, commits, group, me, id = KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3]
 if #redis.call('XPENDING', stream, group, id, id, 1, me) == 0 then return 'lost' end
-if redis.call('ZSCORE', memory, id) then
+if redis.call('ZSCORE', commits, id) then
   redis.call('XACK', stream, group, id)
   return 'before'
 end
@@ -49,15 +49,15 @@ while at <= #ARGV do
   local step = {ARGV[at], KEYS[tonumber(ARGV[at + 1])]}
   local last = at + 2 + tonumber(ARGV[at + 2])
   for i = at + 3, last do step[#step + 1] = ARGV[i] end
-  local into = step[1] == 'DEL' and deletions or steps
-  into[#into + 1] = step
+  local target = step[1] == 'DEL' and deletions or steps
+  target[#target + 1] = step
   at = last + 1
 end
 
-local harmless = {
+local all_probes = {
   {'XACK', {stream, group, '0-0'}, ''},  -- succeeds without free memory, as do the probes after it
-  {'ZADD', {memory, 'XX', 0, ''}, ''},
-  {'ZREMRANGEBYRANK', {memory, 1, 0}, ''},
+  {'ZADD', {commits, 'XX', 0, ''}, ''},
+  {'ZREMRANGEBYRANK', {commits, 1, 0}, ''},
   {'TIME', {}, ''},
 }
 local probes = {
@@ -66,21 +66,21 @@ local probes = {
   INCRBY = {'INCRBY', {stream, 0}, 'WRONGTYPE'},
 }
 for _, step in ipairs(steps) do
-  table.insert(harmless, 1, probes[step[1]])
+  table.insert(all_probes, 1, probes[step[1]])
   probes[step[1]] = nil
 end
-for _, probe in ipairs(harmless) do
+for _, probe in ipairs(all_probes) do
   local reply = redis.pcall(probe[1], unpack(probe[2]))
   if type(reply) == 'table' and reply.err and (probe[3] == '' or not reply.err:find(probe[3], 1, true)) then
     return {err = (reply.err:gsub('^@user_script: %d+: %-?', ''))}  -- Redis 6.2 adds this prefix to each error
   end
 end
 
-local holds = {XADD = 'stream', SET = 'string', INCRBY = 'string'}
+local expected_types = {XADD = 'stream', SET = 'string', INCRBY = 'string'}
 for _, step in ipairs(steps) do
-  local key, found = step[2], redis.call('TYPE', step[2]).ok
-  if found ~= 'none' and found ~= holds[step[1]] then return {step[1], key, found} end
-  if found == 'string' and step[1] == 'INCRBY' then
+  local key, actual = step[2], redis.call('TYPE', step[2]).ok
+  if actual ~= 'none' and actual ~= expected_types[step[1]] then return {step[1], key, actual} end
+  if actual == 'string' and step[1] == 'INCRBY' then
     local value = redis.call('STRLEN', key) <= 19 and redis.call('GET', key) or ''
     local digits = value:match('^-?([1-9]%d*)$')
     if value ~= '0' and not (digits and #digits <= 18) then return {step[1], key, 'no number'} end
@@ -89,15 +89,15 @@ end
 
 for _, step in ipairs(deletions) do redis.call(unpack(step)) end  -- first: DEL has no probe without an effect
 local now = redis.call('TIME')
-redis.call('ZADD', memory, now[1] * 1000 + math.floor(now[2] / 1000), id)
-redis.call('ZREMRANGEBYRANK', memory, 0, -1 - tonumber(ARGV[4]))
+redis.call('ZADD', commits, now[1] * 1000 + math.floor(now[2] / 1000), id)
+redis.call('ZREMRANGEBYRANK', commits, 0, -1 - tonumber(ARGV[4]))
 redis.call('XACK', stream, group, id)
 for _, step in ipairs(steps) do redis.call(unpack(step)) end
 return 'done'
 """
 """KEYS: the stream, the remembered commits, the keys of the effects. ARGV: group, consumer, entry, number of remembered
 commits, and for each effect: its command, the index of its key, the number of its arguments, the arguments. Returns
-`done`, `before` if the effects were committed earlier, `lost` if the entry is not pending with this consumer, or a
+`done`; `before` if the effects were committed earlier; `lost` if the entry is not pending with this consumer. Returns a
 table (command, key, actual type) if a key has another type."""
 
 
@@ -105,9 +105,9 @@ async def commit_effects(execute: Execute, consumer_id: ConsumerId, message_id: 
     """Apply the effects and acknowledge the entry.
 
     Returns False if the entry is not pending with this consumer; nothing was applied now. Raises EffectsRejected if
-    the effects of this message cannot be applied, and Redis errors for other reasons: missing permissions or memory, a
-    replica, a lost connection. Nothing was applied then, except that after a lost connection everything or nothing was
-    applied. The call may be repeated until Redis replies; it never applies effects twice.
+    the effects of this message cannot be applied. Raises Redis errors for other reasons: missing permissions or memory,
+    a replica, a lost connection. No effect was applied then. After a lost connection, either all or none were applied.
+    The call may be repeated until Redis replies; it never applies effects twice.
     """
     stream, group, consumer = consumer_id
     commits_key = group_key(stream, group, "committed").encode()

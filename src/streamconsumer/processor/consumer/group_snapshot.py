@@ -2,10 +2,10 @@
 
 A group that was destroyed can be restored from the snapshot, even if its consumers die at the same time. XGROUP DESTROY
 deletes the position and the pending entries list. A running process restores the entries it has in flight, but a
-process that is killed at the same time cannot, and no process knows the entries of a lost reply. While entries are in
-flight, one consumer therefore saves the position and the pending ids once a second. Every unacknowledged entry is in
-the snapshot or after its position. The cost: entries acknowledged since the last snapshot, about one second's worth,
-may be handled again after a restore.
+process that is killed at the same time cannot. The entries of a lost reply are unknown to every process. While entries
+are in flight, one consumer therefore saves the position and the pending ids once a second. Every unacknowledged entry
+is in the snapshot or after its position. The cost: entries acknowledged since the last snapshot, about one second's
+worth, may be handled again after a restore.
 
 Entries that are restored without a known owner are pending with `~postponed` for RESTORE_GRACE. A consumer that has one
 in flight takes it back with its next lease renewal; otherwise the entry becomes due. A due time with half a millisecond
@@ -37,17 +37,17 @@ MAX_RESTORED = 1000
 position of the snapshot."""
 
 _COMMON = f"""
-local stream, schedule, beside, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+local stream, schedule, snapshot, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function dictionary(flat)
-  local found = {{}}
-  for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
-  return found
+  local values = {{}}
+  for i = 1, #flat, 2 do values[flat[i]] = flat[i + 1] end
+  return values
 end
 local function mark() return redis.pcall('XGROUP', 'CREATECONSUMER', stream, group, '{POSTPONED_CONSUMER}') end
 local function restore(ids)
-  for id in (redis.call('HGET', beside, 'pending') or ''):gmatch('%S+') do ids[#ids + 1] = id end
+  for id in (redis.call('HGET', snapshot, 'pending') or ''):gmatch('%S+') do ids[#ids + 1] = id end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', schedule, '-inf', '+inf')) do ids[#ids + 1] = id end
   for _, id in ipairs(ids) do
     if #redis.call('XPENDING', stream, group, id, id, 1) == 0 then
@@ -64,24 +64,25 @@ for a group that has not been restored yet, and an error if there is no group or
 ignores an entry that the stream no longer has, and `CLAIM_DUE` removes it from the schedule."""
 
 SAVE = f"""{_COMMON}
-local at = redis.call('HGET', beside, 'at')
-if at and now - at < {replies.to_milliseconds(SNAPSHOT_INTERVAL * 0.8)} and now >= tonumber(at) then return 0 end
+local saved_at = redis.call('HGET', snapshot, 'at')
+local max_age = {replies.to_milliseconds(SNAPSHOT_INTERVAL * 0.8)}
+if saved_at and now - saved_at < max_age and now >= tonumber(saved_at) then return 0 end
 local new = mark()
 if type(new) == 'table' then return 0 end
 if new == 1 then restore({{}}) end
 local ids = {{}}
-for _, each in ipairs(redis.call('XPENDING', stream, group)[4] or {{}}) do
-  local name, pending = each[1], tonumber(each[2])
+for _, line in ipairs(redis.call('XPENDING', stream, group)[4] or {{}}) do
+  local name, pending = line[1], tonumber(line[2])
   if name ~= '{POSTPONED_CONSUMER}' then
     if #ids + pending > {MAX_SNAPSHOT_IDS} then return 0 end
-    local held = redis.call('XPENDING', stream, group, '-', '+', pending, name)
-    for _, entry in ipairs(held) do ids[#ids + 1] = entry[1] end
+    local entries = redis.call('XPENDING', stream, group, '-', '+', pending, name)
+    for _, entry in ipairs(entries) do ids[#ids + 1] = entry[1] end
   end
 end
-for _, each in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-  local found = dictionary(each)
-  if found.name == group then
-    redis.call('HSET', beside, 'at', now, 'position', found['last-delivered-id'], 'pending', table.concat(ids, ' '))
+for _, line in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+  local info = dictionary(line)
+  if info.name == group then
+    redis.call('HSET', snapshot, 'at', now, 'position', info['last-delivered-id'], 'pending', table.concat(ids, ' '))
   end
 end
 redis.call('ZREMRANGEBYSCORE', schedule, '-inf', '(0')
@@ -99,42 +100,42 @@ local function before(a, b)
   return am < bm
 end
 local position, begin, last = ARGV[3], ARGV[4], '0-0'
-local about = redis.pcall('XINFO', 'STREAM', stream)
-if not about.err then last = dictionary(about)['last-generated-id'] end
-local noted = redis.call('HGET', beside, 'position')
-if noted and before(last, noted) then
-  noted = false
-  redis.call('HDEL', beside, 'at', 'position', 'pending')
+local stream_info = redis.pcall('XINFO', 'STREAM', stream)
+if not stream_info.err then last = dictionary(stream_info)['last-generated-id'] end
+local saved = redis.call('HGET', snapshot, 'position')
+if saved and before(last, saved) then
+  saved = false
+  redis.call('HDEL', snapshot, 'at', 'position', 'pending')
 end
 if before(last, position) then position = '0-0' end
 if position ~= '0-0' then begin = position end
-local walked = {{}}
-if noted and before(position, noted) then
-  begin = noted
-elseif noted then
-  walked = redis.call('XRANGE', stream, '(' .. noted, position, 'COUNT', {MAX_RESTORED})
-  for i, entry in ipairs(walked) do walked[i] = entry[1] end
-  if #walked == {MAX_RESTORED} then begin, walked = noted, {{}} end
+local delivered = {{}}
+if saved and before(position, saved) then
+  begin = saved
+elseif saved then
+  delivered = redis.call('XRANGE', stream, '(' .. saved, position, 'COUNT', {MAX_RESTORED})
+  for i, entry in ipairs(delivered) do delivered[i] = entry[1] end
+  if #delivered == {MAX_RESTORED} then begin, delivered = saved, {{}} end
 end
 local created = redis.pcall('XGROUP', 'CREATE', stream, group, begin, 'MKSTREAM')
 if created.err and not created.err:find('BUSYGROUP', 1, true) then return created end
 for i = 5, #ARGV do
-  local held = redis.call('XPENDING', stream, group, ARGV[i], ARGV[i], 1)[1]
-  if not held or held[2] == '{POSTPONED_CONSUMER}' then
+  local pending = redis.call('XPENDING', stream, group, ARGV[i], ARGV[i], 1)[1]
+  if not pending or pending[2] == '{POSTPONED_CONSUMER}' then
     redis.pcall('ZADD', schedule, -1, ARGV[i])
     redis.call('XCLAIM', stream, group, ARGV[2], 0, ARGV[i], 'FORCE', 'JUSTID')
   end
 end
-if mark() == 1 then restore(walked) end
+if mark() == 1 then restore(delivered) end
 return begin
 """
 """Recreates the group at its previous position with its pending entries, unless a peer was faster. ARGV[3]: the last
 position that this consumer knows; ARGV[4]: the start if no position is known; then the ids in flight here. A position
 after the end of the stream is ignored: the stream was deleted and created again.
 
-Other consumers may have received entries after the snapshot that this consumer does not know. These are restored as
-well. Entries that this consumer takes back stay in the schedule, below zero, until a snapshot contains them: the group
-may be lost again before that."""
+Other consumers may have received entries after the snapshot that this consumer does not know. The script restores these
+entries as well. Entries that this consumer takes back stay in the schedule, below zero, until a snapshot contains them:
+the group may be lost again before that."""
 
 
 class GroupSnapshot:

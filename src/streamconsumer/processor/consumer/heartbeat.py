@@ -94,24 +94,27 @@ class HeartbeatThread:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop_requested.wait(), self._interval.total_seconds())
                     break
-                if self._is_alive() and (
-                    ids := self._select_ids(self._in_flight_since_last_beat(self._in_flight_ids()))
-                ):
-                    await self._renew(manager, leases, ids)
+                if self._is_alive():
+                    await self._beat(manager, leases)
         finally:
             await manager.aclose()
 
-    async def _renew(self, manager: StreamManager, leases: Leases, ids: list[str]) -> None:
+    async def _beat(self, manager: StreamManager, leases: Leases) -> None:
+        # Collecting starts before the ids are read: an entry that was acknowledged earlier has left the table.
+        with self._ack_buffer.acked_during() as acked_ids:
+            if ids := self._select_ids(self._in_flight_since_last_beat(self._in_flight_ids())):
+                await self._renew(manager, leases, ids, acked_ids)
+
+    async def _renew(self, manager: StreamManager, leases: Leases, ids: list[str], acked_ids: set[str]) -> None:
         lost: list[str] = []
         unanswered: set[str] = set()
         try:
-            with self._ack_buffer.acked_during() as acked_ids:
-                try:
-                    for begin in range(0, len(ids), PAGE_SIZE):
-                        lost += await leases.renew(ids[begin : begin + PAGE_SIZE])
-                finally:  # Redis may have run a renewal that failed here
-                    unanswered = self._ack_buffer.record_renewed(ids)
-                await self._ack_again(manager, [id_ for id_ in ids if id_ in acked_ids and id_ not in lost])
+            try:
+                for begin in range(0, len(ids), PAGE_SIZE):
+                    lost += await leases.renew(ids[begin : begin + PAGE_SIZE])
+            finally:  # Redis may have run a renewal that failed here
+                unanswered = self._ack_buffer.record_renewed(ids)
+            await self._ack_again(manager, [id_ for id_ in ids if id_ in acked_ids and id_ not in lost])
         except (RedisError, OSError) as error:
             log.debug("lease renewal failed", extra={"error": str(error)})
         if claimed := [id_ for id_ in lost if id_ not in unanswered]:  # no consumer has claimed a postponed entry
@@ -136,7 +139,7 @@ class HeartbeatThread:
     def _select_ids(self, ids: list[str]) -> list[str]:
         """Return the ids to renew now.
 
-        Of a large number, one part at each beat, so that each entry is renewed several times within `min_idle`.
+        With many ids, each beat renews a different part, so that each entry is renewed several times within `min_idle`.
         """
         share = max(PAGE_SIZE, round(len(ids) * RENEWALS_PER_MIN_IDLE * (self._interval / self._manager.min_idle)))
         if len(ids) <= share:

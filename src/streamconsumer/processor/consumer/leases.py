@@ -18,36 +18,36 @@ from streamconsumer.redis_client.replies import Execute
 from streamconsumer.redis_client.scripts import DELETE_IDLE_CONSUMER
 
 RENEW = """
-local ids, mine, rest, lost = {}, {}, {}, {}
+local ids, renewed, lost = {}, {}, {}
 for i = 3, #ARGV do ids[ARGV[i]] = true end
-local found = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[#ARGV], 2 * #ARGV, ARGV[2])
-for _, entry in ipairs(found) do
-  if ids[entry[1]] then mine[#mine + 1] = entry[1]; ids[entry[1]] = nil end
+local own_pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[#ARGV], 2 * #ARGV, ARGV[2])
+for _, entry in ipairs(own_pending) do
+  if ids[entry[1]] then renewed[#renewed + 1] = entry[1]; ids[entry[1]] = nil end
 end
 for id in pairs(ids) do
-  local held = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
-  local due = held and held[2] ~= ARGV[2] and tonumber(redis.call('ZSCORE', KEYS[2], id) or 0)
+  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
+  local due = pending and pending[2] ~= ARGV[2] and tonumber(redis.call('ZSCORE', KEYS[2], id) or 0)
   if due and due % 1 > 0 then redis.pcall('ZADD', KEYS[2], -1, id) end
-  if due and due % 1 == 0 then lost[#lost + 1] = id else mine[#mine + 1] = id end
+  if due and due % 1 == 0 then lost[#lost + 1] = id else renewed[#renewed + 1] = id end
 end
-if #mine > 0 then
-  mine[#mine + 1] = 'FORCE'  -- in the table: an argument after unpack() would truncate it to one value
-  mine[#mine + 1] = 'JUSTID'
-  redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(mine))
+if #renewed > 0 then
+  renewed[#renewed + 1] = 'FORCE'  -- in the table: an argument after unpack() would truncate it to one value
+  renewed[#renewed + 1] = 'JUSTID'
+  redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(renewed))
 end
 return lost
 """
 """Renews the leases of the entries ARGV[3…], given in stream order. Returns the ids that another consumer owns.
 
 The owner is checked first: a renewal without a check would take entries back from their new owner. An entry that is not
-pending belonged to a group that a peer has recreated. It becomes pending again if the stream still has it. (A peer may
-instead have claimed and acknowledged it; then it has been handled twice anyway.) An entry that a peer restored
-(`GroupSnapshot`) is this consumer's. It stays in the schedule, below zero, until a snapshot contains it. One query for
-a range of twice the size costs half of a query for each id (1.9 against 3.4 ms for 200)."""
+pending belonged to a group that a peer has recreated. The entry becomes pending again if the stream still has it. (A
+peer may instead have claimed and acknowledged it; then it has been handled twice anyway.) An entry that a peer restored
+(`GroupSnapshot`) is this consumer's. That entry stays in the schedule, below zero, until a snapshot contains it. One
+query for a range of twice the size costs half of a query for each id (1.9 against 3.4 ms for 200)."""
 
 START_ATTEMPT = """
-local function held(...) return #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ...) == 1 end
-if not held(ARGV[2]) and held() then return 0 end
+local function is_pending(...) return #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ...) == 1 end
+if not is_pending(ARGV[2]) and is_pending() then return 0 end
 if #redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3]) == 0 then
   redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
   return -1
@@ -56,8 +56,8 @@ redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'RETRYCOUNT', ARGV[4
 return 1
 """
 """Stores the delivery count ARGV[4] of the redelivered entry ARGV[3] before its attempt starts, so that the count
-survives a crash of this process. Returns 1 if the attempt may start, 0 if another consumer owns the entry, and -1 if it
-was trimmed from the stream; then it is acknowledged."""
+survives a crash of this process. Returns 1 if the attempt may start, and 0 if another consumer owns the entry. Returns
+-1 if the entry was trimmed from the stream, and acknowledges it."""
 
 SET_DELIVERY_COUNTS = """
 for i = 3, #ARGV, 2 do
@@ -87,35 +87,35 @@ milliseconds. The due time is stored first, because only that write can fail if 
 CLAIM_DUE = """
 local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
-local entries, gone = {}, 0
+local entries, trimmed = {}, 0
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], 0, now, 'LIMIT', 0, ARGV[4])) do
-  local held = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
-  local on_probation = redis.call('ZSCORE', KEYS[2], id) % 1 > 0
-  local told = redis.pcall('ZADD', KEYS[2], -now, id)
-  if type(told) == 'table' then redis.call('ZREM', KEYS[2], id) end  -- out of memory
-  if not held and on_probation then
+  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
+  local is_restored = redis.call('ZSCORE', KEYS[2], id) % 1 > 0
+  local stored = redis.pcall('ZADD', KEYS[2], -now, id)
+  if type(stored) == 'table' then redis.call('ZREM', KEYS[2], id) end  -- out of memory
+  if not pending and is_restored then
     redis.call('ZREM', KEYS[2], id)  -- acknowledged by the consumer that it was restored for
-  elseif not held or held[2] == ARGV[3] then
-    local count = held and held[4] or 0
+  elseif not pending or pending[2] == ARGV[3] then
+    local count = pending and pending[4] or 0
     local claimed = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'RETRYCOUNT', count, 'FORCE')[1]
     if claimed and claimed[2] then
       entries[#entries + 1] = {id, claimed[2], count}
     else
-      gone = gone + 1
+      trimmed = trimmed + 1
       redis.call('ZREM', KEYS[2], id)
       redis.call('XACK', KEYS[1], ARGV[1], id)
     end
   end
 end
-return {gone, entries}
+return {trimmed, entries}
 """
 """Claims up to ARGV[4] due postponed entries for this consumer. Returns the number of trimmed entries, and the
 claimed entries with their delivery counts. Claimed entries stay in the schedule, below zero, until a
 snapshot is saved. If the reply and then the group are lost, only the schedule still contains them."""
 
 REPAIR_SCHEDULE = """
-for _, held in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[4], '-', '+', 100, ARGV[3])) do
-  if tonumber(redis.call('ZSCORE', KEYS[2], held[1]) or -1) < 0 then redis.call('ZADD', KEYS[2], 0, held[1]) end
+for _, pending in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[4], '-', '+', 100, ARGV[3])) do
+  if tonumber(redis.call('ZSCORE', KEYS[2], pending[1]) or -1) < 0 then redis.call('ZADD', KEYS[2], 0, pending[1]) end
 end
 return 0
 """

@@ -2,11 +2,12 @@
 
 A consumer with entries in flight renews their leases every HEARTBEAT_INTERVAL, from a separate thread. A registered
 consumer that owns pending entries is dead if it was silent for SILENCE_THRESHOLD in two checks, CONFIRMATION_DELAY
-apart. One check is not enough: after a Redis outage every consumer has been silent, and live ones send a heartbeat
+apart. A single check is not enough: after a Redis outage every consumer has been silent, and live ones send a heartbeat
 before the second check.
 
-One check per CHECK_INTERVAL is enough for a group of any size: the consumers take turns by the server's clock. Active
-consumers announce themselves in a companion hash, because Redis before 7.2 does not count a blocked read as activity.
+A single check per CHECK_INTERVAL is enough for a group of any size: the consumers take turns by the server's clock.
+Active consumers announce themselves in a companion hash, because Redis before 7.2 does not count a blocked read as
+activity.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -35,7 +36,7 @@ Members = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class ConsumerInfo:
-    """One consumer in the reply to XINFO CONSUMERS."""
+    """Consumer in the reply to XINFO CONSUMERS."""
 
     name: str
     pending: int

@@ -32,6 +32,9 @@ class PollingConsumer:
         events = await self._manager.read_events(self._stream, self._group, self._consumer_name, count)
         return [DecodedEntry(message_id, data) for message_id, data in events or []]
 
+    def on_entry_removed(self, message_id: str) -> None:
+        """Do nothing: leases are not renewed."""
+
     async def interrupt_read(self) -> None:
         """Do nothing: a poll ends by itself."""
 

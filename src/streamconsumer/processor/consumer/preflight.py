@@ -65,15 +65,11 @@ class PreflightReport:
     @property
     def warnings(self) -> list[str]:
         """Log messages about missing optional permissions and about settings that can cost entries."""
-        warnings = [setting.message for setting in risky_settings(self.settings)]
-        if self.missing_permissions:
-            permissions = " ".join(self.missing_permissions)
-            warnings.insert(
-                0,
-                f"the Redis user is missing permissions; grant {permissions} with ACL SETUSER; "
-                "docs/redis.md lists the permissions",
-            )
-        return warnings
+        settings = [setting.message for setting in risky_settings(self.settings)]
+        if not self.missing_permissions:
+            return settings
+        advice = f"grant {' '.join(self.missing_permissions)} with ACL SETUSER; docs/redis.md lists the permissions"
+        return [f"the Redis user is missing permissions; {advice}", *settings]
 
 
 async def run_preflight_checks(manager: StreamManager, consumer_id: ConsumerId) -> PreflightReport:

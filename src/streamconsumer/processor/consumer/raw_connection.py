@@ -20,7 +20,8 @@ from streamconsumer.processor.message import Encoding
 
 
 class RawConnection(asyncio.Protocol):
-    """One connection. Replies arrive in the order of the commands; an error reply is a ResponseError in its place."""
+    """Pipelined connection. Replies arrive in the order of the commands; an error reply is a ResponseError in its
+    place."""
 
     def __init__(self, connection: AbstractConnection, encoding: Encoding) -> None:
         """Take over the transport of a connection.

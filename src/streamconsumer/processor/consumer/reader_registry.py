@@ -2,7 +2,8 @@
 
 Each consumer stores the client id of its reading connection in a companion key. A consumer that releases entries ends
 the blocked read of one other consumer with CLIENT UNBLOCK, a permission that stopping needs anyway. A consumer whose
-read returned empty before its timeout immediately claims due entries. It has a free slot, because it was reading.
+read returned empty before its timeout immediately claims due entries. That consumer has a free slot, because it was
+reading.
 
 An outdated id does little harm: after a failover it may belong to another client, whose blocking command then ends as
 if it had timed out. Only consumers that have recently announced themselves are woken.

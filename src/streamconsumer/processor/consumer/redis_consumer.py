@@ -92,7 +92,8 @@ class RedisConsumer:
         self._dead_letter_writer = DeadLetterWriter(
             manager.execute_pipeline, stream, group, self.dead_letter_stream, delivery.dead_letter_max_length
         )
-        self.ack_buffer = AckBuffer(self._send_acks, metrics)
+        self.ack_buffer = AckBuffer(self._send_acks, metrics, in_flight_ids)
+        self.on_entry_removed: Callable[[str], object] = self.ack_buffer.ids_in_scripts.discard
         self.ack_nowait: Callable[[str], None] | None = self.ack_buffer.add
         """Synchronous variant of `ack`. None if a consumer can only acknowledge asynchronously."""
         self._replay_from: str | None = ""  # a restarted consumer first handles its own pending entries
@@ -263,7 +264,7 @@ class RedisConsumer:
     async def _read_own_pending(self) -> list[Entry]:
         """Return one page of this consumer's pending entries that are not in flight.
 
-        These are entries from before a restart, or entries of a lost reply. Reading them does not increment their
+        Such entries were received before a restart, or in a lost reply. Reading them does not increment their
         delivery counts, because no attempt has started.
         """
         with self.ack_buffer.acked_during() as acked_ids:
@@ -333,21 +334,23 @@ class RedisConsumer:
         """
         for first in range(0, len(entries), PAGE_SIZE):
             page = entries[first : first + PAGE_SIZE]
-            with self.ack_buffer.acked_by_script([message_id for message_id, _, _ in page]):
+            with self.ack_buffer.settled_by_script(ids := [message_id for message_id, _, _ in page]):
                 await self.leases.postpone(page)
+                self.ack_buffer.record_postponed(ids)
         if any(not delay for _, _, delay in entries):
             await self._reader_registry.wake_one(
                 self.leases.members, await self.leases.server_time_milliseconds() / 1000
             )
 
     async def dead_letter_many(self, dead_letters: Sequence[EncodedDeadLetter]) -> list[bool | Exception]:
-        """Write dead letters and acknowledge their entries, each in one step. One round trip per megabyte, about.
+        """Write dead letters and acknowledge their entries, each in one step.
 
-        Returns one result per entry: True, False (another consumer owns the entry) or the Redis error.
+        Sends about one megabyte per round trip. Returns one result per entry: True, False (another consumer owns the
+        entry) or the Redis error.
         """
         results: list[bool | Exception] = []
         for page in chunks_by_size(dead_letters):
-            with self.ack_buffer.acked_by_script([message_id for message_id, _ in page]):
+            with self.ack_buffer.settled_by_script([message_id for message_id, _ in page]):
                 page_results = await self._dead_letter_writer.write_many(self._consumer_name, page)
                 for (message_id, _), result in zip(page, page_results, strict=True):
                     if isinstance(result, Exception):
@@ -359,7 +362,7 @@ class RedisConsumer:
 
     async def commit_effects(self, message_id: str, effects: Effects) -> bool:
         """Apply effects and acknowledge the entry in one step. Returns False if another consumer owns the entry."""
-        with self.ack_buffer.acked_by_script([message_id]):
+        with self.ack_buffer.settled_by_script([message_id]):
             if committed := await commit_effects(self.manager.execute, self.consumer_id, message_id, effects):
                 self.ack_buffer.record_acked(message_id)
             return committed

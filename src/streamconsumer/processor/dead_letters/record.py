@@ -7,9 +7,9 @@ letter of a dead letter is therefore parsed correctly.
 A replayed entry consists of the original fields and three marks at the end: origin id, number of replays, and the
 group it is replayed for. Only the end of an entry is checked, so that an entry without marks costs two comparisons.
 
-A script cannot add an entry with more than about 4000 fields. The dead letter or the replay of an original with more
-than MAX_FIELDS fields therefore stores all its names and values in one field, `streamconsumer.packed`, as netstrings
-(`5:hello,`). `from_fields` and `strip_replay_marks` unpack that field.
+A script cannot add an entry with more than about 4000 fields. If the original has more than MAX_FIELDS
+fields, its dead letter or replay therefore stores all names and values in one field, `streamconsumer.packed`, as
+netstrings (`5:hello,`). `from_fields` and `strip_replay_marks` unpack that field.
 """
 
 import re
@@ -49,7 +49,7 @@ class DeadLetterReason(StrEnum):
     """Reason why a message was dead-lettered."""
 
     MAX_DELIVERIES = "MaxDeliveries"
-    """All of its `delivery.maxDeliveries` attempts failed."""
+    """Each of the `delivery.maxDeliveries` attempts failed."""
 
     REJECTED = "Rejected"
     """The handler raised Reject."""
@@ -64,7 +64,8 @@ class DeadLetterReason(StrEnum):
     """The message is larger than `delivery.maxEntryBytes`."""
 
     CRASHED = "Crashed"
-    """The message was started `delivery.maxDeliveries` times and never finished. It probably crashes its process."""
+    """The message was started `delivery.maxDeliveries` times and never finished. The message probably crashes its
+    process."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,26 @@ class PipelineSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessorHooks:
+    """Functions of the processor that its pipeline calls."""
+
+    require_handler: Callable[[], AsyncHandler]
+    """Returns the user's handler. Raises InvalidSettings if none is set."""
+
+    handle_entry: Callable[[Entry], Coroutine[Any, Any, None]]
+    """Handles one entry with a handler of single messages."""
+
+    fast_path_handler: AsyncHandler | None
+    """Handler of ordinary messages. None if they must go through `handle_entry` too."""
+
+    may_claim: Callable[[], bool]
+    """Returns False while the processor must not claim entries."""
+
+    busy_ids: Collection[str]
+    """Ids of messages that a handler thread still works on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pipeline:
     """Components of one run of a processor."""
 
@@ -58,48 +78,39 @@ class Pipeline:
     recovery_loop: RecoveryLoop
     prefetch: Prefetch
     fast_path: FastPath | None
-    """None if every message goes through `handle_entry`."""
+    """None if every message goes through `ProcessorHooks.handle_entry`."""
 
 
 def build_pipeline(
     manager: StreamManagerProtocol,
     consumer_id: ConsumerId,
     settings: PipelineSettings,
+    hooks: ProcessorHooks,
     *,
-    require_handler: Callable[[], AsyncHandler],
-    handle_entry: Callable[[Entry], Coroutine[Any, Any, None]],
-    fast_path_handler: AsyncHandler | None,
-    may_claim: Callable[[], bool],
-    busy_ids: Collection[str],
     metrics: Metrics,
     telemetry: MessageTracing | None,
 ) -> Pipeline:
-    """Create the components and connect them.
-
-    `require_handler` returns the user's handler or raises InvalidSettings. `handle_entry` handles one entry; batches
-    do not use it. `fast_path_handler` is None if ordinary messages must go through `handle_entry` too. `may_claim`
-    returns False while the processor must not claim entries. `busy_ids` are the ids of messages that a handler thread
-    still works on.
-    """
+    """Create the components and connect them."""
     is_batch, delivery, batch_count = settings.is_batch, settings.delivery, settings.batch_count
     breaker = CircuitBreaker(delivery.breaker)
     in_flight = InFlightTable(
-        (lambda first: batch_runner.run(first)) if is_batch else handle_entry,  # noqa: PLW0108 - created later
+        (lambda first: batch_runner.run(first)) if is_batch else hooks.handle_entry,  # noqa: PLW0108 - created later
         concurrency=settings.concurrency,
         metrics=metrics,
-        busy_ids=busy_ids,
+        busy_ids=hooks.busy_ids,
         ordering_key=settings.ordering_key,
         timeout=None if is_batch else delivery.timeout,  # BatchRunner has a timer of its own
         gate=breaker if delivery.breaker.failures else None,
     )
     consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry)
+    in_flight.on_entry_removed = consumer.on_entry_removed
     settler = Settler(
         consumer, in_flight, delivery, breaker, consumer_id=consumer_id, metrics=metrics, telemetry=telemetry
     )
-    handler = _single_message_handler(require_handler) if is_batch else require_handler
+    handler = _single_message_handler(hooks.require_handler) if is_batch else hooks.require_handler
     attempt_runner = AttemptRunner(handler, settler, telemetry, in_flight.timeouts)
     batch_runner = BatchRunner(
-        require_handler,
+        hooks.require_handler,
         in_flight,
         settler,
         delivery,
@@ -111,7 +122,7 @@ def build_pipeline(
     recovery_loop = RecoveryLoop(
         consumer,
         in_flight,
-        may_claim=may_claim,
+        may_claim=hooks.may_claim,
         batch_count=batch_count,
         log_context=consumer_id.log_context,
         metrics=metrics,
@@ -122,18 +133,9 @@ def build_pipeline(
     fast_path = None
     # Without `trace_fields` each message has a span, and none is ordinary.
     can_use_fast_path = not is_batch and not settings.ordering_key and attempt_runner.trace_fields is not None
-    if can_use_fast_path and fast_path_handler and (ack := consumer.ack_nowait):
-        fast_path = FastPath(
-            fast_path_handler,
-            in_flight,
-            attempt_runner,
-            settler,
-            breaker,
-            ack=ack,
-            encoding=consumer.encoding,
-            consumer_id=consumer_id,
-            metrics=metrics,
-        )
+    if can_use_fast_path and hooks.fast_path_handler and consumer.ack_nowait:
+        collaborators = (in_flight, attempt_runner, settler, breaker, consumer.ack_nowait)
+        fast_path = FastPath(hooks.fast_path_handler, *collaborators, consumer.encoding, consumer_id, metrics)
         in_flight.fast_path = fast_path.run
     return Pipeline(consumer_id, consumer, in_flight, settler, attempt_runner, recovery_loop, prefetch, fast_path)
 

@@ -27,14 +27,13 @@ from streamconsumer.processor.pipeline.settlement import Settler
 class FastPath:
     """Runs handlers of single messages, without ordering and without a span for every message."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - one per collaborator
         self,
         handler: AsyncHandler,
         in_flight: InFlightTable,
         attempt_runner: AttemptRunner,
         settler: Settler,
         breaker: CircuitBreaker,
-        *,
         ack: Callable[[str], None],
         encoding: Encoding,
         consumer_id: ConsumerId,
@@ -46,18 +45,13 @@ class FastPath:
         self._breaker, self._ack, self._encoding = breaker, ack, encoding
         self._consumer_id, self._metrics = consumer_id, metrics
 
-    async def run(  # noqa: C901, PLR0912, PLR0915 - a call for each part would cost what it saves
-        self, entry: Entry, task: asyncio.Task[None]
-    ) -> Entry | None:
-        """Handle ordinary entries. Returns the first entry that is not ordinary.
-
-        Returns None if no entry is ready, or if a handler changed a context variable."""
+    async def run(self, entry: Entry, task: asyncio.Task[None]) -> Entry | None:  # noqa: C901, PLR0912, PLR0915 - inlined
+        """Handle ordinary entries. Returns the first other entry. None if no entry is ready or a context changed."""
         in_flight, metrics, breaker, consumer_id = self._in_flight, self._metrics, self._breaker, self._consumer_id
-        entries, tasks = in_flight.entries, in_flight.tasks
+        entries, tasks, trace_fields = in_flight.entries, in_flight.tasks, self._attempt_runner.trace_fields
         ready, suspects = in_flight.ready_queue.ready, in_flight.ready_queue.suspects
-        ack, duration_counts, trace_fields = self._ack, metrics.duration_counts, self._attempt_runner.trace_fields
+        ack, duration_counts, clock = self._ack, metrics.duration_counts, time.perf_counter
         has_timeout, call_with_timeout = bool(in_flight.timeouts.timeout), self._attempt_runner.call_with_timeout
-        clock = time.perf_counter
         data: dict[Any, Any] | None
         token, started = set_current([]), clock()
         try:
@@ -73,7 +67,7 @@ class FastPath:
                 if not ready:
                     in_flight.update_capacity()
                 set_current((entry, consumer_id, data))
-                context, result, error = copy_context(), None, None
+                context, result, error, is_plain = copy_context(), None, None, False
                 try:
                     try:
                         result = await (call_with_timeout(entry, data) if has_timeout else self.handler(data))
@@ -88,12 +82,8 @@ class FastPath:
                     else:
                         metrics.record_duration(seconds)
                     started = ended
-                    if (
-                        error is None
-                        and not entry.disposition
-                        and breaker.has_no_recent_failure
-                        and not isinstance(result, Effects)
-                    ):
+                    is_plain = error is None and not entry.disposition and not isinstance(result, Effects)
+                    if is_plain and breaker.has_no_recent_failure:
                         ack(message_id)
                     else:
                         await self._settle_slow(entry, result, error)
@@ -103,7 +93,7 @@ class FastPath:
                     raise
                 finally:
                     error = None  # breaks the reference cycle between the error's traceback and this frame
-                    if entry.disposition:
+                    if entry.disposition or not is_plain:
                         in_flight.finish_attempt(entry)
                     else:
                         del tasks[message_id], entries[message_id]

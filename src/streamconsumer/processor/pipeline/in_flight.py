@@ -76,6 +76,8 @@ class InFlightTable:
         self.has_capacity = asyncio.Event()
         """Set while there is room to read more, and permanently after `close`."""
         self.has_capacity.set()
+        self.on_entry_removed: Callable[[str], object] = lambda _: None
+        """Called with the id of each entry that leaves the table after an attempt outside of the fast path."""
         metrics.count_in_flight = self.tasks.__len__
 
     @property
@@ -326,6 +328,7 @@ class InFlightTable:
             self.ready_queue.release_turn(entry)
             return
         self.entries.pop(entry.message_id, None)
+        self.on_entry_removed(entry.message_id)
         if entry.is_suspect or entry.lane is not None:  # other entries block no entry
             self.ready_queue.complete(entry)
 

@@ -18,13 +18,13 @@ _MAX_AGE_NS = 600 * 1_000_000_000
 
 def process_start_ns() -> int:
     """Return when this process started, to a hundredth of a second; the current time if the kernel does not say."""
-    now = time.time_ns()
     try:
         stat = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace")
         ticks = int(stat.rpartition(")")[2].split()[_START_TIME_FIELD])
         age = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * 1_000_000_000 // sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
-        return now
+        return time.time_ns()
+    now = time.time_ns()  # immediately after the other clock, because the difference of both counts
     return now - age if 0 < age < _MAX_AGE_NS else now
 
 

@@ -1,0 +1,345 @@
+"""Effects are applied together with the acknowledgement, exactly once, or not at all."""
+
+import asyncio
+import random
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.exceptions import NoPermissionError, ResponseError
+
+from streamconsumer.errors import EffectsRejected
+from streamconsumer.processor.consumer import effects_commit as applying
+from streamconsumer.processor.consumer.effects_commit import REQUIRED_PERMISSIONS, commit_effects
+from streamconsumer.processor.handler.effects import MAX_INCREMENT, Effects
+from streamconsumer.processor.message import ConsumerId
+from streamconsumer.redis_client.errors_table import classify_error
+from streamconsumer.redis_client.keys import group_key, hash_slot
+from tests.processor.eventually import eventually
+from tests.processor.group import GROUP, STREAM, Group
+from tests.processor.pod import SOURCES
+
+MEMORY = group_key(STREAM, GROUP, "committed")
+CHILD = Path(__file__).with_name("effects_child.py")
+
+
+def test_hash_slot_matches_cluster_keyslot() -> None:
+    """The numbers are those that CLUSTER KEYSLOT of Redis 7.0 returned."""
+    keys = {b"123456789": 12739, b"orders": 105, b"{orders}:billing:x": 105, b"a{}b": 13694, b"{}{orders}": 12660}
+    assert [hash_slot(key) for key in keys] == [*keys.values()]
+    assert hash_slot(b"x{orders}{y}") == hash_slot(b"orders")
+    assert hash_slot(b"{{orders}}") == hash_slot(b"{orders")
+
+
+# -- committing ------------------------------------------------------------------------------------------------------
+
+
+async def start_entry(group: Group, count: int = 1, consumer: str = "pod-a") -> list[str]:
+    await group.create_group()
+    await group.add(count)
+    return await group.read_as(consumer, count)
+
+
+async def commit_on(group: Group, message_id: str, effects: Effects) -> bool:
+    return await commit_effects(group.manager().execute, ConsumerId(STREAM, GROUP, "pod-a"), message_id, effects)
+
+
+async def server_content(group: Group) -> dict[str, Any]:
+    """Return all keys of the server and their values."""
+    keys: Any = await group.client.keys()
+    return {key: await group.client.type(key) for key in keys}
+
+
+async def test_effects_and_acknowledgement_happen_together(any_group: Group) -> None:
+    [message_id] = await start_entry(any_group)
+    client = any_group.client
+    await client.set("old", "x")
+    await client.set("count", "40")
+    effects = (
+        Effects()
+        .add("invoices", {"order": "7", b"raw": b"\xff"})
+        .add("invoices", {"order": "8"}, max_length=1000)
+        .set("last", "7")
+        .set("soon", "gone", expires=timedelta(minutes=1))
+        .increment("count", 2)
+        .increment("new", -3)
+        .delete("old")
+        .delete("never")
+    )
+    assert await commit_on(any_group, message_id, effects)
+    assert await any_group.pending() == 0
+    assert await client.xlen("invoices") == 2
+    assert await client.mget("last", "soon", "count", "new", "old") == ["7", "gone", "42", "-3", None]
+    assert await client.ttl("last") == -1
+    assert 55 < await client.ttl("soon") <= 60
+
+
+async def test_empty_effects_only_acknowledge(any_group: Group) -> None:
+    [message_id] = await start_entry(any_group)
+    assert await commit_on(any_group, message_id, Effects())
+    assert await any_group.pending() == 0
+
+
+async def test_effect_adds_an_entry_with_the_maximum_number_of_fields(any_group: Group) -> None:
+    [message_id] = await start_entry(any_group)
+    effects = Effects()
+    for number in range(50):
+        effects.add(f"out-{number}", {str(each): "v" for each in range(1000)})
+    assert await commit_on(any_group, message_id, effects)
+    assert await any_group.client.xlen("out-49") == 1
+
+
+async def test_effects_are_not_applied_when_another_consumer_owns_the_entry(any_group: Group) -> None:
+    [message_id] = await start_entry(any_group)
+    await any_group.claim([message_id], "pod-b")
+    assert not await commit_on(any_group, message_id, Effects().increment("count").add("out", {"a": "b"}))
+    assert await server_content(any_group) == {STREAM: "stream"}
+    assert [each.consumer for each in await any_group.entries()] == ["pod-b"]
+
+
+async def test_effects_are_not_applied_when_the_entry_is_already_acknowledged(any_group: Group) -> None:
+    [message_id] = await start_entry(any_group)
+    await any_group.client.xack(STREAM, GROUP, message_id)
+    assert not await commit_on(any_group, message_id, Effects().increment("count"))
+    assert await server_content(any_group) == {STREAM: "stream"}
+
+
+async def test_effects_are_applied_once_when_two_consumers_commit_them(any_group: Group) -> None:
+    ids = await start_entry(any_group, 50)
+    execute = any_group.manager().execute
+
+    async def one(consumer: str, message_id: str) -> bool:
+        await any_group.claim([message_id], consumer)
+        return await commit_effects(
+            execute, ConsumerId(STREAM, GROUP, consumer), message_id, Effects().increment("count")
+        )
+
+    for message_id in ids:
+        await asyncio.gather(one("pod-a", message_id), one("pod-b", message_id))
+    assert await any_group.client.get("count") == "50"
+
+
+async def test_repeated_commit_applies_nothing_more_after_a_lost_reply(any_group: Group) -> None:
+    [message_id] = await start_entry(any_group)
+    effects = Effects().increment("count")
+    assert await commit_on(any_group, message_id, effects)
+    assert not await commit_on(any_group, message_id, effects)
+    assert await any_group.client.get("count") == "1"
+
+
+async def test_repeated_commit_applies_nothing_more_after_a_late_renewal(any_group: Group) -> None:
+    [message_id] = await start_entry(any_group)
+    effects = Effects().increment("count")
+    assert await commit_on(any_group, message_id, effects)
+    await any_group.client.xclaim(STREAM, GROUP, "pod-a", 0, [message_id], force=True, justid=True)
+    assert await any_group.pending() == 1
+    assert await commit_on(any_group, message_id, effects)
+    assert await any_group.pending() == 0
+    assert await any_group.client.get("count") == "1"
+
+
+async def test_only_the_last_commits_are_remembered(any_group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(applying, "MAX_REMEMBERED_COMMITS", 3)
+    ids = await start_entry(any_group, 5)
+    for message_id in ids:
+        assert await commit_on(any_group, message_id, Effects())
+    assert sorted(await any_group.client.zrange(MEMORY, 0, -1)) == ids[2:]
+
+
+# -- rejecting -------------------------------------------------------------------------------------------------------
+
+FULL = Effects().add("out", {"a": "b"}).set("value", "v").increment("count").delete("old")
+"""An effect of each kind. A leftover of any of them shows a rejection that came too late."""
+
+KEPT = {"old": "string", STREAM: "stream"}
+
+
+async def rejection_of(group: Group, message_id: str, effects: Effects) -> str:
+    with pytest.raises(EffectsRejected) as raised:
+        await commit_on(group, message_id, effects)
+    assert await group.pending() == 1
+    return str(raised.value)
+
+
+@pytest.fixture
+async def message_id(any_group: Group) -> str:
+    [message_id] = await start_entry(any_group)
+    await any_group.client.set("old", "x")
+    return message_id
+
+
+@pytest.mark.parametrize(
+    ("key", "command", "expected"),
+    [("out", "XADD", "a stream"), ("value", "SET", "a string"), ("count", "INCRBY", "a whole number")],
+)
+async def test_key_of_another_type_rejects_all_effects(
+    any_group: Group, message_id: str, key: str, command: str, expected: str
+) -> None:
+    await any_group.client.lpush(key, "x")
+    sentence = await rejection_of(any_group, message_id, FULL)
+    assert f"message {message_id}: the key '{key}' holds a list; {command} expects {expected}" in sentence
+    assert "Nothing was applied" in sentence
+    assert await server_content(any_group) == {**KEPT, key: "list"}
+
+
+@pytest.mark.parametrize("value", ["ten", "", "1.5", " 1", "+1", "01", "-0", "9" * 19, "1" * 30, "1\n"])
+async def test_value_that_is_not_a_number_rejects_all_effects(any_group: Group, message_id: str, value: str) -> None:
+    await any_group.client.set("count", value)
+    assert "the key 'count' holds no number" in await rejection_of(any_group, message_id, FULL)
+    assert await server_content(any_group) == {**KEPT, "count": "string"}
+    assert await any_group.client.get("count") == value
+
+
+@pytest.mark.parametrize("value", ["0", "-7", "9" * 18, "-" + "9" * 18])
+async def test_whole_numbers_are_incremented(any_group: Group, message_id: str, value: str) -> None:
+    await any_group.client.set("count", value)
+    assert await commit_on(any_group, message_id, Effects().increment("count", MAX_INCREMENT))
+    assert await any_group.client.get("count") == str(int(value) + MAX_INCREMENT)
+
+
+async def test_effects_on_the_own_stream_may_only_add_entries(any_group: Group, message_id: str) -> None:
+    for effects in (Effects().delete(STREAM), Effects().set(STREAM, "x"), Effects().increment(STREAM)):
+        assert "'orders' is the stream that is read" in await rejection_of(any_group, message_id, effects)
+    trimming = await rejection_of(any_group, message_id, Effects().add(STREAM, {"a": "b"}, max_length=1))
+    assert "set spec.retention" in trimming
+    assert "is reserved for StreamConsumer" in await rejection_of(any_group, message_id, Effects().delete(MEMORY))
+    assert await commit_on(any_group, message_id, Effects().add(STREAM, {"a": "b"}))
+    assert await any_group.client.xlen(STREAM) == 2
+
+
+# -- failures that the message did not cause --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lacking", REQUIRED_PERMISSIONS.split())
+async def test_missing_permission_rejects_all_effects(any_group: Group, message_id: str, lacking: str) -> None:
+    rights = [each for each in REQUIRED_PERMISSIONS.split() if each != lacking]
+    keys = [f"~{key}" for key in (STREAM, MEMORY, "out", "value", "count", "old")]
+    await any_group.client.execute_command("ACL", "SETUSER", "shop", "on", ">pw", *keys, "-@all", *rights)  # type: ignore[no-untyped-call] # ships no types
+    await any_group.client.set("count", "1")
+    execute = any_group.manager(f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0").execute
+    with pytest.raises(NoPermissionError) as raised:
+        await commit_effects(execute, ConsumerId(STREAM, GROUP, "pod-a"), message_id, FULL)
+    assert "a script, which needs +eval" in str(raised.value)
+    assert classify_error(raised.value, "here").code == "NOPERM"
+    assert await server_content(any_group) == {**KEPT, "count": "string"}
+    assert await any_group.client.get("count") == "1"
+    assert await any_group.pending() == 1
+    await any_group.client.execute_command("ACL", "SETUSER", "shop", lacking)  # type: ignore[no-untyped-call] # ships no types
+    assert await commit_effects(execute, ConsumerId(STREAM, GROUP, "pod-a"), message_id, FULL)
+    assert await server_content(any_group) == dict.fromkeys(("count", "value"), "string") | {
+        "out": "stream",
+        STREAM: "stream",
+        MEMORY: "zset",
+    }
+
+
+async def test_inaccessible_key_rejects_all_effects(any_group: Group, message_id: str) -> None:
+    keys = [f"~{key}" for key in (STREAM, MEMORY, "out", "value", "old")]
+    await any_group.client.execute_command(
+        "ACL", "SETUSER", "shop", "on", ">pw", *keys, "-@all", *REQUIRED_PERMISSIONS.split()
+    )  # type: ignore[no-untyped-call] # ships no types
+    execute = any_group.manager(f"redis://shop:pw@{any_group.server.host}:{any_group.server.port}/0").execute
+    with pytest.raises(NoPermissionError):
+        await commit_effects(execute, ConsumerId(STREAM, GROUP, "pod-a"), message_id, FULL)
+    assert await server_content(any_group) == KEPT
+
+
+async def test_server_out_of_memory_rejects_all_effects_except_deletions(any_group: Group, message_id: str) -> None:
+    await any_group.client.config_set("maxmemory", 1)
+    with pytest.raises(ResponseError) as raised:
+        await commit_on(any_group, message_id, FULL)
+    assert str(raised.value).removeprefix("OOM ").startswith("command not allowed when used memory > 'maxmemory'")
+    assert await server_content(any_group) == KEPT
+    assert await commit_on(any_group, message_id, Effects().delete("old"))
+    await any_group.client.config_set("maxmemory", 0)
+    assert await server_content(any_group) == {STREAM: "stream", MEMORY: "zset"}
+
+
+async def test_replica_rejects_all_effects(any_group: Group, message_id: str) -> None:
+    await any_group.client.config_set("replica-serve-stale-data", "yes")
+    await any_group.client.replicaof("127.0.0.1", "1")
+    with pytest.raises(ResponseError) as raised:
+        await commit_on(any_group, message_id, FULL)
+    assert str(raised.value).removeprefix("READONLY ").startswith("You can't write against a read only replica")
+    await any_group.client.replicaof("NO", "ONE")
+    assert await server_content(any_group) == KEPT
+
+
+async def test_missing_group_raises_nogroup(any_group: Group, message_id: str) -> None:
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    with pytest.raises(ResponseError, match="NOGROUP"):
+        await commit_on(any_group, message_id, FULL)
+    assert await server_content(any_group) == KEPT
+
+
+# -- kill -9 ---------------------------------------------------------------------------------------------------------
+
+
+class Child:
+    """Consumer in a separate process, which announces each step."""
+
+    def __init__(self, url: str, stop_at: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(CHILD), url, STREAM, GROUP, stop_at],
+            env={"PYTHONPATH": str(SOURCES)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def says(self, word: str) -> None:
+        assert self.process.stdout
+        assert self.process.stdout.readline().strip() == word
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.end()
+
+    def end(self) -> None:
+        self.process.wait()
+        assert self.process.stdout
+        self.process.stdout.close()
+
+
+@pytest.mark.parametrize("stop_at", ["before", "after"])
+async def test_effect_is_applied_once_when_the_process_is_killed_next_to_its_commit(
+    any_group: Group, stop_at: str
+) -> None:
+    await any_group.create_group()
+    await any_group.add(1)
+    child = Child(any_group.url, stop_at)
+    child.says(stop_at)
+    child.kill()
+    assert await any_group.client.get("count") == (None if stop_at == "before" else "1")
+    again = Child(any_group.url, "never")
+    again.says("done")
+    again.end()
+    assert await any_group.client.get("count") == "1"
+    assert await any_group.client.xlen("out") == 1
+    assert await any_group.pending() == 0
+
+
+async def test_each_effect_is_applied_once_when_processes_are_killed_at_any_time(any_group: Group) -> None:
+    await any_group.create_group()
+    ids = await any_group.add(1500)
+    chance = random.Random(4)
+    for _ in range(6):
+        child = Child(any_group.url, "never")
+        begin = int(await any_group.client.get("count") or 0)
+        target = min(begin + chance.randrange(1, 50), len(ids))
+
+        async def has_gone_on(target: int = target) -> bool:
+            return int(await any_group.client.get("count") or 0) >= target
+
+        await eventually(has_gone_on)
+        child.kill()
+    last = Child(any_group.url, "never")
+    last.says("done")
+    last.end()
+    assert await any_group.client.get("count") == str(len(ids))
+    made: Any = await any_group.client.xrange("out")
+    assert sorted(fields["from"] for _, fields in made) == sorted(ids)
+    assert await any_group.pending() == 0

@@ -1,0 +1,317 @@
+"""A group that is destroyed while it is read is recreated, and no entry that Redis still has is lost."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from streamconsumer.model.processor_settings import Breaker, Delivery
+from streamconsumer.processor import Message, Retry, current_message
+from streamconsumer.processor.consumer.group_snapshot import GroupSnapshot
+from streamconsumer.processor.consumer.leases import Leases
+from streamconsumer.redis_client.keys import group_key
+from tests.processor.eventually import eventually
+from tests.processor.group import GROUP, STREAM, Group
+from tests.processor.recorder import Recorder, fail_first_delivery
+
+WAYS = {
+    "XGROUP DESTROY": ("XGROUP", "DESTROY", STREAM, GROUP),
+    "DEL": ("DEL", STREAM),
+    "FLUSHALL": ("FLUSHALL",),
+}
+by_every_way = pytest.mark.parametrize("way", list(WAYS))
+
+
+@by_every_way
+async def test_group_is_recreated_when_it_is_destroyed_during_a_blocked_read(any_group: Group, way: str) -> None:
+    handler = Recorder()
+    processor = await any_group.start(handler, poll=1)
+    await any_group.add(3)
+    await handler.wait_until_finished(3)
+    await any_group.wait_settled()
+    await any_group.wait_until_reading()
+    await eventually(lambda: _snapshot_saved(any_group, handler.ids[-1]))
+    await any_group.client.execute_command(*WAYS[way])  # type: ignore[no-untyped-call] # ships no types for it
+    later = await any_group.add(3)
+    await handler.wait_until_finished(6)
+    await any_group.wait_settled()
+    assert handler.ids[3:] == later, "no message acknowledged in the snapshot is handled again"
+    assert processor.metrics.groups_recreated == 1
+    assert processor.metrics.redis_errors == 0
+
+
+@by_every_way
+async def test_group_is_recreated_when_it_is_destroyed_while_a_message_is_handled(any_group: Group, way: str) -> None:
+    handler = Recorder(gate=False)
+    await any_group.start(handler, poll=1)
+    [first] = await any_group.add()
+    await handler.wait_until_received(1)
+    await any_group.client.execute_command(*WAYS[way])  # type: ignore[no-untyped-call] # ships no types for it
+    handler.gate.set()
+    await asyncio.sleep(0.002)  # a new stream in the same millisecond would create the same id
+    later = await any_group.add(3)
+    await eventually(lambda: set(handler.finished) >= set(later))
+    await any_group.wait_settled()
+    assert [each for each in handler.ids if each in later] == later
+    assert handler.ids.count(first) <= 2, "an acknowledgement lost with the group costs one more attempt"
+
+
+async def test_entries_in_flight_stay_pending_when_the_group_is_destroyed(any_group: Group) -> None:
+    handler = Recorder(gate=False)
+    ids = await any_group.add(5)
+    processor = await any_group.start(handler, concurrency=8, min_idle=1)
+    await handler.wait_until_received(5)
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+
+    async def pending_again() -> bool:
+        return await any_group.group_exists() and [each.message_id for each in await any_group.entries()] == ids
+
+    await eventually(pending_again)
+    await asyncio.sleep(1.5)
+    handler.gate.set()
+    await handler.wait_until_finished(5)
+    await any_group.wait_settled()
+    assert handler.ids == ids
+    assert processor.metrics.lost_ownership == 0
+
+
+async def test_failed_message_is_retried_when_the_group_is_destroyed(any_group: Group) -> None:
+    """The entry is no longer pending in Redis: only this process knows it."""
+    handler = Recorder(fail_first_delivery(Retry("not yet", after=timedelta(seconds=1))))
+    bad, *_ = await any_group.add(1)
+    await any_group.start(handler, min_idle=1)
+    await handler.wait_until_received(1)
+    await any_group.wait_until_reading()
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    await handler.wait_until_finished(1)
+    await any_group.wait_settled()
+    assert handler.finished == [bad]
+
+
+async def test_each_consumer_keeps_its_entries_when_the_group_is_destroyed(any_group: Group) -> None:
+    """The first consumer recreates the group at its own position. Other consumers know earlier or later positions."""
+    later = timedelta(seconds=1.5)
+    any_group.delivery = Delivery(breaker=Breaker(failures=0))
+    first, second = (
+        Recorder(fail_first_delivery(Retry("a", after=later))),
+        Recorder(fail_first_delivery(Retry("b", after=later))),
+    )
+    for handler, name in ((first, "pod-a"), (second, "pod-b")):
+        await any_group.start(handler, name, min_idle=1, poll=0.5)
+        await any_group.wait_until_reading()
+    ids = await any_group.add(1)
+    await eventually(lambda: len(first.received) + len(second.received) == 1)
+    ids += await any_group.add(40)
+    await eventually(lambda: len(first.received) + len(second.received) == 41)
+    await any_group.wait_until_reading()
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    await eventually(lambda: sorted(first.finished + second.finished) == sorted(ids))
+    await any_group.wait_settled()
+
+
+async def test_recreated_group_does_not_start_at_the_dollar(any_group: Group) -> None:
+    handler = Recorder()
+    await any_group.add(3)
+    await any_group.start(handler, start_from="$", poll=1)
+    await any_group.wait_until_reading()
+    async with any_group.client.pipeline(transaction=True) as together:
+        together.xgroup_destroy(STREAM, GROUP)
+        together.xadd(STREAM, {"n": "after"})
+        await together.execute()
+    await handler.wait_until_finished(1)
+    assert [message.data for message in handler.received] == [{"n": "after"}]
+
+
+async def test_restarted_consumer_knows_the_position_before_its_first_read(group: Group) -> None:
+    await group.create_group()
+    await group.add(50)
+    for message_id in await group.read_as("before", 50):
+        await group.client.xack(STREAM, GROUP, message_id)
+    handler = Recorder()
+    await group.start(handler)
+    await group.wait_until_reading()
+    await group.client.xgroup_destroy(STREAM, GROUP)
+    later = await group.add(2)
+    await handler.wait_until_finished(2)
+    assert handler.ids == later
+
+
+async def test_processor_follows_a_stream_that_is_flushed_repeatedly_under_load(group: Group) -> None:
+    handled: list[str] = []
+
+    async def handle(data: dict[str, str]) -> None:
+        handled.append(current_message().message_id)
+        await asyncio.sleep(0.001)
+
+    await group.start(handle, concurrency=3)
+    for _ in range(10):
+        await group.add(30)
+        await asyncio.sleep(0.02)
+        await group.client.flushall()
+    last = await group.add(30)
+    await eventually(lambda: set(handled) >= set(last))
+    await group.wait_settled()
+
+
+async def test_message_in_flight_is_kept_when_a_peer_recreates_the_group(any_group: Group) -> None:
+    busy, idle = Recorder(gate=False), Recorder()
+    [running] = await any_group.add()
+    await any_group.start(busy, min_idle=3)
+    await busy.wait_until_received(1)
+    await any_group.start(idle, "pod-b", poll=0.2, min_idle=3)
+    [beyond] = await any_group.add()
+    await idle.wait_until_finished(1)
+    await eventually(lambda: _snapshot_saved(any_group, beyond, running))
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    await eventually(any_group.group_exists)  # the idle consumer recreated it, after the position of the busy one
+    await asyncio.sleep(1)  # several renewals
+    assert not busy.cancelled
+    busy.gate.set()
+    await busy.wait_until_finished(1)
+    await any_group.wait_settled()
+    assert (busy.ids, idle.ids) == ([running], [beyond])
+
+
+async def test_failed_message_is_retried_when_a_peer_recreates_the_group(any_group: Group) -> None:
+    def first_time(message: Message) -> BaseException | None:
+        return (
+            Retry("not yet", after=timedelta(seconds=1))
+            if message.deliveries == 1 and message.data["n"] == "0"
+            else None
+        )
+
+    failing, idle = Recorder(first_time), Recorder(gate=False)
+    [failed] = await any_group.add()
+    await any_group.start(failing, min_idle=2)
+    await failing.wait_until_received(1)
+    await any_group.start(idle, "pod-b", poll=0.2, min_idle=60)
+    async with any_group.client.pipeline(transaction=True) as together:
+        together.xgroup_destroy(STREAM, GROUP)
+        together.xgroup_create(STREAM, GROUP, "$")
+        await together.execute()
+    await failing.wait_until_received(2)
+    assert failing.ids == [failed, failed]
+    assert not idle.received
+
+
+async def test_entries_of_a_dead_consumer_survive_the_loss_of_the_group(any_group: Group) -> None:
+    """Two faults at the same time: only the snapshot still contains the entries."""
+    await any_group.create_group()
+    ids = await any_group.add(3)
+    await any_group.read_as("dead", 3)
+    handler = Recorder()
+    await any_group.start(handler, "pod-b", poll=1)
+    await any_group.wait_until_reading()
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    await handler.wait_until_finished(3)
+    await any_group.wait_settled()
+    assert sorted(handler.ids) == ids
+
+
+async def test_postponed_entries_of_a_lost_reply_survive_the_loss_of_the_group(any_group: Group) -> None:
+    await any_group.create_group()
+    [lost] = await any_group.add()
+    await any_group.read_as("dead")
+    dead = Leases(any_group.manager().execute, STREAM, GROUP, "dead")
+    await dead.postpone([(lost, 1, timedelta(0))])
+    _, [taken] = await dead.claim_due(10)
+    assert taken.message_id == lost
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    handler = Recorder()
+    await any_group.start(handler, start_from="$")
+    await handler.wait_until_finished(1)
+    await any_group.wait_settled()
+    assert handler.ids == [lost]
+
+
+async def test_group_continues_at_its_position_when_it_is_destroyed_without_consumers(any_group: Group) -> None:
+    handler, peer = Recorder(), Recorder()
+    processor = await any_group.start(handler)
+    await any_group.add(5)
+    await handler.wait_until_finished(5)
+    await any_group.wait_settled()
+    await eventually(lambda: _snapshot_saved(any_group, handler.ids[-1]))
+    await processor.stop_listening()
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    later = await any_group.add(2)
+    await any_group.start(peer, "pod-b")
+    await peer.wait_until_finished(2)
+    await any_group.wait_settled()
+    assert peer.ids == later
+
+
+async def test_group_recreated_by_another_program_gets_its_pending_entries_back(any_group: Group) -> None:
+    await any_group.create_group()
+    ids = await any_group.add(3)
+    await any_group.read_as("dead", 3)
+    handler = Recorder()
+    await any_group.start(handler, "pod-b", poll=1)
+    await any_group.wait_until_reading()
+    async with any_group.client.pipeline(transaction=True) as together:
+        together.xgroup_destroy(STREAM, GROUP)
+        together.xgroup_create(STREAM, GROUP, "$")
+        await together.execute()
+    await any_group.add()  # the snapshot is saved only while entries are pending
+    await handler.wait_until_finished(4)
+    await any_group.wait_settled()
+    assert set(handler.ids) > set(ids)
+
+
+@pytest.mark.parametrize("way", ["heartbeat", "recreation"])
+async def test_restored_entry_survives_a_second_loss_before_the_next_snapshot(any_group: Group, way: str) -> None:
+    execute = any_group.manager().execute
+    dead, peer = (GroupSnapshot(execute, STREAM, GROUP, name) for name in ("dead", "peer"))
+    await any_group.create_group()
+    ids = await any_group.add(3)
+    await any_group.read_as("dead", 3)
+    await dead.save()
+    written = await _saved_at(any_group)
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    await peer.restore_group("0-0", "0")
+
+    async def saved_again() -> bool:
+        await peer.save()
+        return bool(await _saved_at(any_group) != written)
+
+    await eventually(saved_again)
+    if way == "heartbeat":
+        assert not await Leases(execute, STREAM, GROUP, "dead").renew(ids)
+    else:
+        await dead.restore_group("0-0", "0", in_flight=ids)
+    assert {each.consumer for each in await any_group.entries()} == {"dead"}
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    await peer.restore_group(ids[-1], "0")
+    assert [each.message_id for each in await any_group.entries()] == ids
+
+
+async def test_entry_trimmed_after_the_snapshot_is_not_restored(any_group: Group) -> None:
+    execute = any_group.manager().execute
+    peer = GroupSnapshot(execute, STREAM, GROUP, "peer")
+    await any_group.create_group()
+    trimmed, *ids = await any_group.add(3)
+    await any_group.read_as("dead", 3)
+    await peer.save()
+    await any_group.client.xgroup_destroy(STREAM, GROUP)
+    await any_group.client.xdel(STREAM, trimmed)
+    await peer.restore_group("0-0", "0")
+    assert [each.message_id for each in await any_group.entries()] == ids
+    due: list[str] = []
+
+    async def all_are_due() -> bool:
+        lost, entries = await Leases(execute, STREAM, GROUP, "peer").claim_due(10)
+        assert not lost
+        due.extend(each.message_id for each in entries)
+        return len(due) == len(ids)
+
+    await eventually(all_are_due)
+    assert await any_group.client.zscore(group_key(STREAM, GROUP, "postponed"), trimmed) is None
+
+
+async def _snapshot_saved(group: Group, position: str, pending: str = "") -> bool:
+    reply: Any = group.client.hmget(group_key(STREAM, GROUP, "last-known"), ["position", "pending"])
+    return bool(await reply == [position, pending])
+
+
+async def _saved_at(group: Group) -> Any:
+    return await group.client.hget(group_key(STREAM, GROUP, "last-known"), "at")

@@ -1,0 +1,239 @@
+"""TLS to a real server: chain and name are verified unless disabled, and a client certificate is presented."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.exceptions import RedisError
+
+from streamconsumer.errors import InvalidSettings
+from streamconsumer.model.processor_settings import RedisSettings
+from streamconsumer.processor import StreamManager
+from streamconsumer.redis_client.credentials import RedisCredentials
+from streamconsumer.redis_client.errors_table import RedisErrorInfo, classify_error
+from tests.cluster.certificates import Authority
+from tests.cluster.processes import free_port
+from tests.cluster.redis_servers import StartRedis
+from tests.processor.eventually import TIMEOUT_SECONDS, eventually
+from tests.processor.group import STREAM, Group
+from tests.processor.recorder import Recorder
+
+
+class TlsServer:
+    """Server with a TLS port in addition to its plain one, and its certificate authority."""
+
+    def __init__(self, folder: Path, start_redis: StartRedis, *, strict: bool = True, asks: bool = False) -> None:
+        self.authority = Authority(folder, strict=strict)
+        own = self.authority.sign("server")
+        self.client = self.authority.sign("client")
+        self.port = free_port()
+        files = {"tls-cert-file": own.certificate, "tls-key-file": own.key, "tls-ca-cert-file": self.authority.file}
+        file_options = {name: str(path) for name, path in files.items()}
+        options = {
+            "bind": "127.0.0.1 127.0.0.2",
+            "tls-port": str(self.port),
+            "tls-auth-clients": "yes" if asks else "no",
+        }
+        self.group = Group(start_redis({**options, **file_options}))
+
+    def access(self, host: str = "localhost", **settings: Any) -> RedisSettings:
+        return RedisSettings(url=f"rediss://{host}:{self.port}/0", **settings)
+
+    @property
+    def trusted(self) -> dict[str, str]:
+        return {"tls_ca_file": str(self.authority.file)}
+
+    @property
+    def client_certificate(self) -> dict[str, str]:
+        return {"tls_cert_file": str(self.client.certificate), "tls_key_file": str(self.client.key)}
+
+
+@pytest.fixture
+async def tls_server(tmp_path: Path, start_redis: StartRedis) -> AsyncIterator[TlsServer]:
+    made = TlsServer(tmp_path, start_redis)
+    yield made
+    await made.group.close()
+
+
+@pytest.fixture
+async def mutual(tmp_path: Path, start_redis: StartRedis) -> AsyncIterator[TlsServer]:
+    """Return a server that requires a client certificate."""
+    made = TlsServer(tmp_path, start_redis, asks=True)
+    yield made
+    await made.group.close()
+
+
+async def execute_on(access: RedisSettings) -> RedisErrorInfo | None:
+    """Return the classified error of a command. None if it succeeds."""
+    manager = StreamManager.from_settings(access, STREAM)
+    try:
+        await manager.execute("PING")
+    except (RedisError, OSError) as error:
+        return classify_error(error, "here")
+    finally:
+        await manager.aclose()
+    return None
+
+
+async def handles_messages(tls_server: TlsServer, access: RedisSettings) -> None:
+    handler = Recorder()
+    manager = StreamManager.from_settings(access, STREAM)
+    await tls_server.group.start(handler, manager=manager)
+    await tls_server.group.add(3)
+    await handler.wait_until_finished(3)
+    await tls_server.group.wait_settled()
+    assert manager.address == ("localhost", tls_server.port)
+    for processor in tls_server.group.processors:
+        await processor.stop_listening()
+    await manager.aclose()
+
+
+async def test_messages_are_handled_over_tls(tls_server: TlsServer) -> None:
+    await handles_messages(tls_server, tls_server.access(**tls_server.trusted))
+
+
+async def test_client_certificate_is_presented_to_the_server(mutual: TlsServer) -> None:
+    await handles_messages(mutual, mutual.access(**mutual.trusted, **mutual.client_certificate))
+
+
+async def test_ca_without_strict_x509_extensions_is_trusted(tmp_path: Path, start_redis: StartRedis) -> None:
+    tls_server = TlsServer(tmp_path, start_redis, strict=False)
+    assert await execute_on(tls_server.access(**tls_server.trusted)) is None
+    await tls_server.group.close()
+
+
+async def test_error_names_a_missing_client_certificate(mutual: TlsServer) -> None:
+    error = await execute_on(mutual.access(**mutual.trusted))
+    assert error is not None
+    assert "redis.tls.certSecretRef" in error.message
+
+
+async def test_error_names_an_untrusted_client_certificate(mutual: TlsServer, tmp_path: Path) -> None:
+    foreign = Authority(tmp_path, "foreign").sign("foreigner")
+    files = {"tls_cert_file": str(foreign.certificate), "tls_key_file": str(foreign.key)}
+    error = await execute_on(mutual.access(**mutual.trusted, **files))
+    assert error is not None
+    assert "redis.tls.certSecretRef" in error.message
+
+
+@pytest.mark.parametrize("other", [True, False], ids=["another authority", "those of the system"])
+async def test_certificate_of_an_unknown_authority_is_rejected(
+    tls_server: TlsServer, tmp_path: Path, other: bool
+) -> None:
+    files = {"tls_ca_file": str(Authority(tmp_path, "other").file)} if other else {}
+    error = await execute_on(tls_server.access(**files))
+    assert error is not None
+    assert error.code == "TLS"
+    assert "comes from an unknown authority; set redis.tls.caSecretRef" in error.message
+
+
+async def test_certificate_for_another_name_is_rejected(tls_server: TlsServer) -> None:
+    error = await execute_on(tls_server.access("127.0.0.2", **tls_server.trusted))
+    assert error is not None
+    assert "is not issued for this address" in error.message
+
+
+async def test_any_certificate_is_accepted_when_verification_is_disabled(tls_server: TlsServer) -> None:
+    assert await execute_on(tls_server.access(tls_insecure_skip_verify=True)) is None
+
+
+async def test_error_names_a_server_without_tls(tls_server: TlsServer) -> None:
+    url = f"rediss://localhost:{tls_server.group.server.port}/0?socket_connect_timeout=0.3"
+    error = await execute_on(RedisSettings(url=url, **tls_server.trusted))
+    assert error is not None
+    assert "check that the server uses TLS at this port" in error.message
+
+
+async def test_tls_options_of_the_url_are_used(tls_server: TlsServer) -> None:
+    url = f"rediss://localhost:{tls_server.port}/0?ssl_ca_certs={tls_server.authority.file}"
+    assert await execute_on(RedisSettings(url=url)) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "anybody"),
+    [
+        ({"url": "rediss://r"}, False),
+        ({"url": "rediss://r", "tls_insecure_skip_verify": True}, True),
+        ({"url": "rediss://r?ssl_cert_reqs=none"}, True),
+        ({"url": "rediss://r?ssl_check_hostname=false"}, True),
+        ({"url": "rediss://r?ssl_cert_reqs=required"}, False),
+        ({"url": "rediss://r?socket_timeout=3"}, False),
+        ({"url": "redis://r"}, False),
+    ],
+)
+def test_disabled_tls_verification_is_reported(settings: dict[str, Any], anybody: bool) -> None:
+    assert RedisCredentials(RedisSettings(**settings)).skips_tls_verification is anybody
+
+
+async def test_verification_disabled_by_the_url_is_reported(tls_server: TlsServer) -> None:
+    for option in ("ssl_cert_reqs=none", f"ssl_check_hostname=false&ssl_ca_certs={tls_server.authority.file}"):
+        assert await execute_on(RedisSettings(url=f"rediss://127.0.0.2:{tls_server.port}/0?{option}")) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            {"url": "rediss://r", "tls_ca_file": "/nowhere/ca.crt"},
+            "STREAMCONSUMER_REDIS_TLS_CA_FILE is /nowhere/ca.crt: file not found; check that the Secret exists",
+        ),
+        (
+            {"url": "rediss://r", "tls_ca_file": __file__},
+            f"STREAMCONSUMER_REDIS_TLS_CA_FILE is {__file__}: expected certificates, found NO_CERTIFICATE_OR_CRL_FOUND",
+        ),
+        (
+            {"url": "rediss://r", "tls_cert_file": __file__, "tls_key_file": __file__},
+            f"STREAMCONSUMER_REDIS_TLS_CERT_FILE is {__file__}: expected a certificate that its key belongs to",
+        ),
+        ({"url": "redis://r", "tls_ca_file": __file__}, "needs a URL that begins with rediss://"),
+        ({"url": "redis://r", "password_file": "/nowhere/p"}, "PASSWORD_FILE is /nowhere/p: file not found"),
+        ({"url_file": "/nowhere/url"}, "STREAMCONSUMER_REDIS_URL_FILE is /nowhere/url: file not found"),
+        ({"url": "redis://u:hunter2@h:port/0"}, "STREAMCONSUMER_REDIS_URL is not a URL of the form redis://"),
+        ({"url": "redis://u:hunter2@h/orders"}, "STREAMCONSUMER_REDIS_URL is not a URL of the form redis://"),
+    ],
+)
+def test_unusable_files_are_named_at_start(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        StreamManager.from_settings(RedisSettings(**settings), STREAM)
+    assert sentence in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://r/0?hunter2=1", "redis://r/0?ssl_cert_reqs=none", "rediss://r?ssl_cert_reqs=x"]
+)
+def test_unknown_url_option_is_rejected_at_start(url: str) -> None:
+    with pytest.raises(InvalidSettings, match=r"STREAMCONSUMER_REDIS_URL has an option after \?") as caught:
+        StreamManager.from_settings(RedisSettings(url=url), STREAM)
+    assert "hunter2" not in str(caught.value), "it may be part of a password"
+
+
+async def test_rotated_certificates_are_used_at_the_next_connect(mutual: TlsServer, tmp_path: Path) -> None:
+    """The kubelet writes the files.
+
+    First the server does not trust the certificate, then the certificate is renewed.
+    """
+    foreign = Authority(tmp_path, "foreign").sign("foreigner")
+    here = tmp_path / "here.crt", tmp_path / "here.key"
+
+    def bring(certificate: Path, key: Path) -> None:
+        for source, target in zip((certificate, key), here, strict=True):
+            shutil.copy(source, target)
+
+    bring(mutual.client.certificate, mutual.client.key)
+    files = {"tls_cert_file": str(here[0]), "tls_key_file": str(here[1])}
+    handler = Recorder()
+    manager = StreamManager.from_settings(mutual.access(**mutual.trusted, **files), STREAM)
+    processor = await mutual.group.start(handler, manager=manager)
+    await mutual.group.wait_until_reading()
+    bring(foreign.certificate, foreign.key)
+    await mutual.group.client.client_kill_filter(_type="normal", skipme=True)
+    await eventually(lambda: processor.metrics.redis_errors >= 2)
+    bring(mutual.client.certificate, mutual.client.key)
+    await mutual.group.add(1)
+    await handler.wait_until_finished(1)
+    await asyncio.wait_for(processor.stop_listening(), TIMEOUT_SECONDS)
+    await manager.aclose()
