@@ -8,14 +8,15 @@ import re
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from streamconsumer.processor.dead_letters import DeadLetterReason, fields
+from tests.cli import forked
 from tests.cli.dev_process import SOURCES
+from tests.cli.forked import Ran
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
@@ -24,26 +25,29 @@ from tests.processor.letters import FIELDS, KEY, buried, command, evidence, raw,
 
 @pytest.fixture
 async def group(redis_server: RedisServer) -> AsyncIterator[Group]:
-    """The stream and the group on an empty Redis 7.0."""
+    """The stream and the group on an empty server."""
     on_server = Group(redis_server)
     await on_server.create()
     yield on_server
     await on_server.close()
 
 
-@dataclass(frozen=True)
-class Ran:
-    code: int
-    out: str
-    err: str
+def command_line(*arguments: str, url: str = "") -> list[str]:
+    """Return the arguments of the command line: for the group on this server, if there is a `url`."""
+    where = ("--redis-url", url, "--stream", STREAM, "--group", GROUP) if url else ()
+    return [*("dead-letters", *arguments, *where)]
+
+
+def clean(environment: dict[str, str]) -> dict[str, str]:
+    """Return these variables and the few that each command needs, without the others of this process."""
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCES), **environment}
 
 
 async def started(*arguments: str, url: str = "", stdin: int = DEVNULL, **environment: str) -> Process:
-    """Over the group on this server; without one, what the arguments say."""
-    where = ("--redis-url", url, "--stream", STREAM, "--group", GROUP) if url else ()
+    """Start the command in a new interpreter, for tests that signal it or give it a terminal."""
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "streamconsumer", "dead-letters", *arguments, *where),
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCES), **environment},
+        *(sys.executable, "-m", "streamconsumer", *command_line(*arguments, url=url)),
+        env=clean(environment),
         stdin=stdin,
         stdout=PIPE,
         stderr=PIPE,
@@ -51,11 +55,11 @@ async def started(*arguments: str, url: str = "", stdin: int = DEVNULL, **enviro
 
 
 async def run(*arguments: str, url: str = "", **environment: str) -> Ran:
-    process = await started(*arguments, url=url, stdin=DEVNULL, **environment)
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    assert b"Traceback" not in err, err.decode()
-    return Ran(process.returncode, out.decode(), err.decode())
+    """Run the command until it exits."""
+    words = command_line(*arguments, url=url)
+    ran = await asyncio.to_thread(forked.run, *words, environment=clean(environment))
+    assert "Traceback" not in ran.err, ran.err
+    return ran
 
 
 async def letter(group: Group, **about: Any) -> str:

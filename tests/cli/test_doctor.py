@@ -1,8 +1,6 @@
 """`streamconsumer doctor --from-environment`, run as in a pod: real Redis, real collector."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,8 @@ from streamconsumer.cli.doctor.facts import (
 )
 from streamconsumer.cli.doctor.findings import WORTH, of_cluster, of_pod
 from streamconsumer.cli.doctor.work import lines
+from tests.cli import forked
+from tests.cli.forked import Ran
 from tests.cluster.collector import Collector
 from tests.cluster.processes import free_port
 from tests.cluster.redis_servers import RedisServer, StartRedis
@@ -29,18 +29,15 @@ from tests.processor.group import GROUP, STREAM
 from tests.processor.pod import Pod
 from tests.processor.test_acl import KEYS, SMALLEST
 
-Ran = subprocess.CompletedProcess[str]
-
 
 def doctor(pod: Pod, *arguments: str, **environment: str) -> Ran:
-    command = [sys.executable, "-m", "streamconsumer", "doctor", *(arguments or ("--from-environment", "-o", "json"))]
-    whole = {**pod.environment, **environment}
-    return subprocess.run(command, cwd=pod.folder, env=whole, capture_output=True, text=True, check=False)
+    words = ("doctor", *(arguments or ("--from-environment", "-o", "json")))
+    return forked.run(*words, environment={**pod.environment, **environment}, folder=pod.folder)
 
 
 def said(ran: Ran) -> dict[str, Any]:
-    assert ran.stdout, ran.stderr
-    found: dict[str, Any] = json.loads(ran.stdout)["pod"]
+    assert ran.out, ran.err
+    found: dict[str, Any] = json.loads(ran.out)["pod"]
     return found
 
 
@@ -65,7 +62,7 @@ def test_where_all_is_there_each_thing_is_told_and_nothing_is_changed(
         before = (redis.keys("*"), redis.xinfo_stream(STREAM), redis.xinfo_consumers(STREAM, GROUP))
         ran = doctor(new_pod(server), **collector.environment)
         assert (redis.keys("*"), redis.xinfo_stream(STREAM), redis.xinfo_consumers(STREAM, GROUP)) == before
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.code == 0, ran.out + ran.err
     assert said(ran)["findings"] == []
     told = {each["object"]: each["found"] for each in said(ran)["checked"]}
     assert told[f"Redis 127.0.0.1:{server.port}"] == f"answers, version {server.version}"
@@ -81,7 +78,7 @@ def test_dangers_rights_and_a_missing_group_are_warnings(new_pod: Any, start_red
             "ACL", "SETUSER", "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST, "+config|get", "-client|id"
         )
     ran = doctor(new_pod(server, redis_username="shop", redis_password="pw"))
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.code == 0, ran.out + ran.err
     told = [(each["object"], each["found"]) for each in said(ran)["findings"]]
     assert ("rights at Redis", "the user lacks +client|id") in told
     assert (f"group {GROUP!r} of {STREAM!r}", "there is no such group") in told
@@ -96,7 +93,7 @@ def test_a_missing_required_right_is_an_error_in_the_words_of_the_processor(
     with client(server) as redis:
         redis.execute_command("ACL", "SETUSER", "shop", "on", ">pw", *KEYS, "-@all", *SMALLEST, "-eval")
     ran = doctor(new_pod(server, redis_username="shop", redis_password="pw"))
-    assert ran.returncode == 1
+    assert ran.code == 1
     assert found(ran)[f"Redis 127.0.0.1:{server.port}"] == (
         f"error: Redis at 127.0.0.1:{server.port} refuses the Redis user what is required: +eval; "
         "grant it with ACL SETUSER, docs/redis.md lists the rights"
@@ -107,27 +104,27 @@ def test_a_server_a_handler_and_a_collector_that_are_not_there_are_told_at_once(
     port, nowhere = free_port(), f"http://user:hidden@127.0.0.1:{free_port()}"
     pod = Pod(tmp_path, f"redis://:hidden@127.0.0.1:{port}/0", "shop.orders:handle")
     ran = doctor(pod, OTEL_EXPORTER_OTLP_ENDPOINT=nowhere)
-    assert ran.returncode == 1
+    assert ran.code == 1
     told = found(ran)
     assert told[f"Redis 127.0.0.1:{port}"].startswith("error: 127.0.0.1")
     assert "module 'shop' not found" in told["handler shop.orders:handle"]
     assert next(each for about, each in told.items() if "/v1/traces" in about).startswith("warning: no answer")
-    assert "hidden" not in ran.stdout + ran.stderr
+    assert "hidden" not in ran.out + ran.err
 
 
 def test_a_wrong_password_is_an_error_and_is_not_printed(new_pod: Any, start_redis: StartRedis) -> None:
     server = start_redis({"requirepass": "right"})
     ran = doctor(new_pod(server, redis_password="hidden-wrong"), "--from-environment")
-    assert ran.returncode == 1
-    assert "the user name or the password is wrong" in " ".join(ran.stdout.split())
-    assert "hidden-wrong" not in ran.stdout + ran.stderr
+    assert ran.code == 1
+    assert "the user name or the password is wrong" in " ".join(ran.out.split())
+    assert "hidden-wrong" not in ran.out + ran.err
 
 
 def test_a_key_that_is_no_stream_is_an_error(new_pod: Any, redis_server: RedisServer) -> None:
     with client(redis_server) as redis:
         redis.set(STREAM, "text")
     ran = doctor(new_pod(redis_server))
-    assert ran.returncode == 1
+    assert ran.code == 1
     assert "the key is not a stream" in found(ran)[f"group {GROUP!r} of {STREAM!r}"]
 
 
@@ -137,8 +134,8 @@ def test_what_a_handler_does_at_import_neither_spoils_the_document_nor_holds_it(
     lines = ["import threading", "print('hello')", "threading.Thread(target=threading.Event().wait).start()"]
     (tmp_path / "noisy.py").write_text("\n".join([*lines, "def handle(data): ...", ""]))
     ran = doctor(new_pod(redis_server, "noisy:handle"))
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert ran.stderr == "hello\n"
+    assert ran.code == 0, ran.out + ran.err
+    assert ran.err == "hello\n"
     assert said(ran)["name"] == "pod-a"
 
 
@@ -147,7 +144,7 @@ def test_a_service_is_asked_for_a_connection_only(tmp_path: Path, redis_server: 
     pod.environment.pop("STREAMCONSUMER_HANDLER_PYTHON")
     url = f"http://127.0.0.1:{free_port()}/orders"
     ran = doctor(pod, STREAMCONSUMER_HANDLER_HTTP_URL=url)
-    assert ran.returncode == 1
+    assert ran.code == 1
     assert found(ran)[f"handler {url}"].startswith("error: it cannot be reached")
 
 
@@ -155,9 +152,8 @@ def test_a_service_is_asked_for_a_connection_only(tmp_path: Path, redis_server: 
     "arguments", [(), ("orders", "--from-environment"), ("--from-environment",)], ids=["nothing", "both", "no pod"]
 )
 def test_wrong_use_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    command = [sys.executable, "-m", "streamconsumer", "doctor", *arguments]
-    ran = subprocess.run(command, env={}, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert ran.returncode == 2, ran.stderr
+    ran = forked.run("doctor", *arguments, environment={}, folder=tmp_path)
+    assert ran.code == 2, ran.err
 
 
 # -- pure --------------------------------------------------------------------------------------------------------------
