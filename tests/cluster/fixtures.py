@@ -26,7 +26,7 @@ from tests.cluster.errors import BuildFailed, MissingTool
 from tests.cluster.namespaces import fresh_namespace
 from tests.cluster.node import Node
 from tests.cluster.own_cluster import OwnCluster, named_cluster
-from tests.cluster.redis_servers import DEFAULT, FLAVOURS, Flavour, Options, RedisServer, StartRedis
+from tests.cluster.redis_servers import DEFAULT, FLAVOURS, VALKEY, Flavour, Options, RedisServer, StartRedis
 
 MISSING = "MISSING TOOL: "
 BEYOND_MAKE_TEST = ("cluster", "e2e", "chaos")
@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "cluster: needs a Kubernetes API server, Helm, a collector or promtool (make test-cluster); "
         "a fixture that starts one of them adds this marker",
     )
+    config.addinivalue_line("markers", "slow: needs much real time or processor time (make test-cluster)")
     config.addinivalue_line("markers", "e2e: needs the whole single-node cluster (make e2e)")
 
 
@@ -230,6 +231,14 @@ def redis_server(start_redis: StartRedis) -> RedisServer:
 def any_redis(request: pytest.FixtureRequest, start_redis: StartRedis) -> RedisServer:
     """A fresh server; the test runs with each kind and version that the product supports."""
     return start_redis(flavour=request.param)
+
+
+ON_ONE_SERVER = pytest.mark.parametrize(
+    "any_redis",
+    [pytest.param(each, id=each.name, marks=() if each is VALKEY else pytest.mark.slow) for each in FLAVOURS],
+    indirect=True,
+)
+"""For tests of `any_redis` that take seconds: `make test` runs them on Valkey, `make test-cluster` on the others."""
 
 
 @pytest.fixture(scope="session")

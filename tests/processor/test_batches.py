@@ -22,6 +22,7 @@ from streamconsumer.processor import (
     current_messages,
 )
 from streamconsumer.processor.handler import checked
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod
@@ -472,6 +473,7 @@ async def test_suspects_begin_alone_in_a_batch_of_one(any_group: Group) -> None:
     assert {message.deliveries for batch in handler.seen for message in batch} == {3}
 
 
+@ON_ONE_SERVER
 async def test_what_is_done_is_not_put_back_while_the_rest_of_its_batch_is_settled(any_group: Group) -> None:
     """Burying takes a round trip each. Meanwhile signs of life go on for what is in flight, and one of them puts an
     entry back that is nobody's any more."""
@@ -488,6 +490,7 @@ async def test_what_is_done_is_not_put_back_while_the_rest_of_its_batch_is_settl
     assert sum(handler.sizes) == 20, "and none was handled twice"
 
 
+@ON_ONE_SERVER
 @pytest.mark.parametrize(
     "error", [Reject("no"), Retry("later", after=timedelta(seconds=60))], ids=["buried", "postponed"]
 )

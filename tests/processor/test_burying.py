@@ -5,6 +5,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from streamconsumer.processor.dead_letters import fields, parse
 from streamconsumer.processor.stream.dead_letters import DeadLetters
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.group import STREAM, Group
 from tests.processor.letters import FIELDS, KEY, bury, evidence, failed, letters, raw, restrict
 
@@ -95,6 +96,7 @@ async def test_a_dead_letter_holds_all_fields_of_an_original_of_any_width(any_gr
     assert (len(found) < 100) == (count > 3500)
 
 
+@ON_ONE_SERVER
 async def test_about_so_many_letters_are_kept_and_the_oldest_go(any_group: Group) -> None:
     await any_group.create()
     dead_letters = letters(any_group, max_length=100)

@@ -14,6 +14,7 @@ from streamconsumer.model.settings import Delivery, RedisAccess, Retention
 from streamconsumer.processor import RedisStreamProcessor, StreamManager
 from streamconsumer.processor.health import Health
 from streamconsumer.processor.stream.checks import OPTIONAL, Examination, dangers, examine
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.cluster.redis_servers import FLAVOURS, Flavour, RedisServer, StartRedis
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
@@ -326,6 +327,7 @@ class Revocation:
         await eventually(lambda: self.health.readiness()[0])
 
 
+@ON_ONE_SERVER
 @pytest.mark.parametrize("right", ["+eval", "+xreadgroup", "~{orders}:billing:*"])
 async def test_a_right_that_is_revoked_from_a_reader_is_an_error_and_not_ready_until_it_is_granted(
     any_group: Group, right: str, caplog: pytest.LogCaptureFixture

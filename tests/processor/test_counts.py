@@ -8,6 +8,7 @@ from streamconsumer.processor import Defer
 from streamconsumer.processor.in_flight import InFlight
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
 from tests.processor.pod import NewPod, Pod
@@ -106,6 +107,7 @@ async def test_what_another_consumer_has_taken_meanwhile_waits_for_nothing() -> 
     assert begun == ["1-0"]
 
 
+@ON_ONE_SERVER
 async def test_while_a_message_is_put_off_for_a_moment_redis_knows_that_it_does_not_count(any_group: Group) -> None:
     handler = Recorder(always(Defer(timedelta(seconds=2))))
     await any_group.add()

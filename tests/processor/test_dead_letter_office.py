@@ -12,6 +12,7 @@ from redis.exceptions import NoPermissionError, RedisError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.dead_letters import DeadLetter, DeadLetterReason, fields, is_for_another, strip
 from streamconsumer.processor.stream.dead_letter_office import DeadLetterOffice, paced
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import PATIENCE_SECONDS
 from tests.processor.group import STREAM, Group
 from tests.processor.letters import (
@@ -53,6 +54,7 @@ async def test_letters_are_found_by_reason_and_age(any_group: Group) -> None:
     assert await found(older_than=timedelta(days=50_000)) == []
 
 
+@ON_ONE_SERVER
 async def test_ten_thousand_letters_are_read_in_pages(any_group: Group) -> None:
     written = await buried(any_group, 10_000)
     await any_group.forget_commands()
@@ -149,6 +151,7 @@ async def test_a_replay_without_eval_is_refused_and_keeps_the_letter(any_group: 
     assert await everything(at) == [letter]
 
 
+@ON_ONE_SERVER
 @pytest.mark.parametrize("count", [3499, 3500, 3501, 20_000, 100_000])
 async def test_a_replayed_message_of_any_width_has_its_original_fields(any_group: Group, count: int) -> None:
     await any_group.create()

@@ -11,6 +11,7 @@ import pytest
 from streamconsumer.processor import Retry
 from streamconsumer.processor.stream import watch
 from streamconsumer.server.keys import POSTPONED
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import PATIENCE_SECONDS, eventually
 from tests.processor.group import Group
 from tests.processor.recorder import Recorder, once
@@ -163,6 +164,7 @@ async def test_a_consumer_with_pending_entries_stays_in_the_group(any_group: Gro
     assert await any_group.pending() == 1
 
 
+@ON_ONE_SERVER
 async def test_what_waits_to_be_tried_again_is_handed_on_with_its_time(any_group: Group) -> None:
     handler, peer = Recorder(once(Retry("bad", after=timedelta(seconds=2)))), Recorder()
     processor = await any_group.start(handler)

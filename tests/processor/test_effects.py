@@ -19,6 +19,7 @@ from streamconsumer.processor.stream import effects as applying
 from streamconsumer.processor.stream.effects import RIGHTS, commit
 from streamconsumer.server.faults import fault
 from streamconsumer.server.keys import companion, hash_slot
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import SOURCES
@@ -333,6 +334,7 @@ class Child:
         self.process.stdout.close()
 
 
+@ON_ONE_SERVER
 @pytest.mark.parametrize("stop_at", ["before", "after"])
 async def test_a_process_that_is_killed_beside_its_commit_has_its_effect_once(any_group: Group, stop_at: str) -> None:
     await any_group.create()
@@ -349,6 +351,7 @@ async def test_a_process_that_is_killed_beside_its_commit_has_its_effect_once(an
     assert await any_group.pending() == 0
 
 
+@ON_ONE_SERVER
 async def test_processes_that_are_killed_at_any_time_have_each_effect_once(any_group: Group) -> None:
     await any_group.create()
     ids = await any_group.add(1500)

@@ -10,6 +10,7 @@ from streamconsumer.model.settings import Backoff, Breaker, Delivery
 from streamconsumer.processor import breaker, current_message
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.ready import Ready
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import SOON, Group
 from tests.processor.recorder import Recorder
@@ -89,6 +90,7 @@ async def test_a_handler_that_raises_no_exception_but_something_else_has_failed(
     assert processor.metrics.failed == 3
 
 
+@ON_ONE_SERVER
 async def test_a_handler_that_cancels_itself_is_tried_again_soon(any_group: Group) -> None:
     async def cancels_itself(_data: dict[str, Any]) -> None:
         if current_message().deliveries < 3:

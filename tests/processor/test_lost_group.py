@@ -11,6 +11,7 @@ from streamconsumer.processor import Message, Retry, current_message
 from streamconsumer.processor.stream.last_known import LastKnown
 from streamconsumer.processor.stream.ownership import Ownership
 from streamconsumer.server.keys import companion
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder, once
@@ -23,6 +24,7 @@ WAYS = {
 by_every_way = pytest.mark.parametrize("way", list(WAYS))
 
 
+@ON_ONE_SERVER
 @by_every_way
 async def test_a_group_that_goes_while_its_reader_waits_is_created_again(any_group: Group, way: str) -> None:
     handler = Recorder()
@@ -238,6 +240,7 @@ async def test_a_group_that_goes_while_nobody_is_there_goes_on_where_it_was(any_
     assert heir.ids == later
 
 
+@ON_ONE_SERVER
 async def test_a_group_that_a_stranger_created_again_gets_back_what_was_pending(any_group: Group) -> None:
     await any_group.create()
     held = await any_group.add(3)

@@ -9,6 +9,7 @@ import pytest
 
 from streamconsumer.processor import Retry, StreamManager
 from streamconsumer.processor.stream import scripts
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder
@@ -71,6 +72,7 @@ async def test_a_dead_consumers_entry_behind_many_of_live_ones_is_found(group: G
     assert len(live) == 400
 
 
+@ON_ONE_SERVER
 async def test_a_long_handler_of_a_live_process_keeps_its_message(any_group: Group) -> None:
     handler, peer = Recorder(gate=False), Recorder()
     ids = await any_group.add(3)

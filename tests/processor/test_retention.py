@@ -13,6 +13,7 @@ from redis import Redis
 
 from streamconsumer.model.settings import Retention as Wanted
 from streamconsumer.processor.stream.retention import NOTHING, Retention, after, cut, safe_minimum
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.cluster.redis_servers import RedisServer
 from tests.processor.group import GROUP, STREAM, Group
 
@@ -275,6 +276,7 @@ def history(any_redis: RedisServer) -> Callable[[], AnyHistory]:
     return lambda: AnyHistory(client)
 
 
+@ON_ONE_SERVER
 def test_no_entry_that_a_group_needs_is_trimmed_in_any_history(history: Callable[[], AnyHistory]) -> None:
     quick = settings(
         max_examples=150,

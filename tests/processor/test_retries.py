@@ -11,6 +11,7 @@ import pytest
 from streamconsumer.model.settings import Backoff, Breaker, Delivery
 from streamconsumer.processor import Defer, Message, Reject, Retry, current_message
 from streamconsumer.server.keys import POSTPONED, companion
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder, always, once
@@ -52,6 +53,7 @@ async def test_a_message_that_always_fails_becomes_a_dead_letter_with_its_eviden
     assert letter["streamconsumer.error-message"] == "no such customer"
 
 
+@ON_ONE_SERVER
 async def test_a_long_wait_is_written_down_and_survives_the_pod(any_group: Group) -> None:
     """Nobody holds it meanwhile: it is pending with a consumer that nobody is."""
     failing, peer = Recorder(once(Retry("later", after=timedelta(seconds=3)))), Recorder()
@@ -70,6 +72,7 @@ async def test_a_long_wait_is_written_down_and_survives_the_pod(any_group: Group
     await any_group.settled()
 
 
+@ON_ONE_SERVER
 async def test_a_postponed_message_whose_due_time_was_deleted_comes_all_the_same(any_group: Group) -> None:
     handler = Recorder(once(Retry(after=timedelta(hours=1))))
     await any_group.add()

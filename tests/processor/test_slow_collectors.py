@@ -171,6 +171,7 @@ def peak_mebibytes(pod: Pod) -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
+@pytest.mark.slow
 async def test_a_collector_that_never_answers_costs_no_more_memory_than_is_stated(
     group: Group, new_pod: NewPod
 ) -> None:

@@ -14,6 +14,7 @@ from streamconsumer.processor import Reject, Retry
 from streamconsumer.processor.stream import watch
 from streamconsumer.processor.stream.watch import ABSENT, FORGOTTEN, PROOF, SILENCE, TURN, Consumer
 from streamconsumer.server.keys import POSTPONED, companion
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod
@@ -75,6 +76,7 @@ async def test_after_an_outage_nobody_is_taken_for_dead_who_lives(group: Group) 
     await group.settled()
 
 
+@ON_ONE_SERVER
 async def test_a_server_out_of_memory_does_not_keep_the_messages_of_a_dead_pod(any_group: Group) -> None:
     """It refuses to be told who is there."""
     await any_group.create()
@@ -112,6 +114,7 @@ async def test_a_message_that_kills_its_process_is_a_dead_letter_and_the_others_
     assert await pod.ended() == 0
 
 
+@ON_ONE_SERVER
 async def test_a_strangers_entries_are_left_alone_for_min_idle(any_group: Group) -> None:
     """Another program in the group shows no signs of life: nobody knows that it is dead."""
     await any_group.create()
@@ -124,6 +127,7 @@ async def test_a_strangers_entries_are_left_alone_for_min_idle(any_group: Group)
     await handler.has_finished(1)
 
 
+@pytest.mark.slow
 async def test_however_many_pods_a_group_has_it_is_looked_at_once_a_second(group: Group) -> None:
     for number in range(4):
         await group.start(Recorder(), f"pod-{number}", poll=30)
@@ -136,6 +140,7 @@ async def test_however_many_pods_a_group_has_it_is_looked_at_once_a_second(group
     assert 4 <= commands["xinfo"] + commands.get("hgetall", 0) <= 8 + 1
 
 
+@ON_ONE_SERVER
 @pytest.mark.parametrize(
     ("error", "left"), [(Reject("no"), {}), (Retry("later", after=timedelta(minutes=5)), {POSTPONED: 10})]
 )
