@@ -25,7 +25,7 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.errors import BuildFailed, MissingTool
 from tests.cluster.namespaces import fresh_namespace
 from tests.cluster.node import Node
-from tests.cluster.own_cluster import OwnCluster, named_cluster
+from tests.cluster.own_cluster import OwnCluster, named_cluster, programs_for
 from tests.cluster.redis_servers import DEFAULT, FLAVOURS, VALKEY, Flavour, Options, RedisServer, StartRedis
 
 MISSING = "MISSING TOOL: "
@@ -35,7 +35,7 @@ BEYOND_MAKE_TEST = ("cluster", "e2e", "chaos")
 PROGRAMS = {
     "api_server": binaries.API_SERVER,
     "control_plane": binaries.CONTROL_PLANE,
-    "node": binaries.TARGETS["e2e"],
+    "node": (),  # see `programs_for`
     "collector_process": ("otelcol",),
     "helm": ("helm", "helm3"),
     "kubectl": ("kubectl",),
@@ -90,10 +90,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def _programs(item: pytest.Item) -> list[str]:
     """Return the names of the programs that a test needs: all of `make test-cluster` if only its marker says so."""
     known = PROGRAMS.keys() & _fixtures(item)
+    if "node" in known or item.get_closest_marker("e2e"):
+        return [*programs_for("e2e")]
     if not known and item.get_closest_marker("cluster"):
-        return list(binaries.TARGETS["test-cluster"])
-    own_cluster = "node" in known and OwnCluster.from_environment()
-    return [*binaries.FOR_ANY_CLUSTER] if own_cluster else [name for fixture in known for name in PROGRAMS[fixture]]
+        return [*programs_for("test-cluster")]
+    return [name for fixture in known for name in PROGRAMS[fixture]]
 
 
 @pytest.hookimpl(wrapper=True)

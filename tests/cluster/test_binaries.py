@@ -172,7 +172,7 @@ def test_only_marked_tests_find_built_programs(
     program_that_says(tmp_path, "etcd", "")
     program_that_says(tmp_path, "kubectl", "")
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
-    monkeypatch.setattr(binaries, "TARGETS", {**binaries.TARGETS, "test-cluster": ("etcd",)})
+    monkeypatch.setitem(binaries.TARGETS, "test-cluster", ("etcd",))
     binaries.forget()
     ran = run_tests(pytester, FINDS_PROGRAMS)
     binaries.forget()
