@@ -1,7 +1,11 @@
-"""What a newcomer is told after `helm install`."""
+"""The notes that `helm install` prints."""
+
+import pytest
 
 from streamconsumer.model.spec import StreamConsumer
 from tests.charts.rendering import CHART, NAMESPACE, Helm, parsed
+
+pytestmark = pytest.mark.cluster
 
 NEEDS_NO_CLUSTER = ("--dry-run=client", "--namespace", NAMESPACE)
 HELM = Helm("helm")
