@@ -61,14 +61,16 @@ class Proxy:
         task = asyncio.current_task()
         assert task
         self._handlers.add(task)
+        both = {writer}
+        self._writers.add(writer)  # before anything is awaited: `cut_now` must not miss it
         with suppress(OSError):
             to_reader, to_writer = await asyncio.open_connection(*self.target)
-            both = {writer, to_writer}
-            self._writers |= both
+            both.add(to_writer)
+            self._writers.add(to_writer)
             await asyncio.gather(self._hand_on(reader, to_writer), self._hand_back(to_reader, writer))
-            self._writers -= both
-            for each in both:
-                each.transport.abort()
+        self._writers -= both
+        for each in both:
+            each.transport.abort()
         self._handlers.discard(task)
 
     async def _hand_on(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
