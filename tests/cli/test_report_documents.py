@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconsumer.cli.report.collect import named
@@ -16,6 +16,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=30)  # each value is put into several places
 @given(value=JSON)
 def test_a_field_that_is_not_defined_does_not_reach_a_bundle_at_any_depth(value: Any) -> None:
     added = {"addedTomorrow": value}
@@ -33,6 +34,7 @@ def test_a_field_that_is_not_defined_does_not_reach_a_bundle_at_any_depth(value:
     assert document["status"] == {"conditions": [{"type": "Ready"}]}
 
 
+@settings(max_examples=30)  # each value is put into several places
 @given(value=JSON)
 def test_a_value_of_another_type_than_the_defined_one_does_not_reach_a_bundle(value: Any) -> None:
     spec = {"stream": {"inner": value}, "env": {"inner": value}, "delivery": [value], "podLabels": [value]}
