@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import time
+from statistics import median
 from typing import Any
 
 import pytest
@@ -102,9 +103,10 @@ async def test_listening_again_is_no_start(group: Group, new_kit: NewKit, collec
 
 
 def test_a_process_knows_when_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
-    began = starting.process_began_ns()
-    assert time.time_ns() - began > 0
-    assert abs(starting.process_began_ns() - began) < 20_000_000
+    # Two clocks are read one after the other, and a busy machine may interrupt the process in between.
+    first, second = (median(starting.process_began_ns() for _ in range(9)) for _ in range(2))
+    assert time.time_ns() - first > 0
+    assert abs(second - first) < 20_000_000
 
     def unknown(*_: Any) -> int:
         raise OSError
