@@ -33,7 +33,7 @@ def test_demo_shows_a_retry_and_a_complete_trace_and_loses_nothing(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("published", "acknowledged", "left", "good"),
+    ("published", "acknowledged", "backlog", "is_complete"),
     [
         (100, 100, Backlog(100, pending=0, lag=0), True),
         (100, 99, Backlog(100, pending=0, lag=0), False),
@@ -43,6 +43,6 @@ def test_demo_shows_a_retry_and_a_complete_trace_and_loses_nothing(tmp_path: Pat
     ],
 )
 def test_demo_succeeds_only_if_no_order_is_lost_or_stuck(
-    published: int, acknowledged: int, left: Backlog, *, good: bool
+    published: int, acknowledged: int, backlog: Backlog, *, is_complete: bool
 ) -> None:
-    assert Result(100, published, left, Counter(acknowledged=acknowledged), []).good is good
+    assert Result(100, published, backlog, Counter(acknowledged=acknowledged), []).is_complete is is_complete
