@@ -6,7 +6,7 @@
 #   make e2e           run tests on a single-node Kubernetes: images, chart, pods; needs root (see tests/cluster)
 #   make chaos         inject FAULTS faults, or faults for SECONDS seconds, and count messages (docs/reliability.md)
 #   make bench         compare speed with bare loops, go-redis, FastStream and taskiq (benchmarks/RESULTS.md; 6 minutes)
-#   make check         run linters, type checker, import contracts and the check of generated files
+#   make check         run linters, type checker, import contracts, and the checks of generated files and wording
 #   make fix           fix what linter and formatter can fix
 #   make generate      write the files that are computed from the models: CRD, docs/reference.md
 #   make lock          pin dependencies again (UPGRADE=1 for newer versions); needs uv
@@ -73,6 +73,7 @@ check: .venv/development
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.generate --check
+	$(BIN)/python -m tools.prose
 	$(BIN)/hadolint --ignore DL3008 --ignore DL3013 Dockerfile examples/orders/Dockerfile
 
 lock:

@@ -239,7 +239,7 @@ ON_ONE_SERVER = pytest.mark.parametrize(
     [pytest.param(each, id=each.name, marks=() if each is VALKEY else pytest.mark.slow) for each in FLAVOURS],
     indirect=True,
 )
-"""For tests of `any_redis` that take seconds: `make test` runs them on Valkey, `make test-cluster` on the others."""
+"""Marks tests of `any_redis` that take seconds: `make test` runs them on Valkey, `make test-cluster` on the others."""
 
 
 @pytest.fixture(scope="session")
