@@ -1,13 +1,15 @@
-# Each command does all its own set-up, in .venv beside this file and in the user's cache for built programs.
+# Every target installs what it needs: Python packages into .venv, built programs into ~/.cache/streamconsumer.
 #
-#   make demo       the orders example on an embedded Valkey, without Docker or a cluster
-#   make test       unit tests, and tests on real Redis, Valkey, a collector and a Kubernetes API server
-#   make e2e        a whole single-node Kubernetes: images, chart, pods (root, Debian packages; see tests/cluster)
-#   make chaos      kill, cut, freeze and flush everything, FAULTS times or for SECONDS, and count (docs/reliability.md)
-#   make bench      speed beside bare loops, go-redis, FastStream and taskiq, into benchmarks/RESULTS.md (6 minutes)
-#   make check      linters, types, import contracts, generated files
-#   make generate   what is computed from the models: CRD, docs/reference.md
-#   make lock       pin dependencies anew (UPGRADE=1 takes newer ones); needs uv
+#   make demo          run the orders example on an embedded Valkey, without Docker or a cluster
+#   make test          run unit tests and tests on real Redis and Valkey servers; needs git, make and Python
+#   make test-cluster  run tests on a Kubernetes API server, Helm and a collector, and the slow tests; needs Go
+#   make e2e           run tests on a single-node Kubernetes: images, chart, pods; needs root (see tests/cluster)
+#   make chaos         inject FAULTS faults, or faults for SECONDS seconds, and count messages (docs/reliability.md)
+#   make bench         compare speed with bare loops, go-redis, FastStream and taskiq (benchmarks/RESULTS.md; 6 minutes)
+#   make check         run linters, type checker, import contracts, and the checks of generated files and wording
+#   make fix           fix what linter and formatter can fix
+#   make generate      write the files that are computed from the models: CRD, docs/reference.md
+#   make lock          pin dependencies again (UPGRADE=1 for newer versions); needs uv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -19,7 +21,7 @@ help:
 	@sed -n 's/^#   make/make/p' Makefile
 
 .venv/made:
-	@test -n "$(PYTHON)" || { echo 'no Python 3.11 or newer on PATH; name one: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo 'found no Python 3.11 or newer on PATH; name its path: make PYTHON=/path/to/python3' >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	@touch $@
 
@@ -35,10 +37,17 @@ help:
 demo: .venv/dev
 	$(BIN)/python examples/demo.py
 
+# Most tests wait more than they compute, so there are more workers than the two cores that CI has.
 test: .venv/development
-	$(PYTEST) -n 3 --dist loadfile -m 'not e2e and not chaos' tests
+	$(PYTEST) -n 4 --dist worksteal -m 'not cluster and not slow and not e2e and not chaos' tests
+
+# The build is a step of its own, because pytest-xdist does not show the output of its workers.
+test-cluster: .venv/development
+	$(BIN)/python -m tests.cluster build --for $@
+	$(PYTEST) -n 3 --dist loadfile -m '(cluster or slow) and not e2e and not chaos' tests
 
 e2e: .venv/development
+	$(BIN)/python -m tests.cluster build --for $@
 	$(PYTEST) -m e2e -s tests
 
 FAULTS ?= 10000
@@ -48,7 +57,12 @@ chaos: .venv/development
 	$(BIN)/python -m tests.reliability.chaos --faults $(FAULTS) --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 bench: .venv/development
+	$(BIN)/python -m tests.cluster build --for $@
 	$(BIN)/python -m benchmarks
+
+fix: .venv/development
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 generate: .venv/development
 	$(BIN)/python -m tools.generate
@@ -59,6 +73,7 @@ check: .venv/development
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.generate --check
+	$(BIN)/python -m tools.prose
 	$(BIN)/hadolint --ignore DL3008 --ignore DL3013 Dockerfile examples/orders/Dockerfile
 
 lock:
@@ -67,4 +82,4 @@ lock:
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
 
-.PHONY: help demo test e2e chaos bench generate check lock clean
+.PHONY: help demo test test-cluster e2e chaos bench generate check fix lock clean

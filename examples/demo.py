@@ -1,7 +1,8 @@
 """The demo that `make demo` runs: publishes orders, handles them in two local pods, and retries the orders that fail.
 
 Needs no Docker and no cluster: `streamconsumer dev` runs in this process with an embedded Valkey, and the producer runs
-in another process. Exits when all orders are handled, or 45 s after the first one. The exit code is 1 if an order is lost or stuck.
+in another process. Exits when all orders are handled, or 45 s after the first one. The exit code is 1 if an order is
+lost or stuck.
 """
 
 import argparse

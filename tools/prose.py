@@ -34,13 +34,13 @@ WORDS = {
     r"begun": "started",
     r"amiss": "wrong",
     r"stands? in": "is stored in",
-    r"so many": "the number",
-    r"so long(?! as)": "the duration",
-    r"any more": "no longer",
-    r"at once": "immediately, at a time",
-    r"what becomes of": "how … is handled",
-    r"to be said": "is called",
-    r"for want of": "because … is missing",
+    r"so many": "the number",  # prose: quotation
+    r"so long(?! as)": "the duration",  # prose: quotation
+    r"any more": "no longer",  # prose: quotation
+    r"at once": "immediately, at a time",  # prose: quotation
+    r"what becomes of": "how … is handled",  # prose: quotation
+    r"to be said": "is called",  # prose: quotation
+    r"for want of": "because … is missing",  # prose: quotation
     r"signs? of life": "heartbeat",
     r"(?:one|a) breath": "immediately",
     r"he|him|his": "the user, they",

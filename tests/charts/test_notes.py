@@ -7,6 +7,8 @@ from tests.charts.rendering import CHART, NAMESPACE, Helm, parse_documents
 
 pytestmark = pytest.mark.cluster
 
+pytestmark = pytest.mark.cluster
+
 NEEDS_NO_CLUSTER = ("--dry-run=client", "--namespace", NAMESPACE)
 HELM = Helm("helm")
 """Helm 4 only: `install` has no option for the Kubernetes version, see rendering.KUBERNETES."""

@@ -13,6 +13,7 @@ from tests.cluster.binaries import API_SERVER, BINARIES, CONTROL_PLANE, NODE, TA
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.errors import BenchError
 from tests.cluster.node import Node
+from tests.cluster.own_cluster import programs_for
 from tests.cluster.runs import KEPT_MARK, recorded_pid, remove, runs_directory
 
 SIZES: dict[str, type[ApiServer]] = {size.kind: size for size in (ApiServer, ControlPlane, Node)}
@@ -75,7 +76,7 @@ def load(parsed: argparse.Namespace) -> None:
 
 
 def build_programs(parsed: argparse.Namespace) -> None:
-    names = TARGETS[parsed.target] if parsed.target else parsed.programs or [*BINARIES]
+    names = programs_for(parsed.target) if parsed.target else parsed.programs or [*BINARIES]
     if unknown := set(names) - set(BINARIES):
         raise BenchError(f"found no program {', '.join(sorted(unknown))}; expected some of {', '.join(BINARIES)}")
     if parsed.from_source:

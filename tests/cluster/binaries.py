@@ -249,6 +249,11 @@ def build_missing(names: Iterable[str], write: Callable[[str], None] | None = No
         build(binary)
         now = time.monotonic()
         write(f"[{number}/{len(missing)}] {binary.name}: built in {now - began:.0f} s, {now - started:.0f} s in all")
+    forget()
+
+
+def forget() -> None:
+    """Search again for every program, because new ones have been built."""
     _found.cache_clear()
 
 

@@ -25,8 +25,8 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.errors import BuildFailed, MissingTool
 from tests.cluster.namespaces import fresh_namespace
 from tests.cluster.node import Node
-from tests.cluster.own_cluster import OwnCluster, named_cluster
-from tests.cluster.redis_servers import DEFAULT, FLAVOURS, Flavour, Options, RedisServer, StartRedis
+from tests.cluster.own_cluster import OwnCluster, named_cluster, programs_for
+from tests.cluster.redis_servers import DEFAULT, FLAVOURS, VALKEY, Flavour, Options, RedisServer, StartRedis
 
 SKIP_PREFIX = "SKIP_PREFIX TOOL: "
 BEYOND_MAKE_TEST = ("cluster", "e2e", "chaos")
@@ -35,7 +35,7 @@ BEYOND_MAKE_TEST = ("cluster", "e2e", "chaos")
 PROGRAMS = {
     "api_server": binaries.API_SERVER,
     "control_plane": binaries.CONTROL_PLANE,
-    "node": binaries.TARGETS["e2e"],
+    "node": (),  # see `programs_for`
     "collector_process": ("otelcol",),
     "helm": ("helm", "helm3"),
     "kubectl": ("kubectl",),
@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "cluster: needs a Kubernetes API server, Helm, a collector or promtool (make test-cluster); "
         "a fixture that starts one of them adds this marker",
     )
+    config.addinivalue_line("markers", "slow: needs much real time or processor time (make test-cluster)")
     config.addinivalue_line("markers", "e2e: needs the whole single-node cluster (make e2e)")
 
 
@@ -89,10 +90,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def _programs(item: pytest.Item) -> list[str]:
     """Return the names of the programs that a test needs: all of `make test-cluster` if only its marker says so."""
     known = PROGRAMS.keys() & _fixtures(item)
+    if "node" in known or item.get_closest_marker("e2e"):
+        return [*programs_for("e2e")]
     if not known and item.get_closest_marker("cluster"):
-        return list(binaries.TARGETS["test-cluster"])
-    own_cluster = "node" in known and OwnCluster.from_environment()
-    return [*binaries.FOR_ANY_CLUSTER] if own_cluster else [name for fixture in known for name in PROGRAMS[fixture]]
+        return [*programs_for("test-cluster")]
+    return [name for fixture in known for name in PROGRAMS[fixture]]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -230,6 +232,14 @@ def redis_server(start_redis: StartRedis) -> RedisServer:
 def any_redis(request: pytest.FixtureRequest, start_redis: StartRedis) -> RedisServer:
     """A fresh server; the test runs with each kind and version that the product supports."""
     return start_redis(flavour=request.param)
+
+
+ON_ONE_SERVER = pytest.mark.parametrize(
+    "any_redis",
+    [pytest.param(each, id=each.name, marks=() if each is VALKEY else pytest.mark.slow) for each in FLAVOURS],
+    indirect=True,
+)
+"""Marks tests of `any_redis` that take seconds: `make test` runs them on Valkey, `make test-cluster` on the others."""
 
 
 @pytest.fixture(scope="session")

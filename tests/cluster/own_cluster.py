@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tests.cluster.binaries import FOR_ANY_CLUSTER, TARGETS
 from tests.cluster.clusters import Cluster
 from tests.cluster.errors import MissingTool
 from tests.cluster.node import Node
@@ -37,6 +38,11 @@ class OwnCluster(Cluster):
 
     def kill_container(self, namespace: str, pod: str, container: str | None = None) -> None:
         self.container_pid(namespace, pod, container)
+
+
+def programs_for(target: str) -> tuple[str, ...]:
+    """Return the programs that a make target needs on this machine: fewer for `e2e` if KUBECONFIG names a cluster."""
+    return FOR_ANY_CLUSTER if target == "e2e" and OwnCluster.from_environment() else TARGETS[target]
 
 
 def named_cluster() -> Node | OwnCluster | None:

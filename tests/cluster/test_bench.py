@@ -1,4 +1,4 @@
-"""The bench does what its page says: the servers are real, quick, and leave nothing behind."""
+"""The test bench: its servers are real, start quickly and leave nothing behind; its programs are found or built."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-from tests.cluster import binaries, cgroups, images
+from tests.cluster import cgroups, images
 from tests.cluster.api_server import ApiServer
 from tests.cluster.collector import Collector
 from tests.cluster.control_plane import ControlPlane
@@ -34,8 +34,6 @@ from tests.cluster.runs import remove_dead_runs, runs_directory, started_at, wai
 from tests.cluster.spans import parse_spans
 
 REPOSITORY = Path(__file__).parents[2]
-
-pytest_plugins = ["tests.cluster.fixtures", "pytester"]
 
 
 def test_redis_starts_with_the_expected_version(any_redis: RedisServer) -> None:
@@ -182,6 +180,7 @@ def test_two_api_servers_are_independent(api_server: ApiServer, namespace: str) 
         assert namespace not in other.kubectl("get", "namespaces")
 
 
+@pytest.mark.cluster
 def test_an_api_server_starts_within_seconds_and_starts_again_after_a_stop() -> None:
     server = ApiServer()
     for _ in range(2):
@@ -364,74 +363,6 @@ def test_a_node_whose_test_process_was_killed_is_gone_with_the_next_start() -> N
     assert not started_at(int(first))
     assert not Path(directory).exists()
     assert not [group for root in cgroups.hierarchies() for group in root.glob(Path(directory).name)]
-
-
-def program_that_says(folder: Path, name: str, said: str) -> Path:
-    path = folder / name
-    path.write_text(f"#!/bin/sh\necho '{said}'\n")
-    path.chmod(0o755)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("name", "said", "taken"),
-    [
-        ("etcd", "etcd Version: 3.4.23", False),
-        ("etcd", "etcd Version: 3.6.1", True),
-        ("kubectl", "Client Version: v1.32.4", False),
-        ("kubectl", "Client Version: v1.37.0", True),
-        ("kube-apiserver", "Kubernetes v1.37.9", True),
-        ("helm3", "v4.3.1+g1", False),
-    ],
-)
-def test_a_program_on_path_is_taken_only_in_the_pinned_minor_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str, taken: bool
-) -> None:
-    binary = binaries.BINARIES[name]
-    program = program_that_says(tmp_path, binary.program or name, said)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(binaries, "build", lambda binary: Path("/built"))
-    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
-    assert binaries._found.__wrapped__(name) == (program if taken else Path("/built"))
-
-
-def test_a_program_in_kubebuilder_assets_comes_before_all_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program = program_that_says(tmp_path, "etcd", "etcd Version: 3.4.0")
-    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
-    assert binaries._found.__wrapped__("etcd") == program
-
-
-def test_without_go_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(MissingTool, match="install Go"):
-        binaries.build(binaries.BINARIES["etcd"])
-
-
-LACKS_A_TOOL = """
-from tests.cluster.errors import MissingTool
-def test_needing_a_tool():
-    raise MissingTool("a screwdriver is needed: buy one")
-"""
-
-
-def test_a_missing_tool_skips_loudly_on_a_persons_machine(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("CI", raising=False)
-    pytester.makepyfile(LACKS_A_TOOL)
-    ran = pytester.runpytest_inprocess("-p", "tests.cluster.fixtures", "-p", "no:asyncio")
-    ran.assert_outcomes(skipped=1)
-    ran.stdout.fnmatch_lines(["*tests not run for want of a tool*", "1 not run: a screwdriver*"])
-
-
-def test_a_missing_tool_fails_in_ci(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CI", "true")
-    pytester.makepyfile(LACKS_A_TOOL)
-    ran = pytester.runpytest_inprocess("-p", "tests.cluster.fixtures", "-p", "no:asyncio")
-    ran.assert_outcomes(failed=1)
 
 
 def test_an_own_cluster_wants_to_hear_that_the_images_are_loaded(

@@ -61,14 +61,16 @@ class Proxy:
         task = asyncio.current_task()
         assert task
         self._handlers.add(task)
+        writers = {writer}
+        self._writers.add(writer)  # before anything is awaited: `cut_now` must not miss it
         with suppress(OSError):
             to_reader, to_writer = await asyncio.open_connection(*self.target)
-            writers = {writer, to_writer}
-            self._writers |= writers
+            writers.add(to_writer)
+            self._writers.add(to_writer)
             await asyncio.gather(self._forward_requests(reader, to_writer), self._forward_replies(to_reader, writer))
-            self._writers -= writers
-            for open_writer in writers:
-                open_writer.transport.abort()
+        self._writers -= writers
+        for open_writer in writers:
+            open_writer.transport.abort()
         self._handlers.discard(task)
 
     async def _forward_requests(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:

@@ -8,6 +8,7 @@ from streamconsumer.processor import Defer
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import Group
 from tests.processor.pod import NewPod, Pod
@@ -100,6 +101,7 @@ async def test_claimed_entry_is_not_scheduled_for_a_retry() -> None:
     assert started == ["1-0"]
 
 
+@ON_ONE_SERVER
 async def test_short_defer_is_uncounted_in_redis_during_the_delay(any_group: Group) -> None:
     handler = Recorder(fail_every_delivery(Defer(timedelta(seconds=2))))
     await any_group.add()

@@ -11,6 +11,7 @@ import pytest
 from streamconsumer.processor import Retry
 from streamconsumer.processor.consumer import liveness
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import Group
 from tests.processor.recorder import Recorder, fail_first_delivery
@@ -163,6 +164,7 @@ async def test_consumer_with_pending_entries_stays_in_the_group(any_group: Group
     assert await any_group.pending() == 1
 
 
+@ON_ONE_SERVER
 async def test_message_that_waits_for_a_retry_is_released_with_its_delay(any_group: Group) -> None:
     handler, peer = Recorder(fail_first_delivery(Retry("bad", after=timedelta(seconds=2)))), Recorder()
     processor = await any_group.start(handler)

@@ -9,6 +9,7 @@ import pytest
 from streamconsumer.model.processor_settings import Backoff, Breaker, Delivery
 from streamconsumer.processor import current_message
 from streamconsumer.processor.pipeline import circuit_breaker
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import FAST_RETRIES, Group
 from tests.processor.recorder import Recorder
@@ -72,6 +73,7 @@ async def test_base_exception_of_a_handler_is_a_failure(any_group: Group, concur
     assert processor.metrics.failed == 3
 
 
+@ON_ONE_SERVER
 async def test_handler_that_cancels_itself_is_retried_soon(any_group: Group) -> None:
     async def cancel_itself(_data: dict[str, Any]) -> None:
         if current_message().deliveries < 3:

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from streamconsumer.processor import current_message
 from streamconsumer.processor.pipeline import reconnect
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import STREAM, Group
@@ -75,6 +76,7 @@ async def test_no_entry_is_lost_when_the_server_restarts_under_load(
     await group.close()
 
 
+@ON_ONE_SERVER
 async def test_no_entry_is_lost_when_the_server_freezes_under_load(any_group: Group) -> None:
     for name in ("pod-a", "pod-b"):
         await any_group.start(handle_briefly, name, min_idle=1, poll=0.2, concurrency=4)

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor import Message, RedisStreamProcessor, Retry, StreamManager, current_message
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.cluster.redis_servers import RedisServer
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
@@ -134,6 +135,7 @@ async def test_handler_can_stop_its_own_processor(group: Group) -> None:
 # -- failures -----------------------------------------------------------------------------------------------------
 
 
+@ON_ONE_SERVER
 async def test_failed_message_is_logged_and_retried(any_group: Group, caplog: pytest.LogCaptureFixture) -> None:
     handler = Recorder(fail_first_delivery(Retry("no such customer", after=timedelta(seconds=2))))
     processor = await any_group.start(handler)

@@ -5,17 +5,14 @@ import json
 import os
 import pty
 import re
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from streamconsumer.processor.dead_letters.record import DeadLetterReason, to_fields
-from tests.cli.dev.dev_process import SOURCES
+from tests.cli.target_command import TargetCommand
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.processor.dead_letters.dead_letter_factory import (
     FIELDS,
@@ -32,38 +29,15 @@ from tests.processor.group import GROUP, STREAM, Group
 
 @pytest.fixture
 async def group(redis_server: RedisServer) -> AsyncIterator[Group]:
-    """The stream and the group on an empty Redis 7.0."""
+    """The stream and the group on an empty server."""
     on_server = Group(redis_server)
     await on_server.create_group()
     yield on_server
     await on_server.close()
 
 
-@dataclass(frozen=True)
-class CommandResult:
-    code: int
-    out: str
-    err: str
-
-
-async def start(*arguments: str, url: str = "", stdin: int = DEVNULL, **environment: str) -> Process:
-    """Start the command, for the group on this server if `url` is given."""
-    target = ("--redis-url", url, "--stream", STREAM, "--group", GROUP) if url else ()
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "streamconsumer", "dead-letters", *arguments, *target),
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCES), **environment},
-        stdin=stdin,
-        stdout=PIPE,
-        stderr=PIPE,
-    )
-
-
-async def run(*arguments: str, url: str = "", **environment: str) -> CommandResult:
-    process = await start(*arguments, url=url, stdin=DEVNULL, **environment)
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    assert b"Traceback" not in err, err.decode()
-    return CommandResult(process.returncode, out.decode(), err.decode())
+COMMAND = TargetCommand(("dead-letters",))
+start, run = COMMAND.start, COMMAND.run
 
 
 async def write_dead_letter(group: Group, **details: Any) -> str:

@@ -1,13 +1,9 @@
 """`streamconsumer group delete` as a process with real servers."""
 
-import asyncio
 import json
 import os
 import pty
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +15,7 @@ from streamconsumer.cli.target import Target
 from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.processor import Effects, Reject, Retry
 from streamconsumer.redis_client.keys import COMPANION_SUFFIXES, group_key
-from tests.cli.dev.dev_process import SOURCES
+from tests.cli.target_command import TargetCommand
 from tests.cluster.redis_servers import VALKEY, RedisServer, StartRedis
 from tests.model.examples import consumer
 from tests.processor.dead_letters.dead_letter_factory import KEY, command, restrict
@@ -49,37 +45,15 @@ async def any_group(any_redis: RedisServer) -> AsyncIterator[Group]:
 
 @pytest.fixture
 async def group(redis_server: RedisServer) -> AsyncIterator[Group]:
-    """The stream and the group on Redis 7.0."""
+    """The stream and the group on an empty server."""
     on_server = Group(redis_server)
     await on_server.create_group()
     yield on_server
     await on_server.close()
 
 
-@dataclass(frozen=True)
-class CommandResult:
-    code: int
-    out: str
-    err: str
-
-
-async def start(*arguments: str, url: str = "", stdin: int = DEVNULL, **environment: str) -> Process:
-    target = ("--redis-url", url, "--stream", STREAM, "--group", GROUP) if url else ()
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "streamconsumer", "group", "delete", *target, *arguments),
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCES), **environment},
-        stdin=stdin,
-        stdout=PIPE,
-        stderr=PIPE,
-    )
-
-
-async def run(*arguments: str, url: str = "", **environment: str) -> CommandResult:
-    process = await start(*arguments, url=url, stdin=DEVNULL, **environment)
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    assert b"Traceback" not in err, err.decode()
-    return CommandResult(process.returncode, out.decode(), err.decode())
+COMMAND = TargetCommand(("group", "delete"))
+start, run = COMMAND.start, COMMAND.run
 
 
 async def delete(group: Group, min_idle: str = "30s") -> DeletionResult:

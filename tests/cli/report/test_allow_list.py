@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamconsumer.cli.report.allow_list import deployment_document, samples, streamconsumer_document
@@ -16,6 +16,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=30)  # each value is put into several places
 @given(value=JSON)
 def test_undefined_fields_are_omitted_at_any_depth(value: Any) -> None:
     added = {"addedTomorrow": value}
@@ -33,6 +34,7 @@ def test_undefined_fields_are_omitted_at_any_depth(value: Any) -> None:
     assert document["status"] == {"conditions": [{"type": "Ready"}]}
 
 
+@settings(max_examples=30)  # each value is put into several places
 @given(value=JSON)
 def test_values_of_an_undefined_type_are_omitted(value: Any) -> None:
     spec = {"stream": {"inner": value}, "env": {"inner": value}, "delivery": [value], "podLabels": [value]}

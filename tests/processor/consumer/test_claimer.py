@@ -25,6 +25,7 @@ from streamconsumer.processor.consumer.liveness import (
 )
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import NewPod
@@ -86,6 +87,7 @@ async def test_live_consumers_keep_their_entries_after_an_outage(group: Group) -
     await group.wait_settled()
 
 
+@ON_ONE_SERVER
 async def test_messages_of_a_dead_pod_are_claimed_when_the_server_is_out_of_memory(any_group: Group) -> None:
     """The server rejects the announcements of the consumers."""
     await any_group.create_group()
@@ -123,6 +125,7 @@ async def test_message_that_crashes_its_process_is_dead_lettered_and_the_others_
     assert await pod.wait_for_exit() == 0
 
 
+@ON_ONE_SERVER
 async def test_entries_of_another_program_are_claimed_after_min_idle(any_group: Group) -> None:
     """Another program in the group sends no heartbeats, so its death cannot be detected."""
     await any_group.create_group()
@@ -135,6 +138,7 @@ async def test_entries_of_another_program_are_claimed_after_min_idle(any_group: 
     await handler.wait_until_finished(1)
 
 
+@pytest.mark.slow
 async def test_group_is_checked_once_a_second_for_any_number_of_pods(group: Group) -> None:
     for number in range(4):
         await group.start(Recorder(), f"pod-{number}", poll=30)
@@ -147,6 +151,7 @@ async def test_group_is_checked_once_a_second_for_any_number_of_pods(group: Grou
     assert 4 <= commands["xinfo"] + commands.get("hgetall", 0) <= 8 + 1
 
 
+@ON_ONE_SERVER
 @pytest.mark.parametrize(
     ("error", "left"), [(Reject("no"), {}), (Retry("later", after=timedelta(minutes=5)), {POSTPONED_CONSUMER: 10})]
 )

@@ -19,6 +19,7 @@ from streamconsumer.processor.handler.effects import MAX_INCREMENT, Effects
 from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import group_key, hash_slot
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.pod import SOURCES
@@ -304,6 +305,7 @@ class Child:
         self.process.stdout.close()
 
 
+@ON_ONE_SERVER
 @pytest.mark.parametrize("stop_at", ["before", "after"])
 async def test_effect_is_applied_once_when_the_process_is_killed_next_to_its_commit(
     any_group: Group, stop_at: str
@@ -322,6 +324,7 @@ async def test_effect_is_applied_once_when_the_process_is_killed_next_to_its_com
     assert await any_group.pending() == 0
 
 
+@ON_ONE_SERVER
 async def test_each_effect_is_applied_once_when_processes_are_killed_at_any_time(any_group: Group) -> None:
     await any_group.create_group()
     ids = await any_group.add(1500)

@@ -11,6 +11,7 @@ from streamconsumer.processor import Message, Retry, current_message
 from streamconsumer.processor.consumer.group_snapshot import GroupSnapshot
 from streamconsumer.processor.consumer.leases import Leases
 from streamconsumer.redis_client.keys import group_key
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder, fail_first_delivery
@@ -23,6 +24,7 @@ WAYS = {
 by_every_way = pytest.mark.parametrize("way", list(WAYS))
 
 
+@ON_ONE_SERVER
 @by_every_way
 async def test_group_is_recreated_when_it_is_destroyed_during_a_blocked_read(any_group: Group, way: str) -> None:
     handler = Recorder()
@@ -241,6 +243,7 @@ async def test_group_continues_at_its_position_when_it_is_destroyed_without_cons
     assert peer.ids == later
 
 
+@ON_ONE_SERVER
 async def test_group_recreated_by_another_program_gets_its_pending_entries_back(any_group: Group) -> None:
     await any_group.create_group()
     ids = await any_group.add(3)

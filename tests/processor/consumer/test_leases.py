@@ -12,6 +12,7 @@ import pytest
 
 from streamconsumer.processor import Retry, StreamManager
 from streamconsumer.processor.consumer.leases import RENEW
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder
@@ -74,6 +75,7 @@ async def test_entry_of_a_dead_consumer_is_claimed_behind_many_of_live_ones(grou
     assert len(live) == 400
 
 
+@ON_ONE_SERVER
 async def test_live_process_keeps_the_message_of_a_long_handler(any_group: Group) -> None:
     handler, peer = Recorder(gate=False), Recorder()
     ids = await any_group.add(3)

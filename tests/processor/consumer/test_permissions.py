@@ -9,6 +9,7 @@ import pytest
 from streamconsumer.processor import Defer
 from streamconsumer.processor.consumer import effects_commit
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.recorder import Recorder, fail_every_delivery
@@ -53,6 +54,7 @@ async def test_messages_are_handled_and_an_idle_processor_stops_immediately(rest
     assert processor.metrics.redis_errors == 0
 
 
+@ON_ONE_SERVER
 async def test_long_handler_keeps_its_messages(restricted: Group) -> None:
     handler, peer = Recorder(gate=False), Recorder()
     ids = await restricted.add(3)
@@ -125,6 +127,7 @@ def test_docs_list_exactly_these_permissions() -> None:
     ]
 
 
+@ON_ONE_SERVER
 async def test_postponed_entry_without_a_due_time_is_due_after_min_idle(restricted: Group) -> None:
     """The schedule was deleted or evicted."""
     await restricted.create_group()

@@ -20,6 +20,7 @@ from streamconsumer.processor.consumer.preflight import (
 from streamconsumer.processor.health import Health
 from streamconsumer.processor.message import ConsumerId
 from streamconsumer.redis_client.server_settings import risky_settings
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.cluster.redis_servers import FLAVOURS, Flavour, RedisServer, StartRedis
 from tests.processor.consumer.test_permissions import KEYS, SMALLEST
 from tests.processor.eventually import eventually
@@ -339,6 +340,7 @@ class Revocation:
         await eventually(lambda: self.health.readiness()[0])
 
 
+@ON_ONE_SERVER
 @pytest.mark.parametrize("right", ["+eval", "+xreadgroup", "~{orders}:billing:*"])
 async def test_revoked_permission_is_logged_and_not_ready_until_it_is_granted(
     any_group: Group, right: str, caplog: pytest.LogCaptureFixture

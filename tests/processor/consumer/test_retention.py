@@ -13,6 +13,7 @@ from redis import Redis
 
 from streamconsumer.model.processor_settings import Retention as RetentionSettings
 from streamconsumer.processor.consumer.retention import ZERO_ID, StreamTrimmer, next_id, safe_minimum, trim_bound
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.cluster.redis_servers import RedisServer
 from tests.processor.group import GROUP, STREAM, Group
 
@@ -275,6 +276,7 @@ def history(any_redis: RedisServer) -> Callable[[], AnyHistory]:
     return lambda: AnyHistory(client)
 
 
+@ON_ONE_SERVER
 def test_no_needed_entry_is_trimmed_in_any_history(history: Callable[[], AnyHistory]) -> None:
     quick = settings(
         max_examples=150,

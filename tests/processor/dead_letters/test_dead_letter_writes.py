@@ -5,6 +5,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from streamconsumer.processor.dead_letters.record import from_fields, to_fields
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.dead_letters.dead_letter_factory import (
     FIELDS,
     KEY,
@@ -112,6 +113,7 @@ async def test_dead_letter_contains_all_fields_of_an_original_of_any_width(any_g
     assert (len(fields) < 100) == (count > 3500)
 
 
+@ON_ONE_SERVER
 async def test_oldest_dead_letters_are_trimmed_above_the_maximum_length(any_group: Group) -> None:
     await any_group.create_group()
     dead_letters = dead_letter_writer(any_group, max_length=100)

@@ -18,6 +18,7 @@ from streamconsumer.processor.dead_letters.record import (
     to_fields,
 )
 from streamconsumer.processor.dead_letters.store import DeadLetterStore, rate_limited
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.dead_letters.dead_letter_factory import (
     FIELDS,
     KEY,
@@ -59,6 +60,7 @@ async def test_dead_letters_are_found_by_reason_and_age(any_group: Group) -> Non
     assert await find_ids(older_than=timedelta(days=50_000)) == []
 
 
+@ON_ONE_SERVER
 async def test_ten_thousand_dead_letters_are_read_in_pages(any_group: Group) -> None:
     written = await write_dead_letters(any_group, 10_000)
     await any_group.reset_command_counts()
@@ -164,6 +166,7 @@ async def test_dead_letter_is_kept_when_eval_is_not_permitted(any_group: Group) 
     assert await everything(at) == [dead_letter]
 
 
+@ON_ONE_SERVER
 @pytest.mark.parametrize("count", [3499, 3500, 3501, 20_000, 100_000])
 async def test_replayed_message_of_any_width_has_its_original_fields(any_group: Group, count: int) -> None:
     await any_group.create_group()

@@ -21,6 +21,7 @@ from streamconsumer.processor import (
     current_messages,
 )
 from streamconsumer.processor.handler.loader import validate_handler
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import TIMEOUT_SECONDS, eventually
 from tests.processor.group import GROUP, QUICK_BACKOFF, STREAM, Group
 from tests.processor.pod import NewPod
@@ -435,6 +436,7 @@ async def test_suspects_run_in_a_batch_of_one(any_group: Group) -> None:
     assert {message.deliveries for batch in handler.batches for message in batch} == {3}
 
 
+@ON_ONE_SERVER
 async def test_settled_entries_are_not_restored_while_the_rest_of_the_batch_is_settled(any_group: Group) -> None:
     """Settlement takes round trips. Meanwhile heartbeats renew the entries in flight, and a renewal would restore an
     entry that is no longer pending."""
@@ -451,6 +453,7 @@ async def test_settled_entries_are_not_restored_while_the_rest_of_the_batch_is_s
     assert sum(handler.sizes) == 20, "no message was handled twice"
 
 
+@ON_ONE_SERVER
 @pytest.mark.parametrize(
     "error", [Reject("no"), Retry("later", after=timedelta(seconds=60))], ids=["dead-lettered", "postponed"]
 )

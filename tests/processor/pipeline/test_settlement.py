@@ -11,6 +11,7 @@ import pytest
 from streamconsumer.model.processor_settings import Breaker, Delivery
 from streamconsumer.processor import Defer, Message, Reject, Retry, current_message
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
+from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
 from tests.processor.group import DEAD_LETTER_STREAM, GROUP, QUICK_BACKOFF, STREAM, Group
 from tests.processor.recorder import Recorder, fail_every_delivery, fail_first_delivery
@@ -44,6 +45,7 @@ async def test_message_that_always_fails_becomes_a_dead_letter_with_its_failure(
     assert dead_letter["streamconsumer.error-message"] == "no such customer"
 
 
+@ON_ONE_SERVER
 async def test_long_retry_delay_is_stored_in_redis_and_survives_the_pod(any_group: Group) -> None:
     """Meanwhile the entry is pending with the consumer of postponed entries, which is not a process."""
     failing, peer = Recorder(fail_first_delivery(Retry("later", after=timedelta(seconds=3)))), Recorder()
@@ -64,6 +66,7 @@ async def test_long_retry_delay_is_stored_in_redis_and_survives_the_pod(any_grou
     await any_group.wait_settled()
 
 
+@ON_ONE_SERVER
 async def test_postponed_message_returns_when_its_due_time_was_deleted(any_group: Group) -> None:
     handler = Recorder(fail_first_delivery(Retry(after=timedelta(hours=1))))
     await any_group.add()

@@ -181,6 +181,7 @@ def peak_mebibytes(pod: Pod) -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
+@pytest.mark.slow
 async def test_memory_is_bounded_when_the_collector_never_responds(group: Group, new_pod: NewPod) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import time
+from statistics import median
 from typing import Any
 
 import pytest
@@ -108,9 +109,10 @@ async def test_start_is_recorded_once_when_listening_starts_twice(
 def test_process_start_time_falls_back_to_now_when_the_kernel_does_not_report_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    start_ns = startup_span.process_start_ns()
-    assert time.time_ns() - start_ns > 0
-    assert abs(startup_span.process_start_ns() - start_ns) < 20_000_000
+    # Two clocks are read one after the other, and a busy machine may interrupt the process in between.
+    first, second = (median(startup_span.process_start_ns() for _ in range(9)) for _ in range(2))
+    assert time.time_ns() - first > 0
+    assert abs(second - first) < 20_000_000
 
     def unknown(*_: Any) -> int:
         raise OSError
