@@ -10,10 +10,6 @@ from tests.reliability.nursery import Nursery
 from tests.reliability.trial import Trial
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "chaos: tries all instead of a sample (make chaos)")
-
-
 @pytest.fixture(scope="module")
 def nursery() -> Iterator[Nursery]:
     with Nursery() as ours:
