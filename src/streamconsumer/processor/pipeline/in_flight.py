@@ -63,7 +63,7 @@ class InFlightTable:
         self.timeouts = HandlerTimeouts(timeout)
         self._slots: set[asyncio.Task[None]] = set()
         self._idle_slots: list[asyncio.Future[None]] = []
-        """One future for each idle slot. Setting its result wakes the slot."""
+        """Futures on which the idle slots wait. Setting a future's result wakes its slot."""
         self._batched_count = 0
         """Number of running entries that share a slot with the first entry of their batch."""
         self.is_closed = False
