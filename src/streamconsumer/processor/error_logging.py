@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def format_error(error: BaseException) -> str:
-    """Format an error as `Type: text`, encodable as UTF-8. Works even if the exception's `__str__` fails."""
+    """Format an error as `Type: text`. The result can be encoded as UTF-8, even if the exception's `__str__` fails."""
     text = str(TracebackException.from_exception(error, limit=0))
     return f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
 

@@ -125,6 +125,6 @@ def _handler_class(health: Health, registry: CollectorRegistry) -> type[BaseHTTP
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-            """Discard the access log: probes are frequent."""
+            """Write no access log, because probes are frequent."""
 
     return Handler

@@ -29,7 +29,7 @@ class ConsumerId(NamedTuple):
 
 
 class Entry:
-    """An entry as Redis returned it, and its state in the processor."""
+    """Fields of an entry as Redis returned them, and state of the entry in the processor."""
 
     deliveries: int = 1
     """Delivery count in Redis: the number of attempts, including the current one if `attempt_counted` is True.

@@ -92,7 +92,7 @@ class RedisStreamProcessor:
         self._stopping = asyncio.Event()
         self._stop_forced = asyncio.Event()
         self._first_attempt_done = asyncio.Event()
-        """Set after the first attempt to open the consumer, whether it succeeded or not."""
+        """Event that is set after the first attempt to open the consumer, even if the attempt failed."""
         self._reconnect_backoff = ReconnectBackoff(stream_name, consumer_group_name, self.metrics, self.health)
         self._liveness_monitor = LivenessMonitor(self.health, poll_interval)
         self._pipeline = self._build_pipeline()
@@ -285,7 +285,7 @@ class RedisStreamProcessor:
             await self.stream_manager.ack_event(self.stream_name, self.consumer_group_name, message_id)
 
     async def _pause(self, seconds: float) -> None:
-        """Wait for `seconds`, or until the processor stops."""
+        """Wait for `seconds`, but at most until the processor stops."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
 

@@ -145,7 +145,7 @@ class DeadLetter:
 
     @property
     def added_at(self) -> datetime | None:
-        """Time at which the message was first added. None if its producer set an id that is not a time."""
+        """Time at which the message was first added. None if the producer set an id that is not a time."""
         return entry_time(self.origin_id)
 
     @property

@@ -68,7 +68,7 @@ class ProcessorHooks:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """Components of one run of a processor."""
+    """Components that a processor uses from its start to its stop."""
 
     consumer_id: ConsumerId
     consumer: Consumer

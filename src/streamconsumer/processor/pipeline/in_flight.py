@@ -97,7 +97,7 @@ class InFlightTable:
         return list(self.entries)
 
     def get(self, message_id: str) -> Entry | None:
-        """Return the entry. None if it is not in the table."""
+        """Return the entry with this id. None if no such entry is in the table."""
         return self.entries.get(message_id)
 
     def admit(self, entries: Collection[Entry]) -> None:

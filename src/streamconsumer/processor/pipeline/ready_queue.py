@@ -91,7 +91,7 @@ class ReadyQueue:
         self.requeue(entry)
 
     def put_all(self, entries: Collection[Entry]) -> None:
-        """Add new entries in order."""
+        """Add new entries in the given order."""
         if self._ordering_key is None and not any(entry.is_suspect for entry in entries):
             self.ready.extend(entries)
         else:

@@ -15,7 +15,7 @@ MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.05, 5.0
 
 
 class ReconnectBackoff:
-    """Counts consecutive failures of the consume loop."""
+    """Counts consecutive failures of the consume loop, and computes the pauses."""
 
     def __init__(self, stream: str, group: str, metrics: Metrics, health: Health) -> None:
         self._stream, self._metrics, self._health = stream, metrics, health

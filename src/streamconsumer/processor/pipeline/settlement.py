@@ -54,7 +54,7 @@ class FailureDecision:
 
 
 class Settler:
-    """Settles the messages of one run of a processor."""
+    """Settles messages. A processor creates a new settler on each start."""
 
     def __init__(
         self,

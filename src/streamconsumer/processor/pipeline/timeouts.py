@@ -29,7 +29,7 @@ class HandlerTimeouts:
             self._timer = loop.call_later(self._seconds, self._cancel_overdue)
 
     def finish(self, entry: Entry) -> None:
-        """End the timeout of a handler."""
+        """End the timeout of a handler that has returned or raised an error."""
         self._running.pop(entry, None)
 
     def close(self) -> None:
