@@ -54,7 +54,7 @@ def _spec() -> dict[str, Any]:
         "failurePolicy": "Fail",
         "matchConstraints": {"resourceRules": [rule]},
         "matchConditions": [
-            # Changes of metadata pass, because labels and finalizers grant no permissions and controllers write finalizers.
+            # Metadata is not checked: labels and finalizers grant no permissions, and controllers write finalizers.
             {"name": "spec", "expression": "oldObject == null || object.spec != oldObject.spec"}
         ],
         "variables": [

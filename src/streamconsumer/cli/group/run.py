@@ -80,7 +80,7 @@ def _summary(target: Target, stats: StreamStats) -> dict[str, Any]:
 def _confirm(summary: Mapping[str, Any]) -> bool:
     for name, value in summary.items():
         click.echo(f"{name}: {'unknown' if value is None else repr(value)}", err=True)
-    question = "Delete the group, its pending entries and its companion keys? The dead letters are kept."
+    question = "Delete the group, its pending entries and its companion keys? The dead letters stay."
     return click.confirm(question, err=True)
 
 
