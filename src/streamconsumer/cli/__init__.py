@@ -1,6 +1,6 @@
 """The command line `streamconsumer`, also installed as the kubectl plugin kubectl-streamconsumer.
 
-Each command imports its packages inside its function, so that a pod never loads kopf and `crd` loads no client library.
+Each command imports its packages inside its function, so that a pod never loads kopf and `crd` loads no client.
 """
 
 import gc
@@ -126,8 +126,8 @@ def dev(files: tuple[Path, ...]) -> None:
     """Run StreamConsumers on this machine, without a cluster.
 
     The command starts an embedded Valkey in place of spec.redis. The pods run as local processes with the environment
-    variables that the operator would set, and the terminal shows the logs and traces of the pods. FILES must contain
-    the StreamConsumers and all Secrets and ConfigMaps that the StreamConsumers reference.
+    variables that the operator would set, and the terminal shows the logs and traces of the pods. FILES contain the
+    StreamConsumers, and the Secrets and ConfigMaps that the StreamConsumers reference.
 
     Ctrl-C drains the pods; a second Ctrl-C kills them.
 

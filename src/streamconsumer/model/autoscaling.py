@@ -81,8 +81,8 @@ class Activation(Model):
     """Condition for starting the first pod."""
 
     backlog: int = Field(default=0, ge=0, le=1_000_000_000)
-    """Number of unread entries. The first pod is started if there are more unread entries, or if any entry is pending.
-    If 0, a single unread entry starts a pod."""
+    """Threshold for the number of unread entries. The first pod is started if more entries are unread, or if any entry
+    is pending. If 0, a single unread entry starts a pod."""
 
 
 class Fallback(Model):

@@ -1,8 +1,8 @@
 """Conversion between settings and environment variables.
 
 A variable's name is STREAMCONSUMER_ and the path of the field in upper case, joined by `_`: `delivery.min_idle` is
-STREAMCONSUMER_DELIVERY_MIN_IDLE. List items are separated by commas. A field that has its default value becomes no
-variable, so that a field that a newer operator adds does not change, and thereby restart, existing pods.
+STREAMCONSUMER_DELIVERY_MIN_IDLE. List items are separated by commas. No variable is written for a field that has its
+default value. A newer operator can therefore add a field without a restart of existing pods.
 """
 
 from collections.abc import Iterator, Mapping

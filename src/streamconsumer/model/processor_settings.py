@@ -101,8 +101,8 @@ class Delivery(Model):
 
     dead_letter_stream: str | None = Field(default=None, min_length=1, max_length=512)
     """Redis key of the dead-letter stream. If unset, the key is `{stream}:consumerGroup:dead-letters`, with the names
-    of the stream and the consumer group. The braces are part of the key. They keep the key in the same hash slot of a
-    Redis Cluster as the stream."""
+    of the stream and the consumer group. The braces are part of the key, so that the key and the stream share a hash
+    slot in a Redis Cluster."""
 
     dead_letter_max_length: int = Field(default=100_000, ge=1, le=100_000_000)
     """Approximate maximum number of entries in the dead-letter stream. If there are more, the oldest dead letters are
@@ -242,8 +242,8 @@ class RedisSettings(Model):
     password_file: str | None = Field(default=None, min_length=1)
     """File that contains the password."""
     tls_ca_file: str | None = Field(default=None, min_length=1)
-    """PEM file with the certificate authorities that verify the server certificate. If unset, the authorities of the
-    system are used."""
+    """PEM file with the certificate authorities that the server certificate is verified against. If unset, the
+    authorities of the system are used."""
     tls_cert_file: str | None = Field(default=None, min_length=1)
     """PEM file with the client certificate, for servers that require one."""
     tls_key_file: str | None = Field(default=None, min_length=1)

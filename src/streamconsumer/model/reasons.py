@@ -21,8 +21,8 @@ CONDITION_MEANINGS = {
     "Degraded": "True if there are new dead letters, or if an entry is stuck. Unknown if the operator has no data.",
     "ScalingActive": "False if the backlog is unknown, so that the operator does not scale down. The condition exists "
     "only if `spec.autoscaling` is set.",
-    "ScalingLimited": "True if `maxReplicas` or a policy limits the number of pods that the backlog requires. The "
-    "condition exists only if `spec.autoscaling` is set.",
+    "ScalingLimited": "True if `maxReplicas` or a policy prevents the number of pods that the backlog "
+    "requires. The condition exists only if `spec.autoscaling` is set.",
 }
 """Meaning of each condition type, in the order of `CONDITIONS`."""
 

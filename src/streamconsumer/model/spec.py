@@ -88,8 +88,8 @@ class TlsSpec(Model):
     """TLS certificates for the connection to Redis."""
 
     ca_secret_ref: SecretKeyRef | None = None
-    """Certificate authorities, as PEM, that verify the server certificate. If unset, the authorities of the image are
-    used."""
+    """Certificate authorities, as PEM, that the server certificate is verified against. If unset, the authorities of
+    the image are used."""
 
     cert_secret_ref: SecretRef | None = None
     """Client certificate for servers that require one: `tls.crt` and `tls.key` of a Secret of type
@@ -215,8 +215,8 @@ class HandlerSpec(
     http: HttpHandlerSpec | None = None
     """Service in the same namespace that receives each message as a CloudEvent in an HTTP POST request. The status of
     the response determines the result. 2xx acknowledges the message. 429 or 503 with a Retry-After header postpones the
-    message. 408, 425 and 429, and every status that is neither 2xx nor 4xx, are failures that are retried. Any other
-    4xx status makes the message a dead letter."""
+    message. Otherwise, 408, 425, 429 and every status that is neither 2xx nor 4xx are failures, which are retried. Any
+    other 4xx status makes the message a dead letter."""
 
     batch: bool = False
     """If true, the function receives a list with the data of up to `batchCount` messages instead of the data of one

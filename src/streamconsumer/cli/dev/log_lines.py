@@ -17,7 +17,7 @@ _LEVEL_STYLES = {
     "CRITICAL": "bold white on red",
 }
 _HIDDEN_FIELDS = {"time", "logger", "span_id", "trace_flags", "stream", "group", "taskName"}
-"""Fields that the terminal does not show, because they repeat the line's prefix or are useful only to programs."""
+"""Fields that are hidden in the terminal. These fields repeat the line's prefix or are useful only to programs."""
 
 _FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
 

@@ -67,8 +67,8 @@ class OperatorFacts(Model):
 
 
 class ClusterFacts(Model):
-    """State of the operator and the CRD in the cluster. `operators` or `missing_fields` is
-    None if the caller is not allowed to read the objects."""
+    """State of the operator and the CRD in the cluster. `operators` or `missing_fields` is None if the caller has no
+    read permission."""
 
     operators: list[OperatorFacts] | None
     missing_fields: list[str] | None

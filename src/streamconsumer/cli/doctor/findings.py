@@ -34,8 +34,7 @@ PERMISSIONS: dict[str, str] = {
 """Permissions of the caller that the commands use, each with the function that needs the permission."""
 
 _REQUIRED_PERMISSIONS = {f"get {_RESOURCE}", "list pods"}
-"""Permissions whose absence is an error. If another permission is missing, only one function of the commands is
-missing."""
+"""Permissions whose absence is an error. The absence of any other permission is a warning."""
 
 CheckOutcome = PassedCheck | Finding
 

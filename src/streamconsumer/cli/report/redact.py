@@ -47,7 +47,7 @@ _DIGIT_SPELLINGS = {"+": rf"(?:\+|-|{_PERCENT}2[Bb])", "/": rf"(?:_|\\{{0,8}}/|{
 
 
 class Redactor:
-    """Replaces each secret value in a text by a label that names the Secret and the key."""
+    """Replaces each secret value in a text by a label, which names the Secret and the key, or the kind of value."""
 
     def __init__(self, values: Mapping[str, bytes]) -> None:
         self.removed_counts: Counter[str] = Counter()
@@ -85,8 +85,8 @@ def keep_reason(value: bytes) -> str:
 
 
 def _secret_parts(value: bytes) -> set[bytes]:
-    """Return the byte strings to remove: the value, its lines, and the values of settings and the URL password in
-    it."""
+    """Return the byte strings to remove: the whole value, its lines, the values in `NAME=value` lines, and the password
+    if the value is a URL."""
     whole = value.strip()
     lines = {line.strip() for line in whole.splitlines()}
     settings = {value for line in lines for part in line.split(b";") for value in _SETTING_VALUE.findall(part)}

@@ -68,8 +68,8 @@ TARGET_OPTIONS = (
         show_default="STREAMCONSUMER_REDIS_PASSWORD",
         help="File with the Redis password.",
     ),
-    click.option("--stream", metavar="KEY", help="Redis key of the stream. Only if you give no StreamConsumer."),
-    click.option("--group", metavar="NAME", help="Consumer group. Only if you give no StreamConsumer."),
+    click.option("--stream", metavar="KEY", help="Redis key of the stream, if you do not name a StreamConsumer."),
+    click.option("--group", metavar="NAME", help="Consumer group, if you do not name a StreamConsumer."),
 )
 """Options for the server, the stream and the group. Each command adds the name of the StreamConsumer as `name`."""
 
