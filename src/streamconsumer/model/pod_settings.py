@@ -139,7 +139,7 @@ class Toleration(
     """Effect of the taint. If unset, the toleration matches all effects."""
 
     toleration_seconds: int | None = Field(default=None, ge=0, le=31_536_000)
-    """Seconds that a pod stays on a node with a NoExecute taint before it is evicted. If unset, the pod is not
+    """Seconds that a pod stays on a node with a NoExecute taint before the pod is evicted. If unset, the pod is not
     evicted."""
 
     @model_validator(mode="after")

@@ -203,7 +203,7 @@ class SharedSettings(Model):
     the stream has acknowledged it."""
 
     drain_timeout: Annotated[timedelta, DurationRange("1s", "1h")] = timedelta(seconds=25)
-    """Time that a stopping pod has to finish the messages that it has started. The pod's termination grace period is
+    """Time in which a stopping pod can finish its running messages. The pod's termination grace period is
     derived from this time."""
 
 
@@ -245,7 +245,7 @@ class RedisSettings(Model):
     """PEM file with the certificate authorities that the server certificate is verified against. If unset, the
     authorities of the system are used."""
     tls_cert_file: str | None = Field(default=None, min_length=1)
-    """PEM file with the client certificate, for servers that require one."""
+    """PEM file with the client certificate, for servers that require client certificates."""
     tls_key_file: str | None = Field(default=None, min_length=1)
     """PEM file with the private key of the client certificate."""
     tls_insecure_skip_verify: bool = False

@@ -21,8 +21,8 @@ CONDITION_MEANINGS = {
     "Degraded": "True if there are new dead letters, or if an entry is stuck. Unknown if the operator has no data.",
     "ScalingActive": "False if the backlog is unknown, so that the operator does not scale down. The condition exists "
     "only if `spec.autoscaling` is set.",
-    "ScalingLimited": "True if `maxReplicas` or a policy prevents the number of pods that the backlog "
-    "requires. The condition exists only if `spec.autoscaling` is set.",
+    "ScalingLimited": "True if `maxReplicas` or a policy prevents the operator from setting the number of "
+    "pods that the backlog requires. The condition exists only if `spec.autoscaling` is set.",
 }
 """Meaning of each condition type, in the order of `CONDITIONS`."""
 
@@ -81,7 +81,7 @@ REASONS: dict[str, ReasonInfo] = {
     ),
     Reason.INVALID_SETTINGS: ReasonInfo(
         "A setting, or the content of a Secret that a setting refers to, is invalid.",
-        "correct the setting that the message names, or its Secret",
+        "correct the setting or the Secret that the message names",
     ),
     Reason.POD_INVALID: ReasonInfo(
         "A container cannot start, for example because a Secret or one of its keys is missing.",
@@ -137,7 +137,7 @@ REASONS: dict[str, ReasonInfo] = {
     StreamReason.HEALTHY: ReasonInfo("There have been no new dead letters for 10 minutes, and no entry is stuck."),
     StreamReason.DEAD_LETTERS_GROWING: ReasonInfo(
         "Messages became dead letters within the last 10 minutes.",
-        "read the errors: `kubectl streamconsumer dead-letters list {target}`",
+        "read the errors with `kubectl streamconsumer dead-letters list {target}`",
     ),
     StreamReason.PENDING_STUCK: ReasonInfo(
         "The same entry has been the oldest pending entry for 15 minutes, and is not waiting for a retry.",

@@ -92,7 +92,7 @@ class TlsSpec(Model):
     the image are used."""
 
     cert_secret_ref: SecretRef | None = None
-    """Client certificate for servers that require one: `tls.crt` and `tls.key` of a Secret of type
+    """Client certificate for servers that require client certificates: `tls.crt` and `tls.key` of a Secret of type
     kubernetes.io/tls."""
 
     insecure_skip_verify: bool = False

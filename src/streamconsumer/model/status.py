@@ -126,7 +126,7 @@ class StreamStats(StatusModel):
     oldest_pending_time: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
     """Time when the oldest pending entry was added to the stream, taken from the ID of the entry."""
     consumers: int | None = None
-    """Number of consumer names in the group."""
+    """Number of consumers in the group."""
     dead_letters: int | None = None
     """Number of dead letters."""
     last_delivered_id: str | None = None
