@@ -1,1 +1,1 @@
-"""Maintenance tools: generated files and dependency locks. No part of the package."""
+"""Maintenance tools: generated files, the wording check and dependency locks. The tools are not part of the package."""

@@ -3,9 +3,9 @@ that its pods get.
 
 The policy is computed from the CRD, so it automatically covers new fields that name a Secret.
 
-CEL limits the cost: a permission check costs 350,000 units, an expression may cost 1,000,000 units, and the policy
-10,000,000. Hence the policy has one expression per Secret, and limits the number of Secrets if the author may not read
-all Secrets of the namespace.
+The API server limits the cost of CEL. A permission check costs 350,000 units. An expression may cost 1,000,000 units,
+and a policy 10,000,000 units. The policy therefore has one expression per Secret. If the author is not allowed to read
+all Secrets of the namespace, the policy also limits the number of Secrets.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from streamconsumer.model.spec import StreamConsumerSpec
 
 SECRETS = 16
 """Maximum number of Secrets that an author may name without permission to read all Secrets of the namespace. Each check
-costs 350,000 of 10,000,000 units."""
+costs 350,000 of the 10,000,000 units that the policy may cost."""
 
 _REFERENCES = ("secretref", "secretkeyref")
 _LISTS = ("imagePullSecrets",)
@@ -25,10 +25,10 @@ _CREATE = "authorizer.group('{group}').resource('{resource}').namespace(request.
 _GET = "authorizer.group('').resource('secrets').namespace(request.namespace){name}.check('get').allowed()"
 _ALL = "variables.everySecret || size(variables.secrets) <= "
 
-MAKES_PODS = "a StreamConsumer creates pods in its namespace: you need permission to create pods or deployments there"
-TOO_MANY = f"spec names more than {SECRETS} Secrets: you need permission to get all Secrets of the namespace"
+MAKES_PODS = "a StreamConsumer creates pods in its namespace, so you need permission to create pods or deployments"
+TOO_MANY = f"spec names more than {SECRETS} Secrets, so you need permission to get all Secrets of the namespace"
 UNREADABLE = (
-    "'a StreamConsumer passes the Secrets that it names to its pods: "
+    "'a StreamConsumer passes the Secrets that it names to its pods, so "
     "you need permission to get Secret ' + variables.secrets[{}]"
 )
 
@@ -54,7 +54,7 @@ def _spec() -> dict[str, Any]:
         "failurePolicy": "Fail",
         "matchConstraints": {"resourceRules": [rule]},
         "matchConditions": [
-            # Labels and finalizers grant no permissions, and garbage collectors write finalizers.
+            # Metadata is not checked: labels and finalizers grant no permissions, and controllers write finalizers.
             {"name": "spec", "expression": "oldObject == null || object.spec != oldObject.spec"}
         ],
         "variables": [
@@ -81,7 +81,7 @@ def _readable(position: int) -> dict[str, str]:
 
 
 def secrets() -> list[str]:
-    """Return CEL lists with the names of all Secrets that the spec refers to."""
+    """Return CEL expressions for lists. The lists contain the names of all Secrets that the spec refers to."""
     schema = structural_schema(StreamConsumerSpec)
     paths = [f"object.spec{path}.?name" for path in _references(schema, "")]
     return [f"[{', '.join(f'?{path}' for path in paths)}]", *_lists(schema, "object.spec")]

@@ -42,8 +42,8 @@ ALERTS = [
         "10m",
         "critical",
         f"{_RESOURCE_TEXT} has a backlog and acknowledges no entries",
-        "Check the pod logs for a handler that hangs (set `delivery.timeout`), an open circuit breaker or a paused "
-        "Redis.",
+        "Check the pod logs for a handler that hangs (set `delivery.timeout`), an open circuit breaker or a Redis "
+        "server that is paused.",
     ),
     Alert(
         "StreamConsumerSlow",
@@ -69,8 +69,8 @@ ALERTS = [
         "10m",
         "warning",
         f"An entry of {_RESOURCE_TEXT} has been pending for more than an hour",
-        "Find the entry with `XPENDING`. The entry is retried with long waits, its handler is very slow, or its "
-        "consumer is another program in the group that has ended.",
+        "Find the entry with `XPENDING`. Possible causes: the entry is retried with long waits, its handler is very "
+        "slow, or its consumer belongs to another program, which has ended.",
     ),
     Alert(
         "StreamConsumerRetriesMany",
@@ -96,8 +96,8 @@ ALERTS = [
         "0m",
         "critical",
         f"Entries for {_GROUP_TEXT} were trimmed from the stream before they were handled",
-        "A producer's MAXLEN is too small for the backlog. Use `retention` instead: it never trims entries that a "
-        "group has not acknowledged.",
+        "A producer's MAXLEN is too small for the backlog. Use `retention` instead, because `retention` trims an "
+        "entry only after every group has acknowledged it.",
     ),
     Alert(
         "StreamConsumerGroupRecreated",
@@ -105,15 +105,15 @@ ALERTS = [
         "0m",
         "warning",
         f"Consumer group {_GROUP_TEXT} was missing and was created again at its last position",
-        "Redis was flushed, the key was deleted, the group was destroyed, or Redis lost its data. Check persistence "
-        "and the eviction policy.",
+        "Possible causes: Redis was flushed, the key was deleted, the group was destroyed, or Redis lost its data. "
+        "Check the persistence and the eviction policy of Redis.",
     ),
     Alert(
         "StreamConsumerBreakerOpen",
         f"sum by ({GROUP}) (increase(streamconsumer_breaker_opened_total[10m])) > 0",
         "0m",
         "warning",
-        f"Messages for {_GROUP_TEXT} failed in a row, and the circuit breaker opened: one message at a time is tried",
+        f"Messages for {_GROUP_TEXT} failed in a row, so the circuit breaker opened and one message at a time is tried",
         "A dependency of the handler is down, or a new version of the handler is broken.",
     ),
     Alert(
@@ -122,7 +122,7 @@ ALERTS = [
         "0m",
         "warning",
         f"Pods of {_GROUP_TEXT} stopped before their messages were finished",
-        "The messages run again in another pod. Set `drainTimeout` longer than the handler takes.",
+        "The messages run again in another pod. Set `drainTimeout` to more time than the handler needs.",
     ),
     Alert(
         "StreamConsumerSpansDropped",
@@ -170,8 +170,8 @@ PANELS = [
         "Messages per second",
         "ops",
         [(_rate("delivered"), "{{stream}} read"), (_rate("acknowledged"), "{{stream}} acknowledged")],
-        "Read and acknowledged messages should have the same rate. If acknowledged stays below read, messages fail or "
-        "accumulate.",
+        "Read and acknowledged messages should have the same rate. If fewer messages are "
+        "acknowledged than read, messages fail or accumulate.",
     ),
     Panel(
         "Backlog",
@@ -190,7 +190,7 @@ PANELS = [
             (_quantile(0.5, "queue_duration"), "{{stream}} median"),
             (_quantile(0.99, "queue_duration"), "{{stream}} p99"),
         ],
-        "Age of entries when they are first read. A rising line means too few pods.",
+        "Age of entries when they are first read. A rising line means that there are too few pods.",
     ),
     Panel(
         "Time in the handler",
@@ -227,26 +227,28 @@ PANELS = [
             (_rate("abandoned"), "{{stream}} unfinished at shutdown"),
             (_rate("lost_to_trimming"), "{{stream}} lost to trimming"),
         ],
-        "Entries that change hands when pods start, stop or die. The line for entries lost to trimming should stay at "
-        "zero.",
+        "Entries that other pods take over after pods stop or die, and entries lost to trimming. The line for entries "
+        "lost to trimming should stay at zero.",
     ),
     Panel(
         "In flight",
         "short",
         [(f"sum by ({GROUP}) (streamconsumer_in_flight{{{_POD_FILTER}}})", "{{stream}}")],
-        "Messages in handlers now. At `replicas` times `concurrency`, all slots are in use.",
+        "Number of messages that handlers are processing now. All slots are in use when the value reaches `replicas` "
+        "times `concurrency`.",
     ),
     Panel(
         "Dead letters",
         "short",
         [(f"streamconsumer_group_dead_letters{{{_OPERATOR_FILTER}}}", "{{stream}}")],
-        "Dead letters that wait for your decision: `kubectl streamconsumer dead-letters list --name NAME`.",
+        "Number of dead letters. List them with `kubectl streamconsumer dead-letters list --name NAME`, then replay or "
+        "drop them.",
     ),
     Panel(
         "Reconciles per second",
         "ops",
         [("sum by (outcome) (rate(streamconsumer_operator_reconciles_total[$__rate_interval]))", "{{outcome}}")],
-        "Reconciles of the operator by outcome. The operator's log describes lasting errors.",
+        "Reconciles of the operator by outcome. The operator's log describes persistent errors.",
     ),
 ]
 

@@ -1,10 +1,11 @@
-"""Checks the wording of docstrings, comments, messages and documents against a list of words and openings.
+"""Checks the wording of docstrings, comments, messages and documents against a list of forbidden words and openings.
 
     python -m tools.prose            list each violation, exit 1 if there are any
     python -m tools.prose --count    the number of violations per file
 
-Vale was tried first. It reads Markdown, comments and the docstrings of functions and classes. It reads neither the
-docstrings of attributes nor the strings that reach logs, errors, `--help` and the CRD, and it needs Go.
+Vale was tried first. Vale reads Markdown, comments and the docstrings of functions and classes. Vale is not used,
+because it reads neither the docstrings of attributes nor the strings in logs, errors, `--help` and the CRD, and because
+it needs Go.
 
 The checker reads every file that git knows. Text in backticks and code blocks is not checked. A line that quotes a
 denylisted word on purpose has `prose: quotation` in a comment.
@@ -48,7 +49,7 @@ WORDS = {
 """Pattern of the denylisted words, and the words to use instead."""
 
 OPENINGS = ("what", "who", "whom", "whose", "those", "one", "so", "of", "for", "by")
-"""First words that a docstring must not have: the subject is missing."""
+"""Words that a docstring must not start with, because the subject of the sentence would be missing."""
 
 ALLOWED = "prose: quotation"
 
@@ -59,10 +60,10 @@ _BACKTICKS = re.compile(r"(`+).+?\1")
 _FENCE = re.compile(r"^\s*(```|~~~)")
 
 _STRINGS_IN = ("src/", "tools/", "benchmarks/", "examples/")
-"""The folders whose strings are messages. A string in a test may quote anything."""
+"""Folders whose strings are checked as messages. Strings in tests are not checked, because they may quote anything."""
 
 _SKIPPED = ("locks/", "tests/charts/previous/", "tests/operator/golden/", "templates/crds.yaml", "k8s/crds/")
-"""Recorded or generated files. The text of a generated file is checked where it is written."""
+"""Recorded or generated files, which are not checked. The text of a generated file is checked in its source."""
 
 
 class Text(NamedTuple):
@@ -121,7 +122,7 @@ def python(source: str) -> Iterator[Text]:
 
 
 def python_with_messages(source: str) -> Iterator[Text]:
-    """Yield the docstrings, the comments and the strings that contain a space of a Python module."""
+    """Yield the docstrings and the comments of a Python module, and the strings that contain a space."""
     yield from python(source)
     tree = ast.parse(source)
     documenting = {id(node.value) for node in _documenting(tree)}
@@ -137,14 +138,14 @@ def _docstrings(tree: ast.AST) -> Iterator[Text]:
 
 
 def _documenting(tree: ast.AST) -> Iterator[ast.Expr]:
-    """Yield the statements that consist of a string: docstrings, and those below an attribute or a constant."""
+    """Yield the statements that consist of a string: docstrings, and strings below attributes and constants."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield node
 
 
 def texts_of(path: str) -> Callable[[str], Iterator[Text]] | None:
-    """Return the function that finds the prose of a file; None for a file without prose."""
+    """Return the function that finds the prose of a file. Returns None if the file contains no prose."""
     name = path.rpartition("/")[2]
     if any(skipped in path for skipped in _SKIPPED):
         return None
@@ -158,7 +159,7 @@ def texts_of(path: str) -> Callable[[str], Iterator[Text]] | None:
 
 
 def main() -> int:
-    """Check the files that git knows. Returns 1 if there is a violation."""
+    """Check the files that git knows. Returns the exit code, which is 1 if there is a violation."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", action="store_true", help="print the number of violations per file")
     parser.add_argument("paths", nargs="*", help="files or folders; default: all")

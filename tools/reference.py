@@ -27,12 +27,12 @@ METRIC_COLUMNS = ("Metric", "Type", "Labels", "Meaning")
 SPEC_TEXT = "`kubectl explain streamconsumer.spec` shows the same descriptions."
 CONDITIONS_TEXT = "`kubectl describe stc NAME` shows the conditions with their reasons and messages."
 REASONS_TEXT = (
-    "`kubectl streamconsumer status NAME` prints the action for a reason that is a problem. The reasons never change, "
-    "so that you can use them in alerts."
+    "`kubectl streamconsumer status NAME` prints the action for each reason that is a problem. Reasons are never "
+    "renamed, so you can use reasons in alerts."
 )
 POD_VARIABLES_TEXT = (
-    "The operator sets these variables from the spec. You can also set them yourself and run "
-    "`streamconsumer processor` without a cluster."
+    "The operator sets these variables from the spec. To run `streamconsumer processor` without a "
+    "cluster, set the variables yourself."
 )
 OPERATOR_VARIABLES_TEXT = "The chart sets these variables."
 POD_METRICS_TEXT = "Each pod serves these metrics at `/metrics`."
@@ -43,7 +43,7 @@ OPERATOR_METRICS_TEXT = (
 
 
 def reference(notice: str) -> str:
-    """Return the whole page. `notice` says where the text comes from."""
+    """Return the whole page. `notice` names the source of the text."""
     sections = [
         f"# Reference\n\n{notice}",
         f"## The spec of a StreamConsumer\n\n{SPEC_TEXT}\n\n{_fields(StreamConsumerSpec)}",
@@ -124,7 +124,7 @@ def _pod_variables() -> str:
 
 def _operator_variables() -> str:
     rows = (
-        (f"`{PREFIX}{name.upper()}`", field.description or "As for a pod.")
+        (f"`{PREFIX}{name.upper()}`", field.description or "Same meaning as for a pod.")
         for name, field in OperatorSettings.model_fields.items()
     )
     return _table(("Variable", "Meaning"), rows)
@@ -150,7 +150,7 @@ def _operator_metrics() -> str:
 
 
 def _metric_row(metric: Metric) -> Row:
-    """Return the row of a metric that has at least one sample. The bound of a histogram's bucket is no label here."""
+    """Return the row of a metric that has at least one sample. The label `le` of a histogram's buckets is omitted."""
     labels = [label for label in metric.samples[0].labels if label != "le"]
     suffix = "_total" if metric.type == "counter" else ""
     return f"`{metric.name}{suffix}`", metric.type, _label_text(labels), metric.documentation

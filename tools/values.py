@@ -11,7 +11,7 @@ HEAD = "| Value | Description | Default |\n|---|---|---|\n"
 
 
 def with_values(chart: Path) -> str:
-    """Return the README with a new values table. The table is the end of the file; the text before it is unchanged."""
+    """Return the README with a new values table. The table ends the file; the text before the table is unchanged."""
     before, separator, _ = (chart / "README.md").read_text().partition(HEAD)
     if not separator:
         raise SystemExit(f"{chart}/README.md has no table with the header {HEAD.splitlines()[0]!r}; add the header")
@@ -22,7 +22,7 @@ def with_values(chart: Path) -> str:
 
 
 def leaves(schema: dict[str, Any], values: dict[str, Any], path: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Yield (path, description, default) of each value without described values below it."""
+    """Yield (path, description, default) for each value that contains no described values."""
     for name, value in values.items():
         value_schema = schema["properties"][name]
         children = value_schema.get("properties", {})

@@ -1,18 +1,20 @@
-"""Exception tree: every error that this package raises deliberately. The class determines how to respond.
+"""Exception tree: every error that this package raises deliberately. The class shows how the caller can respond.
 
 StreamConsumerError
-├── InvalidSettings       settings cannot be used; retrying has no effect until they are edited
+├── InvalidSettings       settings cannot be used; retrying has no effect until the settings change
 │   ├── InvalidResource   the operator cannot act on a StreamConsumer
 │   └── HandlerUnusable   the handler cannot be imported or called
 ├── UndecodableEntry      the bytes of one entry do not match `encoding`; only this entry fails
 ├── EffectsRejected       a handler's effects cannot be applied; none was applied and the message has failed
-├── NameConflict          an object of another owner already has the name of a child
-├── ChildRejected         the API server rejects a child
-├── PermissionDenied      the operator is missing an optional permission
+├── NameConflict          an object of another owner already has the name of a child object
+├── ChildRejected         the API server rejects a child object
+├── PermissionDenied      the operator lacks a permission that it does not strictly need
 ├── ApiThrottled          the API server asks the operator to retry after a given time
-└── BackendUnavailable    Redis or the Kubernetes API does not respond to a CLI command, or rejects its request
+└── BackendUnavailable    Redis or the Kubernetes API does not respond to a CLI command, or rejects the request
 
-A message names the object, the value found, the value expected and the remedy.
+A child object is an object that the operator creates for a StreamConsumer, such as its Deployment.
+
+The message of an error names the object, the value found, the value expected and the remedy.
 """
 
 from datetime import timedelta
@@ -23,7 +25,7 @@ class StreamConsumerError(Exception):
 
 
 class InvalidSettings(StreamConsumerError):
-    """Settings cannot be used. Retrying has no effect until they are edited."""
+    """Settings cannot be used. Retrying has no effect until the settings change."""
 
 
 class InvalidResource(InvalidSettings):
@@ -31,7 +33,7 @@ class InvalidResource(InvalidSettings):
 
 
 class HandlerUnusable(InvalidSettings):
-    """The handler's module or function is missing, or is not callable."""
+    """The handler's module cannot be imported, or its function is missing or cannot be called."""
 
 
 class UndecodableEntry(StreamConsumerError):
@@ -39,19 +41,25 @@ class UndecodableEntry(StreamConsumerError):
 
 
 class EffectsRejected(StreamConsumerError):
-    """A handler's effects conflict with the data in Redis or with each other. None of them was applied."""
+    """A handler's effects conflict with the data in Redis or with each other. None of the effects was applied."""
 
 
 class NameConflict(StreamConsumerError):
-    """An object with the child's name exists and has another owner. The operator never adopts it."""
+    """An object of another owner has the name of a child object. The operator never takes over such an object."""
 
 
 class ChildRejected(StreamConsumerError):
-    """The API server, a quota or an admission policy rejected a child. Retrying has no effect until it is edited."""
+    """The API server, a quota or an admission policy rejected a child object.
+
+    Retrying has no effect until the spec, the quota or the policy changes.
+    """
 
 
 class PermissionDenied(StreamConsumerError):
-    """The API server denied an optional request. The operator continues without it and reports the consequence."""
+    """The API server denied a request that the operator does not strictly need.
+
+    The operator continues without the response and reports the consequence.
+    """
 
 
 class ApiThrottled(StreamConsumerError):
@@ -68,5 +76,5 @@ class ApiThrottled(StreamConsumerError):
 class BackendUnavailable(StreamConsumerError):
     """A CLI command cannot use Redis or the Kubernetes API.
 
-    Redis does not respond and none can be started, or Redis or the Kubernetes API rejects the request.
+    The server does not respond or rejects the request, or `dev` cannot start its embedded Valkey.
     """

@@ -1,10 +1,10 @@
-"""Event loop of the operator and the processor: uvloop with a fix that closes a socket only once.
+"""Event loop of the operator and the processor: uvloop with a fix, so that each socket is closed only once.
 
-uvloop takes over the file descriptor of a socket that the caller passes. uvloop does not detach the Python socket
-object if the connection fails immediately, for instance when the peer resets it during the TLS handshake. An API server
-that is killed does that. The garbage collector later closes the same descriptor number again, when it may already
-belong to another connection. uvloop 0.23 fixes one of the ways to get there (uvloop#738). aiohttp connects with its own
-socket, so that an operator could permanently lose its watches.
+If the caller passes a socket, uvloop takes over its file descriptor. If the connection then fails immediately, uvloop
+closes the descriptor but does not detach the Python socket object. For example, an API server that is killed resets the
+connection during the TLS handshake. The garbage collector later closes the same descriptor number again. By then, the
+number may belong to another connection. uvloop 0.23 fixes one of several causes (uvloop#738). aiohttp passes sockets to
+the loop, so the operator could permanently lose its watches.
 """
 
 from socket import socket
@@ -17,7 +17,7 @@ class SafeUvloop(uvloop.Loop):
     """uvloop's event loop with a safe `create_connection`."""
 
     async def create_connection(self, *arguments: Any, sock: socket | None = None, **options: Any) -> Any:
-        """Connect as asyncio does. The loop owns `sock` from here on; the caller can no longer use it."""
+        """Connect as asyncio does. The loop takes over `sock`, so the caller must not use the socket afterwards."""
         try:
             return await super().create_connection(*arguments, sock=sock, **options)
         finally:

@@ -1,6 +1,6 @@
 """The command line `streamconsumer`, also installed as the kubectl plugin kubectl-streamconsumer.
 
-Each command imports its packages inside its function: a pod never loads kopf, and `crd` loads no server library.
+Each command imports its packages inside its function, so that a pod never loads kopf and `crd` loads no client.
 """
 
 import gc
@@ -24,7 +24,8 @@ from streamconsumer.errors import BackendUnavailable, StreamConsumerError
 def _gc_paused() -> Iterator[None]:
     """Disable garbage collection during imports and exclude the imported modules from later collections.
 
-    Modules are never garbage. Scanning them takes a quarter of a pod's start time, and a part of each later collection.
+    Imported modules never become garbage. Scanning them takes a quarter of a pod's start time, and part of the time of
+    each later collection.
     """
     gc.disable()
     try:
@@ -35,9 +36,9 @@ def _gc_paused() -> Iterator[None]:
 
 
 class _ErrorReportingGroup(click.Group):
-    """Prints a StreamConsumerError as one line, with exit code 3 if a server is unavailable and 2 otherwise.
+    """Prints a StreamConsumerError as one line. The exit code is 3 if a server is unavailable, and 2 otherwise.
 
-    Other exceptions are bugs and keep their traceback.
+    All other exceptions are bugs and are printed with their traceback.
     """
 
     def invoke(self, ctx: click.Context) -> object:
@@ -105,14 +106,14 @@ def render(files: tuple[Path, ...]) -> None:
 
     FILES contain StreamConsumers. For a folder, the command reads its YAML files; "-" reads standard input.
 
-    Owner references are missing, because only a stored StreamConsumer can have them. Settings of the installation come
-    from the STREAMCONSUMER_OPERATOR_ environment variables.
+    The manifests have no owner references, because an owner reference needs the uid of a stored StreamConsumer. The
+    settings of the operator come from the STREAMCONSUMER_OPERATOR_ environment variables.
 
     \b
     Exit codes:
       0  all StreamConsumers were rendered
-      2  invalid StreamConsumers were rejected and the others rendered,
-         or FILES contain no StreamConsumer
+      2  invalid StreamConsumers were rejected and only valid
+         StreamConsumers were rendered, or FILES contain no StreamConsumer
     """
     from streamconsumer.cli.render import render_files
 
@@ -125,8 +126,8 @@ def dev(files: tuple[Path, ...]) -> None:
     """Run StreamConsumers on this machine, without a cluster.
 
     The command starts an embedded Valkey in place of spec.redis. The pods run as local processes with the environment
-    that the operator would set, and the terminal shows their logs and traces. FILES contain the StreamConsumers and
-    the Secrets and ConfigMaps that they reference.
+    variables that the operator would set, and the terminal shows the logs and traces of the pods. FILES contain the
+    StreamConsumers, and the Secrets and ConfigMaps that the StreamConsumers reference.
 
     Ctrl-C drains the pods; a second Ctrl-C kills them.
 

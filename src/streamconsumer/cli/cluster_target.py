@@ -1,4 +1,7 @@
-"""Target of a StreamConsumer in the cluster, from its spec and the Secrets that the spec references."""
+"""Finds the Redis server, the stream and the group of a StreamConsumer in the cluster.
+
+The values come from the spec and from the Secrets that the spec references.
+"""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,7 +18,8 @@ from streamconsumer.operator.redis_monitor.probe import GroupRef
 async def target_from_cluster(options: Mapping[str, Any], environ: Mapping[str, str]) -> AsyncIterator[Target]:
     """Read the StreamConsumer and its Secrets and yield the target.
 
-    Certificates from Secrets exist as files until the context ends. Raises InvalidSettings and BackendUnavailable.
+    Certificates from Secrets are stored in files, which are deleted when the context ends. Raises InvalidSettings and
+    BackendUnavailable.
     """
     async with kube_client(options["context"]) as client:
         (manifest,) = await list_consumers(client, namespace_of(options), options["name"])

@@ -13,7 +13,7 @@ Document = dict[str, Any]
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes YAML without aliases, and multi-line text as a block, as in manifests written by hand."""
+    """Writes YAML without aliases and writes multi-line text as a block, as in manifests written by hand."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - PyYAML's signature
         return True

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from streamconsumer.cli.status.collect import Manifest
 
 EXEC_TIMEOUT_SECONDS = 60.0
-"""Limit for a command in a pod. Importing a handler is slow under a low CPU limit."""
+"""Time limit for a command in a pod. The limit is long, because importing a handler is slow under a low CPU limit."""
 
 
 async def run_in_pod(
@@ -15,7 +15,7 @@ async def run_in_pod(
 ) -> tuple[bytes, str] | str:
     """Run the command and return its standard output and the last line of its standard error.
 
-    Returns the problem as text if kubectl is missing or the command does not finish in time.
+    If kubectl is missing or the command does not finish in time, returns the problem as text instead.
     """
     if (kubectl := shutil.which("kubectl")) is None:
         return "kubectl is not on the PATH of this machine"

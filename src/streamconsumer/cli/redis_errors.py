@@ -15,8 +15,8 @@ from streamconsumer.redis_client.errors_table import classify_error
 def as_backend_unavailable(context: str, advice: str = "") -> Iterator[None]:
     """Raise BackendUnavailable instead of a Redis or network error.
 
-    `context` names the object and the server, without credentials. `advice` is appended if the server cannot be
-    reached.
+    `context` names the object and the server in the error message, without credentials. `advice` is appended to the
+    message if the server cannot be reached.
     """
     try:
         yield

@@ -16,7 +16,7 @@ from streamconsumer.operator.settings import OperatorSettings
 def render_files(files: Iterable[Path]) -> int:
     """Print the children of every StreamConsumer in the files and return the exit code.
 
-    Errors of invalid StreamConsumers go to standard error.
+    The errors of invalid StreamConsumers are printed to standard error.
     """
     import os
 
@@ -33,7 +33,7 @@ def render_files(files: Iterable[Path]) -> int:
 
 
 def parse_consumers(documents: Iterable[Document]) -> tuple[list[StreamConsumer], list[str]]:
-    """Return the valid StreamConsumers and the errors of the invalid ones."""
+    """Return the valid StreamConsumers, and the errors of invalid StreamConsumers."""
     consumers: list[StreamConsumer] = []
     problems: list[str] = []
     for document in documents:

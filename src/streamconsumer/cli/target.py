@@ -1,6 +1,6 @@
-"""Target of a command: the server, the stream and the consumer group.
+"""Target of a command: the Redis server, the stream and the consumer group.
 
-The target comes from a StreamConsumer in the cluster, from the options, or from the environment of a pod.
+The target comes from a StreamConsumer in the cluster, from the options, or from the environment variables of a pod.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -35,20 +35,20 @@ _POD_ENV_NAMES = {
 
 Options = Mapping[str, Any]
 RedisFields = dict[str, Any]
-"""Fields of RedisSettings, by name."""
+"""Values for fields of RedisSettings, by the name of the field."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A consumer group on a server."""
+    """A consumer group on a Redis server."""
 
     redis: RedisSettings = field(repr=False)
     stream: str
     group: str
     dead_letter_stream: str
-    """Key of the dead-letter stream."""
+    """Redis key of the dead-letter stream."""
     consumer: StreamConsumer | None = None
-    """The StreamConsumer in the cluster. None if the target comes from options or the environment."""
+    """The StreamConsumer in the cluster. None if the target comes from options or environment variables."""
 
     @property
     def server(self) -> str:
@@ -60,10 +60,10 @@ class Target:
 
 @asynccontextmanager
 async def open_target(options: Options, environ: Mapping[str, str]) -> AsyncIterator[Target]:
-    """Find the target.
+    """Find the target and yield it.
 
-    Certificates from Secrets exist as files until the context ends. Raises click.UsageError, InvalidSettings and
-    BackendUnavailable.
+    Certificates from Secrets are stored in files, which are deleted when the context ends. Raises click.UsageError,
+    InvalidSettings and BackendUnavailable.
     """
     if not options["name"]:
         if options["namespace"] or options["context"]:
@@ -80,9 +80,9 @@ async def open_target(options: Options, environ: Mapping[str, str]) -> AsyncIter
 
 @asynccontextmanager
 async def open_manager(target: Target, subject: str) -> AsyncIterator[StreamManager]:
-    """Connect to the target's server.
+    """Connect to the target's Redis server.
 
-    Raises BackendUnavailable, which names `subject`, if the server does not answer or rejects a command.
+    If the server does not answer or rejects a command, raises BackendUnavailable, whose message names `subject`.
     """
     manager = StreamManager.from_settings(target.redis, target.stream)
     try:
@@ -93,7 +93,7 @@ async def open_manager(target: Target, subject: str) -> AsyncIterator[StreamMana
 
 
 def redis_settings(fields: RedisFields, options: Options, environ: Mapping[str, str]) -> RedisSettings:
-    """Return the connection settings. --redis-url replaces the server and its credentials.
+    """Return the connection settings. `--redis-url` replaces the server and the credentials in `fields`.
 
     Raises InvalidSettings if a setting is invalid.
     """

@@ -1,5 +1,6 @@
-"""Models of the StreamConsumer resource: fields, rules and status. Pure: no I/O, no kopf, no redis.
+"""Models of the StreamConsumer resource: fields, rules and status.
 
-Import order: names → fields → processor_settings → spec → status → crd; each module builds on the previous modules.
-Everything that the operator and the processor must agree on is defined here and nowhere else.
+The modules perform no I/O and import neither kopf nor redis. Import order: names → fields → processor_settings → spec →
+status → crd; no module imports a module to its right. All definitions that the operator and the processor must agree on
+are in this package and nowhere else.
 """

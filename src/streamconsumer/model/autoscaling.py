@@ -1,4 +1,4 @@
-"""Fields of `spec.autoscaling`: the backlog determines the number of pods. Implemented in `operator/autoscaling/`."""
+"""Fields of `spec.autoscaling`: the backlog determines the number of pods. The code is in `operator/autoscaling/`."""
 
 from datetime import timedelta
 from typing import Annotated, Literal, Self
@@ -14,52 +14,56 @@ MIN_ABOVE_MAX = "autoscaling.minReplicas must not be above autoscaling.maxReplic
 
 
 class ScalingPolicy(Model):
-    """Limit for the change of the number of pods within a period, as in autoscaling/v2."""
+    """Limit for how much the number of pods may change within a period, as in autoscaling/v2."""
 
     type: Literal["Pods", "Percent"]
-    """Unit of `value`: Pods is a number of pods, Percent a percentage of the pods at the start of the period."""
+    """Unit of `value`: `Pods` is a number of pods; `Percent` is a percentage of the number of pods at the start of the
+    period."""
 
     value: int = Field(ge=1, le=10_000)
-    """Maximum change within one `period`, in pods or percent."""
+    """Maximum change of the number of pods within one `period`, in the unit that `type` sets."""
 
     period: Annotated[timedelta, DurationRange("1s", "1h")] = timedelta(seconds=15)
-    """Period that `value` applies to."""
+    """Length of the period in which the number of pods may change by at most `value`."""
 
 
 class ScaleUp(Model):
     """Rules for adding pods."""
 
     stabilization_window: Annotated[timedelta, DurationRange("0s", "1h")] = timedelta(0)
-    """Time window for scale-up: the number of pods rises to the lowest number needed within the window. The first pod
-    is added without a delay."""
+    """Stabilization window for adding pods. The number of pods rises only to the lowest number that was needed within
+    the window, so that a short peak adds no pods. Scaling up from zero is not delayed."""
 
     policies: list[ScalingPolicy] = Field(default=[], max_length=8)
-    """Limits for adding pods. The policy that allows the largest change applies. If empty, there is no limit."""
+    """Limits for adding pods. If there are several policies, the policy that allows the largest change applies. If the
+    list is empty, there is no limit."""
 
 
 class ScaleDown(Model):
     """Rules for removing pods."""
 
     stabilization_window: Annotated[timedelta, DurationRange("0s", "1h")] = timedelta(minutes=1)
-    """Time window for scale-down: the number of pods falls to the highest number needed within the window, so that a
-    short dip removes no pods."""
+    """Stabilization window for removing pods. The number of pods falls only to the highest number that was needed
+    within the window, so that a short dip of the backlog removes no pods."""
 
     policies: list[ScalingPolicy] = Field(default=[], max_length=8)
-    """Limits for removing pods. The policy that allows the largest change applies. If empty, there is no limit."""
+    """Limits for removing pods. If there are several policies, the policy that allows the largest change applies. If
+    the list is empty, there is no limit."""
 
 
 class ScalingTarget(
     Model, json_schema_extra=cel_rules(("!(has(self.backlogPerReplica) && has(self.drainTime))", MULTIPLE_TARGETS))
 ):
-    """Target of the autoscaling: a backlog per pod, or a time in which the backlog is processed."""
+    """Target of the autoscaling: either a backlog per pod or a time in which the pods process the backlog."""
 
     backlog_per_replica: int | None = Field(default=None, ge=1, le=1_000_000_000)
-    """Maximum number of unread and pending entries per pod. If neither `backlogPerReplica` nor `drainTime` is set,
-    100."""
+    """Number of unread and pending entries per pod that the autoscaling aims not to exceed. If neither
+    `backlogPerReplica` nor `drainTime` is set, the number is 100."""
 
     drain_time: Annotated[timedelta, DurationRange("1s", "24h")] | None = None
-    """Time in which the backlog should be processed, at the measured throughput of one busy pod. Until the throughput
-    is measured, the number of pods does not change. Alternative to `backlogPerReplica`."""
+    """Time in which the pods should process the backlog. The operator computes the number of pods from the measured
+    throughput of one busy pod. Until a throughput has been measured, the operator adds no pods except the first pod.
+    Alternative to `backlogPerReplica`."""
 
     @model_validator(mode="after")
     def _check_one_target(self) -> Self:
@@ -69,7 +73,7 @@ class ScalingTarget(
 
     @property
     def backlog_share(self) -> int:
-        """Entries per pod if no drain time is set."""
+        """Number of entries per pod that autoscaling aims for if no drain time is set."""
         return self.backlog_per_replica or DEFAULT_BACKLOG_PER_REPLICA
 
 
@@ -77,17 +81,18 @@ class Activation(Model):
     """Condition for starting the first pod."""
 
     backlog: int = Field(default=0, ge=0, le=1_000_000_000)
-    """Backlog that must be exceeded before the first pod is started. With 0, one entry starts a pod."""
+    """Threshold for the number of unread entries. The first pod is started if more entries are unread, or if any entry
+    is pending. If 0, a single unread entry starts a pod."""
 
 
 class Fallback(Model):
     """Number of pods while Redis does not answer the operator."""
 
     replicas: int = Field(ge=1, le=1000)
-    """Minimum number of pods after Redis has not answered for `after`."""
+    """Minimum number of pods if Redis has not answered the operator for the time in `after`."""
 
     after: Annotated[timedelta, DurationRange("1s", "1h")] = timedelta(minutes=1)
-    """Duration without an answer after which the fallback applies."""
+    """Time without an answer from Redis after which `replicas` applies."""
 
 
 class Autoscaling(
@@ -99,34 +104,34 @@ class Autoscaling(
         )
     ),
 ):
-    """Autoscaling of the number of pods by the backlog: the entries that the group has not read, plus the entries that
-    it has not acknowledged."""
+    """Autoscaling of the number of pods by the backlog. The backlog is the number of entries that the consumer group
+    has not read plus the number of entries that the group has read but not acknowledged."""
 
     min_replicas: int = Field(default=0, ge=0, le=1000)
-    """Minimum number of pods. 0 allows scaling to zero when there is no work."""
+    """Minimum number of pods. If 0, the operator removes all pods when there is no work."""
 
     max_replicas: int = Field(default=10, ge=1, le=1000)
     """Maximum number of pods."""
 
     target: ScalingTarget = ScalingTarget()
-    """Target of the autoscaling. If unset, a backlog of 100 entries per pod. Once the throughput of one pod is
-    measured, there are never fewer pods than needed to keep up with new entries."""
+    """Target of the autoscaling. If unset, the target is a backlog of 100 entries per pod. After the throughput of one
+    pod has been measured, the operator also keeps enough pods, up to `maxReplicas`, to keep up with new entries."""
 
     activation: Activation = Activation()
     """Condition for starting the first pod."""
 
     cooldown: Annotated[timedelta, DurationRange("0s", "24h")] = timedelta(minutes=5)
-    """Duration without work after which the last pod is removed."""
+    """Time without work after which the last pod is removed."""
 
     scale_up: ScaleUp = ScaleUp()
     """Rules for adding pods. If unset, all needed pods are added immediately."""
 
     scale_down: ScaleDown = ScaleDown()
-    """Rules for removing pods. If unset, pods are removed after they were not needed for one minute."""
+    """Rules for removing pods. If unset, a pod is removed after it has not been needed for one minute."""
 
     fallback: Fallback | None = None
-    """Number of pods while Redis does not answer the operator. Pods are only added, never removed, during that time. If
-    unset, the number does not change."""
+    """Number of pods while Redis does not answer the operator. During that time, the operator may add pods but
+    removes no pods. If unset, the number of pods does not change."""
 
     @model_validator(mode="after")
     def _check_replica_bounds(self) -> Self:

@@ -1,6 +1,7 @@
 """Environment variables for the handler: `spec.env` and `spec.envFrom`, as in a container.
 
-Values come from the spec, or from Secrets and ConfigMaps of the namespace. The kubelet reads these, not the operator.
+The values are in the spec, or in Secrets and ConfigMaps of the namespace. The kubelet sets the variables when a
+container starts. The operator reads the Secrets and ConfigMaps only to notice a change.
 """
 
 from typing import Annotated, Self
@@ -11,10 +12,10 @@ from streamconsumer.model import names
 from streamconsumer.model.fields import Model, Pattern, cel_rules
 
 RESERVED_VARIABLE_MESSAGE = (
-    "names that begin with STREAMCONSUMER_ are reserved for the operator: use the field of spec instead"
+    "names that begin with STREAMCONSUMER_ are reserved for the operator; use the corresponding field of spec"
 )
 RESERVED_PREFIX_MESSAGE = (
-    "a prefix must not begin with STREAMCONSUMER_, which is reserved for the operator: use the field of spec instead"
+    "a prefix must not begin with STREAMCONSUMER_, which is reserved for the operator; use the fields of spec"
 )
 ONE_VALUE = "set value or valueFrom, not both"
 ONE_KEY = "set exactly one of secretKeyRef and configMapKeyRef"
@@ -38,7 +39,7 @@ class KeySelector(Model):
     """Key in the Secret or ConfigMap."""
 
     optional: bool = False
-    """If true, the pod also starts without the key; the variable is then not set."""
+    """If true, the pod starts even if the key does not exist. The variable is then not set."""
 
 
 class LocalObjectReference(Model):
@@ -48,14 +49,14 @@ class LocalObjectReference(Model):
     """Name of the Secret or ConfigMap."""
 
     optional: bool = False
-    """If true, the pod also starts without the Secret or ConfigMap; its variables are then not set."""
+    """If true, the pod starts even if the Secret or ConfigMap does not exist. Its variables are then not set."""
 
 
 class EnvVarSource(
     Model, json_schema_extra=cel_rules(("has(self.secretKeyRef) != has(self.configMapKeyRef)", ONE_KEY))
 ):
-    """Source of a variable's value. The value is read when the container starts. The operator replaces the pods when
-    the value changes."""
+    """Source of a variable's value. The value is read when the container starts. If the value changes, the operator
+    replaces the pods."""
 
     secret_key_ref: KeySelector | None = None
     """Key of a Secret."""
@@ -77,7 +78,8 @@ class EnvVar(
         ("!has(self.valueFrom) || !has(self.value) || self.value == ''", ONE_VALUE),
     ),
 ):
-    """Environment variable for the handler. Overrides variables that the operator sets, such as OTEL_ variables."""
+    """Environment variable for the handler. If the operator sets a variable with the same name, such as an OTEL_
+    variable, this value takes precedence."""
 
     name: VariableName
     """Name of the variable."""
@@ -86,7 +88,7 @@ class EnvVar(
     """Value of the variable."""
 
     value_from: EnvVarSource | None = None
-    """Source of the value, instead of `value`."""
+    """Source of the value. Alternative to `value`."""
 
     @model_validator(mode="after")
     def _check_name_and_value(self) -> Self:
@@ -108,7 +110,7 @@ class EnvFromSource(
     ),
 ):
     """Environment variables for the handler from all keys of a Secret or ConfigMap. The values are read when the
-    container starts. `env` and the variables that the operator sets override them."""
+    container starts. Variables in `env`, and those that the operator sets, take precedence over these variables."""
 
     secret_ref: LocalObjectReference | None = None
     """Secret with the variables."""
@@ -117,7 +119,7 @@ class EnvFromSource(
     """ConfigMap with the variables."""
 
     prefix: VariableName | None = None
-    """Text that is put before each key to form the name of the variable."""
+    """Prefix of the variables' names. The name of each variable is the prefix followed by the key."""
 
     @model_validator(mode="after")
     def _check_source_and_prefix(self) -> Self:

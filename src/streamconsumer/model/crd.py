@@ -1,9 +1,10 @@
-"""CustomResourceDefinition, computed from the models. Pure.
+"""CustomResourceDefinition, computed from the models. The functions have no side effects.
 
-Pydantic's JSON schema is not structural in Kubernetes' sense. This module inlines references, replaces
-`anyOf [X, null]` by X, and drops titles and all keywords that the API server does not know. Scalars have a default, so
-that `kubectl get` shows it. Nested objects have none: a missing object means all defaults. `kubectl explain` does not
-show defaults, so each description ends with the default.
+Pydantic's JSON schema is not a structural schema as Kubernetes requires. This module therefore inlines references,
+replaces `anyOf [X, null]` by X, and drops titles and all keywords that the API server does not know. Scalar fields
+have a default in the schema, so that `kubectl get` shows the default. Nested objects have no default, because a missing
+object means that all its fields have their defaults. `kubectl explain` does not show defaults, so each description ends
+with the default.
 """
 
 import json
@@ -21,8 +22,8 @@ from streamconsumer.model.status import Status
 Schema = dict[str, Any]
 
 INITIAL_STATUS = {"observedGeneration": -1}
-"""Status of a StreamConsumer that no operator has seen yet. Without it, kstatus, Helm and Flux would consider the
-resource ready."""
+"""Status of a StreamConsumer that no operator has processed yet. If the status were missing, kstatus, Helm and Flux
+would consider the StreamConsumer ready."""
 
 _KEPT_KEYWORDS = [
     *("type", "format", "pattern", "enum", "required"),
@@ -32,11 +33,11 @@ _KEPT_KEYWORDS = [
 ]
 
 PRINTER_COLUMNS = [
-    ("Stream", "string", ".spec.stream", 0, "Key of the stream"),
+    ("Stream", "string", ".spec.stream", 0, "Redis key of the stream"),
     ("Group", "string", ".spec.consumerGroup", 0, "Consumer group"),
     ("Desired", "integer", ".status.desiredReplicas", 0, "Desired number of pods"),
     ("Ready", "integer", ".status.readyReplicas", 0, "Number of pods that read the stream"),
-    ("Lag", "integer", ".status.stream.lag", 0, "Number of entries not delivered to the group yet"),
+    ("Lag", "integer", ".status.stream.lag", 0, "Number of entries that have not been delivered to the group yet"),
     (
         "Pending",
         "integer",
@@ -159,7 +160,7 @@ def _to_structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _inline_refs(schema: Schema, definitions: dict[str, Schema]) -> Schema:
-    """Return the schema with its reference inlined and without `or null`: the API server drops nulls itself."""
+    """Return the schema with its reference inlined and without `or null`, because the API server drops nulls itself."""
     if "anyOf" in schema:
         (variant,) = [option for option in schema["anyOf"] if option != {"type": "null"}]
         schema = {**variant, **{key: value for key, value in schema.items() if key != "anyOf"}}

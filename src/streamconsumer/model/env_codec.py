@@ -1,8 +1,8 @@
 """Conversion between settings and environment variables.
 
 A variable's name is STREAMCONSUMER_ and the path of the field in upper case, joined by `_`: `delivery.min_idle` is
-STREAMCONSUMER_DELIVERY_MIN_IDLE. List items are separated by commas. Fields at their default are not written, so that a
-field that a newer operator adds does not change existing pods.
+STREAMCONSUMER_DELIVERY_MIN_IDLE. List items are separated by commas. No variable is written for a field that has its
+default value. A newer operator can therefore add a field without a restart of existing pods.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,18 +20,18 @@ SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 
 def env_name(*path: str | int) -> str:
-    """Return the variable of a field: `env_name("redis", "url")` is STREAMCONSUMER_REDIS_URL."""
+    """Return the name of a field's variable. For example, `env_name("redis", "url")` is STREAMCONSUMER_REDIS_URL."""
     return names.ENVIRONMENT_PREFIX + "_".join(to_snake(str(part)) for part in path).upper()
 
 
 def to_env(settings: BaseModel, *parent: str) -> dict[str, str]:
-    """Return all fields that differ from their default as environment variables. Secrets are written in clear text.
-    `parent` is the path of these settings within larger settings."""
+    """Return an environment variable for each field that differs from its default. Passwords are in clear text.
+    If the settings are part of larger settings, `parent` is their path."""
     return {env_name(*path): text for path, text in _leaf_values(settings.model_dump(exclude_defaults=True), parent)}
 
 
 def from_env(model: type[SettingsT], environ: Mapping[str, str]) -> SettingsT:
-    """Parse settings from environment variables. Raises InvalidSettings with one line per invalid variable."""
+    """Parse settings from environment variables. Raises InvalidSettings, which names every invalid variable."""
     try:
         return model.model_validate(_nested_values(model, environ, ()))
     except ValidationError as error:

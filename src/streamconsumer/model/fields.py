@@ -1,6 +1,7 @@
-"""Building blocks of the models: strict base model, durations, CEL rules and readable validation errors.
+"""Shared parts of the models: strict base model, durations, CEL rules and readable validation errors.
 
-Each rule is declared once, and becomes a CEL rule in the CRD for the API server and a check in Python.
+Each rule is declared once. Two checks are derived from it: a CEL rule in the CRD, for the API server, and a check in
+Python.
 """
 
 import re
@@ -17,7 +18,10 @@ from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 
 class Model(BaseModel):
-    """Base of all models: frozen, rejects unknown fields, camelCase in JSON. A field's docstring is its description."""
+    """Base class of all models. Instances are immutable, unknown fields are rejected, and names in JSON are camelCase.
+
+    The docstring below a field is the description of the field.
+    """
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -29,7 +33,7 @@ class Model(BaseModel):
 
 
 _UNIT_MICROSECONDS = {"h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1_000}
-"""Microseconds per unit. A timedelta counts microseconds, so that conversions do not round."""
+"""Number of microseconds per unit. A timedelta has a resolution of one microsecond, so conversions do not round."""
 
 DURATION_PATTERN = r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+"
 DURATION_MESSAGE = "must be a duration such as 500ms, 30s or 1m30s"
@@ -37,7 +41,7 @@ DURATION_MESSAGE = "must be a duration such as 500ms, 30s or 1m30s"
 
 def parse_duration(value: object) -> timedelta:
     """Parse a duration in the format of Go and Kubernetes, such as `1m30s`, `500ms` or `2h`. A timedelta is returned
-    unchanged. Raises ValueError."""
+    unchanged. Raises ValueError for any other value."""
     if isinstance(value, timedelta):
         return value
     if not isinstance(value, str) or not re.fullmatch(DURATION_PATTERN, value):
@@ -48,7 +52,8 @@ def parse_duration(value: object) -> timedelta:
 
 
 def format_duration(value: timedelta) -> str:
-    """Format a duration in the largest unit that divides it: `90s`, `1h`. The inverse of `parse_duration`."""
+    """Format a duration in the largest unit that divides the duration evenly, such as `90s` or `1h`. The function is
+    the inverse of `parse_duration`."""
     microseconds = value // timedelta(microseconds=1)
     for unit, size in _UNIT_MICROSECONDS.items():
         if microseconds and microseconds % size == 0:
@@ -57,8 +62,8 @@ def format_duration(value: timedelta) -> str:
 
 
 class DurationRange:
-    """Bounds of a duration field: `Annotated[timedelta, DurationRange("1s", "1h")]`. The API server checks the bounds
-    with CEL, pydantic checks them again."""
+    """Bounds of a duration field, as in `Annotated[timedelta, DurationRange("1s", "1h")]`. The API server checks the
+    bounds with CEL, and pydantic checks the bounds again."""
 
     def __init__(self, minimum: str, maximum: str) -> None:
         self.minimum, self.maximum = minimum, maximum
@@ -83,7 +88,8 @@ class DurationRange:
 class Pattern:
     """Regular expression for a text field, with an error message: `Annotated[str, Pattern(r"[a-z]+", "must be …")]`.
 
-    The whole text must match. The expression must mean the same in Python and in RE2, and must not contain quotes.
+    The whole text must match the expression. Python and RE2, which CEL uses, must interpret the expression in the same
+    way. The expression must not contain quotes.
     """
 
     def __init__(self, pattern: str, message: str) -> None:
@@ -102,12 +108,15 @@ class Pattern:
 
 
 def is_usable_redis_url(url: str) -> bool:
-    """Return whether port and database of a redis:// or rediss:// URL are usable. A regular expression cannot check
-    this well, and redis-py silently uses database 0 if the database is not a number."""
+    """Return whether the port and the database number of a redis:// or rediss:// URL are valid.
+
+    The range of a port is hard to check with a regular expression. The database number is checked because redis-py
+    silently uses database 0 if the database is not a number.
+    """
     try:
         parts = urlsplit(url)
         return parts.port != 0 and re.fullmatch(r"(/\d*/?)?", parts.path) is not None
-    except ValueError:  # port 99999, or an unbalanced bracket
+    except ValueError:  # for example port 99999 or an unbalanced bracket
         return False
 
 
@@ -116,12 +125,14 @@ def _cel_matches(pattern: str) -> str:
 
 
 def cel_rules(*rules: tuple[str, str]) -> dict[str, Any]:
-    """Return CEL rules for the API server as a JSON schema keyword. A rule is (expression, error message)."""
+    """Return CEL rules for the API server as a JSON schema keyword. Each rule is a pair of a CEL expression and an
+    error message."""
     return {"x-kubernetes-validations": [{"rule": cel, "message": message} for cel, message in rules]}
 
 
 def format_errors(error: ValidationError, format_path: Callable[[Sequence[str | int]], str]) -> list[str]:
-    """Return one line per error: the field as `format_path` spells it, the value found, the value expected."""
+    """Return one line per error. The line names the field as `format_path` spells it, the value found and the value
+    expected."""
     return [_format_error(format_path(problem["loc"]), problem) for problem in error.errors()]
 
 
@@ -131,7 +142,7 @@ def _format_error(path: str, error: ErrorDetails) -> str:
         case "missing":
             return f"{path} is missing; it is required"
         case "extra_forbidden":
-            return f"{path} is not a field; check its spelling"
+            return f"{path} is not a known field; check its spelling"
         case "model_type":
             return f"{path} must be an object"
     value = error["input"]

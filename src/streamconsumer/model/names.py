@@ -1,4 +1,5 @@
-"""Names of the Kubernetes API: group, labels, annotations, environment prefix, ports and paths. Each has one place."""
+"""Names that the project uses in Kubernetes: API group, labels, annotations, prefix of environment variables, ports and
+paths."""
 
 GROUP = "streamconsumer.dev"
 VERSION = "v1alpha1"
@@ -13,27 +14,37 @@ ENVIRONMENT_PREFIX = "STREAMCONSUMER_"
 """Prefix of the environment variables with a pod's settings; see `env_codec.py`."""
 
 FIELD_MANAGER = "streamconsumer-operator"
-"""Field manager for everything that the operator applies."""
+"""Field manager of all objects that the operator applies."""
 
 LABEL_CONSUMER = f"{GROUP}/name"
-"""On every child: the name of its StreamConsumer. The label never changes, because selectors use only this label."""
+"""Label of every child object. The value is the name of the StreamConsumer.
+
+The label must never be renamed, because the selectors of Deployments use only this label and cannot be changed.
+"""
 
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 ANNOTATION_APPLIED = f"{GROUP}/applied"
-"""On every child: hash of the manifest that was applied last. If it differs, the StreamConsumer has changed."""
+"""Annotation of every child object: hash of the manifest that the operator applied last.
+
+If a child object differs from its manifest although both have the same hash, another program changed the object.
+"""
 
 ANNOTATION_REFERENCES = f"{GROUP}/references"
-"""On pods: hash of the Secrets and ConfigMaps behind their variables. If it differs, the pods must be replaced."""
+"""Annotation of pods: hash of the Secrets and ConfigMaps that the pod's environment variables refer to.
+
+If the current hash is different, the pods must be replaced.
+"""
 
 CONTAINER = "processor"
 HTTP_PORT = 8080
 TERMINATION_LOG = "/dev/termination-log"
-"""File for one line about why a pod exits, at Kubernetes' default path. The kubelet copies it to the pod status."""
+"""File to which a pod writes the reason if it cannot start, at the default path of Kubernetes. The kubelet copies the
+reason to the status of the pod."""
 
 SOURCE_FOLDER = "/etc/streamconsumer/source"
 SOURCE_MODULE = "handler_source"
 SOURCE_FUNCTION = "handle"
-"""`handler.source` is mounted as SOURCE_FOLDER/SOURCE_MODULE.py and must define SOURCE_FUNCTION."""
+"""Function that the code in `handler.source` must define. The code is mounted as SOURCE_FOLDER/SOURCE_MODULE.py."""
 
 REDIS_FOLDER = "/etc/streamconsumer/redis"
-"""Mount path of the Secret keys for Redis, one file per key."""
+"""Folder in which the keys of the Secrets for Redis are mounted, one file per key."""

@@ -1,8 +1,9 @@
 """Settings of the pods: typed fields instead of a pod template.
 
-The operator creates pods for every user who may write a StreamConsumer. A free pod template would grant such a user
-everything that a pod can have. These fields are limited, and an admission policy can name each of them. Not included:
-affinity, volumes, service accounts, security contexts, additional containers.
+The operator creates pods for every user who is allowed to write a StreamConsumer. A complete pod template would grant
+these users every privilege that a pod can have. The fields in this module are limited, and an admission policy can
+check each field. There are no fields for affinity, volumes, service accounts, security contexts or additional
+containers.
 """
 
 from collections.abc import Sequence
@@ -20,9 +21,9 @@ RESERVED_ANNOTATION_MESSAGE = (
     "annotations under streamconsumer.dev/, kubernetes.io/ and the prefixes of security profiles are reserved"
 )
 EXISTS_TAKES_NO_VALUE = "a toleration with operator Exists must not have a value"
-KEYLESS_NEEDS_EXISTS = "a toleration without a key needs operator Exists: it tolerates all taints"
+KEYLESS_NEEDS_EXISTS = "a toleration without a key must use operator Exists, which matches every taint key"
 SECONDS_NEED_NO_EXECUTE = "tolerationSeconds applies only to effect NoExecute"
-ROLLOUT_BLOCKED = "rollout.maxUnavailable and rollout.maxSurge must not both be 0: no pod could be replaced"
+ROLLOUT_BLOCKED = "rollout.maxUnavailable and rollout.maxSurge must not both be 0, because no pod could be replaced"
 
 RESERVED_LABEL_PREFIXES = (f"{names.GROUP}/", "app.kubernetes.io/", "kubernetes.io/")
 RESERVED_ANNOTATION_PREFIXES = (
@@ -78,7 +79,7 @@ LIST_MAP_BY_NAME: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernet
 
 
 def unique_by_name(items: list[NamedT]) -> list[NamedT]:
-    """Check that no two items have the same name. The API server checks this with `x-kubernetes-list-type: map`."""
+    """Check that no two items have the same name. The API server does the same with `x-kubernetes-list-type: map`."""
     item_names = [item.name for item in items]
     if duplicates := sorted({name for name in item_names if item_names.count(name) > 1}):
         raise ValueError(f"contains {', '.join(duplicates)} more than once")
@@ -86,11 +87,7 @@ def unique_by_name(items: list[NamedT]) -> list[NamedT]:
 
 
 def _check_reserved(prefixes: Sequence[str], message: str) -> Any:
-    """Return a validator that rejects keys with reserved prefixes.
-
-    The CEL rule compares prefixes instead of patterns. The API server assumes that a key can be as long as a request,
-    and rejects a pattern as too expensive.
-    """
+    """Return a validator that rejects keys with reserved prefixes."""
 
     def check(value: dict[str, str]) -> dict[str, str]:
         if any(key.startswith(tuple(prefixes)) for key in value):
@@ -101,6 +98,11 @@ def _check_reserved(prefixes: Sequence[str], message: str) -> Any:
 
 
 def _reserved_rule(prefixes: Sequence[str], message: str) -> dict[str, Any]:
+    """Return the CEL rule that rejects keys with reserved prefixes.
+
+    The rule uses `startsWith` because the API server would reject a regular expression as too expensive. To estimate
+    the cost, the API server assumes that a key can be as long as a request.
+    """
     return cel_rules((f"self.all(key, {' && '.join(f'!key.startsWith({prefix!r})' for prefix in prefixes)})", message))
 
 
@@ -122,22 +124,22 @@ class Toleration(
         ("!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')", SECONDS_NEED_NO_EXECUTE),
     ),
 ):
-    """Toleration: pods may run on nodes with a matching taint."""
+    """Toleration that allows pods to run on nodes with a matching taint."""
 
     key: LabelKey | None = None
-    """Key of the taint. If unset, all keys match; `operator` must then be Exists."""
+    """Key of the taint. If unset, the toleration matches all keys, and `operator` must be Exists."""
 
     operator: Literal["Equal", "Exists"] = "Equal"
-    """Equal compares the value of the taint with `value`. Exists matches any value."""
+    """Equal compares the value of the taint with `value`. Exists matches every value."""
 
     value: LabelValue | None = None
     """Value of the taint, for operator Equal."""
 
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """Effect of the taint. If unset, all effects match."""
+    """Effect of the taint. If unset, the toleration matches all effects."""
 
     toleration_seconds: int | None = Field(default=None, ge=0, le=31_536_000)
-    """Seconds that a pod stays on a node with a NoExecute taint before it is evicted. If unset, the pod is not
+    """Seconds that a pod stays on a node with a NoExecute taint before the pod is evicted. If unset, the pod is not
     evicted."""
 
     @model_validator(mode="after")
@@ -152,8 +154,8 @@ class Toleration(
 
 
 class TopologySpreadConstraint(Model):
-    """Rule for the distribution of the pods over zones, nodes or other groups of nodes. Each rollout is counted
-    separately."""
+    """Rule for the distribution of the pods over zones, nodes or other groups of nodes. During a rollout, new
+    pods are counted separately from old pods."""
 
     topology_key: LabelKey
     """Node label whose values form the groups of nodes, such as `topology.kubernetes.io/zone`."""
@@ -162,15 +164,16 @@ class TopologySpreadConstraint(Model):
     """Maximum difference between the numbers of pods in any two groups of nodes."""
 
     when_unsatisfiable: Literal["ScheduleAnyway", "DoNotSchedule"] = "ScheduleAnyway"
-    """Action for a pod that would violate the constraint: ScheduleAnyway starts it, DoNotSchedule leaves it pending."""
+    """Action for a pod that would violate the constraint: ScheduleAnyway starts the pod, DoNotSchedule leaves the
+    pod pending."""
 
 
 class PodDisruptionBudget(Model):
-    """Limit for the pods that a node drain may evict at the same time."""
+    """Limit for the number of pods that a node drain may evict at the same time."""
 
     max_unavailable: IntOrPercent | None = None
-    """Number of pods, or percentage such as `25%`, that may be unavailable. If unset, 1. With 0, a node with such a pod
-    cannot be drained."""
+    """Number of pods, or percentage such as `25%`, that may be unavailable. If unset, one pod may be unavailable.
+    If 0, a node that runs one of these pods cannot be drained."""
 
 
 class Rollout(
@@ -186,15 +189,16 @@ class Rollout(
     """Limits for the replacement of pods after a configuration change, as in a Deployment."""
 
     max_unavailable: IntOrPercent | None = None
-    """Number of pods, or percentage such as `25%`, that may be unavailable during a rollout. If unset, 25%, rounded
-    down."""
+    """Number of pods, or percentage such as `25%`, that may be unavailable during a rollout. If unset, the value is
+    25%, rounded down."""
 
     max_surge: IntOrPercent | None = None
-    """Number of pods, or percentage such as `25%`, that may run above the desired number during a rollout. If unset,
-    25%, rounded up. With 0, the total never exceeds the desired number."""
+    """Number of pods, or percentage such as `25%`, that a rollout may create in addition to the desired number. If
+    unset, the value is 25%, rounded up. If 0, the total number of pods never exceeds the desired number."""
 
     progress_deadline: Annotated[timedelta, DurationRange("10s", "24h")] | None = None
-    """Duration without progress after which the reason of Ready becomes RolloutTimedOut. If unset, 10 minutes."""
+    """Time without progress in a rollout after which the Ready condition has the reason RolloutTimedOut. If unset, the
+    time is 10 minutes."""
 
     @model_validator(mode="after")
     def _check_not_blocked(self) -> Self:
@@ -211,17 +215,19 @@ class ImagePullSecret(Model):
 
 
 class PodSettings(Model):
-    """Settings of the pods. A change of any of them replaces the pods in a rollout."""
+    """Settings of the pods. If a field other than `podDisruptionBudget` or `rollout` changes, a rollout replaces the
+    pods."""
 
     env: Annotated[list[EnvVar], AfterValidator(unique_by_name)] = Field(
         default=[], max_length=256, json_schema_extra=LIST_MAP_BY_NAME
     )
-    """Environment variables for the handler. These override variables that the operator sets, such as OTEL_
-    variables."""
+    """Environment variables for the handler. If the operator sets a variable with the same name, such as an OTEL_
+    variable, the value in `env` takes precedence."""
 
     env_from: list[EnvFromSource] = Field(default=[], max_length=32)
     """Environment variables for the handler from all keys of Secrets and ConfigMaps. If a name occurs twice, the later
-    source applies. `env` and variables that the operator sets override them."""
+    source applies. Variables in `env`, and those that the operator sets, take precedence over variables from
+    `envFrom`."""
 
     resources: Resources = Resources()
     """Resources of one pod. If unset, pods have no requests and no limits."""
@@ -264,8 +270,9 @@ class PodSettings(Model):
     """Secrets with credentials for the registry of the image."""
 
     pod_disruption_budget: PodDisruptionBudget = PodDisruptionBudget()
-    """Limit for the pods that a node drain may evict at the same time. For a single pod there is no
-    PodDisruptionBudget, because it would only block the drain."""
+    """Limit for the number of pods that a node drain may evict at the same time. If `replicas` (or
+    `autoscaling.maxReplicas`) is 1, the operator creates no PodDisruptionBudget, because the budget would only block
+    the drain."""
 
     rollout: Rollout = Rollout()
     """Limits for the replacement of pods after a configuration change."""

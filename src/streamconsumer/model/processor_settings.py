@@ -2,7 +2,8 @@
 
 `SharedSettings` are the fields that the resource and the pod have in common. Each field defines a property of the CRD,
 an environment variable of the pod and a row of docs/reference.md. Name, type, unit, bounds, default and description are
-declared once. A default never changes within an API version, because an operator upgrade would then restart pods.
+declared once. A default never changes within an API version, because the change would restart pods when the operator
+is upgraded.
 """
 
 from datetime import timedelta
@@ -42,13 +43,13 @@ class Backoff(
         )
     ),
 ):
-    """Backoff between the attempts of a failed message (full jitter)."""
+    """Backoff between the attempts of a failed message, with full jitter."""
 
     min_delay: Annotated[timedelta, DurationRange("1ms", "1h")] = timedelta(seconds=1)
     """Upper limit of the wait after the first failed attempt. The limit doubles with each attempt, up to `maxDelay`."""
 
     max_delay: Annotated[timedelta, DurationRange("1ms", "24h")] = timedelta(minutes=5)
-    """Highest value that the limit of the wait grows to."""
+    """Maximum wait between two attempts. The upper limit of the wait stops doubling at this value."""
 
     @model_validator(mode="after")
     def _check_delays(self) -> Self:
@@ -58,66 +59,70 @@ class Backoff(
 
 
 class Breaker(Model):
-    """Circuit breaker. A backlog must not use up its attempts while a dependency of the handler is down."""
+    """Circuit breaker around the handler, so that messages do not use up their attempts while a dependency of the
+    handler is down."""
 
     failures: int = Field(default=20, ge=0, le=100_000)
-    """Number of consecutive failures that open the circuit breaker. 0 disables it."""
+    """Number of consecutive failures that open the circuit breaker. If 0, the circuit breaker never opens."""
 
     max_pause: Annotated[timedelta, DurationRange("10ms", "1h")] = timedelta(minutes=1)
-    """Maximum pause between two trials. The first pause is 1 s. Each failed trial doubles it."""
+    """Maximum pause before a trial, that is, before the open circuit breaker lets one message start. The first pause is
+    1 s. Each failed trial doubles the pause."""
 
 
 class Delivery(Model):
     """Retries, claims and dead letters of entries that were delivered but not acknowledged."""
 
     min_idle: Annotated[timedelta, DurationRange("1s", "24h")] = timedelta(seconds=30)
-    """Idle time after which a pending entry is claimed from a consumer that is not known to be dead, such as another
-    program in the group. Entries of dead pods of this StreamConsumer are claimed within seconds. Entries that are
-    handled or wait for a retry are renewed and never become idle."""
+    """Idle time after which a pending entry is claimed from a consumer that is not known to be dead, such as a
+    consumer of another program. Entries of dead pods of this StreamConsumer are claimed within seconds. While an entry
+    is being handled or waits for a retry, a pod regularly resets the idle time, so that the entry is not claimed."""
 
     max_deliveries: int = Field(default=10, ge=1, le=1000)
-    """Maximum number of attempts per message. After the last failed attempt the message becomes a dead letter, with its
-    error."""
+    """Maximum number of attempts per message. If the last attempt fails, the message becomes a dead letter, which
+    contains the error."""
 
     timeout: Annotated[timedelta, DurationRange("10ms", "24h")] | None = None
-    """Time limit for the handler per attempt. After this time the handler is cancelled and the attempt has failed. If
-    unset, there is no limit. The thread of a plain function cannot be cancelled. The thread continues, and its result
-    is ignored."""
+    """Time limit for the handler in each attempt. When the limit expires, the handler is cancelled and the attempt
+    counts as failed. A plain function runs in a thread, which cannot be cancelled. The thread continues, and its result
+    is ignored. If unset, a Python handler has no limit, and a request to an HTTP handler has a limit of 60 s."""
 
     backoff: Backoff = Backoff()
-    """Backoff between the attempts of a failed message. The wait is random between 0 and a limit that doubles with each
-    attempt."""
+    """Backoff between the attempts of a failed message. The length of the wait is random, between 0 and a limit that
+    doubles with each attempt."""
 
     terminal_errors: list[ErrorName] = Field(default=[], max_length=64)
-    """Names of exceptions that a retry cannot fix, such as `ValueError` or `shop.errors.Unknown`. Subclasses are
-    included. A message that fails with such an exception becomes a dead letter immediately."""
+    """Names of exceptions after which a retry cannot succeed, such as `ValueError` or `shop.errors.Unknown`. Subclasses
+    of these exceptions are included. A message that fails with such an exception becomes a dead letter immediately."""
 
     max_entry_bytes: int = Field(default=16_777_216, ge=1024, le=536_870_912)
     """Maximum size of an entry in bytes: the sum of all field names and values. A larger entry becomes a dead letter
     immediately."""
 
     dead_letter_stream: str | None = Field(default=None, min_length=1, max_length=512)
-    """Key of the dead-letter stream. If unset, `{stream}:consumerGroup:dead-letters`; the braces are part of the key
-    and keep it in the stream's cluster slot."""
+    """Redis key of the dead-letter stream. If unset, the key is `{stream}:consumerGroup:dead-letters`, with the names
+    of the stream and the consumer group. The braces are part of the key, so that the key and the stream share a hash
+    slot in a Redis Cluster."""
 
     dead_letter_max_length: int = Field(default=100_000, ge=1, le=100_000_000)
-    """Approximate maximum number of dead letters. The oldest dead letters are trimmed."""
+    """Approximate maximum number of entries in the dead-letter stream. If there are more, the oldest dead letters are
+    trimmed."""
 
     breaker: Breaker = Breaker()
-    """Circuit breaker. After `failures` consecutive failures no new messages start. One message at a time is tried
-    until one succeeds. A failed trial counts as an attempt only after an hour without a success: one trial per
-    pause."""
+    """Circuit breaker around the handler. After `failures` consecutive failures, the pod pauses and then starts a
+    single message as a trial. Pauses and trials alternate until a trial succeeds. A failed trial counts as an attempt
+    only after the circuit breaker has been open for an hour."""
 
 
 class Retention(Model):
     """Rules for trimming the stream."""
 
     max_age: Annotated[timedelta, DurationRange("1s", "8760h")] | None = None
-    """Age after which entries that every group has acknowledged are trimmed. If unset, entries are not trimmed by
-    age."""
+    """Age after which an entry is trimmed if every group of the stream has acknowledged it. If unset, entries are not
+    trimmed by age."""
 
     acknowledged: bool = False
-    """If true, entries are trimmed as soon as every group has acknowledged them and all entries before them."""
+    """If true, an entry is trimmed as soon as every group has acknowledged the entry and all earlier entries."""
 
 
 BaggageKey = Annotated[
@@ -131,17 +136,18 @@ class TraceContextSettings(Model):
     """Handling of the trace context that a producer adds to an entry."""
 
     context: Literal["parent", "link", "ignore"] = "parent"
-    """Relation of an attempt's spans to the trace of the producer. `parent`: the spans belong to that trace and follow
-    its sampling decision. `link`: the spans have their own trace and sampling decision, with a link to the producer.
-    Use `link` for streams that untrusted programs write to: with `parent`, these programs could force or avoid the cost
-    of sampling. `ignore`: the context is not used. A batch always has its own trace."""
+    """Relation between the spans of an attempt and the trace of the producer. `parent`: the spans belong to the
+    producer's trace and follow its sampling decision. `link`: the spans have their own trace and sampling decision, and
+    contain a link to the producer's span. `ignore`: the context is not used. A batch always has its own trace. Use
+    `link` if untrusted programs write to the stream, because with `parent` these programs decide which messages are
+    sampled."""
 
     context_field: str = Field(default="traceparent", min_length=1, max_length=253)
-    """Field of the entries with the trace context, in the format of W3C traceparent."""
+    """Name of the entry field that contains the trace context, in W3C `traceparent` format."""
 
     baggage: list[BaggageKey] = Field(default=[], max_length=64)
-    """Keys of the field `baggage` that are propagated to calls of the handler. Other keys are dropped, because any
-    program that writes to the stream can set them."""
+    """Keys in the entry field `baggage` that are propagated to the requests that the handler sends. All other keys are
+    dropped, because any program that writes to the stream can add keys."""
 
 
 class SharedSettings(Model):
@@ -154,7 +160,7 @@ class SharedSettings(Model):
             ("self == oldSelf", "stream is immutable: create another StreamConsumer for another stream")
         ),
     )
-    """Key of the Redis stream. If the key does not exist, an empty stream is created."""
+    """Redis key of the stream. If the key does not exist, a pod creates an empty stream."""
 
     consumer_group: str = Field(
         min_length=1,
@@ -166,24 +172,25 @@ class SharedSettings(Model):
     """Name of the consumer group. Each entry is delivered to one consumer of the group."""
 
     start_from: StartFrom = "0"
-    """Start position of a new group: `0` is the oldest entry, `$` skips all existing entries, an entry ID skips all
-    entries up to and including this entry. An existing group keeps its position."""
+    """Start position of a new consumer group. `0` starts at the oldest entry, `$` skips all existing entries, and an
+    entry ID skips all entries up to and including the entry with this ID. An existing group keeps its position."""
 
     batch_count: int = Field(default=10, ge=1, le=1000)
-    """Maximum number of entries per read."""
+    """Maximum number of entries that one read returns (`COUNT`)."""
 
     poll_interval: Annotated[timedelta, DurationRange("100ms", "1m")] = timedelta(seconds=5)
-    """Maximum duration of a blocking read. A new entry or a shutdown ends the read immediately, so that a long interval
-    adds no latency."""
+    """Maximum duration of a blocking read (`BLOCK`). A new entry or a shutdown ends the read immediately, so that a
+    long duration adds no latency."""
 
     concurrency: int = Field(default=1, ge=1, le=1000)
-    """Number of messages that one pod handles at the same time. With 1, messages are handled one by one in the order
-    read."""
+    """Maximum number of messages that one pod handles at the same time. If 1, messages are handled one by one, in the
+    order in which the pod reads them."""
 
     ordering_key: str | None = Field(default=None, min_length=1, max_length=512)
-    """Name of a field such as `customer`. Within one pod, entries with the same value in this field are handled one by
-    one, in order. The next entry starts after the previous entry is settled. Other entries are handled in parallel.
-    Entries without the field have no order."""
+    """Name of an entry field, such as `customer`, whose value determines which messages must be handled in order.
+    Within one pod, messages with the same value are handled one by one, in the order of the stream. Each message waits
+    until the previous message with this value has been acknowledged or has become a dead letter. Messages with
+    different values are handled in parallel. Messages without the field are handled in any order."""
 
     encoding: Literal["utf-8", "bytes"] = "utf-8"
     """Type of the field names and values that the handler receives: `utf-8` for text, `bytes` for unchanged bytes."""
@@ -192,12 +199,12 @@ class SharedSettings(Model):
     """Retries, claims and dead letters of entries that were delivered but not acknowledged."""
 
     retention: Retention = Retention()
-    """Rules for trimming the stream. By default nothing is trimmed. An entry that any group of the stream has not
-    acknowledged is never trimmed."""
+    """Rules for trimming the stream. By default, no entries are trimmed. An entry is trimmed only after every group of
+    the stream has acknowledged it."""
 
     drain_timeout: Annotated[timedelta, DurationRange("1s", "1h")] = timedelta(seconds=25)
-    """Time that a stopping pod has to finish the messages that it has started. The pod's termination grace period is
-    derived from it."""
+    """Time in which a stopping pod can finish its running messages. The pod's termination grace period is
+    derived from this time."""
 
 
 SentinelNode = Annotated[
@@ -208,52 +215,56 @@ SentinelNode = Annotated[
 
 ONE_URL_SOURCE = "set either STREAMCONSUMER_REDIS_URL or STREAMCONSUMER_REDIS_URL_FILE"
 ONE_CREDENTIAL_SOURCE = "set a username or password either directly or as a file, not both"
-SENTINEL_OR_CLUSTER = "set STREAMCONSUMER_REDIS_SENTINEL_MASTER together with …_SENTINEL_NODES, and not with …_CLUSTER"
-BOTH_TLS_FILES = "set STREAMCONSUMER_REDIS_TLS_CERT_FILE and …_TLS_KEY_FILE together"
+SENTINEL_OR_CLUSTER = (
+    "set both STREAMCONSUMER_REDIS_SENTINEL_MASTER and …_SENTINEL_NODES, or neither; do not set them with …_CLUSTER"
+)
+BOTH_TLS_FILES = "set both STREAMCONSUMER_REDIS_TLS_CERT_FILE and …_TLS_KEY_FILE, or neither"
 
 
 class RedisSettings(Model):
     """Address, credentials and TLS settings of Redis. Credentials come from Secrets and are never printed.
 
-    Files are read again at each connect, so that a rotated Secret needs no restart.
+    Files are read again each time the client connects, so that a rotated Secret needs no restart.
     """
 
     url: (
         Annotated[str, Pattern(r"(redis|rediss|unix)://\S+", "must begin with redis://, rediss:// or unix://")] | None
     ) = Field(default=None, max_length=2048, repr=False)
-    """URL of the server. Contains the credentials if they are not set separately."""
+    """URL of the server. The URL can contain the credentials, which can also be set separately."""
     url_file: str | None = Field(default=None, min_length=1)
-    """File with the URL."""
+    """File that contains the URL."""
     username: str | None = None
-    """ACL user."""
+    """Name of the ACL user."""
     username_file: str | None = Field(default=None, min_length=1)
-    """File with the ACL user."""
+    """File that contains the name of the ACL user."""
     password: SecretStr | None = None
-    """Password."""
+    """Password for the server."""
     password_file: str | None = Field(default=None, min_length=1)
-    """File with the password."""
+    """File that contains the password."""
     tls_ca_file: str | None = Field(default=None, min_length=1)
-    """PEM file with the certificate authorities for the server certificate. If unset, the system's authorities."""
+    """PEM file with the certificate authorities that the server certificate is verified against. If unset, the
+    authorities of the system are used."""
     tls_cert_file: str | None = Field(default=None, min_length=1)
-    """PEM file with the client certificate, for servers that require one."""
+    """PEM file with the client certificate, for servers that require client certificates."""
     tls_key_file: str | None = Field(default=None, min_length=1)
     """PEM file with the private key of the client certificate."""
     tls_insecure_skip_verify: bool = False
-    """If true, the server certificate is not verified. For tests only: the connection can be intercepted."""
+    """If true, the server certificate is not verified. Use this only for tests, because the connection can be
+    intercepted."""
     sentinel_master: str | None = Field(default=None, min_length=1)
     """Name of the primary in the Sentinel configuration."""
     sentinel_nodes: list[SentinelNode] = Field(default=[], max_length=32)
     """Addresses of the sentinels, as host:port."""
     sentinel_username: str | None = None
-    """ACL user for the sentinels."""
+    """Name of the ACL user for the sentinels."""
     sentinel_username_file: str | None = Field(default=None, min_length=1)
-    """File with the ACL user for the sentinels."""
+    """File that contains the name of the ACL user for the sentinels."""
     sentinel_password: SecretStr | None = None
     """Password for the sentinels."""
     sentinel_password_file: str | None = Field(default=None, min_length=1)
-    """File with the password for the sentinels."""
+    """File that contains the password for the sentinels."""
     cluster: bool = False
-    """If true, the server is a node of a Redis Cluster and may redirect to another node."""
+    """If true, the server is a node of a Redis Cluster and may redirect the client to another node."""
 
     @model_validator(mode="after")
     def _check_alternatives(self) -> Self:
@@ -274,9 +285,7 @@ class RedisSettings(Model):
         return self
 
 
-ONE_HANDLER = (
-    "set either STREAMCONSUMER_HANDLER_PYTHON or STREAMCONSUMER_HANDLER_HTTP_URL; …_BATCH only with the former"
-)
+ONE_HANDLER = "set either STREAMCONSUMER_HANDLER_PYTHON or STREAMCONSUMER_HANDLER_HTTP_URL; …_BATCH requires …_PYTHON"
 
 
 class HandlerSettings(Model):
@@ -286,7 +295,7 @@ class HandlerSettings(Model):
     """Handler function as `package.module:function`."""
 
     http_url: Annotated[str, Field(max_length=2048), Pattern(r"https?://\S+", "must begin with http://")] | None = None
-    """URL that receives each message as a CloudEvent, by POST."""
+    """URL that receives each message as a CloudEvent in an HTTP POST request."""
 
     batch: bool = False
     """If true, the function receives a list with the data of several messages instead of the data of one message."""
@@ -299,23 +308,23 @@ class HandlerSettings(Model):
 
 
 class ProcessorSettings(SharedSettings):
-    """All settings that a pod reads from its environment at startup."""
+    """All settings that a pod reads from its environment variables at startup."""
 
     redis: RedisSettings
     handler: HandlerSettings
     telemetry: TraceContextSettings = TraceContextSettings()
 
     consumer_name: str = Field(min_length=1)
-    """Consumer name in the group. In a cluster, the name of the pod."""
+    """Name of this consumer in the consumer group. In Kubernetes, the name of the pod."""
 
     http_port: int = Field(default=names.HTTP_PORT, ge=0, le=65535)
-    """Port for /livez, /readyz and /metrics. 0 selects a free port."""
+    """Port for /livez, /readyz and /metrics. If 0, a free port is selected."""
 
     http_host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes the pod's own address
-    """Address to listen on."""
+    """Address on which the HTTP server listens."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Lowest level that is logged: DEBUG, INFO, WARNING or ERROR."""
     log_format: Literal["json", "text"] = "json"
     """Format of log lines: `json` for log collectors, `text` for terminals."""
     termination_log: str = names.TERMINATION_LOG
-    """File for one line about why the process cannot start."""
+    """File to which the process writes the reason if it cannot start."""

@@ -1,7 +1,7 @@
 """Meaning of every condition type and reason, and the action that each reason asks for.
 
-One table for the CLI's findings and for docs/reference.md, so that both give the same advice. A test fails if a reason
-is missing here. The table is separate from `status.py`, because the operator does not need its texts.
+The CLI's findings and docs/reference.md use the same table, so that both give the same advice. A test fails if a reason
+is missing from the table. The table is separate from `status.py`, because the operator does not need the texts.
 """
 
 from dataclasses import dataclass
@@ -12,24 +12,25 @@ from streamconsumer.model.status import Reason, ScalingReason, StreamReason
 CONDITION_MEANINGS = {
     "Ready": "True if as many pods as desired read the stream, or if no pods are desired.",
     "Reconciling": "True while the operator or Kubernetes works towards the spec. Wait until the condition is False.",
-    "Stalled": "True if waiting does not help: the spec, a Secret, the image or the cluster must be changed.",
+    "Stalled": "True if waiting does not help, because the spec, a Secret, the image or the cluster must be changed.",
     "Suspended": "True if `spec.suspend` is true and all pods have stopped.",
-    "RedisReachable": "True if the operator can query Redis. Unknown if the operator may not read the Secrets of "
-    "`spec.redis`. Ready does not depend on this condition: pods can work while the operator has no access.",
+    "RedisReachable": "True if the operator can query Redis. Unknown if the operator is not allowed to read the "
+    "Secrets of `spec.redis`. Ready does not depend on this condition, because pods can work even if the operator has "
+    "no access to Redis.",
     "GroupReady": "True if the consumer group exists. Unknown if the operator cannot query the group.",
     "Degraded": "True if there are new dead letters, or if an entry is stuck. Unknown if the operator has no data.",
-    "ScalingActive": "False if the backlog is unknown; the operator then does not scale down. Only with "
-    "`spec.autoscaling`.",
-    "ScalingLimited": "True if `maxReplicas` or a policy prevents the number of pods that the backlog asks for. Only "
-    "with `spec.autoscaling`.",
+    "ScalingActive": "False if the backlog is unknown, so that the operator does not scale down. The condition exists "
+    "only if `spec.autoscaling` is set.",
+    "ScalingLimited": "True if `maxReplicas` or a policy prevents the operator from setting the number of "
+    "pods that the backlog requires. The condition exists only if `spec.autoscaling` is set.",
 }
 """Meaning of each condition type, in the order of `CONDITIONS`."""
 
 
 @dataclass(frozen=True)
 class ReasonInfo:
-    """Meaning of a reason, and the action for the user. The action is Markdown; an empty action means that there is
-    nothing to do."""
+    """Meaning of a reason, and the action for the user. The action is Markdown. An empty action means that the user
+    need not act."""
 
     meaning: str
     action: str = ""
@@ -44,19 +45,20 @@ REASONS: dict[str, ReasonInfo] = {
     Reason.PODS_STARTING: ReasonInfo(
         "Fewer pods than desired read the stream, or the operator waits until Kubernetes has deleted objects of a "
         "previous StreamConsumer of the same name.",
-        "wait; if this lasts, check the pods with `kubectl describe` and `kubectl logs`",
+        "wait; if this persists, check the pods with `kubectl describe` and `kubectl logs`",
     ),
     Reason.ROLLING_OUT: ReasonInfo(
         "Enough pods read the stream, and some of them are still being replaced after a change.",
-        "wait; if this lasts, check the new pods with `kubectl describe`",
+        "wait; if this persists, check the new pods with `kubectl describe`",
     ),
-    Reason.SETTLED: ReasonInfo("The condition does not apply. Reconciling, Stalled and Suspended use this reason."),
+    Reason.SETTLED: ReasonInfo("The condition is False. Reconciling, Stalled and Suspended use this reason."),
     Reason.INVALID_SPEC: ReasonInfo(
         "The spec is invalid, although the API server accepted it. Existing pods continue unchanged.",
         "correct the spec as the message describes",
     ),
     Reason.NAME_CONFLICT: ReasonInfo(
-        "An object with the name of a child exists and belongs to another owner. The operator checks again every 5 s.",
+        "An object of another owner has the name of a child object, such as the Deployment. The operator checks again "
+        "every 5 s.",
         "delete or rename the existing object, or rename the StreamConsumer",
     ),
     Reason.CHILD_REJECTED: ReasonInfo(
@@ -67,7 +69,7 @@ REASONS: dict[str, ReasonInfo] = {
         "A node cannot pull the image.", "correct `spec.image`, or set `spec.imagePullSecrets`"
     ),
     Reason.UNSCHEDULABLE: ReasonInfo(
-        "No node fits a pod.",
+        "No node meets the requirements of a pod.",
         "add nodes, lower `spec.resources`, or correct `spec.nodeSelector` and `spec.tolerations`",
     ),
     Reason.POD_CREATION_FAILED: ReasonInfo(
@@ -79,7 +81,7 @@ REASONS: dict[str, ReasonInfo] = {
     ),
     Reason.INVALID_SETTINGS: ReasonInfo(
         "A setting, or the content of a Secret that a setting refers to, is invalid.",
-        "correct the setting that the message names, or its Secret",
+        "correct the setting or the Secret that the message names",
     ),
     Reason.POD_INVALID: ReasonInfo(
         "A container cannot start, for example because a Secret or one of its keys is missing.",
@@ -89,8 +91,8 @@ REASONS: dict[str, ReasonInfo] = {
         "A container exited with an error.", "read the log of the previous container with `kubectl logs --previous`"
     ),
     Reason.REDIS_UNUSABLE: ReasonInfo(
-        "A pod runs but cannot read the stream, and the operator sees the cause in Redis.",
-        "correct what the message names: `spec.redis`, its Secrets or the server",
+        "A pod is running but cannot read the stream, and the operator's own check of Redis shows the cause.",
+        "correct `spec.redis`, the Secrets that it refers to or the Redis server, as the message describes",
     ),
     Reason.ROLLOUT_TIMED_OUT: ReasonInfo(
         "A rollout made no progress within `spec.rollout.progressDeadline`.", "check the pods with `kubectl describe`"
@@ -98,7 +100,7 @@ REASONS: dict[str, ReasonInfo] = {
     StreamReason.CONNECTED: ReasonInfo("The operator can query Redis."),
     StreamReason.UNREACHABLE: ReasonInfo(
         "Redis does not answer the operator.",
-        "check the host and port in `spec.redis`, whether Redis is running, and NetworkPolicies",
+        "check the host and port in `spec.redis`, the Redis server and the NetworkPolicies",
     ),
     StreamReason.CREDENTIALS_REFUSED: ReasonInfo(
         "Redis rejects the user or the password.", "correct the user or the password in the Secret"
@@ -107,79 +109,84 @@ REASONS: dict[str, ReasonInfo] = {
         "The TLS handshake failed.", "correct `spec.redis.tls` or the certificates that it refers to"
     ),
     StreamReason.SERVER_NOT_READY: ReasonInfo(
-        "Redis answers, but cannot serve commands now. Examples: loading its data, a failover, a read-only replica.",
-        "wait; if this lasts, check the Redis server",
+        "Redis answers but cannot serve commands now. For example, Redis is loading its data or is "
+        "a read-only replica.",
+        "wait; if this persists, check the Redis server",
     ),
     StreamReason.SECRET_MISSING: ReasonInfo(
-        "A Secret of `spec.redis`, or its key, does not exist.", "create the Secret or the key that the message names"
+        "A Secret or key that `spec.redis` refers to does not exist.",
+        "create the Secret or the key that the message names",
     ),
     StreamReason.SECRETS_NOT_READABLE: ReasonInfo(
         "The operator is not allowed to read the Secrets of `spec.redis`. Pods are not affected.",
-        "grant the operator read access to the Secrets, or ignore this: without it the operator reports no backlog "
-        "and cannot autoscale",
+        "grant the operator read access to the Secrets, or ignore this reason; without access, the operator reports no "
+        "backlog and cannot autoscale",
     ),
     StreamReason.GROUP_EXISTS: ReasonInfo("The consumer group exists."),
     StreamReason.GROUP_MISSING: ReasonInfo(
         "The consumer group does not exist yet.", "start a pod; the first pod creates the group"
     ),
     StreamReason.NOT_A_STREAM: ReasonInfo(
-        "The key holds another type than a stream.", "set another key in `spec.stream`, or rename the existing key"
+        "The Redis key contains a value that is not a stream.",
+        "set another key in `spec.stream`, or rename the existing key",
     ),
     StreamReason.NO_PERMISSION: ReasonInfo(
-        "The ACL user may not query the stream.",
+        "The ACL user is not allowed to query the stream.",
         "grant the permission with `ACL SETUSER`; docs/redis.md lists all permissions",
     ),
-    StreamReason.HEALTHY: ReasonInfo("No new dead letters for 10 minutes, and no entry is stuck."),
+    StreamReason.HEALTHY: ReasonInfo("There have been no new dead letters for 10 minutes, and no entry is stuck."),
     StreamReason.DEAD_LETTERS_GROWING: ReasonInfo(
         "Messages became dead letters within the last 10 minutes.",
-        "read the errors: `kubectl streamconsumer dead-letters list {target}`",
+        "read the errors with `kubectl streamconsumer dead-letters list {target}`",
     ),
     StreamReason.PENDING_STUCK: ReasonInfo(
         "The same entry has been the oldest pending entry for 15 minutes, and is not waiting for a retry.",
         "check the pod that owns the entry; set `delivery.timeout` to limit a handler that hangs",
     ),
     ScalingReason.BACKLOG: ReasonInfo("The backlog determines the number of pods."),
-    ScalingReason.ARRIVALS: ReasonInfo("The number of pods is what it takes to keep up with new entries."),
-    ScalingReason.NOTHING_TO_DO: ReasonInfo("There are no unread and no pending entries."),
+    ScalingReason.ARRIVALS: ReasonInfo("The rate of new entries determines the number of pods."),
+    ScalingReason.NOTHING_TO_DO: ReasonInfo("There are no unread entries and no pending entries."),
     ScalingReason.BELOW_ACTIVATION: ReasonInfo(
         "There are no pods, and the backlog does not exceed `autoscaling.activation.backlog`."
     ),
     ScalingReason.COOLING_DOWN: ReasonInfo(
         "The last pod is kept until `autoscaling.cooldown` has passed without work."
     ),
-    ScalingReason.STABILIZING: ReasonInfo("A `stabilizationWindow` delays the change."),
-    ScalingReason.LIMITED_BY_POLICY: ReasonInfo("A policy of `scaleUp` or `scaleDown` limits the change."),
+    ScalingReason.STABILIZING: ReasonInfo("A `stabilizationWindow` delays the change of the number of pods."),
+    ScalingReason.LIMITED_BY_POLICY: ReasonInfo(
+        "A policy of `scaleUp` or `scaleDown` limits the change of the number of pods."
+    ),
     ScalingReason.LIMITED_BY_MAX: ReasonInfo(
-        "The backlog asks for more pods than `autoscaling.maxReplicas`.",
+        "The backlog requires more pods than `autoscaling.maxReplicas` allows.",
         "raise `autoscaling.maxReplicas` to reduce the backlog faster",
     ),
-    ScalingReason.LIMITED_BY_MIN: ReasonInfo("The backlog asks for fewer pods than `autoscaling.minReplicas`."),
+    ScalingReason.LIMITED_BY_MIN: ReasonInfo("The backlog requires fewer pods than `autoscaling.minReplicas`."),
     ScalingReason.BACKLOG_UNKNOWN: ReasonInfo(
         "The backlog is unknown. The operator does not scale down.", "restore the operator's access to Redis"
     ),
     ScalingReason.FALLBACK: ReasonInfo(
-        "Redis has not answered for `autoscaling.fallback.after`, and `autoscaling.fallback.replicas` applies.",
+        "Redis has not answered for `autoscaling.fallback.after`, so `autoscaling.fallback.replicas` applies.",
         "restore the operator's access to Redis",
     ),
     ScalingReason.NOT_LIMITED: ReasonInfo("Neither `maxReplicas` nor a policy limits the number of pods."),
 }
-"""Every reason, in the order of the enums. `{target}` in an action stands for the options that name the StreamConsumer.
-`InvalidSettings` occurs in two enums and has one entry."""
+"""Meaning and action of every reason, in the order of the enums. `{target}` in an action stands for the options that
+name the StreamConsumer. `InvalidSettings` occurs in two enums and has one entry."""
 
 CONDITIONS_OF_REASONS: tuple[tuple[type[StrEnum], tuple[str, ...]], ...] = (
     (Reason, ("Ready", "Reconciling", "Stalled", "Suspended")),
     (StreamReason, ("RedisReachable", "GroupReady", "Degraded")),
     (ScalingReason, ("ScalingActive", "ScalingLimited")),
 )
-"""The enums of reasons, each with the condition types that use it."""
+"""Enums of reasons, each with the condition types that use the enum."""
 
-DEFAULT_ACTION = "wait; if this lasts, check the pods with `kubectl describe`"
-"""Action for a reason that the table does not know, such as one of a newer operator."""
+DEFAULT_ACTION = "wait; if this persists, check the pods with `kubectl describe`"
+"""Action for a reason that has no action, or that is missing from the table because a newer operator reported it."""
 
 
 def action_for(reason: str, target: str = "--name NAME") -> str:
-    """Return the action for a reason as plain text. `target` is the options that name the StreamConsumer on the command
-    line."""
+    """Return the action for a reason as plain text. `target` contains the command-line options that name the
+    StreamConsumer."""
     info = REASONS.get(reason)
     action = info.action if info and info.action else DEFAULT_ACTION
     return action.replace("`", "").replace("{target}", target)

@@ -1,6 +1,6 @@
 """StreamConsumer resource: fields, validation rules and parser.
 
-`StreamConsumerSpec` extends `SharedSettings`, which pods read too, with the fields that only the cluster needs.
+`SharedSettings` contains the fields that pods read. `StreamConsumerSpec` adds the fields that only the operator needs.
 """
 
 import json
@@ -17,7 +17,8 @@ from streamconsumer.model.pod_settings import PodSettings
 from streamconsumer.model.processor_settings import HandlerPath, SentinelNode, SharedSettings, TraceContextSettings
 
 MAX_NAME_LENGTH = 50
-"""Maximum length of a StreamConsumer's name: child objects add a suffix, and a label has at most 63 characters."""
+"""Maximum length of a StreamConsumer's name. Names of child objects have a suffix, and a label has at most 63
+characters."""
 
 ONE_URL = "set exactly one of redis.url and redis.urlSecretRef"
 ONE_TOPOLOGY = "set redis.sentinel or redis.cluster, not both"
@@ -66,8 +67,8 @@ OtlpEndpoint = Annotated[
 
 
 class SecretKeyRef(Model):
-    """Key of a Secret in the namespace of the StreamConsumer. The kubelet mounts it into the pods. The operator reads
-    it as well, to monitor the stream, if its permissions allow this."""
+    """Key of a Secret in the namespace of the StreamConsumer. The kubelet mounts the key into the pods. To
+    monitor the stream, the operator reads the key as well, if the operator has permission."""
 
     name: str = Field(min_length=1, max_length=253)
     """Name of the Secret."""
@@ -87,15 +88,16 @@ class TlsSpec(Model):
     """TLS certificates for the connection to Redis."""
 
     ca_secret_ref: SecretKeyRef | None = None
-    """Certificate authorities for the server certificate, as PEM, instead of the authorities of the image."""
+    """Certificate authorities, as PEM, that the server certificate is verified against. If unset, the authorities of
+    the image are used."""
 
     cert_secret_ref: SecretRef | None = None
-    """Client certificate for servers that require one: `tls.crt` and `tls.key` of a Secret of type
+    """Client certificate for servers that require client certificates: `tls.crt` and `tls.key` of a Secret of type
     kubernetes.io/tls."""
 
     insecure_skip_verify: bool = False
-    """If true, the server certificate is not verified. For tests only: the connection can be intercepted and
-    changed."""
+    """If true, the server certificate is not verified. Use this only for tests, because the connection can be
+    intercepted and changed."""
 
 
 class SentinelSpec(Model):
@@ -105,7 +107,8 @@ class SentinelSpec(Model):
     """Name of the primary in the Sentinel configuration."""
 
     nodes: list[SentinelNode] = Field(min_length=1, max_length=32)
-    """Addresses of the sentinels, as host:port. At each connect they are queried in turn until one answers."""
+    """Addresses of the sentinels, as host:port. Each time a client connects, it queries the sentinels one after another
+    until one of them answers."""
 
     username_secret_ref: SecretKeyRef | None = None
     """ACL user for the sentinels, from a Secret."""
@@ -133,9 +136,9 @@ class RedisSpec(
     """Redis or Valkey server of the stream."""
 
     url: RedisUrl | None = None
-    """URL `redis://host:port/database`, or `rediss://` for TLS. With `sentinel`, only the scheme and the database are
-    used, as in `redis:///0`; the scheme also applies to the sentinels. With `cluster`, the URL of any node, which
-    returns the other nodes; the database is 0."""
+    """URL of the server, in the form `redis://host:port/database`, or `rediss://…` for TLS. If `sentinel` is set, only
+    the scheme and the database of the URL are used, as in `redis:///0`. The scheme then also applies to the connections
+    to the sentinels. If `cluster` is true, the URL contains the address of any node of the cluster and database 0."""
 
     url_secret_ref: SecretKeyRef | None = None
     """Complete URL with credentials, from a Secret. Alternative to `url`."""
@@ -147,15 +150,15 @@ class RedisSpec(
     """Password, from a Secret."""
 
     tls: TlsSpec | None = None
-    """TLS certificates, for `rediss://`. If unset, the server certificate is verified against the certificate
+    """TLS certificates for a `rediss://` URL. If unset, the server certificate is verified against the certificate
     authorities of the image."""
 
     sentinel: SentinelSpec | None = None
     """Sentinels that know the address of the primary. If unset, the server is at the address in `url`."""
 
     cluster: bool = False
-    """If true, `url` is a node of a Redis Cluster. The stream and its companion keys share one slot. The processor
-    connects to the node that owns the slot."""
+    """If true, `url` is the address of a node in a Redis Cluster. The stream and the other Redis keys of the consumer
+    group share one hash slot. The processor connects to the node that owns the slot."""
 
     @model_validator(mode="after")
     def _check_url(self) -> Self:
@@ -177,7 +180,7 @@ class RedisSpec(
 
 
 class HttpHandlerSpec(Model):
-    """Service in the namespace of the StreamConsumer. A URL is not accepted, because it could name other hosts."""
+    """Service in the namespace of the StreamConsumer. A URL is not accepted, because a URL could name any host."""
 
     service: ServiceName
     """Name of the Service."""
@@ -202,17 +205,18 @@ class HandlerSpec(
     """Handler that is called with each message."""
 
     python: HandlerPath | None = None
-    """Handler function in the image, as `package.module:function`: an `async def handle(data)`, or a plain function,
-    which runs in a thread."""
+    """Handler function in the image, as `package.module:function`. The function is either an `async def` function or a
+    plain function, which runs in a thread. The function receives the data of a message."""
 
     source: str | None = Field(default=None, min_length=1, max_length=262_144)
     """Source code of a Python module that defines `handle`, for demos and small jobs. The module is mounted from a
-    ConfigMap and can import only the packages of the image. A change of the code replaces the pods in a rollout."""
+    ConfigMap and can import only packages in the image. If the code changes, a rollout replaces the pods."""
 
     http: HttpHandlerSpec | None = None
-    """Service in the same namespace that receives each message as a CloudEvent, by POST. The response status decides.
-    2xx acknowledges the message. 429 and 503 with Retry-After defer it. 408, 425, 429 and every other status outside
-    4xx are failures that are retried. Other 4xx dead-letter the message."""
+    """Service in the same namespace that receives each message as a CloudEvent in an HTTP POST request. The status of
+    the response determines the result. 2xx acknowledges the message. 429 or 503 with a Retry-After header postpones the
+    message. Otherwise, 408, 425, 429 and every status that is neither 2xx nor 4xx are failures, which are retried. Any
+    other 4xx status makes the message a dead letter."""
 
     batch: bool = False
     """If true, the function receives a list with the data of up to `batchCount` messages instead of the data of one
@@ -232,11 +236,12 @@ class TelemetrySpec(TraceContextSettings):
 
     endpoint: OtlpEndpoint | None = None
     """OTLP endpoint (HTTP, protobuf) of an OpenTelemetry Collector, such as `http://collector:4318`. If unset, the
-    operator's default endpoint. Without any endpoint, tracing is off and costs nothing."""
+    operator's default endpoint is used. If there is no default endpoint either, tracing is off and costs nothing."""
 
     sampling_ratio: float | None = Field(default=None, ge=0, le=1)
-    """Share of the traces that start here and are kept, from 0 to 1. If unset, all traces are kept. If the producer's
-    context is the parent, the producer's sampling decision applies instead."""
+    """Share of the traces that are sampled, from 0 to 1. If unset, all traces are sampled. The share applies to traces
+    that start in the processor. If the spans belong to the producer's trace, the producer's sampling decision
+    applies."""
 
 
 class StreamConsumerSpec(
@@ -249,28 +254,30 @@ class StreamConsumerSpec(
     """Desired state: a handler that reads a Redis stream as a member of a consumer group."""
 
     redis: RedisSpec
-    """Redis or Valkey server of the stream. Secrets are in the namespace of the StreamConsumer. Their values are read
-    again at each connect, so that a rotated password or certificate needs no restart."""
+    """Redis or Valkey server of the stream. Secrets must be in the namespace of the StreamConsumer. Clients read the
+    Secrets again each time they connect, so that a rotated password or certificate needs no restart."""
 
     handler: HandlerSpec
     """Handler that is called with each message. Set exactly one of `python`, `source` and `http`."""
 
     image: str | None = Field(default=None, min_length=1, max_length=1024)
-    """Image with the handler, built FROM streamconsumer-processor. If unset, the default processor image."""
+    """Image that contains the handler and is built FROM streamconsumer-processor. If unset, the operator's default
+    image for processors is used."""
 
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    """Pull policy of the image. If unset, Kubernetes derives it from the image tag."""
+    """Pull policy of the image. If unset, the default of the operator applies, or Kubernetes derives the policy from
+    the image tag."""
 
     replicas: int = Field(default=1, ge=0, le=1000)
-    """Number of pods. Change it with `kubectl scale`, an HPA or KEDA, through the scale subresource of the
-    StreamConsumer. Do not scale the Deployment: it follows this field."""
+    """Number of pods. To change the number, scale the StreamConsumer with `kubectl scale`, an HPA or KEDA. Do not scale
+    the Deployment, because the operator sets its number of replicas to the value of this field."""
 
     autoscaling: Autoscaling | None = None
     """Autoscaling of the number of pods by the backlog. If set, `replicas` is ignored."""
 
     suspend: bool = False
-    """If true, the pods drain and stop, and the group position is kept. If set back to false, the previous number of
-    pods is started."""
+    """If true, the pods drain and stop, and the group position is kept. When `suspend` is set back to false, the
+    same number of pods starts again."""
 
     telemetry: TelemetrySpec = TelemetrySpec()
     """Tracing: the OTLP endpoint, sampling and the trace context of producers."""
@@ -283,7 +290,7 @@ class StreamConsumerSpec(
 
 
 class StreamConsumer(Model):
-    """Parsed and validated StreamConsumer. Code that receives one never reads the raw manifest."""
+    """Parsed and validated StreamConsumer. Code that receives this object never reads the raw manifest."""
 
     name: str
     namespace: str
@@ -293,7 +300,7 @@ class StreamConsumer(Model):
 
     @classmethod
     def parse(cls, manifest: dict[str, Any]) -> Self:
-        """Parse a manifest from the API server or a file. Raises InvalidResource with one sentence per error."""
+        """Parse a manifest from the API server or a file. Raises InvalidResource, which lists every error."""
         metadata = manifest.get("metadata")
         metadata = metadata if isinstance(metadata, dict) else {}
         name, namespace = str(metadata.get("name") or ""), str(metadata.get("namespace") or "default")
@@ -321,7 +328,7 @@ def _name_errors(name: str) -> list[str]:
 
 
 def _to_json(spec: Any) -> str:
-    """Serialize a spec as the API server does: drop nulls, and turn dates that YAML recognized into text."""
+    """Serialize a spec as the API server does: nulls are dropped, and dates that YAML recognized become text."""
     return json.dumps(_without_nulls(spec), default=str)
 
 

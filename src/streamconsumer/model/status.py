@@ -1,7 +1,8 @@
-"""Status of a StreamConsumer: conditions and their reasons, as kubectl wait, kstatus, Flux and Argo CD expect them.
+"""Status of a StreamConsumer: conditions and reasons in the form that kubectl wait, kstatus, Flux and Argo CD expect.
 
-Pure: the clock is an argument. Conditions follow kstatus: users wait for Ready; Reconciling and Stalled show whether
-waiting will help. `reasons.py` has the meaning of each reason.
+The functions in this module have no side effects: the caller passes the current time. The conditions follow kstatus.
+Users wait for Ready. Reconciling and Stalled show whether waiting will help. `reasons.py` contains the meaning of each
+reason.
 """
 
 from collections.abc import Sequence
@@ -14,8 +15,8 @@ from pydantic import ConfigDict, Field
 from streamconsumer.model.fields import Model
 
 STREAM_CONDITIONS = ("RedisReachable", "GroupReady", "Degraded", "ScalingActive", "ScalingLimited")
-"""Condition types about Redis, and about scaling that depends on it. Ready does not depend on them: pods can work
-although the operator has no access to Redis."""
+"""Types of the conditions about Redis and about autoscaling, which depends on Redis. Ready does not depend on these
+conditions, because pods can work even if the operator has no access to Redis."""
 
 CONDITIONS = ("Ready", "Reconciling", "Stalled", "Suspended", *STREAM_CONDITIONS)
 
@@ -25,8 +26,8 @@ MAX_MESSAGE_LENGTH = 32_768
 
 
 class Reason(StrEnum):
-    """Reasons of Ready, Reconciling, Stalled and Suspended. Reasons never change, because users write alerts on
-    them."""
+    """Reasons of the conditions Ready, Reconciling, Stalled and Suspended. Reasons are never renamed, because users'
+    alerts contain their names."""
 
     ALL_PODS_READY = "AllPodsReady"
     SCALED_TO_ZERO = "ScaledToZero"
@@ -69,7 +70,7 @@ class StreamReason(StrEnum):
 
 
 class ScalingReason(StrEnum):
-    """Reasons of a scaling decision, and of ScalingActive and ScalingLimited."""
+    """Reasons of a scaling decision, and of the conditions ScalingActive and ScalingLimited."""
 
     BACKLOG = "Backlog"
     ARRIVALS = "Arrivals"
@@ -86,13 +87,14 @@ class ScalingReason(StrEnum):
 
 
 class StatusModel(Model):
-    """Base of the status models. Unknown fields are ignored, because a newer operator may have written them."""
+    """Base of the status models. Unknown fields are ignored, because a newer operator may have written the
+    status."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class Condition(StatusModel):
-    """Condition, as metav1.Condition."""
+    """Condition in the format of metav1.Condition."""
 
     type: str = Field(max_length=316)
     """Type of the condition: Ready, Reconciling, Stalled, Suspended, RedisReachable, GroupReady, Degraded,
@@ -110,21 +112,21 @@ class Condition(StatusModel):
 
 
 class StreamStats(StatusModel):
-    """Last values read from Redis for the stream and the group. A missing field is unknown."""
+    """Last values read from Redis for the stream and the group. If a field is absent, its value is unknown."""
 
     length: int | None = None
     """Number of entries in the stream."""
     lag: int | None = None
     """Number of entries that have not been delivered to the group yet."""
     lag_known: bool = False
-    """True if `lag` is exact. If false, `lag` is a lower bound: Redis does not know the number, and the operator counts
-    entries only up to a limit."""
+    """True if `lag` is exact. If false, `lag` is a lower bound, because Redis does not know the number and the operator
+    counts entries only up to a limit."""
     pending: int | None = None
     """Number of entries that were delivered but not acknowledged yet, including entries that wait for a retry."""
     oldest_pending_time: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
-    """Time when the oldest pending entry was added, from its ID."""
+    """Time when the oldest pending entry was added to the stream, taken from the ID of the entry."""
     consumers: int | None = None
-    """Number of consumer names in the group."""
+    """Number of consumers in the group."""
     dead_letters: int | None = None
     """Number of dead letters."""
     last_delivered_id: str | None = None
@@ -135,12 +137,12 @@ class ScalingStatus(StatusModel):
     """Last decision of the autoscaling."""
 
     desired_replicas: int
-    """Number of pods that the decision asks for."""
+    """Number of pods that the operator decided on."""
     reason: str
     """Reason for the number, as one word from a fixed list."""
     message: str
-    """Explanation: the backlog, the target and the limit that applied. Updated when the number or the reason
-    changes."""
+    """Explanation of the decision: the backlog, the target and the limit that applied. The explanation is updated when
+    the number of pods or the reason changes."""
     decision_time: str = Field(json_schema_extra={"format": "date-time"})
     """Time of the decision."""
 
@@ -166,10 +168,11 @@ class Status(StatusModel):
         default=[],
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
-    """Conditions: Ready, Reconciling, Stalled and Suspended; RedisReachable, GroupReady and Degraded after the operator
-    has polled Redis; ScalingActive and ScalingLimited with `autoscaling`."""
+    """Conditions of the StreamConsumer. Ready, Reconciling, Stalled and Suspended always exist. RedisReachable,
+    GroupReady and Degraded exist after the operator has polled Redis. ScalingActive and ScalingLimited exist if
+    `spec.autoscaling` is set."""
     desired_replicas: int = 0
-    """Desired number of pods, from `replicas`, the autoscaling or `suspend`."""
+    """Desired number of pods, which `replicas`, the autoscaling or `suspend` determines."""
     replicas: int = 0
     """Number of existing pods."""
     ready_replicas: int = 0
@@ -179,13 +182,13 @@ class Status(StatusModel):
     effective: Effective | None = None
     """Effective values of settings whose default depends on the installation."""
     stream: StreamStats | None = None
-    """Last values read from Redis. Updated when they change, at most every 30 s."""
+    """Last values that the operator read from Redis. Changed values are written at most once per 30 s."""
     autoscaling: ScalingStatus | None = None
     """Last decision of the autoscaling, if `spec.autoscaling` is set."""
 
 
 class Readiness(Model):
-    """Result of a reconcile. Ready, Reconciling, Stalled and Suspended are derived from it."""
+    """Result of a reconcile. The conditions Ready, Reconciling, Stalled and Suspended are derived from this result."""
 
     ready: bool
     reason: Reason
@@ -195,7 +198,7 @@ class Readiness(Model):
 
 
 class ConditionState(Model):
-    """Condition of `STREAM_CONDITIONS` without timestamp and generation."""
+    """Condition without timestamp and generation."""
 
     type: str
     status: Literal["True", "False", "Unknown"]
@@ -210,11 +213,11 @@ def build_conditions(
     now: datetime,
     stream_states: Sequence[ConditionState] = (),
 ) -> list[Condition]:
-    """Return all conditions: Ready, Reconciling, Stalled and Suspended from `readiness`, the others from
-    `stream_states`.
+    """Return all conditions. `readiness` determines Ready, Reconciling, Stalled and Suspended; `stream_states`
+    determines the conditions about Redis and autoscaling.
 
-    If `stream_states` is empty because Redis was not polled yet, the previous stream conditions stay, with their
-    generation. A condition that keeps its status keeps its lastTransitionTime.
+    If `stream_states` is empty because the operator has not polled Redis yet, the previous conditions about Redis and
+    autoscaling are kept unchanged. A condition whose status is unchanged keeps its lastTransitionTime.
     """
     transition_times = {(condition.type, condition.status): condition.last_transition_time for condition in previous}
     timestamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -246,5 +249,5 @@ def build_conditions(
 
 
 def _truncate(message: str) -> str:
-    """Truncate a message to the API's limit. The API server or an admission policy can return longer messages."""
+    """Truncate a message to the maximum length. Errors of the API server or an admission policy can be longer."""
     return message if len(message) <= MAX_MESSAGE_LENGTH else f"{message[: MAX_MESSAGE_LENGTH - 1]}…"

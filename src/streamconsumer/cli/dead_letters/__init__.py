@@ -1,6 +1,6 @@
 """The commands `dead-letters list`, `show`, `replay` and `drop`.
 
-This module declares the commands, run executes them, and output formats dead letters. output is pure.
+This module declares the commands. `run` executes the commands, and `output` formats dead letters without side effects.
 """
 
 import re
@@ -46,18 +46,28 @@ _TARGET_OPTIONS = (
         "--dead-letter-stream",
         metavar="KEY",
         show_default="{STREAM}:GROUP:dead-letters",
-        help="Key of the dead-letter stream.",
+        help="Redis key of the dead-letter stream.",
     ),
 )
 _FILTER_OPTIONS = (
-    click.option("--reason", "reasons", metavar="REASON", multiple=True, help="Select this reason. Repeatable."),
-    click.option("--older-than", type=_DurationParam(), help="Select dead letters older than this, such as 1h30m."),
+    click.option(
+        "--reason",
+        "reasons",
+        metavar="REASON",
+        multiple=True,
+        help="Select dead letters with this reason. Can be repeated.",
+    ),
+    click.option(
+        "--older-than",
+        type=_DurationParam(),
+        help="Select dead letters that are older than this duration, such as 1h30m.",
+    ),
 )
 _SELECTION_OPTIONS = (
     click.argument("ids", nargs=-1, type=_EntryIdParam()),
     *_FILTER_OPTIONS,
     click.option("--all", "everything", is_flag=True, help="Select all dead letters of the group."),
-    click.option("--dry-run", is_flag=True, help="List the selected dead letters and change nothing."),
+    click.option("--dry-run", is_flag=True, help="List the selected dead letters without a change."),
 )
 
 
@@ -72,7 +82,8 @@ def dead_letters() -> None:
     """List, show, replay or drop dead letters.
 
     Select the consumer group with --name, which names a StreamConsumer in the cluster, or with --redis-url, --stream
-    and --group. In a pod of the processor, the environment selects the group.
+    and --group. In a pod of the processor, the environment variables
+    select the group.
 
     \b
     Exit codes:
@@ -80,7 +91,7 @@ def dead_letters() -> None:
       1  an ID is not a dead letter of the group, "show" found nothing,
          or you declined at the prompt
       2  wrong use, or no such StreamConsumer
-      3  Redis or the Kubernetes API did not answer, or refused
+      3  Redis or the Kubernetes API did not answer or rejected a request
     """
 
 
@@ -99,7 +110,7 @@ def list_(**options: Any) -> None:
 @click.argument("dead_letter_id", metavar="ID", type=_EntryIdParam())
 @with_options(*_TARGET_OPTIONS)
 def show(**options: Any) -> None:
-    """Print one dead letter: its fields and its failure."""
+    """Print the fields of one dead letter and the details of its failure."""
     _run("show", options)
 
 
@@ -115,10 +126,10 @@ def show(**options: Any) -> None:
 def replay(**options: Any) -> None:
     """Add messages to their stream again and delete their dead letters.
 
-    Each replay is atomic. You can interrupt the command, repeat it or run it twice at the same time: no dead letter is
-    replayed twice.
+    Each replay is atomic. You can therefore interrupt the command, repeat the command, or run the command twice at the
+    same time. No dead letter is replayed twice.
 
-    The other groups of the stream also receive the new entries. Their processors skip these entries.
+    All groups of the stream receive the new entries. The processors of the other groups skip these entries.
 
     Select dead letters by IDS, by --reason and --older-than, or by --all.
     """

@@ -1,7 +1,7 @@
-"""Formats dead letters as text and as JSON. Pure.
+"""Formats dead letters as text and as JSON. The functions have no side effects.
 
-Texts of messages and exceptions are untrusted. Unprintable characters are escaped as in Python, so that a text cannot
-send commands to the terminal or add lines.
+The texts of messages and exceptions are untrusted. Unprintable characters are therefore escaped as in Python, so that a
+text can neither send commands to the terminal nor add lines.
 """
 
 import base64
@@ -17,7 +17,7 @@ HEADER = f"{'ID':<18}  {'AGE':>5}  {'REASON':<13}  {'DELIVERIES':>10}  ERROR"
 
 
 def row(dead_letter: DeadLetter, now: datetime, width: int | None) -> str:
-    """Format one line of the list. Truncates the line to `width`, unless it is None."""
+    """Format one line of the list. If `width` is not None, the line is truncated to `width` characters."""
     failure = dead_letter.failure
     error = ": ".join(part for part in (failure.error_type, failure.error_message) if part)
     age, reason, error = _format_age(dead_letter, now), escape_unprintable(failure.reason), escape_unprintable(error)
@@ -26,7 +26,7 @@ def row(dead_letter: DeadLetter, now: datetime, width: int | None) -> str:
 
 
 def details(dead_letter: DeadLetter, now: datetime) -> Iterator[str]:
-    """Format the failure, one detail per line, and the fields of the message."""
+    """Format the details of the failure and the fields of the message, one per line."""
     failure = dead_letter.failure
     rows = {
         "id": dead_letter.dead_letter_id,
@@ -54,7 +54,8 @@ def details(dead_letter: DeadLetter, now: datetime) -> Iterator[str]:
 def as_json(dead_letter: DeadLetter) -> dict[str, Any]:
     """Return the dead letter as a JSON document.
 
-    A field has `name` and `value` as text. Bytes that are not UTF-8 are in `nameBase64` or `valueBase64`.
+    Each field of the message has `name` and `value` as text. If the bytes are not UTF-8, `nameBase64` or `valueBase64`
+    contains them in base64.
     """
     failure = dead_letter.failure
     return {

@@ -1,6 +1,6 @@
 """Runs the commands of `dead-letters`.
 
-Dead letters and results go to standard output, all other text to standard error.
+Dead letters and results are written to standard output, and all other text to standard error.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ from streamconsumer.processor.dead_letters.record import DeadLetter, DeadLetterR
 from streamconsumer.processor.dead_letters.store import DeadLetterStore, rate_limited
 
 PROGRESS_SECONDS = 5.0
-"""Interval of progress lines."""
+"""Minimum number of seconds between two progress lines."""
 
 DROP_BATCH_SIZE = 500
-"""Number of dead letters that one command deletes."""
+"""Maximum number of dead letters that one Redis command deletes."""
 
 
 def run(command: str, options: Options) -> int:
@@ -85,7 +85,8 @@ async def _print_table(dead_letters: AsyncIterator[DeadLetter]) -> int:
 
 
 async def _print_json(target: Target, dead_letters: AsyncIterator[DeadLetter]) -> None:
-    """Print one document while the dead letters are read, because they may not fit into memory."""
+    """Print the JSON document while dead letters are still being read, because all dead letters may not fit into
+    memory."""
     header = {"stream": target.stream, "consumerGroup": target.group, "deadLetterStream": target.dead_letter_stream}
     click.echo(output.to_json(header).removesuffix("\n}") + ',\n  "deadLetters": [', nl=False)
     separator = "\n"
@@ -150,7 +151,7 @@ class _Selection:
         self.missing = 0
         """Number of selected dead letters that no longer exist."""
         self.rejected = 0
-        """Number of ids that are not dead letters of this group."""
+        """Number of given ids that are not dead letters of this group."""
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Read the selected dead letters. Prints an error for each id that belongs to another group."""
@@ -205,7 +206,7 @@ class _Progress:
         self._reported_at = self._started_at = time.monotonic()
 
     def report(self) -> None:
-        """Write a progress line to standard error, at most every five seconds."""
+        """Write a progress line to standard error, at most once per PROGRESS_SECONDS."""
         now = time.monotonic()
         if now - self._reported_at >= PROGRESS_SECONDS:
             self._reported_at = now
@@ -214,7 +215,7 @@ class _Progress:
 
 @contextmanager
 def _progress(action: str, selection: _Selection) -> Iterator[_Progress]:
-    """Yield the progress and print the result at the end, also after an interruption."""
+    """Yield the progress. At the end, print the result, even if the command was interrupted."""
     progress = _Progress(action)
     try:
         yield progress

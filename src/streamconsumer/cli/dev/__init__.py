@@ -1,7 +1,8 @@
 """The command `dev`: runs the Deployment that the operator would apply as processes on this machine.
 
-workload reads the files. session starts and stops local_pod, embedded_valkey and otlp_receiver; child_process starts
-each process and terminal prints. kubelet_env, log_lines and trace_trees are pure.
+`workload` reads the files. `session` starts and stops the pods (`local_pod`), the server (`embedded_valkey`) and the
+`otlp_receiver`. `child_process` starts each process, and `terminal` prints. The functions in `kubelet_env`, `log_lines`
+and `trace_trees` have no side effects.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Starts child processes that end with the session."""
+"""Starts child processes, which end when the process of `dev` ends."""
 
 import asyncio
 import sys
@@ -18,7 +18,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 async def spawn(
     *command: str, folder: Path, environment: Mapping[str, str] | None = None
 ) -> asyncio.subprocess.Process:
-    """Start the command in the folder. Standard output and standard error share one pipe."""
+    """Start the command with `folder` as its working directory. Standard output and standard error share one pipe."""
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-IS", "-c", _EXEC_SCRIPT, *command),
         env=environment,

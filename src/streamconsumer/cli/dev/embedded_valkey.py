@@ -17,7 +17,7 @@ _READY_MESSAGE = b"Ready to accept connections"
 async def embedded_server(folder: Path) -> AsyncIterator[str]:
     """Run Valkey on a free loopback port and yield its URL.
 
-    Raises BackendUnavailable with the last output line of the server if it does not start.
+    If the server does not start, raises BackendUnavailable with the last line of the server's output.
     """
     port = _free_port()
     # `save ""` would make each pod warn about missing persistence. The server is killed and never saves.

@@ -1,7 +1,7 @@
-"""Computes the environment of a container as the kubelet does. Pure.
+"""Computes the environment variables of a container as the kubelet does. The functions have no side effects.
 
-A pod gets the variables of its manifest and only the few variables of the shell that a local process needs. Otherwise
-a handler could depend on a variable of the shell, and fail in the cluster.
+A pod gets the variables in its manifest and only those variables of the shell that a local process needs. If a pod got
+all variables of the shell, a handler could depend on one of them and then fail in the cluster.
 """
 
 import re
@@ -24,25 +24,27 @@ class ConfigObjects:
     """Data of the Secrets and ConfigMaps in the files."""
 
     data_by_object: Mapping[tuple[str, str, str], Mapping[str, str]]
-    """Data by kind, namespace and name."""
+    """Data of each object, by kind, namespace and name of the object."""
 
     def get_data(self, kind: str, namespace: str, reference: Mapping[str, Any]) -> Mapping[str, str]:
         """Return the data of one object.
 
-        Raises InvalidSettings if the files do not contain the object, unless the reference is optional.
+        If the files do not contain the object, returns no data if the reference is optional, and otherwise raises
+        InvalidSettings.
         """
         data = self.data_by_object.get((kind, namespace, reference["name"]))
         if data is None and not reference.get("optional"):
             raise InvalidSettings(
-                f"{kind} {namespace}/{reference['name']}: not found in FILES; add it, because `dev` reads {kind}s only "
-                "from FILES"
+                f"{kind} {namespace}/{reference['name']}: not found in FILES; add the {kind}, because `dev` reads "
+                f"{kind}s only from FILES"
             )
         return data or {}
 
     def get_variable(self, name: str, kind: str, namespace: str, reference: Mapping[str, Any]) -> dict[str, str]:
-        """Return one key of an object as the variable `name`.
+        """Return the value of one key of an object as the variable `name`.
 
-        Raises InvalidSettings if the object or the key is missing, unless the reference is optional.
+        If the object or the key is missing, returns no variable if the reference is optional, and otherwise raises
+        InvalidSettings.
         """
         data, key = self.get_data(kind, namespace, reference), reference["key"]
         if key in data:
@@ -55,7 +57,8 @@ class ConfigObjects:
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
-    """Replace `$(NAME)` by the variable; an unknown name stays unchanged. `$$` becomes a dollar sign."""
+    """Replace `$(NAME)` by the value of the variable NAME. An unknown name is left unchanged. `$$` becomes a dollar
+    sign."""
 
     def replacement(match: re.Match[str]) -> str:
         name = match["name"]
@@ -65,7 +68,9 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
 
 
 def resolve(container: Mapping[str, Any], fields: Mapping[str, str], objects: ConfigObjects) -> dict[str, str]:
-    """Return the environment of a container: its `envFrom`, then its `env`. `fields` contains the values of fieldRefs.
+    """Return the environment variables of a container. Variables from `env` override variables from `envFrom`.
+
+    `fields` contains the values for `fieldRef` by field path.
 
     Raises InvalidSettings if a variable cannot be resolved.
     """

@@ -1,4 +1,4 @@
-"""A pod as a process on this machine, which is restarted when it exits."""
+"""Runs a pod as a process on this machine and restarts the process when it exits."""
 
 import asyncio
 import sys
@@ -12,13 +12,13 @@ from streamconsumer.cli.dev.child_process import spawn
 from streamconsumer.cli.dev.terminal import Terminal
 
 RESTART_SECONDS = 2.0
-"""Delay before a restart."""
+"""Number of seconds before a process that has exited is restarted."""
 
 _OUTPUT_TIMEOUT_SECONDS = 1.0
 
 
 class LocalPod:
-    """A pod name, its environment and its process."""
+    """A pod that runs as a local process."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class LocalPod:
         grace_period: timedelta,
         terminal: Terminal,
     ) -> None:
-        """`folders` are searched for handlers. The last folder is the working directory."""
+        """`folders` are searched for the handler. The last folder is the working directory of the process."""
         self.name = name
         self._environment, self._folders, self._grace_period, self._terminal = (
             environment,
@@ -39,14 +39,14 @@ class LocalPod:
         self._process: asyncio.subprocess.Process | None = None
 
     async def run(self) -> None:
-        """Run the process and restart it when it exits. Cancellation drains the process."""
+        """Run the process and restart it when it exits. If this coroutine is cancelled, the process is drained."""
         while True:
             code = await self._run_once()
             self._terminal.print_pod_exit(self.name, f"exited with code {code}; restarting in {RESTART_SECONDS:.0f} s")
             await asyncio.sleep(RESTART_SECONDS)
 
     def kill(self) -> None:
-        """Kill the process without a drain."""
+        """Kill the process without draining it."""
         if self._process:
             with suppress(ProcessLookupError):
                 self._process.kill()
@@ -62,11 +62,11 @@ class LocalPod:
             await self._drain(process)
             raise
         finally:
-            with suppress(TimeoutError):  # a grandchild may hold the pipe open
+            with suppress(TimeoutError):  # a child of the process may keep the pipe open
                 await asyncio.wait_for(output, _OUTPUT_TIMEOUT_SECONDS)
 
     async def _drain(self, process: asyncio.subprocess.Process) -> None:
-        """Send SIGTERM, then SIGKILL after the grace period."""
+        """Send SIGTERM. If the process is still running after the grace period, send SIGKILL."""
         with suppress(ProcessLookupError):
             process.terminate()
         try:
@@ -83,7 +83,7 @@ class LocalPod:
         while True:
             try:
                 raw = await process.stdout.readline()
-            except ValueError:  # longer than the limit: the line is skipped
+            except ValueError:  # the line is longer than the limit and is skipped
                 continue
             if not raw:
                 return

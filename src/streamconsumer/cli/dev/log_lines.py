@@ -1,4 +1,4 @@
-"""Formats the output of a pod: parses JSON log lines and renders them for a terminal. Pure."""
+"""Formats the output of a pod: parses JSON log lines and renders the lines for a terminal. Has no side effects."""
 
 import json
 import re
@@ -17,14 +17,15 @@ _LEVEL_STYLES = {
     "CRITICAL": "bold white on red",
 }
 _HIDDEN_FIELDS = {"time", "logger", "span_id", "trace_flags", "stream", "group", "taskName"}
-"""Fields that are not shown. The prefix of the line names the pod; the other fields are for machines."""
+"""Fields that are hidden in the terminal. These fields repeat the line's prefix or are useful only to programs."""
 
 _FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+)', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """An output line of a pod. `level` is empty if the handler printed the line without the log."""
+    """An output line of a pod. `level` is empty if the line is not a log line, for example because the handler printed
+    it."""
 
     message: str
     level: str = ""
@@ -33,7 +34,7 @@ class LogLine:
 
 
 def parse(text: str) -> LogLine:
-    """Parse a line of the JSON log. Returns other text as a line without a level."""
+    """Parse a line of the JSON log. Any other text is returned as a line without a level."""
     try:
         record = json.loads(text) if text.startswith("{") else None
     except ValueError:
@@ -46,7 +47,10 @@ def parse(text: str) -> LogLine:
 
 
 def render(line: LogLine, folders: Sequence[Path]) -> list[Text]:
-    """Render `ERROR message failed; will retry  message_id=…  error=…`. The stack follows if there is no `error`."""
+    """Render a log line as `ERROR message failed; will retry  message_id=…  error=…`.
+
+    If the log line has no field `error`, the lines of the stack follow.
+    """
     if not line.level:
         return [Text(line.message)]
     first = Text.assemble((f"{line.level:<8}", _LEVEL_STYLES.get(line.level, "")), line.message)
@@ -57,9 +61,9 @@ def render(line: LogLine, folders: Sequence[Path]) -> list[Text]:
 
 
 def _visible_fields(line: LogLine, folders: Sequence[Path]) -> list[tuple[str, Any]]:
-    """Return the fields to show, with the error and its innermost frame last. Omits counters at zero."""
+    """Return the fields to show. The error and its innermost frame come last. Counters that are zero are omitted."""
     fields = {name: value for name, value in line.fields.items() if name not in _HIDDEN_FIELDS and value != 0}
-    if fields.get("deliveries") == 1:  # only a repeated delivery is of interest
+    if fields.get("deliveries") == 1:  # only the count of a repeated delivery is useful
         del fields["deliveries"]
     if trace_id := fields.pop("trace_id", ""):
         fields["trace"] = str(trace_id)[:8]
@@ -71,7 +75,8 @@ def _visible_fields(line: LogLine, folders: Sequence[Path]) -> list[tuple[str, A
 
 
 def innermost_frame(stack: str, folders: Sequence[Path]) -> str:
-    """Return the innermost frame within the folders, such as `orders.py:12`. Empty if there is none."""
+    """Return the innermost stack frame in a file of the folders, such as `orders.py:12`. Empty if there is no such
+    frame."""
     for match in reversed(list(_FRAME.finditer(stack))):
         for folder in folders:
             if (file := Path(match["file"])).is_relative_to(folder):

@@ -20,7 +20,7 @@ _SPAN_KIND_PRODUCER, _STATUS_CODE_ERROR = 4, 2
 
 @contextmanager
 def run_receiver(on_spans: Callable[[list[Span]], None]) -> Iterator[str]:
-    """Run the receiver and yield its endpoint. Calls `on_spans` with the spans of each request, in another thread."""
+    """Run the receiver and yield its endpoint. Another thread calls `on_spans` with the spans of each request."""
     server = _Server(("127.0.0.1", 0), _request_handler(on_spans))
     threading.Thread(target=server.serve_forever, args=(0.1,), name="spans", daemon=True).start()
     try:
@@ -34,7 +34,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore exporters that disconnect during a request."""
+        """Ignore errors, because an exporter may disconnect during a request."""
 
 
 def _request_handler(on_spans: Callable[[list[Span]], None]) -> type[BaseHTTPRequestHandler]:
@@ -76,7 +76,7 @@ def _convert_spans(request: Any) -> Iterator[Span]:
         for scope_spans in resource_spans.scope_spans:
             for proto in scope_spans.spans:
                 span = _convert_span(proto, pod)
-                if span.attributes.get("messaging.operation.type") != "settle":  # not of interest in a terminal
+                if span.attributes.get("messaging.operation.type") != "settle":  # not useful in a terminal
                     yield span
 
 

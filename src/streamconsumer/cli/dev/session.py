@@ -1,6 +1,6 @@
 """A session of `dev`: the embedded Valkey, the OTLP receiver and the pods.
 
-At the end, the pods drain while Valkey and the receiver still run. Then both stop.
+At the end, the pods drain while Valkey and the receiver are still running. Then Valkey and the receiver stop.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from streamconsumer.model.env_codec import env_name
 OTLP_ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 _REPLACED_PREFIXES = (env_name("redis", ""), "OTEL_EXPORTER_OTLP_")
-"""Prefixes of the variables for the Redis and the collector of the manifest."""
+"""Prefixes of the manifest's variables for Redis and the collector. The session replaces these variables."""
 
 _TICK_INTERVAL_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
 class Session:
-    """The running pods, and the endpoints for producers."""
+    """The running pods, and the addresses of Redis and of the OTLP receiver for producers."""
 
     redis_url: str
     endpoint: str
@@ -61,7 +61,8 @@ async def _run(workloads: Sequence[Workload]) -> None:
 
 @asynccontextmanager
 async def start_session(workloads: Sequence[Workload], terminal: Terminal) -> AsyncIterator[Session]:
-    """Run the pods of the workloads and drain them at the end. No process and no file remains."""
+    """Run the pods of the workloads and drain the pods at the end. All processes and files of the session are then
+    removed."""
     loop = asyncio.get_running_loop()
 
     def show_spans(spans: list[Span]) -> None:
@@ -111,7 +112,7 @@ def _pod_environment(workload: Workload, pod_name: str, folders: Sequence[Path])
 
 
 def _write_source(workload: Workload, folder: Path) -> list[Path]:
-    """Write the ConfigMap of `handler.source` to a folder. Returns the folder, or an empty list if there is none."""
+    """Write the code in `handler.source` to a new folder. Returns the folder, or an empty list if there is no code."""
     if not workload.source_files:
         return []
     source = folder / f"{workload.consumer.namespace}-{workload.name}"

@@ -1,4 +1,4 @@
-"""Output of a session: log lines prefixed with the pod name, traces, and messages of `dev`."""
+"""Output of a `dev` session: log lines with the pod name as prefix, traces, and messages of `dev`."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ class Terminal:
         self._width = 0
 
     def set_pods(self, pods: Iterable[str]) -> None:
-        """Set the names of the pods, so that their lines align."""
+        """Set the names of the pods, so that the log lines of all pods are aligned."""
         self._styles = dict(zip(pods, cycle(_POD_COLORS)))
         self._width = max(map(len, self._styles), default=0)
 
@@ -40,15 +40,15 @@ class Terminal:
             self.print_for_pod(pod, text)
 
     def print_pod_exit(self, pod: str, message: str) -> None:
-        """Print that a pod exited without a request."""
+        """Print in red that a pod exited or was killed."""
         self.print_for_pod(pod, Text(message, "red"))
 
     def add_spans(self, spans: Iterable[Span], now: float) -> None:
-        """Buffer spans. `tick` shows them when their trace is complete."""
+        """Buffer spans. `tick` shows the spans when their trace is complete."""
         self._trace_buffer.add(spans, now)
 
     def tick(self, now: float) -> None:
-        """Show the next trace, if one is due."""
+        """Show the next trace if a trace is due."""
         if spans := self._trace_buffer.next_trace(now):
             self.print_trace(spans)
 
@@ -62,5 +62,5 @@ class Terminal:
     def print(self, text: Text) -> None:
         try:
             self._console.print(text)
-        except SystemExit:  # rich raises it if the reader of the pipe has exited (`… | head`): drain
+        except SystemExit:  # rich exits if the reader of the pipe has exited (`… | head`); drain the pods first
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,6 +1,6 @@
 """Formats traces as trees, and selects the traces to show if thousands arrive per second.
 
-Pure: the clock is an argument.
+The code in this module performs no I/O and reads no clock: the caller passes the current time.
 """
 
 from collections import OrderedDict
@@ -11,13 +11,14 @@ from typing import Any
 from rich.text import Text
 
 QUIET_PERIOD_SECONDS = 1.0
-"""A trace is shown after this time without a new span."""
+"""Number of seconds without a new span after which a trace is complete and can be shown."""
 
 INTERVAL_SECONDS = 2.0
-"""Interval of the display. A single trace is shown in each interval; the others are skipped."""
+"""Minimum number of seconds between two traces that are shown. All other traces are skipped."""
 
 MAX_TRACES = 10_000
-"""Number of buffered traces. The buffer lets a retry join the trace of its first attempt."""
+"""Maximum number of buffered traces. Traces that were shown stay in the buffer, so that a retry is shown together with
+the first attempt."""
 
 MESSAGE_ID = "messaging.message.id"
 DELIVERY_COUNT = "streamconsumer.delivery.count"
@@ -52,7 +53,7 @@ class _Trace:
         return any(span.is_failed for span in self.spans.values())
 
     def is_ready(self, now: float) -> bool:
-        """True if the trace can be shown. A trace that contains only producer spans waits for its consumer."""
+        """Return whether the trace can be shown. A trace is not shown while it contains only spans of producers."""
         has_consumer = not all(span.is_producer for span in self.spans.values())
         return self.is_unshown and has_consumer and now - self.updated_at >= QUIET_PERIOD_SECONDS
 
@@ -65,7 +66,7 @@ class TraceBuffer:
         self._last_shown_at = float("-inf")
 
     def add(self, spans: Iterable[Span], now: float) -> None:
-        """Add spans to their traces. Evicts the oldest traces above MAX_TRACES."""
+        """Add spans to their traces. If there are more than MAX_TRACES traces, the oldest traces are removed."""
         for span in spans:
             trace = self._traces.setdefault(span.trace_id, _Trace(now))
             self._traces.move_to_end(span.trace_id)
@@ -76,7 +77,7 @@ class TraceBuffer:
             self._traces.popitem(last=False)
 
     def next_trace(self, now: float) -> list[Span]:
-        """Return the spans of the trace to show now; empty if no trace is due. Failed traces come first."""
+        """Return the spans of the trace to show now. Empty if no trace is due. Failed traces take precedence."""
         if now - self._last_shown_at < INTERVAL_SECONDS:
             return []
         quiet = [trace for trace in self._traces.values() if trace.is_ready(now)]
@@ -94,7 +95,8 @@ def sort_spans(spans: Iterable[Span]) -> list[Span]:
 
 
 def span_tree(spans: Sequence[Span]) -> Iterator[tuple[str, Span]]:
-    """Yield each span with its branch prefix, parents first. A span whose parent is missing is a root."""
+    """Yield each span after its parent, with the prefix that draws its branch. A span whose parent is missing is a
+    root."""
     span_ids = {span.span_id for span in spans}
     children: dict[str, list[Span]] = {}
     for span in sort_spans(spans):

@@ -1,4 +1,4 @@
-"""Reads files into workloads: each StreamConsumer with the manifests that the operator would apply."""
+"""Reads files into workloads. A workload is a StreamConsumer with the manifests that the operator would apply."""
 
 import base64
 import binascii
@@ -27,7 +27,7 @@ class Workload:
 
     consumer: StreamConsumer
     folder: Path
-    """Folder of the manifest. Python imports the handler from it."""
+    """Folder of the manifest. Python imports the handler from this folder."""
 
     children: Sequence[Manifest]
     config_objects: ConfigObjects
@@ -53,7 +53,7 @@ class Workload:
 
     @property
     def handler_name(self) -> str:
-        """Name of the handler for messages."""
+        """Name of the handler in messages of `dev`."""
         return self._local_handler_url() or self.consumer.spec.handler.python or "handler.source"
 
     @property
@@ -63,13 +63,13 @@ class Workload:
 
     @property
     def source_files(self) -> Mapping[str, str]:
-        """Files of the ConfigMap of `handler.source`; empty if there is none."""
+        """Files with the code in `handler.source`. Empty if the field is not set."""
         return next((child["data"] for child in self.children if child["kind"] == "ConfigMap"), {})
 
     def environment(self, pod_name: str) -> dict[str, str]:
-        """Return the environment of the container.
+        """Return the environment variables of the container.
 
-        Raises InvalidSettings if a Secret or ConfigMap is missing, because no program creates it later.
+        Raises InvalidSettings if a Secret or ConfigMap is missing.
         """
         fields = {
             "metadata.name": pod_name,
@@ -84,13 +84,14 @@ class Workload:
         return environment
 
     def _local_handler_url(self) -> str:
-        """Return the URL of an HTTP handler on this machine. The program of the Service may listen on the same port."""
+        """Return the URL of an HTTP handler on this machine. The program must listen on the port of the Service."""
         http = self.consumer.spec.handler.http
         return http_url(http, "127.0.0.1") if http else ""
 
 
 def load_workloads(files: Iterable[Path]) -> list[Workload]:
-    """Load the StreamConsumers in the files. Raises InvalidSettings or InvalidResource if one of them cannot run."""
+    """Load the StreamConsumers in the files. Raises InvalidSettings or InvalidResource if a StreamConsumer cannot
+    run."""
     documents = [(manifest_folder(file), document) for file in files for document in read([file])]
     settings = OperatorSettings.from_env(os.environ)
     objects = collect_config_objects(document for _, document in documents)
@@ -107,12 +108,12 @@ def load_workloads(files: Iterable[Path]) -> list[Workload]:
 
 
 def manifest_folder(file: Path) -> Path:
-    """Return the folder of the file. For standard input, the current folder."""
+    """Return the folder of the file. If the file is standard input, return the current folder."""
     return (file if file.is_dir() else file.parent).absolute()
 
 
 def collect_config_objects(documents: Iterable[Document]) -> ConfigObjects:
-    """Collect the Secrets and ConfigMaps of the documents. stringData overrides data, as in the API server."""
+    """Collect the Secrets and ConfigMaps in the documents. As in the API server, `stringData` overrides `data`."""
     data_by_object: dict[tuple[str, str, str], dict[str, str]] = {}
     for document in documents:
         kind = document.get("kind")
@@ -135,6 +136,6 @@ def _decode_secret(object_name: tuple[str, str], key: str, value: object) -> str
         return base64.b64decode(str(value), validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         raise InvalidSettings(
-            f"Secret {'/'.join(object_name)}, data.{key}: found binary data or no base64, expected text in base64; "
-            "use stringData for plain text"
+            f"Secret {'/'.join(object_name)}, data.{key}: found binary data, or text that is not base64; "
+            "expected text in base64; use stringData for plain text"
         ) from None

@@ -1,7 +1,8 @@
 """The command `doctor`: checks every prerequisite of a StreamConsumer.
 
-This module declares the command and run executes it. cluster_checks checks the cluster and runs pod_checks in a pod;
-pod_checks uses the environment of its pod. facts models the observations and findings evaluates them; both are pure.
+This module declares the command, and `run` executes the command. `cluster_checks` checks the cluster and runs
+`pod_checks` in a pod. `pod_checks` reads the environment variables of the pod. `facts` contains models of the
+observations, and `findings` evaluates the observations without side effects.
 """
 
 import sys
@@ -18,7 +19,7 @@ from streamconsumer.cli.status import CLUSTER_OPTIONS, OUTPUT_OPTION, ConsumerNa
 @click.option(
     "--from-environment",
     is_flag=True,
-    help="Run the checks of a pod in this process, with the STREAMCONSUMER_ variables of a pod.",
+    help="Run the checks of a pod in this process, whose environment must have the STREAMCONSUMER_ variables of a pod.",
 )
 @OUTPUT_OPTION
 def doctor(**options: Any) -> None:
@@ -26,16 +27,16 @@ def doctor(**options: Any) -> None:
 
     In the cluster, the command checks the operator, the CRD, your permissions and the resource. In one of the pods of
     NAME, it checks Redis (version, permissions, settings), the consumer group, the handler and the collector. The
-    checks in the pod run through "kubectl exec". The command changes nothing.
+    checks in the pod run through "kubectl exec". The command makes no changes.
 
     \b
     Exit codes:
       0  no problems, or only warnings
       1  a problem of severity error
-      2  wrong use, no such StreamConsumer, or the environment is not
-         that of a pod
-      3  the Kubernetes API did not answer or refused, or no pod could
-         run the checks
+      2  wrong use, no such StreamConsumer, or the environment variables
+         of a pod are missing
+      3  the Kubernetes API did not answer or rejected a request, or no
+         pod could run the checks
     """
     if options["from_environment"] == bool(options["name"]):
         raise click.UsageError("give either NAME or --from-environment")

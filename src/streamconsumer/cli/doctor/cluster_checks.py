@@ -1,4 +1,4 @@
-"""Checks of the cluster with the permissions of the caller, and checks in one pod through `kubectl exec`."""
+"""Checks the cluster with the permissions of the caller, and runs the checks of a pod through `kubectl exec`."""
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,16 +24,16 @@ from streamconsumer.model.crd import custom_resource_definition
 from streamconsumer.operator.kube.client import KubeClient
 
 OPERATOR_SELECTOR = "app.kubernetes.io/component=operator,app.kubernetes.io/part-of=streamconsumer"
-"""Labels of the operator's Deployment in the chart and in k8s/."""
+"""Label selector for the operator's Deployment, as the chart and the manifests in k8s/ label it."""
 
 CRD_API_GROUP = "apiextensions.k8s.io"
 DOCTOR_COMMAND = ("streamconsumer", "doctor", "--from-environment", "-o", "json")
 
 
 async def diagnose(options: Mapping[str, Any]) -> Diagnosis:
-    """Check the StreamConsumer of the options.
+    """Check the StreamConsumer that the options name.
 
-    Raises InvalidSettings, and BackendUnavailable if the Kubernetes API does not answer or refuses.
+    Raises InvalidSettings, and BackendUnavailable if the Kubernetes API does not answer or rejects a request.
     """
     async with kube_client(options["context"]) as client:
         (manifest,) = await list_consumers(client, namespace_of(options), options["name"])
@@ -93,7 +93,7 @@ async def _missing_fields(client: KubeClient) -> list[str] | None:
 
 
 def _field_paths(definition: Manifest) -> list[str]:
-    """Return the paths of the fields of spec and status."""
+    """Return the paths of all fields in a CustomResourceDefinition, such as `spec.stream`."""
     schemas = [each["schema"] for each in definition["spec"]["versions"] if each["name"] == names.VERSION]
     return [path for schema in schemas for path in _property_paths(schema["openAPIV3Schema"], "")]
 
@@ -108,7 +108,7 @@ def _property_paths(schema: Mapping[str, Any], parent: str) -> Iterator[str]:
 
 
 async def _check_in_pod(pods: Sequence[Manifest], context: str | None) -> PodCheckResult | str:
-    """Run the checks in a pod and return their result, or the reason why no pod ran them."""
+    """Run the checks in a pod. Returns the result, or the reason why no pod could run the checks."""
     pod = _running_pod(pods)
     if pod is None:
         return "no pod is running"
@@ -124,7 +124,7 @@ async def _check_in_pod(pods: Sequence[Manifest], context: str | None) -> PodChe
 
 
 def _running_pod(pods: Sequence[Manifest]) -> Manifest | None:
-    """Return a running pod. Prefers a ready pod."""
+    """Return a running pod, preferably a ready pod. Returns None if no pod is running."""
     running = [
         pod
         for pod in pods

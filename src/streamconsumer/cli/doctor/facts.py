@@ -1,4 +1,4 @@
-"""Models of the observations and results of `doctor`. Diagnosis defines the JSON of `doctor -o json`. Pure."""
+"""Models of the observations and results of `doctor`. `Diagnosis` defines the JSON of `doctor -o json`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from streamconsumer.redis_client.server_settings import RiskySetting
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """State of the Redis server, read with the settings of a pod."""
+    """State of the Redis server, as read with the settings of a pod."""
 
     address: str
     problem: str = ""
-    """Why the server cannot be used; empty if it can. With a problem, the other fields are unknown."""
+    """Reason why the server cannot be used. Empty if there is no problem. If there is a problem, all fields except
+    `address` are unknown."""
     version: str = ""
-    """Empty if the server does not report it."""
+    """Version of the server. Empty if the server does not report the version."""
     missing_permissions: list[str] = field(default_factory=list)
     """Permissions that the Redis user lacks, in the syntax of ACL SETUSER."""
     settings: dict[str, str | None] = field(default_factory=dict)
@@ -28,7 +29,7 @@ class ServerFacts:
     risky_settings: list[RiskySetting] = field(default_factory=list)
     group: Literal["exists", "missing", "unknown"] = "unknown"
     group_problem: str = ""
-    """Why the group cannot be read; empty if it can."""
+    """Reason why the group cannot be read. Empty if there is no problem."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Dependency:
 
     name: str
     problem: str = ""
-    """Why it cannot be used; empty if it can."""
+    """Reason why the handler or collector cannot be used. Empty if there is no problem."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class PodFacts:
     server: ServerFacts
     handler: Dependency
     collector: Dependency | None = None
-    """None if the environment names no collector."""
+    """None if no environment variable sets a collector."""
 
 
 class OperatorFacts(Model):
@@ -66,13 +67,14 @@ class OperatorFacts(Model):
 
 
 class ClusterFacts(Model):
-    """State of the operator and the CRD in the cluster. A field is None if the caller is not allowed to read it."""
+    """State of the operator and the CRD in the cluster. `operators` or `missing_fields` is None if the caller has no
+    read permission."""
 
     operators: list[OperatorFacts] | None
     missing_fields: list[str] | None
-    """Fields that this version defines and the CRD of the cluster does not contain."""
+    """Fields that this version defines and that are missing from the CRD in the cluster."""
     permissions: dict[str, bool]
-    """Keys are `verb resource`. True if the caller has the permission."""
+    """Whether the caller has each permission. The keys have the form `verb resource`, such as `list pods`."""
 
 
 class PassedCheck(Model):

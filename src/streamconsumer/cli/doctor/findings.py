@@ -1,4 +1,7 @@
-"""Evaluates the observations of `doctor`: each becomes a passed check or a problem with a remedy. Pure."""
+"""Evaluates the observations of `doctor`. Each observation becomes a passed check or a problem with a remedy.
+
+The functions in this module have no side effects.
+"""
 
 from collections.abc import Iterable, Iterator
 
@@ -28,10 +31,10 @@ PERMISSIONS: dict[str, str] = {
     "get pods/log": "logs in report",
     "create pods/exec": "the checks of doctor in a pod, and metrics in report",
 }
-"""Permissions of the caller that the commands use, and the purpose of each."""
+"""Permissions of the caller that the commands use, each with the function that needs the permission."""
 
 _REQUIRED_PERMISSIONS = {f"get {_RESOURCE}", "list pods"}
-"""Missing permissions that are errors. Without one of the others, one function is missing."""
+"""Permissions whose absence is an error. The absence of any other permission is a warning."""
 
 CheckOutcome = PassedCheck | Finding
 
@@ -43,13 +46,13 @@ def evaluate_pod(facts: PodFacts) -> PodCheckResult:
 
 
 def evaluate_cluster(facts: ClusterFacts, resource_findings: Iterable[Finding] = ()) -> CheckResult:
-    """Evaluate the operator, the CRD and the permissions. Adds the problems of the resource."""
+    """Evaluate the operator, the CRD and the permissions, and add the problems of the StreamConsumer."""
     outcomes = [*_check_operators(facts), *_check_crd(facts), *_check_permissions(facts), *resource_findings]
     return CheckResult(**_split_outcomes(outcomes))
 
 
 def skipped(reason: str) -> Finding:
-    """Return the warning that no pod ran the checks."""
+    """Return a warning that no pod ran the checks. `reason` is the reason."""
     advice = "start a pod, or run `streamconsumer doctor --from-environment` in a pod"
     expected = "a running pod that checks Redis, the handler and the collector"
     return warning("checks in a pod", reason, expected, advice)
@@ -67,7 +70,9 @@ def _split_outcomes(outcomes: Iterable[CheckOutcome]) -> dict[str, list[PassedCh
 def _check_server(server: ServerFacts, facts: PodFacts) -> Iterator[CheckOutcome]:
     subject = f"Redis {server.address}"
     if server.problem:
-        advice = "correct the setting that the message names; or check that Redis runs, its address and NetworkPolicies"
+        advice = (
+            "correct the setting that the message names, or check that Redis is running and is reachable from the pod"
+        )
         expected = "a server of version 6.2 or newer that answers and grants the required permissions"
         yield error(subject, server.problem, expected, advice)
         return
@@ -87,7 +92,7 @@ def _check_settings(server: ServerFacts) -> Iterator[CheckOutcome]:
         yield warning("Redis settings", setting.problem, "a server that does not lose entries", setting.advice)
     unknown = [name for name, value in server.settings.items() if value is None]
     if unknown:
-        found = f"unknown, the user is not allowed to read them (CONFIG GET): {', '.join(unknown)}"
+        found = f"unknown, because the user is not allowed to read the settings (CONFIG GET): {', '.join(unknown)}"
         yield PassedCheck(object="Redis settings", found=found)
     elif not server.risky_settings:
         settings = ", ".join(f"{name} {value or 'none'}" for name, value in server.settings.items())
@@ -100,10 +105,10 @@ def _check_group(server: ServerFacts, facts: PodFacts) -> Iterator[CheckOutcome]
         advice = "set another key in spec.stream, or correct the problem that the message names"
         yield error(subject, server.group_problem, "a stream with this group", advice)
     elif server.group == "missing":
-        advice = "wait for a running pod: it creates the group"
+        advice = "wait until a pod is running, because the pod creates the group"
         yield warning(subject, "the group does not exist", "a stream with this group", advice)
     else:
-        unknown = "unknown, the user is not allowed to read it"
+        unknown = "unknown, because the user is not allowed to read the group"
         yield PassedCheck(object=subject, found="exists" if server.group == "exists" else unknown)
 
 
@@ -119,18 +124,27 @@ def _check_collector(collector: Dependency | None) -> Iterator[CheckOutcome]:
     if collector is None:
         yield PassedCheck(object="collector", found="not configured; no traces or metrics are exported")
     elif collector.problem:
-        advice = "check OTEL_EXPORTER_OTLP_ENDPOINT (http/protobuf), headers, certificates, NetworkPolicies"
-        yield warning(f"collector {collector.name}", collector.problem, "it accepts an empty export", advice)
+        advice = (
+            "check OTEL_EXPORTER_OTLP_ENDPOINT (http/protobuf), the headers, the certificates and the NetworkPolicies"
+        )
+        yield warning(
+            f"collector {collector.name}", collector.problem, "a collector that accepts an empty export", advice
+        )
     else:
         yield PassedCheck(object=f"collector {collector.name}", found="accepts an empty export")
 
 
 def _check_operators(facts: ClusterFacts) -> Iterator[CheckOutcome]:
     if facts.operators is None:
-        yield PassedCheck(object="operator", found="unknown: you are not allowed to list Deployments in all namespaces")
+        yield PassedCheck(
+            object="operator", found="unknown, because you are not allowed to list Deployments in all namespaces"
+        )
         return
     if not facts.operators:
-        advice = "install the chart streamconsumer-operator, or check whether its labels were changed"
+        advice = (
+            "install the chart streamconsumer-operator; if it is installed, check whether the labels of its Deployment "
+            "were changed"
+        )
         yield error("operator", "no Deployment in any namespace", "a Deployment with a ready pod", advice)
     for operator in facts.operators:
         yield _check_operator(operator)
@@ -141,14 +155,14 @@ def _check_operator(operator: OperatorFacts) -> CheckOutcome:
     found = f"{operator.ready} of {operator.desired} pods ready, {operator.image}"
     if operator.ready:
         return PassedCheck(object=subject, found=found)
-    advice = f"check its pods: kubectl describe pods -n {operator.namespace}"
+    advice = f"check the pods of the operator: kubectl describe pods -n {operator.namespace}"
     return error(subject, found, "a ready pod", advice)
 
 
 def _check_crd(facts: ClusterFacts) -> Iterator[CheckOutcome]:
     subject = "CustomResourceDefinition"
     if facts.missing_fields is None:
-        yield PassedCheck(object=subject, found="unknown: you are not allowed to get it")
+        yield PassedCheck(object=subject, found="unknown, because you are not allowed to get the CRD")
     elif facts.missing_fields:
         found = f"missing fields: {', '.join(facts.missing_fields)}"
         advice = "apply the CRD of this version: streamconsumer crd | kubectl apply --server-side -f -"
@@ -162,6 +176,6 @@ def _check_permissions(facts: ClusterFacts) -> Iterator[CheckOutcome]:
         if not granted:
             severity = error if permission in _REQUIRED_PERMISSIONS else warning
             found, expected = f"you are not allowed to {permission}", f"permission for {PERMISSIONS[permission]}"
-            yield severity("your permissions", found, expected, "request the permission if you need this")
+            yield severity("your permissions", found, expected, "request the permission if you need this function")
     if all(facts.permissions.values()):
         yield PassedCheck(object="your permissions", found="you have every permission that the commands use")

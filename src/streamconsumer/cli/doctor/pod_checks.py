@@ -1,4 +1,5 @@
-"""Checks of a pod's dependencies with its environment. Changes nothing in Redis and at the collector."""
+"""Checks the dependencies of a pod with the pod's environment variables. The checks change no data in Redis or at the
+collector."""
 
 import asyncio
 import sys
@@ -25,11 +26,12 @@ except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[processor]") from None
 
 TIMEOUT_SECONDS = 5.0
-"""Limit for the Redis checks, and for the connection to the Service of an HTTP handler."""
+"""Time limit for the Redis checks, and for the connection to the Service of an HTTP handler."""
 
 
 async def check_pod(environ: Mapping[str, str]) -> PodFacts:
-    """Check Redis, the handler and the collector. Raises InvalidSettings if the environment is not that of a pod."""
+    """Check Redis, the handler and the collector. Raises InvalidSettings if variables of a pod are missing or
+    invalid."""
     settings = from_env(ProcessorSettings, environ)
     server, collector = await asyncio.gather(_check_server(settings), _check_collector(environ))
     return PodFacts(

@@ -1,4 +1,4 @@
-"""Runs `doctor`. The results go to standard output, all other text to standard error."""
+"""Runs `doctor`. The results are written to standard output, and all other text to standard error."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from streamconsumer.cli.status import EXIT_UNAVAILABLE
 from streamconsumer.cli.status.screen import clamp_width, finding_lines, wrap
 
 PIPE_WIDTH = 120
-"""Line length if the output is not a terminal."""
+"""Maximum length of a line if the output is not a terminal."""
 
 Options = Mapping[str, Any]
 
@@ -25,7 +25,7 @@ Options = Mapping[str, Any]
 def run(options: Options) -> int:
     """Run the checks, print the results and return the exit code.
 
-    Raises InvalidSettings, and BackendUnavailable if the Kubernetes API does not answer or refuses.
+    Raises InvalidSettings, and BackendUnavailable if the Kubernetes API does not answer or rejects a request.
     """
     if not options["from_environment"]:
         from streamconsumer.cli.doctor.cluster_checks import diagnose
@@ -54,7 +54,7 @@ def _print_diagnosis(diagnosis: Diagnosis, options: Options) -> int:
 
 
 def lines(diagnosis: Diagnosis, width: int) -> Iterator[str]:
-    """Format the results: one line for each passed check, then the problems."""
+    """Format the results. Passed checks have one line each; the problems follow."""
     if diagnosis.cluster:
         yield from _result_lines("in the cluster", diagnosis.cluster, width)
     if diagnosis.pod:

@@ -1,6 +1,6 @@
 """The command `group delete`.
 
-This module declares the command, run executes it, and deletion contains the Lua script.
+This module declares the command. `run` executes the command, and `deletion` contains the Lua script.
 """
 
 import sys
@@ -31,18 +31,19 @@ def group() -> None:
 def delete(**options: Any) -> None:
     """Delete a consumer group with its pending entries.
 
-    The command deletes the consumer group of the StreamConsumer NAME, its pending entries and its companion keys. If
-    the StreamConsumer no longer exists, give --redis-url, --stream and --group instead of NAME. The stream and the
-    dead letters stay.
+    The command deletes the consumer group of the StreamConsumer NAME, its pending entries and its companion keys.
+    Companion keys are the other Redis keys of the group. The stream and the dead letters are kept.
 
-    Suspend or delete the StreamConsumer first: the command refuses while a consumer is alive.
+    If the StreamConsumer no longer exists, give --redis-url, --stream and --group instead of NAME.
+
+    Suspend or delete the StreamConsumer first, because the command refuses to delete a group with a live consumer.
 
     \b
     Exit codes:
       0  done
-      1  refused, or declined at the prompt
+      1  the command refused, or you declined at the prompt
       2  wrong use, no such StreamConsumer, or no such group
-      3  Redis or the Kubernetes API did not answer, or refused
+      3  Redis or the Kubernetes API did not answer or rejected a request
     """
     from streamconsumer.cli.group import run
 

@@ -1,16 +1,17 @@
 """Deletes a consumer group and its companion keys, unless a consumer of the group is alive.
 
-One Lua script checks and deletes, so that no consumer starts to read between the check and the deletion.
+One Lua script checks and deletes, so that no consumer can start to read between the two steps.
 
 A consumer is alive in two cases:
 
-- It is registered in the `consumers` companion key and its registration is recent. This covers pods that wait for
-  entries: Redis before 7.2 does not update `idle` when a read returns no entry.
-- Its `idle` is less than `minIdle`. This covers consumers of other programs. `idle` is the time since the last attempt
-  to read or claim on Redis 7.2 and Valkey, and since the last successful attempt before. Redis 7.2 also reports
-  `inactive`, the time since the last successful attempt, which would count a reader that waits for entries as dead.
+- The `consumers` companion key contains a recent registration of the consumer. This rule detects pods that wait for
+  entries, because Redis before 7.2 does not update `idle` when a read returns no entry.
+- The consumer's `idle` is less than `minIdle`. This rule detects consumers of other programs. On Redis 7.2 and Valkey,
+  `idle` is the time since the last attempt to read or claim. On older versions, `idle` is the time since the last
+  successful attempt. Redis 7.2 also reports `inactive`, the time since the last successful attempt. The rule does not
+  use `inactive`, because a reader that waits for entries would be considered dead.
 
-No server reports a reader of another program that has been blocked in one XREADGROUP for longer than `minIdle`.
+On every server, the script misses a reader of another program that blocks in one XREADGROUP for longer than `minIdle`.
 """
 
 from dataclasses import dataclass
@@ -52,22 +53,22 @@ if #alive == 0 then
 end
 return {alive, exists and 1 or 0, keys}
 """
-"""KEYS: the stream, its companion key `consumers`, the other companion keys.
+"""Script that deletes the group if no consumer is alive.
 
-ARGV: the group, `~postponed`, the seconds after which a registration expires, `minIdle` in milliseconds. Returns the
-live consumers, 1 if the group existed, and the number of deleted companion keys. Deletes nothing if a consumer is
-alive.
+KEYS: the stream, the group's companion key `consumers`, the group's other companion keys. ARGV: the group,
+`~postponed`, the seconds after which a registration expires, `minIdle` in milliseconds. Returns the live consumers, 1
+if the group existed (otherwise 0), and the number of deleted companion keys.
 """
 
 
 @dataclass(frozen=True)
 class DeletionResult:
-    """The result of the script."""
+    """Result of the script `DELETE_GROUP`."""
 
     live_consumers: set[str]
-    """The live consumers. If there are any, nothing is deleted."""
+    """Names of the live consumers. If there is a live consumer, the script deletes nothing."""
     group_existed: bool
-    """True if the group existed."""
+    """True if the group existed before the script ran."""
     companion_keys: int
     """Number of deleted companion keys."""
 

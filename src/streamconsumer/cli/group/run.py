@@ -1,4 +1,5 @@
-"""Runs `streamconsumer group delete`. The result is written to standard output, all other text to standard error."""
+"""Runs `streamconsumer group delete`. The result is written to standard output, and all other text to
+standard error."""
 
 import asyncio
 import json
@@ -19,8 +20,9 @@ from streamconsumer.processor.consumer.liveness import ABSENT_AFTER
 from streamconsumer.redis_client.errors_table import classify_error
 
 REMEDY = (
-    "suspend or delete the StreamConsumer, or stop the consumers; then repeat the command. A consumer counts as alive "
-    f"for {format_duration(ABSENT_AFTER)} after its registration, and until it is idle for delivery.minIdle"
+    "suspend or delete the StreamConsumer, or stop the consumers; then repeat the command. A consumer is considered "
+    f"alive for {format_duration(ABSENT_AFTER)} after its last registration, and until its idle time reaches "
+    "delivery.minIdle"
 )
 
 

@@ -1,7 +1,7 @@
-"""The command `report`: a bundle of facts about a problem, for support contacts without access to the cluster.
+"""The command `report`: a bundle of facts about a problem, for support staff without access to the cluster.
 
-run reads from the API server and the pods. allow_list selects the fields of objects, and redact removes the values of
-Secrets from texts. bundle contains the files and writes the archive.
+`run` reads from the API server and the pods. `allow_list` selects the fields of objects, and `redact` removes the
+values of Secrets from texts. `bundle` contains the files and writes the archive.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from streamconsumer.cli.status import CLUSTER_OPTIONS, ConsumerNameParam, with_o
 @click.option(
     "--logs",
     is_flag=True,
-    help="Add the last 2,000 lines of each container log, without the values of the referenced Secrets.",
+    help="Add the last 2,000 lines of each container log. The values of referenced Secrets are removed.",
 )
 @click.option(
     "-o",
@@ -32,16 +32,16 @@ from streamconsumer.cli.status import CLUSTER_OPTIONS, ConsumerNameParam, with_o
 def report(**options: Any) -> None:
     """Write an archive that helps to diagnose a problem.
 
-    The archive describes NAME, or all StreamConsumers of the namespace. It contains StreamConsumers, the output of
-    status and doctor, metrics, Events, Deployments and versions. It contains no values of environment variables and no
-    source code. contents.json lists the files, the removed values and the omitted files. Read the files before you
-    share the archive.
+    The archive describes the StreamConsumer NAME, or all StreamConsumers of the namespace. The archive contains
+    StreamConsumers, the output of status and doctor, metrics, Events, Deployments and versions. The archive contains no
+    values of environment variables and no source code. contents.json lists the files, the removed values and the
+    omitted files. Read the files before you share the archive.
 
     \b
     Exit codes:
-      0  the archive is written
+      0  the archive was written
       2  wrong use, or no such StreamConsumer
-      3  the Kubernetes API did not answer, or refused
+      3  the Kubernetes API did not answer or rejected a request
     """
     import asyncio
 

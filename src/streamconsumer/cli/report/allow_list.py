@@ -1,4 +1,5 @@
-"""Allow-list of a bundle: selects fields of StreamConsumers, Deployments, Events and metrics. Pure."""
+"""Allow-list of a bundle: selects fields of StreamConsumers, Deployments, Events and metrics. The functions have
+no side effects."""
 
 from collections.abc import Collection, Iterator, Mapping
 from math import isfinite
@@ -17,7 +18,7 @@ _COUNTS = ("observedGeneration", "replicas", "updatedReplicas", "readyReplicas",
 
 
 def streamconsumer_document(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy the fields that the models define, without the values of `env` and without `handler.source`."""
+    """Copy the fields of a StreamConsumer that the models define, without the values of `env` and `handler.source`."""
     spec, status = structural_schema(StreamConsumerSpec), structural_schema(Status)
     del spec["properties"]["env"]["items"]["properties"]["value"]
     del spec["properties"]["handler"]["properties"]["source"]
@@ -29,7 +30,10 @@ def streamconsumer_document(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _copy_defined(value: Any, schema: Mapping[str, Any]) -> Any:
-    """Copy the fields that the schema defines. A map of texts becomes its keys; a value of another type, None."""
+    """Copy the fields that the schema defines.
+
+    A map of texts is replaced by the list of its keys. A value that does not have the type in the schema becomes None.
+    """
     match schema, value:
         case {"properties": fields}, dict():
             return {name: _copy_defined(inner, fields[name]) for name, inner in value.items() if name in fields}
@@ -45,7 +49,8 @@ def _copy_defined(value: Any, schema: Mapping[str, Any]) -> Any:
 
 
 def deployment_document(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy replicas, images, resources and status, without environment, command, arguments and volumes."""
+    """Copy the replicas, images, resources and status of a Deployment. Environment, command, arguments and volumes are
+    omitted."""
     spec, status = manifest["spec"], manifest.get("status", {})
     return {
         "metadata": _copy_fields(manifest["metadata"], *_METADATA),
@@ -60,7 +65,7 @@ def deployment_document(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def event_document(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy the text and the times of an Event and the name of its object."""
+    """Copy the text and the times of an Event, and the kind and name of the object that the Event describes."""
     return {
         **_copy_fields(
             manifest, "type", "reason", "note", "eventTime", "deprecatedLastTimestamp", "deprecatedCount", "series"
@@ -74,7 +79,8 @@ def _copy_fields(manifest: Mapping[str, Any], *fields: str) -> dict[str, Any]:
 
 
 def samples(exposition: str, resources: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Return the samples of StreamConsumer metrics. Omits the operator's samples of resources outside the bundle.
+    """Yield the samples of StreamConsumer metrics. Samples of the operator about resources outside the bundle are
+    omitted.
 
     Raises ValueError if the text is not in the Prometheus format.
     """

@@ -1,4 +1,4 @@
-"""The files of a bundle, the list of its contents, and the archive writer."""
+"""Bundle of a report: collects the files, lists the contents and writes the archive."""
 
 import io
 import json
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Bundle:
-    """The files of a report. Every text passes through a redactor."""
+    """The files of a report. A redactor removes the values of Secrets from every text."""
 
     def __init__(self) -> None:
         self.files: dict[str, str] = {}
@@ -28,21 +28,22 @@ class Bundle:
         self._redactor = Redactor({})
 
     def redact_values(self, values: Mapping[str, bytes]) -> None:
-        """Remove the values from every text that is added after this call."""
+        """Set the values that are removed from every text that is added after this call."""
         self._redactor = Redactor(values)
 
     def add(self, file: str, document: Any) -> None:
-        """Add a text, or a document or a model as JSON."""
+        """Add a file. A text is added unchanged except for removed values; a document or a model is added as JSON."""
         clean = self._redact(document)
         self.files[file] = clean if isinstance(clean, str) else _json(clean)
 
     async def add_response(self, file: str, request: Awaitable[Any]) -> None:
-        """Add a response of the API server. Lists the file as omitted if the API server refuses the request."""
+        """Add the response to a request. If the API server rejects the request, the file is listed as omitted."""
         if (document := await self.fetch(file, request)) is not None:
             self.add(file, document)
 
     async def fetch(self, name: str, request: Awaitable[T]) -> T | None:
-        """Return the response. If the API server refuses the request, lists it as omitted and returns None."""
+        """Return the response. If the API server rejects the request, `name` is listed as omitted and the result is
+        None."""
         try:
             return await request
         except ApiError as error:
@@ -54,7 +55,8 @@ class Bundle:
         self._omitted[name] = self._redactor.redact(reason)
 
     def write(self, path: Path) -> None:
-        """Write an archive that only its owner may read. Raises InvalidSettings if it cannot be written."""
+        """Write the archive, with read permission only for the owner. Raises InvalidSettings if the file cannot be
+        written."""
         self.files[CONTENTS] = _json(
             {
                 "files": sorted({*self.files, CONTENTS}),

@@ -1,7 +1,7 @@
-"""Removes values of Secrets, PEM blocks and the credentials of URLs from texts, and counts the removals. Pure.
+"""Removes values of Secrets, PEM blocks and the credentials of URLs from texts, and counts the removals.
 
-A regular expression for each value covers its spellings: each character is plain, percent-encoded or escaped as in JSON
-or Python, in several layers. Further expressions find the value at each place within base64.
+For each value, one regular expression matches all its spellings: each character can be plain, percent-encoded or
+escaped as in JSON or Python, in several layers. Further expressions find the value at any position within base64.
 """
 
 import json
@@ -16,10 +16,10 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 URL_CREDENTIALS, URL_QUERY, PEM_BLOCK = "URL credentials", "URL query", "PEM block"
 
 MIN_VALUE_BYTES, MIN_LINE_BYTES = 4, 8
-"""Minimum length of a value and of one of its lines. Shorter texts occur in every log by chance."""
+"""Minimum length of a value, and of a line of a value, that is removed. Shorter texts occur in every log by chance."""
 
 COMMON_VALUES = {b"true", b"false", b"none", b"null", b"enabled", b"disabled", b"default", b"localhost"}
-"""Common words of logs. A value that is such a word is not removed."""
+"""Common words in logs. If a value is one of these words, the value is not removed."""
 
 _PERCENT = "%(?:25){0,3}"
 _BACKSLASHES = rf"(?:\\|{_PERCENT}5[Cc]){{1,8}}"
@@ -39,7 +39,7 @@ _GENERAL_PATTERNS = [
 ]
 
 _SETTING_VALUE = re.compile(rb"""[=:][\s"']*([^\s"'][^\r\n]*?)["',\s]*$""")
-"""The value in `NAME=value` and `name: value`, without quotes."""
+"""Pattern for the value in `NAME=value` and `name: value`, without quotes."""
 
 _BASE64_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _DIGIT_SPELLINGS = {"+": rf"(?:\+|-|{_PERCENT}2[Bb])", "/": rf"(?:_|\\{{0,8}}/|{_PERCENT}2[Ff])"}
@@ -47,13 +47,13 @@ _DIGIT_SPELLINGS = {"+": rf"(?:\+|-|{_PERCENT}2[Bb])", "/": rf"(?:_|\\{{0,8}}/|{
 
 
 class Redactor:
-    """Replaces each secret value in a text by its label."""
+    """Replaces each secret value in a text by a label, which names the Secret and the key, or the kind of value."""
 
     def __init__(self, values: Mapping[str, bytes]) -> None:
         self.removed_counts: Counter[str] = Counter()
         """Number of removals by the label of the value, or by a constant of this module."""
         self.kept_reasons = {label: reason for label, value in values.items() if (reason := keep_reason(value))}
-        """Labels of the values that stay in texts, with the reason."""
+        """Reason why a value is not removed, by the label of the value."""
         labels = {part: label for label in {*values} - {*self.kept_reasons} for part in _secret_parts(values[label])}
         self._patterns = [(re.compile(each), label) for part, label in labels.items() for each in _part_patterns(part)]
 
@@ -75,7 +75,7 @@ class Redactor:
 
 
 def keep_reason(value: bytes) -> str:
-    """Return the reason why a value stays in texts; empty if it is removed."""
+    """Return the reason why a value is not removed from texts. Empty if the value is removed."""
     whole = value.strip()
     if len(whole) < MIN_VALUE_BYTES:
         return f"shorter than {MIN_VALUE_BYTES} bytes"
@@ -85,7 +85,8 @@ def keep_reason(value: bytes) -> str:
 
 
 def _secret_parts(value: bytes) -> set[bytes]:
-    """Return the byte strings to remove: the value, its lines, the values of settings and the password of a URL."""
+    """Return the byte strings to remove: the whole value, its lines, the values in `NAME=value` lines, and the password
+    if the value is a URL."""
     whole = value.strip()
     lines = {line.strip() for line in whole.splitlines()}
     settings = {value for line in lines for part in line.split(b";") for value in _SETTING_VALUE.findall(part)}
@@ -101,7 +102,7 @@ def _secret_parts(value: bytes) -> set[bytes]:
 
 
 def _json_texts(document: Any) -> Iterator[str]:
-    """Return the texts in a JSON document, without the names of its fields."""
+    """Yield the texts in a JSON document, without the names of fields."""
     match document:
         case str():
             yield document
@@ -111,7 +112,8 @@ def _json_texts(document: Any) -> Iterator[str]:
 
 
 def _part_patterns(part: bytes) -> Iterator[str]:
-    """Return patterns for the part, and for base64 of the plain, JSON-escaped and percent-encoded part."""
+    """Yield patterns for a part of a secret value, and for the base64 of the plain, JSON-escaped and percent-encoded
+    part."""
     text = part.decode(errors="surrogateescape")
     yield "".join(map(_character_pattern, re.sub(r"\\+", r"\\", text)))
     for form in {text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], quote(part, safe="")}:
@@ -120,7 +122,7 @@ def _part_patterns(part: bytes) -> Iterator[str]:
 
 
 def _character_pattern(character: str) -> str:
-    """Return a pattern for each spelling of the character. In form data, a space may be a plus."""
+    """Return a pattern that matches every spelling of the character. In form data, a space can be written as a plus."""
     encoded = character.encode(errors="surrogateescape")
     percent = "".join(f"{_PERCENT}(?i:{byte:02x})" for byte in encoded)
     if character.isascii() and character.isalnum():
@@ -132,14 +134,15 @@ def _character_pattern(character: str) -> str:
 
 
 def _base64_pattern(part: bytes, offset: int) -> str:
-    """Return a pattern for the part in base64 with line breaks, after `offset` other bytes."""
+    """Return a pattern for the base64 of the part, possibly with line breaks. `offset` is the number of bytes before
+    the part in its group of three bytes."""
     minimum, maximum = (b64encode(fill * offset + part + fill * 2) for fill in (b"\0", b"\xff"))
     first, last = offset * 8 // 6, -(-(offset + len(part)) * 8 // 6)
     return r"[\r\n]*".join(map(_digit_pattern, minimum[first:last], maximum[first:last]))
 
 
 def _digit_pattern(minimum: int, maximum: int) -> str:
-    """Return a pattern for the base64 digits that share the common bits of the two digits."""
+    """Return a pattern for all base64 digits that have the bits in which `minimum` and `maximum` are equal."""
     low, high = _BASE64_ALPHABET.index(minimum), _BASE64_ALPHABET.index(maximum)
     digits = (chr(_BASE64_ALPHABET[number]) for number in range(64) if number & ~(low ^ high) == low)
     spellings = [_DIGIT_SPELLINGS.get(digit, digit) for digit in digits]

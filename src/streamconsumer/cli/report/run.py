@@ -1,6 +1,6 @@
 """Collects a bundle from the cluster.
 
-The Secrets are read before all other texts, so that their values are removed from every text that is added.
+The Secrets are read first, so that the values of Secrets can be removed from every text that is added later.
 """
 
 import asyncio
@@ -31,16 +31,18 @@ from streamconsumer.model import names
 from streamconsumer.operator.kube.client import KubeClient
 
 MAX_LOG_LINES = 2000
-"""Number of lines from the end of each log."""
+"""Maximum number of lines that the report keeps from the end of each log."""
 
 MAX_LOG_LENGTH = 1_000_000
-"""Number of characters from the end of each log. A line can have any length."""
+"""Maximum number of characters that the report keeps from the end of each log. The limit is needed because a line can
+have any length."""
 
 MAX_VALUE_BYTES = 4096
-"""Maximum length of a value of a Secret. The search for a longer value takes too long."""
+"""Maximum length of a Secret's value that the report can remove. The search for a longer value would take too long."""
 
 MAX_CONCURRENT_PODS = 8
-"""Number of pods whose metrics are read concurrently. Each needs a kubectl process."""
+"""Maximum number of pods whose metrics are read concurrently. The limit exists because each read needs a kubectl
+process."""
 
 GET_METRICS = """
 from http.client import HTTPConnection
@@ -50,11 +52,11 @@ print(connection.getresponse().read().decode())
 """
 
 PodsWithFolder = Sequence[tuple[str, Manifest]]
-"""Pairs of the folder for the files of a pod, and the pod."""
+"""Pods, each with the folder for its files."""
 
 
 async def collect(options: Mapping[str, Any]) -> Bundle:
-    """Collect the files for the StreamConsumers of the options and for the operator.
+    """Collect the files for the StreamConsumers that the options select, and for the operator.
 
     Raises InvalidSettings, and BackendUnavailable if the Kubernetes API does not answer.
     """
@@ -88,7 +90,10 @@ async def collect(options: Mapping[str, Any]) -> Bundle:
 
 
 async def _read_secrets(bundle: Bundle, client: KubeClient, manifests: Sequence[Manifest]) -> Collection[str]:
-    """Register the values of all referenced Secrets for removal. Returns the Secrets whose values are unknown."""
+    """Register the values of all referenced Secrets for removal.
+
+    Returns the Secrets and keys whose values cannot be removed, because the values are unknown or too long.
+    """
     values, unknown = dict[str, bytes](), dict[str, str]()
     for namespace, name, optional in {
         (manifest["metadata"]["namespace"], *reference)
@@ -96,7 +101,7 @@ async def _read_secrets(bundle: Bundle, client: KubeClient, manifests: Sequence[
         for reference in secret_references(manifest)
     }:
         secret = f"Secret {namespace}/{name}"
-        if not NAME_PATTERN.fullmatch(name):  # the name would be another path at the API server
+        if not NAME_PATTERN.fullmatch(name):  # the name could change the path of the request
             unknown[secret] = "not a valid name of a Secret"
             continue
         try:
@@ -120,7 +125,7 @@ async def _read_secrets(bundle: Bundle, client: KubeClient, manifests: Sequence[
 def secret_references(manifest: Any) -> Iterator[tuple[str, bool]]:
     """Return the names of the Secrets that a manifest references, each with True if the reference is optional.
 
-    Omits imagePullSecrets: only the kubelet reads them, so that no log contains their values.
+    `imagePullSecrets` are omitted, because only the kubelet reads these Secrets and no log contains their values.
     """
     if isinstance(manifest, list):
         for item in manifest:
@@ -173,7 +178,7 @@ async def _add_metrics(bundle: Bundle, pods: PodsWithFolder, resources: Collecti
 
 
 async def _fetch_metrics(pod: Manifest, context: str | None) -> tuple[bytes, str]:
-    """Return the metrics in the Prometheus format, and the problem if there are none."""
+    """Return the metrics of a pod in the Prometheus format, and the problem if there are no metrics."""
     for container in pod["spec"]["containers"]:
         for port in container.get("ports", []):
             if port.get("name") == "http":

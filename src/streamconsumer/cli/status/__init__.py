@@ -1,7 +1,8 @@
 """The commands `status`, `suspend` and `resume` for a StreamConsumer in a cluster, and options of other commands.
 
-This module declares the commands and run executes them. collect reads the Kubernetes API and Redis; facts models the
-state; findings derives the problems and screen formats both. facts, findings and screen are pure.
+This module declares the commands, and `run` executes the commands. `collect` reads the Kubernetes API and Redis.
+`facts` contains models of the state, `findings` derives the problems from the state, and `screen` formats the state and
+the problems. `facts`, `findings` and `screen` have no side effects.
 """
 
 import re
@@ -20,16 +21,16 @@ Command = Callable[..., Any]
 NAME_PATTERN = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 
 EXIT_UNAVAILABLE = 3
-"""A server did not answer or rejected the request. The state is unknown."""
+"""Exit code if a server did not answer or rejected a request, so that the state is unknown."""
 
 
 class ConsumerNameParam(click.ParamType[str]):
-    """The name of a StreamConsumer. The shell completes it from the cluster."""
+    """The name of a StreamConsumer. The shell completes the name from the cluster."""
 
     name = "name"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Reject invalid names: they could be another path at the API server, such as a list or a subresource."""
+        """Reject invalid names, because an invalid name could change the path of a request to the API server."""
         if not NAME_PATTERN.fullmatch(value):
             self.fail(f"{value!r} is not a valid StreamConsumer name; expected a name such as orders", param, ctx)
         return value
@@ -56,7 +57,9 @@ CLUSTER_OPTIONS = (
 )
 TARGET_OPTIONS = (
     *CLUSTER_OPTIONS,
-    click.option("--redis-url", metavar="URL", help="URL of the Redis server. Replaces that of the StreamConsumer."),
+    click.option(
+        "--redis-url", metavar="URL", help="URL of the Redis server. Overrides the server of the StreamConsumer."
+    ),
     click.option("--username", metavar="USER", help="Redis ACL user."),
     click.option(
         "--password-file",
@@ -65,10 +68,10 @@ TARGET_OPTIONS = (
         show_default="STREAMCONSUMER_REDIS_PASSWORD",
         help="File with the Redis password.",
     ),
-    click.option("--stream", metavar="KEY", help="Stream, if you give no StreamConsumer name."),
-    click.option("--group", metavar="NAME", help="Consumer group, if you give no StreamConsumer name."),
+    click.option("--stream", metavar="KEY", help="Redis key of the stream, if you do not name a StreamConsumer."),
+    click.option("--group", metavar="NAME", help="Consumer group, if you do not name a StreamConsumer."),
 )
-"""Options for the server, the stream and the group. The command adds the StreamConsumer name as `name`."""
+"""Options for the server, the stream and the group. Each command adds the name of the StreamConsumer as `name`."""
 
 
 def with_options(*options: Command) -> Callable[[Command], Command]:
@@ -106,18 +109,18 @@ def _run(command: str, options: dict[str, Any]) -> None:
 def status(**options: Any) -> None:
     """Show the state and the problems of StreamConsumers.
 
-    With NAME, the command prints the state of one StreamConsumer, its problems and their remedies. Without NAME, it
-    prints one line for each StreamConsumer.
+    If you give NAME, the command prints the state of this StreamConsumer, the problems and the remedies. If you give no
+    NAME, the command prints one line for each StreamConsumer.
 
-    The command reads lag and pending entries from Redis. If it cannot reach Redis, it prints the last values of the
-    operator and the reason.
+    The command reads the lag and the pending entries from Redis. If the command cannot reach Redis, the output contains
+    the last values of the operator and the reason.
 
     \b
     Exit codes:
       0  no problems, or only warnings
       1  a problem of severity error
       2  wrong use, or no such StreamConsumer
-      3  the Kubernetes API did not answer, or refused
+      3  the Kubernetes API did not answer or rejected a request
     """
     _run("status", options)
 
@@ -128,13 +131,13 @@ def status(**options: Any) -> None:
 def suspend(**options: Any) -> None:
     """Drain and stop the pods of a StreamConsumer.
 
-    The group position is kept. "resume" starts the pods again.
+    The position of the consumer group is kept. "resume" starts the pods again.
 
     \b
     Exit codes:
       0  done
       2  wrong use, or no such StreamConsumer
-      3  the Kubernetes API did not answer, or refused
+      3  the Kubernetes API did not answer or rejected a request
     """
     _run("suspend", options)
 
@@ -145,13 +148,13 @@ def suspend(**options: Any) -> None:
 def resume(**options: Any) -> None:
     """Resume a suspended StreamConsumer.
 
-    The operator starts the same number of pods as before. They continue at the group position.
+    The operator starts the same number of pods as before. The pods continue at the position of the consumer group.
 
     \b
     Exit codes:
       0  done
       2  wrong use, or no such StreamConsumer
-      3  the Kubernetes API did not answer, or refused
+      3  the Kubernetes API did not answer or rejected a request
     """
     _run("resume", options)
 

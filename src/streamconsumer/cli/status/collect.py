@@ -1,6 +1,7 @@
 """Reads the state of StreamConsumers from the Kubernetes API and from Redis, with the permissions of the caller.
 
-The API server is that of the kubeconfig, as for kubectl. The Redis settings come from the spec and its Secrets.
+The kubeconfig selects the API server, as for kubectl. The Redis settings come from the spec and from the Secrets that
+the spec references.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -34,10 +35,10 @@ except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[operator]") from None
 
 REDIS_TIMEOUT_SECONDS = 2.0
-"""Limit for a Redis command. From outside a cluster, Redis is often unreachable."""
+"""Time limit for a Redis command. The limit is short, because Redis is often unreachable from outside the cluster."""
 
 MAX_PENDING_ENTRIES = 5
-"""Number of the oldest pending entries that are read."""
+"""Maximum number of the oldest pending entries that are read."""
 
 SECRETS_UNREADABLE = "you are not allowed to get the Secrets that it references"
 
@@ -46,42 +47,44 @@ Manifest = dict[str, Any]
 
 @asynccontextmanager
 async def kube_client(context: str | None) -> AsyncIterator[KubeClient]:
-    """Connect to the API server of the kubeconfig's context.
+    """Connect to the API server of a context in the kubeconfig.
 
-    Raises BackendUnavailable if the API server does not answer or refuses a request.
+    Raises BackendUnavailable if the API server does not answer or rejects a request.
     """
     try:
         async with connect(context) as api:
             yield KubeClient(api)
     except ApiError as error:
-        raise BackendUnavailable(f"the Kubernetes API refuses: {api_error_message(error)}") from None
+        raise BackendUnavailable(f"the Kubernetes API rejects the request: {api_error_message(error)}") from None
     except (ClientError, OSError, ApiThrottled) as error:
         raise BackendUnavailable(f"the Kubernetes API does not answer: {' '.join(str(error).split())}") from None
 
 
 def namespace_of(options: Mapping[str, Any]) -> str | None:
-    """Return the namespace of the options or of the context. None for all namespaces."""
+    """Return the namespace that the options or the context select. None if the options select all namespaces."""
     if options.get("all_namespaces"):
         return None
     return options["namespace"] or default_namespace(options["context"])
 
 
 async def list_consumers(client: KubeClient, namespace: str | None, name: str | None) -> list[Manifest]:
-    """List the StreamConsumers, or get the StreamConsumer `name`.
+    """List the StreamConsumers, or get only the StreamConsumer `name`.
 
-    Raises InvalidSettings if the StreamConsumer does not exist, or if a name is given for all namespaces.
+    Raises InvalidSettings if the StreamConsumer does not exist, or if a name is given without a namespace.
     """
     if name is None:
         return [each async for each in client.list(names.API_VERSION, names.KIND, namespace)]
     if namespace is None:
         raise InvalidSettings("NAME cannot be combined with --all-namespaces; remove one of them")
     if (manifest := await client.get(names.API_VERSION, names.KIND, namespace, name)) is None:
-        raise InvalidSettings(f"{names.KIND} {namespace}/{name}: not found; `kubectl get stc -A` lists all")
+        raise InvalidSettings(
+            f"{names.KIND} {namespace}/{name}: not found; `kubectl get stc -A` lists all StreamConsumers"
+        )
     return [manifest]
 
 
 async def collect_facts(client: KubeClient, manifest: Manifest) -> Facts:
-    """Return the facts of one StreamConsumer: its status, its pods, and the state in Redis."""
+    """Return the facts about one StreamConsumer: the status, the pods, and the state in Redis."""
     facts = from_manifests(manifest, await list_pods(client, manifest))
     return facts.model_copy(update={"redis": await _redis_view(client, manifest, facts)})
 
@@ -101,7 +104,7 @@ async def list_events(client: KubeClient, namespace: str, object_names: set[str]
 
 
 async def _redis_view(client: KubeClient, manifest: Manifest, facts: Facts) -> RedisView:
-    """Return the state in Redis, or the values of the status with the reason why Redis was not read."""
+    """Return the state in Redis. If Redis cannot be read, return the values in the status and the reason."""
     replies = await query_redis(client, manifest, _status_commands)
     if isinstance(replies, str):
         return facts.redis.model_copy(update={"problem": replies})
@@ -123,7 +126,7 @@ async def _redis_view(client: KubeClient, manifest: Manifest, facts: Facts) -> R
 
 
 def _with_known_lag(result: ProbeResult, facts: Facts) -> Any:
-    """Return the stats of the probe, with the lag that the operator counted if Redis does not know the lag."""
+    """Return the stats of the probe. If Redis does not know the lag, use the lag that the operator counted."""
     stats, operator_stats = result.stats, facts.redis.stats
     if stats is None or stats.lag is not None or operator_stats is None:
         return stats
@@ -139,7 +142,7 @@ def _status_commands(group: GroupRef) -> list[Command]:
 
 
 async def resolve_redis_settings(client: KubeClient, consumer: StreamConsumer) -> ResolvedRedis | str:
-    """Return the connection settings, which the caller must close, or the problem as text."""
+    """Return the connection settings, or the problem as text. The caller must close the connection settings."""
     try:
         resolved = await resolve_redis_spec(consumer.spec.redis, consumer.namespace, client)
     except PermissionDenied as error:
@@ -153,7 +156,10 @@ async def resolve_redis_settings(client: KubeClient, consumer: StreamConsumer) -
 async def query_redis(
     client: KubeClient, manifest: Manifest, build_commands: Callable[[GroupRef], list[Command]]
 ) -> list[Any] | str:
-    """Execute the commands that `build_commands` returns for the group. Returns the replies, or the problem as text."""
+    """Execute the Redis commands that `build_commands` returns for the group.
+
+    Returns the replies, or the problem as text if Redis cannot be read.
+    """
     try:
         consumer = StreamConsumer.parse(manifest)
     except InvalidResource as error:

@@ -8,13 +8,13 @@ import click
 from streamconsumer.cli.status.collect import kube_client, list_consumers, namespace_of
 
 NO_FILE_COMPLETION = 4
-"""Cobra's directive to kubectl to add no completions of its own."""
+"""Directive of the Cobra library: kubectl must not complete file names in addition."""
 
 
 def complete_names(incomplete: str, namespace: str | None, context: str | None) -> list[str]:
     """Return the names that start with `incomplete`.
 
-    Raises BackendUnavailable and InvalidSettings. The caller must not print them, because the shell is completing.
+    Raises BackendUnavailable and InvalidSettings. The caller must not print these errors, because the user is typing.
     """
     return asyncio.run(_list_names(incomplete, namespace, context))
 
@@ -27,7 +27,10 @@ async def _list_names(incomplete: str, namespace: str | None, context: str | Non
 
 
 def print_for_kubectl(main: click.Command, arguments: list[str]) -> None:
-    """Print the completions as kubectl expects them: one per line, a tab, its help; then the directive."""
+    """Print the completions in the format of kubectl.
+
+    Each line contains a completion, a tab and the help text. The last line contains the directive.
+    """
     from click.shell_completion import ShellComplete
 
     *words, incomplete = arguments or [""]

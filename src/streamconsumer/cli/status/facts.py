@@ -1,4 +1,4 @@
-"""Models of the state of a StreamConsumer and of its problems. They define the JSON of `status -o json`. Pure."""
+"""Models of the state and the problems of a StreamConsumer. The models define the JSON of `status -o json`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -17,7 +17,7 @@ class Finding(Model):
     """A problem and its remedy."""
 
     severity: Literal["error", "warning"]
-    """`error` if messages are not processed as specified, `warning` if the state needs a check."""
+    """`error` if messages are not processed as specified, `warning` if you should check the state."""
     object: str
     found: str
     expected: str
@@ -32,7 +32,7 @@ class Pod(Model):
     ready: bool
     restarts: int
     exit_message: str = ""
-    """Why the container waits or ended. Empty if unknown."""
+    """Reason why the container is waiting or has terminated. Empty if the reason is unknown."""
 
 
 class ConsumerFacts(Model):
@@ -57,15 +57,16 @@ class RedisView(Model):
     """State of the stream and the group in Redis."""
 
     source: Literal["redis", "operator", "unknown"]
-    """Source of the stats: read from Redis by this command, from the operator's status, or none."""
+    """Source of the stats: `redis` if this command read them, `operator` if they come from the status that the operator
+    wrote, `unknown` if there are none."""
     problem: str = ""
-    """Why this command did not read Redis, or the problem that Redis reported for the group."""
+    """Reason why this command could not read Redis, or the problem that Redis reported for the group."""
     stats: StreamStats | None = None
-    """None if unknown."""
+    """Numbers of entries, consumers and dead letters. None if they are unknown."""
     consumers: list[ConsumerFacts] | None = None
-    """None if unknown."""
+    """Consumers of the group. None if they are unknown."""
     oldest_pending: list[PendingEntryFacts] | None = None
-    """None if unknown."""
+    """The oldest pending entries of the group. None if they are unknown."""
 
 
 class Facts(Model):
@@ -78,7 +79,7 @@ class Facts(Model):
     generation: int
     suspended: bool
     status: Status | None = None
-    """None if no operator has written a status yet, or if the status is invalid."""
+    """Status that the operator wrote. None if there is no status yet, or if the status is invalid."""
     pods: list[Pod] = Field(default=[])
     redis: RedisView = RedisView(source="unknown")
 
@@ -89,14 +90,14 @@ class Facts(Model):
 
     @property
     def autoscaling(self) -> ScalingStatus | None:
-        """The last scaling decision. None if there is none."""
+        """The last scaling decision. None if there is no decision."""
         return self.status.autoscaling if self.status else None
 
 
 def from_manifests(consumer: Manifest, pods: Sequence[Manifest]) -> Facts:
     """Return the facts that need no connection to Redis.
 
-    An invalid resource does not raise an error: it is shown like a valid one.
+    No error is raised if the StreamConsumer is invalid, so that an invalid StreamConsumer can be shown as well.
     """
     metadata, spec = consumer["metadata"], as_mapping(consumer.get("spec"))
     status = _parse_status(consumer.get("status"))
@@ -115,7 +116,7 @@ def from_manifests(consumer: Manifest, pods: Sequence[Manifest]) -> Facts:
 
 
 def _parse_status(manifest: Any) -> Status | None:
-    """Return the status. None if no operator has written it yet, or if it is invalid."""
+    """Return the parsed status. None if no operator has written a status yet, or if the status is invalid."""
     try:
         status = Status.model_validate(manifest or INITIAL_STATUS)
     except ValidationError:

@@ -1,7 +1,7 @@
-"""Derives the problems of a StreamConsumer and their remedies from its facts. Pure.
+"""Derives the problems of a StreamConsumer, and the remedies, from the facts. The functions have no side effects.
 
-The operator reports its conclusions in the conditions, and `model/reasons.py` contains the remedy of each reason. This
-module adds the problems that need a comparison of pods and pending entries.
+The operator reports problems in the conditions, and `model/reasons.py` contains the remedy for each reason. This module
+adds problems that follow from the pods, the consumers and the pending entries.
 """
 
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ from streamconsumer.model.status import Condition, Reason, ScalingReason, Stream
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
 
 SUSPECT_DELIVERIES = 2
-"""A pending entry that was delivered this often probably fails or crashes the process."""
+"""Number of deliveries from which a pending entry is reported. Such an entry probably fails or crashes the process."""
 
 MIN_SILENT_SECONDS = 60
-"""Idle time after which a consumer is reported. Pods send a heartbeat for their pending entries every 0.4 s."""
+"""Idle time from which a consumer with pending entries is reported. Pods renew their pending entries every 0.4 s."""
 
 _ABNORMAL_STATUS = {"Ready": "False", "RedisReachable": "False", "GroupReady": "False", "Degraded": "True"}
 _TRANSIENT_REASONS = {Reason.PODS_STARTING, Reason.ROLLING_OUT, StreamReason.GROUP_MISSING}
-"""Reasons that usually end without a change. They are warnings."""
+"""Reasons that usually disappear without an action of the user. Problems with these reasons are warnings."""
 
 
 def derive_findings(facts: Facts) -> list[Finding]:
-    """Return the problems, errors first. Empty if there are none."""
+    """Return the problems, errors first. The list is empty if there are no problems."""
     findings = [
         *_operator_findings(facts),
         *_condition_findings(facts),
@@ -36,7 +36,9 @@ def derive_findings(facts: Facts) -> list[Finding]:
 
 def _operator_findings(facts: Facts) -> Iterator[Finding]:
     subject = f"StreamConsumer {facts.name}"
-    advice = "check that the operator runs and watches this namespace: kubectl logs of its Deployment"
+    advice = (
+        "check that the operator is running and watches this namespace; kubectl logs shows the log of its Deployment"
+    )
     if facts.status is None:
         yield error(subject, "no valid status", "a status from the operator within seconds", advice)
     elif facts.status.observed_generation < facts.generation:
@@ -91,7 +93,12 @@ def _redis_findings(facts: Facts) -> Iterator[Finding]:
         count = redis.stats.dead_letters
         command = f"kubectl streamconsumer dead-letters list {_target_options(facts)}"
         found = "1 dead letter" if count == 1 else f"{count} dead letters"
-        yield warning(f"group {facts.consumer_group!r}", found, "none", f"list, then replay or drop them: {command}")
+        yield warning(
+            f"group {facts.consumer_group!r}",
+            found,
+            "none",
+            f"list the dead letters, then replay or drop them: {command}",
+        )
     for consumer in redis.consumers or []:
         yield from _consumer_findings(facts, consumer)
     for entry in redis.oldest_pending or []:
@@ -114,9 +121,9 @@ def _consumer_findings(facts: Facts, consumer: ConsumerFacts) -> Iterator[Findin
     advice = (
         "resume the StreamConsumer, so that its pods claim the entries"
         if facts.suspended
-        else "start a pod; it claims the entries of a dead consumer, or after delivery.minIdle those of another program"
+        else "start a pod; it claims entries of dead pods within seconds, and all other entries after delivery.minIdle"
     )
-    found = f"{consumer.pending} pending, idle for {consumer.idle_seconds} s, and not a pod of this StreamConsumer"
+    found = f"{consumer.pending} pending entries, idle for {consumer.idle_seconds} s; no pod has this name"
     yield warning(f"consumer {consumer.name!r}", found, "a live consumer for each pending entry", advice)
 
 

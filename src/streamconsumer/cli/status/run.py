@@ -1,4 +1,5 @@
-"""Runs `status`, `suspend` and `resume`. Results go to standard output, all other text to standard error."""
+"""Runs `status`, `suspend` and `resume`. Results are written to standard output, and all other text to standard
+error."""
 
 import asyncio
 import json
@@ -19,10 +20,10 @@ from streamconsumer.model import names
 from streamconsumer.operator.kube.api import NotFound
 
 MAX_CONCURRENT = 10
-"""Number of StreamConsumers that are read concurrently. A large cluster has many."""
+"""Maximum number of StreamConsumers that are read concurrently. A large cluster has many StreamConsumers."""
 
 PIPE_WIDTH = 120
-"""Line length if the output is not a terminal."""
+"""Maximum length of a line if the output is not a terminal."""
 
 Options = Mapping[str, Any]
 Results = Sequence[tuple[Facts, Sequence[Finding]]]
@@ -31,7 +32,7 @@ Results = Sequence[tuple[Facts, Sequence[Finding]]]
 def run(command: str, options: Options) -> int:
     """Run the command and return its exit code.
 
-    Raises InvalidSettings, and BackendUnavailable if the Kubernetes API does not answer or refuses.
+    Raises InvalidSettings, and BackendUnavailable if the Kubernetes API does not answer or rejects a request.
     """
     if command == "status":
         return asyncio.run(_status(options))
@@ -79,7 +80,7 @@ def _render_json(results: Results) -> str:
 
 
 def status_item(facts: Facts, findings: Sequence[Finding]) -> dict[str, Any]:
-    """Return one item of `status -o json`."""
+    """Return the item of one StreamConsumer in the JSON of `status -o json`."""
     return {
         **facts.model_dump(by_alias=True, mode="json"),
         "findings": [finding.model_dump(by_alias=True, mode="json") for finding in findings],
@@ -97,7 +98,7 @@ async def _set_suspended(options: Options, *, suspended: bool) -> int:
             await client.set_suspended(namespace, name, suspended=suspended)
         except NotFound:
             raise InvalidSettings(
-                f"{names.KIND} {namespace}/{name}: not found; `kubectl get stc -A` lists all"
+                f"{names.KIND} {namespace}/{name}: not found; `kubectl get stc -A` lists all StreamConsumers"
             ) from None
         click.echo(f"{namespace}/{name} {'suspended' if suspended else 'resumed'}")
     return 0

@@ -1,4 +1,4 @@
-"""Formats facts and findings as text. Pure. click removes the colors if the output is not a terminal."""
+"""Formats facts and findings as text. click removes the colors if the output is not a terminal."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ _SEVERITY_COLORS = {"error": "red", "warning": "yellow"}
 
 
 def clamp_width(width: int) -> int:
-    """Return the line length for a terminal of this width."""
+    """Return the maximum length of a line for a terminal of this width."""
     return min(max(width, MIN_WIDTH), MAX_WIDTH)
 
 
@@ -44,7 +44,7 @@ def finding_lines(finding: Finding, width: int) -> Iterator[str]:
 
 
 def summary_row(facts: Facts, findings: Sequence[Finding]) -> list[str]:
-    """Return the cells of the table row of one StreamConsumer."""
+    """Return the cells of one StreamConsumer's row in the table."""
     status, stats = facts.status, facts.redis.stats
     problem = findings[0].found if findings else ""
     return [
@@ -63,7 +63,7 @@ TABLE_HEADER = ("NAMESPACE", "NAME", "READY", "LAG", "PENDING", "DEAD-LETTERS", 
 
 
 def table(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
-    """Format aligned columns. Truncates lines to `width`, unless it is None."""
+    """Format rows with aligned columns. If `width` is not None, lines are truncated to `width` characters."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         line = "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
@@ -126,7 +126,8 @@ def _consumer_lines(facts: Facts, width: int) -> Iterator[str]:
 
 
 def wrap(label: str, text: str, width: int) -> list[str]:
-    """Wrap the text after a label. Does not break at hyphens, so that commands and names can be copied."""
+    """Wrap the text and put the label before it. Lines do not break at hyphens, so that commands and names can be
+    copied."""
     indent = " " * len(label)
     text = escape_unprintable(text)
     return textwrap.wrap(text, width, initial_indent=label, subsequent_indent=indent, break_on_hyphens=False) or [label]
@@ -137,7 +138,7 @@ def _number_or_unknown(value: Any) -> str:
 
 
 def format_age(since: datetime, now: datetime) -> str:
-    """Format the time since then in one unit, such as `90s`, `5m`, `3h` or `2d`."""
+    """Format the time from `since` to `now` in one unit, such as `90s`, `5m`, `3h` or `2d`."""
     seconds = max(0, (now - since) // timedelta(seconds=1))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= 2 * size:
@@ -148,6 +149,6 @@ def format_age(since: datetime, now: datetime) -> str:
 def escape_unprintable(text: str) -> str:
     """Escape control characters and line breaks.
 
-    Messages of handlers and names of consumers are untrusted: they could contain terminal commands.
+    Messages of handlers and names of consumers are untrusted, because they could contain commands for the terminal.
     """
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
