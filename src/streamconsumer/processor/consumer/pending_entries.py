@@ -41,7 +41,8 @@ class PendingEntries:
         """Claim entries for this consumer. Returns the claimed entries, and the number of trimmed entries.
 
         Redis claims only entries that have still been idle for `idle`. If several consumers claim the same entry, only
-        the first claim therefore succeeds. The delivery counts stay unchanged, because no attempt has started. Trimmed entries are acknowledged.
+        the first claim therefore succeeds. The delivery counts stay unchanged, because no attempt has started. Trimmed
+        entries are acknowledged.
         """
         entries: list[Entry] = []
         for deliveries in sorted({entry.deliveries for entry in pending}):

@@ -22,7 +22,7 @@ from streamconsumer.redis_client.replies import Execute
 
 RECENT_SECONDS = 30.0
 """Time since its last announcement after which a consumer is no longer woken. Consumers announce themselves every 20
-s."""
+seconds."""
 
 
 class ReaderRegistry:

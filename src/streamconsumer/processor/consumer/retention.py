@@ -93,8 +93,7 @@ class StreamTrimmer:
         return self._retention.acknowledged or self._retention.max_age is not None
 
     async def trim(self) -> int:
-        """Trim entries that two calls in a row found safe. Returns the number of trimmed entries. Raises Redis
-        errors."""
+        """Trim entries that two calls in a row found safe. Returns the number of entries. Raises Redis errors."""
         if not self.is_enabled:
             return 0
         safe_id = await self._current_safe_id()
