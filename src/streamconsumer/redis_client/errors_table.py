@@ -1,8 +1,9 @@
 """Table of Redis errors, with the meaning and the remedy of each error.
 
-The functions in this module have no side effects; they use only the class and the text of an error. The first word of a
-Redis error is its code, except for a few errors that have only the general code `ERR`. If a group was deleted, Redis 7.0
-replies UNBLOCKED to a blocked reader; otherwise, the code is NOGROUP.
+The functions in this module have no side effects; they use only the class and the text of an error.
+
+The first word of a Redis error is its code, except for a few errors that have only the general code `ERR`. If a group
+was deleted, Redis 7.0 replies UNBLOCKED to a blocked reader; otherwise, the code is NOGROUP.
 """
 
 import re

@@ -24,8 +24,10 @@ def risky_settings(settings: Mapping[str, str | None]) -> list[RiskySetting]:
     """Return the settings with which entries can be lost. A setting whose value is unknown counts as safe."""
     policy, risky = settings["maxmemory-policy"] or "", []
     if policy.startswith("allkeys-"):
-        problem = f"the server's maxmemory-policy is {policy}: if memory is short, the server deletes the stream "
+        problem = (
+            f"the server's maxmemory-policy is {policy}: if memory is short, the server deletes the stream "
             "and all pending entries"
+        )
         risky.append(RiskySetting(problem, "set noeviction, or a volatile- policy"))
     if settings["appendonly"] == "no" and settings["save"] == "":
         problem = "the server keeps nothing on disk, so all entries are lost when it restarts"
