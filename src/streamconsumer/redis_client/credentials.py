@@ -1,4 +1,4 @@
-"""Redis URL, credentials and TLS settings of a pod. The files that contain them are read again at each connect.
+"""Redis URL, credentials and TLS settings of a pod. The files with these values are read at each connect.
 
 The kubelet updates the files of a running pod within about a minute after a Secret is rotated. Later connects use the
 new credentials. Open connections stay valid, because Redis checks a password only once.
@@ -73,7 +73,8 @@ class RedisCredentials:
             self.tls_context()
 
     def address(self) -> RedisAddress:
-        """Return the address in the URL. Separate credentials override those in the URL. Raises InvalidSettings."""
+        """Return the address in the URL. Separate credentials override credentials in the URL. Raises
+        InvalidSettings."""
         parts = self._parse_url()
         return RedisAddress(
             host=parts.get("host", "localhost"),

@@ -1,8 +1,8 @@
 """Bounded queue of encoded spans, sent to the collector by a separate thread.
 
-A slow or unavailable collector does not delay messages, because the queue has a limit. If the queue is full, new spans
-are dropped and counted, so that recorded = sent + dropped + queued. A full queue takes about 16 MB if a span takes 500
-bytes. In a busy pod, the SDK's own queue of 2048 spans overflows within a tenth of a second.
+A slow or unavailable collector does not delay messages, and the queue never exceeds its limits. If the queue is full,
+new spans are dropped and counted, so that recorded = sent + dropped + queued. A full queue takes about 16 MB if a span
+takes 500 bytes. In a busy pod, the SDK's own queue of 2048 spans overflows within a tenth of a second.
 """
 
 import logging
@@ -198,7 +198,7 @@ class ExportQueue:
     def _take_batch(self) -> list[bytes]:
         """Take the next batch out of the queue.
 
-        A batch contains at least one span unless the queue is empty. It is not larger than one request.
+        A batch contains at least one span if the queue is not empty, and at most the spans that fit into one request.
         """
         with self._lock:
             if self._is_aborted:

@@ -55,5 +55,5 @@ class Sampler(NamedTuple):
 
     @property
     def never_samples(self) -> bool:
-        """True if only traces that their producer has sampled can be sampled."""
+        """True if a trace is sampled only if its producer has sampled it."""
         return self.bound == 0

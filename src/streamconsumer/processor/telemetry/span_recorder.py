@@ -96,9 +96,9 @@ class SpanRecorder:
         """Span of the pod's start. None after the first recorded attempt has been linked to this span."""
         self._unacknowledged: dict[str, SpanRef] = {}
         self.dead_letter_stream = ""
-        """Name of the dead-letter stream, set by the consumer. Empty if the manager is a user's own."""
+        """Name of the dead-letter stream, set by the consumer. Empty for a user's own stream manager."""
         self.clock_offset_ns = 0
-        """Nanoseconds by which the server's clock is ahead of this machine's."""
+        """Nanoseconds by which the server's clock is ahead of this machine's clock."""
 
     def on_ready(self, clock_offset_ns: int) -> None:
         """End the span of the pod's start, because the group now exists.
@@ -321,7 +321,7 @@ class SpanRecorder:
     def shutdown(self) -> bool:
         """Send the last spans, the handlers' own spans and the exceptions in parallel, within `FLUSH_BUDGET`.
 
-        Returns False if the time expired before everything was sent.
+        Returns False if `FLUSH_BUDGET` expired before everything was sent.
         """
         budget = FLUSH_BUDGET.total_seconds()
         deadline = time.monotonic() + budget

@@ -85,10 +85,10 @@ class TraceIdentities:
         self.trace_fields: frozenset[str | bytes] = frozenset([field, field.encode()])
         """Name of the field that may hold a trace context, once as str and once as bytes."""
         self.never_samples = sampler.never_samples
-        """True if only traces that their producer has sampled can be sampled."""
+        """True if a message is sampled only if its producer's trace is sampled."""
 
     def for_message(self, entry: Entry, data: Mapping[Any, Any]) -> TraceIdentity | None:
-        """Return the identity of a message. None if no span is recorded and no context propagated."""
+        """Return the identity of a message. None if there is no span to record and no context to propagate."""
         producer = None if self._trust == "ignore" else extract(data, self._field)
         if self.never_samples and (producer is None or self._trust != "parent"):
             return None
