@@ -73,8 +73,7 @@ class RedisCredentials:
             self.tls_context()
 
     def address(self) -> RedisAddress:
-        """Return the address in the URL. Separate credentials override credentials in the URL. Raises
-        InvalidSettings."""
+        """Return the address in the URL. Credentials in separate settings take precedence. Raises InvalidSettings."""
         parts = self._parse_url()
         return RedisAddress(
             host=parts.get("host", "localhost"),
