@@ -13,7 +13,7 @@ from streamconsumer.redis_client.credentials import RedisAddress, RedisCredentia
 from streamconsumer.redis_client.errors_table import AFTER_TLS_HANDSHAKE
 
 TIMEOUT_SECONDS = 2.0
-"""Timeout of a query to one sentinel or one node of a Cluster. After it, the next one is asked."""
+"""Timeout of a query to one sentinel or one Redis Cluster node. After the timeout, the next server is queried."""
 
 
 class AddressSource(Protocol):
@@ -28,7 +28,8 @@ class AddressSource(Protocol):
 class ResolvingConnection(AbstractConnection):
     """Base class that sets address and credentials before each connect.
 
-    redis-py calls `_connect` for the socket, and then runs the handshake with the attributes set here.
+    redis-py calls `_connect` to open the socket, and then runs the handshake with the attributes that `_connect` has
+    set.
     """
 
     def __init__(self, *, address_source: AddressSource, **arguments: Any) -> None:
@@ -41,7 +42,7 @@ class ResolvingConnection(AbstractConnection):
         await super()._connect()  # type: ignore[safe-super,no-untyped-call] # each class below has one
 
     async def _resolve_host(self) -> None:
-        """Do nothing: a Unix socket has no host."""
+        """Do nothing, because a Unix socket has no host."""
 
     def _set_address(self, address: RedisAddress) -> None:
         self.db, self.username, self.password = address.database, address.username, address.password
@@ -51,7 +52,7 @@ class TcpConnection(ResolvingConnection, Connection):
     """Connection by plain TCP."""
 
     resolved_host = ""
-    """The host as `resolve_host` returned it."""
+    """Host name or IP address that `resolve_host` returned."""
 
     async def _resolve_host(self) -> None:
         self.resolved_host = await self._address_source.credentials.resolve_host(self.host, int(self.port))
@@ -80,10 +81,10 @@ class TlsConnection(TcpConnection, SSLConnection):
             raise RedisTimeoutError(message) from None
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
-        """Mark a connection that ends right after the handshake, so that `errors_table` can explain it.
+        """Mark the error of a connection that ends right after the TLS handshake. `errors_table` explains this error.
 
         In TLS 1.3, a server verifies the client certificate after the client has finished its handshake. The server's
-        alert can get lost because the connection ends.
+        alert can get lost because the server closes the connection.
         """
         try:
             await super().on_connect_check_health(check_health)
@@ -93,7 +94,7 @@ class TlsConnection(TcpConnection, SSLConnection):
             raise RedisConnectionError(f"{error} {AFTER_TLS_HANDSHAKE}") from None
 
     def _set_address(self, address: RedisAddress) -> None:
-        """Read the files of certificates and keys again, because they rotate too."""
+        """Set the address, and read the certificate and key files again, because the files may have been rotated."""
         super()._set_address(address)
         # With None, redis-py creates a context from the options of the URL.
         self.ssl_context.context = self._address_source.credentials.tls_context()
@@ -115,8 +116,8 @@ CONNECTION_CLASSES: dict[str, type[ResolvingConnection]] = {
 """Connection class by URL scheme."""
 
 NO_RETRY_OPTIONS: dict[str, Any] = {"decode_responses": False, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
-"""Options for raw replies without retries. redis-py 8 would send a command up to eleven times, reads included. The
-consume loop retries instead."""
+"""Connection options for raw replies and no retries. By default, redis-py 8 would send a command up to eleven times,
+even a read. The consume loop retries instead."""
 
 
 async def execute_once(credentials: RedisCredentials, address: RedisAddress, *command: str) -> Any:

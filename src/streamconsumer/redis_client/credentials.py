@@ -1,4 +1,4 @@
-"""Redis URL, credentials and TLS settings of a pod. Their files are read again at each connect.
+"""Redis URL, credentials and TLS settings of a pod. The files with these values are read at each connect.
 
 The kubelet updates the files of a running pod within about a minute after a Secret is rotated. Later connects use the
 new credentials. Open connections stay valid, because Redis checks a password only once.
@@ -38,31 +38,31 @@ class RedisAddress:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     socket_path: str = ""
-    """Path of a Unix socket. Host and port are ignored if it is set."""
+    """Path of a Unix socket. If the path is set, host and port are ignored."""
 
 
 HostResolver = Callable[[str, int], Awaitable[str]]
-"""Coroutine function that maps a host and a port to the name to connect to."""
+"""Coroutine function that returns the host name or IP address to connect to, for a host and a port."""
 
 
 async def no_host_lookup(host: str, port: int) -> str:  # noqa: ARG001 - a HostResolver
-    """Return the host unchanged: in a pod, the resolver of the system finds it."""
+    """Return the host unchanged, because the system's resolver can resolve it in a pod."""
     return host
 
 
 class RedisCredentials:
-    """Settings combined with the current content of their files."""
+    """Redis settings, combined with the current content of the files that the settings name."""
 
     def __init__(self, settings: RedisSettings, resolve_host: HostResolver = no_host_lookup) -> None:
         """Check the settings. Raises InvalidSettings if they cannot be used.
 
         The operator and the CLI pass a `resolve_host`, because they run in another network location than the pods.
-        Certificates are verified against the host as the URL spells it.
+        Certificates are verified against the host name in the URL, not against the resolved host.
         """
         self._settings = settings
         self.resolve_host = resolve_host
         self.scheme = self._read_url().partition("://")[0]
-        """URL scheme at start. A pod does not switch between plain TCP, TLS and a Unix socket."""
+        """URL scheme at the start. A running pod cannot switch between plain TCP, TLS and a Unix socket."""
 
         if self.scheme != "rediss" and self._has_tls_settings:
             raise InvalidSettings(f"{_env_name('tls')}_…: TLS needs a URL that begins with rediss://")
@@ -73,7 +73,7 @@ class RedisCredentials:
             self.tls_context()
 
     def address(self) -> RedisAddress:
-        """Return the address in the URL. Separate credentials override those in the URL. Raises InvalidSettings."""
+        """Return the address in the URL. Credentials in separate settings take precedence. Raises InvalidSettings."""
         parts = self._parse_url()
         return RedisAddress(
             host=parts.get("host", "localhost"),
@@ -99,13 +99,13 @@ class RedisCredentials:
             _CONNECTION_CLASSES[self.scheme](**options)
         except (TypeError, ValueError, AttributeError, RedisError):  # not quoted: may be a password that contains `?`
             raise InvalidSettings(
-                f"{_env_name('url')} has an option after ? that a {self.scheme}:// connection does not accept; remove "
-                "it, and in a password write ? as %3F"
+                f"{_env_name('url')} has an option after ? that a {self.scheme}:// connection does not accept; "
+                "remove the option, or, if the ? belongs to the password, write it as %3F"
             ) from None
         return options
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """Return the TLS context. None if the URL configures TLS itself, as in `?ssl_ca_certs=…`."""
+        """Return the TLS context. None if options in the URL configure TLS, as in `?ssl_ca_certs=…`."""
         return None if self._tls_configured_by_url else self._create_tls_context()
 
     @property
@@ -120,7 +120,7 @@ class RedisCredentials:
         """Create a context that verifies the certificate chain and the host name.
 
         A configured CA file replaces the CAs of the system. The strict X.509 check of Python 3.13 is off, because it
-        rejects the CAs of many clusters. Raises InvalidSettings that names the unusable file.
+        rejects the CAs of many clusters. Raises InvalidSettings with the name of a file that cannot be used.
         """
         settings = self._settings
         try:

@@ -1,7 +1,9 @@
-"""Table of Redis errors: the meaning and the remedy of each. Pure: works on the text of the error.
+"""Table of Redis errors, with the meaning and the remedy of each error.
 
-The first word of a Redis error is its code, except for a few errors that only have `ERR`. A lost group has two codes:
-UNBLOCKED for a blocked reader on Redis 7.0, and NOGROUP otherwise.
+The functions in this module have no side effects; they use only the class and the text of an error.
+
+The first word of a Redis error is its code, except for a few errors that have only the general code `ERR`. If a group
+was deleted, Redis 7.0 replies UNBLOCKED to a blocked reader; otherwise, the code is NOGROUP.
 """
 
 import re
@@ -10,14 +12,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RedisErrorInfo:
-    """A classified error, with a message for people."""
+    """A classified error, with a readable message."""
 
     code: str
     message: str
     is_known: bool = False
     """True if the table contains the code."""
     is_command_unavailable: bool = False
-    """True if the user is missing permission for the command, or the server does not have it."""
+    """True if the user has no permission for the command, or if the server does not have the command."""
     is_group_lost: bool = False
     """True if the consumer group does not exist."""
     must_relocate: bool = False
@@ -29,8 +31,8 @@ UNKNOWN_COMMAND = "unknown command"
 
 _MESSAGES = {
     "NOGROUP": "the consumer group is gone; recreating it at the last known position",
-    "UNBLOCKED": "the stream or its consumer group was deleted while waiting for entries; recreating it",
-    "WRONGTYPE": "the key is not a stream; rename one of the two, or correct `stream`",
+    "UNBLOCKED": "the stream or its consumer group was deleted while waiting for entries; recreating the group",
+    "WRONGTYPE": "the key is not a stream; rename the key, or correct `stream`",
     "WRONGPASS": "the user name or the password is wrong; correct the Secret",
     "NOAUTH": "the server requires a password; set redis.passwordSecretRef",
     "NOPERM": "the user lacks a permission; grant it with ACL SETUSER",
@@ -38,31 +40,31 @@ _MESSAGES = {
     "LOADING": "the server is loading its data; waiting",
     "MASTERDOWN": "the replica has lost its primary; waiting",
     "CLUSTERDOWN": "the cluster is down; waiting",
-    "MOVED": "another node of the cluster has the stream; set redis.cluster, and the next connection leads there",
+    "MOVED": "another node of the cluster has the stream; set redis.cluster, so that the client connects to that node",
     "ASK": "the stream is moving to another node of the cluster; waiting",
     "TRYAGAIN": "the slot is moving; waiting",
     "BUSY": "the server is busy with a script; waiting",
-    "OOM": "the server is out of memory; free some or raise maxmemory",
+    "OOM": "the server is out of memory; free memory or raise maxmemory",
     "NOREPLICAS": "the server has too few replicas in sync and refuses writes; waiting",
     "MISCONF": "the server cannot persist and refuses writes; check its disk",
-    UNKNOWN_COMMAND: "the server does not have a command that is required: renamed, disabled or refused by a proxy",
-    DATABASE_OUT_OF_RANGE: "the server has no database of this number; correct the number at the end of the URL",
+    UNKNOWN_COMMAND: "the server lacks a required command, which may be renamed, disabled or refused by a proxy",
+    DATABASE_OUT_OF_RANGE: "the server has no database with this number; correct it at the end of the URL",
 }
 _GROUP_LOST_CODES = {"NOGROUP", "UNBLOCKED"}
 _COMMAND_UNAVAILABLE_CODES = {"NOPERM", UNKNOWN_COMMAND}
 _CODES_BY_EXCEPTION = {"NoPermission": "NOPERM", "ReadOnly": "READONLY", "OutOfMemory": "OOM"}
-"""Codes of the errors for which redis-py removes the first word and raises a class of its own."""
+"""Codes of errors for which redis-py removes the code from the text and raises a special exception, by class name."""
 
 _SCRIPT_PERMISSION_PHRASES = ("can't run this command", "ACL failure in script")
 _SCRIPT_ERROR_PREFIX = re.compile(r"^(ERR )?Error running script .*?: (@user_script: ?\d+: )+-?")
-"""Prefix that Redis 6.2 adds to the error of a command in Lua. Later versions append the text instead."""
+"""Prefix that Redis 6.2 adds to the error of a command in Lua. Later versions append this text to the error instead."""
 _RELOCATE_CODES = {"READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN"}
 
 AFTER_TLS_HANDSHAKE = "(right after the TLS handshake)"
 
 _TLS_MESSAGES = {
     "Hostname mismatch": "the server's certificate is issued for another name; correct the host in the URL",
-    "IP address mismatch": "the server's certificate is not issued for this address; connect to its name",
+    "IP address mismatch": "the server's certificate is not issued for this address; use a host name in the URL",
     "certificate has expired": "the server's certificate has expired; renew it",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate comes from an unknown authority; set redis.tls.caSecretRef",
     "CERTIFICATE_REQUIRED": "the server requires a client certificate; set redis.tls.certSecretRef",
@@ -71,13 +73,16 @@ _TLS_MESSAGES = {
     "set redis.tls.certSecretRef",
     AFTER_TLS_HANDSHAKE: "the server closes the connection; if it requires a client certificate, "
     "set redis.tls.certSecretRef",
-    "WRONG_VERSION_NUMBER": "the server does not use TLS at this port; write redis:// or another port",
+    "WRONG_VERSION_NUMBER": "the server does not use TLS at this port; use redis:// or another port in the URL",
 }
-"""Messages by words of OpenSSL, the more specific first."""
+"""Messages by a phrase in OpenSSL's error text. More specific phrases come first."""
 
 
 def classify_error(error: BaseException, context: str) -> RedisErrorInfo:
-    """Return what an error means. `context` begins the message: stream, group and server, without credentials."""
+    """Return the meaning of an error.
+
+    The message begins with `context`: the stream, the group and the server, without credentials.
+    """
     text = _SCRIPT_ERROR_PREFIX.sub("", " ".join(str(error).split()))
     if tls_message := next((message for phrase, message in _TLS_MESSAGES.items() if phrase in text), ""):
         return RedisErrorInfo("TLS", f"{context}: {tls_message} ({text})")

@@ -1,6 +1,7 @@
 """Client for the operator and the CLI: sends many commands in one round trip, with one reply for each command.
 
-Errors are returned as replies. A command that the server rejects fails alone; a lost connection fails all commands.
+Errors are returned as replies. If the server rejects a command, only this command fails. If the connection is lost, all
+commands fail.
 """
 
 import asyncio
@@ -17,10 +18,10 @@ from streamconsumer.redis_client.errors_table import RedisErrorInfo, classify_er
 from streamconsumer.redis_client.topology import topology
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
-"""Timeout of the connect, and of each chunk. Bounds the wait for a frozen server or a network that drops packets."""
+"""Timeout of the connect and of each chunk of commands, which limits the wait for a frozen server or lost packets."""
 
 CHUNK_SIZE = 500
-"""Maximum number of commands in one round trip. The server runs a chunk without serving other clients in between."""
+"""Maximum number of commands in one chunk. While the server runs a chunk, it does not serve other clients."""
 
 Command = tuple[Any, ...]
 
@@ -35,7 +36,10 @@ class PipelineClient:
         resolve_host: HostResolver,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> None:
-        """Prepare a client without connecting. `stream` selects the node of a Cluster. Raises InvalidSettings."""
+        """Prepare a client without connecting. Raises InvalidSettings.
+
+        In a Redis Cluster, the client connects to the node that holds `stream`.
+        """
         self._timeout_seconds = timeout_seconds
         self._topology = topology(settings, stream, resolve_host)
         self._connection: AbstractConnection | None = None

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 Execute = Callable[..., Awaitable[Any]]
-"""Coroutine function that executes one command, passed as its words, and returns the raw reply."""
+"""Coroutine function that executes one command and returns the raw reply. Each word of the command is one argument."""
 
 
 def to_dict(flat: Sequence[Any]) -> dict[bytes, Any]:

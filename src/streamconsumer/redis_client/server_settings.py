@@ -1,15 +1,15 @@
-"""Judges settings of a Redis server that can cost entries. Pure."""
+"""Finds settings of a Redis server with which entries can be lost. The module has no side effects."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 CHECKED_SETTINGS = ("maxmemory-policy", "save", "appendonly")
-"""Settings that `risky_settings` judges."""
+"""Settings that `risky_settings` checks."""
 
 
 @dataclass(frozen=True)
 class RiskySetting:
-    """A setting of the server that can cost entries, with the remedy."""
+    """A setting of the server with which entries can be lost, and the remedy."""
 
     problem: str
     advice: str
@@ -21,14 +21,15 @@ class RiskySetting:
 
 
 def risky_settings(settings: Mapping[str, str | None]) -> list[RiskySetting]:
-    """Return the settings that can cost entries. A setting with an unknown value counts as correct."""
+    """Return the settings with which entries can be lost. A setting whose value is unknown counts as safe."""
     policy, risky = settings["maxmemory-policy"] or "", []
     if policy.startswith("allkeys-"):
         problem = (
-            f"the server's maxmemory-policy is {policy}: short of memory it deletes the stream and all pending entries"
+            f"the server's maxmemory-policy is {policy}: if memory is short, the server deletes the stream "
+            "and all pending entries"
         )
         risky.append(RiskySetting(problem, "set noeviction, or a volatile- policy"))
     if settings["appendonly"] == "no" and settings["save"] == "":
-        problem = "the server keeps nothing on disk: a restart loses every entry"
+        problem = "the server keeps nothing on disk, so all entries are lost when it restarts"
         risky.append(RiskySetting(problem, "set appendonly yes"))
     return risky

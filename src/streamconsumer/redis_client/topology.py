@@ -1,12 +1,13 @@
-"""Finds the primary that holds the stream, again at each connect: at a fixed address, by Sentinel or in a Cluster.
+"""Finds the primary that holds the stream, at each connect: by a fixed address, by Sentinel or in a Redis Cluster.
 
-All three lead to one server at a time, because all keys of a consumer share a hash slot (`keys.group_key`). Callers
-therefore need not know which one is used. After a failover, READONLY or MOVED the connection is closed, and the next
-connect leads to the current primary. Two threads may search at the same time: remembered addresses are only replaced
-as a whole.
+All three methods find one server, because all keys of a consumer share a hash slot (`keys.group_key`). Callers
+therefore do not need to know the method. After a failover, or after the error READONLY or MOVED, the connection is
+closed, and the next connect goes to the current primary. Two threads may search at the same time, so remembered
+addresses are only replaced as a whole.
 
-Each query to a sentinel or a node opens its own connection. redis-py's Sentinel and Cluster clients keep connections
-open, need more permissions (SENTINEL MASTERS, COMMAND) and do not re-read credential files.
+Each query to a sentinel or a node opens its own connection. redis-py's Sentinel and Cluster clients are not used,
+because they keep connections open, need more permissions (SENTINEL MASTERS, COMMAND) and do not read credential files
+again.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +26,7 @@ HostPort = tuple[str, int]
 
 
 class Topology:
-    """A fixed address: the one in the URL. Subclasses find theirs in `find_primary`."""
+    """Topology with the fixed address in the URL. Subclasses override `find_primary` to look up the address."""
 
     def __init__(self, credentials: RedisCredentials) -> None:
         self.credentials = credentials
@@ -33,7 +34,7 @@ class Topology:
 
     @property
     def address(self) -> tuple[str, int | None]:
-        """Host and port of the last connect, or else of the URL. For a Unix socket, its path and None."""
+        """Host and port of the last connect, or else of the URL. The path and None for a Unix socket."""
         return (
             (self._last_address.socket_path, None)
             if self._last_address.socket_path
@@ -41,7 +42,7 @@ class Topology:
         )
 
     async def find_primary(self) -> HostPort:
-        """Return host and port of the primary. Raises redis' ConnectionError if no server knows it."""
+        """Return host and port of the primary. Raises redis' ConnectionError if no server knows the primary."""
         address = self.credentials.address()
         return address.host, address.port
 
@@ -53,14 +54,14 @@ class Topology:
 
 
 class SentinelTopology(Topology):
-    """Asks the sentinels, beginning with the one that answered last."""
+    """Asks the sentinels for the primary, beginning with the sentinel that answered last."""
 
     def __init__(self, credentials: RedisCredentials, primary_name: str, nodes: Sequence[HostPort]) -> None:
         super().__init__(credentials)
         self._primary_name, self._nodes = primary_name, list(nodes)
 
     async def find_primary(self) -> HostPort:
-        """Return the primary that the first answering sentinel reports."""
+        """Return the primary, as reported by the first sentinel that answers."""
         username, password = self.credentials.sentinel_credentials()
         sentinels = [RedisAddress(host, port, username=username, password=password) for host, port in self._nodes]
         failure_message = f"no sentinel says where the primary {self._primary_name!r} is"
@@ -76,9 +77,9 @@ class SentinelTopology(Topology):
 
 
 class ClusterTopology(Topology):
-    """Asks the nodes of a Cluster for the primary of the stream's slot.
+    """Asks the nodes of a Redis Cluster for the primary of the stream's hash slot.
 
-    Any node can answer. Each search begins with another node, because one node may have missed a failover or be gone.
+    Any node can answer. Each search begins with another node, because a node may be gone or may have missed a failover.
     """
 
     def __init__(self, credentials: RedisCredentials, stream: str) -> None:
@@ -87,7 +88,7 @@ class ClusterTopology(Topology):
         self._nodes: list[HostPort] = []
 
     async def find_primary(self) -> HostPort:
-        """Return the primary that the first answering node reports."""
+        """Return the primary, as reported by the first node that answers."""
         seed = self.credentials.address()
         nodes = dict.fromkeys([*self._nodes, (seed.host, seed.port)])
         addresses = [replace(seed, host=host, port=port, database=0) for host, port in nodes]
@@ -97,10 +98,10 @@ class ClusterTopology(Topology):
         return primary
 
     def _parse_reply(self, node_address: RedisAddress, reply: Any) -> HostPort:
-        """Return the primary of the slot, and remember all primaries.
+        """Return the primary of the hash slot, and remember all primaries.
 
-        Each line of the reply holds the first and the last slot, the primary, and its replicas. A node that does not
-        know its own host name leaves it empty: then the address of the query counts.
+        Each line of the reply contains the first slot, the last slot, the primary and the replicas. A node that does
+        not know its own host name leaves the host empty. The address that was queried is used instead.
         """
         slot_owner, nodes = None, []
         for first, last, (host, port, *_), *_replicas in reply:
@@ -116,7 +117,7 @@ class ClusterTopology(Topology):
 
 
 def topology(settings: RedisSettings, stream: str, resolve_host: HostResolver = no_host_lookup) -> Topology:
-    """Return the topology that the settings name. Raises InvalidSettings if they cannot be used."""
+    """Return the topology that the settings select. Raises InvalidSettings if the settings cannot be used."""
     credentials = RedisCredentials(settings, resolve_host)
     if settings.sentinel_master:
         nodes = [_parse_node(node) for node in settings.sentinel_nodes]
@@ -136,9 +137,9 @@ async def _first_reply(
     parse_reply: Callable[[RedisAddress, Any], HostPort],
     failure_message: str,
 ) -> tuple[RedisAddress, HostPort]:
-    """Return the first address that answers, and its answer.
+    """Send a command to the addresses in order. Returns the first address that answers, and the parsed reply.
 
-    Raises redis' ConnectionError with the reason of each address that did not answer.
+    Raises redis' ConnectionError with a reason for each address if no address answers.
     """
     problems = []
     for address in addresses:

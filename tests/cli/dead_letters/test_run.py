@@ -372,7 +372,7 @@ async def test_replay_on_a_server_out_of_memory_keeps_the_dead_letter(group: Gro
     await group.client.config_set("maxmemory", "1")
     ran = await run("replay", "--all", url=group.url)
     assert ran.code == 3
-    assert "the server is out of memory; free some or raise maxmemory" in ran.err
+    assert "the server is out of memory; free memory or raise maxmemory" in ran.err
     await group.client.config_set("maxmemory", "0")
     assert await group.client.xlen(KEY) == 1
 

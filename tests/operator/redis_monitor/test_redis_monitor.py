@@ -147,7 +147,7 @@ def test_missing_database_is_reported_as_invalid_settings(
 ) -> None:
     api_namespace.create(manifest(redis={"url": f"redis://127.0.0.1:{redis_server.port}/99"}))
     condition = wait_for_condition(api_namespace, "orders", "RedisReachable", "InvalidSettings")
-    assert "the server has no database of this number" in condition["message"]
+    assert "the server has no database with this number" in condition["message"]
 
 
 def test_error_of_one_stream_is_reported_only_for_that_stream(

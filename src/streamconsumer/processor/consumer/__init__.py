@@ -1,22 +1,25 @@
 """Consumer of a Redis Streams consumer group. The package `streamconsumer.redis_client` connects to the server.
 
-manager provides the public StreamManager. redis_consumer reads and acknowledges over a raw_connection; ack_buffer
-holds the acknowledgements that Redis has not confirmed. leases changes entries that the consumer owns, and
-pending_entries lists and claims entries. liveness detects dead consumers, claimer claims their entries, and heartbeat
-renews the consumer's own. reader_registry wakes an idle consumer. group_snapshot restores a lost group. effects_commit
-and retention have one task each. preflight checks the permissions and settings of the server. polling_consumer serves
-a user's own manager.
+manager provides the public StreamManager. redis_consumer reads and acknowledges over a raw_connection; ack_buffer holds
+the acknowledgements that Redis has not confirmed. leases changes entries that the consumer owns, and pending_entries
+lists and claims entries. liveness detects dead consumers, claimer claims the entries of dead consumers, and heartbeat
+renews the leases of the entries in flight. reader_registry wakes an idle consumer. group_snapshot restores a lost
+group. effects_commit applies a handler's effects, and retention trims the stream. preflight checks the permissions and
+settings of the server. polling_consumer serves a user's own manager.
 
 Design decisions, each measured on Redis 6.2, 7.0 and Valkey:
 - The outcome of a failed read is unknown, because Redis may have delivered entries in the lost reply. The reading
-  connection therefore never retries by itself (redis-py 8 would, and strand such entries). After any error, the
-  consumer reads its own pending entries again.
-- A blocked read is never cancelled, because that could strand entries too: CLIENT UNBLOCK ends it with an empty reply.
-- XACK of the last batch and XREADGROUP of the next share one round trip per batch. MULTI is not used: reads would not
-  block in it, and Redis 7.0 rejects it at maxmemory.
-- XACK returns 0, not an error, if the group is gone or another consumer acknowledged the entry: replies are counted.
-- Only the start of a handler increments a delivery count. XREADGROUP from `0` and XCLAIM would increment it for entries
-  that were only moved. A message that crashes its process would then dead-letter its whole batch.
+  connection therefore never retries by itself. (redis-py 8 would retry, and the entries in the lost reply would stay
+  pending.) After any error, the consumer reads its own pending entries again.
+- A blocked read is never cancelled, because entries could stay pending then, too. Instead, CLIENT UNBLOCK ends the read
+  with an empty reply.
+- XACK for the last batch and XREADGROUP for the next batch share one round trip. MULTI is not used, because a read
+  inside MULTI does not block, and Redis 7.0 rejects MULTI at maxmemory.
+- XACK returns 0, not an error, if the group is gone or another consumer acknowledged the entry. The consumer therefore
+  compares the number in the reply with the number of ids that it sent.
+- Only the start of a handler increments the delivery count of an entry. XREADGROUP from `0` and XCLAIM would also
+  increment the counts of entries that were only moved. If one message crashed its process, the whole batch would then
+  become dead letters.
 """
 
 from collections.abc import Callable, Collection
@@ -44,7 +47,7 @@ __all__ = [
 ]
 
 Consumer = RedisConsumer | PollingConsumer
-"""Consumer of a processor, by the kind of its manager."""
+"""Consumer of a processor: RedisConsumer for a StreamManager, PollingConsumer for a user's own manager."""
 
 
 def build_consumer(  # noqa: PLR0917 - what a processor has

@@ -1,6 +1,7 @@
-"""Buffer of acknowledgements: collects ids until the next read, or an XACK of their own, sends them.
+"""Buffer of acknowledgements: collects entry ids until the next read or a separate XACK sends them.
 
-The buffer keeps an id until Redis has confirmed it. Unconfirmed ids are sent again, because a second XACK is harmless.
+The buffer keeps an id until Redis has confirmed it. Unconfirmed ids are sent again, which is safe because a second XACK
+has no effect.
 """
 
 import asyncio
@@ -13,14 +14,14 @@ from redis.exceptions import RedisError
 from streamconsumer.processor.metrics import Metrics
 
 LINGER_SECONDS = 0.005
-"""Time for which an acknowledgement waits for the next read. After it, a separate XACK is sent."""
+"""Maximum time for which an acknowledgement waits for the next read. After this time, a separate XACK is sent."""
 
 RETRY_DELAY_SECONDS = 0.5
 """Delay before acknowledgements are sent again after a failed flush."""
 
 
 AckBatch = dict[str, None]
-"""Unique ids in insertion order."""
+"""Unique entry ids in insertion order."""
 
 
 class AckBuffer:
@@ -36,20 +37,20 @@ class AckBuffer:
         self._send, self._metrics, self._in_flight_ids = send, metrics, in_flight_ids
         self._buffered: AckBatch = {}
         self._unconfirmed: list[AckBatch] = []
-        """Batches that were sent and not confirmed. Kept whole, because moving single ids costs as much as sending."""
+        """Batches that Redis has not confirmed yet. They stay whole, because moving ids costs as much as sending."""
         self._listeners: list[set[str]] = []
         self.ids_in_scripts: set[str] = set()
-        """Entries that a script acknowledges or postpones, until they leave the in-flight table.
+        """Ids of entries that a Lua script acknowledges or postpones. The heartbeat does not renew their leases.
 
-        The heartbeat thread reads this set."""
+        The id of an entry that the script has settled is removed when the entry leaves the in-flight table."""
         self._settled_ids: set[str] = set()
-        """Entries that a script has settled, within the context of `settled_by_script`."""
+        """Ids of entries that a script has acknowledged or postponed in an open context of `settled_by_script`."""
         self._renewed_ids: set[str] = set()
-        """Entries of `ids_in_scripts` that a lease renewal may have made pending again after the script."""
+        """Ids in `ids_in_scripts` of entries that a lease renewal may have made pending again after the script."""
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: set[asyncio.Task[None]] = set()
         self.on_sent: Callable[[Collection[str], int], None] | None = None
-        """Called with the ids of each confirmed batch and its send time in nanoseconds. None without telemetry."""
+        """Function called with the ids of each confirmed batch and the send time in ns. None if telemetry is off."""
         self._sent_ns = 0
 
     def add(self, message_id: str) -> None:
@@ -65,7 +66,7 @@ class AckBuffer:
         return message_id in self._buffered
 
     def take_batch(self) -> AckBatch:
-        """Remove and return all buffered ids. The caller sends them, and then calls `confirm` or `requeue`."""
+        """Remove and return all buffered ids. The caller sends the ids, and then calls `confirm` or `requeue`."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -78,7 +79,7 @@ class AckBuffer:
         return acks
 
     def confirm(self, acks: AckBatch, confirmed: int) -> None:
-        """Record the reply to a batch: the number of ids that XACK counted.
+        """Record Redis's reply to a batch. `confirmed` is the number of ids that XACK acknowledged.
 
         The number is smaller than the batch if another consumer acknowledged an entry, or if the group was gone.
         """
@@ -89,7 +90,7 @@ class AckBuffer:
             self.on_sent(acks, self._sent_ns)
 
     def requeue(self, acks: AckBatch) -> None:
-        """Buffer a batch again, unless it was confirmed."""
+        """Buffer a batch again if Redis has not confirmed it."""
         if any(batch is acks for batch in self._unconfirmed):
             self._buffered.update(acks)
             self._remove_batch(acks)
@@ -99,7 +100,10 @@ class AckBuffer:
 
     @contextmanager
     def acked_during(self) -> Iterator[set[str]]:
-        """Collect the ids that are acknowledged but may still be pending in a reply received in this context."""
+        """Collect the unconfirmed ids and the ids that are acknowledged while this context is open.
+
+        Redis may still list these entries as pending in a reply that is received in the context.
+        """
         acked_ids = set().union(self._buffered, *self._unconfirmed)
         self._listeners.append(acked_ids)
         try:
@@ -111,9 +115,9 @@ class AckBuffer:
     def settled_by_script(self, message_ids: Sequence[str]) -> Iterator[None]:
         """Exclude entries from lease renewal while a script acknowledges or postpones them.
 
-        A renewal would make an acknowledged entry pending again, or report a postponed one as lost. Within the context,
-        call `record_acked` or `record_postponed` for the entries that the script settled. They stay excluded until they
-        leave the in-flight table.
+        A renewal would make an acknowledged entry pending again, or report a postponed entry as lost. Within the
+        context, the caller calls `record_acked` or `record_postponed` for the entries that the script settled. Settled
+        entries stay excluded until they leave the in-flight table.
         """
         self.ids_in_scripts.update(message_ids)
         try:
@@ -125,7 +129,10 @@ class AckBuffer:
             self._renewed_ids.intersection_update(self.ids_in_scripts)
 
     def record_acked(self, message_id: str) -> None:
-        """Record that a script acknowledged an entry. Acknowledges it again if Redis may have renewed it afterwards."""
+        """Record that a script acknowledged an entry.
+
+        The entry is acknowledged again if a lease renewal may have made it pending after the script.
+        """
         self._settled_ids.add(message_id)
         self._notify_acked(message_id)
         if message_id in self._renewed_ids:
@@ -140,18 +147,19 @@ class AckBuffer:
             acked_ids.add(message_id)
 
     def record_renewed(self, message_ids: Collection[str]) -> set[str]:
-        """Record a renewal of entries. Returns those for which a script has not replied yet.
+        """Record that leases were renewed. Returns the renewed ids that are also in `ids_in_scripts`.
 
-        Redis may have run the script before the renewal, which then made the entry pending again. The heartbeat thread
-        calls this before it reads the set of `acked_during`. The thread then finds there that the script has replied,
-        or else `record_acked` finds the renewal.
+        Redis may have run the script before the renewal, so that the renewal made an acknowledged entry pending again.
+        The heartbeat thread therefore calls this method before it reads the set of `acked_during`. If the script has
+        replied, the thread finds the id in that set and acknowledges the entry again. Otherwise, `record_acked` finds
+        the recorded renewal and acknowledges the entry again.
         """
         unanswered = self.ids_in_scripts.intersection(message_ids)
         self._renewed_ids.update(unanswered)
         return unanswered
 
     async def flush(self) -> None:
-        """Send the buffered ids in a separate XACK. Raises Redis errors; unconfirmed ids stay in the buffer."""
+        """Send the buffered ids in a separate XACK. Raises Redis errors; the ids then stay in the buffer."""
         acks = self.take_batch()
         if not acks:
             return

@@ -1,6 +1,6 @@
-"""Claims pending entries: those of dead consumers, those idle longer than `min_idle`, and due postponed entries.
+"""Claims entries of dead consumers, entries that are idle longer than `min_idle`, and postponed entries that are due.
 
-Each claim takes one page at a time, as in-flight capacity allows.
+One call claims at most one page of entries, because the processor takes only as many entries as it has free slots.
 """
 
 import asyncio
@@ -23,13 +23,14 @@ from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
 
 CHECKS_PER_MEMBERS_REFRESH = 10
-"""Number of checks after which the members hash is read again even if the list of consumers has not changed."""
+"""Number of liveness checks after which the registered consumers are read again, even if no consumer has changed."""
 
 TRIM_INTERVAL = timedelta(seconds=10)
 """Interval at which one consumer of the group trims the stream."""
 
 ClaimPage = Callable[[int], Awaitable[list[Entry]]]
-"""Coroutine function that claims up to the given number of entries. A smaller result means that none are left."""
+"""Coroutine function that claims up to the given number of entries. A shorter result means that no claimable entries
+are left."""
 
 
 class PendingClaimer:
@@ -55,10 +56,10 @@ class PendingClaimer:
         on_lost: Callable[[list[str]], None],
         is_alive: Callable[[], bool],
     ) -> Callable[[], Awaitable[None]]:
-        """Start renewing the entries in flight, and return the function that stops it.
+        """Start to renew the leases of the entries in flight. Returns the function that stops the renewal.
 
-        `on_lost` is called with the ids that another consumer has claimed. Nothing is renewed while `is_alive` is
-        False.
+        `on_lost` is called with the ids of entries that another consumer has claimed. No lease is renewed while
+        `is_alive` returns False.
         """
         heartbeat = HeartbeatThread(
             self._consumer.manager,
@@ -77,7 +78,7 @@ class PendingClaimer:
         return self._consumer.wakeup
 
     async def save_snapshot(self) -> None:
-        """Save the group state that would be lost with the group."""
+        """Save the state of the group, so that the group can be restored if it is deleted."""
         await self._consumer.snapshot.save()
 
     async def seconds_until_turn(self) -> float:
@@ -86,9 +87,10 @@ class PendingClaimer:
         return liveness.seconds_until_turn(now, self._active_members(now), self._consumer_name)
 
     async def find_claimable(self) -> list[ClaimPage]:
-        """Run this consumer's liveness check. Returns the claims of dead consumers' and due postponed entries.
+        """Run this consumer's liveness check. Returns functions that claim the entries that the check found.
 
-        Sends one command if no consumer is silent and no entry is postponed.
+        These are entries of dead consumers, and postponed entries that are due. The check normally sends only one
+        command if no consumer is silent and no entry is postponed.
         """
         now = await self._now_seconds()
         await self._refresh_members(now)
@@ -101,7 +103,10 @@ class PendingClaimer:
         return claims
 
     async def _refresh_members(self, now: float) -> None:
-        """Read the members again if a consumer was added or deleted, and every few checks."""
+        """List the consumers of the group, and announce this consumer if that is due.
+
+        The registered members are read again if a consumer was added or deleted, and at every tenth check.
+        """
         previous_names = {info.name for info in self._consumer_infos}
         self._consumer_infos = await self._list_consumers()
         if now > self._announce_at_seconds:
@@ -116,7 +121,7 @@ class PendingClaimer:
         return liveness.active_members(self._members, self._silent_members, self._consumer_name, now)
 
     async def _now_seconds(self) -> float:
-        """Return the server's time. Only the first call queries it."""
+        """Return the server's time. Only the first call sends TIME; later calls use the stored offset."""
         loop = asyncio.get_running_loop()
         if self._clock_offset_seconds is None:
             seconds, microseconds = await self._execute("TIME")
@@ -135,9 +140,9 @@ class PendingClaimer:
         self._metrics.trimmed += await self._trimmer.trim()
 
     async def find_idle(self) -> list[ClaimPage]:
-        """Return the claims of entries idle longer than `min_idle`, of any consumer.
+        """Return functions that claim entries that are idle longer than `min_idle`, from any consumer.
 
-        Includes entries of this consumer that are no longer in flight here.
+        This includes entries of this consumer that are no longer in flight.
         """
         consumers = await self._list_consumers()
         if _has_postponed(consumers):
@@ -185,7 +190,10 @@ class PendingClaimer:
 
     @contextmanager
     def _replay_on_error(self) -> Iterator[None]:
-        """Read the own pending entries again after an error: Redis may have run a claim whose reply was lost."""
+        """Read this consumer's pending entries again after an error.
+
+        Redis may have executed a claim although its reply was lost.
+        """
         try:
             yield
         except BaseException:

@@ -1,17 +1,18 @@
-"""Commits a handler's effects and the acknowledgement in one Lua script: both are applied, or neither.
+"""Commits a handler's effects and the acknowledgement in one Lua script, so that Redis applies both or neither.
 
 Other clients never see an intermediate state, but a script that fails keeps the writes it already made. The script
-therefore checks everything that can fail before its first write:
+therefore makes these checks before its first write:
 
 - The entry's owner. Nothing is applied if the entry is pending with another consumer, or not pending.
-- An earlier commit. The reply to a commit may be lost, and the entry may then become pending again. The cause is a
-  renewal that was under way, or a lost group that was recreated at an earlier position. A companion key therefore
-  stores the ids of the last MAX_REMEMBERED_COMMITS commits.
-- The types of the keys. SET would replace a value of any type, and the other commands would fail.
-- Permissions, memory, disk and replicas. The script tries each command where it has no effect. Redis rejects the first
-  write of a script for these reasons, not a later one.
+- An earlier commit. If the reply to a commit is lost, the entry may become pending again, either through a lease
+  renewal at the same time or because a lost group was recreated at an earlier position. A companion key therefore
+  stores the entry ids of the last MAX_REMEMBERED_COMMITS commits.
+- The types of the keys. SET would replace a value of any type, and the other commands would fail on a key of another
+  type.
+- Permissions, memory, disk and replicas. The script first tries each command with arguments that have no effect. For
+  these reasons, Redis rejects the first write of a script but never a later write.
 
-One failure after the first write remains possible: an XADD to a stream whose ids have reached the last possible one.
+One failure after the first write remains possible: XADD fails if the stream already contains the highest possible id.
 """
 
 import logging
@@ -29,7 +30,7 @@ from streamconsumer.redis_client.replies import Execute
 log = logging.getLogger(__name__)
 
 MAX_REMEMBERED_COMMITS = 50_000
-"""Maximum number of remembered commits per group: about 6 MB."""
+"""Maximum number of remembered commits per group. This number of commits takes about 6 MB."""
 
 REQUIRED_PERMISSIONS = (
     "+eval +xpending +xack +type +strlen +get +xadd +set +incrby +del +zscore +zadd +zremrangebyrank +time"
@@ -95,19 +96,21 @@ redis.call('XACK', stream, group, id)
 for _, step in ipairs(steps) do redis.call(unpack(step)) end
 return 'done'
 """
-"""KEYS: the stream, the remembered commits, the keys of the effects. ARGV: group, consumer, entry, number of remembered
-commits, and for each effect: its command, the index of its key, the number of its arguments, the arguments. Returns
-`done`; `before` if the effects were committed earlier; `lost` if the entry is not pending with this consumer. Returns a
-table (command, key, actual type) if a key has another type."""
+"""Lua script that applies effects and acknowledges the entry. KEYS: the stream, the remembered commits, the keys of the
+effects. ARGV: the group, the consumer, the entry id, and the maximum number of remembered commits. For each effect,
+ARGV then contains the command, the index of the key in KEYS, the number of arguments, and the arguments. Returns `done`
+if the effects were applied, `before` if they were committed earlier, and `lost` if the entry is not pending with this
+consumer. Returns a table (command, key, actual type) if a key has another type than the command expects."""
 
 
 async def commit_effects(execute: Execute, consumer_id: ConsumerId, message_id: str, effects: Effects) -> bool:
     """Apply the effects and acknowledge the entry.
 
-    Returns False if the entry is not pending with this consumer; nothing was applied now. Raises EffectsRejected if
-    the effects of this message cannot be applied. Raises Redis errors for other reasons: missing permissions or memory,
-    a replica, a lost connection. No effect was applied then. After a lost connection, either all or none were applied.
-    The call may be repeated until Redis replies; it never applies effects twice.
+    Returns False and applies no effect if the entry is not pending with this consumer. Raises EffectsRejected if the
+    effects of this message cannot be applied. Raises Redis errors for other reasons, such as missing permissions,
+    missing memory or a server that is a replica. If Redis replied with an error, no effect was applied. If the
+    connection was lost, either all effects were applied or none. The caller may repeat the call until Redis replies,
+    because effects are never applied twice.
     """
     stream, group, consumer = consumer_id
     commits_key = group_key(stream, group, "committed").encode()
@@ -146,7 +149,7 @@ def _validate(stream: bytes, keys: list[bytes], effects: Effects, message_id: st
         if key == stream and (command != "XADD" or words[0] == b"MAXLEN"):
             misuse = "trimmed by an effect; set spec.retention" if command == "XADD" else f"the key of a {command}"
             raise EffectsRejected(
-                f"message {message_id}: {_quote_key(key)} is the stream that is read, it cannot be {misuse}"
+                f"message {message_id}: {_quote_key(key)} is the stream that is read, so it cannot be {misuse}"
             )
 
 
@@ -160,7 +163,7 @@ def _rejection_message(message_id: str, command: str, key: str, actual_type: str
 
 
 def _with_permission_hint(error: ResponseError) -> ResponseError:
-    """Return the error. If a permission is missing, return one that lists the required permissions."""
+    """Return the error, or, if a permission is missing, a new error that lists the required permissions."""
     if classify_error(error, "").code == "NOPERM":
         return NoPermissionError(
             f"NOPERM effects are applied by a script, which needs {REQUIRED_PERMISSIONS} ({error})"

@@ -1,18 +1,19 @@
 """Snapshot of a consumer group in a companion key: its last-delivered id and its pending ids.
 
 A group that was destroyed can be restored from the snapshot, even if its consumers die at the same time. XGROUP DESTROY
-deletes the position and the pending entries list. A running process restores the entries it has in flight, but a
-process that is killed at the same time cannot. The entries of a lost reply are unknown to every process. While entries
-are in flight, one consumer therefore saves the position and the pending ids once a second. Every unacknowledged entry
-is in the snapshot or after its position. The cost: entries acknowledged since the last snapshot, about one second's
-worth, may be handled again after a restore.
+deletes the group's position and its pending entries list. A running process can restore the entries that it has in
+flight, but a killed process cannot. If the reply to a read is lost, no process knows the entries in the reply. While
+entries are in flight, one consumer therefore saves the position and the pending ids once a second. Every unacknowledged
+entry is listed in the snapshot or comes after the snapshot's position. As a consequence, messages that were
+acknowledged after the last snapshot, within about one second, may be handled again after a restore.
 
-Entries that are restored without a known owner are pending with `~postponed` for RESTORE_GRACE. A consumer that has one
-in flight takes it back with its next lease renewal; otherwise the entry becomes due. A due time with half a millisecond
-distinguishes restored entries from postponed ones.
+An entry that is restored without a known owner is pending with the pseudo consumer `~postponed` for RESTORE_GRACE. If a
+consumer has the entry in flight, the consumer takes the entry back with its next lease renewal. Otherwise, the entry
+becomes due, and any consumer may claim it. The due time of a restored entry ends with half a millisecond, which
+distinguishes restored entries from postponed entries.
 
-A restored group has the consumer `~postponed`. A group that another program created does not, and the next snapshot
-first restores the missing entries before it saves.
+The consumer `~postponed` marks a group that a processor created or restored. If a group does not have this consumer,
+another program created the group. The missing entries are then restored before the next snapshot is saved.
 """
 
 from collections.abc import Sequence
@@ -27,14 +28,15 @@ SNAPSHOT_INTERVAL = timedelta(seconds=1)
 """Interval at which a consumer with entries in flight saves the snapshot."""
 
 RESTORE_GRACE = timedelta(milliseconds=1500)
-"""Time in which a consumer can take back a restored entry: three heartbeats, and a late one."""
+"""Time in which a consumer can take back a restored entry: three heartbeat intervals, and a margin for a late one."""
 
 MAX_SNAPSHOT_IDS = 10_000
-"""Maximum number of pending ids in a snapshot. With more, the previous snapshot stays: still correct, but older."""
+"""Maximum number of pending ids in a snapshot. If more entries are pending, the previous snapshot is kept, which is
+older but still correct."""
 
 MAX_RESTORED = 1000
-"""Maximum number of entries after the snapshot that are restored one by one. With more, the group begins at the
-position of the snapshot."""
+"""Maximum number of entries that are restored one by one because they were delivered after the snapshot. If there are
+more, the group begins at the snapshot's position."""
 
 _COMMON = f"""
 local stream, schedule, snapshot, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
@@ -59,9 +61,11 @@ local function restore(ids)
   end
 end
 """
-"""KEYS: the stream, the schedule of postponed entries, the snapshot. ARGV: the group, this consumer. `mark` returns 1
-for a group that has not been restored yet, and an error if there is no group or the server is out of memory. XCLAIM
-ignores an entry that the stream no longer has, and `CLAIM_DUE` removes it from the schedule."""
+"""First part of the Lua scripts `SAVE` and `RESTORE`. KEYS: the stream, the schedule of postponed entries, the
+snapshot. ARGV: the group, this consumer. `mark` creates the consumer `~postponed` and returns 1 if this consumer was
+missing, so that the group must be restored. `mark` returns an error if there is no group or the server is out of
+memory. XCLAIM ignores an entry that is no longer in the stream; `CLAIM_DUE` later removes such an entry from the
+schedule."""
 
 SAVE = f"""{_COMMON}
 local saved_at = redis.call('HGET', snapshot, 'at')
@@ -88,8 +92,9 @@ end
 redis.call('ZREMRANGEBYSCORE', schedule, '-inf', '(0')
 return 1
 """
-"""Saves the snapshot, unless one is younger than 0.8 s or more than `MAX_SNAPSHOT_IDS` entries are pending. The
-snapshot then contains every entry whose score in the schedule is below zero, so these scores are removed."""
+"""Lua script that saves the snapshot if the previous snapshot is at least 0.8 s old and at most `MAX_SNAPSHOT_IDS`
+entries are pending. The new snapshot contains every entry whose score in the schedule is below zero, so the script
+removes these entries from the schedule."""
 
 RESTORE = f"""{_COMMON}
 local function before(a, b)
@@ -129,13 +134,14 @@ end
 if mark() == 1 then restore(delivered) end
 return begin
 """
-"""Recreates the group at its previous position with its pending entries, unless a peer was faster. ARGV[3]: the last
-position that this consumer knows; ARGV[4]: the start if no position is known; then the ids in flight here. A position
-after the end of the stream is ignored: the stream was deleted and created again.
+"""Lua script that recreates the group at its previous position with its pending entries, if no other consumer has
+recreated it yet. ARGV[3] is the last position that this consumer knows. ARGV[4] is the start position if no position is
+known. The ids in flight in this process follow. The script ignores a position after the end of the stream, because such
+a stream was deleted and created again.
 
-Other consumers may have received entries after the snapshot that this consumer does not know. The script restores these
-entries as well. Entries that this consumer takes back stay in the schedule, below zero, until a snapshot contains them:
-the group may be lost again before that."""
+After the snapshot, other consumers may have received entries that this consumer does not know. The script restores
+these entries as well. Entries that this consumer takes back stay in the schedule with a score below zero until a
+snapshot contains them, because the group may be lost again before the next snapshot."""
 
 
 class GroupSnapshot:
@@ -146,16 +152,17 @@ class GroupSnapshot:
         self._keys = [stream, *(group_key(stream, group, suffix) for suffix in ("postponed", "last-known"))]
 
     async def save(self) -> None:
-        """Save the group state, unless another consumer has just done so.
+        """Save the state of the group if no consumer has saved it within the last 0.8 s.
 
-        The previous snapshot stays if the server is out of memory.
+        If the server is out of memory, the previous snapshot is kept.
         """
         await self._run_script(SAVE)
 
     async def restore_group(self, last_delivered_id: str, start_from: str, *, in_flight: Sequence[str] = ()) -> str:
-        """Recreate the group at its previous position. Returns the position where it begins.
+        """Recreate the group at its previous position. Returns the position where the new group begins.
 
-        Entries `in_flight` become pending with this consumer. Other entries that were pending become pending again.
+        The entries `in_flight` become pending with this consumer. Other entries that were pending become pending with
+        the pseudo consumer `~postponed`.
         """
         begin = await self._run_script(RESTORE, last_delivered_id, start_from, *in_flight)
         return str(begin.decode())

@@ -21,17 +21,17 @@ from streamconsumer.processor.message import ConsumerId
 log = logging.getLogger(__name__)
 
 PAGE_SIZE = 200
-"""Maximum number of entries that one command renews. Takes the server 2 ms."""
+"""Maximum number of leases that one command renews. The server needs 2 ms for such a command."""
 
 STOP_TIMEOUT_SECONDS = 0.5
 """Time for which `stop` waits for a running renewal."""
 
 RENEWALS_PER_MIN_IDLE = 4
-"""Minimum number of renewals of an entry within `min_idle`, after which the entry would count as idle."""
+"""Minimum number of renewals of each lease within `min_idle`. A lease that is not renewed for `min_idle` expires."""
 
 
 class HeartbeatThread:
-    """Thread that renews the entries in flight."""
+    """Thread that renews the leases of the entries in flight."""
 
     def __init__(
         self,
@@ -45,8 +45,8 @@ class HeartbeatThread:
     ) -> None:
         """Prepare the thread.
 
-        `on_lost` is called in the event loop's thread with the ids that another consumer has claimed. Nothing is
-        renewed while `is_alive` is False.
+        `on_lost` is called in the event loop's thread with the ids of entries that another consumer has claimed. No
+        lease is renewed while `is_alive` returns False.
         """
         self._manager, self._consumer_id, self._ack_buffer = manager, consumer_id, ack_buffer
         self._in_flight_ids, self._on_lost, self._is_alive = in_flight_ids, on_lost, is_alive
@@ -64,10 +64,10 @@ class HeartbeatThread:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Stop renewing.
+        """Stop the renewal of leases.
 
-        A running renewal is completed, because entries that it makes pending again must be acknowledged again. It is
-        cancelled if the server does not reply within `STOP_TIMEOUT_SECONDS`.
+        A running renewal is first completed, because the thread must acknowledge again the entries that the renewal
+        made pending again. If the server does not reply within `STOP_TIMEOUT_SECONDS`, the renewal is cancelled.
         """
         self._request_stop()
         try:
@@ -122,14 +122,14 @@ class HeartbeatThread:
                 self._loop.call_soon_threadsafe(self._on_lost, claimed)
 
     async def _ack_again(self, manager: StreamManager, message_ids: list[str]) -> None:
-        """Acknowledge entries again, because the renewal made them pending after Redis had acknowledged them."""
+        """Acknowledge entries again, because a renewal made them pending again after Redis had acknowledged them."""
         if sent := [id_ for id_ in message_ids if not self._ack_buffer.is_buffered(id_)]:
             await manager.execute("XACK", self._consumer_id.stream, self._consumer_id.group, *sent)
 
     def _in_flight_since_last_beat(self, ids: list[str]) -> list[str]:
-        """Return the ids that were also in flight at the last beat.
+        """Return the ids that were also in flight at the last heartbeat and that no script is settling.
 
-        Entries that come and go between two beats need no renewal.
+        An entry that is in flight only between two heartbeats needs no renewal.
         """
         in_scripts = self._ack_buffer.ids_in_scripts
         remaining = [id_ for id_ in ids if id_ in self._ids_at_last_beat and id_ not in in_scripts]
@@ -139,7 +139,8 @@ class HeartbeatThread:
     def _select_ids(self, ids: list[str]) -> list[str]:
         """Return the ids to renew now.
 
-        With many ids, each beat renews a different part, so that each entry is renewed several times within `min_idle`.
+        If there are many ids, each heartbeat renews a different part of them. Each lease is still renewed several times
+        within `min_idle`.
         """
         share = max(PAGE_SIZE, round(len(ids) * RENEWALS_PER_MIN_IDLE * (self._interval / self._manager.min_idle)))
         if len(ids) <= share:

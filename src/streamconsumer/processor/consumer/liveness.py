@@ -1,13 +1,15 @@
-"""Liveness of a group's consumers: detects dead consumers and schedules which consumer checks next. Pure.
+"""Liveness of a group's consumers: detects dead consumers and selects the consumer that runs the next check.
+
+The functions in this module have no side effects; the caller passes the current time.
 
 A consumer with entries in flight renews their leases every HEARTBEAT_INTERVAL, from a separate thread. A registered
-consumer that owns pending entries is dead if it was silent for SILENCE_THRESHOLD in two checks, CONFIRMATION_DELAY
-apart. A single check is not enough: after a Redis outage every consumer has been silent, and live ones send a heartbeat
-before the second check.
+consumer that owns pending entries counts as dead if two checks, CONFIRMATION_DELAY apart, find that it has been silent
+for SILENCE_THRESHOLD. A single check is not enough, because every consumer has been silent after a Redis outage.
+Consumers that are alive send a heartbeat before the second check.
 
-A single check per CHECK_INTERVAL is enough for a group of any size: the consumers take turns by the server's clock.
-Active consumers announce themselves in a companion hash, because Redis before 7.2 does not count a blocked read as
-activity.
+One check per CHECK_INTERVAL is enough for a group of any size, so the consumers take turns by the server's clock.
+Active consumers announce themselves in a companion hash (the members hash), because Redis before 7.2 does not count a
+blocked read as activity.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -25,7 +27,7 @@ ANNOUNCE_INTERVAL = timedelta(seconds=20)
 """Interval at which a consumer announces itself in the members hash."""
 
 ABSENT_AFTER = timedelta(seconds=65)
-"""Time without an announcement after which a consumer takes no turns."""
+"""Time without an announcement after which a consumer no longer takes turns in running the check."""
 
 EXPIRE_AFTER = timedelta(minutes=10)
 """Time without an announcement after which a consumer without pending entries is deleted."""
@@ -45,7 +47,7 @@ class ConsumerInfo:
 
 
 def silent_consumers(consumers: Iterable[ConsumerInfo], consumer_name: str) -> dict[str, timedelta]:
-    """Return the other consumers that own pending entries and have been silent, with their idle times."""
+    """Return the idle times of other consumers that own pending entries and are silent for `SILENCE_THRESHOLD`."""
     return {
         info.name: info.idle
         for info in consumers
@@ -68,7 +70,7 @@ def active_members(members: Members, dead: Collection[str], consumer_name: str, 
 
 
 def seconds_until_turn(now_seconds: float, active: list[str], consumer_name: str) -> float:
-    """Return the time until this consumer's next check: every n-th turn with n active consumers."""
+    """Return the time until this consumer's next check. If n consumers are active, each takes every n-th turn."""
     turn = CHECK_INTERVAL.total_seconds()
     wait = (active.index(consumer_name) * turn - now_seconds) % (len(active) * turn)
     return wait if wait > turn / 10 else wait + len(active) * turn

@@ -1,4 +1,4 @@
-"""StreamManager: the public access to Redis, which provides the connections of a consumer."""
+"""StreamManager: the public class for access to Redis, which also creates the connections of a consumer."""
 
 import time
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ _OPTIONS_NOT_COPIED = {"himport_registry", "event_dispatcher", "maint_notificati
 
 
 class StreamManager:
-    """Access to Redis Streams: create a group, read from it, acknowledge entries.
+    """Access to Redis Streams: creates a group, reads from the group and acknowledges entries.
 
-    Create it from a URL with `from_url`, or from a `redis.asyncio.Redis` client. `RedisStreamProcessor` uses more than
-    these three coroutines: blocking reads, lease renewal, claiming.
+    Create a manager from a URL with `from_url`, or from a `redis.asyncio.Redis` client. `RedisStreamProcessor` also
+    uses the manager's connections for blocking reads, lease renewal and claims.
     """
 
     def __init__(
@@ -42,7 +42,10 @@ class StreamManager:
         delivery: Delivery | None = None,
         retention: Retention | None = None,
     ) -> None:
-        """Use the connection options of a client. Nothing connects yet. The options are those of `from_url`."""
+        """Create a manager with the connection options of a client, without connecting yet.
+
+        The keyword arguments are those of `from_url`.
+        """
         self.start_from, self.encoding = start_from, encoding
         self.delivery, self.retention = delivery or Delivery(), retention or Retention()
         self.min_idle = min_idle or self.delivery.min_idle
@@ -54,8 +57,9 @@ class StreamManager:
             if key not in _OPTIONS_NOT_COPIED and not key.startswith(("maint_", "orig_", "oss_"))
         } | NO_RETRY_OPTIONS
         self.command_refused = Event()
-        """Set when the server has rejected a command. The consumer then repeats the preflight checks before its next
-        read. Clones share it."""
+        """Event that is set when a command was rejected because of a missing permission, or because the server does not
+        have the command. The consumer then repeats the preflight checks before its next read. Clones share the event.
+        """
         self.control = self._new_control()
 
     def _new_control(self) -> Redis:
@@ -85,7 +89,7 @@ class StreamManager:
         delivery: Delivery | None = None,
         retention: Retention | None = None,
     ) -> Self:
-        """Create a manager for one Redis server. Nothing connects yet.
+        """Create a manager for one Redis server, without connecting yet.
 
         Connection options of redis-py can be added to the URL, such as `?socket_timeout=3` (seconds). For options that
         a URL cannot express, pass a `redis.asyncio.Redis` client to the class instead.
@@ -94,13 +98,13 @@ class StreamManager:
             url: `redis://host:port/db`, `rediss://host:port/db` (TLS) or `unix:///path/to/socket`.
             username: Redis user, if the URL contains none. Default: the default user.
             password: password of the user, if the URL contains none. Default: none.
-            start_from: position of a consumer group that does not exist yet: "0" for all entries of the stream, "$" for
+            start_from: start of a consumer group that does not exist yet: "0" for all entries of the stream, "$" for
                 new entries only, or an entry id. Default: "0".
             encoding: "utf-8" passes field names and values to the handler as text, "bytes" as bytes. Default: "utf-8".
             min_idle: idle time after which a pending entry of another program's consumer is claimed. Default:
                 `delivery.min_idle`, which is 30 seconds by default.
             delivery: retries, dead letters and the circuit breaker. Default: `Delivery()`.
-            retention: entries to trim from the stream. Default: none.
+            retention: rules for trimming the stream. Default: no trimming.
         """
         credentials: dict[str, Any] = {"username": username, "password": password}
         pool = ConnectionPool.from_url(url, **{key: value for key, value in credentials.items() if value is not None})
@@ -124,10 +128,11 @@ class StreamManager:
         delivery: Delivery | None = None,
         retention: Retention | None = None,
     ) -> Self:
-        """Create a manager from a pod's settings. Nothing connects yet. Raises InvalidSettings.
+        """Create a manager from a pod's settings, without connecting yet. Raises InvalidSettings.
 
-        Each connect finds the address again: fixed, by Sentinel, or the Cluster node of `stream`. Each connect also
-        reads the files of credentials and certificates. The other options are those of `from_url`.
+        Each connect determines the server again: the fixed address, the primary that Sentinel reports, or the node of
+        the Redis Cluster that holds `stream`. Each connect also reads the files with credentials and certificates
+        again. The other arguments are those of `from_url`.
         """
         if settings.cluster and not same_slot(stream):
             raise InvalidSettings(
@@ -157,7 +162,7 @@ class StreamManager:
             raise
 
     async def handle_error(self, error: Exception) -> None:
-        """Drop the connections if the primary must be found again, and record a rejected command."""
+        """Close idle connections if the primary must be found again. Sets `command_refused` for a rejected command."""
         error_info = classify_error(error, "")
         if error_info.must_relocate:
             await self.drop_connections()
@@ -165,7 +170,7 @@ class StreamManager:
             self.command_refused.set()
 
     async def execute_pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """Execute commands in one round trip. Returns one reply or error for each; raises connection errors."""
+        """Execute commands in one round trip. Returns one reply or error for each command. Raises connection errors."""
         pipeline = self.control.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
@@ -182,14 +187,14 @@ class StreamManager:
     async def read_events(
         self, stream_name: str, group_name: str, consumer_name: str, count: int
     ) -> list[tuple[str, dict[str, Any]]]:
-        """Read up to `count` new entries of the group without waiting. Returns (message id, data) for each."""
+        """Read up to `count` new entries of the group without waiting. Returns (message id, data) for each entry."""
         source = ("COUNT", count, "STREAMS", stream_name, ">")
         reply = await self.execute("XREADGROUP", "GROUP", group_name, consumer_name, *source)
         entries = Entry.from_reply(replies.stream_entries(reply))
         return [(entry.message_id, entry.data(self.encoding)) for entry in entries]
 
     async def ack_event(self, stream_name: str, group_name: str, message_id: str) -> bool:
-        """Acknowledge one entry. Returns False if it was not pending."""
+        """Acknowledge one entry. Returns False if the entry was not pending."""
         return bool(await self.execute("XACK", stream_name, group_name, message_id))
 
     async def connect(self) -> AbstractConnection:
@@ -200,7 +205,7 @@ class StreamManager:
 
     @property
     def address(self) -> tuple[str, int | None]:
-        """Host and port of the last connect, or of the next one. For a Unix socket, its path and None."""
+        """Host and port of the last connect, or else of the next connect. The path and None for a Unix socket."""
         options = self._connection_options
         if (address_source := options.get("address_source")) is not None:
             host, port = address_source.address
@@ -234,13 +239,13 @@ class StreamManager:
         return None
 
     async def clock_offset_ns(self) -> int:
-        """Return by how much the server's clock is ahead of this machine's, within half a round trip."""
+        """Return how far the server's clock is ahead of this machine's clock, accurate to half a round trip."""
         sent_ns = time.time_ns()
         seconds, microseconds = await self.execute("TIME")
         return (int(seconds) * 1_000_000 + int(microseconds)) * 1000 - (sent_ns + time.time_ns()) // 2
 
     async def drop_connections(self) -> None:
-        """Close idle connections, so that the next command connects again: the address may change by a failover."""
+        """Close idle connections, so that the next command connects to the current primary after a failover."""
         await self.control.connection_pool.disconnect(inuse_connections=False)
 
 

@@ -27,17 +27,22 @@ class PendingEntries:
     async def page(
         self, owner: str, count: int, *, after: str = "", idle: timedelta | None = None
     ) -> list[PendingEntry]:
-        """Return up to `count` entries of the consumer `owner`, optionally after an id, or idle for at least `idle`."""
+        """Return up to `count` pending entries of the consumer `owner`.
+
+        If `after` is set, only entries after this id are returned. If `idle` is set, only entries that have been idle
+        for at least this time are returned.
+        """
         idle_filter = ("IDLE", replies.to_milliseconds(idle)) if idle else ()
         begin = f"({after}" if after else "-"
         reply = await self._execute("XPENDING", self._stream, self._group, *idle_filter, begin, "+", count, owner)
         return [PendingEntry(line[0].decode(), int(line[3])) for line in reply]
 
     async def claim(self, pending: Collection[PendingEntry], idle: timedelta) -> tuple[list[Entry], int]:
-        """Claim entries for this consumer. Returns the claimed entries, and the number of trimmed ones.
+        """Claim entries for this consumer. Returns the claimed entries, and the number of trimmed entries.
 
-        Redis claims only entries that are still idle for `idle`, which decides between consumers that claim the same
-        entries. The delivery counts stay unchanged, because no attempt has started. Trimmed entries are acknowledged.
+        Redis claims only entries that have still been idle for `idle`. If several consumers claim the same entry, only
+        the first claim therefore succeeds. The delivery counts stay unchanged, because no attempt has started. Trimmed
+        entries are acknowledged.
         """
         entries: list[Entry] = []
         for deliveries in sorted({entry.deliveries for entry in pending}):
@@ -53,7 +58,7 @@ class PendingEntries:
     async def _ack_trimmed(self, message_ids: list[str]) -> int:
         """Acknowledge the entries that are no longer in the stream, and return their number.
 
-        Such entries can never be handled. Since Redis 7.0, XCLAIM itself removes them from the pending entries list.
+        Such entries can never be handled. Since Redis 7.0, XCLAIM itself removes their ids from the pending entries.
         """
         trimmed = 0
         for message_id in message_ids:

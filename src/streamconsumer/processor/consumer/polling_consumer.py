@@ -1,4 +1,4 @@
-"""Consumer for a user's own manager: polls, acknowledges entries one by one, and can neither renew nor claim."""
+"""Consumer for a user's own manager: polls and acknowledges entries one by one, without lease renewal or claims."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -33,38 +33,38 @@ class PollingConsumer:
         return [DecodedEntry(message_id, data) for message_id, data in events or []]
 
     def on_entry_removed(self, message_id: str) -> None:
-        """Do nothing: leases are not renewed."""
+        """Do nothing, because this consumer does not renew leases."""
 
     async def interrupt_read(self) -> None:
-        """Do nothing: a poll ends by itself."""
+        """Do nothing, because a poll does not wait for entries."""
 
     async def ack(self, message_id: str) -> None:
         """Acknowledge an entry."""
         await self._manager.ack_event(self._stream, self._group, message_id)
 
     async def flush(self) -> None:
-        """Do nothing: no acknowledgement is buffered."""
+        """Do nothing, because no acknowledgement is buffered."""
 
     async def start_attempt(self, message_id: str, deliveries: int) -> int:  # noqa: ARG002 - the manager cannot count
-        """Return 1: every attempt may start."""
+        """Return 1, because every attempt may start."""
         return 1
 
     async def set_delivery_counts(self, entries: Sequence[tuple[str, int]]) -> None:
-        """Do nothing: the manager has no coroutine for delivery counts."""
+        """Do nothing, because the manager has no coroutine for delivery counts."""
 
     async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> None:
-        """Do nothing: the manager has no coroutine for postponing, and the entries stay pending."""
+        """Do nothing, because the manager has no coroutine for postponing. The entries stay pending."""
 
     async def dead_letter_many(self, dead_letters: Sequence[EncodedDeadLetter]) -> list[bool | Exception]:  # noqa: ARG002 - always raises
-        """Raise InvalidSettings."""
+        """Raise InvalidSettings, because the manager has no coroutine for dead letters."""
         raise InvalidSettings(_NEEDS_STREAM_MANAGER.format("dead letters"))
 
     async def commit_effects(self, message_id: str, effects: Effects) -> bool:  # noqa: ARG002 - always raises
-        """Raise InvalidSettings."""
+        """Raise InvalidSettings, because the manager has no coroutine for effects."""
         raise InvalidSettings(_NEEDS_STREAM_MANAGER.format("effects"))
 
     async def close(self) -> None:
-        """Do nothing: the user closes the manager."""
+        """Do nothing, because the user closes the manager."""
 
 
 class DecodedEntry(Entry):

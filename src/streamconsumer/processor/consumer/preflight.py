@@ -1,8 +1,9 @@
 """Preflight checks of a Redis server: version, permissions of the user, and risky settings, in one round trip.
 
-The checks change nothing. Redis checks permissions before arguments, so each command is sent with arguments that it
-rejects or that have no effect. NOPERM then means that the permission is missing; any other reply means that it is
-granted. EVAL is different: `return 1` must return 1, because a proxy rejects EVAL with its own error text.
+The checks change no data. Redis checks permissions before arguments. Each command is therefore sent with arguments that
+Redis rejects or that have no effect. NOPERM then means that the permission is missing; any other reply means that the
+user has the permission. For EVAL, only the reply 1 to the script `return 1` counts, because a proxy rejects EVAL with
+its own error text.
 """
 
 import re
@@ -20,13 +21,13 @@ from streamconsumer.redis_client.keys import group_key
 from streamconsumer.redis_client.server_settings import CHECKED_SETTINGS, risky_settings
 
 MIN_SERVER_VERSION = (6, 2)
-"""Oldest supported version: the first with IDLE and exclusive ids in XPENDING."""
+"""Oldest supported Redis version. Older versions lack IDLE and exclusive ids in XPENDING."""
 
 NO_SUCH_ID = "0-0"
-"""Id that no entry can have."""
+"""Entry id that no entry can have."""
 
 OPTIONAL_PERMISSIONS = {"+client|id", "+client|unblock"}
-"""Permissions without which the processor works with limitations."""
+"""Optional permissions. If they are missing, the processor works with limitations."""
 
 _MAX_QUOTED_LENGTH = 120
 """Maximum number of characters quoted from an error reply."""
@@ -37,12 +38,12 @@ class PermissionProbe(NamedTuple):
 
     permission: str
     key: str
-    """Key of the command. Empty if it has none."""
+    """Redis key that the command accesses. Empty if the command accesses no key."""
     arguments: tuple[Any, ...]
 
     @property
     def command(self) -> tuple[Any, ...]:
-        """The command with its arguments."""
+        """Name and arguments of the command."""
         return (*self.permission.upper().split("|"), *self.arguments)
 
 
@@ -51,7 +52,7 @@ class PreflightReport:
     """Result of the checks."""
 
     problem: str
-    """Reason why the server cannot be used, in one sentence. Empty if it can be used."""
+    """Reason why the server cannot be used, in one sentence. Empty if the server can be used."""
 
     version: str
     """Version of the server. Empty if the server does not report it."""
@@ -60,11 +61,12 @@ class PreflightReport:
     """Missing permissions in the syntax of ACL SETUSER."""
 
     settings: dict[str, str | None]
-    """Values of the CHECKED_SETTINGS. None if the user may not read them, or the server does not have the setting."""
+    """Value of each setting in CHECKED_SETTINGS. None if the user is not allowed to read the setting, or if the server
+    does not have it."""
 
     @property
     def warnings(self) -> list[str]:
-        """Log messages about missing optional permissions and about settings that can cost entries."""
+        """Log messages about missing optional permissions and about settings that can lead to the loss of entries."""
         settings = [setting.message for setting in risky_settings(self.settings)]
         if not self.missing_permissions:
             return settings
@@ -73,7 +75,7 @@ class PreflightReport:
 
 
 async def run_preflight_checks(manager: StreamManager, consumer_id: ConsumerId) -> PreflightReport:
-    """Run all checks in one round trip. Raises the error reply of a server that is not ready."""
+    """Run all checks in one round trip. Raises the server's error reply if the server is not ready."""
     probes = _probes(manager, consumer_id)
     commands = [probe.command for probe in probes]
     settings = [("CONFIG", "GET", name) for name in CHECKED_SETTINGS]
@@ -85,7 +87,7 @@ async def run_preflight_checks(manager: StreamManager, consumer_id: ConsumerId) 
 
 
 def _find_rejections(probes: Sequence[PermissionProbe], raw_replies: Sequence[Any]) -> dict[str, Exception]:
-    """Return the missing permissions with the error replies that show them."""
+    """Return each missing permission with the error reply that shows that it is missing."""
     rejections: dict[str, Exception] = {}
     reply_to_read = str(raw_replies[0])  # a proxy that has lost its server replies to each command with the same text
     for probe, reply in zip(probes, raw_replies, strict=False):
@@ -112,7 +114,7 @@ def _unsupported_version_error(version: str) -> str:
 
 
 def _missing_permission_error(manager: StreamManager, rejections: Mapping[str, Exception]) -> str:
-    """Return the error about missing required permissions. Empty if none is missing."""
+    """Return the error about missing required permissions. Empty if no required permission is missing."""
     missing = {permission: reply for permission, reply in rejections.items() if permission not in OPTIONAL_PERMISSIONS}
     if not missing:
         return ""
@@ -134,8 +136,8 @@ def _setting_values(raw_replies: Sequence[Any]) -> dict[str, str | None]:
 def _probes(manager: StreamManager, consumer_id: ConsumerId) -> list[PermissionProbe]:
     """Return the commands that test the permissions.
 
-    `x` replaces a number or an id, so that Redis rejects the arguments. No group has a companion key with the suffix
-    `*`.
+    The argument `x` takes the place of a number or an id, so that Redis rejects the arguments. The suffix `*` makes the
+    name of a companion key that no group has.
     """
     stream, group, consumer = consumer_id
     companion = group_key(stream, group, "*")

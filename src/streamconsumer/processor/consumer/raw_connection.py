@@ -1,8 +1,8 @@
 """Reading connection: writes packed commands and returns raw replies, without a client library in between.
 
-redis-py connects, encrypts and authenticates; then its transport is taken over. Every way to reach a server still
-works, without the cost of redis-py's commands: 110 microseconds of bookkeeping per round trip against 12 (measured).
-Nothing is retried, and a connection that has failed once is never used again.
+redis-py opens, encrypts and authenticates the connection. This class then takes over the transport. All connection
+types and options of redis-py therefore work, but a round trip takes less time: 12 microseconds of bookkeeping instead
+of 110 (measured). No command is retried, and a connection that has failed once is never used again.
 """
 
 import asyncio
@@ -20,14 +20,16 @@ from streamconsumer.processor.message import Encoding
 
 
 class RawConnection(asyncio.Protocol):
-    """Pipelined connection. Replies arrive in the order of the commands; an error reply is a ResponseError in its
-    place."""
+    """Pipelined connection. Replies arrive in the order of the commands.
+
+    An error reply is passed on as a ResponseError; only `execute` raises it.
+    """
 
     def __init__(self, connection: AbstractConnection, encoding: Encoding) -> None:
         """Take over the transport of a connection.
 
-        With `encoding` utf-8, replies contain text, and bytes that are not valid UTF-8 become lone surrogates.
-        Otherwise replies contain bytes.
+        If `encoding` is utf-8, replies contain text, and bytes that are not valid UTF-8 become lone surrogates.
+        Otherwise, replies contain bytes.
         """
         self._connection = connection  # keeps the socket open: without a reference it would be closed
         writer: Any = connection._writer  # noqa: SLF001 - redis-py has no public access to it
@@ -53,8 +55,8 @@ class RawConnection(asyncio.Protocol):
     def send(self, packed: bytes, on_first_reply: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
         """Send packed commands in one write. Returns a future of the last reply.
 
-        With `on_first_reply`, `packed` contains two commands. The callback receives the first reply as soon as it
-        arrives, even while the second command blocks.
+        If `on_first_reply` is given, `packed` contains two commands. The callback receives the reply to the first
+        command immediately, even while the second command is still blocking.
         """
         future = asyncio.get_running_loop().create_future()
         if not self.is_usable:
@@ -65,14 +67,14 @@ class RawConnection(asyncio.Protocol):
         return future
 
     async def execute(self, *command: Any) -> Any:
-        """Execute one command and return its reply. Raises an error reply."""
+        """Execute one command and return its reply. Raises a ResponseError for an error reply."""
         reply = await self.send(pack_command(*command))
         if isinstance(reply, Exception):
             raise reply
         return reply
 
     def abort(self) -> None:
-        """Fail all pending commands with a timeout and drop the connection."""
+        """Drop the connection. All pending commands fail with a timeout error."""
         self._fail(RedisTimeoutError("the server does not answer"))
         self._transport.abort()
 

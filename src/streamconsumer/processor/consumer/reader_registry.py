@@ -1,12 +1,12 @@
-"""Registry of blocked readers, so that released entries do not wait for a consumer's next liveness check.
+"""Registry of the consumers' reading connections, so that another consumer can claim released entries immediately.
 
 Each consumer stores the client id of its reading connection in a companion key. A consumer that releases entries ends
-the blocked read of one other consumer with CLIENT UNBLOCK, a permission that stopping needs anyway. A consumer whose
-read returned empty before its timeout immediately claims due entries. That consumer has a free slot, because it was
-reading.
+the blocking read of one other consumer with CLIENT UNBLOCK. (Stopping a consumer requires the same permission.) If a
+read returns empty before its timeout, the consumer immediately claims due entries. A consumer that is reading always
+has a free slot for them.
 
-An outdated id does little harm: after a failover it may belong to another client, whose blocking command then ends as
-if it had timed out. Only consumers that have recently announced themselves are woken.
+After a failover, an outdated client id may belong to another client. The harm is small, because the blocking command of
+that client then ends as if it had timed out. Only consumers that have recently announced themselves are woken.
 """
 
 import random
@@ -21,13 +21,14 @@ from streamconsumer.redis_client.keys import group_key
 from streamconsumer.redis_client.replies import Execute
 
 RECENT_SECONDS = 30.0
-"""Time since its last announcement after which a consumer is not woken. Consumers announce themselves every 20 s."""
+"""Time since its last announcement after which a consumer is no longer woken. Consumers announce themselves every 20
+seconds."""
 
 
 class ReaderRegistry:
-    """Reading connections of a group, used by one of its consumers.
+    """Client ids of the reading connections in a group, used by one of the group's consumers.
 
-    If CLIENT UNBLOCK is not permitted, released entries wait for the next liveness check.
+    If the user has no permission for CLIENT UNBLOCK, released entries wait for the next liveness check.
     """
 
     def __init__(self, execute: Execute, stream: str, group: str, consumer: str) -> None:
@@ -40,7 +41,7 @@ class ReaderRegistry:
             await self._execute("HSET", self._key, self._consumer_name, client_id)
 
     async def wake_one(self, members: Callable[[], Awaitable[Mapping[str, float]]], now_seconds: float) -> None:
-        """End the blocked read of one other consumer, if there is one."""
+        """End the blocking read of one other consumer, if another consumer is reading."""
         with suppress(ResponseError):
             flat: Any = await self._execute("HGETALL", self._key)
             readers = {name.decode(): int(client_id) for name, client_id in replies.to_dict(flat).items()}

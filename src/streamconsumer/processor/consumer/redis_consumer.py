@@ -39,13 +39,13 @@ PAGE_SIZE = 200
 """Maximum number of pending entries that one command lists or moves."""
 
 READ_TIMEOUT_MARGIN = timedelta(seconds=5)
-"""Time after the end of the BLOCK duration after which the connection of an unanswered read counts as dead."""
+"""Extra time for the reply after the BLOCK duration. If the reply is still missing, the connection counts as dead."""
 
 MAX_READ_BYTES = 32 * 1024 * 1024
-"""Approximate limit of one read. A read requests fewer entries if entries are large."""
+"""Approximate size limit of the reply to one read. If entries are large, a read requests fewer entries."""
 
 INITIAL_COUNT = 10
-"""Number of entries requested while their size is unknown. Doubled after each full read."""
+"""Number of entries that the first read requests. The number is doubled after each full read."""
 
 ANY_IDLE_TIME = timedelta(0)
 
@@ -68,13 +68,13 @@ class RedisConsumer:
         self.consumer_id = ConsumerId(stream, group, consumer)
         self._stream, self._group, self._consumer_name = self.consumer_id
         self.is_blocking = True
-        """True: `read` waits for entries. If False, the consume loop waits `poll_interval` after an empty read."""
+        """True if `read` waits for entries. If False, the consume loop waits `poll_interval` after an empty read."""
         self.encoding = manager.encoding
         self.claimer: PendingClaimer | None = None
-        """Claims entries. None if renewal, claiming, dead letters and postponed retries are not available; then failed
-        messages stay pending."""
+        """Claimer of pending entries. None if lease renewal, claims, dead letters and postponed retries are not
+        available; failed messages then stay pending."""
         self.in_flight_ids = in_flight_ids
-        """Returns the ids of the entries in flight."""
+        """Function that returns the ids of the entries in flight."""
         self._block_seconds = block.total_seconds()
         self._connection: RawConnection | None = None
         self._client_id: int | None = None
@@ -85,7 +85,7 @@ class RedisConsumer:
         self.leases = Leases(manager.execute, *self.consumer_id)
         self._reader_registry = ReaderRegistry(manager.execute, *self.consumer_id)
         self.wakeup = asyncio.Event()
-        """Set when a read returned empty before its timeout: another consumer may have released entries."""
+        """Event that is set when a read ends early and empty, because another consumer may have released entries."""
         self.snapshot = GroupSnapshot(manager.execute, *self.consumer_id)
         delivery = manager.delivery
         self.dead_letter_stream = delivery.dead_letter_stream or group_key(stream, group, "dead-letters")
@@ -102,12 +102,12 @@ class RedisConsumer:
         """True from the detection of a missing group until all entries in flight are pending again."""
         self._packed_reads: dict[int, bytes] = {}
         self.max_count = INITIAL_COUNT
-        """Maximum number of entries that one command requests, by read or by claim."""
+        """Maximum number of entries that one read or one claim requests."""
 
     # -- reading -----------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect, and create the group if it does not exist. Raises InvalidSettings for an unusable server."""
+        """Connect, and create the group if it does not exist. Raises InvalidSettings if the server cannot be used."""
         self._idle.clear()
         try:
             report = await run_preflight_checks(self.manager, self.consumer_id)
@@ -127,9 +127,9 @@ class RedisConsumer:
             log.warning(warning)
 
     async def read(self, count: int) -> list[Entry]:
-        """Return up to `count` entries: first this consumer's own unacknowledged entries, then new ones.
+        """Return up to `count` entries: first this consumer's own unacknowledged entries, then new entries.
 
-        Waits for a new entry up to the BLOCK duration. Raises Redis errors; the connection is then closed.
+        Waits for a new entry at most for the BLOCK duration. Closes the connection before it raises a Redis error.
         """
         self._idle.clear()
         try:
@@ -172,7 +172,7 @@ class RedisConsumer:
             self.manager.command_refused.clear()
 
     async def interrupt_read(self) -> None:
-        """End a blocked read. Repeats CLIENT UNBLOCK until the read ends, because it has no effect between commands."""
+        """End a blocking read. Repeats CLIENT UNBLOCK, because the command has no effect before the read blocks."""
         while not self._idle.is_set():
             if self._client_id is not None and self._read_sent.is_set():
                 with suppress(RedisError, OSError):
@@ -199,7 +199,7 @@ class RedisConsumer:
             await connection.close()
 
     async def _ack_and_read(self, connection: RawConnection, count: int) -> list[Any]:
-        """Acknowledge the buffered ids and read new entries: one write, two replies. Returns the raw entries."""
+        """Acknowledge the buffered ids and read new entries in one round trip. Returns the raw entries."""
         acks, ack_errors = self.ack_buffer.take_batch(), []
 
         def on_ack_reply(reply: Any) -> None:
@@ -264,8 +264,8 @@ class RedisConsumer:
     async def _read_own_pending(self) -> list[Entry]:
         """Return one page of this consumer's pending entries that are not in flight.
 
-        Such entries were received before a restart, or in a lost reply. Reading them does not increment their
-        delivery counts, because no attempt has started.
+        Such entries were received before a restart, or the reply that contained them was lost. Reading these entries
+        does not increment their delivery counts, because no attempt has started.
         """
         with self.ack_buffer.acked_during() as acked_ids:
             count = min(PAGE_SIZE, self.max_count)
@@ -280,23 +280,23 @@ class RedisConsumer:
         return self.mark_suspects(entries)
 
     def request_replay(self) -> None:
-        """Read the own pending entries with the next read, because the reply to a claim was lost."""
+        """Make the next read return this consumer's pending entries, because the reply to a claim was lost."""
         self._replay_from = ""
 
     async def claim(self, pending: Collection[PendingEntry], idle: timedelta) -> list[Entry]:
-        """Claim pending entries for this consumer, and count the trimmed ones."""
+        """Claim pending entries for this consumer, and count the entries that were trimmed."""
         entries, trimmed = await self.pending_entries.claim(pending, idle)
         self.adapt_to_sizes(entries, len(pending))
         self._metrics.lost_to_trimming += trimmed
         return entries
 
     def adapt_to_sizes(self, entries: Collection[Entry], requested: int) -> None:
-        """Adapt `max_count` to entries that were claimed."""
+        """Adapt `max_count` to the sizes of entries that were claimed."""
         if entries:
             self._adapt_count(len(entries), sum(entry.size_bytes() for entry in entries), min(PAGE_SIZE, 2 * requested))
 
     def mark_suspects(self, entries: list[Entry]) -> list[Entry]:
-        """Mark entries whose process died, and as suspects those that may have crashed it. Returns the entries."""
+        """Mark the entries of a dead consumer. Entries that may have crashed its process are marked as suspects."""
         for entry in entries:
             entry.owner_died = True
             entry.is_suspect = is_suspect(entry.deliveries, self.manager.delivery.max_deliveries)
@@ -309,7 +309,7 @@ class RedisConsumer:
         self.ack_buffer.add(message_id)
 
     async def flush(self) -> None:
-        """Send the buffered acknowledgements. Raises Redis errors; unconfirmed ids stay in the buffer."""
+        """Send the buffered acknowledgements. Raises Redis errors; the ids then stay in the buffer."""
         await self.ack_buffer.flush()
 
     async def _send_acks(self, acks: Collection[str]) -> int:
@@ -330,7 +330,7 @@ class RedisConsumer:
     async def postpone(self, entries: Sequence[tuple[str, int, timedelta]]) -> None:
         """Postpone entries, given as (id, deliveries so far, delay). After the delay, any consumer may claim the entry.
 
-        Wakes another consumer if an entry has no delay.
+        If an entry has no delay, another consumer is woken to claim the entry.
         """
         for first in range(0, len(entries), PAGE_SIZE):
             page = entries[first : first + PAGE_SIZE]
@@ -343,7 +343,7 @@ class RedisConsumer:
             )
 
     async def dead_letter_many(self, dead_letters: Sequence[EncodedDeadLetter]) -> list[bool | Exception]:
-        """Write dead letters and acknowledge their entries, each in one step.
+        """Write each dead letter and acknowledge its entry in one atomic step.
 
         Sends about one megabyte per round trip. Returns one result per entry: True, False (another consumer owns the
         entry) or the Redis error.
@@ -361,7 +361,7 @@ class RedisConsumer:
         return results
 
     async def commit_effects(self, message_id: str, effects: Effects) -> bool:
-        """Apply effects and acknowledge the entry in one step. Returns False if another consumer owns the entry."""
+        """Apply effects and acknowledge the entry atomically. Returns False if another consumer owns the entry."""
         with self.ack_buffer.settled_by_script([message_id]):
             if committed := await commit_effects(self.manager.execute, self.consumer_id, message_id, effects):
                 self.ack_buffer.record_acked(message_id)
@@ -381,7 +381,7 @@ class RedisConsumer:
     # -- a lost group ------------------------------------------------------------------------------------------
 
     async def _recover_group(self) -> None:
-        """Recreate a missing group at its previous position, with the entries in flight pending with this consumer."""
+        """Recreate a missing group at its previous position, and make the entries in flight pending again."""
         self._is_group_lost = True
         begin = await self.snapshot.restore_group(self._last_delivered_id, "0", in_flight=list(self.in_flight_ids()))
         self._metrics.groups_recreated += 1

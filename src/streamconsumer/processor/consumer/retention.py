@@ -1,20 +1,22 @@
-"""Retention: trims entries from a stream that every group has acknowledged.
+"""Retention: trims an entry from the stream only after every group has acknowledged it.
 
 XTRIM ignores consumer groups. The trimmer therefore first determines an id below which every group has acknowledged
-everything, and trims below that id. The id stays valid while the trimmer queries Redis:
+every entry, and then trims below this id. The id stays safe while the trimmer queries Redis, for these reasons:
 
-- XINFO GROUPS runs before XPENDING. An entry that is read between the two is pending, and comes after the position
-  that XINFO reported. In the opposite order, neither reply would contain it.
-- Later, entries are only added (with greater ids) and acknowledged. Entries that were safe to trim stay safe.
-- A group that is destroyed and recreated at its old position has lost its pending entries until its consumers restore
-  them. An id is therefore safe only if two checks in a row found it safe. While the consumer's own group is missing, no
-  id is safe.
+- XINFO GROUPS runs before XPENDING. An entry that is read between the two commands comes after the position that XINFO
+  reported. In the opposite order, the entry would be missing from both replies.
+- After the queries, entries are only added (with greater ids) or acknowledged. Entries that were safe to trim therefore
+  stay safe.
+- A group that is destroyed and recreated at its old position has no pending entries until its consumers restore them.
+  An id therefore counts as safe only after two checks in a row have found it safe. While the consumer's own group is
+  missing, no id is safe.
 
-One case remains: another program creates a group at 0, or resets one with XGROUP SETID, while the trimmer runs. That
-group does not receive the trimmed entries. Reading from an earlier position never guarantees that old entries exist.
+One case remains: another program may create a group at 0, or move a group back with XGROUP SETID, while the trimmer
+runs. That group does not receive the trimmed entries. A group that starts at an earlier position never has a guarantee
+that the old entries still exist.
 
-Each check costs XINFO GROUPS, one XPENDING per group, and TIME for an age. XTRIM by exact id takes 4 ms for a million
-entries (measured, Redis 7.0 and Valkey 9.1).
+Each check sends XINFO GROUPS, one XPENDING per group and, if `max_age` is set, TIME. XTRIM with an exact id takes 4 ms
+for a million entries (measured, Redis 7.0 and Valkey 9.1).
 """
 
 from collections.abc import Mapping
@@ -27,17 +29,17 @@ from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.replies import Execute
 
 EntryId = tuple[int, int]
-"""Entry id as numbers: milliseconds and sequence. A bound is always the smallest id that is not trimmed."""
+"""Entry id as two numbers: milliseconds and sequence. A bound is the smallest id that is not trimmed."""
 
 ZERO_ID: EntryId = (0, 0)
-"""Bound below which no entry exists: nothing is trimmed."""
+"""Bound that trims nothing, because no entry has a smaller id."""
 
 
 def safe_minimum(positions: Mapping[bytes, EntryId], pending: Mapping[bytes, EntryId]) -> EntryId:
-    """Return the id below which every group has acknowledged everything.
+    """Return the id below which every group has acknowledged every entry.
 
-    `positions` are the groups' last-delivered ids, `pending` their smallest unacknowledged ids. Returns ZERO_ID
-    if there is no group, because a group that was just destroyed and will be recreated would find no entries.
+    `positions` are the groups' last-delivered ids, and `pending` are their smallest pending ids. Returns ZERO_ID if
+    there is no group, so that a group that is about to be recreated still finds its entries.
     """
     return min(
         (min(next_id(position), pending.get(group, next_id(position))) for group, position in positions.items()),
@@ -59,7 +61,7 @@ def oldest_by_age(now_milliseconds: int, max_age: timedelta) -> EntryId:
 
 
 def next_id(message_id: EntryId) -> EntryId:
-    """Return the next possible id."""
+    """Return the smallest id that is greater than `message_id`."""
     milliseconds, sequence = message_id
     return (milliseconds, sequence + 1) if sequence < 2**64 - 1 else (milliseconds + 1, 0)
 
@@ -70,14 +72,15 @@ def format_id(message_id: EntryId) -> str:
 
 
 def parse_id(message_id: bytes) -> EntryId:
-    """Parse an id of a raw reply."""
+    """Parse an id in a raw reply."""
     return replies.parse_id(message_id.decode())
 
 
 class StreamTrimmer:
     """Trims one stream by its retention settings.
 
-    One pod of the group calls `trim` every few seconds. Concurrent calls do no harm. The first call trims nothing.
+    One pod of the group calls `trim` every few seconds. Concurrent calls do no harm. The first call trims nothing,
+    because an id must be found safe by two calls.
     """
 
     def __init__(self, execute: Execute, stream: str, group: str, retention: processor_settings.Retention) -> None:
@@ -90,7 +93,7 @@ class StreamTrimmer:
         return self._retention.acknowledged or self._retention.max_age is not None
 
     async def trim(self) -> int:
-        """Trim entries that were safe in two calls in a row. Returns their number. Raises Redis errors."""
+        """Trim entries that two calls in a row found safe. Returns the number of entries. Raises Redis errors."""
         if not self.is_enabled:
             return 0
         safe_id = await self._current_safe_id()
@@ -101,7 +104,10 @@ class StreamTrimmer:
         return int(await self._execute("XTRIM", self._stream, "MINID", "=", format_id(bound)))
 
     async def _current_safe_id(self) -> EntryId:
-        """Return the safe id. ZERO_ID if the stream or the consumer's own group does not exist."""
+        """Return the id below which every group has acknowledged every entry.
+
+        Returns ZERO_ID if the stream or this consumer's group does not exist.
+        """
         try:
             groups = [replies.to_dict(line) for line in await self._execute("XINFO", "GROUPS", self._stream)]
             positions = {group[b"name"]: parse_id(group[b"last-delivered-id"]) for group in groups}
@@ -114,7 +120,10 @@ class StreamTrimmer:
         return safe_minimum(positions, smallest) if self._group in positions else ZERO_ID
 
     async def _age_bound(self) -> EntryId | None:
-        """Return the bound of `max_age` by the server's clock, which created the ids. None without `max_age`."""
+        """Return the smallest id that is not older than `max_age`. None if `max_age` is not set.
+
+        The age is measured by the server's clock, because this clock created the ids.
+        """
         if self._retention.max_age is None:
             return None
         seconds, microseconds = map(int, await self._execute("TIME"))

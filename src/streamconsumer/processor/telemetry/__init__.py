@@ -7,10 +7,11 @@
 | `ack S` | CLIENT | Redis replied to XACK, and an acknowledged message is sampled |
 | `send S:dead-letters` | PRODUCER | a message was dead-lettered |
 
-`semconv` has every name, `trace_context` parses the producer's context, `sampling` decides before a span is built,
-`trace_identity` computes the span ids of other processes, `otlp_encoding` encodes spans, `export_queue` sends them, and
-`exception_logs` records exceptions. Only `otlp_sdk`, `otlp_metrics` and `collector_probe` use OpenTelemetry's SDK. They
-import it only if an endpoint is set: without an endpoint a message costs nothing.
+`semconv` defines the attribute names, and `trace_context` parses the producer's trace context. `sampling` decides
+whether a span is recorded, and `trace_identity` computes the ids of spans that other processes record. `otlp_encoding`
+encodes spans, `export_queue` sends them, and `exception_logs` records exceptions. Only `otlp_sdk`, `otlp_metrics` and
+`collector_probe` use OpenTelemetry's SDK. They import the SDK only if an endpoint is set, so that telemetry adds no
+cost to a message if no endpoint is set.
 """
 
 from streamconsumer.processor.telemetry.message_tracing import MessageTracing

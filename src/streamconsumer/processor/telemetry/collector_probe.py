@@ -1,13 +1,13 @@
-"""Test export to the collector, for `streamconsumer doctor`: does the collector accept spans from this pod?"""
+"""Test export for `streamconsumer doctor`, which checks whether the collector accepts spans from this pod."""
 
 import logging
 from collections.abc import Mapping
 
 TIMEOUT_SECONDS = 3.0
-"""Time limit including retries: a refused connection is retried within it."""
+"""Time limit of the test export, including retries after a refused connection."""
 
 EMPTY_REQUEST = b""
-"""An export request without spans: a collector accepts it and stores nothing."""
+"""Export request without spans, which a collector accepts without storing data."""
 
 
 def traces_endpoint(environ: Mapping[str, str]) -> str | None:
@@ -19,9 +19,9 @@ def traces_endpoint(environ: Mapping[str, str]) -> str | None:
 
 
 def probe_collector() -> str:
-    """Send an empty request as spans are sent, with the OTEL_ variables of this process.
+    """Send an empty request in the same way as spans, with the OTEL_ environment variables of this process.
 
-    Returns the reason why the collector did not accept it, or an empty string.
+    Returns the reason why the collector did not accept the request, or an empty string if the collector accepted it.
     """
     # The SDK costs a second of start-up, and has the variables for certificates, headers and compression.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415

@@ -1,6 +1,7 @@
 """Content of spans as plain data: attributes and links.
 
-`SpanRecorder` encodes it and `TracerProviderTracing` passes it to a tracer, so both describe an attempt alike.
+`SpanRecorder` encodes this data and `TracerProviderTracing` passes it to a tracer, so that both describe an attempt in
+the same way.
 """
 
 from collections.abc import Mapping
@@ -13,12 +14,12 @@ from streamconsumer.processor.telemetry.trace_context import SpanRef
 from streamconsumer.processor.telemetry.trace_identity import DeterministicIds, TraceIdentity
 
 MIN_ENTRY_TIME_NS = 1_000_000_000 * 1_000_000_000
-"""Smallest entry id that is taken as a time. Smaller ids were chosen by the producer."""
+"""Smallest entry id, in nanoseconds, that is used as a time. A producer must have chosen any smaller id."""
 
 NO_ATTRIBUTES: Mapping[str, Any] = MappingProxyType({})
 
 Link = tuple[SpanRef, Mapping[str, Any]]
-"""The linked span and the attributes of the link."""
+"""Linked span and the attributes of the link."""
 
 
 def group_attributes(stream: str, consumer_group: str) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def message_attributes(entry: Entry) -> dict[str, Any]:
 def attempt_attributes(entry: Entry, start_ns: int, clock_offset_ns: int) -> dict[str, Any]:
     """Return the attributes of an attempt at one message.
 
-    `clock_offset_ns` is how far the server's clock is ahead of this machine's.
+    `clock_offset_ns` is how far the server's clock is ahead of this machine's clock.
     """
     attributes = message_attributes(entry)
     if entry.received_ns:
@@ -64,9 +65,9 @@ def attempt_attributes(entry: Entry, start_ns: int, clock_offset_ns: int) -> dic
 def message_links(
     producer: SpanRef | None, related: Mapping[str, SpanRef | None], attributes: Mapping[str, Any] = NO_ATTRIBUTES
 ) -> list[Link]:
-    """Return the links of one message: to its producer and to the related spans, keyed by `semconv.LINK`.
+    """Return the links of one message to its producer and to the related spans.
 
-    Each link has `attributes`.
+    The keys of `related` are the kinds that `semconv.LINK` describes. Each link has `attributes`.
     """
     links = [] if producer is None else [(producer, attributes)]
     for kind, span in related.items():
@@ -85,13 +86,13 @@ class RelatedSpans:
         self._ids, self._is_batch = ids, is_batch
 
     def attempt(self, entry: Entry, identity: TraceIdentity, number: int) -> SpanRef | None:
-        """Return the span of an attempt in another process. None for batches."""
+        """Return the span of an attempt in another process. None if the handler takes batches."""
         if self._is_batch or number < 1:
             return None
         return SpanRef(identity.trace_id, self._ids.attempt_span_id(entry.message_id, number), identity.flags)
 
     def preceding(self, entry: Entry, identity: TraceIdentity) -> dict[str, SpanRef | None]:
-        """Return the spans that precede an attempt, by the kind of the link to them."""
+        """Return the spans that precede an attempt. The keys are the kinds of the links to these spans."""
         preceding: dict[str, SpanRef | None] = {}
         if entry.deliveries > 1 or entry.had_uncounted_attempt:
             previous = entry.last_attempt_span or self.attempt(entry, identity, entry.deliveries - 1)

@@ -1,7 +1,7 @@
 """Exceptions of handlers as OTLP log records, each with its stack and the ids of the attempt's span.
 
-The semantic conventions no longer record exceptions as span events, because backends truncate spans that carry stacks.
-Only sampled attempts have a record; the log lines of the pod have every exception.
+The semantic conventions no longer record exceptions as span events, because backends truncate spans that contain
+stacks. Only exceptions of sampled attempts are recorded; the pod's log contains every exception.
 """
 
 import logging
@@ -17,10 +17,10 @@ from streamconsumer.processor.telemetry.spans import RecordedSpan, error_type
 log = logging.getLogger(__name__)
 
 MAX_FRAMES, MAX_STACK_LENGTH, MAX_MESSAGE_LENGTH = 50, 16_384, 2000
-"""Limits of a record. A stack is cut at its start, so that the raising frame stays."""
+"""Limits of a record. The start of a long stack is cut off, so that the frame that raised the exception remains."""
 
 _WARN = 13, "WARN"
-"""Severity required by the semantic conventions: another attempt may still succeed."""
+"""Severity that the semantic conventions require, because another attempt may still succeed."""
 
 
 class ExceptionLogs:
@@ -50,9 +50,9 @@ class ExceptionLogs:
             log.exception("failed to record exception")
 
     def flush(self, timeout_seconds: float) -> bool:
-        """Send queued records. Returns False if not all were sent in time."""
+        """Send queued records. Returns False if the timeout expired before the queue was empty."""
         return self._queue.flush(timeout_seconds)
 
     def close(self, timeout_seconds: float) -> bool:
-        """Send queued records and stop the queue. Returns False if not all were sent in time."""
+        """Send queued records and stop the queue. Returns False if the timeout expired before the queue was empty."""
         return self._queue.close(timeout_seconds)

@@ -1,8 +1,8 @@
 """Bounded queue of encoded spans, sent to the collector by a separate thread.
 
-A slow or unavailable collector delays no message and uses no memory beyond the bound. A span that does not fit is
-dropped and counted: recorded = sent + dropped + queued. The bound is about 16 MB at 500 bytes a span. The SDK's own
-queue of 2048 spans overflows within a tenth of a second of a busy pod.
+A slow or unavailable collector does not delay messages, and the queue never exceeds its limits. If the queue is full,
+new spans are dropped and counted, so that recorded = sent + dropped + queued. A full queue takes about 16 MB if a span
+takes 500 bytes. In a busy pod, the SDK's own queue of 2048 spans overflows within a tenth of a second.
 """
 
 import logging
@@ -20,21 +20,22 @@ QUEUE_SPANS, BATCH_SPANS, DELAY_MILLISECONDS = 32_768, 4096, 1000
 """Defaults of OTEL_BSP_MAX_QUEUE_SIZE, OTEL_BSP_MAX_EXPORT_BATCH_SIZE and OTEL_BSP_SCHEDULE_DELAY."""
 
 MAX_QUEUE_BYTES = 32 << 20
-"""Limit of the queue in bytes, twice the usual size of a full queue: a handler may add attributes of any size."""
+"""Limit of the queue in bytes, because a handler may add attributes of any size. Twice the usual size of a full
+queue."""
 
 MAX_REQUEST_BYTES = 4 << 20
-"""Limit of a request. A collector rejects more than 20 MiB by default, and a proxy before it possibly less. A larger
-span is sent alone."""
+"""Limit of a request in bytes. By default, a collector rejects requests of more than 20 MiB, and a proxy in front of
+the collector may have a lower limit. A span that is larger than this limit is sent alone."""
 
 HEALTHY_EXPORT_SECONDS = 0.5
-"""A collector that accepts a batch within this time is worth waiting for."""
+"""Maximum response time of a fast collector. The processor pauses reading only if the collector is fast."""
 
 
 class ExportQueue:
     """Queue of encoded spans and the thread that sends them.
 
-    `send` sends a batch and returns True if the collector accepted it. `abort` ends its pause between two tries.
-    `counter` is the field of `metrics` that counts dropped spans.
+    `send` sends a batch and returns True if the collector accepted it. `abort` ends the pause of `send` between two
+    tries. `counter` is the field of `metrics` that counts dropped spans.
     """
 
     def __init__(
@@ -54,10 +55,12 @@ class ExportQueue:
         self._queued: deque[bytes] = deque()
         self._in_flight = 0
         self._bytes_in = self._bytes_out = 0
-        """Total bytes queued, and total bytes sent or failed. Each counter has one writing thread."""
+        """Total bytes that were queued, and total bytes that were sent or dropped. Only one thread writes each
+        counter."""
         self._wake, self._idle = threading.Event(), threading.Event()
         self._lock = threading.Lock()
-        """Held while spans are counted or taken out. Not held during a request, nor by a `put` that drops nothing."""
+        """Lock that is held while spans are counted or taken out of the queue, but not during a request. A `put` holds
+        the lock only if it drops the span."""
         self._is_closing = self._is_aborted = False
         self._rejected = 0
         """Spans dropped because the queue was full."""
@@ -83,7 +86,7 @@ class ExportQueue:
         max_size: int = QUEUE_SPANS,
         counter: str = "spans_dropped",
     ) -> Self:
-        """Build a queue with the limits from the environment. `variables` is the prefix of the variable names."""
+        """Build a queue with limits from environment variables. `variables` is the prefix of the variable names."""
 
         def limit(variable: str, default: int) -> int:
             return int_from_env(environ, f"{variables}_{variable}", default)
@@ -105,9 +108,10 @@ class ExportQueue:
 
     @property
     def is_backlogged(self) -> bool:
-        """True if a short pause would let the queue drain: it is half full, and the collector responds fast.
+        """True if a short pause would let the queue drain: the queue is half full, and the collector responds fast.
 
-        Half full is by number or by bytes. The sending thread waits for the GIL while this process is busy.
+        The queue is half full by the number of spans or by bytes. A pause helps because the sending thread waits for
+        the GIL while this process is busy.
         """
         is_half_full = (
             len(self._queued) > self._max_size // 2 or self._bytes_in - self._bytes_out > MAX_QUEUE_BYTES // 2
@@ -117,7 +121,10 @@ class ExportQueue:
         return time.monotonic() - self._request_start_seconds < HEALTHY_EXPORT_SECONDS
 
     def drop_if_full(self) -> bool:
-        """Count a span as dropped if not even the smallest fits. Returns True then: the caller need not encode it."""
+        """Count a span as dropped if the queue has no room even for the smallest possible span.
+
+        Returns True if the span was dropped, so that the caller does not need to encode the span.
+        """
         return not self._has_room(1)
 
     def put(self, span: bytes) -> None:
@@ -132,7 +139,7 @@ class ExportQueue:
             self._wake.set()
 
     def _has_room(self, size: int) -> bool:
-        """Return whether `size` more bytes fit. Counts a span as dropped if not."""
+        """Return whether the queue has room for a span of `size` bytes. If not, the span is counted as dropped."""
         is_full = len(self._queued) + self._in_flight >= self._max_size
         if not (is_full or self._is_closing or self._bytes_in - self._bytes_out + size > MAX_QUEUE_BYTES):
             return True
@@ -142,13 +149,16 @@ class ExportQueue:
         return False
 
     def flush(self, timeout_seconds: float) -> bool:
-        """Send queued spans. Returns False if not all were sent in time."""
+        """Send queued spans. Returns False if the timeout expired before the queue was empty."""
         self._idle.clear()
         self._wake.set()
         return self._idle.wait(timeout_seconds)
 
     def close(self, timeout_seconds: float) -> bool:
-        """Send queued spans and stop the thread. Spans not sent in time count as dropped; returns False then."""
+        """Send queued spans and stop the thread. Returns False if the timeout expired before the queue was empty.
+
+        Spans that were not sent in time count as dropped.
+        """
         self._is_closing = True
         self._wake.set()
         self._thread.join(timeout_seconds)
@@ -186,7 +196,10 @@ class ExportQueue:
                     self._update_dropped_metric()
 
     def _take_batch(self) -> list[bytes]:
-        """Take the next batch out of the queue: at least one span, at most one request."""
+        """Take the next batch out of the queue.
+
+        A batch contains at least one span if the queue is not empty, and at most the spans that fit into one request.
+        """
         with self._lock:
             if self._is_aborted:
                 return []
@@ -201,7 +214,7 @@ class ExportQueue:
             return batch
 
     def _update_dropped_metric(self) -> None:
-        """Publish the count immediately, so that a scrape during a long outage sees it."""
+        """Update the metric immediately, so that a scrape during a long outage returns the current count."""
         setattr(self._metrics, self._counter, self.dropped)
 
     def _try_send(self, spans: Sequence[bytes]) -> bool:
@@ -213,6 +226,6 @@ class ExportQueue:
 
 
 def int_from_env(environ: Mapping[str, str], variable: str, default: int) -> int:
-    """Return a variable as an integer of at least 1, or the default if it is unset or not a whole number."""
+    """Return an environment variable as an integer of at least 1. Invalid or unset variables give the default."""
     text = environ.get(variable, "")
     return max(1, int(text)) if text.isdecimal() else default

@@ -1,8 +1,9 @@
 """Hand-written encoder for the few OTLP protobuf messages that spans and log records consist of.
 
-A span of the SDK costs 20 µs and its export another 30 µs, nearly all of it for objects that are read once. Here a span
-is encoded when it ends, and parts common to all spans are encoded once. A test decodes the result with the official
-classes. The field numbers are from opentelemetry/proto/trace/v1/trace.proto, where existing numbers never change.
+A span of the SDK costs 20 µs and its export another 30 µs, nearly all of it for objects that are read only once. Here,
+a span is encoded when the span ends, and the parts that all spans share are encoded only once. A test decodes the
+result with the official classes. The field numbers are from opentelemetry/proto/trace/v1/trace.proto, where existing
+numbers never change.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +43,7 @@ def string(tag: bytes, text: str) -> bytes:
 
 
 def any_value(item: Any) -> bytes:  # noqa: PLR0911 - one line per type
-    """Encode an AnyValue. A value of another type is encoded as its `str()`."""
+    """Encode a value as an AnyValue. A value of an unsupported type is encoded as its `str()`."""
     match item:
         case str():
             return string(b"\x0a", item)
@@ -70,7 +71,7 @@ def _key(key: str) -> bytes:
 
 @lru_cache(64)
 def _double(tag: bytes, key: str) -> bytes:
-    """Encode a double attribute up to its eight value bytes."""
+    """Encode the part of a double attribute that precedes the eight bytes of the value."""
     name = _key(key)
     return tag + varint(len(name) + 11) + name + b"\x12\x09\x21"
 
@@ -78,8 +79,8 @@ def _double(tag: bytes, key: str) -> bytes:
 def _key_value(tag: bytes, key: str, item: Any) -> bytes:
     """Encode an attribute.
 
-    Nearly all attributes of an ordinary span are short strings and floats. These are encoded in one step, which takes a
-    quarter of the time.
+    Nearly all attributes of an ordinary span are short strings and floats. Such attributes are encoded in one step,
+    which takes a quarter of the time.
     """
     if type(item) is float:
         return _double(tag, key) + _DOUBLE.pack(item)
@@ -123,7 +124,7 @@ def log_record(
     ids: tuple[bytes, bytes, int],
     record_attributes: Mapping[str, Any],
 ) -> bytes:
-    """Encode a log record of a span as a field of its scope.
+    """Encode a log record that belongs to a span, as a field of ScopeLogs.
 
     The field numbers are from opentelemetry/proto/logs/v1/logs.proto.
     """
@@ -149,13 +150,16 @@ def error_status(message: str) -> bytes:
 
 
 def ok_status() -> bytes:
-    """Encode an OK status. Only a handler sets it, never the processor."""
+    """Encode an OK status. Only a handler sets this status, never the processor."""
     return b"\x7a\x02\x18\x01"
 
 
 @lru_cache(16)
 def span_head(name: str, kind: int) -> bytes:
-    """Encode name and kind, which are the same for all spans of an operation. `kind` is OTLP's number: 3 is CLIENT."""
+    """Encode name and kind, which are the same for all spans of an operation.
+
+    `kind` is the number in OTLP, for example 3 for CLIENT.
+    """
     return string(b"\x2a", name) + b"\x30" + varint(kind)
 
 
@@ -170,7 +174,7 @@ def span(
     is_remote: bool = True,
     state: str = "",
 ) -> bytes:
-    """Encode a span as a field of its scope.
+    """Encode a span as a field of ScopeSpans.
 
     `parts` are the encoded head, attributes, links, events and status, in any order.
     """
@@ -195,7 +199,7 @@ def span(
 class ExportRequest:
     """Encoder of ExportTraceServiceRequest for one process and one scope.
 
-    With log records the result is an ExportLogsServiceRequest, which has the same field numbers.
+    If log records are encoded, the result is an ExportLogsServiceRequest, which has the same field numbers.
     """
 
     def __init__(self, resource: Mapping[str, Any], scope: str, version: str, schema_url: str) -> None:

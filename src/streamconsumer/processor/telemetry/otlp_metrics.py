@@ -1,8 +1,9 @@
 """Export of a processor's metrics to a collector over OTLP.
 
-The metrics are plain integers (`metrics.py`). Once per interval a thread converts them to OpenTelemetry's data and
-passes it to the SDK's exporter. The consume loop uses no instrument of the SDK: recording into one costs 16 µs a
-message. Names and units follow the semantic conventions for messaging 1.44; other metrics are named `streamconsumer.*`.
+The metrics are plain integers (`metrics.py`). Once per interval, a thread converts them to OpenTelemetry's data classes
+and passes the result to the SDK's exporter. The consume loop uses no instruments of the SDK, because recording into an
+instrument costs 16 µs per message. Metrics that the OpenTelemetry semantic conventions 1.44 define for messaging have
+the names and units in the conventions. All other metrics are named `streamconsumer.*`.
 """
 
 import logging
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
 INTERVAL_VARIABLE = "OTEL_METRIC_EXPORT_INTERVAL"
 INTERVAL_MILLISECONDS = 60_000
-"""Interval if the variable is not set, as in the SDK."""
+"""Default export interval, as in the SDK."""
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class TimeRange(NamedTuple):
 
 
 class MetricsExporter:
-    """Sends the metrics once per interval and once at the end."""
+    """Sends the metrics once per interval, and once more at the end."""
 
     def __init__(
         self,
@@ -57,11 +58,11 @@ class MetricsExporter:
         self._thread.start()
 
     def stop(self) -> None:
-        """Start the last export. Does not wait for it."""
+        """Stop the thread after one final export. Does not wait for the export."""
         self._stop.set()
 
     def join(self, seconds: float) -> bool:
-        """Wait at most `seconds` for the last export. Returns True if the exporter sent it or gave up."""
+        """Wait at most `seconds` for the final export. Returns True if the exporter sent the metrics or gave up."""
         self._thread.join(max(0.0, seconds))
         return not self._thread.is_alive()
 
@@ -81,7 +82,7 @@ class MetricsExporter:
 def exporter_from_env(
     environ: Mapping[str, str], metrics: Metrics, attributes: Callable[[], Attributes]
 ) -> MetricsExporter | None:
-    """Return an exporter over OTLP/HTTP. Returns None, and loads no SDK, if the OTEL_ variables set no endpoint."""
+    """Return an exporter over OTLP/HTTP. Returns None without loading the SDK if no endpoint is set."""
     is_disabled = (
         environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_METRICS_EXPORTER") == "none"
     )

@@ -1,7 +1,8 @@
 """OpenTelemetry's SDK, configured from the environment: the handlers' own spans and the connection to the collector.
 
-The processor's spans are sent by the client of the SDK's exporter. It takes endpoint, headers, compression,
-certificates, timeouts and retries from the standard OTEL_ variables. The client is not public; a test sends through it.
+The client of the SDK's exporter sends the processor's spans. The client takes endpoint, headers, compression,
+certificates, timeouts and retries from the standard OTEL_ environment variables. The client is not a public interface
+of the SDK, so a test sends a request through it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,17 +21,18 @@ from streamconsumer.processor.telemetry.export_queue import ExportQueue, int_fro
 from streamconsumer.processor.telemetry.otlp_encoding import ExportRequest
 
 QUEUE_SPANS, BATCH_SPANS, EXPORT_DELAY_MILLISECONDS = 8192, 512, 1000
-"""Limits for the handlers' own spans, about 30 MB. The SDK's 2048 spans overflow within a second of a busy pod."""
+"""Limits of the queue for the handlers' own spans. A full queue takes about 30 MB. In a busy pod, the SDK's queue of
+2048 spans overflows within a second."""
 
 QUEUE_RECORDS = 2048
-"""Queue size in log records, as in the SDK. A record has up to 20 kB with its stack; failures often repeat."""
+"""Queue size in log records, as in the SDK. A record with its stack takes up to 20 kB, and failures often repeat."""
 
 
 def build_tracer_provider(environ: Mapping[str, str]) -> TracerProvider:
     """Build the tracer provider for the handlers' own spans and set it as the global one.
 
-    The SDK raises if a batch is larger than the queue. The batch is limited to the queue's size, so that a wrong number
-    never keeps a pod from starting.
+    The SDK raises an exception if the batch size is larger than the queue. The batch size is limited to the size of the
+    queue, so that a wrong number does not keep a pod from starting.
     """
     queue_size = int_from_env(environ, "OTEL_BSP_MAX_QUEUE_SIZE", QUEUE_SPANS)
     provider = TracerProvider(shutdown_on_exit=False, span_limits=SpanLimits())  # the SDK's exit hook would wait 30 s

@@ -1,4 +1,4 @@
-"""Trace propagation for producers: the context travels in plain fields of the entry, which any language can write."""
+"""Trace propagation for producers: the context is in plain entry fields, which programs in any language can write."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,9 +31,10 @@ def current_traceparent() -> str:
 
 
 def inject(fields: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return the fields with the current span's `traceparent` and `tracestate`.
+    """Return a copy of the fields, with the current span's `traceparent` and `tracestate` added.
 
-    Fields that already have a context keep it: the context names the producer of the message, not a forwarder.
+    A context that the fields already contain is kept, because the context must identify the producer of the message,
+    not a program that forwards the message.
     """
     traceparent = current_traceparent()
     if not traceparent or "traceparent" in fields or b"traceparent" in fields:
@@ -44,10 +45,10 @@ def inject(fields: Mapping[Any, Any]) -> dict[Any, Any]:
 
 @contextmanager
 def sending(stream: str, fields: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
-    """Record a PRODUCER span around the block and yield the fields with its context.
+    """Record a PRODUCER span around the block and yield the fields with the span's context.
 
     Use: `with sending("orders", fields) as carried: client.xadd("orders", carried)`. The span goes to the process'
-    global tracer provider. Without a provider the fields get the current context, if any.
+    global tracer provider. If no provider is set, the fields get the current context, if there is one.
     """
     attributes = {
         semconv.SYSTEM: "redis",

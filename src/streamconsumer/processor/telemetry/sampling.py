@@ -1,7 +1,7 @@
-"""Sampling decision from ids and flags alone, before any attribute is built.
+"""Sampling decision, based only on ids and flags, so that it is made before any attribute is built.
 
-Implements the samplers of OTEL_TRACES_SAMPLER with the SDK's decisions; the SDK takes ten times as long. A ratio is
-compared with the lower half of the trace id.
+The module implements the samplers of OTEL_TRACES_SAMPLER. The decisions are the same as in the SDK, which takes ten
+times as long. A ratio is compared with the lower half of the trace id.
 """
 
 import logging
@@ -15,17 +15,20 @@ _ROOTS = {"always_on": _ALL, "always_off": 0}
 
 
 class Sampler(NamedTuple):
-    """Ratio for traces that start here, and whether a remote parent's decision is followed."""
+    """Ratio for traces that start in this process, and the choice whether a remote parent's decision is followed."""
 
     bound: int = _ALL
-    """A trace id is sampled if its lower half is less than this."""
+    """Upper bound of the ratio: a trace is sampled if the lower half of the trace id is less than this number."""
 
     follows_parent: bool = True
-    """True if a parent's sampled flag decides."""
+    """True if the sampled flag of a parent takes precedence over the ratio."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Read OTEL_TRACES_SAMPLER and its argument. As in the SDK, an unknown value logs a warning and is ignored."""
+        """Read OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG.
+
+        As in the SDK, an unknown value is ignored, and a warning is logged.
+        """
         name = (environ.get("OTEL_TRACES_SAMPLER") or "parentbased_always_on").lower()
         root = name.removeprefix("parentbased_")
         follows = root != name
@@ -52,5 +55,5 @@ class Sampler(NamedTuple):
 
     @property
     def never_samples(self) -> bool:
-        """True if only traces that a producer sampled are sampled."""
+        """True if a trace is sampled only if its producer has sampled it."""
         return self.bound == 0

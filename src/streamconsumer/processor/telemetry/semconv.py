@@ -1,4 +1,4 @@
-"""Every attribute name that is sent to a collector.
+"""Names of all attributes that are sent to a collector.
 
 Names follow the semantic conventions for messaging 1.44, which are all still in development. Attributes that the
 conventions do not define start with `streamconsumer.`.
@@ -20,20 +20,21 @@ ERROR_TYPE = "error.type"
 BATCH_COUNT = "messaging.batch.message_count"
 
 DELIVERY_COUNT = "streamconsumer.delivery.count"
-"""Delivery count of the message, if it is more than 1."""
+"""Delivery count of the message. The attribute is set only if the count is more than 1."""
 
 CLAIMED_FROM = "streamconsumer.claimed_from"
 """Consumer that the entry was claimed from."""
 
 TIME_IN_STREAM = "streamconsumer.queue.stream_time"
-"""Seconds from XADD until this process received the entry, by the server's clock. For a retry, includes the wait."""
+"""Seconds from XADD until this process received the entry, by the server's clock. For a retry, this includes the
+wait."""
 
 TIME_IN_BUFFER = "streamconsumer.queue.buffer_time"
-"""Seconds from receipt until the handler was called."""
+"""Seconds from the receipt of the entry until the call of the handler."""
 
 OUTCOME = "streamconsumer.outcome"
-"""`ack`, `effects` (acknowledged together with its effects), `retry`, `dead_letter` or `released`. `released` is a
-cancelled attempt: another consumer claimed the entry, or the drain ended."""
+"""`ack`, `effects` (acknowledged together with its effects), `retry`, `dead_letter` or `released`. `released` means
+that the attempt was cancelled, because another consumer claimed the entry or because the drain ended."""
 
 EXCEPTION_EVENT = "messaging.process.exception"
 EXCEPTION_TYPE = "exception.type"

@@ -1,4 +1,4 @@
-"""Set-up of tracing from the OTEL_ variables, with the SDK's meanings."""
+"""Set-up of tracing from the OTEL_ environment variables, which have the same meaning as in the SDK."""
 
 from collections.abc import Callable, Mapping
 
@@ -24,10 +24,11 @@ def telemetry_from_env(
     metrics: Metrics | None = None,
     startup_name: str = "",
 ) -> SpanRecorder | None:
-    """Build a span recorder. Returns None, and loads no SDK, if the variables set no endpoint.
+    """Build a span recorder. Returns None without loading the SDK if the environment variables set no endpoint.
 
-    `startup_name` names the span of the process' start; if empty, the start is not recorded. `metrics` counts dropped
-    spans. The other parameters are those of `SpanRecorder`. Raises InvalidSettings for OTEL_CONFIG_FILE.
+    `startup_name` is used in the name of the span for the start of the process. If `startup_name` is empty, the start
+    is not recorded. `metrics` counts dropped spans. The other parameters are those of `SpanRecorder`. Raises
+    InvalidSettings if OTEL_CONFIG_FILE is set.
     """
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
@@ -61,6 +62,9 @@ def telemetry_from_env(
 
 
 def _is_enabled(environ: Mapping[str, str], signal: str) -> bool:
-    """Return whether an endpoint is set, for all signals or this signal, and the signal's exporter is not `none`."""
+    """Return whether a signal is exported.
+
+    A signal is exported if an endpoint is set for all signals or for this signal, and its exporter is not `none`.
+    """
     endpoint = environ.get(ENDPOINT_VARIABLE) or environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
     return bool(endpoint) and environ.get(f"OTEL_{signal}_EXPORTER") != "none"

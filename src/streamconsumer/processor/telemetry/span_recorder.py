@@ -1,6 +1,6 @@
 """Span recorder of one consumer: implements `MessageTracing` with spans that are encoded into an export queue.
 
-Nothing here raises, so that tracing cannot lose a message.
+The methods raise no exceptions, so that a failure in tracing cannot lose a message.
 """
 
 import asyncio
@@ -35,20 +35,21 @@ from streamconsumer.processor.telemetry.trace_identity import (
 log = logging.getLogger(__name__)
 
 FLUSH_BUDGET = timedelta(seconds=3)
-"""Time limit for the last spans at shutdown. The SDK's own limit is 30 s, a whole grace period."""
+"""Time limit for sending the last spans at shutdown. The SDK's own limit is 30 s, a pod's whole grace period."""
 
 MAX_EXPORT_WAIT = timedelta(milliseconds=100)
-"""Longest pause of reading, each time, for a collector that accepts spans fast."""
+"""Maximum duration of each pause in reading. The processor pauses only if the collector accepts spans fast."""
 
 MAX_LINKS = 1000
-"""Maximum number of messages that a batch span links to: the largest batch."""
+"""Maximum number of messages that a batch span links to, which is also the maximum size of a batch."""
 
 MAX_UNACKNOWLEDGED = 100_000
-"""Maximum number of sampled messages whose span is kept until they are acknowledged."""
+"""Maximum number of spans that are kept until the messages are acknowledged."""
 
 _CLIENT, _PRODUCER, _CONSUMER = 3, 4, 5
 _SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, context.Context())))
-"""OpenTelemetry's context key of the current span. With it, building a context takes a third of the time."""
+"""OpenTelemetry's context key of the current span. If this key is used directly, building a context takes a third of
+the time."""
 
 _OUTCOMES = {outcome: otlp_encoding.attributes({semconv.OUTCOME: outcome}) for outcome in semconv.OUTCOMES}
 
@@ -59,8 +60,9 @@ Attempt = tuple[UnsampledSpan, "Token[context.Context]"]
 class SpanRecorder:
     """Records the spans of one consumer into `queue`.
 
-    `server` returns address and port of Redis. `trace_context` says how the producer's context is used, and None
-    selects the defaults. `is_batch` is True if the handler takes batches. `shutdown` ends the handlers' own tracing.
+    `server` returns address and port of Redis. `trace_context` defines how the producer's context is used; None selects
+    the defaults. `is_batch` is True if the handler takes batches. `shutdown` ends the recording of the handlers' own
+    spans.
     """
 
     def __init__(
@@ -91,15 +93,18 @@ class SpanRecorder:
         self._common = lru_cache(64)(self._common_attributes)
         self._startup_span = startup_span
         self._startup_ref: SpanRef | None = None
-        """Span of the pod's start. None once an attempt is linked to it."""
+        """Span of the pod's start. None after the first recorded attempt has been linked to this span."""
         self._unacknowledged: dict[str, SpanRef] = {}
         self.dead_letter_stream = ""
-        """Name of the dead-letter stream, set by the consumer. Empty with a user's own stream manager."""
+        """Name of the dead-letter stream, set by the consumer. Empty for a user's own stream manager."""
         self.clock_offset_ns = 0
-        """Nanoseconds by which the server's clock is ahead of this machine's."""
+        """Nanoseconds by which the server's clock is ahead of this machine's clock."""
 
     def on_ready(self, clock_offset_ns: int) -> None:
-        """End the span of the pod's start: the group exists. The first recorded attempt is linked to it."""
+        """End the span of the pod's start, because the group now exists.
+
+        The first recorded attempt is linked to this span.
+        """
         self.clock_offset_ns = clock_offset_ns
         span, self._startup_span = self._startup_span, None
         if span is None:
@@ -111,9 +116,10 @@ class SpanRecorder:
     # -- attempts ------------------------------------------------------------------------------------------------------
 
     def start_attempt(self, entry: Entry, data: Mapping[Any, Any]) -> Attempt | None:
-        """Start the span of an attempt and make it current.
+        """Start the span of an attempt and make it the current span.
 
-        Returns None if nothing is recorded and there is no context to propagate; `end_attempt` is not called then.
+        Returns None if no span is recorded and there is no context to propagate. In this case, the caller does not call
+        `end_attempt`.
         """
         if self._identities.never_samples and self._identities.trace_fields.isdisjoint(data):
             return None
@@ -156,10 +162,11 @@ class SpanRecorder:
         self._export(span)
 
     def start_batch(self, entries: Sequence[Entry], messages: Sequence[Message]) -> Attempt:
-        """Start the span of one batch call and make it current.
+        """Start the span of a handler call with one batch, and make it the current span.
 
-        The messages have no common parent, so the span starts its own trace and links to each message. Attributes
-        of single messages are on the links. The span is recorded if its trace or a message with a producer is sampled.
+        The messages have no common parent, so the span starts its own trace and links to each message. Attributes of
+        single messages are on the links. The span is recorded if its trace is sampled, or if a message that has a
+        producer's context is sampled.
         """
         trace_id = random_trace_id()
         identities = [
@@ -182,7 +189,7 @@ class SpanRecorder:
         return span, context.attach(self._context_of(span, {}))
 
     def end_batch(self, attempt: Attempt, entries: Sequence[Entry], error: BaseException | None = None) -> None:
-        """End the span of a batch call. `error` is set if the whole batch failed."""
+        """End the span of a handler call with one batch. `error` is set if the whole batch failed."""
         span, token = attempt
         context.detach(token)
         if not isinstance(span, RecordedSpan):
@@ -208,7 +215,7 @@ class SpanRecorder:
 
     @property
     def is_backlogged(self) -> bool:
-        """True if spans are recorded faster than sent and `wait_for_export` would help."""
+        """True if spans are recorded faster than they are sent, and a pause in `wait_for_export` would help."""
         return self._queue.is_backlogged
 
     async def wait_for_export(self) -> None:
@@ -219,7 +226,10 @@ class SpanRecorder:
 
     @property
     def trace_fields(self) -> frozenset[str | bytes] | None:
-        """Entry fields without which a message gets neither a span nor a context. None if every message may."""
+        """Names of the trace context field. None if any message can get a span.
+
+        A message that has none of these fields gets no span and no context.
+        """
         return self._identities.trace_fields if self._identities.never_samples else None
 
     # -- rare events ---------------------------------------------------------------------------------------------------
@@ -227,7 +237,8 @@ class SpanRecorder:
     def on_claimed(self, entries: Sequence[Entry], start_ns: int) -> None:
         """Record a claim of another consumer's entries.
 
-        The span links to the attempts that ended with their process: those were never exported themselves.
+        The span links to the attempts that were interrupted when the other process ended. The spans of these attempts
+        were never exported.
         """
         links: list[Link] = []
         for entry in entries:
@@ -246,7 +257,11 @@ class SpanRecorder:
             entry.claim_span = claim.ref
 
     def on_acknowledged(self, message_ids: Collection[str], start_ns: int) -> None:
-        """Record an XACK that Redis replied to. One message's attempt is the parent, several messages' are links."""
+        """Record an XACK that Redis has replied to.
+
+        If one message was acknowledged, the span of its attempt is the parent. If several messages were acknowledged,
+        the new span links to the spans of their attempts.
+        """
         if not self._unacknowledged:
             return
         spans = [span for id_ in message_ids if (span := self._unacknowledged.pop(id_, None))]
@@ -263,7 +278,7 @@ class SpanRecorder:
     def on_dead_lettered(self, entry: Entry, start_ns: int, *, was_started: bool) -> None:
         """Record a dead letter as a child of the last attempt.
 
-        The span id is deterministic, so that a replay can link to it.
+        The span id is deterministic, so that a replay can link to the span.
         """
         identity = self._identities.for_entry(entry)
         if identity is None or not identity.is_sampled:
@@ -289,7 +304,7 @@ class SpanRecorder:
 
     @property
     def dropped(self) -> int:
-        """Number of spans that were recorded and never reached the collector."""
+        """Number of spans that were recorded but never reached the collector."""
         return self._queue.dropped
 
     @property
@@ -298,7 +313,7 @@ class SpanRecorder:
         return self._queue.sent
 
     def flush(self, timeout_seconds: float = FLUSH_BUDGET.total_seconds()) -> bool:
-        """Send queued spans and exceptions now. Returns False if not all were sent in time."""
+        """Send queued spans and exceptions now. Returns False if the timeout expired before the queues were empty."""
         deadline = time.monotonic() + timeout_seconds
         is_flushed = self._queue.flush(timeout_seconds)
         return is_flushed and (self._exceptions is None or self._exceptions.flush(deadline - time.monotonic()))
@@ -306,7 +321,7 @@ class SpanRecorder:
     def shutdown(self) -> bool:
         """Send the last spans, the handlers' own spans and the exceptions in parallel, within `FLUSH_BUDGET`.
 
-        Returns False if not all were sent in time.
+        Returns False if `FLUSH_BUDGET` expired before everything was sent.
         """
         budget = FLUSH_BUDGET.total_seconds()
         deadline = time.monotonic() + budget
@@ -331,7 +346,10 @@ class SpanRecorder:
         return current
 
     def _remember_until_acknowledged(self, message_id: str, span: RecordedSpan) -> None:
-        """Keep the span for `on_acknowledged`. A user's own stream manager does not report acknowledgements."""
+        """Keep the span for `on_acknowledged`.
+
+        The span is not kept for a user's own manager, because acknowledgements are then not reported.
+        """
         if self.dead_letter_stream and len(self._unacknowledged) < MAX_UNACKNOWLEDGED:
             self._unacknowledged[message_id] = span.ref
 
@@ -353,7 +371,7 @@ class SpanRecorder:
         links: Iterable[Link] = (),
         parent: SpanRef | None = None,
     ) -> RecordedSpan:
-        """Record a request to Redis that got a reply."""
+        """Record the span of a request that Redis has replied to."""
         trace_id, parent_id, flags, _ = parent or (random_trace_id(), b"", 1, "")
         head = otlp_encoding.span_head(f"{operation} {self._stream}", _CLIENT)
         span = RecordedSpan(head, trace_id, random_span_id(), flags, parent=parent_id)

@@ -1,7 +1,7 @@
-"""Span of an attempt: OpenTelemetry's interface for the handler, encoded to bytes when it ends.
+"""Span of an attempt, with OpenTelemetry's span interface for the handler. The span is encoded when the attempt ends.
 
-A handler may get the current span, add to it, and start child spans with any SDK. OpenTelemetry objects are built only
-on demand, because nearly no handler uses them.
+A handler may add attributes, events and links to the current span, and start child spans with any SDK. OpenTelemetry
+objects are built only on demand, because nearly no handler uses them.
 """
 
 import time
@@ -18,7 +18,7 @@ from streamconsumer.processor.telemetry.content import Link
 from streamconsumer.processor.telemetry.trace_context import SpanRef
 
 MAX_EVENTS = 128
-"""Maximum number of events, and of links, that a handler can add to its span. As in the SDK."""
+"""Maximum number of events, and maximum number of links, that a handler can add to its span. Same as in the SDK."""
 
 MAX_STATUS_LENGTH = 500
 """Maximum length of a status message in characters."""
@@ -79,7 +79,7 @@ class UnsampledSpan(trace.Span):
 
 
 class RecordedSpan(UnsampledSpan):
-    """Span that is recorded. The processor ends it with `encode`; `end` does nothing if a handler calls it."""
+    """Span that is recorded. The processor ends the span with `encode`. If a handler calls `end`, nothing happens."""
 
     __slots__ = ("_added", "_events", "_links", "_status", "head", "parts", "start_ns")
 
@@ -89,7 +89,7 @@ class RecordedSpan(UnsampledSpan):
         super().__init__(trace_id, span_id, flags, parent=parent, state=state)
         self.head, self.start_ns = head, time.time_ns()
         self.parts: list[bytes] = []
-        """Encoded attributes and links of the processor."""
+        """Encoded attributes and links that the processor has added."""
         self._added: dict[str, Any] | None = None
         self._events: list[bytes] | None = None
         self._links: list[bytes] | None = None
@@ -116,7 +116,7 @@ class RecordedSpan(UnsampledSpan):
             self._links.append(otlp_encoding.link(*ids, int(context.trace_flags), attributes or {}))
 
     def update_name(self, name: str) -> None:
-        """Do nothing: users search for spans by their fixed name."""
+        """Do nothing, because users search for spans by their fixed name."""
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         code = status.status_code if isinstance(status, Status) else status
@@ -139,13 +139,13 @@ class RecordedSpan(UnsampledSpan):
         )
 
     def describe(self, attributes: Mapping[str, Any], links: Iterable[Link]) -> None:
-        """Add attributes and links of the processor."""
+        """Add the processor's attributes and links to the span."""
         self.parts.append(otlp_encoding.attributes(attributes))
         for (trace_id, span_id, flags, _), link_attributes in links:
             self.parts.append(otlp_encoding.link(trace_id, span_id, flags, link_attributes))
 
     def encode(self, *, is_remote: bool = True) -> bytes:
-        """End the span now and encode it. `is_remote`: the parent is a span of another process."""
+        """End the span now and encode it. `is_remote` is True if the parent is a span in another process."""
         parts = [self.head, *self.parts, self._status]
         if self._added:
             parts.append(otlp_encoding.attributes(self._added))
@@ -164,12 +164,12 @@ class RecordedSpan(UnsampledSpan):
 
 
 def record_failure(span: trace.Span, error: BaseException) -> None:
-    """Set the span's status and `error.type`."""
+    """Set the span's error status and its attribute `error.type`."""
     span.set_attribute(semconv.ERROR_TYPE, error_type(error))
     span.set_status(Status(StatusCode.ERROR, format_error(error)[:MAX_STATUS_LENGTH]))
 
 
 def error_type(error: BaseException) -> str:
-    """Return the qualified class name of an exception, without `builtins`."""
+    """Return the class name of an exception, with the module unless the module is `builtins`."""
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

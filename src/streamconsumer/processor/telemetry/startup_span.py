@@ -13,11 +13,11 @@ _INTERNAL = 1
 _START_TIME_FIELD = 19
 """Index of the start time in /proc/self/stat after the process name. The name may contain any character."""
 _MAX_AGE_NS = 600 * 1_000_000_000
-"""A process that appears older at its start runs on a kernel that writes 0 as the start time."""
+"""Maximum plausible age of a process at its start. A greater age means that the kernel writes 0 as the start time."""
 
 
 def process_start_ns() -> int:
-    """Return when this process started, to a hundredth of a second; the current time if the kernel does not say."""
+    """Return the start time of this process, accurate to 10 ms, or the current time if the start time is unknown."""
     try:
         stat = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace")
         ticks = int(stat.rpartition(")")[2].split()[_START_TIME_FIELD])
@@ -29,9 +29,9 @@ def process_start_ns() -> int:
 
 
 def create_startup_span(name: str, sampler: Sampler) -> RecordedSpan | None:
-    """Create the span of the pod's start. Returns None if it is not sampled.
+    """Create the span of the pod's start. Returns None if the span is not sampled.
 
-    The span has its own trace, because the pod may outlive by months the change that created it.
+    The span has its own trace, because the pod may still be running months after the change that created the pod.
     """
     trace_id = random_trace_id()
     if not sampler.should_sample(trace_id, None):

@@ -1,7 +1,7 @@
 """Parser of the producer's trace context: the fields `traceparent`, `tracestate` and `baggage`, as text or bytes.
 
-An entry is untrusted: nothing in it may raise here or cost much time. The parser is hand-written, because
-OpenTelemetry's propagator takes 4 µs and raises for bytes.
+Entries are untrusted, so the parser must handle any content quickly and without an exception. The parser is
+hand-written, because OpenTelemetry's propagator takes 4 µs per entry and raises an exception if a field is bytes.
 """
 
 import re
@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 MAX_CARRIER_FIELD_LENGTH = 512
-"""Maximum length of a field. A longer field is ignored."""
+"""Maximum length of a trace context field in characters. A longer field is ignored."""
 
 MAX_TRACESTATE_MEMBERS = 32
-"""Maximum number of tracestate members. A tracestate with more is dropped as a whole."""
+"""Maximum number of tracestate members. A tracestate with more members is dropped as a whole."""
 
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _TRACESTATE_MEMBER = re.compile(
@@ -36,7 +36,7 @@ class SpanRef(NamedTuple):
 
 
 def short_text_field(data: Mapping[Any, Any], name: str) -> str | None:
-    """Return a field of at most `MAX_CARRIER_FIELD_LENGTH` characters. None if it is missing, longer or not text."""
+    """Return a field as text. None if the field is missing, not text, or longer than `MAX_CARRIER_FIELD_LENGTH`."""
     value = data.get(name)
     if value is None:
         value = data.get(name.encode())
@@ -46,7 +46,7 @@ def short_text_field(data: Mapping[Any, Any], name: str) -> str | None:
 
 
 def extract(data: Mapping[Any, Any], name: str = "traceparent") -> SpanRef | None:
-    """Return the producer's context, or None if it is missing or invalid."""
+    """Return the producer's context, or None if the context is missing or invalid."""
     traceparent = short_text_field(data, name)
     if traceparent is None or (producer := parse_traceparent(traceparent)) is None:
         return None
@@ -57,7 +57,7 @@ def extract(data: Mapping[Any, Any], name: str = "traceparent") -> SpanRef | Non
 def parse_traceparent(traceparent: str) -> SpanRef | None:
     """Parse a `traceparent`. Returns None if it is invalid.
 
-    As the standard says, a later version may append fields; version 00 may not.
+    The W3C standard allows later versions, but not version 00, to append fields to the value.
     """
     match = _TRACEPARENT.fullmatch(traceparent)
     if match is None or (len(traceparent) > 55 and traceparent.startswith("00")):
@@ -77,7 +77,8 @@ def _validated_tracestate(state: str) -> str:
 def extract_baggage(data: Mapping[Any, Any], allowed: Sequence[str]) -> dict[str, str]:
     """Return the members of the field `baggage` whose keys are allowed.
 
-    Any writer of the stream can set the field, and it would be passed on to every service that the handler calls.
+    Other members are removed, because any program that writes to the stream can set the field. The handler would pass
+    these members on to every service that it calls.
     """
     members: dict[str, str] = {}
     for member in (short_text_field(data, "baggage") or "").split(","):

@@ -1,10 +1,12 @@
-"""Identity of a message in traces: trace id, producer and sampling, with span ids that need no storage.
+"""Identity of a message in traces: trace id, producer and sampling decision, with span ids that need no storage.
 
-The span id of an attempt is a hash of group, message id and attempt number. A consumer that claims a message therefore
-knows the span of the attempt that ended with its process. A dead letter knows the span of the last attempt. Storing a
-context when an attempt starts would cost a round trip per message.
-A message without a producer's context gets its trace id in the same way. All its attempts are one trace, and a sampling
-ratio samples all of them or none.
+The span id of an attempt is a hash of group, message id and attempt number. A consumer that claims a message can
+therefore compute the span id of the attempt that another process did not finish. The span of a dead letter can link to
+the last attempt in the same way. Storing the span id in Redis when an attempt starts would cost a round trip per
+message.
+
+The trace id is also a hash if a message has no producer's context. All attempts of the message therefore form one
+trace, and a sampling ratio samples all of them or none.
 """
 
 import secrets
@@ -18,14 +20,15 @@ from streamconsumer.processor.telemetry.sampling import Sampler
 from streamconsumer.processor.telemetry.trace_context import SpanRef, extract
 
 Trust = Literal["parent", "link", "ignore"]
-"""Use of the producer's context: parent of the spans; link from a trace with its own sampling; or ignored."""
+"""Use of the producer's context: as the parent of the spans, as a link from a trace with its own sampling decision, or
+not at all."""
 
 
 class DeterministicIds:
     """Trace and span ids of one consumer group, computed from message ids.
 
     `origin` is the id under which a message was first added. A replay has another message id, but the same origin and
-    so the same trace.
+    therefore the same trace.
     """
 
     def __init__(self, stream: str, consumer_group: str) -> None:
@@ -55,7 +58,7 @@ def random_span_id() -> bytes:
 
 
 class TraceIdentity(NamedTuple):
-    """Trace, producer and sampling of one message."""
+    """Trace, producer and sampling decision of one message."""
 
     origin: str
     """Id under which the message was first added. A replay has another message id."""
@@ -80,12 +83,12 @@ class TraceIdentities:
     def __init__(self, ids: DeterministicIds, sampler: Sampler, trust: Trust, field: str) -> None:
         self._ids, self._sampler, self._trust, self._field = ids, sampler, trust, field
         self.trace_fields: frozenset[str | bytes] = frozenset([field, field.encode()])
-        """Name of the field that may hold a context, as text and as bytes."""
+        """Name of the field that may hold a trace context, once as str and once as bytes."""
         self.never_samples = sampler.never_samples
-        """True if only traces that a producer sampled are sampled."""
+        """True if a message is sampled only if its producer's trace is sampled."""
 
     def for_message(self, entry: Entry, data: Mapping[Any, Any]) -> TraceIdentity | None:
-        """Return the identity of a message. None if nothing is recorded and there is no context to propagate."""
+        """Return the identity of a message. None if there is no span to record and no context to propagate."""
         producer = None if self._trust == "ignore" else extract(data, self._field)
         if self.never_samples and (producer is None or self._trust != "parent"):
             return None
@@ -100,7 +103,7 @@ class TraceIdentities:
         return TraceIdentity(origin, replays, trace_id, flags, producer, b"")
 
     def for_entry(self, entry: Entry) -> TraceIdentity | None:
-        """Return the identity of an entry that is not decoded."""
+        """Return the identity of an entry whose fields are not decoded."""
         fields: Sequence[bytes] = entry.fields
         carrier = {name: entry.field_value(name.encode()) for name in (self._field, "tracestate")} if fields else {}
         entry.is_replay = entry.is_replay or entry.has_replay_marks()

@@ -1,7 +1,7 @@
-"""Spans through the tracer provider of the program that runs the processor.
+"""Spans that are recorded with the tracer provider of the program that runs the processor.
 
-The provider's SDK chooses ids and samples. Attempts are therefore not linked to each other, and a span costs what the
-SDK's span costs.
+The provider's SDK chooses the ids and makes the sampling decisions. Attempts are therefore not linked to each other,
+and each span takes as much time as a span of the SDK.
 """
 
 import time
@@ -79,7 +79,7 @@ class TracerProviderTracing:
             entry.received_ns = now
 
     async def wait_for_export(self) -> None:
-        """Do nothing, like all following methods: only attempts are recorded."""
+        """Do nothing, because only attempts are recorded. The following methods do nothing for the same reason."""
 
     def on_claimed(self, entries: Sequence[Entry], start_ns: int) -> None:
         pass
