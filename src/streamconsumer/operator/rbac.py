@@ -59,8 +59,8 @@ RULES = (
         "",
         ("pods",),
         ("list", "watch", "patch"),
-        "The operator reads why a pod does not start. It patches the deletion cost, so that a scale-in deletes idle pods "
-        "first.",
+        "The operator reads why a pod does not start. It patches the deletion cost, so that a scale-in deletes idle "
+        "pods first.",
     ),
     PolicyRule("events.k8s.io", ("events",), ("create",), "kubectl describe shows these Events."),
     PolicyRule(
