@@ -135,9 +135,8 @@ def _groups_unavailable(group_ref: GroupRef, error_info: RedisErrorInfo, length:
     reasons = {"WRONGTYPE": StreamReason.NOT_A_STREAM, "NOPERM": StreamReason.NO_PERMISSION}
     reason = reasons.get(error_info.code, StreamReason.GROUP_MISSING)
     status: Literal["False", "Unknown"] = "Unknown" if reason is StreamReason.NO_PERMISSION else "False"
-    message = (
-        f"{error_info.message}; grant +xinfo|groups with ACL SETUSER" if status == "Unknown" else error_info.message
-    )
+    hint = "; XINFO GROUPS needs the permission +xinfo|groups" if status == "Unknown" else ""
+    message = f"{error_info.message}{hint}"
     return ProbeResult(CONNECTED, ConditionState(type="GroupReady", status=status, reason=reason, message=message))
 
 
