@@ -24,7 +24,7 @@ class PolicyRule:
     verbs: tuple[str, ...]
     why: str
     chart_flag: str = ""
-    """The name of the chart value; if the value is false, the chart omits this rule. Empty if the rule is always
+    """The name of a chart value. If the value is false, the chart omits this rule. Empty if the rule is always
     present."""
 
     def rule(self) -> dict[str, Any]:

@@ -55,8 +55,7 @@ class OperatorSettings(Model):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "OperatorSettings":
-        """Read the settings from environment variables. Raises InvalidSettings with a list of all invalid
-        variables."""
+        """Read the settings from environment variables. Raises InvalidSettings with a list of all invalid variables."""
         values = {name: environ[PREFIX + name.upper()] for name in cls.model_fields if PREFIX + name.upper() in environ}
         try:
             return cls.model_validate(values)

@@ -4,8 +4,8 @@ The operator imports this module only if an endpoint is configured. No other mod
 
 A successful reconcile that writes nothing records no span, because thousands of reconciles write nothing. Each other
 reconcile starts a new trace, with one child span per write request. If the StreamConsumer has the annotation
-`tracing.k8s.io/traceparent`, the new trace links to the trace in this annotation, which applied the StreamConsumer.
-Events that `kubectl describe` shows are also recorded as span events with the same text.
+`tracing.k8s.io/traceparent`, the annotation identifies the trace that applied the StreamConsumer, and the new trace
+links to that trace. Events that `kubectl describe` shows are also recorded as span events with the same text.
 """
 
 import os

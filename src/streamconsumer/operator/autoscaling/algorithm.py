@@ -2,7 +2,7 @@
 
 Two rules take precedence over all others. First, the number of pods may grow but does not shrink while the backlog is
 unknown, because an unknown backlog may be large. Second, the number of pods becomes zero only after all entries have
-been read and acknowledged, because the remaining entries would not be handled.
+been read and acknowledged, because no pod would handle the remaining entries.
 
 The functions in this module have no side effects: the caller passes the current time.
 """
@@ -64,7 +64,7 @@ class ScalingHistory:
     last_busy_seconds: float | None = None
     """Time of the last probe that found work. None before the first probe."""
     unreachable_since_seconds: float | None = None
-    """Time of the first probe since which Redis has not replied. None if Redis is reachable."""
+    """Time of the first probe to which Redis did not reply. None if Redis replied to the last probe."""
     last_delivered_id: str | None = None
     """Id of the last delivered entry at the last probe that found work."""
     throughput: Throughput = field(default_factory=Throughput)

@@ -1,7 +1,7 @@
 """The transform of an object before it is cached: unused fields are dropped, and equal strings share memory.
 
 An object from the API server is 10 to 20 KB of JSON, and takes five times that size in memory after parsing. Most of
-this memory contains `managedFields`, and strings that also occur in all other objects. The transform saves this memory,
+this memory contains `managedFields`, and strings that also occur in all other objects. Saving this memory matters,
 because 1,000 StreamConsumers have 4,000 objects.
 
 The functions in this module have no side effects.
@@ -39,7 +39,7 @@ def as_mapping(value: Any) -> Manifest:
 
 
 def _strip_pod(pod: Manifest) -> Manifest:
-    """Return the pod with its status and its ConfigMap volumes. The operator reads no other field of the pod's spec."""
+    """Return the pod with the used fields of its status, and with only the ConfigMap volumes of its spec."""
     status = pod.get("status", {})
     return {
         **pod,

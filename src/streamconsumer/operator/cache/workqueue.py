@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 
 
 class WorkQueue:
-    """The queue of StreamConsumers that wait for a reconcile. The queue is not thread-safe: use it on one
-    event loop."""
+    """The queue of StreamConsumers that wait for a reconcile. The queue is not thread-safe: use it on one event
+    loop."""
 
     def __init__(self) -> None:
         self._queued: OrderedDict[Key, float] = OrderedDict()

@@ -1,6 +1,6 @@
-"""Events on StreamConsumers, for `kubectl describe`. A reconcile continues before its Events are written.
+"""Events on StreamConsumers, for `kubectl describe`. Events are written in the background.
 
-If writing an Event fails, the reconcile does not fail.
+A slow or failed write of an Event therefore does not affect the reconcile.
 """
 
 import asyncio

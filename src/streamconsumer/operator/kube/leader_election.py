@@ -32,8 +32,8 @@ RETRY_PERIOD = 2.0
 """The interval, in seconds, at which the leader renews the Lease."""
 
 POLL_PERIOD = 1.0
-"""The interval, in seconds, at which a follower reads the Lease. A follower therefore takes a released
-Lease within a second."""
+"""The interval, in seconds, at which a follower reads the Lease. A follower therefore takes a released Lease within a
+second."""
 
 API_VERSION, KIND = "coordination.k8s.io/v1", "Lease"
 

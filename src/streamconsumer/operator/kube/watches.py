@@ -94,8 +94,8 @@ class LenientTlsConnection(kopf.ConnectionInfo):
 
 
 def kopf_settings() -> kopf.OperatorSettings:
-    """Return kopf's settings. The timeouts are necessary, because watches without timeouts stopped silently
-    (kopf#955, #957)."""
+    """Return kopf's settings. The timeouts are necessary, because watches without timeouts stopped silently (kopf#955,
+    #957)."""
     settings = kopf.OperatorSettings()
     settings.watching.connect_timeout = 5
     settings.watching.server_timeout = 300

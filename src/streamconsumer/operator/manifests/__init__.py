@@ -24,7 +24,7 @@ children that refer to it."""
 
 
 def desired(consumer: StreamConsumer, settings: OperatorSettings, config_hash: str = "") -> list[Manifest]:
-    """Build the manifests of all children, in the order in which they are applied. Each has its own hash as an
+    """Build the manifests of all children, in the order in which they are applied. Each manifest has its own hash as an
     annotation.
 
     `config_hash` is the hash of the Secrets and ConfigMaps that the pods' environment variables refer to."""

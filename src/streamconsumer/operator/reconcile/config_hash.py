@@ -4,8 +4,8 @@ A container's environment variables are fixed when it starts. The pod template c
 referenced object starts a rollout. The operator reads the referenced objects in every reconcile, including resyncs. The
 operator does not watch these objects, because it would have to watch all Secrets and ConfigMaps.
 
-The hash is an HMAC whose key is the object's uid. Only users who may read the object know its uid. A plain hash would
-not be safe, because more users can read a pod than a Secret, and these users could guess a short password.
+The hash is an HMAC whose key is the object's uid. Only users who are allowed to read the object know its uid. A plain
+hash would not be safe, because more users can read a pod than a Secret, and these users could guess a short password.
 """
 
 import hashlib

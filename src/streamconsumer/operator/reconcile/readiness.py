@@ -150,7 +150,7 @@ def _steady_readiness(consumer: StreamConsumer, desired: int) -> Readiness:
 
 
 def _find_problem(status: Manifest, pods: Iterable[Manifest]) -> PodProblem | None:
-    """Return the problem because of which pods are not ready, or None. Problems that the user can fix have priority."""
+    """Return the problem that keeps pods from being ready, or None. Problems that the user can fix have priority."""
     staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
     problems = [problem for pod in staying if (problem := _pod_problem(pod))]
     problems += [problem for condition in status.get("conditions", []) if (problem := _condition_problem(condition))]

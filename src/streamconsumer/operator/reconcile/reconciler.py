@@ -103,8 +103,7 @@ class Reconciler:
         return None
 
     def _state_of(self, key: Key, uid: str) -> ConsumerState:
-        """Return the state of the StreamConsumer with this uid. For a new uid, the state is
-        new."""
+        """Return the state of the StreamConsumer with this uid. For a new uid, the state is new."""
         state = self.states.get(key)
         if state is None or state.uid != uid:
             self._forget(key)  # the resource was deleted and created again between two reconciles
@@ -157,8 +156,8 @@ class Reconciler:
         state.stream = state.autoscaler = None
 
     def _with_replicas(self, state: ConsumerState, consumer: StreamConsumer, manifest: Manifest) -> StreamConsumer:
-        """Return the StreamConsumer with the number of pods that its autoscaler decided. If autoscaling
-        is not set or the StreamConsumer is suspended, the StreamConsumer is returned unchanged."""
+        """Return the StreamConsumer with the number of pods that its autoscaler decided. If autoscaling is not set or
+        the StreamConsumer is suspended, the StreamConsumer is returned unchanged."""
         rules = consumer.spec.autoscaling
         if rules is None or consumer.spec.suspend:
             state.autoscaler = None
@@ -286,8 +285,8 @@ def _scales_down(live: Manifest, manifest: Manifest) -> bool:
 
 
 def _describe_change(autoscaler: Autoscaler | None, live: Manifest | None, manifest: Manifest) -> Change:
-    """Describe the change to an applied child. If the autoscaler decided the number of pods, the message is that of its
-    decision."""
+    """Describe the change to an applied child. If the autoscaler decided the number of pods, use the message of the
+    autoscaler's decision."""
     decision = autoscaler.published if autoscaler else None
     if live is not None and decision is not None and manifest["kind"] == "Deployment":
         step = manifest["spec"]["replicas"] - live["spec"].get("replicas", 1)
@@ -332,7 +331,7 @@ def _previous_status(status: dict[str, Any]) -> Status:
 
 def _event_key(status: Status) -> tuple[str, int]:
     """Return the reason and the generation of the condition Ready. An Event is recorded only if one of these has
-    changed. The message alone does not count, because some messages, such as the kubelet's about an image, differ in
-    every reconcile."""
+    changed. The message alone does not count, because some messages, such as the kubelet's messages about images,
+    differ in every reconcile."""
     ready = next((each for each in status.conditions if each.type == "Ready"), None)
     return (ready.reason, ready.observed_generation) if ready else ("", 0)

@@ -100,8 +100,8 @@ class RedisMonitor:
 def _endpoint_id(consumer: StreamConsumer) -> EndpointId:
     """Return the identity of the StreamConsumer's Redis endpoint.
 
-    The identity contains the namespace only if the settings contain a relative host name or a Secret, because their
-    meaning depends on the namespace. For a Redis Cluster, the identity contains the hash slot, because the slots are on
+    The identity contains the namespace only if the settings contain a relative host name or a Secret, because both are
+    looked up in the namespace. For a Redis Cluster, the identity contains the hash slot, because the slots are on
     different nodes."""
     redis = consumer.spec.redis
     namespace = consumer.namespace if any(secret_files(redis)) or any(map(is_relative, _hosts(redis))) else ""

@@ -57,7 +57,7 @@ class ProbeResult:
     owned_pending: int = 0
     """Number of pending entries, excluding entries that are postponed for a retry."""
     pending_by_consumer: Mapping[str, int] = field(default_factory=dict)
-    """Number of pending entries of each consumer that has any."""
+    """Number of pending entries by consumer name. Consumers that have no pending entries are excluded."""
     entries_read: int | None = None
     """Number of entries that were ever delivered to the group. None if the server does not count deliveries."""
 

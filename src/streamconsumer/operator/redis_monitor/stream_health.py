@@ -12,7 +12,7 @@ GROWING_FOR = timedelta(minutes=10)
 STUCK_AFTER = timedelta(minutes=15)
 """Time after which an entry that is still the oldest pending entry counts as stuck.
 
-A stuck entry has a handler that hangs, or is not claimed by any consumer. If all pending entries are postponed for a
+Either the handler of this entry hangs, or no consumer claims the entry. If all pending entries are postponed for a
 retry, no entry counts as stuck."""
 
 
