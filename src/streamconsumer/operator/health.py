@@ -1,4 +1,4 @@
-"""The pages /livez, /readyz and /metrics of the operator. /livez responds while the event loop runs."""
+"""The operator's HTTP endpoints /livez, /readyz and /metrics. /livez responds as long as the event loop is running."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,16 +16,17 @@ from prometheus_client import (
 
 @dataclass
 class Health:
-    """The state behind the probes and the metrics of the operator. Updated by the operator on the event loop."""
+    """The state that the operator's probes and metrics report. The operator updates this state on its event loop."""
 
     queue_depth: Callable[[], int]
-    """Returns the number of StreamConsumers that wait for a reconcile or are being reconciled."""
+    """Function that returns the number of StreamConsumers that wait for a reconcile or are being reconciled."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     is_synced: bool = False
-    """True once the first lists are complete."""
+    """True after the operator has listed all objects for the first time."""
     is_follower: bool = False
-    """True while another operator is the leader. A follower is ready without having listed anything."""
+    """True while another operator is the leader. /readyz reports a follower as ready, although a follower has not
+    listed any objects."""
 
     def __post_init__(self) -> None:
         self.reconciles = Counter(
@@ -52,7 +53,7 @@ class Health:
 
 
 async def serve(health: Health, host: str, port: int) -> web.AppRunner:
-    """Start the HTTP server. The caller stops it by the cleanup of the returned runner."""
+    """Start the HTTP server. The caller stops the server by calling `cleanup` of the returned runner."""
 
     async def livez(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")

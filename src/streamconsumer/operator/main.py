@@ -1,4 +1,5 @@
-"""The operator process: lists all objects, watches them, and reconciles with several workers until SIGTERM."""
+"""The operator process lists and watches all objects, and reconciles StreamConsumers in several workers until
+SIGTERM."""
 
 import asyncio
 import logging
@@ -46,13 +47,14 @@ WORKERS = 8
 """The number of StreamConsumers that are reconciled at the same time."""
 
 RESYNC_INTERVAL = timedelta(minutes=10)
-"""The interval at which every StreamConsumer is reconciled even without an event. Jittered by 25 %."""
+"""The interval, varied randomly by ±25 %, at which every StreamConsumer is reconciled even if no event arrives."""
 
 log = logging.getLogger(__name__)
 
 
 def run() -> None:
-    """Run the operator with settings from the environment until a signal. Raises InvalidSettings."""
+    """Run the operator until SIGTERM or SIGINT, with settings from environment variables. Raises InvalidSettings if a
+    variable is invalid."""
     settings = OperatorSettings.from_env(os.environ)
     kopf.configure(log_format=kopf.LogFormat.JSON)
     logging.getLogger().setLevel(settings.log_level)
@@ -94,14 +96,15 @@ class Operator:
         self._lease_renewal: asyncio.Task[None] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Start, run the main loop until `stop` is set, and shut down. Raises the error that ended the main loop."""
+        """Start the operator, run the main loop until `stop` is set, and shut down. Raises the error if an error ended
+        the main loop."""
         self._runner = await serve(self.health, self.settings.http_host, self.settings.http_port)
         self._main_task = asyncio.create_task(self._startup())
         try:
             await _first_of(self._main_task, stop)
             if not stop.is_set():
                 self._main_task = asyncio.create_task(self._main_loop())
-                self._main_task.add_done_callback(lambda _: stop.set())  # the main loop only ends with an error
+                self._main_task.add_done_callback(lambda _: stop.set())  # only an error ends the main loop
                 await self._watch_until(stop)
         finally:
             await self._shutdown()
@@ -110,8 +113,8 @@ class Operator:
         log.info("operator stopped")
 
     async def _startup(self) -> None:
-        """Become the leader, then list everything before the first reconcile: an object that is missing from the cache
-        must be missing from the cluster."""
+        """Become the leader, then list all objects before the first reconcile, because a reconcile assumes that an
+        object does not exist if it is missing from the cache."""
         if self.lease:
             await self._acquire_leadership(self.lease)
         while not await self._try_resync():  # noqa: ASYNC110 - no component would set an event
@@ -129,7 +132,8 @@ class Operator:
         self._lease_renewal = asyncio.create_task(_exit_when_lease_lost(lease))
 
     async def _try_resync(self) -> bool:
-        """List all objects. Returns False if that failed: the API server may be down, or the CRD only just created."""
+        """List all objects. Returns False if a list failed, for example because the API server is down or the CRD was
+        just created."""
         try:
             await self._resync_once()
         except Exception as error:  # noqa: BLE001 - without a list, retrying is the only option
@@ -157,7 +161,7 @@ class Operator:
             group.create_task(self._resync_loop())
 
     async def _shutdown(self) -> None:
-        """Stop immediately, between two requests. The next operator completes an unfinished reconcile."""
+        """Stop immediately and cancel the running reconciles. The next operator process completes these reconciles."""
         self._main_task.cancel()
         await asyncio.gather(self._main_task, return_exceptions=True)
         await self.redis_monitor.aclose()
@@ -175,7 +179,8 @@ class Operator:
         registry = build_registry()
 
         async def cleanup(**_: Any) -> None:
-            """Shut down before kopf's own end: kopf handles the signals and then waits 5 s for tasks that still run."""
+            """Shut down before kopf does, because kopf handles the signals and then waits 5 s for tasks that are
+            running."""
             stop.set()
             await self._shutdown()
 
@@ -184,7 +189,7 @@ class Operator:
             await kopf.operator(
                 registry=registry,
                 settings=kopf_settings(),
-                # kopf would derive an identity from the user name, and the numeric user of a container has no name.
+                # By default, kopf derives the identity from the user name, but a container's numeric user has no name.
                 identity=Identity(names.FIELD_MANAGER),
                 standalone=True,
                 clusterwide=not self.settings.watch_namespaces,
@@ -217,24 +222,25 @@ class Operator:
             return await self.reconciler.reconcile(key)
         queue_seconds = self.queue.queue_seconds.get(key, 0)
         with self.tracing.reconcile(key, self.cache.consumers.get(key), queue_seconds) as trace:
-            current.set(trace)  # in the context of this worker's task, until its next reconcile
+            current.set(trace)  # for this worker's task, until the task's next reconcile
             return await self.reconciler.reconcile(key)
 
     async def _resync_loop(self) -> None:
-        """List everything after each list of kopf, and every RESYNC_INTERVAL without a cause. kopf does not report the
-        objects that were deleted while its watch was broken."""
+        """List all objects after each list that kopf requests, and at least once per RESYNC_INTERVAL. These lists
+        reveal objects that were deleted while a watch was interrupted, because kopf does not report such deletions."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_with_jitter(RESYNC_INTERVAL)):
                     await self._relisted.wait()
-            await asyncio.sleep(RETRY_DELAY_SECONDS)  # kopf lists one kind after the other: resync once after the last
+            # kopf lists one kind after another. Because of the delay, one resync follows all these lists.
+            await asyncio.sleep(RETRY_DELAY_SECONDS)
             self._relisted.clear()
             if not await self._try_resync():
                 self._relisted.set()
 
 
 async def _first_of(task: asyncio.Task[None], stop: asyncio.Event) -> None:
-    """Wait until the task ends or `stop` is set. Raises the error of the task."""
+    """Wait until the task ends or `stop` is set. Raises the task's error if the task failed."""
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -243,8 +249,8 @@ async def _first_of(task: asyncio.Task[None], stop: asyncio.Event) -> None:
 
 
 async def _exit_when_lease_lost(lease: LeaderLease) -> None:
-    """Exit the process when the Lease is lost. Another operator may lead from then on, so the exit is immediate and
-    without cleanup. The new leader completes unfinished reconciles, and Kubernetes restarts this process as a
+    """Exit the process when the Lease is lost. The exit is immediate and without cleanup, because another operator may
+    already be the leader. The new leader completes unfinished reconciles, and Kubernetes restarts this process as a
     follower."""
     await lease.renew_until_lost()
     log.critical("lost the leader lease; exiting")
@@ -253,12 +259,13 @@ async def _exit_when_lease_lost(lease: LeaderLease) -> None:
 
 
 def _build_tracing(settings: OperatorSettings) -> "ReconcileTracing | None":
-    """Return the tracing, or None if no endpoint is configured. OpenTelemetry is imported only with an endpoint."""
+    """Return the tracing, or None if no endpoint is configured or tracing is disabled. OpenTelemetry is imported only
+    if tracing is enabled."""
     has_endpoint = settings.telemetry_endpoint or any(os.environ.get(name) for name in ENDPOINT_VARIABLES)
     is_off = os.environ.get("OTEL_SDK_DISABLED") == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
     if not has_endpoint or is_off:
         return None
-    from streamconsumer.operator import tracing  # noqa: PLC0415 - 10 MiB
+    from streamconsumer.operator import tracing  # noqa: PLC0415 - takes 10 MiB of memory
 
     return tracing.ReconcileTracing(settings.telemetry_endpoint)
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics of every StreamConsumer, exported by the operator: one series per group, not one per pod."""
+"""Prometheus metrics of every StreamConsumer. The operator exports one series per consumer group, not one per pod."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -13,20 +13,27 @@ from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.reconcile.consumer_state import ConsumerState
 
 LABELS = ["resource_namespace", "resource_name", "stream", "consumer_group"]
-"""The label is not `namespace`: Prometheus sets that label to the namespace of the operator."""
+"""The labels of every series. The first label is not named `namespace`, because Prometheus sets the label `namespace`
+to the operator's namespace."""
 
 GAUGES = {
     "streamconsumer_ready": "1 if the StreamConsumer is Ready, else 0",
     "streamconsumer_group_lag": "Entries that the group has not read yet; absent if unknown",
     "streamconsumer_group_lag_known": "1 if the lag is known, else 0",
-    "streamconsumer_group_pending": "Entries that were read and not acknowledged",
-    "streamconsumer_group_oldest_pending_age_seconds": "Age of the oldest pending entry; 0 without pending entries",
+    "streamconsumer_group_pending": "Entries that were delivered to the group and are not acknowledged",
+    "streamconsumer_group_oldest_pending_age_seconds": "Age of the oldest pending entry; 0 if no entry is pending",
     "streamconsumer_group_dead_letters": "Dead letters in the dead-letter stream",
     "streamconsumer_desired_replicas": "Desired number of pods",
-    "streamconsumer_scaling_active": "With autoscaling: 1 if the backlog is known, else 0",
-    "streamconsumer_scaling_limited": "With autoscaling: 1 if maxReplicas or a policy limits the pods, else 0",
-    "streamconsumer_group_arrivals_per_second": "With autoscaling: entries added per second, over 5 minutes",
-    "streamconsumer_replica_entries_per_second": "With autoscaling: measured entries per second of one pod",
+    "streamconsumer_scaling_active": "1 if the backlog is known, else 0; absent if autoscaling is off",
+    "streamconsumer_scaling_limited": (
+        "1 if maxReplicas or a policy limits the number of pods, else 0; absent if autoscaling is off"
+    ),
+    "streamconsumer_group_arrivals_per_second": (
+        "Entries that are added per second, averaged over 5 minutes; absent if autoscaling is off"
+    ),
+    "streamconsumer_replica_entries_per_second": (
+        "Measured number of entries that one pod handles per second; absent if autoscaling is off"
+    ),
 }
 
 _CONDITIONS = {
@@ -37,7 +44,7 @@ _CONDITIONS = {
 
 
 class StreamGauges:
-    """A Prometheus collector over the cached StreamConsumers and the last poll of each."""
+    """A Prometheus collector that reads the cached StreamConsumers and the result of each stream's last poll."""
 
     def __init__(
         self,
@@ -56,13 +63,13 @@ class StreamGauges:
 
 
 def _labels(key: Key, manifest: Manifest) -> list[str]:
-    """Return the label values. An invalid StreamConsumer has a series too, with the raw values of its spec."""
+    """Return the label values. An invalid StreamConsumer also has series, labelled with the raw values in its spec."""
     spec = as_mapping(manifest.get("spec"))
     return [*key, str(spec.get("stream", "")), str(spec.get("consumerGroup", ""))]
 
 
 def _status_values(manifest: Manifest) -> Iterator[tuple[str, float]]:
-    """Yield the values of the status. A StreamConsumer without a status is not ready."""
+    """Yield the metric values from the status. A StreamConsumer that has no status is reported as not ready."""
     status = manifest.get("status") or {}
     conditions = {each["type"]: each["status"] == "True" for each in status.get("conditions") or []}
     for condition, name in _CONDITIONS.items():
@@ -73,7 +80,7 @@ def _status_values(manifest: Manifest) -> Iterator[tuple[str, float]]:
 
 
 def _state_values(state: ConsumerState | None) -> Iterator[tuple[str, float]]:
-    """Yield the values of the last poll and the measured rates."""
+    """Yield the metric values from the last poll, and the measured rates."""
     if state and state.stream and state.stream.latest:
         yield from _stream_values(state.stream.latest.stats)
     if state and state.autoscaler:

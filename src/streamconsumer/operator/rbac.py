@@ -1,7 +1,7 @@
 """The RBAC rules of the operator, with a reason for each rule.
 
-`make generate` writes the rules of the chart and of k8s/ from this table. A test compares the table with the requests
-in the audit log of a real API server.
+`make generate` writes this table into the Helm chart and into k8s/ as RBAC rules. A test compares the table with the
+requests in the audit log of a real API server.
 """
 
 from dataclasses import dataclass
@@ -11,22 +11,24 @@ from streamconsumer.model import names
 
 READ = ("get", "list", "watch")
 MANAGE = (*READ, "create", "patch", "delete")
-"""The operator sends only patches. The API server also requires `create` if an apply creates an object."""
+"""The verbs for objects that the operator manages. `create` is necessary although the operator creates objects by apply
+(PATCH), because the API server then requires both permissions."""
 
 
 @dataclass(frozen=True)
 class PolicyRule:
-    """The allowed verbs for some resources of one API group."""
+    """The verbs that the operator is allowed to use on some resources of one API group."""
 
     group: str
     resources: tuple[str, ...]
     verbs: tuple[str, ...]
     why: str
     chart_flag: str = ""
-    """The chart value that removes this rule if it is false. Empty if the rule is always present."""
+    """The name of a chart value. If the value is false, the chart omits this rule. Empty if the rule is always
+    present."""
 
     def rule(self) -> dict[str, Any]:
-        """Return the rule as in a Role or ClusterRole."""
+        """Return the rule in the format of a Role or ClusterRole."""
         return {"apiGroups": [self.group], "resources": [*self.resources], "verbs": [*self.verbs]}
 
 
@@ -35,35 +37,38 @@ RULES = (
         names.GROUP,
         (names.PLURAL,),
         ("list", "watch"),
-        "The resources to reconcile.",
+        "The operator watches and reconciles these resources.",
     ),
-    PolicyRule(names.GROUP, (f"{names.PLURAL}/status",), ("patch",), "The status. The operator never writes the spec."),
+    PolicyRule(names.GROUP, (f"{names.PLURAL}/status",), ("patch",), "The operator writes the status, never the spec."),
     PolicyRule(
         names.GROUP,
         (f"{names.PLURAL}/finalizers",),
         ("update",),
-        "Not called. OwnerReferencesPermissionEnforcement requires it for owner references with blockOwnerDeletion.",
+        "No request uses this permission. The admission plugin OwnerReferencesPermissionEnforcement requires it for "
+        "blockOwnerDeletion in owner references.",
     ),
-    PolicyRule("apps", ("deployments",), MANAGE, "The Deployment of the pods."),
+    PolicyRule("apps", ("deployments",), MANAGE, "The Deployment creates the pods."),
     PolicyRule(
         "",
         ("configmaps", "serviceaccounts"),
         MANAGE,
-        "Inline source. ServiceAccounts of the pods, without permissions.",
+        "ConfigMaps contain inline source. ServiceAccounts identify the pods and have no permissions.",
     ),
-    PolicyRule("policy", ("poddisruptionbudgets",), MANAGE, "Limits node drains to one pod at a time."),
+    PolicyRule("policy", ("poddisruptionbudgets",), MANAGE, "The PodDisruptionBudget limits node drains."),
     PolicyRule(
         "",
         ("pods",),
         ("list", "watch", "patch"),
-        "Finds out why a pod does not start. patch sets the deletion cost, so that a scale-in removes idle pods first.",
+        "The operator reads why a pod does not start. It patches the deletion cost, so that a scale-in deletes idle "
+        "pods first.",
     ),
-    PolicyRule("events.k8s.io", ("events",), ("create",), "Events for kubectl describe."),
+    PolicyRule("events.k8s.io", ("events",), ("create",), "kubectl describe shows these Events."),
     PolicyRule(
         "",
         ("secrets",),
         ("get",),
-        "Without list and watch. The operator gets only the Secrets that StreamConsumers of the namespace name.",
+        "Only get, not list or watch: the operator reads only the Secrets that StreamConsumers in the namespace refer "
+        "to.",
         chart_flag="rbac.readSecrets",
     ),
 )

@@ -1,4 +1,4 @@
-"""The trace of the running reconcile: a no-op by default. `tracing.py` implements it with OpenTelemetry."""
+"""The interface that traces a reconcile. By default, nothing is recorded; `tracing.py` records with OpenTelemetry."""
 
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
@@ -10,7 +10,7 @@ class ReconcileTrace:
     """The trace of one reconcile. This base class records nothing."""
 
     def request_span(self, method: str, path: str) -> AbstractContextManager[None]:  # noqa: ARG002
-        """Return a context for a request that changes an object."""
+        """Return a context manager that traces a request that changes an object."""
         return nullcontext()
 
     def event(self, reason: str, message: str) -> None:
@@ -20,4 +20,4 @@ class ReconcileTrace:
 NOOP = ReconcileTrace()
 
 current: ContextVar[ReconcileTrace] = ContextVar("reconcile", default=NOOP)
-"""The trace of the reconcile that runs in this task."""
+"""The trace of the reconcile that the current task is running."""

@@ -1,4 +1,4 @@
-"""The settings of the operator, from STREAMCONSUMER_OPERATOR_ variables that the chart sets."""
+"""The operator's settings, read from the environment variables STREAMCONSUMER_OPERATOR_*, which the chart sets."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -20,39 +20,42 @@ def _split(value: object) -> object:
 
 
 class OperatorSettings(Model):
-    """The settings. The variable of a field is STREAMCONSUMER_OPERATOR_ and the field name in upper case."""
+    """The operator's settings. The environment variable of a field is STREAMCONSUMER_OPERATOR_ followed by the field
+    name in upper case."""
 
     model_config = ConfigDict(alias_generator=None)
 
     watch_namespaces: Annotated[list[str], BeforeValidator(_split)] = Field(default=[])
-    """The namespaces to serve, comma-separated; empty serves all."""
+    """The namespaces in which the operator reconciles StreamConsumers, separated by commas. If empty: all
+    namespaces."""
 
     processor_image: str = f"streamconsumer-processor:{__version__}"
-    """The image of the pods of StreamConsumers without spec.image."""
+    """The pod image for StreamConsumers that do not set spec.image."""
 
     processor_image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
-    """The pull policy of the pods of StreamConsumers without spec.imagePullPolicy. Empty: the default of Kubernetes."""
+    """The image pull policy for StreamConsumers that do not set spec.imagePullPolicy. If empty, Kubernetes uses its
+    default pull policy."""
 
     telemetry_endpoint: str = ""
-    """The OTLP endpoint of StreamConsumers without their own endpoint, and of the operator's traces unless OTEL_
-    variables set another one. Empty: no telemetry."""
+    """The OTLP endpoint for StreamConsumers that do not set spec.telemetry.endpoint. The operator also exports its
+    traces to this endpoint if no OTEL_* variable sets another endpoint. If empty, there is no default endpoint."""
 
     http_port: int = Field(default=names.HTTP_PORT, ge=0, le=65535)
-    """The port of /livez, /readyz and /metrics."""
+    """The port on which the operator serves /livez, /readyz and /metrics."""
 
     http_host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes the pod's own address
 
     stream_interval: Annotated[timedelta, DurationRange("1s", "10m")] = timedelta(seconds=15)
-    """The interval at which the operator polls the streams in Redis. Jittered by 25 %."""
+    """The interval, varied randomly by ±25 %, at which the operator polls the streams in Redis."""
 
     lease: str = Field(default="", pattern=r"^([a-z0-9.-]+/[a-z0-9.-]+)?$")
-    """The Lease for leader election, as namespace/name. Empty: no election, this operator is the leader."""
+    """The Lease for leader election, as namespace/name. If empty, this operator is the leader without an election."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "OperatorSettings":
-        """Read the settings from environment variables. Raises InvalidSettings that lists every invalid variable."""
+        """Read the settings from environment variables. Raises InvalidSettings with a list of all invalid variables."""
         values = {name: environ[PREFIX + name.upper()] for name in cls.model_fields if PREFIX + name.upper() in environ}
         try:
             return cls.model_validate(values)

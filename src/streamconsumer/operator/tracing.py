@@ -1,9 +1,11 @@
-"""Traces of reconciles. The only user of OpenTelemetry in the operator, imported only with a configured endpoint.
+"""Traces of reconciles, recorded with OpenTelemetry.
 
-A reconcile that writes nothing has no span, because thousands of reconciles write nothing. A reconcile that writes is
-a trace of its own, with one child span per write request. The trace is linked to the trace that applied the resource,
-if the annotation `tracing.k8s.io/traceparent` names one. The Events of `kubectl describe` are span events with the same
-text.
+The operator imports this module only if an endpoint is configured. No other module of the operator uses OpenTelemetry.
+
+A successful reconcile that writes nothing records no span, because thousands of reconciles write nothing. Each other
+reconcile starts a new trace, with one child span per write request. If the StreamConsumer has the annotation
+`tracing.k8s.io/traceparent`, the annotation identifies the trace that applied the StreamConsumer, and the new trace
+links to that trace. Events that `kubectl describe` shows are also recorded as span events with the same text.
 """
 
 import os
@@ -28,18 +30,19 @@ from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.reconcile_trace import ENDPOINT_VARIABLES, ReconcileTrace
 
 SHUTDOWN_TIMEOUT_SECONDS = 3.0
-"""The time limit of a shutdown. The SDK alone would wait 30 s for an unavailable collector."""
+"""The maximum duration of a shutdown. Without this limit, the SDK would wait 30 s for an unavailable collector."""
 MAX_CONTEXT_LENGTH = 512
 ANNOTATIONS = {"traceparent": "tracing.k8s.io/traceparent", "tracestate": "tracing.k8s.io/tracestate"}
-"""The annotations with the context of the trace that applied the StreamConsumer: KEP-5915."""
+"""The annotations, defined in KEP-5915, that contain the context of the trace that applied the StreamConsumer."""
 
 _propagator = TraceContextTextMapPropagator()
 
 
 class ReconcileTracing:
-    """Records the spans of reconciles with the SDK: its cost does not matter for so few spans.
+    """Records the spans of reconciles with the OpenTelemetry SDK, whose cost is small for the few spans of the
+    operator.
 
-    `endpoint` is used if the environment sets no endpoint."""
+    `endpoint` is used if no environment variable sets an endpoint."""
 
     def __init__(self, endpoint: str = "") -> None:
         in_environment = any(os.environ.get(name) for name in ENDPOINT_VARIABLES)
@@ -58,7 +61,7 @@ class ReconcileTracing:
 
     @contextmanager
     def reconcile(self, key: Key, manifest: Manifest | None, queued_seconds: float) -> Iterator[ReconcileTrace]:
-        """Trace one reconcile. An exception becomes the status of its span and is raised again."""
+        """Trace one reconcile. An exception is recorded as the status of the span and raised again."""
         span = _ReconcileSpan(self._tracer, key, manifest, queued_seconds)
         try:
             yield span
@@ -76,8 +79,8 @@ class ReconcileTracing:
 
 
 class _ReconcileSpan(ReconcileTrace):
-    """The trace of one reconcile. The span is created with the first write or Event, with the start time of the
-    reconcile."""
+    """The trace of one reconcile. The first write, Event or failure creates the span, which starts at the start time of
+    the reconcile."""
 
     def __init__(self, tracer: trace.Tracer, key: Key, manifest: Manifest | None, queued_seconds: float) -> None:
         self._tracer, self._key, self._manifest = tracer, key, manifest
@@ -124,8 +127,8 @@ class _ReconcileSpan(ReconcileTrace):
 
 
 def _applier_context(annotations: Mapping[str, Any]) -> trace.SpanContext:
-    """Return the context of the trace that applied the resource. Missing or malformed annotations give an invalid
-    context."""
+    """Return the context of the trace that applied the StreamConsumer. Returns an invalid context if the annotations
+    are missing or malformed."""
     carrier = {
         key: value[:MAX_CONTEXT_LENGTH]
         for key, name in ANNOTATIONS.items()
@@ -135,7 +138,7 @@ def _applier_context(annotations: Mapping[str, Any]) -> trace.SpanContext:
 
 
 def _resource_of(path: str) -> str:
-    """Return the resource of a path: `/apis/apps/v1/namespaces/shop/deployments/orders-consumer` → `deployments`. A
-    subresource is appended: `streamconsumers/status`."""
+    """Return the resource that a path names. For `/apis/apps/v1/namespaces/shop/deployments/orders-consumer`, this is
+    `deployments`. A subresource is appended, as in `streamconsumers/status`."""
     parts = path.split("/namespaces/", 1)[-1].split("/")
     return "/".join(part for index, part in enumerate(parts[1:]) if index != 1)

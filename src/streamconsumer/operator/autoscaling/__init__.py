@@ -1,1 +1,1 @@
-"""Autoscaling: the number of pods of a StreamConsumer, and which pods Kubernetes deletes first."""
+"""Autoscaling decides the number of pods of a StreamConsumer, and which of its pods Kubernetes deletes first."""

@@ -1,8 +1,10 @@
-"""Scaling algorithm: computes the number of pods, and the reason for it, from a probe of the stream. Pure.
+"""Scaling algorithm: computes the number of pods, and the reason for this number, from a probe of the stream.
 
-Two rules take precedence over all others. An unknown backlog is not zero: while the backlog is unknown, the number of
-pods may grow and never shrinks. The number never becomes zero while an entry is pending or unread, because without pods
-no consumer would handle that entry.
+Two rules take precedence over all others. First, the number of pods may grow but does not shrink while the backlog is
+unknown, because an unknown backlog may be large. Second, the number of pods becomes zero only after all entries have
+been read and acknowledged, because no pod would handle the remaining entries.
+
+The functions in this module have no side effects: the caller passes the current time.
 """
 
 import math
@@ -16,27 +18,28 @@ from streamconsumer.operator.autoscaling.explanation import explain
 from streamconsumer.operator.autoscaling.throughput import Sample, Throughput
 
 MAX_PERIOD_SECONDS = 3600.0
-"""Longest period of a scaling policy."""
+"""Maximum period of a scaling policy."""
 
 
 @dataclass(frozen=True)
 class Backlog:
-    """Numbers of entries that a probe found."""
+    """Numbers of entries in a consumer group, as found by one probe."""
 
     unread: int | None
-    """Entries not yet delivered to the group. None if unknown."""
+    """Number of entries that have not been delivered to the group yet. None if unknown."""
     pending: int
-    """Entries delivered and not acknowledged."""
+    """Number of entries that have been delivered and are not acknowledged."""
     is_exact: bool = True
     """True if `unread` is the exact number, False if it is a lower bound."""
     entries_read: int | None = None
-    """Entries ever delivered to the group. None if Redis does not count them (before 7.0)."""
+    """Number of entries that were ever delivered to the group. None before Redis 7.0, which introduced this counter."""
     last_delivered_id: str | None = None
-    """Id of the last delivered entry. A change proves work since the previous probe, even if no entry is left."""
+    """Id of the last delivered entry. A changed id proves that entries have been delivered since the previous probe,
+    even if no entry is left."""
 
     @property
     def total(self) -> int:
-        """Lower bound of the entries left to handle."""
+        """Lower bound of the number of entries that are left to handle."""
         return (self.unread or 0) + self.pending
 
     @property
@@ -52,24 +55,24 @@ class Backlog:
 
 @dataclass(frozen=True)
 class ScalingHistory:
-    """State of one StreamConsumer that is kept between two decisions. Times are seconds of a monotonic clock."""
+    """State of one StreamConsumer between two scaling decisions. Times are in seconds of a monotonic clock."""
 
     needed: tuple[tuple[float, int], ...] = ()
-    """Time and required number of pods of each decision within the longer stabilization window."""
+    """Time and required number of pods of each decision within the longer of the two stabilization windows."""
     changes: tuple[tuple[float, int], ...] = ()
-    """Time and size of each change within the longest period of a policy."""
+    """Time and size of each change of the number of pods within the maximum period of a policy."""
     last_busy_seconds: float | None = None
     """Time of the last probe that found work. None before the first probe."""
     unreachable_since_seconds: float | None = None
-    """Time since which Redis does not reply. None if Redis is reachable."""
+    """Time of the first probe to which Redis did not reply. None if Redis replied to the last probe."""
     last_delivered_id: str | None = None
-    """Last delivered id at the last probe that found work."""
+    """Id of the last delivered entry at the last probe that found work."""
     throughput: Throughput = field(default_factory=Throughput)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Number of pods and the reason for it."""
+    """Number of pods, and the reason for this number."""
 
     replicas: int
     reason: ScalingReason
@@ -79,12 +82,12 @@ class Decision:
 def decide(
     rules: Autoscaling, backlog: Backlog | None, current: int, history: ScalingHistory, now_seconds: float
 ) -> tuple[Decision, ScalingHistory]:
-    """Compute the number of pods. Returns the decision and the history for the next one.
+    """Compute the number of pods. Returns the decision, and the history for the next decision.
 
-    `backlog` is None if Redis did not reply. `current` is the number of pods desired until now."""
+    `backlog` is None if Redis did not reply. `current` is the desired number of pods before this decision."""
     if backlog is None:
         return _decide_without_data(rules, current, history, now_seconds)
-    if history.last_busy_seconds is None:  # after an operator restart: wait the full windows
+    if history.last_busy_seconds is None:  # after a restart of the operator, wait for the full windows
         history = replace(history, last_busy_seconds=now_seconds, needed=((now_seconds, current),))
     if backlog.total > 0 or not backlog.is_known or backlog.last_delivered_id != history.last_delivered_id:
         history = replace(history, last_busy_seconds=now_seconds, last_delivered_id=backlog.last_delivered_id)
@@ -114,7 +117,7 @@ def _decide_without_data(
     history = replace(
         history, unreachable_since_seconds=since, throughput=history.throughput.with_sample(None, now_seconds)
     )
-    # Before the first successful probe the stream may have work, so one pod runs.
+    # Before the first successful probe, the backlog is unknown, so at least one pod must run.
     floor = rules.min_replicas if history.last_busy_seconds is not None else max(1, rules.min_replicas)
     replicas, reason = max(current, floor), ScalingReason.BACKLOG_UNKNOWN
     fallback = rules.fallback
@@ -133,7 +136,7 @@ def _required_replicas(
         return 0, ScalingReason.BELOW_ACTIVATION if total else ScalingReason.NOTHING_TO_DO
     by_backlog = _replicas_for_backlog(rules, total, current, throughput)
     by_arrivals = throughput.min_pods(current) or 0
-    if by_arrivals > max(1, by_backlog):  # the backlog alone decides between no pod and one
+    if by_arrivals > max(1, by_backlog):  # only the backlog decides between zero pods and one pod
         return by_arrivals, ScalingReason.ARRIVALS
     if total == 0 and backlog.is_known:
         return 0, ScalingReason.NOTHING_TO_DO
@@ -141,7 +144,7 @@ def _required_replicas(
 
 
 def _replicas_for_backlog(rules: Autoscaling, total: int, current: int, throughput: Throughput) -> int:
-    """Compute the pods for a backlog: by the backlog per pod, or by `drainTime` and the arrival rate."""
+    """Compute the number of pods for a backlog, from the backlog per pod or from `drainTime` and the arrival rate."""
     target = rules.target
     if target.drain_time is None:
         return math.ceil(total / target.backlog_share)
@@ -153,7 +156,7 @@ def _replicas_for_backlog(rules: Autoscaling, total: int, current: int, throughp
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """Inputs of one decision, and the rules that limit the required number of pods."""
+    """Inputs of one decision, and methods that limit the required number of pods."""
 
     rules: Autoscaling
     backlog: Backlog
@@ -162,7 +165,8 @@ class _Evaluation:
     now_seconds: float
 
     def apply_bounds(self, required: int, reason: ScalingReason) -> tuple[int, ScalingReason]:
-        """Limit the required number of pods. Returns the number and the last rule that changed it."""
+        """Limit the required number of pods. Returns the limited number and the last rule that changed the number. If
+        no rule changed the number, returns `reason`."""
         rules = self.rules
         replicas = required
         if replicas > rules.max_replicas:
@@ -213,9 +217,9 @@ class _Evaluation:
 def _max_change(
     policies: Sequence[ScalingPolicy], current: int, history: ScalingHistory, now_seconds: float, *, grows: bool
 ) -> int | None:
-    """Return the largest change that the policies still allow now. None if there are no policies.
+    """Return the largest change of the number of pods that is still allowed now. None if there are no policies.
 
-    The most permissive policy decides."""
+    If there are several policies, the policy that allows the largest change applies."""
     remaining = []
     for policy in policies:
         changes = [change for change in _within(history.changes, policy.period, now_seconds) if (change > 0) == grows]

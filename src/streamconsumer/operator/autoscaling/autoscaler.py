@@ -21,19 +21,20 @@ class Autoscaler:
 
     rules: Autoscaling
     replicas: int
-    """Number of pods of the last decision."""
+    """Number of pods in the last decision."""
     is_frozen: bool = False
-    """True if the pods cannot start, so that more pods would not help. Observations then change nothing."""
+    """True if the pods cannot start. The autoscaler then ignores observations, because more pods would not help."""
     history: ScalingHistory = field(default_factory=ScalingHistory)
     published: ScalingStatus | None = None
-    """Decision for the status, written when number or reason change. None before the first observation."""
+    """Decision that the status shows: the last decision that changed the number of pods or the reason. None before the
+    first observation."""
     pending_by_pod: Mapping[str, int] = field(default_factory=dict)
-    """Number of pending entries of each consumer at the last decision."""
+    """Number of pending entries of each pod's consumer at the last decision."""
     clock: Callable[[], float] = time.monotonic
 
     @classmethod
     def with_rules(cls, rules: Autoscaling, previous: "Autoscaler | None", current: int | None) -> "Autoscaler":
-        """Return `previous` if its rules are the same, otherwise a new autoscaler with the previous history.
+        """Return `previous` if its rules are the same, otherwise a new autoscaler with the history of `previous`.
 
         `current` is the number of pods in the Deployment. If there is no Deployment yet, `current` is None and the new
         autoscaler starts with minReplicas."""
@@ -49,7 +50,7 @@ class Autoscaler:
         return consumer.model_copy(update={"spec": spec})
 
     def on_observation(self, observation: Observation) -> ObservationEffect:
-        """Decide again after a poll."""
+        """Make a new decision after a poll. Returns how the decision affects polling and the status."""
         if self.is_frozen:
             return ObservationEffect()
         backlog = build_backlog(observation.stats, observation.entries_read, self.replicas)
@@ -71,7 +72,7 @@ class Autoscaler:
 
     @property
     def throughput(self) -> Throughput:
-        """Measured rates: arriving entries, and entries handled by one pod."""
+        """Measured rates of entries that arrive, and of entries that one pod handles."""
         return self.history.throughput
 
     def conditions(self) -> tuple[ConditionState, ...]:
@@ -96,10 +97,10 @@ class Autoscaler:
 
 
 def build_backlog(stats: StreamStats | None, entries_read: int | None, current: int) -> Backlog | None:
-    """Build the backlog from the stream statistics. Returns None without statistics.
+    """Build the backlog from the stream statistics. Returns None if `stats` is None.
 
-    Without a group, all entries of the stream may be unread, and running pods may be about to restore pending entries.
-    The backlog is then known only if the stream is empty and there are no pods."""
+    If the group is missing, all entries may be unread, and running pods may be about to restore pending entries. The
+    backlog is then known only if the stream is empty and there are no pods."""
     if stats is None:
         return None
     if stats.pending is None:

@@ -1,4 +1,4 @@
-"""Text that explains a scaling decision. Pure."""
+"""Text that explains a scaling decision. The functions in this module have no side effects."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,8 @@ def explain(
     reason: ScalingReason,
     throughput: Throughput | None = None,
 ) -> str:
-    """Return `3 → 7: `, the backlog, the target, the measured rates and the rule that limited the number."""
+    """Return the explanation, which starts with a change such as `3 → 7`. The backlog, the target, the measured rates
+    and the rule that limited the number of pods follow."""
     current, desired = replicas
     change = f"{current} → {desired}" if desired != current else f"stays {desired}"
     parts = (
@@ -48,7 +49,7 @@ def _target_text(rules: Autoscaling) -> str:
 
 
 def _throughput_text(rules: Autoscaling, reason: ScalingReason, throughput: Throughput) -> str:
-    """Return the measured rates, or an empty string if they did not enter the decision."""
+    """Return the measured rates, or an empty string if the decision does not depend on these rates."""
     if rules.target.drain_time is None and reason is not ScalingReason.ARRIVALS:
         return ""
     if throughput.per_pod_rate is None:

@@ -1,7 +1,7 @@
-"""Pod deletion costs, so that scaling down deletes idle pods first. Pure.
+"""Pod deletion costs, so that scaling down deletes idle pods first. The functions have no side effects.
 
 A ReplicaSet first deletes the pods with the lowest `controller.kubernetes.io/pod-deletion-cost`. A pod that handles a
-long message has a pending entry and is deleted last. Each deleted pod still drains.
+long message has a pending entry and is deleted last. Every deleted pod drains before it ends.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,13 @@ from streamconsumer.operator.manifests import Manifest
 
 ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 MAX_COST = 2**31 - 1
-"""Kubernetes parses the cost as a signed 32-bit integer."""
+"""Maximum cost, because Kubernetes parses the cost as a signed 32-bit integer."""
 
 
 def deletion_costs(pods: Sequence[Manifest], pending_by_pod: Mapping[str, int]) -> dict[str, int]:
     """Return the new cost of each pod whose annotation differs from its number of pending entries.
 
-    `pending_by_pod` has consumer names as keys, which are pod names. Pods that are being deleted are left out."""
+    The keys of `pending_by_pod` are consumer names, which equal pod names. Pods that are being deleted are excluded."""
     costs = {}
     for pod in pods:
         metadata = pod["metadata"]

@@ -1,40 +1,42 @@
-"""Arrival rate and throughput per pod, computed from the counters of Redis. Pure.
+"""Arrival rate and throughput per pod, computed from the counters of Redis. The functions have no side effects.
 
-The backlog alone does not show how many pods are required: with enough pods it is almost zero, which looks like work
-for one pod. Throughput per pod is measurable only during a backlog; at other times the measurement is a lower bound.
-The module therefore measures during a backlog and keeps the result. Confidence in it decays until the next measurement.
+The backlog alone does not show how many pods are required. If there are enough pods, the backlog is almost zero, which
+looks like work for one pod. Throughput per pod is measurable only while there is a backlog; at other times, the
+measured value is a lower bound. This module therefore measures during a backlog and keeps the result. Until the next
+measurement, the assumed throughput per pod grows slowly, because the old result becomes less reliable.
 """
 
 import math
 from dataclasses import dataclass, replace
 
 ARRIVAL_WINDOW_SECONDS = 300.0
-"""Window over which the arrival rate is averaged. Long enough for slow streams; the backlog covers bursts."""
+"""Window over which the arrival rate is averaged. The window is long enough for streams with few entries. Bursts raise
+the backlog, which is evaluated separately."""
 HALF_LIFE_SECONDS = 120.0
-"""Time of measuring after which an earlier measurement has half its weight."""
+"""Duration of new measurements after which an earlier measurement has half its weight."""
 MIN_ENTRIES = 10
-"""Measurements of fewer entries keep their full weight."""
+"""Number of measured entries below which earlier measurements keep their full weight."""
 CONFIDENCE_DECAY_SECONDS = 14400.0
 """Time without a measurement after which the assumed throughput has grown by the factor e.
 
-After one hour, autoscaling removes one pod of three as a trial."""
+After one hour, autoscaling removes one of three pods, to find out whether two pods are sufficient."""
 POD_START_SECONDS = 10.0
-"""Time after a scale-up during which samples are not used, because new pods do not work yet."""
+"""Time after a scale-up during which samples are not used, because new pods are still starting."""
 MAX_UTILIZATION = 0.8
-"""Pods are removed only if the remaining pods stay at or below this utilization."""
+"""Maximum utilization that the remaining pods may have after pods are removed because of a low arrival rate."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Counters of the group at one time."""
+    """Counters of the consumer group at one point in time."""
 
     at_seconds: float
     entries_read: int
-    """Entries ever delivered to the group."""
+    """Number of entries that were ever delivered to the group."""
     unread: int
     pending: int
     pods: int
-    """Number of pods desired since the previous sample."""
+    """Desired number of pods since the previous sample."""
 
     @property
     def entries_added(self) -> int:
@@ -47,7 +49,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Measurements so far."""
+    """Samples and measurements of one StreamConsumer."""
 
     samples: tuple[Sample, ...] = ()
     """Samples within the arrival window."""
@@ -57,8 +59,9 @@ class Throughput:
     def with_sample(self, sample: Sample | None, scaled_up_at_seconds: float) -> "Throughput":
         """Return a copy with one more sample.
 
-        `sample` is None if the probe did not report all counters. Then, or if a counter has decreased, the arrival rate
-        starts again and the throughput per pod is kept. `scaled_up_at_seconds` is the time of the last scale-up."""
+        `sample` is None if the probe did not report all counters. In this case, or if a counter has decreased, the
+        samples are discarded, but the measured throughput per pod is kept. `scaled_up_at_seconds` is the time of the
+        last scale-up."""
         previous = self.samples[-1] if self.samples else None
         if (
             sample is None
@@ -82,7 +85,7 @@ class Throughput:
                 measured_entries=self.measured_entries * weight + entries,
                 measured_pod_seconds=self.measured_pod_seconds * weight + pod_seconds,
             )
-        if self.per_pod_rate is None:  # pods that start to lag were busy at least part of the time
+        if self.per_pod_rate is None:  # entries are left, so the pods were busy part of the time
             is_lagging = sample.unread > sample.pods
             return replace(self, measured_entries=entries, measured_pod_seconds=pod_seconds) if is_lagging else self
         rate = max(
@@ -93,12 +96,12 @@ class Throughput:
 
     @property
     def per_pod_rate(self) -> float | None:
-        """Entries per second that one pod handles. None before the first measurement."""
+        """Number of entries that one pod handles per second. None before the first measurement."""
         return self.measured_entries / self.measured_pod_seconds if self.measured_entries else None
 
     @property
     def arrival_rate(self) -> float | None:
-        """Entries per second that are added to the stream. None before the second sample."""
+        """Number of entries that are added to the stream per second. None before the second sample."""
         if len(self.samples) < 2:
             return None
         first, last = self.samples[0], self.samples[-1]
@@ -106,9 +109,9 @@ class Throughput:
         return (last.entries_added - first.entries_added) / seconds if seconds else None
 
     def min_pods(self, current: int) -> int | None:
-        """Return the number of pods that keep up with arrivals. None if a rate is unknown.
+        """Return the number of pods that can keep up with the arrival rate. None if a rate is unknown.
 
-        Returns `current` if that number is neither too low nor clearly too high."""
+        Returns `current` if this number of pods is sufficient, and if one pod fewer would exceed MAX_UTILIZATION."""
         if self.per_pod_rate is None or self.arrival_rate is None:
             return None
         pods = self.arrival_rate / self.per_pod_rate

@@ -1,1 +1,1 @@
-"""From a watch event to a reconcile: the object cache, the debounce of creates, and the work queue."""
+"""The steps from a watch event to a reconcile: object cache, debounce of new StreamConsumers, and work queue."""

@@ -1,7 +1,7 @@
 """Delays the first reconcile of new StreamConsumers until a burst of creations has ended.
 
-`kubectl` creates a list of StreamConsumers one by one. Each reconcile during that time takes CPU time from the API
-server and delays the rest of the list.
+`kubectl` creates a list of StreamConsumers one after another. A reconcile during that time uses CPU time of the API
+server, and so delays the remaining creations.
 """
 
 import asyncio
@@ -11,14 +11,14 @@ from datetime import timedelta
 from streamconsumer.operator.cache.workqueue import Key
 
 QUIET_PERIOD = timedelta(milliseconds=100)
-"""The time without another creation after which the burst has ended."""
+"""The time after the last creation at which a burst of creations counts as ended."""
 
 MAX_DELAY = timedelta(seconds=5)
-"""The time after which the collected StreamConsumers start even if the burst continues."""
+"""The time after the first creation at which the collected StreamConsumers are enqueued even if the burst continues."""
 
 
 class CreateDebounce:
-    """Collects the keys of new StreamConsumers and enqueues them in the same order."""
+    """Collects the keys of new StreamConsumers, and enqueues the keys in the order of creation."""
 
     def __init__(self, enqueue: Callable[[Key], None]) -> None:
         self._enqueue = enqueue
@@ -26,7 +26,7 @@ class CreateDebounce:
         self._collected: dict[Key, None] = {}
 
     def add(self, key: Key) -> None:
-        """Add a StreamConsumer that was just created."""
+        """Add the key of a StreamConsumer that was just created."""
         loop = asyncio.get_running_loop()
         self._latest_seconds = loop.time()
         if not self._collected:

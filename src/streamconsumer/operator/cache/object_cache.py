@@ -1,4 +1,4 @@
-"""The cache of the latest known objects: StreamConsumers, their children and their pods.
+"""The cache of StreamConsumers, of their children (objects that the operator applies) and of their pods.
 
 Reconciles read the cache instead of the API server.
 """
@@ -13,21 +13,22 @@ from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.manifests.metadata import owned_by
 
 ChildId = tuple[str, str]
-"""The kind and the name."""
+"""The kind and the name of a child or pod."""
 
 
 class ObjectCache:
-    """The cached objects. Filled by lists at startup, and by watch events and the operator's own writes."""
+    """The latest known version of each object. Lists, watch events and the operator's own writes update the cache."""
 
     def __init__(self) -> None:
         self.consumers: dict[Key, Manifest] = {}
         self._owned: defaultdict[Key, dict[ChildId, Manifest]] = defaultdict(dict)
         self._tombstones: dict[str, int] = {}
-        """The versions of the objects that were deleted since the last list, by uid. All pages of a list show the time
-        of its first page, so a later page may still contain an object that was deleted meanwhile."""
+        """The uid and the resourceVersion of each object that was deleted since the last list. All pages of a list show
+        the state at its first page, so a later page may contain an object that has been deleted since then."""
 
     def upsert(self, manifest: Manifest) -> Key | None:
-        """Store the manifest unless the cache has a newer version. Returns the key of its StreamConsumer."""
+        """Store the manifest if its resourceVersion is newer than the cached one. Returns the key of the StreamConsumer
+        to which the object belongs."""
         key = _key_for(manifest)
         if _version(manifest) <= self._tombstones.get(_uid(manifest), -1):
             return key
@@ -39,7 +40,8 @@ class ObjectCache:
         return key
 
     def remove(self, manifest: Manifest) -> Key | None:
-        """Remove the object, unless the name now belongs to a new object. Returns the key of its StreamConsumer."""
+        """Remove the object, but not a newer object that has the same name. Returns the key of the StreamConsumer to
+        which the object belongs."""
         key = _key_for(manifest)
         self._tombstones[_uid(manifest)] = _version(manifest)
         if key and self.contains(manifest):
@@ -50,19 +52,19 @@ class ObjectCache:
         return key
 
     def all_objects(self) -> list[Manifest]:
-        """Return every object of the cache."""
+        """Return all cached objects."""
         owned = [manifest for each in self._owned.values() for manifest in each.values()]
         return [*self.consumers.values(), *owned]
 
     def versions(self) -> dict[str, int]:
-        """Return the version of every object by its uid."""
+        """Return the resourceVersion of every cached object, by uid."""
         return {manifest["metadata"]["uid"]: _version(manifest) for manifest in self.all_objects()}
 
     def remove_missing(self, versions_before: Mapping[str, int], listed_uids: Container[str]) -> set[Key | None]:
-        """Remove the objects that a complete list does not contain.
+        """Remove the cached objects that are missing from a complete list.
 
-        `versions_before` are the cached versions before the list was requested. An object that changed since then
-        stays. Returns the keys of the StreamConsumers whose objects were removed."""
+        `versions_before` contains the cached resourceVersions from before the list request. An object that has changed
+        since then is not removed. Returns the keys of the StreamConsumers whose objects were removed."""
         missing = [
             manifest
             for manifest in self.all_objects()
@@ -74,7 +76,7 @@ class ObjectCache:
         return keys
 
     def contains(self, manifest: Manifest) -> bool:
-        """Return True if the cache has this object, by uid, in any version."""
+        """Return True if the cache contains an object with the manifest's uid, even in another resourceVersion."""
         key = _key_for(manifest)
         if key is None:
             return False
@@ -83,19 +85,19 @@ class ObjectCache:
         return cached is not None and _same_uid(cached, manifest)
 
     def child(self, key: Key, kind: str, name: str) -> Manifest | None:
-        """Return one child, or None if the cache does not have it."""
+        """Return the child with this kind and name, or None if the cache has no such child."""
         return self._owned[key].get((kind, name)) if key in self._owned else None
 
     def children(self, key: Key) -> list[Manifest]:
-        """Return all children except pods."""
+        """Return all children of the StreamConsumer. Pods are not included."""
         return [manifest for (kind, _), manifest in self._items(key) if kind != "Pod"]
 
     def owned(self, key: Key, uid: str) -> list[Manifest]:
-        """Return the children that the StreamConsumer with this uid owns. Labels alone do not count."""
+        """Return the children that have an owner reference with this uid. Matching labels are not sufficient."""
         return [child for child in self.children(key) if owned_by(uid, child)]
 
     def pods(self, key: Key) -> list[Manifest]:
-        """Return all pods."""
+        """Return all pods of the StreamConsumer."""
         return [manifest for (kind, _), manifest in self._items(key) if kind == "Pod"]
 
     def _forget(self, key: Key, child_id: ChildId) -> None:
@@ -108,8 +110,8 @@ class ObjectCache:
 
 
 def _latest(cached: Manifest | None, manifest: Manifest) -> Manifest:
-    """Return the newer of two versions. After a write by the operator, a watch may still report the state before the
-    write. Resource versions of one object are ordered."""
+    """Return the manifest with the higher resourceVersion. After the operator has written an object, a watch may still
+    report the state before the write. Each write increases the object's resourceVersion."""
     if cached and _same_uid(cached, manifest) and _version(cached) >= _version(manifest):
         return cached
     return strip_unused(manifest)

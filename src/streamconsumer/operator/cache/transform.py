@@ -1,7 +1,10 @@
-"""The transform of objects before they are cached: drops unused fields and shares equal strings. Pure.
+"""The transform of an object before it is cached: unused fields are dropped, and equal strings share memory.
 
-An object from the API server is 10 to 20 KB of JSON, and takes five times as much memory when it is parsed. Most of
-that is field ownership and strings that every other object repeats. 1,000 StreamConsumers have 4,000 objects.
+An object from the API server is 10 to 20 KB of JSON, and takes five times that size in memory after parsing. Most of
+this memory contains `managedFields`, and strings that also occur in all other objects. Saving this memory matters,
+because 1,000 StreamConsumers have 4,000 objects.
+
+The functions in this module have no side effects.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +19,7 @@ _CONDITION_FIELDS = {"type", "status", "reason", "message"}
 _USED_CONDITIONS = {"PodScheduled", "ReplicaFailure", "Progressing"}
 _CONTAINER_FIELDS = {"name", "ready", "started", "state", "lastState"}
 _MAX_INTERNED_LENGTH = 64
-"""The length, in characters, up to which a string is interned. Longer strings rarely occur in two objects."""
+"""The maximum length, in characters, of strings that are interned. Longer strings rarely occur in two objects."""
 
 
 def strip_unused(manifest: Manifest) -> Manifest:
@@ -30,13 +33,13 @@ def strip_unused(manifest: Manifest) -> Manifest:
 
 
 def as_mapping(value: Any) -> Manifest:
-    """Return the value if it is an object, otherwise an empty object. Use it on a resource that may be invalid in spite
-    of the CRD's rules: one invalid resource must not fail the work for the others."""
+    """Return the value if it is a dict, otherwise an empty dict. Use this function for fields of resources that may
+    violate the CRD's rules, because one invalid resource must not stop the work for all other resources."""
     return value if isinstance(value, dict) else {}
 
 
 def _strip_pod(pod: Manifest) -> Manifest:
-    """Keep the status of a pod. Its spec repeats the Deployment, except for the ConfigMaps that it mounts."""
+    """Return the pod with the used fields of its status, and with only the ConfigMap volumes of its spec."""
     status = pod.get("status", {})
     return {
         **pod,
@@ -69,7 +72,7 @@ _STRIP_BY_KIND: Mapping[str, Callable[[Manifest], Manifest]] = {"Pod": _strip_po
 
 
 def _intern_strings(value: Any) -> Any:
-    """Copy the value with one object in memory for all equal keys and short strings."""
+    """Return a copy of the value in which equal keys and equal short strings are the same string object."""
     match value:
         case dict():
             return {intern(key): _intern_strings(each) for key, each in value.items()}

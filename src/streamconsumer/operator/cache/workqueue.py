@@ -1,8 +1,8 @@
-"""The keyed work queue between the watch and the workers.
+"""The work queue between the watches and the workers. The queue contains the keys of StreamConsumers.
 
-The queue deduplicates keys, never gives one key to two workers, and re-queues a key that is added while it is being
-processed. A failed key is retried after a delay that doubles with every failure and is reset by a success. A reconcile
-that succeeded may request another reconcile after a delay.
+The queue deduplicates keys, never gives a key to two workers at the same time, and queues a key again if the key is
+added during its reconcile. After a failed reconcile, the key is queued again after a delay. The delay doubles with
+every failure, and a success resets the delay. A successful reconcile may request another reconcile after a delay.
 """
 
 import asyncio
@@ -19,25 +19,27 @@ Key = tuple[str, str]
 """The namespace and the name of a StreamConsumer."""
 
 BASE_DELAY = timedelta(milliseconds=200)
-"""The delay after the first failure. Jittered by 25 %."""
+"""The delay after the first failure, varied randomly by ±25 %."""
 
 MAX_DELAY = timedelta(minutes=2)
-"""The maximum delay after repeated failures. Jittered by 25 %."""
+"""The maximum delay after repeated failures, varied randomly by ±25 %."""
 
 ReconcileFunc = Callable[[Key], Awaitable[timedelta | None]]
-"""The function that processes a key. Returns the delay before the next reconcile, or None."""
+"""The function that reconciles a StreamConsumer. Returns the delay before the next reconcile, or None if no reconcile
+is requested."""
 
 log = logging.getLogger(__name__)
 
 
 class WorkQueue:
-    """The queue of StreamConsumers that wait for a reconcile. Not thread-safe: use the queue on one event loop."""
+    """The queue of StreamConsumers that wait for a reconcile. The queue is not thread-safe: use it on one event
+    loop."""
 
     def __init__(self) -> None:
         self._queued: OrderedDict[Key, float] = OrderedDict()
-        """The waiting keys, with the monotonic time at which each was added."""
+        """The waiting keys, each with the monotonic time at which the key was added."""
         self.queue_seconds: dict[Key, float] = {}
-        """The time that each key in progress had waited in the queue."""
+        """The time that each key waited in the queue before its current reconcile."""
         self._in_progress: set[Key] = set()
         self._failures: dict[Key, int] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
@@ -55,7 +57,7 @@ class WorkQueue:
         self._wakeup.set()
 
     async def run_workers(self, reconcile: ReconcileFunc, workers: int) -> None:
-        """Process the queue with this number of workers until cancelled."""
+        """Reconcile the queued keys in this number of concurrent workers until cancelled."""
         async with asyncio.TaskGroup() as group:
             for _ in range(workers):
                 group.create_task(self._worker(reconcile))
@@ -76,10 +78,10 @@ class WorkQueue:
             finally:
                 self._in_progress.discard(key)
                 self.queue_seconds.pop(key, None)
-                self._wakeup.set()  # the key may have been added again meanwhile
+                self._wakeup.set()  # the key may have been added again during its reconcile
 
     def _pause_all(self, throttled: ApiThrottled, key: Key) -> None:
-        """Stop all workers for the time that the API server requests, and re-queue the key without counting a
+        """Pause all workers for the time that the API server requests, and queue the key again without counting a
         failure."""
         pause = throttled.retry_after.total_seconds() * random.uniform(1, 1.25)  # noqa: S311 - jitter
         log.warning(

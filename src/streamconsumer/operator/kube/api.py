@@ -1,7 +1,7 @@
-"""HTTP requests to the Kubernetes API server, with JSON bodies. The only user of the package `kubernetes`.
+"""HTTP requests to the Kubernetes API server, with JSON bodies. Only this module uses the Python package `kubernetes`.
 
-The package provides the authentication methods and the connections. Its model classes are not used, because their
-conversion costs more than the request.
+The package provides the authentication methods and the connections. This module does not use the package's model
+classes, because converting an object costs more CPU time than the request.
 """
 
 import json
@@ -27,14 +27,15 @@ ApiError = ApiException
 """An error response of the API server."""
 
 Conflict = ConflictException
-"""The error after a write to an outdated version of an object."""
+"""The error response to a write with an outdated resourceVersion, or to the creation of an object that exists."""
 
 NotFound = NotFoundException
-"""The error after a request for a missing object."""
+"""The error response to a request for an object that does not exist."""
 
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml; charset=utf-8"
-"""With this charset, the package `kubernetes` sends a body of bytes unchanged."""
+"""Content type of a server-side apply. Because of the charset, the package `kubernetes` sends a bytes body
+unchanged."""
 
 REQUEST_TIMEOUT_SECONDS = 30
 RETRYABLE_STATUSES = (429, 503)
@@ -45,8 +46,8 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 class KubeApi:
     """Requests to one API server.
 
-    A request raises ApiThrottled if the response names a time for the retry. Other error responses raise ApiError,
-    Conflict or NotFound."""
+    A request raises ApiThrottled if the response says when to retry (Retry-After). Other error responses raise
+    ApiError, Conflict or NotFound."""
 
     def __init__(self, client: ApiClient) -> None:
         self._client = client
@@ -81,20 +82,20 @@ class KubeApi:
 
 @asynccontextmanager
 async def connect(context: str | None = None) -> AsyncIterator[KubeApi]:
-    """Connect with the service account of the pod, or outside of a pod with the kubeconfig that kubectl uses.
+    """Connect with the service account of the pod or, outside a pod, with the kubeconfig that kubectl uses.
 
-    A named context always selects the kubeconfig, even in a pod. Raises InvalidSettings if there is no usable
+    If `context` is set, the kubeconfig is used even in a pod. Raises InvalidSettings if there is no usable
     kubeconfig."""
     configuration = Configuration()
-    # The chain and the name of the certificate are verified. Python 3.13 also verifies the form of the CA certificate,
-    # and the CAs of many clusters fail that check.
+    # The chain and the name of the certificate are verified. By default, Python 3.13 also checks the form of the CA
+    # certificate strictly, and the CA certificates of many clusters fail this check.
     configuration.disable_strict_ssl_verification = True
     if context is not None or not _is_in_cluster(configuration):
         await _load_kubeconfig(context, configuration)
     host = urlsplit(configuration.host)
     if not (proxy_bypass(host.hostname or "") or proxy_bypass(host.netloc)):
         configuration.proxy = configuration.proxy or getproxies().get(host.scheme)
-    # With trust_env, aiohttp would read the proxy from the environment and ~/.netrc for each request in a thread.
+    # With trust_env, aiohttp would use a thread for each request, to read environment variables and ~/.netrc.
     configuration.client_session_kwargs = {"trust_env": False}
     async with ApiClient(configuration) as client:
         yield KubeApi(client)
@@ -103,8 +104,8 @@ async def connect(context: str | None = None) -> AsyncIterator[KubeApi]:
 def as_yaml(value: Any) -> bytes:
     """Encode a value as JSON that is also valid YAML.
 
-    YAML rejects or folds some raw characters below U+10000, so all from U+007F to U+FFFF are escaped. YAML has no
-    escape for half of a surrogate pair, so characters from U+10000 stay raw."""
+    YAML rejects or changes some unescaped characters, so all characters from U+007F to U+FFFF are escaped. Characters
+    from U+10000 are not escaped, because JSON would escape each as a surrogate pair, which YAML does not support."""
     text = json.dumps(value, ensure_ascii=False)
     return re.sub("[\x7f-\uffff]", lambda match: f"\\u{ord(match[0]):04x}", text).encode()
 
@@ -135,8 +136,8 @@ def _no_cluster_error(reason: str) -> InvalidSettings:
 
 
 def default_namespace(context: str | None = None) -> str:
-    """Return the default namespace as kubectl does: the namespace of the pod, of the named context, or of the current
-    context."""
+    """Return the namespace that kubectl uses by default: the namespace of `context`, of the pod, or of the kubeconfig's
+    current context."""
     with suppress(OSError):
         if context is None:
             return NAMESPACE_FILE.read_text().strip()
@@ -148,15 +149,15 @@ def default_namespace(context: str | None = None) -> str:
 
 
 def api_error_message(error: Exception) -> str:
-    """Return the message of the API server without headers, or the type and the text of any other error."""
+    """Return the message in an error response of the API server, or the type and the text of any other error."""
     with suppress(TypeError, ValueError, KeyError):
         return str(json.loads(getattr(error, "body", None))["message"])  # type: ignore[arg-type] # None is a TypeError
     return f"{type(error).__name__}: {error}"
 
 
 def _retry_after(error: ApiException) -> timedelta | None:
-    """Return the delay in Retry-After, at most MAX_RETRY_AFTER. The API server sends seconds; a date, which a proxy may
-    send, is ignored."""
+    """Return the delay in the header Retry-After, at most MAX_RETRY_AFTER. The API server sends seconds. A date, which
+    a proxy may send, is ignored."""
     seconds = str((error.headers or {}).get("Retry-After", ""))
     if error.status not in RETRYABLE_STATUSES or not seconds.isdecimal():
         return None

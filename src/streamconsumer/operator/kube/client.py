@@ -1,7 +1,7 @@
 """The client for the Kubernetes API: reads, server-side apply, delete, status and Events.
 
-Arguments and results are manifests, not model classes. The paths of all used kinds are in this module, so the client
-needs no discovery.
+Arguments and results are manifests, not model classes. This module contains the paths of all used kinds, so the client
+needs no API discovery.
 """
 
 import uuid
@@ -27,13 +27,14 @@ from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.reconcile_trace import current
 
 PAGE_SIZE = 20
-"""The number of objects in one page of a list: 1,000 Deployments are 20 MB of JSON, and five times that in memory."""
+"""The number of objects in one page of a list. Pages are small because 1,000 Deployments are 20 MB of JSON, and take
+five times that size in memory."""
 
 TERMINAL_STATUSES = (400, 403, 422)
-"""The response codes after which a child is rejected: a retry without an edit would fail again."""
+"""The HTTP status codes that count as a rejection of a child, because an immediate retry would fail again."""
 
 MAX_NOTE_BYTES = 1024
-"""The maximum length of an Event's message, in bytes, that the API server accepts."""
+"""The maximum length, in bytes, of an Event message that the API server accepts."""
 
 _PLURALS = {
     "ServiceAccount": "serviceaccounts",
@@ -63,7 +64,7 @@ class KubeClient:
 
     async def get_config_object(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """Return a Secret or ConfigMap that pods refer to, or None if the object does not exist. Raises
-        PermissionDenied."""
+        PermissionDenied if the operator is not allowed to read the object."""
         try:
             return await self.get("v1", kind, namespace, name)
         except ApiError as error:
@@ -74,7 +75,8 @@ class KubeClient:
     async def list(
         self, api_version: str, kind: str, namespace: str | None, selector: str = ""
     ) -> AsyncIterator[Manifest]:
-        """Yield every object of the kind, with apiVersion and kind. A namespace of None lists all namespaces."""
+        """Yield every object of the kind, each with apiVersion and kind. If `namespace` is None, list all
+        namespaces."""
         path, query = _path(api_version, kind, namespace), {"limit": str(PAGE_SIZE)}
         if selector:
             query["labelSelector"] = selector
@@ -87,11 +89,11 @@ class KubeClient:
                 return
 
     async def apply(self, manifest: Manifest) -> Manifest:
-        """Apply the manifest server-side and return the object. The operator becomes the owner of all its fields, and
-        changes of other clients to these fields are reverted.
+        """Apply the manifest server-side and return the object. The operator becomes the owner of all fields in the
+        manifest, and reverts changes that other clients made to these fields.
 
-        Raises ChildRejected if a retry without an edit would fail again: the manifest is invalid or forbidden, or
-        violates a policy."""
+        Raises ChildRejected if the manifest is invalid, is forbidden or violates a policy, because an immediate retry
+        would fail again."""
         try:
             return await self._apply(manifest, _path_of(manifest))
         except ApiError as error:
@@ -119,15 +121,15 @@ class KubeClient:
         return None if secret is None else {key: b64decode(value) for key, value in secret.get("data", {}).items()}
 
     async def annotate_pod(self, namespace: str, name: str, annotations: dict[str, str]) -> None:
-        """Annotate a pod. A deleted pod is ignored."""
+        """Add annotations to a pod. If the pod no longer exists, nothing happens."""
         patch = {"metadata": {"annotations": annotations}}
         with suppress(NotFound):
             path = _path("v1", "Pod", namespace, name)
             await self._request("patch", path, body=patch, content_type=MERGE_PATCH)
 
     async def replace(self, manifest: Manifest) -> Manifest:
-        """Replace the object if its version is still the one in the manifest. A manifest without a version creates the
-        object. Raises Conflict if another client has written the object."""
+        """Replace the object if its resourceVersion equals the resourceVersion in the manifest. If the manifest has no
+        resourceVersion, create the object. Raises Conflict if another client has written the object."""
         if "resourceVersion" in manifest["metadata"]:
             return await self._request("put", _path_of(manifest), body=manifest)
         metadata = manifest["metadata"]
@@ -141,8 +143,8 @@ class KubeClient:
         await self._request("patch", path, body=patch, content_type=MERGE_PATCH)
 
     async def can_i(self, verb: str, resource: str, namespace: str | None) -> bool:
-        """Return True if the user has a permission, for the command line. Examples of a resource are `pods/exec` and
-        `deployments.apps`."""
+        """Return True if the user of the command line is allowed to use the verb on the resource. Examples of a
+        resource are `pods/exec` and `deployments.apps`."""
         plural_and_group, _, subresource = resource.partition("/")
         plural, _, group = plural_and_group.partition(".")
         attributes = {"verb": verb, "group": group, "resource": plural, "subresource": subresource}
@@ -161,14 +163,14 @@ class KubeClient:
         return await self._api.request_json("get", "/version")
 
     async def pod_log(self, namespace: str, pod: str, container: str, *, lines: int, previous: bool) -> str:
-        """Return the last lines of a container's log, for the command line. `previous` selects the container before
-        its last restart."""
+        """Return the last lines of a container's log, for the command line. If `previous` is True, the log is from
+        before the last restart of the container."""
         query = {"container": container, "tailLines": str(lines), "previous": str(previous).lower()}
         return await self._api.request_text("get", f"{_path('v1', 'Pod', namespace, pod)}/log", query=query)
 
     async def delete(self, manifest: Manifest) -> None:
-        """Delete an object with background propagation. Only the object with the uid of the manifest is deleted; a
-        missing object is ignored."""
+        """Delete an object with background propagation. The object is deleted only if its uid equals the uid in the
+        manifest. If the object does not exist, nothing happens."""
         options = {"preconditions": {"uid": manifest["metadata"]["uid"]}, "propagationPolicy": "Background"}
         with suppress(NotFound):
             await self._request("delete", _path_of(manifest), body=options)
@@ -222,7 +224,7 @@ class KubeClient:
 async def list_all(
     kube: KubeClient, kinds: Iterable[tuple[str, str]], namespaces: Iterable[str], selector: str = ""
 ) -> AsyncIterator[Manifest]:
-    """Yield every object of these kinds in these namespaces. Without namespaces, list all namespaces."""
+    """Yield every object of these kinds in these namespaces. If `namespaces` is empty, list all namespaces."""
     searched: list[str | None] = [*namespaces] or [None]
     for api_version, kind in kinds:
         for namespace in searched:

@@ -1,4 +1,7 @@
-"""Events on StreamConsumers, for `kubectl describe`. A failed Event never fails a reconcile, and no reconcile waits."""
+"""Events on StreamConsumers, for `kubectl describe`. Events are written in the background.
+
+A slow or failed write of an Event therefore does not affect the reconcile.
+"""
 
 import asyncio
 import logging
@@ -12,14 +15,15 @@ from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.reconcile_trace import current
 
 MAX_QUEUED = 1000
-"""The maximum number of queued Events. Further Events are only logged."""
+"""The maximum number of queued Events. If the queue is full, further Events are only logged and traced."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Event:
-    """An Event that waits for its write. `regarding` holds only the metadata, because a resource may be large."""
+    """An Event that waits to be written. `regarding` contains only the StreamConsumer's metadata, because a whole
+    resource may be large."""
 
     regarding: Manifest
     reason: str
@@ -36,7 +40,7 @@ class EventRecorder:
         self._queue: asyncio.Queue[Event] = asyncio.Queue(MAX_QUEUED)
 
     def record(self, regarding: Manifest, reason: str, message: str, *, warning: bool) -> None:
-        """Log an Event, add the Event to the trace of the reconcile, and queue the write."""
+        """Log an Event, add the Event to the trace of the reconcile, and queue the Event to be written."""
         event = Event({"metadata": regarding["metadata"]}, reason, message, warning)
         log.log(logging.WARNING if warning else logging.INFO, message, extra=_log_fields(event))
         current.get().event(reason, message)
@@ -52,7 +56,7 @@ class EventRecorder:
                 await self._kube.create_event(
                     event.regarding, reason=reason, message=message, warning=warning, at=event.at
                 )
-            except Exception as error:  # noqa: BLE001 - the namespace may be terminating, or the permission missing
+            except Exception as error:  # noqa: BLE001 - the namespace may be terminating, or the permission may be missing
                 log.warning("failed to write event", extra={**_log_fields(event), "error": api_error_message(error)})
 
 

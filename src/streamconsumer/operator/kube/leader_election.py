@@ -1,11 +1,11 @@
-"""Leader election between operators by a Lease, as Kubernetes' own controllers do it.
+"""Leader election between operators with a Lease, as in Kubernetes' own controllers.
 
-The election in `kubernetes.aio` is not used, for three reasons. At exit it does not release the Lease, and every
-upgrade would wait for the expiry. Its requests have no timeout: an API server that hangs would leave two leaders. A
-lost connection ends the election.
+The leader election in `kubernetes.aio` is not used, for three reasons. First, the Lease is not released at exit, so
+every upgrade would wait until the Lease expires. Second, requests have no timeout, so there could be two leaders if the
+API server hangs. Third, a lost connection ends the election.
 
-This module only uses the clock of its own process: the time at which it *saw* the Lease change, and the time at which
-it *sent* the last successful renewal. Clocks of different nodes are never compared.
+This module uses only the clock of its own process. The module records when the process *saw* the Lease change, and when
+the process *sent* its last successful renewal. The clocks of different nodes are never compared.
 """
 
 import asyncio
@@ -22,16 +22,18 @@ from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.manifests import Manifest
 
 LEASE_DURATION = 12.0
-"""The time, in seconds, after which a Lease without a renewal is free."""
+"""The time, in seconds, after the last renewal at which another operator may take the Lease."""
 
 RENEW_DEADLINE = 8.0
-"""The time, in seconds, without a renewal after which the leader stops: well before another operator starts."""
+"""The time, in seconds, after the last renewal at which the leader stops. The time is well below LEASE_DURATION, so
+that the leader stops before another operator starts."""
 
 RETRY_PERIOD = 2.0
 """The interval, in seconds, at which the leader renews the Lease."""
 
 POLL_PERIOD = 1.0
-"""The interval, in seconds, at which a follower reads the Lease. A follower takes a released Lease within a second."""
+"""The interval, in seconds, at which a follower reads the Lease. A follower therefore takes a released Lease within a
+second."""
 
 API_VERSION, KIND = "coordination.k8s.io/v1", "Lease"
 
@@ -39,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class LeaderLease:
-    """The Lease `namespace/name`, as one operator acquires, renews and releases it."""
+    """The Lease `namespace/name`. The operator acquires, renews and releases the Lease with this class."""
 
     def __init__(self, kube: KubeClient, namespaced_name: str) -> None:
         self.identity = (
@@ -53,7 +55,7 @@ class LeaderLease:
         self._renewed_seconds = 0.0
 
     async def acquire(self) -> None:
-        """Return when this operator holds the Lease. Errors are logged and retried."""
+        """Wait until this operator holds the Lease. Errors are logged, and the request is retried."""
         logged_holder = ""
         while not await self._attempt(self._try_acquire):
             if self._holder not in (logged_holder, self.identity):
@@ -63,7 +65,7 @@ class LeaderLease:
         log.info("became the leader", extra={"leader": self.identity})
 
     async def renew_until_lost(self) -> None:
-        """Renew the Lease. Returns when the Lease is lost or may be lost."""
+        """Renew the Lease repeatedly. Returns when another operator holds the Lease or may soon take the Lease."""
         while (left := self._renewed_seconds + RENEW_DEADLINE - time.monotonic()) > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
@@ -73,10 +75,11 @@ class LeaderLease:
                     await asyncio.sleep(RETRY_PERIOD if renewed else POLL_PERIOD)
 
     async def release(self) -> None:
-        """Release a held Lease, so that the next leader does not wait for its expiry."""
+        """Release the Lease if this operator holds it, so that the next leader does not wait until the Lease
+        expires."""
         if self._own_lease is None:
             return
-        with suppress(Exception):  # an unreleased Lease expires
+        with suppress(Exception):  # if the release fails, the Lease expires
             async with asyncio.timeout(RETRY_PERIOD):
                 self._own_lease = await self._kube.get(API_VERSION, KIND, self._namespace, self._name)
                 if self._own_lease and self._own_lease["spec"].get("holderIdentity") == self.identity:
@@ -105,18 +108,19 @@ class LeaderLease:
         return await self._renew(acquireTime=_now(), leaseTransitions=transitions + 1)
 
     def _observe(self, lease: Manifest) -> None:
-        """Record the holder, and the time at which this process first saw the version. Each renewal changes the
-        version."""
+        """Record the holder, and the time at which this process first saw the Lease's resourceVersion. Each renewal
+        changes the resourceVersion, so a new resourceVersion shows that the holder is running."""
         self._holder = lease.get("spec", {}).get("holderIdentity") or ""
         version = lease["metadata"].get("resourceVersion", "")
         if version != self._last_version:
             self._last_version, self._last_change_seconds = version, time.monotonic()
 
     async def _renew(self, **spec: Any) -> bool:
-        """Renew the last seen version of the Lease.
+        """Renew the Lease if it has not changed since this operator last read or wrote the Lease.
 
-        Returns False after a conflict: another operator wrote the Lease, or the response to the previous write of this
-        operator was lost. Reading the Lease shows which of the two happened."""
+        Returns False after a conflict. Either another operator has written the Lease, or the response to this
+        operator's previous write was lost. After a conflict, this method reads the Lease to find out which of the two
+        has happened."""
         sent_seconds = time.monotonic()
         try:
             await self._write(

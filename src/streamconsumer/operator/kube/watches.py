@@ -1,7 +1,7 @@
-"""Watches of Kubernetes objects by kopf, including lists, bookmarks, timeouts and retries.
+"""Watches of Kubernetes objects. kopf provides the watches with lists, bookmarks, timeouts and retries.
 
-The watched objects go to a callback instead of kopf's handlers: kopf then stores nothing on the objects and needs no
-finalizers or timers.
+The watched objects are passed to a callback instead of kopf's handlers, so that kopf stores nothing on the objects and
+needs no finalizers or timers.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from streamconsumer.operator.manifests import CHILD_KINDS, Manifest
 OWNED_KINDS = [*CHILD_KINDS, ("v1", "Pod")]
 LISTED = "LISTED"
 WATCH_RETRY_SECONDS = 1.0
-"""The pause before a failed watch is restarted, for example after "too old resource version"."""
+"""The delay before a failed watch is restarted, for example after the error "too old resource version"."""
 
 SELECTOR = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER},{names.LABEL_CONSUMER}"
 """The label selector of the watched children and pods. The API server sends no other objects."""
@@ -36,7 +36,8 @@ def build_registry() -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     async def never(**_: Any) -> None:
-        """Never called: `intercept_watches` takes every event before kopf does."""
+        """Handler that kopf requires but never calls, because `intercept_watches` takes every event before kopf
+        does."""
 
     kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, id="never", registry=registry)(never)
     for api_version, kind in OWNED_KINDS:
@@ -57,9 +58,9 @@ def build_registry() -> kopf.OperatorRegistry:
 def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[None]:
     """Pass the objects of kopf's watches to `on_object` instead of kopf.
 
-    For each changed object, kopf would start a task and compare the object with its previous state. The tasks took two
-    thirds of the operator's CPU time, and the operator does not use the result. `on_object` is called with ADDED,
-    MODIFIED, DELETED or LISTED and the object."""
+    For each changed object, kopf would start a task and compare the object with its previous state. These tasks took
+    two thirds of the operator's CPU time, and the operator does not use the results. The first argument of `on_object`
+    is ADDED, MODIFIED, DELETED or LISTED, and the second argument is the object."""
     original = kopf_watching.continuous_watch
 
     async def continuous_watch(*, resource: Any, namespace: Any, **rest: Any) -> AsyncIterator[Any]:
@@ -71,7 +72,7 @@ def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[No
                     yield event
                 else:
                     on_object(event["type"] or LISTED, {**typed, **event["object"]})
-        except Exception as error:  # noqa: BLE001 - kopf would end all watches because of any error in one
+        except Exception as error:  # noqa: BLE001 - any error in one watch would end all watches
             log.warning("watch failed; restarting it", extra={"watch": watch, "error": api_error_message(error)})
             await asyncio.sleep(WATCH_RETRY_SECONDS)
 
@@ -83,7 +84,8 @@ def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[No
 
 
 class LenientTlsConnection(kopf.ConnectionInfo):
-    """A connection that verifies the chain and the name of a certificate, but not its form: see `api.connect`."""
+    """A connection that verifies the chain and the name of a certificate, but not the certificate's form, for the
+    reason that `api.connect` states."""
 
     def as_ssl_context(self) -> ssl.SSLContext:
         context = super().as_ssl_context()
@@ -92,7 +94,8 @@ class LenientTlsConnection(kopf.ConnectionInfo):
 
 
 def kopf_settings() -> kopf.OperatorSettings:
-    """Return kopf's settings. The timeouts are necessary: without them, watches died silently (kopf#955, #957)."""
+    """Return kopf's settings. The timeouts are necessary, because watches without timeouts stopped silently (kopf#955,
+    #957)."""
     settings = kopf.OperatorSettings()
     settings.watching.connect_timeout = 5
     settings.watching.server_timeout = 300
@@ -102,7 +105,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.networking.enforce_retry_after = True
     settings.posting.enabled = False  # the operator records its own Events, with fixed reasons
     settings.peering.standalone = True  # another operator's peering object must not pause this operator (kopf#734)
-    settings.scanning.disabled = True  # needs no permission to list CRDs or namespaces
+    settings.scanning.disabled = True  # so that no permission to list CRDs or namespaces is needed
     settings.watching.chunk_size = PAGE_SIZE
     for api_version, kind in OWNED_KINDS:
         group, _, version = api_version.rpartition("/")

@@ -1,4 +1,7 @@
-"""Manifests of a StreamConsumer's children: spec in, manifests out, one kind a file. Pure."""
+"""Manifests of a StreamConsumer's children, which are the objects that the operator creates for a StreamConsumer.
+
+Each module computes the manifest of one kind from the spec. The functions have no side effects.
+"""
 
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests.deployment import deployment
@@ -16,13 +19,15 @@ CHILD_KINDS = [
     ("apps/v1", "Deployment"),
     ("policy/v1", "PodDisruptionBudget"),
 ]
-"""Kinds of children, in the order of application: a referenced kind comes before the kinds that refer to it."""
+"""API version and kind of each child, in the order in which children are applied. A child is applied before the
+children that refer to it."""
 
 
 def desired(consumer: StreamConsumer, settings: OperatorSettings, config_hash: str = "") -> list[Manifest]:
-    """Build the manifests of all children, in the order of application, each annotated with its own hash.
+    """Build the manifests of all children, in the order in which they are applied. Each manifest has its own hash as an
+    annotation.
 
-    `config_hash` is the hash of the Secrets and ConfigMaps that the pods' variables refer to."""
+    `config_hash` is the hash of the Secrets and ConfigMaps that the pods' environment variables refer to."""
     manifests = [
         service_account(consumer),
         source_config_map(consumer),

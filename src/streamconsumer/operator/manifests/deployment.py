@@ -1,4 +1,4 @@
-"""Deployment of the processor image. Its pods are members of the consumer group."""
+"""Deployment whose pods run the processor image. Each pod is a consumer in the consumer group."""
 
 import math
 from datetime import timedelta
@@ -13,10 +13,10 @@ from streamconsumer.operator.manifests.source_config_map import source_name
 from streamconsumer.operator.settings import OperatorSettings
 
 GRACE_AFTER_DRAIN = timedelta(seconds=8)
-"""Time between the end of `drainTimeout` and the kill.
+"""Time between the end of `drainTimeout` and the SIGKILL.
 
-Worst case, if the server does not reply: 1 s each to end the read, release entries, await cancelled handlers and leave
-the group. The export of the last spans takes up to 3 s more."""
+If Redis does not reply, the processor needs up to 1 s for each of four steps: ending the read, releasing entries,
+awaiting cancelled handlers and leaving the group. The export of the last spans then takes up to 3 s."""
 
 
 def deployment(consumer: StreamConsumer, settings: OperatorSettings, config_hash: str) -> Manifest:
@@ -73,7 +73,8 @@ def _container(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest
         "env": environment(consumer, settings),
         **non_empty(envFrom=env_from(consumer)),
         "ports": [{"name": "http", "containerPort": names.HTTP_PORT}],
-        # The first read takes a second or two. Frequent probes cost little then and report a ready pod early.
+        # A pod starts its first read after a second or two. Until then, frequent probes cost little and report a ready
+        # pod early.
         "startupProbe": {**_probe("/livez"), "periodSeconds": 1, "failureThreshold": 60},
         "readinessProbe": {**_probe("/readyz"), "periodSeconds": 2, "failureThreshold": 3},
         "livenessProbe": {**_probe("/livez"), "periodSeconds": 10, "failureThreshold": 3},
@@ -85,7 +86,7 @@ def _container(consumer: StreamConsumer, settings: OperatorSettings) -> Manifest
         },
         "terminationMessagePath": names.TERMINATION_LOG,
         "volumeMounts": [
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a mount of its own
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a separate volume
             *_source_mount(consumer),
             *redis_secrets.mounts(consumer.spec.redis),
         ],

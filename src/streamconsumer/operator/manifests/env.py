@@ -1,4 +1,7 @@
-"""Environment of a pod: settings by one naming rule, paths of credential files, identity of the pod in telemetry."""
+"""Environment variables of a pod: settings, paths of credential files, and the pod's identity in telemetry.
+
+One rule derives the name of each variable from the name of its setting.
+"""
 
 import re
 
@@ -17,19 +20,21 @@ SOURCE_HANDLER = f"{names.SOURCE_MODULE}:{names.SOURCE_FUNCTION}"
 
 
 def environment(consumer: StreamConsumer, settings: OperatorSettings) -> list[Manifest]:
-    """Build the pod's variables.
+    """Build the pod's environment variables.
 
-    A user's variable replaces the operator's variable of the same name. The CRD rejects user variables that have the
-    name of a setting, because settings have fields."""
+    A variable in `spec.env` replaces the operator's variable of the same name. The CRD rejects a variable in `spec.env`
+    that has the name of a setting, because every setting has a field in the spec."""
     user_vars = [_user_var(variable) for variable in consumer.spec.env]
     user_names = {variable["name"] for variable in user_vars}
     own_vars = [*_setting_vars(consumer), *_identity_vars(), *_telemetry_vars(consumer, settings)]
-    own_vars.append(_resource_attributes(consumer))  # last: the kubelet expands only references to earlier variables
+    # The resource attributes come last, because the kubelet expands only references to earlier variables.
+    own_vars.append(_resource_attributes(consumer))
     return [*user_vars, *(variable for variable in own_vars if variable["name"] not in user_names)]
 
 
 def env_from(consumer: StreamConsumer) -> list[Manifest]:
-    """Build `envFrom`: Secrets and ConfigMaps whose keys all become variables. `environment` overrides them."""
+    """Build `envFrom`: Secrets and ConfigMaps whose keys become environment variables. Variables from `environment`
+    take precedence."""
     return [_dump(source) for source in consumer.spec.env_from]
 
 
@@ -66,7 +71,8 @@ def _handler_settings(consumer: StreamConsumer) -> HandlerSettings:
 
 
 def http_url(handler: HttpHandlerSpec, host: str) -> str:
-    """Return the URL that a pod sends its messages to. `host` ends with `svc`, which works in every cluster domain."""
+    """Return the URL to which a pod sends its messages. In a cluster, `host` ends with `svc`, because such a name is
+    valid for every cluster domain."""
     return f"http://{host}:{handler.port}{handler.path}"
 
 
@@ -95,7 +101,8 @@ def _telemetry_vars(consumer: StreamConsumer, settings: OperatorSettings) -> lis
 
 
 def _resource_attributes(consumer: StreamConsumer) -> Manifest:
-    """Build the resource attributes. The OpenTelemetry operator uses the same names, so both can run in one cluster."""
+    """Build the resource attributes. The OpenTelemetry Operator uses the same variable names, so both operators can run
+    in one cluster."""
     pod = "$(OTEL_RESOURCE_ATTRIBUTES_POD_NAME)"
     attributes = {
         "service.namespace": consumer.namespace,
@@ -111,9 +118,9 @@ def _resource_attributes(consumer: StreamConsumer) -> Manifest:
 
 
 def escape_dollars(value: str) -> str:
-    """Escape a value so that the process gets it unchanged.
+    """Escape dollar signs, so that the process in the pod gets the value unchanged.
 
-    The kubelet would expand `$(NAME)` and reduce `$$` to one dollar sign."""
+    The kubelet expands `$(NAME)` and replaces `$$` with one dollar sign."""
     return re.sub(r"\$(?=[$(])", "$$", value)
 
 

@@ -11,7 +11,7 @@ Manifest = dict[str, Any]
 
 
 def child_name(consumer: StreamConsumer) -> str:
-    """Return the name of the Deployment and the other children.
+    """Return the name of all children except the ConfigMap, whose name starts with this name.
 
     The suffix avoids a conflict with an existing Deployment that has the StreamConsumer's name."""
     return f"{consumer.name}-consumer"
@@ -20,12 +20,12 @@ def child_name(consumer: StreamConsumer) -> str:
 def selector(consumer: StreamConsumer) -> dict[str, str]:
     """Return the labels that select the pods.
 
-    A Deployment's selector is immutable, so it contains nothing that a user may change."""
+    A Deployment's selector is immutable, so the labels contain no value that a user may change."""
     return {names.LABEL_CONSUMER: consumer.name}
 
 
 def labels(consumer: StreamConsumer) -> dict[str, str]:
-    """Return the labels of every child and of the pods."""
+    """Return the labels that every child and every pod has."""
     return {
         **selector(consumer),
         "app.kubernetes.io/name": "streamconsumer-processor",
@@ -37,7 +37,8 @@ def labels(consumer: StreamConsumer) -> dict[str, str]:
 
 
 def metadata(consumer: StreamConsumer, name: str) -> Manifest:
-    """Build the metadata of a child. Its owner reference lets Kubernetes delete it together with its StreamConsumer."""
+    """Build the metadata of a child. The owner reference makes Kubernetes delete the child together with its
+    StreamConsumer."""
     owner = {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
@@ -50,29 +51,30 @@ def metadata(consumer: StreamConsumer, name: str) -> Manifest:
         "name": name,
         "namespace": consumer.namespace,
         "labels": labels(consumer),
-        **({"ownerReferences": [owner]} if consumer.uid else {}),  # a manifest that was never applied has no uid
+        **({"ownerReferences": [owner]} if consumer.uid else {}),  # a StreamConsumer that was never applied has no uid
     }
 
 
 def owned_by(uid: str, child: Manifest) -> bool:
-    """Return True if the StreamConsumer of this uid owns the child.
+    """Return True if the StreamConsumer with this uid owns the child.
 
-    Labels prove nothing: a user may have copied them."""
+    The owner references decide, not the labels, because a user may have copied the labels to another object."""
     return any(owner.get("uid") == uid for owner in child["metadata"].get("ownerReferences", []))
 
 
 def int_or_percent(text: str) -> int | str:
-    """Convert `2` to the number that Kubernetes expects; return `25%` unchanged."""
+    """Convert `2` to an integer, as Kubernetes expects, and return `25%` unchanged."""
     return int(text) if text.isdecimal() else text
 
 
 def digest(value: object) -> str:
-    """Return a short hash that is the same for equal JSON."""
+    """Return a short hash of the value. Values with equal JSON have the same hash."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def with_applied_hash(manifest: Manifest) -> Manifest:
-    """Return the manifest with its own hash as an annotation, which shows cheaply if the last applied one was equal."""
+    """Return the manifest with its own hash as an annotation. The annotation on the live object shows whether the last
+    applied manifest was the same."""
     annotations = {**manifest["metadata"].get("annotations", {}), names.ANNOTATION_APPLIED: digest(manifest)}
     return {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}

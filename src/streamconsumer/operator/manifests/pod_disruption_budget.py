@@ -1,6 +1,7 @@
-"""PodDisruptionBudget: a node drain evicts one pod at a time.
+"""PodDisruptionBudget: by default, node drains evict one pod at a time.
 
-A single replica gets none, because the budget would only block the drain."""
+A StreamConsumer with a single pod has no PodDisruptionBudget, because the budget would have no effect or block the
+drain."""
 
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.manifests.metadata import Manifest, child_name, int_or_percent, metadata, selector

@@ -1,10 +1,11 @@
-"""Redis access of a pod: connection settings from the spec, and its Secrets as mounted files.
+"""Redis access of a pod: connection settings from the spec, and Secrets as mounted files.
 
-Secrets are files because variables are fixed when the container starts. After a rotation the kubelet updates the files
-of a running pod, and the processor reads them at each connect.
+Secrets are mounted as files, because a container's environment variables are fixed when it starts. After a rotation,
+the kubelet updates the files in a running pod, and the processor reads the files each time it connects.
 
-The volume is optional. Otherwise a pod with a missing Secret would not start, and only its Events would show the cause.
-With an optional volume the processor reports the missing file, and the StreamConsumer's condition shows it.
+The Secrets in the volume are optional, so that a pod starts even if a Secret is missing. The processor then reports the
+missing file, and a condition of the StreamConsumer shows this report. If the Secrets were required, the pod would not
+start, and only the pod's Events would show the cause.
 """
 
 from collections.abc import Iterator
@@ -15,13 +16,15 @@ from streamconsumer.model.spec import RedisSpec, SecretKeyRef
 from streamconsumer.operator.manifests.metadata import Manifest
 
 FILE_MODE = 0o444
-"""Readable by the user of any image. Without an fsGroup, which some clusters forbid, root owns the files."""
+"""File mode that allows the user of any image to read the files. The files belong to root, because the pod has no
+fsGroup, which some clusters forbid."""
 
 _VOLUME = "redis"
 
 
 def redis_settings(redis: RedisSpec) -> RedisSettings:
-    """Build the connection settings of the pod. Values from Secrets are paths of files."""
+    """Build the connection settings of the pod. If a value comes from a Secret, the setting contains the path of a
+    file."""
     sentinel = redis.sentinel
     return RedisSettings(
         url=redis.url,
@@ -34,7 +37,7 @@ def redis_settings(redis: RedisSpec) -> RedisSettings:
 
 
 def volumes(redis: RedisSpec) -> list[Manifest]:
-    """Build the volume with all files. Returns an empty list if no value comes from a Secret."""
+    """Build the volume that contains all Secret files. Returns an empty list if no value comes from a Secret."""
     sources = [
         {"secret": {"name": ref.name, "items": [{"key": ref.key, "path": file}], "optional": True}}
         for _, file, ref in secret_files(redis)
@@ -47,7 +50,7 @@ def mounts(redis: RedisSpec) -> list[Manifest]:
 
 
 def secret_files(redis: RedisSpec) -> Iterator[tuple[str, str, SecretKeyRef]]:
-    """Yield setting, file name and Secret key of each value that comes from a Secret."""
+    """Yield the setting, the file name and the Secret key of each value that comes from a Secret."""
     tls, sentinel = redis.tls, redis.sentinel
     certificate = tls.cert_secret_ref.name if tls and tls.cert_secret_ref else None
     candidates = [

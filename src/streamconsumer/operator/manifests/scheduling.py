@@ -1,6 +1,7 @@
 """Scheduling and rollout fields of the Deployment.
 
-Fields that a StreamConsumer leaves out are omitted, so that a field added by a newer operator restarts no existing pod.
+Fields that a StreamConsumer does not set are omitted, so that existing pods are not restarted if a newer operator
+supports more fields.
 """
 
 import math
@@ -21,7 +22,7 @@ def scheduling(consumer: StreamConsumer) -> Manifest:
             {
                 **constraint.model_dump(by_alias=True),
                 "labelSelector": {"matchLabels": selector(consumer)},
-                "matchLabelKeys": ["pod-template-hash"],  # ignores pods of earlier revisions
+                "matchLabelKeys": ["pod-template-hash"],  # does not count pods of earlier revisions
             }
             for constraint in spec.topology_spread_constraints
         ],

@@ -1,7 +1,7 @@
 """ConfigMap that contains `handler.source`.
 
-Its name contains the hash of the source, so an edit creates a new ConfigMap and rolls the pods. With a constant name, a
-new pod could get the old text from the kubelet's cache.
+The name of the ConfigMap contains the hash of the source, so an edit creates a new ConfigMap and starts a rollout. If
+the name were constant, a new pod could get the old source from the kubelet's cache.
 """
 
 from streamconsumer.model import names

@@ -1,1 +1,1 @@
-"""The reconcile of a StreamConsumer: parse, apply, prune, observe, write the status."""
+"""The reconcile of a StreamConsumer: parse the spec, apply and prune children, observe the pods, write the status."""

@@ -1,11 +1,11 @@
 """The hash of the Secrets and ConfigMaps that the environment variables of the pods refer to.
 
-A container keeps the variables from its start. The pod template has the hash, so a change of a referenced object
-replaces the pods. The operator reads these objects in every reconcile, resyncs included, and does not watch them: a
-watch on some of them would be a watch on all Secrets and ConfigMaps.
+A container's environment variables are fixed when it starts. The pod template contains the hash, so a change of a
+referenced object starts a rollout. The operator reads the referenced objects in every reconcile, including resyncs. The
+operator does not watch these objects, because it would have to watch all Secrets and ConfigMaps.
 
-The hash is keyed with the uid of the object, which only readers of the object know. More users can read a pod than a
-Secret, and the plain hash of a short password could be guessed.
+The hash is an HMAC whose key is the object's uid. Only users who are allowed to read the object know its uid. A plain
+hash would not be safe, because more users can read a pod than a Secret, and these users could guess a short password.
 """
 
 import hashlib
@@ -29,7 +29,8 @@ class ConfigReader(Protocol):
 
 
 async def referenced_config_hash(consumer: StreamConsumer, kube: ConfigReader) -> str:
-    """Return the hash of all referenced objects that the operator may read. Empty if there are none."""
+    """Return the hash of all referenced objects that the operator is allowed to read, or an empty string if there are
+    none."""
     hashes = {}
     for (kind, name), keys in sorted(_references(consumer.spec).items()):
         try:
@@ -40,7 +41,7 @@ async def referenced_config_hash(consumer: StreamConsumer, kube: ConfigReader) -
 
 
 def _references(spec: StreamConsumerSpec) -> dict[Reference, set[str] | None]:
-    """Return the referenced objects with the referenced keys. None means all keys."""
+    """Return the referenced objects, each with its referenced keys. None means all keys."""
     references: dict[Reference, set[str] | None] = {}
     for variable in spec.env:
         if source := variable.value_from:

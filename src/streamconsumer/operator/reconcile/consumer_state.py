@@ -1,10 +1,11 @@
-"""Everything that the operator remembers about one StreamConsumer between two reconciles.
+"""The state of one StreamConsumer that the operator keeps between two reconciles.
 
-The reconciler looks the object up once per reconcile and drops it as a whole with the resource. A resource that is
-deleted and created again under the same name has a new uid and starts with a new object.
+The reconciler looks this state up once per reconcile, and drops the state when the StreamConsumer is deleted. If the
+StreamConsumer is created again with the same name, it has a new uid and starts with a new state.
 
-Two things are stored elsewhere. The object cache mirrors the API server: the children of a deleted StreamConsumer stay
-in it until Kubernetes has deleted them. The work queue holds the keys that wait for a reconcile.
+Two kinds of data are stored elsewhere. The object cache contains the objects from the API server, including children of
+a deleted StreamConsumer until Kubernetes has deleted these children. The work queue contains the keys that wait for a
+reconcile.
 """
 
 from dataclasses import dataclass, field
@@ -23,13 +24,13 @@ class ConsumerState:
     uid: str
     pending_changes: PendingChanges = field(default_factory=PendingChanges)
     stream: MonitoredStream | None = None
-    """None while the operator does not poll the stream: the StreamConsumer is suspended or invalid."""
+    """None while the operator does not poll the stream, because the StreamConsumer is suspended or invalid."""
     autoscaler: Autoscaler | None = None
     """None if the number of pods is fixed, or if the operator does not poll the stream."""
 
     @property
     def published(self) -> Observation | None:
-        """The observation of the stream for the status. None before the first poll."""
+        """The observation of the stream that the status shows. None before the first poll."""
         return self.stream.published if self.stream else None
 
     def on_observation(self, observation: Observation) -> ObservationEffect:

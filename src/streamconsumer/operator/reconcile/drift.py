@@ -1,7 +1,8 @@
-"""Drift detection: compares a live object with the applied manifest. Pure.
+"""Drift detection: compares a live object with the applied manifest. The functions have no side effects.
 
-Fields that the API server or other clients added are no drift. Applied fields that are missing or different are drift.
-Lists of named items (containers, variables, volumes, ports) are compared by name, as server-side apply merges them.
+An applied field counts as drift if the live object lacks the field or has another value. Fields that the API server or
+other clients added do not count as drift. Items of named lists (containers, variables, volumes, ports) are compared by
+name, because server-side apply also merges these lists by name.
 """
 
 import re
@@ -9,10 +10,11 @@ from decimal import Decimal
 from typing import Any
 
 _KEYS = ("uid", "mountPath", "containerPort", "name")
-"""The fields that identify an item of a list, the most specific first: a volume may be mounted twice under its name."""
+"""The fields that identify an item of a list, the most specific first. For example, `mountPath` comes before `name`,
+because one volume may be mounted twice."""
 
 _QUANTITY_FIELDS = ("limits", "requests", "sizeLimit")
-"""The fields whose values are quantities. In other fields, `1000m` and `1` are different strings."""
+"""The fields whose values are quantities, in which `1000m` equals `1`. In other fields, these strings are different."""
 
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|Ki|M|Mi|G|Gi|T|Ti)?")
 _SCALE: dict[str | None, Decimal] = {
@@ -49,6 +51,6 @@ def _contains_list(live: list[Any], applied: list[Any]) -> bool:
 
 
 def _parse_quantity(quantity: Any) -> Any:
-    """Return the number of a quantity. The API server rewrites `1000m` to `1` and `1024Mi` to `1Gi`."""
+    """Return the numeric value of a quantity, because the API server rewrites `1000m` to `1` and `1024Mi` to `1Gi`."""
     parts = _QUANTITY.fullmatch(str(quantity))
     return Decimal(parts[1]) * _SCALE[parts[2]] if parts else quantity

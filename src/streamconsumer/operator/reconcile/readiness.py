@@ -1,4 +1,7 @@
-"""The readiness of a StreamConsumer, from its Deployment, its pods and the conditions of its stream. Pure."""
+"""The readiness of a StreamConsumer, computed from its Deployment, its pods and the conditions of its stream.
+
+The functions in this module have no side effects.
+"""
 
 import re
 from collections.abc import Iterable
@@ -19,7 +22,7 @@ _IMAGE_REASONS = {
 _CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
 PodProblem = tuple[Reason, str]
-"""The reason and the message."""
+"""The reason and the message for a problem of a pod."""
 
 
 def evaluate_readiness(
@@ -28,7 +31,8 @@ def evaluate_readiness(
     pods: Iterable[Manifest],
     stream_conditions: Iterable[ConditionState] = (),
 ) -> Readiness:
-    """Return Ready if all desired pods are available and updated, otherwise the most specific reason.
+    """Return the readiness, with the most specific reason. If all desired pods are available, and no problem is found,
+    the StreamConsumer is ready.
 
     `stream_conditions` are the conditions that the operator observes in Redis."""
     if deployment is None:
@@ -48,13 +52,13 @@ def evaluate_readiness(
     redis_problem = _redis_problem(pods, stream_conditions)
     if is_current and (problem := _find_problem(status, pods)):  # ignore problems from before the last edit
         reason, message = problem
-        if reason is Reason.ROLLOUT_TIMED_OUT:  # the message of Kubernetes has the duration but not the cause
+        if reason is Reason.ROLLOUT_TIMED_OUT:  # Kubernetes' message contains the duration but not the cause
             message += redis_problem
         stalled = reason is not Reason.UNSCHEDULABLE
         return Readiness(ready=False, reason=reason, message=message, reconciling=not stalled, stalled=stalled)
     if counts["availableReplicas"] >= desired:
         return Readiness(ready=True, reason=Reason.ROLLING_OUT, message=progress + redis_problem, reconciling=True)
-    if redis_problem:  # not stalled: pods retry without limit and start to read as soon as Redis is usable
+    if redis_problem:  # not stalled, because pods retry without limit until Redis is usable
         return Readiness(ready=False, reason=Reason.REDIS_UNUSABLE, message=progress + redis_problem, reconciling=True)
     return Readiness(ready=False, reason=Reason.PODS_STARTING, message=progress + _log_hint(pods), reconciling=True)
 
@@ -70,10 +74,10 @@ def is_observed(deployment: Manifest | None) -> bool:
 
 
 def _redis_problem(pods: Iterable[Manifest], stream_conditions: Iterable[ConditionState]) -> str:
-    """Return the Redis problem of a running pod that is not ready, or an empty string.
+    """Return a description of the Redis problem of a running pod that is not ready, or an empty string.
 
-    The operator uses the same settings and Secrets as the pod, so it has the same problem. The pod cannot report the
-    problem: a running pod has no termination message and no permissions at the Kubernetes API."""
+    The operator uses the same settings and Secrets as the pod, so both have the same problem. The pod cannot report the
+    problem, because a running pod has no termination message and no permissions in the Kubernetes API."""
     blocking = (each for each in stream_conditions if each.status != "True" and each.reason in _BLOCKING_REASONS)
     message = next((condition.message for condition in blocking), "")
     name = _unready_pod(pods)
@@ -92,8 +96,8 @@ _BLOCKING_REASONS = {
 
 
 def _log_hint(pods: Iterable[Manifest]) -> str:
-    """Return a reference to the log of an unready pod, or an empty string. The operator does not see every problem of a
-    pod, such as a missing permission in Redis."""
+    """Return a reference to the log of an unready pod, or an empty string. The log may show problems that the operator
+    cannot see, such as a missing permission in Redis."""
     name = _unready_pod(pods)
     return f" Pod {name} is running but not ready; see kubectl logs {name}." if name else ""
 
@@ -110,7 +114,7 @@ def _unready_pod(pods: Iterable[Manifest]) -> str:
 
 
 def effective(deployment: Manifest) -> Effective:
-    """Return the effective settings: the values in the Deployment, with which its pods run."""
+    """Return the effective settings, which are the values in the Deployment."""
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     variables = {each["name"]: each.get("value") for each in container.get("env", [])}
     return Effective(
@@ -126,7 +130,8 @@ def has_started(pod: Manifest) -> bool:
 
 
 def mounted_config_maps(pods: Iterable[Manifest]) -> set[str]:
-    """Return the ConfigMaps that running pods mount. A container that restarts reads its source again."""
+    """Return the names of the ConfigMaps that running pods mount. A container still needs its ConfigMap, because a
+    restarted container reads the source again."""
     running = [pod for pod in pods if pod.get("status", {}).get("phase") == "Running"]
     volumes = [volume for pod in running for volume in pod.get("spec", {}).get("volumes", [])]
     return {volume["configMap"]["name"] for volume in volumes if "configMap" in volume}
@@ -145,7 +150,7 @@ def _steady_readiness(consumer: StreamConsumer, desired: int) -> Readiness:
 
 
 def _find_problem(status: Manifest, pods: Iterable[Manifest]) -> PodProblem | None:
-    """Return the problem that keeps pods from being ready. Problems that the user can fix have priority."""
+    """Return the problem that keeps pods from being ready, or None. Problems that the user can fix have priority."""
     staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
     problems = [problem for pod in staying if (problem := _pod_problem(pod))]
     problems += [problem for condition in status.get("conditions", []) if (problem := _condition_problem(condition))]
@@ -193,7 +198,7 @@ def _container_problem(container: dict[str, Any]) -> PodProblem | None:
         return Reason.IMAGE_UNAVAILABLE, waiting.get("message") or waiting["reason"]
     if match := _TERMINATION_MESSAGE.match(terminated.get("message") or ""):
         return Reason(match[1]), match[2].strip()
-    if waiting.get("reason") in _CONFIG_REASONS:  # not started, for example because a Secret or a key is missing
+    if waiting.get("reason") in _CONFIG_REASONS:  # not started: for example, a Secret or a key is missing
         return Reason.POD_INVALID, waiting.get("message") or waiting["reason"]
     if terminated.get("exitCode") or waiting.get("reason") == "CrashLoopBackOff":
         return Reason.POD_CRASHING, _exit_message(terminated, waiting)

@@ -1,8 +1,8 @@
 """The reconcile of a StreamConsumer: monitor its stream, apply its children, prune, and write its status.
 
-Level-triggered: every reconcile compares everything and writes only differences, whatever event caused it. Children are
-applied server-side, and objects of other owners are never changed. A reconcile writes the status at most once, and not
-at all if nothing changed.
+The reconcile is level-triggered: every reconcile compares all children and writes only the differences, whatever event
+caused the reconcile. Children are applied server-side, and objects of other owners are never changed. A reconcile
+writes the status at most once, and only if the status has changed.
 """
 
 import logging
@@ -41,22 +41,22 @@ from streamconsumer.operator.redis_monitor.monitored_stream import PollTarget
 from streamconsumer.operator.settings import OperatorSettings
 
 REJECTED_RETRY = timedelta(minutes=1)
-"""The delay before a rejected child is applied again: a quota or a policy may have changed."""
+"""The delay before a rejected child is applied again, because a quota or a policy may have changed."""
 
 CONFLICT_RETRY = timedelta(seconds=5)
-"""The delay before a conflicting name is checked again. The conflicting object does not have the operator's labels, so
-no watch reports its deletion."""
+"""The delay before the operator checks again whether a conflicting object exists. No watch reports the deletion of this
+object, because the object does not have the operator's labels."""
 
 UPDATED = "Updated"
-"""Logged, but not recorded as an Event. The user who edited the resource knows about the edit, the status shows the
-progress, and an Event would be one more write."""
+"""The reason of a change that is not recorded as an Event. The user who edited the StreamConsumer knows about the edit,
+the status shows the progress, and an Event would be one more write."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Reconciler:
-    """Reads the object cache and writes to the cluster."""
+    """Reconciles StreamConsumers: reads objects from the cache and writes to the API server."""
 
     kube: KubeClient
     cache: ObjectCache
@@ -68,10 +68,10 @@ class Reconciler:
     """The state of every known StreamConsumer."""
 
     async def reconcile(self, key: Key) -> timedelta | None:
-        """Bring one StreamConsumer up to date.
+        """Reconcile one StreamConsumer.
 
-        Returns the delay before the next reconcile if no watch would report the awaited change, otherwise None.
-        Raises the errors of the API server; the work queue retries."""
+        Returns the delay before the next reconcile, or None if a watch will report the next change. If a request to the
+        API server fails, raises the error, and the work queue retries."""
         manifest = self.cache.consumers.get(key)
         if manifest is None or manifest["metadata"].get("deletionTimestamp"):
             self._forget(key)  # Kubernetes deletes the children by their owner references
@@ -103,7 +103,7 @@ class Reconciler:
         return None
 
     def _state_of(self, key: Key, uid: str) -> ConsumerState:
-        """Return the state of the StreamConsumer with this uid. A new uid starts with a new state."""
+        """Return the state of the StreamConsumer with this uid. For a new uid, the state is new."""
         state = self.states.get(key)
         if state is None or state.uid != uid:
             self._forget(key)  # the resource was deleted and created again between two reconciles
@@ -111,7 +111,7 @@ class Reconciler:
         return state
 
     def _forget(self, key: Key) -> None:
-        """Drop the state of a StreamConsumer that no longer exists."""
+        """Drop the state of a StreamConsumer that no longer exists, and stop polling its stream."""
         if state := self.states.pop(key, None):
             self._stop_monitoring(state)
 
@@ -120,7 +120,8 @@ class Reconciler:
         return sum(bool(state.pending_changes.changes) for state in self.states.values())
 
     async def _stall(self, state: ConsumerState, manifest: Manifest, error: Exception) -> timedelta | None:
-        """Write the reason why the reconcile cannot finish. Returns the delay before a retry without an edit."""
+        """Write to the status why the reconcile cannot finish. Returns the delay before a retry, or None if a retry
+        requires an edit of the StreamConsumer."""
         if isinstance(error, InvalidResource):
             self._stop_monitoring(state)
             await self._write_status(state, manifest, _stalled(Reason.INVALID_SPEC, str(error)), [])
@@ -133,8 +134,8 @@ class Reconciler:
         return REJECTED_RETRY
 
     def _start_monitoring(self, state: ConsumerState, consumer: StreamConsumer, manifest: Manifest) -> None:
-        """Start polling the stream before pods exist: a new group must include the entries that are added from now on.
-        The stream of a suspended StreamConsumer is not polled."""
+        """Start polling the stream before pods exist, so that a new group includes entries that are added from now on.
+        If the StreamConsumer is suspended, stop polling the stream."""
         if consumer.spec.suspend:
             self._stop_monitoring(state)
             return
@@ -149,14 +150,14 @@ class Reconciler:
         state.stream = self.redis_monitor.watch(state.stream, consumer, target, state.on_observation)
 
     def _stop_monitoring(self, state: ConsumerState) -> None:
-        """Stop polling the stream, and drop the results and the scaling history."""
+        """Stop polling the stream, and drop the poll results and the scaling history."""
         if state.stream is not None:
             self.redis_monitor.unwatch(state.stream)
         state.stream = state.autoscaler = None
 
     def _with_replicas(self, state: ConsumerState, consumer: StreamConsumer, manifest: Manifest) -> StreamConsumer:
-        """Return the StreamConsumer with the number of pods that its autoscaler decided. Without autoscaling, and while
-        suspended, the StreamConsumer is returned unchanged."""
+        """Return the StreamConsumer with the number of pods that its autoscaler decided. If autoscaling is not set or
+        the StreamConsumer is suspended, the StreamConsumer is returned unchanged."""
         rules = consumer.spec.autoscaling
         if rules is None or consumer.spec.suspend:
             state.autoscaler = None
@@ -171,7 +172,8 @@ class Reconciler:
         return state.autoscaler.with_replicas(consumer)
 
     def _children_of_previous_uid(self, key: Key, consumer: StreamConsumer) -> list[Manifest]:
-        """List the children of a deleted StreamConsumer of the same name. Kubernetes is about to delete them too."""
+        """Return the children of a deleted StreamConsumer with the same name. Kubernetes is about to delete these
+        children."""
         return [child for child in self.cache.children(key) if _owned_by_previous_uid(consumer, child)]
 
     async def _apply_children(self, state: ConsumerState, consumer: StreamConsumer) -> list[Change]:
@@ -181,15 +183,16 @@ class Reconciler:
         return [*changes, *await self._prune(state.key, consumer, manifests)]
 
     async def _apply_child(self, state: ConsumerState, consumer: StreamConsumer, manifest: Manifest) -> Change | None:
-        """Apply one child if it is missing, outdated or drifted. Raises NameConflict and ChildRejected."""
+        """Apply one child if the child is missing or differs from the manifest. Returns the change, or None if there is
+        no change. Raises NameConflict and ChildRejected."""
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         live = self.cache.child(state.key, kind, name)
-        if live is None:  # the cache has no objects without our label: an object of another owner may have the name
+        if live is None:  # the cache lacks objects without our labels, and such an object may have this name
             live = await self.kube.get(manifest["apiVersion"], kind, consumer.namespace, name)
         if live is not None and not owned_by(consumer.uid, live):
             raise NameConflict(
                 f"{kind} {consumer.namespace}/{name} exists and does not belong to this StreamConsumer; "
-                "delete or rename it, or give the StreamConsumer another name"
+                f"delete the {kind}, or give the StreamConsumer another name"
             )
         if live is not None and contains_applied(live, manifest):
             self.cache.upsert({"apiVersion": manifest["apiVersion"], "kind": kind, **live})
@@ -200,8 +203,8 @@ class Reconciler:
         return _describe_change(state.autoscaler, live, manifest)
 
     async def _set_deletion_costs(self, state: ConsumerState) -> None:
-        """Annotate the pods with their pending entries before Kubernetes chooses pods to delete. Failures are only
-        logged, because every deleted pod drains anyway."""
+        """Annotate each pod with its number of pending entries before Kubernetes chooses the pods to delete. A failure
+        is only logged, because every deleted pod drains in any case."""
         pending_by_pod = state.autoscaler.pending_by_pod if state.autoscaler else {}
         namespace = state.key[0]
         for name, cost in deletion_costs(self.cache.pods(state.key), pending_by_pod).items():
@@ -213,7 +216,7 @@ class Reconciler:
                 return
 
     async def _prune(self, key: Key, consumer: StreamConsumer, manifests: list[Manifest]) -> list[Change]:
-        """Delete the owned children that are no longer desired and that no running pod mounts."""
+        """Delete the owned children that are no longer desired, except ConfigMaps that a running pod mounts."""
         keep = {(child["kind"], child["metadata"]["name"]) for child in manifests}
         keep |= {("ConfigMap", name) for name in mounted_config_maps(self.cache.pods(key))}
         obsolete = [
@@ -229,9 +232,9 @@ class Reconciler:
     async def _write_status(
         self, state: ConsumerState, manifest: Manifest, readiness: Readiness, changes: list[Change]
     ) -> None:
-        """Write the status if it differs, and record Events for the changes."""
+        """Write the status if it has changed, and record Events for the changes to children."""
         if state.autoscaler:
-            state.autoscaler.is_frozen = readiness.stalled  # now: the next poll may come before the next reconcile
+            state.autoscaler.is_frozen = readiness.stalled  # the next poll may come before the next reconcile
         previous = _previous_status(manifest.get("status") or {})
         status = self._build_status(state, manifest, readiness, previous)
         if status != previous:
@@ -282,7 +285,8 @@ def _scales_down(live: Manifest, manifest: Manifest) -> bool:
 
 
 def _describe_change(autoscaler: Autoscaler | None, live: Manifest | None, manifest: Manifest) -> Change:
-    """Describe an applied child. For a number of pods that the autoscaler decided, use the message of the decision."""
+    """Describe the change to an applied child. If the autoscaler decided the number of pods, use the message of the
+    autoscaler's decision."""
     decision = autoscaler.published if autoscaler else None
     if live is not None and decision is not None and manifest["kind"] == "Deployment":
         step = manifest["spec"]["replicas"] - live["spec"].get("replicas", 1)
@@ -326,7 +330,8 @@ def _previous_status(status: dict[str, Any]) -> Status:
 
 
 def _event_key(status: Status) -> tuple[str, int]:
-    """Return the reason and the generation. A change of the message alone records no Event: the kubelet's message about
-    an image, for example, differs between two reconciles."""
+    """Return the reason and the generation of the condition Ready. An Event is recorded only if one of these has
+    changed. The message alone does not count, because some messages, such as the kubelet's messages about images,
+    differ in every reconcile."""
     ready = next((each for each in status.conditions if each.type == "Ready"), None)
     return (ready.reason, ready.observed_generation) if ready else ("", 0)

@@ -1,9 +1,10 @@
 """Debounce of status writes: one write per change, after the consequences of the change have been observed.
 
 The Deployment controller, the scheduler and the kubelet each react to a Deployment write with an update. Without the
-debounce, each update causes a status write, and most of these are outdated before a user reads them. Until the
-Deployment controller has reacted, the Deployment still counts the pods of before the write, so the status waits for
-that too. If no Deployment controller has ever reacted, the debounce does not wait for one.
+debounce, each update would cause a status write, and most of the statuses would be outdated before a user reads them.
+The status write also waits until the Deployment controller has reacted, because until then the Deployment's status
+counts the pods from before the write. If no Deployment controller has ever reacted, the status write does not wait for
+a reaction.
 """
 
 import time
@@ -12,19 +13,20 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 QUIET_PERIOD = timedelta(seconds=1)
-"""The time without an update after which a change counts as settled."""
+"""The time after the last update at which a change counts as settled."""
 
 BASELINE_IN_MOTION = 20
-"""The number of StreamConsumers with pending changes above which the quiet period grows in proportion. With more of
-them, the controllers react later to each one."""
+"""The number of StreamConsumers with pending changes above which the quiet period grows in proportion to this number,
+because the controllers then react later to each StreamConsumer."""
 
 MAX_DELAY = timedelta(seconds=5)
-"""The time after which the status is written although updates continue: a rollout may take an hour."""
+"""The time after the first change at which the status is written even if updates continue, because a rollout may take
+an hour."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A write to a child, as the reason and the message of an Event."""
+    """A change to a child, described by the reason and the message of an Event."""
 
     reason: str
     message: str
@@ -32,18 +34,18 @@ class Change:
 
 @dataclass
 class PendingChanges:
-    """The changes of one StreamConsumer that its status does not show yet."""
+    """The changes to one StreamConsumer's children that its status does not show yet."""
 
     changes: list[Change] = field(default_factory=list)
     first_seconds: float = 0.0
     """The time of the first change."""
     last_moved_seconds: float = 0.0
-    """The time of the last change or the last update that followed from it."""
+    """The time of the last change, or of the last update that a change has caused."""
     snapshot: object = None
-    """The observed state at that time."""
+    """The observed state at the time `last_moved_seconds`."""
 
     def pop(self) -> list[Change]:
-        """Return the changes and start again without any."""
+        """Remove all changes, and return the removed changes."""
         changes, self.changes, self.snapshot = self.changes, [], None
         return changes
 
@@ -56,7 +58,7 @@ class StatusDebounce:
     max_delay: timedelta = MAX_DELAY
     clock: Callable[[], float] = time.monotonic
     _has_controllers: bool = False
-    """True once a Deployment controller has reacted to any Deployment."""
+    """True if a Deployment controller has reacted to at least one Deployment."""
 
     def add(self, pending: PendingChanges, changes: list[Change]) -> None:
         """Add changes that were made now."""
@@ -72,8 +74,8 @@ class StatusDebounce:
     ) -> timedelta | None:
         """Return the time to wait before the status is written, or None to write it now.
 
-        `snapshot` is the observed state, `is_observed` is True if the Deployment controller has seen the last write.
-        `in_motion` counts the StreamConsumers with pending changes."""
+        `snapshot` is the observed state. `is_observed` is True if the Deployment controller has seen the last write.
+        `in_motion` returns the number of StreamConsumers with pending changes."""
         self._has_controllers |= is_observed
         if not pending.changes:
             return None

@@ -1,8 +1,9 @@
 """Host name resolution from the viewpoint of a StreamConsumer's namespace.
 
 `redis://redis:6379` means the Service `redis` in the namespace of the StreamConsumer. In the operator's own namespace
-that name may be missing or belong to another Service. The operator therefore resolves hosts as a pod of the
-StreamConsumer does: through the search list that the kubelet gives to every pod, with the namespace replaced.
+that name may be missing or belong to another Service. The operator therefore resolves host names as a pod of the
+StreamConsumer does. The resolver uses the search domains that the kubelet gives to the operator's pod, and replaces the
+operator's namespace in these domains with the StreamConsumer's namespace.
 """
 
 import asyncio
@@ -14,31 +15,33 @@ from pathlib import Path
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 MAX_RELATIVE_DOTS = 1
-"""`service`, `service.namespace` and `pod.service` depend on the namespace. Names with more dots do not."""
+"""Maximum number of dots in a host name that is resolved with the search domains: `service`, `service.namespace` or
+`pod.service`."""
 
 _NAMESPACED = re.compile(r"^[^.]+(?=\.svc\.)")
 
 
 class NamespaceResolver:
-    """Resolver for the host names that the pods of one namespace use."""
+    """Resolves host names as the pods of one namespace do."""
 
     def __init__(self, namespace: str, search: Sequence[str] | None = None) -> None:
-        """`search` lists the search domains of a pod. If it is None, those of the operator's pod are read."""
+        """`search` lists the search domains. If None, the search domains of the operator's pod are used."""
         domains = _read_search_domains(RESOLV_CONF) if search is None else search
         in_cluster = any(_NAMESPACED.match(domain) for domain in domains)
         self._domains = [_NAMESPACED.sub(namespace, domain) for domain in domains] if in_cluster else []
 
     async def resolve(self, host: str, port: int) -> str:
-        """Return the name to connect to.
+        """Return the host name to connect to.
 
-        Returns `host` unchanged outside a cluster, and as an absolute name if no search domain resolves it."""
+        Returns `host` unchanged if the operator runs outside a cluster or `host` is not relative. If `host` exists in
+        no search domain, returns `host` as an absolute name."""
         if not self._domains or not is_relative(host):
             return host
         for domain in self._domains:
             candidate = f"{host}.{domain}."
             if await _resolves(candidate, port):
                 return candidate
-        return f"{host}."  # absolute: bypasses the search list of the operator's pod
+        return f"{host}."  # absolute, so that the search domains of the operator's pod are not used
 
 
 def is_relative(host: str) -> bool:
@@ -63,7 +66,7 @@ def _is_address(host: str) -> bool:
 
 
 def _read_search_domains(file: Path) -> list[str]:
-    """Return the domains of the last `search` line, as the system resolver does."""
+    """Return the domains of the last `search` line, which is also the line that the system resolver uses."""
     try:
         lines = [line.split() for line in file.read_text().splitlines()]
     except OSError:

@@ -1,8 +1,8 @@
-"""Writes of the operator to Redis: creates missing groups and deletes consumers of terminated pods.
+"""The operator's writes to Redis: creating missing groups and deleting the consumers of terminated pods.
 
-The operator never deletes a consumer that has pending entries. The same script that pods use checks this and deletes in
-one step. The operator also never creates a group while pods exist that have run: these pods restore the group together
-with the entries that they have started.
+The operator deletes a consumer only if the consumer has no pending entries. One Lua script, which the pods also use,
+checks this condition and deletes the consumer. The operator creates a group only if none of the existing pods has run,
+because a pod that has run restores the group together with the entries that the pod has started to handle.
 """
 
 import math
@@ -17,30 +17,32 @@ from streamconsumer.redis_client.replies import parse_id, to_dict
 from streamconsumer.redis_client.scripts import COUNT_AFTER, DELETE_IDLE_CONSUMER
 
 ExecuteMany = Callable[[Sequence[Command]], Awaitable[list[Any] | RedisErrorInfo]]
-"""Run commands in one round trip; see `PipelineClient.execute`."""
+"""Function that runs several commands in one round trip and returns the replies, as `PipelineClient.execute` does."""
 
 ABSENT_AFTER_SECONDS = 65.0
-"""Age of the last announcement after which a consumer counts as absent. Pods announce themselves every 20 s.
+"""Age of a consumer's last announcement after which the consumer counts as absent. Pods announce themselves every 20 s.
 
-The API server alone is not enough, because pods of the same names may read the stream from another cluster."""
+A check of the pods at the API server is not sufficient, because pods with the same names may read the stream from
+another cluster."""
 
 MAX_COUNTED = 10_000
-"""Upper limit of the count if Redis does not report the lag. Counting this many takes about 5 ms of server time."""
+"""Maximum number of unread entries that are counted if Redis does not report the lag. Counting this number takes about
+5 ms of server time."""
 
 MESSAGE_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
-"""Valid entry id. The status is user-writable, so its id is checked before use."""
+"""Pattern of a valid entry id. An id from the status is checked before use, because users can write the status."""
 
 POD_NAME_SUFFIX = r"-[a-z0-9]{1,10}-[a-z0-9]{5}"
-"""Suffix that a Deployment appends to its own name for its pods."""
+"""Pattern of the suffix that Kubernetes appends to the name of a Deployment to name the Deployment's pods."""
 
 
 async def create_group(
     execute: ExecuteMany, group_ref: GroupRef, start_from: str, last_delivered_id: str | None
 ) -> None:
-    """Create a group: a new one at `start_from`, a lost one at its last delivered id.
+    """Create a group: a new group at `start_from`, or a lost group at its last delivered id.
 
-    If the stream was recreated since, a lost group starts at the beginning. A pod that creates the group concurrently
-    chooses the same position."""
+    If the stream has been recreated since then, a lost group starts at the beginning of the stream. A pod that creates
+    the group at the same time chooses the same position."""
     position = start_from
     if last_delivered_id is not None and MESSAGE_ID.fullmatch(last_delivered_id):
         last = await _last_generated_id(execute, group_ref.stream)
@@ -64,7 +66,8 @@ def count_lag_command(group_ref: GroupRef, message_id: str) -> Command:
 async def delete_stale_consumers(
     execute: ExecuteMany, group_ref: GroupRef, deployment: str, pods: Collection[str]
 ) -> list[str]:
-    """Delete consumers of terminated pods that have no pending entries. Returns the deleted names."""
+    """Delete the consumers of terminated pods, if these consumers have no pending entries. Returns the names of the
+    deleted consumers."""
     members = group_ref.companion_key("consumers")
     replies = await execute(
         [("XINFO", "CONSUMERS", group_ref.stream, group_ref.group), ("HGETALL", members), ("TIME",)]
@@ -91,7 +94,8 @@ async def delete_stale_consumers(
 def _stale_consumers(
     consumers: list[dict[bytes, Any]], announced_at: dict[bytes, Any], now_seconds: int, deployment: str
 ) -> list[str]:
-    """Return consumers named like pods of this Deployment that have no pending entries and no recent announcement."""
+    """Return the consumers that are named like pods of this Deployment and have neither pending entries nor a recent
+    announcement."""
     pod_name = re.compile(re.escape(deployment) + POD_NAME_SUFFIX)
     return [
         name
@@ -103,7 +107,7 @@ def _stale_consumers(
 
 
 def _parse_seconds(value: bytes) -> float:
-    """Parse a timestamp. An unreadable one returns infinity, so that its consumer counts as present."""
+    """Parse a timestamp. Returns infinity if the timestamp is invalid, so that the consumer counts as present."""
     try:
         return float(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Redis monitor: starts and stops polling of streams, and decides which observations reach the status."""
+"""The Redis monitor starts and stops the polling of streams, and decides which poll results the status shows."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,13 +21,14 @@ from streamconsumer.operator.redis_monitor.poller import EndpointPoller
 from streamconsumer.redis_client.keys import hash_slot
 
 PUBLISH_INTERVAL = timedelta(seconds=30)
-"""Minimum time between status writes for statistics. Each write costs the API server and all watchers."""
+"""Minimum time between two status writes that change only statistics, because each write puts load on the API server
+and on all watchers."""
 
 
 class RedisMonitor:
     """Polls the streams that the reconciler passes to `watch`, with one poller per Redis endpoint.
 
-    Enqueues the key of a StreamConsumer whose status must change."""
+    When the status of a StreamConsumer must change, the monitor enqueues the key of this StreamConsumer."""
 
     def __init__(self, kube: KubeClient, enqueue: Callable[[Key], None], *, interval: timedelta) -> None:
         self._kube, self._enqueue, self._interval = kube, enqueue, interval
@@ -41,10 +42,10 @@ class RedisMonitor:
         target: PollTarget,
         on_observation: Callable[[Observation], ObservationEffect],
     ) -> MonitoredStream:
-        """Poll the stream of this StreamConsumer from now on.
+        """Start or continue to poll the stream of this StreamConsumer.
 
-        `stream` is the object of the previous call. None starts without history, and so does a resource that now names
-        another Redis server. Returns the object for the next call."""
+        `stream` is the object that the previous call returned, or None in the first call. The history in this object is
+        dropped if the StreamConsumer now uses another Redis endpoint. Returns the object for the next call."""
         endpoint_id = _endpoint_id(consumer)
         if stream is not None and stream.endpoint_id != endpoint_id:
             self.unwatch(stream)
@@ -55,7 +56,7 @@ class RedisMonitor:
         return stream
 
     def unwatch(self, stream: MonitoredStream) -> None:
-        """Stop polling the stream. The last stream of a server closes the connection."""
+        """Stop polling the stream. After the last stream of an endpoint, close the connection."""
         poller, task = self._pollers[stream.endpoint_id]
         poller.unwatch(stream)
         if not poller.streams:
@@ -78,10 +79,10 @@ class RedisMonitor:
         return self._pollers[endpoint_id][0]
 
     def _publish(self, stream: MonitoredStream, observation: Observation) -> bool:
-        """Store an observation, and request a reconcile if the status must show it.
+        """Store an observation, and request a reconcile if the status must show the observation.
 
-        Conditions and decisions go to the status immediately, statistics at most every PUBLISH_INTERVAL. Returns
-        True if the StreamConsumer is scaled to zero."""
+        A changed condition or scaling decision is published immediately. Changed statistics are published at most once
+        per PUBLISH_INTERVAL. Returns True if the StreamConsumer is scaled to zero."""
         stream.latest, published = observation, stream.published
         effect = stream.on_observation(observation)
         now = asyncio.get_running_loop().time()
@@ -97,10 +98,11 @@ class RedisMonitor:
 
 
 def _endpoint_id(consumer: StreamConsumer) -> EndpointId:
-    """Return the identity of the endpoint.
+    """Return the identity of the StreamConsumer's Redis endpoint.
 
-    The identity contains the namespace only if the settings depend on it, by a relative host name or a Secret. In a
-    Redis Cluster the identity contains the hash slot, because slots are on different nodes."""
+    The identity contains the namespace only if the settings contain a relative host name or a Secret, because both are
+    looked up in the namespace. For a Redis Cluster, the identity contains the hash slot, because the slots are on
+    different nodes."""
     redis = consumer.spec.redis
     namespace = consumer.namespace if any(secret_files(redis)) or any(map(is_relative, _hosts(redis))) else ""
     slot = hash_slot(consumer.spec.stream.encode()) if redis.cluster else 0
@@ -108,7 +110,7 @@ def _endpoint_id(consumer: StreamConsumer) -> EndpointId:
 
 
 def _hosts(redis: RedisSpec) -> list[str]:
-    """Return the hosts in the spec. The host of a URL in a Secret is unknown here."""
+    """Return the hosts of Redis and of the Sentinels in the spec. A URL in a Secret is not read."""
     url = urlsplit(redis.url).hostname if redis.url else None
     nodes = redis.sentinel.nodes if redis.sentinel else []
     return [*([url] if url else []), *(node.rpartition(":")[0].strip("[]") for node in nodes)]

@@ -1,7 +1,7 @@
 """State of one monitored stream: the poll target and the results of its polls.
 
-The reconciler owns the object, and the poller of the Redis server fills it. `RedisMonitor.unwatch` removes it from the
-poller and from the connection that waits for the first entry of a scaled-down stream.
+The reconciler owns a `MonitoredStream`, and the poller of the Redis endpoint updates its fields. `RedisMonitor.unwatch`
+removes the stream from the poller, and from the blocking read that waits for the next entry if there are no pods.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,28 +20,28 @@ class EndpointId(NamedTuple):
     """Identity of a Redis endpoint. StreamConsumers with the same identity share a poller and its connection."""
 
     namespace: str
-    """Empty if the settings mean the same server in every namespace."""
+    """Namespace of the StreamConsumers. Empty if the settings address the same server from every namespace."""
     redis: str
     """Redis settings as JSON."""
     slot: int
-    """Hash slot in a Redis Cluster; 0 otherwise."""
+    """Hash slot of the stream in a Redis Cluster. 0 if the server is not a Redis Cluster."""
 
 
 @dataclass(frozen=True)
 class PollTarget:
-    """Parts of a StreamConsumer that the poller needs, as of the last reconcile."""
+    """Data about one StreamConsumer that the poller needs, as of the last reconcile."""
 
     generation_id: tuple[str, int]
-    """Uid and generation of the resource."""
+    """Uid and generation of the StreamConsumer."""
     group_ref: GroupRef
     start_from: str
     deployment: str
     pods: frozenset[str]
     pod_has_run: bool
-    """True if a pod has started and may know a group that existed. A pod that waits for a node or its image does not
-    count."""
+    """True if a pod has started, because such a pod may be able to restore a lost group. A pod that waits for a node or
+    for its image has not started."""
     last_delivered_id: str | None
-    """Last-delivered id in the status, which proves that a group existed. None if the status has none."""
+    """Last-delivered id in the status, which proves that the group has existed. None if the status has no such id."""
 
     @classmethod
     def from_consumer(
@@ -68,11 +68,12 @@ class Observation:
     pending_by_consumer: Mapping[str, int]
     """Number of pending entries of each consumer."""
     entries_read: int | None
-    """Entries ever delivered to the group. None if the server does not count them."""
+    """Number of entries that were ever delivered to the group. None if the server does not count deliveries."""
 
     @property
     def condition_key(self) -> list[tuple[str, str, str]]:
-        """Part of the conditions whose change justifies an immediate status write. Messages are left out."""
+        """Types, statuses and reasons of the conditions. If these have changed, the status is written immediately; a
+        changed message alone does not cause a write."""
         return [(condition.type, condition.status, condition.reason) for condition in self.conditions]
 
 
@@ -81,28 +82,29 @@ class ObservationEffect:
     """Reaction of the autoscaler to an observation."""
 
     scaled_to_zero: bool = False
-    """True if no pod is left that would notice the next entry."""
+    """True if the desired number of pods is zero, so that the operator must wait for the next entry."""
     decision_changed: bool = False
-    """True if the decision differs from the previous one. The status then shows the decision with its statistics."""
+    """True if the decision differs from the previous decision. The status then shows the new decision together with the
+    statistics from the same poll."""
 
 
 @dataclass(eq=False)
 class MonitoredStream:
-    """Stream of one StreamConsumer, from its first poll to its last."""
+    """Stream of one StreamConsumer, and the results of polling the stream."""
 
     key: Key
     endpoint_id: EndpointId
     """Identity of the poller that polls the stream."""
     on_observation: Callable[[Observation], ObservationEffect]
-    """Called with the result of every poll."""
+    """Function that is called with the result of every poll."""
     target: PollTarget
     latest: Observation | None = None
     """Result of the last poll. None before the first poll."""
     published: Observation | None = None
-    """Observation for the status. None before the first poll."""
+    """Observation that the status shows. None before the first poll."""
     published_seconds: float = 0.0
     health: StreamHealth = field(default_factory=StreamHealth)
     cleaned_up_seconds: float = float("-inf")
-    """Time of the last deletion of stale consumers."""
+    """Time of the last attempt to delete stale consumers."""
     last_delivered_id: str | None = None
-    """Position of the group in the last poll that found it. None if no poll has found the group."""
+    """Last-delivered id in the last poll that found the group. None if no poll has found the group."""

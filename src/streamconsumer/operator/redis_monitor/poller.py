@@ -1,4 +1,4 @@
-"""Poller of one Redis endpoint: one connection probes the groups of all its StreamConsumers in one round trip."""
+"""Poller of one Redis endpoint. One connection probes the groups of all its StreamConsumers in one round trip."""
 
 import asyncio
 import logging
@@ -33,19 +33,21 @@ from streamconsumer.redis_client.pipeline_client import DEFAULT_TIMEOUT_SECONDS 
 from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
 
 BATCH_WINDOW_SECONDS = 0.05
-"""Time to collect new and changed StreamConsumers, so that one poll covers them all."""
+"""Time during which new and changed StreamConsumers are collected, so that one poll covers all of them."""
 
 MAX_SECRETS_AGE_SECONDS = 600.0
-"""Age after which Secrets are read again. If the server or TLS rejects them, they are read again at the next poll."""
+"""Age after which Secrets are read again. If authentication or the TLS handshake has failed, the next poll reads the
+Secrets again."""
 
 CLEANUP_INTERVAL_SECONDS = 60.0
-"""Minimum time between two deletions of stale consumers of a group."""
+"""Minimum time between two deletions of stale consumers from the same group."""
 
 log = logging.getLogger(__name__)
 
 
 class EndpointPoller:
-    """Polls new and changed StreamConsumers immediately, and all of them every `interval`."""
+    """Polls new and changed StreamConsumers immediately, and all StreamConsumers of one Redis endpoint every
+    `interval`."""
 
     def __init__(
         self,
@@ -66,11 +68,12 @@ class EndpointPoller:
         self._scale_from_zero = ScaleFromZeroWatcher(self._poll_soon, self._new_blocking_client)
 
     def watch(self, stream: MonitoredStream, target: PollTarget) -> None:
-        """Poll the stream from now on, immediately if it is new or was edited."""
+        """Start or continue to poll the stream. If the StreamConsumer is new or was edited, poll the stream
+        immediately."""
         is_new, previous = stream.key not in self.streams, stream.target
         self.streams[stream.key], stream.target = stream, target
         if previous.group_ref != target.group_ref:
-            stream.health = StreamHealth()  # the previous counts are from another dead-letter stream
+            stream.health = StreamHealth()  # the previous state belongs to another group
         if is_new or previous.generation_id != target.generation_id:
             self._poll_soon(stream.key)
 
@@ -86,7 +89,7 @@ class EndpointPoller:
         self._scale_from_zero.unwatch(stream.key)
 
     async def run(self) -> None:
-        """Poll until cancelled. Errors affect only this endpoint and are retried."""
+        """Poll until cancelled. An error affects only this endpoint, and the next poll retries."""
         waiting = asyncio.create_task(self._scale_from_zero.run())
         try:
             await self._loop()
@@ -121,14 +124,14 @@ class EndpointPoller:
                 if stream := self._current(key, targets[key]):
                     scaled_to_zero = self._on_observation(stream, self._observe(stream, result))
                     self._update_scale_from_zero(key, targets[key], result, scaled_to_zero=scaled_to_zero)
-        except Exception as error:  # noqa: BLE001 - such as an unavailable API server; the next poll retries
+        except Exception as error:  # noqa: BLE001 - for example, the API server is down; the next poll retries
             log.warning("failed to poll Redis; retrying", extra={"error": api_error_message(error)})
 
     def _current(self, key: Key, target: PollTarget) -> MonitoredStream | None:
         """Return the stream that is polled under this key, or None if the poll of this target is outdated.
 
-        The StreamConsumer may have been deleted during the poll, and a new one of the same name may read another
-        stream."""
+        During the poll, the StreamConsumer may have been deleted, and a new StreamConsumer of the same name may read
+        another stream."""
         stream = self.streams.get(key)
         if stream is None:
             return None
@@ -143,7 +146,7 @@ class EndpointPoller:
     def _update_scale_from_zero(
         self, key: Key, target: PollTarget, result: ProbeResult, *, scaled_to_zero: bool
     ) -> None:
-        """Wait for the next entry if the StreamConsumer has no pods."""
+        """Start to wait for the next entry if the StreamConsumer is scaled to zero, otherwise stop waiting."""
         after_id = result.stats.last_delivered_id if result.stats else None
         if scaled_to_zero and after_id is not None:
             self._scale_from_zero.watch(key, target.group_ref.stream, after_id)
@@ -173,14 +176,15 @@ class EndpointPoller:
         return await self._with_counted_lag(targets, results)
 
     def _may_create(self, key: Key, target: PollTarget) -> bool:
-        """Return True if no pod has run. Call just before the creation: pods may have started during the poll."""
+        """Return True if no pod of the StreamConsumer has run. Call this method immediately before the group is
+        created, because a pod may have started during the poll."""
         stream = self._current(key, target)
         return stream is not None and not stream.target.pod_has_run
 
     def _with_last_delivered_id(self, key: Key, target: PollTarget, result: ProbeResult) -> ProbeResult:
-        """Store the position of the group. For a lost group, add its last known position to the result.
+        """Store the group's last delivered id. If the group is missing, return the result with the last known id.
 
-        The group is recreated at this position."""
+        The group is recreated at this id."""
         stats = result.stats
         stream = self._current(key, target)
         if stats is None or stream is None:
@@ -197,7 +201,7 @@ class EndpointPoller:
         group_refs = [target.group_ref for target in targets.values()]
         commands = [command for group_ref in group_refs for command in probe_commands(group_ref)]
         replies = await self._execute(commands)
-        if isinstance(replies, RedisErrorInfo):  # an idle connection may be broken; the retry opens a new one
+        if isinstance(replies, RedisErrorInfo):  # the idle connection may be broken, so retry on a new connection
             replies = await self._execute(commands)
         if isinstance(replies, RedisErrorInfo):
             return dict.fromkeys(targets, self._failed_probe(replies))
@@ -210,7 +214,8 @@ class EndpointPoller:
     async def _with_counted_lag(
         self, targets: Mapping[Key, PollTarget], results: dict[Key, ProbeResult]
     ) -> dict[Key, ProbeResult]:
-        """Count the unread entries of groups whose lag Redis does not report. Returns the completed results."""
+        """Count the unread entries of groups whose lag Redis does not report. Returns all results, with these
+        counts."""
         commands = {
             key: group_admin.count_lag_command(targets[key].group_ref, result.stats.last_delivered_id)
             for key, result in results.items()
@@ -226,7 +231,8 @@ class EndpointPoller:
         return results | {key: _with_lag(results[key], int(count)) for key, count in counts.items()}
 
     async def _delete_stale_consumers(self, key: Key, target: PollTarget, result: ProbeResult) -> None:
-        """Delete stale consumers if the group has more consumers than pods, at most every CLEANUP_INTERVAL_SECONDS."""
+        """Delete stale consumers if the group has more consumers than the Deployment has pods, but at most once per
+        CLEANUP_INTERVAL_SECONDS."""
         now = asyncio.get_running_loop().time()
         consumers = result.stats.consumers if result.stats else None
         stream = self.streams.get(key)
@@ -245,7 +251,8 @@ class EndpointPoller:
             log.info("deleted consumers of terminated pods", extra=extra)
 
     async def _ensure_client(self) -> ProbeResult | None:
-        """Connect, with the current values of the Secrets. Returns a failed ProbeResult if that is not possible."""
+        """Build a client if there is none or if a Secret has changed. Returns a failed ProbeResult if a Secret or a
+        setting is unusable, otherwise None."""
         now = asyncio.get_running_loop().time()
         if self._client is not None and now - self._secrets_read_seconds < MAX_SECRETS_AGE_SECONDS:
             return None
@@ -266,7 +273,7 @@ class EndpointPoller:
             self._resolved.close()
         self._client, self._resolved = None, resolved
         self._client = self._build_client(resolved, COMMAND_TIMEOUT_SECONDS)
-        self._scale_from_zero.reconnect()  # its connection uses certificate files that are closed now
+        self._scale_from_zero.reconnect()  # the old connection uses certificate files that are now closed
 
     def _build_client(self, resolved: ResolvedRedis, timeout_seconds: float) -> PipelineClient:
         return PipelineClient(
@@ -274,7 +281,8 @@ class EndpointPoller:
         )
 
     def _failed_probe(self, error_info: RedisErrorInfo) -> ProbeResult:
-        """Return the result for an error. If the credentials were rejected, read the Secrets before the next poll."""
+        """Return the ProbeResult for an error. If authentication or the TLS handshake has failed, make the next poll
+        read the Secrets again."""
         result = from_error(error_info)
         if result.redis_reachable.reason in (StreamReason.CREDENTIALS_REFUSED, StreamReason.TLS_FAILED):
             self._secrets_read_seconds = float("-inf")

@@ -1,4 +1,4 @@
-"""Commands that probe one stream, and the parser of their replies. Pure."""
+"""Commands that probe one stream, and the parser of their replies. The functions have no side effects."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,14 +22,14 @@ _REASONS = {
         StreamReason.SERVER_NOT_READY,
     ),
 }
-"""Reasons for error codes that concern the server, not one stream."""
+"""Condition reasons for the error codes that concern the whole Redis server, not one stream."""
 
 CONNECTED = ConditionState(type="RedisReachable", status="True", reason=StreamReason.CONNECTED)
 
 
 @dataclass(frozen=True)
 class GroupRef:
-    """Keys of one StreamConsumer in Redis."""
+    """Stream, consumer group and dead-letter stream of one StreamConsumer."""
 
     stream: str
     group: str
@@ -47,7 +47,7 @@ class GroupRef:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Result of one probe."""
+    """Result of probing the stream of one StreamConsumer."""
 
     redis_reachable: ConditionState
     group_ready: ConditionState
@@ -55,11 +55,11 @@ class ProbeResult:
     oldest_pending_id: str | None = None
     """Id of the oldest pending entry."""
     owned_pending: int = 0
-    """Pending entries that a consumer owns. Entries postponed for a retry are left out."""
+    """Number of pending entries, excluding entries that are postponed for a retry."""
     pending_by_consumer: Mapping[str, int] = field(default_factory=dict)
-    """Pending entries per consumer. Consumers without pending entries are left out."""
+    """Number of pending entries by consumer name. Consumers that have no pending entries are excluded."""
     entries_read: int | None = None
-    """Entries ever delivered to the group. None if the server does not count them."""
+    """Number of entries that were ever delivered to the group. None if the server does not count deliveries."""
 
     @property
     def is_group_missing(self) -> bool:
@@ -81,7 +81,8 @@ COMMANDS_PER_PROBE = 4
 def parse_probe(group_ref: GroupRef, replies: Sequence[Any]) -> ProbeResult:
     """Parse the replies to `probe_commands`.
 
-    XLEN and XPENDING may be forbidden. Their values are then unknown, and GroupReady names the missing permissions."""
+    If the ACL forbids XLEN or XPENDING, some values are unknown, and the condition GroupReady names the missing
+    permissions."""
     groups, length, pending, dead_letters = replies
     if isinstance(groups, RedisErrorInfo):
         return _groups_unavailable(group_ref, groups, length, dead_letters)
@@ -115,7 +116,7 @@ def parse_probe(group_ref: GroupRef, replies: Sequence[Any]) -> ProbeResult:
 
 
 def unreachable(reason: StreamReason, message: str, *, status: Literal["False", "Unknown"] = "False") -> ProbeResult:
-    """Return a result without stream statistics, because the probe did not reach Redis."""
+    """Return the result of a probe that did not reach Redis. This result has no stream statistics."""
     return ProbeResult(
         ConditionState(type="RedisReachable", status=status, reason=reason, message=message),
         ConditionState(type="GroupReady", status="Unknown", reason=reason, message="The operator cannot reach Redis."),
@@ -134,12 +135,13 @@ def _groups_unavailable(group_ref: GroupRef, error_info: RedisErrorInfo, length:
     reasons = {"WRONGTYPE": StreamReason.NOT_A_STREAM, "NOPERM": StreamReason.NO_PERMISSION}
     reason = reasons.get(error_info.code, StreamReason.GROUP_MISSING)
     status: Literal["False", "Unknown"] = "Unknown" if reason is StreamReason.NO_PERMISSION else "False"
-    message = f"{error_info.message}; XINFO GROUPS needs +xinfo|groups" if status == "Unknown" else error_info.message
+    hint = "; XINFO GROUPS needs the permission +xinfo|groups" if status == "Unknown" else ""
+    message = f"{error_info.message}{hint}"
     return ProbeResult(CONNECTED, ConditionState(type="GroupReady", status=status, reason=reason, message=message))
 
 
 def _without_group(group_ref: GroupRef, length: Any, dead_letters: Any) -> ProbeResult:
-    message = f"Stream {group_ref.stream!r} has no group {group_ref.group!r} yet; the first pod creates it."
+    message = f"Stream {group_ref.stream!r} has no group {group_ref.group!r} yet; the first pod creates this group."
     group_ready = ConditionState(type="GroupReady", status="False", reason=StreamReason.GROUP_MISSING, message=message)
     return ProbeResult(CONNECTED, group_ready, StreamStats(length=_count(length), dead_letters=_count(dead_letters)))
 
@@ -153,10 +155,11 @@ def _group_exists(group_ref: GroupRef, optional_replies: dict[str, Any]) -> Cond
 
 
 def _lag(group: dict[bytes, Any], length: int | None) -> int | None:
-    """Return the lag that Redis reports. None if it is unknown.
+    """Return the lag that Redis reports, or None if the lag is unknown.
 
-    Redis reports the lag since 7.0, but not after XDEL in the middle of the stream, and sometimes as -1. After XTRIM
-    the lag includes trimmed entries until the group has read the rest. A lag above the stream length is unknown.
+    Redis reports the lag since version 7.0. The lag is missing after XDEL in the middle of the stream, and is sometimes
+    -1. After XTRIM, the lag includes trimmed entries until the group has read the remaining entries. A lag above the
+    stream length therefore counts as unknown.
     """
     if length == 0:
         return 0
@@ -170,9 +173,9 @@ def _count(reply: Any) -> int | None:
 
 
 def _id_time(message_id: str) -> str | None:
-    """Return the time in an entry id, or None if the id has none.
+    """Return the time in an entry id, or None if the id contains no valid time.
 
-    Ids that the server generates start with milliseconds since 1970. An id that a producer sets may be any number."""
+    An id that the server generates starts with milliseconds since 1970. A producer may set any number as the id."""
     try:
         added_at = datetime.fromtimestamp(int(message_id.partition("-")[0]) / 1000, UTC)
     except (OverflowError, ValueError, OSError):

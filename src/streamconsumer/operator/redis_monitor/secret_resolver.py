@@ -1,7 +1,8 @@
 """Connection settings of a StreamConsumer, with the current values of its Secrets.
 
-The operator mounts none of these Secrets, so it reads them through the API. OpenSSL loads certificates only from files.
-The operator passes them as memory files, which no other process sees and which are never written to a disk.
+The operator's pod does not mount these Secrets, so the operator reads the Secrets through the Kubernetes API. OpenSSL
+loads certificates only from files. The operator therefore stores certificates in files in memory, which other processes
+cannot see and which are never written to a disk.
 """
 
 import os
@@ -21,18 +22,18 @@ from streamconsumer.redis_client.credentials import RedisCredentials
 
 NOT_READABLE_MESSAGE = (
     "The operator is not allowed to read {}, so it cannot poll the stream. Lag and pending entries are unknown, and "
-    "only the pods manage the group and its consumers. To allow it, set rbac.readSecrets."
+    "only the pods manage the group and its consumers. To grant this permission, set rbac.readSecrets."
 )
-"""Effect and remedy of a missing permission."""
+"""Condition message if the operator is not allowed to read a Secret: the effect and the remedy."""
 
 
 @dataclass
 class ResolvedRedis:
-    """Settings of a `PipelineClient`. The files in memory exist until `close`."""
+    """Settings of a `PipelineClient`. The certificate files in memory exist until `close` is called."""
 
     settings: RedisSettings
     values: dict[str, str] = field(repr=False)
-    """Secret values by setting. If they change, a new connection is required."""
+    """Values from Secrets, by name of the setting. If a value has changed, a new connection is required."""
     _descriptors: list[int] = field(repr=False)
     _secrets: list[str] = field(repr=False)
 
@@ -42,16 +43,16 @@ class ResolvedRedis:
             os.close(self._descriptors.pop())
 
     def redact(self, message: str) -> str:
-        """Remove secret values from an error message.
+        """Replace values from Secrets in an error message with an ellipsis.
 
-        A message may quote the user name, or the host of a URL that is itself a Secret."""
+        An error message may quote the user name, or the host in a URL that comes from a Secret."""
         for secret in self._secrets:
             message = message.replace(secret, "…")
         return message
 
 
 async def resolve_redis_spec(redis: RedisSpec, namespace: str, kube: KubeClient) -> ResolvedRedis | ProbeResult:
-    """Read the Secrets and build the settings. Returns a failed ProbeResult if that is not possible."""
+    """Read the Secrets and build the settings. Returns a failed ProbeResult if a Secret or a setting is unusable."""
     values: dict[str, str] = {}
     for setting, _, ref in secret_files(redis):
         value = await _secret_value(kube, namespace, ref)
@@ -68,7 +69,7 @@ async def resolve_redis_spec(redis: RedisSpec, namespace: str, kube: KubeClient)
 
 
 def _build_resolved(settings: RedisSettings, values: dict[str, str], descriptors: dict[str, int]) -> ResolvedRedis:
-    """Combine the settings: certificates as paths of files in memory, other Secrets as values."""
+    """Build the settings. Certificates become paths of files in memory; other values from Secrets are inserted."""
     fields: dict[str, Any] = {name: value for name, value in settings if name not in values}
     fields |= {setting: _descriptor_path(descriptor) for setting, descriptor in descriptors.items()}
     texts = {setting: value.rstrip("\r\n") for setting, value in values.items() if setting not in descriptors}
@@ -82,10 +83,10 @@ def _build_resolved(settings: RedisSettings, values: dict[str, str], descriptors
 
 
 def _settings_error_message(error: Exception, redis: RedisSpec, descriptors: dict[str, int]) -> str:
-    """Describe invalid settings without quoting a Secret.
+    """Describe invalid settings without quoting a value from a Secret.
 
-    InvalidSettings names a file in memory, which is replaced by the Secret's key. A pydantic error quotes the invalid
-    value, so its text is not used."""
+    If an InvalidSettings error names a file in memory, the message names the Secret and its key instead. The text of a
+    pydantic error is not used, because this text quotes the invalid value."""
     keys = {setting: f"key {ref.key} of Secret {ref.name}" for setting, _, ref in secret_files(redis)}
     if not isinstance(error, InvalidSettings):
         return (

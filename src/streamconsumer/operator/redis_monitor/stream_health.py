@@ -1,4 +1,4 @@
-"""Stream health: detects a degraded stream whose pods run, by comparing consecutive probes. No I/O."""
+"""Stream health: compares consecutive probes to detect that a stream is degraded although its pods are running."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -7,12 +7,13 @@ from streamconsumer.model.status import ConditionState, StreamReason
 from streamconsumer.operator.redis_monitor.probe import ProbeResult
 
 GROWING_FOR = timedelta(minutes=10)
-"""Time after the last new dead letter during which a stream is degraded."""
+"""Time for which a stream counts as degraded after each new dead letter."""
 
 STUCK_AFTER = timedelta(minutes=15)
-"""Time after which the oldest pending entry counts as stuck.
+"""Time after which an entry that is still the oldest pending entry counts as stuck.
 
-Its handler hangs, or no consumer claims it. Entries that are postponed for a retry do not count."""
+Either the handler of this entry hangs, or no consumer claims the entry. If all pending entries are postponed for a
+retry, no entry counts as stuck."""
 
 
 @dataclass
@@ -25,7 +26,8 @@ class StreamHealth:
     oldest_since_seconds: float = 0.0
 
     def degraded_condition(self, result: ProbeResult, now_seconds: float) -> ConditionState:
-        """Return the Degraded condition, from this probe and earlier ones. A failed probe does not change the state."""
+        """Return the condition Degraded, computed from this probe and from earlier probes. A failed probe does not
+        change the recorded state."""
         if result.stats is not None:
             self._update(result, now_seconds)
         if now_seconds - self.dead_letters_grew_seconds < GROWING_FOR.total_seconds():
@@ -35,9 +37,8 @@ class StreamHealth:
             return _condition("True", StreamReason.DEAD_LETTERS_GROWING, message)
         if self.oldest_id and now_seconds - self.oldest_since_seconds >= STUCK_AFTER.total_seconds():
             minutes = STUCK_AFTER // timedelta(minutes=1)
-            message = (
-                f"Entry {self.oldest_id} has been the oldest pending entry for {minutes} minutes; is its handler stuck?"
-            )
+            duration = f"Entry {self.oldest_id} has been the oldest pending entry for {minutes} minutes"
+            message = f"{duration}; check whether the handler is stuck."
             return _condition("True", StreamReason.PENDING_STUCK, message)
         if result.stats is None:
             return result.group_ready.model_copy(update={"type": "Degraded", "status": "Unknown"})

@@ -1,8 +1,8 @@
-"""Scale from zero: one connection per endpoint blocks on the streams of all StreamConsumers without pods.
+"""Scale from zero: one blocking read per endpoint waits for entries in the streams of all StreamConsumers without pods.
 
-XREAD needs no group and does not consume entries, and the server replies as soon as an entry is added. The command is
-repeated every 30 s to detect a connection that the network dropped silently. Polling continues meanwhile and finds
-entries that the blocked read missed.
+The blocking read is an XREAD, because XREAD needs no consumer group and does not consume entries. The server replies as
+soon as an entry is added. The read is repeated every 30 s, to detect a connection that the network dropped silently.
+Polling continues in the meantime, and finds entries that the blocking read missed.
 """
 
 import asyncio
@@ -19,12 +19,13 @@ BLOCK_SECONDS = 30
 TIMEOUT_SECONDS = BLOCK_SECONDS + 5.0
 
 RETRY_DELAYS_SECONDS = 0.5, 10.0
-"""First and longest delay before a new connection; each delay is twice the previous one.
+"""First and maximum delay before a new connection. Each delay is twice the previous delay.
 
-A short first delay suits a restarted server and a proxy that closes idle connections. Polling covers the delays."""
+The first delay is short, because the server may have restarted or a proxy may have closed an idle connection. During a
+delay, polling finds new entries."""
 
 BATCH_WINDOW_SECONDS = 0.05
-"""Time to collect streams that scale to zero together, so that one read covers them all."""
+"""Time during which streams that scale to zero are collected, so that one blocking read covers all of them."""
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +35,11 @@ class WatchedStream(NamedTuple):
 
     stream: str
     after_id: str
-    """Entries after this id are new."""
+    """Id of the last known entry. Entries after this id are new."""
 
 
 class ScaleFromZeroWatcher:
-    """Calls `on_entry` with the key of each watched StreamConsumer whose stream gets an entry.
+    """Calls `on_entry` with the key of each watched StreamConsumer whose stream gets a new entry.
 
     `connect` returns a client whose timeout is longer than BLOCK_SECONDS, or None if no connection is possible yet."""
 
@@ -49,7 +50,7 @@ class ScaleFromZeroWatcher:
         self._must_reconnect = False
 
     def watch(self, key: Key, stream: str, after_id: str) -> None:
-        """Wait for an entry after this id."""
+        """Start to wait for an entry after `after_id`."""
         watched = self._watched.get(key)
         if watched is None or parse_id(watched.after_id) < parse_id(after_id):
             self._watched[key] = WatchedStream(stream, after_id)
@@ -57,7 +58,7 @@ class ScaleFromZeroWatcher:
             self._changed.set()
 
     def unwatch(self, key: Key) -> None:
-        """Stop waiting: the StreamConsumer has pods or was deleted."""
+        """Stop waiting, because the StreamConsumer has pods or was deleted."""
         if self._watched.pop(key, None):
             self._changed.set()
 
@@ -80,7 +81,7 @@ class ScaleFromZeroWatcher:
                         delay = first_delay
                         continue
                 except Exception as error:  # noqa: BLE001 - polling continues and reports the cause
-                    log.debug("failed to block on sleeping streams; retrying", extra={"error": type(error).__name__})
+                    log.debug("failed to wait for new entries; retrying", extra={"error": type(error).__name__})
                 await self._close(client)
                 client = None
                 await asyncio.sleep(delay)
@@ -89,7 +90,8 @@ class ScaleFromZeroWatcher:
             await self._close(client)
 
     async def _connect_when_watching(self, client: PipelineClient | None) -> PipelineClient | None:
-        """Close the client, wait until a stream is watched, and connect. No idle connection is kept."""
+        """Close the client, wait until a stream is watched, and connect. There is no connection while no stream is
+        watched."""
         await self._close(client)
         while not self._watched:
             self._changed.clear()
@@ -102,7 +104,8 @@ class ScaleFromZeroWatcher:
             await client.close()
 
     async def _wait_for_entries(self, client: PipelineClient) -> bool:
-        """Wait for an entry, the end of the block or a change of watched streams. Returns False on a Redis error."""
+        """Wait until an entry is added, the blocking read ends or the watched streams change. Returns False after a
+        Redis error."""
         await asyncio.sleep(BATCH_WINDOW_SECONDS)
         self._changed.clear()
         watched = dict(self._watched)
@@ -115,7 +118,7 @@ class ScaleFromZeroWatcher:
         finally:
             changed.cancel()
             if not reading.done():
-                reading.cancel()  # closes the connection, and so ends the blocked command
+                reading.cancel()  # closes the connection, which ends the blocking read
             await asyncio.wait({reading, changed})
         if reading.cancelled():
             return True
@@ -128,7 +131,7 @@ class ScaleFromZeroWatcher:
     def _notify(self, last_ids: dict[str, str], watched: dict[Key, WatchedStream]) -> None:
         for key, (stream, _) in watched.items():
             if stream in last_ids and key in self._watched:
-                # A StreamConsumer that stays at zero waits for the next entry.
+                # If the StreamConsumer stays at zero pods, wait for an entry after this one.
                 self._watched[key] = WatchedStream(stream, last_ids[stream])
                 self._on_entry(key)
 
