@@ -1,5 +1,6 @@
 """Programs of the test bench: where they are found, how they are built, and which tests can use them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from tests.cluster.__main__ import main as commands
 from tests.cluster.errors import MissingTool
 
 pytest_plugins = ["pytester"]
+
+MAKEFILE = Path(__file__).parents[2] / "Makefile"
 
 
 def program_that_says(folder: Path, name: str, said: str) -> Path:
@@ -145,6 +148,12 @@ def test_a_missing_tool_skips_loudly_on_a_developers_machine(
 def test_a_missing_tool_fails_in_ci(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
     run_tests(pytester, LACKS_A_TOOL).assert_outcomes(failed=1)
+
+
+@pytest.mark.parametrize("selection", re.findall(r"\$\(PYTEST\) .*-m '([^']+)'", MAKEFILE.read_text()))
+def test_the_markers_of_make_are_known_to_a_single_file(pytester: pytest.Pytester, selection: str) -> None:
+    ran = run_tests(pytester, "def test_passes(): pass", "--strict-markers", "-m", selection)
+    ran.assert_outcomes(passed=int(selection.startswith("not")), deselected=int(not selection.startswith("not")))
 
 
 FINDS_PROGRAMS = """

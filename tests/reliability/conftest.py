@@ -10,10 +10,6 @@ from tests.reliability.fork_server import ForkServer
 from tests.reliability.scenario import Scenario
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "chaos: tests all cases instead of a sample (make chaos)")
-
-
 @pytest.fixture(scope="module")
 def fork_server() -> Iterator[ForkServer]:
     with ForkServer() as server:
