@@ -66,6 +66,16 @@ def test_kubebuilder_assets_take_precedence_over_path_and_cache(
     assert binaries.locate(etcd) == named
 
 
+def test_a_missing_folder_of_kubebuilder_assets_is_an_error(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the error, a typing mistake would cost a build of a quarter of an hour."""
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", "~/envtest")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert commands(["build", "etcd"]) == 1
+    assert "KUBEBUILDER_ASSETS=~/envtest: found no such folder" in capsys.readouterr().err
+
+
 def test_without_go_the_error_names_the_package_to_install(
     tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +113,16 @@ def test_builds_show_their_number_and_the_time_they_took(
     assert len(lines) == 5, "nothing is built twice"
 
 
+def test_a_build_is_for_this_machine_whatever_the_shell_cross_compiles_for(
+    tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_go(tmp_path, f'test -z "$GOOS$GOARCH$GOFLAGS" || exit 1; {BUILDS}')
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    for name, foreign in {"GOOS": "darwin", "GOARCH": "arm64", "GOFLAGS": "-mod=vendor"}.items():
+        monkeypatch.setenv(name, foreign)
+    assert binaries.build(binaries.BINARIES["pause"]).exists()
+
+
 def test_a_failed_build_is_reported_with_the_end_of_its_output(
     tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +139,15 @@ def test_a_failed_build_is_reported_with_the_end_of_its_output(
 def test_an_unknown_program_cannot_be_built(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands(["build", "etcdd"]) == 1
     assert "found no program etcdd" in capsys.readouterr().err
+
+
+def test_the_readme_names_only_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("build", "up"):
+        with pytest.raises(SystemExit):
+            commands([command, "--help"])
+    pytests_own = {"--dist"}
+    named = set(re.findall(r"`(--[a-z-]+)", (Path(__file__).parent / "README.md").read_text()))
+    assert named - pytests_own - set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) == set()
 
 
 # -- markers -----------------------------------------------------------------------------------------------------------
