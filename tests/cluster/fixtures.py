@@ -76,7 +76,7 @@ def _has_marker(item: pytest.Item) -> bool:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build what the selected tests need before the first one runs. Without Go, build nothing."""
+    """Build what the selected tests need before the first one runs. End the session if that fails."""
     # Workers of pytest-xdist do not build: their output is not shown. `make test-cluster` builds before pytest starts.
     if session.config.option.collectonly or hasattr(session.config, "workerinput"):
         return
@@ -85,7 +85,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         try:
             binaries.build_missing(names)
         except MissingTool:
-            return
+            return  # without Go, each test that needs the program is skipped
         except BenchError as failure:
             pytest.exit(str(failure), returncode=pytest.ExitCode.INTERNAL_ERROR)
 
