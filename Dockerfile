@@ -1,5 +1,5 @@
-# One file, two images. Both start from a Debian whose own Python runs them; nothing compiles and nothing is
-# downloaded that locks/ does not pin by hash.
+# The two images of StreamConsumer, on Debian and its Python. Nothing is compiled, and locks/ pins every Python package
+# by hash.
 #
 #   docker build --target processor -t streamconsumer-processor:0.1.0 .
 #   docker build --target operator  -t streamconsumer-operator:0.1.0  .
@@ -24,7 +24,7 @@ RUN /build/tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-di
 
 FROM build AS build-processor
 COPY locks/processor.txt locks/
-# pip stays in: an image built FROM this one adds the packages of its handler with it.
+# The image keeps pip, so that an image built FROM this one can install the packages of its handler.
 RUN python3 -m venv /opt/streamconsumer \
  && /opt/streamconsumer/bin/pip install --quiet --require-hashes -r locks/processor.txt \
  && /opt/streamconsumer/bin/pip install --quiet --no-deps dist/*.whl \
@@ -51,7 +51,7 @@ LABEL org.opencontainers.image.title="StreamConsumer" \
       org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-# A number, so that the kubelet can see that it is not root. Nothing is written but /tmp.
+# A numeric user, so that the kubelet can verify that it is not root. The process writes only to /tmp.
 USER 65532:65532
 
 FROM base AS operator
@@ -60,10 +60,10 @@ EXPOSE 8080
 ENTRYPOINT ["streamconsumer"]
 CMD ["operator"]
 
-# The last stage is what `docker build .` builds.
+# The default target of `docker build`.
 FROM base AS processor
 COPY --from=build-processor /opt/streamconsumer /opt/streamconsumer
-# Where an image built FROM this one puts its handler.
+# Folder for the handler of an image that is built FROM this one.
 WORKDIR /app
 ENV PYTHONPATH=/app
 EXPOSE 8080

@@ -1,4 +1,4 @@
-"""The relative links and the anchors in all Markdown files lead to an existing file and heading."""
+"""The relative links, the anchors and the paths in all Markdown files lead to existing files and headings."""
 
 import re
 from collections import Counter
@@ -17,6 +17,7 @@ CODE = re.compile(r"(`+).+?\1")
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 LINK_IN_HEADING = re.compile(r"\[([^\[\]]*)\]\([^()\s]+\)")
 HEADING = re.compile(r"^#{1,6} +(.+?) *#* *$", re.MULTILINE)
+PATH = re.compile(r"`((?:src|tests|docs|charts|k8s|examples|benchmarks|tools|locks)/[\w./-]+)`")
 NO_ANCHOR_CHARACTER = re.compile(r"[^\w\- ]")
 
 
@@ -52,6 +53,11 @@ def leads_somewhere(page: Path, target: str) -> bool:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_page_has_no_broken_link(page: Path) -> None:
     assert broken_links(page) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_page_names_only_existing_files(page: Path) -> None:
+    assert [path for path in PATH.findall(page.read_text()) if not (ROOT / path).exists()] == []
 
 
 def test_index_links_every_page_of_the_documentation() -> None:

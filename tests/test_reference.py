@@ -1,3 +1,5 @@
+"""docs/reference.md explains every condition, every reason and every metric."""
+
 import re
 
 import pytest

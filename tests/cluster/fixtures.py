@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "slow: needs much real time or processor time (make test-cluster)")
     config.addinivalue_line("markers", "e2e: needs the whole single-node cluster (make e2e)")
-    config.addinivalue_line("markers", "chaos: tests all cases instead of a sample (make chaos)")
+    config.addinivalue_line("markers", "chaos: tries every fault instead of a sample (make chaos)")
 
 
 @pytest.hookimpl(tryfirst=True)

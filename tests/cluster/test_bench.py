@@ -201,7 +201,7 @@ def test_two_api_servers_are_independent(api_server: ApiServer, namespace: str) 
 
 
 @pytest.mark.cluster
-def test_an_api_server_starts_within_seconds_and_starts_again_after_a_stop() -> None:
+def test_api_server_starts_within_seconds_and_starts_again_after_a_stop() -> None:
     server = ApiServer()
     for _ in range(2):
         start_seconds = time.monotonic()
@@ -359,7 +359,7 @@ A_SPAN = {
 
 
 @pytest.mark.e2e
-def test_a_second_node_runs_beside_the_first_and_leaves_nothing(node: Node | OwnCluster) -> None:
+def test_second_node_runs_next_to_the_first_and_leaves_nothing(node: Node | OwnCluster) -> None:
     with Node() as other:
         assert "Ready" in other.kubectl("get", "nodes")
         assert "Ready" in node.kubectl("get", "nodes")
@@ -369,7 +369,7 @@ def test_a_second_node_runs_beside_the_first_and_leaves_nothing(node: Node | Own
 
 
 @pytest.mark.e2e
-def test_a_node_whose_test_process_was_killed_is_gone_with_the_next_start() -> None:
+def test_node_of_a_killed_test_process_is_removed_at_the_next_start() -> None:
     script = (
         "import os, signal; from tests.cluster.node import Node\n"
         "node = Node().start(); print(node.first_pid, node.directory, flush=True)\n"
@@ -385,7 +385,7 @@ def test_a_node_whose_test_process_was_killed_is_gone_with_the_next_start() -> N
     assert not [group for root in cgroups.hierarchies() for group in root.glob(Path(directory).name)]
 
 
-def test_an_own_cluster_wants_to_hear_that_the_images_are_loaded(
+def test_own_cluster_requires_confirmation_that_the_images_are_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
@@ -407,5 +407,5 @@ def test_an_own_cluster_wants_to_hear_that_the_images_are_loaded(
         ("ghcr.io/team/shop:1", "ghcr.io/team/shop:1"),
     ],
 )
-def test_an_image_gets_the_full_name_that_kubernetes_reads_into_a_short_one(tag: str, reference: str) -> None:
+def test_short_image_name_is_expanded_as_kubernetes_does(tag: str, reference: str) -> None:
     assert images.full_reference(tag) == reference

@@ -1,8 +1,8 @@
 """The processor of a pod: one consumer of one consumer group.
 
-`main` starts the process, and `processor` runs the consume loop. `consumer` reads and acknowledges entries, and is the
-main user of redis-py. `pipeline` takes each message through the process. `handler`, `dead_letters`, `telemetry`,
-`metrics`, `health` and `logs` cover one concern each.
+`main` starts the process, and `processor` runs the consume loop. `consumer` reads and acknowledges entries over
+redis-py. `pipeline` handles each message from its read to its settlement. `handler`, `dead_letters`, `telemetry`,
+`metrics`, `health` and `logs` each have one task, which their name describes.
 """
 
 from streamconsumer.processor.consumer import StreamManager

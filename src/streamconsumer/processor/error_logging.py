@@ -11,20 +11,20 @@ log = logging.getLogger(__name__)
 
 
 def format_error(error: BaseException) -> str:
-    """Format an error as `Type: text`, encodable as UTF-8. Works even if the exception's `__str__` fails."""
+    """Format an error as `Type: text`. The result can be encoded as UTF-8, even if the exception's `__str__` fails."""
     text = str(TracebackException.from_exception(error, limit=0))
     return f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
 
 
 def log_redis_error(message: str, context: str, error: Exception) -> None:
-    """Log a warning with the classification of a Redis error."""
+    """Log a warning with the code and the explanation of a Redis error. `context` names the stream and the group."""
     error_info = classify_error(error, context)
     log.warning(message, extra={"code": error_info.code, "error": error_info.message})
 
 
 @contextmanager
 def logging_redis_errors(message: str, context: str) -> Iterator[None]:
-    """Log any error of the block and continue after it."""
+    """Log any exception that the `with` block raises, and continue after the block."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - every error is logged

@@ -1,8 +1,8 @@
 """HTTP server for `/livez`, `/readyz` and `/metrics` of a pod.
 
-The server runs in a thread of its own, so that it responds while a handler blocks the event loop, and can report that.
-The pod is alive if the loop has run within `STUCK_AFTER`, and ready while it reads. Responses are plain text with the
-reason in the body.
+The server runs in its own thread, so that it can report a handler that blocks the event loop. The pod is alive if the
+event loop has run within the last `STUCK_AFTER`, and ready while the pod can read entries. The body of a probe response
+is plain text that contains the reason.
 """
 
 import asyncio
@@ -14,17 +14,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 STUCK_AFTER = timedelta(seconds=60)
-"""Time without a heartbeat of the event loop after which the pod is not alive."""
+"""Time without a heartbeat of the event loop after which `/livez` reports the pod as not alive."""
 
 HEARTBEAT_INTERVAL = timedelta(seconds=1)
 """Interval between heartbeats of the event loop."""
 
 STUCK_READ_AFTER = timedelta(seconds=30)
-"""Duration of a read beyond `poll_interval` after which it is stuck. The connection's own timeout is far shorter."""
+"""Time beyond `poll_interval` after which a read counts as stuck. If Redis does not respond, the read timeout of the
+connection ends the read much earlier."""
 
 
 class Health:
-    """Health of the consume loop. Written by the event loop, read by the server's threads."""
+    """Health of the consume loop. The event loop updates the health, and the server's threads read it."""
 
     def __init__(self, stuck_after: timedelta = STUCK_AFTER) -> None:
         self._stuck_after = stuck_after
@@ -32,15 +33,15 @@ class Health:
         self._not_ready_reason = "starting"
 
     def heartbeat(self) -> None:
-        """Record that the event loop runs."""
+        """Record that the event loop is running."""
         self._last_heartbeat = time.monotonic()
 
     def mark_ready(self) -> None:
-        """Record that entries are being read."""
+        """Record that the pod can read entries."""
         self._not_ready_reason = ""
 
     def mark_not_ready(self, reason: str) -> None:
-        """Record why entries are not being read."""
+        """Record the reason why the pod cannot read entries."""
         self._not_ready_reason = reason
 
     def liveness(self) -> tuple[bool, str]:
@@ -51,19 +52,19 @@ class Health:
         return False, f"the event loop has not run for {seconds:.0f} s; the handler probably blocks it"
 
     def readiness(self) -> tuple[bool, str]:
-        """Return whether the pod reads entries, and the reason."""
+        """Return whether the pod can read entries, and the reason."""
         return not self._not_ready_reason, self._not_ready_reason or "ok"
 
 
 class LivenessMonitor:
     """Sends heartbeats while the event loop runs and no read is stuck.
 
-    Slow handlers and an unavailable Redis do not make a pod dead."""
+    The pod therefore stays alive while its handlers are slow or Redis is unavailable."""
 
     def __init__(self, health: Health, poll_interval_seconds: float) -> None:
         self._health, self._stuck_after_seconds = health, poll_interval_seconds + STUCK_READ_AFTER.total_seconds()
         self.reading_since: float | None = None
-        """Start of the current read in monotonic seconds. None while no read runs."""
+        """Time at which the current read started, in monotonic seconds. None while no read is running."""
 
     async def run(self) -> None:
         """Send heartbeats until cancelled."""
@@ -74,7 +75,9 @@ class LivenessMonitor:
 
 
 class ProbeServer:
-    """HTTP server of the probes. Port 0 selects a free port, which the attribute `port` holds."""
+    """HTTP server for the probes and the metrics. If `port` is 0, the server uses a free port.
+
+    The attribute `port` contains the port that is in use."""
 
     def __init__(self, health: Health, registry: CollectorRegistry, host: str, port: int) -> None:
         self._server = _HttpServer((host, port), _handler_class(health, registry))
@@ -122,6 +125,6 @@ def _handler_class(health: Health, registry: CollectorRegistry) -> type[BaseHTTP
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-            """Discard the access log: probes are frequent."""
+            """Write no access log, because probes are frequent."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""Logs to standard output, as JSON or as short text lines. Both carry the ids of the current trace."""
+"""Logs to standard output, as JSON or as short text lines. Both formats include the ids of the current trace."""
 
 import logging
 import sys
@@ -25,13 +25,13 @@ class _TraceContextFilter(logging.Filter):
 
 
 class _TextFormatter(logging.Formatter):
-    """Formats `ERROR message failed; will retry  message_id=… error=…`."""
+    """Formats a record as one line: `ERROR message failed; will retry  message_id=… error=…`."""
 
     def format(self, record: logging.LogRecord) -> str:
         extras = {name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES}
         for name in ("span_id", "trace_flags"):
             extras.pop(name, None)
-        if record.exc_info and "error" in extras:  # The line already shows the error; only JSON has the stack trace.
+        if record.exc_info and "error" in extras:  # The line contains the error. Stack traces are only in JSON logs.
             record.exc_info, record.exc_text = None, None
         line = super().format(record)
         fields = " ".join(f"{name}={value}" for name, value in extras.items())
@@ -39,7 +39,7 @@ class _TextFormatter(logging.Formatter):
 
 
 def configure(level: str, log_format: str) -> None:
-    """Send all loggers to standard output."""
+    """Write the records of all loggers to standard output."""
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(_TraceContextFilter())
     if log_format == "json":

@@ -1,7 +1,8 @@
-"""The process of a pod: reads the settings from the environment, runs the processor, drains on a signal.
+"""The process of a pod: reads the settings from environment variables, runs the processor, and drains on a signal.
 
-The exit code is 0 after a drain and 78 (configuration) if the process cannot start. The one-line reason goes to the log
-and to the termination log, from which the operator copies it into the StreamConsumer's condition.
+The exit code is 0 after a drain, and 78 (configuration error) if the process cannot start. In the latter case, the
+process writes the reason as one line to the log and to the container's termination log. The operator copies the reason
+from the termination log to the StreamConsumer's condition.
 """
 
 import asyncio
@@ -28,15 +29,15 @@ from streamconsumer.processor.telemetry import FLUSH_BUDGET, SpanRecorder, telem
 from streamconsumer.processor.telemetry.otlp_metrics import MetricsExporter, exporter_from_env
 
 EXIT_CONFIGURATION = 78
-"""Exit code EX_CONFIG of sysexits.h."""
+"""Exit code for a configuration error, as defined by EX_CONFIG in `sysexits.h`."""
 
 log = logging.getLogger(__name__)
 
 
 def run() -> int:
-    """Run one processor from its environment until a signal ends it. Returns the exit code."""
+    """Run the processor that the environment variables describe until a signal ends it. Returns the exit code."""
     logs.configure("INFO", os.environ.get("STREAMCONSUMER_LOG_FORMAT", "json"))
-    # Before the processor runs, a signal ends the process. Process 1 has no default action for signals.
+    # Until the processor runs, SIGTERM ends the process. The kernel has no default action for signals to process 1.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:
         settings = from_env(ProcessorSettings, os.environ)
@@ -58,14 +59,14 @@ def _run_until_signalled(settings: ProcessorSettings, handler: Handler | BatchHa
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         has_stuck_handlers = runner.run(_serve(settings, handler, manager, telemetry, metrics))
         _flush(telemetry, metrics_exporter)
-        # Closing the loop would wait for its coroutines and threads, and Python would wait for all threads.
+        # `os._exit`, because closing the loop would wait for its coroutines and threads, and Python for all threads.
         if has_stuck_handlers or _has_live_threads():
             logging.shutdown()
             os._exit(0)
 
 
 def _flush(telemetry: SpanRecorder | None, metrics_exporter: MetricsExporter | None) -> None:
-    """Export the last spans and metrics in parallel, within one budget."""
+    """Export the last spans and metrics in parallel. Both exports together take at most `FLUSH_BUDGET`."""
     deadline = time.monotonic() + FLUSH_BUDGET.total_seconds()
     if metrics_exporter:
         metrics_exporter.stop()
@@ -99,7 +100,7 @@ def _load_handler(settings: ProcessorSettings) -> Handler | BatchHandler:
 
 
 def _has_live_threads() -> bool:
-    """Return whether Python would wait for threads at exit, such as those of a handler's `asyncio.to_thread`."""
+    """Return whether Python would wait for a thread at exit, such as a thread that a handler started."""
     return any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate())
 
 
@@ -120,7 +121,9 @@ async def _serve(
     telemetry: SpanRecorder | None,
     metrics: Metrics,
 ) -> bool:
-    """Run the processor until a signal or an unusable server ends it. Returns True if handlers still run."""
+    """Run the processor until a signal or an unusable Redis server ends it.
+
+    Returns True if handlers are still running after the drain."""
     health = Health()
     labels = {"stream": settings.stream, "consumer_group": settings.consumer_group}
     try:
@@ -162,7 +165,7 @@ async def _serve(
         await handler.aclose()
     await manager.aclose()
     probe_server.stop()
-    log.info("processor stopped", extra=metrics.counters())  # counts since the last scrape
+    log.info("processor stopped", extra=metrics.counters())  # The last counts are never scraped.
     await stopped
     return processor.has_stuck_handlers
 
@@ -196,7 +199,7 @@ def _build_telemetry(settings: ProcessorSettings, manager: StreamManager, metric
 
 
 def _install_signal_handlers(processor: RedisStreamProcessor) -> asyncio.Event:
-    """Return an event that the first SIGTERM or SIGINT sets. A second signal ends the drain."""
+    """Return an event that the first SIGTERM or SIGINT sets. A second signal ends the drain immediately."""
     stop = asyncio.Event()
 
     def on_signal(number: int) -> None:

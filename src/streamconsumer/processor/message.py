@@ -1,7 +1,7 @@
-"""Entries and messages: an `Entry` is the raw form in the processor, a `Message` the form that a handler sees.
+"""Entries and messages: an `Entry` is the raw form in the processor, and a `Message` is the form that a handler gets.
 
-An entry keeps its values as bytes until its handler starts, so that an undecodable entry fails alone. Defaults are
-class attributes: they cost nothing for an ordinary entry, which is nearly every one.
+An entry's values are decoded when its handler starts, so that an undecodable entry fails without affecting the other
+entries of its read. Default values are class attributes, because creating an entry then does not have to set them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ Encoding = Literal["utf-8", "bytes"]
 
 
 class ConsumerId(NamedTuple):
-    """Identity of a consumer: its stream, its group and its own name. Built once per start, never per message."""
+    """Identity of a consumer: stream, consumer group and consumer name. Created once per start of the processor."""
 
     stream: str
     group: str
@@ -24,117 +24,124 @@ class ConsumerId(NamedTuple):
 
     @property
     def log_context(self) -> str:
-        """Prefix of log messages about this consumer's group."""
+        """Stream and group of this consumer, as text for log messages."""
         return f"stream {self.stream!r}, group {self.group!r}"
 
 
 class Entry:
-    """An entry as Redis returned it, and its state in the processor."""
+    """Fields of an entry as Redis returned them, and state of the entry in the processor."""
 
     deliveries: int = 1
-    """Number of started attempts as counted by Redis. Includes the current attempt once `attempt_counted` is True.
+    """Delivery count in Redis: the number of attempts, including the current one if `attempt_counted` is True.
 
-    An entry that was read counts one attempt, even if its handler never started: Redis does not know the difference."""
+    XREADGROUP sets the count to 1, because Redis does not know whether the handler of an entry has started."""
 
     attempt_counted = True
-    """True if Redis has counted the current attempt. A redelivered entry must be counted before its handler starts."""
+    """True if the delivery count in Redis includes the current attempt.
+
+    The attempt of a redelivered entry must be counted before the handler starts."""
 
     is_first_delivery = False
-    """True if the entry was just read for the first time and is not large. Only replay marks need a check then."""
+    """True if the entry was just read for the first time and is not large.
+
+    The only check that such an entry needs is the check for replay marks."""
 
     is_ascii = False
-    """True if the entry is known to be ASCII. `texts` then holds its fields."""
+    """True if the entry is known to contain only ASCII. `texts` then contains the entry's fields."""
 
     texts: Sequence[str] = ()
+    """Alternating field names and values as text. Empty if the reply was not parsed as text."""
 
     is_standalone = False
     """True if the entry is not in the in-flight table."""
 
     is_replay = False
-    """True if the entry was replayed from a dead letter. Its marks are hidden from the handler."""
+    """True if the entry was replayed from a dead letter. The handler does not get the replay marks."""
 
     may_be_large = False
-    """True if the size of the entry must be checked."""
+    """True if the size of the entry must be checked against `delivery.maxEntryBytes`."""
 
     is_trial = False
-    """True if the attempt started while the circuit breaker was open."""
+    """True if the current attempt is a trial: the one attempt that an open circuit breaker allows at a time."""
 
     decision: Any = None
-    """FailureDecision or Effects that could not be applied yet. None if nothing is outstanding."""
+    """FailureDecision or Effects that must still be applied in Redis. None if there is nothing to apply."""
 
     is_suspect = False
-    """True if more than one consumer died while the entry may have been running."""
+    """True if the function `is_suspect` returned True: handling the entry may have crashed a consumer's process."""
 
     owner_died = False
-    """True if a consumer died while the entry may have been running, and no attempt has ended since."""
+    """True if a consumer died while it held the entry, and no attempt has ended since then."""
 
     is_uncounted = False
-    """True if the attempt runs without being counted by Redis: a trial while the circuit breaker is open."""
+    """True if the delivery count in Redis does not include the current attempt, because the attempt is a trial."""
 
     disposition: Literal["", "claimed_by_peer", "timeout", "drain_timeout", "retry_scheduled"] = ""
-    """Why the attempt ended other than by its handler. Empty while the handler decides."""
+    """Reason why the attempt ended before or without a result of its handler. Empty if there is no such reason."""
 
     lane: bytes | None = None
-    """Value of the ordering key. None if the entry has none."""
+    """Value of the ordering key. Entries with the same value are handled in order. None if the entry has no value."""
 
     started_seconds = 0.0
-    """Time at which the handler was called, on the event loop's clock. Set only if a timeout is configured."""
+    """Time at which the handler was called, by the event loop's clock. Set only if `delivery.timeout` is set."""
 
     received_ns = 0
-    """Time at which this process received the entry, on its own clock. Set only for tracing. 0 after an attempt."""
+    """Time at which this process received the entry, by this machine's clock. 0 if not traced or after an attempt."""
 
     had_uncounted_attempt = False
-    """True if an earlier attempt was not counted: the current attempt then repeats its number."""
+    """True if an earlier attempt was not counted, so that the current attempt may have the same number."""
 
     last_attempt_span: Any = None
-    """Span of the last attempt in this process. None if there is none."""
+    """Span of the last attempt in this process. None if no attempt in this process had a span."""
 
     claimed_from = ""
     """Name of the consumer from which the entry was claimed. Empty if it was not claimed."""
 
     claim_span: Any = None
-    """Span of the claim. None if there is none."""
+    """Span of the claim. None if the entry was not claimed or the claim has no span."""
 
     def __init__(self, message_id: str, fields: Sequence[bytes]) -> None:
         self.message_id = message_id
         self.fields = fields
-        """Field names and values in turn, as in the reply."""
+        """Alternating field names and values, as in Redis' reply."""
 
     @classmethod
     def standalone(cls, message_id: str) -> "Entry":
-        """Create an entry for a direct call of `_process_single_message`, without the in-flight table."""
+        """Create an entry that is not in the in-flight table, for a direct call of `_process_single_message`."""
         entry = cls(message_id, ())
         entry.is_standalone = True
         return entry
 
     @classmethod
     def redelivered(cls, message_id: bytes, fields: Sequence[bytes], deliveries: int) -> "Entry":
-        """Create an entry that a consumer received before. Its next attempt must be counted."""
+        """Create an entry that some consumer has received before. Its next attempt must be counted in Redis."""
         entry = cls(message_id.decode(), fields)
         entry.deliveries, entry.attempt_counted, entry.may_be_large = deliveries, False, True
         return entry
 
     @classmethod
     def from_reply(cls, raw_entries: Sequence[Any]) -> "list[Entry]":
-        """Parse the entries of a raw reply, without the trimmed ones."""
+        """Parse the entries of a raw reply. Omits trimmed entries."""
         return [cls(raw[0].decode(), raw[1]) for raw in raw_entries if raw is not None and raw[1] is not None]
 
     def has_replay_marks(self) -> bool:
-        """Return whether the entry may carry replay marks."""
+        """Return whether the entry may have replay marks."""
         return has_replay_marks(self.fields)
 
     def field_value(self, name: bytes) -> bytes | None:
-        """Return the value of a field. None if the entry lacks the field."""
+        """Return the value of a field. None if the entry does not have the field."""
         fields = strip_replay_marks(self.fields)
         names = fields[::2]
         return fields[2 * names.index(name) + 1] if name in names else None
 
     def size_bytes(self) -> int:
-        """Return the size of all names and values, without replay marks."""
+        """Return the total size of all field names and values. Replay marks are not included."""
         return sum(map(len, strip_replay_marks(self.fields)))
 
     def data(self, encoding: Encoding) -> dict[Any, Any]:
-        """Return field values by name. A repeated name keeps its last value. Raises UndecodableEntry."""
+        """Return a dict of the fields. If a name is repeated, the last value is used.
+
+        Raises UndecodableEntry if `encoding` is utf-8 and a name or value is not valid UTF-8."""
         fields = strip_replay_marks(self.fields) if self.is_replay else self.fields
         if encoding == "bytes":
             return dict(zip(fields[::2], fields[1::2], strict=True))
@@ -151,16 +158,16 @@ class Entry:
 
 
 class BytesEntry(Entry):
-    """Entry of a first delivery whose values stay bytes."""
+    """Entry that was read for the first time, with values as bytes."""
 
     is_first_delivery = True
 
 
 class TextEntry(Entry):
-    """Entry of a first delivery whose reply was parsed as text.
+    """Entry that was read for the first time, from a reply that was parsed as text.
 
-    Parsing the reply as text takes a quarter of the time of decoding each value afterwards. Bytes that are not UTF-8
-    arrive as lone surrogates, from which the original bytes can be restored."""
+    Parsing the reply as text takes a quarter of the time that decoding each value afterwards takes. Bytes that are not
+    valid UTF-8 become lone surrogates, from which the original bytes can be restored."""
 
     is_first_delivery = True
 
@@ -169,7 +176,7 @@ class TextEntry(Entry):
         self.texts = texts
 
     @property
-    def fields(self) -> Sequence[bytes]:  # type: ignore[override] # built only for the few entries that need bytes
+    def fields(self) -> Sequence[bytes]:  # type: ignore[override] # only a few entries need bytes
         return [text.encode(errors="surrogateescape") for text in self.texts]
 
     def has_replay_marks(self) -> bool:
@@ -189,33 +196,34 @@ class TextEntry(Entry):
 
 
 class AsciiEntry(TextEntry):
-    """Entry of a reply that is ASCII only, which needs no check for surrogates."""
+    """Entry from a reply that contains only ASCII, so that no check for surrogates is necessary."""
 
     is_ascii = True
 
 
 @dataclass(slots=True)  # not frozen, which would triple the cost of creating one
 class Message:
-    """A message as `current_message()` returns it."""
+    """A message in a handler, as returned by `current_message()`."""
 
     message_id: str
     stream: str
     consumer_group: str
     consumer: str
     deliveries: int
-    """1 for the first attempt. Higher after a failure, or after another consumer died with the message."""
+    """Number of this attempt. Greater than 1 if an attempt failed, or if a consumer died while it held the message."""
 
     data: Mapping[Any, Any] = field(repr=False)
 
 
 MessageContext = tuple[Entry, ConsumerId, Mapping[Any, Any]]
-"""The message in the current handler: its entry, its consumer and its data.
+"""The current handler's message as a tuple of entry, consumer and data.
 
-A bare tuple, because one is created per message. `current_message()` builds a `Message` only on request."""
+The context is a tuple because the processor creates a context for each message. `current_message()` builds a `Message`
+from the context only when a handler calls the function."""
 
 
 def to_message(context: MessageContext) -> Message:
-    """Build the `Message` of a context."""
+    """Build the `Message` from a message context."""
     entry, consumer_id, data = context
     return Message(entry.message_id, *consumer_id, entry.deliveries, data)
 
@@ -224,7 +232,7 @@ _current: ContextVar[MessageContext | list[Message]] = ContextVar("streamconsume
 
 
 def current_message() -> Message:
-    """Return the message that is being handled. Raises LookupError outside a handler, and in a batch handler."""
+    """Return the message that is being handled. Raises LookupError outside a handler and in a batch handler."""
     current = _current.get()
     if isinstance(current, list):
         raise LookupError(f"a batch of {len(current)} is being handled, not one message; call current_messages()")  # noqa: TRY004 - part of the interface
@@ -232,7 +240,7 @@ def current_message() -> Message:
 
 
 def current_messages() -> list[Message]:
-    """Return the messages that are being handled, in the order of the batch. Raises LookupError outside a handler.
+    """Return the messages that are being handled, in batch order. Raises LookupError outside a handler.
 
     In a handler of single messages, the list has one element."""
     current = _current.get()
@@ -240,15 +248,15 @@ def current_messages() -> list[Message]:
 
 
 set_current, reset_current = _current.set, _current.reset
-"""Setter and resetter of the current message: `token = set_current(context)`, later `reset_current(token)`.
+"""Functions that set and reset the current message: `token = set_current(context)`, later `reset_current(token)`.
 
-For a batch, the context is its list of messages."""
+For a batch, the context is the list of messages."""
 
 
 def is_suspect(deliveries: int, max_deliveries: int) -> bool:
-    """Return whether an entry of a dead consumer must run alone: its handler may have crashed the process.
+    """Return whether an entry of a dead consumer must be handled alone.
 
-    An entry with one delivery may only have been read. From two on, the entry was running when its process died,
-    possibly together with the entry that crashed it. If `max_deliveries` is too small to distinguish the two cases,
-    every entry is a suspect."""
+    Such an entry is a suspect: handling it may have crashed that consumer's process. If the delivery count is 1, the
+    entry's handler may never have started. If the count is at least 2, the handler has started. If `max_deliveries` is
+    1 or 2, a delivery count of 1 is enough."""
     return deliveries >= min(2, max_deliveries - 1)

@@ -1,7 +1,7 @@
-"""Metrics of one processor, and their Prometheus form. `telemetry.otlp_metrics` exports the same metrics over OTLP.
+"""Metrics of one processor, exported to Prometheus. `telemetry.otlp_metrics` exports the same metrics over OTLP.
 
-The loop increments plain integers per batch or per message, and they are read only on a scrape. A metrics library in
-the loop would cost more than the loop itself.
+The consume loop increments plain integers, which the exporters read only when they need the values. A metrics library
+in the loop would take more time than the loop itself.
 """
 
 import time
@@ -16,22 +16,22 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 PREFIX = "streamconsumer"
 BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""Bucket bounds that OpenTelemetry recommends for messaging.process.duration."""
+"""Bucket bounds that OpenTelemetry recommends for `messaging.process.duration`."""
 
 QUEUE_BUCKETS_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
-"""Bucket bounds up to an hour: entries may wait long for a consumer."""
+"""Bucket bounds of the queue duration. The largest is one hour, because entries can wait a long time for a consumer."""
 
 FIRST_BUCKET_SECONDS = BUCKETS_SECONDS[0]
 
 
 def _counter(description: str, otel_name: str = "", unit: str = "{message}") -> Any:
-    """Declare a counter. `otel_name` is empty if the name is `streamconsumer.` and the field's name."""
+    """Declare a counter. If `otel_name` is empty, OpenTelemetry uses `streamconsumer.` and the field name."""
     return field(default=0, metadata={"description": description, "otel_name": otel_name, "unit": unit})
 
 
 @dataclass(slots=True)
 class Histogram:
-    """Counts of values per bucket, with a last bucket for larger values, and the sum of the values."""
+    """Number of values in each bucket, and the sum of all values. The last bucket contains values above all bounds."""
 
     bounds: tuple[float, ...]
     counts: list[int] = field(init=False)
@@ -41,18 +41,18 @@ class Histogram:
         self.counts = [0] * (len(self.bounds) + 1)
 
     def add(self, value: float, times: int = 1) -> None:
-        """Add a value `times` times."""
+        """Record `times` equal values."""
         self.counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
 
 
 @dataclass(slots=True)
 class Metrics:
-    """Counters, the number of messages in flight, and the duration histograms."""
+    """Counters, number of running messages, and histograms of durations."""
 
     reads: int = _counter("Reads of the stream", unit="{read}")
     delivered: int = _counter("Entries received, including redelivered ones", "messaging.client.consumed.messages")
-    redelivered: int = _counter("Entries received again that this consumer had received before")
+    redelivered: int = _counter("Pending entries of this consumer that it received again after a restart or an error")
     claimed: int = _counter("Pending entries claimed from other consumers")
     acknowledged: int = _counter("Entries that Redis confirmed as acknowledged")
     acknowledgements_lost: int = _counter(
@@ -61,14 +61,14 @@ class Metrics:
     failed: int = _counter("Messages that failed in the handler or could not be decoded")
     retried: int = _counter("Failed messages that will be retried")
     dead_lettered: int = _counter("Messages that became dead letters")
-    breaker_opened: int = _counter("Times the circuit breaker opened", unit="{opening}")
-    lost_ownership: int = _counter("Messages that another consumer claimed while their handlers ran")
+    breaker_opened: int = _counter("Times that the circuit breaker opened", unit="{opening}")
+    lost_ownership: int = _counter("Messages in flight that another consumer claimed")
     lost_to_trimming: int = _counter("Entries that were trimmed from the stream while pending")
     trimmed: int = _counter("Entries that retention trimmed from the stream")
     released: int = _counter("Entries released before their handlers started")
-    abandoned: int = _counter("Messages that still ran at the drain timeout and will run again on another consumer")
-    groups_recreated: int = _counter("Times the consumer group was missing and was recreated", unit="{group}")
-    redis_errors: int = _counter("Redis errors of the consume loop", unit="{error}")
+    abandoned: int = _counter("Messages that were still running at the drain timeout and stayed pending")
+    groups_recreated: int = _counter("Times that the missing consumer group was recreated", unit="{group}")
+    redis_errors: int = _counter("Redis errors in the consume loop", unit="{error}")
     spans_dropped: int = _counter("Recorded spans that never reached the collector", unit="{span}")
     exceptions_dropped: int = _counter(
         "Log records of handler exceptions that never reached the collector", unit="{record}"
@@ -77,18 +77,18 @@ class Metrics:
     duration_counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_SECONDS) + 1))
     duration_sum_seconds: float = 0.0
     queue_duration: Histogram = field(default_factory=lambda: Histogram(QUEUE_BUCKETS_SECONDS))
-    """Time that entries spent in the stream before their first read."""
+    """Times that entries spent in the stream before their first read."""
 
     @property
     def duration(self) -> Histogram:
-        """Snapshot of the handler durations."""
+        """Copy of the histogram of handler durations."""
         histogram = Histogram(BUCKETS_SECONDS)
         histogram.counts, histogram.sum = list(self.duration_counts), self.duration_sum_seconds
         return histogram
 
     @property
     def in_flight(self) -> int:
-        """Number of messages whose handlers run."""
+        """Number of messages whose handlers are running."""
         return self.count_in_flight()
 
     def record_duration(self, seconds: float) -> None:
@@ -102,10 +102,10 @@ class Metrics:
         return sum(self.duration_counts)
 
     def record_queue_time(self, count: int, first_id: str, last_id: str) -> None:
-        """Record the queue times of `count` new entries between two ids. An id starts with the server's milliseconds.
+        """Record the queue times of `count` new entries, given the first and the last id.
 
-        The entries in between are assumed to be spread evenly, because entries of one read were added close together.
-        Parsing each id would cost as much as the whole in-flight table."""
+        An id starts with the time in milliseconds at which the entry was added. The times of the other entries are
+        interpolated, because parsing each id would take as much time as the whole in-flight table."""
         now_milliseconds = time.time() * 1000
         oldest = max(0.0, now_milliseconds - int(first_id.partition("-")[0])) / 1000
         newest = max(0.0, now_milliseconds - int(last_id.partition("-")[0])) / 1000
@@ -118,13 +118,13 @@ class Metrics:
             self.queue_duration.add(newest + number * step)
 
     def counters(self) -> dict[str, int]:
-        """Return the value of each counter by name."""
+        """Return a dict of counter names and values."""
         names = [counter.name for counter in fields(self) if "description" in counter.metadata]
         return {name: getattr(self, name) for name in names}
 
 
 class PrometheusCollector:
-    """Prometheus collector of the metrics, with fixed labels."""
+    """Prometheus collector that reports the metrics with the same labels on each."""
 
     def __init__(self, metrics: Metrics, labels: dict[str, str]) -> None:
         self._metrics, self._label_names, self._label_values = metrics, list(labels), list(labels.values())
@@ -163,7 +163,7 @@ class PrometheusCollector:
 
 
 def build_registry(metrics: Metrics, labels: dict[str, str]) -> CollectorRegistry:
-    """Create a separate registry, so that metrics that a handler registers globally cannot collide."""
+    """Create a registry of its own for the metrics, so that their names cannot conflict with metrics of the handler."""
     registry = CollectorRegistry()
     registry.register(PrometheusCollector(metrics, labels))
     return registry

@@ -1,8 +1,8 @@
-"""The consume loop of one consumer: read a batch, handle each message, acknowledge.
+"""The consume loop of one consumer: reads a batch, handles each message and acknowledges it.
 
-Errors of Redis belong to the loop, which pauses and reads again. Errors of a handler belong to the message, which is
-logged and not acknowledged. The loop ends only on `stop_listening`, or if the server lacks a required feature.
-`pipeline.build` creates the components that the loop works with.
+After a Redis error, the loop pauses and reads again. If a handler fails, the error is logged and the message is not
+acknowledged. The loop ends only on `stop_listening`, or if the server lacks a required feature. `pipeline.build`
+creates the components that the loop uses.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from streamconsumer.processor.telemetry import MessageTracing
 log = logging.getLogger(__name__)
 
 SHUTDOWN_COMMAND_TIMEOUT = timedelta(seconds=1)
-"""Timeout of each Redis command of a drain: an unresponsive Redis must not use up the grace period."""
+"""Timeout of each Redis command during a drain, so that an unresponsive Redis does not use up the grace period."""
 
 STARTUP_TIMEOUT = timedelta(seconds=2)
 """Maximum time that `start_listening` waits for the group to be created."""
@@ -38,11 +38,12 @@ STARTUP_TIMEOUT = timedelta(seconds=2)
 class RedisStreamProcessor:
     """Reads a stream as a member of a consumer group and calls a function with each message.
 
-    `stream_manager` is a `StreamManager`, or any object with its three coroutines. In the latter case the processor
-    polls it, waits `poll_interval` seconds when a read returns nothing, and neither renews nor claims entries.
+    `stream_manager` is a `StreamManager`, or any object with the three coroutines of `StreamManagerProtocol`. In the
+    latter case the processor polls: it waits `poll_interval` seconds after a read that returned no entries. It neither
+    renews nor claims entries.
 
-    With `batch` the function takes a list of at most `batch_count` messages: those that are ready when one of the
-    `concurrency` worker slots is free.
+    If `batch` is True, the function takes a list of at most `batch_count` messages. The list contains the messages that
+    are ready when one of the `concurrency` worker slots becomes free.
     """
 
     def __init__(  # noqa: PLR0917 - the first six are part of the promised interface
@@ -83,15 +84,15 @@ class RedisStreamProcessor:
         self._callback: AsyncHandler | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._fatal_error: InvalidSettings | None = None
-        """Error that ended the processor. None while the server is usable."""
+        """Error that ended the processor. None if the server has all required features."""
         self._is_open = False
-        """True once the consumer has opened: the group exists."""
+        """True after `consumer.open` has created the consumer group, or found that the group exists."""
         self._read_task: asyncio.Task[None] | None = None
         self._stop_task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._stop_forced = asyncio.Event()
         self._first_attempt_done = asyncio.Event()
-        """Set after the first attempt to open the consumer, whether it succeeded or not."""
+        """Event that is set after the first attempt to open the consumer, even if the attempt failed."""
         self._reconnect_backoff = ReconnectBackoff(stream_name, consumer_group_name, self.metrics, self.health)
         self._liveness_monitor = LivenessMonitor(self.health, poll_interval)
         self._pipeline = self._build_pipeline()
@@ -100,29 +101,30 @@ class RedisStreamProcessor:
 
     @property
     def is_running(self) -> bool:
-        """True while the processor listens or drains."""
+        """True while the processor is listening or draining."""
         return self._loop_task is not None
 
     @property
     def has_stuck_handlers(self) -> bool:
-        """True if a handler still runs after the drain. A thread cannot be ended, and a coroutine may ignore its
-        cancellation."""
+        """True if a handler is still running after the drain.
+
+        Python cannot end a thread, and a coroutine may ignore its cancellation."""
         return bool(self._thread_pool.busy_ids or self._pipeline.in_flight.running)
 
     def set_message_callback(self, callback: Handler | BatchHandler) -> None:
-        """Set the function that is called with each message's data, or with a list of them if `batch` is set.
+        """Set the function that is called with each message's data, or with a list of such data if `batch` is True.
 
-        A plain function runs in a thread."""
+        If it is not a coroutine function, it runs in a thread."""
         self._callback = as_coroutine(callback, self._thread_pool)
         if self._pipeline.fast_path:
             self._pipeline.fast_path.handler = self._callback
 
     async def start_listening(self) -> None:
-        """Create the group and start the consume loop as a task. Does nothing if the processor already listens.
+        """Create the group and start the consume loop as a task. Does nothing if the processor is already listening.
 
-        Returns when the group exists. If Redis does not respond, returns after the first attempt, and the loop keeps
-        trying. Raises InvalidSettings without a callback, and if the server lacks a required feature, such as
-        scripts. If such a server responds only later, the processor ends, and `wait_stopped` raises the error.
+        Returns when the group exists. If Redis does not respond, returns after the first attempt or after
+        `STARTUP_TIMEOUT`, and the loop retries. Raises InvalidSettings if no callback is set, or if the server lacks a
+        required feature, such as scripts. If the server responds only later, `wait_stopped` raises the latter error.
         """
         self._require_handler()
         if self.is_running:
@@ -140,17 +142,18 @@ class RedisStreamProcessor:
             await self.wait_stopped()
 
     async def wait_stopped(self) -> None:
-        """Wait until the processor no longer listens. Raises InvalidSettings if it ended because the server lacks a
-        required feature."""
+        """Wait until the processor has stopped.
+
+        Raises InvalidSettings if the processor stopped because the server lacks a required feature."""
         if self._loop_task is not None:
             await asyncio.wait([self._loop_task])
         if self._fatal_error is not None:
             raise self._fatal_error
 
     async def stop_listening(self) -> None:
-        """Stop reading immediately, finish running messages within `drain_timeout` and release the rest.
+        """Stop reading immediately, wait up to `drain_timeout` for running messages, and release all other messages.
 
-        Returns when the drain is complete. Safe to call more than once and from several tasks.
+        Returns when the drain is complete. You can call this method more than once, and from several tasks.
         """
         if self._loop_task is None:
             return
@@ -159,14 +162,14 @@ class RedisStreamProcessor:
         await asyncio.shield(self._stop_task)
 
     def force_stop(self) -> None:
-        """End the drain now. Handlers that still run are cancelled, and their entries stay pending for another
-        consumer."""
+        """End the drain immediately. Cancels handlers that are still running. Their entries stay pending until another
+        consumer claims them."""
         self._stop_forced.set()
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
     async def _run_tasks(self) -> None:
-        """Run the consume loop, then drain. The recovery loop and the liveness monitor run until the drain is over."""
+        """Run the consume loop, then drain. The recovery loop and the liveness monitor run until the drain ends."""
         recovery = self._pipeline.recovery_loop.run(lambda: self.health.liveness()[0])
         background = [asyncio.create_task(task) for task in (recovery, self._liveness_monitor.run())]
         self._read_task = asyncio.create_task(self._consume_loop(), name=f"read {self.stream_name}")
@@ -183,7 +186,7 @@ class RedisStreamProcessor:
             self._loop_task = None
 
     async def _consume_loop(self) -> None:
-        """Read and dispatch until stopped. Survives every error except an unusable server."""
+        """Read and dispatch entries until the processor stops. Continues after all errors except an unusable server."""
         while not self._stopping.is_set():
             try:
                 if not self._is_open:
@@ -228,23 +231,24 @@ class RedisStreamProcessor:
         pipeline.in_flight.prefetch_limit = pipeline.prefetch.limit()
         pipeline.in_flight.admit(entries)
         if len(entries) == self.batch_count:
-            return  # The stream probably holds more: start the next read while these messages are handled.
+            return  # The stream probably contains more entries, so the next read starts while these are being handled.
         if entries:
-            await asyncio.sleep(0)  # Acknowledgements of immediate handlers travel with the next read.
+            await asyncio.sleep(0)  # Let fast handlers return, so that the next read sends their acknowledgements.
         elif not pipeline.consumer.is_blocking:
             await self._pause(self.poll_interval)
 
     # -- one message -----------------------------------------------------------------------------------------------
 
     async def _handle_entry(self, entry: Entry) -> None:
-        """Handle one entry. Raises only errors that end the worker slot."""
+        """Handle one entry. An error that this method raises ends the worker slot."""
         data = await self._pipeline.settler.prepare_data(entry)
         if data is not None:
             await self._process_single_message(entry.message_id, data)
 
     async def _process_single_message(self, message_id: str, data: dict[Any, Any]) -> None:
-        """Call the handler, then acknowledge. A failure is logged and not acknowledged: the entry stays pending until
-        it is retried or dead-lettered."""
+        """Call the handler, then acknowledge the entry.
+
+        If the handler fails, the error is logged and the entry stays pending until it is retried or dead-lettered."""
         pipeline = self._pipeline
         entry = pipeline.in_flight.get(message_id) or Entry.standalone(message_id)
         context = (entry, pipeline.consumer_id, data)
@@ -260,11 +264,11 @@ class RedisStreamProcessor:
             self.metrics.record_duration(time.perf_counter() - started)
             reset_current(token)
         if entry.is_standalone:
-            if decision is None:  # called without the loop: no read would carry the acknowledgement
+            if decision is None:  # called without the loop, so no read would send the acknowledgement
                 await self._ack_directly(message_id)
         elif decision is not None:
             await pipeline.settler.apply_decision(entry)
-        # A cancelled handler may return: at the end of a drain, or after another consumer claimed the entry.
+        # A handler that is cancelled, because a drain ended or another consumer claimed the entry, may still return.
         elif not entry.disposition:
             await pipeline.settler.on_success(entry, result)
 
@@ -281,7 +285,7 @@ class RedisStreamProcessor:
             await self.stream_manager.ack_event(self.stream_name, self.consumer_group_name, message_id)
 
     async def _pause(self, seconds: float) -> None:
-        """Wait for `seconds`, or until the processor stops."""
+        """Wait for `seconds`, but at most until the processor stops."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
 
@@ -299,8 +303,9 @@ class RedisStreamProcessor:
         log.info("stopped", extra={"stream": self.stream_name})
 
     async def _interrupt_read(self) -> None:
-        """Unblock a blocked read. Cancels the read only if Redis does not respond: the outcome of a cancelled read is
-        unknown."""
+        """End the current blocking read by CLIENT UNBLOCK. If Redis does not respond, cancel the read.
+
+        CLIENT UNBLOCK is preferred because Redis may still deliver entries to a cancelled read."""
         try:
             await asyncio.wait_for(self._pipeline.consumer.interrupt_read(), SHUTDOWN_COMMAND_TIMEOUT.total_seconds())
         except TimeoutError:
@@ -308,11 +313,11 @@ class RedisStreamProcessor:
                 self._read_task.cancel()
 
     async def _drain(self) -> None:
-        """Wait for running messages, release unstarted ones, then leave the group. Leases are renewed until the end."""
+        """Release unstarted messages, wait for running messages, then leave the group. Leases are renewed meanwhile."""
         deadline = time.monotonic() + self.drain_timeout.total_seconds()
         await self._release_unstarted()
         await self._pipeline.in_flight.drain(deadline, self._stop_forced)
-        await self._release_unstarted()  # entries of a claim that was in progress
+        await self._release_unstarted()  # entries from a claim that was in progress
         await self._best_effort(self._pipeline.consumer.close())
 
     async def _release_unstarted(self) -> None:
@@ -328,7 +333,7 @@ class RedisStreamProcessor:
     # -- wiring ----------------------------------------------------------------------------------------------------
 
     def _build_pipeline(self) -> Pipeline:
-        """Create the components of one run. Before a callback is set they lack the fast path; nothing is read then."""
+        """Create the components of one run. Without a callback there is no fast path."""
         return build_pipeline(
             self.stream_manager,
             ConsumerId(self.stream_name, self.consumer_group_name, self.consumer_name),
@@ -353,8 +358,9 @@ class RedisStreamProcessor:
 
     @property
     def _overrides_single_message(self) -> bool:
-        """True if a subclass or an assignment replaces `_process_single_message`. Every message goes through the
-        replacement."""
+        """True if a subclass or an assignment replaces `_process_single_message`.
+
+        Every message then goes through the replacement instead of the fast path."""
         method = getattr(self._process_single_message, "__func__", None)
         return method is not RedisStreamProcessor._process_single_message
 

@@ -222,7 +222,11 @@ INVALID_FAILURES: dict[str, tuple[dict[Any, Any], str, str]] = {
     "beyond": ({3: ValueError()}, "IndexError", "BatchFailed names index 3; the list had 0 to 2"),
     "negative": ({-1: ValueError()}, "IndexError", "BatchFailed names index -1; the list had 0 to 2"),
     "an id": ({"1-0": ValueError()}, "IndexError", "BatchFailed names index '1-0'; the list had 0 to 2"),
-    "no error": ({0: "no"}, "TypeError", "BatchFailed has 'no' at index 0; expected the exception it failed with"),
+    "no error": (
+        {0: "no"},
+        "TypeError",
+        "BatchFailed has 'no' at index 0; expected the exception that the message at this index failed with",
+    ),
 }
 
 

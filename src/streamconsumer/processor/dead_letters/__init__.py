@@ -1,1 +1,1 @@
-"""Dead letters: their record format, the writer, and the store that finds, replays and drops them."""
+"""Dead letters: the record format, the writer, and the store that finds, replays and drops dead letters."""

@@ -1,15 +1,16 @@
-"""Record format of dead letters and of replayed entries. Pure: fields in, fields out.
+"""Record format of dead letters and of replayed entries. The functions in this module have no side effects.
 
-A dead letter consists of the unchanged fields of the entry, followed by the failure fields, `streamconsumer.reason`
-first. Everything before the last field of that name is the original, whatever names its own fields have. The dead
-letter of a dead letter is therefore parsed correctly.
+A dead letter consists of the unchanged fields of the entry, followed by the failure fields. The first failure field is
+`streamconsumer.reason`. All fields before the last field with this name are original fields, even if an original field
+has the same name. The dead letter of a dead letter is therefore parsed correctly.
 
-A replayed entry consists of the original fields and three marks at the end: origin id, number of replays, and the
-group it is replayed for. Only the end of an entry is checked, so that an entry without marks costs two comparisons.
+A replayed entry consists of the original fields, followed by three replay marks: the origin id, the number of replays,
+and the consumer group that the entry is replayed for. Only the end of an entry is checked for replay marks, so that the
+check takes two comparisons for most entries.
 
-A script cannot add an entry with more than about 4000 fields. If the original has more than MAX_FIELDS
-fields, its dead letter or replay therefore stores all names and values in one field, `streamconsumer.packed`, as
-netstrings (`5:hello,`). `from_fields` and `strip_replay_marks` unpack that field.
+A script cannot add an entry with more than about 4000 fields. If the original entry has more than MAX_FIELDS fields,
+its dead letter or replayed entry stores all names and values in one field, `streamconsumer.packed`, as netstrings
+(`5:hello,`). `from_fields` and `strip_replay_marks` unpack this field.
 """
 
 import re
@@ -25,7 +26,7 @@ FIELD_PREFIX = "streamconsumer."
 
 MAX_MESSAGE_LENGTH = 2000
 MAX_NAME_LENGTH = 300
-"""Limits in characters: the text of an exception may contain the whole message, or a page of HTML."""
+"""Maximum lengths of failure fields in characters. An exception's text may contain a whole message or web page."""
 
 _REASON = b"streamconsumer.reason"
 _ORIGIN_ID, _REPLAYS, _REPLAYED_FOR = (
@@ -39,14 +40,14 @@ _MARKS_LENGTH = 6
 MIN_LENGTH_WITH_MARKS = _MARKS_LENGTH + 2
 """Minimum number of names and values in an entry with replay marks."""
 MAX_FIELDS = 3500
-"""Maximum number of fields of an original that is not packed. Lua's `unpack` returns fewer than 8000 values."""
+"""Maximum number of original fields that are stored without packing. Lua's `unpack` returns fewer than 8000 values."""
 _ID = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _NUMBER = re.compile(rb"[0-9]{1,9}")
 _LENGTH = re.compile(rb"([0-9]{1,9}):")
 
 
 class DeadLetterReason(StrEnum):
-    """Reason why a message was dead-lettered."""
+    """Reason why a message became a dead letter."""
 
     MAX_DELIVERIES = "MaxDeliveries"
     """Each of the `delivery.maxDeliveries` attempts failed."""
@@ -55,7 +56,7 @@ class DeadLetterReason(StrEnum):
     """The handler raised Reject."""
 
     TERMINAL_ERROR = "TerminalError"
-    """The handler raised one of `delivery.terminalErrors`."""
+    """The handler raised an error that `delivery.terminalErrors` names."""
 
     UNDECODABLE = "Undecodable"
     """The message is not valid text although `encoding` is utf-8."""
@@ -64,36 +65,35 @@ class DeadLetterReason(StrEnum):
     """The message is larger than `delivery.maxEntryBytes`."""
 
     CRASHED = "Crashed"
-    """The message was started `delivery.maxDeliveries` times and never finished. The message probably crashes its
-    process."""
+    """The message was started `delivery.maxDeliveries` times without finishing. It probably crashes its process."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailureDetails:
     """Details of a failed message.
 
-    The times at which the message was added and dead-lettered are in the two ids, by the server's clock.
+    The times at which the message was added and became a dead letter are contained in the two entry ids.
     """
 
     reason: str
-    """Value of a DeadLetterReason, or another word that a later version wrote."""
+    """Value of a DeadLetterReason, or a reason that only a later version of StreamConsumer defines."""
 
     stream: str
     consumer_group: str
     consumer: str
     message_id: str
-    """Id of the entry that failed. After a replay it differs from the dead letter's `origin_id`."""
+    """Id of the entry that failed. If the entry was a replay, this id differs from `DeadLetter.origin_id`."""
 
     deliveries: int
     error_type: str = ""
-    """Type of the exception, in the form used in `delivery.terminalErrors`."""
+    """Class of the exception, in the format that `delivery.terminalErrors` uses."""
 
     error_message: str = ""
     at: str = ""
     """Innermost location of the traceback: `orders.py:15 in handle`."""
 
     traceparent: str = ""
-    """Trace context of the last attempt's span. The producer's trace context is in the original fields."""
+    """Trace context of the last attempt's span. The original fields contain the producer's trace context."""
 
     @classmethod
     def from_error(
@@ -108,9 +108,9 @@ class FailureDetails:
         deliveries: int,
         traceparent: str = "",
     ) -> Self:
-        """Return the details of an exception, with its texts truncated and made valid UTF-8.
+        """Return the failure details for an exception. Texts are truncated and can be encoded as UTF-8.
 
-        May raise any error, because the exception's own `__str__` can fail.
+        May raise any error, because `__str__` of the exception can fail.
         """
         return cls(
             reason=reason,
@@ -131,26 +131,26 @@ class DeadLetter:
     """A parsed dead letter."""
 
     dead_letter_id: str
-    """Id in the dead-letter stream."""
+    """Id of the dead letter's entry in the dead-letter stream."""
 
     fields: list[bytes]
     """Alternating names and values of the original entry."""
 
     failure: FailureDetails
     origin_id: str
-    """Id under which the message was first added. Replays keep it."""
+    """Id of the entry with which the message was first added. A replay does not change the origin id."""
 
     replays: int = 0
     """Number of replays before the failure."""
 
     @property
     def added_at(self) -> datetime | None:
-        """Time at which the message was first added. None if its producer set an id that is not a time."""
+        """Time at which the message was first added. None if the producer set an id that is not a time."""
         return entry_time(self.origin_id)
 
     @property
     def dead_lettered_at(self) -> datetime | None:
-        """Time at which the message was dead-lettered."""
+        """Time at which the message became a dead letter."""
         return entry_time(self.dead_letter_id)
 
 
@@ -158,9 +158,9 @@ class DeadLetter:
 
 
 def to_fields(original: Sequence[bytes], failure: FailureDetails) -> list[bytes]:
-    """Return the fields of a dead letter: those of the original, then those of the failure.
+    """Return the fields of a dead letter: the original fields, followed by the failure fields.
 
-    Replay marks of the original become failure fields and are removed from the original.
+    If the original entry has replay marks, their values are stored in the failure fields instead.
     """
     origin, replays = parse_replay_marks(original) or (failure.message_id, 0)
     values = {
@@ -183,7 +183,7 @@ def to_fields(original: Sequence[bytes], failure: FailureDetails) -> list[bytes]
 
 def from_fields(dead_letter_id: str, entry_fields: Sequence[bytes]) -> DeadLetter | None:
     """Parse the fields of a dead letter. Returns None if the entry is not a dead letter of StreamConsumer."""
-    # A group may read a dead-letter stream as its own stream, so that a dead letter can have been replayed to it.
+    # If a group reads a dead-letter stream as its stream, a dead letter in that stream can have replay marks.
     entry_fields = strip_replay_marks(entry_fields)
     names = entry_fields[::2]
     if _REASON not in names:
@@ -216,7 +216,7 @@ def from_fields(dead_letter_id: str, entry_fields: Sequence[bytes]) -> DeadLette
 
 
 def replay_fields(dead_letter: DeadLetter) -> list[bytes]:
-    """Return the fields of a replayed entry: those of the original, including its trace context, and the marks."""
+    """Return the fields of a replayed entry: the original fields, including the trace context, and the replay marks."""
     marks = (
         _ORIGIN_ID,
         dead_letter.origin_id,
@@ -229,7 +229,7 @@ def replay_fields(dead_letter: DeadLetter) -> list[bytes]:
 
 
 def strip_replay_marks(entry_fields: Sequence[bytes]) -> Sequence[bytes]:
-    """Return the fields for the handler: unpacked, and without replay marks."""
+    """Return the original fields of an entry: without replay marks, and unpacked if they were packed."""
     has_marks = (
         len(entry_fields) > _MARKS_LENGTH and entry_fields[-2] == _REPLAYED_FOR and parse_replay_marks(entry_fields)
     )
@@ -237,15 +237,14 @@ def strip_replay_marks(entry_fields: Sequence[bytes]) -> Sequence[bytes]:
 
 
 def has_replay_marks(entry_fields: Sequence[bytes] | Sequence[str]) -> bool:
-    """Return True if the entry may have replay marks. The check costs two comparisons."""
+    """Return whether the entry may have replay marks. For speed, only the length and one field name are checked."""
     return len(entry_fields) > _MARKS_LENGTH and entry_fields[-2] in _REPLAYED_FOR_VARIANTS
 
 
 def is_replay_for_other_group(entry_fields: Sequence[bytes], consumer_group: bytes) -> bool:
-    """Return True if the entry is a replay for another group of the stream.
+    """Return whether the entry is a replay for another consumer group of the stream.
 
-    Every group receives every entry. A group that handled the message before must not handle it again because it failed
-    in another group.
+    Every group receives every replayed entry, but only the group in which the message failed must handle it again.
     """
     return (
         len(entry_fields) > _MARKS_LENGTH
@@ -256,7 +255,7 @@ def is_replay_for_other_group(entry_fields: Sequence[bytes], consumer_group: byt
 
 
 def parse_replay_marks(entry_fields: Sequence[bytes]) -> tuple[str, int] | None:
-    """Return origin id and number of replays if the entry ends with replay marks, otherwise None."""
+    """Return the origin id and the number of replays. None if the entry does not end with replay marks."""
     if len(entry_fields) <= _MARKS_LENGTH:
         return None
     first, origin, second, replays, third = entry_fields[-_MARKS_LENGTH:-1]
@@ -272,7 +271,7 @@ def parse_replay_marks(entry_fields: Sequence[bytes]) -> tuple[str, int] | None:
 def _pack(original: Sequence[bytes]) -> Sequence[bytes]:
     """Return the original fields, or one packed field if there are more than MAX_FIELDS.
 
-    An original that looks packed is packed as well; otherwise `_unpack` would unpack it.
+    Fields that already look packed are packed again, because `_unpack` would otherwise unpack a producer's own field.
     """
     if len(original) <= 2 * MAX_FIELDS and not _is_packed(original):
         return original
@@ -280,7 +279,7 @@ def _pack(original: Sequence[bytes]) -> Sequence[bytes]:
 
 
 def _unpack(entry_fields: Sequence[bytes]) -> Sequence[bytes]:
-    """Return the original fields of a packed field. Returns fields that `_pack` did not write unchanged."""
+    """Return the original fields that a packed field contains. Returns all other fields unchanged."""
     if not _is_packed(entry_fields):
         return entry_fields
     original: list[bytes] = []
@@ -302,7 +301,7 @@ def _is_packed(entry_fields: Sequence[bytes]) -> bool:
 
 
 def entry_time(entry_id: str) -> datetime | None:
-    """Return the time in an entry id. None if it is outside the range of `datetime`."""
+    """Return the time in an entry id. None if `datetime` cannot represent this time."""
     try:
         return datetime.fromtimestamp(int(entry_id.partition("-")[0]) / 1000, UTC)
     except (ValueError, OverflowError, OSError):
@@ -333,6 +332,6 @@ def _error_location(error: BaseException) -> str:
 
 
 def _truncate(text: str, max_length: int) -> str:
-    """Return a text of at most `max_length` characters that can be encoded as UTF-8."""
+    """Truncate a text to `max_length` characters, and escape characters that cannot be encoded as UTF-8."""
     text = text if len(text) <= max_length else text[: max_length - 1] + "…"
     return text.encode(errors="backslashreplace").decode()

@@ -1,7 +1,7 @@
-"""Store of one group's dead letters: finds, reads, replays and drops them. Used by the CLI.
+"""Store of one consumer group's dead letters. The CLI uses the store to find, read, replay and drop dead letters.
 
-A replay adds the message to its stream again and deletes the dead letter, in one Lua script. Each dead letter is
-replayed once, even if the command is repeated, run twice at the same time, or killed.
+One Lua script adds the message to its stream again and deletes the dead letter. Each dead letter is therefore replayed
+only once, even if the CLI command is repeated, run twice at the same time, or killed.
 """
 
 import asyncio
@@ -21,24 +21,24 @@ local id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2))
 redis.call('XDEL', KEYS[2], ARGV[1])
 return id
 """
-"""KEYS: the stream, the dead-letter stream. ARGV: the dead letter's id, then the fields to add. XADD runs first: if it
-fails, the script ends and the dead letter stays. Returns the new id, or an empty string if the dead letter is gone."""
+"""KEYS: the stream, the dead-letter stream. ARGV: the dead letter's id, then the fields to add. If XADD
+fails, the script ends before XDEL. Returns the new entry's id, or an empty string if the dead letter does not exist."""
 
 FIRST_PAGE_SIZE, MAX_PAGE_SIZE = 10, 1000
 TARGET_PAGE_BYTES = 4_000_000
-"""Approximate size of a page. One entry may have 16 MB, but most have a hundred bytes."""
+"""Approximate size of a page. The number of entries is adapted to it, because an entry may have 100 bytes or 16 MB."""
 
 
 class DeadLetterStore:
-    """Dead letters of one group of one stream, under a key that other groups may share."""
+    """Dead letters of one consumer group, in a dead-letter stream that other groups may also use."""
 
     def __init__(self, execute: Execute, stream: str, group: str, key: str) -> None:
         self._execute, self._stream, self._group, self._key = execute, stream, group, key
         self.skipped = 0
-        """Number of entries under the key that `find` skipped because they are not dead letters of this group."""
+        """Number of entries that `find` has skipped because they are not dead letters of this group."""
 
     async def check(self) -> None:
-        """Raise InvalidSettings if no dead letters can exist because stream, group or key is wrong."""
+        """Raise InvalidSettings if the stream, the group or the key is wrong, so that no dead letters can exist."""
         key_type = (await self._execute("TYPE", self._key)).decode()
         if key_type == "none":
             await self._check_group()
@@ -48,10 +48,10 @@ class DeadLetterStore:
     async def find(
         self, reasons: frozenset[str] = frozenset(), older_than: timedelta | None = None
     ) -> AsyncIterator[DeadLetter]:
-        """Yield the current dead letters, oldest first, read in pages.
+        """Yield the current dead letters, oldest first. Reads the dead-letter stream in pages.
 
-        Dead letters that are added later are left out. Otherwise a message that is replayed and fails again would be
-        replayed forever.
+        Dead letters that are added after the start of the search are not included. Otherwise a message that is replayed
+        and fails again would be replayed forever.
         """
         first, last = "-", await self._last_id(older_than)
         count = FIRST_PAGE_SIZE
@@ -69,7 +69,7 @@ class DeadLetterStore:
             count = max(1, min(MAX_PAGE_SIZE, TARGET_PAGE_BYTES * count // max(size, 1)))
 
     async def get(self, dead_letter_id: str) -> DeadLetter | None:
-        """Return a dead letter. None if it was replayed, dropped or trimmed, or never existed.
+        """Return a dead letter. None if no entry with this id exists, for example after a replay, a drop or trimming.
 
         Raises InvalidSettings if the entry is not a dead letter of this group.
         """
@@ -86,13 +86,13 @@ class DeadLetterStore:
     async def replay(self, dead_letter: DeadLetter) -> str | None:
         """Add the message to its stream again and delete the dead letter.
 
-        Returns the new entry's id. None if the dead letter was replayed or dropped in the meantime.
+        Returns the new entry's id, or None if the dead letter no longer exists.
         """
         move = ("EVAL", REPLAY, 2, self._stream, self._key, dead_letter.dead_letter_id, *replay_fields(dead_letter))
         return str((await self._execute(*move)).decode()) or None
 
     async def drop(self, dead_letter_ids: Sequence[str]) -> int:
-        """Delete dead letters permanently. Returns the number of deleted ones."""
+        """Delete dead letters permanently. Returns the number of deleted dead letters."""
         return int(await self._execute("XDEL", self._key, *dead_letter_ids))
 
     def _parse(self, dead_letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter | None:
@@ -103,14 +103,14 @@ class DeadLetterStore:
         return dead_letter if is_own else None
 
     async def _last_id(self, older_than: timedelta | None) -> str:
-        """Return the last id that `find` includes. Empty if there are no entries."""
+        """Return the last entry id that `find` reads. Empty if there are no entries."""
         newest = await self._execute("XREVRANGE", self._key, "+", "-", "COUNT", 1)
         if not newest:
             return ""
         last: str = newest[0][0].decode()
         if older_than is None:
             return last
-        seconds, microseconds = await self._execute("TIME")  # ids are created from the server's clock
+        seconds, microseconds = await self._execute("TIME")  # Redis creates entry ids from its own clock
         milliseconds = int(seconds) * 1000 + int(microseconds) // 1000 - replies.to_milliseconds(older_than)
         return min(last, f"{max(0, milliseconds)}-{2**64 - 1}", key=replies.parse_id)
 
@@ -130,7 +130,7 @@ class DeadLetterStore:
 
 
 async def rate_limited(dead_letters: AsyncIterator[DeadLetter], per_second: float) -> AsyncIterator[DeadLetter]:
-    """Yield dead letters evenly, at most `per_second`, so that a replay does not overload the handlers."""
+    """Yield at most `per_second` dead letters, at regular intervals, so that a replay does not overload handlers."""
     loop = asyncio.get_running_loop()
     due = loop.time()
     async for dead_letter in dead_letters:

@@ -1,6 +1,6 @@
-"""Writer of dead letters: a script writes the dead letter and then acknowledges the entry.
+"""Writer of dead letters: a Lua script writes the dead letter and then acknowledges the entry.
 
-The entry stays pending if its dead letter cannot be written (no memory, or a key of another type).
+If the dead letter cannot be written (Redis is out of memory, or the key has another type), the entry stays pending.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -13,22 +13,22 @@ redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
 return 1
 """
 """KEYS: the stream, the dead-letter stream. ARGV: group, consumer, entry id, maximum number of dead letters, then the
-dead letter's fields. A script is not rolled back, but it ends at the first command that fails: XADD runs first. Returns
-0 if the entry is not pending with this consumer."""
+dead letter's fields. Redis does not roll back a script, but the script ends at the first command that fails. XADD
+therefore runs before XACK. Returns 1, or 0 if the entry is not pending for this consumer."""
 
 
 MAX_CHUNK_BYTES = 1_000_000
-"""Approximate maximum size of the dead letters in one round trip."""
+"""Approximate maximum size in bytes of the dead letters in one round trip."""
 
 EncodedDeadLetter = tuple[str, Sequence[bytes]]
-"""Id of the entry, and fields of its dead letter."""
+"""Id of an entry that failed, and fields of its dead letter."""
 
 ExecutePipeline = Callable[[Sequence[Sequence[Any]]], Awaitable[list[Any]]]
 """Coroutine function that executes commands in one round trip."""
 
 
 def chunks_by_size(dead_letters: Iterable[EncodedDeadLetter]) -> Iterator[list[EncodedDeadLetter]]:
-    """Yield lists of dead letters for one round trip each."""
+    """Split dead letters into lists. Each list has a suitable size for one round trip."""
     chunk: list[EncodedDeadLetter] = []
     size = 0
     for dead_letter in dead_letters:
@@ -51,8 +51,8 @@ class DeadLetterWriter:
     async def write_many(self, consumer: str, dead_letters: Sequence[EncodedDeadLetter]) -> list[bool | Exception]:
         """Write dead letters and acknowledge their entries in one round trip. Raises connection errors.
 
-        Returns one result per entry: True, False if the entry is not pending with this consumer, or the Redis error;
-        then the entry is still pending.
+        Returns one result per entry: True if the dead letter was written, False if the entry is not pending for this
+        consumer, or the Redis error. After a Redis error, the entry is still pending.
         """
         raw_replies = await self._execute_pipeline(
             [self._command(consumer, *dead_letter) for dead_letter in dead_letters]

@@ -1,1 +1,1 @@
-"""The user's handler: loading, calling over HTTP, outcomes and effects."""
+"""The user's handler: the loader, the HTTP handler, and the outcomes and effects that a handler can use."""

@@ -1,12 +1,12 @@
-"""Effects: Redis writes that a handler returns. They are applied together with the acknowledgement, or not at all.
+"""Effects: Redis writes that a handler returns. Writes and acknowledgement are applied together or not at all.
 
 ```python
 def handle(order):
     return Effects().add("invoices", {"order": order["id"]}).increment("invoices:count")
 ```
 
-Pure: this module only collects the effects; `consumer/effects_commit.py` applies them. An invalid effect raises in the
-call that adds it, inside the handler, so that the traceback shows the handler's line.
+This module only collects the effects, and `consumer/effects_commit.py` applies them. If an effect is invalid, the
+method that adds the effect raises an error, so that the traceback shows the line in the handler.
 """
 
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ from typing import Any, NamedTuple, Self
 StrOrBytes = str | bytes
 
 MAX_FIELDS = 1000
-"""Maximum number of fields of an entry. Redis' Lua allows fewer than 8000 arguments per command."""
+"""Maximum number of fields in an added entry. A Redis command in a Lua script can have fewer than 8000 arguments."""
 
 MAX_INCREMENT = 10**18
-"""Limit of the sum of all increments that one message makes to a key. Redis counts to about nine times that. An
-increment beyond Redis' range would fail after other effects were applied."""
+"""Maximum sum of all increments of one key by one message. An integer in Redis can be about nine times as large. An
+increment beyond the range of Redis would fail after other effects have been applied."""
 
 
 class Operation(NamedTuple):
-    """Command on one key."""
+    """Redis command that writes one key."""
 
     command: str
     key: bytes
@@ -34,9 +34,9 @@ class Operation(NamedTuple):
 
 @dataclass(slots=True)
 class Effects:
-    """Redis writes of one message: entries to add, values to set, numbers to increment, keys to delete.
+    """Redis writes for one message: entries to add, values to set, numbers to increment, and keys to delete.
 
-    Each method returns the same object, so that calls chain. A key takes one kind of effect.
+    Each method returns the same object, so that you can chain calls. Each key can have only one kind of effect.
     """
 
     operations: list[Operation] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Effects:
     def add(self, stream: StrOrBytes, fields: Mapping[Any, StrOrBytes], max_length: int | None = None) -> Self:
         """Add an entry to a stream. The stream is created if it does not exist.
 
-        With `max_length`, XADD trims the stream to about that many entries, even entries that a group has not read.
+        If `max_length` is set, XADD trims the stream to about this length, even if a group has not read the entries.
         """
         if not 1 <= len(fields) <= MAX_FIELDS:
             raise ValueError(f"an entry for {stream!r} has {len(fields)} fields; expected 1 to {MAX_FIELDS}")
@@ -55,14 +55,14 @@ class Effects:
         return self._append("XADD", stream, *limit, b"*", *pairs)
 
     def set(self, key: StrOrBytes, value: StrOrBytes, expires: timedelta | None = None) -> Self:
-        """Set a key to a value. With `expires`, Redis deletes the key after that duration."""
+        """Set a key to a value. If `expires` is set, Redis deletes the key after this duration."""
         if expires is not None and expires < timedelta(milliseconds=1):
             raise ValueError(f"expires of {key!r} is {expires}; expected at least a millisecond")
         limit = () if expires is None else (b"PX", b"%d" % (expires // timedelta(milliseconds=1)))
         return self._append("SET", key, _to_bytes(value, f"the value of {key!r}"), *limit)
 
     def increment(self, key: StrOrBytes, by: int = 1) -> Self:
-        """Add `by` to an integer. A missing key counts as 0."""
+        """Add `by` to the integer in a key. If the key does not exist, its value is 0."""
         if type(by) is not int:
             raise TypeError(f"increment of {key!r} is {by!r:.80}; expected a whole number")
         previous = sum(

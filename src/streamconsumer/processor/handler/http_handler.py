@@ -1,8 +1,8 @@
-"""HTTP handler: sends each message to a Service by POST, as a CloudEvent in binary mode.
+"""HTTP handler: sends each message to a Service in a POST request, as a CloudEvent in binary mode.
 
-The Service can be written in any language. The status of its response decides how the message is settled, see
-`outcome_for_status`. Redirects are not followed and no proxy is used: a message goes only to the URL in the resource.
-The HTTP client is imported only if it is used.
+The application behind the Service can be written in any language. The status of the response decides how the message
+is settled (see `outcome_for_status`). The handler neither follows redirects nor uses a proxy, so that a message is sent
+only to the URL in the StreamConsumer. The HTTP client is imported only if this handler is used.
 """
 
 import json
@@ -18,18 +18,19 @@ from streamconsumer.processor.message import Message, current_message
 from streamconsumer.processor.telemetry import current_traceparent
 
 DEFAULT_TIMEOUT = timedelta(seconds=60)
-"""Time limit of a request if `delivery.timeout` is not set. Otherwise a hanging Service would occupy a slot forever."""
+"""Timeout of a request if `delivery.timeout` is not set, so that an unresponsive Service cannot block a slot."""
 
 KEEPALIVE_SECONDS = 4.0
-"""Time until an idle connection is closed. Many servers close it after 5 s and lose a request sent at that moment."""
+"""Time after which an idle connection is closed. Many servers close it after 5 s, which can lose a request."""
 
 MAX_BODY_IN_ERROR = 500
-"""Maximum length of a response body in the error, which goes into the dead letter and the log."""
+"""Maximum number of characters of the response body in the error, which is stored in the dead letter and the log."""
 
 MAX_DEFERRAL = timedelta(hours=24)
-"""Longest wait that a `Retry-After` header can request."""
+"""Longest delay that a `Retry-After` header can request."""
+
 RETRYABLE_4XX = (408, 425, 429)
-"""4xx statuses that describe a temporary state, not an invalid message."""
+"""4xx statuses for which the message is retried, because the cause is temporary."""
 
 EVENT_TYPE = "dev.streamconsumer.entry"
 _REQUIRED_ATTRIBUTES = {"specversion", "id", "source", "type"}
@@ -38,18 +39,18 @@ _TRACEPARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class HttpHandler:
-    """Handler that sends messages to `url`, at most `concurrency` at the same time, each over its own connection."""
+    """Handler that sends messages to `url`, over at most `concurrency` connections."""
 
     def __init__(self, url: str, concurrency: int, timeout: timedelta | None) -> None:
         import aiohttp  # noqa: PLC0415 - imported only if used
 
         self._aiohttp, self._url, self._concurrency = aiohttp, url, concurrency
-        # With delivery.timeout the processor cancels the call, and its error names that field.
+        # If delivery.timeout is set, the processor cancels the call, and the error names this setting.
         self._timeout = aiohttp.ClientTimeout(total=None if timeout else DEFAULT_TIMEOUT.total_seconds())
         self._session: aiohttp.ClientSession | None = None
 
     async def __call__(self, data: dict[str, str]) -> None:
-        """Send a message. Returns if the response is 2xx; otherwise raises the outcome."""
+        """Send a message. Returns if the status of the response is 2xx, otherwise raises the outcome."""
         headers, body = build_request(current_message(), data)
         try:
             async with self._open_session().post(
@@ -80,7 +81,7 @@ class HttpHandler:
 
 
 def outcome_for_status(status: int, retry_after: str, reason: str, now: datetime) -> Outcome:
-    """Return the outcome for a response that is not 2xx. Pure."""
+    """Return the outcome for a response whose status is not 2xx. The caller passes the current time as `now`."""
     wait = _parse_retry_after(retry_after, now)
     if status in (429, 503) and wait is not None:
         return Defer(wait, reason)
@@ -90,7 +91,7 @@ def outcome_for_status(status: int, retry_after: str, reason: str, now: datetime
 
 
 def build_request(message: Message, data: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
-    """Return headers and body for one message. Pure except that it reads the current span."""
+    """Return the headers and the body of the request for a message. Reads the trace context from the current span."""
     event, body = _pass_through_event(data) if data.keys() >= _REQUIRED_ATTRIBUTES else _wrap_as_event(message, data)
     trace = current_traceparent() or data.get("traceparent", "")
     return {
@@ -104,7 +105,7 @@ def build_request(message: Message, data: Mapping[str, str]) -> tuple[dict[str, 
 
 
 def _pass_through_event(data: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
-    """Convert an entry with the fields of a CloudEvent: attributes become headers and `data` becomes the body."""
+    """Convert an entry whose fields form a CloudEvent: attributes become headers, and `data` becomes the body."""
     attributes = data.keys() - {"data", "datacontenttype"}
     headers = {
         f"ce-{name}": _encode_header(data[name]) for name in sorted(attributes) if _ATTRIBUTE_NAME.fullmatch(name)
@@ -114,7 +115,7 @@ def _pass_through_event(data: Mapping[str, str]) -> tuple[dict[str, str], bytes]
 
 
 def _wrap_as_event(message: Message, data: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
-    """Convert any other entry into an event of type `EVENT_TYPE` with the fields as a JSON object."""
+    """Convert an entry that is not a CloudEvent into an event of type `EVENT_TYPE`. The body is a JSON object."""
     milliseconds = int(message.message_id.partition("-")[0])
     headers = {
         "ce-specversion": "1.0",
@@ -128,7 +129,7 @@ def _wrap_as_event(message: Message, data: Mapping[str, str]) -> tuple[dict[str,
 
 
 def _time_header(milliseconds: int) -> dict[str, str]:
-    """Return the header with the time of XADD, or no header if a producer chose an id that is not a time."""
+    """Return a header with the time at which the entry was added. No header if the entry id is not a time."""
     try:
         moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (OverflowError, ValueError, OSError):
@@ -137,7 +138,7 @@ def _time_header(milliseconds: int) -> dict[str, str]:
 
 
 def _parse_retry_after(retry_after: str, now: datetime) -> timedelta | None:
-    """Parse `Retry-After`, which is seconds or a date. Returns None if it is neither."""
+    """Parse a `Retry-After` header, which contains seconds or a date. Returns None if the value is invalid."""
     if re.fullmatch("[0-9]{1,9}", retry_after):
         return min(timedelta(seconds=int(retry_after)), MAX_DEFERRAL)
     try:
@@ -149,5 +150,5 @@ def _parse_retry_after(retry_after: str, now: datetime) -> timedelta | None:
 
 
 def _encode_header(value: str) -> str:
-    """Percent-encode `"`, `%` and all but printable ASCII, as CloudEvents requires for an attribute in a header."""
+    """Percent-encode space, `"`, `%` and everything except printable ASCII, as CloudEvents requires for headers."""
     return quote(value, safe="!#$&'()*+,/:;<=>?@[\\]^`{|}")

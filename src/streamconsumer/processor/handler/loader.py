@@ -1,4 +1,4 @@
-"""Loader of the user's handler: imports `package.module:function` and adapts a plain function to a coroutine."""
+"""Loader of the user's handler: imports `package.module:function`, and runs a plain function in a thread."""
 
 import asyncio
 import contextvars
@@ -21,15 +21,15 @@ AsyncHandler = Callable[[Any], Awaitable[Any]]
 
 
 class HandlerThreadPool:
-    """Threads for plain functions, one per concurrent message. A thread starts when it is first needed."""
+    """Threads for handlers that are not async, at most one per concurrent message. Threads start on demand."""
 
     def __init__(self, max_threads: int) -> None:
         self._pool = ThreadPoolExecutor(max_workers=max_threads, thread_name_prefix="handler")
         self.busy_ids: set[str] = set()
-        """Ids of the messages that threads are handling. Cancelling the awaiting task does not stop the thread."""
+        """Ids of the messages that threads are handling. Cancelling the task that awaits a thread does not stop it."""
 
     async def call(self, handler: Callable[[Any], Any], data: Any) -> Any:
-        """Run the handler in a thread with the caller's context variables."""
+        """Run the handler in a thread. The handler gets a copy of the caller's context variables."""
         message_ids = [message.message_id for message in current_messages()]
         run = contextvars.copy_context().run
         future = self._pool.submit(run, _wrap_stop_iteration, handler, data)
@@ -39,12 +39,12 @@ class HandlerThreadPool:
 
 
 def add_handler_paths() -> None:
-    """Put the working directory and the mount of `handler.source` at the start of `sys.path`."""
+    """Put the working directory and the folder in which `handler.source` is mounted at the start of `sys.path`."""
     sys.path[:0] = [path for path in (str(Path.cwd()), names.SOURCE_FOLDER) if path not in sys.path]
 
 
 def load_handler(path: str, *, batch: bool = False) -> Handler | BatchHandler:
-    """Import the handler. Raises HandlerUnusable, with one line, if it cannot be used."""
+    """Import the handler. Raises HandlerUnusable if the handler cannot be used. The error message is one line."""
     module_name, _, name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -61,7 +61,7 @@ def load_handler(path: str, *, batch: bool = False) -> Handler | BatchHandler:
 
 
 def validate_handler(handler: Any, path: str, *, batch: bool = False) -> Handler | BatchHandler:
-    """Return the handler. Raises HandlerUnusable if it cannot be called with a dict, or with a list for batches."""
+    """Return the handler. Raises HandlerUnusable if the handler does not take a dict, or a list if `batch` is True."""
     if not callable(handler):
         argument = "a list of dicts" if batch else "one dict"
         raise HandlerUnusable(
@@ -78,11 +78,11 @@ def validate_handler(handler: Any, path: str, *, batch: bool = False) -> Handler
         ) from None
     except ValueError:  # a builtin without a signature
         pass
-    return handler  # type: ignore[no-any-return] # callable() narrows it no further
+    return handler  # type: ignore[no-any-return] # callable() does not narrow the type further
 
 
 def as_coroutine(handler: Handler | BatchHandler, thread_pool: HandlerThreadPool) -> AsyncHandler:
-    """Return a coroutine function unchanged, and a plain function wrapped to run in a thread."""
+    """Return a coroutine function unchanged. Returns any other function wrapped, so that it runs in a thread."""
     call_method = getattr(handler, "__call__", None)  # noqa: B004 - an object may have an async __call__
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call_method):
         return handler
@@ -95,7 +95,7 @@ def as_coroutine(handler: Handler | BatchHandler, thread_pool: HandlerThreadPool
 
 
 def _wrap_stop_iteration(handler: Callable[[Any], Any], data: Any) -> Any:
-    """Call the handler and convert StopIteration, as from a bare next(): a future that raises it never completes."""
+    """Call the handler. Converts StopIteration to RuntimeError, because a future cannot raise StopIteration."""
     try:
         return handler(data)
     except StopIteration as error:

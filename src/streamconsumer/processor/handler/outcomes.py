@@ -1,10 +1,10 @@
-"""Outcomes that a handler raises to decide how its message is settled.
+"""Outcomes: exceptions that a handler raises to decide how its message is settled.
 
-Any other exception means: the message failed and is retried after the backoff, up to `delivery.maxDeliveries` times.
+After any other exception, the message is retried after the backoff. `delivery.maxDeliveries` limits the attempts.
 
-    raise Retry("the bank is closed", after=timedelta(minutes=5))   # failed; this wait instead of the backoff
-    raise Defer(timedelta(hours=1))                                 # too early; does not count as an attempt
-    raise Reject("no such customer")                                # dead-letter immediately
+    raise Retry("the bank is closed", after=timedelta(minutes=5))   # failed; retry after this delay
+    raise Defer(timedelta(hours=1))                                 # too early; this attempt does not count
+    raise Reject("no such customer")                                # write a dead letter immediately
     raise BatchFailed({3: error})                                   # batch handlers: only these messages failed
 """
 
@@ -17,7 +17,7 @@ class Outcome(Exception):
 
 
 class Retry(Outcome):
-    """The message failed and is retried after `after`, or after the backoff if `after` is None."""
+    """The message failed and is retried after the duration `after`, or after the backoff if `after` is None."""
 
     def __init__(self, why: str = "", *, after: timedelta | None = None) -> None:
         super().__init__(why)
@@ -25,7 +25,7 @@ class Retry(Outcome):
 
 
 class Defer(Outcome):
-    """The message comes too early and is retried after `after`. This attempt does not count."""
+    """The message comes too early and is retried after the duration `after`. The current attempt does not count."""
 
     def __init__(self, after: timedelta, why: str = "") -> None:
         super().__init__(why)
@@ -33,13 +33,13 @@ class Defer(Outcome):
 
 
 class Reject(Outcome):
-    """The message can never be handled and is dead-lettered."""
+    """The message can never be handled and becomes a dead letter."""
 
 
 class BatchFailed(Outcome):
-    """Some messages of a batch failed. `failures` maps their index in the list to the error.
+    """Some messages of a batch failed. `failures` maps the index of each failed message in the list to its error.
 
-    Each error counts as if the handler had raised it for that message alone. The other messages are acknowledged.
+    Each failed message is settled as if its error had been raised for it alone. All other messages are acknowledged.
     """
 
     def __init__(self, failures: Mapping[int, BaseException]) -> None:

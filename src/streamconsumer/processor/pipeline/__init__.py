@@ -1,1 +1,1 @@
-"""The path of one message through the process, from the in-flight table to its settlement."""
+"""Components that handle a message, from its admission to the in-flight table to its settlement."""

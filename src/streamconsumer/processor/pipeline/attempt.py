@@ -1,6 +1,6 @@
-"""Runs one attempt at a message: calls the handler inside the message's span.
+"""Runs one attempt to handle a message: calls the handler inside the message's span.
 
-An error is decided on and logged inside the span, so that the log line carries the span's ids.
+The decision on an error is also made and logged inside the span, so that the log line contains the span's ids.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from streamconsumer.processor.pipeline.timeouts import HandlerTimeouts
 from streamconsumer.processor.telemetry import MessageTracing
 
 PROCESS_EXIT_ERRORS = (KeyboardInterrupt, GeneratorExit)
-"""Errors that pass through a handler when the process or its event loop ends. Every other error is a failure of the
-handler, even if it is not an Exception: gevent's Timeout is not."""
+"""Errors that a handler raises because the process or its event loop ends. Every other error is a failure of the
+handler, even if its class is not a subclass of Exception, such as gevent's Timeout."""
 
 
 class AttemptRunner:
-    """Runs attempts. `run` returns the handler's result and raises the handler's error.
+    """Runs attempts. `run` returns the handler's result or raises the handler's error.
 
-    After an error, `entry.decision` holds the decision. The decision is None if the attempt was cancelled, because a
-    peer claimed the entry or the drain timed out."""
+    After an error, `entry.decision` contains the decision. The decision is None if the attempt was cancelled because
+    another consumer claimed the entry or the drain timed out."""
 
     def __init__(
         self,
@@ -36,7 +36,9 @@ class AttemptRunner:
     ) -> None:
         self._handler, self._settler, self._telemetry, self._timeouts = handler, settler, telemetry, timeouts
         self.trace_fields = telemetry.trace_fields if telemetry else frozenset()
-        """Names of the fields that give a message a span or a trace context. None if every message may have one."""
+        """Names of the trace context field. A message without such a field gets no span.
+
+        None if any message can get a span."""
         self.run = self._run_untraced if telemetry is None else self._run_maybe_traced
 
     def _run_maybe_traced(
@@ -57,7 +59,7 @@ class AttemptRunner:
         except BaseException as error:
             self._telemetry.end_attempt(attempt, entry, _outcome_label(entry), error)
             raise
-        # A cancelled handler may return: after a claim by a peer, or at the end of a drain.
+        # A handler that is cancelled, because another consumer claimed the entry or a drain ended, may still return.
         outcome = "effects" if isinstance(result, Effects) else "" if entry.is_standalone else "ack"
         self._telemetry.end_attempt(attempt, entry, "released" if entry.disposition else outcome)
         return result
@@ -89,9 +91,9 @@ class AttemptRunner:
             self._timeouts.finish(entry)
 
     def record_failure(self, entry: Entry, error: BaseException | None = None) -> BaseException:
-        """Decide on a failed attempt and return its error. `error` is None if the handler returned after its timeout.
+        """Decide on a failed attempt, and return the error. `error` is None if the handler returned after its timeout.
 
-        A cancellation from outside the handler is returned without a decision."""
+        Makes no decision if the current task was cancelled."""
         if error is None or entry.disposition == "timeout":
             error = handler_timeout_error(self._timeouts.timeout)
         elif isinstance(error, asyncio.CancelledError) and was_cancelled():
@@ -101,18 +103,18 @@ class AttemptRunner:
 
 
 def _outcome_label(entry: Entry) -> str:
-    """Return the outcome of a failed attempt for its span. An attempt without a decision was cancelled."""
+    """Return the outcome that the span of a failed attempt records. An attempt without a decision was cancelled."""
     if entry.decision is None:
         return "released"
     return "dead_letter" if isinstance(entry.decision.action, ToDeadLetter) else "retry"
 
 
 def was_cancelled() -> bool:
-    """Return whether the current task was cancelled. If not, the handler raised the CancelledError itself."""
+    """Return whether the current task was cancelled. If not, the handler itself has raised a CancelledError."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def handler_timeout_error(timeout: timedelta | None) -> TimeoutError:
-    """Build the error of a handler that exceeded its timeout."""
+    """Return the error for a handler that exceeded `delivery.timeout`."""
     return TimeoutError(f"the handler took longer than delivery.timeout, {timeout}")

@@ -1,11 +1,12 @@
-"""Batch handlers: one call of the user's function takes a list of the messages that are ready when a slot is free.
+"""Batch handlers: calls the user's function with a list of the messages that are ready when a slot becomes free.
 
-A batch never waits to fill up. Its messages keep their own delivery counts and outcomes: an undecodable message is
-dead-lettered alone, and a message that a peer has claimed is not acknowledged. After a `BatchFailed`, the messages that
-it does not name are acknowledged.
+A batch starts immediately, even if it has fewer messages than the maximum. Each message has its own delivery count and
+outcome. If one message cannot be decoded, only this message is dead-lettered. A message that another consumer has
+claimed is not acknowledged. After a `BatchFailed`, all messages that the exception does not name are acknowledged.
 
-Three kinds of entries run in a batch of one: suspects, circuit-breaker trials, and entries on their last attempt. A
-message is therefore never dead-lettered because another message in its batch failed.
+Three kinds of entries are handled in a batch of one: entries that may have crashed a process (suspects), trials of the
+circuit breaker, and entries on their last attempt. A message is therefore never dead-lettered because another message
+in its batch failed.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from streamconsumer.processor.telemetry import MessageTracing
 
 
 class BatchRunner:
-    """Runs batches of at most `max_count` messages, for one run of a processor."""
+    """Runs batches of at most `max_count` messages."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class BatchRunner:
         self._max_count, self._consumer_id, self._telemetry = max_count, consumer_id, telemetry
 
     async def run(self, first: Entry) -> None:
-        """Handle an entry together with further ready entries. Raises only errors that end the slot."""
+        """Handle an entry together with other ready entries. An error that this method raises ends the slot."""
         can_share = self._may_share_batch(first)
         message = await self._prepare(first)
         if message is None:
@@ -61,12 +62,12 @@ class BatchRunner:
                 else:
                     self._leave_batch(entry, others)
                     self._in_flight.dispatch()
-            # A peer may have claimed an entry while the others were prepared.
+            # Another consumer may have claimed an entry while other entries were prepared.
             batch = {entry: message for entry, message in batch.items() if not entry.disposition}
             if batch:
                 await self._handle(list(batch), list(batch.values()))
-            # An entry leaves the table as soon as it is settled, or a lease renewal would restore it. The first entry
-            # stays until its slot continues, and is therefore settled last.
+            # A settled entry must leave the in-flight table immediately, because a lease renewal would make the entry
+            # pending again. The first entry leaves the table only after this method, so it is settled last.
             failed = [entry for entry in batch if entry.decision is not None and entry.disposition != "claimed_by_peer"]
             await self._settler.apply_decisions(failed)
             for entry in failed:
@@ -90,14 +91,14 @@ class BatchRunner:
         return not (entry.is_suspect or is_last_attempt)
 
     async def _prepare(self, entry: Entry) -> Message | None:
-        """Return the message for the handler. None if the entry is settled otherwise or claimed by a peer."""
+        """Return the message for the handler. None if the entry is already settled or claimed by another consumer."""
         data = await self._settler.prepare_data(entry)
         if data is None or entry.disposition:
             return None
         return Message(entry.message_id, *self._consumer_id, entry.deliveries, data)
 
     async def _handle(self, entries: Sequence[Entry], messages: list[Message]) -> None:
-        """Call the handler. Its errors are stored as decisions on the entries; only a cancellation is raised."""
+        """Call the handler. Raises only cancellations and process exits; other errors lead to `entry.decision`."""
         token, started = set_current(messages), time.perf_counter()
         try:
             await self._run_traced(entries, messages)
@@ -105,7 +106,7 @@ class BatchRunner:
             if isinstance(error, PROCESS_EXIT_ERRORS) or (
                 isinstance(error, asyncio.CancelledError) and was_cancelled()
             ):
-                raise  # Any other error was decided on and logged inside the span.
+                raise  # `_run_attempt` has already decided on any other error and logged it.
         finally:
             self._metrics.record_duration(time.perf_counter() - started)
             reset_current(token)
@@ -124,10 +125,10 @@ class BatchRunner:
         self._telemetry.end_batch(attempt, entries)
 
     async def _run_attempt(self, entries: Sequence[Entry], batch: list[Mapping[Any, Any]]) -> None:
-        """Call the handler and decide on each failure.
+        """Call the handler, and decide for each failed message between a retry and a dead letter.
 
-        If the whole batch failed, raises the error of the span: the first message's error if all errors have one type,
-        else the BatchFailed."""
+        If the whole batch failed, raises the error that the span records. This is the first message's error if all
+        errors have the same type, else the BatchFailed."""
         failure = await self._call_handler(entries, batch)
         if failure is None:
             return
@@ -143,7 +144,7 @@ class BatchRunner:
             raise next(iter(failures.values())) if len(set(map(type, failures.values()))) == 1 else failure
 
     async def _call_handler(self, entries: Sequence[Entry], batch: list[Mapping[Any, Any]]) -> BaseException | None:
-        """Return the error of the batch, None on success. Raises a cancellation from outside the handler."""
+        """Call the handler and return its error. None after success. Raises a cancellation of the current task."""
         task, timeout, timer = asyncio.current_task(), self._policy.timeout, None
         assert task
         if timeout is not None:
@@ -173,7 +174,7 @@ class BatchRunner:
 
 
 def _cancel_timed_out(task: asyncio.Task[None], entries: Iterable[Entry]) -> None:
-    """Mark all entries of the batch as timed out, and cancel their common task once."""
+    """Mark all entries of the batch as timed out, and cancel the task that handles the batch."""
     overdue = [entry for entry in entries if not entry.disposition]
     for entry in overdue:
         entry.disposition = "timeout"
@@ -182,15 +183,16 @@ def _cancel_timed_out(task: asyncio.Task[None], entries: Iterable[Entry]) -> Non
 
 
 def _validate_failures(failed: BatchFailed, count: int) -> BaseException | None:
-    """Check a `BatchFailed` against the number of messages.
+    """Check that each failure in a `BatchFailed` has a valid index and an exception.
 
-    Returns it unchanged, None if it names no failures, or the error if an index or an exception is invalid."""
+    Returns the `BatchFailed` if all are valid, None if there are no failures, and an error if a failure is invalid."""
     for index, error in failed.failures.items():
         if type(index) is not int or not 0 <= index < count:
             invalid: Exception = IndexError(f"BatchFailed names index {index!r}; the list had 0 to {count - 1}")
         elif not isinstance(error, BaseException):
             invalid = TypeError(
-                f"BatchFailed has {error!r:.80} at index {index}; expected the exception it failed with"
+                f"BatchFailed has {error!r:.80} at index {index}; "
+                "expected the exception that the message at this index failed with"
             )
         else:
             continue

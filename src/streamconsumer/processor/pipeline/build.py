@@ -1,6 +1,6 @@
-"""Builds the pipeline: the components that take a message from the read to its settlement.
+"""Builds the pipeline: the components that handle a message from its read to its settlement.
 
-A processor builds a new pipeline on each start, so that no state of an earlier run is left.
+A processor builds a new pipeline on each start, so that a run uses no state of an earlier run.
 """
 
 from collections.abc import Callable, Collection, Coroutine
@@ -26,13 +26,13 @@ from streamconsumer.processor.telemetry import MessageTracing
 
 @dataclass(frozen=True, slots=True)
 class PipelineSettings:
-    """Settings of a processor that shape its pipeline."""
+    """Settings of a processor that its pipeline uses."""
 
     batch_count: int
-    """Maximum number of entries per read, and of messages per batch."""
+    """Maximum number of entries that one read returns, and of messages in one batch."""
 
     poll_interval: float
-    """Maximum duration of a blocking read, or pause between polls of a user's own manager, in seconds."""
+    """Maximum duration in seconds of a blocking read (BLOCK), or pause between two polls of a user's own manager."""
 
     concurrency: int
     """Number of worker slots."""
@@ -41,7 +41,7 @@ class PipelineSettings:
     """True if the handler takes a list of messages."""
 
     ordering_key: str | None
-    """Field whose value selects the ordering lane. None if messages may run in any order."""
+    """Name of the entry field whose value is the ordering key. None if messages may be handled in any order."""
 
     delivery: Delivery
 
@@ -51,24 +51,24 @@ class ProcessorHooks:
     """Functions of the processor that its pipeline calls."""
 
     require_handler: Callable[[], AsyncHandler]
-    """Returns the user's handler. Raises InvalidSettings if none is set."""
+    """Returns the user's handler. Raises InvalidSettings if no handler is set."""
 
     handle_entry: Callable[[Entry], Coroutine[Any, Any, None]]
-    """Handles one entry with a handler of single messages."""
+    """Handles one entry if the handler takes single messages."""
 
     fast_path_handler: AsyncHandler | None
-    """Handler of ordinary messages. None if they must go through `handle_entry` too."""
+    """Handler that the fast path calls. None if `handle_entry` must handle all messages."""
 
     may_claim: Callable[[], bool]
-    """Returns False while the processor must not claim entries."""
+    """Returns True if the processor may claim entries."""
 
     busy_ids: Collection[str]
-    """Ids of messages that a handler thread still works on."""
+    """Ids of messages that handler threads are handling."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """Components of one run of a processor."""
+    """Components that a processor uses from its start to its stop."""
 
     consumer_id: ConsumerId
     consumer: Consumer
@@ -99,7 +99,7 @@ def build_pipeline(
         metrics=metrics,
         busy_ids=hooks.busy_ids,
         ordering_key=settings.ordering_key,
-        timeout=None if is_batch else delivery.timeout,  # BatchRunner has a timer of its own
+        timeout=None if is_batch else delivery.timeout,  # BatchRunner has its own timer
         gate=breaker if delivery.breaker.failures else None,
     )
     consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry)
@@ -131,7 +131,7 @@ def build_pipeline(
     calls_per_slot = (1 if is_batch else batch_count) / settings.concurrency
     prefetch = Prefetch(metrics, batch_count=batch_count, calls_per_slot=calls_per_slot)
     fast_path = None
-    # Without `trace_fields` each message has a span, and none is ordinary.
+    # If `trace_fields` is None, every message can get a span, which the fast path does not support.
     can_use_fast_path = not is_batch and not settings.ordering_key and attempt_runner.trace_fields is not None
     if can_use_fast_path and hooks.fast_path_handler and consumer.ack_nowait:
         collaborators = (in_flight, attempt_runner, settler, breaker, consumer.ack_nowait)
@@ -141,7 +141,9 @@ def build_pipeline(
 
 
 def _single_message_handler(require_handler: Callable[[], AsyncHandler]) -> Callable[[], AsyncHandler]:
-    """Adapt a batch handler to single messages, for code that calls `_process_single_message` directly."""
+    """Return a function that returns a batch handler adapted to single messages.
+
+    The adapted handler is used if a user's code calls `_process_single_message` directly."""
 
     def adapted() -> AsyncHandler:
         handler = require_handler()

@@ -1,4 +1,4 @@
-"""A circuit breaker around the handler, so that an outage of the handler's dependency does not use up attempts.
+"""Circuit breaker around the handler, so that messages lose no attempts while a service that the handler uses is down.
 
 ```
           consecutive failures               pause over, one message starts
@@ -8,14 +8,16 @@
     └──────────────────────────────────── succeeded ─────────────────────────────┘
 ```
 
-Pure except for the clock. Only a handler that returned or raised says something about the dependency. A message that
-was rejected, deferred, cancelled or claimed by another consumer is ignored.
+The breaker has no side effects, and the caller can pass the clock. The dependency, that is the service that the handler
+uses, is assumed to be up if the handler returns, and down if the handler raises an error. A message that is rejected,
+deferred, cancelled or claimed by another consumer shows neither and is ignored.
 
-A failed trial is not counted as an attempt: it says more about the dependency than about the message. But if only
-messages that can never be handled are left, no trial succeeds until another message arrives, which looks the same as an
-outage. After an hour, trials therefore count, and such messages become dead letters. A longer outage costs one attempt
-per pause, spread over the entries of this pod, and none of the backlog. At the defaults these are at most six dead
-letters per hour and pod.
+A *trial* is the one message that the open breaker allows after each pause. A failed trial does not count as an attempt,
+because the dependency is the probable cause of the failure. If only messages that can never be handled are left, every
+trial fails, and the breaker cannot distinguish this case from an outage. Failed trials therefore count as attempts
+after the breaker has been open for an hour, so that such messages become dead letters. If an outage takes longer, it
+costs one attempt per pause. Only entries of this pod lose attempts, and entries that no pod has read lose none. With
+the default settings, at most six messages per hour and pod become dead letters.
 """
 
 import time
@@ -24,17 +26,17 @@ from collections.abc import Callable
 from streamconsumer.model.processor_settings import Breaker
 
 MIN_PAUSE_SECONDS = 1.0
-"""Duration of the first pause, unless `maxPause` is shorter."""
+"""Duration of the first pause if `maxPause` is not shorter."""
 
 COUNT_TRIALS_AFTER_SECONDS = 3600.0
-"""Time without a success after which failed trials count as attempts."""
+"""Time that the breaker must be open until failed trials count as attempts."""
 
 
 class CircuitBreaker:
-    """Call `allows_attempt()` and then `is_trial = record_start()` before each message.
+    """Circuit breaker of one processor. If `failures` is 0, the breaker never opens.
 
-    After the message, call one of `record_success(is_trial)`, `record_failure(is_trial)` and
-    `record_ignored(is_trial)`. With `failures=0` the breaker never opens."""
+    Before each message, call `allows_attempt()` and then `is_trial = record_start()`. After the message, call
+    `record_success(is_trial)`, `record_failure(is_trial)` or `record_ignored(is_trial)`."""
 
     def __init__(self, policy: Breaker, clock: Callable[[], float] = time.monotonic) -> None:
         self._failure_threshold, self._clock = policy.failures, clock
@@ -44,12 +46,12 @@ class CircuitBreaker:
         self._opened_at_seconds = 0.0
         self._pause_seconds = 0.0
         self._pause_ends_at_seconds: float | None = None
-        """Time at which the pause ends or ended. None while closed."""
+        """Time at which the pause ends or has ended. None while the breaker is closed."""
         self._is_trial_running = False
         self.is_open = False
-        """True while the backlog waits for the end of a pause or of a trial."""
+        """True while the breaker is open, during a pause or a trial: only trials may start."""
         self.has_no_recent_failure = True
-        """True if no message has failed since the last success: a further success then changes nothing."""
+        """True if no message has failed since the last success, so that a success need not be recorded."""
 
     def allows_attempt(self) -> bool:
         """Return whether a message may start now."""
@@ -62,27 +64,31 @@ class CircuitBreaker:
         return self.is_open and self._clock() - self._opened_at_seconds >= COUNT_TRIALS_AFTER_SECONDS
 
     def seconds_until_trial(self) -> float | None:
-        """Return the seconds until a message may start. None while closed, and while a trial runs."""
+        """Return the seconds until a trial may start. None while the breaker is closed or a trial is running."""
         if self._pause_ends_at_seconds is None or self._is_trial_running:
             return None
         return max(0.0, self._pause_ends_at_seconds - self._clock())
 
     def record_start(self) -> bool:
-        """Record that an allowed message starts. Returns True if the message is the trial."""
+        """Record that a message starts after `allows_attempt` returned True. Returns True if the message is a trial."""
         is_trial = self._pause_ends_at_seconds is not None and self.allows_attempt()
         self._is_trial_running = self._is_trial_running or is_trial
         return is_trial
 
     def record_success(self, is_trial: bool = False) -> None:
-        """Record that the handler returned. While open, only the trial closes the breaker: other messages may have
-        started before the dependency failed."""
+        """Record that the handler has returned.
+
+        While the breaker is open, only a successful trial closes it, because all other messages started before the
+        breaker opened, possibly before the dependency failed."""
         if is_trial or self._pause_ends_at_seconds is None:
             self._consecutive_failures, self._pause_ends_at_seconds, self._is_trial_running = 0, None, False
             self.is_open, self.has_no_recent_failure = False, True
 
     def record_failure(self, is_trial: bool = False) -> None:
-        """Record that the handler raised. While open, only the trial counts: other messages started before the breaker
-        opened."""
+        """Record that the handler has raised an error.
+
+        While the breaker is open, only a failed trial has an effect, because all other messages started before the
+        breaker opened."""
         self.has_no_recent_failure = False
         if is_trial:
             self._open(min(2 * self._pause_seconds, self._max_pause_seconds))
@@ -93,7 +99,9 @@ class CircuitBreaker:
                 self._open(self._min_pause_seconds)
 
     def record_ignored(self, is_trial: bool = False) -> None:
-        """Record an end that says nothing about the dependency. After an ignored trial, the next message is one."""
+        """Record that a message has ended without showing whether the dependency is up.
+
+        After an ignored trial, the next message becomes the trial."""
         self._is_trial_running = self._is_trial_running and not is_trial
 
     def _open(self, pause_seconds: float) -> None:

@@ -1,9 +1,9 @@
-"""Handles ordinary messages, which are nearly all messages, in one function that inlines the steps of other modules.
+"""Fast path: one function that handles ordinary messages, with the steps of other modules inlined.
 
-A function call costs a twentieth of what a whole message may cost. A single loop therefore takes each entry that was
-just read, calls the handler and queues the acknowledgement. Entries that are redelivered, large, undecodable or failed
-go to the general path. The fast path changes neither the order in which entries start, nor the state of the in-flight
-table that other components see.
+Nearly all messages are ordinary. One function call takes 5 % of the time budget of a message. A single loop therefore
+takes an entry that was just read, calls the handler and queues the acknowledgement. Other components handle entries
+that are redelivered, large or undecodable, and settle failed entries. The fast path changes neither the order in which
+entries start, nor the state of the in-flight table that other components use.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from streamconsumer.processor.pipeline.settlement import Settler
 
 
 class FastPath:
-    """Runs handlers of single messages, without ordering and without a span for every message."""
+    """Handles ordinary messages. Not used for batches, with an ordering key, or if every message can get a span."""
 
     def __init__(  # noqa: PLR0917 - one per collaborator
         self,
@@ -40,13 +40,13 @@ class FastPath:
         metrics: Metrics,
     ) -> None:
         self.handler = handler
-        """Called with each message. `set_message_callback` may replace it at any time."""
+        """User's handler. `set_message_callback` may replace this attribute at any time."""
         self._in_flight, self._attempt_runner, self._settler = in_flight, attempt_runner, settler
         self._breaker, self._ack, self._encoding = breaker, ack, encoding
         self._consumer_id, self._metrics = consumer_id, metrics
 
     async def run(self, entry: Entry, task: asyncio.Task[None]) -> Entry | None:  # noqa: C901, PLR0912, PLR0915 - inlined
-        """Handle ordinary entries. Returns the first other entry. None if no entry is ready or a context changed."""
+        """Handle ordinary entries. Returns the first other entry. None if the loop must not take a next entry."""
         in_flight, metrics, breaker, consumer_id = self._in_flight, self._metrics, self._breaker, self._consumer_id
         entries, tasks, trace_fields = in_flight.entries, in_flight.tasks, self._attempt_runner.trace_fields
         ready, suspects = in_flight.ready_queue.ready, in_flight.ready_queue.suspects
@@ -106,7 +106,7 @@ class FastPath:
             reset_current(token)
 
     def _decode_if_ordinary(self, entry: Entry) -> dict[Any, Any] | None:
-        """Return the data if the entry needs nothing but decoding, else None."""
+        """Return the decoded data of an ordinary entry. None if the entry is not ordinary."""
         if not entry.is_first_delivery or entry.has_replay_marks():
             return None
         try:
@@ -117,8 +117,8 @@ class FastPath:
     async def _settle_slow(self, entry: Entry, result: Any, error: BaseException | None) -> None:
         if error is not None or entry.disposition == "timeout":
             self._attempt_runner.record_failure(entry, error)
-            if entry.decision is None and error is not None:  # cancelled: claimed by a peer, or at the end of a drain
+            if entry.decision is None and error is not None:  # cancelled by a claim or at the end of a drain
                 raise error
             await self._settler.apply_decision(entry)
-        elif not entry.disposition:  # A handler that returns after its cancellation has not succeeded.
+        elif not entry.disposition:  # If the handler was cancelled, its return is no success.
             await self._settler.on_success(entry, result)

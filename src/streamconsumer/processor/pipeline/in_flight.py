@@ -1,11 +1,12 @@
 """The in-flight table: admits each entry once, and runs handlers in worker slots.
 
-An entry is in the table from its admission until this process is done with it, whether it was read, replayed, claimed
-or due again. An entry in the table is never admitted again, so one entry is never in two handlers of one process.
+An entry is in the table from its admission until this process has settled or released the entry, or until another
+consumer has claimed the entry. An entry in the table is never admitted again, so two handlers in one process never
+handle the same entry.
 
-A slot is a task that handles one message after another. A task per message would cost as much as everything else (1.6
-of 3 microseconds). Context variables that a handler sets must not reach the next message. If a handler changes
-one, its slot ends and a new slot starts.
+A worker slot is an asyncio task that handles one message after another. A separate task for each message would take as
+much time as all other steps together (1.6 of 3 microseconds). If a handler changes a context variable, its slot ends
+and a new slot starts, so that the change does not affect the next message.
 """
 
 import asyncio
@@ -24,20 +25,20 @@ from streamconsumer.processor.pipeline.timeouts import HandlerTimeouts
 log = logging.getLogger(__name__)
 
 CANCEL_TIMEOUT = timedelta(seconds=1)
-"""Maximum wait for a cancelled handler to end."""
+"""Maximum time to wait until a cancelled handler ends."""
 
 MAX_TRIAL_CANDIDATES = 100
-"""Number of entries in the table at which an open circuit breaker stops reading for further trials."""
+"""Maximum number of entries in the table while the circuit breaker is open and reads entries for trials."""
 
 BUSY_RETRY_SECONDS = 0.1
-"""Additional delay of a retry while a thread still runs the previous attempt."""
+"""Additional delay of a retry if the entry's previous attempt is still running."""
 
 SELF_CANCEL_RETRY_SECONDS = 1.0
-"""Delay of a retry after a handler cancelled its own task."""
+"""Delay of the retry after a handler has cancelled its own task."""
 
 
 class InFlightTable:
-    """Entries that wait for a slot, run, or wait for a retry. `run` handles one entry and raises nothing."""
+    """Entries that wait for a slot, are being handled, or wait for a retry. `run` is called to handle one entry."""
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class InFlightTable:
     ) -> None:
         self._run, self._concurrency, self._metrics = run, concurrency, metrics
         self._busy_ids = busy_ids
-        """Ids of messages that a thread still handles after the awaiting task was cancelled."""
+        """Ids of messages that threads are handling, including those whose task was cancelled."""
         self._gate = gate
         self.entries: dict[str, Entry] = {}
         self._blocked = BlockedEntries()
@@ -62,32 +63,33 @@ class InFlightTable:
         self.timeouts = HandlerTimeouts(timeout)
         self._slots: set[asyncio.Task[None]] = set()
         self._idle_slots: list[asyncio.Future[None]] = []
-        """Futures of the idle slots. Setting a result wakes the slot."""
+        """Futures on which the idle slots wait. Setting a future's result wakes its slot."""
         self._batched_count = 0
-        """Number of running entries that share the slot of another entry."""
+        """Number of running entries that share a slot with the first entry of their batch."""
         self.is_closed = False
         self._base_context = copy_context()
         """Context variables with which every message starts."""
         self.fast_path: Callable[[Entry, asyncio.Task[None]], Coroutine[Any, Any, Entry | None]] | None = None
-        """Handles ordinary entries, starting with the given one. Returns the first entry that is not ordinary."""
+        """Function that handles the given entry and other ordinary entries. Returns the first entry of another kind."""
         self.prefetch_limit = 0
-        """Number of entries that may wait for a slot while more are read. 0 if handlers are slow: an entry that one pod
-        buffers is not available to its peers."""
+        """Number of entries that may wait for a slot while the processor reads more entries.
+
+        0 if handlers are slow, because other pods cannot handle the entries that this pod has read."""
         self.has_capacity = asyncio.Event()
-        """Set while there is room to read more, and permanently after `close`."""
+        """Event that is set while the processor may read more entries, and after `close`."""
         self.has_capacity.set()
         self.on_entry_removed: Callable[[str], object] = lambda _: None
-        """Called with the id of each entry that leaves the table after an attempt outside of the fast path."""
+        """Function that `finish_attempt` calls with the id of each entry that it removes from the table."""
         metrics.count_in_flight = self.tasks.__len__
 
     @property
     def queued(self) -> int:
-        """Number of entries that have not started or wait for a retry."""
+        """Number of entries that wait for a slot, for an entry with the same ordering key, or for a retry."""
         return len(self.entries) - len(self.tasks)
 
     @property
     def running(self) -> int:
-        """Number of entries whose handler runs."""
+        """Number of entries that are being handled."""
         return len(self.tasks)
 
     def ids(self) -> list[str]:
@@ -95,11 +97,11 @@ class InFlightTable:
         return list(self.entries)
 
     def get(self, message_id: str) -> Entry | None:
-        """Return the entry. None if it is not in the table."""
+        """Return the entry with this id. None if no such entry is in the table."""
         return self.entries.get(message_id)
 
     def admit(self, entries: Collection[Entry]) -> None:
-        """Add the entries that are not in the table yet, and start as many as there are free slots."""
+        """Add the entries that are not yet in the table, and start an entry in each free slot."""
         table, busy = self.entries, self._busy_ids
         new = {entry.message_id: entry for entry in entries}
         if busy or not table.keys().isdisjoint(new):
@@ -112,8 +114,8 @@ class InFlightTable:
     def drop_claimed(self, message_id: str) -> bool:
         """Drop an entry that another consumer has claimed. Returns False if the entry is not in the table.
 
-        A running handler is cancelled, unless its batch still has entries of this consumer. An entry that has not
-        started never starts."""
+        Cancels the entry's handler if it is running. If the handler runs a batch, cancels it only if other consumers
+        have claimed all entries of the batch."""
         entry = self.entries.get(message_id)
         if entry is None or entry.disposition == "claimed_by_peer":
             return False
@@ -133,7 +135,7 @@ class InFlightTable:
         return True
 
     def schedule_retry(self, entry: Entry, seconds: float) -> None:
-        """Schedule a running entry for a retry `seconds` from now. The entry stays in the table when its attempt ends.
+        """Retry a running entry after `seconds`. The entry stays in the table when its attempt ends.
 
         Does nothing if another consumer has claimed the entry."""
         if entry.disposition == "claimed_by_peer":
@@ -144,15 +146,15 @@ class InFlightTable:
         self._retry_timers[entry.message_id] = asyncio.get_running_loop().call_later(seconds, self._retry_now, entry)
 
     def close(self) -> None:
-        """Start no further entries."""
+        """Prevent further entries from starting."""
         self.is_closed = True
         self.has_capacity.set()
         self._wake_slots(len(self._idle_slots))
 
     def take_unstarted(self) -> list[tuple[Entry, float]]:
-        """Remove all entries that do not run. Returns each with the seconds until its retry, 0 if it was ready.
+        """Remove all entries that are not running. Returns each entry with the seconds until its retry, or with 0.
 
-        The leases of removed entries are no longer renewed."""
+        The heartbeat does not renew the leases of the removed entries."""
         now = asyncio.get_running_loop().time()
         unstarted = [(entry, 0.0) for entry in self.ready_queue.clear()]
         for message_id, timer in list(self._retry_timers.items()):
@@ -166,7 +168,7 @@ class InFlightTable:
         return unstarted
 
     async def drain(self, deadline: float, force_stop: asyncio.Event) -> None:
-        """Wait for running handlers until `deadline` (monotonic seconds) or `force_stop`, then cancel them."""
+        """Wait for running handlers. Cancels them at `deadline` (monotonic seconds) or when `force_stop` is set."""
         forced = asyncio.create_task(force_stop.wait())
         while self.tasks and not forced.done() and (seconds_left := deadline - time.monotonic()) > 0:
             tasks = {forced, *self.tasks.values()}
@@ -183,7 +185,7 @@ class InFlightTable:
         self.timeouts.close()
 
     def dispatch(self) -> None:
-        """Start ready entries while slots are free, and update the capacity to read more."""
+        """Start ready entries in the free slots, and update `has_capacity`."""
         if not self.is_closed and (ready := len(self.ready_queue)):
             ready -= self._wake_slots(ready)
             for _ in range(min(ready, self._concurrency - len(self._slots))):
@@ -194,10 +196,10 @@ class InFlightTable:
     # -- batches: several entries in one slot ------------------------------------------------------------------------
 
     def fill_batch(self, first: Entry, max_count: int, may_share_batch: Callable[[Entry], bool]) -> list[Entry]:
-        """Start up to `max_count` further ready entries in the slot of the first one. Returns them in order.
+        """Start up to `max_count` other ready entries in the slot of the first entry. Returns these entries in order.
 
-        Stops at the first entry for which `may_share_batch` returns False. Call `finish_batched` for each returned
-        entry. A trial of the circuit breaker runs alone."""
+        Stops at the first entry for which `may_share_batch` returns False. The caller must call `finish_batched` for
+        each returned entry. Returns no entries while the circuit breaker is open, because a trial is handled alone."""
         joined: list[Entry] = []
         if self.is_closed or self._is_breaker_open():
             return joined
@@ -211,12 +213,12 @@ class InFlightTable:
         return joined
 
     def finish_batched(self, entry: Entry) -> None:
-        """Finish an entry that `fill_batch` returned. An entry with a scheduled retry stays in the table."""
+        """End the attempt of an entry from `fill_batch`. Keeps the entry in the table if a retry is scheduled."""
         self._batched_count -= 1
         self.finish_attempt(entry)
 
     def _has_own_entries(self, task: asyncio.Task[None]) -> bool:
-        """Return whether the task handles an entry that no other consumer has claimed."""
+        """Return whether the task is handling at least one entry that no other consumer has claimed."""
         return any(
             running is task and self.entries[message_id].disposition != "claimed_by_peer"
             for message_id, running in self.tasks.items()
@@ -225,7 +227,7 @@ class InFlightTable:
     # -- slots -----------------------------------------------------------------------------------------------------
 
     async def _run_slot(self) -> None:
-        """Handle one message after another, until a handler changes a context variable or is cancelled."""
+        """Handle one message after another. Ends if a handler changes a context variable or the task is cancelled."""
         task = asyncio.current_task()
         assert task
         fast_path = self.fast_path
@@ -252,10 +254,10 @@ class InFlightTable:
         return self._gate is not None and self._gate.allows_attempt()
 
     def _next_entry(self) -> Entry | None:
-        """Remove and return the entry that starts now. None if no entry may start.
+        """Remove and return the entry that starts next. None if no entry may start.
 
-        The circuit breaker's trial is preferably an entry that has not failed yet. If only some messages cannot be
-        handled, the others must not wait behind them."""
+        If the circuit breaker is open, prefers an entry that has not failed yet for the trial. If only some messages
+        cannot be handled, such a trial can succeed and close the breaker."""
         if not self._is_breaker_open():
             return self.ready_queue.pop()
         return (self.ready_queue.pop_untried() or self.ready_queue.pop()) if self._allows_trial() else None
@@ -281,7 +283,7 @@ class InFlightTable:
         await waiter
 
     def _wake_slots(self, max_count: int) -> int:
-        """Wake up to `max_count` idle slots. Returns the number of slots that were woken."""
+        """Wake up to `max_count` idle slots. Returns the number of slots that this call woke."""
         woken = self._idle_slots[:max_count]
         del self._idle_slots[:max_count]
         for waiter in woken:
@@ -289,7 +291,7 @@ class InFlightTable:
         return len(woken)
 
     def update_capacity(self) -> None:
-        """Set or clear `has_capacity`."""
+        """Set `has_capacity` if the processor may read more entries, otherwise clear the event."""
         if self.is_closed or (self._has_room_for_trials() if self._is_breaker_open() else self._has_room_for_new()):
             self.has_capacity.set()
         else:
@@ -306,20 +308,20 @@ class InFlightTable:
         return sum(entry.size_bytes() for entry in self.entries.values()) < MAX_BLOCKED_BYTES
 
     def _start_attempt(self, entry: Entry) -> None:
-        """Mark the attempt as a trial if the circuit breaker is open."""
+        """If the circuit breaker is open, record the start and mark the attempt as a trial."""
         if self._gate is not None and self._gate.is_open:
             entry.is_trial = self._gate.record_start()
 
     def retry_after_self_cancel(self, entry: Entry) -> None:
-        """Retry an entry whose handler cancelled its own task. Call before `finish_attempt`.
+        """Schedule a retry if the entry's handler has cancelled its own task. Must be called before `finish_attempt`.
 
-        The attempt counts, so such an entry eventually reaches `max_deliveries`."""
+        The attempt counts, so that an entry whose handler always does this eventually reaches `maxDeliveries`."""
         if not self.is_closed and entry.disposition in {"", "timeout"}:
             log.warning("handler cancelled its own task; retrying the message", extra={"message_id": entry.message_id})
             self.schedule_retry(entry, SELF_CANCEL_RETRY_SECONDS)
 
     def finish_attempt(self, entry: Entry) -> None:
-        """Free the slot of an entry. Removes the entry from the table unless a retry is scheduled."""
+        """End the attempt of an entry. Keeps the entry in the table only if a retry is scheduled."""
         del self.tasks[entry.message_id]
         if entry.is_trial and self._gate is not None:
             entry.is_trial = False
@@ -329,11 +331,11 @@ class InFlightTable:
             return
         self.entries.pop(entry.message_id, None)
         self.on_entry_removed(entry.message_id)
-        if entry.is_suspect or entry.lane is not None:  # other entries block no entry
+        if entry.is_suspect or entry.lane is not None:  # only such entries block other entries
             self.ready_queue.complete(entry)
 
     def _retry_now(self, entry: Entry) -> None:
-        """Queue an entry whose retry delay is over. Waits longer while a thread still runs its previous attempt."""
+        """Queue an entry whose retry delay has ended. If the entry's previous attempt is still running, wait again."""
         if entry.message_id in self._busy_ids or entry.message_id in self.tasks:
             timer = asyncio.get_running_loop().call_later(BUSY_RETRY_SECONDS, self._retry_now, entry)
             self._retry_timers[entry.message_id] = timer

@@ -1,24 +1,24 @@
-"""Prefetch limit: the entries of one read if handlers finish them within `MAX_BATCH_SECONDS`, else none."""
+"""Prefetch limit: the number of entries in one read if handlers take less than `MAX_BATCH_SECONDS` for them, else 0."""
 
 from streamconsumer.processor.metrics import Metrics
 
 MAX_BATCH_SECONDS = 0.05
-"""Maximum handling time of one read's entries for prefetching. Entries that one pod buffers are not available to its
-peers."""
+"""Maximum time that handlers may take for the entries of one read. If handlers take longer, the processor does not
+prefetch, because other pods cannot handle the entries that this pod has prefetched."""
 
 
 class Prefetch:
-    """Computes the limit from the handler durations since the previous call."""
+    """Computes the prefetch limit from the handler durations since the previous call of `limit`."""
 
     def __init__(self, metrics: Metrics, *, batch_count: int, calls_per_slot: float) -> None:
         self._metrics, self._batch_count = metrics, batch_count
         self._calls_per_slot = calls_per_slot
-        """Number of handler calls per worker slot that the entries of one read take."""
+        """Number of handler calls in each worker slot that are necessary for the entries of one read."""
         self._previous_totals = metrics.handler_calls, metrics.duration_sum_seconds
         self._limit = 0
 
     def limit(self) -> int:
-        """Return the current limit. Unchanged if no handler has ended since the previous call."""
+        """Return the prefetch limit. The limit changes only if a handler has ended since the previous call."""
         count, seconds = self._metrics.handler_calls, self._metrics.duration_sum_seconds
         count_before, seconds_before = self._previous_totals
         if count != count_before:

@@ -1,9 +1,11 @@
-"""Queue of entries that may start next. Pure: no clock, no Redis.
+"""Queue of entries that may start next. The functions in this module use neither Redis nor a clock.
 
-Entries start in order of arrival, with two exceptions. With an ordering key, entries with the same key wait in a lane
-behind the entry that has its turn, until that entry is settled. Suspects, entries whose consumers died more than once
-while they were running, start one at a time and alternate with other entries. If a suspect crashes this process too,
-no other suspect was running. If a suspect only fails, it does not block the rest.
+Entries start in order of arrival, with two exceptions:
+- If an ordering key is set, entries with the same key value start one after another. While the first entry is not
+  settled, the other entries wait in a queue, which is called a lane.
+- A suspect is an entry that may have crashed the process of a dead consumer. Suspects start one at a time, so that at
+  most one suspect is running if the process crashes. Suspects alternate with other entries, so that suspects that only
+  fail do not block the other entries.
 """
 
 from collections import deque
@@ -17,25 +19,25 @@ MAX_BLOCKED_BYTES = 32 * 1024 * 1024
 
 
 class AdmissionGate(Protocol):
-    """Decides whether an entry may start: the circuit breaker."""
+    """Interface of the circuit breaker, which decides whether an entry may start."""
 
     is_open: bool
-    """True while the gate restricts starts."""
+    """True while the circuit breaker is open: only trials may start."""
 
     def allows_attempt(self) -> bool:
         """Return whether a message may start now."""
 
     def record_start(self) -> bool:
-        """Record that an allowed message starts. Returns True if it is a trial."""
+        """Record that a message starts after `allows_attempt` returned True. Returns True if the message is a trial."""
 
     def record_ignored(self, is_trial: bool) -> None:
-        """Record an end that says nothing about the dependency."""
+        """Record that a message has ended without showing whether the service that the handler uses is up."""
 
 
 class BlockedEntries:
-    """Entries that may not start yet: they wait behind another entry of their lane, or for a retry.
+    """Entries that wait for another entry with the same ordering key, or for a retry.
 
-    Limited by number and by bytes, so that a pod with large entries stops reading sooner."""
+    Their number and their total size are limited, so that a pod with large entries stops reading sooner."""
 
     def __init__(self) -> None:
         self._sizes: dict[Entry, int] = {}
@@ -43,42 +45,42 @@ class BlockedEntries:
 
     @property
     def is_full(self) -> bool:
-        """True if no more entries may be read."""
+        """True if the processor must not read more entries."""
         return len(self._sizes) >= MAX_BLOCKED or self.size_bytes >= MAX_BLOCKED_BYTES
 
     def add(self, entry: Entry) -> None:
-        """Add an entry, or update its size."""
+        """Add an entry, or update the size of an entry that was added before."""
         self.discard(entry)
         self._sizes[entry] = size = entry.size_bytes()
         self.size_bytes += size
 
     def discard(self, entry: Entry) -> None:
-        """Remove an entry, if present."""
+        """Remove an entry. Does nothing if the entry is not blocked."""
         self.size_bytes -= self._sizes.pop(entry, 0)
 
 
 class ReadyQueue:
-    """Entries that have not started."""
+    """Entries in this process that have not started and do not wait for a retry."""
 
     def __init__(self, ordering_key: str | None = None, blocked: BlockedEntries | None = None) -> None:
         self._ordering_key = ordering_key.encode() if ordering_key else None
         self.ready: deque[Entry] = deque()
-        """Entries that may start without further checks, unless there are suspects."""
+        """Entries that may start and are not suspects. A suspect may have to start before them."""
         self.suspects: deque[Entry] = deque()
         self._active_suspect: Entry | None = None
-        """Suspect that has the turn. None if no suspect runs or waits for its retry."""
+        """Suspect that is running. None if no suspect is running."""
         self._is_others_turn = False
         self._lanes: dict[bytes, deque[Entry]] = {}
-        """Entries that wait behind the entry that has the turn, by ordering key."""
+        """Entries that wait until an earlier entry with the same ordering key is settled, grouped by ordering key."""
         self._blocked = BlockedEntries() if blocked is None else blocked
-        """Shared with the in-flight table. Includes the entries that wait in lanes."""
+        """Blocked entries, including the entries in `_lanes`. The in-flight table uses the same object."""
 
     def __len__(self) -> int:
-        """Return the number of entries that could start if slots were free. Excludes entries that wait in a lane."""
+        """Return the number of entries that wait only for a slot. Entries that wait in a lane are not included."""
         return len(self.ready) + len(self.suspects)
 
     def put(self, entry: Entry) -> None:
-        """Add a new entry, at the end of its lane if its ordering key has the turn."""
+        """Add a new entry. If its ordering key has a lane, the entry waits in this lane."""
         if self._ordering_key is not None and (key := entry.field_value(self._ordering_key)) is not None:
             entry.lane = key
             if key in self._lanes:
@@ -89,7 +91,7 @@ class ReadyQueue:
         self.requeue(entry)
 
     def put_all(self, entries: Collection[Entry]) -> None:
-        """Add new entries in order."""
+        """Add new entries in the given order."""
         if self._ordering_key is None and not any(entry.is_suspect for entry in entries):
             self.ready.extend(entries)
         else:
@@ -97,7 +99,7 @@ class ReadyQueue:
                 self.put(entry)
 
     def requeue(self, entry: Entry) -> None:
-        """Add an entry that has the turn in its lane, or no lane."""
+        """Add an entry that does not have to wait for another entry with the same ordering key."""
         (self.suspects if entry.is_suspect else self.ready).append(entry)
 
     def pop(self) -> Entry | None:
@@ -110,7 +112,7 @@ class ReadyQueue:
         return self.ready.popleft() if self.ready else None
 
     def pop_untried(self) -> Entry | None:
-        """Remove and return the next entry that was just read and has not failed yet. None if there is none."""
+        """Remove and return the next entry that was just read and has not failed. None if there is no such entry."""
         entry = next(self._untried(), None)
         if entry is not None:
             self.ready.remove(entry)
@@ -124,16 +126,16 @@ class ReadyQueue:
         return (entry for entry in self.ready if entry.attempt_counted)
 
     def pop_if(self, may_start: Callable[[Entry], bool]) -> Entry | None:
-        """Remove and return the next entry that is no suspect, if `may_start` allows it. None otherwise."""
+        """Remove and return the next entry that is not a suspect. None if `may_start` returns False for it."""
         return self.ready.popleft() if self.ready and may_start(self.ready[0]) else None
 
     def release_turn(self, entry: Entry) -> None:
-        """End the turn of a suspect. The entry keeps the turn in its lane."""
+        """If the entry is the running suspect, let the next suspect start. The entries in its lane continue to wait."""
         if entry is self._active_suspect:
             self._active_suspect = None
 
     def complete(self, entry: Entry) -> None:
-        """Record that an entry is settled. The next entry of its lane gets the turn."""
+        """Record that an entry has been settled. The next entry with the same ordering key may then start."""
         self.release_turn(entry)
         if entry.lane is None:
             return
@@ -145,7 +147,7 @@ class ReadyQueue:
             del self._lanes[entry.lane]
 
     def remove(self, entry: Entry) -> None:
-        """Remove an unstarted entry that another consumer has claimed."""
+        """Remove an entry that another consumer has claimed before the entry started."""
         for queue in (self.ready, self.suspects):
             if entry in queue:
                 queue.remove(entry)

@@ -1,4 +1,4 @@
-"""Reconnect backoff: logs Redis errors of the consume loop, and computes the pause after each."""
+"""Reconnect backoff: logs Redis errors in the consume loop, and computes the pause after each error."""
 
 import logging
 import random
@@ -11,11 +11,11 @@ from streamconsumer.redis_client.errors_table import classify_error
 log = logging.getLogger(__name__)
 
 MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.05, 5.0
-"""Bounds of the pause after a failure, which doubles with each consecutive failure."""
+"""Minimum and maximum pause after a failure. The pause doubles with each consecutive failure."""
 
 
 class ReconnectBackoff:
-    """Counts consecutive failures of the consume loop."""
+    """Counts consecutive failures of the consume loop, and computes the pauses."""
 
     def __init__(self, stream: str, group: str, metrics: Metrics, health: Health) -> None:
         self._stream, self._metrics, self._health = stream, metrics, health
@@ -25,8 +25,8 @@ class ReconnectBackoff:
     def record_failure(self, error: Exception) -> float:
         """Log an error and mark the pod as not ready. Returns the seconds to pause.
 
-        The pause is random, between half of a doubling bound and the bound, so that pods do not retry in step. Only
-        the 1st, 2nd, 4th, 8th … consecutive failure is logged."""
+        The pause is a random duration between a bound and half of that bound, so that pods do not retry simultaneously.
+        The bound doubles with each consecutive failure. Only the 1st, 2nd, 4th, 8th … failure is logged."""
         self._metrics.redis_errors += 1
         self.consecutive_failures += 1
         error_info = classify_error(error, self._log_context)

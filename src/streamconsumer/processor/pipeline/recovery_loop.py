@@ -1,7 +1,8 @@
-"""Background tasks of a consumer: renew leases, claim pending entries that are due, and save the group snapshot.
+"""Background tasks of a consumer: renew leases, claim pending entries, and save the group snapshot.
 
-Entries of a dead consumer run elsewhere within seconds, and postponed entries return when they are due. Entries of a
-live consumer are not claimed, however long their handlers take. Lease renewal continues through the drain.
+The consumer claims the entries of a dead consumer within seconds, and postponed entries when their delays have ended.
+Entries of a live consumer are not claimed, even if their handlers take a long time. Leases are also renewed during the
+drain.
 """
 
 import asyncio
@@ -20,23 +21,23 @@ from streamconsumer.processor.telemetry import MessageTracing
 log = logging.getLogger(__name__)
 
 IDLE_SCANS_PER_MIN_IDLE = 2
-"""Number of scans for idle entries per `minIdle`."""
+"""Number of scans for idle entries within one `minIdle` period."""
 
 FIRST_CHECK_SECONDS = 0.05
-"""Delay of the first check after start, short so that a new pod immediately claims what its predecessor released."""
+"""Delay of the first check after the start. Short, so that a new pod claims the entries that a stopped pod released."""
 
 SNAPSHOT_INTERVAL_SECONDS = 1.0
-"""Interval between snapshots of the group while entries are pending."""
+"""Interval between snapshots of the consumer group while entries are in flight."""
 
 RETRY_DELAY_SECONDS = 1.0
 """Delay of the next check while Redis is unavailable or claiming is paused."""
 
 CAPACITY_TIMEOUT_SECONDS = 0.5
-"""Maximum wait of a claim for capacity. The next check continues the claim."""
+"""Maximum time that a claim waits for capacity. The next check claims the remaining entries."""
 
 
 class RecoveryLoop:
-    """Renews and claims for one consumer, until `is_stopped` is set."""
+    """Runs the background tasks of one consumer until `is_stopped` is True."""
 
     def __init__(
         self,
@@ -51,12 +52,12 @@ class RecoveryLoop:
     ) -> None:
         self._consumer, self._in_flight, self._metrics = consumer, in_flight, metrics
         self._may_claim = may_claim
-        """Returns False while Redis is failing, and after the drain has started."""
+        """Function that returns False while Redis is unavailable, and after the drain has started."""
         self._batch_count, self._log_context, self._telemetry = batch_count, log_context, telemetry
         self.is_stopped = False
 
     async def run(self, is_alive: Callable[[], bool]) -> None:
-        """Run until cancelled. The heartbeat renews leases only while `is_alive` returns True."""
+        """Run the background tasks until cancelled. Leases are renewed only while `is_alive` returns True."""
         claimer = self._consumer.claimer
         if claimer is None:
             log.warning("stream manager does not support claiming; entries of dead consumers stay pending")
@@ -91,7 +92,7 @@ class RecoveryLoop:
             await self._claim_from(claimer.find_idle)
 
     async def _snapshot_loop(self, claimer: PendingClaimer) -> None:
-        """Save the snapshot while entries are in flight, and once more when the last of them are settled."""
+        """Save the snapshot while entries are in flight, and once more after all of these entries have been settled."""
         delivered, is_busy = 0, False
         while not self.is_stopped:
             await asyncio.sleep(SNAPSHOT_INTERVAL_SECONDS)
@@ -109,7 +110,7 @@ class RecoveryLoop:
                 await self._claim_pages(claim_page)
 
     async def _claim_pages(self, claim_page: ClaimPage) -> None:
-        """Claim pages until a page is empty. Waits for capacity before each page."""
+        """Claim pages of entries until a page is empty. Waits for capacity before each page."""
         has_more = True
         while has_more and self._may_claim():
             with suppress(TimeoutError):

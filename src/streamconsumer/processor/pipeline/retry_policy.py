@@ -1,4 +1,7 @@
-"""Retry policy: retry or dead-letter a failed message. Pure: the random number is an argument."""
+"""Retry policy: decides whether a failed message is retried or dead-lettered.
+
+The functions in this module have no side effects, and the caller passes the random number.
+"""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,7 +13,7 @@ from streamconsumer.processor.handler.outcomes import Defer, Reject, Retry
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """Retry after `delay`. The failed attempt is not counted if `counts_as_attempt` is False."""
+    """Decision to retry the message after `delay`. `counts_as_attempt` is True if the failed attempt counts."""
 
     delay: timedelta
     counts_as_attempt: bool = True
@@ -18,7 +21,7 @@ class RetryLater:
 
 @dataclass(frozen=True, slots=True)
 class ToDeadLetter:
-    """Dead-letter immediately."""
+    """Decision to dead-letter the message immediately."""
 
     reason: DeadLetterReason
 
@@ -29,11 +32,11 @@ Decision = RetryLater | ToDeadLetter
 def decide(
     error: BaseException, deliveries: int, policy: Delivery, *, jitter: float, is_uncounted: bool = False
 ) -> Decision:
-    """Decide on a failed attempt.
+    """Decide whether a message is retried or dead-lettered after a failed attempt.
 
-    `deliveries` is the number of attempts including this one. `jitter` is a random number from 0 to 1. `is_uncounted`
-    is True for a trial of the open circuit breaker that does not count as an attempt. Its failure says more about the
-    dependency than about the message."""
+    `deliveries` is the number of attempts, including the failed one. `jitter` is a random number from 0 to 1.
+    `is_uncounted` is True if the attempt was a trial of the open circuit breaker that does not count, because the cause
+    of the failure is probably an outage and not the message."""
     if isinstance(error, Defer):
         return RetryLater(error.after, counts_as_attempt=False)
     if isinstance(error, Reject):
@@ -49,7 +52,7 @@ def decide(
 
 
 def backoff(deliveries: int, policy: Backoff, jitter: float) -> timedelta:
-    """Return a delay with full jitter: between zero and a bound that doubles with each attempt.
+    """Return a delay with full jitter: `jitter` times a bound that doubles with each attempt, up to `max_delay`.
 
     Jitter spreads the retries of messages that failed at the same time."""
     return min(policy.min_delay * 2.0 ** min(deliveries - 1, 40), policy.max_delay) * jitter
@@ -58,7 +61,7 @@ def backoff(deliveries: int, policy: Backoff, jitter: float) -> timedelta:
 def is_terminal(error: BaseException, names: list[str]) -> bool:
     """Return whether `names` contains the class of the error or one of its base classes.
 
-    A name is qualified (`ValueError`) or full (`shop.errors.Unknown`)."""
+    A name can be the qualified name of a class (`ValueError`), or include the module (`shop.errors.Unknown`)."""
     if not names:
         return False
     classes = type(error).__mro__

@@ -1,7 +1,7 @@
 """Settles messages whose handler has ended: acknowledges, retries, postpones or dead-letters them.
 
-`retry_policy` decides, and this module applies the decision. If a step fails, the entry stays pending and the step is
-retried, so that no entry is lost.
+`retry_policy` decides between a retry and a dead letter, and this module applies the decision in Redis. If a Redis
+command fails, the entry stays pending and the command is retried, so that no entry is lost.
 """
 
 import asyncio
@@ -34,10 +34,10 @@ from streamconsumer.processor.telemetry import MessageTracing, current_tracepare
 log = logging.getLogger(__name__)
 
 MAX_LOCAL_WAIT = timedelta(seconds=2)
-"""Longest retry delay spent in this process. A longer delay is stored in Redis, where it survives the pod."""
+"""Longest retry delay that an entry waits in this process. Longer delays are stored in Redis and survive the pod."""
 
 RETRY_DELAY_SECONDS = 1.0
-"""Delay before a step that failed in Redis is retried."""
+"""Delay before a failed Redis command is retried."""
 
 MAX_LOGGED_IDS = 10
 """Maximum number of message ids in the log line of a failed batch."""
@@ -45,7 +45,7 @@ MAX_LOGGED_IDS = 10
 
 @dataclass(frozen=True, slots=True)
 class FailureDecision:
-    """Decision on a failed attempt, and the error that led to it."""
+    """Decision on a failed attempt, and the error of the attempt."""
 
     action: Decision
     error: BaseException
@@ -54,7 +54,7 @@ class FailureDecision:
 
 
 class Settler:
-    """Settles the messages of one run of a processor."""
+    """Settles messages. A processor creates a new settler on each start."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Settler:
     # -- before the attempt --------------------------------------------------------------------------------------------
 
     async def prepare_data(self, entry: Entry) -> dict[Any, Any] | None:
-        """Return the data for the handler. None if the entry must not start; it is then settled here."""
+        """Return the data for the handler. None if the handler must not be called."""
         if entry.has_replay_marks():
             entry.is_replay = True
         is_ordinary = entry.attempt_counted and not entry.may_be_large and not entry.is_replay
@@ -87,7 +87,9 @@ class Settler:
             return None
 
     async def _prepare_attempt(self, entry: Entry) -> bool:
-        """Check a redelivered, large or replayed entry, and count its attempt. Returns False if it must not start."""
+        """Check a redelivered, large or replayed entry, and count its attempt.
+
+        Returns False if the handler must not be called."""
         try:
             if entry.decision is not None:
                 await self.apply_decision(entry)
@@ -105,7 +107,9 @@ class Settler:
             return False
 
     async def _count_attempt(self, entry: Entry) -> bool:
-        """Count the attempt in Redis. Returns False if the entry is dead-lettered, claimed by a peer or trimmed."""
+        """Count the attempt in Redis.
+
+        Returns False if the entry was dead-lettered, claimed by another consumer or trimmed."""
         if entry.deliveries >= self._policy.max_deliveries:
             error = RuntimeError(
                 f"started {entry.deliveries} times without finishing; it probably crashes the process; "
@@ -113,7 +117,7 @@ class Settler:
             )
             await self._dead_letter_many([(entry, FailureDecision(ToDeadLetter(DeadLetterReason.CRASHED), error))])
             return False
-        if entry.is_suspect:  # Confirm finished messages first: this entry may crash the process.
+        if entry.is_suspect:  # This entry may crash the process, so finished messages are acknowledged first.
             await self._consumer.flush()
         entry.is_uncounted = entry.is_trial and not entry.owner_died and not self._breaker.counts_trials()
         entry.had_uncounted_attempt = entry.had_uncounted_attempt or entry.is_uncounted or not entry.deliveries
@@ -131,7 +135,7 @@ class Settler:
     # -- after the attempt ---------------------------------------------------------------------------------------------
 
     async def on_success(self, entry: Entry, result: Any) -> None:
-        """Acknowledge the entry. If the handler returned Effects, apply them in the same step."""
+        """Acknowledge the entry. If the handler returned Effects, apply the effects in the same step."""
         try:
             if isinstance(result, Effects):
                 await self._commit_effects(entry, result)
@@ -155,22 +159,22 @@ class Settler:
         except EffectsRejected as error:
             self.on_failure(entry, error)
             await self.apply_decision(entry)
-        except Exception as error:  # noqa: BLE001 - an error of the server: only the commit is retried, not the handler
+        except Exception as error:  # noqa: BLE001 - a Redis error, so only the commit is retried
             log_redis_error("failed to commit effects; retrying", self._log_context, error)
             entry.decision = effects
             self._in_flight.schedule_retry(entry, RETRY_DELAY_SECONDS)
 
     def on_failure(self, entry: Entry, error: BaseException) -> None:
-        """Decide whether a failed message is retried or dead-lettered, and log it."""
+        """Decide whether a failed message is retried or dead-lettered, and log the failure."""
         if self._decide(entry, error):
             self._record_breaker_failure(entry)
         self._log_failure(entry, error, entry.decision.action)
 
     def on_batch_failure(self, failed: Sequence[tuple[Entry, BaseException]], *, is_whole_batch: bool) -> None:
-        """Decide on each failed message of a batch by its own error, and log it.
+        """Decide by each message's own error whether the message is retried or dead-lettered, and log the failures.
 
-        The circuit breaker counts a batch as one failure. If only a part of the batch failed, the breaker counts none,
-        because the dependency works."""
+        The circuit breaker counts a failed batch as one failure. If only some messages of the batch failed, the breaker
+        counts no failure, because the service that the handler uses is up."""
         breaker_failures = [entry for entry, error in failed if self._decide(entry, error)]
         if is_whole_batch and breaker_failures:
             self._record_breaker_failure(breaker_failures[0])
@@ -181,7 +185,7 @@ class Settler:
                 self._log_failure(entry, error, entry.decision.action)
 
     def _decide(self, entry: Entry, error: BaseException) -> bool:
-        """Store the decision on the entry. Returns True if the failure may be one of the handler's dependency."""
+        """Store the decision in `entry.decision`. Returns True if the failure is relevant for the circuit breaker."""
         jitter = random.random()  # noqa: S311 - spreads retries, protects no secret
         is_uncounted = entry.is_trial and (entry.is_uncounted or not self._breaker.counts_trials())
         decision = decide(error, entry.deliveries, self._policy, jitter=jitter, is_uncounted=is_uncounted)
@@ -189,8 +193,9 @@ class Settler:
         return entry.is_trial or (isinstance(decision, RetryLater) and decision.counts_as_attempt)
 
     async def apply_decision(self, entry: Entry) -> None:
-        """Apply the stored decision. With a user's own manager the entry just stays pending: such a manager can neither
-        postpone nor dead-letter."""
+        """Apply the stored decision. If the user's own manager is used, do nothing.
+
+        A user's own manager can neither postpone nor dead-letter, so its entries stay pending."""
         decision: FailureDecision | Effects = entry.decision
         if self._consumer.claimer is None:
             return
@@ -198,13 +203,15 @@ class Settler:
             await self.apply_decisions([entry])
             return
         entry.decision = None
-        if entry.is_trial:  # The handler ran earlier, so this commit shows nothing about its dependency.
+        if entry.is_trial:  # This attempt does not call the handler, so the breaker ignores the trial.
             entry.is_trial = False
             self._breaker.record_ignored(is_trial=True)
         await self._commit_effects(entry, decision)
 
     async def apply_decisions(self, entries: Sequence[Entry]) -> None:
-        """Apply the decisions on failed messages: one round trip for all postponed ones, few for the dead letters."""
+        """Apply the decisions on failed messages.
+
+        One round trip postpones all messages that must be postponed, and a few round trips write the dead letters."""
         if self._consumer.claimer is None:
             return
         to_dead_letter: list[tuple[Entry, FailureDecision]] = []
@@ -220,14 +227,14 @@ class Settler:
         await self._dead_letter_many(to_dead_letter)
 
     async def _on_undecodable(self, entry: Entry, error: UndecodableEntry) -> None:
-        """Dead-letter an entry that cannot be decoded: a retry would fail the same way."""
+        """Dead-letter an entry that cannot be decoded, because a retry would fail for the same reason."""
         self._metrics.failed += 1
         log.error("message cannot be decoded", extra={"error": str(error)})
         if self._consumer.claimer is not None:
             await self._dead_letter_many([(entry, FailureDecision(ToDeadLetter(DeadLetterReason.UNDECODABLE), error))])
 
     async def release(self, entries: list[tuple[Entry, float]]) -> None:
-        """Release unstarted entries to other consumers: ready ones immediately, others after their delay."""
+        """Release unstarted entries, each given with the seconds after which another consumer may claim the entry."""
         self._metrics.released += len(entries)
         postponements = [
             (entry.message_id, entry.deliveries - (1 if entry.attempt_counted else 0), timedelta(seconds=seconds))
@@ -253,9 +260,10 @@ class Settler:
             self._in_flight.schedule_retry(entry, decision.delay.total_seconds())
 
     async def _uncount_attempts(self, entries: Sequence[Entry]) -> None:
-        """Remove uncounted attempts from the delivery count before the wait.
+        """Subtract attempts that do not count from the delivery counts in Redis.
 
-        Otherwise a crash during the wait would count them."""
+        The counts must be correct before the entries wait for their retries, because this process may crash during
+        the wait."""
         if not entries:
             return
         try:
@@ -264,7 +272,7 @@ class Settler:
             log_redis_error("failed to reset the delivery count", self._log_context, error)
 
     async def _postpone(self, entries: Sequence[tuple[Entry, RetryLater]]) -> set[str]:
-        """Store the delays in Redis, for all entries or none. Returns the ids of the postponed entries."""
+        """Store the retry delays of the entries in Redis. Returns the ids of all entries, or no ids if Redis fails."""
         if not entries:
             return set()
         try:
@@ -313,7 +321,9 @@ class Settler:
     def _on_dead_lettered(
         self, entry: Entry, decision: FailureDecision, reply: bool | Exception, start_ns: int
     ) -> None:
-        """Process one result of `dead_letter_many`. A failed write is retried, and False means a claim by a peer."""
+        """Process one result of `dead_letter_many`: an error, or whether the dead letter was written.
+
+        After an error, the write is retried. If the result is False, another consumer has claimed the entry."""
         assert isinstance(decision.action, ToDeadLetter)
         reason = decision.action.reason
         if isinstance(reply, Exception):
@@ -346,7 +356,7 @@ class Settler:
             )
 
     def _schedule_trial(self) -> None:
-        """Dispatch when the breaker's pause is over. Waits again if the timer fired early."""
+        """Dispatch entries when the breaker's pause has ended. Waits again if the timer fired too early."""
         seconds = self._breaker.seconds_until_trial()
         if seconds:
             asyncio.get_running_loop().call_later(seconds, self._schedule_trial)
@@ -367,7 +377,7 @@ class Settler:
         log.error(message, exc_info=error, extra={**log_fields, "error": format_error(error)})
 
     def _log_batch_failure(self, entries: Sequence[Entry], error: BaseException) -> None:
-        """Log one line and one stack trace for all messages of the batch."""
+        """Log one line and one stack trace for all failed messages of a batch."""
         self._metrics.failed += len(entries)
         to_dead_letter = (
             sum(isinstance(entry.decision.action, ToDeadLetter) for entry in entries) if self._consumer.claimer else 0

@@ -1,4 +1,4 @@
-"""Handler timeouts (`delivery.timeout`): one timer for all running handlers cancels those that exceed the timeout."""
+"""Handler timeouts (`delivery.timeout`): a single timer cancels all handlers that exceed the timeout."""
 
 import asyncio
 from datetime import timedelta
@@ -9,17 +9,17 @@ from streamconsumer.processor.message import Entry
 class HandlerTimeouts:
     """Cancels handlers that take too long.
 
-    Only the handler is timed. The Redis commands that count and settle the attempt are not, and must not be cut off."""
+    The timeout applies only to the handler. Redis commands that count or settle an attempt must not be cancelled."""
 
     def __init__(self, timeout: timedelta | None) -> None:
         self.timeout = timeout
         self._seconds = timeout.total_seconds() if timeout else None
         self._running: dict[Entry, asyncio.Task[None]] = {}
-        """Running entries in the order in which their handlers were called."""
+        """Entries whose handlers are running, in the order of the calls."""
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, entry: Entry, task: asyncio.Task[None]) -> None:
-        """Start the timeout of a handler. Does nothing without a timeout."""
+        """Start the timeout of a handler. Does nothing if `delivery.timeout` is not set."""
         if self._seconds is None:
             return
         loop = asyncio.get_running_loop()
@@ -29,7 +29,7 @@ class HandlerTimeouts:
             self._timer = loop.call_later(self._seconds, self._cancel_overdue)
 
     def finish(self, entry: Entry) -> None:
-        """End the timeout of a handler."""
+        """End the timeout of a handler that has returned or raised an error."""
         self._running.pop(entry, None)
 
     def close(self) -> None:
@@ -38,9 +38,9 @@ class HandlerTimeouts:
             self._timer.cancel()
 
     def _cancel_overdue(self) -> None:
-        """Cancel overdue handlers and set the timer to the next one.
+        """Cancel overdue handlers, and set the timer for the handler whose timeout expires next.
 
-        Handlers start in order and have the same timeout, so the first entry is the first to be overdue."""
+        All handlers have the same timeout, so the handler that was called first is the first to exceed it."""
         assert self._seconds is not None
         loop = asyncio.get_running_loop()
         self._timer = None
