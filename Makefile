@@ -16,6 +16,8 @@
 PYTHON ?= $(firstword $(foreach v,python3 python3.14 python3.13 python3.12 python3.11,$(shell $(v) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(v))))
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+# A user's own `user = true` in pip.conf would make pip refuse the virtual environment.
+export PIP_USER := 0
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile

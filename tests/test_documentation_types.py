@@ -20,6 +20,26 @@ CODE_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 WRONG_ARGUMENT = "from streamconsumer.model.processor_settings import Delivery\n\nDelivery(max_retries=3)\n"
 
+OWN_MANAGER = """\
+from streamconsumer.processor import RedisStreamProcessor
+
+
+class Manager:
+    async def create_group(self, stream: str, group: str, start: str = "0") -> bool:
+        return True
+
+    async def read_events(
+        self, stream: str, group: str, consumer: str, limit: int = 10
+    ) -> list[tuple[str, dict[str, str]]]:
+        return []
+
+    async def ack_event(self, stream: str, group: str, entry: str) -> int:
+        return 1
+
+
+RedisStreamProcessor(Manager(), "orders", "billing", "worker-1")
+"""
+
 
 def examples() -> dict[str, str]:
     """Return every Python block of the documentation, by page and number."""
@@ -65,3 +85,9 @@ def test_type_checker_reports_a_wrong_argument(check: Callable[[Path], str], tmp
     """Without this test, examples would also pass if the package had no types."""
     (tmp_path / "wrong.py").write_text(WRONG_ARGUMENT)
     assert "max_retries" in check(tmp_path)
+
+
+@pytest.mark.parametrize("check", [run_mypy, run_pyright])
+def test_a_manager_may_name_its_parameters_as_it_likes(check: Callable[[Path], str], tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN_MANAGER)
+    assert check(tmp_path) == ""

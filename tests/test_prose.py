@@ -1,5 +1,9 @@
 """The checker of the wording: which texts it reads, and which words it reports."""
 
+import subprocess
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from tools import prose
@@ -72,6 +76,74 @@ def test_strings_in_tests_are_not_checked() -> None:
 def test_markdown_is_checked_outside_of_code_blocks() -> None:
     source = "# Title\n\nThe pod is told.\n\n```\ntold\n```\n\nUse `told`.\n"
     assert [each.line for each in prose.violations(source, prose.markdown)] == [3]
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("````md\n```\ntold\n```\ntold\n````\nNobody.\n", [7]),
+        ("```\n~~~\ntold\n```\nNobody.\n", [5]),
+        ("```sh\n``` told\n```\nNobody.\n", [4]),
+        ("```told```\nNobody.\n", [2]),
+        ("~~~\ntold\n~~~~\nNobody.\n", [4]),
+        ("# Title\r\n\r\n```\r\ntold\r\n```\r\nNobody.\r\n", [6]),
+    ],
+)
+def test_a_code_block_ends_at_its_own_fence(source: str, lines: list[int]) -> None:
+    assert [each.line for each in prose.violations(source, prose.markdown)] == lines
+
+
+@pytest.mark.parametrize(
+    ("texts", "source", "lines"),
+    [
+        (prose.markdown, "Read all at\nonce.\n\n> Read all at\n> once.\n", [1, 4]),
+        (prose.plain, "a: 1\n# Read all at\n# once.\n", [2]),
+        (prose.plain, "-- Read all at\n-- once.\n", [1]),
+        (prose.python, "# Read all at\n# once.\n", [1]),
+        (prose.python, 'def read() -> None:\n    """Read all at\n    once.\n    """\n', [2]),
+    ],
+)
+def test_a_phrase_is_found_across_a_line_break(texts: Any, source: str, lines: list[int]) -> None:
+    assert [(each.line, each.found) for each in prose.violations(source, texts)] == [
+        (line, "the word 'at once'") for line in lines
+    ]
+
+
+def test_words_of_two_paragraphs_are_no_phrase() -> None:
+    assert prose.violations("# What to look at\n\nOnce a day, look here.\n", prose.markdown) == []
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty git checkout, which the checker reads."""
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    monkeypatch.setattr(prose, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["prose"])
+    return tmp_path
+
+
+def test_every_file_of_the_checkout_is_checked(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (checkout / "café.md").write_text("Nobody.\n")
+    (checkout / "two\nlines.md").write_text("Nobody.\n")
+    (checkout / "latin.md").write_bytes(b"ok\ncaf\xe9\n")
+    (checkout / "wrong.py").write_text("def wrong(:\n")
+    (checkout / "dead.md").symlink_to("missing.md")
+    subprocess.run(["git", "add", "."], cwd=checkout, check=True)
+    assert prose.main() == 1
+    assert sorted(capsys.readouterr().out.splitlines()) == [
+        "café.md:1: the word 'nobody'; write: the consumer, the pod, the user",
+        "latin.md:2: a byte that is not UTF-8; write: UTF-8",
+        "lines.md:1: the word 'nobody'; write: the consumer, the pod, the user",
+        "two",
+        "wrong.py:1: a syntax error (invalid syntax); write: valid Python",
+    ]
+
+
+def test_a_folder_without_git_is_an_error(checkout: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (checkout / ".git").rename(checkout / "git")
+    with pytest.raises(SystemExit, match="git ls-files failed"):
+        prose.main()
+    assert "not a git repository" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def test_demo_shows_a_retry_and_a_complete_trace_and_loses_nothing(tmp_path: Path) -> None:
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCES), "TMPDIR": str(tmp_path)}
+    environment["HTTP_PROXY"] = "http://127.0.0.1:9"  # a proxy that cannot reach the servers of the demo
     command = [sys.executable, str(EXAMPLES / "demo.py"), "--count", "100"]
     demo = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert demo.returncode == 0, demo.stdout + demo.stderr

@@ -201,6 +201,8 @@ def _in_assets(binary: Binary) -> Path | None:
     folder = os.environ.get("KUBEBUILDER_ASSETS")
     if not folder:
         return None
+    if not Path(folder).is_dir():
+        raise BenchError(f"KUBEBUILDER_ASSETS={folder}: found no such folder; correct or unset the variable")
     found = Path(folder) / binary.name
     return found if found.exists() else None
 
@@ -280,7 +282,8 @@ def _compile(binary: Binary) -> None:
     built = subprocess.run(
         _go_build(binary, unfinished),
         cwd=MODULES / binary.module,
-        env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"},
+        # Empty: the flags and the platform that the shell may set for another project.
+        env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "", "GOOS": "", "GOARCH": ""},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -22,7 +22,7 @@ OLDEST_ON_PATH = (7, 0)
 START_TIMEOUT = 10.0
 MAX_PORT_TRIES = 3
 
-Options = Mapping[str, str | Sequence[str]]
+Options = Mapping[str, str | Path | Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,17 @@ DEFAULT = Flavour("default", first_available)
 """The server of tests for which the server's version does not matter."""
 
 
+def _config_values(option: str | Path | Sequence[str]) -> Sequence[str]:
+    if isinstance(option, Path):
+        return [f'"{option}"']
+    return [option] if isinstance(option, str) else option
+
+
 class RedisServer:
     """Redis server that keeps its port and its files through stop, kill and restart.
 
-    `options` are lines of redis.conf, with the same quoting. A sequence of values repeats the line:
-    `RedisServer({"appendonly": "yes", "user": [alice, bob]})`.
+    `options` are lines of redis.conf, with the same quoting. A Path is quoted here, because it may contain spaces. A
+    sequence of values repeats the line: `RedisServer({"appendonly": "yes", "user": [alice, bob]})`.
     """
 
     host = "127.0.0.1"
@@ -167,20 +173,16 @@ class RedisServer:
         return Program("redis", [self.binary, configuration], directory)
 
     def _config_lines(self, directory: Path) -> list[str]:
-        settings: dict[str, str | Sequence[str]] = {
+        settings: dict[str, str | Path | Sequence[str]] = {
             "bind": self.host,
             "port": str(self.port),
-            "dir": str(directory),
+            "dir": directory,
             "save": '""',
             "appendonly": "no",
             "repl-diskless-sync-delay": "0",
             **self.options,
         }
-        return [
-            f"{name} {value}"
-            for name, values in settings.items()
-            for value in ([values] if isinstance(values, str) else values)
-        ]
+        return [f"{name} {value}" for name, values in settings.items() for value in _config_values(values)]
 
     def stop(self) -> None:
         """Stop the server with SIGTERM, as an administrator would."""

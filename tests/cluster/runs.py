@@ -38,9 +38,15 @@ def runs_directory() -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file at `path`. Waits while another process holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    """Hold the lock file at `path`. Waits while another process holds it. Raises BenchError for a read-only cache."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise BenchError(
+            f"{path.parent}: {error.strerror}; set XDG_CACHE_HOME to a folder that this user can write"
+        ) from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,25 @@ def test_collector_has_no_spans_of_earlier_tests(collector: Collector) -> None:
 
 def test_incomplete_line_is_not_parsed() -> None:
     assert parse_spans('{"resourceSpans": []}\n{"resourceSp') == []
+
+
+def test_servers_on_loopback_are_reached_without_the_proxy_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
+    assert urllib.request.proxy_bypass("127.0.0.1:4318")
+    assert urllib.request.proxy_bypass("localhost")
+    assert not urllib.request.proxy_bypass("collector.example")
+
+
+def test_redis_starts_in_a_cache_whose_path_contains_a_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "my cache"))
+    with RedisServer({"pidfile": tmp_path / "my cache" / "redis.pid"}) as server:
+        assert server.directory.is_relative_to(tmp_path / "my cache")
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
+    with pytest.raises(BenchError, match=r"^/dev/null/cache/streamconsumer/run: .*; set XDG_CACHE_HOME to a folder"):
+        RedisServer().start()
 
 
 def test_state_of_runs_is_in_the_projects_cache() -> None:

@@ -1,5 +1,6 @@
 """Programs of the test bench: where they are found, how they are built, and which tests can use them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from tests.cluster.__main__ import main as commands
 from tests.cluster.errors import MissingTool
 
 pytest_plugins = ["pytester"]
+
+MAKEFILE = Path(__file__).parents[2] / "Makefile"
 
 
 def program_that_says(folder: Path, name: str, said: str) -> Path:
@@ -63,6 +66,16 @@ def test_kubebuilder_assets_take_precedence_over_path_and_cache(
     assert binaries.locate(etcd) == named
 
 
+def test_a_missing_folder_of_kubebuilder_assets_is_an_error(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the error, a typing mistake would cost a build of a quarter of an hour."""
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", "~/envtest")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert commands(["build", "etcd"]) == 1
+    assert "KUBEBUILDER_ASSETS=~/envtest: found no such folder" in capsys.readouterr().err
+
+
 def test_without_go_the_error_names_the_package_to_install(
     tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +113,16 @@ def test_builds_show_their_number_and_the_time_they_took(
     assert len(lines) == 5, "nothing is built twice"
 
 
+def test_a_build_is_for_this_machine_whatever_the_shell_cross_compiles_for(
+    tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_go(tmp_path, f'test -z "$GOOS$GOARCH$GOFLAGS" || exit 1; {BUILDS}')
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    for name, foreign in {"GOOS": "darwin", "GOARCH": "arm64", "GOFLAGS": "-mod=vendor"}.items():
+        monkeypatch.setenv(name, foreign)
+    assert binaries.build(binaries.BINARIES["pause"]).exists()
+
+
 def test_a_failed_build_is_reported_with_the_end_of_its_output(
     tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,6 +139,15 @@ def test_a_failed_build_is_reported_with_the_end_of_its_output(
 def test_an_unknown_program_cannot_be_built(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands(["build", "etcdd"]) == 1
     assert "found no program etcdd" in capsys.readouterr().err
+
+
+def test_the_readme_names_only_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("build", "up"):
+        with pytest.raises(SystemExit):
+            commands([command, "--help"])
+    pytests_own = {"--dist"}
+    named = set(re.findall(r"`(--[a-z-]+)", (Path(__file__).parent / "README.md").read_text()))
+    assert named - pytests_own - set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) == set()
 
 
 # -- markers -----------------------------------------------------------------------------------------------------------
@@ -145,6 +177,12 @@ def test_a_missing_tool_skips_loudly_on_a_developers_machine(
 def test_a_missing_tool_fails_in_ci(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
     run_tests(pytester, LACKS_A_TOOL).assert_outcomes(failed=1)
+
+
+@pytest.mark.parametrize("selection", re.findall(r"\$\(PYTEST\) .*-m '([^']+)'", MAKEFILE.read_text()))
+def test_the_markers_of_make_are_known_to_a_single_file(pytester: pytest.Pytester, selection: str) -> None:
+    ran = run_tests(pytester, "def test_passes(): pass", "--strict-markers", "-m", selection)
+    ran.assert_outcomes(passed=int(selection.startswith("not")), deselected=int(not selection.startswith("not")))
 
 
 FINDS_PROGRAMS = """

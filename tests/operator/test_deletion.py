@@ -62,6 +62,24 @@ def test_deletion_keeps_the_consumer_group_and_its_pending_entries(
     redis.close()
 
 
+def test_a_name_that_is_created_and_deleted_many_times_leaves_nothing(
+    plane_namespace: Namespace, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    redis = redis_client(redis_server)
+    with running_with_redis(plane_namespace, tmp_path) as operator:
+        for number in range(20):
+            rules = {"autoscaling": {"minReplicas": 0, "maxReplicas": 5}} if number % 2 else {"replicas": 1}
+            plane_namespace.create(manifest_for(redis_server, stream=f"orders-{number % 3}", **rules))
+            if number % 5 == 0:
+                wait_for_condition(plane_namespace, "orders", "GroupReady", "GroupExists")
+            plane_namespace.delete("StreamConsumer", "orders")
+        eventually(lambda: check_deleted(plane_namespace), COLLECTED_SECONDS)
+        eventually(lambda: check_only_client(redis))
+        assert 'resource_name="orders"' not in operator.metrics()
+        assert operator.unexpected_lines() == []
+    redis.close()
+
+
 def state(redis: Any) -> tuple[Any, ...]:
     """Return all keys, the group and its pending entries, without their idle times."""
     group = redis.xinfo_groups("orders")

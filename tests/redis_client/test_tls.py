@@ -31,13 +31,12 @@ class TlsServer:
         self.client = self.authority.sign("client")
         self.port = free_port()
         files = {"tls-cert-file": own.certificate, "tls-key-file": own.key, "tls-ca-cert-file": self.authority.file}
-        file_options = {name: str(path) for name, path in files.items()}
         options = {
             "bind": "127.0.0.1 127.0.0.2",
             "tls-port": str(self.port),
             "tls-auth-clients": "yes" if asks else "no",
         }
-        self.group = Group(start_redis({**options, **file_options}))
+        self.group = Group(start_redis({**options, **files}))
 
     def access(self, host: str = "localhost", **settings: Any) -> RedisSettings:
         return RedisSettings(url=f"rediss://{host}:{self.port}/0", **settings)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from streamconsumer.cli.doctor.cluster_checks import parse_pod_result
 from streamconsumer.cli.doctor.facts import (
     CheckResult,
     ClusterFacts,
@@ -65,8 +66,29 @@ def test_missing_permission_of_the_user_is_a_warning() -> None:
 @pytest.mark.parametrize("width", [60, 100])
 def test_screen_is_not_wider_than_the_terminal(width: int) -> None:
     finding = Finding(severity="error", object="x", found="found " * 40, expected="y " * 90, advice="z " * 90)
-    pod = PodCheckResult(name="orders-consumer-a", findings=[finding])
+    pod = PodCheckResult(name="orders-consumer-a", passed=[], findings=[finding])
     shown = "\n".join(lines(Diagnosis(cluster=evaluate_cluster(cluster_facts()), pod=pod), width))
     for code in ("\x1b[31m", "\x1b[1m", "\x1b[0m"):
         shown = shown.replace(code, "")
     assert max(map(len, shown.splitlines())) <= width
+
+
+def test_fields_that_a_newer_pod_adds_are_ignored() -> None:
+    document = b"""{"cluster": null, "pod": {"name": "orders-consumer-a", "findings": [], "image": "orders:2",
+        "passed": [{"object": "handler", "found": "can be called", "seconds": 1}]}, "version": "2"}"""
+    result = parse_pod_result("orders-consumer-a", document, "")
+    assert isinstance(result, PodCheckResult)
+    assert [check.object for check in result.passed] == ["handler"]
+
+
+@pytest.mark.parametrize("document", [b'{"pod": {"name": "a", "fine": []}}', b'{"pod": null}', b"[]"])
+def test_output_of_another_version_is_named_as_the_reason(document: bytes) -> None:
+    result = parse_pod_result("orders-consumer-a", document, "the command printed no error")
+    assert isinstance(result, str)
+    assert "another version" in result
+
+
+@pytest.mark.parametrize("document", [b"", b"Killed"])
+def test_a_pod_without_output_is_reported_with_its_last_error(document: bytes) -> None:
+    result = parse_pod_result("orders-consumer-a", document, "exit code 137")
+    assert result == "pod orders-consumer-a could not run the checks: exit code 137"

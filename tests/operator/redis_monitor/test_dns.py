@@ -66,8 +66,7 @@ async def test_certificate_is_verified_with_the_host_in_the_url(
     authority, port = Authority(tmp_path), free_port()
     server = authority.sign("server", alternatives="DNS:redis")
     files = {"tls-cert-file": server.certificate, "tls-key-file": server.key, "tls-ca-cert-file": authority.file}
-    options = {name: str(path) for name, path in files.items()}
-    start_redis({"tls-port": str(port), "tls-auth-clients": "no", **options})
+    start_redis({"tls-port": str(port), "tls-auth-clients": "no", **files})
     settings = RedisSettings(url=f"rediss://redis:{port}/0", tls_ca_file=str(authority.file))
     client = PipelineClient(settings, "orders", NamespaceResolver("shop", SEARCH).resolve)
     assert await client.execute([("PING",)]) == [b"PONG"]

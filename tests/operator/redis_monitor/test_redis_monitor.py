@@ -210,7 +210,7 @@ def test_certificates_are_read_from_secrets(
     authority, port = Authority(tmp_path), free_port()
     server, client = authority.sign("server"), authority.sign("client")
     files = {"tls-cert-file": server.certificate, "tls-key-file": server.key, "tls-ca-cert-file": authority.file}
-    start_redis({"tls-port": str(port), "tls-auth-clients": "yes", **{name: str(file) for name, file in files.items()}})
+    start_redis({"tls-port": str(port), "tls-auth-clients": "yes", **files})
     create_secret(api_namespace, "ca", **{"ca.crt": authority.file.read_text(), "garbage": "x"})
     client_files = {"tls.crt": client.certificate.read_text(), "tls.key": client.key.read_text()}
     create_secret(api_namespace, "client", **client_files)

@@ -1,6 +1,7 @@
 """Checks the cluster with the permissions of the caller, and runs the checks of a pod through `kubectl exec`."""
 
 import asyncio
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -115,12 +116,29 @@ async def _check_in_pod(pods: Sequence[Manifest], context: str | None) -> PodChe
     output = await run_in_pod(pod, names.CONTAINER, DOCTOR_COMMAND, context)
     if isinstance(output, str):
         return output
-    document, last_error = output
+    return parse_pod_result(pod["metadata"]["name"], *output)
+
+
+def parse_pod_result(pod_name: str, document: bytes, last_error: str) -> PodCheckResult | str:
+    """Return the result that a pod printed, or the reason why there is none.
+
+    The image of the pod may have another version. Fields that a newer version has added are ignored.
+    """
     try:
-        result = Diagnosis.model_validate_json(document).pod
+        result = Diagnosis.model_validate_json(document, extra="ignore").pod
     except ValidationError:
         result = None
-    return result or f"pod {pod['metadata']['name']} could not run the checks: {last_error}"
+    if result is None and _is_json(document):
+        return f"pod {pod_name} printed the document of another version; use the version of its image"
+    return result or f"pod {pod_name} could not run the checks: {last_error}"
+
+
+def _is_json(document: bytes) -> bool:
+    try:
+        json.loads(document)
+    except ValueError:
+        return False
+    return True
 
 
 def _running_pod(pods: Sequence[Manifest]) -> Manifest | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import Field
-
 from streamconsumer.cli.status.facts import Finding
 from streamconsumer.model.fields import Model
 from streamconsumer.redis_client.server_settings import RiskySetting
@@ -85,10 +83,10 @@ class PassedCheck(Model):
 
 
 class CheckResult(Model):
-    """Results of the checks."""
+    """Results of the checks. The lists have no defaults: a document without them is that of another version."""
 
-    passed: list[PassedCheck] = Field(default=[])
-    findings: list[Finding] = Field(default=[])
+    passed: list[PassedCheck]
+    findings: list[Finding]
 
 
 class PodCheckResult(CheckResult):

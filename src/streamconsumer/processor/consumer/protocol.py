@@ -5,18 +5,19 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class StreamManagerProtocol(Protocol):
-    """The three coroutines that a user's own manager must have."""
+    """The three coroutines that a user's own manager must have. Arguments are passed by position, so that a manager may
+    give its parameters other names."""
 
-    async def create_group(self, stream_name: str, group_name: str) -> Any:
+    async def create_group(self, stream_name: str, group_name: str, /) -> Any:
         """Create the group if it does not exist."""
         ...
 
     async def read_events(
-        self, stream_name: str, group_name: str, consumer_name: str, count: int
+        self, stream_name: str, group_name: str, consumer_name: str, count: int, /
     ) -> list[tuple[str, dict[str, Any]]]:
         """Return up to `count` new entries as (message id, data)."""
         ...
 
-    async def ack_event(self, stream_name: str, group_name: str, message_id: str) -> Any:
+    async def ack_event(self, stream_name: str, group_name: str, message_id: str, /) -> Any:
         """Acknowledge an entry."""
         ...
