@@ -109,7 +109,7 @@ def role(namespace: str, user: str, rules: list[Manifest]) -> list[Manifest]:
 
 
 def test_user_without_permission_to_create_pods_is_rejected(policy_namespace: PolicyNamespace) -> None:
-    assert "you need permission to create pods or deployments there" in policy_namespace.rejection("writer")
+    assert "you need permission to create pods or deployments" in policy_namespace.rejection("writer")
     policy_namespace.apply("deployer")
     policy_namespace.apply("developer")
 
