@@ -280,7 +280,7 @@ def test_kubectl_explain_shows_descriptions_and_defaults(api: ApiServer) -> None
     assert "in the form `redis://host:port/database`, or `rediss://…` for TLS." in " ".join(output.split())
     assert "<empty>" not in output
     output = " ".join(api.kubectl("explain", "stc.spec.delivery").split())
-    assert "with its error. Default: 10." in output, "kubectl itself shows no defaults"
+    assert "contains the error. Default: 10." in output, "kubectl itself shows no defaults"
 
 
 def test_kubectl_explain_describes_every_field(api: ApiServer) -> None:
