@@ -66,8 +66,8 @@ class Breaker(Model):
     """Number of consecutive failures that open the circuit breaker. If 0, the circuit breaker never opens."""
 
     max_pause: Annotated[timedelta, DurationRange("10ms", "1h")] = timedelta(minutes=1)
-    """Maximum pause before a trial, that is, before the open circuit breaker lets one message start. The first pause is
-    1 s. Each failed trial doubles the pause."""
+    """Maximum time that the circuit breaker stays open before one message starts as a trial. The first pause is 1 s.
+    Each failed trial doubles the pause."""
 
 
 class Delivery(Model):

@@ -138,7 +138,7 @@ class RedisSpec(
     url: RedisUrl | None = None
     """URL of the server, in the form `redis://host:port/database`, or `rediss://…` for TLS. If `sentinel` is set, only
     the scheme and the database of the URL are used, as in `redis:///0`. The scheme then also applies to the connections
-    to the sentinels. If `cluster` is true, the URL contains the address of any node of the cluster and database 0."""
+    to the sentinels. If `cluster` is true, the URL must contain database 0 and the address of one node."""
 
     url_secret_ref: SecretKeyRef | None = None
     """Complete URL with credentials, from a Secret. Alternative to `url`."""
