@@ -37,7 +37,7 @@ class AckBuffer:
         self._send, self._metrics, self._in_flight_ids = send, metrics, in_flight_ids
         self._buffered: AckBatch = {}
         self._unconfirmed: list[AckBatch] = []
-        """Batches that Redis has not confirmed yet. A batch stays one dict, because copying costs as much as sending."""
+        """Batches that Redis has not confirmed yet. A batch stays one dict: copying costs as much as sending."""
         self._listeners: list[set[str]] = []
         self.ids_in_scripts: set[str] = set()
         """Ids of entries that a Lua script acknowledges or postpones. The heartbeat does not renew their leases.
