@@ -149,8 +149,8 @@ def keyword(*, data): ...
         ("shop:nothing", "takes (); expected one argument, the message's data"),
         ("shop:two", "takes (data, more); expected one argument"),
         ("shop:keyword", "takes (*, data); expected one argument"),
-        ("shop:generator", "is a generator, so a call runs none of its body"),
-        ("shop:async_generator", "is a generator, so a call runs none of its body"),
+        ("shop:generator", "is a generator function: calling it does not run its body"),
+        ("shop:async_generator", "is a generator function: calling it does not run its body"),
         ("not a path", "STREAMCONSUMER_HANDLER_PYTHON is 'not a path'"),
     ],
 )

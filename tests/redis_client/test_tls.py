@@ -185,7 +185,7 @@ async def test_verification_disabled_by_the_url_is_reported(tls_server: TlsServe
         ),
         (
             {"url": "rediss://r", "tls_cert_file": __file__, "tls_key_file": __file__},
-            f"STREAMCONSUMER_REDIS_TLS_CERT_FILE is {__file__}: expected a certificate that its key belongs to",
+            f"STREAMCONSUMER_REDIS_TLS_CERT_FILE is {__file__}: expected a certificate that matches its private key",
         ),
         ({"url": "redis://r", "tls_ca_file": __file__}, "needs a URL that begins with rediss://"),
         ({"url": "redis://r", "password_file": "/nowhere/p"}, "PASSWORD_FILE is /nowhere/p: file not found"),

@@ -35,7 +35,7 @@ _POD_ENV_NAMES = {
 
 Options = Mapping[str, Any]
 RedisFields = dict[str, Any]
-"""Values for fields of RedisSettings, by the name of the field."""
+"""Values of RedisSettings fields, by field name."""
 
 
 @dataclass(frozen=True)

@@ -104,8 +104,8 @@ class Autoscaling(
         )
     ),
 ):
-    """Autoscaling of the number of pods by the backlog. The backlog is the number of entries that the consumer group
-    has not read plus the number of entries that the group has read but not acknowledged."""
+    """Autoscaling of the number of pods based on the backlog. The backlog is the number of entries that the consumer
+    group has not read plus the number of entries that the group has read but not acknowledged."""
 
     min_replicas: int = Field(default=0, ge=0, le=1000)
     """Minimum number of pods. If 0, the operator removes all pods when there is no work."""

@@ -107,7 +107,7 @@ class SentinelSpec(Model):
     """Name of the primary in the Sentinel configuration."""
 
     nodes: list[SentinelNode] = Field(min_length=1, max_length=32)
-    """Addresses of the sentinels, as host:port. Each time a client connects, it queries the sentinels one after another
+    """Addresses of the sentinels, as host:port. On each connect, a client queries the sentinels in this order
     until one of them answers."""
 
     username_secret_ref: SecretKeyRef | None = None

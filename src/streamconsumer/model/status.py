@@ -1,8 +1,7 @@
 """Status of a StreamConsumer: conditions and reasons in the form that kubectl wait, kstatus, Flux and Argo CD expect.
 
 The functions in this module have no side effects: the caller passes the current time. The conditions follow kstatus.
-Users wait for Ready. Reconciling and Stalled show whether waiting will help. `reasons.py` contains the meaning of each
-reason.
+Users wait for Ready. Reconciling and Stalled show whether waiting will help. `reasons.py` describes each reason.
 """
 
 from collections.abc import Sequence

@@ -29,7 +29,7 @@ GAUGES = {
         "1 if maxReplicas or a policy limits the number of pods, else 0; absent if autoscaling is off"
     ),
     "streamconsumer_group_arrivals_per_second": (
-        "Entries that are added per second, averaged over 5 minutes; absent if autoscaling is off"
+        "Entries added per second, averaged over 5 minutes; absent if autoscaling is off"
     ),
     "streamconsumer_replica_entries_per_second": (
         "Measured number of entries that one pod handles per second; absent if autoscaling is off"

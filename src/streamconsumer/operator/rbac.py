@@ -11,8 +11,8 @@ from streamconsumer.model import names
 
 READ = ("get", "list", "watch")
 MANAGE = (*READ, "create", "patch", "delete")
-"""The verbs for objects that the operator manages. `create` is necessary although the operator creates objects by apply
-(PATCH), because the API server then requires both permissions."""
+"""The verbs for objects that the operator manages. `create` is necessary because a server-side apply (PATCH)
+that creates an object requires both `patch` and `create`."""
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ class RedisCredentials:
                 # OpenSSL prompts at the terminal if no password is passed; an encrypted key rejects the empty one.
                 context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file, password="")
             except OSError as error:
-                raise self._file_error("tls_cert_file", "a certificate that its key belongs to", error) from None
+                raise self._file_error("tls_cert_file", "a certificate that matches its private key", error) from None
         return context
 
     @property

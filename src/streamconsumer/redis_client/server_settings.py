@@ -21,15 +21,15 @@ class RiskySetting:
 
 
 def risky_settings(settings: Mapping[str, str | None]) -> list[RiskySetting]:
-    """Return the settings with which entries can be lost. A setting whose value is unknown counts as safe."""
+    """Return the server settings that can cause the loss of entries. An unknown value counts as safe."""
     policy, risky = settings["maxmemory-policy"] or "", []
     if policy.startswith("allkeys-"):
         problem = (
-            f"the server's maxmemory-policy is {policy}: if memory is short, the server deletes the stream "
-            "and all pending entries"
+            f"the server's maxmemory-policy is {policy}: when memory runs out, the server may evict the "
+            "stream and all its pending entries"
         )
         risky.append(RiskySetting(problem, "set noeviction, or a volatile- policy"))
     if settings["appendonly"] == "no" and settings["save"] == "":
-        problem = "the server keeps nothing on disk, so all entries are lost when it restarts"
+        problem = "the server saves nothing to disk, so all entries are lost when it restarts"
         risky.append(RiskySetting(problem, "set appendonly yes"))
     return risky

@@ -182,8 +182,9 @@ async def test_key_of_another_type_rejects_all_effects(
 ) -> None:
     await any_group.client.lpush(key, "x")
     sentence = await rejection_of(any_group, message_id, FULL)
-    assert f"message {message_id}: the key '{key}' holds a list; {command} expects {expected}" in sentence
-    assert "Nothing was applied" in sentence
+    requirement = f"{command} requires that the key does not exist or holds {expected}"
+    assert f"message {message_id}: the key '{key}' holds a list; {requirement}" in sentence
+    assert "No effect was applied" in sentence
     assert await server_content(any_group) == {**KEPT, key: "list"}
 
 

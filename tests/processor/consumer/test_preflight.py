@@ -135,8 +135,8 @@ async def test_settings_that_can_cost_entries_are_risky(start_redis: StartRedis)
     server = start_redis({"maxmemory-policy": "allkeys-lru"})
     manager = StreamManager.from_url(server.url)
     evicts, forgets = risky_settings((await run_preflight_checks(manager, CONSUMER_ID)).settings)
-    assert evicts.problem.startswith("the server's maxmemory-policy is allkeys-lru: if memory is short, the server")
-    assert forgets.problem.startswith("the server keeps nothing on disk")
+    assert evicts.problem.startswith("the server's maxmemory-policy is allkeys-lru: when memory runs out, the server")
+    assert forgets.problem.startswith("the server saves nothing to disk")
     await manager.aclose()
 
 

@@ -12,7 +12,7 @@ from streamconsumer.errors import InvalidSettings
 
 
 def run_files(files: Sequence[Path]) -> None:
-    """Run the StreamConsumers in the files until a signal.
+    """Run the StreamConsumers in the files until the process receives SIGINT or SIGTERM.
 
     Raises InvalidSettings or InvalidResource if a StreamConsumer cannot run.
     """

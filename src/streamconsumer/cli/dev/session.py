@@ -31,7 +31,7 @@ _TICK_INTERVAL_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Session:
-    """The running pods, and the addresses of Redis and of the OTLP receiver for producers."""
+    """The running pods, the Redis URL for producers, and the endpoint of the OTLP receiver."""
 
     redis_url: str
     endpoint: str

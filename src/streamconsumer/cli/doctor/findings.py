@@ -115,7 +115,7 @@ def _check_group(server: ServerFacts, facts: PodFacts) -> Iterator[CheckOutcome]
 def _check_handler(handler: Dependency) -> Iterator[CheckOutcome]:
     if handler.problem:
         advice = "correct spec.handler, or add the handler to the image"
-        yield error(f"handler {handler.name}", handler.problem, "a handler that can be called", advice)
+        yield error(f"handler {handler.name}", handler.problem, "a callable handler", advice)
     else:
         yield PassedCheck(object=f"handler {handler.name}", found="can be called")
 

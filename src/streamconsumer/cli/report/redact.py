@@ -122,7 +122,10 @@ def _part_patterns(part: bytes) -> Iterator[str]:
 
 
 def _character_pattern(character: str) -> str:
-    """Return a pattern that matches every spelling of the character. In form data, a space can be written as a plus."""
+    """Return a pattern that matches every escaped or encoded form of the character.
+
+    Form data encodes a space as a plus.
+    """
     encoded = character.encode(errors="surrogateescape")
     percent = "".join(f"{_PERCENT}(?i:{byte:02x})" for byte in encoded)
     if character.isascii() and character.isalnum():
@@ -134,8 +137,8 @@ def _character_pattern(character: str) -> str:
 
 
 def _base64_pattern(part: bytes, offset: int) -> str:
-    """Return a pattern for the base64 of the part, possibly with line breaks. `offset` is the number of bytes before
-    the part in its group of three bytes."""
+    """Return a pattern for the base64 of the part, possibly with line breaks. `offset` is the position of the part
+    in a group of three bytes: 0, 1 or 2."""
     minimum, maximum = (b64encode(fill * offset + part + fill * 2) for fill in (b"\0", b"\xff"))
     first, last = offset * 8 // 6, -(-(offset + len(part)) * 8 // 6)
     return r"[\r\n]*".join(map(_digit_pattern, minimum[first:last], maximum[first:last]))

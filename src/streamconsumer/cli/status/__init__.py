@@ -25,7 +25,7 @@ EXIT_UNAVAILABLE = 3
 
 
 class ConsumerNameParam(click.ParamType[str]):
-    """The name of a StreamConsumer. The shell completes the name from the cluster."""
+    """The name of a StreamConsumer. Shell completion offers the names in the cluster."""
 
     name = "name"
 

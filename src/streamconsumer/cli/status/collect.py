@@ -142,7 +142,8 @@ def _status_commands(group: GroupRef) -> list[Command]:
 
 
 async def resolve_redis_settings(client: KubeClient, consumer: StreamConsumer) -> ResolvedRedis | str:
-    """Return the connection settings, or the problem as text. The caller must close the connection settings."""
+    """Return the connection settings, or the problem as text. The caller must call
+    `close` on the settings, which closes the certificate files in memory."""
     try:
         resolved = await resolve_redis_spec(consumer.spec.redis, consumer.namespace, client)
     except PermissionDenied as error:

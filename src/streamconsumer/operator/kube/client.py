@@ -51,7 +51,7 @@ _PLURALS = {
 
 
 class KubeClient:
-    """Typed requests to one API server."""
+    """Typed client for one API server."""
 
     def __init__(self, api: KubeApi) -> None:
         self._api = api

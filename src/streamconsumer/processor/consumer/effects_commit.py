@@ -157,8 +157,9 @@ def _rejection_message(message_id: str, command: str, key: str, actual_type: str
     expected = {"XADD": "a stream", "SET": "a string", "INCRBY": "a whole number of at most 18 digits"}[command]
     actual = actual_type if actual_type.startswith("no ") else f"a {actual_type}"
     return (
-        f"message {message_id}: the key {key!r} holds {actual}; {command} expects {expected} or no key. "
-        "Nothing was applied; use another key or delete this one"
+        f"message {message_id}: the key {key!r} holds {actual}; "
+        f"{command} requires that the key does not exist or holds {expected}. "
+        f"No effect was applied; use another key or delete {key!r}"
     )
 
 

@@ -56,7 +56,7 @@ def silent_consumers(consumers: Iterable[ConsumerInfo], consumer_name: str) -> d
 
 
 def confirmed_dead(previous: Mapping[str, timedelta], current: Mapping[str, timedelta]) -> list[str]:
-    """Return the consumers that have been silent from the previous check until the current one."""
+    """Return the names of the consumers that were silent in the previous check and have been silent since."""
     return [
         name for name, idle in current.items() if name in previous and idle >= previous[name] + CONFIRMATION_DELAY * 0.5
     ]

@@ -10,11 +10,11 @@ from streamconsumer.processor.dead_letters.writer import EncodedDeadLetter
 from streamconsumer.processor.handler.effects import Effects
 from streamconsumer.processor.message import Encoding, Entry
 
-_NEEDS_STREAM_MANAGER = "{} need a StreamManager; a user's own manager has only the three coroutines"
+_NEEDS_STREAM_MANAGER = "{} need a StreamManager; a custom manager has only create_group, read_events and ack_event"
 
 
 class PollingConsumer:
-    """Consumer that uses the three coroutines of a user's own manager."""
+    """Consumer that uses the three coroutines of a custom manager."""
 
     def __init__(self, manager: StreamManagerProtocol, stream: str, group: str, consumer: str) -> None:
         self._manager, self._stream, self._group, self._consumer_name = manager, stream, group, consumer

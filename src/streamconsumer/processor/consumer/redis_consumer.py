@@ -284,7 +284,7 @@ class RedisConsumer:
         self._replay_from = ""
 
     async def claim(self, pending: Collection[PendingEntry], idle: timedelta) -> list[Entry]:
-        """Claim pending entries for this consumer, and count the entries that were trimmed."""
+        """Claim pending entries for this consumer. Counts the entries that the stream no longer contains."""
         entries, trimmed = await self.pending_entries.claim(pending, idle)
         self.adapt_to_sizes(entries, len(pending))
         self._metrics.lost_to_trimming += trimmed

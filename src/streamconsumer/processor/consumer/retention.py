@@ -79,8 +79,8 @@ def parse_id(message_id: bytes) -> EntryId:
 class StreamTrimmer:
     """Trims one stream by its retention settings.
 
-    One pod of the group calls `trim` every few seconds. Concurrent calls do no harm. The first call trims nothing,
-    because an id must be found safe by two calls.
+    One pod of the group calls `trim` every few seconds. Concurrent calls do no harm. The first call trims nothing: an
+    entry is trimmed only after two consecutive calls have found it safe.
     """
 
     def __init__(self, execute: Execute, stream: str, group: str, retention: processor_settings.Retention) -> None:

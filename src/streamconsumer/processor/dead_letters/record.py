@@ -279,7 +279,7 @@ def _pack(original: Sequence[bytes]) -> Sequence[bytes]:
 
 
 def _unpack(entry_fields: Sequence[bytes]) -> Sequence[bytes]:
-    """Return the original fields that a packed field contains. Returns all other fields unchanged."""
+    """Return the original fields if `entry_fields` is packed; otherwise return `entry_fields` unchanged."""
     if not _is_packed(entry_fields):
         return entry_fields
     original: list[bytes] = []

@@ -68,7 +68,9 @@ def validate_handler(handler: Any, path: str, *, batch: bool = False) -> Handler
             f"handler {path!r} is {type(handler).__name__}; expected a function that takes {argument}"
         )
     if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
-        raise HandlerUnusable(f"handler {path!r} is a generator, so a call runs none of its body; remove `yield`")
+        raise HandlerUnusable(
+            f"handler {path!r} is a generator function: calling it does not run its body; remove `yield`"
+        )
     try:
         inspect.signature(handler).bind([] if batch else {})
     except TypeError:

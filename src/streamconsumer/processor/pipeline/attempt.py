@@ -110,7 +110,7 @@ def _outcome_label(entry: Entry) -> str:
 
 
 def was_cancelled() -> bool:
-    """Return whether the current task was cancelled. If not, the handler itself has raised a CancelledError."""
+    """Return True if the current task was cancelled, False if the handler itself raised a CancelledError."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

@@ -54,10 +54,10 @@ class ProcessorHooks:
     """Returns the user's handler. Raises InvalidSettings if no handler is set."""
 
     handle_entry: Callable[[Entry], Coroutine[Any, Any, None]]
-    """Handles one entry if the handler takes single messages."""
+    """Handles one entry. Not used for batch handlers."""
 
     fast_path_handler: AsyncHandler | None
-    """Handler that the fast path calls. None if `handle_entry` must handle all messages."""
+    """Handler that the fast path calls. None if there is no fast path."""
 
     may_claim: Callable[[], bool]
     """Returns True if the processor may claim entries."""

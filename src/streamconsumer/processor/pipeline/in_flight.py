@@ -213,7 +213,7 @@ class InFlightTable:
         return joined
 
     def finish_batched(self, entry: Entry) -> None:
-        """End the attempt of an entry from `fill_batch`. Keeps the entry in the table if a retry is scheduled."""
+        """End the attempt of an entry that `fill_batch` returned. Keeps the entry if a retry is scheduled."""
         self._batched_count -= 1
         self.finish_attempt(entry)
 

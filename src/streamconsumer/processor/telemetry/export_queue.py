@@ -34,8 +34,8 @@ HEALTHY_EXPORT_SECONDS = 0.5
 class ExportQueue:
     """Queue of encoded spans and the thread that sends them.
 
-    `send` sends a batch and returns True if the collector accepted it. `abort` ends the pause of `send` between two
-    tries. `counter` is the field of `metrics` that counts dropped spans.
+    `send` sends a batch and returns True if the collector accepted it. `abort` wakes `send` if it is waiting before a
+    retry. `counter` is the field of `metrics` that counts dropped spans.
     """
 
     def __init__(

@@ -393,6 +393,6 @@ class SpanRecorder:
         try:
             encoded = span.encode(is_remote=is_remote)
         except Exception:
-            log.exception("failed to encode span; does an attribute fail to convert to text?")
+            log.exception("failed to encode span; an attribute may not be convertible to text")
             return
         self._queue.put(encoded)

@@ -11,7 +11,7 @@ from streamconsumer.processor.telemetry.trace_identity import random_span_id, ra
 
 _INTERNAL = 1
 _START_TIME_FIELD = 19
-"""Index of the start time in /proc/self/stat after the process name. The name may contain any character."""
+"""Index of the start time among the fields that follow the process name in /proc/self/stat."""
 _MAX_AGE_NS = 600 * 1_000_000_000
 """Maximum plausible age of a process at its start. A greater age means that the kernel writes 0 as the start time."""
 
