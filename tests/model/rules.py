@@ -36,10 +36,10 @@ from streamconsumer.model.spec import (
     ONE_TOPOLOGY,
     ONE_URL,
     TLS_NEEDS_REDISS,
+    URL_MESSAGE,
 )
 from tests.model.examples import Manifest, manifest
 
-REDIS_URL = "must be redis://host:port/database, or rediss:// for TLS"
 FUNCTION = "must name a function as package.module:function"
 START = "must be 0 (the oldest entry), $ (only new entries) or the ID of an entry"
 VARIABLE = "must contain only letters, digits and _, and must not begin with a digit"
@@ -241,8 +241,11 @@ RULES_WITH_MESSAGE = [
     _case("an age of zero", "retention.maxAge", "must be 1s to 8760h", retention={"maxAge": "0s"}),
     _case("a drain timeout of zero", "drainTimeout", "must be 1s to 1h", drainTimeout="0s"),
     _case("a drain timeout that is too long", "drainTimeout", "must be 1s to 1h", drainTimeout="1h1ms"),
-    _case("an HTTP URL", "redis.url", REDIS_URL, redis={"url": "http://redis"}),
-    _case("a Unix socket", "redis.url", REDIS_URL, redis={"url": "unix:///run/redis"}),
+    _case("an HTTP URL", "redis.url", URL_MESSAGE, redis={"url": "http://redis"}),
+    _case("a Unix socket", "redis.url", URL_MESSAGE, redis={"url": "unix:///run/redis"}),
+    _case("a host with a label of 64 characters", "redis.url", URL_MESSAGE, redis={"url": f"redis://{'a' * 64}/0"}),
+    _case("an encoded host", "redis.url", URL_MESSAGE, redis={"url": "redis://%2e%2e/0"}),
+    _case("a fragment", "redis.url", URL_MESSAGE, redis={"url": "redis://redis/0#1"}),
     _case("a function without a module", "handler.python", FUNCTION, handler={"python": "handle"}),
     _case("a function with a line feed", "handler.python", FUNCTION, handler={"python": "shop:handle\n"}),
     _case("a duration without a unit", "drainTimeout", DURATION_MESSAGE, drainTimeout="30"),
@@ -260,6 +263,13 @@ RULES_WITH_MESSAGE = [
 """Rejected by a rule of the CRD, with a message."""
 
 RULES_WITHOUT_MESSAGE = [
+    *(
+        _case(f"the option {option}", "redis", redis={"url": f"rediss://redis/0?{option}"})
+        for option in (
+            *("ssl_ca_certs=/dev/stdout", "ssl_certfile=/proc/self/fd/8", "pass%77ord=x", "user%6eame=x", "hunter2=1"),
+            *("encoding=rot13", "db=-1", "db=1e3", "socket_timeout=nan", "socket_timeout=1&x", "%64b=1", "", "&db=1"),
+        )
+    ),
     _case("no Redis", "redis", redis=...),
     _case("a ratio above 1", "telemetry.samplingRatio", telemetry={"samplingRatio": 1.1}),
     _case("another trust", "telemetry.context", telemetry={"context": "trust"}),
@@ -362,6 +372,10 @@ VALID_MANIFESTS = {
     "certificates for a URL from a Secret": manifest(
         redis={"urlSecretRef": SECRET, "tls": {"insecureSkipVerify": True}}
     ),
+    "options of the URL": manifest(
+        redis={"url": "rediss://redis/1?socket_timeout=2.5&socket_keepalive=true&ssl_check_hostname=false"}
+    ),
+    "a cluster with an option": manifest(redis={"url": "rediss://redis?ssl_cert_reqs=none", "cluster": True}),
     "sentinels": manifest(redis={"url": "redis:///0", "sentinel": SENTINEL, "cluster": False}),
     "sentinels with credentials": manifest(
         redis={**TLS_URL, "sentinel": {**SENTINEL, "usernameSecretRef": SECRET, "passwordSecretRef": SECRET}}

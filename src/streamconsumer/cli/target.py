@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.env_codec import env_name
 from streamconsumer.model.fields import format_errors
-from streamconsumer.model.processor_settings import RedisSettings
+from streamconsumer.model.processor_settings import InlineRedisSettings, RedisSettings
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.redis_client.keys import group_key
 
@@ -60,11 +60,7 @@ class Target:
 
 @asynccontextmanager
 async def open_target(options: Options, environ: Mapping[str, str]) -> AsyncIterator[Target]:
-    """Find the target and yield it.
-
-    Certificates from Secrets are stored in files, which are deleted when the context ends. Raises click.UsageError,
-    InvalidSettings and BackendUnavailable.
-    """
+    """Find the target and yield it. Raises click.UsageError, InvalidSettings and BackendUnavailable."""
     if not options["name"]:
         if options["namespace"] or options["context"]:
             raise click.UsageError("-n and --context require the name of a StreamConsumer")
@@ -105,7 +101,7 @@ def redis_settings(fields: RedisFields, options: Options, environ: Mapping[str, 
             fields = {**fields, name: value}
             fields.pop(f"{name}_file", None)
     try:
-        return RedisSettings.model_validate(fields)
+        return InlineRedisSettings.model_validate(fields)
     except ValidationError as error:
         raise InvalidSettings("; ".join(format_errors(error, lambda path: env_name("redis", *path)))) from None
 

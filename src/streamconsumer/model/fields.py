@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.alias_generators import to_camel
@@ -107,19 +106,6 @@ class Pattern:
         return {**handler(schema), **cel_rules((_cel_matches(self.pattern), self.message))}
 
 
-def is_usable_redis_url(url: str) -> bool:
-    """Return whether the port and the database number of a redis:// or rediss:// URL are valid.
-
-    The range of a port is hard to check with a regular expression. The database number is checked because redis-py
-    silently uses database 0 if the database is not a number.
-    """
-    try:
-        parts = urlsplit(url)
-        return parts.port != 0 and re.fullmatch(r"(/\d*/?)?", parts.path) is not None
-    except ValueError:  # for example port 99999 or an unbalanced bracket
-        return False
-
-
 def _cel_matches(pattern: str) -> str:
     return f"self.matches(r'^(?:{pattern})$')"
 
@@ -146,6 +132,7 @@ def _format_error(path: str, error: ErrorDetails) -> str:
         case "model_type":
             return f"{path} must be an object"
     value = error["input"]
-    if not isinstance(value, str | int | float | None) or re.search("@|password=", str(value)):
+    is_url = path.lower().endswith("url")
+    if is_url or not isinstance(value, str | int | float | None) or re.search("@|password=", str(value)):
         return f"{path}: {expected}"  # logs and conditions must not show whole objects or URLs with credentials
     return f"{path} is {value!r:.80}: {expected}"

@@ -285,6 +285,18 @@ class RedisSettings(Model):
         return self
 
 
+class InlineRedisSettings(RedisSettings):
+    """Redis settings with certificates as text, for the operator and the CLI, which read Secrets through the Kubernetes
+    API. No file that a Secret or a StreamConsumer names is opened."""
+
+    tls_ca: str | None = Field(default=None, repr=False)
+    """CA certificates as PEM text."""
+    tls_cert: str | None = Field(default=None, repr=False)
+    """Client certificate as PEM text."""
+    tls_key: SecretStr | None = None
+    """Private key of the client certificate as PEM text."""
+
+
 ONE_HANDLER = "set either STREAMCONSUMER_HANDLER_PYTHON or STREAMCONSUMER_HANDLER_HTTP_URL; …_BATCH requires …_PYTHON"
 
 

@@ -4,7 +4,6 @@
 """
 
 import json
-import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -12,9 +11,17 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.model.autoscaling import Autoscaling
-from streamconsumer.model.fields import Model, Pattern, cel_rules, format_errors, is_usable_redis_url
+from streamconsumer.model.fields import Model, Pattern, cel_rules, format_errors
 from streamconsumer.model.pod_settings import PodSettings
 from streamconsumer.model.processor_settings import HandlerPath, SentinelNode, SharedSettings, TraceContextSettings
+from streamconsumer.model.redis_url import (
+    MAX_URL_LENGTH,
+    OPTIONS,
+    PLAIN_URL_PATTERN,
+    InvalidRedisUrl,
+    InvalidRedisUrlOption,
+    parse_redis_url,
+)
 
 MAX_NAME_LENGTH = 50
 """Maximum length of a StreamConsumer's name. Names of child objects have a suffix, and a label has at most 63
@@ -34,20 +41,27 @@ CREDENTIALS_IN_URL = (
 )
 NAME_TOO_LONG = f"the name of a StreamConsumer must have at most {MAX_NAME_LENGTH} characters"
 
-URL_MESSAGE = "must be redis://host:port/database, or rediss:// for TLS"
+URL_MESSAGE = f"must be redis://host:port/database, or rediss:// for TLS; allowed options after ?: {', '.join(OPTIONS)}"
 
 
 def _check_redis_url(url: str) -> str:
-    if not is_usable_redis_url(url):
-        raise ValueError(URL_MESSAGE)
+    """Check the URL before its pattern, to name the option that cannot be used."""
+    try:
+        parsed = parse_redis_url(url)
+    except InvalidRedisUrlOption:
+        raise
+    except InvalidRedisUrl:
+        raise ValueError(URL_MESSAGE) from None
+    if parsed.has_credentials:
+        raise ValueError(CREDENTIALS_IN_URL)
     return url
 
 
 RedisUrl = Annotated[
     str,
-    Field(max_length=2048),
-    Pattern(r"rediss?://\S+", URL_MESSAGE),
+    Field(max_length=MAX_URL_LENGTH),
     AfterValidator(_check_redis_url),
+    Pattern(PLAIN_URL_PATTERN, URL_MESSAGE),
 ]
 ServiceName = Annotated[
     str,
@@ -117,7 +131,7 @@ class SentinelSpec(Model):
     """Password for the sentinels, from a Secret."""
 
 
-_DATABASE_0_PATTERN = r"[^/?]+://[^/?]*(/0?)?"
+_CEL_DATABASE_0 = "self.url.matches(r'^[^/?]+://[^/?]*(/0*/?)?([?].*)?$') && !self.url.matches(r'[?&]db=0*[1-9]')"
 
 
 class RedisSpec(
@@ -128,7 +142,7 @@ class RedisSpec(
         ("!(has(self.sentinel) && has(self.cluster) && self.cluster)", ONE_TOPOLOGY),
         ("!has(self.tls) || !has(self.url) || self.url.startsWith('rediss://')", TLS_NEEDS_REDISS),
         (
-            f"!has(self.url) || !has(self.cluster) || !self.cluster || self.url.matches(r'^{_DATABASE_0_PATTERN}$')",
+            f"!has(self.url) || !has(self.cluster) || !self.cluster || {_CEL_DATABASE_0}",
             CLUSTER_NEEDS_DATABASE_0,
         ),
     ),
@@ -164,8 +178,6 @@ class RedisSpec(
     def _check_url(self) -> Self:
         if (self.url is None) == (self.url_secret_ref is None):
             raise ValueError(ONE_URL)
-        if self.url is not None and ("@" in self.url or "password=" in self.url):
-            raise ValueError(CREDENTIALS_IN_URL)
         return self
 
     @model_validator(mode="after")
@@ -174,7 +186,7 @@ class RedisSpec(
             raise ValueError(ONE_TOPOLOGY)
         if self.tls and self.url and not self.url.startswith("rediss://"):
             raise ValueError(TLS_NEEDS_REDISS)
-        if self.cluster and self.url and not re.fullmatch(_DATABASE_0_PATTERN, self.url):
+        if self.cluster and self.url and parse_redis_url(self.url).database != 0:
             raise ValueError(CLUSTER_NEEDS_DATABASE_0)
         return self
 

@@ -9,6 +9,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from streamconsumer.model.redis_url import RedisUrl
 from streamconsumer.redis_client.credentials import RedisAddress, RedisCredentials
 from streamconsumer.redis_client.errors_table import AFTER_TLS_HANDSHAKE
 
@@ -38,11 +39,15 @@ class ResolvingConnection(AbstractConnection):
 
     async def _connect(self) -> None:
         self._set_address(await self._address_source.current_address())
+        await self._prepare_tls()
         await self._resolve_host()
         await super()._connect()  # type: ignore[safe-super,no-untyped-call] # each class below has one
 
     async def _resolve_host(self) -> None:
         """Do nothing, because a Unix socket has no host."""
+
+    async def _prepare_tls(self) -> None:
+        """Do nothing, because only TLS connections need a context."""
 
     def _set_address(self, address: RedisAddress) -> None:
         self.db, self.username, self.password = address.database, address.username, address.password
@@ -93,11 +98,9 @@ class TlsConnection(TcpConnection, SSLConnection):
                 raise
             raise RedisConnectionError(f"{error} {AFTER_TLS_HANDSHAKE}") from None
 
-    def _set_address(self, address: RedisAddress) -> None:
-        """Set the address, and read the certificate and key files again, because the files may have been rotated."""
-        super()._set_address(address)
-        # With None, redis-py creates a context from the options of the URL.
-        self.ssl_context.context = self._address_source.credentials.tls_context()
+    async def _prepare_tls(self) -> None:
+        """Set the context again at each connect, because the certificates may have been rotated."""
+        self.ssl_context.context = await self._address_source.credentials.tls_context()
 
 
 class UnixConnection(ResolvingConnection, UnixDomainSocketConnection):
@@ -120,10 +123,22 @@ NO_RETRY_OPTIONS: dict[str, Any] = {"decode_responses": False, "protocol": 2, "r
 even a read. The consume loop retries instead."""
 
 
+def connection_arguments(url: RedisUrl) -> dict[str, Any]:
+    """Return the arguments of a redis-py connection pool for the server of a URL, without credentials."""
+    options: dict[str, Any] = {**url.connection_options, "db": url.database}
+    match url.scheme:
+        case "unix":
+            return {**options, "connection_class": UnixDomainSocketConnection, "path": url.socket_path}
+        case "rediss":
+            options["connection_class"] = SSLConnection
+            options["ssl_cert_reqs"] = "required" if url.verifies_certificate else "none"
+            options["ssl_check_hostname"] = url.verifies_host_name
+    return {**options, "host": url.host, "port": url.port}
+
+
 async def execute_once(credentials: RedisCredentials, address: RedisAddress, *command: str) -> Any:
     """Execute one command on one server, over a new connection."""
-    timeouts = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
-    options = {**credentials.connection_options(), **timeouts, **NO_RETRY_OPTIONS}
+    options = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS, **NO_RETRY_OPTIONS}
     address_source = _FixedAddress(credentials, address)
     connection = CONNECTION_CLASSES[credentials.scheme](**options, address_source=address_source)
     try:

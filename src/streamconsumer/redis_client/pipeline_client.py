@@ -100,7 +100,7 @@ class PipelineClient:
         if self._connection is None:
             credentials = self._topology.credentials
             timeouts = {"socket_timeout": self._timeout_seconds, "socket_connect_timeout": DEFAULT_TIMEOUT_SECONDS}
-            options = {**credentials.connection_options(), **timeouts, **NO_RETRY_OPTIONS}
+            options = {**timeouts, **NO_RETRY_OPTIONS}  # without the options of the URL, which are for pods
             self._connection = CONNECTION_CLASSES[credentials.scheme](**options, address_source=self._topology)
             await self._connection.connect()  # type: ignore[no-untyped-call] # ships no types
         return self._connection

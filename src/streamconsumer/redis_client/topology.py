@@ -18,7 +18,10 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from streamconsumer.errors import InvalidSettings
+from streamconsumer.model.env_codec import env_name
 from streamconsumer.model.processor_settings import RedisSettings
+from streamconsumer.model.redis_url import InvalidRedisUrl, parse_host_port
 from streamconsumer.redis_client.connection import execute_once
 from streamconsumer.redis_client.credentials import HostResolver, RedisAddress, RedisCredentials, no_host_lookup
 
@@ -48,6 +51,7 @@ class Topology:
 
     async def current_address(self) -> RedisAddress:
         """Return the primary's address with the current credentials and database."""
+        await self.credentials.refresh()
         host, port = await self.find_primary()
         self._last_address = replace(self.credentials.address(), host=host, port=port)
         return self._last_address
@@ -126,8 +130,11 @@ def topology(settings: RedisSettings, stream: str, resolve_host: HostResolver = 
 
 
 def _parse_node(node: str) -> HostPort:
-    host, _, port = node.rpartition(":")
-    return host.strip("[]"), int(port)
+    try:
+        return parse_host_port(node)
+    except InvalidRedisUrl:
+        name = env_name("redis", "sentinel_nodes")
+        raise InvalidSettings(f"{name} contains an invalid item; every item must be host:port") from None
 
 
 async def _first_reply(
@@ -145,6 +152,6 @@ async def _first_reply(
     for address in addresses:
         try:
             return address, parse_reply(address, await execute_once(credentials, address, *command))
-        except (RedisError, OSError, LookupError) as error:
+        except (RedisError, OSError, LookupError, TypeError, ValueError) as error:
             problems.append(f"{address.host}:{address.port}: {' '.join(str(error).split())}")
     raise RedisConnectionError(f"{failure_message} ({'; '.join(problems)})")

@@ -142,8 +142,7 @@ def _status_commands(group: GroupRef) -> list[Command]:
 
 
 async def resolve_redis_settings(client: KubeClient, consumer: StreamConsumer) -> ResolvedRedis | str:
-    """Return the connection settings, or the problem as text. The caller must call
-    `close` on the settings, which closes the certificate files in memory."""
+    """Return the connection settings, or the problem as text."""
     try:
         resolved = await resolve_redis_spec(consumer.spec.redis, consumer.namespace, client)
     except PermissionDenied as error:
@@ -177,7 +176,6 @@ async def query_redis(
     finally:
         if redis is not None:
             await redis.close()
-        resolved.close()
     return resolved.redact(replies.message) if isinstance(replies, RedisErrorInfo) else replies
 
 

@@ -97,8 +97,6 @@ class EndpointPoller:
             waiting.cancel()
             if self._client is not None:
                 await self._client.close()
-            if self._resolved is not None:
-                self._resolved.close()
             await asyncio.gather(waiting, return_exceptions=True)
 
     async def _loop(self) -> None:
@@ -261,7 +259,6 @@ class EndpointPoller:
             return resolved
         self._secrets_read_seconds = now
         if self._client is not None and self._resolved is not None and resolved.values == self._resolved.values:
-            resolved.close()
             return None
         await self._connect(resolved)
         return None
@@ -269,11 +266,9 @@ class EndpointPoller:
     async def _connect(self, resolved: ResolvedRedis) -> None:
         if self._client is not None:
             await self._client.close()
-        if self._resolved is not None:
-            self._resolved.close()
         self._client, self._resolved = None, resolved
         self._client = self._build_client(resolved, COMMAND_TIMEOUT_SECONDS)
-        self._scale_from_zero.reconnect()  # the old connection uses certificate files that are now closed
+        self._scale_from_zero.reconnect()
 
     def _build_client(self, resolved: ResolvedRedis, timeout_seconds: float) -> PipelineClient:
         return PipelineClient(

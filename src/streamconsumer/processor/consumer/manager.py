@@ -7,7 +7,6 @@ from copy import copy
 from datetime import timedelta
 from threading import Event
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
@@ -15,9 +14,10 @@ from redis.exceptions import RedisError, ResponseError
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import Delivery, RedisSettings, Retention
+from streamconsumer.model.redis_url import InvalidRedisUrl, parse_redis_url
 from streamconsumer.processor.message import Encoding, Entry
 from streamconsumer.redis_client import replies
-from streamconsumer.redis_client.connection import CONNECTION_CLASSES, NO_RETRY_OPTIONS
+from streamconsumer.redis_client.connection import CONNECTION_CLASSES, NO_RETRY_OPTIONS, connection_arguments
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import same_slot
 from streamconsumer.redis_client.topology import topology
@@ -91,8 +91,9 @@ class StreamManager:
     ) -> Self:
         """Create a manager for one Redis server, without connecting yet.
 
-        Connection options of redis-py can be added to the URL, such as `?socket_timeout=3` (seconds). For options that
-        a URL cannot express, pass a `redis.asyncio.Redis` client to the class instead.
+        The URL can contain options, such as `?socket_timeout=3` (seconds). docs/redis.md lists the options. For other
+        options, such as files with certificates, pass a `redis.asyncio.Redis` client to the class instead. Raises
+        InvalidSettings.
 
         Args:
             url: `redis://host:port/db`, `rediss://host:port/db` (TLS) or `unix:///path/to/socket`.
@@ -106,8 +107,12 @@ class StreamManager:
             delivery: retries, dead letters and the circuit breaker. Default: `Delivery()`.
             retention: rules for trimming the stream. Default: no trimming.
         """
-        credentials: dict[str, Any] = {"username": username, "password": password}
-        pool = ConnectionPool.from_url(url, **{key: value for key, value in credentials.items() if value is not None})
+        try:
+            parsed = parse_redis_url(url)
+        except InvalidRedisUrl as error:
+            raise InvalidSettings(f"url: {error}") from None
+        credentials: dict[str, Any] = {"username": parsed.username or username, "password": parsed.password or password}
+        pool = ConnectionPool(**connection_arguments(parsed), **credentials)
         return cls(
             Redis(connection_pool=pool),
             start_from=start_from,
@@ -140,6 +145,7 @@ class StreamManager:
                 "use a name without braces, or with one hash tag, such as {shop}:orders"
             )
         address_source = topology(settings, stream)
+        address_source.credentials.check_certificates()
         pool = ConnectionPool(
             connection_class=CONNECTION_CLASSES[address_source.credentials.scheme],
             **address_source.credentials.connection_options(),
@@ -247,9 +253,3 @@ class StreamManager:
     async def drop_connections(self) -> None:
         """Close idle connections, so that the next command connects to the current primary after a failover."""
         await self.control.connection_pool.disconnect(inuse_connections=False)
-
-
-def redact_url(url: str) -> str:
-    """Return the URL without credentials and options, for output."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
