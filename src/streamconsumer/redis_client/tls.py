@@ -99,10 +99,11 @@ def _load_cert(context: ssl.SSLContext, certificates: str, key: str) -> None:
 
 def _pem_blocks(text: str, label: str, name: str, max_bytes: int) -> str:
     """Return the blocks with this label. Blocks with headers are dropped, because they are encrypted."""
-    if len(text) > max_bytes:
-        raise InvalidPem(name, f"at most {max_bytes} bytes of PEM text", f"{len(text)} bytes")
     block = rf"-----BEGIN ({label})-----[A-Za-z0-9+/=\s]*-----END \1-----"
-    return "\n".join(match[0] for match in re.finditer(block, text)) + "\n"
+    blocks = "\n".join(match[0] for match in re.finditer(block, text)) + "\n"
+    if len(blocks) > max_bytes:
+        raise InvalidPem(name, f"at most {max_bytes} bytes of PEM text", f"{len(blocks)} bytes")
+    return blocks
 
 
 @contextmanager
