@@ -3,13 +3,11 @@
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
-from urllib.parse import urlsplit
 
-from streamconsumer.model.spec import RedisSpec, StreamConsumer
+from streamconsumer.model.redis_url import parse_redis_url
+from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.client import KubeClient
-from streamconsumer.operator.manifests.redis_secrets import secret_files
-from streamconsumer.operator.redis_monitor.dns import is_relative
 from streamconsumer.operator.redis_monitor.monitored_stream import (
     EndpointId,
     MonitoredStream,
@@ -100,17 +98,9 @@ class RedisMonitor:
 def _endpoint_id(consumer: StreamConsumer) -> EndpointId:
     """Return the identity of the StreamConsumer's Redis endpoint.
 
-    The identity contains the namespace only if the settings contain a relative host name or a Secret, because both are
-    looked up in the namespace. For a Redis Cluster, the identity contains the hash slot, because the slots are on
-    different nodes."""
+    The URL is compared in a fixed spelling, without the options that only pods use. For a Redis Cluster, the identity
+    contains the hash slot, because the slots are on different nodes."""
     redis = consumer.spec.redis
-    namespace = consumer.namespace if any(secret_files(redis)) or any(map(is_relative, _hosts(redis))) else ""
+    url = parse_redis_url(redis.url).endpoint if redis.url else ""
     slot = hash_slot(consumer.spec.stream.encode()) if redis.cluster else 0
-    return EndpointId(namespace, redis.model_dump_json(), slot)
-
-
-def _hosts(redis: RedisSpec) -> list[str]:
-    """Return the hosts of Redis and of the Sentinels in the spec. A URL in a Secret is not read."""
-    url = urlsplit(redis.url).hostname if redis.url else None
-    nodes = redis.sentinel.nodes if redis.sentinel else []
-    return [*([url] if url else []), *(node.rpartition(":")[0].strip("[]") for node in nodes)]
+    return EndpointId(consumer.namespace, url, redis.model_dump_json(exclude={"url"}), slot)

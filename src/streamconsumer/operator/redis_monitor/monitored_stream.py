@@ -17,12 +17,16 @@ from streamconsumer.operator.redis_monitor.stream_health import StreamHealth
 
 
 class EndpointId(NamedTuple):
-    """Identity of a Redis endpoint. StreamConsumers with the same identity share a poller and its connection."""
+    """Identity of a Redis endpoint. StreamConsumers with the same identity share a poller and its connection.
+
+    The namespace is always part of the identity, because it determines the meaning of Secrets and of relative host
+    names. A slow server or a large number of streams therefore delays only the polls of the same namespace."""
 
     namespace: str
-    """Namespace of the StreamConsumers. Empty if the settings address the same server from every namespace."""
+    url: str
+    """Server, database and verification in a fixed spelling. Empty if the URL is in a Secret."""
     redis: str
-    """Redis settings as JSON."""
+    """All other Redis settings as JSON."""
     slot: int
     """Hash slot of the stream in a Redis Cluster. 0 if the server is not a Redis Cluster."""
 
