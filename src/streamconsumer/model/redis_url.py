@@ -171,7 +171,8 @@ def redact_url(url: str) -> str:
 
     If an @ or another character shows that a password is not encoded, only the scheme is returned."""
     match = re.fullmatch(rf"([a-z]{{2,6}}://)([^/?#\s]*@)?(({HOST_PATTERN})?(:[0-9]+)?(/[^@?#\s]*)?)(\?[^@]*)?", url)
-    return f"{match[1]}{match[3]}" if match else f"{url.partition('://')[0]:.6}://…"
+    scheme = re.match("[a-z]{2,6}://", url)
+    return f"{match[1]}{match[3]}" if match else f"{scheme[0] if scheme else ''}…"
 
 
 def _parse_host(host: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.redis_client.connection import CONNECTION_CLASSES, NO_RETRY_OPTIONS
@@ -48,7 +48,7 @@ class PipelineClient:
     async def execute(self, commands: Sequence[Command]) -> list[Any] | RedisErrorInfo:
         """Return the raw replies in order, with a RedisErrorInfo for each command that the server rejects.
 
-        Returns a single RedisErrorInfo if the server cannot be reached.
+        Returns a single RedisErrorInfo if the server cannot be reached or after any other error. Raises no exception.
         """
         async with self._lock:
             return await self._execute(commands)
@@ -64,7 +64,7 @@ class PipelineClient:
             return RedisErrorInfo(
                 type(error).__name__, f"{self._server_name}: no answer within {self._timeout_seconds:.0f} s"
             )
-        except (RedisError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - a setting or a reply can cause any error; it concerns only this server
             await self.close()
             return classify_error(error, self._server_name)
         except BaseException:
