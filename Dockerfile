@@ -4,6 +4,8 @@
 #   docker build --target processor -t streamconsumer-processor:0.1.0 .
 #   docker build --target operator  -t streamconsumer-operator:0.1.0  .
 ARG BASE=debian:trixie-slim
+# Digest of the base image. A release build passes it, and the image records it in a label.
+ARG BASE_DIGEST=unknown
 
 FROM ${BASE} AS python
 RUN apt-get update \
@@ -38,6 +40,8 @@ RUN python3 -m venv --without-pip /opt/streamconsumer \
  && python3 -m compileall -q /opt/streamconsumer
 
 FROM python AS base
+ARG BASE
+ARG BASE_DIGEST
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 ARG SOURCE=unknown
@@ -50,8 +54,11 @@ LABEL org.opencontainers.image.title="StreamConsumer" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
-# A numeric user, so that the kubelet can verify that it is not root. The process writes only to /tmp.
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE}" \
+      org.opencontainers.image.base.digest="${BASE_DIGEST}"
+# A numeric user, so that the kubelet can verify that it is not root. Any other user id works too, because the process
+# needs no passwd entry and no home directory, and writes only to /tmp.
 USER 65532:65532
 
 FROM base AS operator
