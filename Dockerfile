@@ -3,9 +3,14 @@
 #
 #   docker build --target processor -t streamconsumer-processor:0.1.0 .
 #   docker build --target operator  -t streamconsumer-operator:0.1.0  .
+#
+# A CycloneDX SBOM of the Python packages in an image:
+#
+#   docker build --target sbom --build-arg IMAGE=operator --output dist .
 ARG BASE=debian:trixie-slim
 # Digest of the base image. A release build passes it, and the image records it in a label.
 ARG BASE_DIGEST=unknown
+ARG IMAGE=processor
 
 FROM ${BASE} AS python
 RUN apt-get update \
@@ -38,6 +43,20 @@ RUN python3 -m venv --without-pip /opt/streamconsumer \
  && /build/tools/bin/pip --python /opt/streamconsumer/bin/python install --quiet --require-hashes -r locks/operator.txt \
  && /build/tools/bin/pip --python /opt/streamconsumer/bin/python install --quiet --no-deps dist/*.whl \
  && python3 -m compileall -q /opt/streamconsumer
+
+# The SBOM describes the environment that the image contains, not the lock file.
+# hadolint ignore=DL3006
+FROM build-${IMAGE} AS build-sbom
+ARG IMAGE
+WORKDIR /build
+COPY locks/release.txt locks/
+RUN python3 -m venv /build/release && /build/release/bin/pip install --quiet --require-hashes -r locks/release.txt
+RUN mkdir /sbom \
+ && /build/release/bin/cyclonedx-py environment --output-reproducible --mc-type application --pyproject pyproject.toml \
+    --output-file "/sbom/streamconsumer-${IMAGE}.cdx.json" /opt/streamconsumer/bin/python
+
+FROM scratch AS sbom
+COPY --from=build-sbom /sbom /
 
 FROM python AS base
 ARG BASE
