@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -15,6 +16,10 @@ from streamconsumer.redis_client.errors_table import AFTER_TLS_HANDSHAKE
 
 TIMEOUT_SECONDS = 2.0
 """Timeout of a query to one sentinel or one Redis Cluster node. After the timeout, the next server is queried."""
+
+
+_DRIVER_INFO = DriverInfo()
+"""Name and version of redis-py, for CLIENT SETINFO. Without a value, each connection reads the version from a file."""
 
 
 class AddressSource(Protocol):
@@ -35,7 +40,7 @@ class ResolvingConnection(AbstractConnection):
 
     def __init__(self, *, address_source: AddressSource, **arguments: Any) -> None:
         self._address_source = address_source
-        super().__init__(**arguments)
+        super().__init__(**{"driver_info": _DRIVER_INFO, **arguments})
 
     async def _connect(self) -> None:
         self._set_address(await self._address_source.current_address())

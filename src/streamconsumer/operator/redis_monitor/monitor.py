@@ -101,6 +101,6 @@ def _endpoint_id(consumer: StreamConsumer) -> EndpointId:
     The URL is compared in a fixed spelling, without the options that only pods use. For a Redis Cluster, the identity
     contains the hash slot, because the slots are on different nodes."""
     redis = consumer.spec.redis
-    url = parse_redis_url(redis.url).endpoint if redis.url else ""
+    url = parse_redis_url(redis.url).endpoint if redis.url else None
     slot = hash_slot(consumer.spec.stream.encode()) if redis.cluster else 0
-    return EndpointId(consumer.namespace, url, redis.model_dump_json(exclude={"url"}), slot)
+    return EndpointId(consumer.namespace, redis.model_copy(update={"url": url}).model_dump_json(), slot)

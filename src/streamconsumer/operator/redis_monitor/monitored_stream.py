@@ -23,10 +23,8 @@ class EndpointId(NamedTuple):
     names. A slow server or a large number of streams therefore delays only the polls of the same namespace."""
 
     namespace: str
-    url: str
-    """Server, database and verification in a fixed spelling. Empty if the URL is in a Secret."""
     redis: str
-    """All other Redis settings as JSON."""
+    """Redis settings as JSON, with the URL in a fixed spelling."""
     slot: int
     """Hash slot of the stream in a Redis Cluster. 0 if the server is not a Redis Cluster."""
 
