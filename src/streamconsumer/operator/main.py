@@ -15,6 +15,7 @@ import kopf
 from kopf._core.engines.peering import Identity
 
 from streamconsumer.errors import ApiThrottled
+from streamconsumer.log_formatter import PrintableFormatter
 from streamconsumer.model import names
 from streamconsumer.operator.cache.create_debounce import CreateDebounce
 from streamconsumer.operator.cache.object_cache import ObjectCache
@@ -38,6 +39,7 @@ from streamconsumer.operator.reconcile.reconciler import Reconciler
 from streamconsumer.operator.reconcile_trace import ENDPOINT_VARIABLES, current
 from streamconsumer.operator.redis_monitor.monitor import RedisMonitor
 from streamconsumer.operator.settings import OperatorSettings
+from streamconsumer.text import json_printable
 
 if TYPE_CHECKING:
     from streamconsumer.operator.tracing import ReconcileTracing
@@ -59,6 +61,8 @@ def run() -> None:
     kopf.configure(log_format=kopf.LogFormat.JSON)
     logging.getLogger().setLevel(settings.log_level)
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(PrintableFormatter(handler.formatter or logging.Formatter(), json_printable))
 
     from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - other imports of this module need no event loop
 
