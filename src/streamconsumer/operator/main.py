@@ -15,6 +15,7 @@ import kopf
 from kopf._core.engines.peering import Identity
 
 from streamconsumer.errors import ApiThrottled
+from streamconsumer.log_formatter import PrintableFormatter
 from streamconsumer.model import names
 from streamconsumer.operator.cache.create_debounce import CreateDebounce
 from streamconsumer.operator.cache.object_cache import ObjectCache
@@ -38,6 +39,7 @@ from streamconsumer.operator.reconcile.reconciler import Reconciler
 from streamconsumer.operator.reconcile_trace import ENDPOINT_VARIABLES, current
 from streamconsumer.operator.redis_monitor.monitor import RedisMonitor
 from streamconsumer.operator.settings import OperatorSettings
+from streamconsumer.text import json_printable
 
 if TYPE_CHECKING:
     from streamconsumer.operator.tracing import ReconcileTracing
@@ -59,6 +61,8 @@ def run() -> None:
     kopf.configure(log_format=kopf.LogFormat.JSON)
     logging.getLogger().setLevel(settings.log_level)
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(PrintableFormatter(handler.formatter or logging.Formatter(), json_printable))
 
     from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - other imports of this module need no event loop
 
@@ -98,7 +102,7 @@ class Operator:
     async def run(self, stop: asyncio.Event) -> None:
         """Start the operator, run the main loop until `stop` is set, and shut down. Raises the error if an error ended
         the main loop."""
-        self._runner = await serve(self.health, self.settings.http_host, self.settings.http_port)
+        self._http_server = await serve(self.health, self.settings.http_host, self.settings.http_port)
         self._main_task = asyncio.create_task(self._startup())
         try:
             await _first_of(self._main_task, stop)
@@ -121,12 +125,12 @@ class Operator:
             await asyncio.sleep(RETRY_DELAY_SECONDS)
         self.health.is_synced = True
         counts = {"consumers": len(self.cache.consumers), "objects": len(self.cache.all_objects())}
-        log_fields = {"namespaces": self.settings.watch_namespaces, "http_port": self._runner.addresses[0][1]}
+        log_fields = {"namespaces": self.settings.watch_namespaces, "http_port": self._http_server.port}
         log.info("operator started", extra={**counts, **log_fields})
 
     async def _acquire_leadership(self, lease: LeaderLease) -> None:
         self.health.is_follower = True
-        log.info("running as follower", extra={"http_port": self._runner.addresses[0][1]})
+        log.info("running as follower", extra={"http_port": self._http_server.port})
         await lease.acquire()
         self.health.is_follower = False
         self._lease_renewal = asyncio.create_task(_exit_when_lease_lost(lease))
@@ -170,7 +174,7 @@ class Operator:
             await asyncio.gather(self._lease_renewal, return_exceptions=True)
         if self.lease:
             await self.lease.release()
-        await self._runner.cleanup()
+        self._http_server.stop()
         if (tracing := self.tracing) is not None:
             self.tracing = None
             await asyncio.to_thread(tracing.shutdown)

@@ -9,6 +9,8 @@ was deleted, Redis 7.0 replies UNBLOCKED to a blocked reader; otherwise, the cod
 import re
 from dataclasses import dataclass
 
+from streamconsumer.text import printable
+
 
 @dataclass(frozen=True)
 class RedisErrorInfo:
@@ -25,6 +27,9 @@ class RedisErrorInfo:
     must_relocate: bool = False
     """True if the server does not accept writes, so that the primary must be found again."""
 
+
+MAX_ERROR_LENGTH = 4096
+"""Maximum number of characters that are kept of an error. The server chooses the text of its errors."""
 
 DATABASE_OUT_OF_RANGE = "DB index is out of range"
 UNKNOWN_COMMAND = "unknown command"
@@ -83,7 +88,7 @@ def classify_error(error: BaseException, context: str) -> RedisErrorInfo:
 
     The message begins with `context`: the stream, the group and the server, without credentials.
     """
-    text = _SCRIPT_ERROR_PREFIX.sub("", " ".join(str(error).split()))
+    text = _SCRIPT_ERROR_PREFIX.sub("", printable(" ".join(str(error)[:MAX_ERROR_LENGTH].split())))
     if tls_message := next((message for phrase, message in _TLS_MESSAGES.items() if phrase in text), ""):
         return RedisErrorInfo("TLS", f"{context}: {tls_message} ({text})")
     code = _error_code(error, text)

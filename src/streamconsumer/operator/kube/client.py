@@ -25,6 +25,7 @@ from streamconsumer.operator.kube.api import (
 )
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.reconcile_trace import current
+from streamconsumer.text import printable
 
 PAGE_SIZE = 20
 """The number of objects in one page of a list. Pages are small because 1,000 Deployments are 20 MB of JSON, and take
@@ -192,7 +193,7 @@ class KubeClient:
             "type": "Warning" if warning else "Normal",
             "reason": reason,
             "action": "Reconcile",
-            "note": message.encode()[:MAX_NOTE_BYTES].decode(errors="ignore"),
+            "note": printable(message, MAX_NOTE_BYTES).encode()[:MAX_NOTE_BYTES].decode(errors="ignore"),
             "reportingController": names.FIELD_MANAGER,
             "reportingInstance": names.FIELD_MANAGER,
             "regarding": {
