@@ -72,6 +72,7 @@ class SecretReader:
         self._accesses: dict[str, _Access] = {}
         self._user: str | None = None
         """The user name of the operator. None if the API server has not been asked yet."""
+        self._user_lock = asyncio.Lock()
 
     async def check(self, namespace: str) -> None:
         """Raise PermissionDenied if the operator is not allowed to get the Secrets of this namespace. The first call
@@ -153,8 +154,9 @@ class SecretReader:
             self._on_change(namespace)
 
     async def _denied(self, namespace: str) -> PermissionDenied:
-        if self._user is None:
-            self._user = await self._own_user()
+        async with self._user_lock:
+            if self._user is None:
+                self._user = await self._own_user()
         command = grant_command(namespace, self._user, is_cluster_wide=self._is_cluster_wide)
         return PermissionDenied(NOT_READABLE_MESSAGE.format(namespace=namespace, command=command))
 
