@@ -43,7 +43,7 @@ class ConfigReader(Protocol):
 async def read_reference_hashes(consumer: StreamConsumer, reader: ConfigReader) -> dict[str, str] | None:
     """Return the hash of each referenced object that the operator is allowed to read, or None if the StreamConsumer
     refers to no objects."""
-    references = _references(consumer.spec)
+    references = referenced_objects(consumer.spec)
     hashes = {}
     for (kind, name), keys in sorted(references.items()):
         with suppress(PermissionDenied):
@@ -76,7 +76,7 @@ def _annotation(manifest: Manifest, name: str) -> str:
     return str(manifest.get("metadata", {}).get("annotations", {}).get(name, ""))
 
 
-def _references(spec: StreamConsumerSpec) -> dict[Reference, set[str] | None]:
+def referenced_objects(spec: StreamConsumerSpec) -> dict[Reference, set[str] | None]:
     """Return the referenced objects, each with its referenced keys. None means all keys."""
     references: dict[Reference, set[str] | None] = {}
     for variable in spec.env:
