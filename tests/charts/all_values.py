@@ -13,6 +13,7 @@ ALL_VALUES: Manifest = {
     },
     "imagePullSecrets": [{"name": "registry"}],
     "watchNamespaces": ["shop", "billing"],
+    "rbac": {"secretNamespaces": ["shop"]},
     "telemetry": {"endpoint": "http://collector:4318"},
     "logLevel": "DEBUG",
     "serviceAccount": {"name": "runner", "annotations": {"team": "platform"}, "labels": {"team": "streams"}},

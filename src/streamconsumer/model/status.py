@@ -82,6 +82,7 @@ class ScalingReason(StrEnum):
     LIMITED_BY_MAX = "LimitedByMax"
     LIMITED_BY_MIN = "LimitedByMin"
     BACKLOG_UNKNOWN = "BacklogUnknown"
+    SECRETS_NOT_READABLE = "SecretsNotReadable"
     FALLBACK = "Fallback"
     NOT_LIMITED = "NotLimited"
 

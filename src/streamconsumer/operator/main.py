@@ -25,6 +25,7 @@ from streamconsumer.operator.kube.api import api_error_message, connect
 from streamconsumer.operator.kube.client import KubeClient, list_all
 from streamconsumer.operator.kube.event_recorder import EventRecorder
 from streamconsumer.operator.kube.leader_election import LeaderLease
+from streamconsumer.operator.kube.secret_reader import SecretReader
 from streamconsumer.operator.kube.watches import (
     LISTED,
     OWNED_KINDS,
@@ -90,9 +91,10 @@ class Operator:
         self.queue = WorkQueue()
         self.create_debounce = CreateDebounce(self.queue.add)
         self.health = Health(queue_depth=self.queue.__len__)
-        self.redis_monitor = RedisMonitor(kube, self.queue.add, interval=settings.stream_interval)
+        self.secrets = SecretReader(kube, self._on_secrets_permission, is_cluster_wide=not settings.watch_namespaces)
+        self.redis_monitor = RedisMonitor(self.secrets, self.queue.add, interval=settings.stream_interval)
         self.events = EventRecorder(kube)
-        self.reconciler = Reconciler(kube, self.cache, settings, self.redis_monitor, self.events)
+        self.reconciler = Reconciler(kube, self.secrets, self.cache, settings, self.redis_monitor, self.events)
         self.health.registry.register(StreamGauges(self.cache.consumers, self.reconciler.states))
         self.lease = LeaderLease(kube, settings.lease) if settings.lease else None
         self.tracing = _build_tracing(settings)
@@ -162,6 +164,7 @@ class Operator:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.queue.run_workers(self._reconcile, WORKERS))
             group.create_task(self.events.run())
+            group.create_task(self.secrets.run())
             group.create_task(self._resync_loop())
 
     async def _shutdown(self) -> None:
@@ -211,6 +214,13 @@ class Operator:
             self.create_debounce.add(key)
         else:
             self.queue.add(key)
+
+    def _on_secrets_permission(self, namespace: str) -> None:
+        """Poll and reconcile the StreamConsumers of a namespace in which the permission to get Secrets has changed."""
+        self.redis_monitor.poll_namespace(namespace)
+        for key in self.cache.consumers:
+            if key[0] == namespace:
+                self.queue.add(key)
 
     async def _reconcile(self, key: Key) -> timedelta | None:
         started, outcome = time.monotonic(), "error"

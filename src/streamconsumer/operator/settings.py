@@ -15,8 +15,13 @@ from streamconsumer.model.fields import DurationRange, Model, format_errors
 PREFIX = f"{names.ENVIRONMENT_PREFIX}OPERATOR_"
 
 
+def split_namespaces(value: str) -> list[str]:
+    """Parse the names in a variable, which are separated by commas."""
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
 def _split(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    return split_namespaces(value) if isinstance(value, str) else value
 
 
 class OperatorSettings(Model):

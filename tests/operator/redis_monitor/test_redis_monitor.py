@@ -300,7 +300,7 @@ def test_missing_permission_to_read_secrets_is_reported_with_the_remedy(
         condition = wait_for_condition(api_namespace, "orders", "RedisReachable", "SecretsNotReadable")
         assert api_namespace.find("Deployment", "orders-consumer")
     assert condition["status"] == "Unknown"
-    assert "rbac.readSecrets" in condition["message"]
+    assert "run: kubectl create rolebinding streamconsumer-secret-reader" in condition["message"]
 
 
 def test_lost_group_is_recreated_at_its_position(

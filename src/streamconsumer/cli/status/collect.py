@@ -12,7 +12,6 @@ from streamconsumer.cli.status.facts import ConsumerFacts, Facts, PendingEntryFa
 from streamconsumer.errors import ApiThrottled, BackendUnavailable, InvalidResource, InvalidSettings, PermissionDenied
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import StreamReason
 
 try:
     from aiohttp import ClientError
@@ -145,12 +144,9 @@ async def resolve_redis_settings(client: KubeClient, consumer: StreamConsumer) -
     """Return the connection settings, or the problem as text."""
     try:
         resolved = await resolve_redis_spec(consumer.spec.redis, consumer.namespace, client)
-    except PermissionDenied as error:
-        return str(error)
-    if isinstance(resolved, ProbeResult):
-        condition = resolved.redis_reachable
-        return SECRETS_UNREADABLE if condition.reason is StreamReason.SECRETS_NOT_READABLE else condition.message
-    return resolved
+    except PermissionDenied:
+        return SECRETS_UNREADABLE
+    return resolved.redis_reachable.message if isinstance(resolved, ProbeResult) else resolved
 
 
 async def query_redis(

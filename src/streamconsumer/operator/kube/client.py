@@ -24,6 +24,7 @@ from streamconsumer.operator.kube.api import (
     as_yaml,
 )
 from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.rbac import SERVICE_ACCOUNT_PREFIX
 from streamconsumer.operator.reconcile_trace import current
 from streamconsumer.text import printable
 
@@ -46,6 +47,7 @@ _PLURALS = {
     "Event": "events",
     "Secret": "secrets",
     "Lease": "leases",
+    "LocalSubjectAccessReview": "localsubjectaccessreviews",
     "CustomResourceDefinition": "customresourcedefinitions",
     names.KIND: names.PLURAL,
 }
@@ -118,8 +120,7 @@ class KubeClient:
 
     async def get_secret(self, namespace: str, name: str) -> dict[str, bytes] | None:
         """Return the decoded data of a Secret, or None if the Secret does not exist. Raises PermissionDenied."""
-        secret = await self.get_config_object("Secret", namespace, name)
-        return None if secret is None else {key: b64decode(value) for key, value in secret.get("data", {}).items()}
+        return secret_data(await self.get_config_object("Secret", namespace, name))
 
     async def annotate_pod(self, namespace: str, name: str, annotations: dict[str, str]) -> None:
         """Add annotations to a pod. If the pod no longer exists, nothing happens."""
@@ -144,20 +145,40 @@ class KubeClient:
         await self._request("patch", path, body=patch, content_type=MERGE_PATCH)
 
     async def can_i(self, verb: str, resource: str, namespace: str | None) -> bool:
-        """Return True if the user of the command line is allowed to use the verb on the resource. Examples of a
-        resource are `pods/exec` and `deployments.apps`."""
-        plural_and_group, _, subresource = resource.partition("/")
-        plural, _, group = plural_and_group.partition(".")
-        attributes = {"verb": verb, "group": group, "resource": plural, "subresource": subresource}
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": {**attributes, **({"namespace": namespace} if namespace else {})}},
-        }
+        """Return True if the caller is allowed to use the verb on the resource. Examples of a resource are `pods/exec`
+        and `deployments.apps`."""
+        spec = {"resourceAttributes": _attributes(verb, resource, namespace)}
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": spec}
         response = await self._api.request_json(
             "post", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=review
         )
         return bool(response["status"]["allowed"])
+
+    async def can_service_account(self, account: tuple[str, str], verb: str, resource: str, namespace: str) -> bool:
+        """Return True if a ServiceAccount, given as namespace and name, is allowed to use the verb on the resource, for
+        the command line."""
+        groups = ["system:serviceaccounts", f"system:serviceaccounts:{account[0]}", "system:authenticated"]
+        spec = {
+            "user": f"{SERVICE_ACCOUNT_PREFIX}{account[0]}:{account[1]}",
+            "groups": groups,
+            "resourceAttributes": _attributes(verb, resource, namespace),
+        }
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "LocalSubjectAccessReview",
+            "metadata": {"namespace": namespace},
+            "spec": spec,
+        }
+        path = _path("authorization.k8s.io/v1", "LocalSubjectAccessReview", namespace)
+        response = await self._api.request_json("post", path, body=review)
+        return bool(response["status"]["allowed"])
+
+    async def own_user(self) -> str:
+        """Return the user name that the API server knows the caller by."""
+        api_version = "authentication.k8s.io/v1"
+        review = {"apiVersion": api_version, "kind": "SelfSubjectReview"}
+        response = await self._api.request_json("post", f"/apis/{api_version}/selfsubjectreviews", body=review)
+        return str(response["status"]["userInfo"]["username"])
 
     async def version(self) -> Manifest:
         """Return the version of the API server, for the command line."""
@@ -231,6 +252,19 @@ async def list_all(
         for namespace in searched:
             async for manifest in kube.list(api_version, kind, namespace, selector):
                 yield manifest
+
+
+def secret_data(secret: Manifest | None) -> dict[str, bytes] | None:
+    """Return the decoded data of a Secret, or None if there is no Secret."""
+    return None if secret is None else {key: b64decode(value) for key, value in secret.get("data", {}).items()}
+
+
+def _attributes(verb: str, resource: str, namespace: str | None) -> dict[str, str]:
+    """Return the attributes of a request, for an access review."""
+    plural_and_group, _, subresource = resource.partition("/")
+    plural, _, group = plural_and_group.partition(".")
+    attributes = {"verb": verb, "group": group, "resource": plural, "subresource": subresource}
+    return {**attributes, **({"namespace": namespace} if namespace else {})}
 
 
 def _path(api_version: str, kind: str, namespace: str | None, name: str = "") -> str:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from streamconsumer.model.redis_url import parse_redis_url
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.cache.workqueue import Key
-from streamconsumer.operator.kube.client import KubeClient
+from streamconsumer.operator.kube.secret_reader import SecretReader
 from streamconsumer.operator.redis_monitor.monitored_stream import (
     EndpointId,
     MonitoredStream,
@@ -28,8 +28,8 @@ class RedisMonitor:
 
     When the status of a StreamConsumer must change, the monitor enqueues the key of this StreamConsumer."""
 
-    def __init__(self, kube: KubeClient, enqueue: Callable[[Key], None], *, interval: timedelta) -> None:
-        self._kube, self._enqueue, self._interval = kube, enqueue, interval
+    def __init__(self, secrets: SecretReader, enqueue: Callable[[Key], None], *, interval: timedelta) -> None:
+        self._secrets, self._enqueue, self._interval = secrets, enqueue, interval
         self._pollers: dict[EndpointId, tuple[EndpointPoller, asyncio.Task[None]]] = {}
         self._stopping: set[asyncio.Task[None]] = set()
 
@@ -63,6 +63,13 @@ class RedisMonitor:
             self._stopping.add(task)
             task.add_done_callback(self._stopping.discard)
 
+    def poll_namespace(self, namespace: str) -> None:
+        """Poll all streams immediately whose Redis settings are looked up in this namespace, because the permission to
+        read its Secrets has changed."""
+        for endpoint_id, (poller, _) in self._pollers.items():
+            if endpoint_id.namespace == namespace:
+                poller.poll_all_soon()
+
     async def aclose(self) -> None:
         """Stop all pollers and close their connections."""
         tasks = [task for _, task in self._pollers.values()]
@@ -72,7 +79,7 @@ class RedisMonitor:
 
     def _poller(self, endpoint_id: EndpointId, first: StreamConsumer) -> EndpointPoller:
         if endpoint_id not in self._pollers:
-            poller = EndpointPoller(self._kube, first, self._interval, self._publish)
+            poller = EndpointPoller(self._secrets, first, self._interval, self._publish)
             self._pollers[endpoint_id] = poller, asyncio.create_task(poller.run())
         return self._pollers[endpoint_id][0]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import ConditionState, StreamStats
+from streamconsumer.model.status import ConditionState, StreamReason, StreamStats
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests.metadata import child_name
 from streamconsumer.operator.redis_monitor.probe import GroupRef
@@ -71,6 +71,12 @@ class Observation:
     """Number of pending entries of each consumer."""
     entries_read: int | None
     """Number of entries that were ever delivered to the group. None if the server does not count deliveries."""
+
+    @property
+    def secrets_problem(self) -> str:
+        """Explanation why the Secrets are not readable. Empty if there is no such problem."""
+        is_problem = StreamReason.SECRETS_NOT_READABLE
+        return next((condition.message for condition in self.conditions if condition.reason is is_problem), "")
 
     @property
     def condition_key(self) -> list[tuple[str, str, str]]:

@@ -9,11 +9,13 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from streamconsumer.errors import PermissionDenied
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import StreamReason
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.api import api_error_message
-from streamconsumer.operator.kube.client import KubeClient
+from streamconsumer.operator.kube.secret_reader import SecretReader
+from streamconsumer.operator.manifests.redis_secrets import secret_files
 from streamconsumer.operator.redis_monitor import group_admin
 from streamconsumer.operator.redis_monitor.dns import NamespaceResolver
 from streamconsumer.operator.redis_monitor.monitored_stream import MonitoredStream, Observation, PollTarget
@@ -23,6 +25,7 @@ from streamconsumer.operator.redis_monitor.probe import (
     from_error,
     parse_probe,
     probe_commands,
+    unreachable,
 )
 from streamconsumer.operator.redis_monitor.secret_resolver import ResolvedRedis, resolve_redis_spec
 from streamconsumer.operator.redis_monitor.stream_health import StreamHealth
@@ -51,7 +54,7 @@ class EndpointPoller:
 
     def __init__(
         self,
-        kube: KubeClient,
+        secrets: SecretReader,
         first: StreamConsumer,
         interval: timedelta,
         on_observation: Callable[[MonitoredStream, Observation], bool],
@@ -59,7 +62,8 @@ class EndpointPoller:
         """`first` provides the Redis settings. All other StreamConsumers of this endpoint have the same settings."""
         self._redis, self._namespace, self._stream = first.spec.redis, first.namespace, first.spec.stream
         self.streams: dict[Key, MonitoredStream] = {}
-        self._kube, self._interval, self._on_observation = kube, interval, on_observation
+        self._reads_secrets = any(secret_files(self._redis))
+        self._secrets, self._interval, self._on_observation = secrets, interval, on_observation
         self._due: set[Key] = set()
         self._wakeup = asyncio.Event()
         self._resolved: ResolvedRedis | None = None
@@ -76,6 +80,11 @@ class EndpointPoller:
             stream.health = StreamHealth()  # the previous state belongs to another group
         if is_new or previous.generation_id != target.generation_id:
             self._poll_soon(stream.key)
+
+    def poll_all_soon(self) -> None:
+        """Poll all streams immediately."""
+        for key in self.streams:
+            self._poll_soon(key)
 
     def _poll_soon(self, key: Key) -> None:
         if key in self.streams:
@@ -95,8 +104,7 @@ class EndpointPoller:
             await self._loop()
         finally:
             waiting.cancel()
-            if self._client is not None:
-                await self._client.close()
+            await self._disconnect()
             await asyncio.gather(waiting, return_exceptions=True)
 
     async def _loop(self) -> None:
@@ -250,11 +258,18 @@ class EndpointPoller:
 
     async def _ensure_client(self) -> ProbeResult | None:
         """Build a client if there is none or if a Secret has changed. Returns a failed ProbeResult if a Secret or a
-        setting is unusable, otherwise None."""
+        setting is unusable, otherwise None. If the permission to read Secrets was revoked, the client and the values of
+        the Secrets are dropped."""
         now = asyncio.get_running_loop().time()
-        if self._client is not None and now - self._secrets_read_seconds < MAX_SECRETS_AGE_SECONDS:
-            return None
-        resolved = await resolve_redis_spec(self._redis, self._namespace, self._kube)
+        try:
+            if self._reads_secrets:
+                await self._secrets.check(self._namespace)
+            if self._client is not None and now - self._secrets_read_seconds < MAX_SECRETS_AGE_SECONDS:
+                return None
+            resolved = await resolve_redis_spec(self._redis, self._namespace, self._secrets)
+        except PermissionDenied as error:
+            await self._disconnect()
+            return unreachable(StreamReason.SECRETS_NOT_READABLE, str(error), status="Unknown")
         if isinstance(resolved, ProbeResult):
             return resolved
         self._secrets_read_seconds = now
@@ -264,11 +279,16 @@ class EndpointPoller:
         return None
 
     async def _connect(self, resolved: ResolvedRedis) -> None:
-        if self._client is not None:
-            await self._client.close()
-        self._client, self._resolved = None, resolved
+        await self._disconnect()
+        self._resolved = resolved
         self._client = self._build_client(resolved, COMMAND_TIMEOUT_SECONDS)
-        self._scale_from_zero.reconnect()
+
+    async def _disconnect(self) -> None:
+        """Close the connections, and drop the values of the Secrets."""
+        client, self._client, self._resolved = self._client, None, None
+        if client is not None:
+            await client.close()
+        self._scale_from_zero.reconnect()  # its connection uses values of the Secrets
 
     def _build_client(self, resolved: ResolvedRedis, timeout_seconds: float) -> PipelineClient:
         return PipelineClient(

@@ -6,27 +6,26 @@ opens.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from streamconsumer.errors import InvalidSettings, PermissionDenied
+from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.env_codec import env_name
 from streamconsumer.model.processor_settings import InlineRedisSettings, RedisSettings
 from streamconsumer.model.spec import RedisSpec, SecretKeyRef
 from streamconsumer.model.status import StreamReason
-from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.manifests.redis_secrets import redis_settings, secret_files
 from streamconsumer.operator.redis_monitor.probe import ProbeResult, unreachable
 from streamconsumer.redis_client.credentials import RedisAddress
 from streamconsumer.redis_client.setting_files import run_in_thread
 from streamconsumer.redis_client.topology import topology
 
-NOT_READABLE_MESSAGE = (
-    "The operator is not allowed to read {}, so it cannot poll the stream. Lag and pending entries are unknown, and "
-    "only the pods manage the group and its consumers. To grant this permission, set rbac.readSecrets."
-)
-"""Condition message if the operator is not allowed to read a Secret: the effect and the remedy."""
+
+class SecretSource(Protocol):
+    """The method that this module needs, of `SecretReader` in the operator and of `KubeClient` in the command line."""
+
+    async def get_secret(self, namespace: str, name: str) -> dict[str, bytes] | None: ...
 
 
 NO_UNIX_SOCKET = (
@@ -52,11 +51,12 @@ class ResolvedRedis:
         return message
 
 
-async def resolve_redis_spec(redis: RedisSpec, namespace: str, kube: KubeClient) -> ResolvedRedis | ProbeResult:
-    """Read the Secrets and build the settings. Returns a failed ProbeResult if a Secret or a setting is unusable."""
+async def resolve_redis_spec(redis: RedisSpec, namespace: str, secrets: SecretSource) -> ResolvedRedis | ProbeResult:
+    """Read the Secrets and build the settings. Returns a failed ProbeResult if a Secret or a setting is unusable.
+    Raises PermissionDenied if reading a Secret is not allowed."""
     values: dict[str, str] = {}
     for setting, _, ref in secret_files(redis):
-        value = await _secret_value(kube, namespace, ref)
+        value = await _secret_value(secrets, namespace, ref)
         if isinstance(value, ProbeResult):
             return value
         values[setting] = value
@@ -109,12 +109,8 @@ def _settings_error_message(error: Exception, redis: RedisSpec) -> str:
     return message
 
 
-async def _secret_value(kube: KubeClient, namespace: str, ref: SecretKeyRef) -> str | ProbeResult:
-    try:
-        data = await kube.get_secret(namespace, ref.name)
-    except PermissionDenied:
-        message = NOT_READABLE_MESSAGE.format(f"Secret {ref.name}")
-        return unreachable(StreamReason.SECRETS_NOT_READABLE, message, status="Unknown")
+async def _secret_value(secrets: SecretSource, namespace: str, ref: SecretKeyRef) -> str | ProbeResult:
+    data = await secrets.get_secret(namespace, ref.name)
     if data is None:
         return unreachable(StreamReason.SECRET_MISSING, f"Secret {ref.name} does not exist; create it.")
     if ref.key not in data:
