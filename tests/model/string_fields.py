@@ -146,7 +146,7 @@ def with_value(field: str, value: Any, name: str = "orders") -> Manifest:
     """Return a valid manifest except for the value of the field."""
     path = [int(part) if part.isdecimal() else part for part in field.split(".")]
     for full in FULL_SPECS:
-        changed = json.loads(json.dumps(manifest(name, **full)))  # no shared parts
+        changed: Manifest = json.loads(json.dumps(manifest(name, **full)))  # no shared parts
         for position in range(2):  # of a list, whose items have different fields
             if _replace(changed["spec"], [position if part == 0 else part for part in path], value):
                 return changed

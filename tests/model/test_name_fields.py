@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model.name_fields import LABEL_KEY, NAMESPACE, OBJECT_NAME, REDIS_NAME
 from streamconsumer.model.spec import StreamConsumer
-from tests.model.examples import manifest
+from tests.model.examples import Manifest, manifest
 from tests.model.string_fields import ATTACKS, CONTROL_ATTACKS, FREE_TEXTS, FULL_SPECS, string_fields, with_value
 
 FIELDS = dict(string_fields())
@@ -32,7 +32,7 @@ UNREADABLE_CONTROLS = [
 
 
 @pytest.mark.parametrize("full", FULL_SPECS, ids=["url", "source", "http"])
-def test_full_spec_is_valid(full: dict[str, object]) -> None:
+def test_full_spec_is_valid(full: Manifest) -> None:
     StreamConsumer.parse(manifest(**full))
 
 

@@ -34,6 +34,8 @@ REDIS_NAME = Pattern(
 ObjectName = Annotated[str, Field(min_length=1, max_length=253), OBJECT_NAME]
 """Name of a Kubernetes object: a DNS subdomain."""
 
+NamespaceName = Annotated[str, Field(min_length=1, max_length=63), NAMESPACE]
+
 ObjectKey = Annotated[
     str,
     Field(min_length=1, max_length=253),
