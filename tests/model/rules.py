@@ -15,6 +15,7 @@ from streamconsumer.model.container_env import (
     RESERVED_VARIABLE_MESSAGE,
 )
 from streamconsumer.model.fields import DURATION_MESSAGE
+from streamconsumer.model.name_fields import LABEL_KEY, LABEL_VALUE, OBJECT_NAME, REDIS_NAME
 from streamconsumer.model.pod_settings import (
     EXISTS_TAKES_NO_VALUE,
     KEYLESS_NEEDS_EXISTS,
@@ -49,6 +50,10 @@ EXCEPTION = "must name an exception, such as ValueError or package.module.Error"
 SERVICE = "must be the name of a Service in the same namespace, without a dot"
 PATH = "must begin with / and must not contain a query, such as /orders"
 NODE = "must be a sentinel as host:port"
+MASTER = "must be a name in the Sentinel configuration: letters, digits, `.`, `_` and `-`"
+IMAGE = "must be the name of an image, such as registry.example/shop:1.4"
+OBJECT_KEY = "must be a key of a Secret or ConfigMap: letters, digits, `-`, `_` and `.`, and not `..` at the beginning"
+CONTROL, OBJECT, LABEL = REDIS_NAME.message, OBJECT_NAME.message, LABEL_KEY.message
 
 SECRET = {"name": "redis", "key": "url"}
 SENTINEL = {"masterName": "primary", "nodes": ["sentinel-0.sentinel:26379", "10.0.0.7:26379", "[fd00::1]:26379"]}
@@ -258,6 +263,53 @@ RULES_WITH_MESSAGE = [
         "a collector with a password", "telemetry.endpoint", ENDPOINT, telemetry={"endpoint": "http://me:word@c:4318"}
     ),
     _case("a baggage key with a space", "telemetry.baggage", BAGGAGE, telemetry={"baggage": ["tenant", "a b"]}),
+    *(
+        _case(f"the stream {name!r}", "stream", CONTROL, stream=name)
+        for name in ("a\r\nb", "a\n", "\0", "a\x9b", "\x7f", "a\u2028", "\u202eb", "a\u2066", "\u061c")
+    ),
+    _case("a group with a tab", "consumerGroup", CONTROL, consumerGroup="a\tb"),
+    _case("an ordering key with an escape", "orderingKey", CONTROL, orderingKey="\x1b[31m"),
+    _case(
+        "a dead-letter stream with a line feed",
+        "delivery.deadLetterStream",
+        CONTROL,
+        delivery={"deadLetterStream": "a\nb"},
+    ),
+    _case("a field with a line feed", "telemetry.contextField", CONTROL, telemetry={"contextField": "a\n"}),
+    *(
+        _case(
+            f"the Secret {name!r}", "redis.urlSecretRef.name", OBJECT, redis={"urlSecretRef": {**SECRET, "name": name}}
+        )
+        for name in ("../../other/secrets/payroll", "..", "x?watch=1", "a#b", "a%2fb", "a\n", "A", "a..b", "-a", "a_b")
+    ),
+    *(
+        _case(f"the key {key!r}", "redis.urlSecretRef.key", OBJECT_KEY, redis={"urlSecretRef": {**SECRET, "key": key}})
+        for key in (".", "..", "..a", "a/b", "a b", "a\n", "%2e%2e")
+    ),
+    _case("a Secret by a path", "envFrom", OBJECT, envFrom=[{"secretRef": {"name": "other/bank"}}]),
+    _case("a priority class with a space", "priorityClassName", OBJECT, priorityClassName="High Priority"),
+    _case("a label value with a space", "podLabels", LABEL_VALUE.message, podLabels={"team": "the shop"}),
+    _case(
+        "a topology key with a space",
+        "topologySpreadConstraints",
+        LABEL,
+        topologySpreadConstraints=[{"topologyKey": "a b"}],
+    ),
+    _case("an image with a space", "image", IMAGE, image="shop --privileged"),
+    _case("an image with a line feed", "image", IMAGE, image="shop:1.4\n"),
+    _case(
+        "a master name with a space",
+        "redis.sentinel.masterName",
+        MASTER,
+        redis={**PLAIN_URL, "sentinel": {**SENTINEL, "masterName": "my primary"}},
+    ),
+    _case(
+        "a sentinel with port 0",
+        "redis.sentinel.nodes",
+        NODE,
+        redis={**PLAIN_URL, "sentinel": {**SENTINEL, "nodes": ["sentinel:0"]}},
+    ),
+    _case("a collector with a space", "telemetry.endpoint", ENDPOINT, telemetry={"endpoint": "http://a\u00a0b"}),
     Case("a name of 51 characters", manifest("o" * 51), "", NAME_TOO_LONG),
 ]
 """Rejected by a rule of the CRD, with a message."""
@@ -321,12 +373,10 @@ RULES_WITHOUT_MESSAGE = [
     _case("variables as an object", "env", env={"A": "1"}),
     _case("a key reference without a key", "env", env=[_env_var_from(secretKeyRef=BANK_SECRET)]),
     _case("a Secret of another namespace", "env", env=[_env_var_from(secretKeyRef={**KEY, "namespace": "other"})]),
-    _case("a Secret by a path", "envFrom", envFrom=[{"secretRef": {"name": "other/bank"}}]),
     _case("a URL for a Service", "handler.http", handler={"http": {"url": "http://169.254.169.254/"}}),
     _case("a Service without a name", "handler.http.service", handler={"http": {"port": 80}}),
     _case("a port by name", "handler.http.port", handler={"http": {"service": "billing", "port": "http"}}),
     _case("port 0", "handler.http.port", handler={"http": {"service": "billing", "port": 0}}),
-    _case("a label value with a space", "podLabels", podLabels={"team": "the shop"}),
     _case("a number for a label", "podLabels", podLabels={"team": 1}),
     _case("an unknown effect", "tolerations", tolerations=[{**ANY_TAINT, "effect": "Never"}]),
     _case("an unknown operator", "tolerations", tolerations=[{"key": "a", "operator": "NotIn"}]),
@@ -338,7 +388,6 @@ RULES_WITHOUT_MESSAGE = [
         "topologySpreadConstraints",
         topologySpreadConstraints=[{"maxSkew": 1}],
     ),
-    _case("a priority class with a space", "priorityClassName", priorityClassName="High Priority"),
     _case("an empty runtime class", "runtimeClassName", runtimeClassName=""),
     _case("a duplicate pull secret", "imagePullSecrets", imagePullSecrets=[BANK_SECRET, BANK_SECRET]),
     _case("a percentage above 100", "rollout.maxUnavailable", rollout={"maxUnavailable": "101%"}),

@@ -10,7 +10,12 @@ from pydantic.alias_generators import to_snake
 from streamconsumer import __version__
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
-from streamconsumer.model.fields import DurationRange, Model, format_errors
+from streamconsumer.model.fields import DurationRange, Model, Pattern, format_errors
+from streamconsumer.model.name_fields import NAMESPACE, OBJECT_NAME, NamespaceName
+
+LEASE = Pattern(
+    f"({NAMESPACE.pattern}/{OBJECT_NAME.pattern})?", "must be the name of a Lease, such as streamconsumer/operator"
+)
 
 PREFIX = f"{names.ENVIRONMENT_PREFIX}OPERATOR_"
 
@@ -30,7 +35,7 @@ class OperatorSettings(Model):
 
     model_config = ConfigDict(alias_generator=None)
 
-    watch_namespaces: Annotated[list[str], BeforeValidator(_split)] = Field(default=[])
+    watch_namespaces: Annotated[list[NamespaceName], BeforeValidator(_split)] = Field(default=[])
     """The namespaces in which the operator reconciles StreamConsumers, separated by commas. If empty: all
     namespaces."""
 
@@ -53,7 +58,7 @@ class OperatorSettings(Model):
     stream_interval: Annotated[timedelta, DurationRange("1s", "10m")] = timedelta(seconds=15)
     """The interval, varied randomly by ±25 %, at which the operator polls the streams in Redis."""
 
-    lease: str = Field(default="", pattern=r"^([a-z0-9.-]+/[a-z0-9.-]+)?$")
+    lease: Annotated[str, LEASE] = ""
     """The Lease for leader election, as namespace/name. If empty, this operator is the leader without an election."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

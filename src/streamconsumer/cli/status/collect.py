@@ -18,6 +18,7 @@ try:
 
     from streamconsumer.operator.kube.api import ApiError, api_error_message, connect, default_namespace
     from streamconsumer.operator.kube.client import KubeClient
+    from streamconsumer.operator.kube.paths import label_selector
     from streamconsumer.operator.redis_monitor.probe import (
         COMMANDS_PER_PROBE,
         GroupRef,
@@ -91,7 +92,7 @@ async def collect_facts(client: KubeClient, manifest: Manifest) -> Facts:
 async def list_pods(client: KubeClient, manifest: Manifest) -> list[Manifest]:
     """Return the pods of a StreamConsumer."""
     metadata = manifest["metadata"]
-    selector = f"{names.LABEL_CONSUMER}={metadata['name']}"
+    selector = label_selector({names.LABEL_CONSUMER: metadata["name"]})
     return [each async for each in client.list("v1", "Pod", metadata["namespace"], selector)]
 
 

@@ -5,8 +5,8 @@ import sys
 
 import click
 
-from streamconsumer.cli.status import NAME_PATTERN
 from streamconsumer.cli.status.collect import kube_client, list_consumers, namespace_of
+from streamconsumer.model.name_fields import OBJECT_NAME
 from streamconsumer.text import printable
 
 NO_FILE_COMPLETION = 4
@@ -25,7 +25,7 @@ async def _list_names(incomplete: str, namespace: str | None, context: str | Non
     async with kube_client(context) as client:
         namespace = namespace_of({"namespace": namespace, "context": context})
         names = [each["metadata"]["name"] for each in await list_consumers(client, namespace, None)]
-    return sorted(name for name in names if name.startswith(incomplete) and NAME_PATTERN.fullmatch(name))
+    return sorted(name for name in names if name.startswith(incomplete) and OBJECT_NAME.matches(name))
 
 
 def print_for_kubectl(main: click.Command, arguments: list[str]) -> None:

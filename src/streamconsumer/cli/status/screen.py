@@ -47,7 +47,7 @@ def finding_lines(finding: Finding, width: int) -> Iterator[Line]:
     yield from wrap(" " * 9 + "expected: ", finding.expected, width)
     yield from wrap(" " * 9 + "remedy: ", finding.advice, width)
     if finding.command:  # in one line, so that the command can be copied
-        yield " " * 9 + "command: " + escape_unprintable(finding.command)
+        yield " " * 9 + "command: " + printable(finding.command)
 
 
 def summary_row(facts: Facts, findings: Sequence[Finding]) -> list[str]:

@@ -1,6 +1,6 @@
 """The client for the Kubernetes API: reads, server-side apply, delete, status and Events.
 
-Arguments and results are manifests, not model classes. This module contains the paths of all used kinds, so the client
+Arguments and results are manifests, not model classes. `paths.py` contains the paths of all used kinds, so the client
 needs no API discovery.
 """
 
@@ -23,6 +23,7 @@ from streamconsumer.operator.kube.api import (
     api_error_message,
     as_yaml,
 )
+from streamconsumer.operator.kube.paths import collection_path, object_path
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.rbac import SERVICE_ACCOUNT_PREFIX
 from streamconsumer.operator.reconcile_trace import current
@@ -38,20 +39,6 @@ TERMINAL_STATUSES = (400, 403, 422)
 MAX_NOTE_BYTES = 1024
 """The maximum length, in bytes, of an Event message that the API server accepts."""
 
-_PLURALS = {
-    "ServiceAccount": "serviceaccounts",
-    "ConfigMap": "configmaps",
-    "Deployment": "deployments",
-    "PodDisruptionBudget": "poddisruptionbudgets",
-    "Pod": "pods",
-    "Event": "events",
-    "Secret": "secrets",
-    "Lease": "leases",
-    "LocalSubjectAccessReview": "localsubjectaccessreviews",
-    "CustomResourceDefinition": "customresourcedefinitions",
-    names.KIND: names.PLURAL,
-}
-
 
 class KubeClient:
     """Typed client for one API server."""
@@ -62,7 +49,7 @@ class KubeClient:
     async def get(self, api_version: str, kind: str, namespace: str | None, name: str) -> Manifest | None:
         """Return the object, or None if the object does not exist."""
         with suppress(NotFound):
-            return await self._request("get", _path(api_version, kind, namespace, name))
+            return await self._request("get", object_path(api_version, kind, namespace, name))
         return None
 
     async def get_config_object(self, kind: str, namespace: str, name: str) -> Manifest | None:
@@ -80,7 +67,7 @@ class KubeClient:
     ) -> AsyncIterator[Manifest]:
         """Yield every object of the kind, each with apiVersion and kind. If `namespace` is None, list all
         namespaces."""
-        path, query = _path(api_version, kind, namespace), {"limit": str(PAGE_SIZE)}
+        path, query = collection_path(api_version, kind, namespace), {"limit": str(PAGE_SIZE)}
         if selector:
             query["labelSelector"] = selector
         token = ""
@@ -115,7 +102,7 @@ class KubeClient:
             "status": status.model_dump(by_alias=True, exclude_none=True),
         }
         with suppress(NotFound):
-            return await self._apply(manifest, f"{_path_of(manifest)}/status")
+            return await self._apply(manifest, _path_of(manifest, "status"))
         return None
 
     async def get_secret(self, namespace: str, name: str) -> dict[str, bytes] | None:
@@ -126,7 +113,7 @@ class KubeClient:
         """Add annotations to a pod. If the pod no longer exists, nothing happens."""
         patch = {"metadata": {"annotations": annotations}}
         with suppress(NotFound):
-            path = _path("v1", "Pod", namespace, name)
+            path = object_path("v1", "Pod", namespace, name)
             await self._request("patch", path, body=patch, content_type=MERGE_PATCH)
 
     async def replace(self, manifest: Manifest) -> Manifest:
@@ -135,23 +122,22 @@ class KubeClient:
         if "resourceVersion" in manifest["metadata"]:
             return await self._request("put", _path_of(manifest), body=manifest)
         metadata = manifest["metadata"]
-        path = _path(manifest["apiVersion"], manifest["kind"], metadata["namespace"])
+        path = collection_path(manifest["apiVersion"], manifest["kind"], metadata["namespace"])
         return await self._request("post", path, body=manifest)
 
     async def set_suspended(self, namespace: str, name: str, *, suspended: bool) -> None:
         """Set spec.suspend, for the commands `suspend` and `resume`. The operator itself never writes the spec."""
-        path = _path(names.API_VERSION, names.KIND, namespace, name)
+        path = object_path(names.API_VERSION, names.KIND, namespace, name)
         patch = {"spec": {"suspend": suspended}}
         await self._request("patch", path, body=patch, content_type=MERGE_PATCH)
 
     async def can_i(self, verb: str, resource: str, namespace: str | None) -> bool:
-        """Return True if the caller is allowed to use the verb on the resource. Examples of a resource are `pods/exec`
-        and `deployments.apps`."""
+        """Return True if the user of the command line is allowed to use the verb on the resource. Examples of a
+        resource are `pods/exec` and `deployments.apps`."""
+        api_version, kind = "authorization.k8s.io/v1", "SelfSubjectAccessReview"
         spec = {"resourceAttributes": _attributes(verb, resource, namespace)}
-        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": spec}
-        response = await self._api.request_json(
-            "post", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=review
-        )
+        review = {"apiVersion": api_version, "kind": kind, "spec": spec}
+        response = await self._api.request_json("post", collection_path(api_version, kind, None), body=review)
         return bool(response["status"]["allowed"])
 
     async def can_service_account(self, account: tuple[str, str], verb: str, resource: str, namespace: str) -> bool:
@@ -163,21 +149,16 @@ class KubeClient:
             "groups": groups,
             "resourceAttributes": _attributes(verb, resource, namespace),
         }
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "LocalSubjectAccessReview",
-            "metadata": {"namespace": namespace},
-            "spec": spec,
-        }
-        path = _path("authorization.k8s.io/v1", "LocalSubjectAccessReview", namespace)
-        response = await self._api.request_json("post", path, body=review)
+        api_version, kind = "authorization.k8s.io/v1", "LocalSubjectAccessReview"
+        review = {"apiVersion": api_version, "kind": kind, "metadata": {"namespace": namespace}, "spec": spec}
+        response = await self._api.request_json("post", collection_path(api_version, kind, namespace), body=review)
         return bool(response["status"]["allowed"])
 
     async def own_user(self) -> str:
         """Return the user name that the API server knows the caller by."""
-        api_version = "authentication.k8s.io/v1"
-        review = {"apiVersion": api_version, "kind": "SelfSubjectReview"}
-        response = await self._api.request_json("post", f"/apis/{api_version}/selfsubjectreviews", body=review)
+        api_version, kind = "authentication.k8s.io/v1", "SelfSubjectReview"
+        review = {"apiVersion": api_version, "kind": kind}
+        response = await self._api.request_json("post", collection_path(api_version, kind, None), body=review)
         return str(response["status"]["userInfo"]["username"])
 
     async def version(self) -> Manifest:
@@ -188,7 +169,7 @@ class KubeClient:
         """Return the last lines of a container's log, for the command line. If `previous` is True, the log is from
         before the last restart of the container."""
         query = {"container": container, "tailLines": str(lines), "previous": str(previous).lower()}
-        return await self._api.request_text("get", f"{_path('v1', 'Pod', namespace, pod)}/log", query=query)
+        return await self._api.request_text("get", object_path("v1", "Pod", namespace, pod, "log"), query=query)
 
     async def delete(self, manifest: Manifest) -> None:
         """Delete an object with background propagation. The object is deleted only if its uid equals the uid in the
@@ -225,7 +206,7 @@ class KubeClient:
                 "uid": metadata.get("uid", ""),
             },
         }
-        await self._request("post", _path("events.k8s.io/v1", "Event", metadata["namespace"]), body=event)
+        await self._request("post", collection_path("events.k8s.io/v1", "Event", metadata["namespace"]), body=event)
 
     async def _apply(self, manifest: Manifest, path: str) -> Manifest:
         return await self._request(
@@ -267,12 +248,6 @@ def _attributes(verb: str, resource: str, namespace: str | None) -> dict[str, st
     return {**attributes, **({"namespace": namespace} if namespace else {})}
 
 
-def _path(api_version: str, kind: str, namespace: str | None, name: str = "") -> str:
-    root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
-    scope = f"/namespaces/{namespace}" if namespace else ""
-    return f"{root}{scope}/{_PLURALS[kind]}" + (f"/{name}" if name else "")
-
-
-def _path_of(manifest: Manifest) -> str:
+def _path_of(manifest: Manifest, subresource: str = "") -> str:
     metadata = manifest["metadata"]
-    return _path(manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"])
+    return object_path(manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"], subresource)

@@ -23,6 +23,7 @@ from streamconsumer.operator.cache.transform import as_mapping
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.kube.event_recorder import EventRecorder
+from streamconsumer.operator.kube.paths import label_selector
 from streamconsumer.operator.manifests import Manifest, ReferenceHashes, desired
 from streamconsumer.operator.manifests.metadata import child_name, owned_by
 from streamconsumer.operator.reconcile.config_hash import ConfigReader, next_references, read_reference_hashes
@@ -278,7 +279,7 @@ class Reconciler:
             desired_replicas=deployment["spec"].get("replicas", 1) if deployment else 0,
             replicas=counts.get("replicas", 0),
             ready_replicas=counts.get("readyReplicas", 0),
-            selector=f"{names.LABEL_CONSUMER}={state.key[1]}",
+            selector=label_selector({names.LABEL_CONSUMER: state.key[1]}),
             effective=effective(deployment) if deployment else None,
             stream=observation.stats if observation else previous.stream,
             autoscaling=decision or (previous.autoscaling if wants_scaling else None),
