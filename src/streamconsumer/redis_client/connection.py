@@ -11,6 +11,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from streamconsumer.redis_client.credentials import RedisAddress, RedisCredentials
 from streamconsumer.redis_client.errors_table import AFTER_TLS_HANDSHAKE
+from streamconsumer.redis_client.reply_limits import ReplyLimits
 
 TIMEOUT_SECONDS = 2.0
 """Timeout of a query to one sentinel or one Redis Cluster node. After the timeout, the next server is queried."""
@@ -119,11 +120,20 @@ NO_RETRY_OPTIONS: dict[str, Any] = {"decode_responses": False, "protocol": 2, "r
 """Connection options for raw replies and no retries. By default, redis-py 8 would send a command up to eleven times,
 even a read. The consume loop retries instead."""
 
+MAX_SERVER_QUERY_BYTES = 1_048_576
+"""Maximum size of the reply to a query of `execute_once`. CLUSTER SLOTS of 1,000 nodes takes about half of it."""
+
+
+def limited_options(limits: ReplyLimits) -> dict[str, Any]:
+    """Return connection options for raw replies within the limits, and no retries."""
+    return {**NO_RETRY_OPTIONS, "parser_class": limits.parser}
+
 
 async def execute_once(credentials: RedisCredentials, address: RedisAddress, *command: str) -> Any:
     """Execute one command on one server, over a new connection."""
     timeouts = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
-    options = {**credentials.connection_options(), **timeouts, **NO_RETRY_OPTIONS}
+    limits = ReplyLimits(MAX_SERVER_QUERY_BYTES)
+    options = {**credentials.connection_options(), **timeouts, **limited_options(limits)}
     address_source = _FixedAddress(credentials, address)
     connection = CONNECTION_CLASSES[credentials.scheme](**options, address_source=address_source)
     try:

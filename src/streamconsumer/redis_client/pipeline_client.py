@@ -12,9 +12,10 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
 from streamconsumer.model.processor_settings import RedisSettings
-from streamconsumer.redis_client.connection import CONNECTION_CLASSES, NO_RETRY_OPTIONS
+from streamconsumer.redis_client.connection import CONNECTION_CLASSES, limited_options
 from streamconsumer.redis_client.credentials import HostResolver
 from streamconsumer.redis_client.errors_table import RedisErrorInfo, classify_error
+from streamconsumer.redis_client.reply_limits import ReplyLimits, ReplyTooLarge
 from streamconsumer.redis_client.topology import topology
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
@@ -22,6 +23,12 @@ DEFAULT_TIMEOUT_SECONDS = 5.0
 
 CHUNK_SIZE = 500
 """Maximum number of commands in one chunk. While the server runs a chunk, it does not serve other clients."""
+
+MAX_REPLY_BYTES = 131_072
+"""Maximum size of one reply. The operator and the CLI ask for numbers and ids, and for a limited number of names."""
+
+MAX_TOTAL_BYTES = 16_777_216
+"""Maximum size of all replies to one call of `execute`."""
 
 Command = tuple[Any, ...]
 
@@ -42,6 +49,7 @@ class PipelineClient:
         """
         self._timeout_seconds = timeout_seconds
         self._topology = topology(settings, stream, resolve_host)
+        self._limits = ReplyLimits(MAX_REPLY_BYTES, MAX_TOTAL_BYTES)
         self._connection: AbstractConnection | None = None
         self._lock = asyncio.Lock()
 
@@ -55,6 +63,7 @@ class PipelineClient:
 
     async def _execute(self, commands: Sequence[Command]) -> list[Any] | RedisErrorInfo:
         raw_replies: list[Any] = []
+        self._limits.restart()
         try:
             for begin in range(0, len(commands), CHUNK_SIZE):
                 async with asyncio.timeout(self._timeout_seconds):
@@ -88,19 +97,33 @@ class PipelineClient:
     async def _execute_chunk(self, commands: Sequence[Command]) -> list[Any]:
         connection = await self._connect()
         await connection.send_packed_command(connection.pack_commands(commands))
-        return [await self._read_reply(connection) for _ in commands]
+        return [await self._read_reply(connection, command) for command in commands]
 
-    async def _read_reply(self, connection: AbstractConnection) -> Any:
+    async def _read_reply(self, connection: AbstractConnection, command: Command) -> Any:
         try:
             return await connection.read_response()
         except ResponseError as error:
             return classify_error(error, self._server_name)
+        except ReplyTooLarge as error:
+            raise ReplyTooLarge(f"{command_name(command)}: {error}") from None
 
     async def _connect(self) -> AbstractConnection:
+        """Return a connection on which no data waits.
+
+        A closed connection, and a connection on which the server has sent a reply without a command, are replaced.
+        """
+        if self._connection is not None and await self._connection.can_read():
+            await self.close()
         if self._connection is None:
             credentials = self._topology.credentials
             timeouts = {"socket_timeout": self._timeout_seconds, "socket_connect_timeout": DEFAULT_TIMEOUT_SECONDS}
-            options = {**credentials.connection_options(), **timeouts, **NO_RETRY_OPTIONS}
+            options = {**credentials.connection_options(), **timeouts, **limited_options(self._limits)}
             self._connection = CONNECTION_CLASSES[credentials.scheme](**options, address_source=self._topology)
             await self._connection.connect()  # type: ignore[no-untyped-call] # ships no types
         return self._connection
+
+
+def command_name(command: Sequence[Any]) -> str:
+    """Return the name of a command, with the subcommand if there is one, for messages."""
+    has_subcommand = command[0] in {"XINFO", "XGROUP", "CLUSTER", "CONFIG", "CLIENT", "SENTINEL"}
+    return " ".join(map(str, command[: 1 + has_subcommand]))

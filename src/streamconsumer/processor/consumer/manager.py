@@ -17,10 +17,15 @@ from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import Delivery, RedisSettings, Retention
 from streamconsumer.processor.message import Encoding, Entry
 from streamconsumer.redis_client import replies
-from streamconsumer.redis_client.connection import CONNECTION_CLASSES, NO_RETRY_OPTIONS
+from streamconsumer.redis_client.connection import CONNECTION_CLASSES, limited_options
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import same_slot
+from streamconsumer.redis_client.reply_limits import ReplyLimits
 from streamconsumer.redis_client.topology import topology
+
+MAX_REPLY_BYTES = 33_554_432
+"""Maximum size of a reply on a control connection, in addition to one entry of `delivery.maxEntryBytes`. The reply to a
+claim contains several entries."""
 
 _OPTIONS_NOT_COPIED = {"himport_registry", "event_dispatcher", "maint_notifications_config", "client_name"}
 
@@ -55,7 +60,7 @@ class StreamManager:
             key: value
             for key, value in pool.connection_kwargs.items()
             if key not in _OPTIONS_NOT_COPIED and not key.startswith(("maint_", "orig_", "oss_"))
-        } | NO_RETRY_OPTIONS
+        } | limited_options(ReplyLimits(MAX_REPLY_BYTES + self.delivery.max_entry_bytes))
         self.command_refused = Event()
         """Event that is set when a command was rejected because of a missing permission, or because the server does not
         have the command. The consumer then repeats the preflight checks before its next read. Clones share the event.
