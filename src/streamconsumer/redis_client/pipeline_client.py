@@ -79,7 +79,7 @@ class PipelineClient:
         except BaseException:
             await self.close()  # otherwise the next command would receive a reply to this one
             raise
-        if any(isinstance(reply, RedisErrorInfo) and reply.must_relocate for reply in raw_replies):
+        if any(error.must_relocate for reply in raw_replies for error in _errors_in(reply)):
             await self.close()
         return raw_replies
 
@@ -101,7 +101,7 @@ class PipelineClient:
 
     async def _read_reply(self, connection: AbstractConnection, command: Command) -> Any:
         try:
-            return await connection.read_response()
+            return classify_errors(await connection.read_response(), self._server_name)
         except ResponseError as error:
             return classify_error(error, self._server_name)
         except ReplyTooLarge as error:
@@ -121,6 +121,20 @@ class PipelineClient:
             self._connection = CONNECTION_CLASSES[credentials.scheme](**options, address_source=self._topology)
             await self._connection.connect()  # type: ignore[no-untyped-call] # ships no types
         return self._connection
+
+
+def classify_errors(reply: Any, context: str) -> Any:
+    """Return the reply with a RedisErrorInfo in place of an error, and of each error in an array. A script returns an
+    array with errors if some of its commands fail. `context` is the beginning of each message."""
+    if isinstance(reply, Exception):
+        return classify_error(reply, context)
+    if isinstance(reply, list) and any(isinstance(element, Exception) for element in reply):
+        return [classify_error(each, context) if isinstance(each, Exception) else each for each in reply]
+    return reply
+
+
+def _errors_in(reply: Any) -> list[RedisErrorInfo]:
+    return [each for each in (reply if isinstance(reply, list) else [reply]) if isinstance(each, RedisErrorInfo)]
 
 
 def command_name(command: Sequence[Any]) -> str:
