@@ -23,7 +23,6 @@ MAX_ID_PART = 2**64 - 1
 
 _NUMBER = re.compile(rb"-?[0-9]{1,19}")
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
-_DECIMAL = re.compile(rb"[0-9]{1,19}(?:\.[0-9]{1,30})?")
 _quotes = reprlib.Repr()
 _quotes.maxlevel, _quotes.maxlist, _quotes.maxstring, _quotes.maxother = 2, 4, 60, 60
 
@@ -48,13 +47,13 @@ def optional_count(reply: Any, subject: str) -> int | None:
     return None if reply is None or reply in (-1, b"-1") else count(reply, subject)
 
 
-def decimal(reply: Any, subject: str) -> float:
-    """Return a finite number that is not negative, such as a Unix time."""
-    if isinstance(reply, int):
-        return float(count(reply, subject))
-    if not isinstance(reply, bytes) or not _DECIMAL.fullmatch(reply):
-        raise UnexpectedReply(subject, reply, "a decimal number")
-    return float(reply)
+def numbers(reply: Any, subject: str) -> dict[str, int]:
+    """Return the fields of a hash whose values are numbers from 0 to 2⁶³ - 1.
+
+    Other values are omitted, because any program may write to the hash.
+    """
+    parsed = {text(name, subject): _number(value) for name, value in to_dict(reply, subject).items()}
+    return {name: number for name, number in parsed.items() if number is not None and 0 <= number <= MAX_COUNT}
 
 
 def text(reply: Any, subject: str) -> str:
@@ -96,10 +95,10 @@ def field(fields: dict[bytes, Any], name: str, subject: str) -> Any:
         raise UnexpectedReply(subject, [*fields], f"a field {name}") from None
 
 
-def server_time(reply: Any) -> float:
-    """Return the reply to TIME as Unix time in seconds."""
+def server_time_microseconds(reply: Any) -> int:
+    """Return the reply to TIME as Unix time in microseconds."""
     seconds, microseconds = array(reply, "TIME", 2)
-    return count(seconds, "TIME") + count(microseconds, "TIME") / 1e6
+    return count(seconds, "TIME") * 1_000_000 + count(microseconds, "TIME")
 
 
 def stream_entries(reply: Any) -> list[Any]:
@@ -108,6 +107,17 @@ def stream_entries(reply: Any) -> list[Any]:
         return []
     (stream,) = array(reply, "XREADGROUP", 1)
     return array(array(stream, "XREADGROUP", 2)[1], "XREADGROUP")
+
+
+def entries(reply: Any, subject: str) -> list[tuple[str, list[bytes]]]:
+    """Return the ids and the fields of entries, as XRANGE returns them."""
+    parsed = []
+    for entry in array(reply, subject):
+        message_id, fields = array(entry, subject, 2)
+        if len(array(fields, subject)) % 2 or not all(isinstance(part, bytes) for part in fields):
+            raise UnexpectedReply(subject, fields, "pairs of a field name and a value")
+        parsed.append((entry_id(message_id, subject), fields))
+    return parsed
 
 
 def is_id(value: str) -> bool:

@@ -97,14 +97,21 @@ async def collect_facts(client: KubeClient, manifest: Manifest) -> Facts:
 async def collect_facts_of_one(client: KubeClient, manifest: Manifest) -> Facts:
     """Return the facts about one of several StreamConsumers.
 
-    An error concerns only this StreamConsumer. The facts then contain only its manifest and the error as the problem.
+    An error concerns only this StreamConsumer. The facts then contain only its name, and the error as the problem.
     """
     try:
         return await collect_facts(client, manifest)
     except Exception as error:  # noqa: BLE001 - an unreadable StreamConsumer must not hide the others
-        problem = api_error_message(error) or type(error).__name__
-        facts = from_manifests(manifest, [])
-        return facts.model_copy(update={"redis": facts.redis.model_copy(update={"problem": problem})})
+        metadata, problem = manifest["metadata"], api_error_message(error)
+        return Facts(
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            stream="",
+            consumer_group="",
+            generation=0,
+            suspended=False,
+            redis=RedisView(source="unknown", problem=problem),
+        )
 
 
 async def list_pods(client: KubeClient, manifest: Manifest) -> list[Manifest]:
