@@ -131,13 +131,14 @@ def test_data_that_is_not_resp_2_is_refused(data: bytes) -> None:
     assert len(str(error.value)) < 200
 
 
-def test_total_size_of_several_replies_is_limited_until_restart() -> None:
-    limits = ReplyLimits(LIMIT, 2 * LIMIT)
+def test_total_size_of_several_replies_is_limited() -> None:
+    limits = ReplyLimits(LIMIT)
+    limits.limit_total(2 * LIMIT)
     reply = encode(b"x" * (LIMIT - 100))
     assert len(decode([reply, reply], limits)) == 2
     with pytest.raises(ReplyTooLarge):
         decode([reply], limits)
-    limits.restart()
+    limits.limit_total(2 * LIMIT)
     assert len(decode([reply], limits)) == 1
 
 

@@ -120,8 +120,8 @@ NO_RETRY_OPTIONS: dict[str, Any] = {"decode_responses": False, "protocol": 2, "r
 """Connection options for raw replies and no retries. By default, redis-py 8 would send a command up to eleven times,
 even a read. The consume loop retries instead."""
 
-MAX_SERVER_QUERY_BYTES = 1_048_576
-"""Maximum size of the reply to a query of `execute_once`. CLUSTER SLOTS of 1,000 nodes takes about half of it."""
+MAX_SERVER_QUERY_BYTES = 2_097_152
+"""Maximum size of the reply to a query of `execute_once`. CLUSTER SLOTS takes about 1 kB for each range of slots."""
 
 
 def limited_options(limits: ReplyLimits) -> dict[str, Any]:

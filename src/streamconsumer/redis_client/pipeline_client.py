@@ -27,8 +27,10 @@ CHUNK_SIZE = 500
 MAX_REPLY_BYTES = 131_072
 """Maximum size of one reply. The operator and the CLI ask for numbers and ids, and for a limited number of names."""
 
-MAX_TOTAL_BYTES = 16_777_216
-"""Maximum size of all replies to one call of `execute`."""
+MAX_TOTAL_BYTES = 8_388_608
+"""Maximum size of all replies to one call of `execute`, in addition to AVERAGE_REPLY_BYTES for each command."""
+
+AVERAGE_REPLY_BYTES = 2048
 
 Command = tuple[Any, ...]
 
@@ -49,7 +51,7 @@ class PipelineClient:
         """
         self._timeout_seconds = timeout_seconds
         self._topology = topology(settings, stream, resolve_host)
-        self._limits = ReplyLimits(MAX_REPLY_BYTES, MAX_TOTAL_BYTES)
+        self._limits = ReplyLimits(MAX_REPLY_BYTES)
         self._connection: AbstractConnection | None = None
         self._lock = asyncio.Lock()
 
@@ -63,7 +65,7 @@ class PipelineClient:
 
     async def _execute(self, commands: Sequence[Command]) -> list[Any] | RedisErrorInfo:
         raw_replies: list[Any] = []
-        self._limits.restart()
+        self._limits.limit_total(MAX_TOTAL_BYTES + len(commands) * AVERAGE_REPLY_BYTES)
         try:
             for begin in range(0, len(commands), CHUNK_SIZE):
                 async with asyncio.timeout(self._timeout_seconds):

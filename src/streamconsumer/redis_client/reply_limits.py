@@ -65,14 +65,14 @@ class ReplyLimits:
     Pass `parser` as the option `parser_class` of a redis-py connection.
     """
 
-    def __init__(self, reply_bytes: int, total_bytes: int | None = None) -> None:
-        """`reply_bytes` limits one reply, and `total_bytes` the replies since the last call of `restart`."""
-        self._reply_bytes, self._total_bytes = reply_bytes, total_bytes
-        self._remaining = total_bytes
+    def __init__(self, reply_bytes: int) -> None:
+        """`reply_bytes` limits one reply."""
+        self._reply_bytes = reply_bytes
+        self._remaining: int | None = None
 
-    def restart(self) -> None:
-        """Start to count the total size of replies from zero."""
-        self._remaining = self._total_bytes
+    def limit_total(self, total_bytes: int) -> None:
+        """Limit the total size of all further replies, until the next call."""
+        self._remaining = total_bytes
 
     def parser(self, socket_read_size: int) -> "LimitedParser":
         """Create the parser of one connection."""

@@ -86,7 +86,7 @@ return limit
 """Lua script that counts the entries after the id ARGV[1], at most ARGV[2] entries. The reply contains only the
 number, which is ARGV[2] if there may be more entries.
 
-XRANGE copies the values into the script. The script therefore reads about 1 MB at once, and stops after 16 MB."""
+XRANGE copies the values into the script. The script therefore reads about 1 MB at a time, and stops after 16 MB."""
 
 LIST_CONSUMERS = f"""{_READ}
 local consumers, failed = call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])

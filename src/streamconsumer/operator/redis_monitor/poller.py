@@ -205,7 +205,7 @@ class EndpointPoller:
         if (problem := await self._ensure_client()) is not None:
             return dict.fromkeys(targets, problem)
         group_refs = [target.group_ref for target in targets.values()]
-        commands = [command for group_ref in group_refs for command in probe_commands(group_ref)]
+        commands = [command for group_ref in group_refs for command in probe_commands(group_ref, len(targets))]
         raw_replies = await self._execute(commands)
         if isinstance(raw_replies, RedisErrorInfo):  # the idle connection may be broken, so retry on a new connection
             raw_replies = await self._execute(commands)

@@ -28,7 +28,11 @@ _REASONS = {
 """Condition reasons for the error codes that concern the whole Redis server, not one stream."""
 
 MAX_CONSUMERS = 500
-"""Maximum number of consumers whose pending entries are read by name."""
+"""Maximum number of consumers of one group whose pending entries are read by name."""
+
+MAX_NAMES = 50_000
+"""Maximum number of consumers of all groups in one poll whose pending entries are read by name. A group with many
+consumers can therefore not exhaust the limit of all replies."""
 
 CONNECTED = ConditionState(type="RedisReachable", status="True", reason=StreamReason.CONNECTED)
 
@@ -73,10 +77,11 @@ class ProbeResult:
         return self.group_ready.reason is StreamReason.GROUP_MISSING
 
 
-def probe_commands(group_ref: GroupRef) -> list[Command]:
-    """Return the commands. The dead-letter stream has a command of its own, because its key may be in another slot of a
-    Redis Cluster."""
-    arguments = group_ref.group, POSTPONED_CONSUMER, MAX_CONSUMERS
+def probe_commands(group_ref: GroupRef, group_count: int = 1) -> list[Command]:
+    """Return the commands for a group, which is one of `group_count` groups that one poll probes.
+
+    The dead-letter stream has a command of its own, because its key may be in another slot of a Redis Cluster."""
+    arguments = group_ref.group, POSTPONED_CONSUMER, min(MAX_CONSUMERS, MAX_NAMES // group_count)
     return [("EVAL", PROBE_GROUP, 1, group_ref.stream, *arguments), ("XLEN", group_ref.dead_letters)]
 
 
