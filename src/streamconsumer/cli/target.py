@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.env_codec import env_name
 from streamconsumer.model.fields import format_errors
-from streamconsumer.model.processor_settings import InlineRedisSettings, RedisSettings
+from streamconsumer.model.processor_settings import Delivery, InlineRedisSettings, RedisSettings
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.redis_client.keys import group_key
 
@@ -26,6 +26,9 @@ except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[processor]") from None
 
 OUTSIDE_CLUSTER_HINT = "if only pods reach the server, forward a port and give --redis-url, or run the command in a pod"
+
+MAX_ENTRY_BYTES = 134_217_728
+"""Size up to which the commands read an entry. A server can therefore not exhaust the memory of a command."""
 
 _POD_ENV_NAMES = {
     "stream": env_name("stream"),
@@ -80,7 +83,8 @@ async def open_manager(target: Target, subject: str) -> AsyncIterator[StreamMana
 
     If the server does not answer or rejects a command, raises BackendUnavailable, whose message names `subject`.
     """
-    manager = StreamManager.from_settings(target.redis, target.stream)
+    delivery = Delivery(max_entry_bytes=MAX_ENTRY_BYTES)
+    manager = StreamManager.from_settings(target.redis, target.stream, delivery=delivery)
     try:
         with as_backend_unavailable(f"{subject} at {target.server}", OUTSIDE_CLUSTER_HINT if target.consumer else ""):
             yield manager

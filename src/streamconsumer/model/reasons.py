@@ -136,6 +136,10 @@ REASONS: dict[str, ReasonInfo] = {
         "The ACL user is not allowed to query the stream.",
         "grant the permission with `ACL SETUSER`; docs/redis.md lists all permissions",
     ),
+    StreamReason.UNEXPECTED_REPLY: ReasonInfo(
+        "The server's reply is too large, or does not have the type or range that Redis documents.",
+        "check that `spec.redis` names a Redis server, and that no proxy changes its replies",
+    ),
     StreamReason.HEALTHY: ReasonInfo("There have been no new dead letters for 10 minutes, and no entry is stuck."),
     StreamReason.DEAD_LETTERS_GROWING: ReasonInfo(
         "Messages became dead letters within the last 10 minutes.",

@@ -63,6 +63,7 @@ class StreamReason(StrEnum):
     GROUP_MISSING = "GroupMissing"
     NOT_A_STREAM = "NotAStream"
     NO_PERMISSION = "NoPermission"
+    UNEXPECTED_REPLY = "UnexpectedReply"
     HEALTHY = "Healthy"
     DEAD_LETTERS_GROWING = "DeadLettersGrowing"
     PENDING_STUCK = "PendingStuck"

@@ -13,6 +13,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from streamconsumer.model.redis_url import RedisUrl
 from streamconsumer.redis_client.credentials import RedisAddress, RedisCredentials
 from streamconsumer.redis_client.errors_table import AFTER_TLS_HANDSHAKE
+from streamconsumer.redis_client.reply_limits import ReplyLimits
 
 TIMEOUT_SECONDS = 2.0
 """Timeout of a query to one sentinel or one Redis Cluster node. After the timeout, the next server is queried."""
@@ -127,6 +128,14 @@ NO_RETRY_OPTIONS: dict[str, Any] = {"decode_responses": False, "protocol": 2, "r
 """Connection options for raw replies and no retries. By default, redis-py 8 would send a command up to eleven times,
 even a read. The consume loop retries instead."""
 
+MAX_SERVER_QUERY_BYTES = 2_097_152
+"""Maximum size of the reply to a query of `execute_once`. CLUSTER SLOTS takes about 1 kB for each range of slots."""
+
+
+def limited_options(limits: ReplyLimits) -> dict[str, Any]:
+    """Return connection options for raw replies within the limits, and no retries."""
+    return {**NO_RETRY_OPTIONS, "parser_class": limits.parser}
+
 
 def connection_arguments(url: RedisUrl) -> dict[str, Any]:
     """Return the arguments of a redis-py connection pool for the server of a URL, without credentials."""
@@ -143,7 +152,9 @@ def connection_arguments(url: RedisUrl) -> dict[str, Any]:
 
 async def execute_once(credentials: RedisCredentials, address: RedisAddress, *command: str) -> Any:
     """Execute one command on one server, over a new connection."""
-    options = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS, **NO_RETRY_OPTIONS}
+    limits = ReplyLimits(MAX_SERVER_QUERY_BYTES)
+    timeouts = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
+    options = {**timeouts, **limited_options(limits)}
     address_source = _FixedAddress(credentials, address)
     connection = CONNECTION_CLASSES[credentials.scheme](**options, address_source=address_source)
     try:

@@ -22,6 +22,7 @@ from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.env_codec import env_name
 from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.model.redis_url import InvalidRedisUrl, parse_host_port
+from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.connection import execute_once
 from streamconsumer.redis_client.credentials import HostResolver, RedisAddress, RedisCredentials, no_host_lookup
 
@@ -77,7 +78,8 @@ class SentinelTopology(Topology):
     def _parse_reply(self, _node_address: RedisAddress, reply: Any) -> HostPort:
         if reply is None:
             raise LookupError("does not know a primary of this name")
-        return reply[0].decode(), int(reply[1])
+        host, port = replies.array(reply, "SENTINEL", 2)
+        return replies.text(host, "SENTINEL"), _parse_port(port)
 
 
 class ClusterTopology(Topology):
@@ -108,10 +110,12 @@ class ClusterTopology(Topology):
         not know its own host name leaves the host empty. The address that was queried is used instead.
         """
         slot_owner, nodes = None, []
-        for first, last, (host, port, *_), *_replicas in reply:
-            primary = host.decode() if host else node_address.host, int(port)
+        for line in replies.array(reply, "CLUSTER SLOTS"):
+            first, last, primary_node, *_replicas = replies.array(line, "CLUSTER SLOTS") + 3 * [None]
+            host, port, *_ = replies.array(primary_node, "CLUSTER SLOTS") + 2 * [None]
+            primary = replies.text(host, "CLUSTER SLOTS") if host else node_address.host, _parse_port(port)
             nodes.append(primary)
-            if first <= self._slot <= last:
+            if replies.count(first, "CLUSTER SLOTS") <= self._slot <= replies.count(last, "CLUSTER SLOTS"):
                 slot_owner = primary
         answering_node = (node_address.host, node_address.port)
         self._nodes = sorted(nodes, key=lambda node: node == answering_node)
@@ -127,6 +131,13 @@ def topology(settings: RedisSettings, stream: str, resolve_host: HostResolver = 
         nodes = [_parse_node(node) for node in settings.sentinel_nodes]
         return SentinelTopology(credentials, settings.sentinel_master, nodes)
     return ClusterTopology(credentials, stream) if settings.cluster else Topology(credentials)
+
+
+def _parse_port(reply: Any) -> int:
+    port = replies.count(reply, "a query for the primary")
+    if not 1 <= port <= 65_535:
+        raise replies.UnexpectedReply("a query for the primary", reply, "a port from 1 to 65535")
+    return port
 
 
 def _parse_node(node: str) -> HostPort:

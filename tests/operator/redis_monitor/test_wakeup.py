@@ -8,10 +8,13 @@ import pytest
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import RedisSettings
+from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.redis_monitor.dns import NamespaceResolver
 from streamconsumer.operator.redis_monitor.wakeup import ScaleFromZeroWatcher
 from streamconsumer.redis_client.errors_table import RedisErrorInfo
 from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
+from tests.cluster.redis_servers import RedisServer
+from tests.operator.redis_operator import redis_client
 
 KEY = ("shop", "orders")
 
@@ -70,3 +73,35 @@ async def test_watcher_reconnects_when_a_connection_fails() -> None:
     assert not running.done()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_entry_above_the_limit_of_a_reply_wakes_its_streamconsumer_once(redis_server: RedisServer) -> None:
+    """The blocking read would return the entry, so the ids of the streams are read instead."""
+    redis = redis_client(redis_server)
+    redis.xadd("other", {"n": 1}, id="5-0")
+    woken: asyncio.Queue[Key] = asyncio.Queue()
+    settings = RedisSettings(url=f"redis://{redis_server.host}:{redis_server.port}/0")
+    clients: list[PipelineClient] = []
+
+    def connect() -> PipelineClient:
+        clients.append(PipelineClient(settings, "orders", NamespaceResolver("shop").resolve, 60))
+        return clients[-1]
+
+    watcher = ScaleFromZeroWatcher(woken.put_nowait, connect)
+    running = asyncio.create_task(watcher.run())
+    watcher.watch(KEY, "orders", "0-0")
+    watcher.watch(("shop", "other"), "other", "5-0")
+    try:
+        async with asyncio.timeout(30):
+            redis.xadd("orders", {"n": "x" * 5_000_000}, id="1-0")
+            assert await woken.get() == KEY
+            redis.xadd("other", {"n": 2}, id="6-0")
+            assert await woken.get() == ("shop", "other")
+            redis.xadd("orders", {"n": 2}, id="2-0")
+            assert await woken.get() == KEY
+        assert woken.empty()
+        assert len(clients) == 2, "the large entry is read once"
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        redis.close()

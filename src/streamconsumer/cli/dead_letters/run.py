@@ -16,7 +16,7 @@ import click
 
 from streamconsumer.cli.console import confirm, echo, echo_lines
 from streamconsumer.cli.dead_letters import output
-from streamconsumer.cli.target import Options, Target, open_manager, open_target
+from streamconsumer.cli.target import MAX_ENTRY_BYTES, Options, Target, open_manager, open_target
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.dead_letters.record import DeadLetter, DeadLetterReason
 from streamconsumer.processor.dead_letters.store import DeadLetterStore, rate_limited
@@ -227,6 +227,9 @@ def _progress(action: str, selection: _Selection) -> Iterator[_Progress]:
 
 
 def _report_skipped(target: Target, store: DeadLetterStore) -> None:
+    for dead_letter_id in store.too_large:
+        entry = f"entry {dead_letter_id} of {target.dead_letter_stream!r}"
+        click.echo(f"skipped {entry}: larger than {MAX_ENTRY_BYTES} bytes; XDEL deletes the entry", err=True)
     if store.skipped:
         entry = "1 entry that is not a dead letter"
         entries = entry if store.skipped == 1 else f"{store.skipped} entries that are not dead letters"

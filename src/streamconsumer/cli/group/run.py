@@ -15,7 +15,7 @@ from streamconsumer.model.status import StreamStats
 from streamconsumer.operator.redis_monitor.probe import GroupRef, parse_probe, probe_commands
 from streamconsumer.processor.consumer import StreamManager
 from streamconsumer.processor.consumer.liveness import ABSENT_AFTER
-from streamconsumer.redis_client.errors_table import classify_error
+from streamconsumer.redis_client.pipeline_client import classify_errors
 
 REMEDY = (
     "suspend or delete the StreamConsumer, or stop the consumers; then repeat the command. A consumer is considered "
@@ -59,8 +59,7 @@ def _reject(reason: str) -> int:
 async def _read_stats(manager: StreamManager, target: Target) -> StreamStats:
     group = GroupRef(target.stream, target.group, target.dead_letter_stream)
     replies = await manager.execute_pipeline(probe_commands(group))
-    results = [classify_error(each, "") if isinstance(each, Exception) else each for each in replies]
-    return parse_probe(group, results).stats or StreamStats()
+    return parse_probe(group, [classify_errors(reply, "") for reply in replies]).stats or StreamStats()
 
 
 def _summary(target: Target, stats: StreamStats) -> dict[str, Any]:

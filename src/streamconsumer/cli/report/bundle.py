@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from streamconsumer.cli.report.redact import Redactor
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.operator.kube.api import ApiError, api_error_message
+from streamconsumer.operator.kube.api import api_error_message
 
 CONTENTS, FOLDER = "contents.json", "streamconsumer-report"
 
@@ -37,16 +37,15 @@ class Bundle:
         self.files[file] = clean if isinstance(clean, str) else _json(clean)
 
     async def add_response(self, file: str, request: Awaitable[Any]) -> None:
-        """Add the response to a request. If the API server rejects the request, the file is listed as omitted."""
+        """Add the response to a request. If the request fails, the file is listed as omitted."""
         if (document := await self.fetch(file, request)) is not None:
             self.add(file, document)
 
     async def fetch(self, name: str, request: Awaitable[T]) -> T | None:
-        """Return the response. If the API server rejects the request, `name` is listed as omitted and the result is
-        None."""
+        """Return the response. If the request fails, `name` is listed as omitted and the result is None."""
         try:
             return await request
-        except ApiError as error:
+        except Exception as error:  # noqa: BLE001 - an unreadable object must not prevent the report about the others
             self.omit(name, api_error_message(error))
             return None
 

@@ -10,7 +10,13 @@ from typing import Any
 
 from streamconsumer.cli.console import Line, echo, echo_json, echo_lines
 from streamconsumer.cli.status import screen
-from streamconsumer.cli.status.collect import collect_facts, kube_client, list_consumers, namespace_of
+from streamconsumer.cli.status.collect import (
+    collect_facts,
+    collect_facts_of_one,
+    kube_client,
+    list_consumers,
+    namespace_of,
+)
 from streamconsumer.cli.status.facts import Facts, Finding
 from streamconsumer.cli.status.findings import derive_findings
 from streamconsumer.errors import InvalidSettings
@@ -51,11 +57,12 @@ async def _status(options: Options) -> int:
 
 async def _collect_results(options: Options) -> Results:
     semaphore = asyncio.Semaphore(MAX_CONCURRENT)
+    collect_one = collect_facts if options["name"] else collect_facts_of_one
     async with kube_client(options["context"]) as client:
 
         async def collect(manifest: dict[str, Any]) -> Facts:
             async with semaphore:
-                return await collect_facts(client, manifest)
+                return await collect_one(client, manifest)
 
         manifests = await list_consumers(client, namespace_of(options), options["name"])
         all_facts = await asyncio.gather(*map(collect, manifests))

@@ -107,11 +107,10 @@ def _stats_rows(facts: Facts, now: datetime) -> dict[str, str]:
         rows["lag"] = _number_or_unknown(stats.lag) + lower_bound
         rows["pending"] = _number_or_unknown(stats.pending)
         if stats.oldest_pending_time:
-            age = format_age(datetime.fromisoformat(stats.oldest_pending_time), now)
-            rows["pending"] += f", oldest added {age} ago"
+            rows["pending"] += f", oldest added {_age_of(stats.oldest_pending_time, now)} ago"
         rows["dead letters"] = _number_or_unknown(stats.dead_letters)
     if (decision := facts.autoscaling) is not None:
-        age = format_age(datetime.fromisoformat(decision.decision_time), now)
+        age = _age_of(decision.decision_time, now)
         rows["last decision"] = f"{decision.desired_replicas} pods, {decision.reason}, {age} ago: {decision.message}"
     return rows
 
@@ -143,6 +142,15 @@ def wrap(label: str, text: str, width: int) -> list[str]:
 
 def _number_or_unknown(value: Any) -> str:
     return "?" if value is None else str(value)
+
+
+def _age_of(timestamp: str, now: datetime) -> str:
+    """Format the time since a timestamp in the status. Returns `?` for an invalid timestamp, because users may write
+    the status."""
+    try:
+        return format_age(datetime.fromisoformat(timestamp), now)
+    except (ValueError, TypeError, OverflowError):  # TypeError: the timestamp has no time zone
+        return "?"
 
 
 def format_age(since: datetime, now: datetime) -> str:

@@ -184,7 +184,7 @@ def _retry_after(error: ApiException) -> timedelta | None:
     """Return the delay in the header Retry-After, at most MAX_RETRY_AFTER. The API server sends a number of
     seconds. A date, which a proxy may send, is ignored."""
     seconds = str((error.headers or {}).get("Retry-After", ""))
-    if error.status not in RETRYABLE_STATUSES or not seconds.isdecimal():
+    if error.status not in RETRYABLE_STATUSES or not re.fullmatch("[0-9]{1,9}", seconds):
         return None
     return min(timedelta(seconds=int(seconds)), MAX_RETRY_AFTER) or None
 

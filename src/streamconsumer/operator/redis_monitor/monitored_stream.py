@@ -14,6 +14,7 @@ from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests.metadata import child_name
 from streamconsumer.operator.redis_monitor.probe import GroupRef
 from streamconsumer.operator.redis_monitor.stream_health import StreamHealth
+from streamconsumer.redis_client.replies import is_id
 
 
 class EndpointId(NamedTuple):
@@ -43,7 +44,8 @@ class PollTarget:
     """True if a pod has started, because such a pod may be able to restore a lost group. A pod that waits for a node or
     for its image has not started."""
     last_delivered_id: str | None
-    """Last-delivered id in the status, which proves that the group has existed. None if the status has no such id."""
+    """Last-delivered id in the status, which proves that the group has existed. None if the status has no valid id,
+    because users may write the status."""
 
     @classmethod
     def from_consumer(
@@ -57,7 +59,7 @@ class PollTarget:
             child_name(consumer),
             pods,
             pod_has_run,
-            last_delivered_id,
+            last_delivered_id if last_delivered_id and is_id(last_delivered_id) else None,
         )
 
 

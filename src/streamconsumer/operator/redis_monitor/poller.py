@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -25,15 +25,18 @@ from streamconsumer.operator.redis_monitor.probe import (
     from_error,
     parse_probe,
     probe_commands,
+    unexpected_reply,
     unreachable,
 )
 from streamconsumer.operator.redis_monitor.secret_resolver import ResolvedRedis, resolve_redis_spec
 from streamconsumer.operator.redis_monitor.stream_health import StreamHealth
 from streamconsumer.operator.redis_monitor.wakeup import TIMEOUT_SECONDS as WAKEUP_TIMEOUT_SECONDS
 from streamconsumer.operator.redis_monitor.wakeup import ScaleFromZeroWatcher
+from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import RedisErrorInfo
 from streamconsumer.redis_client.pipeline_client import DEFAULT_TIMEOUT_SECONDS as COMMAND_TIMEOUT_SECONDS
 from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
+from streamconsumer.redis_client.replies import UnexpectedReply
 
 BATCH_WINDOW_SECONDS = 0.05
 """Time during which new and changed StreamConsumers are collected, so that one poll covers all of them."""
@@ -147,6 +150,7 @@ class EndpointPoller:
     def _observe(self, stream: MonitoredStream, result: ProbeResult) -> Observation:
         now = asyncio.get_running_loop().time()
         conditions = result.redis_reachable, result.group_ready, stream.health.degraded_condition(result, now)
+        _log_unexpected_reply(stream, result)
         return Observation(conditions, result.stats, result.pending_by_consumer, result.entries_read)
 
     def _update_scale_from_zero(
@@ -173,12 +177,14 @@ class EndpointPoller:
         for key in missing:
             target, stream = targets[key], self.streams.get(key)
             last_delivered_id = (stream and stream.last_delivered_id) or target.last_delivered_id
-            await group_admin.create_group(self._execute, target.group_ref, target.start_from, last_delivered_id)
+            with _logged_unexpected_replies(key):
+                await group_admin.create_group(self._execute, target.group_ref, target.start_from, last_delivered_id)
         if missing:
             results |= await self._probe({key: targets[key] for key in missing})
         results = {key: self._with_last_delivered_id(key, targets[key], result) for key, result in results.items()}
         for key, result in results.items():
-            await self._delete_stale_consumers(key, targets[key], result)
+            with _logged_unexpected_replies(key):
+                await self._delete_stale_consumers(key, targets[key], result)
         return await self._with_counted_lag(targets, results)
 
     def _may_create(self, key: Key, target: PollTarget) -> bool:
@@ -205,13 +211,14 @@ class EndpointPoller:
         if (problem := await self._ensure_client()) is not None:
             return dict.fromkeys(targets, problem)
         group_refs = [target.group_ref for target in targets.values()]
-        commands = [command for group_ref in group_refs for command in probe_commands(group_ref)]
-        replies = await self._execute(commands)
-        if isinstance(replies, RedisErrorInfo):  # the idle connection may be broken, so retry on a new connection
-            replies = await self._execute(commands)
-        if isinstance(replies, RedisErrorInfo):
-            return dict.fromkeys(targets, self._failed_probe(replies))
-        batches = [replies[start : start + COMMANDS_PER_PROBE] for start in range(0, len(replies), COMMANDS_PER_PROBE)]
+        commands = [command for group_ref in group_refs for command in probe_commands(group_ref, len(targets))]
+        raw_replies = await self._execute(commands)
+        if isinstance(raw_replies, RedisErrorInfo):  # the idle connection may be broken, so retry on a new connection
+            raw_replies = await self._execute(commands)
+        if isinstance(raw_replies, RedisErrorInfo):
+            return dict.fromkeys(targets, self._failed_probe(raw_replies))
+        starts = range(0, len(raw_replies), COMMANDS_PER_PROBE)
+        batches = [raw_replies[start : start + COMMANDS_PER_PROBE] for start in starts]
         return {
             key: parse_probe(group_ref, batch)
             for key, group_ref, batch in zip(targets, group_refs, batches, strict=True)
@@ -228,13 +235,15 @@ class EndpointPoller:
             if result.stats and result.stats.last_delivered_id and result.stats.pending is not None
             if not result.stats.lag_known
         }
-        replies = await self._execute([*commands.values()])
-        if isinstance(replies, RedisErrorInfo):
+        raw_replies = await self._execute([*commands.values()])
+        if isinstance(raw_replies, RedisErrorInfo):
             return results
         counts = {
-            key: reply for key, reply in zip(commands, replies, strict=True) if not isinstance(reply, RedisErrorInfo)
+            key: reply
+            for key, reply in zip(commands, raw_replies, strict=True)
+            if not isinstance(reply, RedisErrorInfo)
         }
-        return results | {key: _with_lag(results[key], int(count)) for key, count in counts.items()}
+        return results | {key: _with_lag(targets[key], results[key], reply) for key, reply in counts.items()}
 
     async def _delete_stale_consumers(self, key: Key, target: PollTarget, result: ProbeResult) -> None:
         """Delete stale consumers if the group has more consumers than the Deployment has pods, but at most once per
@@ -306,21 +315,50 @@ class EndpointPoller:
     async def _execute(self, commands: Sequence[Command]) -> list[Any] | RedisErrorInfo:
         if self._client is None or self._resolved is None or not commands:
             return []
-        replies = await self._client.execute(commands)
+        raw_replies = await self._client.execute(commands)
         redact = self._resolved.redact
-        if isinstance(replies, RedisErrorInfo):
-            return replace(replies, message=redact(replies.message))
+        if isinstance(raw_replies, RedisErrorInfo):
+            return replace(raw_replies, message=redact(raw_replies.message))
         return [
-            replace(reply, message=redact(reply.message)) if isinstance(reply, RedisErrorInfo) else reply
-            for reply in replies
+            [_redacted(each, redact) for each in reply] if isinstance(reply, list) else _redacted(reply, redact)
+            for reply in raw_replies
         ]
 
     def _with_jitter(self) -> float:
         return self._interval.total_seconds() * random.uniform(0.75, 1.25)  # noqa: S311 - spreads the polls, not security
 
 
-def _with_lag(result: ProbeResult, count: int) -> ProbeResult:
+def _log_unexpected_reply(stream: MonitoredStream, result: ProbeResult) -> None:
+    """Log a warning if the replies of the server cannot be used, unless the previous poll had the same result."""
+    is_unexpected = result.group_ready.reason is StreamReason.UNEXPECTED_REPLY
+    if is_unexpected and (stream.latest is None or result.group_ready not in stream.latest.conditions):
+        failed = result.group_ready if result.redis_reachable.status == "True" else result.redis_reachable
+        extra = {"namespace": stream.key[0], "consumer": stream.key[1], "error": failed.message}
+        log.warning("Redis sent an unexpected reply; retrying at the next poll", extra=extra)
+
+
+def _redacted(reply: Any, redact: Callable[[str], str]) -> Any:
+    """Return the reply. If the reply is an error, values from Secrets are removed from its message."""
+    return replace(reply, message=redact(reply.message)) if isinstance(reply, RedisErrorInfo) else reply
+
+
+@contextmanager
+def _logged_unexpected_replies(key: Key) -> Iterator[None]:
+    """Log an unexpected reply that concerns one StreamConsumer, and continue with the other StreamConsumers."""
+    try:
+        yield
+    except UnexpectedReply as error:
+        extra = {"namespace": key[0], "consumer": key[1], "error": str(error)}
+        log.warning("Redis sent an unexpected reply; retrying at the next poll", extra=extra)
+
+
+def _with_lag(target: PollTarget, result: ProbeResult, reply: Any) -> ProbeResult:
+    """Return the result with the counted lag."""
     if result.stats is None:
         return result
+    try:
+        count = replies.count(reply, "the script that counts entries")
+    except UnexpectedReply as error:
+        return unexpected_reply(target.group_ref, error)
     update = {"lag": count, "lag_known": count < group_admin.MAX_COUNTED}
     return replace(result, stats=result.stats.model_copy(update=update))

@@ -17,10 +17,16 @@ from streamconsumer.model.processor_settings import Delivery, RedisSettings, Ret
 from streamconsumer.model.redis_url import InvalidRedisUrl, parse_redis_url
 from streamconsumer.processor.message import Encoding, Entry
 from streamconsumer.redis_client import replies
-from streamconsumer.redis_client.connection import CONNECTION_CLASSES, NO_RETRY_OPTIONS, connection_arguments
+from streamconsumer.redis_client.connection import CONNECTION_CLASSES, connection_arguments, limited_options
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import same_slot
+from streamconsumer.redis_client.pipeline_client import command_name
+from streamconsumer.redis_client.reply_limits import ReplyLimits, ReplyTooLarge
 from streamconsumer.redis_client.topology import topology
+
+MAX_REPLY_BYTES = 33_554_432
+"""Maximum size of a reply on a control connection, in addition to one entry of `delivery.maxEntryBytes`. The reply to a
+claim contains several entries."""
 
 _OPTIONS_NOT_COPIED = {"himport_registry", "event_dispatcher", "maint_notifications_config", "client_name"}
 
@@ -55,7 +61,7 @@ class StreamManager:
             key: value
             for key, value in pool.connection_kwargs.items()
             if key not in _OPTIONS_NOT_COPIED and not key.startswith(("maint_", "orig_", "oss_"))
-        } | NO_RETRY_OPTIONS
+        } | limited_options(ReplyLimits(MAX_REPLY_BYTES + self.delivery.max_entry_bytes))
         self.command_refused = Event()
         """Event that is set when a command was rejected because of a missing permission, or because the server does not
         have the command. The consumer then repeats the preflight checks before its next read. Clones share the event.
@@ -163,6 +169,8 @@ class StreamManager:
         """Execute one command on a control connection and return the raw reply. Errors are raised without a retry."""
         try:
             return await self.control.execute_command(*command)  # type: ignore[no-untyped-call] # ships no types for it
+        except ReplyTooLarge as error:
+            raise ReplyTooLarge(f"{command_name(command)}: {error}") from None
         except RedisError as error:
             await self.handle_error(error)
             raise
@@ -238,17 +246,17 @@ class StreamManager:
     async def last_delivered_id(self, stream: str, group: str) -> str | None:
         """Return the group's last-delivered id. None if the group does not exist or Redis rejects the query."""
         with suppress(ResponseError):
-            for line in await self.execute("XINFO", "GROUPS", stream):
-                group_info = replies.to_dict(line)
-                if group_info[b"name"] == group.encode():
-                    return str(group_info[b"last-delivered-id"].decode())
+            for line in replies.array(await self.execute("XINFO", "GROUPS", stream), "XINFO GROUPS"):
+                group_info = replies.to_dict(line, "XINFO GROUPS")
+                if group_info.get(b"name") == group.encode():
+                    return replies.entry_id(group_info.get(b"last-delivered-id"), "XINFO GROUPS")
         return None
 
     async def clock_offset_ns(self) -> int:
         """Return how far the server's clock is ahead of this machine's clock, accurate to half a round trip."""
         sent_ns = time.time_ns()
-        seconds, microseconds = await self.execute("TIME")
-        return (int(seconds) * 1_000_000 + int(microseconds)) * 1000 - (sent_ns + time.time_ns()) // 2
+        server_ns = replies.server_time_microseconds(await self.execute("TIME")) * 1000
+        return server_ns - (sent_ns + time.time_ns()) // 2
 
     async def drop_connections(self) -> None:
         """Close idle connections, so that the next command connects to the current primary after a failover."""
