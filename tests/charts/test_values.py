@@ -34,6 +34,8 @@ def test_schema_has_no_value_that_the_chart_lacks() -> None:
         "watchNamespaces=shop",
         "watchNamespaces={Shop}",
         "watchNamespaces={shop,shop}",
+        "allowedDestinations={localhost}",
+        "allowedDestinations=127.0.0.0/8",
         "image.digest=sha256:abc",
         "image.repository=https://example.com/x",
         "image.pullPolicy=Sometimes",
