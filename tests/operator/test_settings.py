@@ -41,7 +41,11 @@ def test_every_setting_has_a_variable() -> None:
         ("http_port", "-1", "is '-1': must be greater than or equal to 0"),
         ("log_level", "loud", "is 'loud': must be 'DEBUG'"),
         ("stream_interval", "1ms", "is '1ms': must be 1s to 10m"),
-        ("allowed_destinations", "10.0.0.0/8,localhost", "is '10.0.0.0/8,localhost': 'localhost' does not appear to be"),
+        (
+            "allowed_destinations",
+            "10.0.0.0/8,localhost",
+            "is '10.0.0.0/8,localhost': 'localhost' does not appear to be",
+        ),
         ("allowed_destinations", "10.0.0.1/8", "is '10.0.0.1/8': 10.0.0.1/8 has host bits set; expected CIDRs such as"),
         ("http_port", "http", "is 'http': must be a valid integer"),
     ],

@@ -53,6 +53,7 @@ class StreamReason(StrEnum):
 
     CONNECTED = "Connected"
     UNREACHABLE = "Unreachable"
+    DESTINATION_NOT_ALLOWED = "DestinationNotAllowed"
     CREDENTIALS_REFUSED = "CredentialsRefused"
     TLS_FAILED = "TlsFailed"
     SERVER_NOT_READY = "ServerNotReady"

@@ -22,7 +22,11 @@ def _split(value: object) -> object:
 
 def _parse_networks(value: object) -> object:
     parts = _split(value)
-    return [_parse_network(part) if isinstance(part, str) else part for part in parts] if isinstance(parts, list) else parts
+    return (
+        [_parse_network(part) if isinstance(part, str) else part for part in parts]
+        if isinstance(parts, list)
+        else parts
+    )
 
 
 def _parse_network(text: str) -> IPv4Network | IPv6Network:
@@ -53,7 +57,9 @@ class OperatorSettings(Model):
     """The OTLP endpoint for StreamConsumers that do not set spec.telemetry.endpoint. The operator also exports its
     traces to this endpoint if no OTEL_* variable sets another endpoint. If empty, there is no default endpoint."""
 
-    allowed_destinations: Annotated[list[IPv4Network | IPv6Network], BeforeValidator(_parse_networks)] = Field(default=[])
+    allowed_destinations: Annotated[list[IPv4Network | IPv6Network], BeforeValidator(_parse_networks)] = Field(
+        default=[]
+    )
     """The CIDRs, separated by commas, to which the operator connects although its default rules refuse these addresses.
     The rules refuse loopback, unspecified, link-local, multicast and reserved addresses, and the metadata services of
     clouds. The API server is always refused. Pods are not restricted by this setting."""

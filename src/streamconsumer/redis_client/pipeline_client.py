@@ -11,10 +11,11 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
+from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.redis_client.connection import CONNECTION_CLASSES, NO_RETRY_OPTIONS
 from streamconsumer.redis_client.credentials import HostResolver
-from streamconsumer.redis_client.errors_table import RedisErrorInfo, classify_error
+from streamconsumer.redis_client.errors_table import RedisErrorInfo, classify_error, root_cause
 from streamconsumer.redis_client.topology import topology
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
@@ -42,6 +43,8 @@ class PipelineClient:
         """
         self._timeout_seconds = timeout_seconds
         self._topology = topology(settings, stream, resolve_host)
+        if self._topology.credentials.scheme == "unix":
+            raise InvalidSettings("found a URL with a Unix socket, expected redis:// or rediss://")
         self._connection: AbstractConnection | None = None
         self._lock = asyncio.Lock()
 
@@ -66,7 +69,7 @@ class PipelineClient:
             )
         except (RedisError, OSError) as error:
             await self.close()
-            return classify_error(error, self._server_name)
+            return classify_error(root_cause(error), self._server_name)
         except BaseException:
             await self.close()  # otherwise the next command would receive a reply to this one
             raise

@@ -5,6 +5,7 @@ classes, because converting an object costs more CPU time than the request.
 """
 
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -79,6 +80,22 @@ class KubeApi:
             _raise_api_error(f"{method} {path}", response)
         return data
 
+    async def server_endpoints(self) -> set[tuple[str, int]]:
+        """Return the known hosts and ports of the API server: the address in the configuration, the Service in the
+        environment, and the address that the API server announces to clients.
+
+        The announced address is the address of the server behind the Service. Its host may be a name. To read the
+        Endpoints of the Service, the operator would need one more permission."""
+        endpoints = [self._client.configuration.host, _service_url(), *await self._announced_addresses()]
+        return {_host_and_port(endpoint) for endpoint in endpoints if endpoint}
+
+    async def _announced_addresses(self) -> list[str]:
+        try:
+            versions = await self.request_json("get", "/api")
+        except ApiError:  # the cluster restricts the discovery of APIs
+            return []
+        return [f"https://{each['serverAddress']}" for each in versions.get("serverAddressByClientCIDRs", [])]
+
 
 @asynccontextmanager
 async def connect(context: str | None = None) -> AsyncIterator[KubeApi]:
@@ -99,6 +116,17 @@ async def connect(context: str | None = None) -> AsyncIterator[KubeApi]:
     configuration.client_session_kwargs = {"trust_env": False}
     async with ApiClient(configuration) as client:
         yield KubeApi(client)
+
+
+def _service_url() -> str:
+    """Return the URL of the API server's Service in the environment of a pod. Empty outside a pod."""
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    return f"https://{f'[{host}]' if ':' in host else host}:{port}" if host else ""
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
 
 
 def as_yaml(value: Any) -> bytes:

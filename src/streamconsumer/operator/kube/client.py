@@ -158,6 +158,10 @@ class KubeClient:
         )
         return bool(response["status"]["allowed"])
 
+    async def server_endpoints(self) -> set[tuple[str, int]]:
+        """Return the known hosts and ports of the API server, as `KubeApi` does."""
+        return await self._api.server_endpoints()
+
     async def version(self) -> Manifest:
         """Return the version of the API server, for the command line."""
         return await self._api.request_json("get", "/version")

@@ -20,7 +20,7 @@ class EndpointId(NamedTuple):
     """Identity of a Redis endpoint. StreamConsumers with the same identity share a poller and its connection."""
 
     namespace: str
-    """Namespace of the StreamConsumers. Empty if the settings address the same server from every namespace."""
+    """Namespace of the StreamConsumers."""
     redis: str
     """Redis settings as JSON."""
     slot: int

@@ -9,20 +9,22 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import StreamReason
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.api import api_error_message
 from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.redis_monitor import group_admin
-from streamconsumer.operator.redis_monitor.dns import NamespaceResolver
 from streamconsumer.operator.redis_monitor.monitored_stream import MonitoredStream, Observation, PollTarget
+from streamconsumer.operator.redis_monitor.namespace_network import NamespaceNetwork
 from streamconsumer.operator.redis_monitor.probe import (
     COMMANDS_PER_PROBE,
     ProbeResult,
     from_error,
     parse_probe,
     probe_commands,
+    unreachable,
 )
 from streamconsumer.operator.redis_monitor.secret_resolver import ResolvedRedis, resolve_redis_spec
 from streamconsumer.operator.redis_monitor.stream_health import StreamHealth
@@ -52,6 +54,7 @@ class EndpointPoller:
     def __init__(
         self,
         kube: KubeClient,
+        network: NamespaceNetwork,
         first: StreamConsumer,
         interval: timedelta,
         on_observation: Callable[[MonitoredStream, Observation], bool],
@@ -60,6 +63,7 @@ class EndpointPoller:
         self._redis, self._namespace, self._stream = first.spec.redis, first.namespace, first.spec.stream
         self.streams: dict[Key, MonitoredStream] = {}
         self._kube, self._interval, self._on_observation = kube, interval, on_observation
+        self._network, self._may_keep = network, False
         self._due: set[Key] = set()
         self._wakeup = asyncio.Event()
         self._resolved: ResolvedRedis | None = None
@@ -95,10 +99,9 @@ class EndpointPoller:
             await self._loop()
         finally:
             waiting.cancel()
-            if self._client is not None:
-                await self._client.close()
-            if self._resolved is not None:
-                self._resolved.close()
+            await self._disconnect()
+            if self._may_keep:
+                self._network.release()
             await asyncio.gather(waiting, return_exceptions=True)
 
     async def _loop(self) -> None:
@@ -119,6 +122,13 @@ class EndpointPoller:
         self._wakeup.clear()
         if not targets:
             return
+        async with self._network.polls:
+            await self._poll_now(targets)
+            self._may_keep = self._may_keep or self._network.try_keep()
+            if not self._may_keep:
+                await self._disconnect()
+
+    async def _poll_now(self, targets: Mapping[Key, PollTarget]) -> None:
         try:
             for key, result in (await self._probe_groups(targets)).items():
                 if stream := self._current(key, targets[key]):
@@ -154,7 +164,7 @@ class EndpointPoller:
             self._scale_from_zero.unwatch(key)
 
     def _new_blocking_client(self) -> PipelineClient | None:
-        if self._resolved is None or not self.streams:
+        if self._resolved is None or not self.streams or not self._may_keep:
             return None
         return self._build_client(self._resolved, WAKEUP_TIMEOUT_SECONDS)
 
@@ -263,22 +273,31 @@ class EndpointPoller:
         if self._client is not None and self._resolved is not None and resolved.values == self._resolved.values:
             resolved.close()
             return None
-        await self._connect(resolved)
+        try:
+            await self._connect(resolved)
+        except InvalidSettings as error:
+            message = resolved.redact(str(error))
+            await self._disconnect()
+            return unreachable(StreamReason.INVALID_SETTINGS, message)
         return None
 
+    async def _disconnect(self) -> None:
+        """Close the connection and the certificate files. The next poll reads the Secrets again."""
+        client, resolved = self._client, self._resolved
+        self._client = self._resolved = None
+        if client is not None:
+            await client.close()
+        if resolved is not None:
+            resolved.close()
+
     async def _connect(self, resolved: ResolvedRedis) -> None:
-        if self._client is not None:
-            await self._client.close()
-        if self._resolved is not None:
-            self._resolved.close()
-        self._client, self._resolved = None, resolved
+        await self._disconnect()
+        self._resolved = resolved
         self._client = self._build_client(resolved, COMMAND_TIMEOUT_SECONDS)
         self._scale_from_zero.reconnect()  # the old connection uses certificate files that are now closed
 
     def _build_client(self, resolved: ResolvedRedis, timeout_seconds: float) -> PipelineClient:
-        return PipelineClient(
-            resolved.settings, self._stream, NamespaceResolver(self._namespace).resolve, timeout_seconds
-        )
+        return PipelineClient(resolved.settings, self._stream, self._network.resolve, timeout_seconds)
 
     def _failed_probe(self, error_info: RedisErrorInfo) -> ProbeResult:
         """Return the ProbeResult for an error. If authentication or the TLS handshake has failed, make the next poll

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import ConditionState, StreamReason, StreamStats
-from streamconsumer.redis_client.errors_table import DATABASE_OUT_OF_RANGE, RedisErrorInfo
+from streamconsumer.redis_client.errors_table import DATABASE_OUT_OF_RANGE, DESTINATION_NOT_ALLOWED, RedisErrorInfo
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from streamconsumer.redis_client.pipeline_client import Command
 from streamconsumer.redis_client.replies import to_dict
@@ -16,6 +16,7 @@ _REASONS = {
     "WRONGPASS": StreamReason.CREDENTIALS_REFUSED,
     "NOAUTH": StreamReason.CREDENTIALS_REFUSED,
     "TLS": StreamReason.TLS_FAILED,
+    DESTINATION_NOT_ALLOWED: StreamReason.DESTINATION_NOT_ALLOWED,
     DATABASE_OUT_OF_RANGE: StreamReason.INVALID_SETTINGS,
     **dict.fromkeys(
         ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "BUSY", "READONLY"),
@@ -23,6 +24,13 @@ _REASONS = {
     ),
 }
 """Condition reasons for the error codes that concern the whole Redis server, not one stream."""
+
+NO_REPLY_MESSAGE = (
+    "No Redis server replied to the operator at the address in spec.redis. Check the address, TLS, the server, and the "
+    "network policies between the operator and the server. The logs of the pods show the errors of their connections."
+)
+"""Condition message for all errors without a reply of a Redis server. The message is always the same, because different
+messages for a refused connection, a timeout and another protocol would let users scan ports through the operator."""
 
 CONNECTED = ConditionState(type="RedisReachable", status="True", reason=StreamReason.CONNECTED)
 
@@ -124,6 +132,8 @@ def unreachable(reason: StreamReason, message: str, *, status: Literal["False", 
 
 
 def from_error(error_info: RedisErrorInfo) -> ProbeResult:
+    if error_info.is_no_reply:
+        return unreachable(StreamReason.UNREACHABLE, NO_REPLY_MESSAGE)
     return unreachable(_REASONS.get(error_info.code, StreamReason.UNREACHABLE), error_info.message)
 
 
