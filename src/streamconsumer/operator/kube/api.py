@@ -15,10 +15,11 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from aiohttp import TCPConnector, ThreadedResolver
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.exceptions import ApiException, ConflictException, NotFoundException
-from kubernetes.aio.client.rest import RESTResponse
+from kubernetes.aio.client.rest import RESTClientObject, RESTResponse
 from kubernetes.aio.config import ConfigException
 from yaml import YAMLError
 
@@ -42,6 +43,16 @@ REQUEST_TIMEOUT_SECONDS = 30
 RETRYABLE_STATUSES = (429, 503)
 MAX_RETRY_AFTER = timedelta(minutes=2)
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class _RestClient(RESTClientObject):
+    """HTTP client that looks up the API server with the C library, as kubectl does.
+
+    If the package aiodns is installed, aiohttp uses c-ares, which does not know the split DNS of a VPN. No other part
+    of the operator uses the C library's resolver, so names of Redis servers cannot delay these look-ups."""
+
+    def _create_connector(self) -> TCPConnector:
+        return TCPConnector(limit=self.maxsize, ssl=self.ssl_context, resolver=ThreadedResolver())
 
 
 class KubeApi:
@@ -115,6 +126,7 @@ async def connect(context: str | None = None) -> AsyncIterator[KubeApi]:
     # With trust_env, aiohttp would use a thread for each request, to read environment variables and ~/.netrc.
     configuration.client_session_kwargs = {"trust_env": False}
     async with ApiClient(configuration) as client:
+        client.rest_client = _RestClient(configuration)
         yield KubeApi(client)
 
 
