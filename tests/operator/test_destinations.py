@@ -120,10 +120,9 @@ def test_condition_is_the_same_for_closed_silent_and_foreign_ports(
         ports = {"closed": free_port(), "silent": silent.port, "ssh": ssh.port, "web": web.port}
         for name, port in ports.items():
             create(api_namespace, name, url=f"redis://127.0.0.1:{port}/0")
-        messages = {
-            wait_for_condition(api_namespace, name, "RedisReachable", "Unreachable")["message"] for name in ports
-        }
-    assert messages == {NO_REPLY_MESSAGE}
+        for name, port in ports.items():
+            message = wait_for_condition(api_namespace, name, "RedisReachable", "Unreachable")["message"]
+            assert message == f"127.0.0.1:{port}: {NO_REPLY_MESSAGE}"
 
 
 def seconds_until_connected(namespace: Namespace, server: RedisServer, name: str) -> float:

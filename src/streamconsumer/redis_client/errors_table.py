@@ -8,6 +8,7 @@ was deleted, Redis 7.0 replies UNBLOCKED to a blocked reader; otherwise, the cod
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from streamconsumer.errors import DestinationNotAllowed, StreamConsumerError
 
@@ -26,6 +27,8 @@ class RedisErrorInfo:
     """True if the consumer group does not exist."""
     must_relocate: bool = False
     """True if the server does not accept writes, so that the primary must be found again."""
+    context: str = ""
+    """Start of the message: the stream, the group and the server, without credentials."""
     is_no_reply: bool = False
     """True if no Redis server replied: the connection failed, timed out or ended, or another protocol was found."""
 
@@ -65,7 +68,7 @@ _SCRIPT_ERROR_PREFIX = re.compile(r"^(ERR )?Error running script .*?: (@user_scr
 """Prefix that Redis 6.2 adds to the error of a command in Lua. Later versions append this text to the error instead."""
 _RELOCATE_CODES = {"READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN"}
 
-_NO_REPLY_TYPES = {"ConnectionError", "TimeoutError", "InvalidResponse"}
+_NO_REPLY_TYPES = {"ConnectionError", "TimeoutError"}
 """Names of redis-py's exceptions if no Redis server replied."""
 
 _FOREIGN_PROTOCOL = "the server does not use the Redis protocol; check host and port"
@@ -95,16 +98,17 @@ def classify_error(error: BaseException, context: str) -> RedisErrorInfo:
     """
     if isinstance(error, StreamConsumerError):
         return RedisErrorInfo(type(error).__name__, f"{context}: {error}")
+    if type(error).__name__ == "InvalidResponse":  # its text quotes what the server sent
+        return RedisErrorInfo("InvalidResponse", f"{context}: {_FOREIGN_PROTOCOL}", context=context, is_no_reply=True)
     text = _SCRIPT_ERROR_PREFIX.sub("", " ".join(str(error).split()))
     if tls_message := next((message for phrase, message in _TLS_MESSAGES.items() if phrase in text), ""):
         return RedisErrorInfo("TLS", f"{context}: {tls_message} ({text})")
     code = _error_code(error, text)
     if not code:
         kind = type(error).__name__
-        text = _FOREIGN_PROTOCOL if kind == "InvalidResponse" else text  # the text quotes what the server sent
         is_no_reply = kind in _NO_REPLY_TYPES or isinstance(error, OSError)
-        return RedisErrorInfo(kind, f"{context}: {text or kind}", is_no_reply=is_no_reply)
-    flags = {
+        return RedisErrorInfo(kind, f"{context}: {text or kind}", context=context, is_no_reply=is_no_reply)
+    flags: dict[str, Any] = {
         "is_command_unavailable": code in _COMMAND_UNAVAILABLE_CODES,
         "is_group_lost": code in _GROUP_LOST_CODES,
         "must_relocate": code in _RELOCATE_CODES,

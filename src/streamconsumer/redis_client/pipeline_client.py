@@ -62,11 +62,10 @@ class PipelineClient:
             for begin in range(0, len(commands), CHUNK_SIZE):
                 async with asyncio.timeout(self._timeout_seconds):
                     raw_replies += await self._execute_chunk(commands[begin : begin + CHUNK_SIZE])
-        except TimeoutError as error:
+        except TimeoutError:
             await self.close()
-            return RedisErrorInfo(
-                type(error).__name__, f"{self._server_name}: no answer within {self._timeout_seconds:.0f} s"
-            )
+            timeout = TimeoutError(f"no answer within {self._timeout_seconds:.0f} s")
+            return classify_error(timeout, self._server_name)
         except (RedisError, OSError) as error:
             await self.close()
             return classify_error(root_cause(error), self._server_name)

@@ -193,8 +193,8 @@ def test_url_in_a_secret_is_never_quoted(api_namespace: Namespace, operator: Ope
     for key in ("url", "garbage", "option", "socket"):
         api_namespace.create(manifest(key, redis={"urlSecretRef": {"name": "redis", "key": key}}))
     messages = [
-        wait_for_condition(api_namespace, name, "RedisReachable", "Unreachable")["message"]
-        for name in ("url", "socket")
+        wait_for_condition(api_namespace, name, "RedisReachable", reason)["message"]
+        for name, reason in (("url", "Unreachable"), ("socket", "InvalidSettings"))
     ]
     garbage = wait_for_condition(api_namespace, "garbage", "RedisReachable", "InvalidSettings")["message"]
     option = wait_for_condition(api_namespace, "option", "RedisReachable", "InvalidSettings")["message"]

@@ -313,7 +313,7 @@ class EndpointPoller:
         replies = await self._client.execute(commands)
         redact = self._resolved.redact
         if isinstance(replies, RedisErrorInfo):
-            return replace(replies, message=redact(replies.message))
+            return replace(replies, message=redact(replies.message), context=redact(replies.context))
         return [
             replace(reply, message=redact(reply.message)) if isinstance(reply, RedisErrorInfo) else reply
             for reply in replies

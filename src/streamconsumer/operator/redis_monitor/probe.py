@@ -26,8 +26,8 @@ _REASONS = {
 """Condition reasons for the error codes that concern the whole Redis server, not one stream."""
 
 NO_REPLY_MESSAGE = (
-    "No Redis server replied to the operator at the address in spec.redis. Check the address, TLS, the server, and the "
-    "network policies between the operator and the server. The logs of the pods show the errors of their connections."
+    "no Redis server replied to the operator; check the address, TLS, the server, and the network policies between the "
+    "operator and the server. The logs of the pods show the errors of their own connections."
 )
 """Condition message for all errors without a reply of a Redis server. The message is always the same, because different
 messages for a refused connection, a timeout and another protocol would let users scan ports through the operator."""
@@ -133,7 +133,7 @@ def unreachable(reason: StreamReason, message: str, *, status: Literal["False", 
 
 def from_error(error_info: RedisErrorInfo) -> ProbeResult:
     if error_info.is_no_reply:
-        return unreachable(StreamReason.UNREACHABLE, NO_REPLY_MESSAGE)
+        return unreachable(StreamReason.UNREACHABLE, f"{error_info.context}: {NO_REPLY_MESSAGE}")
     return unreachable(_REASONS.get(error_info.code, StreamReason.UNREACHABLE), error_info.message)
 
 
