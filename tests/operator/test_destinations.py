@@ -3,7 +3,6 @@
 The servers listen on loopback. The setting allowed_destinations contains 127.0.0.1, and 127.0.0.2 is a refused address.
 """
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,18 +10,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from streamconsumer.operator.redis_monitor.probe import NO_REPLY_MESSAGE
-from tests.cluster.namespaces import fresh_namespace
 from tests.cluster.processes import free_port
-from tests.cluster.redis_servers import RedisServer, StartRedis
-from tests.model.examples import Manifest, manifest
+from tests.model.examples import manifest
 from tests.operator.foreign_server import ForeignServer, foreign_server
-from tests.operator.namespace import Namespace, eventually
+from tests.operator.namespace import Namespace
 from tests.operator.operator_process import OperatorProcess
-from tests.operator.redis_operator import manifest_for, running_with_redis, wait_for_condition
-
-SLOW_ENDPOINTS = 500
-MANY_ENDPOINTS = 1000
-OPEN_FILES = 512
+from tests.operator.redis_operator import running_with_redis, wait_for_condition
 
 
 @pytest.fixture
@@ -123,80 +116,3 @@ def test_condition_is_the_same_for_closed_silent_and_foreign_ports(
         for name, port in ports.items():
             message = wait_for_condition(api_namespace, name, "RedisReachable", "Unreachable")["message"]
             assert message == f"127.0.0.1:{port}: {NO_REPLY_MESSAGE}"
-
-
-def seconds_until_connected(namespace: Namespace, server: RedisServer, name: str) -> float:
-    started = time.monotonic()
-    namespace.create(manifest_for(server, name))
-    wait_for_condition(namespace, name, "RedisReachable", "Connected")
-    return time.monotonic() - started
-
-
-def test_slow_servers_of_one_namespace_do_not_delay_another_namespace(
-    api_namespace: Namespace, tmp_path: Path, start_redis: StartRedis
-) -> None:
-    server = start_redis()
-    with fresh_namespace(api_namespace.cluster) as name, foreign_server(host="0.0.0.0") as silent:
-        hostile = Namespace(api_namespace.cluster, name)
-        watched = f"{api_namespace.name},{name}"
-        with running_with_redis(api_namespace, tmp_path, watch_namespaces=watched) as operator:
-            before = [seconds_until_connected(api_namespace, server, f"before-{number}") for number in range(5)]
-            for number in range(SLOW_ENDPOINTS):
-                url = f"redis://127.1.{number // 250}.{number % 250 + 1}:{silent.port}/0"
-                hostile.create(manifest(f"slow-{number}", redis={"url": url}))
-            eventually(lambda: check_minimum(silent.connections, 16))
-            wait_until_reconciled(operator)
-            during = [seconds_until_connected(api_namespace, server, f"during-{number}") for number in range(5)]
-    assert sorted(during)[2] <= 2 * sorted(before)[2] + 0.5, (before, during)
-
-
-def test_many_endpoints_of_one_namespace_leave_open_files_for_another_namespace(
-    api_namespace: Namespace, tmp_path: Path, start_redis: StartRedis
-) -> None:
-    server = start_redis({"bind": "0.0.0.0", "protected-mode": "no"})
-    with fresh_namespace(api_namespace.cluster) as name:
-        hostile = Namespace(api_namespace.cluster, name)
-        settings = {
-            "watch_namespaces": f"{api_namespace.name},{name}",
-            "stream_interval": "1s",
-            "allowed_destinations": "127.0.0.0/8",
-        }
-        operator = OperatorProcess(api_namespace.cluster.kubeconfig, tmp_path, **settings)
-        operator.command = ("prlimit", f"--nofile={OPEN_FILES}:{OPEN_FILES}", *OperatorProcess.command)
-        try:
-            operator.start().wait_until_started()
-            for number in range(MANY_ENDPOINTS):
-                url = f"redis://127.1.{number // 250}.{number % 250 + 1}:{server.port}/0"
-                hostile.create(manifest(f"many-{number}", redis={"url": url}))
-            api_namespace.create(manifest_for(server))
-            wait_for_condition(api_namespace, "orders", "RedisReachable", "Connected")
-            eventually(lambda: check_minimum(count_connected(hostile), MANY_ENDPOINTS), timeout=120)
-            assert len([*Path(f"/proc/{operator.pid}/fd").iterdir()]) < OPEN_FILES / 2
-            assert not [line for line in operator.lines() if "Too many open files" in str(line)]
-        finally:
-            operator.kill()
-
-
-def check_minimum(actual: int, minimum: int) -> None:
-    assert actual >= minimum, actual
-
-
-def count_connected(namespace: Namespace) -> int:
-    return sum(is_connected(each) for each in namespace.list_all("StreamConsumer"))
-
-
-def is_connected(item: Manifest) -> bool:
-    conditions = {each["type"]: each["reason"] for each in item.get("status", {}).get("conditions", [])}
-    return conditions.get("RedisReachable") == "Connected"
-
-
-def wait_until_reconciled(operator: OperatorProcess) -> None:
-    """Wait until the work queue is empty, so that only the slow servers can cause a delay."""
-
-    def check() -> None:
-        line = next(
-            each for each in operator.metrics().splitlines() if each.startswith("streamconsumer_operator_queue_depth ")
-        )
-        assert float(line.split()[-1]) == 0
-
-    eventually(check, timeout=120)

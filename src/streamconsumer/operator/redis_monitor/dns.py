@@ -61,7 +61,8 @@ class NameServers:
     def __init__(self, servers: Sequence[str] | None = None) -> None:
         """If `servers` is None, the name servers in resolv.conf are used."""
         self._servers = servers
-        self._channel: aiodns.DNSResolver | None = None
+        self._channels: list[aiodns.DNSResolver] = []
+        """The current channel is the last one. The others still have running look-ups."""
         self._queries = 0
 
     async def look_up(self, name: str) -> list[Address]:
@@ -76,16 +77,27 @@ class NameServers:
         addresses = dict.fromkeys(ip_address(node.addr[0].decode()) for node in answer.nodes)
         return [*addresses][:MAX_ADDRESSES]
 
+    async def aclose(self) -> None:
+        """Cancel all look-ups."""
+        while self._channels:
+            await self._channels.pop().close()
+
     def _current_channel(self) -> aiodns.DNSResolver:
         self._queries += 1
-        if self._channel is None or self._queries > QUERIES_PER_CHANNEL:
-            if self._channel is not None:  # the running look-ups need the old channel
-                asyncio.get_running_loop().call_later(2 * LOOKUP_TIMEOUT_SECONDS, _drop, self._channel)
+        if not self._channels or self._queries > QUERIES_PER_CHANNEL:
+            if self._channels:
+                asyncio.get_running_loop().call_later(2 * LOOKUP_TIMEOUT_SECONDS, self._drop_oldest)
             # Without TCP, an answer is small and a name server cannot stall a connection.
             flags = pycares.ARES_FLAG_IGNTC | pycares.ARES_FLAG_EDNS
             options = {"timeout": QUERY_TIMEOUT_SECONDS, "tries": QUERY_TRIES, "flags": flags}
-            self._channel, self._queries = aiodns.DNSResolver(self._servers, **options), 1
-        return self._channel
+            self._channels.append(aiodns.DNSResolver(self._servers, **options))
+            self._queries = 1
+        return self._channels[-1]
+
+    def _drop_oldest(self) -> None:
+        """Drop the oldest channel, whose look-ups have ended. A channel closes when no reference remains."""
+        if len(self._channels) > 1:
+            del self._channels[0]
 
 
 class NamespaceResolver:
@@ -144,10 +156,6 @@ def absolute_names(host: str, search: SearchOptions) -> list[str]:
         return [host]
     searched = [f"{host}.{domain}." for domain in search.domains]
     return [f"{host}.", *searched] if host.count(".") >= search.ndots else [*searched, f"{host}."]
-
-
-def _drop(_channel: aiodns.DNSResolver) -> None:
-    """Do nothing. The event loop has referred to the channel until now, and the channel closes without a reference."""
 
 
 def _read_search_options(file: Path) -> SearchOptions:
