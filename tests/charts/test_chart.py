@@ -78,6 +78,7 @@ def test_operator_parses_each_variable_of_the_chart(all_objects: list[Manifest])
     assert settings.watch_namespaces == ["shop", "billing"]
     assert settings.processor_image == f"streamconsumer-processor@{DIGEST}"
     assert settings.processor_image_pull_policy == "Never"
+    assert list(map(str, settings.allowed_destinations)) == ["127.0.0.0/8", "fe80::/10"]
     assert settings.telemetry_endpoint == "http://collector:4318"
     assert settings.log_level == "DEBUG"
     assert settings.stream_interval == timedelta(seconds=30)

@@ -41,6 +41,8 @@ def test_schema_has_no_value_that_the_chart_lacks() -> None:
         "rbac.secretNamespaces={*}",
         'rbac.secretNamespaces={""}',
         "rbac.readSecrets=true",
+        "allowedDestinations={localhost}",
+        "allowedDestinations=127.0.0.0/8",
         "image.digest=sha256:abc",
         "image.repository=https://example.com/x",
         "image.pullPolicy=Sometimes",

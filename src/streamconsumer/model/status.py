@@ -54,6 +54,7 @@ class StreamReason(StrEnum):
 
     CONNECTED = "Connected"
     UNREACHABLE = "Unreachable"
+    DESTINATION_NOT_ALLOWED = "DestinationNotAllowed"
     CREDENTIALS_REFUSED = "CredentialsRefused"
     TLS_FAILED = "TlsFailed"
     SERVER_NOT_READY = "ServerNotReady"

@@ -5,10 +5,13 @@ import asyncio
 import logging
 import os
 import random
+import resource
 import signal
+import socket
 import time
 from contextlib import suppress
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import kopf
@@ -38,6 +41,7 @@ from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.metrics import StreamGauges
 from streamconsumer.operator.reconcile.reconciler import Reconciler
 from streamconsumer.operator.reconcile_trace import ENDPOINT_VARIABLES, current
+from streamconsumer.operator.redis_monitor.destinations import Destinations
 from streamconsumer.operator.redis_monitor.monitor import RedisMonitor
 from streamconsumer.operator.settings import OperatorSettings
 from streamconsumer.text import json_printable
@@ -59,6 +63,7 @@ def run() -> None:
     """Run the operator until SIGTERM or SIGINT, with settings from environment variables. Raises InvalidSettings if a
     variable is invalid."""
     settings = OperatorSettings.from_env(os.environ)
+    _raise_open_files_limit()
     kopf.configure(log_format=kopf.LogFormat.JSON)
     logging.getLogger().setLevel(settings.log_level)
     logging.getLogger("kopf").setLevel(logging.WARNING)
@@ -69,6 +74,14 @@ def run() -> None:
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(operate(settings))
+
+
+def _raise_open_files_limit() -> None:
+    """Raise the limit of open files to the hard limit, as programs in Go do. Container runtimes set a low soft limit
+    for programs that use select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def operate(settings: OperatorSettings) -> None:
@@ -92,7 +105,10 @@ class Operator:
         self.create_debounce = CreateDebounce(self.queue.add)
         self.health = Health(queue_depth=self.queue.__len__)
         self.secrets = SecretReader(kube, self._on_secrets_permission, is_cluster_wide=not settings.watch_namespaces)
-        self.redis_monitor = RedisMonitor(self.secrets, self.queue.add, interval=settings.stream_interval)
+        self.destinations = Destinations(settings.allowed_destinations)
+        self.redis_monitor = RedisMonitor(
+            self.secrets, self.queue.add, interval=settings.stream_interval, destinations=self.destinations
+        )
         self.events = EventRecorder(kube)
         self.reconciler = Reconciler(kube, self.secrets, self.cache, settings, self.redis_monitor, self.events)
         self.health.registry.register(StreamGauges(self.cache.consumers, self.reconciler.states))
@@ -151,6 +167,7 @@ class Operator:
 
     async def _resync_once(self) -> None:
         """Update the cache from complete lists, and enqueue every StreamConsumer."""
+        await self._update_api_servers()
         versions_before, listed_uids, keys = self.cache.versions(), set[str](), set[Key | None]()
         for kinds, selector in ((OWNED_KINDS, SELECTOR), ([(names.API_VERSION, names.KIND)], "")):
             async for manifest in list_all(self.kube, kinds, self.settings.watch_namespaces, selector):
@@ -159,6 +176,19 @@ class Operator:
         for key in keys | self.cache.remove_missing(versions_before, listed_uids):
             if key:
                 self.queue.add(key)
+
+    async def _update_api_servers(self) -> None:
+        """Add the API server's current addresses to the addresses to which the operator does not connect for a
+        StreamConsumer. Known addresses stay in the list, because each of several API servers announces only its own
+        address."""
+        loop = asyncio.get_running_loop()
+        for host, port in await self.kube.server_endpoints():
+            try:
+                answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            except OSError:  # the name is looked up again with the next lists
+                continue
+            addresses = {(ip_address(sockaddr[0]), port) for *_, sockaddr in answers}
+            self.destinations.api_servers |= addresses
 
     async def _main_loop(self) -> None:
         async with asyncio.TaskGroup() as group:

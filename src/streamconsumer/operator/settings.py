@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
@@ -29,6 +30,22 @@ def _split(value: object) -> object:
     return split_namespaces(value) if isinstance(value, str) else value
 
 
+def _parse_networks(value: object) -> object:
+    parts = _split(value)
+    return (
+        [_parse_network(part) if isinstance(part, str) else part for part in parts]
+        if isinstance(parts, list)
+        else parts
+    )
+
+
+def _parse_network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; expected CIDRs such as 169.254.20.10/32, separated by commas") from None
+
+
 class OperatorSettings(Model):
     """The operator's settings. The environment variable of a field is STREAMCONSUMER_OPERATOR_ followed by the field
     name in upper case."""
@@ -49,6 +66,13 @@ class OperatorSettings(Model):
     telemetry_endpoint: str = ""
     """The OTLP endpoint for StreamConsumers that do not set spec.telemetry.endpoint. The operator also exports its
     traces to this endpoint if no OTEL_* variable sets another endpoint. If empty, there is no default endpoint."""
+
+    allowed_destinations: Annotated[list[IPv4Network | IPv6Network], BeforeValidator(_parse_networks)] = Field(
+        default=[]
+    )
+    """The CIDRs, separated by commas, to which the operator connects although its default rules refuse these addresses.
+    The rules refuse loopback, unspecified, link-local, multicast and reserved addresses, and the metadata services of
+    clouds. The API server is always refused. Pods are not restricted by this setting."""
 
     http_port: int = Field(default=names.HTTP_PORT, ge=0, le=65535)
     """The port on which the operator serves /livez, /readyz and /metrics."""

@@ -1,6 +1,7 @@
 """redis-py connections that resolve their address and credentials at each connect."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
@@ -46,11 +47,23 @@ class ResolvingConnection(AbstractConnection):
     async def _connect(self) -> None:
         self._set_address(await self._address_source.current_address())
         await self._prepare_tls()
-        await self._resolve_host()
+        await self._open_socket()
+
+    async def _open_socket(self) -> None:
         await super()._connect()  # type: ignore[safe-super,no-untyped-call] # each class below has one
 
-    async def _resolve_host(self) -> None:
-        """Do nothing, because a Unix socket has no host."""
+    async def disconnect(
+        self,
+        nowait: bool = False,
+        error: Exception | None = None,
+        failure_count: int | None = None,
+        health_check_failed: bool = False,
+    ) -> None:
+        """Close the connection. With `nowait`, drop unsent data, because a server that does not read would otherwise
+        keep the socket open."""
+        if nowait and self._writer is not None:
+            self._writer.transport.abort()
+        await super().disconnect(nowait, error, failure_count, health_check_failed)
 
     async def _prepare_tls(self) -> None:
         """Do nothing, because only TLS connections need a context."""
@@ -63,10 +76,16 @@ class TcpConnection(ResolvingConnection, Connection):
     """Connection by plain TCP."""
 
     resolved_host = ""
-    """Host name or IP address that `resolve_host` returned."""
+    """Host name or IP address that `resolve_host` returned and that the connection uses."""
 
-    async def _resolve_host(self) -> None:
-        self.resolved_host = await self._address_source.credentials.resolve_host(self.host, int(self.port))
+    async def _open_socket(self) -> None:
+        """Connect to the first address that accepts the connection."""
+        *others, last = await self._address_source.credentials.resolve_host(self.host, int(self.port))
+        for self.resolved_host in others:
+            with suppress(OSError):
+                return await super()._open_socket()
+        self.resolved_host = last
+        return await super()._open_socket()
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         return {**super()._connection_arguments(), "host": self.resolved_host}

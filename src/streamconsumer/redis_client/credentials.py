@@ -5,7 +5,7 @@ new credentials. Open connections stay valid, because Redis checks a password on
 """
 
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,13 @@ class RedisAddress:
     """Path of a Unix socket. If the path is set, host and port are ignored."""
 
 
-HostResolver = Callable[[str, int], Awaitable[str]]
-"""Coroutine function that returns the host name or IP address to connect to, for a host and a port."""
+HostResolver = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Coroutine function that returns the host names or IP addresses to connect to, in order, for a host and a port."""
 
 
-async def no_host_lookup(host: str, port: int) -> str:  # noqa: ARG001 - a HostResolver
+async def no_host_lookup(host: str, port: int) -> Sequence[str]:  # noqa: ARG001 - a HostResolver
     """Return the host unchanged, because the system's resolver can resolve it in a pod."""
-    return host
+    return (host,)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
+from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.redis_client.connection import CONNECTION_CLASSES, limited_options
 from streamconsumer.redis_client.credentials import HostResolver
-from streamconsumer.redis_client.errors_table import RedisErrorInfo, classify_error
+from streamconsumer.redis_client.errors_table import RedisErrorInfo, classify_error, root_cause
 from streamconsumer.redis_client.reply_limits import ReplyLimits, ReplyTooLarge
 from streamconsumer.redis_client.topology import topology
 
@@ -51,6 +52,8 @@ class PipelineClient:
         """
         self._timeout_seconds = timeout_seconds
         self._topology = topology(settings, stream, resolve_host)
+        if self._topology.credentials.scheme == "unix":
+            raise InvalidSettings("found a URL with a Unix socket, expected redis:// or rediss://")
         self._limits = ReplyLimits(MAX_REPLY_BYTES)
         self._connection: AbstractConnection | None = None
         self._lock = asyncio.Lock()
@@ -70,14 +73,13 @@ class PipelineClient:
             for begin in range(0, len(commands), CHUNK_SIZE):
                 async with asyncio.timeout(self._timeout_seconds):
                     raw_replies += await self._execute_chunk(commands[begin : begin + CHUNK_SIZE])
-        except TimeoutError as error:
+        except TimeoutError:
             await self.close()
-            return RedisErrorInfo(
-                type(error).__name__, f"{self._server_name}: no answer within {self._timeout_seconds:.0f} s"
-            )
+            timeout = TimeoutError(f"no answer within {self._timeout_seconds:.0f} s")
+            return classify_error(timeout, self._server_name)
         except Exception as error:  # noqa: BLE001 - a setting or a reply can cause any error; it concerns only this server
             await self.close()
-            return classify_error(error, self._server_name)
+            return classify_error(root_cause(error), self._server_name)
         except BaseException:
             await self.close()  # otherwise the next command would receive a reply to this one
             raise

@@ -18,7 +18,7 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from streamconsumer.errors import InvalidSettings
+from streamconsumer.errors import DestinationNotAllowed, InvalidSettings, StreamConsumerError
 from streamconsumer.model.env_codec import env_name
 from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.model.redis_url import InvalidRedisUrl, parse_host_port
@@ -27,6 +27,10 @@ from streamconsumer.redis_client.connection import execute_once
 from streamconsumer.redis_client.credentials import HostResolver, RedisAddress, RedisCredentials, no_host_lookup
 
 HostPort = tuple[str, int]
+
+
+class PrimaryUnknown(StreamConsumerError, RedisConnectionError):
+    """All sentinels or nodes replied, and none of them knows the primary."""
 
 
 class Topology:
@@ -157,12 +161,19 @@ async def _first_reply(
 ) -> tuple[RedisAddress, HostPort]:
     """Send a command to the addresses in order. Returns the first address that answers, and the parsed reply.
 
-    If no address answers, raises redis-py's ConnectionError with the reason for each address.
+    If no address answers, raises DestinationNotAllowed if an address is not allowed, PrimaryUnknown if all servers
+    replied, else redis-py's ConnectionError with the reason for each address.
     """
-    problems = []
+    problems, refusal, all_replied = [], None, True
     for address in addresses:
         try:
             return address, parse_reply(address, await execute_once(credentials, address, *command))
         except (RedisError, OSError, LookupError, TypeError, ValueError) as error:
+            if isinstance(error.__cause__, DestinationNotAllowed):
+                refusal = DestinationNotAllowed(f"{address.host}: {error.__cause__}")
+            all_replied = all_replied and isinstance(error, LookupError)
             problems.append(f"{address.host}:{address.port}: {' '.join(str(error).split())}")
-    raise RedisConnectionError(f"{failure_message} ({'; '.join(problems)})")
+    if refusal is not None:
+        raise refusal
+    error_class = PrimaryUnknown if all_replied else RedisConnectionError
+    raise error_class(f"{failure_message} ({'; '.join(problems)})")

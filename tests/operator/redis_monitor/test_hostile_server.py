@@ -21,7 +21,9 @@ from streamconsumer.operator.redis_monitor.monitored_stream import (
     ObservationEffect,
     PollTarget,
 )
+from streamconsumer.operator.redis_monitor.namespace_network import NamespaceNetwork
 from streamconsumer.operator.redis_monitor.poller import EndpointPoller
+from streamconsumer.redis_client.credentials import no_host_lookup
 from tests.hostile_server import REPLIES, behaviour, hostile_server
 from tests.model.examples import manifest, stored
 
@@ -73,7 +75,8 @@ async def poll_once(url: str, count: int = 1) -> list[dict[str, ConditionState]]
     def consumer(number: int) -> StreamConsumer:
         return StreamConsumer.parse(stored(manifest(redis={"url": url}, stream=f"s{number}"), f"uid-{number}", 1))
 
-    poller = EndpointPoller(SecretReader.__new__(SecretReader), consumer(0), timedelta(minutes=10), on_observation)
+    secrets, network = SecretReader.__new__(SecretReader), NamespaceNetwork(no_host_lookup)
+    poller = EndpointPoller(secrets, network, consumer(0), timedelta(minutes=10), on_observation)
     running = asyncio.create_task(poller.run())
     try:
         for number in range(count):

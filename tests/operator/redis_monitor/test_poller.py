@@ -17,8 +17,10 @@ from streamconsumer.operator.redis_monitor.monitored_stream import (
     ObservationEffect,
     PollTarget,
 )
+from streamconsumer.operator.redis_monitor.namespace_network import NamespaceNetwork
 from streamconsumer.operator.redis_monitor.poller import EndpointPoller
 from streamconsumer.operator.redis_monitor.probe import ProbeResult
+from streamconsumer.redis_client.credentials import no_host_lookup
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest, stored
 from tests.operator.redis_operator import redis_client
@@ -46,7 +48,8 @@ class PollerFixture:
         self.observations: asyncio.Queue[Observation] = asyncio.Queue()
         self.streams: dict[Key, MonitoredStream] = {}
         kube = KubeClient.__new__(KubeClient)  # not connected: there are no Secrets to read
-        self.poller = ObservedPoller(kube, self.consumer(), timedelta(minutes=10), self._on_observation)
+        network = NamespaceNetwork(no_host_lookup)
+        self.poller = ObservedPoller(kube, network, self.consumer(), timedelta(minutes=10), self._on_observation)
 
     def _on_observation(self, _: MonitoredStream, observation: Observation) -> bool:
         self.observations.put_nowait(observation)

@@ -5,6 +5,7 @@ classes, because converting an object costs more CPU time than the request.
 """
 
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -15,10 +16,11 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from aiohttp import TCPConnector, ThreadedResolver
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.exceptions import ApiException, ConflictException, NotFoundException
-from kubernetes.aio.client.rest import RESTResponse
+from kubernetes.aio.client.rest import RESTClientObject, RESTResponse
 from kubernetes.aio.config import ConfigException
 from multidict import CIMultiDict
 
@@ -46,6 +48,16 @@ REQUEST_TIMEOUT_SECONDS = 30
 RETRYABLE_STATUSES = (429, 503)
 MAX_RETRY_AFTER = timedelta(minutes=2)
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class _RestClient(RESTClientObject):
+    """HTTP client that looks up the API server with the C library, as kubectl does.
+
+    If the package aiodns is installed, aiohttp uses c-ares, which does not know the split DNS of a VPN. No other part
+    of the operator uses the C library's resolver, so names of Redis servers cannot delay these look-ups."""
+
+    def _create_connector(self) -> TCPConnector:
+        return TCPConnector(limit=self.maxsize, ssl=self.ssl_context, resolver=ThreadedResolver())
 
 
 class KubeApi:
@@ -88,6 +100,22 @@ class KubeApi:
             _raise_api_error(f"{method} {path}", response)
         return data
 
+    async def server_endpoints(self) -> set[tuple[str, int]]:
+        """Return the known hosts and ports of the API server: the address in the configuration, the Service in the
+        environment, and the address that the API server announces to clients.
+
+        The announced address is the address of the server behind the Service. Its host may be a name. To read the
+        Endpoints of the Service, the operator would need one more permission."""
+        endpoints = [self._client.configuration.host, _service_url(), *await self._announced_addresses()]
+        return {_host_and_port(endpoint) for endpoint in endpoints if endpoint}
+
+    async def _announced_addresses(self) -> list[str]:
+        try:
+            versions = await self.request_json("get", "/api")
+        except ApiError:  # the cluster restricts the discovery of APIs
+            return []
+        return [f"https://{each['serverAddress']}" for each in versions.get("serverAddressByClientCIDRs", [])]
+
 
 @asynccontextmanager
 async def connect(context: str | None = None) -> AsyncIterator[KubeApi]:
@@ -97,6 +125,7 @@ async def connect(context: str | None = None) -> AsyncIterator[KubeApi]:
     kubeconfig."""
     connection = await load_connection(context)
     async with ApiClient(connection.configuration) as client:
+        client.rest_client = _RestClient(connection.configuration)
         yield KubeApi(client, connection.impersonation)
 
 
@@ -124,6 +153,17 @@ async def load_connection(context: str | None = None) -> Connection:
     # With trust_env, aiohttp would use a thread for each request, to read environment variables and ~/.netrc.
     configuration.client_session_kwargs = {"trust_env": False}
     return Connection(configuration, impersonation)
+
+
+def _service_url() -> str:
+    """Return the URL of the API server's Service in the environment of a pod. Empty outside a pod."""
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    return f"https://{f'[{host}]' if ':' in host else host}:{port}" if host else ""
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
 
 
 def as_yaml(value: Any) -> bytes:

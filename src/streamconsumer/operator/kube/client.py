@@ -161,6 +161,10 @@ class KubeClient:
         response = await self._api.request_json("post", collection_path(api_version, kind, None), body=review)
         return str(response["status"]["userInfo"]["username"])
 
+    async def server_endpoints(self) -> set[tuple[str, int]]:
+        """Return the known hosts and ports of the API server, as `KubeApi` does."""
+        return await self._api.server_endpoints()
+
     async def version(self) -> Manifest:
         """Return the version of the API server, for the command line."""
         return await self._api.request_json("get", "/version")

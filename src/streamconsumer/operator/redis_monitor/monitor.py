@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from weakref import WeakValueDictionary
 
 from streamconsumer.model.redis_url import parse_redis_url
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.secret_reader import SecretReader
+from streamconsumer.operator.redis_monitor.destinations import Destinations
+from streamconsumer.operator.redis_monitor.dns import NameServers, NamespaceResolver
 from streamconsumer.operator.redis_monitor.monitored_stream import (
     EndpointId,
     MonitoredStream,
@@ -15,6 +18,7 @@ from streamconsumer.operator.redis_monitor.monitored_stream import (
     ObservationEffect,
     PollTarget,
 )
+from streamconsumer.operator.redis_monitor.namespace_network import NamespaceNetwork
 from streamconsumer.operator.redis_monitor.poller import EndpointPoller
 from streamconsumer.redis_client.keys import hash_slot
 
@@ -28,8 +32,18 @@ class RedisMonitor:
 
     When the status of a StreamConsumer must change, the monitor enqueues the key of this StreamConsumer."""
 
-    def __init__(self, secrets: SecretReader, enqueue: Callable[[Key], None], *, interval: timedelta) -> None:
+    def __init__(
+        self,
+        secrets: SecretReader,
+        enqueue: Callable[[Key], None],
+        *,
+        interval: timedelta,
+        destinations: Destinations,
+    ) -> None:
         self._secrets, self._enqueue, self._interval = secrets, enqueue, interval
+        self._destinations, self._name_servers = destinations, NameServers()
+        self._networks: WeakValueDictionary[str, NamespaceNetwork] = WeakValueDictionary()
+        """The network access of each namespace that has a poller."""
         self._pollers: dict[EndpointId, tuple[EndpointPoller, asyncio.Task[None]]] = {}
         self._stopping: set[asyncio.Task[None]] = set()
 
@@ -76,12 +90,21 @@ class RedisMonitor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, *self._stopping, return_exceptions=True)
+        await self._name_servers.aclose()
 
     def _poller(self, endpoint_id: EndpointId, first: StreamConsumer) -> EndpointPoller:
         if endpoint_id not in self._pollers:
-            poller = EndpointPoller(self._secrets, first, self._interval, self._publish)
+            network = self._network(first.namespace)
+            poller = EndpointPoller(self._secrets, network, first, self._interval, self._publish)
             self._pollers[endpoint_id] = poller, asyncio.create_task(poller.run())
         return self._pollers[endpoint_id][0]
+
+    def _network(self, namespace: str) -> NamespaceNetwork:
+        network = self._networks.get(namespace)
+        if network is None:
+            resolver = NamespaceResolver(namespace, self._name_servers, self._destinations)
+            network = self._networks[namespace] = NamespaceNetwork(resolver.resolve)
+        return network
 
     def _publish(self, stream: MonitoredStream, observation: Observation) -> bool:
         """Store an observation, and request a reconcile if the status must show the observation.

@@ -24,6 +24,7 @@ class EndpointId(NamedTuple):
     names. A slow server or a large number of streams therefore delays only the polls of the same namespace."""
 
     namespace: str
+    """Namespace of the StreamConsumers."""
     redis: str
     """Redis settings as JSON, with the URL in a fixed spelling."""
     slot: int

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from streamconsumer.errors import PermissionDenied
+from streamconsumer.errors import InvalidSettings, PermissionDenied
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import StreamReason
 from streamconsumer.operator.cache.workqueue import Key
@@ -17,8 +17,8 @@ from streamconsumer.operator.kube.api import api_error_message
 from streamconsumer.operator.kube.secret_reader import SecretReader
 from streamconsumer.operator.manifests.redis_secrets import secret_files
 from streamconsumer.operator.redis_monitor import group_admin
-from streamconsumer.operator.redis_monitor.dns import NamespaceResolver
 from streamconsumer.operator.redis_monitor.monitored_stream import MonitoredStream, Observation, PollTarget
+from streamconsumer.operator.redis_monitor.namespace_network import NamespaceNetwork
 from streamconsumer.operator.redis_monitor.probe import (
     COMMANDS_PER_PROBE,
     ProbeResult,
@@ -58,6 +58,7 @@ class EndpointPoller:
     def __init__(
         self,
         secrets: SecretReader,
+        network: NamespaceNetwork,
         first: StreamConsumer,
         interval: timedelta,
         on_observation: Callable[[MonitoredStream, Observation], bool],
@@ -67,6 +68,7 @@ class EndpointPoller:
         self.streams: dict[Key, MonitoredStream] = {}
         self._reads_secrets = any(secret_files(self._redis))
         self._secrets, self._interval, self._on_observation = secrets, interval, on_observation
+        self._network, self._may_keep = network, False
         self._due: set[Key] = set()
         self._wakeup = asyncio.Event()
         self._resolved: ResolvedRedis | None = None
@@ -108,6 +110,8 @@ class EndpointPoller:
         finally:
             waiting.cancel()
             await self._disconnect()
+            if self._may_keep:
+                self._network.release()
             await asyncio.gather(waiting, return_exceptions=True)
 
     async def _loop(self) -> None:
@@ -128,6 +132,13 @@ class EndpointPoller:
         self._wakeup.clear()
         if not targets:
             return
+        async with self._network.polls:
+            await self._poll_now(targets)
+            self._may_keep = self._may_keep or self._network.try_keep()
+            if not self._may_keep:
+                await self._disconnect()
+
+    async def _poll_now(self, targets: Mapping[Key, PollTarget]) -> None:
         try:
             for key, result in (await self._probe_groups(targets)).items():
                 if stream := self._current(key, targets[key]):
@@ -164,7 +175,7 @@ class EndpointPoller:
             self._scale_from_zero.unwatch(key)
 
     def _new_blocking_client(self) -> PipelineClient | None:
-        if self._resolved is None or not self.streams:
+        if self._resolved is None or not self.streams or not self._may_keep:
             return None
         return self._build_client(self._resolved, WAKEUP_TIMEOUT_SECONDS)
 
@@ -284,7 +295,12 @@ class EndpointPoller:
         self._secrets_read_seconds = now
         if self._client is not None and self._resolved is not None and resolved.values == self._resolved.values:
             return None
-        await self._connect(resolved)
+        try:
+            await self._connect(resolved)
+        except InvalidSettings as error:
+            message = resolved.redact(str(error))
+            await self._disconnect()
+            return unreachable(StreamReason.INVALID_SETTINGS, message)
         return None
 
     async def _connect(self, resolved: ResolvedRedis) -> None:
@@ -293,16 +309,14 @@ class EndpointPoller:
         self._client = self._build_client(resolved, COMMAND_TIMEOUT_SECONDS)
 
     async def _disconnect(self) -> None:
-        """Close the connections, and drop the values of the Secrets."""
+        """Close the connections, and drop the values of the Secrets. The next poll reads the Secrets again."""
         client, self._client, self._resolved = self._client, None, None
         if client is not None:
             await client.close()
         self._scale_from_zero.reconnect()  # its connection uses values of the Secrets
 
     def _build_client(self, resolved: ResolvedRedis, timeout_seconds: float) -> PipelineClient:
-        return PipelineClient(
-            resolved.settings, self._stream, NamespaceResolver(self._namespace).resolve, timeout_seconds
-        )
+        return PipelineClient(resolved.settings, self._stream, self._network.resolve, timeout_seconds)
 
     def _failed_probe(self, error_info: RedisErrorInfo) -> ProbeResult:
         """Return the ProbeResult for an error. If authentication or the TLS handshake has failed, make the next poll
@@ -318,7 +332,7 @@ class EndpointPoller:
         raw_replies = await self._client.execute(commands)
         redact = self._resolved.redact
         if isinstance(raw_replies, RedisErrorInfo):
-            return replace(raw_replies, message=redact(raw_replies.message))
+            return replace(raw_replies, message=redact(raw_replies.message), context=redact(raw_replies.context))
         return [
             [_redacted(each, redact) for each in reply] if isinstance(reply, list) else _redacted(reply, redact)
             for reply in raw_replies

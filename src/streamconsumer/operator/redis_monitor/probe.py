@@ -8,7 +8,7 @@ from typing import Any, Literal
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import ConditionState, StreamReason, StreamStats
 from streamconsumer.redis_client import replies
-from streamconsumer.redis_client.errors_table import DATABASE_OUT_OF_RANGE, RedisErrorInfo
+from streamconsumer.redis_client.errors_table import DATABASE_OUT_OF_RANGE, DESTINATION_NOT_ALLOWED, RedisErrorInfo
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from streamconsumer.redis_client.pipeline_client import Command
 from streamconsumer.redis_client.replies import UnexpectedReply
@@ -18,6 +18,7 @@ _REASONS = {
     "WRONGPASS": StreamReason.CREDENTIALS_REFUSED,
     "NOAUTH": StreamReason.CREDENTIALS_REFUSED,
     "TLS": StreamReason.TLS_FAILED,
+    DESTINATION_NOT_ALLOWED: StreamReason.DESTINATION_NOT_ALLOWED,
     DATABASE_OUT_OF_RANGE: StreamReason.INVALID_SETTINGS,
     **dict.fromkeys(("ReplyTooLarge", "InvalidResponse", "UnexpectedReply"), StreamReason.UNEXPECTED_REPLY),
     **dict.fromkeys(
@@ -33,6 +34,12 @@ MAX_CONSUMERS = 500
 MAX_NAMES = 50_000
 """Maximum number of consumers of all groups in one poll whose pending entries are read by name. A group with many
 consumers can therefore not exhaust the limit of all replies."""
+NO_REPLY_MESSAGE = (
+    "no Redis server replied to the operator; check the address, TLS, the server, and the network policies between the "
+    "operator and the server. The logs of the pods show the errors of their own connections."
+)
+"""Condition message for all errors without a reply of a Redis server. The message is always the same, because different
+messages for a refused connection, a timeout and another protocol would let users scan ports through the operator."""
 
 CONNECTED = ConditionState(type="RedisReachable", status="True", reason=StreamReason.CONNECTED)
 
@@ -157,6 +164,8 @@ def unreachable(reason: StreamReason, message: str, *, status: Literal["False", 
 
 
 def from_error(error_info: RedisErrorInfo) -> ProbeResult:
+    if error_info.is_no_reply:
+        return unreachable(StreamReason.UNREACHABLE, f"{error_info.context}: {NO_REPLY_MESSAGE}")
     return unreachable(_REASONS.get(error_info.code, StreamReason.UNREACHABLE), error_info.message)
 
 
