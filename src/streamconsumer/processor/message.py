@@ -157,6 +157,23 @@ class Entry:
         )
 
 
+class UnreadableEntry(Entry):
+    """Entry that is too large to be read. `fields` contains the field names and, instead of each value, its size.
+
+    The fields end with the entry's replay marks, if it has any."""
+
+    attempt_counted = False
+
+    def __init__(self, message_id: str, fields: Sequence[bytes], deliveries: int, problem: str) -> None:
+        super().__init__(message_id, fields)
+        self.deliveries = deliveries
+        self.problem = problem
+        """Size of the entry, and the reason why the entry cannot be read."""
+
+    def field_value(self, name: bytes) -> None:
+        """Return None, because the value was not read."""
+
+
 class BytesEntry(Entry):
     """Entry that was read for the first time, with values as bytes."""
 
