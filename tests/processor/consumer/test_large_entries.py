@@ -1,21 +1,21 @@
 """Entries that are too large to be read become dead letters without their values, and do not delay other entries."""
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
+from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor import Retry
 from streamconsumer.processor.consumer import memory_limit
 from streamconsumer.processor.message import Message
+from streamconsumer.redis_client.keys import group_key
+from tests.processor.dead_letters.dead_letter_factory import dead_letter_store
 from tests.processor.eventually import eventually
-from tests.processor.group import QUICK_BACKOFF, STREAM, Group
+from tests.processor.group import GROUP, STREAM, Group
 from tests.processor.proxy import Proxy
-from tests.processor.recorder import Recorder, fail_first_delivery
+from tests.processor.recorder import Recorder
 
 MEGABYTE = 1_000_000
 MEMORY = 48 * MEGABYTE
@@ -143,10 +143,10 @@ async def test_large_entries_of_an_ended_process_are_settled(any_group: Group, o
     await any_group.add(3)
     await any_group.add(2, {"picture": "x" * (10 * MEGABYTE)})
     await any_group.add(10, {"picture": "x" * MEGABYTE})
-    await any_group.client.xgroup_createconsumer(STREAM, "billing", owner)
-    await any_group.client.hset(f"{{{STREAM}}}:billing:consumers", owner, "1")  # type: ignore[misc] # ships a wrong type
+    await any_group.client.xgroup_createconsumer(STREAM, GROUP, owner)
+    await any_group.client.hset(group_key(STREAM, GROUP, "consumers"), owner, "1")  # type: ignore[misc] # ships a wrong type
     await any_group.client.execute_command(  # type: ignore[no-untyped-call] # ships no types for it
-        "EVAL", READ_ALL, 1, STREAM, "billing", owner
+        "EVAL", READ_ALL, 1, STREAM, GROUP, owner
     )
     await any_group.start(handler, "pod-a", concurrency=2)
     await handler.wait_until_finished(13, WITHIN)
@@ -158,7 +158,7 @@ READ_ALL = "return #redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'STREAMS
 
 async def test_postponed_entries_that_are_too_large_together_are_handled(any_group: Group) -> None:
     def fail(message: Message) -> BaseException | None:
-        return Retry(timedelta(seconds=2.1)) if message.deliveries == 1 else None
+        return Retry(after=timedelta(seconds=2.1)) if message.deliveries == 1 else None
 
     handler = Recorder(fail)
     await any_group.add(8, {"picture": "x" * MEGABYTE})
@@ -171,7 +171,7 @@ async def test_postponed_entry_above_the_budget_of_another_pod_becomes_a_dead_le
     any_group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory_limit, "available_memory", lambda: 10 * MEMORY)
-    handler = Recorder(lambda _: Retry(timedelta(seconds=2.1)))
+    handler = Recorder(lambda _: Retry(after=timedelta(seconds=2.1)))
     await any_group.add(1, {"picture": "x" * (10 * MEGABYTE)})
     large_pod = await any_group.start(handler, "pod-b")
     await handler.wait_until_received(1, WITHIN)
@@ -180,6 +180,47 @@ async def test_postponed_entry_above_the_budget_of_another_pod_becomes_a_dead_le
     monkeypatch.setattr(memory_limit, "available_memory", lambda: MEMORY)
     await any_group.start(handler)
     await unreadable(any_group)
+
+
+async def test_replayed_unreadable_entry_is_handled_after_the_memory_was_raised(
+    any_group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [large] = await any_group.add(1, {"picture": "x" * (10 * MEGABYTE)})
+    processor = await any_group.start(Recorder())
+    await unreadable(any_group)
+    await processor.stop_listening()
+    store = dead_letter_store(any_group)
+    [dead_letter] = [each async for each in store.find()]
+    assert await store.replay(dead_letter) == large
+    assert await store.replay(dead_letter) is None
+    monkeypatch.setattr(memory_limit, "available_memory", lambda: 10 * MEMORY)
+    handler = Recorder()
+    await any_group.start(handler)
+    await handler.wait_until_finished(1)
+    await unreadable(any_group, 0)
+    assert [(message.message_id, message.deliveries) for message in handler.received] == [(large, 1)]
+
+
+async def test_unreadable_entry_is_not_replayed_after_its_entry_was_trimmed(any_group: Group) -> None:
+    [large] = await any_group.add(1, {"picture": "x" * (10 * MEGABYTE)})
+    await any_group.start(Recorder())
+    await unreadable(any_group)
+    await any_group.client.xdel(STREAM, large)
+    store = dead_letter_store(any_group)
+    [dead_letter] = [each async for each in store.find()]
+    with pytest.raises(InvalidSettings, match="contains no values and cannot be replayed"):
+        await store.replay(dead_letter)
+    await unreadable(any_group)
+
+
+async def test_unreadable_replay_for_another_group_is_acknowledged(any_group: Group) -> None:
+    marks = {"streamconsumer.origin-id": "5-0", "streamconsumer.replays": "3", "streamconsumer.replayed-for": "other"}
+    await any_group.add(1, {"picture": "x" * (10 * MEGABYTE), **marks})
+    await any_group.add(1, {"picture": "x" * (10 * MEGABYTE), **marks, "streamconsumer.replayed-for": GROUP})
+    await any_group.start(Recorder())
+    [dead_letter] = await unreadable(any_group)
+    assert dead_letter["streamconsumer.origin-id"] == "5-0"
+    assert dead_letter["streamconsumer.replays"] == "3"
 
 
 # -- larger than a limit of the server or the network ------------------------------------------------------------------

@@ -148,6 +148,11 @@ class DeadLetter:
     """Number of replays before the failure."""
 
     @property
+    def is_unreadable(self) -> bool:
+        """True if `fields` contains the size of each value instead of the value."""
+        return self.failure.reason == DeadLetterReason.UNREADABLE
+
+    @property
     def added_at(self) -> datetime | None:
         """Time at which the message was first added. None if the producer set an id that is not a time."""
         return entry_time(self.origin_id)
