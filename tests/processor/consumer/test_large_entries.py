@@ -144,7 +144,7 @@ async def test_large_entries_of_an_ended_process_are_settled(any_group: Group, o
     await any_group.add(2, {"picture": "x" * (10 * MEGABYTE)})
     await any_group.add(10, {"picture": "x" * MEGABYTE})
     await any_group.client.xgroup_createconsumer(STREAM, GROUP, owner)
-    await any_group.client.hset(group_key(STREAM, GROUP, "consumers"), owner, "1")  # type: ignore[misc] # ships a wrong type
+    await any_group.client.hset(group_key(STREAM, GROUP, "consumers"), owner, "1")
     await any_group.client.execute_command(  # type: ignore[no-untyped-call] # ships no types for it
         "EVAL", READ_ALL, 1, STREAM, GROUP, owner
     )

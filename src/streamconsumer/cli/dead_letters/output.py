@@ -48,9 +48,9 @@ def details(dead_letter: DeadLetter, now: datetime) -> Iterator[str]:
         if text:
             yield f"{name + ':':<15}{escape_unprintable(text)}"
     yield "fields:"
-    for name, value in _field_pairs(dead_letter):
-        text = _printable_bytes(value)
-        yield f"  {_printable_bytes(name)} = {f'({text} bytes, not stored)' if dead_letter.is_unreadable else text}"
+    value_format = "({} bytes, not stored)" if dead_letter.is_unreadable else "{}"
+    for field_name, value in _field_pairs(dead_letter):
+        yield f"  {_printable_bytes(field_name)} = {value_format.format(_printable_bytes(value))}"
 
 
 def as_json(dead_letter: DeadLetter) -> dict[str, Any]:
