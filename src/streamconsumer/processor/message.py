@@ -61,6 +61,9 @@ class Entry:
     may_be_large = False
     """True if the size of the entry must be checked against `delivery.maxEntryBytes`."""
 
+    in_large_reply = False
+    """True if the entry was read in a large reply, so that the memory it occupies must be measured."""
+
     is_trial = False
     """True if the current attempt is a trial: the one attempt that an open circuit breaker allows at a time."""
 
@@ -116,7 +119,8 @@ class Entry:
     def redelivered(cls, message_id: bytes, fields: Sequence[bytes], deliveries: int) -> "Entry":
         """Create an entry that some consumer has received before. Its next attempt must be counted in Redis."""
         entry = cls(message_id.decode(), fields)
-        entry.deliveries, entry.attempt_counted, entry.may_be_large = deliveries, False, True
+        entry.deliveries, entry.attempt_counted = deliveries, False
+        entry.may_be_large = entry.in_large_reply = True
         return entry
 
     @classmethod

@@ -23,7 +23,7 @@ _PROC, _CGROUP = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, slots=True)
 class MemoryLimits:
-    """Sizes in bytes, with VALUE_BYTES for each value."""
+    """Sizes in bytes. The sizes of reads and replies include VALUE_BYTES for each value."""
 
     read_bytes: int
     """Approximate size of the entries that one read or one claim requests."""
@@ -31,12 +31,15 @@ class MemoryLimits:
     reply_bytes: int
     """Maximum size of one reply, and of one entry. A larger entry becomes a dead letter without its values."""
 
+    in_flight_bytes: int
+    """Memory that large entries in flight may occupy. Above this limit, the processor reads no further entries."""
+
 
 def memory_limits(max_entry_bytes: int, memory_bytes: int | None = None) -> MemoryLimits:
     """Return the limits of a process. `memory_bytes` is by default the memory that this process may use."""
     memory = memory_bytes or available_memory()
     reply_bytes = min(memory // 12, max(MAX_READ_BYTES, 2 * max_entry_bytes))
-    return MemoryLimits(min(MAX_READ_BYTES, memory // 16, reply_bytes), reply_bytes)
+    return MemoryLimits(min(MAX_READ_BYTES, memory // 16, reply_bytes), reply_bytes, memory // 8)
 
 
 @cache

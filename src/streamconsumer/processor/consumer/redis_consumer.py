@@ -23,6 +23,7 @@ from streamconsumer.processor.consumer.memory_limit import memory_limits
 from streamconsumer.processor.consumer.pending_entries import PAGE_SIZE, PendingEntries, PendingEntry
 from streamconsumer.processor.consumer.preflight import run_preflight_checks
 from streamconsumer.processor.consumer.raw_connection import (
+    LARGE_REPLY_BYTES,
     ConnectionCut,
     RawConnection,
     UnreadableReply,
@@ -265,6 +266,9 @@ class RedisConsumer:
         self._last_delivered_id = entries[-1].message_id
         self._metrics.record_queue_time(len(entries), entries[0].message_id, self._last_delivered_id)
         self.read_size.on_received(len(entries), received, count)
+        if received > LARGE_REPLY_BYTES:
+            for entry in entries:
+                entry.in_large_reply = True
         if received > self.manager.delivery.max_entry_bytes:  # a smaller reply cannot contain an oversized entry
             for entry in entries:
                 entry.may_be_large, entry.is_first_delivery = True, False
