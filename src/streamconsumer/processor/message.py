@@ -222,6 +222,14 @@ class AsciiEntry(TextEntry):
     is_ascii = True
 
 
+def new_entries(raw_entries: Sequence[Any], encoding: Encoding, *, is_ascii: bool) -> list[Entry]:
+    """Parse entries that were read for the first time. `is_ascii` is True if the reply contained only ASCII."""
+    if encoding == "bytes":
+        return [BytesEntry(message_id.decode(), fields) for message_id, fields in raw_entries]
+    kind = AsciiEntry if is_ascii else TextEntry
+    return [kind(message_id, texts) for message_id, texts in raw_entries]
+
+
 @dataclass(slots=True)  # not frozen, which would triple the cost of creating one
 class Message:
     """A message in a handler, as returned by `current_message()`."""

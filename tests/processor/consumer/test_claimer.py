@@ -244,6 +244,7 @@ async def test_settled_entry_is_not_renewed_while_the_rest_of_its_batch_is_settl
         in_flight_ids=in_flight.ids,
         on_lost=lost.extend,
         is_alive=lambda: True,
+        is_receiving=lambda: False,
     )
     write_many = consumer._dead_letter_writer.write_many
 

@@ -270,6 +270,20 @@ async def test_reply_that_arrives_slowly_is_awaited(any_group: Group, proxy: Pro
     assert processor.metrics.redis_errors == 0
 
 
+async def test_peer_does_not_claim_an_entry_that_arrives_slowly(any_group: Group, proxy: Proxy) -> None:
+    proxy.delay_seconds = 0.15
+    handler = Recorder()
+    slow_pod = await any_group.start(handler, manager=any_group.manager(proxy.url))
+    await any_group.wait_until_reading()
+    [large] = await any_group.add(1, {"picture": "x" * (3 * MEGABYTE)})
+    await any_group.start(handler, "pod-b")
+    await handler.wait_until_finished(1, WITHIN)
+    await unreadable(any_group, 0)
+    assert handler.ids == [large]
+    assert slow_pod.metrics.lost_ownership == 0
+    assert handler.received[0].consumer == "pod-a"
+
+
 # -- cost --------------------------------------------------------------------------------------------------------------
 
 

@@ -68,6 +68,7 @@ class PendingClaimer:
             in_flight_ids=in_flight_ids,
             on_lost=on_lost,
             is_alive=is_alive,
+            is_receiving=lambda: self._consumer.is_receiving,
         )
         heartbeat.start()
         return heartbeat.stop

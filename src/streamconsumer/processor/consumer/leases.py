@@ -101,6 +101,10 @@ return 0
 schedule was deleted or evicted."""
 
 
+ALMOST_LAST_ID = f"{2**64 - 1}-{2**64 - 2}"
+"""Entry id after which only one entry can exist. XREADGROUP treats the last possible id like `>`."""
+
+
 class Leases:
     """Leases of one consumer on entries, and its registration as a member of the group."""
 
@@ -137,6 +141,11 @@ class Leases:
         """Renew the leases of entries. Returns the ids of entries that another consumer owns."""
         sorted_ids = sorted(message_ids, key=replies.parse_id)
         return [lost.decode() for lost in await self._run_script(RENEW, [self._schedule_key], *sorted_ids)]
+
+    async def show_activity(self) -> None:
+        """Reset the idle time of this consumer, without a change of its entries."""
+        read = ("XREADGROUP", "GROUP", self._group, self._consumer_name, "COUNT", 1)
+        await self._execute(*read, "STREAMS", self._stream, ALMOST_LAST_ID)
 
     async def start_attempt(self, message_id: str, deliveries: int) -> int:
         """Store the delivery count of an entry before its next attempt.

@@ -34,7 +34,7 @@ from streamconsumer.processor.consumer.reader_registry import ReaderRegistry
 from streamconsumer.processor.consumer.replay import OwnPendingReplay
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter, EncodedDeadLetter, chunks_by_size
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.message import AsciiEntry, BytesEntry, ConsumerId, Entry, TextEntry, is_suspect
+from streamconsumer.processor.message import ConsumerId, Entry, is_suspect, new_entries
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
@@ -191,6 +191,11 @@ class RedisConsumer:
                 raise InvalidSettings(problem)
             self.manager.command_refused.clear()
 
+    @property
+    def is_receiving(self) -> bool:
+        """True while a large reply is being received. The heartbeat then shows that this consumer is alive."""
+        return self._bounded_reads.is_receiving or (self._connection is not None and self._connection.is_receiving)
+
     async def interrupt_read(self) -> None:
         """End a blocking read. Repeats CLIENT UNBLOCK, because the command has no effect before the read blocks."""
         while not self._idle.is_set():
@@ -262,7 +267,7 @@ class RedisConsumer:
         is_ascii, connection.is_ascii = connection.is_ascii, True
         if not raw_entries:
             return []
-        entries = self._to_entries(raw_entries, is_ascii=is_ascii)
+        entries = new_entries(raw_entries, self.encoding, is_ascii=is_ascii)
         self._last_delivered_id = entries[-1].message_id
         self._metrics.record_queue_time(len(entries), entries[0].message_id, self._last_delivered_id)
         self.read_size.on_received(len(entries), received, count)
@@ -273,12 +278,6 @@ class RedisConsumer:
             for entry in entries:
                 entry.may_be_large, entry.is_first_delivery = True, False
         return entries
-
-    def _to_entries(self, raw_entries: list[Any], *, is_ascii: bool) -> list[Entry]:
-        if self.encoding == "bytes":
-            return [BytesEntry(message_id.decode(), fields) for message_id, fields in raw_entries]
-        kind = AsciiEntry if is_ascii else TextEntry
-        return [kind(message_id, texts) for message_id, texts in raw_entries]
 
     async def claim(self, pending: Sequence[PendingEntry], idle: timedelta) -> Claimed:
         """Claim pending entries for this consumer."""
