@@ -52,16 +52,19 @@ def details(dead_letter: DeadLetter, now: datetime) -> Iterator[str]:
         if text:
             yield f"{name + ':':<15}{printable(text)}"
     yield "fields:"
-    yield from (f"  {_printable_bytes(name)} = {_printable_bytes(value)}" for name, value in _field_pairs(dead_letter))
+    value_format = "({} bytes, not stored)" if dead_letter.is_unreadable else "{}"
+    for field_name, value in _field_pairs(dead_letter):
+        yield f"  {_printable_bytes(field_name)} = {value_format.format(_printable_bytes(value))}"
 
 
 def as_json(dead_letter: DeadLetter) -> dict[str, Any]:
     """Return the dead letter as a JSON document.
 
     Each field of the message has `name` and `value` as text. If the bytes are not UTF-8, `nameBase64` or `valueBase64`
-    contains them in base64.
+    contains them in base64. Instead of `value`, the fields of an unreadable message have `sizeBytes`.
     """
     failure = dead_letter.failure
+    json_value = _json_size if dead_letter.is_unreadable else _json_value
     return {
         "id": dead_letter.dead_letter_id,
         "deadLetteredAt": _to_iso(dead_letter.dead_lettered_at),
@@ -76,9 +79,7 @@ def as_json(dead_letter: DeadLetter) -> dict[str, Any]:
         "deliveries": failure.deliveries,
         "replays": dead_letter.replays,
         "traceparent": failure.traceparent or None,
-        "fields": [
-            {**_json_field("name", name), **_json_field("value", value)} for name, value in _field_pairs(dead_letter)
-        ],
+        "fields": [{**_json_field("name", name), **json_value(value)} for name, value in _field_pairs(dead_letter)],
     }
 
 
@@ -94,6 +95,14 @@ def _json_field(name: str, value: bytes) -> dict[str, str]:
         return {name: value.decode()}
     except UnicodeDecodeError:
         return {f"{name}Base64": base64.b64encode(value).decode()}
+
+
+def _json_value(value: bytes) -> dict[str, str]:
+    return _json_field("value", value)
+
+
+def _json_size(value: bytes) -> dict[str, int | None]:
+    return {"sizeBytes": int(value) if value.isdigit() else None}
 
 
 def _field_pairs(dead_letter: DeadLetter) -> Iterator[tuple[bytes, bytes]]:

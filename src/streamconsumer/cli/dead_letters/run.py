@@ -109,10 +109,13 @@ async def _replay(options: Options) -> int:
             return await _dry_run(target, store, selection, "replay")
         with _progress("replayed", selection) as progress:
             async for dead_letter in rate_limited(selection.dead_letters(), options["rate"]):
-                if await store.replay(dead_letter):
-                    progress.done += 1
-                else:
-                    selection.missing += 1
+                try:
+                    if await store.replay(dead_letter):
+                        progress.done += 1
+                    else:
+                        selection.missing += 1
+                except InvalidSettings as error:
+                    selection.reject(error)
                 progress.report()
         _report_skipped(target, store)
     return 1 if selection.rejected else 0
@@ -153,7 +156,7 @@ class _Selection:
         self.missing = 0
         """Number of selected dead letters that no longer exist."""
         self.rejected = 0
-        """Number of given ids that are not dead letters of this group."""
+        """Number of dead letters that cannot be processed, such as given ids of another group's dead letters."""
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Read the selected dead letters. Prints an error for each id that belongs to another group."""
@@ -165,12 +168,16 @@ class _Selection:
         async for dead_letter in self._store.find(_reasons(self._options), self._options["older_than"]):
             yield dead_letter
 
+    def reject(self, error: InvalidSettings) -> None:
+        """Print why a dead letter cannot be processed, and count it."""
+        self.rejected += 1
+        click.echo(f"refused: {error}", err=True)
+
     async def _get(self, dead_letter_id: str) -> DeadLetter | None:
         try:
             dead_letter = await self._store.get(dead_letter_id)
         except InvalidSettings as error:
-            self.rejected += 1
-            echo(f"refused: {error}", err=True)
+            self.reject(error)
             return None
         self.missing += dead_letter is None
         return dead_letter

@@ -71,6 +71,7 @@ class PendingClaimer:
             in_flight_ids=in_flight_ids,
             on_lost=on_lost,
             is_alive=is_alive,
+            is_receiving=lambda: self._consumer.is_receiving,
         )
         heartbeat.start()
         return heartbeat.stop
@@ -178,18 +179,18 @@ class PendingClaimer:
 
     async def _claim_pending(self, name: str, count: int, idle: timedelta) -> list[Entry]:
         with self._replay_on_error(), self._consumer.ack_buffer.acked_during() as acked_ids:
-            page = await self._consumer.pending_entries.page(name, min(count, self._consumer.max_count), idle=idle)
+            page_size = min(count, self._consumer.read_size.max_count)
+            page = await self._consumer.pending_entries.page(name, page_size, idle=idle)
             excluded = {*acked_ids, *self._consumer.in_flight_ids()}
             claimable = [pending for pending in page if pending.message_id not in excluded]
-            entries = await self._consumer.claim(claimable, idle)
-        return self._count_claimed([entry for entry in entries if entry.message_id not in acked_ids])
+            claimed = await self._consumer.claim(claimable, idle)
+        return self._count_claimed([entry for entry in claimed.entries if entry.message_id not in acked_ids])
 
     async def _claim_due(self, count: int) -> list[Entry]:
         with self._replay_on_error():
-            trimmed, entries = await self._consumer.leases.claim_due(min(count, self._consumer.max_count))
-        self._consumer.adapt_to_sizes(entries, count)
-        self._metrics.lost_to_trimming += trimmed
-        return self._count_claimed(entries)
+            claimed = await self._consumer.pending_entries.claim_due(min(count, self._consumer.read_size.max_count))
+        self._consumer.record_claimed(claimed, count)
+        return self._count_claimed(claimed.entries)
 
     @contextmanager
     def _replay_on_error(self) -> Iterator[None]:
@@ -200,7 +201,7 @@ class PendingClaimer:
         try:
             yield
         except BaseException:
-            self._consumer.request_replay()
+            self._consumer.replay.request()
             raise
 
     def _count_claimed(self, entries: list[Entry]) -> list[Entry]:

@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.dead_letters.record import DeadLetter, from_fields, replay_fields
 from streamconsumer.redis_client import replies
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from streamconsumer.redis_client.replies import Execute
 from streamconsumer.redis_client.reply_limits import ReplyTooLarge
 
@@ -37,6 +38,21 @@ return entries[1] and entries[1][1] or ''
 """
 """KEYS: the dead-letter stream. Returns the id of its last entry, or an empty string. The reply does not contain the
 fields of the entry, which may be large."""
+
+REDELIVER = """
+if #redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1]) == 0 then return '' end
+if #redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3]) == 0 then return 'gone' end
+if #redis.call('XPENDING', KEYS[1], ARGV[2], ARGV[3], ARGV[3], 1) == 0 then
+  redis.call('ZADD', KEYS[3], 0, ARGV[3])
+  redis.call('XCLAIM', KEYS[1], ARGV[2], ARGV[4], 0, ARGV[3], 'RETRYCOUNT', 0, 'FORCE', 'JUSTID')
+end
+redis.call('XDEL', KEYS[2], ARGV[1])
+return ARGV[3]
+"""
+"""Lua script that makes the original entry of a dead letter pending again and due immediately. KEYS: the stream, the
+dead-letter stream, the schedule of postponed entries. ARGV: the dead letter's id, the group, the entry's id, the pseudo
+consumer of postponed entries. Returns the entry's id, `gone` if the entry is no longer in the stream, or an empty
+string if the dead letter does not exist."""
 
 FIRST_PAGE_SIZE, MAX_PAGE_SIZE = 10, 1000
 TARGET_PAGE_BYTES = 4_000_000
@@ -111,10 +127,27 @@ class DeadLetterStore:
     async def replay(self, dead_letter: DeadLetter) -> str | None:
         """Add the message to its stream again and delete the dead letter.
 
-        Returns the new entry's id, or None if the dead letter no longer exists.
+        An unreadable dead letter contains no values. Its original entry becomes pending again instead.
+
+        Returns the id of the entry that is delivered, or None if the dead letter no longer exists. Raises
+        InvalidSettings if the original entry of an unreadable dead letter is no longer in the stream.
         """
+        if dead_letter.is_unreadable:
+            return await self._redeliver(dead_letter)
         move = ("EVAL", REPLAY, 2, self._stream, self._key, dead_letter.dead_letter_id, *replay_fields(dead_letter))
         return replies.text(await self._execute(*move), "XADD") or None
+
+    async def _redeliver(self, dead_letter: DeadLetter) -> str | None:
+        keys = (self._stream, self._key, group_key(self._stream, self._group, "postponed"))
+        entry_id = dead_letter.failure.message_id
+        arguments = (dead_letter.dead_letter_id, self._group, entry_id, POSTPONED_CONSUMER)
+        replayed = await self._execute("EVAL", REDELIVER, len(keys), *keys, *arguments)
+        if replayed == b"gone":
+            raise InvalidSettings(
+                f"dead letter {dead_letter.dead_letter_id} contains no values and cannot be replayed, because entry "
+                f"{entry_id} is no longer in stream {self._stream!r}; it is left unchanged"
+            )
+        return replies.text(replayed, "EVAL") or None
 
     async def drop(self, dead_letter_ids: Sequence[str]) -> int:
         """Delete dead letters permanently. Returns the number of deleted dead letters."""
