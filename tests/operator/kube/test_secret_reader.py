@@ -163,6 +163,21 @@ def test_a_refused_read_counts_as_a_revocation() -> None:
     run(test)
 
 
+def test_a_revocation_during_a_thousand_reads_causes_one_refused_read() -> None:
+    async def test() -> None:
+        fixture = Fixture("shop")
+        reads = [asyncio.create_task(fixture.read(name=f"redis-{number}")) for number in range(1000)]
+        while len(fixture.kube.requests) < 100:
+            await asyncio.sleep(0)
+        fixture.kube.granted = set()
+        texts = await asyncio.gather(*reads)
+        reads_sent = [each for each in fixture.kube.requests if each.startswith("get")]
+        assert len(reads_sent) == texts.count("hunter2") + 1
+        assert texts[-1].endswith(COMMAND)
+
+    run(test)
+
+
 def test_a_failed_check_keeps_the_last_result() -> None:
     async def test() -> None:
         fixture = Fixture("shop")
