@@ -167,12 +167,12 @@ def test_a_revocation_during_a_thousand_reads_causes_one_refused_read() -> None:
     async def test() -> None:
         fixture = Fixture("shop")
         reads = [asyncio.create_task(fixture.read(name=f"redis-{number}")) for number in range(1000)]
-        while len(fixture.kube.requests) < 100:
+        for _ in range(100):  # iterations of the event loop, in which some reads succeed
             await asyncio.sleep(0)
         fixture.kube.granted = set()
         texts = await asyncio.gather(*reads)
         reads_sent = [each for each in fixture.kube.requests if each.startswith("get")]
-        assert len(reads_sent) == texts.count("hunter2") + 1
+        assert 1 <= texts.count("hunter2") == len(reads_sent) - 1
         assert texts[-1].endswith(COMMAND)
 
     run(test)
