@@ -166,6 +166,8 @@ def test_a_refused_read_counts_as_a_revocation() -> None:
 def test_a_revocation_during_a_thousand_reads_causes_one_refused_read() -> None:
     async def test() -> None:
         fixture = Fixture("shop")
+        await fixture.read()
+        fixture.kube.requests.clear()
         reads = [asyncio.create_task(fixture.read(name=f"redis-{number}")) for number in range(1000)]
         for _ in range(100):  # iterations of the event loop, in which some reads succeed
             await asyncio.sleep(0)
