@@ -149,6 +149,7 @@ def holds(check: Callable[[], bool], namespace: Namespace) -> None:
     assert check()
 
 
+@pytest.mark.timeout(400)
 def test_the_printed_command_grants_the_permission_and_restarts_no_pod(
     installation: Installation, redis: RedisServer
 ) -> None:

@@ -163,6 +163,23 @@ def test_a_refused_read_counts_as_a_revocation() -> None:
     run(test)
 
 
+def test_a_revocation_during_a_thousand_reads_causes_one_refused_read() -> None:
+    async def test() -> None:
+        fixture = Fixture("shop")
+        await fixture.read()
+        fixture.kube.requests.clear()
+        reads = [asyncio.create_task(fixture.read(name=f"redis-{number}")) for number in range(1000)]
+        for _ in range(100):  # iterations of the event loop, in which some reads succeed
+            await asyncio.sleep(0)
+        fixture.kube.granted = set()
+        texts = await asyncio.gather(*reads)
+        reads_sent = [each for each in fixture.kube.requests if each.startswith("get")]
+        assert 1 <= texts.count("hunter2") == len(reads_sent) - 1
+        assert texts[-1].endswith(COMMAND)
+
+    run(test)
+
+
 def test_a_failed_check_keeps_the_last_result() -> None:
     async def test() -> None:
         fixture = Fixture("shop")

@@ -46,12 +46,10 @@ class _Access:
 
     is_granted: bool | None = None
     """None before the first check."""
-    is_proven: bool = False
-    """True if a Secret was read since the permission was granted. Until then, reads wait for each other, because the
-    API server may refuse a read although the check succeeded."""
     checked_seconds: float = 0.0
     used_seconds: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Lock of every request. Reads wait for each other, so that a revoked permission causes one refused read."""
 
 
 class SecretReader:
@@ -84,11 +82,8 @@ class SecretReader:
         if kind != "Secret":
             return await self._kube.get_config_object(kind, namespace, name)
         access = await self._granted_access(namespace)
-        if not access.is_proven:
-            async with access.lock:
-                if not access.is_proven:
-                    return await self._read(namespace, name, access)
-        return await self._read(namespace, name, access)
+        async with access.lock:
+            return await self._read(namespace, name, access)
 
     async def get_secret(self, namespace: str, name: str) -> dict[str, bytes] | None:
         """Return the decoded data of a Secret, or None if the Secret does not exist. Raises PermissionDenied."""
@@ -128,12 +123,10 @@ class SecretReader:
         if not access.is_granted:  # revoked while this read waited for another read
             raise await self._denied(namespace)
         try:
-            secret = await self._kube.get_config_object("Secret", namespace, name)
+            return await self._kube.get_config_object("Secret", namespace, name)
         except PermissionDenied:
             self._record(namespace, access, is_granted=False)
             raise await self._denied(namespace) from None
-        access.is_proven = True
-        return secret
 
     async def _update(self, namespace: str, access: _Access) -> None:
         try:
@@ -146,10 +139,7 @@ class SecretReader:
 
     def _record(self, namespace: str, access: _Access, *, is_granted: bool) -> None:
         was_granted, access.is_granted, access.checked_seconds = access.is_granted, is_granted, self._clock()
-        if was_granted == is_granted:
-            return
-        access.is_proven = False
-        if was_granted is not None:
+        if was_granted not in {None, is_granted}:
             log.info("permission to get Secrets has changed", extra={"namespace": namespace, "granted": is_granted})
             self._on_change(namespace)
 
