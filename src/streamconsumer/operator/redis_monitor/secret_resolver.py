@@ -79,7 +79,7 @@ def _inline_settings(settings: RedisSettings, values: dict[str, str]) -> InlineR
     """Insert the values from Secrets into the settings, instead of the paths of files."""
     fields: dict[str, Any] = {name: value for name, value in settings if name not in values}
     texts = {setting.removesuffix("_file"): value.rstrip("\r\n") for setting, value in values.items()}
-    return InlineRedisSettings(**fields, **texts)
+    return InlineRedisSettings(**{**fields, **texts})
 
 
 def _secret_texts(values: dict[str, str], address: RedisAddress) -> list[str]:
