@@ -41,7 +41,7 @@ class RedisUrl:
     """Parsed URL of a Redis server."""
 
     scheme: str
-    """`redis`, `rediss` for TLS, or `unix`."""
+    """Either `redis`, `rediss` (TLS) or `unix`."""
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     database: int = 0

@@ -152,6 +152,6 @@ async def _first_reply(
     for address in addresses:
         try:
             return address, parse_reply(address, await execute_once(credentials, address, *command))
-        except (RedisError, OSError, LookupError, TypeError, ValueError) as error:
+        except (RedisError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
             problems.append(f"{address.host}:{address.port}: {' '.join(str(error).split())}")
     raise RedisConnectionError(f"{failure_message} ({'; '.join(problems)})")

@@ -145,7 +145,7 @@ async def resolve_redis_settings(client: KubeClient, consumer: StreamConsumer) -
     """Return the connection settings, or the problem as text."""
     try:
         resolved = await resolve_redis_spec(consumer.spec.redis, consumer.namespace, client)
-    except PermissionDenied as error:
+    except (PermissionDenied, OSError) as error:
         return str(error)
     if isinstance(resolved, ProbeResult):
         condition = resolved.redis_reachable
