@@ -140,8 +140,8 @@ def parse_redis_url(url: str) -> RedisUrl:
         "password": _decode(password) or None,
     }
     for name, value in _parse_query(parts["query"], is_tls=parts["scheme"] == "rediss").items():
-        if values.get(name) is not None:
-            raise InvalidRedisUrl(f"sets the {name} twice: before the ? and after it; remove one of them")
+        if values.get(name) not in (None, value):
+            raise InvalidRedisUrl(f"has one {name} before the ? and another {name} after it; remove one of them")
         values[name] = value
     is_unverified = values.get("ssl_cert_reqs") == "none"
     return RedisUrl(
