@@ -104,6 +104,24 @@ async def test_ca_without_strict_x509_extensions_is_trusted(tmp_path: Path, star
     await tls_server.group.close()
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_long_certificate_chain_is_rejected_before_its_signatures_are_verified(
+    tmp_path: Path, start_redis: StartRedis, loop: str
+) -> None:
+    authority, port = Authority(tmp_path), free_port()
+    own = authority.sign("server")
+    short = own.certificate.read_text()
+    own.certificate.write_text(short + authority.file.read_text() * 60)
+    files = {"tls-cert-file": own.certificate, "tls-key-file": own.key, "tls-ca-cert-file": authority.file}
+    start_redis({"tls-port": str(port), "tls-auth-clients": "no", **files})
+    access = RedisSettings(url=f"rediss://localhost:{port}/0", tls_ca_file=str(authority.file))
+    new_loop = pytest.importorskip("uvloop").new_event_loop if loop == "uvloop" else None
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        error = runner.run(execute_on(access))
+    assert error is not None
+    assert "more than 16384 bytes in the TLS handshake" in error.message
+
+
 async def test_error_names_a_missing_client_certificate(mutual: TlsServer) -> None:
     error = await execute_on(mutual.access(**mutual.trusted))
     assert error is not None

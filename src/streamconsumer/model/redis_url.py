@@ -41,14 +41,14 @@ class RedisUrl:
     """Parsed URL of a Redis server."""
 
     scheme: str
-    """`redis`, `rediss` for TLS, or `unix`."""
+    """Either `redis`, `rediss` (TLS) or `unix`."""
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     database: int = 0
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     socket_path: str = ""
-    """Path of a Unix socket. Empty for the other schemes."""
+    """Path of a Unix socket. Empty if the scheme is not `unix`."""
     verifies_certificate: bool = True
     verifies_host_name: bool = True
     connection_options: Mapping[str, Any] = field(default_factory=dict)
@@ -140,8 +140,8 @@ def parse_redis_url(url: str) -> RedisUrl:
         "password": _decode(password) or None,
     }
     for name, value in _parse_query(parts["query"], is_tls=parts["scheme"] == "rediss").items():
-        if values.get(name) is not None:
-            raise InvalidRedisUrl(f"sets the {name} twice: before the ? and after it; remove one of them")
+        if values.get(name) not in (None, value):
+            raise InvalidRedisUrl(f"has one {name} before the ? and another {name} after it; remove one of them")
         values[name] = value
     is_unverified = values.get("ssl_cert_reqs") == "none"
     return RedisUrl(

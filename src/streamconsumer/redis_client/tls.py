@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 MAX_CA_BYTES = 512 * 1024
 """Maximum size of the CA certificates. The bundle of a Linux distribution has about 230 kB."""
@@ -25,6 +26,11 @@ _CIPHERS = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:!aNULL:!eNULL:!aDSS:!
 """Python's default list without DHE. In DHE, the server selects the size of the numbers that the client calculates."""
 
 _CERTIFICATES, _KEYS = "CERTIFICATE", "(?:RSA |EC )?PRIVATE KEY"
+
+
+MAX_HANDSHAKE_BYTES = 16 * 1024
+"""Maximum number of bytes that a server can send before the end of the handshake. OpenSSL verifies the signatures of
+all certificates in one call, so that a long chain with unusual RSA keys could block the event loop for 0.5 s."""
 
 
 class InvalidPem(Exception):
@@ -65,6 +71,32 @@ class TlsMaterial:
         return context
 
 
+class _LimitedSslObject(ssl.SSLObject):
+    """TLS connection whose handshake ends with an error after MAX_HANDSHAKE_BYTES."""
+
+    incoming: ssl.MemoryBIO
+    _bytes_read = 0
+
+    def do_handshake(self) -> None:
+        pending = self.incoming.pending
+        if self._bytes_read + pending > MAX_HANDSHAKE_BYTES:
+            raise ssl.SSLError(f"the server sent more than {MAX_HANDSHAKE_BYTES} bytes in the TLS handshake")
+        try:
+            super().do_handshake()
+        finally:
+            self._bytes_read += pending - self.incoming.pending
+
+
+class _LimitedContext(ssl.SSLContext):
+    sslobject_class = _LimitedSslObject
+
+    def wrap_bio(self, incoming: ssl.MemoryBIO, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        wrapped = super().wrap_bio(incoming, *arguments, **options)
+        assert isinstance(wrapped, _LimitedSslObject)
+        wrapped.incoming = incoming
+        return wrapped
+
+
 @cache
 def _system_context(verifies_certificate: bool, verifies_host_name: bool) -> ssl.SSLContext:
     context = _new_context(verifies_certificate, verifies_host_name)
@@ -73,7 +105,7 @@ def _system_context(verifies_certificate: bool, verifies_host_name: bool) -> ssl
 
 
 def _new_context(verifies_certificate: bool, verifies_host_name: bool) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = _LimitedContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CIPHERS)
     context.check_hostname = verifies_certificate and verifies_host_name

@@ -168,7 +168,7 @@ async def _first_reply(
     for address in addresses:
         try:
             return address, parse_reply(address, await execute_once(credentials, address, *command))
-        except (RedisError, OSError, LookupError, TypeError, ValueError) as error:
+        except (RedisError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error.__cause__, DestinationNotAllowed):
                 refusal = DestinationNotAllowed(f"{address.host}: {error.__cause__}")
             all_replied = all_replied and isinstance(error, LookupError)

@@ -171,6 +171,8 @@ async def resolve_redis_settings(client: KubeClient, consumer: StreamConsumer) -
         resolved = await resolve_redis_spec(consumer.spec.redis, consumer.namespace, client)
     except PermissionDenied:
         return SECRETS_UNREADABLE
+    except OSError as error:
+        return str(error)
     return resolved.redis_reachable.message if isinstance(resolved, ProbeResult) else resolved
 
 

@@ -28,7 +28,7 @@ from streamconsumer.operator.redis_monitor.probe import (
     unexpected_reply,
     unreachable,
 )
-from streamconsumer.operator.redis_monitor.secret_resolver import ResolvedRedis, resolve_redis_spec
+from streamconsumer.operator.redis_monitor.secret_resolver import ResolvedRedis, read_secret_values, resolve_values
 from streamconsumer.operator.redis_monitor.stream_health import StreamHealth
 from streamconsumer.operator.redis_monitor.wakeup import TIMEOUT_SECONDS as WAKEUP_TIMEOUT_SECONDS
 from streamconsumer.operator.redis_monitor.wakeup import ScaleFromZeroWatcher
@@ -71,6 +71,8 @@ class EndpointPoller:
         self._network, self._may_keep = network, False
         self._due: set[Key] = set()
         self._wakeup = asyncio.Event()
+        self._checked: tuple[dict[str, str], ResolvedRedis | ProbeResult] | None = None
+        """Last values from Secrets, and the result of their check, so that unchanged values are not checked again."""
         self._resolved: ResolvedRedis | None = None
         self._client: PipelineClient | None = None
         self._secrets_read_seconds = float("-inf")
@@ -286,14 +288,20 @@ class EndpointPoller:
                 await self._secrets.check(self._namespace)
             if self._client is not None and now - self._secrets_read_seconds < MAX_SECRETS_AGE_SECONDS:
                 return None
-            resolved = await resolve_redis_spec(self._redis, self._namespace, self._secrets)
+            values = await read_secret_values(self._redis, self._namespace, self._secrets)
         except PermissionDenied as error:
+            self._checked = None
             await self._disconnect()
             return unreachable(StreamReason.SECRETS_NOT_READABLE, str(error), status="Unknown")
+        if isinstance(values, ProbeResult):
+            return values
+        if self._checked is None or self._checked[0] != values:
+            self._checked = values, await resolve_values(self._redis, values)
+        resolved = self._checked[1]
         if isinstance(resolved, ProbeResult):
             return resolved
         self._secrets_read_seconds = now
-        if self._client is not None and self._resolved is not None and resolved.values == self._resolved.values:
+        if self._client is not None and self._resolved is resolved:
             return None
         try:
             await self._connect(resolved)

@@ -38,8 +38,6 @@ class ResolvedRedis:
     """Settings of a `PipelineClient`, without files."""
 
     settings: InlineRedisSettings
-    values: dict[str, str] = field(repr=False)
-    """Values from Secrets, by name of the setting. If a value has changed, a new connection is required."""
     _secrets: list[str] = field(repr=False)
 
     def redact(self, message: str) -> str:
@@ -54,20 +52,34 @@ class ResolvedRedis:
 async def resolve_redis_spec(redis: RedisSpec, namespace: str, secrets: SecretSource) -> ResolvedRedis | ProbeResult:
     """Read the Secrets and build the settings. Returns a failed ProbeResult if a Secret or a setting is unusable.
     Raises PermissionDenied if reading a Secret is not allowed."""
+    values = await read_secret_values(redis, namespace, secrets)
+    return values if isinstance(values, ProbeResult) else await resolve_values(redis, values)
+
+
+async def read_secret_values(redis: RedisSpec, namespace: str, secrets: SecretSource) -> dict[str, str] | ProbeResult:
+    """Return the values from Secrets, by name of the setting. Returns a failed ProbeResult if a Secret is unusable.
+    Raises PermissionDenied if reading a Secret is not allowed."""
     values: dict[str, str] = {}
     for setting, _, ref in secret_files(redis):
         value = await _secret_value(secrets, namespace, ref)
         if isinstance(value, ProbeResult):
             return value
         values[setting] = value
+    return values
+
+
+async def resolve_values(redis: RedisSpec, values: dict[str, str]) -> ResolvedRedis | ProbeResult:
+    """Build and check the settings. Returns a failed ProbeResult if they are unusable.
+
+    A check of certificates takes up to 0.2 s of a thread. Raises OSError if no thread is available for too long."""
     try:
         settings = _inline_settings(redis_settings(redis), values)
         credentials = topology(settings, "").credentials
         _check_scheme(credentials.scheme)
         await run_in_thread(credentials.check_certificates)
-    except (ValidationError, InvalidSettings, OSError) as error:
+    except (ValidationError, InvalidSettings) as error:
         return unreachable(StreamReason.INVALID_SETTINGS, _settings_error_message(error, redis))
-    return ResolvedRedis(settings, values, _secret_texts(values, credentials.address()))
+    return ResolvedRedis(settings, _secret_texts(values, credentials.address()))
 
 
 def _check_scheme(scheme: str) -> None:
@@ -79,7 +91,7 @@ def _inline_settings(settings: RedisSettings, values: dict[str, str]) -> InlineR
     """Insert the values from Secrets into the settings, instead of the paths of files."""
     fields: dict[str, Any] = {name: value for name, value in settings if name not in values}
     texts = {setting.removesuffix("_file"): value.rstrip("\r\n") for setting, value in values.items()}
-    return InlineRedisSettings(**fields, **texts)
+    return InlineRedisSettings(**{**fields, **texts})
 
 
 def _secret_texts(values: dict[str, str], address: RedisAddress) -> list[str]:
