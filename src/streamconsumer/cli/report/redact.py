@@ -1,4 +1,5 @@
-"""Removes values of Secrets, PEM blocks and the credentials of URLs from texts, and counts the removals.
+"""Removes values of Secrets, PEM blocks, the credentials of URLs and the shapes of other secrets from texts, and counts
+the removals.
 
 For each value, one regular expression matches all its spellings: each character can be plain, percent-encoded or
 escaped as in JSON or Python, in several layers. Further expressions find the value at any position within base64.
@@ -12,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlsplit
+
+from streamconsumer.cli.report.secret_shapes import secret_spans
 
 URL_CREDENTIALS, URL_QUERY, PEM_BLOCK = "URL credentials", "URL query", "PEM block"
 
@@ -58,13 +61,15 @@ class Redactor:
         self._patterns = [(re.compile(each), label) for part, label in labels.items() for each in _part_patterns(part)]
 
     def redact(self, text: str) -> str:
-        """Return the text without secret values, URL credentials and PEM blocks."""
+        """Return the text without secret values, URL credentials, PEM blocks and other texts with the shape of a
+        secret."""
         spans = [
             (*match.span(match.lastindex or 0), label)
             for pattern, label in (*self._patterns, *_GENERAL_PATTERNS)
             for match in pattern.finditer(text)
             if match.lastindex or not pattern.groups
         ]
+        spans += secret_spans(text)
         parts, position = [], 0
         for start, end, label in sorted(spans, key=lambda span: (span[0], -span[1])):
             if start >= position:
