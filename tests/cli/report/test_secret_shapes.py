@@ -209,3 +209,11 @@ def test_opaque_tokens_are_random_and_of_three_kinds() -> None:
     assert is_opaque(RANDOM)
     assert not is_opaque("0123456789abcdef" * 4)
     assert not is_opaque("InvalidOrderReferenceNumberException2ForCustomer12")
+
+
+def test_known_value_within_a_shape_keeps_its_label_and_the_rest_is_removed() -> None:
+    redactor = Redactor({"Secret shop/redis, key password": SECRET.encode()})
+    removed = "(removed: Secret shop/redis, key password)"
+    assert redactor.redact(f"connect with password={SECRET} failed") == f"connect with password={removed} failed"
+    text = redactor.redact(f"password: {SECRET} and-another-one\nport: 6379")
+    assert text == f"password: {removed}(removed: value of a secret setting)\nport: 6379"
