@@ -32,10 +32,10 @@ _NAME = (
 
 _QUOTE = r"""(?:\\*["'`]|\\+u00(?:22|27)|%(?:25)*2[27]|&(?:quot|apos|\#3[49]);)"""
 _SPACE = r"(?:\s|\+|%(?:25)*20|\\+[nrt])"
-_SEPARATOR = (
-    rf"(?:{_QUOTE}?{_SPACE}{{0,8}}+(?:[:=]>?|%(?:25)*3[AaDd]){_SPACE}{{0,8}}+"
-    rf"|{_QUOTE}{_SPACE}{{0,8}}+,{_SPACE}{{0,8}}+)\[?"
-)
+_SEPARATOR = rf"{_QUOTE}?{_SPACE}{{0,8}}+(?:[:=]>?|%(?:25)*3[AaDd]){_SPACE}{{0,8}}+\[?"
+_COMMA = rf"{_QUOTE}{_SPACE}{{0,8}}+,{_SPACE}{{0,8}}+\[?"
+"""Separator in lists, such as the arguments of a command or the headers of a request."""
+
 _QUOTED = (
     r"""[bru]{0,2}(?P<backslashes>\\*)(?P<quote>["'`])(?P<quoted>(?:(?!(?<!\\)(?P=backslashes)(?P=quote))[^\r\n])+)"""
 )
@@ -72,7 +72,13 @@ _PATTERNS = [
         ASSIGNMENT,
     ),
     (re.compile(rf"(?i:{_NAME})[\w.-]{{0,64}}+{_SEPARATOR}(?:{_QUOTED}|{_WORD})"), ASSIGNMENT),
-    (re.compile(rf"(?i:{_NAME})[\w.-]{{0,64}}+(?i:\s{{1,8}}(?:is|was|of))?\s{{1,8}}{_QUOTED}"), ASSIGNMENT),
+    (re.compile(rf"(?i:{_NAME})[\w.-]{{0,64}}+{_COMMA}{_QUOTED}"), ASSIGNMENT),
+    (
+        re.compile(
+            rf"(?i:pass(?:word|wd|phrase|code)|token|api[ _-]?key)(?i:\s{{1,8}}(?:is|was))?\s{{1,8}}(?!`){_QUOTED}"
+        ),
+        ASSIGNMENT,
+    ),
     (
         re.compile(
             r"(?i:password|passphrase|passwd)\s+(?i:is|was)\s+"
