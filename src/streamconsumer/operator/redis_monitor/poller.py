@@ -288,16 +288,11 @@ class EndpointPoller:
                 await self._secrets.check(self._namespace)
             if self._client is not None and now - self._secrets_read_seconds < MAX_SECRETS_AGE_SECONDS:
                 return None
-            values = await read_secret_values(self._redis, self._namespace, self._secrets)
+            resolved = await self._resolve()
         except PermissionDenied as error:
             self._checked = None
             await self._disconnect()
             return unreachable(StreamReason.SECRETS_NOT_READABLE, str(error), status="Unknown")
-        if isinstance(values, ProbeResult):
-            return values
-        if self._checked is None or self._checked[0] != values:
-            self._checked = values, await resolve_values(self._redis, values)
-        resolved = self._checked[1]
         if isinstance(resolved, ProbeResult):
             return resolved
         self._secrets_read_seconds = now
@@ -310,6 +305,15 @@ class EndpointPoller:
             await self._disconnect()
             return unreachable(StreamReason.INVALID_SETTINGS, message)
         return None
+
+    async def _resolve(self) -> ResolvedRedis | ProbeResult:
+        """Read the Secrets, and check the settings if a value has changed."""
+        values = await read_secret_values(self._redis, self._namespace, self._secrets)
+        if isinstance(values, ProbeResult):
+            return values
+        if self._checked is None or self._checked[0] != values:
+            self._checked = values, await resolve_values(self._redis, values)
+        return self._checked[1]
 
     async def _connect(self, resolved: ResolvedRedis) -> None:
         await self._disconnect()
