@@ -295,6 +295,13 @@ RULES_WITH_MESSAGE = [
         LABEL,
         topologySpreadConstraints=[{"topologyKey": "a b"}],
     ),
+    *(
+        _case(f"the label {key!r}", "nodeSelector", LABEL, nodeSelector={"a": "b", key: "c"})
+        for key in ("a b", "../x", "a\n", "a/b/c", "/a", "A.b/c", "x" * 64)
+    ),
+    _case("a label with a space", "podLabels", LABEL, podLabels={"a b": "c"}),
+    _case("an annotation with a line feed", "podAnnotations", LABEL, podAnnotations={"a\n": "c"}),
+    _case("a resource with a space", "resources.limits", LABEL, resources={"limits": {"a b": 1}}),
     _case("an image with a space", "image", IMAGE, image="shop --privileged"),
     _case("an image with a line feed", "image", IMAGE, image="shop:1.4\n"),
     _case(
@@ -365,6 +372,8 @@ RULES_WITHOUT_MESSAGE = [
     _case("a concurrency that is too large", "concurrency", concurrency=1001),
     _case("an unknown encoding", "encoding", encoding="latin-1"),
     _case("an unknown pull policy", "imagePullPolicy", imagePullPolicy="Sometimes"),
+    _case("an empty label", "nodeSelector", nodeSelector={"": "c"}),
+    _case("a label that is too long", "nodeSelector", nodeSelector={f"{'x' * 317}/a": "c"}),
     _case("an empty image", "image", image=""),
     _case("a negative number of pods", "replicas", replicas=-1),
     _case("too many pods", "replicas", replicas=1001),

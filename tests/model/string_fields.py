@@ -142,6 +142,18 @@ def _string_fields(schema: Schema, path: Path) -> Iterator[tuple[str, Schema]]:
         yield from _string_fields(schema["additionalProperties"], (*path, KEY))
 
 
+def map_fields() -> Iterator[tuple[str, Schema]]:
+    """Yield the path of every map of the spec, with its schema."""
+    yield from _map_fields(structural_schema(StreamConsumerSpec), ())
+
+
+def _map_fields(schema: Schema, path: Path) -> Iterator[tuple[str, Schema]]:
+    if "additionalProperties" in schema:
+        yield ".".join(map(str, path)), schema
+    for name, inner in schema.get("properties", {}).items():
+        yield from _map_fields(inner, (*path, name))
+
+
 def with_value(field: str, value: Any, name: str = "orders") -> Manifest:
     """Return a valid manifest except for the value of the field."""
     path = [int(part) if part.isdecimal() else part for part in field.split(".")]

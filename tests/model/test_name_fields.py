@@ -8,9 +8,18 @@ from streamconsumer.errors import InvalidResource
 from streamconsumer.model.name_fields import LABEL_KEY, NAMESPACE, OBJECT_NAME, REDIS_NAME
 from streamconsumer.model.spec import StreamConsumer
 from tests.model.examples import Manifest, manifest
-from tests.model.string_fields import ATTACKS, CONTROL_ATTACKS, FREE_TEXTS, FULL_SPECS, string_fields, with_value
+from tests.model.string_fields import (
+    ATTACKS,
+    CONTROL_ATTACKS,
+    FREE_TEXTS,
+    FULL_SPECS,
+    map_fields,
+    string_fields,
+    with_value,
+)
 
 FIELDS = dict(string_fields())
+MAPS = dict(map_fields())
 NAMES = [field for field in FIELDS if field not in FREE_TEXTS]
 
 REDIS_TEXTS = ("stream", "consumerGroup", "orderingKey", "delivery.deadLetterStream", "telemetry.contextField")
@@ -43,11 +52,10 @@ def test_every_text_field_is_in_a_full_spec(field: str) -> None:
 
 @pytest.mark.parametrize("field", NAMES)
 def test_name_has_a_pattern_in_the_schema(field: str) -> None:
-    schema = FIELDS[field]
+    is_key = field.endswith("{key}.key")
+    schema = MAPS[field.removesuffix(".{key}.key")] if is_key else FIELDS[field]
     rules = [rule["rule"] for rule in schema.get("x-kubernetes-validations", [])]
-    assert (
-        field.endswith(".key") or "enum" in schema or "pattern" in schema or any("matches(" in each for each in rules)
-    )
+    assert {"enum", "pattern"} & set(schema) or any("matches(" in each for each in rules)
 
 
 @pytest.mark.parametrize(
