@@ -45,17 +45,19 @@ REPLIES = {
 
 
 @asynccontextmanager
-async def hostile_server(reply: bytes, *, endless: bool = False, close: bool = False) -> AsyncIterator[str]:
+async def hostile_server(
+    reply: bytes, *, endless: bool = False, close: bool = False, handshake: bool = True
+) -> AsyncIterator[str]:
     """Run a server that sends `reply` for each command. Yields the URL.
 
     If `endless` is True, the server then sends data until the client disconnects. If `close` is True, the server closes
-    the connection after the first reply.
+    the connection after the first reply. If `handshake` is False, the commands of the handshake also get `reply`.
     """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with closing(writer), suppress(OSError, asyncio.IncompleteReadError):
             while command := await _read_command(reader):
-                if command[0].upper() in {b"CLIENT", b"SELECT", b"AUTH"}:
+                if handshake and command[0].upper() in {b"CLIENT", b"SELECT", b"AUTH"}:
                     writer.write(b"+OK\r\n")
                     continue
                 writer.write(reply)

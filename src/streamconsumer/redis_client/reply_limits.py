@@ -258,4 +258,8 @@ def _to_integer(kind: int, line: bytes) -> int | None:
 
 
 def _invalid(data: bytes) -> InvalidResponse:
-    return InvalidResponse(f"found {data[:_MAX_NUMBER_LINE]!r}, expected a reply in the Redis protocol (RESP 2)")
+    """Return the error for data that is not RESP 2.
+
+    Only the first byte is quoted, because a condition must not show to a tenant how another service replies.
+    """
+    return InvalidResponse(f"found data that begins with {data[:1]!r}, expected a reply in the Redis protocol (RESP 2)")

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from streamconsumer.model.processor_settings import RedisSettings
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import ConditionState, StreamReason
 from streamconsumer.operator.kube.secret_reader import SecretReader
@@ -24,6 +26,8 @@ from streamconsumer.operator.redis_monitor.monitored_stream import (
 from streamconsumer.operator.redis_monitor.namespace_network import NamespaceNetwork
 from streamconsumer.operator.redis_monitor.poller import EndpointPoller
 from streamconsumer.redis_client.credentials import no_host_lookup
+from streamconsumer.redis_client.errors_table import RedisErrorInfo
+from streamconsumer.redis_client.pipeline_client import PipelineClient
 from tests.hostile_server import REPLIES, behaviour, hostile_server
 from tests.model.examples import manifest, stored
 
@@ -106,6 +110,24 @@ async def test_unexpected_reply_is_a_condition(name: str) -> None:
     assert conditions["GroupReady"].status != "True"
     assert conditions["GroupReady"].reason in {*ERRORS, StreamReason.NO_PERMISSION}
     assert all(len(condition.message) < 2000 for condition in conditions.values())
+    assert monitor.growth_bytes < MAX_GROWTH_BYTES
+    assert monitor.longest_seconds < MAX_CALLBACK_SECONDS
+
+
+@pytest.mark.parametrize("name", REPLIES)
+async def test_unexpected_reply_to_the_handshake_is_a_condition(name: str) -> None:
+    async with (
+        hostile_server(REPLIES[name], **behaviour(name), handshake=False) as url,
+        monitored_loop() as monitor,
+    ):
+        (conditions,) = await poll_once(url.removesuffix("0") + "1")
+        settings = RedisSettings(url=url, username="shop", password=SecretStr("secret"))
+        client = PipelineClient(settings, "orders", no_host_lookup)
+        replies = await client.execute([("PING",)])
+        await client.close()
+    assert conditions["GroupReady"].status != "True"
+    assert isinstance(replies, RedisErrorInfo)
+    assert "secret" not in replies.message
     assert monitor.growth_bytes < MAX_GROWTH_BYTES
     assert monitor.longest_seconds < MAX_CALLBACK_SECONDS
 

@@ -28,6 +28,7 @@ from streamconsumer.cli.status.run import status_item
 from streamconsumer.errors import InvalidResource, PermissionDenied
 from streamconsumer.model import names
 from streamconsumer.model.fields import quote_name
+from streamconsumer.operator.kube.api import api_error_message
 from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.kube.paths import label_selector
 
@@ -72,7 +73,7 @@ async def collect(options: Mapping[str, Any]) -> Bundle:
             pods += [(folder, pod) for pod in consumer_pods or []]
         unknown = await _read_secrets(bundle, client, [*consumers, *(pod for _, pod in pods)])
         for folder, resource in resources.items():
-            bundle.add(f"{folder}/streamconsumer.json", allow_list.streamconsumer_document(resource))
+            await bundle.add_response(f"{folder}/streamconsumer.json", _streamconsumer_document(resource))
             await bundle.add_response(f"{folder}/status.json", _status_document(client, resource))
             await bundle.add_response(f"{folder}/doctor.json", diagnose_resource(client, resource, context))
             namespace = resource["metadata"]["namespace"]
@@ -108,6 +109,9 @@ async def _read_secrets(bundle: Bundle, client: KubeClient, manifests: Sequence[
         except (InvalidResource, PermissionDenied) as error:
             unknown[secret] = str(error)
             continue
+        except Exception as error:  # noqa: BLE001 - an unreadable Secret must not prevent the report
+            unknown[secret] = api_error_message(error)
+            continue
         if not data and not optional:
             unknown[secret] = "not found or empty"
         values |= {f"{secret}, key {key}": value for key, value in data.items()}
@@ -142,6 +146,10 @@ async def _list_objects(
     return [each async for each in client.list(version, kind, namespace, selector)]
 
 
+async def _streamconsumer_document(resource: Manifest) -> Any:
+    return allow_list.streamconsumer_document(resource)
+
+
 async def _status_document(client: KubeClient, resource: Manifest) -> Any:
     facts = await collect_facts(client, resource)
     return status_item(facts, derive_findings(facts))
@@ -166,7 +174,10 @@ async def _add_metrics(bundle: Bundle, pods: PodsWithFolder, resources: Collecti
     async def add(folder: str, pod: Manifest) -> None:
         file = f"{folder}/metrics/{pod['metadata']['name']}.json"
         async with semaphore:
-            metrics, problem = await _fetch_metrics(pod, context)
+            fetched = await bundle.fetch(file, _fetch_metrics(pod, context))
+        if fetched is None:
+            return
+        metrics, problem = fetched
         with suppress(Exception):  # the pod belongs to a tenant, so its answer can have any form
             if samples := [*allow_list.samples(metrics.decode(), resources)]:
                 bundle.add(file, samples)

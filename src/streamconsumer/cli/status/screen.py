@@ -54,6 +54,8 @@ def summary_row(facts: Facts, findings: Sequence[Finding]) -> list[str]:
     """Return the cells of one StreamConsumer's row in the table."""
     status, stats = facts.status, facts.redis.stats
     problem = findings[0].found if findings else ""
+    if status is None and facts.redis.problem:
+        problem = facts.redis.problem
     return [
         facts.namespace,
         facts.name,

@@ -36,6 +36,9 @@ five times that size in memory."""
 TERMINAL_STATUSES = (400, 403, 422)
 """The HTTP status codes that count as a rejection of a child, because an immediate retry would fail again."""
 
+MAX_LOG_BYTES = 33_554_432
+"""Maximum size of a log that is read."""
+
 MAX_NOTE_BYTES = 1024
 """The maximum length, in bytes, of an Event message that the API server accepts."""
 
@@ -171,8 +174,13 @@ class KubeClient:
 
     async def pod_log(self, namespace: str, pod: str, container: str, *, lines: int, previous: bool) -> str:
         """Return the last lines of a container's log, for the command line. If `previous` is True, the log is from
-        before the last restart of the container."""
-        query = {"container": container, "tailLines": str(lines), "previous": str(previous).lower()}
+        before the last restart of the container. At most MAX_LOG_BYTES are read, because a line can have any length."""
+        query = {
+            "container": container,
+            "tailLines": str(lines),
+            "limitBytes": str(MAX_LOG_BYTES),
+            "previous": str(previous).lower(),
+        }
         return await self._api.request_text("get", object_path("v1", "Pod", namespace, pod, "log"), query=query)
 
     async def delete(self, manifest: Manifest) -> None:

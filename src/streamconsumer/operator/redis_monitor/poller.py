@@ -141,13 +141,17 @@ class EndpointPoller:
                 await self._disconnect()
 
     async def _poll_now(self, targets: Mapping[Key, PollTarget]) -> None:
-        try:
-            for key, result in (await self._probe_groups(targets)).items():
-                if stream := self._current(key, targets[key]):
-                    scaled_to_zero = self._on_observation(stream, self._observe(stream, result))
-                    self._update_scale_from_zero(key, targets[key], result, scaled_to_zero=scaled_to_zero)
-        except Exception as error:  # noqa: BLE001 - for example, the API server is down; the next poll retries
-            log.warning("failed to poll Redis; retrying", extra={"error": api_error_message(error)})
+        results: dict[Key, ProbeResult] = {}
+        with _logged_errors({}):  # for example, the API server is down
+            results = await self._probe_groups(targets)
+        for key, result in results.items():
+            with _logged_errors({"namespace": key[0], "consumer": key[1]}):
+                self._publish(key, targets[key], result)
+
+    def _publish(self, key: Key, target: PollTarget, result: ProbeResult) -> None:
+        if stream := self._current(key, target):
+            scaled_to_zero = self._on_observation(stream, self._observe(stream, result))
+            self._update_scale_from_zero(key, target, result, scaled_to_zero=scaled_to_zero)
 
     def _current(self, key: Key, target: PollTarget) -> MonitoredStream | None:
         """Return the stream that is polled under this key, or None if the poll of this target is outdated.
@@ -190,13 +194,13 @@ class EndpointPoller:
         for key in missing:
             target, stream = targets[key], self.streams.get(key)
             last_delivered_id = (stream and stream.last_delivered_id) or target.last_delivered_id
-            with _logged_unexpected_replies(key):
+            with _logged_errors({"namespace": key[0], "consumer": key[1]}):
                 await group_admin.create_group(self._execute, target.group_ref, target.start_from, last_delivered_id)
         if missing:
             results |= await self._probe({key: targets[key] for key in missing})
         results = {key: self._with_last_delivered_id(key, targets[key], result) for key, result in results.items()}
         for key, result in results.items():
-            with _logged_unexpected_replies(key):
+            with _logged_errors({"namespace": key[0], "consumer": key[1]}):
                 await self._delete_stale_consumers(key, targets[key], result)
         return await self._with_counted_lag(targets, results)
 
@@ -369,13 +373,12 @@ def _redacted(reply: Any, redact: Callable[[str], str]) -> Any:
 
 
 @contextmanager
-def _logged_unexpected_replies(key: Key) -> Iterator[None]:
-    """Log an unexpected reply that concerns one StreamConsumer, and continue with the other StreamConsumers."""
+def _logged_errors(extra: Mapping[str, str]) -> Iterator[None]:
+    """Log an error, so that it does not affect other StreamConsumers. The next poll retries."""
     try:
         yield
-    except UnexpectedReply as error:
-        extra = {"namespace": key[0], "consumer": key[1], "error": str(error)}
-        log.warning("Redis sent an unexpected reply; retrying at the next poll", extra=extra)
+    except Exception as error:  # noqa: BLE001 - every error is logged
+        log.warning("failed to poll Redis; retrying", extra={**extra, "error": api_error_message(error)})
 
 
 def _with_lag(target: PollTarget, result: ProbeResult, reply: Any) -> ProbeResult:
