@@ -66,7 +66,7 @@ def test_invalid_value_is_rejected(helm: Helm, values: str) -> None:
 
 
 def test_extra_variable_cannot_duplicate_a_variable_of_the_chart(helm: Helm) -> None:
-    arguments = "telemetry.endpoint=http://collector:4318,processor.image.pullPolicy=Always"
+    arguments = "allowedDestinations={::1},telemetry.endpoint=http://collector:4318,processor.image.pullPolicy=Always"
     set_by_the_chart = [variable["name"] for variable in container(helm.template("--set", arguments))["env"]]
     rejected = SCHEMA["properties"]["extraEnv"]["items"]["properties"]["name"]["not"]["enum"]
     assert set(rejected) == set(set_by_the_chart)

@@ -103,6 +103,11 @@ REASONS: dict[str, ReasonInfo] = {
         "Redis does not answer the operator.",
         "check the host and port in `spec.redis`, the Redis server and the NetworkPolicies",
     ),
+    StreamReason.DESTINATION_NOT_ALLOWED: ReasonInfo(
+        "The operator does not connect to the address of Redis: a loopback, link-local, multicast, reserved or "
+        "metadata address, or the API server. Pods are not affected.",
+        "use another address, or ask an administrator to add the address to the chart value `allowedDestinations`",
+    ),
     StreamReason.CREDENTIALS_REFUSED: ReasonInfo(
         "Redis rejects the user or the password.", "correct the user or the password in the Secret"
     ),

@@ -119,7 +119,8 @@ class EndpointPoller:
     async def _loop(self) -> None:
         loop = asyncio.get_running_loop()
         next_seconds = loop.time() + self._with_jitter()
-        while True:
+        # A poll that times out while the task is cancelled can swallow the cancellation.
+        while (task := asyncio.current_task()) is not None and not task.cancelling():
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(next_seconds):
                     await self._wakeup.wait()
