@@ -65,7 +65,7 @@ class Entry:
     """True if the entry was read in a large reply, so that the memory it occupies must be measured."""
 
     is_trial = False
-    """True if the current attempt is a trial: the one attempt that an open circuit breaker allows at a time."""
+    """True if the current attempt is a trial. An open circuit breaker allows only one trial at a time."""
 
     decision: Any = None
     """FailureDecision or Effects that must still be applied in Redis. None if there is nothing to apply."""
