@@ -42,12 +42,11 @@ REPLY_TIMEOUT_SECONDS = 5.0
 BOUNDED_READ = f"""
 local function measure(fields)
   local size = 0
-  for i = 1, #fields do size = size + #fields[i] + {VALUE_BYTES} end
+  for i = 1, #fields do size = size + #fields[i] end
   return size
 end
 local function describe(fields)
-  local last, size, room, described = #fields, 0, {MAX_NAMES_BYTES}, {{}}
-  for i = 1, last do size = size + #fields[i] end
+  local last, room, described = #fields, {MAX_NAMES_BYTES}, {{}}
   if last > 6 and fields[last - 1] == 'streamconsumer.replayed-for' then last = last - 6 end
   for i = 1, last, 2 do
     local name = fields[i]:sub(1, {MAX_NAME_BYTES})
@@ -57,11 +56,12 @@ local function describe(fields)
     described[#described + 1] = tostring(#fields[i + 1])
   end
   for i = last + 1, #fields do described[#described + 1] = fields[i]:sub(1, {MAX_NAME_BYTES}) end
-  return described, size, #fields / 2
+  return described
 end
 local total, entries = 0, {{}}
 local function add(id, fields, deliveries, page_bytes, entry_bytes, claim)
-  local size = measure(fields)
+  local bytes = measure(fields)
+  local size = bytes + {VALUE_BYTES} * #fields
   local is_readable = size <= entry_bytes
   if not is_readable then size = {MAX_NAMES_BYTES} end
   if #entries > 0 and total + size > page_bytes then return false end
@@ -70,7 +70,7 @@ local function add(id, fields, deliveries, page_bytes, entry_bytes, claim)
     if is_readable then
       entries[#entries + 1] = {{id, deliveries, fields}}
     else
-      entries[#entries + 1] = {{id, deliveries, describe(fields)}}
+      entries[#entries + 1] = {{id, deliveries, describe(fields), bytes, #fields / 2}}
     end
   end
   return true
@@ -112,7 +112,7 @@ class BoundedReads:
             is_given_up = cuts == MAX_CUTS
             entry_bytes = MIN_BYTES if is_given_up else self._limits.reply_bytes
             try:
-                page_bytes = self._size.target_bytes
+                page_bytes = self._size.claim_bytes
                 reply = await self.execute(*command, page_bytes, entry_bytes, *ids_and_counts)
             except (ConnectionCut, UnreadableReply) as error:
                 if is_given_up:
@@ -120,7 +120,7 @@ class BoundedReads:
                 cuts += not self._size.shrink()
                 log.warning(
                     "connection was cut while reading entries; reading a smaller number of bytes",
-                    extra={"error": str(error), "bytes": page_bytes, "next_bytes": self._size.target_bytes},
+                    extra={"error": str(error), "bytes": page_bytes, "next_bytes": self._size.claim_bytes},
                 )
                 continue
             examined, trimmed, raw_entries = reply
@@ -133,7 +133,7 @@ class BoundedReads:
         If the connection is cut, the script does not run again: it has already claimed the entries in the lost reply.
         """
         try:
-            return await self.execute(*command, self._size.target_bytes, self._limits.reply_bytes)
+            return await self.execute(*command, self._size.claim_bytes, self._limits.reply_bytes)
         except (ConnectionCut, UnreadableReply):
             self._size.shrink()
             raise

@@ -15,6 +15,9 @@ INITIAL_COUNT = 10
 MIN_BYTES = 16 * 1024
 """Smallest size of a read. Redis sends a reply of this size even if `client-output-buffer-limit` is smaller."""
 
+MAX_CLAIM_BYTES = 4 * 1024 * 1024
+"""Maximum size of the entries that one claim requests. Redis runs nothing else while its script copies the entries."""
+
 RESTORE_SECONDS = 30.0
 """Time after a cut connection in which reads stay below the size that was cut."""
 
@@ -31,10 +34,15 @@ class ReadSize:
 
     @property
     def target_bytes(self) -> int:
-        """Approximate size of the entries that one read or one claim requests."""
+        """Approximate size of the entries that one read requests."""
         if self._restore_at and self._clock() > self._restore_at:
             self._bytes, self._restore_at = self._max_bytes, 0.0
         return self._bytes
+
+    @property
+    def claim_bytes(self) -> int:
+        """Approximate size of the entries that one claim requests."""
+        return min(self.target_bytes, MAX_CLAIM_BYTES)
 
     def on_received(self, entry_count: int, size_bytes: int, requested: int) -> None:
         """Adapt the number of entries to the size of received entries."""
@@ -56,10 +64,10 @@ class ReadSize:
             self._limit(size_bytes // 2)
 
     def shrink(self) -> bool:
-        """Request a quarter of the bytes. Returns False if the size was already MIN_BYTES."""
-        if self.target_bytes <= MIN_BYTES:
+        """Claim a quarter of the bytes. Returns False if the size was already MIN_BYTES."""
+        if self.claim_bytes <= MIN_BYTES:
             return False
-        self._limit(max(MIN_BYTES, self._bytes // 4))
+        self._limit(max(MIN_BYTES, self.claim_bytes // 4))
         return True
 
     def _limit(self, size_bytes: int) -> None:
