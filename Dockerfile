@@ -3,7 +3,14 @@
 #
 #   docker build --target processor -t streamconsumer-processor:0.1.0 .
 #   docker build --target operator  -t streamconsumer-operator:0.1.0  .
+#
+# A CycloneDX SBOM of the Python packages in an image:
+#
+#   docker build --target sbom --build-arg IMAGE=operator --output dist .
 ARG BASE=debian:trixie-slim
+# Digest of the base image. A release build passes it, and the image records it in a label.
+ARG BASE_DIGEST=unknown
+ARG IMAGE=processor
 
 FROM ${BASE} AS python
 RUN apt-get update \
@@ -37,7 +44,23 @@ RUN python3 -m venv --without-pip /opt/streamconsumer \
  && /build/tools/bin/pip --python /opt/streamconsumer/bin/python install --quiet --no-deps dist/*.whl \
  && python3 -m compileall -q /opt/streamconsumer
 
+# The SBOM describes the environment that the image contains, not the lock file.
+# hadolint ignore=DL3006
+FROM build-${IMAGE} AS build-sbom
+ARG IMAGE
+WORKDIR /build
+COPY locks/release.txt locks/
+RUN python3 -m venv /build/release && /build/release/bin/pip install --quiet --require-hashes -r locks/release.txt
+RUN mkdir /sbom \
+ && /build/release/bin/cyclonedx-py environment --output-reproducible --mc-type application --pyproject pyproject.toml \
+    --output-file "/sbom/streamconsumer-${IMAGE}.cdx.json" /opt/streamconsumer/bin/python
+
+FROM scratch AS sbom
+COPY --from=build-sbom /sbom /
+
 FROM python AS base
+ARG BASE
+ARG BASE_DIGEST
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 ARG SOURCE=unknown
@@ -50,8 +73,11 @@ LABEL org.opencontainers.image.title="StreamConsumer" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
-# A numeric user, so that the kubelet can verify that it is not root. The process writes only to /tmp.
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE}" \
+      org.opencontainers.image.base.digest="${BASE_DIGEST}"
+# A numeric user, so that the kubelet can verify that it is not root. Any other user id works too, because the process
+# needs no passwd entry and no home directory, and writes only to /tmp.
 USER 65532:65532
 
 FROM base AS operator

@@ -15,3 +15,4 @@ for image in processor operator; do
     lock "$image" pyproject.toml --extra "$image" --constraint locks/development.txt
 done
 lock build --group build --constraint locks/development.txt
+lock release --group release --constraint locks/development.txt

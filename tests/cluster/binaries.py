@@ -123,6 +123,14 @@ BINARIES = {
         ),
         Binary("pause", "pause", ".", "", "10 seconds", own_version="v3.10", program="streamconsumer-pause"),
         Binary("otelcol", "otelcol", ".", "go.opentelemetry.io/collector/otelcol", "2 minutes"),
+        Binary(
+            "actionlint",
+            "actionlint",
+            "github.com/rhysd/actionlint/cmd/actionlint",
+            "github.com/rhysd/actionlint",
+            "30 seconds",
+            ("-version",),
+        ),
     )
 }
 
@@ -136,7 +144,7 @@ FOR_ANY_CLUSTER = ("kubectl", "helm", "helm3", "otelcol")
 """Programs that end-to-end tests need on this machine if KUBECONFIG names a cluster."""
 
 TARGETS = {
-    "test-cluster": (*CONTROL_PLANE, "helm", "helm3", "otelcol"),
+    "test-cluster": (*CONTROL_PLANE, "helm", "helm3", "otelcol", "actionlint"),
     "e2e": (*NODE, *FOR_ANY_CLUSTER),
     "bench": CONTROL_PLANE,
 }

@@ -64,11 +64,16 @@ def build(
     arguments = [f"--build-arg={name}={value}" for name, value in (build_args or {}).items()]
     if target:
         arguments.append(f"--target={target}")
+    buildah_build(context, dockerfile, *arguments, f"--tag={reference}")
+    return reference
+
+
+def buildah_build(context: Path, dockerfile: Path, *arguments: str) -> None:
+    """Run `buildah build` with arguments that name the result, and with this machine's access to packages."""
     with package_clients() as mounts:
         # Other isolations need control groups, which a container or a virtual machine may not have.
         how = ["--isolation=chroot", "--network=host", "--pull-never", "--layers", *mounts]
-        run("buildah", "build", *how, *arguments, f"--file={dockerfile}", f"--tag={reference}", str(context))
-    return reference
+        run("buildah", "build", *how, *arguments, f"--file={dockerfile}", str(context))
 
 
 @contextlib.contextmanager

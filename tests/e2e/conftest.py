@@ -11,8 +11,16 @@ from tests.cluster.own_cluster import OwnCluster
 from tests.e2e.shop import NAMESPACE, SYSTEM, Shop, build_images
 
 MANIFESTS = "tests/e2e/manifests"
-ORDER = ["test_orders", "test_scaling", "test_upgrades", "test_cli", "test_network_policies"]
-"""Order of the modules: `test_orders` installs the chart for the first time."""
+ORDER = [
+    "test_images",
+    "test_orders",
+    "test_scaling",
+    "test_upgrades",
+    "test_cli",
+    "test_user_ids",
+    "test_network_policies",
+]
+"""Order of the modules: `test_orders` is the first that installs the chart."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

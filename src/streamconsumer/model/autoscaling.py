@@ -57,7 +57,7 @@ class ScalingTarget(
     """Target of the autoscaling: either a backlog per pod or a time in which the pods process the backlog."""
 
     backlog_per_replica: int | None = Field(default=None, ge=1, le=1_000_000_000)
-    """Number of unread and pending entries per pod that the autoscaling aims not to exceed. If neither
+    """Maximum number of unread and pending entries per pod that the autoscaler aims for. If neither
     `backlogPerReplica` nor `drainTime` is set, the number is 100."""
 
     drain_time: Annotated[timedelta, DurationRange("1s", "24h")] | None = None

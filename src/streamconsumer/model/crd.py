@@ -43,7 +43,7 @@ PRINTER_COLUMNS = [
         "integer",
         ".status.stream.pending",
         0,
-        "Number of entries that are in progress or wait for a retry",
+        "Number of entries in progress or waiting for a retry",
     ),
     ("Status", "string", '.status.conditions[?(@.type=="Ready")].reason', 0, "Reason of the Ready condition"),
     ("Age", "date", ".metadata.creationTimestamp", 0, ""),

@@ -131,8 +131,8 @@ def cel_rules(*rules: tuple[str, str]) -> dict[str, Any]:
 
 
 def format_errors(error: ValidationError, format_path: Callable[[Sequence[str | int]], str]) -> list[str]:
-    """Return one line per error. The line names the field as `format_path` spells it, the value found and the value
-    expected."""
+    """Return one line per error. The line names the field in the form that `format_path` returns, and states the value
+    found and the value expected."""
     return [_format_error(format_path(problem["loc"]), problem) for problem in error.errors()]
 
 

@@ -79,7 +79,8 @@ LIST_MAP_BY_NAME: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernet
 
 
 def unique_by_name(items: list[NamedT]) -> list[NamedT]:
-    """Check that no two items have the same name. The API server does the same with `x-kubernetes-list-type: map`."""
+    """Check that no two items have the same name. The API server checks the same if the
+    schema contains `x-kubernetes-list-type: map`."""
     item_names = [item.name for item in items]
     if duplicates := sorted({name for name in item_names if item_names.count(name) > 1}):
         raise ValueError(f"contains {', '.join(duplicates)} more than once")
@@ -130,7 +131,7 @@ class Toleration(
     """Key of the taint. If unset, the toleration matches all keys, and `operator` must be Exists."""
 
     operator: Literal["Equal", "Exists"] = "Equal"
-    """Equal compares the value of the taint with `value`. Exists matches every value."""
+    """`Equal` matches if the value of the taint equals `value`. `Exists` matches every value."""
 
     value: LabelValue | None = None
     """Value of the taint, for operator Equal."""

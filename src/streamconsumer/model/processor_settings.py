@@ -76,7 +76,7 @@ class Delivery(Model):
     min_idle: Annotated[timedelta, DurationRange("1s", "24h")] = timedelta(seconds=30)
     """Idle time after which a pending entry is claimed from a consumer that is not known to be dead, such as a
     consumer of another program. Entries of dead pods of this StreamConsumer are claimed within seconds. While an entry
-    is being handled or waits for a retry, a pod regularly resets the idle time, so that the entry is not claimed."""
+    is being handled or waiting for a retry, a pod regularly resets the idle time, so that the entry is not claimed."""
 
     max_deliveries: int = Field(default=10, ge=1, le=1000)
     """Maximum number of attempts per message. If the last attempt fails, the message becomes a dead letter, which
@@ -242,8 +242,8 @@ class RedisSettings(Model):
     password_file: str | None = Field(default=None, min_length=1)
     """File that contains the password."""
     tls_ca_file: str | None = Field(default=None, min_length=1)
-    """PEM file with the certificate authorities that the server certificate is verified against. If unset, the
-    authorities of the system are used."""
+    """PEM file with the CA certificates that the server certificate is verified against. If unset, the CA
+    certificates of the system are used."""
     tls_cert_file: str | None = Field(default=None, min_length=1)
     """PEM file with the client certificate, for servers that require client certificates."""
     tls_key_file: str | None = Field(default=None, min_length=1)

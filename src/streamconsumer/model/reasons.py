@@ -84,8 +84,9 @@ REASONS: dict[str, ReasonInfo] = {
         "correct the setting or the Secret that the message names",
     ),
     Reason.POD_INVALID: ReasonInfo(
-        "A container cannot start, for example because a Secret or one of its keys is missing.",
-        "create the Secret, the ConfigMap or the key that the message names",
+        "A container cannot start, for example because a Secret or one of its keys is missing, or because the image "
+        "runs as root or as a user without a numeric id.",
+        "create the Secret, the ConfigMap or the key that the message names, or set a numeric `USER` in the Dockerfile",
     ),
     Reason.POD_CRASHING: ReasonInfo(
         "A container exited with an error.", "read the log of the previous container with `kubectl logs --previous`"

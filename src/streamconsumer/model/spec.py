@@ -88,8 +88,8 @@ class TlsSpec(Model):
     """TLS certificates for the connection to Redis."""
 
     ca_secret_ref: SecretKeyRef | None = None
-    """Certificate authorities, as PEM, that the server certificate is verified against. If unset, the authorities of
-    the image are used."""
+    """CA certificates, as PEM, that the server certificate is verified against. If unset, the CA certificates in the
+    image are used."""
 
     cert_secret_ref: SecretRef | None = None
     """Client certificate for servers that require client certificates: `tls.crt` and `tls.key` of a Secret of type

@@ -121,7 +121,7 @@ class StreamStats(StatusModel):
     """True if `lag` is exact. If false, `lag` is a lower bound, because Redis does not know the number and the operator
     counts entries only up to a limit."""
     pending: int | None = None
-    """Number of entries that were delivered but not acknowledged yet, including entries that wait for a retry."""
+    """Number of entries that were delivered but not acknowledged yet, including entries waiting for a retry."""
     oldest_pending_time: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
     """Time when the oldest pending entry was added to the stream, taken from the ID of the entry."""
     consumers: int | None = None
@@ -171,7 +171,7 @@ class Status(StatusModel):
     GroupReady and Degraded exist after the operator has polled Redis. ScalingActive and ScalingLimited exist if
     `spec.autoscaling` is set."""
     desired_replicas: int = 0
-    """Desired number of pods, which `replicas`, the autoscaling or `suspend` determines."""
+    """Desired number of pods, as determined by `replicas`, autoscaling or `suspend`."""
     replicas: int = 0
     """Number of existing pods."""
     ready_replicas: int = 0

@@ -62,7 +62,7 @@ class Entry:
     """True if the size of the entry must be checked against `delivery.maxEntryBytes`."""
 
     is_trial = False
-    """True if the current attempt is a trial: the one attempt that an open circuit breaker allows at a time."""
+    """True if the current attempt is a trial. An open circuit breaker allows only one trial at a time."""
 
     decision: Any = None
     """FailureDecision or Effects that must still be applied in Redis. None if there is nothing to apply."""

@@ -77,7 +77,7 @@ class Metrics:
     duration_counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_SECONDS) + 1))
     duration_sum_seconds: float = 0.0
     queue_duration: Histogram = field(default_factory=lambda: Histogram(QUEUE_BUCKETS_SECONDS))
-    """Times that entries spent in the stream before their first read."""
+    """How long entries were in the stream before their first read."""
 
     @property
     def duration(self) -> Histogram:
@@ -124,7 +124,7 @@ class Metrics:
 
 
 class PrometheusCollector:
-    """Prometheus collector that reports the metrics with the same labels on each."""
+    """Prometheus collector that adds the same labels to every metric."""
 
     def __init__(self, metrics: Metrics, labels: dict[str, str]) -> None:
         self._metrics, self._label_names, self._label_values = metrics, list(labels), list(labels.values())

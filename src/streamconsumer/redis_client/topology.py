@@ -139,7 +139,7 @@ async def _first_reply(
 ) -> tuple[RedisAddress, HostPort]:
     """Send a command to the addresses in order. Returns the first address that answers, and the parsed reply.
 
-    Raises redis' ConnectionError with a reason for each address if no address answers.
+    If no address answers, raises redis-py's ConnectionError with the reason for each address.
     """
     problems = []
     for address in addresses:

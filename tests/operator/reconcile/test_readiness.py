@@ -247,6 +247,18 @@ def test_an_observed_state_has_a_reason_and_a_kstatus_result(
     assert readiness.message
 
 
+@pytest.mark.parametrize(
+    "problem", ["image has non-numeric user (app), cannot verify user is non-root", "image will run as root"]
+)
+def test_image_whose_user_the_kubelet_refuses_is_reported_with_the_remedy(problem: str) -> None:
+    readiness = evaluate(
+        deployment(), pod(waiting("CreateContainerConfigError", f"container has runAsNonRoot and {problem}"))
+    )
+    assert readiness.reason is Reason.POD_INVALID
+    assert problem in readiness.message
+    assert "set a numeric USER other than 0 in the Dockerfile of spec.image" in readiness.message
+
+
 def test_the_table_covers_every_reason_of_this_module() -> None:
     """Other modules set the remaining reasons, apart from RedisUnusable and the reasons without a problem."""
     elsewhere = {Reason.SUSPENDED, Reason.SETTLED, Reason.INVALID_SPEC, Reason.NAME_CONFLICT, Reason.CHILD_REJECTED}

@@ -11,7 +11,7 @@ from typing import Any
 from rich.text import Text
 
 QUIET_PERIOD_SECONDS = 1.0
-"""Number of seconds without a new span after which a trace is complete and can be shown."""
+"""A trace counts as complete, and is shown, if it has received no new span for this number of seconds."""
 
 INTERVAL_SECONDS = 2.0
 """Minimum number of seconds between two traces that are shown. All other traces are skipped."""

@@ -31,7 +31,7 @@ PERMISSIONS: dict[str, str] = {
     "get pods/log": "logs in report",
     "create pods/exec": "the checks of doctor in a pod, and metrics in report",
 }
-"""Permissions of the caller that the commands use, each with the function that needs the permission."""
+"""Permissions that the commands require of the caller, each with the feature that needs the permission."""
 
 _REQUIRED_PERMISSIONS = {f"get {_RESOURCE}", "list pods"}
 """Permissions whose absence is an error. The absence of any other permission is a warning."""

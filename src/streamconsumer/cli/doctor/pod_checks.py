@@ -1,4 +1,4 @@
-"""Checks the dependencies of a pod with the pod's environment variables. The checks change no data in Redis or at the
+"""Checks the dependencies of a pod, using the pod's environment variables. The checks change no data in Redis or at the
 collector."""
 
 import asyncio

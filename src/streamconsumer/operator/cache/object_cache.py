@@ -1,6 +1,6 @@
 """The cache of StreamConsumers, of their children (objects that the operator applies) and of their pods.
 
-Reconciles read the cache instead of the API server.
+The reconciler reads objects from this cache instead of from the API server.
 """
 
 from collections import defaultdict

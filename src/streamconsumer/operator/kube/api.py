@@ -156,8 +156,8 @@ def api_error_message(error: Exception) -> str:
 
 
 def _retry_after(error: ApiException) -> timedelta | None:
-    """Return the delay in the header Retry-After, at most MAX_RETRY_AFTER. The API server sends seconds. A date, which
-    a proxy may send, is ignored."""
+    """Return the delay in the header Retry-After, at most MAX_RETRY_AFTER. The API server sends a number of
+    seconds. A date, which a proxy may send, is ignored."""
     seconds = str((error.headers or {}).get("Retry-After", ""))
     if error.status not in RETRYABLE_STATUSES or not seconds.isdecimal():
         return None

@@ -101,8 +101,8 @@ def _telemetry_vars(consumer: StreamConsumer, settings: OperatorSettings) -> lis
 
 
 def _resource_attributes(consumer: StreamConsumer) -> Manifest:
-    """Build the resource attributes. The OpenTelemetry Operator uses the same variable names, so both operators can run
-    in one cluster."""
+    """Build the resource attributes. The variables have the same names as in the OpenTelemetry Operator, which does not
+    overwrite existing variables."""
     pod = "$(OTEL_RESOURCE_ATTRIBUTES_POD_NAME)"
     attributes = {
         "service.namespace": consumer.namespace,

@@ -20,6 +20,8 @@ _IMAGE_REASONS = {
     "ImageInspectError",
 }
 _CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+_IMAGE_USER_PROBLEM = re.compile(r"has non-numeric user|image will run as root")
+"""Messages of the kubelet about an image whose USER cannot run with `runAsNonRoot: true`."""
 
 PodProblem = tuple[Reason, str]
 """The reason and the message for a problem of a pod."""
@@ -199,10 +201,20 @@ def _container_problem(container: dict[str, Any]) -> PodProblem | None:
     if match := _TERMINATION_MESSAGE.match(terminated.get("message") or ""):
         return Reason(match[1]), match[2].strip()
     if waiting.get("reason") in _CONFIG_REASONS:  # not started: for example, a Secret or a key is missing
-        return Reason.POD_INVALID, waiting.get("message") or waiting["reason"]
+        return Reason.POD_INVALID, _config_message(waiting)
     if terminated.get("exitCode") or waiting.get("reason") == "CrashLoopBackOff":
         return Reason.POD_CRASHING, _exit_message(terminated, waiting)
     return None
+
+
+def _config_message(waiting: dict[str, Any]) -> str:
+    message = str(waiting.get("message") or waiting["reason"])
+    if _IMAGE_USER_PROBLEM.search(message):
+        message += (
+            ". Pods must not run as root: set a numeric USER other than 0 in the Dockerfile of spec.image, such as "
+        )
+        message += "USER 65532, because the kubelet cannot look up the id of a user name."
+    return message
 
 
 def _exit_message(terminated: dict[str, Any], waiting: dict[str, Any]) -> str:

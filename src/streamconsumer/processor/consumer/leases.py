@@ -143,7 +143,7 @@ class Leases:
         """Register this consumer, so that other consumers detect its death within seconds of its last heartbeat.
 
         A server that is out of memory rejects the registration. Other consumers then claim this consumer's entries only
-        after `min_idle`, as they do for a consumer of another program.
+        after `min_idle`, as they claim the entries of another program's consumers.
         """
         with suppress(OutOfMemoryError):
             await self._execute("XGROUP", "CREATECONSUMER", self._stream, self._group, self._consumer_name)

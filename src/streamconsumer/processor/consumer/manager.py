@@ -136,7 +136,7 @@ class StreamManager:
         """
         if settings.cluster and not same_slot(stream):
             raise InvalidSettings(
-                f"stream {stream!r}: companion keys cannot share its cluster slot; "
+                f"stream {stream!r}: the companion keys of this stream cannot be in the cluster slot of the stream; "
                 "use a name without braces, or with one hash tag, such as {shop}:orders"
             )
         address_source = topology(settings, stream)

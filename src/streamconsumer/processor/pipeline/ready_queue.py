@@ -65,7 +65,7 @@ class ReadyQueue:
     def __init__(self, ordering_key: str | None = None, blocked: BlockedEntries | None = None) -> None:
         self._ordering_key = ordering_key.encode() if ordering_key else None
         self.ready: deque[Entry] = deque()
-        """Entries that may start and are not suspects. If it is the turn of a suspect, the suspect starts first."""
+        """Entries whose handler may start, except suspects. A suspect whose turn has come starts first."""
         self.suspects: deque[Entry] = deque()
         self._active_suspect: Entry | None = None
         """Suspect that is running. None if no suspect is running."""

@@ -30,7 +30,7 @@ SNAPSHOT_INTERVAL_SECONDS = 1.0
 """Interval between snapshots of the consumer group while entries are in flight."""
 
 RETRY_DELAY_SECONDS = 1.0
-"""Delay of the next check while Redis is unavailable or claiming is paused."""
+"""Delay before the next check while Redis is unavailable or claiming is paused."""
 
 CAPACITY_TIMEOUT_SECONDS = 0.5
 """Maximum time that a claim waits for capacity. The next check claims the remaining entries."""

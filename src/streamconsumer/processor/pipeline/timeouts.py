@@ -15,7 +15,7 @@ class HandlerTimeouts:
         self.timeout = timeout
         self._seconds = timeout.total_seconds() if timeout else None
         self._running: dict[Entry, asyncio.Task[None]] = {}
-        """Entries whose handlers are running, in the order of the calls."""
+        """Entries whose handlers are running, in the order in which the handlers were called."""
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, entry: Entry, task: asyncio.Task[None]) -> None:

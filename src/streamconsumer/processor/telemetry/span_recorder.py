@@ -58,7 +58,7 @@ Attempt = tuple[UnsampledSpan, "Token[context.Context]"]
 
 
 class SpanRecorder:
-    """Records the spans of one consumer into `queue`.
+    """Records the spans of one consumer and puts them into `queue`.
 
     `server` returns address and port of Redis. `trace_context` defines how the producer's context is used; None selects
     the defaults. `is_batch` is True if the handler takes batches. `shutdown` ends the recording of the handlers' own
@@ -101,7 +101,7 @@ class SpanRecorder:
         """Nanoseconds by which the server's clock is ahead of this machine's clock."""
 
     def on_ready(self, clock_offset_ns: int) -> None:
-        """End the span of the pod's start, because the group now exists.
+        """End the pod's startup span, because the group now exists.
 
         The first recorded attempt is linked to this span.
         """
