@@ -8,6 +8,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 
+from streamconsumer.redis_client import scripts
 from tests.hostile.redis_server import HOST, Behaviour, Command, Connection
 
 ENDLESS = b"x" * 65536
@@ -16,6 +17,7 @@ MANY_CONSUMERS = 200_000
 MANY_FIELDS = 1_500_000
 SLOTS = 16384
 DEPTH = 1_000_000
+LARGEST_ID = b"18446744073709551615-18446744073709551615"
 
 Reply = bytes | Callable[[Connection, Command], bytes]
 
@@ -38,8 +40,8 @@ def fields(**values: bytes) -> bytes:
     return array(*(item for name, value in values.items() for item in (bulk(name.replace("_", "-")), value)))
 
 
-def group(**changes: bytes) -> bytes:
-    """Return the reply to XINFO GROUPS with one group."""
+def group(**changes: bytes) -> dict[str, Reply]:
+    """Return the replies that describe a group: to the command that lists the groups, and to the operator's script."""
     values = {
         "name": bulk("billing"),
         "consumers": integer(1),
@@ -47,30 +49,53 @@ def group(**changes: bytes) -> bytes:
         "last_delivered_id": bulk("5-0"),
         "entries_read": integer(5),
         "lag": integer(0),
+        "length": integer(5),
+        "oldest": NIL,
+        "owned": integer(0),
+        "owners": bulk(""),
+        **changes,
     }
-    return array(fields(**values | changes))
+    listed = ("name", "consumers", "pending", "last_delivered_id", "entries_read", "lag")
+    script = ("pending", "consumers", "last_delivered_id", "entries_read", "lag")
+    owned = array(*(values[name] for name in ("oldest", "owned", "owners")))
+    return {
+        "XINFO GROUPS": array(fields(**{name: values[name] for name in listed})),
+        "EVAL PROBE_GROUP": array(array(*(values[name] for name in script)), values["length"], owned),
+    }
 
 
-def pending(count: bytes, first_id: bytes, consumers: bytes) -> bytes:
-    """Return the reply to XPENDING."""
-    return array(count, first_id, first_id, consumers)
+def consumers(*names: bytes) -> dict[str, Reply]:
+    """Return the replies that list consumers."""
+    lines = (array(bulk(name), integer(0), integer(1)) for name in names)
+    return {
+        "XINFO CONSUMERS": array(*(fields(name=bulk(name), pending=integer(0), idle=integer(1)) for name in names)),
+        "EVAL LIST_CONSUMERS": array(*lines),
+        "EVAL FIND_ABSENT_CONSUMERS": array(*map(bulk, names)),
+    }
 
 
-def consumer(name: bytes) -> bytes:
-    return fields(name=bulk(name), pending=integer(0), idle=integer(1), inactive=integer(1))
+def pending(message_id: bytes, owner: bytes) -> dict[str, Reply]:
+    """Return the replies that list one pending entry."""
+    line = array(array(bulk(message_id), bulk(owner), integer(1), integer(1)))
+    summary = array(integer(1), bulk(message_id), bulk(message_id), array(array(bulk(owner), bulk("1"))))
+    return {
+        "XPENDING": lambda _, command: summary if len(command) == 3 else line,
+        "EVAL LIST_PENDING": line,
+        **group(pending=integer(1), oldest=bulk(message_id), owned=integer(1), owners=bulk(owner + b" 1")),
+    }
 
 
-OK = b"+OK\r\n"
+OK, NIL = b"+OK\r\n", b"$-1\r\n"
 WORKING: Mapping[str, Reply] = {
-    "XINFO GROUPS": group(),
-    "XINFO CONSUMERS": array(consumer(b"orders-consumer-a")),
-    "XINFO STREAM": fields(
-        length=integer(5), last_generated_id=bulk("5-0"), max_deleted_entry_id=bulk("0-0"), entries_added=integer(5)
-    ),
+    **group(),
+    **consumers(b"orders-consumer-a"),
+    "XINFO STREAM": fields(length=integer(5), last_generated_id=bulk("5-0"), entries_added=integer(5)),
     "XLEN": integer(5),
-    "XPENDING": pending(integer(0), b"$-1\r\n", b"*-1\r\n"),
+    "XPENDING": lambda _, command: array(integer(0), NIL, NIL, NIL) if len(command) == 3 else array(),
+    "EVAL LIST_PENDING": array(),
+    "EVAL LAST_GENERATED_ID": bulk("5-0"),
     "HGETALL": array(),
-    "HMGET": array(b"$-1\r\n"),
+    "HMGET": array(NIL),
     "HSCAN": array(bulk("0"), array()),
     "TIME": array(bulk("1700000000"), bulk("0")),
     "EVAL": integer(0),
@@ -83,7 +108,10 @@ WORKING: Mapping[str, Reply] = {
 }
 """The replies of the working server. All other commands succeed with OK."""
 
-COMMANDS = ("XINFO GROUPS", "XINFO CONSUMERS", "XINFO STREAM", "XLEN", "XPENDING", "HGETALL", "EVAL", "TIME")
+SCRIPTS = {text.encode(): f"EVAL {name}" for name, text in vars(scripts).items() if isinstance(text, str)}
+COMMANDS = tuple(dict.fromkeys(name for name in WORKING if name.startswith(("XINFO", "XLEN", "XPENDING", "EVAL"))))
+"""The commands that read the state of a group. EVAL stands for the scripts that `WORKING` does not name."""
+
 HANDSHAKE = ("AUTH", "SELECT", "CLIENT", "HELLO", "CLUSTER", "SENTINEL", "PING", "READONLY")
 
 ODD_REPLIES: Mapping[str, bytes] = {
@@ -124,7 +152,10 @@ ODD_REPLIES: Mapping[str, bytes] = {
 
 
 def command_name(command: Command) -> str:
-    """Return the name of a command, with its subcommand if `WORKING` distinguishes them."""
+    """Return the name of a command, with its subcommand or its script if `WORKING` contains it."""
+    if len(command) > 1 and command[1] in SCRIPTS:
+        name = SCRIPTS[command[1]]
+        return name if name in WORKING else "EVAL"
     words = [word.decode(errors="replace").upper() for word in command[:2]]
     return " ".join(words) if " ".join(words) in WORKING else words[0] if words else ""
 
@@ -195,7 +226,7 @@ async def close(_connection: Connection) -> None:
 
 
 async def one_byte_per_second(connection: Connection) -> None:
-    for byte in itertools.cycle(group()):
+    for byte in itertools.cycle(array(*[bulk("a")] * 1000)):
         await connection.send(bytes([byte]))
         await asyncio.sleep(1)
 
@@ -209,7 +240,7 @@ async def greet_first(connection: Connection) -> None:
 async def answer_each_command_many_times(connection: Connection) -> None:
     while True:
         await connection.read_command()
-        await connection.send(group() * 100)
+        await connection.send(array(*[integer(1)] * 5) * 100)
 
 
 async def tls_garbage(connection: Connection) -> None:
@@ -232,17 +263,12 @@ def _redirect(kind: bytes) -> Reply:
 
 
 def _many_consumers() -> bytes:
-    return array(*(consumer(b"orders-consumer-%d-aaaaa" % number) for number in range(MANY_CONSUMERS)))
+    line = array(bulk("orders-consumer-aaaaaaaaaa-aaaaa"), integer(0), integer(1))
+    return b"*%d\r\n" % MANY_CONSUMERS + line * MANY_CONSUMERS
 
 
-def _many_owners() -> bytes:
-    owners = array(*(array(bulk(b"consumer-%d" % number), bulk("1")) for number in range(MANY_CONSUMERS)))
-    return pending(integer(MANY_CONSUMERS), bulk("1-0"), owners)
-
-
-def _many_groups() -> bytes:
-    other = fields(name=bulk("other"), consumers=integer(0), pending=integer(0), last_delivered_id=bulk("0-0"))
-    return b"*%d\r\n" % MANY_CONSUMERS + other * MANY_CONSUMERS
+def _many_owners() -> dict[str, Reply]:
+    return group(owners=bulk(b"orders-consumer-a 1 " * MANY_CONSUMERS), owned=integer(MANY_CONSUMERS))
 
 
 def _slots(connection: Connection, _command: Command) -> bytes:
@@ -263,7 +289,7 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "endless_error": starting_with(b"-ERR ", ENDLESS),
     "endless_number": starting_with(b":", b"9" * 65536),
     "endless_nesting": starting_with(b"", b"*1\r\n" * 16384),
-    "deep_nesting": server({"XINFO GROUPS": lambda *_: b"*1\r\n" * DEPTH + b":1\r\n"}),
+    "deep_nesting": server(default=lambda *_: b"*1\r\n" * DEPTH + b":1\r\n"),
     "declared_bulk_size": starting_with(b"$536870912\r\n"),
     "declared_array_length": starting_with(b"*1000000000\r\n"),
     "declared_nested_lengths": starting_with(b"*16777216\r\n" * 64),
@@ -290,49 +316,47 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "huge_error": server(default=lambda *_: b"-ERR " + b"x" * 10_000_000 + b"\r\n"),
     "markup_in_error": server(default=b"-ERR " + MARKUP + b"\r\n"),
     "markup_in_error_code": server(default=b"-" + MARKUP + b" x\r\n"),
-    "markup_in_names": server(
-        {
-            "XINFO GROUPS": group(last_delivered_id=bulk(MARKUP)),
-            "XINFO CONSUMERS": array(consumer(MARKUP)),
-            "XPENDING": pending(integer(1), bulk("1-0"), array(array(bulk(MARKUP), bulk("1")))),
-        }
+    "markup_in_names": server({**consumers(MARKUP), **pending(b"1-0", MARKUP)}),
+    "markup_in_ids": server({**group(last_delivered_id=bulk(MARKUP)), "EVAL LAST_GENERATED_ID": bulk(MARKUP)}),
+    "huge_consumers": server(dict.fromkeys(consumers(), lambda *_: _many_consumers())),
+    "huge_owners": server(_many_owners()),
+    "huge_id": server(group(last_delivered_id=bulk(b"1" * 10_000_000))),
+    "huge_hash": server(default=lambda *_: b"*%d\r\n" % (2 * MANY_FIELDS) + bulk("aaaaaaaa") * 2 * MANY_FIELDS),
+    "counts_of_400_digits": server(
+        group(pending=integer(DIGITS), lag=integer(DIGITS), owned=integer(DIGITS), consumers=integer(DIGITS))
     ),
-    "huge_consumers": server({"XINFO CONSUMERS": lambda *_: _many_consumers()}),
-    "huge_owners": server({"XPENDING": lambda *_: _many_owners()}),
-    "huge_groups": server({"XINFO GROUPS": lambda *_: _many_groups()}),
-    "huge_hash": server({"HGETALL": lambda *_: b"*%d\r\n" % (2 * MANY_FIELDS) + bulk("aaaaaaaa") * 2 * MANY_FIELDS}),
-    "counts_of_400_digits": server({"XINFO GROUPS": group(pending=integer(DIGITS), lag=integer(DIGITS))}),
     "counts_as_text_of_400_digits": server(
-        {
-            "XINFO GROUPS": group(pending=bulk(DIGITS), consumers=bulk(DIGITS), entries_read=bulk(DIGITS)),
-            "XPENDING": pending(bulk(DIGITS), bulk("1-0"), array(array(bulk("a"), bulk(DIGITS)))),
-        }
+        group(pending=bulk(DIGITS), consumers=bulk(DIGITS), entries_read=bulk(DIGITS), owners=bulk(b"a " + DIGITS))
     ),
-    "negative_counts": server({"XINFO GROUPS": group(pending=integer(-1), consumers=integer(-1), lag=integer(-1))}),
-    "counts_beyond_63_bits": server({"XINFO GROUPS": group(pending=bulk(str(2**63)), lag=bulk(str(2**64)))}),
-    "lag_of_another_type": server({"XINFO GROUPS": group(lag=array(), entries_read=array())}),
+    "lengths_of_400_digits": server({**group(length=bulk(DIGITS)), "XLEN": bulk(DIGITS)}),
+    "largest_integers": server(
+        group(**dict.fromkeys(("pending", "consumers", "entries_read", "lag", "length"), integer(2**63 - 1)))
+    ),
+    "negative_counts": server(
+        {**group(pending=integer(-1), consumers=integer(-5), lag=integer(-2), length=integer(-1)), "XLEN": integer(-1)}
+    ),
+    "counts_beyond_63_bits": server(group(pending=bulk(str(2**63)), lag=bulk(str(2**64)))),
+    "fractions": server(group(pending=bulk("1.5"), lag=bulk("nan"), entries_read=bulk("inf"), consumers=bulk("1e9"))),
+    "unicode_digits": server(group(pending=bulk("\u0661"), lag=bulk("\u00b2"), consumers=bulk("1_000"))),
+    "counts_with_spaces": server(group(pending=bulk(" 1 "), lag=bulk("+1"), consumers=bulk("\n1"))),
+    "lag_of_another_type": server(group(lag=array(), entries_read=array(), owned=NIL, owners=array())),
+    "errors_inside_the_group": server(group(pending=b"-ERR a\r\n", lag=b"-ERR b\r\n", length=b"-ERR c\r\n")),
     "ids_of_400_digits": server(
-        {
-            "XINFO GROUPS": group(last_delivered_id=bulk(DIGITS + b"-" + DIGITS)),
-            "XPENDING": pending(integer(1), bulk(DIGITS + b"-0"), array(array(bulk("a"), bulk("1")))),
-        }
+        {**pending(DIGITS + b"-0", b"a"), **group(last_delivered_id=bulk(DIGITS + b"-" + DIGITS), oldest=bulk(DIGITS))}
     ),
-    "ids_that_are_no_ids": server(
-        {
-            "XINFO GROUPS": group(last_delivered_id=bulk("x-y-z")),
-            "XPENDING": pending(integer(1), bulk("²-0"), array(array(bulk("a"), bulk("1")))),
-        }
+    "largest_ids": server(
+        {**pending(LARGEST_ID, b"a"), **group(last_delivered_id=bulk(LARGEST_ID), oldest=bulk(LARGEST_ID))}
     ),
-    "group_without_fields": server({"XINFO GROUPS": array(array(bulk("name"), bulk("billing")))}),
+    "ids_that_are_no_ids": server({**pending("\u00b2-0".encode(), b"a"), **group(last_delivered_id=bulk("x-y-z"))}),
+    "ids_without_a_sequence": server({**pending(b"1", b"a"), **group(last_delivered_id=bulk("7"))}),
     "time_of_400_digits": server({"TIME": array(bulk(DIGITS), bulk("0"))}),
-    "lost_group": server({"XINFO GROUPS": array(), "XINFO STREAM": array(bulk("last-generated-id"), integer(1))}),
+    "lost_group": server({**dict.fromkeys(group(), array(NIL, integer(5), NIL)), "EVAL LAST_GENERATED_ID": integer(1)}),
+    "lost_group_with_a_huge_stream_id": server(
+        {**dict.fromkeys(group(), array(NIL, integer(5), NIL)), "EVAL LAST_GENERATED_ID": bulk(DIGITS + b"-0")}
+    ),
     **{f"{name}_to_everything": server(default=reply) for name, reply in ODD_REPLIES.items()},
     **{
-        f"odd_replies_to_{name.lower().replace(' ', '_')}": server(
-            {name: in_turn(ODD_REPLIES.values()), "XINFO GROUPS": in_turn(ODD_REPLIES.values())}
-            if name == "XINFO GROUPS"
-            else {name: in_turn(ODD_REPLIES.values())}
-        )
+        f"odd_replies_to_{name.lower().replace(' ', '_')}": server({name: in_turn(ODD_REPLIES.values())})
         for name in COMMANDS
     },
 }
@@ -351,7 +375,7 @@ SENTINEL_BEHAVIOURS: Mapping[str, Behaviour] = {
     "sentinel_one_byte_per_second": one_byte_per_second,
 }
 CLUSTER_BEHAVIOURS: Mapping[str, Behaviour] = {
-    "cluster_of_16384_nodes": server({"CLUSTER": _slots, "XINFO GROUPS": _redirect(b"MOVED")}),
+    "cluster_of_16384_nodes": server({"CLUSTER": _slots, **dict.fromkeys(group(), _redirect(b"MOVED"))}),
     "cluster_without_slots": server({"CLUSTER": array()}),
     "cluster_odd_replies": server({"CLUSTER": in_turn(ODD_REPLIES.values())}),
     "cluster_port_of_400_digits": server(

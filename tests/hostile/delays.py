@@ -24,7 +24,10 @@ class Delays:
 
     def problems(self, fault_free: "Delays") -> list[str]:
         """Return the delays that are more than MAX_FACTOR times as long as without faults."""
-        pairs = {"observed": (self.observed, fault_free.observed), "reconciled": (self.reconciled, fault_free.reconciled)}
+        pairs = {
+            "observed": (self.observed, fault_free.observed),
+            "reconciled": (self.reconciled, fault_free.reconciled),
+        }
         return [
             f"{name}: mean {statistics.mean(now):.2f} s, without faults {statistics.mean(before):.2f} s"
             for name, (now, before) in pairs.items()
