@@ -1,7 +1,5 @@
 """Tests of the promises to a cluster whose tenants, Redis servers, producers and name servers are hostile."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.cluster.api_server import ApiServer
@@ -9,7 +7,7 @@ from tests.operator.conftest import install_crd
 
 
 @pytest.fixture(scope="session")
-def api(api_server: ApiServer) -> Iterator[ApiServer]:
+def api(api_server: ApiServer) -> ApiServer:
     """An API server with the CRD and without controllers."""
     install_crd(api_server)
-    yield api_server
+    return api_server

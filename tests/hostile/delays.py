@@ -1,4 +1,4 @@
-"""Delays that the owner of a healthy StreamConsumer notices: until an entry is observed, and until an edit is applied."""
+"""Delays that a healthy tenant notices: until an entry is observed, and until an edit is applied."""
 
 import statistics
 import time

@@ -18,7 +18,9 @@ Command = list[bytes]
 class Connection:
     """One connection of a client, as a behaviour sees it."""
 
-    def __init__(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, received: bytearray):
+    def __init__(
+        self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, received: bytearray
+    ) -> None:
         self.port, self._reader, self._writer, self._received = port, reader, writer, received
 
     async def read_command(self) -> Command:

@@ -85,7 +85,7 @@ def is_allowed(line: Mapping[str, Any]) -> bool:
         return False
     if not namespace:
         return line["verb"] in ("list", "watch", "get") and resource != "secrets"
-    if resource in ("secrets", "configmaps") and namespace not in (TENANT,):
+    if resource in ("secrets", "configmaps") and namespace != TENANT:
         return False
     return namespace in (TENANT, VICTIM) or (namespace == OPERATOR_NAMESPACE and resource in ("leases", "pods"))
 

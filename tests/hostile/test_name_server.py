@@ -22,7 +22,7 @@ from tests.operator.namespace import Namespace, eventually
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 HOSTS = 24
-"""Hosts of the hostile tenant. The C library's resolver has four threads in uvloop, and two dozen at most in asyncio."""
+"""Hosts of the hostile tenant. uvloop resolves names in four threads, and asyncio in a few more."""
 
 SILENT_DOMAIN = "silent.example"
 
