@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.operator.namespace import Namespace
 
-TIMEOUT_SECONDS = 300.0
+TIMEOUT_SECONDS = 120.0
 TERMINAL_CONTROLS = ("\x1b", "\x9b", "\x07", "\u202e", "\u2066")
 
 

@@ -132,7 +132,7 @@ class _Recorder:
                 if cpu_seconds > REPORTED_CPU_SECONDS:
                     self._write("callback", repr(handle)[:500], cpu_seconds)
 
-        asyncio.Handle._run = measured  # type: ignore[method-assign]
+        asyncio.Handle._run = measured  # type: ignore[method-assign, assignment]
 
     def _recorded(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def recorded(context: ssl.SSLContext, *arguments: Any, **options: Any) -> Any:

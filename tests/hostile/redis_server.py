@@ -73,7 +73,8 @@ class HostileServers:
         self._behaviours = dict(behaviours)
         self.ports: dict[str, int] = {}
         self.connections: Counter[str] = Counter()
-        self.received: dict[str, bytearray] = {name: bytearray() for name in behaviours}
+        self.received: list[bytearray] = []
+        """The bytes that each connection has received."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,7 +85,7 @@ class HostileServers:
 
     def all_received(self) -> bytes:
         """Return the bytes that all servers have received."""
-        return b"\n".join(bytes(each) for each in self.received.values())
+        return b"\n".join(map(bytes, self.received))
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -118,7 +119,8 @@ class HostileServers:
             assert task
             self._tasks.add(task)
             self.connections[name] += 1
-            connection = Connection(self.ports[name], reader, writer, self.received[name])
+            self.received.append(bytearray())
+            connection = Connection(self.ports[name], reader, writer, self.received[-1])
             try:
                 with contextlib.suppress(
                     OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError, asyncio.CancelledError

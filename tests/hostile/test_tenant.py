@@ -9,6 +9,7 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,7 @@ def attack(
     outcome.stored = len(attacks) + len(urls)
     cluster.accept_everything()
     for number, each in enumerate(attacks):
-        eventually(lambda each=each, number=number: store(session, each, number, address))
+        eventually(partial(store, session, each, number, address))
     session.close()
 
 
@@ -200,7 +201,7 @@ def messages(namespace: Namespace) -> list[str]:
 
 
 def administrate(namespace: Namespace, folder: Path) -> list[Ran]:
-    some = [each["metadata"]["name"] for each in namespace.list_all("StreamConsumer")][::200]
+    some = [each["metadata"]["name"] for each in namespace.list_all("StreamConsumer")][::400]
     return [
         run_command(namespace, folder, "status", "-A"),
         run_command(namespace, folder, "status", "-A", "-o", "json"),
