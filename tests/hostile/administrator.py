@@ -39,13 +39,17 @@ class Ran:
         return [f"{self.command} {problem}" for problem in found]
 
 
-def run_command(namespace: Namespace, folder: Path, *arguments: str) -> Ran:
-    """Run `streamconsumer` with the administrator's kubeconfig."""
+def run_command(namespace: Namespace, folder: Path, *arguments: str, prefix: Sequence[str] = ()) -> Ran:
+    """Run `streamconsumer` with the administrator's kubeconfig. `prefix` is a command that runs it."""
     output, began = folder / f"command-{time.monotonic_ns()}", time.monotonic()
     environment = {**os.environ, **namespace.cluster.environment, "COLUMNS": "100"}
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "streamconsumer", *arguments], env=environment, stdout=file, stderr=file, cwd=folder
+            [*prefix, sys.executable, "-m", "streamconsumer", *arguments],
+            env=environment,
+            stdout=file,
+            stderr=file,
+            cwd=folder,
         )
         # The resident memory of a child is known only through wait4.
         killer = subprocess.Popen(["sh", "-c", f"sleep {TIMEOUT_SECONDS:.0f}; kill -9 {process.pid}"])

@@ -13,7 +13,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,7 @@ class Record:
 class MeasuredOperator(OperatorProcess):
     """The operator process with the measurements of its event loop."""
 
-    command = (sys.executable, "-m", "tests.hostile.measured_operator")
+    command: Sequence[str] = (sys.executable, "-m", "tests.hostile.measured_operator")
 
     def __init__(self, kubeconfig: Path, folder: Path, **settings: object) -> None:
         super().__init__(kubeconfig, folder, **settings)

@@ -55,13 +55,18 @@ def outcome(api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             yield observe(Namespace(api, healthy), Namespace(api, hostile), redis, name_server, folder)
 
 
+def with_resolv_conf(folder: Path) -> tuple[str, ...]:
+    """Return a command that runs another command with the resolv.conf in the folder, in a mount namespace."""
+    mount = f'mount --bind {folder / "resolv.conf"} /etc/resolv.conf && exec "$@"'
+    return ("unshare", "--mount", "sh", "-c", mount, "sh")
+
+
 class OperatorWithResolvConf(MeasuredOperator):
-    """An operator whose /etc/resolv.conf is a file of the test, in its own mount namespace."""
+    """An operator whose /etc/resolv.conf is the file in the folder."""
 
     def __init__(self, kubeconfig: Path, folder: Path, **settings: object) -> None:
         super().__init__(kubeconfig, folder, **settings)
-        mount = f'mount --bind {folder / "resolv.conf"} /etc/resolv.conf && exec "$@"'
-        self.command = ("unshare", "--mount", "sh", "-c", mount, "sh", *MeasuredOperator.command)
+        self.command = (*with_resolv_conf(folder), *MeasuredOperator.command)
 
 
 def observe(
@@ -83,7 +88,8 @@ def observe(
     finally:
         operator.kill()
         tenant.close()
-    return Outcome(fault_free, silent, callbacks, calls, run_command(hostile, folder, "status", "-n", hostile.name))
+    status = run_command(hostile, folder, "status", "-n", hostile.name, prefix=with_resolv_conf(folder))
+    return Outcome(fault_free, silent, callbacks, calls, status)
 
 
 def check_asked(name_server: NameServer) -> None:
