@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.operator.operator_process import OperatorProcess
+from tests.operator.operator_process import LogLine, OperatorProcess
 
 RECORDS_VARIABLE = "HOSTILE_RECORDS"
 REPORTED_CPU_SECONDS = 0.02
@@ -85,6 +85,11 @@ class MeasuredOperator(OperatorProcess):
         """Return the largest resident memory of the process so far."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1024
+
+
+def is_unhandled(line: LogLine) -> bool:
+    """Return True if a log line reports an error that no component has handled."""
+    return "Traceback" in str(line) or line.get("severity") in ("critical", "noise")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from tests.hostile.behaviours import (
     TLS_BEHAVIOURS,
 )
 from tests.hostile.delays import Delays, HealthyTenant
-from tests.hostile.measured_operator import MAX_MEBIBYTES, Record, measured_operator
+from tests.hostile.measured_operator import MAX_MEBIBYTES, Record, is_unhandled, measured_operator
 from tests.hostile.redis_server import HOST, Behaviour, HostileServers
 from tests.model.examples import Manifest, manifest
 from tests.operator.namespace import Namespace, eventually
@@ -89,7 +89,7 @@ def observe(
             operator.peak_mebibytes(),
             operator.exit_code,
             scrapes,
-            [str(line)[:1500] for line in operator.unexpected_lines() if is_problem(line)],
+            [str(line)[:1500] for line in operator.unexpected_lines() if is_unhandled(line)],
             operator.long_callbacks(since),
             operator.blocking_calls(since),
             commands,
@@ -124,11 +124,6 @@ def check_every_server_is_polled(servers: HostileServers) -> None:
 def is_served(resource: Manifest) -> bool:
     conditions = resource.get("status", {}).get("conditions", [])
     return any(each["type"] == "RedisReachable" and each.get("reason") for each in conditions)
-
-
-def is_problem(line: Mapping[str, object]) -> bool:
-    """Return True if a log line reports an error that no component has handled."""
-    return "Traceback" in str(line) or line.get("severity") in ("error", "critical", "noise")
 
 
 def test_delays_of_other_tenants_at_most_double(outcome: Outcome) -> None:

@@ -7,7 +7,7 @@ CRD has lost its rules, as if an older version had stored the resources.
 import json
 import time
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.hostile.administrator import TERMINAL_CONTROLS, Ran, run_command, run
 from tests.hostile.attacks import OWN_KEYS, OWN_SECRET, Attack, Canaries, every_attack, sample, url_values
 from tests.hostile.behaviours import server
 from tests.hostile.canaries import CanarySocket, OpenDetector
-from tests.hostile.measured_operator import MAX_MEBIBYTES, MeasuredOperator, Record, measured_operator
+from tests.hostile.measured_operator import MAX_MEBIBYTES, MeasuredOperator, Record, is_unhandled, measured_operator
 from tests.hostile.redis_server import HOST, HostileServers
 from tests.hostile.shared_cluster import (
     TENANT,
@@ -98,7 +98,7 @@ def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             outcome.objects = all_objects(cluster.tenant) + operator.metrics() + operator.log.read_text()
             outcome.messages = messages(cluster.tenant)
             outcome.commands += administrate(cluster.tenant, folder)
-            outcome.log_problems = [str(each)[:1500] for each in operator.lines() if is_problem(each)]
+            outcome.log_problems = [str(each)[:1500] for each in operator.lines() if is_unhandled(each)]
             outcome.long_callbacks, outcome.blocking_calls = (
                 operator.long_callbacks(since),
                 operator.blocking_calls(since),
@@ -208,10 +208,6 @@ def administrate(namespace: Namespace, folder: Path) -> list[Ran]:
         run_report(namespace, folder, "-n", TENANT, "--logs"),
         *(run_command(namespace, folder, "doctor", name, "-n", TENANT) for name in some),
     ]
-
-
-def is_problem(line: Mapping[str, object]) -> bool:
-    return "Traceback" in str(line) or line.get("severity") in ("error", "critical", "noise")
 
 
 def test_no_secret_of_another_namespace_reaches_the_tenants_server(outcome: Outcome) -> None:
