@@ -313,6 +313,7 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "loading": server(default=b"-LOADING for ever\r\n"),
     "no_auth": server(default=b"-NOAUTH Authentication required.\r\n"),
     "odd_handshake": server(dict.fromkeys(["AUTH", "SELECT", "CLIENT"], in_turn(ODD_REPLIES.values()))),
+    "odd_replies_in_turn": server(default=in_turn(ODD_REPLIES.values())),
     "huge_error": server(default=lambda *_: b"-ERR " + b"x" * 10_000_000 + b"\r\n"),
     "markup_in_error": server(default=b"-ERR " + MARKUP + b"\r\n"),
     "markup_in_error_code": server(default=b"-" + MARKUP + b" x\r\n"),

@@ -135,7 +135,7 @@ class _Recorder:
                 self._in_callback = False
                 cpu_seconds = time.thread_time() - began
                 if cpu_seconds > REPORTED_CPU_SECONDS:
-                    self._write("callback", repr(handle)[:500], cpu_seconds)
+                    self._write("callback", _describe(handle), cpu_seconds)
 
         asyncio.Handle._run = measured  # type: ignore[method-assign, assignment]
 
@@ -165,6 +165,19 @@ class _Recorder:
     def _write(self, kind: str, detail: str, cpu_seconds: float = 0) -> None:
         line = {"at": time.monotonic(), "kind": kind, "detail": detail, "cpu_seconds": cpu_seconds}
         os.write(self._file, json.dumps(line).encode() + b"\n")
+
+
+def _describe(handle: asyncio.Handle) -> str:
+    """Return the coroutines of the task that the handle has continued, from the outermost to the innermost."""
+    task = getattr(getattr(handle, "_callback", None), "__self__", None)
+    if not isinstance(task, asyncio.Task):
+        return repr(handle)[:500]
+    names, awaited = [], task.get_coro()
+    while awaited is not None and hasattr(awaited, "cr_await"):
+        line = awaited.cr_frame.f_lineno if awaited.cr_frame else "end"
+        names.append(f"{awaited.__qualname__}:{line}")
+        awaited = awaited.cr_await
+    return " > ".join(names)
 
 
 def _run() -> None:
