@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +22,7 @@ LogLine = dict[str, Any]
 class OperatorProcess:
     """A process of `python -m streamconsumer operator`."""
 
-    command: tuple[str, ...] = (sys.executable, "-m", "streamconsumer", "operator")
+    command: Sequence[str] = (sys.executable, "-m", "streamconsumer", "operator")
 
     def __init__(self, kubeconfig: Path, folder: Path, **settings: object) -> None:
         local = {"http_port": 0, "http_host": "127.0.0.1", "allowed_destinations": "127.0.0.0/8"}
