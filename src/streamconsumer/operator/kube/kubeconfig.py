@@ -98,7 +98,7 @@ class _Context(_Section):
 
 @dataclass(frozen=True)
 class Kubeconfig:
-    """One context of the kubeconfig files."""
+    """Context in the kubeconfig files."""
 
     namespace: str
     user: Mapping[str, Any]
