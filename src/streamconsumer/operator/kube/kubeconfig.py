@@ -98,7 +98,7 @@ class _Context(_Section):
 
 @dataclass(frozen=True)
 class Kubeconfig:
-    """One context of the kubeconfig files."""
+    """Server, credentials, namespace and impersonation of a context."""
 
     namespace: str
     user: Mapping[str, Any]
