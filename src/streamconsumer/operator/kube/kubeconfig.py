@@ -98,7 +98,7 @@ class _Context(_Section):
 
 @dataclass(frozen=True)
 class Kubeconfig:
-    """Context in the kubeconfig files."""
+    """Server, credentials, namespace and impersonation of a context."""
 
     namespace: str
     user: Mapping[str, Any]
