@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from streamconsumer.errors import InvalidSettings
@@ -125,6 +126,8 @@ class PipelineClient:
             options = {**timeouts, **limited_options(self._limits)}
             self._connection = CONNECTION_CLASSES[credentials.scheme](**options, address_source=self._topology)
             await self._connection.connect()  # type: ignore[no-untyped-call] # ships no types
+            if await self._connection.can_read():
+                raise RedisConnectionError("the server closed the connection, or sent a reply without a command")
         return self._connection
 
 

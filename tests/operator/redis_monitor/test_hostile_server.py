@@ -32,7 +32,8 @@ from tests.hostile_server import REPLIES, behaviour, hostile_server
 from tests.model.examples import manifest, stored
 
 MAX_GROWTH_BYTES = 48 * 2**20
-MAX_CALLBACK_SECONDS = 0.1
+MAX_ITERATION_SECONDS = 0.3
+"""Maximum CPU time of one iteration of the event loop, which also runs the callbacks of the server."""
 
 
 def resident_bytes() -> int:
@@ -111,7 +112,7 @@ async def test_unexpected_reply_is_a_condition(name: str) -> None:
     assert conditions["GroupReady"].reason in {*ERRORS, StreamReason.NO_PERMISSION}
     assert all(len(condition.message) < 2000 for condition in conditions.values())
     assert monitor.growth_bytes < MAX_GROWTH_BYTES
-    assert monitor.longest_seconds < MAX_CALLBACK_SECONDS
+    assert monitor.longest_seconds < MAX_ITERATION_SECONDS
 
 
 @pytest.mark.parametrize("name", REPLIES)
@@ -129,7 +130,7 @@ async def test_unexpected_reply_to_the_handshake_is_a_condition(name: str) -> No
     assert isinstance(replies, RedisErrorInfo)
     assert "secret" not in replies.message
     assert monitor.growth_bytes < MAX_GROWTH_BYTES
-    assert monitor.longest_seconds < MAX_CALLBACK_SECONDS
+    assert monitor.longest_seconds < MAX_ITERATION_SECONDS
 
 
 async def test_many_resources_of_a_server_with_endless_replies_stay_within_the_limits() -> None:
