@@ -1,5 +1,6 @@
 """Entries that are too large to be read become dead letters without their values, and do not delay other entries."""
 
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -8,7 +9,7 @@ import pytest
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor import Retry
-from streamconsumer.processor.consumer import memory_limit
+from streamconsumer.processor.consumer import large_entries, memory_limit, raw_connection
 from streamconsumer.processor.message import Message
 from streamconsumer.redis_client.keys import group_key
 from tests.processor.dead_letters.dead_letter_factory import dead_letter_store
@@ -268,6 +269,22 @@ async def test_reply_that_arrives_slowly_is_awaited(any_group: Group, proxy: Pro
     await handler.wait_until_finished(1, WITHIN)
     await unreadable(any_group, 0)
     assert processor.metrics.redis_errors == 0
+
+
+async def test_entry_that_arrives_too_slowly_becomes_a_dead_letter(
+    any_group: Group, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raw_connection, "MAX_RECEIVE_SECONDS", 1.0)
+    monkeypatch.setattr(raw_connection, "PROGRESS_SECONDS", 0.5)
+    monkeypatch.setattr(large_entries, "REPLY_TIMEOUT_SECONDS", 1.0)
+    proxy.delay_seconds = 0.2
+    handler = Recorder()
+    await any_group.add(1, {"picture": "x" * (3 * MEGABYTE)})
+    await any_group.add(1)
+    await any_group.start(handler, manager=any_group.manager(proxy.url), poll=0.5)
+    [dead_letter] = await unreadable(any_group)
+    assert re.search(r"found \d+ bytes of a reply after 1 s", dead_letter["streamconsumer.error-message"])
+    assert len(handler.finished) == 1
 
 
 async def test_peer_does_not_claim_an_entry_that_arrives_slowly(any_group: Group, proxy: Proxy) -> None:

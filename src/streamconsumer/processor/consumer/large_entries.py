@@ -36,8 +36,8 @@ MAX_NAME_BYTES, MAX_NAMES_BYTES = 1000, 64_000
 NAME_OVERHEAD_BYTES = 8
 """Size that each field name has in addition to its bytes, so that empty names have a size, too."""
 
-REPLY_TIMEOUT_SECONDS = 5.0
-"""Maximum time until the reply to a claim begins."""
+REPLY_TIMEOUT_SECONDS = 15.0
+"""Maximum time until the reply to a claim begins. The script needs about one second for a million fields."""
 
 BOUNDED_READ = f"""
 local function measure(fields)
@@ -107,25 +107,25 @@ class BoundedReads:
         The script returns the number of examined entries, the number of trimmed entries, and the claimed entries. If
         the connection is cut, the script runs again with a smaller size.
         """
-        cuts = 0
+        cuts, problem = 0, ""
         while True:
-            is_given_up = cuts == MAX_CUTS
-            entry_bytes = MIN_BYTES if is_given_up else self._limits.reply_bytes
+            entry_bytes = MIN_BYTES if problem else self._limits.reply_bytes
+            page_bytes = self._size.claim_bytes
             try:
-                page_bytes = self._size.claim_bytes
                 reply = await self.execute(*command, page_bytes, entry_bytes, *ids_and_counts)
             except (ConnectionCut, UnreadableReply) as error:
-                if is_given_up:
+                if problem:
                     raise
-                cuts += not self._size.shrink()
-                log.warning(
-                    "connection was cut while reading entries; reading a smaller number of bytes",
-                    extra={"error": str(error), "bytes": page_bytes, "next_bytes": self._size.claim_bytes},
-                )
-                continue
-            examined, trimmed, raw_entries = reply
-            problem = f"the connection was cut {MAX_CUTS} times while this entry was read" if is_given_up else ""
-            return Claimed(self.parse(raw_entries, problem), int(trimmed), int(examined))
+                if isinstance(error, UnreadableReply):  # the reply takes too long, so each repetition takes long, too
+                    problem = "" if self._size.shrink_to_minimum() else str(error)
+                else:
+                    cuts += not self._size.shrink()
+                    problem = f"the connection was cut {cuts} times while this entry was read" * (cuts == MAX_CUTS)
+                log_fields = {"error": str(error), "bytes": page_bytes, "next_bytes": self._size.claim_bytes}
+                log.warning("connection was lost while claiming entries; claiming fewer bytes", extra=log_fields)
+            else:
+                examined, trimmed, raw_entries = reply
+                return Claimed(self.parse(raw_entries, problem), int(trimmed), int(examined))
 
     async def execute_once(self, *command: Any) -> Any:
         """Run a script with the arguments `page_bytes` and `entry_bytes` at the end.

@@ -26,10 +26,10 @@ LARGE_REPLY_BYTES = 1024 * 1024
 """Size above which the values of a reply are counted. A smaller reply fits into memory whatever it contains."""
 
 PROGRESS_SECONDS = 5.0
-"""Time in which a partly received reply must grow. Otherwise, the connection counts as dead."""
+"""Time in which a reply that has started must grow. Otherwise, the connection counts as dead."""
 
 MAX_RECEIVE_SECONDS = 30.0
-"""Maximum time between the first and the last byte of a reply. A reply that takes longer is too large for the connection."""
+"""Maximum time to receive a reply that has started. A reply that takes longer is too large for the connection."""
 
 _MIN_PROGRESS_BYTES = 1024
 """Bytes that count as progress. The reply to XACK, which arrives before a blocking read ends, is smaller."""
@@ -115,7 +115,7 @@ class RawConnection(asyncio.Protocol):
             self.stop_timer()
 
     def start_timer(self, seconds: float) -> None:
-        """Drop the connection if no reply begins within `seconds`, or if a partly received reply stops growing."""
+        """Drop the connection if no reply begins within `seconds`, or if a reply that has started stops to grow."""
         deadline = asyncio.get_running_loop().time() + seconds + MAX_RECEIVE_SECONDS
         self._start_timer(seconds, self.bytes_received, deadline)
 

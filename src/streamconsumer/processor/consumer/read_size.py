@@ -70,5 +70,12 @@ class ReadSize:
         self._limit(max(MIN_BYTES, self.claim_bytes // 4))
         return True
 
+    def shrink_to_minimum(self) -> bool:
+        """Claim MIN_BYTES. Returns False if the size was already MIN_BYTES."""
+        if self.claim_bytes <= MIN_BYTES:
+            return False
+        self._limit(MIN_BYTES)
+        return True
+
     def _limit(self, size_bytes: int) -> None:
         self._bytes, self._restore_at = min(self._bytes, size_bytes), self._clock() + RESTORE_SECONDS
