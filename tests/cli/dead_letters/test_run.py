@@ -377,7 +377,7 @@ async def test_missing_target_options_are_listed() -> None:
 
 
 async def test_missing_permission_is_reported(group: Group) -> None:
-    await restrict(group, "+type", "+xrevrange", "+xinfo")
+    await restrict(group, "+type", "+eval", "+xrevrange", "+xinfo")
     await write_dead_letters(group, 1)
     ran = await run("list", url=group.url)
     assert ran.code == 3

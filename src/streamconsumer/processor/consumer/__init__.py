@@ -31,8 +31,9 @@ Design decisions, each measured on Redis 6.2, 7.0 and Valkey:
 from collections.abc import Callable, Collection
 from datetime import timedelta
 
+from streamconsumer.model.redis_url import redact_url
 from streamconsumer.processor.consumer.claimer import ClaimPage, PendingClaimer
-from streamconsumer.processor.consumer.manager import StreamManager, redact_url
+from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.processor.consumer.polling_consumer import PollingConsumer
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer

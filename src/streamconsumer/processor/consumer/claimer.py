@@ -28,6 +28,9 @@ CHECKS_PER_MEMBERS_REFRESH = 10
 TRIM_INTERVAL = timedelta(seconds=10)
 """Interval at which one consumer of the group trims the stream."""
 
+MAX_IDLE_MILLISECONDS = 10**13
+"""Maximum idle time, because `timedelta` cannot represent every number that a server may report."""
+
 ClaimPage = Callable[[int], Awaitable[list[Entry]]]
 """Coroutine function that claims up to the given number of entries. A shorter result means that no claimable entries
 are left."""
@@ -125,8 +128,8 @@ class PendingClaimer:
         """Return the server's time. Only the first call sends TIME; later calls use the stored offset."""
         loop = asyncio.get_running_loop()
         if self._clock_offset_seconds is None:
-            seconds, microseconds = await self._execute("TIME")
-            self._clock_offset_seconds = int(seconds) + int(microseconds) / 1e6 - loop.time()
+            now = replies.server_time_microseconds(await self._execute("TIME"))
+            self._clock_offset_seconds = now / 1e6 - loop.time()
         return loop.time() + self._clock_offset_seconds
 
     async def _trim(self, now: float) -> None:
@@ -212,12 +215,15 @@ class PendingClaimer:
             if str(error).startswith(("NOGROUP", "no such key", "ERR no such key")):
                 return []  # the next read gets the same error and recreates the group
             raise
-        return [_parse_consumer(replies.to_dict(line)) for line in reply]
+        return [_parse_consumer(line) for line in replies.array(reply, "XINFO CONSUMERS")]
 
 
 def _has_postponed(consumers: list[ConsumerInfo]) -> bool:
     return any(info.name == POSTPONED_CONSUMER and info.pending for info in consumers)
 
 
-def _parse_consumer(line: dict[bytes, Any]) -> ConsumerInfo:
-    return ConsumerInfo(line[b"name"].decode(), int(line[b"pending"]), timedelta(milliseconds=int(line[b"idle"])))
+def _parse_consumer(line: Any) -> ConsumerInfo:
+    fields = replies.to_dict(line, "XINFO CONSUMERS")
+    name = replies.text(fields.get(b"name"), "XINFO CONSUMERS")
+    pending, idle = (replies.count(fields.get(key), "XINFO CONSUMERS") for key in (b"pending", b"idle"))
+    return ConsumerInfo(name, pending, timedelta(milliseconds=min(idle, MAX_IDLE_MILLISECONDS)))

@@ -135,7 +135,7 @@ class Leases:
     async def members(self) -> dict[str, float]:
         """Return the registered consumers and the time of their last announcement."""
         flat = await self._execute("HGETALL", self._members_key)
-        return {name.decode(): float(announced_at) for name, announced_at in replies.to_dict(flat).items()}
+        return {name: float(announced_at) for name, announced_at in replies.numbers(flat, "HGETALL").items()}
 
     async def renew(self, message_ids: Sequence[str]) -> list[str]:
         """Renew the leases of entries. Returns the ids of entries that another consumer owns."""
@@ -187,5 +187,4 @@ class Leases:
 
     async def server_time_milliseconds(self) -> int:
         """Return the server's time."""
-        seconds, microseconds = await self._execute("TIME")
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        return replies.server_time_microseconds(await self._execute("TIME")) // 1000

@@ -1,0 +1,102 @@
+"""Delays that a healthy tenant notices: until an entry is observed, and until an edit is applied."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tests.cluster.redis_servers import RedisServer
+from tests.model.examples import manifest
+from tests.operator.namespace import Namespace, eventually
+from tests.operator.redis_operator import redis_client
+
+ROUNDS = 5
+MAX_FACTOR = 2
+TIMEOUT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Delays:
+    """Seconds of each trial in one phase."""
+
+    observed: Sequence[float]
+    reconciled: Sequence[float]
+
+    def problems(self, fault_free: "Delays") -> list[str]:
+        """Return the delays that are more than MAX_FACTOR times as long as without faults."""
+        pairs = {
+            "observed": (self.observed, fault_free.observed),
+            "reconciled": (self.reconciled, fault_free.reconciled),
+        }
+        return [
+            f"{name}: mean {statistics.mean(now):.2f} s, without faults {statistics.mean(before):.2f} s"
+            for name, (now, before) in pairs.items()
+            if statistics.mean(now) > MAX_FACTOR * statistics.mean(before)
+        ]
+
+
+class HealthyTenant:
+    """StreamConsumers on a Redis server without faults."""
+
+    def __init__(self, namespace: Namespace, redis: RedisServer, *, host: str = "", count: int = 4) -> None:
+        self.namespace = namespace
+        self._names = [f"healthy-{number}" for number in range(count)]
+        self._url = f"redis://{host or redis.host}:{redis.port}/0"
+        self._redis = redis_client(redis)
+        self._lengths = dict.fromkeys(self._names, 0)
+        self._replicas = dict.fromkeys(self._names, 1)
+
+    def create(self) -> None:
+        """Create the StreamConsumers and wait until each is observed."""
+        for name in self._names:
+            self.namespace.create(manifest(name, redis={"url": self._url}, stream=name))
+        eventually(self._check_observed, TIMEOUT_SECONDS)
+
+    def measure(self) -> Delays:
+        observed, reconciled = [], []
+        for _ in range(ROUNDS):
+            observed += self._observation_delays()
+            reconciled += self._reconcile_delays()
+        return Delays(observed, reconciled)
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def _check_observed(self) -> None:
+        for name in self._names:
+            assert self.namespace.conditions(name)["GroupReady"]["status"] == "True"
+
+    def _observation_delays(self) -> list[float]:
+        for name in self._names:
+            self._redis.xadd(name, {"n": 1})
+            self._lengths[name] += 1
+        return self._wait_for_all(self._observed_names)
+
+    def _reconcile_delays(self) -> list[float]:
+        for name in self._names:
+            self._replicas[name] = 3 - self._replicas[name]
+            self.namespace.edit(name, replicas=self._replicas[name])
+        return self._wait_for_all(self._reconciled_names)
+
+    def _observed_names(self) -> set[str]:
+        resources = self.namespace.list_all("StreamConsumer")
+        lengths = {
+            each["metadata"]["name"]: each.get("status", {}).get("stream", {}).get("length") for each in resources
+        }
+        return {name for name in self._names if lengths.get(name) == self._lengths[name]}
+
+    def _reconciled_names(self) -> set[str]:
+        deployments = self.namespace.list_all("Deployment")
+        replicas = {each["metadata"]["name"]: each["spec"]["replicas"] for each in deployments}
+        return {name for name in self._names if replicas.get(f"{name}-consumer") == self._replicas[name]}
+
+    def _wait_for_all(self, done: Callable[[], set[str]]) -> list[float]:
+        """Return the seconds until each name is done."""
+        began, delays = time.monotonic(), dict[str, float]()
+        while len(delays) < len(self._names):
+            elapsed = time.monotonic() - began
+            assert elapsed < TIMEOUT_SECONDS, f"not done after {elapsed:.0f} s: {set(self._names) - delays.keys()}"
+            for name in done() - delays.keys():
+                delays[name] = time.monotonic() - began
+            time.sleep(0.05)
+        return list(delays.values())
