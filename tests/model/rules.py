@@ -38,6 +38,7 @@ from streamconsumer.model.spec import (
     ONE_URL,
     TLS_NEEDS_REDISS,
     URL_MESSAGE,
+    URL_NEEDS_HOST,
 )
 from tests.model.examples import Manifest, manifest
 
@@ -103,6 +104,9 @@ RULES_WITH_MESSAGE = [
     _case("a password in the URL", "redis", CREDENTIALS_IN_URL, redis={"url": "redis://:hunter2@redis"}),
     _case("a password as an option", "redis", CREDENTIALS_IN_URL, redis={"url": "redis://redis?password=hunter2"}),
     _case("sentinels and a cluster", "redis", ONE_TOPOLOGY, redis={**PLAIN_URL, "sentinel": SENTINEL, "cluster": True}),
+    _case("no host", "redis", URL_NEEDS_HOST, redis={"url": "redis://"}),
+    _case("no host, but a port", "redis", URL_NEEDS_HOST, redis={"url": "rediss://:6379/0"}),
+    _case("no host, but a database", "redis", URL_NEEDS_HOST, redis={"url": "redis:///0"}),
     _case("TLS without TLS", "redis", TLS_NEEDS_REDISS, redis={**PLAIN_URL, "tls": {"caSecretRef": SECRET}}),
     _case("TLS without TLS, empty", "redis", TLS_NEEDS_REDISS, redis={**PLAIN_URL, "tls": {}}),
     _case(

@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -48,6 +49,9 @@ CLUSTER_NEEDS_DATABASE_0 = (
 ONE_HANDLER = "set exactly one kind of handler: handler.python, handler.source or handler.http"
 HTTP_TAKES_NO_BATCH = "handler.http takes one message at a time: remove handler.batch"
 HTTP_NEEDS_UTF8 = "handler.http sends text as JSON: set encoding to utf-8"
+URL_NEEDS_HOST = (
+    "redis.url must contain a host, as in redis://redis:6379/0; only redis.sentinel makes the host optional"
+)
 CREDENTIALS_IN_URL = (
     "redis.url must not contain credentials: use usernameSecretRef and passwordSecretRef, or urlSecretRef"
 )
@@ -150,6 +154,7 @@ class RedisSpec(
         ("has(self.url) != has(self.urlSecretRef)", ONE_URL),
         ("!has(self.url) || !(self.url.contains('@') || self.url.contains('password='))", CREDENTIALS_IN_URL),
         ("!(has(self.sentinel) && has(self.cluster) && self.cluster)", ONE_TOPOLOGY),
+        ("!has(self.url) || has(self.sentinel) || self.url.matches(r'^rediss?://[^:/?]')", URL_NEEDS_HOST),
         ("!has(self.tls) || !has(self.url) || self.url.startsWith('rediss://')", TLS_NEEDS_REDISS),
         (
             f"!has(self.url) || !has(self.cluster) || !self.cluster || {_CEL_DATABASE_0}",
@@ -192,6 +197,8 @@ class RedisSpec(
 
     @model_validator(mode="after")
     def _check_topology(self) -> Self:
+        if self.url and not self.sentinel and not re.match(r"rediss?://[^:/?]", self.url):
+            raise ValueError(URL_NEEDS_HOST)
         if self.sentinel and self.cluster:
             raise ValueError(ONE_TOPOLOGY)
         if self.tls and self.url and not self.url.startswith("rediss://"):

@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.model.env_codec import from_env
 from streamconsumer.model.processor_settings import ProcessorSettings, SharedSettings
@@ -389,3 +390,27 @@ def test_pod_reads_the_settings_of_the_resource(stream: str, group: str, drain: 
     assert {name: getattr(settings, name) for name in SharedSettings.model_fields} == {
         name: getattr(resource.spec, name) for name in SharedSettings.model_fields
     }
+
+
+URLS = [
+    f"{scheme}://{host}{port}{database}{option}"
+    for scheme in ("redis", "rediss")
+    for host in ("", "redis", "redis.", "10.0.0.7", "[::1]")
+    for port in ("", ":6379", ":0", ":99999")
+    for database in ("", "/", "/0", "/7/")
+    for option in ("", "?db=0", "?socket_timeout=1", "?ssl_cert_reqs=none")
+]
+
+
+@pytest.mark.parametrize("sentinel", [None, {"masterName": "main", "nodes": ["sentinel:26379"]}])
+def test_each_url_that_the_spec_accepts_is_accepted_by_the_settings_of_the_pod(sentinel: Manifest | None) -> None:
+    accepted = 0
+    for url in URLS:
+        redis = {"url": url, **({"sentinel": sentinel} if sentinel else {})}
+        try:
+            valid = StreamConsumer.parse(manifest(redis=redis))
+        except InvalidResource:
+            continue
+        accepted += 1
+        assert desired(valid, SETTINGS)
+    assert accepted > 20

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from streamconsumer.errors import ChildRejected, InvalidResource, NameConflict
 from streamconsumer.model import names
+from streamconsumer.model.fields import format_errors
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import CONDITIONS, Readiness, Reason, Status, build_conditions
 from streamconsumer.operator.autoscaling.autoscaler import Autoscaler
@@ -179,7 +180,11 @@ class Reconciler:
         return [child for child in self.cache.children(key) if _owned_by_previous_uid(consumer, child)]
 
     async def _apply_children(self, state: ConsumerState, consumer: StreamConsumer) -> list[Change]:
-        manifests = desired(consumer, self.settings, await self._references(state, consumer))
+        references = await self._references(state, consumer)
+        try:
+            manifests = desired(consumer, self.settings, references)
+        except ValidationError as error:  # the settings of the pod reject a value that the spec accepts
+            raise InvalidResource("; ".join(format_errors(error, lambda path: ".".join(map(str, path))))) from None
         changes = [change for child in manifests if (change := await self._apply_child(state, consumer, child))]
         return [*changes, *await self._prune(state.key, consumer, manifests)]
 
