@@ -67,7 +67,7 @@ _SELECTION_OPTIONS = (
     click.argument("ids", nargs=-1, type=_EntryIdParam()),
     *_FILTER_OPTIONS,
     click.option("--all", "everything", is_flag=True, help="Select all dead letters of the group."),
-    click.option("--dry-run", is_flag=True, help="List the selected dead letters without a change."),
+    click.option("--dry-run", is_flag=True, help="List the selected dead letters and change nothing."),
 )
 
 

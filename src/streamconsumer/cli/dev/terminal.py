@@ -64,7 +64,7 @@ class Terminal:
         self.print(Text.assemble((f"{pod:<{self._width}} │ ", self._styles.get(pod, "")), text))
 
     def print(self, text: Text) -> None:
-        """Print a line. Its characters become printable, because most texts come from pods."""
+        """Print a line. Unprintable characters are escaped, because most texts come from pods."""
         pieces = ((printable(each.text, MAX_TEXT_LENGTH), each.style or "") for each in text.render(self._console))
         try:
             self._console.print(Text.assemble(*pieces))
