@@ -1,7 +1,7 @@
 """Entries and messages: an `Entry` is the raw form in the processor, and a `Message` is the form that a handler gets.
 
 An entry's values are decoded when its handler starts, so that an undecodable entry fails without affecting the other
-entries of its read. Default values are class attributes, because creating an entry then does not have to set them.
+entries of its read. Default values are class attributes, so that creating an entry does not have to set them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ class Entry:
     """Fields of an entry as Redis returned them, and state of the entry in the processor."""
 
     deliveries: int = 1
-    """Delivery count in Redis: the number of attempts, including the current one if `attempt_counted` is True.
+    """Delivery count in Redis: the number of attempts, including the current attempt if `attempt_counted` is True.
 
     XREADGROUP sets the count to 1, because Redis does not know whether the handler of an entry has started."""
 
@@ -249,8 +249,8 @@ class Message:
 MessageContext = tuple[Entry, ConsumerId, Mapping[Any, Any]]
 """The current handler's message as a tuple of entry, consumer and data.
 
-The context is a tuple because the processor creates a context for each message. `current_message()` builds a `Message`
-from the context only when a handler calls the function."""
+The context is a tuple to save time, because the processor creates a context for each message. `current_message()`
+builds a `Message` from the context only when a handler calls the function."""
 
 
 def to_message(context: MessageContext) -> Message:

@@ -82,8 +82,7 @@ def dead_letters() -> None:
     """List, show, replay or drop dead letters.
 
     Select the consumer group with --name, which names a StreamConsumer in the cluster, or with --redis-url, --stream
-    and --group. In a pod of the processor, the environment variables
-    select the group.
+    and --group. In a pod of a StreamConsumer, the environment variables select the group.
 
     \b
     Exit codes:

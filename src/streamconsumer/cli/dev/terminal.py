@@ -15,7 +15,7 @@ from streamconsumer.cli.dev.trace_trees import Span, TraceBuffer
 from streamconsumer.text import printable
 
 MAX_TEXT_LENGTH = 8192
-"""Maximum number of characters of a text with one style, such as a message or the value of a field."""
+"""Maximum number of characters in each styled part of a line, such as a message or the value of a field."""
 
 _POD_COLORS = ("cyan", "magenta", "blue", "green", "bright_cyan", "bright_magenta")
 

@@ -47,7 +47,7 @@ class BatchRunner:
         self._max_count, self._consumer_id, self._telemetry = max_count, consumer_id, telemetry
 
     async def run(self, first: Entry) -> None:
-        """Handle an entry together with other ready entries. An error that this method raises ends the slot."""
+        """Handle an entry together with other ready entries. An error that this method raises ends the worker slot."""
         can_share = self._may_share_batch(first)
         message = await self._prepare(first)
         if message is None:

@@ -1,6 +1,6 @@
 """Memory that large entries in flight occupy. While it exceeds a limit, the processor reads no further entries.
 
-Only entries of large replies and redelivered entries are measured, so that ordinary messages cost nothing.
+Only redelivered entries and entries from large replies are measured, so that ordinary messages take no additional time.
 """
 
 from collections.abc import Collection, Iterable

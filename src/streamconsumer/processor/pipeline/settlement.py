@@ -327,7 +327,7 @@ class Settler:
     def _on_dead_lettered(
         self, entry: Entry, decision: FailureDecision, reply: bool | Exception, start_ns: int
     ) -> None:
-        """Process one result of `dead_letter_many`: an error, or whether the dead letter was written.
+        """Process one result of `dead_letter_many`: an error, or True if the dead letter was written.
 
         After an error, the write is retried. If the result is False, another consumer has claimed the entry."""
         assert isinstance(decision.action, ToDeadLetter)

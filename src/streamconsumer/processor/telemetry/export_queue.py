@@ -162,7 +162,7 @@ class ExportQueue:
         self._is_closing = True
         self._wake.set()
         self._thread.join(timeout_seconds)
-        with self._lock:  # before `abort`: after it, the thread would count the current request as well
+        with self._lock:  # before `abort`, after which the thread would also count the current request
             self._is_aborted = self._thread.is_alive()
             if self._is_aborted:
                 self._failed += len(self._queued) + self._in_flight
@@ -209,7 +209,7 @@ class ExportQueue:
                 size += len(self._queued[0])
                 if batch and size > MAX_REQUEST_BYTES:
                     break
-                self._in_flight += 1  # before popleft(): `_has_room` must not see space that is not there
+                self._in_flight += 1  # before popleft(), so that `_has_room` always counts this span
                 batch.append(self._queued.popleft())
             return batch
 

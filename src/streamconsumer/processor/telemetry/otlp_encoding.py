@@ -197,7 +197,7 @@ def span(
 
 
 class ExportRequest:
-    """Encoder of ExportTraceServiceRequest for one process and one scope.
+    """Encodes an ExportTraceServiceRequest for one process and one instrumentation scope.
 
     If log records are encoded, the result is an ExportLogsServiceRequest, which has the same field numbers.
     """

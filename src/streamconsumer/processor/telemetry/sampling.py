@@ -57,5 +57,5 @@ class Sampler(NamedTuple):
 
     @property
     def never_samples(self) -> bool:
-        """True if a trace is sampled only if its producer has sampled it."""
+        """True if only traces that the producer has sampled are sampled."""
         return self.bound == 0

@@ -23,7 +23,7 @@ DELIVERY_COUNT = "streamconsumer.delivery.count"
 """Delivery count of the message. The attribute is set only if the count is more than 1."""
 
 CLAIMED_FROM = "streamconsumer.claimed_from"
-"""Consumer that the entry was claimed from."""
+"""Consumer from which the entry was claimed."""
 
 TIME_IN_STREAM = "streamconsumer.queue.stream_time"
 """Seconds from XADD until this process received the entry, by the server's clock. For a retry, this includes the delay
@@ -33,8 +33,9 @@ TIME_IN_BUFFER = "streamconsumer.queue.buffer_time"
 """Seconds from the receipt of the entry until the call of the handler."""
 
 OUTCOME = "streamconsumer.outcome"
-"""`ack`, `effects` (acknowledged together with its effects), `retry`, `dead_letter` or `released`. `released` means
-that the attempt was cancelled, because another consumer claimed the entry or because the drain ended."""
+"""Outcome of an attempt: `ack`, `effects` (acknowledged together with its effects), `retry`, `dead_letter` or
+`released`. `released` means that the attempt was cancelled, because another consumer claimed the entry or because the
+drain ended."""
 
 EXCEPTION_EVENT = "messaging.process.exception"
 EXCEPTION_TYPE = "exception.type"
