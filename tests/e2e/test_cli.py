@@ -74,7 +74,7 @@ def test_doctor_runs_checks_in_a_pod_and_finds_no_problem(picky: Shop) -> None:
     assert ran.returncode == 0, findings_text(found)
     assert found["pod"]["name"] == picky.ready_pods("picky")[0]
     checked = {each["object"]: each["found"] for each in found["pod"]["passed"]}
-    assert checked["Redis permissions"] == "the user has every permission in use"
+    assert checked["Redis permissions"] == "the user has every required permission"
     assert checked["group 'tests' of 'picky'"] == "exists"
     assert any(name.startswith("collector http://collector:4318") for name in checked)
 

@@ -1,6 +1,7 @@
 """The command line `streamconsumer`, also installed as the kubectl plugin kubectl-streamconsumer.
 
-Each command imports its packages inside its function, so that a pod never loads kopf and `crd` loads no client.
+Each command imports its packages inside its function. A pod therefore never loads kopf, and the command `crd` loads no
+Kubernetes client.
 """
 
 import gc
@@ -27,7 +28,7 @@ from streamconsumer.log_formatter import print_uncaught_exceptions
 def _gc_paused() -> Iterator[None]:
     """Disable garbage collection during imports and exclude the imported modules from later collections.
 
-    Imported modules never become garbage. Scanning them takes a quarter of a pod's start time, and part of the time of
+    Imported modules never become garbage. Scanning them would take a quarter of a pod's start time and would slow down
     each later collection.
     """
     gc.disable()
@@ -39,9 +40,9 @@ def _gc_paused() -> Iterator[None]:
 
 
 class _ErrorReportingGroup(click.Group):
-    """Prints errors in printable form.
+    """Prints errors and escapes unprintable characters in them.
 
-    A StreamConsumerError is one line. Its exit code is 3 if a server is unavailable, and 2 otherwise.
+    A StreamConsumerError is printed as one line. Its exit code is 3 if a server is unavailable, and 2 otherwise.
 
     All other exceptions are bugs and are printed with their traceback.
     """
@@ -115,7 +116,8 @@ _FILES_ARGUMENT = click.argument("files", nargs=-1, required=True, type=click.Pa
 def render(files: tuple[Path, ...]) -> None:
     """Print the manifests that the operator would apply.
 
-    FILES contain StreamConsumers. For a folder, the command reads its YAML files; "-" reads standard input.
+    FILES contain StreamConsumers. If you give a folder, the command reads its YAML files. If you give "-", the command
+    reads standard input.
 
     The manifests have no owner references, because an owner reference needs the uid of a stored StreamConsumer. The
     settings of the operator come from the STREAMCONSUMER_OPERATOR_ environment variables.

@@ -1,4 +1,5 @@
-"""Output of the commands. Commands print only through this module, which makes every line printable and adds colors.
+"""Output of the commands. Commands print only through this module, which escapes unprintable characters and adds
+colors.
 
 Almost every line contains untrusted text: names, errors of servers, exceptions of handlers.
 """
@@ -29,7 +30,7 @@ Line = str | StyledLine
 
 
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Print a text. Its line feeds are kept; all other characters become printable."""
+    """Print a text. All unprintable characters except line feeds are escaped."""
     click.echo(printable_lines(text), err=err, nl=nl)
 
 
@@ -39,7 +40,8 @@ def echo_lines(lines: Iterable[Line]) -> None:
 
 
 def echo_json(document: Any) -> None:
-    """Print a JSON document. The escapes are JSON's own, so that programs read the original texts."""
+    """Print a JSON document. Unprintable characters are escaped as JSON specifies, so that programs read the original
+    texts."""
     click.echo(to_json(document))
 
 

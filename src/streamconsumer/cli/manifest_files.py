@@ -38,7 +38,7 @@ def to_yaml(documents: Iterable[Document]) -> str:
 
 
 def read(files: Iterable[Path]) -> list[Document]:
-    """Return every document of the files, of the YAML files in folders, and of standard input for `-`.
+    """Return every document in the files. A folder stands for the YAML files in it, and `-` for standard input.
 
     Raises InvalidSettings if a file cannot be read or does not contain manifests.
     """

@@ -19,8 +19,8 @@ async def run_in_pod(
 ) -> tuple[bytes, str] | str:
     """Run the command and return its standard output and the last line of its standard error.
 
-    If kubectl is missing, the command does not finish in time or the output is too large, returns the problem as text
-    instead.
+    Returns the problem as text if kubectl is missing, if the command does not finish in time, or if the output is too
+    large.
     """
     if (kubectl := shutil.which("kubectl")) is None:
         return "kubectl is not on the PATH of this machine"

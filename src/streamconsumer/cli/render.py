@@ -13,7 +13,7 @@ from streamconsumer.operator.settings import OperatorSettings
 
 
 def render_files(files: Iterable[Path]) -> int:
-    """Print the children of every StreamConsumer in the files and return the exit code.
+    """Print the manifests for every StreamConsumer in the files and return the exit code.
 
     The errors of invalid StreamConsumers are printed to standard error.
     """

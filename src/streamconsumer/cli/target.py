@@ -25,10 +25,13 @@ try:
 except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[processor]") from None
 
-OUTSIDE_CLUSTER_HINT = "if only pods reach the server, forward a port and give --redis-url, or run the command in a pod"
+OUTSIDE_CLUSTER_HINT = (
+    "if the server is reachable only from pods, forward a port and give --redis-url, or run the command in a pod"
+)
 
 MAX_ENTRY_BYTES = 134_217_728
-"""Size up to which the commands read an entry. A server can therefore not exhaust the memory of a command."""
+"""Maximum size of an entry that the commands read. The limit prevents a server from exhausting the memory of a
+command."""
 
 _POD_ENV_NAMES = {
     "stream": env_name("stream"),
@@ -55,7 +58,7 @@ class Target:
 
     @property
     def server(self) -> str:
-        """The server's address for messages, without credentials."""
+        """The server's address without credentials, for output to the user."""
         if self.redis.sentinel_master:
             return f"the primary {self.redis.sentinel_master!r} of {','.join(self.redis.sentinel_nodes)}"
         return redact_url(self.redis.url) if self.redis.url else str(self.redis.url_file)

@@ -15,18 +15,18 @@ from prometheus_client import CollectorRegistry
 from streamconsumer.http_server import HttpServer, Response, metrics_route, text_response
 
 STUCK_AFTER = timedelta(seconds=60)
-"""Time without a heartbeat of the event loop after which `/livez` reports the pod as not alive."""
+"""If the event loop sends no heartbeat for this time, `/livez` reports that the pod is not alive."""
 
 HEARTBEAT_INTERVAL = timedelta(seconds=1)
 """Interval between heartbeats of the event loop."""
 
 STUCK_READ_AFTER = timedelta(seconds=30)
-"""Time beyond `poll_interval` after which a read counts as stuck. If Redis does not respond, the read timeout of the
-connection ends the read much earlier."""
+"""A read counts as stuck if it takes longer than `poll_interval` plus this time. If Redis does not respond, the read
+timeout of the connection ends the read much earlier."""
 
 
 class Health:
-    """Health of the consume loop. The event loop updates the health, and the server's threads read it."""
+    """Health of the consume loop. The event loop updates the health, and the thread of the probe server reads it."""
 
     def __init__(self, stuck_after: timedelta = STUCK_AFTER) -> None:
         self._stuck_after = stuck_after
@@ -76,7 +76,8 @@ class LivenessMonitor:
 
 
 class ProbeServer:
-    """HTTP server for the probes and the metrics in a thread. If `port` is 0, the server uses a free port.
+    """HTTP server that serves the probes and the metrics from its own thread. If `port` is 0, the server uses a free
+    port.
 
     The attribute `port` contains the port that is in use. Raises OSError if the port cannot be used.
     """

@@ -36,9 +36,11 @@ log = logging.getLogger(__name__)
 
 
 def run() -> int:
-    """Run the processor that the environment variables describe until a signal ends it. Returns the exit code."""
+    """Run the processor with the settings in the environment variables until a signal ends it. Returns the exit
+    code."""
     logs.configure("INFO", os.environ.get("STREAMCONSUMER_LOG_FORMAT", "json"))
-    # Until the processor runs, SIGTERM ends the process. The kernel has no default action for signals to process 1.
+    # Until the processor runs, this handler ends the process on SIGTERM. For process 1, the kernel ignores signals that
+    # have no handler.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:
         settings = from_env(ProcessorSettings, os.environ)
@@ -60,7 +62,8 @@ def _run_until_signalled(settings: ProcessorSettings, handler: Handler | BatchHa
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         has_stuck_handlers = runner.run(_serve(settings, handler, manager, telemetry, metrics))
         _flush(telemetry, metrics_exporter)
-        # `os._exit`, because closing the loop would wait for its coroutines and threads, and Python for all threads.
+        # `os._exit` avoids two waits: closing the loop waits for its coroutines and threads, and Python waits for all
+        # threads.
         if has_stuck_handlers or _has_live_threads():
             logging.shutdown()
             os._exit(0)

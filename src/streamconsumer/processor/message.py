@@ -1,7 +1,7 @@
 """Entries and messages: an `Entry` is the raw form in the processor, and a `Message` is the form that a handler gets.
 
 An entry's values are decoded when its handler starts, so that an undecodable entry fails without affecting the other
-entries of its read. Default values are class attributes, because creating an entry then does not have to set them.
+entries of its read. Default values are class attributes, so that creating an entry does not have to set them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ class Entry:
     """Fields of an entry as Redis returned them, and state of the entry in the processor."""
 
     deliveries: int = 1
-    """Delivery count in Redis: the number of attempts, including the current one if `attempt_counted` is True.
+    """Delivery count in Redis: the number of attempts, including the current attempt if `attempt_counted` is True.
 
     XREADGROUP sets the count to 1, because Redis does not know whether the handler of an entry has started."""
 
@@ -80,7 +80,7 @@ class Entry:
     """True if the delivery count in Redis does not include the current attempt, because the attempt is a trial."""
 
     disposition: Literal["", "claimed_by_peer", "timeout", "drain_timeout", "retry_scheduled"] = ""
-    """Reason why the attempt ended before or without a result of its handler. Empty if there is no such reason."""
+    """Reason why the result of the handler does not settle the entry. Empty if there is no such reason."""
 
     lane: bytes | None = None
     """Value of the ordering key. Entries with the same value are handled in order. None if the entry has no value."""
@@ -89,10 +89,11 @@ class Entry:
     """Time at which the handler was called, by the event loop's clock. Set only if `delivery.timeout` is set."""
 
     received_ns = 0
-    """Time at which this process received the entry, by this machine's clock. 0 if not traced or after an attempt."""
+    """Time at which this process received the entry, by this machine's clock. 0 if the entry is not traced, or after an
+    attempt has ended."""
 
     had_uncounted_attempt = False
-    """True if an earlier attempt was not counted, so that the current attempt may have the same number."""
+    """True if an earlier attempt was not counted. The current attempt may then have the same number as that attempt."""
 
     last_attempt_span: Any = None
     """Span of the last attempt in this process. None if no attempt in this process had a span."""
@@ -187,8 +188,8 @@ class BytesEntry(Entry):
 class TextEntry(Entry):
     """Entry that was read for the first time, from a reply that was parsed as text.
 
-    Parsing the reply as text takes a quarter of the time that decoding each value afterwards takes. Bytes that are not
-    valid UTF-8 become lone surrogates, from which the original bytes can be restored."""
+    Parsing the reply as text is four times as fast as decoding each value afterwards. Bytes that are not valid UTF-8
+    become lone surrogates, from which the original bytes can be restored."""
 
     is_first_delivery = True
 
@@ -230,7 +231,7 @@ def new_entries(raw_entries: Sequence[Any], encoding: Encoding, *, is_ascii: boo
     return [kind(message_id, texts) for message_id, texts in raw_entries]
 
 
-@dataclass(slots=True)  # not frozen, which would triple the cost of creating one
+@dataclass(slots=True)  # not frozen, because creating a frozen object takes three times as long
 class Message:
     """A message in a handler, as returned by `current_message()`."""
 
@@ -239,7 +240,8 @@ class Message:
     consumer_group: str
     consumer: str
     deliveries: int
-    """Number of this attempt. Greater than 1 if an attempt failed, or if a consumer died while it held the message."""
+    """Number of this attempt. Greater than 1 if an earlier attempt failed, or if a consumer died while it held the
+    message."""
 
     data: Mapping[Any, Any] = field(repr=False)
 
@@ -247,8 +249,8 @@ class Message:
 MessageContext = tuple[Entry, ConsumerId, Mapping[Any, Any]]
 """The current handler's message as a tuple of entry, consumer and data.
 
-The context is a tuple because the processor creates a context for each message. `current_message()` builds a `Message`
-from the context only when a handler calls the function."""
+The context is a tuple to save time, because the processor creates a context for each message. `current_message()`
+builds a `Message` from the context only when a handler calls the function."""
 
 
 def to_message(context: MessageContext) -> Message:
@@ -287,5 +289,5 @@ def is_suspect(deliveries: int, max_deliveries: int) -> bool:
 
     Such an entry is a suspect: handling it may have crashed that consumer's process. If the delivery count is 1, the
     entry's handler may never have started. If the count is at least 2, the handler has started. If `max_deliveries` is
-    1 or 2, a delivery count of 1 is enough."""
+    1 or 2, a delivery count of 1 makes the entry a suspect."""
     return deliveries >= min(2, max_deliveries - 1)

@@ -19,13 +19,15 @@ BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2
 """Bucket bounds that OpenTelemetry recommends for `messaging.process.duration`."""
 
 QUEUE_BUCKETS_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
-"""Bucket bounds of the queue duration. The largest is one hour, because entries can wait a long time for a consumer."""
+"""Bucket bounds of the queue duration. The largest bound is one hour, because entries can wait a long time for a
+consumer."""
 
 FIRST_BUCKET_SECONDS = BUCKETS_SECONDS[0]
 
 
 def _counter(description: str, otel_name: str = "", unit: str = "{message}") -> Any:
-    """Declare a counter. If `otel_name` is empty, OpenTelemetry uses `streamconsumer.` and the field name."""
+    """Declare a counter. If `otel_name` is empty, the name in OpenTelemetry is `streamconsumer.` followed by the field
+    name."""
     return field(default=0, metadata={"description": description, "otel_name": otel_name, "unit": unit})
 
 
@@ -51,8 +53,8 @@ class Metrics:
     """Counters, number of running messages, and histograms of durations."""
 
     reads: int = _counter("Reads of the stream", unit="{read}")
-    delivered: int = _counter("Entries received, including redelivered ones", "messaging.client.consumed.messages")
-    redelivered: int = _counter("Pending entries of this consumer that it received again after a restart or an error")
+    delivered: int = _counter("Entries received, including redelivered entries", "messaging.client.consumed.messages")
+    redelivered: int = _counter("Pending entries that this consumer received again after a restart or an error")
     claimed: int = _counter("Pending entries claimed from other consumers")
     acknowledged: int = _counter("Entries that Redis confirmed as acknowledged")
     acknowledgements_lost: int = _counter(
@@ -105,7 +107,7 @@ class Metrics:
         """Record the queue times of `count` new entries, given the first and the last id.
 
         An id starts with the time in milliseconds at which the entry was added. The times of the other entries are
-        interpolated, because parsing each id would take as much time as the whole in-flight table."""
+        interpolated, because parsing each id would take as much time as all steps in the in-flight table."""
         now_milliseconds = time.time() * 1000
         oldest = max(0.0, now_milliseconds - int(first_id.partition("-")[0])) / 1000
         newest = max(0.0, now_milliseconds - int(last_id.partition("-")[0])) / 1000
@@ -163,7 +165,7 @@ class PrometheusCollector:
 
 
 def build_registry(metrics: Metrics, labels: dict[str, str]) -> CollectorRegistry:
-    """Create a registry of its own for the metrics, so that their names cannot conflict with metrics of the handler."""
+    """Create a separate registry for the metrics, so that their names cannot conflict with metrics of the handler."""
     registry = CollectorRegistry()
     registry.register(PrometheusCollector(metrics, labels))
     return registry

@@ -39,8 +39,8 @@ class RedisStreamProcessor:
     """Reads a stream as a member of a consumer group and calls a function with each message.
 
     `stream_manager` is a `StreamManager`, or any object with the three coroutines of `StreamManagerProtocol`. In the
-    latter case the processor polls: it waits `poll_interval` seconds after a read that returned no entries. It neither
-    renews nor claims entries.
+    latter case, the processor polls: it waits `poll_interval` seconds after a read that returned no entries. It then
+    neither renews leases nor claims entries.
 
     If `batch` is True, the function takes a list of at most `batch_count` messages. The list contains the messages that
     are ready when one of the `concurrency` worker slots becomes free.
@@ -114,7 +114,7 @@ class RedisStreamProcessor:
     def set_message_callback(self, callback: Handler | BatchHandler) -> None:
         """Set the function that is called with each message's data, or with a list of such data if `batch` is True.
 
-        If it is not a coroutine function, it runs in a thread."""
+        A function that is not a coroutine function runs in a thread."""
         self._callback = as_coroutine(callback, self._thread_pool)
         if self._pipeline.fast_path:
             self._pipeline.fast_path.handler = self._callback
@@ -124,7 +124,7 @@ class RedisStreamProcessor:
 
         Returns when the group exists. If Redis does not respond, returns after the first attempt or after
         `STARTUP_TIMEOUT`, and the loop retries. Raises InvalidSettings if no callback is set, or if the server lacks a
-        required feature, such as scripts. If the server responds only later, `wait_stopped` raises the latter error.
+        required feature, such as scripts. If such a server responds only later, `wait_stopped` raises the error.
         """
         self._require_handler()
         if self.is_running:
@@ -186,7 +186,8 @@ class RedisStreamProcessor:
             self._loop_task = None
 
     async def _consume_loop(self) -> None:
-        """Read and dispatch entries until the processor stops. Continues after all errors except an unusable server."""
+        """Read and dispatch entries until the processor stops. Continues after every error, unless the server is
+        unusable."""
         while not self._stopping.is_set():
             try:
                 if not self._is_open:

@@ -353,9 +353,9 @@ async def test_misspelt_stream_group_and_key_are_reported(group: Group) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["replay"], "select dead letters in one way: IDS, --reason and --older-than, or --all"),
-        (["replay", "1-0", "--all"], "select dead letters in one way"),
-        (["drop", "--yes"], "select dead letters in one way"),
+        (["replay"], "select dead letters in exactly one way: by IDS, by --reason and --older-than, or by --all"),
+        (["replay", "1-0", "--all"], "select dead letters in exactly one way"),
+        (["drop", "--yes"], "select dead letters in exactly one way"),
         (["list", "-n", "shop"], "-n and --context require the name of a StreamConsumer"),
         (["list", "--name", "orders"], "--stream, --group: cannot be combined with the name of a StreamConsumer"),
         (["replay", "latest"], "'latest' is not a valid entry id"),

@@ -100,4 +100,4 @@ def test_unreachable_server_is_reported_with_the_remedy(api_namespace: Namespace
     api_namespace.create(manifest(redis={"url": "redis://127.0.0.1:1/0"}, suspend=True))
     ran = run_plugin(api_namespace, "group", "delete", "orders", "--yes")
     assert (ran.returncode, ran.stdout) == (3, "")
-    assert "if only pods reach the server, forward a port and give --redis-url" in ran.stderr
+    assert "if the server is reachable only from pods, forward a port and give --redis-url" in ran.stderr

@@ -25,7 +25,7 @@ INVALID: dict[str, tuple[Callable[[Effects], Any], str]] = {
     ),
     "two kinds": (
         lambda e: e.set("k", "1").increment(b"k"),
-        "b'k' already has a SET; expected one kind of effect per key, not also INCRBY",
+        "b'k' has a SET; cannot add INCRBY; expected one kind of effect per key",
     ),
 }
 

@@ -219,9 +219,9 @@ async def test_batch_failed_without_failures_is_a_success(group: Group) -> None:
 
 
 INVALID_FAILURES: dict[str, tuple[dict[Any, Any], str, str]] = {
-    "beyond": ({3: ValueError()}, "IndexError", "BatchFailed names index 3; the list had 0 to 2"),
-    "negative": ({-1: ValueError()}, "IndexError", "BatchFailed names index -1; the list had 0 to 2"),
-    "an id": ({"1-0": ValueError()}, "IndexError", "BatchFailed names index '1-0'; the list had 0 to 2"),
+    "beyond": ({3: ValueError()}, "IndexError", "BatchFailed names index 3; the list had indexes 0 to 2"),
+    "negative": ({-1: ValueError()}, "IndexError", "BatchFailed names index -1; the list had indexes 0 to 2"),
+    "an id": ({"1-0": ValueError()}, "IndexError", "BatchFailed names index '1-0'; the list had indexes 0 to 2"),
     "no error": (
         {0: "no"},
         "TypeError",

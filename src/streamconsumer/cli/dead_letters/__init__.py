@@ -67,7 +67,7 @@ _SELECTION_OPTIONS = (
     click.argument("ids", nargs=-1, type=_EntryIdParam()),
     *_FILTER_OPTIONS,
     click.option("--all", "everything", is_flag=True, help="Select all dead letters of the group."),
-    click.option("--dry-run", is_flag=True, help="List the selected dead letters without a change."),
+    click.option("--dry-run", is_flag=True, help="List the selected dead letters and change nothing."),
 )
 
 
@@ -82,8 +82,7 @@ def dead_letters() -> None:
     """List, show, replay or drop dead letters.
 
     Select the consumer group with --name, which names a StreamConsumer in the cluster, or with --redis-url, --stream
-    and --group. In a pod of the processor, the environment variables
-    select the group.
+    and --group. In a pod of a StreamConsumer, the environment variables select the group.
 
     \b
     Exit codes:

@@ -1,6 +1,6 @@
 """Formats dead letters as text and as JSON. The functions have no side effects.
 
-The texts of messages and exceptions are untrusted, so their characters become printable here, before columns are
+The texts of messages and exceptions are untrusted, so unprintable characters are escaped here, before columns are
 aligned and lines are truncated.
 """
 
@@ -16,7 +16,7 @@ from streamconsumer.text import printable
 HEADER = f"{'ID':<18}  {'AGE':>5}  {'REASON':<13}  {'DELIVERIES':>10}  ERROR"
 
 MAX_REASON_LENGTH, MAX_ERROR_LENGTH = 40, 1000
-"""Maximum number of characters of a reason and of an error in the list. The details contain the whole texts."""
+"""Maximum number of characters of a reason and of an error in the list. `details` returns the whole texts."""
 
 
 def row(dead_letter: DeadLetter, now: datetime, width: int | None) -> str:
@@ -60,8 +60,8 @@ def details(dead_letter: DeadLetter, now: datetime) -> Iterator[str]:
 def as_json(dead_letter: DeadLetter) -> dict[str, Any]:
     """Return the dead letter as a JSON document.
 
-    Each field of the message has `name` and `value` as text. If the bytes are not UTF-8, `nameBase64` or `valueBase64`
-    contains them in base64. Instead of `value`, the fields of an unreadable message have `sizeBytes`.
+    Each field of the message has `name` and `value` as text. If a name or a value is not valid UTF-8, `nameBase64` or
+    `valueBase64` contains its bytes in base64. The fields of an unreadable message have `sizeBytes` instead of `value`.
     """
     failure = dead_letter.failure
     json_value = _json_size if dead_letter.is_unreadable else _json_value

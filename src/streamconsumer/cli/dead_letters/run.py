@@ -87,8 +87,8 @@ async def _print_table(dead_letters: AsyncIterator[DeadLetter]) -> int:
 
 
 async def _print_json(target: Target, dead_letters: AsyncIterator[DeadLetter]) -> None:
-    """Print the JSON document while dead letters are still being read, because all dead letters may not fit into
-    memory."""
+    """Print the JSON document while dead letters are still being read, because the memory may be too small for all of
+    them."""
     header = {"stream": target.stream, "consumerGroup": target.group, "deadLetterStream": target.dead_letter_stream}
     echo(to_json(header).removesuffix("\n}") + ',\n  "deadLetters": [', nl=False)
     separator = "\n"
@@ -156,7 +156,8 @@ class _Selection:
         self.missing = 0
         """Number of selected dead letters that no longer exist."""
         self.rejected = 0
-        """Number of dead letters that cannot be processed, such as given ids of another group's dead letters."""
+        """Number of dead letters that cannot be processed, such as dead letters of another group that were selected by
+        id."""
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Read the selected dead letters. Prints an error for each id that belongs to another group."""
@@ -187,7 +188,9 @@ def _check_selection(options: Options) -> None:
     by_filter = any((options["reasons"], options["older_than"]))
     selectors = [bool(options["ids"]), by_filter, options["everything"]]
     if sum(selectors) != 1:
-        raise click.UsageError("select dead letters in one way: IDS, --reason and --older-than, or --all")
+        raise click.UsageError(
+            "select dead letters in exactly one way: by IDS, by --reason and --older-than, or by --all"
+        )
 
 
 def _reasons(options: Options) -> frozenset[str]:
@@ -236,7 +239,7 @@ def _progress(action: str, selection: _Selection) -> Iterator[_Progress]:
 def _report_skipped(target: Target, store: DeadLetterStore) -> None:
     for dead_letter_id in store.too_large:
         entry = f"entry {dead_letter_id} of {target.dead_letter_stream!r}"
-        echo(f"skipped {entry}: larger than {MAX_ENTRY_BYTES} bytes; XDEL deletes the entry", err=True)
+        echo(f"skipped {entry}: larger than {MAX_ENTRY_BYTES} bytes; delete it with XDEL", err=True)
     if store.skipped:
         entry = "1 entry that is not a dead letter"
         entries = entry if store.skipped == 1 else f"{store.skipped} entries that are not dead letters"

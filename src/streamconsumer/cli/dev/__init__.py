@@ -1,8 +1,8 @@
-"""The command `dev`: runs the Deployment that the operator would apply as processes on this machine.
+"""The command `dev`: runs, as local processes, the pods of the Deployment that the operator would apply.
 
 `workload` reads the files. `session` starts and stops the pods (`local_pod`), the server (`embedded_valkey`) and the
-`otlp_receiver`. `child_process` starts each process, and `terminal` prints. The functions in `kubelet_env`, `log_lines`
-and `trace_trees` have no side effects.
+OTLP receiver (`otlp_receiver`). `child_process` starts each process, and `terminal` prints logs and traces. The
+functions in `kubelet_env`, `log_lines` and `trace_trees` have no side effects.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Starts child processes, which end when the process of `dev` ends."""
+"""Starts child processes that end when the `dev` process ends."""
 
 import asyncio
 import sys
@@ -27,5 +27,5 @@ async def spawn(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         limit=_MAX_LINE_LENGTH,
-        start_new_session=True,  # Ctrl-C in the terminal signals only dev, which drains the pods
+        start_new_session=True,  # Ctrl-C in the terminal sends SIGINT only to `dev`, which then drains the pods
     )

@@ -20,7 +20,8 @@ async def embedded_server(folder: Path) -> AsyncIterator[str]:
     If the server does not start, raises BackendUnavailable with the last line of the server's output.
     """
     port = _free_port()
-    # `save ""` would make each pod warn about missing persistence. The server is killed and never saves.
+    # With `save ""`, each pod would warn about missing persistence. A session normally ends before the first save,
+    # which takes place after a day.
     options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": "86400 1", "appendonly": "no"}
     arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
     process = await spawn(str(_binary_path()), *arguments, folder=folder)

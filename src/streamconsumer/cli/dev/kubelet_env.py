@@ -29,8 +29,7 @@ class ConfigObjects:
     def get_data(self, kind: str, namespace: str, reference: Mapping[str, Any]) -> Mapping[str, str]:
         """Return the data of one object.
 
-        If the files do not contain the object, returns no data if the reference is optional, and otherwise raises
-        InvalidSettings.
+        For a missing object, returns no data if the reference is optional, and raises InvalidSettings otherwise.
         """
         data = self.data_by_object.get((kind, namespace, reference["name"]))
         if data is None and not reference.get("optional"):
@@ -41,10 +40,10 @@ class ConfigObjects:
         return data or {}
 
     def get_variable(self, name: str, kind: str, namespace: str, reference: Mapping[str, Any]) -> dict[str, str]:
-        """Return the value of one key of an object as the variable `name`.
+        """Return an environment variable `name` with the value of one key of an object.
 
-        If the object or the key is missing, returns no variable if the reference is optional, and otherwise raises
-        InvalidSettings.
+        For a missing object or key, returns no variable if the reference is optional, and raises InvalidSettings
+        otherwise.
         """
         data, key = self.get_data(kind, namespace, reference), reference["key"]
         if key in data:
@@ -57,8 +56,8 @@ class ConfigObjects:
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
-    """Replace `$(NAME)` by the value of the variable NAME. An unknown name is left unchanged. `$$` becomes a dollar
-    sign."""
+    """Replace `$(NAME)` with the value of the variable NAME. A reference to an unknown variable is left unchanged, and
+    `$$` becomes a dollar sign."""
 
     def replacement(match: re.Match[str]) -> str:
         name = match["name"]
@@ -70,7 +69,7 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
 def resolve(container: Mapping[str, Any], fields: Mapping[str, str], objects: ConfigObjects) -> dict[str, str]:
     """Return the environment variables of a container. Variables from `env` override variables from `envFrom`.
 
-    `fields` contains the values for `fieldRef` by field path.
+    `fields` contains the value of each `fieldRef`, by field path.
 
     Raises InvalidSettings if a variable cannot be resolved.
     """

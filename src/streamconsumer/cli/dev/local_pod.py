@@ -12,7 +12,7 @@ from streamconsumer.cli.dev.child_process import spawn
 from streamconsumer.cli.dev.terminal import Terminal
 
 RESTART_SECONDS = 2.0
-"""Number of seconds before a process that has exited is restarted."""
+"""Number of seconds between the exit of a process and its restart."""
 
 _OUTPUT_TIMEOUT_SECONDS = 1.0
 

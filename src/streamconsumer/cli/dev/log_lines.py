@@ -75,8 +75,8 @@ def _visible_fields(line: LogLine, folders: Sequence[Path]) -> list[tuple[str, A
 
 
 def innermost_frame(stack: str, folders: Sequence[Path]) -> str:
-    """Return the innermost stack frame in a file of the folders, such as `orders.py:12`. Empty if there is no such
-    frame."""
+    """Return the innermost stack frame whose file is in one of the folders, such as `orders.py:12`. Empty if there is
+    no such frame."""
     for match in reversed(list(_FRAME.finditer(stack))):
         for folder in folders:
             if (file := Path(match["file"])).is_relative_to(folder):

@@ -1,4 +1,4 @@
-"""OTLP receiver for HTTP and protobuf on a free loopback port, in its own thread.
+"""OTLP receiver (protobuf over HTTP) that listens on a free loopback port in its own thread.
 
 The receiver parses traces. Metrics and logs are accepted and discarded.
 """
@@ -17,8 +17,8 @@ from streamconsumer.cli.dev.trace_trees import POD_NAME, Span
 PROTOBUF_CONTENT_TYPE = "application/x-protobuf"
 
 MAX_CONNECTIONS, MAX_BODY_BYTES, MAX_LENGTH_DIGITS = 64, 16 * 2**20, 9
-"""Maximum number of connections, and of bytes in the body of a request. Compressed bodies are refused, because a small
-body can become a large one."""
+"""Maximum number of connections, of bytes in a request body, and of digits in Content-Length. Compressed bodies are
+refused, because a small compressed body can expand to a large body."""
 
 _SPAN_KIND_PRODUCER, _STATUS_CODE_ERROR = 4, 2
 
@@ -43,14 +43,14 @@ class _Server(ThreadingHTTPServer):
         self._free_connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Handle a connection in a thread. A connection beyond the limit is closed; the exporter then tries again."""
+        """Handle a connection in a thread. A connection beyond the limit is closed; the exporter then retries."""
         if self._free_connections.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Handle a connection, then free its place."""
+        """Handle a connection, then release its slot."""
         try:
             super().process_request_thread(request, client_address)
         finally:

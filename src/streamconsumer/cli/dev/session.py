@@ -24,7 +24,8 @@ from streamconsumer.model.env_codec import env_name
 OTLP_ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 _REPLACED_PREFIXES = (env_name("redis", ""), "OTEL_EXPORTER_OTLP_")
-"""Prefixes of the manifest's variables for Redis and the collector. The session replaces these variables."""
+"""Prefixes of environment variables for Redis and the collector. The session replaces the manifest's variables that
+have such a prefix."""
 
 _TICK_INTERVAL_SECONDS = 0.25
 
@@ -61,8 +62,8 @@ async def _run(workloads: Sequence[Workload]) -> None:
 
 @asynccontextmanager
 async def start_session(workloads: Sequence[Workload], terminal: Terminal) -> AsyncIterator[Session]:
-    """Run the pods of the workloads and drain the pods at the end. All processes and files of the session are then
-    removed."""
+    """Run the pods of the workloads. At the end, the pods drain, all processes of the session stop, and its files are
+    deleted."""
     loop = asyncio.get_running_loop()
 
     def show_spans(spans: list[Span]) -> None:
@@ -112,7 +113,8 @@ def _pod_environment(workload: Workload, pod_name: str, folders: Sequence[Path])
 
 
 def _write_source(workload: Workload, folder: Path) -> list[Path]:
-    """Write the code in `handler.source` to a new folder. Returns the folder, or an empty list if there is no code."""
+    """Write the code in `handler.source` to a new folder. Returns a list that contains the folder, or an empty list if
+    there is no code."""
     if not workload.source_files:
         return []
     source = folder / f"{workload.consumer.namespace}-{workload.name}"

@@ -15,7 +15,7 @@ from streamconsumer.cli.dev.trace_trees import Span, TraceBuffer
 from streamconsumer.text import printable
 
 MAX_TEXT_LENGTH = 8192
-"""Maximum number of characters of a text with one style, such as a message or the value of a field."""
+"""Maximum number of characters in each styled part of a line, such as a message or the value of a field."""
 
 _POD_COLORS = ("cyan", "magenta", "blue", "green", "bright_cyan", "bright_magenta")
 
@@ -64,7 +64,7 @@ class Terminal:
         self.print(Text.assemble((f"{pod:<{self._width}} │ ", self._styles.get(pod, "")), text))
 
     def print(self, text: Text) -> None:
-        """Print a line. Its characters become printable, because most texts come from pods."""
+        """Print a line. Unprintable characters are escaped, because most texts come from pods."""
         pieces = ((printable(each.text, MAX_TEXT_LENGTH), each.style or "") for each in text.render(self._console))
         try:
             self._console.print(Text.assemble(*pieces))

@@ -84,7 +84,8 @@ class Workload:
         return environment
 
     def _local_handler_url(self) -> str:
-        """Return the URL of an HTTP handler on this machine. The program must listen on the port of the Service."""
+        """Return the local URL of an HTTP handler. The user's program must listen on this machine, on the same port as
+        the Service."""
         http = self.consumer.spec.handler.http
         return http_url(http, "127.0.0.1") if http else ""
 

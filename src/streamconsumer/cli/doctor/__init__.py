@@ -19,7 +19,7 @@ from streamconsumer.cli.status import CLUSTER_OPTIONS, OUTPUT_OPTION, ConsumerNa
 @click.option(
     "--from-environment",
     is_flag=True,
-    help="Run the checks of a pod in this process, whose environment must have the STREAMCONSUMER_ variables of a pod.",
+    help="Run the pod checks in this process. Its environment must contain the STREAMCONSUMER_ variables of a pod.",
 )
 @OUTPUT_OPTION
 def doctor(**options: Any) -> None:

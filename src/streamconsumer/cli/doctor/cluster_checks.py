@@ -32,7 +32,7 @@ from streamconsumer.operator.reconcile.config_hash import referenced_objects
 from streamconsumer.operator.settings import PREFIX, split_namespaces
 
 OPERATOR_SELECTOR = "app.kubernetes.io/component=operator,app.kubernetes.io/part-of=streamconsumer"
-"""Label selector for the operator's Deployment, as the chart and the manifests in k8s/ label it."""
+"""Label selector for the operator's Deployment. The chart and the manifests in k8s/ set these labels."""
 
 CRD_API_GROUP = "apiextensions.k8s.io"
 DOCTOR_COMMAND = ("streamconsumer", "doctor", "--from-environment", "-o", "json")
@@ -112,8 +112,9 @@ def _names_secrets(manifest: Manifest) -> bool:
 async def _secret_access(
     client: KubeClient, manifest: Manifest, operators: list[OperatorFacts] | None
 ) -> list[SecretAccess]:
-    """Return the permission to get Secrets of each operator that watches the namespace of the StreamConsumer. If no
-    operator is known, or the caller is not allowed to ask, the status of the StreamConsumer decides."""
+    """Return, for each operator that watches the StreamConsumer's namespace, whether the operator is allowed to get
+    Secrets. If no operator is known, or the caller is not allowed to check permissions, the status of the
+    StreamConsumer decides."""
     namespace, is_missing = manifest["metadata"]["namespace"], from_manifests(manifest, []).is_missing_secrets
     if not operators:
         command = grant_command(namespace, "", is_cluster_wide=True)
@@ -174,16 +175,16 @@ async def _check_in_pod(pods: Sequence[Manifest], context: str | None) -> PodChe
 
 
 def parse_pod_result(pod_name: str, document: bytes, last_error: str) -> PodCheckResult | str:
-    """Return the result that a pod printed, or the reason why there is none.
+    """Return the result that a pod printed, or the reason why there is no result.
 
-    The image of the pod may have another version. Fields that a newer version has added are ignored.
+    The pod's image may contain another version of StreamConsumer. Fields that a newer version has added are ignored.
     """
     try:
         result = Diagnosis.model_validate_json(document, extra="ignore").pod
     except ValidationError:
         result = None
     if result is None and _is_json(document):
-        return f"pod {pod_name} printed the document of another version; use the version of its image"
+        return f"pod {pod_name} printed the document of another version; run the version that is in the pod's image"
     return result or f"pod {pod_name} could not run the checks: {last_error}"
 
 

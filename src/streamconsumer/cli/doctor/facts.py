@@ -81,8 +81,8 @@ class SecretAccess(Model):
 
 
 class ClusterFacts(Model):
-    """State of the operator and the CRD in the cluster. `operators` or `missing_fields` is None if the caller has no
-    read permission."""
+    """State of the operator and the CRD in the cluster. `operators` is None if the caller is not allowed to list
+    Deployments. `missing_fields` is None if the caller is not allowed to get the CRD."""
 
     operators: list[OperatorFacts] | None
     missing_fields: list[str] | None
@@ -92,7 +92,8 @@ class ClusterFacts(Model):
     secret_access: list[SecretAccess] = Field(default=[])
     """Permissions of the operators that watch this namespace. Empty if the StreamConsumer names no Secrets."""
     permissions: dict[str, bool]
-    """Whether the caller has each permission. The keys have the form `verb resource`, such as `list pods`."""
+    """True for each permission that the caller has, False for every other permission. A key such as `list pods`
+    consists of verb and resource."""
 
 
 class PassedCheck(Model):
@@ -103,7 +104,8 @@ class PassedCheck(Model):
 
 
 class CheckResult(Model):
-    """Results of the checks. The lists have no defaults: a document without them is that of another version."""
+    """Results of the checks. The lists have no defaults, so that a document of another version, which has no such
+    lists, is rejected."""
 
     passed: list[PassedCheck]
     findings: list[Finding]
@@ -116,7 +118,7 @@ class PodCheckResult(CheckResult):
 
 
 class Diagnosis(Model):
-    """The document of `-o json`."""
+    """The JSON document that `doctor -o json` prints."""
 
     cluster: CheckResult | None = None
     """None if the checks of the cluster did not run."""

@@ -48,13 +48,13 @@ def evaluate_pod(facts: PodFacts) -> PodCheckResult:
 def evaluate_cluster(facts: ClusterFacts, resource_findings: Iterable[Finding] = ()) -> CheckResult:
     """Evaluate the operator, the CRD and the permissions, and add the problems of the StreamConsumer."""
     checks = [*_check_operators(facts), *_check_secret_access(facts), *_check_crd(facts), *_check_permissions(facts)]
-    subjects = {check.object for check in checks}  # a check knows more than the status, such as the command
+    subjects = {check.object for check in checks}  # a check contains more than the status, such as the command
     others = [finding for finding in resource_findings if finding.object not in subjects]
     return CheckResult(**_split_outcomes([*checks, *others]))
 
 
 def skipped(reason: str) -> Finding:
-    """Return a warning that no pod ran the checks. `reason` is the reason."""
+    """Return a warning that no pod ran the checks. The warning contains `reason`."""
     advice = "start a pod, or run `streamconsumer doctor --from-environment` in a pod"
     expected = "a running pod that checks Redis, the handler and the collector"
     return warning("checks in a pod", reason, expected, advice)
@@ -82,9 +82,9 @@ def _check_server(server: ServerFacts, facts: PodFacts) -> Iterator[CheckOutcome
     if server.missing_permissions:
         permissions = " ".join(server.missing_permissions)
         advice = f"grant them with ACL SETUSER: {permissions}; docs/redis.md lists the permissions"
-        yield warning("Redis permissions", f"the user is missing {permissions}", "every permission in use", advice)
+        yield warning("Redis permissions", f"the user is missing {permissions}", "every required permission", advice)
     else:
-        yield PassedCheck(object="Redis permissions", found="the user has every permission in use")
+        yield PassedCheck(object="Redis permissions", found="the user has every required permission")
     yield from _check_settings(server)
     yield from _check_group(server, facts)
 

@@ -29,7 +29,7 @@ def group() -> None:
     help="Output format.",
 )
 def delete(**options: Any) -> None:
-    """Delete a consumer group with its pending entries.
+    """Delete a consumer group and its pending entries.
 
     The command deletes the consumer group of the StreamConsumer NAME, its pending entries and its companion keys.
     Companion keys are the other Redis keys of the group. The stream and the dead letters are kept.

@@ -1,6 +1,6 @@
 """Deletes a consumer group and its companion keys, unless a consumer of the group is alive.
 
-One Lua script checks and deletes, so that no consumer can start to read between the two steps.
+One Lua script checks the consumers and deletes the group, so that no consumer can start to read between the two steps.
 
 A consumer is alive in two cases:
 
@@ -11,7 +11,8 @@ A consumer is alive in two cases:
   successful attempt. Redis 7.2 also reports `inactive`, the time since the last successful attempt. The rule does not
   use `inactive`, because a reader that waits for entries would be considered dead.
 
-On every server, the script misses a reader of another program that blocks in one XREADGROUP for longer than `minIdle`.
+On every server, the script does not detect a reader of another program that blocks in one XREADGROUP for longer than
+`minIdle`.
 """
 
 from dataclasses import dataclass
@@ -59,8 +60,9 @@ return {names, exists and 1 or 0, keys}
 """Script that deletes the group if no consumer is alive.
 
 KEYS: the stream, the group's companion key `consumers`, the group's other companion keys. ARGV: the group,
-`~postponed`, the seconds after which a registration expires, `minIdle` in milliseconds. Returns the first 256 bytes of
-the names of up to 100 live consumers, 1 if the group existed (otherwise 0), and the number of deleted companion keys.
+`~postponed`, the seconds after which a registration expires, `minIdle` in milliseconds. Returns three values. The first
+contains the names of at most 100 live consumers, each truncated to 256 bytes. The second is 1 if the group existed,
+otherwise 0. The third is the number of deleted companion keys.
 """
 
 _SUBJECT = "the script that deletes the group"

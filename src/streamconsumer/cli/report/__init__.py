@@ -35,8 +35,8 @@ def report(**options: Any) -> None:
 
     The archive describes the StreamConsumer NAME, or all StreamConsumers of the namespace. The archive contains
     StreamConsumers, the output of status and doctor, metrics, Events, Deployments and versions. The archive contains no
-    values of environment variables and no source code. contents.json lists the files, the removed values and the
-    omitted files. Read the files before you share the archive.
+    values of environment variables and no source code. contents.json lists the files, the omitted files, and the names
+    of the removed values. Read the files before you share the archive.
 
     \b
     Exit codes:

@@ -18,7 +18,8 @@ _COUNTS = ("observedGeneration", "replicas", "updatedReplicas", "readyReplicas",
 
 
 def streamconsumer_document(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy the fields of a StreamConsumer that the models define, without the values of `env` and `handler.source`."""
+    """Return a StreamConsumer with only the fields that the models define. The values in `env` and the code in
+    `handler.source` are omitted."""
     spec, status = structural_schema(StreamConsumerSpec), structural_schema(Status)
     del spec["properties"]["env"]["items"]["properties"]["value"]
     del spec["properties"]["handler"]["properties"]["source"]

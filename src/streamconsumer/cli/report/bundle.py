@@ -33,7 +33,8 @@ class Bundle:
         self._redactor = Redactor(values)
 
     def add(self, file: str, document: Any) -> None:
-        """Add a file: a text, or a document or a model as JSON. Values are removed, and characters become printable."""
+        """Add a file: a text, or a document or a model as JSON. Secret values are removed, and unprintable characters
+        are escaped."""
         clean = self._redact(document)
         self.files[file_path(file)] = printable_lines(clean) if isinstance(clean, str) else _json(clean)
 
@@ -95,6 +96,7 @@ def _json(document: Any) -> str:
 
 
 def file_path(name: str) -> str:
-    """Return a path within the folder of the bundle. Names of containers and pods are parts of `name`."""
+    """Return `name` as a path that stays within the bundle's folder. `name` contains the names of pods and
+    containers."""
     parts = (quote(part, safe="") for part in name.split("/"))
     return "/".join(part.replace(".", "%2E") if set(part) <= {"."} else part for part in parts)

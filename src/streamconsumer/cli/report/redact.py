@@ -1,8 +1,9 @@
-"""Removes values of Secrets, PEM blocks, the credentials of URLs and the shapes of other secrets from texts, and counts
-the removals.
+"""Removes secrets from texts and counts the removals: values of Secrets, PEM blocks, credentials in URLs, and texts
+with the shape of a secret.
 
 For each value, one regular expression matches all its spellings: each character can be plain, percent-encoded or
-escaped as in JSON or Python, in several layers. Further expressions find the value at any position within base64.
+escaped as in JSON or Python, also more than once. Further expressions find the base64 encoding of the value, at any
+position in a longer encoded text.
 """
 
 import json
@@ -20,7 +21,8 @@ from streamconsumer.cli.report.secret_shapes import OPAQUE, Span, secret_spans
 URL_CREDENTIALS, URL_QUERY, PEM_BLOCK = "URL credentials", "URL query", "PEM block"
 
 MIN_VALUE_BYTES, MIN_LINE_BYTES = 4, 8
-"""Minimum length of a value, and of a line of a value, that is removed. Shorter texts occur in every log by chance."""
+"""Minimum lengths of a value and of a line of a value. Shorter values and lines are not removed, because such texts
+occur in every log by chance."""
 
 COMMON_VALUES = {b"true", b"false", b"none", b"null", b"enabled", b"disabled", b"default", b"localhost"}
 """Common words in logs. If a value is one of these words, the value is not removed."""
@@ -47,15 +49,15 @@ _SETTING_VALUE = re.compile(rb"""[=:][\s"']*([^\s"'][^\r\n]*?)["',\s]*$""")
 
 _BASE64_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _DIGIT_SPELLINGS = {"+": rf"(?:\+|-|{_PERCENT}2[Bb])", "/": rf"(?:_|\\{{0,8}}/|{_PERCENT}2[Ff])"}
-"""Spellings of the base64 digits that differ in URLs or may be encoded."""
+"""Spellings of the base64 digits `+` and `/`: plain, URL-safe, percent-encoded or escaped."""
 
 
 class Redactor:
-    """Replaces each secret value in a text by a label, which names the Secret and the key, or the kind of value."""
+    """Replaces each secret value in a text with a label, which names the Secret and the key, or the kind of value."""
 
     def __init__(self, values: Mapping[str, bytes]) -> None:
         self.removed_counts: Counter[str] = Counter()
-        """Number of removals by the label of the value, or by a constant of this module."""
+        """Number of removals, by the label that replaces the value."""
         self.kept_reasons = {label: reason for label, value in values.items() if (reason := keep_reason(value))}
         """Reason why a value is not removed, by the label of the value."""
         labels = {part: label for label in {*values} - {*self.kept_reasons} for part in _secret_parts(values[label])}
@@ -94,7 +96,7 @@ def _merge(spans: Iterable[Span]) -> list[Span]:
 def _outside(span: Span, known: Sequence[Span]) -> Iterator[Span]:
     """Yield the parts of a span that are outside the known spans, so that a known value keeps its own label.
 
-    An opaque token that contains a known value is known: the rest is its encoding.
+    An opaque token that contains a known value yields nothing, because the whole token is an encoding of this value.
     """
     position, end, label = span
     index = bisect_right(known, position, key=lambda each: each[1])
@@ -119,8 +121,8 @@ def keep_reason(value: bytes) -> str:
 
 
 def _secret_parts(value: bytes) -> set[bytes]:
-    """Return the byte strings to remove: the whole value, its lines, the values in `NAME=value` lines, and the password
-    if the value is a URL."""
+    """Return the byte strings to remove: the whole value, its lines, the values in `NAME=value` lines, the texts in
+    JSON, and the password in a URL."""
     whole = value.strip()
     lines = {line.strip() for line in whole.splitlines()}
     settings = {value for line in lines for part in line.split(b";") for value in _SETTING_VALUE.findall(part)}
@@ -146,8 +148,8 @@ def _json_texts(document: Any) -> Iterator[str]:
 
 
 def _part_patterns(part: bytes) -> Iterator[str]:
-    """Yield patterns for a part of a secret value, and for the base64 of the plain, JSON-escaped and percent-encoded
-    part."""
+    """Yield a pattern for a part of a secret value, and patterns for the base64 encoding of the plain, JSON-escaped and
+    percent-encoded part."""
     text = part.decode(errors="surrogateescape")
     yield "".join(map(_character_pattern, re.sub(r"\\+", r"\\", text)))
     for form in {text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], quote(part, safe="")}:
@@ -171,15 +173,16 @@ def _character_pattern(character: str) -> str:
 
 
 def _base64_pattern(part: bytes, offset: int) -> str:
-    """Return a pattern for the base64 of the part, possibly with line breaks. `offset` is the position of the part
-    in a group of three bytes: 0, 1 or 2."""
+    """Return a pattern for the base64 encoding of the part, possibly with line breaks. `offset` is the position of the
+    part in a group of three bytes: 0, 1 or 2."""
     minimum, maximum = (b64encode(fill * offset + part + fill * 2) for fill in (b"\0", b"\xff"))
     first, last = offset * 8 // 6, -(-(offset + len(part)) * 8 // 6)
     return r"[\r\n]*".join(map(_digit_pattern, minimum[first:last], maximum[first:last]))
 
 
 def _digit_pattern(minimum: int, maximum: int) -> str:
-    """Return a pattern for all base64 digits that have the bits in which `minimum` and `maximum` are equal."""
+    """Return a pattern for all base64 digits that agree with `minimum` in each bit in which `minimum` and `maximum` are
+    equal."""
     low, high = _BASE64_ALPHABET.index(minimum), _BASE64_ALPHABET.index(maximum)
     digits = (chr(_BASE64_ALPHABET[number]) for number in range(64) if number & ~(low ^ high) == low)
     spellings = [_DIGIT_SPELLINGS.get(digit, digit) for digit in digits]

@@ -1,7 +1,7 @@
-"""Shapes of secrets whose value the report does not know: tokens of providers, headers, assignments and commands.
+"""Patterns for secrets whose values the report does not know: tokens of providers, headers, assignments and commands.
 
-A shape removes rather too much than too little: the value of an assignment ends at its closing quote, at white space,
-or at the end of the line if the name begins the line. All patterns are linear in the length of the text.
+In doubt, a pattern matches too much rather than too little. The value of an assignment ends at its closing quote, at
+white space, or at the end of the line if the name begins the line. All patterns are linear in the length of the text.
 """
 
 import re
@@ -18,8 +18,9 @@ TOKEN, AUTHORIZATION, ASSIGNMENT, COMMAND, OPAQUE = (
 """Labels of the removed values."""
 
 MIN_OPAQUE_LENGTH, MIN_OPAQUE_CHANGES = 32, 0.4
-"""Minimum length of an opaque token, and the minimum share of its characters whose kind differs from the previous one.
-In names and paths, most neighbors are of the same kind: upper case, lower case or digits."""
+"""Minimum length of an opaque token, and minimum share of its characters that differ in kind from the preceding
+character. Upper case, lower case and digits are different kinds. In names and paths, most adjacent characters are of
+the same kind."""
 
 _NAME = (
     r"(?:pass(?:word|wd|phrase|code)|pwd|secret|token|credentials?"
@@ -115,7 +116,8 @@ def secret_spans(text: str) -> Iterator[Span]:
 
 
 def is_opaque(token: str) -> bool:
-    """Return True if the token consists of random letters of both cases and digits. Hexadecimal ids are not opaque."""
+    """Return True if the token looks random and contains upper case, lower case and digits. Hexadecimal ids are not
+    opaque."""
     kinds = [
         "upper" if each.isupper() else "lower" if each.islower() else "digit" if each.isdigit() else ""
         for each in token

@@ -1,4 +1,5 @@
-"""The commands `status`, `suspend` and `resume` for a StreamConsumer in a cluster, and options of other commands.
+"""The commands `status`, `suspend` and `resume` for a StreamConsumer in a cluster, and options that other commands also
+use.
 
 This module declares the commands, and `run` executes the commands. `collect` reads the Kubernetes API and Redis.
 `facts` contains models of the state, `findings` derives the problems from the state, and `screen` formats the state and
@@ -70,7 +71,8 @@ TARGET_OPTIONS = (
     click.option("--stream", metavar="KEY", help="Redis key of the stream, if you do not name a StreamConsumer."),
     click.option("--group", metavar="NAME", help="Consumer group, if you do not name a StreamConsumer."),
 )
-"""Options for the server, the stream and the group. Each command adds the name of the StreamConsumer as `name`."""
+"""Options for the server, the stream and the group. Each command adds a parameter `name` for the name of the
+StreamConsumer."""
 
 
 def with_options(*options: Command) -> Callable[[Command], Command]:
@@ -112,7 +114,7 @@ def status(**options: Any) -> None:
     NAME, the command prints one line for each StreamConsumer.
 
     The command reads the lag and the pending entries from Redis. If the command cannot reach Redis, the output contains
-    the last values of the operator and the reason.
+    the reason and the last values that the operator read.
 
     \b
     Exit codes:

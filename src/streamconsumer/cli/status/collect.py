@@ -40,12 +40,12 @@ REDIS_TIMEOUT_SECONDS = 2.0
 """Time limit for a Redis command. The limit is short, because Redis is often unreachable from outside the cluster."""
 
 MAX_CONSUMERS = 100
-"""Maximum number of consumers that are read: those with the most pending entries."""
+"""Maximum number of consumers that are read. The consumers with the most pending entries are selected."""
 
 MAX_PENDING_ENTRIES = 5
 """Maximum number of the oldest pending entries that are read."""
 
-SECRETS_UNREADABLE = "you are not allowed to get the Secrets that it references"
+SECRETS_UNREADABLE = "you are not allowed to get the Secrets that the StreamConsumer references"
 
 Manifest = dict[str, Any]
 
@@ -97,7 +97,7 @@ async def collect_facts(client: KubeClient, manifest: Manifest) -> Facts:
 async def collect_facts_of_one(client: KubeClient, manifest: Manifest) -> Facts:
     """Return the facts about one of several StreamConsumers.
 
-    An error concerns only this StreamConsumer. The facts then contain only its name, and the error as the problem.
+    An error affects only this StreamConsumer. Its facts then contain only its name, and the error as the problem.
     """
     try:
         return await collect_facts(client, manifest)

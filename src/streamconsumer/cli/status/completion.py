@@ -10,13 +10,14 @@ from streamconsumer.model.name_fields import OBJECT_NAME
 from streamconsumer.text import printable
 
 NO_FILE_COMPLETION = 4
-"""Directive of the Cobra library: kubectl must not complete file names in addition."""
+"""Directive of the Cobra library that prevents kubectl from also completing file names."""
 
 
 def complete_names(incomplete: str, namespace: str | None, context: str | None) -> list[str]:
     """Return the names that start with `incomplete`.
 
-    Raises BackendUnavailable and InvalidSettings. The caller must not print these errors, because the user is typing.
+    Raises BackendUnavailable and InvalidSettings. The caller must not print these errors, because the user is still
+    typing the command.
     """
     return asyncio.run(_list_names(incomplete, namespace, context))
 

@@ -87,7 +87,7 @@ class Facts(Model):
 
     @property
     def conditions(self) -> dict[str, Condition]:
-        """The conditions by type."""
+        """The conditions in the status, by type."""
         return {each.type: each for each in self.status.conditions} if self.status else {}
 
     @property

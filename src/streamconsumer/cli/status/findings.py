@@ -12,14 +12,16 @@ from streamconsumer.model.status import Condition, Reason, ScalingReason, Stream
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
 
 SUSPECT_DELIVERIES = 2
-"""Number of deliveries from which a pending entry is reported. Such an entry probably fails or crashes the process."""
+"""A pending entry is reported if it was delivered at least this number of times. Such an entry probably fails or
+crashes the process."""
 
 MIN_SILENT_SECONDS = 60
-"""Idle time from which a consumer with pending entries is reported. Pods renew their pending entries every 0.4 s."""
+"""A consumer with pending entries is reported if it has been idle for at least this number of seconds. Pods renew their
+pending entries every 0.4 s."""
 
 _ABNORMAL_STATUS = {"Ready": "False", "RedisReachable": "False", "GroupReady": "False", "Degraded": "True"}
 _TRANSIENT_REASONS = {Reason.PODS_STARTING, Reason.ROLLING_OUT, StreamReason.GROUP_MISSING}
-"""Reasons that usually disappear without an action of the user. Problems with these reasons are warnings."""
+"""Reasons that usually disappear without any action by the user. Problems with these reasons are warnings."""
 
 
 def derive_findings(facts: Facts) -> list[Finding]:
@@ -38,7 +40,7 @@ def derive_findings(facts: Facts) -> list[Finding]:
 def _operator_findings(facts: Facts) -> Iterator[Finding]:
     subject = f"StreamConsumer {facts.name}"
     advice = (
-        "check that the operator is running and watches this namespace; kubectl logs shows the log of its Deployment"
+        "check that the operator is running and watches this namespace; read the log of its Deployment (kubectl logs)"
     )
     if facts.status is None:
         yield error(subject, "no valid status", "a status from the operator within seconds", advice)
@@ -140,7 +142,7 @@ def _entry_findings(entry: PendingEntryFacts) -> Iterator[Finding]:
         return
     state = "waits for a retry" if entry.consumer == POSTPONED_CONSUMER else f"owned by {entry.consumer!r}"
     found = f"delivered {entry.deliveries} times and still pending; {state}"
-    advice = "read the cause in the pod logs; after delivery.maxDeliveries the entry becomes a dead letter"
+    advice = "read the cause in the pod logs; after delivery.maxDeliveries attempts, the entry becomes a dead letter"
     yield warning(f"entry {entry.message_id}", found, "success on the first attempt", advice)
 
 

@@ -1,6 +1,6 @@
 """Formats facts and findings as text.
 
-Most texts are untrusted, so their characters become printable here, before columns are aligned and lines are wrapped.
+Most texts are untrusted, so unprintable characters are escaped here, before columns are aligned and lines are wrapped.
 """
 
 import textwrap
@@ -14,7 +14,7 @@ from streamconsumer.text import printable
 
 MIN_WIDTH, MAX_WIDTH = 40, 120
 MAX_CELL_LENGTH, MAX_TEXT_LENGTH = 1000, 8192
-"""Maximum number of characters of a cell of a table, and of a text that is wrapped."""
+"""Maximum number of characters in a table cell, and in a text that is wrapped."""
 
 _SEVERITY_COLORS = {"error": "red", "warning": "yellow"}
 

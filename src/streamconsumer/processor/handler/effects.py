@@ -1,4 +1,5 @@
-"""Effects: Redis writes that a handler returns. Writes and acknowledgement are applied together or not at all.
+"""Effects: Redis writes that a handler returns. The writes and the acknowledgement of the message are applied together
+or not at all.
 
 ```python
 def handle(order):
@@ -17,11 +18,11 @@ from typing import Any, NamedTuple, Self
 StrOrBytes = str | bytes
 
 MAX_FIELDS = 1000
-"""Maximum number of fields in an added entry. A Redis command in a Lua script can have fewer than 8000 arguments."""
+"""Maximum number of fields in an added entry. A Redis command in a Lua script must have fewer than 8000 arguments."""
 
 MAX_INCREMENT = 10**18
-"""Maximum sum of all increments of one key by one message. An integer in Redis can be about nine times as large. An
-increment beyond the range of Redis would fail after other effects have been applied."""
+"""Maximum sum of the absolute values by which one message increments one key. The largest integer in Redis is about
+nine times as large. An increment beyond the range of Redis would fail after other effects have been applied."""
 
 
 class Operation(NamedTuple):
@@ -44,7 +45,8 @@ class Effects:
     def add(self, stream: StrOrBytes, fields: Mapping[Any, StrOrBytes], max_length: int | None = None) -> Self:
         """Add an entry to a stream. The stream is created if it does not exist.
 
-        If `max_length` is set, XADD trims the stream to about this length, even if a group has not read the entries.
+        If `max_length` is set, XADD trims the stream to about this length, even if a group has not read the trimmed
+        entries.
         """
         if not 1 <= len(fields) <= MAX_FIELDS:
             raise ValueError(f"an entry for {stream!r} has {len(fields)} fields; expected 1 to {MAX_FIELDS}")
@@ -82,7 +84,7 @@ class Effects:
         name = _to_bytes(key, "a key")
         other = next((each.command for each in self.operations if each.key == name and each.command != command), None)
         if other:
-            raise ValueError(f"{key!r} already has a {other}; expected one kind of effect per key, not also {command}")
+            raise ValueError(f"{key!r} has a {other}; cannot add {command}; expected one kind of effect per key")
         self.operations.append(Operation(command, name, arguments))
         return self
 

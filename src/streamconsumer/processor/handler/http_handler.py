@@ -21,10 +21,11 @@ DEFAULT_TIMEOUT = timedelta(seconds=60)
 """Timeout of a request if `delivery.timeout` is not set, so that an unresponsive Service cannot block a slot."""
 
 KEEPALIVE_SECONDS = 4.0
-"""Time after which an idle connection is closed. Many servers close it after 5 s, which can lose a request."""
+"""Time after which an idle connection is closed. Many servers close idle connections after 5 s, and a request that is
+sent at this moment can be lost."""
 
 MAX_BODY_IN_ERROR = 500
-"""Maximum number of characters of the response body in the error, which is stored in the dead letter and the log."""
+"""Maximum number of characters of the response body in the error. The dead letter and the log contain the error."""
 
 MAX_DEFERRAL = timedelta(hours=24)
 """Longest delay that a `Retry-After` header can request."""
@@ -45,7 +46,8 @@ class HttpHandler:
         import aiohttp  # noqa: PLC0415 - imported only if used
 
         self._aiohttp, self._url, self._concurrency = aiohttp, url, concurrency
-        # If delivery.timeout is set, the processor cancels the call, and the error names this setting.
+        # If delivery.timeout is set, the client has no timeout. The processor then cancels the call, and its error
+        # names the setting.
         self._timeout = aiohttp.ClientTimeout(total=None if timeout else DEFAULT_TIMEOUT.total_seconds())
         self._session: aiohttp.ClientSession | None = None
 
@@ -129,7 +131,8 @@ def _wrap_as_event(message: Message, data: Mapping[str, str]) -> tuple[dict[str,
 
 
 def _time_header(milliseconds: int) -> dict[str, str]:
-    """Return a header with the time at which the entry was added. No header if the entry id is not a time."""
+    """Return a header with the time at which the entry was added. Returns no header if the entry id contains no valid
+    time."""
     try:
         moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (OverflowError, ValueError, OSError):

@@ -26,7 +26,8 @@ class HandlerThreadPool:
     def __init__(self, max_threads: int) -> None:
         self._pool = ThreadPoolExecutor(max_workers=max_threads, thread_name_prefix="handler")
         self.busy_ids: set[str] = set()
-        """Ids of the messages that threads are handling. Cancelling the task that awaits a thread does not stop it."""
+        """Ids of the messages that threads are handling. Cancelling the task that awaits a thread does not stop the
+        thread."""
 
     async def call(self, handler: Callable[[Any], Any], data: Any) -> Any:
         """Run the handler in a thread. The handler gets a copy of the caller's context variables."""
@@ -39,7 +40,7 @@ class HandlerThreadPool:
 
 
 def add_handler_paths() -> None:
-    """Put the working directory and the folder in which `handler.source` is mounted at the start of `sys.path`."""
+    """Insert the working directory and the mount folder of `handler.source` at the start of `sys.path`."""
     sys.path[:0] = [path for path in (str(Path.cwd()), names.SOURCE_FOLDER) if path not in sys.path]
 
 
@@ -84,7 +85,8 @@ def validate_handler(handler: Any, path: str, *, batch: bool = False) -> Handler
 
 
 def as_coroutine(handler: Handler | BatchHandler, thread_pool: HandlerThreadPool) -> AsyncHandler:
-    """Return a coroutine function unchanged. Returns any other function wrapped, so that it runs in a thread."""
+    """Return an async function that calls the handler. A coroutine function is returned unchanged, and any other
+    function runs in a thread."""
     call_method = getattr(handler, "__call__", None)  # noqa: B004 - an object may have an async __call__
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call_method):
         return handler

@@ -39,7 +39,8 @@ class Reject(Outcome):
 class BatchFailed(Outcome):
     """Some messages of a batch failed. `failures` maps the index of each failed message in the list to its error.
 
-    Each failed message is settled as if its error had been raised for it alone. All other messages are acknowledged.
+    Each failed message is settled as if the handler had raised its error for this message alone. All other messages are
+    acknowledged.
     """
 
     def __init__(self, failures: Mapping[int, BaseException]) -> None:

@@ -36,7 +36,7 @@ class AttemptRunner:
     ) -> None:
         self._handler, self._settler, self._telemetry, self._timeouts = handler, settler, telemetry, timeouts
         self.trace_fields = telemetry.trace_fields if telemetry else frozenset()
-        """Names of the trace context field. A message without such a field gets no span.
+        """Name of the trace context field, as text and as bytes. A message without this field gets no span.
 
         None if any message can get a span."""
         self.run = self._run_untraced if telemetry is None else self._run_maybe_traced
@@ -91,7 +91,8 @@ class AttemptRunner:
             self._timeouts.finish(entry)
 
     def record_failure(self, entry: Entry, error: BaseException | None = None) -> BaseException:
-        """Decide on a failed attempt, and return the error. `error` is None if the handler returned after its timeout.
+        """Decide how a failed attempt is settled, and return its error. `error` is None if the handler returned after
+        its timeout.
 
         Makes no decision if the current task was cancelled."""
         if error is None or entry.disposition == "timeout":

@@ -47,7 +47,7 @@ class BatchRunner:
         self._max_count, self._consumer_id, self._telemetry = max_count, consumer_id, telemetry
 
     async def run(self, first: Entry) -> None:
-        """Handle an entry together with other ready entries. An error that this method raises ends the slot."""
+        """Handle an entry together with other ready entries. An error that this method raises ends the worker slot."""
         can_share = self._may_share_batch(first)
         message = await self._prepare(first)
         if message is None:
@@ -67,7 +67,7 @@ class BatchRunner:
             if batch:
                 await self._handle(list(batch), list(batch.values()))
             # A settled entry must leave the in-flight table immediately, because a lease renewal would make the entry
-            # pending again. The first entry leaves the table only after this method, so it is settled last.
+            # pending again. The first entry leaves the table only after this method returns, so it is settled last.
             failed = [entry for entry in batch if entry.decision is not None and entry.disposition != "claimed_by_peer"]
             await self._settler.apply_decisions(failed)
             for entry in failed:
@@ -98,7 +98,8 @@ class BatchRunner:
         return Message(entry.message_id, *self._consumer_id, entry.deliveries, data)
 
     async def _handle(self, entries: Sequence[Entry], messages: list[Message]) -> None:
-        """Call the handler. Raises only cancellations and process exits; other errors lead to `entry.decision`."""
+        """Call the handler. Raises only cancellations and process exits; any other error is settled by
+        `entry.decision`."""
         token, started = set_current(messages), time.perf_counter()
         try:
             await self._run_traced(entries, messages)
@@ -144,7 +145,8 @@ class BatchRunner:
             raise next(iter(failures.values())) if len(set(map(type, failures.values()))) == 1 else failure
 
     async def _call_handler(self, entries: Sequence[Entry], batch: list[Mapping[Any, Any]]) -> BaseException | None:
-        """Call the handler and return its error. None after success. Raises a cancellation of the current task."""
+        """Call the handler and return its error, or None after success. Raises CancelledError if the current task is
+        cancelled."""
         task, timeout, timer = asyncio.current_task(), self._policy.timeout, None
         assert task
         if timeout is not None:
@@ -188,7 +190,7 @@ def _validate_failures(failed: BatchFailed, count: int) -> BaseException | None:
     Returns the `BatchFailed` if all are valid, None if there are no failures, and an error if a failure is invalid."""
     for index, error in failed.failures.items():
         if type(index) is not int or not 0 <= index < count:
-            invalid: Exception = IndexError(f"BatchFailed names index {index!r}; the list had 0 to {count - 1}")
+            invalid: Exception = IndexError(f"BatchFailed names index {index!r}; the list had indexes 0 to {count - 1}")
         elif not isinstance(error, BaseException):
             invalid = TypeError(
                 f"BatchFailed has {error!r:.80} at index {index}; "

@@ -33,7 +33,8 @@ class PipelineSettings:
     """Maximum number of entries that one read returns, and of messages in one batch."""
 
     poll_interval: float
-    """Maximum duration in seconds of a blocking read (BLOCK), or pause between two polls of a user's own manager."""
+    """Maximum duration in seconds of a blocking read (BLOCK), or pause between two reads through a user's own
+    manager."""
 
     concurrency: int
     """Number of worker slots."""
@@ -143,7 +144,7 @@ def build_pipeline(
 
 
 def _single_message_handler(require_handler: Callable[[], AsyncHandler]) -> Callable[[], AsyncHandler]:
-    """Return a function that returns a batch handler adapted to single messages.
+    """Return a function that returns the user's batch handler, adapted so that it takes a single message.
 
     The adapted handler is used if a user's code calls `_process_single_message` directly."""
 

@@ -8,16 +8,16 @@
     └──────────────────────────────────── succeeded ─────────────────────────────┘
 ```
 
-The breaker has no side effects, and the caller can pass the clock. The dependency, that is the service that the handler
-uses, is assumed to be up if the handler returns, and down if the handler raises an error. A message that is rejected,
-deferred, cancelled or claimed by another consumer shows neither and is ignored.
+The breaker has no side effects, and the caller can pass the clock. The dependency is the service that the handler uses.
+The breaker assumes that the dependency is up if the handler returns, and down if the handler raises an error. A message
+that is rejected, deferred, cancelled or claimed by another consumer shows neither state and is ignored.
 
 A *trial* is the one message that the open breaker allows after each pause. A failed trial does not count as an attempt,
 because the dependency is the probable cause of the failure. If only messages that can never be handled are left, every
 trial fails, and the breaker cannot distinguish this case from an outage. Failed trials therefore count as attempts
-after the breaker has been open for an hour, so that such messages become dead letters. If an outage takes longer, it
-costs one attempt per pause. Only entries of this pod lose attempts, and entries that no pod has read lose none. With
-the default settings, at most six messages per hour and pod become dead letters.
+after the breaker has been open for an hour, so that such messages become dead letters. A longer outage costs one
+attempt per pause. Only entries of this pod lose attempts, and entries that no pod has read lose none. With the default
+settings, at most six messages per hour and pod become dead letters.
 """
 
 import time
@@ -26,10 +26,10 @@ from collections.abc import Callable
 from streamconsumer.model.processor_settings import Breaker
 
 MIN_PAUSE_SECONDS = 1.0
-"""Duration of the first pause if `maxPause` is not shorter."""
+"""Duration of the first pause, unless `maxPause` is shorter."""
 
 COUNT_TRIALS_AFTER_SECONDS = 3600.0
-"""Time that the breaker must be open until failed trials count as attempts."""
+"""Failed trials count as attempts after the breaker has been open for this time."""
 
 
 class CircuitBreaker:

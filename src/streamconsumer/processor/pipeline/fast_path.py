@@ -25,7 +25,8 @@ from streamconsumer.processor.pipeline.settlement import Settler
 
 
 class FastPath:
-    """Handles ordinary messages. Not used for batches, with an ordering key, or if every message can get a span."""
+    """Handles ordinary messages. Not used if the handler takes batches, if an ordering key is set, or if every message
+    can get a span."""
 
     def __init__(  # noqa: PLR0917 - one per collaborator
         self,
@@ -46,7 +47,8 @@ class FastPath:
         self._consumer_id, self._metrics = consumer_id, metrics
 
     async def run(self, entry: Entry, task: asyncio.Task[None]) -> Entry | None:  # noqa: C901, PLR0912, PLR0915 - inlined
-        """Handle ordinary entries. Returns the first other entry. None if the loop must not take a next entry."""
+        """Handle ordinary entries. Returns the first entry that is not ordinary, or None if the loop must not take
+        another entry."""
         in_flight, metrics, breaker, consumer_id = self._in_flight, self._metrics, self._breaker, self._consumer_id
         entries, tasks, trace_fields = in_flight.entries, in_flight.tasks, self._attempt_runner.trace_fields
         ready, suspects = in_flight.ready_queue.ready, in_flight.ready_queue.suspects
@@ -120,5 +122,5 @@ class FastPath:
             if entry.decision is None and error is not None:  # cancelled by a claim or at the end of a drain
                 raise error
             await self._settler.apply_decision(entry)
-        elif not entry.disposition:  # If the handler was cancelled, its return is no success.
+        elif not entry.disposition:  # A cancelled handler that returns has not succeeded.
             await self._settler.on_success(entry, result)

@@ -1,6 +1,6 @@
 """Memory that large entries in flight occupy. While it exceeds a limit, the processor reads no further entries.
 
-Only entries of large replies and redelivered entries are measured, so that ordinary messages cost nothing.
+Only redelivered entries and entries from large replies are measured, so that ordinary messages take no additional time.
 """
 
 from collections.abc import Collection, Iterable
@@ -9,13 +9,13 @@ from sys import getsizeof
 from streamconsumer.processor.message import Entry
 
 MIN_MEASURED_BYTES = 16 * 1024
-"""Entries that occupy less memory are not counted. Their number is limited elsewhere."""
+"""Minimum memory of an entry that is counted. The number of smaller entries is limited elsewhere."""
 
 MAX_TEXT_FACTOR = 4
-"""Maximum number of bytes that a byte of UTF-8 occupies in a decoded text."""
+"""Maximum number of bytes that a decoded text occupies for each byte of its UTF-8 encoding."""
 
 TEXT_BYTES = 60
-"""Memory of a text in addition to its characters, with the reference to the text."""
+"""Memory of a text in addition to its characters, including the reference to the text."""
 
 DICT_BYTES = 40
 """Memory of a name or a value in the dict for the handler."""
@@ -45,7 +45,8 @@ class HeldMemory:
 def memory_bytes(entry: Entry) -> int:
     """Return the memory in bytes that an entry occupies while it is handled.
 
-    A redelivered entry consists of bytes. When its handler starts, a decoded text exists as well."""
+    A redelivered entry consists of bytes. When its handler starts, the decoded texts occupy memory in addition to the
+    bytes."""
     if entry.texts:
         return sum(map(getsizeof, entry.texts)) + DICT_BYTES * len(entry.texts)
     texts = sum(len(part) * (1 if part.isascii() else MAX_TEXT_FACTOR) for part in entry.fields)

@@ -29,7 +29,8 @@ CANCEL_TIMEOUT = timedelta(seconds=1)
 """Maximum time to wait until a cancelled handler ends."""
 
 MAX_TRIAL_CANDIDATES = 100
-"""Maximum number of entries in the table while the circuit breaker is open and reads entries for trials."""
+"""While the circuit breaker is open, the processor reads entries for trials only if the table contains fewer
+entries than this number."""
 
 BUSY_RETRY_SECONDS = 0.1
 """Additional delay of a retry if the entry's previous attempt is still running."""
@@ -55,7 +56,7 @@ class InFlightTable:
     ) -> None:
         self._run, self._concurrency, self._metrics = run, concurrency, metrics
         self._busy_ids = busy_ids
-        """Ids of messages that threads are handling, including those whose task was cancelled."""
+        """Ids of messages that threads are handling, including messages whose task was cancelled."""
         self._gate = gate
         self.entries: dict[str, Entry] = {}
         self._blocked = BlockedEntries()
@@ -73,7 +74,8 @@ class InFlightTable:
         self._base_context = copy_context()
         """Context variables with which every message starts."""
         self.fast_path: Callable[[Entry, asyncio.Task[None]], Coroutine[Any, Any, Entry | None]] | None = None
-        """Function that handles the given entry and other ordinary entries. Returns the first entry of another kind."""
+        """Function that handles the given entry and other ordinary entries. Returns the first entry that is not
+        ordinary."""
         self.prefetch_limit = 0
         """Number of entries that may wait for a slot while the processor reads more entries.
 
@@ -117,10 +119,10 @@ class InFlightTable:
         self.dispatch()
 
     def drop_claimed(self, message_id: str) -> bool:
-        """Drop an entry that another consumer has claimed. Returns False if the entry is not in the table.
+        """Drop an entry that another consumer has claimed.
 
         Cancels the entry's handler if it is running. If the handler runs a batch, cancels it only if other consumers
-        have claimed all entries of the batch."""
+        have claimed all entries of the batch. Returns False if the entry is not in the table or was dropped before."""
         entry = self.entries.get(message_id)
         if entry is None or entry.disposition == "claimed_by_peer":
             return False
@@ -157,7 +159,8 @@ class InFlightTable:
         self._wake_slots(len(self._idle_slots))
 
     def take_unstarted(self) -> list[tuple[Entry, float]]:
-        """Remove all entries that are not running. Returns each entry with the seconds until its retry, or with 0.
+        """Remove all entries that are not running. Returns each entry with the seconds until its retry, or with 0 if it
+        does not wait for a retry.
 
         The heartbeat does not renew the leases of the removed entries."""
         now = asyncio.get_running_loop().time()
@@ -201,7 +204,7 @@ class InFlightTable:
     # -- batches: several entries in one slot ------------------------------------------------------------------------
 
     def fill_batch(self, first: Entry, max_count: int, may_share_batch: Callable[[Entry], bool]) -> list[Entry]:
-        """Start up to `max_count` other ready entries in the slot of the first entry. Returns these entries in order.
+        """Start at most `max_count` other ready entries in the slot of the first entry. Returns these entries in order.
 
         Stops at the first entry for which `may_share_batch` returns False. The caller must call `finish_batched` for
         each returned entry. Returns no entries while the circuit breaker is open, because a trial is handled alone."""
@@ -261,8 +264,8 @@ class InFlightTable:
     def _next_entry(self) -> Entry | None:
         """Remove and return the entry that starts next. None if no entry may start.
 
-        If the circuit breaker is open, prefers an entry that has not failed yet for the trial. If only some messages
-        cannot be handled, such a trial can succeed and close the breaker."""
+        If the circuit breaker is open, prefers an entry that has not failed yet. If only some messages cannot be
+        handled, a trial with such an entry can succeed and close the breaker."""
         if not self._is_breaker_open():
             return self.ready_queue.pop()
         return (self.ready_queue.pop_untried() or self.ready_queue.pop()) if self._allows_trial() else None
@@ -288,7 +291,7 @@ class InFlightTable:
         await waiter
 
     def _wake_slots(self, max_count: int) -> int:
-        """Wake up to `max_count` idle slots. Returns the number of slots that this call woke."""
+        """Wake at most `max_count` idle slots. Returns the number of slots that this call woke."""
         woken = self._idle_slots[:max_count]
         del self._idle_slots[:max_count]
         for waiter in woken:

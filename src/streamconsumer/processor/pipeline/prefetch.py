@@ -1,4 +1,5 @@
-"""Prefetch limit: the number of entries in one read if handlers take less than `MAX_BATCH_SECONDS` for them, else 0."""
+"""Prefetch limit: the number of entries in one read, or 0 if handlers take `MAX_BATCH_SECONDS` or longer for these
+entries."""
 
 from streamconsumer.processor.metrics import Metrics
 
@@ -13,7 +14,7 @@ class Prefetch:
     def __init__(self, metrics: Metrics, *, batch_count: int, calls_per_slot: float) -> None:
         self._metrics, self._batch_count = metrics, batch_count
         self._calls_per_slot = calls_per_slot
-        """Number of handler calls in each worker slot that are necessary for the entries of one read."""
+        """Number of handler calls per worker slot for the entries of one read."""
         self._previous_totals = metrics.handler_calls, metrics.duration_sum_seconds
         self._limit = 0
 

@@ -4,8 +4,8 @@ Entries start in order of arrival, with two exceptions:
 - If an ordering key is set, entries with the same key value start one after another. While the first entry is not
   settled, the other entries wait in a queue, which is called a lane.
 - A suspect is an entry that may have crashed the process of a dead consumer. Suspects start one at a time, so that at
-  most one suspect is running if the process crashes. Suspects alternate with other entries, so that suspects that only
-  fail do not block the other entries.
+  most one suspect is running if the process crashes. Suspects alternate with other entries, so that suspects whose
+  handlers fail without a crash do not block the other entries.
 """
 
 from collections import deque
@@ -126,7 +126,8 @@ class ReadyQueue:
         return (entry for entry in self.ready if entry.attempt_counted)
 
     def pop_if(self, may_start: Callable[[Entry], bool]) -> Entry | None:
-        """Remove and return the next entry that is not a suspect. None if `may_start` returns False for it."""
+        """Remove and return the next entry that is not a suspect. None if there is no such entry, or if `may_start`
+        returns False for it."""
         return self.ready.popleft() if self.ready and may_start(self.ready[0]) else None
 
     def release_turn(self, entry: Entry) -> None:

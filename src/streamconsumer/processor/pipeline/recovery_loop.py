@@ -24,7 +24,8 @@ IDLE_SCANS_PER_MIN_IDLE = 2
 """Number of scans for idle entries within one `minIdle` period."""
 
 FIRST_CHECK_SECONDS = 0.05
-"""Delay of the first check after the start. Short, so that a new pod claims the entries that a stopped pod released."""
+"""Delay of the first check after the start. The delay is short, so that a new pod soon claims the entries that a
+stopped pod released."""
 
 SNAPSHOT_INTERVAL_SECONDS = 1.0
 """Interval between snapshots of the consumer group while entries are in flight."""

@@ -34,7 +34,8 @@ from streamconsumer.processor.telemetry import MessageTracing, current_tracepare
 log = logging.getLogger(__name__)
 
 MAX_LOCAL_WAIT = timedelta(seconds=2)
-"""Longest retry delay that an entry waits in this process. Longer delays are stored in Redis and survive the pod."""
+"""Longest retry delay that an entry waits in this process. Longer delays are stored in Redis, so that they survive the
+end of the pod."""
 
 RETRY_DELAY_SECONDS = 1.0
 """Delay before a failed Redis command is retried."""
@@ -175,7 +176,7 @@ class Settler:
         self._log_failure(entry, error, entry.decision.action)
 
     def on_batch_failure(self, failed: Sequence[tuple[Entry, BaseException]], *, is_whole_batch: bool) -> None:
-        """Decide by each message's own error whether the message is retried or dead-lettered, and log the failures.
+        """Decide for each message, by its own error, whether it is retried or dead-lettered. Logs the failures.
 
         The circuit breaker counts a failed batch as one failure. If only some messages of the batch failed, the breaker
         counts no failure, because the service that the handler uses is up."""
@@ -199,7 +200,7 @@ class Settler:
     async def apply_decision(self, entry: Entry) -> None:
         """Apply the stored decision. If the user's own manager is used, do nothing.
 
-        A user's own manager can neither postpone nor dead-letter, so its entries stay pending."""
+        A user's own manager can neither postpone nor dead-letter entries, so its entries stay pending."""
         decision: FailureDecision | Effects = entry.decision
         if self._consumer.claimer is None:
             return
@@ -238,7 +239,8 @@ class Settler:
             await self._dead_letter_many([(entry, FailureDecision(ToDeadLetter(DeadLetterReason.UNDECODABLE), error))])
 
     async def release(self, entries: list[tuple[Entry, float]]) -> None:
-        """Release unstarted entries, each given with the seconds after which another consumer may claim the entry."""
+        """Release unstarted entries. For each entry, `entries` contains the seconds after which another consumer may
+        claim the entry."""
         self._metrics.released += len(entries)
         postponements = [
             (entry.message_id, entry.deliveries - (1 if entry.attempt_counted else 0), timedelta(seconds=seconds))
@@ -325,7 +327,7 @@ class Settler:
     def _on_dead_lettered(
         self, entry: Entry, decision: FailureDecision, reply: bool | Exception, start_ns: int
     ) -> None:
-        """Process one result of `dead_letter_many`: an error, or whether the dead letter was written.
+        """Process one result of `dead_letter_many`: an error, or True if the dead letter was written.
 
         After an error, the write is retried. If the result is False, another consumer has claimed the entry."""
         assert isinstance(decision.action, ToDeadLetter)

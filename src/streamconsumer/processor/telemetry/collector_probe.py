@@ -23,7 +23,7 @@ def probe_collector() -> str:
 
     Returns the reason why the collector did not accept the request, or an empty string if the collector accepted it.
     """
-    # The SDK costs a second of start-up, and has the variables for certificates, headers and compression.
+    # The SDK adds a second to the start. It reads the variables for certificates, headers and compression.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
 
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # the caller gets the error as the return value
@@ -35,5 +35,5 @@ def probe_collector() -> str:
     if result.success:
         return ""
     if result.status_code is not None:
-        return f"it responded {result.status_code} {result.reason or ''}".rstrip()
+        return f"the collector responded {result.status_code} {result.reason or ''}".rstrip()
     return f"no response: {' '.join(str(result.error).split())}" if result.error else "no response"

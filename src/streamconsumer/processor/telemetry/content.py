@@ -14,7 +14,7 @@ from streamconsumer.processor.telemetry.trace_context import SpanRef
 from streamconsumer.processor.telemetry.trace_identity import DeterministicIds, TraceIdentity
 
 MIN_ENTRY_TIME_NS = 1_000_000_000 * 1_000_000_000
-"""Smallest entry id, in nanoseconds, that is used as a time. A producer must have chosen any smaller id."""
+"""Smallest plausible time in an entry id, in nanoseconds since 1970. A producer must have chosen any smaller id."""
 
 NO_ATTRIBUTES: Mapping[str, Any] = MappingProxyType({})
 
@@ -46,9 +46,9 @@ def message_attributes(entry: Entry) -> dict[str, Any]:
 
 
 def attempt_attributes(entry: Entry, start_ns: int, clock_offset_ns: int) -> dict[str, Any]:
-    """Return the attributes of an attempt at one message.
+    """Return the attributes of an attempt to handle one message.
 
-    `clock_offset_ns` is how far the server's clock is ahead of this machine's clock.
+    `clock_offset_ns` is the time by which the server's clock is ahead of this machine's clock.
     """
     attributes = message_attributes(entry)
     if entry.received_ns:
@@ -67,7 +67,7 @@ def message_links(
 ) -> list[Link]:
     """Return the links of one message to its producer and to the related spans.
 
-    The keys of `related` are the kinds that `semconv.LINK` describes. Each link has `attributes`.
+    The keys of `related` are the kinds that `semconv.LINK` describes. Each link has the attributes in `attributes`.
     """
     links = [] if producer is None else [(producer, attributes)]
     for kind, span in related.items():
@@ -77,7 +77,7 @@ def message_links(
 
 
 class RelatedSpans:
-    """Computes the spans of other attempts and processes that a message's spans link to.
+    """Computes references to spans of other attempts and processes. The spans of a message link to these spans.
 
     `is_batch` is True if the handler takes batches. The span ids of batches are random and cannot be computed.
     """

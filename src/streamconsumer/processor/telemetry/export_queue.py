@@ -20,8 +20,8 @@ QUEUE_SPANS, BATCH_SPANS, DELAY_MILLISECONDS = 32_768, 4096, 1000
 """Defaults of OTEL_BSP_MAX_QUEUE_SIZE, OTEL_BSP_MAX_EXPORT_BATCH_SIZE and OTEL_BSP_SCHEDULE_DELAY."""
 
 MAX_QUEUE_BYTES = 32 << 20
-"""Limit of the queue in bytes, because a handler may add attributes of any size. Twice the usual size of a full
-queue."""
+"""Limit of the queue in bytes, which is needed because a handler may add attributes of any size. The limit is twice the
+usual size of a full queue."""
 
 MAX_REQUEST_BYTES = 4 << 20
 """Limit of a request in bytes. By default, a collector rejects requests of more than 20 MiB, and a proxy in front of
@@ -55,8 +55,8 @@ class ExportQueue:
         self._queued: deque[bytes] = deque()
         self._in_flight = 0
         self._bytes_in = self._bytes_out = 0
-        """Total bytes that were queued, and total bytes that were sent or dropped. Only one thread writes each
-        counter."""
+        """Total bytes that were queued, and total bytes that were sent or dropped. Each counter is written by a single
+        thread."""
         self._wake, self._idle = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         """Lock that is held while spans are counted or taken out of the queue, but not during a request. A `put` holds
@@ -108,10 +108,10 @@ class ExportQueue:
 
     @property
     def is_backlogged(self) -> bool:
-        """True if a short pause would let the queue drain: the queue is half full, and the collector responds fast.
+        """True if a short pause would let the queue drain.
 
-        The queue is half full by the number of spans or by bytes. A pause helps because the sending thread waits for
-        the GIL while this process is busy.
+        This is the case if the queue is more than half full, in spans or in bytes, and the collector responds fast. A
+        pause helps because the sending thread waits for the GIL while this process is busy.
         """
         is_half_full = (
             len(self._queued) > self._max_size // 2 or self._bytes_in - self._bytes_out > MAX_QUEUE_BYTES // 2
@@ -162,7 +162,7 @@ class ExportQueue:
         self._is_closing = True
         self._wake.set()
         self._thread.join(timeout_seconds)
-        with self._lock:  # before `abort`: after it, the thread would count the current request as well
+        with self._lock:  # before `abort`, after which the thread would also count the current request
             self._is_aborted = self._thread.is_alive()
             if self._is_aborted:
                 self._failed += len(self._queued) + self._in_flight
@@ -209,7 +209,7 @@ class ExportQueue:
                 size += len(self._queued[0])
                 if batch and size > MAX_REQUEST_BYTES:
                     break
-                self._in_flight += 1  # before popleft(): `_has_room` must not see space that is not there
+                self._in_flight += 1  # before popleft(), so that `_has_room` always counts this span
                 batch.append(self._queued.popleft())
             return batch
 

@@ -15,7 +15,7 @@ class MessageTracing(Protocol):
     def on_ready(self, clock_offset_ns: int) -> None:
         """Record that the group exists and that the first read follows.
 
-        `clock_offset_ns` is how far the server's clock is ahead of this machine's clock.
+        `clock_offset_ns` is the time by which the server's clock is ahead of this machine's clock.
         """
 
     def start_attempt(self, entry: Entry, data: Mapping[Any, Any]) -> Any:
@@ -35,9 +35,9 @@ class MessageTracing(Protocol):
 
     @property
     def trace_fields(self) -> frozenset[str | bytes] | None:
-        """Names of the trace context field. None if any message can get a span.
+        """Name of the trace context field, as text and as bytes. None if any message can get a span.
 
-        A message that has none of these fields gets no span and no context.
+        A message without this field gets no span and no context.
         """
 
     @property

@@ -2,8 +2,8 @@
 
 A span of the SDK costs 20 µs and its export another 30 µs, nearly all of it for objects that are read only once. Here,
 a span is encoded when the span ends, and the parts that all spans share are encoded only once. A test decodes the
-result with the official classes. The field numbers are from opentelemetry/proto/trace/v1/trace.proto, where existing
-numbers never change.
+result with the official protobuf classes. The field numbers are from opentelemetry/proto/trace/v1/trace.proto, where
+existing numbers never change.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -156,7 +156,7 @@ def ok_status() -> bytes:
 
 @lru_cache(16)
 def span_head(name: str, kind: int) -> bytes:
-    """Encode name and kind, which are the same for all spans of an operation.
+    """Encode the name and the kind, which are the same for all spans of an operation.
 
     `kind` is the number in OTLP, for example 3 for CLIENT.
     """
@@ -197,7 +197,7 @@ def span(
 
 
 class ExportRequest:
-    """Encoder of ExportTraceServiceRequest for one process and one scope.
+    """Encodes an ExportTraceServiceRequest for one process and one instrumentation scope.
 
     If log records are encoded, the result is an ExportLogsServiceRequest, which has the same field numbers.
     """

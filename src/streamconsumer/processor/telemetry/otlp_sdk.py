@@ -2,7 +2,7 @@
 
 The client of the SDK's exporter sends the processor's spans. The client takes endpoint, headers, compression,
 certificates, timeouts and retries from the standard OTEL_ environment variables. The client is not a public interface
-of the SDK, so a test sends a request through it.
+of the SDK, so a test checks that the client can send a request.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,10 +29,10 @@ QUEUE_RECORDS = 2048
 
 
 def build_tracer_provider(environ: Mapping[str, str]) -> TracerProvider:
-    """Build the tracer provider for the handlers' own spans and set it as the global one.
+    """Build the tracer provider for the handlers' own spans and set it as the global tracer provider.
 
     The SDK raises an exception if the batch size is larger than the queue. The batch size is limited to the size of the
-    queue, so that a wrong number does not keep a pod from starting.
+    queue, so that a wrong value does not prevent a pod from starting.
     """
     queue_size = int_from_env(environ, "OTEL_BSP_MAX_QUEUE_SIZE", QUEUE_SPANS)
     provider = TracerProvider(shutdown_on_exit=False, span_limits=SpanLimits())  # the SDK's exit hook would wait 30 s

@@ -48,7 +48,7 @@ def sending(stream: str, fields: Mapping[Any, Any]) -> Iterator[dict[Any, Any]]:
     """Record a PRODUCER span around the block and yield the fields with the span's context.
 
     Use: `with sending("orders", fields) as carried: client.xadd("orders", carried)`. The span goes to the process'
-    global tracer provider. If no provider is set, the fields get the current context, if there is one.
+    global tracer provider. If no provider is set but there is a current context, the fields get this context.
     """
     attributes = {
         semconv.SYSTEM: "redis",

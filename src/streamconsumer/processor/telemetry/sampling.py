@@ -1,4 +1,4 @@
-"""Sampling decision, based only on ids and flags, so that it is made before any attribute is built.
+"""Sampling decision. It depends only on ids and flags, so that it can be made before any attribute is built.
 
 The module implements the samplers of OTEL_TRACES_SAMPLER. The decisions are the same as in the SDK, which takes ten
 times as long. A ratio is compared with the lower half of the trace id.
@@ -15,10 +15,12 @@ _ROOTS = {"always_on": _ALL, "always_off": 0}
 
 
 class Sampler(NamedTuple):
-    """Ratio for traces that start in this process, and the choice whether a remote parent's decision is followed."""
+    """Sampling ratio for traces that start in this process, and whether the decision of a remote parent takes
+    precedence."""
 
     bound: int = _ALL
-    """Upper bound of the ratio: a trace is sampled if the lower half of the trace id is less than this number."""
+    """Sampling ratio as an integer bound: a trace is sampled if the lower half of the trace id is less than this
+    number."""
 
     follows_parent: bool = True
     """True if the sampled flag of a parent takes precedence over the ratio."""
@@ -55,5 +57,5 @@ class Sampler(NamedTuple):
 
     @property
     def never_samples(self) -> bool:
-        """True if a trace is sampled only if its producer has sampled it."""
+        """True if only traces that the producer has sampled are sampled."""
         return self.bound == 0

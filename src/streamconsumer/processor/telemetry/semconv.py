@@ -1,7 +1,7 @@
 """Names of all attributes that are sent to a collector.
 
-Names follow the semantic conventions for messaging 1.44, which are all still in development. Attributes that the
-conventions do not define start with `streamconsumer.`.
+Names follow version 1.44 of the semantic conventions for messaging, which are all still in development. Attributes that
+the conventions do not define start with `streamconsumer.`.
 """
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
@@ -23,18 +23,19 @@ DELIVERY_COUNT = "streamconsumer.delivery.count"
 """Delivery count of the message. The attribute is set only if the count is more than 1."""
 
 CLAIMED_FROM = "streamconsumer.claimed_from"
-"""Consumer that the entry was claimed from."""
+"""Consumer from which the entry was claimed."""
 
 TIME_IN_STREAM = "streamconsumer.queue.stream_time"
-"""Seconds from XADD until this process received the entry, by the server's clock. For a retry, this includes the
-wait."""
+"""Seconds from XADD until this process received the entry, by the server's clock. For a retry, this includes the delay
+before the retry."""
 
 TIME_IN_BUFFER = "streamconsumer.queue.buffer_time"
 """Seconds from the receipt of the entry until the call of the handler."""
 
 OUTCOME = "streamconsumer.outcome"
-"""`ack`, `effects` (acknowledged together with its effects), `retry`, `dead_letter` or `released`. `released` means
-that the attempt was cancelled, because another consumer claimed the entry or because the drain ended."""
+"""Outcome of an attempt: `ack`, `effects` (acknowledged together with its effects), `retry`, `dead_letter` or
+`released`. `released` means that the attempt was cancelled, because another consumer claimed the entry or because the
+drain ended."""
 
 EXCEPTION_EVENT = "messaging.process.exception"
 EXCEPTION_TYPE = "exception.type"

@@ -26,9 +26,9 @@ def telemetry_from_env(
 ) -> SpanRecorder | None:
     """Build a span recorder. Returns None without loading the SDK if the environment variables set no endpoint.
 
-    `startup_name` is used in the name of the span for the start of the process. If `startup_name` is empty, the start
-    is not recorded. `metrics` counts dropped spans. The other parameters are those of `SpanRecorder`. Raises
-    InvalidSettings if OTEL_CONFIG_FILE is set.
+    `startup_name` is part of the name of the startup span. If `startup_name` is empty, no startup span is recorded.
+    `metrics` counts dropped spans. The other parameters are those of `SpanRecorder`. Raises InvalidSettings if
+    OTEL_CONFIG_FILE is set.
     """
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None

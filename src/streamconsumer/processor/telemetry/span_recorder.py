@@ -60,9 +60,9 @@ Attempt = tuple[UnsampledSpan, "Token[context.Context]"]
 class SpanRecorder:
     """Records the spans of one consumer and puts them into `queue`.
 
-    `server` returns address and port of Redis. `trace_context` defines how the producer's context is used; None selects
-    the defaults. `is_batch` is True if the handler takes batches. `shutdown` ends the recording of the handlers' own
-    spans.
+    `server` returns the address and the port of Redis. `trace_context` defines how the producer's context is used; None
+    selects the defaults. `is_batch` is True if the handler takes batches. `shutdown` ends the recording of the
+    handlers' own spans.
     """
 
     def __init__(
@@ -93,7 +93,8 @@ class SpanRecorder:
         self._common = lru_cache(64)(self._common_attributes)
         self._startup_span = startup_span
         self._startup_ref: SpanRef | None = None
-        """Span of the pod's start. None after the first recorded attempt has been linked to this span."""
+        """Startup span of the pod. None before the span has ended, and after the first recorded attempt has been linked
+        to it."""
         self._unacknowledged: dict[str, SpanRef] = {}
         self.dead_letter_stream = ""
         """Name of the dead-letter stream, set by the consumer. Empty for a user's own stream manager."""
@@ -208,7 +209,7 @@ class SpanRecorder:
     def on_received(self, entries: Sequence[Entry]) -> None:
         """Record when this process received the entries."""
         if self._identities.never_samples:
-            return  # few messages are sampled; the others must not pay for them
+            return  # few messages are sampled; their spans must not slow down the other messages
         now = time.time_ns()
         for entry in entries:
             entry.received_ns = now
@@ -226,9 +227,9 @@ class SpanRecorder:
 
     @property
     def trace_fields(self) -> frozenset[str | bytes] | None:
-        """Names of the trace context field. None if any message can get a span.
+        """Name of the trace context field, as text and as bytes. None if any message can get a span.
 
-        A message that has none of these fields gets no span and no context.
+        A message without this field gets no span and no context.
         """
         return self._identities.trace_fields if self._identities.never_samples else None
 
@@ -354,7 +355,7 @@ class SpanRecorder:
             self._unacknowledged[message_id] = span.ref
 
     def _describe(self, span: RecordedSpan, attributes: Mapping[str, Any], links: list[Link]) -> None:
-        """Add attributes and links of an attempt. The first recorded attempt also links to the pod's start."""
+        """Add attributes and links of an attempt. The first recorded attempt also links to the pod's startup span."""
         if self._startup_ref is not None:
             links += content.message_links(None, {"pod_start": self._startup_ref})
             self._startup_ref = None
@@ -393,6 +394,6 @@ class SpanRecorder:
         try:
             encoded = span.encode(is_remote=is_remote)
         except Exception:
-            log.exception("failed to encode span; an attribute may not be convertible to text")
+            log.exception("failed to encode span; check that all attributes can be converted to text")
             return
         self._queue.put(encoded)

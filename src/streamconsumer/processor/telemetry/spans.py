@@ -1,7 +1,7 @@
 """Span of an attempt, with OpenTelemetry's span interface for the handler. The span is encoded when the attempt ends.
 
 A handler may add attributes, events and links to the current span, and start child spans with any SDK. OpenTelemetry
-objects are built only on demand, because nearly no handler uses them.
+objects are built only on demand, because few handlers use them.
 """
 
 import time

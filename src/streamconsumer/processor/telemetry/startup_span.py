@@ -1,4 +1,4 @@
-"""Span of a pod's start: from the start of its process until its consumer group exists."""
+"""Startup span of a pod, which lasts from the start of the process until the consumer group exists."""
 
 import time
 from os import sysconf
@@ -24,12 +24,12 @@ def process_start_ns() -> int:
         age = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * 1_000_000_000 // sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
         return time.time_ns()
-    now = time.time_ns()  # immediately after the other clock, because the difference of both counts
+    now = time.time_ns()  # read immediately after the other clock, because the result depends on their difference
     return now - age if 0 < age < _MAX_AGE_NS else now
 
 
 def create_startup_span(name: str, sampler: Sampler) -> RecordedSpan | None:
-    """Create the span of the pod's start. Returns None if the span is not sampled.
+    """Create the startup span of the pod. Returns None if the span is not sampled.
 
     The span has its own trace, because the pod may still be running months after the change that created the pod.
     """

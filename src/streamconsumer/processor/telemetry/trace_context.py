@@ -77,8 +77,8 @@ def _validated_tracestate(state: str) -> str:
 def extract_baggage(data: Mapping[Any, Any], allowed: Sequence[str]) -> dict[str, str]:
     """Return the members of the field `baggage` whose keys are allowed.
 
-    Other members are not trusted, because any program that writes to the stream can set the field, and the handler
-    passes the returned members on to every service that it calls.
+    Other members are not trusted, because any program that writes to the stream can set the field. The handler passes
+    the returned members on to every service that it calls.
     """
     members: dict[str, str] = {}
     for member in (short_text_field(data, "baggage") or "").split(","):

@@ -5,8 +5,8 @@ therefore compute the span id of the attempt that another process did not finish
 the last attempt in the same way. Storing the span id in Redis when an attempt starts would cost a round trip per
 message.
 
-The trace id is also a hash if a message has no producer's context. All attempts of the message therefore form one
-trace, and a sampling ratio samples all of them or none.
+If a message has no trace context of a producer, its trace id is also a hash. All attempts of the message therefore form
+one trace, and a sampling ratio samples all of them or none.
 """
 
 import secrets
@@ -85,7 +85,7 @@ class TraceIdentities:
         self.trace_fields: frozenset[str | bytes] = frozenset([field, field.encode()])
         """Name of the field that may hold a trace context, once as str and once as bytes."""
         self.never_samples = sampler.never_samples
-        """True if a message is sampled only if its producer's trace is sampled."""
+        """True if only messages whose producer's trace is sampled are sampled."""
 
     def for_message(self, entry: Entry, data: Mapping[Any, Any]) -> TraceIdentity | None:
         """Return the identity of a message. None if there is no span to record and no context to propagate."""
