@@ -70,7 +70,7 @@ class Bundle:
             path.touch(0o600)
             path.chmod(0o600)  # touch keeps the mode of an existing file
             with tarfile.open(path, "w:gz") as archive:
-                for file, text in self.files.items():
+                for file, text in sorted(self.files.items()):
                     content = text.encode(errors="backslashreplace")
                     entry = tarfile.TarInfo(f"{FOLDER}/{file}")
                     entry.size, entry.mode = len(content), 0o600

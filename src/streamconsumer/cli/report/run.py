@@ -3,10 +3,12 @@
 The Secrets are read first, so that the values of Secrets can be removed from every text that is added later.
 """
 
-import asyncio
+import sys
 from collections.abc import Awaitable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
+
+import click
 
 from streamconsumer import __version__
 from streamconsumer.cli.doctor.cluster_checks import OPERATOR_SELECTOR, diagnose_resource
@@ -21,6 +23,7 @@ from streamconsumer.cli.status.collect import (
     list_consumers,
     list_events,
     list_pods,
+    map_concurrently,
     namespace_of,
 )
 from streamconsumer.cli.status.findings import derive_findings
@@ -39,12 +42,14 @@ MAX_LOG_LENGTH = 1_000_000
 """Maximum number of characters that the report keeps from the end of each log. The limit is needed because a line can
 have any length."""
 
+MIN_FOR_PROGRESS = 20
+"""Minimum number of StreamConsumers for which a terminal shows the progress."""
+
 MAX_VALUE_BYTES = 4096
 """Maximum length of a Secret's value that the report can remove. The search for a longer value would take too long."""
 
-MAX_CONCURRENT_PODS = 8
-"""Maximum number of pods whose metrics are read concurrently. The limit exists because each read needs a kubectl
-process."""
+MAX_CONCURRENT_PODS = 16
+"""Maximum number of pods that are queried at the same time, because each query needs a kubectl process."""
 
 GET_METRICS = """
 from http.client import HTTPConnection
@@ -68,19 +73,22 @@ async def collect(options: Mapping[str, Any]) -> Bundle:
         resources = {f"{each['metadata']['namespace']}/{each['metadata']['name']}": each for each in consumers}
         operators = await bundle.fetch("operator/pods", _list_objects(client, "v1", "Pod", None, OPERATOR_SELECTOR))
         pods = [("operator", pod) for pod in operators or []]
-        for folder, resource in resources.items():
-            consumer_pods = await bundle.fetch(f"{folder}/pods", list_pods(client, resource))
-            pods += [(folder, pod) for pod in consumer_pods or []]
+
+        async def list_pods_of(folder: str) -> list[tuple[str, Manifest]]:
+            consumer_pods = await bundle.fetch(f"{folder}/pods", list_pods(client, resources[folder]))
+            return [(folder, pod) for pod in consumer_pods or []]
+
+        pods += [pod for found in await map_concurrently(list_pods_of, resources) for pod in found]
         unknown = await _read_secrets(bundle, client, [*consumers, *(pod for _, pod in pods)])
-        for folder, resource in resources.items():
-            await bundle.add_response(f"{folder}/streamconsumer.json", _streamconsumer_document(resource))
-            await bundle.add_response(f"{folder}/status.json", _status_document(client, resource))
-            await bundle.add_response(f"{folder}/doctor.json", diagnose_resource(client, resource, context))
-            namespace = resource["metadata"]["namespace"]
-            selector = label_selector({names.LABEL_CONSUMER: resource["metadata"]["name"]})
-            await bundle.add_response(f"{folder}/deployments.json", _deployment_documents(client, namespace, selector))
-            pod_names = {pod["metadata"]["name"] for pod_folder, pod in pods if pod_folder == folder}
-            await bundle.add_response(f"{folder}/events.json", _event_documents(client, resource, pod_names))
+        hidden = len(resources) < MIN_FOR_PROGRESS
+        with click.progressbar(length=len(resources), label="collecting", file=sys.stderr, hidden=hidden) as progress:
+
+            async def add_resource(folder: str) -> None:
+                pod_names = {pod["metadata"]["name"] for pod_folder, pod in pods if pod_folder == folder}
+                await _add_resource(bundle, client, (folder, resources[folder]), pod_names, context)
+                progress.update(1)
+
+            await map_concurrently(add_resource, resources, MAX_CONCURRENT_PODS)
         await bundle.add_response("operator/deployments.json", _deployment_documents(client, None, OPERATOR_SELECTOR))
         await _add_metrics(bundle, pods, resources, context)
         if options["logs"] and unknown:
@@ -90,6 +98,21 @@ async def collect(options: Mapping[str, Any]) -> Bundle:
         version = await bundle.fetch("version of Kubernetes", client.version())
         bundle.add("versions.json", {"streamconsumer": __version__, "kubernetes": version})
     return bundle
+
+
+async def _add_resource(
+    bundle: Bundle, client: KubeClient, resource: tuple[str, Manifest], pod_names: set[str], context: str | None
+) -> None:
+    """Add the files about one StreamConsumer. `resource` is the folder for its files, and its manifest."""
+    folder, manifest = resource
+    metadata = manifest["metadata"]
+    await bundle.add_response(f"{folder}/streamconsumer.json", _streamconsumer_document(manifest))
+    await bundle.add_response(f"{folder}/status.json", _status_document(client, manifest))
+    await bundle.add_response(f"{folder}/doctor.json", diagnose_resource(client, manifest, context))
+    selector = label_selector({names.LABEL_CONSUMER: metadata["name"]})
+    deployments = _deployment_documents(client, metadata["namespace"], selector)
+    await bundle.add_response(f"{folder}/deployments.json", deployments)
+    await bundle.add_response(f"{folder}/events.json", _event_documents(client, manifest, pod_names))
 
 
 async def _read_secrets(bundle: Bundle, client: KubeClient, manifests: Sequence[Manifest]) -> Collection[str]:
@@ -169,12 +192,10 @@ async def _event_documents(client: KubeClient, resource: Manifest, pods: set[str
 
 
 async def _add_metrics(bundle: Bundle, pods: PodsWithFolder, resources: Collection[str], context: str | None) -> None:
-    semaphore = asyncio.Semaphore(MAX_CONCURRENT_PODS)
-
-    async def add(folder: str, pod: Manifest) -> None:
+    async def add(folder_and_pod: tuple[str, Manifest]) -> None:
+        folder, pod = folder_and_pod
         file = f"{folder}/metrics/{pod['metadata']['name']}.json"
-        async with semaphore:
-            fetched = await bundle.fetch(file, _fetch_metrics(pod, context))
+        fetched = await bundle.fetch(file, _fetch_metrics(pod, context))
         if fetched is None:
             return
         metrics, problem = fetched
@@ -184,7 +205,7 @@ async def _add_metrics(bundle: Bundle, pods: PodsWithFolder, resources: Collecti
                 return
         bundle.omit(file, problem)
 
-    await asyncio.gather(*(add(folder, pod) for folder, pod in pods))
+    await map_concurrently(add, pods, MAX_CONCURRENT_PODS)
 
 
 async def _fetch_metrics(pod: Manifest, context: str | None) -> tuple[bytes, str]:

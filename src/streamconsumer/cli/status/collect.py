@@ -4,9 +4,10 @@ The kubeconfig selects the API server, as for kubectl. The Redis settings come f
 the spec references.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from streamconsumer.cli.status.facts import ConsumerFacts, Facts, PendingEntryFacts, RedisView, from_manifests
 from streamconsumer.errors import ApiThrottled, BackendUnavailable, InvalidResource, InvalidSettings, PermissionDenied
@@ -39,6 +40,9 @@ except ImportError as error:
 REDIS_TIMEOUT_SECONDS = 2.0
 """Time limit for a Redis command. The limit is short, because Redis is often unreachable from outside the cluster."""
 
+MAX_CONCURRENT = 32
+"""Maximum number of StreamConsumers that are read at the same time."""
+
 MAX_CONSUMERS = 100
 """Maximum number of consumers that are read. The consumers with the most pending entries are selected."""
 
@@ -46,6 +50,9 @@ MAX_PENDING_ENTRIES = 5
 """Maximum number of the oldest pending entries that are read."""
 
 SECRETS_UNREADABLE = "you are not allowed to get the Secrets that the StreamConsumer references"
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 Manifest = dict[str, Any]
 
@@ -92,6 +99,21 @@ async def collect_facts(client: KubeClient, manifest: Manifest) -> Facts:
     """Return the facts about one StreamConsumer: the status, the pods, and the state in Redis."""
     facts = from_manifests(manifest, await list_pods(client, manifest))
     return facts.model_copy(update={"redis": await _redis_view(client, manifest, facts)})
+
+
+async def map_concurrently(
+    function: Callable[[Item], Awaitable[Result]], items: Iterable[Item], limit: int = MAX_CONCURRENT
+) -> list[Result]:
+    """Call the function with each item, with up to `limit` calls at the same time. Returns the results in order.
+
+    A slow server therefore delays the other StreamConsumers of a large cluster only a little."""
+    semaphore = asyncio.Semaphore(limit)
+
+    async def call(item: Item) -> Result:
+        async with semaphore:
+            return await function(item)
+
+    return await asyncio.gather(*map(call, items))
 
 
 async def collect_facts_of_one(client: KubeClient, manifest: Manifest) -> Facts:

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from streamconsumer.cli.console import Line, echo, echo_json, echo_lines
@@ -15,6 +16,7 @@ from streamconsumer.cli.status.collect import (
     collect_facts_of_one,
     kube_client,
     list_consumers,
+    map_concurrently,
     namespace_of,
 )
 from streamconsumer.cli.status.facts import Facts, Finding
@@ -22,9 +24,6 @@ from streamconsumer.cli.status.findings import derive_findings
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
 from streamconsumer.operator.kube.api import NotFound
-
-MAX_CONCURRENT = 10
-"""Maximum number of StreamConsumers that are read concurrently. A large cluster has many StreamConsumers."""
 
 PIPE_WIDTH = 120
 """Maximum length of a line if the output is not a terminal."""
@@ -56,16 +55,10 @@ async def _status(options: Options) -> int:
 
 
 async def _collect_results(options: Options) -> Results:
-    semaphore = asyncio.Semaphore(MAX_CONCURRENT)
     collect_one = collect_facts if options["name"] else collect_facts_of_one
     async with kube_client(options["context"]) as client:
-
-        async def collect(manifest: dict[str, Any]) -> Facts:
-            async with semaphore:
-                return await collect_one(client, manifest)
-
         manifests = await list_consumers(client, namespace_of(options), options["name"])
-        all_facts = await asyncio.gather(*map(collect, manifests))
+        all_facts = await map_concurrently(partial(collect_one, client), manifests)
     return [(facts, derive_findings(facts)) for facts in all_facts]
 
 
