@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import manifest
 from tests.operator.namespace import Namespace, eventually
@@ -38,8 +40,11 @@ class Delays:
 class HealthyTenant:
     """StreamConsumers on a Redis server without faults."""
 
-    def __init__(self, namespace: Namespace, redis: RedisServer, *, host: str = "", count: int = 4) -> None:
-        self.namespace = namespace
+    def __init__(
+        self, namespace: Namespace, redis: RedisServer, metrics: Callable[[], str], *, host: str = "", count: int = 4
+    ) -> None:
+        """`metrics` returns the metrics of the operator. `host` is the name of the Redis server for the operator."""
+        self.namespace, self._metrics = namespace, metrics
         self._names = [f"healthy-{number}" for number in range(count)]
         self._url = f"redis://{host or redis.host}:{redis.port}/0"
         self._redis = redis_client(redis)
@@ -79,11 +84,14 @@ class HealthyTenant:
         return self._wait_for_all(self._reconciled_names)
 
     def _observed_names(self) -> set[str]:
-        resources = self.namespace.list_all("StreamConsumer")
-        lengths = {
-            each["metadata"]["name"]: each.get("status", {}).get("stream", {}).get("length") for each in resources
+        """Return the streams whose lag in the metrics is current. The status follows more slowly, on purpose."""
+        lags = {
+            (sample.labels["resource_namespace"], sample.labels["resource_name"]): sample.value
+            for family in text_string_to_metric_families(self._metrics())
+            if family.name == "streamconsumer_group_lag"
+            for sample in family.samples
         }
-        return {name for name in self._names if lengths.get(name) == self._lengths[name]}
+        return {name for name in self._names if lags.get((self.namespace.name, name)) == self._lengths[name]}
 
     def _reconciled_names(self) -> set[str]:
         deployments = self.namespace.list_all("Deployment")
@@ -98,5 +106,5 @@ class HealthyTenant:
             assert elapsed < TIMEOUT_SECONDS, f"not done after {elapsed:.0f} s: {set(self._names) - delays.keys()}"
             for name in done() - delays.keys():
                 delays[name] = time.monotonic() - began
-            time.sleep(0.05)
+            time.sleep(0.1)
         return list(delays.values())
