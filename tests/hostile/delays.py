@@ -14,6 +14,9 @@ from tests.operator.redis_operator import redis_client
 
 ROUNDS = 5
 MAX_FACTOR = 2
+MIN_SECONDS = 0.25
+"""Shorter delays count as this delay. The hostile servers run on the same two cores, and take some milliseconds."""
+
 TIMEOUT_SECONDS = 60.0
 
 
@@ -33,7 +36,7 @@ class Delays:
         return [
             f"{name}: mean {statistics.mean(now):.2f} s, without faults {statistics.mean(before):.2f} s"
             for name, (now, before) in pairs.items()
-            if statistics.mean(now) > MAX_FACTOR * statistics.mean(before)
+            if statistics.mean(now) > MAX_FACTOR * max(statistics.mean(before), MIN_SECONDS)
         ]
 
 
@@ -106,5 +109,5 @@ class HealthyTenant:
             assert elapsed < TIMEOUT_SECONDS, f"not done after {elapsed:.0f} s: {set(self._names) - delays.keys()}"
             for name in done() - delays.keys():
                 delays[name] = time.monotonic() - began
-            time.sleep(0.1)
+            time.sleep(0.05)
         return list(delays.values())
