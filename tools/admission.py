@@ -13,14 +13,18 @@ from typing import Any
 
 from streamconsumer.model import names
 from streamconsumer.model.crd import structural_schema
+from streamconsumer.model.fields import cel_matches
+from streamconsumer.model.name_fields import OBJECT_NAME
 from streamconsumer.model.spec import StreamConsumerSpec
 
 SECRETS = 16
 """Maximum number of Secrets that an author may name without permission to read all Secrets of the namespace. Each check
 costs 350,000 of the 10,000,000 units that the policy may cost."""
 
-_REFERENCES = ("secretref", "secretkeyref")
-_LISTS = ("imagePullSecrets",)
+_SECRETS = ("secretref", "secretkeyref", "imagepullsecrets")
+_CONFIG_MAPS = ("configmapref", "configmapkeyref")
+"""Ends of the names of fields that refer to a Secret or a ConfigMap, in lower case."""
+
 _CREATE = "authorizer.group('{group}').resource('{resource}').namespace(request.namespace).check('create').allowed()"
 _GET = "authorizer.group('').resource('secrets').namespace(request.namespace){name}.check('get').allowed()"
 _ALL = "variables.everySecret || size(variables.secrets) <= "
@@ -31,6 +35,9 @@ UNREADABLE = (
     "'a StreamConsumer passes the Secrets that it names to its pods, so "
     "you need permission to get Secret ' + variables.secrets[{}]"
 )
+NOT_A_NAME = f"spec refers to a Secret or ConfigMap by a text that is not its name: each name {OBJECT_NAME.message}"
+"""The CRD rejects such a name as well. The policy also applies with an older CRD, and to users who are allowed to get
+every Secret of the namespace: with a path as its name, a Secret of another namespace would be read."""
 
 
 def policy(name: str) -> list[dict[str, Any]]:
@@ -61,10 +68,13 @@ def _spec() -> dict[str, Any]:
             {"name": "pods", "expression": _CREATE.format(group="", resource="pods")},
             {"name": "deployments", "expression": _CREATE.format(group="apps", resource="deployments")},
             {"name": "everySecret", "expression": _GET.format(name="")},
-            {"name": "secrets", "expression": " + ".join(secrets())},
+            {"name": "secrets", "expression": " + ".join(object_names(_SECRETS))},
+            {"name": "configMaps", "expression": " + ".join(object_names(_CONFIG_MAPS))},
         ],
         "validations": [
             {"expression": "variables.pods || variables.deployments", "message": MAKES_PODS, "reason": "Forbidden"},
+            {"expression": _are_names("secrets"), "message": NOT_A_NAME, "reason": "Forbidden"},
+            {"expression": _are_names("configMaps"), "message": NOT_A_NAME, "reason": "Forbidden"},
             {"expression": f"{_ALL}{SECRETS}", "message": TOO_MANY, "reason": "Forbidden"},
             *map(_readable, range(SECRETS)),
         ],
@@ -80,28 +90,33 @@ def _readable(position: int) -> dict[str, str]:
     }
 
 
-def secrets() -> list[str]:
-    """Return CEL expressions for lists. The lists contain the names of all Secrets that the spec refers to."""
+def _are_names(variable: str) -> str:
+    return f"variables.{variable}.all(name, {cel_matches(OBJECT_NAME.pattern, 'name')} && size(name) <= 253)"
+
+
+def object_names(kind: tuple[str, ...]) -> list[str]:
+    """Return CEL expressions for lists. The lists contain the names of all objects of a kind that the spec refers
+    to."""
     schema = structural_schema(StreamConsumerSpec)
-    paths = [f"object.spec{path}.?name" for path in _references(schema, "")]
-    return [f"[{', '.join(f'?{path}' for path in paths)}]", *_lists(schema, "object.spec")]
+    paths = [f"object.spec{path}.?name" for path in _references(schema, "", kind)]
+    return [f"[{', '.join(f'?{path}' for path in paths)}]", *_lists(schema, "object.spec", kind)]
 
 
-def _references(schema: dict[str, Any], path: str) -> Iterator[str]:
+def _references(schema: dict[str, Any], path: str, kind: tuple[str, ...]) -> Iterator[str]:
     for name, field in schema.get("properties", {}).items():
-        if name.lower().endswith(_REFERENCES):
+        if field.get("type") == "object" and name.lower().endswith(kind):
             yield f"{path}.?{name}"
         elif field.get("type") == "object":
-            yield from _references(field, f"{path}.?{name}")
+            yield from _references(field, f"{path}.?{name}", kind)
 
 
-def _lists(schema: dict[str, Any], path: str) -> Iterator[str]:
+def _lists(schema: dict[str, Any], path: str, kind: tuple[str, ...]) -> Iterator[str]:
     for name, field in schema.get("properties", {}).items():
         field_path = f"{path}.?{name}"
         if field.get("type") == "object":
-            yield from _lists(field, field_path)
+            yield from _lists(field, field_path, kind)
         elif field.get("type") == "array":
-            references = [""] if name in _LISTS else list(_references(field["items"], ""))
+            references = [""] if name.lower().endswith(kind) else list(_references(field["items"], "", kind))
             for inner in references:
                 item = f"each{inner}"
                 yield (

@@ -9,12 +9,13 @@
 """
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from streamconsumer.cli.manifest_files import to_yaml
 from streamconsumer.model import names
 from streamconsumer.model.crd import custom_resource_definition
-from streamconsumer.operator.rbac import RULES, PolicyRule
+from streamconsumer.operator.rbac import RULES, SECRET_READER, SECRET_READER_RULES, PolicyRule
 from tools import monitoring
 from tools.admission import policy
 from tools.reference import reference
@@ -40,7 +41,8 @@ def generated() -> dict[Path, str]:
         CHART / "templates/_rules.tpl": _rbac_for_chart(),
         CHART / "templates/admission-policy.yaml": _policy_for_chart(),
         CHART / "README.md": with_values(CHART),
-        ROOT / "k8s/base/clusterrole.yaml": _cluster_role(),
+        ROOT / "k8s/base/clusterrole.yaml": _cluster_role(OPERATOR, RULES),
+        ROOT / "k8s/base/secret-reader-clusterrole.yaml": _cluster_role(SECRET_READER, SECRET_READER_RULES),
         ROOT / "k8s/admission/policy.yaml": f"# {POLICY_NOTICE}\n{to_yaml(policy(OPERATOR))}",
         ROOT / "docs/reference.md": reference(NOTICE),
         MONITORING / "rules.yaml": f"# {RULES_NOTICE}\n{to_yaml([monitoring.rules()])}",
@@ -77,15 +79,8 @@ def _for_chart(crd: str) -> str:
     return f"{{{{- /* {NOTICE} */}}}}\n{{{{- if .Values.crds.enabled }}}}\n{body}{{{{- end }}}}\n"
 
 
-def _rules(*, for_chart: bool = False) -> str:
-    return "".join(_rule(rule, rule.chart_flag if for_chart else "") for rule in RULES)
-
-
-def _rule(rule: PolicyRule, chart_flag: str) -> str:
-    text = f"# {rule.why}\n- {_indented(to_yaml([rule.rule()]))}"
-    if not chart_flag:
-        return text
-    return f"{{{{- if .Values.{chart_flag} }}}}\n{text}{{{{- end }}}}\n"
+def _rules(rules: Iterable[PolicyRule]) -> str:
+    return "".join(f"# {rule.why}\n- {_indented(to_yaml([rule.rule()]))}" for rule in rules)
 
 
 def _indented(text: str) -> str:
@@ -93,17 +88,18 @@ def _indented(text: str) -> str:
 
 
 def _rbac_for_chart() -> str:
-    rules = _rules(for_chart=True)
-    return f'{{{{/* {RBAC_NOTICE} */}}}}\n{{{{- define "{OPERATOR}.rules" -}}}}\n{rules}{{{{- end }}}}\n'
+    tables = (("rules", RULES), ("secretReaderRules", SECRET_READER_RULES))
+    definitions = [f'{{{{- define "{OPERATOR}.{name}" -}}}}\n{_rules(rules)}{{{{- end }}}}\n' for name, rules in tables]
+    return f"{{{{/* {RBAC_NOTICE} */}}}}\n{''.join(definitions)}"
 
 
-def _cluster_role() -> str:
+def _cluster_role(name: str, rules: Iterable[PolicyRule]) -> str:
     head = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRole",
-        "metadata": {"name": OPERATOR},
+        "metadata": {"name": name},
     }
-    return f"# {RBAC_NOTICE}\n{to_yaml([head])}rules:\n{_rules()}"
+    return f"# {RBAC_NOTICE}\n{to_yaml([head])}rules:\n{_rules(rules)}"
 
 
 def _policy_for_chart() -> str:

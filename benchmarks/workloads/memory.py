@@ -7,7 +7,7 @@ from benchmarks.contenders.harness import GROUP, STREAM, peak
 from benchmarks.pods import Pod
 from benchmarks.results import Goal, Section
 from benchmarks.runs import connect, fill, reset_server
-from streamconsumer.processor.consumer.redis_consumer import MAX_READ_BYTES
+from streamconsumer.processor.consumer.memory_limit import MAX_READ_BYTES
 from streamconsumer.processor.pipeline.ready_queue import MAX_BLOCKED_BYTES
 from tests.cluster.redis_servers import RedisServer
 

@@ -62,6 +62,14 @@ class PermissionDenied(StreamConsumerError):
     """
 
 
+class HostNotResolved(StreamConsumerError):
+    """A host name has no address, or the name servers do not answer."""
+
+
+class DestinationNotAllowed(StreamConsumerError):
+    """The operator does not connect to this address on behalf of a StreamConsumer."""
+
+
 class ApiThrottled(StreamConsumerError):
     """The API server refused a request with a Retry-After header. No part of the request was executed.
 

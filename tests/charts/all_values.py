@@ -13,6 +13,8 @@ ALL_VALUES: Manifest = {
     },
     "imagePullSecrets": [{"name": "registry"}],
     "watchNamespaces": ["shop", "billing"],
+    "rbac": {"secretNamespaces": ["shop"]},
+    "allowedDestinations": ["127.0.0.0/8", "fe80::/10"],
     "telemetry": {"endpoint": "http://collector:4318"},
     "logLevel": "DEBUG",
     "serviceAccount": {"name": "runner", "annotations": {"team": "platform"}, "labels": {"team": "streams"}},

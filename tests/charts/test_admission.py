@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from tests.cluster.api_server import ApiServer
 from tests.cluster.clusters import KubectlError
 from tests.cluster.namespaces import fresh_namespace
 from tests.model.examples import manifest
+from tests.model.string_fields import ATTACKS, string_fields, with_value
 from tests.operator.conftest import install_crd
 from tests.operator.namespace import eventually
+from tests.operator.test_hostile import without_rules
 from tools.admission import SECRETS
 
 WRITE_CONSUMERS = {
@@ -51,6 +54,17 @@ class PolicyNamespace:
             self.apply(user, **spec)
         return str(rejected.value)
 
+    def create_all(self, user: str, resources: list[Manifest]) -> str:
+        """Try to create the resources, without storing them. Returns the rejections."""
+        for resource in resources:
+            del resource["metadata"]["namespace"]
+        items = json.dumps({"apiVersion": "v1", "kind": "List", "items": resources})
+        try:
+            self.kubectl("create", "--dry-run=server", "--validate=false", "-f", "-", f"--as={user}", input=items)
+        except KubectlError as failure:
+            return str(failure)
+        return ""
+
     def kubectl(self, *arguments: str, input: str | None = None) -> str:  # noqa: A002 - as in subprocess
         return self.server.kubectl(*arguments, "--namespace", self.namespace, input=input)
 
@@ -59,10 +73,7 @@ class PolicyNamespace:
 def api_with_policy(api_server: ApiServer) -> Iterator[ApiServer]:
     """API server with the policy while this module runs. Other modules run without it."""
     install_crd(api_server)
-    objects = Helm("helm").template()
-    policy = [each for each in objects if each["kind"].startswith("ValidatingAdmissionPolicy")]
-    assert len(policy) == 2
-    api_server.apply(*policy)
+    policy = apply_policy(api_server)
     yield api_server
     for policy_object in policy:
         api_server.kubectl("delete", policy_object["kind"], policy_object["metadata"]["name"])
@@ -70,10 +81,34 @@ def api_with_policy(api_server: ApiServer) -> Iterator[ApiServer]:
 
 @pytest.fixture
 def policy_namespace(api_with_policy: ApiServer) -> Iterator[PolicyNamespace]:
-    with fresh_namespace(api_with_policy) as name:
+    with namespace_with_users(api_with_policy) as policy_namespace:
+        yield policy_namespace
+
+
+@pytest.fixture(scope="module")
+def lax_policy_namespace() -> Iterator[PolicyNamespace]:
+    """A namespace on an API server whose CRD has no rules, such as the CRD of an older version."""
+    with ApiServer() as server:
+        install_crd(server, without_rules())
+        apply_policy(server)
+        with namespace_with_users(server) as policy_namespace:
+            yield policy_namespace
+
+
+def apply_policy(server: ApiServer) -> list[Manifest]:
+    objects = Helm("helm").template()
+    policy = [each for each in objects if each["kind"].startswith("ValidatingAdmissionPolicy")]
+    assert len(policy) == 2
+    server.apply(*policy)
+    return policy
+
+
+@contextmanager
+def namespace_with_users(server: ApiServer) -> Iterator[PolicyNamespace]:
+    with fresh_namespace(server) as name:
         for user, rules in USERS.items():
-            api_with_policy.apply(*role(name, user, rules))
-        policy_namespace = PolicyNamespace(api_with_policy, name)
+            server.apply(*role(name, user, rules))
+        policy_namespace = PolicyNamespace(server, name)
         eventually(lambda: check_policy_is_active(policy_namespace))
         yield policy_namespace
 
@@ -175,3 +210,28 @@ def test_all_secrets_up_to_the_limit_are_checked(policy_namespace: PolicyNamespa
     policy_namespace.apply("developer", env=variables(SECRETS))
     assert f"names more than {SECRETS} Secrets" in policy_namespace.rejection("developer", env=variables(SECRETS + 1))
     policy_namespace.apply("owner", env=variables(SECRETS + 1))
+
+
+REFERENCES = [
+    field
+    for field, _ in string_fields()
+    if field.endswith(".name") and ("Ref" in field or field.startswith("imagePullSecrets"))
+]
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("field", REFERENCES)
+def test_reference_by_a_path_is_rejected_even_for_an_owner_and_an_older_crd(
+    lax_policy_namespace: PolicyNamespace, field: str
+) -> None:
+    resources = [with_value(field, attack, f"attack-{number}") for number, attack in enumerate(ATTACKS.values())]
+    output = lax_policy_namespace.create_all("owner", resources)
+    assert output.count("a Secret or Config") == len(resources), output
+    assert lax_policy_namespace.create_all("owner", [with_value(field, "a.b-c")]) == ""
+
+
+@pytest.mark.cluster
+def test_owner_passes_its_own_secrets_with_an_older_crd(lax_policy_namespace: PolicyNamespace) -> None:
+    rejection = lax_policy_namespace.rejection("developer", redis=OTHER_PASSWORD)
+    assert "you need permission to get Secret payroll" in rejection
+    lax_policy_namespace.apply("owner", redis=OTHER_PASSWORD)

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from kubernetes_validate import validate
 
-from streamconsumer.operator.rbac import RULES
+from streamconsumer.operator.rbac import RULES, SECRET_READER, SECRET_READER_RULES, grant_command
 from streamconsumer.operator.settings import PREFIX, OperatorSettings
 from tests.charts.all_values import ALL_VALUES, DIGEST
 from tests.charts.rendering import (
@@ -78,6 +78,7 @@ def test_operator_parses_each_variable_of_the_chart(all_objects: list[Manifest])
     assert settings.watch_namespaces == ["shop", "billing"]
     assert settings.processor_image == f"streamconsumer-processor@{DIGEST}"
     assert settings.processor_image_pull_policy == "Never"
+    assert list(map(str, settings.allowed_destinations)) == ["127.0.0.0/8", "fe80::/10"]
     assert settings.telemetry_endpoint == "http://collector:4318"
     assert settings.log_level == "DEBUG"
     assert settings.stream_interval == timedelta(seconds=30)
@@ -103,6 +104,8 @@ def test_watching_some_namespaces_uses_roles_only_there(helm: Helm) -> None:
     objects = helm.template("--set", "watchNamespaces={shop,billing}")
     assert environment(objects)[f"{PREFIX}WATCH_NAMESPACES"] == "shop,billing"
     assert not of_kind("ClusterRole", objects) + of_kind("ClusterRoleBinding", objects)
+    secret_readers = [role["metadata"]["namespace"] for role in of_kind("Role", objects) if is_secret_reader(role)]
+    assert secret_readers == ["shop", "billing"]
     for kind in ("Role", "RoleBinding"):
         metadata = [manifest["metadata"] for manifest in of_kind(kind, objects) if not is_for_lease(manifest)]
         assert {each["namespace"] for each in metadata} == {"shop", "billing"}
@@ -116,9 +119,14 @@ def is_for_lease(manifest: Manifest) -> bool:
     return str(manifest["metadata"]["name"]).endswith("-lead")
 
 
+def is_secret_reader(manifest: Manifest) -> bool:
+    """Return True for the role that has no effect without a RoleBinding."""
+    return bool(manifest["metadata"]["name"] == SECRET_READER)
+
+
 def serving_roles(helm: Helm) -> list[Manifest]:
     roles = of_kind("Role", helm.template("--set", "watchNamespaces={shop}"))
-    return [role for role in roles if not is_for_lease(role)]
+    return [role for role in roles if not is_for_lease(role) and not is_secret_reader(role)]
 
 
 def test_role_and_cluster_role_have_the_same_rules(helm: Helm) -> None:
@@ -141,12 +149,41 @@ def test_no_role_has_a_wildcard_or_lists_secrets(helm: Helm) -> None:
         for rule in role["rules"]:
             words = {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
             assert "*" not in words
-            assert "secrets" not in words or rule["verbs"] == ["get"]
+            assert "secrets" not in words or (rule["verbs"] == ["get"] and is_secret_reader(role))
 
 
-def test_permission_to_read_secrets_can_be_disabled(helm: Helm) -> None:
-    objects = helm.template("--set", "rbac.readSecrets=false")
-    assert "secrets" not in str(of_kind("ClusterRole", objects))
+@pytest.mark.parametrize("values", ["", "watchNamespaces={shop}"])
+def test_no_namespace_is_bound_to_the_secret_reader_by_default(helm: Helm, values: str) -> None:
+    objects = helm.template("--set", values)
+    roles = [role for role in of_kind("ClusterRole", objects) + of_kind("Role", objects) if is_secret_reader(role)]
+    assert [role["rules"] for role in roles] == [[rule.rule() for rule in SECRET_READER_RULES]]
+    assert not [label for label in roles[0]["metadata"]["labels"] if "aggregate" in label]
+    bindings = of_kind("ClusterRoleBinding", objects) + of_kind("RoleBinding", objects)
+    assert SECRET_READER not in [binding["roleRef"]["name"] for binding in bindings]
+
+
+@pytest.mark.parametrize(("watched", "kind"), [("", "ClusterRole"), ("watchNamespaces={shop,billing},", "Role")])
+def test_each_secret_namespace_has_the_binding_of_the_printed_command(helm: Helm, watched: str, kind: str) -> None:
+    objects = helm.template("--set", f"{watched}rbac.secretNamespaces={{shop,billing}},serviceAccount.name=runner")
+    bindings = [each for each in of_kind("RoleBinding", objects) if each["roleRef"]["name"] == SECRET_READER]
+    assert [binding["metadata"]["namespace"] for binding in bindings] == ["shop", "billing"]
+    user = f"system:serviceaccount:{NAMESPACE}:runner"
+    for binding in bindings:
+        namespace, name = binding["metadata"]["namespace"], binding["metadata"]["name"]
+        (subject,) = binding["subjects"]
+        words = [f"kubectl create rolebinding {name} -n {namespace} --{kind.lower()}={binding['roleRef']['name']}"]
+        words.append(f"--serviceaccount={subject['namespace']}:{subject['name']}")
+        assert " ".join(words) == grant_command(namespace, user, is_cluster_wide=not watched)
+        assert binding["roleRef"]["kind"] == kind
+
+
+def test_secret_namespace_that_is_not_watched_is_rejected(helm: Helm) -> None:
+    error = helm.template_error("--set", "watchNamespaces={shop},rbac.secretNamespaces={shop,billing}")
+    assert "rbac.secretNamespaces: found billing, expected a namespace in watchNamespaces" in error
+
+
+def test_null_means_no_secret_namespace(helm: Helm) -> None:
+    assert helm.template("--set", "rbac.secretNamespaces=null") == helm.template()
 
 
 def test_user_roles_are_aggregated_as_configured(helm: Helm) -> None:
@@ -158,7 +195,7 @@ def test_user_roles_are_aggregated_as_configured(helm: Helm) -> None:
         }
         for role in roles
     }
-    assert aggregated == {"": set(), "view": {"view", "admin"}, "edit": {"admin"}}
+    assert aggregated == {"": set(), "view": {"view", "admin"}, "edit": {"admin"}, SECRET_READER: set()}
 
 
 def test_no_role_is_created_without_rbac(helm: Helm) -> None:

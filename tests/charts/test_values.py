@@ -34,6 +34,15 @@ def test_schema_has_no_value_that_the_chart_lacks() -> None:
         "watchNamespaces=shop",
         "watchNamespaces={Shop}",
         "watchNamespaces={shop,shop}",
+        "rbac.secretNamespaces=shop",
+        "rbac.secretNamespaces={Shop}",
+        "rbac.secretNamespaces={shop,shop}",
+        "rbac.secretNamespaces={../shop}",
+        "rbac.secretNamespaces={*}",
+        'rbac.secretNamespaces={""}',
+        "rbac.readSecrets=true",
+        "allowedDestinations={localhost}",
+        "allowedDestinations=127.0.0.0/8",
         "image.digest=sha256:abc",
         "image.repository=https://example.com/x",
         "image.pullPolicy=Sometimes",
@@ -57,7 +66,7 @@ def test_invalid_value_is_rejected(helm: Helm, values: str) -> None:
 
 
 def test_extra_variable_cannot_duplicate_a_variable_of_the_chart(helm: Helm) -> None:
-    arguments = "telemetry.endpoint=http://collector:4318,processor.image.pullPolicy=Always"
+    arguments = "allowedDestinations={::1},telemetry.endpoint=http://collector:4318,processor.image.pullPolicy=Always"
     set_by_the_chart = [variable["name"] for variable in container(helm.template("--set", arguments))["env"]]
     rejected = SCHEMA["properties"]["extraEnv"]["items"]["properties"]["name"]["not"]["enum"]
     assert set(rejected) == set(set_by_the_chart)

@@ -22,6 +22,17 @@ def create(name: str) -> None:
         (hierarchy / name).mkdir(exist_ok=True)
 
 
+def limit_memory(name: str, limit_bytes: int) -> Path:
+    """Create a group with a memory limit. Returns the file to which a process writes its id to join the group."""
+    create(name)
+    root = next(hierarchy for hierarchy in hierarchies() if hierarchy in (ROOT, ROOT / "memory"))
+    if root == ROOT:
+        (ROOT / "cgroup.subtree_control").write_text("+memory")
+    file = root / name / ("memory.max" if root == ROOT else "memory.limit_in_bytes")
+    file.write_text(str(limit_bytes))
+    return root / name / "cgroup.procs"
+
+
 def remove(name: str, timeout: float = 5.0) -> None:
     """Remove the tree. Retries, because the kernel frees a group only after its last process is reaped."""
     deadline = time.monotonic() + timeout

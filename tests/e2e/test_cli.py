@@ -32,7 +32,7 @@ def picky(shop: Shop) -> Iterator[Shop]:
     """Install the chart, and run a consumer whose handler has rejected one message."""
     shop.cluster.helm(
         *("upgrade", "--install", "streamconsumer", str(CHART), "--namespace", SYSTEM, "--create-namespace"),
-        *("--wait", "--timeout", "90s"),
+        *("--wait", "--timeout", "90s", "--set", f"rbac.secretNamespaces={{{NAMESPACE}}}"),
     )
     shop.apply(consumer("picky", handler={"source": REJECTING}, replicas=1, telemetry=COLLECTOR))
     shop.wait_ready("picky")

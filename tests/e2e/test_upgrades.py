@@ -83,10 +83,10 @@ def container_starts(shop: Shop, name: str) -> set[tuple[str, int]]:
 
 @pytest.fixture(scope="module")
 def release(shop: Shop) -> Iterator[Shop]:
-    """Install the chart with default values and the URL of a Redis for `helm test`."""
+    """Install the chart with access to the Secrets of the shop, and with the URL of a Redis for `helm test`."""
     if "streamconsumer" in shop.cluster.helm("list", "--short", "--namespace", SYSTEM):
         shop.cluster.helm("uninstall", *RELEASE, "--wait")
-    test_values = ("--set", f"test.redisUrl=redis://redis.{NAMESPACE}:6379/0")
+    test_values = ("--set", f"test.redisUrl=redis://redis.{NAMESPACE}:6379/0,rbac.secretNamespaces={{{NAMESPACE}}}")
     install = ("install", RELEASE[0], str(CHART), *RELEASE[1:], "--create-namespace")
     shop.cluster.helm(*install, *test_values, "--wait", "--timeout", "90s")
     yield shop

@@ -16,7 +16,7 @@ Command = list[bytes]
 
 
 class Connection:
-    """One connection of a client, as a behaviour sees it."""
+    """Connection of a client, as a behaviour sees it."""
 
     def __init__(
         self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, received: bytearray

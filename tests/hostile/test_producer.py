@@ -50,7 +50,7 @@ Entry = Mapping[bytes, bytes]
 
 
 def misleading_entries() -> Iterator[Entry]:
-    """Yield entries whose field names have a meaning for the product, alone and all at once."""
+    """Yield entries whose field names have a meaning for the product, alone and all together."""
     names = [name.encode() for name in (*OWN_NAMES, *TRACE_NAMES, *EVENT_NAMES, *STRANGE_NAMES)]
     for value in VALUES:
         yield from ({name: value} for name in names)

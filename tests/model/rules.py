@@ -15,6 +15,7 @@ from streamconsumer.model.container_env import (
     RESERVED_VARIABLE_MESSAGE,
 )
 from streamconsumer.model.fields import DURATION_MESSAGE
+from streamconsumer.model.name_fields import LABEL_KEY, LABEL_VALUE, OBJECT_NAME, REDIS_NAME
 from streamconsumer.model.pod_settings import (
     EXISTS_TAKES_NO_VALUE,
     KEYLESS_NEEDS_EXISTS,
@@ -36,10 +37,10 @@ from streamconsumer.model.spec import (
     ONE_TOPOLOGY,
     ONE_URL,
     TLS_NEEDS_REDISS,
+    URL_MESSAGE,
 )
 from tests.model.examples import Manifest, manifest
 
-REDIS_URL = "must be redis://host:port/database, or rediss:// for TLS"
 FUNCTION = "must name a function as package.module:function"
 START = "must be 0 (the oldest entry), $ (only new entries) or the ID of an entry"
 VARIABLE = "must contain only letters, digits and _, and must not begin with a digit"
@@ -49,6 +50,10 @@ EXCEPTION = "must name an exception, such as ValueError or package.module.Error"
 SERVICE = "must be the name of a Service in the same namespace, without a dot"
 PATH = "must begin with / and must not contain a query, such as /orders"
 NODE = "must be a sentinel as host:port"
+MASTER = "must be a name in the Sentinel configuration: letters, digits, `.`, `_` and `-`"
+IMAGE = "must be the name of an image, such as registry.example/shop:1.4"
+OBJECT_KEY = "must be a key of a Secret or ConfigMap: letters, digits, `-`, `_` and `.`, and not `..` at the beginning"
+CONTROL, OBJECT, LABEL = REDIS_NAME.message, OBJECT_NAME.message, LABEL_KEY.message
 
 SECRET = {"name": "redis", "key": "url"}
 SENTINEL = {"masterName": "primary", "nodes": ["sentinel-0.sentinel:26379", "10.0.0.7:26379", "[fd00::1]:26379"]}
@@ -241,8 +246,11 @@ RULES_WITH_MESSAGE = [
     _case("an age of zero", "retention.maxAge", "must be 1s to 8760h", retention={"maxAge": "0s"}),
     _case("a drain timeout of zero", "drainTimeout", "must be 1s to 1h", drainTimeout="0s"),
     _case("a drain timeout that is too long", "drainTimeout", "must be 1s to 1h", drainTimeout="1h1ms"),
-    _case("an HTTP URL", "redis.url", REDIS_URL, redis={"url": "http://redis"}),
-    _case("a Unix socket", "redis.url", REDIS_URL, redis={"url": "unix:///run/redis"}),
+    _case("an HTTP URL", "redis.url", URL_MESSAGE, redis={"url": "http://redis"}),
+    _case("a Unix socket", "redis.url", URL_MESSAGE, redis={"url": "unix:///run/redis"}),
+    _case("a host with a label of 64 characters", "redis.url", URL_MESSAGE, redis={"url": f"redis://{'a' * 64}/0"}),
+    _case("an encoded host", "redis.url", URL_MESSAGE, redis={"url": "redis://%2e%2e/0"}),
+    _case("a fragment", "redis.url", URL_MESSAGE, redis={"url": "redis://redis/0#1"}),
     _case("a function without a module", "handler.python", FUNCTION, handler={"python": "handle"}),
     _case("a function with a line feed", "handler.python", FUNCTION, handler={"python": "shop:handle\n"}),
     _case("a duration without a unit", "drainTimeout", DURATION_MESSAGE, drainTimeout="30"),
@@ -255,11 +263,72 @@ RULES_WITH_MESSAGE = [
         "a collector with a password", "telemetry.endpoint", ENDPOINT, telemetry={"endpoint": "http://me:word@c:4318"}
     ),
     _case("a baggage key with a space", "telemetry.baggage", BAGGAGE, telemetry={"baggage": ["tenant", "a b"]}),
+    *(
+        _case(f"the stream {name!r}", "stream", CONTROL, stream=name)
+        for name in ("a\r\nb", "a\n", "\0", "a\x9b", "\x7f", "a\u2028", "\u202eb", "a\u2066", "\u061c")
+    ),
+    _case("a group with a tab", "consumerGroup", CONTROL, consumerGroup="a\tb"),
+    _case("an ordering key with an escape", "orderingKey", CONTROL, orderingKey="\x1b[31m"),
+    _case(
+        "a dead-letter stream with a line feed",
+        "delivery.deadLetterStream",
+        CONTROL,
+        delivery={"deadLetterStream": "a\nb"},
+    ),
+    _case("a field with a line feed", "telemetry.contextField", CONTROL, telemetry={"contextField": "a\n"}),
+    *(
+        _case(
+            f"the Secret {name!r}", "redis.urlSecretRef.name", OBJECT, redis={"urlSecretRef": {**SECRET, "name": name}}
+        )
+        for name in ("../../other/secrets/payroll", "..", "x?watch=1", "a#b", "a%2fb", "a\n", "A", "a..b", "-a", "a_b")
+    ),
+    *(
+        _case(f"the key {key!r}", "redis.urlSecretRef.key", OBJECT_KEY, redis={"urlSecretRef": {**SECRET, "key": key}})
+        for key in (".", "..", "..a", "a/b", "a b", "a\n", "%2e%2e")
+    ),
+    _case("a Secret by a path", "envFrom", OBJECT, envFrom=[{"secretRef": {"name": "other/bank"}}]),
+    _case("a priority class with a space", "priorityClassName", OBJECT, priorityClassName="High Priority"),
+    _case("a label value with a space", "podLabels", LABEL_VALUE.message, podLabels={"team": "the shop"}),
+    _case(
+        "a topology key with a space",
+        "topologySpreadConstraints",
+        LABEL,
+        topologySpreadConstraints=[{"topologyKey": "a b"}],
+    ),
+    *(
+        _case(f"the label {key!r}", "nodeSelector", LABEL, nodeSelector={"a": "b", key: "c"})
+        for key in ("a b", "../x", "a\n", "a/b/c", "/a", "A.b/c", "x" * 64)
+    ),
+    _case("a label with a space", "podLabels", LABEL, podLabels={"a b": "c"}),
+    _case("an annotation with a line feed", "podAnnotations", LABEL, podAnnotations={"a\n": "c"}),
+    _case("a resource with a space", "resources.limits", LABEL, resources={"limits": {"a b": 1}}),
+    _case("an image with a space", "image", IMAGE, image="shop --privileged"),
+    _case("an image with a line feed", "image", IMAGE, image="shop:1.4\n"),
+    _case(
+        "a master name with a space",
+        "redis.sentinel.masterName",
+        MASTER,
+        redis={**PLAIN_URL, "sentinel": {**SENTINEL, "masterName": "my primary"}},
+    ),
+    _case(
+        "a sentinel with port 0",
+        "redis.sentinel.nodes",
+        NODE,
+        redis={**PLAIN_URL, "sentinel": {**SENTINEL, "nodes": ["sentinel:0"]}},
+    ),
+    _case("a collector with a space", "telemetry.endpoint", ENDPOINT, telemetry={"endpoint": "http://a\u00a0b"}),
     Case("a name of 51 characters", manifest("o" * 51), "", NAME_TOO_LONG),
 ]
 """Rejected by a rule of the CRD, with a message."""
 
 RULES_WITHOUT_MESSAGE = [
+    *(
+        _case(f"the option {option}", "redis", redis={"url": f"rediss://redis/0?{option}"})
+        for option in (
+            *("ssl_ca_certs=/dev/stdout", "ssl_certfile=/proc/self/fd/8", "pass%77ord=x", "user%6eame=x", "hunter2=1"),
+            *("encoding=rot13", "db=-1", "db=1e3", "socket_timeout=nan", "socket_timeout=1&x", "%64b=1", "", "&db=1"),
+        )
+    ),
     _case("no Redis", "redis", redis=...),
     _case("a ratio above 1", "telemetry.samplingRatio", telemetry={"samplingRatio": 1.1}),
     _case("another trust", "telemetry.context", telemetry={"context": "trust"}),
@@ -303,6 +372,8 @@ RULES_WITHOUT_MESSAGE = [
     _case("a concurrency that is too large", "concurrency", concurrency=1001),
     _case("an unknown encoding", "encoding", encoding="latin-1"),
     _case("an unknown pull policy", "imagePullPolicy", imagePullPolicy="Sometimes"),
+    _case("an empty label", "nodeSelector", nodeSelector={"": "c"}),
+    _case("a label that is too long", "nodeSelector", nodeSelector={f"{'x' * 317}/a": "c"}),
     _case("an empty image", "image", image=""),
     _case("a negative number of pods", "replicas", replicas=-1),
     _case("too many pods", "replicas", replicas=1001),
@@ -311,12 +382,10 @@ RULES_WITHOUT_MESSAGE = [
     _case("variables as an object", "env", env={"A": "1"}),
     _case("a key reference without a key", "env", env=[_env_var_from(secretKeyRef=BANK_SECRET)]),
     _case("a Secret of another namespace", "env", env=[_env_var_from(secretKeyRef={**KEY, "namespace": "other"})]),
-    _case("a Secret by a path", "envFrom", envFrom=[{"secretRef": {"name": "other/bank"}}]),
     _case("a URL for a Service", "handler.http", handler={"http": {"url": "http://169.254.169.254/"}}),
     _case("a Service without a name", "handler.http.service", handler={"http": {"port": 80}}),
     _case("a port by name", "handler.http.port", handler={"http": {"service": "billing", "port": "http"}}),
     _case("port 0", "handler.http.port", handler={"http": {"service": "billing", "port": 0}}),
-    _case("a label value with a space", "podLabels", podLabels={"team": "the shop"}),
     _case("a number for a label", "podLabels", podLabels={"team": 1}),
     _case("an unknown effect", "tolerations", tolerations=[{**ANY_TAINT, "effect": "Never"}]),
     _case("an unknown operator", "tolerations", tolerations=[{"key": "a", "operator": "NotIn"}]),
@@ -328,7 +397,6 @@ RULES_WITHOUT_MESSAGE = [
         "topologySpreadConstraints",
         topologySpreadConstraints=[{"maxSkew": 1}],
     ),
-    _case("a priority class with a space", "priorityClassName", priorityClassName="High Priority"),
     _case("an empty runtime class", "runtimeClassName", runtimeClassName=""),
     _case("a duplicate pull secret", "imagePullSecrets", imagePullSecrets=[BANK_SECRET, BANK_SECRET]),
     _case("a percentage above 100", "rollout.maxUnavailable", rollout={"maxUnavailable": "101%"}),
@@ -362,6 +430,10 @@ VALID_MANIFESTS = {
     "certificates for a URL from a Secret": manifest(
         redis={"urlSecretRef": SECRET, "tls": {"insecureSkipVerify": True}}
     ),
+    "options of the URL": manifest(
+        redis={"url": "rediss://redis/1?socket_timeout=2.5&socket_keepalive=true&ssl_check_hostname=false"}
+    ),
+    "a cluster with an option": manifest(redis={"url": "rediss://redis?ssl_cert_reqs=none", "cluster": True}),
     "sentinels": manifest(redis={"url": "redis:///0", "sentinel": SENTINEL, "cluster": False}),
     "sentinels with credentials": manifest(
         redis={**TLS_URL, "sentinel": {**SENTINEL, "usernameSecretRef": SECRET, "passwordSecretRef": SECRET}}

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from streamconsumer.model.fields import parse_duration
+from streamconsumer.model.name_fields import REDIS_NAME
 from streamconsumer.model.processor_settings import (
     Backoff,
     Breaker,
@@ -21,6 +22,7 @@ from streamconsumer.model.processor_settings import (
 # An environment variable cannot contain NUL or half a surrogate pair.
 text = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=60)
 some_text = text.filter(bool)
+redis_names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=60).filter(REDIS_NAME.matches)
 unspaced = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=60)
 words = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
 
@@ -53,8 +55,11 @@ def secret(name: str) -> st.SearchStrategy[dict[str, Any]]:
 
 
 urls = st.builds("{}://{}".format, st.sampled_from(["redis", "rediss", "unix"]), unspaced)
-nodes = st.from_regex(r"[A-Za-z0-9._-]{1,20}:[0-9]{1,5}", fullmatch=True)
-sentinels = {"sentinel_master": some_text, "sentinel_nodes": st.lists(nodes, min_size=1, max_size=3)}
+nodes = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,20}:[1-9][0-9]{0,3}", fullmatch=True)
+sentinels = {
+    "sentinel_master": st.from_regex(r"[A-Za-z0-9._-]{1,20}", fullmatch=True),
+    "sentinel_nodes": st.lists(nodes, min_size=1, max_size=3),
+}
 
 redis_settings = st.tuples(
     st.fixed_dictionaries({"url": urls}) | st.fixed_dictionaries({"url_file": some_text}),
@@ -72,7 +77,7 @@ deliveries = models(
     backoff=models(Backoff, min_delay=durations("1ms", "1h"), max_delay=durations("1h", "24h")),
     terminal_errors=st.lists(st.lists(words, min_size=1, max_size=3).map(".".join), max_size=3),
     max_entry_bytes=st.integers(1024, 536_870_912),
-    dead_letter_stream=st.none() | some_text,
+    dead_letter_stream=st.none() | redis_names,
     dead_letter_max_length=st.integers(1, 100_000_000),
     breaker=models(
         Breaker,
@@ -87,14 +92,14 @@ retentions = models(
 )
 
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
-    "stream": some_text,
-    "consumer_group": some_text,
+    "stream": redis_names,
+    "consumer_group": redis_names,
     "start_from": start_positions,
     "batch_count": st.integers(1, 1000),
     "poll_interval": durations("100ms", "1m"),
     "concurrency": st.integers(1, 1000),
     "encoding": st.sampled_from(["utf-8", "bytes"]),
-    "ordering_key": st.none() | some_text,
+    "ordering_key": st.none() | redis_names,
     "delivery": deliveries,
     "retention": retentions,
     "drain_timeout": durations("1s", "1h"),
@@ -104,10 +109,10 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "telemetry": models(
         TraceContextSettings,
         context=st.sampled_from(["parent", "link", "ignore"]),
-        context_field=some_text,
+        context_field=redis_names,
         baggage=st.lists(words, max_size=3),
     ),
-    "consumer_name": some_text,
+    "consumer_name": redis_names,
     "http_port": st.integers(0, 65535),
     "http_host": text,
     "log_level": st.sampled_from(["DEBUG", "INFO", "WARNING", "ERROR"]),

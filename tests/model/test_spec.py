@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from streamconsumer.errors import InvalidResource
-from streamconsumer.model.spec import URL_MESSAGE, StreamConsumer
+from streamconsumer.model.spec import CREDENTIALS_IN_URL, URL_MESSAGE, StreamConsumer
 from tests.model.examples import Manifest, consumer, manifest, stored
 from tests.model.rules import RULES_WITH_MESSAGE, RULES_WITHOUT_MESSAGE, VALID_MANIFESTS, Case
 
@@ -126,6 +126,27 @@ def test_explicit_defaults_equal_omitted_fields() -> None:
 def test_url_with_an_unusable_host_port_or_database_is_rejected(url: str) -> None:
     """The CEL rule of the API server accepts these URLs."""
     assert URL_MESSAGE in rejection(manifest(redis={"url": url}))
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ("ssl_ca_certs=/run/hunter2", "spec.redis.url: option 1 after ? (ssl_ca_certs) is not allowed; set redis.tls"),
+        (
+            "ssl%5Fca_certs=/run/hunter2",
+            "spec.redis.url: option 1 after ? (ssl_ca_certs) is not allowed; set redis.tls",
+        ),
+        ("db=1&hunter2=1", "spec.redis.url: option 2 after ? is not one of db, "),
+        ("socket_timeout=hunter2", "spec.redis.url: option 1 after ? (socket_timeout) must be a number of seconds"),
+        ("pass%77ord=hunter2", f"spec.redis.url: {CREDENTIALS_IN_URL}"),
+        ("user%6eame=hunter2", f"spec.redis.url: {CREDENTIALS_IN_URL}"),
+        ("%64b=1", "spec.redis.url: must be redis://"),
+    ],
+)
+def test_option_of_a_stored_url_is_named_but_not_quoted(option: str, problem: str) -> None:
+    message = rejection(manifest(redis={"url": f"rediss://redis:6379?{option}"}))
+    assert problem in message
+    assert "hunter2" not in message
 
 
 @pytest.mark.parametrize("end", ["", "/", "/0", "/15", "/2/", "?db=2", "/?socket_timeout=3"])

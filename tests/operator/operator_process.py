@@ -25,7 +25,8 @@ class OperatorProcess:
     command: Sequence[str] = (sys.executable, "-m", "streamconsumer", "operator")
 
     def __init__(self, kubeconfig: Path, folder: Path, **settings: object) -> None:
-        variables = {"http_port": 0, "http_host": "127.0.0.1", **settings}
+        local = {"http_port": 0, "http_host": "127.0.0.1", "allowed_destinations": "127.0.0.0/8"}
+        variables = {**local, **settings}
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("KUBERNETES_")},
             **{PREFIX + name.upper(): str(value) for name, value in variables.items()},

@@ -22,6 +22,7 @@ from tests.cluster.clusters import KubectlError
 from tests.cluster.errors import ProgramFailed
 from tests.model.examples import Manifest, consumer, manifest
 from tests.model.rules import RULES_WITH_MESSAGE, RULES_WITHOUT_MESSAGE, VALID_MANIFESTS, Case
+from tests.model.string_fields import ATTACKS, FREE_TEXTS, string_fields, with_value
 from tests.operator.namespace import Namespace
 
 TRY = f"/apis/{names.API_VERSION}/namespaces/default/{names.PLURAL}?dryRun=All&fieldValidation=Strict"
@@ -120,6 +121,10 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
                     "http://r",
                     "redis:///0",
                     "redis://r?db=0",
+                    "redis://r/?db=1",
+                    "redis://r/00/?ssl_cert_reqs=none",
+                    "rediss://r/0?ssl_cert_reqs=none&socket_timeout=3",
+                    "redis://r?%64b=0",
                     "redis://a@r",
                     "redis:/r",
                     "",
@@ -220,17 +225,35 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+def check_same_answer(api: ApiServer, resource: Manifest) -> None:
+    try:
+        StreamConsumer.parse(resource)
+    except InvalidResource:
+        rejection(api, resource)
+    else:
+        accepted(api, resource)
+
+
 @given(spec=st.fixed_dictionaries({}, optional=VALUES))
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_pydantic_and_the_api_server_accept_the_same_specs(api: ApiServer, spec: dict[str, Any]) -> None:
     """`render` and `dev` accept the same resources as the cluster."""
-    resource = manifest(**spec)
-    try:
-        StreamConsumer.parse(resource)
-    except InvalidResource as error:
-        rejection(api, resource), str(error)
-    else:
-        accepted(api, resource)
+    check_same_answer(api, manifest(**spec))
+
+
+@pytest.mark.parametrize("field", [field for field, _ in string_fields() if field not in FREE_TEXTS])
+def test_pydantic_and_the_api_server_refuse_the_same_hostile_names(api: ApiServer, field: str) -> None:
+    for attack in ATTACKS.values():
+        check_same_answer(api, with_value(field, attack))
+
+
+@given(text=st.text(min_size=1, max_size=20))
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_pydantic_and_the_api_server_accept_the_same_names(api: ApiServer, text: str) -> None:
+    """Python and RE2 interpret the patterns in the same way."""
+    secret = "redis.passwordSecretRef"
+    for field in ("stream", f"{secret}.name", f"{secret}.key", "image", "telemetry.endpoint", "nodeSelector.{key}.key"):
+        check_same_answer(api, with_value(field, text))
 
 
 def test_a_stored_resource_has_the_defaults(api: ApiServer) -> None:

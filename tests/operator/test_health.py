@@ -6,9 +6,9 @@ from streamconsumer.operator.health import Health, serve
 async def test_probes_and_metrics_respond() -> None:
     health = Health(queue_depth=lambda: 3)
     health.record_reconcile("success", 0.1)
-    runner = await serve(health, "127.0.0.1", 0)
+    server = await serve(health, "127.0.0.1", 0)
     try:
-        address = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        address = f"http://127.0.0.1:{server.port}"
         async with aiohttp.ClientSession() as client:
             assert (await client.get(f"{address}/livez")).status == 200
             waiting = await client.get(f"{address}/readyz")
@@ -17,6 +17,6 @@ async def test_probes_and_metrics_respond() -> None:
             assert (await client.get(f"{address}/readyz")).status == 200
             metrics = await (await client.get(f"{address}/metrics")).text()
     finally:
-        await runner.cleanup()
+        server.stop()
     assert 'streamconsumer_operator_reconciles_total{outcome="success"} 1.0' in metrics
     assert "streamconsumer_operator_queue_depth 3.0" in metrics

@@ -11,6 +11,7 @@ from tests.cluster.api_server import ApiServer
 from tests.cluster.redis_servers import RedisServer
 from tests.model.examples import Manifest, manifest
 from tests.model.malformed_resources import malformed_manifest
+from tests.model.string_fields import ATTACKS, FREE_TEXTS, string_fields, with_value
 from tests.operator.conftest import install_crd
 from tests.operator.namespace import TIMEOUT_SECONDS, Namespace, eventually
 from tests.operator.operator_process import running_operator
@@ -60,6 +61,37 @@ def test_200_malformed_resources_do_not_affect_valid_ones(
         assert operator.exit_code is None
         assert operator.get("livez")[0] == 200
         assert operator.metrics().count("streamconsumer_ready{") == MANY + 2
+        assert operator.logged("reconcile failed; retrying") == []
+
+
+def test_hostile_names_that_were_stored_past_validation_stop_only_their_own_resource(
+    lax_namespace: Namespace, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    redis = {"url": f"redis://{redis_server.host}:{redis_server.port}/0"}
+    fields = [field for field, _ in string_fields() if field not in FREE_TEXTS]
+    hostile = [
+        with_value(field, ATTACKS[attack], f"attack-{attack_number}-{number}")
+        for number, field in enumerate(fields)
+        for attack_number, attack in enumerate(("a header", "an escape sequence", "10 kB"))
+    ]
+    for resource in hostile:
+        resource["metadata"]["namespace"] = lax_namespace.name
+    everything = {"apiVersion": "v1", "kind": "List", "items": hostile}
+    lax_namespace.cluster.kubectl("create", "-f", "-", "--validate=false", input=json.dumps(everything))
+
+    def check_refused() -> None:
+        for resource in lax_namespace.list_all("StreamConsumer"):
+            name = resource["metadata"]["name"]
+            if name.startswith("attack-"):
+                conditions = {each["type"]: each for each in resource.get("status", {}).get("conditions", [])}
+                assert conditions["Ready"]["reason"] == "InvalidSpec", name
+                assert conditions["Ready"]["message"].isprintable(), name
+
+    with running_operator(lax_namespace.cluster.kubeconfig, tmp_path) as operator:
+        eventually(check_refused, 3 * SOON)
+        assert "attack" not in str(lax_namespace.list_all("Deployment"))
+        lax_namespace.create(manifest("honest", redis=redis))
+        eventually(lambda: check_served(lax_namespace, "honest", 1), SOON)
         assert operator.logged("reconcile failed; retrying") == []
 
 

@@ -2,11 +2,23 @@
 
 from dataclasses import replace
 
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
 from streamconsumer.model.autoscaling import Autoscaling
+from streamconsumer.model.status import StreamStats
 from streamconsumer.operator.autoscaling.autoscaler import Autoscaler
 from streamconsumer.operator.autoscaling.throughput import Sample, Throughput
 from streamconsumer.operator.metrics import StreamGauges
 from streamconsumer.operator.reconcile.consumer_state import ConsumerState
+from streamconsumer.operator.redis_monitor.monitored_stream import (
+    EndpointId,
+    MonitoredStream,
+    Observation,
+    ObservationEffect,
+    PollTarget,
+)
+from streamconsumer.operator.redis_monitor.probe import GroupRef
 from tests.model.examples import manifest
 
 THROUGHPUT = Throughput().with_sample(Sample(0, 0, 900, 0, 1), -1e9).with_sample(Sample(15, 300, 750, 0, 1), -1e9)
@@ -41,3 +53,39 @@ def test_a_scaled_streamconsumer_exports_replicas_and_rates() -> None:
 
 def test_unknown_values_are_absent() -> None:
     assert values({}, Throughput()) == {"ready": 0.0}
+
+
+MALFORMED: list[object] = [
+    "text",
+    [],
+    {"conditions": "Ready"},
+    {"conditions": [None, "Ready", {"type": ["Ready"]}, {}]},
+    {"desiredReplicas": 10**400},
+    {"desiredReplicas": "9" * 400},
+    {"desiredReplicas": None},
+    {"desiredReplicas": float("nan")},
+    {"desiredReplicas": {}},
+]
+
+
+@pytest.mark.parametrize("status", MALFORMED)
+def test_malformed_status_leaves_the_metrics_of_other_resources(status: object) -> None:
+    malformed = {**manifest("odd"), "status": status, "spec": {"stream": "\ud800\n" * 10_000, "consumerGroup": ["x"]}}
+    others = {("shop", "orders"): {**manifest("orders"), "status": {"desiredReplicas": 7}}}
+    registry = CollectorRegistry()
+    registry.register(StreamGauges({("shop", "odd"): malformed, **others}, {}))
+    text = generate_latest(registry).decode()
+    assert 'streamconsumer_desired_replicas{consumer_group="billing",resource_name="orders"' in text
+    assert 'resource_name="odd"' in text
+
+
+def test_statistics_of_any_size_are_exported() -> None:
+    stats = StreamStats(pending=2**63 - 1, lag=10**400, lag_known=True, dead_letters=0)
+    state = ConsumerState(("shop", "orders"), "uid")
+    target = PollTarget(("uid", 1), GroupRef("s", "g", "d"), "0", "orders-consumer", frozenset(), False, None)
+    state.stream = MonitoredStream(state.key, EndpointId("", "", 0), lambda _: ObservationEffect(), target)
+    state.stream.latest = Observation((), stats, {}, None)
+    gauges = StreamGauges({state.key: manifest("orders")}, {state.key: state})
+    exported = {sample.name: sample.value for each in gauges.collect() for sample in each.samples}
+    assert exported["streamconsumer_group_pending"] == float(2**63 - 1)
+    assert "streamconsumer_group_lag" not in exported

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from streamconsumer.model import names
-from streamconsumer.operator.rbac import RULES
+from streamconsumer.operator.rbac import RULES, SECRET_READER_RULES
 from tests.charts.rendering import Helm, Manifest
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.credentials import User
@@ -24,6 +24,9 @@ NOT_REQUESTED = {(names.GROUP, f"{names.PLURAL}/finalizers", "update"), ("", "po
 """Permissions without a request in this test. An admission plugin checks the first one, see `rbac`. The operator uses
 the second one to scale in pods with pending entries, see `autoscaling/test_autoscaling.py`."""
 
+FOR_EVERY_USER = ("authentication.k8s.io", "authorization.k8s.io")
+"""The API groups in which every user may ask for its own name and permissions."""
+
 Permission = tuple[str, str, str]
 SOURCE = "async def handle(data):\n    print(data)\n"
 
@@ -32,7 +35,8 @@ SOURCE = "async def handle(data):\n    print(data)\n"
 def installed(control_plane_with_crd: ControlPlane) -> Iterator[Namespace]:
     """A namespace with the RBAC objects of a chart that serves only this namespace."""
     with fresh_namespace(control_plane_with_crd) as name:
-        rendered = Helm("helm").template("--namespace", name, "--set", f"watchNamespaces={{{name}}}")
+        values = f"watchNamespaces={{{name}}},rbac.secretNamespaces={{{name}}}"
+        rendered = Helm("helm").template("--namespace", name, "--set", values)
         permissions = [each for each in rendered if each["kind"] in ("ServiceAccount", "Role", "RoleBinding")]
         assert {each["metadata"]["namespace"] for each in permissions} == {name}
         control_plane_with_crd.apply(*permissions)
@@ -53,7 +57,8 @@ def operator(installed: Namespace, tmp_path: Path) -> Iterator[OperatorProcess]:
 
 def test_the_operator_uses_exactly_its_permissions(operator: OperatorProcess, installed: Namespace) -> None:
     exercise_every_permission(installed)
-    granted = {(rule.group, resource, verb) for rule in RULES for resource in rule.resources for verb in rule.verbs}
+    rules = (*RULES, *SECRET_READER_RULES)
+    granted = {(rule.group, resource, verb) for rule in rules for resource in rule.resources for verb in rule.verbs}
 
     def used_all() -> None:
         assert used_permissions(installed) == granted - NOT_REQUESTED
@@ -117,9 +122,8 @@ def used_permissions(namespace: Namespace) -> set[Permission]:
     """Return the permissions that the requests of this namespace's operator needed, whether granted or not."""
     user = f"system:serviceaccount:{namespace.name}:{ACCOUNT}"
     lines = map(json.loads, namespace.cluster.audit_log.read_text().splitlines())
-    return {
-        each for line in lines if line["user"]["username"] == user and "objectRef" in line for each in permissions(line)
-    }
+    requests = [line for line in lines if line["user"]["username"] == user and "objectRef" in line]
+    return {each for line in requests for each in permissions(line) if each[0] not in FOR_EVERY_USER}
 
 
 def permissions(line: Manifest) -> Iterator[Permission]:

@@ -157,5 +157,5 @@ async def test_unknown_paths_and_methods_are_rejected(probes: Probes) -> None:
     assert probes.get("/livez?verbose")[0] == 200
     connection = http.client.HTTPConnection("127.0.0.1", probes.server.port, timeout=5)
     connection.request("POST", "/livez")
-    assert connection.getresponse().status == 501
+    assert connection.getresponse().status == 405
     connection.close()

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from streamconsumer.processor.consumer.redis_consumer import MAX_READ_BYTES
+from streamconsumer.processor.consumer.memory_limit import MAX_READ_BYTES
 from streamconsumer.processor.pipeline.ready_queue import MAX_BLOCKED_BYTES
 from tests.processor.eventually import eventually
 from tests.processor.group import Group

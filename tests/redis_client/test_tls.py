@@ -104,6 +104,24 @@ async def test_ca_without_strict_x509_extensions_is_trusted(tmp_path: Path, star
     await tls_server.group.close()
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_long_certificate_chain_is_rejected_before_its_signatures_are_verified(
+    tmp_path: Path, start_redis: StartRedis, loop: str
+) -> None:
+    authority, port = Authority(tmp_path), free_port()
+    own = authority.sign("server")
+    short = own.certificate.read_text()
+    own.certificate.write_text(short + authority.file.read_text() * 60)
+    files = {"tls-cert-file": own.certificate, "tls-key-file": own.key, "tls-ca-cert-file": authority.file}
+    start_redis({"tls-port": str(port), "tls-auth-clients": "no", **files})
+    access = RedisSettings(url=f"rediss://localhost:{port}/0", tls_ca_file=str(authority.file))
+    new_loop = pytest.importorskip("uvloop").new_event_loop if loop == "uvloop" else None
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        error = runner.run(execute_on(access))
+    assert error is not None
+    assert "more than 16384 bytes in the TLS handshake" in error.message
+
+
 async def test_error_names_a_missing_client_certificate(mutual: TlsServer) -> None:
     error = await execute_on(mutual.access(**mutual.trusted))
     assert error is not None
@@ -146,11 +164,6 @@ async def test_error_names_a_server_without_tls(tls_server: TlsServer) -> None:
     assert "check that the server uses TLS at this port" in error.message
 
 
-async def test_tls_options_of_the_url_are_used(tls_server: TlsServer) -> None:
-    url = f"rediss://localhost:{tls_server.port}/0?ssl_ca_certs={tls_server.authority.file}"
-    assert await execute_on(RedisSettings(url=url)) is None
-
-
 @pytest.mark.parametrize(
     ("settings", "anybody"),
     [
@@ -168,8 +181,15 @@ def test_disabled_tls_verification_is_reported(settings: dict[str, Any], anybody
 
 
 async def test_verification_disabled_by_the_url_is_reported(tls_server: TlsServer) -> None:
-    for option in ("ssl_cert_reqs=none", f"ssl_check_hostname=false&ssl_ca_certs={tls_server.authority.file}"):
-        assert await execute_on(RedisSettings(url=f"rediss://127.0.0.2:{tls_server.port}/0?{option}")) is None
+    url = f"rediss://127.0.0.2:{tls_server.port}/0"
+    assert await execute_on(RedisSettings(url=f"{url}?ssl_cert_reqs=none")) is None
+    assert await execute_on(RedisSettings(url=f"{url}?ssl_check_hostname=false", **tls_server.trusted)) is None
+
+
+async def test_chain_is_verified_although_the_url_disables_the_check_of_the_name(tls_server: TlsServer) -> None:
+    error = await execute_on(RedisSettings(url=f"rediss://localhost:{tls_server.port}/0?ssl_check_hostname=false"))
+    assert error is not None
+    assert "comes from an unknown authority" in error.message
 
 
 @pytest.mark.parametrize(

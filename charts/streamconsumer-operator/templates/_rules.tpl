@@ -75,7 +75,8 @@
   - events
   verbs:
   - create
-{{- if .Values.rbac.readSecrets }}
+{{- end }}
+{{- define "streamconsumer-operator.secretReaderRules" -}}
 # Only get, not list or watch: the operator reads only the Secrets that StreamConsumers in the namespace refer to.
 - apiGroups:
   - ''
@@ -83,5 +84,4 @@
   - secrets
   verbs:
   - get
-{{- end }}
 {{- end }}

@@ -7,17 +7,20 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 
 import click
 
 from streamconsumer import __version__
+from streamconsumer.cli.console import echo
 from streamconsumer.cli.dead_letters import dead_letters
 from streamconsumer.cli.doctor import doctor
 from streamconsumer.cli.group import group
 from streamconsumer.cli.report import report
 from streamconsumer.cli.status import COMMANDS, EXIT_UNAVAILABLE
 from streamconsumer.errors import BackendUnavailable, StreamConsumerError
+from streamconsumer.log_formatter import print_uncaught_exceptions
 
 
 @contextmanager
@@ -36,17 +39,25 @@ def _gc_paused() -> Iterator[None]:
 
 
 class _ErrorReportingGroup(click.Group):
-    """Prints a StreamConsumerError as one line. The exit code is 3 if a server is unavailable, and 2 otherwise.
+    """Prints errors in printable form.
+
+    A StreamConsumerError is one line. Its exit code is 3 if a server is unavailable, and 2 otherwise.
 
     All other exceptions are bugs and are printed with their traceback.
     """
 
     def invoke(self, ctx: click.Context) -> object:
+        print_uncaught_exceptions()
         try:
             return super().invoke(ctx)
         except StreamConsumerError as error:
-            click.echo(f"streamconsumer: {type(error).__name__}: {error}", err=True)
+            echo(f"streamconsumer: {type(error).__name__}: {error}", err=True)
             sys.exit(EXIT_UNAVAILABLE if isinstance(error, BackendUnavailable) else 2)
+        except click.ClickException as error:
+            message = StringIO()
+            error.show(message)
+            echo(message.getvalue(), err=True, nl=False)
+            sys.exit(error.exit_code)
 
 
 @click.group(cls=_ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -93,7 +104,7 @@ def crd() -> None:
     from streamconsumer.cli.manifest_files import to_yaml
     from streamconsumer.model.crd import custom_resource_definition
 
-    click.echo(to_yaml([custom_resource_definition()]), nl=False)
+    echo(to_yaml([custom_resource_definition()]), nl=False)
 
 
 _FILES_ARGUMENT = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))

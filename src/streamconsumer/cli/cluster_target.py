@@ -16,11 +16,7 @@ from streamconsumer.operator.redis_monitor.probe import GroupRef
 
 @asynccontextmanager
 async def target_from_cluster(options: Mapping[str, Any], environ: Mapping[str, str]) -> AsyncIterator[Target]:
-    """Read the StreamConsumer and its Secrets and yield the target.
-
-    Certificates from Secrets are stored in files, which are deleted when the context ends. Raises InvalidSettings and
-    BackendUnavailable.
-    """
+    """Read the StreamConsumer and its Secrets and yield the target. Raises InvalidSettings and BackendUnavailable."""
     async with kube_client(options["context"]) as client:
         (manifest,) = await list_consumers(client, namespace_of(options), options["name"])
         consumer = StreamConsumer.parse(manifest)
@@ -30,9 +26,5 @@ async def target_from_cluster(options: Mapping[str, Any], environ: Mapping[str, 
         raise InvalidSettings(f"{problem}; {OUTSIDE_CLUSTER_HINT}")
     group = GroupRef.from_consumer(consumer)
     dead_letters = options.get("dead_letter_stream") or group.dead_letters
-    try:
-        redis = redis_settings(resolved.settings.model_dump(exclude_none=True) if resolved else {}, options, environ)
-        yield Target(redis, group.stream, group.group, dead_letters, consumer)
-    finally:
-        if resolved:
-            resolved.close()
+    redis = redis_settings(resolved.settings.model_dump(exclude_none=True) if resolved else {}, options, environ)
+    yield Target(redis, group.stream, group.group, dead_letters, consumer)

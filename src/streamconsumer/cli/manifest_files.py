@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from streamconsumer.errors import InvalidSettings
+from streamconsumer.text import printable_lines
 
 Document = dict[str, Any]
 
@@ -20,15 +21,20 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    block_or_plain = "|" if "\n" in text else None
+    is_printable = printable_lines(text) == text  # only a quoted text can contain escapes
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=block_or_plain if is_printable else '"')
 
 
 _Dumper.add_representer(str, _represent_text)
 
 
 def to_yaml(documents: Iterable[Document]) -> str:
-    """Return the documents as YAML, separated by `---`, with the keys in their original order."""
-    return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+    """Return the documents as YAML, separated by `---`, with the keys in their original order.
+
+    Characters that are not printable are escaped. YAML has the same escapes as Python.
+    """
+    return printable_lines(yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True))
 
 
 def read(files: Iterable[Path]) -> list[Document]:

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import click
-
+from streamconsumer.cli.console import echo
 from streamconsumer.cli.manifest_files import Document, read, to_yaml
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
@@ -24,11 +23,11 @@ def render_files(files: Iterable[Path]) -> int:
     consumers, problems = parse_consumers([each for each in read(files) if each.get("kind") == names.KIND])
     manifests = [manifest for consumer in consumers for manifest in desired(consumer, settings)]
     if manifests:
-        click.echo(to_yaml(manifests), nl=False)
+        echo(to_yaml(manifests), nl=False)
     for problem in problems:
-        click.echo(f"rejected: {problem}", err=True)
+        echo(f"rejected: {problem}", err=True)
     if not consumers and not problems:
-        click.echo(f"no {names.API_VERSION} {names.KIND} in {', '.join(map(str, files))}", err=True)
+        echo(f"no {names.API_VERSION} {names.KIND} in {', '.join(map(str, files))}", err=True)
     return 2 if problems or not consumers else 0
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.env_codec import env_name
 from streamconsumer.model.fields import format_errors
-from streamconsumer.model.processor_settings import RedisSettings
+from streamconsumer.model.processor_settings import Delivery, InlineRedisSettings, RedisSettings
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.redis_client.keys import group_key
 
@@ -26,6 +26,9 @@ except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[processor]") from None
 
 OUTSIDE_CLUSTER_HINT = "if only pods reach the server, forward a port and give --redis-url, or run the command in a pod"
+
+MAX_ENTRY_BYTES = 134_217_728
+"""Size up to which the commands read an entry. A server can therefore not exhaust the memory of a command."""
 
 _POD_ENV_NAMES = {
     "stream": env_name("stream"),
@@ -60,11 +63,7 @@ class Target:
 
 @asynccontextmanager
 async def open_target(options: Options, environ: Mapping[str, str]) -> AsyncIterator[Target]:
-    """Find the target and yield it.
-
-    Certificates from Secrets are stored in files, which are deleted when the context ends. Raises click.UsageError,
-    InvalidSettings and BackendUnavailable.
-    """
+    """Find the target and yield it. Raises click.UsageError, InvalidSettings and BackendUnavailable."""
     if not options["name"]:
         if options["namespace"] or options["context"]:
             raise click.UsageError("-n and --context require the name of a StreamConsumer")
@@ -84,7 +83,8 @@ async def open_manager(target: Target, subject: str) -> AsyncIterator[StreamMana
 
     If the server does not answer or rejects a command, raises BackendUnavailable, whose message names `subject`.
     """
-    manager = StreamManager.from_settings(target.redis, target.stream)
+    delivery = Delivery(max_entry_bytes=MAX_ENTRY_BYTES)
+    manager = StreamManager.from_settings(target.redis, target.stream, delivery=delivery)
     try:
         with as_backend_unavailable(f"{subject} at {target.server}", OUTSIDE_CLUSTER_HINT if target.consumer else ""):
             yield manager
@@ -105,7 +105,7 @@ def redis_settings(fields: RedisFields, options: Options, environ: Mapping[str, 
             fields = {**fields, name: value}
             fields.pop(f"{name}_file", None)
     try:
-        return RedisSettings.model_validate(fields)
+        return InlineRedisSettings.model_validate(fields)
     except ValidationError as error:
         raise InvalidSettings("; ".join(format_errors(error, lambda path: env_name("redis", *path)))) from None
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from streamconsumer.model import names
 from streamconsumer.model.fields import Model, Pattern, cel_rules
+from streamconsumer.model.name_fields import ObjectKey, ObjectName
 
 RESERVED_VARIABLE_MESSAGE = (
     "names that begin with STREAMCONSUMER_ are reserved for the operator; use the corresponding field of spec"
@@ -26,7 +27,6 @@ VariableName = Annotated[
     Field(max_length=253),
     Pattern("[A-Za-z_][A-Za-z0-9_]*", "must contain only letters, digits and _, and must not begin with a digit"),
 ]
-ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 
 
 class KeySelector(Model):
@@ -35,7 +35,7 @@ class KeySelector(Model):
     name: ObjectName
     """Name of the Secret or ConfigMap."""
 
-    key: str = Field(min_length=1, max_length=253)
+    key: ObjectKey
     """Key in the Secret or ConfigMap."""
 
     optional: bool = False

@@ -146,6 +146,9 @@ def _to_structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
     if "description" in schema:
         result["description"] = " ".join(schema["description"].split())
     result.update({keyword: schema[keyword] for keyword in _KEPT_KEYWORDS if keyword in schema})
+    if "propertyNames" in schema:
+        keyword = "x-kubernetes-validations"
+        result[keyword] = [*_key_rules(schema["propertyNames"]), *result.get(keyword, [])]
     if isinstance(schema.get("default"), str | int):
         result["default"] = schema["default"]
     if "properties" in schema:
@@ -157,6 +160,17 @@ def _to_structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
     if isinstance(schema.get("additionalProperties"), dict):
         result["additionalProperties"] = _to_structural(schema["additionalProperties"], definitions)
     return result
+
+
+def _key_rules(key: Schema) -> list[dict[str, str]]:
+    """Return the rules of an object's keys as rules of the object. A structural schema has no keyword for keys."""
+    return [
+        {
+            "rule": f"self.all(key, size(key) <= {key['maxLength']} && {rule['rule'].replace('self', 'key', 1)})",
+            "message": rule["message"],
+        }
+        for rule in key["x-kubernetes-validations"]
+    ]
 
 
 def _inline_refs(schema: Schema, definitions: dict[str, Schema]) -> Schema:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.alias_generators import to_camel
@@ -79,7 +78,7 @@ class DurationRange:
         return core_schema.no_info_after_validator_function(self.check, parsed)
 
     def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        is_duration = _cel_matches(DURATION_PATTERN)
+        is_duration = cel_matches(DURATION_PATTERN)
         is_in_range = f"duration(self) >= duration('{self.minimum}') && duration(self) <= duration('{self.maximum}')"
         rules = cel_rules((is_duration, DURATION_MESSAGE), (f"!{is_duration} || ({is_in_range})", self.message))
         return {"type": "string", "maxLength": 32, **rules}
@@ -89,14 +88,18 @@ class Pattern:
     """Regular expression for a text field, with an error message: `Annotated[str, Pattern(r"[a-z]+", "must be …")]`.
 
     The whole text must match the expression. Python and RE2, which CEL uses, must interpret the expression in the same
-    way. The expression must not contain quotes.
+    way, so classes such as `\\s` and `\\w` are not allowed. The expression must not contain quotes.
     """
 
     def __init__(self, pattern: str, message: str) -> None:
         self.pattern, self.message = pattern, message
 
+    def matches(self, value: str) -> bool:
+        """Return True if the whole text matches the expression."""
+        return re.fullmatch(self.pattern, value) is not None
+
     def check(self, value: str) -> str:
-        if not re.fullmatch(self.pattern, value):
+        if not self.matches(value):
             raise ValueError(self.message)
         return value
 
@@ -104,24 +107,27 @@ class Pattern:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {**handler(schema), **cel_rules((_cel_matches(self.pattern), self.message))}
+        return {**handler(schema), **cel_rules((cel_matches(self.pattern), self.message))}
 
 
-def is_usable_redis_url(url: str) -> bool:
-    """Return whether the port and the database number of a redis:// or rediss:// URL are valid.
+class Immutable:
+    """Rule that a field never changes, with an error message: `Annotated[Name, Immutable("…")]`. Only the API server
+    checks the rule, because only the API server knows the old value."""
 
-    The range of a port is hard to check with a regular expression. The database number is checked because redis-py
-    silently uses database 0 if the database is not a number.
-    """
-    try:
-        parts = urlsplit(url)
-        return parts.port != 0 and re.fullmatch(r"(/\d*/?)?", parts.path) is not None
-    except ValueError:  # for example port 99999 or an unbalanced bracket
-        return False
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        inner = handler(schema)
+        rules = cel_rules(("self == oldSelf", self.message))
+        return {**inner, **{keyword: [*inner.get(keyword, []), *added] for keyword, added in rules.items()}}
 
 
-def _cel_matches(pattern: str) -> str:
-    return f"self.matches(r'^(?:{pattern})$')"
+def cel_matches(pattern: str, subject: str = "self") -> str:
+    """Return the CEL expression that is true if the whole text matches the expression. RE2 has another notation for
+    characters above U+00FF than Python."""
+    in_re2 = re.sub(r"\\u([0-9a-f]{4})", r"\\x{\1}", pattern)
+    return f"{subject}.matches(r'^(?:{in_re2})$')"
 
 
 def cel_rules(*rules: tuple[str, str]) -> dict[str, Any]:
@@ -130,10 +136,22 @@ def cel_rules(*rules: tuple[str, str]) -> dict[str, Any]:
     return {"x-kubernetes-validations": [{"rule": cel, "message": message} for cel, message in rules]}
 
 
+def quote_name(name: object) -> str:
+    """Return the name for a message: unchanged if it contains only ASCII letters, digits and common punctuation,
+    otherwise quoted, escaped and truncated."""
+    text = str(name)
+    return text if re.fullmatch(r"[A-Za-z0-9_.:/\[\]-]{1,80}", text) else f"{text!r:.80}"
+
+
 def format_errors(error: ValidationError, format_path: Callable[[Sequence[str | int]], str]) -> list[str]:
     """Return one line per error. The line names the field in the form that `format_path` returns, and states the value
     found and the value expected."""
-    return [_format_error(format_path(problem["loc"]), problem) for problem in error.errors()]
+    return [_format_error(format_path(_without_key_marker(problem["loc"])), problem) for problem in error.errors()]
+
+
+def _without_key_marker(path: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Return the path without the last part `[key]`, which pydantic adds if a key of an object is invalid."""
+    return path[:-1] if path[-1:] == ("[key]",) else path
 
 
 def _format_error(path: str, error: ErrorDetails) -> str:
@@ -145,7 +163,10 @@ def _format_error(path: str, error: ErrorDetails) -> str:
             return f"{path} is not a known field; check its spelling"
         case "model_type":
             return f"{path} must be an object"
+        case "json_invalid":
+            return f"{path} contains half of a surrogate pair; it must contain only Unicode text"
     value = error["input"]
-    if not isinstance(value, str | int | float | None) or re.search("@|password=", str(value)):
+    is_url = path.lower().endswith("url")
+    if is_url or not isinstance(value, str | int | float | None) or re.search("@|password=", str(value)):
         return f"{path}: {expected}"  # logs and conditions must not show whole objects or URLs with credentials
     return f"{path} is {value!r:.80}: {expected}"

@@ -30,9 +30,16 @@ If a child object differs from its manifest although both have the same hash, an
 """
 
 ANNOTATION_REFERENCES = f"{GROUP}/references"
-"""Annotation of pods: hash of the Secrets and ConfigMaps that the pod's environment variables refer to.
+"""Annotation of pods: hash that changes with the Secrets and ConfigMaps that the pod's environment variables refer to.
 
 If the current hash is different, the pods must be replaced.
+"""
+
+ANNOTATION_KNOWN_REFERENCES = f"{GROUP}/known-references"
+"""Annotation of Deployments: hash of each readable Secret and ConfigMap that the pods' environment variables refer to.
+
+The operator compares these hashes with the current ones. An object that was not readable before has no hash here, so
+its first hash does not replace the pods.
 """
 
 CONTAINER = "processor"

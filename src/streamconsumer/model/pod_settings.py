@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from streamconsumer.model import names
-from streamconsumer.model.container_env import EnvFromSource, EnvVar, ObjectName
+from streamconsumer.model.container_env import EnvFromSource, EnvVar
 from streamconsumer.model.fields import DurationRange, Model, cel_rules
+from streamconsumer.model.name_fields import LabelKey, LabelValue, ObjectName
 
 RESERVED_LABEL_MESSAGE = "labels under streamconsumer.dev/, app.kubernetes.io/ and kubernetes.io/ are reserved"
 RESERVED_ANNOTATION_MESSAGE = (
@@ -34,8 +35,6 @@ RESERVED_ANNOTATION_PREFIXES = (
     "seccomp.security.alpha.kubernetes.io/",
 )
 
-_LABEL_VALUE_PATTERN = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
-_LABEL_KEY_PATTERN = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 _QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
 _INT_OR_PERCENT_PATTERN = r"^(0|[1-9][0-9]{0,3}|([0-9]|[1-9][0-9]|100)%)$"
 
@@ -63,9 +62,6 @@ IntOrPercent = Annotated[
     ),
 ]
 """Number of pods such as `1`, or percentage of pods such as `25%`."""
-
-LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=_LABEL_KEY_PATTERN)]
-LabelValue = Annotated[str, Field(max_length=63, pattern=_LABEL_VALUE_PATTERN)]
 
 
 class _Named(Protocol):
@@ -110,10 +106,10 @@ def _reserved_rule(prefixes: Sequence[str], message: str) -> dict[str, Any]:
 class Resources(Model):
     """Resources of one pod, as in a container."""
 
-    requests: dict[str, Quantity] = Field(default={}, max_length=8)
+    requests: dict[LabelKey, Quantity] = Field(default={}, max_length=8)
     """Resources that the scheduler reserves for a pod, such as `cpu: 100m`. If empty, nothing is reserved."""
 
-    limits: dict[str, Quantity] = Field(default={}, max_length=8)
+    limits: dict[LabelKey, Quantity] = Field(default={}, max_length=8)
     """Resources that a pod cannot exceed, such as `memory: 256Mi`. If empty, there is no limit."""
 
 
@@ -233,15 +229,15 @@ class PodSettings(Model):
     resources: Resources = Resources()
     """Resources of one pod. If unset, pods have no requests and no limits."""
 
-    pod_labels: Annotated[dict[str, LabelValue], _check_reserved(RESERVED_LABEL_PREFIXES, RESERVED_LABEL_MESSAGE)] = (
-        Field(
-            default={}, max_length=32, json_schema_extra=_reserved_rule(RESERVED_LABEL_PREFIXES, RESERVED_LABEL_MESSAGE)
-        )
+    pod_labels: Annotated[
+        dict[LabelKey, LabelValue], _check_reserved(RESERVED_LABEL_PREFIXES, RESERVED_LABEL_MESSAGE)
+    ] = Field(
+        default={}, max_length=32, json_schema_extra=_reserved_rule(RESERVED_LABEL_PREFIXES, RESERVED_LABEL_MESSAGE)
     )
     """Additional labels of the pods, for example for a NetworkPolicy or for cost reports."""
 
     pod_annotations: Annotated[
-        dict[str, Annotated[str, Field(max_length=8192)]],
+        dict[LabelKey, Annotated[str, Field(max_length=8192)]],
         _check_reserved(RESERVED_ANNOTATION_PREFIXES, RESERVED_ANNOTATION_MESSAGE),
     ] = Field(
         default={},
@@ -250,7 +246,7 @@ class PodSettings(Model):
     )
     """Annotations of the pods, for example for a service mesh."""
 
-    node_selector: dict[str, LabelValue] = Field(default={}, max_length=32)
+    node_selector: dict[LabelKey, LabelValue] = Field(default={}, max_length=32)
     """Labels that a node must have to run a pod."""
 
     tolerations: list[Toleration] = Field(default=[], max_length=32)

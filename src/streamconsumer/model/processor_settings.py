@@ -12,7 +12,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from streamconsumer.model import names
-from streamconsumer.model.fields import DurationRange, Model, Pattern, cel_rules
+from streamconsumer.model.fields import DurationRange, Immutable, Model, Pattern, cel_rules
+from streamconsumer.model.name_fields import RedisName, SentinelMaster, SentinelNode
 
 _IDENTIFIER = "[A-Za-z_][A-Za-z0-9_]*"
 HandlerPath = Annotated[
@@ -99,7 +100,7 @@ class Delivery(Model):
     """Maximum size of an entry in bytes: the sum of all field names and values. A larger entry becomes a dead letter
     immediately."""
 
-    dead_letter_stream: str | None = Field(default=None, min_length=1, max_length=512)
+    dead_letter_stream: RedisName | None = None
     """Redis key of the dead-letter stream. If unset, the key is `{stream}:consumerGroup:dead-letters`, with the names
     of the stream and the consumer group. The braces are part of the key, so that the key and the stream share a hash
     slot in a Redis Cluster."""
@@ -142,7 +143,7 @@ class TraceContextSettings(Model):
     `link` if untrusted programs write to the stream, because with `parent` these programs decide which messages are
     sampled."""
 
-    context_field: str = Field(default="traceparent", min_length=1, max_length=253)
+    context_field: RedisName = "traceparent"
     """Name of the entry field that contains the trace context, in W3C `traceparent` format."""
 
     baggage: list[BaggageKey] = Field(default=[], max_length=64)
@@ -153,22 +154,12 @@ class TraceContextSettings(Model):
 class SharedSettings(Model):
     """Fields that the resource and the pod have in common."""
 
-    stream: str = Field(
-        min_length=1,
-        max_length=512,
-        json_schema_extra=cel_rules(
-            ("self == oldSelf", "stream is immutable: create another StreamConsumer for another stream")
-        ),
-    )
+    stream: Annotated[RedisName, Immutable("stream is immutable: create another StreamConsumer for another stream")]
     """Redis key of the stream. If the key does not exist, a pod creates an empty stream."""
 
-    consumer_group: str = Field(
-        min_length=1,
-        max_length=512,
-        json_schema_extra=cel_rules(
-            ("self == oldSelf", "consumerGroup is immutable: create another StreamConsumer for another group")
-        ),
-    )
+    consumer_group: Annotated[
+        RedisName, Immutable("consumerGroup is immutable: create another StreamConsumer for another group")
+    ]
     """Name of the consumer group. Each entry is delivered to one consumer of the group."""
 
     start_from: StartFrom = "0"
@@ -186,7 +177,7 @@ class SharedSettings(Model):
     """Maximum number of messages that one pod handles at the same time. If 1, messages are handled one by one, in the
     order in which the pod reads them."""
 
-    ordering_key: str | None = Field(default=None, min_length=1, max_length=512)
+    ordering_key: RedisName | None = None
     """Name of an entry field, such as `customer`, whose value determines which messages must be handled in order.
     Within one pod, messages with the same value are handled one by one, in the order of the stream. Each message waits
     until the previous message with this value has been acknowledged or has become a dead letter. Messages with
@@ -206,12 +197,6 @@ class SharedSettings(Model):
     """Time in which a stopping pod can finish its running messages. The pod's termination grace period is
     derived from this time."""
 
-
-SentinelNode = Annotated[
-    str,
-    Field(min_length=3, max_length=261),
-    Pattern(r"[A-Za-z0-9._-]+:[0-9]{1,5}|\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}", "must be a sentinel as host:port"),
-]
 
 ONE_URL_SOURCE = "set either STREAMCONSUMER_REDIS_URL or STREAMCONSUMER_REDIS_URL_FILE"
 ONE_CREDENTIAL_SOURCE = "set a username or password either directly or as a file, not both"
@@ -251,7 +236,7 @@ class RedisSettings(Model):
     tls_insecure_skip_verify: bool = False
     """If true, the server certificate is not verified. Use this only for tests, because the connection can be
     intercepted."""
-    sentinel_master: str | None = Field(default=None, min_length=1)
+    sentinel_master: SentinelMaster | None = None
     """Name of the primary in the Sentinel configuration."""
     sentinel_nodes: list[SentinelNode] = Field(default=[], max_length=32)
     """Addresses of the sentinels, as host:port."""
@@ -285,6 +270,18 @@ class RedisSettings(Model):
         return self
 
 
+class InlineRedisSettings(RedisSettings):
+    """Redis settings with certificates as text, for the operator and the CLI, which read Secrets through the Kubernetes
+    API. No file that a Secret or a StreamConsumer names is opened."""
+
+    tls_ca: str | None = Field(default=None, repr=False)
+    """CA certificates as PEM text."""
+    tls_cert: str | None = Field(default=None, repr=False)
+    """Client certificate as PEM text."""
+    tls_key: SecretStr | None = None
+    """Private key of the client certificate as PEM text."""
+
+
 ONE_HANDLER = "set either STREAMCONSUMER_HANDLER_PYTHON or STREAMCONSUMER_HANDLER_HTTP_URL; …_BATCH requires …_PYTHON"
 
 
@@ -314,7 +311,7 @@ class ProcessorSettings(SharedSettings):
     handler: HandlerSettings
     telemetry: TraceContextSettings = TraceContextSettings()
 
-    consumer_name: str = Field(min_length=1)
+    consumer_name: RedisName
     """Name of this consumer in the consumer group. In Kubernetes, the name of the pod."""
 
     http_port: int = Field(default=names.HTTP_PORT, ge=0, le=65535)

@@ -14,9 +14,9 @@ CONDITION_MEANINGS = {
     "Reconciling": "True while the operator or Kubernetes works towards the spec. Wait until the condition is False.",
     "Stalled": "True if waiting does not help, because the spec, a Secret, the image or the cluster must be changed.",
     "Suspended": "True if `spec.suspend` is true and all pods have stopped.",
-    "RedisReachable": "True if the operator can query Redis. Unknown if the operator is not allowed to read the "
-    "Secrets of `spec.redis`. Ready does not depend on this condition, because pods can work even if the operator has "
-    "no access to Redis.",
+    "RedisReachable": "True if the operator can query Redis. Unknown if the operator is not allowed to get the "
+    "Secrets that `spec.redis` names. Ready does not depend on this condition, because pods can work even if the "
+    "operator has no access to Redis.",
     "GroupReady": "True if the consumer group exists. Unknown if the operator cannot query the group.",
     "Degraded": "True if there are new dead letters, or if an entry is stuck. Unknown if the operator has no data.",
     "ScalingActive": "False if the backlog is unknown, so that the operator does not scale down. The condition exists "
@@ -103,6 +103,11 @@ REASONS: dict[str, ReasonInfo] = {
         "Redis does not answer the operator.",
         "check the host and port in `spec.redis`, the Redis server and the NetworkPolicies",
     ),
+    StreamReason.DESTINATION_NOT_ALLOWED: ReasonInfo(
+        "The operator does not connect to the address of Redis: a loopback, link-local, multicast, reserved or "
+        "metadata address, or the API server. Pods are not affected.",
+        "use another address, or ask an administrator to add the address to the chart value `allowedDestinations`",
+    ),
     StreamReason.CREDENTIALS_REFUSED: ReasonInfo(
         "Redis rejects the user or the password.", "correct the user or the password in the Secret"
     ),
@@ -119,9 +124,10 @@ REASONS: dict[str, ReasonInfo] = {
         "create the Secret or the key that the message names",
     ),
     StreamReason.SECRETS_NOT_READABLE: ReasonInfo(
-        "The operator is not allowed to read the Secrets of `spec.redis`. Pods are not affected.",
-        "grant the operator read access to the Secrets, or ignore this reason; without access, the operator reports no "
-        "backlog and cannot autoscale",
+        "The operator is not allowed to get the Secrets of the namespace. The operator does not poll the stream, does "
+        "not create the group, and holds the number of pods, which is at least 1. Running pods are not affected.",
+        "run the `kubectl create rolebinding` command in the message of the condition; the operator uses the "
+        "permission within about a minute",
     ),
     StreamReason.GROUP_EXISTS: ReasonInfo("The consumer group exists."),
     StreamReason.GROUP_MISSING: ReasonInfo(
@@ -134,6 +140,10 @@ REASONS: dict[str, ReasonInfo] = {
     StreamReason.NO_PERMISSION: ReasonInfo(
         "The ACL user is not allowed to query the stream.",
         "grant the permission with `ACL SETUSER`; docs/redis.md lists all permissions",
+    ),
+    StreamReason.UNEXPECTED_REPLY: ReasonInfo(
+        "The server's reply is too large, or does not have the type or range that Redis documents.",
+        "check that `spec.redis` names a Redis server, and that no proxy changes its replies",
     ),
     StreamReason.HEALTHY: ReasonInfo("There have been no new dead letters for 10 minutes, and no entry is stuck."),
     StreamReason.DEAD_LETTERS_GROWING: ReasonInfo(
@@ -172,7 +182,7 @@ REASONS: dict[str, ReasonInfo] = {
     ScalingReason.NOT_LIMITED: ReasonInfo("Neither `maxReplicas` nor a policy limits the number of pods."),
 }
 """Meaning and action of every reason, in the order of the enums. `{target}` in an action stands for the options that
-name the StreamConsumer. `InvalidSettings` occurs in two enums and has one entry."""
+name the StreamConsumer. `InvalidSettings` and `SecretsNotReadable` occur in two enums and have one entry each."""
 
 CONDITIONS_OF_REASONS: tuple[tuple[type[StrEnum], tuple[str, ...]], ...] = (
     (Reason, ("Ready", "Reconciling", "Stalled", "Suspended")),

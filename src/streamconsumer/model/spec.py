@@ -4,7 +4,6 @@
 """
 
 import json
-import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -12,13 +11,33 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.model.autoscaling import Autoscaling
-from streamconsumer.model.fields import Model, Pattern, cel_rules, format_errors, is_usable_redis_url
+from streamconsumer.model.fields import Model, Pattern, cel_rules, format_errors, quote_name
+from streamconsumer.model.name_fields import (
+    NAMESPACE,
+    OBJECT_NAME,
+    ImageName,
+    ObjectKey,
+    ObjectName,
+    SentinelMaster,
+    SentinelNode,
+    ServiceName,
+)
 from streamconsumer.model.pod_settings import PodSettings
-from streamconsumer.model.processor_settings import HandlerPath, SentinelNode, SharedSettings, TraceContextSettings
+from streamconsumer.model.processor_settings import HandlerPath, SharedSettings, TraceContextSettings
+from streamconsumer.model.redis_url import (
+    MAX_URL_LENGTH,
+    OPTIONS,
+    PLAIN_URL_PATTERN,
+    InvalidRedisUrl,
+    InvalidRedisUrlOption,
+    parse_redis_url,
+)
 
 MAX_NAME_LENGTH = 50
 """Maximum length of a StreamConsumer's name. Names of child objects have a suffix, and a label has at most 63
 characters."""
+
+MAX_NAMESPACE_LENGTH = 63
 
 ONE_URL = "set exactly one of redis.url and redis.urlSecretRef"
 ONE_TOPOLOGY = "set redis.sentinel or redis.cluster, not both"
@@ -34,25 +53,27 @@ CREDENTIALS_IN_URL = (
 )
 NAME_TOO_LONG = f"the name of a StreamConsumer must have at most {MAX_NAME_LENGTH} characters"
 
-URL_MESSAGE = "must be redis://host:port/database, or rediss:// for TLS"
+URL_MESSAGE = f"must be redis://host:port/database, or rediss:// for TLS; allowed options after ?: {', '.join(OPTIONS)}"
 
 
 def _check_redis_url(url: str) -> str:
-    if not is_usable_redis_url(url):
-        raise ValueError(URL_MESSAGE)
+    """Check the URL before its pattern, to name the option that cannot be used."""
+    try:
+        parsed = parse_redis_url(url)
+    except InvalidRedisUrlOption:
+        raise
+    except InvalidRedisUrl:
+        raise ValueError(URL_MESSAGE) from None
+    if parsed.has_credentials:
+        raise ValueError(CREDENTIALS_IN_URL)
     return url
 
 
 RedisUrl = Annotated[
     str,
-    Field(max_length=2048),
-    Pattern(r"rediss?://\S+", URL_MESSAGE),
+    Field(max_length=MAX_URL_LENGTH),
     AfterValidator(_check_redis_url),
-]
-ServiceName = Annotated[
-    str,
-    Field(min_length=1, max_length=63),
-    Pattern("[a-z]([-a-z0-9]*[a-z0-9])?", "must be the name of a Service in the same namespace, without a dot"),
+    Pattern(PLAIN_URL_PATTERN, URL_MESSAGE),
 ]
 HttpPath = Annotated[
     str,
@@ -62,7 +83,10 @@ HttpPath = Annotated[
 OtlpEndpoint = Annotated[
     str,
     Field(max_length=2048),
-    Pattern(r"https?://[^@\s]+", "must begin with http:// or https://, and must not contain credentials"),
+    Pattern(
+        r"https?://[A-Za-z0-9._~!&*+,;:=?%/\[\]-]+",
+        "must begin with http:// or https://, and must not contain credentials",
+    ),
 ]
 
 
@@ -70,17 +94,17 @@ class SecretKeyRef(Model):
     """Key of a Secret in the namespace of the StreamConsumer. The kubelet mounts the key into the pods. To
     monitor the stream, the operator reads the key as well, if the operator has permission."""
 
-    name: str = Field(min_length=1, max_length=253)
+    name: ObjectName
     """Name of the Secret."""
 
-    key: str = Field(min_length=1, max_length=253)
+    key: ObjectKey
     """Key in the Secret."""
 
 
 class SecretRef(Model):
     """Secret of type kubernetes.io/tls in the namespace of the StreamConsumer."""
 
-    name: str = Field(min_length=1, max_length=253)
+    name: ObjectName
     """Name of the Secret."""
 
 
@@ -103,7 +127,7 @@ class TlsSpec(Model):
 class SentinelSpec(Model):
     """Sentinels that know the address of the primary."""
 
-    master_name: str = Field(min_length=1, max_length=253)
+    master_name: SentinelMaster
     """Name of the primary in the Sentinel configuration."""
 
     nodes: list[SentinelNode] = Field(min_length=1, max_length=32)
@@ -117,7 +141,7 @@ class SentinelSpec(Model):
     """Password for the sentinels, from a Secret."""
 
 
-_DATABASE_0_PATTERN = r"[^/?]+://[^/?]*(/0?)?"
+_CEL_DATABASE_0 = "self.url.matches(r'^[^/?]+://[^/?]*(/0*/?)?([?].*)?$') && !self.url.matches(r'[?&]db=0*[1-9]')"
 
 
 class RedisSpec(
@@ -128,7 +152,7 @@ class RedisSpec(
         ("!(has(self.sentinel) && has(self.cluster) && self.cluster)", ONE_TOPOLOGY),
         ("!has(self.tls) || !has(self.url) || self.url.startsWith('rediss://')", TLS_NEEDS_REDISS),
         (
-            f"!has(self.url) || !has(self.cluster) || !self.cluster || self.url.matches(r'^{_DATABASE_0_PATTERN}$')",
+            f"!has(self.url) || !has(self.cluster) || !self.cluster || {_CEL_DATABASE_0}",
             CLUSTER_NEEDS_DATABASE_0,
         ),
     ),
@@ -164,8 +188,6 @@ class RedisSpec(
     def _check_url(self) -> Self:
         if (self.url is None) == (self.url_secret_ref is None):
             raise ValueError(ONE_URL)
-        if self.url is not None and ("@" in self.url or "password=" in self.url):
-            raise ValueError(CREDENTIALS_IN_URL)
         return self
 
     @model_validator(mode="after")
@@ -174,7 +196,7 @@ class RedisSpec(
             raise ValueError(ONE_TOPOLOGY)
         if self.tls and self.url and not self.url.startswith("rediss://"):
             raise ValueError(TLS_NEEDS_REDISS)
-        if self.cluster and self.url and not re.fullmatch(_DATABASE_0_PATTERN, self.url):
+        if self.cluster and self.url and parse_redis_url(self.url).database != 0:
             raise ValueError(CLUSTER_NEEDS_DATABASE_0)
         return self
 
@@ -260,7 +282,7 @@ class StreamConsumerSpec(
     handler: HandlerSpec
     """Handler that is called with each message. Set exactly one of `python`, `source` and `http`."""
 
-    image: str | None = Field(default=None, min_length=1, max_length=1024)
+    image: ImageName | None = None
     """Image that contains the handler and is built FROM streamconsumer-processor. If unset, the operator's default
     image for processors is used."""
 
@@ -305,26 +327,36 @@ class StreamConsumer(Model):
         metadata = metadata if isinstance(metadata, dict) else {}
         name, namespace = str(metadata.get("name") or ""), str(metadata.get("namespace") or "default")
         _check_kind(manifest, name)
-        errors = _name_errors(name)
+        errors = _metadata_errors(name, namespace, generation := metadata.get("generation") or 0)
         try:
             spec = StreamConsumerSpec.model_validate_json(_to_json(manifest.get("spec") or {}), strict=True)
         except ValidationError as error:
-            errors += format_errors(error, lambda path: ".".join(["spec", *map(str, path)]))
+            errors += format_errors(error, lambda path: ".".join(["spec", *map(quote_name, path)]))
         if errors:
-            raise InvalidResource(f"{namespace}/{name}: {'; '.join(errors)}")
+            raise InvalidResource(f"{quote_name(namespace)}/{quote_name(name)}: {'; '.join(errors)}")
         return cls(
             name=name,
             namespace=namespace,
             uid=str(metadata.get("uid") or ""),
-            generation=int(metadata.get("generation") or 0),
+            generation=generation,
             spec=spec,
         )
 
 
-def _name_errors(name: str) -> list[str]:
+def _metadata_errors(name: str, namespace: str, generation: object) -> list[str]:
+    """Check the metadata. The API server does the same, but not for a manifest in a file."""
+    errors = []
     if not name:
-        return ["metadata.name is missing; it is required"]
-    return [NAME_TOO_LONG] if len(name) > MAX_NAME_LENGTH else []
+        errors.append("metadata.name is missing; it is required")
+    elif len(name) > MAX_NAME_LENGTH:
+        errors.append(NAME_TOO_LONG)
+    elif not OBJECT_NAME.matches(name):
+        errors.append(f"metadata.name is {name!r:.80}: {OBJECT_NAME.message}")
+    if len(namespace) > MAX_NAMESPACE_LENGTH or not NAMESPACE.matches(namespace):
+        errors.append(f"metadata.namespace is {namespace!r:.80}: {NAMESPACE.message}")
+    if type(generation) is not int:
+        errors.append(f"metadata.generation is {generation!r:.80}: must be an integer")
+    return errors
 
 
 def _to_json(spec: Any) -> str:
@@ -342,6 +374,6 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _check_kind(manifest: dict[str, Any], name: str) -> None:
-    kind = f"{manifest.get('apiVersion')} {manifest.get('kind')}"
+    kind = f"{quote_name(manifest.get('apiVersion'))} {quote_name(manifest.get('kind'))}"
     if kind != f"{names.API_VERSION} {names.KIND}":
-        raise InvalidResource(f"{name or 'document'}: is {kind}; expected {names.API_VERSION} {names.KIND}")
+        raise InvalidResource(f"{quote_name(name or 'document')}: is {kind}; expected {names.API_VERSION} {names.KIND}")

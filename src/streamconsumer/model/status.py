@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from streamconsumer.model.fields import Model
+from streamconsumer.text import printable
 
 STREAM_CONDITIONS = ("RedisReachable", "GroupReady", "Degraded", "ScalingActive", "ScalingLimited")
 """Types of the conditions about Redis and about autoscaling, which depends on Redis. Ready does not depend on these
@@ -53,6 +54,7 @@ class StreamReason(StrEnum):
 
     CONNECTED = "Connected"
     UNREACHABLE = "Unreachable"
+    DESTINATION_NOT_ALLOWED = "DestinationNotAllowed"
     CREDENTIALS_REFUSED = "CredentialsRefused"
     TLS_FAILED = "TlsFailed"
     SERVER_NOT_READY = "ServerNotReady"
@@ -62,6 +64,7 @@ class StreamReason(StrEnum):
     GROUP_MISSING = "GroupMissing"
     NOT_A_STREAM = "NotAStream"
     NO_PERMISSION = "NoPermission"
+    UNEXPECTED_REPLY = "UnexpectedReply"
     HEALTHY = "Healthy"
     DEAD_LETTERS_GROWING = "DeadLettersGrowing"
     PENDING_STUCK = "PendingStuck"
@@ -81,6 +84,7 @@ class ScalingReason(StrEnum):
     LIMITED_BY_MAX = "LimitedByMax"
     LIMITED_BY_MIN = "LimitedByMin"
     BACKLOG_UNKNOWN = "BacklogUnknown"
+    SECRETS_NOT_READABLE = "SecretsNotReadable"
     FALLBACK = "Fallback"
     NOT_LIMITED = "NotLimited"
 
@@ -216,14 +220,15 @@ def build_conditions(
     determines the conditions about Redis and autoscaling.
 
     If `stream_states` is empty because the operator has not polled Redis yet, the previous conditions about Redis and
-    autoscaling are kept unchanged. A condition whose status is unchanged keeps its lastTransitionTime.
+    autoscaling are kept unchanged. A condition whose status is unchanged keeps its lastTransitionTime. Messages become
+    printable text of limited length, because they contain errors of servers and exceptions of handlers.
     """
     transition_times = {(condition.type, condition.status): condition.last_transition_time for condition in previous}
     timestamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def to_condition(state: ConditionState) -> Condition:
         changed = transition_times.get((state.type, state.status), timestamp)
-        fields = state.model_dump() | {"message": _truncate(state.message)}
+        fields = state.model_dump() | {"message": printable(state.message, MAX_MESSAGE_LENGTH)}
         return Condition(**fields, last_transition_time=changed, observed_generation=generation)
 
     def readiness_condition(name: str, *, is_true: bool, reason: Reason, message: str) -> Condition:
@@ -245,8 +250,3 @@ def build_conditions(
             else (condition for condition in previous if condition.type in STREAM_CONDITIONS)
         ),
     ]
-
-
-def _truncate(message: str) -> str:
-    """Truncate a message to the maximum length. Errors of the API server or an admission policy can be longer."""
-    return message if len(message) <= MAX_MESSAGE_LENGTH else f"{message[: MAX_MESSAGE_LENGTH - 1]}…"

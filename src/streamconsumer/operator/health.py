@@ -3,15 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from aiohttp import web
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from streamconsumer.http_server import HttpServer, Response, metrics_route, text_response
 
 
 @dataclass
@@ -52,26 +46,19 @@ class Health:
         self.duration.observe(seconds)
 
 
-async def serve(health: Health, host: str, port: int) -> web.AppRunner:
-    """Start the HTTP server. The caller stops the server by calling `cleanup` of the returned runner."""
+async def serve(health: Health, host: str, port: int) -> HttpServer:
+    """Start the HTTP server on the running event loop. The caller stops the server."""
 
-    async def livez(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    async def readyz(_: web.Request) -> web.Response:
+    def readyz() -> Response:
         if health.is_follower:
-            return web.Response(text="ok, follower\n")
-        if not health.is_synced:
-            return web.Response(status=503, text="waiting for the first lists\n")
-        return web.Response(text="ok\n")
+            return text_response(200, "ok, follower")
+        return text_response(200, "ok") if health.is_synced else text_response(503, "waiting for the first lists")
 
-    async def metrics(_: web.Request) -> web.Response:
-        text = generate_latest(health.registry)
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    app = web.Application()
-    app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", metrics)])
-    runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1)
-    await runner.setup()
-    await web.TCPSite(runner, host, port).start()
-    return runner
+    routes = {
+        "/livez": lambda: text_response(200, "ok"),
+        "/readyz": readyz,
+        "/metrics": metrics_route(health.registry),
+    }
+    server = HttpServer(routes, host, port)
+    await server.start()
+    return server

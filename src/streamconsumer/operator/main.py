@@ -5,16 +5,20 @@ import asyncio
 import logging
 import os
 import random
+import resource
 import signal
+import socket
 import time
 from contextlib import suppress
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import kopf
 from kopf._core.engines.peering import Identity
 
 from streamconsumer.errors import ApiThrottled
+from streamconsumer.log_formatter import PrintableFormatter
 from streamconsumer.model import names
 from streamconsumer.operator.cache.create_debounce import CreateDebounce
 from streamconsumer.operator.cache.object_cache import ObjectCache
@@ -24,6 +28,7 @@ from streamconsumer.operator.kube.api import api_error_message, connect
 from streamconsumer.operator.kube.client import KubeClient, list_all
 from streamconsumer.operator.kube.event_recorder import EventRecorder
 from streamconsumer.operator.kube.leader_election import LeaderLease
+from streamconsumer.operator.kube.secret_reader import SecretReader
 from streamconsumer.operator.kube.watches import (
     LISTED,
     OWNED_KINDS,
@@ -36,8 +41,10 @@ from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.metrics import StreamGauges
 from streamconsumer.operator.reconcile.reconciler import Reconciler
 from streamconsumer.operator.reconcile_trace import ENDPOINT_VARIABLES, current
+from streamconsumer.operator.redis_monitor.destinations import Destinations
 from streamconsumer.operator.redis_monitor.monitor import RedisMonitor
 from streamconsumer.operator.settings import OperatorSettings
+from streamconsumer.text import json_printable
 
 if TYPE_CHECKING:
     from streamconsumer.operator.tracing import ReconcileTracing
@@ -56,14 +63,25 @@ def run() -> None:
     """Run the operator until SIGTERM or SIGINT, with settings from environment variables. Raises InvalidSettings if a
     variable is invalid."""
     settings = OperatorSettings.from_env(os.environ)
+    _raise_open_files_limit()
     kopf.configure(log_format=kopf.LogFormat.JSON)
     logging.getLogger().setLevel(settings.log_level)
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(PrintableFormatter(handler.formatter or logging.Formatter(), json_printable))
 
     from streamconsumer.event_loop import new_event_loop  # noqa: PLC0415 - other imports of this module need no event loop
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(operate(settings))
+
+
+def _raise_open_files_limit() -> None:
+    """Raise the limit of open files to the hard limit, as programs in Go do. Container runtimes set a low soft limit
+    for programs that use select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def operate(settings: OperatorSettings) -> None:
@@ -86,9 +104,13 @@ class Operator:
         self.queue = WorkQueue()
         self.create_debounce = CreateDebounce(self.queue.add)
         self.health = Health(queue_depth=self.queue.__len__)
-        self.redis_monitor = RedisMonitor(kube, self.queue.add, interval=settings.stream_interval)
+        self.secrets = SecretReader(kube, self._on_secrets_permission, is_cluster_wide=not settings.watch_namespaces)
+        self.destinations = Destinations(settings.allowed_destinations)
+        self.redis_monitor = RedisMonitor(
+            self.secrets, self.queue.add, interval=settings.stream_interval, destinations=self.destinations
+        )
         self.events = EventRecorder(kube)
-        self.reconciler = Reconciler(kube, self.cache, settings, self.redis_monitor, self.events)
+        self.reconciler = Reconciler(kube, self.secrets, self.cache, settings, self.redis_monitor, self.events)
         self.health.registry.register(StreamGauges(self.cache.consumers, self.reconciler.states))
         self.lease = LeaderLease(kube, settings.lease) if settings.lease else None
         self.tracing = _build_tracing(settings)
@@ -98,7 +120,7 @@ class Operator:
     async def run(self, stop: asyncio.Event) -> None:
         """Start the operator, run the main loop until `stop` is set, and shut down. Raises the error if an error ended
         the main loop."""
-        self._runner = await serve(self.health, self.settings.http_host, self.settings.http_port)
+        self._http_server = await serve(self.health, self.settings.http_host, self.settings.http_port)
         self._main_task = asyncio.create_task(self._startup())
         try:
             await _first_of(self._main_task, stop)
@@ -121,12 +143,12 @@ class Operator:
             await asyncio.sleep(RETRY_DELAY_SECONDS)
         self.health.is_synced = True
         counts = {"consumers": len(self.cache.consumers), "objects": len(self.cache.all_objects())}
-        log_fields = {"namespaces": self.settings.watch_namespaces, "http_port": self._runner.addresses[0][1]}
+        log_fields = {"namespaces": self.settings.watch_namespaces, "http_port": self._http_server.port}
         log.info("operator started", extra={**counts, **log_fields})
 
     async def _acquire_leadership(self, lease: LeaderLease) -> None:
         self.health.is_follower = True
-        log.info("running as follower", extra={"http_port": self._runner.addresses[0][1]})
+        log.info("running as follower", extra={"http_port": self._http_server.port})
         await lease.acquire()
         self.health.is_follower = False
         self._lease_renewal = asyncio.create_task(_exit_when_lease_lost(lease))
@@ -145,6 +167,7 @@ class Operator:
 
     async def _resync_once(self) -> None:
         """Update the cache from complete lists, and enqueue every StreamConsumer."""
+        await self._update_api_servers()
         versions_before, listed_uids, keys = self.cache.versions(), set[str](), set[Key | None]()
         for kinds, selector in ((OWNED_KINDS, SELECTOR), ([(names.API_VERSION, names.KIND)], "")):
             async for manifest in list_all(self.kube, kinds, self.settings.watch_namespaces, selector):
@@ -154,10 +177,24 @@ class Operator:
             if key:
                 self.queue.add(key)
 
+    async def _update_api_servers(self) -> None:
+        """Add the API server's current addresses to the addresses to which the operator does not connect for a
+        StreamConsumer. Known addresses stay in the list, because each of several API servers announces only its own
+        address."""
+        loop = asyncio.get_running_loop()
+        for host, port in await self.kube.server_endpoints():
+            try:
+                answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            except OSError:  # the name is looked up again with the next lists
+                continue
+            addresses = {(ip_address(sockaddr[0]), port) for *_, sockaddr in answers}
+            self.destinations.api_servers |= addresses
+
     async def _main_loop(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.queue.run_workers(self._reconcile, WORKERS))
             group.create_task(self.events.run())
+            group.create_task(self.secrets.run())
             group.create_task(self._resync_loop())
 
     async def _shutdown(self) -> None:
@@ -170,7 +207,7 @@ class Operator:
             await asyncio.gather(self._lease_renewal, return_exceptions=True)
         if self.lease:
             await self.lease.release()
-        await self._runner.cleanup()
+        self._http_server.stop()
         if (tracing := self.tracing) is not None:
             self.tracing = None
             await asyncio.to_thread(tracing.shutdown)
@@ -207,6 +244,13 @@ class Operator:
             self.create_debounce.add(key)
         else:
             self.queue.add(key)
+
+    def _on_secrets_permission(self, namespace: str) -> None:
+        """Poll and reconcile the StreamConsumers of a namespace in which the permission to get Secrets has changed."""
+        self.redis_monitor.poll_namespace(namespace)
+        for key in self.cache.consumers:
+            if key[0] == namespace:
+                self.queue.add(key)
 
     async def _reconcile(self, key: Key) -> timedelta | None:
         started, outcome = time.monotonic(), "error"

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from math import isfinite
+from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
@@ -36,6 +38,9 @@ GAUGES = {
     ),
 }
 
+MAX_LABEL_LENGTH = 512
+"""Maximum number of characters of a label value."""
+
 _CONDITIONS = {
     "Ready": "streamconsumer_ready",
     "ScalingActive": "streamconsumer_scaling_active",
@@ -58,20 +63,36 @@ class StreamGauges:
         for key, manifest in self._consumers.items():
             labels = _labels(key, manifest)
             for name, value in (*_status_values(manifest), *_state_values(self._states.get(key))):
-                families[name].add_metric(labels, value)
+                if (number := _to_finite(value)) is not None:
+                    families[name].add_metric(labels, number)
         yield from families.values()
 
 
 def _labels(key: Key, manifest: Manifest) -> list[str]:
     """Return the label values. An invalid StreamConsumer also has series, labelled with the raw values in its spec."""
     spec = as_mapping(manifest.get("spec"))
-    return [*key, str(spec.get("stream", "")), str(spec.get("consumerGroup", ""))]
+    values = (*key, spec.get("stream", ""), spec.get("consumerGroup", ""))
+    # Prometheus rejects the whole response if one label is not UTF-8.
+    return [str(value)[:MAX_LABEL_LENGTH].encode(errors="backslashreplace").decode() for value in values]
 
 
-def _status_values(manifest: Manifest) -> Iterator[tuple[str, float]]:
+def _to_finite(value: Any) -> float | None:
+    """Return the value as a number, or None if it is not a finite number. Users may write the status."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if isfinite(number) else None
+
+
+def _status_values(manifest: Manifest) -> Iterator[tuple[str, Any]]:
     """Yield the metric values from the status. A StreamConsumer that has no status is reported as not ready."""
-    status = manifest.get("status") or {}
-    conditions = {each["type"]: each["status"] == "True" for each in status.get("conditions") or []}
+    status = as_mapping(manifest.get("status"))
+    listed = status.get("conditions")
+    conditions = {
+        str(each.get("type")): each.get("status") == "True"
+        for each in map(as_mapping, listed if isinstance(listed, list) else [])
+    }
     for condition, name in _CONDITIONS.items():
         if condition in conditions or condition == "Ready":
             yield name, float(conditions.get(condition, False))

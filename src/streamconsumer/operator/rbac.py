@@ -1,9 +1,13 @@
 """The RBAC rules of the operator, with a reason for each rule.
 
-`make generate` writes this table into the Helm chart and into k8s/ as RBAC rules. A test compares the table with the
+`make generate` writes these tables into the Helm chart and into k8s/ as RBAC rules. A test compares the tables with the
 requests in the audit log of a real API server.
+
+The operator has no access to Secrets by default. A RoleBinding to the role SECRET_READER grants this access in one
+namespace.
 """
 
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +27,6 @@ class PolicyRule:
     resources: tuple[str, ...]
     verbs: tuple[str, ...]
     why: str
-    chart_flag: str = ""
-    """The name of a chart value. If the value is false, the chart omits this rule. Empty if the rule is always
-    present."""
 
     def rule(self) -> dict[str, Any]:
         """Return the rule in the format of a Role or ClusterRole."""
@@ -63,12 +64,37 @@ RULES = (
         "pods first.",
     ),
     PolicyRule("events.k8s.io", ("events",), ("create",), "kubectl describe shows these Events."),
+)
+
+SECRET_READER = "streamconsumer-secret-reader"  # noqa: S105 - the name of a role
+"""The name of the role that allows the operator to read Secrets. The role has no effect until a RoleBinding refers to
+it. The role is a ClusterRole. If the operator watches only some namespaces, each of these namespaces has a Role
+instead, so that the installation needs no cluster-wide permissions."""
+
+SECRET_READER_RULES = (
     PolicyRule(
         "",
         ("secrets",),
         ("get",),
         "Only get, not list or watch: the operator reads only the Secrets that StreamConsumers in the namespace refer "
         "to.",
-        chart_flag="rbac.readSecrets",
     ),
 )
+
+SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
+"""The prefix of the user name of a ServiceAccount. The namespace and the name follow, separated by a colon."""
+
+
+def grant_command(namespace: str, user: str, *, is_cluster_wide: bool) -> str:
+    """Return the command that allows an operator to read the Secrets of a namespace.
+
+    `user` is the user name of the operator, or empty if unknown. `is_cluster_wide` is True if the operator watches all
+    namespaces. A RoleBinding cannot be changed to refer to another role, so a RoleBinding to a Role has another name
+    than a RoleBinding to the ClusterRole."""
+    binding, option = (SECRET_READER, "clusterrole") if is_cluster_wide else (f"{SECRET_READER}-role", "role")
+    subject = f"--user={shlex.quote(user)}"
+    if user.startswith(SERVICE_ACCOUNT_PREFIX):
+        subject = f"--serviceaccount={user.removeprefix(SERVICE_ACCOUNT_PREFIX)}"
+    elif not user:
+        subject = "--serviceaccount=OPERATOR_NAMESPACE:OPERATOR_SERVICE_ACCOUNT"
+    return f"kubectl create rolebinding {binding} -n {namespace} --{option}={SECRET_READER} {subject}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
@@ -10,13 +11,39 @@ from pydantic.alias_generators import to_snake
 from streamconsumer import __version__
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model import names
-from streamconsumer.model.fields import DurationRange, Model, format_errors
+from streamconsumer.model.fields import DurationRange, Model, Pattern, format_errors
+from streamconsumer.model.name_fields import NAMESPACE, OBJECT_NAME, NamespaceName
+
+LEASE = Pattern(
+    f"({NAMESPACE.pattern}/{OBJECT_NAME.pattern})?", "must be the name of a Lease, such as streamconsumer/operator"
+)
 
 PREFIX = f"{names.ENVIRONMENT_PREFIX}OPERATOR_"
 
 
+def split_namespaces(value: str) -> list[str]:
+    """Parse the names in a variable, which are separated by commas."""
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
 def _split(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    return split_namespaces(value) if isinstance(value, str) else value
+
+
+def _parse_networks(value: object) -> object:
+    parts = _split(value)
+    return (
+        [_parse_network(part) if isinstance(part, str) else part for part in parts]
+        if isinstance(parts, list)
+        else parts
+    )
+
+
+def _parse_network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; expected CIDRs such as 169.254.20.10/32, separated by commas") from None
 
 
 class OperatorSettings(Model):
@@ -25,7 +52,7 @@ class OperatorSettings(Model):
 
     model_config = ConfigDict(alias_generator=None)
 
-    watch_namespaces: Annotated[list[str], BeforeValidator(_split)] = Field(default=[])
+    watch_namespaces: Annotated[list[NamespaceName], BeforeValidator(_split)] = Field(default=[])
     """The namespaces in which the operator reconciles StreamConsumers, separated by commas. If empty: all
     namespaces."""
 
@@ -40,6 +67,13 @@ class OperatorSettings(Model):
     """The OTLP endpoint for StreamConsumers that do not set spec.telemetry.endpoint. The operator also exports its
     traces to this endpoint if no OTEL_* variable sets another endpoint. If empty, there is no default endpoint."""
 
+    allowed_destinations: Annotated[list[IPv4Network | IPv6Network], BeforeValidator(_parse_networks)] = Field(
+        default=[]
+    )
+    """The CIDRs, separated by commas, to which the operator connects although its default rules refuse these addresses.
+    The rules refuse loopback, unspecified, link-local, multicast and reserved addresses, and the metadata services of
+    clouds. The API server is always refused. Pods are not restricted by this setting."""
+
     http_port: int = Field(default=names.HTTP_PORT, ge=0, le=65535)
     """The port on which the operator serves /livez, /readyz and /metrics."""
 
@@ -48,7 +82,7 @@ class OperatorSettings(Model):
     stream_interval: Annotated[timedelta, DurationRange("1s", "10m")] = timedelta(seconds=15)
     """The interval, varied randomly by ±25 %, at which the operator polls the streams in Redis."""
 
-    lease: str = Field(default="", pattern=r"^([a-z0-9.-]+/[a-z0-9.-]+)?$")
+    lease: Annotated[str, LEASE] = ""
     """The Lease for leader election, as namespace/name. If empty, this operator is the leader without an election."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -28,6 +28,7 @@ from streamconsumer import __version__
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests import Manifest
 from streamconsumer.operator.reconcile_trace import ENDPOINT_VARIABLES, ReconcileTrace
+from streamconsumer.text import printable
 
 SHUTDOWN_TIMEOUT_SECONDS = 3.0
 """The maximum duration of a shutdown. Without this limit, the SDK would wait 30 s for an unavailable collector."""
@@ -101,7 +102,7 @@ class _ReconcileSpan(ReconcileTrace):
 
     def record_failure(self, error: Exception) -> None:
         span = self._started_span()
-        span.set_status(Status(StatusCode.ERROR, str(error)[:1000]))
+        span.set_status(Status(StatusCode.ERROR, printable(str(error), 1000)))
         span.set_attribute("error.type", type(error).__qualname__)
 
     def end(self) -> None:

@@ -7,12 +7,16 @@ from traceback import TracebackException
 
 from streamconsumer.redis_client.errors_table import classify_error
 
+MAX_ERROR_LENGTH = 8192
+"""Maximum number of characters of an error's text. Handlers can raise errors that contain a whole response."""
+
 log = logging.getLogger(__name__)
 
 
 def format_error(error: BaseException) -> str:
-    """Format an error as `Type: text`. The result can be encoded as UTF-8, even if the exception's `__str__` fails."""
-    text = str(TracebackException.from_exception(error, limit=0))
+    """Format an error as `Type: text`, of limited length, even if the exception's `__str__` fails. The result can be
+    encoded as UTF-8."""
+    text = str(TracebackException.from_exception(error, limit=0))[:MAX_ERROR_LENGTH]
     return f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
 
 

@@ -1,17 +1,18 @@
 """HTTP server for `/livez`, `/readyz` and `/metrics` of a pod.
 
-The server runs in its own thread, so that it can report a handler that blocks the event loop. The pod is alive if the
-event loop has run within the last `STUCK_AFTER`, and ready while the pod can read entries. The body of a probe response
-is plain text that contains the reason.
+The server runs in its own thread with an event loop of its own, so that it can report a handler that blocks the event
+loop of the pod. The pod is alive if its event loop has run within the last `STUCK_AFTER`, and ready while the pod can
+read entries. The body of a probe response is plain text that contains the reason.
 """
 
 import asyncio
 import threading
 import time
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
+
+from streamconsumer.http_server import HttpServer, Response, metrics_route, text_response
 
 STUCK_AFTER = timedelta(seconds=60)
 """Time without a heartbeat of the event loop after which `/livez` reports the pod as not alive."""
@@ -75,14 +76,21 @@ class LivenessMonitor:
 
 
 class ProbeServer:
-    """HTTP server for the probes and the metrics. If `port` is 0, the server uses a free port.
+    """HTTP server for the probes and the metrics in a thread. If `port` is 0, the server uses a free port.
 
-    The attribute `port` contains the port that is in use."""
+    The attribute `port` contains the port that is in use. Raises OSError if the port cannot be used.
+    """
 
     def __init__(self, health: Health, registry: CollectorRegistry, host: str, port: int) -> None:
-        self._server = _HttpServer((host, port), _handler_class(health, registry))
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True)
+        routes = {
+            "/livez": lambda: _probe_response(*health.liveness()),
+            "/readyz": lambda: _probe_response(*health.readiness()),
+            "/metrics": metrics_route(registry),
+        }
+        self._server = HttpServer(routes, host, port)
+        self.port = self._server.port
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
 
     def start(self) -> None:
         """Start serving in a background thread."""
@@ -90,41 +98,16 @@ class ProbeServer:
 
     def stop(self) -> None:
         """Stop serving and close the socket."""
-        self._server.shutdown()
-        self._server.server_close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        self._loop.run_until_complete(self._server.start())
+        self._loop.run_forever()
+        self._server.stop()
+        self._loop.run_until_complete(asyncio.sleep(0))  # closes the connections
+        self._loop.close()
 
 
-class _HttpServer(ThreadingHTTPServer):
-    daemon_threads = True
-
-
-def _handler_class(health: Health, registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            match self.path.partition("?")[0]:
-                case "/livez":
-                    self._send_probe_result(*health.liveness())
-                case "/readyz":
-                    self._send_probe_result(*health.readiness())
-                case "/metrics":
-                    self._send(200, generate_latest(registry), CONTENT_TYPE_LATEST)
-                case _:
-                    self._send_text(404, "not found; try /livez, /readyz or /metrics")
-
-        def _send_probe_result(self, is_healthy: bool, reason: str) -> None:
-            self._send_text(200 if is_healthy else 503, reason)
-
-        def _send_text(self, status: int, text: str) -> None:
-            self._send(status, f"{text}\n".encode(), "text/plain; charset=utf-8")
-
-        def _send(self, status: int, body: bytes, content_type: str) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-            """Write no access log, because probes are frequent."""
-
-    return Handler
+def _probe_response(is_healthy: bool, reason: str) -> Response:
+    return text_response(200 if is_healthy else 503, reason)

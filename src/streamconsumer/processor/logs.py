@@ -6,10 +6,10 @@ from contextlib import suppress
 
 from pythonjsonlogger.json import JsonFormatter
 
+from streamconsumer.log_formatter import PrintableFormatter, extra_fields
 from streamconsumer.processor.message import current_message
 from streamconsumer.processor.telemetry import current_trace
-
-_STANDARD_ATTRIBUTES = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+from streamconsumer.text import json_printable, printable, printable_lines
 
 
 class _TraceContextFilter(logging.Filter):
@@ -25,17 +25,20 @@ class _TraceContextFilter(logging.Filter):
 
 
 class _TextFormatter(logging.Formatter):
-    """Formats a record as one line: `ERROR message failed; will retry  message_id=… error=…`."""
+    """Formats a record as one line: `ERROR message failed; will retry  message_id=… error=…`.
+
+    A stack trace follows, indented, so that no line of an exception looks like a record.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        extras = {name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES}
+        extras = extra_fields(record)
         for name in ("span_id", "trace_flags"):
             extras.pop(name, None)
-        if record.exc_info and "error" in extras:  # The line contains the error. Stack traces are only in JSON logs.
-            record.exc_info, record.exc_text = None, None
-        line = super().format(record)
-        fields = " ".join(f"{name}={value}" for name, value in extras.items())
-        return f"{line}  {fields}" if fields else line
+        line = printable(f"{record.levelname} {record.getMessage()}")
+        fields = printable(" ".join(f"{name}={value}" for name, value in extras.items()))
+        stacks = (record.stack_info,) if "error" in extras else (record.exc_text, record.stack_info)
+        indented = ("\n" + stack for stack in stacks if stack)  # The field `error` makes the stack unnecessary.
+        return (f"{line}  {fields}" if fields else line) + "".join(indented).replace("\n", "\n  ")
 
 
 def configure(level: str, log_format: str) -> None:
@@ -44,9 +47,13 @@ def configure(level: str, log_format: str) -> None:
     handler.addFilter(_TraceContextFilter())
     if log_format == "json":
         rename_fields = {"levelname": "level", "name": "logger"}
-        handler.setFormatter(
-            JsonFormatter("%(message)s%(levelname)s%(name)s", rename_fields=rename_fields, timestamp="time")
+        formatter = JsonFormatter(
+            "%(message)s%(levelname)s%(name)s",
+            rename_fields=rename_fields,
+            timestamp="time",
+            json_ensure_ascii=False,
         )
+        handler.setFormatter(PrintableFormatter(formatter, json_printable))
     else:
-        handler.setFormatter(_TextFormatter("%(levelname)s %(message)s"))
+        handler.setFormatter(PrintableFormatter(_TextFormatter(), printable_lines))
     logging.basicConfig(level=level, handlers=[handler], force=True)

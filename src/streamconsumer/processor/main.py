@@ -27,6 +27,7 @@ from streamconsumer.processor.metrics import Metrics, build_registry
 from streamconsumer.processor.processor import RedisStreamProcessor
 from streamconsumer.processor.telemetry import FLUSH_BUDGET, SpanRecorder, telemetry_from_env
 from streamconsumer.processor.telemetry.otlp_metrics import MetricsExporter, exporter_from_env
+from streamconsumer.text import printable
 
 EXIT_CONFIGURATION = 78
 """Exit code for a configuration error, as defined by EX_CONFIG in `sysexits.h`."""
@@ -106,11 +107,11 @@ def _has_live_threads() -> bool:
 
 def _exit_with_configuration_error(error: InvalidSettings) -> int:
     """Write the error to the log and to the termination log. Returns the exit code."""
-    line = " ".join(f"{type(error).__name__}: {error}".split())
+    line = printable(" ".join(f"{type(error).__name__}: {error}".split()), 4096)
     log.critical(line)
     path = os.environ.get("STREAMCONSUMER_TERMINATION_LOG", names.TERMINATION_LOG)
     with suppress(OSError):  # outside a pod, the path does not exist
-        Path(path).write_text(line[:4096])
+        Path(path).write_text(line)
     return EXIT_CONFIGURATION
 
 

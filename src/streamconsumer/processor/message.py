@@ -61,6 +61,9 @@ class Entry:
     may_be_large = False
     """True if the size of the entry must be checked against `delivery.maxEntryBytes`."""
 
+    in_large_reply = False
+    """True if the entry was read in a large reply, so that the memory it occupies must be measured."""
+
     is_trial = False
     """True if the current attempt is a trial. An open circuit breaker allows only one trial at a time."""
 
@@ -116,7 +119,8 @@ class Entry:
     def redelivered(cls, message_id: bytes, fields: Sequence[bytes], deliveries: int) -> "Entry":
         """Create an entry that some consumer has received before. Its next attempt must be counted in Redis."""
         entry = cls(message_id.decode(), fields)
-        entry.deliveries, entry.attempt_counted, entry.may_be_large = deliveries, False, True
+        entry.deliveries, entry.attempt_counted = deliveries, False
+        entry.may_be_large = entry.in_large_reply = True
         return entry
 
     @classmethod
@@ -155,6 +159,23 @@ class Entry:
         return UndecodableEntry(
             f"entry {self.message_id}: {bytes(raw[:40])!r} is not UTF-8; set `encoding: bytes` to receive bytes"
         )
+
+
+class UnreadableEntry(Entry):
+    """Entry that is too large to be read. `fields` contains the field names and, instead of each value, its size.
+
+    The fields end with the entry's replay marks, if it has any."""
+
+    attempt_counted = False
+
+    def __init__(self, message_id: str, fields: Sequence[bytes], deliveries: int, problem: str) -> None:
+        super().__init__(message_id, fields)
+        self.deliveries = deliveries
+        self.problem = problem
+        """Size of the entry, and the reason why the entry cannot be read."""
+
+    def field_value(self, name: bytes) -> None:
+        """Return None, because the value was not read."""
 
 
 class BytesEntry(Entry):
@@ -199,6 +220,14 @@ class AsciiEntry(TextEntry):
     """Entry from a reply that contains only ASCII, so that no check for surrogates is necessary."""
 
     is_ascii = True
+
+
+def new_entries(raw_entries: Sequence[Any], encoding: Encoding, *, is_ascii: bool) -> list[Entry]:
+    """Parse entries that were read for the first time. `is_ascii` is True if the reply contained only ASCII."""
+    if encoding == "bytes":
+        return [BytesEntry(message_id.decode(), fields) for message_id, fields in raw_entries]
+    kind = AsciiEntry if is_ascii else TextEntry
+    return [kind(message_id, texts) for message_id, texts in raw_entries]
 
 
 @dataclass(slots=True)  # not frozen, which would triple the cost of creating one

@@ -1,19 +1,27 @@
 """redis-py connections that resolve their address and credentials at each connect."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from streamconsumer.model.redis_url import RedisUrl
 from streamconsumer.redis_client.credentials import RedisAddress, RedisCredentials
 from streamconsumer.redis_client.errors_table import AFTER_TLS_HANDSHAKE
+from streamconsumer.redis_client.reply_limits import ReplyLimits
 
 TIMEOUT_SECONDS = 2.0
 """Timeout of a query to one sentinel or one Redis Cluster node. After the timeout, the next server is queried."""
+
+
+_DRIVER_INFO = DriverInfo()
+"""Name and version of redis-py, for CLIENT SETINFO. Without a value, each connection reads the version from a file."""
 
 
 class AddressSource(Protocol):
@@ -34,15 +42,31 @@ class ResolvingConnection(AbstractConnection):
 
     def __init__(self, *, address_source: AddressSource, **arguments: Any) -> None:
         self._address_source = address_source
-        super().__init__(**arguments)
+        super().__init__(**{"driver_info": _DRIVER_INFO, **arguments})
 
     async def _connect(self) -> None:
         self._set_address(await self._address_source.current_address())
-        await self._resolve_host()
+        await self._prepare_tls()
+        await self._open_socket()
+
+    async def _open_socket(self) -> None:
         await super()._connect()  # type: ignore[safe-super,no-untyped-call] # each class below has one
 
-    async def _resolve_host(self) -> None:
-        """Do nothing, because a Unix socket has no host."""
+    async def disconnect(
+        self,
+        nowait: bool = False,
+        error: Exception | None = None,
+        failure_count: int | None = None,
+        health_check_failed: bool = False,
+    ) -> None:
+        """Close the connection. With `nowait`, drop unsent data, because a server that does not read would otherwise
+        keep the socket open."""
+        if nowait and self._writer is not None:
+            self._writer.transport.abort()
+        await super().disconnect(nowait, error, failure_count, health_check_failed)
+
+    async def _prepare_tls(self) -> None:
+        """Do nothing, because only TLS connections need a context."""
 
     def _set_address(self, address: RedisAddress) -> None:
         self.db, self.username, self.password = address.database, address.username, address.password
@@ -52,10 +76,16 @@ class TcpConnection(ResolvingConnection, Connection):
     """Connection by plain TCP."""
 
     resolved_host = ""
-    """Host name or IP address that `resolve_host` returned."""
+    """Host name or IP address that `resolve_host` returned and that the connection uses."""
 
-    async def _resolve_host(self) -> None:
-        self.resolved_host = await self._address_source.credentials.resolve_host(self.host, int(self.port))
+    async def _open_socket(self) -> None:
+        """Connect to the first address that accepts the connection."""
+        *others, last = await self._address_source.credentials.resolve_host(self.host, int(self.port))
+        for self.resolved_host in others:
+            with suppress(OSError):
+                return await super()._open_socket()
+        self.resolved_host = last
+        return await super()._open_socket()
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         return {**super()._connection_arguments(), "host": self.resolved_host}
@@ -93,11 +123,9 @@ class TlsConnection(TcpConnection, SSLConnection):
                 raise
             raise RedisConnectionError(f"{error} {AFTER_TLS_HANDSHAKE}") from None
 
-    def _set_address(self, address: RedisAddress) -> None:
-        """Set the address, and read the certificate and key files again, because the files may have been rotated."""
-        super()._set_address(address)
-        # With None, redis-py creates a context from the options of the URL.
-        self.ssl_context.context = self._address_source.credentials.tls_context()
+    async def _prepare_tls(self) -> None:
+        """Set the context again at each connect, because the certificates may have been rotated."""
+        self.ssl_context.context = await self._address_source.credentials.tls_context()
 
 
 class UnixConnection(ResolvingConnection, UnixDomainSocketConnection):
@@ -119,11 +147,33 @@ NO_RETRY_OPTIONS: dict[str, Any] = {"decode_responses": False, "protocol": 2, "r
 """Connection options for raw replies and no retries. By default, redis-py 8 would send a command up to eleven times,
 even a read. The consume loop retries instead."""
 
+MAX_SERVER_QUERY_BYTES = 2_097_152
+"""Maximum size of the reply to a query of `execute_once`. CLUSTER SLOTS takes about 1 kB for each range of slots."""
+
+
+def limited_options(limits: ReplyLimits) -> dict[str, Any]:
+    """Return connection options for raw replies within the limits, and no retries."""
+    return {**NO_RETRY_OPTIONS, "parser_class": limits.parser}
+
+
+def connection_arguments(url: RedisUrl) -> dict[str, Any]:
+    """Return the arguments of a redis-py connection pool for the server of a URL, without credentials."""
+    options: dict[str, Any] = {**url.connection_options, "db": url.database}
+    match url.scheme:
+        case "unix":
+            return {**options, "connection_class": UnixDomainSocketConnection, "path": url.socket_path}
+        case "rediss":
+            options["connection_class"] = SSLConnection
+            options["ssl_cert_reqs"] = "required" if url.verifies_certificate else "none"
+            options["ssl_check_hostname"] = url.verifies_host_name
+    return {**options, "host": url.host, "port": url.port}
+
 
 async def execute_once(credentials: RedisCredentials, address: RedisAddress, *command: str) -> Any:
     """Execute one command on one server, over a new connection."""
+    limits = ReplyLimits(MAX_SERVER_QUERY_BYTES)
     timeouts = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
-    options = {**credentials.connection_options(), **timeouts, **NO_RETRY_OPTIONS}
+    options = {**timeouts, **limited_options(limits)}
     address_source = _FixedAddress(credentials, address)
     connection = CONNECTION_CLASSES[credentials.scheme](**options, address_source=address_source)
     try:

@@ -5,34 +5,36 @@ new credentials. Open connections stay valid, because Redis checks a password on
 """
 
 import ssl
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
-from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
-from redis.exceptions import RedisError
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.env_codec import env_name
-from streamconsumer.model.fields import is_usable_redis_url
 from streamconsumer.model.processor_settings import RedisSettings
+from streamconsumer.model.redis_url import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    InvalidRedisUrl,
+    InvalidRedisUrlOption,
+    RedisUrl,
+    parse_redis_url,
+)
+from streamconsumer.redis_client.setting_files import read_text_file, run_in_thread
+from streamconsumer.redis_client.tls import MAX_CA_BYTES, InvalidPem, TlsMaterial
 
-DEFAULT_PORT = 6379
-
-_ADDRESS_OPTIONS = {"host", "port", "db", "path", "username", "password", "connection_class"}
-_POOL_OPTIONS = {"max_connections", "timeout"}
-
-_CONNECTION_CLASSES = {"redis": Connection, "rediss": SSLConnection, "unix": UnixDomainSocketConnection}
+MAX_SECRET_BYTES = 64 * 1024
+"""Maximum size of a file with a URL, a user name, a password, a certificate or a private key."""
 
 
 @dataclass(frozen=True)
 class RedisAddress:
     """Address, database and credentials of one connection."""
 
-    host: str = "localhost"
+    host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     database: int = 0
     username: str | None = None
@@ -41,146 +43,156 @@ class RedisAddress:
     """Path of a Unix socket. If the path is set, host and port are ignored."""
 
 
-HostResolver = Callable[[str, int], Awaitable[str]]
-"""Coroutine function that returns the host name or IP address to connect to, for a host and a port."""
+HostResolver = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Coroutine function that returns the host names or IP addresses to connect to, in order, for a host and a port."""
 
 
-async def no_host_lookup(host: str, port: int) -> str:  # noqa: ARG001 - a HostResolver
+async def no_host_lookup(host: str, port: int) -> Sequence[str]:  # noqa: ARG001 - a HostResolver
     """Return the host unchanged, because the system's resolver can resolve it in a pod."""
-    return host
+    return (host,)
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Values of all settings at one point in time."""
+
+    url: RedisUrl
+    texts: dict[str, str | None] = field(repr=False)
+    tls: TlsMaterial | None = field(repr=False)
+    """None if the URL does not begin with rediss://."""
 
 
 class RedisCredentials:
-    """Redis settings, combined with the current content of the files that the settings name."""
+    """Redis settings, combined with the content of the files that the settings name."""
 
     def __init__(self, settings: RedisSettings, resolve_host: HostResolver = no_host_lookup) -> None:
-        """Check the settings. Raises InvalidSettings if they cannot be used.
+        """Read and check the settings, except for certificates. Raises InvalidSettings if they cannot be used.
 
         The operator and the CLI pass a `resolve_host`, because they run in another network location than the pods.
         Certificates are verified against the host name in the URL, not against the resolved host.
         """
         self._settings = settings
         self.resolve_host = resolve_host
-        self.scheme = self._read_url().partition("://")[0]
-        """URL scheme at the start. A running pod cannot switch between plain TCP, TLS and a Unix socket."""
+        self._values = self._read_values()
+        self._context: tuple[TlsMaterial, ssl.SSLContext] | None = None
 
-        if self.scheme != "rediss" and self._has_tls_settings:
-            raise InvalidSettings(f"{_env_name('tls')}_…: TLS needs a URL that begins with rediss://")
-        self.address()
-        self.sentinel_credentials()
-        self.connection_options()
-        if self.scheme == "rediss":
-            self.tls_context()
+    @property
+    def scheme(self) -> str:
+        """URL scheme. A running pod cannot switch between plain TCP, TLS and a Unix socket."""
+        return self._values.url.scheme
+
+    async def refresh(self) -> None:
+        """Read the files again, in a thread. Raises InvalidSettings."""
+        if not any(name.endswith("_file") and value for name, value in self._settings):
+            return
+        values = await run_in_thread(self._read_values)
+        if values.url.scheme != self.scheme:
+            found = f"found {values.url.scheme}://, expected {self.scheme}:// as at the start"
+            raise InvalidSettings(f"{_env_name('url_file')}: {found}; restart the process to change the scheme")
+        self._values = values
 
     def address(self) -> RedisAddress:
-        """Return the address in the URL. Credentials in separate settings take precedence. Raises InvalidSettings."""
-        parts = self._parse_url()
+        """Return the address in the URL. Credentials in separate settings take precedence."""
+        url, texts = self._values.url, self._values.texts
         return RedisAddress(
-            host=parts.get("host", "localhost"),
-            port=parts.get("port", DEFAULT_PORT),
-            database=int(parts.get("db", 0)),
-            username=self._read_setting("username") or parts.get("username"),
-            password=self._read_setting("password") or parts.get("password"),
-            socket_path=parts.get("path", ""),
+            host=url.host,
+            port=url.port,
+            database=url.database,
+            username=texts["username"] or url.username,
+            password=texts["password"] or url.password,
+            socket_path=url.socket_path,
         )
 
     def sentinel_credentials(self) -> tuple[str | None, str | None]:
         """Return user name and password for the sentinels."""
-        return self._read_setting("sentinel_username"), self._read_setting("sentinel_password")
+        return self._values.texts["sentinel_username"], self._values.texts["sentinel_password"]
 
     def connection_options(self) -> dict[str, Any]:
-        """Return the connection options in the URL, such as `?socket_timeout=3`.
+        """Return the connection options in the URL, such as `?socket_timeout=3`."""
+        return {**self._values.url.connection_options}
 
-        Raises InvalidSettings for an option that redis-py does not accept.
-        """
-        ignored = _ADDRESS_OPTIONS | _POOL_OPTIONS
-        options = {key: value for key, value in self._parse_url().items() if key not in ignored}
-        try:
-            _CONNECTION_CLASSES[self.scheme](**options)
-        except (TypeError, ValueError, AttributeError, RedisError):  # not quoted: may be a password that contains `?`
-            raise InvalidSettings(
-                f"{_env_name('url')} has an option after ? that a {self.scheme}:// connection does not accept; "
-                "remove the option, or, if the ? belongs to the password, write it as %3F"
-            ) from None
-        return options
+    def check_certificates(self) -> None:
+        """Raise InvalidSettings if the certificates cannot be used. Takes up to 0.2 s."""
+        if self._values.tls is not None:
+            self._create_context(self._values.tls)
 
-    def tls_context(self) -> ssl.SSLContext | None:
-        """Return the TLS context. None if options in the URL configure TLS, as in `?ssl_ca_certs=…`."""
-        return None if self._tls_configured_by_url else self._create_tls_context()
+    async def tls_context(self) -> ssl.SSLContext:
+        """Return the TLS context, which a thread creates again after a change. Raises InvalidSettings."""
+        material, context = self._values.tls or TlsMaterial(), self._context
+        if context is None or context[0] != material:
+            return await run_in_thread(lambda: self._create_context(material))
+        return context[1]
 
     @property
     def skips_tls_verification(self) -> bool:
         """True if the server's certificate, or the host name in it, is not verified."""
-        if not self._tls_configured_by_url:
-            return self._settings.tls_insecure_skip_verify
-        options = self.connection_options()
-        return options.get("ssl_cert_reqs") == "none" or options.get("ssl_check_hostname") is False
+        tls = self._values.tls
+        return tls is not None and not (tls.verifies_certificate and tls.verifies_host_name)
 
-    def _create_tls_context(self) -> ssl.SSLContext:
-        """Create a context that verifies the certificate chain and the host name.
-
-        A configured CA file replaces the CAs of the system. The strict X.509 check of Python 3.13 is off, because it
-        rejects the CAs of many clusters. Raises InvalidSettings with the name of a file that cannot be used.
-        """
-        settings = self._settings
+    def _create_context(self, material: TlsMaterial) -> ssl.SSLContext:
         try:
-            context = ssl.create_default_context(cafile=settings.tls_ca_file)
-        except OSError as error:  # ssl.SSLError is one
-            raise self._file_error("tls_ca_file", "certificates", error) from None
-        context.verify_flags &= ~ssl.VerifyFlags.VERIFY_X509_STRICT
-        if settings.tls_insecure_skip_verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if settings.tls_cert_file is not None:
-            try:
-                # OpenSSL prompts at the terminal if no password is passed; an encrypted key rejects the empty one.
-                context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file, password="")
-            except OSError as error:
-                raise self._file_error("tls_cert_file", "a certificate that matches its private key", error) from None
+            context = material.context()
+        except InvalidPem as error:
+            name = f"tls_{error.name}_file"
+            raise InvalidSettings(f"{self._describe(name)}: {error}") from None
+        self._context = material, context
         return context
 
-    @property
-    def _has_tls_settings(self) -> bool:
+    def _read_values(self) -> _Values:
+        url = self._parse_url(self._read_setting("url") or "")
+        names = ("username", "password", "sentinel_username", "sentinel_password")
+        texts = {name: self._read_setting(name) for name in names}
         settings = self._settings
-        return bool(settings.tls_ca_file or settings.tls_cert_file or settings.tls_insecure_skip_verify)
+        certificates = {"ca": self._read_setting("tls_ca", MAX_CA_BYTES)}
+        certificates |= {name: self._read_setting(f"tls_{name}") for name in ("cert", "key")}
+        if url.scheme != "rediss":
+            if any(certificates.values()) or settings.tls_insecure_skip_verify:
+                raise InvalidSettings(f"{_env_name('tls')}_…: TLS needs a URL that begins with rediss://")
+            return _Values(url, texts, None)
+        verifies_certificate = url.verifies_certificate and not settings.tls_insecure_skip_verify
+        tls = TlsMaterial(
+            **certificates,
+            verifies_certificate=verifies_certificate,
+            verifies_host_name=verifies_certificate and url.verifies_host_name,
+        )
+        return _Values(url, texts, tls)
 
-    @property
-    def _tls_configured_by_url(self) -> bool:
-        """True if only the options of the URL configure TLS."""
-        return not self._has_tls_settings and any(key.startswith("ssl_") for key in self.connection_options())
-
-    def _read_url(self) -> str:
-        return self._read_setting("url") or ""
-
-    def _parse_url(self) -> dict[str, Any]:
-        url = self._read_url()
-        parts: dict[str, Any] | None = None
-        if url.startswith("unix:") or is_usable_redis_url(url):
-            with suppress(ValueError):  # its text may quote the password
-                parts = {**parse_url(url)}
-        if parts is None:
-            raise InvalidSettings(
-                f"{_env_name('url')} is not a URL of the form redis://[user:password@]host[:port][/db]; "
-                "in a password, write / as %2F, # as %23 and ? as %3F"
-            )
-        return parts
-
-    def _read_setting(self, name: str) -> str | None:
-        """Return a setting, or the current content of its file without the trailing newline that editors add."""
-        if (file := getattr(self._settings, f"{name}_file")) is None:
-            value = getattr(self._settings, name)
-            return value.get_secret_value() if isinstance(value, SecretStr) else value
+    def _parse_url(self, url: str) -> RedisUrl:
+        name = _env_name("url")
         try:
-            return Path(file).read_text().rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise self._file_error(f"{name}_file", "text", error) from None
+            return parse_redis_url(url)
+        except InvalidRedisUrlOption as error:
+            raise InvalidSettings(f"{name} has an option after ? that cannot be used: {error}") from None
+        except InvalidRedisUrl as error:
+            raise InvalidSettings(f"{name} {error}") from None
 
-    def _file_error(self, name: str, expected: str, error: Exception) -> InvalidSettings:
-        setting = f"{_env_name(name)} is {getattr(self._settings, name)}"
-        if isinstance(error, FileNotFoundError):
-            return InvalidSettings(f"{setting}: file not found; check that the Secret exists and contains the key")
-        reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else error
-        return InvalidSettings(f"{setting}: expected {expected}, found {reason}")
+    def _read_setting(self, name: str, max_bytes: int = MAX_SECRET_BYTES) -> str | None:
+        """Return a setting, or the current content of its file without the trailing newline that editors add."""
+        text = self._read_file(name, max_bytes) if getattr(self._settings, f"{name}_file") else self._text(name)
+        if text is not None:
+            try:
+                text.encode()
+            except UnicodeEncodeError:  # half of a surrogate pair, as in an environment variable that is not UTF-8
+                raise InvalidSettings(f"{_env_name(name)}: expected text, found bytes that are not UTF-8") from None
+        return text
+
+    def _text(self, name: str) -> str | None:
+        value = getattr(self._settings, name, None)
+        return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+    def _read_file(self, name: str, max_bytes: int) -> str:
+        setting = f"{name}_file"
+        try:
+            return read_text_file(Path(getattr(self._settings, setting)), max_bytes).rstrip("\r\n")
+        except FileNotFoundError:
+            advice = "check that the Secret exists and contains the key"
+            raise InvalidSettings(f"{self._describe(setting)}: file not found; {advice}") from None
+        except (OSError, ValueError) as error:  # ValueError: the content is not UTF-8, or the path contains NUL
+            raise InvalidSettings(f"{self._describe(setting)}: expected text, found {error}") from None
+
+    def _describe(self, setting: str) -> str:
+        file = getattr(self._settings, setting)
+        return f"{_env_name(setting)} is {file}" if file else _env_name(setting.removesuffix("_file"))
 
 
 def _env_name(field_name: str) -> str:

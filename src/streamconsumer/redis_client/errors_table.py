@@ -8,6 +8,10 @@ was deleted, Redis 7.0 replies UNBLOCKED to a blocked reader; otherwise, the cod
 
 import re
 from dataclasses import dataclass
+from typing import Any
+
+from streamconsumer.errors import DestinationNotAllowed, StreamConsumerError
+from streamconsumer.text import printable
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,16 @@ class RedisErrorInfo:
     """True if the consumer group does not exist."""
     must_relocate: bool = False
     """True if the server does not accept writes, so that the primary must be found again."""
+    context: str = ""
+    """Start of the message: the stream, the group and the server, without credentials."""
+    is_no_reply: bool = False
+    """True if no Redis server replied: the connection failed, timed out or ended, or another protocol was found."""
 
 
+MAX_ERROR_LENGTH = 4096
+"""Maximum number of characters that are kept of an error. The server chooses the text of its errors."""
+
+DESTINATION_NOT_ALLOWED = DestinationNotAllowed.__name__
 DATABASE_OUT_OF_RANGE = "DB index is out of range"
 UNKNOWN_COMMAND = "unknown command"
 
@@ -60,6 +72,11 @@ _SCRIPT_ERROR_PREFIX = re.compile(r"^(ERR )?Error running script .*?: (@user_scr
 """Prefix that Redis 6.2 adds to the error of a command in Lua. Later versions append this text to the error instead."""
 _RELOCATE_CODES = {"READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN"}
 
+_NO_REPLY_TYPES = {"ConnectionError", "TimeoutError"}
+"""Names of redis-py's exceptions if no Redis server replied."""
+
+_FOREIGN_PROTOCOL = "the server does not use the Redis protocol; check host and port"
+
 AFTER_TLS_HANDSHAKE = "(right after the TLS handshake)"
 
 _TLS_MESSAGES = {
@@ -83,18 +100,29 @@ def classify_error(error: BaseException, context: str) -> RedisErrorInfo:
 
     The message begins with `context`: the stream, the group and the server, without credentials.
     """
-    text = _SCRIPT_ERROR_PREFIX.sub("", " ".join(str(error).split()))
+    if isinstance(error, StreamConsumerError):
+        return RedisErrorInfo(type(error).__name__, f"{context}: {error}")
+    if type(error).__name__ == "InvalidResponse":  # its text quotes what the server sent
+        return RedisErrorInfo("InvalidResponse", f"{context}: {_FOREIGN_PROTOCOL}", context=context, is_no_reply=True)
+    text = _SCRIPT_ERROR_PREFIX.sub("", printable(" ".join(str(error)[:MAX_ERROR_LENGTH].split())))
     if tls_message := next((message for phrase, message in _TLS_MESSAGES.items() if phrase in text), ""):
         return RedisErrorInfo("TLS", f"{context}: {tls_message} ({text})")
     code = _error_code(error, text)
     if not code:
-        return RedisErrorInfo(type(error).__name__, f"{context}: {text or type(error).__name__}")
-    flags = {
+        kind = type(error).__name__
+        is_no_reply = kind in _NO_REPLY_TYPES or isinstance(error, OSError)
+        return RedisErrorInfo(kind, f"{context}: {text or kind}", context=context, is_no_reply=is_no_reply)
+    flags: dict[str, Any] = {
         "is_command_unavailable": code in _COMMAND_UNAVAILABLE_CODES,
         "is_group_lost": code in _GROUP_LOST_CODES,
         "must_relocate": code in _RELOCATE_CODES,
     }
     return RedisErrorInfo(code, f"{context}: {_MESSAGES[code]} ({text})", is_known=True, **flags)
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return this package's error that redis-py has wrapped in its ConnectionError, or else the error itself."""
+    return error.__cause__ if isinstance(error.__cause__, StreamConsumerError) else error
 
 
 def _error_code(error: BaseException, text: str) -> str:

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
+from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import RedisSettings
-from streamconsumer.redis_client.connection import CONNECTION_CLASSES, NO_RETRY_OPTIONS
+from streamconsumer.redis_client.connection import CONNECTION_CLASSES, limited_options
 from streamconsumer.redis_client.credentials import HostResolver
-from streamconsumer.redis_client.errors_table import RedisErrorInfo, classify_error
+from streamconsumer.redis_client.errors_table import RedisErrorInfo, classify_error, root_cause
+from streamconsumer.redis_client.reply_limits import ReplyLimits, ReplyTooLarge
 from streamconsumer.redis_client.topology import topology
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
@@ -22,6 +25,14 @@ DEFAULT_TIMEOUT_SECONDS = 5.0
 
 CHUNK_SIZE = 500
 """Maximum number of commands in one chunk. While the server runs a chunk, it does not serve other clients."""
+
+MAX_REPLY_BYTES = 131_072
+"""Maximum size of one reply. The operator and the CLI ask for numbers and ids, and for a limited number of names."""
+
+MAX_TOTAL_BYTES = 8_388_608
+"""Maximum size of all replies to one call of `execute`, in addition to AVERAGE_REPLY_BYTES for each command."""
+
+AVERAGE_REPLY_BYTES = 2048
 
 Command = tuple[Any, ...]
 
@@ -42,35 +53,38 @@ class PipelineClient:
         """
         self._timeout_seconds = timeout_seconds
         self._topology = topology(settings, stream, resolve_host)
+        if self._topology.credentials.scheme == "unix":
+            raise InvalidSettings("found a URL with a Unix socket, expected redis:// or rediss://")
+        self._limits = ReplyLimits(MAX_REPLY_BYTES)
         self._connection: AbstractConnection | None = None
         self._lock = asyncio.Lock()
 
     async def execute(self, commands: Sequence[Command]) -> list[Any] | RedisErrorInfo:
         """Return the raw replies in order, with a RedisErrorInfo for each command that the server rejects.
 
-        Returns a single RedisErrorInfo if the server cannot be reached.
+        Returns a single RedisErrorInfo if the server cannot be reached or after any other error. Raises no exception.
         """
         async with self._lock:
             return await self._execute(commands)
 
     async def _execute(self, commands: Sequence[Command]) -> list[Any] | RedisErrorInfo:
         raw_replies: list[Any] = []
+        self._limits.limit_total(MAX_TOTAL_BYTES + len(commands) * AVERAGE_REPLY_BYTES)
         try:
             for begin in range(0, len(commands), CHUNK_SIZE):
                 async with asyncio.timeout(self._timeout_seconds):
                     raw_replies += await self._execute_chunk(commands[begin : begin + CHUNK_SIZE])
-        except TimeoutError as error:
+        except TimeoutError:
             await self.close()
-            return RedisErrorInfo(
-                type(error).__name__, f"{self._server_name}: no answer within {self._timeout_seconds:.0f} s"
-            )
-        except (RedisError, OSError) as error:
+            timeout = TimeoutError(f"no answer within {self._timeout_seconds:.0f} s")
+            return classify_error(timeout, self._server_name)
+        except Exception as error:  # noqa: BLE001 - a setting or a reply can cause any error; it concerns only this server
             await self.close()
-            return classify_error(error, self._server_name)
+            return classify_error(root_cause(error), self._server_name)
         except BaseException:
             await self.close()  # otherwise the next command would receive a reply to this one
             raise
-        if any(isinstance(reply, RedisErrorInfo) and reply.must_relocate for reply in raw_replies):
+        if any(error.must_relocate for reply in raw_replies for error in _errors_in(reply)):
             await self.close()
         return raw_replies
 
@@ -88,19 +102,50 @@ class PipelineClient:
     async def _execute_chunk(self, commands: Sequence[Command]) -> list[Any]:
         connection = await self._connect()
         await connection.send_packed_command(connection.pack_commands(commands))
-        return [await self._read_reply(connection) for _ in commands]
+        return [await self._read_reply(connection, command) for command in commands]
 
-    async def _read_reply(self, connection: AbstractConnection) -> Any:
+    async def _read_reply(self, connection: AbstractConnection, command: Command) -> Any:
         try:
-            return await connection.read_response()
+            return classify_errors(await connection.read_response(), self._server_name)
         except ResponseError as error:
             return classify_error(error, self._server_name)
+        except ReplyTooLarge as error:
+            raise ReplyTooLarge(f"{command_name(command)}: {error}") from None
 
     async def _connect(self) -> AbstractConnection:
+        """Return a connection on which no data waits.
+
+        A closed connection, and a connection on which the server has sent a reply without a command, are replaced.
+        """
+        if self._connection is not None and await self._connection.can_read():
+            await self.close()
         if self._connection is None:
             credentials = self._topology.credentials
             timeouts = {"socket_timeout": self._timeout_seconds, "socket_connect_timeout": DEFAULT_TIMEOUT_SECONDS}
-            options = {**credentials.connection_options(), **timeouts, **NO_RETRY_OPTIONS}
+            # Without the options of the URL, which are for pods.
+            options = {**timeouts, **limited_options(self._limits)}
             self._connection = CONNECTION_CLASSES[credentials.scheme](**options, address_source=self._topology)
             await self._connection.connect()  # type: ignore[no-untyped-call] # ships no types
+            if await self._connection.can_read():
+                raise RedisConnectionError("the server closed the connection, or sent a reply without a command")
         return self._connection
+
+
+def classify_errors(reply: Any, context: str) -> Any:
+    """Return the reply with a RedisErrorInfo in place of an error, and of each error in an array. A script returns an
+    array with errors if some of its commands fail. `context` is the beginning of each message."""
+    if isinstance(reply, Exception):
+        return classify_error(reply, context)
+    if isinstance(reply, list) and any(isinstance(element, Exception) for element in reply):
+        return [classify_error(each, context) if isinstance(each, Exception) else each for each in reply]
+    return reply
+
+
+def _errors_in(reply: Any) -> list[RedisErrorInfo]:
+    return [each for each in (reply if isinstance(reply, list) else [reply]) if isinstance(each, RedisErrorInfo)]
+
+
+def command_name(command: Sequence[Any]) -> str:
+    """Return the name of a command, with the subcommand if there is one, for messages."""
+    has_subcommand = command[0] in {"XINFO", "XGROUP", "CLUSTER", "CONFIG", "CLIENT", "SENTINEL"}
+    return " ".join(map(str, command[: 1 + has_subcommand]))

@@ -1,10 +1,132 @@
-"""Lua scripts that the operator runs. The pods run some of them as well. In all scripts, KEYS[1] is the stream."""
+"""Lua scripts that the operator and the CLI run. The pods run some of them as well. In all scripts, KEYS[1] is the
+stream.
+
+Several of these scripts only read. They replace commands whose replies can have any size, because a stream can have any
+number of groups, consumers and entries, and a name or a value can have up to 512 MB. The scripts return only numbers,
+ids and a limited number of short names.
+"""
+
+_READ = """
+local function dictionary(flat)
+  local values = {}
+  for i = 1, #flat, 2 do values[flat[i]] = flat[i + 1] end
+  return values
+end
+local function call(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then  -- Redis 6.2 adds a prefix to each error
+    local words = reply.err:gsub('^@user_script: ?%d+: %-?', '')
+    return {err = words}, true
+  end
+  return reply, false
+end
+"""
+
+PROBE_GROUP = f"""{_READ}
+local groups, failed = call('XINFO', 'GROUPS', KEYS[1])
+local group = groups
+if not failed then
+  group = false
+  for _, line in ipairs(groups) do
+    local info = dictionary(line)
+    if info.name == ARGV[1] then
+      group = {{info.pending, info.consumers, info['last-delivered-id'], info['entries-read'] or -1, info.lag or -1}}
+    end
+  end
+end
+local length, pending = call('XLEN', KEYS[1]), false
+if group and not failed then
+  local summary, pending_failed = call('XPENDING', KEYS[1], ARGV[1])
+  pending = summary
+  if not pending_failed then
+    local owned, names = 0, {{}}
+    for _, line in ipairs(summary[4] or {{}}) do
+      local name, count = line[1], tonumber(line[2])
+      if name ~= ARGV[2] then
+        owned = owned + count
+        if #names < 2 * ARGV[3] and #name <= 63 and name:find('^[a-z0-9.-]+$') then
+          names[#names + 1] = name
+          names[#names + 1] = line[2]
+        end
+      end
+    end
+    pending = {{summary[2], owned, table.concat(names, ' ')}}
+  end
+end
+return {{group, length, pending}}
+"""
+"""Lua script that returns the state of the group ARGV[1]: an array of its pending entries, consumers, last delivered
+id, entries read and lag (-1 if unknown), or nil if there is no group; the length of the stream; and an array of the
+smallest pending id, the pending entries that the consumer ARGV[2] does not own, and their number for each of at most
+ARGV[3] consumers that are named like pods. A part whose command fails is an error."""
+
+LAST_GENERATED_ID = f"""{_READ}
+local info, failed = call('XINFO', 'STREAM', KEYS[1])
+if failed then return info end
+return dictionary(info)['last-generated-id']
+"""
+"""Lua script that returns the last id that the stream has generated."""
 
 COUNT_AFTER = """
-return #redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])
+local count, limit, page, bytes, after = 0, tonumber(ARGV[2]), 1, 0, ARGV[1]
+while count < limit and bytes < 16777216 do
+  local entries = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', math.min(page, limit - count))
+  count = count + #entries
+  if #entries < page then return count end
+  after = entries[#entries][1]
+  local size = 1
+  for _, entry in ipairs(entries) do
+    for _, part in ipairs(entry[2]) do size = size + #part end
+  end
+  bytes = bytes + size
+  page = math.max(1, math.min(2 * page, 1000, math.floor(1048576 * #entries / size)))
+end
+return limit
 """
 """Lua script that counts the entries after the id ARGV[1], at most ARGV[2] entries. The reply contains only the
-number."""
+number, which is ARGV[2] if there may be more entries.
+
+XRANGE copies the values into the script. The script therefore reads about 1 MB at a time, and stops after 16 MB."""
+
+LIST_CONSUMERS = f"""{_READ}
+local consumers, failed = call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])
+if failed then return consumers end
+local lines = {{}}
+for _, line in ipairs(consumers) do
+  local info = dictionary(line)
+  lines[#lines + 1] = {{info.name:sub(1, 256), info.pending, info.idle}}
+end
+table.sort(lines, function(a, b) return a[2] > b[2] end)
+return {{unpack(lines, 1, math.min(#lines, tonumber(ARGV[2])))}}
+"""
+"""Lua script that returns at most ARGV[2] consumers of the group ARGV[1], those with the most pending entries first.
+Each line contains the first 256 bytes of the name, the number of pending entries and the idle time in milliseconds."""
+
+LIST_PENDING = f"""{_READ}
+local pending, failed = call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[2])
+if failed then return pending end
+for _, line in ipairs(pending) do line[2] = line[2]:sub(1, 256) end
+return pending
+"""
+"""Lua script that returns the ARGV[2] oldest pending entries of the group ARGV[1]. Each line contains the id, the first
+256 bytes of the consumer's name, the idle time in milliseconds and the delivery count."""
+
+FIND_ABSENT_CONSUMERS = """
+local now, names = tonumber(redis.call('TIME')[1]), {}
+for _, line in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local info = {}
+  for i = 1, #line, 2 do info[line[i]] = line[i + 1] end
+  if info.pending == 0 and #info.name <= 63 and info.name:sub(1, #ARGV[2]) == ARGV[2] then
+    local announced_at = redis.call('HGET', KEYS[2], info.name)
+    local age = now - (tonumber(announced_at or 0) or now)
+    if age > tonumber(ARGV[3]) and #names < tonumber(ARGV[4]) then names[#names + 1] = info.name end
+  end
+end
+return names
+"""
+"""Lua script that returns at most ARGV[4] consumers of the group ARGV[1] whose names begin with ARGV[2], that have no
+pending entries, and whose last announcement in the hash KEYS[2] is older than ARGV[3] seconds or missing. A consumer
+whose announcement is not a number counts as present."""
 
 DELETE_IDLE_CONSUMER = """
 if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) > 0 then return -1 end

@@ -18,11 +18,19 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from streamconsumer.errors import DestinationNotAllowed, InvalidSettings, StreamConsumerError
+from streamconsumer.model.env_codec import env_name
 from streamconsumer.model.processor_settings import RedisSettings
+from streamconsumer.model.redis_url import InvalidRedisUrl, parse_host_port
+from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.connection import execute_once
 from streamconsumer.redis_client.credentials import HostResolver, RedisAddress, RedisCredentials, no_host_lookup
 
 HostPort = tuple[str, int]
+
+
+class PrimaryUnknown(StreamConsumerError, RedisConnectionError):
+    """All sentinels or nodes replied, and none of them knows the primary."""
 
 
 class Topology:
@@ -48,6 +56,7 @@ class Topology:
 
     async def current_address(self) -> RedisAddress:
         """Return the primary's address with the current credentials and database."""
+        await self.credentials.refresh()
         host, port = await self.find_primary()
         self._last_address = replace(self.credentials.address(), host=host, port=port)
         return self._last_address
@@ -73,7 +82,8 @@ class SentinelTopology(Topology):
     def _parse_reply(self, _node_address: RedisAddress, reply: Any) -> HostPort:
         if reply is None:
             raise LookupError("does not know a primary of this name")
-        return reply[0].decode(), int(reply[1])
+        host, port = replies.array(reply, "SENTINEL", 2)
+        return replies.text(host, "SENTINEL"), _parse_port(port)
 
 
 class ClusterTopology(Topology):
@@ -104,10 +114,12 @@ class ClusterTopology(Topology):
         not know its own host name leaves the host empty. The address that was queried is used instead.
         """
         slot_owner, nodes = None, []
-        for first, last, (host, port, *_), *_replicas in reply:
-            primary = host.decode() if host else node_address.host, int(port)
+        for line in replies.array(reply, "CLUSTER SLOTS"):
+            first, last, primary_node, *_replicas = replies.array(line, "CLUSTER SLOTS") + 3 * [None]
+            host, port, *_ = replies.array(primary_node, "CLUSTER SLOTS") + 2 * [None]
+            primary = replies.text(host, "CLUSTER SLOTS") if host else node_address.host, _parse_port(port)
             nodes.append(primary)
-            if first <= self._slot <= last:
+            if replies.count(first, "CLUSTER SLOTS") <= self._slot <= replies.count(last, "CLUSTER SLOTS"):
                 slot_owner = primary
         answering_node = (node_address.host, node_address.port)
         self._nodes = sorted(nodes, key=lambda node: node == answering_node)
@@ -125,9 +137,19 @@ def topology(settings: RedisSettings, stream: str, resolve_host: HostResolver = 
     return ClusterTopology(credentials, stream) if settings.cluster else Topology(credentials)
 
 
+def _parse_port(reply: Any) -> int:
+    port = replies.count(reply, "a query for the primary")
+    if not 1 <= port <= 65_535:
+        raise replies.UnexpectedReply("a query for the primary", reply, "a port from 1 to 65535")
+    return port
+
+
 def _parse_node(node: str) -> HostPort:
-    host, _, port = node.rpartition(":")
-    return host.strip("[]"), int(port)
+    try:
+        return parse_host_port(node)
+    except InvalidRedisUrl:
+        name = env_name("redis", "sentinel_nodes")
+        raise InvalidSettings(f"{name} contains an invalid item; every item must be host:port") from None
 
 
 async def _first_reply(
@@ -139,12 +161,19 @@ async def _first_reply(
 ) -> tuple[RedisAddress, HostPort]:
     """Send a command to the addresses in order. Returns the first address that answers, and the parsed reply.
 
-    If no address answers, raises redis-py's ConnectionError with the reason for each address.
+    If no address answers, raises DestinationNotAllowed if an address is not allowed, PrimaryUnknown if all servers
+    replied, else redis-py's ConnectionError with the reason for each address.
     """
-    problems = []
+    problems, refusal, all_replied = [], None, True
     for address in addresses:
         try:
             return address, parse_reply(address, await execute_once(credentials, address, *command))
-        except (RedisError, OSError, LookupError) as error:
+        except (RedisError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error.__cause__, DestinationNotAllowed):
+                refusal = DestinationNotAllowed(f"{address.host}: {error.__cause__}")
+            all_replied = all_replied and isinstance(error, LookupError)
             problems.append(f"{address.host}:{address.port}: {' '.join(str(error).split())}")
-    raise RedisConnectionError(f"{failure_message} ({'; '.join(problems)})")
+    if refusal is not None:
+        raise refusal
+    error_class = PrimaryUnknown if all_replied else RedisConnectionError
+    raise error_class(f"{failure_message} ({'; '.join(problems)})")

@@ -225,6 +225,24 @@ async def test_replay_refuses_dead_letters_of_another_group_and_replays_the_othe
 # -- drop --------------------------------------------------------------------------------------------------------------
 
 
+async def test_unreadable_dead_letter_shows_sizes_and_is_replayed_only_while_its_entry_exists(group: Group) -> None:
+    [entry_id] = await group.add()
+    await group.read_as("pod-a")
+    await group.client.xack(STREAM, GROUP, entry_id)
+    letters = []
+    for message_id in ("1-0", entry_id):
+        details = failure_details(message_id, reason=DeadLetterReason.UNREADABLE, error=ValueError("too large"))
+        letters.append(str(await command(group, "XADD", KEY, "*", *to_fields([b"picture", b"200000000"], details))))
+    shown = await run("show", letters[0], url=group.url)
+    assert shown.out.splitlines()[-1] == "  picture = (200000000 bytes, not stored)"
+    listed = json.loads((await run("list", "-o", "json", url=group.url)).out)
+    assert listed["deadLetters"][0]["fields"] == [{"name": "picture", "sizeBytes": 200000000}]
+    replayed = await run("replay", "--all", url=group.url)
+    assert (replayed.code, replayed.out) == (1, "replayed 1 dead letter\n")
+    assert replayed.err.startswith(f"refused: dead letter {letters[0]} contains no values and cannot be replayed")
+    assert [each.message_id for each in await group.entries()] == [entry_id]
+
+
 async def test_drop_without_a_terminal_requires_yes(group: Group) -> None:
     ids = await write_dead_letters(group, 3)
     refused = await run("drop", "--all", url=group.url)
@@ -359,7 +377,7 @@ async def test_missing_target_options_are_listed() -> None:
 
 
 async def test_missing_permission_is_reported(group: Group) -> None:
-    await restrict(group, "+type", "+xrevrange", "+xinfo")
+    await restrict(group, "+type", "+eval", "+xrevrange", "+xinfo")
     await write_dead_letters(group, 1)
     ran = await run("list", url=group.url)
     assert ran.code == 3

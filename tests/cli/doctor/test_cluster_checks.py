@@ -4,9 +4,11 @@ No kubelet runs: a fake kubectl runs the commands of a pod on this machine.
 """
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
+from tests.charts.rendering import ROOT
 from tests.cli.plugin import CompletedCommand, restricted_kubeconfig, run_plugin
 from tests.cli.pods import container_status, create_pod, path_with_fake_kubectl
 from tests.cluster.redis_servers import RedisServer
@@ -23,6 +25,16 @@ def document(ran: CompletedCommand) -> Any:
 
 def create_running_pod(place: Namespace, name: str, *, ready: bool) -> None:
     create_pod(place, name, phase="Running", containerStatuses=[container_status(ready=ready)])
+
+
+def create_operator(place: Namespace, **pod: Any) -> None:
+    """Create the Deployment of an operator, without pods."""
+    labels = {"app.kubernetes.io/component": "operator", "app.kubernetes.io/part-of": "streamconsumer"}
+    containers = [{"name": "operator", "image": "operator:1", **pod.pop("container", {})}]
+    template = {"metadata": {"labels": labels}, "spec": {"containers": containers, **pod}}
+    spec = {"replicas": 2, "selector": {"matchLabels": labels}, "template": template}
+    metadata = {"name": "the-operator", "labels": labels}
+    place.create({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
 
 
 def test_checks_run_in_a_ready_pod(api_namespace: Namespace, redis_server: RedisServer, tmp_path: Path) -> None:
@@ -53,11 +65,7 @@ def test_checks_run_in_a_ready_pod(api_namespace: Namespace, redis_server: Redis
 def test_exit_code_is_3_for_a_healthy_resource_without_pods(
     api_namespace: Namespace,
 ) -> None:
-    labels = {"app.kubernetes.io/component": "operator", "app.kubernetes.io/part-of": "streamconsumer"}
-    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "operator", "image": "operator:1"}]}}
-    spec = {"replicas": 2, "selector": {"matchLabels": labels}, "template": template}
-    metadata = {"name": "the-operator", "labels": labels}
-    api_namespace.create({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
+    create_operator(api_namespace)
     api_namespace.patch("Deployment", "the-operator", {"status": {"replicas": 2, "readyReplicas": 2}}, "/status")
     created = api_namespace.create(manifest(replicas=0))
     ready = {
@@ -97,3 +105,74 @@ def test_failed_exec_is_reported_with_the_reason(api_namespace: Namespace) -> No
     ran = run_plugin(api_namespace, "doctor", "orders", "-o", "json")
     (finding,) = [each for each in document(ran)["cluster"]["findings"] if each["object"] == "checks in a pod"]
     assert finding["found"].startswith("pod orders-consumer-a could not run the checks: ")
+
+
+FROM_SECRET = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "bank", "key": "token"}}}
+
+
+def secret_checks(place: Namespace, **more: str) -> tuple[list[Any], list[Any]]:
+    """Return the findings and the passed checks about Secrets."""
+    cluster = document(run_plugin(place, "doctor", "orders", "-o", "json", **more))["cluster"]
+    subject = f"Secrets in namespace {place.name}"
+    findings, passed = (
+        [each for each in cluster[kind] if each["object"] == subject] for kind in ("findings", "passed")
+    )
+    return findings, passed
+
+
+def test_the_printed_command_allows_the_operator_to_read_secrets(api_namespace: Namespace) -> None:
+    role = ROOT / "k8s/base/secret-reader-clusterrole.yaml"
+    api_namespace.cluster.kubectl("apply", "-f", str(role))
+    create_operator(api_namespace, serviceAccountName="runner")
+    api_namespace.create(manifest(env=[FROM_SECRET]))
+    (finding,), passed = secret_checks(api_namespace)
+    assert finding["command"] == (
+        f"kubectl create rolebinding streamconsumer-secret-reader -n {api_namespace.name} "
+        f"--clusterrole=streamconsumer-secret-reader --serviceaccount={api_namespace.name}:runner"
+    )
+    assert (finding["severity"], passed) == ("warning", [])
+    assert f"command: {finding['command']}\n" in run_plugin(api_namespace, "doctor", "orders").stdout
+    api_namespace.cluster.kubectl(*shlex.split(finding["command"])[1:])
+    findings, (check,) = secret_checks(api_namespace)
+    assert findings == []
+    assert check["found"] == f"operator {api_namespace.name}/the-operator is allowed to get them"
+
+
+def test_an_operator_of_other_namespaces_needs_no_permission(api_namespace: Namespace) -> None:
+    variable = {"name": "STREAMCONSUMER_OPERATOR_WATCH_NAMESPACES", "value": "other"}
+    create_operator(api_namespace, container={"env": [variable]})
+    api_namespace.create(manifest(env=[FROM_SECRET]))
+    assert secret_checks(api_namespace) == ([], [])
+
+
+def test_an_operator_of_some_namespaces_needs_a_binding_to_the_role(api_namespace: Namespace) -> None:
+    variable = {"name": "STREAMCONSUMER_OPERATOR_WATCH_NAMESPACES", "value": f"other,{api_namespace.name}"}
+    create_operator(api_namespace, container={"env": [variable]})
+    api_namespace.create(manifest(env=[FROM_SECRET]))
+    (finding,), _ = secret_checks(api_namespace)
+    assert " --role=streamconsumer-secret-reader --serviceaccount=" in finding["command"]
+
+
+def test_a_stream_consumer_without_secrets_needs_no_permission(api_namespace: Namespace) -> None:
+    create_operator(api_namespace)
+    api_namespace.create(manifest())
+    assert secret_checks(api_namespace) == ([], [])
+
+
+def test_the_status_decides_if_the_user_may_not_see_the_operator(api_namespace: Namespace, tmp_path: Path) -> None:
+    redis = {"url": "redis://redis:6379", "passwordSecretRef": {"name": "redis", "key": "password"}}
+    api_namespace.create(manifest(redis=redis))
+    kubeconfig = restricted_kubeconfig(api_namespace, tmp_path, "streamconsumers.streamconsumer.dev")
+    assert secret_checks(api_namespace, KUBECONFIG=kubeconfig) == ([], [])
+    condition = {
+        "type": "RedisReachable",
+        "status": "Unknown",
+        "reason": "SecretsNotReadable",
+        "message": "run: rm -rf",
+        "lastTransitionTime": "2026-11-25T12:00:00Z",
+    }
+    status = {"observedGeneration": 1, "conditions": [condition]}
+    api_namespace.patch("StreamConsumer", "orders", {"status": status}, "/status")
+    (finding,), _ = secret_checks(api_namespace, KUBECONFIG=kubeconfig)
+    assert finding["command"].endswith("--serviceaccount=OPERATOR_NAMESPACE:OPERATOR_SERVICE_ACCOUNT")
+    assert "rm -rf" not in json.dumps(finding), "a tenant may have written the status"

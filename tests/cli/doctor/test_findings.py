@@ -67,7 +67,7 @@ def test_missing_permission_of_the_user_is_a_warning() -> None:
 def test_screen_is_not_wider_than_the_terminal(width: int) -> None:
     finding = Finding(severity="error", object="x", found="found " * 40, expected="y " * 90, advice="z " * 90)
     pod = PodCheckResult(name="orders-consumer-a", passed=[], findings=[finding])
-    shown = "\n".join(lines(Diagnosis(cluster=evaluate_cluster(cluster_facts()), pod=pod), width))
+    shown = "\n".join(map(str, lines(Diagnosis(cluster=evaluate_cluster(cluster_facts()), pod=pod), width)))
     for code in ("\x1b[31m", "\x1b[1m", "\x1b[0m"):
         shown = shown.replace(code, "")
     assert max(map(len, shown.splitlines())) <= width

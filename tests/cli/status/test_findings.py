@@ -39,7 +39,7 @@ def redis_view(**fields: Any) -> RedisView:
 
 
 def screen(state: Facts, width: int = 80) -> list[str]:
-    return list(lines(state, derive_findings(state), NOW, width))
+    return [str(line) for line in lines(state, derive_findings(state), NOW, width)]
 
 
 def test_healthy_resource_has_no_findings() -> None:

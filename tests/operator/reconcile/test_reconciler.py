@@ -97,6 +97,7 @@ class Fixture:
         self.cache, self.kube, self.monitor = ObjectCache(), FakeKubeClient(), FakeRedisMonitor()
         self.reconciler = Reconciler(
             self.kube,
+            self.kube,
             self.cache,
             SETTINGS,
             self.monitor,

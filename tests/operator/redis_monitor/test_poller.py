@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -17,8 +17,10 @@ from streamconsumer.operator.redis_monitor.monitored_stream import (
     ObservationEffect,
     PollTarget,
 )
+from streamconsumer.operator.redis_monitor.namespace_network import NamespaceNetwork
 from streamconsumer.operator.redis_monitor.poller import EndpointPoller
 from streamconsumer.operator.redis_monitor.probe import ProbeResult
+from streamconsumer.redis_client.credentials import no_host_lookup
 from tests.cluster.redis_servers import RedisServer, StartRedis
 from tests.model.examples import manifest, stored
 from tests.operator.redis_operator import redis_client
@@ -46,7 +48,8 @@ class PollerFixture:
         self.observations: asyncio.Queue[Observation] = asyncio.Queue()
         self.streams: dict[Key, MonitoredStream] = {}
         kube = KubeClient.__new__(KubeClient)  # not connected: there are no Secrets to read
-        self.poller = ObservedPoller(kube, self.consumer(), timedelta(minutes=10), self._on_observation)
+        network = NamespaceNetwork(no_host_lookup)
+        self.poller = ObservedPoller(kube, network, self.consumer(), timedelta(minutes=10), self._on_observation)
 
     def _on_observation(self, _: MonitoredStream, observation: Observation) -> bool:
         self.observations.put_nowait(observation)
@@ -112,3 +115,24 @@ async def test_stream_stays_healthy_when_its_dead_letter_stream_changes(redis_se
         fixture.watch(generation=2, delivery={"deadLetterStream": "old-letters"})
         assert (await fixture.next_conditions())["Degraded"].reason == StreamReason.HEALTHY
     redis.close()
+
+
+class SwallowingPoller(ObservedPoller):
+    """Poller whose Redis library swallows a cancellation."""
+
+    async def _probe(self, targets: Mapping[Key, PollTarget]) -> dict[Key, ProbeResult]:
+        self.probe_started.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        return {}
+
+
+async def test_poller_ends_when_a_poll_swallows_the_cancellation(redis_server: RedisServer) -> None:
+    fixture = PollerFixture(redis_server)
+    fixture.poller.__class__ = SwallowingPoller
+    running = asyncio.create_task(fixture.poller.run())
+    fixture.watch()
+    async with asyncio.timeout(20):
+        await fixture.poller.probe_started.wait()
+        running.cancel()
+        await asyncio.wait({running})

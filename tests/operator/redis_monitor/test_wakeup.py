@@ -8,10 +8,13 @@ import pytest
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import RedisSettings
-from streamconsumer.operator.redis_monitor.dns import NamespaceResolver
+from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.redis_monitor.wakeup import ScaleFromZeroWatcher
+from streamconsumer.redis_client.credentials import no_host_lookup
 from streamconsumer.redis_client.errors_table import RedisErrorInfo
 from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
+from tests.cluster.redis_servers import RedisServer
+from tests.operator.redis_operator import redis_client
 
 KEY = ("shop", "orders")
 
@@ -28,9 +31,7 @@ async def test_watcher_leaves_no_task_when_cancelled_while_connecting() -> None:
 
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         settings = RedisSettings(url=f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
-        watcher = ScaleFromZeroWatcher(
-            lambda _: None, lambda: PipelineClient(settings, "orders", NamespaceResolver("shop").resolve)
-        )
+        watcher = ScaleFromZeroWatcher(lambda _: None, lambda: PipelineClient(settings, "orders", no_host_lookup))
         tasks_before = asyncio.all_tasks()
         running = asyncio.create_task(watcher.run())
         watcher.watch(KEY, "orders", "0-0")
@@ -59,7 +60,7 @@ async def test_watcher_reconnects_when_a_connection_fails() -> None:
         attempts.put_nowait(None)
         if (kind := next(kinds, FailingClient)) is None:
             raise InvalidSettings("file not found")
-        return kind(RedisSettings(url="redis://127.0.0.1:1/0"), "orders", NamespaceResolver("shop").resolve)
+        return kind(RedisSettings(url="redis://127.0.0.1:1/0"), "orders", no_host_lookup)
 
     watcher = ScaleFromZeroWatcher(lambda _: None, connect)
     running = asyncio.create_task(watcher.run())
@@ -70,3 +71,35 @@ async def test_watcher_reconnects_when_a_connection_fails() -> None:
     assert not running.done()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_entry_above_the_limit_of_a_reply_wakes_its_streamconsumer_once(redis_server: RedisServer) -> None:
+    """The blocking read would return the entry, so the ids of the streams are read instead."""
+    redis = redis_client(redis_server)
+    redis.xadd("other", {"n": 1}, id="5-0")
+    woken: asyncio.Queue[Key] = asyncio.Queue()
+    settings = RedisSettings(url=f"redis://{redis_server.host}:{redis_server.port}/0")
+    clients: list[PipelineClient] = []
+
+    def connect() -> PipelineClient:
+        clients.append(PipelineClient(settings, "orders", no_host_lookup, 60))
+        return clients[-1]
+
+    watcher = ScaleFromZeroWatcher(woken.put_nowait, connect)
+    running = asyncio.create_task(watcher.run())
+    watcher.watch(KEY, "orders", "0-0")
+    watcher.watch(("shop", "other"), "other", "5-0")
+    try:
+        async with asyncio.timeout(30):
+            redis.xadd("orders", {"n": "x" * 5_000_000}, id="1-0")
+            assert await woken.get() == KEY
+            redis.xadd("other", {"n": 2}, id="6-0")
+            assert await woken.get() == ("shop", "other")
+            redis.xadd("orders", {"n": 2}, id="2-0")
+            assert await woken.get() == KEY
+        assert woken.empty()
+        assert len(clients) == 2, "the large entry is read once"
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        redis.close()

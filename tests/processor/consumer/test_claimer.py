@@ -198,7 +198,13 @@ async def test_entry_stays_settled_when_a_renewal_overtakes_the_reply_of_the_scr
     assert isinstance(intake, RedisConsumer)
     lost: list[str] = []
     heart = HeartbeatThread(
-        manager, intake.consumer_id, intake.ack_buffer, in_flight_ids=list, on_lost=lost.extend, is_alive=lambda: True
+        manager,
+        intake.consumer_id,
+        intake.ack_buffer,
+        in_flight_ids=list,
+        on_lost=lost.extend,
+        is_alive=lambda: True,
+        is_receiving=lambda: False,
     )
     target = intake._dead_letter_writer if script == "write_many" else intake.leases
     run = getattr(target, script)
@@ -244,6 +250,7 @@ async def test_settled_entry_is_not_renewed_while_the_rest_of_its_batch_is_settl
         in_flight_ids=in_flight.ids,
         on_lost=lost.extend,
         is_alive=lambda: True,
+        is_receiving=lambda: False,
     )
     write_many = consumer._dead_letter_writer.write_many
 

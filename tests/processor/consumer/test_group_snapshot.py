@@ -9,7 +9,11 @@ import pytest
 from streamconsumer.model.processor_settings import Breaker, Delivery
 from streamconsumer.processor import Message, Retry, current_message
 from streamconsumer.processor.consumer.group_snapshot import GroupSnapshot
+from streamconsumer.processor.consumer.large_entries import BoundedReads, Claimed
 from streamconsumer.processor.consumer.leases import Leases
+from streamconsumer.processor.consumer.memory_limit import memory_limits
+from streamconsumer.processor.consumer.pending_entries import PendingEntries
+from streamconsumer.processor.consumer.read_size import ReadSize
 from streamconsumer.redis_client.keys import group_key
 from tests.cluster.fixtures import ON_ONE_SERVER
 from tests.processor.eventually import eventually
@@ -21,6 +25,18 @@ WAYS = {
     "DEL": ("DEL", STREAM),
     "FLUSHALL": ("FLUSHALL",),
 }
+
+
+async def claim_due(group: Group, consumer: str) -> Claimed:
+    """Claim postponed entries that are due."""
+    manager, limits = group.manager(), memory_limits(group.delivery.max_entry_bytes)
+    reads = BoundedReads(manager, limits, ReadSize(limits))
+    try:
+        return await PendingEntries(manager.execute, reads, STREAM, GROUP, consumer).claim_due(10)
+    finally:
+        await reads.close()
+
+
 by_every_way = pytest.mark.parametrize("way", list(WAYS))
 
 
@@ -217,7 +233,7 @@ async def test_postponed_entries_of_a_lost_reply_survive_the_loss_of_the_group(a
     await any_group.read_as("dead")
     dead = Leases(any_group.manager().execute, STREAM, GROUP, "dead")
     await dead.postpone([(lost, 1, timedelta(0))])
-    _, [taken] = await dead.claim_due(10)
+    [taken] = (await claim_due(any_group, "dead")).entries
     assert taken.message_id == lost
     await any_group.client.xgroup_destroy(STREAM, GROUP)
     handler = Recorder()
@@ -302,9 +318,9 @@ async def test_entry_trimmed_after_the_snapshot_is_not_restored(any_group: Group
     due: list[str] = []
 
     async def all_are_due() -> bool:
-        lost, entries = await Leases(execute, STREAM, GROUP, "peer").claim_due(10)
-        assert not lost
-        due.extend(each.message_id for each in entries)
+        claimed = await claim_due(any_group, "peer")
+        assert not claimed.trimmed
+        due.extend(each.message_id for each in claimed.entries)
         return len(due) == len(ids)
 
     await eventually(all_are_due)

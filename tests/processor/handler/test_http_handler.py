@@ -148,6 +148,7 @@ def test_fields_cannot_inject_headers(data: dict[str, str], stream: str, number:
         (503, "-1", Retry, None),
         (503, "soon", Retry, None),
         (503, "9" * 40, Retry, None),
+        (503, "Tue, 24 Nov 99999999999999999999 12:01:00 GMT", Retry, None),
         (500, "7", Retry, None),
         (302, "", Retry, None),
         (101, "", Retry, None),

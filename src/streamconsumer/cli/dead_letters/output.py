@@ -1,26 +1,30 @@
 """Formats dead letters as text and as JSON. The functions have no side effects.
 
-The texts of messages and exceptions are untrusted. Unprintable characters are therefore escaped as in Python, so that a
-text can neither send commands to the terminal nor add lines.
+The texts of messages and exceptions are untrusted, so their characters become printable here, before columns are
+aligned and lines are truncated.
 """
 
 import base64
-import json
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from streamconsumer.cli.status.screen import escape_unprintable, format_age
+from streamconsumer.cli.status.screen import format_age
 from streamconsumer.processor.dead_letters.record import DeadLetter
+from streamconsumer.text import printable
 
 HEADER = f"{'ID':<18}  {'AGE':>5}  {'REASON':<13}  {'DELIVERIES':>10}  ERROR"
+
+MAX_REASON_LENGTH, MAX_ERROR_LENGTH = 40, 1000
+"""Maximum number of characters of a reason and of an error in the list. The details contain the whole texts."""
 
 
 def row(dead_letter: DeadLetter, now: datetime, width: int | None) -> str:
     """Format one line of the list. If `width` is not None, the line is truncated to `width` characters."""
     failure = dead_letter.failure
     error = ": ".join(part for part in (failure.error_type, failure.error_message) if part)
-    age, reason, error = _format_age(dead_letter, now), escape_unprintable(failure.reason), escape_unprintable(error)
+    age, reason = _format_age(dead_letter, now), printable(failure.reason, MAX_REASON_LENGTH)
+    error = printable(error, MAX_ERROR_LENGTH)
     line = f"{dead_letter.dead_letter_id:<18}  {age:>5}  {reason:<13}  {failure.deliveries:>10}  {error}".rstrip()
     return line if width is None or len(line) <= width else line[: width - 1] + "…"
 
@@ -46,18 +50,21 @@ def details(dead_letter: DeadLetter, now: datetime) -> Iterator[str]:
     }
     for name, text in rows.items():
         if text:
-            yield f"{name + ':':<15}{escape_unprintable(text)}"
+            yield f"{name + ':':<15}{printable(text)}"
     yield "fields:"
-    yield from (f"  {_printable_bytes(name)} = {_printable_bytes(value)}" for name, value in _field_pairs(dead_letter))
+    value_format = "({} bytes, not stored)" if dead_letter.is_unreadable else "{}"
+    for field_name, value in _field_pairs(dead_letter):
+        yield f"  {_printable_bytes(field_name)} = {value_format.format(_printable_bytes(value))}"
 
 
 def as_json(dead_letter: DeadLetter) -> dict[str, Any]:
     """Return the dead letter as a JSON document.
 
     Each field of the message has `name` and `value` as text. If the bytes are not UTF-8, `nameBase64` or `valueBase64`
-    contains them in base64.
+    contains them in base64. Instead of `value`, the fields of an unreadable message have `sizeBytes`.
     """
     failure = dead_letter.failure
+    json_value = _json_size if dead_letter.is_unreadable else _json_value
     return {
         "id": dead_letter.dead_letter_id,
         "deadLetteredAt": _to_iso(dead_letter.dead_lettered_at),
@@ -72,19 +79,13 @@ def as_json(dead_letter: DeadLetter) -> dict[str, Any]:
         "deliveries": failure.deliveries,
         "replays": dead_letter.replays,
         "traceparent": failure.traceparent or None,
-        "fields": [
-            {**_json_field("name", name), **_json_field("value", value)} for name, value in _field_pairs(dead_letter)
-        ],
+        "fields": [{**_json_field("name", name), **json_value(value)} for name, value in _field_pairs(dead_letter)],
     }
-
-
-def to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=2)
 
 
 def _printable_bytes(value: bytes) -> str:
     try:
-        return escape_unprintable(value.decode())
+        return printable(value.decode())
     except UnicodeDecodeError:
         return f"base64:{base64.b64encode(value).decode()}"
 
@@ -94,6 +95,14 @@ def _json_field(name: str, value: bytes) -> dict[str, str]:
         return {name: value.decode()}
     except UnicodeDecodeError:
         return {f"{name}Base64": base64.b64encode(value).decode()}
+
+
+def _json_value(value: bytes) -> dict[str, str]:
+    return _json_field("value", value)
+
+
+def _json_size(value: bytes) -> dict[str, int | None]:
+    return {"sizeBytes": int(value) if value.isdigit() else None}
 
 
 def _field_pairs(dead_letter: DeadLetter) -> Iterator[tuple[bytes, bytes]]:

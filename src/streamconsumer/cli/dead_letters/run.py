@@ -14,11 +14,13 @@ from datetime import UTC, datetime
 
 import click
 
+from streamconsumer.cli.console import confirm, echo, echo_lines
 from streamconsumer.cli.dead_letters import output
-from streamconsumer.cli.target import Options, Target, open_manager, open_target
+from streamconsumer.cli.target import MAX_ENTRY_BYTES, Options, Target, open_manager, open_target
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.dead_letters.record import DeadLetter, DeadLetterReason
 from streamconsumer.processor.dead_letters.store import DeadLetterStore, rate_limited
+from streamconsumer.text import to_json
 
 PROGRESS_SECONDS = 5.0
 """Minimum number of seconds between two progress lines."""
@@ -54,7 +56,7 @@ async def _list(options: Options) -> int:
         if options["output"] == "json":
             await _print_json(target, dead_letters)
         elif not await _print_table(dead_letters):
-            click.echo(f"no dead letters of group {target.group!r} in {target.dead_letter_stream!r}", err=True)
+            echo(f"no dead letters of group {target.group!r} in {target.dead_letter_stream!r}", err=True)
         _report_skipped(target, store)
     return 0
 
@@ -64,9 +66,9 @@ async def _show(options: Options) -> int:
         dead_letter = await store.get(options["dead_letter_id"])
         if dead_letter is None:
             subject = f"dead letter {options['dead_letter_id']} in {target.dead_letter_stream!r}"
-            click.echo(f"{subject}: not found; {_ALREADY_REMOVED}", err=True)
+            echo(f"{subject}: not found; {_ALREADY_REMOVED}", err=True)
             return 1
-        click.echo("\n".join(output.details(dead_letter, _now())))
+        echo_lines(output.details(dead_letter, _now()))
     return 0
 
 
@@ -78,8 +80,8 @@ async def _print_table(dead_letters: AsyncIterator[DeadLetter]) -> int:
     count = 0
     async for dead_letter in dead_letters:
         if not count:
-            click.echo(output.HEADER)
-        click.echo(output.row(dead_letter, _now(), width))
+            echo_lines([output.HEADER])
+        echo_lines([output.row(dead_letter, _now(), width)])
         count += 1
     return count
 
@@ -88,12 +90,12 @@ async def _print_json(target: Target, dead_letters: AsyncIterator[DeadLetter]) -
     """Print the JSON document while dead letters are still being read, because all dead letters may not fit into
     memory."""
     header = {"stream": target.stream, "consumerGroup": target.group, "deadLetterStream": target.dead_letter_stream}
-    click.echo(output.to_json(header).removesuffix("\n}") + ',\n  "deadLetters": [', nl=False)
+    echo(to_json(header).removesuffix("\n}") + ',\n  "deadLetters": [', nl=False)
     separator = "\n"
     async for dead_letter in dead_letters:
-        click.echo(separator + output.to_json(output.as_json(dead_letter)), nl=False)
+        echo(separator + to_json(output.as_json(dead_letter)), nl=False)
         separator = ",\n"
-    click.echo("\n]}")
+    echo("\n]}")
 
 
 # -- replay, drop ------------------------------------------------------------------------------------------------------
@@ -107,10 +109,13 @@ async def _replay(options: Options) -> int:
             return await _dry_run(target, store, selection, "replay")
         with _progress("replayed", selection) as progress:
             async for dead_letter in rate_limited(selection.dead_letters(), options["rate"]):
-                if await store.replay(dead_letter):
-                    progress.done += 1
-                else:
-                    selection.missing += 1
+                try:
+                    if await store.replay(dead_letter):
+                        progress.done += 1
+                    else:
+                        selection.missing += 1
+                except InvalidSettings as error:
+                    selection.reject(error)
                 progress.report()
         _report_skipped(target, store)
     return 1 if selection.rejected else 0
@@ -138,7 +143,7 @@ async def _drop(options: Options) -> int:
 
 async def _dry_run(target: Target, store: DeadLetterStore, selection: "_Selection", verb: str) -> int:
     count = await _print_table(selection.dead_letters())
-    click.echo(f"would {verb} {_count_text(count)}; nothing was changed", err=True)
+    echo(f"would {verb} {_count_text(count)}; nothing was changed", err=True)
     _report_skipped(target, store)
     return 1 if selection.rejected else 0
 
@@ -151,7 +156,7 @@ class _Selection:
         self.missing = 0
         """Number of selected dead letters that no longer exist."""
         self.rejected = 0
-        """Number of given ids that are not dead letters of this group."""
+        """Number of dead letters that cannot be processed, such as given ids of another group's dead letters."""
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Read the selected dead letters. Prints an error for each id that belongs to another group."""
@@ -163,12 +168,16 @@ class _Selection:
         async for dead_letter in self._store.find(_reasons(self._options), self._options["older_than"]):
             yield dead_letter
 
+    def reject(self, error: InvalidSettings) -> None:
+        """Print why a dead letter cannot be processed, and count it."""
+        self.rejected += 1
+        click.echo(f"refused: {error}", err=True)
+
     async def _get(self, dead_letter_id: str) -> DeadLetter | None:
         try:
             dead_letter = await self._store.get(dead_letter_id)
         except InvalidSettings as error:
-            self.rejected += 1
-            click.echo(f"refused: {error}", err=True)
+            self.reject(error)
             return None
         self.missing += dead_letter is None
         return dead_letter
@@ -191,7 +200,7 @@ def _reasons(options: Options) -> frozenset[str]:
 
 def _confirm(count: int, target: Target, options: Options) -> bool:
     question = f"Drop {_count_text(count)} of group {target.group!r} of stream {target.stream!r} permanently?"
-    return options["yes"] or click.confirm(question, err=True)
+    return options["yes"] or confirm(question)
 
 
 # -- progress and results ----------------------------------------------------------------------------------------------
@@ -210,7 +219,7 @@ class _Progress:
         now = time.monotonic()
         if now - self._reported_at >= PROGRESS_SECONDS:
             self._reported_at = now
-            click.echo(f"{self._action} {self.done}, {now - self._started_at:.0f} s", err=True)
+            echo(f"{self._action} {self.done}, {now - self._started_at:.0f} s", err=True)
 
 
 @contextmanager
@@ -221,14 +230,17 @@ def _progress(action: str, selection: _Selection) -> Iterator[_Progress]:
         yield progress
     finally:
         missing = f"; {selection.missing} {_ALREADY_REMOVED}" if selection.missing else ""
-        click.echo(f"{action} {_count_text(progress.done)}{missing}")
+        echo(f"{action} {_count_text(progress.done)}{missing}")
 
 
 def _report_skipped(target: Target, store: DeadLetterStore) -> None:
+    for dead_letter_id in store.too_large:
+        entry = f"entry {dead_letter_id} of {target.dead_letter_stream!r}"
+        click.echo(f"skipped {entry}: larger than {MAX_ENTRY_BYTES} bytes; XDEL deletes the entry", err=True)
     if store.skipped:
         entry = "1 entry that is not a dead letter"
         entries = entry if store.skipped == 1 else f"{store.skipped} entries that are not dead letters"
-        click.echo(f"skipped {entries} of group {target.group!r} of stream {target.stream!r}", err=True)
+        echo(f"skipped {entries} of group {target.group!r} of stream {target.stream!r}", err=True)
 
 
 def _count_text(count: int) -> str:

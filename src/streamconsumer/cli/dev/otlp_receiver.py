@@ -15,6 +15,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from streamconsumer.cli.dev.trace_trees import POD_NAME, Span
 
 PROTOBUF_CONTENT_TYPE = "application/x-protobuf"
+
+MAX_CONNECTIONS, MAX_BODY_BYTES, MAX_LENGTH_DIGITS = 64, 16 * 2**20, 9
+"""Maximum number of connections, and of bytes in the body of a request. Compressed bodies are refused, because a small
+body can become a large one."""
+
 _SPAN_KIND_PRODUCER, _STATUS_CODE_ERROR = 4, 2
 
 
@@ -33,6 +38,24 @@ def run_receiver(on_spans: Callable[[list[Span]], None]) -> Iterator[str]:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._free_connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Handle a connection in a thread. A connection beyond the limit is closed; the exporter then tries again."""
+        if self._free_connections.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Handle a connection, then free its place."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free_connections.release()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore errors, because an exporter may disconnect during a request."""
 
@@ -40,16 +63,28 @@ class _Server(ThreadingHTTPServer):
 def _request_handler(on_spans: Callable[[list[Span]], None]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        timeout = 60
+        timeout = 30
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            length = self.headers.get("Content-Length", "")
+            if not (length.isascii() and length.isdecimal()):
+                return self._reject(411)
+            if len(length) > MAX_LENGTH_DIGITS or int(length) > MAX_BODY_BYTES:
+                return self._reject(413)
+            if self.headers.get("Content-Encoding", "identity") != "identity":
+                return self._reject(415)
+            body = self.rfile.read(int(length))
             if self.path.rstrip("/") == "/v1/traces":
                 try:
                     on_spans(parse_spans(body))
                 except DecodeError:
                     return self._respond(400)
             return self._respond(200)
+
+        def _reject(self, status: int) -> None:
+            """Respond without reading the body, and close the connection."""
+            self.close_connection = True
+            self._respond(status)
 
         def _respond(self, status: int) -> None:
             self.send_response(status)

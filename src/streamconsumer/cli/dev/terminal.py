@@ -12,6 +12,10 @@ from rich.text import Text
 from streamconsumer.cli.dev import log_lines, trace_trees
 from streamconsumer.cli.dev.log_lines import LogLine
 from streamconsumer.cli.dev.trace_trees import Span, TraceBuffer
+from streamconsumer.text import printable
+
+MAX_TEXT_LENGTH = 8192
+"""Maximum number of characters of a text with one style, such as a message or the value of a field."""
 
 _POD_COLORS = ("cyan", "magenta", "blue", "green", "bright_cyan", "bright_magenta")
 
@@ -60,7 +64,9 @@ class Terminal:
         self.print(Text.assemble((f"{pod:<{self._width}} │ ", self._styles.get(pod, "")), text))
 
     def print(self, text: Text) -> None:
+        """Print a line. Its characters become printable, because most texts come from pods."""
+        pieces = ((printable(each.text, MAX_TEXT_LENGTH), each.style or "") for each in text.render(self._console))
         try:
-            self._console.print(text)
+            self._console.print(Text.assemble(*pieces))
         except SystemExit:  # rich exits if the reader of the pipe has exited (`… | head`); drain the pods first
             os.kill(os.getpid(), signal.SIGTERM)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from streamconsumer.cli.doctor.facts import ClusterFacts, Diagnosis, OperatorFacts, PodCheckResult
+from streamconsumer.cli.doctor.facts import ClusterFacts, Diagnosis, OperatorFacts, PodCheckResult, SecretAccess
 from streamconsumer.cli.doctor.findings import PERMISSIONS, evaluate_cluster, skipped
 from streamconsumer.cli.pod_exec import run_in_pod
 from streamconsumer.cli.status.collect import (
@@ -20,9 +20,16 @@ from streamconsumer.cli.status.collect import (
 )
 from streamconsumer.cli.status.facts import from_manifests
 from streamconsumer.cli.status.findings import derive_findings
+from streamconsumer.errors import InvalidResource
 from streamconsumer.model import names
 from streamconsumer.model.crd import custom_resource_definition
+from streamconsumer.model.spec import StreamConsumer
+from streamconsumer.operator.kube.api import ApiError
 from streamconsumer.operator.kube.client import KubeClient
+from streamconsumer.operator.manifests.redis_secrets import secret_files
+from streamconsumer.operator.rbac import SERVICE_ACCOUNT_PREFIX, grant_command
+from streamconsumer.operator.reconcile.config_hash import referenced_objects
+from streamconsumer.operator.settings import PREFIX, split_namespaces
 
 OPERATOR_SELECTOR = "app.kubernetes.io/component=operator,app.kubernetes.io/part-of=streamconsumer"
 """Label selector for the operator's Deployment, as the chart and the manifests in k8s/ label it."""
@@ -43,7 +50,7 @@ async def diagnose(options: Mapping[str, Any]) -> Diagnosis:
 
 async def diagnose_resource(client: KubeClient, manifest: Manifest, context: str | None) -> Diagnosis:
     """Check the cluster, and check one pod of the StreamConsumer through `kubectl exec`."""
-    cluster = await _collect_cluster_facts(client, manifest["metadata"]["namespace"])
+    cluster = await _collect_cluster_facts(client, manifest)
     if not cluster.permissions["list pods"]:
         findings = derive_findings(from_manifests(manifest, []))
         return Diagnosis(
@@ -57,11 +64,15 @@ async def diagnose_resource(client: KubeClient, manifest: Manifest, context: str
     return Diagnosis(cluster=evaluate_cluster(cluster, findings), pod=result)
 
 
-async def _collect_cluster_facts(client: KubeClient, namespace: str) -> ClusterFacts:
+async def _collect_cluster_facts(client: KubeClient, manifest: Manifest) -> ClusterFacts:
+    namespace = manifest["metadata"]["namespace"]
+    operators = await _list_operators(client)
     requests = [permission.split(" ") for permission in PERMISSIONS]
     granted = await asyncio.gather(*(client.can_i(verb, resource, namespace) for verb, resource in requests))
     return ClusterFacts(
-        operators=await _list_operators(client),
+        operators=operators,
+        secret_namespace=namespace,
+        secret_access=await _secret_access(client, manifest, operators) if _names_secrets(manifest) else [],
         missing_fields=await _missing_fields(client),
         permissions=dict(zip(PERMISSIONS, granted, strict=True)),
     )
@@ -75,13 +86,56 @@ async def _list_operators(client: KubeClient) -> list[OperatorFacts] | None:
 
 def _operator_facts(deployment: Manifest) -> OperatorFacts:
     metadata, spec = deployment["metadata"], deployment["spec"]
+    pod = spec["template"]["spec"]
+    variables = {each["name"]: each.get("value", "") for each in pod["containers"][0].get("env", [])}
     return OperatorFacts(
         namespace=metadata["namespace"],
         name=metadata["name"],
-        image=spec["template"]["spec"]["containers"][0]["image"],
+        image=pod["containers"][0]["image"],
+        service_account=pod.get("serviceAccountName", "default"),
+        watch_namespaces=split_namespaces(variables.get(f"{PREFIX}WATCH_NAMESPACES", "")),
         desired=spec.get("replicas", 1),
         ready=deployment.get("status", {}).get("readyReplicas", 0),
     )
+
+
+def _names_secrets(manifest: Manifest) -> bool:
+    """Return True if the StreamConsumer is valid and names Secrets that the operator reads."""
+    try:
+        consumer = StreamConsumer.parse(manifest)
+    except InvalidResource:
+        return False
+    names_in_env = any(kind == "Secret" for kind, _ in referenced_objects(consumer.spec))
+    return names_in_env or any(secret_files(consumer.spec.redis))
+
+
+async def _secret_access(
+    client: KubeClient, manifest: Manifest, operators: list[OperatorFacts] | None
+) -> list[SecretAccess]:
+    """Return the permission to get Secrets of each operator that watches the namespace of the StreamConsumer. If no
+    operator is known, or the caller is not allowed to ask, the status of the StreamConsumer decides."""
+    namespace, is_missing = manifest["metadata"]["namespace"], from_manifests(manifest, []).is_missing_secrets
+    if not operators:
+        command = grant_command(namespace, "", is_cluster_wide=True)
+        return [SecretAccess(operator="", granted=False, command=command)] if is_missing else []
+    return [
+        await _access_of_operator(client, namespace, operator, is_missing=is_missing)
+        for operator in operators
+        if not operator.watch_namespaces or namespace in operator.watch_namespaces
+    ]
+
+
+async def _access_of_operator(
+    client: KubeClient, namespace: str, operator: OperatorFacts, *, is_missing: bool
+) -> SecretAccess:
+    account = operator.namespace, operator.service_account
+    user = f"{SERVICE_ACCOUNT_PREFIX}{':'.join(account)}"
+    try:
+        granted: bool | None = await client.can_service_account(account, "get", "secrets", namespace)
+    except ApiError:
+        granted = False if is_missing else None
+    command = grant_command(namespace, user, is_cluster_wide=not operator.watch_namespaces)
+    return SecretAccess(operator=f"{operator.namespace}/{operator.name}", granted=granted, command=command)
 
 
 async def _missing_fields(client: KubeClient) -> list[str] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic import Field
+
 from streamconsumer.cli.status.facts import Finding
 from streamconsumer.model.fields import Model
 from streamconsumer.redis_client.server_settings import RiskySetting
@@ -58,10 +60,24 @@ class OperatorFacts(Model):
     namespace: str
     name: str
     image: str
+    service_account: str = "default"
+    watch_namespaces: list[str] = Field(default=[])
+    """Namespaces that the operator watches. Empty if it watches all namespaces."""
     desired: int
     """Number of pods in the spec of the Deployment."""
     ready: int
     """Number of ready pods."""
+
+
+class SecretAccess(Model):
+    """Permission of an operator to get the Secrets of the StreamConsumer's namespace."""
+
+    operator: str
+    """Namespace and name of the operator's Deployment. Empty if unknown."""
+    granted: bool | None
+    """None if unknown."""
+    command: str
+    """Command that grants the permission."""
 
 
 class ClusterFacts(Model):
@@ -71,6 +87,10 @@ class ClusterFacts(Model):
     operators: list[OperatorFacts] | None
     missing_fields: list[str] | None
     """Fields that this version defines and that are missing from the CRD in the cluster."""
+    secret_namespace: str = ""
+    """Namespace of the StreamConsumer and of its Secrets."""
+    secret_access: list[SecretAccess] = Field(default=[])
+    """Permissions of the operators that watch this namespace. Empty if the StreamConsumer names no Secrets."""
     permissions: dict[str, bool]
     """Whether the caller has each permission. The keys have the form `verb resource`, such as `list pods`."""
 

@@ -16,7 +16,7 @@ from streamconsumer.cli.doctor.facts import (
     ServerFacts,
 )
 from streamconsumer.cli.status.facts import Finding
-from streamconsumer.cli.status.findings import error, warning
+from streamconsumer.cli.status.findings import error, unreadable_secrets, warning
 from streamconsumer.model import names
 
 _RESOURCE = f"{names.PLURAL}.{names.GROUP}"
@@ -47,8 +47,10 @@ def evaluate_pod(facts: PodFacts) -> PodCheckResult:
 
 def evaluate_cluster(facts: ClusterFacts, resource_findings: Iterable[Finding] = ()) -> CheckResult:
     """Evaluate the operator, the CRD and the permissions, and add the problems of the StreamConsumer."""
-    outcomes = [*_check_operators(facts), *_check_crd(facts), *_check_permissions(facts), *resource_findings]
-    return CheckResult(**_split_outcomes(outcomes))
+    checks = [*_check_operators(facts), *_check_secret_access(facts), *_check_crd(facts), *_check_permissions(facts)]
+    subjects = {check.object for check in checks}  # a check knows more than the status, such as the command
+    others = [finding for finding in resource_findings if finding.object not in subjects]
+    return CheckResult(**_split_outcomes([*checks, *others]))
 
 
 def skipped(reason: str) -> Finding:
@@ -157,6 +159,22 @@ def _check_operator(operator: OperatorFacts) -> CheckOutcome:
         return PassedCheck(object=subject, found=found)
     advice = f"check the pods of the operator: kubectl describe pods -n {operator.namespace}"
     return error(subject, found, "a ready pod", advice)
+
+
+def _check_secret_access(facts: ClusterFacts) -> Iterator[CheckOutcome]:
+    for access in facts.secret_access:
+        operator = f"operator {access.operator}" if access.operator else "the operator"
+        if access.granted is False:
+            found = f"{operator} is not allowed to get the Secrets"
+            advice = (
+                "run the command, or add the namespace to the chart's value rbac.secretNamespaces; the operator uses "
+                "the permission within about a minute, and no pod restarts"
+            )
+            yield unreadable_secrets(facts.secret_namespace, found, advice, access.command)
+        else:
+            unknown = "unknown, because you are not allowed to create localsubjectaccessreviews"
+            found = f"{operator} is allowed to get them" if access.granted else unknown
+            yield PassedCheck(object=f"Secrets in namespace {facts.secret_namespace}", found=found)
 
 
 def _check_crd(facts: ClusterFacts) -> Iterator[CheckOutcome]:

@@ -19,8 +19,10 @@ try:
     from streamconsumer.processor.handler.loader import add_handler_paths, load_handler
     from streamconsumer.processor.message import ConsumerId
     from streamconsumer.processor.telemetry import collector_probe
+    from streamconsumer.redis_client import replies
     from streamconsumer.redis_client.errors_table import classify_error
-    from streamconsumer.redis_client.replies import to_dict
+    from streamconsumer.redis_client.keys import POSTPONED_CONSUMER
+    from streamconsumer.redis_client.scripts import PROBE_GROUP
     from streamconsumer.redis_client.server_settings import risky_settings
 except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[processor]") from None
@@ -69,25 +71,26 @@ async def _query_server(manager: StreamManager, settings: ProcessorSettings, add
     report = await preflight.run_preflight_checks(manager, consumer_id)
     if report.problem:
         return ServerFacts(address=address, problem=report.problem)
-    (groups,) = await manager.execute_pipeline([("XINFO", "GROUPS", settings.stream)])
+    read_group = ("EVAL", PROBE_GROUP, 1, settings.stream, settings.consumer_group, POSTPONED_CONSUMER, 0)
+    (reply,) = await manager.execute_pipeline([read_group])
+    group = reply if isinstance(reply, Exception) else replies.array(reply, "EVAL", 3)[0]
     return ServerFacts(
         address=address,
         version=report.version,
         missing_permissions=report.missing_permissions,
         settings=report.settings,
         risky_settings=risky_settings(report.settings),
-        **_group_state(groups, settings),
+        **_group_state(group, settings),
     )
 
 
-def _group_state(reply: Any, settings: ProcessorSettings) -> dict[str, Any]:
-    if isinstance(reply, Exception):
-        info = classify_error(reply, f"stream {settings.stream!r}")
+def _group_state(group: Any, settings: ProcessorSettings) -> dict[str, Any]:
+    if isinstance(group, Exception):
+        info = classify_error(group, f"stream {settings.stream!r}")
         if info.code == "NOPERM":
             return {"group": "unknown"}
-        return {"group": "missing"} if "no such key" in str(reply) else {"group_problem": info.message}
-    names = [to_dict(each)[b"name"] for each in reply]
-    return {"group": "exists" if settings.consumer_group.encode() in names else "missing"}
+        return {"group": "missing"} if "no such key" in str(group) else {"group_problem": info.message}
+    return {"group": "missing" if group is None else "exists"}
 
 
 async def _check_collector(environ: Mapping[str, str]) -> Dependency | None:

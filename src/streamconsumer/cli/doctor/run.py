@@ -1,7 +1,6 @@
 """Runs `doctor`. The results are written to standard output, and all other text to standard error."""
 
 import asyncio
-import json
 import os
 import shutil
 import sys
@@ -9,8 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import click
-
+from streamconsumer.cli.console import Line, StyledLine, echo_json, echo_lines
 from streamconsumer.cli.doctor import findings
 from streamconsumer.cli.doctor.facts import CheckResult, Diagnosis
 from streamconsumer.cli.status import EXIT_UNAVAILABLE
@@ -44,16 +42,16 @@ def run(options: Options) -> int:
 def _print_diagnosis(diagnosis: Diagnosis, options: Options) -> int:
     document = diagnosis.model_dump(by_alias=True, mode="json")
     if options["output"] == "json":
-        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        echo_json(document)
     else:
         width = clamp_width(shutil.get_terminal_size((PIPE_WIDTH, 24)).columns)
-        click.echo("\n".join(lines(diagnosis, width)))
+        echo_lines(lines(diagnosis, width))
     if any(finding.severity == "error" for result in diagnosis.results for finding in result.findings):
         return 1
     return 0 if diagnosis.pod else EXIT_UNAVAILABLE
 
 
-def lines(diagnosis: Diagnosis, width: int) -> Iterator[str]:
+def lines(diagnosis: Diagnosis, width: int) -> Iterator[Line]:
     """Format the results. Passed checks have one line each; the problems follow."""
     if diagnosis.cluster:
         yield from _result_lines("in the cluster", diagnosis.cluster, width)
@@ -63,8 +61,8 @@ def lines(diagnosis: Diagnosis, width: int) -> Iterator[str]:
         yield "No problems found."
 
 
-def _result_lines(title: str, result: CheckResult, width: int) -> Iterator[str]:
-    yield click.style(title, bold=True)
+def _result_lines(title: str, result: CheckResult, width: int) -> Iterator[Line]:
+    yield StyledLine(title)
     for check in result.passed:
         yield from wrap("ok       ", f"{check.object}: {check.found}", width)
     for finding in result.findings:

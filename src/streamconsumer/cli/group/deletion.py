@@ -20,6 +20,7 @@ from streamconsumer.cli.target import Target
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.consumer import StreamManager
 from streamconsumer.processor.consumer.liveness import ABSENT_AFTER
+from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.keys import COMPANION_SUFFIXES, POSTPONED_CONSUMER, group_key
 from streamconsumer.redis_client.replies import to_milliseconds
 
@@ -51,14 +52,18 @@ if #alive == 0 then
   if exists then redis.call('XGROUP', 'DESTROY', stream, group) end
   keys = keys + redis.call('UNLINK', unpack(KEYS, 3))
 end
-return {alive, exists and 1 or 0, keys}
+local names = {}
+for i = 1, math.min(#alive, 100) do names[i] = alive[i]:sub(1, 256) end
+return {names, exists and 1 or 0, keys}
 """
 """Script that deletes the group if no consumer is alive.
 
 KEYS: the stream, the group's companion key `consumers`, the group's other companion keys. ARGV: the group,
-`~postponed`, the seconds after which a registration expires, `minIdle` in milliseconds. Returns the live consumers, 1
-if the group existed (otherwise 0), and the number of deleted companion keys.
+`~postponed`, the seconds after which a registration expires, `minIdle` in milliseconds. Returns the first 256 bytes of
+the names of up to 100 live consumers, 1 if the group existed (otherwise 0), and the number of deleted companion keys.
 """
+
+_SUBJECT = "the script that deletes the group"
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,6 @@ async def delete_group(manager: StreamManager, target: Target) -> DeletionResult
     keys = [target.stream, *(group_key(target.stream, target.group, each) for each in companions)]
     limits = (int(ABSENT_AFTER.total_seconds()), to_milliseconds(delivery.min_idle))
     reply = await manager.execute("EVAL", DELETE_GROUP, len(keys), *keys, target.group, POSTPONED_CONSUMER, *limits)
-    live_consumers, existed, companion_keys = reply
-    names = {name.decode(errors="backslashreplace") for name in live_consumers}
-    return DeletionResult(names, bool(existed), companion_keys)
+    live_consumers, existed, companion_keys = replies.array(reply, _SUBJECT, 3)
+    names = {replies.text(name, _SUBJECT) for name in replies.array(live_consumers, _SUBJECT)}
+    return DeletionResult(names, bool(replies.count(existed, _SUBJECT)), replies.count(companion_keys, _SUBJECT))

@@ -2,13 +2,11 @@
 standard error."""
 
 import asyncio
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
-import click
-
+from streamconsumer.cli.console import confirm, echo, echo_json
 from streamconsumer.cli.group.deletion import DeletionResult, delete_group
 from streamconsumer.cli.target import Options, Target, open_manager, open_target
 from streamconsumer.errors import InvalidSettings
@@ -17,7 +15,7 @@ from streamconsumer.model.status import StreamStats
 from streamconsumer.operator.redis_monitor.probe import GroupRef, parse_probe, probe_commands
 from streamconsumer.processor.consumer import StreamManager
 from streamconsumer.processor.consumer.liveness import ABSENT_AFTER
-from streamconsumer.redis_client.errors_table import classify_error
+from streamconsumer.redis_client.pipeline_client import classify_errors
 
 REMEDY = (
     "suspend or delete the StreamConsumer, or stop the consumers; then repeat the command. A consumer is considered "
@@ -49,20 +47,19 @@ async def _delete(options: Options) -> int:
             f"{group_label} at {target.server} does not exist and has no companion keys; "
             "check the names and the database"
         )
-    click.echo(_render_result(group_label, summary, result, options))
+    _print_result(group_label, summary, result, options)
     return 0
 
 
 def _reject(reason: str) -> int:
-    click.echo(f"streamconsumer: {reason}; {REMEDY}", err=True)
+    echo(f"streamconsumer: {reason}; {REMEDY}", err=True)
     return 1
 
 
 async def _read_stats(manager: StreamManager, target: Target) -> StreamStats:
     group = GroupRef(target.stream, target.group, target.dead_letter_stream)
     replies = await manager.execute_pipeline(probe_commands(group))
-    results = [classify_error(each, "") if isinstance(each, Exception) else each for each in replies]
-    return parse_probe(group, results).stats or StreamStats()
+    return parse_probe(group, [classify_errors(reply, "") for reply in replies]).stats or StreamStats()
 
 
 def _summary(target: Target, stats: StreamStats) -> dict[str, Any]:
@@ -79,14 +76,15 @@ def _summary(target: Target, stats: StreamStats) -> dict[str, Any]:
 
 def _confirm(summary: Mapping[str, Any]) -> bool:
     for name, value in summary.items():
-        click.echo(f"{name}: {'unknown' if value is None else repr(value)}", err=True)
+        echo(f"{name}: {'unknown' if value is None else repr(value)}", err=True)
     question = "Delete the group, its pending entries and its companion keys? The dead letters stay."
-    return click.confirm(question, err=True)
+    return confirm(question)
 
 
-def _render_result(group_label: str, summary: Mapping[str, Any], result: DeletionResult, options: Options) -> str:
+def _print_result(group_label: str, summary: Mapping[str, Any], result: DeletionResult, options: Options) -> None:
     if options["output"] == "json":
         deleted = {"groupDeleted": result.group_existed, "companionKeysDeleted": result.companion_keys}
-        return json.dumps({**summary, **deleted}, ensure_ascii=False, indent=2)
+        return echo_json({**summary, **deleted})
     outcome = "deleted" if result.group_existed else "did not exist"
-    return f"{group_label} {outcome}; companion keys deleted: {result.companion_keys}"
+    echo(f"{group_label} {outcome}; companion keys deleted: {result.companion_keys}")
+    return None

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from streamconsumer.cli.console import echo
 from streamconsumer.cli.status import CLUSTER_OPTIONS, ConsumerNameParam, with_options
 
 
@@ -50,4 +51,4 @@ def report(**options: Any) -> None:
 
     bundle, path = asyncio.run(collect(options)), options["output"]
     bundle.write(path)
-    click.echo(f"{path}: {len(bundle.files)} files, listed in {CONTENTS}; read them before you share the archive")
+    echo(f"{path}: {len(bundle.files)} files, listed in {CONTENTS}; read them before you share the archive")

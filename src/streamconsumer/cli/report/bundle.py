@@ -1,17 +1,18 @@
 """Bundle of a report: collects the files, lists the contents and writes the archive."""
 
 import io
-import json
 import tarfile
 from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel
 
 from streamconsumer.cli.report.redact import Redactor
 from streamconsumer.errors import InvalidSettings
-from streamconsumer.operator.kube.api import ApiError, api_error_message
+from streamconsumer.operator.kube.api import api_error_message
+from streamconsumer.text import printable_lines, to_json
 
 CONTENTS, FOLDER = "contents.json", "streamconsumer-report"
 
@@ -32,21 +33,20 @@ class Bundle:
         self._redactor = Redactor(values)
 
     def add(self, file: str, document: Any) -> None:
-        """Add a file. A text is added unchanged except for removed values; a document or a model is added as JSON."""
+        """Add a file: a text, or a document or a model as JSON. Values are removed, and characters become printable."""
         clean = self._redact(document)
-        self.files[file] = clean if isinstance(clean, str) else _json(clean)
+        self.files[file_path(file)] = printable_lines(clean) if isinstance(clean, str) else _json(clean)
 
     async def add_response(self, file: str, request: Awaitable[Any]) -> None:
-        """Add the response to a request. If the API server rejects the request, the file is listed as omitted."""
+        """Add the response to a request. If the request fails, the file is listed as omitted."""
         if (document := await self.fetch(file, request)) is not None:
             self.add(file, document)
 
     async def fetch(self, name: str, request: Awaitable[T]) -> T | None:
-        """Return the response. If the API server rejects the request, `name` is listed as omitted and the result is
-        None."""
+        """Return the response. If the request fails, `name` is listed as omitted and the result is None."""
         try:
             return await request
-        except ApiError as error:
+        except Exception as error:  # noqa: BLE001 - an unreadable object must not prevent the report about the others
             self.omit(name, api_error_message(error))
             return None
 
@@ -84,11 +84,17 @@ class Bundle:
             case str():
                 return self._redactor.redact(document)
             case dict():
-                return {name: self._redact(inner) for name, inner in document.items()}
+                return {self._redact(name): self._redact(inner) for name, inner in document.items()}
             case list():
                 return [self._redact(inner) for inner in document]
         return document
 
 
 def _json(document: Any) -> str:
-    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+    return to_json(document) + "\n"
+
+
+def file_path(name: str) -> str:
+    """Return a path within the folder of the bundle. Names of containers and pods are parts of `name`."""
+    parts = (quote(part, safe="") for part in name.split("/"))
+    return "/".join(part.replace(".", "%2E") if set(part) <= {"."} else part for part in parts)

@@ -1,4 +1,5 @@
-"""Removes values of Secrets, PEM blocks and the credentials of URLs from texts, and counts the removals.
+"""Removes values of Secrets, PEM blocks, the credentials of URLs and the shapes of other secrets from texts, and counts
+the removals.
 
 For each value, one regular expression matches all its spellings: each character can be plain, percent-encoded or
 escaped as in JSON or Python, in several layers. Further expressions find the value at any position within base64.
@@ -7,11 +8,14 @@ escaped as in JSON or Python, in several layers. Further expressions find the va
 import json
 import re
 from base64 import b64encode
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlsplit
+
+from streamconsumer.cli.report.secret_shapes import OPAQUE, Span, secret_spans
 
 URL_CREDENTIALS, URL_QUERY, PEM_BLOCK = "URL credentials", "URL query", "PEM block"
 
@@ -58,20 +62,50 @@ class Redactor:
         self._patterns = [(re.compile(each), label) for part, label in labels.items() for each in _part_patterns(part)]
 
     def redact(self, text: str) -> str:
-        """Return the text without secret values, URL credentials and PEM blocks."""
-        spans = [
+        """Return the text without secret values, URL credentials, PEM blocks and other texts with the shape of a
+        secret."""
+        known = _merge(
             (*match.span(match.lastindex or 0), label)
             for pattern, label in (*self._patterns, *_GENERAL_PATTERNS)
             for match in pattern.finditer(text)
             if match.lastindex or not pattern.groups
-        ]
+        )
+        shapes = [part for span in secret_spans(text) for part in _outside(span, known)]
         parts, position = [], 0
-        for start, end, label in sorted(spans, key=lambda span: (span[0], -span[1])):
-            if start >= position:
-                self.removed_counts[label] += 1
-                parts += [text[position:start], f"(removed: {label})"]
-            position = max(position, end)
+        for start, end, label in _merge([*known, *shapes]):
+            self.removed_counts[label] += 1
+            parts += [text[position:start], f"(removed: {label})"]
+            position = end
         return "".join([*parts, text[position:]])
+
+
+def _merge(spans: Iterable[Span]) -> list[Span]:
+    """Return sorted spans without overlaps. Overlapping spans become one span with the label of the first."""
+    merged: list[Span] = []
+    for start, end, label in sorted(spans, key=lambda span: (span[0], -span[1])):
+        if merged and start < merged[-1][1]:
+            first, last, first_label = merged[-1]
+            merged[-1] = first, max(last, end), first_label
+        else:
+            merged.append((start, end, label))
+    return merged
+
+
+def _outside(span: Span, known: Sequence[Span]) -> Iterator[Span]:
+    """Yield the parts of a span that are outside the known spans, so that a known value keeps its own label.
+
+    An opaque token that contains a known value is known: the rest is its encoding.
+    """
+    position, end, label = span
+    index = bisect_right(known, position, key=lambda each: each[1])
+    if label == OPAQUE and index < len(known) and known[index][0] < end:
+        return
+    while index < len(known) and known[index][0] < end:
+        if position < known[index][0]:
+            yield position, known[index][0], label
+        position, index = known[index][1], index + 1
+    if position < end:
+        yield position, end, label
 
 
 def keep_reason(value: bytes) -> str:

@@ -14,7 +14,6 @@ from streamconsumer.cli.pod_exec import run_in_pod
 from streamconsumer.cli.report import allow_list
 from streamconsumer.cli.report.bundle import Bundle
 from streamconsumer.cli.report.redact import keep_reason
-from streamconsumer.cli.status import NAME_PATTERN
 from streamconsumer.cli.status.collect import (
     Manifest,
     collect_facts,
@@ -26,9 +25,12 @@ from streamconsumer.cli.status.collect import (
 )
 from streamconsumer.cli.status.findings import derive_findings
 from streamconsumer.cli.status.run import status_item
-from streamconsumer.errors import PermissionDenied
+from streamconsumer.errors import InvalidResource, PermissionDenied
 from streamconsumer.model import names
+from streamconsumer.model.fields import quote_name
+from streamconsumer.operator.kube.api import api_error_message
 from streamconsumer.operator.kube.client import KubeClient
+from streamconsumer.operator.kube.paths import label_selector
 
 MAX_LOG_LINES = 2000
 """Maximum number of lines that the report keeps from the end of each log."""
@@ -71,10 +73,11 @@ async def collect(options: Mapping[str, Any]) -> Bundle:
             pods += [(folder, pod) for pod in consumer_pods or []]
         unknown = await _read_secrets(bundle, client, [*consumers, *(pod for _, pod in pods)])
         for folder, resource in resources.items():
-            bundle.add(f"{folder}/streamconsumer.json", allow_list.streamconsumer_document(resource))
+            await bundle.add_response(f"{folder}/streamconsumer.json", _streamconsumer_document(resource))
             await bundle.add_response(f"{folder}/status.json", _status_document(client, resource))
             await bundle.add_response(f"{folder}/doctor.json", diagnose_resource(client, resource, context))
-            namespace, selector = resource["metadata"]["namespace"], f"{names.LABEL_CONSUMER}={folder.split('/')[1]}"
+            namespace = resource["metadata"]["namespace"]
+            selector = label_selector({names.LABEL_CONSUMER: resource["metadata"]["name"]})
             await bundle.add_response(f"{folder}/deployments.json", _deployment_documents(client, namespace, selector))
             pod_names = {pod["metadata"]["name"] for pod_folder, pod in pods if pod_folder == folder}
             await bundle.add_response(f"{folder}/events.json", _event_documents(client, resource, pod_names))
@@ -100,14 +103,14 @@ async def _read_secrets(bundle: Bundle, client: KubeClient, manifests: Sequence[
         for manifest in manifests
         for reference in secret_references(manifest)
     }:
-        secret = f"Secret {namespace}/{name}"
-        if not NAME_PATTERN.fullmatch(name):  # the name could change the path of the request
-            unknown[secret] = "not a valid name of a Secret"
-            continue
+        secret = f"Secret {namespace}/{quote_name(name)}"
         try:
             data = await client.get_secret(namespace, name) or {}
-        except PermissionDenied as error:
+        except (InvalidResource, PermissionDenied) as error:
             unknown[secret] = str(error)
+            continue
+        except Exception as error:  # noqa: BLE001 - an unreadable Secret must not prevent the report
+            unknown[secret] = api_error_message(error)
             continue
         if not data and not optional:
             unknown[secret] = "not found or empty"
@@ -143,6 +146,10 @@ async def _list_objects(
     return [each async for each in client.list(version, kind, namespace, selector)]
 
 
+async def _streamconsumer_document(resource: Manifest) -> Any:
+    return allow_list.streamconsumer_document(resource)
+
+
 async def _status_document(client: KubeClient, resource: Manifest) -> Any:
     facts = await collect_facts(client, resource)
     return status_item(facts, derive_findings(facts))
@@ -167,8 +174,11 @@ async def _add_metrics(bundle: Bundle, pods: PodsWithFolder, resources: Collecti
     async def add(folder: str, pod: Manifest) -> None:
         file = f"{folder}/metrics/{pod['metadata']['name']}.json"
         async with semaphore:
-            metrics, problem = await _fetch_metrics(pod, context)
-        with suppress(ValueError):
+            fetched = await bundle.fetch(file, _fetch_metrics(pod, context))
+        if fetched is None:
+            return
+        metrics, problem = fetched
+        with suppress(Exception):  # the pod belongs to a tenant, so its answer can have any form
             if samples := [*allow_list.samples(metrics.decode(), resources)]:
                 bundle.add(file, samples)
                 return

@@ -5,7 +5,6 @@ This module declares the commands, and `run` executes the commands. `collect` re
 the problems. `facts`, `findings` and `screen` have no side effects.
 """
 
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,6 @@ from streamconsumer.errors import StreamConsumerError
 
 Command = Callable[..., Any]
 
-NAME_PATTERN = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
-
 EXIT_UNAVAILABLE = 3
 """Exit code if a server did not answer or rejected a request, so that the state is unknown."""
 
@@ -30,8 +27,10 @@ class ConsumerNameParam(click.ParamType[str]):
     name = "name"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Reject invalid names, because an invalid name could change the path of a request to the API server."""
-        if not NAME_PATTERN.fullmatch(value):
+        """Reject names that no StreamConsumer can have."""
+        from streamconsumer.model.name_fields import OBJECT_NAME
+
+        if not OBJECT_NAME.matches(value):
             self.fail(f"{value!r} is not a valid StreamConsumer name; expected a name such as orders", param, ctx)
         return value
 

@@ -4,7 +4,7 @@ The kubeconfig selects the API server, as for kubectl. The Redis settings come f
 the spec references.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,13 +12,13 @@ from streamconsumer.cli.status.facts import ConsumerFacts, Facts, PendingEntryFa
 from streamconsumer.errors import ApiThrottled, BackendUnavailable, InvalidResource, InvalidSettings, PermissionDenied
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import StreamReason
 
 try:
     from aiohttp import ClientError
 
     from streamconsumer.operator.kube.api import ApiError, api_error_message, connect, default_namespace
     from streamconsumer.operator.kube.client import KubeClient
+    from streamconsumer.operator.kube.paths import label_selector
     from streamconsumer.operator.redis_monitor.probe import (
         COMMANDS_PER_PROBE,
         GroupRef,
@@ -27,15 +27,20 @@ try:
         probe_commands,
     )
     from streamconsumer.operator.redis_monitor.secret_resolver import ResolvedRedis, resolve_redis_spec
+    from streamconsumer.redis_client import replies
     from streamconsumer.redis_client.credentials import no_host_lookup
     from streamconsumer.redis_client.errors_table import RedisErrorInfo
     from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
-    from streamconsumer.redis_client.replies import to_dict
+    from streamconsumer.redis_client.replies import UnexpectedReply
+    from streamconsumer.redis_client.scripts import LIST_CONSUMERS, LIST_PENDING
 except ImportError as error:
     raise InvalidSettings(f"{error}; install streamconsumer[operator]") from None
 
 REDIS_TIMEOUT_SECONDS = 2.0
 """Time limit for a Redis command. The limit is short, because Redis is often unreachable from outside the cluster."""
+
+MAX_CONSUMERS = 100
+"""Maximum number of consumers that are read: those with the most pending entries."""
 
 MAX_PENDING_ENTRIES = 5
 """Maximum number of the oldest pending entries that are read."""
@@ -89,10 +94,30 @@ async def collect_facts(client: KubeClient, manifest: Manifest) -> Facts:
     return facts.model_copy(update={"redis": await _redis_view(client, manifest, facts)})
 
 
+async def collect_facts_of_one(client: KubeClient, manifest: Manifest) -> Facts:
+    """Return the facts about one of several StreamConsumers.
+
+    An error concerns only this StreamConsumer. The facts then contain only its name, and the error as the problem.
+    """
+    try:
+        return await collect_facts(client, manifest)
+    except Exception as error:  # noqa: BLE001 - an unreadable StreamConsumer must not hide the others
+        metadata, problem = manifest["metadata"], api_error_message(error)
+        return Facts(
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            stream="",
+            consumer_group="",
+            generation=0,
+            suspended=False,
+            redis=RedisView(source="unknown", problem=problem),
+        )
+
+
 async def list_pods(client: KubeClient, manifest: Manifest) -> list[Manifest]:
     """Return the pods of a StreamConsumer."""
     metadata = manifest["metadata"]
-    selector = f"{names.LABEL_CONSUMER}={metadata['name']}"
+    selector = label_selector({names.LABEL_CONSUMER: metadata["name"]})
     return [each async for each in client.list("v1", "Pod", metadata["namespace"], selector)]
 
 
@@ -105,24 +130,23 @@ async def list_events(client: KubeClient, namespace: str, object_names: set[str]
 
 async def _redis_view(client: KubeClient, manifest: Manifest, facts: Facts) -> RedisView:
     """Return the state in Redis. If Redis cannot be read, return the values in the status and the reason."""
-    replies = await query_redis(client, manifest, _status_commands)
-    if isinstance(replies, str):
-        return facts.redis.model_copy(update={"problem": replies})
+    raw_replies = await query_redis(client, manifest, _status_commands)
+    if isinstance(raw_replies, str):
+        return facts.redis.model_copy(update={"problem": raw_replies})
     group = GroupRef.from_consumer(StreamConsumer.parse(manifest))
-    result = parse_probe(group, replies[:COMMANDS_PER_PROBE])
-    consumers, pending = replies[COMMANDS_PER_PROBE:]
+    result = parse_probe(group, raw_replies[:COMMANDS_PER_PROBE])
     pods = {pod.name for pod in facts.pods}
-    return RedisView(
-        source="redis",
-        problem="" if result.group_ready.status == "True" else result.group_ready.message,
-        stats=_with_known_lag(result, facts),
-        consumers=None
-        if isinstance(consumers, RedisErrorInfo)
-        else [_parse_consumer(to_dict(each), pods) for each in consumers],
-        oldest_pending=None
-        if isinstance(pending, RedisErrorInfo)
-        else [_parse_pending_entry(each) for each in pending],
-    )
+    try:
+        consumers, pending = map(_parse_lines, raw_replies[COMMANDS_PER_PROBE:])
+        return RedisView(
+            source="redis",
+            problem="" if result.group_ready.status == "True" else result.group_ready.message,
+            stats=_with_known_lag(result, facts),
+            consumers=None if consumers is None else [_parse_consumer(line, pods) for line in consumers],
+            oldest_pending=None if pending is None else [_parse_pending_entry(line) for line in pending],
+        )
+    except UnexpectedReply as error:
+        return facts.redis.model_copy(update={"problem": str(error)})
 
 
 def _with_known_lag(result: ProbeResult, facts: Facts) -> Any:
@@ -136,22 +160,20 @@ def _with_known_lag(result: ProbeResult, facts: Facts) -> Any:
 def _status_commands(group: GroupRef) -> list[Command]:
     return [
         *probe_commands(group),
-        ("XINFO", "CONSUMERS", group.stream, group.group),
-        ("XPENDING", group.stream, group.group, "-", "+", MAX_PENDING_ENTRIES),
+        ("EVAL", LIST_CONSUMERS, 1, group.stream, group.group, MAX_CONSUMERS),
+        ("EVAL", LIST_PENDING, 1, group.stream, group.group, MAX_PENDING_ENTRIES),
     ]
 
 
 async def resolve_redis_settings(client: KubeClient, consumer: StreamConsumer) -> ResolvedRedis | str:
-    """Return the connection settings, or the problem as text. The caller must call
-    `close` on the settings, which closes the certificate files in memory."""
+    """Return the connection settings, or the problem as text."""
     try:
         resolved = await resolve_redis_spec(consumer.spec.redis, consumer.namespace, client)
-    except PermissionDenied as error:
+    except PermissionDenied:
+        return SECRETS_UNREADABLE
+    except OSError as error:
         return str(error)
-    if isinstance(resolved, ProbeResult):
-        condition = resolved.redis_reachable
-        return SECRETS_UNREADABLE if condition.reason is StreamReason.SECRETS_NOT_READABLE else condition.message
-    return resolved
+    return resolved.redis_reachable.message if isinstance(resolved, ProbeResult) else resolved
 
 
 async def query_redis(
@@ -171,26 +193,36 @@ async def query_redis(
     redis = None
     try:
         redis = PipelineClient(resolved.settings, consumer.spec.stream, no_host_lookup, REDIS_TIMEOUT_SECONDS)
-        replies = await redis.execute(build_commands(GroupRef.from_consumer(consumer)))
+        raw_replies = await redis.execute(build_commands(GroupRef.from_consumer(consumer)))
     except InvalidSettings as error:
         return resolved.redact(str(error))
     finally:
         if redis is not None:
             await redis.close()
-        resolved.close()
-    return resolved.redact(replies.message) if isinstance(replies, RedisErrorInfo) else replies
+    return resolved.redact(raw_replies.message) if isinstance(raw_replies, RedisErrorInfo) else raw_replies
 
 
-def _parse_consumer(reply: dict[bytes, Any], pods: set[str]) -> ConsumerFacts:
-    name = reply[b"name"].decode(errors="replace")
-    return ConsumerFacts(name=name, pending=reply[b"pending"], idle_seconds=reply[b"idle"] // 1000, is_pod=name in pods)
+def _parse_lines(reply: Any) -> list[Any] | None:
+    """Return the lines of a reply. None if the command has failed."""
+    return None if isinstance(reply, RedisErrorInfo) else replies.array(reply, "EVAL")
 
 
-def _parse_pending_entry(reply: Sequence[Any]) -> PendingEntryFacts:
-    message_id, consumer, idle, deliveries = reply
+def _parse_consumer(line: Any, pods: set[str]) -> ConsumerFacts:
+    name, pending, idle = replies.array(line, "XINFO CONSUMERS", 3)
+    consumer = replies.text(name, "XINFO CONSUMERS")
+    return ConsumerFacts(
+        name=consumer,
+        pending=replies.count(pending, "XINFO CONSUMERS"),
+        idle_seconds=replies.count(idle, "XINFO CONSUMERS") // 1000,
+        is_pod=consumer in pods,
+    )
+
+
+def _parse_pending_entry(line: Any) -> PendingEntryFacts:
+    message_id, consumer, idle, deliveries = replies.array(line, "XPENDING", 4)
     return PendingEntryFacts(
-        message_id=message_id.decode(),
-        consumer=consumer.decode(errors="replace"),
-        idle_seconds=idle // 1000,
-        deliveries=deliveries,
+        message_id=replies.entry_id(message_id, "XPENDING"),
+        consumer=replies.text(consumer, "XPENDING"),
+        idle_seconds=replies.count(idle, "XPENDING") // 1000,
+        deliveries=replies.count(deliveries, "XPENDING"),
     )

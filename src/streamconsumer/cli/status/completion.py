@@ -6,6 +6,8 @@ import sys
 import click
 
 from streamconsumer.cli.status.collect import kube_client, list_consumers, namespace_of
+from streamconsumer.model.name_fields import OBJECT_NAME
+from streamconsumer.text import printable
 
 NO_FILE_COMPLETION = 4
 """Directive of the Cobra library: kubectl must not complete file names in addition."""
@@ -23,7 +25,7 @@ async def _list_names(incomplete: str, namespace: str | None, context: str | Non
     async with kube_client(context) as client:
         namespace = namespace_of({"namespace": namespace, "context": context})
         names = [each["metadata"]["name"] for each in await list_consumers(client, namespace, None)]
-    return sorted(name for name in names if name.startswith(incomplete))
+    return sorted(name for name in names if name.startswith(incomplete) and OBJECT_NAME.matches(name))
 
 
 def print_for_kubectl(main: click.Command, arguments: list[str]) -> None:
@@ -36,5 +38,6 @@ def print_for_kubectl(main: click.Command, arguments: list[str]) -> None:
     *words, incomplete = arguments or [""]
     for item in ShellComplete(main, {}, "kubectl streamconsumer", "_COMPLETE").get_completions(words, incomplete):
         if item.type == "plain":
-            sys.stdout.write(f"{item.value}\t{item.help}\n" if item.help else f"{item.value}\n")
+            columns = (item.value, item.help) if item.help else (item.value,)
+            sys.stdout.write("\t".join(map(printable, columns)) + "\n")
     sys.stdout.write(f":{NO_FILE_COMPLETION}\n")

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError
 
 from streamconsumer.model.crd import INITIAL_STATUS
 from streamconsumer.model.fields import Model
-from streamconsumer.model.status import Condition, ScalingStatus, Status, StreamStats
+from streamconsumer.model.status import Condition, ScalingStatus, Status, StreamReason, StreamStats
 from streamconsumer.operator.cache.transform import as_mapping
 
 Manifest = Mapping[str, Any]
@@ -22,6 +22,8 @@ class Finding(Model):
     found: str
     expected: str
     advice: str
+    command: str = ""
+    """Command that solves the problem. Empty if there is no such command."""
 
 
 class Pod(Model):
@@ -87,6 +89,11 @@ class Facts(Model):
     def conditions(self) -> dict[str, Condition]:
         """The conditions by type."""
         return {each.type: each for each in self.status.conditions} if self.status else {}
+
+    @property
+    def is_missing_secrets(self) -> bool:
+        """True if the operator reports that it is not allowed to read Secrets."""
+        return any(each.reason == StreamReason.SECRETS_NOT_READABLE for each in self.conditions.values())
 
     @property
     def autoscaling(self) -> ScalingStatus | None:

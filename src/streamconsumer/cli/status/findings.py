@@ -28,6 +28,7 @@ def derive_findings(facts: Facts) -> list[Finding]:
         *_operator_findings(facts),
         *_condition_findings(facts),
         *_scaling_findings(facts),
+        *_secrets_findings(facts),
         *_pod_findings(facts),
         *_redis_findings(facts),
     ]
@@ -72,6 +73,13 @@ def _scaling_findings(facts: Facts) -> Iterator[Finding]:
         yield warning(subject, _condition_text(active), "a known backlog", action_for(active.reason))
     if limited and limited.status == "True" and limited.reason == ScalingReason.LIMITED_BY_MAX:
         yield warning(subject, _condition_text(limited), "enough pods for the backlog", action_for(limited.reason))
+
+
+def _secrets_findings(facts: Facts) -> Iterator[Finding]:
+    if facts.is_missing_secrets:
+        options = f"{facts.name} -n {facts.namespace}"
+        advice = f"grant the permission; `kubectl streamconsumer doctor {options}` prints the command"
+        yield unreadable_secrets(facts.namespace, "the operator is not allowed to get the Secrets", advice)
 
 
 def _pod_findings(facts: Facts) -> Iterator[Finding]:
@@ -134,6 +142,16 @@ def _entry_findings(entry: PendingEntryFacts) -> Iterator[Finding]:
     found = f"delivered {entry.deliveries} times and still pending; {state}"
     advice = "read the cause in the pod logs; after delivery.maxDeliveries the entry becomes a dead letter"
     yield warning(f"entry {entry.message_id}", found, "success on the first attempt", advice)
+
+
+def unreadable_secrets(namespace: str, found: str, advice: str, command: str = "") -> Finding:
+    """Return the finding that the operator has no permission to get the Secrets of a namespace."""
+    expected = (
+        "permission to get the Secrets, so that the operator monitors and autoscales streams behind credentials, "
+        "creates their groups, and replaces pods after a Secret in env or envFrom has changed"
+    )
+    finding = warning(f"Secrets in namespace {namespace}", found, expected, advice)
+    return finding.model_copy(update={"command": command})
 
 
 def error(subject: str, found: str, expected: str, advice: str) -> Finding:

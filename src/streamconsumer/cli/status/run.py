@@ -2,17 +2,21 @@
 error."""
 
 import asyncio
-import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import click
-
+from streamconsumer.cli.console import Line, echo, echo_json, echo_lines
 from streamconsumer.cli.status import screen
-from streamconsumer.cli.status.collect import collect_facts, kube_client, list_consumers, namespace_of
+from streamconsumer.cli.status.collect import (
+    collect_facts,
+    collect_facts_of_one,
+    kube_client,
+    list_consumers,
+    namespace_of,
+)
 from streamconsumer.cli.status.facts import Facts, Finding
 from streamconsumer.cli.status.findings import derive_findings
 from streamconsumer.errors import InvalidSettings
@@ -44,39 +48,36 @@ def run(command: str, options: Options) -> int:
 
 async def _status(options: Options) -> int:
     results = await _collect_results(options)
-    click.echo(_render(results, options))
+    if options["output"] == "json":
+        echo_json({"streamConsumers": [status_item(facts, findings) for facts, findings in results]})
+    else:
+        echo_lines(_lines(results, options))
     return 1 if any(finding.severity == "error" for _, findings in results for finding in findings) else 0
 
 
 async def _collect_results(options: Options) -> Results:
     semaphore = asyncio.Semaphore(MAX_CONCURRENT)
+    collect_one = collect_facts if options["name"] else collect_facts_of_one
     async with kube_client(options["context"]) as client:
 
         async def collect(manifest: dict[str, Any]) -> Facts:
             async with semaphore:
-                return await collect_facts(client, manifest)
+                return await collect_one(client, manifest)
 
         manifests = await list_consumers(client, namespace_of(options), options["name"])
         all_facts = await asyncio.gather(*map(collect, manifests))
     return [(facts, derive_findings(facts)) for facts in all_facts]
 
 
-def _render(results: Results, options: Options) -> str:
-    if options["output"] == "json":
-        return _render_json(results)
+def _lines(results: Results, options: Options) -> Iterable[Line]:
     if not results:
-        return f"No {names.KIND}s found."
+        return [f"No {names.KIND}s found."]
     is_terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns
     if options["name"] or len(results) == 1:
-        return "\n".join(screen.lines(*results[0], datetime.now(UTC), width))
+        return screen.lines(*results[0], datetime.now(UTC), width)
     rows = [screen.TABLE_HEADER, *(screen.summary_row(facts, findings) for facts, findings in results)]
-    return "\n".join(screen.table(rows, width if is_terminal else None))
-
-
-def _render_json(results: Results) -> str:
-    items = [status_item(facts, findings) for facts, findings in results]
-    return json.dumps({"streamConsumers": items}, ensure_ascii=False, indent=2)
+    return screen.table(rows, width if is_terminal else None)
 
 
 def status_item(facts: Facts, findings: Sequence[Finding]) -> dict[str, Any]:
@@ -100,5 +101,5 @@ async def _set_suspended(options: Options, *, suspended: bool) -> int:
             raise InvalidSettings(
                 f"{names.KIND} {namespace}/{name}: not found; `kubectl get stc -A` lists all StreamConsumers"
             ) from None
-        click.echo(f"{namespace}/{name} {'suspended' if suspended else 'resumed'}")
+        echo(f"{namespace}/{name} {'suspended' if suspended else 'resumed'}")
     return 0

@@ -1,15 +1,21 @@
-"""Formats facts and findings as text. click removes the colors if the output is not a terminal."""
+"""Formats facts and findings as text.
+
+Most texts are untrusted, so their characters become printable here, before columns are aligned and lines are wrapped.
+"""
 
 import textwrap
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import click
-
+from streamconsumer.cli.console import Line, StyledLine
 from streamconsumer.cli.status.facts import Facts, Finding, RedisView
+from streamconsumer.text import printable
 
 MIN_WIDTH, MAX_WIDTH = 40, 120
+MAX_CELL_LENGTH, MAX_TEXT_LENGTH = 1000, 8192
+"""Maximum number of characters of a cell of a table, and of a text that is wrapped."""
+
 _SEVERITY_COLORS = {"error": "red", "warning": "yellow"}
 
 
@@ -18,7 +24,7 @@ def clamp_width(width: int) -> int:
     return min(max(width, MIN_WIDTH), MAX_WIDTH)
 
 
-def lines(facts: Facts, findings: Sequence[Finding], now: datetime, width: int) -> Iterator[str]:
+def lines(facts: Facts, findings: Sequence[Finding], now: datetime, width: int) -> Iterator[Line]:
     """Format the state and the problems of one StreamConsumer."""
     width = clamp_width(width)
     yield from _heading_lines(facts, width)
@@ -33,20 +39,23 @@ def lines(facts: Facts, findings: Sequence[Finding], now: datetime, width: int) 
         yield from finding_lines(finding, width)
 
 
-def finding_lines(finding: Finding, width: int) -> Iterator[str]:
+def finding_lines(finding: Finding, width: int) -> Iterator[Line]:
     """Format a problem: the object, the observed state, the expected state and the remedy."""
-    severity = click.style(f"{finding.severity.upper():<9}", fg=_SEVERITY_COLORS[finding.severity], bold=True)
-    first, *others = wrap(" " * 9, f"{finding.object}: {escape_unprintable(finding.found)}", width)
-    yield severity + first[9:]
+    first, *others = wrap(" " * 9, f"{finding.object}: {finding.found}", width)
+    yield StyledLine(f"{finding.severity.upper():<9}", first[9:], _SEVERITY_COLORS[finding.severity])
     yield from others
     yield from wrap(" " * 9 + "expected: ", finding.expected, width)
     yield from wrap(" " * 9 + "remedy: ", finding.advice, width)
+    if finding.command:  # in one line, so that the command can be copied
+        yield " " * 9 + "command: " + printable(finding.command)
 
 
 def summary_row(facts: Facts, findings: Sequence[Finding]) -> list[str]:
     """Return the cells of one StreamConsumer's row in the table."""
     status, stats = facts.status, facts.redis.stats
     problem = findings[0].found if findings else ""
+    if status is None and facts.redis.problem:
+        problem = facts.redis.problem
     return [
         facts.namespace,
         facts.name,
@@ -55,7 +64,7 @@ def summary_row(facts: Facts, findings: Sequence[Finding]) -> list[str]:
         _number_or_unknown(stats and stats.pending),
         _number_or_unknown(stats and stats.dead_letters),
         facts.redis.source,
-        escape_unprintable(problem) or "-",
+        problem or "-",
     ]
 
 
@@ -64,17 +73,18 @@ TABLE_HEADER = ("NAMESPACE", "NAME", "READY", "LAG", "PENDING", "DEAD-LETTERS", 
 
 def table(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
     """Format rows with aligned columns. If `width` is not None, lines are truncated to `width` characters."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
+    cells = [[printable(cell, MAX_CELL_LENGTH) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
         line = "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
         yield line if width is None or len(line) <= width else line[: width - 1] + "…"
 
 
-def _heading_lines(facts: Facts, width: int) -> Iterator[str]:
+def _heading_lines(facts: Facts, width: int) -> Iterator[Line]:
     ready = facts.conditions.get("Ready")
     state = f"{'ready' if ready.status == 'True' else 'not ready'}, {ready.reason}" if ready else "no status yet"
     text = f"{facts.namespace}/{facts.name}: {state}"
-    yield click.style(textwrap.shorten(text, width), bold=True)
+    yield StyledLine(textwrap.shorten(printable(text), width))
     yield from wrap(
         "  ", f"reads stream {facts.stream!r} in group {facts.consumer_group!r}; {_source_text(facts.redis)}", width
     )
@@ -83,7 +93,7 @@ def _heading_lines(facts: Facts, width: int) -> Iterator[str]:
 def _source_text(redis: RedisView) -> str:
     if redis.source == "redis":
         return "values read from Redis now"
-    reason = f" (Redis not read: {escape_unprintable(redis.problem)})" if redis.problem else ""
+    reason = f" (Redis not read: {redis.problem})" if redis.problem else ""
     source = "last values of the operator" if redis.source == "operator" else "no values from Redis"
     return f"{source}{reason}"
 
@@ -99,11 +109,10 @@ def _stats_rows(facts: Facts, now: datetime) -> dict[str, str]:
         rows["lag"] = _number_or_unknown(stats.lag) + lower_bound
         rows["pending"] = _number_or_unknown(stats.pending)
         if stats.oldest_pending_time:
-            age = format_age(datetime.fromisoformat(stats.oldest_pending_time), now)
-            rows["pending"] += f", oldest added {age} ago"
+            rows["pending"] += f", oldest added {_age_of(stats.oldest_pending_time, now)} ago"
         rows["dead letters"] = _number_or_unknown(stats.dead_letters)
     if (decision := facts.autoscaling) is not None:
-        age = format_age(datetime.fromisoformat(decision.decision_time), now)
+        age = _age_of(decision.decision_time, now)
         rows["last decision"] = f"{decision.desired_replicas} pods, {decision.reason}, {age} ago: {decision.message}"
     return rows
 
@@ -119,7 +128,7 @@ def _consumer_lines(facts: Facts, width: int) -> Iterator[str]:
     if facts.redis.consumers:
         yield ""
         rows = [
-            (escape_unprintable(each.name), str(each.pending), f"{each.idle_seconds} s", "yes" if each.is_pod else "no")
+            (each.name, str(each.pending), f"{each.idle_seconds} s", "yes" if each.is_pod else "no")
             for each in facts.redis.consumers
         ]
         yield from ("  " + line for line in table([("CONSUMER", "PENDING", "IDLE", "POD"), *rows], width - 2))
@@ -129,12 +138,21 @@ def wrap(label: str, text: str, width: int) -> list[str]:
     """Wrap the text and put the label before it. Lines do not break at hyphens, so that commands and names can be
     copied."""
     indent = " " * len(label)
-    text = escape_unprintable(text)
+    text = printable(text, MAX_TEXT_LENGTH)
     return textwrap.wrap(text, width, initial_indent=label, subsequent_indent=indent, break_on_hyphens=False) or [label]
 
 
 def _number_or_unknown(value: Any) -> str:
     return "?" if value is None else str(value)
+
+
+def _age_of(timestamp: str, now: datetime) -> str:
+    """Format the time since a timestamp in the status. Returns `?` for an invalid timestamp, because users may write
+    the status."""
+    try:
+        return format_age(datetime.fromisoformat(timestamp), now)
+    except (ValueError, TypeError, OverflowError):  # TypeError: the timestamp has no time zone
+        return "?"
 
 
 def format_age(since: datetime, now: datetime) -> str:
@@ -144,11 +162,3 @@ def format_age(since: datetime, now: datetime) -> str:
         if seconds >= 2 * size:
             return f"{seconds // size}{unit}"
     return f"{seconds}s"
-
-
-def escape_unprintable(text: str) -> str:
-    """Escape control characters and line breaks.
-
-    Messages of handlers and names of consumers are untrusted, because they could contain commands for the terminal.
-    """
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -80,13 +80,21 @@ class Decision:
 
 
 def decide(
-    rules: Autoscaling, backlog: Backlog | None, current: int, history: ScalingHistory, now_seconds: float
+    rules: Autoscaling,
+    backlog: Backlog | None,
+    current: int,
+    history: ScalingHistory,
+    now_seconds: float,
+    *,
+    secrets_problem: str = "",
 ) -> tuple[Decision, ScalingHistory]:
     """Compute the number of pods. Returns the decision, and the history for the next decision.
 
-    `backlog` is None if Redis did not reply. `current` is the desired number of pods before this decision."""
+    `backlog` is None if Redis did not reply, or if the operator is not allowed to read the Secrets of Redis.
+    `secrets_problem` then explains the missing permission, and is empty otherwise. `current` is the desired number of
+    pods before this decision."""
     if backlog is None:
-        return _decide_without_data(rules, current, history, now_seconds)
+        return _decide_without_data(rules, current, history, now_seconds, secrets_problem)
     if history.last_busy_seconds is None:  # after a restart of the operator, wait for the full windows
         history = replace(history, last_busy_seconds=now_seconds, needed=((now_seconds, current),))
     if backlog.total > 0 or not backlog.is_known or backlog.last_delivered_id != history.last_delivered_id:
@@ -111,19 +119,24 @@ def _updated_throughput(history: ScalingHistory, backlog: Backlog, current: int,
 
 
 def _decide_without_data(
-    rules: Autoscaling, current: int, history: ScalingHistory, now_seconds: float
+    rules: Autoscaling, current: int, history: ScalingHistory, now_seconds: float, secrets_problem: str
 ) -> tuple[Decision, ScalingHistory]:
     since = now_seconds if history.unreachable_since_seconds is None else history.unreachable_since_seconds
     history = replace(
         history, unreachable_since_seconds=since, throughput=history.throughput.with_sample(None, now_seconds)
     )
-    # Before the first successful probe, the backlog is unknown, so at least one pod must run.
-    floor = rules.min_replicas if history.last_busy_seconds is not None else max(1, rules.min_replicas)
+    # Before the first successful probe, the backlog is unknown, so at least one pod must run. The same holds if Secrets
+    # are not readable, because the operator would never notice that entries have arrived.
+    may_be_zero = history.last_busy_seconds is not None and not secrets_problem
+    floor = rules.min_replicas if may_be_zero else max(1, rules.min_replicas)
     replicas, reason = max(current, floor), ScalingReason.BACKLOG_UNKNOWN
     fallback = rules.fallback
     if fallback and now_seconds - since >= fallback.after.total_seconds() and fallback.replicas > replicas:
         replicas, reason = min(fallback.replicas, max(rules.max_replicas, current)), ScalingReason.FALLBACK
-    decision = Decision(replicas, reason, explain(rules, "Redis does not reply", (current, replicas), reason))
+    if secrets_problem:
+        reason = ScalingReason.SECRETS_NOT_READABLE
+    message = explain(rules, secrets_problem or "Redis does not reply", (current, replicas), reason)
+    decision = Decision(replicas, reason, message)
     return decision, _record_change(history, replicas - current, now_seconds)
 
 

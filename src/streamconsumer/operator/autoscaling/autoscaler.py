@@ -12,6 +12,7 @@ from streamconsumer.operator.autoscaling.algorithm import Backlog, ScalingHistor
 from streamconsumer.operator.autoscaling.throughput import Throughput
 from streamconsumer.operator.redis_monitor.monitored_stream import Observation, ObservationEffect
 
+BLIND_REASONS = (ScalingReason.BACKLOG_UNKNOWN, ScalingReason.FALLBACK, ScalingReason.SECRETS_NOT_READABLE)
 LIMIT_REASONS = (ScalingReason.LIMITED_BY_MAX, ScalingReason.LIMITED_BY_POLICY)
 
 
@@ -54,7 +55,9 @@ class Autoscaler:
         if self.is_frozen:
             return ObservationEffect()
         backlog = build_backlog(observation.stats, observation.entries_read, self.replicas)
-        decision, self.history = decide(self.rules, backlog, self.replicas, self.history, self.clock())
+        decision, self.history = decide(
+            self.rules, backlog, self.replicas, self.history, self.clock(), secrets_problem=observation.secrets_problem
+        )
         previous, self.pending_by_pod = self.published, observation.pending_by_consumer
         self.replicas = decision.replicas  # the next observation may come before the reconcile
         has_changed = previous is None or (previous.desired_replicas, previous.reason) != (
@@ -81,11 +84,13 @@ class Autoscaler:
         if published is None:
             return ()
         reason = ScalingReason(published.reason)
-        is_blind = reason in (ScalingReason.BACKLOG_UNKNOWN, ScalingReason.FALLBACK)
         is_limited = reason in LIMIT_REASONS
         return (
             ConditionState(
-                type="ScalingActive", status="False" if is_blind else "True", reason=reason, message=published.message
+                type="ScalingActive",
+                status="False" if reason in BLIND_REASONS else "True",
+                reason=reason,
+                message=published.message,
             ),
             ConditionState(
                 type="ScalingLimited",

@@ -32,6 +32,8 @@ def explain(
     and the rule that limited the number of pods follow."""
     current, desired = replicas
     change = f"{current} → {desired}" if desired != current else f"stays {desired}"
+    if reason is ScalingReason.SECRETS_NOT_READABLE:  # full sentences with the remedy
+        return f"{change}: {backlog_text}"
     parts = (
         f"{change}: {backlog_text}",
         _target_text(rules),

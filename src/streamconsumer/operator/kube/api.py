@@ -5,23 +5,27 @@ classes, because converting an object costs more CPU time than the request.
 """
 
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from aiohttp import TCPConnector, ThreadedResolver
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.exceptions import ApiException, ConflictException, NotFoundException
-from kubernetes.aio.client.rest import RESTResponse
+from kubernetes.aio.client.rest import RESTClientObject, RESTResponse
 from kubernetes.aio.config import ConfigException
-from yaml import YAMLError
+from multidict import CIMultiDict
 
 from streamconsumer.errors import ApiThrottled, InvalidSettings
+from streamconsumer.operator.kube.kubeconfig import read_kubeconfig
 
 ApiError = ApiException
 """An error response of the API server."""
@@ -31,6 +35,9 @@ Conflict = ConflictException
 
 NotFound = NotFoundException
 """The error response to a request for an object that does not exist."""
+
+Headers = tuple[tuple[str, str], ...]
+"""HTTP headers. A name may occur several times."""
 
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml; charset=utf-8"
@@ -43,14 +50,25 @@ MAX_RETRY_AFTER = timedelta(minutes=2)
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
+class _RestClient(RESTClientObject):
+    """HTTP client that looks up the API server with the C library, as kubectl does.
+
+    If the package aiodns is installed, aiohttp uses c-ares, which does not know the split DNS of a VPN. No other part
+    of the operator uses the C library's resolver, so names of Redis servers cannot delay these look-ups."""
+
+    def _create_connector(self) -> TCPConnector:
+        return TCPConnector(limit=self.maxsize, ssl=self.ssl_context, resolver=ThreadedResolver())
+
+
 class KubeApi:
     """Requests to one API server.
 
     A request raises ApiThrottled if the response says when to retry (Retry-After). Other error responses raise
     ApiError, Conflict or NotFound."""
 
-    def __init__(self, client: ApiClient) -> None:
+    def __init__(self, client: ApiClient, impersonation: Headers = ()) -> None:
         self._client = client
+        self._impersonation = impersonation
 
     async def request_json(
         self, method: str, path: str, *, body: Any = None, content_type: str = JSON, query: Mapping[str, str] = {}
@@ -69,15 +87,34 @@ class KubeApi:
     ) -> bytes:
         configuration = self._client.configuration
         token = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-        headers = {**self._client.default_headers, **headers, **({"Authorization": token} if token else {})}
+        authorization = {"Authorization": token} if token else {}
+        all_headers = CIMultiDict(
+            [*{**self._client.default_headers, **headers, **authorization}.items(), *self._impersonation]
+        )
         url = f"{configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
         response = await self._client.call_api(
-            method.upper(), url, headers, body, _request_timeout=REQUEST_TIMEOUT_SECONDS
+            method.upper(), url, all_headers, body, _request_timeout=REQUEST_TIMEOUT_SECONDS
         )
         data: bytes = await response.read()  # type: ignore[no-untyped-call]
         if not 200 <= response.status <= 299:
             _raise_api_error(f"{method} {path}", response)
         return data
+
+    async def server_endpoints(self) -> set[tuple[str, int]]:
+        """Return the known hosts and ports of the API server: the address in the configuration, the Service in the
+        environment, and the address that the API server announces to clients.
+
+        The announced address is the address of the server behind the Service. Its host may be a name. To read the
+        Endpoints of the Service, the operator would need one more permission."""
+        endpoints = [self._client.configuration.host, _service_url(), *await self._announced_addresses()]
+        return {_host_and_port(endpoint) for endpoint in endpoints if endpoint}
+
+    async def _announced_addresses(self) -> list[str]:
+        try:
+            versions = await self.request_json("get", "/api")
+        except ApiError:  # the cluster restricts the discovery of APIs
+            return []
+        return [f"https://{each['serverAddress']}" for each in versions.get("serverAddressByClientCIDRs", [])]
 
 
 @asynccontextmanager
@@ -86,19 +123,47 @@ async def connect(context: str | None = None) -> AsyncIterator[KubeApi]:
 
     If `context` is set, the kubeconfig is used even in a pod. Raises InvalidSettings if there is no usable
     kubeconfig."""
+    connection = await load_connection(context)
+    async with ApiClient(connection.configuration) as client:
+        client.rest_client = _RestClient(connection.configuration)
+        yield KubeApi(client, connection.impersonation)
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Address and credentials of an API server."""
+
+    configuration: Configuration
+    impersonation: Headers = ()
+    """Headers of each request that make the API server use the permissions of another user."""
+
+
+async def load_connection(context: str | None = None) -> Connection:
+    """Return the connection that `connect` uses. Raises InvalidSettings if there is no usable kubeconfig."""
     configuration = Configuration()
     # The chain and the name of the certificate are verified. By default, Python 3.13 also checks the form of the CA
     # certificate strictly, and the CA certificates of many clusters fail this check.
     configuration.disable_strict_ssl_verification = True
+    impersonation: Headers = ()
     if context is not None or not _is_in_cluster(configuration):
-        await _load_kubeconfig(context, configuration)
+        impersonation = await _load_kubeconfig(context, configuration)
     host = urlsplit(configuration.host)
     if not (proxy_bypass(host.hostname or "") or proxy_bypass(host.netloc)):
         configuration.proxy = configuration.proxy or getproxies().get(host.scheme)
     # With trust_env, aiohttp would use a thread for each request, to read environment variables and ~/.netrc.
     configuration.client_session_kwargs = {"trust_env": False}
-    async with ApiClient(configuration) as client:
-        yield KubeApi(client)
+    return Connection(configuration, impersonation)
+
+
+def _service_url() -> str:
+    """Return the URL of the API server's Service in the environment of a pod. Empty outside a pod."""
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    return f"https://{f'[{host}]' if ':' in host else host}:{port}" if host else ""
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
 
 
 def as_yaml(value: Any) -> bytes:
@@ -118,21 +183,24 @@ def _is_in_cluster(configuration: Configuration) -> bool:
     return True
 
 
-async def _load_kubeconfig(context: str | None, configuration: Configuration) -> None:
+async def _load_kubeconfig(context: str | None, configuration: Configuration) -> Headers:
+    """Set the address and the credentials of the context. Returns the headers of its impersonation."""
+    kubeconfig = read_kubeconfig(context)
+    if kubeconfig is None:
+        raise InvalidSettings("no Kubernetes cluster: not running in a pod, and no usable kubeconfig; set KUBECONFIG")
     try:
-        await config.load_kube_config(  # type: ignore[no-untyped-call]
-            context=context, client_configuration=configuration
+        await config.load_kube_config_from_dict(  # type: ignore[no-untyped-call]
+            kubeconfig.document(), client_configuration=configuration
         )
-    except ConfigException as error:
-        raise _no_cluster_error(str(error)) from None
-    except (YAMLError, AttributeError, KeyError, TypeError, ValueError):  # an empty file, for example
-        raise _no_cluster_error("the file is not a kubeconfig") from None
-
-
-def _no_cluster_error(reason: str) -> InvalidSettings:
-    return InvalidSettings(
-        f"no Kubernetes cluster: not running in a pod, and no usable kubeconfig ({reason}); set KUBECONFIG"
-    )
+    except (ConfigException, AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) if isinstance(error, ConfigException) else "invalid credentials"
+        raise InvalidSettings(f"no Kubernetes cluster: the kubeconfig is not usable: {reason}") from None
+    # The package only logs the failure of a plugin, and would continue as an anonymous user.
+    if "exec" in kubeconfig.user and not (configuration.api_key or configuration.cert_file):
+        raise InvalidSettings(
+            "no Kubernetes cluster: the exec plugin of the kubeconfig returned no credentials; run its command"
+        )
+    return kubeconfig.impersonation
 
 
 def default_namespace(context: str | None = None) -> str:
@@ -141,11 +209,8 @@ def default_namespace(context: str | None = None) -> str:
     with suppress(OSError):
         if context is None:
             return NAMESPACE_FILE.read_text().strip()
-    with suppress(ConfigException):
-        contexts, current = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
-        selected = next((each for each in contexts if each["name"] == context), current)
-        return str(selected["context"].get("namespace") or "default")
-    return "default"
+    kubeconfig = read_kubeconfig(context)
+    return kubeconfig.namespace if kubeconfig else "default"
 
 
 def api_error_message(error: Exception) -> str:
@@ -159,7 +224,7 @@ def _retry_after(error: ApiException) -> timedelta | None:
     """Return the delay in the header Retry-After, at most MAX_RETRY_AFTER. The API server sends a number of
     seconds. A date, which a proxy may send, is ignored."""
     seconds = str((error.headers or {}).get("Retry-After", ""))
-    if error.status not in RETRYABLE_STATUSES or not seconds.isdecimal():
+    if error.status not in RETRYABLE_STATUSES or not re.fullmatch("[0-9]{1,9}", seconds):
         return None
     return min(timedelta(seconds=int(seconds)), MAX_RETRY_AFTER) or None
 

@@ -1,6 +1,6 @@
 """The client for the Kubernetes API: reads, server-side apply, delete, status and Events.
 
-Arguments and results are manifests, not model classes. This module contains the paths of all used kinds, so the client
+Arguments and results are manifests, not model classes. `paths.py` contains the paths of all used kinds, so the client
 needs no API discovery.
 """
 
@@ -23,8 +23,11 @@ from streamconsumer.operator.kube.api import (
     api_error_message,
     as_yaml,
 )
+from streamconsumer.operator.kube.paths import collection_path, object_path
 from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.rbac import SERVICE_ACCOUNT_PREFIX
 from streamconsumer.operator.reconcile_trace import current
+from streamconsumer.text import printable
 
 PAGE_SIZE = 20
 """The number of objects in one page of a list. Pages are small because 1,000 Deployments are 20 MB of JSON, and take
@@ -33,21 +36,11 @@ five times that size in memory."""
 TERMINAL_STATUSES = (400, 403, 422)
 """The HTTP status codes that count as a rejection of a child, because an immediate retry would fail again."""
 
+MAX_LOG_BYTES = 33_554_432
+"""Maximum size of a log that is read."""
+
 MAX_NOTE_BYTES = 1024
 """The maximum length, in bytes, of an Event message that the API server accepts."""
-
-_PLURALS = {
-    "ServiceAccount": "serviceaccounts",
-    "ConfigMap": "configmaps",
-    "Deployment": "deployments",
-    "PodDisruptionBudget": "poddisruptionbudgets",
-    "Pod": "pods",
-    "Event": "events",
-    "Secret": "secrets",
-    "Lease": "leases",
-    "CustomResourceDefinition": "customresourcedefinitions",
-    names.KIND: names.PLURAL,
-}
 
 
 class KubeClient:
@@ -59,7 +52,7 @@ class KubeClient:
     async def get(self, api_version: str, kind: str, namespace: str | None, name: str) -> Manifest | None:
         """Return the object, or None if the object does not exist."""
         with suppress(NotFound):
-            return await self._request("get", _path(api_version, kind, namespace, name))
+            return await self._request("get", object_path(api_version, kind, namespace, name))
         return None
 
     async def get_config_object(self, kind: str, namespace: str, name: str) -> Manifest | None:
@@ -77,7 +70,7 @@ class KubeClient:
     ) -> AsyncIterator[Manifest]:
         """Yield every object of the kind, each with apiVersion and kind. If `namespace` is None, list all
         namespaces."""
-        path, query = _path(api_version, kind, namespace), {"limit": str(PAGE_SIZE)}
+        path, query = collection_path(api_version, kind, namespace), {"limit": str(PAGE_SIZE)}
         if selector:
             query["labelSelector"] = selector
         token = ""
@@ -112,19 +105,18 @@ class KubeClient:
             "status": status.model_dump(by_alias=True, exclude_none=True),
         }
         with suppress(NotFound):
-            return await self._apply(manifest, f"{_path_of(manifest)}/status")
+            return await self._apply(manifest, _path_of(manifest, "status"))
         return None
 
     async def get_secret(self, namespace: str, name: str) -> dict[str, bytes] | None:
         """Return the decoded data of a Secret, or None if the Secret does not exist. Raises PermissionDenied."""
-        secret = await self.get_config_object("Secret", namespace, name)
-        return None if secret is None else {key: b64decode(value) for key, value in secret.get("data", {}).items()}
+        return secret_data(await self.get_config_object("Secret", namespace, name))
 
     async def annotate_pod(self, namespace: str, name: str, annotations: dict[str, str]) -> None:
         """Add annotations to a pod. If the pod no longer exists, nothing happens."""
         patch = {"metadata": {"annotations": annotations}}
         with suppress(NotFound):
-            path = _path("v1", "Pod", namespace, name)
+            path = object_path("v1", "Pod", namespace, name)
             await self._request("patch", path, body=patch, content_type=MERGE_PATCH)
 
     async def replace(self, manifest: Manifest) -> Manifest:
@@ -133,30 +125,48 @@ class KubeClient:
         if "resourceVersion" in manifest["metadata"]:
             return await self._request("put", _path_of(manifest), body=manifest)
         metadata = manifest["metadata"]
-        path = _path(manifest["apiVersion"], manifest["kind"], metadata["namespace"])
+        path = collection_path(manifest["apiVersion"], manifest["kind"], metadata["namespace"])
         return await self._request("post", path, body=manifest)
 
     async def set_suspended(self, namespace: str, name: str, *, suspended: bool) -> None:
         """Set spec.suspend, for the commands `suspend` and `resume`. The operator itself never writes the spec."""
-        path = _path(names.API_VERSION, names.KIND, namespace, name)
+        path = object_path(names.API_VERSION, names.KIND, namespace, name)
         patch = {"spec": {"suspend": suspended}}
         await self._request("patch", path, body=patch, content_type=MERGE_PATCH)
 
     async def can_i(self, verb: str, resource: str, namespace: str | None) -> bool:
         """Return True if the user of the command line is allowed to use the verb on the resource. Examples of a
         resource are `pods/exec` and `deployments.apps`."""
-        plural_and_group, _, subresource = resource.partition("/")
-        plural, _, group = plural_and_group.partition(".")
-        attributes = {"verb": verb, "group": group, "resource": plural, "subresource": subresource}
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": {**attributes, **({"namespace": namespace} if namespace else {})}},
-        }
-        response = await self._api.request_json(
-            "post", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=review
-        )
+        api_version, kind = "authorization.k8s.io/v1", "SelfSubjectAccessReview"
+        spec = {"resourceAttributes": _attributes(verb, resource, namespace)}
+        review = {"apiVersion": api_version, "kind": kind, "spec": spec}
+        response = await self._api.request_json("post", collection_path(api_version, kind, None), body=review)
         return bool(response["status"]["allowed"])
+
+    async def can_service_account(self, account: tuple[str, str], verb: str, resource: str, namespace: str) -> bool:
+        """Return True if a ServiceAccount, given as namespace and name, is allowed to use the verb on the resource, for
+        the command line."""
+        groups = ["system:serviceaccounts", f"system:serviceaccounts:{account[0]}", "system:authenticated"]
+        spec = {
+            "user": f"{SERVICE_ACCOUNT_PREFIX}{account[0]}:{account[1]}",
+            "groups": groups,
+            "resourceAttributes": _attributes(verb, resource, namespace),
+        }
+        api_version, kind = "authorization.k8s.io/v1", "LocalSubjectAccessReview"
+        review = {"apiVersion": api_version, "kind": kind, "metadata": {"namespace": namespace}, "spec": spec}
+        response = await self._api.request_json("post", collection_path(api_version, kind, namespace), body=review)
+        return bool(response["status"]["allowed"])
+
+    async def own_user(self) -> str:
+        """Return the user name that the API server knows the caller by."""
+        api_version, kind = "authentication.k8s.io/v1", "SelfSubjectReview"
+        review = {"apiVersion": api_version, "kind": kind}
+        response = await self._api.request_json("post", collection_path(api_version, kind, None), body=review)
+        return str(response["status"]["userInfo"]["username"])
+
+    async def server_endpoints(self) -> set[tuple[str, int]]:
+        """Return the known hosts and ports of the API server, as `KubeApi` does."""
+        return await self._api.server_endpoints()
 
     async def version(self) -> Manifest:
         """Return the version of the API server, for the command line."""
@@ -164,9 +174,14 @@ class KubeClient:
 
     async def pod_log(self, namespace: str, pod: str, container: str, *, lines: int, previous: bool) -> str:
         """Return the last lines of a container's log, for the command line. If `previous` is True, the log is from
-        before the last restart of the container."""
-        query = {"container": container, "tailLines": str(lines), "previous": str(previous).lower()}
-        return await self._api.request_text("get", f"{_path('v1', 'Pod', namespace, pod)}/log", query=query)
+        before the last restart of the container. At most MAX_LOG_BYTES are read, because a line can have any length."""
+        query = {
+            "container": container,
+            "tailLines": str(lines),
+            "limitBytes": str(MAX_LOG_BYTES),
+            "previous": str(previous).lower(),
+        }
+        return await self._api.request_text("get", object_path("v1", "Pod", namespace, pod, "log"), query=query)
 
     async def delete(self, manifest: Manifest) -> None:
         """Delete an object with background propagation. The object is deleted only if its uid equals the uid in the
@@ -192,7 +207,7 @@ class KubeClient:
             "type": "Warning" if warning else "Normal",
             "reason": reason,
             "action": "Reconcile",
-            "note": message.encode()[:MAX_NOTE_BYTES].decode(errors="ignore"),
+            "note": printable(message, MAX_NOTE_BYTES).encode()[:MAX_NOTE_BYTES].decode(errors="ignore"),
             "reportingController": names.FIELD_MANAGER,
             "reportingInstance": names.FIELD_MANAGER,
             "regarding": {
@@ -203,7 +218,7 @@ class KubeClient:
                 "uid": metadata.get("uid", ""),
             },
         }
-        await self._request("post", _path("events.k8s.io/v1", "Event", metadata["namespace"]), body=event)
+        await self._request("post", collection_path("events.k8s.io/v1", "Event", metadata["namespace"]), body=event)
 
     async def _apply(self, manifest: Manifest, path: str) -> Manifest:
         return await self._request(
@@ -232,12 +247,19 @@ async def list_all(
                 yield manifest
 
 
-def _path(api_version: str, kind: str, namespace: str | None, name: str = "") -> str:
-    root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
-    scope = f"/namespaces/{namespace}" if namespace else ""
-    return f"{root}{scope}/{_PLURALS[kind]}" + (f"/{name}" if name else "")
+def secret_data(secret: Manifest | None) -> dict[str, bytes] | None:
+    """Return the decoded data of a Secret, or None if there is no Secret."""
+    return None if secret is None else {key: b64decode(value) for key, value in secret.get("data", {}).items()}
 
 
-def _path_of(manifest: Manifest) -> str:
+def _attributes(verb: str, resource: str, namespace: str | None) -> dict[str, str]:
+    """Return the attributes of a request, for an access review."""
+    plural_and_group, _, subresource = resource.partition("/")
+    plural, _, group = plural_and_group.partition(".")
+    attributes = {"verb": verb, "group": group, "resource": plural, "subresource": subresource}
+    return {**attributes, **({"namespace": namespace} if namespace else {})}
+
+
+def _path_of(manifest: Manifest, subresource: str = "") -> str:
     metadata = manifest["metadata"]
-    return _path(manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"])
+    return object_path(manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"], subresource)

@@ -9,14 +9,15 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import kopf
 from kopf._cogs.clients import watching as kopf_watching
+from multidict import CIMultiDict
 
 from streamconsumer.model import names
-from streamconsumer.operator.kube.api import api_error_message
+from streamconsumer.operator.kube.api import Connection, Headers, api_error_message, load_connection
 from streamconsumer.operator.kube.client import PAGE_SIZE
 from streamconsumer.operator.manifests import CHILD_KINDS, Manifest
 
@@ -44,14 +45,16 @@ def build_registry() -> kopf.OperatorRegistry:
         group, _, version = api_version.rpartition("/")
         kopf.on.event(group, version, kind, id="never", registry=registry)(never)
 
-    @kopf.on.login(registry=registry)
-    def login(**arguments: Any) -> kopf.ConnectionInfo | None:
-        connection = kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
-        if connection is None:
-            return None
-        return LenientTlsConnection(**{each.name: getattr(connection, each.name) for each in fields(connection)})
-
+    kopf.on.login(registry=registry)(login)
     return registry
+
+
+async def login(**arguments: Any) -> kopf.ConnectionInfo:
+    """Return the connection of kopf's watches. kopf calls this function at the start, and again if the API server
+    rejects the credentials."""
+    if connection := kopf.login_with_service_account(**arguments):
+        return WatchConnection(**{each.name: getattr(connection, each.name) for each in fields(connection)})
+    return from_kubeconfig(await load_connection())
 
 
 @contextmanager
@@ -83,9 +86,32 @@ def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[No
         kopf_watching.continuous_watch = original
 
 
-class LenientTlsConnection(kopf.ConnectionInfo):
+def from_kubeconfig(connection: Connection) -> "WatchConnection":
+    """Return the connection of kopf's watches with the address and the credentials of all other requests."""
+    configuration = connection.configuration
+    scheme, _, token = configuration.api_key.get("BearerToken", "").partition(" ")
+    return WatchConnection(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+        scheme=scheme or None,
+        token=token or None,
+        proxy_url=configuration.proxy,
+        impersonation=connection.impersonation,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConnection(kopf.ConnectionInfo):
     """A connection that verifies the chain and the name of a certificate, but not the certificate's form, for the
     reason that `api.connect` states."""
+
+    impersonation: Headers = ()
+
+    def as_http_headers(self) -> Any:
+        return CIMultiDict([*super().as_http_headers().items(), *self.impersonation])
 
     def as_ssl_context(self) -> ssl.SSLContext:
         context = super().as_ssl_context()

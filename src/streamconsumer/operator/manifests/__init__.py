@@ -4,14 +4,14 @@ Each module computes the manifest of one kind from the spec. The functions have 
 """
 
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.operator.manifests.deployment import deployment
+from streamconsumer.operator.manifests.deployment import ReferenceHashes, deployment
 from streamconsumer.operator.manifests.metadata import Manifest, with_applied_hash
 from streamconsumer.operator.manifests.pod_disruption_budget import pod_disruption_budget
 from streamconsumer.operator.manifests.service_account import service_account
 from streamconsumer.operator.manifests.source_config_map import source_config_map
 from streamconsumer.operator.settings import OperatorSettings
 
-__all__ = ["CHILD_KINDS", "Manifest", "desired"]
+__all__ = ["CHILD_KINDS", "Manifest", "ReferenceHashes", "desired"]
 
 CHILD_KINDS = [
     ("v1", "ServiceAccount"),
@@ -23,15 +23,20 @@ CHILD_KINDS = [
 children that refer to it."""
 
 
-def desired(consumer: StreamConsumer, settings: OperatorSettings, config_hash: str = "") -> list[Manifest]:
+NO_REFERENCES = ReferenceHashes()
+
+
+def desired(
+    consumer: StreamConsumer, settings: OperatorSettings, references: ReferenceHashes = NO_REFERENCES
+) -> list[Manifest]:
     """Build the manifests of all children, in the order in which they are applied. Each manifest has its own hash as an
     annotation.
 
-    `config_hash` is the hash of the Secrets and ConfigMaps that the pods' environment variables refer to."""
+    `references` contains the hashes of the Secrets and ConfigMaps that the pods' environment variables refer to."""
     manifests = [
         service_account(consumer),
         source_config_map(consumer),
-        deployment(consumer, settings, config_hash),
+        deployment(consumer, settings, references),
         pod_disruption_budget(consumer),
     ]
     return [with_applied_hash(manifest) for manifest in manifests if manifest is not None]

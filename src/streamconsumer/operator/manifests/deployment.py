@@ -2,6 +2,7 @@
 
 import math
 from datetime import timedelta
+from typing import NamedTuple
 
 from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer
@@ -19,17 +20,27 @@ If Redis does not reply, the processor needs up to 1 s for each of four steps: e
 awaiting cancelled handlers and leaving the group. The export of the last spans then takes up to 3 s."""
 
 
-def deployment(consumer: StreamConsumer, settings: OperatorSettings, config_hash: str) -> Manifest:
+class ReferenceHashes(NamedTuple):
+    """Hashes of the Secrets and ConfigMaps that the environment variables of the pods refer to."""
+
+    template: str = ""
+    """Annotation of the pod template. A new value replaces the pods. Empty if there is no annotation."""
+    known: str = ""
+    """Annotation of the Deployment: the hash of each readable object. Empty if there is no annotation."""
+
+
+def deployment(consumer: StreamConsumer, settings: OperatorSettings, references: ReferenceHashes) -> Manifest:
+    annotations = non_empty(**{names.ANNOTATION_KNOWN_REFERENCES: references.known})
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": metadata(consumer, child_name(consumer)),
+        "metadata": {**metadata(consumer, child_name(consumer)), **non_empty(annotations=annotations)},
         "spec": {
             "replicas": 0 if consumer.spec.suspend else consumer.spec.replicas,
             **rollout(consumer.spec.rollout),
             "revisionHistoryLimit": 3,
             "selector": {"matchLabels": selector(consumer)},
-            "template": _template(consumer, settings, config_hash),
+            "template": _template(consumer, settings, references.template),
         },
     }
 

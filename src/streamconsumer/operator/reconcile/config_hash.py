@@ -1,46 +1,82 @@
-"""The hash of the Secrets and ConfigMaps that the environment variables of the pods refer to.
+"""The hashes of the Secrets and ConfigMaps that the environment variables of the pods refer to.
 
-A container's environment variables are fixed when it starts. The pod template contains the hash, so a change of a
-referenced object starts a rollout. The operator reads the referenced objects in every reconcile, including resyncs. The
-operator does not watch these objects, because it would have to watch all Secrets and ConfigMaps.
+A container's environment variables are fixed when it starts. The pod template contains a hash, so a new hash starts a
+rollout. The operator reads the referenced objects in every reconcile, including resyncs. The operator does not watch
+these objects, because it would have to watch all Secrets and ConfigMaps.
 
-The hash is an HMAC whose key is the object's uid. Only users who are allowed to read the object know its uid. A plain
+The operator may lose and regain the permission to read Secrets, and this alone must not start a rollout. An annotation
+of the Deployment therefore contains the hash of each object that was readable in the last reconcile. The hash in the
+pod template changes only if the hash of an object in this annotation differs from the current hash. The change of a
+Secret while it is not readable starts no rollout.
+
+Each hash is an HMAC whose key is the object's uid. Only users who are allowed to read the object know its uid. A plain
 hash would not be safe, because more users can read a pod than a Secret, and these users could guess a short password.
 """
 
 import hashlib
 import hmac
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Protocol
 
 from streamconsumer.errors import PermissionDenied
+from streamconsumer.model import names
 from streamconsumer.model.spec import StreamConsumer, StreamConsumerSpec
-from streamconsumer.operator.manifests import Manifest
+from streamconsumer.operator.manifests import Manifest, ReferenceHashes
 from streamconsumer.operator.manifests.metadata import digest
 
 Reference = tuple[str, str]
 """The kind and the name of a referenced object."""
 
 
+HASH_LENGTH = 16
+"""The number of hexadecimal digits of a hash."""
+
+
 class ConfigReader(Protocol):
-    """The method of `KubeClient` that this module needs."""
+    """The method of `SecretReader` that this module needs."""
 
     async def get_config_object(self, kind: str, namespace: str, name: str) -> Manifest | None: ...
 
 
-async def referenced_config_hash(consumer: StreamConsumer, kube: ConfigReader) -> str:
-    """Return the hash of all referenced objects that the operator is allowed to read, or an empty string if there are
-    none."""
+async def read_reference_hashes(consumer: StreamConsumer, reader: ConfigReader) -> dict[str, str] | None:
+    """Return the hash of each referenced object that the operator is allowed to read, or None if the StreamConsumer
+    refers to no objects."""
+    references = referenced_objects(consumer.spec)
     hashes = {}
-    for (kind, name), keys in sorted(_references(consumer.spec).items()):
-        try:
-            hashes[f"{kind}/{name}"] = _hmac(await kube.get_config_object(kind, consumer.namespace, name), keys)
-        except PermissionDenied:
-            continue
-    return digest(hashes) if hashes else ""
+    for (kind, name), keys in sorted(references.items()):
+        with suppress(PermissionDenied):
+            live = await reader.get_config_object(kind, consumer.namespace, name)
+            hashes[f"{kind}/{name}"] = _hmac(live, keys)
+    return hashes if references else None
 
 
-def _references(spec: StreamConsumerSpec) -> dict[Reference, set[str] | None]:
+def next_references(deployment: Manifest | None, hashes: Mapping[str, str]) -> ReferenceHashes:
+    """Return the annotations for the current hashes. `deployment` is the live Deployment, or None if there is none.
+
+    If a known object has changed, the hash in the pod template is computed from its previous value, so that the hash
+    differs from all earlier ones."""
+    known = ",".join(f"{reference}={value}" for reference, value in sorted(hashes.items()))
+    if deployment is None:
+        return ReferenceHashes(digest(dict(hashes)) if hashes else "", known)
+    previous = _parse_known(_annotation(deployment, names.ANNOTATION_KNOWN_REFERENCES))
+    template = _annotation(deployment["spec"]["template"], names.ANNOTATION_REFERENCES)
+    if any(previous.get(reference, value) != value for reference, value in hashes.items()):
+        template = digest([template, dict(hashes)])
+    return ReferenceHashes(template, known)
+
+
+def _parse_known(text: str) -> dict[str, str]:
+    pairs = (item.partition("=") for item in text.split(",") if item)
+    return {reference: value for reference, _, value in pairs}
+
+
+def _annotation(manifest: Manifest, name: str) -> str:
+    return str(manifest.get("metadata", {}).get("annotations", {}).get(name, ""))
+
+
+def referenced_objects(spec: StreamConsumerSpec) -> dict[Reference, set[str] | None]:
     """Return the referenced objects, each with its referenced keys. None means all keys."""
     references: dict[Reference, set[str] | None] = {}
     for variable in spec.env:
@@ -61,4 +97,4 @@ def _hmac(live: Manifest | None, keys: set[str] | None) -> str:
     data = {**live.get("data", {}), **live.get("binaryData", {})}
     referenced = {key: value for key, value in data.items() if keys is None or key in keys}
     text = json.dumps(referenced, sort_keys=True)
-    return hmac.new(live["metadata"]["uid"].encode(), text.encode(), hashlib.sha256).hexdigest()
+    return hmac.new(live["metadata"]["uid"].encode(), text.encode(), hashlib.sha256).hexdigest()[:HASH_LENGTH]

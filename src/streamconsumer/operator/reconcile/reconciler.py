@@ -23,9 +23,10 @@ from streamconsumer.operator.cache.transform import as_mapping
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.kube.event_recorder import EventRecorder
-from streamconsumer.operator.manifests import Manifest, desired
+from streamconsumer.operator.kube.paths import label_selector
+from streamconsumer.operator.manifests import Manifest, ReferenceHashes, desired
 from streamconsumer.operator.manifests.metadata import child_name, owned_by
-from streamconsumer.operator.reconcile.config_hash import referenced_config_hash
+from streamconsumer.operator.reconcile.config_hash import ConfigReader, next_references, read_reference_hashes
 from streamconsumer.operator.reconcile.consumer_state import ConsumerState
 from streamconsumer.operator.reconcile.drift import contains_applied
 from streamconsumer.operator.reconcile.readiness import (
@@ -59,6 +60,7 @@ class Reconciler:
     """Reconciles StreamConsumers: reads objects from the cache and writes to the API server."""
 
     kube: KubeClient
+    secrets: ConfigReader
     cache: ObjectCache
     settings: OperatorSettings
     redis_monitor: RedisMonitor
@@ -177,10 +179,20 @@ class Reconciler:
         return [child for child in self.cache.children(key) if _owned_by_previous_uid(consumer, child)]
 
     async def _apply_children(self, state: ConsumerState, consumer: StreamConsumer) -> list[Change]:
-        config_hash = await referenced_config_hash(consumer, self.kube)
-        manifests = desired(consumer, self.settings, config_hash)
+        manifests = desired(consumer, self.settings, await self._references(state, consumer))
         changes = [change for child in manifests if (change := await self._apply_child(state, consumer, child))]
         return [*changes, *await self._prune(state.key, consumer, manifests)]
+
+    async def _references(self, state: ConsumerState, consumer: StreamConsumer) -> ReferenceHashes:
+        """Return the hashes of the referenced Secrets and ConfigMaps, compared with those of the live Deployment."""
+        hashes = await read_reference_hashes(consumer, self.secrets)
+        if hashes is None:
+            return ReferenceHashes()
+        name = child_name(consumer)
+        live = self.cache.child(state.key, "Deployment", name)
+        if live is None:  # the cache lacks objects without our labels, and a user may have removed the label
+            live = await self.kube.get("apps/v1", "Deployment", consumer.namespace, name)
+        return next_references(live, hashes)
 
     async def _apply_child(self, state: ConsumerState, consumer: StreamConsumer, manifest: Manifest) -> Change | None:
         """Apply one child if the child is missing or differs from the manifest. Returns the change, or None if there is
@@ -267,7 +279,7 @@ class Reconciler:
             desired_replicas=deployment["spec"].get("replicas", 1) if deployment else 0,
             replicas=counts.get("replicas", 0),
             ready_replicas=counts.get("readyReplicas", 0),
-            selector=f"{names.LABEL_CONSUMER}={state.key[1]}",
+            selector=label_selector({names.LABEL_CONSUMER: state.key[1]}),
             effective=effective(deployment) if deployment else None,
             stream=observation.stats if observation else previous.stream,
             autoscaling=decision or (previous.autoscaling if wants_scaling else None),

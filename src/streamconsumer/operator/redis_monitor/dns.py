@@ -4,6 +4,10 @@
 that name may be missing or belong to another Service. The operator therefore resolves host names as a pod of the
 StreamConsumer does. The resolver uses the search domains that the kubelet gives to the operator's pod, and replaces the
 operator's namespace in these domains with the StreamConsumer's namespace.
+
+All look-ups run in one c-ares channel, without a thread for each look-up. The resolver of the C library would need a
+thread for each look-up, and a silent name server would block these threads. The client for the Kubernetes API does not
+use this channel.
 """
 
 import asyncio
@@ -12,64 +16,156 @@ import socket
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
+from typing import NamedTuple
+
+import aiodns
+import pycares
+from aiodns.error import ARES_ENODATA, ARES_ENOTFOUND, DNSError
+
+from streamconsumer.errors import DestinationNotAllowed, HostNotResolved
+from streamconsumer.operator.redis_monitor.destinations import REMEDY, Address, Destinations, parse_address
 
 RESOLV_CONF = Path("/etc/resolv.conf")
-MAX_RELATIVE_DOTS = 1
-"""Maximum number of dots in a host name that is resolved with the search domains: `service`, `service.namespace` or
-`pod.service`."""
 
+LOOKUP_TIMEOUT_SECONDS = 4.0
+"""Timeout of the look-up of one host, including all search domains."""
+
+QUERY_TIMEOUT_SECONDS = 1.0
+QUERY_TRIES = 2
+
+MAX_ADDRESSES = 8
+"""Maximum number of addresses of one host that are used."""
+
+QUERIES_PER_CHANNEL = 2000
+"""Number of queries after which the channel is replaced. The channel caches each answer for the answer's TTL, without a
+limit on the number of answers, and the authors of StreamConsumers choose the names."""
+
+DEFAULT_NDOTS = 1
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
 _NAMESPACED = re.compile(r"^[^.]+(?=\.svc\.)")
+_NOT_FOUND = (ARES_ENODATA, ARES_ENOTFOUND)
+
+
+class SearchOptions(NamedTuple):
+    """Options of resolv.conf that apply to relative host names."""
+
+    domains: tuple[str, ...] = ()
+    ndots: int = DEFAULT_NDOTS
+    """Number of dots from which a host name is first looked up as an absolute name."""
+
+
+class NameServers:
+    """Look-ups at the name servers of the operator's pod, shared by all namespaces."""
+
+    def __init__(self, servers: Sequence[str] | None = None) -> None:
+        """If `servers` is None, the name servers in resolv.conf are used."""
+        self._servers = servers
+        self._channels: list[aiodns.DNSResolver] = []
+        """The current channel is the last one. The others still have running look-ups."""
+        self._queries = 0
+
+    async def look_up(self, name: str) -> list[Address]:
+        """Return the addresses of a host name. The list is empty if the name does not exist. Raises HostNotResolved if
+        the name servers do not answer."""
+        try:
+            answer = await self._current_channel().getaddrinfo(name, type=socket.SOCK_STREAM)
+        except DNSError as error:
+            if error.args[0] in _NOT_FOUND:
+                return []
+            raise HostNotResolved(f"the name servers have no answer for this host name ({error.args[1]})") from None
+        addresses = dict.fromkeys(ip_address(node.addr[0].decode()) for node in answer.nodes)
+        return [*addresses][:MAX_ADDRESSES]
+
+    async def aclose(self) -> None:
+        """Cancel all look-ups."""
+        while self._channels:
+            await self._channels.pop().close()
+
+    def _current_channel(self) -> aiodns.DNSResolver:
+        self._queries += 1
+        if not self._channels or self._queries > QUERIES_PER_CHANNEL:
+            if self._channels:
+                asyncio.get_running_loop().call_later(2 * LOOKUP_TIMEOUT_SECONDS, self._drop_oldest)
+            # Without TCP, an answer is small and a name server cannot stall a connection.
+            flags = pycares.ARES_FLAG_IGNTC | pycares.ARES_FLAG_EDNS
+            options = {"timeout": QUERY_TIMEOUT_SECONDS, "tries": QUERY_TRIES, "flags": flags}
+            self._channels.append(aiodns.DNSResolver(self._servers, **options))
+            self._queries = 1
+        return self._channels[-1]
+
+    def _drop_oldest(self) -> None:
+        """Drop the oldest channel, whose look-ups have ended. A channel closes when no reference remains."""
+        if len(self._channels) > 1:
+            del self._channels[0]
 
 
 class NamespaceResolver:
-    """Resolves host names as the pods of one namespace do."""
+    """Resolves host names as the pods of one namespace do, and returns only addresses to which the operator may
+    connect."""
 
-    def __init__(self, namespace: str, search: Sequence[str] | None = None) -> None:
-        """`search` lists the search domains. If None, the search domains of the operator's pod are used."""
-        domains = _read_search_domains(RESOLV_CONF) if search is None else search
-        in_cluster = any(_NAMESPACED.match(domain) for domain in domains)
-        self._domains = [_NAMESPACED.sub(namespace, domain) for domain in domains] if in_cluster else []
+    def __init__(
+        self,
+        namespace: str,
+        name_servers: NameServers,
+        destinations: Destinations,
+        search: SearchOptions | None = None,
+    ) -> None:
+        """If `search` is None, the search options of the operator's pod are used."""
+        options = _read_search_options(RESOLV_CONF) if search is None else search
+        in_cluster = any(_NAMESPACED.match(domain) for domain in options.domains)
+        domains = tuple(_NAMESPACED.sub(namespace, domain) for domain in options.domains) if in_cluster else ()
+        self._search = SearchOptions(domains, options.ndots)
+        self._name_servers, self._destinations = name_servers, destinations
 
-    async def resolve(self, host: str, port: int) -> str:
-        """Return the host name to connect to.
+    async def resolve(self, host: str, port: int) -> list[str]:
+        """Return the addresses to connect to, in order. Raises HostNotResolved, and DestinationNotAllowed if the rules
+        refuse all addresses of the host."""
+        if not 0 < port <= 65535:
+            raise HostNotResolved(f"found port {port}, expected 1 to 65535")
+        address = parse_address(host)
+        addresses = [address] if address is not None else await self._look_up(host)
+        refusals = {each: self._destinations.refusal(each, port) for each in addresses}
+        allowed = [str(each) for each, rule in refusals.items() if rule is None]
+        if not allowed:
+            raise DestinationNotAllowed(f"the operator does not connect to {refusals[addresses[0]]}; {REMEDY}")
+        return allowed
 
-        Returns `host` unchanged if the operator runs outside a cluster or `host` is not relative. If `host` exists in
-        no search domain, returns `host` as an absolute name."""
-        if not self._domains or not is_relative(host):
-            return host
-        for domain in self._domains:
-            candidate = f"{host}.{domain}."
-            if await _resolves(candidate, port):
-                return candidate
-        return f"{host}."  # absolute, so that the search domains of the operator's pod are not used
-
-
-def is_relative(host: str) -> bool:
-    """Return True if the meaning of the host name depends on the namespace."""
-    return host.count(".") <= MAX_RELATIVE_DOTS and not host.endswith(".") and not _is_address(host)
-
-
-async def _resolves(name: str, port: int) -> bool:
-    try:
-        await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
-    except OSError:
-        return False
-    return True
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    return True
+    async def _look_up(self, host: str) -> list[Address]:
+        if not _HOST_NAME.fullmatch(host):
+            raise HostNotResolved("the host is neither a host name nor an IP address")
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS):
+                for name in absolute_names(host, self._search):
+                    if addresses := await self._name_servers.look_up(name):
+                        return addresses
+        except TimeoutError:
+            message = f"the name servers did not answer within {LOOKUP_TIMEOUT_SECONDS:.0f} s"
+            raise HostNotResolved(message) from None
+        raise HostNotResolved("the host name does not exist")
 
 
-def _read_search_domains(file: Path) -> list[str]:
-    """Return the domains of the last `search` line, which is also the line that the system resolver uses."""
+def absolute_names(host: str, search: SearchOptions) -> list[str]:
+    """Return the names to look up, in the order in which the C library in a pod looks them up.
+
+    Outside a cluster, there are no search domains here. The host is returned unchanged, and the search domains of the
+    machine apply."""
+    if host.rstrip(".").lower() == "localhost":
+        return ["localhost"]
+    if not search.domains or host.endswith("."):
+        return [host]
+    searched = [f"{host}.{domain}." for domain in search.domains]
+    return [f"{host}.", *searched] if host.count(".") >= search.ndots else [*searched, f"{host}."]
+
+
+def _read_search_options(file: Path) -> SearchOptions:
+    """Return the domains of the last `search` line, as the C library does, and the option `ndots`."""
     try:
         lines = [line.split() for line in file.read_text().splitlines()]
     except OSError:
-        return []
+        return SearchOptions()
     search_lists = [words[1:] for words in lines if words[:1] == ["search"]]
-    return [domain.rstrip(".") for domain in search_lists[-1]] if search_lists else []
+    options = [word for words in lines if words[:1] == ["options"] for word in words[1:]]
+    ndots = [int(word[6:]) for word in options if re.fullmatch(r"ndots:[0-9]{1,2}", word)]
+    domains = tuple(domain.rstrip(".") for domain in search_lists[-1]) if search_lists else ()
+    return SearchOptions(domains, ndots[-1] if ndots else DEFAULT_NDOTS)

@@ -5,7 +5,6 @@ checks this condition and deletes the consumer. The operator creates a group onl
 because a pod that has run restores the group together with the entries that the pod has started to handle.
 """
 
-import math
 import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
@@ -13,8 +12,13 @@ from typing import Any
 from streamconsumer.operator.redis_monitor.probe import GroupRef
 from streamconsumer.redis_client.errors_table import RedisErrorInfo
 from streamconsumer.redis_client.pipeline_client import Command
-from streamconsumer.redis_client.replies import parse_id, to_dict
-from streamconsumer.redis_client.scripts import COUNT_AFTER, DELETE_IDLE_CONSUMER
+from streamconsumer.redis_client.replies import array, entry_id, parse_id, text
+from streamconsumer.redis_client.scripts import (
+    COUNT_AFTER,
+    DELETE_IDLE_CONSUMER,
+    FIND_ABSENT_CONSUMERS,
+    LAST_GENERATED_ID,
+)
 
 ExecuteMany = Callable[[Sequence[Command]], Awaitable[list[Any] | RedisErrorInfo]]
 """Function that runs several commands in one round trip and returns the replies, as `PipelineClient.execute` does."""
@@ -29,8 +33,11 @@ MAX_COUNTED = 10_000
 """Maximum number of unread entries that are counted if Redis does not report the lag. Counting this number takes about
 5 ms of server time."""
 
-MESSAGE_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
-"""Pattern of a valid entry id. An id from the status is checked before use, because users can write the status."""
+MAX_DELETED = 100
+"""Maximum number of consumers that one call deletes. The next call deletes more."""
+
+KEPT = -1
+"""Result of DELETE_IDLE_CONSUMER if the consumer has pending entries."""
 
 POD_NAME_SUFFIX = r"-[a-z0-9]{1,10}-[a-z0-9]{5}"
 """Pattern of the suffix that Kubernetes appends to the name of a Deployment to name the Deployment's pods."""
@@ -44,18 +51,22 @@ async def create_group(
     If the stream has been recreated since then, a lost group starts at the beginning of the stream. A pod that creates
     the group at the same time chooses the same position."""
     position = start_from
-    if last_delivered_id is not None and MESSAGE_ID.fullmatch(last_delivered_id):
+    if last_delivered_id is not None:
         last = await _last_generated_id(execute, group_ref.stream)
         position = last_delivered_id if parse_id(last) >= parse_id(last_delivered_id) else "0"
     await execute([("XGROUP", "CREATE", group_ref.stream, group_ref.group, position, "MKSTREAM")])
 
 
 async def _last_generated_id(execute: ExecuteMany, stream: str) -> str:
-    replies = await execute([("XINFO", "STREAM", stream)])
+    replies = await execute([last_id_command(stream)])
     if isinstance(replies, RedisErrorInfo) or isinstance(replies[0], RedisErrorInfo):
         return "0-0"
-    last_id: bytes = to_dict(replies[0])[b"last-generated-id"]
-    return last_id.decode()
+    return entry_id(replies[0], "XINFO STREAM")
+
+
+def last_id_command(stream: str) -> Command:
+    """Return the command that reads the last id of a stream. XINFO STREAM would also return values of entries."""
+    return ("EVAL", LAST_GENERATED_ID, 1, stream)
 
 
 def count_lag_command(group_ref: GroupRef, message_id: str) -> Command:
@@ -69,16 +80,12 @@ async def delete_stale_consumers(
     """Delete the consumers of terminated pods, if these consumers have no pending entries. Returns the names of the
     deleted consumers."""
     members = group_ref.companion_key("consumers")
-    replies = await execute(
-        [("XINFO", "CONSUMERS", group_ref.stream, group_ref.group), ("HGETALL", members), ("TIME",)]
-    )
-    if isinstance(replies, RedisErrorInfo) or any(isinstance(reply, RedisErrorInfo) for reply in replies):
+    find = ("EVAL", FIND_ABSENT_CONSUMERS, 2, group_ref.stream, members, group_ref.group)
+    replies = await execute([(*find, f"{deployment}-", round(ABSENT_AFTER_SECONDS), MAX_DELETED)])
+    if isinstance(replies, RedisErrorInfo) or isinstance(replies[0], RedisErrorInfo):
         return []
-    consumers, announced_at, (now_seconds, _) = replies
-    stale = _stale_consumers(
-        [to_dict(consumer) for consumer in consumers], to_dict(announced_at), int(now_seconds), deployment
-    )
-    names = [name for name in stale if name not in pods]
+    absent = [text(name, "XINFO CONSUMERS") for name in array(replies[0], "XINFO CONSUMERS")]
+    names = [name for name in absent if is_pod_name(name, deployment) and name not in pods]
     results = await execute(
         [("EVAL", DELETE_IDLE_CONSUMER, 2, group_ref.stream, members, group_ref.group, name) for name in names]
     )
@@ -87,28 +94,10 @@ async def delete_stale_consumers(
     return [
         name
         for name, result in zip(names, results, strict=True)
-        if not isinstance(result, RedisErrorInfo) and int(result) >= 0
+        if not isinstance(result, RedisErrorInfo) and result != KEPT
     ]
 
 
-def _stale_consumers(
-    consumers: list[dict[bytes, Any]], announced_at: dict[bytes, Any], now_seconds: int, deployment: str
-) -> list[str]:
-    """Return the consumers that are named like pods of this Deployment and have neither pending entries nor a recent
-    announcement."""
-    pod_name = re.compile(re.escape(deployment) + POD_NAME_SUFFIX)
-    return [
-        name
-        for consumer in consumers
-        if pod_name.fullmatch(name := consumer[b"name"].decode(errors="replace"))
-        and int(consumer[b"pending"]) == 0
-        and _parse_seconds(announced_at.get(consumer[b"name"], b"0")) < now_seconds - ABSENT_AFTER_SECONDS
-    ]
-
-
-def _parse_seconds(value: bytes) -> float:
-    """Parse a timestamp. Returns infinity if the timestamp is invalid, so that the consumer counts as present."""
-    try:
-        return float(value)
-    except ValueError:
-        return math.inf
+def is_pod_name(name: str, deployment: str) -> bool:
+    """Return True if a pod of this Deployment can have the name."""
+    return re.fullmatch(re.escape(deployment) + POD_NAME_SUFFIX, name) is not None

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
-from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
-from streamconsumer.model.spec import RedisSpec, StreamConsumer
+from streamconsumer.model.redis_url import parse_redis_url
+from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.cache.workqueue import Key
-from streamconsumer.operator.kube.client import KubeClient
-from streamconsumer.operator.manifests.redis_secrets import secret_files
-from streamconsumer.operator.redis_monitor.dns import is_relative
+from streamconsumer.operator.kube.secret_reader import SecretReader
+from streamconsumer.operator.redis_monitor.destinations import Destinations
+from streamconsumer.operator.redis_monitor.dns import NameServers, NamespaceResolver
 from streamconsumer.operator.redis_monitor.monitored_stream import (
     EndpointId,
     MonitoredStream,
@@ -17,6 +18,7 @@ from streamconsumer.operator.redis_monitor.monitored_stream import (
     ObservationEffect,
     PollTarget,
 )
+from streamconsumer.operator.redis_monitor.namespace_network import NamespaceNetwork
 from streamconsumer.operator.redis_monitor.poller import EndpointPoller
 from streamconsumer.redis_client.keys import hash_slot
 
@@ -30,8 +32,18 @@ class RedisMonitor:
 
     When the status of a StreamConsumer must change, the monitor enqueues the key of this StreamConsumer."""
 
-    def __init__(self, kube: KubeClient, enqueue: Callable[[Key], None], *, interval: timedelta) -> None:
-        self._kube, self._enqueue, self._interval = kube, enqueue, interval
+    def __init__(
+        self,
+        secrets: SecretReader,
+        enqueue: Callable[[Key], None],
+        *,
+        interval: timedelta,
+        destinations: Destinations,
+    ) -> None:
+        self._secrets, self._enqueue, self._interval = secrets, enqueue, interval
+        self._destinations, self._name_servers = destinations, NameServers()
+        self._networks: WeakValueDictionary[str, NamespaceNetwork] = WeakValueDictionary()
+        """The network access of each namespace that has a poller."""
         self._pollers: dict[EndpointId, tuple[EndpointPoller, asyncio.Task[None]]] = {}
         self._stopping: set[asyncio.Task[None]] = set()
 
@@ -65,18 +77,34 @@ class RedisMonitor:
             self._stopping.add(task)
             task.add_done_callback(self._stopping.discard)
 
+    def poll_namespace(self, namespace: str) -> None:
+        """Poll all streams immediately whose Redis settings are looked up in this namespace, because the permission to
+        read its Secrets has changed."""
+        for endpoint_id, (poller, _) in self._pollers.items():
+            if endpoint_id.namespace == namespace:
+                poller.poll_all_soon()
+
     async def aclose(self) -> None:
         """Stop all pollers and close their connections."""
         tasks = [task for _, task in self._pollers.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, *self._stopping, return_exceptions=True)
+        await self._name_servers.aclose()
 
     def _poller(self, endpoint_id: EndpointId, first: StreamConsumer) -> EndpointPoller:
         if endpoint_id not in self._pollers:
-            poller = EndpointPoller(self._kube, first, self._interval, self._publish)
+            network = self._network(first.namespace)
+            poller = EndpointPoller(self._secrets, network, first, self._interval, self._publish)
             self._pollers[endpoint_id] = poller, asyncio.create_task(poller.run())
         return self._pollers[endpoint_id][0]
+
+    def _network(self, namespace: str) -> NamespaceNetwork:
+        network = self._networks.get(namespace)
+        if network is None:
+            resolver = NamespaceResolver(namespace, self._name_servers, self._destinations)
+            network = self._networks[namespace] = NamespaceNetwork(resolver.resolve)
+        return network
 
     def _publish(self, stream: MonitoredStream, observation: Observation) -> bool:
         """Store an observation, and request a reconcile if the status must show the observation.
@@ -100,17 +128,9 @@ class RedisMonitor:
 def _endpoint_id(consumer: StreamConsumer) -> EndpointId:
     """Return the identity of the StreamConsumer's Redis endpoint.
 
-    The identity contains the namespace only if the settings contain a relative host name or a Secret, because both are
-    looked up in the namespace. For a Redis Cluster, the identity contains the hash slot, because the slots are on
-    different nodes."""
+    The URL is compared in a fixed spelling, without the options that only pods use. For a Redis Cluster, the identity
+    contains the hash slot, because the slots are on different nodes."""
     redis = consumer.spec.redis
-    namespace = consumer.namespace if any(secret_files(redis)) or any(map(is_relative, _hosts(redis))) else ""
+    url = parse_redis_url(redis.url).endpoint if redis.url else None
     slot = hash_slot(consumer.spec.stream.encode()) if redis.cluster else 0
-    return EndpointId(namespace, redis.model_dump_json(), slot)
-
-
-def _hosts(redis: RedisSpec) -> list[str]:
-    """Return the hosts of Redis and of the Sentinels in the spec. A URL in a Secret is not read."""
-    url = urlsplit(redis.url).hostname if redis.url else None
-    nodes = redis.sentinel.nodes if redis.sentinel else []
-    return [*([url] if url else []), *(node.rpartition(":")[0].strip("[]") for node in nodes)]
+    return EndpointId(consumer.namespace, redis.model_copy(update={"url": url}).model_dump_json(), slot)

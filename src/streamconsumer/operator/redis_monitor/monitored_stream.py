@@ -9,20 +9,24 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from streamconsumer.model.spec import StreamConsumer
-from streamconsumer.model.status import ConditionState, StreamStats
+from streamconsumer.model.status import ConditionState, StreamReason, StreamStats
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.manifests.metadata import child_name
 from streamconsumer.operator.redis_monitor.probe import GroupRef
 from streamconsumer.operator.redis_monitor.stream_health import StreamHealth
+from streamconsumer.redis_client.replies import is_id
 
 
 class EndpointId(NamedTuple):
-    """Identity of a Redis endpoint. StreamConsumers with the same identity share a poller and its connection."""
+    """Identity of a Redis endpoint. StreamConsumers with the same identity share a poller and its connection.
+
+    The namespace is always part of the identity, because it determines the meaning of Secrets and of relative host
+    names. A slow server or a large number of streams therefore delays only the polls of the same namespace."""
 
     namespace: str
-    """Namespace of the StreamConsumers. Empty if the settings address the same server from every namespace."""
+    """Namespace of the StreamConsumers."""
     redis: str
-    """Redis settings as JSON."""
+    """Redis settings as JSON, with the URL in a fixed spelling."""
     slot: int
     """Hash slot of the stream in a Redis Cluster. 0 if the server is not a Redis Cluster."""
 
@@ -41,7 +45,8 @@ class PollTarget:
     """True if a pod has started, because such a pod may be able to restore a lost group. A pod that waits for a node or
     for its image has not started."""
     last_delivered_id: str | None
-    """Last-delivered id in the status, which proves that the group has existed. None if the status has no such id."""
+    """Last-delivered id in the status, which proves that the group has existed. None if the status has no valid id,
+    because users may write the status."""
 
     @classmethod
     def from_consumer(
@@ -55,7 +60,7 @@ class PollTarget:
             child_name(consumer),
             pods,
             pod_has_run,
-            last_delivered_id,
+            last_delivered_id if last_delivered_id and is_id(last_delivered_id) else None,
         )
 
 
@@ -69,6 +74,12 @@ class Observation:
     """Number of pending entries of each consumer."""
     entries_read: int | None
     """Number of entries that were ever delivered to the group. None if the server does not count deliveries."""
+
+    @property
+    def secrets_problem(self) -> str:
+        """Explanation why the Secrets are not readable. Empty if there is no such problem."""
+        is_problem = StreamReason.SECRETS_NOT_READABLE
+        return next((condition.message for condition in self.conditions if condition.reason is is_problem), "")
 
     @property
     def condition_key(self) -> list[tuple[str, str, str]]:

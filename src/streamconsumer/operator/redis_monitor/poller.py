@@ -3,34 +3,40 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from streamconsumer.errors import InvalidSettings, PermissionDenied
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import StreamReason
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.api import api_error_message
-from streamconsumer.operator.kube.client import KubeClient
+from streamconsumer.operator.kube.secret_reader import SecretReader
+from streamconsumer.operator.manifests.redis_secrets import secret_files
 from streamconsumer.operator.redis_monitor import group_admin
-from streamconsumer.operator.redis_monitor.dns import NamespaceResolver
 from streamconsumer.operator.redis_monitor.monitored_stream import MonitoredStream, Observation, PollTarget
+from streamconsumer.operator.redis_monitor.namespace_network import NamespaceNetwork
 from streamconsumer.operator.redis_monitor.probe import (
     COMMANDS_PER_PROBE,
     ProbeResult,
     from_error,
     parse_probe,
     probe_commands,
+    unexpected_reply,
+    unreachable,
 )
-from streamconsumer.operator.redis_monitor.secret_resolver import ResolvedRedis, resolve_redis_spec
+from streamconsumer.operator.redis_monitor.secret_resolver import ResolvedRedis, read_secret_values, resolve_values
 from streamconsumer.operator.redis_monitor.stream_health import StreamHealth
 from streamconsumer.operator.redis_monitor.wakeup import TIMEOUT_SECONDS as WAKEUP_TIMEOUT_SECONDS
 from streamconsumer.operator.redis_monitor.wakeup import ScaleFromZeroWatcher
+from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import RedisErrorInfo
 from streamconsumer.redis_client.pipeline_client import DEFAULT_TIMEOUT_SECONDS as COMMAND_TIMEOUT_SECONDS
 from streamconsumer.redis_client.pipeline_client import Command, PipelineClient
+from streamconsumer.redis_client.replies import UnexpectedReply
 
 BATCH_WINDOW_SECONDS = 0.05
 """Time during which new and changed StreamConsumers are collected, so that one poll covers all of them."""
@@ -51,7 +57,8 @@ class EndpointPoller:
 
     def __init__(
         self,
-        kube: KubeClient,
+        secrets: SecretReader,
+        network: NamespaceNetwork,
         first: StreamConsumer,
         interval: timedelta,
         on_observation: Callable[[MonitoredStream, Observation], bool],
@@ -59,9 +66,13 @@ class EndpointPoller:
         """`first` provides the Redis settings. All other StreamConsumers of this endpoint have the same settings."""
         self._redis, self._namespace, self._stream = first.spec.redis, first.namespace, first.spec.stream
         self.streams: dict[Key, MonitoredStream] = {}
-        self._kube, self._interval, self._on_observation = kube, interval, on_observation
+        self._reads_secrets = any(secret_files(self._redis))
+        self._secrets, self._interval, self._on_observation = secrets, interval, on_observation
+        self._network, self._may_keep = network, False
         self._due: set[Key] = set()
         self._wakeup = asyncio.Event()
+        self._checked: tuple[dict[str, str], ResolvedRedis | ProbeResult] | None = None
+        """Last values from Secrets, and the result of their check, so that unchanged values are not checked again."""
         self._resolved: ResolvedRedis | None = None
         self._client: PipelineClient | None = None
         self._secrets_read_seconds = float("-inf")
@@ -76,6 +87,11 @@ class EndpointPoller:
             stream.health = StreamHealth()  # the previous state belongs to another group
         if is_new or previous.generation_id != target.generation_id:
             self._poll_soon(stream.key)
+
+    def poll_all_soon(self) -> None:
+        """Poll all streams immediately."""
+        for key in self.streams:
+            self._poll_soon(key)
 
     def _poll_soon(self, key: Key) -> None:
         if key in self.streams:
@@ -95,16 +111,16 @@ class EndpointPoller:
             await self._loop()
         finally:
             waiting.cancel()
-            if self._client is not None:
-                await self._client.close()
-            if self._resolved is not None:
-                self._resolved.close()
+            await self._disconnect()
+            if self._may_keep:
+                self._network.release()
             await asyncio.gather(waiting, return_exceptions=True)
 
     async def _loop(self) -> None:
         loop = asyncio.get_running_loop()
         next_seconds = loop.time() + self._with_jitter()
-        while True:
+        # A poll that times out while the task is cancelled can swallow the cancellation.
+        while (task := asyncio.current_task()) is not None and not task.cancelling():
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(next_seconds):
                     await self._wakeup.wait()
@@ -119,13 +135,24 @@ class EndpointPoller:
         self._wakeup.clear()
         if not targets:
             return
-        try:
-            for key, result in (await self._probe_groups(targets)).items():
-                if stream := self._current(key, targets[key]):
-                    scaled_to_zero = self._on_observation(stream, self._observe(stream, result))
-                    self._update_scale_from_zero(key, targets[key], result, scaled_to_zero=scaled_to_zero)
-        except Exception as error:  # noqa: BLE001 - for example, the API server is down; the next poll retries
-            log.warning("failed to poll Redis; retrying", extra={"error": api_error_message(error)})
+        async with self._network.polls:
+            await self._poll_now(targets)
+            self._may_keep = self._may_keep or self._network.try_keep()
+            if not self._may_keep:
+                await self._disconnect()
+
+    async def _poll_now(self, targets: Mapping[Key, PollTarget]) -> None:
+        results: dict[Key, ProbeResult] = {}
+        with _logged_errors({}):  # for example, the API server is down
+            results = await self._probe_groups(targets)
+        for key, result in results.items():
+            with _logged_errors({"namespace": key[0], "consumer": key[1]}):
+                self._publish(key, targets[key], result)
+
+    def _publish(self, key: Key, target: PollTarget, result: ProbeResult) -> None:
+        if stream := self._current(key, target):
+            scaled_to_zero = self._on_observation(stream, self._observe(stream, result))
+            self._update_scale_from_zero(key, target, result, scaled_to_zero=scaled_to_zero)
 
     def _current(self, key: Key, target: PollTarget) -> MonitoredStream | None:
         """Return the stream that is polled under this key, or None if the poll of this target is outdated.
@@ -141,6 +168,7 @@ class EndpointPoller:
     def _observe(self, stream: MonitoredStream, result: ProbeResult) -> Observation:
         now = asyncio.get_running_loop().time()
         conditions = result.redis_reachable, result.group_ready, stream.health.degraded_condition(result, now)
+        _log_unexpected_reply(stream, result)
         return Observation(conditions, result.stats, result.pending_by_consumer, result.entries_read)
 
     def _update_scale_from_zero(
@@ -154,7 +182,7 @@ class EndpointPoller:
             self._scale_from_zero.unwatch(key)
 
     def _new_blocking_client(self) -> PipelineClient | None:
-        if self._resolved is None or not self.streams:
+        if self._resolved is None or not self.streams or not self._may_keep:
             return None
         return self._build_client(self._resolved, WAKEUP_TIMEOUT_SECONDS)
 
@@ -167,12 +195,14 @@ class EndpointPoller:
         for key in missing:
             target, stream = targets[key], self.streams.get(key)
             last_delivered_id = (stream and stream.last_delivered_id) or target.last_delivered_id
-            await group_admin.create_group(self._execute, target.group_ref, target.start_from, last_delivered_id)
+            with _logged_errors({"namespace": key[0], "consumer": key[1]}):
+                await group_admin.create_group(self._execute, target.group_ref, target.start_from, last_delivered_id)
         if missing:
             results |= await self._probe({key: targets[key] for key in missing})
         results = {key: self._with_last_delivered_id(key, targets[key], result) for key, result in results.items()}
         for key, result in results.items():
-            await self._delete_stale_consumers(key, targets[key], result)
+            with _logged_errors({"namespace": key[0], "consumer": key[1]}):
+                await self._delete_stale_consumers(key, targets[key], result)
         return await self._with_counted_lag(targets, results)
 
     def _may_create(self, key: Key, target: PollTarget) -> bool:
@@ -199,13 +229,14 @@ class EndpointPoller:
         if (problem := await self._ensure_client()) is not None:
             return dict.fromkeys(targets, problem)
         group_refs = [target.group_ref for target in targets.values()]
-        commands = [command for group_ref in group_refs for command in probe_commands(group_ref)]
-        replies = await self._execute(commands)
-        if isinstance(replies, RedisErrorInfo):  # the idle connection may be broken, so retry on a new connection
-            replies = await self._execute(commands)
-        if isinstance(replies, RedisErrorInfo):
-            return dict.fromkeys(targets, self._failed_probe(replies))
-        batches = [replies[start : start + COMMANDS_PER_PROBE] for start in range(0, len(replies), COMMANDS_PER_PROBE)]
+        commands = [command for group_ref in group_refs for command in probe_commands(group_ref, len(targets))]
+        raw_replies = await self._execute(commands)
+        if isinstance(raw_replies, RedisErrorInfo):  # the idle connection may be broken, so retry on a new connection
+            raw_replies = await self._execute(commands)
+        if isinstance(raw_replies, RedisErrorInfo):
+            return dict.fromkeys(targets, self._failed_probe(raw_replies))
+        starts = range(0, len(raw_replies), COMMANDS_PER_PROBE)
+        batches = [raw_replies[start : start + COMMANDS_PER_PROBE] for start in starts]
         return {
             key: parse_probe(group_ref, batch)
             for key, group_ref, batch in zip(targets, group_refs, batches, strict=True)
@@ -222,13 +253,15 @@ class EndpointPoller:
             if result.stats and result.stats.last_delivered_id and result.stats.pending is not None
             if not result.stats.lag_known
         }
-        replies = await self._execute([*commands.values()])
-        if isinstance(replies, RedisErrorInfo):
+        raw_replies = await self._execute([*commands.values()])
+        if isinstance(raw_replies, RedisErrorInfo):
             return results
         counts = {
-            key: reply for key, reply in zip(commands, replies, strict=True) if not isinstance(reply, RedisErrorInfo)
+            key: reply
+            for key, reply in zip(commands, raw_replies, strict=True)
+            if not isinstance(reply, RedisErrorInfo)
         }
-        return results | {key: _with_lag(results[key], int(count)) for key, count in counts.items()}
+        return results | {key: _with_lag(targets[key], results[key], reply) for key, reply in counts.items()}
 
     async def _delete_stale_consumers(self, key: Key, target: PollTarget, result: ProbeResult) -> None:
         """Delete stale consumers if the group has more consumers than the Deployment has pods, but at most once per
@@ -252,33 +285,55 @@ class EndpointPoller:
 
     async def _ensure_client(self) -> ProbeResult | None:
         """Build a client if there is none or if a Secret has changed. Returns a failed ProbeResult if a Secret or a
-        setting is unusable, otherwise None."""
+        setting is unusable, otherwise None. If the permission to read Secrets was revoked, the client and the values of
+        the Secrets are dropped."""
         now = asyncio.get_running_loop().time()
-        if self._client is not None and now - self._secrets_read_seconds < MAX_SECRETS_AGE_SECONDS:
-            return None
-        resolved = await resolve_redis_spec(self._redis, self._namespace, self._kube)
+        try:
+            if self._reads_secrets:
+                await self._secrets.check(self._namespace)
+            if self._client is not None and now - self._secrets_read_seconds < MAX_SECRETS_AGE_SECONDS:
+                return None
+            resolved = await self._resolve()
+        except PermissionDenied as error:
+            self._checked = None
+            await self._disconnect()
+            return unreachable(StreamReason.SECRETS_NOT_READABLE, str(error), status="Unknown")
         if isinstance(resolved, ProbeResult):
             return resolved
         self._secrets_read_seconds = now
-        if self._client is not None and self._resolved is not None and resolved.values == self._resolved.values:
-            resolved.close()
+        if self._client is not None and self._resolved is resolved:
             return None
-        await self._connect(resolved)
+        try:
+            await self._connect(resolved)
+        except InvalidSettings as error:
+            message = resolved.redact(str(error))
+            await self._disconnect()
+            return unreachable(StreamReason.INVALID_SETTINGS, message)
         return None
 
+    async def _resolve(self) -> ResolvedRedis | ProbeResult:
+        """Read the Secrets, and check the settings if a value has changed."""
+        values = await read_secret_values(self._redis, self._namespace, self._secrets)
+        if isinstance(values, ProbeResult):
+            return values
+        if self._checked is None or self._checked[0] != values:
+            self._checked = values, await resolve_values(self._redis, values)
+        return self._checked[1]
+
     async def _connect(self, resolved: ResolvedRedis) -> None:
-        if self._client is not None:
-            await self._client.close()
-        if self._resolved is not None:
-            self._resolved.close()
-        self._client, self._resolved = None, resolved
+        await self._disconnect()
+        self._resolved = resolved
         self._client = self._build_client(resolved, COMMAND_TIMEOUT_SECONDS)
-        self._scale_from_zero.reconnect()  # the old connection uses certificate files that are now closed
+
+    async def _disconnect(self) -> None:
+        """Close the connections, and drop the values of the Secrets. The next poll reads the Secrets again."""
+        client, self._client, self._resolved = self._client, None, None
+        if client is not None:
+            await client.close()
+        self._scale_from_zero.reconnect()  # its connection uses values of the Secrets
 
     def _build_client(self, resolved: ResolvedRedis, timeout_seconds: float) -> PipelineClient:
-        return PipelineClient(
-            resolved.settings, self._stream, NamespaceResolver(self._namespace).resolve, timeout_seconds
-        )
+        return PipelineClient(resolved.settings, self._stream, self._network.resolve, timeout_seconds)
 
     def _failed_probe(self, error_info: RedisErrorInfo) -> ProbeResult:
         """Return the ProbeResult for an error. If authentication or the TLS handshake has failed, make the next poll
@@ -291,21 +346,49 @@ class EndpointPoller:
     async def _execute(self, commands: Sequence[Command]) -> list[Any] | RedisErrorInfo:
         if self._client is None or self._resolved is None or not commands:
             return []
-        replies = await self._client.execute(commands)
+        raw_replies = await self._client.execute(commands)
         redact = self._resolved.redact
-        if isinstance(replies, RedisErrorInfo):
-            return replace(replies, message=redact(replies.message))
+        if isinstance(raw_replies, RedisErrorInfo):
+            return replace(raw_replies, message=redact(raw_replies.message), context=redact(raw_replies.context))
         return [
-            replace(reply, message=redact(reply.message)) if isinstance(reply, RedisErrorInfo) else reply
-            for reply in replies
+            [_redacted(each, redact) for each in reply] if isinstance(reply, list) else _redacted(reply, redact)
+            for reply in raw_replies
         ]
 
     def _with_jitter(self) -> float:
         return self._interval.total_seconds() * random.uniform(0.75, 1.25)  # noqa: S311 - spreads the polls, not security
 
 
-def _with_lag(result: ProbeResult, count: int) -> ProbeResult:
+def _log_unexpected_reply(stream: MonitoredStream, result: ProbeResult) -> None:
+    """Log a warning if the replies of the server cannot be used, unless the previous poll had the same result."""
+    is_unexpected = result.group_ready.reason is StreamReason.UNEXPECTED_REPLY
+    if is_unexpected and (stream.latest is None or result.group_ready not in stream.latest.conditions):
+        failed = result.group_ready if result.redis_reachable.status == "True" else result.redis_reachable
+        extra = {"namespace": stream.key[0], "consumer": stream.key[1], "error": failed.message}
+        log.warning("Redis sent an unexpected reply; retrying at the next poll", extra=extra)
+
+
+def _redacted(reply: Any, redact: Callable[[str], str]) -> Any:
+    """Return the reply. If the reply is an error, values from Secrets are removed from its message."""
+    return replace(reply, message=redact(reply.message)) if isinstance(reply, RedisErrorInfo) else reply
+
+
+@contextmanager
+def _logged_errors(extra: Mapping[str, str]) -> Iterator[None]:
+    """Log an error, so that it does not affect other StreamConsumers. The next poll retries."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - every error is logged
+        log.warning("failed to poll Redis; retrying", extra={**extra, "error": api_error_message(error)})
+
+
+def _with_lag(target: PollTarget, result: ProbeResult, reply: Any) -> ProbeResult:
+    """Return the result with the counted lag."""
     if result.stats is None:
         return result
+    try:
+        count = replies.count(reply, "the script that counts entries")
+    except UnexpectedReply as error:
+        return unexpected_reply(target.group_ref, error)
     update = {"lag": count, "lag_known": count < group_admin.MAX_COUNTED}
     return replace(result, stats=result.stats.model_copy(update=update))

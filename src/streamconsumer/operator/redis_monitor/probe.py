@@ -7,22 +7,39 @@ from typing import Any, Literal
 
 from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.model.status import ConditionState, StreamReason, StreamStats
-from streamconsumer.redis_client.errors_table import DATABASE_OUT_OF_RANGE, RedisErrorInfo
+from streamconsumer.redis_client import replies
+from streamconsumer.redis_client.errors_table import DATABASE_OUT_OF_RANGE, DESTINATION_NOT_ALLOWED, RedisErrorInfo
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from streamconsumer.redis_client.pipeline_client import Command
-from streamconsumer.redis_client.replies import to_dict
+from streamconsumer.redis_client.replies import UnexpectedReply
+from streamconsumer.redis_client.scripts import PROBE_GROUP
 
 _REASONS = {
     "WRONGPASS": StreamReason.CREDENTIALS_REFUSED,
     "NOAUTH": StreamReason.CREDENTIALS_REFUSED,
     "TLS": StreamReason.TLS_FAILED,
+    DESTINATION_NOT_ALLOWED: StreamReason.DESTINATION_NOT_ALLOWED,
     DATABASE_OUT_OF_RANGE: StreamReason.INVALID_SETTINGS,
+    **dict.fromkeys(("ReplyTooLarge", "InvalidResponse", "UnexpectedReply"), StreamReason.UNEXPECTED_REPLY),
     **dict.fromkeys(
         ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "BUSY", "READONLY"),
         StreamReason.SERVER_NOT_READY,
     ),
 }
 """Condition reasons for the error codes that concern the whole Redis server, not one stream."""
+
+MAX_CONSUMERS = 500
+"""Maximum number of consumers of one group whose pending entries are read by name."""
+
+MAX_NAMES = 50_000
+"""Maximum number of consumers of all groups in one poll whose pending entries are read by name. A group with many
+consumers can therefore not exhaust the limit of all replies."""
+NO_REPLY_MESSAGE = (
+    "no Redis server replied to the operator; check the address, TLS, the server, and the network policies between the "
+    "operator and the server. The logs of the pods show the errors of their own connections."
+)
+"""Condition message for all errors without a reply of a Redis server. The message is always the same, because different
+messages for a refused connection, a timeout and another protocol would let users scan ports through the operator."""
 
 CONNECTED = ConditionState(type="RedisReachable", status="True", reason=StreamReason.CONNECTED)
 
@@ -57,7 +74,8 @@ class ProbeResult:
     owned_pending: int = 0
     """Number of pending entries, excluding entries that are postponed for a retry."""
     pending_by_consumer: Mapping[str, int] = field(default_factory=dict)
-    """Number of pending entries by consumer name. Consumers that have no pending entries are excluded."""
+    """Number of pending entries by consumer name. Consumers without pending entries, and consumers that are not named
+    like pods, are excluded."""
     entries_read: int | None = None
     """Number of entries that were ever delivered to the group. None if the server does not count deliveries."""
 
@@ -66,53 +84,75 @@ class ProbeResult:
         return self.group_ready.reason is StreamReason.GROUP_MISSING
 
 
-def probe_commands(group_ref: GroupRef) -> list[Command]:
-    return [
-        ("XINFO", "GROUPS", group_ref.stream),
-        ("XLEN", group_ref.stream),
-        ("XPENDING", group_ref.stream, group_ref.group),
-        ("XLEN", group_ref.dead_letters),
-    ]
+def probe_commands(group_ref: GroupRef, group_count: int = 1) -> list[Command]:
+    """Return the commands for a group, which is one of `group_count` groups that one poll probes.
+
+    The dead-letter stream has a command of its own, because its key may be in another slot of a Redis Cluster."""
+    arguments = group_ref.group, POSTPONED_CONSUMER, min(MAX_CONSUMERS, MAX_NAMES // group_count)
+    return [("EVAL", PROBE_GROUP, 1, group_ref.stream, *arguments), ("XLEN", group_ref.dead_letters)]
 
 
-COMMANDS_PER_PROBE = 4
+COMMANDS_PER_PROBE = 2
 
 
-def parse_probe(group_ref: GroupRef, replies: Sequence[Any]) -> ProbeResult:
+def parse_probe(group_ref: GroupRef, raw_replies: Sequence[Any]) -> ProbeResult:
     """Parse the replies to `probe_commands`.
 
     If the ACL forbids XLEN or XPENDING, some values are unknown, and the condition GroupReady names the missing
     permissions."""
-    groups, length, pending, dead_letters = replies
-    if isinstance(groups, RedisErrorInfo):
-        return _groups_unavailable(group_ref, groups, length, dead_letters)
-    group_name = group_ref.group.encode()
-    group = next((fields for fields in map(to_dict, groups) if fields[b"name"] == group_name), None)
+    try:
+        return _parse_probe(group_ref, *raw_replies)
+    except UnexpectedReply as error:
+        return unexpected_reply(group_ref, error)
+
+
+def _parse_probe(group_ref: GroupRef, state: Any, dead_letters: Any) -> ProbeResult:
+    if isinstance(state, RedisErrorInfo):
+        return _group_unavailable(group_ref, state, "+eval", None, _count(dead_letters))
+    group, length, pending = replies.array(state, _SUBJECT, 3)
+    known_length, known_dead_letters = _count(length), _count(dead_letters)
+    if isinstance(group, RedisErrorInfo):
+        return _group_unavailable(group_ref, group, "+xinfo|groups", known_length, known_dead_letters)
     if group is None:
-        return _without_group(group_ref, length, dead_letters)
-    lag = _lag(group, _count(length))
-    summary: Sequence[Any] = (0, None, None, None) if isinstance(pending, RedisErrorInfo) else pending
-    oldest_id = summary[1].decode() if summary[1] else None
+        return _without_group(group_ref, known_length, known_dead_letters)
+    pending_count, consumers, last_delivered_id, entries_read, reported_lag = replies.array(group, _SUBJECT, 5)
+    lag = _lag(replies.optional_count(reported_lag, _SUBJECT), known_length)
+    oldest_id, owned, by_consumer = (None, 0, {}) if isinstance(pending, RedisErrorInfo) else _parse_pending(pending)
     stats = StreamStats(
-        length=_count(length),
+        length=known_length,
         lag=lag,
         lag_known=lag is not None,
-        pending=int(group[b"pending"]),
+        pending=replies.count(pending_count, _SUBJECT),
         oldest_pending_time=_id_time(oldest_id) if oldest_id else None,
-        consumers=int(group[b"consumers"]),
-        dead_letters=_count(dead_letters),
-        last_delivered_id=group[b"last-delivered-id"].decode(),
+        consumers=replies.count(consumers, _SUBJECT),
+        dead_letters=known_dead_letters,
+        last_delivered_id=replies.entry_id(last_delivered_id, _SUBJECT),
     )
-    by_consumer = {name.decode(errors="replace"): int(count) for name, count in summary[3] or []}
     return ProbeResult(
         CONNECTED,
         _group_exists(group_ref, {"xlen": length, "xpending": pending}),
         stats,
         oldest_id,
-        owned_pending=sum(by_consumer.values()) - by_consumer.get(POSTPONED_CONSUMER, 0),
+        owned_pending=owned,
         pending_by_consumer=by_consumer,
-        entries_read=group.get(b"entries-read"),
+        entries_read=replies.optional_count(entries_read, _SUBJECT),
     )
+
+
+_SUBJECT = "the script that reads the group"
+
+
+def _parse_pending(pending: Any) -> tuple[str | None, int, dict[str, int]]:
+    """Return the oldest pending id, the number of pending entries that are not postponed, and the number of pending
+    entries of each consumer."""
+    oldest, owned, names = replies.array(pending, _SUBJECT, 3)
+    words = replies.text(names, _SUBJECT).split(" ") if names else []
+    if len(words) % 2:
+        raise UnexpectedReply(_SUBJECT, names, "pairs of a consumer name and a number")
+    counts = {
+        name: replies.count(number.encode(), _SUBJECT) for name, number in zip(words[::2], words[1::2], strict=True)
+    }
+    return oldest and replies.entry_id(oldest, _SUBJECT), replies.count(owned, _SUBJECT), counts
 
 
 def unreachable(reason: StreamReason, message: str, *, status: Literal["False", "Unknown"] = "False") -> ProbeResult:
@@ -124,10 +164,24 @@ def unreachable(reason: StreamReason, message: str, *, status: Literal["False", 
 
 
 def from_error(error_info: RedisErrorInfo) -> ProbeResult:
+    if error_info.is_no_reply:
+        return unreachable(StreamReason.UNREACHABLE, f"{error_info.context}: {NO_REPLY_MESSAGE}")
     return unreachable(_REASONS.get(error_info.code, StreamReason.UNREACHABLE), error_info.message)
 
 
-def _groups_unavailable(group_ref: GroupRef, error_info: RedisErrorInfo, length: Any, dead_letters: Any) -> ProbeResult:
+def unexpected_reply(group_ref: GroupRef, error: UnexpectedReply) -> ProbeResult:
+    """Return the result for a reply that does not have the documented type or range."""
+    message = f"The state of group {group_ref.group!r} of stream {group_ref.stream!r} is unknown: {error}."
+    return ProbeResult(
+        CONNECTED,
+        ConditionState(type="GroupReady", status="False", reason=StreamReason.UNEXPECTED_REPLY, message=message),
+    )
+
+
+def _group_unavailable(
+    group_ref: GroupRef, error_info: RedisErrorInfo, permission: str, length: int | None, dead_letters: int | None
+) -> ProbeResult:
+    """Return the result for an error reply. `permission` is the permission of the rejected command."""
     if error_info.code in _REASONS:
         return from_error(error_info)
     if "no such key" in error_info.message:
@@ -135,15 +189,15 @@ def _groups_unavailable(group_ref: GroupRef, error_info: RedisErrorInfo, length:
     reasons = {"WRONGTYPE": StreamReason.NOT_A_STREAM, "NOPERM": StreamReason.NO_PERMISSION}
     reason = reasons.get(error_info.code, StreamReason.GROUP_MISSING)
     status: Literal["False", "Unknown"] = "Unknown" if reason is StreamReason.NO_PERMISSION else "False"
-    hint = "; XINFO GROUPS needs the permission +xinfo|groups" if status == "Unknown" else ""
+    hint = f"; reading the group needs the permission {permission}" if status == "Unknown" else ""
     message = f"{error_info.message}{hint}"
     return ProbeResult(CONNECTED, ConditionState(type="GroupReady", status=status, reason=reason, message=message))
 
 
-def _without_group(group_ref: GroupRef, length: Any, dead_letters: Any) -> ProbeResult:
+def _without_group(group_ref: GroupRef, length: int | None, dead_letters: int | None) -> ProbeResult:
     message = f"Stream {group_ref.stream!r} has no group {group_ref.group!r} yet; the first pod creates this group."
     group_ready = ConditionState(type="GroupReady", status="False", reason=StreamReason.GROUP_MISSING, message=message)
-    return ProbeResult(CONNECTED, group_ready, StreamStats(length=_count(length), dead_letters=_count(dead_letters)))
+    return ProbeResult(CONNECTED, group_ready, StreamStats(length=length, dead_letters=dead_letters))
 
 
 def _group_exists(group_ref: GroupRef, optional_replies: dict[str, Any]) -> ConditionState:
@@ -154,7 +208,7 @@ def _group_exists(group_ref: GroupRef, optional_replies: dict[str, Any]) -> Cond
     return ConditionState(type="GroupReady", status="True", reason=StreamReason.GROUP_EXISTS, message=message)
 
 
-def _lag(group: dict[bytes, Any], length: int | None) -> int | None:
+def _lag(reported: int | None, length: int | None) -> int | None:
     """Return the lag that Redis reports, or None if the lag is unknown.
 
     Redis reports the lag since version 7.0. The lag is missing after XDEL in the middle of the stream, and is sometimes
@@ -163,13 +217,12 @@ def _lag(group: dict[bytes, Any], length: int | None) -> int | None:
     """
     if length == 0:
         return 0
-    reported = group.get(b"lag")
-    lag = -1 if reported is None else int(reported)
-    return lag if lag >= 0 and (length is None or lag <= length) else None
+    return reported if reported is not None and (length is None or reported <= length) else None
 
 
 def _count(reply: Any) -> int | None:
-    return None if isinstance(reply, RedisErrorInfo) else int(reply)
+    """Return the reply to XLEN. None if the command has failed."""
+    return None if isinstance(reply, RedisErrorInfo) else replies.count(reply, "XLEN")
 
 
 def _id_time(message_id: str) -> str | None:

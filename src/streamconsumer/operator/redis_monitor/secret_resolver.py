@@ -1,46 +1,44 @@
 """Connection settings of a StreamConsumer, with the current values of its Secrets.
 
-The operator's pod does not mount these Secrets, so the operator reads the Secrets through the Kubernetes API. OpenSSL
-loads certificates only from files. The operator therefore stores certificates in files in memory, which other processes
-cannot see and which are never written to a disk.
+The operator's pod does not mount these Secrets, so the operator reads the Secrets through the Kubernetes API. Values
+from Secrets are inserted as text. Neither a Secret nor a StreamConsumer can therefore name a file that the operator
+opens.
 """
 
-import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from streamconsumer.errors import InvalidSettings, PermissionDenied
-from streamconsumer.model.processor_settings import RedisSettings
+from streamconsumer.errors import InvalidSettings
+from streamconsumer.model.env_codec import env_name
+from streamconsumer.model.processor_settings import InlineRedisSettings, RedisSettings
 from streamconsumer.model.spec import RedisSpec, SecretKeyRef
 from streamconsumer.model.status import StreamReason
-from streamconsumer.operator.kube.client import KubeClient
 from streamconsumer.operator.manifests.redis_secrets import redis_settings, secret_files
 from streamconsumer.operator.redis_monitor.probe import ProbeResult, unreachable
-from streamconsumer.redis_client.credentials import RedisCredentials
+from streamconsumer.redis_client.credentials import RedisAddress
+from streamconsumer.redis_client.setting_files import run_in_thread
+from streamconsumer.redis_client.topology import topology
 
-NOT_READABLE_MESSAGE = (
-    "The operator is not allowed to read {}, so it cannot poll the stream. Lag and pending entries are unknown, and "
-    "only the pods manage the group and its consumers. To grant this permission, set rbac.readSecrets."
+
+class SecretSource(Protocol):
+    """The method that this module needs, of `SecretReader` in the operator and of `KubeClient` in the command line."""
+
+    async def get_secret(self, namespace: str, name: str) -> dict[str, bytes] | None: ...
+
+
+NO_UNIX_SOCKET = (
+    "begins with unix://, which only pods can use, because the socket is on the pod's node; use redis:// or rediss://"
 )
-"""Condition message if the operator is not allowed to read a Secret: the effect and the remedy."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class ResolvedRedis:
-    """Settings of a `PipelineClient`. The certificate files in memory exist until `close` is called."""
+    """Settings of a `PipelineClient`, without files."""
 
-    settings: RedisSettings
-    values: dict[str, str] = field(repr=False)
-    """Values from Secrets, by name of the setting. If a value has changed, a new connection is required."""
-    _descriptors: list[int] = field(repr=False)
+    settings: InlineRedisSettings
     _secrets: list[str] = field(repr=False)
-
-    def close(self) -> None:
-        """Close the files in memory."""
-        while self._descriptors:
-            os.close(self._descriptors.pop())
 
     def redact(self, message: str) -> str:
         """Replace values from Secrets in an error message with an ellipsis.
@@ -51,59 +49,80 @@ class ResolvedRedis:
         return message
 
 
-async def resolve_redis_spec(redis: RedisSpec, namespace: str, kube: KubeClient) -> ResolvedRedis | ProbeResult:
-    """Read the Secrets and build the settings. Returns a failed ProbeResult if a Secret or a setting is unusable."""
+async def resolve_redis_spec(redis: RedisSpec, namespace: str, secrets: SecretSource) -> ResolvedRedis | ProbeResult:
+    """Read the Secrets and build the settings. Returns a failed ProbeResult if a Secret or a setting is unusable.
+    Raises PermissionDenied if reading a Secret is not allowed."""
+    values = await read_secret_values(redis, namespace, secrets)
+    return values if isinstance(values, ProbeResult) else await resolve_values(redis, values)
+
+
+async def read_secret_values(redis: RedisSpec, namespace: str, secrets: SecretSource) -> dict[str, str] | ProbeResult:
+    """Return the values from Secrets, by name of the setting. Returns a failed ProbeResult if a Secret is unusable.
+    Raises PermissionDenied if reading a Secret is not allowed."""
     values: dict[str, str] = {}
     for setting, _, ref in secret_files(redis):
-        value = await _secret_value(kube, namespace, ref)
+        value = await _secret_value(secrets, namespace, ref)
         if isinstance(value, ProbeResult):
             return value
         values[setting] = value
-    descriptors = {setting: _memfd(value) for setting, value in values.items() if setting.startswith("tls_")}
+    return values
+
+
+async def resolve_values(redis: RedisSpec, values: dict[str, str]) -> ResolvedRedis | ProbeResult:
+    """Build and check the settings. Returns a failed ProbeResult if they are unusable.
+
+    A check of certificates takes up to 0.2 s of a thread. Raises OSError if no thread is available for too long."""
     try:
-        return _build_resolved(redis_settings(redis), values, descriptors)
+        settings = _inline_settings(redis_settings(redis), values)
+        credentials = topology(settings, "").credentials
+        _check_scheme(credentials.scheme)
+        await run_in_thread(credentials.check_certificates)
     except (ValidationError, InvalidSettings) as error:
-        for descriptor in descriptors.values():
-            os.close(descriptor)
-        return unreachable(StreamReason.INVALID_SETTINGS, _settings_error_message(error, redis, descriptors))
+        return unreachable(StreamReason.INVALID_SETTINGS, _settings_error_message(error, redis))
+    return ResolvedRedis(settings, _secret_texts(values, credentials.address()))
 
 
-def _build_resolved(settings: RedisSettings, values: dict[str, str], descriptors: dict[str, int]) -> ResolvedRedis:
-    """Build the settings. Certificates become paths of files in memory; other values from Secrets are inserted."""
+def _check_scheme(scheme: str) -> None:
+    if scheme == "unix":
+        raise InvalidSettings(f"{env_name('redis', 'url')} {NO_UNIX_SOCKET}")
+
+
+def _inline_settings(settings: RedisSettings, values: dict[str, str]) -> InlineRedisSettings:
+    """Insert the values from Secrets into the settings, instead of the paths of files."""
     fields: dict[str, Any] = {name: value for name, value in settings if name not in values}
-    fields |= {setting: _descriptor_path(descriptor) for setting, descriptor in descriptors.items()}
-    texts = {setting: value.rstrip("\r\n") for setting, value in values.items() if setting not in descriptors}
-    fields |= {setting.removesuffix("_file"): text for setting, text in texts.items()}
-    resolved = RedisSettings(**fields)
-    address = RedisCredentials(resolved).address()
-    secrets = {text for setting, text in texts.items() if setting != "url_file"}
+    texts = {setting.removesuffix("_file"): value.rstrip("\r\n") for setting, value in values.items()}
+    return InlineRedisSettings(**{**fields, **texts})
+
+
+def _secret_texts(values: dict[str, str], address: RedisAddress) -> list[str]:
+    """Return the texts that no message may quote, longest first."""
+    not_quoted = [setting for setting in values if setting != "url_file" and not setting.startswith("tls_")]
+    secrets = {values[setting].rstrip("\r\n") for setting in not_quoted}
     if "url_file" in values:
-        secrets |= {address.host, address.username or "", address.password or "", address.socket_path}
-    return ResolvedRedis(resolved, values, [*descriptors.values()], sorted(secrets - {""}, key=len, reverse=True))
+        secrets |= {address.host, address.username or "", address.password or ""}
+    return sorted(secrets - {""}, key=len, reverse=True)
 
 
-def _settings_error_message(error: Exception, redis: RedisSpec, descriptors: dict[str, int]) -> str:
+def _settings_error_message(error: Exception, redis: RedisSpec) -> str:
     """Describe invalid settings without quoting a value from a Secret.
 
-    If an InvalidSettings error names a file in memory, the message names the Secret and its key instead. The text of a
-    pydantic error is not used, because this text quotes the invalid value."""
-    keys = {setting: f"key {ref.key} of Secret {ref.name}" for setting, _, ref in secret_files(redis)}
-    if not isinstance(error, InvalidSettings):
-        return (
-            f"{', '.join(keys.values())}: expected a value that spec.redis accepts, such as redis://host:port/database"
-        )
+    The message names the field of the spec, or the Secret and its key, instead of the environment variable of a pod.
+    The text of a pydantic error is not used, because this text quotes the invalid value."""
+    places = {setting: f"key {ref.key} of Secret {ref.name}" for setting, _, ref in secret_files(redis)}
+    if isinstance(error, ValidationError):
+        expected = "expected a value that spec.redis accepts, such as redis://host:port/database"
+        return f"{', '.join(places.values())}: {expected}"
     message = str(error)
-    for setting, descriptor in descriptors.items():
-        message = message.replace(_descriptor_path(descriptor), keys[setting])
+    fields = {"url": "spec.redis.url", "tls_…": "spec.redis.tls", "sentinel_nodes": "spec.redis.sentinel.nodes"}
+    fields |= {setting.removesuffix("_file"): place for setting, place in places.items()}
+    for setting in sorted(fields, key=len, reverse=True):
+        if message.startswith(name := env_name("redis", setting)):
+            return f"{fields[setting]}{message.removeprefix(name)}"
     return message
 
 
-async def _secret_value(kube: KubeClient, namespace: str, ref: SecretKeyRef) -> str | ProbeResult:
-    try:
-        data = await kube.get_secret(namespace, ref.name)
-    except PermissionDenied:
-        message = NOT_READABLE_MESSAGE.format(f"Secret {ref.name}")
-        return unreachable(StreamReason.SECRETS_NOT_READABLE, message, status="Unknown")
+async def _secret_value(secrets: SecretSource, namespace: str, ref: SecretKeyRef) -> str | ProbeResult:
+    data = await secrets.get_secret(namespace, ref.name)
     if data is None:
         return unreachable(StreamReason.SECRET_MISSING, f"Secret {ref.name} does not exist; create it.")
     if ref.key not in data:
@@ -112,13 +131,3 @@ async def _secret_value(kube: KubeClient, namespace: str, ref: SecretKeyRef) -> 
         return data[ref.key].decode()
     except UnicodeDecodeError:
         return unreachable(StreamReason.INVALID_SETTINGS, f"Key {ref.key} of Secret {ref.name} is not text.")
-
-
-def _descriptor_path(descriptor: int) -> str:
-    return f"/proc/self/fd/{descriptor}"
-
-
-def _memfd(text: str) -> int:
-    descriptor = os.memfd_create("certificate")
-    os.write(descriptor, text.encode())
-    return descriptor

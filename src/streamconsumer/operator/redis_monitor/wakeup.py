@@ -3,17 +3,22 @@
 The blocking read is an XREAD, because XREAD needs no consumer group and does not consume entries. The server replies as
 soon as an entry is added. The read is repeated every 30 s, to detect a connection that the network dropped silently.
 Polling continues in the meantime, and finds entries that the blocking read missed.
+
+The reply contains the new entry, whose size the operator limits. If the entry is larger, the connection is closed, and
+the ids of the streams are read instead.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from streamconsumer.operator.cache.workqueue import Key
+from streamconsumer.operator.redis_monitor.group_admin import last_id_command
 from streamconsumer.redis_client.errors_table import RedisErrorInfo
 from streamconsumer.redis_client.pipeline_client import PipelineClient
-from streamconsumer.redis_client.replies import parse_id
+from streamconsumer.redis_client.replies import array, entry_id, parse_id, text
+from streamconsumer.redis_client.reply_limits import ReplyTooLarge
 
 BLOCK_SECONDS = 30
 TIMEOUT_SECONDS = BLOCK_SECONDS + 5.0
@@ -123,17 +128,47 @@ class ScaleFromZeroWatcher:
         if reading.cancelled():
             return True
         replies = reading.result()
-        if isinstance(replies, RedisErrorInfo) or isinstance(replies[0], RedisErrorInfo):
+        if isinstance(replies, RedisErrorInfo):
+            if replies.code == ReplyTooLarge.__name__:
+                self._notify(await _last_ids(client, watched.values()), watched)
             return False
-        self._notify({stream.decode(): entries[-1][0].decode() for stream, entries in replies[0] or []}, watched)
+        if isinstance(replies[0], RedisErrorInfo):
+            return False
+        self._notify(_ids_in_reply(replies[0]), watched)
         return True
 
     def _notify(self, last_ids: dict[str, str], watched: dict[Key, WatchedStream]) -> None:
-        for key, (stream, _) in watched.items():
-            if stream in last_ids and key in self._watched:
+        for key, (stream, after_id) in watched.items():
+            is_new = stream in last_ids and parse_id(last_ids[stream]) > parse_id(after_id)
+            if is_new and key in self._watched:
                 # If the StreamConsumer stays at zero pods, wait for an entry after this one.
                 self._watched[key] = WatchedStream(stream, last_ids[stream])
                 self._on_entry(key)
+
+
+def _ids_in_reply(reply: Any) -> dict[str, str]:
+    """Return the id of the last entry of each stream in the reply to XREAD."""
+    last_ids = {}
+    for line in array(reply or [], "XREAD"):
+        stream, entries = array(line, "XREAD", 2)
+        (entry,) = array(entries, "XREAD", 1)  # COUNT 1
+        message_id, _ = array(entry, "XREAD", 2)
+        last_ids[text(stream, "XREAD")] = entry_id(message_id, "XREAD")
+    return last_ids
+
+
+async def _last_ids(client: PipelineClient, watched: Iterable[WatchedStream]) -> dict[str, str]:
+    """Return the last id of each stream. XREAD returns a new entry completely, and the entry exceeds the limit of the
+    client, so only the ids are read."""
+    streams = [*dict.fromkeys(stream for stream, _ in watched)]
+    replies = await client.execute([last_id_command(stream) for stream in streams])
+    if isinstance(replies, RedisErrorInfo):
+        return {}
+    return {
+        stream: entry_id(reply, "XINFO STREAM")
+        for stream, reply in zip(streams, replies, strict=True)
+        if not isinstance(reply, RedisErrorInfo)
+    }
 
 
 def _xread_command(watched: Iterable[WatchedStream]) -> tuple[object, ...]:

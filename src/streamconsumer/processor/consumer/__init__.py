@@ -1,8 +1,10 @@
 """Consumer of a Redis Streams consumer group. The package `streamconsumer.redis_client` connects to the server.
 
 manager provides the public StreamManager. redis_consumer reads and acknowledges over a raw_connection; ack_buffer holds
-the acknowledgements that Redis has not confirmed. leases changes entries that the consumer owns, and pending_entries
-lists and claims entries. liveness detects dead consumers, claimer claims the entries of dead consumers, and heartbeat
+the acknowledgements that Redis has not confirmed. leases changes entries that the consumer owns, pending_entries lists
+and claims entries, and replay reads the own pending entries after a lost reply. read_size adapts the size of reads and
+claims to memory_limit and to the sizes of received entries, and large_entries handles entries that are too large.
+liveness detects dead consumers, claimer claims the entries of dead consumers, and heartbeat
 renews the leases of the entries in flight. reader_registry wakes an idle consumer. group_snapshot restores a lost
 group. effects_commit applies a handler's effects, and retention trims the stream. preflight checks the permissions and
 settings of the server. polling_consumer serves a user's own manager.
@@ -17,6 +19,10 @@ Design decisions, each measured on Redis 6.2, 7.0 and Valkey:
   inside MULTI does not block, and Redis 7.0 rejects MULTI at maxmemory.
 - XACK returns 0, not an error, if the group is gone or another consumer acknowledged the entry. The consumer therefore
   compares the number in the reply with the number of ids that it sent.
+- Each reply that contains entries has a size limit, derived from the memory limit of the container. The reading
+  connection counts received bytes and drops the connection above the limit, because the size of an entry is unknown
+  before it is received. The entries in the dropped reply are then claimed by a script, which measures each entry and
+  returns the values only below the limit. Ordinary reads need no further command.
 - Only the start of a handler increments the delivery count of an entry. XREADGROUP from `0` and XCLAIM would also
   increment the counts of entries that were only moved. If one message crashed its process, the whole batch would then
   become dead letters.
@@ -25,8 +31,9 @@ Design decisions, each measured on Redis 6.2, 7.0 and Valkey:
 from collections.abc import Callable, Collection
 from datetime import timedelta
 
+from streamconsumer.model.redis_url import redact_url
 from streamconsumer.processor.consumer.claimer import ClaimPage, PendingClaimer
-from streamconsumer.processor.consumer.manager import StreamManager, redact_url
+from streamconsumer.processor.consumer.manager import StreamManager
 from streamconsumer.processor.consumer.polling_consumer import PollingConsumer
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.consumer.redis_consumer import RedisConsumer

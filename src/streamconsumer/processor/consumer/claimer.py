@@ -28,6 +28,9 @@ CHECKS_PER_MEMBERS_REFRESH = 10
 TRIM_INTERVAL = timedelta(seconds=10)
 """Interval at which one consumer of the group trims the stream."""
 
+MAX_IDLE_MILLISECONDS = 10**13
+"""Maximum idle time, because `timedelta` cannot represent every number that a server may report."""
+
 ClaimPage = Callable[[int], Awaitable[list[Entry]]]
 """Coroutine function that claims up to the given number of entries. A shorter result means that no claimable entries
 are left."""
@@ -68,6 +71,7 @@ class PendingClaimer:
             in_flight_ids=in_flight_ids,
             on_lost=on_lost,
             is_alive=is_alive,
+            is_receiving=lambda: self._consumer.is_receiving,
         )
         heartbeat.start()
         return heartbeat.stop
@@ -124,8 +128,8 @@ class PendingClaimer:
         """Return the server's time. Only the first call sends TIME; later calls use the stored offset."""
         loop = asyncio.get_running_loop()
         if self._clock_offset_seconds is None:
-            seconds, microseconds = await self._execute("TIME")
-            self._clock_offset_seconds = int(seconds) + int(microseconds) / 1e6 - loop.time()
+            now = replies.server_time_microseconds(await self._execute("TIME"))
+            self._clock_offset_seconds = now / 1e6 - loop.time()
         return loop.time() + self._clock_offset_seconds
 
     async def _trim(self, now: float) -> None:
@@ -175,18 +179,18 @@ class PendingClaimer:
 
     async def _claim_pending(self, name: str, count: int, idle: timedelta) -> list[Entry]:
         with self._replay_on_error(), self._consumer.ack_buffer.acked_during() as acked_ids:
-            page = await self._consumer.pending_entries.page(name, min(count, self._consumer.max_count), idle=idle)
+            page_size = min(count, self._consumer.read_size.max_count)
+            page = await self._consumer.pending_entries.page(name, page_size, idle=idle)
             excluded = {*acked_ids, *self._consumer.in_flight_ids()}
             claimable = [pending for pending in page if pending.message_id not in excluded]
-            entries = await self._consumer.claim(claimable, idle)
-        return self._count_claimed([entry for entry in entries if entry.message_id not in acked_ids])
+            claimed = await self._consumer.claim(claimable, idle)
+        return self._count_claimed([entry for entry in claimed.entries if entry.message_id not in acked_ids])
 
     async def _claim_due(self, count: int) -> list[Entry]:
         with self._replay_on_error():
-            trimmed, entries = await self._consumer.leases.claim_due(min(count, self._consumer.max_count))
-        self._consumer.adapt_to_sizes(entries, count)
-        self._metrics.lost_to_trimming += trimmed
-        return self._count_claimed(entries)
+            claimed = await self._consumer.pending_entries.claim_due(min(count, self._consumer.read_size.max_count))
+        self._consumer.record_claimed(claimed, count)
+        return self._count_claimed(claimed.entries)
 
     @contextmanager
     def _replay_on_error(self) -> Iterator[None]:
@@ -197,7 +201,7 @@ class PendingClaimer:
         try:
             yield
         except BaseException:
-            self._consumer.request_replay()
+            self._consumer.replay.request()
             raise
 
     def _count_claimed(self, entries: list[Entry]) -> list[Entry]:
@@ -211,12 +215,15 @@ class PendingClaimer:
             if str(error).startswith(("NOGROUP", "no such key", "ERR no such key")):
                 return []  # the next read gets the same error and recreates the group
             raise
-        return [_parse_consumer(replies.to_dict(line)) for line in reply]
+        return [_parse_consumer(line) for line in replies.array(reply, "XINFO CONSUMERS")]
 
 
 def _has_postponed(consumers: list[ConsumerInfo]) -> bool:
     return any(info.name == POSTPONED_CONSUMER and info.pending for info in consumers)
 
 
-def _parse_consumer(line: dict[bytes, Any]) -> ConsumerInfo:
-    return ConsumerInfo(line[b"name"].decode(), int(line[b"pending"]), timedelta(milliseconds=int(line[b"idle"])))
+def _parse_consumer(line: Any) -> ConsumerInfo:
+    fields = replies.to_dict(line, "XINFO CONSUMERS")
+    name = replies.text(fields.get(b"name"), "XINFO CONSUMERS")
+    pending, idle = (replies.count(fields.get(key), "XINFO CONSUMERS") for key in (b"pending", b"idle"))
+    return ConsumerInfo(name, pending, timedelta(milliseconds=min(idle, MAX_IDLE_MILLISECONDS)))

@@ -118,8 +118,12 @@ local delivered = {{}}
 if saved and before(position, saved) then
   begin = saved
 elseif saved then
-  delivered = redis.call('XRANGE', stream, '(' .. saved, position, 'COUNT', {MAX_RESTORED})
-  for i, entry in ipairs(delivered) do delivered[i] = entry[1] end
+  local after = saved
+  while after and #delivered < {MAX_RESTORED} do
+    local entry = redis.call('XRANGE', stream, '(' .. after, position, 'COUNT', 1)[1]
+    after = entry and entry[1]
+    delivered[#delivered + 1] = after
+  end
   if #delivered == {MAX_RESTORED} then begin, delivered = saved, {{}} end
 end
 local created = redis.pcall('XGROUP', 'CREATE', stream, group, begin, 'MKSTREAM')
@@ -141,7 +145,8 @@ a stream was deleted and created again.
 
 After the snapshot, other consumers may have received entries that this consumer does not know. The script restores
 these entries as well. Entries that this consumer takes back stay in the schedule with a score below zero until a
-snapshot contains them, because the group may be lost again before the next snapshot."""
+snapshot contains them, because the group may be lost again before the next snapshot. The script reads one entry at a
+time, because Lua copies the values of an entry, which may be large."""
 
 
 class GroupSnapshot:

@@ -42,12 +42,15 @@ class HeartbeatThread:
         in_flight_ids: Callable[[], list[str]],
         on_lost: Callable[[list[str]], None],
         is_alive: Callable[[], bool],
+        is_receiving: Callable[[], bool],
     ) -> None:
         """Prepare the thread.
 
         `on_lost` is called in the event loop's thread with the ids of entries that another consumer has claimed. No
-        lease is renewed while `is_alive` returns False.
+        lease is renewed while `is_alive` returns False. While `is_receiving` returns True, the thread shows that the
+        consumer is alive, because the ids of the entries in the reply are not known yet.
         """
+        self._is_receiving = is_receiving
         self._manager, self._consumer_id, self._ack_buffer = manager, consumer_id, ack_buffer
         self._in_flight_ids, self._on_lost, self._is_alive = in_flight_ids, on_lost, is_alive
         self._interval = min(HEARTBEAT_INTERVAL, manager.min_idle / RENEWALS_PER_MIN_IDLE)
@@ -104,6 +107,9 @@ class HeartbeatThread:
         with self._ack_buffer.acked_during() as acked_ids:
             if ids := self._select_ids(self._in_flight_since_last_beat(self._in_flight_ids())):
                 await self._renew(manager, leases, ids, acked_ids)
+        if self._is_receiving():
+            with suppress(RedisError, OSError):
+                await leases.show_activity()
 
     async def _renew(self, manager: StreamManager, leases: Leases, ids: list[str], acked_ids: set[str]) -> None:
         lost: list[str] = []

@@ -1,4 +1,4 @@
-"""Leases on entries: one Lua script each to renew leases, store delivery counts, postpone entries and claim entries.
+"""Leases on entries: one Lua script each to renew leases, store delivery counts and postpone entries.
 
 A consumer owns an entry that is pending with it. Renewing the lease resets the entry's idle time, so that no other
 consumer claims the entry. Each script checks the owner of an entry and changes the entry in one atomic step. In all
@@ -12,7 +12,6 @@ from typing import Any
 
 from redis.exceptions import OutOfMemoryError
 
-from streamconsumer.processor.message import Entry
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from streamconsumer.redis_client.replies import Execute
@@ -92,35 +91,6 @@ return 0
 the id, the delivery count and the delay in milliseconds. The due time is stored first, because Redis rejects only this
 write if its memory is full."""
 
-CLAIM_DUE = """
-local now = redis.call('TIME')
-now = now[1] * 1000 + math.floor(now[2] / 1000)
-local entries, trimmed = {}, 0
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], 0, now, 'LIMIT', 0, ARGV[4])) do
-  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
-  local is_restored = redis.call('ZSCORE', KEYS[2], id) % 1 > 0
-  local stored = redis.pcall('ZADD', KEYS[2], -now, id)
-  if type(stored) == 'table' then redis.call('ZREM', KEYS[2], id) end  -- out of memory
-  if not pending and is_restored then
-    redis.call('ZREM', KEYS[2], id)  -- acknowledged by the consumer that it was restored for
-  elseif not pending or pending[2] == ARGV[3] then
-    local count = pending and pending[4] or 0
-    local claimed = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'RETRYCOUNT', count, 'FORCE')[1]
-    if claimed and claimed[2] then
-      entries[#entries + 1] = {id, claimed[2], count}
-    else
-      trimmed = trimmed + 1
-      redis.call('ZREM', KEYS[2], id)
-      redis.call('XACK', KEYS[1], ARGV[1], id)
-    end
-  end
-end
-return {trimmed, entries}
-"""
-"""Lua script that claims up to ARGV[4] due postponed entries for this consumer. Returns the number of trimmed entries,
-and the claimed entries with their delivery counts. Claimed entries stay in the schedule with a score below zero until a
-snapshot is saved. If the reply is lost, and after it the group, only the schedule still contains these entries."""
-
 REPAIR_SCHEDULE = """
 for _, pending in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[4], '-', '+', 100, ARGV[3])) do
   if tonumber(redis.call('ZSCORE', KEYS[2], pending[1]) or -1) < 0 then redis.call('ZADD', KEYS[2], 0, pending[1]) end
@@ -129,6 +99,10 @@ return 0
 """
 """Lua script that makes postponed entries due now if they have no due time, for example because the Redis key of the
 schedule was deleted or evicted."""
+
+
+ALMOST_LAST_ID = f"{2**64 - 1}-{2**64 - 2}"
+"""Entry id after which only one entry can exist. XREADGROUP treats the last possible id like `>`."""
 
 
 class Leases:
@@ -161,12 +135,17 @@ class Leases:
     async def members(self) -> dict[str, float]:
         """Return the registered consumers and the time of their last announcement."""
         flat = await self._execute("HGETALL", self._members_key)
-        return {name.decode(): float(announced_at) for name, announced_at in replies.to_dict(flat).items()}
+        return {name: float(announced_at) for name, announced_at in replies.numbers(flat, "HGETALL").items()}
 
     async def renew(self, message_ids: Sequence[str]) -> list[str]:
         """Renew the leases of entries. Returns the ids of entries that another consumer owns."""
         sorted_ids = sorted(message_ids, key=replies.parse_id)
         return [lost.decode() for lost in await self._run_script(RENEW, [self._schedule_key], *sorted_ids)]
+
+    async def show_activity(self) -> None:
+        """Reset the idle time of this consumer, without a change of its entries."""
+        read = ("XREADGROUP", "GROUP", self._group, self._consumer_name, "COUNT", 1)
+        await self._execute(*read, "STREAMS", self._stream, ALMOST_LAST_ID)
 
     async def start_attempt(self, message_id: str, deliveries: int) -> int:
         """Store the delivery count of an entry before its next attempt.
@@ -188,11 +167,6 @@ class Leases:
             flat += [message_id, deliveries, replies.to_milliseconds(delay)]
         await self._run_script(POSTPONE, [self._schedule_key], POSTPONED_CONSUMER, *flat)
 
-    async def claim_due(self, count: int) -> tuple[int, list[Entry]]:
-        """Claim postponed entries that are due. Returns the number of trimmed entries, and the claimed entries."""
-        trimmed, claimed = await self._run_script(CLAIM_DUE, [self._schedule_key], POSTPONED_CONSUMER, count)
-        return int(trimmed), [Entry.redelivered(raw[0], raw[1], int(raw[2])) for raw in claimed]
-
     async def repair_schedule(self, idle: timedelta) -> None:
         """Make postponed entries due if they have been idle for `idle` and have no due time.
 
@@ -213,5 +187,4 @@ class Leases:
 
     async def server_time_milliseconds(self) -> int:
         """Return the server's time."""
-        seconds, microseconds = await self._execute("TIME")
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        return replies.server_time_microseconds(await self._execute("TIME")) // 1000

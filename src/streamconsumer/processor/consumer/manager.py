@@ -7,7 +7,6 @@ from copy import copy
 from datetime import timedelta
 from threading import Event
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
@@ -15,12 +14,19 @@ from redis.exceptions import RedisError, ResponseError
 
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.model.processor_settings import Delivery, RedisSettings, Retention
+from streamconsumer.model.redis_url import InvalidRedisUrl, parse_redis_url
 from streamconsumer.processor.message import Encoding, Entry
 from streamconsumer.redis_client import replies
-from streamconsumer.redis_client.connection import CONNECTION_CLASSES, NO_RETRY_OPTIONS
+from streamconsumer.redis_client.connection import CONNECTION_CLASSES, connection_arguments, limited_options
 from streamconsumer.redis_client.errors_table import classify_error
 from streamconsumer.redis_client.keys import same_slot
+from streamconsumer.redis_client.pipeline_client import command_name
+from streamconsumer.redis_client.reply_limits import ReplyLimits, ReplyTooLarge
 from streamconsumer.redis_client.topology import topology
+
+MAX_REPLY_BYTES = 33_554_432
+"""Maximum size of a reply on a control connection, in addition to one entry of `delivery.maxEntryBytes`. The reply to a
+claim contains several entries."""
 
 _OPTIONS_NOT_COPIED = {"himport_registry", "event_dispatcher", "maint_notifications_config", "client_name"}
 
@@ -55,7 +61,7 @@ class StreamManager:
             key: value
             for key, value in pool.connection_kwargs.items()
             if key not in _OPTIONS_NOT_COPIED and not key.startswith(("maint_", "orig_", "oss_"))
-        } | NO_RETRY_OPTIONS
+        } | limited_options(ReplyLimits(MAX_REPLY_BYTES + self.delivery.max_entry_bytes))
         self.command_refused = Event()
         """Event that is set when a command was rejected because of a missing permission, or because the server does not
         have the command. The consumer then repeats the preflight checks before its next read. Clones share the event.
@@ -91,8 +97,9 @@ class StreamManager:
     ) -> Self:
         """Create a manager for one Redis server, without connecting yet.
 
-        Connection options of redis-py can be added to the URL, such as `?socket_timeout=3` (seconds). For options that
-        a URL cannot express, pass a `redis.asyncio.Redis` client to the class instead.
+        The URL can contain options, such as `?socket_timeout=3` (seconds). docs/redis.md lists the options. For other
+        options, such as files with certificates, pass a `redis.asyncio.Redis` client to the class instead. Raises
+        InvalidSettings.
 
         Args:
             url: `redis://host:port/db`, `rediss://host:port/db` (TLS) or `unix:///path/to/socket`.
@@ -106,8 +113,12 @@ class StreamManager:
             delivery: retries, dead letters and the circuit breaker. Default: `Delivery()`.
             retention: rules for trimming the stream. Default: no trimming.
         """
-        credentials: dict[str, Any] = {"username": username, "password": password}
-        pool = ConnectionPool.from_url(url, **{key: value for key, value in credentials.items() if value is not None})
+        try:
+            parsed = parse_redis_url(url)
+        except InvalidRedisUrl as error:
+            raise InvalidSettings(f"url: {error}") from None
+        credentials: dict[str, Any] = {"username": parsed.username or username, "password": parsed.password or password}
+        pool = ConnectionPool(**connection_arguments(parsed), **credentials)
         return cls(
             Redis(connection_pool=pool),
             start_from=start_from,
@@ -140,6 +151,7 @@ class StreamManager:
                 "use a name without braces, or with one hash tag, such as {shop}:orders"
             )
         address_source = topology(settings, stream)
+        address_source.credentials.check_certificates()
         pool = ConnectionPool(
             connection_class=CONNECTION_CLASSES[address_source.credentials.scheme],
             **address_source.credentials.connection_options(),
@@ -157,6 +169,8 @@ class StreamManager:
         """Execute one command on a control connection and return the raw reply. Errors are raised without a retry."""
         try:
             return await self.control.execute_command(*command)  # type: ignore[no-untyped-call] # ships no types for it
+        except ReplyTooLarge as error:
+            raise ReplyTooLarge(f"{command_name(command)}: {error}") from None
         except RedisError as error:
             await self.handle_error(error)
             raise
@@ -232,24 +246,18 @@ class StreamManager:
     async def last_delivered_id(self, stream: str, group: str) -> str | None:
         """Return the group's last-delivered id. None if the group does not exist or Redis rejects the query."""
         with suppress(ResponseError):
-            for line in await self.execute("XINFO", "GROUPS", stream):
-                group_info = replies.to_dict(line)
-                if group_info[b"name"] == group.encode():
-                    return str(group_info[b"last-delivered-id"].decode())
+            for line in replies.array(await self.execute("XINFO", "GROUPS", stream), "XINFO GROUPS"):
+                group_info = replies.to_dict(line, "XINFO GROUPS")
+                if group_info.get(b"name") == group.encode():
+                    return replies.entry_id(group_info.get(b"last-delivered-id"), "XINFO GROUPS")
         return None
 
     async def clock_offset_ns(self) -> int:
         """Return how far the server's clock is ahead of this machine's clock, accurate to half a round trip."""
         sent_ns = time.time_ns()
-        seconds, microseconds = await self.execute("TIME")
-        return (int(seconds) * 1_000_000 + int(microseconds)) * 1000 - (sent_ns + time.time_ns()) // 2
+        server_ns = replies.server_time_microseconds(await self.execute("TIME")) * 1000
+        return server_ns - (sent_ns + time.time_ns()) // 2
 
     async def drop_connections(self) -> None:
         """Close idle connections, so that the next command connects to the current primary after a failover."""
         await self.control.connection_pool.disconnect(inuse_connections=False)
-
-
-def redact_url(url: str) -> str:
-    """Return the URL without credentials and options, for output."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

@@ -1,12 +1,15 @@
-"""Pending entries list of a group: lists entries, and claims them for this consumer."""
+"""Pending entries list of a group: lists entries, and claims entries for this consumer.
 
-from collections.abc import Collection, Sequence
+The entries are pending with this consumer, with a dead consumer, or with the pseudo consumer for postponed entries.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
-from streamconsumer.processor.message import Entry
+from streamconsumer.processor.consumer.large_entries import BOUNDED_READ, BoundedReads, Claimed
 from streamconsumer.redis_client import replies
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from streamconsumer.redis_client.replies import Execute
 
 
@@ -18,11 +21,80 @@ class PendingEntry:
     deliveries: int
 
 
+PAGE_SIZE = 200
+"""Maximum number of pending entries that one command lists or moves."""
+
+CLAIM = f"""{BOUNDED_READ}
+local examined, trimmed = 0, 0
+for i = 6, #ARGV, 2 do
+  local id, deliveries = ARGV[i], ARGV[i + 1]
+  local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
+  if not entry then
+    trimmed = trimmed + redis.call('XACK', KEYS[1], ARGV[1], id)
+  elseif not add(id, entry[2], deliveries, tonumber(ARGV[4]), tonumber(ARGV[5]), function()
+    local pending = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
+    local idle = pending and pending[2] == ARGV[2] and 0 or ARGV[3]
+    local claim = {{KEYS[1], ARGV[1], ARGV[2], idle, id, 'RETRYCOUNT', deliveries, 'JUSTID'}}
+    return #redis.call('XCLAIM', unpack(claim)) > 0
+  end) then
+    break
+  end
+  examined = examined + 1
+end
+return {{examined, trimmed, entries}}
+"""
+"""Lua script that claims pending entries. KEYS: the stream. ARGV: group, consumer, minimum idle time in milliseconds,
+`page_bytes`, `entry_bytes`, then alternating ids and delivery counts. Returns the number of examined entries, the
+number of trimmed entries, and the claimed entries. Trimmed entries are acknowledged, because such entries can never be
+handled.
+
+An entry that this consumer already owns has no minimum idle time: the reply to an earlier claim was lost."""
+
+
+CLAIM_DUE = f"""{BOUNDED_READ}
+local now = redis.call('TIME')
+now = now[1] * 1000 + math.floor(now[2] / 1000)
+local trimmed = 0
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], 0, now, 'LIMIT', 0, ARGV[4])) do
+  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
+  local is_restored = redis.call('ZSCORE', KEYS[2], id) % 1 > 0
+  local is_free = pending and pending[2] == ARGV[3] or not pending and not is_restored
+  local entry = is_free and redis.call('XRANGE', KEYS[1], id, id)[1]
+  local count = pending and pending[4] or 0
+  local function claim()
+    local stored = redis.pcall('ZADD', KEYS[2], -now, id)
+    if type(stored) == 'table' then redis.call('ZREM', KEYS[2], id) end  -- out of memory
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'RETRYCOUNT', count, 'FORCE', 'JUSTID')
+    return true
+  end
+  if entry then
+    if not add(id, entry[2], count, tonumber(ARGV[5]), tonumber(ARGV[6]), claim) then break end
+  elseif is_free then
+    trimmed = trimmed + 1
+    redis.call('ZREM', KEYS[2], id)
+    redis.call('XACK', KEYS[1], ARGV[1], id)
+  elseif pending then
+    local stored = redis.pcall('ZADD', KEYS[2], -now, id)
+    if type(stored) == 'table' then redis.call('ZREM', KEYS[2], id) end  -- out of memory
+  else
+    redis.call('ZREM', KEYS[2], id)  -- acknowledged by the consumer that it was restored for
+  end
+end
+return {{trimmed, entries}}
+"""
+"""Lua script that claims up to ARGV[4] due postponed entries for this consumer. KEYS: the stream, the schedule of
+postponed entries. ARGV: group, consumer, pseudo consumer, maximum number of entries, `page_bytes`, `entry_bytes`.
+Returns the number of trimmed entries, and the claimed entries. Claimed entries stay in the schedule with a score below
+zero until a snapshot is saved. If the reply is lost, and after it the group, only the schedule still contains these
+entries."""
+
+
 class PendingEntries:
     """Pending entries list of a group, used by one of its consumers."""
 
-    def __init__(self, execute: Execute, stream: str, group: str, consumer: str) -> None:
-        self._execute, self._stream, self._group, self._consumer_name = execute, stream, group, consumer
+    def __init__(self, execute: Execute, reads: BoundedReads, stream: str, group: str, consumer: str) -> None:
+        self._execute, self._reads = execute, reads
+        self._stream, self._group, self._consumer_name = stream, group, consumer
 
     async def page(
         self, owner: str, count: int, *, after: str = "", idle: timedelta | None = None
@@ -37,37 +109,22 @@ class PendingEntries:
         reply = await self._execute("XPENDING", self._stream, self._group, *idle_filter, begin, "+", count, owner)
         return [PendingEntry(line[0].decode(), int(line[3])) for line in reply]
 
-    async def claim(self, pending: Collection[PendingEntry], idle: timedelta) -> tuple[list[Entry], int]:
-        """Claim entries for this consumer. Returns the claimed entries, and the number of trimmed entries.
+    async def claim(self, pending: Sequence[PendingEntry], idle: timedelta) -> Claimed:
+        """Claim entries for this consumer.
 
         Redis claims only entries that have still been idle for `idle`. If several consumers claim the same entry, only
-        the first claim therefore succeeds. The delivery counts stay unchanged, because no attempt has started. Trimmed
-        entries are acknowledged.
+        the first claim therefore succeeds. The delivery counts are set to those in `pending`, because no attempt has
+        started.
         """
-        entries: list[Entry] = []
-        for deliveries in sorted({entry.deliveries for entry in pending}):
-            ids = [entry.message_id for entry in pending if entry.deliveries == deliveries]
-            claim = ("XCLAIM", self._stream, self._group, self._consumer_name, replies.to_milliseconds(idle), *ids)
-            claimed = await self._execute(*claim, "RETRYCOUNT", deliveries)
-            entries += _to_entries(claimed, deliveries)
-        claimed_ids = {entry.message_id for entry in entries}
-        unclaimed_ids = [entry.message_id for entry in pending if entry.message_id not in claimed_ids]
-        entries.sort(key=lambda entry: replies.parse_id(entry.message_id))
-        return entries, await self._ack_trimmed(unclaimed_ids)
+        if not pending:
+            return Claimed([], 0)
+        command = ("EVAL", CLAIM, 1, self._stream, self._group, self._consumer_name, replies.to_milliseconds(idle))
+        ids_and_counts = [part for entry in pending for part in (entry.message_id, entry.deliveries)]
+        return await self._reads.claim(*command, ids_and_counts=ids_and_counts)
 
-    async def _ack_trimmed(self, message_ids: list[str]) -> int:
-        """Acknowledge the entries that are no longer in the stream, and return their number.
-
-        Such entries can never be handled. Since Redis 7.0, XCLAIM itself removes their ids from the pending entries.
-        """
-        trimmed = 0
-        for message_id in message_ids:
-            if not await self._execute("XRANGE", self._stream, message_id, message_id):
-                await self._execute("XACK", self._stream, self._group, message_id)
-                trimmed += 1
-        return trimmed
-
-
-def _to_entries(claimed: Sequence[Any], deliveries: int) -> list[Entry]:
-    """Parse the reply to XCLAIM. Redis 6.2 returns nil for a trimmed entry."""
-    return [Entry.redelivered(raw[0], raw[1], deliveries) for raw in claimed if raw is not None and raw[0]]
+    async def claim_due(self, count: int) -> Claimed:
+        """Claim up to `count` postponed entries that are due."""
+        keys = (self._stream, group_key(self._stream, self._group, "postponed"))
+        command = ("EVAL", CLAIM_DUE, 2, *keys, self._group, self._consumer_name, POSTPONED_CONSUMER, count)
+        trimmed, raw_entries = await self._reads.execute_once(*command)
+        return Claimed(self._reads.parse(raw_entries), int(trimmed))

@@ -80,10 +80,14 @@ async def run_preflight_checks(manager: StreamManager, consumer_id: ConsumerId) 
     commands = [probe.command for probe in probes]
     settings = [("CONFIG", "GET", name) for name in CHECKED_SETTINGS]
     hello, *raw_replies = await manager.execute_pipeline([("HELLO",), *commands, *settings])
-    version = "" if isinstance(hello, Exception) else str(replies.to_dict(hello)[b"version"].decode())
+    version = "" if isinstance(hello, Exception) else _server_version(hello)
     rejections = _find_rejections(probes, raw_replies)
     problem = _unsupported_version_error(version) or _missing_permission_error(manager, rejections)
     return PreflightReport(problem, version, [*rejections], _setting_values(raw_replies[len(probes) :]))
+
+
+def _server_version(hello: Any) -> str:
+    return replies.text(replies.field(replies.to_dict(hello, "HELLO"), "version", "HELLO"), "HELLO")
 
 
 def _find_rejections(probes: Sequence[PermissionProbe], raw_replies: Sequence[Any]) -> dict[str, Exception]:
@@ -107,7 +111,7 @@ def _find_rejections(probes: Sequence[PermissionProbe], raw_replies: Sequence[An
 
 
 def _unsupported_version_error(version: str) -> str:
-    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    numbers = tuple(int(number) for number in re.findall("[0-9]{1,9}", version)[:2])
     if not numbers or numbers >= MIN_SERVER_VERSION:
         return ""
     return f"the Redis server is version {version}; expected 6.2 or newer; upgrade it"
@@ -127,10 +131,12 @@ def _missing_permission_error(manager: StreamManager, rejections: Mapping[str, E
 
 
 def _setting_values(raw_replies: Sequence[Any]) -> dict[str, str | None]:
-    return {
-        name: None if isinstance(reply, Exception) or len(reply) < 2 else reply[1].decode()
-        for name, reply in zip(CHECKED_SETTINGS, raw_replies, strict=True)
-    }
+    values: dict[str, str | None] = {}
+    for name, reply in zip(CHECKED_SETTINGS, raw_replies, strict=True):
+        lines = {} if isinstance(reply, Exception) else replies.to_dict(reply, "CONFIG GET")
+        value = lines.get(name.encode())
+        values[name] = None if value is None else replies.text(value, "CONFIG GET")
+    return values
 
 
 def _probes(manager: StreamManager, consumer_id: ConsumerId) -> list[PermissionProbe]:

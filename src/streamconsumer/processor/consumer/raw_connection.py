@@ -3,6 +3,9 @@
 redis-py opens, encrypts and authenticates the connection. This class then takes over the transport. All connection
 types and options of redis-py therefore work, but a round trip takes less time: 12 microseconds of bookkeeping instead
 of 110 (measured). No command is retried, and a connection that has failed once is never used again.
+
+The connection refuses a reply above `max_reply_bytes` while receiving it, because parsing such a reply could exceed the
+memory limit of the pod. The size of a reply includes `VALUE_BYTES` for each value, see `memory_limit`.
 """
 
 import asyncio
@@ -16,7 +19,28 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from streamconsumer.processor.consumer.memory_limit import VALUE_BYTES
 from streamconsumer.processor.message import Encoding
+
+LARGE_REPLY_BYTES = 1024 * 1024
+"""Size above which the values of a reply are counted. A smaller reply fits into memory whatever it contains."""
+
+PROGRESS_SECONDS = 5.0
+"""Time in which a reply that has started must grow. Otherwise, the connection counts as dead."""
+
+MAX_RECEIVE_SECONDS = 30.0
+"""Maximum time to receive a reply that has started. A reply that takes longer is too large for the connection."""
+
+_MIN_PROGRESS_BYTES = 1024
+"""Bytes that count as progress. The reply to XACK, which arrives before a blocking read ends, is smaller."""
+
+
+class ConnectionCut(RedisConnectionError):
+    """The connection was lost after it had been established, for example because a reply exceeds a server's limit."""
+
+
+class UnreadableReply(RedisConnectionError):
+    """A reply is larger than `max_reply_bytes`, or takes longer than MAX_RECEIVE_SECONDS. The connection is closed."""
 
 
 class RawConnection(asyncio.Protocol):
@@ -25,7 +49,7 @@ class RawConnection(asyncio.Protocol):
     An error reply is passed on as a ResponseError; only `execute` raises it.
     """
 
-    def __init__(self, connection: AbstractConnection, encoding: Encoding) -> None:
+    def __init__(self, connection: AbstractConnection, encoding: Encoding, max_reply_bytes: int) -> None:
         """Take over the transport of a connection.
 
         If `encoding` is utf-8, replies contain text, and bytes that are not valid UTF-8 become lone surrogates.
@@ -42,7 +66,10 @@ class RawConnection(asyncio.Protocol):
         )
         self._pending_replies: deque[tuple[asyncio.Future[Any], Callable[[Any], None] | None]] = deque()
         self._error: Exception | None = None
+        self._max_reply_bytes = max_reply_bytes
+        self._timer: asyncio.TimerHandle | None = None
         self.bytes_received = 0
+        """Size of the data received since the last reset. The consumer resets it with each read."""
         self.is_ascii = True
         """True if all data received since the last reset is ASCII. The consumer resets it with each read."""
         self._transport.set_protocol(self)
@@ -51,6 +78,11 @@ class RawConnection(asyncio.Protocol):
     def is_usable(self) -> bool:
         """True if the connection is open and has not failed."""
         return self._error is None and not self._transport.is_closing()
+
+    @property
+    def is_receiving(self) -> bool:
+        """True while a reply that may take long is being received."""
+        return bool(self._pending_replies) and self.bytes_received > LARGE_REPLY_BYTES // 16
 
     def send(self, packed: bytes, on_first_reply: Callable[[Any], None] | None = None) -> asyncio.Future[Any]:
         """Send packed commands in one write. Returns a future of the last reply.
@@ -73,6 +105,38 @@ class RawConnection(asyncio.Protocol):
             raise reply
         return reply
 
+    async def execute_within(self, seconds: float, *command: Any) -> Any:
+        """Execute one command, and drop the connection if the server does not begin to reply within `seconds`."""
+        self.bytes_received = 0
+        self.start_timer(seconds)
+        try:
+            return await self.execute(*command)
+        finally:
+            self.stop_timer()
+
+    def start_timer(self, seconds: float) -> None:
+        """Drop the connection if no reply begins within `seconds`, or if a reply that has started stops to grow."""
+        deadline = asyncio.get_running_loop().time() + seconds + MAX_RECEIVE_SECONDS
+        self._start_timer(seconds, self.bytes_received, deadline)
+
+    def stop_timer(self) -> None:
+        """End the supervision that `start_timer` began."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start_timer(self, seconds: float, received: int, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(seconds, self._check_progress, received + _MIN_PROGRESS_BYTES, deadline)
+
+    def _check_progress(self, expected: int, deadline: float) -> None:
+        if self.bytes_received < expected:
+            self.abort()
+        elif asyncio.get_running_loop().time() > deadline:
+            self._refuse(f"found {self.bytes_received} bytes of a reply after {MAX_RECEIVE_SECONDS:.0f} s")
+        else:
+            self._start_timer(PROGRESS_SECONDS, self.bytes_received, deadline)
+
     def abort(self) -> None:
         """Drop the connection. All pending commands fail with a timeout error."""
         self._fail(RedisTimeoutError("the server does not answer"))
@@ -89,6 +153,8 @@ class RawConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse received data and pass on complete replies."""
         self.bytes_received += len(data)
+        if self.bytes_received > LARGE_REPLY_BYTES and self._is_too_large(data):
+            return
         self.is_ascii = self.is_ascii and data.isascii()
         try:
             self._parser.feed(data)
@@ -100,7 +166,24 @@ class RawConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail all pending commands."""
-        self._fail(RedisConnectionError(f"connection lost: {exc or 'closed by the server'}"))
+        self._fail(ConnectionCut(f"connection lost: {exc or 'closed by the server'}"))
+
+    def _is_too_large(self, data: bytes) -> bool:
+        """Add the number of values in `data` to the size of a large reply. Drop the connection above the limit.
+
+        Each value has two line ends in the reply, and each other element has one. A value that contains line ends is
+        counted too high. Its entry is then read again by a script, which measures exactly.
+        """
+        self.bytes_received += VALUE_BYTES // 2 * data.count(b"\r")
+        if self.bytes_received <= self._max_reply_bytes:
+            return False
+        self._refuse(f"found a reply of more than {self._max_reply_bytes} bytes")
+        return True
+
+    def _refuse(self, problem: str) -> None:
+        self._fail(UnreadableReply(problem))
+        self._parser = hiredis.Reader()  # releases the received part of the reply
+        self._transport.abort()
 
     def _on_reply(self, reply: Any) -> None:
         if not self._pending_replies:  # no command is pending: a push message, or a faulty server

@@ -44,7 +44,7 @@ class ReaderRegistry:
         """End the blocking read of one other consumer, if another consumer is reading."""
         with suppress(ResponseError):
             flat: Any = await self._execute("HGETALL", self._key)
-            readers = {name.decode(): int(client_id) for name, client_id in replies.to_dict(flat).items()}
+            readers = replies.numbers(flat, "HGETALL")
             readers.pop(self._consumer_name, None)
             if not readers:
                 return

@@ -16,15 +16,25 @@ from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.consumer.ack_buffer import AckBuffer
 from streamconsumer.processor.consumer.effects_commit import commit_effects
 from streamconsumer.processor.consumer.group_snapshot import GroupSnapshot
+from streamconsumer.processor.consumer.large_entries import BoundedReads, Claimed
 from streamconsumer.processor.consumer.leases import Leases
 from streamconsumer.processor.consumer.manager import StreamManager
-from streamconsumer.processor.consumer.pending_entries import PendingEntries, PendingEntry
+from streamconsumer.processor.consumer.memory_limit import memory_limits
+from streamconsumer.processor.consumer.pending_entries import PAGE_SIZE, PendingEntries, PendingEntry
 from streamconsumer.processor.consumer.preflight import run_preflight_checks
-from streamconsumer.processor.consumer.raw_connection import RawConnection, pack_command
+from streamconsumer.processor.consumer.raw_connection import (
+    LARGE_REPLY_BYTES,
+    ConnectionCut,
+    RawConnection,
+    UnreadableReply,
+    pack_command,
+)
+from streamconsumer.processor.consumer.read_size import ReadSize
 from streamconsumer.processor.consumer.reader_registry import ReaderRegistry
+from streamconsumer.processor.consumer.replay import OwnPendingReplay
 from streamconsumer.processor.dead_letters.writer import DeadLetterWriter, EncodedDeadLetter, chunks_by_size
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.message import AsciiEntry, BytesEntry, ConsumerId, Entry, TextEntry, is_suspect
+from streamconsumer.processor.message import ConsumerId, Entry, is_suspect, new_entries
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.redis_client import replies
 from streamconsumer.redis_client.errors_table import classify_error
@@ -35,19 +45,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PAGE_SIZE = 200
-"""Maximum number of pending entries that one command lists or moves."""
-
 READ_TIMEOUT_MARGIN = timedelta(seconds=5)
 """Extra time for the reply after the BLOCK duration. If the reply is still missing, the connection counts as dead."""
-
-MAX_READ_BYTES = 32 * 1024 * 1024
-"""Approximate size limit of the reply to one read. If entries are large, a read requests fewer entries."""
-
-INITIAL_COUNT = 10
-"""Number of entries that the first read requests. The number is doubled after each full read."""
-
-ANY_IDLE_TIME = timedelta(0)
 
 
 class RedisConsumer:
@@ -81,7 +80,11 @@ class RedisConsumer:
         self._read_sent = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self.pending_entries = PendingEntries(manager.execute, *self.consumer_id)
+        limits = memory_limits(manager.delivery.max_entry_bytes)
+        self._max_reply_bytes = limits.reply_bytes
+        self.read_size = ReadSize(limits)
+        self._bounded_reads = BoundedReads(manager, limits, self.read_size)
+        self.pending_entries = PendingEntries(manager.execute, self._bounded_reads, *self.consumer_id)
         self.leases = Leases(manager.execute, *self.consumer_id)
         self._reader_registry = ReaderRegistry(manager.execute, *self.consumer_id)
         self.wakeup = asyncio.Event()
@@ -96,13 +99,11 @@ class RedisConsumer:
         self.on_entry_removed: Callable[[str], object] = self.ack_buffer.ids_in_scripts.discard
         self.ack_nowait: Callable[[str], None] | None = self.ack_buffer.add
         """Synchronous variant of `ack`. None if a consumer can only acknowledge asynchronously."""
-        self._replay_from: str | None = ""  # a restarted consumer first handles its own pending entries
+        self.replay = OwnPendingReplay(self)
         self._last_delivered_id = "0-0"
         self._is_group_lost = False
         """True from the detection of a missing group until all entries in flight are pending again."""
         self._packed_reads: dict[int, bytes] = {}
-        self.max_count = INITIAL_COUNT
-        """Maximum number of entries that one read or one claim requests."""
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -136,8 +137,9 @@ class RedisConsumer:
             return await self._read_or_recover(count)
         except BaseException:
             # The outcome of the read and the state of the connection are unknown: reconnect and read pending entries.
-            self._replay_from = ""
+            self.replay.request()
             await self._disconnect()
+            await self._bounded_reads.close()
             await self.manager.drop_connections()
             raise
         finally:
@@ -149,10 +151,11 @@ class RedisConsumer:
             connection = await self._connect()
             if self._is_group_lost:
                 await self._restore_ownership()
-            if self._replay_from is not None:
-                return await self._read_own_pending()
-            raw_entries = await self._ack_and_read(connection, min(count, self.max_count))
-            return self._parse_new_entries(raw_entries, connection, count)
+            if self.replay.is_pending:
+                entries = await self.replay.read_page(self._last_delivered_id)
+                self._metrics.redelivered += len(entries)
+                return entries
+            return await self._read_new(connection, count)
         except ResponseError as error:
             if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 if classify_error(error, "").is_command_unavailable:
@@ -160,6 +163,23 @@ class RedisConsumer:
                 raise
             await self._recover_group()
             return []
+
+    async def _read_new(self, connection: RawConnection, count: int) -> list[Entry]:
+        """Read new entries. Returns no entries if the reply is too large; the next read then returns these entries."""
+        requested = min(count, self.read_size.max_count)
+        try:
+            raw_entries = await self._ack_and_read(connection, requested)
+        except ConnectionCut:
+            self.read_size.on_cut(requested)
+            raise
+        except UnreadableReply as error:
+            self.read_size.on_refused(requested)
+            self.replay.request()
+            await self._disconnect()
+            log_fields = {"stream": self._stream, "requested": requested, "next_requested": self.read_size.max_count}
+            log.warning("reply is too large; reading fewer entries", extra={"error": str(error), **log_fields})
+            return []
+        return self._parse_new_entries(raw_entries, connection, count)
 
     async def recheck_server(self) -> None:
         """Repeat the preflight checks if the server has rejected a command.
@@ -170,6 +190,11 @@ class RedisConsumer:
             if problem := (await run_preflight_checks(self.manager, self.consumer_id)).problem:
                 raise InvalidSettings(problem)
             self.manager.command_refused.clear()
+
+    @property
+    def is_receiving(self) -> bool:
+        """True while a large reply is being received. The heartbeat then shows that this consumer is alive."""
+        return self._bounded_reads.is_receiving or (self._connection is not None and self._connection.is_receiving)
 
     async def interrupt_read(self) -> None:
         """End a blocking read. Repeats CLIENT UNBLOCK, because the command has no effect before the read blocks."""
@@ -184,9 +209,11 @@ class RedisConsumer:
         if self._connection is not None and self._connection.is_usable:
             return self._connection
         await self._disconnect()
-        self._replay_from = ""
+        self.replay.request()
         self._client_id = None
-        connection = self._connection = RawConnection(await self.manager.connect(), self.encoding)
+        connection = self._connection = RawConnection(
+            await self.manager.connect(), self.encoding, self._max_reply_bytes
+        )
         with suppress(ResponseError):  # without permission for CLIENT ID, stopping waits for the end of the BLOCK
             self._client_id = int(await connection.execute("CLIENT", "ID"))
         if self._client_id is not None:
@@ -210,15 +237,14 @@ class RedisConsumer:
 
         read = self._packed_reads.get(count) or self._pack_read(count)
         packed = pack_command("XACK", self._stream, self._group, *acks) + read if acks else read
-        timeout_seconds = self._block_seconds + READ_TIMEOUT_MARGIN.total_seconds()
-        timeout = asyncio.get_running_loop().call_later(timeout_seconds, connection.abort)
+        connection.start_timer(self._block_seconds + READ_TIMEOUT_MARGIN.total_seconds())
         self._read_sent.set()
         sent_at = asyncio.get_running_loop().time()
         try:
             reply = await connection.send(packed, on_ack_reply if acks else None)
         finally:
             self._read_sent.clear()
-            timeout.cancel()
+            connection.stop_timer()
             self._metrics.reads += 1
             if acks:
                 self.ack_buffer.requeue(acks)
@@ -241,59 +267,30 @@ class RedisConsumer:
         is_ascii, connection.is_ascii = connection.is_ascii, True
         if not raw_entries:
             return []
-        entries = self._to_entries(raw_entries, is_ascii=is_ascii)
+        entries = new_entries(raw_entries, self.encoding, is_ascii=is_ascii)
         self._last_delivered_id = entries[-1].message_id
         self._metrics.record_queue_time(len(entries), entries[0].message_id, self._last_delivered_id)
-        self._adapt_count(len(entries), received, count)
+        self.read_size.on_received(len(entries), received, count)
+        if received > LARGE_REPLY_BYTES:
+            for entry in entries:
+                entry.in_large_reply = True
         if received > self.manager.delivery.max_entry_bytes:  # a smaller reply cannot contain an oversized entry
             for entry in entries:
                 entry.may_be_large, entry.is_first_delivery = True, False
         return entries
 
-    def _adapt_count(self, entry_count: int, size_bytes: int, requested: int) -> None:
-        """Set `max_count` from the size of received entries."""
-        affordable = max(1, MAX_READ_BYTES * entry_count // max(1, size_bytes))
-        self.max_count = min(affordable, max(self.max_count, min(requested, 2 * entry_count)))
+    async def claim(self, pending: Sequence[PendingEntry], idle: timedelta) -> Claimed:
+        """Claim pending entries for this consumer."""
+        claimed = await self.pending_entries.claim(pending, idle)
+        self.record_claimed(claimed, len(pending))
+        return claimed
 
-    def _to_entries(self, raw_entries: list[Any], *, is_ascii: bool) -> list[Entry]:
-        if self.encoding == "bytes":
-            return [BytesEntry(message_id.decode(), fields) for message_id, fields in raw_entries]
-        kind = AsciiEntry if is_ascii else TextEntry
-        return [kind(message_id, texts) for message_id, texts in raw_entries]
-
-    async def _read_own_pending(self) -> list[Entry]:
-        """Return one page of this consumer's pending entries that are not in flight.
-
-        Such entries were received before a restart, or the reply that contained them was lost. Reading these entries
-        does not increment their delivery counts, because no attempt has started.
-        """
-        with self.ack_buffer.acked_during() as acked_ids:
-            count = min(PAGE_SIZE, self.max_count)
-            page = await self.pending_entries.page(self._consumer_name, count, after=self._replay_from or "")
-            excluded = {*self.in_flight_ids(), *acked_ids}
-            entries = await self.claim(
-                [pending for pending in page if pending.message_id not in excluded], ANY_IDLE_TIME
-            )
-        self._replay_from = page[-1].message_id if len(page) == count else None
-        entries = [entry for entry in entries if entry.message_id not in acked_ids]
-        self._metrics.redelivered += len(entries)
-        return self.mark_suspects(entries)
-
-    def request_replay(self) -> None:
-        """Make the next read return this consumer's pending entries, because the reply to a claim was lost."""
-        self._replay_from = ""
-
-    async def claim(self, pending: Collection[PendingEntry], idle: timedelta) -> list[Entry]:
-        """Claim pending entries for this consumer. Counts the entries that the stream no longer contains."""
-        entries, trimmed = await self.pending_entries.claim(pending, idle)
-        self.adapt_to_sizes(entries, len(pending))
-        self._metrics.lost_to_trimming += trimmed
-        return entries
-
-    def adapt_to_sizes(self, entries: Collection[Entry], requested: int) -> None:
-        """Adapt `max_count` to the sizes of entries that were claimed."""
-        if entries:
-            self._adapt_count(len(entries), sum(entry.size_bytes() for entry in entries), min(PAGE_SIZE, 2 * requested))
+    def record_claimed(self, claimed: Claimed, requested: int) -> None:
+        """Adapt the size of reads to entries that were claimed, and count the trimmed entries."""
+        self._metrics.lost_to_trimming += claimed.trimmed
+        if count := len(claimed.entries):
+            size_bytes = sum(entry.size_bytes() for entry in claimed.entries)
+            self.read_size.on_received(count, size_bytes, min(PAGE_SIZE, 2 * requested))
 
     def mark_suspects(self, entries: list[Entry]) -> list[Entry]:
         """Mark the entries of a dead consumer. Entries that may have crashed its process are marked as suspects."""
@@ -377,6 +374,7 @@ class RedisConsumer:
         finally:
             self.ack_buffer.cancel()
             await self._disconnect()
+            await self._bounded_reads.close()
 
     # -- a lost group ------------------------------------------------------------------------------------------
 

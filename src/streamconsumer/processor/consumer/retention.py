@@ -21,6 +21,7 @@ for a million entries (measured, Redis 7.0 and Valkey 9.1).
 
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 from redis.exceptions import ResponseError
 
@@ -71,9 +72,9 @@ def format_id(message_id: EntryId) -> str:
     return f"{message_id[0]}-{message_id[1]}"
 
 
-def parse_id(message_id: bytes) -> EntryId:
+def parse_id(message_id: Any) -> EntryId:
     """Parse an id in a raw reply."""
-    return replies.parse_id(message_id.decode())
+    return replies.parse_id(replies.entry_id(message_id, "XPENDING or XINFO GROUPS"))
 
 
 class StreamTrimmer:
@@ -101,7 +102,7 @@ class StreamTrimmer:
         bound = trim_bound(self._retention, min(safe_id, previous_safe_id), await self._age_bound())
         if bound == ZERO_ID:
             return 0
-        return int(await self._execute("XTRIM", self._stream, "MINID", "=", format_id(bound)))
+        return replies.count(await self._execute("XTRIM", self._stream, "MINID", "=", format_id(bound)), "XTRIM")
 
     async def _current_safe_id(self) -> EntryId:
         """Return the id below which every group has acknowledged every entry.
@@ -109,9 +110,16 @@ class StreamTrimmer:
         Returns ZERO_ID if the stream or this consumer's group does not exist.
         """
         try:
-            groups = [replies.to_dict(line) for line in await self._execute("XINFO", "GROUPS", self._stream)]
-            positions = {group[b"name"]: parse_id(group[b"last-delivered-id"]) for group in groups}
-            pending = {name: await self._execute("XPENDING", self._stream, name) for name in positions}
+            lines = replies.array(await self._execute("XINFO", "GROUPS", self._stream), "XINFO GROUPS")
+            groups = [replies.to_dict(line, "XINFO GROUPS") for line in lines]
+            positions = {
+                replies.field(group, "name", "XINFO GROUPS"): parse_id(group.get(b"last-delivered-id"))
+                for group in groups
+            }
+            pending = {
+                name: replies.array(await self._execute("XPENDING", self._stream, name), "XPENDING", 4)
+                for name in positions
+            }
         except ResponseError as error:
             if "no such key" in str(error) or str(error).startswith("NOGROUP"):
                 return ZERO_ID
@@ -126,5 +134,5 @@ class StreamTrimmer:
         """
         if self._retention.max_age is None:
             return None
-        seconds, microseconds = map(int, await self._execute("TIME"))
-        return oldest_by_age(seconds * 1000 + microseconds // 1000, self._retention.max_age)
+        now = replies.server_time_microseconds(await self._execute("TIME"))
+        return oldest_by_age(now // 1000, self._retention.max_age)

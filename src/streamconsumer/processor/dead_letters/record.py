@@ -64,6 +64,10 @@ class DeadLetterReason(StrEnum):
     OVERSIZED = "Oversized"
     """The message is larger than `delivery.maxEntryBytes`."""
 
+    UNREADABLE = "Unreadable"
+    """The entry is too large for the memory of the pod or for its connection. The dead letter contains the field names
+    and the size of each value, but no values. Names may be truncated or missing."""
+
     CRASHED = "Crashed"
     """The message was started `delivery.maxDeliveries` times without finishing. It probably crashes its process."""
 
@@ -142,6 +146,11 @@ class DeadLetter:
 
     replays: int = 0
     """Number of replays before the failure."""
+
+    @property
+    def is_unreadable(self) -> bool:
+        """True if `fields` contains the size of each value instead of the value."""
+        return self.failure.reason == DeadLetterReason.UNREADABLE
 
     @property
     def added_at(self) -> datetime | None:

@@ -13,7 +13,9 @@ from redis.exceptions import ResponseError
 from streamconsumer.errors import InvalidSettings
 from streamconsumer.processor.dead_letters.record import DeadLetter, from_fields, replay_fields
 from streamconsumer.redis_client import replies
+from streamconsumer.redis_client.keys import POSTPONED_CONSUMER, group_key
 from streamconsumer.redis_client.replies import Execute
+from streamconsumer.redis_client.reply_limits import ReplyTooLarge
 
 REPLAY = """
 if #redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1]) == 0 then return '' end
@@ -23,6 +25,34 @@ return id
 """
 """KEYS: the stream, the dead-letter stream. ARGV: the dead letter's id, then the fields to add. If XADD
 fails, the script ends before XDEL. Returns the new entry's id, or an empty string if the dead letter does not exist."""
+
+FIRST_ID = """
+local entries = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[2], 'COUNT', 1)
+return entries[1] and entries[1][1] or ''
+"""
+"""KEYS: the dead-letter stream. ARGV: the first and the last id. Returns the id of the first entry in the range."""
+
+LAST_ID = """
+local entries = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+return entries[1] and entries[1][1] or ''
+"""
+"""KEYS: the dead-letter stream. Returns the id of its last entry, or an empty string. The reply does not contain the
+fields of the entry, which may be large."""
+
+REDELIVER = """
+if #redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1]) == 0 then return '' end
+if #redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3]) == 0 then return 'gone' end
+if #redis.call('XPENDING', KEYS[1], ARGV[2], ARGV[3], ARGV[3], 1) == 0 then
+  redis.call('ZADD', KEYS[3], 0, ARGV[3])
+  redis.call('XCLAIM', KEYS[1], ARGV[2], ARGV[4], 0, ARGV[3], 'RETRYCOUNT', 0, 'FORCE', 'JUSTID')
+end
+redis.call('XDEL', KEYS[2], ARGV[1])
+return ARGV[3]
+"""
+"""Lua script that makes the original entry of a dead letter pending again and due immediately. KEYS: the stream, the
+dead-letter stream, the schedule of postponed entries. ARGV: the dead letter's id, the group, the entry's id, the pseudo
+consumer of postponed entries. Returns the entry's id, `gone` if the entry is no longer in the stream, or an empty
+string if the dead letter does not exist."""
 
 FIRST_PAGE_SIZE, MAX_PAGE_SIZE = 10, 1000
 TARGET_PAGE_BYTES = 4_000_000
@@ -36,10 +66,12 @@ class DeadLetterStore:
         self._execute, self._stream, self._group, self._key = execute, stream, group, key
         self.skipped = 0
         """Number of entries that `find` has skipped because they are not dead letters of this group."""
+        self.too_large: list[str] = []
+        """Ids of the entries that `find` has skipped because they exceed the limit of a reply."""
 
     async def check(self) -> None:
         """Raise InvalidSettings if the stream, the group or the key is wrong, so that no dead letters can exist."""
-        key_type = (await self._execute("TYPE", self._key)).decode()
+        key_type = replies.text(await self._execute("TYPE", self._key), "TYPE")
         if key_type == "none":
             await self._check_group()
         elif key_type != "stream":
@@ -56,7 +88,13 @@ class DeadLetterStore:
         first, last = "-", await self._last_id(older_than)
         count = FIRST_PAGE_SIZE
         while last:
-            page = await self._execute("XRANGE", self._key, first, last, "COUNT", count)
+            try:
+                page = await self._read_range(first, last, count)
+            except ReplyTooLarge:
+                if count == 1:
+                    first = f"({await self._skip_too_large(first, last)}"
+                count = 1
+                continue
             for dead_letter_id, fields in page:
                 dead_letter = self._parse(dead_letter_id, fields)
                 self.skipped += dead_letter is None
@@ -64,7 +102,7 @@ class DeadLetterStore:
                     yield dead_letter
             if len(page) < count:
                 return
-            first = f"({page[-1][0].decode()}"
+            first = f"({page[-1][0]}"
             size = sum(len(part) for _, fields in page for part in fields)
             count = max(1, min(MAX_PAGE_SIZE, TARGET_PAGE_BYTES * count // max(size, 1)))
 
@@ -73,7 +111,10 @@ class DeadLetterStore:
 
         Raises InvalidSettings if the entry is not a dead letter of this group.
         """
-        page = await self._execute("XRANGE", self._key, dead_letter_id, dead_letter_id)
+        try:
+            page = await self._read_range(dead_letter_id, dead_letter_id, 1)
+        except ReplyTooLarge as error:
+            raise InvalidSettings(f"entry {dead_letter_id} of {self._key!r}: {error}; it is left unchanged") from None
         if not page:
             return None
         if dead_letter := self._parse(*page[0]):
@@ -86,17 +127,45 @@ class DeadLetterStore:
     async def replay(self, dead_letter: DeadLetter) -> str | None:
         """Add the message to its stream again and delete the dead letter.
 
-        Returns the new entry's id, or None if the dead letter no longer exists.
+        An unreadable dead letter contains no values. Its original entry becomes pending again instead.
+
+        Returns the id of the entry that is delivered, or None if the dead letter no longer exists. Raises
+        InvalidSettings if the original entry of an unreadable dead letter is no longer in the stream.
         """
+        if dead_letter.is_unreadable:
+            return await self._redeliver(dead_letter)
         move = ("EVAL", REPLAY, 2, self._stream, self._key, dead_letter.dead_letter_id, *replay_fields(dead_letter))
-        return str((await self._execute(*move)).decode()) or None
+        return replies.text(await self._execute(*move), "XADD") or None
+
+    async def _redeliver(self, dead_letter: DeadLetter) -> str | None:
+        keys = (self._stream, self._key, group_key(self._stream, self._group, "postponed"))
+        entry_id = dead_letter.failure.message_id
+        arguments = (dead_letter.dead_letter_id, self._group, entry_id, POSTPONED_CONSUMER)
+        replayed = await self._execute("EVAL", REDELIVER, len(keys), *keys, *arguments)
+        if replayed == b"gone":
+            raise InvalidSettings(
+                f"dead letter {dead_letter.dead_letter_id} contains no values and cannot be replayed, because entry "
+                f"{entry_id} is no longer in stream {self._stream!r}; it is left unchanged"
+            )
+        return replies.text(replayed, "EVAL") or None
 
     async def drop(self, dead_letter_ids: Sequence[str]) -> int:
         """Delete dead letters permanently. Returns the number of deleted dead letters."""
-        return int(await self._execute("XDEL", self._key, *dead_letter_ids))
+        return replies.count(await self._execute("XDEL", self._key, *dead_letter_ids), "XDEL")
 
-    def _parse(self, dead_letter_id: bytes, fields: Sequence[bytes]) -> DeadLetter | None:
-        dead_letter = from_fields(dead_letter_id.decode(), fields)
+    async def _read_range(self, first: str, last: str, count: int) -> list[tuple[str, list[bytes]]]:
+        """Return up to `count` entries with their ids. Raises ReplyTooLarge."""
+        return replies.entries(await self._execute("XRANGE", self._key, first, last, "COUNT", count), "XRANGE")
+
+    async def _skip_too_large(self, first: str, last: str) -> str:
+        """Record the first entry of a range as too large, and return its id."""
+        reply = await self._execute("EVAL", FIRST_ID, 1, self._key, first, last)
+        dead_letter_id = replies.entry_id(reply, "XRANGE")
+        self.too_large.append(dead_letter_id)
+        return dead_letter_id
+
+    def _parse(self, dead_letter_id: str, fields: Sequence[bytes]) -> DeadLetter | None:
+        dead_letter = from_fields(dead_letter_id, fields)
         if dead_letter is None:
             return None
         is_own = (dead_letter.failure.stream, dead_letter.failure.consumer_group) == (self._stream, self._group)
@@ -104,14 +173,14 @@ class DeadLetterStore:
 
     async def _last_id(self, older_than: timedelta | None) -> str:
         """Return the last entry id that `find` reads. Empty if there are no entries."""
-        newest = await self._execute("XREVRANGE", self._key, "+", "-", "COUNT", 1)
+        newest = await self._execute("EVAL", LAST_ID, 1, self._key)
         if not newest:
             return ""
-        last: str = newest[0][0].decode()
+        last = replies.entry_id(newest, "XREVRANGE")
         if older_than is None:
             return last
-        seconds, microseconds = await self._execute("TIME")  # Redis creates entry ids from its own clock
-        milliseconds = int(seconds) * 1000 + int(microseconds) // 1000 - replies.to_milliseconds(older_than)
+        now = replies.server_time_microseconds(await self._execute("TIME"))  # Redis creates ids from its own clock
+        milliseconds = now // 1000 - replies.to_milliseconds(older_than)
         return min(last, f"{max(0, milliseconds)}-{2**64 - 1}", key=replies.parse_id)
 
     async def _check_group(self) -> None:
@@ -123,7 +192,8 @@ class DeadLetterStore:
             if str(error).startswith("WRONGTYPE"):
                 raise InvalidSettings(f"key {self._stream!r} is not a stream; check its name") from None
             raise
-        groups = [replies.to_dict(line)[b"name"].decode(errors="backslashreplace") for line in reply]
+        lines = [replies.to_dict(line, "XINFO GROUPS") for line in replies.array(reply, "XINFO GROUPS")]
+        groups = [replies.text(line.get(b"name"), "XINFO GROUPS") for line in lines]
         if self._group not in groups:
             existing = f"it has {', '.join(map(repr, sorted(groups)))}" if groups else "it has none"
             raise InvalidSettings(f"stream {self._stream!r} has no group {self._group!r}; {existing}")

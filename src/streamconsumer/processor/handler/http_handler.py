@@ -143,7 +143,7 @@ def _parse_retry_after(retry_after: str, now: datetime) -> timedelta | None:
         return min(timedelta(seconds=int(retry_after)), MAX_DEFERRAL)
     try:
         date = parsedate_to_datetime(retry_after)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     wait = date.replace(tzinfo=date.tzinfo or UTC) - now
     return min(max(wait, timedelta()), MAX_DEFERRAL)

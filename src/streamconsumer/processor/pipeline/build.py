@@ -9,6 +9,7 @@ from typing import Any
 
 from streamconsumer.model.processor_settings import Delivery
 from streamconsumer.processor.consumer import Consumer, build_consumer
+from streamconsumer.processor.consumer.memory_limit import memory_limits
 from streamconsumer.processor.consumer.protocol import StreamManagerProtocol
 from streamconsumer.processor.handler.loader import AsyncHandler
 from streamconsumer.processor.message import ConsumerId, Entry
@@ -101,6 +102,7 @@ def build_pipeline(
         ordering_key=settings.ordering_key,
         timeout=None if is_batch else delivery.timeout,  # BatchRunner has its own timer
         gate=breaker if delivery.breaker.failures else None,
+        max_held_bytes=memory_limits(delivery.max_entry_bytes).in_flight_bytes,
     )
     consumer = build_consumer(manager, consumer_id, settings.poll_interval, in_flight.ids, metrics, telemetry)
     in_flight.on_entry_removed = consumer.on_entry_removed

@@ -19,6 +19,7 @@ from typing import Any
 
 from streamconsumer.processor.message import Entry
 from streamconsumer.processor.metrics import Metrics
+from streamconsumer.processor.pipeline.held_memory import HeldMemory
 from streamconsumer.processor.pipeline.ready_queue import MAX_BLOCKED_BYTES, AdmissionGate, BlockedEntries, ReadyQueue
 from streamconsumer.processor.pipeline.timeouts import HandlerTimeouts
 
@@ -50,6 +51,7 @@ class InFlightTable:
         ordering_key: str | None = None,
         timeout: timedelta | None = None,
         gate: AdmissionGate | None = None,
+        max_held_bytes: int | None = None,
     ) -> None:
         self._run, self._concurrency, self._metrics = run, concurrency, metrics
         self._busy_ids = busy_ids
@@ -57,6 +59,7 @@ class InFlightTable:
         self._gate = gate
         self.entries: dict[str, Entry] = {}
         self._blocked = BlockedEntries()
+        self._held_memory = HeldMemory(max_held_bytes)
         self.ready_queue = ReadyQueue(ordering_key, self._blocked)
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self._retry_timers: dict[str, asyncio.TimerHandle] = {}
@@ -107,6 +110,8 @@ class InFlightTable:
         if busy or not table.keys().isdisjoint(new):
             new = {id_: entry for id_, entry in new.items() if id_ not in table and id_ not in busy}
         table.update(new)
+        if new and next(iter(new.values())).in_large_reply:
+            self._held_memory.add(new.values())
         self.ready_queue.put_all(new.values())
         self._metrics.delivered += len(new)
         self.dispatch()
@@ -292,7 +297,8 @@ class InFlightTable:
 
     def update_capacity(self) -> None:
         """Set `has_capacity` if the processor may read more entries, otherwise clear the event."""
-        if self.is_closed or (self._has_room_for_trials() if self._is_breaker_open() else self._has_room_for_new()):
+        has_room = self._has_room_for_trials() if self._is_breaker_open() else self._has_room_for_new()
+        if self.is_closed or (has_room and not self._held_memory.is_full(self.entries)):
             self.has_capacity.set()
         else:
             self.has_capacity.clear()

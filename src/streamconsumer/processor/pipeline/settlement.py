@@ -24,7 +24,7 @@ from streamconsumer.processor.dead_letters.record import (
 )
 from streamconsumer.processor.error_logging import format_error, log_redis_error
 from streamconsumer.processor.handler.effects import Effects
-from streamconsumer.processor.message import ConsumerId, Entry
+from streamconsumer.processor.message import ConsumerId, Entry, UnreadableEntry
 from streamconsumer.processor.metrics import Metrics
 from streamconsumer.processor.pipeline.circuit_breaker import CircuitBreaker
 from streamconsumer.processor.pipeline.in_flight import InFlightTable
@@ -97,8 +97,12 @@ class Settler:
             if entry.is_replay and is_replay_for_other_group(entry.fields, self._consumer_id.group.encode()):
                 await self._consumer.ack(entry.message_id)
                 return False
+            if isinstance(entry, UnreadableEntry):
+                await self._on_too_large(entry, DeadLetterReason.UNREADABLE, entry.problem)
+                return False
             if entry.may_be_large and entry.size_bytes() > self._policy.max_entry_bytes:
-                await self._on_oversized(entry)
+                problem = f"{entry.size_bytes()} bytes; delivery.maxEntryBytes is {self._policy.max_entry_bytes}"
+                await self._on_too_large(entry, DeadLetterReason.OVERSIZED, problem)
                 return False
             return entry.attempt_counted or await self._count_attempt(entry)
         except Exception as error:  # noqa: BLE001 - the client may raise anything
@@ -284,11 +288,11 @@ class Settler:
             return set()
         return {entry.message_id for entry, _ in entries}
 
-    async def _on_oversized(self, entry: Entry) -> None:
+    async def _on_too_large(self, entry: Entry, reason: DeadLetterReason, problem: str) -> None:
         self._metrics.failed += 1
-        error = ValueError(f"{entry.size_bytes()} bytes; delivery.maxEntryBytes is {self._policy.max_entry_bytes}")
+        error = ValueError(problem)
         log.error("message is too large", extra={"message_id": entry.message_id, "error": str(error)})
-        await self._dead_letter_many([(entry, FailureDecision(ToDeadLetter(DeadLetterReason.OVERSIZED), error))])
+        await self._dead_letter_many([(entry, FailureDecision(ToDeadLetter(reason), error))])
 
     async def _dead_letter_many(self, entries: Sequence[tuple[Entry, FailureDecision]]) -> None:
         if not entries:

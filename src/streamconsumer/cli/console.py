@@ -1,0 +1,48 @@
+"""Output of the commands. Commands print only through this module, which makes every line printable and adds colors.
+
+Almost every line contains untrusted text: names, errors of servers, exceptions of handlers.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from streamconsumer.text import printable, printable_lines, to_json
+
+
+@dataclass(frozen=True)
+class StyledLine:
+    """A line whose start is bold and may have a color. click omits styles if the output is not a terminal."""
+
+    start: str
+    rest: str = ""
+    color: str | None = None
+
+    def __str__(self) -> str:
+        """Return the line with the escape sequences of its style."""
+        return click.style(printable(self.start), fg=self.color, bold=True) + printable(self.rest)
+
+
+Line = str | StyledLine
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text. Its line feeds are kept; all other characters become printable."""
+    click.echo(printable_lines(text), err=err, nl=nl)
+
+
+def echo_lines(lines: Iterable[Line]) -> None:
+    """Print lines. A line feed in a line is escaped."""
+    click.echo("\n".join(str(line) if isinstance(line, StyledLine) else printable(line) for line in lines))
+
+
+def echo_json(document: Any) -> None:
+    """Print a JSON document. The escapes are JSON's own, so that programs read the original texts."""
+    click.echo(to_json(document))
+
+
+def confirm(question: str) -> bool:
+    """Ask a question on standard error."""
+    return click.confirm(printable(question), err=True)

@@ -1,0 +1,206 @@
+"""HTTP server for probes and metrics, with a bound on connections, memory and time.
+
+Any pod of the cluster may reach the port. The server therefore reads at most `MAX_REQUEST_BYTES` of a connection,
+answers one request, and closes every connection after `TIMEOUT`. If too many connections are open, the oldest ones that
+have not sent a request are closed first. A probe of the kubelet sends its request immediately, so that the server
+answers the probe while thousands of other connections send nothing.
+
+A library would bring its own limits for most of this, but not for the number of connections, and its import would cost
+each pod about 10 MiB.
+"""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import cast
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+TIMEOUT = timedelta(seconds=10)
+"""Time after which a connection is closed, whatever its state is. Kubernetes and Prometheus wait 10 s at most."""
+
+MAX_REQUEST_BYTES = 8192
+"""Maximum length of the request line and the headers."""
+
+MAX_WAITING, MAX_ANSWERED = 256, 16
+"""Maximum number of open connections whose request is incomplete, and whose client has not read the response yet."""
+
+METRICS_TIME_SHARE = 0.1
+"""Maximum share of time that the server spends on metrics. If clients request more, they get the same text again."""
+
+_END_OF_HEADERS = b"\r\n\r\n"
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response to a request."""
+
+    status: int
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+
+    def encode(self, *, has_body: bool) -> bytes:
+        """Return the bytes of the response. The response to HEAD has no body."""
+        head = (
+            f"HTTP/1.1 {self.status} {_REASONS[self.status]}\r\n"
+            f"Content-Type: {self.content_type}\r\n"
+            f"Content-Length: {len(self.body)}\r\n"
+            f"{'Allow: GET, HEAD' + chr(13) + chr(10) if self.status == 405 else ''}"
+            "Connection: close\r\n\r\n"
+        )
+        return head.encode() + (self.body if has_body else b"")
+
+
+Routes = Mapping[str, Callable[[], Response]]
+"""Functions that return the response, by path."""
+
+
+def text_response(status: int, text: str) -> Response:
+    """Return a response with one line of text."""
+    return Response(status, f"{text}\n".encode(errors="backslashreplace"))
+
+
+def metrics_route(registry: CollectorRegistry) -> Callable[[], Response]:
+    """Return a route for the metrics of the registry.
+
+    If requests are so frequent that their metrics would take more than METRICS_TIME_SHARE of the time, the route
+    returns the previous response.
+    """
+    response, reusable_until = Response(200, b""), float("-inf")
+
+    def route() -> Response:
+        nonlocal response, reusable_until
+        started = time.monotonic()
+        if started >= reusable_until:
+            response = Response(200, generate_latest(registry), CONTENT_TYPE_LATEST)
+            finished = time.monotonic()
+            reusable_until = finished + (finished - started) / METRICS_TIME_SHARE
+        return response
+
+    return route
+
+
+def answer(request: bytes, routes: Routes) -> bytes:
+    """Return the response to a request, which ends with its headers. A body is ignored."""
+    words = request.partition(b"\r\n")[0].decode("latin-1").split(" ")
+    if len(words) != 3 or not words[2].startswith("HTTP/1."):
+        return text_response(400, "not a request of HTTP/1").encode(has_body=True)
+    method, target, _ = words
+    if method not in ("GET", "HEAD"):
+        return text_response(405, "only GET and HEAD are supported").encode(has_body=True)
+    route = routes.get(target.partition("?")[0])
+    try:
+        response = route() if route else text_response(404, f"not found; try {', '.join(routes)}")
+    except Exception:
+        log.exception("failed to answer a probe or to collect metrics")
+        response = text_response(500, "internal error; see the log")
+    return response.encode(has_body=method == "GET")
+
+
+class _Connection(asyncio.BufferedProtocol):
+    """A connection: reads one request into a buffer of fixed size, sends the response and waits for its end."""
+
+    def __init__(self, server: "HttpServer") -> None:
+        self._server = server
+        self._buffer = bytearray(MAX_REQUEST_BYTES)
+        self._received = 0
+        self._is_answered = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transports have no common base class
+        self._timeout = asyncio.get_running_loop().call_later(TIMEOUT.total_seconds(), self.abort)
+        self._server.waiting.add(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        return memoryview(self._buffer)[0 if self._is_answered else self._received :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._is_answered:
+            return  # a body or a further request, which is discarded so that the client can read its response
+        self._received += nbytes
+        request, end, _ = self._buffer[: self._received].partition(_END_OF_HEADERS)
+        if end:
+            self._send(answer(bytes(request), self._server.routes))
+        elif self._received == MAX_REQUEST_BYTES:
+            self._send(text_response(431, f"headers are longer than {MAX_REQUEST_BYTES} bytes").encode(has_body=True))
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._timeout.cancel()
+        self._server.waiting.discard(self)
+        self._server.answered.discard(self)
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def _send(self, response: bytes) -> None:
+        self._is_answered = True
+        self._server.waiting.discard(self)
+        self._server.answered.add(self)
+        self._transport.write(response)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+
+class _Group:
+    """Connections in the order of their arrival. If there are too many, the oldest one is closed."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._connections: dict[_Connection, None] = {}
+
+    def add(self, connection: _Connection) -> None:
+        self._connections[connection] = None
+        if len(self._connections) > self._limit:
+            oldest = next(iter(self._connections))
+            del self._connections[oldest]
+            oldest.abort()
+
+    def discard(self, connection: _Connection) -> None:
+        self._connections.pop(connection, None)
+
+    def close(self) -> None:
+        for connection in [*self._connections]:
+            connection.abort()
+
+
+class HttpServer:
+    """The server. If `port` is 0, the server uses a free port. The attribute `port` contains the port that is in use.
+
+    Raises OSError if the port cannot be used.
+    """
+
+    def __init__(self, routes: Routes, host: str, port: int) -> None:
+        self.routes = routes
+        self.waiting, self.answered = _Group(MAX_WAITING), _Group(MAX_ANSWERED)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, port), family=family)
+        self.port: int = self._socket.getsockname()[1]
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Start serving on the running event loop."""
+        self._server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), sock=self._socket)
+
+    def stop(self) -> None:
+        """Close the socket and all connections. The event loop must be the loop that called `start`."""
+        if self._server:
+            self._server.close()  # also closes the socket
+        else:
+            self._socket.close()
+        self.waiting.close()
+        self.answered.close()

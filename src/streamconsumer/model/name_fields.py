@@ -1,0 +1,78 @@
+"""Types of the text fields that name something: objects and keys in Kubernetes, keys and fields in Redis, and images.
+
+Each of these names becomes part of an API path, a Redis command, a label, a file name, an environment variable or a
+header. The patterns are therefore the first check of every name that a user of the cluster writes.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from streamconsumer.model.fields import Pattern
+
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+_QUALIFIED_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+"""C0 and C1 control characters, DEL, line and paragraph separators, and all bidirectional controls."""
+
+OBJECT_NAME = Pattern(
+    _SUBDOMAIN, "must be the name of a Kubernetes object: lower-case letters, digits, `-` and `.`, such as redis-login"
+)
+NAMESPACE = Pattern(_LABEL, "must be the name of a namespace: lower-case letters, digits and `-`, such as shop")
+LABEL_KEY = Pattern(
+    f"({_SUBDOMAIN}/)?{_QUALIFIED_NAME}", "must be a key of Kubernetes, such as team or example.com/team"
+)
+LABEL_VALUE = Pattern(
+    "([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?",
+    "must be a label value: letters, digits, `-`, `_` and `.`, with a letter or digit at both ends",
+)
+REDIS_NAME = Pattern(
+    f"[^{_CONTROL}]*", "must not contain control characters, line separators or bidirectional controls"
+)
+
+ObjectName = Annotated[str, Field(min_length=1, max_length=253), OBJECT_NAME]
+"""Name of a Kubernetes object: a DNS subdomain."""
+
+NamespaceName = Annotated[str, Field(min_length=1, max_length=63), NAMESPACE]
+
+ObjectKey = Annotated[
+    str,
+    Field(min_length=1, max_length=253),
+    Pattern(
+        r"\.?[-_A-Za-z0-9][-._A-Za-z0-9]*",
+        "must be a key of a Secret or ConfigMap: letters, digits, `-`, `_` and `.`, and not `..` at the beginning",
+    ),
+]
+"""Key of a Secret or ConfigMap. Volumes use the key as a file name."""
+
+LabelKey = Annotated[str, Field(min_length=1, max_length=317), LABEL_KEY]
+"""Key of a label, an annotation, a taint or a resource."""
+
+LabelValue = Annotated[str, Field(max_length=63), LABEL_VALUE]
+
+RedisName = Annotated[str, Field(min_length=1, max_length=512), REDIS_NAME]
+"""Name of a stream, a consumer group, a consumer or an entry field: any text without control characters."""
+
+_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+
+SentinelNode = Annotated[
+    str,
+    Field(min_length=3, max_length=261),
+    Pattern(rf"([A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):{_PORT}", "must be a sentinel as host:port"),
+]
+SentinelMaster = Annotated[
+    str,
+    Field(min_length=1, max_length=253),
+    Pattern("[A-Za-z0-9._-]+", "must be a name in the Sentinel configuration: letters, digits, `.`, `_` and `-`"),
+]
+ImageName = Annotated[
+    str,
+    Field(min_length=1, max_length=1024),
+    Pattern(r"[A-Za-z0-9\[][A-Za-z0-9_.:/@\[\]+-]*", "must be the name of an image, such as registry.example/shop:1.4"),
+]
+ServiceName = Annotated[
+    str,
+    Field(min_length=1, max_length=63),
+    Pattern("[a-z]([-a-z0-9]*[a-z0-9])?", "must be the name of a Service in the same namespace, without a dot"),
+]

@@ -1,0 +1,247 @@
+"""Parser of Redis URLs: address, credentials and the allowed options, for the CRD, the operator, the CLI and pods.
+
+The `parse_url` function of redis-py passes every option to a Python class. An option can therefore open a file, load a
+codec or hide a password. This parser accepts only the options in `OPTIONS`, and checks them after percent-decoding. No
+error message quotes a part of the URL, except the name of a known option: a text after `?` may be part of a password.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+from typing import Any
+from urllib.parse import unquote
+
+DEFAULT_HOST = "localhost"
+DEFAULT_PORT = 6379
+MAX_URL_LENGTH = 2048
+MAX_HOST_LENGTH = 253
+MAX_PORT = 65535
+
+_LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+HOST_PATTERN = rf"{_LABEL}(\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]{{2,45}}\]"
+"""Host name, IPv4 address or IPv6 address in brackets. Longer labels cannot be encoded for a DNS query."""
+
+FORM_MESSAGE = (
+    "is not a URL of the form redis://[user:password@]host[:port][/db]; "
+    "in a password, write / as %2F, # as %23 and ? as %3F"
+)
+
+
+class InvalidRedisUrl(ValueError):
+    """The URL has the wrong form. The text is the predicate of a sentence about the URL."""
+
+
+class InvalidRedisUrlOption(InvalidRedisUrl):
+    """An option of the URL cannot be used. The text begins with the position of the option."""
+
+
+@dataclass(frozen=True)
+class RedisUrl:
+    """Parsed URL of a Redis server."""
+
+    scheme: str
+    """Either `redis`, `rediss` (TLS) or `unix`."""
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    database: int = 0
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    socket_path: str = ""
+    """Path of a Unix socket. Empty if the scheme is not `unix`."""
+    verifies_certificate: bool = True
+    verifies_host_name: bool = True
+    connection_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of a redis-py connection: timeouts, keepalive and the health check."""
+
+    @property
+    def has_credentials(self) -> bool:
+        """True if the URL contains a user name or a password, also as an option."""
+        return self.username is not None or self.password is not None
+
+    @property
+    def endpoint(self) -> str:
+        """Server, database and certificate verification in a fixed spelling, without credentials."""
+        server = self.socket_path or f"{self.host.lower()}:{self.port}"
+        return f"{self.scheme}://{server}/{self.database} {self.verifies_certificate} {self.verifies_host_name}"
+
+
+@dataclass(frozen=True)
+class _Option:
+    pattern: str
+    parse: Callable[[str], Any]
+    """Raises ValueError if the value is out of range."""
+    expected: str
+    is_tls: bool = False
+
+
+def _parse_timeout(text: str) -> float:
+    if not 0.01 <= (seconds := float(text)) <= 3600:
+        raise ValueError(text)
+    return seconds
+
+
+_FALSE = {"0", "false", "no"}
+_TIMEOUT = _Option(r"[0-9]{1,4}(\.[0-9]{1,3})?", _parse_timeout, "a number of seconds from 0.01 to 3600")
+_BOOLEAN_PATTERN = "[01]|[Tt]rue|[Ff]alse|[Yy]es|[Nn]o"
+
+
+def _boolean(*, is_tls: bool = False) -> _Option:
+    return _Option(_BOOLEAN_PATTERN, lambda text: text.lower() not in _FALSE, "true or false", is_tls)
+
+
+OPTIONS: Mapping[str, _Option] = {
+    "db": _Option("[0-9]{1,9}", int, "the number of a database"),
+    "health_check_interval": _Option("[0-9]{1,4}", int, "a number of seconds from 0 to 9999"),
+    "socket_connect_timeout": _TIMEOUT,
+    "socket_keepalive": _boolean(),
+    "socket_timeout": _TIMEOUT,
+    "ssl_cert_reqs": _Option("none|optional|required", str, "none or required", is_tls=True),
+    "ssl_check_hostname": _boolean(is_tls=True),
+}
+"""Allowed options. None of them names a file, a class or a callable."""
+
+_CREDENTIAL_OPTIONS = ("username", "password")
+_CONNECTION_OPTIONS = ("health_check_interval", "socket_connect_timeout", "socket_keepalive", "socket_timeout")
+
+_TLS_FILE_OPTIONS = ("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile", "ssl_password")
+_REFUSED_OPTIONS = (
+    *("client_name", "command_packer", "connection_class", "credential_provider", "decode_responses", "encoder_class"),
+    *("encoding", "encoding_errors", "host", "lib_name", "lib_version", "max_connections", "parser_class", "path"),
+    *("port", "protocol", "redis_connect_func", "retry", "retry_on_error", "retry_on_timeout", "socket_read_size"),
+    *("socket_type", "ssl_ciphers", "ssl_min_version", "ssl_validate_ocsp", "timeout"),
+)
+"""Options of redis-py that are refused. A message can quote their names, because a password never has such a name."""
+
+_FORM = re.compile(
+    rf"(?P<scheme>rediss?)://((?P<userinfo>[^/?#\s]*)@)?(?P<host>{HOST_PATTERN})?(:(?P<port>[0-9]{{1,5}}))?"
+    r"(/(?P<database>[0-9]{1,9})?/?)?(\?(?P<query>[^#\s]*))?"
+)
+_UNIX_FORM = re.compile(r"(?P<scheme>unix)://((?P<userinfo>[^/?#\s]*)@)?(?P<path>/[^?#\s]+)(\?(?P<query>[^#\s]*))?")
+
+_SPEC_OPTIONS = "|".join(f"{name}=({option.pattern})" for name, option in OPTIONS.items())
+PLAIN_URL_PATTERN = (
+    rf"rediss?://({HOST_PATTERN})?(:[0-9]{{1,5}})?(/[0-9]{{0,9}}/?)?(\?({_SPEC_OPTIONS})(&({_SPEC_OPTIONS}))*)?"
+)
+"""Pattern of a URL without credentials, for the CRD. `parse_redis_url` also checks the ranges."""
+
+
+def parse_redis_url(url: str) -> RedisUrl:
+    """Parse a URL. Raises InvalidRedisUrl."""
+    match = _FORM.fullmatch(url) or _UNIX_FORM.fullmatch(url)
+    if match is None or len(url) > MAX_URL_LENGTH:
+        raise InvalidRedisUrl(FORM_MESSAGE)
+    parts = match.groupdict()
+    userinfo = parts["userinfo"]
+    username, _, password = (userinfo or "").partition(":")
+    values: dict[str, Any] = {
+        "db": int(parts["database"]) if parts.get("database") else None,
+        "username": _decode(username) or None,
+        "password": _decode(password) or None,
+    }
+    for name, value in _parse_query(parts["query"], is_tls=parts["scheme"] == "rediss").items():
+        if values.get(name) not in (None, value):
+            raise InvalidRedisUrl(f"has one {name} before the ? and another {name} after it; remove one of them")
+        values[name] = value
+    is_unverified = values.get("ssl_cert_reqs") == "none"
+    return RedisUrl(
+        scheme=parts["scheme"],
+        host=_parse_host(parts.get("host") or DEFAULT_HOST),
+        port=_parse_port(parts.get("port") or str(DEFAULT_PORT)),
+        database=values["db"] or 0,
+        username=values["username"],
+        password=values["password"],
+        socket_path=_parse_socket_path(parts.get("path") or ""),
+        verifies_certificate=not is_unverified,
+        verifies_host_name=not is_unverified and values.get("ssl_check_hostname", True),
+        connection_options={name: values[name] for name in _CONNECTION_OPTIONS if name in values},
+    )
+
+
+def parse_host_port(text: str) -> tuple[str, int]:
+    """Parse `host:port`, where an IPv6 address is in brackets. Raises InvalidRedisUrl."""
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(HOST_PATTERN, host) or not re.fullmatch("[0-9]{1,5}", port):
+        raise InvalidRedisUrl(FORM_MESSAGE)
+    return _parse_host(host), _parse_port(port)
+
+
+def redact_url(url: str) -> str:
+    """Return a URL of any scheme without credentials and options, for output.
+
+    If an @ or another character shows that a password is not encoded, only the scheme is returned."""
+    match = re.fullmatch(rf"([a-z]{{2,6}}://)([^/?#\s]*@)?(({HOST_PATTERN})?(:[0-9]+)?(/[^@?#\s]*)?)(\?[^@]*)?", url)
+    scheme = re.match("[a-z]{2,6}://", url)
+    return f"{match[1]}{match[3]}" if match else f"{scheme[0] if scheme else ''}…"
+
+
+def _parse_host(host: str) -> str:
+    if host.startswith("["):
+        try:
+            return str(IPv6Address(host[1:-1]))
+        except ValueError:
+            raise InvalidRedisUrl(FORM_MESSAGE) from None
+    if len(host) > MAX_HOST_LENGTH:
+        raise InvalidRedisUrl(FORM_MESSAGE)
+    return host
+
+
+def _parse_port(port: str) -> int:
+    if not 0 < int(port) <= MAX_PORT:
+        raise InvalidRedisUrl(FORM_MESSAGE)
+    return int(port)
+
+
+def _parse_socket_path(path: str) -> str:
+    if "\0" in (decoded := _decode(path)):
+        raise InvalidRedisUrl(FORM_MESSAGE)
+    return decoded
+
+
+def _decode(text: str) -> str:
+    try:
+        decoded = unquote(text, errors="strict")
+        decoded.encode()  # half of a surrogate pair, as in an environment variable that is not UTF-8
+    except UnicodeError:
+        raise InvalidRedisUrl(FORM_MESSAGE) from None
+    return decoded
+
+
+def _parse_query(query: str | None, *, is_tls: bool) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for position, text in enumerate(query.split("&") if query else [], start=1):
+        encoded_name, _, encoded_value = text.partition("=")
+        name, value = _decode(encoded_name), _decode(encoded_value)
+        place = f"option {position} after ?"
+        if name not in OPTIONS and name not in _CREDENTIAL_OPTIONS:
+            raise InvalidRedisUrlOption(_refusal(place, name))
+        place = f"{place} ({name})"
+        if name in values:
+            raise InvalidRedisUrlOption(f"{place} is set twice; remove one of them")
+        values[name] = value if name in _CREDENTIAL_OPTIONS else _parse_value(place, OPTIONS[name], value, is_tls)
+    return values
+
+
+def _refusal(place: str, name: str) -> str:
+    if name in _TLS_FILE_OPTIONS:
+        return (
+            f"{place} ({name}) is not allowed; set redis.tls of the StreamConsumer, or, without a StreamConsumer, "
+            "STREAMCONSUMER_REDIS_TLS_CA_FILE, …_CERT_FILE and …_KEY_FILE"
+        )
+    if name in _REFUSED_OPTIONS:
+        return f"{place} ({name}) is not allowed; remove the option"
+    allowed = ", ".join(OPTIONS)
+    return (
+        f"{place} is not one of {allowed}; remove the option, or, if the ? belongs to the password, write the ? as %3F"
+    )
+
+
+def _parse_value(place: str, option: _Option, value: str, is_tls: bool) -> Any:
+    if option.is_tls and not is_tls:
+        raise InvalidRedisUrlOption(f"{place} needs a URL that begins with rediss://; remove the option")
+    if re.fullmatch(option.pattern, value):
+        try:
+            return option.parse(value)
+        except ValueError:
+            pass
+    raise InvalidRedisUrlOption(f"{place} must be {option.expected}")

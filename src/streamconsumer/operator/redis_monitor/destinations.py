@@ -1,0 +1,106 @@
+"""Rules for the addresses to which the operator connects on behalf of a StreamConsumer. Pure.
+
+The author of a StreamConsumer chooses the address of the Redis server, and the operator may reach addresses that the
+author cannot reach. The operator therefore refuses addresses of its own host, of the API server and of the cloud's
+metadata services. The caller resolves a host name first, checks the address, and connects to this same address, so that
+a name server cannot return another address for the connection.
+
+Private addresses are allowed, because Redis servers usually have private addresses.
+"""
+
+import re
+import socket
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+Endpoint = tuple[Address, int]
+"""Address and port."""
+
+REMEDY = "a cluster administrator can allow the address in the chart value allowedDestinations"
+
+_REFUSED: dict[str, str] = {
+    "0.0.0.0/8": "an unspecified address",
+    "127.0.0.0/8": "a loopback address",
+    "169.254.0.0/16": "a link-local address",
+    "224.0.0.0/4": "a multicast address",
+    "240.0.0.0/4": "a reserved address",
+    "100.100.100.200/32": "the metadata service of a cloud",  # Alibaba Cloud
+    "168.63.129.16/32": "the metadata service of a cloud",  # Azure
+    "192.0.0.192/32": "the metadata service of a cloud",  # Oracle Cloud
+    "::/128": "an unspecified address",
+    "::1/128": "a loopback address",
+    "fe80::/10": "a link-local address",
+    "ff00::/8": "a multicast address",
+    "fd00:ec2::/32": "the metadata service of a cloud",  # AWS
+    "fd00:c1::a9fe:a9fe/128": "the metadata service of a cloud",  # Oracle Cloud
+    "fd00:42::42/128": "the metadata service of a cloud",  # Scaleway
+    "fd20:ce::254/128": "the metadata service of a cloud",  # Google Cloud
+    "64:ff9b:1::/48": "an address of a local NAT64 gateway",  # the position of the IPv4 address in it is unknown
+}
+_REFUSED_NETWORKS: list[tuple[Network, str]] = [(ip_network(network), rule) for network, rule in _REFUSED.items()]
+
+_LAST_32_BITS = [IPv6Network(prefix) for prefix in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")]
+"""Prefixes whose last 32 bits are an IPv4 address: compatible, mapped, translated (SIIT) and NAT64."""
+
+_CLASSIC_IPV4 = re.compile(r"(0x[0-9a-f]+|[0-9]+)(\.(0x[0-9a-f]+|[0-9]+)){0,3}", re.IGNORECASE)
+
+
+class Destinations:
+    """Decides whether the operator may connect to an address."""
+
+    def __init__(self, allowed: Iterable[Network] = ()) -> None:
+        """`allowed` lists exceptions from all rules except the rule about the API server."""
+        self._allowed = tuple(allowed)
+        self.api_servers: frozenset[Endpoint] = frozenset()
+        """Endpoints of the API server. Never allowed, because no Redis server listens there."""
+
+    def refusal(self, address: Address, port: int) -> str | None:
+        """Return the rule that forbids this address, such as `a loopback address`, or None if the address is
+        allowed.
+
+        If an IPv6 address contains an IPv4 address, both must be allowed."""
+        candidates = [_without_zone(address), *_embedded(address)]
+        if any((candidate, port) in self.api_servers for candidate in candidates):
+            return "an endpoint of the Kubernetes API server"
+        if self._is_exception(candidates[0]):
+            return None
+        rules = (_rule(candidate) for candidate in candidates if not self._is_exception(candidate))
+        return next(filter(None, rules), None)
+
+    def _is_exception(self, address: Address) -> bool:
+        return any(address in network for network in self._allowed)
+
+
+def parse_address(host: str) -> Address | None:
+    """Return the address that the system's resolver reads from `host` without a look-up. None for a host name.
+
+    The resolver accepts old forms of IPv4 addresses such as `127.1`, `0x7f000001`, `2130706433` and `0177.0.0.1`."""
+    try:
+        return ip_address(host)
+    except ValueError:
+        pass
+    if not _CLASSIC_IPV4.fullmatch(host):
+        return None
+    try:
+        return IPv4Address(socket.inet_aton(host))
+    except OSError:
+        return None
+
+
+def _rule(address: Address) -> str | None:
+    return next((rule for network, rule in _REFUSED_NETWORKS if address in network), None)
+
+
+def _without_zone(address: Address) -> Address:
+    return IPv6Address(int(address)) if isinstance(address, IPv6Address) else address
+
+
+def _embedded(address: Address) -> list[IPv4Address]:
+    """Return the IPv4 addresses to which the kernel, a tunnel or a gateway may translate an IPv6 address."""
+    if isinstance(address, IPv4Address):
+        return []
+    is_last = any(address in prefix for prefix in _LAST_32_BITS)
+    last = IPv4Address(int(address) & 0xFFFFFFFF) if is_last else None
+    return [each for each in (last, address.sixtofour, *(address.teredo or ())) if each is not None]

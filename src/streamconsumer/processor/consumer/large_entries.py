@@ -1,0 +1,199 @@
+"""Claims of pending entries whose values may be too large to be read.
+
+A script claims entries and returns their values only up to a size, so that the reply fits into the memory of the pod.
+Of an entry above the limit, the script returns the field names and the sizes of the values. Such an entry becomes a
+dead letter without its values.
+
+If the connection is cut while a reply is received, the server or a proxy probably limits the size of replies. The claim
+is repeated with a smaller size, down to one entry. If the connection is cut MAX_CUTS times for one entry alone, this
+entry counts as unreadable. A lost reply loses no entry: the entries are pending with this consumer, and the script
+returns them again.
+
+Only redelivered entries are claimed, so that reading new entries costs no further command.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from streamconsumer.processor.consumer.manager import StreamManager
+from streamconsumer.processor.consumer.memory_limit import VALUE_BYTES, MemoryLimits
+from streamconsumer.processor.consumer.raw_connection import ConnectionCut, RawConnection, UnreadableReply
+from streamconsumer.processor.consumer.read_size import MIN_BYTES, ReadSize
+from streamconsumer.processor.message import Entry, UnreadableEntry
+
+log = logging.getLogger(__name__)
+
+MAX_CUTS = 3
+"""Number of cut connections after which an entry that was read alone counts as unreadable."""
+
+MAX_NAME_BYTES, MAX_NAMES_BYTES = 1000, 64_000
+"""Maximum size of a field name, and of all field names, in the dead letter of an unreadable entry."""
+
+NAME_OVERHEAD_BYTES = 8
+"""Size that each field name has in addition to its bytes, so that empty names have a size, too."""
+
+REPLY_TIMEOUT_SECONDS = 15.0
+"""Maximum time until the reply to a claim begins. The script needs about one second for a million fields."""
+
+BOUNDED_READ = f"""
+local function measure(fields)
+  local size = 0
+  for i = 1, #fields do size = size + #fields[i] end
+  return size
+end
+local function describe(fields)
+  local last, room, described = #fields, {MAX_NAMES_BYTES}, {{}}
+  if last > 6 and fields[last - 1] == 'streamconsumer.replayed-for' then last = last - 6 end
+  for i = 1, last, 2 do
+    local name = fields[i]:sub(1, {MAX_NAME_BYTES})
+    room = room - #name - {NAME_OVERHEAD_BYTES}
+    if room < 0 then break end
+    described[#described + 1] = name
+    described[#described + 1] = tostring(#fields[i + 1])
+  end
+  for i = last + 1, #fields do described[#described + 1] = fields[i]:sub(1, {MAX_NAME_BYTES}) end
+  return described
+end
+local total, entries = 0, {{}}
+local function add(id, fields, deliveries, page_bytes, entry_bytes, claim)
+  local bytes = measure(fields)
+  local size = bytes + {VALUE_BYTES} * #fields
+  local is_readable = size <= entry_bytes
+  if not is_readable then size = {MAX_NAMES_BYTES} end
+  if #entries > 0 and total + size > page_bytes then return false end
+  if claim() then
+    total = total + size
+    if is_readable then
+      entries[#entries + 1] = {{id, deliveries, fields}}
+    else
+      entries[#entries + 1] = {{id, deliveries, describe(fields), bytes, #fields / 2}}
+    end
+  end
+  return true
+end
+"""
+"""First part of the Lua scripts that return values. `add` claims an entry and adds it to `entries`. Returns False and
+does not claim if the size of all entries would exceed `page_bytes`. The first entry is always added. Of an entry above
+`entry_bytes`, the names, the value sizes and the replay marks are added instead of the values, followed by its size and
+its number of fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Result of a claim."""
+
+    entries: list[Entry]
+    trimmed: int
+    """Number of entries that the stream no longer contains."""
+    examined: int = 0
+    """Number of entries that were claimed or cannot be claimed. The remaining entries did not fit into the reply."""
+
+
+class BoundedReads:
+    """Runs the scripts that return values, on a connection that is opened by the first call."""
+
+    def __init__(self, manager: StreamManager, limits: MemoryLimits, size: ReadSize) -> None:
+        self._manager, self._limits, self._size = manager, limits, size
+        self._connection: RawConnection | None = None
+        self._lock = asyncio.Lock()
+
+    async def claim(self, *command: Any, ids_and_counts: list[str | int]) -> Claimed:
+        """Run a script with the arguments `page_bytes`, `entry_bytes` and `ids_and_counts` at the end.
+
+        The script returns the number of examined entries, the number of trimmed entries, and the claimed entries. If
+        the connection is cut, the script runs again with a smaller size.
+        """
+        cuts, problem = 0, ""
+        while True:
+            entry_bytes = MIN_BYTES if problem else self._limits.reply_bytes
+            page_bytes = self._size.claim_bytes
+            try:
+                reply = await self.execute(*command, page_bytes, entry_bytes, *ids_and_counts)
+            except (ConnectionCut, UnreadableReply) as error:
+                if problem:
+                    raise
+                if isinstance(error, UnreadableReply):  # the reply takes too long, so each repetition takes long, too
+                    problem = "" if self._size.shrink_to_minimum() else str(error)
+                else:
+                    cuts += not self._size.shrink()
+                    problem = f"the connection was cut {cuts} times while this entry was read" * (cuts == MAX_CUTS)
+                log_fields = {"error": str(error), "bytes": page_bytes, "next_bytes": self._size.claim_bytes}
+                log.warning("connection was lost while claiming entries; claiming fewer bytes", extra=log_fields)
+            else:
+                examined, trimmed, raw_entries = reply
+                return Claimed(self.parse(raw_entries, problem), int(trimmed), int(examined))
+
+    async def execute_once(self, *command: Any) -> Any:
+        """Run a script with the arguments `page_bytes` and `entry_bytes` at the end.
+
+        If the connection is cut, the script does not run again: it has already claimed the entries in the lost reply.
+        """
+        try:
+            return await self.execute(*command, self._size.claim_bytes, self._limits.reply_bytes)
+        except (ConnectionCut, UnreadableReply):
+            self._size.shrink()
+            raise
+
+    def parse(self, raw_entries: list[Any], problem: str = "") -> list[Entry]:
+        """Parse entries that a script with BOUNDED_READ has returned."""
+        problem = problem or f"the limit for one entry is {self._limits.reply_bytes} bytes"
+        return [_to_entry(*raw, problem=problem) for raw in raw_entries]
+
+    async def execute(self, *command: Any) -> Any:
+        """Execute one command. Closes the connection before it raises a Redis error.
+
+        Raises ConnectionCut only if the connection was established before.
+        """
+        async with self._lock:
+            try:
+                connection = await self._connect()
+                return await connection.execute_within(REPLY_TIMEOUT_SECONDS, *command)
+            except (RedisError, OSError) as error:
+                await self._close()
+                await self._manager.handle_error(error)
+                raise
+            except BaseException:
+                await self._close()  # otherwise the next command would receive a reply to this one
+                raise
+
+    @property
+    def is_receiving(self) -> bool:
+        """True while a large reply is being received."""
+        return self._connection is not None and self._connection.is_receiving
+
+    async def close(self) -> None:
+        """Close the connection. The next call connects to the current primary."""
+        async with self._lock:
+            await self._close()
+
+    async def _connect(self) -> RawConnection:
+        if self._connection is None or not self._connection.is_usable:
+            await self._close()
+            # The script limits the reply. The limit of the connection only protects from other servers.
+            max_reply_bytes = 2 * self._limits.reply_bytes
+            self._connection = RawConnection(await self._manager.connect(), "bytes", max_reply_bytes)
+        return self._connection
+
+    async def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+
+def _to_entry(
+    message_id: bytes,
+    deliveries: bytes | int,
+    fields: list[bytes],
+    size_bytes: int = 0,
+    field_count: int = 0,
+    *,
+    problem: str,
+) -> Entry:
+    if not field_count:
+        return Entry.redelivered(message_id, fields, int(deliveries))
+    text = f"{size_bytes} bytes in {field_count} field{'s' * (field_count > 1)}; {problem}"
+    return UnreadableEntry(message_id.decode(), fields, int(deliveries), text)
