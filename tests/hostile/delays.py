@@ -12,7 +12,7 @@ from tests.model.examples import manifest
 from tests.operator.namespace import Namespace, eventually
 from tests.operator.redis_operator import redis_client
 
-ROUNDS = 5
+ROUNDS = 6
 MAX_FACTOR = 2
 MIN_SECONDS = 0.25
 """Shorter delays count as this delay. The hostile servers run on the same two cores, and take some milliseconds."""
@@ -49,15 +49,16 @@ class HealthyTenant:
         """`metrics` returns the metrics of the operator. `host` is the name of the Redis server for the operator."""
         self.namespace, self._metrics = namespace, metrics
         self._names = [f"healthy-{number}" for number in range(count)]
-        self._url = f"redis://{host or redis.host}:{redis.port}/0"
-        self._redis = redis_client(redis)
+        # The operator polls each database on its own, so the delays of the streams are independent samples.
+        self._urls = {name: f"redis://{host or redis.host}:{redis.port}/{db}" for db, name in enumerate(self._names)}
+        self._redis = {name: redis_client(redis, db=db) for db, name in enumerate(self._names)}
         self._lengths = dict.fromkeys(self._names, 0)
         self._replicas = dict.fromkeys(self._names, 1)
 
     def create(self) -> None:
         """Create the StreamConsumers and wait until each is observed."""
         for name in self._names:
-            self.namespace.create(manifest(name, redis={"url": self._url}, stream=name))
+            self.namespace.create(manifest(name, redis={"url": self._urls[name]}, stream=name))
         eventually(self._check_observed, TIMEOUT_SECONDS)
 
     def measure(self) -> Delays:
@@ -68,7 +69,8 @@ class HealthyTenant:
         return Delays(observed, reconciled)
 
     def close(self) -> None:
-        self._redis.close()
+        for client in self._redis.values():
+            client.close()
 
     def _check_observed(self) -> None:
         for name in self._names:
@@ -76,7 +78,7 @@ class HealthyTenant:
 
     def _observation_delays(self) -> list[float]:
         for name in self._names:
-            self._redis.xadd(name, {"n": 1})
+            self._redis[name].xadd(name, {"n": 1})
             self._lengths[name] += 1
         return self._wait_for_all(self._observed_names)
 
