@@ -213,7 +213,7 @@ class RedisSettings(Model):
     """
 
     url: (
-        Annotated[str, Pattern(r"(redis|rediss|unix)://\S+", "must begin with redis://, rediss:// or unix://")] | None
+        Annotated[str, Pattern(r"(redis|rediss|unix)://\S*", "must begin with redis://, rediss:// or unix://")] | None
     ) = Field(default=None, max_length=2048, repr=False)
     """URL of the server. The URL can contain the credentials, which can also be set separately."""
     url_file: str | None = Field(default=None, min_length=1)
