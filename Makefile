@@ -55,7 +55,7 @@ e2e: .venv/development
 FAULTS ?= 10000
 SECONDS ?= 1800
 chaos: .venv/development
-	$(PYTEST) -m chaos -s tests/reliability
+	$(PYTEST) -m chaos -s tests/reliability tests/hostile
 	$(BIN)/python -m tests.reliability.chaos --faults $(FAULTS) --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 bench: .venv/development

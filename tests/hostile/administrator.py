@@ -51,14 +51,23 @@ def run_command(namespace: Namespace, folder: Path, *arguments: str, prefix: Seq
             stderr=file,
             cwd=folder,
         )
-        # The resident memory of a child is known only through wait4.
-        killer = subprocess.Popen(["sh", "-c", f"sleep {TIMEOUT_SECONDS:.0f}; kill -9 {process.pid}"])
-        _, status, usage = os.wait4(process.pid, 0)
-        killer.kill()
-        killer.wait()
+    peak, deadline = 0.0, began + TIMEOUT_SECONDS
+    while process.poll() is None:
+        peak = max(peak, _peak_mebibytes(process.pid))
+        if time.monotonic() > deadline:
+            process.kill()
+        time.sleep(0.05)
     text = output.read_text(errors="replace")
-    code = process.returncode = os.waitstatus_to_exitcode(status)
-    return Ran(" ".join(arguments[:2]), code, text, time.monotonic() - began, usage.ru_maxrss / 1024)
+    return Ran(" ".join(arguments[:2]), process.returncode, text, time.monotonic() - began, peak)
+
+
+def _peak_mebibytes(pid: int) -> float:
+    """Return the largest resident memory of a process so far, or 0 if the process has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
 
 
 def run_report(namespace: Namespace, folder: Path, *arguments: str) -> Ran:

@@ -69,6 +69,9 @@ class Attack:
         return {**manifest(name), "spec": spec}
 
 
+PATHS_PER_REFERENCE = 10
+"""Path attacks of each reference to a Secret. The password is attacked with all of them."""
+
 SPEC: Schema = structural_schema(StreamConsumerSpec)
 
 
@@ -250,11 +253,6 @@ def values(canaries: Canaries, address: str) -> list[str]:
     return [kind[position] for position in range(longest) for kind in kinds if position < len(kind)]
 
 
-def every_attack(canaries: Canaries, address: str) -> list[Attack]:
-    """Return every value in every field."""
-    return [Attack(path, value) for path in fields() for value in values(canaries, address)]
-
-
 def sample(canaries: Canaries, address: str, per_field: int) -> list[Attack]:
     """Return the attacks that each field invites, and some of all attacks, other ones in each field."""
     paths, hostile = list(fields()), values(canaries, address)
@@ -263,7 +261,13 @@ def sample(canaries: Canaries, address: str, per_field: int) -> list[Attack]:
         for position, path in enumerate(paths)
         for offset in range(per_field)
     }
-    chosen |= {(path, value) for path in paths if _is_secret_name(path) for value in path_values(canaries)}
+    secret_names, names = [path for path in paths if _is_secret_name(path)], path_values(canaries)
+    chosen |= {
+        (path, names[(position * PATHS_PER_REFERENCE + offset) % len(names)])
+        for position, path in enumerate(secret_names)
+        for offset in range(PATHS_PER_REFERENCE)
+    }
+    chosen |= {(("redis", "passwordSecretRef", "name"), value) for value in names}
     chosen |= {(("redis", "url"), value) for value in url_values(canaries, address)}
     chosen |= {((name,), value) for name in ("stream", "consumerGroup") for value in CONTROL_VALUES}
     return [Attack(path, value) for path, value in sorted(chosen)]

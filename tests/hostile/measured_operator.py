@@ -172,8 +172,8 @@ def _describe(handle: asyncio.Handle) -> str:
     task = getattr(getattr(handle, "_callback", None), "__self__", None)
     if not isinstance(task, asyncio.Task):
         return repr(handle)[:500]
+    names = list[str]()
     awaited: Any = task.get_coro()
-    names: list[str] = []
     while awaited is not None and hasattr(awaited, "cr_await"):
         line = awaited.cr_frame.f_lineno if awaited.cr_frame else "end"
         names.append(f"{awaited.__qualname__}:{line}")

@@ -53,6 +53,8 @@ class NameServer:
                 query, client = self._udp.recvfrom(4096)
             except OSError:
                 return
+            if not query:  # the socket is shut down
+                return
             if (answer := self._answer(query)) is not None:
                 with contextlib.suppress(OSError):
                     self._udp.sendto(answer, client)

@@ -73,8 +73,8 @@ def observe(
     healthy: Namespace, hostile: Namespace, redis: RedisServer, name_server: NameServer, folder: Path
 ) -> Outcome:
     settings = {"watch_namespaces": f"{healthy.name},{hostile.name}", "stream_interval": "1s"}
-    tenant = HealthyTenant(healthy, redis, host="redis")
     operator = OperatorWithResolvConf(healthy.cluster.kubeconfig, folder, **settings)
+    tenant = HealthyTenant(healthy, redis, operator.metrics, host="redis")
     try:
         operator.start().wait_until_started(60)
         tenant.create()

@@ -69,8 +69,8 @@ def observe(
     redis: RedisServer, healthy: Namespace, hostile: Namespace, servers: HostileServers, folder: Path
 ) -> Outcome:
     settings = {"watch_namespaces": f"{healthy.name},{hostile.name}", "stream_interval": "1s"}
-    tenant = HealthyTenant(healthy, redis)
     with measured_operator(healthy.cluster.kubeconfig, folder, **settings) as operator:
+        tenant = HealthyTenant(healthy, redis, operator.metrics)
         tenant.create()
         fault_free = tenant.measure()
         since = time.monotonic()
