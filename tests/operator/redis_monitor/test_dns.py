@@ -17,8 +17,8 @@ from streamconsumer.operator.redis_monitor.dns import (
     NameServers,
     NamespaceResolver,
     SearchOptions,
-    _read_search_options,
     absolute_names,
+    read_search_options,
 )
 from streamconsumer.redis_client.pipeline_client import PipelineClient
 from tests.cluster.certificates import Authority
@@ -109,8 +109,8 @@ def test_host_with_enough_dots_is_first_looked_up_as_an_absolute_name() -> None:
 def test_search_options_of_the_kubelet_are_read(tmp_path: Path) -> None:
     file = tmp_path / "resolv.conf"
     file.write_text("search old\nnameserver 10.96.0.10\nsearch a.svc.b svc.b b.\noptions ndots:5 edns0\n")
-    assert _read_search_options(file) == SearchOptions(("a.svc.b", "svc.b", "b"), 5)
-    assert _read_search_options(tmp_path / "missing") == SearchOptions()
+    assert read_search_options(file) == SearchOptions(("a.svc.b", "svc.b", "b"), 5)
+    assert read_search_options(tmp_path / "missing") == SearchOptions()
 
 
 @pytest.mark.parametrize("host", ["redis\n", "a b", "", "-x", "redis/0", "x" * 300, "rédis", "a\x00b"])

@@ -109,10 +109,9 @@ class NamespaceResolver:
         namespace: str,
         name_servers: NameServers,
         destinations: Destinations,
-        search: SearchOptions | None = None,
+        options: SearchOptions,
     ) -> None:
-        """If `search` is None, the search options of the operator's pod are used."""
-        options = _read_search_options(RESOLV_CONF) if search is None else search
+        """`options` are the search options of the operator's pod."""
         in_cluster = any(_NAMESPACED.match(domain) for domain in options.domains)
         domains = tuple(_NAMESPACED.sub(namespace, domain) for domain in options.domains) if in_cluster else ()
         self._search = SearchOptions(domains, options.ndots)
@@ -158,8 +157,8 @@ def absolute_names(host: str, search: SearchOptions) -> list[str]:
     return [f"{host}.", *searched] if host.count(".") >= search.ndots else [*searched, f"{host}."]
 
 
-def _read_search_options(file: Path) -> SearchOptions:
-    """Return the domains of the last `search` line, as the C library does, and the option `ndots`."""
+def read_search_options(file: Path = RESOLV_CONF) -> SearchOptions:
+    """Return the domains of the last `search` line, as the C library does, and the option `ndots`. Reads a file."""
     try:
         lines = [line.split() for line in file.read_text().splitlines()]
     except OSError:

@@ -10,7 +10,7 @@ from streamconsumer.model.spec import StreamConsumer
 from streamconsumer.operator.cache.workqueue import Key
 from streamconsumer.operator.kube.secret_reader import SecretReader
 from streamconsumer.operator.redis_monitor.destinations import Destinations
-from streamconsumer.operator.redis_monitor.dns import NameServers, NamespaceResolver
+from streamconsumer.operator.redis_monitor.dns import NameServers, NamespaceResolver, read_search_options
 from streamconsumer.operator.redis_monitor.monitored_stream import (
     EndpointId,
     MonitoredStream,
@@ -42,6 +42,7 @@ class RedisMonitor:
     ) -> None:
         self._secrets, self._enqueue, self._interval = secrets, enqueue, interval
         self._destinations, self._name_servers = destinations, NameServers()
+        self._search_options = read_search_options()
         self._networks: WeakValueDictionary[str, NamespaceNetwork] = WeakValueDictionary()
         """The network access of each namespace that has a poller."""
         self._pollers: dict[EndpointId, tuple[EndpointPoller, asyncio.Task[None]]] = {}
@@ -102,7 +103,7 @@ class RedisMonitor:
     def _network(self, namespace: str) -> NamespaceNetwork:
         network = self._networks.get(namespace)
         if network is None:
-            resolver = NamespaceResolver(namespace, self._name_servers, self._destinations)
+            resolver = NamespaceResolver(namespace, self._name_servers, self._destinations, self._search_options)
             network = self._networks[namespace] = NamespaceNetwork(resolver.resolve)
         return network
 

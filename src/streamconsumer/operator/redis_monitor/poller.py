@@ -178,7 +178,8 @@ class EndpointPoller:
         now = asyncio.get_running_loop().time()
         conditions = result.redis_reachable, result.group_ready, stream.health.degraded_condition(result, now)
         _log_unexpected_reply(stream, result)
-        return Observation(conditions, result.stats, result.pending_by_consumer, result.entries_read)
+        pending = {name: count for name, count in result.pending_by_consumer.items() if name in stream.target.pods}
+        return Observation(conditions, result.stats, pending, result.entries_read)
 
     def _update_scale_from_zero(
         self, key: Key, target: PollTarget, result: ProbeResult, *, scaled_to_zero: bool

@@ -123,9 +123,7 @@ def _settings_error_message(error: Exception, redis: RedisSpec) -> str:
     return message
 
 
-async def _secret_value(
-    secrets: SecretSource, namespace: str, ref: SecretKeyRef, max_bytes: int
-) -> str | ProbeResult:
+async def _secret_value(secrets: SecretSource, namespace: str, ref: SecretKeyRef, max_bytes: int) -> str | ProbeResult:
     data = await secrets.get_secret(namespace, ref.name)
     if data is None:
         return unreachable(StreamReason.SECRET_MISSING, f"Secret {ref.name} does not exist; create it.")
