@@ -77,10 +77,9 @@ class KubeClient:
         token = ""
         while True:
             page = ListPage(await self._api.request_text("get", path, query=query | _continue(token)))
-            token = page.metadata.get("continue", "")
             async for item in page.items():
                 yield {"apiVersion": api_version, "kind": kind, **item}
-            if not token:
+            if not (token := page.metadata.get("continue", "")):
                 return
 
     async def apply(self, manifest: Manifest) -> Manifest:

@@ -19,34 +19,37 @@ _decoder = json.JSONDecoder()
 
 
 class ListPage:
-    """A page of a list, as the API server sent the page. The server sends the metadata before the items."""
+    """A page of a list, as the API server sent the page."""
 
     def __init__(self, text: str) -> None:
-        """Parse the metadata. Raises ValueError if the text is not a list."""
+        """Find the objects. Raises ValueError if the text is not a list."""
         self._text = text
         self._begin = text.find(ITEMS)
         if self._begin < 0:
             raise ValueError("found no items in the response, expected a list")
         head = text[: self._begin].rstrip(_SEPARATORS)
-        self.fields: dict[str, Any] = json.loads(head + "}") if head else {}
+        self._fields: dict[str, Any] = json.loads(head + "}")
 
     @property
     def metadata(self) -> dict[str, Any]:
-        metadata: dict[str, Any] = self.fields.get("metadata", {})
+        """The metadata of the list. Complete after all objects, because the API server sends the metadata of a list of
+        custom resources after the objects."""
+        metadata: dict[str, Any] = self._fields.get("metadata", {})
         return metadata
 
     async def items(self) -> AsyncIterator[Manifest]:
         """Yield every object. Other tasks run between two objects."""
         text, position = self._text, self._begin + len(ITEMS)
-        if text.startswith("null", position):
-            return
-        while (position := _skip_separators(text, position)) < len(text) and text[position] != "]":
+        is_null = text.startswith("null", position)
+        while not is_null and text[position := _skip_separators(text, position)] != "]":
             item, position = _decoder.raw_decode(text, position)
             yield item
             await asyncio.sleep(0)
+        tail = text[position + (len("null") if is_null else len("]")) :].lstrip(_SEPARATORS)
+        self._fields |= json.loads("{" + tail)
 
 
 def _skip_separators(text: str, position: int) -> int:
-    while position < len(text) and text[position] in _SEPARATORS:
+    while text[position] in _SEPARATORS:
         position += 1
     return position

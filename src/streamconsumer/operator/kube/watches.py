@@ -96,8 +96,8 @@ def intercept_watches(on_object: Callable[[str, Manifest], None]) -> Iterator[No
 async def _fetch_objects(
     *, settings: kopf.OperatorSettings, resource: Any, namespace: Any, logger: Any
 ) -> AsyncIterator[tuple[list[Any], str]]:
-    """List the objects as kopf does, but parse them one at a time. Yields lists of objects, each with the
-    resourceVersion of the list."""
+    """List the objects as kopf does, but parse them one at a time. Yields lists of objects. The last list is empty and
+    has the resourceVersion from which kopf watches."""
     params = {"limit": str(PAGE_SIZE)}
     if selectors := sorted(set(settings.watching.label_selectors.collect(resource))):
         params["labelSelector"] = ",".join(selectors)
@@ -107,10 +107,10 @@ async def _fetch_objects(
         response = await kopf_api.request(method="get", url=url, settings=settings, logger=logger)
         async with response:
             page = ListPage(await response.text())
-        token, version = page.metadata.get("continue") or None, page.metadata["resourceVersion"]
         async for item in page.items():
-            yield [item], version
-    yield [], version  # kopf needs the resourceVersion of an empty list
+            yield [item], ""
+        token = page.metadata.get("continue") or None
+    yield [], page.metadata["resourceVersion"]
 
 
 def from_kubeconfig(connection: Connection) -> "WatchConnection":
